@@ -1,0 +1,25 @@
+"""Surrogate gradients for spiking neural networks on JAX: the step forward, a smooth slope backward."""
+
+from . import surrogates as _surrogates
+from ._functional import functional
+from ._record import parameter
+from ._registry import get, names
+from ._spike import spike
+from ._surrogate import Surrogate, learnable
+from .neurons import LIF, LeakyReadout, unroll
+from .surrogates import *  # noqa: F403
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: PLE0604
+    "LIF",
+    "LeakyReadout",
+    "Surrogate",
+    "functional",
+    "get",
+    "learnable",
+    "names",
+    "parameter",
+    "spike",
+    "unroll",
+    *_surrogates.__all__,
+]

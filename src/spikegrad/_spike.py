@@ -1,0 +1,70 @@
+"""The one derivative rule that everything rests on."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from ._arrays import fit, real_array
+
+
+def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
+    r"""Step forward, ``slope`` backward.
+
+    .. math:: s(x) = \begin{cases} 1 & x \ge 0 \\ 0 & x < 0 \\ \mathrm{NaN} & x\ \text{is NaN} \end{cases}
+              \qquad \mathrm{d}s = \mathrm{slope} \cdot \mathrm{d}x
+
+    ``slope`` is an ordinary value: it has no effect on the output and gets no gradient from the first derivative, but
+    differentiating twice differentiates it. Give it as a function of ``x``, without ``stop_gradient``, and every order
+    of derivative is right, in forward and reverse mode.
+
+    Parameters
+    ----------
+    x : array_like
+        Membrane potential minus threshold, any shape, dimensionless. Ints and bools become the default float.
+    slope : array_like
+        What stands in for the derivative of the step; broadcasts to ``x`` and is cast to its dtype.
+
+    Returns
+    -------
+    jax.Array
+        0, 1 or NaN, in the shape and dtype of ``x``.
+
+    Raises
+    ------
+    TypeError
+        If ``x`` or ``slope`` is not real.
+    ValueError
+        If ``slope`` does not broadcast to ``x``.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import spike
+    >>> fire = lambda x: spike(x, jnp.exp(-jnp.abs(x)))
+    >>> fire(jnp.array([-1.0, 0.0, 2.0])).tolist()
+    [0.0, 1.0, 1.0]
+    >>> print(f"{jax.grad(fire)(-1.0):.4f} {jax.grad(jax.grad(fire))(-1.0):.4f}")
+    0.3679 0.3679
+    """
+    x = real_array(x, "spike")
+    slope = fit(real_array(slope, "spike", "slope"), x.dtype, x.shape, "spike", "slope")
+    return _spike(x, jnp.broadcast_to(slope, x.shape))
+
+
+@jax.custom_jvp
+def _step(x, slope):
+    del slope
+    return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype))
+
+
+_spike = jax.jit(_step, inline=True)  # un-jitted, one compiled call instead of several
+
+
+@_step.defjvp
+def _step_jvp(primals, tangents):
+    x, slope = primals
+    dx, _ = tangents
+    # the output is the spike itself, so that the next order of derivative finds this rule again
+    return _spike(x, slope), slope * dx

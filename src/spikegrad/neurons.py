@@ -1,0 +1,186 @@
+"""The cells a spiking network is built of: plain functions of a state and an input current.
+
+A cell is a pytree of its parameters. Called with its state and the current of one step, it returns the new state and
+its output; :func:`unroll` does so for every step of a sequence. Weights, delays and the layout of the network are
+yours: any JAX code can stand between two cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from ._arrays import real_array
+from ._record import Real, Record, parameter
+from .surrogates import Sigmoid
+
+Cell: TypeAlias = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class LIF(Record):
+    r"""Leaky integrate-and-fire neurons.
+
+    .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - \theta) \\
+              v_t &= \begin{cases} u_t - \theta s_t & \text{reset by subtraction} \\
+              u_t (1 - s_t) & \text{reset to zero} \\ u_t & \text{no reset} \end{cases}
+
+    with :math:`H` the step, whose derivative is that of ``surrogate``.
+
+    Parameters
+    ----------
+    decay : float or array, default 0.9
+        Share :math:`\beta` of the potential that is left after one step, from 0 to 1, dimensionless:
+        :math:`\beta = e^{-\Delta t/\tau}` for a membrane time constant :math:`\tau` and a step :math:`\Delta t` in the
+        same unit of time. 1 does not leak. An array (one per neuron, say) broadcasts to the state.
+    threshold : float or array, default 1.0
+        Threshold :math:`\theta`, finite, in the unit of the potential. An array broadcasts to the state.
+    surrogate : callable, default Sigmoid()
+        Makes spikes of ``u - threshold``: any surrogate, or any function with a derivative to your liking.
+    reset : {"subtract", "zero", "none"}
+        What a spike does to the potential.
+    detach_reset : bool, default False
+        Whether the reset is a constant for the derivative, so that gradients flow through the potential alone.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain.
+
+    Notes
+    -----
+    The current is in the unit of the potential per step: a membrane resistance, or a factor :math:`1 - \beta` that
+    keeps the gain independent of the time constant, belongs to the weights.
+
+    References
+    ----------
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
+    Magazine 36(6):51-63.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF
+    >>> cell = LIF(decay=0.5, threshold=1.0, reset="subtract")
+    >>> v, s = cell(jnp.array([1.0, 0.0]), jnp.array([0.75, 0.75]))
+    >>> v.tolist(), s.tolist()
+    ([0.25, 0.75], [1.0, 0.0])
+    """
+
+    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    threshold: Real = parameter(default=1.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    reset: str = parameter(default="subtract", choices=("subtract", "zero", "none"))
+    detach_reset: bool = parameter(default=False, choices=(False, True))
+
+    def __call__(self, v: ArrayLike, current: ArrayLike) -> tuple[jax.Array, jax.Array]:
+        """One step.
+
+        Parameters
+        ----------
+        v : array_like
+            Membrane potential before the step, any shape.
+        current : array_like
+            Input of this step; broadcasts to ``v`` and is cast to its dtype.
+
+        Returns
+        -------
+        v, spikes : jax.Array
+            Membrane potential after the reset, and the spikes, both in the shape and dtype of ``v``.
+        """
+        v = real_array(v, "LIF", "v")
+        p = self._fitted(v.dtype, v.shape, "v")
+        u = p.decay * v + real_array(current, "LIF", "current").astype(v.dtype)
+        s = self.surrogate(u - p.threshold)
+        reset = jax.lax.stop_gradient(s) if self.detach_reset else s
+        if self.reset == "subtract":
+            return u - p.threshold * reset, s
+        if self.reset == "zero":
+            return u * (1 - reset), s
+        return u, s
+
+
+class LeakyReadout(Record):
+    r"""Leaky integrators that never fire: the usual last layer.
+
+    .. math:: v_t = \kappa\, v_{t-1} + I_t
+
+    Parameters
+    ----------
+    decay : float or array, default 0.9
+        Share :math:`\kappa` of the potential that is left after one step, from 0 to 1, dimensionless. 1 sums up. An
+        array broadcasts to the state.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LeakyReadout
+    >>> v, out = LeakyReadout(decay=0.5)(jnp.array([1.0]), jnp.array([0.25]))
+    >>> v.tolist(), out.tolist()
+    ([0.75], [0.75])
+    """
+
+    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+
+    def __call__(self, v: ArrayLike, current: ArrayLike) -> tuple[jax.Array, jax.Array]:
+        """One step.
+
+        Parameters
+        ----------
+        v : array_like
+            Potential before the step, any shape.
+        current : array_like
+            Input of this step; broadcasts to ``v`` and is cast to its dtype.
+
+        Returns
+        -------
+        v, out : jax.Array
+            Potential after the step, twice: as the state and as the output.
+        """
+        v = real_array(v, "LeakyReadout", "v")
+        p = self._fitted(v.dtype, v.shape, "v")
+        v = p.decay * v + real_array(current, "LeakyReadout", "current").astype(v.dtype)
+        return v, v
+
+
+def unroll(cell: Cell, currents: ArrayLike, v: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
+    """Run a cell over time, by ``jax.lax.scan``.
+
+    Parameters
+    ----------
+    cell : callable
+        ``v, out = cell(v, current)``, such as :class:`LIF` or :class:`LeakyReadout`.
+    currents : array_like
+        Inputs, time first: ``(steps, ...)``.
+    v : array_like, optional
+        State before the first step, zeros if not given. Give the state that a former call returned to go on with a
+        sequence.
+
+    Returns
+    -------
+    v : jax.Array
+        State after the last step.
+    out : jax.Array
+        Outputs of every step, ``(steps, ...)``.
+
+    Raises
+    ------
+    ValueError
+        If ``currents`` has no time axis.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, unroll
+    >>> v, spikes = unroll(LIF(decay=1.0), jnp.full((6, 1), 0.5))
+    >>> spikes[:, 0].tolist()
+    [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+    """
+    currents = real_array(currents, "unroll", "currents")
+    if currents.ndim == 0:
+        raise ValueError("unroll: currents must have a time axis first, got a scalar")
+    start = jnp.zeros(currents.shape[1:], currents.dtype) if v is None else real_array(v, "unroll", "v")
+    return jax.lax.scan(cell, start, currents)

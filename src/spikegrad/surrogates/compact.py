@@ -1,0 +1,156 @@
+"""Slopes with edges: triangles, which are 0 outside a window, and the box, which is a constant there."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from .._functional import functional
+from .._record import Real, parameter
+from .._surrogate import Surrogate
+from ._parts import from_tail, magnitude, signed
+
+
+class PiecewiseQuadratic(Surrogate):
+    r"""Triangle of area 1: g(x) = max(0, α − α²|x|).
+
+    .. math:: g(x) = \max(0,\ \alpha - \alpha^2 |x|), \qquad
+              f(x) = \begin{cases} 0 & x < -1/\alpha \\ \alpha x (1 - \alpha |x| / 2) + \frac12 & |x| \le 1/\alpha \\
+              1 & x > 1/\alpha \end{cases}
+
+    Parameters
+    ----------
+    alpha : float or array, default 1.0
+        Height, and the inverse of the half-width, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak :math:`\alpha` at 0, a kink there and at :math:`\pm 1/\alpha`; area 1; exactly 0 beyond, so that a neuron that
+    stays further below the threshold than :math:`1/\alpha` learns nothing. :class:`ReluGrad` has the height and the
+    width as two parameters.
+
+    References
+    ----------
+    Esser et al. 2016, "Convolutional networks for fast, energy-efficient neuromorphic computing", PNAS
+    113(41):11441-11446. Bellec et al. 2018, "Long short-term memory and learning-to-learn in networks of spiking
+    neurons", NeurIPS 31. Panda, Aketi, Roy 2020, "Toward scalable, efficient, and accurate deep spiking neural
+    networks with backward residual connections, stochastic softmax, and hybridization", Frontiers in Neuroscience 14.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import PiecewiseQuadratic
+    >>> float(jax.grad(PiecewiseQuadratic(alpha=2.0))(0.25)), float(jax.grad(PiecewiseQuadratic(alpha=2.0))(0.5))
+    (1.0, 0.0)
+    """
+
+    alpha: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        a = self.alpha * magnitude(x)
+        rest = jnp.where(a >= 1, 0, 1 - a)
+        return from_tail(x, rest * rest / 2)
+
+    def surrogate_grad(self, x):
+        a = self.alpha * jnp.abs(x)
+        return jnp.where(a >= 1, 0, self.alpha * (1 - a))
+
+
+piecewise_quadratic = functional(PiecewiseQuadratic)
+
+
+class ReluGrad(Surrogate):
+    r"""Triangle of any height and width: g(x) = max(0, α(w − |x|)).
+
+    .. math:: g(x) = \alpha \max(0,\ w - |x|), \qquad
+              f(x) = \frac12 + \alpha\left(w u - \frac{u |u|}{2}\right), \quad u = \mathrm{clip}(x, -w, w)
+
+    Parameters
+    ----------
+    alpha : float or array, default 0.3
+        Steepness of the flanks, finite, dimensionless. An array broadcasts to ``x``.
+    width : float or array, default 1.0
+        Half-width :math:`w`, > 0, in the units of ``x``.
+
+    Notes
+    -----
+    Peak :math:`\alpha w` at 0, a kink there and at :math:`\pm w`; area :math:`\alpha w^2`; exactly 0 beyond. With a
+    negative ``alpha`` the triangle hangs down, inside the same window.
+
+    References
+    ----------
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
+    Magazine 36(6):51-63.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import ReluGrad
+    >>> print(f"{jax.grad(ReluGrad(alpha=0.3, width=1.0))(-0.5):.2f}")
+    0.15
+    """
+
+    alpha: Real = parameter(default=0.3)
+    width: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        a = magnitude(x)
+        u = jnp.where(a >= self.width, self.width, a)
+        return 0.5 + self.alpha * signed(x, u * (self.width - u / 2))
+
+    def surrogate_grad(self, x):
+        a = jnp.abs(x)
+        return jnp.where(a >= self.width, 0, self.alpha * (self.width - a))
+
+
+relu_grad = functional(ReluGrad)
+
+
+class PiecewiseLeakyRelu(Surrogate):
+    r"""Box with a floor: g(x) = 1/(2w) for |x| ≤ w, c outside.
+
+    .. math:: g(x) = \begin{cases} \frac{1}{2w} & |x| \le w \\ c & |x| > w \end{cases} \qquad
+              f(x) = \begin{cases} cx + cw & x < -w \\ \frac{x}{2w} + \frac12 & |x| \le w \\ cx - cw + 1 & x > w
+              \end{cases}
+
+    Parameters
+    ----------
+    c : float or array, default 0.01
+        Slope outside the window, finite, dimensionless. 0 gives the plain box.
+    w : float or array, default 1.0
+        Half-width of the window, > 0, in the units of ``x``.
+
+    Notes
+    -----
+    Peak :math:`1/(2w)`; the box has area 1 and the floor adds an unbounded one; jumps at :math:`\pm w`, the edges
+    belonging to the box.
+
+    References
+    ----------
+    Wu et al. 2018, "Spatio-temporal backpropagation for training high-performance spiking neural networks", Frontiers
+    in Neuroscience 12:331. Huh, Sejnowski 2018, "Gradient descent for spiking neural networks", NeurIPS 31. Kaiser,
+    Mostafa, Neftci 2020, "Synaptic plasticity dynamics for deep continuous local learning (DECOLLE)", Frontiers in
+    Neuroscience 14:424.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import PiecewiseLeakyRelu
+    >>> slope = jax.grad(PiecewiseLeakyRelu(c=0.25, w=1.0))
+    >>> float(slope(1.0)), float(slope(1.5))
+    (0.5, 0.25)
+    """
+
+    c: Real = parameter(default=0.01)
+    w: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        u = magnitude(x)
+        # the leaky side is measured from its own end of the step: f(-w) = 0 and f(w) = 1
+        outside = jnp.where(x < 0, 0, 1) + signed(x, self.c * (u - self.w))
+        return jnp.where(u > self.w, outside, 0.5 + x / (2 * self.w))
+
+    def surrogate_grad(self, x):
+        return jnp.where(jnp.abs(x) <= self.w, 1 / (2 * self.w), self.c)
+
+
+piecewise_leaky_relu = functional(PiecewiseLeakyRelu)

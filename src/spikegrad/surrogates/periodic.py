@@ -1,0 +1,61 @@
+"""Periodic slopes."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+
+from .._functional import functional
+from .._record import Real, parameter
+from .._surrogate import Surrogate
+
+
+class SquarewaveFourierSeries(Surrogate):
+    r"""Slope of a truncated square wave: g(x) = (4/T) Σᵢ cos((2i−1)2πx/T), i = 1…n.
+
+    .. math:: g(x) = \frac4T \sum_{i=1}^{n} \cos\frac{(2i - 1)\,2\pi x}{T}, \qquad
+              f(x) = \frac12 + \frac2\pi \sum_{i=1}^{n} \frac{1}{2i - 1} \sin\frac{(2i - 1)\,2\pi x}{T}
+
+    Parameters
+    ----------
+    n : int, default 2
+        Number of terms, >= 1; static: another number compiles anew.
+    t_period : float or array, default 8.0
+        Period :math:`T`, > 0, in the units of ``x``.
+
+    Notes
+    -----
+    Peak :math:`4n/T` at every multiple of :math:`T`, and its negative half-way between: the slope is negative over
+    half of the line, and its area over a period is 0.
+
+    References
+    ----------
+    Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for spike-based
+    intelligence", Science Advances 9(40), whose ``n`` is one more than the number of terms.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import SquarewaveFourierSeries
+    >>> float(jax.grad(SquarewaveFourierSeries(n=2, t_period=8.0))(0.0))
+    1.0
+    """
+
+    n: int = parameter(default=2, at_least=1, integer=True)
+    t_period: Real = parameter(default=8.0, above=0)
+
+    def surrogate_fun(self, x):
+        return 0.5 + 2 / math.pi * sum(jnp.sin(k * self._phase(x)) / k for k in self._harmonics())
+
+    def surrogate_grad(self, x):
+        return 4 / self.t_period * sum(jnp.cos(k * self._phase(x)) for k in self._harmonics())
+
+    def _phase(self, x):
+        return 2 * math.pi * x / self.t_period
+
+    def _harmonics(self):
+        return range(1, 2 * self.n, 2)
+
+
+squarewave_fourier_series = functional(SquarewaveFourierSeries)
