@@ -1,6 +1,6 @@
 """Surrogate gradients for spiking neural networks on JAX: the step forward, a smooth slope backward."""
 
-from . import surrogates as _surrogates
+from . import surrogates
 from ._functional import functional
 from ._record import parameter
 from ._registry import get, names
@@ -10,7 +10,7 @@ from .neurons import LIF, LeakyReadout, unroll
 from .surrogates import *  # noqa: F403
 
 __version__ = "0.1.0"
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "LIF",
     "LeakyReadout",
     "Surrogate",
@@ -21,5 +21,5 @@ __all__ = [  # noqa: PLE0604
     "parameter",
     "spike",
     "unroll",
-    *_surrogates.__all__,
 ]
+__all__ += surrogates.__all__

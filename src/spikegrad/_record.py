@@ -16,11 +16,12 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._arrays import fit
 
-Real: TypeAlias = float | jax.Array | np.ndarray
-"""A parameter: a Python or NumPy number (a constant) or an array (a value to trace, batch, shard or train)."""
+Real: TypeAlias = float | jax.Array
+"""A parameter: a number (a constant) or an array (a value to trace, batch, shard or train). NumPy's serve as well."""
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -35,7 +36,7 @@ class _Domain:
     at_most: float | None = None
     integer: bool = False
     choices: Sequence[Any] | None = None
-    kind: type | None = None
+    kind: Any = None
 
     @property
     def static(self) -> bool:
@@ -77,7 +78,7 @@ class _Domain:
         return value
 
 
-def _real(owner: str, name: str, value: Any) -> Real:
+def _real(owner: str, name: str, value: Any) -> Any:
     """A number as a Python float, an array as it is (a NumPy array as a read-only copy)."""
     if isinstance(value, (bool, np.bool_)):
         pass
@@ -109,7 +110,7 @@ def parameter(
     at_most: float | None = None,
     integer: bool = False,
     choices: Sequence[Any] | None = None,
-    kind: type | None = None,
+    kind: Any = None,
 ) -> Any:
     """Declare a field of a surrogate or a neuron, with its default and its domain.
 
@@ -161,7 +162,7 @@ def _by_value(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     """``repr``, which for a small array is an expression that makes it again."""
-    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
         if value.size <= 32:
             return f"jnp.array({np.asarray(value).tolist()}, dtype='{value.dtype.name}')"
         return f"<{value.dtype.name}{list(value.shape)}>"

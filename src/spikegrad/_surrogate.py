@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from ._arrays import fit, real_array
@@ -57,7 +58,7 @@ class Surrogate(Record):
             if name in vars(cls):
                 setattr(cls, name, _elementwise(vars(cls)[name]))
 
-    def surrogate_fun(self, x: ArrayLike) -> jax.Array:
+    def surrogate_fun(self, x: Any) -> jax.Array:
         """The smooth primal, whose derivative is :meth:`surrogate_grad`.
 
         Parameters
@@ -77,7 +78,7 @@ class Surrogate(Record):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no surrogate_fun")
 
-    def surrogate_grad(self, x: ArrayLike) -> jax.Array:
+    def surrogate_grad(self, x: Any) -> jax.Array:
         """The slope that stands in for the derivative of the step.
 
         Parameters
@@ -121,7 +122,7 @@ class Surrogate(Record):
             If an array parameter does not broadcast to ``x``.
         """
         x = real_array(x, type(self).__name__)
-        if isinstance(x, jax.core.Tracer):
+        if isinstance(x, Tracer):
             return _run(type(self)._fire, self, x)
         self._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
         return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed

@@ -46,13 +46,12 @@ class SquarewaveFourierSeries(Surrogate):
     t_period: Real = parameter(default=8.0, above=0)
 
     def surrogate_fun(self, x):
-        return 0.5 + 2 / math.pi * sum(jnp.sin(k * self._phase(x)) / k for k in self._harmonics())
+        theta = 2 * math.pi * x / self.t_period
+        return 0.5 + 2 / math.pi * sum((jnp.sin(k * theta) / k for k in self._harmonics()), jnp.zeros_like(x))
 
     def surrogate_grad(self, x):
-        return 4 / self.t_period * sum(jnp.cos(k * self._phase(x)) for k in self._harmonics())
-
-    def _phase(self, x):
-        return 2 * math.pi * x / self.t_period
+        theta = 2 * math.pi * x / self.t_period
+        return 4 / self.t_period * sum((jnp.cos(k * theta) for k in self._harmonics()), jnp.zeros_like(x))
 
     def _harmonics(self):
         return range(1, 2 * self.n, 2)
