@@ -18,6 +18,8 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
             x = x.__jax_array__()
         elif not isinstance(x, (np.ndarray, np.generic, float, int)):
             raise TypeError(f"{owner}: {name} must be a real number or array, got {type(x).__name__}")
+        elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "OSUMm":
+            raise TypeError(f"{owner}: {name} must be real, got {x.dtype}")
         x = jnp.asarray(x)
     if x.dtype.kind == "f" or jnp.issubdtype(x.dtype, jnp.floating):
         return x

@@ -164,7 +164,8 @@ def _shown(value: Any) -> str:
     """``repr``, which for a small array is an expression that makes it again."""
     if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
         if value.size <= 32:
-            return f"jnp.array({np.asarray(value).tolist()}, dtype='{value.dtype.name}')"
+            made_by = "np" if isinstance(value, np.ndarray) else "jnp"  # jnp would round a float64 to float32
+            return f"{made_by}.array({np.asarray(value).tolist()}, dtype='{value.dtype.name}')"
         return f"<{value.dtype.name}{list(value.shape)}>"
     return repr(value)
 

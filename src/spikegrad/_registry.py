@@ -70,15 +70,17 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     malformed = ValueError(f"malformed surrogate {spec!r}: write a name, or name(parameter=number, ...)")
     try:
         node = ast.parse(spec.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two for thousands of brackets
         raise malformed from None
     args: list[Any] = []
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         try:
             args = [ast.literal_eval(arg) for arg in node.args]
-            given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
-        except (ValueError, TypeError):
+            given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in node.keywords}
+        except (ValueError, TypeError, MemoryError, RecursionError):
             raise malformed from None
+        if "" in given or len(given) < len(node.keywords):  # **{...}, or a keyword twice
+            raise malformed
         if parameters and (args or given):
             raise TypeError(f"get: parameters both in {spec!r} and by keyword")
         parameters, node = parameters or given, node.func

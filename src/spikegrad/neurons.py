@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ._arrays import real_array
+from ._arrays import fit, real_array
 from ._record import Real, Record, parameter
 from .surrogates import Sigmoid
 
@@ -93,7 +93,7 @@ class LIF(Record):
         """
         v = real_array(v, "LIF", "v")
         p = self._fitted(v.dtype, v.shape, "v")
-        u = p.decay * v + real_array(current, "LIF", "current").astype(v.dtype)
+        u = p.decay * v + fit(real_array(current, "LIF", "current"), v.dtype, v.shape, "LIF", "current", "v")
         s = self.surrogate(u - p.threshold)
         reset = jax.lax.stop_gradient(s) if self.detach_reset else s
         if self.reset == "subtract":
@@ -142,7 +142,8 @@ class LeakyReadout(Record):
         """
         v = real_array(v, "LeakyReadout", "v")
         p = self._fitted(v.dtype, v.shape, "v")
-        v = p.decay * v + real_array(current, "LeakyReadout", "current").astype(v.dtype)
+        current = fit(real_array(current, "LeakyReadout", "current"), v.dtype, v.shape, "LeakyReadout", "current", "v")
+        v = p.decay * v + current
         return v, v
 
 
