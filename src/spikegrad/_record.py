@@ -154,6 +154,8 @@ def domain(field: dataclasses.Field) -> _Domain:
 
 def _by_value(value: Any) -> Any:
     """Something that hashes and compares as the value of a field does."""
+    if isinstance(value, Tracer):
+        return "traced", id(value)  # JAX hashes what it is given to jit, scan or checkpoint, also within another trace
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         return array.shape, array.dtype.name, array.tobytes()
@@ -176,9 +178,12 @@ class Record:
 
     _frozen: ClassVar[bool] = True
     _numbers: ClassVar[tuple[str, ...]] = ()
+    _objects: ClassVar[tuple[str, ...]] = ()
+    _library: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls._library = cls.__module__.partition(".")[0] == __package__
         # dataclass() has not run on cls yet, so an __init__ in its own namespace is the author's
         nearest = next(c for c in cls.__mro__ if "__init__" in vars(c))
         cls._frozen = nearest is object or (nearest is not cls and getattr(nearest, "_frozen", False))
@@ -186,11 +191,12 @@ class Record:
             dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
             fields = dataclasses.fields(cls)  # type: ignore[arg-type]
             cls._numbers = tuple(f.name for f in fields if domain(f).number)
+            cls._objects = tuple(f.name for f in fields if domain(f).kind is not None)
             _register(
                 cls, [f.name for f in fields if not domain(f).static], [f.name for f in fields if domain(f).static]
             )
         else:  # undo what a frozen ancestor hands down
-            cls._numbers = ()
+            cls._numbers = cls._objects = ()
             for name in ("__setattr__", "__delattr__"):
                 if name not in vars(cls):
                     setattr(cls, name, getattr(object, name))
@@ -199,6 +205,15 @@ class Record:
         for field in dataclasses.fields(self) if type(self)._frozen else ():  # type: ignore[arg-type]
             value = domain(field).check(type(self).__name__, field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+
+    @property
+    def _pure(self) -> bool:
+        """Whether the methods are known to depend on nothing but the fields and the arguments.
+
+        True for the library's own classes alone, and what they hold. A user's class, even a frozen one, may read
+        anything, and must never be answered from a cache.
+        """
+        return self._library and all(getattr(getattr(self, name), "_pure", False) for name in self._objects)
 
     def __repr__(self) -> str:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} if self._frozen else vars(self)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +49,8 @@ class Surrogate(Record):
     0.5
     """
 
-    _library: ClassVar[bool] = True
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._library = cls.__module__.partition(".")[0] == __package__
         for name in ("surrogate_fun", "surrogate_grad"):
             if name in vars(cls):
                 setattr(cls, name, _elementwise(vars(cls)[name]))
@@ -129,15 +126,6 @@ class Surrogate(Record):
 
     def _fire(self, x: jax.Array) -> jax.Array:
         return spike(x, self.surrogate_grad(x))
-
-    @property
-    def _pure(self) -> bool:
-        """Whether the methods are known to depend on nothing but the parameters and ``x``.
-
-        True for the library's own classes alone. A user's class, even a frozen one, may read anything, and must never
-        be answered from a cache.
-        """
-        return self._library
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
@@ -222,10 +210,6 @@ class _Learnable(Surrogate):
 
     def __repr__(self) -> str:
         return f"learnable({self.surrogate!r})"
-
-    @property
-    def _pure(self) -> bool:
-        return self.surrogate._pure
 
     def surrogate_fun(self, x):
         return self.surrogate.surrogate_fun(x)

@@ -184,4 +184,10 @@ def unroll(cell: Cell, currents: ArrayLike, v: ArrayLike | None = None) -> tuple
     if currents.ndim == 0:
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     start = jnp.zeros(currents.shape[1:], currents.dtype) if v is None else real_array(v, "unroll", "v")
-    return jax.lax.scan(cell, start, currents)
+
+    def step(v, current):
+        return cell(v, current)
+
+    # scan keeps what it compiled for an equal function: right for a cell of this library, which is nothing but its
+    # value, wrong for one that may have changed since
+    return jax.lax.scan(cell if getattr(cell, "_pure", False) else step, start, currents)
