@@ -96,7 +96,8 @@ class Surrogate(Record):
         if type(self).surrogate_fun is Surrogate.surrogate_fun:
             raise NotImplementedError(f"{type(self).__name__} defines neither surrogate_grad nor surrogate_fun")
         x = real_array(x, type(self).__name__)
-        return jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
+        slope = jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
+        return jnp.where(jnp.isnan(x), x, slope)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         """Fire: 1 where ``x >= 0``, 0 elsewhere, NaN where ``x`` is NaN.

@@ -1,0 +1,260 @@
+"""Frozen records: values that print, compare, copy, travel and pass through JAX as what they are."""
+
+import copy
+import dataclasses
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spikegrad
+from spikegrad import LIF, GaussianGrad, LeakyReadout, Sigmoid, SquarewaveFourierSeries, Surrogate, learnable, parameter
+
+NAMES = {**vars(spikegrad), "jnp": jnp, "np": np}
+
+
+class Cauchy(Surrogate):
+    gamma: float = parameter(default=1.0, above=0)
+    height: float = parameter(default=1.0)
+
+    def surrogate_grad(self, x):
+        return self.height / (1 + (x / self.gamma) ** 2)
+
+
+def arrays_of(record, array=jnp.asarray):
+    return jax.tree.map(lambda leaf: array(np.full(3, leaf, np.float32)), record)
+
+
+def is_read_only(array):
+    return not array.flags.writeable
+
+
+defaults = [spikegrad.get(name) for name in spikegrad.names()]
+records = [
+    *defaults,
+    *map(arrays_of, defaults),
+    Cauchy(gamma=0.5),
+    Sigmoid(np.array([1.0, 2.0])),  # float64, also where JAX has float32
+    Sigmoid(jnp.array([1.0, 2.5], jnp.bfloat16)),
+    Sigmoid(jnp.array(2.0)),
+    learnable(GaussianGrad(sigma=0.3)),
+    LIF(),
+    LIF(decay=jnp.array([0.5, 0.9]), surrogate=Cauchy(2.0), reset="zero", detach_reset=True),
+    LeakyReadout(0.5),
+]
+every_record = pytest.mark.parametrize("record", records, ids=repr)
+
+
+@every_record
+def test_repr_evaluates_back(record):
+    again = eval(repr(record), {**NAMES, "Cauchy": Cauchy})
+    assert again == record
+    assert type(again) is type(record)
+
+
+def test_repr_of_what_no_expression_makes():
+    assert repr(Sigmoid(jnp.ones((10, 10)))) == "Sigmoid(alpha=<float32[10, 10]>)"
+    shown = []
+    jax.jit(lambda a: (shown.append(repr(Sigmoid(a))), a)[1])(1.0)
+    assert "Trace" in shown[0]
+
+
+@every_record
+@pytest.mark.parametrize(
+    "through",
+    [
+        copy.copy,
+        copy.deepcopy,
+        dataclasses.replace,
+        lambda r: pickle.loads(pickle.dumps(r)),
+        lambda r: jax.tree.map(lambda a: a, r),
+    ],
+    ids=["copy", "deepcopy", "replace", "pickle", "tree"],
+)
+def test_a_copy_is_equal(record, through):
+    again = through(record)
+    assert again == record
+    assert hash(again) == hash(record)
+    assert not again != record  # noqa: SIM202
+
+
+@every_record
+def test_a_record_is_frozen(record):
+    name = dataclasses.fields(record)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot assign to field '{name}'"):
+        setattr(record, name, 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot delete field '{name}'"):
+        delattr(record, name)
+
+
+def test_no_two_records_are_equal():
+    assert len(set(records)) == len(records)
+    for i, one in enumerate(records):
+        assert one != i
+        assert [one == other for other in records] == [i == j for j in range(len(records))]
+
+
+def test_equality_is_by_value_dtype_and_shape():
+    assert Sigmoid(2) == Sigmoid(2.0) == Sigmoid(np.float32(2)) == Sigmoid(np.int64(2))
+    assert Sigmoid(np.ones(3, np.float32)) == Sigmoid(jnp.ones(3))
+    assert Sigmoid(jnp.ones(3)) != Sigmoid(jnp.ones(4))
+    assert Sigmoid(jnp.ones(4)) != Sigmoid(jnp.ones((2, 2)))
+    assert Sigmoid(jnp.ones(3)) != Sigmoid(jnp.ones(3, jnp.float16))
+    assert Sigmoid(1.0) != Sigmoid(jnp.array(1.0))
+    assert Sigmoid(1.0) != spikegrad.Arctan(1.0)
+    assert SquarewaveFourierSeries(2) != SquarewaveFourierSeries(3)
+
+
+def test_an_array_given_is_not_an_array_shared():
+    mine = np.array([1.0, 2.0])
+    fire = Sigmoid(mine)
+    before = hash(fire)
+    mine[0] = 5.0
+    assert hash(fire) == before
+    assert fire.alpha.tolist() == [1.0, 2.0]
+    assert is_read_only(fire.alpha)
+
+
+def test_replace_checks():
+    assert dataclasses.replace(GaussianGrad(), sigma=2.0) == GaussianGrad(sigma=2.0)
+    with pytest.raises(ValueError, match=r"Sigmoid: alpha must be > 0, got -1\.0"):
+        dataclasses.replace(Sigmoid(), alpha=-1.0)
+
+
+def test_records_work_in_another_process():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for fire in (Sigmoid(2.0), Sigmoid(jnp.array([1.0, 2.0])), learnable(GaussianGrad())):
+            x = np.array([0.3, -0.2], np.float32)
+            there = pool.submit(fire.surrogate_grad, x).result()
+            np.testing.assert_array_equal(there, fire.surrogate_grad(x))
+
+
+# --- pytrees -----------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_leaves_and_counts_are_not():
+    assert jax.tree.leaves(GaussianGrad(0.3, 0.7)) == [0.3, 0.7]
+    assert jax.tree.leaves(SquarewaveFourierSeries(3, 5.0)) == [5.0]
+    assert jax.tree.leaves(LIF(0.5, 2.0, Sigmoid(3.0))) == [0.5, 2.0, 3.0]
+    three, five = (jax.tree.structure(SquarewaveFourierSeries(n)) for n in (3, 5))
+    assert three != five
+    assert jax.tree.structure(LIF(reset="zero")) != jax.tree.structure(LIF(reset="none"))
+
+
+def test_paths_carry_names():
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path({"cell": LIF()})[0]]
+    assert paths == ["['cell'].decay", "['cell'].threshold", "['cell'].surrogate.alpha"]
+
+
+@pytest.mark.parametrize(
+    "leaf", [None, True, 0, -1, "label", object(), jax.ShapeDtypeStruct((2,), jnp.float32)], ids=repr
+)
+@pytest.mark.parametrize("record", [Sigmoid(), LIF(), SquarewaveFourierSeries(), learnable(Sigmoid())], ids=repr)
+def test_rebuilding_a_tree_checks_nothing(record, leaf):
+    rebuilt = jax.tree.map(lambda _: leaf, record)
+    assert type(rebuilt) is type(record)
+    assert all(value is leaf for value in jax.tree.leaves(rebuilt, is_leaf=lambda v: v is None))
+    assert type(record).__name__.strip("_").lower() in repr(rebuilt).lower()
+
+
+def test_a_tree_of_masks_and_tree_prefixes():
+    mask = jax.tree.map(lambda _: False, GaussianGrad())
+    kept = jax.tree.map(lambda m, value: value if m else 0.0, mask, GaussianGrad(0.3, 0.7))
+    assert jax.tree.leaves(kept) == [0.0, 0.0]
+    assert jax.tree.map(lambda a, b: a + b, Sigmoid(1.0), Sigmoid(2.0)) == Sigmoid(3.0)
+
+
+def test_vmap_over_a_surrogate_of_axis_numbers():
+    batch = GaussianGrad(sigma=jnp.array([0.3, 0.5, 0.8]), alpha=jnp.array(2.0))
+    axes = jax.tree.unflatten(jax.tree.structure(batch), [0, None])
+    out = jax.vmap(lambda s, x: s.surrogate_grad(x), in_axes=(axes, None))(batch, 0.25)
+    want = [2 / (s * np.sqrt(2 * np.pi)) * np.exp(-(0.25**2) / (2 * s**2)) for s in (0.3, 0.5, 0.8)]
+    np.testing.assert_allclose(out, want, rtol=1e-6)
+
+
+def test_as_an_argument_of_jit_a_new_number_compiles_nothing():
+    traced = []
+
+    @jax.jit
+    def slope(surrogate, x):
+        traced.append(surrogate)
+        return jax.grad(surrogate)(x)
+
+    for alpha in (1.0, 2.0, 3.0):
+        e = np.exp(-alpha * 0.3)
+        np.testing.assert_allclose(slope(Sigmoid(alpha), 0.3), alpha * e / (1 + e) ** 2, rtol=1e-6)
+    assert len(traced) == 1
+    slope(SquarewaveFourierSeries(2), 0.3)
+    slope(SquarewaveFourierSeries(3), 0.3)
+    assert len(traced) == 3  # the number of terms is static
+
+
+def test_five_equal_static_arguments_trace_once():
+    traced = []
+
+    def fire(surrogate, x):
+        traced.append(surrogate)
+        return surrogate(x)
+
+    compiled = jax.jit(fire, static_argnums=0)
+    for _ in range(5):
+        compiled(Sigmoid(jnp.array([1.0, 2.0])), jnp.ones(2))
+        compiled(GaussianGrad(0.5, 0.25), jnp.ones(2))
+    assert len(traced) == 2
+
+
+def test_through_jit_scan_and_grad_and_out_again():
+    assert jax.jit(lambda s: s)(Sigmoid(jnp.array(2.0))) == Sigmoid(jnp.array(2.0))
+
+    def step(surrogate, x):
+        return jax.tree.map(lambda a: a / 2, surrogate), surrogate.surrogate_grad(x)
+
+    last, slopes = jax.lax.scan(step, Sigmoid(jnp.array(8.0)), jnp.zeros(3))
+    assert last == Sigmoid(jnp.array(1.0))
+    assert slopes.tolist() == [2.0, 1.0, 0.5]  # alpha / 4
+    grads = jax.grad(lambda s: s.surrogate_grad(0.0))(Sigmoid(jnp.array(8.0)))
+    assert grads == Sigmoid(jnp.array(0.25))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda s, x: s(x),
+        lambda s, x: jax.vmap(s)(x),
+        lambda s, x: jax.jit(s)(x),
+        lambda s, x: jax.checkpoint(s)(x),
+        jax.lax.map,
+        lambda s, x: jax.lax.cond(x[0] > 0, s, lambda y: y, x),
+        lambda s, x: jax.lax.scan(lambda c, y: (c, s(y)), 0.0, x)[1],
+        lambda s, x: jax.linearize(s, x)[0],
+    ],
+    ids=["call", "vmap", "jit", "checkpoint", "map", "cond", "scan", "linearize"],
+)
+def test_a_surrogate_of_a_traced_parameter_is_a_function_like_any(transform):
+    """JAX hashes functions; one that holds a traced value hashes too."""
+    x = jnp.array([0.3, -0.2])
+
+    def loss(alpha):
+        return (jax.grad(lambda y: transform(Sigmoid(alpha), y).sum())(x)).sum()
+
+    def slope_by_alpha(a):
+        def g(a, y):
+            return a / (2 * np.cosh(a * y / 2)) ** 2
+
+        return sum((g(a + 1e-4, y) - g(a - 1e-4, y)) / 2e-4 for y in (0.3, -0.2))
+
+    np.testing.assert_allclose(jax.grad(loss)(2.0), slope_by_alpha(2.0), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(3.0), slope_by_alpha(3.0), rtol=1e-5)
+
+
+def test_traced_values_are_the_same_only_as_themselves():
+    def compare(a, b):
+        assert Sigmoid(a) == Sigmoid(a)
+        assert Sigmoid(a) != Sigmoid(b)
+        return a
+
+    jax.jit(compare)(1.0, 1.0)

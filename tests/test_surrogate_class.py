@@ -1,0 +1,426 @@
+"""Users' own surrogates, in both forms: what they give, and that none is ever answered from a cache."""
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import LIF, Arctan, Sigmoid, Surrogate, learnable, parameter, unroll
+
+X = jnp.array([-1.5, -0.2, 0.0, 0.4, 2.0])
+SPIKES = [0.0, 0.0, 1.0, 1.0, 1.0]
+
+
+def slopes(surrogate, x=X):
+    return jax.grad(lambda x: surrogate(x).sum())(x)
+
+
+# --- what a class may define: tanh, whose slope is known by hand ---------------------------------------------------
+
+
+class FrozenGrad(Surrogate):
+    alpha: float = parameter(default=1.0, above=0)
+
+    def surrogate_grad(self, x):
+        return self.alpha / jnp.cosh(self.alpha * x) ** 2
+
+
+class FrozenFun(Surrogate):
+    alpha: float = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        return jnp.tanh(self.alpha * x)
+
+
+class FrozenBoth(FrozenFun):
+    def surrogate_grad(self, x):
+        return self.alpha / jnp.cosh(self.alpha * x) ** 2
+
+
+class MutableGrad(Surrogate):
+    def __init__(self, alpha=1.0):
+        super().__init__()
+        self.alpha = alpha
+
+    def surrogate_grad(self, x):
+        return self.alpha / jnp.cosh(self.alpha * x) ** 2
+
+
+class MutableFun(Surrogate):
+    def __init__(self, alpha=1.0):  # without super().__init__()
+        self.alpha = alpha
+
+    def surrogate_fun(self, x):
+        return jnp.tanh(self.alpha * x)
+
+
+class MutableBoth(MutableFun):
+    def surrogate_grad(self, x):
+        return self.alpha / jnp.cosh(self.alpha * x) ** 2
+
+
+every_form = pytest.mark.parametrize("cls", [FrozenGrad, FrozenFun, FrozenBoth, MutableGrad, MutableFun, MutableBoth])
+
+
+@every_form
+def test_spikes_and_slopes(cls):
+    fire = cls(2.0)
+    close = dict(rtol=1e-5, atol=1e-6)  # the derivative of tanh is 1 - tanh^2, which cancels
+    want = 2 / np.cosh(2 * np.asarray(X)) ** 2
+    assert fire(X).tolist() == SPIKES
+    np.testing.assert_allclose(slopes(fire), want, **close)
+    np.testing.assert_allclose(fire.surrogate_grad(X), want, **close)
+    np.testing.assert_allclose(jax.jit(lambda x: slopes(fire, x))(X), want, **close)
+    np.testing.assert_allclose(jax.vmap(jax.grad(fire))(X), want, **close)
+    np.testing.assert_allclose(jax.jvp(fire, (X,), (jnp.ones_like(X),))[1], want, **close)
+
+
+@every_form
+def test_second_order(cls):
+    second = jax.vmap(jax.grad(jax.grad(cls(2.0))))(X)
+    z = 2 * np.asarray(X)
+    np.testing.assert_allclose(second, -8 * np.tanh(z) / np.cosh(z) ** 2, rtol=1e-4, atol=1e-6)
+    # of s^2: 2 g^2 + 2 s g'
+    g = 2 / np.cosh(z) ** 2
+    want = 2 * g**2 + 2 * np.array(SPIKES) * -8 * np.tanh(z) / np.cosh(z) ** 2
+    np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(lambda x: cls(2.0)(x) ** 2)))(X), want, rtol=1e-4, atol=1e-6)
+
+
+@every_form
+def test_contract_of_the_methods(cls):
+    """Half precision is float32 inside, ints become floats, NaN stays NaN: the formula never sees to it."""
+    fire = cls(2.0)
+    half = X.astype(jnp.bfloat16)
+    want = (2 / np.cosh(2 * np.asarray(half, np.float32)) ** 2).astype(half.dtype)
+    assert slopes(fire, half).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(fire.surrogate_grad(half), np.float32), np.asarray(want, np.float32))
+    assert fire(3).dtype == fire(True).dtype == jnp.float32
+    assert np.isnan(fire(jnp.nan))
+    assert np.isnan(fire.surrogate_grad(jnp.nan))
+
+
+@pytest.mark.parametrize("constant", [1.0, 2, np.float64(0.5), jnp.array(0.25)], ids=repr)
+def test_a_constant_slope(constant):
+    class Straight(Surrogate):
+        def __init__(self):
+            super().__init__()
+
+        def surrogate_grad(self, x):
+            return constant
+
+    assert slopes(Straight()).tolist() == [float(constant)] * 5
+    assert jax.vmap(jax.grad(Straight()))(X).tolist() == [float(constant)] * 5
+    assert slopes(Straight(), X.astype(jnp.float16)).dtype == jnp.float16
+
+
+def test_a_class_that_defines_nothing_says_so():
+    class Empty(Surrogate):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty defines neither surrogate_grad nor surrogate_fun"):
+        jax.grad(Empty())(1.0)
+    with pytest.raises(NotImplementedError, match="Empty defines no surrogate_fun"):
+        Empty().surrogate_fun(1.0)
+    with pytest.raises(NotImplementedError, match="FrozenGrad defines no surrogate_fun"):
+        FrozenGrad().surrogate_fun(1.0)
+
+
+def test_array_parameters_of_a_users_class():
+    alpha = np.array([1.0, 2.0, 4.0], np.float32)
+    x = jnp.full((2, 3), 0.25)
+    want = np.broadcast_to(alpha / np.cosh(0.25 * alpha) ** 2, (2, 3))
+    for fire in (FrozenGrad(alpha), FrozenFun(jnp.asarray(alpha))):
+        np.testing.assert_allclose(slopes(fire, x), want, rtol=1e-5)
+        assert slopes(fire, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_a_plain_annotation_is_a_parameter_as_well():
+    class Line(Surrogate):
+        a: float
+        b: float = 2.0
+
+        def surrogate_grad(self, x):
+            return self.a * x + self.b
+
+    assert repr(Line(1)) == "Line(a=1.0, b=2.0)"
+    assert float(jax.grad(Line(3.0))(2.0)) == 8.0
+    with pytest.raises(TypeError, match="Line: a must be a real number or array, got 'x'"):
+        Line("x")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
+        Line()
+
+
+def test_a_check_of_two_parameters_together():
+    class Window(Surrogate):
+        low: float = parameter(default=-1.0)
+        high: float = parameter(default=1.0)
+
+        def __post_init__(self):
+            super().__post_init__()
+            if self.low >= self.high:
+                raise ValueError("Window: low must be < high")
+
+        def surrogate_grad(self, x):
+            return (x > self.low) & (x < self.high)
+
+    assert slopes(Window(-0.5, 0.5)).tolist() == [0, 1, 1, 1, 0]
+    with pytest.raises(ValueError, match="low must be < high"):
+        Window(1.0, 0.0)
+    assert jax.tree.map(lambda _: 0, Window()).low == 0  # nor is this run when a tree is rebuilt
+
+
+# --- staleness: each way to change a surrogate between two un-jitted calls -----------------------------------------
+
+GLOBAL = 1.0
+
+
+def mutable():
+    fire = MutableGrad(1.0)
+    return fire, lambda value: setattr(fire, "alpha", value)
+
+
+def mutable_class_attribute():
+    class Shared(Surrogate):
+        alpha = 1.0
+
+        def __init__(self):
+            super().__init__()
+
+        def surrogate_grad(self, x):
+            return self.alpha / jnp.cosh(self.alpha * x) ** 2
+
+    return Shared(), lambda value: setattr(Shared, "alpha", value)
+
+
+def frozen_class_attribute():
+    class Shared(Surrogate):
+        alpha = 1.0  # no annotation: no parameter
+
+        def surrogate_grad(self, x):
+            return self.alpha / jnp.cosh(self.alpha * x) ** 2
+
+    return Shared(), lambda value: setattr(Shared, "alpha", value)
+
+
+def frozen_global():
+    class Reader(Surrogate):
+        def surrogate_grad(self, x):
+            return GLOBAL / jnp.cosh(GLOBAL * x) ** 2
+
+    return Reader(), lambda value: globals().update(GLOBAL=value)
+
+
+def frozen_global_primal():
+    class Reader(Surrogate):
+        def surrogate_fun(self, x):
+            return jnp.tanh(GLOBAL * x)
+
+    return Reader(), lambda value: globals().update(GLOBAL=value)
+
+
+def frozen_subclass_of_a_builtin():
+    class Reader(Sigmoid):
+        def surrogate_grad(self, x):
+            return GLOBAL / jnp.cosh(GLOBAL * x) ** 2
+
+    return Reader(), lambda value: globals().update(GLOBAL=value)
+
+
+def mutable_subclass_of_a_builtin():
+    class Tanh(Sigmoid):
+        def __init__(self, alpha):
+            super().__init__(alpha=alpha)
+
+        def surrogate_grad(self, x):
+            return self.alpha / jnp.cosh(self.alpha * x) ** 2
+
+    fire = Tanh(1.0)
+    return fire, lambda value: setattr(fire, "alpha", value)
+
+
+def learnable_of_a_reader():
+    fire, change = frozen_global_primal()
+    return learnable(fire), change
+
+
+@pytest.fixture(autouse=True)
+def reset_the_global():
+    yield
+    globals().update(GLOBAL=1.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        mutable,
+        mutable_class_attribute,
+        frozen_class_attribute,
+        frozen_global,
+        frozen_global_primal,
+        frozen_subclass_of_a_builtin,
+        mutable_subclass_of_a_builtin,
+        learnable_of_a_reader,
+    ],
+    ids=lambda f: f.__name__,
+)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda fire: fire.surrogate_grad(0.25),
+        lambda fire: jax.grad(fire)(0.25),
+        lambda fire: jax.vmap(jax.grad(fire))(jnp.full(2, 0.25))[0],
+        lambda fire: jax.jvp(fire, (0.25,), (1.0,))[1],
+        lambda fire: jax.jit(jax.grad(fire))(0.25),  # a new function each time
+        lambda fire: jax.grad(lambda i: LIF(1.0, 0.0, fire, reset="none")(0.0, i)[1])(0.25),
+        lambda fire: jax.grad(lambda i: unroll(LIF(1.0, 0.0, fire, reset="none"), i[None])[1].sum())(jnp.array(0.25)),
+    ],
+    ids=["surrogate_grad", "grad", "vmap", "jvp", "jit", "lif", "unroll"],
+)
+def test_a_changed_surrogate_is_never_answered_stale(make, ask):
+    fire, change = make()
+    for alpha in (1.0, 3.0, 2.0):
+        change(alpha)
+        np.testing.assert_allclose(ask(fire), alpha / np.cosh(alpha * 0.25) ** 2, rtol=1e-5)
+
+
+def test_the_primal_of_a_changed_surrogate():
+    fire = MutableFun(1.0)
+    for alpha in (1.0, 3.0):
+        fire.alpha = alpha
+        np.testing.assert_allclose(fire.surrogate_fun(0.25), np.tanh(alpha * 0.25), rtol=1e-6)
+
+
+def test_a_kept_cell_whose_surrogate_changes():
+    """``scan`` remembers what it compiled for a function that is equal."""
+    fire = MutableGrad(1.0)
+    cell = LIF(1.0, 0.0, fire, reset="none")
+    for alpha in (1.0, 3.0):
+        fire.alpha = alpha
+        got = jax.grad(lambda i: unroll(cell, i)[1].sum())(jnp.full((1, 2), 0.25))
+        np.testing.assert_allclose(got, np.full((1, 2), alpha / np.cosh(alpha * 0.25) ** 2), rtol=1e-5)
+
+
+# --- subclasses of the library's surrogates ------------------------------------------------------------------------
+
+
+class Own(Sigmoid):
+    def __init__(self, alpha, note=""):
+        super().__init__(alpha=alpha)
+        self.note = note
+
+
+def test_a_subclass_with_its_own_init_is_a_mutable_object_of_its_own():
+    one, other = Own(2.0), Own(2.0)
+    assert one == one  # noqa: PLR0124
+    assert one != other
+    assert hash(one) != hash(other)
+    assert one != Sigmoid(2.0)
+    assert Sigmoid(2.0) != one
+    one.alpha = 8.0
+    one.extra = 1
+    assert float(jax.grad(one)(0.0)) == 2.0  # alpha / 4
+    del one.extra
+    assert not hasattr(one, "extra")
+    assert repr(one) == "Own(alpha=8.0, note='')"
+    assert jax.tree.leaves(one) == [one]  # opaque
+    assert vars(copy.deepcopy(one)) == vars(pickle.loads(pickle.dumps(one))) == {"alpha": 8.0, "note": ""}
+
+
+def test_two_such_objects_share_no_entry_of_a_jit_cache():
+    slope = jax.jit(lambda fire, x: jax.grad(fire)(x), static_argnums=0)
+    one, other = Own(2.0), Own(8.0)
+    assert (float(slope(one, 0.0)), float(slope(other, 0.0))) == (0.5, 2.0)
+    third = Own(2.0)
+    third.alpha = 4.0  # was equal to ``one``, had it been compared by value
+    assert float(slope(third, 0.0)) == 1.0
+
+
+def test_a_subclass_of_such_a_subclass():
+    class Deeper(Own):
+        pass
+
+    fire = Deeper(2.0, "x")
+    fire.alpha = 4.0
+    assert fire != Deeper(4.0, "x")
+    assert float(jax.grad(fire)(0.0)) == 1.0
+
+
+def test_a_subclass_that_only_overrides_the_slope_stays_frozen():
+    class Doubled(Sigmoid):
+        def surrogate_grad(self, x):
+            return 2 * super().surrogate_grad(x)
+
+    fire = Doubled(alpha=4.0)
+    assert fire == Doubled(4.0)
+    assert fire != Sigmoid(4.0)
+    assert hash(fire) == hash(Doubled(4.0))
+    assert repr(fire) == "Doubled(alpha=4.0)"
+    assert float(jax.grad(fire)(0.0)) == 2.0
+    assert float(fire.surrogate_fun(0.0)) == 0.5
+    assert float(jax.grad(Doubled(jnp.array(8.0)))(0.0)) == 4.0
+    with pytest.raises(ValueError, match=r"Doubled: alpha must be > 0, got -1\.0"):
+        Doubled(-1)
+
+
+def test_a_subclass_that_adds_a_parameter():
+    class Scaled(Arctan):
+        factor: float = parameter(default=3.0)
+
+        def surrogate_grad(self, x):
+            return self.factor * super().surrogate_grad(x)
+
+    assert Scaled() == Scaled(1.0, 3.0)
+    assert float(jax.grad(Scaled(2.0, 5.0))(0.0)) == 5.0
+    assert jax.tree.leaves(Scaled(2.0, 5.0)) == [2.0, 5.0]
+    per_neuron = Scaled(jnp.array([2.0, 4.0]), jnp.array([1.0, 10.0]))
+    assert slopes(per_neuron, jnp.zeros((3, 2))).tolist() == [[1.0, 20.0]] * 3
+
+
+def test_a_mutable_surrogate_pickles_and_copies():
+    for fire in (MutableGrad(2.0), MutableBoth(3.0)):
+        for again in (pickle.loads(pickle.dumps(fire)), copy.deepcopy(fire)):
+            assert type(again) is type(fire)
+            assert vars(again) == vars(fire)
+            assert again != fire
+            np.testing.assert_array_equal(slopes(again), slopes(fire))
+
+
+# --- defects of other libraries ------------------------------------------------------------------------------------
+
+
+def test_a_traced_parameter_of_a_users_class_works_everywhere():
+    """A factory that closes over its slope raises for a traced one, in grad, jit and vmap."""
+
+    def slope(a):
+        return jax.grad(FrozenGrad(a))(0.25)
+
+    np.testing.assert_allclose(jax.jit(slope)(2.0), 2 / np.cosh(0.5) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(slope)(jnp.array([2.0, 4.0]))[1], 4 / np.cosh(1.0) ** 2, rtol=1e-5)
+    t = np.tanh(0.5)
+    np.testing.assert_allclose(jax.grad(slope)(2.0), (1 - t**2) * (1 - 2 * 0.5 * t), rtol=1e-5)
+
+
+def test_a_parameter_gets_no_gradient_unasked():
+    """Elsewhere it got that of the slope, which has no meaning."""
+    for cls in (FrozenBoth, MutableBoth):
+        assert float(jax.grad(lambda a, cls=cls: cls(a)(0.25))(2.0)) == 0.0
+
+
+def test_forward_mode_of_a_users_class():
+    """A rule written for reverse mode alone raises here."""
+    z = 2 * 0.25
+    got = jax.jacfwd(jax.jacfwd(FrozenGrad(2.0)))(0.25)
+    np.testing.assert_allclose(got, -8 * np.tanh(z) / np.cosh(z) ** 2, rtol=1e-5)
+
+
+def test_the_wrong_slope_of_a_custom_surrogate():
+    """A slope given as ``x -> 1`` was multiplied by x elsewhere."""
+
+    class Straight(Surrogate):
+        def surrogate_grad(self, x):
+            return jnp.ones_like(x)
+
+    assert slopes(Straight()).tolist() == [1.0] * 5
