@@ -1,0 +1,106 @@
+"""Settings of the documentation.
+
+Nothing here or in the pages lists a surrogate, an example, a benchmark or an option: templates/pages are filled from
+the code before the build, into generated/.
+"""
+
+import ast
+import inspect
+import sys
+from pathlib import Path
+
+import jinja2
+import matplotlib
+from click.testing import CliRunner
+
+import spikegrad
+import spikegrad.cli
+import spikegrad.data
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+project = "spikegrad"
+author = "The spikegrad authors"
+version = release = spikegrad.__version__
+
+extensions = [
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = f"spikegrad {version}"
+html_show_copyright = False
+
+autodoc_typehints = "none"  # the docstrings say the types
+autodoc_member_order = "bysource"
+autosummary_imported_members = True
+numpydoc_show_class_members = False
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+suppress_warnings = ["config.cache"]
+
+matplotlib.use("Agg")
+plot_formats = [("svg", 100)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_pre_code = """
+import matplotlib.pyplot as plt
+import spikegrad
+from spikegrad.plot import plot
+"""
+
+
+def families(functions):
+    """The surrogates of each file, in the order of the source, under what the file says of itself."""
+    classes = [getattr(spikegrad, name) for name in functions]
+    for module in sorted({sys.modules[cls.__module__] for cls in classes}, key=lambda module: module.__name__):
+        mine = [cls for cls in classes if cls.__module__ == module.__name__]
+        title, _, text = inspect.getdoc(module).rstrip(".").partition(": ")
+        yield title, text, [cls.__name__ for cls in sorted(mine, key=lambda cls: inspect.getsourcelines(cls)[1])]
+
+
+def scripts(folder):
+    """The path, the first line and the rest of the docstring of each script."""
+    for path in sorted(ROOT.glob(f"{folder}/[!_]*.py")):
+        title, _, text = (ast.get_docstring(ast.parse(path.read_text())) or path.stem).partition("\n")
+        yield path.relative_to(ROOT).as_posix(), title.rstrip("."), text.strip()
+
+
+def helps():
+    for command in spikegrad.cli.main.commands:
+        yield command, CliRunner().invoke(spikegrad.cli.main, [command, "--help"], terminal_width=100).output.strip()
+
+
+functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
+autosummary_context = {"functions": functions}
+context = {
+    "families": list(families(functions)),
+    "examples": list(scripts("examples")),
+    "benchmarks": list(scripts("benchmarks")),
+    "help": list(helps()),
+    "data": inspect.getdoc(spikegrad.data),
+}
+(HERE / "generated").mkdir(exist_ok=True)
+for page in sorted((HERE / "_templates" / "pages").iterdir()):
+    text = jinja2.Template(page.read_text(), trim_blocks=True).render(context)
+    target = HERE / "generated" / page.name
+    if not target.exists() or target.read_text() != text:  # an unchanged page is not read again
+        target.write_text(text)
+
+
+def every_public_name_has_a_page(app, env):
+    documented = {name for name, *_ in env.get_domain("py").get_objects()}
+    missing = [name for name in spikegrad.__all__ if f"spikegrad.{name}" not in documented]
+    if missing:
+        raise RuntimeError(f"public names without a page: {', '.join(missing)}")
+
+
+def setup(app):
+    app.connect("env-check-consistency", every_public_name_has_a_page)

@@ -1,0 +1,83 @@
+"""What the README and the guide say, run: their Python, and whether the commands they print exist."""
+
+import doctest
+import importlib.metadata
+import re
+import shlex
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page, language):
+    return [found for found in BLOCK.finditer(page.read_text()) if found[1] == language]
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def default_promotion():
+    """A reader's JAX, not the strict one of the other tests."""
+    strict = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", strict[0])
+    jax.config.update("jax_numpy_rank_promotion", strict[1])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+@pytest.mark.usefixtures("default_promotion")
+def test_python_of_a_page(page):
+    """The blocks of one page, in order, in one namespace: sessions are compared, scripts only run."""
+    if any("import braintools.surrogate as theirs" in block[2] for block in blocks(page, "python")):
+        pytest.importorskip("braintools")
+        compared = re.search(r"braintools (\d+\.\d+\.\d+)", page.read_text())
+        if not compared or importlib.metadata.version("braintools") != compared[1]:
+            pytest.skip("the page compares with another version of braintools")
+    space = {"__name__": "__main__"}
+    for block in blocks(page, "python"):
+        line = page.read_text()[: block.start()].count("\n") + 1
+        if ">>>" not in block[2]:
+            exec(compile("\n" * line + block[2], str(page), "exec"), space)
+            continue
+        session = doctest.DocTestParser().get_doctest(block[2], space, name(page), str(page), line)
+        failed, _ = doctest.DocTestRunner().run(session, clear_globs=False)
+        assert not failed, f"{page}: see above"
+        space = session.globs
+
+
+def commands():
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for block in blocks(page, "bash"):
+            for line in block[2].replace("\\\n", " ").splitlines():
+                found = re.search(r"(?:^|[ /])spikegrad ([a-z][^;#]*)", line)
+                if found and "pip install" not in found[0]:
+                    yield pytest.param(shlex.split(found[1]), id=f"{name(page)}: {found[1].strip()}")
+
+
+@pytest.mark.parametrize("arguments", list(commands()))
+def test_commands_and_options_exist(arguments):
+    testing = pytest.importorskip("click.testing")
+    from spikegrad.cli import main  # noqa: PLC0415
+
+    result = testing.CliRunner().invoke(main, [*arguments, "--help"])
+    assert result.exit_code == 0, result.output
+    # a group that does not know the command would print its own help
+    assert f"{arguments[0]} [OPTIONS]" in result.output, result.output
+
+
+def test_paths_exist():
+    """Every file of the repository that the pages name by a path."""
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for path in re.findall(
+            r"(?:python3?(?:\.\d+)? |`)((?:benchmarks|examples|scripts|tests|src)/[\w/.]+\.py)", page.read_text()
+        ):
+            assert (ROOT / path).is_file(), f"{name(page)} names {path}"
