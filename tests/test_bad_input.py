@@ -1,0 +1,343 @@
+"""Wrong input: refused early, by name and with the value; each message is read here."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spikegrad
+from spikegrad import (
+    LIF,
+    LeakyReadout,
+    ReluGrad,
+    Sigmoid,
+    SquarewaveFourierSeries,
+    Surrogate,
+    functional,
+    learnable,
+    parameter,
+    spike,
+    unroll,
+)
+
+
+def refuses(error, message):
+    """The message is exactly this (JAX may add notes of its own after it)."""
+    return pytest.raises(error, match=re.compile(re.escape(message) + r"($|\n)"))
+
+
+classes = [type(spikegrad.get(name)) for name in spikegrad.names()]
+fields = [
+    (cls, field.name, field.metadata["domain"])
+    for cls in (*classes, LIF, LeakyReadout)
+    for field in dataclasses.fields(cls)
+]
+numbers = [pytest.param(*row, id=f"{row[0].__name__}.{row[1]}") for row in fields if row[2].number]
+
+
+@pytest.mark.parametrize(("cls", "name", "domain"), numbers)
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a", "'a'"),
+        ("1.0", "'1.0'"),
+        (None, "None"),
+        (True, "True"),
+        (np.True_, "np.True_"),
+        (1j, "1j"),
+        ([1.0], "[1.0]"),
+        ((1.0,), "(1.0,)"),
+        (np.array([1j]), "an array of complex128"),
+        (np.array([True]), "an array of bool"),
+        (np.array(["a"]), "an array of <U1"),
+        (jnp.array(1j), "an array of complex64"),
+        (jnp.array([True]), "an array of bool"),
+    ],
+    ids=repr,
+)
+def test_not_a_real_number(cls, name, domain, value, shown):
+    with refuses(TypeError, f"{cls.__name__}: {name} must be a real number or array, got {shown}"):
+        cls(**{name: value})
+
+
+@pytest.mark.parametrize(("cls", "name", "domain"), numbers)
+@pytest.mark.parametrize(
+    "value", [np.inf, -np.inf, np.nan, 10**400, np.float32(np.inf)], ids=["inf", "-inf", "nan", "10^400", "float32"]
+)
+def test_not_finite(cls, name, domain, value):
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}: {name} must be (finite|[<>]=? [01]), got -?(inf|nan)$"):
+        cls(**{name: value})
+
+
+@pytest.mark.parametrize(("cls", "name", "domain"), numbers)
+def test_out_of_bounds(cls, name, domain):
+    refused = []
+    if domain.above is not None:
+        refused += [(-1.0, f"> {domain.above}"), (domain.above, f"> {domain.above}"), (-1e-30, f"> {domain.above}")]
+    if domain.at_least is not None:
+        refused += [(domain.at_least - 0.5, f">= {domain.at_least}")]
+    if domain.at_most is not None:
+        refused += [(domain.at_most + 0.5, f"<= {domain.at_most}")]
+    for value, expected in refused:
+        with refuses(ValueError, f"{cls.__name__}: {name} must be {expected}, got {float(value)}"):
+            cls(**{name: value})
+        array = np.array([0.5, value])
+        with refuses(ValueError, f"{cls.__name__}: {name} must be {expected}, got {array!r}"):
+            cls(**{name: array})
+        if cls in classes:
+            with refuses(ValueError, f"{cls.__name__}: {name} must be {expected}, got {float(value)}"):
+                functional(cls)(0.3, **{name: value})
+    if not refused:  # then any finite number will do
+        assert getattr(cls(**{name: -1e30}), name) == -1e30
+
+
+def test_bounds_are_what_they_are_documented_to_be():
+    """The bounds above are read from the code; these are not."""
+    positive = {
+        ("GaussianGrad", "sigma"),
+        ("MultiGaussianGrad", "s"),
+        ("MultiGaussianGrad", "sigma"),
+        ("PiecewiseLeakyRelu", "w"),
+        ("ReluGrad", "width"),
+        ("SquarewaveFourierSeries", "t_period"),
+        ("S2NN", "alpha"),
+        *((name, "alpha") for name in ("Sigmoid", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Arctan", "ERF")),
+        *((name, "alpha") for name in ("NonzeroSignLog", "QPseudoSpike", "InvSquareGrad", "SlayerGrad")),
+    }
+    assert {(c.__name__, n) for c, n, d in fields if d.above is not None} == positive
+    assert {(c.__name__, n) for c, n, d in fields if d.at_least == 0} == {
+        ("S2NN", "epsilon"),
+        ("LIF", "decay"),
+        ("LeakyReadout", "decay"),
+    }
+    assert {(c.__name__, n) for c, n, d in fields if d.at_most == 1} == {("LIF", "decay"), ("LeakyReadout", "decay")}
+
+
+def test_a_traced_or_jax_value_is_never_read():
+    assert jax.jit(lambda a: Sigmoid(a)(0.3))(-1.0) == 1.0
+    Sigmoid(jnp.array(-1.0))
+
+
+def test_number_of_terms():
+    for value, error, expected in [
+        (0, ValueError, ">= 1"),
+        (-3, ValueError, ">= 1"),
+        (2.5, TypeError, "an integer"),
+        (2.0, TypeError, "an integer"),
+        (True, TypeError, "an integer"),
+        ("2", TypeError, "an integer"),
+        (None, TypeError, "an integer"),
+    ]:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            SquarewaveFourierSeries(n=value)
+        assert str(caught.value) == f"SquarewaveFourierSeries: n must be {expected}, got {value!r}"
+        assert type(caught.value) is error
+    with pytest.raises(TypeError, match=r"SquarewaveFourierSeries: n must be an integer, got .*Trace"):
+        jax.jit(lambda n: SquarewaveFourierSeries(n=n)(0.3))(2)
+    assert SquarewaveFourierSeries(n=np.int64(3)).n == 3
+
+
+def test_wrong_arguments():
+    with pytest.raises(TypeError, match=r"Sigmoid.*unexpected keyword argument 'beta'"):
+        Sigmoid(beta=1.0)
+    with pytest.raises(TypeError, match=r"Sigmoid.*takes from 1 to 2 positional arguments but 3 were given"):
+        Sigmoid(1.0, 2.0)
+    with pytest.raises(TypeError, match=r"Sigmoid.*unexpected keyword argument 'beta'"):
+        spikegrad.sigmoid(0.3, beta=1.0)
+    with pytest.raises(TypeError, match=r"sigmoid\(\) missing 1 required positional argument: 'x'"):
+        spikegrad.sigmoid(alpha=1.0)
+
+
+# --- x -----------------------------------------------------------------------------------------------------------
+
+ways = pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: s(x),
+        lambda s, x: s.surrogate_grad(x),
+        lambda s, x: s.surrogate_fun(x),
+        lambda s, x: learnable(s).surrogate_grad(x),
+        lambda s, x: spikegrad.sigmoid(x, alpha=s.alpha),
+    ],
+    ids=["call", "surrogate_grad", "surrogate_fun", "learnable", "function"],
+)
+
+
+@ways
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (1j, "must be real, got complex"),
+        (np.complex64(1j), "must be real, got complex64"),
+        (jnp.array([1j]), "must be real, got complex64"),
+        ("1.0", "must be a real number or array, got str"),
+        (None, "must be a real number or array, got NoneType"),
+        ([0.1, 0.2], "must be a real number or array, got list"),
+        ((0.1, 0.2), "must be a real number or array, got tuple"),
+        ({}, "must be a real number or array, got dict"),
+        (np.array(["a"]), "must be real, got <U1"),
+        (np.array([object()]), "must be real, got object"),
+    ],
+    ids=repr,
+)
+def test_not_a_real_input(call, x, message):
+    with pytest.raises(TypeError) as caught:
+        call(Sigmoid(), x)
+    assert re.fullmatch(
+        r"(Sigmoid|_?[Ll]earnable(\(Sigmoid\(alpha=4\.0\)\))?): x " + re.escape(message), str(caught.value)
+    )
+
+
+def test_not_a_real_input_of_the_rule():
+    for x in (1j, jnp.array(1j)):
+        with refuses(TypeError, f"spike: x must be real, got {getattr(x, 'dtype', 'complex')}"):
+            spike(x, 1.0)
+        with refuses(TypeError, f"spike: slope must be real, got {getattr(x, 'dtype', 'complex')}"):
+            spike(1.0, x)
+    with refuses(TypeError, "spike: slope must be a real number or array, got NoneType"):
+        spike(1.0, None)
+    with refuses(ValueError, "spike: slope of shape (2, 3) does not broadcast to x of shape (3,)"):
+        spike(jnp.ones(3), jnp.ones((2, 3)))
+
+
+def test_complex_under_jit():
+    with refuses(TypeError, "Sigmoid: x must be real, got complex64"):
+        jax.jit(Sigmoid())(1j)
+
+
+@pytest.mark.parametrize(
+    ("parameter_shape", "x_shape"),
+    [((3,), ()), ((3,), (2,)), ((3,), (3, 2)), ((2, 3), (3,)), ((1, 1), (5,)), ((2, 1), (3, 3)), ((0,), (2,))],
+    ids=repr,
+)
+@pytest.mark.parametrize("array", [np.ones, jnp.ones], ids=["numpy", "jax"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda s, x: s(x),
+        lambda s, x: s.surrogate_grad(x),
+        lambda s, x: s.surrogate_fun(x),
+        lambda s, x: jax.jit(s)(x),
+        jax.jit(lambda s, x: s(x)),
+        lambda s, x: jax.grad(lambda x: s(x).sum())(x),
+        lambda s, x: jax.jvp(s, (x,), (x,)),
+        lambda s, x: learnable(s)(x),
+    ],
+    ids=["call", "surrogate_grad", "surrogate_fun", "jit", "argument", "grad", "jvp", "learnable"],
+)
+def test_a_parameter_that_does_not_broadcast(parameter_shape, x_shape, array, how):
+    """A peer returned a scalar for three slopes and a scalar x, and raised only in the gradient."""
+    surrogate = ReluGrad(width=array(parameter_shape))
+    with pytest.raises(
+        ValueError, match=re.escape(f"of shape {parameter_shape} does not broadcast to x of shape {x_shape}")
+    ) as caught:
+        how(surrogate, jnp.ones(x_shape))
+    assert "width" in str(caught.value)
+    assert "ReluGrad" in str(caught.value)
+
+
+# --- users' formulas ----------------------------------------------------------------------------------------------
+
+
+def answering(value):
+    class Mine(Surrogate):
+        def surrogate_grad(self, x):
+            return value
+
+    return Mine()
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (jnp.ones((2, 3)), ValueError, "of shape (2, 3) does not broadcast to x of shape (3,)"),
+        (jnp.ones(4), ValueError, "of shape (4,) does not broadcast to x of shape (3,)"),
+        (None, TypeError, "must be a real number or array, got NoneType"),  # no return statement
+        ("a", TypeError, "must be a real number or array, got str"),
+        (jnp.ones(3, jnp.complex64), TypeError, "must be real, got complex64"),
+    ],
+    ids=["more axes", "longer", "None", "str", "complex"],
+)
+def test_a_formula_of_the_wrong_result(value, error, message, run):
+    for ask in (answering(value).surrogate_grad, jax.grad(lambda x: answering(value)(x).sum())):
+        with refuses(error, f"Mine: surrogate_grad(x) {message}"):
+            run(ask)(jnp.ones(3))
+
+
+# --- learnable, neurons -------------------------------------------------------------------------------------------
+
+
+def test_learnable_of_the_wrong_thing():
+    class Own(Sigmoid):
+        def __init__(self):
+            super().__init__()
+
+    for value in (3, None, "sigmoid", jnp.tanh, Sigmoid, LIF()):
+        with refuses(TypeError, f"learnable: surrogate must be a Surrogate, got {value!r}"):
+            learnable(value)
+    with refuses(
+        TypeError,
+        "learnable: Own has its own __init__, so that JAX sees no parameters in it; declare them by annotations",
+    ):
+        learnable(Own())
+
+
+def test_learnable_without_a_primal():
+    class Slope(Surrogate):
+        alpha: float = parameter(default=1.0)
+
+        def surrogate_grad(self, x):
+            return self.alpha * x
+
+    with refuses(NotImplementedError, "Slope defines no surrogate_fun"):
+        jax.grad(lambda s: learnable(s)(0.3))(Slope())
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"decay": -0.1}, ValueError, "decay must be >= 0, got -0.1"),
+        ({"decay": 1.5}, ValueError, "decay must be <= 1, got 1.5"),
+        ({"decay": np.array([0.5, 2.0])}, ValueError, "decay must be <= 1, got array([0.5, 2. ])"),
+        ({"decay": "0.9"}, TypeError, "decay must be a real number or array, got '0.9'"),
+        ({"threshold": np.inf}, ValueError, "threshold must be finite, got inf"),
+        ({"reset": "soft"}, ValueError, "reset must be one of 'subtract', 'zero', 'none', got 'soft'"),
+        ({"reset": None}, TypeError, "reset must be one of 'subtract', 'zero', 'none', got None"),
+        ({"detach_reset": 1}, ValueError, "detach_reset must be one of False, True, got 1"),
+        ({"detach_reset": "no"}, ValueError, "detach_reset must be one of False, True, got 'no'"),
+        ({"surrogate": 3}, TypeError, "surrogate must be a Callable, got 3"),
+        ({"surrogate": "sigmoid"}, TypeError, "surrogate must be a Callable, got 'sigmoid'"),
+        ({"surrogate": None}, TypeError, "surrogate must be a Callable, got None"),
+    ],
+    ids=repr,
+)
+def test_a_neuron_of_wrong_parameters(given, error, message):
+    with refuses(error, f"LIF: {message}"):
+        LIF(**given)
+
+
+@pytest.mark.parametrize("cell", [LIF(), LeakyReadout()], ids=repr)
+def test_a_neuron_of_wrong_input(cell):
+    name = type(cell).__name__
+    for current_shape in ((3,), (2, 2), (1, 2)):
+        with refuses(ValueError, f"{name}: current of shape {current_shape} does not broadcast to v of shape (2,)"):
+            cell(jnp.zeros(2), jnp.zeros(current_shape))
+    with refuses(TypeError, f"{name}: current must be a real number or array, got str"):
+        cell(0.0, "a")
+    with refuses(TypeError, f"{name}: v must be real, got complex"):
+        cell(1j, 0.0)
+    with refuses(ValueError, f"{name}: decay of shape (3,) does not broadcast to v of shape (2,)"):
+        dataclasses.replace(cell, decay=np.full(3, 0.5))(jnp.zeros(2), 0.0)
+
+
+def test_unroll_of_the_wrong_thing():
+    with refuses(ValueError, "unroll: currents must have a time axis first, got a scalar"):
+        unroll(LIF(), 1.0)
+    with refuses(TypeError, "unroll: currents must be a real number or array, got list"):
+        unroll(LIF(), [[1.0]])
+    with refuses(ValueError, "LIF: current of shape (2,) does not broadcast to v of shape ()"):
+        unroll(LIF(), jnp.ones((5, 2)), v=0.0)

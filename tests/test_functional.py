@@ -1,0 +1,116 @@
+"""The function of each surrogate is its class, called in one go."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spikegrad
+from spikegrad import Surrogate, functional, parameter
+
+X = jnp.linspace(-2.0, 2.0, 9)
+pairs = [(getattr(spikegrad, name), type(spikegrad.get(name))) for name in spikegrad.names()]
+every_pair = pytest.mark.parametrize(("function", "cls"), pairs, ids=spikegrad.names())
+
+
+def other_values(cls):
+    return {name: 3 if name == "n" else p.default + 0.75 for name, p in inspect.signature(cls).parameters.items()}
+
+
+@every_pair
+def test_signature(function, cls):
+    x, *rest = inspect.signature(function).parameters.values()
+    assert (x.name, x.default) == ("x", inspect.Parameter.empty)
+    assert rest == list(inspect.signature(cls).parameters.values())
+    assert rest
+    assert inspect.signature(function).return_annotation is jax.Array
+
+
+@every_pair
+def test_name_and_documentation(function, cls):
+    name = function.__name__
+    assert getattr(spikegrad, name) is function
+    assert (function.__qualname__, function.__module__) == (name, cls.__module__)
+    assert f":class:`{cls.__name__}`" in inspect.getdoc(function)
+    assert f"``{name}(x, ...)``" in inspect.getdoc(function)
+
+
+@every_pair
+def test_equal_to_the_class(function, cls):
+    def slope(f):
+        return jax.grad(lambda x: f(x).sum())(X)
+
+    values = other_values(cls)
+    for keywords in ({}, values):
+        np.testing.assert_array_equal(function(X, **keywords), cls(**keywords)(X))
+        np.testing.assert_array_equal(slope(lambda x, k=keywords: function(x, **k)), cls(**keywords).surrogate_grad(X))
+    assert not np.array_equal(cls().surrogate_grad(X), cls(**values).surrogate_grad(X))  # they do matter
+    by_position = slope(lambda x: function(x, *values.values()))
+    np.testing.assert_array_equal(by_position, cls(**values).surrogate_grad(X))
+    np.testing.assert_array_equal(function(x=X, **values), cls(**values)(X))
+
+
+@every_pair
+def test_each_parameter_may_be_traced(function, cls):
+    for name, default in inspect.signature(cls).parameters.items():
+        if name == "n":  # a number of terms
+            continue
+        value = default.default + 0.75
+
+        def slope(value, name=name):
+            return jax.grad(lambda x: function(x, **{name: value}))(0.25)
+
+        want = cls(**{name: value}).surrogate_grad(0.25)
+        np.testing.assert_allclose(jax.jit(slope)(value), want, rtol=1e-6)
+        np.testing.assert_allclose(jax.vmap(slope)(jnp.array([value, 2.0]))[0], want, rtol=1e-6)
+        by_difference = (
+            cls(**{name: value + 1e-2}).surrogate_grad(0.25) - cls(**{name: value - 1e-2}).surrogate_grad(0.25)
+        ) / 2e-2
+        np.testing.assert_allclose(jax.grad(slope)(value), by_difference, rtol=2e-2, atol=2e-3)
+
+
+def test_under_jit_with_static_names():
+    fire = jax.jit(spikegrad.squarewave_fourier_series, static_argnames="n")
+    assert fire(X, n=3).tolist() == (X >= 0).tolist()
+
+
+def test_functional_of_a_users_class():
+    class MyQSpike(Surrogate):
+        """Mine."""
+
+        beta: float = parameter(above=0)
+        gamma: float = parameter(default=2.0)
+
+        def surrogate_grad(self, x):
+            return self.beta * self.gamma * x
+
+    my_q_spike = functional(MyQSpike)
+    assert my_q_spike.__name__ == "my_q_spike"
+    assert list(inspect.signature(my_q_spike).parameters) == ["x", "beta", "gamma"]
+    assert float(jax.grad(lambda x: my_q_spike(x, 3.0))(0.5)) == 3.0
+    with pytest.raises(ValueError, match="MyQSpike: beta must be > 0, got -1"):
+        my_q_spike(0.5, beta=-1)
+
+
+def test_functional_of_a_class_with_its_own_init():
+    class Own(Surrogate):
+        def __init__(self, height, *, width=2.0):
+            super().__init__()
+            self.height, self.width = height, width
+
+        def surrogate_grad(self, x):
+            return jnp.where(jnp.abs(x) < self.width, self.height, 0.0)
+
+    own = functional(Own)
+    assert str(inspect.signature(own).replace(return_annotation=inspect.Signature.empty)).endswith(
+        "height, *, width=2.0)"
+    )
+    assert float(jax.grad(lambda x: own(x, 3.0, width=1.0))(0.5)) == 3.0
+
+
+def test_names():
+    """Capitals, digits and abbreviations: as the functions are called elsewhere."""
+    want = {"ERF": "erf", "S2NN": "s2nn", "QPseudoSpike": "q_pseudo_spike", "SoftSign": "soft_sign", "Arctan": "arctan"}
+    assert {cls.__name__: function.__name__ for function, cls in pairs if cls.__name__ in want} == want

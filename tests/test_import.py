@@ -1,0 +1,58 @@
+"""What importing the library brings, and what it does not."""
+
+import importlib.metadata
+import importlib.resources
+import subprocess
+import sys
+import types
+
+import spikegrad
+
+
+def modules_after(statement):
+    code = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_loads_jax_and_itself():
+    with_jax = modules_after("import jax, jax.numpy")
+    extra = modules_after("import spikegrad") - with_jax
+    foreign = {name.partition(".")[0] for name in extra} - set(sys.stdlib_module_names) - {"spikegrad"}
+    # jax itself may come with a part that it loads on demand, such as jax.typing
+    assert foreign <= {"jax", "jaxlib"}
+    assert {name for name in extra if name.startswith("spikegrad.")}.isdisjoint(
+        {"spikegrad.cli", "spikegrad.train", "spikegrad.data", "spikegrad.plot"}
+    )
+    heavy_standard_library = {"asyncio", "multiprocessing", "unittest", "tkinter", "sqlite3", "http", "xml"}
+    assert heavy_standard_library.isdisjoint(extra)
+
+
+def test_all_names_every_public_thing():
+    names = spikegrad.__all__
+    assert len(names) == len(set(names))
+    public = {
+        name
+        for name, value in vars(spikegrad).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert set(names) == public
+
+
+def test_star_import_brings_them_all():
+    namespace = {}
+    exec("from spikegrad import *", namespace)
+    assert set(namespace) - {"__builtins__"} == set(spikegrad.__all__)
+    assert all(namespace[name] is getattr(spikegrad, name) for name in spikegrad.__all__)
+
+
+def test_it_is_typed_and_has_a_version():
+    assert importlib.resources.files("spikegrad").joinpath("py.typed").is_file()
+    assert importlib.metadata.version("spikegrad") == spikegrad.__version__
+
+
+def test_everything_public_is_documented():
+    for name in spikegrad.__all__:
+        text = getattr(spikegrad, name).__doc__
+        assert text, name
+        assert text[0] not in " \n", name

@@ -1,0 +1,197 @@
+"""Surrogates by name: the whole catalogue, and nothing that is not a name and numbers."""
+
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spikegrad
+from spikegrad import Arctan, GaussianGrad, Sigmoid, SquarewaveFourierSeries, Surrogate, get, names
+
+public_classes = {
+    name: value
+    for name in spikegrad.__all__
+    if inspect.isclass(value := getattr(spikegrad, name)) and issubclass(value, Surrogate) and value is not Surrogate
+}
+
+
+def test_names_are_the_public_classes():
+    assert names() == sorted(names())
+    assert sorted(name.replace("_", "") for name in names()) == sorted(name.lower() for name in public_classes)
+    assert {type(get(name)) for name in names()} == set(public_classes.values())
+    assert len(names()) == 18
+    assert all(callable(getattr(spikegrad, name)) for name in names())
+
+
+def test_names_is_a_copy():
+    names().clear()
+    assert names()
+
+
+def test_a_users_class_does_not_enter():
+    class Sigmoid2(Sigmoid):
+        pass
+
+    assert "sigmoid2" not in names()
+    assert type(get("sigmoid")) is Sigmoid
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_spelling(name):
+    surrogate = get(name)
+    cls = type(surrogate)
+    assert surrogate == cls() == get(cls.__name__) == get(f"{name}()") == get(f"  {name} ( ) \n")
+    parameters = {f: 3 if f == "n" else 0.625 for f in inspect.signature(cls).parameters}
+    other = cls(**parameters)
+    assert get(repr(surrogate)) == surrogate
+    assert get(repr(other)) == other != surrogate
+    assert get(name, **parameters) == other
+    assert get(f"{name}({', '.join(f'{k}={v}' for k, v in parameters.items())})") == other
+    assert get(f"{name}({', '.join(map(str, parameters.values()))})") == other
+
+
+def test_numbers_in_pythons_notation():
+    assert get("arctan(2)") == get("arctan(2.)") == get("arctan(+2e0)") == get("arctan(alpha=0x2)") == Arctan(2.0)
+    assert get("leaky_relu(-0.5, beta=1e-3)") == spikegrad.LeakyRelu(-0.5, 0.001)
+    assert get("squarewave_fourier_series(n=3)") == SquarewaveFourierSeries(n=3)
+
+
+def test_parameters_by_keyword_may_be_anything_the_class_takes():
+    per_neuron = jnp.array([1.0, 2.0])
+    assert get("sigmoid", alpha=per_neuron) == Sigmoid(per_neuron)
+    np.testing.assert_allclose(jax.jit(lambda a: get("sigmoid", alpha=a).surrogate_grad(0.0))(8.0), 2.0)
+    assert get("gaussian_grad()", sigma=0.2) == GaussianGrad(sigma=0.2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "near"),
+    [
+        ("arctang", "arctan"),
+        ("sigmod", "sigmoid"),
+        ("Sigmoyd(alpha=2)", "sigmoid"),
+        ("SIGMOIDS", "sigmoid"),
+        ("gaussian", "gaussian_grad"),
+        ("softsign", "soft_sign"),
+        ("piecewise_quad", "piecewise_quadratic"),
+        ("S2N", "s2nn"),
+    ],
+)
+def test_unknown_but_near(spec, near):
+    name = spec.partition("(")[0]
+    with pytest.raises(ValueError, match=f"^unknown surrogate '{name}', did you mean '{near}'\\?$"):
+        get(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["zzz", "Surrogate", "LIF", "functional", "learnable", "parameter", "os", "_Learnable", "None1"]
+)
+def test_unknown_and_far(spec):
+    with pytest.raises(
+        ValueError, match=f"^unknown surrogate '{spec}'(; known are arctan, erf, .*|, did you mean .*)$"
+    ):
+        get(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "   ",
+        "sigmoid(",
+        "sigmoid)",
+        "sigmoid(alpha=)",
+        "sigmoid alpha=2",
+        "sigmoid(alpha 2)",
+        "sigmoid(2)(3)",
+        "sigmoid; arctan",
+        "sigmoid\narctan",
+        "sigmoid, arctan",
+        "sigmoid[2]",
+        "spikegrad.Sigmoid(2)",
+        "1.5",
+        "'sigmoid'",
+        "None",
+        "lambda: 1",
+        "sigmoid if 1 else arctan",
+        "(s := sigmoid)",
+        "sigmoid(alpha=1, alpha=2)",
+        "sigmoid(*[1])",
+        "sigmoid(**{'alpha': 1})",
+        "sigmoid(alpha=2*3)",
+        "sigmoid(alpha=pi)",
+        "sigmoid\x00",
+        "__import__('os').system('echo')",
+        "sigmoid(__import__('os').getpid())",
+        "sigmoid(alpha=__import__('os').getpid())",
+        "sigmoid(alpha=(lambda: 1)())",
+        "sigmoid(alpha=().__class__.__base__)",
+        "sigmoid(alpha=[x for x in (1,)][0])",
+        "sigmoid(alpha=f'{1}')",
+        "eval('1')(2)",
+        "(" * 5000,
+        "sigmoid(" + "-" * 5000 + "1",
+        "sigmoid(" + "[" * 5000,
+    ],
+    ids=lambda s: s[:40],
+)
+def test_malformed(spec):
+    with pytest.raises(
+        ValueError, match=re.escape(f"malformed surrogate {spec!r}: write a name, or name(parameter=number, ...)")
+    ):
+        get(spec)
+
+
+def test_a_spec_runs_nothing(tmp_path):
+    witness = tmp_path / "witness"
+    for spec in (
+        f"__import__('pathlib').Path({str(witness)!r}).touch()",
+        f"sigmoid(__import__('pathlib').Path({str(witness)!r}).touch())",
+        f"sigmoid(alpha=open({str(witness)!r}, 'w'))",
+        f"open({str(witness)!r}, 'w')",
+        f"exec({f'open({str(witness)!r}, chr(119))'!r})",
+    ):
+        with pytest.raises(ValueError, match=r"malformed surrogate|unknown surrogate"):
+            get(spec)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("spec", [None, 3, Sigmoid, Sigmoid(), b"sigmoid", ["sigmoid"]], ids=repr)
+def test_not_a_string(spec):
+    with pytest.raises(TypeError, match=re.escape(f"get: spec must be a string, got {spec!r}")):
+        get(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "keywords", "message"),
+    [
+        ("sigmoid(beta=1)", {}, "Sigmoid: got an unexpected keyword argument 'beta'; its parameters are alpha"),
+        ("sigmoid", {"beta": 1}, "Sigmoid: got an unexpected keyword argument 'beta'; its parameters are alpha"),
+        ("relu_grad(1, 2, 3)", {}, "ReluGrad: too many positional arguments; its parameters are alpha, width"),
+        ("sigmoid(1, alpha=2)", {}, "Sigmoid: multiple values for argument 'alpha'; its parameters are alpha"),
+        ("sigmoid(1)", {"alpha": 2}, "get: parameters both in 'sigmoid(1)' and by keyword"),
+        ("sigmoid(alpha=1)", {"alpha": 2}, "get: parameters both in 'sigmoid(alpha=1)' and by keyword"),
+        ("sigmoid('a')", {}, "Sigmoid: alpha must be a real number or array, got 'a'"),
+        ("sigmoid(True)", {}, "Sigmoid: alpha must be a real number or array, got True"),
+        ("sigmoid([1, 2])", {}, "Sigmoid: alpha must be a real number or array, got [1, 2]"),
+        ("squarewave_fourier_series(n=2.5)", {}, "SquarewaveFourierSeries: n must be an integer, got 2.5"),
+    ],
+)
+def test_wrong_parameters(spec, keywords, message):
+    with pytest.raises((TypeError, ValueError), match="^" + re.escape(message) + "$"):
+        get(spec, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("sigmoid(-1)", "Sigmoid: alpha must be > 0, got -1.0"),
+        ("sigmoid(alpha=1e999)", "Sigmoid: alpha must be finite, got inf"),
+        ("squarewave_fourier_series(0)", "SquarewaveFourierSeries: n must be >= 1, got 0"),
+    ],
+)
+def test_parameters_out_of_their_domain(spec, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        get(spec)
