@@ -6,12 +6,13 @@ from ._record import parameter
 from ._registry import get, names
 from ._spike import spike
 from ._surrogate import Surrogate, learnable
-from .neurons import LIF, LeakyReadout, unroll
+from .neurons import LIF, Cell, LeakyReadout, unroll
 from .surrogates import *  # noqa: F403
 
 __version__ = "0.1.0"
 __all__ = [
     "LIF",
+    "Cell",
     "LeakyReadout",
     "Surrogate",
     "functional",

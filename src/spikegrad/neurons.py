@@ -8,7 +8,7 @@ yours: any JAX code can stand between two cells.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,91 @@ from ._arrays import fit, real_array
 from ._record import Real, Record, parameter
 from .surrogates import Sigmoid
 
-Cell: TypeAlias = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
+State: TypeAlias = Any
+"""An array, or a tuple of arrays of the same shape where a neuron remembers more than a potential."""
 
 
-class LIF(Record):
+class Cell(Record):
+    """What a neuron is: how it integrates and how it fires.
+
+    Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and :meth:`fire`. The step
+    is cut in two there because everything that happens at a spike can be computed again from the state before it: a
+    :class:`Network` keeps this one array per step for the backward pass, and nothing else.
+
+    Examples
+    --------
+    A neuron whose potential is pulled back to zero the more, the further away it is:
+
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import Cell, Sigmoid, parameter
+    >>> class Cubic(Cell):
+    ...     pull: float = parameter(default=0.1, at_least=0)
+    ...
+    ...     def integrate(self, v, current):
+    ...         return v - self.pull * v * v * v + current
+    ...
+    ...     def fire(self, u):
+    ...         s = Sigmoid()(u - 1)
+    ...         return u - s, s
+    >>> v, s = Cubic(pull=0.5)(jnp.array([0.0, 1.0]), jnp.array([0.75, 0.75]))
+    >>> v.tolist(), s.tolist()
+    ([0.75, 0.25], [0.0, 1.0])
+    """
+
+    def start(self, shape: tuple[int, ...], dtype: Any) -> State:
+        """The state at rest: zeros, unless a cell says otherwise.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the current.
+        dtype : dtype
+            Dtype of the state.
+        """
+        return jnp.zeros(shape, dtype)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        """The state before the spike: what is left of ``v``, the state after the last spike, and the current."""
+        raise NotImplementedError(f"{type(self).__name__} defines no integrate")
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        """The state after the spike, and the output, of ``u``, the state before the spike. Elementwise."""
+        raise NotImplementedError(f"{type(self).__name__} defines no fire")
+
+    def pack(self, u: State) -> State:
+        """``u`` as it is best kept in few bits: if it can be, with the spike as a sign. As it is, by default."""
+        return u
+
+    def unpack(self, packed: State) -> State:
+        """The inverse of :meth:`pack`."""
+        return packed
+
+    def __call__(self, v: State, current: ArrayLike) -> tuple[State, jax.Array]:
+        """One step.
+
+        Parameters
+        ----------
+        v : array_like or tuple of array_like
+            State before the step.
+        current : array_like
+            Input of this step; broadcasts to the state and is cast to its dtype.
+
+        Returns
+        -------
+        v : jax.Array or tuple of jax.Array
+            State after the step.
+        out : jax.Array
+            Output of the step.
+        """
+        owner = type(self).__name__
+        v = jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+        like = jax.tree.leaves(v)[0]
+        current = fit(real_array(current, owner, "current"), like.dtype, like.shape, owner, "current", "v")
+        return self.fire(self.integrate(v, current))
+
+
+class LIF(Cell):
     r"""Leaky integrate-and-fire neurons.
 
     .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - \theta) \\
@@ -76,34 +157,27 @@ class LIF(Record):
     reset: str = parameter(default="subtract", choices=("subtract", "zero", "none"))
     detach_reset: bool = parameter(default=False, choices=(False, True))
 
-    def __call__(self, v: ArrayLike, current: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        """One step.
+    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
+        return self._fitted(v.dtype, v.shape, "v").decay * v + current
 
-        Parameters
-        ----------
-        v : array_like
-            Membrane potential before the step, any shape.
-        current : array_like
-            Input of this step; broadcasts to ``v`` and is cast to its dtype.
-
-        Returns
-        -------
-        v, spikes : jax.Array
-            Membrane potential after the reset, and the spikes, both in the shape and dtype of ``v``.
-        """
-        v = real_array(v, "LIF", "v")
-        p = self._fitted(v.dtype, v.shape, "v")
-        u = p.decay * v + fit(real_array(current, "LIF", "current"), v.dtype, v.shape, "LIF", "current", "v")
-        s = self.surrogate(u - p.threshold)
+    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        threshold = self._fitted(u.dtype, u.shape, "v").threshold
+        s = self.surrogate(u - threshold)
         reset = jax.lax.stop_gradient(s) if self.detach_reset else s
         if self.reset == "subtract":
-            return u - p.threshold * reset, s
+            return u - threshold * reset, s
         if self.reset == "zero":
             return u * (1 - reset), s
         return u, s
 
+    def pack(self, u: jax.Array) -> jax.Array:
+        return u - self._fitted(u.dtype, u.shape, "v").threshold
 
-class LeakyReadout(Record):
+    def unpack(self, packed: jax.Array) -> jax.Array:
+        return packed + self._fitted(packed.dtype, packed.shape, "v").threshold
+
+
+class LeakyReadout(Cell):
     r"""Leaky integrators that never fire: the usual last layer.
 
     .. math:: v_t = \kappa\, v_{t-1} + I_t
@@ -125,29 +199,14 @@ class LeakyReadout(Record):
 
     decay: Real = parameter(default=0.9, at_least=0, at_most=1)
 
-    def __call__(self, v: ArrayLike, current: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        """One step.
+    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
+        return self._fitted(v.dtype, v.shape, "v").decay * v + current
 
-        Parameters
-        ----------
-        v : array_like
-            Potential before the step, any shape.
-        current : array_like
-            Input of this step; broadcasts to ``v`` and is cast to its dtype.
-
-        Returns
-        -------
-        v, out : jax.Array
-            Potential after the step, twice: as the state and as the output.
-        """
-        v = real_array(v, "LeakyReadout", "v")
-        p = self._fitted(v.dtype, v.shape, "v")
-        current = fit(real_array(current, "LeakyReadout", "current"), v.dtype, v.shape, "LeakyReadout", "current", "v")
-        v = p.decay * v + current
-        return v, v
+    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return u, u
 
 
-def unroll(cell: Cell, currents: ArrayLike, v: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
+def unroll(cell: Step, currents: ArrayLike, v: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
     """Run a cell over time, by ``jax.lax.scan``.
 
     Parameters
