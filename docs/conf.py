@@ -14,8 +14,8 @@ import matplotlib
 from click.testing import CliRunner
 
 import spikegrad
-import spikegrad.cli
 import spikegrad.data
+from spikegrad._commands import command
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -29,6 +29,7 @@ extensions = [
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
+    "sphinx-mathjax-offline",  # the script that sets formulas, part of the pages: nothing comes from another host
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
@@ -45,6 +46,7 @@ autosummary_imported_members = True
 numpydoc_show_class_members = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 suppress_warnings = ["config.cache"]
+rst_prolog = ".. |x| replace:: \\|x\\|"  # in a docstring's formula these are bars and not a substitution
 
 matplotlib.use("Agg")
 plot_formats = [("svg", 100)]
@@ -60,9 +62,11 @@ from spikegrad.plot import plot
 def families(functions):
     """The surrogates of each file, in the order of the source, under what the file says of itself."""
     classes = [getattr(spikegrad, name) for name in functions]
-    for module in sorted({sys.modules[cls.__module__] for cls in classes}, key=lambda module: module.__name__):
-        mine = [cls for cls in classes if cls.__module__ == module.__name__]
-        title, _, text = inspect.getdoc(module).rstrip(".").partition(": ")
+    default = type(spikegrad.LIF().surrogate).__module__  # its family comes first
+    modules = sorted({cls.__module__ for cls in classes}, key=lambda module: (module != default, module))
+    for module in modules:
+        mine = [cls for cls in classes if cls.__module__ == module]
+        title, _, text = inspect.getdoc(sys.modules[module]).rstrip(".").partition(": ")
         yield title, text, [cls.__name__ for cls in sorted(mine, key=lambda cls: inspect.getsourcelines(cls)[1])]
 
 
@@ -74,8 +78,9 @@ def scripts(folder):
 
 
 def helps():
-    for command in spikegrad.cli.main.commands:
-        yield command, CliRunner().invoke(spikegrad.cli.main, [command, "--help"], terminal_width=100).output.strip()
+    runner = CliRunner()
+    for name in command.commands:
+        yield name, runner.invoke(command, [name, "--help"], prog_name="spikegrad", terminal_width=100).output.strip()
 
 
 functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
@@ -84,6 +89,7 @@ context = {
     "families": list(families(functions)),
     "examples": list(scripts("examples")),
     "benchmarks": list(scripts("benchmarks")),
+    "measured": sorted(path.stem for topic in ("accuracy", "memory", "performance") for path in HERE.glob(f"{topic}*")),
     "help": list(helps()),
     "data": inspect.getdoc(spikegrad.data),
 }

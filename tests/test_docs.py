@@ -64,14 +64,15 @@ def commands():
 
 
 @pytest.mark.parametrize("arguments", list(commands()))
-def test_commands_and_options_exist(arguments):
-    testing = pytest.importorskip("click.testing")
+def test_commands_and_options_exist(arguments, capsys):
+    pytest.importorskip("click")
     from spikegrad.cli import main  # noqa: PLC0415
 
-    result = testing.CliRunner().invoke(main, [*arguments, "--help"])
-    assert result.exit_code == 0, result.output
-    # a group that does not know the command would print its own help
-    assert f"{arguments[0]} [OPTIONS]" in result.output, result.output
+    code = main([*arguments, "--help"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    # without such a command, the help would be that of all
+    assert f"spikegrad {arguments[0]} [OPTIONS]" in out, out
 
 
 def test_paths_exist():
