@@ -1,0 +1,301 @@
+"""The surrogates once more, in arbitrary precision: the oracle of the tests.
+
+Written from the published formulas, literally, without a thought for rounding: at this precision none matters. A new surrogate adds one
+row to ``ROWS``, and no test.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import mpmath
+import numpy as np
+
+import spikegrad
+
+mp = mpmath.mp.clone()
+mp.prec = 300
+pi, exp, log, sqrt, cos, sin = mp.pi, mp.exp, mp.log, mp.sqrt, mp.cos, mp.sin
+
+
+def sign(x):
+    return -1 if x < 0 else 1
+
+
+def logistic(z):
+    return 1 / (1 + exp(-z))
+
+
+def normal(x, mean, deviation):
+    return exp(-((x - mean) ** 2) / (2 * deviation**2)) / (deviation * sqrt(2 * pi))
+
+
+def q_pseudo_spike(x, alpha):
+    base = 1 + 2 * abs(x) / (alpha + 1)
+    area = log(base) if alpha == 1 else mp.expm1((1 - alpha) * log(base)) / (1 - alpha)
+    return 0.5 + sign(x) * (alpha + 1) / 2 * area
+
+
+def multi_gaussian(x, h, s, sigma, scale):
+    flanks = mp.ncdf((x - sigma) / (s * sigma)) + mp.ncdf((x + sigma) / (s * sigma)) - 1
+    return 0.5 + scale * ((1 + h) * (mp.ncdf(x / sigma) - 0.5) - h * flanks)
+
+
+class Row(NamedTuple):
+    """A surrogate: defaults, slope and primal of scalars, where a formula ends, and two settings beside the default."""
+
+    defaults: dict[str, Any]
+    grad: Callable
+    fun: Callable
+    knots: Callable[..., Sequence[Any]]
+    settings: tuple[dict[str, Any], dict[str, Any]]
+
+
+def smooth(*_):
+    return ()
+
+
+def at_zero(*_):
+    return (0,)
+
+
+ROWS = {
+    "Sigmoid": Row(
+        {"alpha": 4.0},
+        lambda x, a: a * logistic(a * x) * logistic(-a * x),
+        lambda x, a: logistic(a * x),
+        smooth,
+        ({"alpha": 0.75}, {"alpha": 25.0}),
+    ),
+    "PiecewiseQuadratic": Row(
+        {"alpha": 1.0},
+        lambda x, a: max(mp.zero, a - a**2 * abs(x)),
+        lambda x, a: mp.zero if x < -1 / a else mp.one if x > 1 / a else a * x * (1 - a * abs(x) / 2) + 0.5,
+        lambda a: (-1 / a, 0, 1 / a),
+        ({"alpha": 0.5}, {"alpha": 2.5}),
+    ),
+    "PiecewiseExp": Row(
+        {"alpha": 1.0},
+        lambda x, a: a / 2 * exp(-a * abs(x)),
+        lambda x, a: exp(a * x) / 2 if x < 0 else 1 - exp(-a * x) / 2,
+        at_zero,
+        ({"alpha": 0.375}, {"alpha": 10.0}),
+    ),
+    "SoftSign": Row(
+        {"alpha": 1.0},
+        lambda x, a: a / (2 * (1 + a * abs(x)) ** 2),
+        lambda x, a: (a * x / (1 + a * abs(x)) + 1) / 2,
+        at_zero,
+        ({"alpha": 0.25}, {"alpha": 50.0}),
+    ),
+    "Arctan": Row(
+        {"alpha": 1.0},
+        lambda x, a: a / (2 * (1 + (pi * a * x / 2) ** 2)),
+        lambda x, a: mp.atan(pi * a * x / 2) / pi + 0.5,
+        smooth,
+        ({"alpha": 0.25}, {"alpha": 12.0}),
+    ),
+    "NonzeroSignLog": Row(
+        {"alpha": 1.0},
+        lambda x, a: a / (1 + a * abs(x)),
+        lambda x, a: sign(x) * log(1 + a * abs(x)),
+        at_zero,
+        ({"alpha": 0.25}, {"alpha": 12.0}),
+    ),
+    "ERF": Row(
+        {"alpha": 1.0},
+        lambda x, a: a / sqrt(pi) * exp(-(a**2) * x**2),
+        lambda x, a: mp.erfc(-a * x) / 2,
+        smooth,
+        ({"alpha": 0.25}, {"alpha": 5.0}),
+    ),
+    "PiecewiseLeakyRelu": Row(
+        {"c": 0.01, "w": 1.0},
+        lambda x, c, w: 1 / (2 * w) if abs(x) <= w else c,
+        lambda x, c, w: c * x + c * w if x < -w else c * x - c * w + 1 if x > w else x / (2 * w) + 0.5,
+        lambda c, w: (-w, w),
+        ({"c": 0.0, "w": 0.5}, {"c": 0.125, "w": 3.0}),
+    ),
+    "SquarewaveFourierSeries": Row(
+        {"n": 2, "t_period": 8.0},
+        lambda x, n, t: 4 / t * sum(cos((2 * i - 1) * 2 * pi * x / t) for i in range(1, n + 1)),
+        lambda x, n, t: 0.5 + 2 / pi * sum(sin((2 * i - 1) * 2 * pi * x / t) / (2 * i - 1) for i in range(1, n + 1)),
+        smooth,
+        ({"n": 1, "t_period": 3.0}, {"n": 5, "t_period": 20.0}),
+    ),
+    "S2NN": Row(
+        {"alpha": 4.0, "beta": 1.0, "epsilon": 1e-8},
+        lambda x, a, b, e: a * logistic(a * x) * logistic(-a * x) if x < 0 else b / (1 + x),
+        lambda x, a, b, e: logistic(a * x) if x < 0 else b * log(1 + x + e) + 0.5,
+        at_zero,
+        ({"alpha": 0.75, "beta": -0.5, "epsilon": 0.0}, {"alpha": 20.0, "beta": 2.0, "epsilon": 0.0}),
+    ),
+    "QPseudoSpike": Row(
+        {"alpha": 2.0},
+        lambda x, a: (1 + 2 * abs(x) / (a + 1)) ** -a,
+        q_pseudo_spike,
+        at_zero,
+        ({"alpha": 1.0}, {"alpha": 3.75}),
+    ),
+    "LeakyRelu": Row(
+        {"alpha": 0.1, "beta": 1.0},
+        lambda x, a, b: a if x < 0 else b,
+        lambda x, a, b: a * x if x < 0 else b * x,
+        at_zero,
+        ({"alpha": -0.25, "beta": 3.0}, {"alpha": 1.0, "beta": 1.0}),
+    ),
+    "LogTailedRelu": Row(
+        {"alpha": 0.0},
+        lambda x, a: a if x <= 0 else mp.one if x <= 1 else 1 / x,
+        lambda x, a: a * x if x <= 0 else x if x <= 1 else 1 + log(x),
+        lambda a: (0, 1),
+        ({"alpha": 0.25}, {"alpha": -2.0}),
+    ),
+    "ReluGrad": Row(
+        {"alpha": 0.3, "width": 1.0},
+        lambda x, a, w: a * max(mp.zero, w - abs(x)),
+        lambda x, a, w: 0.5 + a * (w * (u := min(max(x, -w), w)) - u * abs(u) / 2),
+        lambda a, w: (-w, 0, w),
+        ({"alpha": 2.0, "width": 0.375}, {"alpha": -0.5, "width": 4.0}),
+    ),
+    "GaussianGrad": Row(
+        {"sigma": 0.5, "alpha": 0.5},
+        lambda x, s, a: a * normal(x, 0, s),
+        lambda x, s, a: 0.5 + a * (mp.ncdf(x / s) - 0.5),
+        smooth,
+        ({"sigma": 2.0, "alpha": 1.0}, {"sigma": 0.125, "alpha": -3.0}),
+    ),
+    "MultiGaussianGrad": Row(
+        {"h": 0.15, "s": 6.0, "sigma": 0.5, "scale": 0.5},
+        lambda x, h, s, sigma, scale: (
+            scale * ((1 + h) * normal(x, 0, sigma) - h * (normal(x, sigma, s * sigma) + normal(x, -sigma, s * sigma)))
+        ),
+        multi_gaussian,
+        smooth,
+        ({"h": 0.0, "s": 2.0, "sigma": 1.0, "scale": 1.0}, {"h": -0.5, "s": 0.75, "sigma": 0.25, "scale": 2.0}),
+    ),
+    "InvSquareGrad": Row(
+        {"alpha": 100.0},
+        lambda x, a: 1 / (1 + a * abs(x)) ** 2,
+        lambda x, a: 0.5 + x / (1 + a * abs(x)),
+        at_zero,
+        ({"alpha": 0.5}, {"alpha": 10.0}),
+    ),
+    "SlayerGrad": Row(
+        {"alpha": 1.0},
+        lambda x, a: exp(-a * abs(x)),
+        lambda x, a: 0.5 + sign(x) * (1 - exp(-a * abs(x))) / a,
+        at_zero,
+        ({"alpha": 0.25}, {"alpha": 8.0}),
+    ),
+}
+
+
+class Case:
+    """A surrogate with one setting of its parameters: the library's object, and the truth about it."""
+
+    def __init__(self, name: str, setting: dict[str, Any]):
+        self.name, self.setting, self.row = name, setting, ROWS[name]
+        self.parameters = self.row.defaults | setting
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.setting.items())})"
+
+    def make(self) -> spikegrad.Surrogate:
+        return getattr(spikegrad, self.name)(**self.setting)
+
+    @property
+    def numbers(self) -> list[str]:
+        """The parameters that have a derivative."""
+        return [name for name, value in self.parameters.items() if isinstance(value, float)]
+
+    def values(self, dtype=np.float64) -> list[Any]:
+        """The parameters as the library sees them: rounded to the dtype in which it computes."""
+        return [mp.mpf(float(dtype(v))) if isinstance(v, float) else v for v in self.parameters.values()]
+
+    @property
+    def signed(self) -> bool:
+        """Whether the slope crosses zero, so that its error is measured against its peak."""
+        return self.name in {"SquarewaveFourierSeries", "MultiGaussianGrad"}
+
+    def knots(self, dtype=np.float64) -> list[Any]:
+        return [mp.mpf(knot) for knot in self.row.knots(*self.values(dtype))]
+
+    def grid(self, dtype=np.float64) -> np.ndarray:
+        """Both zeros, knots and their neighbours, the neighbourhood of the threshold, and tails: always 128 points."""
+        far = 10.0 ** np.arange(-30, 31, 2)
+        knots = np.array([dtype(float(k)) for k in self.knots() if k != 0], dtype)
+        parts = (
+            np.linspace(-6, 6, 49),
+            far,
+            -far,
+            np.array([0.0, -0.0, -15.0, 15.0, -40.0, 40.0]),
+            knots,
+            np.nextafter(knots, dtype(np.inf)),
+            np.nextafter(knots, dtype(-np.inf)),
+        )
+        points = np.concatenate([part.astype(dtype) for part in parts])
+        return np.pad(points, (0, 128 - points.size), mode="edge")  # one shape, so that JAX compiles once for all
+
+    def near_grid(self, dtype=np.float64) -> np.ndarray:
+        """The grid, sorted, with its far tails and far too small values brought near: for derivatives of the slope."""
+        x = np.sort(np.clip(self.grid(dtype), -40, 40))
+        return np.where((x != 0) & (np.abs(x) < 1e-16), x.dtype.type(1e-16) * np.sign(x), x)
+
+    def near_knot(self, x) -> np.ndarray:
+        """Whether a point is a knot but for the rounding of the knot's own formula."""
+        eps = float(np.finfo(x.dtype).eps)
+        return np.array([any(abs(float(v) - k) <= 4 * eps * abs(k) for k in self.knots()) for v in x.ravel()])
+
+    def side(self, x) -> int:
+        """The direction in which nothing happens to the formula close to ``x``."""
+        nearest = min(self.knots(), key=lambda knot: abs(x - knot), default=None)
+        return 0 if nearest is None else sign(x - nearest)
+
+    def _pointwise(self, formula, x):
+        x = np.asarray(x)
+        points = [mp.mpf(float(v)) for v in x.ravel()]
+        return np.array([formula(v) for v in points], object).reshape(x.shape)
+
+    def grad(self, x, order: int = 0, side: int | None = None):
+        """The slope, or a derivative of it in x, at each point; at a knot from the side that is asked for."""
+        dtype = np.asarray(x).dtype.type
+        values = self.values(dtype)
+        slope = functools.partial(_call, self.row.grad, values)
+        if order == 0:
+            return self._pointwise(slope, x)
+        return self._pointwise(lambda v: _diff(slope, v, order, self.side(v) if side is None else side), x)
+
+    def fun(self, x):
+        dtype = np.asarray(x).dtype.type
+        with mp.workprec(1100):  # a primal of 1e-300 may be a difference of halves
+            return self._pointwise(functools.partial(_call, self.row.fun, self.values(dtype)), x)
+
+    def fun_slope(self, x):
+        """The derivative of the primal in x."""
+        return self._pointwise(lambda v: _diff(lambda y: self.row.fun(y, *self.values()), v, 1, self.side(v)), x)
+
+    def parameter_slope(self, x, name: str, order: int = 1, of: str = "fun"):
+        """The derivative of the primal, or of the slope, in a parameter."""
+        at = list(self.parameters).index(name)
+        values = self.values(np.asarray(x).dtype.type)
+        formula = getattr(self.row, of)
+        # from above: a parameter may stand at the lower end of its domain
+        return self._pointwise(
+            lambda v: mp.diff(lambda p: formula(v, *values[:at], p, *values[at + 1 :]), values[at], order, direction=1),
+            x,
+        )
+
+
+def _call(formula, values, x):
+    return formula(x, *values)
+
+
+def _diff(formula, x, order, side):
+    return mp.diff(formula, x, order, direction=side, relative=abs(x) > 1)
+
+
+CASES = [Case(name, setting) for name, row in ROWS.items() for setting in ({}, *row.settings)]
+DEFAULTS = [case for case in CASES if not case.setting]

@@ -1,0 +1,160 @@
+"""Slope and primal of every surrogate against the closed form, and the step itself."""
+
+import inspect
+from contextlib import nullcontext
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import enable_x64
+from reference import CASES, DEFAULTS, ROWS, mp
+
+import spikegrad
+
+cases = pytest.mark.parametrize("case", CASES, ids=repr)
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+# relative error where the slope is above a thousandth of its peak, and below; what counts as zero
+TARGETS = {np.float32: (1e-6, 2e-5, 1e-30), np.float64: (1e-14, 1e-12, 1e-300)}
+
+
+def precision(dtype):
+    return enable_x64() if dtype is np.float64 else nullcontext()
+
+
+def worst(got, truth, allowed, x):
+    """The point with the largest error in units of the error that is allowed there: (ratio, x, got, truth)."""
+    assert got.dtype == x.dtype
+    assert np.isfinite(got).all(), x[~np.isfinite(got)]
+    ratios = [float(abs(mp.mpf(float(g)) - t) / a) for g, t, a in zip(got, truth, allowed, strict=True)]
+    i = int(np.argmax(ratios))
+    return ratios[i], float(x[i]), float(got[i]), float(truth[i])
+
+
+def test_every_public_surrogate_has_a_row():
+    public = {
+        name
+        for name in spikegrad.__all__
+        if inspect.isclass(value := getattr(spikegrad, name)) and issubclass(value, spikegrad.Surrogate)
+    }
+    assert public - {"Surrogate"} == set(ROWS)
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+def test_parameters_and_defaults(case):
+    signature = inspect.signature(getattr(spikegrad, case.name))
+    assert {name: p.default for name, p in signature.parameters.items()} == case.row.defaults
+    assert list(signature.parameters) == list(case.row.defaults)
+
+
+@cases
+@dtypes
+def test_gradient_is_the_closed_form(case, dtype):
+    x = case.grid(dtype)
+    truth, kink = case.grad(x), case.grad(x, order=1)
+    peak, steepest = max(abs(truth)), max(abs(kink))
+    near, far, zero = TARGETS[dtype]
+    eps = float(np.finfo(dtype).eps)
+
+    def allowed(x, g, slope):
+        if case.signed:  # one rounding of the phase comes to this where it is large, and is never more than the curve
+            return near * peak + min(eps * abs(float(x)) * steepest, 2 * peak)
+        # and one rounding of the product of x and a parameter
+        return (near if abs(g) >= peak / 1000 else far) * abs(g) + eps * abs(float(x) * slope) + zero
+
+    bound = [allowed(*at) for at in zip(x, truth, kink, strict=True)]
+    with precision(dtype):
+        surrogate = case.make()
+        got = np.asarray(jax.grad(lambda x: surrogate(x).sum())(jnp.asarray(x)))
+        np.testing.assert_array_equal(got, np.asarray(surrogate.surrogate_grad(jnp.asarray(x))))
+    ratio, *where = worst(got, truth, bound, x)
+    assert ratio <= 1, where
+
+
+@cases
+@dtypes
+def test_primal_is_the_closed_form(case, dtype):
+    x = case.grid(dtype)
+    truth, slope = case.fun(x), case.grad(x)
+    far_left, middle = case.fun(np.array([-1e60, 0.0]))
+    vanishes = abs(far_left) < mp.mpf(10) ** -50 and not case.signed  # then small values on the left count too
+    near, far, zero = TARGETS[dtype]
+    eps = float(np.finfo(dtype).eps)
+
+    def allowed(x, f, g):
+        floor = 0 if vanishes else abs(middle)
+        relative = max(near * floor, (near if abs(f) >= 1e-3 else far) * abs(f))
+        if case.signed:
+            return relative + min(eps * abs(float(x)) * max(abs(slope)), 2)
+        return relative + eps * abs(float(x) * g) + zero
+
+    bound = [allowed(*at) for at in zip(x, truth, slope, strict=True)]
+    with precision(dtype):
+        got = np.asarray(case.make().surrogate_fun(jnp.asarray(x)))
+    ratio, *where = worst(got, truth, bound, x)
+    assert ratio <= 1, where
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+def test_the_spike_is_the_step(case):
+    x = np.array([-np.inf, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, np.inf], np.float32)
+    expected = np.array([0, 0, 0, 1, 1, 1, 1, 1], np.float32)
+    surrogate = case.make()
+    for fire in (surrogate, jax.jit(surrogate), spikegrad.functional(type(surrogate))):
+        np.testing.assert_array_equal(fire(jnp.asarray(x)), expected)
+
+
+@cases
+def test_symmetry_is_exact(case):
+    x = np.abs(case.grid(np.float32))
+    left, right = case.grad(-x), case.grad(x)
+    if not all(a == b for a, b, v in zip(left, right, x, strict=True) if v):
+        pytest.skip("not an even slope")
+    surrogate = case.make()
+    x = jnp.asarray(x[x > 0])
+    for order, sign in ((0, 1), (1, -1)):
+        slope = surrogate.surrogate_grad
+        if order:
+            slope = jax.grad(lambda x: surrogate.surrogate_grad(x).sum())
+        np.testing.assert_array_equal(slope(-x), sign * slope(x), err_msg=f"derivative {order} of the slope")
+
+
+class TestDefectsSeenElsewhere:
+    """Wrong formulas that other libraries ship or shipped."""
+
+    def test_sigmoid_keeps_its_tail(self):  # sigma(1 - sigma) is 0 there
+        got = jax.grad(spikegrad.Sigmoid(4.0))(5.0)
+        np.testing.assert_allclose(got, 8.244614455e-9, rtol=2e-6)
+
+    def test_sigmoid_of_a_steep_slope_far_below(self):  # NaN where exp(-slope * x) overflows
+        assert jax.grad(spikegrad.Sigmoid(25.0))(-4.0) == pytest.approx(25 * np.exp(-100.0), rel=2e-5, abs=1e-38)
+        assert jax.grad(spikegrad.Sigmoid(25.0))(-1e30) == 0
+
+    def test_box_has_area_one(self):  # 1/w instead of 1/(2w)
+        assert jax.grad(spikegrad.PiecewiseLeakyRelu(c=0.0, w=2.0))(0.5) == 0.25
+
+    def test_log_tail_is_continuous(self):  # ln(x) without the 1
+        primal = spikegrad.LogTailedRelu().surrogate_fun
+        assert primal(1.0) == 1
+        assert primal(float(np.nextafter(np.float32(1), np.float32(2)))) == pytest.approx(1, abs=3e-7)
+
+    def test_steepness_is_used(self):  # 1/(1 + |x|)^2 whatever the steepness
+        assert jax.grad(spikegrad.InvSquareGrad(4.0))(0.25) == 0.25
+
+    def test_threshold_fires(self):  # a half, or no spike, at x = 0
+        assert [float(case.make()(0.0)) for case in DEFAULTS] == [1.0] * 18
+
+    def test_gradient_does_not_depend_on_the_forward_mask(self):  # g(x) = x instead of the slope
+        assert jax.grad(spikegrad.LeakyRelu(1.0, 1.0))(-3.0) == 1
+
+    def test_gaussian_peak_is_not_its_area(self):
+        peak = jax.grad(spikegrad.GaussianGrad(sigma=0.5, alpha=0.5))(0.0)
+        assert peak == pytest.approx(1 / np.sqrt(2 * np.pi), rel=1e-6)
+
+    def test_square_does_not_overflow_in_half_precision(self):  # (1 + 25 * 16)^2 is above the largest float16
+        got = jax.grad(spikegrad.InvSquareGrad(25.0))(jnp.float16(16.0))
+        assert got == jnp.float16(1 / 401**2)
+
+    def test_sigmoid_learns_in_bfloat16(self):  # exactly 0 from x = 1.5 on
+        got = jax.grad(spikegrad.Sigmoid(4.0))(jnp.bfloat16(2.0))
+        assert got == jnp.bfloat16(4 * np.exp(-8.0) / (1 + np.exp(-8.0)) ** 2)

@@ -1,0 +1,186 @@
+"""The gradient in a parameter: none, unless asked for, and then that of the smooth primal."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import CASES, DEFAULTS
+
+import spikegrad
+from spikegrad import learnable
+
+cases = pytest.mark.parametrize("case", CASES, ids=repr)
+defaults = pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+x64 = pytest.mark.usefixtures("x64")
+
+
+def spread(surrogate, x):
+    """Each parameter in the shape of x, so that the gradient of a sum has the derivative at each point."""
+    return jax.tree.map(lambda value: jnp.full(x.shape, value, x.dtype), surrogate)
+
+
+def in_parameters(f):
+    return lambda surrogate, x: jax.grad(lambda s: f(s, x).sum())(surrogate)
+
+
+def in_x(f):
+    return lambda surrogate, x: jax.grad(lambda x: f(surrogate, x).sum())(x)
+
+
+def fire(surrogate, x):
+    return surrogate(x)
+
+
+@jax.jit
+def derivatives(surrogate, x):
+    """Of the learnable spike: first in the parameters; mixed in either order; both again without ``learnable``."""
+    plain = spread(surrogate, x)
+    spike = learnable(plain)
+    first = in_parameters(fire)(spike, x)
+    # a batch of directions, each along one parameter
+    leaves, tree = jax.tree.flatten(spike)
+    directions = tree.unflatten([jnp.stack([jnp.full_like(p, q is p) for q in leaves]) for p in leaves])
+    along = jax.vmap(lambda direction: jax.jvp(lambda s: in_parameters(fire)(s, x), (spike,), (direction,))[1])
+    return {
+        "value": (fire(spike, x), fire(plain, x)),
+        "slope": (in_x(fire)(spike, x), in_x(fire)(plain, x)),
+        "first": jax.tree.leaves(first),
+        "none": jax.tree.leaves(in_parameters(fire)(plain, x)),
+        "x of p": jax.tree.leaves(jax.jvp(lambda x: in_parameters(fire)(spike, x), (x,), (jnp.ones_like(x),))[1]),
+        "p of x": jax.tree.leaves(in_parameters(in_x(fire))(spike, x)),
+        "p of x, plain": jax.tree.leaves(in_parameters(in_x(fire))(plain, x)),
+        "second": [batch[i] for i, batch in enumerate(jax.tree.leaves(along(directions)))],
+    }
+
+
+@cases
+@x64
+def test_derivatives_in_every_parameter(case):
+    x = case.near_grid()
+    got = jax.tree.map(np.asarray, derivatives(case.make(), jnp.asarray(x)))
+    np.testing.assert_array_equal(*got["value"])
+    np.testing.assert_array_equal(*got["slope"])
+    assert len(got["first"]) == len(case.numbers)
+    away = ~case.near_knot(x)
+    for i, name in enumerate(case.numbers):
+
+        def same(which, truth, at=away, rtol=1e-11, i=i, name=name):
+            truth = truth.astype(float)
+            atol = 1e-13 * max(1.0, np.abs(truth).max())
+            np.testing.assert_allclose(got[which][i][at], truth[at], rtol, atol, err_msg=f"{which}, {name}")
+
+        assert not got["none"][i].any()
+        same("first", case.parameter_slope(x, name), at=slice(None))
+        same("second", case.parameter_slope(x, name, order=2), at=away & (np.abs(x) < 30))
+        mixed = case.parameter_slope(x, name, of="grad")
+        same("p of x", mixed)
+        same("p of x, plain", mixed)
+        epsilon = case.parameters.get("epsilon", 0)  # which one paper has in the primal and not in the slope
+        if name != "epsilon":
+            same("x of p", mixed, rtol=1e-11 + epsilon)
+
+
+@jax.jit
+def first_derivatives(surrogate, x):
+    return jax.tree.leaves(in_parameters(fire)(learnable(spread(surrogate, x)), x))
+
+
+@defaults
+def test_derivatives_in_single_precision(case):
+    x = case.near_grid(np.float32)
+    for name, got in zip(case.numbers, first_derivatives(case.make(), jnp.asarray(x)), strict=True):
+        truth = case.parameter_slope(x, name).astype(float)
+        steepest = np.abs(case.parameter_slope(x, name, of="grad").astype(float)).max()
+        phase = float(np.finfo(np.float32).eps) * np.abs(x) * steepest * case.signed
+        allowed = 2e-5 * np.abs(truth) + 1e-6 * np.abs(truth).max() + 2 * phase
+        assert (np.abs(np.asarray(got) - truth) <= allowed).all(), name
+
+
+@defaults
+def test_no_gradient_without_learnable(case):
+    x = jnp.linspace(-2, 2, 9)
+    gradient = jax.grad(lambda s: s(x).sum())(case.make())
+    assert [float(leaf) for leaf in jax.tree.leaves(gradient)] == [0.0] * len(case.numbers)
+    _, tangent = jax.jvp(lambda s: s(x), (case.make(),), (jax.tree.map(lambda v: 1.0, case.make()),))
+    assert not tangent.any()
+
+
+@defaults
+def test_forward_mode_is_reverse_mode(case):
+    spike, x = learnable(spread(case.make(), jnp.ones(5))), jnp.linspace(-1.5, 2, 5)
+    gradient = jax.grad(lambda s: s(x).sum())(spike)
+    direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(5.0) + leaf), spike)
+    _, tangent = jax.jvp(lambda s: s(x), (spike,), (direction,))
+    expected = sum(a * b for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    np.testing.assert_allclose(tangent, expected, rtol=1e-5, atol=1e-6)
+
+
+@defaults
+@pytest.mark.parametrize("shape", [(), (3,), (1, 3), (4, 1), (4, 3)])
+def test_gradients_have_the_shape_of_their_parameter(case, shape):
+    x = jnp.linspace(-2, 2, 12).reshape(4, 3)
+    surrogate = jax.tree.map(lambda v: jnp.full(shape, v), case.make())
+    gradient = jax.grad(lambda s: s(x).sum())(learnable(surrogate))
+    pointwise = jax.grad(lambda s: s(x).sum())(learnable(spread(case.make(), x)))
+    axes = tuple(i for i, n in enumerate((1,) * (2 - len(shape)) + shape) if n == 1)
+    for got, points in zip(jax.tree.leaves(gradient), jax.tree.leaves(pointwise), strict=True):
+        assert got.shape == shape
+        np.testing.assert_allclose(got, points.sum(axes).reshape(shape), rtol=1e-5, atol=1e-6)
+
+
+@x64
+def test_hessian_of_the_square_in_x_and_a_parameter():
+    # of s²: 2g² + 2s·g', 2g·f_α + 2s·g_α and 2f_α² + 2s·f_αα, with s = 1
+    case = next(case for case in DEFAULTS if case.name == "Sigmoid")
+    at = np.array([0.3])
+    square = lambda x, alpha: learnable(spikegrad.Sigmoid(alpha))(x) ** 2  # noqa: E731
+    got = jax.hessian(square, (0, 1))(jnp.float64(0.3), jnp.float64(4.0))
+    truth = functools.partial(case.parameter_slope, at, "alpha")
+    g, dg, f_a, f_aa, g_a = case.grad(at), case.grad(at, 1), truth(), truth(2), truth(of="grad")
+    expected = [[2 * g**2 + 2 * dg, 2 * g * f_a + 2 * g_a], [2 * g * f_a + 2 * g_a, 2 * f_a**2 + 2 * f_aa]]
+    np.testing.assert_allclose(got, np.array(expected, float)[..., 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("parameter", ["float16", "bfloat16", "float32"])
+def test_gradients_have_the_dtype_of_their_parameter(dtype, parameter):
+    x = jnp.array([-1.0, 0.25, 0.5], dtype)
+    spike = learnable(spikegrad.Arctan(jnp.ones(3, parameter)))
+    out, backward = jax.vjp(lambda s, x: s(x), spike, x)
+    in_spike, in_x = backward(jnp.ones_like(out))
+    assert out.dtype == in_x.dtype == x.dtype
+    got = in_spike.surrogate.alpha
+    assert got.dtype == parameter
+    half = np.pi / 2 * np.asarray(x, float)
+    rtol = 4 * max(float(jnp.finfo(dtype).eps), float(jnp.finfo(parameter).eps))
+    np.testing.assert_allclose(np.asarray(got, float), half / (1 + half**2) / np.pi, rtol=rtol)
+
+
+def test_a_learnable_spike_fires_exactly():
+    x = jnp.linspace(-3, 3, 13)
+    spike = learnable(spikegrad.Sigmoid(jnp.full(13, 1e4)))
+    np.testing.assert_array_equal(spike(x), (x >= 0).astype(x.dtype))
+    assert set(np.unique(np.asarray(jax.jit(lambda s: s(x))(spike)))) == {0.0, 1.0}
+
+
+def test_transforms_of_a_learnable_spike():
+    xs = jnp.linspace(-1, 1, 20).reshape(5, 4)
+    spike = learnable(spikegrad.GaussianGrad(sigma=jnp.full(4, 0.5), alpha=jnp.full(4, 0.75)))
+    gradient = jax.grad(lambda s, x: s(x).sum())
+    expected = [np.asarray(leaf) for leaf in jax.tree.leaves(gradient(spike, xs))]
+
+    def scanned(s, xs):
+        return jax.lax.scan(lambda total, x: (total + s(x).sum(), None), jnp.zeros(()), xs)[0]
+
+    ways = {
+        "jit": jax.jit(gradient)(spike, xs),
+        "checkpoint": jax.grad(jax.checkpoint(lambda s, x: s(x).sum()))(spike, xs),
+        "scan": jax.grad(scanned)(spike, xs),
+        "vmap": jax.tree.map(lambda v: v.sum(0), jax.vmap(gradient, (None, 0))(spike, xs)),
+        "vmap of both": jax.vmap(gradient, (0, 1))(spike, xs),
+    }
+    for way, got in ways.items():
+        for a, b in zip(jax.tree.leaves(got), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=way)

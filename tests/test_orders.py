@@ -1,0 +1,202 @@
+"""Derivatives of every order, in both modes, and what is built on them.
+
+At a kink of the slope its derivative does not exist. The convention: a value from one side to the other, both
+included, at second order, and a finite one at third.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import CASES, DEFAULTS
+
+import spikegrad
+
+cases = pytest.mark.parametrize("case", CASES, ids=repr)
+defaults = pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+x64 = pytest.mark.usefixtures("x64")
+
+
+def forward(f):
+    return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
+
+
+def reverse(f):
+    return jax.grad(lambda x: f(x).sum())
+
+
+@jax.jit
+def orders(surrogate, x):
+    """Second and third derivative of the spike."""
+    second = reverse(reverse(surrogate))
+    return second(x), reverse(second)(x)
+
+
+@jax.jit
+def modes(surrogate, x):
+    """The three orders, each by several ways."""
+    f, r, s = forward, reverse, surrogate
+    return [
+        [f(s)(x), r(s)(x)],
+        [f(f(s))(x), f(r(s))(x), r(f(s))(x), r(r(s))(x)],
+        [f(f(f(s)))(x), r(r(r(s)))(x), r(f(r(s)))(x)],
+    ]
+
+
+@jax.jit
+def hessian_of_the_square(surrogate, x):
+    return jax.vmap(jax.hessian(lambda x: surrogate(x) ** 2))(x)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@cases
+@x64
+def test_higher_orders_are_derivatives_of_the_closed_form(case, order):
+    x = case.near_grid()
+    got = np.asarray(orders(case.make(), jnp.asarray(x))[order - 2])
+    assert np.isfinite(got).all()
+    left, right = (case.grad(x, order - 1, side).astype(float) for side in (-1, 1))
+    scale = max(np.abs(left).max(), np.abs(right).max())
+    kink = case.near_knot(x)
+    truth = case.grad(x, order - 1).astype(float)
+    np.testing.assert_allclose(got[~kink], truth[~kink], rtol=1e-11, atol=1e-13 * scale)
+    if order == 2:
+        rounding = 1e-11 * scale
+        assert (got[kink] >= np.minimum(left, right)[kink] - rounding).all()
+        assert (got[kink] <= np.maximum(left, right)[kink] + rounding).all()
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@defaults
+def test_higher_orders_in_single_precision(case, order):
+    x = case.near_grid(np.float32)
+    got = np.asarray(orders(case.make(), jnp.asarray(x))[order - 2])
+    assert np.isfinite(got).all()
+    truth, slope = (case.grad(x, n).astype(float) for n in (order - 1, order))
+    # where the curve oscillates, the rounding of its phase
+    phase = float(np.finfo(np.float32).eps) * np.abs(x) * np.abs(slope).max() * case.signed
+    allowed = 2e-5 * np.abs(truth) + 1e-6 * np.abs(truth).max() + phase
+    away = ~case.near_knot(x)
+    assert (np.abs(got - truth) <= allowed)[away].all(), x[away & (np.abs(got - truth) > allowed)]
+
+
+@defaults
+@x64
+def test_forward_mode_is_reverse_mode(case):
+    for order, (first, *others) in enumerate(modes(case.make(), jnp.asarray(case.near_grid())), 1):
+        for other in others:
+            atol = 1e-15 * float(abs(first).max())
+            np.testing.assert_allclose(other, first, rtol=1e-13, atol=atol, err_msg=f"order {order}")
+
+
+@cases
+@x64
+def test_hessian_of_the_square(case):
+    # 2g² + 2s·g': the first term is lost where the rule answers with the implementation instead of the spike
+    x = case.near_grid()
+    away = ~case.near_knot(x)
+    got = np.asarray(hessian_of_the_square(case.make(), jnp.asarray(x)))
+    g, slope = case.grad(x).astype(float), case.grad(x, 1).astype(float)
+    truth = 2 * g**2 + 2 * (x >= 0) * slope
+    np.testing.assert_allclose(got[away], truth[away], rtol=1e-11, atol=1e-13 * np.abs(truth).max())
+
+
+@x64
+def test_hessian_with_two_inputs():
+    # mixed terms of s(x)·s(y): g(x)·g(y) off the diagonal
+    fire = spikegrad.Sigmoid(4.0)
+    at = jnp.array([0.3, -0.2])
+    got = jax.hessian(lambda x: fire(x[0]) * fire(x[1]))(at)
+    e = np.exp(-4 * np.abs(np.asarray(at)))
+    g = 4 * e / (1 + e) ** 2
+    curve = -4 * np.sign(at) * g * (1 - e) / (1 + e)
+    np.testing.assert_allclose(got, [[0.0, g[0] * g[1]], [g[0] * g[1], curve[1]]], rtol=1e-13)
+
+
+def network(fire, weights, inputs):
+    """Four steps of a recurrent spiking layer with a reset, and a loss of all its spikes."""
+    recurrent, readout = weights
+
+    def step(state, current):
+        v, s = state
+        v = 0.9 * v + current + recurrent @ s - s
+        s = fire(v - 0.5)
+        return (v, s), jnp.sum(jnp.tanh(readout @ s) ** 2) + 0.1 * jnp.sum(s**2)
+
+    silence = jnp.zeros(recurrent.shape[0], recurrent.dtype)
+    return jax.lax.scan(step, (silence, silence), inputs)[1].sum()
+
+
+def straight_through(primal):
+    """The step as a primal that differentiates as itself plus a constant: no derivative rule anywhere."""
+
+    def fire(x):
+        smooth = primal(x)
+        return smooth + jax.lax.stop_gradient((x >= 0).astype(x.dtype) - smooth)
+
+    return fire
+
+
+PRIMALS = {  # smooth at second order, by hand
+    "Sigmoid": lambda x: 1 / (1 + jnp.exp(-4 * x)),
+    "Arctan": lambda x: jnp.arctan(jnp.pi / 2 * x) / jnp.pi,
+    "InvSquareGrad": lambda x: jnp.where(x < 0, x / (1 - 100 * x), x / (1 + 100 * x)),
+    "SquarewaveFourierSeries": lambda x: 2 / jnp.pi * (jnp.sin(jnp.pi / 4 * x) + jnp.sin(3 * jnp.pi / 4 * x) / 3),
+}
+
+
+@pytest.mark.parametrize("name", PRIMALS)
+@x64
+def test_hessian_vector_product_of_a_recurrent_network(name):
+    # stop_gradient is second-order right here: the spike enters the network by its value and smooth derivatives alone
+    draw = np.random.default_rng(0).normal
+    weights = (jnp.asarray(draw(size=(6, 6)) / 2), jnp.asarray(draw(size=(2, 6)) / 2))
+    direction = (jnp.asarray(draw(size=(6, 6))), jnp.asarray(draw(size=(2, 6))))
+    inputs = jnp.asarray(draw(size=(4, 6)))
+
+    def derivatives(fire):
+        loss = lambda w: network(fire, w, inputs)  # noqa: E731
+        product = lambda w: jax.jvp(jax.grad(loss), (w,), (direction,))  # noqa: E731
+        return loss(weights), *jax.jit(product)(weights)
+
+    got = derivatives(getattr(spikegrad, name)())
+    truth = derivatives(straight_through(PRIMALS[name]))
+    assert all(float(abs(leaf).max()) > 1e-3 for leaf in jax.tree.leaves(truth))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(truth), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10 * float(abs(b).max()))
+
+
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.name != "LogTailedRelu"], ids=repr)
+@x64
+def test_meta_gradient_through_an_unrolled_update(case):
+    # the step of learning depends on the parameter through the slope: no `learnable` is needed for that
+    x = jnp.array([[0.7, -0.4, 0.2], [-0.3, 0.55, 0.15], [0.25, 0.35, -0.6]])
+    weights = jnp.array([0.45, 0.35, -0.25])
+    surrogate = case.make()
+    name, value = case.numbers[0], case.parameters[case.numbers[0]]
+    make = lambda value: type(surrogate)(**(case.parameters | {name: value}))  # noqa: E731
+
+    def after(value):
+        fire = make(value)
+        loss = lambda w: jnp.sum((fire(x @ w - 0.1) - jnp.array([0.0, 1.0, 1.0])) ** 2)  # noqa: E731
+        updated = weights - 0.1 * jax.grad(loss)(weights)
+        return jnp.sum(jnp.sin(3 * x @ updated))
+
+    after = jax.jit(after)
+    h = 1e-5 * max(abs(value), 0.1)
+    differences = (after(value + h) - after(value - h)) / (2 * h)
+    got = jax.grad(after)(jnp.asarray(value))
+    np.testing.assert_allclose(got, differences, rtol=1e-6, atol=1e-9)
+    assert case.name == "PiecewiseLeakyRelu" or abs(got) > 1e-7
+
+
+def test_a_step_of_constant_slope_has_no_curvature():
+    ones = jnp.ones(3)
+    fire = spikegrad.LeakyRelu(1.0, 1.0)
+    np.testing.assert_array_equal(reverse(reverse(fire))(ones), jnp.zeros(3))
+    np.testing.assert_array_equal(reverse(reverse(lambda x: fire(x) ** 2))(ones), 2 * ones)
+
+
+def test_second_derivative_of_a_steep_sigmoid_is_finite_far_away():  # NaN from |kx| of 88 on, elsewhere
+    x = jnp.array([-100.0, -30.0, 30.0, 100.0])
+    np.testing.assert_array_equal(reverse(reverse(spikegrad.Sigmoid(25.0)))(x), jnp.zeros(4))
