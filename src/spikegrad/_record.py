@@ -172,7 +172,7 @@ def _shown(value: Any) -> str:
     return repr(value)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(parameter,))
+@dataclass_transform(field_specifiers=(parameter,))  # not frozen_default: a class with its own __init__ sets attributes
 class Record:
     """Base of everything here that has parameters. See the module's text for its two forms."""
 
