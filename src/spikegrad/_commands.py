@@ -1,0 +1,301 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from inspect import signature
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import jax
+import numpy as np
+from rich.table import Table
+
+from . import __version__, _report, _run
+from . import data as datasets
+from . import train as training
+from ._record import domain
+from ._registry import get, names
+from ._surrogate import Surrogate
+from .neurons import LIF
+
+_LIF = LIF()
+_SHIFT = {"mnist5k": 2}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="spikegrad")
+def command() -> None:
+    """Train spiking networks with surrogate gradients, and look at surrogates."""
+
+
+def _surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
+    del ctx, param
+    try:
+        return get(value) if isinstance(value, str) else tuple(get(spec) for spec in value)
+    except (TypeError, ValueError) as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _hidden(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    del ctx, param
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", value) or 0 in map(int, value.split(",")):
+        raise click.BadParameter(f"{value!r}: give the neurons of each layer, such as 256,256")
+    return tuple(map(int, value.split(",")))
+
+
+class _Real(click.FloatRange):
+    """A finite number: NaN passes every comparison of a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not np.isfinite(number):
+            self.fail(f"{value} is not finite", param, ctx)
+        return number
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Any]:
+    """A function that says whether Ctrl-C was pressed. Pressed again, it ends the command at once."""
+    pressed = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        del number, frame
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@command.command(context_settings={"show_default": True})
+@click.option("--data", default="mnist5k", metavar="NAME|FILE", help="mnist5k, digits, or a .npz file (see below).")
+@click.option(
+    "--surrogate", default=repr(_LIF.surrogate), callback=_surrogate, metavar="SPEC", help="Such as 'arctan(alpha=2)'."
+)
+@click.option("--epochs", default=40, type=click.IntRange(1), help="Passes over the training data.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Of the split, the weights and the order.")
+@click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update.")
+@click.option("--hidden", default="256,256", callback=_hidden, metavar="N,...", help="Neurons of each hidden layer.")
+@click.option("--steps", default=8, type=click.IntRange(1), help="Time steps.")
+@click.option("--coding", default="current", type=click.Choice(training.CODINGS), help="Input over time (see below).")
+@click.option("--lr", default=2e-3, type=_Real(0, min_open=True), help="Learning rate at the start; it falls to 0.")
+@click.option(
+    "--shift",
+    type=click.IntRange(0),
+    show_default="2 for mnist5k, else 0",
+    help="Move training images at random by up to this many pixels.",
+)
+@click.option("--decay", default=_LIF.decay, type=_Real(0, 1), help="Share of a potential left after a step.")
+@click.option(
+    "--reset",
+    default=_LIF.reset,
+    type=click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
+    help="What a spike does to the potential.",
+)
+@click.option("--detach-reset/--no-detach-reset", default=_LIF.detach_reset, help="Pass no gradient through the reset.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    show_default="runs/<date>-<time>",
+    help="A new or empty folder for the results. Nothing is ever overwritten.",
+)
+@click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
+@click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+def train(
+    data: str,
+    surrogate: Surrogate,
+    output: Path | None,
+    shift: int | None,
+    baseline: bool,
+    quiet: bool,
+    **rest: Any,
+) -> int:
+    """Train a spiking network and save it.
+
+    Writes parameters.npz (weight_0, bias_0, ... of each layer), run.json (options, data, versions, results and learning
+    curves) and figure.png. Ctrl-C ends training and keeps what was learnt so far, exit code 130; pressed twice, it
+    ends at once.
+
+    \b
+    Data: mnist5k has 5,000 MNIST images, digits 1,797 images of 8 x 8. A file holds
+      x_train  (n, features), (n, height, width) or (n, height, width, channels), finite numbers
+      y_train  (n,), integer labels 0, 1, ...
+      x_test, y_test  optional; else a fifth of each class, drawn with the seed, is held out
+    Values are scaled so that those of x_train run from 0 to 1. Held-out examples are never trained on, and
+    nothing is chosen by them.
+
+    \b
+    Coding of a value x from 0 to 1:
+      current  the constant x at every step
+      rate     a spike at each step with probability x
+      latency  one spike, the earlier the greater x; none for 0
+    """
+    began = time.perf_counter()
+    from ._figure import run_figure  # noqa: PLC0415  (a missing matplotlib is told before the work, not after)
+
+    loaded = datasets.load(data, rest["seed"])
+    options = _run.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
+    if options.batch > len(loaded.x_train):
+        raise click.BadParameter(
+            f"{options.batch} is more than the {len(loaded.x_train)} training examples", param_hint="'--batch'"
+        )
+    if options.shift and len(loaded.shape) == 1:
+        raise click.BadParameter(
+            f"{data} has no images to move, but {loaded.shape[0]} features", param_hint="'--shift'"
+        )
+    folder = output or _fresh()
+    _run.claim(folder)
+    network = options.network(loaded.shape, loaded.classes)
+    key = jax.random.key(options.seed)
+    settings = {name: getattr(options, name) for name in ("epochs", "batch", "lr", "shift", "seed")}
+    with _ctrl_c() as pressed:
+        # a membrane adds up its input over several steps, so that smaller weights than a ReLU's drive it
+        with _report.progress("spiking", options.epochs, "firing", quiet) as report:
+            start = training.init(network.sizes, key, gain=0.5)
+            spiking = training.fit(network, start, loaded, **settings, report=report, stop=pressed)
+        record = {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
+        _run.save(folder, options, loaded, spiking.params, record)
+        if baseline and not pressed():
+            with _report.progress("ReLU   ", options.epochs, "active", quiet) as report:
+                start = training.init(network.sizes, key)
+                relu = training.fit(
+                    training.ReluNetwork(network.sizes), start, loaded, **settings, report=report, stop=pressed
+                )
+            record["results"]["relu"] = _summary(relu)
+        record["interrupted"] = pressed()
+        record["seconds"] = time.perf_counter() - began
+        _run.save(folder, options, loaded, spiking.params, record)
+        title = (
+            f"{data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples right"
+        )
+        title += f", seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
+        run_figure(network, spiking.params, loaded, record["results"], title).savefig(folder / "figure.png", dpi=130)
+    out = _report.console()
+    for table in _report.results(record, options, loaded, training.count(network.sizes)):
+        out.print(table)
+    for line in _report.warnings(record["results"]["spiking"], loaded.classes):
+        out.print(f"warning: {line}")
+    if record["interrupted"]:
+        out.print("interrupted: what was learnt so far is kept")
+    out.print(f"saved in {folder}: parameters.npz, run.json, figure.png", soft_wrap=True)
+    out.print(f"{time.perf_counter() - began:.1f} s in all")
+    return 130 if record["interrupted"] else 0
+
+
+def _fresh() -> Path:
+    """A folder that does not exist, named by the time."""
+    name = Path("runs", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    taken = (name, *(Path(f"{name}-{i}") for i in range(2, 1000)))
+    return next(path for path in taken if not path.exists())
+
+
+def _summary(fit: training.Fit) -> dict[str, Any]:
+    return {
+        "held_out": fit.curves["held_out"][-1],
+        "accuracy": fit.curves["accuracy"][-1],
+        "loss": fit.curves["loss"][-1],
+        "rates": fit.scores.rates,
+        "silent": fit.scores.silent,
+        "epochs": len(fit.curves["loss"]),
+        "interrupted": fit.interrupted,
+        "seconds": fit.seconds,
+        "curves": fit.curves,
+    }
+
+
+@command.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("data", metavar="NAME|FILE")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="Write y_pred (m,) and logits (m, classes) to this .npz."
+)
+def predict(run: Path, data: str, output: Path | None) -> None:
+    """Score data with a saved run.
+
+    RUN is the folder that train wrote. The data is mnist5k or digits, of which the examples that the run held out are
+    scored, or a .npz file with x (m, ...) and, if known, labels y (m,); of a file to train on, with x_train and so on,
+    the held-out examples are scored. Values are scaled as those of the training data were.
+    """
+    saved = _run.load(run)
+    x, y = datasets.load_scored(data, saved.options.seed, **saved.data)
+    if output is not None and output.suffix != ".npz":
+        raise click.BadParameter(f"{output} must end in .npz", param_hint="'--output'")
+    scores = training.scorer(saved.network)(saved.params, x)
+    if output is not None:
+        _write(output, lambda: np.savez(output, y_pred=scores.answers.astype(np.int32), logits=scores.logits))
+    title = f"{data}: {len(x):,} examples, {run}"
+    _report.console().print(_report.by_class(scores.answers, y, saved.data["classes"], title))
+
+
+@command.command("list")
+def list_() -> None:
+    """List every surrogate: formula, parameters with defaults, peak and area."""
+    table = Table()
+    for heading in ("name", "slope g(x)", "parameters", "peak", "area"):
+        table.add_column(heading, justify="right" if heading in ("peak", "area") else "left")
+    for name in names():
+        surrogate = get(name)
+        parameters = ", ".join(
+            f"{p.name}={getattr(surrogate, p.name):g}" for p in signature(type(surrogate)).parameters.values()
+        )
+        table.add_row(name, formula(type(surrogate)), parameters, f"{peak(surrogate):.4g}", area(surrogate))
+    _report.console().print(table)
+
+
+def formula(cls: type[Surrogate]) -> str:
+    """The formula of the slope: what the first line of the docstring says after ``g(x) =``."""
+    return (cls.__doc__ or "").splitlines()[0].partition("g(x) = ")[2].removesuffix(".")
+
+
+def peak(surrogate: Surrogate) -> float:
+    """The greatest slope within 20 of the threshold."""
+    return float(surrogate.surrogate_grad(np.linspace(-20, 20, 80001, dtype=np.float32)).max())
+
+
+def area(surrogate: Surrogate) -> str:
+    """The integral of the slope: what the primal rises by from one end of the line to the other."""
+    far = np.linspace(1000, 2000, 10001, dtype=np.float32)
+    if np.count_nonzero(np.diff(np.sign(surrogate.surrogate_grad(far)))) > 2:
+        return "periodic"
+    near, end = (
+        float(surrogate.surrogate_fun(np.float32(r)) - surrogate.surrogate_fun(np.float32(-r))) for r in (1e15, 1e30)
+    )
+    return f"{end:.4g}" if abs(end - near) < 1e-3 else "unbounded"
+
+
+@command.command()
+@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=_surrogate)
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The picture: .png, .svg or .pdf.")
+def plot(surrogates: tuple[Surrogate, ...], output: Path) -> None:
+    """Draw surrogates side by side: step, primals and slopes.
+
+    NAME is one that list prints, with parameters if you like: sigmoid 'arctan(alpha=2)'.
+    """
+    from .plot import plot  # noqa: PLC0415  (needs matplotlib, the other commands but train do not)
+
+    if output.suffix not in (".png", ".svg", ".pdf"):
+        raise click.BadParameter(f"{output} must end in .png, .svg or .pdf", param_hint="'--output'")
+    figure = plot(*surrogates)
+    _write(output, lambda: figure.savefig(output, dpi=200))
+
+
+def _write(path: Path, write: Any) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise click.BadParameter(
+            f"{path} cannot be written: {error.strerror or error}", param_hint="'--output'"
+        ) from None

@@ -1,0 +1,105 @@
+"""The figure of a run: how it learnt, one example passing through the network, and the surrogate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .data import Data
+from .plot import draw
+from .train import Params, SpikingNetwork
+
+_SHOWN = 60  # neurons of a layer that fit a raster
+
+
+def run_figure(network: SpikingNetwork, params: Params, data: Data, results: dict[str, Any], title: str) -> Figure:
+    """Learning curves, a spike raster of a held-out example, and the surrogate's step, primal and slope."""
+    figure = Figure(figsize=(11, 7.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    top, middle, bottom = np.asarray(figure.subfigures(3, 1, height_ratios=(1, 1.25, 1)))
+    _curves(top.subplots(1, 3), results)
+    picture, raster, readout = middle.subplots(1, 3, width_ratios=(0.7, 1.6, 1))
+    _example(picture, raster, readout, network, params, data)
+    bottom.suptitle(repr(network.cell.surrogate), fontsize=9)
+    left, right = bottom.subplots(1, 2)
+    draw(left, right, (network.cell.surrogate,))
+    return figure
+
+
+def _tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _curves(panels: Any, results: dict[str, Any]) -> None:
+    loss, accuracy, rate = panels
+    for name, key, color in (("spiking", "spiking", "C0"), ("ReLU", "relu", "0.55")):
+        if results[key] is None:
+            continue
+        curves = results[key]["curves"]
+        epochs = np.arange(1, len(curves["loss"]) + 1)
+        style = {"color": color, "marker": "." if len(epochs) == 1 else ""}
+        loss.plot(epochs, curves["loss"], label=name, **style)
+        accuracy.plot(epochs, np.multiply(100, curves["held_out"]), label=f"{name}, held out", **style)
+        accuracy.plot(epochs, np.multiply(100, curves["accuracy"]), ls=":", label=f"{name}, training", **style)
+        if key == "spiking":
+            for i, values in enumerate(zip(*curves["rates"], strict=True)):
+                marker = style["marker"]
+                rate.plot(epochs, values, color=f"C{i + 1}", marker=marker, label=f"layer {i + 1}")
+    loss.set_yscale("log")
+    accuracy.set_ylim(top=100.5)
+    rate.set_ylim(bottom=0)
+    _tidy(loss, "loss", "epoch", "cross-entropy, nats")
+    _tidy(accuracy, "accuracy", "epoch", "%")
+    _tidy(rate, "firing rate", "epoch", "per neuron and step")
+    for axes in panels:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def _example(picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork, params: Params, data: Data) -> None:
+    i = len(data.y_test) // 2
+    x, label = data.x_test[i], int(data.y_test[i])
+    logits, spikes, potentials = jax.jit(network)(params, jnp.asarray(x)[None], jax.random.key(0))
+    if x.ndim == 1:
+        picture.plot(x, lw=1)
+        _tidy(picture, f"held-out example {i}, label {label}", "feature")
+    else:
+        picture.imshow(x if x.ndim == 2 or x.shape[-1] in (3, 4) else x[..., 0], cmap="gray_r")
+        picture.set_title(f"held-out image {i}, label {label}", fontsize=9)
+        picture.set_xticks([])
+        picture.set_yticks([])
+
+    base, ticks = 0, []
+    for k, layer in enumerate(spikes):
+        every = -(-layer.shape[-1] // _SHOWN)
+        shown = np.asarray(layer[:, 0, ::every])
+        steps, neurons = np.nonzero(shown)
+        raster.scatter(steps + 1, neurons + base, s=9, color=f"C{k + 1}", linewidths=0)
+        ticks.append((base + shown.shape[1] / 2, f"layer {k + 1}\nevery {every}th" if every > 1 else f"layer {k + 1}"))
+        base += shown.shape[1] + 4
+    raster.set_yticks(*zip(*ticks, strict=True))
+    raster.set_xlim(0.5, network.steps + 0.5)
+    raster.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _tidy(raster, "spikes", "step")
+
+    answer = int(logits[0].argmax())
+    time = np.arange(1, network.steps + 1)
+    for k, course in enumerate(np.asarray(potentials)[:, 0].T):
+        named = {label: "label", answer: "answer"} | ({label: "label and answer"} if label == answer else {})
+        color = {label: "C2", answer: "C3"} | ({label: "C2"} if label == answer else {})
+        text = f"{k}, {named[k]}" if k in named else None
+        readout.plot(
+            time, course, color=color.get(k, "0.75"), lw=1.8 if k in named else 1, label=text, zorder=k in named
+        )
+    readout.xaxis.set_major_locator(MaxNLocator(integer=True))
+    readout.legend(fontsize=7, frameon=False, loc="upper left")
+    _tidy(readout, "readout, a line per class", "step", "potential")

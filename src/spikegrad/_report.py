@@ -1,0 +1,152 @@
+"""What the command prints: progress on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from .train import Progress
+
+PIPE_WIDTH = 180
+"""Columns of a table that goes to a file or another program, where nothing has to fit a screen."""
+
+
+def console(stderr: bool = False) -> Console:
+    """Where to print. Brackets are text here, never markup."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        file=stream, markup=False, highlight=False, width=None if stream.isatty() else PIPE_WIDTH, soft_wrap=False
+    )
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def accuracy(share: float, n: int) -> str:
+    """With the standard error of a share of n."""
+    return f"{100 * share:.1f} ± {100 * math.sqrt(share * (1 - share) / n):.1f} %"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+
+
+def _status(p: Progress, activity: str) -> str:
+    held_out = "" if p.held_out is None else f"  held out {percent(p.held_out)}"
+    left = f"{_duration(p.seconds_left)} left"
+    return f"loss {p.loss:.4f}  accuracy {percent(p.accuracy)}  {activity} {p.rate:.3f}{held_out}  {left}"
+
+
+@contextmanager
+def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """A live bar on a terminal; elsewhere a line for every tenth of the epochs."""
+    out = console(stderr=True)
+    if quiet:
+        yield lambda p: None
+    elif out.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[status]}"))
+        with Bar(*columns, console=out) as bar:
+            task = bar.add_task(f"{name}  compiling", status="")
+
+            def show(p: Progress) -> None:
+                at = f"{name}  epoch {p.epoch:{len(str(epochs))}}/{epochs}"
+                bar.update(task, description=at, completed=p.batches, total=p.total, status=_status(p, activity))
+
+            yield show
+    else:
+        shown = 0
+
+        def line(p: Progress) -> None:
+            nonlocal shown
+            tenth = p.batches * 10 // p.total
+            if tenth > shown or p.batches == p.total:
+                shown = tenth
+                out.print(f"{name}  epoch {p.epoch}/{epochs}  {_status(p, activity)}")
+
+        yield line
+
+
+def results(record: dict[str, Any], options: Any, data: Any, parameters: int) -> list[Table]:
+    """The tables at the end of training."""
+    n = len(data.y_test)
+    networks = Table(title=f"{data.name}: {len(data.y_train):,} examples to train on, {n:,} held out ({data.held_out})")
+    networks.add_column("network")
+    for heading in ("held-out accuracy", "training accuracy", "parameters", "epochs", "time"):
+        networks.add_column(heading, justify="right")
+    for name, key in (
+        (f"spiking, {options.surrogate}, {options.steps} steps, seed {options.seed}", "spiking"),
+        ("not spiking (ReLU), same size and training", "relu"),
+    ):
+        row = record["results"][key]
+        if row is None:
+            networks.add_row(name, "not trained", "", f"{parameters:,}", "", "")
+            continue
+        done = f"{row['epochs']}" + (", interrupted" if row["interrupted"] else "")
+        networks.add_row(
+            Text(name),
+            accuracy(row["held_out"], n),
+            percent(row["accuracy"]),
+            f"{parameters:,}",
+            done,
+            f"{row['seconds']:.1f} s",
+        )
+    layers = Table(title="spiking layers, on the held-out examples")
+    for heading in ("layer", "neurons", "spikes per neuron and step", "silent"):
+        layers.add_column(heading, justify="right")
+    spiking = record["results"]["spiking"]
+    for i, (size, rate, silent) in enumerate(zip(options.hidden, spiking["rates"], spiking["silent"], strict=True)):
+        layers.add_row(str(i + 1), str(size), f"{rate:.3f}", percent(silent))
+    return [networks, layers]
+
+
+def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
+    """Why a network has not learnt, where its activity tells."""
+    found = []
+    for i, (rate, silent) in enumerate(zip(spiking["rates"], spiking["silent"], strict=True)):
+        if silent > 0.5:
+            found.append(
+                f"layer {i + 1}: {percent(silent)} of the neurons never fire; more steps, a slower decay or a wider "
+                "surrogate help"
+            )
+        elif rate > 0.9:
+            found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes; a faster decay or smaller lr helps")
+    if spiking["held_out"] < 1.5 / classes:
+        found.append(f"{percent(spiking['held_out'])} is close to guessing one of {classes} classes")
+    return found
+
+
+def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:
+    """Accuracy of each class and of all; without labels, how often each class was the answer."""
+    table = Table(title=title)
+    table.add_column("class", justify="right")
+    given = np.bincount(answers, minlength=classes)
+    if y is None:
+        table.add_column("answers", justify="right")
+        for label in range(classes):
+            table.add_row(str(label), f"{given[label]:,}")
+        return table
+    for heading in ("examples", "right", "accuracy", "answers", "most often mistaken for"):
+        table.add_column(heading, justify="right")
+    for label in range(classes):
+        mine = answers[y == label]
+        wrong = np.bincount(mine[mine != label], minlength=classes)
+        right = int((mine == label).sum())
+        mistaken = f"{wrong.argmax()} ({wrong.max()} times)" if wrong.max() else ""
+        share = accuracy(right / len(mine), len(mine)) if len(mine) else ""
+        table.add_row(str(label), f"{len(mine):,}", f"{right:,}", share, f"{given[label]:,}", mistaken)
+    right = int((answers == y).sum())
+    table.add_section()
+    table.add_row("all", f"{len(y):,}", f"{right:,}", accuracy(right / len(y), len(y)), f"{len(y):,}", "")
+    return table

