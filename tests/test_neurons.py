@@ -1,0 +1,314 @@
+"""Neurons against a loop in NumPy whose derivative is written out by hand."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spikegrad
+from spikegrad import LIF, LeakyReadout, Sigmoid, Surrogate, learnable, parameter, unroll
+
+STEPS, SIZE = 12, 4
+rng = np.random.default_rng(0)
+CURRENTS = rng.uniform(-0.3, 0.9, (STEPS, SIZE))
+WEIGHTS = rng.normal(size=(STEPS, SIZE))  # what the loss makes of each spike
+START = rng.uniform(-0.5, 0.5, SIZE)
+FINAL = rng.normal(size=SIZE)  # and of the last state
+
+
+def step(x):
+    return (x >= 0).astype(x.dtype)
+
+
+def sigmoid(x, alpha=4.0):
+    return 1 / (1 + np.exp(-alpha * x))
+
+
+def sigmoid_slope(x, alpha=4.0):
+    return alpha * sigmoid(x, alpha) * sigmoid(-x, alpha)
+
+
+def run(decay, threshold, reset, currents, v, spike=step):
+    """Potentials before the reset, spikes, potentials after."""
+    us, ss, vs = [], [], [v]
+    for current in currents:
+        u = decay * vs[-1] + current
+        s = spike(u - threshold)
+        us.append(u)
+        ss.append(s)
+        vs.append({"subtract": u - threshold * s, "zero": u * (1 - s), "none": u}[reset])
+    return np.array(us), np.array(ss), np.array(vs)
+
+
+def loss_of(spikes, v):
+    return (WEIGHTS[: len(spikes)] * spikes).sum() + (FINAL * v).sum()
+
+
+def gradient(decay, threshold, reset, detach, currents, v):
+    """Backpropagation through time by hand, of ``loss_of``: in decay, threshold, the currents and the first state."""
+    us, ss, vs = run(decay, threshold, reset, currents, v)
+    of_v = FINAL
+    of_decay, of_threshold, of_currents = np.zeros_like(v), np.zeros_like(v), np.zeros_like(currents)
+    for t in reversed(range(len(currents))):
+        u, s, of_s = us[t], ss[t], WEIGHTS[t]
+        if reset == "subtract":
+            of_u = of_v
+            of_threshold = of_threshold - s * of_v
+            of_s = of_s - (0 if detach else threshold * of_v)
+        elif reset == "zero":
+            of_u = (1 - s) * of_v
+            of_s = of_s - (0 if detach else u * of_v)
+        else:
+            of_u = of_v
+        slope = sigmoid_slope(u - threshold)
+        of_u = of_u + slope * of_s
+        of_threshold = of_threshold - slope * of_s
+        of_decay = of_decay + of_u * vs[t]
+        of_currents[t] = of_u
+        of_v = decay * of_u
+    return of_decay, of_threshold, of_currents, of_v
+
+
+resets = pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+
+
+def jax_loss(cell, currents, v):
+    v, spikes = unroll(cell, currents, v)
+    return (WEIGHTS * spikes).sum() + (FINAL * v).sum()
+
+
+@resets
+def test_potentials_and_spikes(x64, reset):
+    cell = LIF(decay=0.8, threshold=0.6, reset=reset)
+    _, spikes, vs = run(0.8, 0.6, reset, CURRENTS, START)
+    assert 5 < spikes.sum() < spikes.size - 5
+    v, out = unroll(cell, CURRENTS, START)
+    np.testing.assert_array_equal(out, spikes)
+    np.testing.assert_allclose(v, vs[-1], rtol=1e-12)
+    v = START
+    for t in range(STEPS):
+        v, s = cell(v, CURRENTS[t])
+        np.testing.assert_array_equal(s, spikes[t])
+        np.testing.assert_allclose(v, vs[t + 1], rtol=1e-12)
+
+
+@resets
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("kind", ["numbers", "one per neuron"])
+def test_gradients(x64, reset, detach, kind):
+    decay, threshold = (0.8, 0.6) if kind == "numbers" else (np.linspace(0.5, 1, SIZE), np.linspace(0.4, 0.8, SIZE))
+    cell = LIF(jnp.asarray(decay), jnp.asarray(threshold), reset=reset, detach_reset=detach)
+    of_cell, of_currents, of_start = jax.grad(jax_loss, argnums=(0, 1, 2))(cell, CURRENTS, START)
+    want = gradient(decay, threshold, reset, detach, CURRENTS, START)
+    if kind == "numbers":
+        want = want[0].sum(), want[1].sum(), *want[2:]
+    for got, expected in zip((of_cell.decay, of_cell.threshold, of_currents, of_start), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_detaching_changes():
+    """Nothing without a reset, else something: so that the test above tells the two apart."""
+    for reset in ("subtract", "zero", "none"):
+        a, b = (gradient(0.8, 0.6, reset, detach, CURRENTS, START)[2] for detach in (False, True))
+        assert np.allclose(a, b) == (reset == "none")
+
+
+@resets
+def test_a_smooth_function_in_place_of_the_spike(x64, reset):
+    """Then everything is differentiable, and finite differences are an oracle too; any function may stand there."""
+    values = 0.8, 0.6
+
+    def numpy_loss(decay, threshold):
+        _, s, vs = run(decay, threshold, reset, CURRENTS, START, spike=sigmoid)
+        return loss_of(s, vs[-1])
+
+    for surrogate in (Sigmoid().surrogate_fun, lambda x: jax.nn.sigmoid(4 * x)):
+        cell = LIF(*values, surrogate, reset=reset)
+        np.testing.assert_allclose(jax_loss(cell, CURRENTS, START), numpy_loss(*values), rtol=1e-12)
+        got = jax.grad(lambda d, t, f=surrogate: jax_loss(LIF(d, t, f, reset=reset), CURRENTS, START), (0, 1))(*values)
+        h = 1e-6
+        for i in range(2):
+            up, down = ([v + sign * h * (i == j) for j, v in enumerate(values)] for sign in (1, -1))
+            np.testing.assert_allclose(got[i], (numpy_loss(*up) - numpy_loss(*down)) / (2 * h), rtol=1e-6)
+
+
+class Cauchy(Surrogate):
+    gamma: float = parameter(default=0.5, above=0)
+
+    def surrogate_grad(self, x):
+        return 1 / (1 + (x / self.gamma) ** 2)
+
+
+class Own(Surrogate):
+    def __init__(self):
+        super().__init__()
+
+    def surrogate_grad(self, x):
+        return 0.5
+
+
+every = [*map(spikegrad.get, spikegrad.names()), Cauchy(), Own(), learnable(Sigmoid(2.0)), spikegrad.arctan, jnp.tanh]
+
+
+@pytest.mark.parametrize("surrogate", every, ids=str)
+def test_any_surrogate(surrogate):
+    """One step: the spike is the surrogate's, and its derivative in the current is too."""
+    cell = LIF(decay=0.5, threshold=0.75, surrogate=surrogate, reset="none")
+    v, current = jnp.array([0.5, 1.0]), jnp.array([0.25, 0.75])
+    x = jnp.array([-0.25, 0.5])
+    new, s = cell(v, current)
+    assert new.tolist() == [0.5, 1.25]
+    np.testing.assert_array_equal(s, surrogate(x))
+    got = jax.grad(lambda i: cell(v, i)[1].sum())(current)
+    np.testing.assert_allclose(got, jax.grad(lambda x: surrogate(x).sum())(x), rtol=1e-6)
+    assert unroll(cell, jnp.ones((3, 2)))[1].shape == (3, 2)
+
+
+def test_a_trained_surrogate():
+    cell = LIF(surrogate=learnable(Sigmoid(jnp.array(2.0))), reset="none", decay=1.0, threshold=1.0)
+    grads = jax.grad(lambda c: c(0.0, 1.3)[1])(cell)
+    np.testing.assert_allclose(grads.surrogate.surrogate.alpha, 0.3 * sigmoid_slope(0.3, 2.0) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=str)
+@pytest.mark.parametrize("current_dtype", [jnp.float16, jnp.bfloat16, jnp.float32, np.float64, int], ids=str)
+@resets
+def test_the_state_gives_the_dtype(dtype, current_dtype, reset):
+    """Numbers of few bits, so that every format gives exactly the same."""
+    currents = (
+        np.array([[0.5, 1.0], [1.0, 0.0], [0.25, 1.5], [2.0, 1.0]])
+        if current_dtype is not int
+        else np.eye(4, 2, dtype=int)
+    )
+    cell = LIF(decay=0.5, threshold=jnp.array([1.0, 0.75]), reset=reset)
+    _, spikes, vs = run(0.5, np.array([1.0, 0.75]), reset, currents.astype(float), np.zeros(2))
+    given = currents if current_dtype in (int, np.float64) else jnp.asarray(currents, current_dtype)
+    v, out = unroll(cell, given, jnp.zeros(2, dtype))
+    assert v.dtype == out.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(v, float), vs[-1])
+    np.testing.assert_array_equal(np.asarray(out, float), spikes)
+    if current_dtype is not int:
+        slopes = jax.grad(lambda i: unroll(cell, i, jnp.zeros(2, dtype))[1].astype(jnp.float32).sum())(given)
+        assert slopes.dtype == jnp.asarray(given).dtype
+        assert np.isfinite(np.asarray(slopes, float)).all()
+
+
+def test_without_a_state_the_currents_give_the_dtype():
+    for dtype in (jnp.bfloat16, jnp.float32):
+        v, out = unroll(LIF(jnp.array(0.5)), jnp.ones((3, 2), dtype))
+        assert v.dtype == out.dtype == dtype
+    assert unroll(LIF(), np.ones((3, 2), int))[1].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("cell", [LIF(0.8, 0.6), LeakyReadout(0.8)], ids=repr)
+def test_going_on_with_a_sequence(cell):
+    currents = jnp.asarray(CURRENTS, jnp.float32)
+    whole_v, whole = unroll(cell, currents)
+    v, first = unroll(cell, currents[:5])
+    v, second = unroll(cell, currents[5:], v)
+    np.testing.assert_array_equal(np.concatenate([first, second]), whole)
+    np.testing.assert_array_equal(v, whole_v)
+
+    def in_two(currents):
+        v, first = unroll(cell, currents[:5])
+        return (WEIGHTS.astype(np.float32) * jnp.concatenate([first, unroll(cell, currents[5:], v)[1]])).sum()
+
+    at_once = jax.grad(lambda c: (WEIGHTS.astype(np.float32) * unroll(cell, c)[1]).sum())(currents)
+    np.testing.assert_allclose(jax.grad(in_two)(currents), at_once, rtol=1e-5, atol=1e-6)
+
+
+def test_leaky_readout(x64):
+    decay = np.linspace(0.5, 1, SIZE)
+    powers = np.array([[decay ** max(t - k, 0) * (k <= t) for k in range(STEPS)] for t in range(STEPS)])
+    want = np.einsum("tkn,kn->tn", powers, CURRENTS) + decay ** np.arange(1, STEPS + 1)[:, None] * START
+    v, out = unroll(LeakyReadout(decay), CURRENTS, START)
+    np.testing.assert_allclose(out, want, rtol=1e-12)
+    np.testing.assert_array_equal(v, out[-1])
+    of_currents = jax.grad(lambda c: (WEIGHTS * unroll(LeakyReadout(decay), c)[1]).sum())(CURRENTS)
+    np.testing.assert_allclose(of_currents, np.einsum("tkn,tn->kn", powers, WEIGHTS), rtol=1e-10)
+
+    def numpy_loss(d):
+        v = np.zeros(SIZE)
+        total = 0.0
+        for t in range(STEPS):
+            v = d * v + CURRENTS[t]
+            total += (WEIGHTS[t] * v).sum()
+        return total
+
+    of_decay = jax.grad(lambda d: (WEIGHTS * unroll(LeakyReadout(d), CURRENTS)[1]).sum())(0.8)
+    np.testing.assert_allclose(of_decay, (numpy_loss(0.8 + 1e-6) - numpy_loss(0.8 - 1e-6)) / 2e-6, rtol=1e-6)
+
+
+def test_vmap_over_a_batch_and_over_cells():
+    batch = jnp.asarray(rng.uniform(0, 1, (STEPS, 3, SIZE)), jnp.float32)
+    cell = LIF(decay=jnp.linspace(0.5, 1.0, SIZE), threshold=0.7)
+    at_once = unroll(cell, batch)
+    mapped = jax.vmap(lambda c: unroll(cell, c), in_axes=1, out_axes=(0, 1))(batch)
+    for a, b in zip(at_once, mapped, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    cells = LIF(decay=jnp.array([0.2, 0.5, 0.9]), threshold=0.7)
+    axes = jax.tree.map(lambda leaf: 0 if isinstance(leaf, jax.Array) else None, cells)
+    out = jax.vmap(lambda cell, c: unroll(cell, c)[1], in_axes=(axes, 1), out_axes=1)(cells, batch)
+    for k, decay in enumerate((0.2, 0.5, 0.9)):
+        np.testing.assert_array_equal(out[:, k], unroll(LIF(decay, 0.7), batch[:, k])[1])
+
+
+def test_jit_with_the_cell_as_an_argument():
+    currents = jnp.asarray(CURRENTS, jnp.float32)
+    traced = []
+
+    @jax.jit
+    def spikes(cell, currents):
+        traced.append(cell)
+        return unroll(cell, currents)[1]
+
+    for decay, reset in itertools.product((0.3, 0.8), ("zero", "subtract")):
+        cell = LIF(decay, 0.6, reset=reset)
+        np.testing.assert_array_equal(spikes(cell, currents), unroll(cell, currents)[1])
+    assert len(traced) == 2  # one for each reset: a number compiles nothing
+
+
+def test_shapes():
+    for shape in ((), (3,), (2, 3), (2, 1, 3)):
+        v, out = unroll(LIF(), jnp.ones((5, *shape)))
+        assert v.shape == shape
+        assert out.shape == (5, *shape)
+    v, out = LIF()(jnp.zeros((2, 3)), jnp.ones(3))  # a current for all
+    assert v.shape == out.shape == (2, 3)
+    assert unroll(LIF(), jnp.ones((0, 3)))[1].shape == (0, 3)
+
+
+def test_nan_stays_nan():
+    v, out = unroll(LIF(reset="subtract"), jnp.array([[0.5, 0.5], [jnp.nan, 0.5], [0.5, 0.5]]))
+    assert np.isnan(v).tolist() == [True, False]
+    assert np.isnan(out).tolist() == [[False, False], [True, False], [True, False]]
+
+
+def test_a_cell_of_a_users_own():
+    """``unroll`` takes any function of a state and a current."""
+
+    def adaptive(state, current):
+        v, s = LIF(1.0, 1.0)(state, current)
+        return v, 2 * s
+
+    _, out = unroll(adaptive, jnp.full((4, 1), 0.5))
+    assert out[:, 0].tolist() == [0, 2, 0, 2]
+
+
+def test_remat_and_second_order():
+    currents = jnp.asarray(CURRENTS, jnp.float32)
+    cell = LIF(0.8, 0.6)
+
+    def loss(scale, f=unroll):
+        return (f(cell, scale * currents)[1] * WEIGHTS.astype(np.float32)).sum()
+
+    once = jax.grad(loss)(1.0)
+    np.testing.assert_allclose(
+        jax.grad(lambda s: loss(s, jax.checkpoint(unroll, static_argnums=0)))(1.0), once, rtol=1e-5
+    )
+    hessian = jax.grad(jax.grad(loss))(1.0)
+    np.testing.assert_allclose(jax.jacfwd(jax.jacrev(loss))(1.0), hessian, rtol=1e-4)
+    assert abs(float(hessian)) > 1e-3
