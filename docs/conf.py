@@ -71,16 +71,15 @@ def families(functions):
 
 
 def scripts(folder):
-    """The path, the first line and the rest of the docstring of each script."""
+    """The path and the docstring of each script."""
     for path in sorted(ROOT.glob(f"{folder}/[!_]*.py")):
-        title, _, text = (ast.get_docstring(ast.parse(path.read_text())) or path.stem).partition("\n")
-        yield path.relative_to(ROOT).as_posix(), title.rstrip("."), text.strip()
+        yield path.relative_to(ROOT).as_posix(), ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
 def helps():
     runner = CliRunner()
     for name in command.commands:
-        yield name, runner.invoke(command, [name, "--help"], prog_name="spikegrad", terminal_width=100).output.strip()
+        yield name, runner.invoke(command, [name, "--help"], prog_name="spikegrad", terminal_width=78).output.strip()
 
 
 functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
