@@ -1,0 +1,158 @@
+"""The same names, parameters and numbers as ``braintools.surrogate``, from whose users only the import changes."""
+
+import inspect
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spikegrad
+import spikegrad as surrogate
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of its own dependencies, while it is imported
+    peer = pytest.importorskip("braintools").surrogate
+
+
+@pytest.fixture(autouse=True)
+def lenient():
+    """Its code relies on JAX's implicit promotions."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+classes = [name for name in peer.__all__ if inspect.isclass(getattr(peer, name)) and name != "Surrogate"]
+functions = [name for name in peer.__all__ if not inspect.isclass(getattr(peer, name))]
+WITHOUT_PRIMAL = {"ReluGrad", "GaussianGrad", "MultiGaussianGrad", "InvSquareGrad", "SlayerGrad"}  # there, not here
+X = jnp.linspace(-3.0, 3.0, 241)  # with 0 and both ends of every window
+
+
+def settings(cls):
+    default = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    return [default, {name: 3 if name == "n" else value + 0.5 for name, value in default.items()}]
+
+
+def test_every_name():
+    assert len(classes) == len(functions) == 18
+    assert set(peer.__all__) <= set(spikegrad.__all__)
+    assert set(spikegrad.surrogates.__all__) == set(peer.__all__) - {"Surrogate"}
+
+
+@pytest.mark.parametrize("name", classes + functions)
+def test_signature(name):
+    def parameters(of):
+        return [(n, p.default) for n, p in inspect.signature(getattr(of, name)).parameters.items()]
+
+    assert parameters(spikegrad) == parameters(peer)
+
+
+@pytest.mark.parametrize("name", classes)
+def test_slope_and_primal(name):
+    for values in settings(getattr(peer, name)):
+        mine, theirs = getattr(spikegrad, name)(**values), getattr(peer, name)(**values)
+        np.testing.assert_array_equal(mine(X), theirs(X))
+        close = dict(rtol=2e-5, atol=2e-6)  # float32 on their side, which cancels in the tails
+        np.testing.assert_allclose(mine.surrogate_grad(X), theirs.surrogate_grad(X), **close)
+        np.testing.assert_allclose(jax.vmap(jax.grad(mine))(X), jax.vmap(jax.grad(theirs))(X), **close)
+        if name in WITHOUT_PRIMAL:
+            with pytest.raises(NotImplementedError):
+                theirs.surrogate_fun(X)
+            assert np.isfinite(mine.surrogate_fun(X)).all()
+        else:
+            np.testing.assert_allclose(mine.surrogate_fun(X), theirs.surrogate_fun(X), **close)
+
+
+@pytest.mark.parametrize("name", functions)
+def test_function(name):
+    mine, theirs = getattr(spikegrad, name), getattr(peer, name)
+    np.testing.assert_array_equal(mine(X), theirs(X))
+    slopes = (jax.grad(lambda x, f=f: f(x).sum())(X) for f in (mine, theirs))
+    np.testing.assert_allclose(*slopes, rtol=2e-5, atol=2e-6)
+
+
+def user_class(base):
+    """As its documentation teaches to write one."""
+
+    class MySurrogate(base):
+        def __init__(self, alpha=1.0):
+            super().__init__()
+            self.alpha = alpha
+
+        def surrogate_fun(self, x):
+            return jnp.tanh(x * self.alpha) * 0.5 + 0.5
+
+        def surrogate_grad(self, x):
+            return self.alpha * 0.5 * (1 - jnp.tanh(x * self.alpha) ** 2)
+
+    return MySurrogate
+
+
+def test_a_users_class_moves_by_its_import():
+    mine, theirs = (user_class(module.Surrogate)(alpha=2.0) for module in (surrogate, peer))
+    assert mine(X).tolist() == theirs(X).tolist()
+    np.testing.assert_allclose(jax.vmap(jax.grad(mine))(X), jax.vmap(jax.grad(theirs))(X), rtol=1e-6)
+    np.testing.assert_allclose(mine.surrogate_fun(X), theirs.surrogate_fun(X), rtol=1e-6)
+    for fire in (mine, theirs):
+        fire.alpha = 3.0
+    np.testing.assert_allclose(jax.vmap(jax.grad(mine))(X), jax.vmap(jax.grad(theirs))(X), rtol=1e-6)
+
+
+def test_a_network_moves_by_its_import():
+    def loss(weights, module):
+        def step(v, i):
+            spikes = module.sigmoid(v - 1.0, alpha=2.0)
+            return 0.9 * v * (1 - spikes) + i @ weights, module.ReluGrad()(v - 0.5)
+
+        return (jax.lax.scan(step, jnp.zeros(3), jnp.ones((8, 2)))[1] * jnp.arange(8.0)[:, None]).sum()
+
+    weights = jnp.array([[0.3, 0.1, -0.2], [0.2, 0.5, 0.4]])
+    np.testing.assert_allclose(jax.grad(loss)(weights, surrogate), jax.grad(loss)(weights, peer), rtol=1e-5)
+
+
+# --- the differences, which are meant --------------------------------------------------------------------------------
+
+
+def test_second_derivative_of_a_square():
+    """2 g^2 + 2 s g': there the first term is lost."""
+    second = jax.grad(jax.grad(lambda x: spikegrad.Sigmoid()(x) ** 2))(0.3)
+    e = np.exp(-1.2)
+    g = 4 * e / (1 + e) ** 2
+    np.testing.assert_allclose(second, 2 * g**2 + 2 * -4 * g * (1 - e) / (1 + e), rtol=1e-5)
+
+
+def test_nan_stays_nan():
+    assert np.isnan(spikegrad.Sigmoid()(jnp.nan))
+    assert peer.Sigmoid()(jnp.array(jnp.nan)) == 0
+
+
+def test_built_ins_are_frozen_and_check_their_parameters():
+    with pytest.raises(AttributeError):
+        spikegrad.Sigmoid().alpha = 2.0
+    with pytest.raises(ValueError, match="alpha must be > 0"):
+        spikegrad.Sigmoid(alpha=-1.0)
+    theirs = peer.Sigmoid(alpha=-1.0)
+    theirs.alpha = 2.0
+
+
+def test_array_parameters_hash():
+    assert hash(spikegrad.Sigmoid(jnp.ones(3))) == hash(spikegrad.Sigmoid(jnp.ones(3)))
+    with pytest.raises(TypeError):
+        hash(peer.Sigmoid(jnp.ones(3)))
+
+
+def test_a_float32_parameter_and_bfloat16():
+    x, alpha = jnp.zeros(3, jnp.bfloat16), jnp.ones(3)
+    assert jax.jvp(spikegrad.Sigmoid(alpha), (x,), (x,))[1].dtype == jnp.bfloat16
+
+
+def test_complex_is_refused():
+    with pytest.raises(TypeError, match="Sigmoid: x must be real, got complex64"):
+        spikegrad.Sigmoid()(jnp.array(1j))
+
+
+def test_tails():
+    """Their slope is a difference from 1, and 0 where this one still teaches."""
+    assert spikegrad.Sigmoid().surrogate_grad(6.0) > 0
+    assert peer.Sigmoid().surrogate_grad(jnp.array(6.0)) == 0
