@@ -182,7 +182,8 @@ def train(
             f"{data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples right"
         )
         title += f", seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
-        run_figure(network, spiking.params, loaded, record["results"], title).savefig(folder / "figure.png", dpi=130)
+        figure = run_figure(network, surrogate, spiking.params, loaded, record["results"], title)
+        figure.savefig(folder / "figure.png", dpi=130)
     out = _report.console()
     for table in _report.results(record, options, loaded, training.count(network.sizes)):
         out.print(table)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ._surrogate import Surrogate
 from .data import Data
 from .plot import draw
 from .train import Params, SpikingNetwork
@@ -18,7 +19,9 @@ from .train import Params, SpikingNetwork
 _SHOWN = 60  # neurons of a layer that fit a raster
 
 
-def run_figure(network: SpikingNetwork, params: Params, data: Data, results: dict[str, Any], title: str) -> Figure:
+def run_figure(
+    network: SpikingNetwork, surrogate: Surrogate, params: Params, data: Data, results: dict[str, Any], title: str
+) -> Figure:
     """Learning curves, a spike raster of a held-out example, and the surrogate's step, primal and slope."""
     figure = Figure(figsize=(11, 7.6), layout="constrained")
     figure.suptitle(title, fontsize=11)
@@ -26,9 +29,9 @@ def run_figure(network: SpikingNetwork, params: Params, data: Data, results: dic
     _curves(top.subplots(1, 3), results)
     picture, raster, readout = middle.subplots(1, 3, width_ratios=(0.7, 1.6, 1))
     _example(picture, raster, readout, network, params, data)
-    bottom.suptitle(repr(network.cell.surrogate), fontsize=9)
+    bottom.suptitle(repr(surrogate), fontsize=9)
     left, right = bottom.subplots(1, 2)
-    draw(left, right, (network.cell.surrogate,))
+    draw(left, right, (surrogate,))
     return figure
 
 
@@ -84,7 +87,7 @@ def _example(picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork
         shown = np.asarray(layer[:, 0, ::every])
         steps, neurons = np.nonzero(shown)
         raster.scatter(steps + 1, neurons + base, s=9, color=f"C{k + 1}", linewidths=0)
-        ticks.append((base + shown.shape[1] / 2, f"layer {k + 1}\nevery {every}th" if every > 1 else f"layer {k + 1}"))
+        ticks.append((base + shown.shape[1] / 2, f"layer {k + 1}\n1 in {every}" if every > 1 else f"layer {k + 1}"))
         base += shown.shape[1] + 4
     raster.set_yticks(*zip(*ticks, strict=True))
     raster.set_xlim(0.5, network.steps + 0.5)

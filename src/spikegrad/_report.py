@@ -51,7 +51,7 @@ def _status(p: Progress, activity: str) -> str:
 
 @contextmanager
 def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A live bar on a terminal; elsewhere a line for every tenth of the epochs."""
+    """A live bar on a terminal; elsewhere a line at the start and for every tenth of the way."""
     out = console(stderr=True)
     if quiet:
         yield lambda p: None
@@ -66,12 +66,12 @@ def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Cal
 
             yield show
     else:
-        shown = 0
+        shown = -1
 
         def line(p: Progress) -> None:
             nonlocal shown
             tenth = p.batches * 10 // p.total
-            if tenth > shown or p.batches == p.total:
+            if tenth > shown:
                 shown = tenth
                 out.print(f"{name}  epoch {p.epoch}/{epochs}  {_status(p, activity)}")
 

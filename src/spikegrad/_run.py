@@ -110,8 +110,8 @@ def load(folder: Path) -> Saved:
     """
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        with np.load(folder / "parameters.npz", allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        with (folder / "parameters.npz").open("rb") as stream:  # numpy leaves that of a path open when it fails
+            arrays = dict(np.load(stream, allow_pickle=False))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{folder} holds no run: no {Path(error.filename).name}") from None
     except OSError as error:
@@ -124,8 +124,9 @@ def load(folder: Path) -> Saved:
         raise RunError(f"{folder / 'run.json'} is not a run in format {FORMAT}, which spikegrad {__version__} reads")
     try:
         options = Options(**{**record["options"], "hidden": tuple(record["options"]["hidden"])})
-        data = {key: record["data"][key] for key in ("classes", "low", "high")}
-        data["shape"] = tuple(record["data"]["shape"])
+        about = record["data"]
+        data: dict[str, Any] = {"shape": tuple(map(int, about["shape"])), "classes": int(about["classes"])}
+        data |= {key: float(about[key]) for key in ("low", "high")}
         network = options.network(data["shape"], data["classes"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / 'run.json'} is damaged: {error!r}") from None
@@ -134,9 +135,9 @@ def load(folder: Path) -> Saved:
         layer = {}
         for name, shape in (("weight", (n, m)), ("bias", (m,))):
             array = arrays.get(f"{name}_{i}")
-            if array is None or array.shape != shape:
-                found = "it is missing" if array is None else f"it has {array.shape}"
-                raise RunError(f"{folder / 'parameters.npz'}: {name}_{i} must have shape {shape}, {found}")
+            if array is None or array.shape != shape or array.dtype.kind != "f":
+                found = "it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"
+                raise RunError(f"{folder / 'parameters.npz'}: {name}_{i} must hold floats of shape {shape}, {found}")
             layer[name] = jnp.asarray(array)
         params.append(layer)
     return Saved(options, data, network, params)

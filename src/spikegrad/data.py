@@ -206,7 +206,8 @@ def _read(source: str, known: tuple[str, ...]) -> dict[str, np.ndarray]:
     if path.suffix != ".npz":
         raise DataError(f"no data {source!r}: give {', '.join(BUILT_IN)}, or the path of a .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream:  # numpy leaves the file of a path open when it fails
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{source}: not a .npz file")
             unknown = [key for key in file.files if key not in known]

@@ -119,8 +119,8 @@ class SpikingNetwork:
             return jnp.broadcast_to(current, (self.steps, *current.shape))
         x = jnp.clip(x, 0, 1)
         if self.coding == "rate":
-            return _dense(layer, jax.random.bernoulli(key, x, (self.steps, *x.shape)).astype(x.dtype))
-        when = jnp.where(x > 0, jnp.floor((1 - x) * self.steps), self.steps)
+            return _dense(layer, (jax.random.uniform(key, (self.steps, *x.shape)) < x[None]).astype(x.dtype))
+        when = jnp.where(x > 0, jnp.floor((1 - x) * self.steps), -1).astype(int)
         return _dense(layer, jax.nn.one_hot(when, self.steps, axis=0, dtype=x.dtype))
 
 

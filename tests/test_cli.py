@@ -1,0 +1,379 @@
+"""The command: what it writes, what it prints, and one line for everything that a user can get wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spikegrad
+from spikegrad import _commands, _run, data, names
+from spikegrad.cli import main
+
+QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, and all that it printed."""
+    folder = tmp_path_factory.mktemp("run") / "new" / "digits"
+    done = command("train", *QUICK, "--output", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def command(*args, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "spikegrad.cli", *args], capture_output=True, text=True, check=False, **options
+    )
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_is_written_in_full(run):
+    folder, done = run
+    assert {p.name for p in folder.iterdir()} == {"parameters.npz", "run.json", "figure.png"}
+    about = record(folder)
+    assert about["options"]["hidden"] == [32, 16]
+    assert spikegrad.get(about["options"]["surrogate"]) == spikegrad.LIF().surrogate
+    assert about["versions"]["jax"] == jax.__version__
+    assert about["data"]["held_out"] == 359
+    assert not about["interrupted"]
+    spiking, relu = about["results"]["spiking"], about["results"]["relu"]
+    assert len(spiking["curves"]["loss"]) == len(relu["curves"]["held_out"]) == 2
+    assert min(spiking["held_out"], relu["held_out"]) > 0.5
+    png = (folder / "figure.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    with np.load(folder / "parameters.npz", allow_pickle=False) as arrays:
+        shapes = {key: arrays[key].shape for key in arrays.files}
+    assert shapes == {
+        "weight_0": (64, 32), "bias_0": (32,),
+        "weight_1": (32, 16), "bias_1": (16,),
+        "weight_2": (16, 10), "bias_2": (10,),
+    }  # fmt: skip
+    total = sum(int(np.prod(shape)) for shape in shapes.values())
+    for part in (f"{spiking['held_out']:.1%}"[:-1], f"{relu['held_out']:.1%}"[:-1], f"{total:,}", str(folder)):
+        assert part in done.stdout
+    lines = done.stderr.splitlines()
+    assert 2 <= len(lines) <= 24
+    assert all(re.match(r"(spiking|ReLU) .*loss .* accuracy .* (firing|active) .* left$", line) for line in lines)
+
+
+def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
+    folder, _ = run
+    out = tmp_path / "predictions.npz"
+    assert main(["predict", str(folder), "digits", "-o", str(out)]) == 0
+    spiking = record(folder)["results"]["spiking"]
+    examples = data.load("digits", 0)
+    with np.load(out) as predictions:
+        answers, logits = predictions["y_pred"], predictions["logits"]
+    assert (answers == examples.y_test).mean() == spiking["held_out"]
+    saved = _run.load(folder)
+    with np.load(folder / "parameters.npz") as arrays:
+        params = [{"weight": arrays[f"weight_{i}"], "bias": arrays[f"bias_{i}"]} for i in range(3)]
+    expected, _, _ = saved.network(params, jnp.asarray(examples.x_test), jax.random.key(0))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    printed = capsys.readouterr().out
+    wrong = (answers != examples.y_test) & (examples.y_test == 3)
+    row = next(line for line in printed.splitlines() if re.match(r"│\s+3 ", line))
+    count = int((examples.y_test == 3).sum())
+    assert [cell.strip() for cell in row.split("│")[2:4]] == [str(count), str(count - wrong.sum())]
+
+
+def test_data_of_ones_own_is_trained_on_and_scored(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    x = rng.normal(size=(300, 5)) + 4 * np.eye(3, 5)[y]
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y)
+    np.savez(tmp_path / "more.npz", x=x[:50])
+    folder, mine = str(tmp_path / "run"), str(tmp_path / "mine.npz")
+    args = ["--batch", "16", "--epochs", "12", "--hidden", "30", "--lr", "0.02", "--coding", "rate", "--no-baseline"]
+    assert main(["train", "--data", mine, *args, "--output", folder]) == 0
+    about = record(Path(folder))
+    assert about["results"]["relu"] is None
+    assert about["results"]["spiking"]["held_out"] > 0.8
+    assert "not trained" in capsys.readouterr().out
+    # the held-out examples again, and a random input coding is drawn alike
+    assert main(["predict", folder, mine, "-o", str(tmp_path / "p.npz")]) == 0
+    with np.load(tmp_path / "p.npz") as predictions:
+        assert (predictions["y_pred"] == data.load(mine, 0).y_test).mean() == about["results"]["spiking"]["held_out"]
+    capsys.readouterr()
+    assert main(["predict", folder, str(tmp_path / "more.npz")]) == 0
+    printed = capsys.readouterr().out
+    assert "answers" in printed
+    assert "accuracy" not in printed
+
+
+def test_the_same_seed_gives_the_same_parameters(run, tmp_path, capsys):
+    assert main(["train", *QUICK, "--quiet", "--no-baseline", "--output", str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().err == ""
+    with np.load(run[0] / "parameters.npz") as first, np.load(tmp_path / "again" / "parameters.npz") as again:
+        assert np.array_equal(first["weight_1"], again["weight_1"])
+
+
+def test_every_option_reaches_the_network(tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(network, params, data, **settings):
+        seen.update(network=network, data=data, **settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_commands.training, "fit", spy)
+    given = {
+        "data": "digits", "surrogate": "arctan(alpha=2)", "epochs": 7, "seed": 5, "batch": 33, "hidden": "11, 12",
+        "steps": 6, "coding": "rate", "lr": 0.125, "shift": 1, "decay": 0.75, "reset": "zero",
+    }  # fmt: skip
+    options = [text for key, value in given.items() for text in (f"--{key}", str(value))]
+    assert main(["train", *options, "--detach-reset", "--output", str(tmp_path / "r")]) == 130
+    network = seen["network"]
+    assert network.sizes == (64, 11, 12, 10)
+    assert (network.steps, network.coding) == (6, "rate")
+    assert network.cell == spikegrad.LIF(0.75, surrogate=spikegrad.Arctan(2.0), reset="zero", detach_reset=True)
+    assert {k: seen[k] for k in ("epochs", "batch", "lr", "shift", "seed")} == {
+        "epochs": 7, "batch": 33, "lr": 0.125, "shift": 1, "seed": 5,
+    }  # fmt: skip
+    assert np.array_equal(seen["data"].x_test, data.load("digits", 5).x_test)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_keeps_what_was_learnt(tmp_path):
+    folder = tmp_path / "run"
+    args = ["train", *QUICK, "--epochs", "1000000", "--output", str(folder)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "spikegrad.cli", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert "epoch 1/1000000" in process.stderr.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: what was learnt so far is kept" in out
+    assert {p.name for p in folder.iterdir()} == {"parameters.npz", "run.json", "figure.png"}
+    about = record(folder)
+    assert about["interrupted"]
+    assert about["results"]["relu"] is None
+    assert 1 <= about["results"]["spiking"]["epochs"] < 1000000
+    assert main(["predict", str(folder), "digits"]) == 0
+
+
+def test_ctrl_c_in_the_baseline_keeps_both(tmp_path, monkeypatch):
+    fit = _commands.training.fit
+
+    def interrupt(network, *args, **settings):
+        if isinstance(network, _commands.training.ReluNetwork):
+            os.kill(os.getpid(), signal.SIGINT)
+        return fit(network, *args, **settings)
+
+    monkeypatch.setattr(_commands.training, "fit", interrupt)
+    assert main(["train", *QUICK, "--output", str(tmp_path / "run")]) == 130
+    results = record(tmp_path / "run")["results"]
+    assert not results["spiking"]["interrupted"]
+    assert results["relu"]["interrupted"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_divergence_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_commands.training, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
+    assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 1
+    assert only_line(capsys) == "spikegrad: error: the loss is nan in epoch 1: a smaller learning rate may help"
+
+
+def only_line(capsys):
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line
+
+
+WRONG = {
+    "no such command": (["learn"], "No such command 'learn'"),
+    "no such option": (["train", "--epoch", "3"], "No such option"),
+    "unknown surrogate": (["train", "--surrogate", "arctang"], "unknown surrogate 'arctang', did you mean 'arctan'?"),
+    "malformed surrogate": (["train", "--surrogate", "arctan(alpha=2"], "malformed surrogate 'arctan(alpha=2'"),
+    "parameter of none": (["train", "--surrogate", "arctan(beta=2)"], "its parameters are alpha"),
+    "parameter out of domain": (["train", "--surrogate", "arctan(-1)"], "Arctan: alpha must be > 0, got -1.0"),
+    "epochs": (["train", "--epochs", "-1"], "Invalid value for '--epochs': -1 is not in the range x>=1"),
+    "no number": (["train", "--steps", "many"], "'many' is not a valid integer range"),
+    "lr": (["train", "--lr", "nan"], "Invalid value for '--lr': nan is not finite"),
+    "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range x>0"),
+    "decay": (["train", "--decay", "1.1"], "1.1 is not in the range 0<=x<=1"),
+    "coding": (["train", "--coding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
+    "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'zero', 'none'"),
+    "hidden": (["train", "--hidden", "256,,256"], "'256,,256': give the neurons of each layer, such as 256,256"),
+    "empty layer": (["train", "--hidden", "256,0"], "'256,0': give the neurons of each layer"),
+    "no data": (["train", "--data", "mnist"], "no data 'mnist': give mnist5k, digits, or the path of a .npz file"),
+    "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
+    "bad file": (["train", "--data", "flat.npz"], "flat.npz: x_train must have shape (n, features)"),
+    "no images": (["train", "--data", "table.npz", "--shift", "1", "--batch", "5"], "table.npz has no images to move"),
+    "batch": (["train", "--data", "digits", "--batch", "2000"], "2000 is more than the 1438 training examples"),
+    "output below a file": (
+        ["train", "--data", "digits", "--output", "table.npz/run"],
+        "output folder table.npz/run cannot be written: Not a directory",
+    ),
+    "output is a file": (["train", "--data", "digits", "--output", "table.npz"], "table.npz cannot be written"),
+    "output in use": (["train", "--data", "digits", "--output", "used"], "used is not empty; nothing is overwritten"),
+    "no name": (["plot", "-o", "a.png"], "Missing argument 'NAME...'"),
+    "no output": (["plot", "sigmoid"], "Missing option '--output'"),
+    "plot unknown": (["plot", "sigmoid", "sigmoit", "-o", "a.png"], "did you mean 'sigmoid'?"),
+    "plot format": (["plot", "sigmoid", "-o", "a.docx"], "a.docx must end in .png, .svg or .pdf"),
+    "plot nowhere": (["plot", "sigmoid", "-o", "no/a.png"], "no/a.png cannot be written: No such file or directory"),
+    "no run": (["predict", "nowhere", "digits"], "nowhere holds no run: no run.json"),
+    "run is a file": (["predict", "table.npz", "digits"], "table.npz holds no run: no run.json"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_commands.training, "fit", None)  # nothing may get as far as training
+    np.savez("flat.npz", x_train=np.zeros(3), y_train=np.zeros(3, int))
+    np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.arange(20) % 2)
+    Path("used").mkdir()
+    Path("used", "run.json").touch()
+    args, message = WRONG[name]
+    assert main(args) == 2
+    line = only_line(capsys)
+    assert line.startswith("spikegrad: error: ")
+    assert message in line
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_without_permission(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert main(["train", "--data", "digits", "--output", str(tmp_path)]) == 2
+    assert "cannot be written: Permission denied" in only_line(capsys)
+
+
+def damaged(folder, tmp_path, change):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    about = record(folder)
+    with np.load(folder / "parameters.npz") as file:
+        arrays = dict(file)
+    change(about, arrays)
+    (copy / "run.json").write_text(json.dumps(about))
+    np.savez(copy / "parameters.npz", **arrays)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r, a: a.pop("bias_1"), r"bias_1 must hold floats of shape \(16,\), it is missing"),
+        (lambda r, a: a.update(weight_0=np.zeros((3, 4))), r"weight_0 must hold .* \(64, 32\), got float64 of"),
+        (lambda r, a: a.update(bias_0=np.full(32, "a")), r"bias_0 must hold floats of shape \(32,\), got <U1"),
+        (lambda r, a: a.update(bias_0=np.full(32, None)), r"parameters.npz is not a .npz file of numbers"),
+        (lambda r, a: r.update(format=2), r"run.json is not a run in format 1"),
+        (lambda r, a: r.pop("data"), r"run.json is damaged: KeyError\('data'\)"),
+        (lambda r, a: r["options"].update(surrogate="nope"), r"run.json is damaged: .*unknown surrogate 'nope'"),
+        (lambda r, a: r["options"].pop("steps"), r"run.json is damaged: .*steps"),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_one_line(run, tmp_path, capsys, change, message):
+    copy = damaged(run[0], tmp_path, change)
+    assert main(["predict", str(copy), "digits"]) == 2
+    assert re.search(message, only_line(capsys))
+
+
+def test_more_that_predict_refuses(run, tmp_path, capsys):
+    folder = str(run[0])
+    assert main(["predict", folder, "mnist5k"]) == 2
+    assert "of shape (28, 28), the network was trained on (8, 8)" in only_line(capsys)
+    assert main(["predict", folder, "digits", "-o", "a.csv"]) == 2
+    assert "a.csv must end in .npz" in only_line(capsys)
+    assert main(["predict", folder, "digits", "-o", str(tmp_path / "no" / "a.npz")]) == 2
+    assert "cannot be written: No such file or directory" in only_line(capsys)
+    (tmp_path / "run.json").write_text("{")
+    (tmp_path / "parameters.npz").write_bytes((run[0] / "parameters.npz").read_bytes()[:100])
+    assert main(["predict", str(tmp_path), "digits"]) == 2
+    assert "run.json is not JSON" in only_line(capsys)
+    (tmp_path / "run.json").write_text("[]")
+    assert main(["predict", str(tmp_path), "digits"]) == 2
+    assert "parameters.npz is not a .npz file of numbers" in only_line(capsys)
+
+
+def test_list_has_every_surrogate_with_peak_and_area(capsys):
+    assert main(["list"]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    rows = {row[0]: row[1:] for row in rows if row}
+    assert set(rows) == set(names())
+    assert all(len(formula) > 5 for formula, *_ in rows.values())
+    assert rows["relu_grad"][:2] == ["max(0, α(w − |x|))", "alpha=0.3, width=1"]
+    expected = {  # by hand, from the formulas
+        "arctan": (1 / 2, 1),
+        "erf": (1 / np.sqrt(np.pi), 1),
+        "inv_square_grad": (1, 2 / 100),
+        "q_pseudo_spike": (1, 3),
+        "relu_grad": (0.3, 0.3),
+        "multi_gaussian_grad": (0.5 * (1.15 - 0.3 * np.exp(-1 / 72) / 6) / (0.5 * np.sqrt(2 * np.pi)), 0.5 * 0.85),
+        "leaky_relu": (1, "unbounded"),
+        "piecewise_leaky_relu": (0.5, "unbounded"),
+        "nonzero_sign_log": (1, "unbounded"),
+        "squarewave_fourier_series": (1, "periodic"),
+    }
+    for name, (peak, area) in expected.items():
+        assert float(rows[name][2]) == pytest.approx(peak, rel=1e-3), name
+        assert rows[name][3] == area if isinstance(area, str) else float(rows[name][3]) == pytest.approx(area, rel=1e-3)
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_plot_writes_a_picture(tmp_path, suffix, magic, capsys):
+    path = tmp_path / f"a.{suffix}"
+    assert main(["plot", "sigmoid", "Arctan(alpha=2)", "-o", str(path)]) == 0
+    assert path.read_bytes().startswith(magic)
+
+
+def test_help_shows_the_defaults(capsys):
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for default in ("mnist5k", "Sigmoid(alpha=4.0)", "40; x>=1", "256,256", "current", "0.002", "runs/<date>-<time>"):
+        assert f"[default: {default}" in text or f"[default: ({default}" in text
+    assert main(["--version"]) == 0
+    assert spikegrad.__version__ in capsys.readouterr().out
+    assert main([]) == 2
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_a_default_folder_is_always_a_new_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for _ in range(3):
+        made.append(_commands._fresh())
+        made[-1].mkdir(parents=True)
+    assert len(set(made)) == 3
+    assert {folder.parent for folder in made} == {Path("runs")}
+
+
+@pytest.mark.parametrize("package", ["click", "rich", "optax", "matplotlib"])
+def test_without_the_extra_one_line_says_what_to_install(package, tmp_path):
+    code = f"import sys; sys.modules[{package!r}] = None; from spikegrad.cli import main; sys.exit(main(['train']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"spikegrad: error: the command needs {package}, which is not installed: pip install 'spikegrad[train]'\n"
+    )
+
+
+def test_the_library_imports_none_of_it():
+    code = (
+        "import sys, spikegrad; print([m for m in ('click', 'rich', 'optax', 'matplotlib', 'spikegrad.cli', "
+        "'spikegrad.data', 'spikegrad.train', 'spikegrad.plot') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

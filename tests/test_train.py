@@ -1,0 +1,199 @@
+"""The networks of the command against simulations in NumPy, and the training loop."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import LIF
+from spikegrad import train as training
+from spikegrad.data import Data, load
+from spikegrad.train import DivergedError, ReluNetwork, SpikingNetwork, fit, init, scorer, shifted
+
+SIZES = (6, 9, 7, 3)
+RNG = np.random.default_rng(0)
+
+
+def parameters(gain=2.0):
+    return init(SIZES, jax.random.key(1), gain)
+
+
+def simulate(params, inputs, decay):
+    """Neuron by neuron, in float64: ``inputs`` is (steps, n, features)."""
+    params = [{k: np.asarray(v, np.float64) for k, v in layer.items()} for layer in params]
+    n = inputs.shape[1]
+    potential = [np.zeros((n, len(layer["bias"]))) for layer in params]
+    readout, spikes = [], [[] for _ in params[:-1]]
+    for x in inputs:
+        out = x
+        for k, layer in enumerate(params):
+            potential[k] = decay * potential[k] + out @ layer["weight"] + layer["bias"]
+            if k < len(params) - 1:
+                out = (potential[k] >= 1).astype(float)
+                potential[k] = potential[k] - out
+                spikes[k].append(out)
+        readout.append(potential[-1])
+    return np.mean(readout, 0), [np.array(s) for s in spikes], np.array(readout)
+
+
+def test_the_spiking_network_is_the_textbook_one():
+    x = RNG.uniform(size=(5, 6)).astype(np.float32)
+    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=7, coding="current")
+    logits, spikes, readout = network(parameters(), x, jax.random.key(0))
+    expected = simulate(parameters(), np.stack([x] * 7), 0.8)
+    for layer, right in zip(spikes, expected[1], strict=True):
+        assert 0.05 < right.mean() < 0.95
+        assert np.array_equal(layer, right)
+    np.testing.assert_allclose(readout, expected[2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_latency_coding_spikes_once_and_earlier_for_more():
+    x = np.array([[0.0, 0.01, 0.3, 0.5, 0.99, 1.0], [1.5, -0.5, 0.75, 0.7499, 0.25, 0.2499]], np.float32)
+    steps = np.array([[None, 3, 2, 2, 0, 0], [0, None, 1, 1, 3, 3]])
+    inputs = np.zeros((4, 2, 6))
+    for i, j in np.ndindex(2, 6):
+        if steps[i, j] is not None:
+            inputs[steps[i, j], i, j] = 1
+    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=4, coding="latency")
+    logits, _, _ = network(parameters(4.0), x, jax.random.key(0))
+    np.testing.assert_allclose(logits, simulate(parameters(4.0), inputs, 0.8)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_rate_coding_spikes_with_the_probability_of_the_value():
+    x = jnp.array([[0.0, 0.2, 0.5, 0.9, 1.0, 2.0]])
+    network = SpikingNetwork((6, 6, 2), LIF(), steps=4000, coding="rate")
+    identity = {"weight": jnp.eye(6), "bias": jnp.zeros(6)}
+    spikes = np.asarray(network._input(identity, x, jax.random.key(0)))[:, 0]
+    assert set(np.unique(spikes)) == {0, 1}
+    share = np.array([0, 0.2, 0.5, 0.9, 1, 1])
+    assert (np.abs(spikes.mean(0) - share) <= 5 * np.sqrt(share * (1 - share) / 4000)).all()
+    assert abs(np.corrcoef(spikes[1:, 2], spikes[:-1, 2])[0, 1]) < 0.08  # independent in time
+
+
+def test_the_relu_network():
+    x = RNG.normal(size=(5, 6)).astype(np.float32)
+    y, active = x.astype(np.float64), []
+    for k, layer in enumerate(parameters()):
+        y = y @ np.asarray(layer["weight"], np.float64) + np.asarray(layer["bias"])
+        if k < 2:
+            active.append(y > 0)
+            y = np.maximum(y, 0)
+    logits, found, _ = ReluNetwork(SIZES)(parameters(), x, jax.random.key(0))
+    np.testing.assert_allclose(logits, y, rtol=1e-4, atol=1e-5)
+    for a, b in zip(found, active, strict=True):
+        assert np.array_equal(a[0], b)
+
+
+def test_shifts_move_images_and_zeros_move_in():
+    images = np.zeros((400, 7, 7), np.float32)
+    images[:, 3, 3] = 1
+    moved = np.asarray(shifted(images, 2, jax.random.key(0)))
+    assert (moved.sum((1, 2)) == 1).all()
+    _, row, column = np.nonzero(moved)
+    assert set(row) == set(column) == {1, 2, 3, 4, 5}
+    assert len(set(zip(row, column, strict=True))) == 25
+    corner = np.ones((50, 4, 4, 3), np.float32)
+    sums = np.asarray(shifted(corner, 2, jax.random.key(0))).sum((1, 2, 3))
+    assert set(sums) == {3 * (4 - a) * (4 - b) for a in range(3) for b in range(3)}  # channels move together
+
+
+def test_scores_do_not_depend_on_how_examples_are_batched():
+    x = RNG.uniform(size=(700, 6)).astype(np.float32)  # more than one batch, the last one padded
+    network = SpikingNetwork(SIZES, LIF(), steps=5, coding="current")
+    params = parameters(0.7)
+    scores = scorer(network)(params, x)
+    logits, spikes, _ = network(params, x, jax.random.key(0))
+    np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores.rates, [s.mean() for s in spikes], rtol=1e-3)
+    silent = [float((np.asarray(s).sum((0, 1)) == 0).mean()) for s in spikes]
+    assert scores.silent == silent
+    assert 0 < max(silent) < 1
+
+
+SMALL = {"epochs": 3, "batch": 64, "lr": 2e-2}
+
+
+def small(data, **changes):
+    network = SpikingNetwork((64, 32, 10), LIF(), steps=4, coding="current")
+    return fit(network, init(network.sizes, jax.random.key(0), 0.5), data, **{**SMALL, **changes})
+
+
+def leaves(result):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(result.params)]
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+def test_training_learns_and_is_deterministic(digits, monkeypatch):
+    first, other = small(digits, shift=1), small(digits, shift=1, seed=1)
+    assert first.curves["loss"] == sorted(first.curves["loss"], reverse=True)
+    assert first.curves["held_out"][-1] == first.scores.accuracy(digits.y_test) > 0.6
+    # a slow clock: another number of batches per call, the same result
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    again = small(digits, shift=1)
+    assert again.seconds > 60
+    for a, b in zip(leaves(first), leaves(again), strict=True):
+        assert np.array_equal(a, b)
+    assert any(not np.array_equal(a, b) for a, b in zip(leaves(first), leaves(other), strict=True))
+
+
+def test_held_out_examples_have_no_part_in_training(digits):
+    spoilt = dataclasses.replace(digits, x_test=1 - digits.x_test, y_test=digits.y_test[::-1].copy())
+    for a, b in zip(leaves(small(digits)), leaves(small(spoilt)), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_stopping_keeps_what_was_learnt(digits):
+    seen = []
+    result = small(digits, epochs=1000, report=seen.append, stop=lambda: len(seen) == 2)
+    assert result.interrupted
+    assert len(seen) == 3
+    assert seen[0].batches == 1
+    assert len(result.curves["held_out"]) == seen[-1].epoch
+    start = init((64, 32, 10), jax.random.key(0), 0.5)
+    assert not np.array_equal(result.params[0]["weight"], start[0]["weight"])
+    assert np.array_equal(
+        result.scores.logits,
+        scorer(SpikingNetwork((64, 32, 10), LIF(), 4, "current"))(result.params, digits.x_test).logits,
+    )
+
+
+def test_every_epoch_sees_every_batch_once():
+    x = np.arange(10, dtype=np.float32)[:, None] + 1
+    data = Data("", x, np.zeros(10, np.int32), x[:2], np.zeros(2, np.int32), 0, 1, "")
+    seen = []
+
+    class Spy:
+        sizes = (1, 1, 2)
+
+        def __call__(self, params, x, key):
+            jax.debug.callback(lambda v: seen.append(v[:, 0].tolist()), x, ordered=True)
+            return x @ params[0]["weight"] @ params[1]["weight"], [jnp.zeros((1, len(x), 1))], x
+
+    fit(Spy(), init((1, 1, 2), jax.random.key(0)), data, epochs=2, batch=5, lr=1e-3)
+    jax.effects_barrier()
+    seen = [batch for batch in seen if len(batch) == 5]
+    assert len(seen) == 4
+    epochs = [seen[0] + seen[1], seen[2] + seen[3]]
+    assert epochs[0] != epochs[1]
+    assert [sorted(e) for e in epochs] == [x[:, 0].tolist()] * 2
+
+
+def test_a_loss_that_is_not_finite_ends_training(digits):
+    broken = dataclasses.replace(digits, x_train=np.where(digits.x_train > 0, np.inf, 0).astype(np.float32))
+    with pytest.raises(DivergedError, match=r"the loss is nan in epoch 1: a smaller learning rate may help"):
+        small(broken)
