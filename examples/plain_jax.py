@@ -36,7 +36,7 @@ def train_step(weights, spikes, labels):
 
 def gradients():
     """Gradient of the loss at the initial weights, one matrix ``(inputs, outputs)`` per layer."""
-    return jax.grad(loss)(initial_weights(), *data())
+    return jax.jit(jax.grad(loss))(initial_weights(), *data())
 
 
 def main(fast: bool = False):

@@ -62,7 +62,7 @@ def gradients():
     """Gradient of the loss at the initial weights, one matrix ``(inputs, outputs)`` per layer."""
     model = initial_model()
     weights = [layer.weight for layer in model.layers]
-    grads = brainstate.transform.grad(lambda: loss_of(model, *data()), weights)()
+    grads = brainstate.transform.jit(brainstate.transform.grad(lambda: loss_of(model, *data()), weights))()
     return [g["weight"] for g in grads]
 
 

@@ -56,7 +56,7 @@ def initial_model():
 
 def gradients():
     """Gradient of the loss at the initial weights, one matrix ``(inputs, outputs)`` per layer."""
-    return [layer.weight.T for layer in eqx.filter_grad(loss)(initial_model(), *data()).layers]
+    return [layer.weight.T for layer in eqx.filter_jit(eqx.filter_grad(loss))(initial_model(), *data()).layers]
 
 
 def main(fast: bool = False):
