@@ -1,7 +1,7 @@
 """The surrogates once more, in arbitrary precision: the oracle of the tests.
 
-Written from the published formulas, literally, without a thought for rounding: at this precision none matters. A new surrogate adds one
-row to ``ROWS``, and no test.
+Written from the published formulas, literally, without a thought for rounding: at this precision none matters. A new
+surrogate adds one row to ``ROWS``, and no test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import spikegrad
 
 mp = mpmath.mp.clone()
-mp.prec = 300
+mp.prec = 200
 pi, exp, log, sqrt, cos, sin = mp.pi, mp.exp, mp.log, mp.sqrt, mp.cos, mp.sin
 
 

@@ -1,0 +1,236 @@
+"""Every surrogate under every transformation equals the same surrogate called eagerly; nothing is traced twice."""
+
+import contextlib
+import logging
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from reference import DEFAULTS
+
+import spikegrad
+
+every = pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+X = jnp.concatenate([jnp.linspace(-3, 3, 25), jnp.array([0.0, -0.0, 1e-3, -1e-3, 20.0, -20.0, 1e-30])]).reshape(8, 4)
+
+
+def value_and_slope(surrogate, x):
+    out, backward = jax.vjp(surrogate, x)
+    return out, backward(jnp.cos(out))[0]
+
+
+def scaled(surrogate, factors):
+    """The surrogate with each parameter multiplied: one after another for a list, and stacked for an array."""
+    return jax.tree.map(lambda value: value * factors, surrogate)
+
+
+def check(got, expected):
+    """Spikes bit for bit; slopes to four roundings, since XLA fuses a product and a sum into one rounding or two."""
+    for a, b in zip(*(map(np.asarray, jax.tree.leaves(v)) for v in (got, expected)), strict=True):
+        assert a.dtype == b.dtype
+        if np.isin(b, (0, 1)).all():
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=5e-7 * np.abs(b).max())
+
+
+WAYS = {
+    "jit": lambda s, x: jax.jit(lambda x: value_and_slope(s, x))(x),
+    "dynamic": jax.jit(value_and_slope),
+    "static": jax.jit(value_and_slope, static_argnums=0),
+    "jit of the object": lambda s, x: value_and_slope(jax.jit(s), x),
+    "vmap": lambda s, x: jax.vmap(lambda x: value_and_slope(s, x))(x),
+    "nested vmap": lambda s, x: jax.vmap(jax.vmap(lambda x: value_and_slope(s, x), 0, 0), 1, 1)(x),
+    "scan": lambda s, x: jax.lax.scan(lambda n, x: (n + 1, value_and_slope(s, x)), jnp.int32(0), x)[1],
+    "map": lambda s, x: jax.lax.map(lambda x: value_and_slope(s, x), x),
+    "checkpoint": lambda s, x: value_and_slope(jax.checkpoint(s), x),
+    "linearize": lambda s, x: (y := jax.linearize(s, x), (y[0], y[1](jnp.cos(y[0]))))[1],
+    "jit of grad": lambda s, x: (s(x), jax.jit(jax.grad(lambda x: jnp.sin(s(x)).sum()))(x)),
+    "cond": lambda s, x: jax.lax.cond(x.sum() > -1e9, lambda x: value_and_slope(s, x), lambda x: (x, x), x),
+    "while": lambda s, x: jax.lax.fori_loop(0, 2, lambda i, _: value_and_slope(s, x), (x, x)),
+    "compiled ahead": lambda s, x: jax.jit(value_and_slope).lower(s, x).compile()(s, x),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@every
+def test_equals_eager(case, way):
+    surrogate = case.make()
+    check(WAYS[way](surrogate, X), value_and_slope(surrogate, X))
+
+
+@every
+def test_vmap_over_parameters(case):
+    surrogate, factors = case.make(), jnp.array([1.0, 0.5, 1.25])
+    one_by_one = [scaled(surrogate, float(factor)) for factor in factors]
+    stacked = scaled(surrogate, factors)
+    same = [value_and_slope(s, X) for s in one_by_one]
+    check(jax.vmap(value_and_slope, (0, None))(stacked, X), jax.tree.map(lambda *v: jnp.stack(v), *same))
+    xs = jnp.stack([X, 2 * X, -X])
+    each = [value_and_slope(s, x) for s, x in zip(one_by_one, xs, strict=True)]
+    check(jax.vmap(value_and_slope)(stacked, xs), jax.tree.map(lambda *v: jnp.stack(v), *each))
+    last = jnp.moveaxis(xs, 0, -1)
+    check(jax.vmap(value_and_slope, (0, -1))(stacked, last), jax.tree.map(lambda *v: jnp.stack(v), *each))
+
+
+@every
+def test_jvp_of_vjp(case):
+    surrogate = case.make()
+    gradient = jax.grad(lambda x: jnp.sum(surrogate(x) ** 2))
+    check(jax.jvp(gradient, (X,), (jnp.sin(X),)), jax.jit(lambda x: jax.jvp(gradient, (x,), (jnp.sin(x),)))(X))
+    # and the other way around: the matrix is symmetric, and here diagonal
+    reverse = jax.grad(lambda x: jnp.vdot(jax.jvp(lambda x: jnp.sum(surrogate(x) ** 2), (x,), (jnp.sin(X),))[1], 1.0))
+    check(reverse(X), jax.jvp(gradient, (X,), (jnp.sin(X),))[1])
+
+
+@every
+def test_shard_map_over_devices(case):
+    devices = jax.devices()
+    assert len(devices) == 8
+    mesh, spec = Mesh(np.array(devices), ("batch",)), PartitionSpec("batch")
+    surrogate = case.make()
+    expected = value_and_slope(surrogate, X)
+    x = jax.device_put(X, NamedSharding(mesh, spec))
+    # shards are computed in place, whether JAX splits the work itself or is told to
+    with_jit = jax.jit(value_and_slope)(surrogate, x)
+    with_map = jax.jit(_shard_map(lambda x: value_and_slope(surrogate, x), mesh, spec))(x)
+    outside = jax.grad(lambda x: jnp.sin(_shard_map(surrogate, mesh, spec)(x)).sum())(x)
+    for out in (*with_jit, *with_map):
+        assert out.sharding.is_equivalent_to(x.sharding, x.ndim)
+    for got in (with_jit, with_map, (expected[0], outside)):
+        check(jax.device_get(got), expected)
+
+
+def _shard_map(f, mesh, spec):
+    if hasattr(jax, "shard_map"):
+        return jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec)
+    from jax.experimental.shard_map import shard_map  # noqa: PLC0415
+
+    return shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec)
+
+
+@every
+def test_export_round_trip(case):
+    surrogate = case.make()
+    exported = export.export(jax.jit(lambda x: value_and_slope(surrogate, x)))(X)
+    loaded = export.deserialize(exported.serialize())
+    check(loaded.call(X), value_and_slope(surrogate, X))
+    # and once differentiated after the export
+    spikes = export.deserialize(export.export(jax.jit(surrogate))(X).serialize(vjp_order=1))
+    check(jax.grad(lambda x: jnp.sin(spikes.call(x)).sum())(X), value_and_slope(surrogate, X)[1])
+
+
+@every
+def test_debug_nans(case):
+    surrogate = case.make()
+    with jax.debug_nans(True):
+        jax.jit(jax.value_and_grad(lambda x: jax.grad(lambda x: surrogate(x).sum())(x).sum()))(X)
+
+
+@every
+def test_forward_alone_compiles_to_the_step(case):
+    text = jax.jit(case.make()).lower(X).compile().as_text()
+    operations = set(re.findall(r"= \S+ ([a-z][a-z0-9-]*)\(", text))
+    step = {"parameter", "constant", "compare", "convert", "select", "broadcast", "fusion", "call", "copy", "bitcast"}
+    assert operations <= step | {"iota", "not", "tuple"}, operations - step
+    assert "compare" in operations  # the pattern does read the program
+
+
+class Count:
+    """A function of a surrogate that counts how often JAX runs it."""
+
+    def __init__(self):
+        self.traces = 0
+
+    def __call__(self, surrogate, x):
+        self.traces += 1
+        return jax.grad(lambda x: surrogate(x).sum())(x)
+
+
+@every
+def test_another_parameter_does_not_trace_again(case):
+    count, surrogate = Count(), case.make()
+    jitted = jax.jit(count)
+    for factor in (1.0, 0.5, 1.25):
+        check(jitted(scaled(surrogate, factor), X), value_and_slope_of_ones(scaled(surrogate, factor)))
+    assert count.traces == 1
+
+
+def value_and_slope_of_ones(surrogate):
+    return jax.grad(lambda x: surrogate(x).sum())(X)
+
+
+@every
+def test_equal_surrogates_as_static_arguments_trace_once(case):
+    count = Count()
+    jitted = jax.jit(count, static_argnums=0)
+    for _ in range(5):
+        jitted(case.make(), X)
+    assert count.traces == 1
+    jitted(jax.tree.map(lambda value: value * 1.5 + 0.25, case.make()), X)
+    assert count.traces == 2
+
+
+def test_a_static_field_traces_again():
+    count = Count()
+    jitted = jax.jit(count)
+    for n in (1, 2, 1):
+        jitted(spikegrad.SquarewaveFourierSeries(n), X)
+    assert count.traces == 2
+
+
+@contextlib.contextmanager
+def compilations():
+    """The names of what JAX compiles, by its own log."""
+    names, logger = [], logging.getLogger("jax")
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if match := re.match(r"Compiling (\S+)", record.getMessage()):
+                names.append(match[1])
+
+    handler, propagate = Handler(), logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        with jax.log_compiles():
+            yield names
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+@every
+def test_eager_calls_with_other_parameters_do_not_compile_again(case):
+    def use(surrogate):
+        surrogate(X)
+        surrogate.surrogate_fun(X)
+        surrogate.surrogate_grad(X)
+        jax.grad(lambda x: surrogate(x).sum())(X)
+        jax.jvp(surrogate, (X,), (X,))
+
+    surrogate = case.make()
+    use(surrogate)
+    with compilations() as names:
+        for factor in (0.5, 1.25, 1.5, 3.0):
+            use(scaled(surrogate, factor))
+        assert not names
+        jax.jit(lambda x: x + 3)(X)
+    assert len(names) == 1, "the log was not read"
+
+
+def test_a_cell_scans_the_surrogate_it_is_given():
+    currents = jnp.ones((5, 3)) * 0.4
+    thresholds = jnp.array([0.5, 1.0, 1.5])
+
+    @jax.jit
+    def spikes(surrogate, threshold):
+        return spikegrad.unroll(spikegrad.LIF(threshold=threshold, surrogate=surrogate), currents)[1].sum()
+
+    for surrogate in (spikegrad.Sigmoid(), spikegrad.Arctan(2.0)):
+        gradient = jax.grad(spikes, argnums=1)(surrogate, thresholds)
+        assert gradient.shape == (3,)
+        assert (gradient < 0).all()
