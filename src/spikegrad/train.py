@@ -326,7 +326,6 @@ def fit(
     state = params, optimizer.init(params)
     curves: dict[str, list] = {"loss": [], "accuracy": [], "rates": [], "held_out": []}
     count, pace, interrupted, scores = 1, 0.0, False, None
-    value = right = rates = np.zeros(())
     for epoch in range(epochs):
         order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, total), epoch), n)
         sums: Any = (jnp.zeros(()), jnp.zeros(()), jnp.zeros(len(params) - 1))
@@ -342,6 +341,11 @@ def fit(
             if not np.isfinite(value):
                 raise DivergedError(f"the loss is {value} in epoch {epoch + 1}: a smaller learning rate may help")
             interrupted = stop()
+            if interrupted or done == per_epoch:
+                scores = score(state[0], data.x_test)
+                for name, number in (("loss", float(value)), ("accuracy", float(right)), ("rates", rates.tolist())):
+                    curves[name].append(number)
+                curves["held_out"].append(scores.accuracy(data.y_test))
             report(
                 Progress(
                     epoch=epoch + 1,
@@ -354,10 +358,6 @@ def fit(
                     seconds_left=pace * (total - epoch * per_epoch - done),
                 )
             )
-        scores = score(state[0], data.x_test)
-        for name, number in (("loss", float(value)), ("accuracy", float(right)), ("rates", rates.tolist())):
-            curves[name].append(number)
-        curves["held_out"].append(scores.accuracy(data.y_test))
         if interrupted:
             break
     assert scores is not None
