@@ -156,6 +156,12 @@ def _elementwise(formula: Callable) -> Callable:
     return method
 
 
+def _finite(x: jax.Array) -> jax.Array:
+    """``x`` with the largest number for infinity, which formulas would have to guard against one by one."""
+    largest = jnp.finfo(x.dtype).max
+    return jnp.where(x > largest, largest, jnp.where(x < -largest, -largest, x))
+
+
 def learnable(surrogate: Surrogate) -> Surrogate:
     r"""The same spike, whose parameters get a gradient.
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax.lax import erfc
 
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import magnitude, signed
+from ._parts import bounded, exp, from_tail, magnitude, signed
 
 
 def _normal(z):
     """Density of the standard normal distribution."""
-    return jnp.exp(-(z * z) / 2) / math.sqrt(2 * math.pi)
+    z = bounded(z, 40)
+    return exp(-(z * z) / 2) / math.sqrt(2 * math.pi)
 
 
 def _normal_tail(z):
     """Probability that a standard normal variable is above z."""
-    return erfc(z / math.sqrt(2)) / 2
+    return erfc(bounded(z, 40) / math.sqrt(2)) / 2
 
 
 class GaussianGrad(Surrogate):
@@ -60,8 +62,7 @@ class GaussianGrad(Surrogate):
 
     def surrogate_fun(self, x):
         tail = self.alpha * _normal_tail(magnitude(x) / self.sigma)
-        rest = (1 - self.alpha) / 2
-        return jnp.where(x < 0, rest + tail, 1 - rest - tail)
+        return from_tail(x, (1 - self.alpha) / 2 + tail)
 
     def surrogate_grad(self, x):
         return self.alpha / self.sigma * _normal(x / self.sigma)
@@ -116,9 +117,10 @@ class MultiGaussianGrad(Surrogate):
     def surrogate_fun(self, x):
         a = magnitude(x)
         wide = self.s * self.sigma
-        center = 0.5 - _normal_tail(a / self.sigma)
-        flanks = 1 - _normal_tail((a - self.sigma) / wide) - _normal_tail((a + self.sigma) / wide)
-        return 0.5 + self.scale * signed(x, (1 + self.h) * center - self.h * flanks)
+        center = _normal_tail(a / self.sigma)
+        flanks = _normal_tail((a - self.sigma) / wide) + _normal_tail((a + self.sigma) / wide)
+        tail = self.scale * ((1 + self.h) * center - self.h * flanks)
+        return from_tail(x, (1 - self.scale * (1 - self.h)) / 2 + tail)
 
     def surrogate_grad(self, x):
         wide = self.s * self.sigma
@@ -162,7 +164,7 @@ class SlayerGrad(Surrogate):
         return 0.5 - signed(x, jnp.expm1(-self.alpha * magnitude(x))) / self.alpha
 
     def surrogate_grad(self, x):
-        return jnp.exp(-self.alpha * jnp.abs(x))
+        return exp(-self.alpha * jnp.abs(x))
 
 
 slayer_grad = functional(SlayerGrad)
@@ -200,7 +202,8 @@ class InvSquareGrad(Surrogate):
     alpha: Real = parameter(default=100.0, above=0)
 
     def surrogate_fun(self, x):
-        return 0.5 + x / (1 + self.alpha * magnitude(x))
+        t = bounded(self.alpha * magnitude(x))
+        return 0.5 + signed(x, t / (1 + t) / self.alpha)
 
     def surrogate_grad(self, x):
         r = 1 / (1 + self.alpha * jnp.abs(x))
@@ -245,14 +248,30 @@ class QPseudoSpike(Surrogate):
     alpha: Real = parameter(default=2.0, above=0)
 
     def surrogate_fun(self, x):
-        log = jnp.log1p(2 * magnitude(x) / (self.alpha + 1))
+        log = jnp.log1p(2 / (self.alpha + 1) * magnitude(x))
         return 0.5 + signed(x, (self.alpha + 1) / 2 * log * _expm1_over((1 - self.alpha) * log))
 
     def surrogate_grad(self, x):
-        return jnp.exp(-self.alpha * jnp.log1p(2 * jnp.abs(x) / (self.alpha + 1)))
+        t = 2 / (self.alpha + 1) * jnp.abs(x)
+        return _power_tail(t, jnp.asarray(self.alpha, t.dtype))
 
 
 q_pseudo_spike = functional(QPseudoSpike)
+
+
+def _power_tail(t, alpha):
+    """``(1 + t)^-alpha``; at the default exponent, where it is known to be the same everywhere, without ``pow``."""
+
+    def square():
+        r = 1 / (1 + t)
+        return r * r
+
+    def general():
+        return exp(-alpha * jnp.log1p(t))
+
+    if alpha.ndim:
+        return general()
+    return jax.lax.cond(alpha == 2, square, general)
 
 
 def _expm1_over(y):
@@ -298,7 +317,10 @@ class NonzeroSignLog(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return signed(x, jnp.log1p(self.alpha * magnitude(x)))
+        a = magnitude(x)
+        far = a > 1e20  # where the product may overflow and the 1 has long been lost
+        tail = jnp.log(self.alpha) + jnp.log(jnp.where(far, a, 1))
+        return signed(x, jnp.where(far, tail, jnp.log1p(self.alpha * jnp.where(far, 0, a))))
 
     def surrogate_grad(self, x):
         return self.alpha / (1 + self.alpha * jnp.abs(x))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import from_tail, magnitude, signed
+from ._parts import from_tail, magnitude, reciprocal
 
 
 class PiecewiseQuadratic(Surrogate):
@@ -46,13 +46,17 @@ class PiecewiseQuadratic(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        a = self.alpha * magnitude(x)
-        rest = jnp.where(a >= 1, 0, 1 - a)
-        return from_tail(x, rest * rest / 2)
+        side = self.alpha * self._rest(magnitude(x))
+        return from_tail(x, side * side / 2)
 
     def surrogate_grad(self, x):
-        a = self.alpha * jnp.abs(x)
-        return jnp.where(a >= 1, 0, self.alpha * (1 - a))
+        return self.alpha * (self.alpha * self._rest(jnp.abs(x)))
+
+    def _rest(self, a):
+        """What is left to the edge, ``1/alpha - |x|``: the rounding of ``1/alpha`` would be felt near it."""
+        edge, lack = reciprocal(jnp.asarray(self.alpha, a.dtype))
+        rest = (edge - a) + lack
+        return jnp.where(rest > 0, rest, 0)
 
 
 piecewise_quadratic = functional(PiecewiseQuadratic)
@@ -93,13 +97,15 @@ class ReluGrad(Surrogate):
     width: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        a = magnitude(x)
-        u = jnp.where(a >= self.width, self.width, a)
-        return 0.5 + self.alpha * signed(x, u * (self.width - u / 2))
+        rest = self._rest(magnitude(x))
+        end = (1 - self.alpha * self.width * self.width) / 2  # where the curve starts on the left
+        return from_tail(x, end + self.alpha * rest * rest / 2)
 
     def surrogate_grad(self, x):
-        a = jnp.abs(x)
-        return jnp.where(a >= self.width, 0, self.alpha * (self.width - a))
+        return self.alpha * self._rest(jnp.abs(x))
+
+    def _rest(self, a):
+        return jnp.where(a >= self.width, 0, self.width - a)
 
 
 relu_grad = functional(ReluGrad)
@@ -144,13 +150,14 @@ class PiecewiseLeakyRelu(Surrogate):
     w: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        u = magnitude(x)
-        # the leaky side is measured from its own end of the step: f(-w) = 0 and f(w) = 1
-        outside = jnp.where(x < 0, 0, 1) + signed(x, self.c * (u - self.w))
-        return jnp.where(u > self.w, outside, 0.5 + x / (2 * self.w))
+        a = magnitude(x)
+        return from_tail(x, (self.w - a) * self._slope(a))
 
     def surrogate_grad(self, x):
-        return jnp.where(jnp.abs(x) <= self.w, 1 / (2 * self.w), self.c)
+        return self._slope(jnp.abs(x))
+
+    def _slope(self, a):
+        return jnp.where(a <= self.w, 1 / (2 * self.w), self.c)
 
 
 piecewise_leaky_relu = functional(PiecewiseLeakyRelu)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
+from ._parts import exp, logistic_slope
 
 
 class S2NN(Surrogate):
@@ -49,14 +50,13 @@ class S2NN(Surrogate):
     epsilon: Real = parameter(default=1e-8, at_least=0)
 
     def surrogate_fun(self, x):
-        e = jnp.exp(self.alpha * jnp.where(x < 0, x, 0))
+        e = exp(self.alpha * jnp.where(x < 0, x, 0))
         above = self.beta * jnp.log1p(jnp.where(x < 0, 0, x) + self.epsilon) + 0.5
         return jnp.where(x < 0, e / (1 + e), above)
 
     def surrogate_grad(self, x):
-        e = jnp.exp(self.alpha * jnp.where(x < 0, x, 0))
-        r = 1 / (1 + e)
-        return jnp.where(x < 0, self.alpha * e * (r * r), self.beta / (1 + jnp.where(x < 0, 0, x)))
+        below = self.alpha * logistic_slope(self.alpha * x)
+        return jnp.where(x < 0, below, self.beta / (1 + jnp.where(x < 0, 0, x)))
 
 
 s2nn = functional(S2NN)

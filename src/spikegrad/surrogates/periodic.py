@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
+from ._parts import cos_turn, sin_turn, turns
 
 
 class SquarewaveFourierSeries(Surrogate):
@@ -46,15 +47,20 @@ class SquarewaveFourierSeries(Surrogate):
     t_period: Real = parameter(default=8.0, above=0)
 
     def surrogate_fun(self, x):
-        theta = 2 * math.pi * x / self.t_period
-        return 0.5 + 2 / math.pi * sum((jnp.sin(k * theta) / k for k in self._harmonics()), jnp.zeros_like(x))
+        sine = sin_turn(turns(x, jnp.asarray(self.t_period, x.dtype)))
+        terms = self._multiples(-sine, sine, 2 - 4 * sine * sine)
+        return 0.5 + 2 / math.pi * sum((term / (2 * i + 1) for i, term in enumerate(terms)), jnp.zeros_like(x))
 
     def surrogate_grad(self, x):
-        theta = 2 * math.pi * x / self.t_period
-        return 4 / self.t_period * sum((jnp.cos(k * theta) for k in self._harmonics()), jnp.zeros_like(x))
+        cosine = cos_turn(turns(x, jnp.asarray(self.t_period, x.dtype)))
+        terms = self._multiples(cosine, cosine, 4 * cosine * cosine - 2)
+        return 4 / self.t_period * sum(terms, jnp.zeros_like(x))
 
-    def _harmonics(self):
-        return range(1, 2 * self.n, 2)
+    def _multiples(self, before, at, twice):
+        """Sines or cosines of the odd multiples of an angle, from those of -1 and 1 and ``2 cos`` of its double."""
+        for _ in range(self.n):
+            yield at
+            before, at = at, twice * at - before
 
 
 squarewave_fourier_series = functional(SquarewaveFourierSeries)

@@ -10,7 +10,7 @@ from jax.lax import erfc
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import from_tail, magnitude
+from ._parts import bounded, cauchy, exp, from_tail, logistic_slope, magnitude
 
 
 class Sigmoid(Surrogate):
@@ -46,14 +46,11 @@ class Sigmoid(Surrogate):
     alpha: Real = parameter(default=4.0, above=0)
 
     def surrogate_fun(self, x):
-        e = jnp.exp(-magnitude(self.alpha * x))
+        e = exp(-self.alpha * magnitude(x))
         return from_tail(x, e / (1 + e))
 
     def surrogate_grad(self, x):
-        # with e <= 1 nothing overflows, and nothing cancels as in sigma * (1 - sigma)
-        e = jnp.exp(-jnp.abs(self.alpha * x))
-        r = 1 / (1 + e)
-        return self.alpha * e * (r * r)
+        return self.alpha * logistic_slope(self.alpha * x)
 
 
 sigmoid = functional(Sigmoid)
@@ -136,8 +133,7 @@ class Arctan(Surrogate):
         return from_tail(x, jnp.arctan2(jnp.ones_like(w), w) / math.pi)
 
     def surrogate_grad(self, x):
-        w = math.pi / 2 * self.alpha * x
-        return self.alpha / (2 * (1 + w * w))
+        return self.alpha / 2 * cauchy(math.pi / 2 * self.alpha * x)
 
 
 arctan = functional(Arctan)
@@ -175,11 +171,11 @@ class ERF(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return from_tail(x, erfc(self.alpha * magnitude(x)) / 2)
+        return from_tail(x, erfc(bounded(self.alpha * magnitude(x), 40)) / 2)
 
     def surrogate_grad(self, x):
-        z = self.alpha * x
-        return self.alpha / math.sqrt(math.pi) * jnp.exp(-(z * z))
+        z = bounded(self.alpha * x, 40)
+        return self.alpha / math.sqrt(math.pi) * exp(-(z * z))
 
 
 erf = functional(ERF)
@@ -217,10 +213,10 @@ class PiecewiseExp(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return from_tail(x, jnp.exp(-self.alpha * magnitude(x)) / 2)
+        return from_tail(x, exp(-self.alpha * magnitude(x)) / 2)
 
     def surrogate_grad(self, x):
-        return self.alpha / 2 * jnp.exp(-self.alpha * jnp.abs(x))
+        return self.alpha / 2 * exp(-self.alpha * jnp.abs(x))
 
 
 piecewise_exp = functional(PiecewiseExp)

@@ -1,0 +1,152 @@
+"""How accurate each surrogate is: its primal, its slope and the slope's derivative, in every dtype.
+
+float64 is compared with arbitrary precision (``tests/reference.py``) on a sample that has every exponent, the knots and
+their neighbours, and the extremes. float64 is then the reference of the narrower dtypes, whose inputs it holds exactly:
+every one of the 65,536 of float16 and bfloat16, and for float32 the same sample, or with ``--all-float32`` every one of
+the 2**32, which takes an hour.
+
+    python benchmarks/accuracy.py --json FILE
+    python benchmarks/accuracy.py --all-float32 --json FILE
+
+Columns: the largest error in units in the last place (ulp) and where; the largest relative error where the value is at
+least a thousandth of the peak (``core``) and where it is a normal number above 1e-30 (``tail``). Curves that cross zero
+are measured against their peak throughout.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _measure import arguments, chosen, report
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+jax.config.update("jax_enable_x64", True)
+
+from reference import CASES, Case  # noqa: E402
+
+import spikegrad  # noqa: E402
+from spikegrad._functional import snake_case  # noqa: E402
+
+HALF = ("float16", "bfloat16")
+QUANTITIES = {
+    "primal": lambda s, x: s.surrogate_fun(x),
+    "slope": lambda s, x: s.surrogate_grad(x),
+    "second": lambda s, x: jax.jvp(s.surrogate_grad, (x,), (jnp.ones_like(x),))[1],
+}
+
+
+def every_half(dtype: str) -> np.ndarray:
+    """Every finite number of a 16-bit dtype."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(jnp.dtype(dtype))
+    return x[np.isfinite(x.astype(np.float32))]
+
+
+def sample(case: Case, dtype: type, per_exponent: int = 3) -> np.ndarray:
+    """Numbers of every exponent, the knots, the neighbours of these and of zero, and the extremes."""
+    info = np.finfo(dtype)
+    rng = np.random.default_rng(0)
+    exponents = np.arange(info.minexp - info.nmant, info.maxexp)
+    spread = np.ldexp(rng.uniform(1, 2, (per_exponent, exponents.size)), exponents).ravel().astype(dtype)
+    near = rng.uniform(0, 30, 40 * per_exponent).astype(dtype)
+    knots = np.abs(np.array([float(knot) for knot in case.knots(dtype)] + [0.0, 1.0], dtype))
+    around = [knots]
+    for direction in (0, np.inf):
+        step = knots
+        for _ in range(3):
+            step = np.nextafter(step, dtype(direction))
+            around.append(step)
+    edges = np.array([info.max, info.tiny, info.smallest_subnormal], dtype)
+    x = np.concatenate([spread, near, *around, edges])
+    return np.unique(np.concatenate([x, -x, np.array([-0.0], dtype)]))
+
+
+def _errors(value, error, exact, x, info, peak, signed) -> dict[str, Any]:
+    """The largest errors: in units in the last place and where, and relative to the true value or to the peak."""
+    size = jnp.where(signed, jnp.maximum(jnp.abs(exact), peak), jnp.abs(exact))
+    # where the true value is beyond the dtype, or below its normal numbers, rounding to infinity or to zero is right
+    error = jnp.where(jnp.isinf(value) & (jnp.abs(exact) >= float(info.max)), 0, error)
+    error = jnp.where((value == 0) & (jnp.abs(exact) < float(info.tiny)), 0, error)
+    exponent = jnp.maximum(jnp.frexp(size)[1] - 1, info.minexp)
+    ulp = jnp.where(size >= 1e-30, error / jnp.exp2((exponent - info.nmant).astype(jnp.float64)), 0)
+    relative = error / jnp.where(size > 0, size, 1)
+    core = jnp.where(jnp.abs(exact) >= 1e-3 * peak, relative, 0)
+    tail = jnp.where(jnp.abs(exact) > max(1e-30, float(info.tiny)), relative, 0)
+    at = jnp.argmax(jnp.where(jnp.isnan(ulp), jnp.inf, ulp))
+    return {"ulp": jnp.max(ulp), "at": jnp.asarray(x, jnp.float64)[at], "core": jnp.max(core), "tail": jnp.max(tail)}
+
+
+def _scale(surrogate: spikegrad.Surrogate, quantity: str) -> tuple[jax.Array, jax.Array]:
+    """The peak of a curve, and whether it crosses zero elsewhere than at the threshold."""
+    half = jnp.linspace(0.001, 8, 8000, dtype=jnp.float64)
+    right, left = QUANTITIES[quantity](surrogate, half), QUANTITIES[quantity](surrogate, -half)
+    crosses = [jnp.any(side > 0) & jnp.any(side < 0) for side in (left, right)]
+    return jnp.maximum(jnp.max(jnp.abs(left)), jnp.max(jnp.abs(right))), crosses[0] | crosses[1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def against_float64(case: Case, quantity: str, x: jax.Array) -> dict[str, Any]:
+    """The largest errors over x, in a dtype narrower than float64, computed with parameters as float32 holds them."""
+    given = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in case.parameters.items()}
+    surrogate = getattr(spikegrad, case.name)(**given)
+    exact = QUANTITIES[quantity](surrogate, x.astype(jnp.float64))
+    value = QUANTITIES[quantity](surrogate, x).astype(jnp.float64)
+    return _errors(value, jnp.abs(value - exact), exact, x, jnp.finfo(x.dtype), *_scale(surrogate, quantity))
+
+
+def against_truth(case: Case, quantity: str, x: np.ndarray) -> dict[str, Any]:
+    """The largest errors over x, in float64 or float32, against arbitrary precision."""
+    surrogate = case.make()
+    truth = {"primal": case.fun, "slope": case.grad, "second": functools.partial(case.grad, order=1)}[quantity](x)
+    value = np.asarray(QUANTITIES[quantity](surrogate, jnp.asarray(x)), np.float64)
+    error = np.array([float(abs(t - v)) for t, v in zip(truth, value, strict=True)])
+    exact = np.array([float(t) for t in truth])
+    return _errors(value, error, exact, x, jnp.finfo(x.dtype), *_scale(surrogate, quantity))
+
+
+def every_float32(case: Case, quantity: str, chunk: int = 1 << 24) -> dict[str, Any]:
+    rows = []
+    for start in range(0, 1 << 32, chunk):
+        x = np.arange(start, start + chunk, dtype=np.uint32).view(np.float32)
+        row = against_float64(case, quantity, jnp.asarray(np.where(np.isfinite(x), x, np.float32(0))))
+        rows.append({key: float(value) for key, value in row.items()})
+    worst = max(rows, key=lambda row: row["ulp"])
+    return worst | {key: max(row[key] for row in rows) for key in ("core", "tail")}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--only", metavar="NAME,...", help="these surrogates alone")
+    parser.add_argument("--dtype", metavar="NAME,...", help="these dtypes alone")
+    parser.add_argument("--all-float32", action="store_true", help="every float32, default parameters")
+    options = parser.parse_args()
+
+    rows = []
+    for case in CASES:
+        name = snake_case(case.name)
+        if not chosen([name], options.only) or (options.all_float32 and case.setting):
+            continue
+        for quantity in QUANTITIES:
+            if options.all_float32:
+                found = {"every float32": every_float32(case, quantity)}
+            else:
+                dtypes = chosen((*HALF, "float32", "float64"), options.dtype)
+                found = {d: against_float64(case, quantity, jnp.asarray(every_half(d))) for d in dtypes if d in HALF}
+                if "float32" in dtypes:
+                    found["float32"] = against_float64(case, quantity, jnp.asarray(sample(case, np.float32, 40)))
+                if "float64" in dtypes:
+                    found["float64"] = against_truth(case, quantity, sample(case, np.float64, 1))
+            for dtype, worst in found.items():
+                numbers = {key: float(value) for key, value in worst.items()}
+                rows.append({"surrogate": str(case), "quantity": quantity, "dtype": dtype} | numbers)
+                print(rows[-1], file=sys.stderr)
+    report(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
