@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 import matplotlib
 from click.testing import CliRunner
+from sphinx.errors import ExtensionError
 
 import spikegrad
 import spikegrad.data
@@ -104,7 +105,7 @@ def every_public_name_has_a_page(app, env):
     documented = {name for name, *_ in env.get_domain("py").get_objects()}
     missing = [name for name in spikegrad.__all__ if f"spikegrad.{name}" not in documented]
     if missing:
-        raise RuntimeError(f"public names without a page: {', '.join(missing)}")
+        raise ExtensionError(f"public names without a page: {', '.join(missing)}")
 
 
 def setup(app):
