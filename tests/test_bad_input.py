@@ -179,7 +179,7 @@ ways = pytest.mark.parametrize(
         ((0.1, 0.2), "must be a real number or array, got tuple"),
         ({}, "must be a real number or array, got dict"),
         (np.array(["a"]), "must be real, got <U1"),
-        (np.array([object()]), "must be real, got object"),
+        (np.array([None]), "must be real, got object"),
     ],
     ids=repr,
 )

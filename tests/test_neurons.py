@@ -152,7 +152,7 @@ class Own(Surrogate):
 every = [*map(spikegrad.get, spikegrad.names()), Cauchy(), Own(), learnable(Sigmoid(2.0)), spikegrad.arctan, jnp.tanh]
 
 
-@pytest.mark.parametrize("surrogate", every, ids=str)
+@pytest.mark.parametrize("surrogate", every, ids=lambda s: s.__name__ if hasattr(s, "__name__") else str(s))
 def test_any_surrogate(surrogate):
     """One step: the spike is the surrogate's, and its derivative in the current is too."""
     cell = LIF(decay=0.5, threshold=0.75, surrogate=surrogate, reset="none")
@@ -172,8 +172,10 @@ def test_a_trained_surrogate():
     np.testing.assert_allclose(grads.surrogate.surrogate.alpha, 0.3 * sigmoid_slope(0.3, 2.0) / 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=str)
-@pytest.mark.parametrize("current_dtype", [jnp.float16, jnp.bfloat16, jnp.float32, np.float64, int], ids=str)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "current_dtype", [jnp.float16, jnp.bfloat16, jnp.float32, np.float64, int], ids=lambda d: d.__name__
+)
 @resets
 def test_the_state_gives_the_dtype(dtype, current_dtype, reset):
     """Numbers of few bits, so that every format gives exactly the same."""
