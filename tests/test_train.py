@@ -104,7 +104,7 @@ def test_shifts_move_images_and_zeros_move_in():
 def test_scores_do_not_depend_on_how_examples_are_batched():
     x = RNG.uniform(size=(700, 6)).astype(np.float32)  # more than one batch, the last one padded
     network = SpikingNetwork(SIZES, LIF(), steps=5, coding="current")
-    params = parameters(0.7)
+    params = [layer | {"bias": jnp.linspace(-0.5, 0.3, len(layer["bias"]))} for layer in parameters(0.7)]
     scores = scorer(network)(params, x)
     logits, spikes, _ = network(params, x, jax.random.key(0))
     np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
