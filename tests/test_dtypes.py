@@ -100,6 +100,27 @@ def test_primal_is_not_nan_at_the_extremes(case, dtype):
         assert not jnp.isnan(f).any(), f"at {x[jnp.isnan(f)]}"
 
 
+@jax.jit
+def derivatives_of_the_primal(surrogate, x):
+    """In x and in each parameter, at each point."""
+    surrogate = jax.tree.map(lambda value: jnp.full(x.shape, value, x.dtype), surrogate)
+    return jax.grad(lambda s, x: s.surrogate_fun(x).sum(), (1, 0))(surrogate, x)
+
+
+@every
+@pytest.mark.parametrize("at", ["finite", "infinite"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_derivatives_of_the_primal_are_not_nan_at_the_extremes(case, dtype, at):
+    # some have an infinite limit, such as x itself
+    with enable_x64():
+        x = extremes(dtype)
+        x = x[np.isfinite(x.astype(float)) == (at == "finite")]
+        if at == "infinite" and "Fourier" in case.name:
+            pytest.skip("a wave has no limit")
+        for got in jax.tree.leaves(derivatives_of_the_primal(case.make(), jnp.asarray(x))):
+            assert not jnp.isnan(got).any(), f"at {x[np.asarray(jnp.isnan(got))]}"
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @every
 def test_nan_stays_nan(case, dtype):
