@@ -32,7 +32,7 @@ def main():
         subprocess.run([python, "-m", *command], cwd=ROOT, check=True)
 
     run("pip", "install", "--quiet", "--upgrade", "pip>=25.1")  # the first that knows --group
-    wanted = [f"jax=={options.jax}"] if options.jax else ["--group", "peers"]
+    wanted = [f"jax=={options.jax}"] if options.jax else ["--group", "newest"]
     run("pip", "install", "--quiet", "--editable", ".[train]", "--group", "test", *wanted)
     run("pytest", "-n", "2", *pytest_arguments)
 
