@@ -5,7 +5,8 @@ from ._functional import functional
 from ._record import parameter
 from ._registry import get, names
 from ._spike import spike
-from ._surrogate import Surrogate, learnable
+from ._surrogate import Surrogate, keep_slope, learnable
+from .network import Layer, Network, residual_report
 from .neurons import LIF, Cell, LeakyReadout, unroll
 from .surrogates import *  # noqa: F403
 
@@ -13,13 +14,17 @@ __version__ = "0.1.0"
 __all__ = [
     "LIF",
     "Cell",
+    "Layer",
     "LeakyReadout",
+    "Network",
     "Surrogate",
     "functional",
     "get",
+    "keep_slope",
     "learnable",
     "names",
     "parameter",
+    "residual_report",
     "spike",
     "unroll",
 ]

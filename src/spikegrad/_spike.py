@@ -24,7 +24,8 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     x : array_like
         Membrane potential minus threshold, any shape, dimensionless. Ints and bools become the default float.
     slope : array_like
-        What stands in for the derivative of the step; broadcasts to ``x`` and is cast to its dtype.
+        What stands in for the derivative of the step; broadcasts to ``x`` and is cast to its dtype. A slope in fewer
+        bits stays in them until the derivative is taken: it is the one array that a backward pass keeps.
 
     Returns
     -------
@@ -49,7 +50,9 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     0.3679 0.3679
     """
     x = real_array(x, "spike")
-    slope = fit(real_array(slope, "spike", "slope"), x.dtype, x.shape, "spike", "slope")
+    slope = real_array(slope, "spike", "slope")
+    kept = slope.dtype if slope.dtype.itemsize < x.dtype.itemsize else x.dtype
+    slope = fit(slope, kept, x.shape, "spike", "slope")
     return _spike(x, jnp.broadcast_to(slope, x.shape))
 
 
@@ -67,4 +70,8 @@ def _step_jvp(primals, tangents):
     x, slope = primals
     dx, _ = tangents
     # the output is the spike itself, so that the next order of derivative finds this rule again
-    return _spike(x, slope), slope * dx
+    return _spike(x, slope), slope * dx if slope.dtype == dx.dtype else _widened_times(slope, dx)
+
+
+# under checkpoint what is kept is the argument, not the wider copy of it
+_widened_times = jax.checkpoint(lambda slope, dx: slope.astype(dx.dtype) * dx)

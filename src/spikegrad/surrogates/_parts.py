@@ -120,6 +120,12 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
     return jnp.where(near, rest / period, q - jax.lax.stop_gradient(jnp.round(q)))
 
 
+def multiple(t: jax.Array, k: int) -> jax.Array:
+    """``k t`` less the nearest integer, for ``|t| <= 1/2``, without the rounding of the product."""
+    high, low = split(t)
+    return (k * high - jnp.round(k * high)) + k * low
+
+
 @jax.custom_jvp
 def sin_turn(t: jax.Array) -> jax.Array:
     """``sin(2 pi t)`` for ``|t| <= 1/2``."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import cos_turn, sin_turn, turns
+from ._parts import cos_turn, multiple, sin_turn, turns
 
 
 class SquarewaveFourierSeries(Surrogate):
@@ -47,20 +47,20 @@ class SquarewaveFourierSeries(Surrogate):
     t_period: Real = parameter(default=8.0, above=0)
 
     def surrogate_fun(self, x):
-        sine = sin_turn(turns(x, jnp.asarray(self.t_period, x.dtype)))
-        terms = self._multiples(-sine, sine, 2 - 4 * sine * sine)
-        return 0.5 + 2 / math.pi * sum((term / (2 * i + 1) for i, term in enumerate(terms)), jnp.zeros_like(x))
+        t = turns(x, jnp.asarray(self.t_period, x.dtype))
+        sine = sin_turn(t)
+        total = sine
+        for k in range(3, 2 * self.n, 2):  # the default's second term comes from the first, without another sine
+            total += (sine * (3 - 4 * sine * sine) if k == 3 else sin_turn(multiple(t, k))) / k
+        return 0.5 + 2 / math.pi * total
 
     def surrogate_grad(self, x):
-        cosine = cos_turn(turns(x, jnp.asarray(self.t_period, x.dtype)))
-        terms = self._multiples(cosine, cosine, 4 * cosine * cosine - 2)
-        return 4 / self.t_period * sum(terms, jnp.zeros_like(x))
-
-    def _multiples(self, before, at, twice):
-        """Sines or cosines of the odd multiples of an angle, from those of -1 and 1 and ``2 cos`` of its double."""
-        for _ in range(self.n):
-            yield at
-            before, at = at, twice * at - before
+        t = turns(x, jnp.asarray(self.t_period, x.dtype))
+        cosine = cos_turn(t)
+        total = cosine
+        for k in range(3, 2 * self.n, 2):
+            total += cosine * (4 * cosine * cosine - 3) if k == 3 else cos_turn(multiple(t, k))
+        return 4 / self.t_period * total
 
 
 squarewave_fourier_series = functional(SquarewaveFourierSeries)
