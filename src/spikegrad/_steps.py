@@ -1,0 +1,60 @@
+"""What both engines share: which steps count, and the states before the spike of all layers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Flags(NamedTuple):
+    """Of one step, or of all of them, stacked. A flag is a bool for all examples, or one for each: ``(batch,)``."""
+
+    active: Any
+    """Whether the step takes place. If not, states are held and the output is 0. None: all take place."""
+    begun: Any
+    """Whether a step has taken place before this one. If not, the state is the initial one."""
+    cut: Any
+    """Whether the derivative of the state ends here. None: nowhere."""
+
+
+def flags(steps: int, mask: jax.Array | None, truncate: int | None) -> Flags:
+    """Of a sequence of this many steps; ``mask`` is ``(steps, batch)``, ``truncate`` the length of a window."""
+    t = jnp.arange(steps)
+    cut = None if truncate is None else (t > 0) & (t % truncate == 0)
+    return Flags(mask, _begun(mask, steps), cut)
+
+
+def part(flags: Flags, start: int, stop: int) -> Flags:
+    """Of a part of the sequence, as a sequence of its own."""
+    active, _, cut = jax.tree.map(lambda flag: flag[start:stop], flags)
+    return Flags(active, _begun(active, stop - start), cut)
+
+
+def _begun(active: jax.Array | None, steps: int) -> jax.Array:
+    if active is None:
+        return jnp.arange(steps) > 0
+    seen = jax.lax.associative_scan(jnp.logical_or, active)
+    return jnp.concatenate([jnp.zeros_like(active[:1]), seen[:-1]])
+
+
+def choose(flag: Any, yes: Any, no: Any) -> Any:
+    """``yes`` where the flag is set, ``no`` elsewhere, leaf by leaf. A flag of None is set."""
+    if flag is None:
+        return yes
+
+    def leaf(a, b):
+        return jnp.where(flag.reshape(flag.shape + (1,) * (a.ndim - flag.ndim)), a, b)
+
+    return jax.tree.map(leaf, yes, no)
+
+
+def pending(layers: Any, states: Any, x: jax.Array) -> list:
+    """States before the spike, of zeros: those of each layer before its first step, whose spike is never used."""
+
+    def once(layers, states, x):
+        inputs = [x, *(out for _, out in states[:-1])]
+        return [layer.integrate(state, x) for layer, state, x in zip(layers, states, inputs, strict=True)]
+
+    return jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(once, layers, states, x))
