@@ -123,9 +123,10 @@ class MultiGaussianGrad(Surrogate):
         return from_tail(x, (1 - self.scale * (1 - self.h)) / 2 + tail)
 
     def surrogate_grad(self, x):
+        a = jnp.abs(x)  # even to the last bit
         wide = self.s * self.sigma
-        center = _normal(x / self.sigma) / self.sigma
-        flanks = (_normal((x - self.sigma) / wide) + _normal((x + self.sigma) / wide)) / wide
+        center = _normal(a / self.sigma) / self.sigma
+        flanks = (_normal((a - self.sigma) / wide) + _normal((a + self.sigma) / wide)) / wide
         return self.scale * ((1 + self.h) * center - self.h * flanks)
 
 
