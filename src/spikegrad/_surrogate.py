@@ -145,7 +145,7 @@ def _elementwise(formula: Callable) -> Callable:
     def evaluate(self, x):
         wide = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.dtype(jnp.float32)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
-        y = real_array(formula(self._fitted(wide, x.shape), x.astype(wide)), owner, result)
+        y = real_array(formula(self._fitted(wide, x.shape), _finite(x.astype(wide))), owner, result)
         y = fit(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 

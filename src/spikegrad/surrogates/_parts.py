@@ -110,7 +110,7 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
     Right to rounding up to 2^24 periods, where neighbouring float32 numbers are a period apart, and for a period that
     is a power of two everywhere.
     """
-    q = x / period
+    q = bounded(x / period)
     near = jnp.abs(q) < 1 << 24
     rest = jnp.where(near, x, 0)
     high, low = split(period)

@@ -249,7 +249,8 @@ class QPseudoSpike(Surrogate):
     alpha: Real = parameter(default=2.0, above=0)
 
     def surrogate_fun(self, x):
-        log = jnp.log1p(2 / (self.alpha + 1) * magnitude(x))
+        t = 2 / (self.alpha + 1) * magnitude(x)
+        log = jnp.log1p(jnp.minimum(t, jnp.finfo(t.dtype).max))
         return 0.5 + signed(x, (self.alpha + 1) / 2 * log * _expm1_over((1 - self.alpha) * log))
 
     def surrogate_grad(self, x):

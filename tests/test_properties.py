@@ -1,0 +1,75 @@
+"""Whatever the parameters, over twelve decades, and whatever the input, over the whole range of float32."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import DEFAULTS
+
+INPUTS = st.lists(
+    st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-38, -1e-38]),
+    min_size=16,
+    max_size=16,
+)
+# from 1e-6 to 1e6, both signs where the domain has both
+SCALES = st.floats(-6, 6).map(lambda decade: float(np.float32(10.0**decade)))
+SIGNED = st.tuples(SCALES, st.sampled_from([-1.0, 1.0])).map(lambda pair: pair[0] * pair[1])
+ANY_SIGN = {
+    "PiecewiseLeakyRelu": {"c"},
+    "S2NN": {"beta"},
+    "LeakyRelu": {"alpha", "beta"},
+    "LogTailedRelu": {"alpha"},
+    "ReluGrad": {"alpha"},
+    "GaussianGrad": {"alpha"},
+    "MultiGaussianGrad": {"h", "scale"},
+}
+
+
+def parameters(case):
+    signed = ANY_SIGN.get(case.name, set())
+    return st.fixed_dictionaries({name: SIGNED if name in signed else SCALES for name in case.numbers})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def everything(kind, given, x):
+    """Step, primal, slope, second derivative, and the derivatives of primal and slope in each parameter."""
+    surrogate = kind(**given)
+    slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
+    each = jax.tree.map(lambda value: jnp.broadcast_to(value, x.shape), given)
+    of_primal = jax.grad(lambda given: kind(**given).surrogate_fun(x).sum())(each)
+    of_slope = jax.grad(lambda given: kind(**given).surrogate_grad(x).sum())(each)
+    return surrogate(x), surrogate.surrogate_fun(x), slope, second, of_primal, of_slope
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+def test_nothing_is_nan_and_bounds_hold(case):
+    kind = type(case.make())
+    bounded_by_one = case.name in {"Sigmoid", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Arctan", "ERF"}
+
+    @settings(max_examples=150, deadline=None)
+    @given(parameters(case), INPUTS)
+    def check(given, x):
+        x = np.array(x, np.float32)
+        x = jnp.asarray(np.where(np.abs(x) < np.finfo(np.float32).tiny, 0, x))  # as XLA on CPU takes them
+        numbers = {name: jnp.float32(value) for name, value in given.items()}
+        step, primal, slope, second, of_primal, of_slope = everything(kind, numbers, x)
+        np.testing.assert_array_equal(step, np.asarray(x) >= 0)
+        for name, value in {"primal": primal, "slope": slope, "second": second}.items():
+            assert not jnp.isnan(value).any(), (name, value)
+        for name, value in {"primal": of_primal, "slope": of_slope}.items():
+            for parameter, derivative in value.items():
+                assert not jnp.isnan(derivative).any(), (name, parameter, derivative)
+        assert jnp.isfinite(slope).all(), slope
+        if not ANY_SIGN.get(case.name) and not case.signed:
+            assert (slope >= 0).all()
+            order = jnp.argsort(x)
+            rise = jnp.diff(jnp.where(jnp.isfinite(primal), primal, jnp.sign(x) * 3e38)[order])
+            assert (rise >= -1e-6 * jnp.max(jnp.abs(primal))).all(), "the primal falls"
+        if bounded_by_one:
+            assert ((primal >= 0) & (primal <= 1)).all()
+
+    check()
