@@ -14,11 +14,6 @@ import jax
 import jax.numpy as jnp
 
 
-def magnitude(x: jax.Array) -> jax.Array:
-    """``|x|``, with derivative +1 at 0, where that of ``jnp.abs`` is 0: a primal needs its slope there."""
-    return jnp.where(x < 0, -x, x)
-
-
 def signed(x: jax.Array, y: jax.Array) -> jax.Array:
     """``y`` where ``x >= 0``, ``-y`` elsewhere: the odd function of which ``y`` is the half for positive x."""
     return jnp.where(x < 0, -y, y)

@@ -11,7 +11,7 @@ from jax.lax import erfc
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import bounded, exp, from_tail, magnitude, signed
+from ._parts import bounded, exp, from_tail, signed
 
 
 def _normal(z):
@@ -61,7 +61,7 @@ class GaussianGrad(Surrogate):
     alpha: Real = parameter(default=0.5)
 
     def surrogate_fun(self, x):
-        tail = self.alpha * _normal_tail(magnitude(x) / self.sigma)
+        tail = self.alpha * _normal_tail(jnp.abs(x) / self.sigma)
         return from_tail(x, (1 - self.alpha) / 2 + tail)
 
     def surrogate_grad(self, x):
@@ -115,7 +115,7 @@ class MultiGaussianGrad(Surrogate):
     scale: Real = parameter(default=0.5)
 
     def surrogate_fun(self, x):
-        a = magnitude(x)
+        a = jnp.abs(x)
         wide = self.s * self.sigma
         center = _normal_tail(a / self.sigma)
         flanks = _normal_tail((a - self.sigma) / wide) + _normal_tail((a + self.sigma) / wide)
@@ -162,7 +162,7 @@ class SlayerGrad(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return 0.5 - signed(x, jnp.expm1(-self.alpha * magnitude(x))) / self.alpha
+        return 0.5 - signed(x, jnp.expm1(-self.alpha * jnp.abs(x))) / self.alpha
 
     def surrogate_grad(self, x):
         return exp(-self.alpha * jnp.abs(x))
@@ -203,7 +203,7 @@ class InvSquareGrad(Surrogate):
     alpha: Real = parameter(default=100.0, above=0)
 
     def surrogate_fun(self, x):
-        t = bounded(self.alpha * magnitude(x))
+        t = bounded(self.alpha * jnp.abs(x))
         return 0.5 + signed(x, t / (1 + t) / self.alpha)
 
     def surrogate_grad(self, x):
@@ -249,20 +249,22 @@ class QPseudoSpike(Surrogate):
     alpha: Real = parameter(default=2.0, above=0)
 
     def surrogate_fun(self, x):
-        t = 2 / (self.alpha + 1) * magnitude(x)
+        t = 2 / (self.alpha + 1) * jnp.abs(x)
         log = jnp.log1p(jnp.minimum(t, jnp.finfo(t.dtype).max))
         return 0.5 + signed(x, (self.alpha + 1) / 2 * log * _expm1_over((1 - self.alpha) * log))
 
     def surrogate_grad(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
+        t = jnp.minimum(t, jnp.finfo(t.dtype).max)
         return _power_tail(t, jnp.asarray(self.alpha, t.dtype))
 
 
 q_pseudo_spike = functional(QPseudoSpike)
 
 
+@jax.custom_jvp
 def _power_tail(t, alpha):
-    """``(1 + t)^-alpha``; at the default exponent, where it is known to be the same everywhere, without ``pow``."""
+    """``(1 + t)^-alpha``; at the default exponent, where it is the same for every element, without ``pow``."""
 
     def square():
         r = 1 / (1 + t)
@@ -274,6 +276,13 @@ def _power_tail(t, alpha):
     if alpha.ndim:
         return general()
     return jax.lax.cond(alpha == 2, square, general)
+
+
+@_power_tail.defjvp
+def _power_tail_jvp(primals, tangents):
+    (t, alpha), (dt, dalpha) = primals, tangents
+    y = _power_tail(t, alpha)  # a branch that has no exponent in it would have no derivative in it
+    return y, -y * (alpha / (1 + t) * dt + jnp.log1p(t) * dalpha)
 
 
 def _expm1_over(y):
@@ -319,7 +328,7 @@ class NonzeroSignLog(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        a = magnitude(x)
+        a = jnp.abs(x)
         far = a > 1e20  # where the product may overflow and the 1 has long been lost
         tail = jnp.log(self.alpha) + jnp.log(jnp.where(far, a, 1))
         return signed(x, jnp.where(far, tail, jnp.log1p(self.alpha * jnp.where(far, 0, a))))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import from_tail, magnitude, reciprocal
+from ._parts import from_tail, reciprocal
 
 
 class PiecewiseQuadratic(Surrogate):
@@ -46,7 +46,7 @@ class PiecewiseQuadratic(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        side = self.alpha * self._rest(magnitude(x))
+        side = self.alpha * self._rest(jnp.abs(x))
         return from_tail(x, side * side / 2)
 
     def surrogate_grad(self, x):
@@ -97,7 +97,7 @@ class ReluGrad(Surrogate):
     width: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        rest = self._rest(magnitude(x))
+        rest = self._rest(jnp.abs(x))
         end = (1 - self.alpha * self.width * self.width) / 2  # where the curve starts on the left
         return from_tail(x, end + self.alpha * rest * rest / 2)
 
@@ -150,7 +150,7 @@ class PiecewiseLeakyRelu(Surrogate):
     w: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        a = magnitude(x)
+        a = jnp.abs(x)
         return from_tail(x, (self.w - a) * self._slope(a))
 
     def surrogate_grad(self, x):

@@ -10,7 +10,7 @@ from jax.lax import erfc
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import bounded, cauchy, exp, from_tail, logistic_slope, magnitude
+from ._parts import bounded, cauchy, exp, from_tail, logistic_slope
 
 
 class Sigmoid(Surrogate):
@@ -46,7 +46,7 @@ class Sigmoid(Surrogate):
     alpha: Real = parameter(default=4.0, above=0)
 
     def surrogate_fun(self, x):
-        e = exp(-self.alpha * magnitude(x))
+        e = exp(-self.alpha * jnp.abs(x))
         return from_tail(x, e / (1 + e))
 
     def surrogate_grad(self, x):
@@ -88,7 +88,7 @@ class SoftSign(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return from_tail(x, 0.5 / (1 + self.alpha * magnitude(x)))
+        return from_tail(x, 0.5 / (1 + self.alpha * jnp.abs(x)))
 
     def surrogate_grad(self, x):
         r = 1 / (1 + self.alpha * jnp.abs(x))  # squared after the division: (1 + a|x|)^2 would overflow long before
@@ -129,7 +129,7 @@ class Arctan(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        w = math.pi / 2 * self.alpha * magnitude(x)
+        w = math.pi / 2 * self.alpha * jnp.abs(x)
         return from_tail(x, jnp.arctan2(jnp.ones_like(w), w) / math.pi)
 
     def surrogate_grad(self, x):
@@ -171,7 +171,7 @@ class ERF(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return from_tail(x, erfc(bounded(self.alpha * magnitude(x), 40)) / 2)
+        return from_tail(x, erfc(bounded(self.alpha * jnp.abs(x), 40)) / 2)
 
     def surrogate_grad(self, x):
         z = bounded(self.alpha * x, 40)
@@ -213,7 +213,7 @@ class PiecewiseExp(Surrogate):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return from_tail(x, exp(-self.alpha * magnitude(x)) / 2)
+        return from_tail(x, exp(-self.alpha * jnp.abs(x)) / 2)
 
     def surrogate_grad(self, x):
         return self.alpha / 2 * exp(-self.alpha * jnp.abs(x))
