@@ -29,10 +29,10 @@ from _measure import arguments, chosen, report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from reference import CASES, Case  # noqa: E402
+from reference import CASES, Case
 
-import spikegrad  # noqa: E402
-from spikegrad._functional import snake_case  # noqa: E402
+import spikegrad
+from spikegrad._functional import snake_case
 
 HALF = ("float16", "bfloat16")
 TARGETS = {  # the largest errors allowed

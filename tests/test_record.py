@@ -150,9 +150,7 @@ def test_paths_carry_names():
     assert paths == ["['cell'].decay", "['cell'].threshold", "['cell'].surrogate.alpha"]
 
 
-@pytest.mark.parametrize(
-    "leaf", [None, True, 0, -1, "label", ..., jax.ShapeDtypeStruct((2,), jnp.float32)], ids=repr
-)
+@pytest.mark.parametrize("leaf", [None, True, 0, -1, "label", ..., jax.ShapeDtypeStruct((2,), jnp.float32)], ids=repr)
 @pytest.mark.parametrize("record", [Sigmoid(), LIF(), SquarewaveFourierSeries(), learnable(Sigmoid())], ids=repr)
 def test_rebuilding_a_tree_checks_nothing(record, leaf):
     rebuilt = jax.tree.map(lambda _: leaf, record)

@@ -77,6 +77,8 @@ def _run(layers, inputs, offset, states, flags, keep, chunk, segment, collect):
         return out, (arrays, inputs, starts, flags, kept)
 
     def loop_backward(residuals, cotangents):
+        if keep != "exact":
+            residuals, cotangents = jax.tree.map(functools.partial(_once, keep), (residuals, cotangents))
         arrays, inputs, starts, flags, kept = residuals
         ct_ends, ct_outs = cotangents
         run, us = sequence(arrays, inputs, starts, flags)
@@ -274,6 +276,17 @@ class _Backward:
         new, ct_inputs = back(ct_currents)
         ct_inputs = ct_inputs if jnp.issubdtype(inputs.dtype, jnp.floating) else None
         return jax.tree.map(jnp.add, grad, new), ct_inputs
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _once(mode, x):
+    """``x``, of which there is no derivative: what is kept in few bits has lost it, and would pass as a constant."""
+    return x
+
+
+@_once.defjvp
+def _once_jvp(mode, primals, tangents):
+    raise TypeError(f"Network: mode {mode!r} has a first derivative only; for higher ones use mode 'exact'")
 
 
 def _write(mode: str, cell: Cell, u: State) -> Any:
