@@ -1,0 +1,414 @@
+"""Networks over time: every mode against plain autodiff of an explicit loop, and what the backward pass keeps."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import LIF, Arctan, Cell, Layer, LeakyReadout, Network, Sigmoid, parameter, residual_report, spike
+
+STEPS, BATCH, INPUTS, NEURONS, CLASSES = 10, 3, 5, 7, 4
+
+RESETS = [(reset, detached) for reset in ("subtract", "zero", "none") for detached in (False, True)]
+MODES = [
+    {},
+    {"segment": 4},
+    {"segment": 3},
+    {"chunk": 1},
+    {"chunk": 4},
+    {"chunk": 5},
+    {"chunk": 10},
+    {"mode": "recompute"},
+    {"mode": "recompute", "segment": 6, "chunk": 3},
+    {"mode": "half"},
+    {"mode": "half", "chunk": 5, "segment": 5},
+    {"mode": "8-bit"},
+]
+# of the largest entry of a gradient, or of its norm where what is kept is off by up to 2**-9 and 2**-5 of itself
+ERRORS = {"exact": 3e-6, "recompute": 3e-6, "half": 1e-2, "8-bit": 1e-1}
+
+
+def label(value):
+    if isinstance(value, (dict, tuple)):
+        return "-".join(map(str, value.values() if isinstance(value, dict) else value)) or "exact"
+    return str(value)
+
+
+def draw(depth, recurrent, dtype=jnp.float32, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def array(*shape, scale=1.0):
+        return jnp.asarray(rng.normal(0, scale, shape), dtype)
+
+    sizes = [INPUTS] + [NEURONS] * depth
+    return {
+        "weights": [array(n, m, scale=1.5 / n**0.5) for n, m in itertools.pairwise(sizes)],
+        "recurrent": [array(NEURONS, NEURONS, scale=0.3) for _ in range(depth)] if recurrent else [None] * depth,
+        "bias": array(NEURONS, scale=0.1),
+        "readout": array(NEURONS, CLASSES),
+        "decay": jnp.linspace(0.5, 0.85, NEURONS, dtype=dtype),
+        "threshold": jnp.linspace(0.6, 1.2, NEURONS, dtype=dtype),
+        "inputs": jnp.asarray(rng.uniform(0, 1.5, (STEPS, BATCH, INPUTS)), dtype),
+    }
+
+
+def build(p, reset="subtract", detached=False):
+    cells = [LIF(p["decay"], p["threshold"], Sigmoid(2.0), reset, detached)]
+    cells += [LIF(0.8, 1.0, Arctan(2.0), reset, detached)] * (len(p["weights"]) - 1)
+    biases = [p["bias"]] + [None] * (len(cells) - 1)
+    layers = [Layer(*each) for each in zip(p["weights"], cells, p["recurrent"], biases, strict=True)]
+    return Network([*layers, Layer(p["readout"], LeakyReadout(0.9))])
+
+
+def loop(p, states=None, mask=None, truncate=None, reset="subtract", detached=False):
+    """The same network without the library's cells, layers or loop, only its step and its slopes: the oracle."""
+    depth, shape = len(p["weights"]), (BATCH, NEURONS)
+    zeros, dtype = jnp.zeros(shape, p["readout"].dtype), p["readout"].dtype
+    hidden = [(zeros, zeros)] * depth if states is None else list(states[:depth])
+    readout = (jnp.zeros((BATCH, CLASSES), dtype),) * 2 if states is None else states[depth]
+    outs = []
+    for t, x in enumerate(p["inputs"]):
+        old_hidden, old_readout = hidden, readout
+        if truncate and t and t % truncate == 0:
+            hidden, readout = jax.lax.stop_gradient((hidden, readout))
+        new, below = [], x
+        for n, (v0, s0) in enumerate(hidden):
+            decay, threshold = (p["decay"][None], p["threshold"][None]) if n == 0 else (0.8, 1.0)
+            slope = Sigmoid(2.0) if n == 0 else Arctan(2.0)
+            current = below @ p["weights"][n] + (p["bias"][None] if n == 0 else 0)
+            if p["recurrent"][n] is not None:
+                current = current + s0 @ p["recurrent"][n]
+            u = decay * v0 + current
+            s = spike(u - threshold, slope.surrogate_grad(u - threshold))
+            r = jax.lax.stop_gradient(s) if detached else s
+            v = {"subtract": u - threshold * r, "zero": u * (1 - r), "none": u}[reset]
+            new.append((v, s))
+            below = s
+        potential = 0.9 * readout[0] + below @ p["readout"]
+        hidden, readout, out = new, (potential, potential), potential
+        if mask is not None:
+            m = mask[t].reshape(-1, 1)
+            hidden, readout = jax.tree.map(
+                lambda a, b, m=m: jnp.where(m, a, b), (hidden, readout), (old_hidden, old_readout)
+            )
+            out = jnp.where(m, out, 0)
+        outs.append(out)
+    return [*hidden, readout], jnp.stack(outs)
+
+
+def loss_of(run):
+    """Of all outputs, and of the last states, with different weights, so that nothing cancels."""
+
+    def loss(p, states=None):
+        ends, out = run(p, states)
+        weights = jnp.asarray(np.random.default_rng(9).normal(size=out.shape), out.dtype)
+        return (weights * out).sum() + sum(jnp.sin(end).sum() for end in jax.tree.leaves(ends))
+
+    return loss
+
+
+def assert_close(got, expected, error):
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(expected), strict=True):
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.abs(x - y).max() <= error * np.abs(y).max(), jax.tree_util.keystr(path)
+
+
+def distance(got, expected):
+    """Relative, by the Euclidean norm over all leaves."""
+    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (got, expected))
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+@functools.cache
+def expected(depth, recurrent, dtype, with_states, masked, truncate, reset, detached):
+    """Value and gradient of the oracle, which takes longer to compile than what is tested."""
+    p, states, mask = case(depth, recurrent, dtype, with_states, masked)
+    run = functools.partial(loop, mask=mask, truncate=truncate, reset=reset, detached=detached)
+    return jax.jit(jax.value_and_grad(loss_of(run), (0, 1) if with_states else 0))(p, states)
+
+
+def case(depth, recurrent, dtype, with_states, masked):
+    rng = np.random.default_rng(3)
+    mask = states = None
+    if masked:  # nothing at first, and an example of no steps at all
+        mask = jnp.asarray(rng.uniform(size=(STEPS, BATCH)) < 0.6).at[0].set(False).at[:, 0].set(False)
+    if with_states:
+        sizes = [NEURONS] * depth + [CLASSES]
+        states = [tuple(jnp.asarray(rng.normal(size=(2, BATCH, n)), dtype)) for n in sizes]
+    return draw(depth, recurrent, dtype), states, mask
+
+
+def check(
+    options,
+    depth,
+    recurrent=True,
+    *,
+    dtype="float32",
+    states=False,
+    masked=False,
+    truncate=None,
+    reset="subtract",
+    detached=False,
+    error=None,
+):
+    p, begin, mask = case(depth, recurrent, dtype, states, masked)
+    value, gradient = expected(depth, recurrent, dtype, states, masked, truncate, reset, detached)
+    run = loss_of(lambda p, s: build(p, reset, detached)(p["inputs"], s, mask=mask, truncate=truncate, **options))
+    got, got_gradient = jax.jit(jax.value_and_grad(run, (0, 1) if states else 0))(p, begin)
+    assert np.isclose(float(got), float(value), rtol=1e-5)
+    mode = options.get("mode", "exact")
+    if mode in ("half", "8-bit"):  # rounding errors, which add up as noise does: of the gradient as a whole
+        assert distance(got_gradient, gradient) <= ERRORS[mode]
+    else:
+        assert_close(got_gradient, gradient, error or ERRORS[mode])
+    return got_gradient
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("reset", RESETS, ids=label)
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk": 4}, {"mode": "recompute"}, {"mode": "half"}, {"mode": "8-bit"}], ids=label
+)
+def test_gradients_are_those_of_an_explicit_loop(options, reset, depth, recurrent):
+    gradient = check(options, depth, recurrent, reset=reset[0], detached=reset[1])
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("truncate", [None, 5])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("options", MODES, ids=label)
+def test_masks_truncation_and_initial_states(options, masked, truncate):
+    check(options, 2, states=True, masked=masked, truncate=truncate)
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 4}, {"mode": "recompute"}], ids=label)
+def test_double_precision(options, x64):
+    check(options, 3, dtype="float64", error=1e-13)
+
+
+@pytest.mark.parametrize("options", MODES, ids=label)
+def test_bfloat16(options):
+    """Against the same loop in bfloat16, whose sums are rounded in another order; half keeps it as it is."""
+    p = draw(1, True, jnp.bfloat16)
+    gradient = jax.grad(loss_of(lambda p, s: build(p)(p["inputs"], s, **options)))(p)
+    assert all(leaf.dtype == jnp.bfloat16 and bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
+    if options.get("mode") == "half":
+        same = jax.grad(loss_of(lambda p, s: build(p)(p["inputs"], s, mode="exact", chunk=options.get("chunk", 2))))(p)
+        assert_close(gradient, same, 0.05)
+
+
+@pytest.mark.parametrize("options", MODES, ids=label)
+def test_outputs_are_the_same_in_every_mode_and_step_by_step(options):
+    p = draw(2, True)
+    network = build(p)
+    ends, outs = jax.jit(lambda x: network(x, every=True, **options))(p["inputs"])
+    states, step = network.start(p["inputs"][0]), jax.jit(network.step)
+    for t, x in enumerate(p["inputs"]):
+        states, out = step(states, x)
+        for n, (_, s) in enumerate(states[:-1]):
+            assert jnp.array_equal(outs[n][t], s)
+        np.testing.assert_allclose(outs[-1][t], out, rtol=1e-5, atol=1e-6)
+    assert_close(ends, states, 1e-5)
+    assert float(outs[0].mean()) > 0.05
+
+
+def test_a_sequence_can_be_continued():
+    p = draw(2, True)
+    network = build(p)
+    ends, whole = network(p["inputs"])
+    states, first = network(p["inputs"][:5])
+    states, rest = network(p["inputs"][5:], states, chunk=5)
+    np.testing.assert_allclose(jnp.concatenate([first, rest]), whole, rtol=1e-5, atol=1e-6)
+    assert_close(states, ends, 1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 3}, {"mode": "half"}], ids=label)
+def test_inputs_of_booleans_and_integers(options):
+    p = draw(1, True)
+    x = p["inputs"] > 0.7
+    run = jax.grad(lambda p, x: build(p)(x, **options)[1].sum())
+    expected = run(p, x.astype(jnp.float32))["weights"]
+    assert_close(run(p, x)["weights"], expected, 1e-6)
+    assert_close(run(p, x.astype(jnp.uint8))["weights"], expected, 1e-6)
+
+
+class Cubic(Cell):
+    """Not linear in its current, and with a state of two arrays: what an engine might get wrong."""
+
+    pull: float = parameter(default=0.1)
+
+    def start(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
+
+    def integrate(self, v, current):
+        u, trace = v
+        return 0.9 * u - self.pull * u * u * u + jnp.tanh(current), 0.8 * trace
+
+    def fire(self, u):
+        u, trace = u
+        s = Sigmoid(2.0)(u - 0.5 - 0.1 * trace)
+        return (u - s, trace + s), s
+
+
+@pytest.mark.parametrize("options", MODES[:-3], ids=label)
+def test_a_cell_of_ones_own(options):
+    p = draw(1, True)
+
+    def run(p, pull, engine):
+        layer = Layer(p["weights"][0], Cubic(pull), jax.tree_util.Partial(lambda r, s: s @ r, p["recurrent"][0]))
+        network = Network([layer])
+        if engine:
+            return network(p["inputs"], **options)[1]
+        states, outs = network.start(p["inputs"][0]), []
+        for x in p["inputs"]:
+            states, out = network.step(states, x)
+            outs.append(out)
+        return jnp.stack(outs)
+
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=(STEPS, BATCH, NEURONS)), jnp.float32)
+    gradients = [
+        jax.grad(lambda p, pull, e=engine: (weights * run(p, pull, e)).sum(), (0, 1))(p, jnp.float32(0.1))
+        for engine in (True, False)
+    ]
+    assert_close(gradients[0][0]["weights"], gradients[1][0]["weights"], 3e-6)
+    assert_close(gradients[0][0]["recurrent"], gradients[1][0]["recurrent"], 3e-6)
+    assert_close(gradients[0][1], gradients[1][1], 3e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 4}, {"mode": "half"}, {"mode": "recompute"}], ids=label)
+def test_seeds_side_by_side(options):
+    ps = [draw(1, True, seed=seed) for seed in range(3)]
+    gradient = jax.grad(lambda p: build(p)(p["inputs"], **options)[1].sum())
+    together = jax.vmap(gradient)(jax.tree.map(lambda *a: jnp.stack(a), *ps))
+    for n, p in enumerate(ps):
+        assert_close(jax.tree.map(lambda a, n=n: a[n], together), gradient(p), 1e-5)
+
+
+# JAX before 0.12 loses a custom_jvp in a scan that is differentiated in reverse, once it is differentiated again
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="second order through a scan is wrong in JAX before 0.12")
+@pytest.mark.parametrize("options", [{}, {"segment": 4}, {"chunk": 4}, {"mode": "recompute"}], ids=label)
+def test_second_order(options):
+    p = draw(1, True)
+
+    def of_weights(run):
+        return lambda w: (run({**p, "weights": [w]})[1] ** 2).sum()
+
+    got = jax.jacrev(jax.grad(of_weights(lambda p: build(p)(p["inputs"], **options))))(p["weights"][0])
+    assert_close(got, jax.hessian(of_weights(loop))(p["weights"][0]), 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["half", "8-bit"])
+def test_no_second_order_of_what_is_kept_in_few_bits(mode):
+    p = draw(1, True)
+    gradient = jax.grad(lambda p: build(p)(p["inputs"], mode=mode)[1].sum())
+    with pytest.raises(TypeError, match=f"Network: mode '{mode}' has a first derivative only"):
+        jax.grad(lambda p: gradient(p)["readout"].sum() ** 2)(p)
+
+
+def test_forward_mode():
+    p = draw(1, True)
+    d = jax.tree.map(jnp.ones_like, p)
+    run = lambda p, **options: build(p)(p["inputs"], **options)[1].sum()  # noqa: E731
+    assert_close(jax.jvp(run, (p,), (d,))[1], jax.jvp(lambda p: loop(p)[1].sum(), (p,), (d,))[1], 1e-5)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda p: run(p, mode="half"), (p,), (d,))
+
+
+# --- memory: of the compiled program, so that no other load of the machine matters -----------------------------------
+
+
+def units(steps, batch=16, neurons=128, depth=1, **options):
+    """Temporary bytes of a compiled gradient, in arrays of one float32 for each layer, step, example and neuron."""
+
+    def loss(weights, x):
+        layers = [Layer(w, LIF(0.9), r) for w, r in weights]
+        network = Network([*layers, Layer(jnp.ones((neurons, 1)), LeakyReadout(0.9))])
+        return network(x, **options)[1][-1].sum()
+
+    matrix = jax.ShapeDtypeStruct((neurons, neurons), jnp.float32)
+    x = jax.ShapeDtypeStruct((steps, batch, neurons), jnp.float32)
+    compiled = jax.jit(jax.grad(loss)).lower([(matrix, matrix)] * depth, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / (steps * batch * neurons * 4 * depth)
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({}, 1.1),
+        ({"chunk": 10}, 1.15),
+        ({"mode": "half"}, 0.6),
+        ({"mode": "8-bit"}, 0.35),
+        ({"mode": "recompute"}, 0.2),
+    ],
+    ids=label,
+)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_memory_of_each_mode(options, most, depth):
+    assert units(1000, depth=depth, **options) <= most * (1 if depth == 1 else 1.15)
+
+
+def test_memory_grows_with_the_steps_or_their_square_root():
+    for options in ({}, {"mode": "half"}):
+        grown = units(4000, **options) * 4 / units(1000, **options)
+        assert 3.5 < grown <= 4.01
+    recompute = [units(n, mode="recompute") * n for n in (2500, 10_000)]
+    assert recompute[1] / recompute[0] < 2.3
+
+
+def test_residual_report():
+    p = draw(1, True)
+    of = lambda **options: residual_report(lambda p: build(p)(p["inputs"], **options)[1].sum(), p)  # noqa: E731
+    unit = STEPS * BATCH * NEURONS * 4
+    shapes = {(a.shape, a.dtype.name) for a in of().arrays}
+    assert ((STEPS, BATCH, NEURONS), "float32") in shapes
+    assert of(mode="half").bytes < of(mode="exact", chunk=2).bytes
+    assert any(a.dtype == jnp.uint16 for a in of(mode="half").arrays)
+    assert any(a.dtype == jnp.uint8 for a in of(mode="8-bit").arrays)
+    assert of().bytes < 2.5 * unit
+    assert str(of()).splitlines()[-1].split() == ["total", f"{of().bytes:,}", "bytes"]
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (ValueError, {"mode": "exakt"}, "mode must be one of 'exact', 'half', '8-bit', 'recompute', got 'exakt'"),
+        (ValueError, {"chunk": 11}, "chunk must be from 1 to the 10 steps of the inputs, got 11"),
+        (ValueError, {"segment": 0}, "segment must be from 1 to the 10 steps of the inputs, got 0"),
+        (TypeError, {"truncate": 2.0}, "truncate must be an integer, got 2.0"),
+        (ValueError, {"chunk": 4, "segment": 6}, "chunk must divide segment, got 4 and 6"),
+        (ValueError, {"mask": np.ones((3, 10), bool)}, "mask must be of bool and of shape"),
+        (ValueError, {"mask": np.ones((10, 3))}, "mask must be of bool and of shape"),
+        (ValueError, {"states": [(jnp.zeros(2), jnp.zeros(2))]}, "states must be"),
+        (ValueError, {"inputs": jnp.ones(3)}, "inputs must be of shape (steps, ..., inputs), got (3,)"),
+        (ValueError, {"inputs": jnp.ones((10, 3, 6))}, "weight of shape (5, 7) does not take an input of shape (3, 6)"),
+    ],
+)
+def test_bad_calls(error, options, message):
+    p = draw(1, True)
+    with pytest.raises(error) as raised:
+        build(p)(options.pop("inputs", p["inputs"]), options.pop("states", None), **options)
+    assert message in str(raised.value)
+
+
+def test_bad_layers():
+    w = jnp.ones((3, 2))
+    for make, error, message in (
+        (lambda: Layer(w, "LIF"), TypeError, "Layer: cell must be a Cell, got 'LIF'"),
+        (lambda: Layer(jnp.ones(3), LIF()), TypeError, "Layer: weight must be a matrix or callable, got an array"),
+        (lambda: Layer(None, LIF()), TypeError, "Layer: weight must be a matrix or callable, got None"),
+        (lambda: Layer(w, LIF(), w), ValueError, "Layer: recurrent must be square, got a matrix of shape (3, 2)"),
+        (lambda: Network([]), TypeError, "Network: layers must be one or more Layer objects, got []"),
+        (lambda: Network([w]), TypeError, "Network: layers must be one or more Layer objects"),
+    ):
+        with pytest.raises(error) as raised:
+            make()
+        assert message in str(raised.value)
+    with pytest.raises(NotImplementedError, match="Cell defines no integrate"):
+        Cell()(0.0, 1.0)
