@@ -1,0 +1,193 @@
+"""Backpropagation through time: time and memory of one training step of a recurrent network.
+
+Inputs of 700 channels, recurrent leaky integrate-and-fire layers, a leaky readout of 20; batch 64, float32, gradients
+of all weights, also through the reset. `plain` is an ordinary scan with a `custom_jvp` spike, `chunked` is the mode
+exact with products of 25 steps, and each peer is the plain scan with that library's spike, whose slope is the same
+formula (that of spyx is lower by a constant). All run in turn within each round; a time is the ratio to `plain` in the same round, temporary memory is that
+of the compiled program, in arrays of one float32 for each step, example, neuron and layer. `grad_error` is the distance
+to the gradient of `plain`, relative, of all weights together.
+
+    python benchmarks/bptt.py --sizes 256x100,1024x250 --json FILE
+    python benchmarks/bptt.py --sizes 512x100 --depth 3 --peers
+
+`--rss VARIANT` runs one variant of the first size alone and prints by how much it raised the peak of the process's
+memory: `--sizes 1024x10000 --batch 16 --rss recompute`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import resource
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _measure import arguments, interleave, keep_memory, ratio, report
+
+from spikegrad import LIF, Arctan, Layer, LeakyReadout, Network
+
+INPUTS, CLASSES, DECAY = 700, 20, 0.95
+ALPHA = 1.0  # of the slope alpha / 2 / (1 + (pi / 2 * alpha * x)**2), which every contender has
+
+
+@jax.custom_jvp
+def spike(x):
+    return (x >= 0).astype(x.dtype)
+
+
+@spike.defjvp
+def _spike_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return spike(x), ALPHA / 2 / (1 + (jnp.pi / 2 * ALPHA * x) ** 2) * dx
+
+
+def peers() -> dict[str, Callable]:
+    """Spikes of the other libraries that are installed."""
+    found: dict[str, Callable] = {}
+    try:
+        import braintools.surrogate  # noqa: PLC0415
+
+        found["braintools"] = braintools.surrogate.Arctan(ALPHA)
+    except ImportError:
+        pass
+    try:
+        import spyx.axn  # noqa: PLC0415
+
+        found["spyx"] = spyx.axn.arctan(ALPHA / 2)
+    except ImportError:
+        pass
+    try:
+        import jaxpike.surrogate  # noqa: PLC0415
+
+        found["jaxpike"] = jaxpike.surrogate.ATan(ALPHA)
+    except ImportError:
+        pass
+    return found
+
+
+def cross_entropy(potentials, labels):
+    return -jnp.take_along_axis(jax.nn.log_softmax(potentials.mean(0)), labels[:, None], 1).mean()
+
+
+def plain(weights, inputs, labels, fire):
+    hidden, readout = weights
+
+    def step(carry, x):
+        states, r = carry
+        new = []
+        for (w, recurrent), (v, s) in zip(hidden, states, strict=True):
+            u = DECAY * v + (x @ w + s @ recurrent)
+            x = fire(u - 1)
+            new.append((u - x, x))
+        r = DECAY * r + x @ readout
+        return (new, r), r
+
+    batch = inputs.shape[1]
+    zeros = [(jnp.zeros((batch, len(recurrent))),) * 2 for _, recurrent in hidden]
+    return cross_entropy(jax.lax.scan(step, (zeros, jnp.zeros((batch, CLASSES))), inputs)[1], labels)
+
+
+def ours(weights, inputs, labels, **options):
+    hidden, readout = weights
+    layers = [Layer(w, LIF(DECAY, 1.0, Arctan(ALPHA)), recurrent) for w, recurrent in hidden]
+    network = Network([*layers, Layer(readout, LeakyReadout(DECAY))])
+    return cross_entropy(network(inputs, **options)[1], labels)
+
+
+def variants(steps: int, with_peers: bool) -> dict[str, Callable]:
+    found = {"plain": functools.partial(plain, fire=spike)}
+    for mode in ("exact", "half", "8-bit", "recompute"):
+        found[mode] = functools.partial(ours, mode=mode)
+    found["chunked"] = functools.partial(ours, chunk=min(25, steps))
+    if with_peers:
+        found |= {name: functools.partial(plain, fire=fire) for name, fire in peers().items()}
+    return found
+
+
+def data(neurons: int, steps: int, batch: int, depth: int):
+    """Weights, random spikes as inputs, and labels; currents are in the order of the threshold."""
+    rng = np.random.default_rng(0)
+    sizes = [INPUTS] + [neurons] * depth
+    matrix = lambda n, m, scale: jnp.asarray(rng.normal(0, scale, (n, m)), jnp.float32)  # noqa: E731
+    hidden = [
+        (matrix(n, m, 0.06 if i == 0 else 1.5 / n**0.5), matrix(m, m, 0.5 / m**0.5))
+        for i, (n, m) in enumerate(itertools.pairwise(sizes))
+    ]
+    weights = hidden, matrix(neurons, CLASSES, 0.05)
+    inputs = jnp.asarray(rng.random((steps, batch, INPUTS), np.float32) < 0.1, jnp.float32)
+    return weights, inputs, jnp.asarray(rng.integers(0, CLASSES, batch))
+
+
+def norm(tree) -> float:
+    return float(jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree))))
+
+
+def compile_(fun, args):
+    start = time.perf_counter()
+    compiled = jax.jit(jax.value_and_grad(fun)).lower(*args).compile()
+    return compiled, time.perf_counter() - start
+
+
+def measure(neurons: int, steps: int, batch: int, depth: int, rounds: int, with_peers: bool) -> list[dict]:
+    args = data(neurons, steps, batch, depth)
+    unit = steps * batch * neurons * 4 * depth
+    compile_(functools.partial(plain, fire=spike), data(2, 2, 1, 1))  # JAX's own start
+    compiled = {name: compile_(fun, args) for name, fun in variants(steps, with_peers).items()}
+    seconds = interleave(
+        {name: (lambda run=run: jax.block_until_ready(run(*args))) for name, (run, _) in compiled.items()}, rounds
+    )
+    rows = []
+    _, reference = compiled["plain"][0](*args)
+    for name, (run, compile_seconds) in compiled.items():
+        loss, gradient = run(*args)
+        spread = ratio(seconds[name], seconds["plain"])
+        rows.append(
+            {
+                "variant": name,
+                "size": f"{neurons}x{steps}",
+                "depth": depth,
+                "time_ratio": spread["ratio"],
+                "min": spread["min"],
+                "max": spread["max"],
+                "temp_units": run.memory_analysis().temp_size_in_bytes / unit,
+                "compile_ratio": compile_seconds / compiled["plain"][1],
+                "loss": float(loss),
+                "grad_norm": norm(gradient),
+                "grad_error": norm(jax.tree.map(jnp.subtract, gradient, reference)) / norm(reference),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--sizes", default="256x100,1024x250", help="neurons x steps, default %(default)s")
+    parser.add_argument("--batch", type=int, default=64, help="default %(default)s")
+    parser.add_argument("--depth", type=int, default=1, help="recurrent layers, default %(default)s")
+    parser.add_argument("--rounds", type=int, default=9, help="default %(default)s")
+    parser.add_argument("--peers", action="store_true", help="also the other libraries that are installed")
+    parser.add_argument("--rss", metavar="VARIANT", help="the peak memory of one variant alone")
+    options = parser.parse_args()
+    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
+    if options.rss:
+        neurons, steps = sizes[0]
+        args = data(neurons, steps, options.batch, options.depth)
+        run, _ = compile_(variants(steps, True)[options.rss], args)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        loss, gradient = jax.block_until_ready(run(*args))
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        row = {"variant": options.rss, "size": options.sizes, "peak_MB": after / 1e3, "rise_MB": (after - before) / 1e3}
+        report([row | {"loss": float(loss), "grad_norm": norm(gradient)}], options.json)
+        return
+    keep_memory()
+    rows = []
+    for neurons, steps in sizes:
+        rows += measure(neurons, steps, options.batch, options.depth, options.rounds, options.peers)
+    report(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
