@@ -3,9 +3,9 @@
 Inputs of 700 channels, recurrent leaky integrate-and-fire layers, a leaky readout of 20; batch 64, float32, gradients
 of all weights, also through the reset. `plain` is an ordinary scan with a `custom_jvp` spike, `chunked` is the mode
 exact with products of 25 steps, and each peer is the plain scan with that library's spike, whose slope is the same
-formula (that of spyx is lower by a constant). All run in turn within each round; a time is the ratio to `plain` in the same round, temporary memory is that
-of the compiled program, in arrays of one float32 for each step, example, neuron and layer. `grad_error` is the distance
-to the gradient of `plain`, relative, of all weights together.
+formula (that of spyx is lower by a constant). All run in turn within each round; a time is the ratio to `plain` in the
+same round, temporary memory is that of the compiled program, in arrays of one float32 for each step, example, neuron
+and layer. `grad_error` is the distance to the gradient of `plain`, relative, of all weights together.
 
     python benchmarks/bptt.py --sizes 256x100,1024x250 --json FILE
     python benchmarks/bptt.py --sizes 512x100 --depth 3 --peers
