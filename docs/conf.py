@@ -6,6 +6,7 @@ the code before the build, into generated/.
 
 import ast
 import inspect
+import json
 import sys
 from pathlib import Path
 
@@ -89,13 +90,15 @@ context = {
     "families": list(families(functions)),
     "examples": list(scripts("examples")),
     "benchmarks": list(scripts("benchmarks")),
-    "measured": sorted(path.stem for topic in ("accuracy", "memory", "performance") for path in HERE.glob(f"{topic}*")),
+    "results": {path.stem: json.loads(path.read_text()) for path in ROOT.glob("benchmarks/results/*.json")},
     "help": list(helps()),
     "data": inspect.getdoc(spikegrad.data),
 }
+pages = jinja2.Environment(trim_blocks=True)
+pages.filters["short"] = lambda value: f"{value:.2g}" if isinstance(value, float) else value
 (HERE / "generated").mkdir(exist_ok=True)
 for page in sorted((HERE / "_templates" / "pages").iterdir()):
-    text = jinja2.Template(page.read_text(), trim_blocks=True).render(context)
+    text = pages.from_string(page.read_text()).render(context)
     target = HERE / "generated" / page.name
     if not target.exists() or target.read_text() != text:  # an unchanged page is not read again
         target.write_text(text)

@@ -63,8 +63,9 @@ def test_half_precision_is_single_precision_rounded_once(case, dtype, kind):
 
 def every_number(dtype):
     """All 65,536 of them but NaN."""
-    x = np.arange(2**16, dtype=np.uint16).view(jnp.dtype(dtype))
-    return x[np.isin(x, x)]
+    bits = np.arange(2**16, dtype=np.uint16)  # by its bits: comparing a signalling NaN is a warning to some NumPys
+    infinity = np.array(np.inf, jnp.dtype(dtype)).view(np.uint16)
+    return bits[(bits & 0x7FFF) <= infinity].view(jnp.dtype(dtype))
 
 
 def extremes(dtype):
