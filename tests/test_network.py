@@ -167,8 +167,7 @@ def check(
     return got_gradient
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(("depth", "recurrent"), [(1, True), (3, False)])
 @pytest.mark.parametrize("reset", RESETS, ids=label)
 @pytest.mark.parametrize(
     "options", [{}, {"chunk": 4}, {"mode": "recompute"}, {"mode": "half"}, {"mode": "8-bit"}], ids=label
