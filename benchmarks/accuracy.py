@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _measure import arguments, chosen, report
+from _measure import arguments, chosen, keep_memory, report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -83,13 +83,18 @@ def _errors(value, error, exact, x, info, peak, signed) -> dict[str, Any]:
     # where the true value is beyond the dtype, or below its normal numbers, rounding to infinity or to zero is right
     error = jnp.where(jnp.isinf(value) & (jnp.abs(exact) >= float(info.max)), 0, error)
     error = jnp.where((value == 0) & (jnp.abs(exact) < float(info.tiny)), 0, error)
-    exponent = jnp.maximum(jnp.frexp(size)[1] - 1, info.minexp)
-    ulp = jnp.where(size >= 1e-30, error / jnp.exp2((exponent - info.nmant).astype(jnp.float64)), 0)
+    exponent = jax.lax.bitcast_convert_type(jnp.asarray(size, jnp.float64), jnp.int64) >> 52
+    exponent = jnp.maximum(exponent, max(int(info.minexp), -200) + 1023)  # 1e-30 is larger
+    unit = jax.lax.bitcast_convert_type((exponent - info.nmant) << 52, jnp.float64)
+    ulp = jnp.where(size >= 1e-30, error / unit, 0)
     relative = error / jnp.where(size > 0, size, 1)
     core = jnp.where(jnp.abs(exact) >= 1e-3 * peak, relative, 0)
     tail = jnp.where(jnp.abs(exact) > max(1e-30, float(info.tiny)), relative, 0)
-    at = jnp.argmax(jnp.where(jnp.isnan(ulp), jnp.inf, ulp))
-    return {"ulp": jnp.max(ulp), "at": jnp.asarray(x, jnp.float64)[at], "core": jnp.max(core), "tail": jnp.max(tail)}
+    ulp, core, tail = jax.lax.optimization_barrier((ulp, core, tail))  # else each maximum computes them anew
+    ulp = jnp.where(jnp.isnan(ulp), jnp.inf, ulp)
+    worst = jnp.max(ulp)
+    at = jnp.max(jnp.where(ulp == worst, jnp.asarray(x, jnp.float64), -jnp.inf))
+    return {"ulp": worst, "at": at, "core": jnp.max(core), "tail": jnp.max(tail)}
 
 
 def _scale(surrogate: spikegrad.Surrogate, quantity: str) -> tuple[jax.Array, jax.Array]:
@@ -108,6 +113,7 @@ def against_float64(case: Case, quantity: str, x: jax.Array) -> dict[str, Any]:
     x = jnp.where(left_out(case, quantity, x.astype(jnp.float32), jnp), jnp.asarray(0.5, x.dtype), x)
     exact = QUANTITIES[quantity](surrogate, x.astype(jnp.float64))
     value = QUANTITIES[quantity](surrogate, x).astype(jnp.float64)
+    exact, value = jax.lax.optimization_barrier((exact, value))
     return _errors(value, jnp.abs(value - exact), exact, x, jnp.finfo(x.dtype), *_scale(surrogate, quantity))
 
 
@@ -131,14 +137,18 @@ def against_truth(case: Case, quantity: str, x: np.ndarray) -> dict[str, Any]:
     return _errors(value, error, exact, x, jnp.finfo(x.dtype), *_scale(surrogate, quantity))
 
 
-def every_float32(case: Case, quantity: str, chunk: int = 1 << 24) -> dict[str, Any]:
-    rows = []
-    for start in range(0, 1 << 32, chunk):
-        x = np.arange(start, start + chunk, dtype=np.uint32).view(np.float32)
-        row = against_float64(case, quantity, jnp.asarray(np.where(np.isfinite(x), x, np.float32(0))))
-        rows.append({key: float(value) for key, value in row.items()})
-    worst = max(rows, key=lambda row: row["ulp"])
-    return worst | {key: max(row[key] for row in rows) for key in ("core", "tail")}
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def every_float32(case: Case, quantity: str, chunk: int = 1 << 18) -> dict[str, Any]:
+    """The largest errors over every float32, a part at a time that fits into a cache."""
+
+    def body(worst, part):
+        x = jax.lax.bitcast_convert_type(part * jnp.uint32(chunk) + jnp.arange(chunk, dtype=jnp.uint32), jnp.float32)
+        row = against_float64(case, quantity, jnp.where(jnp.isfinite(x), x, 0))
+        worst["at"] = jnp.where(row["ulp"] > worst["ulp"], row.pop("at"), worst["at"])
+        return worst | {key: jnp.maximum(value, worst[key]) for key, value in row.items()}, None
+
+    parts = jnp.arange((1 << 32) // chunk, dtype=jnp.uint32)
+    return jax.lax.scan(body, dict.fromkeys(("ulp", "at", "core", "tail"), jnp.float64(0)), parts)[0]
 
 
 def main() -> None:
@@ -147,6 +157,7 @@ def main() -> None:
     parser.add_argument("--dtype", metavar="NAME,...", help="these dtypes alone")
     parser.add_argument("--all-float32", action="store_true", help="every float32, default parameters")
     options = parser.parse_args()
+    keep_memory()
     jax.config.update("jax_enable_x64", True)
 
     rows = []

@@ -7,6 +7,10 @@ formula (that of spyx is lower by a constant). All run in turn within each round
 same round, temporary memory is that of the compiled program, in arrays of one float32 for each step, example, neuron
 and layer. `grad_error` is the distance to the gradient of `plain`, relative, of all weights together.
 
+Peers also run in torch, uncompiled, if it is installed: `_torch_peers.py` says what each is. Their `temp_units` are
+what they keep for the backward pass, each storage once and without the arguments. Torch allocates little more than
+that at its peak, but raises the process's memory by up to three times as much, which `--rss` shows.
+
     python benchmarks/bptt.py --sizes 256x100,1024x250 --json FILE
     python benchmarks/bptt.py --sizes 512x100 --depth 3 --peers
 
@@ -17,6 +21,7 @@ memory: `--sizes 1024x10000 --batch 16 --rss recompute`.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import itertools
 import time
 from collections.abc import Callable
@@ -66,6 +71,15 @@ def peers() -> dict[str, Callable]:
     except ImportError:
         pass
     return found
+
+
+def torch_peers(args) -> dict[str, Callable]:
+    """Training steps of torch and those of its libraries that are installed."""
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    import _torch_peers  # noqa: PLC0415
+
+    return _torch_peers.steps(*args, DECAY, ALPHA)
 
 
 def cross_entropy(potentials, labels):
@@ -147,13 +161,17 @@ def measure(neurons: int, steps: int, batch: int, depth: int, rounds: int, with_
     unit = steps * batch * neurons * 4 * depth
     compile_(functools.partial(plain, fire=spike), data(2, 2, 1, 1))  # JAX's own start
     compiled = {name: compile_(fun, args) for name, fun in variants(steps, with_peers).items()}
-    seconds = interleave(
-        {name: (lambda run=run: jax.block_until_ready(run(*args))) for name, (run, _) in compiled.items()}, rounds
-    )
+    steps_ = {name: (lambda run=run: jax.block_until_ready(run(*args))) for name, (run, _) in compiled.items()}
+    temporary = {name: run.memory_analysis().temp_size_in_bytes for name, (run, _) in compiled.items()}
+    if with_peers:
+        others = torch_peers(args)
+        steps_ |= others
+        temporary |= {name: step.saved() for name, step in others.items()}
+    seconds = interleave(steps_, rounds)
     rows = []
-    _, reference = compiled["plain"][0](*args)
-    for name, (run, compile_seconds) in compiled.items():
-        loss, gradient = run(*args)
+    _, reference = steps_["plain"]()
+    for name, step in steps_.items():
+        loss, gradient = step()
         spread = ratio(seconds[name], seconds["plain"])
         rows.append(
             {
@@ -163,8 +181,8 @@ def measure(neurons: int, steps: int, batch: int, depth: int, rounds: int, with_
                 "time_ratio": spread["ratio"],
                 "min": spread["min"],
                 "max": spread["max"],
-                "temp_units": run.memory_analysis().temp_size_in_bytes / unit,
-                "compile_ratio": compile_seconds / compiled["plain"][1],
+                "temp_units": temporary[name] / unit,
+                "compile_ratio": compiled[name][1] / compiled["plain"][1] if name in compiled else "",
                 "loss": float(loss),
                 "grad_norm": norm(gradient),
                 "grad_error": norm(jax.tree.map(jnp.subtract, gradient, reference)) / norm(reference),
@@ -186,10 +204,11 @@ def main() -> None:
     if options.rss:
         neurons, steps = sizes[0]
         args = data(neurons, steps, options.batch, options.depth)
-        run, _ = compile_(variants(steps, True)[options.rss], args)
+        run = variants(steps, True).get(options.rss)
+        step = functools.partial(compile_(run, args)[0], *args) if run else torch_peers(args)[options.rss]
         CLEAR.write_text("5")  # the peak starts again, from what is resident now
         before = peak()
-        loss, gradient = jax.block_until_ready(run(*args))
+        loss, gradient = jax.block_until_ready(step())
         after = peak()
         row = {"variant": options.rss, "size": options.sizes, "peak_MB": after, "rise_MB": after - before}
         report([row | {"loss": float(loss), "grad_norm": norm(gradient)}], options.json)

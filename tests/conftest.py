@@ -1,5 +1,6 @@
 """Strictness for every test, and several devices, which JAX only makes before it starts."""
 
+import itertools
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -21,3 +22,32 @@ def enable_x64():
 def x64():
     with enable_x64():
         yield
+
+
+def pytest_addoption(parser):
+    parser.addoption("--every", action="store_true", help="all combinations of a network's cells, modes and dtypes")
+
+
+def pytest_generate_tests(metafunc):
+    """``combination``: values of the factors that a module names, each of which has several."""
+    if "combination" in metafunc.fixturenames:
+        factors = metafunc.module.FACTORS
+        rows = list(itertools.product(*factors.values()))
+        if not metafunc.config.getoption("every"):
+            rows = pairwise(rows)
+        names = ["-".join(map(metafunc.module.label, row)) for row in rows]
+        metafunc.parametrize("combination", [dict(zip(factors, row, strict=True)) for row in rows], ids=names)
+
+
+def pairwise(rows):
+    """Few of the rows, which still have all pairs of values of any two columns."""
+
+    def pairs(row):
+        return {(i, j, repr(row[i]), repr(row[j])) for i, j in itertools.combinations(range(len(row)), 2)}
+
+    missing = set().union(*map(pairs, rows))
+    chosen = []
+    while missing:
+        chosen.append(max(rows, key=lambda row: len(pairs(row) & missing)))
+        missing -= pairs(chosen[-1])
+    return chosen

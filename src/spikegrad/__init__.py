@@ -7,17 +7,19 @@ from ._registry import get, names
 from ._spike import spike
 from ._surrogate import Surrogate, keep_slope, learnable
 from .network import Layer, Network, residual_report
-from .neurons import LIF, Cell, LeakyReadout, unroll
+from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF, unroll
 from .surrogates import *  # noqa: F403
 
 __version__ = "0.1.0"
 __all__ = [
     "LIF",
+    "AdaptiveLIF",
     "Cell",
     "Layer",
     "LeakyReadout",
     "Network",
     "Surrogate",
+    "SynapticLIF",
     "functional",
     "get",
     "keep_slope",

@@ -217,8 +217,13 @@ def _forward(layer: Any, u: State, state: Any, inputs: jax.Array, flags: Flags, 
         out = choose(flag.active, state[1], jnp.zeros_like(state[1]))
         return (u, state), (out, None if mode is None else _write(mode, layer.cell, u))
 
-    end, (outs, kept) = jax.lax.scan(step, (u, state), (jax.vmap(layer.drive)(inputs), flags))
+    end, (outs, kept) = jax.lax.scan(step, (u, state), (_at_once(layer.drive, layer.weight, inputs), flags))
     return end, outs, kept
+
+
+def _at_once(product: Callable, linear: Any, x: jax.Array) -> jax.Array:
+    """A product of a layer, of many steps: of a matrix, as one; of a function, which knows one step, step by step."""
+    return jax.vmap(product)(x) if callable(linear) else product(x)
 
 
 class _Backward:
@@ -229,10 +234,12 @@ class _Backward:
         (self.cell_arrays, self.arrays), self.build = _split(layer)
 
     def drive(self, arrays, inputs):
-        return jax.vmap(self.build(self.cell_arrays, arrays).drive)(inputs)
+        layer = self.build(self.cell_arrays, arrays)
+        return _at_once(layer.drive, layer.weight, inputs)
 
     def feedback(self, arrays, outs):
-        return jax.vmap(self.build(self.cell_arrays, arrays).feedback)(outs)
+        layer = self.build(self.cell_arrays, arrays)
+        return _at_once(layer.feedback, layer.recurrent, outs)
 
     def steps(self, ct_end, grad, ct_outs, befores, inputs, read, flags):
         """Cotangents of the state before the chunk, of the cell's arrays, of the currents."""
@@ -265,8 +272,11 @@ class _Backward:
 
     def outs(self, grad, outs, ct_currents):
         """Add the gradients of the recurrent weights."""
+        weight, recurrent, bias = grad
         if self.layer.recurrent is None:
             return grad
+        if not callable(self.layer.recurrent):
+            return weight, [_add_product(*recurrent, outs, ct_currents)], bias
         _, back = jax.vjp(lambda arrays: self.feedback(arrays, outs), self.arrays)
         return jax.tree.map(jnp.add, grad, *back(ct_currents))
 
@@ -275,7 +285,27 @@ class _Backward:
         _, back = jax.vjp(self.drive, self.arrays, inputs)
         new, ct_inputs = back(ct_currents)
         ct_inputs = ct_inputs if jnp.issubdtype(inputs.dtype, jnp.floating) else None
-        return jax.tree.map(jnp.add, grad, new), ct_inputs
+        (weight, *others), (new_weight, *new_others) = grad, new
+        if callable(self.layer.weight):
+            weight = jax.tree.map(jnp.add, weight, new_weight)
+        else:
+            weight = [_add_product(*weight, inputs, ct_currents)]
+        return (weight, *jax.tree.map(jnp.add, others, new_others)), ct_inputs
+
+
+def _add_product(grad: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
+    """``grad + x^T ct``, over many steps. The product needs room of its own: of a large one, half at a time."""
+    x, ct = (a.reshape(-1, a.shape[-1]).astype(grad.dtype) for a in (x, ct))
+    rows = len(grad) // 2
+    if len(grad) % 2 or grad.size < 1 << 18:
+        return grad + x.T @ ct
+
+    def add(i, grad):
+        new = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=1).T @ ct
+        old = jax.lax.dynamic_slice_in_dim(grad, i * rows, rows)
+        return jax.lax.dynamic_update_slice_in_dim(grad, old + new, i * rows, axis=0)
+
+    return jax.lax.fori_loop(0, 2, add, grad)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -344,19 +374,20 @@ def _flat(tree: Any) -> Any:
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
 
 
-def _split(layer: Any) -> tuple[tuple[list, list], Callable]:
-    """The arrays of a layer, those of the cell and the others, and the function that builds it of such arrays.
+def _split(layer: Any) -> tuple[tuple[list, tuple[list, ...]], Callable]:
+    """The arrays of a layer, those of the cell and of what else it has, and the function that builds it of such arrays.
 
     Python numbers stay what they are, constants.
     """
     cell, cell_of = _partition(layer.cell)
-    rest, rest_of = _partition((layer.weight, layer.recurrent, layer.bias))
+    names = ("weight", "recurrent", "bias")
+    others, others_of = zip(*(_partition(getattr(layer, name)) for name in names), strict=True)
 
-    def build(cell, rest):
-        weight, recurrent, bias = rest_of(rest)
-        return fill(type(layer), {"cell": cell_of(cell), "weight": weight, "recurrent": recurrent, "bias": bias})
+    def build(cell, others):
+        built = {name: of(arrays) for name, of, arrays in zip(names, others_of, others, strict=True)}
+        return fill(type(layer), {"cell": cell_of(cell), **built})
 
-    return (cell, rest), build
+    return (cell, others), build
 
 
 def _partition(tree: Any) -> tuple[list, Callable]:

@@ -94,7 +94,9 @@ def _product(weight: Any, x: jax.Array, name: str) -> Any:
         return weight(x)
     if x.ndim == 0 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"Layer: {name} of shape {weight.shape} does not take an input of shape {x.shape}")
-    return x.astype(weight.dtype) @ weight
+    # of rows in one axis: a sum over two axes, which a gradient would be, is a copy first
+    rows = x.reshape(-1, x.shape[-1]).astype(weight.dtype)
+    return (rows @ weight).reshape(*x.shape[:-1], weight.shape[1])
 
 
 class Network(Record):
@@ -207,8 +209,8 @@ class Network(Record):
             Steps of a segment. Given for another mode, it makes segments there.
         chunk : int, optional
             Steps whose products are taken at a time where they need not wait for each other, in the backward pass too.
-            More is faster and takes more memory. By default one step in mode ``"exact"`` and a few in the others.
-            Best a divisor of the number of steps, and it must be one of ``segment``.
+            More is faster and takes more memory; about 5 by default, about 3 in mode ``"recompute"``. Best a divisor of
+            the number of steps, and it must be one of ``segment``. ``mode="exact", chunk=1`` is a plain scan.
         mask : array_like of bool, optional
             ``(steps, batch)`` or ``(steps,)``: False for steps that do not take place, such as those after the end of
             a shorter sequence. They leave states as they are, and their outputs are 0.
@@ -232,8 +234,9 @@ class Network(Record):
 
         Notes
         -----
-        ``"exact"`` without ``chunk`` is differentiable as often as you like, in forward and reverse mode. The others
-        have a derivative of their own, in reverse mode; forward mode raises a TypeError.
+        ``mode="exact", chunk=1`` is a plain scan, differentiable in forward and reverse mode. All else has a derivative
+        of its own, in reverse mode, and forward mode raises a TypeError. Both give derivatives of all orders, except
+        that ``"half"`` and ``"8-bit"`` have the first alone, and raise a TypeError for others.
         """
         inputs = jnp.asarray(inputs)
         if mode not in MODES:
@@ -254,17 +257,23 @@ class Network(Record):
         begin = at_rest if states is None else _checked(states, at_rest)
         collect = (every,) * (len(self.layers) - 1) + (True,)
         flags = _steps.flags(steps, mask, truncate)
-        if mode == "exact" and chunk is None:
+        if mode == "exact" and chunk == 1:
             ends, outs = _skewed.run(self.layers, inputs, begin, flags, segment, collect)
         else:
             if chunk is None:
-                chunk = min(_divisor(steps if segment is None else segment, 2), steps)
+                near = 3 if mode == "recompute" else 5
+                chunk = min(_divisor(steps, near), steps) if segment is None else _divisor(segment, near, least=1)
             if mode == "recompute" and segment is None:
                 segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
             if segment is not None and segment % chunk:
                 raise ValueError(f"Network: chunk must divide segment, got {chunk} and {segment}")
             keep = "exact" if mode == "recompute" else mode
-            ends, outs = _stored.run(self.layers, inputs, begin, flags, keep, chunk, segment, collect)
+            try:
+                ends, outs = _stored.run(self.layers, inputs, begin, flags, keep, chunk, segment, collect)
+            except TypeError as error:
+                if "forward-mode" in str(error):
+                    raise TypeError("Network: for forward-mode differentiation use mode='exact', chunk=1") from error
+                raise
         return ends, tuple(outs) if every else outs[-1]
 
 
@@ -289,10 +298,10 @@ def _checked(states: Any, at_rest: Any) -> list:
     return states
 
 
-def _divisor(n: int, near: int) -> int:
-    """The divisor of n nearest to a number, or the number itself if none is within a factor of two."""
+def _divisor(n: int, near: int, least: int | None = None) -> int:
+    """The divisor of n nearest to a number, or the number itself if none is within a factor of two (or ``least``)."""
     return min(
-        (d for d in range(-(-near // 2), 2 * near + 1) if n % d == 0),
+        (d for d in range(least or -(-near // 2), 2 * near + 1) if n % d == 0),
         key=lambda d: abs(math.log(d / near)),
         default=near,
     )
@@ -351,8 +360,11 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
         return jax.tree.leaves(jax.vjp(lambda first: fun(first, *rest), first)[1])
 
     jaxpr = jax.make_jaxpr(backward)(*args).jaxpr
-    # what is an argument, or a constant, is there anyway, and a literal takes no room
+    # what is an argument, or a constant, is there anyway, and a number, or an array of one number, takes no room
     given = {*jaxpr.invars, *jaxpr.constvars}
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "broadcast_in_dim" and all(hasattr(var, "val") for var in eqn.invars):
+            given |= {*eqn.outvars}
     kept: dict[Any, Any] = {var: var.aval for var in jaxpr.outvars if not hasattr(var, "val") and var not in given}
     arrays = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in kept.values()]
     return ResidualReport(tuple(sorted(arrays, key=_bytes, reverse=True)))

@@ -163,18 +163,161 @@ class LIF(Cell):
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         threshold = self._fitted(u.dtype, u.shape, "v").threshold
         s = self.surrogate(u - threshold)
+        return self._reset(u, threshold, s), s
+
+    def _reset(self, u: jax.Array, threshold: Any, s: jax.Array) -> jax.Array:
+        """The potential after the spikes ``s``."""
         reset = jax.lax.stop_gradient(s) if self.detach_reset else s
         if self.reset == "subtract":
-            return u - threshold * reset, s
+            return u - threshold * reset
         if self.reset == "zero":
-            return u * (1 - reset), s
-        return u, s
+            return u * (1 - reset)
+        return u
 
     def pack(self, u: jax.Array) -> jax.Array:
         return u - self._fitted(u.dtype, u.shape, "v").threshold
 
     def unpack(self, packed: jax.Array) -> jax.Array:
         return packed + self._fitted(packed.dtype, packed.shape, "v").threshold
+
+
+class SynapticLIF(LIF):
+    r"""Leaky integrate-and-fire neurons whose input passes a synapse, a second leak (current-based, CuBa).
+
+    .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + i_t
+
+    and spikes and resets as in :class:`LIF`. The state is the pair :math:`(v, i)`.
+
+    Parameters
+    ----------
+    decay, threshold, surrogate, reset, detach_reset
+        As in :class:`LIF`.
+    synaptic_decay : float or array, default 0.8
+        Share :math:`\gamma` of the synaptic current that is left after one step, from 0 to 1, dimensionless:
+        :math:`\gamma = e^{-\Delta t/\tau_\mathrm{syn}}`. An array broadcasts to the state.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain.
+
+    Notes
+    -----
+    Of the two arrays of its state a :class:`Network` keeps the potential alone, unless ``synaptic_decay`` is trained.
+
+    References
+    ----------
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
+    Magazine 36(6):51-63.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import SynapticLIF, unroll
+    >>> cell = SynapticLIF(decay=1.0, synaptic_decay=0.5)
+    >>> (v, i), spikes = unroll(cell, jnp.array([[0.75], [0.0], [0.0]]))
+    >>> spikes[:, 0].tolist(), v.tolist(), i.tolist()
+    ([0.0, 1.0, 0.0], [0.3125], [0.1875])
+    """
+
+    synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
+
+    def start(self, shape: tuple[int, ...], dtype: Any) -> State:
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, i = v
+        i = self._fitted(i.dtype, i.shape, "v").synaptic_decay * i + current
+        return super().integrate(v, i), i
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, i = u
+        v, s = super().fire(u)
+        return (v, i), s
+
+    def pack(self, u: State) -> State:
+        u, i = u
+        return super().pack(u), i
+
+    def unpack(self, packed: State) -> State:
+        u, i = packed
+        return super().unpack(u), i
+
+
+class AdaptiveLIF(LIF):
+    r"""Leaky integrate-and-fire neurons whose threshold rises with each of their spikes, and falls back (ALIF).
+
+    .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - (\theta + a_t)) \\
+              a_{t+1} &= \rho\, a_t + \kappa\, s_t
+
+    and resets as in :class:`LIF`, with the threshold of the moment: a reset by subtraction takes
+    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, zeros at the start.
+
+    Parameters
+    ----------
+    decay, threshold, surrogate, reset, detach_reset
+        As in :class:`LIF`; ``threshold`` is that of a neuron that has not fired for long.
+    adaptation : float or array, default 0.2
+        How much :math:`\kappa` one spike raises the threshold, finite, in the unit of the potential. An array
+        broadcasts to the state.
+    adaptation_decay : float or array, default 0.99
+        Share :math:`\rho` of the adaptation that is left after one step, from 0 to 1, dimensionless:
+        :math:`\rho = e^{-\Delta t/\tau_a}`. An array broadcasts to the state.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain.
+
+    Notes
+    -----
+    With ``detach_reset`` the adaptation is still differentiated: it is how such a neuron remembers.
+
+    References
+    ----------
+    Bellec, Salaj, Subramoney, Legenstein, Maass 2018, "Long short-term memory and learning-to-learn in networks of
+    spiking neurons", NeurIPS 31:787-797.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import AdaptiveLIF, unroll
+    >>> cell = AdaptiveLIF(decay=0.0, adaptation=0.5, adaptation_decay=0.5)
+    >>> (v, a), spikes = unroll(cell, jnp.full((5, 1), 1.25))
+    >>> spikes[:, 0].tolist()
+    [1.0, 0.0, 1.0, 0.0, 0.0]
+    """
+
+    adaptation: Real = parameter(default=0.2)
+    adaptation_decay: Real = parameter(default=0.99, at_least=0, at_most=1)
+
+    def start(self, shape: tuple[int, ...], dtype: Any) -> State:
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, a = v
+        return super().integrate(v, current), a
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, a = u
+        threshold = self._raised(a)
+        s = self.surrogate(u - threshold)
+        fitted = self._fitted(a.dtype, a.shape, "v")
+        return (self._reset(u, threshold, s), fitted.adaptation_decay * a + fitted.adaptation * s), s
+
+    def _raised(self, a: jax.Array) -> jax.Array:
+        return self._fitted(a.dtype, a.shape, "v").threshold + a
+
+    def pack(self, u: State) -> State:
+        u, a = u
+        return u - self._raised(a), a
+
+    def unpack(self, packed: State) -> State:
+        distance, a = packed
+        threshold = self._raised(a)
+        u = distance + threshold
+        # a is not what it was when the distance was taken: the sum may be rounded up to the threshold
+        return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u), a
 
 
 class LeakyReadout(Cell):
@@ -206,7 +349,7 @@ class LeakyReadout(Cell):
         return u, u
 
 
-def unroll(cell: Step, currents: ArrayLike, v: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
+def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[State, jax.Array]:
     """Run a cell over time, by ``jax.lax.scan``.
 
     Parameters
@@ -215,13 +358,13 @@ def unroll(cell: Step, currents: ArrayLike, v: ArrayLike | None = None) -> tuple
         ``v, out = cell(v, current)``, such as :class:`LIF` or :class:`LeakyReadout`.
     currents : array_like
         Inputs, time first: ``(steps, ...)``.
-    v : array_like, optional
-        State before the first step, zeros if not given. Give the state that a former call returned to go on with a
-        sequence.
+    v : array_like or tuple of array_like, optional
+        State before the first step, at rest if not given: that of :meth:`Cell.start`, or zeros for another callable.
+        Give the state that a former call returned to go on with a sequence.
 
     Returns
     -------
-    v : jax.Array
+    v : jax.Array or tuple of jax.Array
         State after the last step.
     out : jax.Array
         Outputs of every step, ``(steps, ...)``.
@@ -242,7 +385,10 @@ def unroll(cell: Step, currents: ArrayLike, v: ArrayLike | None = None) -> tuple
     currents = real_array(currents, "unroll", "currents")
     if currents.ndim == 0:
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
-    start = jnp.zeros(currents.shape[1:], currents.dtype) if v is None else real_array(v, "unroll", "v")
+    if v is None:
+        rest = cell.start if isinstance(cell, Cell) else jnp.zeros
+        v = rest(currents.shape[1:], currents.dtype)
+    start = jax.tree.map(lambda leaf: real_array(leaf, "unroll", "v"), v)
 
     def step(v, current):
         return cell(v, current)
