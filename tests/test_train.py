@@ -67,7 +67,7 @@ def test_rate_coding_spikes_with_the_probability_of_the_value():
     x = jnp.array([[0.0, 0.2, 0.5, 0.9, 1.0, 2.0]])
     network = SpikingNetwork((6, 6, 2), LIF(), steps=4000, coding="rate")
     identity = {"weight": jnp.eye(6), "bias": jnp.zeros(6)}
-    spikes = np.asarray(network._input(identity, x, jax.random.key(0)))[:, 0]
+    spikes = np.asarray(network._coded(x, [identity], jax.random.key(0))[0])[:, 0].astype(float)
     assert set(np.unique(spikes)) == {0, 1}
     share = np.array([0, 0.2, 0.5, 0.9, 1, 1])
     assert (np.abs(spikes.mean(0) - share) <= 5 * np.sqrt(share * (1 - share) / 4000)).all()

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .data import Data
-from .neurons import LIF, LeakyReadout, unroll
+from .network import Layer, Network
+from .neurons import LIF, LeakyReadout
 
 try:
     import optax
@@ -31,7 +32,7 @@ Params: TypeAlias = list[dict[str, jax.Array]]
 CODINGS = ("current", "rate", "latency")
 
 
-class Network(Protocol):
+class Model(Protocol):
     """What :func:`fit` trains."""
 
     @property
@@ -63,8 +64,7 @@ def count(sizes: tuple[int, ...]) -> int:
 
 
 def _dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    y = x.reshape(-1, x.shape[-1]) @ layer["weight"] + layer["bias"][None]
-    return y.reshape(*x.shape[:-1], -1)
+    return x @ layer["weight"] + layer["bias"][None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,24 +104,25 @@ class SpikingNetwork:
         potentials : jax.Array
             Of the readout, ``(steps, n, classes)``.
         """
-        spikes = []
-        current = self._input(params[0], x.reshape(len(x), -1), key)
-        for layer in params[1:]:
-            spikes.append(unroll(self.cell, current)[1])
-            current = _dense(layer, spikes[-1])
-        potentials = unroll(LeakyReadout(self.cell.decay), current)[1]
+        inputs, weights = self._coded(x.reshape(len(x), -1), params, key)
+        cells = [*[self.cell] * (len(params) - 1), LeakyReadout(self.cell.decay)]
+        layers = [
+            Layer(weight, cell, bias=layer["bias"]) for weight, cell, layer in zip(weights, cells, params, strict=True)
+        ]
+        _, (*spikes, potentials) = Network(layers)(inputs, every=True)
         return potentials.mean(0), spikes, potentials
 
-    def _input(self, layer, x, key):
-        """Input current of the first layer, ``(steps, n, neurons)``."""
-        if self.coding == "current":  # the same at every step: one product
-            current = _dense(layer, x)
-            return jnp.broadcast_to(current, (self.steps, *current.shape))
+    def _coded(self, x, params, key):
+        """The inputs over time, and the weights of each layer."""
+        weights = [layer["weight"] for layer in params]
+        if self.coding == "current":  # the same at every step: one product, and inputs that are not looked at
+            constant = jax.tree_util.Partial(lambda current, _: current, x @ weights[0])
+            return jnp.zeros((self.steps, len(x)), bool), [constant, *weights[1:]]
         x = jnp.clip(x, 0, 1)
         if self.coding == "rate":
-            return _dense(layer, (jax.random.uniform(key, (self.steps, *x.shape)) < x[None]).astype(x.dtype))
+            return jax.random.uniform(key, (self.steps, *x.shape)) < x[None], weights
         when = jnp.where(x > 0, jnp.floor((1 - x) * self.steps), -1).astype(int)
-        return _dense(layer, jax.nn.one_hot(when, self.steps, axis=0, dtype=x.dtype))
+        return jnp.arange(self.steps)[:, None, None] == when[None], weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Fit:
     interrupted: bool
 
 
-def scorer(network: Network) -> Callable[[Params, np.ndarray], Scores]:
+def scorer(network: Model) -> Callable[[Params, np.ndarray], Scores]:
     """A function that runs a network on any number of examples, compiled once for its own size of batch."""
 
     @jax.jit
@@ -246,7 +247,7 @@ def scorer(network: Network) -> Callable[[Params, np.ndarray], Scores]:
 
 
 def fit(
-    network: Network,
+    network: Model,
     params: Params,
     data: Data,
     *,
