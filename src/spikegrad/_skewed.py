@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._steps import Flags, choose, pending
+from ._steps import Flags, choose, pending, zeros
 
 _remat = functools.partial(
     jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable
@@ -48,10 +48,10 @@ def run(layers: Any, inputs: jax.Array, states: Any, flags: Flags, segment: int 
             choose(flag.active, out, jnp.zeros_like(out)) if wanted else None
             for wanted, (_, out), flag in zip(collect, fired, delayed, strict=True)
         ]
-        active = jnp.ones_like(first.begun) if first.active is None else first.active
+        active = (first.begun | True) if first.active is None else first.active
         return (new, [first._replace(active=active), *delayed[:-1]]), outs
 
-    idle = jax.tree.map(lambda flag: jnp.zeros_like(flag[0]), flags._replace(active=flags.begun))
+    idle = zeros(jax.tree.map(lambda flag: flag[0], flags._replace(active=flags.begun)), flags)
     carry = pending(layers, states, inputs[0]), [idle] * depth
 
     body = _remat(step)

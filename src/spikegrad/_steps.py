@@ -1,4 +1,4 @@
-"""What both engines share: which steps count, and the states before the spike of all layers."""
+"""What both engines share: which steps count, where a loop starts, and what it needs to run in ``jax.shard_map``."""
 
 from __future__ import annotations
 
@@ -57,4 +57,38 @@ def pending(layers: Any, states: Any, x: jax.Array) -> list:
         inputs = [x, *(out for _, out in states[:-1])]
         return [layer.integrate(state, x) for layer, state, x in zip(layers, states, inputs, strict=True)]
 
-    return jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(once, layers, states, x))
+    return zeros(jax.eval_shape(once, layers, states, x), x)
+
+
+def uniform(tree: Any) -> Any:
+    """All arrays as varying over the same devices.
+
+    In ``jax.shard_map`` the type of an array says over which axes of the mesh it varies, and a loop may not change the
+    type of what it carries. With weights that vary as the inputs do, everything has one type; the derivative adds the
+    gradients of all devices up.
+    """
+    return _vary(tree, frozenset().union(*map(_axes, jax.tree.leaves(tree))))
+
+
+def zeros(tree: Any, like: Any) -> Any:
+    """Zeros in the shapes of a tree, varying as the arrays of another do."""
+    axes = frozenset().union(*map(_axes, jax.tree.leaves(like)))
+    return _vary(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree), axes)
+
+
+def _axes(x: Any) -> frozenset[str]:
+    if not isinstance(x, jax.Array):
+        return frozenset()
+    kind: Any = jax.typeof(x)
+    kind = getattr(kind, "manual_axis_type", kind)  # JAX moved it, and what makes an array vary
+    return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+
+
+def _vary(tree: Any, axes: frozenset[str]) -> Any:
+    def leaf(x):
+        more = tuple(axes - _axes(x)) if isinstance(x, jax.Array) else ()
+        if not more:
+            return x
+        return jax.lax.pcast(x, more, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(x, more)
+
+    return jax.tree.map(leaf, tree)

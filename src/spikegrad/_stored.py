@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._record import fill
-from ._steps import Flags, choose, part, pending
+from ._steps import Flags, choose, part, pending, zeros
 from .neurons import Cell, State
 
 
@@ -48,7 +48,7 @@ def _run(layers, inputs, offset, states, flags, keep, chunk, segment, collect):
     arrays, builds = zip(*map(_split, layers), strict=True)
     steps = len(flags.begun)
     plan = _Plan(keep, chunk, (segment or steps) // chunk, collect, offset)
-    firsts = jnp.arange(0, steps, segment or steps)
+    firsts = np.arange(0, steps, segment or steps)
 
     def sequence(arrays, inputs, starts, flags):
         layers = [build(*a) for build, a in zip(builds, arrays, strict=True)]
@@ -82,7 +82,7 @@ def _run(layers, inputs, offset, states, flags, keep, chunk, segment, collect):
         arrays, inputs, starts, flags, kept = residuals
         ct_ends, ct_outs = cotangents
         run, us = sequence(arrays, inputs, starts, flags)
-        carry = list(zip(ct_ends, jax.tree.map(jnp.zeros_like, arrays), strict=True))
+        carry = list(zip(ct_ends, zeros(arrays, inputs), strict=True))
         if segment is None:
             carry, ct_inputs = run.retreat(0, us, kept, carry, ct_outs)
         else:
