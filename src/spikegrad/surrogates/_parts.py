@@ -105,14 +105,25 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
     Right to rounding up to 2^24 periods, where neighbouring float32 numbers are a period apart, and for a period that
     is a power of two everywhere.
     """
+
     q = bounded(x / period)
-    near = jnp.abs(q) < 1 << 24
-    rest = jnp.where(near, x, 0)
-    high, low = split(period)
-    for many in (4096, 1):  # a count of 12 bits times a half of the period is exact
-        k = jax.lax.stop_gradient(jnp.round(rest / (many * period)))
-        rest = (rest - k * (many * high)) - k * (many * low)
-    return jnp.where(near, rest / period, q - jax.lax.stop_gradient(jnp.round(q)))
+
+    def exact():  # as the quotient is
+        return q - jax.lax.stop_gradient(jnp.round(q))
+
+    def reduced():
+        near = jnp.abs(q) < 1 << 24
+        rest = jnp.where(near, x, 0)
+        high, low = split(period)
+        for many in (4096, 1):  # a count of 12 bits times a half of the period is exact
+            k = jax.lax.stop_gradient(jnp.round(rest / (many * period)))
+            rest = (rest - k * (many * high)) - k * (many * low)
+        return jnp.where(near, rest / period, exact())
+
+    if period.ndim:
+        return reduced()
+    mantissa, _ = jnp.frexp(jax.lax.stop_gradient(period))
+    return jax.lax.cond(mantissa == 0.5, exact, reduced)
 
 
 def multiple(t: jax.Array, k: int) -> jax.Array:

@@ -125,9 +125,17 @@ class MultiGaussianGrad(Surrogate):
     def surrogate_grad(self, x):
         a = jnp.abs(x)  # even to the last bit
         wide = self.s * self.sigma
-        center = _normal(a / self.sigma) / self.sigma
-        flanks = (_normal((a - self.sigma) / wide) + _normal((a + self.sigma) / wide)) / wide
-        return self.scale * ((1 + self.h) * center - self.h * flanks)
+        end = 40 * (self.sigma + wide)  # all three have long been 0
+        a = jnp.where(a > end, end, a)
+
+        def bump(offset, width):
+            z = (a + offset) / width
+            return exp(-(z * z) / 2)
+
+        flanks = bump(-self.sigma, wide) + bump(self.sigma, wide)
+        of_center, of_flanks = (1 + self.h) / self.sigma, self.h / wide
+        factor = self.scale / math.sqrt(2 * math.pi)
+        return factor * of_center * bump(0, self.sigma) - factor * of_flanks * flanks
 
 
 multi_gaussian_grad = functional(MultiGaussianGrad)
