@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -13,8 +14,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
 
+    # with its bytecode, as an installed package has it
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
     def importing(module: str):
-        return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+        return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True, env=environment)
 
     modules = ("jax", "spikegrad")
     seconds = interleave({module: importing(module) for module in modules}, options.rounds)

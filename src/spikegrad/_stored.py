@@ -9,6 +9,7 @@ for the chunk as a whole, the gradients of the weights and the cotangents of wha
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -294,18 +295,19 @@ class _Backward:
 
 
 def _add_product(grad: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
-    """``grad + x^T ct``, over many steps. The product needs room of its own: of a large one, half at a time."""
+    """``grad + x^T ct``, over many steps. The product needs room of its own: of a large one, for a part at a time."""
     x, ct = (a.reshape(-1, a.shape[-1]).astype(grad.dtype) for a in (x, ct))
-    rows = len(grad) // 2
-    if len(grad) % 2 or grad.size < 1 << 18:
+    parts = math.gcd(len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1)
+    if parts == 1:
         return grad + x.T @ ct
+    rows = len(grad) // parts
 
     def add(i, grad):
         new = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=1).T @ ct
         old = jax.lax.dynamic_slice_in_dim(grad, i * rows, rows)
         return jax.lax.dynamic_update_slice_in_dim(grad, old + new, i * rows, axis=0)
 
-    return jax.lax.fori_loop(0, 2, add, grad)
+    return jax.lax.fori_loop(0, parts, add, grad)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
