@@ -393,11 +393,11 @@ def test_forward_mode():
 # --- memory: of the compiled program, so that no other load of the machine matters -----------------------------------
 
 
-def units(steps, batch=16, neurons=128, depth=1, **options):
+def units(steps, batch=16, neurons=128, depth=1, cell=LIF, **options):
     """Temporary bytes of a compiled gradient, in arrays of one float32 for each layer, step, example and neuron."""
 
     def loss(weights, x):
-        layers = [Layer(w, LIF(0.9), r) for w, r in weights]
+        layers = [Layer(w, cell(0.9), r) for w, r in weights]
         network = Network([*layers, Layer(jnp.ones((neurons, 1)), LeakyReadout(0.9))])
         return network(x, **options)[1][-1].sum()
 
@@ -421,6 +421,14 @@ def units(steps, batch=16, neurons=128, depth=1, **options):
 @pytest.mark.parametrize("depth", [1, 3])
 def test_memory_of_each_mode(options, most, depth):
     assert units(1000, depth=depth, **options) <= most * (1 if depth == 1 else 1.15)
+
+
+@pytest.mark.parametrize("mode", ["exact", "half"])
+def test_memory_of_a_state_of_two_arrays(mode):
+    """Kept is what the derivative needs: of a synaptic current, which is linear, nothing."""
+    one = units(1000, mode=mode)
+    assert units(1000, mode=mode, cell=SynapticLIF) < 1.05 * one
+    assert 1.8 * one < units(1000, mode=mode, cell=AdaptiveLIF) < 2.05 * one
 
 
 def test_memory_grows_with_the_steps_or_their_square_root():

@@ -185,7 +185,8 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, or has a hand-written ``__init__``: then JAX sees no parameters in it.
+        If ``surrogate`` is no surrogate, has a hand-written ``__init__``, so that JAX sees no parameters in it, or
+        defines no ``surrogate_fun``.
 
     References
     ----------
@@ -209,20 +210,28 @@ def learnable(surrogate: Surrogate) -> Surrogate:
             f"learnable: {type(surrogate).__name__} has its own __init__, so that JAX sees no parameters in it; "
             "declare them by annotations"
         )
+    if type(surrogate).surrogate_fun is Surrogate.surrogate_fun:
+        raise TypeError(
+            f"learnable: {type(surrogate).__name__} defines no surrogate_fun, of which the derivative would be"
+        )
     return _Learnable(surrogate)
 
 
-class _Learnable(Surrogate):
-    surrogate: Surrogate = parameter(kind=Surrogate)
+class _Wrapper(Surrogate):
+    """Another surrogate's curves, on another spike."""
 
-    def __repr__(self) -> str:
-        return f"learnable({self.surrogate!r})"
+    surrogate: Surrogate = parameter(kind=Surrogate)
 
     def surrogate_fun(self, x):
         return self.surrogate.surrogate_fun(x)
 
     def surrogate_grad(self, x):
         return self.surrogate.surrogate_grad(x)
+
+
+class _Learnable(_Wrapper):
+    def __repr__(self) -> str:
+        return f"learnable({self.surrogate!r})"
 
     def __call__(self, x):  # a known x does have a derivative here, in the parameters
         return _run(type(self)._fire, self, real_array(x, repr(self)))
@@ -297,18 +306,11 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
 _FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn")
 
 
-class _KeptSlope(Surrogate):
-    surrogate: Surrogate = parameter(kind=Surrogate)
+class _KeptSlope(_Wrapper):
     dtype: str = parameter(choices=_FLOATS)
 
     def __repr__(self) -> str:
         return f"keep_slope({self.surrogate!r}, {self.dtype!r})"
-
-    def surrogate_fun(self, x):
-        return self.surrogate.surrogate_fun(x)
-
-    def surrogate_grad(self, x):
-        return self.surrogate.surrogate_grad(x)
 
     def _fire(self, x):
         return spike(x, self.surrogate_grad(x).astype(self.dtype))
