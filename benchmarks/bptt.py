@@ -2,7 +2,7 @@
 
 Inputs of 700 channels, recurrent leaky integrate-and-fire layers, a leaky readout of 20; batch 64, float32, gradients
 of all weights, also through the reset. `plain` is an ordinary scan with a `custom_jvp` spike, `chunked` is the mode
-exact with products of 10 steps, and each peer is the plain scan with that library's spike, whose slope is the same
+exact with products of 25 steps, and each peer is the plain scan with that library's spike, whose slope is the same
 formula (that of spyx is lower by a constant). All run in turn within each round; a time is the ratio to `plain` in the
 same round, temporary memory is that of the compiled program, in arrays of one float32 for each step, example, neuron
 and layer. `grad_error` is the distance to the gradient of `plain`, relative, of all weights together.
@@ -115,7 +115,7 @@ def variants(steps: int, with_peers: bool) -> dict[str, Callable]:
     found = {"plain": functools.partial(plain, fire=spike)}
     for mode in ("exact", "half", "8-bit", "recompute"):
         found[mode] = functools.partial(ours, mode=mode)
-    found["chunked"] = functools.partial(ours, chunk=min(10, steps))
+    found["chunked"] = functools.partial(ours, chunk=min(25, steps))
     if with_peers:
         found |= {name: functools.partial(plain, fire=fire) for name, fire in peers().items()}
     return found

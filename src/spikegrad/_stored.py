@@ -156,6 +156,7 @@ class _Sequence(NamedTuple):
     def retreat(self, first, us, kept, carry, ct_outs):
         """Back over the segment; the carry: of each layer, cotangents of the state after it, gradients added up."""
         keep, chunk, chunks, *_ = self.plan
+        spare = keep != "exact" or len(self.flags.begun) > chunk * chunks  # what is kept does not outweigh a product
 
         def state(n, i, t):
             """Of layer n at step t of chunk i, before the spike."""
@@ -183,7 +184,7 @@ class _Sequence(NamedTuple):
             flag, ct_out = _window((self.flags, ct_outs), first + i * chunk, chunk)
             above = None
             for n, layer in reversed(list(enumerate(self.layers))):
-                back = _Backward(layer)
+                back = _Backward(layer, spare)
                 ct_end, (cell_grad, grad) = carry[n]
                 ct_given = [ct for ct in (ct_out[n], above) if ct is not None]
                 ct_start, cell_grad, ct_currents = back.steps(
@@ -230,8 +231,9 @@ def _at_once(product: Callable, linear: Any, x: jax.Array) -> jax.Array:
 class _Backward:
     """One layer over one chunk, from its end to its start."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, spare: bool) -> None:
         self.layer = layer
+        self.add = _add_in_parts if spare else _add_product
         (self.cell_arrays, self.arrays), self.build = _split(layer)
 
     def drive(self, arrays, inputs):
@@ -277,7 +279,7 @@ class _Backward:
         if self.layer.recurrent is None:
             return grad
         if not callable(self.layer.recurrent):
-            return weight, [_add_product(*recurrent, outs, ct_currents)], bias
+            return weight, [self.add(*recurrent, outs, ct_currents)], bias
         _, back = jax.vjp(lambda arrays: self.feedback(arrays, outs), self.arrays)
         return jax.tree.map(jnp.add, grad, *back(ct_currents))
 
@@ -290,22 +292,27 @@ class _Backward:
         if callable(self.layer.weight):
             weight = jax.tree.map(jnp.add, weight, new_weight)
         else:
-            weight = [_add_product(*weight, inputs, ct_currents)]
+            weight = [self.add(*weight, inputs, ct_currents)]
         return (weight, *jax.tree.map(jnp.add, others, new_others)), ct_inputs
 
 
 def _add_product(grad: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
-    """``grad + x^T ct``, over many steps. The product needs room of its own: of a large one, for a part at a time."""
+    """``grad + x^T ct``, over many steps."""
     x, ct = (a.reshape(-1, a.shape[-1]).astype(grad.dtype) for a in (x, ct))
+    return grad + x.T @ ct
+
+
+def _add_in_parts(grad: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
+    """The same. The product needs room of its own: of a large one, for a part at a time, which costs a little time."""
     parts = math.gcd(len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1)
     if parts == 1:
-        return grad + x.T @ ct
+        return _add_product(grad, x, ct)
     rows = len(grad) // parts
 
     def add(i, grad):
-        new = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=1).T @ ct
-        old = jax.lax.dynamic_slice_in_dim(grad, i * rows, rows)
-        return jax.lax.dynamic_update_slice_in_dim(grad, old + new, i * rows, axis=0)
+        part = jax.lax.dynamic_slice_in_dim(grad, i * rows, rows)
+        part = _add_product(part, jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1), ct)
+        return jax.lax.dynamic_update_slice_in_dim(grad, part, i * rows, axis=0)
 
     return jax.lax.fori_loop(0, parts, add, grad)
 

@@ -209,8 +209,8 @@ class Network(Record):
             Steps of a segment. Given for another mode, it makes segments there.
         chunk : int, optional
             Steps whose products are taken at a time where they need not wait for each other, in the backward pass too.
-            More is faster and takes more memory; about 5 by default. Best a divisor of the number of steps, and it must
-            be one of ``segment``. ``mode="exact", chunk=1`` is a plain scan.
+            More is faster and takes more memory; by default about 10 in mode ``"exact"``, about 5 in the others. Best a
+            divisor of the number of steps, and it must be one of ``segment``. 1 in mode ``"exact"`` is a plain scan.
         mask : array_like of bool, optional
             ``(steps, batch)`` or ``(steps,)``: False for steps that do not take place, such as those after the end of
             a shorter sequence. They leave states as they are, and their outputs are 0.
@@ -262,7 +262,8 @@ class Network(Record):
             ends, outs = _skewed.run(layers, inputs, begin, flags, segment, collect)
         else:
             if chunk is None:
-                chunk = min(_divisor(steps, 5), steps) if segment is None else _divisor(segment, 5, least=1)
+                near = 10 if mode == "exact" else 5
+                chunk = min(_divisor(steps, near), steps) if segment is None else _divisor(segment, near, least=1)
             if mode == "recompute" and segment is None:
                 segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
             if segment is not None and segment % chunk:
