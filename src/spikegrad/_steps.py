@@ -85,10 +85,12 @@ def _axes(x: Any) -> frozenset[str]:
 
 
 def _vary(tree: Any, axes: frozenset[str]) -> Any:
+    lax: Any = jax.lax  # which has had pvary, and later pcast
+
     def leaf(x):
         more = tuple(axes - _axes(x)) if isinstance(x, jax.Array) else ()
         if not more:
             return x
-        return jax.lax.pcast(x, more, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(x, more)
+        return lax.pcast(x, more, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, more)
 
     return jax.tree.map(leaf, tree)

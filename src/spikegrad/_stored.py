@@ -279,7 +279,7 @@ class _Backward:
         if self.layer.recurrent is None:
             return grad
         if not callable(self.layer.recurrent):
-            return weight, [self.add(*recurrent, outs, ct_currents)], bias
+            return weight, [self.add(recurrent[0], outs, ct_currents)], bias
         _, back = jax.vjp(lambda arrays: self.feedback(arrays, outs), self.arrays)
         return jax.tree.map(jnp.add, grad, *back(ct_currents))
 
@@ -292,7 +292,7 @@ class _Backward:
         if callable(self.layer.weight):
             weight = jax.tree.map(jnp.add, weight, new_weight)
         else:
-            weight = [self.add(*weight, inputs, ct_currents)]
+            weight = [self.add(weight[0], inputs, ct_currents)]
         return (weight, *jax.tree.map(jnp.add, others, new_others)), ct_inputs
 
 

@@ -257,9 +257,9 @@ class Network(Record):
         begin = at_rest if states is None else _checked(states, at_rest)
         collect = (every,) * (len(self.layers) - 1) + (True,)
         flags = _steps.flags(steps, mask, truncate)
-        layers, inputs, begin, flags = _steps.uniform((self.layers, inputs, begin, flags))
+        layers, x, begin, flags = _steps.uniform((self.layers, inputs, begin, flags))
         if mode == "exact" and chunk == 1:
-            ends, outs = _skewed.run(layers, inputs, begin, flags, segment, collect)
+            ends, outs = _skewed.run(layers, x, begin, flags, segment, collect)
         else:
             if chunk is None:
                 near = 10 if mode == "exact" else 5
@@ -270,7 +270,7 @@ class Network(Record):
                 raise ValueError(f"Network: chunk must divide segment, got {chunk} and {segment}")
             keep = "exact" if mode == "recompute" else mode
             try:
-                ends, outs = _stored.run(layers, inputs, begin, flags, keep, chunk, segment, collect)
+                ends, outs = _stored.run(layers, x, begin, flags, keep, chunk, segment, collect)
             except TypeError as error:
                 if "forward-mode" in str(error):
                     raise TypeError("Network: for forward-mode differentiation use mode='exact', chunk=1") from error
