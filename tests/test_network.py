@@ -21,6 +21,7 @@ from spikegrad import (
     Network,
     Sigmoid,
     SynapticLIF,
+    _stored,
     parameter,
     residual_report,
     spike,
@@ -256,6 +257,22 @@ def test_outputs_are_the_same_in_every_mode_and_step_by_step(options):
     assert float(outs[0].mean()) > 0.05
 
 
+@pytest.mark.parametrize("neurons", [512, 1024])
+def test_gradients_of_large_matrices_are_added_in_parts(neurons):
+    rng = np.random.default_rng(0)
+    weights = [jnp.asarray(rng.normal(0, 1.5 / n**0.5, (n, neurons)), jnp.float32) for n in (700, neurons)]
+    x = jnp.asarray(rng.uniform(0, 1, (6, 2, 700)), jnp.float32)
+
+    def loss(weights, **options):
+        return (
+            Network([Layer(weights[0], LIF(), weights[1])])(x, **options)[1] * jnp.cos(jnp.arange(neurons))[None, None]
+        ).sum()
+
+    exact, kept = (jax.jit(jax.grad(functools.partial(loss, **o)))(weights) for o in ({}, {"mode": "recompute"}))
+    assert all(jnp.any(half != 0) for leaf in exact for half in jnp.split(leaf, 4))
+    assert_close(kept, exact, 3e-6)
+
+
 def test_a_sequence_can_be_continued():
     p = draw(2, True)
     network = build(p)
@@ -369,6 +386,27 @@ def test_second_order(options):
 
     got = jax.jacrev(jax.grad(of_weights(lambda p: build(p)(p["inputs"], **options))))(p["weights"][0])
     assert_close(got, jax.hessian(of_weights(loop))(p["weights"][0]), 1e-5)
+
+
+@pytest.mark.parametrize("cell", [LIF, SynapticLIF, AdaptiveLIF])
+@pytest.mark.parametrize("mode", ["half", "8-bit"])
+def test_spikes_are_exact_in_few_bits(mode, cell):
+    """Also next to the threshold, and next to a threshold that has itself been rounded."""
+    rng = np.random.default_rng(0)
+    neuron, n = cell(threshold=0.7), 4096
+    second = rng.uniform(0, 3, n).astype(np.float32)
+    second[::2] = rng.uniform(0.29, 0.3, n // 2)  # a threshold just below 1, beyond which numbers are further apart
+    threshold = np.float32(0.7) + (second if cell is AdaptiveLIF else 0)
+    u = rng.uniform(-5, 5, n).astype(np.float32)
+    below = np.broadcast_to(threshold, n).astype(np.float32)
+    near = [below]
+    for _ in range(3):
+        below = np.nextafter(below, np.float32(-9))
+        near.append(below)
+    for potential in map(jnp.asarray, [u, *near]):
+        state = potential if cell is LIF else (potential, jnp.asarray(second))
+        kept = _stored._read(mode, neuron, _stored._write(mode, neuron, state), state)
+        assert jnp.array_equal(neuron.fire(kept)[1], neuron.fire(state)[1])
 
 
 @pytest.mark.parametrize("mode", ["half", "8-bit"])
