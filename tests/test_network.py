@@ -264,12 +264,12 @@ def test_gradients_of_large_matrices_are_added_in_parts(neurons):
     x = jnp.asarray(rng.uniform(0, 1, (6, 2, 700)), jnp.float32)
 
     def loss(weights, **options):
-        return (
-            Network([Layer(weights[0], LIF(), weights[1])])(x, **options)[1] * jnp.cos(jnp.arange(neurons))[None, None]
-        ).sum()
+        out = Network([Layer(weights[0], LIF(), weights[1])])(x, **options)[1]
+        return (out * jnp.cos(jnp.arange(neurons))[None, None]).sum()
 
-    exact, kept = (jax.jit(jax.grad(functools.partial(loss, **o)))(weights) for o in ({}, {"mode": "recompute"}))
-    assert all(jnp.any(half != 0) for leaf in exact for half in jnp.split(leaf, 4))
+    modes = {"chunk": 1}, {"mode": "recompute", "segment": 2}
+    exact, kept = (jax.jit(jax.grad(functools.partial(loss, **mode)))(weights) for mode in modes)
+    assert all(jnp.any(part != 0) for leaf in exact for part in jnp.split(leaf, 4))
     assert_close(kept, exact, 3e-6)
 
 
