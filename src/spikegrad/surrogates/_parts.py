@@ -88,15 +88,13 @@ def _logistic_slope_jvp(primals, tangents):
 @jax.custom_jvp
 def cauchy(w: jax.Array) -> jax.Array:
     """``1/(1 + w^2)``."""
-    w = bounded(w)
-    return 1 / (1 + w * w)
+    return 1 / (1 + w * w)  # 0 where the square is infinite
 
 
 @cauchy.defjvp
 def _cauchy_jvp(primals, tangents):
-    w = bounded(primals[0])
-    y = cauchy(w)
-    return y, -2 * (y * w) * y * tangents[0]  # y * y would underflow first
+    y = cauchy(*primals)
+    return y, -2 * (y * bounded(primals[0])) * y * tangents[0]  # y * y would underflow first
 
 
 def turns(x: jax.Array, period: jax.Array) -> jax.Array:
