@@ -81,7 +81,7 @@ def draw(depth, recurrent, dtype=jnp.float32, seed=0, cell="LIF"):
 
 def build(p, cell="LIF", reset="subtract", detached=False):
     cells = [CELLS[cell](p["decay"], p["threshold"], Sigmoid(2.0), reset, detached, second=p.get("second"))]
-    cells += [CELLS[cell](0.8, 1.0, Arctan(2.0), reset, detached, second=0.7)] * (len(p["weights"]) - 1)
+    cells += [CELLS[cell](0.8, 0.5, Arctan(2.0), reset, detached, second=0.7)] * (len(p["weights"]) - 1)
     biases = [p["bias"]] + [None] * (len(cells) - 1)
     layers = [Layer(*each) for each in zip(p["weights"], cells, p["recurrent"], biases, strict=True)]
     return Network([*layers, Layer(p["readout"], LeakyReadout(0.9))])
@@ -98,7 +98,7 @@ def loop(p, states=None, mask=None, truncate=None, cell="LIF", reset="subtract",
     def step(states, x):
         new, below = [], x
         for n, (v0, s0) in enumerate(states[:-1]):
-            decay, threshold = (p["decay"][None], p["threshold"][None]) if n == 0 else (0.8, 1.0)
+            decay, threshold = (p["decay"][None], p["threshold"][None]) if n == 0 else (0.8, 0.5)
             second = p["second"][None] if n == 0 and cell != "LIF" else 0.7
             slope = Sigmoid(2.0) if n == 0 else Arctan(2.0)
             current = below @ p["weights"][n] + (p["bias"][None] if n == 0 else 0)
