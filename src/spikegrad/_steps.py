@@ -67,21 +67,23 @@ def uniform(tree: Any) -> Any:
     type of what it carries. With weights that vary as the inputs do, everything has one type; the derivative adds the
     gradients of all devices up.
     """
-    return _vary(tree, frozenset().union(*map(_axes, jax.tree.leaves(tree))))
+    return _vary(tree, _axes(tree))
 
 
 def zeros(tree: Any, like: Any) -> Any:
     """Zeros in the shapes of a tree, varying as the arrays of another do."""
-    axes = frozenset().union(*map(_axes, jax.tree.leaves(like)))
-    return _vary(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree), axes)
+    return _vary(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree), _axes(like))
 
 
-def _axes(x: Any) -> frozenset[str]:
-    if not isinstance(x, jax.Array):
-        return frozenset()
-    kind: Any = jax.typeof(x)
-    kind = getattr(kind, "manual_axis_type", kind)  # JAX moved it, and what makes an array vary
-    return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+def _axes(tree: Any) -> frozenset[str]:
+    """The axes of a mesh over which any of the arrays varies."""
+
+    def leaf(x):
+        kind: Any = jax.typeof(x)
+        kind = getattr(kind, "manual_axis_type", kind)  # JAX moved it, and what makes an array vary
+        return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+
+    return frozenset().union(*(leaf(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)))
 
 
 def _vary(tree: Any, axes: frozenset[str]) -> Any:

@@ -161,18 +161,16 @@ class LIF(Cell):
         return self._fitted(v.dtype, v.shape, "v").decay * v + current
 
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        threshold = self._fitted(u.dtype, u.shape, "v").threshold
-        s = self.surrogate(u - threshold)
-        return self._reset(u, threshold, s), s
+        return self._fire_at(self._fitted(u.dtype, u.shape, "v").threshold, u)
 
-    def _reset(self, u: jax.Array, threshold: Any, s: jax.Array) -> jax.Array:
-        """The potential after the spikes ``s``."""
+    def _fire_at(self, threshold: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        s = self.surrogate(u - threshold)
         reset = jax.lax.stop_gradient(s) if self.detach_reset else s
         if self.reset == "subtract":
-            return u - threshold * reset
+            return u - threshold * reset, s
         if self.reset == "zero":
-            return u * (1 - reset)
-        return u
+            return u * (1 - reset), s
+        return u, s
 
     def pack(self, u: jax.Array) -> jax.Array:
         return u - self._fitted(u.dtype, u.shape, "v").threshold
@@ -300,10 +298,9 @@ class AdaptiveLIF(LIF):
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
         u, a = u
-        threshold = self._raised(a)
-        s = self.surrogate(u - threshold)
+        v, s = self._fire_at(self._raised(a), u)
         fitted = self._fitted(a.dtype, a.shape, "v")
-        return (self._reset(u, threshold, s), fitted.adaptation_decay * a + fitted.adaptation * s), s
+        return (v, fitted.adaptation_decay * a + fitted.adaptation * s), s
 
     def _raised(self, a: jax.Array) -> jax.Array:
         return self._fitted(a.dtype, a.shape, "v").threshold + a

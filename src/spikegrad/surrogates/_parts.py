@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,11 @@ def bounded(z: jax.Array, limit: float | None = None) -> jax.Array:
     """``z`` kept where its square is finite, or within a limit: for curves that have long reached 0 there."""
     bound = math.sqrt(float(jnp.finfo(z.dtype).max)) / 4 if limit is None else limit
     return jnp.clip(z, -bound, bound)
+
+
+def shortcut(when: jax.Array, special: Callable[[], jax.Array], general: Callable[[], jax.Array]) -> jax.Array:
+    """A cheaper formula for some values of a parameter, where it is the same for every element."""
+    return general() if when.ndim else jax.lax.cond(when, special, general)
 
 
 def split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -103,7 +109,6 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
     Right to rounding up to 2^24 periods, where neighbouring float32 numbers are a period apart, and for a period that
     is a power of two everywhere.
     """
-
     q = bounded(x / period)
 
     def exact():  # as the quotient is
@@ -118,10 +123,8 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
             rest = (rest - k * (many * high)) - k * (many * low)
         return jnp.where(near, rest / period, exact())
 
-    if period.ndim:
-        return reduced()
     mantissa, _ = jnp.frexp(jax.lax.stop_gradient(period))
-    return jax.lax.cond(mantissa == 0.5, exact, reduced)
+    return shortcut(mantissa == 0.5, exact, reduced)
 
 
 def multiple(t: jax.Array, k: int) -> jax.Array:

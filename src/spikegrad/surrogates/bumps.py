@@ -11,7 +11,7 @@ from jax.lax import erfc
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import bounded, exp, from_tail, signed
+from ._parts import bounded, exp, from_tail, shortcut, signed
 
 
 def _normal(z):
@@ -281,9 +281,7 @@ def _power_tail(t, alpha):
     def general():
         return exp(-alpha * jnp.log1p(t))
 
-    if alpha.ndim:
-        return general()
-    return jax.lax.cond(alpha == 2, square, general)
+    return shortcut(alpha == 2, square, general)
 
 
 @_power_tail.defjvp
