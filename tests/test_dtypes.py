@@ -180,6 +180,41 @@ def test_a_python_float_stays_a_python_float_in_precision():
         assert float(got) == 0.3
 
 
+@pytest.mark.parametrize("dtype", HALVES)
+@every
+def test_the_gradient_in_half_precision_is_rounded_once(case, dtype):
+    # the slope is not rounded before it meets the cotangent, nor lost where it is too small for the dtype alone
+    surrogate = case.make()
+    x = every_number(dtype)
+    x = jnp.asarray(x[np.isfinite(x.astype(np.float32))])
+    cotangent = jnp.asarray(np.ldexp(np.random.default_rng(0).normal(size=x.size), np.arange(x.size) % 30 - 15), dtype)
+    exact = jax.vjp(surrogate, x.astype("float32"))[1](cotangent.astype("float32"))[0].astype(dtype)
+    np.testing.assert_array_equal(jax.vjp(surrogate, x)[1](cotangent)[0], exact)
+    np.testing.assert_array_equal(jax.jvp(surrogate, (x,), (cotangent,))[1], exact)
+
+
+def test_a_slope_below_the_smallest_float16_is_not_lost_on_a_scaled_loss():
+    surrogate, x = spikegrad.Sigmoid(4.0), jnp.float16(-5)
+    assert float(surrogate.surrogate_grad(x)) == 0
+    scaled = jax.grad(lambda x: surrogate(x) * jnp.float16(2**15))(x)
+    np.testing.assert_allclose(float(scaled), 2**15 * 4 * np.exp(-20), rtol=2**-10)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_keeps_sixteen_bits_of_each_spike(dtype):
+    surrogate, steps, neurons = spikegrad.Sigmoid(), 100, 32
+
+    def loss(currents):
+        def step(v, current):
+            s = surrogate(v * jnp.asarray(0.9, dtype) + current)
+            return v - s, s
+
+        return jax.lax.scan(step, jnp.zeros(neurons, dtype), currents)[1].sum()
+
+    report = spikegrad.residual_report(loss, jnp.ones((steps, neurons), dtype))
+    assert 2 * steps * neurons <= report.bytes < 2 * steps * neurons * 1.1
+
+
 def test_slope_is_cast_to_x():
     x = jnp.array([0.5, -0.5], "bfloat16")
     got = jax.grad(lambda x: spikegrad.spike(x, jnp.float32(0.1) * jnp.ones(2)).sum())(x)

@@ -43,7 +43,8 @@ def test_second_derivatives_are_those_of_the_slope():
 
 def test_a_dtype_that_is_not_narrower_changes_nothing():
     x = X.astype(jnp.bfloat16)
-    np.testing.assert_array_equal(slope(keep_slope(Sigmoid(), jnp.float32), x), slope(Sigmoid(), x))
+    kept, exact = (jax.vjp(s, x)[1](jnp.sin(x))[0] for s in (keep_slope(Sigmoid(), jnp.float32), Sigmoid()))
+    np.testing.assert_array_equal(kept, exact)
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.55), ("float8_e5m2", 0.8), ("float8_e4m3fn", 0.8)])

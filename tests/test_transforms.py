@@ -62,6 +62,12 @@ def test_equals_eager(case, way):
     check(WAYS[way](surrogate, X), value_and_slope(surrogate, X))
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_equals_eager_in_half_precision(way):  # whose derivative takes another path
+    surrogate, x = spikegrad.Arctan(), X.astype("bfloat16")
+    check(WAYS[way](surrogate, x), value_and_slope(surrogate, x))
+
+
 @every
 def test_vmap_over_parameters(case):
     surrogate, factors = case.make(), jnp.array([1.0, 0.5, 1.25])

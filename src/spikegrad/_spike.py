@@ -70,8 +70,13 @@ def _step_jvp(primals, tangents):
     x, slope = primals
     dx, _ = tangents
     # the output is the spike itself, so that the next order of derivative finds this rule again
-    return _spike(x, slope), slope * dx if slope.dtype == dx.dtype else _widened_times(slope, dx)
+    return _spike(x, slope), (_narrow_product if slope.dtype.itemsize < dx.dtype.itemsize else _product)(slope, dx)
 
 
-# under checkpoint what is kept is the argument, not the wider copy of it
-_widened_times = jax.checkpoint(lambda slope, dx: slope.astype(dx.dtype) * dx)
+def _product(slope, dx):
+    """``slope * dx`` in the wider of the two dtypes, rounded once to that of ``dx``."""
+    wide = max(slope.dtype, dx.dtype, key=lambda dtype: dtype.itemsize)
+    return (slope.astype(wide) * dx.astype(wide)).astype(dx.dtype)
+
+
+_narrow_product = jax.checkpoint(_product)  # what is kept is the narrow slope, not the wider copy of it

@@ -126,7 +126,11 @@ class Surrogate(Record):
         return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed
 
     def _fire(self, x: jax.Array) -> jax.Array:
-        return spike(x, self.surrogate_grad(x))
+        if x.dtype.itemsize >= 4:
+            return spike(x, self.surrogate_grad(x))
+        # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once; what is
+        # kept for the backward pass is then x, in its own 16 bits, of which the slope is computed there.
+        return jax.checkpoint(lambda x: _spike(x, self.surrogate_grad(x.astype(jnp.float32))), prevent_cse=False)(x)
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
@@ -257,9 +261,9 @@ class _Learnable(_Wrapper):
 def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     r"""The same spike, whose slope is kept for the backward pass in fewer bits.
 
-    Of every call under differentiation, JAX keeps one array, the slope, in the dtype of ``x``. Here it is rounded to
-    ``dtype`` and kept so: half the memory of float32 in bfloat16, a quarter in an 8-bit float. Spikes are the same; the
-    gradient has the rounding error of ``dtype``.
+    Of every call under differentiation, JAX keeps one array in the dtype of ``x``: the slope, or in half precision
+    ``x`` itself. Here the slope is rounded to ``dtype`` and kept so: half the memory of float32 in bfloat16, a quarter
+    in an 8-bit float. Spikes are the same; the gradient has the rounding error of ``dtype``.
 
     Parameters
     ----------
@@ -313,4 +317,6 @@ class _KeptSlope(_Wrapper):
         return f"keep_slope({self.surrogate!r}, {self.dtype!r})"
 
     def _fire(self, x):
+        if jnp.dtype(self.dtype).itemsize >= x.dtype.itemsize:
+            return self.surrogate._fire(x)
         return spike(x, self.surrogate_grad(x).astype(self.dtype))

@@ -143,7 +143,7 @@ class LogTailedRelu(Surrogate):
         return jnp.where(x > 1, tail, jnp.where(x > 0, x, self.alpha * x))
 
     def surrogate_grad(self, x):
-        return jnp.where(x > 1, 1 / jnp.where(x > 1, x, 1), jnp.where(x > 0, 1, self.alpha))
+        return jnp.where(x > 0, 1 / jnp.where(x > 1, x, 1), self.alpha)
 
 
 log_tailed_relu = functional(LogTailedRelu)
