@@ -81,7 +81,7 @@ def _ctrl_c() -> Iterator[Any]:
 
 
 @command.command(context_settings={"show_default": True})
-@click.option("--data", default="mnist5k", metavar="NAME|FILE", help="mnist5k, digits, or a .npz file (see below).")
+@click.option("--data", default="mnist5k", metavar="NAME|FILE", help="mnist5k, digits, or a .npz file (see above).")
 @click.option(
     "--surrogate", default=repr(_LIF.surrogate), callback=_surrogate, metavar="SPEC", help="Such as 'arctan(alpha=2)'."
 )
@@ -90,7 +90,7 @@ def _ctrl_c() -> Iterator[Any]:
 @click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update.")
 @click.option("--hidden", default="256,256", callback=_hidden, metavar="N,...", help="Neurons of each hidden layer.")
 @click.option("--steps", default=8, type=click.IntRange(1), help="Time steps.")
-@click.option("--coding", default="current", type=click.Choice(training.CODINGS), help="Input over time (see below).")
+@click.option("--coding", default="current", type=click.Choice(training.CODINGS), help="Input over time (see above).")
 @click.option("--lr", default=2e-3, type=_Real(0, min_open=True), help="Learning rate at the start; it falls to 0.")
 @click.option(
     "--shift",
@@ -130,12 +130,16 @@ def train(
     ends at once.
 
     \b
-    Data: mnist5k has 5,000 MNIST images, digits 1,797 images of 8 x 8. A file holds
-      x_train  (n, features), (n, height, width) or (n, height, width, channels), finite numbers
+    Data: mnist5k has 5,000 MNIST images, digits 1,797 images of 8 x 8.
+    A file holds
+      x_train  finite numbers: (n, features), (n, height, width)
+               or (n, height, width, channels)
       y_train  (n,), integer labels 0, 1, ...
-      x_test, y_test  optional; else a fifth of each class, drawn with the seed, is held out
-    Values are scaled so that those of x_train run from 0 to 1. Held-out examples are never trained on, and
-    nothing is chosen by them.
+      x_test, y_test  optional; else a fifth of each class is held out,
+                      drawn with the seed
+
+    Values are scaled so that those of x_train run from 0 to 1. Held-out
+    examples are never trained on, and nothing is chosen by them.
 
     \b
     Coding of a value x from 0 to 1:
