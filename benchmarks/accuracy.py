@@ -29,7 +29,7 @@ from _measure import arguments, chosen, keep_memory, report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from reference import CASES, Case
+from reference import CASES, Case, every_half
 
 import spikegrad
 from spikegrad._functional import snake_case
@@ -46,13 +46,6 @@ QUANTITIES = {
     "slope": lambda s, x: s.surrogate_grad(x),
     "second": lambda s, x: jax.jvp(s.surrogate_grad, (x,), (jnp.ones_like(x),))[1],
 }
-
-
-def every_half(dtype: str) -> np.ndarray:
-    """Every finite number of a 16-bit dtype."""
-    bits = np.arange(1 << 16, dtype=np.uint16)
-    infinity = np.array(np.inf, jnp.dtype(dtype)).view(np.uint16)
-    return bits[(bits & 0x7FFF) < infinity].view(jnp.dtype(dtype))
 
 
 def sample(case: Case, dtype: type, per_exponent: int = 3) -> np.ndarray:

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import mpmath
 import numpy as np
 
@@ -299,3 +300,10 @@ def _diff(formula, x, order, side):
 
 CASES = [Case(name, setting) for name, row in ROWS.items() for setting in ({}, *row.settings)]
 DEFAULTS = [case for case in CASES if not case.setting]
+
+
+def every_half(dtype: str) -> np.ndarray:
+    """Every finite number of a 16-bit dtype."""
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    infinity = np.array(np.inf, jnp.dtype(dtype)).view(np.uint16)
+    return bits[(bits & 0x7FFF) < infinity].view(jnp.dtype(dtype))

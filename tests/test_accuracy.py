@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import CASES, DEFAULTS, Case
+from reference import CASES, DEFAULTS, Case, every_half
 
 import spikegrad
 from spikegrad import Surrogate, parameter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from accuracy import HALF, QUANTITIES, TARGETS, against_float64, against_truth, every_half, sample
+from accuracy import HALF, QUANTITIES, TARGETS, against_float64, against_truth, sample
 
 
 def exceeded(dtype, worst):
