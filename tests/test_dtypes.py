@@ -176,12 +176,23 @@ def test_a_python_float_stays_a_python_float_in_precision():
 @every
 def test_the_gradient_in_half_precision_is_rounded_once(case, dtype):
     # the slope is not rounded before it meets the cotangent, nor lost where it is too small for the dtype alone
-    surrogate = case.make()
-    x = jnp.asarray(every_half(dtype))
-    cotangent = jnp.asarray(np.ldexp(np.random.default_rng(0).normal(size=x.size), np.arange(x.size) % 30 - 15), dtype)
-    exact = jax.vjp(surrogate, x.astype("float32"))[1](cotangent.astype("float32"))[0].astype(dtype)
-    np.testing.assert_array_equal(jax.vjp(surrogate, x)[1](cotangent)[0], exact)
-    np.testing.assert_array_equal(jax.jvp(surrogate, (x,), (cotangent,))[1], exact)
+    info = jnp.finfo(dtype)
+    with enable_x64():
+        surrogate = jax.tree.map(lambda value: float(np.float32(value)), case.make())
+        x = jnp.asarray(every_half(dtype))
+        if "Fourier" in case.name:
+            x = x[jnp.abs(x) < 1e6]  # beyond, float32 has no phase
+        spread = np.ldexp(np.random.default_rng(0).normal(size=x.size), np.arange(x.size) % 26 - 15)
+        cotangent = jnp.asarray(spread, dtype)
+        slope, factor = np.asarray(surrogate.surrogate_grad(x.astype(float))), np.asarray(cotangent, float)
+        got = jax.vjp(surrogate, x)[1](cotangent)[0], jax.jvp(surrogate, (x,), (cotangent,))[1]
+    exact = slope * factor
+    exponent = np.maximum(np.frexp(exact)[1] - 1, int(info.minexp))
+    half = np.ldexp(0.5, exponent - info.nmant)
+    of_float32 = 2e-5 * np.abs(exact) + 1e-6 * np.abs(slope).max() * np.abs(factor) * case.signed
+    for gradient in got:
+        error = np.abs(np.asarray(gradient, float) - exact)
+        np.testing.assert_array_less(np.where(np.abs(slope) < 1e-30, 0, error), half + of_float32)
 
 
 def test_a_slope_below_the_smallest_float16_is_not_lost_on_a_scaled_loss():

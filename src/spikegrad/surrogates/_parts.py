@@ -80,6 +80,39 @@ def _exp_jvp(primals, tangents):
 
 
 @jax.custom_jvp
+def log1p(t: jax.Array) -> jax.Array:
+    """``log(1 + t)`` for finite ``t >= 0``; in float32 within 1.5 units in the last place, from 1e-37 on.
+
+    ``1 + t = 2^k (1 + f)``, with ``f`` between ``sqrt(1/2) - 1`` and ``sqrt(2) - 1`` and rounded once, and a polynomial
+    for what ``log(1 + f)`` is beyond ``f - f^2/2`` (relative error 7e-9, fitted by least maximum).
+    """
+    if t.dtype != jnp.float32:
+        return jnp.log1p(t)
+    bits = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.int32)
+    k = (bits(1 + t) - bits(jnp.float32(math.sqrt(0.5)))) >> 23
+    scale = jax.lax.bitcast_convert_type((129 - k) << 23, jnp.float32)  # 2^(2 - k), since 2^-k may be subnormal
+    f = (scale / 4 - 1) + t / 4 * scale
+    p = jnp.float32(-0.0763438418507576)
+    for c in (
+        0.1276542693376541,
+        -0.13162004947662354,
+        0.14201368391513824,
+        -0.1662314385175705,
+        0.20001235604286194,
+        -0.2500082552433014,
+        0.3333333134651184,
+    ):
+        p = p * f + c
+    k = k.astype(jnp.float32)
+    return k * 0.693359375 + (f + (f * f * (f * p - 0.5) - k * 2.1219444005469057e-4))
+
+
+@log1p.defjvp
+def _log1p_jvp(primals, tangents):
+    return log1p(*primals), tangents[0] / (1 + primals[0])
+
+
+@jax.custom_jvp
 def logistic_slope(z: jax.Array) -> jax.Array:
     """``sigma(z) sigma(-z)``, without the cancellation of ``sigma(z) (1 - sigma(z))``."""
     e = exp(-jnp.abs(z))  # at most 1

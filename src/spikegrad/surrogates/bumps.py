@@ -11,13 +11,13 @@ from jax.lax import erfc
 from .._functional import functional
 from .._record import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import bounded, exp, from_tail, shortcut, signed
+from ._parts import bounded, exp, from_tail, log1p, shortcut, signed
 
 
 def _normal(z):
     """Density of the standard normal distribution."""
     z = bounded(z, 40)
-    return exp(-(z * z) / 2) / math.sqrt(2 * math.pi)
+    return exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
 def _normal_tail(z):
@@ -130,7 +130,7 @@ class MultiGaussianGrad(Surrogate):
 
         def bump(offset, width):
             z = (a + offset) / width
-            return exp(-(z * z) / 2)
+            return exp(-0.5 * z * z)
 
         flanks = bump(-self.sigma, wide) + bump(self.sigma, wide)
         of_center, of_flanks = (1 + self.h) / self.sigma, self.h / wide
@@ -279,7 +279,7 @@ def _power_tail(t, alpha):
         return r * r
 
     def general():
-        return exp(-alpha * jnp.log1p(t))
+        return exp(-alpha * log1p(t))
 
     return shortcut(alpha == 2, square, general)
 
@@ -288,7 +288,7 @@ def _power_tail(t, alpha):
 def _power_tail_jvp(primals, tangents):
     (t, alpha), (dt, dalpha) = primals, tangents
     y = _power_tail(t, alpha)  # a branch that has no exponent in it would have no derivative in it
-    return y, -y * (alpha / (1 + t) * dt + jnp.log1p(t) * dalpha)
+    return y, -y * (alpha / (1 + t) * dt + log1p(t) * dalpha)
 
 
 def _expm1_over(y):
