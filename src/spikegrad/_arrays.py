@@ -36,3 +36,8 @@ def fit(value: jax.Array, dtype: Any, shape: tuple[int, ...], owner: str, name: 
     if value.ndim:  # a scalar needs no axes, and a rank is never promoted silently
         value = value.reshape(padded)
     return value.astype(dtype)
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype in which formulas are computed for an ``x`` of this one: half precision in float32."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

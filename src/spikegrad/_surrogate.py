@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from ._arrays import fit, real_array
+from ._arrays import fit, real_array, wide
 from ._record import Record, parameter
 from ._spike import _spike, spike
 
@@ -126,11 +126,12 @@ class Surrogate(Record):
         return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed
 
     def _fire(self, x: jax.Array) -> jax.Array:
-        if x.dtype.itemsize >= 4:
+        dtype = wide(x.dtype)
+        if dtype == x.dtype:
             return spike(x, self.surrogate_grad(x))
         # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once; what is
         # kept for the backward pass is then x, in its own 16 bits, of which the slope is computed there.
-        return jax.checkpoint(lambda x: _spike(x, self.surrogate_grad(x.astype(jnp.float32))), prevent_cse=False)(x)
+        return jax.checkpoint(lambda x: _spike(x, self.surrogate_grad(x.astype(dtype))), prevent_cse=False)(x)
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
@@ -147,9 +148,9 @@ def _elementwise(formula: Callable) -> Callable:
     """Give a formula the contract of the class: checked input, float32 inside, the shape and dtype of ``x`` outside."""
 
     def evaluate(self, x):
-        wide = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.dtype(jnp.float32)
+        dtype = wide(x.dtype)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
-        y = real_array(formula(self._fitted(wide, x.shape), _finite(x.astype(wide))), owner, result)
+        y = real_array(formula(self._fitted(dtype, x.shape), _finite(x.astype(dtype))), owner, result)
         y = fit(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 

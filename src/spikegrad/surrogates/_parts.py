@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,23 @@ def reciprocal(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     return w, jax.lax.stop_gradient(lack * w)
 
 
+_LN2 = (0.693359375, -2.1219444005469057e-4)  # few bits, so that products with a count are exact, and the rest
+
+
+def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
+    """The highest power first, in float32."""
+    return functools.reduce(lambda p, c: p * x + c, coefficients[1:], jnp.float32(coefficients[0]))
+
+
+def _bits(a: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(a, jnp.int32)
+
+
+def _power_of_two(k: jax.Array) -> jax.Array:
+    """``2^k`` by its bits, where that is a normal float32."""
+    return jax.lax.bitcast_convert_type((k + 127) << 23, jnp.float32)
+
+
 @jax.custom_jvp
 def exp(z: jax.Array) -> jax.Array:
     """``e^z`` for ``z <= 0``; in float32 within 1 unit in the last place, at half the cost of ``jnp.exp``.
@@ -61,16 +78,13 @@ def exp(z: jax.Array) -> jax.Array:
     """
     if z.dtype != jnp.float32:
         return jnp.exp(z)
-    bits = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.int32)
     shift = jnp.float32(1.5 * 2**23)
-    count = bits(z * 1.4426950408889634 + shift) - bits(shift)
+    count = _bits(z * 1.4426950408889634 + shift) - _bits(shift)
     k = count.astype(jnp.float32)
-    r = (z - k * 0.693359375) + k * 2.1219444005469057e-4
-    p = jnp.float32(1.3813144760206342e-3)
-    for c in (8.369418792426586e-3, 4.166845604777336e-2, 0.16666515171527863, 0.4999999403953552, 1, 1):
-        p = p * r + c
-    power = jax.lax.bitcast_convert_type((count + 127) << 23, jnp.float32)
-    return jnp.where(z < -87.336545, 0, p * power)  # below the normal numbers, 0
+    r = (z - k * _LN2[0]) - k * _LN2[1]
+    coefficients = (1.38131448e-3, 8.36941879e-3, 4.16684560e-2, 0.166665152, 0.49999994, 1, 1)
+    p = _polynomial(r, coefficients)
+    return jnp.where(z < -87.336545, 0, p * _power_of_two(count))  # below the normal numbers, 0
 
 
 @exp.defjvp
@@ -88,23 +102,22 @@ def log1p(t: jax.Array) -> jax.Array:
     """
     if t.dtype != jnp.float32:
         return jnp.log1p(t)
-    bits = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.int32)
-    k = (bits(1 + t) - bits(jnp.float32(math.sqrt(0.5)))) >> 23
-    scale = jax.lax.bitcast_convert_type((129 - k) << 23, jnp.float32)  # 2^(2 - k), since 2^-k may be subnormal
+    k = (_bits(1 + t) - _bits(jnp.float32(math.sqrt(0.5)))) >> 23
+    scale = _power_of_two(2 - k)  # since 2^-k may be subnormal
     f = (scale / 4 - 1) + t / 4 * scale
-    p = jnp.float32(-0.0763438418507576)
-    for c in (
-        0.1276542693376541,
-        -0.13162004947662354,
-        0.14201368391513824,
-        -0.1662314385175705,
-        0.20001235604286194,
-        -0.2500082552433014,
-        0.3333333134651184,
-    ):
-        p = p * f + c
+    coefficients = (
+        -0.0763438419,
+        0.127654269,
+        -0.131620049,
+        0.142013684,
+        -0.166231439,
+        0.200012356,
+        -0.250008255,
+        0.333333313,
+    )
+    p = _polynomial(f, coefficients)
     k = k.astype(jnp.float32)
-    return k * 0.693359375 + (f + (f * f * (f * p - 0.5) - k * 2.1219444005469057e-4))
+    return k * _LN2[0] + (f + (f * f * (f * p - 0.5) + k * _LN2[1]))
 
 
 @log1p.defjvp
@@ -205,6 +218,6 @@ def _sin_quarter(t: jax.Array) -> jax.Array:
     """``sin(2 pi t)`` for ``|t| <= 1/4``, by a polynomial in t (relative error 3e-10, fitted by least maximum)."""
     u = t * t
     coefficients = (-14.394304275512695, 42.009830474853516, -76.70428466796875, 81.605224609375, -41.34170150756836)
-    p = functools.reduce(lambda p, c: p * u + c, coefficients[1:], jnp.float32(coefficients[0]))
+    p = _polynomial(u, coefficients)
     # 2 pi in two parts, since its own rounding would be the largest error left
     return t * (p * u - 1.7484555e-7) + t * 6.2831854820251465
