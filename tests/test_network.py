@@ -21,11 +21,11 @@ from spikegrad import (
     Network,
     Sigmoid,
     SynapticLIF,
-    _stored,
     parameter,
     residual_report,
     spike,
 )
+from spikegrad.network import _loop
 
 STEPS, BATCH, INPUTS, NEURONS, CLASSES = 8, 3, 5, 7, 4
 
@@ -246,8 +246,8 @@ def test_masks_truncation_and_initial_states(options, masked, truncate, cell):
 def test_outputs_are_the_same_in_every_mode_and_step_by_step(options):
     p = draw(2, True)
     network = build(p)
-    ends, outs = jax.jit(lambda x: network(x, every=True, **options))(p["inputs"])
-    states, step = network.start(p["inputs"][0]), jax.jit(network.step)
+    ends, outs = jax.jit(lambda x: network(x, all_layers=True, **options))(p["inputs"])
+    states, step = network.initial_state(p["inputs"][0]), jax.jit(network.step)
     for t, x in enumerate(p["inputs"]):
         states, out = step(states, x)
         for n, (_, s) in enumerate(states[:-1]):
@@ -298,7 +298,7 @@ class Cubic(Cell):
 
     pull: float = parameter(default=0.1)
 
-    def start(self, shape, dtype):
+    def initial_state(self, shape, dtype):
         return jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
 
     def integrate(self, v, current):
@@ -320,7 +320,7 @@ def test_a_cell_of_ones_own(options):
         network = Network([layer])
         if engine:
             return network(p["inputs"], **options)[1]
-        states, outs = network.start(p["inputs"][0]), []
+        states, outs = network.initial_state(p["inputs"][0]), []
         for x in p["inputs"]:
             states, out = network.step(states, x)
             outs.append(out)
@@ -405,7 +405,7 @@ def test_spikes_are_exact_in_few_bits(mode, cell):
         near.append(below)
     for potential in map(jnp.asarray, [u, *near]):
         state = potential if cell is LIF else (potential, jnp.asarray(second))
-        kept = _stored._read(mode, neuron, _stored._write(mode, neuron, state), state)
+        kept = _loop._read(mode, neuron, _loop._write(mode, neuron, state), state)
         assert jnp.array_equal(neuron.fire(kept)[1], neuron.fire(state)[1])
 
 

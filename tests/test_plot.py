@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spikegrad import Arctan, InvSquareGrad, Sigmoid, Surrogate, get, names
-from spikegrad.plot import plot
+from spikegrad.inspect.plot import plot
 
 
 def curves(axes):
@@ -66,7 +66,7 @@ def run(code):
 
 def test_pyplot_is_not_touched(tmp_path):
     done = run(
-        f"import sys; from spikegrad import Sigmoid; from spikegrad.plot import plot; "
+        f"import sys; from spikegrad import Sigmoid; from spikegrad.inspect.plot import plot; "
         f"plot(Sigmoid()).savefig({str(tmp_path / 'a.svg')!r}); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert done.returncode == 0, done.stderr
@@ -74,5 +74,5 @@ def test_pyplot_is_not_touched(tmp_path):
 
 
 def test_without_matplotlib_the_way_to_install_it_is_told():
-    done = run("import sys; sys.modules['matplotlib'] = None; import spikegrad.plot")
-    assert "ModuleNotFoundError: spikegrad.plot needs matplotlib: pip install 'spikegrad[plot]'" in done.stderr
+    done = run("import sys; sys.modules['matplotlib'] = None; import spikegrad.inspect.plot")
+    assert "ModuleNotFoundError: spikegrad.inspect.plot needs matplotlib: pip install 'spikegrad[plot]'" in done.stderr

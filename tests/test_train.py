@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from spikegrad import LIF
-from spikegrad import train as training
 from spikegrad.data import Data, load
-from spikegrad.train import DivergedError, ReluNetwork, SpikingNetwork, fit, init, scorer, shifted
+from spikegrad.training import DivergedError, ReluNetwork, SpikingNetwork, fit, init, make_evaluator, random_shift
+from spikegrad.training import _loop as training
 
 SIZES = (6, 9, 7, 3)
 RNG = np.random.default_rng(0)
@@ -91,13 +91,13 @@ def test_the_relu_network():
 def test_shifts_move_images_and_zeros_move_in():
     images = np.zeros((400, 7, 7), np.float32)
     images[:, 3, 3] = 1
-    moved = np.asarray(shifted(images, 2, jax.random.key(0)))
+    moved = np.asarray(random_shift(images, 2, jax.random.key(0)))
     assert (moved.sum((1, 2)) == 1).all()
     _, row, column = np.nonzero(moved)
     assert set(row) == set(column) == {1, 2, 3, 4, 5}
     assert len(set(zip(row, column, strict=True))) == 25
     corner = np.ones((50, 4, 4, 3), np.float32)
-    sums = np.asarray(shifted(corner, 2, jax.random.key(0))).sum((1, 2, 3))
+    sums = np.asarray(random_shift(corner, 2, jax.random.key(0))).sum((1, 2, 3))
     assert set(sums) == {3 * (4 - a) * (4 - b) for a in range(3) for b in range(3)}  # channels move together
 
 
@@ -105,7 +105,7 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
     x = RNG.uniform(size=(700, 6)).astype(np.float32)  # more than one batch, the last one padded
     network = SpikingNetwork(SIZES, LIF(), steps=5, coding="current")
     params = [layer | {"bias": jnp.linspace(-0.5, 0.3, len(layer["bias"]))} for layer in parameters(0.7)]
-    scores = scorer(network)(params, x)
+    scores = make_evaluator(network)(params, x)
     logits, spikes, _ = network(params, x, jax.random.key(0))
     np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.rates, [s.mean() for s in spikes], rtol=1e-3)
@@ -168,7 +168,7 @@ def test_stopping_keeps_what_was_learnt(digits):
     assert not np.array_equal(result.params[0]["weight"], start[0]["weight"])
     assert np.array_equal(
         result.scores.logits,
-        scorer(SpikingNetwork((64, 32, 10), LIF(), 4, "current"))(result.params, digits.x_test).logits,
+        make_evaluator(SpikingNetwork((64, 32, 10), LIF(), 4, "current"))(result.params, digits.x_test).logits,
     )
 
 

@@ -2,13 +2,14 @@
 
 from . import surrogates
 from ._functional import functional
-from ._record import parameter
-from ._registry import get, names
 from ._spike import spike
+from ._struct import parameter
 from ._surrogate import Surrogate, keep_slope, learnable
-from .network import Layer, Network, residual_report
+from .inspect import residual_report
+from .network import Layer, Network
 from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF, unroll
 from .surrogates import *  # noqa: F403
+from .surrogates._registry import get, names
 
 __version__ = "0.1.0"
 __all__ = [

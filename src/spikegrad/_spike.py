@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ._arrays import fit, real_array
+from ._checks import broadcast_checked, real_array
 
 
 def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
@@ -52,7 +52,7 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     x = real_array(x, "spike")
     slope = real_array(slope, "spike", "slope")
     kept = slope.dtype if slope.dtype.itemsize < x.dtype.itemsize else x.dtype
-    slope = fit(slope, kept, x.shape, "spike", "slope")
+    slope = broadcast_checked(slope, kept, x.shape, "spike", "slope")
     return _spike(x, jnp.broadcast_to(slope, x.shape))
 
 

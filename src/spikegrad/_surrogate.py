@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from ._arrays import fit, real_array, wide
-from ._record import Record, parameter
+from ._checks import broadcast_checked, compute_dtype, real_array
 from ._spike import _spike, spike
+from ._struct import Struct, parameter
 
 
-class Surrogate(Record):
+class Surrogate(Struct):
     r"""A spike with a surrogate gradient: the step forward, a smooth slope backward.
 
     Subclass it and define ``surrogate_grad(self, x)``, the slope, or ``surrogate_fun(self, x)``, the smooth primal
@@ -126,7 +126,7 @@ class Surrogate(Record):
         return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed
 
     def _fire(self, x: jax.Array) -> jax.Array:
-        dtype = wide(x.dtype)
+        dtype = compute_dtype(x.dtype)
         if dtype == x.dtype:
             return spike(x, self.surrogate_grad(x))
         # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once; what is
@@ -148,10 +148,10 @@ def _elementwise(formula: Callable) -> Callable:
     """Give a formula the contract of the class: checked input, float32 inside, the shape and dtype of ``x`` outside."""
 
     def evaluate(self, x):
-        dtype = wide(x.dtype)
+        dtype = compute_dtype(x.dtype)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
         y = real_array(formula(self._fitted(dtype, x.shape), _finite(x.astype(dtype))), owner, result)
-        y = fit(y, x.dtype, x.shape, owner, result)
+        y = broadcast_checked(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 
     @functools.wraps(formula)
@@ -251,7 +251,7 @@ class _Learnable(_Wrapper):
 
             name = jax.tree_util.keystr(jax.tree_util.tree_flatten_with_path(self.surrogate)[0][i][0])[1:]
             value = real_array(leaf, repr(self), name)
-            value = jnp.broadcast_to(fit(value, value.dtype, x.shape, repr(self), name), x.shape)
+            value = jnp.broadcast_to(broadcast_checked(value, value.dtype, x.shape, repr(self), name), x.shape)
             slope = jax.jvp(primal, (value,), (jnp.ones_like(value),))[1]
             # a spike "of the parameter" has the derivative that is wanted; less its own value, it adds exactly nothing
             lever = spike(value.astype(x.dtype), slope)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ._arrays import fit, real_array
-from ._record import Real, Record, parameter
+from ._checks import broadcast_checked, real_array
+from ._struct import Real, Struct, parameter
 from .surrogates import Sigmoid
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
@@ -23,7 +23,7 @@ State: TypeAlias = Any
 """An array, or a tuple of arrays of the same shape where a neuron remembers more than a potential."""
 
 
-class Cell(Record):
+class Cell(Struct):
     """What a neuron is: how it integrates and how it fires.
 
     Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and :meth:`fire`. The step
@@ -50,7 +50,7 @@ class Cell(Record):
     ([0.75, 0.25], [0.0, 1.0])
     """
 
-    def start(self, shape: tuple[int, ...], dtype: Any) -> State:
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         """The state at rest: zeros, unless a cell says otherwise.
 
         Parameters
@@ -70,13 +70,13 @@ class Cell(Record):
         """The state after the spike, and the output, of ``u``, the state before the spike. Elementwise."""
         raise NotImplementedError(f"{type(self).__name__} defines no fire")
 
-    def pack(self, u: State) -> State:
+    def encode(self, u: State) -> State:
         """``u`` as it is best kept in few bits: if it can be, with the spike as a sign. As it is, by default."""
         return u
 
-    def unpack(self, packed: State) -> State:
-        """The inverse of :meth:`pack`."""
-        return packed
+    def decode(self, encoded: State) -> State:
+        """The inverse of :meth:`encode`."""
+        return encoded
 
     def __call__(self, v: State, current: ArrayLike) -> tuple[State, jax.Array]:
         """One step.
@@ -98,7 +98,9 @@ class Cell(Record):
         owner = type(self).__name__
         v = jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
         like = jax.tree.leaves(v)[0]
-        current = fit(real_array(current, owner, "current"), like.dtype, like.shape, owner, "current", "v")
+        current = broadcast_checked(
+            real_array(current, owner, "current"), like.dtype, like.shape, owner, "current", "v"
+        )
         return self.fire(self.integrate(v, current))
 
 
@@ -172,11 +174,11 @@ class LIF(Cell):
             return u * (1 - reset), s
         return u, s
 
-    def pack(self, u: jax.Array) -> jax.Array:
+    def encode(self, u: jax.Array) -> jax.Array:
         return u - self._fitted(u.dtype, u.shape, "v").threshold
 
-    def unpack(self, packed: jax.Array) -> jax.Array:
-        return packed + self._fitted(packed.dtype, packed.shape, "v").threshold
+    def decode(self, encoded: jax.Array) -> jax.Array:
+        return encoded + self._fitted(encoded.dtype, encoded.shape, "v").threshold
 
 
 class SynapticLIF(LIF):
@@ -220,7 +222,7 @@ class SynapticLIF(LIF):
 
     synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
 
-    def start(self, shape: tuple[int, ...], dtype: Any) -> State:
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -233,13 +235,13 @@ class SynapticLIF(LIF):
         v, s = super().fire(u)
         return (v, i), s
 
-    def pack(self, u: State) -> State:
+    def encode(self, u: State) -> State:
         u, i = u
-        return super().pack(u), i
+        return super().encode(u), i
 
-    def unpack(self, packed: State) -> State:
-        u, i = packed
-        return super().unpack(u), i
+    def decode(self, encoded: State) -> State:
+        u, i = encoded
+        return super().decode(u), i
 
 
 class AdaptiveLIF(LIF):
@@ -289,7 +291,7 @@ class AdaptiveLIF(LIF):
     adaptation: Real = parameter(default=0.2)
     adaptation_decay: Real = parameter(default=0.99, at_least=0, at_most=1)
 
-    def start(self, shape: tuple[int, ...], dtype: Any) -> State:
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -305,12 +307,12 @@ class AdaptiveLIF(LIF):
     def _raised(self, a: jax.Array) -> jax.Array:
         return self._fitted(a.dtype, a.shape, "v").threshold + a
 
-    def pack(self, u: State) -> State:
+    def encode(self, u: State) -> State:
         u, a = u
         return u - self._raised(a), a
 
-    def unpack(self, packed: State) -> State:
-        distance, a = packed
+    def decode(self, encoded: State) -> State:
+        distance, a = encoded
         threshold = self._raised(a)
         u = distance + threshold
         # a is not what it was when the distance was taken: the sum may be rounded up to the threshold
@@ -356,7 +358,7 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[Sta
     currents : array_like
         Inputs, time first: ``(steps, ...)``.
     v : array_like or tuple of array_like, optional
-        State before the first step, at rest if not given: that of :meth:`Cell.start`, or zeros for another callable.
+        State before the first step, at rest if not given: :meth:`Cell.initial_state`, or zeros for another callable.
         Give the state that a former call returned to go on with a sequence.
 
     Returns
@@ -383,7 +385,7 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[Sta
     if currents.ndim == 0:
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
-        rest = cell.start if isinstance(cell, Cell) else jnp.zeros
+        rest = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
         v = rest(currents.shape[1:], currents.dtype)
     start = jax.tree.map(lambda leaf: real_array(leaf, "unroll", "v"), v)
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.lax import erfc
 
 from .._functional import functional
-from .._record import Real, parameter
+from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import bounded, exp, from_tail, log1p, shortcut, signed
+from ._math import bounded, exp, from_tail, log1p, shortcut, signed
 
 
 def _normal(z):

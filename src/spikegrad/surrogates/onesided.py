@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from .._functional import functional
-from .._record import Real, parameter
+from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import exp, logistic_slope
+from ._math import exp, logistic_slope
 
 
 class S2NN(Surrogate):

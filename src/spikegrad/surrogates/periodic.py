@@ -7,9 +7,9 @@ import math
 import jax.numpy as jnp
 
 from .._functional import functional
-from .._record import Real, parameter
+from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import cos_turn, multiple, sin_turn, turns
+from ._math import cos_turn, multiple, sin_turn, turns
 
 
 class SquarewaveFourierSeries(Surrogate):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.lax import erfc
 
 from .._functional import functional
-from .._record import Real, parameter
+from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._parts import bounded, cauchy, exp, from_tail, logistic_slope
+from ._math import bounded, cauchy, exp, from_tail, logistic_slope
 
 
 class Sigmoid(Surrogate):

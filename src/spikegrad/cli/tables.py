@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from .train import Progress
+from ..training import Progress
 
 PIPE_WIDTH = 180
 """Columns of a table that goes to a file or another program, where nothing has to fit a screen."""
@@ -46,7 +46,7 @@ def _duration(seconds: float) -> str:
 def _status(p: Progress, activity: str) -> str:
     held_out = "" if p.held_out is None else f"  held out {percent(p.held_out)}"
     left = f"{_duration(p.seconds_left)} left"
-    return f"loss {p.loss:.4f}  accuracy {percent(p.accuracy)}  {activity} {p.rate:.3f}{held_out}  {left}"
+    return f"loss {p.loss:.4f}  accuracy {percent(p.accuracy)}  {activity} {p.firing_rate:.3f}{held_out}  {left}"
 
 
 @contextmanager

@@ -7,14 +7,14 @@ import contextlib
 import numpy as np
 from jax.typing import ArrayLike
 
-from ._surrogate import Surrogate
+from .._surrogate import Surrogate
 
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "spikegrad.plot needs matplotlib: pip install 'spikegrad[plot]'", name="matplotlib"
+        "spikegrad.inspect.plot needs matplotlib: pip install 'spikegrad[plot]'", name="matplotlib"
     ) from error
 
 __all__ = ["plot"]
@@ -49,7 +49,7 @@ def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[floa
     Examples
     --------
     >>> from spikegrad import Arctan, Sigmoid
-    >>> from spikegrad.plot import plot
+    >>> from spikegrad.inspect.plot import plot
     >>> figure = plot(Sigmoid(), Arctan(alpha=2.0))
     >>> [axes.get_title() for axes in figure.axes]
     ['step (grey) and primal', 'slope']

@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from . import __version__, _report, _run
-from . import data as datasets
-from . import train as training
-from ._record import domain
-from ._registry import get, names
-from ._surrogate import Surrogate
-from .neurons import LIF
+from .. import __version__, training
+from .. import data as datasets
+from .._struct import domain
+from .._surrogate import Surrogate
+from ..neurons import LIF
+from ..surrogates._registry import get, names
+from . import runs, tables
 
 _LIF = LIF()
 _SHIFT = {"mnist5k": 2}
@@ -148,10 +148,10 @@ def train(
       latency  one spike, the earlier the greater x; none for 0
     """
     began = time.perf_counter()
-    from ._figure import run_figure  # noqa: PLC0415  (a missing matplotlib is told before the work, not after)
+    from .figure import run_figure  # noqa: PLC0415  (a missing matplotlib is told before the work, not after)
 
     loaded = datasets.load(data, rest["seed"])
-    options = _run.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
+    options = runs.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
     if options.batch > len(loaded.x_train):
         raise click.BadParameter(
             f"{options.batch} is more than the {len(loaded.x_train)} training examples", param_hint="'--batch'"
@@ -161,19 +161,19 @@ def train(
             f"{data} has no images to move, but {loaded.shape[0]} features", param_hint="'--shift'"
         )
     folder = output or _fresh()
-    _run.claim(folder)
+    runs.claim(folder)
     network = options.network(loaded.shape, loaded.classes)
     key = jax.random.key(options.seed)
     settings = {name: getattr(options, name) for name in ("epochs", "batch", "lr", "shift", "seed")}
     with _ctrl_c() as pressed:
         # a membrane adds up its input over several steps, so that smaller weights than a ReLU's drive it
-        with _report.progress("spiking", options.epochs, "firing", quiet) as report:
+        with tables.progress("spiking", options.epochs, "firing", quiet) as report:
             start = training.init(network.sizes, key, gain=0.5)
             spiking = training.fit(network, start, loaded, **settings, report=report, stop=pressed)
         record = {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
-        _run.save(folder, options, loaded, spiking.params, record)
+        runs.save(folder, options, loaded, spiking.params, record)
         if baseline and not pressed():
-            with _report.progress("ReLU   ", options.epochs, "active", quiet) as report:
+            with tables.progress("ReLU   ", options.epochs, "active", quiet) as report:
                 start = training.init(network.sizes, key)
                 relu = training.fit(
                     training.ReluNetwork(network.sizes), start, loaded, **settings, report=report, stop=pressed
@@ -181,17 +181,17 @@ def train(
             record["results"]["relu"] = _summary(relu)
         record["interrupted"] = pressed()
         record["seconds"] = time.perf_counter() - began
-        _run.save(folder, options, loaded, spiking.params, record)
+        runs.save(folder, options, loaded, spiking.params, record)
         title = (
             f"{data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples right"
         )
         title += f", seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
         figure = run_figure(network, surrogate, spiking.params, loaded, record["results"], title)
         figure.savefig(folder / "figure.png", dpi=130)
-    out = _report.console()
-    for table in _report.results(record, options, loaded, training.count(network.sizes)):
+    out = tables.console()
+    for table in tables.results(record, options, loaded, training.count(network.sizes)):
         out.print(table)
-    for line in _report.warnings(record["results"]["spiking"], loaded.classes):
+    for line in tables.warnings(record["results"]["spiking"], loaded.classes):
         out.print(f"warning: {line}")
     if record["interrupted"]:
         out.print("interrupted: what was learnt so far is kept")
@@ -234,15 +234,15 @@ def predict(run: Path, data: str, output: Path | None) -> None:
     scored, or a .npz file with x (m, ...) and, if known, labels y (m,); of a file to train on, with x_train and so on,
     the held-out examples are scored. Values are scaled as those of the training data were.
     """
-    saved = _run.load(run)
-    x, y = datasets.load_scored(data, saved.options.seed, **saved.data)
+    saved = runs.load(run)
+    x, y = datasets.load_for_prediction(data, saved.options.seed, **saved.data)
     if output is not None and output.suffix != ".npz":
         raise click.BadParameter(f"{output} must end in .npz", param_hint="'--output'")
-    scores = training.scorer(saved.network)(saved.params, x)
+    scores = training.make_evaluator(saved.network)(saved.params, x)
     if output is not None:
         _write(output, lambda: np.savez(output, y_pred=scores.answers.astype(np.int32), logits=scores.logits))
     title = f"{data}: {len(x):,} examples, {run}"
-    _report.console().print(_report.by_class(scores.answers, y, saved.data["classes"], title))
+    tables.console().print(tables.by_class(scores.answers, y, saved.data["classes"], title))
 
 
 @command.command("list")
@@ -257,7 +257,7 @@ def list_() -> None:
             f"{p.name}={getattr(surrogate, p.name):g}" for p in signature(type(surrogate)).parameters.values()
         )
         table.add_row(name, formula(type(surrogate)), parameters, f"{peak(surrogate):.4g}", area(surrogate))
-    _report.console().print(table)
+    tables.console().print(table)
 
 
 def formula(cls: type[Surrogate]) -> str:
@@ -289,7 +289,7 @@ def plot(surrogates: tuple[Surrogate, ...], output: Path) -> None:
 
     NAME is one that list prints, with parameters if you like: sigmoid 'arctan(alpha=2)'.
     """
-    from .plot import plot  # noqa: PLC0415  (needs matplotlib, the other commands but train do not)
+    from ..inspect.plot import plot  # noqa: PLC0415  (needs matplotlib, the other commands but train do not)
 
     if output.suffix not in (".png", ".svg", ".pdf"):
         raise click.BadParameter(f"{output} must end in .png, .svg or .pdf", param_hint="'--output'")

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ._surrogate import Surrogate
-from .data import Data
-from .plot import draw
-from .train import Params, SpikingNetwork
+from .._surrogate import Surrogate
+from ..data import Data
+from ..inspect.plot import draw
+from ..training import Params, SpikingNetwork
 
 _SHOWN = 60  # neurons of a layer that fit a raster
 

@@ -7,9 +7,9 @@ import difflib
 import inspect
 from typing import Any
 
-from . import surrogates
-from ._functional import snake_case
-from ._surrogate import Surrogate
+from .. import surrogates
+from .._functional import snake_case
+from .._surrogate import Surrogate
 
 _classes: dict[str, type[Surrogate]] = {
     snake_case(name): value

@@ -39,7 +39,7 @@ def _begun(active: jax.Array | None, steps: int) -> jax.Array:
     return jnp.concatenate([jnp.zeros_like(active[:1]), seen[:-1]])
 
 
-def choose(flag: Any, yes: Any, no: Any) -> Any:
+def tree_where(flag: Any, yes: Any, no: Any) -> Any:
     """``yes`` where the flag is set, ``no`` elsewhere, leaf by leaf. A flag of None is set."""
     if flag is None:
         return yes
@@ -50,7 +50,7 @@ def choose(flag: Any, yes: Any, no: Any) -> Any:
     return jax.tree.map(leaf, yes, no)
 
 
-def pending(layers: Any, states: Any, x: jax.Array) -> list:
+def zero_pre_spike_states(layers: Any, states: Any, x: jax.Array) -> list:
     """States before the spike, of zeros: those of each layer before its first step, whose spike is never used."""
 
     def once(layers, states, x):
@@ -60,7 +60,7 @@ def pending(layers: Any, states: Any, x: jax.Array) -> list:
     return zeros(jax.eval_shape(once, layers, states, x), x)
 
 
-def uniform(tree: Any) -> Any:
+def match_varying_axes(tree: Any) -> Any:
     """All arrays as varying over the same devices.
 
     In ``jax.shard_map`` the type of an array says over which axes of the mesh it varies, and a loop may not change the

@@ -28,7 +28,9 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
     raise TypeError(f"{owner}: {name} must be real, got {x.dtype}")
 
 
-def fit(value: jax.Array, dtype: Any, shape: tuple[int, ...], owner: str, name: str, of: str = "x") -> jax.Array:
+def broadcast_checked(
+    value: jax.Array, dtype: Any, shape: tuple[int, ...], owner: str, name: str, of: str = "x"
+) -> jax.Array:
     """``value`` in this dtype and of this rank, or an error if it does not broadcast to this shape."""
     padded = (1,) * (len(shape) - value.ndim) + value.shape
     if len(padded) != len(shape) or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
@@ -38,6 +40,6 @@ def fit(value: jax.Array, dtype: Any, shape: tuple[int, ...], owner: str, name: 
     return value.astype(dtype)
 
 
-def wide(dtype: Any) -> Any:
+def compute_dtype(dtype: Any) -> Any:
     """The dtype in which formulas are computed for an ``x`` of this one: half precision in float32."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

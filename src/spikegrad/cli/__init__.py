@@ -23,10 +23,10 @@ def main(args: list[str] | None = None) -> int:
     try:
         import click  # noqa: PLC0415  (the imports are those of an extra)
 
-        from ._commands import command  # noqa: PLC0415
-        from ._run import RunError  # noqa: PLC0415
-        from .data import DataError  # noqa: PLC0415
-        from .train import DivergedError  # noqa: PLC0415
+        from ..data import DataError  # noqa: PLC0415
+        from ..training import DivergedError  # noqa: PLC0415
+        from .commands import command  # noqa: PLC0415
+        from .runs import RunError  # noqa: PLC0415
 
         try:
             return command.main(args, prog_name="spikegrad", standalone_mode=False) or 0
@@ -58,7 +58,3 @@ def _missing(error: ModuleNotFoundError) -> int:
     if package not in _EXTRA:
         raise error
     return _fail(f"the command needs {package}, which is not installed: pip install 'spikegrad[train]'", 2)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .data import Data
-from .network import Layer, Network
-from .neurons import LIF, LeakyReadout
+from ..data import Data
+from ..network import Layer, Network
+from ..neurons import LIF, LeakyReadout
 
 try:
     import optax
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("spikegrad.train needs optax: pip install 'spikegrad[train]'", name="optax") from error
+    raise ModuleNotFoundError("spikegrad.training needs optax: pip install 'spikegrad[train]'", name="optax") from error
 
 Params: TypeAlias = list[dict[str, jax.Array]]
 """One ``{"weight": (inputs, outputs), "bias": (outputs,)}`` for each layer, the readout last."""
@@ -109,7 +109,7 @@ class SpikingNetwork:
         layers = [
             Layer(weight, cell, bias=layer["bias"]) for weight, cell, layer in zip(weights, cells, params, strict=True)
         ]
-        _, (*spikes, potentials) = Network(layers)(inputs, every=True)
+        _, (*spikes, potentials) = Network(layers)(inputs, all_layers=True)
         return potentials.mean(0), spikes, potentials
 
     def _coded(self, x, params, key):
@@ -152,7 +152,7 @@ class ReluNetwork:
         return y, active, y[None]
 
 
-def shifted(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
+def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     """Each image of ``(n, height, width, ...)`` moved by up to ``pixels`` in each direction, zeros moving in."""
     n, height, width, *rest = x.shape
     padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels)] + [(0, 0)] * len(rest))
@@ -182,7 +182,7 @@ class Progress:
     total: int
     loss: float
     accuracy: float
-    rate: float
+    firing_rate: float
     held_out: float | None
     seconds_left: float
 
@@ -220,7 +220,7 @@ class Fit:
     interrupted: bool
 
 
-def scorer(network: Model) -> Callable[[Params, np.ndarray], Scores]:
+def make_evaluator(network: Model) -> Callable[[Params, np.ndarray], Scores]:
     """A function that runs a network on any number of examples, compiled once for its own size of batch."""
 
     @jax.jit
@@ -315,7 +315,7 @@ def fit(
             (params, moments), sums = carry
             chosen = jax.lax.dynamic_slice(order, (i * batch,), (batch,))
             moving, coding = jax.random.split(jax.random.fold_in(key, epoch * per_epoch + i))
-            images = shifted(x[chosen], shift, moving) if shift else x[chosen]
+            images = random_shift(x[chosen], shift, moving) if shift else x[chosen]
             (value, (right, rates)), grads = jax.value_and_grad(loss, has_aux=True)(params, images, y[chosen], coding)
             updates, moments = optimizer.update(grads, moments, params)
             sums = jax.tree.map(jnp.add, sums, (value, right, rates))
@@ -323,7 +323,7 @@ def fit(
 
         return jax.lax.fori_loop(first, last, update, (state, sums))
 
-    score = scorer(network)
+    score = make_evaluator(network)
     state = params, optimizer.init(params)
     curves: dict[str, list] = {"loss": [], "accuracy": [], "rates": [], "held_out": []}
     count, pace, interrupted, scores = 1, 0.0, False, None
@@ -354,7 +354,7 @@ def fit(
                     total=total,
                     loss=float(value),
                     accuracy=float(right),
-                    rate=float(rates.mean()),
+                    firing_rate=float(rates.mean()),
                     held_out=curves["held_out"][-1] if curves["held_out"] else None,
                     seconds_left=pace * (total - epoch * per_epoch - done),
                 )

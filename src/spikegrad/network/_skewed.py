@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._steps import Flags, choose, pending, zeros
+from ._masks import Flags, tree_where, zero_pre_spike_states, zeros
 
 _remat = functools.partial(
     jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable
@@ -39,20 +39,20 @@ def run(layers: Any, inputs: jax.Array, states: Any, flags: Flags, segment: int 
                 new.append(u)
                 continue
             flag = delayed[i - 1] if i else first
-            before = choose(flag.begun, fired[i], states[i])
+            before = tree_where(flag.begun, fired[i], states[i])
             if flag.cut is not None:
-                before = choose(flag.cut, jax.lax.stop_gradient(before), before)
+                before = tree_where(flag.cut, jax.lax.stop_gradient(before), before)
             after = layer.integrate(before, x if i == 0 else fired[i - 1][1])
-            new.append(choose(flag.active, after, u))
+            new.append(tree_where(flag.active, after, u))
         outs = [
-            choose(flag.active, out, jnp.zeros_like(out)) if wanted else None
+            tree_where(flag.active, out, jnp.zeros_like(out)) if wanted else None
             for wanted, (_, out), flag in zip(collect, fired, delayed, strict=True)
         ]
         active = (first.begun | True) if first.active is None else first.active
         return (new, [first._replace(active=active), *delayed[:-1]]), outs
 
     idle = zeros(jax.tree.map(lambda flag: flag[0], flags._replace(active=flags.begun)), flags)
-    carry = pending(layers, states, inputs[0]), [idle] * depth
+    carry = zero_pre_spike_states(layers, states, inputs[0]), [idle] * depth
 
     body = _remat(step)
     if segment is None:
@@ -77,7 +77,7 @@ def run(layers: Any, inputs: jax.Array, states: Any, flags: Flags, segment: int 
         for i, (wanted, main, late) in enumerate(zip(collect, outs, tail, strict=True))
     ]
     begun = None if flags.active is None else flags.begun[-1] | flags.active[-1]
-    ends = [choose(begun, layer.cell.fire(u), start) for layer, u, start in zip(layers, us, states, strict=True)]
+    ends = [tree_where(begun, layer.cell.fire(u), start) for layer, u, start in zip(layers, us, states, strict=True)]
     return ends, outs
 
 

@@ -1,19 +1,4 @@
-"""Data for the command: what installed packages ship, and a user's own ``.npz``. Nothing is downloaded.
-
-A file of one's own holds, under these keys and no others,
-
-============  ==========================================================================================
-``x_train``   ``(n, features)`` or images ``(n, height, width)`` or ``(n, height, width, channels)``,
-              ints or floats, finite
-``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, each of which occurs
-``x_test``    optional, ``(m, ...)``, shaped like ``x_train``: the examples to report on
-``y_test``    its labels, ``(m,)``
-============  ==========================================================================================
-
-Without ``x_test`` and ``y_test`` a fifth of each class, drawn with the seed, is held out. Values are scaled by one
-minimum and one maximum, those of all training values, to run from 0 to 1: bring features of different units to one
-scale before.
-"""
+"""Examples with labels, of packages and of a user's own files: see the text of ``spikegrad.data``."""
 
 from __future__ import annotations
 
@@ -131,7 +116,7 @@ def load(source: str, seed: int = 0) -> Data:
     )
 
 
-def load_scored(source: str, seed: int, shape: tuple[int, ...], classes: int, low: float, high: float) -> tuple:
+def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes: int, low: float, high: float) -> tuple:
     """Examples to score with a trained network.
 
     Parameters

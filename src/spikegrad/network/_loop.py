@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._record import fill
-from ._steps import Flags, choose, part, pending, zeros
-from .neurons import Cell, State
+from .._struct import new_unchecked
+from ..neurons import Cell, State
+from ._masks import Flags, part, tree_where, zero_pre_spike_states, zeros
 
 
 def run(
@@ -53,7 +53,7 @@ def _run(layers, inputs, offset, states, flags, keep, chunk, segment, collect):
 
     def sequence(arrays, inputs, starts, flags):
         layers = [build(*a) for build, a in zip(builds, arrays, strict=True)]
-        return _Sequence(plan, layers, inputs, starts, flags), pending(layers, starts, inputs[0])
+        return _Sequence(plan, layers, inputs, starts, flags), zero_pre_spike_states(layers, starts, inputs[0])
 
     def forward(arrays, inputs, starts, flags, keep):
         run, us = sequence(arrays, inputs, starts, flags)
@@ -148,7 +148,7 @@ class _Sequence(NamedTuple):
 
         begun = self.flags.begun[first]
         fired = [layer.cell.fire(u) for layer, u in zip(self.layers, us, strict=True)]
-        carry = list(zip(us, choose(begun, fired, self.starts), strict=True))
+        carry = list(zip(us, tree_where(begun, fired, self.starts), strict=True))
         carry, (outs, kept) = jax.lax.scan(body, carry, first + self.plan.chunk * jnp.arange(self.plan.chunks))
         us, ends = zip(*carry, strict=True)
         return list(us), list(ends), outs, kept
@@ -169,10 +169,10 @@ class _Sequence(NamedTuple):
 
             def ended(t, flag):
                 begun = None if flag.active is None else flag.active | flag.begun
-                return choose(begun, fire(state(n, i, t)), start)
+                return tree_where(begun, fire(state(n, i, t)), start)
 
-            last = choose(i > 0, state(n, jnp.maximum(i - 1, 0), -1), us[n])
-            before = choose(flag.begun[0], fire(last), start)
+            last = tree_where(i > 0, state(n, jnp.maximum(i - 1, 0), -1), us[n])
+            before = tree_where(flag.begun[0], fire(last), start)
             after = jax.vmap(ended)(jnp.arange(chunk), flag)
             return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after), after[1]
 
@@ -215,8 +215,8 @@ def _forward(layer: Any, u: State, state: Any, inputs: jax.Array, flags: Flags, 
         drive, flag = now
         new = layer.cell.integrate(state[0], drive + layer.feedback(state[1]))
         new = new, layer.cell.fire(new)
-        u, state = choose(flag.active, new, carry)
-        out = choose(flag.active, state[1], jnp.zeros_like(state[1]))
+        u, state = tree_where(flag.active, new, carry)
+        out = tree_where(flag.active, state[1], jnp.zeros_like(state[1]))
         return (u, state), (out, None if mode is None else _write(mode, layer.cell, u))
 
     end, (outs, kept) = jax.lax.scan(step, (u, state), (_at_once(layer.drive, layer.weight, inputs), flags))
@@ -254,8 +254,8 @@ class _Backward:
         def step(carry, now):
             ct_state, grad = carry
             t, ct_out, (v, out), current, flag = now
-            ct_v, ct_fed = choose(flag.active, ct_state, jax.tree.map(jnp.zeros_like, ct_state))
-            ct_out = choose(flag.active, ct_out, jnp.zeros_like(ct_out))
+            ct_v, ct_fed = tree_where(flag.active, ct_state, jax.tree.map(jnp.zeros_like, ct_state))
+            ct_out = tree_where(flag.active, ct_out, jnp.zeros_like(ct_out))
             _, back = jax.vjp(lambda a, u: build(a, arrays).cell.fire(u), self.cell_arrays, read(t))
             fired, ct_u = back((ct_v, ct_fed + ct_out))
             _, back = jax.vjp(lambda a, v, i: build(a, arrays).cell.integrate(v, i), self.cell_arrays, v, current)
@@ -263,9 +263,9 @@ class _Backward:
             _, back = jax.vjp(lambda out: current + layer.feedback(out), out)
             ct_before = ct_v, *back(ct_current)
             if flag.cut is not None:
-                ct_before = choose(flag.cut, jax.tree.map(jnp.zeros_like, ct_before), ct_before)
+                ct_before = tree_where(flag.cut, jax.tree.map(jnp.zeros_like, ct_before), ct_before)
             if flag.active is not None:
-                held = choose(flag.active, jax.tree.map(jnp.zeros_like, ct_state), ct_state)
+                held = tree_where(flag.active, jax.tree.map(jnp.zeros_like, ct_state), ct_state)
                 ct_before = jax.tree.map(jnp.add, ct_before, held)
             return (ct_before, jax.tree.map(lambda *g: sum(g[1:], g[0]), grad, fired, integrated)), ct_current
 
@@ -329,13 +329,13 @@ def _once_jvp(mode, primals, tangents):
 
 
 def _write(mode: str, cell: Cell, u: State) -> Any:
-    return u if mode == "exact" else jax.tree.map(_NARROW[mode][0], cell.pack(u))
+    return u if mode == "exact" else jax.tree.map(_NARROW[mode][0], cell.encode(u))
 
 
 def _read(mode: str, cell: Cell, kept: Any, like: State) -> State:
     if mode == "exact":
         return kept
-    return cell.unpack(jax.tree.map(lambda k, u: _NARROW[mode][1](k, u.dtype), kept, like))
+    return cell.decode(jax.tree.map(lambda k, u: _NARROW[mode][1](k, u.dtype), kept, like))
 
 
 def _to_half(x: jax.Array) -> jax.Array:
@@ -394,7 +394,7 @@ def _split(layer: Any) -> tuple[tuple[list, tuple[list, ...]], Callable]:
 
     def build(cell, others):
         built = {name: of(arrays) for name, of, arrays in zip(names, others_of, others, strict=True)}
-        return fill(type(layer), {"cell": cell_of(cell), **built})
+        return new_unchecked(type(layer), {"cell": cell_of(cell), **built})
 
     return (cell, others), build
 

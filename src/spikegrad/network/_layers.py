@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from . import _skewed, _steps, _stored
-from ._arrays import fit
-from ._record import Record, parameter
-from .neurons import Cell, State
+from .._checks import broadcast_checked
+from .._struct import Struct, parameter
+from ..neurons import Cell, State
+from . import _loop, _masks, _skewed
 
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
 LayerState: TypeAlias = tuple[State, jax.Array]
@@ -23,7 +23,7 @@ LayerState: TypeAlias = tuple[State, jax.Array]
 MODES = ("exact", "half", "8-bit", "recompute")
 
 
-class Layer(Record):
+class Layer(Struct):
     r"""Neurons, and the weights of what comes in.
 
     The current of a step is :math:`I_t = W x_t + R s_{t-1} + b`, with :math:`x` the inputs, or the outputs of the layer
@@ -77,7 +77,9 @@ class Layer(Record):
         current = _product(self.weight, inputs, "weight")
         if self.bias is None:
             return current
-        return current + fit(jnp.asarray(self.bias), current.dtype, current.shape, "Layer", "bias", "the current")
+        return current + broadcast_checked(
+            jnp.asarray(self.bias), current.dtype, current.shape, "Layer", "bias", "the current"
+        )
 
     def feedback(self, out: jax.Array) -> jax.Array | float:
         """The part of the current that does: ``R s``, or 0 for a layer that is not recurrent."""
@@ -99,7 +101,7 @@ def _product(weight: Any, x: jax.Array, name: str) -> Any:
     return (rows @ weight).reshape(*x.shape[:-1], weight.shape[1])
 
 
-class Network(Record):
+class Network(Struct):
     """Layers, one on the other, over time.
 
     A network is a pytree of its layers; which of its arrays are trained is decided by what you differentiate.
@@ -134,7 +136,7 @@ class Network(Record):
             raise TypeError(f"Network: layers must be one or more Layer objects, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
 
-    def start(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> list[LayerState]:
+    def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> list[LayerState]:
         """The states before the first step: neurons at rest, no spikes.
 
         Parameters
@@ -150,7 +152,7 @@ class Network(Record):
         states, x = [], inputs
         for layer in self.layers:
             current = jax.eval_shape(layer.drive, x)
-            v = layer.cell.start(current.shape, current.dtype)
+            v = layer.cell.initial_state(current.shape, current.dtype)
             x = jax.eval_shape(lambda v, layer=layer: layer.cell.fire(v)[1], v)
             states.append((v, jnp.zeros(x.shape, x.dtype)))
         return states
@@ -161,7 +163,7 @@ class Network(Record):
         Parameters
         ----------
         states : list of tuple
-            From :meth:`start`, the step before, or a call.
+            From :meth:`initial_state`, the step before, or a call.
         inputs : array_like
             Inputs of the step, without the time axis.
 
@@ -188,7 +190,7 @@ class Network(Record):
         chunk: int | None = None,
         mask: ArrayLike | None = None,
         truncate: int | None = None,
-        every: bool = False,
+        all_layers: bool = False,
     ) -> tuple[list[LayerState], Any]:
         """Run a sequence.
 
@@ -198,7 +200,7 @@ class Network(Record):
             Time first, then the examples: ``(steps, batch, inputs)`` for matrices. Booleans and integers serve as
             well, and take less memory: they are cast step by step.
         states : list of tuple, optional
-            Of each layer, before the first step. By default those of :meth:`start`. Give what a former call returned
+            Of each layer, before the first step. By default :meth:`initial_state`. Give what a former call returned
             to go on with a sequence.
         mode : {"exact", "half", "8-bit", "recompute"}
             What the backward pass keeps of each neuron and step. ``"exact"``: its state, once. ``"half"``: its state
@@ -216,7 +218,7 @@ class Network(Record):
             a shorter sequence. They leave states as they are, and their outputs are 0.
         truncate : int, optional
             Length of a window of truncated backpropagation: derivatives of states end at its start.
-        every : bool, default False
+        all_layers : bool, default False
             Whether to return the outputs of every layer and not those of the last one alone.
 
         Returns
@@ -253,11 +255,11 @@ class Network(Record):
                     f"Network: mask must be of bool and of shape (steps,) or (steps, batch), here {inputs.shape[:2]}, "
                     f"got {mask.dtype}{list(mask.shape)}"
                 )
-        at_rest = self.start(jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
+        at_rest = self.initial_state(jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
         begin = at_rest if states is None else _checked(states, at_rest)
-        collect = (every,) * (len(self.layers) - 1) + (True,)
-        flags = _steps.flags(steps, mask, truncate)
-        layers, x, begin, flags = _steps.uniform((self.layers, inputs, begin, flags))
+        collect = (all_layers,) * (len(self.layers) - 1) + (True,)
+        flags = _masks.flags(steps, mask, truncate)
+        layers, x, begin, flags = _masks.match_varying_axes((self.layers, inputs, begin, flags))
         if mode == "exact" and chunk == 1:
             ends, outs = _skewed.run(layers, x, begin, flags, segment, collect)
         else:
@@ -270,12 +272,12 @@ class Network(Record):
                 raise ValueError(f"Network: chunk must divide segment, got {chunk} and {segment}")
             keep = "exact" if mode == "recompute" else mode
             try:
-                ends, outs = _stored.run(layers, x, begin, flags, keep, chunk, segment, collect)
+                ends, outs = _loop.run(layers, x, begin, flags, keep, chunk, segment, collect)
             except TypeError as error:
                 if "forward-mode" in str(error):
                     raise TypeError("Network: for forward-mode differentiation use mode='exact', chunk=1") from error
                 raise
-        return ends, tuple(outs) if every else outs[-1]
+        return ends, tuple(outs) if all_layers else outs[-1]
 
 
 def _check_length(name: str, value: Any, steps: int) -> None:
@@ -306,66 +308,3 @@ def _divisor(n: int, near: int, least: int | None = None) -> int:
         key=lambda d: abs(math.log(d / near)),
         default=near,
     )
-
-
-class ResidualReport(NamedTuple):
-    """What a backward pass keeps. Its text is a table."""
-
-    arrays: tuple[jax.ShapeDtypeStruct, ...]
-    """Shape and dtype of each array, the largest first."""
-
-    @property
-    def bytes(self) -> int:
-        """Of all arrays together."""
-        return sum(map(_bytes, self.arrays))
-
-    def __str__(self) -> str:
-        rows = [(f"{a.dtype.name}{list(a.shape)}", f"{_bytes(a):,}") for a in self.arrays]
-        rows.append(("total", f"{self.bytes:,}"))
-        left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-        return "\n".join(f"{what:<{left}}  {size:>{right}} bytes" for what, size in rows)
-
-
-def _bytes(array: jax.ShapeDtypeStruct) -> int:
-    return math.prod(array.shape) * array.dtype.itemsize
-
-
-def residual_report(fun: Callable, *args: Any) -> ResidualReport:
-    """What the backward pass of a function keeps, before anything is run.
-
-    Parameters
-    ----------
-    fun : callable
-        Any function that JAX can differentiate, such as a loss.
-    *args
-        Its arguments, arrays or ``jax.ShapeDtypeStruct``. The derivative is that in the first one.
-
-    Returns
-    -------
-    ResidualReport
-        The arrays that are kept between the two passes, without the arguments themselves. What a pass needs for a
-        moment only (a chunk, a segment that is computed again) is not in it, and the compiler may do with less.
-
-    Examples
-    --------
-    >>> import jax, jax.numpy as jnp
-    >>> from spikegrad import LIF, Layer, Network, residual_report
-    >>> def loss(w, inputs, **options):
-    ...     return Network([Layer(w, LIF())])(inputs, **options)[1].sum()
-    >>> w, inputs = jnp.ones((3, 8)), jnp.ones((100, 16, 3))
-    >>> residual_report(loss, w, inputs).bytes / (100 * 16 * 8 * 4) < 1.1
-    True
-    """
-
-    def backward(first, *rest):
-        return jax.tree.leaves(jax.vjp(lambda first: fun(first, *rest), first)[1])
-
-    jaxpr = jax.make_jaxpr(backward)(*args).jaxpr
-    # what is an argument, or a constant, is there anyway, and a number, or an array of one number, takes no room
-    given = {*jaxpr.invars, *jaxpr.constvars}
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "broadcast_in_dim" and all(hasattr(var, "val") for var in eqn.invars):
-            given |= {*eqn.outvars}
-    kept: dict[Any, Any] = {var: var.aval for var in jaxpr.outvars if not hasattr(var, "val") and var not in given}
-    arrays = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in kept.values()]
-    return ResidualReport(tuple(sorted(arrays, key=_bytes, reverse=True)))

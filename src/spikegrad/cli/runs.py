@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import __version__
-from ._registry import get
-from .data import Data
-from .neurons import LIF
-from .train import Params, SpikingNetwork
+from .. import __version__
+from ..data import Data
+from ..neurons import LIF
+from ..surrogates._registry import get
+from ..training import Params, SpikingNetwork
 
 FORMAT = 1
 

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._arrays import fit
+from ._checks import broadcast_checked
 
 Real: TypeAlias = float | jax.Array
 """A parameter: a number (a constant) or an array (a value to trace, batch, shard or train). NumPy's serve as well."""
 
 T = TypeVar("T")
-R = TypeVar("R", bound="Record")
+R = TypeVar("R", bound="Struct")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _shown(value: Any) -> str:
 
 
 @dataclass_transform(field_specifiers=(parameter,))  # not frozen_default: a class with its own __init__ sets attributes
-class Record:
+class Struct:
     """Base of everything here that has parameters. See the module's text for its two forms."""
 
     _frozen: ClassVar[bool] = True
@@ -236,8 +236,8 @@ class Record:
             return self
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         for name in arrays:
-            values[name] = fit(jnp.asarray(values[name]), dtype, shape, type(self).__name__, name, of)
-        return fill(type(self), values)
+            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, type(self).__name__, name, of)
+        return new_unchecked(type(self), values)
 
     def _value(self) -> tuple:
         return tuple(_by_value(getattr(self, f.name)) for f in dataclasses.fields(self))  # type: ignore[arg-type]
@@ -254,12 +254,12 @@ def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
         return list(zip(keys, leaves, strict=True)), values
 
     def unflatten(values, leaves):  # no __init__: leaves may be tracers, masks, None or axis numbers
-        return fill(cls, {**dict(zip(names, leaves, strict=True)), **dict(zip(static, values, strict=True))})
+        return new_unchecked(cls, {**dict(zip(names, leaves, strict=True)), **dict(zip(static, values, strict=True))})
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
-def fill(cls: type[T], values: dict[str, Any]) -> T:
+def new_unchecked(cls: type[T], values: dict[str, Any]) -> T:
     """An instance with these field values, none of them checked."""
     record = object.__new__(cls)
     for name, value in values.items():
