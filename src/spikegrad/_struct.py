@@ -243,6 +243,11 @@ class Struct:
         return tuple(_by_value(getattr(self, f.name)) for f in dataclasses.fields(self))  # type: ignore[arg-type]
 
 
+def is_pure(value: Any) -> bool:
+    """Whether the methods of an object are known to depend on nothing but its fields and their arguments."""
+    return getattr(value, "_pure", False)
+
+
 def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
     keys = [jax.tree_util.GetAttrKey(name) for name in names]
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from ._checks import broadcast_checked, real_array
-from ._struct import Real, Struct, parameter
+from ._struct import Real, Struct, is_pure, parameter
 from .surrogates import Sigmoid
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
@@ -70,13 +70,39 @@ class Cell(Struct):
         """The state after the spike, and the output, of ``u``, the state before the spike. Elementwise."""
         raise NotImplementedError(f"{type(self).__name__} defines no fire")
 
-    def encode(self, u: State) -> State:
-        """``u`` as it is best kept in few bits: if it can be, with the spike as a sign. As it is, by default."""
-        return u
+    def encode(self, u: State) -> tuple[jax.Array | None, Any]:
+        """What is kept of ``u`` in low precision: its distance to the threshold, and the rest.
 
-    def decode(self, encoded: State) -> State:
+        Define it, and :meth:`decode`, for the modes ``"half"`` and ``"8-bit"`` of a :class:`Network`. Without it, they
+        keep the state as it is.
+
+        Parameters
+        ----------
+        u : array or tuple of array
+            The state before the spike.
+
+        Returns
+        -------
+        distance : array or None
+            Not negative where the neuron fires, negative elsewhere; its sign is always kept. In 8 bits its error is
+            1/32 of itself or 1/400 of the largest of an example. None for a cell that does not fire.
+        rest : pytree of arrays
+            Whatever else :meth:`decode` needs, kept in 16 bits.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no encode")
+
+    def decode(self, distance: Any, rest: Any) -> State:
         """The inverse of :meth:`encode`."""
-        return encoded
+        raise NotImplementedError(f"{type(self).__name__} defines no decode")
+
+    def says_how_to_encode(self) -> bool:
+        """Whether :meth:`encode` belongs to this state: a class that redefines the state must redefine it too."""
+        order = type(self).__mro__
+
+        def depth(name: str) -> int:
+            return next(n for n, cls in enumerate(order) if name in vars(cls))
+
+        return depth("encode") <= min(map(depth, ("fire", "initial_state"))) < order.index(Cell)
 
     def __call__(self, v: State, current: ArrayLike) -> tuple[State, jax.Array]:
         """One step.
@@ -174,11 +200,11 @@ class LIF(Cell):
             return u * (1 - reset), s
         return u, s
 
-    def encode(self, u: jax.Array) -> jax.Array:
-        return u - self._fitted(u.dtype, u.shape, "v").threshold
+    def encode(self, u: jax.Array) -> tuple[jax.Array, Any]:
+        return u - self._fitted(u.dtype, u.shape, "v").threshold, ()
 
-    def decode(self, encoded: jax.Array) -> jax.Array:
-        return encoded + self._fitted(encoded.dtype, encoded.shape, "v").threshold
+    def decode(self, distance: Any, rest: Any) -> jax.Array:
+        return distance + self._fitted(distance.dtype, distance.shape, "v").threshold
 
 
 class SynapticLIF(LIF):
@@ -235,13 +261,12 @@ class SynapticLIF(LIF):
         v, s = super().fire(u)
         return (v, i), s
 
-    def encode(self, u: State) -> State:
+    def encode(self, u: State) -> tuple[jax.Array, Any]:
         u, i = u
-        return super().encode(u), i
+        return super().encode(u)[0], i
 
-    def decode(self, encoded: State) -> State:
-        u, i = encoded
-        return super().decode(u), i
+    def decode(self, distance: Any, rest: Any) -> State:
+        return super().decode(distance, ()), rest
 
 
 class AdaptiveLIF(LIF):
@@ -307,16 +332,15 @@ class AdaptiveLIF(LIF):
     def _raised(self, a: jax.Array) -> jax.Array:
         return self._fitted(a.dtype, a.shape, "v").threshold + a
 
-    def encode(self, u: State) -> State:
+    def encode(self, u: State) -> tuple[jax.Array, Any]:
         u, a = u
         return u - self._raised(a), a
 
-    def decode(self, encoded: State) -> State:
-        distance, a = encoded
-        threshold = self._raised(a)
+    def decode(self, distance: Any, rest: Any) -> State:
+        threshold = self._raised(rest)
         u = distance + threshold
-        # a is not what it was when the distance was taken: the sum may be rounded up to the threshold
-        return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u), a
+        # the adaptation is not what it was when the distance was taken: the sum may be rounded up to the threshold
+        return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u), rest
 
 
 class LeakyReadout(Cell):
@@ -346,6 +370,12 @@ class LeakyReadout(Cell):
 
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         return u, u
+
+    def encode(self, u: jax.Array) -> tuple[None, Any]:
+        return None, u
+
+    def decode(self, distance: Any, rest: Any) -> jax.Array:
+        return rest
 
 
 def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[State, jax.Array]:
@@ -394,4 +424,4 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[Sta
 
     # scan keeps what it compiled for an equal function: right for a cell of this library, which is nothing but its
     # value, wrong for one that may have changed since
-    return jax.lax.scan(cell if getattr(cell, "_pure", False) else step, start, currents)
+    return jax.lax.scan(cell if is_pure(cell) else step, start, currents)

@@ -1,0 +1,122 @@
+"""Differences between versions of JAX, and what of JAX is not public API: all of it stands here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded (on an Explicit mesh) -----
+
+
+def varying_axes(tree: Any) -> frozenset[str]:
+    """The axes of a mesh over which any of the arrays varies. Outside of ``jax.shard_map`` none does."""
+
+    def leaf(x):
+        kind: Any = jax.typeof(x)
+        kind = getattr(kind, "manual_axis_type", kind)  # JAX moved it, and what makes an array vary
+        return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+
+    return frozenset().union(*(leaf(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)))
+
+
+def vary(tree: Any, axes: frozenset[str]) -> Any:
+    """The arrays, as varying over these axes too."""
+    lax: Any = jax.lax  # which has had pvary, and later pcast
+
+    def leaf(x):
+        more = tuple(axes - varying_axes(x)) if isinstance(x, jax.Array) else ()
+        if not more:
+            return x
+        return lax.pcast(x, more, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, more)
+
+    return jax.tree.map(leaf, tree)
+
+
+def match_varying_axes(tree: Any, like: Any = None) -> Any:
+    """All arrays as varying over the same axes: those over which any of ``like`` varies, or any of the tree's own.
+
+    In ``jax.shard_map`` a loop may not change the type of what it carries. With weights that vary as the inputs do,
+    everything has one type; the derivative of the change adds up the gradients of all devices.
+    """
+    return vary(tree, varying_axes(tree if like is None else like))
+
+
+def explicit_sharding(x: Any) -> Any:
+    """The sharding in the type of an array, or of its shape alone, on an Explicit mesh; None elsewhere."""
+    sharding = getattr(x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x), "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    if mesh is None or getattr(mesh, "empty", True) or not getattr(mesh, "_any_axis_explicit", False):
+        return None
+    return sharding
+
+
+def shard_as(x: jax.Array, like: Any) -> jax.Array:
+    """``x`` with the sharding that ``like`` has in its type, if it is of the same shape."""
+    sharding = explicit_sharding(like)
+    if sharding is None or x.shape != like.shape or explicit_sharding(x) == sharding:
+        return x
+    return jax.sharding.reshard(x, sharding)
+
+
+def merge_leading(x: jax.Array) -> jax.Array:
+    """The first two axes as one. On an Explicit mesh the others keep their sharding."""
+    shape = (x.shape[0] * x.shape[1], *x.shape[2:])
+    sharding = explicit_sharding(x)
+    if sharding is None:
+        return jax.lax.reshape(x, shape)
+    spec = jax.sharding.PartitionSpec(None, *tuple(sharding.spec)[2:])
+    return jnp.reshape(x, shape, out_sharding=jax.sharding.NamedSharding(sharding.mesh, spec))
+
+
+def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
+    """``a^T b`` with all leading axes summed over. On an Explicit mesh the sharding is that of ``like``."""
+    leading = tuple(range(a.ndim - 1))
+    sharding = explicit_sharding(like) or (
+        explicit_sharding(a)
+        and jax.sharding.NamedSharding(explicit_sharding(a).mesh, jax.sharding.PartitionSpec(None, None))
+    )
+    options: Any = {} if sharding is None else {"out_sharding": sharding}
+    return jax.lax.dot_general(a, b, ((leading, leading), ((), ())), **options)
+
+
+# --- jaxprs ----------------------------------------------------------------------------------------------------------
+
+
+def evaluate(jaxpr: Any, consts: Any, args: Any) -> list:
+    """Run the equations of a jaxpr on arrays, which may vary over other axes of a mesh than those it was traced with.
+
+    Calls of compiled functions are run equation by equation, since their types are fixed; an array that varies over an
+    axis already is not made to.
+    """
+    values: dict[Any, Any] = {}
+
+    def read(var):
+        return var.val if hasattr(var, "val") else values[var]
+
+    values.update(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+    for eqn in jaxpr.eqns:
+        name, given = eqn.primitive.name, [read(var) for var in eqn.invars]
+        if name in ("jit", "pjit"):
+            inner = eqn.params["jaxpr"]
+            out = evaluate(inner.jaxpr, inner.consts, given)
+        elif name in ("pvary", "pcast") and eqn.params.get("to", "varying") == "varying":
+            out = [vary(jnp.asarray(x), frozenset(eqn.params["axes"])) for x in given]
+        else:
+            params = eqn.primitive.get_bind_params(eqn.params)
+            functions, params = params if isinstance(params, tuple) else ((), params)  # JAX had both forms
+            with eqn.ctx.manager:
+                out = eqn.primitive.bind(*functions, *given, **params)
+            out = out if eqn.primitive.multiple_results else [out]
+        values.update(zip(eqn.outvars, out, strict=True))
+    return [read(var) for var in jaxpr.outvars]
+
+
+def is_forward_mode_error(error: TypeError) -> bool:
+    """Whether JAX refused to differentiate in forward mode what has a derivative in reverse mode alone.
+
+    It says so in words alone.
+    """
+    return "custom_vjp" in str(error)

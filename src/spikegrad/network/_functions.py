@@ -1,0 +1,64 @@
+"""Functions as equations, so that whatever they close over becomes an argument.
+
+A weight may be any function: a lambda, a module of a framework, a bound method. The loop has a derivative of its own,
+and a function with a derivative of its own gets gradients for its arguments alone: an array that a user's function
+closes over would get none. So each function is traced once, and the arrays found in it are handed to the loop as
+arguments. The equations are then run wherever the function is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._compat import evaluate
+
+Arrays = list
+"""What a function closes over, in the order of its equations."""
+
+
+def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
+    """``call`` and ``arrays`` such that ``call(arrays, *args)`` is ``function(*args)`` for arguments like these.
+
+    The third value is the jaxpr.
+    """
+    # partial makes a new function: JAX keeps what it traced for one that it has seen, and a user's may have changed
+    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*example)
+    structure = jax.tree.structure(shape)
+
+    def call(arrays, *args):
+        return structure.unflatten(evaluate(closed.jaxpr, arrays, jax.tree.leaves(args)))
+
+    return call, [jnp.asarray(array) for array in closed.consts], closed
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether an array can have a derivative; integers, bools and random keys cannot."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def inexact(tree: Any) -> Any:
+    """The tree with None in place of each array that has no derivative."""
+    return jax.tree.map(lambda leaf: leaf if is_inexact(leaf) else None, tree)
+
+
+def zero_cotangent(tree: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, inexact(tree))
+
+
+def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
+    """Cotangents of the arguments, with None for what has no derivative, which ``cotangent`` has as well."""
+
+    def restricted(*some):
+        return inexact(function(*map(_fill_in, some, args)))
+
+    _, back = jax.vjp(restricted, *map(inexact, args))
+    return back(cotangent)
+
+
+def _fill_in(some: Any, whole: Any) -> Any:
+    return jax.tree.map(lambda s, w: w if s is None else s, some, whole, is_leaf=lambda leaf: leaf is None)

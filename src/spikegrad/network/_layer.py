@@ -1,0 +1,169 @@
+"""A layer: neurons, and the weights of what comes in."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from .._checks import broadcast_checked
+from .._compat import shard_as
+from .._struct import Struct, parameter
+from ..neurons import Cell, State
+
+Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
+LayerState: TypeAlias = tuple[State, jax.Array]
+"""What a layer takes from one step to the next: the state of its cell, and its output."""
+
+
+class Layer(Struct):
+    r"""Neurons, and the weights of what comes in.
+
+    The current of a step is :math:`I_t = W x_t + R s_{t-1} + b`, with :math:`x` the inputs, or the outputs of the layer
+    below, and :math:`s` the layer's own outputs.
+
+    Parameters
+    ----------
+    weight : array or callable
+        :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that JAX can trace: a
+        convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Gradients reach what it closes over.
+    cell : Cell
+        The neurons.
+    recurrent : array or callable, optional
+        :math:`R`, a matrix ``(neurons, neurons)``, or a function of the layer's outputs. None: not recurrent.
+    bias : array, optional
+        :math:`b`, which broadcasts to the current.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``cell`` is no :class:`Cell`, or a weight neither a matrix nor callable.
+
+    Notes
+    -----
+    A matrix of floats computes in its own dtype, to which the inputs are cast. One of integers or bools, a mask of
+    connections say, is cast to that of the inputs. Where :math:`W x` and :math:`R s` differ in dtype, the current has
+    the wider one. A class derived from this one is refused: what else a layer shall do is a function or a cell.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer
+    >>> dense = Layer(jnp.ones((3, 2)), LIF(0.95), recurrent=jnp.zeros((2, 2)))
+    >>> kernel = jnp.ones((4, 1, 3, 3))
+    >>> convolutional = Layer(lambda x: jax.lax.conv(x, kernel, (1, 1), "SAME"), LIF(0.95))
+    """
+
+    weight: Linear = parameter(kind=object)
+    cell: Cell = parameter(kind=Cell)
+    recurrent: Linear | None = parameter(default=None, kind=object)
+    bias: ArrayLike | None = parameter(default=None, kind=object)
+
+    def __init_subclass__(cls, **kwargs: Any) -> NoReturn:
+        raise TypeError(f"{cls.__name__}: Layer cannot be derived from; give it a function as weight, or a Cell")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("weight", "recurrent"):
+            value = getattr(self, name)
+            if name == "recurrent" and value is None:
+                continue
+            matrix = matrix_of(value)
+            if matrix is None and not callable(value):
+                raise TypeError(f"Layer: {name} must be a matrix or callable, got {value!r}")
+            if matrix is not None and matrix.ndim != 2:
+                raise TypeError(f"Layer: {name} must be a matrix or callable, got an array of shape {matrix.shape}")
+            if matrix is not None and name == "recurrent" and matrix.shape[0] != matrix.shape[1]:
+                raise ValueError(f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}")
+
+    def drive(self, inputs: jax.Array) -> jax.Array:
+        """The part of the current that does not depend on the neurons: ``W x + b``."""
+        return plus_bias(self, times_weight(self, inputs))
+
+    def feedback(self, out: jax.Array) -> jax.Array:
+        """The part of the current that does: ``R s``, or zeros for a layer that is not recurrent."""
+        return jnp.zeros_like(out) if self.recurrent is None else _product(self.recurrent, out, "recurrent")
+
+    def current(self, inputs: jax.Array, out: jax.Array) -> jax.Array:
+        """The current of one step, of its inputs and of the outputs of the step before."""
+        drive = self.drive(inputs)
+        if self.recurrent is None:
+            return drive
+        feedback = self.feedback(out)
+        if drive.shape != feedback.shape:
+            raise ValueError(
+                f"Layer: weight gives a current of shape {drive.shape}, recurrent one of shape {feedback.shape}"
+            )
+        dtype = jnp.promote_types(drive.dtype, feedback.dtype)
+        return drive.astype(dtype) + feedback.astype(dtype)
+
+
+def times_weight(layer: Layer, inputs: jax.Array) -> jax.Array:
+    """``W x``."""
+    return _product(layer.weight, inputs, "weight")
+
+
+def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
+    """``W x + b``, of ``W x``."""
+    if layer.bias is None:
+        return current
+    bias = broadcast_checked(jnp.asarray(layer.bias), current.dtype, current.shape, "Layer", "bias", "the current")
+    return current + bias
+
+
+def times_matrix(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """``x W`` in the dtype of the matrix. Leading axes stay apart, since devices may share one of them."""
+    return jax.lax.dot_general(x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def matrix_of(weight: Any) -> Any:
+    """The array that a weight is, or None: a variable of a framework can be called, and is an array all the same."""
+    if isinstance(weight, (jax.Array, np.ndarray)):
+        return weight
+    return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
+
+
+def is_float(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
+
+
+def fire(cell: Cell, u: State) -> LayerState:
+    """The state after the spike, and the output, or an error if a user's cell returns something else."""
+    owner, fired = type(cell).__name__, cell.fire(u)
+    if not (isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)):
+        raise TypeError(f"{owner}: fire must return (state, output) with one array as output, got {fired!r}")
+    if not is_float(fired[1]):
+        raise TypeError(f"{owner}: fire must return floats as output, got {fired[1].dtype}")
+    return fired
+
+
+def initial_state(layer: Layer, x: Any) -> LayerState:
+    """State and output before the first step, in the dtype of the current. Only the type of the inputs matters."""
+    # partial makes a new function, since JAX looks up a method by a hash of all weights
+    drive, whole = functools.partial(layer.drive), functools.partial(layer.current)
+    current = jax.eval_shape(drive, x)
+    while True:
+        v = layer.cell.initial_state(current.shape, current.dtype)
+        v = jax.tree.map(lambda leaf, current=current: shard_as(jnp.asarray(leaf), current), v)
+        out = jnp.zeros_like(fire(layer.cell, v)[1])
+        wider = jax.eval_shape(whole, x, out)
+        if wider.dtype == current.dtype:
+            return v, out
+        current = wider
+
+
+def _product(weight: Any, x: jax.Array, name: str) -> jax.Array:
+    matrix = matrix_of(weight)
+    if matrix is None:
+        return weight(x)
+    if x.ndim == 0 or x.shape[-1] != matrix.shape[0]:
+        raise ValueError(f"Layer: {name} of shape {matrix.shape} does not take an input of shape {x.shape}")
+    matrix = jnp.asarray(matrix)
+    if not is_float(matrix):
+        matrix = matrix.astype(x.dtype if is_float(x) else jnp.result_type(float))
+    return times_matrix(x, matrix)

@@ -1,0 +1,342 @@
+"""Layers, one on the other, over time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from .._compat import is_forward_mode_error, match_varying_axes, shard_as
+from .._struct import Struct, is_pure, parameter
+from . import _layer, _loop, _scan
+from ._layer import Layer, LayerState
+from ._layer_vjp import trace
+from ._masks import make_masks
+from ._schedule import MODES, check_length, schedule
+
+
+class Network(Struct):
+    """Layers, one on the other, over time.
+
+    A network is a pytree of its layers; which of its arrays are trained is decided by what you differentiate.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        From the inputs to the outputs.
+
+    Notes
+    -----
+    Without ``jax.jit`` around it, a network of matrices and of cells and surrogates that are pure (the library's, and
+    classes of your own that say so by ``pure=True``) is compiled at the first call and kept. One that holds functions
+    of yours is compiled at each call, since these may have changed: put ``jax.jit`` around it.
+
+    A network can be called. A function that takes either a pytree or a callable, such as ``optax.multi_transform``
+    does for its labels, is best given ``lambda params: labels``.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, LeakyReadout, Network
+    >>> def loss(weights, inputs, **options):
+    ...     w, r, out = weights
+    ...     network = Network([Layer(w, LIF(0.95), recurrent=r), Layer(out, LeakyReadout(0.95))])
+    ...     states, potentials = network(inputs, **options)
+    ...     return (potentials**2).mean()
+    >>> weights = jnp.full((3, 8), 0.4), jnp.eye(8), jnp.ones((8, 2))
+    >>> inputs = jnp.ones((100, 16, 3))  # steps, examples, inputs
+    >>> exact = jax.grad(loss)(weights, inputs)
+    >>> half = jax.grad(loss)(weights, inputs, mode="half")
+    >>> bool(jnp.allclose(exact[0], half[0], rtol=1e-2))
+    True
+    """
+
+    layers: Sequence[Layer] = parameter(kind=Sequence)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+            raise TypeError(f"Network: layers must be one or more Layer objects, got {self.layers!r}")
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> list[LayerState]:
+        """The states before the first step: neurons at rest, no spikes.
+
+        Parameters
+        ----------
+        inputs : array_like or jax.ShapeDtypeStruct
+            The inputs of one step, of which the shape and dtype matter.
+
+        Returns
+        -------
+        list of tuple
+            Of each layer, the state of its cell and its output.
+        """
+        states, x = [], inputs if isinstance(inputs, jax.ShapeDtypeStruct) else _real(inputs)
+        for layer in self.layers:
+            states.append(_layer.initial_state(layer, x))
+            x = states[-1][1]
+        return states
+
+    def step(self, states: Sequence[LayerState], inputs: ArrayLike) -> tuple[list[LayerState], jax.Array]:
+        """One step, for inference on a stream: the same spikes as in a call on the whole sequence.
+
+        Parameters
+        ----------
+        states : list of tuple
+            From :meth:`initial_state`, the step before, or a call.
+        inputs : array_like
+            Inputs of the step, without the time axis.
+
+        Returns
+        -------
+        states : list of tuple
+            After the step.
+        out : jax.Array
+            Output of the last layer.
+
+        Raises
+        ------
+        ValueError
+            If the states are not those of such inputs: a whole sequence given for one step, say.
+        """
+        x, before = _real(inputs), _as_arrays(states)
+        after = []
+        if len(before) != len(self.layers):
+            raise ValueError(f"Network: states must be of {len(self.layers)} layers, got {len(before)}")
+        for layer, (v, out) in zip(self.layers, before, strict=True):
+            after.append(_layer.fire(layer.cell, layer.cell.integrate(v, layer.current(x, out))))
+            x = after[-1][1]
+        if _shapes(after) != _shapes(before):
+            raise ValueError(
+                f"Network: step takes the inputs of one step, got {jnp.shape(inputs)}, which makes states "
+                f"{_shapes(after)} of states {_shapes(before)}; a sequence is given to the network itself"
+            )
+        return after, x
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        states: Sequence[LayerState] | None = None,
+        *,
+        mode: str = "exact",
+        segment: int | None = None,
+        chunk: int | None = None,
+        mask: ArrayLike | None = None,
+        truncate: int | None = None,
+        all_layers: bool = False,
+        pre_spike: bool | Sequence[int] = False,
+        unroll: int | None = None,
+    ) -> Any:
+        """Run a sequence.
+
+        Parameters
+        ----------
+        inputs : array_like
+            Time first, then the examples: ``(steps, batch, inputs)`` for matrices. Booleans and integers serve as
+            well, and take less memory: they are cast step by step.
+        states : list of tuple, optional
+            Of each layer, before the first step. By default :meth:`initial_state`. Give what a former call returned
+            to go on with a sequence.
+        mode : {"exact", "half", "8-bit", "recompute", "scan"}
+            What the backward pass keeps of each neuron and step. ``"exact"``: its pre-spike state, once. ``"half"``:
+            in 16 bits; spikes stay exact, slopes get a relative error of up to 0.4 %. ``"8-bit"``: the distance to the
+            threshold in 8 bits, other states in 16. ``"recompute"``: its state once in a segment of about the square
+            root of the number of steps; the rest is computed again. ``"scan"``: what JAX keeps of a plain
+            ``jax.lax.scan``, for forward mode. Outputs are the same in all modes.
+        segment : int, optional
+            Steps of a segment. Given for another mode, it makes segments there.
+        chunk : int, optional
+            Steps whose products are taken at a time where they need not wait for each other, in the backward pass too.
+            More is faster and takes more memory; by default about 10 in mode ``"exact"``, about 5 in the others. Best a
+            divisor of the number of steps, and it must be one of ``segment``.
+        mask : array_like of bool, optional
+            ``(steps, batch)`` or ``(steps,)``: False for steps that do not take place, such as those after the end of
+            a shorter sequence. They leave states as they are, and their outputs are 0.
+        truncate : int, optional
+            Length of a window of truncated backpropagation: derivatives of states end at its start.
+        all_layers : bool, default False
+            Whether to return the outputs of every layer and not those of the last one alone.
+        pre_spike : bool or sequence of int, default False
+            The layers, counted from 0 or from -1 backwards, whose pre-spike states are returned as well; True: all.
+        unroll : int, optional
+            Steps that one turn of a compiled loop makes. By default what is best on the platform, see the notes.
+
+        Returns
+        -------
+        states : list of tuple
+            After the last step.
+        outputs : jax.Array or tuple of jax.Array
+            Of every step, ``(steps, batch, neurons)``, of the last layer or of each.
+        pre_spike : tuple
+            If asked for, of each of these layers the states before the spike, ``(steps, batch, neurons)`` for a state
+            of one array; zeros for steps that did not take place.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an unknown mode, a length that is no integer from 1 to the number of steps, a ``chunk`` that does not
+            divide ``segment``, shapes that do not fit, and a number of steps that is not known when JAX traces.
+
+        Notes
+        -----
+        ``mode="scan"`` is differentiable in forward and reverse mode. All else has a derivative of its own, in reverse
+        mode, and forward mode raises a TypeError. Both give derivatives of all orders, except that ``"half"`` and
+        ``"8-bit"`` have the first alone, and raise a TypeError for others.
+
+        ``unroll`` is 1 on CPUs, where more costs time of compilation and gains nothing, and 4 elsewhere, where a turn
+        of a loop costs microseconds.
+        """
+        inputs = _real(inputs)
+        mask = None if mask is None else jnp.asarray(mask)
+        _check_shapes(inputs, mask)
+        steps = len(inputs)
+        if mode not in MODES:
+            raise ValueError(f"Network: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        check_length("truncate", truncate, steps)
+        parts = None
+        if mode != "scan":
+            parts = schedule(steps, mode, chunk, segment)
+        elif chunk is not None or segment is not None:
+            raise ValueError(f"Network: mode 'scan' has no chunk and no segment, got {chunk} and {segment}")
+        depth = len(self.layers)
+        shown = _chosen(pre_spike, depth)
+        options = _Options(
+            keep="exact" if mode == "recompute" else mode,
+            parts=parts,
+            truncate=truncate,
+            outputs=(*[all_layers] * (depth - 1), True),
+            pre_spike=tuple(n in shown for n in range(depth)),
+            unroll=_checked_unroll(unroll),
+        )
+        try:
+            if _is_pure(self):
+                ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask)
+            else:
+                ends, of_steps = _run(self, options, inputs, states, mask)
+        except TypeError as error:
+            if is_forward_mode_error(error):
+                raise TypeError(f"Network: for forward-mode differentiation use mode='scan', not {mode!r}") from error
+            raise
+        outputs = tuple(out for out, _ in of_steps) if all_layers else of_steps[-1][0]
+        return (ends, outputs, tuple(of_steps[n][1] for n in shown)) if shown else (ends, outputs)
+
+
+class _Options(NamedTuple):
+    """What a compiled program is made for, shapes apart."""
+
+    keep: str
+    parts: Any
+    truncate: int | None
+    outputs: tuple[bool, ...]
+    pre_spike: tuple[bool, ...]
+    unroll: int
+
+
+def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, mask: jax.Array | None):
+    """States after the last step; of each layer outputs and pre-spike states over time, or None."""
+    layers, inputs, states, mask = match_varying_axes((network.layers, inputs, states, mask))
+    at_rest = match_varying_axes(Network(layers).initial_state(inputs[0]), like=inputs)
+    states = at_rest if states is None else _checked_states(states, at_rest)
+    masks = match_varying_axes(make_masks(len(inputs), mask, options.truncate), like=inputs)
+    if options.keep == "scan":
+        return _scan.run(layers, inputs, states, masks, options.outputs, options.pre_spike, options.unroll)
+    traced, arrays, pre_spike, x = [], [], [], inputs[0]
+    for layer, state in zip(layers, states, strict=True):
+        equations, own, u = trace(layer, x, state)
+        traced.append(equations)
+        arrays.append(own)
+        pre_spike.append(u)
+        x = state[1]
+    plan = _loop.Plan(tuple(traced), options.keep, options.outputs, options.pre_spike, options.unroll)
+    arrays = match_varying_axes(arrays, like=inputs)
+    return _loop.run(plan, options.parts, arrays, inputs, pre_spike, states, masks)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _run_compiled(arrays, rest, options, inputs, states, mask):
+    return _run(_merged(arrays, rest), options, inputs, states, mask)
+
+
+def _is_pure(network: Network) -> bool:
+    """Whether all that the network does is known from its arrays, numbers and classes."""
+    return all(
+        is_pure(layer.cell)
+        and all(w is None or isinstance(w, (jax.Array, np.ndarray)) for w in (layer.weight, layer.recurrent))
+        for layer in network.layers
+    )
+
+
+def _split(network: Network) -> tuple[list, Any]:
+    """The arrays of a pytree; the rest, numbers among it, hashable."""
+    leaves, structure = jax.tree.flatten(network)
+    numbers = tuple(None if isinstance(leaf, (jax.Array, np.ndarray)) else leaf for leaf in leaves)
+    return [leaf for leaf, number in zip(leaves, numbers, strict=True) if number is None], (structure, numbers)
+
+
+def _merged(arrays: list, rest: Any) -> Network:
+    structure, numbers = rest
+    given = iter(arrays)
+    return structure.unflatten([next(given) if number is None else number for number in numbers])
+
+
+def _real(inputs: ArrayLike) -> jax.Array:
+    """Inputs as an array. Booleans and integers stay what they are."""
+    inputs = jnp.asarray(inputs)
+    if jnp.issubdtype(inputs.dtype, jnp.complexfloating):
+        raise TypeError(f"Network: inputs must be real, got {inputs.dtype}")
+    return inputs
+
+
+def _check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:
+    shape = inputs.shape
+    if inputs.ndim and not isinstance(shape[0], int):
+        raise TypeError(
+            f"Network: the number of steps must be known when JAX traces, got {shape[0]} in inputs of shape {shape}; "
+            "the number of examples may be left open"
+        )
+    if inputs.ndim < 2 or not shape[0]:
+        raise ValueError(f"Network: inputs must be of shape (steps, ..., inputs), got {shape}")
+    if mask is None:
+        return
+    if mask.dtype != bool or mask.ndim not in (1, min(2, inputs.ndim - 1)) or mask.shape != shape[: mask.ndim]:
+        wanted = f"(steps,), here {shape[:1]}" if inputs.ndim < 3 else f"(steps,) or (steps, batch), here {shape[:2]}"
+        raise ValueError(f"Network: mask must be of bool and of shape {wanted}, got {mask.dtype}{list(mask.shape)}")
+
+
+def _checked_states(states: Sequence[LayerState], at_rest: list[LayerState]) -> list[LayerState]:
+    """The states, as arrays, or an error if they are not those of the network."""
+    given = _as_arrays(states)
+    if jax.tree.structure(given) != jax.tree.structure(at_rest) or _shapes(given) != _shapes(at_rest):
+        raise ValueError(f"Network: states must be {_shapes(at_rest)}, got {_shapes(given)}")
+    return jax.tree.map(shard_as, given, at_rest)
+
+
+def _as_arrays(states: Sequence[LayerState]) -> list[LayerState]:
+    return jax.tree.map(jnp.asarray, list(states))
+
+
+def _shapes(states: Any) -> Any:
+    return jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", states)
+
+
+def _chosen(layers: bool | Sequence[int], depth: int) -> tuple[int, ...]:
+    """The numbers of the layers that are meant, from 0 on."""
+    if isinstance(layers, bool):
+        return tuple(range(depth)) if layers else ()
+    for n in layers:
+        if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or not -depth <= n < depth:
+            raise ValueError(f"Network: pre_spike must name layers from {-depth} to {depth - 1}, got {n!r}")
+    return tuple(int(n) % depth for n in layers)
+
+
+def _checked_unroll(unroll: int | None) -> int:
+    if unroll is None:
+        return 1 if jax.default_backend() == "cpu" else 4
+    check_length("unroll", unroll, None)
+    return int(unroll)

@@ -1,0 +1,36 @@
+"""The loop over time as a plain scan, which JAX differentiates, in forward mode too. What is kept is JAX's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from ._layer import Layer, LayerState, fire
+from ._masks import Masks, tree_keep, tree_where
+
+
+def run(
+    layers: Sequence[Layer],
+    inputs: jax.Array,
+    states: Sequence[LayerState],
+    masks: Masks,
+    outputs: Sequence[bool],
+    pre_spike: Sequence[bool],
+    unroll: int,
+) -> tuple[list[LayerState], list]:
+    """States after the last step; of each layer outputs and pre-spike states over time, or None where not asked for."""
+
+    def step(states, now):
+        x, mask = now
+        new, shown = [], []
+        for n, (layer, state) in enumerate(zip(layers, states, strict=True)):
+            v, out = state if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(state), state)
+            u = layer.cell.integrate(v, layer.current(x, out))
+            after = fire(layer.cell, u)
+            new.append(tree_where(mask.active, after, state))
+            x = tree_keep(mask.active, after[1])
+            shown.append((x if outputs[n] else None, tree_keep(mask.active, u) if pre_spike[n] else None))
+        return new, shown
+
+    return jax.lax.scan(step, list(states), (inputs, masks), unroll=min(unroll, len(inputs)))

@@ -1,0 +1,68 @@
+"""How the steps of a sequence are cut: the one place where it is decided."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MODES = ("exact", "half", "8-bit", "recompute", "scan")
+
+
+class Part(NamedTuple):
+    """Consecutive steps that one loop runs over: equal segments of equal chunks."""
+
+    start: int
+    steps: int
+    segment: int
+    """Steps after which the states are kept and all else is computed again. All of them: nothing is."""
+    chunk: int
+    """Steps of which what need not wait for each other is computed at a time."""
+
+
+def schedule(steps: int, mode: str, chunk: int | None = None, segment: int | None = None) -> tuple[Part, ...]:
+    """One part, and a second of the steps that are left over where the cut does not come out even.
+
+    >>> schedule(250, "exact"), schedule(250, "recompute")
+    ((Part(start=0, steps=250, segment=250, chunk=10),), (Part(start=0, steps=250, segment=10, chunk=5),))
+    >>> schedule(11, "exact", chunk=4)
+    (Part(start=0, steps=8, segment=8, chunk=4), Part(start=8, steps=3, segment=3, chunk=3))
+    """
+    check_length("chunk", chunk, steps)
+    check_length("segment", segment, steps)
+    if chunk is None:
+        near = 10 if mode == "exact" else 5
+        chunk = min(_divisor(steps, near), steps) if segment is None else _divisor(segment, near, least=1)
+    if mode == "recompute" and segment is None:
+        segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
+    if segment is not None and segment % chunk:
+        raise ValueError(f"Network: chunk must divide segment, got {chunk} and {segment}")
+    whole = steps - steps % (segment or chunk)
+    parts = (Part(0, whole, segment or whole, chunk),)
+    if whole == steps:
+        return parts
+    rest = steps - whole
+    few = max(d for d in range(1, 2 * chunk + 1) if rest % d == 0)
+    return (*parts, Part(whole, rest, rest, few))
+
+
+def check_length(name: str, value: Any, steps: int | None) -> None:
+    """Raise if an optional number of steps is none from 1 to all; with ``steps`` of None, to any."""
+    if value is None:
+        return
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise TypeError(f"Network: {name} must be an integer, got {value!r}")
+    if value < 1 and steps is None:
+        raise ValueError(f"Network: {name} must be at least 1, got {value}")
+    if steps is not None and not 1 <= value <= steps:
+        raise ValueError(f"Network: {name} must be from 1 to the {steps} steps of the inputs, got {value}")
+
+
+def _divisor(n: int, near: int, least: int | None = None) -> int:
+    """The divisor of n nearest to a number, or the number itself if none is within a factor of two (or ``least``)."""
+    return min(
+        (d for d in range(least or -(-near // 2), 2 * near + 1) if n % d == 0),
+        key=lambda d: abs(math.log(d / near)),
+        default=near,
+    )

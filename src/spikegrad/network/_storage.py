@@ -1,0 +1,96 @@
+"""How states before the spike are kept for the backward pass: as they are, in 16 bits, or in 8.
+
+What a cell's ``encode`` makes of a state is the distance to the threshold, whose sign is the spike, and the rest. In
+``"half"`` both are kept in bfloat16. In ``"8-bit"`` the distance is a byte, and the rest is in bfloat16, since it is
+no distance: a readout's potential or a trace may have any size. A cell that has no ``encode``, integers and bools are
+kept as they are.
+
+A byte holds a sign and one of 128 codes. In units of a power of two that one example of one step shares, chosen so that
+its largest finite magnitude just fits, a code means
+
+=========  =================================================================================
+0          zero, which fires
+1 to 125   3 bits of exponent and 4 of mantissa: magnitudes from 17/16 to 232, within 1/32
+126, 127   infinity, NaN
+=========  =================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._functions import is_inexact
+
+BFLOAT16 = jnp.finfo(jnp.bfloat16)
+
+
+def write(mode: str, encoded: Any, u: Any) -> Any:
+    """What is kept of a state: ``u`` itself, or of ``encoded`` what fewer bits can hold."""
+    if mode == "exact" or encoded is None:
+        return u
+    distance, rest = encoded
+    if distance is not None:
+        distance = (_to_half if mode == "half" else _to_byte)(distance)
+    return distance, jax.tree.map(_to_half, rest)
+
+
+def read(mode: str, kept: Any, like: Any) -> Any:
+    """What was encoded, ``(distance, rest)``; ``like`` has its structure and dtypes."""
+    distance, rest = kept
+    if distance is not None:
+        distance = (_from_half if mode == "half" else _from_byte)(distance, like[0].dtype)
+    return distance, jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
+
+
+def _to_half(x: jax.Array) -> jax.Array:
+    if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16:
+        return x
+    # to the nearest, but never to a zero of the other side: the sign may be the spike
+    tiny = jnp.asarray(-BFLOAT16.tiny, x.dtype)
+    x = jnp.where((x < 0) & (x > tiny), tiny, x)
+    # as an integer: compilers for processors that do not compute in bfloat16 would keep a float32 copy beside it
+    return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+
+
+def _from_half(kept: jax.Array, dtype: Any) -> jax.Array:
+    return kept if kept.dtype == dtype else jax.lax.bitcast_convert_type(kept, jnp.bfloat16).astype(dtype)
+
+
+_LARGEST, _INFINITY, _NAN = 232.0, 126, 127
+_ONE = 127 << 4  # the exponent and the mantissa's first 4 bits of 1.0
+_SHIFT = 23 - 4  # bits of a float32's mantissa that a code has not
+
+
+def _to_byte(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The bytes, and for each example the exponent of its unit, as a float32 has it."""
+    size = jnp.abs(x.astype(jnp.float32))
+    over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
+    largest = jnp.max(jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0)
+    up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)  # to the next power of two, which has no mantissa
+    exponent = jnp.clip(up >> 23, 1, 253)
+    scaled = size * _float((jnp.uint32(254) - exponent) << 23)  # by the inverse of the unit
+    code = ((_bits(jnp.maximum(scaled, 1)) + jnp.uint32(1 << (_SHIFT - 1))) >> _SHIFT) - jnp.uint32(_ONE)
+    code = jnp.where(code == 0, (scaled > 17 / 32).astype(jnp.uint32), code)
+    code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
+    code = jnp.where(size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code))
+    sign = (x < 0).astype(jnp.uint32) << 7
+    return (code | sign).astype(jnp.uint8), exponent.astype(jnp.uint8)
+
+
+def _from_byte(kept: tuple[jax.Array, jax.Array], dtype: Any) -> jax.Array:
+    byte, exponent = (part.astype(jnp.uint32) for part in kept)
+    code = byte & jnp.uint32(127)
+    size = _float((code + jnp.uint32(_ONE)) << _SHIFT) * _float(exponent << 23)
+    size = jnp.where(code == 0, 0, jnp.where(code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)))
+    return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _float(bits: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
