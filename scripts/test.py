@@ -9,12 +9,15 @@ The interpreter is the one that runs this file:
 
 import argparse
 import os
+import re
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SHOWN = 10  # packages of at least so many megabytes are shown while they come
 
 
 def main():
@@ -22,19 +25,38 @@ def main():
     parser.add_argument("--jax", metavar="VERSION", help="version of JAX (default: the newest)")
     options, pytest_arguments = parser.parse_known_args()
 
+    started = time.monotonic()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     home = ROOT / f".venv-test-{version}-jax-{options.jax or 'newest'}"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
+    say(f"The tests of spikegrad, on Python {version} and JAX {options.jax or '(the newest)'}: 8 minutes on two cores.")
+    if python.exists():
+        say(f"Bringing {home.name} up to date.")
+    else:
+        say(f"Installing what they need, 1.4 GB, into {home.name}: a minute of it, more on a slow connection.")
         venv.create(home, with_pip=True)
 
-    def run(*command):
-        subprocess.run([python, "-m", *command], cwd=ROOT, check=True)
-
-    run("pip", "install", "--quiet", "--upgrade", "pip>=25.1")  # the first that knows --group
+    install(python, "--upgrade", "pip>=25.1")  # the first that knows --group
     wanted = [f"jax=={options.jax}"] if options.jax else ["--group", "newest"]
-    run("pip", "install", "--quiet", "--editable", ".[train]", "--group", "test", *wanted)
-    run("pytest", "-n", "2", *pytest_arguments)
+    install(python, "--editable", ".[train]", "--group", "test", *wanted)
+    say(f"Installed after {time.monotonic() - started:.0f} seconds.")
+    subprocess.run([python, "-m", "pytest", "-n", "2", *pytest_arguments], cwd=ROOT, check=True)
+
+
+def install(python, *wanted):
+    """What pip says, but for the large packages alone; errors and warnings are passed on."""
+    command = [python, "-u", "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check", *wanted]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            size = re.search(r"\((\d+)\.\d MB\)", line)
+            if (size and int(size[1]) >= SHOWN) or line.startswith("Installing collected"):
+                say("  " + line.strip().partition(": ")[0])
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def say(line):
+    print(line, flush=True)
 
 
 if __name__ == "__main__":
