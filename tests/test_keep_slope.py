@@ -76,7 +76,7 @@ def test_it_is_a_surrogate_like_any_other():
     np.testing.assert_array_equal(kept.surrogate_fun(X), InvSquareGrad(25.0).surrogate_fun(X))
     gradient = jax.grad(lambda s: s(X).sum())(learnable(kept))
     np.testing.assert_allclose(
-        gradient.surrogate.surrogate.alpha,
+        gradient.surrogate.alpha,
         jax.grad(lambda s: s(X).sum())(learnable(InvSquareGrad(25.0))).surrogate.alpha,
         rtol=1e-6,
     )

@@ -156,7 +156,7 @@ def test_rebuilding_a_tree_checks_nothing(record, leaf):
     rebuilt = jax.tree.map(lambda _: leaf, record)
     assert type(rebuilt) is type(record)
     assert all(value is leaf for value in jax.tree.leaves(rebuilt, is_leaf=lambda v: v is None))
-    assert type(record).__name__.strip("_").lower() in repr(rebuilt).lower()
+    assert repr(rebuilt).startswith(repr(record).partition("(")[0])
 
 
 def test_a_tree_of_masks_and_tree_prefixes():

@@ -148,6 +148,15 @@ def parameter(
     return dataclasses.field(default=default, metadata={"domain": domain})
 
 
+def brief(value: Any, most: int = 200) -> str:
+    """``repr`` for a message: of a value of any size, no more than one reads."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= most else f"{text[: most // 2]}... ({len(text):,} characters)"
+
+
 def domain(field: dataclasses.Field) -> _Domain:
     return field.metadata.get("domain", _Domain())
 
@@ -179,11 +188,11 @@ class Struct:
     _frozen: ClassVar[bool] = True
     _numbers: ClassVar[tuple[str, ...]] = ()
     _objects: ClassVar[tuple[str, ...]] = ()
-    _library: ClassVar[bool] = True
+    _stated_pure: ClassVar[bool] = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, pure: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._library = cls.__module__.partition(".")[0] == __package__
+        cls._stated_pure = pure  # stated by each class for itself: the methods of a subclass are its own
         # dataclass() has not run on cls yet, so an __init__ in its own namespace is the author's
         nearest = next(c for c in cls.__mro__ if "__init__" in vars(c))
         cls._frozen = nearest is object or (nearest is not cls and getattr(nearest, "_frozen", False))
@@ -195,6 +204,8 @@ class Struct:
             _register(
                 cls, [f.name for f in fields if not domain(f).static], [f.name for f in fields if domain(f).static]
             )
+        elif pure:
+            raise TypeError(f"{cls.__name__}: pure=True needs parameters declared by annotations, not an own __init__")
         else:  # undo what a frozen ancestor hands down
             cls._numbers = cls._objects = ()
             for name in ("__setattr__", "__delattr__"):
@@ -205,15 +216,6 @@ class Struct:
         for field in dataclasses.fields(self) if type(self)._frozen else ():  # type: ignore[arg-type]
             value = domain(field).check(type(self).__name__, field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
-
-    @property
-    def _pure(self) -> bool:
-        """Whether the methods are known to depend on nothing but the fields and the arguments.
-
-        True for the library's own classes alone, and what they hold. A user's class, even a frozen one, may read
-        anything, and must never be answered from a cache.
-        """
-        return self._library and all(getattr(getattr(self, name), "_pure", False) for name in self._objects)
 
     def __repr__(self) -> str:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} if self._frozen else vars(self)  # type: ignore[arg-type]
@@ -244,8 +246,16 @@ class Struct:
 
 
 def is_pure(value: Any) -> bool:
-    """Whether the methods of an object are known to depend on nothing but its fields and their arguments."""
-    return getattr(value, "_pure", False)
+    """Whether the methods of a class depend on nothing but fields and arguments, as its author says by ``pure=True``.
+
+    Asked of an object, the objects in its fields must be pure as well. What is not may read anything, a global or a
+    file, and is never answered from a cache.
+    """
+    if isinstance(value, type):
+        return issubclass(value, Struct) and value._stated_pure
+    if not isinstance(value, Struct):
+        return False
+    return value._stated_pure and all(is_pure(getattr(value, name)) for name in value._objects)
 
 
 def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:

@@ -1,9 +1,15 @@
-"""What a surrogate is: parameters, a slope, a smooth primal, and the call that puts them on the step."""
+"""A surrogate: its curves, and the one hook that fires it under the settings of the rule.
+
+Curves are the two formulas of a class, ``surrogate_fun`` and ``surrogate_grad``. :func:`_fire` makes a spike of them.
+Settings (:func:`learnable`, :func:`keep_slope`) are fields of one object around a curve, not layers around each other,
+so that setting one twice is setting it once, and their order cannot matter.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,7 +19,7 @@ from jax.typing import ArrayLike
 
 from ._checks import broadcast_checked, compute_dtype, real_array
 from ._spike import _spike, spike
-from ._struct import Struct, parameter
+from ._struct import Struct, brief, is_pure, parameter
 
 
 class Surrogate(Struct):
@@ -32,6 +38,9 @@ class Surrogate(Struct):
     Both methods are elementwise formulas. They are handed ``x`` as a floating-point array of at least 32 bits (half
     precision is computed in float32 and rounded once at the end) and array parameters in the same dtype; what they
     return is brought to the shape and dtype of the caller's ``x``, and a NaN in ``x`` stays NaN.
+
+    ``class Mine(Surrogate, pure=True)`` promises that the methods depend on nothing but their fields and arguments.
+    They then run as one compiled call outside ``jit`` too. A subclass states it again.
 
     Examples
     --------
@@ -54,6 +63,15 @@ class Surrogate(Struct):
         for name in ("surrogate_fun", "surrogate_grad"):
             if name in vars(cls):
                 setattr(cls, name, _elementwise(vars(cls)[name]))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self._objects:
+            if isinstance(value := getattr(self, name), _Configured):
+                raise TypeError(
+                    f"{type(self).__name__}: {name} must be a curve, got {brief(value)}, whose settings would be lost: "
+                    "set them around the whole"
+                )
 
     def surrogate_fun(self, x: Any) -> jax.Array:
         """The smooth primal, whose derivative is :meth:`surrogate_grad`.
@@ -119,23 +137,58 @@ class Surrogate(Struct):
         ValueError
             If an array parameter does not broadcast to ``x``.
         """
-        x = real_array(x, type(self).__name__)
-        if isinstance(x, Tracer):
-            return _run(type(self)._fire, self, x)
-        self._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
+        curve, learn, _ = _parts(self)
+        x = real_array(x, type(curve).__name__)
+        if learn or isinstance(x, Tracer):
+            return _run(_fire, self, x)
+        curve._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
         return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed
 
-    def _fire(self, x: jax.Array) -> jax.Array:
-        dtype = compute_dtype(x.dtype)
-        if dtype == x.dtype:
-            return spike(x, self.surrogate_grad(x))
-        # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once; what is
-        # kept for the backward pass is then x, in its own 16 bits, of which the slope is computed there.
-        return jax.checkpoint(lambda x: _spike(x, self.surrogate_grad(x.astype(dtype))), prevent_cse=False)(x)
+
+def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
+    """The rule: what comes out of ``x``, and the derivatives that the settings ask for.
+
+    A later forward (soft, stochastic with a key, several levels, signed) is one more setting: it replaces the step in
+    :func:`_step`, and leaves curves and derivatives alone.
+    """
+    curve, learn, slope_dtype = _parts(surrogate)
+    out = _step(curve, x, slope_dtype)
+    return functools.reduce(jnp.add, _levers(curve, x), out) if learn else out
+
+
+def _step(curve: Surrogate, x: jax.Array, slope_dtype: str | None) -> jax.Array:
+    """The spike, whose derivative in ``x`` is the slope of the curve."""
+    dtype = compute_dtype(x.dtype)
+    if slope_dtype is not None and jnp.dtype(slope_dtype).itemsize < x.dtype.itemsize:
+        return spike(x, curve.surrogate_grad(x).astype(slope_dtype))
+    if dtype == x.dtype:
+        return spike(x, curve.surrogate_grad(x))
+    # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once; what is
+    # kept for the backward pass is then x, in its own 16 bits, of which the slope is computed there.
+    return jax.checkpoint(lambda x: _spike(x, curve.surrogate_grad(x.astype(dtype))), prevent_cse=False)(x)
+
+
+def _levers(curve: Surrogate, x: jax.Array) -> Iterator[jax.Array]:
+    """For each parameter a zero, whose derivative in it is that of the smooth primal."""
+    owner = type(curve).__name__
+    paths, tree = jax.tree_util.tree_flatten_with_path(curve)
+    leaves = [leaf for _, leaf in paths]
+    for i, (path, leaf) in enumerate(paths):
+
+        def primal(value, i=i):
+            return tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]]).surrogate_fun(x)
+
+        name = jax.tree_util.keystr(path)[1:]
+        value = real_array(leaf, owner, name)
+        value = jnp.broadcast_to(broadcast_checked(value, value.dtype, x.shape, owner, name), x.shape)
+        slope = jax.jvp(primal, (value,), (jnp.ones_like(value),))[1]
+        # a spike "of the parameter" has the derivative that is wanted; less its own value, it adds exactly nothing
+        lever = spike(value.astype(x.dtype), slope)
+        yield lever - jax.lax.stop_gradient(lever)
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
-    return _compiled(method, surrogate, x) if surrogate._pure else method(surrogate, x)
+    return _compiled(method, surrogate, x) if is_pure(surrogate) else method(surrogate, x)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
@@ -156,7 +209,7 @@ def _elementwise(formula: Callable) -> Callable:
 
     @functools.wraps(formula)
     def method(self, x):
-        return _run(evaluate, self, real_array(x, type(self).__name__))
+        return _run(evaluate, self, real_array(x, type(_parts(self)[0]).__name__))
 
     return method
 
@@ -180,18 +233,18 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     Parameters
     ----------
     surrogate : Surrogate
-        One declared by annotations, which defines ``surrogate_fun``.
+        One declared by annotations, which defines ``surrogate_fun``, with or without other settings.
 
     Returns
     -------
     Surrogate
-        A surrogate that holds ``surrogate``; the gradient of a function of it has the same structure.
+        Holds the curve in its field ``surrogate``; the gradient of a function of it has the same structure.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, has a hand-written ``__init__``, so that JAX sees no parameters in it, or
-        defines no ``surrogate_fun``.
+        If ``surrogate`` is no surrogate, has a hand-written ``__init__``, so that JAX sees no parameters in it, defines
+        no ``surrogate_fun``, or overrides ``__call__``.
 
     References
     ----------
@@ -208,68 +261,29 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     >>> print(f"{jax.grad(loss)(learnable(Sigmoid(4.0))).surrogate.alpha:.4f}")
     0.0534
     """
-    if not isinstance(surrogate, Surrogate):
-        raise TypeError(f"learnable: surrogate must be a Surrogate, got {surrogate!r}")
-    if not surrogate._frozen:
+    curve = _curve("learnable", surrogate)
+    name = type(curve).__name__
+    if not curve._frozen:
         raise TypeError(
-            f"learnable: {type(surrogate).__name__} has its own __init__, so that JAX sees no parameters in it; "
-            "declare them by annotations"
+            f"learnable: {name} has its own __init__, so that JAX sees no parameters in it; declare them by annotations"
         )
-    if type(surrogate).surrogate_fun is Surrogate.surrogate_fun:
-        raise TypeError(
-            f"learnable: {type(surrogate).__name__} defines no surrogate_fun, of which the derivative would be"
-        )
-    return _Learnable(surrogate)
-
-
-class _Wrapper(Surrogate):
-    """Another surrogate's curves, on another spike."""
-
-    surrogate: Surrogate = parameter(kind=Surrogate)
-
-    def surrogate_fun(self, x):
-        return self.surrogate.surrogate_fun(x)
-
-    def surrogate_grad(self, x):
-        return self.surrogate.surrogate_grad(x)
-
-
-class _Learnable(_Wrapper):
-    def __repr__(self) -> str:
-        return f"learnable({self.surrogate!r})"
-
-    def __call__(self, x):  # a known x does have a derivative here, in the parameters
-        return _run(type(self)._fire, self, real_array(x, repr(self)))
-
-    def _fire(self, x):
-        out = self.surrogate(x)
-        leaves, tree = jax.tree.flatten(self.surrogate)
-        for i, leaf in enumerate(leaves):
-
-            def primal(value, i=i):
-                return tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]]).surrogate_fun(x)
-
-            name = jax.tree_util.keystr(jax.tree_util.tree_flatten_with_path(self.surrogate)[0][i][0])[1:]
-            value = real_array(leaf, repr(self), name)
-            value = jnp.broadcast_to(broadcast_checked(value, value.dtype, x.shape, repr(self), name), x.shape)
-            slope = jax.jvp(primal, (value,), (jnp.ones_like(value),))[1]
-            # a spike "of the parameter" has the derivative that is wanted; less its own value, it adds exactly nothing
-            lever = spike(value.astype(x.dtype), slope)
-            out = out + (lever - jax.lax.stop_gradient(lever))
-        return out
+    if type(curve).surrogate_fun is Surrogate.surrogate_fun:
+        raise TypeError(f"learnable: {name} defines no surrogate_fun, of which the derivative would be")
+    return _configured(surrogate, learn=True)
 
 
 def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     r"""The same spike, whose slope is kept for the backward pass in fewer bits.
 
-    Of every call under differentiation, JAX keeps one array in the dtype of ``x``: the slope, or in half precision
-    ``x`` itself. Here the slope is rounded to ``dtype`` and kept so: half the memory of float32 in bfloat16, a quarter
-    in an 8-bit float. Spikes are the same; the gradient has the rounding error of ``dtype``.
+    JAX keeps one array of each call under differentiation, in the dtype of ``x``: the slope, or in half precision ``x``
+    itself. This setting rounds the slope to ``dtype`` and keeps it so: half the memory of float32 in bfloat16, a
+    quarter in an 8-bit float. Spikes are the same; the gradient in ``x`` has the rounding error of ``dtype``, and that
+    in the parameters (:func:`learnable`) none.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any.
+        Any, with or without other settings.
     dtype : dtype
         ``bfloat16`` (relative error of the slope up to 2**-8), ``float16``, ``float8_e5m2`` (2**-3, slopes from 2**-16)
         or ``float8_e4m3fn`` (2**-4, slopes from 2**-9 to 448, NaN above). One that is not narrower than ``x`` changes
@@ -278,11 +292,13 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     Returns
     -------
     Surrogate
+        Holds the curve in its field ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, or ``dtype`` none of these.
+        If ``surrogate`` is no surrogate, overrides ``__call__`` or keeps its slope in another dtype already, or if
+        ``dtype`` is none of these.
 
     Notes
     -----
@@ -297,27 +313,62 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     >>> kept.dtype.name, bool(abs(kept - exact) < 2**-8 * exact)
     ('float32', True)
     """
-    if not isinstance(surrogate, Surrogate):
-        raise TypeError(f"keep_slope: surrogate must be a Surrogate, got {surrogate!r}")
+    _curve("keep_slope", surrogate)
     try:
         name = jnp.dtype(dtype).name
     except TypeError:
         name = None
     if name not in _FLOATS:
-        raise TypeError(f"keep_slope: dtype must be one of {', '.join(_FLOATS)}, got {name or repr(dtype)}")
-    return _KeptSlope(surrogate, name)
+        raise TypeError(f"keep_slope: dtype must be one of {', '.join(_FLOATS)}, got {name or brief(dtype)}")
+    before = _parts(surrogate)[2]
+    if before not in (None, name):
+        raise TypeError(f"keep_slope: the slope is kept in {before} already, and cannot be kept in {name} as well")
+    return _configured(surrogate, slope_dtype=name)
 
 
 _FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn")
 
 
-class _KeptSlope(_Wrapper):
-    dtype: str = parameter(choices=_FLOATS)
+class _Configured(Surrogate, pure=True):
+    """A curve, and the settings of the rule that differ from the default."""
+
+    surrogate: Surrogate = parameter(kind=Surrogate)
+    learn: bool = parameter(default=False, choices=(False, True))
+    slope_dtype: str | None = parameter(default=None, choices=(None, *_FLOATS))
+
+    def surrogate_fun(self, x):
+        return self.surrogate.surrogate_fun(x)
+
+    def surrogate_grad(self, x):
+        return self.surrogate.surrogate_grad(x)
 
     def __repr__(self) -> str:
-        return f"keep_slope({self.surrogate!r}, {self.dtype!r})"
+        shown = repr(self.surrogate)
+        if self.slope_dtype is not None:
+            shown = f"keep_slope({shown}, {self.slope_dtype!r})"
+        return f"learnable({shown})" if self.learn else shown
 
-    def _fire(self, x):
-        if jnp.dtype(self.dtype).itemsize >= x.dtype.itemsize:
-            return self.surrogate._fire(x)
-        return spike(x, self.surrogate_grad(x).astype(self.dtype))
+
+def _parts(surrogate: Surrogate) -> tuple[Surrogate, bool, str | None]:
+    """The curve of a surrogate, and the settings of its rule."""
+    if isinstance(surrogate, _Configured):
+        return surrogate.surrogate, surrogate.learn, surrogate.slope_dtype
+    return surrogate, False, None
+
+
+def _curve(owner: str, surrogate: Any) -> Surrogate:
+    """The curve of what was given for a surrogate, or an error if the rule does not apply to it."""
+    if not isinstance(surrogate, Surrogate):
+        raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
+    if type(surrogate).__call__ is not Surrogate.__call__:
+        raise TypeError(
+            f"{owner}: {type(surrogate).__name__} has its own __call__, which no setting of the rule reaches"
+        )
+    return _parts(surrogate)[0]
+
+
+def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
+    """The same curve with further settings: one object however many, so that their order cannot matter."""
+    if isinstance(surrogate, _Configured):
+        return dataclasses.replace(surrogate, **settings)
+    return _Configured(surrogate, **settings)

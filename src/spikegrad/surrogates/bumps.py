@@ -25,7 +25,7 @@ def _normal_tail(z):
     return erfc(bounded(z, 40) / math.sqrt(2)) / 2
 
 
-class GaussianGrad(Surrogate):
+class GaussianGrad(Surrogate, pure=True):
     r"""Gaussian of any width and height: g(x) = α/(σ√(2π)) exp(−x²/(2σ²)).
 
     .. math:: g(x) = \frac{\alpha}{\sigma\sqrt{2\pi}}\, e^{-x^2/(2\sigma^2)}, \qquad
@@ -71,7 +71,7 @@ class GaussianGrad(Surrogate):
 gaussian_grad = functional(GaussianGrad)
 
 
-class MultiGaussianGrad(Surrogate):
+class MultiGaussianGrad(Surrogate, pure=True):
     r"""Gaussian with negative flanks: g(x) = scale·[(1+h) N(x;0,σ²) − h N(x;σ,(sσ)²) − h N(x;−σ,(sσ)²)].
 
     .. math:: g(x) &= \mathrm{scale}\left[(1 + h)\,\mathcal N(x; 0, \sigma^2) - h\,\mathcal N(x; \sigma, (s\sigma)^2)
@@ -141,7 +141,7 @@ class MultiGaussianGrad(Surrogate):
 multi_gaussian_grad = functional(MultiGaussianGrad)
 
 
-class SlayerGrad(Surrogate):
+class SlayerGrad(Surrogate, pure=True):
     r"""Two-sided exponential of peak 1: g(x) = exp(−α|x|).
 
     .. math:: g(x) = e^{-\alpha |x|}, \qquad f(x) = \frac12 + \mathrm{sgn}(x)\,\frac{1 - e^{-\alpha |x|}}{\alpha}
@@ -179,7 +179,7 @@ class SlayerGrad(Surrogate):
 slayer_grad = functional(SlayerGrad)
 
 
-class InvSquareGrad(Surrogate):
+class InvSquareGrad(Surrogate, pure=True):
     r"""Inverse square of peak 1, SuperSpike: g(x) = 1/(1 + α|x|)².
 
     .. math:: g(x) = \frac{1}{(1 + \alpha |x|)^2}, \qquad f(x) = \frac12 + \frac{x}{1 + \alpha |x|}
@@ -222,7 +222,7 @@ class InvSquareGrad(Surrogate):
 inv_square_grad = functional(InvSquareGrad)
 
 
-class QPseudoSpike(Surrogate):
+class QPseudoSpike(Surrogate, pure=True):
     r"""Power law with a free exponent: g(x) = (1 + 2|x|/(α+1))^(−α).
 
     .. math:: g(x) = \left(1 + \frac{2 |x|}{\alpha + 1}\right)^{-\alpha}, \qquad
@@ -302,7 +302,7 @@ def _expm1_over(y):
     return jnp.where(small, series, jnp.expm1(far) / far)
 
 
-class NonzeroSignLog(Surrogate):
+class NonzeroSignLog(Surrogate, pure=True):
     r"""Slope of a logarithm: g(x) = α/(1 + α|x|).
 
     .. math:: g(x) = \frac{\alpha}{1 + \alpha |x|}, \qquad f(x) = s \ln(1 + \alpha |x|), \quad

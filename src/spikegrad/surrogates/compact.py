@@ -10,7 +10,7 @@ from .._surrogate import Surrogate
 from ._math import from_tail, reciprocal
 
 
-class PiecewiseQuadratic(Surrogate):
+class PiecewiseQuadratic(Surrogate, pure=True):
     r"""Triangle of area 1: g(x) = max(0, α − α²|x|).
 
     .. math:: g(x) = \max(0,\ \alpha - \alpha^2 |x|), \qquad
@@ -62,7 +62,7 @@ class PiecewiseQuadratic(Surrogate):
 piecewise_quadratic = functional(PiecewiseQuadratic)
 
 
-class ReluGrad(Surrogate):
+class ReluGrad(Surrogate, pure=True):
     r"""Triangle of any height and width: g(x) = max(0, α(w − |x|)).
 
     .. math:: g(x) = \alpha \max(0,\ w - |x|), \qquad
@@ -111,7 +111,7 @@ class ReluGrad(Surrogate):
 relu_grad = functional(ReluGrad)
 
 
-class PiecewiseLeakyRelu(Surrogate):
+class PiecewiseLeakyRelu(Surrogate, pure=True):
     r"""Box with a floor: g(x) = 1/(2w) for |x| ≤ w, c outside.
 
     .. math:: g(x) = \begin{cases} \frac{1}{2w} & |x| \le w \\ c & |x| > w \end{cases} \qquad

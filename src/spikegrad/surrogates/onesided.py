@@ -10,7 +10,7 @@ from .._surrogate import Surrogate
 from ._math import exp, logistic_slope
 
 
-class S2NN(Surrogate):
+class S2NN(Surrogate, pure=True):
     r"""Logistic below the threshold, logarithmic above: g(x) = α σ(αx) σ(−αx) for x < 0, β/(1 + x) for x ≥ 0.
 
     .. math:: g(x) = \begin{cases} \alpha\,\sigma(\alpha x)\,\sigma(-\alpha x) & x < 0 \\ \frac{\beta}{1 + x} & x \ge 0
@@ -62,7 +62,7 @@ class S2NN(Surrogate):
 s2nn = functional(S2NN)
 
 
-class LeakyRelu(Surrogate):
+class LeakyRelu(Surrogate, pure=True):
     r"""A constant on each side: g(x) = α for x < 0, β for x ≥ 0.
 
     .. math:: g(x) = \begin{cases} \alpha & x < 0 \\ \beta & x \ge 0 \end{cases} \qquad
@@ -107,7 +107,7 @@ class LeakyRelu(Surrogate):
 leaky_relu = functional(LeakyRelu)
 
 
-class LogTailedRelu(Surrogate):
+class LogTailedRelu(Surrogate, pure=True):
     r"""Straight-through near the threshold, 1/x above 1: g(x) = α for x ≤ 0, 1 for 0 < x ≤ 1, 1/x for x > 1.
 
     .. math:: g(x) = \begin{cases} \alpha & x \le 0 \\ 1 & 0 < x \le 1 \\ 1/x & x > 1 \end{cases} \qquad

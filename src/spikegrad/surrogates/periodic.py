@@ -12,7 +12,7 @@ from .._surrogate import Surrogate
 from ._math import cos_turn, multiple, sin_turn, turns
 
 
-class SquarewaveFourierSeries(Surrogate):
+class SquarewaveFourierSeries(Surrogate, pure=True):
     r"""Slope of a truncated square wave: g(x) = (4/T) Σᵢ cos((2i−1)2πx/T), i = 1…n.
 
     .. math:: g(x) = \frac4T \sum_{i=1}^{n} \cos\frac{(2i - 1)\,2\pi x}{T}, \qquad

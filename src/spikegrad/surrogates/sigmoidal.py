@@ -13,7 +13,7 @@ from .._surrogate import Surrogate
 from ._math import bounded, cauchy, exp, from_tail, logistic_slope
 
 
-class Sigmoid(Surrogate):
+class Sigmoid(Surrogate, pure=True):
     r"""Slope of the logistic function: g(x) = α σ(αx) σ(−αx).
 
     .. math:: g(x) = \alpha\,\sigma(\alpha x)\,\sigma(-\alpha x), \qquad f(x) = \sigma(\alpha x),
@@ -56,7 +56,7 @@ class Sigmoid(Surrogate):
 sigmoid = functional(Sigmoid)
 
 
-class SoftSign(Surrogate):
+class SoftSign(Surrogate, pure=True):
     r"""Slope of the soft sign: g(x) = α / (2(1 + α|x|)²).
 
     .. math:: g(x) = \frac{\alpha}{2\,(1 + \alpha |x|)^2}, \qquad
@@ -98,7 +98,7 @@ class SoftSign(Surrogate):
 soft_sign = functional(SoftSign)
 
 
-class Arctan(Surrogate):
+class Arctan(Surrogate, pure=True):
     r"""Slope of the arctangent: g(x) = α / (2(1 + (παx/2)²)).
 
     .. math:: g(x) = \frac{\alpha}{2\left(1 + (\frac{\pi}{2}\alpha x)^2\right)}, \qquad
@@ -139,7 +139,7 @@ class Arctan(Surrogate):
 arctan = functional(Arctan)
 
 
-class ERF(Surrogate):
+class ERF(Surrogate, pure=True):
     r"""Slope of the error function: g(x) = (α/√π) exp(−α²x²).
 
     .. math:: g(x) = \frac{\alpha}{\sqrt\pi}\, e^{-\alpha^2 x^2}, \qquad f(x) = \frac12\,\mathrm{erfc}(-\alpha x)
@@ -181,7 +181,7 @@ class ERF(Surrogate):
 erf = functional(ERF)
 
 
-class PiecewiseExp(Surrogate):
+class PiecewiseExp(Surrogate, pure=True):
     r"""Two-sided exponential of area 1: g(x) = (α/2) exp(−α|x|).
 
     .. math:: g(x) = \frac\alpha2 e^{-\alpha |x|}, \qquad

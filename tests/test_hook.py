@@ -1,0 +1,230 @@
+"""Settings of the rule: each does what it says whatever stands beside it, in every order, or says why it cannot."""
+
+import functools
+import itertools
+import pickle
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spikegrad
+from spikegrad import (
+    S2NN,
+    Arctan,
+    GaussianGrad,
+    Sigmoid,
+    SquarewaveFourierSeries,
+    Surrogate,
+    keep_slope,
+    learnable,
+    parameter,
+)
+
+X = jnp.array([-2.0, -0.75, -0.125, 0.0, 0.375, 1.5])
+SPIKES = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+
+
+class Declared(Surrogate):
+    """Both curves of tanh, of a width and a height."""
+
+    alpha: float = parameter(default=2.0, above=0)
+    height: float = parameter(default=0.5)
+
+    def surrogate_fun(self, x):
+        return self.height * jnp.tanh(self.alpha * x)
+
+    def surrogate_grad(self, x):
+        return self.height * self.alpha / jnp.cosh(self.alpha * x) ** 2
+
+
+class OtherSlope(Sigmoid):
+    def surrogate_grad(self, x):
+        return 3 * super().surrogate_grad(x)
+
+
+class OtherPrimal(Sigmoid):
+    def surrogate_fun(self, x):
+        return jnp.tanh(self.alpha * x)
+
+
+class SlopeAlone(Surrogate):
+    alpha: float = parameter(default=2.0, above=0)
+
+    def surrogate_grad(self, x):
+        return 1 / (1 + (self.alpha * x) ** 2)
+
+
+class PrimalAlone(Surrogate):
+    alpha: float = parameter(default=2.0, above=0)
+
+    def surrogate_fun(self, x):
+        return jnp.arctan(self.alpha * x)
+
+
+class Written(Surrogate):
+    """With its own ``__init__``."""
+
+    def __init__(self, alpha=2.0):
+        super().__init__()
+        self.alpha = alpha
+
+    def surrogate_fun(self, x):
+        return jnp.arctan(self.alpha * x)
+
+
+class WrittenSlope(Written):
+    def surrogate_grad(self, x):
+        return 2 / (1 + (self.alpha * x) ** 2)
+
+
+CURVES = [
+    Sigmoid(),
+    GaussianGrad(0.25, 0.75),
+    Arctan(jnp.full(6, 2.0)),
+    SquarewaveFourierSeries(3),
+    S2NN(),
+    Declared(),
+    Declared(jnp.full(6, 2.0), 0.5),
+    OtherSlope(),
+    OtherPrimal(),
+    SlopeAlone(),
+    PrimalAlone(),
+    Written(),
+    WrittenSlope(),
+]
+every_curve = pytest.mark.parametrize("curve", CURVES, ids=repr)
+DTYPES = ("bfloat16", "float8_e5m2", "float32")  # the last is not narrower than X
+SETTINGS = {"learnable": learnable, **{dtype: functools.partial(keep_slope, dtype=dtype) for dtype in DTYPES}}
+PAIRS_AND_TRIPLES = [*itertools.product(SETTINGS, repeat=2), *itertools.product(SETTINGS, repeat=3)]
+
+
+def under(settings, curve):
+    return functools.reduce(lambda surrogate, name: SETTINGS[name](surrogate), settings, curve)
+
+
+def measured(surrogate, x):
+    """Value, slope, second derivative, and the gradient in each parameter that JAX sees."""
+    total = lambda surrogate, x: surrogate(x).sum()  # noqa: E731
+    slope = lambda x: jax.grad(total, 1)(surrogate, x)  # noqa: E731
+    in_parameters = jax.tree.leaves(jax.grad(total)(surrogate, x)) if seen_by_jax(surrogate) else []
+    return surrogate(x), slope(x), jax.jvp(slope, (x,), (jnp.ones_like(x),))[1], in_parameters
+
+
+measured_compiled = jax.jit(measured)
+
+
+def seen_by_jax(surrogate):
+    return not any(isinstance(leaf, Surrogate) for leaf in jax.tree.leaves(surrogate))
+
+
+def contradictions(settings, curve):
+    """What may be said of settings that cannot be: one line for each reason."""
+    if len(set(settings) - {"learnable"}) > 1:
+        yield r"^keep_slope: the slope is kept in \w+ already, and cannot be kept in \w+ as well$"
+    if "learnable" in settings and not seen_by_jax(curve):
+        yield r"^learnable: \w+ has its own __init__"
+    if "learnable" in settings and isinstance(curve, SlopeAlone):
+        yield r"^learnable: SlopeAlone defines no surrogate_fun"
+
+
+def check(curve, settings, got):
+    """Against the two methods of the curve, which know of no setting."""
+    value, slope, second, in_parameters = map(functools.partial(jax.tree.map, np.asarray), got)
+    want_slope, want_second = jax.jvp(curve.surrogate_grad, (X,), (jnp.ones_like(X),))
+    dtype = next((jnp.dtype(name) for name in settings if name in DTYPES[:2]), None)
+    error = 1e-5 if dtype is None else float(jnp.finfo(dtype).eps)
+    assert value.tolist() == SPIKES
+    for one, want in ((slope, want_slope), (second, want_second)):
+        np.testing.assert_allclose(one, want, rtol=error, atol=1e-4 if dtype else 1e-6)
+    if dtype is not None:  # kept in this dtype, and in no other
+        np.testing.assert_array_equal(slope, slope.astype(dtype).astype(np.float32))
+    if not seen_by_jax(curve):
+        assert not in_parameters
+        return
+    wanted = jax.tree.leaves(jax.grad(lambda c: c.surrogate_fun(X).sum())(curve)) if "learnable" in settings else None
+    for i, leaf in enumerate(in_parameters):
+        np.testing.assert_allclose(leaf, 0 if wanted is None else wanted[i], rtol=2e-5, atol=1e-6)
+
+
+@every_curve
+def test_in_every_order_the_same_or_a_reason(curve):
+    for settings in PAIRS_AND_TRIPLES:
+        reasons = "|".join(contradictions(settings, curve))
+        if reasons:
+            with pytest.raises(TypeError, match=reasons):
+                under(settings, curve)
+            continue
+        surrogate = under(settings, curve)
+        check(curve, settings, (measured_compiled if seen_by_jax(curve) else measured)(surrogate, X))
+        once = under(sorted(set(settings)), curve)
+        assert surrogate == once
+        assert hash(surrogate) == hash(once)
+        assert repr(surrogate) == repr(once)
+        assert jax.tree.structure(surrogate) == jax.tree.structure(once)
+
+
+@pytest.mark.parametrize("settings", [["learnable"], ["bfloat16"], ["bfloat16", "learnable"]], ids="-".join)
+def test_un_jitted_as_jitted(settings):
+    for curve in (Sigmoid(), Declared()):
+        check(curve, settings, measured(under(settings, curve), X))
+
+
+def test_the_reported_loss_of_a_gradient():
+    """``keep_slope`` around ``learnable`` gave 0, and ``learnable`` twice gave the double."""
+    e = np.exp(-4 * 0.3)
+    want = 0.3 * e / (1 + e) ** 2
+    spikes = [
+        learnable(Sigmoid(4.0)),
+        keep_slope(learnable(Sigmoid(4.0)), "bfloat16"),
+        learnable(keep_slope(Sigmoid(4.0), "bfloat16")),
+        learnable(learnable(Sigmoid(4.0))),
+    ]
+    for spike in spikes:
+        gradient = jax.grad(lambda surrogate: surrogate(0.3))(spike)
+        np.testing.assert_allclose(gradient.surrogate.alpha, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [["learnable"], ["bfloat16"], ["bfloat16", "learnable"]], ids="-".join)
+def test_a_surrogate_with_settings_is_a_surrogate_like_any(settings):
+    surrogate = under(settings, GaussianGrad(0.25, 0.75))
+    assert isinstance(surrogate, Surrogate)
+    assert eval(repr(surrogate), vars(spikegrad)) == surrogate
+    assert pickle.loads(pickle.dumps(surrogate)) == surrogate
+    assert jax.tree.leaves(surrogate) == [0.25, 0.75]
+    assert jax.tree.map(lambda a: 2 * a, surrogate) == under(settings, GaussianGrad(0.5, 1.5))
+    assert surrogate != GaussianGrad(0.25, 0.75)
+    np.testing.assert_array_equal(surrogate.surrogate_fun(X), GaussianGrad(0.25, 0.75).surrogate_fun(X))
+    np.testing.assert_array_equal(surrogate.surrogate_grad(X), GaussianGrad(0.25, 0.75).surrogate_grad(X))
+
+
+def test_no_setting_is_lost_inside_a_curve():
+    class Scaled(Surrogate):
+        surrogate: Surrogate = parameter(kind=Surrogate)
+        factor: float = parameter(default=2.0)
+
+        def surrogate_fun(self, x):
+            return self.factor * self.surrogate.surrogate_fun(x)
+
+        def surrogate_grad(self, x):
+            return self.factor * self.surrogate.surrogate_grad(x)
+
+    for inner in (learnable(Arctan()), keep_slope(Arctan(), "bfloat16")):
+        message = f"Scaled: surrogate must be a curve, got {inner!r}, whose settings would be lost: set them around"
+        with pytest.raises(TypeError, match="^" + re.escape(message)):
+            Scaled(inner)
+    gradient = jax.grad(lambda s: s(X).sum())(learnable(Scaled(Arctan())))
+    assert gradient.surrogate.surrogate.alpha != 0
+    assert gradient.surrogate.factor != 0
+
+
+def test_a_class_that_calls_itself_takes_no_setting():
+    class Loud(Sigmoid):
+        def __call__(self, x):
+            return 2 * super().__call__(x)
+
+    for setting in SETTINGS.values():
+        with pytest.raises(TypeError, match=r": Loud has its own __call__, which no setting of the rule reaches$"):
+            setting(Loud())
