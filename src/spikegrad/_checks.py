@@ -1,7 +1,8 @@
-"""What the library accepts as an input, and how it brings values to one dtype and shape."""
+"""Inputs: what is accepted, how values are brought to one dtype and shape, and how messages show them."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -12,20 +13,33 @@ import numpy as np
 def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
     """``x`` as a floating-point array: ints and bools become the default float; anything not real is a TypeError."""
     if not isinstance(x, jax.Array):  # an array, traced or not, is left as it is: every un-jitted operation costs
-        if isinstance(x, complex):
-            raise TypeError(f"{owner}: {name} must be real, got complex")
         if hasattr(x, "__jax_array__"):
             x = x.__jax_array__()
+        elif isinstance(x, complex):
+            raise TypeError(f"{owner}: {name} must be real, got complex")
         elif not isinstance(x, (np.ndarray, np.generic, float, int)):
             raise TypeError(f"{owner}: {name} must be a real number or array, got {type(x).__name__}")
         elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "OSUMm":
             raise TypeError(f"{owner}: {name} must be real, got {x.dtype}")
+        elif isinstance(x, int) or np.asarray(x).dtype.kind in "iu":
+            x = _as_float(x)
         x = jnp.asarray(x)
-    if x.dtype.kind == "f" or jnp.issubdtype(x.dtype, jnp.floating):
+    if jnp.issubdtype(x.dtype, jnp.floating):
         return x
-    if x.dtype.kind in "iub" or jnp.issubdtype(x.dtype, jnp.integer):
+    if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_:
         return x.astype(jnp.result_type(float))
     raise TypeError(f"{owner}: {name} must be real, got {x.dtype}")
+
+
+def _as_float(x: Any) -> np.ndarray:
+    """An integer of any size as the default float: JAX would cut it to 32 bits, or refuse it."""
+    if isinstance(x, int):
+        try:
+            x = float(x)
+        except OverflowError:
+            x = math.inf if x > 0 else -math.inf
+    with np.errstate(over="ignore"):
+        return np.asarray(x, jnp.result_type(float))
 
 
 def broadcast_checked(
@@ -43,3 +57,16 @@ def broadcast_checked(
 def compute_dtype(dtype: Any) -> Any:
     """The dtype in which formulas are computed for an ``x`` of this one: half precision in float32."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def brief(value: Any) -> str:
+    """``repr`` for a message."""
+    try:
+        return shorten(repr(value))
+    except ValueError:  # an int of thousands of digits
+        return f"<{type(value).__name__}>"
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """No more of a text than one reads."""
+    return text if len(text) <= most else f"{text[: most // 2]}... ({len(text):,} characters)"

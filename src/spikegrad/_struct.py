@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
-from typing import Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._checks import broadcast_checked
+from ._checks import brief, broadcast_checked
 
 Real: TypeAlias = float | jax.Array
 """A parameter: a number (a constant) or an array (a value to trace, batch, shard or train). NumPy's serve as well."""
@@ -49,19 +49,22 @@ class _Domain:
     def check(self, owner: str, name: str, value: Any) -> Any:
         def refuse(expected: str) -> None:
             raise_as = ValueError if isinstance(value, (numbers.Real, str, np.ndarray)) else TypeError
-            raise raise_as(f"{owner}: {name} must be {expected}, got {value!r}")
+            raise raise_as(f"{owner}: {name} must be {expected}, got {brief(value)}")
 
         if self.choices is not None:
             if not any(value is choice or (isinstance(value, str) and value == choice) for choice in self.choices):
                 refuse("one of " + ", ".join(map(repr, self.choices)))
             return value
         if self.kind is not None:
+            if isinstance(value, type):  # which can be called, and would pass for a function
+                cls = value.__name__
+                raise TypeError(f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()")
             if not isinstance(value, self.kind):
-                raise TypeError(f"{owner}: {name} must be a {self.kind.__name__}, got {value!r}")
+                raise TypeError(f"{owner}: {name} must be a {self.kind.__name__}, got {brief(value)}")
             return value
         if self.integer:
             if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-                raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
+                raise TypeError(f"{owner}: {name} must be an integer, got {brief(value)}")
             value = int(value)
         else:
             value = _real(owner, name, value)
@@ -80,6 +83,8 @@ class _Domain:
 
 def _real(owner: str, name: str, value: Any) -> Any:
     """A number as a Python float, an array as it is (a NumPy array as a read-only copy)."""
+    if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
+        value = value.__jax_array__()
     if isinstance(value, (bool, np.bool_)):
         pass
     elif isinstance(value, numbers.Real) or (
@@ -89,17 +94,21 @@ def _real(owner: str, name: str, value: Any) -> Any:
             return float(value)
         except OverflowError:
             return math.inf  # refused as not finite, with the other infinities
-    elif isinstance(value, np.ndarray):
-        if jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer):
-            value = np.array(value)
-            value.setflags(write=False)
-            return value
-    elif isinstance(value, jax.Array) or hasattr(value, "__jax_array__"):
-        dtype = getattr(value, "dtype", None)
-        if dtype is None or not (dtype.kind == "b" or jnp.issubdtype(dtype, jnp.complexfloating)):
-            return value
-    what = f"an array of {value.dtype}" if isinstance(value, (np.ndarray, jax.Array)) else repr(value)
+    elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer):
+        return _read_only(value.astype(float))  # as a number would be: JAX would cut it to 32 bits
+    elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating):
+        return _read_only(value.copy())
+    elif isinstance(value, jax.Array) and (
+        jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+    ):
+        return value
+    what = f"an array of {value.dtype}" if isinstance(value, (np.ndarray, jax.Array)) else brief(value)
     raise TypeError(f"{owner}: {name} must be a real number or array, got {what}")
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
 
 
 def parameter(
@@ -148,15 +157,6 @@ def parameter(
     return dataclasses.field(default=default, metadata={"domain": domain})
 
 
-def brief(value: Any, most: int = 200) -> str:
-    """``repr`` for a message: of a value of any size, no more than one reads."""
-    try:
-        text = repr(value)
-    except ValueError:  # an int of thousands of digits
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= most else f"{text[: most // 2]}... ({len(text):,} characters)"
-
-
 def domain(field: dataclasses.Field) -> _Domain:
     return field.metadata.get("domain", _Domain())
 
@@ -189,6 +189,17 @@ class Struct:
     _numbers: ClassVar[tuple[str, ...]] = ()
     _objects: ClassVar[tuple[str, ...]] = ()
     _stated_pure: ClassVar[bool] = False
+    _hints: ClassVar[Mapping[str, str]] = {}
+    """What to give instead of a parameter that other libraries have."""
+
+    if not TYPE_CHECKING:  # a checker reads the parameters off __init__
+
+        def __new__(cls, *args, **kwargs):
+            del args
+            for name in kwargs if cls._frozen else ():
+                if name in cls._hints and name not in cls.__dataclass_fields__:
+                    raise TypeError(f"{cls.__name__}: no parameter {name}; give {cls._hints[name]}")
+            return super().__new__(cls)
 
     def __init_subclass__(cls, *, pure: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from ._checks import broadcast_checked, compute_dtype, real_array
+from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._spike import _spike, spike
-from ._struct import Struct, brief, is_pure, parameter
+from ._struct import Struct, is_pure, parameter
 
 
 class Surrogate(Struct):

@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 from .. import surrogates
+from .._checks import brief, shorten
 from .._functional import snake_case
 from .._surrogate import Surrogate
 
@@ -66,8 +67,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     ValueError: unknown surrogate 'arctang', did you mean 'arctan'?
     """
     if not isinstance(spec, str):
-        raise TypeError(f"get: spec must be a string, got {spec!r}")
-    malformed = ValueError(f"malformed surrogate {spec!r}: write a name, or name(parameter=number, ...)")
+        raise TypeError(f"get: spec must be a string, got {brief(spec)}")
+    malformed = ValueError(f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...)")
     try:
         node = ast.parse(spec.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two for thousands of brackets
@@ -82,7 +83,7 @@ def get(spec: str, **parameters: Any) -> Surrogate:
         if "" in given or len(given) < len(node.keywords):  # **{...}, or a keyword twice
             raise malformed
         if parameters and (args or given):
-            raise TypeError(f"get: parameters both in {spec!r} and by keyword")
+            raise TypeError(f"get: parameters both in {brief(spec)} and by keyword")
         parameters, node = parameters or given, node.func
     if not isinstance(node, ast.Name):
         raise malformed
@@ -90,10 +91,12 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     if cls is None:
         near = difflib.get_close_matches(snake_case(node.id), _classes, n=1)
         hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
-        raise ValueError(f"unknown surrogate {node.id!r}{hint}")
+        raise ValueError(f"unknown surrogate {brief(node.id)}{hint}")
     signature = inspect.signature(cls)
     try:
         signature.bind(*args, **parameters)
     except TypeError as error:
-        raise TypeError(f"{cls.__name__}: {error}; its parameters are {', '.join(signature.parameters)}") from None
+        raise TypeError(
+            f"{cls.__name__}: {shorten(str(error))}; its parameters are {', '.join(signature.parameters)}"
+        ) from None
     return cls(*args, **parameters)

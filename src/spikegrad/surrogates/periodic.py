@@ -21,7 +21,7 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
     Parameters
     ----------
     n : int, default 2
-        Number of terms, >= 1; static: another number compiles anew.
+        Number of terms, from 1 to 128; static: another number compiles anew, the longer the more terms.
     t_period : float or array, default 8.0
         Period :math:`T`, > 0, in the units of ``x``.
 
@@ -43,7 +43,7 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
     1.0
     """
 
-    n: int = parameter(default=2, at_least=1, integer=True)
+    n: int = parameter(default=2, at_least=1, at_most=128, integer=True)
     t_period: Real = parameter(default=8.0, above=0)
 
     def surrogate_fun(self, x):
