@@ -1,20 +1,11 @@
-"""The catalogue: one file per family, one class and its function per surrogate."""
+"""The catalogue: one file per family of shapes, one class and its function per surrogate."""
 
-from .bumps import (
-    GaussianGrad,
-    InvSquareGrad,
-    MultiGaussianGrad,
-    NonzeroSignLog,
-    QPseudoSpike,
-    SlayerGrad,
-    gaussian_grad,
-    inv_square_grad,
-    multi_gaussian_grad,
-    nonzero_sign_log,
-    q_pseudo_spike,
-    slayer_grad,
-)
-from .compact import (
+from .exponential import PiecewiseExp, SlayerGrad, piecewise_exp, slayer_grad
+from .gaussian import ERF, GaussianGrad, MultiGaussianGrad, erf, gaussian_grad, multi_gaussian_grad
+from .logistic import Sigmoid, sigmoid
+from .one_sided import S2NN, LeakyRelu, LogTailedRelu, leaky_relu, log_tailed_relu, s2nn
+from .periodic import SquarewaveFourierSeries, squarewave_fourier_series
+from .piecewise import (
     PiecewiseLeakyRelu,
     PiecewiseQuadratic,
     ReluGrad,
@@ -22,18 +13,16 @@ from .compact import (
     piecewise_quadratic,
     relu_grad,
 )
-from .onesided import S2NN, LeakyRelu, LogTailedRelu, leaky_relu, log_tailed_relu, s2nn
-from .periodic import SquarewaveFourierSeries, squarewave_fourier_series
-from .sigmoidal import (
-    ERF,
+from .power_law import (
     Arctan,
-    PiecewiseExp,
-    Sigmoid,
+    InvSquareGrad,
+    NonzeroSignLog,
+    QPseudoSpike,
     SoftSign,
     arctan,
-    erf,
-    piecewise_exp,
-    sigmoid,
+    inv_square_grad,
+    nonzero_sign_log,
+    q_pseudo_spike,
     soft_sign,
 )
 

@@ -1,0 +1,89 @@
+"""Two-sided exponentials."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from .._functional import functional
+from .._struct import Real, parameter
+from .._surrogate import Surrogate
+from ._math import exp, from_tail, signed
+
+
+class PiecewiseExp(Surrogate, pure=True):
+    r"""Two-sided exponential of area 1: g(x) = (α/2) exp(−α|x|).
+
+    .. math:: g(x) = \frac\alpha2 e^{-\alpha |x|}, \qquad
+              f(x) = \begin{cases} \frac12 e^{\alpha x} & x < 0 \\ 1 - \frac12 e^{-\alpha x} & x \ge 0 \end{cases}
+
+    Parameters
+    ----------
+    alpha : float or array, default 1.0
+        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak :math:`\alpha/2` at 0, a kink there; area 1; exponential tails. :class:`SlayerGrad` is the same shape with
+    peak 1.
+
+    References
+    ----------
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
+    Magazine 36(6):51-63.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import PiecewiseExp
+    >>> float(jax.grad(PiecewiseExp(alpha=2.0))(0.0))
+    1.0
+    """
+
+    alpha: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        return from_tail(x, exp(-self.alpha * jnp.abs(x)) / 2)
+
+    def surrogate_grad(self, x):
+        return self.alpha / 2 * exp(-self.alpha * jnp.abs(x))
+
+
+piecewise_exp = functional(PiecewiseExp)
+
+
+class SlayerGrad(Surrogate, pure=True):
+    r"""Two-sided exponential of peak 1: g(x) = exp(−α|x|).
+
+    .. math:: g(x) = e^{-\alpha |x|}, \qquad f(x) = \frac12 + \mathrm{sgn}(x)\,\frac{1 - e^{-\alpha |x|}}{\alpha}
+
+    Parameters
+    ----------
+    alpha : float or array, default 1.0
+        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak 1 at 0, a kink there; area :math:`2/\alpha`. :class:`PiecewiseExp` is the same shape with area 1.
+
+    References
+    ----------
+    Shrestha, Orchard 2018, "SLAYER: spike layer error reassignment in time", NeurIPS 31:1412-1421.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import SlayerGrad
+    >>> print(f"{jax.grad(SlayerGrad(alpha=2.0))(-0.5):.4f}")
+    0.3679
+    """
+
+    alpha: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        return 0.5 - signed(x, jnp.expm1(-self.alpha * jnp.abs(x))) / self.alpha
+
+    def surrogate_grad(self, x):
+        return exp(-self.alpha * jnp.abs(x))
+
+
+slayer_grad = functional(SlayerGrad)

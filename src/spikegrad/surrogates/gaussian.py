@@ -1,0 +1,182 @@
+"""Bells: Gaussians, alone and with flanks."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jax.lax import erfc
+
+from .._functional import functional
+from .._struct import Real, parameter
+from .._surrogate import Surrogate
+from ._math import bounded, exp, from_tail
+
+
+def _normal(z):
+    """Density of the standard normal distribution."""
+    z = bounded(z, 40)
+    return exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def _normal_tail(z):
+    """Probability that a standard normal variable is above z."""
+    return erfc(bounded(z, 40) / math.sqrt(2)) / 2
+
+
+class ERF(Surrogate, pure=True):
+    r"""Slope of the error function: g(x) = (α/√π) exp(−α²x²).
+
+    .. math:: g(x) = \frac{\alpha}{\sqrt\pi}\, e^{-\alpha^2 x^2}, \qquad f(x) = \frac12\,\mathrm{erfc}(-\alpha x)
+
+    Parameters
+    ----------
+    alpha : float or array, default 1.0
+        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    A Gaussian of standard deviation :math:`1/(\alpha\sqrt2)`: peak :math:`\alpha/\sqrt\pi` at 0, area 1, tails that
+    vanish fast. :class:`GaussianGrad` has the width and the height as two parameters.
+
+    References
+    ----------
+    Esser et al. 2015, "Backpropagation for energy-efficient neuromorphic computing", NeurIPS 28:1117-1125. Yin,
+    Corradi, Bohté 2020, "Effective and efficient computation with multiple-timescale spiking recurrent neural
+    networks", ICONS.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import ERF
+    >>> print(f"{jax.grad(ERF(alpha=1.0))(0.0):.6f}")
+    0.564190
+    """
+
+    alpha: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        return from_tail(x, erfc(bounded(self.alpha * jnp.abs(x), 40)) / 2)
+
+    def surrogate_grad(self, x):
+        z = bounded(self.alpha * x, 40)
+        return self.alpha / math.sqrt(math.pi) * exp(-(z * z))
+
+
+erf = functional(ERF)
+
+
+class GaussianGrad(Surrogate, pure=True):
+    r"""Gaussian of any width and height: g(x) = α/(σ√(2π)) exp(−x²/(2σ²)).
+
+    .. math:: g(x) = \frac{\alpha}{\sigma\sqrt{2\pi}}\, e^{-x^2/(2\sigma^2)}, \qquad
+              f(x) = \frac12 + \alpha\left(\Phi\left(\frac{x}{\sigma}\right) - \frac12\right)
+
+    with :math:`\Phi` the cumulative distribution of the standard normal distribution.
+
+    Parameters
+    ----------
+    sigma : float or array, default 0.5
+        Standard deviation, > 0, in the units of ``x``.
+    alpha : float or array, default 0.5
+        Area, finite, dimensionless.
+
+    Notes
+    -----
+    Peak :math:`\alpha/(\sigma\sqrt{2\pi})` at 0, area :math:`\alpha`.
+
+    References
+    ----------
+    Yin, Corradi, Bohté 2021, "Accurate and efficient time-domain classification with adaptive spiking recurrent neural
+    networks", Nature Machine Intelligence 3:905-913.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import GaussianGrad
+    >>> print(f"{jax.grad(GaussianGrad(sigma=0.5, alpha=0.5))(0.0):.6f}")
+    0.398942
+    """
+
+    sigma: Real = parameter(default=0.5, above=0)
+    alpha: Real = parameter(default=0.5)
+
+    def surrogate_fun(self, x):
+        tail = self.alpha * _normal_tail(jnp.abs(x) / self.sigma)
+        return from_tail(x, (1 - self.alpha) / 2 + tail)
+
+    def surrogate_grad(self, x):
+        return self.alpha / self.sigma * _normal(x / self.sigma)
+
+
+gaussian_grad = functional(GaussianGrad)
+
+
+class MultiGaussianGrad(Surrogate, pure=True):
+    r"""Gaussian with negative flanks: g(x) = scale·[(1+h) N(x;0,σ²) − h N(x;σ,(sσ)²) − h N(x;−σ,(sσ)²)].
+
+    .. math:: g(x) &= \mathrm{scale}\left[(1 + h)\,\mathcal N(x; 0, \sigma^2) - h\,\mathcal N(x; \sigma, (s\sigma)^2)
+              - h\,\mathcal N(x; -\sigma, (s\sigma)^2)\right] \\
+              f(x) &= \frac12 + \mathrm{scale}\left[(1 + h)\left(\Phi\left(\tfrac{x}{\sigma}\right) - \tfrac12\right)
+              - h\left(\Phi\left(\tfrac{x - \sigma}{s\sigma}\right) + \Phi\left(\tfrac{x + \sigma}{s\sigma}\right)
+              - 1\right)\right]
+
+    Parameters
+    ----------
+    h : float or array, default 0.15
+        Weight of the flanks, finite, dimensionless.
+    s : float or array, default 6.0
+        Width of the flanks, in units of ``sigma``, > 0.
+    sigma : float or array, default 0.5
+        Standard deviation of the central bump, > 0, in the units of ``x``.
+    scale : float or array, default 0.5
+        Factor of the whole, finite, dimensionless.
+
+    Notes
+    -----
+    Area :math:`\mathrm{scale}\,(1 - h)`. For :math:`h > 0` and :math:`s > 1` the slope is negative far from the
+    threshold, and the primal is not monotone.
+
+    References
+    ----------
+    Yin, Corradi, Bohté 2021, "Accurate and efficient time-domain classification with adaptive spiking recurrent neural
+    networks", Nature Machine Intelligence 3:905-913.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import MultiGaussianGrad
+    >>> print(f"{jax.grad(MultiGaussianGrad())(0.0):.4f} {jax.grad(MultiGaussianGrad())(2.0):.4f}")
+    0.4391 -0.0157
+    """
+
+    h: Real = parameter(default=0.15)
+    s: Real = parameter(default=6.0, above=0)
+    sigma: Real = parameter(default=0.5, above=0)
+    scale: Real = parameter(default=0.5)
+
+    def surrogate_fun(self, x):
+        a = jnp.abs(x)
+        wide = self.s * self.sigma
+        center = _normal_tail(a / self.sigma)
+        flanks = _normal_tail((a - self.sigma) / wide) + _normal_tail((a + self.sigma) / wide)
+        tail = self.scale * ((1 + self.h) * center - self.h * flanks)
+        return from_tail(x, (1 - self.scale * (1 - self.h)) / 2 + tail)
+
+    def surrogate_grad(self, x):
+        a = jnp.abs(x)  # even to the last bit
+        wide = self.s * self.sigma
+        end = 40 * (self.sigma + wide)  # all three have long been 0
+        a = jnp.where(a > end, end, a)
+
+        def bump(offset, width):
+            z = (a + offset) / width
+            return exp(-0.5 * z * z)
+
+        flanks = bump(-self.sigma, wide) + bump(self.sigma, wide)
+        of_center, of_flanks = (1 + self.h) / self.sigma, self.h / wide
+        factor = self.scale / math.sqrt(2 * math.pi)
+        return factor * of_center * bump(0, self.sigma) - factor * of_flanks * flanks
+
+
+multi_gaussian_grad = functional(MultiGaussianGrad)
