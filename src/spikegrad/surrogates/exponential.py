@@ -10,6 +10,10 @@ from .._surrogate import Surrogate
 from ._math import exp, from_tail, signed
 
 
+def _decay(alpha, x):
+    return exp(-alpha * jnp.abs(x))
+
+
 class PiecewiseExp(Surrogate, pure=True):
     r"""Two-sided exponential of area 1: g(x) = (α/2) exp(−α|x|).
 
@@ -42,10 +46,10 @@ class PiecewiseExp(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return from_tail(x, exp(-self.alpha * jnp.abs(x)) / 2)
+        return from_tail(x, _decay(self.alpha, x) / 2)
 
     def surrogate_grad(self, x):
-        return self.alpha / 2 * exp(-self.alpha * jnp.abs(x))
+        return self.alpha / 2 * _decay(self.alpha, x)
 
 
 piecewise_exp = functional(PiecewiseExp)
@@ -83,7 +87,7 @@ class SlayerGrad(Surrogate, pure=True):
         return 0.5 - signed(x, jnp.expm1(-self.alpha * jnp.abs(x))) / self.alpha
 
     def surrogate_grad(self, x):
-        return exp(-self.alpha * jnp.abs(x))
+        return _decay(self.alpha, x)
 
 
 slayer_grad = functional(SlayerGrad)

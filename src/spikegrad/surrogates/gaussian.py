@@ -12,16 +12,28 @@ from .._struct import Real, parameter
 from .._surrogate import Surrogate
 from ._math import bounded, exp, from_tail
 
+_FAR = 40  # where every bell has long been 0
+
+
+def _bell(z, rate):
+    """``exp(-rate z^2)`` for a rate of 1 or 1/2, by which a product is exact."""
+    z = bounded(z, _FAR)
+    return exp(-rate * z * z)
+
+
+def _bell_tail(z):
+    """The share of the area of ``exp(-z^2)`` above z."""
+    return erfc(bounded(z, _FAR)) / 2
+
 
 def _normal(z):
     """Density of the standard normal distribution."""
-    z = bounded(z, 40)
-    return exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return _bell(z, 0.5) / math.sqrt(2 * math.pi)
 
 
 def _normal_tail(z):
     """Probability that a standard normal variable is above z."""
-    return erfc(bounded(z, 40) / math.sqrt(2)) / 2
+    return _bell_tail(z / math.sqrt(2))
 
 
 class ERF(Surrogate, pure=True):
@@ -56,11 +68,10 @@ class ERF(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return from_tail(x, erfc(bounded(self.alpha * jnp.abs(x), 40)) / 2)
+        return from_tail(x, _bell_tail(self.alpha * jnp.abs(x)))
 
     def surrogate_grad(self, x):
-        z = bounded(self.alpha * x, 40)
-        return self.alpha / math.sqrt(math.pi) * exp(-(z * z))
+        return self.alpha / math.sqrt(math.pi) * _bell(self.alpha * x, 1)
 
 
 erf = functional(ERF)
@@ -166,7 +177,7 @@ class MultiGaussianGrad(Surrogate, pure=True):
     def surrogate_grad(self, x):
         a = jnp.abs(x)  # even to the last bit
         wide = self.s * self.sigma
-        end = 40 * (self.sigma + wide)  # all three have long been 0
+        end = _FAR * (self.sigma + wide)  # all three have long been 0
         a = jnp.where(a > end, end, a)
 
         def bump(offset, width):

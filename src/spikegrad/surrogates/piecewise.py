@@ -10,6 +10,12 @@ from .._surrogate import Surrogate
 from ._math import from_tail, reciprocal
 
 
+def _rest(x, edge, lack=0):
+    """The distance from ``|x|`` to the edge of a triangle, 0 outside; ``lack`` is what the edge was rounded off by."""
+    rest = (edge - jnp.abs(x)) + lack
+    return jnp.where(rest > 0, rest, 0)
+
+
 class PiecewiseQuadratic(Surrogate, pure=True):
     r"""Triangle of area 1: g(x) = max(0, α − α²|x|).
 
@@ -46,17 +52,14 @@ class PiecewiseQuadratic(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        side = self.alpha * self._rest(jnp.abs(x))
+        side = self.alpha * self._rest(x)
         return from_tail(x, side * side / 2)
 
     def surrogate_grad(self, x):
-        return self.alpha * (self.alpha * self._rest(jnp.abs(x)))
+        return self.alpha * (self.alpha * self._rest(x))
 
-    def _rest(self, a):
-        """What is left to the edge, ``1/alpha - |x|``: the rounding of ``1/alpha`` would be felt near it."""
-        edge, lack = reciprocal(jnp.asarray(self.alpha, a.dtype))
-        rest = (edge - a) + lack
-        return jnp.where(rest > 0, rest, 0)
+    def _rest(self, x):
+        return _rest(x, *reciprocal(jnp.asarray(self.alpha, x.dtype)))  # its rounding would be felt near the edge
 
 
 piecewise_quadratic = functional(PiecewiseQuadratic)
@@ -97,15 +100,12 @@ class ReluGrad(Surrogate, pure=True):
     width: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        rest = self._rest(jnp.abs(x))
+        rest = _rest(x, self.width)
         end = (1 - self.alpha * self.width * self.width) / 2  # where the curve starts on the left
         return from_tail(x, end + self.alpha * rest * rest / 2)
 
     def surrogate_grad(self, x):
-        return self.alpha * self._rest(jnp.abs(x))
-
-    def _rest(self, a):
-        return jnp.where(a >= self.width, 0, self.width - a)
+        return self.alpha * _rest(x, self.width)
 
 
 relu_grad = functional(ReluGrad)

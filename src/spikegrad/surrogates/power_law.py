@@ -13,6 +13,12 @@ from .._surrogate import Surrogate
 from ._math import bounded, cauchy, exp, from_tail, log1p, shortcut, signed
 
 
+def _inverse_square(alpha, x):
+    """``(1 + alpha |x|)^-2``, squared after the division: the square of the sum would overflow long before."""
+    r = 1 / (1 + alpha * jnp.abs(x))
+    return r * r
+
+
 class SoftSign(Surrogate, pure=True):
     r"""Slope of the soft sign: g(x) = α / (2(1 + α|x|)²).
 
@@ -48,8 +54,7 @@ class SoftSign(Surrogate, pure=True):
         return from_tail(x, 0.5 / (1 + self.alpha * jnp.abs(x)))
 
     def surrogate_grad(self, x):
-        r = 1 / (1 + self.alpha * jnp.abs(x))  # squared after the division: (1 + a|x|)^2 would overflow long before
-        return self.alpha / 2 * (r * r)
+        return self.alpha / 2 * _inverse_square(self.alpha, x)
 
 
 soft_sign = functional(SoftSign)
@@ -91,8 +96,7 @@ class InvSquareGrad(Surrogate, pure=True):
         return 0.5 + signed(x, t / (1 + t) / self.alpha)
 
     def surrogate_grad(self, x):
-        r = 1 / (1 + self.alpha * jnp.abs(x))
-        return r * r
+        return _inverse_square(self.alpha, x)
 
 
 inv_square_grad = functional(InvSquareGrad)
