@@ -24,8 +24,26 @@ def x64():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    """No module needs what another one has compiled, which would add up to gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_addoption(parser):
-    parser.addoption("--every", action="store_true", help="all combinations of a network's cells, modes and dtypes")
+    parser.addoption("--every", action="store_true", help="all combinations, of which a part stands for the others")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "every: a combination for which others stand, run with --every alone")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("every"):
+        left_out = [item for item in items if item.get_closest_marker("every")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_generate_tests(metafunc):

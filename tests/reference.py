@@ -45,13 +45,21 @@ def multi_gaussian(x, h, s, sigma, scale):
 
 
 class Row(NamedTuple):
-    """A surrogate: defaults, slope and primal of scalars, where a formula ends, and two settings beside the default."""
+    """All that the tests know of a surrogate."""
 
     defaults: dict[str, Any]
-    grad: Callable
-    fun: Callable
-    knots: Callable[..., Sequence[Any]]
-    settings: tuple[dict[str, Any], dict[str, Any]]
+    grad: Callable  # the slope of a scalar x and the parameters
+    fun: Callable  # the primal
+    knots: Callable[..., Sequence[Any]]  # where a formula ends and the next one begins
+    settings: tuple[dict[str, Any], dict[str, Any]]  # two beside the defaults
+    domain: dict[str, str]  # of each parameter, unless any finite number will do
+    traits: tuple[str, ...] = ()  # see below
+
+
+# What a formula is like whatever its parameters, and what the tests have to know of it.
+SIGMOIDAL = "the primal rises from 0 to 1"
+SIGNED = "the slope crosses zero, so that its error is measured against its peak"
+PERIODIC = "a wave, without a limit at infinity"
 
 
 def smooth(*_):
@@ -69,6 +77,8 @@ ROWS = {
         lambda x, a: logistic(a * x),
         smooth,
         ({"alpha": 0.75}, {"alpha": 25.0}),
+        {"alpha": "> 0"},
+        (SIGMOIDAL,),
     ),
     "PiecewiseQuadratic": Row(
         {"alpha": 1.0},
@@ -76,6 +86,8 @@ ROWS = {
         lambda x, a: mp.zero if x < -1 / a else mp.one if x > 1 / a else a * x * (1 - a * abs(x) / 2) + 0.5,
         lambda a: (-1 / a, 0, 1 / a),
         ({"alpha": 0.5}, {"alpha": 2.5}),
+        {"alpha": "> 0"},
+        (SIGMOIDAL,),
     ),
     "PiecewiseExp": Row(
         {"alpha": 1.0},
@@ -83,6 +95,8 @@ ROWS = {
         lambda x, a: exp(a * x) / 2 if x < 0 else 1 - exp(-a * x) / 2,
         at_zero,
         ({"alpha": 0.375}, {"alpha": 10.0}),
+        {"alpha": "> 0"},
+        (SIGMOIDAL,),
     ),
     "SoftSign": Row(
         {"alpha": 1.0},
@@ -90,6 +104,8 @@ ROWS = {
         lambda x, a: (a * x / (1 + a * abs(x)) + 1) / 2,
         at_zero,
         ({"alpha": 0.25}, {"alpha": 50.0}),
+        {"alpha": "> 0"},
+        (SIGMOIDAL,),
     ),
     "Arctan": Row(
         {"alpha": 1.0},
@@ -97,6 +113,8 @@ ROWS = {
         lambda x, a: mp.atan(pi * a * x / 2) / pi + 0.5,
         smooth,
         ({"alpha": 0.25}, {"alpha": 12.0}),
+        {"alpha": "> 0"},
+        (SIGMOIDAL,),
     ),
     "NonzeroSignLog": Row(
         {"alpha": 1.0},
@@ -104,6 +122,7 @@ ROWS = {
         lambda x, a: sign(x) * log(1 + a * abs(x)),
         at_zero,
         ({"alpha": 0.25}, {"alpha": 12.0}),
+        {"alpha": "> 0"},
     ),
     "ERF": Row(
         {"alpha": 1.0},
@@ -111,6 +130,8 @@ ROWS = {
         lambda x, a: mp.erfc(-a * x) / 2,
         smooth,
         ({"alpha": 0.25}, {"alpha": 5.0}),
+        {"alpha": "> 0"},
+        (SIGMOIDAL,),
     ),
     "PiecewiseLeakyRelu": Row(
         {"c": 0.01, "w": 1.0},
@@ -118,6 +139,7 @@ ROWS = {
         lambda x, c, w: c * x + c * w if x < -w else c * x - c * w + 1 if x > w else x / (2 * w) + 0.5,
         lambda c, w: (-w, w),
         ({"c": 0.0, "w": 0.5}, {"c": 0.125, "w": 3.0}),
+        {"w": "> 0"},
     ),
     "SquarewaveFourierSeries": Row(
         {"n": 2, "t_period": 8.0},
@@ -125,6 +147,8 @@ ROWS = {
         lambda x, n, t: 0.5 + 2 / pi * sum(sin((2 * i - 1) * 2 * pi * x / t) / (2 * i - 1) for i in range(1, n + 1)),
         smooth,
         ({"n": 1, "t_period": 3.0}, {"n": 5, "t_period": 20.0}),
+        {"n": ">= 1", "t_period": "> 0"},
+        (SIGNED, PERIODIC),
     ),
     "S2NN": Row(
         {"alpha": 4.0, "beta": 1.0, "epsilon": 1e-8},
@@ -132,6 +156,7 @@ ROWS = {
         lambda x, a, b, e: logistic(a * x) if x < 0 else b * log(1 + x + e) + 0.5,
         at_zero,
         ({"alpha": 0.75, "beta": -0.5, "epsilon": 0.0}, {"alpha": 20.0, "beta": 2.0, "epsilon": 0.0}),
+        {"alpha": "> 0", "epsilon": ">= 0"},
     ),
     "QPseudoSpike": Row(
         {"alpha": 2.0},
@@ -139,6 +164,7 @@ ROWS = {
         q_pseudo_spike,
         at_zero,
         ({"alpha": 1.0}, {"alpha": 3.75}),
+        {"alpha": "> 0"},
     ),
     "LeakyRelu": Row(
         {"alpha": 0.1, "beta": 1.0},
@@ -146,6 +172,7 @@ ROWS = {
         lambda x, a, b: a * x if x < 0 else b * x,
         at_zero,
         ({"alpha": -0.25, "beta": 3.0}, {"alpha": 1.0, "beta": 1.0}),
+        {},
     ),
     "LogTailedRelu": Row(
         {"alpha": 0.0},
@@ -153,6 +180,7 @@ ROWS = {
         lambda x, a: a * x if x <= 0 else x if x <= 1 else 1 + log(x),
         lambda a: (0, 1),
         ({"alpha": 0.25}, {"alpha": -2.0}),
+        {},
     ),
     "ReluGrad": Row(
         {"alpha": 0.3, "width": 1.0},
@@ -160,6 +188,7 @@ ROWS = {
         lambda x, a, w: 0.5 + a * (w * (u := min(max(x, -w), w)) - u * abs(u) / 2),
         lambda a, w: (-w, 0, w),
         ({"alpha": 2.0, "width": 0.375}, {"alpha": -0.5, "width": 4.0}),
+        {"width": "> 0"},
     ),
     "GaussianGrad": Row(
         {"sigma": 0.5, "alpha": 0.5},
@@ -167,6 +196,7 @@ ROWS = {
         lambda x, s, a: 0.5 + a * (mp.ncdf(x / s) - 0.5),
         smooth,
         ({"sigma": 2.0, "alpha": 1.0}, {"sigma": 0.125, "alpha": -3.0}),
+        {"sigma": "> 0"},
     ),
     "MultiGaussianGrad": Row(
         {"h": 0.15, "s": 6.0, "sigma": 0.5, "scale": 0.5},
@@ -176,6 +206,8 @@ ROWS = {
         multi_gaussian,
         smooth,
         ({"h": 0.0, "s": 2.0, "sigma": 1.0, "scale": 1.0}, {"h": -0.5, "s": 0.75, "sigma": 0.25, "scale": 2.0}),
+        {"s": "> 0", "sigma": "> 0"},
+        (SIGNED,),
     ),
     "InvSquareGrad": Row(
         {"alpha": 100.0},
@@ -183,6 +215,7 @@ ROWS = {
         lambda x, a: 0.5 + x / (1 + a * abs(x)),
         at_zero,
         ({"alpha": 0.5}, {"alpha": 10.0}),
+        {"alpha": "> 0"},
     ),
     "SlayerGrad": Row(
         {"alpha": 1.0},
@@ -190,6 +223,7 @@ ROWS = {
         lambda x, a: 0.5 + sign(x) * (1 - exp(-a * abs(x))) / a,
         at_zero,
         ({"alpha": 0.25}, {"alpha": 8.0}),
+        {"alpha": "> 0"},
     ),
 }
 
@@ -205,7 +239,11 @@ class Case:
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.setting.items())})"
 
     def make(self) -> spikegrad.Surrogate:
-        return getattr(spikegrad, self.name)(**self.setting)
+        return self.kind(**self.setting)
+
+    @property
+    def kind(self) -> type[spikegrad.Surrogate]:
+        return getattr(spikegrad.surrogates, self.name)
 
     @property
     def numbers(self) -> list[str]:
@@ -218,8 +256,17 @@ class Case:
 
     @property
     def signed(self) -> bool:
-        """Whether the slope crosses zero, so that its error is measured against its peak."""
-        return self.name in {"SquarewaveFourierSeries", "MultiGaussianGrad"}
+        return SIGNED in self.row.traits
+
+    @property
+    def periodic(self) -> bool:
+        return PERIODIC in self.row.traits
+
+    @functools.cached_property
+    def even(self) -> bool:
+        """Whether the slope is the same on both sides."""
+        x = np.geomspace(1e-3, 30, 9)
+        return bool((self.grad(x) == self.grad(-x)).all())
 
     def knots(self, dtype=np.float64) -> list[Any]:
         return [mp.mpf(knot) for knot in self.row.knots(*self.values(dtype))]
