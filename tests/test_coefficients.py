@@ -1,0 +1,23 @@
+"""The coefficients of the elementary functions are those of a fit, made here once more."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+fitting = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "fit_coefficients.py"))
+functions = pytest.mark.parametrize("name", fitting["FUNCTIONS"])
+
+
+@functions
+def test_those_in_use_are_as_good_as_the_fit(name):
+    _, least, used = fitting["compare"](fitting["FUNCTIONS"][name])
+    assert least <= used < fitting["ALLOWED"]
+
+
+@functions
+def test_another_digit_would_be_seen(name):
+    function = fitting["FUNCTIONS"][name]
+    *others, last = function.in_use
+    _, _, used = fitting["compare"](function._replace(in_use=[*others, last * (1 + 2e-6)]))
+    assert used > fitting["ALLOWED"]
