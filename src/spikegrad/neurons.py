@@ -8,6 +8,7 @@ yours: any JAX code can stand between two cells.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import jax
@@ -130,7 +131,7 @@ class Cell(Struct):
         return self.fire(self.integrate(v, current))
 
 
-class LIF(Cell):
+class LIF(Cell, pure=True):
     r"""Leaky integrate-and-fire neurons.
 
     .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - \theta) \\
@@ -185,6 +186,15 @@ class LIF(Cell):
     reset: str = parameter(default="subtract", choices=("subtract", "zero", "none"))
     detach_reset: bool = parameter(default=False, choices=(False, True))
 
+    _hints = MappingProxyType(
+        {
+            "tau": "decay=exp(-dt / tau)",
+            "tau_mem": "decay=exp(-dt / tau_mem)",
+            "beta": "decay=beta",
+            "v_threshold": "threshold=v_threshold",
+        }
+    )
+
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return self._fitted(v.dtype, v.shape, "v").decay * v + current
 
@@ -207,7 +217,7 @@ class LIF(Cell):
         return distance + self._fitted(distance.dtype, distance.shape, "v").threshold
 
 
-class SynapticLIF(LIF):
+class SynapticLIF(LIF, pure=True):
     r"""Leaky integrate-and-fire neurons whose input passes a synapse, a second leak (current-based, CuBa).
 
     .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + i_t
@@ -248,6 +258,10 @@ class SynapticLIF(LIF):
 
     synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
 
+    _hints = MappingProxyType(
+        LIF._hints | {"tau_syn": "synaptic_decay=exp(-dt / tau_syn)", "alpha": "synaptic_decay=alpha"}
+    )
+
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
@@ -269,7 +283,7 @@ class SynapticLIF(LIF):
         return super().decode(distance, ()), rest
 
 
-class AdaptiveLIF(LIF):
+class AdaptiveLIF(LIF, pure=True):
     r"""Leaky integrate-and-fire neurons whose threshold rises with each of their spikes, and falls back (ALIF).
 
     .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - (\theta + a_t)) \\
@@ -316,6 +330,10 @@ class AdaptiveLIF(LIF):
     adaptation: Real = parameter(default=0.2)
     adaptation_decay: Real = parameter(default=0.99, at_least=0, at_most=1)
 
+    _hints = MappingProxyType(
+        LIF._hints | {"tau_adaptation": "adaptation_decay=exp(-dt / tau_adaptation)", "rho": "adaptation_decay=rho"}
+    )
+
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
@@ -343,7 +361,7 @@ class AdaptiveLIF(LIF):
         return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u), rest
 
 
-class LeakyReadout(Cell):
+class LeakyReadout(Cell, pure=True):
     r"""Leaky integrators that never fire: the usual last layer.
 
     .. math:: v_t = \kappa\, v_{t-1} + I_t
@@ -364,6 +382,8 @@ class LeakyReadout(Cell):
     """
 
     decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+
+    _hints = LIF._hints
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return self._fitted(v.dtype, v.shape, "v").decay * v + current
