@@ -60,6 +60,11 @@ def shard_as(x: jax.Array, like: Any) -> jax.Array:
     return jax.sharding.reshard(x, sharding)
 
 
+def zeros_like(x: jax.Array) -> jax.Array:
+    """``jnp.zeros_like``, which leaves out the sharding where no mesh has been set."""
+    return shard_as(jnp.zeros_like(x), x)
+
+
 def merge_leading(x: jax.Array) -> jax.Array:
     """The first two axes as one. On an Explicit mesh the others keep their sharding."""
     shape = (x.shape[0] * x.shape[1], *x.shape[2:])

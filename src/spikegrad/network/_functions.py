@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._compat import evaluate
+from .._compat import evaluate, zeros_like
 
 Arrays = list
 """What a function closes over, in the order of its equations."""
@@ -47,7 +47,7 @@ def inexact(tree: Any) -> Any:
 
 
 def zero_cotangent(tree: Any) -> Any:
-    return jax.tree.map(jnp.zeros_like, inexact(tree))
+    return jax.tree.map(zeros_like, inexact(tree))
 
 
 def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import broadcast_checked
-from .._compat import shard_as
+from .._compat import shard_as, zeros_like
 from .._struct import Struct, parameter
 from ..neurons import Cell, State
 
@@ -87,7 +87,7 @@ class Layer(Struct):
 
     def feedback(self, out: jax.Array) -> jax.Array:
         """The part of the current that does: ``R s``, or zeros for a layer that is not recurrent."""
-        return jnp.zeros_like(out) if self.recurrent is None else _product(self.recurrent, out, "recurrent")
+        return zeros_like(out) if self.recurrent is None else _product(self.recurrent, out, "recurrent")
 
     def current(self, inputs: jax.Array, out: jax.Array) -> jax.Array:
         """The current of one step, of its inputs and of the outputs of the step before."""
@@ -99,7 +99,8 @@ class Layer(Struct):
             raise ValueError(
                 f"Layer: weight gives a current of shape {drive.shape}, recurrent one of shape {feedback.shape}"
             )
-        dtype = jnp.promote_types(drive.dtype, feedback.dtype)
+        with jax.numpy_dtype_promotion("standard"):  # asked for here, whatever a user's arithmetic shall refuse
+            dtype = jnp.promote_types(drive.dtype, feedback.dtype)
         return drive.astype(dtype) + feedback.astype(dtype)
 
 
@@ -150,7 +151,7 @@ def initial_state(layer: Layer, x: Any) -> LayerState:
     while True:
         v = layer.cell.initial_state(current.shape, current.dtype)
         v = jax.tree.map(lambda leaf, current=current: shard_as(jnp.asarray(leaf), current), v)
-        out = jnp.zeros_like(fire(layer.cell, v)[1])
+        out = zeros_like(fire(layer.cell, v)[1])
         wider = jax.eval_shape(whole, x, out)
         if wider.dtype == current.dtype:
             return v, out

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from .._compat import contract_leading
+from .._compat import contract_leading, zeros_like
 from ..neurons import State
 from . import _storage
 from ._convolution import canonical, has_convolution
@@ -86,7 +86,7 @@ def trace(layer: Layer, x: jax.Array, state: Any) -> tuple[TracedLayer, dict[str
             per_step |= add(name, lambda out: layer.feedback(out).astype(current.dtype), given)
     add("bias", lambda product: plus_bias(layer, product).astype(current.dtype), times_weight(layer, x))
     add("integrate", layer.cell.integrate, v, current)
-    u = jax.lax.stop_gradient(layer.cell.integrate(v, jnp.zeros_like(current)))
+    u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
     add("fire", lambda u: fire(layer.cell, u), u)
     encoded = None
     if layer.cell.says_how_to_encode():
@@ -186,7 +186,7 @@ class LayerVjp:
                 if self.recurrent:
                     current = current + self.call("recurrent", out)
             new["integrate"], ct_v, ct_current = self._pull("integrate", ct_u, v, current)
-            ct_out = jnp.zeros_like(out)
+            ct_out = zeros_like(out)
             if self.recurrent:
                 new["recurrent"], ct_out = self._pull("recurrent", ct_current, out)
             ct_step = ct_current

@@ -41,7 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._compat import match_varying_axes, merge_leading
+from .._compat import match_varying_axes, merge_leading, zeros_like
 from ._functions import inexact, is_inexact, zero_cotangent
 from ._layer_vjp import GRADIENTS, LayerVjp
 from ._masks import Masks, tree_where
@@ -132,7 +132,7 @@ def _run_part(plan, part, arrays, inputs, pre_spike, states, masks):
         if ct_inputs is not None:
             ct_inputs = merge_leading(ct_inputs)
             if not whole:
-                ct_inputs = jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(inputs), ct_inputs, part.start, 0)
+                ct_inputs = jax.lax.dynamic_update_slice_in_dim(zeros_like(inputs), ct_inputs, part.start, 0)
         ct_starts, grads = zip(*carry, strict=True)
         ct_arrays = [{name: new.get(name) for name in own} for own, new in zip(arrays, grads, strict=True)]
         return ct_arrays, ct_inputs, None, list(ct_starts), None

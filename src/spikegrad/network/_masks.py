@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._compat import zeros_like
+
 
 class Masks(NamedTuple):
     """Of one step, or of all of them, stacked. Each is a bool for all examples, or one for each: ``(batch,)``."""
@@ -51,4 +53,4 @@ def tree_where(mask: Any, yes: Any, no: Any) -> Any:
 
 def tree_keep(mask: Any, tree: Any) -> Any:
     """The tree where the mask is set, zeros elsewhere."""
-    return tree if mask is None else tree_where(mask, tree, jax.tree.map(jnp.zeros_like, tree))
+    return tree if mask is None else tree_where(mask, tree, jax.tree.map(zeros_like, tree))

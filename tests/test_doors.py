@@ -1,0 +1,308 @@
+"""Layers of any kind: whatever JAX can trace is a weight, and gradients reach what it closes over."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, parameter
+
+STEPS, BATCH, INPUTS, NEURONS = 6, 3, 5, 7
+MODES = ("exact", "half", "8-bit", "recompute", "scan")
+SOME = ("exact", "8-bit", "recompute")
+ERRORS = {"half": 1e-2, "8-bit": 1e-1}
+
+rng = np.random.default_rng(0)
+W = jnp.asarray(rng.normal(0, 0.7, (INPUTS, NEURONS)), jnp.float32)
+R = jnp.asarray(rng.normal(0, 0.3, (NEURONS, NEURONS)), jnp.float32)
+X = jnp.asarray(rng.uniform(0, 1.5, (STEPS, BATCH, INPUTS)), jnp.float32)
+WEIGHTS = jnp.asarray(rng.normal(size=(STEPS, BATCH, NEURONS)), jnp.float32)
+
+
+def loss(network, x=X, **options):
+    """Of all outputs, with different weights, so that nothing cancels."""
+    return (WEIGHTS * network(x, **options)[1]).sum()
+
+
+def assert_close(got, expected, error=3e-6, zero=False):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert zero or np.any(y)
+        assert np.abs(x - y).max() <= error * np.abs(y).max()
+
+
+@functools.cache
+def gradients(mode):
+    """Of a network of matrices: what every other form of the same function must give."""
+    return jax.jit(jax.grad(lambda w, r: loss(Network([Layer(w, LIF(), r)]), mode=mode), (0, 1)))(W, R)
+
+
+FORMS = {
+    "a plain function": lambda w: named(w),  # noqa: PLW0108
+    "a lambda": lambda w: lambda x: x @ w,
+    "functools.partial": lambda w: functools.partial(jnp.dot, b=w),
+    "jax.vmap": lambda w: jax.vmap(lambda x: w.T @ x),
+    "jax.jit": lambda w: jax.jit(lambda x: x @ w),
+    "jax.checkpoint": lambda w: jax.checkpoint(lambda x: jnp.dot(x, w)),
+    "jax.tree_util.Partial": lambda w: jax.tree_util.Partial(lambda w, x: x @ w, w),
+    "a bound method": lambda w: Holder(w).product,
+}
+
+
+def named(w):
+    def product(x):
+        return x @ w
+
+    return product
+
+
+class Holder:
+    def __init__(self, w):
+        self.w = w
+
+    def product(self, x):
+        return x @ self.w
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"), [*((form, "exact") for form in FORMS), *(("a lambda", mode) for mode in MODES[1:])]
+)
+def test_functions_that_close_over_their_weights(form, mode):
+    of = FORMS[form]
+    gradient = jax.grad(lambda w, r: loss(Network([Layer(of(w), LIF(), of(r))]), mode=mode), (0, 1))
+    assert_close(jax.jit(gradient)(W, R), gradients(mode))
+
+
+def test_a_number_that_is_closed_over():
+    def of(scale, mode):
+        return loss(Network([Layer(lambda x: scale * (x @ W), LIF(), lambda s: s @ (scale * R))]), mode=mode)
+
+    expected = jax.grad(lambda scale: loss(Network([Layer(scale * W, LIF(), scale * R)])))(1.25)
+    for mode in SOME:
+        assert_close(jax.jit(jax.grad(of), static_argnums=1)(1.25, mode), expected, ERRORS.get(mode, 3e-6))
+
+
+def test_an_array_that_can_be_called():
+    """Such as the variables of frameworks: an array all the same."""
+
+    class Variable:
+        def __init__(self, value):
+            self.value = value
+
+        def __jax_array__(self):
+            return self.value
+
+        def __call__(self):
+            raise AssertionError("an array is not called")
+
+    gradient = jax.grad(lambda w, r: loss(Network([Layer(Variable(w), LIF(), Variable(r))])), (0, 1))
+    assert_close(gradient(W, R), gradients("exact"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_equinox(mode):
+    eqx = pytest.importorskip("equinox")
+    keys = jax.random.split(jax.random.key(0), 2)
+    model = eqx.nn.Sequential(
+        [
+            eqx.nn.Linear(INPUTS, NEURONS, key=keys[0]),
+            eqx.nn.Lambda(jnp.tanh),
+            eqx.nn.Linear(NEURONS, NEURONS, key=keys[1]),
+        ]
+    )
+
+    def of(model):
+        return loss(Network([Layer(jax.vmap(model), LIF(threshold=0.1), R)]), mode=mode)
+
+    def by_hand(a, b):
+        function = lambda x: jnp.tanh(x @ a[0].T + a[1][None]) @ b[0].T + b[1][None]  # noqa: E731
+        return loss(Network([Layer(function, LIF(threshold=0.1), R)]), mode="scan")
+
+    got = eqx.filter_jit(eqx.filter_grad(of))(model)
+    first, _, last = model.layers
+    expected = jax.grad(by_hand, (0, 1))((first.weight, first.bias), (last.weight, last.bias))
+    got = tuple((got.layers[n].weight, got.layers[n].bias) for n in (0, 2))
+    assert_close(got, expected, ERRORS.get(mode, 3e-6))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_flax_nnx_modules_and_variables(mode):
+    nnx = pytest.importorskip("flax.nnx")
+    linear = nnx.Linear(INPUTS, NEURONS, rngs=nnx.Rngs(0))
+    linear.kernel[...] = W
+
+    def by_module(linear):
+        return loss(Network([Layer(linear, LIF(), R)]), mode=mode)
+
+    def by_variable(linear):
+        return loss(Network([Layer(linear.kernel, LIF(), nnx.Param(R))]), mode=mode)
+
+    for of in (by_module, by_variable):
+        got = nnx.jit(nnx.grad(of))(linear)
+        assert_close(got["kernel"][...], gradients(mode)[0])
+
+
+def test_a_network_held_by_a_module():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.w, self.r = nnx.Param(W), nnx.Param(R)
+
+        def __call__(self, x):
+            return Network([Layer(self.w, LIF(), self.r)])(x)[1]
+
+    got = nnx.grad(lambda model: (WEIGHTS * model(X)).sum())(Model())
+    assert_close((got["w"][...], got["r"][...]), gradients("exact"))
+
+
+def test_brainstate():
+    brainstate = pytest.importorskip("brainstate")
+    linear = brainstate.nn.Linear(INPUTS, NEURONS)
+    states = linear.states(brainstate.ParamState)
+    with jax.numpy_rank_promotion("allow"):  # which its own layers need
+        got = brainstate.transform.grad(lambda: loss(Network([Layer(linear, LIF(threshold=0.1))])), states)()
+
+        def by_hand(p):
+            return loss(Network([Layer(lambda x: x @ p["weight"] + p["bias"], LIF(threshold=0.1))]), mode="scan")
+
+        (parameters,) = (state.value for state in states.values())
+        assert_close(*got.values(), jax.grad(by_hand)(parameters))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradient_of_a_network_with_numbers(mode):
+    """Numbers among its fields are differentiated as well, compiled or not."""
+    network = Network([Layer(W, LIF(0.9, 0.8), R, bias=0.1)])
+    expected = jax.jit(jax.grad(functools.partial(loss, mode="scan")))(network)
+    got = jax.grad(functools.partial(loss, mode=mode))(network)
+    (layer,) = got.layers
+    assert float(layer.cell.decay) != 0 != float(layer.bias)
+    assert_close(got, expected, ERRORS.get(mode, 3e-6), zero=True)  # a step does not depend on its surrogate's alpha
+
+
+class Connected(Cell):
+    """With all kinds of leaves and states that have no derivative."""
+
+    allowed: jax.Array = parameter(kind=object)
+    index: jax.Array = parameter(kind=object)
+    key: jax.Array = parameter(kind=object)
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+
+    def integrate(self, v, current):
+        v, last, refractory = v
+        current = jnp.where(self.allowed[None] & jax.random.bernoulli(self.key, 0.9, current.shape), current, 0)
+        return 0.9 * v + jnp.where(refractory, jnp.zeros_like(current), current)[:, self.index], last, refractory
+
+    def fire(self, u):
+        u, last, _ = u
+        s = Sigmoid(2.0)(u - 0.3)
+        return (u - 0.3 * s, jnp.where(s > 0, 0, last + 1), s > 0), s
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_leaves_and_states_without_a_derivative(mode):
+    """A mask of connections, an index and a random key; a counter and a flag."""
+    allowed = jnp.asarray(np.arange(NEURONS) % 3 > 0)
+    cell = Connected(allowed, jnp.arange(NEURONS)[::-1], jax.random.key(1))
+
+    def product(w, key, x):
+        return jnp.where(jax.random.bernoulli(key, 0.8, x.shape), x, 0) @ w
+
+    def of(w, r, mode):
+        weight = jax.tree_util.Partial(product, w, jax.random.key(2))
+        return loss(Network([Layer(weight, cell, r)]), mode=mode)
+
+    gradient = jax.jit(jax.grad(of, (0, 1)), static_argnums=2)
+    assert_close(gradient(W, R, mode), gradient(W, R, "scan"), ERRORS.get(mode, 3e-6))
+
+
+def test_the_gradient_of_a_layer_with_an_integer_leaf():
+    mask = jnp.asarray(np.arange(35).reshape(5, 7) % 2)
+    got = jax.grad(lambda network: loss(network), allow_int=True)(Network([Layer(mask, LIF(), R)]))  # noqa: PLW0108
+    (layer,) = got.layers
+    assert layer.weight.dtype == jax.dtypes.float0
+    assert jnp.any(layer.recurrent != 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, bool])
+def test_matrices_of_integers_do_not_truncate_what_comes_in(dtype):
+    mask = jnp.asarray(np.arange(35).reshape(5, 7) % 2, dtype)
+    for mode in SOME:
+        run = jax.value_and_grad(lambda r, w, mode=mode: loss(Network([Layer(w, LIF(), r)]), mode=mode))
+        got, expected = jax.jit(run)(R, mask), jax.jit(run)(R, mask.astype(jnp.float32))
+        assert_close(got, expected)
+    assert Network([Layer(mask, LIF())])(X)[1].sum() > 10
+
+
+@pytest.mark.parametrize("mode", SOME)
+def test_a_matrix_in_half_precision_beside_one_in_single(mode):
+    """Each computes in its own dtype, the current in the wider one."""
+
+    def of(w, r, mode, product=lambda w: w):
+        return loss(Network([Layer(product(w), LIF(), r), Layer(r, LIF())]), mode=mode)
+
+    def product(w):
+        return lambda x: x.astype(w.dtype) @ w
+
+    half = W.astype(jnp.bfloat16)
+    got = jax.jit(jax.grad(of, (0, 1)), static_argnums=2)(half, R, mode)
+    assert [g.dtype for g in got] == [jnp.bfloat16, jnp.float32]
+    expected = jax.jit(jax.grad(functools.partial(of, product=product), (0, 1)), static_argnums=2)(half, R, "scan")
+    for a, b in zip(
+        got, expected, strict=True
+    ):  # XLA rounds the same product here, and keeps it in single precision there
+        assert_close(a, b, ERRORS.get(mode, 2e-2))
+
+
+class Mutable(Surrogate):
+    def __init__(self, alpha):
+        super().__init__()
+        self.alpha = alpha
+
+    def surrogate_grad(self, x):
+        return jnp.exp(-self.alpha * x * x)
+
+
+class MutableCell(Cell):
+    def __init__(self, decay):
+        super().__init__()
+        self.decay = decay
+
+    def integrate(self, v, current):
+        return self.decay * v + current
+
+    def fire(self, u):
+        s = Sigmoid(2.0)(u - 1)
+        return u - s, s
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: LIF(surrogate=Mutable(a)),
+        lambda a: LIF(surrogate=lambda x: Sigmoid(a)(x) * 1),
+        lambda a: LIF(surrogate=lambda x: jax.nn.sigmoid(a * x)),
+        lambda a: MutableCell(0.5 + a / 8),
+    ],
+    ids=["surrogate", "lambda", "jax.nn", "cell"],
+)
+def test_objects_that_may_change(make):
+    """Those with an ``__init__`` of their own, and functions: nothing is answered from a cache."""
+    gradient = jax.grad(lambda w, a, mode: loss(Network([Layer(w, make(a), R)]), mode=mode))
+    expected = [gradient(W, a, "scan") for a in (1.0, 3.0)]
+    assert not np.allclose(*expected)
+    for mode in SOME:
+        assert_close([gradient(W, a, mode) for a in (1.0, 3.0)], expected, ERRORS.get(mode, 3e-6))
+
+
+def test_a_network_sees_that_an_object_has_changed():
+    cell = MutableCell(0.5)
+    network = Network([Layer(W, cell)])
+    before = network(X)[1]
+    cell.decay = 0.99
+    assert not jnp.array_equal(network(X)[1], before)

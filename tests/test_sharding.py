@@ -1,0 +1,154 @@
+"""Several devices, the ordinary way: batches and networks that are sharded are computed where they are."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network
+
+STEPS, BATCH, DEVICES = 20, 32, 4
+MODES = [{}, {"mode": "half"}, {"mode": "8-bit"}, {"mode": "recompute"}, {"mode": "scan"}, {"chunk": 4, "segment": 8}]
+KINDS = ("dense", "recurrent", "convolutional")
+rng = np.random.default_rng(0)
+
+
+def label(value):
+    if isinstance(value, dict):
+        return "-".join(map(str, value.values())) or "exact"
+    return getattr(value, "__name__", str(value))
+
+
+def array(*shape, scale=1.0):
+    return jnp.asarray(rng.normal(0, scale, shape), jnp.float32)
+
+
+WEIGHTS = {
+    "dense": (array(24, 32, scale=0.4), array(32, 32, scale=0.4), array(32, 4)),
+    "recurrent": (array(24, 32, scale=0.4), array(32, 32, scale=0.2), array(32, 4)),
+    "convolutional": (array(3, 3, 2, 8, scale=0.5), array(3, 3, 8, 8, scale=0.3), array(8 * 36, 4, scale=0.1)),
+}
+INPUTS = {kind: jnp.asarray(rng.uniform(0, 1.5, (STEPS, BATCH, 24)), jnp.float32) for kind in KINDS}
+INPUTS["convolutional"] = jnp.asarray(rng.uniform(0, 1.5, (STEPS, BATCH, 6, 6, 2)), jnp.float32)
+
+
+MASK = jnp.asarray(rng.uniform(size=(STEPS, BATCH)) < 0.9)
+
+
+def convolve(kernel, x):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def build(kind, weights):
+    first, second, out = weights
+    if kind == "convolutional":
+        a, b = (functools.partial(convolve, kernel) for kernel in (first, second))
+        flat = lambda x: x.reshape(*x.shape[:-3], -1) @ out  # noqa: E731
+        return Network([Layer(a, LIF()), Layer(b, LIF()), Layer(flat, LeakyReadout())])
+    if kind == "recurrent":
+        return Network([Layer(first, AdaptiveLIF(), second), Layer(out, LeakyReadout())])
+    return Network([Layer(first, LIF()), Layer(second, LIF()), Layer(out, LeakyReadout())])
+
+
+def loss(weights, x, mask=None, *, kind, **options):
+    out = build(kind, weights)(x, mask=mask, **options)[1]
+    return (out**2).mean()
+
+
+def assert_close(got, expected, error):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.any(y)
+        assert np.abs(x - y).max() <= error * np.abs(y).max()
+
+
+def mesh_of(axis_type):
+    return jax.make_mesh((DEVICES,), ("batch",), axis_types=(axis_type,), devices=jax.devices()[:DEVICES])
+
+
+@functools.cache
+def one_device(kind, mode):
+    """The gradient, and the temporary memory that a quarter of the batch takes."""
+    gradient = jax.jit(jax.grad(functools.partial(loss, kind=kind, **dict(mode))))
+    quarter = jax.tree.map(lambda a: a[:, : BATCH // DEVICES], (INPUTS[kind], MASK))
+    memory = gradient.lower(WEIGHTS[kind], *quarter).compile().memory_analysis().temp_size_in_bytes
+    return gradient(WEIGHTS[kind], INPUTS[kind], MASK), memory
+
+
+def placed(kind, mesh):
+    batch, all_of_it = NamedSharding(mesh, P(None, "batch")), NamedSharding(mesh, P())
+    return jax.device_put((WEIGHTS[kind], INPUTS[kind], MASK), (all_of_it, batch, batch))
+
+
+def by_jit(run, kind):
+    return jax.jit(jax.grad(run)), placed(kind, mesh_of(AxisType.Auto))
+
+
+def by_explicit_mesh(run, kind):
+    if not hasattr(jax, "set_mesh"):
+        pytest.skip("this JAX has no jax.set_mesh")
+    jax.set_mesh(mesh_of(AxisType.Explicit))
+    return jax.jit(jax.grad(run)), placed(kind, jax.sharding.get_mesh())
+
+
+@pytest.fixture(autouse=True)
+def _mesh_is_unset():
+    yield
+    if hasattr(jax, "set_mesh"):
+        jax.set_mesh(None)
+
+
+def by_shard_map(run, kind):
+    mesh = mesh_of(AxisType.Auto)
+    specs = (P(), P(None, "batch"), P(None, "batch"))
+    mean = lambda *args: jax.lax.pmean(run(*args), "batch")  # noqa: E731
+    if hasattr(jax, "shard_map"):
+        split = jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=P())
+    else:
+        from jax.experimental.shard_map import shard_map  # noqa: PLC0415
+
+        split = shard_map(mean, mesh, specs, P())
+    return jax.jit(jax.grad(split)), placed(kind, mesh)
+
+
+FACTORS = {"kind": KINDS, "options": MODES, "way": (by_jit, by_explicit_mesh, by_shard_map)}
+
+
+def test_a_sharded_batch(combination):
+    """No device gathers the batch of the others, each takes the memory of its share, the gradient is that of one."""
+    kind, options, way = combination.values()
+    gradient, args = way(functools.partial(loss, kind=kind, **options), kind)
+    compiled = gradient.lower(*args).compile()
+    expected, memory = one_device(kind, tuple(options.items()))
+    text = compiled.as_text()
+    assert "all-reduce" in text
+    assert "all-gather" not in text
+    assert compiled.memory_analysis().temp_size_in_bytes <= 1.1 * memory
+    # what is kept in few bits is rounded there after a sum in another order
+    assert_close(compiled(*args), expected, 1e-3 if options.get("mode") in ("half", "8-bit") else 1e-5)
+
+
+def test_an_explicit_mesh_that_the_arrays_alone_know():
+    args = placed("recurrent", mesh_of(AxisType.Explicit))
+    gradient = jax.jit(jax.grad(functools.partial(loss, kind="recurrent")))
+    assert_close(gradient(*args), one_device("recurrent", ())[0], 1e-5)
+
+
+def test_an_explicit_mesh_without_jit():
+    run, args = by_explicit_mesh(functools.partial(loss, kind="recurrent"), "recurrent")
+    assert_close(run.__wrapped__(*args), one_device("recurrent", ())[0], 1e-5)
+
+
+@pytest.mark.parametrize("options", MODES, ids=label)
+def test_networks_side_by_side_one_a_device(options):
+    weights = jax.tree.map(lambda w: jnp.stack([w, 1.1 * w, 0.9 * w, 1.2 * w]), WEIGHTS["recurrent"])
+    one = functools.partial(loss, x=INPUTS["recurrent"], mask=MASK, kind="recurrent", **options)
+    gradient = jax.jit(jax.vmap(jax.grad(one)))
+    sharded = jax.device_put(weights, NamedSharding(mesh_of(AxisType.Auto), P("batch")))
+    compiled = gradient.lower(sharded).compile()
+    assert "all-gather" not in compiled.as_text()
+    assert_close(compiled(sharded), gradient(weights), 1e-3 if options.get("mode") in ("half", "8-bit") else 1e-5)
