@@ -293,7 +293,7 @@ def test_learnable_without_a_primal():
         def surrogate_grad(self, x):
             return self.alpha * x
 
-    with refuses(TypeError, "learnable: Slope defines no surrogate_fun, of which the derivative would be"):
+    with refuses(TypeError, "learnable: Slope defines no surrogate_fun, whose derivative the parameters would get"):
         learnable(Slope())
 
 

@@ -25,7 +25,7 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
         Membrane potential minus threshold, any shape, dimensionless. Ints and bools become the default float.
     slope : array_like
         What stands in for the derivative of the step; broadcasts to ``x`` and is cast to its dtype. A slope in fewer
-        bits stays in them until the derivative is taken: it is the one array that a backward pass keeps.
+        bits stays in them until the derivative is taken: it is the residual of the backward pass.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def _step(x, slope):
     return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype))
 
 
-_spike = jax.jit(_step, inline=True)  # un-jitted, one compiled call instead of several
+_spike = jax.jit(_step, inline=True)  # one compiled call instead of several, outside jit
 
 
 @_step.defjvp
@@ -79,4 +79,4 @@ def _product(slope, dx):
     return (slope.astype(wide) * dx.astype(wide)).astype(dx.dtype)
 
 
-_narrow_product = jax.checkpoint(_product)  # what is kept is the narrow slope, not the wider copy of it
+_narrow_product = jax.checkpoint(_product)  # the residual is the narrow slope, not its wider copy

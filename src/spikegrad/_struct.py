@@ -56,7 +56,7 @@ class _Domain:
                 refuse("one of " + ", ".join(map(repr, self.choices)))
             return value
         if self.kind is not None:
-            if isinstance(value, type):  # which can be called, and would pass for a function
+            if isinstance(value, type):  # a class can be called, and would pass for a function
                 cls = value.__name__
                 raise TypeError(f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()")
             if not isinstance(value, self.kind):
@@ -162,7 +162,7 @@ def domain(field: dataclasses.Field) -> _Domain:
 
 
 def _by_value(value: Any) -> Any:
-    """Something that hashes and compares as the value of a field does."""
+    """A key that hashes and compares as the value of a field does."""
     if isinstance(value, Tracer):
         return "traced", id(value)  # JAX hashes what it is given to jit, scan or checkpoint, also within another trace
     if isinstance(value, (np.ndarray, jax.Array)):
@@ -186,6 +186,7 @@ class Struct:
     """Base of everything here that has parameters. See the module's text for its two forms."""
 
     _frozen: ClassVar[bool] = True
+    _domains: ClassVar[Mapping[str, _Domain]] = {}
     _numbers: ClassVar[tuple[str, ...]] = ()
     _objects: ClassVar[tuple[str, ...]] = ()
     _stated_pure: ClassVar[bool] = False
@@ -197,7 +198,7 @@ class Struct:
         def __new__(cls, *args, **kwargs):
             del args
             for name in kwargs if cls._frozen else ():
-                if name in cls._hints and name not in cls.__dataclass_fields__:
+                if name in cls._hints and name not in cls._domains:
                     raise TypeError(f"{cls.__name__}: no parameter {name}; give {cls._hints[name]}")
             return super().__new__(cls)
 
@@ -209,27 +210,26 @@ class Struct:
         cls._frozen = nearest is object or (nearest is not cls and getattr(nearest, "_frozen", False))
         if cls._frozen:
             dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-            fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-            cls._numbers = tuple(f.name for f in fields if domain(f).number)
-            cls._objects = tuple(f.name for f in fields if domain(f).kind is not None)
-            _register(
-                cls, [f.name for f in fields if not domain(f).static], [f.name for f in fields if domain(f).static]
-            )
+            cls._domains = {f.name: domain(f) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+            cls._numbers = tuple(name for name, d in cls._domains.items() if d.number)
+            cls._objects = tuple(name for name, d in cls._domains.items() if d.kind is not None)
+            static = [name for name, d in cls._domains.items() if d.static]
+            _register(cls, [name for name in cls._domains if name not in static], static)
         elif pure:
             raise TypeError(f"{cls.__name__}: pure=True needs parameters declared by annotations, not an own __init__")
         else:  # undo what a frozen ancestor hands down
-            cls._numbers = cls._objects = ()
+            cls._domains, cls._numbers, cls._objects = {}, (), ()
             for name in ("__setattr__", "__delattr__"):
                 if name not in vars(cls):
                     setattr(cls, name, getattr(object, name))
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self) if type(self)._frozen else ():  # type: ignore[arg-type]
-            value = domain(field).check(type(self).__name__, field.name, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+        owner = type(self).__name__
+        for name, domain in self._domains.items():
+            object.__setattr__(self, name, domain.check(owner, name, getattr(self, name)))
 
     def __repr__(self) -> str:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} if self._frozen else vars(self)  # type: ignore[arg-type]
+        values = self._values() if self._frozen else vars(self)
         return f"{type(self).__name__}({', '.join(f'{k}={_shown(v)}' for k, v in values.items())})"
 
     def __eq__(self, other: object) -> bool:
@@ -237,23 +237,26 @@ class Struct:
             return True
         if not self._frozen or type(self) is not type(other):
             return NotImplemented
-        return self._value() == other._value()  # type: ignore[attr-defined]
+        return self._key() == other._key()  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
-        return hash((type(self), self._value())) if self._frozen else object.__hash__(self)
+        return hash((type(self), self._key())) if self._frozen else object.__hash__(self)
 
     def _fitted(self: R, dtype: Any, shape: tuple[int, ...], of: str = "x") -> R:
         """The same record with its array parameters in this dtype, of this rank, broadcasting to this shape."""
         arrays = [name for name in self._numbers if type(getattr(self, name)) is not float]
         if not arrays:
             return self
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        values = self._values()
         for name in arrays:
             values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, type(self).__name__, name, of)
         return new_unchecked(type(self), values)
 
-    def _value(self) -> tuple:
-        return tuple(_by_value(getattr(self, f.name)) for f in dataclasses.fields(self))  # type: ignore[arg-type]
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._domains}
+
+    def _key(self) -> tuple:
+        return tuple(map(_by_value, self._values().values()))
 
 
 def is_pure(value: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,8 @@ class Surrogate(Struct):
     >>> float(jax.grad(fire)(-2.0))
     0.5
     """
+
+    _formula: ClassVar[str] = ""  # the slope in one line, as the command lists it: docstrings are gone under -OO
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -149,22 +151,22 @@ def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     """The rule: what comes out of ``x``, and the derivatives that the settings ask for.
 
     A later forward (soft, stochastic with a key, several levels, signed) is one more setting: it replaces the step in
-    :func:`_step`, and leaves curves and derivatives alone.
+    :func:`_stepped`, and leaves curves and derivatives alone.
     """
     curve, learn, slope_dtype = _parts(surrogate)
-    out = _step(curve, x, slope_dtype)
+    out = _stepped(curve, x, slope_dtype)
     return functools.reduce(jnp.add, _levers(curve, x), out) if learn else out
 
 
-def _step(curve: Surrogate, x: jax.Array, slope_dtype: str | None) -> jax.Array:
+def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None) -> jax.Array:
     """The spike, whose derivative in ``x`` is the slope of the curve."""
     dtype = compute_dtype(x.dtype)
     if slope_dtype is not None and jnp.dtype(slope_dtype).itemsize < x.dtype.itemsize:
         return spike(x, curve.surrogate_grad(x).astype(slope_dtype))
     if dtype == x.dtype:
         return spike(x, curve.surrogate_grad(x))
-    # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once; what is
-    # kept for the backward pass is then x, in its own 16 bits, of which the slope is computed there.
+    # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once. The residual is
+    # x, in its own 16 bits, and the backward pass computes the slope from it.
     return jax.checkpoint(lambda x: _spike(x, curve.surrogate_grad(x.astype(dtype))), prevent_cse=False)(x)
 
 
@@ -182,7 +184,7 @@ def _levers(curve: Surrogate, x: jax.Array) -> Iterator[jax.Array]:
         value = real_array(leaf, owner, name)
         value = jnp.broadcast_to(broadcast_checked(value, value.dtype, x.shape, owner, name), x.shape)
         slope = jax.jvp(primal, (value,), (jnp.ones_like(value),))[1]
-        # a spike "of the parameter" has the derivative that is wanted; less its own value, it adds exactly nothing
+        # a spike of the parameter has this derivative; minus its own value, it adds exactly zero
         lever = spike(value.astype(x.dtype), slope)
         yield lever - jax.lax.stop_gradient(lever)
 
@@ -215,7 +217,7 @@ def _elementwise(formula: Callable) -> Callable:
 
 
 def _finite(x: jax.Array) -> jax.Array:
-    """``x`` with the largest number for infinity, which formulas would have to guard against one by one."""
+    """``x`` with the largest number for infinity, so that no formula has to guard against it."""
     largest = jnp.finfo(x.dtype).max
     return jnp.where(x > largest, largest, jnp.where(x < -largest, -largest, x))
 
@@ -268,7 +270,7 @@ def learnable(surrogate: Surrogate) -> Surrogate:
             f"learnable: {name} has its own __init__, so that JAX sees no parameters in it; declare them by annotations"
         )
     if type(curve).surrogate_fun is Surrogate.surrogate_fun:
-        raise TypeError(f"learnable: {name} defines no surrogate_fun, of which the derivative would be")
+        raise TypeError(f"learnable: {name} defines no surrogate_fun, whose derivative the parameters would get")
     return _configured(surrogate, learn=True)
 
 
@@ -357,7 +359,7 @@ def _parts(surrogate: Surrogate) -> tuple[Surrogate, bool, str | None]:
 
 
 def _curve(owner: str, surrogate: Any) -> Surrogate:
-    """The curve of what was given for a surrogate, or an error if the rule does not apply to it."""
+    """The curve of a surrogate that was given, or an error if settings cannot apply to it."""
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
     if type(surrogate).__call__ is not Surrogate.__call__:
@@ -368,7 +370,7 @@ def _curve(owner: str, surrogate: Any) -> Surrogate:
 
 
 def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
-    """The same curve with further settings: one object however many, so that their order cannot matter."""
+    """The same curve with further settings: one object for all, so that their order cannot matter."""
     if isinstance(surrogate, _Configured):
         return dataclasses.replace(surrogate, **settings)
     return _Configured(surrogate, **settings)

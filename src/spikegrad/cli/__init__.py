@@ -1,4 +1,4 @@
-"""The command ``spikegrad``: whatever goes wrong for a reason of the user's is one line and exit code 2."""
+"""The command ``spikegrad``. A mistake of the user's is one line and exit code 2."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from .. import __version__, training
 from .. import data as datasets
 from .._struct import domain
 from .._surrogate import Surrogate
+from ..inspect._measures import area, peak
 from ..neurons import LIF
 from ..surrogates._registry import get, names
 from . import runs, tables
@@ -86,7 +87,9 @@ def _ctrl_c() -> Iterator[Any]:
     "--surrogate", default=repr(_LIF.surrogate), callback=_surrogate, metavar="SPEC", help="Such as 'arctan(alpha=2)'."
 )
 @click.option("--epochs", default=40, type=click.IntRange(1), help="Passes over the training data.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Of the split, the weights and the order.")
+@click.option(
+    "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
+)
 @click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update.")
 @click.option("--hidden", default="256,256", callback=_hidden, metavar="N,...", help="Neurons of each hidden layer.")
 @click.option("--steps", default=8, type=click.IntRange(1), help="Time steps.")
@@ -148,7 +151,7 @@ def train(
       latency  one spike, the earlier the greater x; none for 0
     """
     began = time.perf_counter()
-    from .figure import run_figure  # noqa: PLC0415  (a missing matplotlib is told before the work, not after)
+    from .figure import run_figure  # noqa: PLC0415  (fails before training, not after)
 
     loaded = datasets.load(data, rest["seed"])
     options = runs.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
@@ -166,7 +169,7 @@ def train(
     key = jax.random.key(options.seed)
     settings = {name: getattr(options, name) for name in ("epochs", "batch", "lr", "shift", "seed")}
     with _ctrl_c() as pressed:
-        # a membrane adds up its input over several steps, so that smaller weights than a ReLU's drive it
+        # a membrane sums its input over steps, so that it needs smaller weights than a ReLU
         with tables.progress("spiking", options.epochs, "firing", quiet) as report:
             start = training.init(network.sizes, key, gain=0.5)
             spiking = training.fit(network, start, loaded, **settings, report=report, stop=pressed)
@@ -230,9 +233,9 @@ def _summary(fit: training.Fit) -> dict[str, Any]:
 def predict(run: Path, data: str, output: Path | None) -> None:
     """Score data with a saved run.
 
-    RUN is the folder that train wrote. The data is mnist5k or digits, of which the examples that the run held out are
-    scored, or a .npz file with x (m, ...) and, if known, labels y (m,); of a file to train on, with x_train and so on,
-    the held-out examples are scored. Values are scaled as those of the training data were.
+    RUN is the folder that train wrote. DATA is mnist5k or digits, whose examples held out by the run are scored, or a
+    .npz file: one with x (m, ...) and, if known, labels y (m,), or one to train on (x_train and so on), whose held-out
+    examples are scored. Values are scaled as those of the training data were.
     """
     saved = runs.load(run)
     x, y = datasets.load_for_prediction(data, saved.options.seed, **saved.data)
@@ -256,29 +259,10 @@ def list_() -> None:
         parameters = ", ".join(
             f"{p.name}={getattr(surrogate, p.name):g}" for p in signature(type(surrogate)).parameters.values()
         )
-        table.add_row(name, formula(type(surrogate)), parameters, f"{peak(surrogate):.4g}", area(surrogate))
+        whole = area(surrogate)
+        shown = "periodic" if np.isnan(whole) else "unbounded" if np.isinf(whole) else f"{whole:.4g}"
+        table.add_row(name, surrogate._formula, parameters, f"{peak(surrogate):.4g}", shown)
     tables.console().print(table)
-
-
-def formula(cls: type[Surrogate]) -> str:
-    """The formula of the slope: what the first line of the docstring says after ``g(x) =``."""
-    return (cls.__doc__ or "").splitlines()[0].partition("g(x) = ")[2].removesuffix(".")
-
-
-def peak(surrogate: Surrogate) -> float:
-    """The greatest slope within 20 of the threshold."""
-    return float(surrogate.surrogate_grad(np.linspace(-20, 20, 80001, dtype=np.float32)).max())
-
-
-def area(surrogate: Surrogate) -> str:
-    """The integral of the slope: what the primal rises by from one end of the line to the other."""
-    far = np.linspace(1000, 2000, 10001, dtype=np.float32)
-    if np.count_nonzero(np.diff(np.sign(surrogate.surrogate_grad(far)))) > 2:
-        return "periodic"
-    near, end = (
-        float(surrogate.surrogate_fun(np.float32(r)) - surrogate.surrogate_fun(np.float32(-r))) for r in (1e15, 1e30)
-    )
-    return f"{end:.4g}" if abs(end - near) < 1e-3 else "unbounded"
 
 
 @command.command()
@@ -289,7 +273,7 @@ def plot(surrogates: tuple[Surrogate, ...], output: Path) -> None:
 
     NAME is one that list prints, with parameters if you like: sigmoid 'arctan(alpha=2)'.
     """
-    from ..inspect.plot import plot  # noqa: PLC0415  (needs matplotlib, the other commands but train do not)
+    from ..inspect.plot import plot  # noqa: PLC0415  (only this command and train need matplotlib)
 
     if output.suffix not in (".png", ".svg", ".pdf"):
         raise click.BadParameter(f"{output} must end in .png, .svg or .pdf", param_hint="'--output'")

@@ -30,7 +30,7 @@ class RunError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What was asked for: all that a run depends on."""
+    """The options of a run: all that it depends on."""
 
     data: str
     surrogate: str
@@ -110,7 +110,7 @@ def load(folder: Path) -> Saved:
     """
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        with (folder / "parameters.npz").open("rb") as stream:  # numpy leaves that of a path open when it fails
+        with (folder / "parameters.npz").open("rb") as stream:  # np.load leaves the file of a path open when it fails
             arrays = dict(np.load(stream, allow_pickle=False))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{folder} holds no run: no {Path(error.filename).name}") from None

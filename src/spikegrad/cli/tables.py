@@ -34,7 +34,7 @@ def percent(share: float) -> str:
 
 
 def accuracy(share: float, n: int) -> str:
-    """With the standard error of a share of n."""
+    """A share of n with its standard error."""
     return f"{100 * share:.1f} ± {100 * math.sqrt(share * (1 - share) / n):.1f} %"
 
 

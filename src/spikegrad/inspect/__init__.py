@@ -1,4 +1,4 @@
-"""What one looks at: what a backward pass keeps, and plots (``spikegrad.inspect.plot``, with the extra ``plot``)."""
+"""Things to look at: residuals of a backward pass, and plots (``spikegrad.inspect.plot``, with the extra ``plot``)."""
 
 from ._residuals import residual_report
 

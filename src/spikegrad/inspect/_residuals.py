@@ -1,4 +1,4 @@
-"""What a backward pass keeps."""
+"""Residuals: the arrays that a backward pass keeps."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import jax
 
 
 class ResidualReport(NamedTuple):
-    """What a backward pass keeps. Its text is a table."""
+    """The residuals of a function. Its text is a table."""
 
     arrays: tuple[jax.ShapeDtypeStruct, ...]
     """Shape and dtype of each array, the largest first."""
 
     @property
     def bytes(self) -> int:
-        """Of all arrays together."""
+        """Size of all arrays together."""
         return sum(map(_bytes, self.arrays))
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ def _bytes(array: jax.ShapeDtypeStruct) -> int:
 
 
 def residual_report(fun: Callable, *args: Any) -> ResidualReport:
-    """What the backward pass of a function keeps, before anything is run.
+    """The residuals of a function, which its backward pass keeps, found without running it.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
     Returns
     -------
     ResidualReport
-        The arrays that are kept between the two passes, without the arguments themselves. What a pass needs for a
-        moment only (a chunk, a segment that is computed again) is not in it, and the compiler may do with less.
+        The arrays kept between the two passes, without the arguments themselves. Temporaries of one pass (a chunk, a
+        segment that is computed again) are not in it, and the compiler may do with less.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
         return jax.tree.leaves(jax.vjp(lambda first: fun(first, *rest), first)[1])
 
     jaxpr = jax.make_jaxpr(backward)(*args).jaxpr
-    # what is an argument, or a constant, is there anyway, and a number, or an array of one number, takes no room
+    # arguments and constants are there anyway; a number takes no room, nor does an array of one number repeated
     given = {*jaxpr.invars, *jaxpr.constvars}
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "broadcast_in_dim" and all(hasattr(var, "val") for var in eqn.invars):

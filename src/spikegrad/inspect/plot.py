@@ -28,8 +28,7 @@ def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[floa
     Parameters
     ----------
     *surrogates : Surrogate
-        One or more. Their parameters must broadcast to ``x``. Of one that has no ``surrogate_fun`` only the slope is
-        drawn.
+        One or more. Their parameters must broadcast to ``x``. One without ``surrogate_fun`` is drawn as a slope alone.
     x : array_like, optional
         Where to draw them, ``(points,)``, ascending; by default 2001 points from -4 to 4, or closer about 0 if all
         slopes are steep.

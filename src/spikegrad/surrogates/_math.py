@@ -1,8 +1,8 @@
-"""The few pieces that the formulas are built of, each accurate to the last bits and cheap enough to be memory-bound.
+"""The pieces of the formulas, each accurate to the last bits and cheap enough to be memory-bound.
 
 Three rules keep the formulas accurate in every dtype. A curve that runs from 0 to 1 is given by its tail, ``f(-|x|)``,
 so that neither end is a difference of nearly equal numbers. Where a formula has two branches, each stays finite in
-value and derivative on the other's side. And what would overflow on the way to 0 is bounded first.
+value and derivative on the other's side. A value that would overflow on the way to 0 is bounded first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 
 def signed(x: jax.Array, y: jax.Array) -> jax.Array:
-    """``y`` where ``x >= 0``, ``-y`` elsewhere: the odd function of which ``y`` is the half for positive x."""
+    """``y`` where ``x >= 0``, ``-y`` elsewhere: the odd function whose positive half is ``y``."""
     return jnp.where(x < 0, -y, y)
 
 
@@ -26,7 +26,7 @@ def from_tail(x: jax.Array, tail: jax.Array) -> jax.Array:
 
 
 def bounded(z: jax.Array, limit: float | None = None) -> jax.Array:
-    """``z`` kept where its square is finite, or within a limit: for curves that have long reached 0 there."""
+    """``z`` clipped to where its square is finite, or to a limit beyond which the curve is 0."""
     bound = math.sqrt(float(jnp.finfo(z.dtype).max)) / 4 if limit is None else limit
     return jnp.clip(z, -bound, bound)
 
@@ -163,7 +163,7 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
     """
     q = bounded(x / period)
 
-    def exact():  # as the quotient is
+    def exact():  # where the quotient is exact
         return q - jax.lax.stop_gradient(jnp.round(q))
 
     def reduced():

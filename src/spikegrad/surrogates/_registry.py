@@ -38,7 +38,7 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     ----------
     spec : str
         A name, ``"soft_sign"`` or ``"SoftSign"``, alone or with parameters in Python's notation,
-        ``"soft_sign(alpha=2.0)"``. What ``repr`` prints of a surrogate with number parameters is such a string.
+        ``"soft_sign(alpha=2.0)"``. The ``repr`` of a surrogate with number parameters is such a string.
     **parameters
         Parameters by keyword, for a name alone.
 

@@ -43,6 +43,7 @@ class PiecewiseExp(Surrogate, pure=True):
     1.0
     """
 
+    _formula = "(α/2) exp(−α|x|)"
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
@@ -81,6 +82,7 @@ class SlayerGrad(Surrogate, pure=True):
     0.3679
     """
 
+    _formula = "exp(−α|x|)"
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):

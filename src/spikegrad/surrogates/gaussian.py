@@ -65,6 +65,7 @@ class ERF(Surrogate, pure=True):
     0.564190
     """
 
+    _formula = "(α/√π) exp(−α²x²)"
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
@@ -109,6 +110,7 @@ class GaussianGrad(Surrogate, pure=True):
     0.398942
     """
 
+    _formula = "α/(σ√(2π)) exp(−x²/(2σ²))"
     sigma: Real = parameter(default=0.5, above=0)
     alpha: Real = parameter(default=0.5)
 
@@ -161,6 +163,7 @@ class MultiGaussianGrad(Surrogate, pure=True):
     0.4391 -0.0157
     """
 
+    _formula = "scale·[(1+h) N(x;0,σ²) − h N(x;σ,(sσ)²) − h N(x;−σ,(sσ)²)]"
     h: Real = parameter(default=0.15)
     s: Real = parameter(default=6.0, above=0)
     sigma: Real = parameter(default=0.5, above=0)

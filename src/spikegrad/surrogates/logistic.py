@@ -40,6 +40,7 @@ class Sigmoid(Surrogate, pure=True):
     (0.0, 1.0, 1.0)
     """
 
+    _formula = "α σ(αx) σ(−αx)"
     alpha: Real = parameter(default=4.0, above=0)
 
     def surrogate_fun(self, x):

@@ -45,6 +45,7 @@ class S2NN(Surrogate, pure=True):
     (1.0, 1.0)
     """
 
+    _formula = "α σ(αx) σ(−αx) for x < 0, β/(1 + x) for x ≥ 0"
     alpha: Real = parameter(default=4.0, above=0)
     beta: Real = parameter(default=1.0)
     epsilon: Real = parameter(default=1e-8, at_least=0)
@@ -94,6 +95,7 @@ class LeakyRelu(Surrogate, pure=True):
     (0.25, 1.0)
     """
 
+    _formula = "α for x < 0, β for x ≥ 0"
     alpha: Real = parameter(default=0.1)
     beta: Real = parameter(default=1.0)
 
@@ -136,6 +138,7 @@ class LogTailedRelu(Surrogate, pure=True):
     (0.5, 1.0, 0.25)
     """
 
+    _formula = "α for x ≤ 0, 1 for 0 < x ≤ 1, 1/x for x > 1"
     alpha: Real = parameter(default=0.0)
 
     def surrogate_fun(self, x):

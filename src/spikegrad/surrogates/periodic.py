@@ -43,6 +43,7 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
     1.0
     """
 
+    _formula = "(4/T) Σᵢ cos((2i−1)2πx/T), i = 1…n"
     n: int = parameter(default=2, at_least=1, at_most=128, integer=True)
     t_period: Real = parameter(default=8.0, above=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from .._functional import functional
@@ -10,7 +11,7 @@ from .._surrogate import Surrogate
 from ._math import from_tail, reciprocal
 
 
-def _rest(x, edge, lack=0):
+def _rest(x: jax.Array, edge: Real, lack: Real = 0.0) -> jax.Array:
     """The distance from ``|x|`` to the edge of a triangle, 0 outside; ``lack`` is what the edge was rounded off by."""
     rest = (edge - jnp.abs(x)) + lack
     return jnp.where(rest > 0, rest, 0)
@@ -49,6 +50,7 @@ class PiecewiseQuadratic(Surrogate, pure=True):
     (1.0, 0.0)
     """
 
+    _formula = "max(0, α − α²|x|)"
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
@@ -96,6 +98,7 @@ class ReluGrad(Surrogate, pure=True):
     0.15
     """
 
+    _formula = "max(0, α(w − |x|))"
     alpha: Real = parameter(default=0.3)
     width: Real = parameter(default=1.0, above=0)
 
@@ -146,6 +149,7 @@ class PiecewiseLeakyRelu(Surrogate, pure=True):
     (0.5, 0.25)
     """
 
+    _formula = "1/(2w) for |x| ≤ w, c outside"
     c: Real = parameter(default=0.01)
     w: Real = parameter(default=1.0, above=0)
 

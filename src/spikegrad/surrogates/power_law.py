@@ -48,6 +48,7 @@ class SoftSign(Surrogate, pure=True):
     0.25
     """
 
+    _formula = "α / (2(1 + α|x|)²)"
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
@@ -89,6 +90,7 @@ class InvSquareGrad(Surrogate, pure=True):
     0.25
     """
 
+    _formula = "1/(1 + α|x|)²"
     alpha: Real = parameter(default=100.0, above=0)
 
     def surrogate_fun(self, x):
@@ -130,6 +132,7 @@ class Arctan(Surrogate, pure=True):
     1.0
     """
 
+    _formula = "α / (2(1 + (παx/2)²))"
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
@@ -175,6 +178,7 @@ class QPseudoSpike(Surrogate, pure=True):
     0.2500
     """
 
+    _formula = "(1 + 2|x|/(α+1))^(−α)"
     alpha: Real = parameter(default=2.0, above=0)
 
     def surrogate_fun(self, x):
@@ -252,6 +256,7 @@ class NonzeroSignLog(Surrogate, pure=True):
     1.0
     """
 
+    _formula = "α/(1 + α|x|)"
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
