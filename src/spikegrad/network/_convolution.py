@@ -30,7 +30,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 
 _CONVOLUTION = "conv_general_dilated"
@@ -52,7 +51,9 @@ def canonical(function: Callable) -> Callable:
     def rewritten(*args):
         # another function object each time, since JAX may keep what it traced for one that it has seen
         closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*args)
-        return jax.tree.unflatten(jax.tree.structure(shape), _evaluate(closed, *jax.tree.leaves(args)))
+        return jax.tree.unflatten(
+            jax.tree.structure(shape), _evaluate(closed.jaxpr, closed.consts, *jax.tree.leaves(args))
+        )
 
     return rewritten
 
@@ -69,14 +70,14 @@ def _jaxprs(params: Any) -> list:
     return [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "eqns")]
 
 
-def _evaluate(closed: Any, *args: Any) -> list:
+def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list:
     """Run the equations on arrays, with convolutions in canonical form."""
-    jaxpr, values = closed.jaxpr, {}
+    values: dict[Any, Any] = {}
 
     def read(var):
         return var.val if hasattr(var, "val") else values[var]
 
-    values.update(zip(jaxpr.constvars, closed.consts, strict=True))
+    values.update(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
         operands, params = [read(var) for var in eqn.invars], eqn.params
@@ -85,21 +86,20 @@ def _evaluate(closed: Any, *args: Any) -> list:
                 out = _convolve(eqn.primitive.bind, params, *operands)
             else:
                 if eqn.primitive.name in _NESTED:
-                    params = {name: _rewrite_nested(value) for name, value in params.items()}
+                    params = jax.tree.map(_rewrite_nested, params)
                 out = _bind(eqn.primitive, operands, params)
         values.update(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True))
     return [read(var) for var in jaxpr.outvars]
 
 
 def _rewrite_nested(param: Any) -> Any:
-    """A parameter of an equation, with each jaxpr in it that contains a convolution rewritten."""
-    if isinstance(param, tuple) and _jaxprs(param):
-        return tuple(map(_rewrite_nested, param))
+    """Of a parameter that is a jaxpr with a convolution, one of the same types with that in canonical form."""
     if not hasattr(param, "eqns") or not has_convolution(param):
         return param
-    closed: Any = param if isinstance(param, ClosedJaxpr) else ClosedJaxpr(param, ())
-    new = jax.make_jaxpr(functools.partial(_evaluate, closed))(*closed.in_avals)
-    return new if closed is param else new.jaxpr
+    closed = hasattr(param, "consts")  # JAX has jaxprs with their constants, and jaxprs that have none
+    jaxpr, consts = (param.jaxpr, param.consts) if closed else (param, ())
+    new = jax.make_jaxpr(functools.partial(_evaluate, jaxpr, consts))(*[var.aval for var in jaxpr.invars])
+    return new if closed else new.jaxpr
 
 
 def _bind(primitive: Any, operands: list, params: dict) -> Any:
@@ -136,7 +136,7 @@ def _canonical(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) ->
     """A convolution in canonical form, by transposes of its operands and of its result."""
     (n, c, *at), (o, i, *window), (out_n, out_c, *out_at) = params["dimension_numbers"]
     x, kernel = x.transpose(n, *at, c), kernel.transpose(*window, i, o)
-    changed = {"dimension_numbers": _numbers(len(at))}
+    changed: dict = {"dimension_numbers": _numbers(len(at))}
     if (groups := params["batch_group_count"]) > 1:
         x = jnp.moveaxis(x.reshape(groups, -1, *x.shape[1:]), 0, -2)
         x = x.reshape(*x.shape[:-2], -1)
@@ -145,4 +145,4 @@ def _canonical(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) ->
     if (sharding := params.get("out_sharding")) is not None:  # on an Explicit mesh
         axes = (*sharding.spec, *(None,) * (x.ndim - len(sharding.spec)))
         changed["out_sharding"] = NamedSharding(sharding.mesh, PartitionSpec(*(axes[axis] for axis in order)))
-    return jnp.transpose(bind(x, kernel, **params | changed), np.argsort(order))
+    return jnp.transpose(bind(x, kernel, **params | changed), tuple(np.argsort(order).tolist()))

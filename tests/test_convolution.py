@@ -1,0 +1,400 @@
+"""Convolutions in canonical form: the same values and derivatives, wherever the equations stand."""
+
+import functools
+import re
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import enable_x64
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from spikegrad.network._convolution import canonical, has_convolution
+
+ORDERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+CHANNELS_FIRST = ("NCHW", "OIHW", "NCHW")
+CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what the compiler for CPU is given")
+
+
+class Case(NamedTuple):
+    """A convolution of images ``NHWC`` with a kernel ``HWIO``, in some order of their axes."""
+
+    image: tuple = (3, 6, 5, 8)
+    kernel: tuple = (3, 2, 8, 12)
+    order: tuple = ORDERS[2]
+    dtype: str = "float32"
+    options: dict = MappingProxyType({})
+
+    def function(self):
+        options = {"window_strides": (1,) * (len(self.image) - 2), "padding": "SAME", **self.options}
+        return functools.partial(lax.conv_general_dilated, dimension_numbers=self.order, **options)
+
+    def operands(self, whole=False):
+        """Random normal numbers, or whole ones, of which a sum is the same in every order."""
+        rng, canonical_order = np.random.default_rng(0), ORDERS[len(self.image) - 2]
+        for shape, order, letters in zip((self.image, self.kernel), self.order, canonical_order, strict=False):
+            shape = [shape[letters.index(letter)] for letter in order]
+            yield jnp.asarray(rng.integers(-2, 3, shape) if whole else rng.normal(size=shape), self.dtype)
+
+
+CASES = {
+    "2d": Case(),
+    "1d": Case((3, 9, 8), (4, 8, 12), ORDERS[1]),
+    "3d": Case((2, 4, 5, 3, 8), (3, 2, 2, 8, 6), ORDERS[3]),
+    "channels-first": Case(order=CHANNELS_FIRST),
+    "axes-anywhere": Case(order=("CWNH", "WOIH", "HNCW")),
+    "valid": Case(options={"padding": "VALID"}),
+    "padding": Case(options={"padding": ((2, 0), (-1, 3))}),
+    "strides": Case(options={"window_strides": (2, 3)}),
+    "strides-channels-first": Case(order=CHANNELS_FIRST, options={"window_strides": (2, 2)}),
+    "kernel-dilation": Case(options={"rhs_dilation": (2, 1)}),
+    "image-dilation": Case(options={"lhs_dilation": (2, 3), "padding": ((1, 2), (0, 1))}),
+    "one-by-one": Case(kernel=(1, 1, 8, 12)),
+    "one-channel": Case((3, 6, 5, 1), (3, 3, 1, 12)),
+    "groups": Case((3, 6, 5, 16), (3, 2, 8, 12), options={"feature_group_count": 2}),
+    "groups-strides": Case((3, 6, 5, 16), (3, 3, 8, 12), CHANNELS_FIRST, options={"feature_group_count": 2}),
+    "depthwise": Case(kernel=(3, 3, 1, 16), options={"feature_group_count": 8}),
+    "groups-of-the-batch": Case((18, 6, 5, 8), (3, 2, 8, 18), options={"batch_group_count": 3}),
+    "float16": Case(dtype="float16"),
+    "bfloat16": Case(dtype="bfloat16"),
+    "float64": Case(dtype="float64"),
+    "integers": Case(dtype="int32"),
+    "wider-result": Case(dtype="bfloat16", options={"preferred_element_type": jnp.float32}),
+    "precision": Case(options={"precision": lax.Precision.HIGHEST}),
+}
+NO_GRADIENT = ["integers"] + ["wider-result"] * (jax.version.__version_info__ < (0, 8))
+GROUPED = [name for name in CASES if name.startswith(("groups", "depthwise"))]
+
+
+def with_derivatives(function):
+    def call(x, kernel, cotangent):
+        out, back = jax.vjp(function, x, kernel)
+        return out, *back(cotangent)
+
+    return call
+
+
+def traced(name):
+    """A case as a function: the result, and both gradients if it has them."""
+    case = CASES[name]
+    x, kernel = case.operands(whole=name in GROUPED or name == "integers")
+    if name in NO_GRADIENT:
+        return lambda *args: [case.function()(*args)], (x, kernel)
+    out = jax.eval_shape(case.function(), x, kernel)
+    cotangent = jnp.asarray(np.random.default_rng(1).integers(-2, 3, out.shape), out.dtype)
+    return with_derivatives(case.function()), (x, kernel, cotangent)
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Of each case what the function returns, and what its canonical form returns: one program for all of them."""
+    with enable_x64():
+        functions, args = zip(*map(traced, CASES), strict=True)
+        both = jax.jit(lambda args: [(f(*a), canonical(f)(*a)) for f, a in zip(functions, args, strict=True)])
+        return dict(zip(CASES, jax.device_get(both(args)), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_and_gradients_are_the_same_bits(results, name):
+    """With whole numbers where sums are taken in another order: in groups."""
+    for expected, got in zip(*results[name], strict=True):
+        assert got.dtype == expected.dtype
+        assert np.any(expected != 0)
+        np.testing.assert_array_equal(got, expected)
+
+
+def convolutions(jaxpr, on="cpu"):
+    """The parameters of all convolutions, of those that depend on the platform the ones for this platform."""
+    for eqn in jaxpr.eqns:
+        inner = [leaf for leaf in jax.tree.leaves(list(eqn.params.values())) if hasattr(leaf, "eqns")]
+        if eqn.primitive.name == "conv_general_dilated":
+            yield eqn.params
+        elif eqn.primitive.name == "cond":
+            yield from convolutions(inner[0 if on == "cpu" else 1], on)
+        else:
+            for nested in inner:
+                yield from convolutions(nested, on)
+
+
+def is_canonical(params):
+    image, kernel, out = params["dimension_numbers"]
+    n = len(image) - 2
+    last = (0, n + 1, *range(1, n + 1))
+    return (image, kernel, out) == (last, (n + 1, n, *range(n)), last) and params["batch_group_count"] == 1
+
+
+LEFT_ALONE = ("depthwise", "integers", "few-channels")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in LEFT_ALONE])
+def test_all_convolutions_are_canonical(name):
+    with enable_x64():
+        function, args = traced(name)
+        before = list(convolutions(jax.make_jaxpr(function)(*args)))
+        after = list(convolutions(jax.make_jaxpr(canonical(function))(*args)))
+        elsewhere = list(convolutions(jax.make_jaxpr(canonical(function))(*args), on="cuda"))
+    assert len(after) == len(before) == (1 if name in NO_GRADIENT else 3)
+    assert name in NO_GRADIENT or not all(map(is_canonical, before))
+    assert all(map(is_canonical, after))
+    assert elsewhere == before
+
+
+@pytest.mark.parametrize("name", ["depthwise", "few-channels", "integers", "canonical"])
+def test_left_alone_where_nothing_is_gained(name):
+    case = {
+        "few-channels": Case((3, 6, 5, 8), (3, 2, 4, 8), CHANNELS_FIRST, options={"feature_group_count": 2}),
+        "canonical": Case(),
+    }.get(name) or CASES[name]
+    function, args = case.function(), tuple(case.operands())
+    assert str(jax.make_jaxpr(canonical(function))(*args)) == str(jax.make_jaxpr(function)(*args))
+
+
+CONVOLVE = CASES["channels-first"].function()
+
+
+@jax.custom_jvp
+def own_jvp(x, kernel):
+    return CONVOLVE(x, kernel)
+
+
+@own_jvp.defjvp
+def _own_jvp(primals, tangents):
+    return own_jvp(*primals), 3 * jax.jvp(CONVOLVE, primals, tangents)[1]
+
+
+@jax.custom_vjp
+def own_vjp(x, kernel):
+    return CONVOLVE(x, kernel)
+
+
+own_vjp.defvjp(
+    lambda x, kernel: (own_vjp(x, kernel), (x, kernel)),
+    lambda kept, g: tuple(3 * ct for ct in jax.vjp(CONVOLVE, *kept)[1](g)),
+)
+
+
+def within_scan(x, kernel):
+    return lax.scan(lambda c, x: (c + 1, CONVOLVE(x, kernel)), 0, x[None])[1][0]
+
+
+def within_while(x, kernel):
+    def body(carry):
+        return carry[0] + 1, CONVOLVE(x, kernel)
+
+    return lax.while_loop(lambda carry: carry[0] < 2, body, (0, jnp.zeros_like(CONVOLVE(x, kernel))))[1]
+
+
+NESTED = {
+    "jit": jax.jit(CONVOLVE),
+    "jit-in-jit": jax.jit(lambda *args: jax.nn.relu(jax.jit(CONVOLVE)(*args))),
+    "checkpoint": jax.checkpoint(lambda *args: jax.nn.relu(CONVOLVE(*args))),
+    "custom_jvp": own_jvp,
+    "custom_vjp": own_vjp,
+    "cond": lambda x, kernel: lax.cond(x[0, 0, 0, 0] > 0, CONVOLVE, lambda *args: 2 * CONVOLVE(*args), x, kernel),
+    "scan": within_scan,
+    "while": within_while,
+    "canonical": canonical(CONVOLVE),
+}
+
+
+@pytest.fixture(scope="module")
+def nested_results():
+    args = tuple(CASES["channels-first"].operands(whole=True))
+
+    def both(args):
+        def gradients(function):
+            return jax.grad(lambda *args: jnp.sum(function(*args) ** 2), argnums=(0, 1))(*args)
+
+        rows = {}
+        for name, f in NESTED.items():
+            rows[name] = [(f(*args), canonical(f)(*args))]
+            if name != "while":  # has no gradient
+                of_gradients = functools.partial(gradients, f)
+                rows[name] += [(gradients(f), gradients(canonical(f))), (gradients(f), canonical(of_gradients)())]
+        return rows
+
+    return jax.device_get(jax.jit(both)(args))
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nested_convolutions(nested_results, name):
+    """The function and its gradient, also by a rule of its own, which is kept."""
+    args = tuple(CASES["channels-first"].operands())
+    assert has_convolution(jax.make_jaxpr(NESTED[name])(*args))
+    assert all(map(is_canonical, convolutions(jax.make_jaxpr(canonical(NESTED[name]))(*args))))
+    for expected, got in nested_results[name]:
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+    if name.startswith("custom"):
+        jax.tree.map(lambda got, plain: np.testing.assert_array_equal(got, 3 * plain), got, nested_results["jit"][1][0])
+
+
+@pytest.mark.parametrize("name", sorted(NESTED.keys() - {"while"}))
+def test_derivatives_of_nested_convolutions_are_canonical(name):
+    args = tuple(CASES["channels-first"].operands())
+    function = canonical(jax.grad(lambda *args: jnp.sum(NESTED[name](*args)), argnums=(0, 1)))
+    found = list(convolutions(jax.make_jaxpr(function)(*args)))
+    assert found
+    assert all(map(is_canonical, found))
+
+
+def test_no_convolution():
+    assert not has_convolution(jax.make_jaxpr(lambda x: jax.nn.relu(x @ x))(jnp.eye(3)))
+
+
+def test_pytrees_and_what_a_function_closes_over():
+    def call(form, kernel, x):
+        function = form(lambda tree, nothing, scale: {"out": scale * CONVOLVE(tree["x"], kernel), "nothing": nothing})
+        return function({"x": x}, None, 2.0)
+
+    def results(form, x, kernel):
+        return call(form, kernel, x), jax.grad(lambda kernel: jnp.sum(call(form, kernel, x)["out"]))(kernel)
+
+    plain, ours = jax.jit(lambda *args: [results(form, *args) for form in (lambda f: f, canonical)])(
+        *CASES["channels-first"].operands()
+    )
+    assert jax.tree.structure(ours) == jax.tree.structure(plain)
+    jax.tree.map(np.testing.assert_array_equal, ours, plain)
+
+
+@CPU
+def test_compiled_loop_has_canonical_convolutions_only():
+    """What all this is for. On CPU, no branch of the other platforms is left."""
+    function, args = traced("channels-first")
+
+    def loop(*args):
+        return lax.scan(lambda c, _: (c + 1, canonical(function)(args[0] + c, *args[1:])), 0.0, length=3)
+
+    text = jax.jit(loop).lower(*args).compile().as_text()
+    assert set(re.findall(r"dim_labels=(\S+?)[,\s]", text)) == {"b01f_01io->b01f"}
+    assert "conditional" not in text
+
+
+def test_other_platforms_get_the_equations_as_they_were():
+    def numbers(function):
+        text = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+        return set(re.findall(r"dim_numbers = (\S+)", text))
+
+    function, args = traced("channels-first")
+    left = numbers(canonical(function))
+    if jax.version.__version_info__ < (0, 7):
+        assert left >= numbers(function)  # the compiler chooses
+    else:
+        assert left == numbers(function)
+
+
+def test_vmap():
+    """Over whole numbers: a convolution of which both operands are mapped is one in groups."""
+    function, _ = traced("channels-first")
+    args = [*CASES["channels-first"].operands(whole=True)]
+    args = [*args, jnp.ones_like(CONVOLVE(*args))]
+
+    def both(args):
+        rows = []
+        for axes in ((0, None, 0), (None, 0, 0), (0, 0, 0)):
+            stacked = [a if axis is None else jnp.stack([a, 2 * a]) for a, axis in zip(args, axes, strict=True)]
+            forms = function, canonical(function)
+            rows += [(*(jax.vmap(f, axes)(*stacked) for f in forms), canonical(jax.vmap(function, axes))(*stacked))]
+        return rows
+
+    for expected, *forms in jax.jit(both)(args):
+        for got in forms:
+            jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def gradient_of_a_loop(form, x, kernel, convolve=CONVOLVE):
+    """The kernel's gradient adds up over steps, in each form of the gradient of one step."""
+
+    def step(total, scale):
+        _, dx, dkernel = form(with_derivatives(convolve))(scale * x, kernel, convolve(x, kernel))
+        return jax.tree.map(jnp.add, total, (dx, dkernel)), None
+
+    zeros = 0 * x, 0 * kernel  # that vary as these do
+    return jax.lax.scan(step, zeros, jnp.arange(1.0, 3.0))[0]
+
+
+DEVICES = pytest.mark.skipif(jax.device_count() < 4, reason="four devices")
+
+
+@DEVICES
+def test_sharded_batch():
+    """In ``jit`` each device computes its share alone; the kernel's gradient is added up."""
+    mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
+    x, kernel = Case((8, 6, 5, 8), order=CHANNELS_FIRST).operands(whole=True)
+    expected = gradient_of_a_loop(lambda f: f, x, kernel)
+    x, kernel = (jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in ((x, P("batch")), (kernel, P())))
+    compiled = jax.jit(functools.partial(gradient_of_a_loop, canonical)).lower(x, kernel).compile()
+    jax.tree.map(np.testing.assert_array_equal, compiled(x, kernel), expected)
+    assert "all-gather" not in compiled.as_text()
+
+
+@DEVICES
+def test_shard_map():
+    mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
+    x, kernel = Case((8, 6, 5, 8), order=CHANNELS_FIRST).operands(whole=True)
+    expected = gradient_of_a_loop(lambda f: f, x, kernel)
+    shard_map = getattr(jax, "shard_map", None)
+    if shard_map is None:
+        from jax.experimental.shard_map import shard_map  # noqa: PLC0415
+
+    def share(x, kernel):
+        dx, dkernel = gradient_of_a_loop(canonical, x, kernel + 0 * x.sum())
+        return dx, lax.psum(dkernel, "batch")
+
+    got = jax.jit(shard_map(share, mesh=mesh, in_specs=(P("batch"), P()), out_specs=(P("batch"), P())))(x, kernel)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@DEVICES
+@pytest.mark.skipif(jax.version.__version_info__ < (0, 8), reason="convolutions on an Explicit mesh")
+def test_explicit_mesh():
+    """The axis of the examples is another one in canonical form."""
+    mesh = jax.make_mesh((4,), ("batch",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Explicit,))
+    case = Case((8, 6, 5, 8), order=("CNHW", "OIHW", "CNHW"))
+    gradient = functools.partial(gradient_of_a_loop, convolve=case.function())
+    x, kernel = case.operands(whole=True)
+    expected = gradient(lambda f: f, x, kernel)
+    with jax.set_mesh(mesh):
+        x, kernel = (jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in ((x, P(None, "batch")), (kernel, P())))
+        got = jax.jit(functools.partial(gradient, canonical))(x, kernel)
+    assert tuple(got[0].sharding.spec)[:2] == (None, "batch")
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def module_gradients(function, form, params, x):
+    """Of a layer of a framework, over a batch, as its parameters and as its inputs have them."""
+    return form(jax.grad(lambda p, x: jnp.sum(function(p, x) ** 2), argnums=(0, 1)))(params, x)
+
+
+def check_module(function, params, x):
+    params, x = jax.tree.map(lambda a: jnp.round(4 * a), (params, x))  # whole numbers
+    forms = lambda f: f, canonical
+    assert has_convolution(jax.make_jaxpr(function)(params, x))
+    plain, ours = jax.jit(
+        lambda p, x: [(form(function)(p, x), module_gradients(function, form, p, x)) for form in forms]
+    )(params, x)
+    jax.tree.map(np.testing.assert_array_equal, ours, plain)
+    gradients = functools.partial(module_gradients, function, canonical)
+    found = list(convolutions(jax.make_jaxpr(gradients)(params, x)))
+    assert len(found) == 3
+    assert all(map(is_canonical, found))
+
+
+def test_equinox():
+    eqx = pytest.importorskip("equinox")
+    layer = eqx.nn.Conv2d(8, 12, 3, padding=1, key=jax.random.key(0))
+    params, static = eqx.partition(layer, eqx.is_array)
+    x = jax.random.normal(jax.random.key(1), (5, 8, 6, 7))
+    check_module(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, x)
+
+
+def test_flax():
+    nnx = pytest.importorskip("flax.nnx")
+    layer = nnx.Conv(8, 12, (3, 3), rngs=nnx.Rngs(0))
+    structure, params = nnx.split(layer)
+    x = jax.random.normal(jax.random.key(1), (5, 6, 7, 8))
+    check_module(lambda params, x: jax.vmap(nnx.merge(structure, params))(x), params, x)
