@@ -16,7 +16,8 @@ every_pair = pytest.mark.parametrize(("function", "cls"), pairs, ids=spikegrad.n
 
 
 def other_values(cls):
-    return {name: 3 if name == "n" else p.default + 0.75 for name, p in inspect.signature(cls).parameters.items()}
+    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    return {name: value + 1 if isinstance(value, int) else value + 0.75 for name, value in defaults.items()}
 
 
 @every_pair
@@ -43,32 +44,53 @@ def test_equal_to_the_class(function, cls):
         return jax.grad(lambda x: f(x).sum())(X)
 
     values = other_values(cls)
-    for keywords in ({}, values):
-        np.testing.assert_array_equal(function(X, **keywords), cls(**keywords)(X))
-        np.testing.assert_array_equal(slope(lambda x, k=keywords: function(x, **k)), cls(**keywords).surrogate_grad(X))
-    assert not np.array_equal(cls().surrogate_grad(X), cls(**values).surrogate_grad(X))  # they do matter
-    by_position = slope(lambda x: function(x, *values.values()))
-    np.testing.assert_array_equal(by_position, cls(**values).surrogate_grad(X))
+    others = list(values.values())
+
+    @jax.jit
+    def slopes():
+        return {
+            "default": (slope(function), cls().surrogate_grad(X)),
+            "by keyword": (slope(lambda x: function(x, **values)), cls(**values).surrogate_grad(X)),
+            "by position": (slope(lambda x: function(x, *others)), cls(*others).surrogate_grad(X)),
+        }
+
+    found = slopes()
+    for way, (got, want) in found.items():
+        np.testing.assert_array_equal(got, want, err_msg=way)
+    assert not np.array_equal(found["default"][0], found["by keyword"][0])  # they do matter
+    np.testing.assert_array_equal(function(X), cls()(X))
     np.testing.assert_array_equal(function(x=X, **values), cls(**values)(X))
 
 
 @every_pair
 def test_each_parameter_may_be_traced(function, cls):
-    for name, default in inspect.signature(cls).parameters.items():
-        if name == "n":  # a number of terms
-            continue
-        value = default.default + 0.75
+    values = {name: value for name, value in other_values(cls).items() if not isinstance(value, int)}
 
-        def slope(value, name=name):
-            return jax.grad(lambda x: function(x, **{name: value}))(0.25)
+    def slope(value, name):
+        return jax.grad(lambda x: function(x, **{name: value}))(0.25)
 
-        want = cls(**{name: value}).surrogate_grad(0.25)
-        np.testing.assert_allclose(jax.jit(slope)(value), want, rtol=1e-6)
-        np.testing.assert_allclose(jax.vmap(slope)(jnp.array([value, 2.0]))[0], want, rtol=1e-6)
-        by_difference = (
-            cls(**{name: value + 1e-2}).surrogate_grad(0.25) - cls(**{name: value - 1e-2}).surrogate_grad(0.25)
-        ) / 2e-2
-        np.testing.assert_allclose(jax.grad(slope)(value), by_difference, rtol=2e-2, atol=2e-3)
+    @jax.jit
+    def derivatives(values):
+        return {
+            name: (
+                slope(value, name),
+                jax.vmap(slope, (0, None))(jnp.array([value, 2.0]), name),
+                jax.grad(slope)(value, name),
+            )
+            for name, value in values.items()
+        }
+
+    @jax.jit
+    def around(values):
+        return {
+            name: [cls(**{name: v + h}).surrogate_grad(0.25) for h in (0, -1e-2, 1e-2)] for name, v in values.items()
+        }
+
+    expected = around(values)
+    for name, (traced, batch, derivative) in derivatives(values).items():
+        want, below, above = expected[name]
+        np.testing.assert_allclose([traced, batch[0]], [want, want], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(derivative, (above - below) / 2e-2, rtol=2e-2, atol=2e-3, err_msg=name)
 
 
 def test_under_jit_with_static_names():
