@@ -234,6 +234,7 @@ class Case:
     def __init__(self, name: str, setting: dict[str, Any]):
         self.name, self.setting, self.row = name, setting, ROWS[name]
         self.parameters = self.row.defaults | setting
+        self.known: dict[tuple, dict[float, Any]] = {}
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.setting.items())})"
@@ -302,10 +303,14 @@ class Case:
         nearest = min(self.knots(), key=lambda knot: abs(x - knot), default=None)
         return 0 if nearest is None else sign(x - nearest)
 
-    def _pointwise(self, formula, x):
+    def _pointwise(self, formula, x, *key):
+        """The formula at each point; what has been asked for under the same key and dtype is remembered."""
         x = np.asarray(x)
-        points = [mp.mpf(float(v)) for v in x.ravel()]
-        return np.array([formula(v) for v in points], object).reshape(x.shape)
+        known = self.known.setdefault((*key, x.dtype), {})
+        for v in map(float, x.ravel()):
+            if v not in known:
+                known[v] = formula(mp.mpf(v))
+        return np.array([known[float(v)] for v in x.ravel()], object).reshape(x.shape)
 
     def grad(self, x, order: int = 0, side: int | None = None):
         """The slope, or a derivative of it in x, at each point; at a knot from the side that is asked for."""
@@ -313,28 +318,31 @@ class Case:
         values = self.values(dtype)
         slope = functools.partial(_call, self.row.grad, values)
         if order == 0:
-            return self._pointwise(slope, x)
-        return self._pointwise(lambda v: _diff(slope, v, order, self.side(v) if side is None else side), x)
+            return self._pointwise(slope, x, "grad")
+        derivative = lambda v: _diff(slope, v, order, self.side(v) if side is None else side)  # noqa: E731
+        return self._pointwise(derivative, x, "grad", order, side)
 
     def fun(self, x):
         dtype = np.asarray(x).dtype.type
         with mp.workprec(1100):  # a primal of 1e-300 may be a difference of halves
-            return self._pointwise(functools.partial(_call, self.row.fun, self.values(dtype)), x)
+            return self._pointwise(functools.partial(_call, self.row.fun, self.values(dtype)), x, "fun")
 
     def fun_slope(self, x):
         """The derivative of the primal in x."""
-        return self._pointwise(lambda v: _diff(lambda y: self.row.fun(y, *self.values()), v, 1, self.side(v)), x)
+        primal = functools.partial(_call, self.row.fun, self.values())
+        return self._pointwise(lambda v: _diff(primal, v, 1, self.side(v)), x, "fun_slope")
 
     def parameter_slope(self, x, name: str, order: int = 1, of: str = "fun"):
         """The derivative of the primal, or of the slope, in a parameter."""
         at = list(self.parameters).index(name)
         values = self.values(np.asarray(x).dtype.type)
         formula = getattr(self.row, of)
-        # from above: a parameter may stand at the lower end of its domain
-        return self._pointwise(
-            lambda v: mp.diff(lambda p: formula(v, *values[:at], p, *values[at + 1 :]), values[at], order, direction=1),
-            x,
-        )
+
+        def derivative(v):  # from above: a parameter may stand at the lower end of its domain
+            along = lambda p: formula(v, *values[:at], p, *values[at + 1 :])  # noqa: E731
+            return mp.diff(along, values[at], order, direction=1)
+
+        return self._pointwise(derivative, x, of, name, order)
 
 
 def _call(formula, values, x):

@@ -38,19 +38,24 @@ def scaled(surrogate, factors):
     return jax.tree.map(lambda value: value * factors, surrogate)
 
 
-def check(got, expected):
+def check(got, expected, way=""):
     """Spikes bit for bit; slopes to four roundings, since XLA fuses a product and a sum into one rounding or two."""
     for a, b in zip(*(map(np.asarray, jax.tree.leaves(v)) for v in (got, expected)), strict=True):
         assert a.dtype == b.dtype
         if np.isin(b, (0, 1)).all():
-            np.testing.assert_array_equal(a, b)
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=5e-7 * np.abs(b).max())
+            np.testing.assert_array_equal(a, b, err_msg=way)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=5e-7 * np.abs(b).max(), err_msg=way)
 
 
-WAYS = {
-    "jit": lambda s, x: jax.jit(lambda x: value_and_slope(s, x))(x),
-    "dynamic": jax.jit(value_and_slope),
-    "static": jax.jit(value_and_slope, static_argnums=0),
+def check_each(found, expected):
+    for way, got in found.items():
+        check(got, expected, way)
+
+
+WITHIN_JIT = {  # in one program
+    "value_and_slope": value_and_slope,
+    "grad": lambda s, x: (s(x), jax.grad(lambda x: loss(s(x)))(x)),
+    "jvp": lambda s, x: jax.jvp(s, (x,), (of_loss(s(x)),)),
     "jit of the object": lambda s, x: value_and_slope(jax.jit(s), x),
     "vmap": lambda s, x: jax.vmap(lambda x: value_and_slope(s, x))(x),
     "nested vmap": lambda s, x: jax.vmap(jax.vmap(lambda x: value_and_slope(s, x), 0, 0), 1, 1)(x),
@@ -58,10 +63,21 @@ WAYS = {
     "map": lambda s, x: jax.lax.map(lambda x: value_and_slope(s, x), x),
     "checkpoint": lambda s, x: value_and_slope(jax.checkpoint(s), x),
     "linearize": lambda s, x: (y := jax.linearize(s, x), (y[0], y[1](of_loss(y[0]))))[1],
-    "jit of grad": lambda s, x: (s(x), jax.jit(jax.grad(lambda x: loss(s(x))))(x)),
     "cond": lambda s, x: jax.lax.cond(x.sum() > -1e9, lambda x: value_and_slope(s, x), lambda x: (x, x), x),
     "while": lambda s, x: jax.lax.fori_loop(0, 2, lambda i, _: value_and_slope(s, x), (x, x)),
-    "compiled ahead": lambda s, x: jax.jit(value_and_slope).lower(s, x).compile()(s, x),
+}
+
+
+def ways(surrogate, x, names=WITHIN_JIT):
+    return {name: WITHIN_JIT[name](surrogate, x) for name in names}
+
+
+WAYS = {
+    "an argument of jit": jax.jit(ways),
+    "a constant of jit": lambda s, x: jax.jit(lambda x: ways(s, x, ("value_and_slope", "vmap", "scan")))(x),
+    "static": lambda s, x: {"": jax.jit(value_and_slope, static_argnums=0)(s, x)},
+    "compiled ahead": lambda s, x: {"": jax.jit(value_and_slope).lower(s, x).compile()(s, x)},
+    "without jit": lambda s, x: ways(s, x, ("jvp", "vmap", "linearize")),
 }
 
 
@@ -69,37 +85,57 @@ WAYS = {
 @every
 def test_equals_eager(case, way):
     surrogate = case.make()
-    check(WAYS[way](surrogate, X), value_and_slope(surrogate, X))
+    check_each(WAYS[way](surrogate, X), value_and_slope(surrogate, X))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_equals_eager_in_half_precision(way):  # whose derivative takes another path
     surrogate, x = spikegrad.Arctan(), X.astype("bfloat16")
-    check(WAYS[way](surrogate, x), value_and_slope(surrogate, x))
+    check_each(WAYS[way](surrogate, x), value_and_slope(surrogate, x))
 
 
 @every
 def test_vmap_over_parameters(case):
-    surrogate, factors = case.make(), jnp.array([1.0, 0.5, 1.25])
-    one_by_one = [scaled(surrogate, float(factor)) for factor in factors]
-    stacked = scaled(surrogate, factors)
-    same = [value_and_slope(s, X) for s in one_by_one]
-    check(jax.vmap(value_and_slope, (0, None))(stacked, X), jax.tree.map(lambda *v: jnp.stack(v), *same))
     xs = jnp.stack([X, 2 * X, -X])
-    each = [value_and_slope(s, x) for s, x in zip(one_by_one, xs, strict=True)]
-    check(jax.vmap(value_and_slope)(stacked, xs), jax.tree.map(lambda *v: jnp.stack(v), *each))
-    last = jnp.moveaxis(xs, 0, -1)
-    check(jax.vmap(value_and_slope, (0, -1))(stacked, last), jax.tree.map(lambda *v: jnp.stack(v), *each))
+
+    @jax.jit
+    def slopes(surrogate):
+        factors = jnp.array([1.0, 0.5, 1.25])
+        stacked, one_by_one = scaled(surrogate, factors), [scaled(surrogate, factor) for factor in factors]
+        return {
+            "same x": (
+                jax.vmap(value_and_slope, (0, None))(stacked, X),
+                _stack([value_and_slope(s, X) for s in one_by_one]),
+            ),
+            "an x for each": (
+                jax.vmap(value_and_slope)(stacked, xs),
+                each := _stack([value_and_slope(s, x) for s, x in zip(one_by_one, xs, strict=True)]),
+            ),
+            "along another axis": (jax.vmap(value_and_slope, (0, -1))(stacked, jnp.moveaxis(xs, 0, -1)), each),
+        }
+
+    for way, (got, expected) in slopes(case.make()).items():
+        check(got, expected, way)
+
+
+def _stack(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 @every
 def test_jvp_of_vjp(case):
+    direction = jnp.sin(X)
+
+    @jax.jit
+    def second(surrogate):
+        square = lambda x: jnp.sum(surrogate(x) ** 2)  # noqa: E731
+        reverse = jax.grad(lambda x: jax.jvp(square, (x,), (direction,))[1])
+        return jax.jvp(jax.grad(square), (X,), (direction,)), reverse(X)  # the matrix is symmetric, and here diagonal
+
     surrogate = case.make()
-    gradient = jax.grad(lambda x: jnp.sum(surrogate(x) ** 2))
-    check(jax.jvp(gradient, (X,), (jnp.sin(X),)), jax.jit(lambda x: jax.jvp(gradient, (x,), (jnp.sin(x),)))(X))
-    # and the other way around: the matrix is symmetric, and here diagonal
-    reverse = jax.grad(lambda x: jnp.vdot(jax.jvp(lambda x: jnp.sum(surrogate(x) ** 2), (x,), (jnp.sin(X),))[1], 1.0))
-    check(reverse(X), jax.jvp(gradient, (X,), (jnp.sin(X),))[1])
+    (slope, forward), reverse = second(surrogate)
+    check(slope, 2 * surrogate(X) * surrogate.surrogate_grad(X))
+    check(reverse, forward)
 
 
 @every
@@ -108,16 +144,18 @@ def test_shard_map_over_devices(case):
     assert len(devices) == 8
     mesh, spec = Mesh(np.array(devices), ("batch",)), PartitionSpec("batch")
     surrogate = case.make()
-    expected = value_and_slope(surrogate, X)
     x = jax.device_put(X, NamedSharding(mesh, spec))
-    # shards are computed in place, whether JAX splits the work itself or is told to
-    with_jit = jax.jit(value_and_slope)(surrogate, x)
-    with_map = jax.jit(_shard_map(lambda x: value_and_slope(surrogate, x), mesh, spec))(x)
-    outside = jax.grad(lambda x: loss(_shard_map(surrogate, mesh, spec)(x)))(x)
-    for out in (*with_jit, *with_map):
+
+    @jax.jit
+    def split(surrogate, x):  # JAX splits the work itself, or is told to
+        with_map = _shard_map(lambda x: value_and_slope(surrogate, x), mesh, spec)(x)
+        outside = jax.grad(lambda x: loss(_shard_map(surrogate, mesh, spec)(x)))(x)
+        return {"jit": value_and_slope(surrogate, x), "map": with_map, "grad of map": (with_map[0], outside)}
+
+    found = split(surrogate, x)
+    for out in jax.tree.leaves(found):  # shards are computed in place
         assert out.sharding.is_equivalent_to(x.sharding, x.ndim)
-    for got in (with_jit, with_map, (expected[0], outside)):
-        check(jax.device_get(got), expected)
+    check_each(jax.device_get(found), value_and_slope(surrogate, X))
 
 
 def _shard_map(f, mesh, spec):
