@@ -70,8 +70,10 @@ def sample(case: Case, dtype: type, per_exponent: int = 3) -> np.ndarray:
     return np.unique(np.concatenate([x, -x, np.array([-0.0], dtype)]))
 
 
-def _errors(value, error, exact, x, info, peak, signed) -> dict[str, Any]:
+@jax.jit
+def _errors(value, error, exact, x, peak, signed) -> dict[str, Any]:
     """The largest errors: in units in the last place and where, and relative to the true value or to the peak."""
+    info = jnp.finfo(x.dtype)
     size = jnp.where(signed, jnp.maximum(jnp.abs(exact), peak), jnp.abs(exact))
     # where the true value is beyond the dtype, or below its normal numbers, rounding to infinity or to zero is right
     error = jnp.where(jnp.isinf(value) & (jnp.abs(exact) >= float(info.max)), 0, error)
@@ -93,21 +95,32 @@ def _errors(value, error, exact, x, info, peak, signed) -> dict[str, Any]:
 def _scale(surrogate: spikegrad.Surrogate, quantity: str) -> tuple[jax.Array, jax.Array]:
     """The peak of a curve, and whether it crosses zero elsewhere than at the threshold."""
     half = jnp.linspace(0.001, 8, 8000, dtype=jnp.float64)
-    right, left = QUANTITIES[quantity](surrogate, half), QUANTITIES[quantity](surrogate, -half)
-    crosses = [jnp.any(side > 0) & jnp.any(side < 0) for side in (left, right)]
-    return jnp.maximum(jnp.max(jnp.abs(left)), jnp.max(jnp.abs(right))), crosses[0] | crosses[1]
+    sides = QUANTITIES[quantity](surrogate, jnp.stack([half, -half]))
+    crosses = jnp.any(sides > 0, axis=1) & jnp.any(sides < 0, axis=1)
+    return jnp.max(jnp.abs(sides)), jnp.any(crosses)
+
+
+def against_float64(case: Case, quantity: str, *xs: jax.Array) -> list[dict[str, Any]]:
+    """The largest errors over each x, in a dtype narrower than float64, with parameters as float32 holds them."""
+    xs, values, exacts, scale = _in_both(case, quantity, *xs)
+    return [
+        _errors(value, jnp.abs(value - exact), exact, x, *scale)
+        for x, value, exact in zip(xs, values, exacts, strict=True)
+    ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def against_float64(case: Case, quantity: str, x: jax.Array) -> dict[str, Any]:
-    """The largest errors over x, in a dtype narrower than float64, computed with parameters as float32 holds them."""
+def _in_both(case: Case, quantity: str, *xs: jax.Array) -> tuple[Any, ...]:
+    """Each x, less what is left out; the values there, in its dtype and in float64; the scale of the curve."""
     given = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in case.parameters.items()}
     surrogate = getattr(spikegrad, case.name)(**given)
-    x = jnp.where(left_out(case, quantity, x.astype(jnp.float32), jnp), jnp.asarray(0.5, x.dtype), x)
-    exact = QUANTITIES[quantity](surrogate, x.astype(jnp.float64))
-    value = QUANTITIES[quantity](surrogate, x).astype(jnp.float64)
-    exact, value = jax.lax.optimization_barrier((exact, value))
-    return _errors(value, jnp.abs(value - exact), exact, x, jnp.finfo(x.dtype), *_scale(surrogate, quantity))
+    curve = functools.partial(QUANTITIES[quantity], surrogate)
+    xs = [jnp.where(left_out(case, quantity, x.astype(jnp.float32), jnp), jnp.asarray(0.5, x.dtype), x) for x in xs]
+    exact = curve(jnp.concatenate([x.astype(jnp.float64) for x in xs]))
+    exacts = jnp.split(exact, np.cumsum([x.size for x in xs])[:-1])
+    values = [curve(x).astype(jnp.float64) for x in xs]
+    exacts, values = jax.lax.optimization_barrier((exacts, values))
+    return xs, values, exacts, _scale(surrogate, quantity)
 
 
 def left_out(case: Case, quantity: str, x: Any, xp: Any) -> Any:
@@ -127,7 +140,7 @@ def against_truth(case: Case, quantity: str, x: np.ndarray) -> dict[str, Any]:
     value = np.asarray(QUANTITIES[quantity](surrogate, jnp.asarray(x)), np.float64)
     error = np.array([float(abs(t - v)) for t, v in zip(truth, value, strict=True)])
     exact = np.array([float(t) for t in truth])
-    return _errors(value, error, exact, x, jnp.finfo(x.dtype), *_scale(surrogate, quantity))
+    return _errors(value, error, exact, x, *_scale(surrogate, quantity))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -136,7 +149,7 @@ def every_float32(case: Case, quantity: str, chunk: int = 1 << 18) -> dict[str, 
 
     def body(worst, part):
         x = jax.lax.bitcast_convert_type(part * jnp.uint32(chunk) + jnp.arange(chunk, dtype=jnp.uint32), jnp.float32)
-        row = against_float64(case, quantity, jnp.where(jnp.isfinite(x), x, 0))
+        (row,) = against_float64(case, quantity, jnp.where(jnp.isfinite(x), x, 0))
         worst["at"] = jnp.where(row["ulp"] > worst["ulp"], row.pop("at"), worst["at"])
         return worst | {key: jnp.maximum(value, worst[key]) for key, value in row.items()}, None
 
@@ -163,9 +176,10 @@ def main() -> None:
                 found = {"every float32": every_float32(case, quantity)}
             else:
                 dtypes = chosen((*HALF, "float32", "float64"), options.dtype)
-                found = {d: against_float64(case, quantity, jnp.asarray(every_half(d))) for d in dtypes if d in HALF}
+                xs = {d: jnp.asarray(every_half(d)) for d in dtypes if d in HALF}
                 if "float32" in dtypes:
-                    found["float32"] = against_float64(case, quantity, jnp.asarray(sample(case, np.float32, 40)))
+                    xs["float32"] = jnp.asarray(sample(case, np.float32, 40))
+                found = dict(zip(xs, against_float64(case, quantity, *xs.values()), strict=True)) if xs else {}
                 if "float64" in dtypes:
                     found["float64"] = against_truth(case, quantity, sample(case, np.float64, 1))
             for dtype, worst in found.items():
