@@ -11,7 +11,7 @@ import spikegrad
 from spikegrad import Surrogate, functional, parameter
 
 X = jnp.linspace(-2.0, 2.0, 9)
-pairs = [(getattr(spikegrad, name), type(spikegrad.get(name))) for name in spikegrad.names()]
+pairs = [(getattr(spikegrad.surrogates, name), type(spikegrad.get(name))) for name in spikegrad.names()]
 every_pair = pytest.mark.parametrize(("function", "cls"), pairs, ids=spikegrad.names())
 
 
@@ -32,7 +32,7 @@ def test_signature(function, cls):
 @every_pair
 def test_name_and_documentation(function, cls):
     name = function.__name__
-    assert getattr(spikegrad, name) is function
+    assert getattr(spikegrad.surrogates, name) is function
     assert (function.__qualname__, function.__module__) == (name, cls.__module__)
     assert f":class:`{cls.__name__}`" in inspect.getdoc(function)
     assert f"``{name}(x, ...)``" in inspect.getdoc(function)
