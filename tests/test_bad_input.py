@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import ROWS
 
 import spikegrad
 from spikegrad import (
@@ -35,14 +36,31 @@ fields = [
     for cls in (*classes, LIF, LeakyReadout)
     for field in dataclasses.fields(cls)
 ]
-numbers = [pytest.param(*row, id=f"{row[0].__name__}.{row[1]}") for row in fields if row[2].number]
 
 
-@pytest.mark.parametrize(("cls", "name", "domain"), numbers)
+def of_fields(rows):
+    return pytest.mark.parametrize(
+        ("cls", "name", "domain"), [pytest.param(*row, id=f"{row[0].__name__}.{row[1]}") for row in rows]
+    )
+
+
+numbers = [row for row in fields if row[2].number]
+every_number = of_fields(numbers)
+one_of_each_domain = of_fields({domain: (cls, name, domain) for cls, name, domain in reversed(numbers)}.values())
+
+
+@every_number
+def test_no_number_is_refused_by_name(cls, name, domain):
+    with refuses(TypeError, f"{cls.__name__}: {name} must be a real number or array, got 'a'"):
+        cls(**{name: "a"})
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}: {name} must be (finite|[<>]=? [01]), got nan$"):
+        cls(**{name: np.nan})
+
+
+@one_of_each_domain
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        ("a", "'a'"),
         ("1.0", "'1.0'"),
         (None, "None"),
         (True, "True"),
@@ -63,7 +81,7 @@ def test_not_a_real_number(cls, name, domain, value, shown):
         cls(**{name: value})
 
 
-@pytest.mark.parametrize(("cls", "name", "domain"), numbers)
+@one_of_each_domain
 @pytest.mark.parametrize(
     "value", [np.inf, -np.inf, np.nan, 10**400, np.float32(np.inf)], ids=["inf", "-inf", "nan", "10^400", "float32"]
 )
@@ -72,7 +90,7 @@ def test_not_finite(cls, name, domain, value):
         cls(**{name: value})
 
 
-@pytest.mark.parametrize(("cls", "name", "domain"), numbers)
+@every_number
 def test_out_of_bounds(cls, name, domain):
     refused = []
     if domain.above is not None:
@@ -96,24 +114,14 @@ def test_out_of_bounds(cls, name, domain):
 
 def test_bounds_are_what_they_are_documented_to_be():
     """The bounds above are read from the code; these are not."""
-    positive = {
-        ("GaussianGrad", "sigma"),
-        ("MultiGaussianGrad", "s"),
-        ("MultiGaussianGrad", "sigma"),
-        ("PiecewiseLeakyRelu", "w"),
-        ("ReluGrad", "width"),
-        ("SquarewaveFourierSeries", "t_period"),
-        ("S2NN", "alpha"),
-        *((name, "alpha") for name in ("Sigmoid", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Arctan", "ERF")),
-        *((name, "alpha") for name in ("NonzeroSignLog", "QPseudoSpike", "InvSquareGrad", "SlayerGrad")),
-    }
-    assert {(c.__name__, n) for c, n, d in fields if d.above is not None} == positive
-    assert {(c.__name__, n) for c, n, d in fields if d.at_least == 0} == {
-        ("S2NN", "epsilon"),
-        ("LIF", "decay"),
-        ("LeakyReadout", "decay"),
-    }
-    assert {(c.__name__, n) for c, n, d in fields if d.at_most == 1} == {("LIF", "decay"), ("LeakyReadout", "decay")}
+    expected = {name: row.domain for name, row in ROWS.items()}
+    expected |= {cell: {"decay": ">= 0, <= 1"} for cell in ("LIF", "LeakyReadout")}
+    found = {}
+    for cls, name, domain in fields:
+        bounds = {">": domain.above, ">=": domain.at_least, "<=": domain.at_most}
+        text = ", ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)
+        found.setdefault(cls.__name__, {}).update({name: text} if text else {})
+    assert found == expected
 
 
 def test_a_traced_or_jax_value_is_never_read():
