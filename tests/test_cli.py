@@ -120,13 +120,6 @@ def test_data_of_ones_own_is_trained_on_and_scored(tmp_path, capsys):
     assert "accuracy" not in printed
 
 
-def test_the_same_seed_gives_the_same_parameters(run, tmp_path, capsys):
-    assert main(["train", *QUICK, "--quiet", "--no-baseline", "--output", str(tmp_path / "again")]) == 0
-    assert capsys.readouterr().err == ""
-    with np.load(run[0] / "parameters.npz") as first, np.load(tmp_path / "again" / "parameters.npz") as again:
-        assert np.array_equal(first["weight_1"], again["weight_1"])
-
-
 def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     seen = {}
 
@@ -172,7 +165,9 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path):
     assert main(["predict", str(folder), "digits"]) == 0
 
 
-def test_ctrl_c_in_the_baseline_keeps_both(tmp_path, monkeypatch):
+def test_ctrl_c_in_the_baseline_keeps_both_and_the_same_seed_gives_the_same_parameters(
+    run, tmp_path, monkeypatch, capsys
+):
     fit = commands.training.fit
 
     def interrupt(network, *args, **settings):
@@ -182,11 +177,14 @@ def test_ctrl_c_in_the_baseline_keeps_both(tmp_path, monkeypatch):
 
     monkeypatch.setattr(commands.training, "fit", interrupt)
     before = signal.getsignal(signal.SIGINT)
-    assert main(["train", *QUICK, "--output", str(tmp_path / "run")]) == 130
+    assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == ""
     results = record(tmp_path / "run")["results"]
     assert not results["spiking"]["interrupted"]
     assert results["relu"]["interrupted"]
     assert signal.getsignal(signal.SIGINT) is before
+    with np.load(run[0] / "parameters.npz") as first, np.load(tmp_path / "run" / "parameters.npz") as again:
+        assert np.array_equal(first["weight_1"], again["weight_1"])
 
 
 def test_divergence_is_one_line(tmp_path, monkeypatch, capsys):
