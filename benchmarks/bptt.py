@@ -13,6 +13,10 @@ that at its peak, but raises the process's memory by up to three times as much, 
 
     python benchmarks/bptt.py --sizes 256x100,1024x250 --json FILE
     python benchmarks/bptt.py --sizes 512x100 --depth 3 --peers
+    python benchmarks/bptt.py --conv 8,32,100 --peers --json FILE
+
+`--conv` takes a convolutional network instead over so many steps: `_convolutional.py` says what its variants are. Times
+are ratios to `alone`; those that have convolutions in a plain loop are run once, over the first number of steps alone.
 
 `--rss VARIANT` runs one variant of the first size alone and prints by how much it raised the peak of the process's
 memory: `--sizes 1024x10000 --batch 16 --rss recompute`.
@@ -27,6 +31,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _convolutional
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,38 +161,56 @@ def compile_(fun, args):
     return compiled, time.perf_counter() - start
 
 
-def measure(neurons: int, steps: int, batch: int, depth: int, rounds: int, with_peers: bool) -> list[dict]:
+def recurrent(neurons: int, steps: int, batch: int, depth: int, rounds: int, with_peers: bool) -> list[dict]:
+    """Rows of one size of the recurrent network."""
     args = data(neurons, steps, batch, depth)
+    others = torch_peers(args) if with_peers else {}
     unit = steps * batch * neurons * 4 * depth
+    rows = measure(variants(steps, with_peers), args, unit, rounds, others)
+    return [{"variant": name, "size": f"{neurons}x{steps}", "depth": depth} | row for name, row in rows.items()]
+
+
+def convolutional(steps: int, batch: int, rounds: int, with_peers: bool, slow_too: bool) -> list[dict]:
+    """Rows of one number of steps of the convolutional network."""
+    found = _convolutional.variants(DECAY, ALPHA, spike, with_peers and importlib.util.find_spec("jaxpike") is not None)
+    args = _convolutional.data(steps, batch)
+    unit = steps * batch * _convolutional.neurons() * 4
+    slow = {name: found.pop(name) for name in _convolutional.SLOW if name in found}
+    rows = measure(found, args, unit, rounds, slow=slow, run_slow=slow_too)
+    return [{"variant": name, "size": f"conv x{steps}", "depth": 3} | row for name, row in rows.items()]
+
+
+def measure(found, args, unit, rounds, others=None, slow=None, run_slow=False) -> dict[str, dict]:
+    """A row for each variant. The first is the one that the others are compared with.
+
+    ``others`` are run as they are and not compiled; ``slow`` ones are compiled, and run once or not at all.
+    """
+    others, slow = others or {}, slow or {}
     compile_(functools.partial(plain, fire=spike), data(2, 2, 1, 1))  # JAX's own start
-    compiled = {name: compile_(fun, args) for name, fun in variants(steps, with_peers).items()}
-    steps_ = {name: (lambda run=run: jax.block_until_ready(run(*args))) for name, (run, _) in compiled.items()}
+    compiled = {name: compile_(fun, args) for name, fun in {**found, **slow}.items()}
     temporary = {name: run.memory_analysis().temp_size_in_bytes for name, (run, _) in compiled.items()}
-    if with_peers:
-        others = torch_peers(args)
-        steps_ |= others
-        temporary |= {name: step.saved() for name, step in others.items()}
-    seconds = interleave(steps_, rounds)
-    rows = []
-    _, reference = steps_["plain"]()
-    for name, step in steps_.items():
+    temporary |= {name: step.saved() for name, step in others.items()}
+    steps = {name: (lambda run=run: jax.block_until_ready(run(*args))) for name, (run, _) in compiled.items()} | others
+    seconds = interleave({name: step for name, step in steps.items() if name not in slow}, rounds)
+    first = next(iter(found))
+    _, reference = steps[first]()
+    rows = {}
+    for name, step in steps.items():
+        row = rows[name] = {
+            "temp_units": temporary[name] / unit,
+            "compile_ratio": compiled[name][1] / compiled[first][1] if name in compiled else "",
+        }
+        if name in slow and not run_slow:
+            continue
+        start = time.perf_counter()
         loss, gradient = step()
-        spread = ratio(seconds[name], seconds["plain"])
-        rows.append(
-            {
-                "variant": name,
-                "size": f"{neurons}x{steps}",
-                "depth": depth,
-                "time_ratio": spread["ratio"],
-                "min": spread["min"],
-                "max": spread["max"],
-                "temp_units": temporary[name] / unit,
-                "compile_ratio": compiled[name][1] / compiled["plain"][1] if name in compiled else "",
-                "loss": float(loss),
-                "grad_norm": norm(gradient),
-                "grad_error": norm(jax.tree.map(jnp.subtract, gradient, reference)) / norm(reference),
-            }
-        )
+        spread = ratio(seconds.get(name) or [time.perf_counter() - start] * rounds, seconds[first])
+        row |= {"time_ratio": spread["ratio"], "min": spread["min"], "max": spread["max"]}
+        row |= {
+            "loss": float(loss),
+            "grad_norm": norm(gradient),
+            "grad_error": norm(jax.tree.map(jnp.subtract, gradient, reference)) / norm(reference),
+        }
     return rows
 
 
@@ -196,6 +219,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="256x100,1024x250", help="neurons x steps, default %(default)s")
     parser.add_argument("--batch", type=int, default=64, help="default %(default)s")
     parser.add_argument("--depth", type=int, default=1, help="recurrent layers, default %(default)s")
+    parser.add_argument("--conv", metavar="STEPS", help="the convolutional network over so many steps, 8,32,100 say")
     parser.add_argument("--rounds", type=int, default=9, help="default %(default)s")
     parser.add_argument("--peers", action="store_true", help="also the other libraries that are installed")
     parser.add_argument("--rss", metavar="VARIANT", help="the peak memory of one variant alone")
@@ -215,8 +239,12 @@ def main() -> None:
         return
     keep_memory()
     rows = []
-    for neurons, steps in sizes:
-        rows += measure(neurons, steps, options.batch, options.depth, options.rounds, options.peers)
+    if options.conv:
+        for n, steps in enumerate(map(int, options.conv.split(","))):
+            rows += convolutional(steps, options.batch, options.rounds, options.peers, slow_too=n == 0)
+    else:
+        for neurons, steps in sizes:
+            rows += recurrent(neurons, steps, options.batch, options.depth, options.rounds, options.peers)
     report(rows, options.json)
 
 
