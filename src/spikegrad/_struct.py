@@ -11,6 +11,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
 
 import jax
@@ -190,7 +191,7 @@ class Struct:
     _numbers: ClassVar[tuple[str, ...]] = ()
     _objects: ClassVar[tuple[str, ...]] = ()
     _stated_pure: ClassVar[bool] = False
-    _hints: ClassVar[Mapping[str, str]] = {}
+    _hints: ClassVar[MappingProxyType[str, str]] = MappingProxyType({})
     """What to give instead of a parameter that other libraries have."""
 
     if not TYPE_CHECKING:  # a checker reads the parameters off __init__
