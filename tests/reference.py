@@ -147,7 +147,7 @@ ROWS = {
         lambda x, n, t: 0.5 + 2 / pi * sum(sin((2 * i - 1) * 2 * pi * x / t) / (2 * i - 1) for i in range(1, n + 1)),
         smooth,
         ({"n": 1, "t_period": 3.0}, {"n": 5, "t_period": 20.0}),
-        {"n": ">= 1", "t_period": "> 0"},
+        {"n": ">= 1, <= 128", "t_period": "> 0"},
         (SIGNED, PERIODIC),
     ),
     "S2NN": Row(
