@@ -49,8 +49,10 @@ def install(python, *wanted):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             size = re.search(r"\((\d+)\.\d MB\)", line)
-            if (size and int(size[1]) >= SHOWN) or line.startswith("Installing collected"):
-                say("  " + line.strip().partition(": ")[0])
+            if size and int(size[1]) >= SHOWN:
+                say(f"  {line.strip()}")
+            if line.startswith("Installing collected packages"):
+                say(f"  Unpacking {line.count(',') + 1}")
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
 
