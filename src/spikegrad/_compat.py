@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,34 +90,56 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
 # --- jaxprs ----------------------------------------------------------------------------------------------------------
 
 
-def evaluate(jaxpr: Any, consts: Any, args: Any) -> list:
-    """Run the equations of a jaxpr on arrays, which may vary over other axes of a mesh than those it was traced with.
+class Equations(NamedTuple):
+    """A jaxpr whose constants are variables like its inputs: it can outlive the trace that they belong to."""
 
-    Calls of compiled functions are run equation by equation, since their types are fixed; an array that varies over an
-    axis already is not made to.
-    """
-    values: dict[Any, Any] = {}
+    inputs: list
+    equations: list
+    outputs: list
+
+
+def equations(closed: Any) -> tuple[Equations, list]:
+    """The equations of a jaxpr, and its constants, which are the first inputs."""
+    jaxpr = closed.jaxpr
+    return Equations([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars), list(closed.consts)
+
+
+def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list] | None = None) -> list:
+    """The outputs, of these inputs. ``run`` applies one equation to its operands; by default as it stands."""
+    values: dict[Any, Any] = dict(zip(of.inputs, inputs, strict=True))
 
     def read(var):
         return var.val if hasattr(var, "val") else values[var]
 
-    values.update(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        name, given = eqn.primitive.name, [read(var) for var in eqn.invars]
-        if name in ("jit", "pjit"):
-            inner = eqn.params["jaxpr"]
-            out = evaluate(inner.jaxpr, inner.consts, given)
-        elif name in ("pvary", "pcast") and eqn.params.get("to", "varying") == "varying":
-            out = [vary(jnp.asarray(x), frozenset(eqn.params["axes"])) for x in given]
-        else:
-            params = eqn.primitive.get_bind_params(eqn.params)
-            functions, params = params if isinstance(params, tuple) else ((), params)  # JAX had both forms
-            with eqn.ctx.manager:
-                out = eqn.primitive.bind(*functions, *given, **params)
-            out = out if eqn.primitive.multiple_results else [out]
-        values.update(zip(eqn.outvars, out, strict=True))
-    return [read(var) for var in jaxpr.outvars]
+    for equation in of.equations:
+        with equation.ctx.manager:
+            out = (run or bind)(equation, [read(var) for var in equation.invars])
+        values.update(zip(equation.outvars, out, strict=True))
+    return [read(var) for var in of.outputs]
+
+
+def bind(equation: Any, operands: list, **changed: Any) -> list:
+    """Apply the primitive of an equation, with its parameters but for those that are changed."""
+    primitive = equation.primitive
+    params = primitive.get_bind_params(equation.params | changed)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # JAX had both forms
+    out = primitive.bind(*functions, *operands, **params)
+    return out if primitive.multiple_results else [out]
+
+
+def bind_over_any_axes(equation: Any, operands: list) -> list:
+    """The same, of operands that may vary over other axes of a mesh than those that the equation was made of.
+
+    Calls of compiled functions are run equation by equation, since their types are fixed; an array that varies over an
+    axis already is not made to.
+    """
+    name, params = equation.primitive.name, equation.params
+    if name in ("jit", "pjit"):
+        inner, consts = equations(params["jaxpr"])
+        return evaluate(inner, *consts, *operands, run=bind_over_any_axes)
+    if name in ("pvary", "pcast") and params.get("to", "varying") == "varying":
+        return [vary(jnp.asarray(x), frozenset(params["axes"])) for x in operands]
+    return bind(equation, operands)
 
 
 def is_forward_mode_error(error: TypeError) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._compat import evaluate, zeros_like
+from .._compat import bind_over_any_axes, equations, evaluate, zeros_like
 
 Arrays = list
 """What a function closes over, in the order of its equations."""
@@ -28,12 +28,13 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
     """
     # partial makes a new function: JAX keeps what it traced for one that it has seen, and a user's may have changed
     closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*example)
+    of, consts = equations(closed)
     structure = jax.tree.structure(shape)
 
     def call(arrays, *args):
-        return structure.unflatten(evaluate(closed.jaxpr, arrays, jax.tree.leaves(args)))
+        return structure.unflatten(evaluate(of, *arrays, *jax.tree.leaves(args), run=bind_over_any_axes))
 
-    return call, [jnp.asarray(array) for array in closed.consts], closed
+    return call, [jnp.asarray(array) for array in consts], closed
 
 
 def is_inexact(leaf: Any) -> bool:

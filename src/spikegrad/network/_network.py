@@ -106,18 +106,27 @@ class Network(Struct):
             If the states are not those of such inputs: a whole sequence given for one step, say.
         """
         x, before = _real(inputs), _as_arrays(states)
-        after = []
         if len(before) != len(self.layers):
             raise ValueError(f"Network: states must be of {len(self.layers)} layers, got {len(before)}")
+        try:
+            after = self._advance(before, x)
+        except (TypeError, ValueError):
+            after = None
+        if after is None or _shapes(after) != _shapes(before):
+            if _shapes(before) != (fitting := _shapes(self.initial_state(x))):
+                raise ValueError(
+                    f"Network: step takes the inputs of one step, got {x.shape}, which fit states {fitting}, "
+                    f"not {_shapes(before)}; a sequence is given to the network itself"
+                )
+            after = self._advance(before, x)  # whatever it raised
+        return after, after[-1][1]
+
+    def _advance(self, before: list[LayerState], x: jax.Array) -> list[LayerState]:
+        after = []
         for layer, (v, out) in zip(self.layers, before, strict=True):
             after.append(_layer.fire(layer.cell, layer.cell.integrate(v, layer.current(x, out))))
             x = after[-1][1]
-        if _shapes(after) != _shapes(before):
-            raise ValueError(
-                f"Network: step takes the inputs of one step, got {jnp.shape(inputs)}, which makes states "
-                f"{_shapes(after)} of states {_shapes(before)}; a sequence is given to the network itself"
-            )
-        return after, x
+        return after
 
     def __call__(
         self,

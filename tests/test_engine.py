@@ -1,0 +1,406 @@
+"""What was once wrong in the loop over time, and what it returns beside the outputs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Cell,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    SynapticLIF,
+    residual_report,
+)
+
+MODES = ("exact", "half", "8-bit", "recompute", "scan")
+SOME = ("exact", "8-bit", "recompute", "scan")
+ERRORS = {"half": 1e-2, "8-bit": 1e-1}
+rng = np.random.default_rng(0)
+
+
+def array(*shape, scale=1.0):
+    return jnp.asarray(rng.normal(0, scale, shape), jnp.float32)
+
+
+X = jnp.asarray(rng.uniform(0, 1.5, (12, 3, 5)), jnp.float32)
+W, R, OUT = array(5, 7, scale=0.7), array(7, 7, scale=0.4), array(7, 4)
+
+
+def build(w=W, r=R, out=OUT, cell=LIF):
+    return Network([Layer(w, cell(0.8), r), Layer(r, LIF(0.9)), Layer(out, LeakyReadout(0.9))])
+
+
+def relative(got, expected):
+    """Of all leaves together, by the Euclidean norm."""
+    a, b = (
+        np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
+        for tree in (got, expected)
+    )
+    assert np.any(b)
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+# --- steps, masks, batches -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"chunk": 1}, {}, {"mode": "recompute"}, {"mode": "8-bit"}, {"mode": "scan"}])
+def test_fewer_steps_than_layers(options):
+    network = Network([Layer(jnp.eye(5), LIF(threshold=0.1))] * 3)
+    ends, outs = network(X[:1], **options)
+    assert outs.shape == (1, 3, 5)
+    after, out = network.step(network.initial_state(X[0]), X[0])
+    assert jnp.array_equal(outs[0], out)
+    assert out.sum() > 0
+    assert all(map(jnp.array_equal, jax.tree.leaves(ends), jax.tree.leaves(after)))
+
+
+def test_the_mask_of_inputs_without_a_batch():
+    """Its second axis would be that of the neurons."""
+    network = Network([Layer(W, LIF())])
+    with pytest.raises(ValueError, match=r"Network: mask must be of bool and of shape \(steps,\), here \(12,\), got"):
+        network(X[:, 0], mask=np.ones((12, 5), bool))
+    mask = np.arange(12) % 3 > 0
+    got = network(X[:, 0], mask=mask)[1]
+    assert jnp.array_equal(got, network(X, mask=mask)[1][:, 0])
+    assert not jnp.any(got[::3])
+
+
+def test_an_empty_batch():
+    for mode in MODES:
+        run = jax.jit(jax.value_and_grad(lambda w, mode=mode: build(w)(X[:, :0], mode=mode)[1].sum()))
+        value, gradient = run(W)
+        assert value == 0
+        assert not jnp.any(gradient)
+
+
+class Dividing(Cell):
+    """Starts at 1, and must never be asked at 0, where it has no derivative."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.ones(shape, dtype)
+
+    def integrate(self, v, current):
+        return 0.5 / v + current
+
+    def fire(self, u):
+        return 1 + u * u + jnp.log(u), Sigmoid(2.0)(u - 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_derivative_of_states_that_never_were(mode):
+    x = jnp.abs(X)
+    mask = jnp.asarray(rng.uniform(size=(12, 3)) < 0.5).at[:3].set(False)
+
+    def loss(w, mode):
+        return Network([Layer(w, Dividing()), Layer(jnp.abs(R), Dividing())])(x, mode=mode, mask=mask)[1].sum()
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    assert jnp.all(jnp.isfinite(gradient(jnp.abs(W), mode)))
+    assert relative(gradient(jnp.abs(W), mode), gradient(jnp.abs(W), "scan")) < 1e-5
+
+
+# --- 8 bits ----------------------------------------------------------------------------------------------------------
+
+CELLS = {
+    "LIF": lambda t, d: LIF(d, t, Sigmoid(4 / t)),
+    "SynapticLIF": lambda t, d: SynapticLIF(d, t, Sigmoid(4 / t), synaptic_decay=0.8 * d / 0.9),
+    "AdaptiveLIF": lambda t, d: AdaptiveLIF(d, t, Sigmoid(4 / t), adaptation=0.2 * t, adaptation_decay=0.95 * d / 0.9),
+}
+
+
+@functools.cache
+def gradients_at(cell, mode):
+    """Of the weights and of all decays, in one program for all thresholds, which are in the unit of the potential."""
+    x = jnp.asarray(np.random.default_rng(1).uniform(size=(100, 8, 5)) < 0.2, jnp.float32)
+
+    def loss(p, threshold):
+        w, r, out, decay, leak = p
+        layers = [
+            Layer(w * threshold, CELLS[cell](threshold, decay), r * threshold),
+            Layer(out * threshold, LeakyReadout(leak)),
+        ]
+        return (jnp.cos(jnp.arange(4.0))[None, None] * Network(layers)(x, mode=mode)[1] / threshold).mean()
+
+    p = W + 0.3, R / 4, OUT, jnp.float32(0.9), jnp.float32(0.95)
+    return jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(p, jnp.float32([0.01, 0.1, 1, 10, 100]))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("mode", "of_weights", "of_decays"), [("half", 2e-4, 3e-3), ("8-bit", 2e-2, 6e-2)])
+def test_errors_of_few_bits_at_thresholds_of_any_size(mode, of_weights, of_decays, cell):
+    """Of each parameter by itself. A decay is one number, the sum of terms of both signs; a readout's is kept well."""
+    limits = of_weights, of_weights, 1e-6, of_decays, 1e-3
+    for got, expected, limit in zip(gradients_at(cell, mode), gradients_at(cell, "exact"), limits, strict=True):
+        for n in range(5):
+            assert relative(got[n], expected[n]) < limit
+
+
+def test_a_silent_neuron_has_no_gradient_of_its_adaptation():
+    def end(adaptation, mode):
+        return Network([Layer(W / 100, AdaptiveLIF(adaptation=adaptation))])(X, mode=mode)[0][0][0][1].sum()
+
+    for mode in MODES:
+        value, gradient = jax.value_and_grad(end)(0.2, mode)
+        assert value == gradient == 0
+
+
+class Refractory(Cell):
+    """Counts the steps since its last spike, and does not say how it is encoded."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.full(shape, 100, dtype)
+
+    def integrate(self, v, current):
+        v, since = v
+        return 0.9 * v + jnp.where(since > 2, current, 0), since
+
+    def fire(self, u):
+        u, since = u
+        s = Sigmoid(2.0)(u - 0.5)
+        return (u - 0.5 * s, (since + 1) * (1 - s)), s
+
+
+class Delayed(LIF):
+    """Has another state than the cell whose ``encode`` it inherits."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v, current):
+        v, s = v
+        return 0.8 * v + current - s, s
+
+    def fire(self, u):
+        u, _ = u
+        s = self.surrogate(u - 1)
+        return (u, s), s
+
+
+@pytest.mark.parametrize("cell", [Refractory, Delayed])
+def test_a_cell_that_does_not_say_how_it_is_encoded_is_kept_as_it_is(cell):
+    def loss(w, mode):
+        return (Network([Layer(w, cell(), R)])(X, mode=mode)[1] * jnp.arange(7.0)[None, None]).sum()
+
+    expected = jax.jit(jax.grad(loss), static_argnums=1)(W, "scan")
+    for mode in ("half", "8-bit"):
+        assert relative(jax.jit(jax.grad(loss), static_argnums=1)(W, mode), expected) < 1e-5
+    kept = residual_report(lambda w: loss(w, "8-bit"), W).arrays
+    assert not any(a.dtype == jnp.uint8 for a in kept)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nan_and_infinity_stay_what_they_are(mode):
+    x = X.at[4, 1, 2].set(jnp.nan).at[4, 2, 2].set(jnp.inf)
+    w = jnp.abs(W)
+
+    def alone(x):
+        return jax.grad(lambda x: build(w)(x[:, None], mode=mode)[1].sum())(x)
+
+    got = jax.jit(jax.vmap(alone, 1, 1))(x)
+    assert jnp.all(jnp.isnan(got[:5, 1]))  # a broken potential does not pass as a number
+    assert jnp.all(jnp.isfinite(got[:, 0]))
+
+
+# --- what a network returns ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_pre_spike_states(mode, masked):
+    mask = jnp.asarray(np.random.default_rng(2).uniform(size=(12, 3)) < 0.7) if masked else None
+
+    def loss(w, mode):
+        _, out, (last, first) = build(w, cell=AdaptiveLIF)(X, mode=mode, pre_spike=(-1, 0), mask=mask)
+        u, a = first
+        return (out**2).mean() + (u * jnp.cos(u)).sum() + (a * a).sum() + (last**3).sum()
+
+    def by_steps(w):
+        network, total = build(w, cell=AdaptiveLIF), 0.0
+        states, outs = network.initial_state(X[0]), []
+        for t, x in enumerate(X):
+            before, states = states, network.step(states, x)[0]
+            below, us = x, []
+            for layer, (v, out), (_, above) in zip(network.layers, before, states, strict=True):
+                us.append(layer.cell.integrate(v, layer.current(below, out)))
+                below = above
+            keep = jnp.ones((3, 1), bool) if mask is None else mask[t, :, None]
+            states = jax.tree.map(lambda a, b, keep=keep: jnp.where(keep, a, b), states, before)
+            (u, a), _, last = jax.tree.map(lambda a, keep=keep: jnp.where(keep, a, 0), us)
+            total += (u * jnp.cos(u)).sum() + (a * a).sum() + (last**3).sum()
+            outs.append(jnp.where(keep, states[-1][1], 0))
+        return (jnp.stack(outs) ** 2).mean() + total
+
+    got = jax.jit(jax.value_and_grad(loss), static_argnums=1)(W, mode)
+    expected = by_steps_once(by_steps, masked)
+    assert relative(got[0], expected[0]) < 1e-5
+    assert relative(got[1], expected[1]) < ERRORS.get(mode, 1e-5)
+
+
+_BY_STEPS = {}
+
+
+def by_steps_once(function, masked):
+    if masked not in _BY_STEPS:
+        _BY_STEPS[masked] = jax.jit(jax.value_and_grad(function))(W)
+    return _BY_STEPS[masked]
+
+
+def test_pre_spike_states_are_not_kept_when_nobody_asks():
+    def kept(**options):
+        return residual_report(lambda w: build(w)(X, **options)[1].sum(), W).bytes
+
+    assert kept(mode="8-bit", pre_spike=()) == kept(mode="8-bit", pre_spike=False) == kept(mode="8-bit")
+    *_, shown = build()(X, pre_spike=True)
+    assert [u.shape for u in shown] == [(12, 3, 7), (12, 3, 7), (12, 3, 4)]
+    with pytest.raises(ValueError, match="Network: pre_spike must name layers from -3 to 2, got 3"):
+        build()(X, pre_spike=[3])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unrolled(mode):
+    """The same operations; the compiler may add them up in another order."""
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(w, n):
+        return jax.value_and_grad(lambda w: build(w)(X, mode=mode, unroll=n)[1].sum())(w)
+
+    for n in (3, 100):
+        assert relative(run(W, n), run(W, 1)) < ERRORS.get(mode, 1e-5) / 10
+    with pytest.raises(ValueError, match="Network: unroll must be at least 1, got 0"):
+        build()(X, unroll=0)
+
+
+# --- compiled once, traced anywhere ----------------------------------------------------------------------------------
+
+
+def compilations(function):
+    count = 0
+
+    def listen(event, duration, **_):
+        nonlocal count
+        count += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        function()
+    finally:
+        unregister = getattr(jax.monitoring, "unregister_event_duration_listener", None)
+        if unregister is None:  # JAX made it public late
+            from jax._src import monitoring  # noqa: PLC0415
+
+            unregister = (
+                getattr(monitoring, "unregister_event_duration_listener", None)
+                or monitoring._unregister_event_duration_listener_by_callback
+            )
+        unregister(listen)
+    return count
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_jit_a_network_is_compiled_once(mode):
+    def run(w):
+        return jax.value_and_grad(lambda w: build(w)(X, mode=mode)[1].sum())(w)
+
+    assert compilations(lambda: run(W)) > 0
+    assert compilations(lambda: run(W + 1)) <= 1  # the sum
+
+
+def test_tracers_do_not_leak():
+    def of_a_function(w, mode):
+        return Network([Layer(lambda x: x @ w, LIF())])(X, mode=mode)[1].sum()
+
+    with jax.checking_leaks():
+        jax.jit(jax.grad(lambda w: Network([Layer(w, LIF())])(X, mode="8-bit")[1].sum()))(W)
+        jax.grad(of_a_function)(W, "exact")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_every_mode_lowers_for_every_platform(platform):
+    def convolve(kernel, x):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def loss(w, kernel, mode):
+        outs = build(w)(X, mode=mode)[1]
+        images = jnp.ones((4, 2, 6, 6, 1))
+        return outs.sum() + Network([Layer(functools.partial(convolve, kernel), LIF())])(images, mode=mode)[1].sum()
+
+    for mode in MODES:
+        traced = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2).trace(W, jnp.ones((3, 3, 1, 4)), mode)
+        lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "custom_call" not in lowered or "annotate" in lowered
+
+
+def test_export_with_an_open_batch():
+    from jax import export  # noqa: PLC0415
+
+    batch, steps = export.symbolic_shape("b, t")
+    network = build()
+    for mode in ("exact", "8-bit"):
+        run = jax.jit(jax.grad(lambda x, mode=mode: network(x, mode=mode)[1].sum()))
+        exported = export.export(run)(jax.ShapeDtypeStruct((12, batch, 5), jnp.float32))
+        assert relative(exported.call(X), run(X)) < 1e-6
+    message = "Network: the number of steps must be known when JAX traces, got t in inputs of shape"
+    with pytest.raises(TypeError, match=message):
+        export.export(jax.jit(lambda x: network(x)[1]))(jax.ShapeDtypeStruct((steps, 3, 5), jnp.float32))
+
+
+# --- clear refusals --------------------------------------------------------------------------------------------------
+
+
+class Pair(Cell):
+    def integrate(self, v, current):
+        return v + current
+
+    def fire(self, u):
+        return u, (u, u)
+
+
+class Counting(Pair):
+    def fire(self, u):
+        return u, (u > 0).astype(jnp.int32)
+
+
+def test_refusals():
+    network = build()
+    for call, error, message in (
+        (lambda: Network([Layer(W, Pair())])(X), TypeError, "Pair: fire must return (state, output) with one array as"),
+        (lambda: Network([Layer(W, Counting())])(X), TypeError, "Counting: fire must return floats as output, got int"),
+        (lambda: network(X.astype(complex)), TypeError, "Network: inputs must be real, got comp"),
+        (
+            lambda: network.step(network.initial_state(X[0]), X),
+            ValueError,
+            "Network: step takes the inputs of one step",
+        ),
+        (
+            lambda: network.step(network.initial_state(X[0])[:2], X[0]),
+            ValueError,
+            "Network: states must be of 3 layers",
+        ),
+        (lambda: network(X, mode="scan", chunk=2), ValueError, "Network: mode 'scan' has no chunk and no segment"),
+        (lambda: type("Own", (Layer,), {}), TypeError, "Own: Layer cannot be derived from"),
+        (lambda: LIF(tau=10.0), TypeError, "LIF: no parameter tau; give decay=exp(-dt / tau)"),
+        (lambda: LeakyReadout(beta=0.9), TypeError, "LeakyReadout: no parameter beta; give decay=beta"),
+        (lambda: LIF(surrogate=Sigmoid), TypeError, "LIF: surrogate must be an instance, got the class Sigmoid"),
+    ):
+        with pytest.raises(error) as raised:
+            call()
+        assert message in str(raised.value)
+
+
+def test_a_network_as_labels():
+    """It can be called, and a function that takes a pytree or a callable would call it."""
+    optax = pytest.importorskip("optax")
+    network = build()
+    labels = jax.tree.map(lambda leaf: "trained" if isinstance(leaf, jax.Array) else "kept", network)
+    optimizer = optax.multi_transform({"trained": optax.sgd(0.1), "kept": optax.set_to_zero()}, lambda params: labels)
+    gradient = jax.grad(lambda network: network(X)[1].sum())(network)
+    updates, _ = optimizer.update(gradient, optimizer.init(network))
+    assert jnp.any(updates.layers[0].weight != 0)
+    assert updates.layers[0].cell.decay == 0
