@@ -98,10 +98,11 @@ class Equations(NamedTuple):
     outputs: list
 
 
-def equations(closed: Any) -> tuple[Equations, list]:
-    """The equations of a jaxpr, and its constants, which are the first inputs."""
-    jaxpr = closed.jaxpr
-    return Equations([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars), list(closed.consts)
+def equations(jaxpr: Any) -> tuple[Equations, list]:
+    """The equations of a jaxpr, closed or not, and the constants that it holds, which are the first inputs."""
+    consts = list(getattr(jaxpr, "consts", ()))
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    return Equations([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars), consts
 
 
 def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list] | None = None) -> list:

@@ -32,6 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from .._compat import bind, equations, evaluate
+
 _CONVOLUTION = "conv_general_dilated"
 _NESTED = frozenset(
     {
@@ -49,11 +51,11 @@ def canonical(function: Callable) -> Callable:
     """The function with each convolution in canonical form. Arguments and results are pytrees of arrays."""
 
     def rewritten(*args):
-        # another function object each time, since JAX may keep what it traced for one that it has seen
+        # partial makes a new function, since JAX may keep what it traced for one that it has seen
         closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*args)
-        return jax.tree.unflatten(
-            jax.tree.structure(shape), _evaluate(closed.jaxpr, closed.consts, *jax.tree.leaves(args))
-        )
+        of, consts = equations(closed)
+        out = evaluate(of, *consts, *jax.tree.leaves(args), run=_bind_canonical)
+        return jax.tree.unflatten(jax.tree.structure(shape), out)
 
     return rewritten
 
@@ -70,42 +72,25 @@ def _jaxprs(params: Any) -> list:
     return [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "eqns")]
 
 
-def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list:
-    """Run the equations on arrays, with convolutions in canonical form."""
-    values: dict[Any, Any] = {}
-
-    def read(var):
-        return var.val if hasattr(var, "val") else values[var]
-
-    values.update(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        operands, params = [read(var) for var in eqn.invars], eqn.params
-        with eqn.ctx.manager:
-            if eqn.primitive.name == _CONVOLUTION:
-                out = _convolve(eqn.primitive.bind, params, *operands)
-            else:
-                if eqn.primitive.name in _NESTED:
-                    params = jax.tree.map(_rewrite_nested, params)
-                out = _bind(eqn.primitive, operands, params)
-        values.update(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True))
-    return [read(var) for var in jaxpr.outvars]
+def _bind_canonical(equation: Any, operands: list) -> list:
+    """Apply an equation to its operands, with convolutions in canonical form."""
+    name = equation.primitive.name
+    if name == _CONVOLUTION:
+        return [_convolve(equation.primitive.bind, equation.params, *operands)]
+    if name in _NESTED:
+        return bind(equation, operands, **jax.tree.map(_rewrite_nested, equation.params))
+    return bind(equation, operands)
 
 
 def _rewrite_nested(param: Any) -> Any:
     """Of a parameter that is a jaxpr with a convolution, one of the same types with that in canonical form."""
     if not hasattr(param, "eqns") or not has_convolution(param):
         return param
-    closed = hasattr(param, "consts")  # JAX has jaxprs with their constants, and jaxprs that have none
-    jaxpr, consts = (param.jaxpr, param.consts) if closed else (param, ())
-    new = jax.make_jaxpr(functools.partial(_evaluate, jaxpr, consts))(*[var.aval for var in jaxpr.invars])
-    return new if closed else new.jaxpr
-
-
-def _bind(primitive: Any, operands: list, params: dict) -> Any:
-    params = primitive.get_bind_params(params)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # JAX had both forms
-    return primitive.bind(*functions, *operands, **params)
+    of, consts = equations(param)
+    new = jax.make_jaxpr(functools.partial(evaluate, of, *consts, run=_bind_canonical))(
+        *[var.aval for var in of.inputs[len(consts) :]]
+    )
+    return new if hasattr(param, "consts") else new.jaxpr  # JAX had jaxprs that hold their constants, and others
 
 
 def _convolve(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> jax.Array:
