@@ -34,7 +34,6 @@ CELLS = {  # of the arguments they share, and of the decay of their second state
     "SynapticLIF": lambda *args, second: SynapticLIF(*args, second),
     "AdaptiveLIF": lambda *args, second: AdaptiveLIF(*args, 0.3, second),
 }
-RESETS = [(reset, detached) for reset in ("subtract", "zero", "none") for detached in (False, True)]
 MODES = [
     {},
     {"segment": 4},
@@ -213,7 +212,8 @@ def check(
 
 FACTORS = {
     "cell": tuple(CELLS),
-    "reset": RESETS,
+    "reset": ("subtract", "zero", "none"),
+    "detached": (False, True),
     "options": ({}, {"mode": "scan"}, {"mode": "recompute"}, {"mode": "half"}, {"mode": "8-bit"}),
     "depth": (1, 3),
     "recurrent": (True, False),
@@ -223,9 +223,8 @@ FACTORS = {
 
 def test_gradients_are_those_of_an_explicit_loop(combination):
     """Of all combinations of the factors, or of so many that every two of their values meet: see conftest.py."""
-    reset, detached = combination.pop("reset")
     with enable_x64() if combination["dtype"] == "float64" else contextlib.nullcontext():
-        gradient = check(reset=reset, detached=detached, **combination)
+        gradient = check(**combination)
     assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
@@ -233,7 +232,7 @@ def test_gradients_are_those_of_an_explicit_loop(combination):
     ("options", "masked", "truncate", "cell"),
     [
         *((options, True, 3, "LIF") for options in MODES),
-        *((options, masked, None if masked else 3, "LIF") for options in MODES[:4] for masked in (False, True)),
+        *((options, masked, None if masked else 3, "LIF") for options in MODES[:2] for masked in (False, True)),
         *((options, True, 3, cell) for options in ({}, {"mode": "scan"}) for cell in ("SynapticLIF", "AdaptiveLIF")),
     ],
     ids=label,

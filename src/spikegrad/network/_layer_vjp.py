@@ -55,20 +55,25 @@ class TracedLayer(NamedTuple):
     calls: dict[str, Callable]
     matrices: frozenset[str]
     """The products with a matrix."""
-    per_step: bool
-    """Whether products are taken step by step."""
+    convolutional: frozenset[str]
+    """The functions that contain a convolution."""
     encoded: Any
     """Shapes and dtypes of what ``encode`` returns; None if the cell has none."""
+
+    @property
+    def per_step(self) -> bool:
+        """Whether products are taken step by step."""
+        return bool(self.convolutional)
 
 
 def trace(layer: Layer, x: jax.Array, state: Any) -> tuple[TracedLayer, dict[str, Arrays], Any]:
     """The layer, its arrays, and a pre-spike state that it can have: made of the inputs and the state of one step."""
-    calls, arrays, matrices, per_step = {}, {}, set(), False
+    calls, arrays, matrices, convolutional = {}, {}, set(), set()
 
     def add(name, function, *example):
-        call, arrays[name], closed = close(function, *example)
-        calls[name] = canonical(call) if has_convolution(closed) else call
-        return has_convolution(closed)
+        calls[name], arrays[name], jaxpr = close(function, *example)
+        if has_convolution(jaxpr):
+            convolutional.add(name)
 
     v, out = state
     current = layer.current(x, out)
@@ -81,9 +86,9 @@ def trace(layer: Layer, x: jax.Array, state: Any) -> tuple[TracedLayer, dict[str
             calls[name], arrays[name] = functools.partial(_matrix_product, dtype), [jnp.asarray(matrix)]
             matrices.add(name)
         elif name == "weight":
-            per_step |= add(name, lambda x: times_weight(layer, x), given)
+            add(name, lambda x: times_weight(layer, x), given)
         else:
-            per_step |= add(name, lambda out: layer.feedback(out).astype(current.dtype), given)
+            add(name, lambda out: layer.feedback(out).astype(current.dtype), given)
     add("bias", lambda product: plus_bias(layer, product).astype(current.dtype), times_weight(layer, x))
     add("integrate", layer.cell.integrate, v, current)
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
@@ -94,7 +99,7 @@ def trace(layer: Layer, x: jax.Array, state: Any) -> tuple[TracedLayer, dict[str
         encoded = layer.cell.encode(u)
         add("decode", layer.cell.decode, *encoded)
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
-    return TracedLayer(calls, frozenset(matrices), per_step, encoded), arrays, u
+    return TracedLayer(calls, frozenset(matrices), frozenset(convolutional), encoded), arrays, u
 
 
 def _matrix_product(dtype, arrays, x):
@@ -110,7 +115,10 @@ class LayerVjp:
         self.stepwise = ("fire", "integrate", *(_PRODUCTS if traced.per_step else ()))  # gradients added step by step
 
     def call(self, name: str, *args: Any) -> Any:
-        return self.traced.calls[name](self.arrays[name], *args)
+        function = self.traced.calls[name]
+        if name in self.traced.convolutional:
+            function = canonical(function)
+        return function(self.arrays[name], *args)
 
     def call_chunk(self, name: str, *args: Any) -> Any:
         return self._over_chunk(name, len(args))(self.arrays[name], *args)
@@ -121,7 +129,7 @@ class LayerVjp:
     def _pull(self, name, cotangent, *args):
         """Of one step: cotangents of the arrays of a function, and of its arguments."""
         back = functools.partial(pullback, self.traced.calls[name])
-        if name in _PRODUCTS and self.traced.per_step:
+        if name in self.traced.convolutional:
             back = canonical(back)  # the derivative of a convolution is another one
         return back(cotangent, self.arrays[name], *args)
 

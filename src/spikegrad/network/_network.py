@@ -157,13 +157,14 @@ class Network(Struct):
             in 16 bits; spikes stay exact, slopes get a relative error of up to 0.4 %. ``"8-bit"``: the distance to the
             threshold in 8 bits, other states in 16. ``"recompute"``: its state once in a segment of about the square
             root of the number of steps; the rest is computed again. ``"scan"``: what JAX keeps of a plain
-            ``jax.lax.scan``, for forward mode. Outputs are the same in all modes.
+            ``jax.lax.scan``, for forward mode; convolutions are slow in it on CPUs. Outputs are the same in all modes.
         segment : int, optional
             Steps of a segment. Given for another mode, it makes segments there.
         chunk : int, optional
             Steps whose products are taken at a time where they need not wait for each other, in the backward pass too.
-            More is faster and takes more memory; by default about 10 in mode ``"exact"``, about 5 in the others. Best a
-            divisor of the number of steps, and it must be one of ``segment``.
+            More is faster and takes more memory; by default about 10 in mode ``"exact"``, about 5 in the others, and 1
+            if all layers are convolutions, which are no faster together. Best a divisor of the number of steps, and it
+            must be one of ``segment``.
         mask : array_like of bool, optional
             ``(steps, batch)`` or ``(steps,)``: False for steps that do not take place, such as those after the end of
             a shorter sequence. They leave states as they are, and their outputs are 0.
@@ -208,16 +209,16 @@ class Network(Struct):
         if mode not in MODES:
             raise ValueError(f"Network: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
         check_length("truncate", truncate, steps)
-        parts = None
         if mode != "scan":
-            parts = schedule(steps, mode, chunk, segment)
+            schedule(steps, mode, chunk, segment)  # or an error
         elif chunk is not None or segment is not None:
             raise ValueError(f"Network: mode 'scan' has no chunk and no segment, got {chunk} and {segment}")
         depth = len(self.layers)
         shown = _chosen(pre_spike, depth)
         options = _Options(
-            keep="exact" if mode == "recompute" else mode,
-            parts=parts,
+            mode=mode,
+            chunk=chunk,
+            segment=segment,
             truncate=truncate,
             outputs=(*[all_layers] * (depth - 1), True),
             pre_spike=tuple(n in shown for n in range(depth)),
@@ -239,8 +240,9 @@ class Network(Struct):
 class _Options(NamedTuple):
     """What a compiled program is made for, shapes apart."""
 
-    keep: str
-    parts: Any
+    mode: str
+    chunk: int | None
+    segment: int | None
     truncate: int | None
     outputs: tuple[bool, ...]
     pre_spike: tuple[bool, ...]
@@ -253,7 +255,7 @@ def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, ma
     at_rest = match_varying_axes(Network(layers).initial_state(inputs[0]), like=inputs)
     states = at_rest if states is None else _checked_states(states, at_rest)
     masks = match_varying_axes(make_masks(len(inputs), mask, options.truncate), like=inputs)
-    if options.keep == "scan":
+    if options.mode == "scan":
         return _scan.run(layers, inputs, states, masks, options.outputs, options.pre_spike, options.unroll)
     traced, arrays, pre_spike, x = [], [], [], inputs[0]
     for layer, state in zip(layers, states, strict=True):
@@ -262,9 +264,12 @@ def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, ma
         arrays.append(own)
         pre_spike.append(u)
         x = state[1]
-    plan = _loop.Plan(tuple(traced), options.keep, options.outputs, options.pre_spike, options.unroll)
+    keep = "exact" if options.mode == "recompute" else options.mode
+    plan = _loop.Plan(tuple(traced), keep, options.outputs, options.pre_spike, options.unroll)
+    per_step = all(equations.per_step for equations in traced)
+    parts = schedule(len(inputs), options.mode, options.chunk, options.segment, per_step=per_step)
     arrays = match_varying_axes(arrays, like=inputs)
-    return _loop.run(plan, options.parts, arrays, inputs, pre_spike, states, masks)
+    return _loop.run(plan, parts, arrays, inputs, pre_spike, states, masks)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

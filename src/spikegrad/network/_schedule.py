@@ -21,8 +21,12 @@ class Part(NamedTuple):
     """Steps of which what need not wait for each other is computed at a time."""
 
 
-def schedule(steps: int, mode: str, chunk: int | None = None, segment: int | None = None) -> tuple[Part, ...]:
+def schedule(
+    steps: int, mode: str, chunk: int | None = None, segment: int | None = None, *, per_step: bool = False
+) -> tuple[Part, ...]:
     """One part, and a second of the steps that are left over where the cut does not come out even.
+
+    If all layers take their products step by step anyway, a chunk is one step by default.
 
     >>> schedule(250, "exact"), schedule(250, "recompute")
     ((Part(start=0, steps=250, segment=250, chunk=10),), (Part(start=0, steps=250, segment=10, chunk=5),))
@@ -31,6 +35,8 @@ def schedule(steps: int, mode: str, chunk: int | None = None, segment: int | Non
     """
     check_length("chunk", chunk, steps)
     check_length("segment", segment, steps)
+    if chunk is None and per_step:
+        chunk = 1
     if chunk is None:
         near = 10 if mode == "exact" else 5
         chunk = min(_divisor(steps, near), steps) if segment is None else _divisor(segment, near, least=1)
