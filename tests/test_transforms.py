@@ -96,10 +96,8 @@ def test_equals_eager_in_half_precision(way):  # whose derivative takes another 
 
 @every
 def test_vmap_over_parameters(case):
-    xs = jnp.stack([X, 2 * X, -X])
-
     @jax.jit
-    def slopes(surrogate):
+    def slopes(surrogate, xs):  # no constant: the XLA of JAX 0.6 folds a step of one along another axis wrongly
         factors = jnp.array([1.0, 0.5, 1.25])
         stacked, one_by_one = scaled(surrogate, factors), [scaled(surrogate, factor) for factor in factors]
         return {
@@ -114,7 +112,7 @@ def test_vmap_over_parameters(case):
             "along another axis": (jax.vmap(value_and_slope, (0, -1))(stacked, jnp.moveaxis(xs, 0, -1)), each),
         }
 
-    for way, (got, expected) in slopes(case.make()).items():
+    for way, (got, expected) in slopes(case.make(), jnp.stack([X, 2 * X, -X])).items():
         check(got, expected, way)
 
 
