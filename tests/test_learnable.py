@@ -14,7 +14,7 @@ from spikegrad import learnable
 cases = pytest.mark.parametrize("case", CASES, ids=repr)
 defaults = pytest.mark.parametrize("case", DEFAULTS, ids=repr)
 x64 = pytest.mark.usefixtures("x64")
-SHAPES = ((), (3,), (1, 3), (4, 1), (4, 3))  # that broadcast to (4, 3)
+SHAPES = ((), (3,), (4, 1))  # that broadcast to (4, 3)
 
 
 def spread(surrogate, x):
