@@ -1,0 +1,189 @@
+"""Dropout and batch normalisation within a layer, by modules of frameworks: the way that the documentation shows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import LIF, Layer, Network
+
+STEPS, BATCH, INPUTS, HIDDEN, NEURONS = 6, 4, 5, 6, 7
+MODES = ("exact", "8-bit", "recompute")
+ERRORS = {"8-bit": 1e-1}
+rng = np.random.default_rng(0)
+
+
+def array(*shape, scale=1.0):
+    return jnp.asarray(rng.normal(0, scale, shape), jnp.float32)
+
+
+X = jnp.asarray(rng.uniform(0, 1.5, (STEPS, BATCH, INPUTS)), jnp.float32)
+W, R, WEIGHTS = array(INPUTS, HIDDEN, scale=0.7), array(NEURONS, NEURONS, scale=0.3), array(STEPS, BATCH, NEURONS)
+KERNEL, BIAS, SCALE = array(HIDDEN, NEURONS), array(NEURONS, scale=0.1), 1 + array(NEURONS, scale=0.2)
+MEAN, VAR = array(NEURONS, scale=0.5), 0.5 + jnp.abs(array(NEURONS))
+LOWER, UPPER = LIF(0.9), LIF(0.8, threshold=0.5)
+
+
+def build(function):
+    return Network([Layer(W, LOWER), Layer(function, UPPER, R)])
+
+
+def gradients(function, params):
+    """In every mode, of ``function(params, x)`` as the weight of the upper layer."""
+
+    def loss(params, mode):
+        outs = build(lambda x: function(params, x))(X, mode=mode)[1]
+        return (WEIGHTS * outs).sum()
+
+    return jax.jit(lambda params: {mode: jax.grad(loss)(params, mode) for mode in MODES})(params)
+
+
+def by_steps(function, params):
+    """Of the same function in a loop that is written out: the gradient, and the outputs of the lower layer."""
+
+    def loss(params):
+        (v, _), (u, s) = ((jnp.zeros((BATCH, n)),) * 2 for n in (HIDDEN, NEURONS))
+        total, below = 0.0, []
+        for x, weights in zip(X, WEIGHTS, strict=True):
+            v, lower = LOWER(v, x @ W)
+            u, s = UPPER(u, function(params, lower) + s @ R)
+            total += (weights * s).sum()
+            below.append(lower)
+        return total, jnp.stack(below)
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+
+def assert_close(got, expected, error=3e-6):
+    for a, b in zip(got, expected, strict=True):
+        assert np.any(b)
+        assert np.abs(a - b).max() <= error * np.abs(b).max()
+
+
+def dropped(mask):
+    """Dropout by half and a product, of a mask that is the same in every step."""
+    return lambda params, x: jnp.where(mask, 2 * (x @ params[0] + params[1][None]), 0)
+
+
+def normalised(params, x):
+    kernel, bias, scale, shift = params
+    y = x @ kernel + bias[None]
+    return (y - MEAN[None]) / jnp.sqrt(VAR[None] + 1e-5) * scale[None] + shift[None]
+
+
+def check_statistics(after, before, below, momentum=0.9):
+    """Running mean and variance after an update, against NumPy: of the currents of all steps and examples."""
+    y = np.asarray(below, np.float64) @ np.asarray(KERNEL, np.float64) + np.asarray(BIAS, np.float64)
+    for new, old, of_these in zip(after, before, (y.mean((0, 1)), y.var((0, 1))), strict=True):
+        np.testing.assert_allclose(new, momentum * old + (1 - momentum) * of_these, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def eqx():
+    return pytest.importorskip("equinox")
+
+
+@pytest.fixture
+def nnx():
+    return pytest.importorskip("flax.nnx")
+
+
+def equinox_linear(eqx):
+    linear = eqx.nn.Linear(HIDDEN, NEURONS, key=jax.random.key(0))
+    return eqx.tree_at(lambda m: (m.weight, m.bias), linear, (KERNEL.T, BIAS))
+
+
+def nnx_linear(nnx):
+    linear = nnx.Linear(HIDDEN, NEURONS, rngs=nnx.Rngs(0))
+    linear.kernel[...], linear.bias[...] = KERNEL, BIAS
+    return linear
+
+
+def check_dropout(function, params, in_order, mask, key):
+    """One mask a sequence, in the forward and the backward pass of every mode."""
+    expected, _ = by_steps(dropped(mask(key)), (KERNEL, BIAS))
+    for mode, got in gradients(lambda params, x: function(params, x, key), params).items():
+        assert_close(in_order(got), expected, ERRORS.get(mode, 3e-6))
+    assert not jnp.array_equal(mask(key), mask(jax.random.fold_in(key, 1)))  # and another one for the next sequence
+
+
+def test_dropout_in_equinox(eqx):
+    dropout = eqx.nn.Dropout(0.5)
+
+    def function(linear, x, key):
+        return dropout(jax.vmap(linear)(x), key=key)
+
+    def mask(key):
+        return dropout(jnp.ones((BATCH, NEURONS)), key=key) > 0
+
+    check_dropout(function, equinox_linear(eqx), lambda m: (m.weight.T, m.bias), mask, jax.random.key(1))
+
+
+def test_dropout_in_nnx(nnx):
+    graph, params = nnx.split(nnx_linear(nnx))
+    dropout = nnx.Dropout(0.5)
+
+    def function(params, x, key):
+        return dropout(nnx.merge(graph, params)(x), rngs=key)
+
+    def mask(key):
+        return dropout(jnp.ones((BATCH, NEURONS)), rngs=key) > 0
+
+    check_dropout(function, params, lambda p: (p["kernel"][...], p["bias"][...]), mask, jax.random.key(1))
+
+
+def check_batch_normalisation(function, params, in_order):
+    expected, below = by_steps(normalised, (KERNEL, BIAS, SCALE, BIAS))
+    for mode, got in gradients(function, params).items():
+        assert_close(in_order(got), expected, ERRORS.get(mode, 3e-6))
+    return below
+
+
+def test_batch_normalisation_in_equinox(eqx):
+    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(NEURONS, "examples", momentum=0.9, mode="batch")
+    norm = eqx.tree_at(lambda m: (m.weight, m.bias), norm, (SCALE, BIAS))
+    counted = 1 - 0.9**10  # Equinox keeps sums, and divides by this after ten updates
+    state = state.set(norm.batch_counter, jnp.array(10))
+    state = state.set(norm.batch_state_index, (MEAN * counted, VAR * counted))
+    params, rest = eqx.partition((equinox_linear(eqx), norm), eqx.is_inexact_array)
+
+    def function(params, x):
+        linear, norm = eqx.combine(params, rest)
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.vmap(lambda x: norm(linear(x), state, inference=True)[0], axis_name="examples")(x)
+
+    below = check_batch_normalisation(function, params, lambda m: (m[0].weight.T, m[0].bias, m[1].weight, m[1].bias))
+    outs = build(lambda x: function(params, x))(X, all_layers=True)[1]
+    y = jax.vmap(equinox_linear(eqx))(outs[0].reshape(-1, HIDDEN))
+    after = jax.vmap(norm, axis_name="examples", in_axes=(0, None), out_axes=(0, None))(y, state)[1]
+    check_statistics(after.get(norm.batch_state_index), state.get(norm.batch_state_index), below)
+
+
+def test_batch_normalisation_in_nnx(nnx):
+    linear, norm = nnx_linear(nnx), nnx.BatchNorm(NEURONS, momentum=0.9, rngs=nnx.Rngs(0))
+    norm.mean[...], norm.var[...], norm.scale[...], norm.bias[...] = MEAN, VAR, SCALE, BIAS
+    model = nnx.List([linear, norm]) if hasattr(nnx, "List") else [linear, norm]
+    graph, params, statistics = nnx.split(model, nnx.Param, ...)
+
+    def function(params, x):
+        linear, norm = nnx.merge(graph, params, statistics)
+        return norm(linear(x), use_running_average=True)
+
+    def in_order(grads):
+        return *(grads[0][name][...] for name in ("kernel", "bias")), *(
+            grads[1][name][...] for name in ("scale", "bias")
+        )
+
+    below = check_batch_normalisation(function, params, in_order)
+    outs = build(lambda x: norm(linear(x), use_running_average=True))(X, all_layers=True)[1]
+    norm(linear(outs[0]), use_running_average=False)
+    check_statistics((norm.mean[...], norm.var[...]), (MEAN, VAR), below)
+
+
+def test_a_module_that_changes_within_the_loop_is_refused(nnx):
+    """By its own framework, and stays as it was: a loop with a derivative of its own has no side effects."""
+    norm = nnx.BatchNorm(HIDDEN, rngs=nnx.Rngs(0))
+    for mode in ("exact", "scan"):
+        with pytest.raises(Exception, match="Cannot mutate BatchStat from a different trace level"):
+            Network([Layer(W, LOWER), Layer(norm, UPPER)])(X, mode=mode)
+        assert not jnp.any(norm.mean[...])
