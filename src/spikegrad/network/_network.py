@@ -195,9 +195,10 @@ class Network(Struct):
 
         Notes
         -----
-        ``mode="scan"`` is differentiable in forward and reverse mode. All else has a derivative of its own, in reverse
-        mode, and forward mode raises a TypeError. Both give derivatives of all orders, except that ``"half"`` and
-        ``"8-bit"`` have the first alone, and raise a TypeError for others.
+        ``mode="scan"`` is differentiable in forward and reverse mode. The other modes have a derivative of their own in
+        reverse mode, and ``jax.jvp`` raises a TypeError, with JAX's own message where ``jax.jit`` stands between. All
+        give derivatives of all orders, ``jax.hessian`` included, except that ``"half"`` and ``"8-bit"`` have the first
+        alone, and raise a TypeError for others.
 
         ``unroll`` is 1 on CPUs, where more costs time of compilation and gains nothing, and 4 elsewhere, where a turn
         of a loop costs microseconds.
