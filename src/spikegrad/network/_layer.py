@@ -50,7 +50,7 @@ class Layer(Struct):
     connections say, is cast to that of the inputs. Where :math:`W x` and :math:`R s` differ in dtype, the current has
     the wider one. A class derived from this one is refused: what else a layer shall do is a function or a cell.
 
-    A function is one of all examples of a step, without side effects. A key for dropout or running statistics are values
+    A function takes all examples of a step and has no side effects. A key for dropout and running statistics are values
     that it closes over, and are changed outside of the network.
 
     Examples
