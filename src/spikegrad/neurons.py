@@ -96,15 +96,6 @@ class Cell(Struct):
         """The inverse of :meth:`encode`."""
         raise NotImplementedError(f"{type(self).__name__} defines no decode")
 
-    def says_how_to_encode(self) -> bool:
-        """Whether :meth:`encode` belongs to this state: a class that redefines the state must redefine it too."""
-        order = type(self).__mro__
-
-        def depth(name: str) -> int:
-            return next(n for n, cls in enumerate(order) if name in vars(cls))
-
-        return depth("encode") <= min(map(depth, ("fire", "initial_state"))) < order.index(Cell)
-
     def __call__(self, v: State, current: ArrayLike) -> tuple[State, jax.Array]:
         """One step.
 
@@ -129,6 +120,16 @@ class Cell(Struct):
             real_array(current, owner, "current"), like.dtype, like.shape, owner, "current", "v"
         )
         return self.fire(self.integrate(v, current))
+
+
+def says_how_to_encode(cell: Cell) -> bool:
+    """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
+    order = type(cell).__mro__
+
+    def depth(name: str) -> int:
+        return next(n for n, cls in enumerate(order) if name in vars(cls))
+
+    return depth("encode") <= min(map(depth, ("fire", "initial_state"))) and depth("encode") < order.index(Cell)
 
 
 class LIF(Cell, pure=True):

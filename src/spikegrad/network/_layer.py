@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import broadcast_checked
+from .._checks import brief, broadcast_checked
 from .._compat import shard_as, zeros_like
 from .._struct import Struct, parameter
 from ..neurons import Cell, State
@@ -164,7 +164,9 @@ def initial_state(layer: Layer, x: Any) -> LayerState:
 def _product(weight: Any, x: jax.Array, name: str) -> jax.Array:
     matrix = matrix_of(weight)
     if matrix is None:
-        return weight(x)
+        if not isinstance(out := weight(x), jax.Array):
+            raise TypeError(f"Layer: {name} must return one array, got {type(out).__name__} from {brief(weight)}")
+        return out
     if x.ndim == 0 or x.shape[-1] != matrix.shape[0]:
         raise ValueError(f"Layer: {name} of shape {matrix.shape} does not take an input of shape {x.shape}")
     matrix = jnp.asarray(matrix)

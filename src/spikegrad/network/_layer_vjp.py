@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from .._compat import contract_leading, zeros_like
-from ..neurons import State
+from ..neurons import State, says_how_to_encode
 from . import _storage
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
@@ -94,7 +94,7 @@ def trace(layer: Layer, x: jax.Array, state: Any) -> tuple[TracedLayer, dict[str
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
     add("fire", lambda u: fire(layer.cell, u), u)
     encoded = None
-    if layer.cell.says_how_to_encode():
+    if says_how_to_encode(layer.cell):
         add("encode", layer.cell.encode, u)
         encoded = layer.cell.encode(u)
         add("decode", layer.cell.decode, *encoded)
