@@ -101,7 +101,7 @@ def test_an_array_that_can_be_called():
     assert_close(gradient(W, R), gradients("exact"))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SOME)
 def test_equinox(mode):
     eqx = pytest.importorskip("equinox")
     keys = jax.random.split(jax.random.key(0), 2)
@@ -127,7 +127,7 @@ def test_equinox(mode):
     assert_close(got, expected, ERRORS.get(mode, 3e-6))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SOME)
 def test_flax_nnx_modules_and_variables(mode):
     nnx = pytest.importorskip("flax.nnx")
     linear = nnx.Linear(INPUTS, NEURONS, rngs=nnx.Rngs(0))
@@ -172,7 +172,7 @@ def test_brainstate():
         assert_close(*got.values(), jax.grad(by_hand)(parameters))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SOME)
 def test_gradient_of_a_network_with_numbers(mode):
     """Numbers among its fields are differentiated as well, compiled or not."""
     network = Network([Layer(W, LIF(0.9, 0.8), R, bias=0.1)])
