@@ -31,6 +31,15 @@ def _bounded_memory():
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quick_compilation(request):
+    """A module that says so has more to compile than to run: LLVM does less for it, except with --every."""
+    quick = getattr(request.module, "QUICK_COMPILATION", False) and not request.config.getoption("every")
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def pytest_addoption(parser):
     parser.addoption("--every", action="store_true", help="all combinations, of which a part stands for the others")
 

@@ -19,6 +19,7 @@ from spikegrad import (
     residual_report,
 )
 
+QUICK_COMPILATION = True
 MODES = ("exact", "half", "8-bit", "recompute", "scan")
 SOME = ("exact", "8-bit", "recompute", "scan")
 ERRORS = {"half": 1e-2, "8-bit": 1e-1}
@@ -310,6 +311,7 @@ def test_without_jit_a_network_is_compiled_once(mode):
     assert compilations(lambda: run(W + 1)) <= 1  # the sum
 
 
+@pytest.mark.every  # JAX looks for leaks through all objects that there are
 def test_tracers_do_not_leak():
     def of_a_function(w):
         return Network([Layer(lambda x: x @ w, LIF())])(X)[1].sum()
