@@ -30,7 +30,7 @@ def main():
     home = ROOT / f".venv-test-{version}-jax-{options.jax or 'newest'}"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     say(
-        f"The tests of spikegrad, on Python {version} and JAX {options.jax or '(the newest)'}: about 9 minutes on two cores."
+        f"The tests of spikegrad, on Python {version}, JAX {options.jax or '(the newest)'}: about 9 minutes on two cores."
     )
     if python.exists():
         say(f"Bringing {home.name} up to date.")

@@ -73,6 +73,17 @@ def test_the_mask_of_inputs_without_a_batch():
     assert not jnp.any(got[::3])
 
 
+def test_on_one_device_steps_and_examples_are_one_axis(monkeypatch):
+    def gradient(mode):
+        return jax.jit(jax.grad(lambda w: build(w)(X, mode=mode)[1].sum()))(W)
+
+    several = gradient("exact")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    jax.clear_caches()
+    assert relative(gradient("exact"), several) < 1e-6
+    jax.clear_caches()
+
+
 def test_an_empty_batch():
     for mode in MODES:
         run = jax.jit(jax.value_and_grad(lambda w, mode=mode: build(w)(X[:, :0], mode=mode)[1].sum()))
