@@ -313,6 +313,23 @@ def compilations(function):
     return count
 
 
+def test_without_jit_a_bias_that_changes_is_seen():
+    class Variable:
+        def __init__(self, value):
+            self.value = value
+
+        def __jax_array__(self):
+            return self.value
+
+    bias = Variable(jnp.zeros(7))
+    network = Network([Layer(W, LIF(), bias=bias)])
+    before = network(X)[1]
+    bias.value = jnp.ones(7)
+    assert jnp.array_equal(network(X)[1], Network([Layer(W, LIF(), bias=bias.value)])(X)[1])
+    assert not jnp.array_equal(network(X)[1], before)
+    assert jnp.any(jax.grad(lambda b: Network([Layer(W, LIF(), bias=Variable(b))])(X)[1].sum())(bias.value) != 0)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_without_jit_a_network_is_compiled_once(mode):
     def run(w):

@@ -79,10 +79,9 @@ def merge_leading(x: jax.Array) -> jax.Array:
 def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
     """``a^T b`` with all leading axes summed over. On an Explicit mesh the sharding is that of ``like``."""
     leading = tuple(range(a.ndim - 1))
-    sharding = explicit_sharding(like) or (
-        explicit_sharding(a)
-        and jax.sharding.NamedSharding(explicit_sharding(a).mesh, jax.sharding.PartitionSpec(None, None))
-    )
+    sharding = explicit_sharding(like)
+    if sharding is None and (summed := explicit_sharding(a)) is not None:
+        sharding = jax.sharding.NamedSharding(summed.mesh, jax.sharding.PartitionSpec(None, None))
     options: Any = {} if sharding is None else {"out_sharding": sharding}
     if jax.device_count() == 1:  # nothing is shared, and XLA makes a transposed copy before it sums over two axes
         a, b, leading = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), (0,)
@@ -107,8 +106,8 @@ def equations(jaxpr: Any) -> tuple[Equations, list]:
     return Equations([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars), consts
 
 
-def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list] | None = None) -> list:
-    """The outputs, of these inputs. ``run`` applies one equation to its operands; by default as it stands."""
+def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> list:
+    """The outputs, of these inputs. ``run`` applies one equation to its operands."""
     values: dict[Any, Any] = dict(zip(of.inputs, inputs, strict=True))
 
     def read(var):
@@ -116,7 +115,7 @@ def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list] | Non
 
     for equation in of.equations:
         with equation.ctx.manager:
-            out = (run or bind)(equation, [read(var) for var in equation.invars])
+            out = run(equation, [read(var) for var in equation.invars])
         values.update(zip(equation.outvars, out, strict=True))
     return [read(var) for var in of.outputs]
 

@@ -282,7 +282,10 @@ def _is_pure(network: Network) -> bool:
     """Whether all that the network does is known from its arrays, numbers and classes."""
     return all(
         is_pure(layer.cell)
-        and all(w is None or isinstance(w, (jax.Array, np.ndarray)) for w in (layer.weight, layer.recurrent))
+        and all(
+            w is None or isinstance(w, (jax.Array, np.ndarray, float, int))
+            for w in (layer.weight, layer.recurrent, layer.bias)
+        )
         for layer in network.layers
     )
 
