@@ -32,12 +32,12 @@ def _bounded_memory():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _quick_compilation(request):
-    """A module that says so has more to compile than to run: LLVM does less for it, except with --every."""
-    quick = getattr(request.module, "QUICK_COMPILATION", False) and not request.config.getoption("every")
-    jax.config.update("jax_disable_most_optimizations", quick)
+def _optimised(request):
+    """A module that says so is about what LLVM makes of a formula."""
+    if getattr(request.module, "OPTIMISED", False):
+        jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("every"))
 
 
 def pytest_addoption(parser):
@@ -46,6 +46,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "every: a combination for which others stand, run with --every alone")
+    # tests have more to compile than to run: LLVM does less for most of them
+    jax.config.update("jax_disable_most_optimizations", not config.getoption("every"))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -56,11 +58,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_generate_tests(metafunc):
-    """``combination``: values of the factors that a module names, each of which has several."""
+    """``combination``: values of the factors that a module names, those that EVERY names with --every alone."""
     if "combination" in metafunc.fixturenames:
         factors = metafunc.module.FACTORS
         rows = list(itertools.product(*factors.values()))
         if not metafunc.config.getoption("every"):
+            left_out = getattr(metafunc.module, "EVERY", {})
+            rows = [row for row in rows if not any(v in left_out.get(k, ()) for k, v in zip(factors, row, strict=True))]
             rows = pairwise(rows)
         names = ["-".join(map(metafunc.module.label, row)) for row in rows]
         metafunc.parametrize("combination", [dict(zip(factors, row, strict=True)) for row in rows], ids=names)

@@ -15,6 +15,8 @@ from spikegrad import Surrogate, parameter
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from accuracy import HALF, QUANTITIES, TARGETS, against_float64, against_truth, sample
 
+OPTIMISED = True
+
 
 def exceeded(dtype, worst):
     return {key: float(worst[key]) for key, most in TARGETS[dtype].items() if not worst[key] <= most}

@@ -9,7 +9,6 @@ import pytest
 
 from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, parameter
 
-QUICK_COMPILATION = True
 STEPS, BATCH, INPUTS, NEURONS = 6, 3, 5, 7
 MODES = ("exact", "half", "8-bit", "recompute", "scan")
 SOME = ("exact", "8-bit", "recompute")

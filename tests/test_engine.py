@@ -19,7 +19,6 @@ from spikegrad import (
     residual_report,
 )
 
-QUICK_COMPILATION = True
 MODES = ("exact", "half", "8-bit", "recompute", "scan")
 SOME = ("exact", "8-bit", "recompute", "scan")
 ERRORS = {"half": 1e-2, "8-bit": 1e-1}

@@ -8,6 +8,7 @@ from reference import DEFAULTS
 
 from spikegrad import InvSquareGrad, Sigmoid, keep_slope, learnable
 
+OPTIMISED = True
 X = jnp.linspace(-3, 3, 241)
 DTYPES = ("bfloat16", "float16", "float8_e5m2", "float8_e4m3fn")
 
