@@ -18,6 +18,7 @@ import spikegrad
 from spikegrad import data, names
 from spikegrad.cli import commands, main, runs
 
+OPTIMISED = True  # as the programs are that it starts
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
 
