@@ -40,7 +40,7 @@ def _camera_events(path: Path, shape: tuple[int, int, int], times, x, y, polarit
         wrong = (values < 0) | (values >= size)
         if wrong.any():
             raise DataError(f"{path}: an event has {name} {values[wrong][0]}, not 0 to {size - 1}")
-    return Events(times.astype(np.float64), np.ravel_multi_index((y, x, polarity), shape))
+    return Events(times.astype(np.float64), np.asarray(np.ravel_multi_index((y, x, polarity), shape)))
 
 
 def read_nmnist(folder: str | os.PathLike) -> Recordings:

@@ -105,9 +105,8 @@ def read_npz_events(path: str | os.PathLike) -> Recordings:
     name = str(path)
     required = ("times", "time_unit", "units", "shape", "offsets", "y")
     arrays = _arrays(path, required, ("speakers",))
-    times, units, shape, offsets, speakers = (
-        arrays.get(key) for key in ("times", "units", "shape", "offsets", "speakers")
-    )
+    times, units, shape, offsets = (arrays[key] for key in ("times", "units", "shape", "offsets"))
+    speakers = arrays.get("speakers")
     y = check_labels(name, "y", arrays["y"])
     for key, array, kinds, wanted in (
         ("times", times, "uif", None),

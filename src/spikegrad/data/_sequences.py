@@ -164,7 +164,7 @@ class Sequences(Labelled):
     def __init__(
         self,
         name: str,
-        x: Sequence[np.ndarray] | np.ndarray,
+        x: Any,
         y: Any,
         *,
         lengths: Any = None,
@@ -388,9 +388,9 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
     ([[-1.0], [1.0]], [[3.0]])
     """
     steps = int(train.lengths.sum())
-    mean = sum(train.sequence(i).sum(0, dtype=np.float64) for i in range(len(train))) / steps
+    mean = sum((train.sequence(i).sum(0, dtype=np.float64) for i in range(len(train))), np.zeros(train.shape)) / steps
     # two passes: the difference of squares would cancel for channels far from 0
-    variance = sum(((train.sequence(i) - mean) ** 2).sum(0) for i in range(len(train))) / steps
+    variance = sum((((train.sequence(i) - mean) ** 2).sum(0) for i in range(len(train))), np.zeros(train.shape)) / steps
     deviation = np.sqrt(variance)
     scale = functools.partial(_scaled, mean=mean, deviation=np.where(deviation > 0, deviation, 1))
     return tuple(source.map(scale) for source in (train, *others))
