@@ -176,7 +176,7 @@ def fit(task: Task, cell: Cell, train: Sequences, seed: int) -> dict[str, jax.Ar
 def score(task: Task, cell: Cell, params: dict[str, jax.Array], test: Sequences) -> tuple[float, float]:
     """Accuracy, and the mean output of a hidden unit in a step."""
     logits, rate = jax.jit(functools.partial(run, task, cell))(params, batch := test.stacked())
-    return float(np.mean(np.argmax(logits, 1) == batch.y)), float(rate)
+    return float(np.mean(np.argmax(np.asarray(logits), 1) == batch.y)), float(rate)
 
 
 def main() -> None:
