@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -233,7 +234,7 @@ class Sequences(Labelled):
         )
 
     def batches(self, size: int, seed: int | None = None) -> Batches:
-        """Batches, time first, as often as one goes over them: see :class:`Batches`."""
+        """Batches, time first, epoch by epoch: see :class:`Batches`."""
         return Batches(self, size, seed)
 
     def stacked(self) -> Example:
@@ -272,7 +273,10 @@ class _Mapped:
 
 
 class Batches:
-    """Batches of a source, to be gone over again and again.
+    """Batches of a source, epoch by epoch.
+
+    ``batches(epoch)`` are those of an epoch, from 0: the order depends on ``seed`` and ``epoch`` alone, so that
+    training can be resumed. A plain loop over ``batches`` is the next epoch each time.
 
     Parameters
     ----------
@@ -281,44 +285,40 @@ class Batches:
     size : int
         Examples of a batch, 1 to ``len(source)``.
     seed : int, optional
-        Draws the order, another one at each pass; an epoch is a pass. What is left after the last full batch is left
-        out of that pass. By default the order is that of the source, nothing is left out, and the last batch may be
-        smaller.
-
-    Attributes
-    ----------
-    epoch : int
-        Number of the next pass, from 0. Its order depends on ``seed`` and on this alone: set it to go on where another
-        run ended.
+        Draws the order, another one in each epoch. What is left after the last full batch is left out of that epoch.
+        By default the order is that of the source, nothing is left out, and the last batch may be smaller.
 
     Examples
     --------
     >>> from spikegrad.data import randman
     >>> batches = randman(classes=2, samples=5).batches(4, seed=0)
     >>> first, second = [batch.y.tolist() for batch in batches], [batch.y.tolist() for batch in batches]
-    >>> first != second, len(batches), batches.epoch
-    (True, 2, 2)
-    >>> batches.epoch = 0
-    >>> [batch.y.tolist() for batch in batches] == first
+    >>> first != second, len(batches)
+    (True, 2)
+    >>> [batch.y.tolist() for batch in batches(1)] == second
     True
     """
 
     def __init__(self, source: Any, size: int, seed: int | None = None) -> None:
         if not 1 <= size <= len(source):
             raise ValueError(f"Batches: size must be 1 to {len(source)}, the number of examples, got {size!r}")
-        self.source, self.size, self.seed, self.epoch = source, size, seed, 0
+        self.source, self.size, self.seed = source, size, seed
+        self._epochs = itertools.count()
 
     def __len__(self) -> int:
-        """Number of batches of a pass."""
+        """Number of batches of an epoch."""
         full, rest = divmod(len(self.source), self.size)
         return full + (rest > 0 and self.seed is None)
 
-    def __iter__(self) -> Iterator[Example]:
+    def __call__(self, epoch: int) -> Iterator[Example]:
+        """The batches of an epoch."""
         order = np.arange(len(self.source))
         if self.seed is not None:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
-        self.epoch += 1
+            order = np.random.default_rng((self.seed, epoch)).permutation(order)
         return (self._batch(order[i * self.size : (i + 1) * self.size]) for i in range(len(self)))
+
+    def __iter__(self) -> Iterator[Example]:
+        return self(next(self._epochs))
 
     def _batch(self, chosen: np.ndarray) -> Example:
         return collate([self.source[int(i)] for i in chosen])
