@@ -39,6 +39,7 @@ def main():
     install(python, "--upgrade", "pip>=25.1")  # the first that knows --group
     wanted = [f"jax=={options.jax}"] if options.jax else ["--group", "newest"]
     install(python, "--editable", ".[train]", "--group", "test", *wanted)
+    install(python, "--no-deps", "--group", "shipped")
     say(f"Installed after {time.monotonic() - started:.0f} seconds.")
     subprocess.run([python, "-m", "pytest", "-n", "2", *pytest_arguments], cwd=ROOT, check=True)
 

@@ -16,5 +16,40 @@ scale before.
 """
 
 from ._arrays import BUILT_IN, Data, DataError, load, load_for_prediction, scale
+from ._cameras import read_dvs_gesture, read_dvs_gesture_arrays, read_nmnist
+from ._events import Binned, Binning, Events, Recordings, hold_out_speakers
+from ._heidelberg import read_shd
+from ._own import read_npz, read_npz_events
+from ._randman import randman
+from ._sequences import Batches, Example, Sequences, collate, hold_out, standardize
+from ._text import SHIPPED, read_ts, shipped
 
-__all__ = ["BUILT_IN", "Data", "DataError", "load", "load_for_prediction", "scale"]
+__all__ = [
+    "BUILT_IN",
+    "SHIPPED",
+    "Batches",
+    "Binned",
+    "Binning",
+    "Data",
+    "DataError",
+    "Events",
+    "Example",
+    "Recordings",
+    "Sequences",
+    "collate",
+    "hold_out",
+    "hold_out_speakers",
+    "load",
+    "load_for_prediction",
+    "randman",
+    "read_dvs_gesture",
+    "read_dvs_gesture_arrays",
+    "read_nmnist",
+    "read_npz",
+    "read_npz_events",
+    "read_shd",
+    "read_ts",
+    "scale",
+    "shipped",
+    "standardize",
+]

@@ -1,0 +1,300 @@
+"""Event cameras: N-MNIST, and DVS128 Gesture as AEDAT 3.1 or as arrays that were cut before."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import DataError
+from ._events import Events, Recordings
+from ._reading import reading, whole_rows
+
+NMNIST = (34, 34, 2)
+NMNIST_OVERFLOW_ROW, NMNIST_OVERFLOW_US = 240, 2**13
+DVS128 = (128, 128, 2)
+GESTURES = (
+    "hand clapping",
+    "right hand wave",
+    "left hand wave",
+    "right hand clockwise",
+    "right hand counter clockwise",
+    "left hand clockwise",
+    "left hand counter clockwise",
+    "forearm roll",
+    "drums",
+    "guitar",
+    "random other",
+)
+
+
+def _camera_events(path: Path, shape: tuple[int, int, int], times, x, y, polarity) -> Events:
+    """Events of a camera, or an error that names the file if one lies outside of the picture."""
+    x, y, polarity = (values.astype(np.int64) for values in (x, y, polarity))
+    for name, values, size in (("x", x, shape[1]), ("y", y, shape[0]), ("polarity", polarity, shape[2])):
+        wrong = (values < 0) | (values >= size)
+        if wrong.any():
+            raise DataError(f"{path}: an event has {name} {values[wrong][0]}, not 0 to {size - 1}")
+    return Events(times.astype(np.float64), np.asarray(np.ravel_multi_index((y, x, polarity), shape)))
+
+
+def read_nmnist(folder: str | os.PathLike) -> Recordings:
+    """Recordings of N-MNIST [1]_: a folder ``Train`` or ``Test`` with the folders 0 to 9, a ``.bin`` file a sample.
+
+    An event has 5 bytes: x, y, then polarity in the highest bit and 23 bits of microseconds. An event with y = 240 is
+    none: it says that 8192 microseconds are to be added to all times from there on.
+
+    Parameters
+    ----------
+    folder : str or path-like
+
+    Returns
+    -------
+    Recordings
+        Of shape ``(34, 34, 2)``: height, width, polarity. About 315 ms each, three saccades of 105 ms.
+
+    Raises
+    ------
+    DataError
+        If there are no such files; when a recording is read, if its file is truncated or an event lies outside of the
+        picture.
+
+    References
+    ----------
+    .. [1] G. Orchard, A. Jayawant, G. K. Cohen and N. Thakor, "Converting static image datasets to spiking neuromorphic
+       datasets using saccades", Frontiers in Neuroscience 9, 437 (2015).
+    """
+    digits = [str(digit) for digit in range(10)]
+    files = [(path, int(digit)) for digit in digits for path in sorted(Path(folder, digit).glob("*.bin"))]
+    if not files:
+        raise DataError(f"{folder}: no folders 0 to 9 with .bin files")
+    paths, y = zip(*files, strict=True)
+    return Recordings(str(folder), NMNIST, y, _OfFiles(_nmnist_events, paths), class_names=digits)
+
+
+def _nmnist_events(path: Path) -> Events:
+    x, y, high, middle, low = np.frombuffer(whole_rows(path, 5), np.uint8).reshape(-1, 5).astype(np.int64).T
+    overflow = y == NMNIST_OVERFLOW_ROW
+    times = ((high & 0x7F) << 16 | middle << 8 | low) + NMNIST_OVERFLOW_US * np.cumsum(overflow)
+    event = ~overflow
+    return _camera_events(path, NMNIST, times[event], x[event], y[event], high[event] >> 7)
+
+
+class _OfFiles:
+    """Events by the number of the recording, each of which is a file."""
+
+    def __init__(self, read: Callable[[Path], Events], paths: tuple[Path, ...]) -> None:
+        self.read, self.paths = read, paths
+
+    def __call__(self, number: int) -> Events:
+        return self.read(self.paths[number])
+
+
+def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
+    """Recordings of DVS128 Gesture [1]_, cut out of its AEDAT 3.1 files by their labels.
+
+    Beside ``NAME.aedat`` lies ``NAME_labels.csv``: a line of headings, then class (1 to 11), start and end in
+    microseconds for each gesture. Some intervals overlap: an event then belongs to several recordings.
+
+    Parameters
+    ----------
+    path : str or path-like
+        An ``.aedat`` file, or a text file that lists some, as ``trials_to_train.txt`` does, of the same folder.
+
+    Returns
+    -------
+    Recordings
+        Of shape ``(128, 128, 2)``: height, width, polarity. Labels are 0 to 10, times start with the interval, whose
+        start belongs to it and whose end does not.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or malformed. AEDAT files are looked at when the first of their recordings is read.
+
+    Notes
+    -----
+    A packet is a header of 28 bytes and room for as many events as its *capacity* says, of which *number* are there.
+    Of an event of 8 bytes, the address has x from bit 17, y from bit 2, polarity in bit 1 and whether it is valid in
+    bit 0; invalid ones are left out if the header counts fewer valid events than events. Packets of other types than
+    polarity events are skipped.
+
+    References
+    ----------
+    .. [1] A. Amir et al., "A low power, fully event-based gesture recognition system", CVPR (2017).
+    """
+    path = Path(path)
+    clips = [clip for recording in _listed(path) for clip in _labelled_intervals(recording)]
+    y = [clip.label for clip in clips]
+    return Recordings(str(path), DVS128, y, _OfIntervals(clips), class_names=GESTURES)
+
+
+def _listed(path: Path) -> list[Path]:
+    if path.suffix == ".aedat":
+        return [path]
+    with reading(path):
+        names = path.read_text(encoding="utf-8", errors="replace").split()
+    if not names or not all(name.endswith(".aedat") for name in names):
+        raise DataError(f"{path}: neither an .aedat file nor a list of such")
+    return [path.parent / name for name in names]
+
+
+class _Clip(NamedTuple):
+    path: Path
+    label: int
+    start: int
+    end: int
+
+
+def _labelled_intervals(path: Path) -> list[_Clip]:
+    labels = path.with_name(f"{path.stem}_labels.csv")
+    with reading(labels):
+        _, *lines = labels.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    clips = []
+    for number, line in enumerate(lines, 2):
+        if not line.strip():
+            continue
+        try:
+            label, start, end = map(int, line.split(","))
+        except ValueError:
+            raise DataError(f"{labels}: line {number} is not class,start,end: {line[:40]!r}") from None
+        if not 1 <= label <= len(GESTURES) or not 0 <= start < end:
+            raise DataError(f"{labels}: line {number} needs a class of 1 to 11 and a start before the end: {line!r}")
+        clips.append(_Clip(path, label - 1, start, end))
+    if not clips:
+        raise DataError(f"{labels}: no intervals")
+    return clips
+
+
+class _OfIntervals:
+    """Events by the number of the recording, each of which is an interval of a file."""
+
+    def __init__(self, clips: list[_Clip]) -> None:
+        self.clips = clips
+        self.files = {path: _Aedat(path) for path in dict.fromkeys(clip.path for clip in clips)}
+
+    def __call__(self, number: int) -> Events:
+        clip = self.clips[number]
+        return self.files[clip.path].events(clip.start, clip.end)
+
+
+_VERSION = b"#!AER-DAT3.1"
+_END_OF_HEADER = b"#!END-HEADER\r\n"
+_POLARITY_EVENTS = 1
+_PACKET = np.dtype(
+    [("type", "<u2"), ("source", "<u2")]
+    + [(name, "<u4") for name in ("size", "offset", "overflow", "capacity", "number", "valid")]
+)
+_EVENT = np.dtype([("address", "<u4"), ("time", "<u4")])
+
+
+class _Packet(NamedTuple):
+    position: int  # of its first event in the file
+    number: int
+    all_valid: bool
+    epoch: int  # microseconds that its times are counted from
+    first: int  # least and greatest time
+    last: int
+
+
+class _Aedat:
+    """One AEDAT 3.1 file. Where its packets lie is looked up once; of a recording, its own packets are read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @functools.cached_property
+    def packets(self) -> list[_Packet]:
+        with reading(self.path):
+            data = self.path.read_bytes()
+        if not data.startswith(_VERSION):
+            raise DataError(f"{self.path}: not an AEDAT 3.1 file")
+        end = data.find(_END_OF_HEADER)
+        if end < 0:
+            raise DataError(f"{self.path}: truncated: its header does not end")
+        packets, position = [], end + len(_END_OF_HEADER)
+        while position < len(data):
+            if len(data) - position < _PACKET.itemsize:
+                raise DataError(f"{self.path}: truncated: a packet's header is cut off at byte {position}")
+            header = np.frombuffer(data, _PACKET, 1, position)[0]
+            size, capacity, number = (int(header[name]) for name in ("size", "capacity", "number"))
+            position += _PACKET.itemsize
+            if number > capacity:
+                raise DataError(f"{self.path}: the packet at byte {position} has {number} events, room for {capacity}")
+            if size * capacity > len(data) - position:
+                raise DataError(f"{self.path}: truncated: the packet at byte {position} is cut off")
+            if header["type"] == _POLARITY_EVENTS and number:
+                if size != _EVENT.itemsize:
+                    raise DataError(f"{self.path}: the packet at byte {position} has events of {size} bytes, not 8")
+                times = np.frombuffer(data, _EVENT, number, position)["time"]
+                epoch = int(header["overflow"]) << 31
+                first, last = epoch + int(times.min()), epoch + int(times.max())
+                packets.append(_Packet(position, number, int(header["valid"]) >= number, epoch, first, last))
+            position += size * capacity
+        return packets
+
+    def events(self, start: int, end: int) -> Events:
+        """Of an interval in microseconds, counted from its start."""
+        chosen = [packet for packet in self.packets if packet.first < end and packet.last >= start]
+        addresses, times = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        with reading(self.path), self.path.open("rb") as stream:
+            for packet in chosen:
+                stream.seek(packet.position)
+                events = np.frombuffer(stream.read(packet.number * _EVENT.itemsize), _EVENT)
+                address, time = events["address"].astype(np.int64), events["time"].astype(np.int64) + packet.epoch
+                inside = (time >= start) & (time < end) & (packet.all_valid | (address & 1 == 1))
+                addresses.append(address[inside])
+                times.append(time[inside] - start)
+        address = np.concatenate(addresses)
+        x, y, polarity = address >> 17 & 0x7FFF, address >> 2 & 0x7FFF, address >> 1 & 1
+        return _camera_events(self.path, DVS128, np.concatenate(times), x, y, polarity)
+
+
+def read_dvs_gesture_arrays(folder: str | os.PathLike) -> Recordings:
+    """Recordings of DVS128 Gesture that were cut before: ``folder/.../LABEL.npy``, a folder for each trial.
+
+    An array is ``(events, 4)``: x, y, polarity and **milliseconds**, where AEDAT has microseconds. The name of the file
+    is the label, 0 to 10. It is the form that Tonic hands out.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Such as ``ibmGestureTrain``.
+
+    Returns
+    -------
+    Recordings
+        Of shape ``(128, 128, 2)``: height, width, polarity.
+
+    Raises
+    ------
+    DataError
+        If there are no such files; when a recording is read, if its array has another shape or dtype. Nothing is
+        unpickled.
+    """
+    files = sorted(path for path in Path(folder).rglob("*.npy"))
+    if not files:
+        raise DataError(f"{folder}: no .npy files in it")
+    for path in files:
+        if not re.fullmatch(r"\d|10", path.stem):
+            raise DataError(f"{path}: its name must be a label, 0 to 10")
+    y = [int(path.stem) for path in files]
+    return Recordings(str(folder), DVS128, y, _OfFiles(_cut_events, tuple(files)), class_names=GESTURES)
+
+
+def _cut_events(path: Path) -> Events:
+    with reading(path):
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError):
+            raise DataError(f"{path}: not a .npy file of numbers, or truncated") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif" or array.ndim != 2 or array.shape[1] != 4:
+        found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise DataError(f"{path}: must hold numbers of shape (events, 4), got {found}")
+    x, y, polarity, milliseconds = array.T.astype(np.float64)
+    return _camera_events(path, DVS128, milliseconds * 1000, x, y, polarity)

@@ -1,0 +1,152 @@
+"""Sequences and recordings of one's own, in NumPy's ``.npz``."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from ._arrays import DataError, _read
+from ._events import Events, Recordings
+from ._sequences import Sequences, check_labels
+
+MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
+"""Of each unit of time that a file may name."""
+
+
+def read_npz(path: str | os.PathLike) -> Sequences:
+    """Sequences of a ``.npz`` of one's own.
+
+    ===========  ================================================================================================
+    ``x``        ``(n, steps, channels)`` or ``(n, steps, height, width, channels)``: the examples first; bools,
+                 integers or floats, finite; of shorter sequences whatever is beyond their length is not looked at
+    ``y``        ``(n,)``, integer labels from 0
+    ``lengths``  optional, ``(n,)``, integers, the number of steps of each example
+    ===========  ================================================================================================
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Sequences
+        In the dtype of the file.
+
+    Raises
+    ------
+    DataError
+        If the file is malformed. Nothing is unpickled.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os
+    >>> from spikegrad.data import read_npz
+    >>> path = os.path.join(tempfile.mkdtemp(), "mine.npz")
+    >>> np.savez_compressed(path, x=np.zeros((4, 50, 3), np.uint8), y=[0, 1, 0, 1], lengths=[50, 20, 30, 50])
+    >>> x, y, mask = next(iter(read_npz(path).batches(4)))
+    >>> x.shape, mask.sum(0).tolist()
+    ((50, 4, 3), [50, 20, 30, 50])
+    """
+    name, arrays = str(path), _arrays(path, ("x", "y"), ("lengths",))
+    x, lengths = arrays["x"], arrays.get("lengths")
+    if x.dtype.kind not in "buif" or x.ndim < 3 or not x.size:
+        raise DataError(
+            f"{name}: x must hold numbers of shape (n, steps, channels...), got {x.dtype} of shape {x.shape}"
+        )
+    y = check_labels(name, "y", arrays["y"])
+    if lengths is not None and (lengths.dtype.kind not in "ui" or lengths.shape != x.shape[:1]):
+        raise DataError(f"{name}: lengths must be {len(x)} integers, got {lengths.dtype} of shape {lengths.shape}")
+    sequences = Sequences(name, x, y, lengths=lengths, steps=x.shape[1])
+    for index in range(len(sequences)):
+        if not np.isfinite(sequences.sequence(index)).all():
+            raise DataError(f"{name}: x has NaN or infinite values in sequence {index}")
+    return sequences
+
+
+def read_npz_events(path: str | os.PathLike) -> Recordings:
+    """Recordings of events of a ``.npz`` of one's own: all events in a row, and where each recording begins.
+
+    =============  ==============================================================================================
+    ``times``      ``(events,)``, floats or integers, finite, from the start of the recording
+    ``time_unit``  ``"s"``, ``"ms"`` or ``"us"``: that of ``times``
+    ``units``      ``(events,)``, integers, the unit of each event, from 0, in C order of ``shape``
+    ``shape``      ``(1,)`` or ``(3,)``, integers: number of units, or height, width and polarities of a camera
+    ``offsets``    ``(n + 1,)``, integers: recording i has the events from ``offsets[i]`` on, before ``offsets[i + 1]``
+    ``y``          ``(n,)``, integer labels from 0
+    ``speakers``   optional, ``(n,)``, integers
+    =============  ==============================================================================================
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Recordings
+
+    Raises
+    ------
+    DataError
+        If the file is malformed. Nothing is unpickled.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os
+    >>> from spikegrad.data import Binning, read_npz_events
+    >>> path = os.path.join(tempfile.mkdtemp(), "mine.npz")
+    >>> events = {"times": [0.0, 1.5, 0.2], "time_unit": "ms", "units": [4, 0, 2], "shape": [5]}
+    >>> np.savez_compressed(path, **events, offsets=[0, 2, 3], y=[0, 1])
+    >>> read_npz_events(path)[0]
+    Events(times=array([   0., 1500.]), units=array([4, 0]))
+    >>> read_npz_events(path).binned(Binning(steps=2, step_us=1000))[0].x.tolist()
+    [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
+    """
+    name = str(path)
+    required = ("times", "time_unit", "units", "shape", "offsets", "y")
+    arrays = _arrays(path, required, ("speakers",))
+    times, units, shape, offsets = (arrays[key] for key in ("times", "units", "shape", "offsets"))
+    speakers = arrays.get("speakers")
+    y = check_labels(name, "y", arrays["y"])
+    for key, array, kinds, wanted in (
+        ("times", times, "uif", None),
+        ("units", units, "ui", times.shape),
+        ("shape", shape, "ui", None),
+        ("offsets", offsets, "ui", (len(y) + 1,)),
+        ("speakers", speakers, "ui", y.shape),
+    ):
+        if array is None:
+            continue
+        if array.dtype.kind not in kinds or array.ndim != 1 or (wanted is not None and array.shape != wanted):
+            numbers = "numbers" if "f" in kinds else "integers"
+            of_shape = "one axis" if wanted is None else f"shape {wanted}"
+            raise DataError(f"{name}: {key} must hold {numbers} of {of_shape}, got {array.dtype} of {array.shape}")
+    unit = str(arrays["time_unit"])
+    if unit not in MICROSECONDS:
+        raise DataError(f"{name}: time_unit must be one of {', '.join(MICROSECONDS)}, got {unit[:20]!r}")
+    if len(shape) not in (1, 3) or shape.min() < 1:
+        raise DataError(f"{name}: shape must be 1 or 3 integers above 0, got {shape.tolist()}")
+    bounds = offsets.astype(np.int64)
+    if bounds[0] != 0 or bounds[-1] != len(times) or (np.diff(bounds) < 0).any():
+        raise DataError(f"{name}: offsets must rise from 0 to the number of events, {len(times)}")
+    return Recordings(name, shape.tolist(), y, _Slices(times, units, bounds, MICROSECONDS[unit]), speakers=speakers)
+
+
+def _arrays(path: str | os.PathLike, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, np.ndarray]:
+    arrays = _read(str(path), (*required, *optional))
+    for key in required:
+        if key not in arrays:
+            raise DataError(f"{path}: no key {key!r}; it has {', '.join(sorted(arrays)) or 'none'}")
+    return arrays
+
+
+class _Slices:
+    """Events by the number of the recording, out of arrays of all of them."""
+
+    def __init__(self, times: np.ndarray, units: np.ndarray, bounds: np.ndarray, microseconds: float) -> None:
+        self.times, self.units, self.bounds, self.microseconds = times, units, bounds, microseconds
+
+    def __call__(self, number: int) -> Events:
+        part = slice(self.bounds[number], self.bounds[number + 1])
+        # float64 first: float16 would overflow
+        return Events(self.times[part].astype(np.float64) * self.microseconds, self.units[part].astype(np.int64))

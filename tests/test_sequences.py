@@ -1,0 +1,242 @@
+"""Labelled sequences: examples, batches, splits, and what stands beside them; the manifolds of Randman."""
+
+import math
+import pickle
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import LIF, Layer, LeakyReadout, Network
+from spikegrad.data import DataError, Sequences, collate, hold_out, randman, standardize
+
+QUICK_COMPILATION = True
+LENGTHS = [3, 5, 1, 4, 2, 5, 3]
+
+
+@pytest.fixture
+def ragged():
+    rng = np.random.default_rng(0)
+    return Sequences("ragged", [rng.normal(size=(n, 2)).astype(np.float32) for n in LENGTHS], [0, 1, 2, 0, 1, 2, 0])
+
+
+def test_an_example(ragged):
+    assert [len(ragged), ragged.steps, ragged.shape, ragged.classes] == [7, 5, (2,), 3]
+    assert repr(ragged) == "<ragged: 7 sequences, 1 to 5 steps, channels (2,), 3 classes>"
+    for index, (x, y, mask) in enumerate(ragged):  # ends by itself
+        assert x.shape == (5, 2)
+        assert x[: LENGTHS[index]].tolist() == ragged.x[index].tolist() == ragged.sequence(index).tolist()
+        assert not x[LENGTHS[index] :].any()
+        assert mask.tolist() == [step < LENGTHS[index] for step in range(5)]
+        assert (y, y.dtype) == (ragged.y[index], np.int32)
+    assert index == 6
+    assert ragged[-1].x.tolist() == ragged[6].x.tolist()
+    with pytest.raises(IndexError):
+        ragged[7]
+    with pytest.raises(TypeError, match="Sequences: index must be an integer, got slice"):
+        ragged[1:3]
+
+
+def test_a_subset_fits_the_compiled_function_of_the_whole(ragged):
+    part = ragged.subset([5, 1])
+    assert part.y.tolist() == [2, 1]
+    assert part[0].mask.tolist() == [True] * 5  # all are of full length, and still there are masks
+    assert (part.classes, part.steps) == (3, 5)
+    one = ragged.subset(ragged.lengths == 1)
+    assert one[0].x.shape == (5, 2)
+    assert ragged.subset([4, 2]).subset([1])[0].x.tolist() == ragged[2].x.tolist()
+    with pytest.raises(DataError, match="ragged: a subset of none"):
+        ragged.subset(ragged.lengths > 5)
+
+
+def test_a_batch_has_time_first(ragged):
+    x, y, mask = collate([ragged[3], ragged[0]])
+    assert (x.shape, y.tolist(), mask.shape) == ((5, 2, 2), [0, 0], (5, 2))
+    assert x[:, 1].tolist() == ragged[0].x.tolist()
+    assert mask[:, 1].tolist() == ragged[0].mask.tolist()
+    whole = ragged.stacked()
+    assert (whole.x.shape, whole.mask.sum(0).tolist()) == ((5, 7, 2), LENGTHS)
+    assert collate([Sequences("equal", np.zeros((2, 3, 1)), [0, 1])[0]]).mask is None
+
+
+def test_batches_follow_seed_and_epoch():
+    source = Sequences("numbers", np.arange(10).reshape(10, 1, 1), np.arange(10))
+    batches = source.batches(3, seed=5)
+    epochs = [[batch.y.tolist() for batch in batches] for _ in range(3)]
+    for epoch in epochs:
+        assert [len(y) for y in epoch] == [3] * len(batches) == [3] * 3
+        assert len({label for y in epoch for label in y}) == 9
+    assert len({str(epoch) for epoch in epochs}) == 3
+    assert {label for epoch in epochs for y in epoch for label in y} == set(range(10))  # none is always left out
+    for batch in batches:
+        assert batch.x.ravel().tolist() == batch.y.tolist()
+    assert [batch.y.tolist() for batch in source.batches(3, seed=5)(2)] == epochs[2]  # whatever was gone over before
+    assert [batch.y.tolist() for batch in source.batches(3, seed=6)] != epochs[0]
+    in_order = source.batches(4)
+    for _ in range(2):
+        assert [batch.y.tolist() for batch in in_order] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(in_order) == 3
+    for size in (0, 11):
+        with pytest.raises(ValueError, match=f"Batches: size must be 1 to 10, the number of examples, got {size}"):
+            source.batches(size)
+
+
+def test_a_share_of_each_class_is_held_out():
+    y = np.repeat([0, 1, 2], [10, 20, 5])
+    source = Sequences("numbers", np.arange(35).reshape(35, 1, 1), y)
+    rest, held_out = hold_out(source, 0.2, seed=1)
+    assert np.bincount(held_out.y).tolist() == [2, 4, 1]
+    numbers = [int(part.sequence(i)[0, 0]) for part in (rest, held_out) for i in range(len(part))]
+    assert sorted(numbers) == list(range(35))
+    assert [y[number] for number in numbers] == [*rest.y, *held_out.y]
+    other = hold_out(source, 0.2, seed=2)[1]
+    assert other.stacked().x.tolist() != held_out.stacked().x.tolist()
+    with pytest.raises(DataError, match=r"numbers: too few examples to hold out 0\.01 of each class"):
+        hold_out(source, 0.01)
+    with pytest.raises(ValueError, match="hold_out: share must be above 0 and below 1, got 1"):
+        hold_out(source, 1)
+
+
+def test_channels_are_standardised_over_the_steps_that_there_are(ragged):
+    shifted = ragged.map(lambda x: x * [2.0, 0.0] + [1e4, 3.0])
+    train, test = standardize(shifted, ragged)
+    steps = np.concatenate([train.sequence(i) for i in range(7)])
+    assert steps.dtype == np.float32
+    np.testing.assert_allclose(steps.mean(0), [0, 0], atol=1e-6)
+    np.testing.assert_allclose(steps.std(0), [1, 0], atol=1e-6)  # a constant channel is not divided
+    assert not train[2].x[1:].any()  # what is filled up stays 0
+    raw = np.concatenate([ragged.sequence(i) for i in range(7)]).astype(np.float64)
+    np.testing.assert_allclose(
+        test.sequence(0)[:, 0],
+        (ragged.sequence(0)[:, 0] - 1e4 - 2 * raw[:, 0].mean()) / (2 * raw[:, 0].std()),
+        rtol=1e-6,
+    )
+    with pytest.raises(ValueError, match="map: the function made 1 steps of 3; the length must stay"):
+        ragged.map(lambda x: x[:1])[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], []), "bad: no sequences"),
+        ((np.zeros((2, 3)), [0, 1]), r"a sequence must have shape \(steps, channels\.\.\.\), got \(3,\)"),
+        (([np.zeros((1, 1))], [0.0]), "y must hold one integer for each example, got float64"),
+        (([np.zeros((1, 1))], [-1]), "y must hold labels from 0, got -1"),
+        (([np.zeros((1, 1))], [0, 1]), "1 sequences, 1 lengths and 2 labels"),
+        (([np.zeros((1, 1)), np.zeros((0, 1))], [0, 1]), "sequence 1 has 0 steps, not 1 to 1"),
+    ],
+)
+def test_malformed_sequences(arguments, message):
+    with pytest.raises(DataError, match=f"^bad: .*{message.removeprefix('bad: ')}"):
+        Sequences("bad", *arguments)
+
+
+def test_a_network_takes_a_batch_as_it_is(ragged):
+    """What is filled up does not count: each sequence alone, not filled up, ends in the same state."""
+    rng = np.random.default_rng(1)
+    w, out = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 6), (6, 3)))
+    network = Network([Layer(w, LIF(0.9)), Layer(out, LeakyReadout(0.9))])
+    x, _, mask = ragged.stacked()
+    states, _ = network(x, mask=mask)
+    for index in (0, 2):
+        alone, _ = network(ragged.sequence(index)[:, None])
+        for (state, _), (state_alone, _) in zip(states, alone, strict=True):
+            np.testing.assert_allclose(state[index], state_alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_grain_takes_a_source_as_it_is(ragged):
+    grain = pytest.importorskip("grain", exc_type=ImportError)
+    loader = grain.MapDataset.source(ragged).shuffle(seed=3).batch(3, drop_remainder=True, batch_fn=collate)
+    seen = []
+    for x, y, mask in loader.to_iter_dataset():
+        assert (x.shape, mask.shape) == ((5, 3, 2), (5, 3))
+        for i in range(3):
+            index = next(j for j in range(7) if np.array_equal(ragged[j].x, x[:, i]))
+            assert y[i] == ragged.y[index]
+            assert mask[:, i].sum() == LENGTHS[index]
+            seen.append(index)
+    assert len(set(seen)) == 6
+    x, *_ = grain.MapDataset.source(ragged).batch(3)[0]  # by default the batch comes first
+    assert x.shape == (3, 5, 2)
+
+
+def test_sources_travel_to_other_processes(ragged):
+    copy = pickle.loads(pickle.dumps(standardize(ragged.subset([1, 2]))[0]))
+    assert copy[0].x.shape == (5, 2)
+
+
+# Randman
+
+
+def amplitudes(spectrum, alpha, terms):
+    """(frequency, amplitude) of each term, as the module's text has them."""
+    for k in range(terms):
+        if spectrum == "paper":
+            yield k + 1, 1 / (k + 1) ** alpha
+        elif k == 0:
+            yield 0, 0.0
+        else:
+            yield k, 1 / (k + 1) ** alpha if spectrum == "numpy" else 1 / ((k + 1) ** alpha + 1)
+
+
+@pytest.mark.parametrize("spectrum", ["paper", "numpy", "torch"])
+def test_randman_is_the_formula(spectrum):
+    classes, units, samples, dimensions, alpha, seed = 2, 3, 6, 2, 1.7, 4
+    source = randman(classes, units, samples, dimensions=dimensions, alpha=alpha, spectrum=spectrum, seed=seed)
+    terms = 59  # ceil(1000 ** (1 / 1.7)) = ceil(58.2)
+    rng = np.random.default_rng(seed)
+    for label in range(classes):
+        coefficients = rng.uniform(size=(3, units, dimensions, terms))
+        points = rng.uniform(size=(samples, dimensions))
+        for j in range(units):
+            f = [
+                math.prod(
+                    sum(
+                        coefficients[0, j, d, k]
+                        * amplitude
+                        * math.sin(
+                            2 * math.pi * (frequency * point[d] * coefficients[1, j, d, k] + coefficients[2, j, d, k])
+                        )
+                        for k, (frequency, amplitude) in enumerate(amplitudes(spectrum, alpha, terms))
+                    )
+                    for d in range(dimensions)
+                )
+                for point in points
+            ]
+            for i in range(samples):
+                step = min(int(50 * (f[i] - min(f)) / (max(f) - min(f))), 49)
+                x, y, _ = source[label * samples + i]
+                assert np.flatnonzero(x[:, j]).tolist() == [step]
+                assert y == label
+
+
+def test_laws_of_randman():
+    source = randman(classes=3, units=5, samples=40)
+    x, y, mask = source.stacked()
+    assert (x.shape, x.dtype, mask) == ((100, 120, 5), bool, None)
+    assert np.bincount(y).tolist() == [40] * 3
+    assert (x.sum(0) == 1).all()  # one spike a unit
+    times = x.argmax(0)
+    for label in range(3):
+        assert times[y == label].min(0).tolist() == [0] * 5
+        assert times[y == label].max(0).tolist() == [49] * 5
+    assert randman(classes=1, units=2, samples=9, fraction=1, steps=30).stacked().x.argmax(0).max() == 29
+    again = randman(classes=3, units=5, samples=40).stacked().x
+    assert np.array_equal(x, again)
+    assert not np.array_equal(x, randman(classes=3, units=5, samples=40, seed=1).stacked().x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 0}, "randman: classes must be an integer, 1 or more, got 0"),
+        ({"samples": 1}, "randman: samples must be an integer, 2 or more, got 1"),
+        ({"alpha": 0}, "randman: alpha must be above 0 and at most 100, got 0"),
+        ({"fraction": 1.5}, "randman: fraction must be above 0, at most 1, and leave a step, got 1.5"),
+        ({"fraction": 0.001}, "randman: fraction must be above 0, at most 1, and leave a step, got 0.001"),
+        ({"spectrum": "jax"}, "randman: spectrum must be one of paper, numpy, torch, got 'jax'"),
+    ],
+)
+def test_malformed_randman(options, message):
+    with pytest.raises(ValueError, match=message):
+        randman(**options)
