@@ -262,7 +262,7 @@ def test_a_graph_within_a_graph():
         },
         [("input", "lif"), ("lif", "w_rec"), ("w_rec", "lif"), ("lif", "output")],
     )  # fmt: skip
-    nodes = {"input": nir.Input(np.array([12])), "fc": nir.Linear(8 * weights(12, 4).T), "rnn": inner}
+    nodes = {"input": nir.Input(np.array([12])), "fc": nir.Affine(8 * weights(12, 4).T, np.full(4, 0.4)), "rnn": inner}
     edges = [("input", "fc"), ("fc", "rnn"), ("rnn", "output")]
     graph = nir.NIRGraph(nodes | {"output": nir.Output(np.array([4]))}, edges)
     flat = nir.NIRGraph(
