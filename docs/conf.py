@@ -86,6 +86,17 @@ def helps():
         yield name, runner.invoke(command, [name, "--help"], prog_name="spikegrad", terminal_width=78).output.strip()
 
 
+def short(value):
+    """Two digits of a number, without a plus or zeros in its exponent."""
+    if not isinstance(value, float):
+        return value
+    return (
+        f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+        if not 1e-3 <= abs(value) < 1e3 and value
+        else f"{float(f'{value:.2g}'):g}"
+    )
+
+
 functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
 autosummary_context = {"functions": functions}
 context = {
@@ -97,7 +108,7 @@ context = {
     "data": inspect.getdoc(spikegrad.data),
 }
 pages = jinja2.Environment(trim_blocks=True)
-pages.filters["short"] = lambda value: f"{value:.2g}" if isinstance(value, float) else value
+pages.filters["short"] = short
 (HERE / "generated").mkdir(exist_ok=True)
 for page in sorted((HERE / "_templates" / "pages").iterdir()):
     text = pages.from_string(page.read_text()).render(context)

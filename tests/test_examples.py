@@ -41,7 +41,7 @@ def example(name):
 
 
 def test_every_example_is_run():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*FRAMEWORKS, "task"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*FRAMEWORKS, "task", "export_network"}
 
 
 @every_example
@@ -103,3 +103,12 @@ def test_the_gradient_is_the_one_by_hand(name):
     for got, expected in zip(grads, want, strict=True):
         assert np.abs(expected).max() > 1e-3
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_exported_network_gives_the_same_potentials(capsys):
+    export = importlib.import_module("export_network")
+    network, spikes, potentials, last = export.main(fast=True)
+    want = np.asarray(network(spikes, mode="scan")[1])
+    np.testing.assert_allclose(potentials, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(last, want[-1], rtol=1e-5, atol=1e-5)
+    assert "('cpu', 'cuda', 'rocm', 'tpu')" in capsys.readouterr().out

@@ -85,6 +85,40 @@ def test_unknown_but_near(spec, near):
         get(spec)
 
 
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# what libraries and papers give, at k = 3, w = 0.5, h = 0.75
+ELSEWHERE = {
+    "fast_sigmoid FastSigmoid SuperSpike superspike super_spike": [lambda x: 1 / (1 + 3 * abs(x)) ** 2],
+    "triangular Triangle esser bellec e_prop": [lambda x: 0.75 * np.maximum(0, 1 - abs(x) / 0.5)],
+    "boxcar rectangle Rect box": [lambda x: np.where(abs(x) <= 0.5, 1.0, 0.0)],
+    "exponential slayer SingleExponential": [lambda x: np.exp(-3 * abs(x)), lambda x: 1.5 * np.exp(-3 * abs(x))],
+    "ATan atan cauchy": [lambda x: 1.5 / (1 + (np.pi / 2 * 3 * x) ** 2)],
+    "straight_through_estimator STE": [np.ones_like],
+    "heaviside": [lambda x: np.where(x < 0, 0.0, 1.0)],
+    "heavi_erfc": [lambda x: 2 / np.sqrt(np.pi) * np.exp(-((3 * x) ** 2))],
+    "logistic": [lambda x: 3 * logistic(3 * x) * logistic(-3 * x)],
+    "tanh": [lambda x: (1 - np.tanh(3 * x) ** 2) * 3 / 2],  # which is sigmoid(...) times 2/k
+}
+
+
+@pytest.mark.parametrize("aliases", ELSEWHERE)
+def test_names_of_other_libraries_lead_to_the_slope_they_stand_for(aliases):
+    x = np.linspace(-2, 2, 81)
+    for alias in aliases.split():
+        with pytest.raises(ValueError, match=f"^unknown surrogate '{alias}': the slope ") as error:
+            get(f"{alias}(alpha=2)")
+        calls = re.findall(r"[a-z_]+\([a-z]+=[^()]*\)", str(error.value))
+        for call, slope in zip(calls, ELSEWHERE[aliases], strict=True):
+            name, arguments = call[:-1].split("(")
+            values = dict(argument.split("=") for argument in arguments.split(", "))
+            known = {"k": 3, "w": 0.5, "h": 0.75}
+            surrogate = get(name, **{key: eval(value, known) for key, value in values.items()})
+            np.testing.assert_allclose(surrogate.surrogate_grad(x), slope(x), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     "spec", ["zzz", "Surrogate", "LIF", "functional", "learnable", "parameter", "os", "_Learnable", "None1"]
 )

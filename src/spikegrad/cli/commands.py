@@ -29,6 +29,8 @@ from . import runs, tables
 
 _LIF = LIF()
 _SHIFT = {"mnist5k": 2}
+_WIDE = 120
+"""Columns from which on a surrogate takes one line of the list, and not two."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -251,18 +253,23 @@ def predict(run: Path, data: str, output: Path | None) -> None:
 @command.command("list")
 def list_() -> None:
     """List every surrogate: formula, parameters with defaults, peak and area."""
-    table = Table()
-    for heading in ("name", "slope g(x)", "parameters", "peak", "area"):
+    out = tables.console()
+    narrow = out.width < _WIDE
+    headings = ("surrogate and slope",) if narrow else ("name", "slope g(x)", "parameters")
+    table = Table(show_lines=narrow)
+    for heading in (*headings, "peak", "area"):
         table.add_column(heading, justify="right" if heading in ("peak", "area") else "left")
     for name in names():
         surrogate = get(name)
         parameters = ", ".join(
             f"{p.name}={getattr(surrogate, p.name):g}" for p in signature(type(surrogate)).parameters.values()
         )
+        formula = surrogate._formula
         whole = area(surrogate)
         shown = "periodic" if np.isnan(whole) else "unbounded" if np.isinf(whole) else f"{whole:.4g}"
-        table.add_row(name, surrogate._formula, parameters, f"{peak(surrogate):.4g}", shown)
-    tables.console().print(table)
+        described = (f"{name}({parameters})\n{formula}",) if narrow else (name, formula, parameters)
+        table.add_row(*described, f"{peak(surrogate):.4g}", shown)
+    out.print(table)
 
 
 @command.command()
@@ -279,6 +286,7 @@ def plot(surrogates: tuple[Surrogate, ...], output: Path) -> None:
         raise click.BadParameter(f"{output} must end in .png, .svg or .pdf", param_hint="'--output'")
     figure = plot(*surrogates)
     _write(output, lambda: figure.savefig(output, dpi=200))
+    tables.console().print(f"wrote {output}", soft_wrap=True)
 
 
 def _write(path: Path, write: Any) -> None:

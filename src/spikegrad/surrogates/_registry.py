@@ -18,6 +18,26 @@ _classes: dict[str, type[Surrogate]] = {
     if inspect.isclass(value) and issubclass(value, Surrogate)
 }
 
+_INVERSE_SQUARE = "1/(1 + k|x|)² is inv_square_grad(alpha=k); k is 25 in snnTorch and spyx, 100 in norse"
+_TRIANGLE = "h max(0, 1 − |x|/w) is relu_grad(alpha=h / w, width=w); h is 0.3 and w is 1 in norse"
+_BOX = "1/(2w) for |x| ≤ w is piecewise_leaky_relu(c=0, w=w)"
+_EXPONENTIAL = "exp(−k|x|) is slayer_grad(alpha=k), and (k/2) exp(−k|x|) is piecewise_exp(alpha=k)"
+_CAUCHY = "(k/2) / (1 + (πkx/2)²) is arctan(alpha=k); k is 2 in snnTorch and SpikingJelly"
+_STRAIGHT = "1 is leaky_relu(alpha=1, beta=1)"
+_ELSEWHERE = {
+    **dict.fromkeys(("fastsigmoid", "superspike"), _INVERSE_SQUARE),
+    **dict.fromkeys(("triangular", "triangle", "esser", "bellec", "eprop", "zif"), _TRIANGLE),
+    **dict.fromkeys(("boxcar", "box", "rectangle", "rectangular", "rect", "gate", "stbp"), _BOX),
+    **dict.fromkeys(("slayer", "exponential", "singleexponential", "laplace"), _EXPONENTIAL),
+    **dict.fromkeys(("atan", "arctangent", "cauchy", "lorentzian"), _CAUCHY),
+    **dict.fromkeys(("ste", "straightthrough", "straightthroughestimator"), _STRAIGHT),
+    "heaviside": "0 for x < 0 and 1 for x ≥ 0 is leaky_relu(alpha=0, beta=1)",
+    "heavierfc": "(2/√π) exp(−k²x²) is gaussian_grad(sigma=0.5**0.5 / k, alpha=2 / k); k is 100 in norse",
+    "logistic": "k σ(kx) σ(−kx) is sigmoid(alpha=k); k is 25 in snnTorch, 4 in SpikingJelly",
+    "tanh": "1 − tanh(kx)² is sigmoid(alpha=2 * k) times 2/k",
+}
+"""Names of other libraries and of papers, in lower case and without ``_``: the slope, and what it is called here."""
+
 
 def names() -> list[str]:
     """The names that :func:`get` knows: one for each surrogate of the library.
@@ -49,8 +69,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Raises
     ------
     ValueError
-        For an unknown name (the message has the nearest one) or a string that cannot be read, and for parameters out
-        of their domain.
+        For an unknown name (the message has the nearest one, or what a name of other libraries is called here), for a
+        string that cannot be read, and for parameters out of their domain.
     TypeError
         For parameters that the surrogate does not have.
 
@@ -65,6 +85,10 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Traceback (most recent call last):
     ...
     ValueError: unknown surrogate 'arctang', did you mean 'arctan'?
+    >>> get("boxcar")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown surrogate 'boxcar': the slope 1/(2w) for |x| ≤ w is piecewise_leaky_relu(c=0, w=w)
     """
     if not isinstance(spec, str):
         raise TypeError(f"get: spec must be a string, got {brief(spec)}")
@@ -89,6 +113,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
         raise malformed
     cls = _classes.get(node.id) or _classes.get(snake_case(node.id))
     if cls is None:
+        if known := _ELSEWHERE.get(node.id.lower().replace("_", "")):
+            raise ValueError(f"unknown surrogate {brief(node.id)}: the slope {known}")
         near = difflib.get_close_matches(snake_case(node.id), _classes, n=1)
         hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
         raise ValueError(f"unknown surrogate {brief(node.id)}{hint}")

@@ -1,0 +1,45 @@
+"""Decays of a step, and the time constants that they stand for."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._checks import brief
+from ..neurons import decay_from_tau
+
+_DISCRETIZATIONS = ("exact", "euler")
+
+
+class Leak(NamedTuple):
+    r"""How the differential equation :math:`\tau \dot v = x - v` becomes a step of :math:`\Delta t`.
+
+    In either way it is :math:`v_t = \beta v_{t-1} + (1 - \beta) x_t`, with :math:`\beta = e^{-\Delta t/\tau}` if it is
+    solved exactly for an input that is constant over the step, and :math:`\beta = 1 - \Delta t/\tau` by Euler's method.
+    """
+
+    dt: float
+    discretization: str
+
+    def tau(self, decay: np.ndarray) -> np.ndarray:
+        """The time constant of a decay from 0, exclusive if exact, to below 1."""
+        return self.dt / (1 - decay) if self.discretization == "euler" else -self.dt / np.log(decay)
+
+    def decay(self, tau: np.ndarray) -> np.ndarray:
+        """The decay of a time constant."""
+        return np.asarray(decay_from_tau(tau, self.dt, self.discretization))
+
+
+def make_leak(owner: str, dt: Any, discretization: Any) -> Leak:
+    """Of what a user states."""
+    if not isinstance(dt, numbers.Real) or isinstance(dt, bool):
+        raise TypeError(f"{owner}: dt must be a number of seconds, got {brief(dt)}")
+    dt = float(dt)
+    if not (np.isfinite(dt) and dt > 0):
+        raise ValueError(f"{owner}: dt must be finite and > 0, got {dt}")
+    if discretization not in _DISCRETIZATIONS:
+        allowed = " or ".join(map(repr, _DISCRETIZATIONS))
+        raise ValueError(f"{owner}: discretization must be {allowed}, got {brief(discretization)}")
+    return Leak(dt, discretization)

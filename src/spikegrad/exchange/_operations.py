@@ -1,0 +1,198 @@
+"""What a layer does with its inputs, as nodes of NIR, read off the equations of its function.
+
+A function is run with a :class:`Signal` in place of the array that it is given. Equations of constants are computed;
+those of the signal must be products with a matrix, convolutions, sums with a bias, or changes of shape that leave the
+order of the numbers in memory as it is. A batch of one example is given, so that the axes of the batch do not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import nir
+import numpy as np
+
+from .._compat import bind, equations, evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """What is known of an array that depends on the inputs."""
+
+    shape: tuple[int, ...]
+    """As in the function, axes of the batch included."""
+    example: tuple[int, ...]
+    """Of one example, as in the function."""
+    channels_last: bool | None = None
+    """Whether the numbers stand in memory with the channel last. In NIR it is first. None: no convolution said so."""
+    nodes: tuple[Any, ...] = ()
+
+    def to_nir(self, values: np.ndarray) -> np.ndarray:
+        """Values of one example in the order of NIR."""
+        return np.moveaxis(values, -1, 0) if self.channels_last else values
+
+
+class UnknownError(ValueError):
+    """The function does something that has no node in NIR."""
+
+
+def read_operations(function: Callable, signal: Signal, dtype: Any) -> Signal:
+    """The signal that comes out of a function, with the nodes that make it of the signal that goes in."""
+    # partial makes a new function, since JAX keeps what it traced for one that it has seen
+    traced = jax.make_jaxpr(functools.partial(function))(jax.ShapeDtypeStruct((1, *signal.example), dtype))
+    of, consts = equations(traced)
+    given = dataclasses.replace(signal, shape=(1, *signal.example), nodes=())
+    (out,) = evaluate(of, *consts, given, run=_apply)
+    if not isinstance(out, Signal):
+        raise UnknownError("its result does not depend on its input")
+    if out.shape[0] != 1:
+        raise UnknownError(f"its result of shape {out.shape} has no axis of examples first")
+    return dataclasses.replace(out, example=out.shape[1:])
+
+
+def _apply(equation: Any, operands: list) -> list:
+    signals = [x for x in operands if isinstance(x, Signal)]
+    if not signals:
+        return bind(equation, operands)
+    name, params = equation.primitive.name, equation.params
+    for inner in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if inner in params and name in _CALLS:
+            of, consts = equations(params[inner])
+            return evaluate(of, *consts, *operands, run=_apply)
+    if name not in _RULES:
+        raise UnknownError(f"{name} has no node there")
+    if len(signals) > 1:
+        raise UnknownError(f"{name} of two values that depend on the inputs has no node there")
+    return [_RULES[name](equation, operands, signals[0])]
+
+
+_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat2"}
+
+
+def _same(equation: Any, operands: list, signal: Signal) -> Signal:
+    del operands
+    dtype = equation.outvars[0].aval.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UnknownError(f"a conversion to {dtype} has no node there")
+    return signal
+
+
+def _reshaped(equation: Any, operands: list, signal: Signal) -> Signal:
+    places = np.arange(np.prod(signal.shape, dtype=int)).reshape(signal.shape)
+    moved = np.asarray(bind(equation, [jnp.asarray(places), *operands[1:]])[0])
+    if not np.array_equal(moved.ravel(), places.ravel()):
+        raise UnknownError(f"{equation.primitive.name} to another order of values has no node there")
+    return dataclasses.replace(signal, shape=moved.shape)
+
+
+def _product(equation: Any, operands: list, signal: Signal) -> Signal:
+    (left, right), batched = equation.params["dimension_numbers"]
+    mine, axes = (left, right) if operands[0] is signal else (right, left)
+    matrix = np.asarray(operands[1] if operands[0] is signal else operands[0])
+    sizes = [matrix.shape[axis] for axis in batched[1 if operands[0] is signal else 0]]
+    summed = np.prod([signal.shape[axis] for axis in mine], dtype=int)
+    if any(size != 1 for size in sizes) or summed != np.prod(signal.shape, dtype=int):
+        raise UnknownError("a product along some of the axes of an example has no node there")
+    axes = [axis for _, axis in sorted(zip(mine, axes, strict=True))]
+    rest = [axis for axis in range(matrix.ndim) if axis not in axes]
+    matrix = matrix.transpose(*axes, *rest).reshape(summed, -1)
+    nodes = signal.nodes
+    shape = _shape_in_nir(signal)
+    if len(shape) > 1:
+        nodes = (*nodes, nir.Flatten(input_type={"input": np.array(shape)}, start_dim=0, end_dim=-1))
+        if signal.channels_last:
+            matrix = np.moveaxis(matrix.reshape(*shape[1:], shape[0], -1), -2, 0).reshape(summed, -1)
+    linear = nir.Linear(weight=_writable(matrix.T))
+    return Signal(equation.outvars[0].aval.shape, (matrix.shape[1],), None, (*nodes, linear))
+
+
+def _convolution(equation: Any, operands: list, signal: Signal) -> Signal:
+    params, kernel = equation.params, operands[1]
+    if operands[0] is not signal:
+        raise UnknownError("a convolution of a constant has no node there")
+    images, kernels, outputs = params["dimension_numbers"]
+    spatial, strides, spread = images[2:], params["window_strides"], params["rhs_dilation"]
+    last = bool(images[1] > max(spatial))
+    in_order = (
+        list(spatial) == sorted(spatial) and (last or images[1] < min(spatial)) and tuple(images) == tuple(outputs)
+    )
+    if not in_order or signal.channels_last not in (None, last):
+        raise UnknownError(
+            "axes in another order than channels first or last, or in several orders, have no node there"
+        )
+    if len(spatial) > 2 or params["batch_group_count"] != 1 or set(params["lhs_dilation"]) - {1}:
+        raise UnknownError("a convolution of three dimensions, of groups of the batch or transposed has no node there")
+    kernel = np.asarray(kernel).transpose(kernels)
+    padding: Any = tuple(low for low, _ in params["padding"])
+    if any(low != high for low, high in params["padding"]):
+        wanted = [step * (size - 1) for step, size in zip(spread, kernel.shape[2:], strict=True)]
+        same = [(total // 2, total - total // 2) for total in wanted]
+        if set(strides) != {1} or list(params["padding"]) != same:
+            raise UnknownError(f"a padding of {params['padding']} has no node there")
+        padding = "same"
+    shape = tuple(signal.shape[axis] for axis in (images[1], *spatial))
+    out = equation.outvars[0].aval.shape
+    weight, groups = _writable(kernel), params["feature_group_count"]
+    common: dict[str, Any] = {"weight": weight, "groups": groups, "bias": np.zeros(len(kernel), weight.dtype)}
+    if len(spatial) == 2:
+        node: Any = nir.Conv2d(shape[1:], stride=strides, padding=padding, dilation=spread, **common)
+    else:
+        single = padding if isinstance(padding, str) else padding[0]
+        node = nir.Conv1d(shape[1], stride=strides[0], padding=single, dilation=spread[0], **common)
+    # what nir infers is wrong for groups and for kernels that are not square
+    node.input_type = {"input": np.array(shape)}
+    node.output_type = {"output": np.array([out[axis] for axis in (outputs[1], *outputs[2:])])}
+    example = tuple(size for axis, size in enumerate(out) if axis != outputs[0])
+    return Signal(out, example, last, (*signal.nodes, node))
+
+
+def _biased(equation: Any, operands: list, signal: Signal) -> Signal:
+    bias = np.asarray(operands[1] if operands[0] is signal else operands[0])
+    if equation.primitive.name == "sub":
+        if operands[0] is not signal:
+            raise UnknownError("a difference from a constant has no node there")
+        bias = -bias
+    if not signal.nodes or isinstance(signal.nodes[-1], nir.Flatten):
+        raise UnknownError("a sum without a product before it has no node there")
+    *nodes, last = signal.nodes
+    bias = np.broadcast_to(bias, signal.shape)
+    if isinstance(last, nir.Linear):
+        node: Any = nir.Affine(weight=last.weight, bias=_writable(bias.reshape(-1)))
+    elif isinstance(last, nir.Affine):
+        node = nir.Affine(weight=last.weight, bias=last.bias + bias.reshape(-1))
+    else:
+        shape = _shape_in_nir(signal)
+        whole = bias.reshape(*shape[1:], shape[0]).T if signal.channels_last else bias.reshape(shape)
+        whole = whole.reshape(shape[0], -1)
+        if (whole != whole[:, :1]).any():
+            raise UnknownError("a bias that differs within a channel has no node there")
+        node = last
+        node.bias = node.bias + whole[:, 0]
+    return dataclasses.replace(signal, nodes=(*nodes, node))
+
+
+def _shape_in_nir(signal: Signal) -> tuple[int, ...]:
+    """Shape of one example: that of the last node, or of what came in."""
+    for node in reversed(signal.nodes):
+        return tuple(int(size) for size in node.output_type["output"])
+    return tuple(np.moveaxis(np.empty(signal.example), -1, 0).shape) if signal.channels_last else signal.example
+
+
+def _writable(values: Any) -> np.ndarray:
+    """A copy in a dtype that HDF5 knows."""
+    values = np.array(values, order="C")
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+
+
+_RULES: dict[str, Callable[[Any, list, Signal], Signal]] = {
+    **dict.fromkeys(("convert_element_type", "copy", "copy_p"), _same),
+    **dict.fromkeys(("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"), _reshaped),
+    **dict.fromkeys(("add", "add_any", "sub"), _biased),
+    "dot_general": _product,
+    "conv_general_dilated": _convolution,
+}

@@ -1,0 +1,242 @@
+"""A network as a graph of NIR."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import nir
+import numpy as np
+
+from ..network import Layer, Network
+from ..network._layer import matrix_of
+from ..neurons import LIF, LeakyReadout, SynapticLIF
+from ._leak import Leak, make_leak
+from ._operations import Signal, UnknownError, read_operations
+
+
+def to_nir(
+    network: Network,
+    *,
+    dt: float,
+    discretization: str,
+    input_shape: Sequence[int] | None = None,
+    unit_resistance: bool = False,
+) -> nir.NIRGraph:
+    r"""A network as a graph of NIR, the neuromorphic intermediate representation.
+
+    NIR has differential equations, :math:`\tau \dot v = v_\mathrm{leak} - v + R I`, and a network here has steps. The
+    graph has the time constants for which a simulator with this ``dt`` and ``discretization`` makes the same steps.
+
+    Parameters
+    ----------
+    network : Network
+        Of :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF` that reset to a value, with the spike, or not at
+        all, and of :class:`~spikegrad.LeakyReadout`.
+    dt : float
+        Length :math:`\Delta t` of a step, in seconds, as the simulator that reads the graph will have it.
+    discretization : {"exact", "euler"}
+        How that simulator makes a step of the equation. ``"exact"``: :math:`\tau = -\Delta t / \ln \beta`, for one that
+        solves it exactly, with the input held over the step. ``"euler"``: :math:`\tau = \Delta t / (1 - \beta)`, for
+        one that takes Euler's method, as snnTorch and norse do.
+    input_shape : sequence of int, optional
+        Shape of one step of one example. Needed if the weight of the first layer is a function.
+    unit_resistance : bool, default False
+        By default :math:`R = 1 / (1 - \beta)` undoes the factor :math:`1 - \beta` of the input, which a cell has here
+        with ``norm_input`` alone. True: :math:`R = 1`, and the weights have that factor, for importers that ignore
+        :math:`R`, as that of norse does for LIF.
+
+    Returns
+    -------
+    nir.NIRGraph
+        Nodes ``input``, ``layer0.drive``, ``layer0.neurons`` and so on, and ``output``. Recurrent neurons are a graph
+        of their own, with nodes ``input``, ``neurons``, ``recurrent`` and ``output``.
+
+    Raises
+    ------
+    ValueError
+        For what NIR cannot say: a reset by subtraction or a step late, an adaptive threshold, a refractory period, a
+        function that is neither a product, a convolution nor a change of shape, a decay of 1 or, if exact, of 0 where
+        there is no node for it.
+    TypeError
+        If ``network`` is no :class:`~spikegrad.Network`, or ``dt`` no number.
+
+    See Also
+    --------
+    from_nir : The way back.
+
+    Notes
+    -----
+    ======================================  ==========================================================================
+    here                                    there
+    ======================================  ==========================================================================
+    ``weight``, ``bias``, ``recurrent``     ``Linear``, ``Affine``, ``Conv1d``, ``Conv2d``, ``Flatten``
+    ``LIF``                                 ``LIF``, or ``IF`` if the decay is 1
+    ``SynapticLIF``                         ``CubaLIF``, with :math:`w_\mathrm{in} = 1 / (1 - \gamma)`
+    ``reset="none"``                        ``LI``, ``I`` or ``CubaLI``, and a ``Threshold``
+    ``LeakyReadout``                        ``LI``, or ``I`` if the decay is 1; nothing if it is 0
+    ======================================  ==========================================================================
+
+    A neuron fires above its threshold in NIR, and at its threshold here. The graph has the largest number below the
+    threshold, above which are the same numbers: 0.99999994 for 1. Images have channels first in NIR.
+
+    References
+    ----------
+    Pedersen et al. 2024, "Neuromorphic intermediate representation: A unified instruction set for interoperable
+    brain-inspired computing", Nature Communications 15:8122.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.exchange import to_nir
+    >>> network = Network([Layer(jnp.ones((3, 2)), LIF(0.9, reset="value"))])
+    >>> graph = to_nir(network, dt=1e-3, discretization="euler")
+    >>> list(graph.nodes)
+    ['input', 'layer0.drive', 'layer0.neurons', 'output']
+    >>> graph.nodes["layer0.neurons"].tau.round(6).tolist()
+    [0.01, 0.01]
+    """
+    if not isinstance(network, Network):
+        raise TypeError(f"to_nir: network must be a Network, got {type(network).__name__}")
+    leak = make_leak("to_nir", dt, discretization)
+    shape = _input_shape(network.layers[0], input_shape)
+    dtype = jnp.result_type(float)
+    states = network.initial_state(jax.ShapeDtypeStruct((1, *shape), dtype))
+    signal = Signal((1, *shape), shape)
+    nodes: dict[str, Any] = {}
+    edges: list[tuple[str, str]] = []
+    before = "input"  # names are such that their alphabetical order, which a file has, is the order of the layers
+    for number, (layer, (_, spikes)) in enumerate(zip(network.layers, states, strict=True)):
+        name = f"layer{number:0{len(str(len(states) - 1))}}"
+        try:
+            into = read_operations(layer.drive, signal, dtype)
+            if number == 0:  # a convolution tells how the inputs are to be read
+                start = Signal(signal.shape, shape, into.channels_last and len(shape) > 1)
+                nodes["input"] = nir.Input(input_type={"input": np.array(start.to_nir(np.empty(shape)).shape)})
+            signal = Signal(spikes.shape, spikes.shape[1:], into.channels_last)
+            back = None if layer.recurrent is None else read_operations(layer.feedback, signal, spikes.dtype)
+        except UnknownError as error:
+            raise ValueError(f"to_nir: layer {number} has a function that NIR cannot say: {error}") from None
+        neurons = _neurons(layer.cell, signal, spikes.dtype, leak, number)
+        if unit_resistance and neurons:
+            factor, neurons[0].r = neurons[0].r, np.ones_like(neurons[0].r)
+            for read in (into, back) if back else (into,):
+                _scale(read.nodes, factor, number)
+        if back is not None:
+            if not neurons or not back.nodes:
+                raise ValueError(f"to_nir: layer {number} is recurrent without neurons, or without weights, in between")
+            neurons = [_recurrent(_named("neurons", neurons), _named("recurrent", back.nodes))]
+        chain = {**_named(f"{name}.drive", into.nodes), **_named(f"{name}.neurons", neurons)}
+        edges += itertools.pairwise([before, *chain])
+        nodes |= chain
+        before = next(reversed(nodes))
+    nodes["output"] = nir.Output(output_type={"output": np.array(signal.to_nir(np.empty(signal.example)).shape)})
+    edges.append((before, "output"))
+    return nir.NIRGraph(nodes=nodes, edges=edges, metadata={"dt": leak.dt, "discretization": leak.discretization})
+
+
+def _input_shape(first: Layer, given: Sequence[int] | None) -> tuple[int, ...]:
+    if given is not None:
+        return tuple(given)
+    matrix = matrix_of(first.weight)
+    if matrix is None:
+        raise ValueError("to_nir: the weight of layer 0 is a function: give input_shape, of one step of one example")
+    return (matrix.shape[0],)
+
+
+def _named(name: str, nodes: Sequence[nir.NIRNode]) -> dict[str, nir.NIRNode]:
+    """The nodes of a part of a layer: one has its name, and what comes before or after it another."""
+    named: dict[str, nir.NIRNode] = {}
+    for node in nodes:
+        other = {nir.Flatten: "flatten", nir.Threshold: "threshold"}.get(type(node))
+        own = ".".join([*name.split(".")[:-1], other]) if other else name
+        named[f"{own}{sum(key.startswith(own) for key in named) or ''}"] = node
+    return named
+
+
+def _recurrent(neurons: dict[str, nir.NIRNode], weights: dict[str, nir.NIRNode]) -> nir.NIRGraph:
+    """Neurons whose outputs come back to them, as a graph of its own: what importers expect."""
+    first, last = next(iter(neurons)), next(reversed(neurons))
+    shape = neurons[first].input_type["input"]
+    ends = {"input": nir.Input(input_type={"input": shape}), "output": nir.Output(output_type={"output": shape})}
+    edges = itertools.pairwise(["input", *neurons, *weights, first])  # norse gives other spikes in another order
+    nodes = {"input": ends["input"], **neurons, **weights, "output": ends["output"]}
+    return nir.NIRGraph(nodes=nodes, edges=[*edges, (last, "output")])
+
+
+def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> list[Any]:
+    """The nodes of a cell, the first of which takes the current."""
+    owner = f"to_nir: layer {number}: {type(cell).__name__}"
+    if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
+        raise ValueError(f"{owner} has no node in NIR; train with LIF or SynapticLIF to exchange the network")
+    fires = isinstance(cell, LIF)
+    resets = fires and cell.reset == "value"
+    if fires and cell.reset == "subtract":
+        raise ValueError(f"{owner} resets by subtraction, and neurons in NIR to a value; train with reset='value'")
+    if resets and cell.delay_reset:
+        raise ValueError(f"{owner} resets a step late, and neurons in NIR at once; train with delay_reset=False")
+
+    def values(name: str) -> np.ndarray:
+        value = getattr(cell, name)
+        value = np.asarray(value if isinstance(value, float) else jnp.asarray(value), np.float64)
+        return np.ascontiguousarray(signal.to_nir(np.broadcast_to(value, (1, *signal.example))[0]))
+
+    decay = values("decay")
+    if not fires and not decay.any():
+        return []
+    ends: dict[str, Any] = {}
+    if resets:
+        ends = {"v_threshold": _below(values("threshold"), dtype), "v_reset": values("reset_value")}
+    if (decay == 1).all() and type(cell) is not SynapticLIF:
+        if cell.norm_input:
+            raise ValueError(f"{owner}: decay must be below 1 with norm_input, which leaves nothing of the input else")
+        node = (nir.IF if resets else nir.I)(r=np.full_like(decay, 1 / leak.dt), **ends)
+    else:
+        tau, r = _time_constant(leak, decay, owner, "decay")
+        if cell.norm_input:
+            r = np.ones_like(decay)
+        ends |= {"r": r, "v_leak": np.zeros_like(decay)}
+        if type(cell) is SynapticLIF:
+            tau_syn, w_in = _time_constant(leak, values("synaptic_decay"), owner, "synaptic_decay")
+            node = (nir.CubaLIF if resets else nir.CubaLI)(tau_syn=tau_syn, tau_mem=tau, w_in=w_in, **ends)
+        else:
+            node = (nir.LIF if resets else nir.LI)(tau=tau, **ends)
+    return [node, nir.Threshold(_below(values("threshold"), dtype))] if fires and not resets else [node]
+
+
+def _time_constant(leak: Leak, decay: np.ndarray, owner: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The time constant, and the factor that undoes the input's."""
+    if (decay >= 1).any():
+        raise ValueError(
+            f"{owner}: {name} must be below 1, or 1 for all neurons of a LIF: without a leak there is no tau"
+        )
+    if leak.discretization == "exact" and (decay <= 0).any():
+        raise ValueError(f"{owner}: {name} must be above 0 with discretization='exact', whose tau would be 0")
+    return leak.tau(decay), 1 / (1 - decay)
+
+
+def _below(threshold: np.ndarray, dtype: Any) -> np.ndarray:
+    """What a potential exceeds if it reaches the threshold: the next number of the dtype in which it is computed."""
+    dtype = np.float64 if dtype == np.float64 else np.float32
+    return np.nextafter(threshold.astype(dtype), dtype(-np.inf))
+
+
+def _scale(nodes: Sequence[nir.NIRNode], factor: np.ndarray, number: int) -> None:
+    """Put a factor for each neuron into the weights before them."""
+    last: Any = nodes[-1] if nodes else None
+    of_channels = factor.reshape(len(factor), -1)
+    if isinstance(last, (nir.Linear, nir.Affine)):
+        factor = factor.reshape(-1)
+    elif isinstance(last, (nir.Conv1d, nir.Conv2d)) and (of_channels == of_channels[:, :1]).all():
+        factor = of_channels[:, 0]
+    else:
+        raise ValueError(
+            f"to_nir: layer {number} has no weight of each neuron that could take unit_resistance's factor"
+        )
+    last.weight = (last.weight * factor.reshape(-1, *[1] * (last.weight.ndim - 1))).astype(last.weight.dtype)
+    if not isinstance(last, nir.Linear):
+        last.bias = (last.bias * factor).astype(last.bias.dtype)

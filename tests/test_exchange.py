@@ -1,0 +1,382 @@
+"""To NIR and back: the graph does what the network does, by NIR's own equations."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+nir = pytest.importorskip("nir")
+
+from nir_reference import images, networks, simulate, spikes_in, weights, with_readout  # noqa: E402
+
+from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network, Refractory, SynapticLIF, bounded  # noqa: E402
+from spikegrad.exchange import from_nir, to_nir  # noqa: E402
+
+QUICK_COMPILATION = True
+EULER, EXACT = {"dt": 1e-4, "discretization": "euler"}, {"dt": 1e-3, "discretization": "exact"}
+ways = pytest.mark.parametrize("way", [EULER, EXACT], ids=lambda way: way["discretization"])
+
+
+def run(network, inputs):
+    return np.asarray(network(jnp.asarray(inputs), mode="scan")[1])
+
+
+def reference(graph, inputs, way):
+    """Of every example, by the equations."""
+    found = [simulate(graph, inputs[:, n], way["dt"], way["discretization"]) for n in range(inputs.shape[1])]
+    return np.stack(found, 1)
+
+
+@ways
+@pytest.mark.parametrize("name", networks())
+def test_a_graph_gives_the_networks_spikes(name, way):
+    network, inputs = networks()[name], spikes_in()
+    spikes = run(network, inputs)
+    assert 0.05 < spikes.mean() < 0.6
+    for options in {}, {"unit_resistance": True}:
+        np.testing.assert_array_equal(spikes, reference(to_nir(network, **way, **options), inputs, way))
+
+
+@ways
+@pytest.mark.parametrize("name", networks())
+def test_there_and_back(name, way, tmp_path):
+    network, inputs = networks()[name], spikes_in()
+    for options in {}, {"unit_resistance": True}:
+        nir.write(tmp_path / "graph.nir", to_nir(network, **way, **options))
+        back = from_nir(nir.read(tmp_path / "graph.nir"), **way)
+        np.testing.assert_array_equal(run(network, inputs), run(back, inputs))
+    for layer, before in zip(back.layers, network.layers, strict=True):
+        assert type(layer.cell) is type(before.cell)
+        assert layer.cell.threshold == pytest.approx(before.cell.threshold, rel=1e-7)
+        assert layer.cell.decay == pytest.approx(before.cell.decay, rel=1e-9)
+
+
+@ways
+@pytest.mark.parametrize(
+    "readout", [LeakyReadout(0.9), LeakyReadout(0.9, norm_input=True), LeakyReadout(1.0), LeakyReadout(0.0)], ids=repr
+)
+def test_a_readout_gives_the_same_potentials(readout, way):
+    network, inputs = with_readout(readout), spikes_in()
+    graph = to_nir(network, **way)
+    kind = {0.9: nir.LI, 1.0: nir.I}.get(readout.decay)
+    assert type(graph.nodes.get("layer1.neurons")) is (kind or type(None))
+    potentials = run(network, inputs)
+    np.testing.assert_allclose(potentials, reference(graph, inputs, way), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(potentials, run(from_nir(graph, **way), inputs), rtol=1e-4, atol=1e-5)
+
+
+@ways
+@pytest.mark.parametrize(
+    "cell", [LIF(0.9, reset="none"), LIF(1.0, reset="none"), SynapticLIF(0.8, reset="none")], ids=repr
+)
+def test_no_reset_is_a_leaky_integrator_and_a_threshold(cell, way):
+    back = -0.1 * abs(weights(6, 6))
+    network, inputs = Network([Layer(weights(12, 6), cell, back)]), spikes_in()
+    graph = to_nir(network, **way)
+    spikes = run(network, inputs)
+    assert 0 < spikes.mean() < 1
+    np.testing.assert_array_equal(spikes, reference(graph, inputs, way))
+    again = from_nir(graph, **way)
+    assert again.layers[0].cell.reset == "none"
+    np.testing.assert_array_equal(spikes, run(again, inputs))
+
+
+def test_a_potential_at_the_threshold_fires_on_both_sides():
+    network = Network([Layer(np.eye(2, dtype=np.float32), LIF(1.0, reset="value"))])
+    inputs = np.full((6, 1, 2), [0.5, 0.25], np.float32)
+    graph = to_nir(network, **EULER)
+    assert type(graph.nodes["layer0.neurons"]) is nir.IF
+    assert graph.nodes["layer0.neurons"].v_threshold.tolist() == [float(np.float32(0.99999994))] * 2
+    want = np.array([[0, 1, 0, 1, 0, 1], [0, 0, 0, 1, 0, 0]]).T[:, None]
+    np.testing.assert_array_equal(run(network, inputs), want)
+    np.testing.assert_array_equal(reference(graph, inputs, EULER), want)
+    back = from_nir(graph, **EULER)
+    assert back.layers[0].cell == network.layers[0].cell
+    np.testing.assert_array_equal(run(back, inputs), want)
+    above = nir.NIRGraph.from_list(nir.Linear(np.eye(2)), nir.IF(r=np.full(2, 1e4), v_threshold=np.ones(2)))
+    np.testing.assert_array_equal(run(from_nir(above, **EULER), inputs), reference(above, inputs, EULER))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        LIF(0.9, 1.5, reset="value", reset_value=-0.5),
+        LIF(bounded(0.8), bounded(0.7, 0.1, 2.0), reset="value", norm_input=True),
+        SynapticLIF(0.9, 0.8, reset="value", reset_value=0.25, norm_input=True),
+    ],
+    ids=["reset value", "bounded", "synapse"],
+)
+def test_options_of_cells(cell):
+    network, inputs = Network([Layer(4 * weights(12, 6), cell)]), spikes_in()
+    graph = to_nir(network, **EXACT)
+    spikes = run(network, inputs)
+    assert 0.05 < spikes.mean() < 0.9
+    np.testing.assert_array_equal(spikes, reference(graph, inputs, EXACT))
+    back = from_nir(graph, **EXACT)
+    assert back.layers[0].cell.norm_input == cell.norm_input
+    np.testing.assert_array_equal(spikes, run(back, inputs))
+
+
+def test_parameters_of_each_neuron():
+    decays, thresholds = np.linspace(0.5, 0.95, 6, dtype=np.float32), np.linspace(0.5, 2, 6, dtype=np.float32)
+    network = Network([Layer(weights(12, 6), LIF(decays, jnp.asarray(thresholds), reset="value"))])
+    graph, inputs = to_nir(network, **EXACT), spikes_in()
+    np.testing.assert_allclose(np.exp(-1e-3 / graph.nodes["layer0.neurons"].tau), decays, rtol=1e-6)
+    back = from_nir(graph, **EXACT)
+    np.testing.assert_allclose(back.layers[0].cell.threshold, thresholds, rtol=1e-7)
+    spikes = run(network, inputs)
+    np.testing.assert_array_equal(spikes, run(back, inputs))
+    np.testing.assert_array_equal(spikes, reference(graph, inputs, EXACT))
+
+
+# --- functions ---------------------------------------------------------------------------------------------------
+
+
+def test_images_with_channels_last():
+    network, inputs = images()
+    graph = to_nir(network, **EULER, input_shape=(7, 5, 2))
+    assert list(graph.nodes) == [
+        "input", "layer0.drive", "layer0.neurons", "layer1.flatten", "layer1.drive", "layer1.neurons", "output",
+    ]  # fmt: skip
+    assert graph.input_type["input"].tolist() == [2, 7, 5]
+    spikes, first = run(network, inputs), np.moveaxis(inputs, -1, 2)
+    assert 0.05 < spikes.mean() < 0.6
+    np.testing.assert_array_equal(spikes, reference(graph, first, EULER))
+    np.testing.assert_array_equal(spikes, run(from_nir(graph, **EULER), first))
+    scaled = to_nir(network, **EULER, input_shape=(7, 5, 2), unit_resistance=True)
+    np.testing.assert_array_equal(spikes, run(from_nir(scaled, **EULER), first))
+
+
+CONVOLUTIONS = {
+    "plain": ((4, 2, 3, 3), (1, 1), "VALID", (1, 1), 1),
+    "strides and dilation": ((4, 2, 2, 3), (2, 1), "VALID", (2, 1), 1),
+    "padded": ((4, 2, 3, 3), (2, 2), [(1, 1), (2, 2)], (1, 1), 1),
+    "same, even": ((4, 2, 2, 4), (1, 1), "SAME", (1, 1), 1),
+    "groups": ((4, 1, 3, 3), (1, 1), "VALID", (1, 1), 2),
+    "one dimension": ((4, 2, 3), (2,), [(1, 1)], (1,), 1),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name):
+    shape, strides, padding, dilation, groups = CONVOLUTIONS[name]
+    rng = np.random.default_rng(3)
+    kernel, example = rng.normal(size=shape).astype(np.float32), (2, 7, 6)[: len(shape) - 1]
+
+    def convolve(x):
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, padding, rhs_dilation=dilation, feature_group_count=groups
+        )
+
+    bias = jnp.arange(4.0).reshape(4, *[1] * (len(shape) - 2))
+    network = Network([Layer(convolve, LeakyReadout(0.5), bias=bias)])
+    inputs = rng.normal(size=(2, 1, *example)).astype(np.float32)
+    graph = to_nir(network, **EULER, input_shape=example)
+    want = run(network, inputs)
+    np.testing.assert_allclose(want, reference(graph, inputs, EULER), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(want, run(from_nir(graph, **EULER), inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_modules_of_frameworks():
+    eqx, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")
+    key = jax.random.key(0)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        first, second = eqx.nn.Conv2d(2, 3, 3, key=key), eqx.nn.Linear(3 * 5 * 3, 4, key=key)
+        lif = LIF(0.9, 0.2, reset="value")
+        dense = jax.vmap(eqx.nn.Sequential([eqx.nn.Lambda(jnp.ravel), second]))
+        equinox = Network(
+            [Layer(jax.vmap(first), lif), Layer(dense, lif, recurrent=jax.vmap(eqx.nn.Linear(4, 4, key=key)))]
+        )
+        kernel = nnx.Conv(2, 3, (3, 3), padding="VALID", rngs=nnx.Rngs(0))
+        linear = nnx.Linear(3 * 5 * 3, 4, rngs=nnx.Rngs(1))
+        flax = Network([Layer(kernel, lif), Layer(lambda x: linear(x.reshape(len(x), -1)), lif)])
+        inputs = spikes_in((2, 7, 5))[:15]
+        for network, example, images in (
+            (equinox, (2, 7, 5), inputs),
+            (flax, (7, 5, 2), np.moveaxis(inputs, 2, -1)),
+        ):
+            graph = to_nir(network, **EULER, input_shape=example)
+            spikes = run(network, images)
+            assert 0 < spikes.mean() < 1
+            np.testing.assert_array_equal(spikes, reference(graph, inputs, EULER))
+            np.testing.assert_array_equal(spikes, run(from_nir(graph, **EULER), inputs))
+
+
+def test_gradients_reach_what_was_read():
+    network, _ = images()
+    back = from_nir(to_nir(network, **EULER, input_shape=(7, 5, 2)), **EULER)
+    inputs = jnp.asarray(np.moveaxis(spikes_in((7, 5, 2)), -1, 2)[:5])
+    grads = jax.grad(lambda network: network(inputs, mode="scan")[1].sum())(back)
+    leaves = [leaf for leaf in jax.tree.leaves(grads) if isinstance(leaf, jax.Array) and leaf.ndim > 1]
+    assert sorted(leaf.shape for leaf in leaves) == [(4, 1, 1), (4, 2, 3, 3), (5, 24)]
+    assert all((leaf != 0).any() for leaf in leaves)
+
+
+# --- graphs of others --------------------------------------------------------------------------------------------
+
+
+def lif(n=4, **changes):
+    values = {"tau": 1e-3, "r": 1.0, "v_leak": 0.0, "v_threshold": 0.5, "v_reset": 0.0} | changes
+    return nir.LIF(**{key: np.full(n, value) for key, value in values.items()})
+
+
+FOREIGN = {
+    "a resistance, a rest": [nir.Linear(4 * weights(12, 4).T), lif(r=1.5, v_leak=0.2, v_reset=0.2, v_threshold=1.0)],
+    "a reset below rest": [nir.Linear(8 * weights(12, 4).T), lif(v_leak=0.1, v_reset=-0.4)],
+    "a scale, two products": [
+        nir.Affine(weights(12, 8).T, np.full(8, 0.3)),
+        nir.Scale(np.linspace(2, 4, 8)),
+        nir.Linear(weights(8, 4).T),
+        lif(),
+    ],
+    "neurons alone": [lif(12, r=20.0)],
+    "neurons on neurons": [lif(12, r=20.0), nir.Scale(np.linspace(0.5, 3, 12)), lif(12, r=5.0)],
+    "a bias last": [nir.Linear(8 * weights(12, 4).T), lif(), nir.Affine(weights(4, 3).T, np.arange(3.0))],
+    "a threshold": [nir.Linear(weights(12, 4).T), nir.Threshold(np.full(4, 0.4))],
+    "a synapse": [
+        nir.Linear(3 * weights(12, 4).T),
+        nir.CubaLIF(*(np.full(4, v) for v in (5e-4, 1e-3, 2.0, 0.1, 0.6, 0.1)), w_in=np.full(4, 3.0)),
+    ],
+}  # fmt: skip
+
+
+@ways
+@pytest.mark.parametrize("name", FOREIGN)
+def test_graphs_of_others(name, way):
+    graph, inputs = nir.NIRGraph.from_list(*FOREIGN[name]), spikes_in()[:25]
+    want = reference(graph, inputs, way)
+    assert want.std() > 0.05
+    np.testing.assert_allclose(run(from_nir(graph, **way), inputs), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_graph_within_a_graph():
+    """How snnTorch writes recurrent neurons."""
+    inner = nir.NIRGraph(
+        {
+            "input": nir.Input(np.array([4])), "lif": lif(), "w_rec": nir.Affine(weights(4, 4), np.full(4, 0.5)),
+            "output": nir.Output(np.array([4])),
+        },
+        [("input", "lif"), ("lif", "w_rec"), ("w_rec", "lif"), ("lif", "output")],
+    )  # fmt: skip
+    nodes = {"input": nir.Input(np.array([12])), "fc": nir.Affine(8 * weights(12, 4).T, np.full(4, 0.4)), "rnn": inner}
+    edges = [("input", "fc"), ("fc", "rnn"), ("rnn", "output")]
+    graph = nir.NIRGraph(nodes | {"output": nir.Output(np.array([4]))}, edges)
+    flat = nir.NIRGraph(
+        {"input": graph.nodes["input"], "fc": graph.nodes["fc"], "lif": lif(), "w": inner.nodes["w_rec"],
+         "output": graph.nodes["output"]},
+        [("input", "fc"), ("fc", "lif"), ("lif", "w"), ("w", "lif"), ("lif", "output")],
+    )  # fmt: skip
+    inputs, way = spikes_in()[:25], {"dt": 2e-4, "discretization": "euler"}
+    want = reference(flat, inputs, way)
+    assert 0.05 < want.mean() < 0.95
+    for one in graph, flat:
+        network = from_nir(one, **way)
+        assert network.layers[0].recurrent.shape == (4, 4)
+        np.testing.assert_array_equal(run(network, inputs), want)
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+W = np.ones((3, 2), np.float32)
+ZERO = LIF(0.9, reset="value")
+
+
+def turned(x):
+    return x.reshape(-1, 2, 3).mT.reshape(-1, 6)
+
+
+NOT_WRITTEN = {
+    "layer 1: LIF resets by subtraction, .* reset='value'": [Layer(W, ZERO), Layer(W.T, LIF())],
+    "layer 0: LIF resets a step late, .* delay_reset=False": [Layer(W, LIF(reset="value", delay_reset=True))],
+    "layer 0: LIF: decay must be below 1 with norm_input": [Layer(W, LIF(1.0, reset="value", norm_input=True))],
+    "layer 0: Refractory has no node in NIR": [Layer(W, Refractory(ZERO, 2))],
+    "layer 0: AdaptiveLIF has no node in NIR; train with LIF": [Layer(W, AdaptiveLIF(reset="value"))],
+    "SynapticLIF: synaptic_decay must be below 1": [Layer(W, SynapticLIF(reset="value", synaptic_decay=1.0))],
+    "LIF: decay must be below 1, or 1 for all": [Layer(W, LIF(np.array([0.5, 1.0]), reset="value"))],
+    "LIF: decay must be above 0 with discretization='exact'": [Layer(W, LIF(0.0, reset="value"))],
+    "layer 0 has a function that NIR cannot say: tanh": [Layer(lambda x: jnp.tanh(x @ W), ZERO)],
+    "cannot say: add of two values": [Layer(lambda x: x @ W + x @ W, ZERO)],
+    "layer 1 .* transpose to another order": [Layer(W @ np.ones((2, 6)), ZERO), Layer(turned, ZERO)],
+    "cannot say: rev": [Layer(lambda x: x[:, ::-1] @ W, ZERO)],
+    "cannot say: its result does not depend": [Layer(lambda x: jnp.ones((len(x), 2)), ZERO)],
+    "cannot say: a product along some": [Layer(lambda x: x[..., None] @ W[:1], ZERO)],
+    "layer 0 is recurrent without": [Layer(W, ZERO, recurrent=lambda s: s)],
+}
+
+
+@pytest.mark.parametrize("message", NOT_WRITTEN)
+def test_what_nir_cannot_say(message):
+    with pytest.raises(ValueError, match=f"^to_nir: .*{message}"), jax.numpy_rank_promotion("allow"):
+        to_nir(Network(NOT_WRITTEN[message]), **EXACT, input_shape=(3,))
+
+
+def graph(*nodes):
+    return nir.NIRGraph.from_list(*nodes)
+
+
+def skipping():
+    nodes = {"input": nir.Input(np.array([4])), "a": lif(), "b": lif(), "output": nir.Output(np.array([4]))}
+    return nir.NIRGraph(nodes, [("input", "a"), ("a", "b"), ("a", "output"), ("b", "output")])
+
+
+NOT_READ = {
+    "'delay' \\(Delay\\) has no counterpart here; known are Affine": lambda: graph(nir.Delay(np.ones(4)), lif()),
+    "'lif' \\(LIF\\): Euler's method needs a dt of at most": lambda: graph(lif(tau=1e-5)),
+    "'lif' \\(LIF\\): time constants must be > 0, got 0.0": lambda: graph(lif(tau=0.0)),
+    "'li' \\(LI\\): v_leak must be 0": lambda: graph(nir.LI(np.ones(4), np.ones(4), np.ones(4))),
+    "after 'a' comes 'b', 'output'": skipping,
+}
+
+
+@pytest.mark.parametrize("message", NOT_READ)
+def test_graphs_that_are_no_network(message):
+    with pytest.raises(ValueError, match=f"^from_nir: .*{message}"):
+        from_nir(NOT_READ[message](), **EULER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dt": 0.0}, "dt must be finite and > 0, got 0.0"),
+        ({"dt": "1"}, "dt must be a number of seconds, got '1'"),
+        ({"discretization": "Euler"}, "discretization must be 'exact' or 'euler', got 'Euler'"),
+    ],
+)
+def test_time_is_stated(changes, message):
+    for convert, given in (to_nir, with_readout(LeakyReadout())), (from_nir, graph(lif())):
+        with pytest.raises((ValueError, TypeError), match="^" + re.escape(f"{convert.__name__}: {message}")):
+            convert(given, **EULER | changes)
+        with pytest.raises(TypeError, match="must be a "):
+            convert(None, **EULER)
+
+
+def test_a_function_first_needs_a_shape():
+    with pytest.raises(ValueError, match="give input_shape"):
+        to_nir(images()[0], **EULER)
+
+
+# --- what other libraries make of it, as scripts/record_nir.py has recorded it -------------------------------------
+
+RECORDED = json.loads((Path(__file__).parent / "recorded" / "nir.json").read_text())
+SPIKES = [
+    pytest.param(name, case, id=f"{library}: {name}")
+    for library, of in RECORDED["libraries"].items()
+    for name, case in of["cases"].items()
+]
+DIFFERENT = {"norse: lif": 72, "norse: lif, recurrent": 117}  # without unit_resistance
+
+
+@pytest.mark.parametrize(("name", "case"), SPIKES)
+def test_other_libraries_give_the_same_spikes(name, case, request):
+    size = np.prod(case["shape"])
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(case["bits"]), np.uint8))[:size].reshape(case["shape"])
+    if name == "images":
+        network, inputs = images()
+        spikes = run(network, inputs)[:, 0]
+    else:
+        spikes = run(networks()[name.removesuffix(", unit resistance")], spikes_in())
+    assert (spikes != bits).sum() == DIFFERENT.get(request.node.callspec.id, 0)
