@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..training import Progress
+from .streams import Output
 
 PIPE_WIDTH = 180
 """Columns of a table that goes to a file or another program, where nothing has to fit a screen."""
@@ -23,9 +24,13 @@ PIPE_WIDTH = 180
 
 def console(stderr: bool = False) -> Console:
     """Where to print. Brackets are text here, never markup."""
-    stream = sys.stderr if stderr else sys.stdout
+    stream = Output(sys.stderr if stderr else sys.stdout, optional=stderr)
     return Console(
-        file=stream, markup=False, highlight=False, width=None if stream.isatty() else PIPE_WIDTH, soft_wrap=False
+        file=cast(TextIO, stream),
+        markup=False,
+        highlight=False,
+        width=None if stream.isatty() else PIPE_WIDTH,
+        soft_wrap=False,
     )
 
 
