@@ -189,7 +189,8 @@ def _stored(name: str, x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _narrow(x: np.ndarray) -> np.ndarray:
     """Integers in the fewest bits that hold them."""
-    return x.astype(np.result_type(np.min_scalar_type(x.min()), np.min_scalar_type(x.max())), copy=False)
+    low, high = int(x.min()), int(x.max())
+    return x.astype(np.min_scalar_type(high if low >= 0 else min(low, ~high)), copy=False)
 
 
 _TRAINING = ("x_train", "y_train", "x_test", "y_test")
