@@ -255,7 +255,7 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
         _check_output(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
     about = saved.data
     x, y = datasets.load_for_prediction(source, saved.options.seed, about.shape, about.classes, about.low, about.high)
-    if data is None and runs.sha256(x, y) != about.held_out_sha256:
+    if data is None and (y is None or runs.sha256(x, y) != about.held_out_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
     evaluate = training.make_evaluator(saved.network, partial(datasets.scale, low=about.low, high=about.high))
     scores = evaluate(saved.params, x)

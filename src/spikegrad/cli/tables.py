@@ -48,7 +48,7 @@ def _duration(seconds: float) -> str:
 
 
 def _status(p: Progress, activity: str) -> str:
-    parts = [f"loss {p.loss:.3f}", f"train {percent(p.accuracy)}"]
+    parts = [f"loss {p.loss:.3f}" if p.loss < 1000 else f"loss {p.loss:.2e}", f"train {percent(p.accuracy)}"]
     if p.held_out is not None:
         parts.append(f"held out {percent(p.held_out)}")
     parts.append(f"{activity} {p.firing_rate:.2f}")
