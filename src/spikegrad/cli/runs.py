@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from importlib.metadata import version
@@ -305,7 +306,7 @@ _KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     str: ("text", lambda v: isinstance(v, str), str),
     bool: ("true or false", lambda v: isinstance(v, bool), bool),
     int: ("a whole number from 0 to 2^32 - 1", lambda v: type(v) is int and 0 <= v < 2**32, int),
-    float: ("a finite number", lambda v: type(v) in (int, float) and abs(v) <= np.finfo(float).max, float),
+    float: ("a finite number", lambda v: type(v) in (int, float) and abs(v) <= sys.float_info.max, float),
     tuple[int, ...]: (
         "a list of whole numbers from 1 to 2^32 - 1",
         lambda v: isinstance(v, list) and all(type(n) is int and 0 < n < 2**32 for n in v),

@@ -166,8 +166,8 @@ def scale(x: Any, low: float, high: float) -> Any:
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad.data import scale
-    >>> scale(jnp.array([0, 51, 255], jnp.uint8), 0.0, 255.0)
-    Array([0. , 0.2, 1. ], dtype=float32)
+    >>> scale(jnp.array([0, 64, 128], jnp.uint8), 0.0, 128.0)
+    Array([0. , 0.5, 1. ], dtype=float32)
     """
     return x if x.dtype == np.float32 else (x.astype(np.float32) - low) / (high - low)
 
