@@ -317,7 +317,7 @@ def fit(
         return cross_entropy(logits, y).mean(), ((logits.argmax(-1) == y).mean(), rates)
 
     @jax.jit
-    def advance(state, sums, order, epoch, first, last):
+    def advance(state, sums, x, y, order, epoch, first, last):
         """Batches ``first`` to ``last`` of an epoch; how many they are is no reason to compile again."""
 
         def update(i, carry):
@@ -343,7 +343,7 @@ def fit(
         done = 0
         while done < per_epoch and not interrupted:
             start, last = time.perf_counter(), min(done + count, per_epoch)
-            state, sums = advance(state, sums, order, epoch, done, last)
+            state, sums = advance(state, sums, x, y, order, epoch, done, last)
             value, right, rates = (np.asarray(s) / last for s in sums)  # waits for the result
             if epoch or done:  # the first call also compiled
                 pace = (time.perf_counter() - start) / (last - done)
