@@ -221,7 +221,7 @@ def check_resources(folder: Path, options: Options, data: Data, parameters: int,
         if free is not None and needed > free:
             raise RunError(
                 f"training {parameters:,} parameters takes at least {_size(needed)} of {what}, and {_size(free)} "
-                "are free: make --hidden smaller"
+                "are free: make --hidden, --steps or --batch smaller"
             )
         if free is not None and likely > free:
             found.append(f"training may take {_size(likely)} of {what}, and {_size(free)} are free")

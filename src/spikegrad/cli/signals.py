@@ -30,7 +30,7 @@ def deferred() -> Iterator[Callable[[], int]]:
         if not number:
             number, when = signum, time.monotonic()
         elif time.monotonic() > when + _TWICE:
-            signal.signal(signum, before[signum])
+            signal.signal(signum, before[signal.Signals(signum)])
             os.kill(os.getpid(), signum)
 
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals

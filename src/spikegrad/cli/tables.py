@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -64,7 +64,7 @@ def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Cal
     if quiet:
         yield lambda p: None
     elif out.is_terminal:
-        columns = [TextColumn("{task.description}"), TextColumn("{task.fields[status]}")]
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.fields[status]}")]
         if out.width >= 100:
             columns.insert(1, BarColumn(bar_width=16))
         with Bar(*columns, console=out) as bar:

@@ -265,7 +265,7 @@ def fit(
     shift: int = 0,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], int] = lambda: False,
 ) -> Fit:
     """Train by Adam, with a learning rate that falls to 0 along a cosine, on the cross-entropy of the logits.
 
