@@ -364,6 +364,48 @@ def test_more_that_predict_refuses(run, tmp_path, capsys):
     assert "holds no run that has begun to learn: no parameters.npz" in only_line(capsys)
 
 
+NASTY = [
+    None,
+    True,
+    -1,
+    2**70,
+    10**400,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "\ud800",
+    "9" * 9,
+    [],
+    [[]],
+    {},
+    [1, "a"],
+]
+
+
+def test_no_record_makes_a_traceback(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_read_parameters", lambda folder, network: None)
+    whole, refused = record(run[0]), 0
+    deep = json.loads("[" * 500 + "]" * 500)
+    for part in ("options", "data"):
+        for name in (None, *whole[part]):
+            for value in (*NASTY, deep):
+                changed = {**whole, part: value if name is None else {**whole[part], name: value}}
+                (tmp_path / "run.json").write_text(json.dumps(changed))
+                try:
+                    runs.load(tmp_path)
+                except runs.RunError as error:
+                    refused += 1
+                    assert len(str(error)) < 500  # noqa: PT017
+    assert refused > 200
+
+
+def test_scoring_that_takes_more_memory_than_there_is(run, tmp_path, capsys):
+    copy = damaged(run[0], tmp_path, lambda r, a: r["options"].update(steps=10**9))
+    assert main(["predict", str(copy)]) == 2
+    assert "scoring 359 examples takes at least 68,928.0 GB of memory" in only_line(capsys)
+
+
 def test_parameters_of_another_byte_order_are_read(run, tmp_path):
     copy = damaged(run[0], tmp_path, lambda r, a: a.update({key: value.astype(">f4") for key, value in a.items()}))
     for layer, other in zip(runs.load(copy).params, runs.load(run[0]).params, strict=True):
@@ -558,7 +600,9 @@ def test_resources_are_estimated(monkeypatch, capsys, tmp_path, learnt):
     # parameters, gradients and two moments; states of 128 examples, 512 neurons, 8 steps; the data
     least = 4 * 4 * 10**5 + 4 * 128 * 512 * 8 + 1797 * (64 * 4 + 4)
     monkeypatch.setattr(runs, "available_memory", lambda: least - 1)
-    with pytest.raises(runs.RunError, match=r"training 100,000 parameters takes at least 4.2 MB of memory, and 4.2 MB"):
+    with pytest.raises(
+        runs.RunError, match=r"training 100,000 parameters takes at least 4\.2 MB of memory, and 4\.2 MB"
+    ):
         runs.check_resources(tmp_path, options, digits, 10**5)
     monkeypatch.setattr(runs, "available_memory", lambda: least)
     assert "of memory, and 4.2 MB are free" in runs.check_resources(tmp_path, options, digits, 10**5)[0]
@@ -569,7 +613,7 @@ def test_resources_are_estimated(monkeypatch, capsys, tmp_path, learnt):
     assert capsys.readouterr().err.startswith("warning: training may take ")
     monkeypatch.setattr(runs, "free_disk", lambda path: 10**3)
     assert main(["train", *QUICK, "-o", str(tmp_path / "other")]) == 2
-    assert "of disk space, and 0.0 MB are free" in only_line(capsys)
+    assert "of disk space, and 1.0 kB are free" in only_line(capsys)
     assert not (tmp_path / "other").exists()
 
 

@@ -269,6 +269,24 @@ def test_what_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
         load(path)
 
 
+def test_no_damage_makes_a_traceback(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez_compressed(path, **CASE)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for i in range(200):
+        damaged = bytearray(whole)
+        if i % 4:
+            damaged[rng.integers(len(whole))] = rng.integers(256)
+        else:
+            del damaged[rng.integers(len(whole)) :]
+        path.write_bytes(damaged)
+        try:
+            load(str(path))
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
 class Bomb:
     def __reduce__(self):
         return (Path("exploded").write_text, ("",))

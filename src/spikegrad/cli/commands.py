@@ -257,6 +257,7 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     x, y = datasets.load_for_prediction(source, saved.options.seed, about.shape, about.classes, about.low, about.high)
     if data is None and (y is None or runs.sha256(x, y) != about.held_out_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
+    runs.check_scoring(saved, len(x))
     evaluate = training.make_evaluator(saved.network, partial(datasets.scale, low=about.low, high=about.high))
     scores = evaluate(saved.params, x)
     if not np.isfinite(scores.logits).all():

@@ -210,22 +210,40 @@ def check_resources(folder: Path, options: Options, data: Data, parameters: int,
     """
     weights = 4 * parameters
     arrays = sum(a.nbytes for a in (data.x_train, data.x_test, data.y_train, data.y_test))
-    least = 4 * weights + arrays  # parameters, gradients, two moments, and the data on the device
-    states = 4 * options.batch * options.steps * sum(options.hidden)  # of a batch, kept for the backward pass
-    least += states
-    found = []
-    for what, needed, likely, free in (
-        ("memory", least, least + 2 * weights + 3 * states, _device_memory()),
-        ("disk space", weights, (1 + 3 * checkpoints) * weights + 10**7, free_disk(folder)),
-    ):
-        if free is not None and needed > free:
-            raise RunError(
-                f"training {parameters:,} parameters takes at least {_size(needed)} of {what}, and {_size(free)} "
-                "are free: make --hidden, --steps or --batch smaller"
-            )
-        if free is not None and likely > free:
-            found.append(f"training may take {_size(likely)} of {what}, and {_size(free)} are free")
-    return found
+    states = _states(options, options.batch)
+    # at least parameters, gradients and Adam's two moments; as measured, three times that while they are replaced
+    least, likely = arrays + 4 * weights + states, arrays + 12 * weights + 3 * states
+    memory, disk = _device_memory(), free_disk(folder)
+    _require(
+        f"training {parameters:,} parameters", least, memory, "memory", "--hidden, --steps or --batch is too large"
+    )
+    _require(f"saving {parameters:,} parameters", weights, disk, "disk space", "choose another --output")
+    return [
+        f"training may take {_size(needed)} of {what}, and {_size(free)} are free"
+        for needed, free, what in (
+            (likely, memory, "memory"),
+            (10**7 + (1 + 3 * checkpoints) * weights, disk, "disk space"),
+        )
+        if free is not None and needed > free
+    ]
+
+
+def check_scoring(saved: Saved, examples: int) -> None:
+    """Estimate the memory that it takes to score so many examples, before it is done; :class:`RunError` if too much."""
+    _require(
+        f"scoring {examples:,} examples", _states(saved.options, min(examples, 512)), _device_memory(), "memory",
+        f"its {saved.options.steps:,} steps are too many",
+    )  # fmt: skip
+
+
+def _states(options: Options, examples: int) -> int:
+    """Bytes of the potentials of all hidden neurons at all steps."""
+    return 4 * examples * options.steps * sum(options.hidden)
+
+
+def _require(work: str, needed: int, free: int | None, what: str, remedy: str) -> None:
+    if free is not None and needed > free:
+        raise RunError(f"{work} takes at least {_size(needed)} of {what}, and {_size(free)} are free: {remedy}")
 
 
 def _device_memory() -> int | None:
@@ -237,7 +255,8 @@ def _device_memory() -> int | None:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB"))
+    return f"{count / unit:,.1f} {name}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -351,7 +351,7 @@ def fit(
             done = last
             if not np.isfinite(value):
                 raise DivergedError(f"the loss is {value} in epoch {epoch + 1}: a smaller learning rate may help")
-            interrupted = stop()
+            interrupted = bool(stop())
             if interrupted or done == per_epoch:
                 scores = score(state[0], data.x_test)
                 for name, number in (("loss", float(value)), ("accuracy", float(right)), ("rates", rates.tolist())):
