@@ -13,6 +13,7 @@ that at its peak, but raises the process's memory by up to three times as much, 
 
     python benchmarks/bptt.py --sizes 256x100,1024x250 --json FILE
     python benchmarks/bptt.py --sizes 512x100 --depth 3 --peers
+    python benchmarks/bptt.py --sizes 128x100,1024x100 --unroll 1,2,4,8 --json FILE
     python benchmarks/bptt.py --conv 8,32,100 --peers --json FILE
 
 `--conv` takes a convolutional network instead over so many steps: `_convolutional.py` says what its variants are. Times
@@ -116,8 +117,12 @@ def ours(weights, inputs, labels, **options):
     return cross_entropy(network(inputs, **options)[1], labels)
 
 
-def variants(steps: int, with_peers: bool) -> dict[str, Callable]:
+def variants(steps: int, with_peers: bool, unrolled: tuple[int, ...] = ()) -> dict[str, Callable]:
     found = {"plain": functools.partial(plain, fire=spike)}
+    if unrolled:
+        for n, mode in itertools.product(unrolled, ("exact", "8-bit", "recompute")):
+            found[f"{mode}, unroll={n}"] = functools.partial(ours, mode=mode, unroll=n)
+        return found
     for mode in ("exact", "half", "8-bit", "recompute"):
         found[mode] = functools.partial(ours, mode=mode)
     found["chunked"] = functools.partial(ours, chunk=min(25, steps))
@@ -161,12 +166,12 @@ def compile_(fun, args):
     return compiled, time.perf_counter() - start
 
 
-def recurrent(neurons: int, steps: int, batch: int, depth: int, rounds: int, with_peers: bool) -> list[dict]:
+def recurrent(neurons: int, steps: int, batch: int, depth: int, rounds: int, with_peers: bool, unrolled) -> list[dict]:
     """Rows of one size of the recurrent network."""
     args = data(neurons, steps, batch, depth)
     others = torch_peers(args) if with_peers else {}
     unit = steps * batch * neurons * 4 * depth
-    rows = measure(variants(steps, with_peers), args, unit, rounds, others)
+    rows = measure(variants(steps, with_peers, unrolled), args, unit, rounds, others)
     return [{"variant": name, "size": f"{neurons}x{steps}", "depth": depth} | row for name, row in rows.items()]
 
 
@@ -219,6 +224,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="256x100,1024x250", help="neurons x steps, default %(default)s")
     parser.add_argument("--batch", type=int, default=64, help="default %(default)s")
     parser.add_argument("--depth", type=int, default=1, help="recurrent layers, default %(default)s")
+    parser.add_argument("--unroll", metavar="N", help="the engine alone, its loops unrolled so often, 1,2,4,8 say")
     parser.add_argument("--conv", metavar="STEPS", help="the convolutional network over so many steps, 8,32,100 say")
     parser.add_argument("--rounds", type=int, default=9, help="default %(default)s")
     parser.add_argument("--peers", action="store_true", help="also the other libraries that are installed")
@@ -238,13 +244,14 @@ def main() -> None:
         report([row | {"loss": float(loss), "grad_norm": norm(gradient)}], options.json)
         return
     keep_memory()
+    unrolled = tuple(map(int, options.unroll.split(","))) if options.unroll else ()
     rows = []
     if options.conv:
         for n, steps in enumerate(map(int, options.conv.split(","))):
             rows += convolutional(steps, options.batch, options.rounds, options.peers, slow_too=n == 0)
     else:
         for neurons, steps in sizes:
-            rows += recurrent(neurons, steps, options.batch, options.depth, options.rounds, options.peers)
+            rows += recurrent(neurons, steps, options.batch, options.depth, options.rounds, options.peers, unrolled)
     report(rows, options.json)
 
 

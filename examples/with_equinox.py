@@ -1,4 +1,4 @@
-"""The network of ``plain_jax.py`` as an Equinox module, trained with optax.
+"""The network of ``plain_jax.py`` as an Equinox module, trained with optax; its decays are trained as well.
 
 Run with ``python examples/with_equinox.py``.
 """
@@ -9,19 +9,21 @@ import jax.numpy as jnp
 import optax
 from task import LAYERS, LEARNING_RATE, data, initial_weights
 
-from spikegrad import LIF, Arctan, LeakyReadout, unroll
+from spikegrad import LIF, Arctan, LeakyReadout, bounded, unroll
 
 
 class SpikingNetwork(eqx.Module):
     layers: list[eqx.nn.Linear]
-    # A cell is a pytree, like a module. Its Python numbers are no arrays, so that Equinox's filters leave them alone;
-    # ``LIF(decay=jnp.array(0.9))`` would be trained along with the weights.
-    hidden: LIF = LIF(decay=0.9, threshold=1.0, surrogate=Arctan(alpha=2.0))
-    readout: LeakyReadout = LeakyReadout(decay=0.9)
+    hidden: LIF
+    readout: LeakyReadout
 
     def __init__(self, key):
         keys = jax.random.split(key, len(LAYERS))
         self.layers = [eqx.nn.Linear(n, m, use_bias=False, key=k) for (n, m), k in zip(LAYERS, keys, strict=True)]
+        # A cell is a pytree, like a module. Its Python numbers are no arrays, so that Equinox's filters leave them
+        # alone; a bounded number holds one, is trained along with the weights, and stays between 0 and 1.
+        self.hidden = LIF(decay=bounded(0.9), threshold=1.0, surrogate=Arctan(alpha=2.0))
+        self.readout = LeakyReadout(decay=bounded(0.9))
 
     def __call__(self, spikes):
         """Class scores of the spikes of one sample, ``(steps, inputs)``."""

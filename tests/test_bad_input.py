@@ -109,7 +109,8 @@ def test_out_of_bounds(cls, name, domain):
             with refuses(ValueError, f"{cls.__name__}: {name} must be {expected}, got {float(value)}"):
                 functional(cls)(0.3, **{name: value})
     if not refused:  # then any finite number will do
-        assert getattr(cls(**{name: -1e30}), name) == -1e30
+        needed = {"reset": "value"} if name == "reset_value" else {}
+        assert getattr(cls(**{name: -1e30}, **needed), name) == -1e30
 
 
 def test_bounds_are_what_they_are_documented_to_be():
@@ -313,8 +314,8 @@ def test_learnable_without_a_primal():
         ({"decay": np.array([0.5, 2.0])}, ValueError, "decay must be <= 1, got array([0.5, 2. ])"),
         ({"decay": "0.9"}, TypeError, "decay must be a real number or array, got '0.9'"),
         ({"threshold": np.inf}, ValueError, "threshold must be finite, got inf"),
-        ({"reset": "soft"}, ValueError, "reset must be one of 'subtract', 'zero', 'none', got 'soft'"),
-        ({"reset": None}, TypeError, "reset must be one of 'subtract', 'zero', 'none', got None"),
+        ({"reset": "soft"}, ValueError, "reset must be one of 'subtract', 'value', 'none', got 'soft'"),
+        ({"reset": None}, TypeError, "reset must be one of 'subtract', 'value', 'none', got None"),
         ({"detach_reset": 1}, ValueError, "detach_reset must be one of False, True, got 1"),
         ({"detach_reset": "no"}, ValueError, "detach_reset must be one of False, True, got 'no'"),
         ({"surrogate": 3}, TypeError, "surrogate must be a Callable, got 3"),

@@ -28,6 +28,7 @@ PROGRAM = (
     "import signal, sys, spikegrad_command; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "sys.exit(spikegrad_command.main())"
 )
+OPTIMISED = True  # as the programs are that it starts
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
 
@@ -151,14 +152,14 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     monkeypatch.setattr(commands.training, "fit", spy)
     given = {
         "data": "digits", "surrogate": "arctan(alpha=2)", "epochs": 7, "seed": 5, "batch": 33, "hidden": "11, 12",
-        "steps": 6, "coding": "rate", "lr": 0.125, "shift": 1, "decay": 0.75, "reset": "zero",
+        "steps": 6, "coding": "rate", "lr": 0.125, "shift": 1, "decay": 0.75, "reset": "value",
     }  # fmt: skip
     options = [text for key, value in given.items() for text in (f"--{key}", str(value))]
     assert main(["train", *options, "--detach-reset", "--output", str(tmp_path / "r")]) == 130
     network = seen["network"]
     assert network.sizes == (64, 11, 12, 10)
     assert (network.steps, network.coding) == (6, "rate")
-    assert network.cell == spikegrad.LIF(0.75, surrogate=spikegrad.Arctan(2.0), reset="zero", detach_reset=True)
+    assert network.cell == spikegrad.LIF(0.75, surrogate=spikegrad.Arctan(2.0), reset="value", detach_reset=True)
     assert {k: seen[k] for k in ("epochs", "batch", "lr", "shift", "seed")} == {
         "epochs": 7, "batch": 33, "lr": 0.125, "shift": 1, "seed": 5,
     }  # fmt: skip
@@ -242,7 +243,7 @@ WRONG = {
     "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range x>0"),
     "decay": (["train", "--decay", "1.1"], "1.1 is not in the range 0<=x<=1"),
     "coding": (["train", "--coding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
-    "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'zero', 'none'"),
+    "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': give the neurons of each layer, such as 256,256"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': give the neurons of each layer"),
     "no data": (["train", "--data", "mnist"], "no data 'mnist': give mnist5k, digits, or the path of a .npz file"),

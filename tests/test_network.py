@@ -111,7 +111,7 @@ def loop(p, states=None, mask=None, truncate=None, cell="LIF", reset="subtract",
             u = decay * v0 + current
             s = spike(u - threshold, slope.surrogate_grad(u - threshold))
             r = jax.lax.stop_gradient(s) if detached else s
-            v = {"subtract": u - threshold * r, "zero": u * (1 - r), "none": u}[reset]
+            v = {"subtract": u - threshold * r, "value": u * (1 - r), "none": u}[reset]
             if cell != "LIF":
                 v = (v, i) if cell == "SynapticLIF" else (v, second * a + 0.3 * s)
             new.append((v, s))
@@ -211,7 +211,7 @@ def check(
 
 FACTORS = {
     "cell": tuple(CELLS),
-    "reset": ("subtract", "zero", "none"),
+    "reset": ("subtract", "value", "none"),
     "detached": (False, True),
     "options": ({}, {"mode": "scan"}, {"mode": "recompute"}, {"mode": "half"}, {"mode": "8-bit"}),
     "depth": (1, 3),

@@ -30,15 +30,21 @@ def sigmoid_slope(x, alpha=4.0):
     return alpha * sigmoid(x, alpha) * sigmoid(-x, alpha)
 
 
-def run(decay, threshold, reset, currents, v, spike=step):
-    """Potentials before the reset, spikes, potentials after."""
+def run(decay, threshold, reset, currents, v, spike=step, value=0.0, delay=False, norm=False):
+    """Potentials before the reset, spikes, potentials after; with a delay, the state is that before."""
+
+    def after(u, s):
+        return {"subtract": u - threshold * s, "value": u * (1 - s) + value * s, "none": u}[reset]
+
     us, ss, vs = [], [], [v]
     for current in currents:
-        u = decay * vs[-1] + current
+        u = decay * vs[-1] + (1 - decay if norm else 1) * current
+        if delay:
+            u = after(u, spike(vs[-1] - threshold))
         s = spike(u - threshold)
         us.append(u)
         ss.append(s)
-        vs.append({"subtract": u - threshold * s, "zero": u * (1 - s), "none": u}[reset])
+        vs.append(u if delay else after(u, s))
     return np.array(us), np.array(ss), np.array(vs)
 
 
@@ -46,32 +52,47 @@ def loss_of(spikes, v):
     return (WEIGHTS[: len(spikes)] * spikes).sum() + (FINAL * v).sum()
 
 
-def gradient(decay, threshold, reset, detach, currents, v):
-    """Backpropagation through time by hand, of ``loss_of``: in decay, threshold, the currents and the first state."""
-    us, ss, vs = run(decay, threshold, reset, currents, v)
-    of_v = FINAL
-    of_decay, of_threshold, of_currents = np.zeros_like(v), np.zeros_like(v), np.zeros_like(currents)
+def gradient(decay, threshold, reset, detach, currents, v, value=0.0, delay=False, norm=False):
+    """Backpropagation through time by hand, of ``loss_of``.
+
+    In decay, threshold, reset value, the currents and the first state.
+    """
+    us, ss, vs = run(decay, threshold, reset, currents, v, value=value, delay=delay, norm=norm)
+    gain = 1 - decay if norm else 1
+    of = {name: np.zeros_like(v) for name in ("decay", "threshold", "value")}
+    of_currents = np.zeros_like(currents)
+
+    def through_reset(u, s, of_v):
+        """Of the potential before the reset, and of the spike."""
+        of["threshold"] -= s * of_v * (reset == "subtract")
+        of["value"] += s * of_v * (reset == "value")
+        of_u = of_v * (1 - s if reset == "value" else 1)
+        of_s = of_v * {"subtract": -threshold, "value": value - u, "none": 0.0}[reset]
+        return of_u, 0.0 if detach else of_s
+
+    def through_spike(u, of_s):
+        slope = sigmoid_slope(u - threshold) * of_s
+        of["threshold"] -= slope
+        return slope
+
+    of_v, of_s_next = FINAL, 0.0
     for t in reversed(range(len(currents))):
-        u, s, of_s = us[t], ss[t], WEIGHTS[t]
-        if reset == "subtract":
-            of_u = of_v
-            of_threshold = of_threshold - s * of_v
-            of_s = of_s - (0 if detach else threshold * of_v)
-        elif reset == "zero":
-            of_u = (1 - s) * of_v
-            of_s = of_s - (0 if detach else u * of_v)
+        if delay:
+            of_u = of_v + through_spike(us[t], WEIGHTS[t] + of_s_next)
+            charged = decay * vs[t] + gain * currents[t]
+            of_u, of_s_next = through_reset(charged, step(vs[t] - threshold), of_u)
         else:
-            of_u = of_v
-        slope = sigmoid_slope(u - threshold)
-        of_u = of_u + slope * of_s
-        of_threshold = of_threshold - slope * of_s
-        of_decay = of_decay + of_u * vs[t]
-        of_currents[t] = of_u
+            of_u, of_s = through_reset(us[t], ss[t], of_v)
+            of_u = of_u + through_spike(us[t], WEIGHTS[t] + of_s)
+        of["decay"] += of_u * (vs[t] - (currents[t] if norm else 0))
+        of_currents[t] = gain * of_u
         of_v = decay * of_u
-    return of_decay, of_threshold, of_currents, of_v
+    if delay:
+        of_v = of_v + through_spike(vs[0], of_s_next)
+    return of["decay"], of["threshold"], of["value"], of_currents, of_v
 
 
-resets = pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+resets = pytest.mark.parametrize("reset", ["subtract", "value", "none"])
 
 
 def jax_loss(cell, currents, v):
@@ -80,38 +101,47 @@ def jax_loss(cell, currents, v):
 
 
 @resets
-def test_potentials_and_spikes(x64, reset):
-    cell = LIF(decay=0.8, threshold=0.6, reset=reset)
-    _, spikes, vs = run(0.8, 0.6, reset, CURRENTS, START)
+@pytest.mark.parametrize("delay", [False, True])
+def test_potentials_and_spikes(x64, reset, delay):
+    value, start = 0.1 * (reset == "value"), START + 0.4  # of which some would fire
+    cell = LIF(decay=0.8, threshold=0.6, reset=reset, reset_value=value, delay_reset=delay, norm_input=delay)
+    currents = CURRENTS * (5 if delay else 1)
+    _, spikes, vs = run(0.8, 0.6, reset, currents, start, value=value, delay=delay, norm=delay)
     assert 5 < spikes.sum() < spikes.size - 5
-    v, out = unroll(cell, CURRENTS, START)
+    v, out = unroll(cell, currents, start)
     np.testing.assert_array_equal(out, spikes)
     np.testing.assert_allclose(v, vs[-1], rtol=1e-12)
-    v = START
+    v = start
     for t in range(STEPS):
-        v, s = cell(v, CURRENTS[t])
+        v, s = cell(v, currents[t])
         np.testing.assert_array_equal(s, spikes[t])
         np.testing.assert_allclose(v, vs[t + 1], rtol=1e-12)
 
 
 @resets
 @pytest.mark.parametrize("detach", [False, True])
-@pytest.mark.parametrize("kind", ["numbers", "one per neuron"])
-def test_gradients(x64, reset, detach, kind):
-    decay, threshold = (0.8, 0.6) if kind == "numbers" else (np.linspace(0.5, 1, SIZE), np.linspace(0.4, 0.8, SIZE))
-    cell = LIF(jnp.asarray(decay), jnp.asarray(threshold), reset=reset, detach_reset=detach)
-    of_cell, of_currents, of_start = jax.grad(jax_loss, argnums=(0, 1, 2))(cell, CURRENTS, START)
-    want = gradient(decay, threshold, reset, detach, CURRENTS, START)
+@pytest.mark.parametrize(
+    ("kind", "delay", "norm"),
+    [("numbers", False, False), ("one per neuron", False, True), ("one per neuron", True, False)],
+)
+def test_gradients(x64, reset, detach, kind, delay, norm):
+    decay, threshold = (0.8, 0.6) if kind == "numbers" else (np.linspace(0.5, 0.9, SIZE), np.linspace(0.4, 0.8, SIZE))
+    value = 0.1 * (reset == "value") * (1 if kind == "numbers" else np.linspace(0.5, 1, SIZE))
+    options = {"reset": reset, "detach_reset": detach, "delay_reset": delay, "norm_input": norm}
+    cell = LIF(jnp.asarray(decay), jnp.asarray(threshold), reset_value=jnp.asarray(value), **options)
+    currents, start = CURRENTS * (3 if norm else 1), START + 0.4 * delay
+    of_cell, *of_data = jax.grad(jax_loss, argnums=(0, 1, 2))(cell, currents, start)
+    want = gradient(decay, threshold, reset, detach, currents, start, value, delay, norm)
     if kind == "numbers":
-        want = want[0].sum(), want[1].sum(), *want[2:]
-    for got, expected in zip((of_cell.decay, of_cell.threshold, of_currents, of_start), want, strict=True):
+        want = *(w.sum() for w in want[:3]), *want[3:]
+    for got, expected in zip((of_cell.decay, of_cell.threshold, of_cell.reset_value, *of_data), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_what_detaching_changes():
     """Nothing without a reset, else something: so that the test above tells the two apart."""
-    for reset in ("subtract", "zero", "none"):
-        a, b = (gradient(0.8, 0.6, reset, detach, CURRENTS, START)[2] for detach in (False, True))
+    for reset, delay in itertools.product(("subtract", "value", "none"), (False, True)):
+        a, b = (gradient(0.8, 0.6, reset, detach, CURRENTS, START, delay=delay)[3] for detach in (False, True))
         assert np.allclose(a, b) == (reset == "none")
 
 
@@ -267,7 +297,7 @@ def test_jit_with_the_cell_as_an_argument():
         traced.append(cell)
         return unroll(cell, currents)[1]
 
-    for decay, reset in itertools.product((0.3, 0.8), ("zero", "subtract")):
+    for decay, reset in itertools.product((0.3, 0.8), ("value", "subtract")):
         cell = LIF(decay, 0.6, reset=reset)
         np.testing.assert_array_equal(spikes(cell, currents), unroll(cell, currents)[1])
     assert len(traced) == 2  # one for each reset: a number compiles nothing

@@ -43,7 +43,7 @@ records = [
     Sigmoid(jnp.array(2.0)),
     learnable(GaussianGrad(sigma=0.3)),
     LIF(),
-    LIF(decay=jnp.array([0.5, 0.9]), surrogate=Cauchy(2.0), reset="zero", detach_reset=True),
+    LIF(decay=jnp.array([0.5, 0.9]), surrogate=Cauchy(2.0), reset="value", detach_reset=True),
     LeakyReadout(0.5),
 ]
 every_record = pytest.mark.parametrize("record", records, ids=repr)
@@ -139,15 +139,15 @@ def test_records_work_in_another_process():
 def test_numbers_are_leaves_and_counts_are_not():
     assert jax.tree.leaves(GaussianGrad(0.3, 0.7)) == [0.3, 0.7]
     assert jax.tree.leaves(SquarewaveFourierSeries(3, 5.0)) == [5.0]
-    assert jax.tree.leaves(LIF(0.5, 2.0, Sigmoid(3.0))) == [0.5, 2.0, 3.0]
+    assert jax.tree.leaves(LIF(0.5, 2.0, Sigmoid(3.0))) == [0.5, 2.0, 3.0, 0.0]
     three, five = (jax.tree.structure(SquarewaveFourierSeries(n)) for n in (3, 5))
     assert three != five
-    assert jax.tree.structure(LIF(reset="zero")) != jax.tree.structure(LIF(reset="none"))
+    assert jax.tree.structure(LIF(reset="value")) != jax.tree.structure(LIF(reset="none"))
 
 
 def test_paths_carry_names():
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path({"cell": LIF()})[0]]
-    assert paths == ["['cell'].decay", "['cell'].threshold", "['cell'].surrogate.alpha"]
+    assert paths == [f"['cell'].{name}" for name in ("decay", "threshold", "surrogate.alpha", "reset_value")]
 
 
 @pytest.mark.parametrize("leaf", [None, True, 0, -1, "label", ..., jax.ShapeDtypeStruct((2,), jnp.float32)], ids=repr)

@@ -74,7 +74,7 @@ def accepted(x: jax.Array) -> None:
     assert_type(spikegrad.learnable(Sigmoid()), Surrogate)
     assert_type(spikegrad.spike(x, 1.0), jax.Array)
 
-    cell = LIF(decay=0.5, threshold=jnp.ones(3), surrogate=Cauchy(), reset="zero", detach_reset=True)
+    cell = LIF(decay=0.5, threshold=jnp.ones(3), surrogate=Cauchy(), reset="value", detach_reset=True)
     LIF(surrogate=jnp.tanh)
     assert_type(spikegrad.unroll(cell, x)[1], jax.Array)
     spikegrad.unroll(LeakyReadout(0.5), x, v=jnp.zeros(3))

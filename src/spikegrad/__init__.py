@@ -3,11 +3,11 @@
 from . import surrogates
 from ._functional import functional
 from ._spike import spike
-from ._struct import parameter
+from ._struct import Bounded, bounded, parameter
 from ._surrogate import Surrogate, keep_slope, learnable
 from .inspect import residual_report
 from .network import Layer, Network
-from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF, unroll
+from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
 from .surrogates import *  # noqa: F403
 from .surrogates._registry import get, names
 
@@ -15,12 +15,16 @@ __version__ = "0.1.0"
 __all__ = [
     "LIF",
     "AdaptiveLIF",
+    "Bounded",
     "Cell",
     "Layer",
     "LeakyReadout",
     "Network",
+    "Refractory",
     "Surrogate",
     "SynapticLIF",
+    "bounded",
+    "decay_from_tau",
     "functional",
     "get",
     "keep_slope",

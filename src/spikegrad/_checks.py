@@ -31,6 +31,10 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
     raise TypeError(f"{owner}: {name} must be real, got {x.dtype}")
 
 
+def is_float(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
+
+
 def _as_float(x: Any) -> np.ndarray:
     """An integer of any size as the default float: JAX would cut it to 32 bits, or refuse it."""
     if isinstance(x, int):

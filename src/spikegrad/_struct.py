@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
 
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._checks import brief, broadcast_checked
+from ._checks import brief, broadcast_checked, real_array
 
 Real: TypeAlias = float | jax.Array
 """A parameter: a number (a constant) or an array (a value to trace, batch, shard or train). NumPy's serve as well."""
@@ -38,10 +38,18 @@ class _Domain:
     integer: bool = False
     choices: Sequence[Any] | None = None
     kind: Any = None
+    bound: bool = False
+    """A number that is itself a bound: known when JAX traces, and infinite where there is none."""
 
     @property
     def static(self) -> bool:
-        return self.integer or self.choices is not None
+        return self.integer or self.bound or self.choices is not None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest number, whether or not they belong to the domain."""
+        low = max(-math.inf if low is None else low for low in (self.above, self.at_least))
+        return low, math.inf if self.at_most is None else self.at_most
 
     @property
     def number(self) -> bool:
@@ -68,7 +76,7 @@ class _Domain:
                 raise TypeError(f"{owner}: {name} must be an integer, got {brief(value)}")
             value = int(value)
         else:
-            value = _real(owner, name, value)
+            value = as_real(owner, name, value)
         if isinstance(value, (int, float, np.ndarray)):  # a jax.Array may be traced, and reading it would wait for it
             for bound, holds, sign in (
                 (self.above, np.greater, ">"),
@@ -77,12 +85,12 @@ class _Domain:
             ):
                 if bound is not None and not np.all(holds(value, bound)):
                     refuse(f"{sign} {bound}")
-            if not np.all(np.isfinite(value)):
+            if not self.bound and not np.all(np.isfinite(value)):
                 refuse("finite")
         return value
 
 
-def _real(owner: str, name: str, value: Any) -> Any:
+def as_real(owner: str, name: str, value: Any) -> Any:
     """A number as a Python float, an array as it is (a NumPy array as a read-only copy)."""
     if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
@@ -121,6 +129,7 @@ def parameter(
     integer: bool = False,
     choices: Sequence[Any] | None = None,
     kind: Any = None,
+    kw_only: bool = False,
 ) -> Any:
     """Declare a field of a surrogate or a neuron, with its default and its domain.
 
@@ -137,6 +146,8 @@ def parameter(
         The values allowed; static as well.
     kind : type, optional
         The field holds an object of this type, not a number.
+    kw_only : bool
+        The parameter is given by its name alone, so that the places of a subclass's own follow those before it.
 
     Examples
     --------
@@ -155,7 +166,7 @@ def parameter(
     ValueError: Cauchy: gamma must be > 0, got -1.0
     """
     domain = _Domain(above, at_least, at_most, integer, choices, kind)
-    return dataclasses.field(default=default, metadata={"domain": domain})
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"domain": domain})
 
 
 def domain(field: dataclasses.Field) -> _Domain:
@@ -227,7 +238,12 @@ class Struct:
     def __post_init__(self) -> None:
         owner = type(self).__name__
         for name, domain in self._domains.items():
-            object.__setattr__(self, name, domain.check(owner, name, getattr(self, name)))
+            value = getattr(self, name)
+            if isinstance(value, Bounded) and domain.number:
+                value = value.within(*domain.bounds, owner, name)
+            else:
+                value = domain.check(owner, name, value)
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         values = self._values() if self._frozen else vars(self)
@@ -295,3 +311,116 @@ def new_unchecked(cls: type[T], values: dict[str, Any]) -> T:
     for name, value in values.items():
         object.__setattr__(record, name, value)
     return record
+
+
+class Bounded(Struct):
+    """A number that stays within bounds, whatever a training does: held by one that has none.
+
+    It is made by :func:`bounded`. JAX takes it for the array ``value``; what is differentiated and trained is its
+    leaf ``raw``, so that a gradient of it holds the derivative in ``raw``.
+
+    Parameters
+    ----------
+    raw : float or array
+        The unconstrained number.
+    low, high : float, default -inf and inf
+        The bounds.
+    """
+
+    raw: Real = parameter()
+    low: float = dataclasses.field(default=-math.inf, metadata={"domain": _Domain(bound=True)})
+    high: float = dataclasses.field(default=math.inf, metadata={"domain": _Domain(bound=True)})
+
+    @property
+    def value(self) -> jax.Array:
+        """The number itself, an array."""
+        raw, low, high = jnp.asarray(self.raw), self.low, self.high
+        if math.isinf(low) and math.isinf(high):
+            return raw
+        if math.isinf(high):
+            return low + jnp.exp(raw)
+        if math.isinf(low):
+            return high - jnp.exp(raw)
+        return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)  # the sum may be rounded beyond
+
+    def within(self, low: float, high: float, owner: str, name: str) -> Bounded:
+        """The same value, within these bounds as well."""
+        low, high = max(self.low, low), min(self.high, high)
+        return self if (low, high) == (self.low, self.high) else _bounded(self.value, low, high, owner, name)
+
+    def __jax_array__(self) -> jax.Array:
+        return self.value
+
+
+def _as_its_value(name: str) -> Callable:
+    return lambda self, *others: getattr(self.value, name)(*others)
+
+
+for _name in ("neg", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow"):
+    setattr(Bounded, f"__{_name}__", _as_its_value(f"__{_name}__"))
+
+
+def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    r"""A parameter that is trained and stays within its bounds.
+
+    Give it in place of a number to any parameter of a cell or a surrogate. The bounds are those of the parameter, a
+    decay's 0 and 1 say. No step of any optimiser passes them, since what is trained is a number :math:`r` without
+    bounds:
+
+    .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{ and } b \\
+              a + e^r & \text{above } a \\ b - e^r & \text{below } b \\ r & \text{without bounds} \end{cases}
+
+    Parameters
+    ----------
+    value : float or array
+        Where training starts, strictly between the bounds. An array, one number per neuron say, keeps its dtype; a
+        number gets the default one.
+    low, high : float, default -inf and inf
+        Narrower bounds than the parameter's own, for a parameter that has none: ``threshold=bounded(1.0, 0.1, 10.0)``.
+
+    Returns
+    -------
+    Bounded
+        A pytree with one leaf, ``raw``: an array, so that it is trained wherever arrays are. Its property
+        ``value`` is the array that it stands for, in arithmetic and to ``jnp.asarray``.
+
+    Raises
+    ------
+    ValueError
+        If ``value`` is not between the bounds.
+
+    References
+    ----------
+    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking neural networks",
+    ICCV, trains a decay so.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import LIF, Sigmoid, bounded
+    >>> cell = LIF(decay=bounded(0.9), surrogate=Sigmoid(bounded(4.0)))
+    >>> pushed = jax.tree.map(lambda leaf: leaf + 3.0, cell)  # a step of any size
+    >>> print(f"{cell.decay.value:.3f} {pushed.decay.value:.3f} {pushed.threshold}")
+    0.900 0.994 4.0
+    >>> LIF(decay=bounded(1.5))
+    Traceback (most recent call last):
+    ...
+    ValueError: LIF: decay must be > 0 and < 1 to be bounded, got 1.5
+    """
+    return _bounded(value, low, high, "bounded", "value")
+
+
+def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Bounded:
+    x = real_array(as_real(owner, name, value), owner, name)
+    if not isinstance(x, Tracer) and not np.all((low < np.asarray(x)) & (np.asarray(x) < high)):
+        bounds = [f"> {low:g}"] * (low > -math.inf) + [f"< {high:g}"] * (high < math.inf)
+        raise ValueError(
+            f"{owner}: {name} must be {' and '.join(bounds) or 'finite'} to be bounded, got {np.asarray(x)!s}"
+        )
+    if math.isinf(low) and math.isinf(high):
+        return Bounded(x)
+    if math.isinf(high):
+        return Bounded(jnp.log(x - low), low)
+    if math.isinf(low):
+        return Bounded(jnp.log(high - x), high=high)
+    return Bounded(jnp.log(x - low) - jnp.log(high - x), low, high)

@@ -7,16 +7,18 @@ yours: any JAX code can stand between two cells.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from ._checks import broadcast_checked, real_array
-from ._struct import Real, Struct, is_pure, parameter
+from ._checks import brief, broadcast_checked, is_float, real_array
+from ._struct import Real, Struct, as_real, is_pure, parameter
 from .surrogates import Sigmoid
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
@@ -114,7 +116,7 @@ class Cell(Struct):
             Output of the step.
         """
         owner = type(self).__name__
-        v = jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+        v = _as_state(self, v, owner)
         like = jax.tree.leaves(v)[0]
         current = broadcast_checked(
             real_array(current, owner, "current"), like.dtype, like.shape, owner, "current", "v"
@@ -122,8 +124,20 @@ class Cell(Struct):
         return self.fire(self.integrate(v, current))
 
 
+def _as_state(cell: Any, v: State, owner: str) -> State:
+    """``v`` as real arrays, and as integers and bools where the cell's own state has these."""
+    leaves = jax.tree.leaves(v)
+    if isinstance(cell, Cell) and any(hasattr(leaf, "dtype") and not is_float(leaf) for leaf in leaves[1:]):
+        like = real_array(leaves[0], owner, "v")
+        rest = cell.initial_state(like.shape, like.dtype)
+        return jax.tree.map(lambda leaf, like: real_array(leaf, owner, "v") if is_float(like) else leaf, v, rest)
+    return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+
+
 def says_how_to_encode(cell: Cell) -> bool:
     """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
+    if isinstance(cell, Refractory) and not says_how_to_encode(cell.cell):
+        return False
     order = type(cell).__mro__
 
     def depth(name: str) -> int:
@@ -132,39 +146,55 @@ def says_how_to_encode(cell: Cell) -> bool:
     return depth("encode") <= min(map(depth, ("fire", "initial_state"))) and depth("encode") < order.index(Cell)
 
 
+def _charged(cell: LIF | LeakyReadout, v: jax.Array, current: jax.Array) -> jax.Array:
+    """What is left of the potential, and the input."""
+    return cell.decay * v + ((1 - cell.decay) * current if cell.norm_input else current)
+
+
 class LIF(Cell, pure=True):
     r"""Leaky integrate-and-fire neurons.
 
-    .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - \theta) \\
-              v_t &= \begin{cases} u_t - \theta s_t & \text{reset by subtraction} \\
-              u_t (1 - s_t) & \text{reset to zero} \\ u_t & \text{no reset} \end{cases}
+    .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - \theta) \\ v_t &= R(u_t, s_t)
 
-    with :math:`H` the step, whose derivative is that of ``surrogate``.
+    with :math:`H` the step, whose derivative is that of ``surrogate``, and the reset
+
+    .. math:: R(u, s) = \begin{cases} u - \theta s & \text{by subtraction} \\
+              u\, (1 - s) + v_r\, s & \text{to a value} \\ u & \text{none.} \end{cases}
 
     Parameters
     ----------
     decay : float or array, default 0.9
         Share :math:`\beta` of the potential that is left after one step, from 0 to 1, dimensionless:
-        :math:`\beta = e^{-\Delta t/\tau}` for a membrane time constant :math:`\tau` and a step :math:`\Delta t` in the
-        same unit of time. 1 does not leak. An array (one per neuron, say) broadcasts to the state.
+        :func:`decay_from_tau` makes it of a time constant. 1 does not leak. An array (one per neuron, say) broadcasts
+        to the state.
     threshold : float or array, default 1.0
         Threshold :math:`\theta`, finite, in the unit of the potential. An array broadcasts to the state.
     surrogate : callable, default Sigmoid()
         Makes spikes of ``u - threshold``: any surrogate, or any function with a derivative to your liking.
-    reset : {"subtract", "zero", "none"}
+    reset : {"subtract", "value", "none"}
         What a spike does to the potential.
     detach_reset : bool, default False
-        Whether the reset is a constant for the derivative, so that gradients flow through the potential alone.
+        Whether the spike in the reset is a constant for the derivative, so that gradients flow through the potential
+        alone.
+    reset_value : float or array, default 0.0
+        Where ``reset="value"`` puts the potential, :math:`v_r`, finite, in its unit; given by name. An array broadcasts
+        to the state.
+    delay_reset : bool, default False
+        Whether the reset comes a step later, after leak and input: :math:`u_t = R(\beta\, u_{t-1} + g\, I_t,\,
+        s_{t-1})`. The state is then the potential before the reset. Given by name.
+    norm_input : bool, default False
+        The gain :math:`g` of the input: 1, or with ``norm_input`` :math:`1 - \beta`, so that a constant current drives
+        the potential to its own value, whatever the time constant. Given by name.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain.
+        For a parameter out of its domain, and for a ``reset_value`` without ``reset="value"``.
 
     Notes
     -----
-    The current is in the unit of the potential per step: a membrane resistance, or a factor :math:`1 - \beta` that
-    keeps the gain independent of the time constant, belongs to the weights.
+    The current is in the unit of the potential per step, or with ``norm_input`` in that of the potential. The potential
+    is 0 at rest: of one that rests elsewhere, subtract that from threshold and reset value.
 
     References
     ----------
@@ -184,32 +214,53 @@ class LIF(Cell, pure=True):
     decay: Real = parameter(default=0.9, at_least=0, at_most=1)
     threshold: Real = parameter(default=1.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
-    reset: str = parameter(default="subtract", choices=("subtract", "zero", "none"))
+    reset: str = parameter(default="subtract", choices=("subtract", "value", "none"))
     detach_reset: bool = parameter(default=False, choices=(False, True))
+    reset_value: Real = parameter(default=0.0, kw_only=True)
+    delay_reset: bool = parameter(default=False, choices=(False, True), kw_only=True)
+    norm_input: bool = parameter(default=False, choices=(False, True), kw_only=True)
 
     _hints = MappingProxyType(
         {
-            "tau": "decay=exp(-dt / tau)",
-            "tau_mem": "decay=exp(-dt / tau_mem)",
+            "tau": "decay=decay_from_tau(tau, dt)",
+            "tau_mem": "decay=decay_from_tau(tau_mem, dt)",
             "beta": "decay=beta",
             "v_threshold": "threshold=v_threshold",
+            "v_th": "threshold=v_th",
+            "v_reset": 'reset="value", reset_value=v_reset',
+            "reset_mechanism": "reset",
+            "reset_delay": "delay_reset",
+            "decay_input": "norm_input",
         }
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reset != "value" and isinstance(self.reset_value, (float, np.ndarray)) and np.any(self.reset_value):
+            owner, value = type(self).__name__, brief(self.reset_value)
+            raise ValueError(f"{owner}: reset_value goes with reset='value', got {value} with reset={self.reset!r}")
+
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        return self._fitted(v.dtype, v.shape, "v").decay * v + current
+        fitted = self._fitted(v.dtype, v.shape, "v")
+        u = _charged(fitted, v, current)
+        return fitted._after_spike(u, fitted._spike(v), fitted.threshold) if self.delay_reset else u
 
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self._fire_at(self._fitted(u.dtype, u.shape, "v").threshold, u)
+        fitted = self._fitted(u.dtype, u.shape, "v")
+        s = fitted._spike(u)
+        return (u if self.delay_reset else fitted._after_spike(u, s, fitted.threshold)), s
 
-    def _fire_at(self, threshold: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        s = self.surrogate(u - threshold)
-        reset = jax.lax.stop_gradient(s) if self.detach_reset else s
+    def _spike(self, u: jax.Array) -> jax.Array:
+        return self.surrogate(u - self.threshold)
+
+    def _after_spike(self, u: jax.Array, s: jax.Array, threshold: Any) -> jax.Array:
+        if self.detach_reset:
+            s = jax.lax.stop_gradient(s)
         if self.reset == "subtract":
-            return u - threshold * reset, s
-        if self.reset == "zero":
-            return u * (1 - reset), s
-        return u, s
+            return u - threshold * s
+        if self.reset == "value":
+            return u * (1 - s) + self.reset_value * s
+        return u
 
     def encode(self, u: jax.Array) -> tuple[jax.Array, Any]:
         return u - self._fitted(u.dtype, u.shape, "v").threshold, ()
@@ -221,17 +272,17 @@ class LIF(Cell, pure=True):
 class SynapticLIF(LIF, pure=True):
     r"""Leaky integrate-and-fire neurons whose input passes a synapse, a second leak (current-based, CuBa).
 
-    .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + i_t
+    .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
 
     and spikes and resets as in :class:`LIF`. The state is the pair :math:`(v, i)`.
 
     Parameters
     ----------
-    decay, threshold, surrogate, reset, detach_reset
+    decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
         As in :class:`LIF`.
     synaptic_decay : float or array, default 0.8
         Share :math:`\gamma` of the synaptic current that is left after one step, from 0 to 1, dimensionless:
-        :math:`\gamma = e^{-\Delta t/\tau_\mathrm{syn}}`. An array broadcasts to the state.
+        :func:`decay_from_tau` makes it of a time constant. An array broadcasts to the state.
 
     Raises
     ------
@@ -260,7 +311,7 @@ class SynapticLIF(LIF, pure=True):
     synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
 
     _hints = MappingProxyType(
-        LIF._hints | {"tau_syn": "synaptic_decay=exp(-dt / tau_syn)", "alpha": "synaptic_decay=alpha"}
+        LIF._hints | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
     )
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
@@ -287,22 +338,23 @@ class SynapticLIF(LIF, pure=True):
 class AdaptiveLIF(LIF, pure=True):
     r"""Leaky integrate-and-fire neurons whose threshold rises with each of their spikes, and falls back (ALIF).
 
-    .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - (\theta + a_t)) \\
+    .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - (\theta + a_t)) \\
               a_{t+1} &= \rho\, a_t + \kappa\, s_t
 
     and resets as in :class:`LIF`, with the threshold of the moment: a reset by subtraction takes
-    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, zeros at the start.
+    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, zeros at the start; with
+    ``delay_reset``, :math:`(u_t, a_t)`.
 
     Parameters
     ----------
-    decay, threshold, surrogate, reset, detach_reset
+    decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
         As in :class:`LIF`; ``threshold`` is that of a neuron that has not fired for long.
     adaptation : float or array, default 0.2
         How much :math:`\kappa` one spike raises the threshold, finite, in the unit of the potential. An array
         broadcasts to the state.
     adaptation_decay : float or array, default 0.99
         Share :math:`\rho` of the adaptation that is left after one step, from 0 to 1, dimensionless:
-        :math:`\rho = e^{-\Delta t/\tau_a}`. An array broadcasts to the state.
+        :func:`decay_from_tau` makes it of a time constant. An array broadcasts to the state.
 
     Raises
     ------
@@ -332,7 +384,8 @@ class AdaptiveLIF(LIF, pure=True):
     adaptation_decay: Real = parameter(default=0.99, at_least=0, at_most=1)
 
     _hints = MappingProxyType(
-        LIF._hints | {"tau_adaptation": "adaptation_decay=exp(-dt / tau_adaptation)", "rho": "adaptation_decay=rho"}
+        LIF._hints
+        | {"tau_adaptation": "adaptation_decay=decay_from_tau(tau_adaptation, dt)", "rho": "adaptation_decay=rho"}
     )
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
@@ -340,38 +393,111 @@ class AdaptiveLIF(LIF, pure=True):
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, a = v
-        return super().integrate(v, current), a
+        fitted = self._fitted(v.dtype, v.shape, "v")
+        u = _charged(fitted, v, current)
+        return fitted._after(u, a, self.surrogate(v - fitted._raised(a))) if self.delay_reset else (u, a)
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
         u, a = u
-        v, s = self._fire_at(self._raised(a), u)
-        fitted = self._fitted(a.dtype, a.shape, "v")
-        return (v, fitted.adaptation_decay * a + fitted.adaptation * s), s
+        fitted = self._fitted(u.dtype, u.shape, "v")
+        s = self.surrogate(u - fitted._raised(a))
+        return ((u, a) if self.delay_reset else fitted._after(u, a, s)), s
+
+    def _after(self, u: jax.Array, a: jax.Array, s: jax.Array) -> State:
+        return self._after_spike(u, s, self._raised(a)), self.adaptation_decay * a + self.adaptation * s
 
     def _raised(self, a: jax.Array) -> jax.Array:
-        return self._fitted(a.dtype, a.shape, "v").threshold + a
+        return self.threshold + a
 
     def encode(self, u: State) -> tuple[jax.Array, Any]:
         u, a = u
-        return u - self._raised(a), a
+        return u - self._fitted(a.dtype, a.shape, "v")._raised(a), a
 
     def decode(self, distance: Any, rest: Any) -> State:
-        threshold = self._raised(rest)
+        threshold = self._fitted(rest.dtype, rest.shape, "v")._raised(rest)
         u = distance + threshold
         # the adaptation is not what it was when the distance was taken: the sum may be rounded up to the threshold
         return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u), rest
 
 
+class Refractory(Cell, pure=True):
+    r"""Neurons that rest for some steps after each of their spikes.
+
+    A neuron that has fired holds the potential that its reset left, takes no input and does not fire for ``steps``
+    steps. Whatever else its state has goes on: a synaptic current decays and takes input, an adaptation falls.
+
+    Parameters
+    ----------
+    cell : LIF
+        The neurons: :class:`LIF` or any cell derived from it, whose reset comes with the spike.
+    steps : int
+        The refractory period, at least 1: two spikes are at least ``steps + 1`` steps apart.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, or a cell with ``delay_reset``.
+
+    Notes
+    -----
+    The state is the pair of the cell's own and the number of steps left, an integer of as few bytes as will do. The
+    number has no derivative: while a neuron rests, gradients pass its potential unchanged.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Refractory, unroll
+    >>> states, spikes = unroll(Refractory(LIF(decay=1.0), steps=2), jnp.full((8, 1), 0.5))
+    >>> spikes[:, 0].tolist()
+    [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    """
+
+    cell: LIF = parameter(kind=LIF)
+    steps: int = parameter(integer=True, at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cell.delay_reset:
+            raise ValueError("Refractory: cell must reset with its spike, got delay_reset=True")
+
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+        return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, left = v
+        (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
+        u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
+        return structure.unflatten([u, *others]), left
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, left = u
+        cell = copy.copy(self.cell)
+        object.__setattr__(cell, "surrogate", lambda x: jnp.where(left > 0, 0, self.cell.surrogate(x)))
+        v, s = cell.fire(u)
+        return (v, jnp.where(s > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1)), s
+
+    def encode(self, u: State) -> tuple[Any, Any]:
+        u, left = u
+        distance, rest = self.cell.encode(u)
+        return distance, (rest, left)
+
+    def decode(self, distance: Any, rest: Any) -> State:
+        rest, left = rest
+        return self.cell.decode(distance, rest), left
+
+
 class LeakyReadout(Cell, pure=True):
     r"""Leaky integrators that never fire: the usual last layer.
 
-    .. math:: v_t = \kappa\, v_{t-1} + I_t
+    .. math:: v_t = \kappa\, v_{t-1} + g\, I_t
 
     Parameters
     ----------
     decay : float or array, default 0.9
         Share :math:`\kappa` of the potential that is left after one step, from 0 to 1, dimensionless. 1 sums up. An
         array broadcasts to the state.
+    norm_input : bool, default False
+        The gain :math:`g` of the input: 1, or with ``norm_input`` :math:`1 - \kappa`. Given by name.
 
     Examples
     --------
@@ -383,11 +509,12 @@ class LeakyReadout(Cell, pure=True):
     """
 
     decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    norm_input: bool = parameter(default=False, choices=(False, True), kw_only=True)
 
-    _hints = LIF._hints
+    _hints = MappingProxyType({name: LIF._hints[name] for name in ("tau", "tau_mem", "beta", "decay_input")})
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        return self._fitted(v.dtype, v.shape, "v").decay * v + current
+        return _charged(self._fitted(v.dtype, v.shape, "v"), v, current)
 
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         return u, u
@@ -397,6 +524,60 @@ class LeakyReadout(Cell, pure=True):
 
     def decode(self, distance: Any, rest: Any) -> jax.Array:
         return rest
+
+
+def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, method: str = "exact") -> Any:
+    r"""The share of a leaky quantity that is left after one step, of its time constant.
+
+    .. math:: \beta = \begin{cases} e^{-\Delta t/\tau} & \text{exact: the solution of } \tau\, \dot v = -v \\
+              1 - \Delta t/\tau & \text{Euler: one step of the forward Euler method} \end{cases}
+
+    Parameters
+    ----------
+    tau : float or array
+        Time constant :math:`\tau > 0`. Infinite: no leak.
+    dt : float or array, default 1.0
+        Length of a step :math:`\Delta t > 0`, in the unit of ``tau``.
+    method : {"exact", "euler"}
+        Euler's needs a step no longer than ``tau``.
+
+    Returns
+    -------
+    float or array
+        From 0 to 1, for any decay of a cell. The gain that goes with it is 1 less it: ``LIF(..., norm_input=True)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For numbers out of these domains, of Python or NumPy; arrays of JAX are not looked at.
+
+    Examples
+    --------
+    >>> from spikegrad import LIF, decay_from_tau
+    >>> f"{decay_from_tau(20.0):.4f} {decay_from_tau(20.0, method='euler'):.4f}"
+    '0.9512 0.9500'
+    >>> LIF(decay=decay_from_tau(tau=20e-3, dt=5e-3, method="euler"), norm_input=True).decay
+    0.75
+    """
+    tau, dt = _positive("tau", tau), _positive("dt", dt)
+    share: Any = dt / tau
+    known = not isinstance(share, jax.Array)
+    if method == "exact":
+        decay: Any = (np if known else jnp).exp(-share)
+    elif method == "euler":
+        if known and not np.all(share <= 1):
+            raise ValueError(f"decay_from_tau: dt must be <= tau for method 'euler', got dt={dt} and tau={tau}")
+        decay = 1 - share
+    else:
+        raise ValueError(f"decay_from_tau: method must be one of 'exact', 'euler', got {brief(method)}")
+    return float(decay) if np.ndim(decay) == 0 and known else decay
+
+
+def _positive(name: str, value: Any) -> Any:
+    value = as_real("decay_from_tau", name, value)
+    if not isinstance(value, jax.Array) and not np.all(value > 0):
+        raise ValueError(f"decay_from_tau: {name} must be > 0, got {value}")
+    return value
 
 
 def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[State, jax.Array]:
@@ -438,7 +619,7 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[Sta
     if v is None:
         rest = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
         v = rest(currents.shape[1:], currents.dtype)
-    start = jax.tree.map(lambda leaf: real_array(leaf, "unroll", "v"), v)
+    start = _as_state(cell, v, "unroll")
 
     def step(v, current):
         return cell(v, current)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import brief, broadcast_checked
+from .._checks import brief, broadcast_checked, is_float
 from .._compat import shard_as, zeros_like
 from .._struct import Struct, parameter
 from ..neurons import Cell, State
@@ -130,10 +130,6 @@ def matrix_of(weight: Any) -> Any:
     if isinstance(weight, (jax.Array, np.ndarray)):
         return weight
     return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
-
-
-def is_float(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def fire(cell: Cell, u: State) -> LayerState:

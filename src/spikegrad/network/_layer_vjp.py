@@ -32,12 +32,13 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from .._checks import is_float
 from .._compat import contract_leading, zeros_like
 from ..neurons import State, says_how_to_encode
 from . import _storage
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
-from ._layer import Layer, LayerState, fire, is_float, matrix_of, plus_bias, times_matrix, times_weight
+from ._layer import Layer, LayerState, fire, matrix_of, plus_bias, times_matrix, times_weight
 from ._masks import Masks, tree_keep, tree_where
 
 Gradients: TypeAlias = dict[str, Any]

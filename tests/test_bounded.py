@@ -1,0 +1,265 @@
+"""Parameters that stay within bounds while they are trained."""
+
+import dataclasses
+import math
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Bounded,
+    Cell,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    SynapticLIF,
+    bounded,
+    learnable,
+    parameter,
+    unroll,
+)
+
+QUICK_COMPILATION = True
+rng = np.random.default_rng(0)
+X = jnp.asarray(rng.uniform(0, 1, (12, 3, 4)), jnp.float32)
+W = jnp.asarray(rng.normal(0.2, 0.7, (4, 5)), jnp.float32)
+DECAYS = jnp.linspace(0.5, 0.9, 5)
+
+
+def sigmoid(r):
+    return 1 / (1 + np.exp(-r))
+
+
+# --- the number ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "formula"),
+    [
+        (0.0, 1.0, sigmoid),
+        (-2.0, 3.0, lambda r: -2 + 5 * sigmoid(r)),
+        (0.5, math.inf, lambda r: 0.5 + np.exp(r)),
+        (-math.inf, 0.5, lambda r: 0.5 - np.exp(r)),
+        (-math.inf, math.inf, lambda r: r),
+    ],
+)
+def test_value_and_derivative(x64, low, high, formula):
+    for raw in (-3.0, 0.0, 0.7, 4.0):
+        of = lambda r: Bounded(r, low, high).value  # noqa: E731
+        np.testing.assert_allclose(of(raw), formula(raw), rtol=1e-12)
+        difference = (formula(raw + 1e-6) - formula(raw - 1e-6)) / 2e-6
+        np.testing.assert_allclose(jax.grad(of)(raw), difference, rtol=1e-7)
+        np.testing.assert_allclose(bounded(formula(raw), low, high).raw, raw, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_within_bounds_however_far(dtype):
+    """Also where a sum of bound and distance is rounded."""
+    raw = jnp.concatenate([jnp.linspace(-100, 100, 2001), jnp.array([-jnp.inf, jnp.inf, 3e38, -3e38])]).astype(dtype)
+    for low, high in ((0.0, 1.0), (-9.9, -9.8), (-0.7, 1e-3), (1e-3, 1e3)):
+        value = np.asarray(Bounded(raw, low, high).value, np.float64)
+        lower, upper = (np.float64(jnp.asarray(bound, dtype)) for bound in (low, high))
+        assert value.min() >= lower
+        assert value.max() <= upper
+        assert np.all(np.diff(value[:2001]) >= 0)
+
+
+def test_the_bounds_are_the_parameter_s_own():
+    cell = SynapticLIF(bounded(0.9), threshold=bounded(1.0, 0.1, 10.0), synaptic_decay=bounded(DECAYS, low=0.4))
+    assert (cell.decay.low, cell.decay.high) == (0, 1)
+    assert (cell.threshold.low, cell.threshold.high) == (0.1, 10)
+    assert (cell.synaptic_decay.low, cell.synaptic_decay.high) == (np.float32(0.4).item() and 0.4, 1)
+    alpha = Sigmoid(bounded(4.0)).alpha
+    assert (alpha.low, alpha.high) == (0, math.inf)
+    np.testing.assert_allclose([cell.decay.value, cell.threshold.value, alpha.value], [0.9, 1, 4], rtol=1e-6)
+    np.testing.assert_allclose(cell.synaptic_decay.value, DECAYS, rtol=1e-6)
+    assert bounded(1.0).raw == 1
+
+
+def test_what_is_refused():
+    for make, message in (
+        (lambda: LIF(bounded(1.5)), "LIF: decay must be > 0 and < 1 to be bounded, got 1.5"),
+        (lambda: LIF(bounded(1.0)), "LIF: decay must be > 0 and < 1 to be bounded, got 1.0"),
+        (lambda: LIF(bounded(0.9, 0.95)), "bounded: value must be > 0.95 to be bounded, got 0.9"),
+        (lambda: LIF(bounded(np.array([0.5, 0.0]))), "LIF: decay must be > 0 and < 1 to be bounded, got [0.5 0. ]"),
+        (lambda: Sigmoid(bounded(-1.0)), "Sigmoid: alpha must be > 0 to be bounded, got -1.0"),
+        (lambda: bounded(math.nan), "bounded: value must be finite to be bounded, got nan"),
+        (lambda: bounded(0.5, 1.0, 0.0), "bounded: value must be > 1 and < 0 to be bounded, got 0.5"),
+    ):
+        with pytest.raises(ValueError) as raised:  # noqa: PT011
+            make()
+        assert str(raised.value) == message
+    with pytest.raises(TypeError, match="bounded: value must be a real number or array, got 'a'"):
+        bounded("a")
+    with pytest.raises(TypeError, match="LIF: surrogate must be a Callable, got Bounded"):
+        LIF(surrogate=bounded(1.0))
+
+
+def test_it_is_a_record_like_any():
+    cell = LIF(bounded(0.9), surrogate=Arctan(bounded(2.0)))
+    for again in (
+        eval(repr(cell), {"LIF": LIF, "Arctan": Arctan, "Bounded": Bounded, "jnp": jnp, "inf": math.inf}),
+        pickle.loads(pickle.dumps(cell)),
+        dataclasses.replace(cell),
+        jax.tree.map(lambda leaf: leaf, cell),
+        jax.jit(lambda cell: cell)(dataclasses.replace(cell, threshold=jnp.float32(1), reset_value=jnp.float32(0))),
+    ):
+        assert again.decay == cell.decay
+        assert again.surrogate == cell.surrogate
+        assert hash(again.decay) == hash(cell.decay)
+    assert cell != LIF(bounded(0.8), surrogate=Arctan(bounded(2.0)))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(cell)[0]]
+    assert paths == [".decay.raw", ".threshold", ".surrogate.alpha.raw", ".reset_value"]
+    assert isinstance(cell.decay.raw, jax.Array)  # which is what frameworks train
+    hidden = jax.tree.map(lambda leaf: None, cell)
+    assert hidden.decay.raw is None
+
+
+def test_it_stands_for_its_value():
+    b, x = bounded(0.25, 0.0, 1.0), jnp.float32(0.25)
+    for f in (
+        lambda x: 1 - x,
+        lambda x: x - 1,
+        lambda x: 2 * x + x / 2,
+        lambda x: 1 / x,
+        lambda x: -x + 3.0,
+        lambda x: x**2 + 2.0**x,
+        lambda x: jnp.exp(jnp.asarray(x)) * x,
+        lambda x: jnp.ones(3) * x,
+    ):
+        np.testing.assert_allclose(f(b), f(x), rtol=1e-6)
+
+
+# --- in cells and surrogates -----------------------------------------------------------------------------------------
+
+
+def cells(decay, second, alpha):
+    """Layers of all kinds, with these parameters."""
+    fire = learnable(Sigmoid(alpha))
+    return [
+        SynapticLIF(decay, 0.8, fire, synaptic_decay=second, norm_input=True),
+        AdaptiveLIF(decay, 0.6, Arctan(alpha), adaptation_decay=second),
+        LeakyReadout(second),
+    ]
+
+
+def loss(made, mode):
+    layers = [Layer(w, cell) for w, cell in zip((3 * W, jnp.eye(5), jnp.eye(5)), made, strict=True)]
+    return (jnp.cos(jnp.arange(5.0)) * Network(layers)(X, mode=mode)[1]).sum()
+
+
+MODES = ["exact", *(pytest.param(mode, marks=pytest.mark.every) for mode in ("recompute", "scan", "half", "8-bit"))]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_in_every_mode_the_gradient_is_that_of_the_value_times_its_own(mode):
+    """Numbers, and one per neuron: against the same cells of plain arrays, and the chain rule by hand."""
+    values = jnp.float32(0.8), DECAYS, jnp.float32(3.0)
+    with jax.numpy_rank_promotion("allow"):
+        want, of_values = jax.jit(jax.value_and_grad(lambda v: loss(cells(*v), mode)))(values)
+        got, of_cells = jax.jit(jax.value_and_grad(lambda made: loss(made, mode)))(cells(*map(bounded, values)))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    synaptic, adaptive, readout = of_cells
+    decay, second, alpha = (np.asarray(v, np.float64) for v in values)
+    few = mode in ("half", "8-bit")
+    for grads, value, slope in (
+        ((synaptic.decay, adaptive.decay), of_values[0], decay * (1 - decay)),
+        ((synaptic.synaptic_decay, adaptive.adaptation_decay, readout.decay), of_values[1], second * (1 - second)),
+        ((synaptic.surrogate.surrogate.alpha,), of_values[2], alpha),
+    ):
+        np.testing.assert_allclose(sum(g.raw for g in grads), slope * value, rtol=1e-3 if few else 1e-4, atol=1e-5)
+
+
+def test_vmap_and_no_jit():
+    ps = [LIF(bounded(d), bounded(0.7, 0.0), Sigmoid(bounded(3.0))) for d in (0.5, 0.9)]
+    together = jax.tree.map(lambda *leaves: jnp.stack([*map(jnp.asarray, leaves)]), *ps)
+    gradient = jax.grad(lambda cell: (unroll(cell, X)[1] * jnp.cos(X)).sum())
+    batched, alone = jax.jit(jax.vmap(gradient))(together), jax.jit(gradient)
+    for n, p in enumerate(ps):
+        for got, want in zip(jax.tree.leaves(batched), jax.tree.leaves(alone(p)), strict=True):
+            np.testing.assert_allclose(got[n], want, rtol=1e-5, atol=1e-6)
+    v, s = ps[0](jnp.zeros(3), jnp.ones(3))
+    assert (v.dtype, s.tolist()) == (jnp.float32, [1, 1, 1])
+    assert ps[0](jnp.zeros(3, jnp.bfloat16), jnp.ones(3))[0].dtype == jnp.bfloat16
+    assert Sigmoid(bounded(4.0))(0.3) == 1
+    np.testing.assert_allclose(jax.grad(Sigmoid(bounded(4.0)))(0.3), jax.grad(Sigmoid(4.0))(0.3), rtol=1e-6)
+
+
+def test_a_cell_of_ones_own():
+    class Leak(Cell):
+        leak: float = parameter(default=0.1, above=0, at_most=0.5)
+
+        def integrate(self, v, current):
+            return (1 - self.leak) * v + jnp.sqrt(jnp.asarray(self.leak)) * current
+
+        def fire(self, u):
+            return u, u
+
+    def end(cell):
+        return unroll(cell, X)[0].sum()
+
+    got = jax.grad(end)(Leak(bounded(0.2))).leak.raw
+    np.testing.assert_allclose(got, jax.grad(end)(Leak(0.2)).leak * 0.5 * 0.4 * 0.6, rtol=1e-5)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def wants_longer_memory(cell):
+    """A loss that falls with a decay that grows without end."""
+    return -unroll(cell, jnp.ones((20, 1)))[0].sum()
+
+
+def test_adam_does_not_leave_the_bounds():
+    """45 steps of it took a plain decay to 1.28."""
+    optax = pytest.importorskip("optax")
+    adam, ends = optax.adam(0.1), {}
+    for name, decay in (("plain", jnp.float32(0.9)), ("bounded", bounded(0.9))):
+        cell = LeakyReadout(decay)
+        state = adam.init(cell)
+
+        @jax.jit
+        def update(cell, state):
+            updates, state = adam.update(jax.grad(wants_longer_memory)(cell), state)
+            return optax.apply_updates(cell, updates), state
+
+        with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+            for _ in range(45):
+                cell, state = update(cell, state)
+        ends[name] = cell.decay
+    assert ends["plain"] > 1.28
+    assert 0.95 < ends["bounded"].value <= 1
+
+
+def test_equinox_partitions_it():
+    eqx = pytest.importorskip("equinox")
+    cell = LIF(bounded(0.9), surrogate=Sigmoid(bounded(4.0)))
+    trained, static = eqx.partition(cell, eqx.is_inexact_array)
+    assert len(jax.tree.leaves(trained)) == 2  # the numbers that no array holds are not trained
+    gradient = eqx.filter_grad(lambda t, s: unroll(eqx.combine(t, s), X)[1].sum())(trained, static)
+    assert gradient.decay.raw != 0
+    assert eqx.apply_updates(cell, gradient).decay.value < 1
+
+
+def test_nnx_holds_it():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.cell = nnx.Param(LIF(bounded(0.9)))
+
+    def of(model):
+        return unroll(model.cell.get_value() if hasattr(model.cell, "get_value") else model.cell.value, X)[1].sum()
+
+    model = Model()
+    gradient = nnx.grad(of)(model)
+    (raw, *_) = jax.tree.leaves(gradient)
+    expected = jax.grad(lambda cell: unroll(cell, X)[1].sum())(LIF(bounded(0.9))).decay.raw
+    np.testing.assert_allclose(raw, expected, rtol=1e-6)

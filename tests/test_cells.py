@@ -1,0 +1,311 @@
+"""Delayed resets, the gain of the input and the refractory period: in every mode of a network, and beside loops."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Layer,
+    LeakyReadout,
+    Network,
+    Refractory,
+    Sigmoid,
+    SynapticLIF,
+    decay_from_tau,
+    spike,
+    unroll,
+)
+
+QUICK_COMPILATION = True
+STEPS, BATCH, INPUTS, NEURONS = 12, 2, 4, 5
+rng = np.random.default_rng(0)
+X = rng.uniform(0, 1.2, (STEPS, BATCH, INPUTS))
+P = {
+    "w": [rng.normal(0.3, 0.6, (n, NEURONS)) for n in (INPUTS, NEURONS, NEURONS)],
+    "r": rng.normal(0, 0.3, (NEURONS, NEURONS)),
+    "decay": np.linspace(0.6, 0.9, NEURONS),
+    "threshold": np.linspace(0.5, 0.9, NEURONS),
+    "value": np.linspace(-0.2, 0.1, NEURONS),
+    "second": np.linspace(0.5, 0.8, NEURONS),
+}
+COTANGENTS = rng.normal(size=(3, STEPS, BATCH, NEURONS))
+
+# each three layers, the first of them recurrent; what they add to spikes and resets at once
+NETWORKS = {
+    "delayed": [
+        (SynapticLIF, {"reset": "value", "delay_reset": True, "norm_input": True}, 0),
+        (LIF, {"delay_reset": True, "detach_reset": True}, 0),
+        (AdaptiveLIF, {"delay_reset": True}, 0),
+    ],
+    "refractory": [
+        (LIF, {"reset": "value", "norm_input": True}, 1),
+        (SynapticLIF, {"detach_reset": True}, 3),
+        (AdaptiveLIF, {}, 2),
+    ],
+}
+
+
+def build(layers, p):
+    made = []
+    for n, (cell, options, rest) in enumerate(layers):
+        own = {"reset_value": p["value"]} if options.get("reset") == "value" else {}
+        if cell is SynapticLIF:
+            own["synaptic_decay"] = p["second"]
+        if cell is AdaptiveLIF:
+            own |= {"adaptation": 0.3, "adaptation_decay": p["second"]}
+        neuron = cell(p["decay"], p["threshold"], Sigmoid(3.0), **options, **own)
+        made.append(Layer(p["w"][n], Refractory(neuron, rest) if rest else neuron, None if n else p["r"]))
+    return Network(made)
+
+
+def loop(layers, p, x):
+    """The same in a loop of its own: spikes of all layers."""
+    outs = []
+    zeros = np.zeros((BATCH, NEURONS))
+    states = [(zeros, zeros, zeros, zeros)] * 3  # potential, second state, spike, steps to rest
+    for x_t in x:
+        below, new = x_t, []
+        for n, ((cell, options, rest), (v, second, s, left)) in enumerate(zip(layers, states, strict=True)):
+            delayed = options.get("delay_reset")
+            before = v
+            current = below @ p["w"][n] + (0 if n else s @ p["r"])
+            if cell is SynapticLIF:
+                current = second = p["second"] * second + current
+
+            def threshold(second, cell=cell):
+                return p["threshold"] + (second if cell is AdaptiveLIF else 0)
+
+            def fire(u, second, left):
+                u = u - threshold(second)
+                return jnp.where(left > 0, 0, spike(u, Sigmoid(3.0).surrogate_grad(u)))
+
+            def reset(u, s, second, options=options):
+                s = jax.lax.stop_gradient(s) if options.get("detach_reset") else s
+                return u + s * (p["value"] - u) if options.get("reset") == "value" else u - threshold(second) * s
+
+            def adapt(second, s, cell=cell):
+                return p["second"] * second + 0.3 * s if cell is AdaptiveLIF else second
+
+            u = p["decay"] * v + (1 - p["decay"] if options.get("norm_input") else 1) * current
+            if delayed:
+                s = fire(v, second, left)
+                u, second = reset(u, s, second), adapt(second, s)
+            u = jnp.where(left > 0, before, u)
+            s = fire(u, second, left)
+            v = u if delayed else reset(u, s, second)
+            second = second if delayed else adapt(second, s)
+            left = jnp.where(s > 0, rest, jnp.maximum(left - 1, 0))
+            new.append((v, second, s, left))
+            below = s
+        states = new
+        outs.append([s for _, _, s, _ in states])
+    return jnp.stack([jnp.stack(layer) for layer in zip(*outs, strict=True)])
+
+
+def value_and_gradient(run, p, x):
+    def loss(p, x):
+        spikes = run(p, x)
+        return (COTANGENTS * spikes).sum(), spikes
+
+    (_, spikes), gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)(p, x)
+    return np.asarray(spikes), gradient
+
+
+EXPECTED: dict = {}
+
+
+BY_DEFAULT = {("delayed", "exact"), ("refractory", "8-bit")}
+EVERY = itertools.product(NETWORKS, ("exact", "recompute", "scan", "half", "8-bit"))
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [pytest.param(*case, marks=[] if case in BY_DEFAULT else pytest.mark.every) for case in EVERY],
+)
+def test_every_mode_is_the_loop(x64, name, mode):
+    layers = NETWORKS[name]
+    p = jax.tree.map(jnp.asarray, P)
+    with jax.numpy_rank_promotion("allow"):
+        if name not in EXPECTED:
+            EXPECTED[name] = value_and_gradient(lambda p, x: loop(layers, p, x), p, jnp.asarray(X))
+        expected, expected_gradient = EXPECTED[name]
+    run = jax.jit(lambda p, x: jnp.stack(build(layers, p)(x, mode=mode, all_layers=True)[1]))
+    spikes, gradient = value_and_gradient(run, p, jnp.asarray(X))
+    assert np.array_equal(spikes, expected)
+    assert all(0.05 < layer.mean() < 0.7 for layer in spikes)
+    for got, want in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+        assert np.any(want)
+        error = np.linalg.norm(got - want) / np.linalg.norm(want)
+        assert error < {"half": 1e-2, "8-bit": 1e-1}.get(mode, 1e-12)
+
+
+def test_a_reset_to_a_value_is_exact():
+    """Whatever the potential was: no difference of large numbers."""
+    v, s = LIF(1.0, reset="value", reset_value=0.1)(jnp.float32(0), jnp.float32(1e8))
+    assert (v, s) == (np.float32(0.1), 1)
+
+
+def test_a_delayed_reset_by_hand():
+    """The spike at 1.5, and in the next step, after leak and input, the threshold once."""
+    _, spikes = unroll(LIF(decay=0.5, delay_reset=True), jnp.array([1.5, 0.5, 1.25]))
+    v, _ = unroll(LIF(decay=0.5, delay_reset=True), jnp.array([1.5, 0.5]))
+    assert spikes.tolist() == [1, 0, 1]
+    assert v == 0.5 * 1.5 + 0.5 - 1
+
+
+def test_norm_input_drives_to_the_current():
+    for cell in (LIF(decay_from_tau(30.0), 9.0, norm_input=True), LeakyReadout(decay_from_tau(3.0), norm_input=True)):
+        v, _ = unroll(cell, jnp.full(1000, 0.75))
+        np.testing.assert_allclose(v, 0.75, rtol=1e-5)
+
+
+# --- the refractory period -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 3, 300])
+def test_no_two_spikes_in_a_refractory_period(steps):
+    currents = jnp.asarray(rng.uniform(0.5, 3, (1000, 3)), jnp.float32)
+    (_, left), spikes = unroll(Refractory(LIF(0.9), steps), currents)
+    apart = np.diff(np.flatnonzero(spikes[:, 0]))
+    assert apart.min() == steps + 1
+    assert left.dtype == (np.uint8 if steps < 256 else np.uint16)
+
+
+def test_what_rests_and_what_goes_on():
+    """The potential is held, though it is above the threshold; the synaptic current is not."""
+    cell = Refractory(SynapticLIF(decay=0.5, synaptic_decay=0.5), steps=2)
+    state = cell.initial_state((), jnp.float32)
+    seen = []
+    for current in (4.0, 1.0, 0.0, 0.0):
+        (((v, i), left), s) = cell(state, current)
+        state = (v, i), left
+        seen.append((float(v), float(i), int(left), float(s)))
+    assert seen == [(3.0, 4.0, 2, 1.0), (3.0, 3.0, 1, 0.0), (3.0, 1.5, 0, 0.0), (1.25, 0.75, 2, 1.0)]
+
+
+def test_gradients_pass_a_resting_neuron():
+    """Its potential is what it was, and its input does not matter."""
+
+    def end(v, currents):
+        cell = Refractory(LIF(0.5, 1.0, reset="none"), steps=2)
+        return unroll(cell, currents, (v, jnp.uint8(2)))[0][0]
+
+    of_v, of_currents = jax.grad(end, (0, 1))(jnp.float32(0.2), jnp.full(3, 0.1))
+    assert of_v == 0.5
+    assert of_currents.tolist() == [0, 0, 1]
+
+
+def test_a_state_with_integers_goes_on():
+    cell = Refractory(LIF(0.9, 0.7), steps=3)
+    currents = jnp.asarray(X[:, :, :3], jnp.float32)
+    whole, spikes = unroll(cell, currents)
+    state, first = unroll(cell, currents[:5])
+    assert state[1].dtype == np.uint8
+    state, second = unroll(cell, currents[5:], jax.tree.map(np.asarray, state))  # from a file, say
+    assert np.array_equal(jnp.concatenate([first, second]), spikes)
+    assert jax.tree.all(jax.tree.map(np.array_equal, state, whole))
+
+
+def test_what_refractory_refuses():
+    for make, error, message in (
+        (lambda: Refractory(LeakyReadout(), 2), TypeError, "Refractory: cell must be a LIF, got LeakyReadout"),
+        (lambda: Refractory(LIF(), 0), ValueError, "Refractory: steps must be >= 1, got 0"),
+        (lambda: Refractory(LIF(), 2.0), TypeError, "Refractory: steps must be an integer, got 2.0"),
+        (
+            lambda: Refractory(LIF(delay_reset=True), 2),
+            ValueError,
+            "Refractory: cell must reset with its spike, got delay_reset=True",
+        ),
+    ):
+        with pytest.raises(error) as raised:
+            make()
+        assert message in str(raised.value)
+
+
+class Silent(LIF):
+    """Another state than the cell whose ``encode`` it inherits, and an ``__init__`` of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.decay, self.threshold, self.surrogate = 0.9, 0.7, Sigmoid()
+        self.reset, self.detach_reset, self.reset_value = "subtract", False, 0.0
+        self.delay_reset = self.norm_input = False
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v, current):
+        return super().integrate(v[0], current), v[1] + 1
+
+    def fire(self, u):
+        v, s = super().fire(u[0])
+        return (v, u[1]), s
+
+
+def test_a_refractory_cell_of_ones_own():
+    """It is kept as it is in few bits, since it does not say how to encode its state."""
+
+    def loss(w, mode):
+        return Network([Layer(w, Refractory(Silent(), 2))])(jnp.asarray(X, jnp.float32), mode=mode)[1].sum()
+
+    w = jnp.asarray(P["w"][0], jnp.float32)
+    np.testing.assert_allclose(jax.grad(loss)(w, "8-bit"), jax.grad(loss)(w, "exact"), rtol=1e-5)
+    assert loss(w, "exact") == Network([Layer(w, Refractory(LIF(0.9, 0.7), 2))])(jnp.asarray(X, jnp.float32))[1].sum()
+
+
+# --- what is refused, and time constants -----------------------------------------------------------------------------
+
+
+def test_a_reset_value_without_a_reset_to_it():
+    for value in (0.5, np.array([0.0, 0.5])):
+        with pytest.raises(ValueError, match=r"^LIF: reset_value goes with reset='value', got"):
+            LIF(reset_value=value)
+    assert dataclasses.replace(LIF(reset="value"), reset_value=0.5).reset_value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("tau", r"decay=decay_from_tau\(tau, dt\)"),
+        ("v_reset", 'reset="value", reset_value=v_reset'),
+        ("reset_delay", "delay_reset"),
+        ("decay_input", "norm_input"),
+    ],
+)
+def test_names_of_other_libraries(name, hint):
+    with pytest.raises(TypeError, match=f"LIF: no parameter {name}; give {hint}$"):
+        LIF(**{name: 1.0})
+
+
+def test_decay_from_tau():
+    assert decay_from_tau(20.0) == np.exp(-1 / 20)
+    assert decay_from_tau(20, dt=5, method="euler") == 0.75
+    assert decay_from_tau(np.inf) == decay_from_tau(np.inf, method="euler") == 1
+    taus = np.array([2.0, 4.0])
+    np.testing.assert_array_equal(decay_from_tau(taus, 1.0, "euler"), [0.5, 0.75])
+    np.testing.assert_allclose(jax.grad(decay_from_tau)(4.0, 2.0), np.exp(-0.5) * 2 / 16, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(decay_from_tau)(jnp.asarray(taus)), np.exp(-1 / taus), rtol=1e-6)
+    # of a step n times as long, the exact decay is the n-th power
+    np.testing.assert_allclose(decay_from_tau(7.0, 3.0), decay_from_tau(7.0) ** 3, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((0.0,), "tau must be > 0, got 0.0"),
+        ((np.array([1.0, np.nan]),), "tau must be > 0, got"),
+        ((2.0, -1.0), "dt must be > 0, got -1.0"),
+        ((2.0, 3.0, "euler"), "dt must be <= tau for method 'euler', got dt=3.0 and tau=2.0"),
+        ((2.0, 1.0, "midpoint"), "method must be one of 'exact', 'euler', got 'midpoint'"),
+    ],
+)
+def test_what_decay_from_tau_refuses(args, message):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        decay_from_tau(*args)
+    assert f"decay_from_tau: {message}" in str(raised.value)
