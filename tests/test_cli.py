@@ -1,12 +1,17 @@
 """The command: what it writes, what it prints, and one line for everything that a user can get wrong."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,9 +20,14 @@ import numpy as np
 import pytest
 
 import spikegrad
-from spikegrad import data, names
+from spikegrad import data, names, training
 from spikegrad.cli import commands, main, runs
 
+# as the program, and with Ctrl-C also where the tests run in the background, where it is ignored
+PROGRAM = (
+    "import signal, sys, spikegrad_command; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "sys.exit(spikegrad_command.main())"
+)
 OPTIMISED = True  # as the programs are that it starts
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
@@ -54,6 +64,12 @@ def test_a_run_is_written_in_full(run):
     assert about["options"]["hidden"] == [32, 16]
     assert spikegrad.get(about["options"]["surrogate"]) == spikegrad.LIF().surrogate
     assert about["versions"]["jax"] == jax.__version__
+    assert about["jax"]["jax_enable_x64"] is False
+    assert about["jax"]["jax_default_prng_impl"] == jax.config.jax_default_prng_impl
+    assert about["machine"]["processors"] == len(os.sched_getaffinity(0))
+    digits = data.load("digits", 0)
+    assert about["data"]["held_out_sha256"] == runs.sha256(digits.x_test, digits.y_test)
+    assert about["data"]["training_sha256"] != runs.sha256(digits.x_train, digits.y_train[::-1])
     assert about["data"]["held_out"] == 359
     assert not about["interrupted"]
     spiking, relu = about["results"]["spiking"], about["results"]["relu"]
@@ -73,7 +89,10 @@ def test_a_run_is_written_in_full(run):
         assert part in done.stdout
     lines = done.stderr.splitlines()
     assert 2 <= len(lines) <= 24
-    assert all(re.match(r"(spiking|ReLU) .*loss .* accuracy .* (firing|active) .* left$", line) for line in lines)
+    assert all(re.match(r"(spiking|ReLU) .*loss .* train .* (firing|active) ", line) for line in lines)
+    assert " left" not in lines[0]  # before the pace is known
+    assert lines[-1].endswith(" 0:00 left")
+    assert max(map(len, [*lines, *(line for line in done.stdout.splitlines() if str(folder) not in line)])) <= 80
 
 
 def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
@@ -92,6 +111,8 @@ def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     printed = capsys.readouterr().out
     wrong = (answers != examples.y_test) & (examples.y_test == 3)
+    assert main(["predict", str(folder)]) == 0  # the data of the run
+    assert capsys.readouterr() == (printed, "")
     row = next(line for line in printed.splitlines() if re.match(r"│\s+3 ", line))
     count = int((examples.y_test == 3).sum())
     assert [cell.strip() for cell in row.split("│")[2:4]] == [str(count), str(count - wrong.sum())]
@@ -150,9 +171,9 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path):
     folder = tmp_path / "run"
     args = ["train", *QUICK, "--epochs", "1000000", "--output", str(folder)]
     with subprocess.Popen(
-        [sys.executable, "-m", "spikegrad.cli", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert "epoch 1/1000000" in process.stderr.readline()
+        assert " 1/1000000" in process.stderr.readline()
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
@@ -208,6 +229,14 @@ WRONG = {
     "malformed surrogate": (["train", "--surrogate", "arctan(alpha=2"], "malformed surrogate 'arctan(alpha=2'"),
     "parameter of none": (["train", "--surrogate", "arctan(beta=2)"], "its parameters are alpha"),
     "parameter out of domain": (["train", "--surrogate", "arctan(-1)"], "Arctan: alpha must be > 0, got -1.0"),
+    "many epochs": (["train", "--epochs", "1e20"], "'1e20' is not a valid integer range"),
+    "too many epochs": (["train", "--data", "digits", "--epochs", str(10**20)], f"{10**20} are more than 2^31 updates"),
+    "too many neurons": (
+        ["train", "--data", "digits", "--hidden", "1000000000"],
+        "takes at least 5,296.0 GB of memory",
+    ),
+    "too many steps": (["train", "--data", "digits", "--steps", "1000000000"], "takes at least 262,144.0 GB of memory"),
+    "a shift out of sight": (["train", "--data", "digits", "--shift", "1000000000"], "moves an image of 8 x 8 out of"),
     "epochs": (["train", "--epochs", "-1"], "Invalid value for '--epochs': -1 is not in the range x>=1"),
     "no number": (["train", "--steps", "many"], "'many' is not a valid integer range"),
     "lr": (["train", "--lr", "nan"], "Invalid value for '--lr': nan is not finite"),
@@ -231,6 +260,7 @@ WRONG = {
     "no name": (["plot", "-o", "a.png"], "Missing argument 'NAME...'"),
     "no output": (["plot", "sigmoid"], "Missing option '--output'"),
     "plot unknown": (["plot", "sigmoid", "sigmoit", "-o", "a.png"], "did you mean 'sigmoid'?"),
+    "plot over a file": (["plot", "sigmoid", "-o", "used.png"], "used.png exists; --force overwrites it"),
     "plot format": (["plot", "sigmoid", "-o", "a.docx"], "a.docx must end in .png, .svg or .pdf"),
     "plot nowhere": (["plot", "sigmoid", "-o", "no/a.png"], "no/a.png cannot be written: No such file or directory"),
     "no run": (["predict", "nowhere", "digits"], "nowhere holds no run: no run.json"),
@@ -246,6 +276,7 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, 
     np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.arange(20) % 2)
     Path("used").mkdir()
     Path("used", "run.json").touch()
+    Path("used.png").touch()
     args, message = WRONG[name]
     assert main(args) == 2
     line = only_line(capsys)
@@ -278,9 +309,24 @@ def damaged(folder, tmp_path, change):
         (lambda r, a: a.pop("bias_1"), r"bias_1 must hold floats of shape \(16,\), it is missing"),
         (lambda r, a: a.update(weight_0=np.zeros((3, 4))), r"weight_0 must hold .* \(64, 32\), got float64 of"),
         (lambda r, a: a.update(bias_0=np.full(32, "a")), r"bias_0 must hold floats of shape \(32,\), got <U1"),
-        (lambda r, a: a.update(bias_0=np.full(32, None)), r"parameters.npz is not a .npz file of numbers"),
-        (lambda r, a: r.update(format=2), r"run.json is not a run in format 1"),
-        (lambda r, a: r.pop("data"), r"run.json is damaged: KeyError\('data'\)"),
+        (lambda r, a: a.update(bias_0=np.full(32, None)), r"bias_0 is an array of Python objects"),
+        (lambda r, a: a["weight_1"].fill(np.nan), r"parameters.npz: weight_1 has NaN or infinite values"),
+        (lambda r, a: a.update(bias_0=np.full(32, 1e300)), r"parameters.npz: bias_0 has NaN or infinite values"),
+        (lambda r, a: r.update(format=1), r"run.json is not a run in format 2"),
+        (lambda r, a: r.pop("data"), r"run.json is damaged: 'data' is missing"),
+        (lambda r, a: r.update(data=[1]), r"run.json is damaged: \[1\] is no table"),
+        (lambda r, a: r["data"].update(shape=[8, 1e999]), r"shape must be a list of whole numbers .*, got \[8, inf\]"),
+        (lambda r, a: r["data"].update(classes="10"), r"classes must be a whole number from 0 to .*, got '10'"),
+        (lambda r, a: r["data"].update(high=float("nan")), r"high must be a finite number, got nan"),
+        (lambda r, a: r["data"].update(high=10**400), r"high must be a finite number, got 1000"),
+        (lambda r, a: r["data"].update(high=-1), r"low must be less than high, got 0 and -1"),
+        (lambda r, a: r["options"].update(coding="phase"), r"coding must be one of current, .*, got 'phase'"),
+        (lambda r, a: r["options"].update(hidden=7), r"hidden must be a list of whole numbers .*, got 7"),
+        (lambda r, a: r["options"].update(steps=True), r"steps must be a whole number .*, got True"),
+        (lambda r, a: r["options"].update(seed=-1), r"seed must be a whole number .*, got -1"),
+        (lambda r, a: r["options"].update(decay=7), r"run.json is damaged: LIF: decay must be"),
+        (lambda r, a: r["options"].update(detach_reset=[[[]]]), r"detach_reset must be true or false, got \[\["),
+        (lambda r, a: r["options"].update(depth=2), r"run.json is damaged: unknown option 'depth'"),
         (lambda r, a: r["options"].update(surrogate="nope"), r"run.json is damaged: .*unknown surrogate 'nope'"),
         (lambda r, a: r["options"].pop("steps"), r"run.json is damaged: .*steps"),
     ],
@@ -303,9 +349,104 @@ def test_more_that_predict_refuses(run, tmp_path, capsys):
     (tmp_path / "parameters.npz").write_bytes((run[0] / "parameters.npz").read_bytes()[:100])
     assert main(["predict", str(tmp_path), "digits"]) == 2
     assert "run.json is not JSON" in only_line(capsys)
-    (tmp_path / "run.json").write_text("[]")
+    for content, message in (
+        (b"[]", "run.json is not a run in format 2"),
+        (b"", "run.json is not JSON"),
+        (b"[" * 10**5, "run.json is not JSON"),
+        (b'{"format": ' + b"1" * 5000 + b"}", "run.json is not JSON"),
+        (b"\xff\xfe\x00", "run.json is not text in UTF-8"),
+        ((run[0] / "run.json").read_bytes(), "parameters.npz: not a .npz file, or one that was cut off"),
+    ):
+        (tmp_path / "run.json").write_bytes(content)
+        assert main(["predict", str(tmp_path), "digits"]) == 2
+        assert message in only_line(capsys)
+    (tmp_path / "parameters.npz").unlink()
     assert main(["predict", str(tmp_path), "digits"]) == 2
-    assert "parameters.npz is not a .npz file of numbers" in only_line(capsys)
+    assert "holds no run that has begun to learn: no parameters.npz" in only_line(capsys)
+
+
+NASTY = [
+    None,
+    True,
+    -1,
+    2**70,
+    10**400,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "\ud800",
+    "9" * 9,
+    [],
+    [[]],
+    {},
+    [1, "a"],
+]
+
+
+def test_no_record_makes_a_traceback(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_read_parameters", lambda folder, network: None)
+    whole, refused = record(run[0]), 0
+    deep = json.loads("[" * 500 + "]" * 500)
+    for part in ("options", "data"):
+        for name in (None, *whole[part]):
+            for value in (*NASTY, deep):
+                changed = {**whole, part: value if name is None else {**whole[part], name: value}}
+                (tmp_path / "run.json").write_text(json.dumps(changed))
+                try:
+                    runs.load(tmp_path)
+                except runs.RunError as error:
+                    refused += 1
+                    assert len(str(error)) < 500  # noqa: PT017
+    assert refused > 200
+
+
+def test_scoring_that_takes_more_memory_than_there_is(run, tmp_path, capsys):
+    copy = damaged(run[0], tmp_path, lambda r, a: r["options"].update(steps=10**9))
+    assert main(["predict", str(copy)]) == 2
+    assert "scoring 359 examples takes at least 68,928.0 GB of memory" in only_line(capsys)
+
+
+def test_parameters_of_another_byte_order_are_read(run, tmp_path):
+    copy = damaged(run[0], tmp_path, lambda r, a: a.update({key: value.astype(">f4") for key, value in a.items()}))
+    for layer, other in zip(runs.load(copy).params, runs.load(run[0]).params, strict=True):
+        assert np.array_equal(layer["weight"], other["weight"])
+
+
+def test_predict_overwrites_nothing_unasked_and_never_what_it_reads(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    parameters, mine, link = folder / "parameters.npz", tmp_path / "mine.npz", tmp_path / "link.npz"
+    np.savez(mine, x=np.zeros((2, 8, 8)))
+    link.symlink_to(mine)
+    content = parameters.read_bytes(), mine.read_bytes()
+    for output, force, message in (
+        (mine, [], "mine.npz is what is read"),
+        (mine, ["--force"], "mine.npz is what is read"),
+        (link, ["--force"], "link.npz is what is read"),
+        (parameters, ["--force"], "parameters.npz is what is read"),
+    ):
+        assert main(["predict", str(folder), str(mine), "-o", str(output), *force]) == 2
+        assert message in only_line(capsys)
+    assert content == (parameters.read_bytes(), mine.read_bytes())
+    other = tmp_path / "other.npz"
+    other.write_text("mine")
+    assert main(["predict", str(folder), str(mine), "-o", str(other)]) == 2
+    assert "other.npz exists; --force overwrites it" in only_line(capsys)
+    assert main(["predict", str(folder), str(mine), "-o", str(other), "--force"]) == 0
+    with np.load(other) as predictions:
+        assert predictions["logits"].shape == (2, 10)
+
+
+def test_predict_says_that_the_data_of_the_run_has_changed(run, monkeypatch, capsys):
+    x, y = np.arange(4).reshape(2, 2), np.arange(2)
+    hashes = {
+        runs.sha256(*arrays) for arrays in ((x, y), (x + 1, y), (x, y + 1), (x / 1, y), (x.reshape(4), y), (y, x))
+    }
+    assert len(hashes) == 6
+    monkeypatch.setattr(runs, "sha256", lambda *arrays: "another")
+    assert main(["predict", str(run[0])]) == 0
+    assert capsys.readouterr().err == "warning: digits has changed since the run held examples out of it\n"
 
 
 def test_list_has_every_surrogate_with_peak_and_area(capsys):
@@ -350,14 +491,157 @@ def test_help_shows_the_defaults(capsys):
     assert "Commands:" in capsys.readouterr().out
 
 
+def at_once(times, function):
+    """What as many threads make of a function that they call at the same moment: results or errors."""
+    start = threading.Barrier(times)
+
+    def one(_):
+        start.wait()
+        try:
+            return function()
+        except runs.RunError as error:
+            return error
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(one, range(times)))
+
+
 def test_a_default_folder_is_always_a_new_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = []
-    for _ in range(3):
-        made.append(commands._fresh())
-        made[-1].mkdir(parents=True)
-    assert len(set(made)) == 3
+    made = [*at_once(8, lambda: runs.claim(None)), runs.claim(None)]
+    assert len(set(made)) == 9
     assert {folder.parent for folder in made} == {Path("runs")}
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_of_two_runs_one_takes_the_folder(tmp_path, empty):
+    for i in range(20):
+        folder = tmp_path / str(i)
+        if empty:
+            folder.mkdir()
+        refused = [error for error in at_once(2, lambda: runs.claim(folder)) if error != folder]  # noqa: B023
+        assert [str(e) for e in refused] == [
+            f"output folder {folder} is not empty; nothing is overwritten, choose another"
+        ]
+
+
+@pytest.fixture
+def learnt(monkeypatch):
+    """Training that has been done: every network is what a short one gave, unless a test replaces it."""
+    network = training.ReluNetwork((64, 32, 16, 10))
+    params = training.init(network.sizes, jax.random.key(0))
+    examples = data.load("digits")
+    scores = training.make_evaluator(network, partial(data.scale, low=0, high=16))(params, examples.x_test)
+    curves = {"loss": [1.0], "accuracy": [0.5], "rates": [[0.1, 0.2]], "held_out": [0.4]}
+    fits = {}
+
+    def fit(network, *args, **settings):
+        found = fits.get(type(network).__name__)
+        if found:
+            raise found
+        return training.Fit(params, scores, curves, 1.0, False)
+
+    monkeypatch.setattr(commands.training, "fit", fit)
+    return fits
+
+
+def test_a_baseline_that_diverges_leaves_the_tables(learnt, tmp_path, capsys):
+    learnt["ReluNetwork"] = training.DivergedError("the loss is nan in epoch 1")
+    assert main(["train", *QUICK, "-o", str(tmp_path / "run")]) == 1
+    captured = capsys.readouterr()
+    assert "spiking layers, on the held-out examples" in captured.out
+    assert "parameters.npz, run.json, figure.png" in captured.out
+    assert captured.err.splitlines()[-1] == "spikegrad: error: the loss is nan in epoch 1"
+    assert record(tmp_path / "run")["results"]["relu"] is None
+
+
+@pytest.mark.parametrize("full", ["figure.png", "parameters.npz", "run.json"])
+@pytest.mark.usefixtures("learnt")
+def test_a_full_disk_leaves_the_tables_and_what_was_saved(tmp_path, monkeypatch, capsys, full):
+    write, calls = runs.write_atomically, []
+
+    def full_disk(path, content):
+        calls.append(path.name)
+        if path.name == full and (full != "run.json" or calls.count(full) == 3):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(runs, "write_atomically", full_disk)
+    folder = tmp_path / "run"
+    assert main(["train", *QUICK, "--quiet", "-o", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert "spiking layers, on the held-out examples" in captured.out
+    assert captured.err == f"spikegrad: error: {folder / full} cannot be written: No space left on device\n"
+    assert calls.count("parameters.npz") == 1
+    about = record(folder)
+    assert about["options"]["steps"] == 4
+    if full != "parameters.npz":
+        assert runs.load(folder).network.sizes == (64, 32, 16, 10)
+        assert about["results"]["spiking"]["loss"] == 1.0
+
+
+@pytest.mark.usefixtures("learnt")
+def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    describe = runs.save_record
+    monkeypatch.setattr(runs, "save_record", lambda *args: (describe(*args), shutil.rmtree(folder)))
+    assert main(["train", *QUICK, "--quiet", "-o", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert f"saved in {folder}: nothing" in captured.out
+    assert captured.err.splitlines()[0] == (
+        f"spikegrad: error: {folder}/parameters.npz cannot be written: No such file or directory"
+    )
+
+
+def test_resources_are_estimated(monkeypatch, capsys, tmp_path, learnt):
+    digits = data.load("digits")
+    options = runs.Options("digits", "sigmoid", 1, 0, 128, (256, 256), 8, "current", 1e-3, 0, 0.9, "subtract", False)
+    assert runs.check_resources(tmp_path, options, digits, 10**5) == []
+    # parameters, gradients and two moments; states of 128 examples, 512 neurons, 8 steps; the data
+    least = 4 * 4 * 10**5 + 4 * 128 * 512 * 8 + 1797 * (64 * 4 + 4)
+    monkeypatch.setattr(runs, "available_memory", lambda: least - 1)
+    with pytest.raises(
+        runs.RunError, match=r"training 100,000 parameters takes at least 4\.2 MB of memory, and 4\.2 MB"
+    ):
+        runs.check_resources(tmp_path, options, digits, 10**5)
+    monkeypatch.setattr(runs, "available_memory", lambda: least)
+    assert "of memory, and 4.2 MB are free" in runs.check_resources(tmp_path, options, digits, 10**5)[0]
+    monkeypatch.setattr(runs, "available_memory", lambda: None)
+    monkeypatch.setattr(runs, "free_disk", lambda path: 10**6)
+    assert "of disk space, and 1.0 MB are free" in runs.check_resources(tmp_path, options, digits, 10**5)[0]
+    assert main(["train", *QUICK, "--quiet", "-o", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().err.startswith("warning: training may take ")
+    monkeypatch.setattr(runs, "free_disk", lambda path: 10**3)
+    assert main(["train", *QUICK, "-o", str(tmp_path / "other")]) == 2
+    assert "of disk space, and 1.0 kB are free" in only_line(capsys)
+    assert not (tmp_path / "other").exists()
+
+
+def test_memory_that_runs_out_is_one_line(monkeypatch, tmp_path, capsys):
+    def fit(*args, **settings):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nand more")
+
+    monkeypatch.setattr(commands.training, "fit", fit)
+    assert main(["train", *QUICK, "--quiet", "-o", str(tmp_path / "run")]) == 1
+    assert only_line(capsys) == "spikegrad: error: out of memory: Out of memory allocating 1 bytes."
+
+
+def test_the_commit_of_a_clone(tmp_path, monkeypatch):
+    git = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    place = tmp_path / "src" / "spikegrad" / "cli" / "runs.py"
+    place.parent.mkdir(parents=True)
+    monkeypatch.setattr(runs, "__file__", str(place))
+    assert runs._commit() is None
+    place.write_text("first")
+    git(["git", "init"])
+    git(["git", "add", "."])
+    git(["git", "-c", "user.name=a", "-c", "user.email=a", "commit", "-m", "a"])
+    head = git(["git", "rev-parse", "HEAD"]).stdout.decode().strip()
+    assert runs._commit() == head
+    place.write_text("second")
+    assert runs._commit() == f"{head}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert runs._commit() is None
 
 
 @pytest.mark.parametrize("package", ["click", "rich", "optax", "matplotlib"])
@@ -366,7 +650,8 @@ def test_without_the_extra_one_line_says_what_to_install(package, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        f"spikegrad: error: the command needs {package}, which is not installed: pip install 'spikegrad[train]'\n"
+        f"spikegrad: error: the command needs {package}, which is not installed: "
+        "pip install '.[train]' in a clone of spikegrad\n"
     )
 
 

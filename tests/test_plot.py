@@ -75,4 +75,6 @@ def test_pyplot_is_not_touched(tmp_path):
 
 def test_without_matplotlib_the_way_to_install_it_is_told():
     done = run("import sys; sys.modules['matplotlib'] = None; import spikegrad.inspect.plot")
-    assert "ModuleNotFoundError: spikegrad.inspect.plot needs matplotlib: pip install 'spikegrad[plot]'" in done.stderr
+    assert (
+        "ModuleNotFoundError: spikegrad.inspect.plot needs matplotlib: pip install '.[plot]' in a clone" in done.stderr
+    )

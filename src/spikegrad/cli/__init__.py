@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from . import streams
+
 _EXTRA = ("click", "matplotlib", "optax", "rich")
 
 
@@ -18,43 +20,59 @@ def main(args: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 1 if something failed on the way, 2 for a wrong value, 130 after Ctrl-C.
+        Exit code: 0, 1 if something failed on the way, 2 for a wrong value, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    streams.prepare()
     try:
-        import click  # noqa: PLC0415  (the imports are those of an extra)
-
-        from ..data import DataError  # noqa: PLC0415
-        from ..training import DivergedError  # noqa: PLC0415
-        from .commands import command  # noqa: PLC0415
-        from .runs import RunError  # noqa: PLC0415
-
-        try:
-            return command.main(args, prog_name="spikegrad", standalone_mode=False) or 0
-        except click.exceptions.NoArgsIsHelpError as error:
-            print(error.format_message())
-            code = 2
-        except click.Abort:
-            raise KeyboardInterrupt from None
-        except click.ClickException as error:
-            code = _fail(error.format_message(), error.exit_code)
-        except (DataError, RunError) as error:
-            code = _fail(str(error), 2)
-        except (DivergedError, OSError) as error:
-            code = _fail(str(error), 1)
+        code = _run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads no further has seen enough
+        streams.discard(sys.stdout)
+        code = 0
+    except KeyboardInterrupt:
+        code = streams.fail("interrupted", 130)
     except ModuleNotFoundError as error:
         code = _missing(error)
-    except KeyboardInterrupt:
-        code = _fail("interrupted", 130)
+    except MemoryError as error:
+        code = streams.fail(f"out of memory: {error}", 1)
+    except OSError as error:
+        streams.discard(sys.stdout)
+        code = streams.fail(str(error), 1)
     return code
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"spikegrad: error: {' '.join(message.split())}", file=sys.stderr)
-    return code
+def _run(args: list[str] | None) -> int:
+    import click  # noqa: PLC0415  (the imports are those of an extra)
+    import jax  # noqa: PLC0415
+
+    from ..data import DataError  # noqa: PLC0415
+    from ..training import DivergedError  # noqa: PLC0415
+    from .commands import command  # noqa: PLC0415
+    from .runs import RunError  # noqa: PLC0415
+
+    try:
+        return command.main(args, prog_name="spikegrad", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        return streams.fail(error.format_message(), error.exit_code)
+    except (DataError, RunError) as error:
+        return streams.fail(str(error), 2)
+    except DivergedError as error:
+        return streams.fail(str(error), 1)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(str(error).partition(":")[2].splitlines()[0]) from None
 
 
 def _missing(error: ModuleNotFoundError) -> int:
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRA:
         raise error
-    return _fail(f"the command needs {package}, which is not installed: pip install 'spikegrad[train]'", 2)
+    return streams.fail(
+        f"the command needs {package}, which is not installed: pip install '.[train]' in a clone of spikegrad", 2
+    )

@@ -2,6 +2,6 @@
 
 import sys
 
-from . import main
+from spikegrad_command import main
 
 sys.exit(main())

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import jax
@@ -20,12 +18,13 @@ from rich.table import Table
 
 from .. import __version__, training
 from .. import data as datasets
+from .._files import write_atomically
 from .._struct import domain
 from .._surrogate import Surrogate
 from ..inspect._measures import area, peak
 from ..neurons import LIF
 from ..surrogates._registry import get, names
-from . import runs, tables
+from . import runs, signals, streams, tables
 
 _LIF = LIF()
 _SHIFT = {"mnist5k": 2}
@@ -36,7 +35,10 @@ _WIDE = 120
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="spikegrad")
 def command() -> None:
-    """Train spiking networks with surrogate gradients, and look at surrogates."""
+    """Train spiking networks with surrogate gradients, and look at surrogates.
+
+    Exit codes: 0 done, 1 something failed on the way, 2 a wrong value, 130 Ctrl-C, 143 SIGTERM.
+    """
 
 
 def _surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
@@ -62,25 +64,6 @@ class _Real(click.FloatRange):
         if not np.isfinite(number):
             self.fail(f"{value} is not finite", param, ctx)
         return number
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[Any]:
-    """A function that says whether Ctrl-C was pressed. Pressed again, it ends the command at once."""
-    pressed = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        del number, frame
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @command.command(context_settings={"show_default": True})
@@ -113,6 +96,7 @@ def _ctrl_c() -> Iterator[Any]:
 @click.option("--detach-reset/--no-detach-reset", default=_LIF.detach_reset, help="Pass no gradient through the reset.")
 @click.option(
     "--output",
+    "-o",
     type=click.Path(path_type=Path),
     show_default="runs/<date>-<time>",
     help="A new or empty folder for the results. Nothing is ever overwritten.",
@@ -132,7 +116,7 @@ def train(
 
     Writes parameters.npz (weight_0, bias_0, ... of each layer), run.json (options, data, versions, results and learning
     curves) and figure.png. Ctrl-C ends training and keeps what was learnt so far, exit code 130; pressed twice, it
-    ends at once.
+    ends at once. So does SIGTERM, exit code 143.
 
     \b
     Data: mnist5k has 5,000 MNIST images, digits 1,797 images of 8 x 8.
@@ -157,59 +141,83 @@ def train(
 
     loaded = datasets.load(data, rest["seed"])
     options = runs.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
-    if options.batch > len(loaded.x_train):
-        raise click.BadParameter(
-            f"{options.batch} is more than the {len(loaded.x_train)} training examples", param_hint="'--batch'"
-        )
-    if options.shift and len(loaded.shape) == 1:
-        raise click.BadParameter(
-            f"{data} has no images to move, but {loaded.shape[0]} features", param_hint="'--shift'"
-        )
-    folder = output or _fresh()
-    runs.claim(folder)
+    _check(options, loaded)
     network = options.network(loaded.shape, loaded.classes)
+    size = training.count(network.sizes)
+    doubts = runs.check_resources(output or Path("runs"), options, loaded, size)
+    folder = runs.claim(output)
+    record: dict[str, Any] = runs.describe(options, loaded) | {"interrupted": False, "results": {}}
+    runs.save_record(folder, record)
+    out = tables.console()
+    for line in doubts:
+        tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     key = jax.random.key(options.seed)
     settings = {name: getattr(options, name) for name in ("epochs", "batch", "lr", "shift", "seed")}
-    with _ctrl_c() as pressed:
+    failures: list[str] = []
+    with signals.deferred() as stop:
         # a membrane sums its input over steps, so that it needs smaller weights than a ReLU
         with tables.progress("spiking", options.epochs, "firing", quiet) as report:
             start = training.init(network.sizes, key, gain=0.5)
-            spiking = training.fit(network, start, loaded, **settings, report=report, stop=pressed)
-        record = {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
-        runs.save(folder, options, loaded, spiking.params, record)
-        if baseline and not pressed():
-            with tables.progress("ReLU   ", options.epochs, "active", quiet) as report:
+            spiking = training.fit(network, start, loaded, **settings, report=report, stop=stop)
+        record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
+        with _collected(failures):
+            runs.save_parameters(folder, spiking.params)
+            runs.save_record(folder, record)
+        if baseline and not failures and not stop():
+            with _collected(failures), tables.progress("ReLU   ", options.epochs, "active", quiet) as report:
                 start = training.init(network.sizes, key)
                 relu = training.fit(
-                    training.ReluNetwork(network.sizes), start, loaded, **settings, report=report, stop=pressed
+                    training.ReluNetwork(network.sizes), start, loaded, **settings, report=report, stop=stop
                 )
-            record["results"]["relu"] = _summary(relu)
-        record["interrupted"] = pressed()
+                record["results"]["relu"] = _summary(relu)
+        record["interrupted"] = bool(stop())
         record["seconds"] = time.perf_counter() - began
-        runs.save(folder, options, loaded, spiking.params, record)
         title = (
             f"{data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples right"
         )
         title += f", seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
-        figure = run_figure(network, surrogate, spiking.params, loaded, record["results"], title)
-        figure.savefig(folder / "figure.png", dpi=130)
-    out = tables.console()
-    for table in tables.results(record, options, loaded, training.count(network.sizes)):
+        with _collected(failures):
+            runs.save_record(folder, record)
+            figure = run_figure(network, surrogate, spiking.params, loaded, record["results"], title)
+            runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
+    for table in tables.results(record, options, loaded, size):
         out.print(table)
     for line in tables.warnings(record["results"]["spiking"], loaded.classes):
         out.print(f"warning: {line}")
     if record["interrupted"]:
         out.print("interrupted: what was learnt so far is kept")
-    out.print(f"saved in {folder}: parameters.npz, run.json, figure.png", soft_wrap=True)
+    saved = [name for name in (runs.PARAMETERS, runs.RECORD, runs.FIGURE) if (folder / name).exists()]
+    out.print(f"saved in {folder}: {', '.join(saved) or 'nothing'}", soft_wrap=True)
     out.print(f"{time.perf_counter() - began:.1f} s in all")
-    return 130 if record["interrupted"] else 0
+    for failure in failures:
+        streams.fail(failure, 1)
+    return 128 + stop() if stop() else 1 if failures else 0
 
 
-def _fresh() -> Path:
-    """A folder that does not exist, named by the time."""
-    name = Path("runs", datetime.now().strftime("%Y%m%d-%H%M%S"))
-    taken = (name, *(Path(f"{name}-{i}") for i in range(2, 1000)))
-    return next(path for path in taken if not path.exists())
+def _check(options: runs.Options, data: datasets.Data) -> None:
+    """Options that the data does not permit."""
+    n = len(data.x_train)
+    if options.batch > n:
+        raise click.BadParameter(f"{options.batch} is more than the {n} training examples", param_hint="'--batch'")
+    if options.epochs * (n // options.batch) >= 2**31:
+        raise click.BadParameter(f"{options.epochs} are more than 2^31 updates", param_hint="'--epochs'")
+    if options.shift and len(data.shape) == 1:
+        raise click.BadParameter(
+            f"{data.name} has no images to move, but {data.shape[0]} features", param_hint="'--shift'"
+        )
+    if options.shift and options.shift >= min(data.shape[:2]):
+        raise click.BadParameter(
+            f"{options.shift} moves an image of {data.shape[0]} x {data.shape[1]} out of sight", param_hint="'--shift'"
+        )
+
+
+@contextmanager
+def _collected(failures: list[str]) -> Iterator[None]:
+    """A failure after which what was learnt is still to be shown."""
+    try:
+        yield
+    except (training.DivergedError, OSError) as error:
+        failures.append(str(error))
 
 
 def _summary(fit: training.Fit) -> dict[str, Any]:
@@ -226,28 +234,41 @@ def _summary(fit: training.Fit) -> dict[str, Any]:
     }
 
 
+_force = click.option("--force", is_flag=True, help="Overwrite the file that --output names.")
+
+
 @command.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("data", metavar="NAME|FILE")
+@click.argument("data", metavar="[NAME|FILE]", required=False)
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="Write y_pred (m,) and logits (m, classes) to this .npz."
 )
-def predict(run: Path, data: str, output: Path | None) -> None:
+@_force
+def predict(run: Path, data: str | None, output: Path | None, force: bool) -> None:
     """Score data with a saved run.
 
     RUN is the folder that train wrote. DATA is mnist5k or digits, whose examples held out by the run are scored, or a
     .npz file: one with x (m, ...) and, if known, labels y (m,), or one to train on (x_train and so on), whose held-out
-    examples are scored. Values are scaled as those of the training data were.
+    examples are scored. Without it, they are those of the run. Values are scaled as those of the training data were.
     """
     saved = runs.load(run)
-    x, y = datasets.load_for_prediction(data, saved.options.seed, **saved.data)
-    if output is not None and output.suffix != ".npz":
-        raise click.BadParameter(f"{output} must end in .npz", param_hint="'--output'")
-    scores = training.make_evaluator(saved.network)(saved.params, x)
+    source = saved.options.data if data is None else data
     if output is not None:
-        _write(output, lambda: np.savez(output, y_pred=scores.answers.astype(np.int32), logits=scores.logits))
-    title = f"{data}: {len(x):,} examples, {run}"
-    tables.console().print(tables.by_class(scores.answers, y, saved.data["classes"], title))
+        _check_output(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
+    about = saved.data
+    x, y = datasets.load_for_prediction(source, saved.options.seed, about.shape, about.classes, about.low, about.high)
+    if data is None and (y is None or runs.sha256(x, y) != about.held_out_sha256):
+        tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
+    runs.check_scoring(saved, len(x))
+    evaluate = training.make_evaluator(saved.network, partial(datasets.scale, low=about.low, high=about.high))
+    scores = evaluate(saved.params, x)
+    if not np.isfinite(scores.logits).all():
+        raise runs.RunError(f"{run}: its answers to {source} are NaN or infinite")
+    if output is not None:
+        arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
+        _write(output, lambda stream: np.savez(stream, **arrays))
+    title = f"{source}: {len(x):,} examples, {run}"
+    tables.console().print(tables.by_class(scores.answers, y, about.classes, title))
 
 
 @command.command("list")
@@ -275,23 +296,37 @@ def list_() -> None:
 @command.command()
 @click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=_surrogate)
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The picture: .png, .svg or .pdf.")
-def plot(surrogates: tuple[Surrogate, ...], output: Path) -> None:
+@_force
+def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
     """Draw surrogates side by side: step, primals and slopes.
 
     NAME is one that list prints, with parameters if you like: sigmoid 'arctan(alpha=2)'.
     """
     from ..inspect.plot import plot  # noqa: PLC0415  (only this command and train need matplotlib)
 
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        raise click.BadParameter(f"{output} must end in .png, .svg or .pdf", param_hint="'--output'")
+    _check_output(output, (".png", ".svg", ".pdf"), force)
     figure = plot(*surrogates)
-    _write(output, lambda: figure.savefig(output, dpi=200))
+    _write(output, lambda stream: figure.savefig(stream, dpi=200, format=output.suffix[1:]))
     tables.console().print(f"wrote {output}", soft_wrap=True)
 
 
-def _write(path: Path, write: Any) -> None:
+def _check_output(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, ...] = ()) -> None:
+    """Whether a file may be written, before the work: nothing is overwritten unasked, and nothing that is read."""
+    *others, last = endings
+    problem = None
+    if path.suffix not in endings:
+        problem = f"{path} must end in {', '.join(others)} or {last}" if others else f"{path} must end in {last}"
+    elif path.exists() and any(other.exists() and path.samefile(other) for other in reads):
+        problem = f"{path} is what is read"
+    elif path.exists() and not force:
+        problem = f"{path} exists; --force overwrites it"
+    if problem:
+        raise click.BadParameter(problem, param_hint="'--output'")
+
+
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     try:
-        write()
+        write_atomically(path, write)
     except OSError as error:
         raise click.BadParameter(
             f"{path} cannot be written: {error.strerror or error}", param_hint="'--output'"

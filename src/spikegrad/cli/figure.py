@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .._surrogate import Surrogate
-from ..data import Data
+from ..data import Data, scale
 from ..inspect.plot import draw
 from ..training import Params, SpikingNetwork
 
@@ -71,7 +71,9 @@ def _curves(panels: Any, results: dict[str, Any]) -> None:
 def _example(picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork, params: Params, data: Data) -> None:
     i = len(data.y_test) // 2
     x, label = data.x_test[i], int(data.y_test[i])
-    logits, spikes, potentials = jax.jit(network)(params, jnp.asarray(x)[None], jax.random.key(0))
+    logits, spikes, potentials = jax.jit(network)(
+        params, scale(jnp.asarray(x)[None], data.low, data.high), jax.random.key(0)
+    )
     if x.ndim == 1:
         picture.plot(x, lw=1)
         _tidy(picture, f"held-out example {i}, label {label}", "feature")

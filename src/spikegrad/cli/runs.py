@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import json
+import math
+import os
 import platform
-import tempfile
-import zipfile
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import __version__
-from ..data import Data
+from .._files import write_atomically
+from .._system import available_memory, free_disk, processors
+from ..data import Data, DataError
+from ..data._npz import read_arrays
 from ..neurons import LIF
 from ..surrogates._registry import get
-from ..training import Params, SpikingNetwork
+from ..training import CODINGS, Params, SpikingNetwork
 
-FORMAT = 1
+FORMAT = 2
+RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
 
 
 class RunError(ValueError):
-    """A folder that cannot be used; the message names it."""
+    """A folder that cannot be used, or a run that cannot be made; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +59,48 @@ class Options:
     def network(self, shape: tuple[int, ...], classes: int) -> SpikingNetwork:
         """The network for examples of this shape."""
         cell = LIF(decay=self.decay, surrogate=get(self.surrogate), reset=self.reset, detach_reset=self.detach_reset)
-        return SpikingNetwork((int(np.prod(shape)), *self.hidden, classes), cell, self.steps, self.coding)
+        return SpikingNetwork((math.prod(shape), *self.hidden, classes), cell, self.steps, self.coding)
 
 
-def claim(folder: Path) -> None:
-    """Make sure that a run can be written to a folder, before the work is done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise RunError(f"output folder {folder} is not empty; nothing is overwritten, choose another")
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise RunError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
+def claim(output: Path | None) -> Path:
+    """Take a folder for a run, before the work is done. Of several who want one, a single one gets it.
+
+    Parameters
+    ----------
+    output : Path, optional
+        A folder that is new or empty. If not given, ``runs/<date>-<time>``, with a number where that is taken.
+
+    Raises
+    ------
+    RunError
+        If it is in use, or cannot be written.
+    """
+    for folder in _default_folders() if output is None else (output,):
+        try:
+            folder.mkdir(parents=True, exist_ok=output is not None)
+            if any(folder.iterdir()):
+                raise FileExistsError
+            (folder / RECORD).open("x").close()  # fails if it exists: who has made it has the folder
+            return folder
+        except FileExistsError:
+            if output is not None and folder.is_dir():
+                raise RunError(f"output folder {folder} is not empty; nothing is overwritten, choose another") from None
+            if output is not None:
+                raise RunError(f"output folder {folder} cannot be written: it is a file") from None
+        except OSError as error:
+            raise RunError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
+    raise AssertionError  # the default folders have no end
 
 
-def save(folder: Path, options: Options, data: Data, params: Params, results: dict[str, Any]) -> None:
-    """Write ``parameters.npz`` (``weight_0``, ``bias_0``, ... of each layer) and ``run.json``."""
-    arrays: dict[str, Any] = {f"{name}_{i}": np.asarray(v) for i, p in enumerate(params) for name, v in p.items()}
-    np.savez(folder / "parameters.npz", **arrays)
-    record = {
+def _default_folders() -> Iterator[Path]:
+    name = Path("runs", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    yield name
+    yield from (Path(f"{name}-{i}") for i in itertools.count(2))
+
+
+def describe(options: Options, data: Data) -> dict[str, Any]:
+    """What is recorded of a run before it starts: all that its result depends on."""
+    return {
         "format": FORMAT,
         "options": dataclasses.asdict(options),
         "data": {
@@ -78,66 +111,262 @@ def save(folder: Path, options: Options, data: Data, params: Params, results: di
             "training": len(data.x_train),
             "held_out": len(data.x_test),
             "held_out_from": data.held_out,
+            "training_sha256": sha256(data.x_train, data.y_train),
+            "held_out_sha256": sha256(data.x_test, data.y_test),
         },
         "versions": {
             "spikegrad": __version__,
+            "commit": _commit(),
             "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "numpy", "optax")},
-            "device": jax.devices()[0].device_kind,
+            **{name: version(name) for name in ("jax", "jaxlib", "numpy", "optax")},
         },
-        **results,
+        "machine": {
+            "system": platform.platform(),
+            "processors": processors(),
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        },
+        "jax": {
+            name: getattr(jax.config, name)
+            for name in (
+                "jax_enable_x64",
+                "jax_default_matmul_precision",
+                "jax_default_prng_impl",
+                "jax_threefry_partitionable",
+            )
+        },
     }
-    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def sha256(*arrays: np.ndarray) -> str:
+    """A hash of arrays: of dtypes, shapes and values."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str} {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def _commit() -> str | None:
+    """Of the clone that this is, with ``-dirty`` if it was changed; None if it was installed."""
+    clone = Path(__file__).resolve().parents[3]
+    if not (clone / ".git").exists():
+        return None
+    git = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def save_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write ``run.json``, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the message names it, and what was saved before stays.
+    """
+    text = json.dumps(record, indent=1) + "\n"
+    save(folder / RECORD, lambda stream: stream.write(text.encode()))
+
+
+def save_parameters(folder: Path, params: Params) -> None:
+    """Write ``parameters.npz`` (``weight_0``, ``bias_0``, ... of each layer), as :func:`save_record` does."""
+    arrays: dict[str, Any] = {f"{name}_{i}": np.asarray(v) for i, p in enumerate(params) for name, v in p.items()}
+    save(folder / PARAMETERS, lambda stream: np.savez(stream, **arrays))
+
+
+def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file of a run by a function that is given a stream, as :func:`save_record` does."""
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def check_resources(folder: Path, options: Options, data: Data, parameters: int, checkpoints: int = 0) -> list[str]:
+    """Estimate the memory and the disk that training needs, before it starts.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run is to be saved.
+    parameters : int
+        Number of parameters of the greatest network.
+    checkpoints : int
+        Number of checkpoints that are kept: parameters and the two moments of Adam.
+
+    Returns
+    -------
+    list of str
+        Warnings: what may not suffice.
+
+    Raises
+    ------
+    RunError
+        If what is needed in any case is not there.
+    """
+    weights = 4 * parameters
+    arrays = sum(a.nbytes for a in (data.x_train, data.x_test, data.y_train, data.y_test))
+    states = _states(options, options.batch)
+    # at least parameters, gradients and Adam's two moments; as measured, three times that while they are replaced
+    least, likely = arrays + 4 * weights + states, arrays + 12 * weights + 3 * states
+    memory, disk = _device_memory(), free_disk(folder)
+    _require(
+        f"training {parameters:,} parameters", least, memory, "memory", "--hidden, --steps or --batch is too large"
+    )
+    _require(f"saving {parameters:,} parameters", weights, disk, "disk space", "choose another --output")
+    return [
+        f"training may take {_size(needed)} of {what}, and {_size(free)} are free"
+        for needed, free, what in (
+            (likely, memory, "memory"),
+            (10**7 + (1 + 3 * checkpoints) * weights, disk, "disk space"),
+        )
+        if free is not None and needed > free
+    ]
+
+
+def check_scoring(saved: Saved, examples: int) -> None:
+    """Estimate the memory that it takes to score so many examples, before it is done; :class:`RunError` if too much."""
+    _require(
+        f"scoring {examples:,} examples", _states(saved.options, min(examples, 512)), _device_memory(), "memory",
+        f"its {saved.options.steps:,} steps are too many",
+    )  # fmt: skip
+
+
+def _states(options: Options, examples: int) -> int:
+    """Bytes of the potentials of all hidden neurons at all steps."""
+    return 4 * examples * options.steps * sum(options.hidden)
+
+
+def _require(work: str, needed: int, free: int | None, what: str, remedy: str) -> None:
+    if free is not None and needed > free:
+        raise RunError(f"{work} takes at least {_size(needed)} of {what}, and {_size(free)} are free: {remedy}")
+
+
+def _device_memory() -> int | None:
+    """Bytes that are free on the device; a processor's memory is that of the system."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return available_memory()
+
+
+def _size(count: int) -> str:
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB"))
+    return f"{count / unit:,.1f} {name}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A run that was loaded."""
+    """A run that was loaded: ``data`` has what it records of the data."""
 
     options: Options
-    data: dict[str, Any]
+    data: DataRecord
     network: SpikingNetwork
     params: Params
 
 
+@dataclasses.dataclass(frozen=True)
+class DataRecord:
+    """What a run records of its data, and needs to score other data."""
+
+    shape: tuple[int, ...]
+    classes: int
+    low: float
+    high: float
+    held_out_sha256: str
+
+
 def load(folder: Path) -> Saved:
-    """Read what :func:`save` wrote, and check that it fits together.
+    """Read what :func:`save_record` and :func:`save_parameters` wrote, and check that it fits together.
 
     Raises
     ------
     RunError
         If the folder holds no run, or one that is damaged or of another version's format.
     """
+    record = _read_record(folder)
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        with (folder / "parameters.npz").open("rb") as stream:  # np.load leaves the file of a path open when it fails
-            arrays = dict(np.load(stream, allow_pickle=False))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RunError(f"{folder} holds no run: no {Path(error.filename).name}") from None
+        options, data = _typed(Options, record["options"]), _typed(DataRecord, record["data"])
+        if unknown := set(record["options"]) - {field.name for field in dataclasses.fields(Options)}:
+            raise ValueError(f"unknown option {min(unknown)!r:.40}")
+        if options.coding not in CODINGS:
+            raise ValueError(f"coding must be one of {', '.join(CODINGS)}, got {options.coding!r:.40}")
+        if not data.low < data.high:
+            raise ValueError(f"low must be less than high, got {data.low:g} and {data.high:g}")
+        network = options.network(data.shape, data.classes)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise RunError(f"{folder / RECORD} is damaged: {what}") from None
+    return Saved(options, data, network, _read_parameters(folder, network))
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{folder} holds no run: no {RECORD}") from None
     except OSError as error:
-        raise RunError(f"{folder}: {error.strerror or error}") from None
-    except json.JSONDecodeError as error:
-        raise RunError(f"{folder / 'run.json'} is not JSON: {error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile):
-        raise RunError(f"{folder / 'parameters.npz'} is not a .npz file of numbers") from None
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise RunError(f"{path} is not text in UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not JSON: {error}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise RunError(f"{folder / 'run.json'} is not a run in format {FORMAT}, which spikegrad {__version__} reads")
+        raise RunError(f"{path} is not a run in format {FORMAT}, which spikegrad {__version__} reads")
+    return record
+
+
+_KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
+    str: ("text", lambda v: isinstance(v, str), str),
+    bool: ("true or false", lambda v: isinstance(v, bool), bool),
+    int: ("a whole number from 0 to 2^32 - 1", lambda v: type(v) is int and 0 <= v < 2**32, int),
+    float: ("a finite number", lambda v: type(v) in (int, float) and abs(v) <= sys.float_info.max, float),
+    tuple[int, ...]: (
+        "a list of whole numbers from 1 to 2^32 - 1",
+        lambda v: isinstance(v, list) and all(type(n) is int and 0 < n < 2**32 for n in v),
+        tuple,
+    ),
+}
+
+
+def _typed(kind: Any, values: Any) -> Any:
+    """A dataclass from a record, with each field of the type that it is annotated with."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{values!r:.40} is no table")
+    fields = {}
+    for name, annotation in get_type_hints(kind).items():
+        wanted, fits, convert = _KINDS[annotation]
+        if not fits(values[name]):
+            raise TypeError(f"{name} must be {wanted}, got {values[name]!r:.40}")
+        fields[name] = convert(values[name])
+    return kind(**fields)
+
+
+def _read_parameters(folder: Path, network: SpikingNetwork) -> Params:
+    path = folder / PARAMETERS
+    if not path.exists():
+        raise RunError(f"{folder} holds no run that has begun to learn: no {PARAMETERS}")
     try:
-        options = Options(**{**record["options"], "hidden": tuple(record["options"]["hidden"])})
-        about = record["data"]
-        data: dict[str, Any] = {"shape": tuple(map(int, about["shape"])), "classes": int(about["classes"])}
-        data |= {key: float(about[key]) for key in ("low", "high")}
-        network = options.network(data["shape"], data["classes"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{folder / 'run.json'} is damaged: {error!r}") from None
+        arrays = read_arrays(path)
+    except DataError as error:
+        raise RunError(str(error)) from None
     params = []
-    for i, (n, m) in enumerate(zip(network.sizes[:-1], network.sizes[1:], strict=True)):
+    for i, (n, m) in enumerate(itertools.pairwise(network.sizes)):
         layer = {}
         for name, shape in (("weight", (n, m)), ("bias", (m,))):
             array = arrays.get(f"{name}_{i}")
             if array is None or array.shape != shape or array.dtype.kind != "f":
                 found = "it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"
-                raise RunError(f"{folder / 'parameters.npz'}: {name}_{i} must hold floats of shape {shape}, {found}")
+                raise RunError(f"{path}: {name}_{i} must hold floats of shape {shape}, {found}")
+            with np.errstate(over="ignore"):
+                array = array.astype(jnp.result_type(float))  # of either byte order
+            if not np.isfinite(array).all():
+                raise RunError(f"{path}: {name}_{i} has NaN or infinite values")
             layer[name] = jnp.asarray(array)
         params.append(layer)
-    return Saved(options, data, network, params)
+    return params

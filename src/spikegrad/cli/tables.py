@@ -6,16 +6,16 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
-from rich.text import Text
 
 from ..training import Progress
+from .streams import Output
 
 PIPE_WIDTH = 180
 """Columns of a table that goes to a file or another program, where nothing has to fit a screen."""
@@ -23,9 +23,13 @@ PIPE_WIDTH = 180
 
 def console(stderr: bool = False) -> Console:
     """Where to print. Brackets are text here, never markup."""
-    stream = sys.stderr if stderr else sys.stdout
+    stream = Output(sys.stderr if stderr else sys.stdout, optional=stderr)
     return Console(
-        file=stream, markup=False, highlight=False, width=None if stream.isatty() else PIPE_WIDTH, soft_wrap=False
+        file=cast(TextIO, stream),
+        markup=False,
+        highlight=False,
+        width=None if stream.isatty() else PIPE_WIDTH,
+        soft_wrap=False,
     )
 
 
@@ -44,9 +48,13 @@ def _duration(seconds: float) -> str:
 
 
 def _status(p: Progress, activity: str) -> str:
-    held_out = "" if p.held_out is None else f"  held out {percent(p.held_out)}"
-    left = f"{_duration(p.seconds_left)} left"
-    return f"loss {p.loss:.4f}  accuracy {percent(p.accuracy)}  {activity} {p.firing_rate:.3f}{held_out}  {left}"
+    parts = [f"loss {p.loss:.3f}" if p.loss < 1000 else f"loss {p.loss:.2e}", f"train {percent(p.accuracy)}"]
+    if p.held_out is not None:
+        parts.append(f"held out {percent(p.held_out)}")
+    parts.append(f"{activity} {p.firing_rate:.2f}")
+    if p.seconds_left or p.batches == p.total:  # not before the pace is known
+        parts.append(f"{_duration(p.seconds_left)} left")
+    return "  ".join(parts)
 
 
 @contextmanager
@@ -56,12 +64,14 @@ def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Cal
     if quiet:
         yield lambda p: None
     elif out.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[status]}"))
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.fields[status]}")]
+        if out.width >= 100:
+            columns.insert(1, BarColumn(bar_width=16))
         with Bar(*columns, console=out) as bar:
             task = bar.add_task(f"{name}  compiling", status="")
 
             def show(p: Progress) -> None:
-                at = f"{name}  epoch {p.epoch:{len(str(epochs))}}/{epochs}"
+                at = f"{name} {p.epoch:{len(str(epochs))}}/{epochs}"
                 bar.update(task, description=at, completed=p.batches, total=p.total, status=_status(p, activity))
 
             yield show
@@ -73,7 +83,7 @@ def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Cal
             tenth = p.batches * 10 // p.total
             if tenth > shown:
                 shown = tenth
-                out.print(f"{name}  epoch {p.epoch}/{epochs}  {_status(p, activity)}")
+                out.print(f"{name} {p.epoch:{len(str(epochs))}}/{epochs}  {_status(p, activity)}")
 
         yield line
 
@@ -81,25 +91,24 @@ def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Cal
 def results(record: dict[str, Any], options: Any, data: Any, parameters: int) -> list[Table]:
     """The tables at the end of training."""
     n = len(data.y_test)
-    networks = Table(title=f"{data.name}: {len(data.y_train):,} examples to train on, {n:,} held out ({data.held_out})")
+    networks = Table(
+        title=f"{data.name}: {len(data.y_train):,} examples to train on, {n:,} held out ({data.held_out})",
+        caption=f"spiking: {options.surrogate}, {options.steps} steps; both: seed {options.seed}",
+    )
     networks.add_column("network")
-    for heading in ("held-out accuracy", "training accuracy", "parameters", "epochs", "time"):
+    for heading in ("held out", "training", "parameters", "epochs", "time"):
         networks.add_column(heading, justify="right")
-    for name, key in (
-        (f"spiking, {options.surrogate}, {options.steps} steps, seed {options.seed}", "spiking"),
-        ("not spiking (ReLU), same size and training", "relu"),
-    ):
+    for name, key in (("spiking", "spiking"), ("ReLU, no spikes", "relu")):
         row = record["results"][key]
         if row is None:
             networks.add_row(name, "not trained", "", f"{parameters:,}", "", "")
             continue
-        done = f"{row['epochs']}" + (", interrupted" if row["interrupted"] else "")
         networks.add_row(
-            Text(name),
+            name,
             accuracy(row["held_out"], n),
             percent(row["accuracy"]),
             f"{parameters:,}",
-            done,
+            f"{row['epochs']}" + (f" of {options.epochs}" if row["interrupted"] else ""),
             f"{row['seconds']:.1f} s",
         )
     layers = Table(title="spiking layers, on the held-out examples")
@@ -137,7 +146,7 @@ def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
         for label in range(classes):
             table.add_row(str(label), f"{given[label]:,}")
         return table
-    for heading in ("examples", "right", "accuracy", "answers", "most often mistaken for"):
+    for heading in ("examples", "right", "accuracy", "answers", "mistaken for"):
         table.add_column(heading, justify="right")
     for label in range(classes):
         mine = answers[y == label]

@@ -12,7 +12,8 @@ A file of one's own holds, under these keys and no others,
 
 Without ``x_test`` and ``y_test`` a fifth of each class, drawn with the seed, is held out. Values are scaled by one
 minimum and one maximum, those of all training values, to run from 0 to 1: bring features of different units to one
-scale before.
+scale before. Integers of at most 16 bits are scaled on the device, so that they take no more memory than the file. The
+arrays of a compressed file may take 8 GB at most, which is looked up before they are unpacked.
 """
 
 from ._arrays import BUILT_IN, Data, DataError, load, load_for_prediction, scale

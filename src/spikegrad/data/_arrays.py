@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import importlib.util
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file, the key and the shape."""
+from ._npz import DataError, read_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +23,13 @@ class Data:
     name : str
         Name of a built-in, or path of a file.
     x_train, x_test : numpy.ndarray
-        ``(n, ...)``, float32, scaled: 0 and 1 are the least and the greatest value of ``x_train``.
+        ``(n, ...)``, as they are kept until they are on a device: integers of at most 16 bits as they are, other
+        numbers as float32 and scaled. :func:`scale` brings both to float32, with 0 and 1 for the least and the greatest
+        value of ``x_train``.
     y_train, y_test : numpy.ndarray
         ``(n,)``, int32, labels from 0.
     low, high : float
-        The values that were scaled to 0 and 1.
+        The values that are scaled to 0 and 1.
     held_out : str
         Where the held-out examples come from.
     """
@@ -58,7 +58,9 @@ def _packaged(package: str, file: str, owner: str, shape: tuple[int, int]) -> tu
     """Images from a table of an installed package, a row each, the label last. The package itself is not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"this data comes with {owner}, which is not installed: pip install 'spikegrad[train]'")
+        raise DataError(
+            f"this data comes with {owner}, which is not installed: pip install '.[train]' in a clone of spikegrad"
+        )
     path = Path(spec.submodule_search_locations[0], file)
     if not path.is_file():
         raise DataError(f"this {owner} does not ship {file}: pip install --upgrade {owner}")
@@ -104,16 +106,11 @@ def load(source: str, seed: int = 0) -> Data:
     low, high = float(x.min()), float(x.max())
     if low == high:
         raise DataError(f"{source}: all values of x_train are {low:g}")
-    return Data(
-        source,
-        scale(x, low, high),
-        y.astype(np.int32),
-        scale(x_test, low, high),
-        y_test.astype(np.int32),
-        low,
-        high,
-        held_out,
-    )
+    if not np.isfinite(high - low):
+        raise DataError(f"{source}: the values of x_train, {low:g} to {high:g}, are too far apart to be scaled")
+    x = _stored(f"{source}: x_train", x, low, high)
+    x_test = _stored(f"{source}: x_test", x_test, low, high)
+    return Data(source, x, y.astype(np.int32), x_test, y_test.astype(np.int32), low, high, held_out)
 
 
 def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes: int, low: float, high: float) -> tuple:
@@ -130,7 +127,7 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
     Returns
     -------
     x : numpy.ndarray
-        Scaled as the training data was.
+        To be scaled as the training data was: see :class:`Data`.
     y : numpy.ndarray or None
         Labels, where there are any.
 
@@ -150,12 +147,50 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
         raise DataError(f"{source}: {key} holds examples of shape {x.shape[1:]}, the network was trained on {shape}")
     if y is not None and y.max() >= classes:
         raise DataError(f"{source}: {label_key} has label {y.max()}, the network was trained on {classes} classes")
-    return scale(x, low, high), None if y is None else y.astype(np.int32)
+    return _stored(f"{source}: {key}", x, low, high), None if y is None else y.astype(np.int32)
 
 
-def scale(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``x`` with ``low`` at 0 and ``high`` at 1, in float32."""
-    return ((x - low) / (high - low)).astype(np.float32)
+def scale(x: Any, low: float, high: float) -> Any:
+    """Examples as a network takes them: float32, with ``low`` at 0 and ``high`` at 1.
+
+    It works on arrays of NumPy and of JAX, so that integers stay what they are until they are on the device.
+
+    Parameters
+    ----------
+    x : array
+        Examples of :class:`Data`. Those that are float32 have been scaled when they were read, and stay as they are.
+    low, high : float
+        ``Data.low`` and ``Data.high``.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.data import scale
+    >>> scale(jnp.array([0, 64, 128], jnp.uint8), 0.0, 128.0)
+    Array([0. , 0.5, 1. ], dtype=float32)
+    """
+    return x if x.dtype == np.float32 else (x.astype(np.float32) - low) / (high - low)
+
+
+def _stored(name: str, x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """``x`` as :class:`Data` keeps it."""
+    if x.dtype.kind in "iu" and x.dtype.itemsize <= 2:
+        return x
+    stored = np.empty(x.shape, np.float32)
+    rows = max(1, 2**20 * len(x) // x.size)
+    for start in range(0, len(x), rows):  # in float64, a part after the other
+        part = slice(start, start + rows)
+        with np.errstate(over="ignore"):
+            stored[part] = (x[part].astype(np.float64) - low) / (high - low)
+        if not np.isfinite(stored[part]).all():
+            raise DataError(f"{name} has values too far from those of the training data, {low:g} to {high:g}")
+    return stored
+
+
+def _narrow(x: np.ndarray) -> np.ndarray:
+    """Integers in the fewest bits that hold them."""
+    low, high = int(x.min()), int(x.max())
+    return x.astype(np.min_scalar_type(high if low >= 0 else min(low, ~high)), copy=False)
 
 
 _TRAINING = ("x_train", "y_train", "x_test", "y_test")
@@ -186,33 +221,10 @@ def _split(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def _read(source: str, known: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """All arrays of a ``.npz``. Nothing is unpickled: a file of data must not run code."""
     path = Path(source)
     if path.suffix != ".npz":
         raise DataError(f"no data {source!r}: give {', '.join(BUILT_IN)}, or the path of a .npz file")
-    try:
-        with path.open("rb") as stream:  # numpy leaves the file of a path open when it fails
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{source}: not a .npz file")
-            unknown = [key for key in file.files if key not in known]
-            if unknown:
-                raise DataError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
-            arrays = {}
-            for key in file.files:
-                try:
-                    arrays[key] = file[key]
-                except ValueError:
-                    raise DataError(f"{source}: {key} is an array of Python objects, which is never loaded") from None
-            return arrays
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such file") from None
-    except DataError:
-        raise
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile):
-        raise DataError(f"{source}: not a .npz file") from None
+    return read_arrays(path, known)
 
 
 def _examples(source: str, arrays: dict[str, np.ndarray], key: str, label_key: str | None) -> tuple:
@@ -228,8 +240,9 @@ def _examples(source: str, arrays: dict[str, np.ndarray], key: str, label_key: s
             f"{source}: {key} must have shape (n, features), (n, height, width) or (n, height, width, channels), "
             f"got {x.shape}"
         )
-    x = x.astype(np.float64)
-    if not np.isfinite(x).all():
+    if x.dtype.kind in "iu":
+        x = _narrow(x)
+    elif not np.isfinite(x).all():
         raise DataError(f"{source}: {key} of shape {x.shape} has NaN or infinite values")
     if label_key is None:
         return x, None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 
-from ._arrays import DataError, _read
+from ._npz import DataError, read_arrays
 from ._events import Events, Recordings
 from ._sequences import Sequences, check_labels
 
@@ -133,7 +134,7 @@ def read_npz_events(path: str | os.PathLike) -> Recordings:
 
 
 def _arrays(path: str | os.PathLike, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, np.ndarray]:
-    arrays = _read(str(path), (*required, *optional))
+    arrays = read_arrays(Path(path), (*required, *optional))
     for key in required:
         if key not in arrays:
             raise DataError(f"{path}: no key {key!r}; it has {', '.join(sorted(arrays)) or 'none'}")

@@ -14,7 +14,7 @@ try:
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "spikegrad.inspect.plot needs matplotlib: pip install 'spikegrad[plot]'", name="matplotlib"
+        "spikegrad.inspect.plot needs matplotlib: pip install '.[plot]' in a clone of spikegrad", name="matplotlib"
     ) from error
 
 __all__ = ["plot"]

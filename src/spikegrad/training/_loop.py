@@ -11,20 +11,23 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..data import Data
+from ..data import Data, scale
 from ..network import Layer, Network
 from ..neurons import LIF, LeakyReadout
 
 try:
     import optax
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("spikegrad.training needs optax: pip install 'spikegrad[train]'", name="optax") from error
+    raise ModuleNotFoundError(
+        "spikegrad.training needs optax: pip install '.[train]' in a clone of spikegrad", name="optax"
+    ) from error
 
 Params: TypeAlias = list[dict[str, jax.Array]]
 """One ``{"weight": (inputs, outputs), "bias": (outputs,)}`` for each layer, the readout last."""
@@ -220,12 +223,17 @@ class Fit:
     interrupted: bool
 
 
-def make_evaluator(network: Model) -> Callable[[Params, np.ndarray], Scores]:
-    """A function that runs a network on any number of examples, compiled once for its own size of batch."""
+def make_evaluator(
+    network: Model, prepare: Callable[[jax.Array], jax.Array] = lambda x: x
+) -> Callable[[Params, np.ndarray], Scores]:
+    """A function that runs a network on any number of examples, compiled once for its own size of batch.
+
+    ``prepare`` makes of a batch of examples what the network takes, on the device.
+    """
 
     @jax.jit
     def run(params, x, valid, key):
-        logits, spikes, _ = network(params, x, key)
+        logits, spikes, _ = network(params, prepare(x), key)
         return logits, [(s * valid[None, :, None]).sum((0, 1)) / s.shape[0] for s in spikes]
 
     def score(params: Params, x: np.ndarray) -> Scores:
@@ -257,7 +265,7 @@ def fit(
     shift: int = 0,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], int] = lambda: False,
 ) -> Fit:
     """Train by Adam, with a learning rate that falls to 0 along a cosine, on the cross-entropy of the logits.
 
@@ -300,6 +308,7 @@ def fit(
     total = per_epoch * epochs
     optimizer = optax.adam(optax.cosine_decay_schedule(lr, total))
     x, y = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
+    prepare = partial(scale, low=data.low, high=data.high)
     key = jax.random.key(seed)
 
     def loss(params, x, y, key):
@@ -308,14 +317,15 @@ def fit(
         return cross_entropy(logits, y).mean(), ((logits.argmax(-1) == y).mean(), rates)
 
     @jax.jit
-    def advance(state, sums, order, epoch, first, last):
+    def advance(state, sums, x, y, order, epoch, first, last):
         """Batches ``first`` to ``last`` of an epoch; how many they are is no reason to compile again."""
 
         def update(i, carry):
             (params, moments), sums = carry
             chosen = jax.lax.dynamic_slice(order, (i * batch,), (batch,))
             moving, coding = jax.random.split(jax.random.fold_in(key, epoch * per_epoch + i))
-            images = random_shift(x[chosen], shift, moving) if shift else x[chosen]
+            images = prepare(x[chosen])
+            images = random_shift(images, shift, moving) if shift else images
             (value, (right, rates)), grads = jax.value_and_grad(loss, has_aux=True)(params, images, y[chosen], coding)
             updates, moments = optimizer.update(grads, moments, params)
             sums = jax.tree.map(jnp.add, sums, (value, right, rates))
@@ -323,7 +333,7 @@ def fit(
 
         return jax.lax.fori_loop(first, last, update, (state, sums))
 
-    score = make_evaluator(network)
+    score = make_evaluator(network, prepare)
     state = params, optimizer.init(params)
     curves: dict[str, list] = {"loss": [], "accuracy": [], "rates": [], "held_out": []}
     count, pace, interrupted, scores = 1, 0.0, False, None
@@ -333,7 +343,7 @@ def fit(
         done = 0
         while done < per_epoch and not interrupted:
             start, last = time.perf_counter(), min(done + count, per_epoch)
-            state, sums = advance(state, sums, order, epoch, done, last)
+            state, sums = advance(state, sums, x, y, order, epoch, done, last)
             value, right, rates = (np.asarray(s) / last for s in sums)  # waits for the result
             if epoch or done:  # the first call also compiled
                 pace = (time.perf_counter() - start) / (last - done)
@@ -341,7 +351,7 @@ def fit(
             done = last
             if not np.isfinite(value):
                 raise DivergedError(f"the loss is {value} in epoch {epoch + 1}: a smaller learning rate may help")
-            interrupted = stop()
+            interrupted = bool(stop())
             if interrupted or done == per_epoch:
                 scores = score(state[0], data.x_test)
                 for name, number in (("loss", float(value)), ("accuracy", float(right)), ("rates", rates.tolist())):

@@ -1,0 +1,48 @@
+"""What the machine has left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def processors() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_disk(path: Path) -> int:
+    """Bytes that are free where a file or folder is, or will be."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that are free, within the limit of a container; None where the system does not say."""
+    return min([*_of_the_system(), *_of_the_container()], default=None)
+
+
+def _of_the_system() -> list[int]:
+    lines = _text(Path("/proc/meminfo")).splitlines()
+    return [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+
+
+def _of_the_container() -> list[int]:
+    """The limits of control groups, version 2, of this process and of what contains it, each less what is in use."""
+    free = []
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        group = Path("/sys/fs/cgroup", line.partition("::")[2].lstrip("/"))
+        for folder in (group, *group.parents):
+            limit, used = _text(folder / "memory.max"), _text(folder / "memory.current")
+            if limit.strip().isdigit() and used.strip().isdigit():
+                cache = [int(s.split()[1]) for s in _text(folder / "memory.stat").splitlines() if "inactive_file" in s]
+                free.append(max(0, int(limit) - int(used) + sum(cache[:1])))
+    return free
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""

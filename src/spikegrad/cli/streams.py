@@ -1,0 +1,84 @@
+"""Standard output and standard error, which may be closed, full, gone, or unable to write a Greek letter."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+_SPELT = {"±": "+-", "−": "-", "×": "x", "·": "*", "√": "sqrt", "≤": "<=", "≥": ">=", "²": "^2", "³": "^3"}
+
+
+def prepare() -> None:
+    """Make both streams usable: a closed one leads nowhere, and what an encoding lacks is spelt in ASCII."""
+    codecs.register_error("spell", _spell)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="spell")
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_ascii, error.object[error.start : error.end])), error.end
+
+
+def _ascii(character: str) -> str:
+    name = unicodedata.name(character, "")
+    if name.startswith("GREEK"):
+        return name.split()[-1].lower()
+    return _SPELT.get(character) or unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
+
+
+def fail(message: str, code: int) -> int:
+    """Print an error in one line, and return the exit code."""
+    with contextlib.suppress(OSError):  # who has closed standard error does without
+        print(f"spikegrad: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+class Output:
+    """A standard stream to print on. That its reader has gone is no error.
+
+    Nor is any other failure where ``optional``: progress that cannot be written is no reason to stop.
+    """
+
+    def __init__(self, stream: TextIO, optional: bool) -> None:
+        self._stream = stream
+        self._optional = optional
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._guard():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._guard():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            discard(self._stream)
+            if not self._optional and not isinstance(error, BrokenPipeError):
+                raise OSError(f"standard output cannot be written: {error.strerror or error}") from None
+
+
+def discard(stream: TextIO) -> None:
+    """Lead a stream nowhere, with what waits in its buffer, over which Python would fail once more at its end."""
+    with contextlib.suppress(OSError, ValueError):  # of a stream without a descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,26 @@
+"""The program ``spikegrad``. It stands beside the package, whose import takes seconds in which Ctrl-C must work."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+def main() -> int:
+    """Run the command on the arguments of the process, and return its exit code."""
+    # As an exception Ctrl-C would be swallowed by what is being imported or compiled. Who ignores it, goes on to.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _fill_standard_streams()
+    from spikegrad.cli import main  # noqa: PLC0415
+
+    return main()
+
+
+def _fill_standard_streams() -> None:
+    """Whoever closed a standard stream did not mean that the next file should take its number, and the messages."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free

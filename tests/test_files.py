@@ -1,0 +1,114 @@
+"""A file is written whole, or the old one stays."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from spikegrad import _files
+from spikegrad._files import write_atomically
+
+OLD = b"old"
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "numbers.npz"
+    path.write_bytes(OLD)
+    return path
+
+
+def names(path):
+    return [p.name for p in path.parent.iterdir()]
+
+
+def test_the_new_file_takes_the_place_of_the_old_one_when_it_is_whole(path):
+    def write(stream):
+        stream.write(b"new")
+        stream.flush()
+        assert path.read_bytes() == OLD
+
+    write_atomically(path, write)
+    assert path.read_bytes() == b"new"
+    assert names(path) == ["numbers.npz"]
+
+
+def test_the_permissions_are_those_of_any_new_file(path):
+    write_atomically(path, lambda stream: stream.write(b"new"))
+    (path.parent / "plain").touch()
+    assert path.stat().st_mode == (path.parent / "plain").stat().st_mode
+
+
+def test_a_link_is_followed(path):
+    link = path.with_name("link.npz")
+    link.symlink_to(path)
+    write_atomically(link, lambda stream: stream.write(b"new"))
+    assert link.is_symlink()
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_what_fails_leaves_the_old_file_and_nothing_else(path, error):
+    def write(stream):
+        stream.write(b"new")
+        raise error
+
+    with pytest.raises(error):
+        write_atomically(path, write)
+    assert path.read_bytes() == OLD
+    assert names(path) == ["numbers.npz"]
+
+
+def test_a_vanished_folder_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "gone" / "a", lambda stream: stream.write(b"new"))
+
+
+@pytest.fixture
+def small_disk():
+    """No file can grow beyond a page: the error of a full disk comes at the same calls."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_leaves_the_old_file(path):
+    with pytest.raises(OSError, match="File too large"):
+        write_atomically(path, lambda stream: np.savez(stream, a=np.zeros(10**5), b=np.zeros(10**5)))
+    assert path.read_bytes() == OLD
+    assert names(path) == ["numbers.npz"]
+
+
+KILLED = """
+import os, runpy, sys
+from pathlib import Path
+
+write_atomically = runpy.run_path(sys.argv[1])["write_atomically"]  # without JAX, which takes seconds
+
+def write(stream):
+    stream.write(b"n")
+    stream.flush()
+    os.kill(os.getpid(), 9)
+
+write_atomically(Path(sys.argv[2]), write)
+"""
+
+
+def test_a_kill_leaves_the_old_file(path):
+    done = subprocess.run([sys.executable, "-c", KILLED, _files.__file__, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.read_bytes() == OLD
+    (partial,) = set(names(path)) - {"numbers.npz"}
+    assert partial.endswith(".part")
+
+
+def test_the_folder_need_not_be_synchronised(path, monkeypatch):
+    """Some systems cannot open a folder."""
+    monkeypatch.setattr(os, "open", lambda *args: (_ for _ in ()).throw(PermissionError))
+    write_atomically(path, lambda stream: stream.write(b"new"))
+    assert path.read_bytes() == b"new"
