@@ -14,7 +14,7 @@ from rich.progress import BarColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ..training import Progress
+from .learning import Progress
 from .streams import Output
 
 PIPE_WIDTH = 180

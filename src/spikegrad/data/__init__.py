@@ -17,5 +17,17 @@ arrays of a compressed file may take 8 GB at most, which is looked up before the
 """
 
 from ._arrays import BUILT_IN, Data, DataError, load, load_for_prediction, scale
+from ._encoders import constant_coding, delta_coding, latency_coding, rate_coding
 
-__all__ = ["BUILT_IN", "Data", "DataError", "load", "load_for_prediction", "scale"]
+__all__ = [
+    "BUILT_IN",
+    "Data",
+    "DataError",
+    "constant_coding",
+    "delta_coding",
+    "latency_coding",
+    "load",
+    "load_for_prediction",
+    "rate_coding",
+    "scale",
+]
