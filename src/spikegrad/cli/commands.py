@@ -186,7 +186,6 @@ def train(
         return fit
 
     with runs.held(folder), signals.deferred() as stop:
-        runs.save_record(folder, record)
         # a membrane sums its input over steps, so that it needs smaller weights than a ReLU
         spiking = learn(network, "spiking", "firing", gain=0.5)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}

@@ -353,7 +353,10 @@ def _or_damaged(folder: Path, read: Callable[[], Any]) -> Any:
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if not text:  # as claim makes it
+            raise RunError(f"{folder} holds no run that has begun: {RECORD} is empty")
+        record = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run: no {RECORD}") from None
     except OSError as error:
