@@ -47,7 +47,7 @@ def same(first, second):
     def equal(a, b):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
-        return a.dtype == b.dtype and a.weak_type == b.weak_type and np.array_equal(a, b)
+        return a.dtype == b.dtype and np.array_equal(a, b)
 
     device = ("trainable", "optimizer_state", "key")
     return all(

@@ -354,7 +354,7 @@ def test_more_that_predict_refuses(run, tmp_path, capsys):
     assert "run.json is not JSON" in only_line(capsys)
     for content, message in (
         (b"[]", "run.json is not a run in format 2"),
-        (b"", "run.json is not JSON"),
+        (b"", "holds no run that has begun: run.json is empty"),
         (b"[" * 10**5, "run.json is not JSON"),
         (b'{"format": ' + b"1" * 5000 + b"}", "run.json is not JSON"),
         (b"\xff\xfe\x00", "run.json is not text in UTF-8"),

@@ -190,8 +190,8 @@ def test_divergence_has_the_last_good_state(size):
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at update 7, in epoch 1") as error:
         run(bad, updates_per_call=size)
     state = error.value.state
-    assert state.step == (6 if size == 1 else 4)
-    assert same(state, run(good[: state.step], updates_per_call=size)) or size == 1
+    assert state.step == (5 if size == 1 else 4)  # the loss after the sixth update is not known to be finite
+    assert same(state, run(good[: state.step], updates_per_call=size))
     assert np.isfinite(state.trainable["weight"]).all()
 
 

@@ -215,7 +215,7 @@ def fit(
             raise training.DivergedError(failures[-1], error.state) from None
         state, diverged = error.state, True
     scores = score(state.trainable, data.x_test)
-    course.end(scores)
+    course.close(scores)
     interrupted = not diverged and state.epoch < epochs
     return Fit(state.trainable, scores, course.curves, state.seconds, interrupted, tuple(failures))
 
@@ -300,7 +300,7 @@ class _Course:
             )
         )
 
-    def end(self, scores: Scores) -> None:
+    def close(self, scores: Scores) -> None:
         """An epoch that was begun counts with what there is of it."""
         if self.last is not None and not self.last.epoch_ended:
             self._append(self.last, scores)

@@ -357,6 +357,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
         if not text:  # as claim makes it
             raise RunError(f"{folder} holds no run that has begun: {RECORD} is empty")
         record = json.loads(text)
+    except RunError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run: no {RECORD}") from None
     except OSError as error:

@@ -77,7 +77,8 @@ def _as_arrays(tree: Any) -> Any:
     """Leaves as arrays of a type that an update does not change."""
 
     def leaf(x):
-        return x if isinstance(x, jax.Array) and not x.weak_type else jnp.asarray(x, jnp.result_type(x))
+        keeps_type = isinstance(x, jax.Array) and not getattr(x, "weak_type", False)  # which keys do not have
+        return x if keeps_type else jnp.asarray(x, jnp.result_type(x))
 
     return jax.tree.map(leaf, tree)
 
