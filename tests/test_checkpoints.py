@@ -35,7 +35,7 @@ def start(key=None):
 
 def loss(params, batch, key):
     (weight, bias), scale = params["layers"][0], params["scale"]
-    noisy = batch[:, None] * weight + bias.astype(jnp.float32) + jax.random.normal(key, (4, 3))
+    noisy = batch[:, None] * weight[None] + bias.astype(jnp.float32) + jax.random.normal(key, (4, 3))
     return ((noisy - 1) ** 2).mean() + (scale**2).sum(), {"mean": noisy.mean()}
 
 

@@ -171,7 +171,7 @@ def test_held_out_examples_have_no_part_in_training(digits, learnt):
 
 
 def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(digits, learnt, tmp_path, monkeypatch):
-    monkeypatch.setattr(learning, "_WORK", 1e7)
+    monkeypatch.setattr(learning, "_WORK", 1.0)
     whole = small(digits, shift=1)
     seen = []
     options = {"shift": 1, "folder": tmp_path, "minutes": 0.0}
@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_ends_training(digits):
 
 
 def test_divergence_keeps_the_last_good_parameters(digits, monkeypatch):
-    monkeypatch.setattr(learning, "_WORK", 1e7)
+    monkeypatch.setattr(learning, "_WORK", 1.0)
     good = []
     broken = dataclasses.replace(digits, x_train=digits.x_train.copy())
     broken.x_train[200] = np.inf

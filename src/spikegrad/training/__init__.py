@@ -2,7 +2,7 @@
 
 from ._batches import ShuffledBatches, staged
 from ._callbacks import JsonLines, TensorBoard
-from ._checkpoint import CheckpointError, Checkpoints
+from ._checkpoint import CheckpointError, Checkpoints, OrbaxCheckpoints
 from ._fit import fit
 from ._partition import combine, partition
 from ._state import Callback, DivergedError, Report, State
@@ -15,6 +15,7 @@ __all__ = [
     "DivergedError",
     "JsonLines",
     "Loss",
+    "OrbaxCheckpoints",
     "Report",
     "ShuffledBatches",
     "State",

@@ -6,7 +6,10 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +151,7 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         for path in self.all()[: -self.keep]:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for path in self.folder.glob(f".step-*{PARTIAL}"):  # of an earlier attempt that was killed
             path.unlink(missing_ok=True)
 
@@ -162,23 +165,34 @@ class Checkpoints:
         write_atomically(path, lambda stream: np.savez(stream, **plain, **{_ABOUT: np.asarray(json.dumps(about))}))
 
     def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
-        try:
+        with _readable(path):
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            about = json.loads(str(arrays.pop(_ABOUT)))
-            if about["format"] != FORMAT:
-                raise CheckpointError(f"{path} is in format {about['format']}, and not {FORMAT}, which is read here")
-            dtypes, progress, extra = about["dtypes"], about["progress"], about["extra"]
-        except CheckpointError:
-            raise
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-        except Exception as error:  # a file that is no checkpoint fails in every way
-            raise CheckpointError(f"{path} is no checkpoint, or is damaged: {error!r}") from None
+            about = _checked(path, json.loads(str(arrays.pop(_ABOUT))))
         wanted = _named(start)
-        _compare(path, arrays, dtypes, wanted)
-        leaves = [_like(arrays[name], leaf) for name, leaf in wanted.items()]
-        return _state(start, leaves, progress), extra
+        _compare(path, arrays, about["dtypes"], wanted)
+        return _state(start, [_like(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A file that is no checkpoint fails in every way."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:
+        raise CheckpointError(f"{path} is no checkpoint, or is damaged: {error!r}") from None
+
+
+def _checked(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    if about["format"] != FORMAT:
+        raise CheckpointError(f"{path} is in format {about['format']}, and not {FORMAT}, which is read here")
+    if missing := {"dtypes", "progress", "extra"} - set(about):
+        raise KeyError(min(missing))
+    return about
 
 
 def _named(state: State) -> dict[str, jax.Array]:
@@ -192,7 +206,8 @@ def _named(state: State) -> dict[str, jax.Array]:
     return named
 
 
-def _state(start: State, leaves: list[Any], progress: dict[str, Any]) -> State:
+def _state(start: State, leaves: list[Any], about: dict[str, Any]) -> State:
+    progress = about["progress"]
     tree = {part: getattr(start, part) for part in _DEVICE}
     tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
     sums = {name: np.asarray(value, np.float64) for name, value in progress["sums"].items()}
@@ -220,7 +235,7 @@ def _plain(array: np.ndarray) -> np.ndarray:
     return array if array.dtype.kind in "?biufc" else array.view(f"u{array.dtype.itemsize}")
 
 
-def _compare(path: Path, arrays: dict[str, np.ndarray], dtypes: dict[str, str], wanted: dict[str, jax.Array]) -> None:
+def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted: dict[str, jax.Array]) -> None:
     """Whether a checkpoint has the arrays of the state that goes on from it."""
     for name in wanted:
         if name not in arrays:
@@ -239,5 +254,62 @@ def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
     """The saved array as one of JAX, of the dtype and the sharding of another."""
     numbers = _as_numbers(leaf)
     placed: Any = array.view(numbers.dtype) if array.dtype != numbers.dtype else array
-    placed = jax.device_put(placed, numbers.sharding) if len(numbers.sharding.device_set) > 1 else jnp.asarray(placed)
-    return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else placed
+    sharded = len(numbers.sharding.device_set) > 1
+    return _of_kind(jax.device_put(placed, numbers.sharding) if sharded else jnp.asarray(placed), leaf)
+
+
+def _of_kind(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The same numbers, as a key if ``leaf`` is one."""
+    return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else numbers
+
+
+class OrbaxCheckpoints(Checkpoints):
+    """Checkpoints of arrays that may be sharded over several processes, by Orbax: see :class:`Checkpoints`.
+
+    A checkpoint is a folder, ``step-000001240``, that Orbax writes whole or not at all, each process its own part. The
+    number of processes and devices may be another one when it is read. All processes must save and read alike.
+
+    Parameters
+    ----------
+    folder, minutes, keep, extra
+        As for :class:`Checkpoints`; the folder must be one that all processes see.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If orbax-checkpoint is not installed.
+    """
+
+    _suffix = ""
+
+    def __init__(self, folder: str | os.PathLike, **options: Any) -> None:
+        super().__init__(Path(folder).absolute(), **options)
+        try:
+            from orbax.checkpoint import v1  # noqa: PLC0415  (an extra)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "OrbaxCheckpoints needs orbax-checkpoint: pip install '.[orbax]' in a clone of spikegrad",
+                name=error.name,
+            ) from error
+        self._orbax = v1
+
+    def _write(self, path: Path, state: State) -> None:
+        named = _named(state)
+        about = _about(state, self.extra) | {"dtypes": {name: str(leaf.dtype) for name, leaf in named.items()}}
+        self._orbax.save(
+            path, {name: _as_numbers(leaf) for name, leaf in named.items()}, custom_metadata=about, overwrite=True
+        )
+
+    def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
+        wanted = _named(start)
+        with _readable(path):
+            found = self._orbax.metadata(path)
+            about = _checked(path, found.custom_metadata)
+            _compare(path, found.metadata, about["dtypes"], wanted)
+            like = {name: _abstract(_as_numbers(leaf)) for name, leaf in wanted.items()}
+            arrays = self._orbax.load(path, like)
+        return _state(start, [_of_kind(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
