@@ -93,8 +93,9 @@ def test_nothing_is_pickled_and_names_are_those_of_the_tree(whole, tmp_path):
 
 
 def test_when_and_how_many(tmp_path, monkeypatch):
-    clock = iter(range(10**6))
-    monkeypatch.setattr(_checkpoint.time, "monotonic", lambda: 30.0 * next(clock))  # half a minute passes at each look
+    ticks = iter(range(10**6))
+    clock = SimpleNamespace(monotonic=lambda: 30.0 * next(ticks))  # half a minute passes at each look
+    monkeypatch.setattr(_checkpoint, "time", clock)
     saved = []
 
     class Noted(Checkpoints):
