@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from spikegrad.training import CheckpointError, Checkpoints, ShuffledBatches, State, _checkpoint, fit
+from spikegrad.cli import main, runs
+from spikegrad.training import CheckpointError, Checkpoints, OrbaxCheckpoints, ShuffledBatches, State, _checkpoint, fit
 
 QUICK_COMPILATION = True
 ROWS = ShuffledBatches(np.arange(20, dtype=np.float32), 4, seed=0)
@@ -194,9 +196,34 @@ def test_two_arrays_of_one_name_are_refused(tmp_path):
         Checkpoints(tmp_path).save(state)
 
 
+def test_orbax_brings_a_state_back_with_another_sharding(whole, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    final, reports = whole
+    checkpoints = OrbaxCheckpoints(tmp_path / "a", keep=1, extra={"curve": [0.1]})
+    sharding = NamedSharding(jax.make_mesh((2,), ("data",), devices=jax.devices()[:2]), PartitionSpec(None, "data"))
+    half = reports[2].state
+    placed = jax.device_put(half.trainable["scale"], sharding)
+    checkpoints.save(reports[0].state)
+    checkpoints.save(dataclasses.replace(half, trainable=half.trainable | {"scale": placed}))
+    assert [path.name for path in checkpoints.all()] == [f"step-{half.step:09}"]
+    again = OrbaxCheckpoints(tmp_path / "a")
+    state = again.latest(start())
+    assert same(state, half)
+    assert len(state.trainable["scale"].sharding.device_set) == 1
+    assert (state.step, state.batches, state.sums, again.extra) == (
+        half.step,
+        half.batches,
+        half.sums,
+        {"curve": [0.1]},
+    )
+    assert same(train(state), final)
+    smaller = dataclasses.replace(start(), trainable={"scale": jnp.ones(3)})
+    with pytest.raises(CheckpointError, match=r"has trainable/layers/0/0, which these|scale is float32 of shape \(2, 2\), and"):
+        again.latest(smaller)
+
+
 def test_raw_keys_and_sharded_arrays(tmp_path):
-    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+    sharding = NamedSharding(jax.make_mesh((2,), ("data",), devices=jax.devices()[:2]), PartitionSpec(None, "data"))
     state = start(jax.random.PRNGKey(3))
     sharded = dataclasses.replace(
         state, trainable=state.trainable | {"scale": jax.device_put(state.trainable["scale"], sharding)}
@@ -248,6 +275,41 @@ def results(folder):
     return arrays, curves, record
 
 
+class Killed(BaseException):
+    """Ends everything at once, as a kill does."""
+
+
+def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
+    arguments = [*RUN, "--epochs", "2", "--batch", "64", "--coding", "rate"]
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    assert main(["train", *arguments, "-o", str(whole)]) == 0
+    write, written = _checkpoint.write_atomically, []
+
+    def killed_at_last(path, content):
+        if len(written) == 1:
+            raise Killed
+        written.append(path)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_checkpoint, "write_atomically", killed_at_last)
+        with pytest.raises(Killed):
+            main(["train", *arguments, "-o", str(folder)])
+    assert main(["train", "--resume", str(folder), "--epochs", "9"]) == 2
+    assert "the run has its own options: leave out --epochs" in capsys.readouterr().err
+    with runs.held(folder):
+        assert main(["train", "--resume", str(folder)]) == 2
+    assert "is in use: another process is training it" in capsys.readouterr().err
+    assert main(["train", "--resume", str(folder), "--quiet"]) == 0
+    (expected, curves, _), (arrays, found, record) = results(whole), results(folder)
+    assert found == curves
+    assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
+    assert record["finished"]
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    assert main(["train", "--resume", str(folder)]) == 2
+    assert f"{folder} has finished: there is nothing to go on with" in capsys.readouterr().err
+
+
 @pytest.mark.every
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_kills_at_random_moments_change_nothing(tmp_path):
@@ -266,7 +328,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
         assert record["finished"]
         assert found == curves
         assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
-        assert not (folder / "checkpoints").exists()
+        assert done.returncode or not (folder / "checkpoints").exists()
         steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert len(steps) == len((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
         attempt += 1

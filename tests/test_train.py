@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spikegrad import LIF
-from spikegrad.cli import learning
+from spikegrad.cli import learning, tables
 from spikegrad.cli.learning import fit, make_evaluator, random_shift
 from spikegrad.cli.networks import ReluNetwork, SpikingNetwork, init
 from spikegrad.data import load, scale
@@ -224,3 +224,11 @@ def test_files_that_cannot_be_written_do_not_stop_training(digits, learnt, tmp_p
     assert same(learnt, result)
     assert len(result.failures) == 1
     assert "checkpoints" in result.failures[0]
+
+
+def test_a_huge_loss_is_not_silent():
+    huge, small = {"loss": 1e20}, {"loss": 22.9}
+    assert tables.large_losses({"spiking": small, "relu": None}, 10) == []
+    lines = tables.large_losses({"spiking": huge, "relu": huge}, 10)
+    assert lines[0] == "the loss of the spiking network is 1e+20, and that of guessing 2.3: a smaller lr helps"
+    assert "the ReLU network" in lines[1]

@@ -210,8 +210,10 @@ def train(
     out = tables.console()
     for table in tables.results(record, options, loaded, count(network.sizes)):
         out.print(table)
-    for line in tables.warnings(record["results"]["spiking"], loaded.classes):
-        out.print(f"warning: {line}")
+    results = record["results"]
+    doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
+    for line in doubts:
+        out.print(f"warning: {line}", soft_wrap=True)
     if record["interrupted"]:
         out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {folder} goes on")
     files = (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS)

@@ -136,6 +136,16 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
     return found
 
 
+def large_losses(results: dict[str, Any], classes: int) -> list[str]:
+    """Networks that have learnt less than nothing, although every number is finite."""
+    guessing = math.log(classes)
+    return [
+        f"the loss of {name} is {row['loss']:.3g}, and that of guessing {guessing:.3g}: a smaller lr helps"
+        for name, row in (("the spiking network", results["spiking"]), ("the ReLU network", results["relu"]))
+        if row is not None and row["loss"] > 10 * guessing
+    ]
+
+
 def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:
     """Accuracy of each class and of all; without labels, how often each class was the answer."""
     table = Table(title=title)
