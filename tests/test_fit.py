@@ -123,6 +123,19 @@ def test_how_batches_come_is_no_matter(whole):
     assert same(state, run(lambda epoch: list(BATCHES(epoch)), steps=12, updates_per_call=3))
 
 
+def test_batches_may_be_sharded():
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    shares = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    batches = [(X[i : i + 4], Y[i : i + 4]) for i in (0, 4, 8)]
+    weight, bias, losses = by_hand(batches)
+    reports = []
+    state = run([jax.device_put(batch, shares) for batch in batches], updates_per_call=2, callbacks=[reports.append])
+    np.testing.assert_allclose(state.trainable["weight"], weight, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.trainable["bias"], bias, rtol=1e-4, atol=1e-5)
+    assert reports[-1].epoch_metrics["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    assert len(state.trainable["weight"].sharding.device_set) == 2
+
+
 def test_a_state_is_gone_on_from_with_the_same_bits(whole):
     state, _ = whole
     for steps in (3, 4, 8, 11):

@@ -156,12 +156,14 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def _write(self, path: Path, state: State) -> None:
+        named = _named(state)
+        for name, leaf in named.items():
+            if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+                raise CheckpointError(f"{path}: {name} is sharded over several processes: use OrbaxCheckpoints")
         if jax.process_index() != 0:
             return
-        arrays = {name: np.asarray(_as_numbers(leaf)) for name, leaf in _named(state).items()}
-        dtypes = {name: str(leaf.dtype) for name, leaf in _named(state).items()}
-        about = _about(state, self.extra) | {"dtypes": dtypes}
-        plain = {name: _plain(array) for name, array in arrays.items()}
+        plain = {name: _plain(np.asarray(_as_numbers(leaf))) for name, leaf in named.items()}
+        about = _about(state, self.extra)
         write_atomically(path, lambda stream: np.savez(stream, **plain, **{_ABOUT: np.asarray(json.dumps(about))}))
 
     def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
@@ -219,7 +221,8 @@ def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
     progress = {
         field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name not in _DEVICE
     }
-    return {"format": FORMAT, "progress": jsonable(progress), "extra": jsonable(extra)}
+    dtypes = {name: str(leaf.dtype) for name, leaf in _named(state).items()}
+    return {"format": FORMAT, "progress": jsonable(progress), "dtypes": dtypes, "extra": jsonable(extra)}
 
 
 def _is_key(leaf: Any) -> bool:
@@ -295,10 +298,8 @@ class OrbaxCheckpoints(Checkpoints):
 
     def _write(self, path: Path, state: State) -> None:
         named = _named(state)
-        about = _about(state, self.extra) | {"dtypes": {name: str(leaf.dtype) for name, leaf in named.items()}}
-        self._orbax.save(
-            path, {name: _as_numbers(leaf) for name, leaf in named.items()}, custom_metadata=about, overwrite=True
-        )
+        arrays = {name: _as_numbers(leaf) for name, leaf in named.items()}
+        self._orbax.save(path, arrays, custom_metadata=_about(state, self.extra), overwrite=True)
 
     def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
         wanted = _named(start)
