@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spikegrad import LIF
 from spikegrad.data import constant_coding, delta_coding, latency_coding, rate_coding
@@ -124,8 +125,8 @@ def test_how_batches_come_is_no_matter(whole):
 
 
 def test_batches_may_be_sharded():
-    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
-    shares = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    shares = NamedSharding(mesh, PartitionSpec("data"))
     batches = [(X[i : i + 4], Y[i : i + 4]) for i in (0, 4, 8)]
     weight, bias, losses = by_hand(batches)
     reports = []

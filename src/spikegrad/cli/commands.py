@@ -231,16 +231,13 @@ def _begin(options: runs.Options, output: Path | None, baseline: bool) -> tuple:
     options, doubts = _fitted(options, data)
     size = count(options.network(data.shape, data.classes).sizes)
     doubts += runs.check_resources(output or Path("runs"), options, data, size, checkpoints=3)
-    folder = runs.claim(output)
     for line in doubts:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     record = runs.describe(options, data)
-    return (
-        folder,
-        options,
-        data,
-        record | {"baseline": baseline, "finished": False, "interrupted": False, "results": {}},
-    )
+    record |= {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
+    folder = runs.claim(output)
+    runs.save_record(folder, record)
+    return folder, options, data, record
 
 
 def _go_on(folder: Path) -> tuple:
