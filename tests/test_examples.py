@@ -16,7 +16,8 @@ FRAMEWORKS = {
     "with_flax_nnx": "flax.nnx",
     "with_brainstate": "brainstate",
 }
-every_example = pytest.mark.parametrize("name", FRAMEWORKS)
+TRAINED = {"fit_equinox": "equinox", "fit_flax_nnx": "flax.nnx"}  # by spikegrad.training.fit, networks of their own
+every_framework = pytest.mark.parametrize("name", FRAMEWORKS)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def in_the_folder(monkeypatch):
 def example(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the framework's own, while it is imported
-        if framework := FRAMEWORKS[name]:
+        if framework := (FRAMEWORKS | TRAINED)[name]:
             pytest.importorskip(framework)
             pytest.importorskip("optax")
         module = importlib.import_module(name)
@@ -41,10 +42,10 @@ def example(name):
 
 
 def test_every_example_is_run():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*FRAMEWORKS, "task", "export_network"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*FRAMEWORKS, *TRAINED, "task", "export_network"}
 
 
-@every_example
+@pytest.mark.parametrize("name", FRAMEWORKS | TRAINED)
 def test_the_loss_falls(name, capsys):
     with example(name) as module:
         losses = module.main(fast=True)
@@ -94,7 +95,7 @@ def numpy_gradients(task):
     return grads[::-1]
 
 
-@every_example
+@every_framework
 def test_the_gradient_is_the_one_by_hand(name):
     with example(name) as module:
         grads = module.gradients()

@@ -1,7 +1,9 @@
 """The networks of the command against simulations in NumPy, and the training loop."""
 
 import dataclasses
-from types import SimpleNamespace
+import json
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,16 @@ import numpy as np
 import pytest
 
 from spikegrad import LIF
-from spikegrad.data import Data, load
-from spikegrad.training import DivergedError, ReluNetwork, SpikingNetwork, fit, init, make_evaluator, random_shift
-from spikegrad.training import _loop as training
+from spikegrad.cli import learning, tables
+from spikegrad.cli.learning import fit, make_evaluator, random_shift
+from spikegrad.cli.networks import ReluNetwork, SpikingNetwork, init
+from spikegrad.data import load, scale
+from spikegrad.training import DivergedError
 
+QUICK_COMPILATION = True
 SIZES = (6, 9, 7, 3)
 RNG = np.random.default_rng(0)
+PREPARE = partial(scale, low=0.0, high=16.0)
 
 
 def parameters(gain=2.0):
@@ -114,16 +120,20 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
     assert 0 < max(silent) < 1
 
 
-SMALL = {"epochs": 3, "batch": 64, "lr": 2e-2}
+SMALL = {"name": "spiking", "epochs": 3, "batch": 64, "lr": 2e-2}
+NETWORK = SpikingNetwork((64, 32, 10), LIF(), steps=4, coding="current")
 
 
 def small(data, **changes):
-    network = SpikingNetwork((64, 32, 10), LIF(), steps=4, coding="current")
-    return fit(network, init(network.sizes, jax.random.key(0), 0.5), data, **{**SMALL, **changes})
+    return fit(NETWORK, init(NETWORK.sizes, jax.random.key(0), 0.5), data, **{**SMALL, **changes})
 
 
 def leaves(result):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(result.params)]
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(leaves(first), leaves(second), strict=True))
 
 
 @pytest.fixture(autouse=True)
@@ -137,63 +147,88 @@ def digits():
     return load("digits")
 
 
-def test_training_learns_and_is_deterministic(digits, monkeypatch):
-    first, other = small(digits, shift=1), small(digits, shift=1, seed=1)
-    assert first.curves["loss"] == sorted(first.curves["loss"], reverse=True)
-    assert first.curves["held_out"][-1] == first.scores.accuracy(digits.y_test) > 0.6
-    # a slow clock: another number of batches per call, the same result
-    ticks = iter(range(10**6))
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-    again = small(digits, shift=1)
-    assert again.seconds > 60
-    for a, b in zip(leaves(first), leaves(again), strict=True):
-        assert np.array_equal(a, b)
-    assert any(not np.array_equal(a, b) for a, b in zip(leaves(first), leaves(other), strict=True))
+@pytest.fixture(scope="module")
+def learnt(digits):
+    with jax.numpy_dtype_promotion("standard"):
+        return small(digits, shift=1)
 
 
-def test_held_out_examples_have_no_part_in_training(digits):
-    spoilt = dataclasses.replace(digits, x_test=1 - digits.x_test, y_test=digits.y_test[::-1].copy())
-    for a, b in zip(leaves(small(digits)), leaves(small(spoilt)), strict=True):
-        assert np.array_equal(a, b)
+def test_training_learns_and_the_seed_decides(digits, learnt, monkeypatch):
+    assert learnt.curves["loss"] == sorted(learnt.curves["loss"], reverse=True)
+    assert learnt.curves["held_out"][-1] == learnt.scores.accuracy(digits.y_test) > 0.6
+    assert not learnt.interrupted
+    assert learnt.failures == ()
+    assert not same(learnt, small(digits, shift=1, seed=1))
+    monkeypatch.setattr(learning, "available_memory", lambda: digits.x_train.nbytes)  # examples go batch by batch
+    assert same(learnt, small(digits, shift=1))
 
 
-def test_stopping_keeps_what_was_learnt(digits):
+def test_held_out_examples_have_no_part_in_training(digits, learnt):
+    spoilt = dataclasses.replace(digits, x_test=16 - digits.x_test, y_test=digits.y_test[::-1].copy())
+    other = small(spoilt, shift=1)
+    assert same(learnt, other)
+    assert other.curves["held_out"] != learnt.curves["held_out"]
+
+
+def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(digits, learnt, tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "_WORK", 1.0)
+    whole = small(digits, shift=1)
     seen = []
-    result = small(digits, epochs=1000, report=seen.append, stop=lambda: len(seen) == 2)
-    assert result.interrupted
-    assert len(seen) == 3
-    assert seen[0].batches == 1
-    assert len(result.curves["held_out"]) == seen[-1].epoch
-    start = init((64, 32, 10), jax.random.key(0), 0.5)
-    assert not np.array_equal(result.params[0]["weight"], start[0]["weight"])
-    assert np.array_equal(
-        result.scores.logits,
-        make_evaluator(SpikingNetwork((64, 32, 10), LIF(), 4, "current"))(result.params, digits.x_test).logits,
-    )
-
-
-def test_every_epoch_sees_every_batch_once():
-    x = np.arange(10, dtype=np.float32)[:, None] + 1
-    data = Data("", x, np.zeros(10, np.int32), x[:2], np.zeros(2, np.int32), 0, 1, "")
-    seen = []
-
-    class Spy:
-        sizes = (1, 1, 2)
-
-        def __call__(self, params, x, key):
-            jax.debug.callback(lambda v: seen.append(v[:, 0].tolist()), x, ordered=True)
-            return x @ params[0]["weight"] @ params[1]["weight"], [jnp.zeros((1, len(x), 1))], x
-
-    fit(Spy(), init((1, 1, 2), jax.random.key(0)), data, epochs=2, batch=5, lr=1e-3)
-    jax.effects_barrier()
-    seen = [batch for batch in seen if len(batch) == 5]
-    assert len(seen) == 4
-    epochs = [seen[0] + seen[1], seen[2] + seen[3]]
-    assert epochs[0] != epochs[1]
-    assert [sorted(e) for e in epochs] == [x[:, 0].tolist()] * 2
+    options = {"shift": 1, "folder": tmp_path, "minutes": 0.0}
+    first = small(digits, report=seen.append, stop=lambda: len(seen) == 5, **options)
+    assert first.interrupted
+    assert [progress.batches for progress in seen] == [1, 2, 3, 4, 5]
+    assert seen[0].seconds_left is None
+    assert seen[-1].seconds_left > 0
+    assert len(first.curves["held_out"]) == 1
+    start = init(NETWORK.sizes, jax.random.key(0), 0.5)
+    assert not np.array_equal(first.params[0]["weight"], start[0]["weight"])
+    assert np.array_equal(first.scores.logits, make_evaluator(NETWORK, PREPARE)(first.params, digits.x_test).logits)
+    rest = small(digits, report=seen.append, **options)
+    assert seen[5].batches == 6
+    assert same(whole, rest)
+    assert rest.curves == whole.curves
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 67))
+    assert {"network", "step", "epoch", "seconds", "loss", "accuracy", "rates", "learning_rate"} <= set(lines[0])
+    assert [line["held_out"] for line in lines if line.get("epoch_ended")] == whole.curves["held_out"]
+    assert lines[33]["learning_rate"] == pytest.approx(2e-2 * (1 + np.cos(np.pi * 33 / 66)) / 2)
+    assert small(digits, report=seen.append, **options).curves == whole.curves  # of a finished one nothing is left
+    assert len(seen) == 66
 
 
 def test_a_loss_that_is_not_finite_ends_training(digits):
     broken = dataclasses.replace(digits, x_train=np.where(digits.x_train > 0, np.inf, 0).astype(np.float32))
-    with pytest.raises(DivergedError, match=r"the loss is nan in epoch 1: a smaller learning rate may help"):
+    with pytest.raises(DivergedError, match="the spiking network diverged: the loss is nan at update 1, in epoch 1; a"):
         small(broken)
+
+
+def test_divergence_keeps_the_last_good_parameters(digits, monkeypatch):
+    monkeypatch.setattr(learning, "_WORK", 1.0)
+    good = []
+    broken = dataclasses.replace(digits, x_train=digits.x_train.copy())
+    broken.x_train[200] = np.inf
+    result = small(broken, report=lambda progress: good.append(progress.batches))
+    assert re.match(
+        r"the spiking network diverged: the loss is (nan|inf) at update \d+, in epoch 1; a", result.failures[0]
+    )
+    assert 0 < good[-1] < 22
+    assert not result.interrupted
+    assert all(np.isfinite(leaf).all() for leaf in leaves(result))
+    assert len(result.curves["loss"]) == len(result.curves["held_out"]) == 1
+
+
+def test_files_that_cannot_be_written_do_not_stop_training(digits, learnt, tmp_path):
+    (tmp_path / "checkpoints").write_text("a file where a folder should be")
+    result = small(digits, shift=1, folder=tmp_path, minutes=0.0)
+    assert same(learnt, result)
+    assert len(result.failures) == 1
+    assert "checkpoints" in result.failures[0]
+
+
+def test_a_huge_loss_is_not_silent():
+    huge, small = {"loss": 1e20}, {"loss": 22.9}
+    assert tables.large_losses({"spiking": small, "relu": None}, 10) == []
+    lines = tables.large_losses({"spiking": huge, "relu": huge}, 10)
+    assert lines[0] == "the loss of the spiking network is 1e+20, and that of guessing 2.3: a smaller lr helps"
+    assert "the ReLU network" in lines[1]

@@ -46,7 +46,7 @@ def _run(args: list[str] | None) -> int:
     import jax  # noqa: PLC0415
 
     from ..data import DataError  # noqa: PLC0415
-    from ..training import DivergedError  # noqa: PLC0415
+    from ..training import CheckpointError, DivergedError  # noqa: PLC0415
     from .commands import command  # noqa: PLC0415
     from .runs import RunError  # noqa: PLC0415
 
@@ -59,7 +59,7 @@ def _run(args: list[str] | None) -> int:
         raise KeyboardInterrupt from None
     except click.ClickException as error:
         return streams.fail(error.format_message(), error.exit_code)
-    except (DataError, RunError) as error:
+    except (DataError, RunError, CheckpointError) as error:
         return streams.fail(str(error), 2)
     except DivergedError as error:
         return streams.fail(str(error), 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +16,10 @@ from typing import Any, BinaryIO
 import click
 import jax
 import numpy as np
+from click.core import ParameterSource
 from rich.table import Table
 
-from .. import __version__, training
+from .. import __version__
 from .. import data as datasets
 from .._files import write_atomically
 from .._struct import domain
@@ -24,7 +27,9 @@ from .._surrogate import Surrogate
 from ..inspect._measures import area, peak
 from ..neurons import LIF
 from ..surrogates._registry import get, names
-from . import runs, signals, streams, tables
+from ..training import DivergedError
+from . import learning, runs, signals, streams, tables
+from .networks import CODINGS, Model, ReluNetwork, count, init
 
 _LIF = LIF()
 _SHIFT = {"mnist5k": 2}
@@ -78,7 +83,7 @@ class _Real(click.FloatRange):
 @click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update.")
 @click.option("--hidden", default="256,256", callback=_hidden, metavar="N,...", help="Neurons of each hidden layer.")
 @click.option("--steps", default=8, type=click.IntRange(1), help="Time steps.")
-@click.option("--coding", default="current", type=click.Choice(training.CODINGS), help="Input over time (see above).")
+@click.option("--coding", default="current", type=click.Choice(CODINGS), help="Input over time (see above).")
 @click.option("--lr", default=2e-3, type=_Real(0, min_open=True), help="Learning rate at the start; it falls to 0.")
 @click.option(
     "--shift",
@@ -101,13 +106,30 @@ class _Real(click.FloatRange):
     show_default="runs/<date>-<time>",
     help="A new or empty folder for the results. Nothing is ever overwritten.",
 )
+@click.option(
+    "--checkpoint",
+    default=1.0,
+    type=_Real(0),
+    metavar="MINUTES",
+    help="Time between checkpoints; a kill loses no more.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with a run that was interrupted or killed, with its options and the same result.",
+)
 @click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
 @click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+@click.pass_context
 def train(
+    context: click.Context,
     data: str,
     surrogate: Surrogate,
     output: Path | None,
     shift: int | None,
+    checkpoint: float,
+    resume: Path | None,
     baseline: bool,
     quiet: bool,
     **rest: Any,
@@ -115,8 +137,9 @@ def train(
     """Train a spiking network and save it.
 
     Writes parameters.npz (weight_0, bias_0, ... of each layer), run.json (options, data, versions, results and learning
-    curves) and figure.png. Ctrl-C ends training and keeps what was learnt so far, exit code 130; pressed twice, it
-    ends at once. So does SIGTERM, exit code 143.
+    curves), figure.png and, while it runs, metrics.jsonl (step, epoch, loss, accuracy, rates, learning rate, seconds).
+    Ctrl-C ends training and keeps what was learnt so far, exit code 130; pressed twice, it ends at once. So does
+    SIGTERM, exit code 143. Until a run has finished, it has checkpoints, and --resume goes on with it.
 
     \b
     Data: mnist5k has 5,000 MNIST images, digits 1,797 images of 8 x 8.
@@ -139,54 +162,64 @@ def train(
     began = time.perf_counter()
     from .figure import run_figure  # noqa: PLC0415  (fails before training, not after)
 
-    loaded = datasets.load(data, rest["seed"])
-    options = runs.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
-    _check(options, loaded)
+    if resume is None:
+        options = runs.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
+        folder, options, loaded, record = _begin(options, output, baseline)
+    else:
+        _refuse_others(context, ("resume", "checkpoint", "quiet"))
+        folder, options, loaded, record = _go_on(resume)
     network = options.network(loaded.shape, loaded.classes)
-    size = training.count(network.sizes)
-    doubts = runs.check_resources(output or Path("runs"), options, loaded, size)
-    folder = runs.claim(output)
-    record: dict[str, Any] = runs.describe(options, loaded) | {"interrupted": False, "results": {}}
-    runs.save_record(folder, record)
-    out = tables.console()
-    for line in doubts:
-        tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
-    key = jax.random.key(options.seed)
-    settings = {name: getattr(options, name) for name in ("epochs", "batch", "lr", "shift", "seed")}
     failures: list[str] = []
-    with signals.deferred() as stop:
+
+    def learn(network: Model, name: str, activity: str, gain: float) -> learning.Fit:
+        with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
+            fit = learning.fit(
+                network,
+                init(network.sizes, jax.random.key(options.seed), gain),
+                loaded,
+                name=name,
+                **{setting: getattr(options, setting) for setting in ("epochs", "batch", "lr", "shift", "seed")},
+                report=report,
+                stop=stop,
+                folder=folder,
+                minutes=checkpoint,
+            )
+        failures.extend(fit.failures)
+        return fit
+
+    with runs.held(folder), signals.deferred() as stop:
         # a membrane sums its input over steps, so that it needs smaller weights than a ReLU
-        with tables.progress("spiking", options.epochs, "firing", quiet) as report:
-            start = training.init(network.sizes, key, gain=0.5)
-            spiking = training.fit(network, start, loaded, **settings, report=report, stop=stop)
+        spiking = learn(network, "spiking", "firing", gain=0.5)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
             runs.save_record(folder, record)
-        if baseline and not failures and not stop():
-            with _collected(failures), tables.progress("ReLU   ", options.epochs, "active", quiet) as report:
-                start = training.init(network.sizes, key)
-                relu = training.fit(
-                    training.ReluNetwork(network.sizes), start, loaded, **settings, report=report, stop=stop
-                )
-                record["results"]["relu"] = _summary(relu)
-        record["interrupted"] = bool(stop())
-        record["seconds"] = time.perf_counter() - began
+        if record["baseline"] and not failures and not stop():
+            with _collected(failures):
+                record["results"]["relu"] = _summary(learn(ReluNetwork(network.sizes), "ReLU", "active", gain=1.0))
+        record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
+        record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
         title = (
-            f"{data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples right"
+            f"{options.data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples "
+            f"right, seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
         )
-        title += f", seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
         with _collected(failures):
-            runs.save_record(folder, record)
-            figure = run_figure(network, surrogate, spiking.params, loaded, record["results"], title)
+            figure = run_figure(network, get(options.surrogate), spiking.params, loaded, record["results"], title)
             runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
-    for table in tables.results(record, options, loaded, size):
+            runs.save_record(folder, record)
+            if record["finished"]:
+                shutil.rmtree(folder / learning.CHECKPOINTS, ignore_errors=True)
+    out = tables.console()
+    for table in tables.results(record, options, loaded, count(network.sizes)):
         out.print(table)
-    for line in tables.warnings(record["results"]["spiking"], loaded.classes):
-        out.print(f"warning: {line}")
+    results = record["results"]
+    doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
+    for line in doubts:
+        out.print(f"warning: {line}", soft_wrap=True)
     if record["interrupted"]:
-        out.print("interrupted: what was learnt so far is kept")
-    saved = [name for name in (runs.PARAMETERS, runs.RECORD, runs.FIGURE) if (folder / name).exists()]
+        out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {folder} goes on")
+    files = (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS)
+    saved = [name for name in files if (folder / name).exists()]
     out.print(f"saved in {folder}: {', '.join(saved) or 'nothing'}", soft_wrap=True)
     out.print(f"{time.perf_counter() - began:.1f} s in all")
     for failure in failures:
@@ -194,11 +227,38 @@ def train(
     return 128 + stop() if stop() else 1 if failures else 0
 
 
-def _check(options: runs.Options, data: datasets.Data) -> None:
-    """Options that the data does not permit."""
-    n = len(data.x_train)
+def _begin(options: runs.Options, output: Path | None, baseline: bool) -> tuple:
+    """Folder, options, data and record of a new run, after all that can be wrong with it has been looked for."""
+    data = datasets.load(options.data, options.seed)
+    options, doubts = _fitted(options, data)
+    size = count(options.network(data.shape, data.classes).sizes)
+    doubts += runs.check_resources(output or Path("runs"), options, data, size, checkpoints=3)
+    for line in doubts:
+        tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
+    record = runs.describe(options, data)
+    record |= {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
+    folder = runs.claim(output)
+    runs.save_record(folder, record)
+    return folder, options, data, record
+
+
+def _go_on(folder: Path) -> tuple:
+    """The same of a run that has not finished."""
+    options, about, record = runs.read_record(folder)
+    if record.get("finished", True):
+        raise runs.RunError(f"{folder} has finished: there is nothing to go on with")
+    data = datasets.load(options.data, options.seed)
+    if runs.sha256(data.x_train, data.y_train) != about.training_sha256:
+        raise runs.RunError(f"{options.data} has changed since {folder} began to learn from it")
+    return folder, options, data, record
+
+
+def _fitted(options: runs.Options, data: datasets.Data) -> tuple[runs.Options, list[str]]:
+    """Options as far as the data permits them, and what was changed."""
+    n, changed = len(data.x_train), []
     if options.batch > n:
-        raise click.BadParameter(f"{options.batch} is more than the {n} training examples", param_hint="'--batch'")
+        changed.append(f"--batch {options.batch} is cut to the {n} training examples")
+        options = dataclasses.replace(options, batch=n)
     if options.epochs * (n // options.batch) >= 2**31:
         raise click.BadParameter(f"{options.epochs} are more than 2^31 updates", param_hint="'--epochs'")
     if options.shift and len(data.shape) == 1:
@@ -209,6 +269,17 @@ def _check(options: runs.Options, data: datasets.Data) -> None:
         raise click.BadParameter(
             f"{options.shift} moves an image of {data.shape[0]} x {data.shape[1]} out of sight", param_hint="'--shift'"
         )
+    return options, changed
+
+
+def _refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
+    """A run that goes on has its options: none may be given but those that do not matter to it."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in allowed and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise click.BadParameter(
+                f"the run has its own options: leave out {parameter.opts[0]}", param_hint="'--resume'"
+            )
 
 
 @contextmanager
@@ -216,11 +287,11 @@ def _collected(failures: list[str]) -> Iterator[None]:
     """A failure after which what was learnt is still to be shown."""
     try:
         yield
-    except (training.DivergedError, OSError) as error:
+    except (DivergedError, OSError) as error:
         failures.append(str(error))
 
 
-def _summary(fit: training.Fit) -> dict[str, Any]:
+def _summary(fit: learning.Fit) -> dict[str, Any]:
     return {
         "held_out": fit.curves["held_out"][-1],
         "accuracy": fit.curves["accuracy"][-1],
@@ -260,7 +331,7 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     if data is None and (y is None or runs.sha256(x, y) != about.held_out_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
     runs.check_scoring(saved, len(x))
-    evaluate = training.make_evaluator(saved.network, partial(datasets.scale, low=about.low, high=about.high))
+    evaluate = learning.make_evaluator(saved.network, partial(datasets.scale, low=about.low, high=about.high))
     scores = evaluate(saved.params, x)
     if not np.isfinite(scores.logits).all():
         raise runs.RunError(f"{run}: its answers to {source} are NaN or infinite")

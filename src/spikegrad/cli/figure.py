@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from .._surrogate import Surrogate
 from ..data import Data, scale
 from ..inspect.plot import draw
-from ..training import Params, SpikingNetwork
+from .networks import Params, SpikingNetwork
 
 _SHOWN = 60  # neurons of a layer that fit a raster
 

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # of Unix
+    fcntl = None
+
 from .. import __version__
 from .._files import write_atomically
 from .._system import available_memory, free_disk, processors
@@ -28,7 +34,7 @@ from ..data import Data, DataError
 from ..data._npz import read_arrays
 from ..neurons import LIF
 from ..surrogates._registry import get
-from ..training import CODINGS, Params, SpikingNetwork
+from .networks import CODINGS, Params, SpikingNetwork
 
 FORMAT = 2
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
@@ -96,6 +102,31 @@ def _default_folders() -> Iterator[Path]:
     name = Path("runs", datetime.now().strftime("%Y%m%d-%H%M%S"))
     yield name
     yield from (Path(f"{name}-{i}") for i in itertools.count(2))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Work on a run, which no other process may do meanwhile; the system ends this when the process ends.
+
+    Raises
+    ------
+    RunError
+        If another process works on it.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be read: {error.strerror or error}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RunError(f"{folder} is in use: another process is training it") from None
+    finally:
+        os.close(descriptor)
 
 
 def describe(options: Options, data: Data) -> dict[str, Any]:
@@ -277,6 +308,7 @@ class DataRecord:
     classes: int
     low: float
     high: float
+    training_sha256: str
     held_out_sha256: str
 
 
@@ -288,8 +320,16 @@ def load(folder: Path) -> Saved:
     RunError
         If the folder holds no run, or one that is damaged or of another version's format.
     """
+    options, data, _ = read_record(folder)
+    network = _or_damaged(folder, lambda: options.network(data.shape, data.classes))
+    return Saved(options, data, network, _read_parameters(folder, network))
+
+
+def read_record(folder: Path) -> tuple[Options, DataRecord, dict[str, Any]]:
+    """The options of a run, what it records of its data, and the record as a whole; errors as those of :func:`load`."""
     record = _read_record(folder)
-    try:
+
+    def read() -> tuple[Options, DataRecord]:
         options, data = _typed(Options, record["options"]), _typed(DataRecord, record["data"])
         if unknown := set(record["options"]) - {field.name for field in dataclasses.fields(Options)}:
             raise ValueError(f"unknown option {min(unknown)!r:.40}")
@@ -297,17 +337,28 @@ def load(folder: Path) -> Saved:
             raise ValueError(f"coding must be one of {', '.join(CODINGS)}, got {options.coding!r:.40}")
         if not data.low < data.high:
             raise ValueError(f"low must be less than high, got {data.low:g} and {data.high:g}")
-        network = options.network(data.shape, data.classes)
+        return options, data
+
+    return *_or_damaged(folder, read), record
+
+
+def _or_damaged(folder: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise RunError(f"{folder / RECORD} is damaged: {what}") from None
-    return Saved(options, data, network, _read_parameters(folder, network))
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if not text:  # as claim makes it
+            raise RunError(f"{folder} holds no run that has begun: {RECORD} is empty")
+        record = json.loads(text)
+    except RunError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run: no {RECORD}") from None
     except OSError as error:

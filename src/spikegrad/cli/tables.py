@@ -14,7 +14,7 @@ from rich.progress import BarColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ..training import Progress
+from .learning import Progress
 from .streams import Output
 
 PIPE_WIDTH = 180
@@ -134,6 +134,16 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
     if spiking["held_out"] < 1.5 / classes:
         found.append(f"{percent(spiking['held_out'])} is close to guessing one of {classes} classes")
     return found
+
+
+def large_losses(results: dict[str, Any], classes: int) -> list[str]:
+    """Networks that have learnt less than nothing, although every number is finite."""
+    guessing = math.log(classes)
+    return [
+        f"the loss of {name} is {row['loss']:.3g}, and that of guessing {guessing:.3g}: a smaller lr helps"
+        for name, row in (("the spiking network", results["spiking"]), ("the ReLU network", results["relu"]))
+        if row is not None and row["loss"] > 10 * guessing
+    ]
 
 
 def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:

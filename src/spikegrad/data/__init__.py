@@ -18,6 +18,7 @@ arrays of a compressed file may take 8 GB at most, which is looked up before the
 
 from ._arrays import BUILT_IN, Data, DataError, load, load_for_prediction, scale
 from ._cameras import read_dvs_gesture, read_dvs_gesture_arrays, read_nmnist
+from ._encoders import constant_coding, delta_coding, latency_coding, rate_coding
 from ._events import Binned, Binning, Events, Recordings, hold_out_speakers
 from ._heidelberg import read_shd
 from ._own import read_npz, read_npz_events
@@ -38,11 +39,15 @@ __all__ = [
     "Recordings",
     "Sequences",
     "collate",
+    "constant_coding",
+    "delta_coding",
     "hold_out",
     "hold_out_speakers",
+    "latency_coding",
     "load",
     "load_for_prediction",
     "randman",
+    "rate_coding",
     "read_dvs_gesture",
     "read_dvs_gesture_arrays",
     "read_nmnist",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._npz import DataError, read_arrays
 from ._events import Events, Recordings
+from ._npz import DataError, read_arrays
 from ._sequences import Sequences, check_labels
 
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}

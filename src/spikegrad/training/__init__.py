@@ -1,37 +1,27 @@
-"""Training of the command's networks, by one loop for spiking and non-spiking ones."""
+"""Training of anything that has a differentiable loss, by any optimiser of optax."""
 
-from ._loop import (
-    CODINGS,
-    DivergedError,
-    Fit,
-    Model,
-    Params,
-    Progress,
-    ReluNetwork,
-    Scores,
-    SpikingNetwork,
-    count,
-    cross_entropy,
-    fit,
-    init,
-    make_evaluator,
-    random_shift,
-)
+from ._batches import ShuffledBatches, staged
+from ._callbacks import JsonLines, TensorBoard
+from ._checkpoint import CheckpointError, Checkpoints, OrbaxCheckpoints
+from ._fit import fit
+from ._partition import combine, partition
+from ._state import Callback, DivergedError, Report, State
+from ._update import Loss
 
 __all__ = [
-    "CODINGS",
+    "Callback",
+    "CheckpointError",
+    "Checkpoints",
     "DivergedError",
-    "Fit",
-    "Model",
-    "Params",
-    "Progress",
-    "ReluNetwork",
-    "Scores",
-    "SpikingNetwork",
-    "count",
-    "cross_entropy",
+    "JsonLines",
+    "Loss",
+    "OrbaxCheckpoints",
+    "Report",
+    "ShuffledBatches",
+    "State",
+    "TensorBoard",
+    "combine",
     "fit",
-    "init",
-    "make_evaluator",
-    "random_shift",
+    "partition",
+    "staged",
 ]

@@ -1,0 +1,314 @@
+"""How the command trains its networks, as a user of :func:`spikegrad.training.fit`, and how it scores them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .. import training
+from .._system import available_memory
+from ..data import Data, scale
+from .networks import Model, Params, count
+
+
+def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
+    """Each image of ``(n, height, width, ...)`` moved by up to ``pixels`` in each direction, zeros moving in."""
+    n, height, width, *rest = x.shape
+    padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels)] + [(0, 0)] * len(rest))
+    offsets = jax.random.randint(key, (n, 2), 0, 2 * pixels + 1)
+
+    def crop(image, offset):
+        return jax.lax.dynamic_slice(image, (*offset, *[0] * len(rest)), (height, width, *rest))
+
+    return jax.vmap(crop)(padded, offsets)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of each example, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training stands; means are over the current epoch so far."""
+
+    epoch: int
+    batches: int
+    total: int
+    loss: float
+    accuracy: float
+    firing_rate: float
+    held_out: float | None
+    seconds_left: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What a network makes of examples.
+
+    ``logits`` is ``(n, classes)``. For each hidden layer, ``rates`` has the spikes per neuron and step, and ``silent``
+    the share of neurons that never fire; of rectified linear units, the share that is active, and that never is.
+    """
+
+    logits: np.ndarray
+    rates: list[float]
+    silent: list[float]
+
+    @property
+    def answers(self) -> np.ndarray:
+        """The class of the greatest logit, ``(n,)``."""
+        return self.logits.argmax(1)
+
+    def accuracy(self, y: np.ndarray) -> float:
+        """Share of the answers that equal the labels."""
+        return float((self.answers == y).mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A trained network: parameters, scores of the held-out examples, and one value per epoch of each curve.
+
+    ``failures`` says what went wrong on the way: a file that could not be written, or that it diverged; the parameters
+    are then the last good ones.
+    """
+
+    params: Params
+    scores: Scores
+    curves: dict[str, list]
+    seconds: float
+    interrupted: bool
+    failures: tuple[str, ...] = ()
+
+
+def make_evaluator(
+    network: Model, prepare: Callable[[jax.Array], jax.Array] = lambda x: x
+) -> Callable[[Params, np.ndarray], Scores]:
+    """A function that runs a network on any number of examples, compiled once for its own size of batch.
+
+    ``prepare`` makes of a batch of examples what the network takes, on the device.
+    """
+
+    @jax.jit
+    def run(params, x, valid, key):
+        logits, spikes, _ = network(params, prepare(x), key)
+        return logits, [(s * valid[None, :, None]).sum((0, 1)) / s.shape[0] for s in spikes]
+
+    def score(params: Params, x: np.ndarray) -> Scores:
+        size = min(len(x), 512)
+        logits, counts = [], []
+        for i, start in enumerate(range(0, len(x), size)):
+            part = x[start : start + size]
+            valid = (np.arange(size) < len(part)).astype(np.float32)
+            padded = np.concatenate([part, np.zeros((size - len(part), *x.shape[1:]), x.dtype)])
+            out, n = run(params, padded, valid, jax.random.fold_in(jax.random.key(0), i))
+            logits.append(np.asarray(out)[: len(part)])
+            counts.append([np.asarray(c) for c in n])
+        layers = [np.sum(layer, 0) / len(x) for layer in zip(*counts, strict=True)]
+        return Scores(
+            np.concatenate(logits), [float(r.mean()) for r in layers], [float((r == 0).mean()) for r in layers]
+        )
+
+    return score
+
+
+def fit(
+    network: Model,
+    params: Params,
+    data: Data,
+    *,
+    name: str,
+    epochs: int,
+    batch: int,
+    lr: float,
+    shift: int = 0,
+    seed: int = 0,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], Any] = lambda: False,
+    folder: Path | None = None,
+    minutes: float = 1.0,
+) -> Fit:
+    """Train by Adam, with a learning rate that falls to 0 along a cosine, on the cross-entropy of the logits.
+
+    The held-out examples are scored after each epoch, to be drawn; nothing is chosen by them.
+
+    Parameters
+    ----------
+    network : Model
+        What to train.
+    params : list of dict
+        Its parameters at the start.
+    data : Data
+        Examples, at least ``batch`` of them.
+    name : str
+        Of the network, in messages and files.
+    epochs, batch : int
+        Passes over the training data, and examples per update. What is left of an epoch after its last full batch is
+        skipped; the order is drawn anew each time.
+    lr : float
+        Learning rate at the start.
+    shift : int
+        Images are moved by up to this many pixels in each direction, anew each time; 0 moves none.
+    seed : int
+        Of the order, the shifts and a random input coding: the same seed gives the same result.
+    report : callable
+        Called with a :class:`Progress` after each compiled call.
+    stop : callable
+        Asked as often; true ends training, and what was learnt so far is returned.
+    folder : Path, optional
+        Where ``metrics.jsonl`` and checkpoints are written. Training goes on from the newest checkpoint that is there.
+    minutes : float
+        Between checkpoints.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    DivergedError
+        If the loss is not finite before anything has been learnt.
+    """
+    per_epoch = len(data.x_train) // batch
+    schedule = jax.jit(optax.cosine_decay_schedule(lr, per_epoch * epochs))
+    optimizer = optax.adam(schedule)
+    prepare = partial(scale, low=data.low, high=data.high)
+    loss, examples = _loss(network, prepare, shift), (data.x_train, data.y_train)
+    if _fits_the_device(examples):
+        loss, examples = training.staged(loss, examples), np.arange(len(data.x_train), dtype=np.int32)
+    score = make_evaluator(network, prepare)
+    course = _Course(data, score, report)
+    callbacks: list[training.Callback] = [course, lambda now: stop()]
+    failures: list[str] = []
+    diverged = False
+    state = training.State.start(params, optimizer, jax.random.key(seed))
+    if folder is not None:
+        checkpoints = training.Checkpoints(folder / CHECKPOINTS / name, minutes=minutes, extra=course.curves)
+        state = checkpoints.latest(state)
+        lines = training.JsonLines(
+            folder / METRICS,
+            of={"network": name},
+            more=lambda now: {"learning_rate": schedule(now.step - 1)} | course.held_out_of(now),
+            resume=True,
+        )
+        callbacks[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
+    try:
+        state = training.fit(
+            loss,
+            state,
+            training.ShuffledBatches(examples, batch, seed),
+            optimizer=optimizer,
+            epochs=epochs,
+            updates_per_call=_updates_per_call(network, batch, per_epoch),
+            callbacks=callbacks,
+        )
+    except training.DivergedError as error:
+        failures.append(f"the {name} network diverged: {error}; a smaller learning rate may help")
+        if course.last is None and not course.curves["loss"]:
+            raise training.DivergedError(failures[-1], error.state) from None
+        state, diverged = error.state, True
+    scores = score(state.trainable, data.x_test)
+    course.close(scores)
+    interrupted = not diverged and state.epoch < epochs
+    return Fit(state.trainable, scores, course.curves, state.seconds, interrupted, tuple(failures))
+
+
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+_WORK = 1.6e10  # additions and multiplications of one compiled call: a tenth of a second or so on two cores
+
+
+def _updates_per_call(network: Model, batch: int, per_epoch: int) -> int:
+    """So many that starting a call costs little, and so few that an interrupt is soon noticed; counted, not timed."""
+    of_update = 6.0 * batch * getattr(network, "steps", 1) * count(network.sizes)
+    return max(1, min(per_epoch, int(_WORK / of_update)))
+
+
+def _fits_the_device(arrays: Any) -> bool:
+    """Whether half of its free memory holds the arrays; a processor's memory is that of the system."""
+    stats = jax.local_devices()[0].memory_stats()
+    free = (
+        stats["bytes_limit"] - stats.get("bytes_in_use", 0) if stats and "bytes_limit" in stats else available_memory()
+    )
+    return free is None or sum(array.nbytes for array in arrays) <= free / 2
+
+
+def _loss(network: Model, prepare: Callable[[jax.Array], jax.Array], shift: int) -> training.Loss:
+    def loss(params, batch, key):
+        x, y = batch
+        moving, coding = jax.random.split(key)
+        images = random_shift(prepare(x), shift, moving) if shift else prepare(x)
+        logits, spikes, _ = network(params, images, coding)
+        rates = jnp.stack([s.mean() for s in spikes])
+        return cross_entropy(logits, y).mean(), {"accuracy": (logits.argmax(-1) == y).mean(), "rates": rates}
+
+    return loss
+
+
+class _Tolerant:
+    """A callback whose files may fail to be written: that is noted, once, and training goes on."""
+
+    def __init__(self, callback: Any, failures: list[str]) -> None:
+        self.callback, self.failures = callback, failures
+        self.failed = False
+
+    def __call__(self, now: training.Report) -> None:
+        self._try(self.callback, now)
+
+    def end(self, state: training.State) -> None:
+        if hasattr(self.callback, "end"):
+            self._try(self.callback.end, state)
+
+    def _try(self, call: Callable, *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except OSError as error:
+            if not self.failed:
+                self.failures.append(str(error))
+            self.failed = True
+
+
+class _Course:
+    """How training goes: a callback that keeps a value per epoch of each curve, and tells where it stands."""
+
+    def __init__(self, data: Data, score: Callable[[Params, np.ndarray], Scores], report: Callable) -> None:
+        self.data, self.score, self.report = data, score, report
+        self.curves: dict[str, list] = {"loss": [], "accuracy": [], "rates": [], "held_out": []}
+        self.last: training.Report | None = None
+
+    def __call__(self, now: training.Report) -> None:
+        self.last = now
+        if now.epoch_ended:
+            self._append(now, self.score(now.state.trainable, self.data.x_test))
+        means = now.epoch_metrics
+        self.report(
+            Progress(
+                epoch=now.epoch,
+                batches=now.step,
+                total=now.total or now.step,
+                loss=float(means["loss"]),
+                accuracy=float(means["accuracy"]),
+                firing_rate=float(means["rates"].mean()),
+                held_out=self.curves["held_out"][-1] if self.curves["held_out"] else None,
+                seconds_left=now.seconds_left,
+            )
+        )
+
+    def close(self, scores: Scores) -> None:
+        """An epoch that was begun counts with what there is of it."""
+        if self.last is not None and not self.last.epoch_ended:
+            self._append(self.last, scores)
+
+    def held_out_of(self, now: training.Report) -> dict[str, float]:
+        return {"held_out": self.curves["held_out"][-1]} if now.epoch_ended else {}
+
+    def _append(self, now: training.Report, scores: Scores) -> None:
+        for name in ("loss", "accuracy", "rates"):
+            self.curves[name].append(now.epoch_metrics[name].tolist())
+        self.curves["held_out"].append(scores.accuracy(self.data.y_test))

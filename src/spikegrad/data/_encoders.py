@@ -1,0 +1,147 @@
+"""Values as input over time: constant, rate, latency, deltas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def constant_coding(x: Any, steps: int) -> jax.Array:
+    """The same values at every step: a constant current.
+
+    Parameters
+    ----------
+    x : array
+        Values, in any unit.
+    steps : int
+        Number of steps, at least 1.
+
+    Returns
+    -------
+    jax.Array
+        ``(steps, *x.shape)``, of the dtype of ``x``.
+
+    Examples
+    --------
+    >>> from spikegrad.data import constant_coding
+    >>> constant_coding([0.1, 0.7], 3)
+    Array([[0.1, 0.7],
+           [0.1, 0.7],
+           [0.1, 0.7]], dtype=float32)
+    """
+    x = _checked("constant_coding", x, steps)
+    return jnp.broadcast_to(x, (steps, *x.shape))
+
+
+def rate_coding(x: Any, steps: int, key: jax.Array) -> jax.Array:
+    """Spikes at random, at each step with probability ``x``, independent of each other.
+
+    Parameters
+    ----------
+    x : array
+        Values from 0, no spike, to 1, a spike at every step; what lies beyond is clipped.
+    steps : int
+        Number of steps, at least 1.
+    key : jax.Array
+        Of the random numbers.
+
+    Returns
+    -------
+    jax.Array
+        ``(steps, *x.shape)``, bool. There is no derivative with respect to ``x``.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.data import rate_coding
+    >>> rate_coding([0.0, 0.25, 1.0], 1000, jax.random.key(0)).mean(0)
+    Array([0.   , 0.2..., 1.   ], dtype=float32)
+    """
+    x = jnp.clip(_checked("rate_coding", x, steps), 0, 1)
+    return jax.random.uniform(key, (steps, *x.shape), x.dtype) < x[None]
+
+
+def latency_coding(x: Any, steps: int) -> jax.Array:
+    r"""One spike for each value, the earlier the greater it is.
+
+    It comes at step :math:`\lfloor (1 - x) \cdot \text{steps} \rfloor`, counted from 0.
+
+    Parameters
+    ----------
+    x : array
+        Values: 1 spikes at the first step, values just above 0 at the last, 0 never; what lies beyond is clipped.
+    steps : int
+        Number of steps, at least 1.
+
+    Returns
+    -------
+    jax.Array
+        ``(steps, *x.shape)``, bool. There is no derivative with respect to ``x``.
+
+    Examples
+    --------
+    >>> from spikegrad.data import latency_coding
+    >>> latency_coding([1.0, 0.6, 0.1, 0.0], 3).astype(int)
+    Array([[1, 0, 0, 0],
+           [0, 1, 0, 0],
+           [0, 0, 1, 0]], dtype=int32)
+    """
+    x = jnp.clip(_checked("latency_coding", x, steps), 0, 1)
+    when = jnp.where(x > 0, jnp.floor((1 - x) * steps), -1).astype(int)
+    when = jnp.minimum(when, steps - 1)  # 1 - x rounds to 1 for the least values
+    return jnp.arange(steps).reshape(-1, *[1] * x.ndim) == when[None]
+
+
+def delta_coding(x: Any, threshold: float) -> jax.Array:
+    """A spike for each change by a threshold, +1 for a rise and -1 for a fall [1]_.
+
+    A reference starts at the first value. At each step at which the value is away from it by at least the threshold,
+    there is a spike, and the reference moves towards the value by one threshold: a slow change is not lost, a fast one
+    takes several steps.
+
+    Parameters
+    ----------
+    x : array
+        Signals, ``(steps, ...)``.
+    threshold : float
+        In the unit of ``x``, greater than 0.
+
+    Returns
+    -------
+    jax.Array
+        -1, 0 and 1, of the shape and dtype of ``x``; 0 at the first step. There is no derivative with respect to ``x``.
+
+    References
+    ----------
+    .. [1] M. Miskowicz, "Send-on-delta concept: an event-based data reporting strategy", Sensors 6 (2006) 49-63.
+
+    Examples
+    --------
+    >>> from spikegrad.data import delta_coding
+    >>> print(delta_coding([0.0, 0.6, 1.1, 1.2, 3.3, 3.3, 0.0], 1.0))
+    [ 0.  0.  1.  0.  1.  1. -1.]
+    """
+    x = _checked("delta_coding", x, 1)
+    if not threshold > 0:
+        raise ValueError(f"delta_coding: threshold must be > 0, got {threshold}")
+    if not x.ndim:
+        raise ValueError("delta_coding: x must have steps on its first axis, got a single number")
+
+    def step(reference, value):
+        away = value - reference
+        spike = jnp.where(jnp.abs(away) >= threshold, jnp.sign(away), jnp.zeros_like(away))
+        return reference + jnp.asarray(threshold, x.dtype) * spike, spike
+
+    return jax.lax.stop_gradient(jax.lax.scan(step, x[0], x)[1])
+
+
+def _checked(owner: str, x: Any, steps: int) -> jax.Array:
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"{owner}: x must be real, got {x.dtype}")
+    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"{owner}: steps must be an integer of at least 1, got {steps!r}")
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)

@@ -1,0 +1,101 @@
+"""Batches of examples that are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._update import Loss
+
+
+class ShuffledBatches:
+    """Batches of examples in an order that is drawn anew for each epoch.
+
+    What is left of an epoch after its last full batch is left out of it.
+
+    Parameters
+    ----------
+    examples : pytree of numpy.ndarray
+        Arrays with one row for each example, such as ``(x, y)``.
+    size : int
+        Examples of a batch, 1 to the number of examples.
+    seed : int
+        Of the order. That of an epoch depends on ``seed`` and the number of the epoch alone.
+
+    Raises
+    ------
+    ValueError
+        If the arrays have different numbers of rows, or ``size`` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spikegrad.training import ShuffledBatches
+    >>> batches = ShuffledBatches(np.arange(7), 3, seed=0)
+    >>> len(batches), [batch.tolist() for batch in batches(0)], [batch.tolist() for batch in batches(1)]
+    (2, [...], [...])
+    """
+
+    def __init__(self, examples: Any, size: int, seed: int) -> None:
+        counts = {len(leaf) for leaf in jax.tree.leaves(examples)}
+        if len(counts) != 1:
+            raise ValueError(f"ShuffledBatches: arrays must have one number of rows, got {sorted(counts)}")
+        (self.count,) = counts
+        if not 1 <= size <= self.count:
+            raise ValueError(f"ShuffledBatches: size must be 1 to {self.count}, the number of examples, got {size}")
+        self.examples, self.size, self.seed = examples, size, seed
+
+    def __len__(self) -> int:
+        """Number of batches of an epoch."""
+        return self.count // self.size
+
+    def __call__(self, epoch: int) -> Iterator[Any]:
+        """The batches of an epoch, from 0."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        for i in range(len(self)):
+            yield _rows(self.examples, order[i * self.size : (i + 1) * self.size])
+
+
+def staged(loss: Loss, examples: Any) -> Loss:
+    """A loss whose batches are the numbers of examples that are on the device already.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(trainable, batch, key)``, of a batch of examples.
+    examples : pytree of arrays
+        One row for each example. They go to the device once, and must fit there.
+
+    Returns
+    -------
+    callable
+        The same loss of a batch of row numbers, ``(size,)`` of integers, for :func:`fit`.
+
+    Examples
+    --------
+    >>> import jax, numpy as np, optax
+    >>> from spikegrad.training import ShuffledBatches, fit, staged
+    >>> def loss(center, batch, key):
+    ...     return ((batch - center) ** 2).mean(), {}
+    >>> x = np.random.default_rng(0).normal(5, 1, 100)
+    >>> rows = ShuffledBatches(np.arange(100), 20, seed=0)
+    >>> state = fit(staged(loss, x), np.zeros(1), rows, optimizer=optax.sgd(0.1), key=jax.random.key(0), epochs=20)
+    >>> bool(abs(state.trainable[0] - x.mean()) < 0.1)
+    True
+    """
+    return jax.tree_util.Partial(_of_rows(loss), jax.tree.map(jnp.asarray, examples))
+
+
+def _of_rows(loss: Loss) -> Any:
+    def of_rows(examples, trainable, rows, key):
+        return loss(trainable, _rows(examples, rows), key)
+
+    return of_rows
+
+
+def _rows(examples: Any, rows: Any) -> Any:
+    return jax.tree.map(lambda array: array[rows], examples)

@@ -1,0 +1,149 @@
+"""Callbacks that write down what training reports."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._files import write_atomically
+from ._state import Report, State
+
+
+class JsonLines:
+    """Write metrics to a file while training runs, a line of JSON for each compiled call.
+
+    A line has ``step``, ``epoch``, ``seconds``, the loss and the other metrics (means over the call; arrays as lists;
+    what is NaN or infinite as null), and at the end of an epoch ``epoch_ended``: true. It can be followed by
+    ``tail -f`` and read by ``pandas.read_json(path, lines=True)``.
+
+    Parameters
+    ----------
+    path : path
+        The file. Of several processes, the first one writes it.
+    more : callable, optional
+        Given the :class:`Report`, it returns a dict of what a line has beside, such as a learning rate.
+    resume : bool
+        Whether a file that exists is gone on with. Its lines of steps that are made again are dropped; only those with
+        the values of ``of`` count.
+    of : dict, optional
+        Constants that each line begins with, such as the name of a network where several share a file.
+
+    Raises
+    ------
+    FileExistsError
+        At the first report, if the file exists and ``resume`` is false.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib, jax, jax.numpy as jnp, optax
+    >>> from spikegrad.training import JsonLines, fit
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "metrics.jsonl")
+    >>> state = fit(lambda w, batch, key: (w**2, {}), jnp.array(1.0), [0, 0], optimizer=optax.sgd(0.25),
+    ...             key=jax.random.key(0), callbacks=[JsonLines(path)])
+    >>> print(path.read_text())
+    {"step": 1, "epoch": 1, "seconds": ..., "loss": 1.0}
+    {"step": 2, "epoch": 1, "seconds": ..., "loss": 0.25, "epoch_ended": true}
+    <BLANKLINE>
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        more: Callable[[Report], dict[str, Any]] = lambda report: {},
+        resume: bool = False,
+        of: dict[str, Any] | None = None,
+    ) -> None:
+        self.path, self.more, self.resume, self.of = Path(path), more, resume, dict(of or {})
+        self._begun = False
+
+    def __call__(self, report: Report) -> None:
+        """Write a line."""
+        line = self.of | {"step": report.step, "epoch": report.epoch, "seconds": round(report.seconds, 3)}
+        line |= report.metrics | ({"epoch_ended": True} if report.epoch_ended else {}) | self.more(report)
+        if jax.process_index() != 0:
+            return
+        if not self._begun:
+            self._begin(report.step)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(jsonable(line)) + "\n")
+
+    def _begin(self, step: int) -> None:
+        self._begun = True
+        if not self.path.exists():
+            return
+        if not self.resume:
+            raise FileExistsError(f"JsonLines: {self.path} exists; with resume=True it is gone on with")
+        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if self._stays(line, step)]
+        write_atomically(self.path, lambda stream: stream.write("".join(f"{line}\n" for line in kept).encode()))
+
+    def _stays(self, line: str, step: int) -> bool:
+        try:
+            values = json.loads(line)
+        except ValueError:  # a kill left a part of it
+            return False
+        return any(values.get(name) != value for name, value in self.of.items()) or values["step"] < step
+
+
+class TensorBoard:
+    """Write metrics as files that TensorBoard shows, a point for each compiled call. It needs tensorboardX.
+
+    Parameters
+    ----------
+    folder : path
+        Where the files go. Of several processes, the first one writes them.
+    more : callable, optional
+        Given the :class:`Report`, it returns a dict of what is written beside the metrics.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If tensorboardX is not installed.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, *, more: Callable[[Report], dict[str, Any]] = lambda report: {}
+    ) -> None:
+        try:
+            from tensorboardX import SummaryWriter  # noqa: PLC0415  (an extra)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "TensorBoard needs tensorboardX: pip install '.[tensorboard]' in a clone of spikegrad", name=error.name
+            ) from error
+        self.more = more
+        self._writer = SummaryWriter(os.fspath(folder)) if jax.process_index() == 0 else None
+
+    def __call__(self, report: Report) -> None:
+        """Write a point of each metric; of an array, one of each element, such as ``rates/0``."""
+        values = report.metrics | self.more(report)
+        if self._writer is None:
+            return
+        for name, value in values.items():
+            array = np.asarray(value)
+            for place, number in np.ndenumerate(array):
+                self._writer.add_scalar("/".join([name, *map(str, place)]), float(number), report.step)
+        self._writer.flush()
+
+    def end(self, state: State) -> None:
+        """Close the file."""
+        del state
+        if self._writer is not None:
+            self._writer.close()
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON knows it: arrays as lists, NaN and infinities as null."""
+    if isinstance(value, dict):
+        return {name: jsonable(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return jsonable(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,316 @@
+"""States of training on disk, from which it goes on with the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._files import PARTIAL, write_atomically
+from ._agree import agreed
+from ._callbacks import jsonable
+from ._partition import name_of
+from ._state import Report, State
+
+FORMAT = 1
+_ABOUT = "about"
+_DEVICE = ("trainable", "optimizer_state", "key")  # the parts of a state that are arrays of JAX
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or is not one of this training; the message names the file."""
+
+
+class Checkpoints:
+    """Save the state of training in a folder, and go on from there: a callback of :func:`fit`.
+
+    A checkpoint is one file of NumPy, ``step-000001240.npz``, of arrays alone: nothing is pickled. It is written whole
+    or not at all, through kills, full disks and power cuts. It is taken at the end of each epoch, or in intervals of
+    time, and when training ends.
+
+    Parameters
+    ----------
+    folder : path
+        Where they go; it is made if it does not exist. Of several processes, the first one writes.
+    minutes : float, optional
+        Save after the first call that ends so many minutes after the last checkpoint, and not at each epoch's end.
+    keep : int
+        How many of the newest are kept, at least 1.
+    extra : dict, optional
+        Anything of one's own that JSON can hold, such as learning curves. It is saved with each checkpoint, as it is
+        then, and :meth:`latest` fills it with what was saved.
+
+    Examples
+    --------
+    >>> import tempfile, jax, jax.numpy as jnp, optax
+    >>> from spikegrad.training import Checkpoints, State, fit
+    >>> def train(folder, epochs):
+    ...     optimizer = optax.adam(0.1)
+    ...     checkpoints = Checkpoints(folder)
+    ...     state = checkpoints.latest(State.start(jnp.array(1.0), optimizer, jax.random.key(0)))
+    ...     return fit(lambda w, batch, key: ((w - batch) ** 2, {}), state, [1.0, 2.0], optimizer=optimizer,
+    ...                epochs=epochs, callbacks=[checkpoints])
+    >>> folder = tempfile.mkdtemp()
+    >>> train(folder, 2).step, train(folder, 5).step  # the second goes on from the first
+    (4, 10)
+    >>> bool(train(folder, 5).trainable == train(tempfile.mkdtemp(), 5).trainable)
+    True
+    """
+
+    _suffix = ".npz"
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        minutes: float | None = None,
+        keep: int = 2,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"Checkpoints: keep must be at least 1, got {keep}")
+        if minutes is not None and not minutes >= 0:
+            raise ValueError(f"Checkpoints: minutes must be at least 0, got {minutes}")
+        self.folder, self.minutes, self.keep = Path(folder), minutes, keep
+        self.extra = {} if extra is None else extra
+        self._saved: int | None = None
+        self._when = time.monotonic()
+
+    def __call__(self, report: Report) -> None:
+        """Save, if it is time."""
+        due = report.epoch_ended
+        if self.minutes is not None:
+            due = agreed(time.monotonic() >= self._when + 60 * self.minutes)
+        if due:
+            self.save(report.state)
+
+    def end(self, state: State) -> None:
+        """Save the last state."""
+        if self._saved != state.step:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Save a state, and remove what is older than the newest few.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; earlier checkpoints stay as they are.
+        """
+        path = self.folder / f"step-{state.step:09}{self._suffix}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(path, state)
+        except OSError as error:
+            raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+        self._saved, self._when = state.step, time.monotonic()
+        self._prune()
+
+    def latest(self, start: State) -> State:
+        """The newest state that was saved, or ``start`` if there is none.
+
+        Parameters
+        ----------
+        start : State
+            What :meth:`State.start` makes of the same parameters and optimiser: names, shapes and dtypes are compared
+            with it, and arrays get its sharding.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be read, or does not fit.
+        """
+        found = self.all()
+        if not found:
+            return start
+        state, extra = self._read(found[-1], start)
+        self.extra.clear()
+        self.extra.update(extra)
+        self._saved = state.step
+        return state
+
+    def all(self) -> list[Path]:
+        """The checkpoints that are there, the newest last."""
+        pattern = re.compile(rf"step-(\d+){re.escape(self._suffix)}")
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        named = [(int(match[1]), path) for path in found if (match := pattern.fullmatch(path.name))]
+        return [path for _, path in sorted(named)]
+
+    def _prune(self) -> None:
+        if jax.process_index() != 0:
+            return
+        for path in self.all()[: -self.keep]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in self.folder.glob(f".step-*{PARTIAL}"):  # of an earlier attempt that was killed
+            path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, state: State) -> None:
+        named = _named(state)
+        for name, leaf in named.items():
+            if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+                raise CheckpointError(f"{path}: {name} is sharded over several processes: use OrbaxCheckpoints")
+        if jax.process_index() != 0:
+            return
+        plain = {name: _plain(np.asarray(_as_numbers(leaf))) for name, leaf in named.items()}
+        about = _about(state, self.extra)
+        write_atomically(path, lambda stream: np.savez(stream, **plain, **{_ABOUT: np.asarray(json.dumps(about))}))
+
+    def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
+        with _readable(path):
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            about = _checked(path, json.loads(str(arrays.pop(_ABOUT))))
+        wanted = _named(start)
+        _compare(path, arrays, about["dtypes"], wanted)
+        return _state(start, [_like(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A file that is no checkpoint fails in every way."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:
+        raise CheckpointError(f"{path} is no checkpoint, or is damaged: {error!r}") from None
+
+
+def _checked(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    if about["format"] != FORMAT:
+        raise CheckpointError(f"{path} is in format {about['format']}, and not {FORMAT}, which is read here")
+    if missing := {"dtypes", "progress", "extra"} - set(about):
+        raise KeyError(min(missing))
+    return about
+
+
+def _named(state: State) -> dict[str, jax.Array]:
+    """The arrays of a state by their names, such as ``trainable/0/weight``."""
+    tree = {part: getattr(state, part) for part in _DEVICE}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {name_of(path): leaf for path, leaf in leaves}
+    if len(named) < len(leaves):
+        names = [name_of(path) for path, _ in leaves]
+        raise CheckpointError(f"two arrays have the name {next(n for n in names if names.count(n) > 1)}")
+    return named
+
+
+def _state(start: State, leaves: list[Any], about: dict[str, Any]) -> State:
+    progress = about["progress"]
+    tree = {part: getattr(start, part) for part in _DEVICE}
+    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    sums = {name: np.asarray(value, np.float64) for name, value in progress["sums"].items()}
+    return State(**tree, **progress | {"sums": sums})
+
+
+def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint has beside arrays. JSON brings back each float64 as it was."""
+    progress = {
+        field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name not in _DEVICE
+    }
+    dtypes = {name: str(leaf.dtype) for name, leaf in _named(state).items()}
+    return {"format": FORMAT, "progress": jsonable(progress), "dtypes": dtypes, "extra": jsonable(extra)}
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_numbers(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """An array of a dtype that the format knows: of bfloat16 and its like, the bits."""
+    return array if array.dtype.kind in "?biufc" else array.view(f"u{array.dtype.itemsize}")
+
+
+def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted: dict[str, jax.Array]) -> None:
+    """Whether a checkpoint has the arrays of the state that goes on from it."""
+    for name in wanted:
+        if name not in arrays:
+            raise CheckpointError(f"{path} has no {name}: parameters or optimiser are not those that it was made with")
+    for name, array in arrays.items():
+        if name not in wanted:
+            raise CheckpointError(f"{path} has {name}, which these parameters and this optimiser have not")
+        shape, dtype = _as_numbers(wanted[name]).shape, str(wanted[name].dtype)
+        if array.shape != shape or dtypes.get(name) != dtype:
+            raise CheckpointError(
+                f"{path}: {name} is {dtypes.get(name)} of shape {array.shape}, and must be {dtype} of shape {shape}"
+            )
+
+
+def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
+    """The saved array as one of JAX, of the dtype and the sharding of another."""
+    numbers = _as_numbers(leaf)
+    placed: Any = array.view(numbers.dtype) if array.dtype != numbers.dtype else array
+    sharded = len(numbers.sharding.device_set) > 1
+    return _of_kind(jax.device_put(placed, numbers.sharding) if sharded else jnp.asarray(placed), leaf)
+
+
+def _of_kind(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The same numbers, as a key if ``leaf`` is one."""
+    return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else numbers
+
+
+class OrbaxCheckpoints(Checkpoints):
+    """Checkpoints of arrays that may be sharded over several processes, by Orbax: see :class:`Checkpoints`.
+
+    A checkpoint is a folder, ``step-000001240``, that Orbax writes whole or not at all, each process its own part. The
+    number of processes and devices may be another one when it is read. All processes must save and read alike.
+
+    Parameters
+    ----------
+    folder, minutes, keep, extra
+        As for :class:`Checkpoints`; the folder must be one that all processes see.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If orbax-checkpoint is not installed.
+    """
+
+    _suffix = ""
+
+    def __init__(self, folder: str | os.PathLike, **options: Any) -> None:
+        super().__init__(Path(folder).absolute(), **options)
+        try:
+            from orbax.checkpoint import v1  # noqa: PLC0415  (an extra)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "OrbaxCheckpoints needs orbax-checkpoint: pip install '.[orbax]' in a clone of spikegrad",
+                name=error.name,
+            ) from error
+        self._orbax = v1
+
+    def _write(self, path: Path, state: State) -> None:
+        named = _named(state)
+        arrays = {name: _as_numbers(leaf) for name, leaf in named.items()}
+        self._orbax.save(path, arrays, custom_metadata=_about(state, self.extra), overwrite=True)
+
+    def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
+        wanted = _named(start)
+        with _readable(path):
+            found = self._orbax.metadata(path)
+            about = _checked(path, found.custom_metadata)
+            _compare(path, found.metadata, about["dtypes"], wanted)
+            like = {name: _abstract(_as_numbers(leaf)) for name, leaf in wanted.items()}
+            arrays = self._orbax.load(path, like)
+        return _state(start, [_of_kind(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

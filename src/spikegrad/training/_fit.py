@@ -1,0 +1,214 @@
+"""The loop over updates: it knows of no network, no data, and no particular loss or optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from ._agree import agreed
+from ._source import Source
+from ._state import Callback, DivergedError, Report, State
+from ._update import Loss, Result, compiled, values_of
+
+
+def fit(
+    loss: Loss,
+    trainable: Any,
+    batches: Iterable[Any] | Callable[[int], Iterable[Any]],
+    *,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    updates_per_call: int = 1,
+    callbacks: Sequence[Callback] = (),
+) -> State:
+    """Train anything that has a differentiable loss.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(trainable, batch, key) -> (scalar, {name: metric})``: what is made small, and a dict of whatever else is
+        to be reported, numbers or arrays. It is traced by JAX. Arrays that a :class:`jax.tree_util.Partial` binds are
+        arguments of the compiled program; those that a function closes over become constants of it, which takes memory
+        and time to compile: bind large ones.
+    trainable : pytree of arrays, or State
+        What is trained, as :func:`partition` gives it; of floating-point arrays alone. A :class:`State` is gone on
+        from: the same seed, batches and calls give the same bits as if training had never stopped.
+    batches : iterable, or callable
+        Pytrees of arrays, of NumPy or of JAX; they may be sharded. An iterable is gone over once in each epoch; a
+        generator, which can be gone over only once, has a single epoch. A callable ``batches(epoch)``, of epochs
+        from 0, returns the iterable of an epoch, so that its order is known when training is resumed. If ``batches``
+        has a length, it is the number of batches of an epoch.
+    optimizer : optax.GradientTransformation
+        Any one of optax; the loss is passed on to those that ask for a ``value`` or ``value_fn``.
+    key : jax.Array
+        Of all randomness: update i gets ``jax.random.fold_in(key, i)``. A :class:`State` has its own.
+    epochs, steps : int, optional
+        When to end: after so many epochs, after so many updates, or with whichever comes first, counted from the very
+        start. One epoch if neither is given.
+    updates_per_call : int
+        Updates in one compiled call, of which callbacks are told when it has ended. Small networks are faster with more
+        of them. The number is fixed, and decides nothing else: no clock has a part in what is computed. A call ends
+        early with the epoch, or before a batch of another shape.
+    callbacks : sequence of callable
+        Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
+        ends. One that has a method ``end`` has it called with the last state.
+
+    Returns
+    -------
+    State
+        After the last update; ``state.trainable`` is what has been trained.
+
+    Raises
+    ------
+    DivergedError
+        If the loss or the parameters are no longer finite. It has the last state that was.
+    TypeError, ValueError
+        For what cannot be trained, or with.
+
+    Notes
+    -----
+    While a call is computed, the batches of the next one are read. The state before a call is kept until its loss is
+    known: parameters and the optimiser's state are there three times.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from spikegrad.training import fit
+    >>> def loss(weight, batch, key):
+    ...     x, y = batch
+    ...     error = (x @ weight - y) ** 2
+    ...     return error.mean(), {"worst": error.max()}
+    >>> x = jax.random.normal(jax.random.key(0), (8, 2))
+    >>> state = fit(loss, jnp.zeros(2), [(x, x @ jnp.array([1.0, -2.0]))], optimizer=optax.sgd(0.3),
+    ...             key=jax.random.key(1), epochs=100)
+    >>> print(state.step, state.trainable.round(3))
+    100 [ 1. -2.]
+    """
+    state = _first_state(trainable, optimizer, key)
+    for name, value in (("epochs", epochs), ("steps", steps), ("updates_per_call", updates_per_call)):
+        if value is not None and value < 1:
+            raise ValueError(f"fit: {name} must be at least 1, got {value}")
+    epochs = 1 if epochs is None and steps is None else epochs
+    source = Source(batches)
+    if source.once and epochs is not None and epochs > 1:
+        raise ValueError(f"fit: batches is an iterator, which ends with its first epoch, and not after {epochs}")
+    call = compiled(loss, optimizer, updates_per_call)
+    clock = _Clock(state)
+    good, stopped = state, False
+
+    def ended() -> bool:
+        return stopped or _reached(state.epoch, epochs) or _reached(state.step, steps)
+
+    while not ended():
+        if source.once and state.epoch:
+            warnings.warn(f"fit: batches ended after {state.step} of {steps} updates", stacklevel=2)
+            break
+        groups = source.groups(state, steps, updates_per_call)
+        group = next(groups, None)
+        if group is None and not state.batches:
+            raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
+        if group is None:  # ``steps`` ended an earlier call with the last batch of the epoch
+            state = dataclasses.replace(state, epoch=state.epoch + 1, batches=0, sums={})
+        while group is not None and not stopped:
+            result = call(state, group)
+            following = next(groups, None)  # read while the device computes
+            values, finite = values_of(result)
+            if np.isfinite(values["loss"][0]):
+                good = state
+            if not finite:
+                raise DivergedError(_diverged(state, values["loss"]), good)
+            epoch_ended = following is None and source.has_ended(state.batches + len(group))
+            report = _report(state, result, values, epoch_ended, clock, _total(source, epochs, steps))
+            state = report.state
+            stopped = agreed(any([callback(report) for callback in callbacks]))
+            group = following
+    for callback in callbacks:
+        if hasattr(callback, "end"):
+            callback.end(state)  # type: ignore[attr-defined]
+    return state
+
+
+def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array | None) -> State:
+    if isinstance(trainable, State):
+        if key is not None:
+            raise TypeError("fit: a State has its own key, so that none can be given")
+        return trainable
+    if key is None:
+        raise TypeError("fit: key is missing, such as key=jax.random.key(0)")
+    return State.start(trainable, optimizer, key)
+
+
+def _reached(count: int, limit: int | None) -> bool:
+    return limit is not None and count >= limit
+
+
+def _diverged(state: State, losses: np.ndarray) -> str:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if not len(bad):
+        return f"parameters are NaN or infinite after update {state.step + len(losses)}, in epoch {state.epoch + 1}"
+    return f"the loss is {losses[bad[0]]} at update {state.step + bad[0] + 1}, in epoch {state.epoch + 1}"
+
+
+def _report(
+    state: State,
+    result: Result,
+    values: dict[str, np.ndarray],
+    epoch_ended: bool,
+    clock: _Clock,
+    total: int | None,
+) -> Report:
+    sums = {name: state.sums.get(name, 0.0) + rows.sum(0) for name, rows in values.items()}
+    batches = state.batches + result.updates
+    step, (seconds, left) = state.step + result.updates, clock.read(state.step + result.updates, total)
+    after = dataclasses.replace(
+        state,
+        trainable=result.trainable,
+        optimizer_state=result.optimizer_state,
+        step=step,
+        epoch=state.epoch + epoch_ended,
+        batches=0 if epoch_ended else batches,
+        sums={} if epoch_ended else sums,
+        seconds=seconds,
+    )
+    return Report(
+        state=after,
+        epoch=state.epoch + 1,
+        epoch_ended=epoch_ended,
+        metrics={name: rows.mean(0) for name, rows in values.items()},
+        epoch_metrics={name: values / batches for name, values in sums.items()},
+        total=total,
+        seconds_left=left,
+    )
+
+
+def _total(source: Source, epochs: int | None, steps: int | None) -> int | None:
+    """Updates in all, as far as it is known."""
+    of_epochs = epochs * source.length if epochs is not None and source.length is not None else None
+    return min((n for n in (of_epochs, steps) if n is not None), default=None)
+
+
+class _Clock:
+    """For display alone: nothing that is computed depends on it."""
+
+    def __init__(self, state: State) -> None:
+        self.before, self.began = state.seconds, time.perf_counter()
+        self.compiled: tuple[int, float] | None = None  # the step and the time at which the first call had ended
+
+    def read(self, step: int, total: int | None) -> tuple[float, float | None]:
+        """Seconds that training has taken, and an estimate of those left."""
+        now, left = time.perf_counter(), None
+        if self.compiled is None:
+            self.compiled = step, now
+        elif total is not None:
+            first, then = self.compiled
+            left = (total - step) * (now - then) / (step - first)
+        return self.before + now - self.began, left

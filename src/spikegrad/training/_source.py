@@ -1,0 +1,56 @@
+"""Batches, epoch by epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._state import State
+
+
+class Source:
+    """Batches, epoch by epoch."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+        self.length: int | None = len(batches) if hasattr(batches, "__len__") else None
+        self.once = not callable(batches) and iter(batches) is batches
+        self.last: int | None = None  # number of batches after which ``steps`` cuts the epoch short
+
+    def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
+        """What is left of the epoch, in groups for one call each; no more is read than ``steps`` permits."""
+        epoch = self.batches(state.epoch) if callable(self.batches) else self.batches
+        self.last = None if steps is None else state.batches + steps - state.step
+        return _grouped(itertools.islice(iter(epoch), state.batches, self.last), size)
+
+    def has_ended(self, used: int) -> bool:
+        """Whether an epoch has ended, of which nothing is left to be read. It may have been cut short by ``steps``."""
+        if used == self.last and used != self.length:
+            return False
+        self.length = used
+        return True
+
+
+def _grouped(batches: Iterator[Any], size: int) -> Iterator[list]:
+    """Up to so many consecutive batches of one shape."""
+    group: list = []
+    for batch in batches:
+        batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
+        if group and _type(batch) != _type(group[0]):
+            yield group
+            group = []
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _type(batch: Any) -> Any:
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -1,0 +1,120 @@
+"""The compiled call: a fixed number of updates."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ._partition import combine
+from ._state import State
+
+Loss = Callable[[Any, Any, jax.Array], tuple[Any, dict[str, Any]]]
+"""``loss(trainable, batch, key) -> (scalar, {name: metric})``."""
+
+
+class Result(NamedTuple):
+    """Of one call, on the device. ``metrics`` has a row for each update, and rows beyond these."""
+
+    trainable: Any
+    optimizer_state: Any
+    metrics: dict[str, jax.Array]
+    finite: jax.Array
+    updates: int
+
+
+def compiled(loss: Loss, optimizer: Any, size: int) -> Callable[[State, list], Result]:
+    """A function that makes the updates of a group of batches. How many they are is no reason to compile again."""
+    optimizer = optax.with_extra_args_support(optimizer)
+    bound, rest = _arrays_apart(loss)
+
+    def evaluate(bound, trainable, batch, key):
+        return _checked(combine(bound, rest)(trainable, batch, key))
+
+    def update(bound, trainable, optimizer_state, batch, key):
+        def value_of(trainable):
+            return evaluate(bound, trainable, batch, key)
+
+        (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(trainable)
+        more = {"value": value, "grad": gradient, "value_fn": lambda trainable: value_of(trainable)[0]}
+        change, optimizer_state = optimizer.update(gradient, optimizer_state, trainable, **more)
+        return optax.apply_updates(trainable, change), optimizer_state, {"loss": value, **metrics}
+
+    @jax.jit
+    def advance(bound, trainable, optimizer_state, key, step, batches, count):
+        def nth_key(i):
+            return jax.random.fold_in(key, step + jnp.uint32(i))
+
+        if size == 1:
+            *state, metrics = update(bound, trainable, optimizer_state, batches[0], nth_key(0))
+            rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
+        else:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+
+            def turn(i, carry):
+                trainable, optimizer_state, rows = carry
+                batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked)
+                *state, metrics = update(bound, trainable, optimizer_state, batch, nth_key(i))
+                rows = jax.tree.map(lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0), rows, metrics)
+                return *state, rows
+
+            value, metrics = jax.eval_shape(evaluate, bound, trainable, batches[0], nth_key(0))
+            rows = jax.tree.map(lambda m: jnp.zeros((size, *m.shape), m.dtype), {"loss": value, **metrics})
+            *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
+        return *state, rows, _all_finite(state[0])
+
+    def call(state: State, group: list) -> Result:
+        filled = group + [group[-1]] * (size - len(group))
+        out = advance(
+            bound,
+            state.trainable,
+            state.optimizer_state,
+            state.key,
+            np.uint32(state.step),
+            filled,
+            np.int32(len(group)),
+        )
+        return Result(*out, len(group))
+
+    return call
+
+
+def _arrays_apart(loss: Loss) -> tuple[Any, Any]:
+    """The arrays that a loss holds as a pytree, such as a Partial, and the rest of it."""
+    leaves, structure = jax.tree.flatten(loss)
+    arrays = [isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves]
+    bound = [jnp.asarray(leaf) if mine else None for leaf, mine in zip(leaves, arrays, strict=True)]
+    rest = [None if mine else leaf for leaf, mine in zip(leaves, arrays, strict=True)]
+    return structure.unflatten(bound), structure.unflatten(rest)
+
+
+def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
+    """What a loss function returned, if it is as agreed upon."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise TypeError(f"fit: loss must return (scalar, {{name: metric}}), got {type(result).__name__}")
+    value, metrics = result
+    if jnp.shape(value):
+        raise TypeError(f"fit: the loss must be a scalar, got shape {jnp.shape(value)}: take its mean")
+    if "loss" in metrics:
+        raise ValueError("fit: the metric 'loss' is the loss itself; give another name")
+    for name, metric in metrics.items():
+        if not hasattr(metric, "dtype") and not isinstance(metric, (bool, int, float)):
+            raise TypeError(f"fit: metric {name!r} must be a number or an array, got {type(metric).__name__}")
+    return value, {name: jax.lax.stop_gradient(jnp.asarray(metric)) for name, metric in metrics.items()}
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return functools.reduce(jnp.logical_and, (jnp.isfinite(x).all() for x in jax.tree.leaves(tree)), jnp.array(True))
+
+
+def values_of(result: Result) -> tuple[dict[str, np.ndarray], bool]:
+    """Metrics of each update, in float64, and whether the loss and the parameters are finite. It waits for them."""
+    metrics, finite = jax.device_get((result.metrics, result.finite))
+    metrics = {"loss": metrics.pop("loss"), **metrics}  # first, as JAX sorts names
+    values = {name: np.asarray(rows[: result.updates], np.float64) for name, rows in metrics.items()}
+    return values, bool(finite) and bool(np.isfinite(values["loss"]).all())

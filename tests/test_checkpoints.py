@@ -1,0 +1,339 @@
+"""Checkpoints: the same bits as training that never stopped, files that are whole, and what does not fit is said."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from spikegrad.cli import main, runs
+from spikegrad.training import CheckpointError, Checkpoints, OrbaxCheckpoints, ShuffledBatches, State, _checkpoint, fit
+
+QUICK_COMPILATION = True
+ROWS = ShuffledBatches(np.arange(20, dtype=np.float32), 4, seed=0)
+OPTIMIZER = optax.chain(optax.add_noise(0.01, 0.5, 0), optax.adam(0.1))  # it keeps a key and moments
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def start(key=None):
+    params = {"layers": [(jnp.zeros(3), jnp.ones((), jnp.bfloat16))], "scale": jnp.ones((2, 2))}
+    return State.start(params, OPTIMIZER, jax.random.key(0) if key is None else key)
+
+
+def loss(params, batch, key):
+    (weight, bias), scale = params["layers"][0], params["scale"]
+    noisy = batch[:, None] * weight[None] + bias.astype(jnp.float32) + jax.random.normal(key, (4, 3))
+    return ((noisy - 1) ** 2).mean() + (scale**2).sum(), {"mean": noisy.mean()}
+
+
+def train(state, epochs=2, callbacks=()):
+    return fit(loss, state, ROWS, optimizer=OPTIMIZER, epochs=epochs, updates_per_call=2, callbacks=callbacks)
+
+
+def same(first, second):
+    def equal(a, b):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        return a.dtype == b.dtype and np.array_equal(a, b)
+
+    device = ("trainable", "optimizer_state", "key")
+    return all(
+        jax.tree.structure(getattr(first, part)) == jax.tree.structure(getattr(second, part))
+        and jax.tree.all(jax.tree.map(equal, getattr(first, part), getattr(second, part)))
+        for part in device
+    )
+
+
+@pytest.fixture(scope="module")
+def whole():
+    with jax.numpy_dtype_promotion("standard"):
+        reports = []
+        return train(start(), callbacks=[reports.append]), reports
+
+
+def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
+    final, reports = whole
+    for report in reports:
+        checkpoints = Checkpoints(tmp_path, extra={"curve": [0.1, report.metrics["loss"]]})
+        checkpoints.save(report.state)
+        read = Checkpoints(tmp_path)
+        state = read.latest(start())
+        assert same(state, report.state)
+        for field in ("step", "epoch", "batches", "seconds", "sums"):
+            assert getattr(state, field) == getattr(report.state, field)
+        assert read.extra == {"curve": [0.1, report.metrics["loss"]]}
+        again = []
+        rest = train(state, callbacks=[again.append])
+        assert same(rest, final)
+        if again:
+            assert again[-1].epoch_metrics == reports[-1].epoch_metrics
+    assert Checkpoints(tmp_path / "none").latest(state) is state
+
+
+def test_nothing_is_pickled_and_names_are_those_of_the_tree(whole, tmp_path):
+    Checkpoints(tmp_path).save(whole[0])
+    with np.load(tmp_path / "step-000000010.npz", allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    assert arrays["trainable/scale"].tolist() == whole[0].trainable["scale"].tolist()
+    assert arrays["trainable/layers/0/1"].dtype == np.uint16  # bfloat16 as its bits
+    assert json.loads(str(arrays["about"]))["progress"]["step"] == 10
+
+
+def test_when_and_how_many(tmp_path, monkeypatch):
+    ticks = iter(range(10**6))
+    clock = SimpleNamespace(monotonic=lambda: 30.0 * next(ticks))  # half a minute passes at each look
+    monkeypatch.setattr(_checkpoint, "time", clock)
+    saved = []
+
+    class Noted(Checkpoints):
+        def save(self, state):
+            saved.append(state.step)
+            super().save(state)
+
+    train(start(), callbacks=[Noted(tmp_path / "a")])
+    assert saved == [5, 10]  # the ends of epochs; at the end nothing is saved twice
+    saved.clear()
+    train(start(), callbacks=[Noted(tmp_path / "b", minutes=1.0, keep=3)])
+    assert saved == [4, 7, 10]
+    assert [path.name for path in Checkpoints(tmp_path / "b").all()] == [f"step-{s:09}.npz" for s in saved]
+    saved.clear()
+    train(start(), callbacks=[Noted(tmp_path / "c", minutes=0.0), lambda report: report.step == 7])
+    assert saved == [2, 4, 5, 7]
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"step-000000005.npz", "step-000000007.npz"}
+    for wrong, message in (({"keep": 0}, "keep must be at least 1"), ({"minutes": -1}, "minutes must be at least 0")):
+        with pytest.raises(ValueError, match=message):
+            Checkpoints(tmp_path, **wrong)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
+    state, reports = whole
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(reports[0].state)
+    (tmp_path / ".step-000000002.npz.0123abcd.part").write_bytes(b"what a kill left")
+
+    def full(*arrays, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_checkpoint.np, "savez", full)
+        with pytest.raises(OSError, match=r"step-000000010.npz cannot be written: No space left on device"):
+            checkpoints.save(state)
+    assert same(Checkpoints(tmp_path).latest(start()), reports[0].state)
+    checkpoints.save(state)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002.npz", "step-000000010.npz"]
+
+
+def rewritten(path, change):
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays.pop("about")))
+    change(arrays, about)
+    np.savez(path, **arrays, about=np.asarray(json.dumps(about)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda arrays, about: arrays.pop("trainable/scale"),
+            "has no trainable/scale: parameters or optimiser",
+        ),
+        (lambda arrays, about: arrays.update(more=np.ones(2)), "has more, which these parameters and this optimiser"),
+        (
+            lambda arrays, about: arrays.update({"trainable/scale": np.ones(4, np.float32)}),
+            r"trainable/scale is float32 of shape \(4,\), and must be float32 of shape \(2, 2\)",
+        ),
+        (
+            lambda arrays, about: about["dtypes"].update({"trainable/scale": "float64"}),
+            r"trainable/scale is float64 of shape \(2, 2\), and must be float32 of",
+        ),
+        (lambda arrays, about: about["dtypes"].update(key="key<rbg>"), r"key is key<rbg> of .* must be key<fry>"),
+        (lambda arrays, about: about.update(format=2), "is in format 2, and not 1, which is read here"),
+        (lambda arrays, about: about.pop("progress"), "is no checkpoint, or is damaged: KeyError"),
+        (lambda arrays, about: arrays.update(key=np.array([None])), "is no checkpoint, or is damaged: ValueError"),
+    ],
+)
+def test_what_does_not_fit_is_said(whole, tmp_path, change, message):
+    Checkpoints(tmp_path).save(whole[0])
+    rewritten(tmp_path / "step-000000010.npz", change)
+    with pytest.raises(CheckpointError, match=rf"step-000000010.npz:? {message}"):
+        Checkpoints(tmp_path).latest(start())
+
+
+def test_a_damaged_file_is_said(whole, tmp_path):
+    path = tmp_path / "step-000000010.npz"
+    Checkpoints(tmp_path).save(whole[0])
+    content = path.read_bytes()
+    for damaged in (b"", content[:-30], content[: len(content) // 2], b"not a file of NumPy"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="is no checkpoint, or is damaged"):
+            Checkpoints(tmp_path).latest(start())
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
+        Checkpoints(tmp_path).latest(start())
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    state = State.start({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(CheckpointError, match="two arrays have the name trainable/a/b"):
+        Checkpoints(tmp_path).save(state)
+
+
+def two_devices():
+    return jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+
+
+def test_orbax_brings_a_state_back_with_another_sharding(whole, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    final, reports = whole
+    checkpoints = OrbaxCheckpoints(tmp_path / "a", keep=1, extra={"curve": [0.1]})
+    sharding = NamedSharding(two_devices(), PartitionSpec(None, "data"))
+    half = reports[2].state
+    placed = jax.device_put(half.trainable["scale"], sharding)
+    checkpoints.save(reports[0].state)
+    checkpoints.save(dataclasses.replace(half, trainable=half.trainable | {"scale": placed}))
+    assert [path.name for path in checkpoints.all()] == [f"step-{half.step:09}"]
+    again = OrbaxCheckpoints(tmp_path / "a")
+    state = again.latest(start())
+    assert same(state, half)
+    assert len(state.trainable["scale"].sharding.device_set) == 1
+    assert (state.step, state.batches, state.sums, again.extra) == (
+        half.step,
+        half.batches,
+        half.sums,
+        {"curve": [0.1]},
+    )
+    assert same(train(state), final)
+    params = start().trainable | {"scale": jnp.ones(3)}
+    with pytest.raises(CheckpointError, match=r"scale is float32 of shape \(2, 2\), and must be"):
+        again.latest(State.start(params, OPTIMIZER, jax.random.key(0)))
+
+
+def test_raw_keys_and_sharded_arrays(tmp_path):
+    sharding = NamedSharding(two_devices(), PartitionSpec(None, "data"))
+    state = start(jax.random.PRNGKey(3))
+    sharded = dataclasses.replace(
+        state, trainable=state.trainable | {"scale": jax.device_put(state.trainable["scale"], sharding)}
+    )
+    Checkpoints(tmp_path).save(sharded)
+    read = Checkpoints(tmp_path).latest(sharded)
+    assert read.trainable["scale"].sharding == sharding
+    assert same(read, sharded)
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+PROGRAM = "import sys, spikegrad_command; sys.exit(spikegrad_command.main())"
+RUN = ["--data", "digits", "--hidden", "32,16", "--steps", "4", "--batch", "8", "--quiet", "--checkpoint", "0"]
+
+
+def command(*arguments):
+    return [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+
+
+def killed_at_random(folder, arguments, moments, rng):
+    """A run that is killed again and again, and gone on with; then left to end. How often a kill came before that."""
+    kills = 0
+    for _ in range(moments):
+        resumed = ["--resume", folder, "--quiet", "--checkpoint", "0"]
+        call = (
+            command("train", *resumed) if (folder / "run.json").exists() else command("train", *arguments, "-o", folder)
+        )
+        process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        wait = rng.uniform(0.5, 1.0) if kills % 4 == 3 else rng.uniform(2.0, 6.0)
+        try:
+            _, errors = process.communicate(timeout=wait)
+            assert process.returncode == 0, errors
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            if (folder / "run.json").exists() and not (folder / "run.json").read_text():
+                (folder / "run.json").unlink()  # killed between taking the folder and beginning to write
+    return kills
+
+
+def results(folder):
+    with np.load(folder / "parameters.npz") as file:
+        arrays = dict(file)
+    record = json.loads((folder / "run.json").read_text())
+    curves = {name: record["results"][name]["curves"] for name in ("spiking", "relu")}
+    return arrays, curves, record
+
+
+class Killed(BaseException):
+    """Ends everything at once, as a kill does."""
+
+
+def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
+    arguments = [*RUN, "--epochs", "2", "--batch", "64", "--coding", "rate"]
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    assert main(["train", *arguments, "-o", str(whole)]) == 0
+    write, written = _checkpoint.write_atomically, []
+
+    def killed_at_last(path, content):
+        if len(written) == 1:
+            raise Killed
+        written.append(path)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_checkpoint, "write_atomically", killed_at_last)
+        with pytest.raises(Killed):
+            main(["train", *arguments, "-o", str(folder)])
+    assert main(["train", "--resume", str(folder), "--epochs", "9"]) == 2
+    assert "the run has its own options: leave out --epochs" in capsys.readouterr().err
+    with runs.held(folder):
+        assert main(["train", "--resume", str(folder)]) == 2
+    assert "is in use: another process is training it" in capsys.readouterr().err
+    assert main(["train", "--resume", str(folder), "--quiet"]) == 0
+    (expected, curves, _), (arrays, found, record) = results(whole), results(folder)
+    assert found == curves
+    assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
+    assert record["finished"]
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    assert main(["train", "--resume", str(folder)]) == 2
+    assert f"{folder} has finished: there is nothing to go on with" in capsys.readouterr().err
+
+
+@pytest.mark.every
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_kills_at_random_moments_change_nothing(tmp_path):
+    arguments = [*RUN, "--epochs", "40", "--coding", "rate", "--shift", "1"]
+    subprocess.run(command("train", *arguments, "-o", tmp_path / "whole"), check=True, capture_output=True)
+    expected, curves, _ = results(tmp_path / "whole")
+    rng, kills, attempt = random.Random(0), 0, 0
+    while kills < 20:
+        folder = tmp_path / f"killed-{attempt}"
+        kills += killed_at_random(folder, arguments, 20 - kills, rng)
+        done = subprocess.run(
+            command("train", "--resume", folder, "--quiet"), check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0 or "has finished" in done.stderr, done.stderr
+        arrays, found, record = results(folder)
+        assert record["finished"]
+        assert found == curves
+        assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
+        assert done.returncode or not (folder / "checkpoints").exists()
+        steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert len(steps) == len((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
+        attempt += 1
+    assert kills == 20

@@ -1,0 +1,381 @@
+"""The loop over updates against gradient descent in NumPy, and everything that it is told or tells."""
+
+import io
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from spikegrad import LIF
+from spikegrad.data import constant_coding, delta_coding, latency_coding, rate_coding
+from spikegrad.training import (
+    DivergedError,
+    JsonLines,
+    ShuffledBatches,
+    State,
+    TensorBoard,
+    combine,
+    fit,
+    partition,
+    staged,
+)
+
+QUICK_COMPILATION = True
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(23, 3)).astype(np.float32)
+Y = (X @ np.array([1.0, -2.0, 0.5])).astype(np.float32)
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def start():
+    return {"weight": jnp.zeros(3), "bias": jnp.zeros(())}
+
+
+def loss(params, batch, key):
+    """Least squares, of targets with noise."""
+    x, y = batch
+    error = x @ params["weight"] + params["bias"] - y - 0.1 * jax.random.normal(key, y.shape)
+    return (error**2).mean(), {"each": jnp.stack([jnp.abs(error).max(), jnp.abs(error).min()])}
+
+
+def by_hand(batches, rate=0.1):
+    """The same in float64 and plain NumPy: weights, bias, and the loss before each update."""
+    weight, bias, losses = np.zeros(3), 0.0, []
+    for step, (x, y) in enumerate(batches):
+        noise = np.asarray(jax.random.normal(jax.random.fold_in(KEY, step), y.shape), np.float64)
+        error = x @ weight + bias - y - 0.1 * noise
+        losses.append((error**2).mean())
+        weight = weight - rate * 2 * x.T @ error / len(y)
+        bias = bias - rate * 2 * error.mean()
+    return weight, bias, np.array(losses)
+
+
+def run(batches, **options):
+    options = {"optimizer": optax.sgd(0.1), "key": KEY} | options
+    return fit(loss, start(), batches, **options)
+
+
+def same(first, second):
+    return jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), first.trainable, second.trainable))
+
+
+BATCHES = ShuffledBatches((X, Y), 5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Three epochs of four batches, three updates to a call, and what was reported."""
+    reports = []
+    with jax.numpy_dtype_promotion("standard"):
+        return run(BATCHES, epochs=3, updates_per_call=3, callbacks=[reports.append]), reports
+
+
+def test_it_is_gradient_descent(whole):
+    state, reports = whole
+    weight, bias, losses = by_hand([batch for epoch in range(3) for batch in BATCHES(epoch)])
+    np.testing.assert_allclose(state.trainable["weight"], weight, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.trainable["bias"], bias, rtol=1e-4, atol=1e-5)
+    assert [report.step for report in reports] == [3, 4, 7, 8, 11, 12]
+    assert [report.epoch for report in reports] == [1, 1, 2, 2, 3, 3]
+    assert [report.epoch_ended for report in reports] == [False, True] * 3
+    assert [report.state.epoch for report in reports] == [0, 1, 1, 2, 2, 3]
+    assert [report.state.batches for report in reports] == [3, 0, 3, 0, 3, 0]
+    assert {report.total for report in reports} == {12}
+    for report, calls, epoch in zip(reports, [(0, 3), (3, 4), (4, 7)], [(0, 3), (0, 4), (4, 7)], strict=False):
+        assert report.metrics["loss"] == pytest.approx(losses[slice(*calls)].mean(), rel=1e-4)
+        assert report.epoch_metrics["loss"] == pytest.approx(losses[slice(*epoch)].mean(), rel=1e-4)
+        assert report.metrics["each"].shape == (2,)
+        assert list(report.metrics) == ["loss", "each"]
+    assert reports[0].seconds_left is None
+    assert reports[1].seconds_left > 0
+    assert reports[-1].seconds_left == 0
+    assert reports[0].seconds < reports[-1].seconds == state.seconds
+
+
+def test_every_epoch_sees_every_example_once_in_an_order_of_its_own():
+    rows = ShuffledBatches(np.arange(10), 5, seed=1)
+    epochs = [np.concatenate(list(rows(epoch))).tolist() for epoch in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [batch.tolist() for batch in rows(1)] == [epochs[1][:5], epochs[1][5:]]  # asked again, the same
+    assert np.concatenate(list(ShuffledBatches(np.arange(10), 5, seed=2)(0))).tolist() != epochs[0]
+
+
+def test_how_batches_come_is_no_matter(whole):
+    state, _ = whole
+    rows = ShuffledBatches(np.arange(len(X), dtype=np.int32), 5, seed=3)
+    with_rows = fit(
+        staged(loss, (X, Y)), start(), rows, optimizer=optax.sgd(0.1), key=KEY, epochs=3, updates_per_call=3
+    )
+    assert same(state, with_rows)
+    everything = (jax.tree.map(jnp.asarray, batch) for epoch in range(3) for batch in BATCHES(epoch))
+    assert same(state, run(everything, updates_per_call=3))
+    assert same(state, run(lambda epoch: list(BATCHES(epoch)), steps=12, updates_per_call=3))
+
+
+def test_batches_may_be_sharded():
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    shares = NamedSharding(mesh, PartitionSpec("data"))
+    batches = [(X[i : i + 4], Y[i : i + 4]) for i in (0, 4, 8)]
+    weight, bias, losses = by_hand(batches)
+    reports = []
+    state = run([jax.device_put(batch, shares) for batch in batches], updates_per_call=2, callbacks=[reports.append])
+    np.testing.assert_allclose(state.trainable["weight"], weight, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.trainable["bias"], bias, rtol=1e-4, atol=1e-5)
+    assert reports[-1].epoch_metrics["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    assert len(state.trainable["weight"].sharding.device_set) == 2
+
+
+def test_a_state_is_gone_on_from_with_the_same_bits(whole):
+    state, _ = whole
+    for steps in (3, 4, 8, 11):
+        first = run(BATCHES, steps=steps, updates_per_call=3)
+        assert (first.step, first.epoch, first.batches) == (steps, steps // 4, steps % 4)
+        reports = []
+        rest = fit(
+            loss, first, BATCHES, optimizer=optax.sgd(0.1), epochs=3, updates_per_call=3, callbacks=[reports.append]
+        )
+        assert same(state, rest)
+        assert reports[-1].epoch_metrics["loss"] == whole[1][-1].epoch_metrics["loss"]
+        assert rest.seconds > first.seconds
+
+
+def test_the_number_of_updates_per_call_and_shapes_of_batches():
+    ragged = [(X[:5], Y[:5]), (X[5:10], Y[5:10]), (X[10:13], Y[10:13]), (X[13:18], Y[13:18])]
+    weight, _, losses = by_hand(ragged)
+    for size, steps in ((1, [1, 2, 3, 4]), (2, [2, 3, 4]), (7, [2, 3, 4])):
+        reports = []
+        state = run(ragged, updates_per_call=size, callbacks=[reports.append])
+        assert [report.step for report in reports] == steps
+        np.testing.assert_allclose(state.trainable["weight"], weight, rtol=1e-4, atol=1e-5)
+        assert reports[-1].epoch_metrics["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+
+
+def test_any_optimiser():
+    full = [(X, Y)]
+    for optimizer in (optax.lbfgs(), optax.chain(optax.clip(1.0), optax.polyak_sgd(1.0)), optax.adamw(0.3)):
+        state = run(full, optimizer=optimizer, epochs=60, updates_per_call=20)
+        np.testing.assert_allclose(state.trainable["weight"], [1.0, -2.0, 0.5], atol=0.15)
+
+
+def test_stopping():
+    seen, ended = [], []
+
+    class Stop:
+        def __call__(self, report):
+            seen.append(report.step)
+            return report.step >= 4
+
+        def end(self, state):
+            ended.append(state.step)
+
+    def after(report):
+        seen.append("after")
+
+    state = run(BATCHES, epochs=100, updates_per_call=2, callbacks=[Stop(), after])
+    assert seen == [2, "after", 4, "after"]
+    assert ended == [4]
+    assert (state.step, state.epoch) == (4, 1)
+
+
+def test_a_generator_is_read_no_further_than_needed():
+    batches = iter([(X[:5], Y[:5])] * 10)
+    run(batches, steps=3, updates_per_call=2)
+    assert len(list(batches)) == 7
+    with pytest.warns(UserWarning, match="batches ended after 2 of 5 updates"):
+        assert run(iter([(X, Y)] * 2), steps=5).step == 2
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_divergence_has_the_last_good_state(size):
+    good = [(X[:5], Y[:5])] * 6
+    bad = [*good, (X[:5] * np.inf, Y[:5])]
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at update 7, in epoch 1") as error:
+        run(bad, updates_per_call=size)
+    state = error.value.state
+    assert state.step == (5 if size == 1 else 4)  # the loss after the sixth update is not known to be finite
+    assert same(state, run(good[: state.step], updates_per_call=size))
+    assert np.isfinite(state.trainable["weight"]).all()
+
+
+def test_parameters_that_are_no_longer_finite_are_divergence_too():
+    def steep(params, batch, key):
+        return jnp.sqrt(jnp.abs(params["weight"]) * batch).sum(), {}  # its slope at 0 is infinite
+
+    with pytest.raises(DivergedError, match="parameters are NaN or infinite after update 1, in epoch 1"):
+        fit(steep, start(), [np.ones(3)], optimizer=optax.sgd(0.1), key=KEY)
+
+
+def test_what_is_refused():
+    def of(result):
+        return lambda params, batch, key: result(params)
+
+    bad = {
+        "loss must return": of(lambda p: p["bias"]),
+        "must be a scalar, got shape": of(lambda p: (p["weight"], {})),
+        "metric 'loss' is the loss itself": of(lambda p: (p["bias"], {"loss": 1.0})),
+        "metric 'name' must be a number": of(lambda p: (p["bias"], {"name": "a"})),
+    }
+    for message, function in bad.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            fit(function, start(), [X], optimizer=optax.sgd(0.1), key=KEY)
+    for trainable, message in (
+        ({"size": jnp.arange(3)}, "got int32 at size"),
+        ({"cell": LIF(decay=0.9)}, "got float at cell/decay"),
+    ):
+        with pytest.raises(TypeError, match=f"trainable must hold floating-point arrays, {message}"):
+            State.start(trainable, optax.sgd(0.1), KEY)
+    for options, message in (
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"steps": -1}, "steps must be at least 1, got -1"),
+        ({"updates_per_call": 0}, "updates_per_call must be at least 1"),
+        ({"key": None}, "key is missing"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            run(BATCHES, **options)
+    with pytest.raises(TypeError, match="a State has its own key"):
+        fit(loss, State.start(start(), optax.sgd(0.1), KEY), BATCHES, optimizer=optax.sgd(0.1), key=KEY)
+    with pytest.raises(ValueError, match="batches is empty in epoch 1"):
+        run([])
+    with pytest.raises(ValueError, match="batches is an iterator, which ends with its first epoch, and not after 2"):
+        run(iter([]), epochs=2)
+    with pytest.raises(ValueError, match="size must be 1 to 23, the number of examples, got 24"):
+        ShuffledBatches((X, Y), 24, 0)
+    with pytest.raises(ValueError, match=r"one number of rows, got \[22, 23\]"):
+        ShuffledBatches((X, Y[1:]), 2, 0)
+
+
+# --- partition -------------------------------------------------------------------------------------------------------
+
+
+def test_partition_takes_floating_point_arrays_and_combine_puts_together():
+    tree = {
+        "cell": LIF(decay=jnp.array(0.9), threshold=1.5),
+        "layers": [(np.ones(2), jnp.arange(3)), (jnp.zeros(1, jnp.bfloat16), None)],
+        "name": "net",
+        "function": jnp.tanh,
+    }
+    trainable, static = partition(tree)
+    assert [str(leaf.dtype) for leaf in jax.tree.leaves(trainable)] == ["float32", "float64", "bfloat16"]
+    assert not set(map(id, jax.tree.leaves(trainable))) & set(map(id, jax.tree.leaves(static)))
+    again = combine(trainable, static)
+    assert jax.tree.structure(again) == jax.tree.structure(tree)
+    assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(tree), strict=True))
+    asked = []
+    some, _ = partition(tree, lambda path, leaf: asked.append(path) or path.startswith("layers/1"))
+    assert asked == ["cell/decay", "layers/0/0", "layers/1/0"]
+    assert len(jax.tree.leaves(some)) == 1
+    with pytest.raises(ValueError, match="both trees have a leaf at cell/decay"):
+        combine(trainable, tree)
+
+
+# --- callbacks that write --------------------------------------------------------------------------------------------
+
+
+def test_json_lines(whole, tmp_path):
+    _, reports = whole
+    path = tmp_path / "metrics.jsonl"
+    write = JsonLines(path, more=lambda report: {"rate": jnp.float32(0.5), "odd": np.inf}, of={"network": "a"})
+    for report in reports:
+        write(report)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 4, 7, 8, 11, 12]
+    assert lines[1]["each"] == reports[1].metrics["each"].tolist()
+    assert lines[1]["loss"] == reports[1].metrics["loss"]
+    assert list(lines[1]) == ["network", "step", "epoch", "seconds", "loss", "each", "epoch_ended", "rate", "odd"]
+    assert (lines[0]["rate"], lines[0]["odd"]) == (0.5, None)
+    assert "epoch_ended" not in lines[0]
+    pandas = pytest.importorskip("pandas")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas' own
+        assert pandas.read_json(path, lines=True)["step"].tolist() == [3, 4, 7, 8, 11, 12]
+    with pytest.raises(FileExistsError, match="resume=True"):
+        JsonLines(path)(reports[0])
+    with path.open("a") as file:
+        file.write('{"network": "b", "step": 8}\n{"network": "a", "st')  # another network's, and what a kill left
+    JsonLines(path, resume=True, of={"network": "a"})(reports[2])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["network"], line["step"]) for line in lines] == [("a", 3), ("a", 4), ("b", 8), ("a", 7)]
+
+
+def test_tensor_board(whole, tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event  # noqa: PLC0415
+
+    _, reports = whole
+    write = TensorBoard(tmp_path, more=lambda report: {"rate": 0.5})
+    for report in reports[:2]:
+        write(report)
+    write.end(reports[1].state)
+    (file,) = tmp_path.iterdir()
+    stream, found = io.BytesIO(file.read_bytes()), []
+    while size := stream.read(8):  # length and its checksum, the event and its checksum
+        stream.read(4)
+        event = Event.FromString(stream.read(int.from_bytes(size, "little")))
+        stream.read(4)
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    for report in reports[:2]:
+        for tag, value in (("loss", report.metrics["loss"]), ("each/1", report.metrics["each"][1]), ("rate", 0.5)):
+            assert (report.step, tag, pytest.approx(value)) in found
+
+
+# --- encoders --------------------------------------------------------------------------------------------------------
+
+
+def test_constant_coding_repeats():
+    x = np.array([[1, 2], [3, 4]])
+    coded = constant_coding(x, 3)
+    assert coded.shape == (3, 2, 2)
+    assert coded.dtype == jnp.float32
+    assert (np.asarray(coded) == x).all()
+
+
+def test_rate_coding_spikes_with_the_probability_of_the_value():
+    x = jnp.array([-1.0, 0.0, 0.2, 0.5, 0.9, 1.0, 2.0])
+    spikes = np.asarray(rate_coding(x, 4000, jax.random.key(0))).astype(float)
+    share = np.clip(np.asarray(x), 0, 1)
+    assert (np.abs(spikes.mean(0) - share) <= 5 * np.sqrt(share * (1 - share) / 4000)).all()
+    assert abs(np.corrcoef(spikes[1:, 3], spikes[:-1, 3])[0, 1]) < 0.08  # independent in time
+    assert abs(np.corrcoef(spikes[:, 3], spikes[:, 4])[0, 1]) < 0.08  # and of each other
+
+
+def test_latency_coding_spikes_once_and_earlier_for_more():
+    x = np.array([0.0, 1e-9, 0.01, 0.3, 0.5, 0.75, 0.7499, 0.99, 1.0, 1.5, -0.5], np.float32)
+    when = [None, 3, 3, 2, 2, 1, 1, 0, 0, 0, None]
+    coded = np.asarray(latency_coding(x, 4))
+    assert coded.sum(0).tolist() == [int(step is not None) for step in when]
+    assert all(coded[step, i] for i, step in enumerate(when) if step is not None)
+
+
+def test_delta_coding_follows_the_signal():
+    rng = np.random.default_rng(1)
+    signal = np.cumsum(rng.uniform(-0.9, 0.9, (200, 3)), 0).astype(np.float32)
+    spikes = np.asarray(delta_coding(signal, 0.5))
+    reference = signal[0].astype(np.float64)
+    for value, spike in zip(signal, spikes, strict=True):
+        away = value - reference
+        assert (spike == np.where(np.abs(away) >= 0.5, np.sign(away), 0)).all()
+        reference = reference + 0.5 * spike
+    assert {-1.0, 0.0, 1.0} == set(np.unique(spikes))
+
+
+def test_what_encoders_refuse():
+    with pytest.raises(ValueError, match="latency_coding: steps must be an integer of at least 1, got 0"):
+        latency_coding(X, 0)
+    with pytest.raises(TypeError, match="rate_coding: x must be real, got complex64"):
+        rate_coding(X + 1j, 3, KEY)
+    with pytest.raises(ValueError, match="delta_coding: threshold must be > 0, got 0"):
+        delta_coding(X, 0)
+    with pytest.raises(ValueError, match="delta_coding: x must have steps on its first axis"):
+        delta_coding(1.0, 0.5)
