@@ -113,18 +113,16 @@ def held(folder: Path) -> Iterator[None]:
     RunError
         If another process works on it.
     """
-    if fcntl is None:
+    if fcntl is None or not folder.exists():
         yield
         return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be read: {error.strerror or error}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder} is in use: another process is training it") from None
         yield
-    except BlockingIOError:
-        raise RunError(f"{folder} is in use: another process is training it") from None
     finally:
         os.close(descriptor)
 
