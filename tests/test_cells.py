@@ -285,8 +285,8 @@ def test_names_of_other_libraries(name, hint):
 
 def test_decay_from_tau():
     assert decay_from_tau(20.0) == np.exp(-1 / 20)
-    assert decay_from_tau(20, dt=5, method="euler") == 0.75
-    assert decay_from_tau(np.inf) == decay_from_tau(np.inf, method="euler") == 1
+    assert decay_from_tau(20, dt=5, discretization="euler") == 0.75
+    assert decay_from_tau(np.inf) == decay_from_tau(np.inf, discretization="euler") == 1
     taus = np.array([2.0, 4.0])
     np.testing.assert_array_equal(decay_from_tau(taus, 1.0, "euler"), [0.5, 0.75])
     np.testing.assert_allclose(jax.grad(decay_from_tau)(4.0, 2.0), np.exp(-0.5) * 2 / 16, rtol=1e-6)
@@ -301,8 +301,8 @@ def test_decay_from_tau():
         ((0.0,), "tau must be > 0, got 0.0"),
         ((np.array([1.0, np.nan]),), "tau must be > 0, got"),
         ((2.0, -1.0), "dt must be > 0, got -1.0"),
-        ((2.0, 3.0, "euler"), "dt must be <= tau for method 'euler', got dt=3.0 and tau=2.0"),
-        ((2.0, 1.0, "midpoint"), "method must be one of 'exact', 'euler', got 'midpoint'"),
+        ((2.0, 3.0, "euler"), "dt must be <= tau for discretization 'euler', got dt=3.0 and tau=2.0"),
+        ((2.0, 1.0, "midpoint"), "discretization must be one of 'exact', 'euler', got 'midpoint'"),
     ],
 )
 def test_what_decay_from_tau_refuses(args, message):

@@ -526,7 +526,7 @@ class LeakyReadout(Cell, pure=True):
         return rest
 
 
-def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, method: str = "exact") -> Any:
+def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "exact") -> Any:
     r"""The share of a leaky quantity that is left after one step, of its time constant.
 
     .. math:: \beta = \begin{cases} e^{-\Delta t/\tau} & \text{exact: the solution of } \tau\, \dot v = -v \\
@@ -538,7 +538,7 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, method: str = "exact") -
         Time constant :math:`\tau > 0`. Infinite: no leak.
     dt : float or array, default 1.0
         Length of a step :math:`\Delta t > 0`, in the unit of ``tau``.
-    method : {"exact", "euler"}
+    discretization : {"exact", "euler"}
         Euler's needs a step no longer than ``tau``.
 
     Returns
@@ -554,22 +554,22 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, method: str = "exact") -
     Examples
     --------
     >>> from spikegrad import LIF, decay_from_tau
-    >>> f"{decay_from_tau(20.0):.4f} {decay_from_tau(20.0, method='euler'):.4f}"
+    >>> f"{decay_from_tau(20.0):.4f} {decay_from_tau(20.0, discretization='euler'):.4f}"
     '0.9512 0.9500'
-    >>> LIF(decay=decay_from_tau(tau=20e-3, dt=5e-3, method="euler"), norm_input=True).decay
+    >>> LIF(decay=decay_from_tau(tau=20e-3, dt=5e-3, discretization="euler"), norm_input=True).decay
     0.75
     """
     tau, dt = _positive("tau", tau), _positive("dt", dt)
     share: Any = dt / tau
     known = not isinstance(share, jax.Array)
-    if method == "exact":
+    if discretization == "exact":
         decay: Any = (np if known else jnp).exp(-share)
-    elif method == "euler":
+    elif discretization == "euler":
         if known and not np.all(share <= 1):
-            raise ValueError(f"decay_from_tau: dt must be <= tau for method 'euler', got dt={dt} and tau={tau}")
+            raise ValueError(f"decay_from_tau: dt must be <= tau for discretization 'euler', got dt={dt} and tau={tau}")
         decay = 1 - share
     else:
-        raise ValueError(f"decay_from_tau: method must be one of 'exact', 'euler', got {brief(method)}")
+        raise ValueError(f"decay_from_tau: discretization must be one of 'exact', 'euler', got {brief(discretization)}")
     return float(decay) if np.ndim(decay) == 0 and known else decay
 
 
