@@ -197,7 +197,7 @@ def test_two_arrays_of_one_name_are_refused(tmp_path):
 
 
 def two_devices():
-    return jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
 
 
 def test_orbax_brings_a_state_back_with_another_sharding(whole, tmp_path):

@@ -125,7 +125,7 @@ def test_how_batches_come_is_no_matter(whole):
 
 
 def test_batches_may_be_sharded():
-    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     shares = NamedSharding(mesh, PartitionSpec("data"))
     batches = [(X[i : i + 4], Y[i : i + 4]) for i in (0, 4, 8)]
     weight, bias, losses = by_hand(batches)

@@ -52,7 +52,7 @@ def _status(p: Progress, activity: str) -> str:
     if p.held_out is not None:
         parts.append(f"held out {percent(p.held_out)}")
     parts.append(f"{activity} {p.firing_rate:.2f}")
-    if p.seconds_left or p.batches == p.total:  # not before the pace is known
+    if p.seconds_left is not None:  # not before the pace is known
         parts.append(f"{_duration(p.seconds_left)} left")
     return "  ".join(parts)
 

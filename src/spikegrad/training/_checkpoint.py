@@ -56,7 +56,7 @@ class Checkpoints:
     >>> import tempfile, jax, jax.numpy as jnp, optax
     >>> from spikegrad.training import Checkpoints, State, fit
     >>> def train(folder, epochs):
-    ...     optimizer = optax.adam(0.1)
+    ...     optimizer = optax.sgd(0.1, momentum=0.9)
     ...     checkpoints = Checkpoints(folder)
     ...     state = checkpoints.latest(State.start(jnp.array(1.0), optimizer, jax.random.key(0)))
     ...     return fit(lambda w, batch, key: ((w - batch) ** 2, {}), state, [1.0, 2.0], optimizer=optimizer,
@@ -162,9 +162,9 @@ class Checkpoints:
                 raise CheckpointError(f"{path}: {name} is sharded over several processes: use OrbaxCheckpoints")
         if jax.process_index() != 0:
             return
-        plain = {name: _plain(np.asarray(_as_numbers(leaf))) for name, leaf in named.items()}
-        about = _about(state, self.extra)
-        write_atomically(path, lambda stream: np.savez(stream, **plain, **{_ABOUT: np.asarray(json.dumps(about))}))
+        arrays: dict[str, Any] = {name: _plain(np.asarray(_as_numbers(leaf))) for name, leaf in named.items()}
+        arrays[_ABOUT] = np.asarray(json.dumps(_about(state, self.extra)))
+        write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
     def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
         with _readable(path):
@@ -294,7 +294,7 @@ class OrbaxCheckpoints(Checkpoints):
                 "OrbaxCheckpoints needs orbax-checkpoint: pip install '.[orbax]' in a clone of spikegrad",
                 name=error.name,
             ) from error
-        self._orbax = v1
+        self._orbax: Any = v1
 
     def _write(self, path: Path, state: State) -> None:
         named = _named(state)

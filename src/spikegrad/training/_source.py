@@ -23,7 +23,7 @@ class Source:
 
     def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
         """What is left of the epoch, in groups for one call each; no more is read than ``steps`` permits."""
-        epoch = self.batches(state.epoch) if callable(self.batches) else self.batches
+        epoch: Any = self.batches(state.epoch) if callable(self.batches) else self.batches
         self.last = None if steps is None else state.batches + steps - state.step
         return _grouped(itertools.islice(iter(epoch), state.batches, self.last), size)
 

@@ -70,7 +70,7 @@ def compiled(loss: Loss, optimizer: Any, size: int) -> Callable[[State, list], R
 
     def call(state: State, group: list) -> Result:
         filled = group + [group[-1]] * (size - len(group))
-        out = advance(
+        trainable, optimizer_state, metrics, finite = advance(
             bound,
             state.trainable,
             state.optimizer_state,
@@ -79,7 +79,7 @@ def compiled(loss: Loss, optimizer: Any, size: int) -> Callable[[State, list], R
             filled,
             np.int32(len(group)),
         )
-        return Result(*out, len(group))
+        return Result(trainable, optimizer_state, metrics, finite, len(group))
 
     return call
 
