@@ -47,7 +47,7 @@ MODES = [
     {"mode": "half", "chunk": 2, "segment": 4},
     {"mode": "8-bit"},
 ]
-# of the largest entry of a gradient, or of its norm where what is kept is off by up to 2**-9 and 2**-5 of itself
+# of the largest entry of a gradient, or of its norm where what is kept is off by up to 2**-9 and 2**-4 of itself
 ERRORS = {"half": 1e-2, "8-bit": 1e-1, "bfloat16": 5e-2}
 
 
