@@ -20,7 +20,7 @@ import pytest
 
 import spikegrad
 from spikegrad import data, names, training
-from spikegrad.cli import commands, learning, main, networks, runs
+from spikegrad.cli import commands, learning, main, networks, runs, sources
 
 # as the program, and with Ctrl-C also where the tests run in the background, where it is ignored
 PROGRAM = (
@@ -252,6 +252,33 @@ WRONG = {
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': give the neurons of each layer, such as 256,256"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': give the neurons of each layer"),
     "no data": (["train", "--data", "mnist"], "no data 'mnist': give mnist5k, digits, shd:PATH, "),
+    "no path": (["train", "--data", "shd"], "no data 'shd': give shd:PATH"),
+    "an empty path": (["train", "--data", "ts:"], "'ts:' lacks its path: give ts:PATH"),
+    "a path too many": (["train", "--data", "randman:a"], "no data 'randman:a': give randman"),
+    "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
+    "no recordings": (["train", "--data", "dvs128:used"], "used: no .npy files in it"),
+    "coding of recordings": (
+        ["train", "--data", "randman", "--coding", "rate"],
+        "'--coding': rate: it goes with images, and randman has a time axis",
+    ),
+    "shift of recordings": (
+        ["train", "--data", "events.npz", "--shift", "1"],
+        "1: it goes with images, and events.npz",
+    ),
+    "noise on images": (["train", "--noise", "0.1"], "0.1: it goes with recordings, and mnist5k has no time axis"),
+    "bins without events": (["train", "--data", "sequences.npz", "--bin", "2"], "2.0: it goes with events, and sequ"),
+    "pools without events": (["train", "--data", "randman", "--pool", "2"], "'--pool': 2: it goes with events, and r"),
+    "steps of sequences": (["train", "--data", "japanese_vowels", "--steps", "9"], "9: japanese_vowels has steps of"),
+    "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
+    "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
+    "readout": (["train", "--readout", "sum"], "'sum' is not one of 'mean', 'max', 'last'"),
+    "mode": (["train", "--mode", "4-bit"], "'4-bit' is not one of 'exact', 'half', '8-bit', 'recompute', 'scan'"),
+    "no taus": (["train", "--taus", "a,2"], "'--taus': 'a,2': give time constants above 0, in steps, such as 20"),
+    "a tau of 0": (["train", "--taus", "0"], "'--taus': '0': give time constants above 0"),
+    "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus of the cell lif are 1 or 2, got 3"),
+    "taus and decay": (["train", "--taus", "9", "--decay", "0.9"], "'--decay': 0.9: --taus say it already"),
+    "one class": (["train", "--data", "events.npz"], "all recordings to train on are of class 0; two are needed"),
+    "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
     "bad file": (["train", "--data", "flat.npz"], "flat.npz: x_train must have shape (n, features)"),
     "no images": (["train", "--data", "table.npz", "--shift", "1", "--batch", "5"], "table.npz has no images to move"),
@@ -278,6 +305,15 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, 
     monkeypatch.setattr(commands.learning, "fit", None)  # nothing may get as far as training
     np.savez("flat.npz", x_train=np.zeros(3), y_train=np.zeros(3, int))
     np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.arange(20) % 2)
+    events = {
+        "times": np.zeros(9),
+        "time_unit": "ms",
+        "units": np.zeros(9, int),
+        "shape": [1],
+        "offsets": np.arange(10),
+    }
+    np.savez("events.npz", **events, y=np.zeros(9, int))
+    np.savez("sequences.npz", x=np.zeros((3, 2)), y=np.zeros(3, int))
     Path("used").mkdir()
     Path("used", "run.json").touch()
     Path("used.png").touch()
@@ -484,11 +520,16 @@ def test_plot_writes_a_picture(tmp_path, suffix, magic, capsys):
     assert path.read_bytes().startswith(magic)
 
 
-def test_help_shows_the_defaults(capsys):
+def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["train", "--help"]) == 0
-    text = " ".join(capsys.readouterr().out.split())
+    lines = capsys.readouterr().out
+    assert max(map(len, lines.splitlines())) <= 80
+    text = " ".join(lines.split())
     for default in ("mnist5k", "Sigmoid(alpha=4.0)", "40; x>=1", "256,256", "current", "0.002", "runs/<date>-<time>"):
         assert f"[default: {default}" in text or f"[default: ({default}" in text
+    for form in sources.FORMS:
+        assert f"{form.written} {form.about}" in text
     assert main(["--version"]) == 0
     assert spikegrad.__version__ in capsys.readouterr().out
     assert main([]) == 2

@@ -156,7 +156,7 @@ class SpikingNetwork:
             Layer(weight, cell, layer.get("recurrent"), layer["bias"])
             for weight, cell, layer in zip(weights, cells, params, strict=True)
         ]
-        mask = None if lengths is None else jnp.arange(len(inputs))[:, None] < lengths
+        mask = None if lengths is None else jnp.arange(len(inputs))[:, None] < lengths[None]
         states, (*spikes, potentials) = Network(layers)(inputs, mask=mask, mode=self.mode, all_layers=True)
         return self._logits(states[-1][0], potentials, mask), spikes, potentials
 

@@ -371,7 +371,10 @@ def _events_outside(sequences: Sequences) -> tuple[str, ...]:
     if not isinstance(sequences, Binned):
         return ()
     few = sequences.subset(np.unique(np.linspace(0, len(sequences) - 1, _LOOKED_AT).astype(int)))
-    outside, events = few.outside()
+    try:
+        outside, events = few.outside()
+    except OverflowError:  # which is an error when they are read
+        return ()
     if outside <= events / 1000:
         return ()
     binning = sequences.binning
