@@ -253,7 +253,7 @@ WRONG = {
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': give the neurons of each layer"),
     "no data": (["train", "--data", "mnist"], "no data 'mnist': give mnist5k, digits, shd:PATH, "),
     "no path": (["train", "--data", "shd"], "no data 'shd': give shd:PATH"),
-    "an empty path": (["train", "--data", "ts:"], "'ts:' lacks its path: give ts:PATH"),
+    "an empty path": (["train", "--data", "ts:"], "no data 'ts:': give ts:PATH"),
     "a path too many": (["train", "--data", "randman:a"], "no data 'randman:a': give randman"),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
     "no recordings": (["train", "--data", "dvs128:used"], "used: no .npy files in it"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -31,9 +29,9 @@ from ..surrogates._registry import get, names
 from ..training import DivergedError
 from . import learning, runs, signals, sources, streams, tables
 from .networks import CELLS, CODINGS, NO_CODING, READOUTS, Model, count, init, without_spikes
+from .options import Options, RealRange, fitted, options_of, parse_hidden, parse_surrogate, parse_taus
 
 _LIF = LIF()
-_SHIFT = {"mnist5k": 2}
 _WIDE = 120
 """Columns from which on a surrogate takes one line of the list, and not two."""
 
@@ -47,42 +45,6 @@ def command() -> None:
     """
 
 
-def _surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
-    del ctx, param
-    try:
-        return get(value) if isinstance(value, str) else tuple(get(spec) for spec in value)
-    except (TypeError, ValueError) as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _hidden(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    del ctx, param
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", value) or 0 in map(int, value.split(",")):
-        raise click.BadParameter(f"{value!r}: give the neurons of each layer, such as 256,256")
-    return tuple(map(int, value.split(",")))
-
-
-class _Real(click.FloatRange):
-    """A finite number: NaN passes every comparison of a range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not np.isfinite(number):
-            self.fail(f"{value} is not finite", param, ctx)
-        return number
-
-
-def _taus(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
-    del ctx, param
-    try:
-        taus = tuple(map(float, value.split(","))) if value is not None else ()
-    except ValueError:
-        taus = (0.0,)
-    if not all(0 < tau < math.inf for tau in taus):
-        raise click.BadParameter(f"{value!r}: give time constants above 0, in steps, such as 20 or 20,10")
-    return taus
-
-
 def _with_sources(function: Callable) -> Callable:
     """The help, with the table of what ``--data`` takes."""
     function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", sources.listed())
@@ -92,14 +54,20 @@ def _with_sources(function: Callable) -> Callable:
 @command.command(context_settings={"show_default": True})
 @click.option("--data", default="mnist5k", metavar="DATA", help="What to learn from (see above).")
 @click.option(
-    "--surrogate", default=repr(_LIF.surrogate), callback=_surrogate, metavar="SPEC", help="Such as 'arctan(alpha=2)'."
+    "--surrogate",
+    default=repr(_LIF.surrogate),
+    callback=parse_surrogate,
+    metavar="SPEC",
+    help="Such as 'arctan(alpha=2)'.",
 )
 @click.option("--epochs", default=40, type=click.IntRange(1), help="Passes over the training data.")
 @click.option(
     "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
 )
 @click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update.")
-@click.option("--hidden", default="256,256", callback=_hidden, metavar="N,...", help="Neurons of each hidden layer.")
+@click.option(
+    "--hidden", default="256,256", callback=parse_hidden, metavar="N,...", help="Neurons of each hidden layer."
+)
 @click.option(
     "--cell", default="lif", type=click.Choice(tuple(CELLS)), help="The neurons: LIF, SynapticLIF, AdaptiveLIF."
 )
@@ -115,7 +83,11 @@ def _with_sources(function: Callable) -> Callable:
     help="Time steps.",
 )
 @click.option(
-    "--bin", type=_Real(0, min_open=True), metavar="MS", show_default="of the data", help="Length of a step of events."
+    "--bin",
+    type=RealRange(0, min_open=True),
+    metavar="MS",
+    show_default="of the data",
+    help="Length of a step of events.",
 )
 @click.option(
     "--pool",
@@ -126,7 +98,7 @@ def _with_sources(function: Callable) -> Callable:
 @click.option(
     "--coding", type=click.Choice(CODINGS), show_default="current", help="Images as input over time (see above)."
 )
-@click.option("--lr", default=2e-3, type=_Real(0, min_open=True), help="Learning rate at the start; it falls to 0.")
+@click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
 @click.option(
     "--shift",
     type=click.IntRange(0),
@@ -134,12 +106,15 @@ def _with_sources(function: Callable) -> Callable:
     help="Move training images at random by up to this many pixels.",
 )
 @click.option(
-    "--noise", default=0.0, type=_Real(0), help="Deviation of what is added to recordings in training, anew each time."
+    "--noise",
+    default=0.0,
+    type=RealRange(0),
+    help="Deviation of what is added to recordings in training, anew each time.",
 )
-@click.option("--decay", default=_LIF.decay, type=_Real(0, 1), help="Share of a potential left after a step.")
+@click.option("--decay", default=_LIF.decay, type=RealRange(0, 1), help="Share of a potential left after a step.")
 @click.option(
     "--taus",
-    callback=_taus,
+    callback=parse_taus,
     metavar="TAU,...",
     help="Time constants in steps, in place of --decay: of membrane, synapse or adaptation, and readout (see above).",
 )
@@ -160,7 +135,7 @@ def _with_sources(function: Callable) -> Callable:
 @click.option(
     "--checkpoint",
     default=1.0,
-    type=_Real(0),
+    type=RealRange(0),
     metavar="MINUTES",
     help="Time between checkpoints; a kill loses no more.",
 )
@@ -223,7 +198,7 @@ def train(
     from .figure import run_figure  # noqa: PLC0415  (fails before training, not after)
 
     if resume is None:
-        options = _options(context, data, surrogate=repr(surrogate), **rest)
+        options = options_of(context, data, surrogate=repr(surrogate), **rest)
         folder, options, loaded, record = _begin(options, output, baseline)
     else:
         _refuse_others(context, ("resume", "checkpoint", "quiet"))
@@ -291,42 +266,10 @@ def train(
 _SETTINGS = ("epochs", "batch", "lr", "shift", "noise", "seed")
 
 
-def _options(context: click.Context, data: str, **given: Any) -> runs.Options:
-    """The options of a new run, with the defaults of its data; an error for those that do not go with it."""
-    form = sources.form_of(data)
-    timed = form.read is not None
-    why = {}
-    if timed:
-        why |= dict.fromkeys(("coding", "shift"), f"it goes with images, and {data} has a time axis")
-    else:
-        why["noise"] = f"it goes with recordings, and {data} has no time axis"
-    if form.bin_ms is None:
-        why |= dict.fromkeys(("bin", "pool"), f"it goes with events, and {data} has none")
-    if form.steps is None:
-        why["steps"] = f"{data} has steps of its own"
-    if given["taus"]:
-        why["decay"] = "--taus say it already"
-    for name, reason in why.items():
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise click.BadParameter(f"{context.params[name]}: {reason}", param_hint=f"'--{name}'")
-    defaults = {
-        "coding": NO_CODING if timed else "current",
-        "shift": _SHIFT.get(data, 0),
-        "steps": form.steps or 1,
-        "bin": form.bin_ms or 0.0,
-        "pool": form.pool,
-    }
-    given |= {name: value for name, value in defaults.items() if given[name] is None}
-    try:
-        return runs.Options(data, **given)
-    except ValueError as error:  # the choices have been made sure of
-        raise click.BadParameter(str(error), param_hint="'--taus'") from None
-
-
-def _begin(options: runs.Options, output: Path | None, baseline: bool) -> tuple:
+def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
     """Folder, options, data and record of a new run, after all that can be wrong with it has been looked for."""
     data = sources.load(options.data, options.seed, options.binning)
-    options, doubts = _fitted(options, data)
+    options, doubts = fitted(options, data)
     network = options.network(data.shape, data.classes)
     size = count(network.sizes, network.recurrent)
     doubts += runs.check_resources(output or Path("runs"), options, data, size, checkpoints=3)
@@ -348,27 +291,6 @@ def _go_on(folder: Path) -> tuple:
     if runs.sha256(data.x_train, data.y_train, sources.lengths_of(data)[0]) != about.training_sha256:
         raise runs.RunError(f"{options.data} has changed since {folder} began to learn from it")
     return folder, options, data, record
-
-
-def _fitted(options: runs.Options, data: datasets.Data) -> tuple[runs.Options, list[str]]:
-    """Options as far as the data permits them, and what was changed."""
-    n, changed = len(data.x_train), []
-    if options.batch > n:
-        changed.append(f"--batch {options.batch} is cut to the {n} training examples")
-        options = dataclasses.replace(options, batch=n)
-    if options.epochs * (n // options.batch) >= 2**31:
-        raise click.BadParameter(f"{options.epochs} are more than 2^31 updates", param_hint="'--epochs'")
-    if isinstance(data, sources.Timed):
-        return dataclasses.replace(options, steps=data.x_train.shape[1]), [*changed, *data.doubts]
-    if options.shift and len(data.shape) == 1:
-        raise click.BadParameter(
-            f"{data.name} has no images to move, but {data.shape[0]} features", param_hint="'--shift'"
-        )
-    if options.shift and options.shift >= min(data.shape[:2]):
-        raise click.BadParameter(
-            f"{options.shift} moves an image of {data.shape[0]} x {data.shape[1]} out of sight", param_hint="'--shift'"
-        )
-    return options, changed
 
 
 def _refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
@@ -475,7 +397,7 @@ def list_() -> None:
 
 
 @command.command()
-@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=_surrogate)
+@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The picture: .png, .svg or .pdf.")
 @_force
 def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -212,8 +212,9 @@ def without_spikes(network: SpikingNetwork) -> Model:
     """The network to compare a spiking one with: as many weights, and of recordings the same leaks."""
     if network.coding != NO_CODING:
         return ReluNetwork(network.sizes)
-    fields = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
-    return RectifiedNetwork(**fields | {"cell": Rectified(network.cell.decay)})
+    fields: dict[str, Any] = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
+    fields["cell"] = Rectified(network.cell.decay)
+    return RectifiedNetwork(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +222,8 @@ class ReluNetwork:
     """The same layers with rectified linear units in place of spiking neurons, and without time."""
 
     sizes: tuple[int, ...]
-    steps: ClassVar[int] = 1
-    recurrent: ClassVar[bool] = False
+    steps: int = dataclasses.field(default=1, init=False)
+    recurrent: bool = dataclasses.field(default=False, init=False)
 
     def __call__(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None

@@ -30,12 +30,10 @@ except ModuleNotFoundError:  # of Unix
 from .. import __version__
 from .._files import write_atomically
 from .._system import available_memory, free_disk, processors
-from ..data import Binning, Data, DataError
+from ..data import Data, DataError
 from ..data._npz import read_arrays
-from ..network._schedule import MODES
-from ..neurons import decay_from_tau
-from ..surrogates._registry import get
-from .networks import CELLS, CODINGS, NO_CODING, READOUTS, Params, SpikingNetwork, shapes
+from .networks import Params, SpikingNetwork, shapes
+from .options import Options
 from .sources import Timed, lengths_of
 
 FORMAT = 3
@@ -44,64 +42,6 @@ RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
 
 class RunError(ValueError):
     """A folder that cannot be used, or a run that cannot be made; the message names it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of a run: all that it depends on.
-
-    ``taus`` are empty where ``decay`` and the cell's own defaults count. ``bin`` is in milliseconds, 0 without events.
-    """
-
-    data: str
-    surrogate: str
-    epochs: int
-    seed: int
-    batch: int
-    hidden: tuple[int, ...]
-    steps: int
-    coding: str
-    lr: float
-    shift: int
-    decay: float
-    reset: str
-    detach_reset: bool
-    cell: str
-    taus: tuple[float, ...]
-    recurrent: bool
-    readout: str
-    mode: str
-    bin: float
-    pool: int
-    noise: float
-
-    def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r:.40}")
-        leaks = len(CELLS[self.cell][1])
-        if len(self.taus) not in (0, leaks, leaks + 1):
-            raise ValueError(f"taus of the cell {self.cell} are {leaks} or {leaks + 1}, got {len(self.taus)}")
-
-    def network(self, shape: tuple[int, ...], classes: int) -> SpikingNetwork:
-        """The network for examples of this shape; of recordings, that of their channels."""
-        kind, names = CELLS[self.cell]
-        decays = [decay_from_tau(tau) for tau in self.taus] or [self.decay]
-        readout = decays[len(names)] if len(decays) > len(names) else None
-        leaks = dict(zip(names, decays, strict=False))
-        cell = kind(surrogate=get(self.surrogate), reset=self.reset, detach_reset=self.detach_reset, **leaks)
-        sizes = (math.prod(shape), *self.hidden, classes)
-        return SpikingNetwork(
-            sizes, cell, self.steps, self.coding, self.readout, self.mode, self.recurrent, readout_decay=readout
-        )
-
-    @property
-    def binning(self) -> Binning:
-        """Of events; of other data, its steps alone count."""
-        return Binning(self.steps, self.bin * 1000 if self.bin else 1, pool=self.pool)
-
-
-_CHOICES = {"coding": (*CODINGS, NO_CODING), "cell": tuple(CELLS), "readout": READOUTS, "mode": MODES}
 
 
 def claim(output: Path | None) -> Path:

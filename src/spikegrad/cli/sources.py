@@ -173,17 +173,15 @@ def form_of(source: str) -> Form:
     DataError
         If there is none.
     """
-    if source.endswith(".npz") and ":" not in source:
-        return _form_of_file(Path(source))
     name, colon, path = source.partition(":")
-    for form in FORMS:
-        if form.name == name and (":" in form.written) == bool(colon):
-            if colon and not path:
-                raise DataError(f"{source!r} lacks its path: give {form.written}")
-            return form
-        if form.name == name:
-            raise DataError(f"no data {source!r}: give {form.written}")
-    raise DataError(f"no data {source!r}: give {', '.join(dict.fromkeys(form.written for form in FORMS))}")
+    form = next((form for form in FORMS if form.name == name and form not in OWN), None)
+    if form is None and source.endswith(".npz"):
+        return _form_of_file(Path(source))
+    if form is None:
+        raise DataError(f"no data {source!r}: give {', '.join(dict.fromkeys(form.written for form in FORMS))}")
+    if (":" in form.written) != bool(path) or bool(colon) != bool(path):
+        raise DataError(f"no data {source!r}: give {form.written}")
+    return form
 
 
 def _form_of_file(path: Path) -> Form:
@@ -327,7 +325,7 @@ def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, lik
 
 
 def _path(source: str) -> str:
-    return source if source.endswith(".npz") else source.partition(":")[2]
+    return source if form_of(source) in OWN else source.partition(":")[2]
 
 
 def _same(source: str, other: str) -> bool:
