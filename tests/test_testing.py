@@ -100,7 +100,7 @@ class Overflow(Changed):
 
 class Cancels(Changed):
     def surrogate_grad(self, x):
-        return super().surrogate_grad(x) + 1e4 - 1e4
+        return super().surrogate_grad(x) * (1 + 0.1 * jnp.sin(1e6 * x))  # a phase that float32 does not know
 
 
 class Ignored(Changed):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -210,7 +211,7 @@ def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = 
     ...     check_surrogate(Box())
     ... except AssertionError as error:
     ...     print(str(error).partition(", limit")[0])
-    Box(width=1.0): the slope is the derivative of the primal: error 0.5
+    Box(width=1.0): the slope is the derivative of the primal: error 0.75
     """
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"check_surrogate: surrogate must be a Surrogate, got {surrogate!r}")
@@ -490,9 +491,13 @@ def _copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[
     ):
         same = _attempt(lambda again=again: is_equal(again()))
         yield _compare(law, same, True, 0.0) if by_value else Finding(law, None, note=why_not)
+    law, cls = "a pickle gives the same values", type(subject)
+    if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is not cls:
+        yield Finding(law, None, note=f"{cls.__qualname__} cannot be imported by its name")
+        return
     pickled = _attempt(lambda: value(pickle.loads(pickle.dumps(subject))))
     expected = value(subject)
-    yield _compare("a pickle gives the same values", pickled, expected, 1e-14, scale=_peak(expected))
+    yield _compare(law, pickled, expected, 1e-14, scale=_peak(expected))
 
 
 def _parts(subject: Any) -> Iterator[Any]:
