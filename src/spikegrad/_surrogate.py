@@ -434,11 +434,19 @@ def with_key(tree: T, key: Any) -> T:
     def leaf(surrogate):
         if not (_is_configured(surrogate) and isinstance(surrogate.forward, Stochastic)):
             return surrogate
-        own = key if (n := next(count)) == 0 else jax.random.fold_in(key, n)
+        own = key if (n := next(count)) == 0 else fold_in(key, n)
         return dataclasses.replace(surrogate, forward=Stochastic(own))
 
     key = as_key("stochastic", key)
     return jax.tree.map(leaf, tree, is_leaf=_is_configured)
+
+
+def fold_in(key: jax.Array, data: Any) -> jax.Array:
+    """``jax.random.fold_in`` of each of several keys."""
+    fold: Callable = functools.partial(jax.random.fold_in, data=data)
+    for _ in key.shape:
+        fold = jax.vmap(fold)
+    return fold(key)
 
 
 def as_key(owner: str, key: Any) -> jax.Array:

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from ._checks import brief, broadcast_checked, is_float, real_array
 from ._forward import Levels, Signed, Soft, Stochastic
 from ._struct import Real, Struct, as_real, is_pure, parameter
-from ._surrogate import as_key, forwards, in_units_of, with_key
+from ._surrogate import as_key, fold_in, forwards, in_units_of, with_key
 from .surrogates import Sigmoid
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
@@ -671,7 +671,7 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
 
         def keyed(v, now):
             current, t = now
-            return given(v, current, key=jax.random.fold_in(key, t))
+            return given(v, current, key=fold_in(key, t))
 
         return jax.lax.scan(keyed, start, (currents, jnp.arange(len(currents))))
 
