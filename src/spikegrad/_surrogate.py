@@ -24,7 +24,6 @@ from ._forward import Forward, Step, Stochastic
 from ._spike import _spike, spike
 from ._struct import Struct, is_pure, parameter
 
-
 T = TypeVar("T")
 
 
@@ -418,7 +417,7 @@ def set_forward(owner: str, surrogate: Any, forward: Forward, *, needs_primal: b
     return _configured(surrogate, forward=forward)
 
 
-# --- what stands around a surrogate, a cell or a network, asks for -----------------------------------------------------
+# --- what cells and networks ask for ---------------------------------------------------------------------------------
 
 
 def forwards(tree: Any) -> list[Forward]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -666,15 +666,13 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
         return cell(v, current)
 
     if key is not None:
-        key = as_key("unroll", key)
-        given: Any = cell
+        keys, given = as_key("unroll", key), cast("Callable", cell)  # a callable of one's own need not take a key
 
-        def keyed(v, now):
+        def keyed_step(v, now):
             current, t = now
-            return given(v, current, key=fold_in(key, t))
+            return given(v, current, key=fold_in(keys, t))
 
-        return jax.lax.scan(keyed, start, (currents, jnp.arange(len(currents))))
-
+        return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
     # scan keeps what it compiled for an equal function: right for a cell of this library, which is nothing but its
     # value, wrong for one that may have changed since
     return jax.lax.scan(cell if is_pure(cell) else step, start, currents)

@@ -148,7 +148,12 @@ def is_stochastic(cell: Cell) -> bool:
     return any(isinstance(forward, Stochastic) for forward in forwards(cell))
 
 
-def keys_of(step_key: jax.Array, n: int, examples: int | None) -> jax.Array:
+def keys_of(layer: Layer, step_key: jax.Array | None, n: int, examples: int | None) -> jax.Array | None:
+    """What the examples in layer ``n`` draw their spikes of a step with; None if the layer draws none."""
+    return None if step_key is None or not is_stochastic(layer.cell) else example_keys(step_key, n, examples)
+
+
+def example_keys(step_key: jax.Array, n: int, examples: int | None) -> jax.Array:
     """Of the key of a step, or of one for each example, those of the examples in layer ``n``.
 
     Each example has its own, so that one whose last step is another (see the masks) finds its own noise again.

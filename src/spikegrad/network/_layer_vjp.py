@@ -42,9 +42,8 @@ from ._functions import Arrays, close, pullback
 from ._layer import (
     Layer,
     LayerState,
-    examples_of,
+    example_keys,
     fire,
-    is_stochastic,
     keys_of,
     matrix_of,
     plus_bias,
@@ -92,7 +91,7 @@ def trace(
 ) -> tuple[TracedLayer, dict[str, Arrays], Any]:
     """The layer, its arrays, and a pre-spike state that it can have: made of the inputs and the state of one step.
 
-    Where spikes are drawn, the key is one of the arrays, as numbers.
+    Where spikes are drawn, the key is one of the arrays.
     """
     calls, arrays, matrices, convolutional = {}, {}, set(), set()
 
@@ -118,9 +117,9 @@ def trace(
     add("bias", lambda product: plus_bias(layer, product).astype(current.dtype), times_weight(layer, x))
     add("integrate", layer.cell.integrate, v, current)
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
-    keys = None
-    if key is not None and is_stochastic(layer.cell):
-        keys, arrays["key"] = keys_of(key, number, examples), [jax.random.key_data(key)]
+    keys = keys_of(layer, key, number, examples)
+    if key is not None and keys is not None:
+        arrays["key"] = [key]
     add("fire", lambda u, keys: fire(layer.cell, u, keys), u, keys)
     encoded = None
     if says_how_to_encode(layer.cell):
@@ -171,11 +170,9 @@ class LayerVjp:
     def _keys(self, number):
         if "key" not in self.arrays:
             return None
-        key = jax.random.wrap_key_data(self.arrays["key"][0], impl=KEYS)
-        draw = functools.partial(jax.random.fold_in, key)
-        return keys_of(
-            jax.vmap(draw)(number) if number.ndim else draw(number), self.traced.number, self.traced.examples
-        )
+        draw = functools.partial(jax.random.fold_in, self.arrays["key"][0])
+        step_key = jax.vmap(draw)(number) if number.ndim else draw(number)
+        return example_keys(step_key, self.traced.number, self.traced.examples)
 
     def store(self, mode: str, u: State, number: Any) -> Any:
         """What is kept of a pre-spike state."""

@@ -163,9 +163,9 @@ class _Sequence(NamedTuple):
     def masks_of(self, start):
         return _window(self.masks, start, self.part.chunk)
 
-    def number_of(self, step):
-        """Of the last step that had taken place then; before the first one it does not matter."""
-        return None if self.masks.number is None else self.masks.number[jnp.maximum(step, 0)]
+    def number_before(self, step):
+        """Of the last step that had taken place before this one; if there is none, it does not matter."""
+        return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
 
     def forward(self, first, us, keep):
         """Pre-spike states and states after the segment, what is returned of its steps, and what is kept."""
@@ -181,7 +181,7 @@ class _Sequence(NamedTuple):
             return carry, (shown, kept)
 
         started = self.masks.started[first]
-        last = self.number_of(first - 1)
+        last = self.number_before(first)
         fired = [layer.fire(u, last) for layer, u in zip(self.layers, us, strict=True)]
         carry = list(zip(us, tree_where(started, fired, self.starts), strict=True))
         starts = first + self.part.chunk * jnp.arange(self.part.segment // self.part.chunk)
@@ -207,8 +207,7 @@ class _Sequence(NamedTuple):
                 return tree_where(started, fire(pre_spike(n, i, t), mask.number), start)
 
             last = tree_where(i > 0, pre_spike(n, jnp.maximum(i - 1, 0), -1), us[n])
-            fired = fire(last, self.number_of(first + i * chunk - 1))
-            before = tree_where(masks.started[0], fired, start)
+            before = tree_where(masks.started[0], fire(last, self.number_before(first + i * chunk)), start)
             after = jax.vmap(ended)(jnp.arange(chunk), masks)
             return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after), after[1]
 

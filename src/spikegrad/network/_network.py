@@ -15,7 +15,7 @@ from .._compat import is_forward_mode_error, match_varying_axes, shard_as
 from .._struct import Struct, is_pure, parameter
 from .._surrogate import as_key
 from . import _layer, _loop, _scan
-from ._layer import Layer, LayerState, examples_of, is_stochastic, keys_of
+from ._layer import Layer, LayerState, examples_of, keys_of
 from ._layer_vjp import KEYS, trace
 from ._masks import make_masks
 from ._schedule import MODES, check_length, schedule
@@ -96,8 +96,8 @@ class Network(Struct):
         inputs : array_like
             Inputs of the step, without the time axis.
         key : array of jax.random.key, optional
-            The key of the step, for :func:`stochastic` spikes: ``jax.random.fold_in(key, t)`` draws what step ``t`` of a
-            call with ``key`` draws.
+            The key of the step, for :func:`stochastic` spikes: ``jax.random.fold_in(key, t)`` draws what step ``t`` of
+            a call with ``key`` draws.
 
         Returns
         -------
@@ -132,8 +132,7 @@ class Network(Struct):
         key = None if key is None else _checked_key(key)
         for n, (layer, (v, out)) in enumerate(zip(self.layers, before, strict=True)):
             u = layer.cell.integrate(v, layer.current(x, out))
-            drawn = key is not None and is_stochastic(layer.cell)
-            after.append(_layer.fire(layer.cell, u, keys_of(key, n, examples) if drawn else None))
+            after.append(_layer.fire(layer.cell, u, keys_of(layer, key, n, examples)))
             x = after[-1][1]
         return after
 
@@ -270,7 +269,7 @@ class _Options(NamedTuple):
 
 def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, mask: jax.Array | None, key: Any):
     """States after the last step; of each layer outputs and pre-spike states over time, or None."""
-    layers, inputs, states, mask = match_varying_axes((network.layers, inputs, states, mask))
+    layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
     at_rest = match_varying_axes(Network(layers).initial_state(inputs[0]), like=inputs)
     states = at_rest if states is None else _checked_states(states, at_rest)
     masks = match_varying_axes(make_masks(len(inputs), mask, options.truncate), like=inputs)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from ._layer import Layer, LayerState, examples_of, fire, is_stochastic, keys_of
+from ._layer import Layer, LayerState, examples_of, fire, keys_of
 from ._masks import Masks, tree_keep, tree_where
 
 
@@ -31,8 +31,7 @@ def run(
         for n, (layer, state) in enumerate(zip(layers, states, strict=True)):
             v, out = state if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(state), state)
             u = layer.cell.integrate(v, layer.current(x, out))
-            drawn = step_key is not None and is_stochastic(layer.cell)
-            after = fire(layer.cell, u, keys_of(step_key, n, examples) if drawn else None)
+            after = fire(layer.cell, u, keys_of(layer, step_key, n, examples))
             new.append(tree_where(mask.active, after, state))
             x = tree_keep(mask.active, after[1])
             shown.append((x if outputs[n] else None, tree_keep(mask.active, u) if pre_spike[n] else None))
