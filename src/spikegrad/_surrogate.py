@@ -150,10 +150,11 @@ class Surrogate(Struct):
         surrogate = self if key is None else with_key(self, key)
         curve, learn, _, forward = _parts(surrogate)
         x = real_array(x, type(curve).__name__)
-        if learn or not forward.is_step or isinstance(x, Tracer):
+        if learn or any(isinstance(leaf, Tracer) for leaf in (x, *jax.tree.leaves(forward))):
             return _run(_fire, surrogate, x)
+        # a known x has no derivative to carry, so that the slope is not even computed
         curve._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
-        return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed
+        return _spike(x, x) if forward.is_step else _run(_value, surrogate, x)
 
 
 def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
@@ -164,6 +165,12 @@ def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     if learn:
         levers += _levers(curve, x, forward)
     return functools.reduce(jnp.add, levers, out)
+
+
+def _value(surrogate: Surrogate, x: jax.Array) -> jax.Array:
+    """What comes out, without derivatives."""
+    curve, _, _, forward = _parts(surrogate)
+    return jnp.where(jnp.isnan(x), x, forward.value(curve, x))
 
 
 def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: Forward) -> jax.Array:
