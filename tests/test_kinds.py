@@ -305,21 +305,18 @@ def test_settings_are_one_object_in_every_order_or_a_reason():
 
 # --- cells and networks ----------------------------------------------------------------------------------------------
 
-STEPS, BATCH, INPUTS, NEURONS = 8, 3, 4, 5
-rng = np.random.default_rng(50)  # of which every layer gives every number of spikes
+STEPS, BATCH, INPUTS, NEURONS = 7, 3, 4, 5
+rng = np.random.default_rng(221)  # of which every layer gives every number of spikes
 INPUT = rng.uniform(0, 1.5, (STEPS, BATCH, INPUTS))
 P = {
-    "w": [
-        rng.normal(mean, 0.8, (n, NEURONS))
-        for n, mean in ((INPUTS, 0.3), (NEURONS, 0.5), (NEURONS, 0.05), (NEURONS, 0.3))
-    ],
+    "w": [rng.normal(mean, 0.8, (n, NEURONS)) for n, mean in ((INPUTS, 0.3), (NEURONS, 0.5), (NEURONS, 0.05))],
     "r": rng.normal(0, 0.4, (NEURONS, NEURONS)),
     "threshold": np.linspace(0.4, 0.8, NEURONS),
     "alpha": np.linspace(2.0, 4.0, NEURONS),
 }
 
 MASK = rng.uniform(size=(STEPS, BATCH)) < 0.7
-COTANGENTS = rng.normal(size=(4, STEPS, BATCH, NEURONS))
+COTANGENTS = rng.normal(size=(3, STEPS, BATCH, NEURONS))
 
 
 def build(p):
@@ -328,21 +325,20 @@ def build(p):
         Refractory(LIF(0.8, p["threshold"], stochastic(s)), 1),
         AdaptiveLIF(0.8, p["threshold"], levels(s, N), adaptation=0.2, adaptation_decay=0.7),
         SynapticLIF(0.7, p["threshold"], signed(s), synaptic_decay=0.6),
-        Refractory(LIF(0.8, p["threshold"], levels(s, 2, 1.5, "nearest")), 1),
     ]
     return Network(
         [Layer(w, cell, None if n else p["r"]) for n, (w, cell) in enumerate(zip(p["w"], cells, strict=True))]
     )
 
 
-def loop(p, inputs, mask=None):
+def loop(p, inputs, mask):
     """The same in a loop of its own, each kind as a sum of spikes."""
+    theta, zero = p["threshold"], jnp.zeros((BATCH, NEURONS))
 
     def plain(x):  # with the derivative in alpha that learnable gives
-        alpha = p["alpha"]
-        lever = spike(jnp.broadcast_to(alpha, x.shape), x * jax.nn.sigmoid(alpha * x) * jax.nn.sigmoid(-alpha * x))
-        slope = alpha * jax.nn.sigmoid(alpha * x) * jax.nn.sigmoid(-alpha * x)
-        return spike(x, slope) + lever - jax.lax.stop_gradient(lever)
+        at = jax.nn.sigmoid(p["alpha"] * x) * jax.nn.sigmoid(-p["alpha"] * x)
+        lever = spike(jnp.broadcast_to(p["alpha"], x.shape), x * at)
+        return spike(x, p["alpha"] * at) + lever - jax.lax.stop_gradient(lever)
 
     def drawn(x, t):
         keys = [functools.reduce(jax.random.fold_in, (t, 0, b), KEY) for b in range(BATCH)]
@@ -350,47 +346,31 @@ def loop(p, inputs, mask=None):
         s = plain(x)
         return s + jax.lax.stop_gradient((noise < jax.nn.sigmoid(p["alpha"] * x)).astype(x.dtype) - s)
 
-    def nearest(x, theta):
-        count = plain(x) + plain(x - theta)
-        k = jax.lax.stop_gradient((x >= theta / 2).astype(x.dtype))
-        between = k * (jax.nn.sigmoid(p["alpha"] * jax.lax.stop_gradient(theta) / 2) - 0.5) * 2
-        one = plain(x - k * theta) + between  # the right derivatives, and another value
-        return one + jax.lax.stop_gradient(count - one)
+    def fire(n, v, second, current, t):
+        if n == 0:
+            u = jnp.where(second > 0, v, 0.8 * v + current)
+            s = jnp.where(second > 0, 0, drawn(u - theta, t))
+            return u - theta * s, jnp.where(s > 0, 1.0, 0.0), s
+        if n == 1:
+            u, raised = 0.8 * v + current, theta + second
+            s = sum(plain(u - (k + 1) * raised) for k in range(N))
+            return u - raised * s, 0.7 * second + 0.2 * s, s
+        i = 0.6 * second + current
+        u = 0.7 * v + i
+        s = plain(u - theta) - plain(-u - theta)
+        return u - theta * s, i, s
 
-    theta = p["threshold"]
-    zero = jnp.zeros((BATCH, NEURONS))
-    states, outs = [(zero, zero, zero)] * 4, []
-    for t, below in enumerate(inputs):
+    def step(states, now):
+        t, below, active = now
         new = []
         for n, (v, second, s) in enumerate(states):
-            current = below @ p["w"][n] + (0 if n else s @ p["r"])
-            if n == 0:
-                u = jnp.where(second > 0, v, 0.8 * v + current)
-                s = jnp.where(second > 0, 0, drawn(u - theta, t))
-                after = u - theta * s, jnp.where(s > 0, 1.0, 0.0)
-            elif n == 1:
-                u, raised = 0.8 * v + current, theta + second
-                s = sum(plain(u - (k + 1) * raised) for k in range(N))
-                after = u - raised * s, 0.7 * second + 0.2 * s
-            elif n == 2:
-                i = 0.6 * second + current
-                u = 0.7 * v + i
-                s = plain(u - theta) - plain(-u - theta)
-                after = u - theta * s, i
-            else:
-                u = jnp.where(second > 0, v, 0.8 * v + current)
-                s = jnp.where(second > 0, 0, nearest(u - theta, 1.5 * theta))
-                after = u - theta * s, jnp.where(s > 0, 1.0, 0.0)
-            new.append((*after, s))
-            below = s
-        held = states
-        if mask is not None:
-            m = mask[t][:, None]
-            below = [jnp.where(m, s, 0) for _, _, s in new]
-            new = jax.tree.map(lambda a, b, m=m: jnp.where(m, a, b), new, held)
-        outs.append([s for _, _, s in new] if mask is None else below)
-        states = new
-    return jnp.stack([jnp.stack(layer) for layer in zip(*outs, strict=True)])
+            new.append(fire(n, v, second, below @ p["w"][n] + (0 if n else s @ p["r"]), t))
+            below = new[-1][2]
+        held = jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), new, states)
+        return held, jnp.stack([jnp.where(active[:, None], s, 0) for _, _, s in new])
+
+    outs = jax.lax.scan(step, [(zero, zero, zero)] * 3, (jnp.arange(STEPS), inputs, mask))[1]
+    return outs.swapaxes(0, 1)
 
 
 def value_and_gradient(run, p, x):
@@ -398,14 +378,15 @@ def value_and_gradient(run, p, x):
         spikes = run(p, x)
         return (COTANGENTS * spikes).sum(), spikes
 
-    (_, spikes), gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)(p, x)
+    (_, spikes), gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(p, x)
     return np.asarray(spikes), gradient
 
 
 @functools.cache
 def expected(masked):
     with jax.numpy_rank_promotion("allow"):
-        return value_and_gradient(lambda p, x: loop(p, x, MASK if masked else None), given(), jnp.asarray(INPUT))
+        mask = MASK if masked else np.ones_like(MASK)
+        return value_and_gradient(lambda p, x: loop(p, x, mask), given(), jnp.asarray(INPUT))
 
 
 def given():
@@ -414,7 +395,7 @@ def given():
 
 RUNS = [
     ({"chunk": 3}, True),
-    ({"mode": "8-bit"}, False),
+    ({"mode": "8-bit", "chunk": 7}, True),
     ({}, False),
     ({"mode": "scan"}, True),
     ({"mode": "half"}, True),
@@ -431,9 +412,9 @@ RUNS = [
 )
 def test_every_mode_is_the_loop(x64, options, masked):
     spikes, gradient = expected(masked)
-    assert [sorted(set(layer.ravel())) for layer in spikes] == [[0, 1], [0, 1, 2, 3], [-1, 0, 1], [0, 1, 2]]
+    assert [sorted(set(layer.ravel())) for layer in spikes] == [[0, 1], [0, 1, 2, 3], [-1, 0, 1]]
     mask = jnp.asarray(MASK) if masked else None
-    run = jax.jit(lambda p, x: jnp.stack(build(p)(x, all_layers=True, key=KEY, mask=mask, **options)[1]))
+    run = lambda p, x: jnp.stack(build(p)(x, all_layers=True, key=KEY, mask=mask, **options)[1])  # noqa: E731
     got, got_gradient = value_and_gradient(run, given(), jnp.asarray(INPUT))
     assert np.array_equal(got, spikes)
     for one, want in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(gradient), strict=True):
@@ -444,32 +425,32 @@ def test_every_mode_is_the_loop(x64, options, masked):
 
 def test_a_stream_draws_what_a_sequence_draws(x64):
     """Step by step, and for one example alone."""
-    network, x = build(given()), jnp.asarray(INPUT)
+    network, x, mask = build(given()), jnp.asarray(INPUT), jnp.asarray(MASK)
     step, states = jax.jit(network.step), network.initial_state(x[0])
     for t, now in enumerate(x):
-        states, out = step(states, now, key=jax.random.fold_in(KEY, t))
+        new, _ = step(states, now, key=jax.random.fold_in(KEY, t))
+        states = jax.tree.map(lambda a, b, m=mask[t][:, None]: jnp.where(m, a, b), new, states)
         for n, (_, s) in enumerate(states):
-            assert np.array_equal(s, expected(False)[0][n, t])
-    assert np.any(out)
-    alone = network(x[:, :1], key=KEY, mode="scan")[1]
-    assert np.array_equal(alone, expected(False)[0][-1][:, :1])
+            assert np.array_equal(jnp.where(mask[t][:, None], s, 0), expected(True)[0][n, t])
+    alone = network(x[:, :1], key=KEY, mask=mask[:, :1], mode="scan")[1]
+    assert np.array_equal(alone, expected(True)[0][-1][:, :1])
 
 
 @pytest.mark.parametrize("mode", ["exact", "half", "8-bit", "recompute", "scan"])
 def test_the_noise_is_not_kept(mode):
     def bytes_of(surrogate, x, mask):
         def loss(w, x, key, mask):
-            layers = [Layer(w, LIF(0.9, 0.5, surrogate), w), Layer(w, LIF(0.8, 0.5, surrogate, "value"))]
-            return Network(layers)(x, key=key, mask=mask, mode=mode)[1].sum()
+            network = Network([Layer(w, LIF(0.9, 0.5, surrogate, "value"), w)])
+            return network(x, key=key, mask=mask, mode=mode)[1].sum()
 
         return residual_report(loss, jnp.ones((16, 16)), x, KEY, mask).bytes
 
-    for steps, mask in ((12, None), (13, jnp.ones((13, 3), bool))):
-        x = jnp.ones((steps, 3, 16))
+    for mask in (None, jnp.ones((12, 3), bool)):
+        x = jnp.ones((12, 3, 16))
         assert bytes_of(stochastic(Sigmoid()), x, mask) == bytes_of(Sigmoid(), x, mask)
 
 
-@pytest.mark.parametrize("mode", ["half", "8-bit"])
+@pytest.mark.parametrize("mode", [pytest.param("half", marks=pytest.mark.every), "8-bit"])
 def test_what_is_kept_in_few_bits_fires_the_same(mode):
     """Also next to the thresholds. Without settling it, one in a few hundred would not."""
     u = np.float32(rng.uniform(-3, 4, 4096))
@@ -506,7 +487,7 @@ def test_finite_differences_of_a_soft_network_hold(x64):
     @jax.jit
     def loss(p):
         s = soft(learnable(Sigmoid(p["alpha"])))
-        cells = LIF(0.8, p["threshold"], s), AdaptiveLIF(0.9, p["threshold"], s, "value"), SynapticLIF(0.5, 0.6, s)
+        cells = LIF(0.8, p["threshold"], s), AdaptiveLIF(0.9, p["threshold"], s, "value")
         layers = [Layer(w, cell) for w, cell in zip(p["w"], cells, strict=False)]
         return (COTANGENTS[0] * Network(layers)(jnp.asarray(INPUT))[1]).sum()
 
