@@ -412,7 +412,7 @@ RUNS = [
 )
 def test_every_mode_is_the_loop(x64, options, masked):
     spikes, gradient = expected(masked)
-    assert [sorted(set(layer.ravel())) for layer in spikes] == [[0, 1], [0, 1, 2, 3], [-1, 0, 1]]
+    assert [(layer.min(), layer.max()) for layer in spikes] == [(0, 1), (0, N), (-1, 1)]
     mask = jnp.asarray(MASK) if masked else None
     run = lambda p, x: jnp.stack(build(p)(x, all_layers=True, key=KEY, mask=mask, **options)[1])  # noqa: E731
     got, got_gradient = value_and_gradient(run, given(), jnp.asarray(INPUT))
