@@ -16,6 +16,7 @@ from spikegrad import (
     AdaptiveLIF,
     Cell,
     Layer,
+    LeakyReadout,
     Network,
     PiecewiseLeakyRelu,
     Refractory,
@@ -162,8 +163,8 @@ def test_signed_is_an_odd_function_of_the_potential():
     x, mirrored = v - theta, -v - theta
     np.testing.assert_array_equal(fire(x), -fire(mirrored))
     np.testing.assert_array_equal(fire(x), np.sign(v) * (np.abs(v) >= theta))
-    np.testing.assert_array_equal(fire.surrogate_fun(x), -fire.surrogate_fun(mirrored))
-    np.testing.assert_array_equal(fire.surrogate_grad(x), fire.surrogate_grad(mirrored))
+    np.testing.assert_allclose(fire.surrogate_fun(x), -fire.surrogate_fun(mirrored), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(fire.surrogate_grad(x), fire.surrogate_grad(mirrored), rtol=1e-6)
 
 
 def test_one_level_is_the_plain_spike():
@@ -312,7 +313,7 @@ P = {
     "w": [rng.normal(mean, 0.8, (n, NEURONS)) for n, mean in ((INPUTS, 0.3), (NEURONS, 0.5), (NEURONS, 0.05))],
     "r": rng.normal(0, 0.4, (NEURONS, NEURONS)),
     "threshold": np.linspace(0.4, 0.8, NEURONS),
-    "alpha": np.linspace(2.0, 4.0, NEURONS),
+    "alpha": np.linspace(0.6, 1.2, NEURONS),  # so flat that the noise matters
 }
 
 MASK = rng.uniform(size=(STEPS, BATCH)) < 0.7
@@ -407,7 +408,7 @@ RUNS = [
 
 @pytest.mark.parametrize(
     ("options", "masked"),
-    [pytest.param(*case, marks=[pytest.mark.every] if n > 1 else []) for n, case in enumerate(RUNS)],
+    [pytest.param(*case, marks=[pytest.mark.every] if n else []) for n, case in enumerate(RUNS)],
     ids=str,
 )
 def test_every_mode_is_the_loop(x64, options, masked):
@@ -478,6 +479,21 @@ def test_what_is_kept_in_few_bits_fires_the_same(mode):
             unsettled += before
             assert after == 0
     assert unsettled > 100
+
+
+def test_the_backward_pass_of_a_network_fires_the_same():
+    """The gradient of a readout's weights is linear in the spikes below, and in nothing that is rounded."""
+    local = np.random.default_rng(2)
+    w, out, x = (jnp.asarray(local.normal(0.1, 0.3, n), jnp.float32) for n in ((8, 64), (64, 3), (20, 4, 8)))
+
+    def gradient(mode):
+        def loss(out):
+            network = Network([Layer(w, LIF(0.9, 0.3, stochastic(Sigmoid()))), Layer(out, LeakyReadout(0.5))])
+            return (network(10 * x, key=KEY, mode=mode)[1] * jnp.cos(jnp.arange(3.0))[None, None]).sum()
+
+        return jax.jit(jax.grad(loss))(out)
+
+    np.testing.assert_allclose(gradient("8-bit"), gradient("exact"), rtol=1e-5, atol=1e-4)
 
 
 def test_finite_differences_of_a_soft_network_hold(x64):
