@@ -2,6 +2,7 @@
 
 from . import surrogates
 from ._functional import functional
+from ._kinds import levels, signed, soft, stochastic
 from ._spike import spike
 from ._struct import Bounded, bounded, parameter
 from ._surrogate import Surrogate, keep_slope, learnable
@@ -29,10 +30,14 @@ __all__ = [
     "get",
     "keep_slope",
     "learnable",
+    "levels",
     "names",
     "parameter",
     "residual_report",
+    "signed",
+    "soft",
     "spike",
+    "stochastic",
     "unroll",
 ]
 __all__ += surrogates.__all__

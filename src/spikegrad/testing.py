@@ -199,19 +199,21 @@ def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = 
     --------
     >>> from spikegrad import Surrogate, parameter
     >>> from spikegrad.testing import check_surrogate
-    >>> class Box(Surrogate):
-    ...     width: float = parameter(default=1.0, above=0)
+    >>> import jax
+    >>> class Logistic(Surrogate):
+    ...     alpha: float = parameter(default=4.0, above=0)
     ...
     ...     def surrogate_fun(self, x):
-    ...         return 0.5 + x.clip(-self.width, self.width) / (2 * self.width)
+    ...         return jax.nn.sigmoid(self.alpha * x)
     ...
     ...     def surrogate_grad(self, x):
-    ...         return (abs(x) <= self.width) / self.width
+    ...         y = jax.nn.sigmoid(self.alpha * x)
+    ...         return y * (1 - y)
     >>> try:
-    ...     check_surrogate(Box())
+    ...     check_surrogate(Logistic())
     ... except AssertionError as error:
     ...     print(str(error).partition(", limit")[0])
-    Box(width=1.0): the slope is the derivative of the primal: error 0.75
+    Logistic(alpha=4.0): the slope is the derivative of the primal: error 3
     """
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"check_surrogate: surrogate must be a Surrogate, got {surrogate!r}")
