@@ -28,7 +28,8 @@ from ..inspect._measures import area, peak
 from ..neurons import LIF
 from ..surrogates._registry import get, names
 from ..training import DivergedError
-from . import learning, runs, signals, streams, tables
+from ..training._agree import from_first
+from . import learning, processes, runs, signals, streams, tables
 from .networks import CODINGS, Model, ReluNetwork, count, init
 
 _LIF = LIF()
@@ -121,6 +122,7 @@ class _Real(click.FloatRange):
 )
 @click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
 @click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+@processes.options
 @click.pass_context
 def train(
     context: click.Context,
@@ -164,10 +166,10 @@ def train(
 
     if resume is None:
         options = runs.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
-        folder, options, loaded, record = _begin(options, output, baseline)
+        folder, options, loaded, record = from_first(lambda: _begin(options, output, baseline))
     else:
-        _refuse_others(context, ("resume", "checkpoint", "quiet"))
-        folder, options, loaded, record = _go_on(resume)
+        _refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
+        folder, options, loaded, record = from_first(lambda: _go_on(resume))
     network = options.network(loaded.shape, loaded.classes)
     failures: list[str] = []
 
@@ -194,7 +196,8 @@ def train(
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
             runs.save_record(folder, record)
-        if record["baseline"] and not failures and not stop():
+        failures[:] = from_first(lambda: failures)  # it alone writes
+        if not stop() and record["baseline"] and not failures:
             with _collected(failures):
                 record["results"]["relu"] = _summary(learn(ReluNetwork(network.sizes), "ReLU", "active", gain=1.0))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
@@ -207,7 +210,7 @@ def train(
             figure = run_figure(network, get(options.surrogate), spiking.params, loaded, record["results"], title)
             runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
             runs.save_record(folder, record)
-            if record["finished"]:
+            if record["finished"] and jax.process_index() == 0:
                 shutil.rmtree(folder / learning.CHECKPOINTS, ignore_errors=True)
     out = tables.console()
     for table in tables.results(record, options, loaded, count(network.sizes)):

@@ -16,7 +16,9 @@ import optax
 from .. import training
 from .._system import available_memory
 from ..data import Data, scale
+from ..training._agree import agreed
 from .networks import Model, Params, count
+from .processes import batch_sharding
 
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
@@ -181,7 +183,7 @@ def fit(
     optimizer = optax.adam(schedule)
     prepare = partial(scale, low=data.low, high=data.high)
     loss, examples = _loss(network, prepare, shift), (data.x_train, data.y_train)
-    if _fits_the_device(examples):
+    if not agreed(not _fits_the_device(examples)):
         loss, examples = training.staged(loss, examples), np.arange(len(data.x_train), dtype=np.int32)
     score = make_evaluator(network, prepare)
     course = _Course(data, score, report)
@@ -207,6 +209,7 @@ def fit(
             optimizer=optimizer,
             epochs=epochs,
             updates_per_call=_updates_per_call(network, batch, per_epoch),
+            batch_sharding=batch_sharding(batch),
             callbacks=callbacks,
         )
     except training.DivergedError as error:

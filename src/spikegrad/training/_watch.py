@@ -17,14 +17,14 @@ LOST = "spikegrad: error: another process was lost; this one ends too"
 _ENTRY = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")  # the beginning of an entry in the log
 _ABOUT_PROCESSES = re.compile(rb"coordination.service|JAX distributed service|Check failure stack trace", re.IGNORECASE)
 _FATAL = re.compile(rb"JAX distributed service detected fatal errors|Polled an error from coordination service")
-_GREETING = b"[Gloo] Rank "
+_GREETING = re.compile(rb"\[Gloo\] Rank |connected peer ranks")
 
 
 def passed_on(lines: Iterable[bytes]) -> Iterator[bytes]:
     """What is passed on of lines: all but those about lost processes, for which there is one."""
     inside = lost = False
     for line in lines:
-        if line.startswith(_GREETING):
+        if _GREETING.search(line):
             continue
         if _ENTRY.match(line) or line.startswith(b"*** "):
             inside = bool(_ABOUT_PROCESSES.search(line))
