@@ -36,7 +36,7 @@ from spikegrad.training import (
 )
 
 LIMIT = 100  # seconds after which nothing is waited for
-OPTIMIZER = optax.adam(0.01)
+OPTIMIZER = optax.sgd(0.1, momentum=0.9)  # Adam makes of a gradient that is rounding alone a full step
 ROWS = ShuffledBatches(np.arange(24, dtype=np.int32), 8, seed=0)  # three batches an epoch
 
 
@@ -61,7 +61,8 @@ def examples():
 
 def weights():
     rng = np.random.default_rng(1)
-    return {"hidden": jnp.asarray(rng.normal(0, 0.6, (6, 8)), jnp.float32), "out": jnp.ones((8, 4)) / 4}
+    shapes = {"hidden": (6, 8), "out": (8, 4)}
+    return {name: jnp.asarray(rng.normal(0, 0.6, shape), jnp.float32) for name, shape in shapes.items()}
 
 
 def mesh(devices):
@@ -73,7 +74,9 @@ def start(sharded_over=None):
     trainable = weights()
     if sharded_over:
         cut = NamedSharding(sharded_over, P(None, "batch"))
-        trainable = {k: jax.make_array_from_callback(v.shape, cut, np.asarray(v).__getitem__) for k, v in trainable.items()}
+        trainable = {
+            k: jax.make_array_from_callback(v.shape, cut, np.asarray(v).__getitem__) for k, v in trainable.items()
+        }
     return State.start(trainable, OPTIMIZER, jax.random.key(0))
 
 
@@ -86,9 +89,12 @@ def train(state, over, steps, callbacks=(), updates_per_call=1, of=loss):
 
 def parts(state):
     """The numbers of a state, of which another process may have a part."""
-    tree = {"trainable": state.trainable, "optimizer": state.optimizer_state}
-    leaves = jax.tree.leaves(multihost_utils.process_allgather(tree, tiled=True))
-    return [np.asarray(leaf) for leaf in leaves]
+
+    def whole(leaf):
+        mine = leaf.is_fully_addressable or leaf.is_fully_replicated
+        return np.asarray(leaf if mine else multihost_utils.process_allgather(leaf, tiled=True))
+
+    return [whole(leaf) for leaf in jax.tree.leaves((state.trainable, state.optimizer_state))]
 
 
 def quick(batches, callbacks):
@@ -111,7 +117,7 @@ def work(folder, port, process):
     with distributed(f"localhost:{port}", 2, process):
         # one of them wants to stop; each has a folder of its own, as on machines that share no disk
         checkpoints = Checkpoints(folder / f"own-{process}", minutes=0)
-        state = train(start(), mesh(2), 9, [checkpoints, lambda now: process == 1 and now.step == 4], 2)
+        state = train(start(), mesh(2), 9, [checkpoints, lambda now: process == 1 and now.step == 5], 2)
         np.savez(folder / f"replicated-{process}.npz", *parts(state))
         found["stopped"] = state.step
         again = checkpoints.latest(start())
@@ -149,7 +155,7 @@ def different_numbers(process):
 
 
 def different_starts(process):
-    state = State.start({"w": jnp.full(2, process)}, OPTIMIZER, jax.random.key(0))
+    state = State.start({"w": jnp.full(2, float(process))}, OPTIMIZER, jax.random.key(0))
     fit(loss, state, ROWS, optimizer=OPTIMIZER, batch_sharding=NamedSharding(mesh(2), P("batch")))
 
 
@@ -234,17 +240,17 @@ def arrays(path):
 
 def test_two_processes_have_the_bits_of_one_with_two_devices(pair):
     _, folder, found = pair
-    alone = train(start(), mesh(2), 4, (), 2)
+    alone = train(start(), mesh(2), 5, (), 2)
     for i in range(2):
-        assert found[i]["stopped"] == 4  # where one of them wished it
+        assert found[i]["stopped"] == 5  # where one of them wished it
         assert same(arrays(folder / f"replicated-{i}.npz"), parts(alone))
 
 
 def test_checkpoints_are_written_by_one_and_read_by_all(pair):
     _, folder, found = pair
-    assert [path.name for path in (folder / "own-0").iterdir()] == ["step-000000002.npz", "step-000000004.npz"]
+    assert sorted(path.name for path in (folder / "own-0").iterdir()) == ["step-000000003.npz", "step-000000005.npz"]
     assert not (folder / "own-1").exists()
-    assert found[0]["read"] == found[1]["read"] == [4, 1, True]
+    assert found[0]["read"] == found[1]["read"] == [5, 1, True]
 
 
 def test_a_sharded_checkpoint_is_gone_on_with_by_any_number_of_processes(pair):
@@ -256,7 +262,7 @@ def test_a_sharded_checkpoint_is_gone_on_with_by_any_number_of_processes(pair):
     assert resumed.step == 5
     end, whole = train(resumed, mesh(2), 6), train(start(mesh(2)), mesh(2), 6)
     for got, expected in zip(parts(end), parts(whole), strict=True):  # two updates have been summed over four devices
-        assert np.allclose(got, expected, rtol=0, atol=1e-6)
+        assert np.abs(got - expected).max() < 1e-6
 
 
 def test_sigterm_of_one_stops_all_at_the_same_step(pair):
@@ -280,7 +286,11 @@ def test_a_killed_process_ends_the_other_with_one_line(pair):
     began = time.monotonic()
     assert processes.all[1].wait(60) not in (0, None)
     assert time.monotonic() - began < 60
-    assert processes.outputs()[1] == ["", f"{_watch.LOST}\n"]
+    out, err = processes.outputs()[1]
+    assert not out
+    assert [line for line in err.splitlines() if "SIGTERM caught" not in line] == [
+        _watch.LOST
+    ]  # that of the test above
 
 
 def test_what_the_watch_passes_on():
@@ -325,3 +335,69 @@ def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size)
     (text,) = texts
     found = [match[1] for match in COLLECTIVE.finditer(text) if match[1] in COLLECTIVES]
     assert found == ["all-reduce"]
+
+
+def command(folder, number, i, *more):
+    call = [sys.executable, "-m", "spikegrad.cli", "train", "--distributed"]
+    call += ["--coordinator", f"localhost:{number}", "--processes", "2", "--process", str(i)]
+    return [*call, *(more or ("-o", str(folder / "run"), *OPTIONS))]
+
+
+OPTIONS = ["--data", "digits", "--hidden", "8", "--steps", "2", "--batch", "128", "--no-baseline", "--epochs", "15"]
+
+
+@pytest.mark.every
+def test_the_command_in_two_processes_is_stopped_and_resumed(tmp_path):
+    """Of two processes one gets SIGTERM, both stop; gone on with, the result is that of one process."""
+    run, number = tmp_path / "run", port()
+    with Processes([command(tmp_path, number, i) for i in range(2)], tmp_path) as processes:
+        processes.until(
+            lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") > 1
+        )
+        processes.all[1].send_signal(signal.SIGTERM)
+        assert [process.wait(LIMIT) for process in processes.all] == [143, 143], processes.outputs()
+        (out, _), quiet = processes.outputs()
+        assert "interrupted: what was learnt so far is kept" in out
+        assert quiet == ["", ""]
+    number = port()
+    calls = [command(tmp_path, number, i, "--resume", str(run), "--quiet") for i in range(2)]
+    with Processes(calls, tmp_path) as processes:
+        assert [process.wait(LIMIT) for process in processes.all] == [0, 0], processes.outputs()
+        (_, err), quiet = processes.outputs()
+        assert (err, quiet) == ("", ["", ""])
+    alone = [*command(tmp_path, port(), 0, "-o", str(tmp_path / "alone"), *OPTIONS), "--processes", "1"]
+    subprocess.run(alone, env=environment(2), check=True, capture_output=True, timeout=LIMIT)
+    assert same(arrays(run / "parameters.npz"), arrays(tmp_path / "alone" / "parameters.npz"))
+    assert json.loads((run / "run.json").read_text())["machine"]["processes"] == 2
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_command_loses_a_process(tmp_path, victim):
+    run, number = tmp_path / "run", port()
+    with Processes([command(tmp_path, number, i) for i in range(2)], tmp_path) as processes:
+        processes.until(lambda: (run / "metrics.jsonl").exists())
+        processes.all[victim].kill()
+        assert processes.all[1 - victim].wait(60) not in (0, None)
+        _, err = processes.outputs()[1 - victim]
+        assert err.endswith(f"{_watch.LOST}\n")
+        assert len(err.splitlines()) <= 2  # with one of progress
+
+
+@pytest.mark.every
+def test_what_the_command_refuses(tmp_path):
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    call = [sys.executable, "-m", "spikegrad.cli", "train", "--distributed", "--data", "digits", "--batch", "33"]
+    with Processes([call] * 2, tmp_path, [slurm | {"SLURM_PROCID": str(i)} for i in range(2)]) as processes:
+        assert [process.wait(LIMIT) for process in processes.all] == [2, 2], processes.outputs()
+        for _, err in processes.outputs():
+            assert "batches of 33 examples cannot be cut over 2 devices" in err
+            assert len(err.splitlines()) == 1
+    for more, message in (
+        (["--distributed"], "processes are neither given nor found"),
+        (["--process", "1"], "it goes with --distributed"),
+    ):
+        done = subprocess.run([*call[:4], *more], env=environment(), capture_output=True, text=True, timeout=LIMIT)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -145,6 +145,4 @@ def _leads_to(stream: Any, descriptor: int) -> bool:
 
 def _like(stream: Any, descriptor: int) -> TextIO:
     buffering = 1 if stream.line_buffering else -1
-    return open(  # noqa: SIM115
-        descriptor, "w", buffering, encoding=stream.encoding, errors=stream.errors, closefd=False
-    )
+    return open(descriptor, "w", buffering, encoding=stream.encoding, errors=stream.errors, closefd=False)
