@@ -376,7 +376,7 @@ def test_the_command_in_two_processes_is_stopped_and_resumed(tmp_path):
 def test_the_command_loses_a_process(tmp_path, victim):
     run, number = tmp_path / "run", port()
     with Processes([command(tmp_path, number, i) for i in range(2)], tmp_path) as processes:
-        processes.until(lambda: (run / "metrics.jsonl").exists())
+        processes.until((run / "metrics.jsonl").exists)
         processes.all[victim].kill()
         assert processes.all[1 - victim].wait(60) not in (0, None)
         _, err = processes.outputs()[1 - victim]
@@ -397,7 +397,8 @@ def test_what_the_command_refuses(tmp_path):
         (["--distributed"], "processes are neither given nor found"),
         (["--process", "1"], "it goes with --distributed"),
     ):
-        done = subprocess.run([*call[:4], *more], env=environment(), capture_output=True, text=True, timeout=LIMIT)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        with Processes([[*call[:4], *more]], tmp_path) as processes:
+            assert processes.all[0].wait(LIMIT) == 2
+            ((_, err),) = processes.outputs()
+            assert message in err
+            assert len(err.splitlines()) == 1

@@ -62,10 +62,10 @@ def fit(
         of them. The number is fixed, and decides nothing else: no clock has a part in what is computed. A call ends
         early with the epoch, or before a batch of another shape.
     batch_sharding : jax.sharding.NamedSharding, or pytree of them, optional
-        How batches are spread over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)), P("batch"))``; as a
-        pytree, one for each part of a batch. Every process has whole batches, the same ones, and puts its part onto its
-        devices; arrays of JAX that are spread already stay as they are. Everything else, what is trained too unless it
-        is sharded itself, is on all devices. See :func:`distributed`.
+        How batches are spread over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)), P("batch"))``; a
+        pytree has one for each part of a batch. Every process makes whole batches, all the same ones, and puts its part
+        onto its devices; arrays of JAX that are spread already stay as they are. Everything else is on all devices,
+        what is trained too unless it is sharded itself. See :func:`distributed`.
     callbacks : sequence of callable
         Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
         ends, in all processes after the same update. One that has a method ``end`` has it called with the last state.
@@ -80,7 +80,8 @@ def fit(
     DivergedError
         If the loss or the parameters are no longer finite. It has the last state that was.
     TypeError, ValueError
-        For what cannot be trained, or with.
+        For what cannot be trained, or with; where processes have different states at the start, or different numbers
+        of batches.
 
     Notes
     -----
@@ -110,8 +111,7 @@ def fit(
     if source.once and epochs is not None and epochs > 1:
         raise ValueError(f"fit: batches is an iterator, which ends with its first epoch, and not after {epochs}")
     mesh = None if batch_sharding is None else mesh_of(batch_sharding)
-    if mesh is not None:
-        state = _on(mesh, state)
+    state = _on(mesh, state)
     call = compiled(loss, optimizer, updates_per_call, mesh)
     clock = _Clock(state)
     good, stopped = state, False
@@ -159,7 +159,10 @@ def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: j
     return State.start(trainable, optimizer, key)
 
 
-def _on(mesh: Mesh, state: State) -> State:
+def _on(mesh: Mesh | None, state: State) -> State:
+    """The state on all devices of a mesh, if there is one."""
+    if mesh is None:
+        return state
     parts = {name: getattr(state, name) for name in ("trainable", "optimizer_state", "key")}
     return dataclasses.replace(state, **{name: replicated(part, mesh, name) for name, part in parts.items()})
 

@@ -1,8 +1,7 @@
 """A program of its own: it reads what JAX prints of several processes, and says in one line that one was lost.
 
-JAX ends a process whose coordinator is gone by ``abort``, after dozens of lines, and no code of Python can be in between.
-So its messages lead through this program, which outlives it. It needs nothing but the standard library, and no package
-around it.
+JAX ends a process whose coordinator is gone by ``abort``, after dozens of lines, and no code of Python can come in
+between. So its messages lead through this program, which outlives it. It needs the standard library alone.
 """
 
 from __future__ import annotations
