@@ -39,7 +39,7 @@ def fit(
     ----------
     loss : callable
         ``loss(trainable, batch, key) -> (scalar, {name: metric})``: what is made small, and a dict of whatever else is
-        to be reported, numbers or arrays. It is traced by JAX. Arrays that a :class:`jax.tree_util.Partial` binds are
+        to be reported, numbers or arrays. It is traced by JAX. Arrays that a ``jax.tree_util.Partial`` binds are
         arguments of the compiled program; those that a function closes over become constants of it, which takes memory
         and time to compile: bind large ones.
     trainable : pytree of arrays, or State
@@ -112,7 +112,7 @@ def fit(
         raise ValueError(f"fit: batches is an iterator, which ends with its first epoch, and not after {epochs}")
     mesh = None if batch_sharding is None else mesh_of(batch_sharding)
     state = _on(mesh, state)
-    call = compiled(loss, optimizer, updates_per_call, mesh)
+    call = compiled(loss, optimizer, updates_per_call, state, mesh)
     clock = _Clock(state)
     good, stopped = state, False
 

@@ -53,7 +53,7 @@ def distributed(
         ``"host:port"`` of process 0, with a port that is free there; the number of processes; which one this is, from
         0. Under SLURM, Open MPI, Kubernetes and on TPUs JAX finds them itself.
     **options
-        Others of :func:`jax.distributed.initialize`. A process counts as lost after
+        Others of ``jax.distributed.initialize``. A process counts as lost after
         ``heartbeat_timeout_seconds=30`` without a sign of life, where JAX has this option (0.7 or so).
 
     Raises
