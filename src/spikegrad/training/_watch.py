@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator
 LOST = "spikegrad: error: another process was lost; this one ends too"
 
 _ENTRY = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")  # the beginning of an entry in the log
-_ABOUT_PROCESSES = re.compile(rb"coordination.service|JAX distributed service|Check failure stack trace", re.IGNORECASE)
+_ABOUT_PROCESSES = re.compile(
+    rb"coordination.?service|JAX distributed service|Check failure stack trace", re.IGNORECASE
+)
 _FATAL = re.compile(rb"JAX distributed service detected fatal errors|Polled an error from coordination service")
 _GREETING = re.compile(rb"\[Gloo\] Rank |connected peer ranks")
 
