@@ -321,6 +321,7 @@ COLLECTIVE = re.compile(r" = .* ([a-z]+-[a-z-]+?)(?:-start)?\(")
 COLLECTIVES = {"all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast"}
 
 
+@pytest.mark.skipif(not NEW, reason="XLA spreads small arrays where it need not")
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size):
     texts, jit = [], jax.jit
@@ -339,8 +340,7 @@ def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size)
     train(start(), mesh(4), size, (), size, of=mean_loss)
     (text,) = texts
     found = [match[1] for match in COLLECTIVE.finditer(text) if match[1] in COLLECTIVES]
-    assert set(found) == {"all-reduce"}
-    assert len(found) == 1 or not NEW  # XLA puts all of them into one
+    assert found == ["all-reduce"]
 
 
 def command(folder, number, i, *more):

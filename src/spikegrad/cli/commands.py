@@ -29,7 +29,7 @@ from ..neurons import LIF
 from ..surrogates._registry import get, names
 from ..training import DivergedError
 from ..training._agree import from_first
-from . import learning, processes, runs, signals, streams, tables
+from . import learning, processes, runs, streams, tables
 from .networks import CODINGS, Model, ReluNetwork, count, init
 
 _LIF = LIF()
@@ -189,7 +189,7 @@ def train(
         failures.extend(fit.failures)
         return fit
 
-    with runs.held(folder), signals.deferred() as stop:
+    with runs.held(folder), processes.deferred() as stop:
         # a membrane sums its input over steps, so that it needs smaller weights than a ReLU
         spiking = learn(network, "spiking", "firing", gain=0.5)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}

@@ -6,8 +6,8 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
 import click
@@ -15,6 +15,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..training import distributed
+from ..training._agree import gathered
+from . import signals
 
 NAMES = ("joining", "coordinator", "processes", "process")
 """Of the options that do not change a result."""
@@ -61,6 +63,13 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
             return function(*args, quiet=quiet, **rest)
 
     return run
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], int]]:
+    """As :func:`signals.deferred`; all processes must ask, and get the number of what came to any."""
+    with signals.deferred() as came:
+        yield lambda: int(gathered(came()).max())
 
 
 def batch_sharding(batch: int) -> NamedSharding | None:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ..training._agree import gathered
-
 _TWICE = 0.5  # seconds; `timeout` and other launchers send one signal to the process and to its group
 
 
@@ -22,8 +20,7 @@ def deferred() -> Iterator[Callable[[], int]]:
     Yields
     ------
     callable
-        Without arguments: the number of the signal that came, or 0. The exit code is 128 and that number. Of several
-        processes, all must ask, and get what came to any.
+        Without arguments: the number of the signal that came, or 0. The exit code is 128 and that number.
     """
     number, when = 0, 0.0
 
@@ -37,14 +34,14 @@ def deferred() -> Iterator[Callable[[], int]]:
             os.kill(os.getpid(), signum)
 
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
-        yield lambda: int(gathered(0).max())
+        yield lambda: 0
         return
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     before = {s: handler for s, handler in before.items() if handler is not signal.SIG_IGN}
     for signum in before:
         signal.signal(signum, handle)
     try:
-        yield lambda: int(gathered(number).max())
+        yield lambda: number
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -52,8 +52,6 @@ def compiled(loss: Loss, optimizer: Any, size: int, state: State, mesh: Mesh | N
             return evaluate(bound, trainable, batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(trainable)
-        if mesh is not None:  # summed up where it is made, and not for each device on its own
-            gradient = jax.lax.with_sharding_constraint(gradient, placed[0])
         more = {"value": value, "grad": gradient, "value_fn": lambda trainable: value_of(trainable)[0]}
         change, optimizer_state = optimizer.update(gradient, optimizer_state, trainable, **more)
         return optax.apply_updates(trainable, change), optimizer_state, {"loss": value, **metrics}
