@@ -13,7 +13,6 @@ from reference import DEFAULTS, every_half
 import spikegrad
 
 every = pytest.mark.parametrize("case", DEFAULTS, ids=repr)
-OPTIMISED = True
 HALVES = ["float16", "bfloat16"]
 DTYPES = [*HALVES, "float32", "float64"]
 PARAMETERS = {
