@@ -244,14 +244,14 @@ def trained(tmp_path_factory):
     def soon():
         yield lambda: calls.append(0) or (15 if len(calls) == 3 else 0) or (15 if len(calls) > 3 else 0)
 
-    deferred = commands.signals.deferred
+    deferred = commands.processes.deferred
     with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(learning, "_WORK", 1.0)
         assert main([*args, "-o", str(folder / "whole")]) == 0
         patch.setattr(figure, "run_figure", lambda *_: Figure())
-        patch.setattr(commands.signals, "deferred", soon)
+        patch.setattr(commands.processes, "deferred", soon)
         assert main([*args, "--no-baseline", "--checkpoint", "0", "-o", str(folder / "stopped")]) == 143
-        patch.setattr(commands.signals, "deferred", deferred)
+        patch.setattr(commands.processes, "deferred", deferred)
         assert main(["train", "--quiet", "--resume", str(folder / "stopped")]) == 0
     return folder, mine
 

@@ -27,7 +27,8 @@ from ..network._schedule import MODES
 from ..neurons import LIF
 from ..surrogates._registry import get, names
 from ..training import DivergedError
-from . import learning, runs, signals, sources, streams, tables
+from ..training._agree import from_first
+from . import learning, processes, runs, sources, streams, tables
 from .networks import CELLS, CODINGS, NO_CODING, READOUTS, Model, count, init, without_spikes
 from .options import Options, RealRange, fitted, options_of, parse_hidden, parse_surrogate, parse_taus
 
@@ -147,6 +148,7 @@ def _with_sources(function: Callable) -> Callable:
 )
 @click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
 @click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+@processes.options
 @click.pass_context
 @_with_sources
 def train(
@@ -198,11 +200,12 @@ def train(
     from .figure import run_figure  # noqa: PLC0415  (fails before training, not after)
 
     if resume is None:
-        options = options_of(context, data, surrogate=repr(surrogate), **rest)
-        folder, options, loaded, record = _begin(options, output, baseline)
+        folder, options, loaded, record = from_first(
+            lambda: _begin(options_of(context, data, surrogate=repr(surrogate), **rest), output, baseline)
+        )
     else:
-        _refuse_others(context, ("resume", "checkpoint", "quiet"))
-        folder, options, loaded, record = _go_on(resume)
+        _refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
+        folder, options, loaded, record = from_first(lambda: _go_on(resume))
     network = options.network(loaded.shape, loaded.classes)
     failures: list[str] = []
 
@@ -224,13 +227,14 @@ def train(
 
     # a membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU; a recording varies
     of_spiking, of_rectified = (math.sqrt(0.5),) * 2 if isinstance(loaded, sources.Timed) else (0.5, 1.0)
-    with runs.held(folder), signals.deferred() as stop:
+    with runs.held(folder), processes.deferred() as stop:
         spiking = learn(network, "spiking", "firing", of_spiking)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
             runs.save_record(folder, record)
-        if record["baseline"] and not failures and not stop():
+        failures[:] = from_first(lambda: failures)  # it alone writes
+        if not stop() and record["baseline"] and not failures:
             with _collected(failures):
                 record["results"]["relu"] = _summary(learn(without_spikes(network), "ReLU", "active", of_rectified))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
@@ -243,7 +247,7 @@ def train(
             figure = run_figure(network, get(options.surrogate), spiking.params, loaded, record["results"], title)
             runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
             runs.save_record(folder, record)
-            if record["finished"]:
+            if record["finished"] and jax.process_index() == 0:
                 shutil.rmtree(folder / learning.CHECKPOINTS, ignore_errors=True)
     out = tables.console()
     for table in tables.results(record, options, loaded, count(network.sizes, network.recurrent)):

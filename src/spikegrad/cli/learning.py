@@ -15,8 +15,10 @@ import optax
 from .. import training
 from .._system import available_memory
 from ..data import Data
+from ..training._agree import agreed
 from . import sources
 from .networks import Model, Params, count
+from .processes import batch_sharding
 
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
@@ -188,7 +190,7 @@ def fit(
         sources.lengths_of(data)[0],
     )
     loss, examples = _loss(network, prepare, shift, noise), (data.x_train, data.y_train, lengths)
-    if _fits_the_device(examples):
+    if not agreed(not _fits_the_device(examples)):
         loss, examples = training.staged(loss, examples), np.arange(len(data.x_train), dtype=np.int32)
     course = _Course(data, make_evaluator(network, prepare), report)
     callbacks: list[training.Callback] = [course, lambda now: stop()]
@@ -213,6 +215,7 @@ def fit(
             optimizer=optimizer,
             epochs=epochs,
             updates_per_call=_updates_per_call(network, batch, per_epoch),
+            batch_sharding=batch_sharding(batch),
             callbacks=callbacks,
         )
     except training.DivergedError as error:

@@ -89,7 +89,7 @@ def held(folder: Path) -> Iterator[None]:
     RunError
         If another process works on it.
     """
-    if fcntl is None or not folder.exists():
+    if fcntl is None or jax.process_index() or not folder.exists():
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -132,6 +132,7 @@ def describe(options: Options, data: Data) -> dict[str, Any]:
             "processors": processors(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
+            "processes": jax.process_count(),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
         "jax": {
@@ -189,7 +190,12 @@ def save_parameters(folder: Path, params: Params) -> None:
 
 
 def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file of a run by a function that is given a stream, as :func:`save_record` does."""
+    """Write a file of a run by a function that is given a stream, as :func:`save_record` does.
+
+    Of several processes, the first one does.
+    """
+    if jax.process_index():
+        return
     try:
         write_atomically(path, write)
     except OSError as error:
