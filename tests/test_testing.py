@@ -18,6 +18,9 @@ from spikegrad import (
     SynapticLIF,
     learnable,
     parameter,
+    signed,
+    soft,
+    stochastic,
 )
 from spikegrad.testing import BrokenLawError, check_cell, check_surrogate
 
@@ -45,7 +48,8 @@ def test_what_a_user_writes():
     assert report.passed
     assert "what is printed evaluates back" in str(report)
     assert "its parameters are arrays" in str(report)
-    assert check_surrogate(learnable(Logistic())).passed
+    assert check_surrogate(learnable(signed(Logistic()))).passed
+    assert check_surrogate(soft(Logistic())).passed
     assert check_surrogate(Logistic(0.01), scale=400.0).passed
 
 
@@ -214,6 +218,9 @@ def test_what_is_said():
     assert "note" in report_of(Jump()).findings[0]._fields
     with pytest.raises(TypeError, match="check_surrogate: surrogate must be a Surrogate, got <class"):
         check_surrogate(Sigmoid)
+    for check, noisy in ((check_surrogate, stochastic(Sigmoid())), (check_cell, LIF(surrogate=stochastic(Sigmoid())))):
+        with pytest.raises(TypeError, match=r"stochastic\(Sigmoid.* draws its spikes"):
+            check(noisy)
     with pytest.raises(TypeError, match="check_cell: cell must be a Cell, got 3"):
         check_cell(3)
 

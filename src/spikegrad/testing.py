@@ -22,7 +22,8 @@ import numpy as np
 import spikegrad
 
 from ._compat import double_precision
-from ._surrogate import Surrogate, learnable
+from ._forward import Stochastic
+from ._surrogate import Surrogate, forwards, learnable
 from .network import Layer, Network
 from .network._storage import read, write
 from .neurons import Cell, unroll
@@ -110,6 +111,11 @@ class BrokenLawError(AssertionError):
         return f"{super().__str__()}\n\n{self.report}"
 
 
+def _refuse_noise(owner: str, subject: Any) -> None:
+    if any(isinstance(forward, Stochastic) for forward in forwards(subject)):
+        raise TypeError(f"{owner}: {subject!r} draws its spikes, of which no law is exact: check what it is made of")
+
+
 def _reported(subject: str, findings: Iterator[Finding], raises: bool) -> Report:
     report = Report(subject, tuple(findings))
     if raises and not report.passed:
@@ -188,7 +194,7 @@ def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = 
     BrokenLawError
         An ``AssertionError`` that names the first broken law.
     TypeError
-        If ``surrogate`` is no surrogate.
+        If ``surrogate`` is no surrogate, or stochastic.
 
     Notes
     -----
@@ -217,6 +223,7 @@ def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = 
     """
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"check_surrogate: surrogate must be a Surrogate, got {surrogate!r}")
+    _refuse_noise("check_surrogate", surrogate)
     with double_precision(), jax.numpy_rank_promotion("allow"):
         return _reported(repr(surrogate), _laws_of_surrogate(surrogate, scale), raises)
 
@@ -280,7 +287,10 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
     if isinstance(g, Exception) or isinstance(bend, Exception):
         yield _compare("the slope can be differentiated", bend, g, 0.0)
         return  # there is nothing to compare with
-    yield _compare("the spike is the step", found["spike"], x >= 0, 0.0, at, note="absolute")
+    if forwards(s):
+        yield Finding("the spike is the step", None, note="it is of another kind")
+    else:
+        yield _compare("the spike is the step", found["spike"], x >= 0, 0.0, at, note="absolute")
     yield _compare("the derivative is the slope", found["reverse"], g, 1e-13, at, _peak(g))
     yield _compare("forward mode is reverse mode", found["forward"], found["reverse"], 1e-13, at, _peak(g))
     for way in ("second, reverse", "second, mixed"):
@@ -292,7 +302,8 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
             at,
             _peak(bend),
         )
-    square = 2 * g**2 + 2 * (x >= 0) * bend
+    spike = found["spike"]
+    square = spike if isinstance(spike, Exception) else 2 * g**2 + 2 * spike * bend
     yield _compare("the square has its second derivative", found["square"], square, 1e-12, at, _peak(square))
     if primal:
         yield _compare("the slope is the derivative of the primal", found["of primal"], g, 1e-6, at, _peak(g))
@@ -545,7 +556,7 @@ def check_cell(
     BrokenLawError
         An ``AssertionError`` that names the first broken law.
     TypeError
-        If ``cell`` is no cell.
+        If ``cell`` is no cell, or stochastic.
 
     Notes
     -----
@@ -561,6 +572,7 @@ def check_cell(
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"check_cell: cell must be a Cell, got {cell!r}")
+    _refuse_noise("check_cell", cell)
     shape = (features,) if isinstance(features, int) else tuple(features)
     with double_precision(), jax.numpy_rank_promotion("allow"):
         return _reported(repr(cell), _laws_of_cell(cell, shape, drive, steps), raises)
