@@ -269,6 +269,9 @@ class Struct:
             values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, type(self).__name__, name, of)
         return new_unchecked(type(self), values)
 
+    def _shown(self, name: str) -> str:
+        return _shown(getattr(self, name))
+
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._domains}
 

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._spike import _spike, spike
-from ._struct import Struct, is_pure, parameter
+from ._struct import Real, Struct, is_pure, parameter
 
 
 class Surrogate(Struct):
@@ -59,6 +59,11 @@ class Surrogate(Struct):
     """
 
     _formula: ClassVar[str] = ""  # the slope in one line, as the command lists it: docstrings are gone under -OO
+
+    # filled in by surrogates/_algebra.py, whose classes derive from this one
+    _scaled: ClassVar[Callable[[Surrogate, Any], Surrogate]]
+    _added: ClassVar[Callable[[Surrogate, Any], Surrogate]]
+    __array_ufunc__ = None  # NumPy leaves the product of an array and a surrogate to the surrogate
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -119,6 +124,10 @@ class Surrogate(Struct):
         slope = jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
         return jnp.where(jnp.isnan(x), x, slope)
 
+    def _without_primal(self) -> str:
+        """The class that defines no primal, itself or one that its primal is made of; else nothing."""
+        return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
+
     def __call__(self, x: ArrayLike) -> jax.Array:
         """Fire: 1 where ``x >= 0``, 0 elsewhere, NaN where ``x`` is NaN.
 
@@ -145,6 +154,16 @@ class Surrogate(Struct):
             return _run(_fire, self, x)
         curve._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
         return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed
+
+    def __mul__(self, factor: Real) -> Surrogate:
+        """The slope times a number or an array."""
+        return type(self)._scaled(self, factor)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Surrogate) -> Surrogate:
+        """The sum of two slopes."""
+        return type(self)._added(self, other)
 
 
 def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
@@ -263,14 +282,15 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     >>> print(f"{jax.grad(loss)(learnable(Sigmoid(4.0))).surrogate.alpha:.4f}")
     0.0534
     """
-    curve = _curve("learnable", surrogate)
-    name = type(curve).__name__
-    if not curve._frozen:
-        raise TypeError(
-            f"learnable: {name} has its own __init__, so that JAX sees no parameters in it; declare them by annotations"
-        )
-    if type(curve).surrogate_fun is Surrogate.surrogate_fun:
-        raise TypeError(f"learnable: {name} defines no surrogate_fun, whose derivative the parameters would get")
+    curve = curve_of("learnable", surrogate)
+    for part in _parts_of(curve):
+        if not part._frozen:
+            raise TypeError(
+                f"learnable: {type(part).__name__} has its own __init__, so that JAX sees no parameters in it; declare "
+                "them by annotations"
+            )
+    if lacking := curve._without_primal():
+        raise TypeError(f"learnable: {lacking} defines no surrogate_fun, whose derivative the parameters would get")
     return _configured(surrogate, learn=True)
 
 
@@ -315,7 +335,7 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     >>> kept.dtype.name, bool(abs(kept - exact) < 2**-8 * exact)
     ('float32', True)
     """
-    _curve("keep_slope", surrogate)
+    curve_of("keep_slope", surrogate)
     try:
         name = jnp.dtype(dtype).name
     except TypeError:
@@ -358,7 +378,7 @@ def _parts(surrogate: Surrogate) -> tuple[Surrogate, bool, str | None]:
     return surrogate, False, None
 
 
-def _curve(owner: str, surrogate: Any) -> Surrogate:
+def curve_of(owner: str, surrogate: Any) -> Surrogate:
     """The curve of a surrogate that was given, or an error if settings cannot apply to it."""
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
@@ -367,6 +387,19 @@ def _curve(owner: str, surrogate: Any) -> Surrogate:
             f"{owner}: {type(surrogate).__name__} has its own __call__, which no setting of the rule reaches"
         )
     return _parts(surrogate)[0]
+
+
+def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
+    """Another curve under the settings of a surrogate."""
+    return dataclasses.replace(surrogate, surrogate=curve) if isinstance(surrogate, _Configured) else curve
+
+
+def _parts_of(curve: Surrogate) -> Iterator[Surrogate]:
+    """A curve, and the curves in its fields."""
+    yield curve
+    for name in curve._objects:
+        if isinstance(inner := getattr(curve, name), Surrogate):
+            yield from _parts_of(inner)
 
 
 def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
