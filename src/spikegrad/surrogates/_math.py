@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,12 +44,23 @@ def split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     return high, a - high
 
 
+def quotient(x: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``x/a`` as the sum of two numbers: the rounded quotient and what it lacks."""
+    q = x / a
+    (a1, a2), (q1, q2) = split(a), split(q)
+    lack = (((x - a1 * q1) - a1 * q2) - a2 * q1) - a2 * q2
+    return q, jax.lax.stop_gradient(lack / a)
+
+
 def reciprocal(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``1/a`` as the sum of two numbers: the rounded quotient and what it lacks."""
-    w = 1 / a
-    (a1, a2), (w1, w2) = split(a), split(w)
-    lack = (((1 - a1 * w1) - a1 * w2) - a2 * w1) - a2 * w2
-    return w, jax.lax.stop_gradient(lack * w)
+    """``1/a`` as the sum of two numbers."""
+    return quotient(jnp.ones_like(a), a)
+
+
+def inverse_square(alpha: Any, x: jax.Array) -> jax.Array:
+    """``(1 + alpha |x|)^-2``, squared after the division: the square of the sum would overflow long before."""
+    r = 1 / (1 + alpha * jnp.abs(x))
+    return r * r
 
 
 # Coefficients, the highest power first. ``scripts/fit_coefficients.py`` fits them by least maximum, and says of what.
@@ -84,7 +96,7 @@ def _power_of_two(k: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def exp(z: jax.Array) -> jax.Array:
-    """``e^z`` for ``z <= 0``; in float32 within 1 unit in the last place, at half the cost of ``jnp.exp``.
+    """``e^z`` for ``z <= 88``; in float32 within 1 unit in the last place, at half the cost of ``jnp.exp``.
 
     ``z = k ln 2 + r``, with ``ln 2`` in two parts so that ``r`` is exact, a polynomial for ``e^r`` (relative error 5e-9
     on ``|r| <= 0.35``), and ``2^k`` by its bits. ``k`` is read from the last bits of a
@@ -104,6 +116,12 @@ def exp(z: jax.Array) -> jax.Array:
 def _exp_jvp(primals, tangents):
     y = exp(*primals)
     return y, y * tangents[0]
+
+
+def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
+    """``1/2 + (e^(alpha x) - 1)/alpha`` for ``x <= 0``, accurate in its tail too, which for some alpha goes to 0."""
+    z = alpha * x
+    return jnp.where(z < -1, (0.5 - 1 / alpha) + exp(z) / alpha, 0.5 + jnp.expm1(z) / alpha)
 
 
 @jax.custom_jvp

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import cos_turn, multiple, sin_turn, turns
+from ._math import cos_turn, exp, multiple, rise_of_exp, signed, sin_turn, turns
 
 
 class SquarewaveFourierSeries(Surrogate, pure=True):
@@ -65,3 +65,64 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
 
 
 squarewave_fourier_series = functional(SquarewaveFourierSeries)
+
+
+class PeriodicExp(Surrogate, pure=True):
+    r"""An exponential at each multiple of T: g(x) = exp(αx) for x < 0, exp(−β·|x − T·round(x/T)|) for x ≥ 0.
+
+    .. math:: g(x) &= \begin{cases} e^{\alpha x} & x < 0 \\ e^{-\beta |r|} & x \ge 0 \end{cases} \qquad
+              r = x - k T, \quad k = \mathrm{round}(x / T) \\
+              f(x) &= \begin{cases} \frac12 + \frac{e^{\alpha x} - 1}{\alpha} & x < 0 \\
+              \frac12 + \frac1\beta \left[2 k \left(1 - e^{-\beta T / 2}\right)
+              + \mathrm{sgn}(r) \left(1 - e^{-\beta |r|}\right)\right] & x \ge 0 \end{cases}
+
+    Parameters
+    ----------
+    alpha : float or array, default 2.0
+        Steepness below the threshold, > 0, dimensionless.
+    beta : float or array, default 2.0
+        Steepness above it, > 0, dimensionless.
+    t_period : float or array, default 1.0
+        Period :math:`T`, > 0, in the units of ``x``: the threshold, where a neuron fires once more at each multiple.
+
+    Notes
+    -----
+    Peak 1 at 0 and at each multiple of :math:`T` above, kinks there and half-way between; area unbounded; exponential
+    tail below. With a window :math:`w`, rockpool has :math:`\alpha = \beta = 1/w` and the height :math:`1/T`, up to its
+    greatest number of spikes; sinabs has :math:`\beta = 2\alpha = 2/w` and a height of its own.
+
+    References
+    ----------
+    Weidel, Sheik 2021, "WaveSense: efficient temporal convolutions with spiking neural networks for keyword spotting",
+    arXiv:2111.01456.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import PeriodicExp
+    >>> slope = jax.grad(PeriodicExp())
+    >>> print(f"{slope(-0.5):.4f} {slope(0.5):.4f} {slope(3.0):.4f}")
+    0.3679 0.3679 1.0000
+    """
+
+    _formula = "exp(αx) for x < 0, exp(−β·|x − T·round(x/T)|) for x ≥ 0"
+    alpha: Real = parameter(default=2.0, above=0)
+    beta: Real = parameter(default=2.0, above=0)
+    t_period: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        t = turns(x, jnp.asarray(self.t_period, x.dtype))
+        k = jnp.round(x / self.t_period - t)
+        each = -2 * jnp.expm1(-self.beta * self.t_period / 2 * jnp.ones_like(x))
+        above = (k * each - signed(t, jnp.expm1(-self.beta * self._distance(t)))) / self.beta
+        return jnp.where(x < 0, rise_of_exp(self.alpha, jnp.where(x < 0, x, 0)), 0.5 + above)
+
+    def surrogate_grad(self, x):
+        t = turns(x, jnp.asarray(self.t_period, x.dtype))
+        return exp(jnp.where(x < 0, self.alpha * x, -self.beta * self._distance(t)))
+
+    def _distance(self, t):
+        return self.t_period * jnp.abs(t)
+
+
+periodic_exp = functional(PeriodicExp)
