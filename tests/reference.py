@@ -268,7 +268,7 @@ ROWS = {
         {"alpha": "> 0"},
     ),
     "ArctanApprox": Row(
-        {"alpha": 2.0},
+        {"alpha": 1.0},
         lambda x, a: (1 - mp.mpf("0.28") * (a * x) ** 2) / (1 + mp.mpf("0.28") * (a * x) ** 2) ** 2,
         lambda x, a: 0.5 + x / (1 + mp.mpf("0.28") * (a * x) ** 2),
         smooth,
@@ -309,13 +309,13 @@ ROWS = {
         {"alpha": "> 0"},
     ),
     "HardTanhGrad": Row(
-        {"alpha": 100.0},
+        {"alpha": 1.0},
         lambda x, a: 1 + min(max(a * x, -1), 1),
         lambda x, a: (
             0.5 - 1 / (2 * a) if x < -1 / a else 0.5 + 2 * x - 1 / (2 * a) if x > 1 / a else 0.5 + x + a * x * x / 2
         ),
         lambda a: (-1 / a, 1 / a),
-        ({"alpha": 1.0}, {"alpha": 0.375}),
+        ({"alpha": 100.0}, {"alpha": 0.375}),
         {"alpha": "> 0"},
     ),
     "PeriodicExp": Row(

@@ -162,6 +162,19 @@ def _logistic_slope_jvp(primals, tangents):
 
 
 @jax.custom_jvp
+def logistic(z: jax.Array) -> jax.Array:
+    """``sigma(z)``, small values as accurate as large ones."""
+    e = exp(-jnp.abs(z))
+    return from_tail(z, e / (1 + e))
+
+
+@logistic.defjvp
+def _logistic_jvp(primals, tangents):
+    (z,) = primals
+    return logistic(z), logistic_slope(z) * tangents[0]
+
+
+@jax.custom_jvp
 def cauchy(w: jax.Array) -> jax.Array:
     """``1/(1 + w^2)``."""
     return 1 / (1 + w * w)  # 0 where the square is infinite

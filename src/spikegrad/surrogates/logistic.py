@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import exp, from_tail, logistic_slope
+from ._math import exp, from_tail, logistic, logistic_slope
 
 
 class Sigmoid(Surrogate, pure=True):
@@ -44,8 +44,7 @@ class Sigmoid(Surrogate, pure=True):
     alpha: Real = parameter(default=4.0, above=0)
 
     def surrogate_fun(self, x):
-        e = exp(-self.alpha * jnp.abs(x))
-        return from_tail(x, e / (1 + e))
+        return logistic(self.alpha * x)
 
     def surrogate_grad(self, x):
         return self.alpha * logistic_slope(self.alpha * x)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import bounded, exp, from_tail, inverse_square, logistic_slope, quotient, reciprocal, rise_of_exp
+from ._math import bounded, exp, inverse_square, logistic, logistic_slope, quotient, reciprocal, rise_of_exp
 
 
 class S2NN(Surrogate, pure=True):
@@ -332,8 +332,7 @@ class Softplus(Surrogate, pure=True):
         return 0.5 + (jnp.where(x < 0, 0, x) + flank)
 
     def surrogate_grad(self, x):
-        e = exp(-self.alpha * jnp.abs(x))
-        return from_tail(x, e / (1 + e))
+        return logistic(self.alpha * x)
 
 
 softplus = functional(Softplus)
@@ -349,7 +348,7 @@ class HardTanhGrad(Surrogate, pure=True):
 
     Parameters
     ----------
-    alpha : float or array, default 100.0
+    alpha : float or array, default 1.0
         Steepness, > 0, dimensionless. An array broadcasts to ``x``.
 
     Notes
@@ -360,7 +359,7 @@ class HardTanhGrad(Surrogate, pure=True):
     References
     ----------
     Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
-    Computing and Engineering 2(4):044016, in whose library stork it is ``HardTanhSpike``.
+    Computing and Engineering 2(4):044016, in whose library stork it is ``HardTanhSpike``, with 100.
 
     Examples
     --------
@@ -372,22 +371,23 @@ class HardTanhGrad(Surrogate, pure=True):
     """
 
     _formula = "1 + clip(αx, −1, 1)"
-    alpha: Real = parameter(default=100.0, above=0)
+    alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        w, _ = reciprocal(jnp.asarray(self.alpha, x.dtype))
-        rest = self._rest(jnp.where(x > w, 0, x))
-        below = (1 - w) / 2 + self.alpha * rest * rest / 2
-        return jnp.where(x > w, 2 * x + (1 - w) / 2, below)
+        w, rest, past = self._places(x)
+        ramp = (1 - w) / 2 + self.alpha * rest * rest / 2
+        return jnp.where(past, 2 * x + (1 - w) / 2, ramp)
 
     def surrogate_grad(self, x):
-        return jnp.minimum(self.alpha * self._rest(x), 2)
+        _, rest, past = self._places(x)
+        return jnp.where(past, 2, self.alpha * rest)
 
-    def _rest(self, x):
-        """The distance to where the ramp begins, 0 below."""
+    def _places(self, x):
+        """The half-width, the distance to where the ramp begins, 0 below and beyond, and whether x is beyond."""
         w, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
-        rest = (x + w) + lack
-        return jnp.where(rest > 0, rest, 0)
+        past = (x - w) - lack > 0
+        rest = (jnp.where(past, 0, x) + w) + lack
+        return w, jnp.where(rest > 0, rest, 0), past
 
 
 hard_tanh_grad = functional(HardTanhGrad)

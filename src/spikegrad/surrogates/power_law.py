@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import bounded, cauchy, exp, from_tail, inverse_square, log1p, shortcut, signed
+from ._math import bounded, cauchy, exp, from_tail, inverse_square, log1p, reciprocal, shortcut, signed
 
 
 class SoftSign(Surrogate, pure=True):
@@ -399,7 +399,8 @@ class CappedInverse(Surrogate, pure=True):
         return jnp.where(level, self.alpha, 1 / jnp.where(level, 1, jnp.abs(x)))
 
     def _level(self, x):
-        return self.alpha * jnp.abs(x) <= 1
+        edge, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
+        return (jnp.abs(x) - edge) - lack <= 0
 
 
 capped_inverse = functional(CappedInverse)
@@ -413,7 +414,7 @@ class ArctanApprox(Surrogate, pure=True):
 
     Parameters
     ----------
-    alpha : float or array, default 2.0
+    alpha : float or array, default 1.0
         Steepness, > 0, dimensionless. An array broadcasts to ``x``.
 
     Notes
@@ -436,7 +437,7 @@ class ArctanApprox(Surrogate, pure=True):
     """
 
     _formula = "(1 − 0.28α²x²)/(1 + 0.28α²x²)²"
-    alpha: Real = parameter(default=2.0, above=0)
+    alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
         return 0.5 + x * self._cauchy(x)
