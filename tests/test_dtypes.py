@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import enable_x64
-from reference import DEFAULTS, every_half
+from reference import DEFAULTS, every_half, standing
 
 import spikegrad
 
-every = pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+every = pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
 OPTIMISED = True
 HALVES = ["float16", "bfloat16"]
 DTYPES = [*HALVES, "float32", "float64"]
@@ -71,7 +71,7 @@ def cotangents(dtype):
 COTANGENTS = {dtype: cotangents(dtype) for dtype in DTYPES}
 
 
-@pytest.fixture(scope="module", params=DEFAULTS, ids=repr)
+@pytest.fixture(scope="module", params=standing(DEFAULTS), ids=repr)
 def computed(request):
     """The case, everything in each dtype, and both curves at all numbers of half precision in float64."""
     case = request.param

@@ -44,7 +44,7 @@ def test_every_spelling(name):
     cls = type(surrogate)
     assert surrogate == cls() == get(cls.__name__) == get(f"{name}()") == get(f"  {name} ( ) \n")
     defaults = {parameter.name: parameter.default for parameter in inspect.signature(cls).parameters.values()}
-    parameters = {key: value + 1 if isinstance(value, int) else 0.625 for key, value in defaults.items()}
+    parameters = {key: value + 1 if isinstance(value, int) else value + 0.625 for key, value in defaults.items()}
     other = cls(**parameters)
     assert get(repr(surrogate)) == surrogate
     assert get(repr(other)) == other != surrogate

@@ -44,17 +44,12 @@ def split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     return high, a - high
 
 
-def quotient(x: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``x/a`` as the sum of two numbers: the rounded quotient and what it lacks."""
-    q = x / a
-    (a1, a2), (q1, q2) = split(a), split(q)
-    lack = (((x - a1 * q1) - a1 * q2) - a2 * q1) - a2 * q2
-    return q, jax.lax.stop_gradient(lack / a)
-
-
 def reciprocal(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``1/a`` as the sum of two numbers."""
-    return quotient(jnp.ones_like(a), a)
+    """``1/a`` as the sum of two numbers: the rounded quotient and what it lacks."""
+    w = 1 / a
+    (a1, a2), (w1, w2) = split(a), split(w)
+    lack = (((1 - a1 * w1) - a1 * w2) - a2 * w1) - a2 * w2
+    return w, jax.lax.stop_gradient(lack * w)
 
 
 def inverse_square(alpha: Any, x: jax.Array) -> jax.Array:
@@ -116,6 +111,17 @@ def exp(z: jax.Array) -> jax.Array:
 def _exp_jvp(primals, tangents):
     y = exp(*primals)
     return y, y * tangents[0]
+
+
+def expm1_over(y):
+    """``expm1(y)/y``, through 0, accurate in its derivatives too, where the quotient would cancel."""
+    small = jnp.abs(y) < 0.5
+    near = jnp.where(small, y, 0)
+    series = jnp.ones_like(y)
+    for k in range(16, 1, -1):
+        series = 1 + near / k * series
+    far = jnp.where(small, 1, y)
+    return jnp.where(small, series, jnp.expm1(far) / far)
 
 
 def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:

@@ -90,10 +90,12 @@ class Dspike(Surrogate, pure=True):
     b: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        inside = jnp.where(jnp.abs(x) <= 0.5, x, jnp.where(x < 0, -0.5, 0.5).astype(x.dtype))
-        a = jnp.abs(inside)
-        e = exp(-2 * self.b * a)  # the tail is a difference of two hyperbolic tangents, and this their quotient
-        return from_tail(x, e / (1 + e) * jnp.expm1(-2 * self.b * (0.5 - a)) / jnp.expm1(-self.b * jnp.ones_like(a)))
+        a = jnp.where(jnp.abs(x) <= 0.5, jnp.abs(x), 0.5)
+        e = exp(-2 * self.b * a)
+        # near the edge, where the primal is the difference of two hyperbolic tangents, their quotient
+        edge = e / (1 + e) * jnp.expm1(-2 * self.b * (0.5 - a)) / jnp.expm1(-self.b * jnp.ones_like(a))
+        middle = 0.5 - jnp.tanh(self.b * a) / (2 * jnp.tanh(self.b / 2 * jnp.ones_like(a)))
+        return from_tail(x, jnp.where(a < 0.25, middle, edge))
 
     def surrogate_grad(self, x):
         height = -2 * self.b / jnp.expm1(-self.b) * (1 + jnp.exp(-self.b))

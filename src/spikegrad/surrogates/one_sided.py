@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import bounded, exp, inverse_square, logistic, logistic_slope, quotient, reciprocal, rise_of_exp
+from ._math import bounded, exp, inverse_square, logistic, logistic_slope, reciprocal, rise_of_exp
 
 
 class S2NN(Surrogate, pure=True):
@@ -241,10 +243,10 @@ one_sided_exp = functional(OneSidedExp)
 
 
 class EscapeExp(Surrogate, pure=True):
-    r"""Slope of an exponential escape rate: g(x) = (p/d) exp(min(x/d, 20)).
+    r"""Slope of an exponential escape rate: g(x) = (p/d) exp(min(x/d, 10)).
 
     .. math:: g(x) = \frac{p}{d}\, e^{u}, \qquad f(x) = p\,e^{u} \left(1 + \frac{x}{d} - u\right),
-              \qquad u = \min\left(\frac{x}{d}, 20\right)
+              \qquad u = \min\left(\frac{x}{d}, 10\right)
 
     Parameters
     ----------
@@ -256,8 +258,8 @@ class EscapeExp(Surrogate, pure=True):
     Notes
     -----
     The primal is the probability of a spike, :math:`p\,e^{x/d}`, up to where it is 1, and is :math:`p` at the
-    threshold. Above, the slope still grows, as published; at :math:`x = 20 d` both curves go on as straight lines, so
-    that no number overflows. Exponential tail below; area unbounded.
+    threshold. Above, the slope still grows, as published; at :math:`x = 10 d`, where the probability has long been 1,
+    both curves go on as straight lines, so that no number overflows. Exponential tail below; area unbounded.
 
     References
     ----------
@@ -273,21 +275,24 @@ class EscapeExp(Surrogate, pure=True):
     0.2718 0.5437
     """
 
-    _formula = "(p/d) exp(min(x/d, 20))"
+    _formula = "(p/d) exp(min(x/d, 10))"
     p: Real = parameter(default=0.01, above=0)
     d: Real = parameter(default=0.133, above=0)
 
     def surrogate_fun(self, x):
-        beyond = x / self.d - 20
-        return self.p * self._rise(x) * (1 + jnp.where(beyond > 0, beyond, 0))
+        grows = self._grows(x)
+        line = self.p * math.exp(10) * (jnp.where(grows, 0, x) / self.d - 9)
+        return jnp.where(grows, self.p * self._rise(x, grows), line)
 
     def surrogate_grad(self, x):
-        return self.p / self.d * self._rise(x)
+        grows = self._grows(x)
+        return self.p / self.d * jnp.where(grows, self._rise(x, grows), math.exp(10))
 
-    def _rise(self, x):
-        d = jnp.asarray(self.d, x.dtype)
-        z, lack = quotient(jnp.where(x <= 20 * d, jnp.maximum(x, -1000 * d), 20 * d), d)
-        return exp(z) * (1 + lack)
+    def _grows(self, x):
+        return x <= 10 * self.d
+
+    def _rise(self, x, grows):
+        return exp(jnp.maximum(jnp.where(grows, x, 0), -1000 * self.d) / self.d)
 
 
 escape_exp = functional(EscapeExp)

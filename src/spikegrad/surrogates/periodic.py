@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import cos_turn, exp, multiple, rise_of_exp, signed, sin_turn, turns
+from ._math import cos_turn, exp, expm1_over, multiple, rise_of_exp, sin_turn, turns
 
 
 class SquarewaveFourierSeries(Surrogate, pure=True):
@@ -111,18 +111,17 @@ class PeriodicExp(Surrogate, pure=True):
     t_period: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        t = turns(x, jnp.asarray(self.t_period, x.dtype))
-        k = jnp.round(x / self.t_period - t)
-        each = -2 * jnp.expm1(-self.beta * self.t_period / 2 * jnp.ones_like(x))
-        above = (k * each - signed(t, jnp.expm1(-self.beta * self._distance(t)))) / self.beta
-        return jnp.where(x < 0, rise_of_exp(self.alpha, jnp.where(x < 0, x, 0)), 0.5 + above)
+        above = jnp.where(x < 0, 0, x)
+        r = self._rest(above)
+        whole, part = (expm1_over(-self.beta * y) for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r)))
+        return jnp.where(x < 0, rise_of_exp(self.alpha, x - above), 0.5 + ((above - r) * whole + r * part))
 
     def surrogate_grad(self, x):
-        t = turns(x, jnp.asarray(self.t_period, x.dtype))
-        return exp(jnp.where(x < 0, self.alpha * x, -self.beta * self._distance(t)))
+        return exp(jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._rest(x))))
 
-    def _distance(self, t):
-        return self.t_period * jnp.abs(t)
+    def _rest(self, x):
+        """The distance from the nearest multiple of the period."""
+        return self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
 
 
 periodic_exp = functional(PeriodicExp)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import bounded, cauchy, exp, from_tail, inverse_square, log1p, reciprocal, shortcut, signed
+from ._math import bounded, cauchy, exp, expm1_over, from_tail, inverse_square, log1p, reciprocal, shortcut, signed
 
 
 class SoftSign(Surrogate, pure=True):
@@ -178,7 +178,7 @@ class QPseudoSpike(Surrogate, pure=True):
     def surrogate_fun(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
         log = jnp.log1p(jnp.minimum(t, jnp.finfo(t.dtype).max))
-        return 0.5 + signed(x, (self.alpha + 1) / 2 * log * _expm1_over((1 - self.alpha) * log))
+        return 0.5 + signed(x, (self.alpha + 1) / 2 * log * expm1_over((1 - self.alpha) * log))
 
     def surrogate_grad(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
@@ -208,17 +208,6 @@ def _power_tail_jvp(primals, tangents):
     (t, alpha), (dt, dalpha) = primals, tangents
     y = _power_tail(t, alpha)  # a branch that has no exponent in it would have no derivative in it
     return y, -y * (alpha / (1 + t) * dt + log1p(t) * dalpha)
-
-
-def _expm1_over(y):
-    """``expm1(y)/y``, through 0, accurate in its derivatives too, where the quotient would cancel."""
-    small = jnp.abs(y) < 0.5
-    near = jnp.where(small, y, 0)
-    series = jnp.ones_like(y)
-    for k in range(16, 1, -1):
-        series = 1 + near / k * series
-    far = jnp.where(small, 1, y)
-    return jnp.where(small, series, jnp.expm1(far) / far)
 
 
 class NonzeroSignLog(Surrogate, pure=True):
@@ -345,12 +334,11 @@ class Circle(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         z = bounded(x / self.alpha)
-        return 0.5 + self.alpha * (z * jax.lax.rsqrt(1 + z * z))
+        return 0.5 + self.alpha * (z * jnp.sqrt(cauchy(z)))
 
     def surrogate_grad(self, x):
-        z = bounded(x / self.alpha)
-        r = jax.lax.rsqrt(1 + z * z)
-        return r * r * r
+        y = cauchy(bounded(x / self.alpha))
+        return y * jnp.sqrt(y)
 
 
 circle = functional(Circle)
