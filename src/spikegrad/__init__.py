@@ -47,6 +47,7 @@ from .surrogates import (
     squarewave_fourier_series,
 )
 from .surrogates._algebra import shifted, stretched, truncated
+from .surrogates._measures import fitted, measure
 from .surrogates._registry import get, names
 
 __version__ = "0.1.0"
@@ -83,6 +84,7 @@ __all__ = [
     "bounded",
     "decay_from_tau",
     "erf",
+    "fitted",
     "functional",
     "gaussian_grad",
     "get",
@@ -91,6 +93,7 @@ __all__ = [
     "leaky_relu",
     "learnable",
     "log_tailed_relu",
+    "measure",
     "multi_gaussian_grad",
     "names",
     "nonzero_sign_log",

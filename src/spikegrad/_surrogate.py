@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -127,6 +128,14 @@ class Surrogate(Struct):
     def _without_primal(self) -> str:
         """The class that defines no primal, itself or one that its primal is made of; else nothing."""
         return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
+
+    def _landmarks(self) -> np.ndarray:
+        """Points, ascending, at which to begin to look at a curve of any scale."""
+        inner = [value for name in self._objects if isinstance(value := getattr(self, name), Surrogate)]
+        if inner:
+            return np.unique(np.concatenate([surrogate._landmarks() for surrogate in inner]))
+        half = np.concatenate([np.geomspace(1e-9, 1e9, 289), np.linspace(0, 10, 401)])
+        return np.unique(np.concatenate([-half, half]))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         """Fire: 1 where ``x >= 0``, 0 elsewhere, NaN where ``x`` is NaN.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._struct import Real, parameter
 from .._surrogate import Surrogate, curve_of, with_curve
@@ -100,6 +101,9 @@ class Shifted(Composition, pure=True):
     def surrogate_grad(self, x):
         return self.surrogate.surrogate_grad(x - self.center)
 
+    def _landmarks(self):
+        return super()._landmarks() + float(self.center)
+
     def __repr__(self) -> str:
         return f"shifted({self.surrogate!r}, {self._shown('center')})"
 
@@ -113,6 +117,9 @@ class Stretched(Composition, pure=True):
 
     def surrogate_grad(self, x):
         return self.surrogate.surrogate_grad(x / self.width)
+
+    def _landmarks(self):
+        return super()._landmarks() * float(self.width)
 
     def __repr__(self) -> str:
         return f"stretched({self.surrogate!r}, {self._shown('width')})"
@@ -128,6 +135,10 @@ class Truncated(Composition, pure=True):
 
     def surrogate_grad(self, x):
         return jnp.where(jnp.abs(x) <= self.half_width, self.surrogate.surrogate_grad(x), 0)
+
+    def _landmarks(self):
+        h = float(self.half_width)
+        return np.union1d(super()._landmarks(), [-2 * h, -h, h, 2 * h])
 
     def __repr__(self) -> str:
         return f"truncated({self.surrogate!r}, {self._shown('half_width')})"
