@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,8 @@ def measure(surrogate: Surrogate) -> Measures:
             raise TypeError(f"measure: the parameters of {brief(surrogate)} must be known, not traced")
         if not isinstance(leaf, Surrogate) and np.ndim(leaf):
             raise ValueError(f"measure: each parameter must be one number, got {brief(surrogate)}")
-    return (_remembered if is_pure(surrogate) else _measure)(surrogate)
+    find: Callable[[Any], Measures] = _remembered if is_pure(surrogate) else _measure
+    return find(surrogate)
 
 
 def _measure(surrogate: Surrogate) -> Measures:
@@ -130,7 +131,7 @@ def _measured(look: Callable, x: np.ndarray) -> Measures:
     return Measures(peak, at, area, half_width, (left, right), bool((abs(even) <= 1e-12 * abs(peak)).all()), tails)
 
 
-def _zoom(low: float, high: float, step: Callable[[np.ndarray], int]) -> float:
+def _zoom(low: Any, high: Any, step: Callable[[np.ndarray], Any]) -> float:
     """The place that ``step`` finds between two: it is given points, and says after which one to look closer."""
     for _ in range(_ZOOMS):
         points = np.linspace(low, high, _BLOCK)
@@ -139,7 +140,7 @@ def _zoom(low: float, high: float, step: Callable[[np.ndarray], int]) -> float:
     return low
 
 
-def _clean(x: float) -> float:
+def _clean(x: Any) -> float:
     return 0.0 if abs(x) < 1e-18 else float(x)
 
 
@@ -210,7 +211,7 @@ def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, floa
     g, second, _ = look(at + side * unit * np.linspace(100, 300, _BLOCK))
     turns = [np.count_nonzero(np.diff(np.sign(curve))) > 4 for curve in (g, second)]
     if any(turns):
-        return turns[0], math.nan
+        return bool(turns[0]), math.nan
     for distance in (1e12, 1e9, 1e6):  # as far as the slope is not too small a number
         far = at + side * unit * distance * np.array([1.0, 2.0])
         g, second, _ = look(far)
