@@ -171,7 +171,7 @@ def _logistic_slope_jvp(primals, tangents):
 def logistic(z: jax.Array) -> jax.Array:
     """``sigma(z)``, small values as accurate as large ones."""
     e = exp(-jnp.abs(z))
-    return from_tail(z, e / (1 + e))
+    return jnp.where(z < 0, e, 1) / (1 + e)
 
 
 @logistic.defjvp

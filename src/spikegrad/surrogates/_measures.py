@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -88,8 +88,7 @@ def measure(surrogate: Surrogate) -> Measures:
             raise TypeError(f"measure: the parameters of {brief(surrogate)} must be known, not traced")
         if not isinstance(leaf, Surrogate) and np.ndim(leaf):
             raise ValueError(f"measure: each parameter must be one number, got {brief(surrogate)}")
-    find: Callable[[Any], Measures] = _remembered if is_pure(surrogate) else _measure
-    return find(surrogate)
+    return _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
 
 
 def _measure(surrogate: Surrogate) -> Measures:
