@@ -92,7 +92,7 @@ def measure(surrogate: Surrogate) -> Measures:
 
 
 def _measure(surrogate: Surrogate) -> Measures:
-    with jax.ensure_compile_time_eval(), in_double_precision():
+    with in_double_precision():
         return _measured(_evaluator(surrogate), surrogate._landmarks())
 
 
@@ -103,14 +103,16 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
     """Slope, its derivative, and primal at points of any number."""
     has_primal = not surrogate._without_primal()
 
-    @jax.jit
     def curves(x):
         slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
         return slope, second, surrogate.surrogate_fun(x) if has_primal else jnp.full_like(x, jnp.nan)
 
+    # compiled ahead, so that it runs at once also where JAX traces
+    compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
+
     def evaluate(x):
         padded = np.pad(np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge").reshape(-1, _BLOCK)
-        blocks = [jax.device_get(curves(block)) for block in padded]
+        blocks = [jax.device_get(compiled(block)) for block in padded]
         return tuple(np.concatenate(part)[: len(x)] for part in zip(*blocks, strict=True))
 
     return evaluate
