@@ -233,7 +233,7 @@ def _elementwise(formula: Callable) -> Callable:
     def evaluate(self, x):
         dtype = compute_dtype(x.dtype)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
-        y = real_array(formula(self._fitted(dtype, x.shape), _finite(x.astype(dtype))), owner, result)
+        y = real_array(formula(self._fitted(dtype, x.shape), finite(x.astype(dtype))), owner, result)
         y = broadcast_checked(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 
@@ -244,7 +244,7 @@ def _elementwise(formula: Callable) -> Callable:
     return method
 
 
-def _finite(x: jax.Array) -> jax.Array:
+def finite(x: jax.Array) -> jax.Array:
     """``x`` with the largest number for infinity, so that no formula has to guard against it."""
     largest = jnp.finfo(x.dtype).max
     return jnp.where(x > largest, largest, jnp.where(x < -largest, -largest, x))

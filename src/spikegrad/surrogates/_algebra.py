@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._struct import Real, parameter
-from .._surrogate import Surrogate, curve_of, with_curve
+from .._struct import Real, is_pure, parameter
+from .._surrogate import Surrogate, curve_of, finite, with_curve
 from ._math import signed
 
 
@@ -33,12 +33,24 @@ class _Primal(NamedTuple):
         return _Primal(factor * self.varying, factor * self.constant + (1 - factor) * self.middle, self.middle)
 
 
+def _inner(curve: Surrogate, name: str, x: jax.Array) -> jax.Array:
+    """A curve within another one, whose formula keeps the contract of both where that of the inner one is known."""
+    formula = getattr(getattr(type(curve), name), "__wrapped__", None)
+    if formula is None or not is_pure(curve):
+        return getattr(curve, name)(x)
+    return jnp.asarray(formula(curve._fitted(x.dtype, x.shape), x), x.dtype)
+
+
+def _slope(curve: Surrogate, x: jax.Array) -> jax.Array:
+    return _inner(curve, "surrogate_grad", x)
+
+
 def _primal(curve: Surrogate, x: jax.Array) -> _Primal:
     if isinstance(curve, Composition):
         return curve._fitted(x.dtype, x.shape)._primal(x)
     numbers = all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve)) if curve._frozen else False
     threshold = jnp.zeros(() if numbers else x.shape, x.dtype)
-    return _Primal(curve.surrogate_fun(x), 0.0, curve.surrogate_fun(threshold))
+    return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
 
 
 class Composition(Surrogate):
@@ -68,7 +80,7 @@ class Scaled(Composition, pure=True):
         return _primal(self.surrogate, x).scaled(self.factor)
 
     def surrogate_grad(self, x):
-        return self.factor * self.surrogate.surrogate_grad(x)
+        return self.factor * _slope(self.surrogate, x)
 
     def __repr__(self) -> str:
         return f"{self._shown('factor')} * {_bracketed(self.surrogate, Scaled, Sum)}"
@@ -85,7 +97,7 @@ class Sum(Composition, pure=True):
         return _Primal(a.varying + b.varying, constant, middle)
 
     def surrogate_grad(self, x):
-        return self.first.surrogate_grad(x) + self.second.surrogate_grad(x)
+        return _slope(self.first, x) + _slope(self.second, x)
 
     def __repr__(self) -> str:
         return f"{self.first!r} + {_bracketed(self.second, Sum)}"
@@ -96,10 +108,10 @@ class Shifted(Composition, pure=True):
     center: Real = parameter()
 
     def _primal(self, x):
-        return _primal(self.surrogate, x - self.center)
+        return _primal(self.surrogate, finite(x - self.center))
 
     def surrogate_grad(self, x):
-        return self.surrogate.surrogate_grad(x - self.center)
+        return _slope(self.surrogate, finite(x - self.center))
 
     def _landmarks(self):
         return super()._landmarks() + float(self.center)
@@ -113,10 +125,10 @@ class Stretched(Composition, pure=True):
     width: Real = parameter(above=0)
 
     def _primal(self, x):
-        return _primal(self.surrogate, x / self.width).scaled(self.width)
+        return _primal(self.surrogate, finite(x / self.width)).scaled(self.width)
 
     def surrogate_grad(self, x):
-        return self.surrogate.surrogate_grad(x / self.width)
+        return _slope(self.surrogate, finite(x / self.width))
 
     def _landmarks(self):
         return super()._landmarks() * float(self.width)
@@ -134,7 +146,7 @@ class Truncated(Composition, pure=True):
         return _primal(self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge))
 
     def surrogate_grad(self, x):
-        return jnp.where(jnp.abs(x) <= self.half_width, self.surrogate.surrogate_grad(x), 0)
+        return jnp.where(jnp.abs(x) <= self.half_width, _slope(self.surrogate, x), 0)
 
     def _landmarks(self):
         h = float(self.half_width)
