@@ -49,7 +49,7 @@ def names() -> list[str]:
     --------
     >>> import spikegrad
     >>> spikegrad.names()[:3]
-    ['arctan', 'erf', 'gaussian_grad']
+    ['arctan', 'arctan_approx', 'capped_inverse']
     """
     return sorted(_classes)
 
