@@ -10,7 +10,19 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import bounded, cauchy, exp, expm1_over, from_tail, inverse_square, log1p, reciprocal, shortcut, signed
+from ._math import (
+    bounded,
+    cauchy,
+    exp,
+    expm1_over,
+    from_tail,
+    inverse_hypotenuse,
+    inverse_square,
+    log1p,
+    reciprocal,
+    shortcut,
+    signed,
+)
 
 
 class SoftSign(Surrogate, pure=True):
@@ -336,11 +348,11 @@ class Circle(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         z = bounded(x / self.alpha)
-        return 0.5 + self.alpha * (z * jnp.sqrt(cauchy(z)))
+        return 0.5 + self.alpha * (z * inverse_hypotenuse(z))
 
     def surrogate_grad(self, x):
-        y = cauchy(bounded(x / self.alpha))
-        return y * jnp.sqrt(y)
+        y = inverse_hypotenuse(bounded(x / self.alpha))
+        return y * y * y
 
 
 circle = functional(Circle)
