@@ -24,8 +24,10 @@ from spikegrad import (
     bounded,
     keep_slope,
     learnable,
+    levels,
     parameter,
     shifted,
+    soft,
     stretched,
     truncated,
 )
@@ -217,7 +219,12 @@ class TestAlgebra:
         self.same(0.5 * InvSquareGrad(1.0), spikegrad.SoftSign(1.0))
 
 
-SETTINGS = {"learnable": learnable, "bfloat16": functools.partial(keep_slope, dtype="bfloat16")}
+SETTINGS = {
+    "learnable": learnable,
+    "bfloat16": functools.partial(keep_slope, dtype="bfloat16"),
+    "soft": soft,
+    "levels": functools.partial(levels, n=3),
+}
 OPERATIONS = {
     "scaled": lambda s: 0.3 * s,
     "from the right": lambda s: s * 0.3,
@@ -234,7 +241,7 @@ OPERATIONS = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_settings_end_up_around_the_whole(operation):
     change, curve = OPERATIONS[operation], Sigmoid()
-    for names in (["learnable"], ["bfloat16"], ["learnable", "bfloat16"]):
+    for names in (["learnable"], ["bfloat16", "learnable"], ["soft", "learnable"], ["levels"]):
         under = lambda s: functools.reduce(lambda s, name: SETTINGS[name](s), names, s)  # noqa: E731, B023
         wanted = under(change(curve))
         for got in (change(under(curve)), under(change(under(curve)))):

@@ -13,7 +13,6 @@ from reference import DEFAULTS, STANDING, every_half, standing
 import spikegrad
 
 every = pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
-OPTIMISED = True
 HALVES = ["float16", "bfloat16"]
 DTYPES = [*HALVES, "float32", "float64"]
 PARAMETERS = {

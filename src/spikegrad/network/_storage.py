@@ -5,18 +5,25 @@ What a cell's ``encode`` makes of a state is the distance to the threshold, whos
 no distance: a readout's potential or a trace may have any size. A cell that has no ``encode``, integers and bools are
 kept as they are.
 
+Spikes of other kinds than the step depend on more than a sign: :func:`settle` looks after them.
+
 A byte holds a sign and one of 128 codes. In units of a power of two that one example of one step shares, chosen so that
 its largest finite magnitude just fits, a code means
 
-=========  =================================================================================
+=========  ===================================================================================
 0          zero, which fires
-1 to 125   3 bits of exponent and 4 of mantissa: magnitudes from 17/16 to 232, within 1/32
+1 to 125   4 bits of exponent and 3 of mantissa: magnitudes from 9/8 to 53,248, within 1/16
 126, 127   infinity, NaN
-=========  =================================================================================
+=========  ===================================================================================
+
+A wide range matters more than the last bit: one neuron of a layer that is driven far from its threshold must not take
+the others, whose slopes carry the gradient, to zero. With 3 bits of exponent and 4 of mantissa the gradient of layers
+of synapses was off by a half.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,6 +52,38 @@ def read(mode: str, kept: Any, like: Any) -> Any:
     return distance, jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
 
 
+def settle(kept: Any, same: Callable[[Any], jax.Array]) -> Any:
+    """What ``write`` made, or where it does not fire the ``same``, the next number above or below that does.
+
+    A state lies between two numbers that can be kept. Where more comes out of more, a state and one of these two have
+    the same output, though it need not be that of the nearer one.
+    """
+    distance, rest = kept
+    codes, *unit = distance if isinstance(distance, tuple) else (distance,)
+    if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
+        return kept  # it was in 16 bits already, and is exact
+
+    def made_of(codes):
+        return ((codes, *unit) if unit else codes), rest
+
+    found = same(kept)
+    for by in (1, -1):
+        other = _next(codes, by)
+        better = ~found & same(made_of(other))
+        codes, found = jnp.where(better, other, codes), found | better
+    return made_of(codes)
+
+
+def _next(codes: jax.Array, by: int) -> jax.Array:
+    """The next codes above, or below. Both kinds are a sign and a magnitude; infinity and NaN stay what they are."""
+    sign, largest = (0x80, _INFINITY - 1) if codes.dtype == jnp.uint8 else (0x8000, 0x7F7F)
+    code = codes.astype(jnp.int32)
+    size = code % sign
+    moved = jnp.clip(jnp.where(code < sign, size, -size) + by, -largest, largest)
+    moved = jnp.where(moved < 0, sign - moved, moved)
+    return jnp.where(size > largest, code, moved).astype(codes.dtype)
+
+
 def _to_half(x: jax.Array) -> jax.Array:
     if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16:
         return x
@@ -59,9 +98,9 @@ def _from_half(kept: jax.Array, dtype: Any) -> jax.Array:
     return kept if kept.dtype == dtype else jax.lax.bitcast_convert_type(kept, jnp.bfloat16).astype(dtype)
 
 
-_LARGEST, _INFINITY, _NAN = 232.0, 126, 127
-_ONE = 127 << 4  # the exponent and the mantissa's first 4 bits of 1.0
-_SHIFT = 23 - 4  # bits of a float32's mantissa that a code has not
+_LARGEST, _INFINITY, _NAN = 53248.0, 126, 127
+_ONE = 127 << 3  # the exponent and the mantissa's first 3 bits of 1.0
+_SHIFT = 23 - 3  # bits of a float32's mantissa that a code has not
 
 
 def _to_byte(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -73,7 +112,7 @@ def _to_byte(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     exponent = jnp.clip(up >> 23, 1, 253)
     scaled = size * _float((jnp.uint32(254) - exponent) << 23)  # by the inverse of the unit
     code = ((_bits(jnp.maximum(scaled, 1)) + jnp.uint32(1 << (_SHIFT - 1))) >> _SHIFT) - jnp.uint32(_ONE)
-    code = jnp.where(code == 0, (scaled > 17 / 32).astype(jnp.uint32), code)
+    code = jnp.where(code == 0, (scaled > 9 / 16).astype(jnp.uint32), code)
     code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
     code = jnp.where(size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code))
     sign = (x < 0).astype(jnp.uint32) << 7

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._struct import Real, is_pure, parameter
+from .._struct import Real, is_pure, parameter, shown
 from .._surrogate import Surrogate, curve_of, finite, with_curve
 from ._math import signed
 
@@ -83,7 +83,7 @@ class Scaled(Composition, pure=True):
         return self.factor * _slope(self.surrogate, x)
 
     def __repr__(self) -> str:
-        return f"{self._shown('factor')} * {_bracketed(self.surrogate, Scaled, Sum)}"
+        return f"{shown(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
 
 
 class Sum(Composition, pure=True):
@@ -117,7 +117,7 @@ class Shifted(Composition, pure=True):
         return super()._landmarks() + float(self.center)
 
     def __repr__(self) -> str:
-        return f"shifted({self.surrogate!r}, {self._shown('center')})"
+        return f"shifted({self.surrogate!r}, {shown(self.center)})"
 
 
 class Stretched(Composition, pure=True):
@@ -134,7 +134,7 @@ class Stretched(Composition, pure=True):
         return super()._landmarks() * float(self.width)
 
     def __repr__(self) -> str:
-        return f"stretched({self.surrogate!r}, {self._shown('width')})"
+        return f"stretched({self.surrogate!r}, {shown(self.width)})"
 
 
 class Truncated(Composition, pure=True):
@@ -153,7 +153,7 @@ class Truncated(Composition, pure=True):
         return np.union1d(super()._landmarks(), [-2 * h, -h, h, 2 * h])
 
     def __repr__(self) -> str:
-        return f"truncated({self.surrogate!r}, {self._shown('half_width')})"
+        return f"truncated({self.surrogate!r}, {shown(self.half_width)})"
 
 
 def _bracketed(curve: Surrogate, *kinds: type) -> str:
@@ -165,8 +165,8 @@ def _composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogat
     whole = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
     first, *others = (with_curve(surrogate, whole) for surrogate in surrogates)
     if any(other != first for other in others):
-        shown = " and ".join(map(repr, surrogates))
-        raise TypeError(f"{owner}: {shown} have different settings: set them around the whole")
+        given = " and ".join(map(repr, surrogates))
+        raise TypeError(f"{owner}: {given} have different settings: set them around the whole")
     return first
 
 
