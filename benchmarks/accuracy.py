@@ -113,7 +113,7 @@ def against_float64(case: Case, quantity: str, *xs: jax.Array) -> list[dict[str,
 def _in_both(case: Case, quantity: str, *xs: jax.Array) -> tuple[Any, ...]:
     """Each x, less what is left out; the values there, in its dtype and in float64; the scale of the curve."""
     given = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in case.parameters.items()}
-    surrogate = getattr(spikegrad, case.name)(**given)
+    surrogate = case.kind(**given)
     curve = functools.partial(QUANTITIES[quantity], surrogate)
     xs = [jnp.where(left_out(case, quantity, x.astype(jnp.float32), jnp), jnp.asarray(0.5, x.dtype), x) for x in xs]
     exact = curve(jnp.concatenate([x.astype(jnp.float64) for x in xs]))

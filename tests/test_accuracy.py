@@ -105,7 +105,7 @@ class TextbookS2NN(Surrogate):
 def test_textbook_formulas_are_caught(monkeypatch, name, textbook, quantity, dtype):
     case = Case(name, {})  # a new one, so that no compiled comparison of the right formula is used
     x = jnp.asarray(every_half(dtype)) if dtype in HALF else single_precision(case)
-    exact = getattr(spikegrad, name)
+    exact = getattr(spikegrad.surrogates, name)
 
     def either(**parameters):  # the right formula in float64, as the reference, and the textbook's in fewer bits
         right, wrong = exact(**parameters), textbook(**parameters)
@@ -119,6 +119,6 @@ def test_textbook_formulas_are_caught(monkeypatch, name, textbook, quantity, dty
 
         return Mixed()
 
-    monkeypatch.setattr(spikegrad, name, either)
+    monkeypatch.setattr(spikegrad.surrogates, name, either)
     (worst,) = against_float64(case, quantity, x)
     assert exceeded(dtype, worst)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import DEFAULTS
+from reference import DEFAULTS, standing
 
 from spikegrad import InvSquareGrad, Sigmoid, keep_slope, learnable
 
@@ -17,7 +17,7 @@ def slope(surrogate, x):
     return jax.vmap(jax.grad(surrogate))(x)
 
 
-@pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+@pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
 def test_spikes_are_the_same_and_the_gradient_is_within_a_rounding(case):
     surrogate = case.make()
     fires = {dtype: keep_slope(surrogate, dtype) for dtype in DTYPES}
@@ -31,7 +31,10 @@ def test_spikes_are_the_same_and_the_gradient_is_within_a_rounding(case):
         np.testing.assert_array_equal(spikes, surrogate(X))
         assert got.dtype == X.dtype
         least = float(jnp.finfo(dtype).smallest_subnormal)
-        np.testing.assert_allclose(got, exact, rtol=float(jnp.finfo(dtype).eps) / 2, atol=least, err_msg=dtype)
+        fits = np.abs(exact) <= float(jnp.finfo(dtype).max)
+        np.testing.assert_allclose(
+            got[fits], exact[fits], rtol=float(jnp.finfo(dtype).eps) / 2, atol=least, err_msg=dtype
+        )
 
 
 def test_forward_and_reverse_mode_agree():

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import CASES, DEFAULTS
+from reference import CASES, DEFAULTS, standing
 
 import spikegrad
 from spikegrad import learnable
 
-defaults = pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+defaults = pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
 
 
 def standing_for_others(all_cases, chosen):

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import CASES, DEFAULTS
+from reference import CASES, DEFAULTS, standing
 
 import spikegrad
 
 cases = pytest.mark.parametrize("case", CASES, ids=repr)
-defaults = pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+defaults = pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
 x64 = pytest.mark.usefixtures("x64")
 
 

@@ -14,7 +14,7 @@ import pytest
 import spikegrad
 from spikegrad import LIF, GaussianGrad, LeakyReadout, Sigmoid, SquarewaveFourierSeries, Surrogate, learnable, parameter
 
-NAMES = {**vars(spikegrad), "jnp": jnp, "np": np}
+NAMES = {**vars(spikegrad), **vars(spikegrad.surrogates), "jnp": jnp, "np": np}
 
 
 class Cauchy(Surrogate):

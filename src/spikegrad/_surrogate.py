@@ -16,13 +16,14 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._forward import Forward, Step, Stochastic
 from ._spike import _spike, spike
-from ._struct import Struct, is_pure, parameter
+from ._struct import Real, Struct, is_pure, parameter
 
 T = TypeVar("T")
 
@@ -64,6 +65,11 @@ class Surrogate(Struct):
     """
 
     _formula: ClassVar[str] = ""  # the slope in one line, as the command lists it: docstrings are gone under -OO
+
+    # filled in by surrogates/_algebra.py, whose classes derive from this one
+    _scaled: ClassVar[Callable[[Surrogate, Any], Surrogate]]
+    _added: ClassVar[Callable[[Surrogate, Any], Surrogate]]
+    __array_ufunc__ = None  # NumPy leaves the product of an array and a surrogate to the surrogate
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -124,6 +130,18 @@ class Surrogate(Struct):
         slope = jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
         return jnp.where(jnp.isnan(x), x, slope)
 
+    def _without_primal(self) -> str:
+        """The class that defines no primal, itself or one that its primal is made of; else nothing."""
+        return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
+
+    def _landmarks(self) -> np.ndarray:
+        """Points, ascending, at which to begin to look at a curve of any scale."""
+        inner = [value for name in self._objects if isinstance(value := getattr(self, name), Surrogate)]
+        if inner:
+            return np.unique(np.concatenate([surrogate._landmarks() for surrogate in inner]))
+        half = np.concatenate([np.geomspace(1e-9, 1e9, 289), np.linspace(0, 10, 401)])
+        return np.unique(np.concatenate([-half, half]))
+
     def __call__(self, x: ArrayLike, *, key: Any = None) -> jax.Array:
         """Fire: 1 where ``x >= 0``, 0 elsewhere, NaN where ``x`` is NaN. Another kind of spike says what comes out.
 
@@ -155,6 +173,16 @@ class Surrogate(Struct):
         # a known x has no derivative to carry, so that the slope is not even computed
         curve._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
         return _spike(x, x) if forward.is_step else _run(_value, surrogate, x)
+
+    def __mul__(self, factor: Real) -> Surrogate:
+        """The slope times a number or an array."""
+        return type(self)._scaled(self, factor)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Surrogate) -> Surrogate:
+        """The sum of two slopes."""
+        return type(self)._added(self, other)
 
 
 def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
@@ -229,7 +257,7 @@ def _elementwise(formula: Callable) -> Callable:
     def evaluate(self, x):
         dtype = compute_dtype(x.dtype)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
-        y = real_array(formula(self._fitted(dtype, x.shape), _finite(x.astype(dtype))), owner, result)
+        y = real_array(formula(self._fitted(dtype, x.shape), finite(x.astype(dtype))), owner, result)
         y = broadcast_checked(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 
@@ -240,7 +268,7 @@ def _elementwise(formula: Callable) -> Callable:
     return method
 
 
-def _finite(x: jax.Array) -> jax.Array:
+def finite(x: jax.Array) -> jax.Array:
     """``x`` with the largest number for infinity, so that no formula has to guard against it."""
     largest = jnp.finfo(x.dtype).max
     return jnp.where(x > largest, largest, jnp.where(x < -largest, -largest, x))
@@ -287,14 +315,15 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     >>> print(f"{jax.grad(loss)(learnable(Sigmoid(4.0))).surrogate.alpha:.4f}")
     0.0534
     """
-    curve = _curve("learnable", surrogate)
-    name = type(curve).__name__
-    if not curve._frozen:
-        raise TypeError(
-            f"learnable: {name} has its own __init__, so that JAX sees no parameters in it; declare them by annotations"
-        )
-    if type(curve).surrogate_fun is Surrogate.surrogate_fun:
-        raise TypeError(f"learnable: {name} defines no surrogate_fun, whose derivative the parameters would get")
+    curve = curve_of("learnable", surrogate)
+    for part in _parts_of(curve):
+        if not part._frozen:
+            raise TypeError(
+                f"learnable: {type(part).__name__} has its own __init__, so that JAX sees no parameters in it; declare "
+                "them by annotations"
+            )
+    if lacking := curve._without_primal():
+        raise TypeError(f"learnable: {lacking} defines no surrogate_fun, whose derivative the parameters would get")
     return _configured(surrogate, learn=True)
 
 
@@ -339,7 +368,7 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     >>> kept.dtype.name, bool(abs(kept - exact) < 2**-8 * exact)
     ('float32', True)
     """
-    _curve("keep_slope", surrogate)
+    curve_of("keep_slope", surrogate)
     try:
         name = jnp.dtype(dtype).name
     except TypeError:
@@ -395,7 +424,7 @@ def _parts(surrogate: Surrogate) -> _Parts:
     return _Parts(surrogate)
 
 
-def _curve(owner: str, surrogate: Any) -> Surrogate:
+def curve_of(owner: str, surrogate: Any) -> Surrogate:
     """The curve of a surrogate that was given, or an error if settings cannot apply to it."""
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
@@ -404,6 +433,19 @@ def _curve(owner: str, surrogate: Any) -> Surrogate:
             f"{owner}: {type(surrogate).__name__} has its own __call__, which no setting of the rule reaches"
         )
     return _parts(surrogate).curve
+
+
+def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
+    """Another curve under the settings of a surrogate."""
+    return dataclasses.replace(surrogate, surrogate=curve) if isinstance(surrogate, _Configured) else curve
+
+
+def _parts_of(curve: Surrogate) -> Iterator[Surrogate]:
+    """A curve, and the curves in its fields."""
+    yield curve
+    for name in curve._objects:
+        if isinstance(inner := getattr(curve, name), Surrogate):
+            yield from _parts_of(inner)
 
 
 def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
@@ -415,12 +457,12 @@ def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
 
 def set_forward(owner: str, surrogate: Any, forward: Forward, *, needs_primal: bool = False) -> Surrogate:
     """The same surrogate with another kind of spike, or an error if it has one already."""
-    curve = _curve(owner, surrogate)
+    curve = curve_of(owner, surrogate)
     before = _parts(surrogate).forward
     if not before.is_step and before != forward:
         raise TypeError(f"{owner}: {brief(surrogate)} has a kind of spike already, and cannot have another as well")
-    if needs_primal and type(curve).surrogate_fun is Surrogate.surrogate_fun:
-        raise TypeError(f"{owner}: {type(curve).__name__} defines no surrogate_fun, of which the output is made")
+    if needs_primal and (lacking := curve._without_primal()):
+        raise TypeError(f"{owner}: {lacking} defines no surrogate_fun, of which the output is made")
     return _configured(surrogate, forward=forward)
 
 

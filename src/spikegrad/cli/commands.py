@@ -22,9 +22,9 @@ from .. import data as datasets
 from .._files import write_atomically
 from .._struct import domain
 from .._surrogate import Surrogate
-from ..inspect._measures import area, peak
 from ..network._schedule import MODES
 from ..neurons import LIF
+from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
 from ..training import DivergedError
 from ..training._agree import from_first
@@ -378,25 +378,31 @@ def _to_score(saved: runs.Saved, source: str) -> tuple:
     return *datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high), None
 
 
+def _size(value: float) -> str:
+    return "periodic" if np.isnan(value) else "unbounded" if np.isinf(value) else f"{value:.4g}"
+
+
 @command.command("list")
 def list_() -> None:
-    """List every surrogate: formula, parameters with defaults, peak and area."""
+    """List every surrogate: formula, parameters with defaults, peak, area, half-width at half of the peak."""
     out = tables.console()
     narrow = out.width < _WIDE
-    headings = ("surrogate and slope",) if narrow else ("name", "slope g(x)", "parameters")
     table = Table(show_lines=narrow)
-    for heading in (*headings, "peak", "area"):
-        table.add_column(heading, justify="right" if heading in ("peak", "area") else "left")
+    measures = ("peak", "area", "half-width")
+    for heading in ("surrogate, slope and measures",) if narrow else ("name", "slope g(x)", "parameters", *measures):
+        table.add_column(heading, justify="right" if heading in measures else "left")
     for name in names():
         surrogate = get(name)
         parameters = ", ".join(
             f"{p.name}={getattr(surrogate, p.name):g}" for p in signature(type(surrogate)).parameters.values()
         )
-        formula = surrogate._formula
-        whole = area(surrogate)
-        shown = "periodic" if np.isnan(whole) else "unbounded" if np.isinf(whole) else f"{whole:.4g}"
-        described = (f"{name}({parameters})\n{formula}",) if narrow else (name, formula, parameters)
-        table.add_row(*described, f"{peak(surrogate):.4g}", shown)
+        found = measure(surrogate)
+        shown = [_size(value) for value in (found.peak, found.area, found.half_width)]
+        if narrow:
+            line = ", ".join(f"{what} {value}" for what, value in zip(measures, shown, strict=True))
+            table.add_row(f"{name}({parameters})\n{surrogate._formula}\n{line}")
+        else:
+            table.add_row(name, surrogate._formula, parameters, *shown)
     out.print(table)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import exp, logistic_slope
+from ._math import bounded, exp, inverse_square, logistic, logistic_slope, reciprocal, rise_of_exp
 
 
 class S2NN(Surrogate, pure=True):
@@ -150,3 +152,247 @@ class LogTailedRelu(Surrogate, pure=True):
 
 
 log_tailed_relu = functional(LogTailedRelu)
+
+
+class OneSidedInvSquare(Surrogate, pure=True):
+    r"""Inverse square below the threshold, 1 above: g(x) = 1/(1 + α·max(−x, 0))².
+
+    .. math:: g(x) = \begin{cases} \frac{1}{(1 + \alpha |x|)^2} & x < 0 \\ 1 & x \ge 0 \end{cases} \qquad
+              f(x) = \begin{cases} \frac12 + \frac{x}{1 + \alpha |x|} & x < 0 \\ \frac12 + x & x \ge 0 \end{cases}
+
+    Parameters
+    ----------
+    alpha : float or array, default 20.0
+        Steepness below the threshold, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak 1, reached at 0 with a kink and kept above; area unbounded; tail :math:`1/(\alpha x)^2` below. The same as
+    :class:`~spikegrad.InvSquareGrad` of the potential clamped at the threshold, but for a gradient that passes above.
+
+    References
+    ----------
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
+    Computing and Engineering 2(4):044016, in whose library stork it is ``SuperSpike_MemClamp``.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import OneSidedInvSquare
+    >>> slope = jax.grad(OneSidedInvSquare(alpha=4.0))
+    >>> float(slope(-0.25)), float(slope(2.0))
+    (0.25, 1.0)
+    """
+
+    _formula = "1/(1 + α·max(−x, 0))²"
+    alpha: Real = parameter(default=20.0, above=0)
+
+    def surrogate_fun(self, x):
+        t = bounded(self.alpha * jnp.where(x < 0, -x, 0))
+        return jnp.where(x < 0, 0.5 - t / (1 + t) / self.alpha, 0.5 + x)
+
+    def surrogate_grad(self, x):
+        return inverse_square(self.alpha, jnp.where(x < 0, x, 0))
+
+
+one_sided_inv_square = functional(OneSidedInvSquare)
+
+
+class OneSidedExp(Surrogate, pure=True):
+    r"""Exponential below the threshold, 1 above: g(x) = exp(α·min(x, 0)).
+
+    .. math:: g(x) = \begin{cases} e^{\alpha x} & x < 0 \\ 1 & x \ge 0 \end{cases} \qquad
+              f(x) = \begin{cases} \frac12 + \frac{e^{\alpha x} - 1}{\alpha} & x < 0 \\ \frac12 + x & x \ge 0
+              \end{cases}
+
+    Parameters
+    ----------
+    alpha : float or array, default 1.0
+        Steepness below the threshold, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak 1, reached at 0 with a kink and kept above; area unbounded; exponential tail below. The slope of graded spikes,
+    whose height is the potential.
+
+    References
+    ----------
+    Shrestha, Orchard 2018, "SLAYER: spike layer error reassignment in time", NeurIPS 31:1412-1421; this side of it in
+    Intel's library lava-dl, with ``graded_spike=True``.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import OneSidedExp
+    >>> slope = jax.grad(OneSidedExp(alpha=2.0))
+    >>> print(f"{slope(-0.5):.4f} {slope(3.0):.4f}")
+    0.3679 1.0000
+    """
+
+    _formula = "exp(α·min(x, 0))"
+    alpha: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        return jnp.where(x < 0, rise_of_exp(self.alpha, jnp.where(x < 0, x, 0)), 0.5 + x)
+
+    def surrogate_grad(self, x):
+        return exp(self.alpha * jnp.where(x < 0, x, 0))
+
+
+one_sided_exp = functional(OneSidedExp)
+
+
+class EscapeExp(Surrogate, pure=True):
+    r"""Slope of an exponential escape rate: g(x) = (p/d) exp(min(x/d, 10)).
+
+    .. math:: g(x) = \frac{p}{d}\, e^{u}, \qquad f(x) = p\,e^{u} \left(1 + \frac{x}{d} - u\right),
+              \qquad u = \min\left(\frac{x}{d}, 10\right)
+
+    Parameters
+    ----------
+    p : float or array, default 0.01
+        Probability of a spike at the threshold, > 0, dimensionless.
+    d : float or array, default 0.133
+        Width, > 0, in the units of ``x``: the potential over which the rate rises e-fold.
+
+    Notes
+    -----
+    The primal is the probability of a spike, :math:`p\,e^{x/d}`, up to where it is 1, and is :math:`p` at the
+    threshold. Above, the slope still grows, as published; at :math:`x = 10 d`, where the probability has long been 1,
+    both curves go on as straight lines, so that no number overflows. Exponential tail below; area unbounded.
+
+    References
+    ----------
+    Gygax, Zenke 2025, "Elucidating the theoretical underpinnings of surrogate gradient learning in spiking neural
+    networks", Neural Computation 37: the slope should be the derivative of the probability. Defaults of stork.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import EscapeExp
+    >>> fire = EscapeExp(p=0.1, d=0.5)
+    >>> print(f"{fire.surrogate_fun(0.5):.4f} {jax.grad(fire)(0.5):.4f}")
+    0.2718 0.5437
+    """
+
+    _formula = "(p/d) exp(min(x/d, 10))"
+    p: Real = parameter(default=0.01, above=0)
+    d: Real = parameter(default=0.133, above=0)
+
+    def surrogate_fun(self, x):
+        grows = self._grows(x)
+        line = self.p * math.exp(10) * (jnp.where(grows, 0, x) / self.d - 9)
+        return jnp.where(grows, self.p * self._rise(x, grows), line)
+
+    def surrogate_grad(self, x):
+        grows = self._grows(x)
+        return self.p / self.d * jnp.where(grows, self._rise(x, grows), math.exp(10))
+
+    def _grows(self, x):
+        return x <= 10 * self.d
+
+    def _rise(self, x, grows):
+        return exp(jnp.maximum(jnp.where(grows, x, 0), -1000 * self.d) / self.d)
+
+
+escape_exp = functional(EscapeExp)
+
+
+class Softplus(Surrogate, pure=True):
+    r"""The probability itself as the slope: g(x) = σ(αx).
+
+    .. math:: g(x) = \sigma(\alpha x), \qquad
+              f(x) = \frac12 + \frac{\ln(1 + e^{\alpha x}) - \ln 2}{\alpha}
+
+    Parameters
+    ----------
+    alpha : float or array, default 10.0
+        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    1/2 at the threshold, rises to 1 above and does not decay there; area unbounded; exponential tail below. Where a
+    spike is drawn with the probability :math:`\sigma(\alpha x)`, this is that probability and not its derivative,
+    which is :class:`~spikegrad.Sigmoid`.
+
+    References
+    ----------
+    Heckel, Nowotny 2024, "Spyx: a library for just-in-time compiled optimization of spiking neural networks",
+    arXiv:2402.18994, in whose ``sigmoid_bernoulli`` it has the height ``max_prob``.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import Softplus
+    >>> slope = jax.grad(Softplus(alpha=10.0))
+    >>> print(f"{slope(-0.2):.4f} {slope(0.0):.4f} {slope(0.2):.4f}")
+    0.1192 0.5000 0.8808
+    """
+
+    _formula = "σ(αx)"
+    alpha: Real = parameter(default=10.0, above=0)
+
+    def surrogate_fun(self, x):
+        flank = jnp.log1p(jnp.expm1(-self.alpha * jnp.abs(x)) / 2) / self.alpha
+        return 0.5 + (jnp.where(x < 0, 0, x) + flank)
+
+    def surrogate_grad(self, x):
+        return logistic(self.alpha * x)
+
+
+softplus = functional(Softplus)
+
+
+class HardTanhGrad(Surrogate, pure=True):
+    r"""Ramp from 0 to 2: g(x) = 1 + clip(αx, −1, 1).
+
+    .. math:: g(x) = 1 + \mathrm{clip}(\alpha x, -1, 1), \qquad
+              f(x) = \begin{cases} \frac12 - \frac{1}{2\alpha} & x < -1/\alpha \\
+              \frac12 + x + \frac{\alpha x^2}{2} & |x| \le 1/\alpha \\
+              \frac12 + 2x - \frac{1}{2\alpha} & x > 1/\alpha \end{cases}
+
+    Parameters
+    ----------
+    alpha : float or array, default 1.0
+        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    1 at the threshold, exactly 0 below :math:`-1/\alpha`, 2 above :math:`1/\alpha`, kinks there; area unbounded. Its
+    smooth companion, :math:`1 + \mathrm{sech}^2(\alpha x)`, is ``LeakyRelu(1, 1) + 2 / alpha * Sigmoid(2 * alpha)``.
+
+    References
+    ----------
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
+    Computing and Engineering 2(4):044016, in whose library stork it is ``HardTanhSpike``, with 100.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import HardTanhGrad
+    >>> slope = jax.grad(HardTanhGrad(alpha=2.0))
+    >>> float(slope(-1.0)), float(slope(-0.25)), float(slope(3.0))
+    (0.0, 0.5, 2.0)
+    """
+
+    _formula = "1 + clip(αx, −1, 1)"
+    alpha: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        w, rest, past = self._places(x)
+        ramp = (1 - w) / 2 + self.alpha * rest * rest / 2
+        return jnp.where(past, 2 * x + (1 - w) / 2, ramp)
+
+    def surrogate_grad(self, x):
+        _, rest, past = self._places(x)
+        return jnp.where(past, 2, self.alpha * rest)
+
+    def _places(self, x):
+        """The half-width, the distance to where the ramp begins, 0 below and beyond, and whether x is beyond."""
+        w, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
+        past = (x - w) - lack > 0
+        rest = (jnp.where(past, 0, x) + w) + lack
+        return w, jnp.where(rest > 0, rest, 0), past
+
+
+hard_tanh_grad = functional(HardTanhGrad)

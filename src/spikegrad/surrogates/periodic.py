@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import cos_turn, multiple, sin_turn, turns
+from ._math import cos_turn, exp, expm1_over, multiple, rise_of_exp, sin_turn, turns
 
 
 class SquarewaveFourierSeries(Surrogate, pure=True):
@@ -65,3 +65,65 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
 
 
 squarewave_fourier_series = functional(SquarewaveFourierSeries)
+
+
+class PeriodicExp(Surrogate, pure=True):
+    r"""An exponential at each multiple of T: g(x) = exp(αx) for x < 0, exp(−βd) for x ≥ 0, d from the nearest kT.
+
+    .. math:: g(x) &= \begin{cases} e^{\alpha x} & x < 0 \\ e^{-\beta |r|} & x \ge 0 \end{cases} \qquad
+              r = x - k T, \quad k = \mathrm{round}(x / T) \\
+              f(x) &= \begin{cases} \frac12 + \frac{e^{\alpha x} - 1}{\alpha} & x < 0 \\
+              \frac12 + \frac1\beta \left[2 k \left(1 - e^{-\beta T / 2}\right)
+              + \mathrm{sgn}(r) \left(1 - e^{-\beta |r|}\right)\right] & x \ge 0 \end{cases}
+
+    Parameters
+    ----------
+    alpha : float or array, default 2.0
+        Steepness below the threshold, > 0, dimensionless.
+    beta : float or array, default 2.0
+        Steepness above it, > 0, dimensionless.
+    t_period : float or array, default 1.0
+        Period :math:`T`, > 0, in the units of ``x``: the threshold, where a neuron fires once more at each multiple.
+
+    Notes
+    -----
+    Peak 1 at 0 and at each multiple of :math:`T` above, kinks there and half-way between; area unbounded; exponential
+    tail below. With a window :math:`w`, rockpool has :math:`\alpha = \beta = 1/w` and the height :math:`1/T`, up to its
+    greatest number of spikes; sinabs has :math:`\beta = 2\alpha = 2/w` and a height of its own.
+
+    References
+    ----------
+    Weidel, Sheik 2021, "WaveSense: efficient temporal convolutions with spiking neural networks for keyword spotting",
+    arXiv:2111.01456.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import PeriodicExp
+    >>> slope = jax.grad(PeriodicExp())
+    >>> print(f"{slope(-0.5):.4f} {slope(0.5):.4f} {slope(3.0):.4f}")
+    0.3679 0.3679 1.0000
+    """
+
+    _formula = "exp(αx) for x < 0, exp(−βd) for x ≥ 0, d from the nearest kT"
+    alpha: Real = parameter(default=2.0, above=0)
+    beta: Real = parameter(default=2.0, above=0)
+    t_period: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        above = jnp.where(x < 0, 0, x)
+        r = self._rest(above)
+        whole, part = (expm1_over(-self.beta * y) for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r)))
+        return jnp.where(x < 0, rise_of_exp(self.alpha, x - above), 0.5 + ((above - r) * whole + r * part))
+
+    def surrogate_grad(self, x):
+        return exp(jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._rest(x))))
+
+    def _rest(self, x):
+        """The distance from the nearest multiple of the period."""
+        r = self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
+        half = self.t_period / 2  # half-way, the rounding of the count is felt, and the slope has a kink
+        return jnp.where(r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r))
+
+
+periodic_exp = functional(PeriodicExp)

@@ -10,13 +10,19 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import bounded, cauchy, exp, from_tail, log1p, shortcut, signed
-
-
-def _inverse_square(alpha, x):
-    """``(1 + alpha |x|)^-2``, squared after the division: the square of the sum would overflow long before."""
-    r = 1 / (1 + alpha * jnp.abs(x))
-    return r * r
+from ._math import (
+    bounded,
+    cauchy,
+    exp,
+    expm1_over,
+    from_tail,
+    inverse_hypotenuse,
+    inverse_square,
+    log1p,
+    reciprocal,
+    shortcut,
+    signed,
+)
 
 
 class SoftSign(Surrogate, pure=True):
@@ -55,7 +61,7 @@ class SoftSign(Surrogate, pure=True):
         return from_tail(x, 0.5 / (1 + self.alpha * jnp.abs(x)))
 
     def surrogate_grad(self, x):
-        return self.alpha / 2 * _inverse_square(self.alpha, x)
+        return self.alpha / 2 * inverse_square(self.alpha, x)
 
 
 soft_sign = functional(SoftSign)
@@ -98,7 +104,7 @@ class InvSquareGrad(Surrogate, pure=True):
         return 0.5 + signed(x, t / (1 + t) / self.alpha)
 
     def surrogate_grad(self, x):
-        return _inverse_square(self.alpha, x)
+        return inverse_square(self.alpha, x)
 
 
 inv_square_grad = functional(InvSquareGrad)
@@ -184,7 +190,7 @@ class QPseudoSpike(Surrogate, pure=True):
     def surrogate_fun(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
         log = jnp.log1p(jnp.minimum(t, jnp.finfo(t.dtype).max))
-        return 0.5 + signed(x, (self.alpha + 1) / 2 * log * _expm1_over((1 - self.alpha) * log))
+        return 0.5 + signed(x, (self.alpha + 1) / 2 * log * expm1_over((1 - self.alpha) * log))
 
     def surrogate_grad(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
@@ -214,17 +220,6 @@ def _power_tail_jvp(primals, tangents):
     (t, alpha), (dt, dalpha) = primals, tangents
     y = _power_tail(t, alpha)  # a branch that has no exponent in it would have no derivative in it
     return y, -y * (alpha / (1 + t) * dt + log1p(t) * dalpha)
-
-
-def _expm1_over(y):
-    """``expm1(y)/y``, through 0, accurate in its derivatives too, where the quotient would cancel."""
-    small = jnp.abs(y) < 0.5
-    near = jnp.where(small, y, 0)
-    series = jnp.ones_like(y)
-    for k in range(16, 1, -1):
-        series = 1 + near / k * series
-    far = jnp.where(small, 1, y)
-    return jnp.where(small, series, jnp.expm1(far) / far)
 
 
 class NonzeroSignLog(Surrogate, pure=True):
@@ -270,3 +265,191 @@ class NonzeroSignLog(Surrogate, pure=True):
 
 
 nonzero_sign_log = functional(NonzeroSignLog)
+
+
+class PowerTail(Surrogate, pure=True):
+    r"""Power law of peak 1 and area 1: g(x) = (1 + 2|x|/(q−1))^(−q).
+
+    .. math:: g(x) = \left(1 + \frac{2 |x|}{q - 1}\right)^{-q}, \qquad
+              f(x) = \begin{cases} \frac12 \left(1 + \frac{2 |x|}{q - 1}\right)^{1 - q} & x < 0 \\
+              1 - \frac12 \left(1 + \frac{2 |x|}{q - 1}\right)^{1 - q} & x \ge 0 \end{cases}
+
+    Parameters
+    ----------
+    q : float or array, default 2.0
+        Exponent of the tail, > 1, dimensionless: the smaller, the fatter. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak 1 at 0, a kink there; area 1 for every exponent; tails :math:`|x|^{-q}`. This is the q-PseudoSpike as the paper
+    has it, and SpikingJelly; :class:`~spikegrad.QPseudoSpike` divides by :math:`\alpha + 1`. The paper's dampening
+    :math:`\gamma` and sharpness :math:`\beta` are ``gamma * stretched(PowerTail(q), 1 / beta)``.
+
+    References
+    ----------
+    Herranz-Celotti, Rouat 2022, "Stabilizing spiking neuron training", arXiv:2202.00282.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import PowerTail
+    >>> float(jax.grad(PowerTail(q=2.0))(0.5))
+    0.25
+    """
+
+    _formula = "(1 + 2|x|/(q−1))^(−q)"
+    q: Real = parameter(default=2.0, above=1)
+
+    def surrogate_fun(self, x):
+        steepness, a = 2 / (jnp.asarray(self.q, x.dtype) - 1), jnp.abs(x)
+        far = a > 1e20  # where the product may overflow and the 1 has long been lost
+        log = jnp.log(steepness) + jnp.log(jnp.where(far, a, 1))
+        log = jnp.where(far, log, log1p(steepness * jnp.where(far, 0, a)))
+        return from_tail(x, exp((1 - self.q) * log) / 2)
+
+    def surrogate_grad(self, x):
+        t = jnp.minimum(2 / (self.q - 1) * jnp.abs(x), jnp.finfo(x.dtype).max)
+        return _power_tail(t, jnp.asarray(self.q, x.dtype))
+
+
+power_tail = functional(PowerTail)
+
+
+class Circle(Surrogate, pure=True):
+    r"""Slope of an algebraic sigmoid: g(x) = (1 + (x/α)²)^(−3/2).
+
+    .. math:: g(x) = \left(1 + \left(\frac{x}{\alpha}\right)^2\right)^{-3/2}, \qquad
+              f(x) = \frac12 + \frac{x}{\sqrt{1 + (x/\alpha)^2}}
+
+    Parameters
+    ----------
+    alpha : float or array, default 1.0
+        Width, > 0, in the units of ``x``: here a larger one is wider. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak 1 at 0, smooth there; area :math:`2 \alpha`; tails :math:`(\alpha / |x|)^3`.
+
+    References
+    ----------
+    Pehle, Pedersen 2021, "Norse - a deep learning library for spiking neural networks", Zenodo, whose ``heavi_circ``
+    it is.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import Circle
+    >>> print(f"{jax.grad(Circle(alpha=0.5))(0.5):.4f}")
+    0.3536
+    """
+
+    _formula = "(1 + (x/α)²)^(−3/2)"
+    alpha: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        z = bounded(x / self.alpha)
+        return 0.5 + self.alpha * (z * inverse_hypotenuse(z))
+
+    def surrogate_grad(self, x):
+        y = inverse_hypotenuse(bounded(x / self.alpha))
+        return y * y * y
+
+
+circle = functional(Circle)
+
+
+class CappedInverse(Surrogate, pure=True):
+    r"""Inverse distance, capped: g(x) = min(1/|x|, α).
+
+    .. math:: g(x) = \min\left(\frac{1}{|x|}, \alpha\right), \qquad
+              f(x) = \begin{cases} \frac12 + \alpha x & |x| \le 1/\alpha \\
+              \frac12 + \mathrm{sgn}(x)\,(1 + \ln(\alpha |x|)) & |x| > 1/\alpha \end{cases}
+
+    Parameters
+    ----------
+    alpha : float or array, default 0.3
+        Height, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak :math:`\alpha`, level up to :math:`\pm 1/\alpha` and a kink there; area unbounded; tails :math:`1/|x|`.
+
+    References
+    ----------
+    Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for spike-based
+    intelligence", Science Advances 9(40), whose ``FakeNumericalGradient`` it is.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import CappedInverse
+    >>> slope = jax.grad(CappedInverse(alpha=0.5))
+    >>> float(slope(1.0)), float(slope(4.0))
+    (0.5, 0.25)
+    """
+
+    _formula = "min(1/|x|, α)"
+    alpha: Real = parameter(default=0.3, above=0)
+
+    def surrogate_fun(self, x):
+        level = self._level(x)
+        tail = 1 + (jnp.log(self.alpha) + jnp.log(jnp.where(level, 1, jnp.abs(x))))
+        return 0.5 + jnp.where(level, self.alpha * jnp.where(level, x, 0), signed(x, tail))
+
+    def surrogate_grad(self, x):
+        level = self._level(x)
+        return jnp.where(level, self.alpha, 1 / jnp.where(level, 1, jnp.abs(x)))
+
+    def _level(self, x):
+        edge, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
+        return (jnp.abs(x) - edge) - lack <= 0
+
+
+capped_inverse = functional(CappedInverse)
+
+
+class ArctanApprox(Surrogate, pure=True):
+    r"""Slope of a rational approximation of the arctangent: g(x) = (1 − 0.28α²x²)/(1 + 0.28α²x²)².
+
+    .. math:: g(x) = \frac{1 - 0.28\,\alpha^2 x^2}{(1 + 0.28\,\alpha^2 x^2)^2}, \qquad
+              f(x) = \frac12 + \frac{x}{1 + 0.28\,\alpha^2 x^2}
+
+    Parameters
+    ----------
+    alpha : float or array, default 1.0
+        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+
+    Notes
+    -----
+    Peak 1 at 0, smooth there; negative beyond :math:`1.89/\alpha`, where the approximation of the arctangent ends, with
+    tails :math:`-1/(0.28\,\alpha^2 x^2)`; area 0. The primal falls there accordingly.
+
+    References
+    ----------
+    Rajan, Wang, Inkol, Joyal 2006, "Efficient approximations for the arctangent function", IEEE Signal Processing
+    Magazine 23(3):108-111.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.surrogates import ArctanApprox
+    >>> slope = jax.grad(ArctanApprox(alpha=1.0))
+    >>> print(f"{slope(1.0):.4f} {slope(3.0):.4f}")
+    0.4395 -0.1227
+    """
+
+    _formula = "(1 − 0.28α²x²)/(1 + 0.28α²x²)²"
+    alpha: Real = parameter(default=1.0, above=0)
+
+    def surrogate_fun(self, x):
+        return 0.5 + x * self._cauchy(x)
+
+    def surrogate_grad(self, x):
+        y = self._cauchy(x)
+        return y * (2 * y - 1)
+
+    def _cauchy(self, x):
+        return cauchy(math.sqrt(0.28) * self.alpha * x)
+
+
+arctan_approx = functional(ArctanApprox)

@@ -1,0 +1,439 @@
+"""Curves made of curves: what they are, against NumPy; and that settings of the rule end up around the whole."""
+
+import functools
+import pickle
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import enable_x64
+from reference import every_half
+
+import spikegrad
+from spikegrad import (
+    Arctan,
+    InvSquareGrad,
+    LeakyRelu,
+    ReluGrad,
+    Sigmoid,
+    SlayerGrad,
+    Surrogate,
+    bounded,
+    keep_slope,
+    learnable,
+    levels,
+    parameter,
+    shifted,
+    soft,
+    stretched,
+    truncated,
+)
+
+NAMES = {**vars(spikegrad), "jnp": jnp, "np": np}
+
+
+def sigma(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def logistic(x, a=4.0):
+    return a * sigma(a * x) * sigma(-a * x)
+
+
+def arctan(x, a=1.0):
+    return np.arctan(np.pi * a * x / 2) / np.pi + 0.5
+
+
+def cauchy(x, a=1.0):
+    return a / 2 / (1 + (np.pi * a * x / 2) ** 2)
+
+
+# the surrogate, its slope, its primal, and where it has knots
+TRUTH = {
+    "scaled": (0.3 * Sigmoid(), lambda x: 0.3 * logistic(x), lambda x: 0.5 + 0.3 * (sigma(4 * x) - 0.5), ()),
+    "mixture": (
+        0.3 * Sigmoid() + 0.7 * Arctan(),
+        lambda x: 0.3 * logistic(x) + 0.7 * cauchy(x),
+        lambda x: 0.3 * sigma(4 * x) + 0.7 * arctan(x),
+        (),
+    ),
+    "shifted": (shifted(Arctan(), 0.75), lambda x: cauchy(x - 0.75), lambda x: arctan(x - 0.75), ()),
+    "of a slope whose primal is 0 at the threshold": (
+        2.0 * shifted(LeakyRelu(0.0, 1.0), -0.5),
+        lambda x: np.where(x >= -0.5, 2.0, 0.0),
+        lambda x: 2 * np.maximum(x + 0.5, 0),
+        (-0.5,),
+    ),
+    "stretched": (
+        stretched(SlayerGrad(2.0), 0.25),
+        lambda x: np.exp(-8 * abs(x)),
+        lambda x: 0.5 + np.sign(x) * (1 - np.exp(-8 * abs(x))) / 8,
+        (0,),
+    ),
+    "truncated": (
+        truncated(InvSquareGrad(4.0), 0.75),
+        lambda x: (abs(x) <= 0.75) / (1 + 4 * abs(x)) ** 2,
+        lambda x: 0.5 + (u := np.clip(x, -0.75, 0.75)) / (1 + 4 * abs(u)),
+        (-0.75, 0, 0.75),
+    ),
+    "all of them": (
+        2.0 * shifted(stretched(truncated(Sigmoid() + 0.5 * ReluGrad(1.0, 2.0), 1.5), 2.0), 1.0),
+        lambda x: 2 * (abs(y := (x - 1) / 2) <= 1.5) * (logistic(y) + np.maximum(0, 1 - abs(y) / 2)),
+        lambda x: 0.5 + 4 * (sigma(4 * (u := np.clip((x - 1) / 2, -1.5, 1.5))) - 0.5) + 2 * (2 * u - u * abs(u) / 2),
+        (-2, 1, 4, 5),
+    ),
+}
+ALL = {name: row[0] for name, row in TRUTH.items()}
+
+
+@jax.jit
+def curves(surrogates, x):
+    """Of each: the primal, its derivative, the slope, the derivative of the spike and that of the slope."""
+
+    def of(s):
+        f, rise = jax.jvp(s.surrogate_fun, (x,), (jnp.ones_like(x),))
+        g, second = jax.jvp(s.surrogate_grad, (x,), (jnp.ones_like(x),))
+        return {"f": f, "rise": rise, "g": g, "second": second, "fired": jax.grad(lambda x: s(x).sum())(x)}
+
+    return {name: of(s) for name, s in surrogates.items()}
+
+
+LARGEST = float(np.finfo(np.float32).max)
+ENDS = np.array([-np.inf, -LARGEST, -0.0, LARGEST, np.inf])
+
+
+@pytest.fixture(scope="module")
+def found():
+    """On one grid, in float64 and in float32; and at the ends of the line."""
+    x = np.unique(np.concatenate([np.linspace(-6, 6, 97), *(s * np.geomspace(1e-6, 300, 40) for s in (-1, 1))]))
+    both = jnp.asarray(np.concatenate([x, ENDS]), jnp.float32)
+    with enable_x64():
+        exact = jax.device_get(curves(ALL, jnp.asarray(x)))
+        single = jax.device_get(curves(ALL, both))
+    split = [jax.tree.map(lambda y, part=part: y[part], single) for part in (slice(x.size), slice(x.size, None))]
+    return x, exact, *split
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_against_numpy(name, found):
+    x, exact, single, _ = found
+    _, slope, primal, knots = TRUTH[name]
+    with np.errstate(over="ignore"):
+        g, f = slope(x), primal(x)
+    away = np.all([abs(x - knot) > 1e-3 for knot in (np.inf, *knots)], axis=0)
+    h = 1e-5
+    with np.errstate(over="ignore"):
+        second = (slope(x + h) - slope(x - h)) / (2 * h)
+    peak = abs(g).max()
+    got = exact[name]
+    np.testing.assert_allclose(got["g"], g, rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(got["fired"], g, rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(got["rise"], g, rtol=1e-12, atol=1e-14 * peak)
+    np.testing.assert_allclose(got["f"], f, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(got["second"][away], second[away], rtol=1e-5, atol=1e-7 * peak)
+    x32 = x.astype(np.float32).astype(float)
+    with np.errstate(over="ignore"):
+        g32, f32 = slope(x32), primal(x32)
+    for key, want in (("g", g32), ("fired", g32), ("f", f32)):
+        assert single[name][key].dtype == np.float32
+        relative = abs(single[name][key] - want) / np.maximum(abs(want), 1e-30)
+        far = abs(want) < 1e-3 * abs(want).max()
+        assert relative[~far].max(initial=0) < 1e-6, key
+        assert relative[far & (abs(want) > 1e-30)].max(initial=0) < 1e-4, key
+
+
+def test_half_precision_within_one_unit():
+    halves = [every_half(dtype) for dtype in ("float16", "bfloat16")]
+
+    @jax.jit
+    def of(x):
+        return {name: (s.surrogate_fun(x), s.surrogate_grad(x)) for name, s in ALL.items()}
+
+    with enable_x64():
+        exact = jax.device_get(of(np.concatenate([x.astype(float) for x in halves])))
+        for x in halves:
+            info, here = jnp.finfo(x.dtype), slice(x.size) if x is halves[0] else slice(-x.size, None)
+            for name, both in jax.device_get(of(x)).items():
+                for got, want in zip(both, exact[name], strict=True):
+                    want = want[here]
+                    counts = (abs(want) <= float(info.max)) & (abs(want) >= 1e-30)
+                    exponent = np.maximum(np.floor(np.log2(np.maximum(abs(want), 1e-300))), int(info.minexp))
+                    error = abs(got.astype(float) - want) / (2.0**exponent * float(info.eps))
+                    assert error[counts].max() <= 1, (name, info.dtype)
+
+
+def test_at_the_ends_of_the_line(found):
+    for name, got in found[-1].items():
+        for key, value in got.items():
+            assert np.isfinite(value).all() or (key == "f" and name.startswith("of a slope")), (name, key)
+    whole = ALL["all of them"]
+    for curve in (whole.surrogate_grad, whole.surrogate_fun, whole):
+        assert np.isnan(curve(np.nan))
+    assert whole(ENDS).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_a_factor_costs_one_rounding():
+    x = jnp.linspace(-3, 3, 1001)
+    for s in (Sigmoid(), InvSquareGrad()):
+        scaled = (jnp.float32(0.3) * s).surrogate_grad(x)
+        np.testing.assert_array_equal(scaled, np.float32(0.3) * np.asarray(s.surrogate_grad(x)))
+
+
+def test_the_primal_keeps_its_value_at_the_threshold():
+    two = [
+        0.3 * Sigmoid(),
+        stretched(Arctan(), 3.0),
+        truncated(Sigmoid(), 0.25),
+        Sigmoid() + Arctan(),
+        2 * (3 * Sigmoid()),
+    ]
+    assert [float(s.surrogate_fun(0.0)) for s in two] == [0.5] * 5
+    none = [3 * LeakyRelu(), stretched(LeakyRelu(), 3.0), LeakyRelu() + LeakyRelu(0.5)]
+    assert [float(s.surrogate_fun(0.0)) for s in none] == [0.0] * 3
+    assert float((LeakyRelu() + Sigmoid()).surrogate_fun(0.0)) == 0.5
+    assert float(shifted(Sigmoid(), 0.25).surrogate_fun(0.25)) == 0.5
+
+
+class TestAlgebra:
+    """What is equal on paper is equal here, primals and parameters included."""
+
+    x = np.linspace(-3, 3, 41, dtype=np.float32)
+
+    def same(self, a, b):
+        for method in ("surrogate_fun", "surrogate_grad"):
+            np.testing.assert_allclose(getattr(a, method)(self.x), getattr(b, method)(self.x), rtol=2e-6, atol=2e-7)
+
+    def test_distributes(self):
+        s, t = Sigmoid(), Arctan()
+        self.same(0.5 * (s + t), 0.5 * s + 0.5 * t)
+        self.same(shifted(0.5 * s, 1.0), 0.5 * shifted(s, 1.0))
+        self.same(stretched(s + t, 2.0), stretched(s, 2.0) + stretched(t, 2.0))
+        self.same(s + t, t + s)
+
+    def test_is_what_a_parameter_does(self):
+        self.same(2.0 * stretched(Sigmoid(1.0), 0.5), Sigmoid(2.0))
+        self.same(stretched(SlayerGrad(1.0), 0.25), SlayerGrad(4.0))
+        self.same(0.5 * InvSquareGrad(1.0), spikegrad.SoftSign(1.0))
+
+
+SETTINGS = {
+    "learnable": learnable,
+    "bfloat16": functools.partial(keep_slope, dtype="bfloat16"),
+    "soft": soft,
+    "levels": functools.partial(levels, n=3),
+}
+OPERATIONS = {
+    "scaled": lambda s: 0.3 * s,
+    "from the right": lambda s: s * 0.3,
+    "array": lambda s: jnp.array([0.5, 2.0]) * s,
+    "numpy": lambda s: np.array([0.5, 2.0], np.float32) * s,
+    "bounded": lambda s: bounded(0.5, 0.0, 1.0) * s,
+    "added": lambda s: s + s,
+    "shifted": lambda s: shifted(s, 0.5),
+    "stretched": lambda s: stretched(s, 2.0),
+    "truncated": lambda s: truncated(s, 2.0),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_settings_end_up_around_the_whole(operation):
+    change, curve = OPERATIONS[operation], Sigmoid()
+    for names in (["learnable"], ["bfloat16", "learnable"], ["soft", "learnable"], ["levels"]):
+        under = lambda s: functools.reduce(lambda s, name: SETTINGS[name](s), names, s)  # noqa: E731, B023
+        wanted = under(change(curve))
+        for got in (change(under(curve)), under(change(under(curve)))):
+            assert got == wanted
+            assert hash(got) == hash(wanted)
+            assert repr(got) == repr(wanted)
+            assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    whole = change(curve)
+    if operation != "bounded":
+        assert eval(repr(whole), NAMES) == whole
+    assert pickle.loads(pickle.dumps(whole)) == whole
+    assert jax.tree.map(lambda leaf: leaf, whole) == whole
+    assert isinstance(whole, Surrogate)
+
+
+def test_reprs_evaluate_back():
+    s, t = Sigmoid(), Arctan()
+    for surrogate in (
+        2 * (3 * s),
+        (s + t) + s,
+        s + (t + s),
+        0.3 * (s + t),
+        -0.5 * s + 0.25 * t,
+        2 * shifted(s + t, -1),
+    ):
+        again = eval(repr(surrogate), NAMES)
+        assert again == surrogate
+        assert jax.tree.structure(again) == jax.tree.structure(surrogate)
+
+
+def test_parameters_learn_as_the_primal_says():
+    h, x = 1e-6, jnp.asarray(np.array([-1.25, -0.3, 0.2, 0.9]))
+    with enable_x64():
+        x = jnp.asarray(np.array([-1.25, -0.3, 0.2, 0.9]))
+        for change in ("scaled", "shifted", "stretched", "truncated", "added"):
+            curve = OPERATIONS[change](Sigmoid(4.0))
+            leaves, tree = jax.tree.flatten(learnable(curve))
+            total = jax.jit(lambda leaves, tree=tree: tree.unflatten(leaves).surrogate_fun(x).sum())
+            got = jax.grad(lambda leaves, tree=tree: tree.unflatten(leaves)(x).sum())(leaves)
+            for i, value in enumerate(leaves):
+                above, below = ([*leaves[:i], value + d, *leaves[i + 1 :]] for d in (h, -h))
+                np.testing.assert_allclose(got[i], (total(above) - total(below)) / (2 * h), rtol=1e-6, atol=1e-9)
+
+
+def test_traced_and_batched_numbers():
+    @jax.jit
+    def slope(factor, center, width):
+        s = factor * shifted(stretched(truncated(Sigmoid(), 1.0), width), center)
+        return s.surrogate_grad(0.75), jax.grad(lambda c: shifted(Sigmoid(), c).surrogate_grad(0.25))(center)
+
+    got, in_center = jax.vmap(slope)(jnp.array([0.5, 2.0]), jnp.array([0.5, -0.25]), jnp.array([2.0, 4.0]))
+    np.testing.assert_allclose(got, [0.5 * logistic(0.125), 2 * logistic(0.25)], rtol=1e-6)
+    h = 1e-5
+    np.testing.assert_allclose(
+        in_center, [(logistic(0.25 - c - h) - logistic(0.25 - c + h)) / (2 * h) for c in (0.5, -0.25)], rtol=1e-5
+    )
+
+
+def refuses(error, message):
+    return pytest.raises(error, match="^" + re.escape(message))
+
+
+def test_what_is_refused():
+    s = Sigmoid()
+
+    class Loud(Sigmoid):
+        def __call__(self, x):
+            return 2 * super().__call__(x)
+
+    class SlopeAlone(Surrogate):
+        alpha: float = parameter(default=2.0, above=0)
+
+        def surrogate_grad(self, x):
+            return 1 / (1 + (self.alpha * x) ** 2)
+
+    class Written(Surrogate):
+        def __init__(self):
+            super().__init__()
+
+        def surrogate_fun(self, x):
+            return jnp.arctan(x)
+
+    with refuses(TypeError, "Scaled: factor must be a real number or array, got 'a'"):
+        "a" * s
+    with refuses(TypeError, "Scaled: factor must be a real number or array, got Arctan(alpha=1.0)"):
+        s * Arctan()
+    with refuses(ValueError, "Scaled: factor must be finite, got nan"):
+        np.nan * s
+    with refuses(TypeError, "+: surrogate must be a Surrogate, got 1"):
+        s + 1
+    with refuses(ValueError, "Stretched: width must be > 0, got 0.0"):
+        stretched(s, 0)
+    with refuses(ValueError, "Truncated: half_width must be > 0, got -1.0"):
+        truncated(s, -1)
+    with refuses(TypeError, "shifted: surrogate must be a Surrogate, got 'sigmoid'"):
+        shifted("sigmoid", 1)
+    with refuses(TypeError, "*: Loud has its own __call__, which no setting of the rule reaches"):
+        2 * Loud()
+    with refuses(TypeError, f"+: {learnable(s)!r} and Arctan(alpha=1.0) have different settings: set them around the"):
+        learnable(s) + Arctan()
+    for whole in (shifted(SlopeAlone(), 1.0), s + 2 * SlopeAlone()):
+        with refuses(TypeError, "learnable: SlopeAlone defines no surrogate_fun"):
+            learnable(whole)
+        with refuses(NotImplementedError, "SlopeAlone defines no surrogate_fun"):
+            whole.surrogate_fun(0.0)
+        assert np.isfinite(jax.grad(whole)(0.5))
+    with refuses(TypeError, "learnable: Written has its own __init__"):
+        learnable(2 * Written())
+    assert float((2 * Written()).surrogate_grad(0.0)) == 2
+    for wrong in (jnp.ones(3) * s, shifted(Sigmoid(jnp.ones(3)), 1.0)):
+        with pytest.raises(
+            ValueError, match=r"^(Scaled|Sigmoid): (factor|alpha) of shape \(3,\) does not broadcast to x"
+        ):
+            wrong(jnp.ones(2))
+
+
+# --- every shape of the field: the formulas of the page, in its order, beside what it says that they are here
+
+GIVEN = {"A": 0.75, "a": 0.25, "k": 3.0, "w": 0.5, "m": 0.5, "q": 2.5, "p": 0.1, "n": 4, "T": 1.5, "pi": np.pi}
+A, a, k, w, m, q, p, n, T, _ = GIVEN.values()
+
+
+def bell(x, m, w):
+    return np.exp(-((x - m) ** 2) / (2 * w**2))
+
+
+def density(x, m, w):
+    return bell(x, m, w) / (w * np.sqrt(2 * np.pi))
+
+
+def q_tail(x, q):
+    return (1 + 2 * abs(x) / (q - 1)) ** -q
+
+
+def to_multiple(x):
+    return abs(x - T * np.maximum(np.round(x / T), 0))
+
+
+SHAPES = [
+    lambda x: A * logistic(x, k),
+    lambda x: A * np.maximum(0, 1 - abs(x) / w),
+    lambda x: A * np.exp(-k * abs(x)),
+    lambda x: A / (1 + k * abs(x)) ** 2,
+    lambda x: A / (1 + (k * x) ** 2),
+    lambda x: A / (1 + k * abs(x)),
+    lambda x: A * bell(x, m, w),
+    lambda x: A * (1.15 * density(x, 0, w) - 0.15 * (density(x, w, 6 * w) + density(x, -w, 6 * w))),
+    lambda x: A * (abs(x) <= w),
+    np.ones_like,
+    lambda x: np.where(x < 0, a, A),
+    lambda x: np.where(x <= 0, a, 1 / np.maximum(x, 1)),
+    lambda x: np.where(x < 0, logistic(x, k), A / (1 + abs(x))),
+    lambda x: 4 / T * sum(np.cos((2 * i - 1) * 2 * np.pi * x / T) for i in (1, 2, 3)),
+    lambda x: A * q_tail(k * x, q),
+    lambda x: (1 + (x / w) ** 2) ** -1.5,
+    lambda x: np.minimum(1 / np.maximum(abs(x), 1e-9), A),
+    lambda x: (abs(x) <= w) / (1 + k * abs(x)) ** 2,
+    lambda x: (abs(x) <= 0.5) * k / (2 * np.tanh(k / 2)) / np.cosh(k * x) ** 2,
+    lambda x: 1 / (1 + k * np.maximum(-x, 0)) ** 2,
+    lambda x: A * np.exp(k * np.minimum(x, 0)),
+    lambda x: np.where(x < 0, A, -A),
+    lambda x: A * np.exp(-k * abs(x - 1)),
+    lambda x: A * (x >= -w),
+    lambda x: np.exp(-to_multiple(x) / w) / T,
+    lambda x: A * np.exp(-np.where(x < 0, 1, 2) * to_multiple(x) / w),
+    lambda x: 1.0 * ((x >= 0) & (x <= n)),
+    lambda x: p / w * np.exp(x / w),
+    lambda x: A * sigma(k * x),
+    lambda x: A * density(x, 0, w) / 2 + a * density(x, m, 2 * w) / 2,
+    lambda x: A * q_tail(x, q) + a * q_tail(x, 2 * q) + q_tail(x, 3 * q),
+    lambda x: 1 + 1 / np.cosh(k * x) ** 2,
+    lambda x: 1 + np.clip(k * x, -1, 1),
+    lambda x: A * (1 - 0.28 * (k * x) ** 2) / (1 + 0.28 * (k * x) ** 2) ** 2,
+]
+
+
+def test_every_shape_of_the_field():
+    page = Path(__file__).parents[1] / "docs" / "shapes.md"
+    rows = [re.split(r"(?<!\\)\|", line) for line in page.read_text().splitlines() if re.match(r"\| *\d* *\|", line)]
+    codes = [row[-2].strip()[1:-1] for row in rows if row[-2].strip().startswith("`")]
+    numbers = [int(row[1]) for row in rows if row[1].strip()]
+    assert numbers == list(range(1, 39))
+    assert len(codes) == len(SHAPES)
+    here = [eval(code, {**NAMES, **vars(spikegrad.surrogates), **GIVEN}) for code in codes]
+    x = np.concatenate([np.linspace(-4, 4, 161) + 1e-3, [-10.0, 0.0, 5.0]])  # off the edges, which differ elsewhere
+
+    @jax.jit
+    def slopes(surrogates, x):
+        return [surrogate.surrogate_grad(x) for surrogate in surrogates]
+
+    with enable_x64():
+        got = jax.device_get(slopes(here, x))
+    for code, slope, found in zip(codes, SHAPES, got, strict=True):
+        at = x <= 10 * w if "Escape" in code else np.full(x.shape, True)
+        np.testing.assert_allclose(found[at], slope(x)[at], rtol=1e-12, atol=1e-13, err_msg=code)
