@@ -2,6 +2,7 @@
 
 from . import surrogates as surrogates
 from ._functional import functional
+from ._kinds import levels, signed, soft, stochastic
 from ._spike import spike
 from ._struct import Bounded, bounded, parameter
 from ._surrogate import Surrogate, keep_slope, learnable
@@ -90,6 +91,7 @@ __all__ = [
     "keep_slope",
     "leaky_relu",
     "learnable",
+    "levels",
     "log_tailed_relu",
     "multi_gaussian_grad",
     "names",
@@ -104,10 +106,13 @@ __all__ = [
     "s2nn",
     "shifted",
     "sigmoid",
+    "signed",
     "slayer_grad",
+    "soft",
     "soft_sign",
     "spike",
     "squarewave_fourier_series",
+    "stochastic",
     "stretched",
     "truncated",
     "unroll",

@@ -183,7 +183,7 @@ def _by_value(value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """``repr``, which for a small array is an expression that makes it again."""
     if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
         if value.size <= 32:
@@ -247,7 +247,7 @@ class Struct:
 
     def __repr__(self) -> str:
         values = self._values() if self._frozen else vars(self)
-        return f"{type(self).__name__}({', '.join(f'{k}={_shown(v)}' for k, v in values.items())})"
+        return f"{type(self).__name__}({', '.join(f'{k}={shown(v)}' for k, v in values.items())})"
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -270,7 +270,7 @@ class Struct:
         return new_unchecked(type(self), values)
 
     def _shown(self, name: str) -> str:
-        return _shown(getattr(self, name))
+        return shown(getattr(self, name))
 
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._domains}
@@ -289,7 +289,11 @@ def is_pure(value: Any) -> bool:
         return issubclass(value, Struct) and value._stated_pure
     if not isinstance(value, Struct):
         return False
-    return value._stated_pure and all(is_pure(getattr(value, name)) for name in value._objects)
+    return value._stated_pure and all(_is_value(v) or is_pure(v) for v in (getattr(value, n) for n in value._objects))
+
+
+def _is_value(value: Any) -> bool:
+    return value is None or isinstance(value, jax.Array)
 
 
 def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:

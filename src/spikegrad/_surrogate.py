@@ -1,16 +1,18 @@
 """A surrogate: its curves, and the one hook that fires it under the settings of the rule.
 
 Curves are the two formulas of a class, ``surrogate_fun`` and ``surrogate_grad``. :func:`_fire` makes a spike of them.
-Settings (:func:`learnable`, :func:`keep_slope`) are fields of one object around a curve, not layers around each other,
-so that setting one twice is setting it once, and their order cannot matter.
+Settings (:func:`learnable`, :func:`keep_slope`, and the kinds of spike of ``_kinds.py``) are fields of one object
+around a curve, not layers around each other, so that setting one twice is setting it once, and their order cannot
+matter.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,11 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
+from ._forward import Forward, Step, Stochastic
 from ._spike import _spike, spike
 from ._struct import Real, Struct, is_pure, parameter
+
+T = TypeVar("T")
 
 
 class Surrogate(Struct):
@@ -128,13 +133,16 @@ class Surrogate(Struct):
         """The class that defines no primal, itself or one that its primal is made of; else nothing."""
         return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
 
-    def __call__(self, x: ArrayLike) -> jax.Array:
-        """Fire: 1 where ``x >= 0``, 0 elsewhere, NaN where ``x`` is NaN.
+    def __call__(self, x: ArrayLike, *, key: Any = None) -> jax.Array:
+        """Fire: 1 where ``x >= 0``, 0 elsewhere, NaN where ``x`` is NaN. Another kind of spike says what comes out.
 
         Parameters
         ----------
         x : array_like
             Membrane potential minus threshold, any shape. Ints and bools become the default float.
+        key : array of jax.random.key, optional
+            What a spike that is :func:`stochastic` is drawn with: one key, or an array of keys in the shape of leading
+            axes of ``x``, which draws for each entry as if alone. Other kinds of spike ignore it.
 
         Returns
         -------
@@ -144,14 +152,15 @@ class Surrogate(Struct):
         Raises
         ------
         TypeError
-            If ``x`` is not real.
+            If ``x`` is not real, and if a key is missing or is none.
         ValueError
             If an array parameter does not broadcast to ``x``.
         """
-        curve, learn, _ = _parts(self)
+        surrogate = self if key is None else with_key(self, key)
+        curve, learn, _, forward = _parts(surrogate)
         x = real_array(x, type(curve).__name__)
-        if learn or isinstance(x, Tracer):
-            return _run(_fire, self, x)
+        if learn or not forward.is_step or isinstance(x, Tracer):
+            return _run(_fire, surrogate, x)
         curve._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
         return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed
 
@@ -167,45 +176,53 @@ class Surrogate(Struct):
 
 
 def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
-    """The rule: what comes out of ``x``, and the derivatives that the settings ask for.
+    """The rule: what comes out of ``x``, and the derivatives that the settings ask for."""
+    curve, learn, slope_dtype, forward = _parts(surrogate)
+    out = _stepped(curve, x, slope_dtype, forward)
+    levers = [_lever(value.astype(x.dtype), slope) for value, slope in forward.own_slopes(curve, x)]
+    if learn:
+        levers += _levers(curve, x, forward)
+    return functools.reduce(jnp.add, levers, out)
 
-    A later forward (soft, stochastic with a key, several levels, signed) is one more setting: it replaces the step in
-    :func:`_stepped`, and leaves curves and derivatives alone.
-    """
-    curve, learn, slope_dtype = _parts(surrogate)
-    out = _stepped(curve, x, slope_dtype)
-    return functools.reduce(jnp.add, _levers(curve, x), out) if learn else out
 
-
-def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None) -> jax.Array:
-    """The spike, whose derivative in ``x`` is the slope of the curve."""
+def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: Forward) -> jax.Array:
+    """What the forward says, with its slope for the derivative in ``x``."""
     dtype = compute_dtype(x.dtype)
     if slope_dtype is not None and jnp.dtype(slope_dtype).itemsize < x.dtype.itemsize:
-        return spike(x, curve.surrogate_grad(x).astype(slope_dtype))
-    if dtype == x.dtype:
-        return spike(x, curve.surrogate_grad(x))
-    # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once. The residual is
-    # x, in its own 16 bits, and the backward pass computes the slope from it.
-    return jax.checkpoint(lambda x: _spike(x, curve.surrogate_grad(x.astype(dtype))), prevent_cse=False)(x)
+        out = spike(x, forward.slope(curve, x).astype(slope_dtype))
+    elif dtype == x.dtype:
+        out = spike(x, forward.slope(curve, x))
+    else:
+        # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once. The residual
+        # is x, in its own 16 bits, and the backward pass computes the slope from it.
+        out = jax.checkpoint(lambda x: _spike(x, forward.slope(curve, x.astype(dtype))), prevent_cse=False)(x)
+    if forward.is_step:
+        return out
+    # the spike minus itself is exactly zero, and NaN for NaN
+    return jax.lax.stop_gradient(forward.value(curve, x)) + (out - jax.lax.stop_gradient(out))
 
 
-def _levers(curve: Surrogate, x: jax.Array) -> Iterator[jax.Array]:
-    """For each parameter a zero, whose derivative in it is that of the smooth primal."""
+def _lever(value: jax.Array, slope: jax.Array) -> jax.Array:
+    """Zero, whose derivative in ``value`` is ``slope``: a spike of it, minus that spike."""
+    lever = spike(value, slope)
+    return lever - jax.lax.stop_gradient(lever)
+
+
+def _levers(curve: Surrogate, x: jax.Array, forward: Forward) -> Iterator[jax.Array]:
+    """For each parameter of the curve a lever, whose derivative in it is that of the smooth primal."""
     owner = type(curve).__name__
     paths, tree = jax.tree_util.tree_flatten_with_path(curve)
     leaves = [leaf for _, leaf in paths]
     for i, (path, leaf) in enumerate(paths):
 
         def primal(value, i=i):
-            return tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]]).surrogate_fun(x)
+            return forward.primal(tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]]), x)
 
         name = jax.tree_util.keystr(path)[1:]
         value = real_array(leaf, owner, name)
         value = jnp.broadcast_to(broadcast_checked(value, value.dtype, x.shape, owner, name), x.shape)
         slope = jax.jvp(primal, (value,), (jnp.ones_like(value),))[1]
-        # a spike of the parameter has this derivative; minus its own value, it adds exactly zero
-        lever = spike(value.astype(x.dtype), slope)
-        yield lever - jax.lax.stop_gradient(lever)
+        yield _lever(value.astype(x.dtype), slope)
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
@@ -230,7 +247,7 @@ def _elementwise(formula: Callable) -> Callable:
 
     @functools.wraps(formula)
     def method(self, x):
-        return _run(evaluate, self, real_array(x, type(_parts(self)[0]).__name__))
+        return _run(evaluate, self, real_array(x, type(_parts(self).curve).__name__))
 
     return method
 
@@ -342,7 +359,7 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
         name = None
     if name not in _FLOATS:
         raise TypeError(f"keep_slope: dtype must be one of {', '.join(_FLOATS)}, got {name or brief(dtype)}")
-    before = _parts(surrogate)[2]
+    before = _parts(surrogate).slope_dtype
     if before not in (None, name):
         raise TypeError(f"keep_slope: the slope is kept in {before} already, and cannot be kept in {name} as well")
     return _configured(surrogate, slope_dtype=name)
@@ -357,25 +374,38 @@ class _Configured(Surrogate, pure=True):
     surrogate: Surrogate = parameter(kind=Surrogate)
     learn: bool = parameter(default=False, choices=(False, True))
     slope_dtype: str | None = parameter(default=None, choices=(None, *_FLOATS))
+    forward: Forward = parameter(default=Step(), kind=Forward)
 
     def surrogate_fun(self, x):
-        return self.surrogate.surrogate_fun(x)
+        return self.forward.primal(self.surrogate, x)
 
     def surrogate_grad(self, x):
-        return self.surrogate.surrogate_grad(x)
+        return self.forward.slope(self.surrogate, x)
+
+    def in_units_of(self, threshold: Any, x: jax.Array) -> _Configured:
+        forward = self.forward.in_units_of(threshold, x)
+        return self if forward is self.forward else dataclasses.replace(self, forward=forward)
 
     def __repr__(self) -> str:
-        shown = repr(self.surrogate)
+        shown = self.forward.expression(repr(self.surrogate))
         if self.slope_dtype is not None:
             shown = f"keep_slope({shown}, {self.slope_dtype!r})"
         return f"learnable({shown})" if self.learn else shown
 
 
-def _parts(surrogate: Surrogate) -> tuple[Surrogate, bool, str | None]:
+class _Parts(NamedTuple):
     """The curve of a surrogate, and the settings of its rule."""
+
+    curve: Surrogate
+    learn: bool = False
+    slope_dtype: str | None = None
+    forward: Forward = Step()
+
+
+def _parts(surrogate: Surrogate) -> _Parts:
     if isinstance(surrogate, _Configured):
-        return surrogate.surrogate, surrogate.learn, surrogate.slope_dtype
-    return surrogate, False, None
+        return _Parts(surrogate.surrogate, surrogate.learn, surrogate.slope_dtype, surrogate.forward)
+    return _Parts(surrogate)
 
 
 def curve_of(owner: str, surrogate: Any) -> Surrogate:
@@ -386,7 +416,7 @@ def curve_of(owner: str, surrogate: Any) -> Surrogate:
         raise TypeError(
             f"{owner}: {type(surrogate).__name__} has its own __call__, which no setting of the rule reaches"
         )
-    return _parts(surrogate)[0]
+    return _parts(surrogate).curve
 
 
 def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
@@ -407,3 +437,64 @@ def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
     if isinstance(surrogate, _Configured):
         return dataclasses.replace(surrogate, **settings)
     return _Configured(surrogate, **settings)
+
+
+def set_forward(owner: str, surrogate: Any, forward: Forward, *, needs_primal: bool = False) -> Surrogate:
+    """The same surrogate with another kind of spike, or an error if it has one already."""
+    curve = curve_of(owner, surrogate)
+    before = _parts(surrogate).forward
+    if not before.is_step and before != forward:
+        raise TypeError(f"{owner}: {brief(surrogate)} has a kind of spike already, and cannot have another as well")
+    if needs_primal and (lacking := curve._without_primal()):
+        raise TypeError(f"{owner}: {lacking} defines no surrogate_fun, of which the output is made")
+    return _configured(surrogate, forward=forward)
+
+
+# --- what cells and networks ask for ---------------------------------------------------------------------------------
+
+
+def forwards(tree: Any) -> list[Forward]:
+    """The kinds of spike of the surrogates in a pytree, such as a cell; those that are just the step left out."""
+    leaves = jax.tree.leaves(tree, is_leaf=_is_configured)
+    return [leaf.forward for leaf in leaves if _is_configured(leaf) and not leaf.forward.is_step]
+
+
+def with_key(tree: T, key: Any) -> T:
+    """The tree, whose surrogates draw with this key where they are stochastic; if several are, each on its own."""
+    count = itertools.count()
+
+    def leaf(surrogate):
+        if not (_is_configured(surrogate) and isinstance(surrogate.forward, Stochastic)):
+            return surrogate
+        own = key if (n := next(count)) == 0 else fold_in(key, n)
+        return dataclasses.replace(surrogate, forward=Stochastic(own))
+
+    key = as_key("stochastic", key)
+    return jax.tree.map(leaf, tree, is_leaf=_is_configured)
+
+
+def fold_in(key: jax.Array, data: Any) -> jax.Array:
+    """``jax.random.fold_in`` of each of several keys."""
+    fold: Callable = functools.partial(jax.random.fold_in, data=data)
+    for _ in key.shape:
+        fold = jax.vmap(fold)
+    return fold(key)
+
+
+def as_key(owner: str, key: Any) -> jax.Array:
+    """Keys of JAX's new type, or of the two numbers that keys once were."""
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if getattr(key, "dtype", None) == jnp.uint32 and key.shape[-1:] == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
+    raise TypeError(f"{owner}: key must be one of jax.random.key, got {brief(key)}")
+
+
+def _is_configured(value: Any) -> bool:
+    return isinstance(value, _Configured)
+
+
+def in_units_of(surrogate: Callable, threshold: Any, x: jax.Array) -> Callable:
+    """The surrogate of a cell of this threshold: other kinds of spike than the step come at multiples of it."""
+    bind = getattr(surrogate, "in_units_of", None)
+    return surrogate if bind is None else bind(threshold, x)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, is_float, real_array
+from ._forward import Levels, Signed, Soft, Stochastic
 from ._struct import Real, Struct, as_real, is_pure, parameter
+from ._surrogate import as_key, fold_in, forwards, in_units_of, with_key
 from .surrogates import Sigmoid
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
@@ -98,7 +100,7 @@ class Cell(Struct):
         """The inverse of :meth:`encode`."""
         raise NotImplementedError(f"{type(self).__name__} defines no decode")
 
-    def __call__(self, v: State, current: ArrayLike) -> tuple[State, jax.Array]:
+    def __call__(self, v: State, current: ArrayLike, *, key: Any = None) -> tuple[State, jax.Array]:
         """One step.
 
         Parameters
@@ -107,6 +109,8 @@ class Cell(Struct):
             State before the step.
         current : array_like
             Input of this step; broadcasts to the state and is cast to its dtype.
+        key : array of jax.random.key, optional
+            The key of this step, for :func:`stochastic` spikes.
 
         Returns
         -------
@@ -121,7 +125,12 @@ class Cell(Struct):
         current = broadcast_checked(
             real_array(current, owner, "current"), like.dtype, like.shape, owner, "current", "v"
         )
-        return self.fire(self.integrate(v, current))
+        return fire(self, self.integrate(v, current), key)
+
+
+def fire(cell: Cell, u: State, key: Any = None) -> tuple[State, jax.Array]:
+    """``cell.fire(u)``, with a key for what is drawn."""
+    return (cell if key is None else with_key(cell, key)).fire(u)
 
 
 def _as_state(cell: Any, v: State, owner: str) -> State:
@@ -239,19 +248,29 @@ class LIF(Cell, pure=True):
         if self.reset != "value" and isinstance(self.reset_value, (float, np.ndarray)) and np.any(self.reset_value):
             owner, value = type(self).__name__, brief(self.reset_value)
             raise ValueError(f"{owner}: reset_value goes with reset='value', got {value} with reset={self.reset!r}")
+        if self.delay_reset:
+            self._refuse("delay_reset, which computes the last spike again", Stochastic)
+        if self.reset == "value":
+            self._refuse("reset='value', which takes one spike a step", Levels, Signed)
+
+    def _refuse(self, what: str, *kinds: type) -> None:
+        """Raise if the spikes are of a kind that does not go with something."""
+        for forward in forwards(self.surrogate):
+            if isinstance(forward, kinds):
+                raise ValueError(f"{type(self).__name__}: {what}, does not go with {brief(self.surrogate)}")
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         fitted = self._fitted(v.dtype, v.shape, "v")
         u = _charged(fitted, v, current)
-        return fitted._after_spike(u, fitted._spike(v), fitted.threshold) if self.delay_reset else u
+        return fitted._after_spike(u, fitted._spike(v, fitted.threshold), fitted.threshold) if self.delay_reset else u
 
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         fitted = self._fitted(u.dtype, u.shape, "v")
-        s = fitted._spike(u)
+        s = fitted._spike(u, fitted.threshold)
         return (u if self.delay_reset else fitted._after_spike(u, s, fitted.threshold)), s
 
-    def _spike(self, u: jax.Array) -> jax.Array:
-        return self.surrogate(u - self.threshold)
+    def _spike(self, u: jax.Array, threshold: Any) -> jax.Array:
+        return in_units_of(self.surrogate, threshold, u)(u - threshold)
 
     def _after_spike(self, u: jax.Array, s: jax.Array, threshold: Any) -> jax.Array:
         if self.detach_reset:
@@ -388,6 +407,10 @@ class AdaptiveLIF(LIF, pure=True):
         | {"tau_adaptation": "adaptation_decay=decay_from_tau(tau_adaptation, dt)", "rho": "adaptation_decay=rho"}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse("adaptation, which spikes raise", Signed)
+
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
@@ -395,12 +418,12 @@ class AdaptiveLIF(LIF, pure=True):
         v, a = v
         fitted = self._fitted(v.dtype, v.shape, "v")
         u = _charged(fitted, v, current)
-        return fitted._after(u, a, self.surrogate(v - fitted._raised(a))) if self.delay_reset else (u, a)
+        return fitted._after(u, a, fitted._spike(v, fitted._raised(a))) if self.delay_reset else (u, a)
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
         u, a = u
         fitted = self._fitted(u.dtype, u.shape, "v")
-        s = self.surrogate(u - fitted._raised(a))
+        s = fitted._spike(u, fitted._raised(a))
         return ((u, a) if self.delay_reset else fitted._after(u, a, s)), s
 
     def _after(self, u: jax.Array, a: jax.Array, s: jax.Array) -> State:
@@ -459,6 +482,8 @@ class Refractory(Cell, pure=True):
         super().__post_init__()
         if self.cell.delay_reset:
             raise ValueError("Refractory: cell must reset with its spike, got delay_reset=True")
+        if any(isinstance(forward, Soft) for forward in forwards(self.cell)):
+            raise ValueError(f"Refractory: cell must fire or not, got {brief(self.cell.surrogate)}")
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
@@ -472,9 +497,9 @@ class Refractory(Cell, pure=True):
     def fire(self, u: State) -> tuple[State, jax.Array]:
         u, left = u
         cell = copy.copy(self.cell)
-        object.__setattr__(cell, "surrogate", lambda x: jnp.where(left > 0, 0, self.cell.surrogate(x)))
+        object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
         v, s = cell.fire(u)
-        return (v, jnp.where(s > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1)), s
+        return (v, jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1)), s
 
     def encode(self, u: State) -> tuple[Any, Any]:
         u, left = u
@@ -484,6 +509,19 @@ class Refractory(Cell, pure=True):
     def decode(self, distance: Any, rest: Any) -> State:
         rest, left = rest
         return self.cell.decode(distance, rest), left
+
+
+class _Resting:
+    """A surrogate that is silent where steps of rest are left."""
+
+    def __init__(self, surrogate: Callable, left: jax.Array) -> None:
+        self.surrogate, self.left = surrogate, left
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(self.left > 0, 0, self.surrogate(x))
+
+    def in_units_of(self, threshold: Any, x: jax.Array) -> _Resting:
+        return _Resting(in_units_of(self.surrogate, threshold, x), self.left)
 
 
 class LeakyReadout(Cell, pure=True):
@@ -580,7 +618,7 @@ def _positive(name: str, value: Any) -> Any:
     return value
 
 
-def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[State, jax.Array]:
+def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any = None) -> tuple[State, jax.Array]:
     """Run a cell over time, by ``jax.lax.scan``.
 
     Parameters
@@ -592,6 +630,9 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[Sta
     v : array_like or tuple of array_like, optional
         State before the first step, at rest if not given: :meth:`Cell.initial_state`, or zeros for another callable.
         Give the state that a former call returned to go on with a sequence.
+    key : array of jax.random.key, optional
+        For :func:`stochastic` spikes: step ``t`` is given ``key=jax.random.fold_in(key, t)``. Another call on the same
+        sequence needs another key.
 
     Returns
     -------
@@ -624,6 +665,14 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None) -> tuple[Sta
     def step(v, current):
         return cell(v, current)
 
+    if key is not None:
+        keys, given = as_key("unroll", key), cast("Callable", cell)  # a callable of one's own need not take a key
+
+        def keyed_step(v, now):
+            current, t = now
+            return given(v, current, key=fold_in(keys, t))
+
+        return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
     # scan keeps what it compiled for an equal function: right for a cell of this library, which is nothing but its
     # value, wrong for one that may have changed since
     return jax.lax.scan(cell if is_pure(cell) else step, start, currents)

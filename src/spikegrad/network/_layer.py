@@ -14,7 +14,9 @@ from jax.typing import ArrayLike
 from .._checks import brief, broadcast_checked, is_float
 from .._compat import shard_as, zeros_like
 from .._struct import Struct, parameter
+from .._surrogate import Stochastic, fold_in, forwards
 from ..neurons import Cell, State
+from ..neurons import fire as fire_cell
 
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
 LayerState: TypeAlias = tuple[State, jax.Array]
@@ -132,14 +134,39 @@ def matrix_of(weight: Any) -> Any:
     return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
 
 
-def fire(cell: Cell, u: State) -> LayerState:
+def fire(cell: Cell, u: State, keys: Any = None) -> LayerState:
     """The state after the spike, and the output, or an error if a user's cell returns something else."""
-    owner, fired = type(cell).__name__, cell.fire(u)
+    owner, fired = type(cell).__name__, fire_cell(cell, u, keys)
     if not (isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)):
         raise TypeError(f"{owner}: fire must return (state, output) with one array as output, got {fired!r}")
     if not is_float(fired[1]):
         raise TypeError(f"{owner}: fire must return floats as output, got {fired[1].dtype}")
     return fired
+
+
+def is_stochastic(cell: Cell) -> bool:
+    return any(isinstance(forward, Stochastic) for forward in forwards(cell))
+
+
+def keys_of(layer: Layer, step_key: jax.Array | None, n: int, examples: int | None) -> jax.Array | None:
+    """What the examples in layer ``n`` draw their spikes of a step with; None if the layer draws none."""
+    return None if step_key is None or not is_stochastic(layer.cell) else example_keys(step_key, n, examples)
+
+
+def example_keys(step_key: jax.Array, n: int, examples: int | None) -> jax.Array:
+    """Of the key of a step, or of one for each example, those of the examples in layer ``n``.
+
+    Each example has its own, so that one whose last step is another (see the masks) finds its own noise again.
+    """
+    key = fold_in(step_key, n)
+    if examples is None:
+        return key
+    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, jnp.arange(examples))
+
+
+def examples_of(inputs: Any) -> int | None:
+    """How many examples the inputs of one step are of; None for inputs without that axis."""
+    return inputs.shape[0] if len(inputs.shape) > 1 else None
 
 
 def initial_state(layer: Layer, x: Any) -> LayerState:
@@ -150,7 +177,7 @@ def initial_state(layer: Layer, x: Any) -> LayerState:
     while True:
         v = layer.cell.initial_state(current.shape, current.dtype)
         v = jax.tree.map(lambda leaf, current=current: shard_as(jnp.asarray(leaf), current), v)
-        out = zeros_like(fire(layer.cell, v)[1])
+        out = zeros_like(fire(layer.cell, v, jax.random.key(0) if is_stochastic(layer.cell) else None)[1])
         wider = jax.eval_shape(whole, x, out)
         if wider.dtype == current.dtype:
             return v, out

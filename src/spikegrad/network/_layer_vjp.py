@@ -7,7 +7,7 @@ weight     inputs -> ``W x``                       waits for nothing
 bias       ``W x`` -> ``W x + b``                  waits for nothing
 recurrent  output -> ``R s``                       waits for the step before, in the forward pass
 integrate  state, current -> pre-spike state       waits for the step before
-fire       pre-spike state -> state, output        elementwise
+fire       pre-spike state, keys -> state, output  elementwise; keys of spikes that are drawn, or None
 encode     pre-spike state -> distance, rest       elementwise; see ``_storage``
 decode     distance, rest -> pre-spike state       elementwise
 =========  ======================================  ==============================================
@@ -34,11 +34,22 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import contract_leading, zeros_like
+from .._surrogate import forwards
 from ..neurons import State, says_how_to_encode
 from . import _storage
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
-from ._layer import Layer, LayerState, fire, matrix_of, plus_bias, times_matrix, times_weight
+from ._layer import (
+    Layer,
+    LayerState,
+    example_keys,
+    fire,
+    keys_of,
+    matrix_of,
+    plus_bias,
+    times_matrix,
+    times_weight,
+)
 from ._masks import Masks, tree_keep, tree_where
 
 Gradients: TypeAlias = dict[str, Any]
@@ -48,6 +59,8 @@ Gradients: TypeAlias = dict[str, Any]
 _PRODUCTS = ("weight", "recurrent", "bias")
 GRADIENTS = (*_PRODUCTS, "integrate", "fire")
 """The functions whose arrays get a gradient."""
+KEYS = "threefry2x32"
+"""Of the kind of key: one whose numbers are the same whatever is drawn beside them."""
 
 
 class TracedLayer(NamedTuple):
@@ -60,6 +73,12 @@ class TracedLayer(NamedTuple):
     """The functions that contain a convolution."""
     encoded: Any
     """Shapes and dtypes of what ``encode`` returns; None if the cell has none."""
+    beyond_sign: bool
+    """Whether spikes depend on more of the distance to the threshold than its sign."""
+    number: int
+    """Of the layer, from the inputs."""
+    examples: int | None
+    """For how many examples it draws spikes, if it does."""
 
     @property
     def per_step(self) -> bool:
@@ -67,8 +86,13 @@ class TracedLayer(NamedTuple):
         return bool(self.convolutional)
 
 
-def trace(layer: Layer, x: jax.Array, state: Any) -> tuple[TracedLayer, dict[str, Arrays], Any]:
-    """The layer, its arrays, and a pre-spike state that it can have: made of the inputs and the state of one step."""
+def trace(
+    layer: Layer, x: jax.Array, state: Any, number: int, key: jax.Array | None, examples: int | None
+) -> tuple[TracedLayer, dict[str, Arrays], Any]:
+    """The layer, its arrays, and a pre-spike state that it can have: made of the inputs and the state of one step.
+
+    Where spikes are drawn, the key is one of the arrays.
+    """
     calls, arrays, matrices, convolutional = {}, {}, set(), set()
 
     def add(name, function, *example):
@@ -93,14 +117,19 @@ def trace(layer: Layer, x: jax.Array, state: Any) -> tuple[TracedLayer, dict[str
     add("bias", lambda product: plus_bias(layer, product).astype(current.dtype), times_weight(layer, x))
     add("integrate", layer.cell.integrate, v, current)
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
-    add("fire", lambda u: fire(layer.cell, u), u)
+    keys = keys_of(layer, key, number, examples)
+    if key is not None and keys is not None:
+        arrays["key"] = [key]
+    add("fire", lambda u, keys: fire(layer.cell, u, keys), u, keys)
     encoded = None
     if says_how_to_encode(layer.cell):
         add("encode", layer.cell.encode, u)
         encoded = layer.cell.encode(u)
         add("decode", layer.cell.decode, *encoded)
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
-    return TracedLayer(calls, frozenset(matrices), frozenset(convolutional), encoded), arrays, u
+    beyond_sign = any(forward.beyond_sign for forward in forwards(layer.cell))
+    traced = TracedLayer(calls, frozenset(matrices), frozenset(convolutional), encoded, beyond_sign, number, examples)
+    return traced, arrays, u
 
 
 def _matrix_product(dtype, arrays, x):
@@ -134,10 +163,29 @@ class LayerVjp:
             back = canonical(back)  # the derivative of a convolution is another one
         return back(cotangent, self.arrays[name], *args)
 
-    def store(self, mode: str, u: State) -> Any:
+    def fire(self, u: State, number: Any) -> LayerState:
+        """State and output after a step, of which the number matters where spikes are drawn."""
+        return self.call("fire", u, self._keys(number))
+
+    def _keys(self, number):
+        if "key" not in self.arrays:
+            return None
+        draw = functools.partial(jax.random.fold_in, self.arrays["key"][0])
+        step_key = jax.vmap(draw)(number) if number.ndim else draw(number)
+        return example_keys(step_key, self.traced.number, self.traced.examples)
+
+    def store(self, mode: str, u: State, number: Any) -> Any:
         """What is kept of a pre-spike state."""
         encoded = None if mode == "exact" or self.traced.encoded is None else self.call("encode", u)
-        return _storage.write(mode, encoded, u)
+        kept = _storage.write(mode, encoded, u)
+        if encoded is None or not self.traced.beyond_sign:
+            return kept
+        spikes = self.fire(u, number)[1]
+
+        def same(kept):
+            return self.fire(self.load(mode, kept), number)[1] == spikes
+
+        return _storage.settle(kept, same)
 
     def load(self, mode: str, kept: Any) -> State:
         """The pre-spike state again."""
@@ -159,9 +207,10 @@ class LayerVjp:
             if self.recurrent:
                 current = current + self.call("recurrent", out)
             u = self.call("integrate", v, current)
-            u, state = carry = tree_where(mask.active, (u, self.call("fire", u)), carry)
+            u, state = carry = tree_where(mask.active, (u, self.fire(u, mask.number)), carry)
             shown = tree_keep(mask.active, u) if pre_spike else None
-            return carry, (tree_keep(mask.active, state[1]), shown, None if mode is None else self.store(mode, u))
+            kept = None if mode is None else self.store(mode, u, mask.number)
+            return carry, (tree_keep(mask.active, state[1]), shown, kept)
 
         given = x if per_step else self.call_chunk("bias", self.call_chunk("weight", x))
         return jax.lax.scan(step, (u, state), (given, masks), unroll=min(self.unroll, len(x)))
@@ -185,7 +234,7 @@ class LayerVjp:
             ct_v, ct_fed = tree_keep(mask.active, ct_state)
             if ct_out is not None:
                 ct_fed = ct_fed + tree_keep(mask.active, ct_out)
-            new["fire"], ct_u = self._pull("fire", (ct_v, ct_fed), load(t))
+            new["fire"], ct_u, _ = self._pull("fire", (ct_v, ct_fed), load(t), self._keys(mask.number))
             if ct_shown is not None:
                 ct_u = jax.tree.map(jnp.add, ct_u, tree_keep(mask.active, ct_shown))
             current = product = given

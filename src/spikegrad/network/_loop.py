@@ -80,6 +80,8 @@ def _run_part(plan, part, arrays, inputs, pre_spike, states, masks):
     masks = masks if whole else masks.part(part.start, part.start + part.steps)
 
     def sequence(arrays, inputs, starts, masks):
+        if any("key" in own for own in arrays):
+            masks = masks.numbered(part.start)
         layers = [
             LayerVjp(traced, own, plan.unroll, low_memory=plan.keep != "exact" or segmented)
             for traced, own in zip(plan.traced, arrays, strict=True)
@@ -161,6 +163,10 @@ class _Sequence(NamedTuple):
     def masks_of(self, start):
         return _window(self.masks, start, self.part.chunk)
 
+    def number_before(self, step):
+        """Of the last step that had taken place before this one; if there is none, it does not matter."""
+        return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
+
     def forward(self, first, us, keep):
         """Pre-spike states and states after the segment, what is returned of its steps, and what is kept."""
 
@@ -175,7 +181,8 @@ class _Sequence(NamedTuple):
             return carry, (shown, kept)
 
         started = self.masks.started[first]
-        fired = [layer.call("fire", u) for layer, u in zip(self.layers, us, strict=True)]
+        last = self.number_before(first)
+        fired = [layer.fire(u, last) for layer, u in zip(self.layers, us, strict=True)]
         carry = list(zip(us, tree_where(started, fired, self.starts), strict=True))
         starts = first + self.part.chunk * jnp.arange(self.part.segment // self.part.chunk)
         carry, (shown, kept) = jax.lax.scan(chunk, carry, starts)
@@ -192,15 +199,15 @@ class _Sequence(NamedTuple):
 
         def rebuild(n, i):
             """Of layer n in chunk i, the states and outputs before each step, and the outputs of each step."""
-            start, fire = self.starts[n], functools.partial(self.layers[n].call, "fire")
+            start, fire = self.starts[n], self.layers[n].fire
             masks = self.masks_of(first + i * chunk)
 
             def ended(t, mask):
                 started = None if mask.active is None else mask.active | mask.started
-                return tree_where(started, fire(pre_spike(n, i, t)), start)
+                return tree_where(started, fire(pre_spike(n, i, t), mask.number), start)
 
             last = tree_where(i > 0, pre_spike(n, jnp.maximum(i - 1, 0), -1), us[n])
-            before = tree_where(masks.started[0], fire(last), start)
+            before = tree_where(masks.started[0], fire(last, self.number_before(first + i * chunk)), start)
             after = jax.vmap(ended)(jnp.arange(chunk), masks)
             return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after), after[1]
 

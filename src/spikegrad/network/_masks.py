@@ -19,11 +19,21 @@ class Masks(NamedTuple):
     """Whether a step has taken place before this one. If not, the state is the initial one."""
     cut: Any
     """Whether the derivative of the state ends here. None: nowhere."""
+    number: Any = None
+    """The number of the last step that has taken place, which is this one if it does. None if no key needs it."""
 
     def part(self, start: int, stop: int) -> Masks:
         """Of a part of the sequence, as a sequence of its own."""
-        active, _, cut = jax.tree.map(lambda mask: mask[start:stop], self)
+        active, cut = jax.tree.map(lambda mask: mask[start:stop], (self.active, self.cut))
         return Masks(active, _started(active, stop - start), cut)
+
+    def numbered(self, start: int) -> Masks:
+        """With numbers, of a part that begins with step ``start``. What is kept for the backward pass has none."""
+        t = jnp.arange(len(self.started))
+        if self.active is not None:
+            t = jnp.where(self.active, t.reshape(-1, *[1] * (self.active.ndim - 1)), 0)
+            t = jax.lax.associative_scan(jnp.maximum, t)
+        return self._replace(number=start + t)
 
 
 def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Masks:

@@ -13,9 +13,10 @@ from jax.typing import ArrayLike
 
 from .._compat import is_forward_mode_error, match_varying_axes, shard_as
 from .._struct import Struct, is_pure, parameter
+from .._surrogate import as_key
 from . import _layer, _loop, _scan
-from ._layer import Layer, LayerState
-from ._layer_vjp import trace
+from ._layer import Layer, LayerState, examples_of, keys_of
+from ._layer_vjp import KEYS, trace
 from ._masks import make_masks
 from ._schedule import MODES, check_length, schedule
 
@@ -83,7 +84,9 @@ class Network(Struct):
             x = states[-1][1]
         return states
 
-    def step(self, states: Sequence[LayerState], inputs: ArrayLike) -> tuple[list[LayerState], jax.Array]:
+    def step(
+        self, states: Sequence[LayerState], inputs: ArrayLike, *, key: Any = None
+    ) -> tuple[list[LayerState], jax.Array]:
         """One step, for inference on a stream: the same spikes as in a call on the whole sequence.
 
         Parameters
@@ -92,6 +95,9 @@ class Network(Struct):
             From :meth:`initial_state`, the step before, or a call.
         inputs : array_like
             Inputs of the step, without the time axis.
+        key : array of jax.random.key, optional
+            The key of the step, for :func:`stochastic` spikes: ``jax.random.fold_in(key, t)`` draws what step ``t`` of
+            a call with ``key`` draws.
 
         Returns
         -------
@@ -109,7 +115,7 @@ class Network(Struct):
         if len(before) != len(self.layers):
             raise ValueError(f"Network: states must be of {len(self.layers)} layers, got {len(before)}")
         try:
-            after = self._advance(before, x)
+            after = self._advance(before, x, key)
         except (TypeError, ValueError):
             after = None
         if after is None or _shapes(after) != _shapes(before):
@@ -118,13 +124,15 @@ class Network(Struct):
                     f"Network: step takes the inputs of one step, got {x.shape}, which fit states {fitting}, "
                     f"not {_shapes(before)}; a sequence is given to the network itself"
                 )
-            after = self._advance(before, x)  # whatever it raised
+            after = self._advance(before, x, key)  # whatever it raised
         return after, after[-1][1]
 
-    def _advance(self, before: list[LayerState], x: jax.Array) -> list[LayerState]:
-        after = []
-        for layer, (v, out) in zip(self.layers, before, strict=True):
-            after.append(_layer.fire(layer.cell, layer.cell.integrate(v, layer.current(x, out))))
+    def _advance(self, before: list[LayerState], x: jax.Array, key: Any) -> list[LayerState]:
+        after, examples = [], examples_of(x)
+        key = None if key is None else _checked_key(key)
+        for n, (layer, (v, out)) in enumerate(zip(self.layers, before, strict=True)):
+            u = layer.cell.integrate(v, layer.current(x, out))
+            after.append(_layer.fire(layer.cell, u, keys_of(layer, key, n, examples)))
             x = after[-1][1]
         return after
 
@@ -133,6 +141,7 @@ class Network(Struct):
         inputs: ArrayLike,
         states: Sequence[LayerState] | None = None,
         *,
+        key: Any = None,
         mode: str = "exact",
         segment: int | None = None,
         chunk: int | None = None,
@@ -152,6 +161,9 @@ class Network(Struct):
         states : list of tuple, optional
             Of each layer, before the first step. By default :meth:`initial_state`. Give what a former call returned
             to go on with a sequence.
+        key : array of jax.random.key, optional
+            For :func:`stochastic` spikes, which are drawn again in the backward pass: nothing more is kept. To go on
+            with a sequence, give another one.
         mode : {"exact", "half", "8-bit", "recompute", "scan"}
             What the backward pass keeps of each neuron and step. ``"exact"``: its pre-spike state, once. ``"half"``:
             in 16 bits; spikes stay exact, slopes get a relative error of up to 0.4 %. ``"8-bit"``: the distance to the
@@ -195,6 +207,10 @@ class Network(Struct):
 
         Notes
         -----
+        With a key, example ``b`` of layer ``n`` draws its spikes of step ``t`` from ``key`` folded by
+        :func:`jax.random.fold_in` with ``t``, then ``n``, then ``b``. So spikes are the same in every mode, in
+        :meth:`step`, and whatever other examples there are.
+
         ``mode="scan"`` is differentiable in forward and reverse mode. The other modes have a derivative of their own in
         reverse mode, and ``jax.jvp`` raises a TypeError, with JAX's own message where ``jax.jit`` stands between. All
         give derivatives of all orders, ``jax.hessian`` included, except that ``"half"`` and ``"8-bit"`` have the first
@@ -204,6 +220,7 @@ class Network(Struct):
         of a loop costs microseconds.
         """
         inputs = _real(inputs)
+        key = None if key is None else _checked_key(key)
         mask = None if mask is None else jnp.asarray(mask)
         _check_shapes(inputs, mask)
         steps = len(inputs)
@@ -227,9 +244,9 @@ class Network(Struct):
         )
         try:
             if _is_pure(self):
-                ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask)
+                ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask, key)
             else:
-                ends, of_steps = _run(self, options, inputs, states, mask)
+                ends, of_steps = _run(self, options, inputs, states, mask, key)
         except TypeError as error:
             if is_forward_mode_error(error):
                 raise TypeError(f"Network: for forward-mode differentiation use mode='scan', not {mode!r}") from error
@@ -250,17 +267,17 @@ class _Options(NamedTuple):
     unroll: int
 
 
-def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, mask: jax.Array | None):
+def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, mask: jax.Array | None, key: Any):
     """States after the last step; of each layer outputs and pre-spike states over time, or None."""
-    layers, inputs, states, mask = match_varying_axes((network.layers, inputs, states, mask))
+    layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
     at_rest = match_varying_axes(Network(layers).initial_state(inputs[0]), like=inputs)
     states = at_rest if states is None else _checked_states(states, at_rest)
     masks = match_varying_axes(make_masks(len(inputs), mask, options.truncate), like=inputs)
     if options.mode == "scan":
-        return _scan.run(layers, inputs, states, masks, options.outputs, options.pre_spike, options.unroll)
+        return _scan.run(layers, inputs, states, masks, options.outputs, options.pre_spike, options.unroll, key)
     traced, arrays, pre_spike, x = [], [], [], inputs[0]
-    for layer, state in zip(layers, states, strict=True):
-        equations, own, u = trace(layer, x, state)
+    for n, (layer, state) in enumerate(zip(layers, states, strict=True)):
+        equations, own, u = trace(layer, x, state, n, key, examples_of(inputs[0]))
         traced.append(equations)
         arrays.append(own)
         pre_spike.append(u)
@@ -274,8 +291,8 @@ def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, ma
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _run_compiled(arrays, rest, options, inputs, states, mask):
-    return _run(_merged(arrays, rest), options, inputs, states, mask)
+def _run_compiled(arrays, rest, options, inputs, states, mask, key):
+    return _run(_merged(arrays, rest), options, inputs, states, mask, key)
 
 
 def _is_pure(network: Network) -> bool:
@@ -309,6 +326,13 @@ def _real(inputs: ArrayLike) -> jax.Array:
     if jnp.issubdtype(inputs.dtype, jnp.complexfloating):
         raise TypeError(f"Network: inputs must be real, got {inputs.dtype}")
     return inputs
+
+
+def _checked_key(key: Any) -> jax.Array:
+    key = as_key("Network", key)
+    if key.shape or str(jax.random.key_impl(key)) != KEYS:  # other kinds draw something else in jax.vmap
+        raise TypeError(f"Network: key must be one of jax.random.key(seed, impl={KEYS!r}), got {key.dtype}{key.shape}")
+    return key
 
 
 def _check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:

@@ -5,6 +5,8 @@ What a cell's ``encode`` makes of a state is the distance to the threshold, whos
 no distance: a readout's potential or a trace may have any size. A cell that has no ``encode``, integers and bools are
 kept as they are.
 
+Spikes of other kinds than the step depend on more than a sign: :func:`settle` looks after them.
+
 A byte holds a sign and one of 128 codes. In units of a power of two that one example of one step shares, chosen so that
 its largest finite magnitude just fits, a code means
 
@@ -17,6 +19,7 @@ its largest finite magnitude just fits, a code means
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,6 +46,38 @@ def read(mode: str, kept: Any, like: Any) -> Any:
     if distance is not None:
         distance = (_from_half if mode == "half" else _from_byte)(distance, like[0].dtype)
     return distance, jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
+
+
+def settle(kept: Any, same: Callable[[Any], jax.Array]) -> Any:
+    """What ``write`` made, or where it does not fire the ``same``, the next number above or below that does.
+
+    A state lies between two numbers that can be kept. Where more comes out of more, a state and one of these two have
+    the same output, though it need not be that of the nearer one.
+    """
+    distance, rest = kept
+    codes, *unit = distance if isinstance(distance, tuple) else (distance,)
+    if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
+        return kept  # it was in 16 bits already, and is exact
+
+    def made_of(codes):
+        return ((codes, *unit) if unit else codes), rest
+
+    found = same(kept)
+    for by in (1, -1):
+        other = _next(codes, by)
+        better = ~found & same(made_of(other))
+        codes, found = jnp.where(better, other, codes), found | better
+    return made_of(codes)
+
+
+def _next(codes: jax.Array, by: int) -> jax.Array:
+    """The next codes above, or below. Both kinds are a sign and a magnitude; infinity and NaN stay what they are."""
+    sign, largest = (0x80, _INFINITY - 1) if codes.dtype == jnp.uint8 else (0x8000, 0x7F7F)
+    code = codes.astype(jnp.int32)
+    size = code % sign
+    moved = jnp.clip(jnp.where(code < sign, size, -size) + by, -largest, largest)
+    moved = jnp.where(moved < 0, sign - moved, moved)
+    return jnp.where(size > largest, code, moved).astype(codes.dtype)
 
 
 def _to_half(x: jax.Array) -> jax.Array:
