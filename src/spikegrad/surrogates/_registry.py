@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from .. import surrogates
 from .._checks import brief, shorten
 from .._functional import snake_case
 from .._surrogate import Surrogate
+from .presets import ABSENT, PRESETS
 
 _classes: dict[str, type[Surrogate]] = {
     snake_case(name): value
@@ -58,7 +60,9 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     ----------
     spec : str
         A name, ``"soft_sign"`` or ``"SoftSign"``, alone or with parameters in Python's notation,
-        ``"soft_sign(alpha=2.0)"``. The ``repr`` of a surrogate with number parameters is such a string.
+        ``"soft_sign(alpha=2.0)"``. The ``repr`` of a surrogate with number parameters is such a string. Or a name of
+        another library with its parameters there, ``"snntorch.fast_sigmoid(slope=25)"``: see
+        :mod:`spikegrad.surrogates.presets`.
     **parameters
         Parameters by keyword, for a name alone.
 
@@ -69,8 +73,9 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Raises
     ------
     ValueError
-        For an unknown name (the message has the nearest one, or what a name of other libraries is called here), for a
-        string that cannot be read, and for parameters out of their domain.
+        For an unknown name (the message has the nearest one, or what a name of other libraries is called here), for one
+        of another library that has no counterpart (the message says why), for a string that cannot be read, and for
+        parameters out of their domain.
     TypeError
         For parameters that the surrogate does not have.
 
@@ -81,6 +86,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Arctan(alpha=2.0)
     >>> get("arctan(2.0)") == get("Arctan(alpha=2)")
     True
+    >>> get("snntorch.fast_sigmoid(slope=25)")
+    excluding(InvSquareGrad(alpha=25.0))
     >>> get("arctang")
     Traceback (most recent call last):
     ...
@@ -98,7 +105,7 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two for thousands of brackets
         raise malformed from None
     args: list[Any] = []
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+    if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
         try:
             args = [ast.literal_eval(arg) for arg in node.args]
             given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in node.keywords}
@@ -109,20 +116,31 @@ def get(spec: str, **parameters: Any) -> Surrogate:
         if parameters and (args or given):
             raise TypeError(f"get: parameters both in {brief(spec)} and by keyword")
         parameters, node = parameters or given, node.func
-    if not isinstance(node, ast.Name):
+    if not isinstance(node, ast.Name) and not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
         raise malformed
-    cls = _classes.get(node.id) or _classes.get(snake_case(node.id))
-    if cls is None:
-        if known := _ELSEWHERE.get(node.id.lower().replace("_", "")):
-            raise ValueError(f"unknown surrogate {brief(node.id)}: the slope {known}")
-        near = difflib.get_close_matches(snake_case(node.id), _classes, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
-        raise ValueError(f"unknown surrogate {brief(node.id)}{hint}")
-    signature = inspect.signature(cls)
+    name = ast.unparse(node)
+    make = _named(name)
+    signature = inspect.signature(make)
     try:
         signature.bind(*args, **parameters)
     except TypeError as error:
+        shown = name if "." in name else make.__name__
         raise TypeError(
-            f"{cls.__name__}: {shorten(str(error))}; its parameters are {', '.join(signature.parameters)}"
+            f"{shown}: {shorten(str(error))}; its parameters are {', '.join(signature.parameters)}"
         ) from None
-    return cls(*args, **parameters)
+    return make(*args, **parameters)
+
+
+def _named(name: str) -> Callable[..., Surrogate]:
+    """What makes the surrogate of a name, or an error that says which name may be meant."""
+    found = _classes.get(name) or _classes.get(snake_case(name)) or PRESETS.get(name)
+    if found is not None:
+        return found
+    if why := ABSENT.get(name):
+        raise ValueError(f"no counterpart of {brief(name)} here: {why}")
+    if known := _ELSEWHERE.get(name.lower().replace("_", "")):
+        raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
+    near = difflib.get_close_matches(name, PRESETS, n=1) if "." in name else []
+    near = near or difflib.get_close_matches(snake_case(name), _classes, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
+    raise ValueError(f"unknown surrogate {brief(name)}{hint}")

@@ -1,0 +1,38 @@
+"""lava-dl 0.6.0 and its repository, ``lava.lib.dl.slayer``: the spike, and what neurons make of their parameters."""
+
+from ..._struct import Real
+from ..._surrogate import Surrogate
+from ..exponential import PiecewiseExp
+from ._ratio import ratio
+
+__all__ = ["Spike", "adrf_iz", "alif", "cuba", "rf_iz"]
+ABSENT = {
+    "rf": "its spike has a complex input",
+    "adrf": "its spike has a complex input",
+    "graded_spike": "its output is the potential: its slope is scale_rho * OneSidedExp(1 / tau_rho)",
+}
+
+
+def Spike(tau_rho: Real, scale_rho: Real) -> Surrogate:
+    """Two-sided exponential of area scale_rho, Shrestha and Orchard 2018."""
+    return scale_rho * PiecewiseExp(ratio(1, tau_rho))
+
+
+def cuba(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
+    """The spike of its neuron of current-based leaks: a hundred thresholds wide, which is nearly straight-through."""
+    return Spike(100 * tau_grad * threshold, 0.1 * scale_grad)
+
+
+def alif(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
+    """The spike of its adaptive neuron, as that of cuba."""
+    return cuba(threshold, tau_grad, scale_grad)
+
+
+def rf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
+    """The spike of Izhikevich's resonator, as that of cuba."""
+    return cuba(threshold, tau_grad, scale_grad)
+
+
+def adrf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
+    """The spike of Izhikevich's adaptive resonator, as that of cuba."""
+    return cuba(threshold, tau_grad, scale_grad)
