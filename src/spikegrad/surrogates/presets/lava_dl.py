@@ -1,5 +1,6 @@
 """lava-dl 0.6.0 and its repository, ``lava.lib.dl.slayer``: the spike, and what neurons make of their parameters."""
 
+from ..._kinds import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from ..exponential import PiecewiseExp
@@ -18,21 +19,25 @@ def Spike(tau_rho: Real, scale_rho: Real) -> Surrogate:
     return scale_rho * PiecewiseExp(ratio(1, tau_rho))
 
 
-def cuba(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """The spike of its neuron of current-based leaks: a hundred thresholds wide, which is nearly straight-through."""
+def _of_neuron(threshold: Real, tau_grad: Real, scale_grad: Real) -> Surrogate:
     return Spike(100 * tau_grad * threshold, 0.1 * scale_grad)
 
 
+def cuba(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
+    """Of its current-based neuron: a hundred thresholds wide, nearly straight-through; it fires where x > 0."""
+    return excluding(_of_neuron(threshold, tau_grad, scale_grad))
+
+
 def alif(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """The spike of its adaptive neuron, as that of cuba."""
-    return cuba(threshold, tau_grad, scale_grad)
+    """Of its adaptive neuron: as that of cuba, but it fires where x ≥ 0."""
+    return _of_neuron(threshold, tau_grad, scale_grad)
 
 
 def rf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """The spike of Izhikevich's resonator, as that of cuba."""
-    return cuba(threshold, tau_grad, scale_grad)
+    """Of Izhikevich's resonator: as that of alif."""
+    return _of_neuron(threshold, tau_grad, scale_grad)
 
 
 def adrf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """The spike of Izhikevich's adaptive resonator, as that of cuba."""
-    return cuba(threshold, tau_grad, scale_grad)
+    """Of Izhikevich's adaptive resonator: as that of alif."""
+    return _of_neuron(threshold, tau_grad, scale_grad)
