@@ -7,6 +7,7 @@ the code before the build, into generated/.
 import ast
 import inspect
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -65,13 +66,18 @@ from spikegrad.inspect.plot import plot
 
 def families(functions):
     """The surrogates of each file, in the order of the source, under what the file says of itself."""
-    classes = [getattr(spikegrad, name) for name in functions]
+    classes = [getattr(spikegrad.surrogates, name) for name in functions]
     default = type(spikegrad.LIF().surrogate).__module__  # its family comes first
     modules = sorted({cls.__module__ for cls in classes}, key=lambda module: (module != default, module))
     for module in modules:
         mine = [cls for cls in classes if cls.__module__ == module]
         title, _, text = inspect.getdoc(sys.modules[module]).rstrip(".").partition(": ")
-        yield title, text, [cls.__name__ for cls in sorted(mine, key=lambda cls: inspect.getsourcelines(cls)[1])]
+        yield title, text, [public_name(cls) for cls in sorted(mine, key=lambda cls: inspect.getsourcelines(cls)[1])]
+
+
+def public_name(cls):
+    """Where it is imported from, within the package."""
+    return cls.__name__ if cls.__name__ in spikegrad.__all__ else f"surrogates.{cls.__name__}"
 
 
 def scripts(folder):
@@ -97,6 +103,11 @@ def short(value):
     )
 
 
+def infinity(value):
+    """Four digits, or a sign for what has none."""
+    return "—" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
+
+
 functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
 autosummary_context = {"functions": functions}
 context = {
@@ -105,10 +116,11 @@ context = {
     "benchmarks": list(scripts("benchmarks")),
     "results": {path.stem: json.loads(path.read_text()) for path in ROOT.glob("benchmarks/results/*.json")},
     "help": list(helps()),
+    "measures": [(public_name(type(s)), spikegrad.measure(s)) for s in map(spikegrad.get, spikegrad.names())],
     "data": inspect.getdoc(spikegrad.data),
 }
 pages = jinja2.Environment(trim_blocks=True)
-pages.filters["short"] = short
+pages.filters |= {"short": short, "infinity": infinity}
 (HERE / "generated").mkdir(exist_ok=True)
 for page in sorted((HERE / "_templates" / "pages").iterdir()):
     text = pages.from_string(page.read_text()).render(context)
@@ -119,7 +131,9 @@ for page in sorted((HERE / "_templates" / "pages").iterdir()):
 
 def every_public_name_has_a_page(app, env):
     documented = {name for name, *_ in env.get_domain("py").get_objects()}
-    missing = [name for name in spikegrad.__all__ if f"spikegrad.{name}" not in documented]
+    public = {*spikegrad.__all__, *(f"surrogates.{name}" for name in spikegrad.surrogates.__all__)}
+    twice = {f"surrogates.{name}" for name in spikegrad.__all__}  # those of the package itself
+    missing = [name for name in sorted(public - twice) if f"spikegrad.{name}" not in documented]
     if missing:
         raise ExtensionError(f"public names without a page: {', '.join(missing)}")
 

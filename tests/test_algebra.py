@@ -3,6 +3,7 @@
 import functools
 import pickle
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,10 @@ from spikegrad import (
     bounded,
     keep_slope,
     learnable,
+    levels,
     parameter,
     shifted,
+    soft,
     stretched,
     truncated,
 )
@@ -216,7 +219,12 @@ class TestAlgebra:
         self.same(0.5 * InvSquareGrad(1.0), spikegrad.SoftSign(1.0))
 
 
-SETTINGS = {"learnable": learnable, "bfloat16": functools.partial(keep_slope, dtype="bfloat16")}
+SETTINGS = {
+    "learnable": learnable,
+    "bfloat16": functools.partial(keep_slope, dtype="bfloat16"),
+    "soft": soft,
+    "levels": functools.partial(levels, n=3),
+}
 OPERATIONS = {
     "scaled": lambda s: 0.3 * s,
     "from the right": lambda s: s * 0.3,
@@ -233,7 +241,7 @@ OPERATIONS = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_settings_end_up_around_the_whole(operation):
     change, curve = OPERATIONS[operation], Sigmoid()
-    for names in (["learnable"], ["bfloat16"], ["learnable", "bfloat16"]):
+    for names in (["learnable"], ["bfloat16", "learnable"], ["soft", "learnable"], ["levels"]):
         under = lambda s: functools.reduce(lambda s, name: SETTINGS[name](s), names, s)  # noqa: E731, B023
         wanted = under(change(curve))
         for got in (change(under(curve)), under(change(under(curve)))):
@@ -348,3 +356,84 @@ def test_what_is_refused():
             ValueError, match=r"^(Scaled|Sigmoid): (factor|alpha) of shape \(3,\) does not broadcast to x"
         ):
             wrong(jnp.ones(2))
+
+
+# --- every shape of the field: the formulas of the page, in its order, beside what it says that they are here
+
+GIVEN = {"A": 0.75, "a": 0.25, "k": 3.0, "w": 0.5, "m": 0.5, "q": 2.5, "p": 0.1, "n": 4, "T": 1.5, "pi": np.pi}
+A, a, k, w, m, q, p, n, T, _ = GIVEN.values()
+
+
+def bell(x, m, w):
+    return np.exp(-((x - m) ** 2) / (2 * w**2))
+
+
+def density(x, m, w):
+    return bell(x, m, w) / (w * np.sqrt(2 * np.pi))
+
+
+def q_tail(x, q):
+    return (1 + 2 * abs(x) / (q - 1)) ** -q
+
+
+def to_multiple(x):
+    return abs(x - T * np.maximum(np.round(x / T), 0))
+
+
+SHAPES = [
+    lambda x: A * logistic(x, k),
+    lambda x: A * np.maximum(0, 1 - abs(x) / w),
+    lambda x: A * np.exp(-k * abs(x)),
+    lambda x: A / (1 + k * abs(x)) ** 2,
+    lambda x: A / (1 + (k * x) ** 2),
+    lambda x: A / (1 + k * abs(x)),
+    lambda x: A * bell(x, m, w),
+    lambda x: A * (1.15 * density(x, 0, w) - 0.15 * (density(x, w, 6 * w) + density(x, -w, 6 * w))),
+    lambda x: A * (abs(x) <= w),
+    np.ones_like,
+    lambda x: np.where(x < 0, a, A),
+    lambda x: np.where(x <= 0, a, 1 / np.maximum(x, 1)),
+    lambda x: np.where(x < 0, logistic(x, k), A / (1 + abs(x))),
+    lambda x: 4 / T * sum(np.cos((2 * i - 1) * 2 * np.pi * x / T) for i in (1, 2, 3)),
+    lambda x: A * q_tail(k * x, q),
+    lambda x: (1 + (x / w) ** 2) ** -1.5,
+    lambda x: np.minimum(1 / np.maximum(abs(x), 1e-9), A),
+    lambda x: (abs(x) <= w) / (1 + k * abs(x)) ** 2,
+    lambda x: (abs(x) <= 0.5) * k / (2 * np.tanh(k / 2)) / np.cosh(k * x) ** 2,
+    lambda x: 1 / (1 + k * np.maximum(-x, 0)) ** 2,
+    lambda x: A * np.exp(k * np.minimum(x, 0)),
+    lambda x: np.where(x < 0, A, -A),
+    lambda x: A * np.exp(-k * abs(x - 1)),
+    lambda x: A * (x >= -w),
+    lambda x: np.exp(-to_multiple(x) / w) / T,
+    lambda x: A * np.exp(-np.where(x < 0, 1, 2) * to_multiple(x) / w),
+    lambda x: 1.0 * ((x >= 0) & (x <= n)),
+    lambda x: p / w * np.exp(x / w),
+    lambda x: A * sigma(k * x),
+    lambda x: A * density(x, 0, w) / 2 + a * density(x, m, 2 * w) / 2,
+    lambda x: A * q_tail(x, q) + a * q_tail(x, 2 * q) + q_tail(x, 3 * q),
+    lambda x: 1 + 1 / np.cosh(k * x) ** 2,
+    lambda x: 1 + np.clip(k * x, -1, 1),
+    lambda x: A * (1 - 0.28 * (k * x) ** 2) / (1 + 0.28 * (k * x) ** 2) ** 2,
+]
+
+
+def test_every_shape_of_the_field():
+    page = Path(__file__).parents[1] / "docs" / "shapes.md"
+    rows = [re.split(r"(?<!\\)\|", line) for line in page.read_text().splitlines() if re.match(r"\| *\d* *\|", line)]
+    codes = [row[-2].strip()[1:-1] for row in rows if row[-2].strip().startswith("`")]
+    numbers = [int(row[1]) for row in rows if row[1].strip()]
+    assert numbers == list(range(1, 39))
+    assert len(codes) == len(SHAPES)
+    here = [eval(code, {**NAMES, **vars(spikegrad.surrogates), **GIVEN}) for code in codes]
+    x = np.concatenate([np.linspace(-4, 4, 161) + 1e-3, [-10.0, 0.0, 5.0]])  # off the edges, which differ elsewhere
+
+    @jax.jit
+    def slopes(surrogates, x):
+        return [surrogate.surrogate_grad(x) for surrogate in surrogates]
+
+    with enable_x64():
+        got = jax.device_get(slopes(here, x))
+    for code, slope, found in zip(codes, SHAPES, got, strict=True):
+        at = x <= 10 * w if "Escape" in code else np.full(x.shape, True)
+        np.testing.assert_allclose(found[at], slope(x)[at], rtol=1e-12, atol=1e-13, err_msg=code)

@@ -120,7 +120,7 @@ def value_and_gradient(run, p, x):
 EXPECTED: dict = {}
 
 
-BY_DEFAULT = {("delayed", "exact"), ("refractory", "8-bit")}
+BY_DEFAULT = {("refractory", "8-bit")}
 EVERY = itertools.product(NETWORKS, ("exact", "recompute", "scan", "half", "8-bit"))
 
 

@@ -283,6 +283,7 @@ class Killed(BaseException):
     """Ends everything at once, as a kill does."""
 
 
+@pytest.mark.every
 def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
     arguments = [*RUN, "--epochs", "2", "--batch", "64", "--coding", "rate"]
     whole, folder = tmp_path / "whole", tmp_path / "killed"

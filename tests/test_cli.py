@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,14 +20,13 @@ import pytest
 
 import spikegrad
 from spikegrad import data, names, training
-from spikegrad.cli import commands, learning, main, networks, runs
+from spikegrad.cli import commands, learning, main, networks, runs, sources
 
 # as the program, and with Ctrl-C also where the tests run in the background, where it is ignored
 PROGRAM = (
     "import signal, sys, spikegrad_command; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "sys.exit(spikegrad_command.main())"
 )
-OPTIMISED = True  # as the programs are that it starts
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
 
@@ -47,10 +45,14 @@ def run(tmp_path_factory):
     return folder, done
 
 
-def command(*args, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "spikegrad.cli", *args], capture_output=True, text=True, check=False, **options
-    )
+def compiled_alike():
+    """The environment of a program that compiles as these tests do."""
+    return {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": str(jax.config.values["jax_disable_most_optimizations"])}
+
+
+def command(*args):
+    call = [sys.executable, "-m", "spikegrad.cli", *args]
+    return subprocess.run(call, capture_output=True, text=True, check=False, env=compiled_alike())
 
 
 def record(folder):
@@ -169,12 +171,10 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_keeps_what_was_learnt(tmp_path):
     folder = tmp_path / "run"
-    args = ["train", *QUICK, "--epochs", "1000000", "--output", str(folder)]
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    call = [sys.executable, "-c", PROGRAM, "train", *QUICK, "--epochs", "1000000", "--output", str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(call, stdout=pipe, stderr=pipe, text=True, env=compiled_alike()) as process:
         assert " 1/1000000" in process.stderr.readline()
-        time.sleep(1)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -251,7 +251,34 @@ WRONG = {
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': give the neurons of each layer, such as 256,256"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': give the neurons of each layer"),
-    "no data": (["train", "--data", "mnist"], "no data 'mnist': give mnist5k, digits, or the path of a .npz file"),
+    "no data": (["train", "--data", "mnist"], "no data 'mnist': give mnist5k, digits, shd:PATH, "),
+    "no path": (["train", "--data", "shd"], "no data 'shd': give shd:PATH"),
+    "an empty path": (["train", "--data", "ts:"], "no data 'ts:': give ts:PATH"),
+    "a path too many": (["train", "--data", "randman:a"], "no data 'randman:a': give randman"),
+    "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
+    "no recordings": (["train", "--data", "dvs128:used"], "used: no .npy files in it"),
+    "coding of recordings": (
+        ["train", "--data", "randman", "--coding", "rate"],
+        "'--coding': rate: it goes with images, and randman has a time axis",
+    ),
+    "shift of recordings": (
+        ["train", "--data", "events.npz", "--shift", "1"],
+        "1: it goes with images, and events.npz",
+    ),
+    "noise on images": (["train", "--noise", "0.1"], "0.1: it goes with recordings, and mnist5k has no time axis"),
+    "bins without events": (["train", "--data", "sequences.npz", "--bin", "2"], "2.0: it goes with events, and sequ"),
+    "pools without events": (["train", "--data", "randman", "--pool", "2"], "'--pool': 2: it goes with events, and r"),
+    "steps of sequences": (["train", "--data", "japanese_vowels", "--steps", "9"], "9: japanese_vowels has steps of"),
+    "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
+    "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
+    "readout": (["train", "--readout", "sum"], "'sum' is not one of 'mean', 'max', 'last'"),
+    "mode": (["train", "--mode", "4-bit"], "'4-bit' is not one of 'exact', 'half', '8-bit', 'recompute', 'scan'"),
+    "no taus": (["train", "--taus", "a,2"], "'--taus': 'a,2': give time constants above 0, in steps, such as 20"),
+    "a tau of 0": (["train", "--taus", "0"], "'--taus': '0': give time constants above 0"),
+    "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus of the cell lif are 1 or 2, got 3"),
+    "taus and decay": (["train", "--taus", "9", "--decay", "0.9"], "'--decay': 0.9: --taus say it already"),
+    "one class": (["train", "--data", "events.npz"], "all recordings to train on are of class 0; two are needed"),
+    "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
     "bad file": (["train", "--data", "flat.npz"], "flat.npz: x_train must have shape (n, features)"),
     "no images": (["train", "--data", "table.npz", "--shift", "1", "--batch", "5"], "table.npz has no images to move"),
@@ -278,6 +305,15 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, 
     monkeypatch.setattr(commands.learning, "fit", None)  # nothing may get as far as training
     np.savez("flat.npz", x_train=np.zeros(3), y_train=np.zeros(3, int))
     np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.arange(20) % 2)
+    events = {
+        "times": np.zeros(9),
+        "time_unit": "ms",
+        "units": np.zeros(9, int),
+        "shape": [1],
+        "offsets": np.arange(10),
+    }
+    np.savez("events.npz", **events, y=np.zeros(9, int))
+    np.savez("sequences.npz", x=np.zeros((3, 2)), y=np.zeros(3, int))
     Path("used").mkdir()
     Path("used", "run.json").touch()
     Path("used.png").touch()
@@ -316,7 +352,7 @@ def damaged(folder, tmp_path, change):
         (lambda r, a: a.update(bias_0=np.full(32, None)), r"bias_0 is an array of Python objects"),
         (lambda r, a: a["weight_1"].fill(np.nan), r"parameters.npz: weight_1 has NaN or infinite values"),
         (lambda r, a: a.update(bias_0=np.full(32, 1e300)), r"parameters.npz: bias_0 has NaN or infinite values"),
-        (lambda r, a: r.update(format=1), r"run.json is not a run in format 2"),
+        (lambda r, a: r.update(format=1), r"run.json is not a run in format 3"),
         (lambda r, a: r.pop("data"), r"run.json is damaged: 'data' is missing"),
         (lambda r, a: r.update(data=[1]), r"run.json is damaged: \[1\] is no table"),
         (lambda r, a: r["data"].update(shape=[8, 1e999]), r"shape must be a list of whole numbers .*, got \[8, inf\]"),
@@ -354,7 +390,7 @@ def test_more_that_predict_refuses(run, tmp_path, capsys):
     assert main(["predict", str(tmp_path), "digits"]) == 2
     assert "run.json is not JSON" in only_line(capsys)
     for content, message in (
-        (b"[]", "run.json is not a run in format 2"),
+        (b"[]", "run.json is not a run in format 3"),
         (b"", "holds no run that has begun: run.json is empty"),
         (b"[" * 10**5, "run.json is not JSON"),
         (b'{"format": ' + b"1" * 5000 + b"}", "run.json is not JSON"),
@@ -458,7 +494,7 @@ def test_list_has_every_surrogate_with_peak_and_area(capsys):
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     rows = {row[0]: row[1:] for row in rows if row}
     assert set(rows) == set(names())
-    assert all(len(formula) > 5 for formula, *_ in rows.values())
+    assert all(len(formula) > 4 for formula, *_ in rows.values())
     assert rows["relu_grad"][:2] == ["max(0, α(w − |x|))", "alpha=0.3, width=1"]
     expected = {  # by hand, from the formulas
         "arctan": (1 / 2, 1),
@@ -484,11 +520,16 @@ def test_plot_writes_a_picture(tmp_path, suffix, magic, capsys):
     assert path.read_bytes().startswith(magic)
 
 
-def test_help_shows_the_defaults(capsys):
+def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["train", "--help"]) == 0
-    text = " ".join(capsys.readouterr().out.split())
+    lines = capsys.readouterr().out
+    assert max(map(len, lines.splitlines())) <= 80
+    text = " ".join(lines.split())
     for default in ("mnist5k", "Sigmoid(alpha=4.0)", "40; x>=1", "256,256", "current", "0.002", "runs/<date>-<time>"):
         assert f"[default: {default}" in text or f"[default: ({default}" in text
+    for form in sources.FORMS:
+        assert f"{form.written} {form.about}" in text
     assert main(["--version"]) == 0
     assert spikegrad.__version__ in capsys.readouterr().out
     assert main([]) == 2
@@ -599,7 +640,10 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_resources_are_estimated(monkeypatch, capsys, tmp_path, learnt):
     digits = data.load("digits")
-    options = runs.Options("digits", "sigmoid", 1, 0, 128, (256, 256), 8, "current", 1e-3, 0, 0.9, "subtract", False)
+    options = runs.Options(
+        "digits", "sigmoid", 1, 0, 128, (256, 256), 8, "current", 1e-3, 0, 0.9, "subtract", False,
+        "lif", (), False, "mean", "exact", 0.0, 1, 0.0,
+    )  # fmt: skip
     assert runs.check_resources(tmp_path, options, digits, 10**5) == []
     # parameters, gradients and two moments; states of 128 examples, 512 neurons, 8 steps; the data
     least = 4 * 4 * 10**5 + 4 * 128 * 512 * 8 + 1797 * (64 * 4 + 4)

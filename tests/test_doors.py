@@ -284,8 +284,8 @@ class MutableCell(Cell):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda a: LIF(surrogate=Mutable(a)),
-        lambda a: LIF(surrogate=lambda x: jax.nn.sigmoid(a * x)),
+        pytest.param(lambda a: LIF(surrogate=Mutable(a)), marks=pytest.mark.every),
+        pytest.param(lambda a: LIF(surrogate=lambda x: jax.nn.sigmoid(a * x)), marks=pytest.mark.every),
         lambda a: MutableCell(0.5 + a / 8),
     ],
     ids=["surrogate", "jax.nn", "cell"],

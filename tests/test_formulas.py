@@ -123,6 +123,12 @@ def test_symmetry_is_exact(case):
     np.testing.assert_array_equal(left[1], -right[1])
 
 
+def test_half_way_between_the_peaks_of_a_period():  # where the count of periods is rounded, in float32
+    x = np.float32(30.874998)  # just below 9.5 periods
+    got = spikegrad.surrogates.PeriodicExp(0.5, 4.0, 3.25).surrogate_grad(x)
+    np.testing.assert_allclose(got, np.exp(-4 * (float(x) - 9 * 3.25)), rtol=2e-6)
+
+
 class TestDefectsSeenElsewhere:
     """Wrong formulas that other libraries ship or shipped."""
 

@@ -1,34 +1,184 @@
-"""Measures of a slope, and the list that prints them, with docstrings or without."""
+"""Measures of a slope against arbitrary precision and closed forms, and the list that prints them."""
 
 import math
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import DEFAULTS
+from reference import DEFAULTS, ROWS, mp
 
 import spikegrad
-from spikegrad import Arctan, GaussianGrad, LeakyRelu, ReluGrad, Sigmoid, SquarewaveFourierSeries
-from spikegrad.inspect._measures import area, peak
+from spikegrad import (
+    Arctan,
+    GaussianGrad,
+    InvSquareGrad,
+    LeakyRelu,
+    MultiGaussianGrad,
+    PiecewiseQuadratic,
+    QPseudoSpike,
+    ReluGrad,
+    Sigmoid,
+    SlayerGrad,
+    SquarewaveFourierSeries,
+    Surrogate,
+    fitted,
+    keep_slope,
+    learnable,
+    measure,
+    parameter,
+    shifted,
+    stretched,
+    truncated,
+)
+
+INF, NAN = math.inf, math.nan
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+# what even slopes of exponents of their own, everywhere different from 0, do not have
+TAILS = {
+    "Arctan": 2,
+    "ArctanApprox": 2,
+    "CappedInverse": 1,
+    "Circle": 3,
+    "EscapeExp": (INF, 0),
+    "HardTanhGrad": (INF, 0),
+    "InvSquareGrad": 2,
+    "LeakyRelu": 0,
+    "LogTailedRelu": (INF, 1),
+    "NonzeroSignLog": 1,
+    "OneSidedExp": (INF, 0),
+    "OneSidedInvSquare": (2, 0),
+    "PeriodicExp": (INF, NAN),
+    "PiecewiseLeakyRelu": 0,
+    "PowerTail": 2,
+    "QPseudoSpike": 2,
+    "S2NN": (INF, 1),
+    "SoftSign": 2,
+    "Softplus": (INF, 0),
+    "SquarewaveFourierSeries": NAN,
+}
+SUPPORT = {
+    "Dspike": (-0.5, 0.5),
+    "HardTanhGrad": (-1, INF),
+    "LogTailedRelu": (0, INF),
+    "PiecewiseQuadratic": (-1, 1),
+    "ReluGrad": (-1, 1),
+}
+PEAK = {"EscapeExp": (0.01 / 0.133 * math.exp(10), 1.33), "HardTanhGrad": (2, 1), "Softplus": (1, None)}
+HALF_WIDTH = {
+    "LogTailedRelu": 1.0,  # from 0 to 2
+    "PeriodicExp": math.log(2) / 2,
+    "S2NN": (1 + math.log(3 + 2 * math.sqrt(2)) / 4) / 2,
+    **dict.fromkeys(("EscapeExp", "HardTanhGrad", "LeakyRelu", "OneSidedExp", "OneSidedInvSquare", "Softplus"), INF),
+}
 
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=repr)
-def test_peak_is_the_greatest_slope(case):
-    x = np.linspace(-20, 20, 4001)
-    np.testing.assert_allclose(peak(case.make()), case.grad(x).astype(float).max(), rtol=1e-5)
+def test_against_arbitrary_precision(case):
+    found = measure(case.make())
+    peak, at = PEAK.get(case.name, (float(case.grad(np.array([0.0]))[0]), 0.0))
+    if case.name == "LogTailedRelu":  # 1 just above the threshold
+        peak = 1.0
+    np.testing.assert_allclose(found.peak, peak, **CLOSE)
+    if at is not None:
+        np.testing.assert_allclose(found.at, at, **CLOSE)
+    assert found.symmetric == case.even
+
+    whole = [case.row.fun(side * mp.mpf(10) ** 60, *case.values()) for side in (-1, 1)]
+    area = NAN if case.name == "SquarewaveFourierSeries" else float(whole[1] - whole[0])
+    np.testing.assert_allclose(found.area, area if not area > 100 else INF, **CLOSE)
+
+    tails = TAILS.get(case.name, INF)
+    np.testing.assert_allclose(found.tails, tails if isinstance(tails, tuple) else (tails, tails), **CLOSE)
+    np.testing.assert_allclose(found.support, SUPPORT.get(case.name, (-INF, INF)), **CLOSE)
+    if case.name in HALF_WIDTH:
+        np.testing.assert_allclose(found.half_width, HALF_WIDTH[case.name], **CLOSE)
+    else:  # even: it is where the slope falls below half of the peak
+        within, beyond = case.grad(found.half_width * np.array([1 - 1e-9, 1 + 1e-9]))
+        assert within >= peak / 2 >= beyond
+        assert (case.grad(np.linspace(0, found.half_width * (1 - 1e-9), 33)) >= peak / 2).all()
 
 
-def test_area():
-    for surrogate, want in [
-        (Sigmoid(2.0), 1),
-        (Arctan(3.0), 1),
-        (GaussianGrad(2.0, 0.25), 0.25),
-        (ReluGrad(2.0, 0.5), 0.5),
-    ]:
-        np.testing.assert_allclose(area(surrogate), want, rtol=1e-6)
-    assert area(LeakyRelu()) == math.inf
-    assert math.isnan(area(SquarewaveFourierSeries()))
+COMPOSED = {  # peak, at, area, half-width, support
+    shifted(GaussianGrad(0.001), 1.0): (
+        0.5 / (0.001 * math.sqrt(2 * math.pi)),
+        1.0,
+        0.5,
+        0.001 * math.sqrt(2 * math.log(2)),
+        (-INF, INF),
+    ),
+    truncated(Sigmoid(), 0.3): (1, 0, math.tanh(0.6), 0.3, (-0.3, 0.3)),
+    -0.5 * Arctan(): (-0.25, 0, -0.5, 2 / math.pi, (-INF, INF)),
+    2.0 * stretched(SlayerGrad(), 5.0): (2, 0, 20, 5 * math.log(2), (-INF, INF)),
+    shifted(stretched(PiecewiseQuadratic(), 1e-6), 3.0): (1, 3, 1e-6, 5e-7, (3 - 1e-6, 3 + 1e-6)),
+    learnable(ReluGrad(2.0, 0.375)): (0.75, 0, 0.28125, 0.1875, (-0.375, 0.375)),
+    InvSquareGrad(1e5): (1, 0, 2e-5, (math.sqrt(2) - 1) / 1e5, (-INF, INF)),
+}
+
+
+@pytest.mark.parametrize("surrogate", COMPOSED, ids=repr)
+def test_of_every_scale_and_of_compositions(surrogate):
+    found = measure(surrogate)
+    got = found.peak, found.at, found.area, found.half_width, *found.support
+    *numbers, support = COMPOSED[surrogate]
+    np.testing.assert_allclose(got, [*numbers, *support], **CLOSE)
+
+
+def test_tails_of_any_exponent():
+    for alpha in (1.01, 1.5, 7.25, 30.0):
+        found = measure(QPseudoSpike(alpha))
+        np.testing.assert_allclose(found.tails, alpha, rtol=1e-9)
+        np.testing.assert_allclose(found.area, (alpha + 1) / (alpha - 1), rtol=1e-9)
+    assert measure(QPseudoSpike(0.5)).area == INF
+
+
+def test_a_summit_that_is_nowhere_special():
+    found = measure(MultiGaussianGrad(-0.5, 0.75, 0.25, 2.0))  # two, on both sides of the threshold
+    slope = lambda x: ROWS["MultiGaussianGrad"].grad(x, -0.5, 0.75, 0.25, 2.0)  # noqa: E731
+    at = mp.findroot(lambda x: mp.diff(slope, x), mp.mpf(0.13))
+    np.testing.assert_allclose(abs(found.at), float(at), rtol=1e-9)
+    np.testing.assert_allclose(found.peak, float(slope(at)), rtol=1e-12)
+
+
+def test_a_slope_alone_has_no_area():
+    class Box(Surrogate):
+        w: float = parameter(default=0.5, above=0)
+
+        def surrogate_grad(self, x):
+            return abs(x) <= self.w
+
+    found = measure(Box(0.3))
+    np.testing.assert_allclose((found.peak, found.half_width, *found.support), (1, 0.3, -0.3, 0.3), **CLOSE)
+    assert math.isnan(found.area)
+
+
+def test_fitted():
+    for shape in (Arctan(), keep_slope(Sigmoid(25.0), "bfloat16"), shifted(0.5 * PiecewiseQuadratic(), 0.5)):
+        surrogate = fitted(shape, height=2.0, width=0.125)
+        found, before = measure(surrogate), measure(shape)
+        np.testing.assert_allclose((found.peak, found.half_width, found.at), (2, 0.125, before.at), **CLOSE)
+    np.testing.assert_allclose(measure(fitted(Sigmoid(), width=1.0))[:4:3], (1, 1), rtol=1e-9)
+    np.testing.assert_allclose(measure(fitted(Sigmoid(), height=3.0)).half_width, measure(Sigmoid()).half_width)
+    assert repr(fitted(learnable(Arctan()), height=1)).startswith("learnable(2.0 * Arctan")
+    # traced: what is wanted, and not what is fitted
+    slope = jax.jit(lambda h, w: fitted(Arctan(), h, w).surrogate_grad(jnp.array([0.0, 0.25])))(3.0, 0.25)
+    np.testing.assert_allclose(slope, [3.0, 1.5], rtol=1e-6)
+
+
+def test_what_cannot_be_measured_or_fitted():
+    with pytest.raises(TypeError, match=r"^measure: surrogate must be a Surrogate, got 'sigmoid'$"):
+        measure("sigmoid")
+    with pytest.raises(ValueError, match=r"^measure: each parameter must be one number, got Sigmoid\(alpha=jnp"):
+        measure(Sigmoid(jnp.ones(2)))
+    with pytest.raises(TypeError, match=r"^measure: the parameters of .* must be known, not traced"):
+        jax.jit(lambda a: measure(Sigmoid(a)).peak)(1.0)
+    with pytest.raises(ValueError, match=r"^fitted: the slope of LeakyRelu\(alpha=0.1, beta=1.0\) has no half-width"):
+        fitted(LeakyRelu(), width=1.0)
+    with pytest.raises(ValueError, match=r"^fitted: the slope of 0.0 \* Sigmoid\(alpha=4.0\) is 0, and no factor"):
+        fitted(0 * Sigmoid(), height=1.0)
+    assert math.isnan(measure(stretched(SquarewaveFourierSeries(20), 1e5)).area)
 
 
 @pytest.mark.parametrize("name", spikegrad.names())
@@ -40,6 +190,6 @@ def test_the_formula_listed_is_that_of_the_docstring(name):
 def test_the_list_without_docstrings():
     pytest.importorskip("rich")
     pytest.importorskip("click")
-    code = "from spikegrad.cli import main; main(['list'])"
+    code = "from spikegrad.cli import commands, main; commands.names = lambda: ['sigmoid']; main(['list'])"
     without = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True).stdout
     assert Sigmoid._formula in without

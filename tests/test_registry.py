@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 import spikegrad
-from spikegrad import Arctan, GaussianGrad, Sigmoid, SquarewaveFourierSeries, get, names
+from spikegrad import (
+    Arctan,
+    GaussianGrad,
+    Sigmoid,
+    SquarewaveFourierSeries,
+    fitted,
+    get,
+    names,
+    shifted,
+    stretched,
+    truncated,
+)
 
 public_classes = {
     name: value
@@ -57,6 +68,31 @@ def test_numbers_in_pythons_notation():
     assert get("arctan(2)") == get("arctan(2.)") == get("arctan(+2e0)") == get("arctan(alpha=0x2)") == Arctan(2.0)
     assert get("leaky_relu(-0.5, beta=1e-3)") == spikegrad.LeakyRelu(-0.5, 0.001)
     assert get("squarewave_fourier_series(n=3)") == SquarewaveFourierSeries(n=3)
+
+
+def test_compositions():
+    s, t = Sigmoid(), Arctan(2.0)
+    for surrogate in (
+        0.3 * s,
+        -0.5 * s + 0.25 * t,
+        2 * (s + t),
+        shifted(s, -0.5),
+        stretched(truncated(s + t, 2.0), 0.5),
+        fitted(shifted(t, 0.5), 1.0, 0.25),
+    ):
+        assert get(repr(surrogate)) == surrogate
+    assert get("0.3 * sigmoid + shifted(arctan(2), center=0.5)") == 0.3 * s + shifted(t, 0.5)
+    assert get("fitted(sigmoid, height=1, width=0.3)") == fitted(s, height=1, width=0.3)
+
+
+def test_a_shape_of_a_chosen_height_and_width():
+    assert get("arctan(height=1, width=0.3)") == fitted(Arctan(), height=1, width=0.3)
+    assert get("arctan(2, width=0.3)") == get("arctan", alpha=2, width=0.3) == fitted(Arctan(2.0), width=0.3)
+    assert get("relu_grad(width=0.5)") == spikegrad.ReluGrad(width=0.5)  # its own
+    assert get("relu_grad(height=0.5)") == fitted(spikegrad.ReluGrad(), height=0.5)
+    message = r"^ReluGrad: width is a parameter of its own; write fitted\(relu_grad, height=..., width=...\)$"
+    with pytest.raises(TypeError, match=message):
+        get("relu_grad(height=1, width=0.3)")
 
 
 def test_parameters_by_keyword_may_be_anything_the_class_takes():
@@ -144,7 +180,6 @@ def test_unknown_and_far(spec):
         "sigmoid\narctan",
         "sigmoid, arctan",
         "sigmoid[2]",
-        "spikegrad.Sigmoid(2)",
         "1.5",
         "'sigmoid'",
         "None",
@@ -155,6 +190,12 @@ def test_unknown_and_far(spec):
         "sigmoid(*[1])",
         "sigmoid(**{'alpha': 1})",
         "sigmoid(alpha=2*3)",
+        "2 * 3",
+        "sigmoid + 1",
+        "sigmoid * 2",
+        "sigmoid - arctan",
+        "shifted(2, sigmoid)",
+        "learnable(sigmoid) + 1",
         "sigmoid(alpha=pi)",
         "sigmoid\x00",
         "__import__('os').system('echo')",
@@ -175,6 +216,11 @@ def test_malformed(spec):
     shown = re.escape(repr(spec)) if len(spec) < 100 else re.escape(repr(spec)[:100]) + r"\.\.\. \(5,0\d\d characters\)"
     with pytest.raises(ValueError, match=rf"^malformed surrogate {shown}: write a name, or name\(parameter=number, "):
         get(spec)
+
+
+def test_a_sum_without_end():
+    with pytest.raises(ValueError, match=r"^malformed surrogate 'sigmoid\+sigmoid"):
+        get("+".join(["sigmoid"] * 5000))
 
 
 def test_a_spec_runs_nothing(tmp_path):

@@ -115,7 +115,7 @@ def by_shard_map(run, kind):
 
 
 FACTORS = {"kind": KINDS, "options": MODES, "way": (by_jit, by_explicit_mesh, by_shard_map)}
-EVERY = {"options": [{"mode": "half"}, {"mode": "scan"}]}  # kept as 8 bits are; JAX's own
+EVERY = {"options": [{"mode": "half"}, {"mode": "recompute"}, {"mode": "scan"}]}  # kept as 8 bits are; JAX's own
 
 
 def test_a_sharded_batch(combination):
@@ -143,7 +143,9 @@ def test_an_explicit_mesh_without_jit():
     assert_close(run.__wrapped__(*args), one_device("recurrent", ())[0], 1e-5)
 
 
-@pytest.mark.parametrize("options", [{"mode": "8-bit"}, {"mode": "recompute"}], ids=label)
+@pytest.mark.parametrize(
+    "options", [{"mode": "8-bit"}, pytest.param({"mode": "recompute"}, marks=pytest.mark.every)], ids=label
+)
 def test_networks_side_by_side_one_a_device(options):
     weights = jax.tree.map(lambda w: jnp.stack([w, 1.1 * w, 0.9 * w, 1.2 * w]), WEIGHTS["recurrent"])
     one = functools.partial(loss, x=INPUTS["recurrent"], mask=MASK, kind="recurrent", **options)

@@ -15,7 +15,6 @@ from reference import DEFAULTS, standing
 import spikegrad
 
 every = pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
-OPTIMISED = True
 X = jnp.concatenate([jnp.linspace(-3, 3, 25), jnp.array([0.0, -0.0, 1e-3, -1e-3, 20.0, -20.0, 1e-30])]).reshape(8, 4)
 
 

@@ -48,6 +48,7 @@ from .surrogates import (
     squarewave_fourier_series,
 )
 from .surrogates._algebra import shifted, stretched, truncated
+from .surrogates._measures import fitted, measure
 from .surrogates._registry import get, names
 
 __version__ = "0.1.0"
@@ -85,6 +86,7 @@ __all__ = [
     "decay_from_tau",
     "erf",
     "excluding",
+    "fitted",
     "functional",
     "gaussian_grad",
     "get",
@@ -94,6 +96,7 @@ __all__ = [
     "learnable",
     "levels",
     "log_tailed_relu",
+    "measure",
     "multi_gaussian_grad",
     "names",
     "nonzero_sign_log",

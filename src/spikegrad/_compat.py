@@ -150,3 +150,11 @@ def is_forward_mode_error(error: TypeError) -> bool:
     It says so in words alone.
     """
     return "custom_vjp" in str(error)
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+def in_double_precision() -> Any:
+    """The context in which float64 is float64; JAX moved it."""
+    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()  # type: ignore[attr-defined]

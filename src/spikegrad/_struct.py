@@ -269,9 +269,6 @@ class Struct:
             values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, type(self).__name__, name, of)
         return new_unchecked(type(self), values)
 
-    def _shown(self, name: str) -> str:
-        return shown(getattr(self, name))
-
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._domains}
 

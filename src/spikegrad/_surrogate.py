@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -133,6 +134,14 @@ class Surrogate(Struct):
         """The class that defines no primal, itself or one that its primal is made of; else nothing."""
         return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
 
+    def _landmarks(self) -> np.ndarray:
+        """Points, ascending, at which to begin to look at a curve of any scale."""
+        inner = [value for name in self._objects if isinstance(value := getattr(self, name), Surrogate)]
+        if inner:
+            return np.unique(np.concatenate([surrogate._landmarks() for surrogate in inner]))
+        half = np.concatenate([np.geomspace(1e-9, 1e9, 289), np.linspace(0, 10, 401)])
+        return np.unique(np.concatenate([-half, half]))
+
     def __call__(self, x: ArrayLike, *, key: Any = None) -> jax.Array:
         """Fire: 1 where ``x >= 0``, 0 elsewhere, NaN where ``x`` is NaN. Another kind of spike says what comes out.
 
@@ -159,10 +168,11 @@ class Surrogate(Struct):
         surrogate = self if key is None else with_key(self, key)
         curve, learn, _, forward = _parts(surrogate)
         x = real_array(x, type(curve).__name__)
-        if learn or not forward.is_step or isinstance(x, Tracer):
+        if learn or any(isinstance(leaf, Tracer) for leaf in (x, *jax.tree.leaves(forward))):
             return _run(_fire, surrogate, x)
+        # a known x has no derivative to carry, so that the slope is not even computed
         curve._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
-        return _spike(x, x)  # a known x has no derivative to carry, so that the slope is not even computed
+        return _spike(x, x) if forward.is_step else _run(_value, surrogate, x)
 
     def __mul__(self, factor: Real) -> Surrogate:
         """The slope times a number or an array."""
@@ -183,6 +193,12 @@ def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     if learn:
         levers += _levers(curve, x, forward)
     return functools.reduce(jnp.add, levers, out)
+
+
+def _value(surrogate: Surrogate, x: jax.Array) -> jax.Array:
+    """What comes out, without derivatives."""
+    curve, _, _, forward = _parts(surrogate)
+    return jnp.where(jnp.isnan(x), x, forward.value(curve, x))
 
 
 def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: Forward) -> jax.Array:
@@ -241,7 +257,7 @@ def _elementwise(formula: Callable) -> Callable:
     def evaluate(self, x):
         dtype = compute_dtype(x.dtype)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
-        y = real_array(formula(self._fitted(dtype, x.shape), _finite(x.astype(dtype))), owner, result)
+        y = real_array(formula(self._fitted(dtype, x.shape), finite(x.astype(dtype))), owner, result)
         y = broadcast_checked(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 
@@ -252,7 +268,7 @@ def _elementwise(formula: Callable) -> Callable:
     return method
 
 
-def _finite(x: jax.Array) -> jax.Array:
+def finite(x: jax.Array) -> jax.Array:
     """``x`` with the largest number for infinity, so that no formula has to guard against it."""
     largest = jnp.finfo(x.dtype).max
     return jnp.where(x > largest, largest, jnp.where(x < -largest, -largest, x))

@@ -90,7 +90,7 @@ class Cell(Struct):
         -------
         distance : array or None
             Not negative where the neuron fires, negative elsewhere; its sign is always kept. In 8 bits its error is
-            1/32 of itself or 1/400 of the largest of an example. None for a cell that does not fire.
+            1/16 of itself or 1/40,000 of the largest of an example. None for a cell that does not fire.
         rest : pytree of arrays
             Whatever else :meth:`decode` needs, kept in 16 bits.
         """

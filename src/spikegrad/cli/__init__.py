@@ -38,6 +38,8 @@ def main(args: list[str] | None = None) -> int:
     except OSError as error:
         streams.discard(sys.stdout)
         code = streams.fail(str(error), 1)
+    if code and (processes := sys.modules.get(f"{__package__}.processes")):
+        processes.leave(code)
     return code
 
 

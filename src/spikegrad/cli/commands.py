@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from inspect import signature
+from inspect import cleandoc, signature
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,15 +22,17 @@ from .. import data as datasets
 from .._files import write_atomically
 from .._struct import domain
 from .._surrogate import Surrogate
-from ..inspect._measures import area, peak
+from ..network._schedule import MODES
 from ..neurons import LIF
+from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
 from ..training import DivergedError
-from . import learning, runs, signals, streams, tables
-from .networks import CODINGS, Model, ReluNetwork, count, init
+from ..training._agree import from_first
+from . import learning, processes, runs, sources, streams, tables
+from .networks import CELLS, CODINGS, NO_CODING, READOUTS, Model, count, init, without_spikes
+from .options import Options, RealRange, fitted, options_of, parse_hidden, parse_surrogate, parse_taus
 
 _LIF = LIF()
-_SHIFT = {"mnist5k": 2}
 _WIDE = 120
 """Columns from which on a surrogate takes one line of the list, and not two."""
 
@@ -46,52 +46,79 @@ def command() -> None:
     """
 
 
-def _surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
-    del ctx, param
-    try:
-        return get(value) if isinstance(value, str) else tuple(get(spec) for spec in value)
-    except (TypeError, ValueError) as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _hidden(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    del ctx, param
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", value) or 0 in map(int, value.split(",")):
-        raise click.BadParameter(f"{value!r}: give the neurons of each layer, such as 256,256")
-    return tuple(map(int, value.split(",")))
-
-
-class _Real(click.FloatRange):
-    """A finite number: NaN passes every comparison of a range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not np.isfinite(number):
-            self.fail(f"{value} is not finite", param, ctx)
-        return number
+def _with_sources(function: Callable) -> Callable:
+    """The help, with the table of what ``--data`` takes."""
+    function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", sources.listed())
+    return function
 
 
 @command.command(context_settings={"show_default": True})
-@click.option("--data", default="mnist5k", metavar="NAME|FILE", help="mnist5k, digits, or a .npz file (see above).")
+@click.option("--data", default="mnist5k", metavar="DATA", help="What to learn from (see above).")
 @click.option(
-    "--surrogate", default=repr(_LIF.surrogate), callback=_surrogate, metavar="SPEC", help="Such as 'arctan(alpha=2)'."
+    "--surrogate",
+    default=repr(_LIF.surrogate),
+    callback=parse_surrogate,
+    metavar="SPEC",
+    help="Such as 'arctan(alpha=2)'.",
 )
 @click.option("--epochs", default=40, type=click.IntRange(1), help="Passes over the training data.")
 @click.option(
     "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
 )
 @click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update.")
-@click.option("--hidden", default="256,256", callback=_hidden, metavar="N,...", help="Neurons of each hidden layer.")
-@click.option("--steps", default=8, type=click.IntRange(1), help="Time steps.")
-@click.option("--coding", default="current", type=click.Choice(CODINGS), help="Input over time (see above).")
-@click.option("--lr", default=2e-3, type=_Real(0, min_open=True), help="Learning rate at the start; it falls to 0.")
+@click.option(
+    "--hidden", default="256,256", callback=parse_hidden, metavar="N,...", help="Neurons of each hidden layer."
+)
+@click.option(
+    "--cell", default="lif", type=click.Choice(tuple(CELLS)), help="The neurons: LIF, SynapticLIF, AdaptiveLIF."
+)
+@click.option("--recurrent", is_flag=True, show_default=False, help="Connect the neurons of each hidden layer.")
+@click.option("--readout", default="mean", type=click.Choice(READOUTS), help="Logits from the readout's potentials.")
+@click.option(
+    "--mode", default="exact", type=click.Choice(MODES), help="What the backward pass keeps (Network's mode)."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    show_default="8 for images, 100 for events and randman",
+    help="Time steps.",
+)
+@click.option(
+    "--bin",
+    type=RealRange(0, min_open=True),
+    metavar="MS",
+    show_default="of the data",
+    help="Length of a step of events.",
+)
+@click.option(
+    "--pool",
+    type=click.IntRange(1),
+    show_default="4 for dvs128, else 1",
+    help="Neighbouring units of events in a channel.",
+)
+@click.option(
+    "--coding", type=click.Choice(CODINGS), show_default="current", help="Images as input over time (see above)."
+)
+@click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
 @click.option(
     "--shift",
     type=click.IntRange(0),
     show_default="2 for mnist5k, else 0",
     help="Move training images at random by up to this many pixels.",
 )
-@click.option("--decay", default=_LIF.decay, type=_Real(0, 1), help="Share of a potential left after a step.")
+@click.option(
+    "--noise",
+    default=0.0,
+    type=RealRange(0),
+    help="Deviation of what is added to recordings in training, anew each time.",
+)
+@click.option("--decay", default=_LIF.decay, type=RealRange(0, 1), help="Share of a potential left after a step.")
+@click.option(
+    "--taus",
+    callback=parse_taus,
+    metavar="TAU,...",
+    help="Time constants in steps, in place of --decay: of membrane, synapse or adaptation, and readout (see above).",
+)
 @click.option(
     "--reset",
     default=_LIF.reset,
@@ -109,7 +136,7 @@ class _Real(click.FloatRange):
 @click.option(
     "--checkpoint",
     default=1.0,
-    type=_Real(0),
+    type=RealRange(0),
     metavar="MINUTES",
     help="Time between checkpoints; a kill loses no more.",
 )
@@ -121,13 +148,14 @@ class _Real(click.FloatRange):
 )
 @click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
 @click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+@processes.options
 @click.pass_context
+@_with_sources
 def train(
     context: click.Context,
     data: str,
     surrogate: Surrogate,
     output: Path | None,
-    shift: int | None,
     checkpoint: float,
     resume: Path | None,
     baseline: bool,
@@ -142,32 +170,42 @@ def train(
     SIGTERM, exit code 143. Until a run has finished, it has checkpoints, and --resume goes on with it.
 
     \b
-    Data: mnist5k has 5,000 MNIST images, digits 1,797 images of 8 x 8.
-    A file holds
-      x_train  finite numbers: (n, features), (n, height, width)
-               or (n, height, width, channels)
-      y_train  (n,), integer labels 0, 1, ...
-      x_test, y_test  optional; else a fifth of each class is held out,
-                      drawn with the seed
+    Data:
+      {sources}
 
-    Values are scaled so that those of x_train run from 0 to 1. Held-out
-    examples are never trained on, and nothing is chosen by them.
+    A file of one's own has its keys, of which the documentation tells more.
+    Where the data has a test set (of a folder, the published one), that is
+    held out; else a fifth of each class, drawn with the seed, of shd all of
+    two speakers. Held-out examples are never trained on, and nothing is
+    chosen by them.
 
     \b
-    Coding of a value x from 0 to 1:
+    Images go in over time by a coding of each value x, scaled to 0 to 1:
       current  the constant x at every step
       rate     a spike at each step with probability x
       latency  one spike, the earlier the greater x; none for 0
+
+    Recordings go in as they are: events are counted in --steps of --bin
+    milliseconds, real numbers are brought to mean 0 and deviation 1 in each
+    channel. What shorter sequences are filled up with has no effect.
+
+    \b
+    Time constants, --taus:
+      lif        membrane
+      synaptic   membrane,synapse
+      adaptive   membrane,adaptation
+    One more is that of the readout, by default the membrane's.
     """
     began = time.perf_counter()
     from .figure import run_figure  # noqa: PLC0415  (fails before training, not after)
 
     if resume is None:
-        options = runs.Options(data, repr(surrogate), shift=_SHIFT.get(data, 0) if shift is None else shift, **rest)
-        folder, options, loaded, record = _begin(options, output, baseline)
+        folder, options, loaded, record = from_first(
+            lambda: _begin(options_of(context, data, surrogate=repr(surrogate), **rest), output, baseline)
+        )
     else:
-        _refuse_others(context, ("resume", "checkpoint", "quiet"))
-        folder, options, loaded, record = _go_on(resume)
+        _refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
+        folder, options, loaded, record = from_first(lambda: _go_on(resume))
     network = options.network(loaded.shape, loaded.classes)
     failures: list[str] = []
 
@@ -175,10 +213,10 @@ def train(
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
             fit = learning.fit(
                 network,
-                init(network.sizes, jax.random.key(options.seed), gain),
+                init(network.sizes, jax.random.key(options.seed), gain, network.recurrent),
                 loaded,
                 name=name,
-                **{setting: getattr(options, setting) for setting in ("epochs", "batch", "lr", "shift", "seed")},
+                **{setting: getattr(options, setting) for setting in _SETTINGS},
                 report=report,
                 stop=stop,
                 folder=folder,
@@ -187,16 +225,18 @@ def train(
         failures.extend(fit.failures)
         return fit
 
-    with runs.held(folder), signals.deferred() as stop:
-        # a membrane sums its input over steps, so that it needs smaller weights than a ReLU
-        spiking = learn(network, "spiking", "firing", gain=0.5)
+    # a membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU; a recording varies
+    of_spiking, of_rectified = (math.sqrt(0.5),) * 2 if isinstance(loaded, sources.Timed) else (0.5, 1.0)
+    with runs.held(folder), processes.deferred() as stop:
+        spiking = learn(network, "spiking", "firing", of_spiking)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
             runs.save_record(folder, record)
-        if record["baseline"] and not failures and not stop():
+        failures[:] = from_first(lambda: failures)  # it alone writes
+        if not stop() and record["baseline"] and not failures:
             with _collected(failures):
-                record["results"]["relu"] = _summary(learn(ReluNetwork(network.sizes), "ReLU", "active", gain=1.0))
+                record["results"]["relu"] = _summary(learn(without_spikes(network), "ReLU", "active", of_rectified))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
         title = (
@@ -207,10 +247,10 @@ def train(
             figure = run_figure(network, get(options.surrogate), spiking.params, loaded, record["results"], title)
             runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
             runs.save_record(folder, record)
-            if record["finished"]:
+            if record["finished"] and jax.process_index() == 0:
                 shutil.rmtree(folder / learning.CHECKPOINTS, ignore_errors=True)
     out = tables.console()
-    for table in tables.results(record, options, loaded, count(network.sizes)):
+    for table in tables.results(record, options, loaded, count(network.sizes, network.recurrent)):
         out.print(table)
     results = record["results"]
     doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
@@ -227,11 +267,15 @@ def train(
     return 128 + stop() if stop() else 1 if failures else 0
 
 
-def _begin(options: runs.Options, output: Path | None, baseline: bool) -> tuple:
+_SETTINGS = ("epochs", "batch", "lr", "shift", "noise", "seed")
+
+
+def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
     """Folder, options, data and record of a new run, after all that can be wrong with it has been looked for."""
-    data = datasets.load(options.data, options.seed)
-    options, doubts = _fitted(options, data)
-    size = count(options.network(data.shape, data.classes).sizes)
+    data = sources.load(options.data, options.seed, options.binning)
+    options, doubts = fitted(options, data)
+    network = options.network(data.shape, data.classes)
+    size = count(network.sizes, network.recurrent)
     doubts += runs.check_resources(output or Path("runs"), options, data, size, checkpoints=3)
     for line in doubts:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
@@ -247,29 +291,10 @@ def _go_on(folder: Path) -> tuple:
     options, about, record = runs.read_record(folder)
     if record.get("finished", True):
         raise runs.RunError(f"{folder} has finished: there is nothing to go on with")
-    data = datasets.load(options.data, options.seed)
-    if runs.sha256(data.x_train, data.y_train) != about.training_sha256:
+    data = sources.load(options.data, options.seed, options.binning)
+    if runs.sha256(data.x_train, data.y_train, sources.lengths_of(data)[0]) != about.training_sha256:
         raise runs.RunError(f"{options.data} has changed since {folder} began to learn from it")
     return folder, options, data, record
-
-
-def _fitted(options: runs.Options, data: datasets.Data) -> tuple[runs.Options, list[str]]:
-    """Options as far as the data permits them, and what was changed."""
-    n, changed = len(data.x_train), []
-    if options.batch > n:
-        changed.append(f"--batch {options.batch} is cut to the {n} training examples")
-        options = dataclasses.replace(options, batch=n)
-    if options.epochs * (n // options.batch) >= 2**31:
-        raise click.BadParameter(f"{options.epochs} are more than 2^31 updates", param_hint="'--epochs'")
-    if options.shift and len(data.shape) == 1:
-        raise click.BadParameter(
-            f"{data.name} has no images to move, but {data.shape[0]} features", param_hint="'--shift'"
-        )
-    if options.shift and options.shift >= min(data.shape[:2]):
-        raise click.BadParameter(
-            f"{options.shift} moves an image of {data.shape[0]} x {data.shape[1]} out of sight", param_hint="'--shift'"
-        )
-    return options, changed
 
 
 def _refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
@@ -310,7 +335,7 @@ _force = click.option("--force", is_flag=True, help="Overwrite the file that --o
 
 @command.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("data", metavar="[NAME|FILE]", required=False)
+@click.argument("data", metavar="[DATA]", required=False)
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="Write y_pred (m,) and logits (m, classes) to this .npz."
 )
@@ -318,21 +343,21 @@ _force = click.option("--force", is_flag=True, help="Overwrite the file that --o
 def predict(run: Path, data: str | None, output: Path | None, force: bool) -> None:
     """Score data with a saved run.
 
-    RUN is the folder that train wrote. DATA is mnist5k or digits, whose examples held out by the run are scored, or a
-    .npz file: one with x (m, ...) and, if known, labels y (m,), or one to train on (x_train and so on), whose held-out
-    examples are scored. Without it, they are those of the run. Values are scaled as those of the training data were.
+    RUN is the folder that train wrote. DATA is what train takes: of the run's own data, and by default, what it has
+    held out is scored, of other recordings the test set, or all where there is none. Images may also come in a .npz
+    with x (m, ...) and, if known, labels y (m,). Values are scaled as those of the training data were.
     """
     saved = runs.load(run)
     source = saved.options.data if data is None else data
     if output is not None:
         _check_output(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
-    about = saved.data
-    x, y = datasets.load_for_prediction(source, saved.options.seed, about.shape, about.classes, about.low, about.high)
-    if data is None and (y is None or runs.sha256(x, y) != about.held_out_sha256):
+    about, options = saved.data, saved.options
+    x, y, lengths = _to_score(saved, source)
+    if data is None and (y is None or runs.sha256(x, y, lengths) != about.held_out_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
     runs.check_scoring(saved, len(x))
-    evaluate = learning.make_evaluator(saved.network, partial(datasets.scale, low=about.low, high=about.high))
-    scores = evaluate(saved.params, x)
+    prepare = sources.preparation(options.coding == NO_CODING, about.low, about.high)
+    scores = learning.make_evaluator(saved.network, prepare)(saved.params, x, lengths)
     if not np.isfinite(scores.logits).all():
         raise runs.RunError(f"{run}: its answers to {source} are NaN or infinite")
     if output is not None:
@@ -342,30 +367,47 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     tables.console().print(tables.by_class(scores.answers, y, about.classes, title))
 
 
+def _to_score(saved: runs.Saved, source: str) -> tuple:
+    """Examples, labels or None, and lengths or None."""
+    options, about = saved.options, saved.data
+    if options.coding == NO_CODING:
+        return sources.load_to_score(source, options.data, options.seed, options.binning, about)
+    form = sources.form_of(source)
+    if form.read is not None and form not in sources.OWN:
+        raise runs.RunError(f"{source} has a time axis, and the network was trained on {options.data}, which has none")
+    return *datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high), None
+
+
+def _size(value: float) -> str:
+    return "periodic" if np.isnan(value) else "unbounded" if np.isinf(value) else f"{value:.4g}"
+
+
 @command.command("list")
 def list_() -> None:
-    """List every surrogate: formula, parameters with defaults, peak and area."""
+    """List every surrogate: formula, parameters with defaults, peak, area, half-width at half of the peak."""
     out = tables.console()
     narrow = out.width < _WIDE
-    headings = ("surrogate and slope",) if narrow else ("name", "slope g(x)", "parameters")
     table = Table(show_lines=narrow)
-    for heading in (*headings, "peak", "area"):
-        table.add_column(heading, justify="right" if heading in ("peak", "area") else "left")
+    measures = ("peak", "area", "half-width")
+    for heading in ("surrogate, slope and measures",) if narrow else ("name", "slope g(x)", "parameters", *measures):
+        table.add_column(heading, justify="right" if heading in measures else "left")
     for name in names():
         surrogate = get(name)
         parameters = ", ".join(
             f"{p.name}={getattr(surrogate, p.name):g}" for p in signature(type(surrogate)).parameters.values()
         )
-        formula = surrogate._formula
-        whole = area(surrogate)
-        shown = "periodic" if np.isnan(whole) else "unbounded" if np.isinf(whole) else f"{whole:.4g}"
-        described = (f"{name}({parameters})\n{formula}",) if narrow else (name, formula, parameters)
-        table.add_row(*described, f"{peak(surrogate):.4g}", shown)
+        found = measure(surrogate)
+        shown = [_size(value) for value in (found.peak, found.area, found.half_width)]
+        if narrow:
+            line = ", ".join(f"{what} {value}" for what, value in zip(measures, shown, strict=True))
+            table.add_row(f"{name}({parameters})\n{surrogate._formula}\n{line}")
+        else:
+            table.add_row(name, surrogate._formula, parameters, *shown)
     out.print(table)
 
 
 @command.command()
-@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=_surrogate)
+@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The picture: .png, .svg or .pdf.")
 @_force
 def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .._surrogate import Surrogate
-from ..data import Data, scale
+from ..data import Data
 from ..inspect.plot import draw
+from . import sources
 from .networks import Params, SpikingNetwork
 
 _SHOWN = 60  # neurons of a layer that fit a raster
@@ -70,11 +72,17 @@ def _curves(panels: Any, results: dict[str, Any]) -> None:
 
 def _example(picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork, params: Params, data: Data) -> None:
     i = len(data.y_test) // 2
-    x, label = data.x_test[i], int(data.y_test[i])
-    logits, spikes, potentials = jax.jit(network)(
-        params, scale(jnp.asarray(x)[None], data.low, data.high), jax.random.key(0)
-    )
-    if x.ndim == 1:
+    x, label, lengths = data.x_test[i], int(data.y_test[i]), sources.lengths_of(data)[1]
+    timed = isinstance(data, sources.Timed)
+    prepare = sources.preparation(timed, data.low, data.high)
+    x = x if lengths is None else x[: lengths[i]]
+    logits, spikes, potentials = jax.jit(network)(params, prepare(jnp.asarray(x)[None]), jax.random.key(0))
+    if timed:
+        picture.imshow(
+            x.reshape(len(x), -1).T, cmap="gray_r", aspect="auto", extent=(0.5, len(x) + 0.5, math.prod(x.shape[1:]), 0)
+        )
+        _tidy(picture, f"held-out recording {i}, label {label}", "step", "channel")
+    elif x.ndim == 1:
         picture.plot(x, lw=1)
         _tidy(picture, f"held-out example {i}, label {label}", "feature")
     else:
@@ -92,12 +100,12 @@ def _example(picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork
         ticks.append((base + shown.shape[1] / 2, f"layer {k + 1}\n1 in {every}" if every > 1 else f"layer {k + 1}"))
         base += shown.shape[1] + 4
     raster.set_yticks(*zip(*ticks, strict=True))
-    raster.set_xlim(0.5, network.steps + 0.5)
+    raster.set_xlim(0.5, len(potentials) + 0.5)
     raster.xaxis.set_major_locator(MaxNLocator(integer=True))
     _tidy(raster, "spikes", "step")
 
     answer = int(logits[0].argmax())
-    time = np.arange(1, network.steps + 1)
+    time = np.arange(1, len(potentials) + 1)
     for k, course in enumerate(np.asarray(potentials)[:, 0].T):
         named = {label: "label", answer: "answer"} | ({label: "label and answer"} if label == answer else {})
         color = {label: "C2", answer: "C3"} | ({label: "C2"} if label == answer else {})

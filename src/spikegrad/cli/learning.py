@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,11 @@ import optax
 
 from .. import training
 from .._system import available_memory
-from ..data import Data, scale
+from ..data import Data
+from ..training._agree import agreed
+from . import sources
 from .networks import Model, Params, count
+from .processes import batch_sharding
 
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
@@ -88,30 +90,31 @@ class Fit:
     failures: tuple[str, ...] = ()
 
 
-def make_evaluator(
-    network: Model, prepare: Callable[[jax.Array], jax.Array] = lambda x: x
-) -> Callable[[Params, np.ndarray], Scores]:
+def make_evaluator(network: Model, prepare: Callable[[jax.Array], jax.Array] = lambda x: x) -> Callable[..., Scores]:
     """A function that runs a network on any number of examples, compiled once for its own size of batch.
 
-    ``prepare`` makes of a batch of examples what the network takes, on the device.
+    It takes parameters, examples and, of recordings of different lengths, these. ``prepare`` makes of a batch of
+    examples what the network takes, on the device.
     """
 
     @jax.jit
-    def run(params, x, valid, key):
-        logits, spikes, _ = network(params, prepare(x), key)
+    def run(params, x, lengths, valid, key):
+        logits, spikes, _ = network(params, prepare(x), key, lengths)
         return logits, [(s * valid[None, :, None]).sum((0, 1)) / s.shape[0] for s in spikes]
 
-    def score(params: Params, x: np.ndarray) -> Scores:
+    def score(params: Params, x: Any, lengths: np.ndarray | None = None) -> Scores:
         size = min(len(x), 512)
         logits, counts = [], []
         for i, start in enumerate(range(0, len(x), size)):
             part = x[start : start + size]
             valid = (np.arange(size) < len(part)).astype(np.float32)
             padded = np.concatenate([part, np.zeros((size - len(part), *x.shape[1:]), x.dtype)])
-            out, n = run(params, padded, valid, jax.random.fold_in(jax.random.key(0), i))
+            steps = None if lengths is None else np.resize(lengths[start : start + size], size)
+            out, n = run(params, padded, steps, valid, jax.random.fold_in(jax.random.key(0), i))
             logits.append(np.asarray(out)[: len(part)])
             counts.append([np.asarray(c) for c in n])
-        layers = [np.sum(layer, 0) / len(x) for layer in zip(*counts, strict=True)]
+        share = 1.0 if lengths is None else lengths.mean() / x.shape[1]  # of the steps that take place
+        layers = [np.sum(layer, 0) / (len(x) * share) for layer in zip(*counts, strict=True)]
         return Scores(
             np.concatenate(logits), [float(r.mean()) for r in layers], [float((r == 0).mean()) for r in layers]
         )
@@ -129,6 +132,7 @@ def fit(
     batch: int,
     lr: float,
     shift: int = 0,
+    noise: float = 0.0,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], Any] = lambda: False,
@@ -156,8 +160,10 @@ def fit(
         Learning rate at the start.
     shift : int
         Images are moved by up to this many pixels in each direction, anew each time; 0 moves none.
+    noise : float
+        Standard deviation of what is added to each value of a recording, anew each time.
     seed : int
-        Of the order, the shifts and a random input coding: the same seed gives the same result.
+        Of the order, the shifts, the noise and a random input coding: the same seed gives the same result.
     report : callable
         Called with a :class:`Progress` after each compiled call.
     stop : callable
@@ -179,12 +185,14 @@ def fit(
     per_epoch = len(data.x_train) // batch
     schedule = jax.jit(optax.cosine_decay_schedule(lr, per_epoch * epochs))
     optimizer = optax.adam(schedule)
-    prepare = partial(scale, low=data.low, high=data.high)
-    loss, examples = _loss(network, prepare, shift), (data.x_train, data.y_train)
-    if _fits_the_device(examples):
+    prepare, lengths = (
+        sources.preparation(isinstance(data, sources.Timed), data.low, data.high),
+        sources.lengths_of(data)[0],
+    )
+    loss, examples = _loss(network, prepare, shift, noise), (data.x_train, data.y_train, lengths)
+    if not agreed(not _fits_the_device(examples)):
         loss, examples = training.staged(loss, examples), np.arange(len(data.x_train), dtype=np.int32)
-    score = make_evaluator(network, prepare)
-    course = _Course(data, score, report)
+    course = _Course(data, make_evaluator(network, prepare), report)
     callbacks: list[training.Callback] = [course, lambda now: stop()]
     failures: list[str] = []
     diverged = False
@@ -207,6 +215,7 @@ def fit(
             optimizer=optimizer,
             epochs=epochs,
             updates_per_call=_updates_per_call(network, batch, per_epoch),
+            batch_sharding=batch_sharding(batch),
             callbacks=callbacks,
         )
     except training.DivergedError as error:
@@ -214,7 +223,7 @@ def fit(
         if course.last is None and not course.curves["loss"]:
             raise training.DivergedError(failures[-1], error.state) from None
         state, diverged = error.state, True
-    scores = score(state.trainable, data.x_test)
+    scores = course.scores(state.trainable)
     course.close(scores)
     interrupted = not diverged and state.epoch < epochs
     return Fit(state.trainable, scores, course.curves, state.seconds, interrupted, tuple(failures))
@@ -226,26 +235,32 @@ _WORK = 1.6e10  # additions and multiplications of one compiled call: a tenth of
 
 def _updates_per_call(network: Model, batch: int, per_epoch: int) -> int:
     """So many that starting a call costs little, and so few that an interrupt is soon noticed; counted, not timed."""
-    of_update = 6.0 * batch * getattr(network, "steps", 1) * count(network.sizes)
+    of_update = 6.0 * batch * network.steps * count(network.sizes, network.recurrent)
     return max(1, min(per_epoch, int(_WORK / of_update)))
 
 
 def _fits_the_device(arrays: Any) -> bool:
     """Whether half of its free memory holds the arrays; a processor's memory is that of the system."""
+    if any(isinstance(array, sources.Rows) for array in arrays):  # which do not even fit into that of the system
+        return False
     stats = jax.local_devices()[0].memory_stats()
     free = (
         stats["bytes_limit"] - stats.get("bytes_in_use", 0) if stats and "bytes_limit" in stats else available_memory()
     )
-    return free is None or sum(array.nbytes for array in arrays) <= free / 2
+    return free is None or sum(array.nbytes for array in jax.tree.leaves(arrays)) <= free / 2
 
 
-def _loss(network: Model, prepare: Callable[[jax.Array], jax.Array], shift: int) -> training.Loss:
+def _loss(network: Model, prepare: Callable[[jax.Array], jax.Array], shift: int, noise: float) -> training.Loss:
     def loss(params, batch, key):
-        x, y = batch
-        moving, coding = jax.random.split(key)
-        images = random_shift(prepare(x), shift, moving) if shift else prepare(x)
-        logits, spikes, _ = network(params, images, coding)
+        x, y, lengths = batch
+        varying, coding = jax.random.split(key)
+        x = random_shift(prepare(x), shift, varying) if shift else prepare(x)
+        if noise:
+            x = x + noise * jax.random.normal(varying, x.shape)
+        logits, spikes, _ = network(params, x, coding, lengths)
         rates = jnp.stack([s.mean() for s in spikes])
+        if lengths is not None:  # beyond which nothing fires
+            rates = rates * (x.shape[1] / lengths.mean())
         return cross_entropy(logits, y).mean(), {"accuracy": (logits.argmax(-1) == y).mean(), "rates": rates}
 
     return loss
@@ -277,7 +292,7 @@ class _Tolerant:
 class _Course:
     """How training goes: a callback that keeps a value per epoch of each curve, and tells where it stands."""
 
-    def __init__(self, data: Data, score: Callable[[Params, np.ndarray], Scores], report: Callable) -> None:
+    def __init__(self, data: Data, score: Callable[..., Scores], report: Callable) -> None:
         self.data, self.score, self.report = data, score, report
         self.curves: dict[str, list] = {"loss": [], "accuracy": [], "rates": [], "held_out": []}
         self.last: training.Report | None = None
@@ -285,7 +300,7 @@ class _Course:
     def __call__(self, now: training.Report) -> None:
         self.last = now
         if now.epoch_ended:
-            self._append(now, self.score(now.state.trainable, self.data.x_test))
+            self._append(now, self.scores(now.state.trainable))
         means = now.epoch_metrics
         self.report(
             Progress(
@@ -299,6 +314,10 @@ class _Course:
                 seconds_left=now.seconds_left,
             )
         )
+
+    def scores(self, params: Params) -> Scores:
+        """Of the held-out examples."""
+        return self.score(params, self.data.x_test, sources.lengths_of(self.data)[1])
 
     def close(self, scores: Scores) -> None:
         """An epoch that was begun counts with what there is of it."""

@@ -5,19 +5,30 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from .._struct import parameter
 from ..data import latency_coding, rate_coding
 from ..network import Layer, Network
-from ..neurons import LIF, LeakyReadout
+from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
 
 Params: TypeAlias = list[dict[str, jax.Array]]
-"""One ``{"weight": (inputs, outputs), "bias": (outputs,)}`` for each layer, the readout last."""
+"""One ``{"weight": (inputs, outputs), "bias": (outputs,)}`` for each layer, the readout last. A recurrent layer has
+``"recurrent": (neurons, neurons)`` beside."""
 
 CODINGS = ("current", "rate", "latency")
+NO_CODING = "none"
+"""Of recordings, which have a time axis."""
+READOUTS = ("mean", "max", "last")
+CELLS: dict[str, tuple[type[LIF], tuple[str, ...]]] = {
+    "lif": (LIF, ("decay",)),
+    "synaptic": (SynapticLIF, ("decay", "synaptic_decay")),
+    "adaptive": (AdaptiveLIF, ("decay", "adaptation_decay")),
+}
+"""Cells by name, with their leaks, each of which has a time constant."""
 
 
 class Model(Protocol):
@@ -28,8 +39,20 @@ class Model(Protocol):
         """Number of inputs, of neurons of each hidden layer, and of classes."""
         ...
 
-    def __call__(self, params: Params, x: jax.Array, key: jax.Array) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-        """Run on examples ``(n, ...)``.
+    @property
+    def steps(self) -> int:
+        """Time steps."""
+        ...
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the neurons of a hidden layer are connected with each other."""
+        ...
+
+    def __call__(
+        self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
+    ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+        """Run on examples ``(n, ...)``, of recordings ``(n, steps, ...)`` with their ``lengths``, ``(n,)``.
 
         Returns the logits, ``(n, classes)``; which neurons of each hidden layer are active, as 0 and 1,
         ``(steps, n, neurons)``; and the readout over time, ``(steps, n, classes)``.
@@ -37,18 +60,37 @@ class Model(Protocol):
         ...
 
 
-def init(sizes: tuple[int, ...], key: jax.Array, gain: float = 1.0) -> Params:
-    """Weights drawn from a normal distribution of standard deviation ``gain * sqrt(2 / inputs)``, biases 0."""
-    keys = jax.random.split(key, len(sizes) - 1)
+def shapes(sizes: tuple[int, ...], recurrent: bool = False) -> list[dict[str, tuple[int, ...]]]:
+    """Of the parameters of each layer."""
+    layers: list[dict[str, tuple[int, ...]]] = [{"weight": (n, m), "bias": (m,)} for n, m in itertools.pairwise(sizes)]
+    for layer, m in zip(layers[:-1], sizes[1:-1], strict=True):
+        layer |= {"recurrent": (m, m)} if recurrent else {}
+    return layers
+
+
+def init(sizes: tuple[int, ...], key: jax.Array, gain: float = 1.0, recurrent: bool = False) -> Params:
+    """Weights drawn from a normal distribution, biases 0.
+
+    Its standard deviation is ``gain * sqrt(2 / inputs)``, and ``0.5 / sqrt(neurons)`` within a recurrent layer.
+    """
+
+    def draw(name: str, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+        if name == "bias":
+            return jnp.zeros(shape)
+        if name == "weight":
+            return gain * math.sqrt(2 / shape[0]) * jax.random.normal(key, shape)
+        return 0.5 / math.sqrt(shape[0]) * jax.random.normal(jax.random.fold_in(key, 0), shape)
+
+    layers = shapes(sizes, recurrent)
     return [
-        {"weight": gain * math.sqrt(2 / n) * jax.random.normal(k, (n, m)), "bias": jnp.zeros(m)}
-        for k, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        {name: draw(name, shape, key) for name, shape in layer.items()}
+        for key, layer in zip(jax.random.split(key, len(layers)), layers, strict=True)
     ]
 
 
-def count(sizes: tuple[int, ...]) -> int:
-    """Number of parameters: weights and biases."""
-    return sum((n + 1) * m for n, m in itertools.pairwise(sizes))
+def count(sizes: tuple[int, ...], recurrent: bool = False) -> int:
+    """Number of parameters."""
+    return sum(math.prod(shape) for layer in shapes(sizes, recurrent) for shape in layer.values())
 
 
 def _dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -59,29 +101,44 @@ def _dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 class SpikingNetwork:
     """Fully connected layers of leaky integrate-and-fire neurons and a leaky readout.
 
-    The logits are the mean over time of the readout's potential.
-
     Parameters
     ----------
     sizes : tuple of int
         Number of inputs, of neurons of each hidden layer, and of classes.
-    cell : LIF
+    cell : LIF or Rectified
         The neurons of every hidden layer.
     steps : int
         Time steps.
-    coding : {"current", "rate", "latency"}
+    coding : {"current", "rate", "latency", "none"}
         How a value ``x`` from 0 to 1 becomes an input over time. ``"current"``: the constant ``x`` at every step.
         ``"rate"``: a spike at each step with probability ``x``. ``"latency"``: one spike, at the first step for 1, at
         the last for values just above 0, and none for 0. Values beyond 0 and 1 are clipped for the latter two.
+        ``"none"``: examples are recordings, ``(steps, ...)`` each, and go in as they are.
+    readout : {"mean", "max", "last"}
+        How the readout's potentials become logits: their mean or maximum over the steps that there are, or the last.
+    mode : str
+        Of :class:`spikegrad.Network`: what a backward pass keeps.
+    recurrent : bool
+        Whether neurons of a hidden layer are connected with each other.
+    readout_decay : float, optional
+        Leak of the readout; by default that of the cells' potential.
     """
 
     sizes: tuple[int, ...]
-    cell: LIF
+    cell: LIF | Rectified
     steps: int
     coding: str
+    readout: str = "mean"
+    mode: str = "exact"
+    recurrent: bool = False
+    readout_decay: float | None = None
 
-    def __call__(self, params: Params, x: jax.Array, key: jax.Array) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+    def __call__(
+        self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
+    ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
         """Run the network on examples ``x`` of shape ``(n, ...)``.
+
+        Steps of a recording beyond its length, of ``lengths``, ``(n,)``, do not take place.
 
         Returns
         -------
@@ -92,17 +149,32 @@ class SpikingNetwork:
         potentials : jax.Array
             Of the readout, ``(steps, n, classes)``.
         """
-        inputs, weights = self._coded(x.reshape(len(x), -1), params, key)
-        cells = [*[self.cell] * (len(params) - 1), LeakyReadout(self.cell.decay)]
+        inputs, weights = self._coded(x, params, key)
+        readout = LeakyReadout(self.cell.decay if self.readout_decay is None else self.readout_decay)
+        cells = [*[self.cell] * (len(params) - 1), readout]
         layers = [
-            Layer(weight, cell, bias=layer["bias"]) for weight, cell, layer in zip(weights, cells, params, strict=True)
+            Layer(weight, cell, layer.get("recurrent"), layer["bias"])
+            for weight, cell, layer in zip(weights, cells, params, strict=True)
         ]
-        _, (*spikes, potentials) = Network(layers)(inputs, all_layers=True)
-        return potentials.mean(0), spikes, potentials
+        mask = None if lengths is None else jnp.arange(len(inputs))[:, None] < lengths[None]
+        states, (*spikes, potentials) = Network(layers)(inputs, mask=mask, mode=self.mode, all_layers=True)
+        return self._logits(states[-1][0], potentials, mask), spikes, potentials
+
+    def _logits(self, last: jax.Array, potentials: jax.Array, mask: jax.Array | None) -> jax.Array:
+        if self.readout == "last":
+            return last  # of the states, which are held in steps that do not take place
+        if mask is None:
+            return potentials.mean(0) if self.readout == "mean" else potentials.max(0)
+        if self.readout == "mean":
+            return potentials.sum(0) / mask.sum(0)[:, None]
+        return jnp.where(mask[:, :, None], potentials, -jnp.inf).max(0)
 
     def _coded(self, x, params, key):
         """The inputs over time, and the weights of each layer."""
         weights = [layer["weight"] for layer in params]
+        if self.coding == NO_CODING:
+            return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0), weights
+        x = x.reshape(len(x), -1)
         if self.coding == "current":  # the same at every step: one product, and inputs that are not looked at
             constant = jax.tree_util.Partial(lambda current, _: current, x @ weights[0])
             return jnp.zeros((self.steps, len(x)), bool), [constant, *weights[1:]]
@@ -111,14 +183,52 @@ class SpikingNetwork:
         return latency_coding(x, self.steps), weights
 
 
+class Rectified(Cell, pure=True):
+    """A leaky unit that does not spike: it puts out its potential where that is above 0, and is not reset.
+
+    Its gain is 1, whatever the decay, so that recurrent units with long memory are stable.
+    """
+
+    decay: Any = parameter(default=0.9, at_least=0, at_most=1)
+
+    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
+        return self.decay * v + (1 - self.decay) * current
+
+    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return u, jnp.maximum(u, 0)
+
+
+class RectifiedNetwork(SpikingNetwork):
+    """The same layers over time, of :class:`Rectified` units."""
+
+    def __call__(
+        self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
+    ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+        logits, outputs, potentials = super().__call__(params, x, key, lengths)
+        return logits, [(out > 0).astype(out.dtype) for out in outputs], potentials
+
+
+def without_spikes(network: SpikingNetwork) -> Model:
+    """The network to compare a spiking one with: as many weights, and of recordings the same leaks."""
+    if network.coding != NO_CODING:
+        return ReluNetwork(network.sizes)
+    fields: dict[str, Any] = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
+    fields["cell"] = Rectified(network.cell.decay)
+    return RectifiedNetwork(**fields)
+
+
 @dataclasses.dataclass(frozen=True)
 class ReluNetwork:
     """The same layers with rectified linear units in place of spiking neurons, and without time."""
 
     sizes: tuple[int, ...]
+    steps: int = dataclasses.field(default=1, init=False)
+    recurrent: bool = dataclasses.field(default=False, init=False)
 
-    def __call__(self, params: Params, x: jax.Array, key: jax.Array) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-        """Run the network on examples ``x`` of shape ``(n, ...)``; ``key`` is not used.
+    def __call__(
+        self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
+    ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+        """Run the network on examples ``x`` of shape ``(n, ...)``; ``key`` and ``lengths`` are not used.
 
         Returns
         -------
@@ -129,7 +239,7 @@ class ReluNetwork:
         readout : jax.Array
             The logits as one step, ``(1, n, classes)``.
         """
-        del key
+        del key, lengths
         active = []
         y = _dense(params[0], x.reshape(len(x), -1))
         for layer in params[1:]:

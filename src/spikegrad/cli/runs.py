@@ -32,40 +32,16 @@ from .._files import write_atomically
 from .._system import available_memory, free_disk, processors
 from ..data import Data, DataError
 from ..data._npz import read_arrays
-from ..neurons import LIF
-from ..surrogates._registry import get
-from .networks import CODINGS, Params, SpikingNetwork
+from .networks import Params, SpikingNetwork, shapes
+from .options import Options
+from .sources import Timed, lengths_of
 
-FORMAT = 2
+FORMAT = 3
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
 
 
 class RunError(ValueError):
     """A folder that cannot be used, or a run that cannot be made; the message names it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of a run: all that it depends on."""
-
-    data: str
-    surrogate: str
-    epochs: int
-    seed: int
-    batch: int
-    hidden: tuple[int, ...]
-    steps: int
-    coding: str
-    lr: float
-    shift: int
-    decay: float
-    reset: str
-    detach_reset: bool
-
-    def network(self, shape: tuple[int, ...], classes: int) -> SpikingNetwork:
-        """The network for examples of this shape."""
-        cell = LIF(decay=self.decay, surrogate=get(self.surrogate), reset=self.reset, detach_reset=self.detach_reset)
-        return SpikingNetwork((math.prod(shape), *self.hidden, classes), cell, self.steps, self.coding)
 
 
 def claim(output: Path | None) -> Path:
@@ -113,7 +89,7 @@ def held(folder: Path) -> Iterator[None]:
     RunError
         If another process works on it.
     """
-    if fcntl is None or not folder.exists():
+    if fcntl is None or jax.process_index() or not folder.exists():
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -137,11 +113,13 @@ def describe(options: Options, data: Data) -> dict[str, Any]:
             "classes": data.classes,
             "low": data.low,
             "high": data.high,
+            "mean": data.mean if isinstance(data, Timed) else (),
+            "deviation": data.deviation if isinstance(data, Timed) else (),
             "training": len(data.x_train),
             "held_out": len(data.x_test),
             "held_out_from": data.held_out,
-            "training_sha256": sha256(data.x_train, data.y_train),
-            "held_out_sha256": sha256(data.x_test, data.y_test),
+            "training_sha256": sha256(data.x_train, data.y_train, lengths_of(data)[0]),
+            "held_out_sha256": sha256(data.x_test, data.y_test, lengths_of(data)[1]),
         },
         "versions": {
             "spikegrad": __version__,
@@ -154,6 +132,7 @@ def describe(options: Options, data: Data) -> dict[str, Any]:
             "processors": processors(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
+            "processes": jax.process_count(),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
         "jax": {
@@ -168,12 +147,15 @@ def describe(options: Options, data: Data) -> dict[str, Any]:
     }
 
 
-def sha256(*arrays: np.ndarray) -> str:
-    """A hash of arrays: of dtypes, shapes and values."""
+def sha256(*arrays: Any) -> str:
+    """A hash of arrays: of dtypes, shapes and values. None is none."""
     found = hashlib.sha256()
     for array in arrays:
+        if array is None:
+            continue
         found.update(f"{array.dtype.str} {array.shape} ".encode())
-        found.update(np.ascontiguousarray(array).data)
+        for start in range(0, len(array), 1024):  # they may have to be read
+            found.update(np.ascontiguousarray(array[start : start + 1024]).data)
     return found.hexdigest()
 
 
@@ -208,7 +190,12 @@ def save_parameters(folder: Path, params: Params) -> None:
 
 
 def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file of a run by a function that is given a stream, as :func:`save_record` does."""
+    """Write a file of a run by a function that is given a stream, as :func:`save_record` does.
+
+    Of several processes, the first one does.
+    """
+    if jax.process_index():
+        return
     try:
         write_atomically(path, write)
     except OSError as error:
@@ -238,7 +225,7 @@ def check_resources(folder: Path, options: Options, data: Data, parameters: int,
         If what is needed in any case is not there.
     """
     weights = 4 * parameters
-    arrays = sum(a.nbytes for a in (data.x_train, data.x_test, data.y_train, data.y_test))
+    arrays = sum(a.nbytes for a in (data.x_train, data.x_test, data.y_train, data.y_test) if isinstance(a, np.ndarray))
     states = _states(options, options.batch)
     # at least parameters, gradients and Adam's two moments; as measured, three times that while they are replaced
     least, likely = arrays + 4 * weights + states, arrays + 12 * weights + 3 * states
@@ -306,6 +293,8 @@ class DataRecord:
     classes: int
     low: float
     high: float
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
     training_sha256: str
     held_out_sha256: str
 
@@ -331,10 +320,11 @@ def read_record(folder: Path) -> tuple[Options, DataRecord, dict[str, Any]]:
         options, data = _typed(Options, record["options"]), _typed(DataRecord, record["data"])
         if unknown := set(record["options"]) - {field.name for field in dataclasses.fields(Options)}:
             raise ValueError(f"unknown option {min(unknown)!r:.40}")
-        if options.coding not in CODINGS:
-            raise ValueError(f"coding must be one of {', '.join(CODINGS)}, got {options.coding!r:.40}")
         if not data.low < data.high:
             raise ValueError(f"low must be less than high, got {data.low:g} and {data.high:g}")
+        if not len(data.mean) == len(data.deviation) in (0, math.prod(data.shape)) or 0 in data.deviation:
+            raise ValueError(f"mean and deviation must be numbers for each of {data.shape}, and no deviation 0")
+        _ = options.binning  # or an error
         return options, data
 
     return *_or_damaged(folder, read), record
@@ -380,6 +370,11 @@ _KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
         lambda v: isinstance(v, list) and all(type(n) is int and 0 < n < 2**32 for n in v),
         tuple,
     ),
+    tuple[float, ...]: (
+        "a list of finite numbers",
+        lambda v: isinstance(v, list) and all(_KINDS[float][1](n) for n in v),
+        lambda v: tuple(map(float, v)),
+    ),
 }
 
 
@@ -405,9 +400,9 @@ def _read_parameters(folder: Path, network: SpikingNetwork) -> Params:
     except DataError as error:
         raise RunError(str(error)) from None
     params = []
-    for i, (n, m) in enumerate(itertools.pairwise(network.sizes)):
+    for i, expected in enumerate(shapes(network.sizes, network.recurrent)):
         layer = {}
-        for name, shape in (("weight", (n, m)), ("bias", (m,))):
+        for name, shape in expected.items():
             array = arrays.get(f"{name}_{i}")
             if array is None or array.shape != shape or array.dtype.kind != "f":
                 found = "it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"

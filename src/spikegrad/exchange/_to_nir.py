@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 
+from .._surrogate import forwards
 from ..network import Layer, Network
 from ..network._layer import matrix_of
 from ..neurons import LIF, LeakyReadout, SynapticLIF
@@ -58,9 +59,9 @@ def to_nir(
     Raises
     ------
     ValueError
-        For what NIR cannot say: a reset by subtraction or a step late, an adaptive threshold, a refractory period, a
-        function that is neither a product, a convolution nor a change of shape, a decay of 1 or, if exact, of 0 where
-        there is no node for it.
+        For what NIR cannot say: another kind of spike than the step, a reset by subtraction or a step late, an adaptive
+        threshold, a refractory period, a function that is neither a product, a convolution nor a change of shape, a
+        decay of 1 or, if exact, of 0 where there is no node for it.
     TypeError
         If ``network`` is no :class:`~spikegrad.Network`, or ``dt`` no number.
 
@@ -174,6 +175,8 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> 
     if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
         raise ValueError(f"{owner} has no node in NIR; train with LIF or SynapticLIF to exchange the network")
     fires = isinstance(cell, LIF)
+    if fires and forwards(cell):
+        raise ValueError(f"{owner} has {cell.surrogate!r}, and neurons in NIR spike once or not at all")
     resets = fires and cell.reset == "value"
     if fires and cell.reset == "subtract":
         raise ValueError(f"{owner} resets by subtraction, and neurons in NIR to a value; train with reset='value'")

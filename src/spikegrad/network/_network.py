@@ -208,7 +208,7 @@ class Network(Struct):
         Notes
         -----
         With a key, example ``b`` of layer ``n`` draws its spikes of step ``t`` from ``key`` folded by
-        :func:`jax.random.fold_in` with ``t``, then ``n``, then ``b``. So spikes are the same in every mode, in
+        ``jax.random.fold_in`` with ``t``, then ``n``, then ``b``. So spikes are the same in every mode, in
         :meth:`step`, and whatever other examples there are.
 
         ``mode="scan"`` is differentiable in forward and reverse mode. The other modes have a derivative of their own in

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._struct import Real, parameter
-from .._surrogate import Surrogate, curve_of, with_curve
+from .._struct import Real, is_pure, parameter, shown
+from .._surrogate import Surrogate, curve_of, finite, with_curve
 from ._math import signed
 
 
@@ -32,12 +33,24 @@ class _Primal(NamedTuple):
         return _Primal(factor * self.varying, factor * self.constant + (1 - factor) * self.middle, self.middle)
 
 
+def _inner(curve: Surrogate, name: str, x: jax.Array) -> jax.Array:
+    """A curve within another one, whose formula keeps the contract of both where that of the inner one is known."""
+    formula = getattr(getattr(type(curve), name), "__wrapped__", None)
+    if formula is None or not is_pure(curve):
+        return getattr(curve, name)(x)
+    return jnp.asarray(formula(curve._fitted(x.dtype, x.shape), x), x.dtype)
+
+
+def _slope(curve: Surrogate, x: jax.Array) -> jax.Array:
+    return _inner(curve, "surrogate_grad", x)
+
+
 def _primal(curve: Surrogate, x: jax.Array) -> _Primal:
     if isinstance(curve, Composition):
         return curve._fitted(x.dtype, x.shape)._primal(x)
     numbers = all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve)) if curve._frozen else False
     threshold = jnp.zeros(() if numbers else x.shape, x.dtype)
-    return _Primal(curve.surrogate_fun(x), 0.0, curve.surrogate_fun(threshold))
+    return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
 
 
 class Composition(Surrogate):
@@ -67,10 +80,10 @@ class Scaled(Composition, pure=True):
         return _primal(self.surrogate, x).scaled(self.factor)
 
     def surrogate_grad(self, x):
-        return self.factor * self.surrogate.surrogate_grad(x)
+        return self.factor * _slope(self.surrogate, x)
 
     def __repr__(self) -> str:
-        return f"{self._shown('factor')} * {_bracketed(self.surrogate, Scaled, Sum)}"
+        return f"{shown(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
 
 
 class Sum(Composition, pure=True):
@@ -84,7 +97,7 @@ class Sum(Composition, pure=True):
         return _Primal(a.varying + b.varying, constant, middle)
 
     def surrogate_grad(self, x):
-        return self.first.surrogate_grad(x) + self.second.surrogate_grad(x)
+        return _slope(self.first, x) + _slope(self.second, x)
 
     def __repr__(self) -> str:
         return f"{self.first!r} + {_bracketed(self.second, Sum)}"
@@ -95,13 +108,16 @@ class Shifted(Composition, pure=True):
     center: Real = parameter()
 
     def _primal(self, x):
-        return _primal(self.surrogate, x - self.center)
+        return _primal(self.surrogate, finite(x - self.center))
 
     def surrogate_grad(self, x):
-        return self.surrogate.surrogate_grad(x - self.center)
+        return _slope(self.surrogate, finite(x - self.center))
+
+    def _landmarks(self):
+        return super()._landmarks() + float(self.center)
 
     def __repr__(self) -> str:
-        return f"shifted({self.surrogate!r}, {self._shown('center')})"
+        return f"shifted({self.surrogate!r}, {shown(self.center)})"
 
 
 class Stretched(Composition, pure=True):
@@ -109,13 +125,16 @@ class Stretched(Composition, pure=True):
     width: Real = parameter(above=0)
 
     def _primal(self, x):
-        return _primal(self.surrogate, x / self.width).scaled(self.width)
+        return _primal(self.surrogate, finite(x / self.width)).scaled(self.width)
 
     def surrogate_grad(self, x):
-        return self.surrogate.surrogate_grad(x / self.width)
+        return _slope(self.surrogate, finite(x / self.width))
+
+    def _landmarks(self):
+        return super()._landmarks() * float(self.width)
 
     def __repr__(self) -> str:
-        return f"stretched({self.surrogate!r}, {self._shown('width')})"
+        return f"stretched({self.surrogate!r}, {shown(self.width)})"
 
 
 class Truncated(Composition, pure=True):
@@ -127,10 +146,14 @@ class Truncated(Composition, pure=True):
         return _primal(self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge))
 
     def surrogate_grad(self, x):
-        return jnp.where(jnp.abs(x) <= self.half_width, self.surrogate.surrogate_grad(x), 0)
+        return jnp.where(jnp.abs(x) <= self.half_width, _slope(self.surrogate, x), 0)
+
+    def _landmarks(self):
+        h = float(self.half_width)
+        return np.union1d(super()._landmarks(), [-2 * h, -h, h, 2 * h])
 
     def __repr__(self) -> str:
-        return f"truncated({self.surrogate!r}, {self._shown('half_width')})"
+        return f"truncated({self.surrogate!r}, {shown(self.half_width)})"
 
 
 def _bracketed(curve: Surrogate, *kinds: type) -> str:
@@ -142,8 +165,8 @@ def _composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogat
     whole = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
     first, *others = (with_curve(surrogate, whole) for surrogate in surrogates)
     if any(other != first for other in others):
-        shown = " and ".join(map(repr, surrogates))
-        raise TypeError(f"{owner}: {shown} have different settings: set them around the whole")
+        given = " and ".join(map(repr, surrogates))
+        raise TypeError(f"{owner}: {given} have different settings: set them around the whole")
     return first
 
 

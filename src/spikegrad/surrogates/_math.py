@@ -113,8 +113,7 @@ def _exp_jvp(primals, tangents):
     return y, y * tangents[0]
 
 
-def expm1_over(y):
-    """``expm1(y)/y``, through 0, accurate in its derivatives too, where the quotient would cancel."""
+def _expm1_over(y):
     small = jnp.abs(y) < 0.5
     near = jnp.where(small, y, 0)
     series = jnp.ones_like(y)
@@ -122,6 +121,18 @@ def expm1_over(y):
         series = 1 + near / k * series
     far = jnp.where(small, 1, y)
     return jnp.where(small, series, jnp.expm1(far) / far)
+
+
+@jax.custom_jvp
+def expm1_over(y: jax.Array) -> jax.Array:
+    """``expm1(y)/y``, through 0, accurate in its derivatives too, where the quotient would cancel."""
+    return _expm1_over(y)
+
+
+@expm1_over.defjvp
+def _expm1_over_jvp(primals, tangents):
+    # as one number, which is at most 1/2 for y <= 0: its terms, each times a large tangent, would overflow
+    return expm1_over(*primals), jax.jvp(_expm1_over, primals, (jnp.ones_like(primals[0]),))[1] * tangents[0]
 
 
 def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
@@ -171,7 +182,7 @@ def _logistic_slope_jvp(primals, tangents):
 def logistic(z: jax.Array) -> jax.Array:
     """``sigma(z)``, small values as accurate as large ones."""
     e = exp(-jnp.abs(z))
-    return from_tail(z, e / (1 + e))
+    return jnp.where(z < 0, e, 1) / (1 + e)
 
 
 @logistic.defjvp
@@ -190,6 +201,18 @@ def cauchy(w: jax.Array) -> jax.Array:
 def _cauchy_jvp(primals, tangents):
     y = cauchy(*primals)
     return y, -2 * (y * bounded(primals[0])) * y * tangents[0]  # y * y would underflow first
+
+
+@jax.custom_jvp
+def inverse_hypotenuse(w: jax.Array) -> jax.Array:
+    """``(1 + w^2)^(-1/2)`` where the square is finite."""
+    return 1 / jnp.sqrt(1 + w * w)
+
+
+@inverse_hypotenuse.defjvp
+def _inverse_hypotenuse_jvp(primals, tangents):
+    y = inverse_hypotenuse(*primals)
+    return y, -(y * primals[0]) * y * y * tangents[0]
 
 
 def turns(x: jax.Array, period: jax.Array) -> jax.Array:

@@ -11,7 +11,10 @@ from typing import Any
 from .. import surrogates
 from .._checks import brief, shorten
 from .._functional import snake_case
-from .._surrogate import Surrogate
+from .._kinds import excluding, levels, signed, soft, stochastic
+from .._surrogate import Surrogate, learnable
+from ._algebra import shifted, stretched, truncated
+from ._measures import fitted
 from .presets import ABSENT, PRESETS
 
 _classes: dict[str, type[Surrogate]] = {
@@ -36,7 +39,7 @@ _ELSEWHERE = {
     "heaviside": "0 for x < 0 and 1 for x ≥ 0 is leaky_relu(alpha=0, beta=1)",
     "heavierfc": "(2/√π) exp(−k²x²) is gaussian_grad(sigma=0.5**0.5 / k, alpha=2 / k); k is 100 in norse",
     "logistic": "k σ(kx) σ(−kx) is sigmoid(alpha=k); k is 25 in snnTorch, 4 in SpikingJelly",
-    "tanh": "1 − tanh(kx)² is sigmoid(alpha=2 * k) times 2/k",
+    "tanh": "1 − tanh(kx)² is 2/k times sigmoid(alpha=2 * k)",
 }
 """Names of other libraries and of papers, in lower case and without ``_``: the slope, and what it is called here."""
 
@@ -48,7 +51,7 @@ def names() -> list[str]:
     --------
     >>> import spikegrad
     >>> spikegrad.names()[:3]
-    ['arctan', 'erf', 'gaussian_grad']
+    ['arctan', 'arctan_approx', 'capped_inverse']
     """
     return sorted(_classes)
 
@@ -60,9 +63,11 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     ----------
     spec : str
         A name, ``"soft_sign"`` or ``"SoftSign"``, alone or with parameters in Python's notation,
-        ``"soft_sign(alpha=2.0)"``. The ``repr`` of a surrogate with number parameters is such a string. Or a name of
-        another library with its parameters there, ``"snntorch.fast_sigmoid(slope=25)"``: see
-        :mod:`spikegrad.surrogates.presets`.
+        ``"soft_sign(alpha=2.0)"``. ``height`` and ``width`` beside the parameters are those of :func:`fitted`. Curves
+        are composed as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
+        :func:`stretched`, :func:`truncated` and :func:`fitted`, and have a kind of spike as there, ``"soft(arctan)"``.
+        The ``repr`` of a surrogate with number parameters is such a string. Another library's name has its parameters
+        there, ``"snntorch.fast_sigmoid(slope=25)"``: see :mod:`spikegrad.surrogates.presets`.
     **parameters
         Parameters by keyword, for a name alone.
 
@@ -86,6 +91,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Arctan(alpha=2.0)
     >>> get("arctan(2.0)") == get("Arctan(alpha=2)")
     True
+    >>> get("arctan(height=1, width=0.5)")
+    2.0 * stretched(Arctan(alpha=1.0), 0.7853981633974483)
     >>> get("snntorch.fast_sigmoid(slope=25)")
     excluding(InvSquareGrad(alpha=25.0))
     >>> get("arctang")
@@ -99,48 +106,106 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     """
     if not isinstance(spec, str):
         raise TypeError(f"get: spec must be a string, got {brief(spec)}")
-    malformed = ValueError(f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...)")
     try:
         node = ast.parse(spec.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two for thousands of brackets
-        raise malformed from None
-    args: list[Any] = []
-    if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
-        try:
-            args = [ast.literal_eval(arg) for arg in node.args]
-            given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in node.keywords}
-        except (ValueError, TypeError, MemoryError, RecursionError):
-            raise malformed from None
-        if "" in given or len(given) < len(node.keywords):  # **{...}, or a keyword twice
-            raise malformed
-        if parameters and (args or given):
+        if not parameters:
+            return _read(node)
+        if isinstance(node, ast.Call) and not (node.args or node.keywords):
+            node = node.func
+        if isinstance(node, ast.Call):
             raise TypeError(f"get: parameters both in {brief(spec)} and by keyword")
-        parameters, node = parameters or given, node.func
-    if not isinstance(node, ast.Name) and not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
-        raise malformed
-    name = ast.unparse(node)
-    make = _named(name)
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            return _make(_dotted(node), (), parameters)
+    except (SyntaxError, MemoryError, RecursionError, _Malformed):  # the second and third for thousands of brackets
+        pass
+    raise ValueError(f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...)")
+
+
+class _Malformed(Exception):  # noqa: N818
+    """A string that is no surrogate."""
+
+
+_operations: dict[str, Callable[..., Surrogate]] = {
+    function.__name__: function
+    for function in (shifted, stretched, truncated, fitted, excluding, levels, signed, soft, stochastic, learnable)
+}
+
+
+def _read(node: ast.expr) -> Surrogate:
+    """The surrogate that an expression describes: names, calls, products with numbers, and sums."""
+    match node:
+        case ast.Name() | ast.Attribute():
+            return _make(_dotted(node), (), {})
+        case ast.Call(called, args, keywords):
+            name = _dotted(called)
+            given = {keyword.arg or "": _number(keyword.value) for keyword in keywords}
+            if "" in given or len(given) < len(keywords):  # **{...}, or a keyword twice
+                raise _Malformed
+            if name in _operations and args:
+                return _operations[name](_read(args[0]), *map(_number, args[1:]), **given)
+            return _make(name, tuple(map(_number, args)), given)
+        case ast.BinOp(left, ast.Mult(), right):
+            return _number(left) * _read(right)
+        case ast.BinOp(left, ast.Add(), right):
+            return _read(left) + _read(right)
+    raise _Malformed
+
+
+def _dotted(node: ast.expr) -> str:
+    """A name, or one of a library."""
+    match node:
+        case ast.Name(name):
+            return name
+        case ast.Attribute(ast.Name(library), name):
+            return f"{library}.{name}"
+    raise _Malformed
+
+
+def _number(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        raise _Malformed from None
+
+
+def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surrogate:
+    if "." in name:
+        return _called(_preset(name), name, args, parameters)
+    cls = _classes.get(name) or _classes.get(snake_case(name))
+    if cls is None:
+        if known := _ELSEWHERE.get(name.lower().replace("_", "")):
+            raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
+        near = difflib.get_close_matches(snake_case(name), _classes, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
+        raise ValueError(f"unknown surrogate {brief(name)}{hint}")
+    size = {key: parameters[key] for key in ("height", "width") if key in parameters and key not in cls._domains}
+    parameters = {key: value for key, value in parameters.items() if key not in size}
+    if size and "width" in parameters:
+        raise TypeError(
+            f"{cls.__name__}: width is a parameter of its own; write fitted({snake_case(cls.__name__)}, height=..., "
+            "width=...)"
+        )
+    surrogate = _called(cls, cls.__name__, args, parameters)
+    return fitted(surrogate, **size) if size else surrogate
+
+
+def _preset(name: str) -> Callable[..., Surrogate]:
+    if why := ABSENT.get(name):
+        raise ValueError(f"no counterpart of {brief(name)} here: {why}")
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        libraries = dict.fromkeys(preset.partition(".")[0] for preset in PRESETS)
+        hint = f"did you mean {near[0]!r}?" if near else f"known libraries are {', '.join(libraries)}"
+        raise ValueError(f"unknown surrogate {brief(name)}, {hint}")
+    return PRESETS[name]
+
+
+def _called(make: Callable[..., Surrogate], name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surrogate:
     signature = inspect.signature(make)
     try:
         signature.bind(*args, **parameters)
     except TypeError as error:
-        shown = name if "." in name else make.__name__
         raise TypeError(
-            f"{shown}: {shorten(str(error))}; its parameters are {', '.join(signature.parameters)}"
+            f"{name}: {shorten(str(error))}; its parameters are {', '.join(signature.parameters)}"
         ) from None
     return make(*args, **parameters)
-
-
-def _named(name: str) -> Callable[..., Surrogate]:
-    """What makes the surrogate of a name, or an error that says which name may be meant."""
-    found = _classes.get(name) or _classes.get(snake_case(name)) or PRESETS.get(name)
-    if found is not None:
-        return found
-    if why := ABSENT.get(name):
-        raise ValueError(f"no counterpart of {brief(name)} here: {why}")
-    if known := _ELSEWHERE.get(name.lower().replace("_", "")):
-        raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
-    near = difflib.get_close_matches(name, PRESETS, n=1) if "." in name else []
-    near = near or difflib.get_close_matches(snake_case(name), _classes, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
-    raise ValueError(f"unknown surrogate {brief(name)}{hint}")

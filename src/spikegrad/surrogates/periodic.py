@@ -68,7 +68,7 @@ squarewave_fourier_series = functional(SquarewaveFourierSeries)
 
 
 class PeriodicExp(Surrogate, pure=True):
-    r"""An exponential at each multiple of T: g(x) = exp(αx) for x < 0, exp(−β·|x − T·round(x/T)|) for x ≥ 0.
+    r"""An exponential at each multiple of T: g(x) = exp(αx) for x < 0, exp(−βd) for x ≥ 0, d from the nearest kT.
 
     .. math:: g(x) &= \begin{cases} e^{\alpha x} & x < 0 \\ e^{-\beta |r|} & x \ge 0 \end{cases} \qquad
               r = x - k T, \quad k = \mathrm{round}(x / T) \\
@@ -105,7 +105,7 @@ class PeriodicExp(Surrogate, pure=True):
     0.3679 0.3679 1.0000
     """
 
-    _formula = "exp(αx) for x < 0, exp(−β·|x − T·round(x/T)|) for x ≥ 0"
+    _formula = "exp(αx) for x < 0, exp(−βd) for x ≥ 0, d from the nearest kT"
     alpha: Real = parameter(default=2.0, above=0)
     beta: Real = parameter(default=2.0, above=0)
     t_period: Real = parameter(default=1.0, above=0)
@@ -121,7 +121,9 @@ class PeriodicExp(Surrogate, pure=True):
 
     def _rest(self, x):
         """The distance from the nearest multiple of the period."""
-        return self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
+        r = self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
+        half = self.t_period / 2  # half-way, the rounding of the count is felt, and the slope has a kink
+        return jnp.where(r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r))
 
 
 periodic_exp = functional(PeriodicExp)

@@ -10,7 +10,19 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import bounded, cauchy, exp, expm1_over, from_tail, inverse_square, log1p, reciprocal, shortcut, signed
+from ._math import (
+    bounded,
+    cauchy,
+    exp,
+    expm1_over,
+    from_tail,
+    inverse_hypotenuse,
+    inverse_square,
+    log1p,
+    reciprocal,
+    shortcut,
+    signed,
+)
 
 
 class SoftSign(Surrogate, pure=True):
@@ -289,13 +301,15 @@ class PowerTail(Surrogate, pure=True):
     q: Real = parameter(default=2.0, above=1)
 
     def surrogate_fun(self, x):
-        return from_tail(x, _power_tail(self._distance(x), jnp.asarray(self.q, x.dtype) - 1) / 2)
+        steepness, a = 2 / (jnp.asarray(self.q, x.dtype) - 1), jnp.abs(x)
+        far = a > 1e20  # where the product may overflow and the 1 has long been lost
+        log = jnp.log(steepness) + jnp.log(jnp.where(far, a, 1))
+        log = jnp.where(far, log, log1p(steepness * jnp.where(far, 0, a)))
+        return from_tail(x, exp((1 - self.q) * log) / 2)
 
     def surrogate_grad(self, x):
-        return _power_tail(self._distance(x), jnp.asarray(self.q, x.dtype))
-
-    def _distance(self, x):
-        return jnp.minimum(2 / (self.q - 1) * jnp.abs(x), jnp.finfo(x.dtype).max)
+        t = jnp.minimum(2 / (self.q - 1) * jnp.abs(x), jnp.finfo(x.dtype).max)
+        return _power_tail(t, jnp.asarray(self.q, x.dtype))
 
 
 power_tail = functional(PowerTail)
@@ -334,11 +348,11 @@ class Circle(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         z = bounded(x / self.alpha)
-        return 0.5 + self.alpha * (z * jnp.sqrt(cauchy(z)))
+        return 0.5 + self.alpha * (z * inverse_hypotenuse(z))
 
     def surrogate_grad(self, x):
-        y = cauchy(bounded(x / self.alpha))
-        return y * jnp.sqrt(y)
+        y = inverse_hypotenuse(bounded(x / self.alpha))
+        return y * y * y
 
 
 circle = functional(Circle)

@@ -5,6 +5,7 @@ from ._callbacks import JsonLines, TensorBoard
 from ._checkpoint import CheckpointError, Checkpoints, OrbaxCheckpoints
 from ._fit import fit
 from ._partition import combine, partition
+from ._processes import ProcessLostError, distributed
 from ._state import Callback, DivergedError, Report, State
 from ._update import Loss
 
@@ -16,11 +17,13 @@ __all__ = [
     "JsonLines",
     "Loss",
     "OrbaxCheckpoints",
+    "ProcessLostError",
     "Report",
     "ShuffledBatches",
     "State",
     "TensorBoard",
     "combine",
+    "distributed",
     "fit",
     "partition",
     "staged",

@@ -1,15 +1,51 @@
-"""What several processes have to decide alike."""
+"""What several processes have to decide alike. Each must ask, and as often as the others."""
 
 from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
 
+T = TypeVar("T")
 
-def agreed(wish: bool) -> bool:
-    """Whether any process wishes something: all get the same answer. Each must ask, and as often."""
+
+def gathered(*values: int) -> np.ndarray:
+    """Whole numbers of each process, a row for each: ``(processes, values)``."""
+    row = np.asarray(values, np.int32)
     if jax.process_count() == 1:
-        return wish
+        return row[None]
     from jax.experimental import multihost_utils  # noqa: PLC0415  (rarely needed)
 
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(wish))))
+    return np.asarray(multihost_utils.process_allgather(row)).reshape(-1, len(row))
+
+
+def agreed(wish: bool) -> bool:
+    """Whether any process wishes something."""
+    return bool(gathered(wish).any())
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What a function returns in process 0, which alone calls it; if it fails there, its error in all of them."""
+    if jax.process_count() == 1:
+        return make()
+    from jax.experimental import multihost_utils  # noqa: PLC0415
+
+    message = b""
+    if jax.process_index() == 0:
+        try:
+            message = pickle.dumps((make(), None))
+        except Exception as error:
+            message = pickle.dumps((None, error))
+
+    def sent(numbers: np.ndarray) -> bytes:  # as whole numbers of more bytes, from JAX 0.6
+        return np.asarray(multihost_utils.broadcast_one_to_all(numbers)).astype(np.uint8).tobytes()
+
+    (length,) = struct.unpack("<q", sent(np.frombuffer(struct.pack("<q", len(message)), np.uint8)))
+    value, error = pickle.loads(sent(np.frombuffer(message, np.uint8) if message else np.zeros(length, np.uint8)))
+    if error is not None:
+        raise error
+    return value

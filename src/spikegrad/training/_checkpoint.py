@@ -16,11 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._files import PARTIAL, write_atomically
-from ._agree import agreed
+from ._agree import agreed, from_first
 from ._callbacks import jsonable
 from ._partition import name_of
+from ._spread import as_numbers, is_spread, of_kind
 from ._state import Report, State
 
 FORMAT = 1
@@ -42,7 +44,8 @@ class Checkpoints:
     Parameters
     ----------
     folder : path
-        Where they go; it is made if it does not exist. Of several processes, the first one writes.
+        Where they go; it is made if it does not exist. Of several processes, the first one writes and reads, and sends
+        the others what it has read: they need not see the folder.
     minutes : float, optional
         Save after the first call that ends so many minutes after the last checkpoint, and not at each epoch's end.
     keep : int
@@ -109,7 +112,6 @@ class Checkpoints:
             If it cannot be written; earlier checkpoints stay as they are.
         """
         path = self.folder / f"step-{state.step:09}{self._suffix}"
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._write(path, state)
         except OSError as error:
@@ -131,10 +133,10 @@ class Checkpoints:
         CheckpointError
             If the file cannot be read, or does not fit.
         """
-        found = self.all()
+        found = from_first(lambda: self.all()[-1:])  # of which the others may see less, or older ones
         if not found:
             return start
-        state, extra = self._read(found[-1], start)
+        state, extra = self._read(found[0], start)
         self.extra.clear()
         self.extra.update(extra)
         self._saved = state.step
@@ -162,18 +164,23 @@ class Checkpoints:
                 raise CheckpointError(f"{path}: {name} is sharded over several processes: use OrbaxCheckpoints")
         if jax.process_index() != 0:
             return
-        arrays: dict[str, Any] = {name: _plain(np.asarray(_as_numbers(leaf))) for name, leaf in named.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {name: _plain(np.asarray(as_numbers(leaf))) for name, leaf in named.items()}
         arrays[_ABOUT] = np.asarray(json.dumps(_about(state, self.extra)))
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
     def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
-        with _readable(path):
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            about = _checked(path, json.loads(str(arrays.pop(_ABOUT))))
+        arrays, about = from_first(lambda: _arrays_of(path))
         wanted = _named(start)
         _compare(path, arrays, about["dtypes"], wanted)
         return _state(start, [_like(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
+
+
+def _arrays_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with _readable(path):
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, _checked(path, json.loads(str(arrays.pop(_ABOUT))))
 
 
 @contextmanager
@@ -225,14 +232,6 @@ def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT, "progress": jsonable(progress), "dtypes": dtypes, "extra": jsonable(extra)}
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _as_numbers(leaf: jax.Array) -> jax.Array:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
 def _plain(array: np.ndarray) -> np.ndarray:
     """An array of a dtype that the format knows: of bfloat16 and its like, the bits."""
     return array if array.dtype.kind in "?biufc" else array.view(f"u{array.dtype.itemsize}")
@@ -246,7 +245,7 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
     for name, array in arrays.items():
         if name not in wanted:
             raise CheckpointError(f"{path} has {name}, which these parameters and this optimiser have not")
-        shape, dtype = _as_numbers(wanted[name]).shape, str(wanted[name].dtype)
+        shape, dtype = as_numbers(wanted[name]).shape, str(wanted[name].dtype)
         if array.shape != shape or dtypes.get(name) != dtype:
             raise CheckpointError(
                 f"{path}: {name} is {dtypes.get(name)} of shape {array.shape}, and must be {dtype} of shape {shape}"
@@ -255,15 +254,9 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
 
 def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
     """The saved array as one of JAX, of the dtype and the sharding of another."""
-    numbers = _as_numbers(leaf)
+    numbers = as_numbers(leaf)
     placed: Any = array.view(numbers.dtype) if array.dtype != numbers.dtype else array
-    sharded = len(numbers.sharding.device_set) > 1
-    return _of_kind(jax.device_put(placed, numbers.sharding) if sharded else jnp.asarray(placed), leaf)
-
-
-def _of_kind(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
-    """The same numbers, as a key if ``leaf`` is one."""
-    return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else numbers
+    return of_kind(jax.device_put(placed, numbers.sharding) if is_spread(numbers) else jnp.asarray(placed), leaf)
 
 
 class OrbaxCheckpoints(Checkpoints):
@@ -297,8 +290,9 @@ class OrbaxCheckpoints(Checkpoints):
         self._orbax: Any = v1
 
     def _write(self, path: Path, state: State) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         named = _named(state)
-        arrays = {name: _as_numbers(leaf) for name, leaf in named.items()}
+        arrays = {name: as_numbers(leaf) for name, leaf in named.items()}
         self._orbax.save(path, arrays, custom_metadata=_about(state, self.extra), overwrite=True)
 
     def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
@@ -307,10 +301,14 @@ class OrbaxCheckpoints(Checkpoints):
             found = self._orbax.metadata(path)
             about = _checked(path, found.custom_metadata)
             _compare(path, found.metadata, about["dtypes"], wanted)
-            like = {name: _abstract(_as_numbers(leaf)) for name, leaf in wanted.items()}
+            like = {name: _abstract(as_numbers(leaf)) for name, leaf in wanted.items()}
             arrays = self._orbax.load(path, like)
-        return _state(start, [_of_kind(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
+        return _state(start, [of_kind(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    """What Orbax is to make: an array sharded as this one is; of several processes, one that all of them have."""
+    sharding: Any = leaf.sharding
+    if jax.process_count() > 1 and not is_spread(leaf):
+        sharding = NamedSharding(Mesh(np.asarray(jax.devices()), ("processes",)), PartitionSpec())
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

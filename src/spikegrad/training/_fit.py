@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from ._agree import agreed
+from ._agree import gathered
 from ._source import Source
+from ._spread import is_spread, mesh_of, replicated
 from ._state import Callback, DivergedError, Report, State
 from ._update import Loss, Result, compiled, values_of
 
@@ -28,6 +30,7 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     updates_per_call: int = 1,
+    batch_sharding: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> State:
     """Train anything that has a differentiable loss.
@@ -36,7 +39,7 @@ def fit(
     ----------
     loss : callable
         ``loss(trainable, batch, key) -> (scalar, {name: metric})``: what is made small, and a dict of whatever else is
-        to be reported, numbers or arrays. It is traced by JAX. Arrays that a :class:`jax.tree_util.Partial` binds are
+        to be reported, numbers or arrays. It is traced by JAX. Arrays that a ``jax.tree_util.Partial`` binds are
         arguments of the compiled program; those that a function closes over become constants of it, which takes memory
         and time to compile: bind large ones.
     trainable : pytree of arrays, or State
@@ -58,9 +61,14 @@ def fit(
         Updates in one compiled call, of which callbacks are told when it has ended. Small networks are faster with more
         of them. The number is fixed, and decides nothing else: no clock has a part in what is computed. A call ends
         early with the epoch, or before a batch of another shape.
+    batch_sharding : jax.sharding.NamedSharding, or pytree of them, optional
+        How batches are spread over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)), P("batch"))``; a
+        pytree has one for each part of a batch. Every process makes whole batches, all the same ones, and puts its part
+        onto its devices; arrays of JAX that are spread already stay as they are. Everything else is on all devices,
+        what is trained too unless it is sharded itself. See :func:`distributed`.
     callbacks : sequence of callable
         Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
-        ends. One that has a method ``end`` has it called with the last state.
+        ends, in all processes after the same update. One that has a method ``end`` has it called with the last state.
 
     Returns
     -------
@@ -72,7 +80,8 @@ def fit(
     DivergedError
         If the loss or the parameters are no longer finite. It has the last state that was.
     TypeError, ValueError
-        For what cannot be trained, or with.
+        For what cannot be trained, or with; where processes have different states at the start, or different numbers
+        of batches.
 
     Notes
     -----
@@ -98,10 +107,12 @@ def fit(
         if value is not None and value < 1:
             raise ValueError(f"fit: {name} must be at least 1, got {value}")
     epochs = 1 if epochs is None and steps is None else epochs
-    source = Source(batches)
+    source = Source(batches, batch_sharding)
     if source.once and epochs is not None and epochs > 1:
         raise ValueError(f"fit: batches is an iterator, which ends with its first epoch, and not after {epochs}")
-    call = compiled(loss, optimizer, updates_per_call)
+    mesh = None if batch_sharding is None else mesh_of(batch_sharding)
+    state = _on(mesh, state)
+    call = compiled(loss, optimizer, updates_per_call, state, mesh)
     clock = _Clock(state)
     good, stopped = state, False
 
@@ -114,6 +125,7 @@ def fit(
             break
         groups = source.groups(state, steps, updates_per_call)
         group = next(groups, None)
+        _agree(state, group, False)
         if group is None and not state.batches:
             raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
         if group is None:  # ``steps`` ended an earlier call with the last batch of the epoch
@@ -129,7 +141,7 @@ def fit(
             epoch_ended = following is None and source.has_ended(state.batches + len(group))
             report = _report(state, result, values, epoch_ended, clock, _total(source, epochs, steps))
             state = report.state
-            stopped = agreed(any([callback(report) for callback in callbacks]))
+            stopped = _agree(state, following, any([callback(report) for callback in callbacks]))
             group = following
     for callback in callbacks:
         if hasattr(callback, "end"):
@@ -145,6 +157,26 @@ def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: j
     if key is None:
         raise TypeError("fit: key is missing, such as key=jax.random.key(0)")
     return State.start(trainable, optimizer, key)
+
+
+def _on(mesh: Mesh | None, state: State) -> State:
+    """The state on all devices of a mesh, if there is one."""
+    if mesh is None:
+        return state
+    parts = {name: getattr(state, name) for name in ("trainable", "optimizer_state", "key")}
+    return dataclasses.replace(state, **{name: replicated(part, mesh, name) for name, part in parts.items()})
+
+
+def _agree(state: State, group: list | None, stop: bool) -> bool:
+    """Whether any process wants to stop; and whether all have the same to do next, without which they would hang."""
+    if jax.process_count() > 1 and not any(map(is_spread, jax.tree.leaves((group, state.trainable)))):
+        raise ValueError(
+            f"fit: there are {jax.process_count()} processes, and nothing is spread over them: give batch_sharding"
+        )
+    wishes, counts = gathered(stop, len(group or ())).T
+    if len(set(counts)) > 1:
+        raise ValueError(f"fit: processes have different numbers of batches after update {state.step}: {counts}")
+    return bool(wishes.any())
 
 
 def _reached(count: int, limit: int | None) -> bool:

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from ._spread import spread
 from ._state import State
 
 
 class Source:
     """Batches, epoch by epoch."""
 
-    def __init__(self, batches: Any) -> None:
-        self.batches = batches
+    def __init__(self, batches: Any, batch_sharding: Any = None) -> None:
+        self.batches, self.sharding = batches, batch_sharding
         self.length: int | None = len(batches) if hasattr(batches, "__len__") else None
         self.once = not callable(batches) and iter(batches) is batches
         self.last: int | None = None  # number of batches after which ``steps`` cuts the epoch short
@@ -25,7 +26,12 @@ class Source:
         """What is left of the epoch, in groups for one call each; no more is read than ``steps`` permits."""
         epoch: Any = self.batches(state.epoch) if callable(self.batches) else self.batches
         self.last = None if steps is None else state.batches + steps - state.step
-        return _grouped(itertools.islice(iter(epoch), state.batches, self.last), size)
+        return _grouped(map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size)
+
+    def _arrays(self, batch: Any) -> Any:
+        if self.sharding is not None:
+            return spread(batch, self.sharding)
+        return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
 
     def has_ended(self, used: int) -> bool:
         """Whether an epoch has ended, of which nothing is left to be read. It may have been cut short by ``steps``."""
@@ -39,7 +45,6 @@ def _grouped(batches: Iterator[Any], size: int) -> Iterator[list]:
     """Up to so many consecutive batches of one shape."""
     group: list = []
     for batch in batches:
-        batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
         if group and _type(batch) != _type(group[0]):
             yield group
             group = []

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ._partition import combine
+from ._spread import replicated
 from ._state import State
 
 Loss = Callable[[Any, Any, jax.Array], tuple[Any, dict[str, Any]]]
@@ -28,10 +30,19 @@ class Result(NamedTuple):
     updates: int
 
 
-def compiled(loss: Loss, optimizer: Any, size: int) -> Callable[[State, list], Result]:
-    """A function that makes the updates of a group of batches. How many they are is no reason to compile again."""
+def compiled(loss: Loss, optimizer: Any, size: int, state: State, mesh: Mesh | None) -> Callable[[State, list], Result]:
+    """A function that makes the updates of a group of batches. How many they are is no reason to compile again.
+
+    With a mesh, over which batches and the state are spread, the state stays where it is, and all devices have what is
+    told of it.
+    """
     optimizer = optax.with_extra_args_support(optimizer)
     bound, rest = _arrays_apart(loss)
+    placed: Any = None
+    if mesh is not None:
+        bound, everywhere = replicated(bound, mesh, "loss"), NamedSharding(mesh, PartitionSpec())
+        kept = jax.tree.map(lambda x: x.sharding, (state.trainable, state.optimizer_state))
+        placed = (*kept, everywhere, everywhere)
 
     def evaluate(bound, trainable, batch, key):
         return _checked(combine(bound, rest)(trainable, batch, key))
@@ -45,7 +56,7 @@ def compiled(loss: Loss, optimizer: Any, size: int) -> Callable[[State, list], R
         change, optimizer_state = optimizer.update(gradient, optimizer_state, trainable, **more)
         return optax.apply_updates(trainable, change), optimizer_state, {"loss": value, **metrics}
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=placed)
     def advance(bound, trainable, optimizer_state, key, step, batches, count):
         def nth_key(i):
             return jax.random.fold_in(key, step + jnp.uint32(i))

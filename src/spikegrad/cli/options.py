@@ -1,0 +1,172 @@
+"""The options of a run: how they are read, what they are by default, and the network that they describe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import click
+import numpy as np
+from click.core import ParameterSource
+
+from .. import data as datasets
+from ..data import Binning
+from ..network._schedule import MODES
+from ..neurons import decay_from_tau
+from ..surrogates._registry import get
+from . import sources
+from .networks import CELLS, CODINGS, NO_CODING, READOUTS, SpikingNetwork
+
+_SHIFT = {"mnist5k": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of a run: all that it depends on.
+
+    ``taus`` are empty where ``decay`` and the cell's own defaults count. ``bin`` is in milliseconds, 0 without events.
+    """
+
+    data: str
+    surrogate: str
+    epochs: int
+    seed: int
+    batch: int
+    hidden: tuple[int, ...]
+    steps: int
+    coding: str
+    lr: float
+    shift: int
+    decay: float
+    reset: str
+    detach_reset: bool
+    cell: str
+    taus: tuple[float, ...]
+    recurrent: bool
+    readout: str
+    mode: str
+    bin: float
+    pool: int
+    noise: float
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r:.40}")
+        leaks = len(CELLS[self.cell][1])
+        if len(self.taus) not in (0, leaks, leaks + 1):
+            raise ValueError(f"taus of the cell {self.cell} are {leaks} or {leaks + 1}, got {len(self.taus)}")
+
+    def network(self, shape: tuple[int, ...], classes: int) -> SpikingNetwork:
+        """The network for examples of this shape; of recordings, that of their channels."""
+        kind, names = CELLS[self.cell]
+        decays = [decay_from_tau(tau) for tau in self.taus] or [self.decay]
+        readout = decays[len(names)] if len(decays) > len(names) else None
+        leaks = dict(zip(names, decays, strict=False))
+        cell = kind(surrogate=get(self.surrogate), reset=self.reset, detach_reset=self.detach_reset, **leaks)
+        sizes = (math.prod(shape), *self.hidden, classes)
+        return SpikingNetwork(
+            sizes, cell, self.steps, self.coding, self.readout, self.mode, self.recurrent, readout_decay=readout
+        )
+
+    @property
+    def binning(self) -> Binning:
+        """Of events; of other data, its steps alone count."""
+        return Binning(self.steps, self.bin * 1000 if self.bin else 1, pool=self.pool)
+
+
+_CHOICES = {"coding": (*CODINGS, NO_CODING), "cell": tuple(CELLS), "readout": READOUTS, "mode": MODES}
+
+
+def parse_surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
+    """A surrogate, or several, of their names."""
+    del ctx, param
+    try:
+        return get(value) if isinstance(value, str) else tuple(get(spec) for spec in value)
+    except (TypeError, ValueError) as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def parse_hidden(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Sizes of layers, of ``N,...``."""
+    del ctx, param
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", value) or 0 in map(int, value.split(",")):
+        raise click.BadParameter(f"{value!r}: give the neurons of each layer, such as 256,256")
+    return tuple(map(int, value.split(",")))
+
+
+class RealRange(click.FloatRange):
+    """A finite number: NaN passes every comparison of a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not np.isfinite(number):
+            self.fail(f"{value} is not finite", param, ctx)
+        return number
+
+
+def parse_taus(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
+    """Time constants, of ``TAU,...``; none if not given."""
+    del ctx, param
+    try:
+        taus = tuple(map(float, value.split(","))) if value is not None else ()
+    except ValueError:
+        taus = (0.0,)
+    if not all(0 < tau < math.inf for tau in taus):
+        raise click.BadParameter(f"{value!r}: give time constants above 0, in steps, such as 20 or 20,10")
+    return taus
+
+
+def options_of(context: click.Context, data: str, **given: Any) -> Options:
+    """The options of a new run, with the defaults of its data; an error for those that do not go with it."""
+    form = sources.form_of(data)
+    timed = form.read is not None
+    why = {}
+    if timed:
+        why |= dict.fromkeys(("coding", "shift"), f"it goes with images, and {data} has a time axis")
+    else:
+        why["noise"] = f"it goes with recordings, and {data} has no time axis"
+    if form.bin_ms is None:
+        why |= dict.fromkeys(("bin", "pool"), f"it goes with events, and {data} has none")
+    if form.steps is None:
+        why["steps"] = f"{data} has steps of its own"
+    if given["taus"]:
+        why["decay"] = "--taus say it already"
+    for name, reason in why.items():
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise click.BadParameter(f"{context.params[name]}: {reason}", param_hint=f"'--{name}'")
+    defaults = {
+        "coding": NO_CODING if timed else "current",
+        "shift": _SHIFT.get(data, 0),
+        "steps": form.steps or 1,
+        "bin": form.bin_ms or 0.0,
+        "pool": form.pool,
+    }
+    given |= {name: value for name, value in defaults.items() if given[name] is None}
+    try:
+        return Options(data, **given)
+    except ValueError as error:  # the choices have been made sure of
+        raise click.BadParameter(str(error), param_hint="'--taus'") from None
+
+
+def fitted(options: Options, data: datasets.Data) -> tuple[Options, list[str]]:
+    """Options as far as the data permits them, and what was changed."""
+    n, changed = len(data.x_train), []
+    if options.batch > n:
+        changed.append(f"--batch {options.batch} is cut to the {n} training examples")
+        options = dataclasses.replace(options, batch=n)
+    if options.epochs * (n // options.batch) >= 2**31:
+        raise click.BadParameter(f"{options.epochs} are more than 2^31 updates", param_hint="'--epochs'")
+    if isinstance(data, sources.Timed):
+        return dataclasses.replace(options, steps=data.x_train.shape[1]), [*changed, *data.doubts]
+    if options.shift and len(data.shape) == 1:
+        raise click.BadParameter(
+            f"{data.name} has no images to move, but {data.shape[0]} features", param_hint="'--shift'"
+        )
+    if options.shift and options.shift >= min(data.shape[:2]):
+        raise click.BadParameter(
+            f"{options.shift} moves an image of {data.shape[0]} x {data.shape[1]} out of sight", param_hint="'--shift'"
+        )
+    return options, changed

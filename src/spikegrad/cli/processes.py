@@ -1,0 +1,90 @@
+"""The command in several processes: all compute alike, and the first one alone reads, prints and writes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import Any
+
+import click
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..training import distributed
+from ..training._agree import gathered
+from . import signals
+
+NAMES = ("joining", "coordinator", "processes", "process")
+"""Of the options that do not change a result."""
+
+
+def options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options to a command that has one ``quiet``, and run it in the processes that they speak of."""
+
+    @click.option(
+        "--distributed",
+        "joining",
+        is_flag=True,
+        help="Train on all devices of several processes, each started with this option; SLURM, Open MPI and Kubernetes "
+        "are recognised.",
+    )
+    @click.option("--coordinator", metavar="HOST:PORT", help="Elsewhere: a free port of the machine of process 0,")
+    @click.option("--processes", type=click.IntRange(1), help="how many processes there are,")
+    @click.option("--process", type=click.IntRange(0), help="and which one this is, from 0.")
+    @functools.wraps(function)
+    def run(
+        *args: Any,
+        joining: bool,
+        coordinator: str | None,
+        processes: int | None,
+        process: int | None,
+        quiet: bool,
+        **rest: Any,
+    ) -> int:
+        if not joining:
+            for name, value in (("coordinator", coordinator), ("processes", processes), ("process", process)):
+                if value is not None:
+                    raise click.BadParameter("it goes with --distributed", param_hint=f"'--{name}'")
+            return function(*args, quiet=quiet, **rest)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(distributed(coordinator, processes, process))
+            except (ValueError, RuntimeError) as error:
+                raise click.BadParameter(f"{error}", param_hint="'--distributed'") from None
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of which JAX only takes note
+            if jax.process_index():
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(redirect_stdout(nowhere))
+                quiet = True
+            return function(*args, quiet=quiet, **rest)
+
+    return run
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], int]]:
+    """As :func:`signals.deferred`; all processes must ask, and get the number of what came to any."""
+    with signals.deferred() as came:
+        yield lambda: int(gathered(came()).max())
+
+
+def batch_sharding(batch: int) -> NamedSharding | None:
+    """How batches of so many examples are cut; None if the command has not been told that it is to be distributed."""
+    if not jax.distributed.is_initialized():
+        return None
+    if batch % jax.device_count():
+        raise click.BadParameter(
+            f"batches of {batch} examples cannot be cut over {jax.device_count()} devices", param_hint="'--batch'"
+        )
+    return NamedSharding(Mesh(jax.devices(), ("batch",)), PartitionSpec("batch"))
+
+
+def leave(code: int) -> None:
+    """End after an error, if there are several processes: the others are not to be waited for."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)

@@ -1,0 +1,385 @@
+"""What ``--data`` takes: a table of forms, of which the help and the errors are made, and how each of them is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from .. import data as datasets
+from .._system import available_memory
+from ..data import Binned, Binning, Data, DataError, Recordings, Sequences
+from ..data._sequences import moments, standardized
+
+Recorded: TypeAlias = Sequences | Recordings
+Source = TypeVar("Source", Sequences, Recordings)
+Read: TypeAlias = Callable[[str, int, int], tuple[Recorded, Recorded | None]]
+"""From path, steps and seed to what is trained on, and what is published to test with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A form of data.
+
+    Parameters
+    ----------
+    written : str
+        As it is given to the command.
+    about : str
+        What it is, in a line.
+    read : callable, optional
+        Reads recordings. Images have none: :func:`spikegrad.data.load` reads them.
+    held_out : str
+        What is held out where nothing is published to test with; ``hold_out`` does it, with the data and the seed.
+    steps : int, optional
+        Steps unless the user says otherwise. None: the data has its own.
+    bin_ms : float, optional
+        Length of a step in which events are counted, unless the user says otherwise. None: the data has no events.
+    pool : int
+        Neighbouring units of a channel, likewise.
+    """
+
+    written: str
+    about: str
+    read: Read | None = None
+    held_out: str = "a fifth of each class, drawn with seed {}"
+    hold_out: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: datasets.hold_out(source, 0.2, seed)
+    steps: int | None = None
+    bin_ms: float | None = None
+    pool: int = 1
+
+    @property
+    def name(self) -> str:
+        """What precedes a path, or the whole."""
+        return self.written.partition(":")[0]
+
+
+def _pair(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
+    """What to train on and to test with: of a folder that has both under known names; else the path alone."""
+    where = Path(path)
+    if not where.exists():
+        raise DataError(f"{path}: no such file or folder")
+    for train, test in names:
+        if (where / train).exists():
+            return where / train, where / test
+    return where, None
+
+
+def _both(read: Callable[[Path], Source], train: Path, test: Path | None) -> tuple[Source, Source | None]:
+    return read(train), None if test is None else read(test)
+
+
+def _heidelberg(name: str) -> Read:
+    def read(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
+        train, test = _pair(path, (f"{name}_train.h5", f"{name}_test.h5"))
+        if train.is_dir():
+            raise DataError(f"{path}: no {name}_train.h5 in this folder")
+        return _both(datasets.read_shd, train, test)
+
+    return read
+
+
+def _nmnist(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
+    return _both(datasets.read_nmnist, *_pair(path, ("Train", "Test")))
+
+
+def _dvs128(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
+    lists, arrays = ("trials_to_train.txt", "trials_to_test.txt"), ("ibmGestureTrain", "ibmGestureTest")
+    train, test = _pair(path, lists, arrays)
+    return _both(datasets.read_dvs_gesture_arrays if train.is_dir() else datasets.read_dvs_gesture, train, test)
+
+
+def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
+    name = Path(path).name
+    train, test = _pair(path, (f"{name}_TRAIN.ts", f"{name}_TEST.ts"))
+    other = train.with_name(train.name.replace("_TRAIN.ts", "_TEST.ts"))
+    if test is None and other != train and other.exists():
+        test = other
+    return _both(datasets.read_ts, train, test)
+
+
+def _shipped(name: str) -> Read:
+    return lambda path, steps, seed: (datasets.shipped(name), datasets.shipped(name, "test"))
+
+
+def _randman(path: str, steps: int, seed: int) -> tuple[Sequences, None]:
+    try:
+        return datasets.randman(steps=steps, seed=seed), None
+    except ValueError as error:
+        raise DataError(f"randman, {steps} steps: {error}") from None
+
+
+IMAGES = Form("FILE.npz", "x_train, y_train: images or features", steps=8)
+OWN = (
+    IMAGES,
+    Form("FILE.npz", "x, y: sequences (n, steps, channels)", lambda path, *_: (datasets.read_npz(path), None)),
+    Form(
+        "FILE.npz",
+        "times, units, ...: events",
+        lambda path, *_: (datasets.read_npz_events(path), None),
+        steps=100,
+        bin_ms=14,
+    ),
+)
+"""Files of one's own, told apart by their keys."""
+
+FORMS = (
+    Form("mnist5k", "5,000 MNIST images", steps=8),
+    Form("digits", "1,797 images of 8 x 8", steps=8),
+    Form(
+        "shd:PATH",
+        "shd_train.h5, or the folder with shd_test.h5",
+        _heidelberg("shd"),
+        held_out="all of two speakers, drawn with seed {}",
+        hold_out=lambda source, seed: datasets.hold_out_speakers(source, 2, seed),
+        steps=100,
+        bin_ms=14,
+    ),
+    Form("ssc:PATH", "ssc_train.h5, or the folder with ssc_test.h5", _heidelberg("ssc"), steps=100, bin_ms=14),
+    Form("nmnist:PATH", "the folder with Train and Test", _nmnist, steps=100, bin_ms=3.5),
+    Form("dvs128:PATH", "DVS128 Gesture, a folder or list", _dvs128, steps=100, bin_ms=60, pool=4),
+    Form("ts:PATH", "a .ts file, or the folder of a problem", _ts),
+    Form("japanese_vowels", "270 utterances, 7 to 29 steps", _shipped("japanese_vowels")),
+    Form("self_regulation_scp1", "268 trials of EEG, 896 steps", _shipped("self_regulation_scp1")),
+    Form(
+        "randman",
+        "spikes on random manifolds, made with the seed",
+        _randman,
+        held_out="a tenth of each class, drawn with seed {}",
+        hold_out=lambda source, seed: datasets.hold_out(source, 0.1, seed),
+        steps=100,
+    ),
+    *OWN,
+)
+
+
+def listed() -> str:
+    """The table of the help."""
+    width = max(len(form.written) for form in FORMS)
+    return "\n".join(f"  {form.written:{width}}  {form.about}" for form in FORMS)
+
+
+def form_of(source: str) -> Form:
+    """The form of what ``--data`` was given.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    name, colon, path = source.partition(":")
+    form = next((form for form in FORMS if form.name == name and form not in OWN), None)
+    if form is None and source.endswith(".npz"):
+        return _form_of_file(Path(source))
+    if form is None:
+        raise DataError(f"no data {source!r}: give {', '.join(dict.fromkeys(form.written for form in FORMS))}")
+    if (":" in form.written) != bool(path) or bool(colon) != bool(path):
+        raise DataError(f"no data {source!r}: give {form.written}")
+    return form
+
+
+def _form_of_file(path: Path) -> Form:
+    images, sequences, events = OWN
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return images  # whose reader says what is wrong with it
+    if "times" in keys:
+        return events
+    return sequences if "x" in keys else images
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed(Data):
+    """Recordings: ``x_train`` and ``x_test`` are ``(n, steps, channels...)``, and go into a network as they are.
+
+    Parameters
+    ----------
+    lengths_train, lengths_test : numpy.ndarray or None
+        ``(n,)``, the steps that each has; beyond them are zeros. None if all are of one length.
+    labels : int
+        Number of classes.
+    mean, deviation : tuple of float
+        Of each channel, subtracted from and divided by; empty where counts have been left as they are.
+    doubts : tuple of str
+        What may be wrong with them.
+    """
+
+    lengths_train: np.ndarray | None
+    lengths_test: np.ndarray | None
+    labels: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the channels of a step."""
+        return self.x_train.shape[2:]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.labels
+
+
+def lengths_of(data: Data) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Lengths of the recordings to train on and of those held out; images have none."""
+    return (data.lengths_train, data.lengths_test) if isinstance(data, Timed) else (None, None)
+
+
+def preparation(timed: bool, low: float, high: float) -> Callable[[Any], Any]:
+    """What brings examples to the scale that a network takes, on the device: recordings have been brought to it."""
+    return _unchanged if timed else functools.partial(datasets.scale, low=low, high=high)
+
+
+def _unchanged(x: Any) -> Any:
+    return x
+
+
+def load(source: str, seed: int, binning: Binning) -> Data:
+    """Data to train on.
+
+    Parameters
+    ----------
+    source : str
+        What ``--data`` was given.
+    seed : int
+        Draws the examples that are held out, where nothing is published to test with.
+    binning : Binning
+        Of events; its steps are also those of what is made.
+
+    Raises
+    ------
+    DataError
+        If there is no such data, or it is malformed.
+    """
+    form = form_of(source)
+    if form.read is None:
+        return datasets.load(source, seed)
+    train, test = form.read(_path(source), binning.steps, seed)
+    held_out = "the test set"
+    if test is None:
+        held_out = form.held_out.format(seed)
+        train, test = form.hold_out(train, seed)
+    if test.shape != train.shape or test.class_names != train.class_names:
+        raise DataError(
+            f"{test.name} does not match {train.name}: channels {test.shape} of {len(test.class_names)} classes, "
+            f"and {train.shape} of {len(train.class_names)}"
+        )
+    if len(np.unique(train.y)) < 2:
+        raise DataError(f"{source}: all recordings to train on are of class {train.y[0]}; two are needed")
+    train, test = _sequences(train, binning), _sequences(test, binning)
+    doubts = _events_outside(train)
+    mean = deviation = np.zeros(0)
+    if train.sequence(0).dtype.kind == "f":
+        mean, deviation = moments(train)
+        train, test = standardized(train, mean, deviation), standardized(test, mean, deviation)
+    return Timed(
+        source,
+        _in_memory(Rows(train)),
+        train.y,
+        _in_memory(Rows(test)),
+        test.y,
+        0.0,
+        1.0,
+        held_out,
+        train.lengths if train.masked else None,
+        test.lengths if test.masked else None,
+        train.classes,
+        tuple(mean.ravel().tolist()),
+        tuple(deviation.ravel().tolist()),
+        doubts,
+    )
+
+
+def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, like: Any) -> tuple:
+    """Recordings to score with a network that was trained on ones like them: arrays, labels, and lengths or None.
+
+    Whatever the network may have been trained on is left out: what is published to train on, and of the data that it
+    was trained on, all but what was held out.
+    """
+    form = form_of(source)
+    if form.read is None:
+        raise DataError(f"{source} has no time axis, and the network was trained on {trained_on}, which has one")
+    train, test = form.read(_path(source), binning.steps, seed)
+    if test is None:
+        test = form.hold_out(train, seed)[1] if _same(source, trained_on) else train
+    found = _sequences(test, binning)
+    if found.shape != like.shape:
+        raise DataError(
+            f"{source}: recordings have channels of shape {found.shape}, the network was trained on {like.shape}"
+        )
+    if found.y.max() >= like.classes:
+        raise DataError(f"{source}: has label {found.y.max()}, the network was trained on {like.classes} classes")
+    if like.mean:
+        found = standardized(found, *(np.reshape(values, like.shape) for values in (like.mean, like.deviation)))
+    return _in_memory(Rows(found)), found.y, found.lengths if found.masked else None
+
+
+def _path(source: str) -> str:
+    return source if form_of(source) in OWN else source.partition(":")[2]
+
+
+def _same(source: str, other: str) -> bool:
+    return source == other or Path(_path(source)).resolve() == Path(_path(other)).resolve() != Path().resolve()
+
+
+def _sequences(source: Recorded, binning: Binning) -> Sequences:
+    return source.binned(binning) if isinstance(source, Recordings) else source
+
+
+class Rows:
+    """Sequences as an array ``(n, steps, channels...)``, of which examples are read when they are asked for."""
+
+    def __init__(self, source: Sequences) -> None:
+        self.source, self.shape = source, (len(source), source.steps, *source.shape)
+        self.ndim = len(self.shape)
+        found = source.sequence(0).dtype
+        self.dtype = found if found.itemsize <= 2 and found.kind in "bui" else np.dtype(np.float32)
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        numbers = np.arange(len(self))[rows]
+        out = np.zeros((numbers.size, *self.shape[1:]), self.dtype)
+        for row, number in zip(out, numbers.flat, strict=True):
+            sequence = self.source.sequence(int(number))
+            row[: len(sequence)] = sequence
+        return out.reshape(*numbers.shape, *self.shape[1:])
+
+
+def _in_memory(rows: Rows) -> Any:
+    """All of them at once, if they take a quarter of the free memory at most: the device may need as much again."""
+    free = available_memory()
+    return rows[:] if free is None or rows.nbytes <= free / 4 else rows
+
+
+def _events_outside(sequences: Sequences) -> tuple[str, ...]:
+    """A doubt about the binning of events, from as many recordings as are soon read."""
+    if not isinstance(sequences, Binned):
+        return ()
+    few = sequences.subset(np.unique(np.linspace(0, len(sequences) - 1, _LOOKED_AT).astype(int)))
+    try:
+        outside, events = few.outside()
+    except OverflowError:  # which is an error when they are read
+        return ()
+    if outside <= events / 1000:
+        return ()
+    binning = sequences.binning
+    return (
+        f"{outside:,} of {events:,} events of {len(few)} recordings come after the last step, "
+        f"{binning.steps * binning.step_us / 1e6:g} s: a longer --bin or more --steps take them in",
+    )
+
+
+_LOOKED_AT = 100

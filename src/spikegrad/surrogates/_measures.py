@@ -1,0 +1,288 @@
+"""Measures of a slope, and surrogates of chosen measures."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .._checks import brief
+from .._compat import in_double_precision
+from .._struct import Real, is_pure
+from .._surrogate import Surrogate
+from ._algebra import shifted, stretched
+
+_BLOCK = 2048  # points evaluated at once: one shape, so that a surrogate compiles once
+_ZOOMS = 5  # each to a thousandth, down to the last bits of a double
+
+
+class Measures(NamedTuple):
+    """What :func:`measure` finds."""
+
+    peak: float
+    """The slope where its size is greatest; negative for one that hangs down."""
+    at: float
+    """Where that is, to 13 digits of the peak: the place nearest to the threshold, if there are several."""
+    area: float
+    """The integral of the slope, which is the rise of the primal; infinite if that rises without end. NaN for a slope
+    that changes its sign for ever, and without a primal."""
+    half_width: float
+    """Half of the width at half of the peak: of the part about the peak where the slope is at least half of it."""
+    support: tuple[float, float]
+    """Outside of this interval the slope is exactly 0."""
+    symmetric: bool
+    """Whether the slope is the same on both sides of the threshold."""
+    tails: tuple[float, float]
+    """The exponents p of the tails :math:`|x|^{-p}` on the left and on the right: 0 for a constant, infinite for what
+    falls faster than any power, NaN for a wave."""
+
+
+def measure(surrogate: Surrogate) -> Measures:
+    """How high, wide and heavy-tailed a slope is.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+        Any, with or without settings of the rule. Each parameter is one number, and known: none is traced.
+
+    Returns
+    -------
+    Measures
+        The fields ``peak``, ``at``, ``area``, ``half_width``, ``support``, ``symmetric`` and ``tails``, all floats but
+        for the two intervals and the one yes or no.
+
+    Raises
+    ------
+    TypeError
+        If ``surrogate`` is no surrogate, or a parameter is traced.
+    ValueError
+        If a parameter is an array of several numbers.
+
+    Notes
+    -----
+    One numerical method for all, in double precision: the curves are evaluated from 1e-9 to 1e9 on both sides, and
+    closer and closer about what is looked for, until the last bits. The area comes from the primal at 1e50, 1e100
+    and 1e150, extrapolated as a power law.
+
+    Examples
+    --------
+    >>> from spikegrad import Arctan, measure
+    >>> found = measure(Arctan(alpha=2.0))
+    >>> print(f"{found.peak:.4f} {found.area:.4f} {found.half_width:.4f}")
+    1.0000 1.0000 0.3183
+    >>> found.support, found.symmetric
+    ((-inf, inf), True)
+    >>> print(*(f"{p:.4f}" for p in found.tails))
+    2.0000 2.0000
+    """
+    if not isinstance(surrogate, Surrogate):
+        raise TypeError(f"measure: surrogate must be a Surrogate, got {brief(surrogate)}")
+    for leaf in jax.tree.leaves(surrogate) if surrogate._frozen else ():
+        if isinstance(leaf, Tracer):
+            raise TypeError(f"measure: the parameters of {brief(surrogate)} must be known, not traced")
+        if not isinstance(leaf, Surrogate) and np.ndim(leaf):
+            raise ValueError(f"measure: each parameter must be one number, got {brief(surrogate)}")
+    return _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
+
+
+def _measure(surrogate: Surrogate) -> Measures:
+    with in_double_precision():
+        return _measured(_evaluator(surrogate), surrogate._landmarks())
+
+
+_remembered = functools.lru_cache(maxsize=256)(_measure)  # a tenth of a second each, to compile
+
+
+def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """Slope, its derivative, and primal at points of any number."""
+    has_primal = not surrogate._without_primal()
+
+    def curves(x):
+        slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
+        return slope, second, surrogate.surrogate_fun(x) if has_primal else jnp.full_like(x, jnp.nan)
+
+    # compiled ahead, so that it runs at once also where JAX traces
+    compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
+
+    def evaluate(x):
+        padded = np.pad(np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge").reshape(-1, _BLOCK)
+        blocks = [jax.device_get(compiled(block)) for block in padded]
+        return tuple(np.concatenate(part)[: len(x)] for part in zip(*blocks, strict=True))
+
+    return evaluate
+
+
+def _measured(look: Callable, x: np.ndarray) -> Measures:
+    slope = look(x)[0]
+    if not slope.any():
+        return Measures(0.0, 0.0, 0.0, math.nan, (0.0, 0.0), True, (math.inf, math.inf))
+    at, peak = _peak(look, x, slope)
+    half_width = sum(_reach(look, at, side, peak) for side in (-1, 1)) / 2
+    unit = half_width if math.isfinite(half_width) else 1.0
+    left, right = (side * _edge(look, side * x[::side], at * side, side, peak) + 0.0 for side in (-1, 1))
+    even = look(x)[0] - look(-x)[0]
+    waves, tails = zip(*(_tail(look, at, side, unit) for side in (-1, 1)), strict=True)
+    area = math.nan if any(waves) else _limit(look, 1) - _limit(look, -1)
+    return Measures(peak, at, area, half_width, (left, right), bool((abs(even) <= 1e-12 * abs(peak)).all()), tails)
+
+
+def _zoom(low: Any, high: Any, step: Callable[[np.ndarray], Any]) -> float:
+    """The place that ``step`` finds between two: it is given points, and says after which one to look closer."""
+    for _ in range(_ZOOMS):
+        points = np.linspace(low, high, _BLOCK)
+        i = step(points)
+        low, high = points[i], points[min(i + 1, _BLOCK - 1)]
+    return low
+
+
+def _clean(x: Any) -> float:
+    return 0.0 if abs(x) < 1e-18 else float(x)
+
+
+def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, float]:
+    def best(x, size):
+        ties = np.flatnonzero(size >= size.max() * (1 - 1e-13))
+        return ties[np.argmin(abs(x[ties]))]
+
+    i = best(x, abs(slope))
+    sign = np.sign(slope[i])
+    low, high = x[max(i - 1, 0)], x[min(i + 1, len(x) - 1)]
+    for _ in range(_ZOOMS):  # towards a greater slope, and within a smooth summit to where its derivative is 0
+        points = np.linspace(low, high, _BLOCK - 1)
+        points = np.append(points, x[i])
+        points.sort()
+        g, second, _ = look(points)
+        j = best(points, abs(g))
+        if abs(g[j]) <= abs(slope[i]) * (1 + 1e-15) and x[i] in (0.0, points[j]):
+            return _clean(x[i]), float(sign * abs(slope).max())
+        falls = np.flatnonzero((sign * second[:-1] > 0) & (sign * second[1:] <= 0))
+        if falls.size:
+            j = falls[np.argmin(abs(points[falls] - points[j]))]
+        low, high = points[max(j - 1, 0)], points[min(j + 2, _BLOCK - 1)]
+    points = np.array([low, (low + high) / 2, high])
+    g = look(points)[0]
+    return _clean(points[1]), float(sign * abs(g).max())
+
+
+def _reach(look: Callable, at: float, side: int, peak: float) -> float:
+    """How far the slope stays at least half of the peak."""
+
+    def within(distance):
+        return look(at + side * distance)[0] / peak >= 0.5
+
+    distance = np.geomspace(1e-12, 1e12, _BLOCK)
+    outside = np.flatnonzero(~within(distance))
+    if not outside.size:
+        return math.inf
+    first = outside[0]
+
+    def step(points):
+        beyond = np.flatnonzero(~within(points[1:]))
+        return beyond[0] if beyond.size else _BLOCK - 2
+
+    return _clean(_zoom(distance[first - 1] if first else 0.0, distance[first], step))
+
+
+def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> float:
+    """Where the slope ends, towards greater x times ``side``."""
+    some = np.flatnonzero(look(side * x)[0])
+    last = some[-1]
+    if last == len(x) - 1:
+        return math.inf
+
+    def step(points):
+        there = np.flatnonzero(look(side * points[:-1])[0])
+        return there[-1] if there.size else 0
+
+    edge = _zoom(x[last], x[last + 1], step)
+    inside = edge - 1e-6 * max(abs(edge - at), 1e-12)
+    if abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60:  # not an end, but a number that is too small
+        return math.inf
+    return _clean(edge)
+
+
+def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, float]:
+    """Whether the slope changes its sign for ever, and the exponent of its tail."""
+    g, second, _ = look(at + side * unit * np.linspace(100, 300, _BLOCK))
+    turns = [np.count_nonzero(np.diff(np.sign(curve))) > 4 for curve in (g, second)]
+    if any(turns):
+        return bool(turns[0]), math.nan
+    for distance in (1e12, 1e9, 1e6):  # as far as the slope is not too small a number
+        far = at + side * unit * distance * np.array([1.0, 2.0])
+        g, second, _ = look(far)
+        if g.all():
+            near, twice = -far * second / g
+            return False, float(2 * twice - near) + 0.0  # what is lacking halves with twice the distance
+    return False, math.inf
+
+
+def _limit(look: Callable, side: int) -> float:
+    """The limit of the primal."""
+    a, b, c = look(side * np.array([1e50, 1e100, 1e150]))[2]
+    if abs(c - b) <= 1e-13 * abs(c) or math.isnan(c):
+        return float(c)
+    ratio = (c - b) / (b - a)  # of a power law, the same again
+    return float(c + (c - b) * ratio / (1 - ratio)) if ratio < 1 - 1e-6 else math.copysign(math.inf, c - b)
+
+
+def fitted(surrogate: Surrogate, height: Real | None = None, width: Real | None = None) -> Surrogate:
+    """The same shape with a chosen peak and half-width.
+
+    So shapes can be compared at equal height or at equal width. The dampening and the sharpness of the literature are
+    these two.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+        Any that :func:`measure` takes, with a peak and a half-width: not a slope that stays as high on one side for
+        ever.
+    height : float or array, optional
+        The peak that is wanted, finite, dimensionless; by default that of ``surrogate``. It may be traced.
+    width : float or array, optional
+        The half-width at half of the peak that is wanted, > 0, in the units of ``x``; by default that of ``surrogate``.
+        It may be traced.
+
+    Returns
+    -------
+    Surrogate
+        A product with what :func:`stretched` makes, about the peak; with the settings that ``surrogate`` has.
+
+    Raises
+    ------
+    TypeError
+        If ``surrogate`` is no surrogate, has parameters that are traced, or overrides ``__call__``.
+    ValueError
+        If the slope has no half-width to be changed, or is 0, or if a parameter is an array of several numbers.
+
+    References
+    ----------
+    Herranz-Celotti, Rouat 2022, "Stabilizing spiking neuron training", arXiv:2202.00282.
+
+    Examples
+    --------
+    >>> from spikegrad import Arctan, SlayerGrad, fitted, measure
+    >>> for shape in (Arctan(), SlayerGrad()):
+    ...     found = measure(fitted(shape, height=1.0, width=0.3))
+    ...     print(f"{found.peak:.4f} {found.half_width:.4f}")
+    1.0000 0.3000
+    1.0000 0.3000
+    """
+    found = measure(surrogate)
+    if width is not None:
+        if not 0 < found.half_width < math.inf:
+            raise ValueError(f"fitted: the slope of {brief(surrogate)} has no half-width to be changed")
+        factor = width / found.half_width
+        surrogate = stretched(surrogate, factor)
+        if found.at:  # where the peak is, it stays
+            surrogate = shifted(surrogate, found.at * (1 - factor))
+    if height is not None:
+        if not found.peak:
+            raise ValueError(f"fitted: the slope of {brief(surrogate)} is 0, and no factor makes it higher")
+        surrogate = height / found.peak * surrogate
+    return surrogate

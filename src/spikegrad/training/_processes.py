@@ -1,0 +1,155 @@
+"""Several processes: joining them, and ending with one line where one of them is lost."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import jax
+
+from . import _watch
+
+_HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+_LOST = re.compile(r"gloo|nccl|rccl|coordination service|heartbeat|\bUNAVAILABLE\b", re.IGNORECASE)
+
+
+class ProcessLostError(SystemExit):
+    """Another process has ended, or does not answer. As it is no use to go on, it ends the program, with exit code 1.
+
+    The line that says so has been printed when it is raised; what failed is its ``__cause__``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def __str__(self) -> str:
+        return _watch.LOST
+
+
+@contextmanager
+def distributed(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    **options: Any,
+) -> Iterator[None]:
+    """Join the processes of a run: ``jax.distributed.initialize()``, and a good end.
+
+    Each process calls it before it uses a device, and within it does what all do. At the end they wait for each other.
+    If one is lost, killed or with an error of its own, the others end within a minute, with one line on standard error
+    in place of JAX's log and an exit code other than 0. Whoever fails does not wait for the others.
+
+    Parameters
+    ----------
+    coordinator_address, num_processes, process_id : optional
+        ``"host:port"`` of process 0, with a port that is free there; the number of processes; which one this is, from
+        0. Under SLURM, Open MPI, Kubernetes and on TPUs JAX finds them itself.
+    **options
+        Others of ``jax.distributed.initialize``. A process counts as lost after
+        ``heartbeat_timeout_seconds=30`` without a sign of life, where JAX has this option (0.7 or so).
+
+    Raises
+    ------
+    ProcessLostError
+        Within it, where an operation over all processes fails.
+    ValueError
+        If processes are neither given nor found.
+    RuntimeError
+        If a device has been used before, or the coordinator cannot be reached.
+
+    Notes
+    -----
+    While it lasts, what compiled code prints goes through a small program that tells a lost process from other
+    messages; it goes to standard error, that for standard output too. ``sys.stdout`` and ``sys.stderr`` are as before.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad.training import distributed
+    >>> with distributed():  # doctest: +SKIP
+    ...     print(jax.process_index(), jax.process_count(), jax.devices())
+    """
+    if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
+        options = {"heartbeat_timeout_seconds": _HEARTBEAT} | options
+    restore = _watched_streams()
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id, **options)
+    except ValueError as error:
+        restore()
+        raise ValueError(f"distributed: processes are neither given nor found: {error}") from None
+    try:
+        yield
+    except BaseException as error:
+        atexit.register(_leave)  # before JAX would wait for the others, who wait for this one
+        threading.Thread(target=_leave_with_main_thread, daemon=True).start()  # other threads may do, before that
+        if isinstance(error, Exception) and jax.process_count() > 1 and _LOST.search(str(error)):
+            os.write(2, f"{_watch.LOST}\n".encode())
+            raise ProcessLostError from error
+        raise
+    jax.distributed.shutdown()
+    restore()
+
+
+def _leave_with_main_thread() -> None:
+    threading.main_thread().join()
+    _leave()
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(1)
+
+
+def _watched_streams() -> Callable[[], None]:
+    """Lead the descriptors of the standard streams to :mod:`_watch`, and those of Python where they have led before.
+
+    Returns
+    -------
+    callable
+        What restores them. It is not called after an error, when JAX may still print.
+    """
+    kept = {"stdout": os.dup(1), "stderr": os.dup(2)}
+    before = {name: getattr(sys, name) for name in kept}
+    program = [sys.executable, "-I", "-S", _watch.__file__]
+    watch = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=kept["stderr"])
+    pipe: Any = watch.stdin
+    for number, (name, descriptor) in enumerate(kept.items(), 1):
+        if _leads_to(before[name], number):
+            before[name].flush()
+            setattr(sys, name, _like(before[name], descriptor))
+        os.dup2(pipe.fileno(), number)
+    pipe.close()
+
+    def restore() -> None:
+        for number, (name, descriptor) in enumerate(kept.items(), 1):
+            getattr(sys, name).flush()
+            os.dup2(descriptor, number)
+            setattr(sys, name, before[name])
+            os.close(descriptor)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its input has ended, unless a child process has it too
+            watch.wait(1)
+
+    return restore
+
+
+def _leads_to(stream: Any, descriptor: int) -> bool:
+    try:
+        return stream.fileno() == descriptor
+    except (AttributeError, OSError, ValueError):  # none, or none of the system
+        return False
+
+
+def _like(stream: Any, descriptor: int) -> TextIO:
+    buffering = 1 if stream.line_buffering else -1
+    return open(descriptor, "w", buffering, encoding=stream.encoding, errors=stream.errors, closefd=False)

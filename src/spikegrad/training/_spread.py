@@ -1,0 +1,103 @@
+"""Arrays spread over the devices of all processes."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ._agree import gathered
+from ._partition import name_of
+
+
+def mesh_of(batch_sharding: Any) -> Mesh:
+    """The mesh that batches are spread over.
+
+    Raises
+    ------
+    TypeError
+        If there is anything but a NamedSharding, or nothing.
+    """
+    shardings = jax.tree.leaves(batch_sharding)
+    for sharding in shardings or [None]:
+        if not isinstance(sharding, NamedSharding):
+            raise TypeError(f"fit: batch_sharding must consist of jax.sharding.NamedSharding, got {sharding!r}")
+    return shardings[0].mesh
+
+
+def spread(batch: Any, batch_sharding: Any) -> Any:
+    """A batch that every process has as a whole, of which each puts its part onto its devices."""
+
+    def under(sharding, part):
+        return jax.tree.map(partial(_placed, sharding), part)
+
+    return jax.tree.map(under, batch_sharding, batch)
+
+
+def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
+    if is_spread(leaf):
+        return leaf
+    array = np.asarray(leaf)
+    array = array.astype(jnp.result_type(array), copy=False)  # as jit takes it
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))  # of a number, nothing is cut
+    try:
+        sharding.shard_shape(array.shape)
+    except ValueError:
+        raise ValueError(
+            f"fit: a batch has an array of shape {array.shape}, which {sharding.spec} cannot cut evenly over "
+            f"{dict(sharding.mesh.shape)} devices"
+        ) from None
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+
+def is_spread(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+
+
+def replicated(tree: Any, mesh: Mesh, what: str) -> Any:
+    """Every array that is not spread yet, on all devices.
+
+    Raises
+    ------
+    ValueError
+        If processes have different values; it names ``what`` they are of.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = [leaf for _, leaf in paths]
+    local = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and not is_spread(leaf)]
+    host = {i: np.asarray(as_numbers(leaves[i])) for i in local}
+    if local and jax.process_count() > 1:
+        hashes = gathered(*map(_hash, host.values()))
+        for i, column in zip(local, hashes.T, strict=True):
+            if len(set(column)) > 1:
+                name = "/".join(filter(None, (what, name_of(paths[i][0]))))
+                raise ValueError(f"fit: {name} differs between processes: all must start alike, from the same seed")
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    for i, array in host.items():
+        leaves[i] = of_kind(jax.make_array_from_callback(array.shape, everywhere, array.__getitem__), leaves[i])
+    return structure.unflatten(leaves)
+
+
+def _hash(array: np.ndarray) -> int:
+    about = hashlib.blake2b(f"{array.dtype} {array.shape} ".encode(), digest_size=4)
+    about.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return int.from_bytes(about.digest(), "little", signed=True)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def as_numbers(leaf: jax.Array) -> jax.Array:
+    """An array, or the numbers of a key."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def of_kind(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The same numbers, as a key if ``leaf`` is one."""
+    return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else numbers

@@ -1,0 +1,410 @@
+"""Several processes on this machine, as on several: the same numbers, the same steps, and a clear end.
+
+This file is also the program of each of the processes.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from spikegrad import LIF, Layer, LeakyReadout, Network
+from spikegrad.training import (
+    Checkpoints,
+    OrbaxCheckpoints,
+    ShuffledBatches,
+    State,
+    _update,
+    _watch,
+    distributed,
+    fit,
+    staged,
+)
+
+NEW = hasattr(jax, "set_mesh")  # or the Orbax of today does not know several processes
+LIMIT = 100  # seconds after which nothing is waited for
+OPTIMIZER = optax.sgd(0.1, momentum=0.9)  # Adam makes of a gradient that is rounding alone a full step
+ROWS = ShuffledBatches(np.arange(24, dtype=np.int32), 8, seed=0)  # three batches an epoch
+
+
+def loss(weights, batch, key):
+    x, y = batch
+    noisy = jnp.broadcast_to(x, (4, *x.shape)) + 0.1 * jax.random.normal(key, (4, *x.shape))
+    layers = [Layer(weights["hidden"], LIF()), Layer(weights["out"], LeakyReadout())]
+    scores = Network(layers)(noisy)[1].mean(0)
+    right = (scores.argmax(-1) == y).astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(scores, y).mean(), {"accuracy": right.mean(), "right": right}
+
+
+def mean_loss(weights, batch, key):
+    value, metrics = loss(weights, batch, key)
+    return value, {"accuracy": metrics["accuracy"]}
+
+
+def examples():
+    rng = np.random.default_rng(0)
+    return rng.uniform(0, 1.5, (24, 6)).astype(np.float32), (np.arange(24) % 4).astype(np.int32)
+
+
+def weights():
+    rng = np.random.default_rng(1)
+    shapes = {"hidden": (6, 8), "out": (8, 4)}
+    return {name: jnp.asarray(rng.normal(0, 0.6, shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def mesh(devices):
+    return Mesh(jax.devices()[:devices], ("batch",))
+
+
+def start(sharded_over=None):
+    """The state at the start; or with the weights, and so their moments, cut over devices."""
+    trainable = weights()
+    if sharded_over:
+        cut = NamedSharding(sharded_over, P(None, "batch"))
+        trainable = {
+            k: jax.make_array_from_callback(v.shape, cut, np.asarray(v).__getitem__) for k, v in trainable.items()
+        }
+    return State.start(trainable, OPTIMIZER, jax.random.key(0))
+
+
+def train(state, over, steps, callbacks=(), updates_per_call=1, of=loss):
+    return fit(
+        staged(of, examples()), state, ROWS, optimizer=OPTIMIZER, steps=steps, epochs=100, callbacks=callbacks,
+        updates_per_call=updates_per_call, batch_sharding=NamedSharding(over, P("batch")),
+    )  # fmt: skip
+
+
+def parts(state):
+    """The numbers of a state, of which another process may have a part."""
+
+    def whole(leaf):
+        mine = leaf.is_fully_addressable or leaf.is_fully_replicated
+        return np.asarray(leaf if mine else multihost_utils.process_allgather(leaf, tiled=True))
+
+    return [whole(leaf) for leaf in jax.tree.leaves((state.trainable, state.optimizer_state))]
+
+
+def quick(batches, callbacks):
+    """The smallest training that all processes take part in."""
+    return fit(
+        lambda w, batch, key: ((w - batch).mean(), {}), jnp.zeros(()), batches, optimizer=optax.sgd(0.1),
+        key=jax.random.key(0), callbacks=callbacks, batch_sharding=NamedSharding(mesh(2), P("batch")),
+    )  # fmt: skip
+
+
+def endless():
+    while True:
+        yield np.zeros(2, np.float32)
+
+
+def work(folder, port, process):
+    """What each of two processes does."""
+    found = {}
+
+    with distributed(f"localhost:{port}", 2, process):
+        # one of them wants to stop; each has a folder of its own, as on machines that share no disk
+        checkpoints = Checkpoints(folder / f"own-{process}", minutes=0)
+        state = train(start(), mesh(2), 9, [checkpoints, lambda now: process == 1 and now.step == 5], 2)
+        np.savez(folder / f"replicated-{process}.npz", *parts(state))
+        found["stopped"] = state.step
+        again = checkpoints.latest(start())
+        found["read"] = [again.step, again.epoch, same(parts(again), parts(state))]
+
+        shared = OrbaxCheckpoints(folder / "shared", keep=9)
+        begun = shared.latest(start(mesh(2)))  # as one process has left it
+        state = train(begun, mesh(2), 5, [shared])
+        again = OrbaxCheckpoints(folder / "shared").latest(start(mesh(2)))
+        found["sharded"] = [begun.step, state.step, len(state.trainable["hidden"].addressable_shards[0].data[0])]
+        found["read sharded"] = [again.step, same(parts(again), parts(state))]
+
+        def terminate(now):
+            if process == 1 and now.step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return multihost_utils.reached_preemption_sync_point(now.step)
+
+        found["terminated"] = quick(endless(), [terminate]).step
+        found["messages"] = []
+        for attempt in (different_numbers, different_starts, spread_over_nothing):
+            try:
+                attempt(process)
+            except ValueError as error:
+                found["messages"].append(str(error))
+        (folder / f"found-{process}.json").write_text(json.dumps(found))
+        quick(endless(), [])  # until one is killed
+
+
+def same(first, second):
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def different_numbers(process):
+    quick([np.zeros(2)] * (3 + process), [])
+
+
+def different_starts(process):
+    state = State.start({"w": jnp.full(2, float(process))}, OPTIMIZER, jax.random.key(0))
+    fit(loss, state, ROWS, optimizer=OPTIMIZER, batch_sharding=NamedSharding(mesh(2), P("batch")))
+
+
+def spread_over_nothing(process):
+    fit(loss, start(), ROWS, optimizer=OPTIMIZER)
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    sys.exit()
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def environment(devices=1):
+    inherited = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    return inherited | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(jax.config.read("jax_disable_most_optimizations"))),
+    }
+
+
+class Processes:
+    """Programs that are started together, of which none outlives the test."""
+
+    def __init__(self, calls, folder, environments=None):
+        self.files = [[folder / f"{name}-{i}" for name in ("stdout", "stderr")] for i in range(len(calls))]
+        self.all = []
+        for i, call in enumerate(calls):
+            out, err = (path.open("wb") for path in self.files[i])
+            with out, err:
+                more = (environments or [{}] * len(calls))[i]
+                self.all.append(subprocess.Popen(call, stdout=out, stderr=err, env=environment() | more))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.all:
+            process.kill()
+            process.wait()
+
+    def until(self, condition):
+        end = time.monotonic() + LIMIT
+        while not condition():
+            assert time.monotonic() < end, self.outputs()
+            assert all(process.poll() is None for process in self.all), "\n".join(
+                text for pair in self.outputs() for text in pair
+            )
+            time.sleep(0.05)
+
+    def outputs(self):
+        return [[path.read_text() for path in pair] for pair in self.files]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two processes that have done their work, go on with the last of it, and are to be ended."""
+    if not NEW:
+        pytest.skip("Orbax needs a newer JAX")
+    folder = tmp_path_factory.mktemp("pair")
+    train(start(mesh(4)), mesh(4), 2, [OrbaxCheckpoints(folder / "shared")])
+    calls = [[sys.executable, __file__, str(folder), str(number), str(i)] for number in [port()] for i in range(2)]
+    with Processes(calls, folder) as processes:
+        processes.until(lambda: all((folder / f"found-{i}.json").exists() for i in range(2)))
+        time.sleep(0.1)  # for the last of the bytes
+        yield processes, folder, [json.loads((folder / f"found-{i}.json").read_text()) for i in range(2)]
+
+
+def arrays(path):
+    with np.load(path) as file:
+        return [file[name] for name in file.files]
+
+
+def test_two_processes_have_the_bits_of_one_with_two_devices(pair):
+    _, folder, found = pair
+    alone = train(start(), mesh(2), 5, (), 2)
+    for i in range(2):
+        assert found[i]["stopped"] == 5  # where one of them wished it
+        assert same(arrays(folder / f"replicated-{i}.npz"), parts(alone))
+
+
+def test_checkpoints_are_written_by_one_and_read_by_all(pair):
+    _, folder, found = pair
+    assert sorted(path.name for path in (folder / "own-0").iterdir()) == ["step-000000003.npz", "step-000000005.npz"]
+    assert not (folder / "own-1").exists()
+    assert found[0]["read"] == found[1]["read"] == [5, 1, True]
+
+
+def test_a_sharded_checkpoint_is_gone_on_with_by_any_number_of_processes(pair):
+    _, folder, found = pair
+    for i in range(2):
+        assert found[i]["sharded"] == [2, 5, 4]  # from one process's second update on; half of eight columns each
+        assert found[i]["read sharded"] == [5, True]
+    resumed = OrbaxCheckpoints(folder / "shared").latest(start(mesh(2)))
+    assert resumed.step == 5
+    end, whole = train(resumed, mesh(2), 6), train(start(mesh(2)), mesh(2), 6)
+    for got, expected in zip(parts(end), parts(whole), strict=True):  # two updates have been summed over four devices
+        assert np.abs(got - expected).max() < 1e-6
+
+
+def test_sigterm_of_one_stops_all_at_the_same_step(pair):
+    *_, found = pair
+    assert found[0]["terminated"] == found[1]["terminated"] >= 3
+
+
+def test_what_would_hang_is_said(pair):
+    *_, found = pair
+    for i in range(2):
+        numbers, starts, nothing = found[i]["messages"]
+        assert re.fullmatch(r"fit: processes have different numbers of batches after update 3: \[0 1\]", numbers)
+        assert starts.startswith("fit: trainable/w differs between processes: all must start alike")
+        assert "there are 2 processes, and nothing is spread over them: give batch_sharding" in nothing
+
+
+def test_a_killed_process_ends_the_other_with_one_line(pair):
+    """The last of this pair."""
+    processes, *_ = pair
+    processes.all[0].kill()  # the coordinator, over which JAX aborts
+    began = time.monotonic()
+    assert processes.all[1].wait(60) not in (0, None)
+    assert time.monotonic() - began < 60
+    out, err = processes.outputs()[1]
+    assert not out
+    assert [line for line in err.splitlines() if "SIGTERM caught" not in line] == [
+        _watch.LOST
+    ]  # that of the test above
+
+
+def test_what_the_watch_passes_on():
+    log = [
+        b"[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1\n",
+        b"W1125 14:55:22.091678    6130 cpu.cc:12] something else\n",
+        b"and more of it\n",
+        b"E1125 14:55:22.091678    6130 coordination_service_agent.cc:288] Polled an error from coordination service\n",
+        b"F1125 14:55:22.091719    6130 client.h:86] Terminating process because the JAX distributed service detected "
+        b"fatal errors. absl::Status: UNAVAILABLE\n",
+        b"Additional GRPC error information\n",
+        b"\n",
+        f"{_watch.LOST}\n".encode(),
+        b"*** Check failure stack trace: ***\n",
+        b"    @     0x7f5e7e6f8174  absl::lts::log_internal::LogMessage::SendToLog()\n",
+    ]
+    assert list(_watch.passed_on(log)) == [*log[1:3], f"{_watch.LOST}\n".encode()]
+    assert list(_watch.passed_on([log[7], *log[3:6]])) == [log[7]]
+    assert list(_watch.passed_on([b"*** of one's own\n", b"plain\n"])) == [b"*** of one's own\n", b"plain\n"]
+
+
+COLLECTIVE = re.compile(r" = .* ([a-z]+-[a-z-]+?)(?:-start)?\(")
+COLLECTIVES = {"all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast"}
+
+
+@pytest.mark.skipif(not NEW, reason="XLA spreads small arrays where it need not")
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size):
+    texts, jit = [], jax.jit
+
+    def recorded(function, **options):
+        jitted = jit(function, **options)
+
+        def run(*args):
+            program = jitted.lower(*args).compile()
+            texts.append(program.as_text())
+            return program(*args)
+
+        return run if function.__name__ == "advance" else jitted
+
+    monkeypatch.setattr(_update.jax, "jit", recorded)
+    train(start(), mesh(4), size, (), size, of=mean_loss)
+    (text,) = texts
+    found = [match[1] for match in COLLECTIVE.finditer(text) if match[1] in COLLECTIVES]
+    assert found == ["all-reduce"]
+
+
+def command(folder, number, i, *more):
+    call = [sys.executable, "-m", "spikegrad.cli", "train", "--distributed"]
+    call += ["--coordinator", f"localhost:{number}", "--processes", "2", "--process", str(i)]
+    return [*call, *(more or ("-o", str(folder / "run"), *OPTIONS))]
+
+
+OPTIONS = ["--data", "digits", "--hidden", "8", "--steps", "2", "--batch", "128", "--no-baseline", "--epochs", "15"]
+
+
+@pytest.mark.every
+def test_the_command_in_two_processes_is_stopped_and_resumed(tmp_path):
+    """Of two processes one gets SIGTERM, both stop; gone on with, the result is that of one process."""
+    run, number = tmp_path / "run", port()
+    with Processes([command(tmp_path, number, i) for i in range(2)], tmp_path) as processes:
+        processes.until(
+            lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") > 1
+        )
+        processes.all[1].send_signal(signal.SIGTERM)
+        assert [process.wait(LIMIT) for process in processes.all] == [143, 143], processes.outputs()
+        (out, _), quiet = processes.outputs()
+        assert "interrupted: what was learnt so far is kept" in out
+        assert quiet == ["", ""]
+    number = port()
+    calls = [command(tmp_path, number, i, "--resume", str(run), "--quiet") for i in range(2)]
+    with Processes(calls, tmp_path) as processes:
+        assert [process.wait(LIMIT) for process in processes.all] == [0, 0], processes.outputs()
+        (_, err), quiet = processes.outputs()
+        assert (err, quiet) == ("", ["", ""])
+    alone = [*command(tmp_path, port(), 0, "-o", str(tmp_path / "alone"), *OPTIONS), "--processes", "1"]
+    subprocess.run(alone, env=environment(2), check=True, capture_output=True, timeout=LIMIT)
+    assert same(arrays(run / "parameters.npz"), arrays(tmp_path / "alone" / "parameters.npz"))
+    assert json.loads((run / "run.json").read_text())["machine"]["processes"] == 2
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_command_loses_a_process(tmp_path, victim):
+    run, number = tmp_path / "run", port()
+    with Processes([command(tmp_path, number, i) for i in range(2)], tmp_path) as processes:
+        processes.until((run / "metrics.jsonl").exists)
+        processes.all[victim].kill()
+        assert processes.all[1 - victim].wait(60) not in (0, None)
+        _, err = processes.outputs()[1 - victim]
+        assert err.endswith(f"{_watch.LOST}\n")
+        assert len(err.splitlines()) <= 2  # with one of progress
+
+
+@pytest.mark.every
+def test_what_the_command_refuses(tmp_path):
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    call = [sys.executable, "-m", "spikegrad.cli", "train", "--distributed", "--data", "digits", "--batch", "33"]
+    with Processes([call] * 2, tmp_path, [slurm | {"SLURM_PROCID": str(i)} for i in range(2)]) as processes:
+        assert [process.wait(LIMIT) for process in processes.all] == [2, 2], processes.outputs()
+        for _, err in processes.outputs():
+            assert "batches of 33 examples cannot be cut over 2 devices" in err
+            assert len(err.splitlines()) == 1
+    for more, message in (
+        (["--distributed"], "processes are neither given nor found"),
+        (["--process", "1"], "it goes with --distributed"),
+    ):
+        with Processes([[*call[:4], *more]], tmp_path) as processes:
+            assert processes.all[0].wait(LIMIT) == 2
+            ((_, err),) = processes.outputs()
+            assert message in err
+            assert len(err.splitlines()) == 1

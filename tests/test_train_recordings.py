@@ -1,0 +1,341 @@
+"""The command on recordings over time: what it reads, masks, cells and readouts, and runs that are gone on with."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from test_recordings import EVENT, SHD, packet, write_aedat, write_nmnist, write_shd, write_ts
+
+from spikegrad.cli import commands, figure, learning, main, runs, sources
+from spikegrad.cli.networks import READOUTS, RectifiedNetwork, count, init, without_spikes
+from spikegrad.data import Binning, DataError, randman
+
+RNG = np.random.default_rng(0)
+LENGTHS = np.array([9, 1, 4, 9, 7, 2, 8, 5])
+CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def options(**changes):
+    plain = {
+        "data": "mine.npz", "surrogate": "sigmoid", "epochs": 2, "seed": 0, "batch": 8, "hidden": (6,), "steps": 9,
+        "coding": "none", "lr": 1e-2, "shift": 0, "decay": 0.9, "reset": "subtract", "detach_reset": False,
+        "cell": "lif", "taus": (), "recurrent": False, "readout": "mean", "mode": "exact", "bin": 0.0, "pool": 1,
+        "noise": 0.0,
+    }  # fmt: skip
+    return runs.Options(**{**plain, **changes})
+
+
+# The network
+
+
+def simulate(params, x, cell, taus):
+    """One recording, step by step in float64: the readout's potentials."""
+    hidden, out = ({k: np.asarray(v, np.float64) for k, v in layer.items()} for layer in params)
+    membrane, *second, readout = (math.exp(-1 / tau) for tau in taus)
+    v = other = s = np.zeros(len(hidden["bias"]))
+    potential, potentials = 0.0, []
+    for values in x:
+        current = values @ hidden["weight"] + hidden["bias"] + s @ hidden["recurrent"]
+        if cell == "synaptic":
+            other = current = second[0] * other + current
+        u = membrane * v + current
+        threshold = 1 + other if cell == "adaptive" else 1
+        s = (u >= threshold).astype(float)
+        v = u - threshold * s
+        if cell == "adaptive":
+            other = second[0] * other + 0.2 * s
+        potential = readout * potential + s @ out["weight"] + out["bias"]
+        potentials.append(potential)
+    return np.array(potentials)
+
+
+@pytest.mark.parametrize(
+    ("cell", "taus"), [("lif", (5.0, 8.0)), ("synaptic", (5.0, 3.0, 8.0)), ("adaptive", (5.0, 20.0, 8.0))]
+)
+def test_each_cell_and_readout_is_the_textbook_one_and_padding_has_no_effect(cell, taus):
+    network = options(cell=cell, taus=taus, recurrent=True).network((2, 2), CLASSES)
+    params = [layer | {"bias": 0.2 + layer["bias"]} for layer in init(network.sizes, jax.random.key(1), 1.5, True)]
+    x = RNG.normal(size=(8, 12, 2, 2)).astype(np.float32)
+    x[np.arange(12) >= LENGTHS[:, None]] = 1e3  # no zeros, which might have no effect anyway
+
+    @jax.jit
+    def each(params, x, lengths):
+        return [
+            dataclasses.replace(network, readout=readout)(params, x, jax.random.key(0), lengths)[0]
+            for readout in READOUTS
+        ]
+
+    found = dict(zip(READOUTS, each(params, x, LENGTHS), strict=True))
+    courses = [simulate(params, one[:n].reshape(n, 4), cell, taus) for one, n in zip(x, LENGTHS, strict=True)]
+    for readout, of in (("mean", lambda c: c.mean(0)), ("max", lambda c: c.max(0)), ("last", lambda c: c[-1])):
+        np.testing.assert_allclose(found[readout], [of(course) for course in courses], rtol=1e-4, atol=1e-4)
+
+
+def test_padding_changes_neither_loss_nor_gradient_nor_rates():
+    network = options(recurrent=True).network((4,), CLASSES)
+    params = init(network.sizes, jax.random.key(1), 1.5, True)
+    x, y = RNG.normal(size=(8, 9, 4)).astype(np.float32), np.arange(8) % CLASSES
+    loss = jax.value_and_grad(learning._loss(network, lambda x: x, 0, 0.0), has_aux=True)
+    longer = np.concatenate([x, np.full((8, 6, 4), 7, np.float32)], 1)
+    (value, metrics), gradient = jax.jit(loss)(params, (x, y, LENGTHS), jax.random.key(0))
+    (padded, same), other = jax.jit(loss)(params, (longer, y, LENGTHS), jax.random.key(0))
+    np.testing.assert_allclose(padded, value, rtol=1e-5)
+    np.testing.assert_allclose(same["rates"], metrics["rates"], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    score = learning.make_evaluator(network)
+    few, many = score(params, x, LENGTHS), score(params, longer, LENGTHS)
+    np.testing.assert_allclose(many.logits, few.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(few.rates, metrics["rates"], rtol=1e-5)
+    np.testing.assert_allclose(many.rates, few.rates, rtol=1e-5)
+
+
+def test_what_is_compared_with_has_as_many_weights_and_the_same_leaks():
+    network = options(cell="synaptic", taus=(5.0, 3.0, 8.0), recurrent=True, readout="last").network((4,), CLASSES)
+    other = without_spikes(network)
+    assert isinstance(other, RectifiedNetwork)
+    assert other.cell.decay == network.cell.decay == math.exp(-1 / 5)
+    assert (other.readout, other.readout_decay) == ("last", pytest.approx(math.exp(-1 / 8)))
+    assert count(other.sizes, other.recurrent) == count(network.sizes, True) == 4 * 6 + 6 + 6 * 6 + 6 * 3 + 3
+    # on positive inputs and weights nothing is cut off: a cascade of leaky integrators with a gain of 1 - decay
+    params = jax.tree.map(lambda w: jnp.full_like(w, 0.1), init(other.sizes, jax.random.key(0), 1.0, True))
+    _, active, course = other(params, jnp.ones((1, 3, 4)), jax.random.key(0))
+    a, b, v, r, expected = math.exp(-1 / 5), math.exp(-1 / 8), 0.0, 0.0, []
+    for _ in range(3):
+        v = a * v + (1 - a) * (0.5 + 0.6 * v)
+        r = b * r + 0.6 * v + 0.1
+        expected.append(r)
+    np.testing.assert_allclose(course[:, 0, 0], expected, rtol=1e-5)
+    assert active[0].min() == 1
+
+
+# What is read
+
+
+def test_heidelberg(tmp_path):
+    write_shd(tmp_path / "shd_train.h5")
+    binning = Binning(60, 28_000, pool=7)
+    alone = sources.load(f"shd:{tmp_path / 'shd_train.h5'}", 3, binning)
+    assert alone.held_out == "all of two speakers, drawn with seed 3"
+    assert len(alone.x_train) + len(alone.x_test) == 6
+    assert (alone.x_train.shape[1:], alone.shape, alone.classes) == ((60, 100), (100,), 3)
+    assert alone.x_train.dtype == np.uint16
+    assert (alone.lengths_train, alone.mean) == (None, ())
+    (doubt,) = sources.load(f"shd:{tmp_path / 'shd_train.h5'}", 3, Binning(10, 14_000)).doubts
+    assert "come after the last step, 0.14 s: a longer --bin or more --steps take them in" in doubt
+    write_shd(tmp_path / "shd_test.h5", labels=[1] * 6)
+    both = sources.load(f"shd:{tmp_path}", 3, binning)
+    assert (both.held_out, both.y_test.tolist(), both.y_train.tolist()) == ("the test set", [1] * 6, SHD["labels"])
+    assert not both.doubts
+    write_shd(tmp_path / "ssc_train.h5", **{"extra/speaker": None}, labels=[0, 1] * 3)
+    ssc = sources.load(f"ssc:{tmp_path / 'ssc_train.h5'}", 0, binning)
+    assert ssc.held_out == "a fifth of each class, drawn with seed 0"
+    with pytest.raises(DataError, match=r"ssc_test\.h5: no such file"):
+        sources.load(f"ssc:{tmp_path}", 0, binning)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no ssc_train\.h5 in this folder"):
+        sources.load(f"ssc:{tmp_path / 'empty'}", 0, binning)
+
+
+def test_cameras(tmp_path):
+    event, binning = bytes([3, 4, 0x80, 0, 1]), Binning(4, 1000, pool=2)
+    many = [(digit, name, event) for digit in (0, 1) for name in range(5)]
+    write_nmnist(tmp_path / "n" / "Train", many)
+    alone = sources.load(f"nmnist:{tmp_path / 'n' / 'Train'}", 0, binning)
+    assert (len(alone.x_train), len(alone.x_test)) == (8, 2)
+    write_nmnist(tmp_path / "n" / "Test", many[:3])
+    both = sources.load(f"nmnist:{tmp_path / 'n'}", 0, binning)
+    assert (both.x_train.shape, len(both.x_test)) == ((10, 4, 17, 17, 2), 3)
+    assert both.x_train[0, 0, 2, 1].tolist() == [0, 1]
+    for part in ("train", "test"):
+        (tmp_path / f"trials_to_{part}.txt").write_text(f"{part}.aedat")
+        write_aedat(tmp_path / f"{part}.aedat", [packet([EVENT])], [(1, 0, 50), (2, 0, 60)])
+    gestures = sources.load(f"dvs128:{tmp_path}", 0, binning)
+    assert (gestures.x_train.shape, gestures.classes) == ((2, 4, 64, 64, 2), 11)
+    for part in ("Train", "Test"):
+        for label in (0, 5):
+            (tmp_path / "cut" / f"ibmGesture{part}" / "u").mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / "cut" / f"ibmGesture{part}" / "u" / f"{label}.npy", np.array([[1, 2, 0, 0.5]]))
+    assert sources.load(f"dvs128:{tmp_path / 'cut'}", 0, binning).x_test.sum() == 2
+
+
+def test_sequences(tmp_path, monkeypatch):
+    folder = tmp_path / "Tiny"
+    folder.mkdir()
+    write_ts(folder / "Tiny_TRAIN.ts")
+    write_ts(folder / "Tiny_TEST.ts", ("7:8:up", "7,9,8,1:8,0,0,0:up"))
+    for given in (folder, folder / "Tiny_TRAIN.ts"):
+        data = sources.load(f"ts:{given}", 0, Binning())
+        assert (data.x_train.shape, data.x_test.shape) == ((2, 3, 2), (2, 4, 2))
+        assert (data.lengths_train.tolist(), data.lengths_test.tolist()) == ([3, 1], [3, 4])
+    steps = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])  # over all steps that there are
+    np.testing.assert_allclose(data.mean, steps.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(data.deviation, steps.std(0), rtol=1e-6)
+    np.testing.assert_allclose(data.x_train[1, 0], (steps[3] - steps.mean(0)) / steps.std(0), rtol=1e-5)
+    assert not data.x_train[1, 1:].any()
+    monkeypatch.setattr(sources.datasets, "randman", functools.partial(randman, samples=10))
+    made = sources.load("randman", 1, Binning(40))
+    assert (made.x_train.shape, made.x_train.dtype, made.held_out[:7]) == ((90, 40, 20), bool, "a tenth")
+    with pytest.raises(DataError, match="randman, 1 steps: randman: fraction must"):
+        sources.load("randman", 1, Binning(1))
+
+
+def write_mine(path, **change):
+    """40 sequences whose class is the channel that is greatest."""
+    rng = np.random.default_rng(1)
+    y = np.arange(40) % CLASSES
+    x = rng.normal(size=(40, 9, 4)) + 2 * np.eye(4)[y][:, None]
+    np.savez(path, **{"x": x, "y": y, "lengths": rng.integers(3, 10, 40), **change})
+    return str(path)
+
+
+def test_what_does_not_fit_the_memory_is_read_when_it_is_needed(tmp_path, monkeypatch):
+    path = write_mine(tmp_path / "mine.npz")
+    whole = sources.load(path, 0, Binning())
+    monkeypatch.setattr(sources, "available_memory", lambda: 4 * whole.x_train.nbytes - 1)
+    parts = sources.load(path, 0, Binning())
+    assert isinstance(parts.x_train, sources.Rows)
+    assert isinstance(parts.x_test, np.ndarray)
+    assert (parts.x_train.nbytes, parts.x_train.dtype) == (whole.x_train.nbytes, whole.x_train.dtype)
+    for rows in (5, slice(3, 9), np.array([7, 0, 7])):
+        assert np.array_equal(parts.x_train[rows], whole.x_train[rows])
+    monkeypatch.setattr(runs.np, "ascontiguousarray", np.array)
+    assert runs.sha256(parts.x_train, parts.y_train) == runs.sha256(whole.x_train, whole.y_train)
+    network = options().network(whole.shape, whole.classes)
+    start = init(network.sizes, jax.random.key(0))
+    given = {"name": "spiking", "epochs": 1, "batch": 8, "lr": 1e-2, "noise": 0.1}
+    fits = [learning.fit(network, start, data, **given) for data in (whole, parts)]
+    assert np.array_equal(fits[0].params[0]["weight"], fits[1].params[0]["weight"])
+    assert not np.array_equal(fits[0].params[0]["weight"], start[0]["weight"])
+
+
+# Runs
+
+OPTIONS = {
+    "cell": "synaptic", "taus": "6,3,9", "readout": "max", "mode": "half", "noise": "0.1", "batch": "8",
+    "hidden": "8", "epochs": "6", "lr": "0.1", "surrogate": "arctan",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A whole run, and one that was stopped after three updates and gone on with."""
+    folder = tmp_path_factory.mktemp("runs")
+    mine = write_mine(folder / "mine.npz")
+    args = [text for name, value in OPTIONS.items() for text in (f"--{name}", value)]
+    args = ["train", "--data", mine, "--recurrent", "--quiet", *args]
+    calls = []
+
+    @contextlib.contextmanager
+    def soon():
+        yield lambda: calls.append(0) or (15 if len(calls) == 3 else 0) or (15 if len(calls) > 3 else 0)
+
+    deferred = commands.processes.deferred
+    with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "_WORK", 1.0)
+        assert main([*args, "-o", str(folder / "whole")]) == 0
+        patch.setattr(figure, "run_figure", lambda *_: Figure())
+        patch.setattr(commands.processes, "deferred", soon)
+        assert main([*args, "--no-baseline", "--checkpoint", "0", "-o", str(folder / "stopped")]) == 143
+        patch.setattr(commands.processes, "deferred", deferred)
+        assert main(["train", "--quiet", "--resume", str(folder / "stopped")]) == 0
+    return folder, mine
+
+
+def test_a_run_is_recorded_and_gone_on_with(trained):
+    folder, mine = trained
+    saved, record = runs.load(folder / "whole"), json.loads((folder / "whole" / "run.json").read_text())
+    assert saved.network == options(
+        cell="synaptic", taus=(6.0, 3.0, 9.0), readout="max", mode="half", recurrent=True, hidden=(8,),
+        surrogate="arctan",
+    ).network((4,), CLASSES)  # fmt: skip
+    assert (record["options"]["noise"], record["options"]["coding"]) == (0.1, "none")
+    assert saved.params[0]["recurrent"].shape == (8, 8)
+    data = sources.load(mine, 0, Binning())
+    assert (saved.data.mean, saved.data.deviation) == (data.mean, data.deviation)
+    for result in record["results"].values():
+        assert len(result["curves"]["loss"]) == 6
+        assert result["curves"]["loss"][-1] < 0.7 * result["curves"]["loss"][0]
+    other = json.loads((folder / "stopped" / "run.json").read_text())
+    assert not other["interrupted"]
+    for a, b in zip(*(jax.tree.leaves(runs.load(folder / n).params) for n in ("whole", "stopped")), strict=True):
+        assert np.array_equal(a, b)
+    assert other["results"]["spiking"]["curves"] == record["results"]["spiking"]["curves"]
+
+
+def test_recordings_are_scored(trained, tmp_path, capsys):
+    folder, mine = trained
+    run, out = str(folder / "whole"), str(tmp_path / "p.npz")
+    assert main(["predict", run, "-o", out]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    record = json.loads((folder / "whole" / "run.json").read_text())
+    data = sources.load(mine, 0, Binning())
+    with np.load(out) as held_out:
+        assert (held_out["y_pred"] == data.y_test).mean() == record["results"]["spiking"]["held_out"]
+    # a file of its own is scored as a whole, on the scale of the training data, however far it is filled up
+    with np.load(mine) as arrays:
+        x, y, lengths = (arrays[key][:7] for key in ("x", "y", "lengths"))
+    logits = []
+    for more in (0, 5):
+        np.savez(tmp_path / "seven.npz", x=np.pad(x, [(0, 0), (0, more), (0, 0)]), y=y, lengths=lengths)
+        assert main(["predict", run, str(tmp_path / "seven.npz"), "--force", "-o", out]) == 0
+        with np.load(out) as scores:
+            logits.append(scores["logits"])
+    assert logits[0].shape == (7, CLASSES)
+    np.testing.assert_allclose(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+    saved = runs.load(folder / "whole")
+    scaled = ((x - saved.data.mean) / saved.data.deviation).astype(np.float32)
+    expected = saved.network(saved.params, scaled, jax.random.key(0), lengths)[0]
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
+    capsys.readouterr()
+    write_mine(tmp_path / "wide.npz", x=np.ones((40, 9, 5)))
+    write_mine(tmp_path / "more.npz", y=np.arange(40) % 5)
+    for given, message in (
+        ("digits", "digits has no time axis, and the network was trained on"),
+        (str(tmp_path / "wide.npz"), "have channels of shape (5,), the network was trained on (4,)"),
+        (str(tmp_path / "more.npz"), "has label 4, the network was trained on 3 classes"),
+        ("ts:none.ts", "none.ts: no such file or folder"),
+    ):
+        assert main(["predict", run, given]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_record_of_recordings_that_is_damaged(trained, tmp_path):
+    shutil.copytree(trained[0] / "whole", tmp_path / "run")
+    whole = json.loads((tmp_path / "run" / "run.json").read_text())
+    for part, change, message in (
+        ("options", {"taus": [6, 3]}, None),
+        ("options", {"taus": [6]}, "taus of the cell synaptic are 2 or 3, got 1"),
+        ("options", {"taus": [6, -3]}, "tau must be > 0, got -3.0"),
+        ("options", {"taus": [6, "3"]}, "taus must be a list of finite numbers"),
+        ("options", {"cell": "izhikevich"}, "cell must be one of lif, synaptic, adaptive, got 'izhikevich'"),
+        ("options", {"readout": "sum"}, "readout must be one of mean, max, last, got 'sum'"),
+        ("options", {"mode": "4-bit"}, "mode must be one of exact, half, 8-bit, recompute, scan, got '4-bit'"),
+        ("options", {"pool": 0}, "pool must be an integer above 0, got 0"),
+        ("options", {"bin": -1}, "step_us must be above 0"),
+        ("options", {"recurrent": False}, None),
+        ("data", {"mean": [1]}, "mean and deviation must be numbers for each of"),
+        ("data", {"deviation": [1, 1, 0, 1]}, "no deviation 0"),
+    ):
+        (tmp_path / "run" / "run.json").write_text(json.dumps({**whole, part: {**whole[part], **change}}))
+        if message is None:
+            runs.load(tmp_path / "run")
+            continue
+        with pytest.raises(runs.RunError, match=r"run\.json is damaged: ") as error:
+            runs.load(tmp_path / "run")
+        assert message in str(error.value)
