@@ -1,12 +1,12 @@
 """Record what other libraries' surrogates do: what comes out, and the slope, at the same points.
 
-``tests/test_presets.py`` holds ``spikegrad.surrogates.presets`` against these files. Run with a folder for environments,
-which are made there if they are missing, and with names of libraries or none for all:
+``tests/test_presets.py`` holds ``spikegrad.surrogates.presets`` against these files. Run with a folder for
+environments, which are made there if they are missing, and with names of libraries or none for all:
 
     python scripts/record_surrogates.py FOLDER [snntorch norse ...]
 
-stork, lava-dl and the repository of norse are no packages that can be installed everywhere: the folder has a checkout of
-each, in ``stork``, ``lava-dl`` and ``norse``. Of a library whose package asks for more than its surrogates need, the
+stork, lava-dl and the repository of norse are no packages that can be installed everywhere: the folder has a checkout
+of each, in ``stork``, ``lava-dl`` and ``norse``. Of a library whose package asks for more than its surrogates need, the
 module of the surrogates alone is run.
 
 Recorded in float64 on a CPU (mlx-snn: float32), and written in float32, with PyTorch 2.13.0, JAX 0.12.0 and MLX 0.32.4;
@@ -14,7 +14,7 @@ stork at commit 258a2d6, lava-dl at d825ac5, norse's repository at 065a3b4.
 
 Of each library a file holds the points ``x``, potentials minus thresholds, and for each of its ``specs``, the names of
 ``spikegrad.get``, a row of ``values`` and of ``slopes``; NaN where the library has none. ``signatures`` are those of
-what has the name there, as ``name(parameters)``.
+what has the name there, as ``name(parameters)``, if it has any.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ X = np.sort(np.concatenate([GRID, NEAR, -NEAR, FAR, -FAR]))  # float32 has them 
 ENVIRONMENTS = {  # packages, and packages without what they ask for
     "torch": (
         ["torch", "torchvision", "scipy", "tqdm", "h5py", "pandas", "pyyaml", "matplotlib", "pbr"],
-        ["snntorch==1.0.0", "spikingjelly==2.0.0", "norse==1.1.0", "sinabs==3.1.3", "braincog==0.2.7.19"]
-        + ["rockpool==3.1.0", "nir", "nirtorch"],
+        [
+            *("snntorch==1.0.0", "spikingjelly==2.0.0", "norse==1.1.0", "sinabs==3.1.3"),
+            *("braincog==0.2.7.19", "rockpool==3.1.0", "nir", "nirtorch"),
+        ],
     ),
     "jax": (
         ["jax", "equinox", "flax", "optax", "chex", "scikit-learn", "braintools==0.4.0"],
@@ -87,8 +89,8 @@ RECORDED = {  # library: environment, and what is recorded
     ),
     "lava_dl": (
         "torch",
-        "Spike(tau_rho=0.5,scale_rho=3.0) cuba(threshold=1.25) cuba(threshold=0.5,tau_grad=0.01,scale_grad=2.0)"
-        " alif(threshold=1.25,tau_grad=0.1) rf_iz(threshold=1.25) adrf_iz(threshold=1.25)",
+        "Spike(tau_rho=0.5,scale_rho=3.0) cuba(threshold=1.25) cuba(threshold=0.5,tau_grad=0.2,scale_grad=2.0)"
+        " alif(threshold=1.25,tau_grad=0.01) rf_iz(threshold=1.25) adrf_iz(threshold=1.25)",
     ),
     "rockpool": (
         "torch",
@@ -155,7 +157,11 @@ def bare(name, root=None):
     """A module of a package, of which nothing else is run: the packages around it are folders."""
     top, *inner = name.split(".")
     if root is None:
-        found = sys.modules[top].__path__ if top in sys.modules else importlib.util.find_spec(top).submodule_search_locations
+        found = (
+            sys.modules[top].__path__
+            if top in sys.modules
+            else importlib.util.find_spec(top).submodule_search_locations
+        )
         root = found[0]
     package, path = top, Path(root)
     for part in inner:
@@ -164,6 +170,19 @@ def bare(name, root=None):
             sys.modules[package].__path__ = [str(path)]
         package, path = f"{package}.{part}", path / part
     return importlib.import_module(name)
+
+
+def having(signature, make):
+    """What has the parameters and defaults, given by name, that something has in the library."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    make.__signature__ = inspect.Signature([inspect.Parameter(n, kind, default=d) for n, d in signature.items()])
+    return make
+
+
+def defaults(function, *names):
+    """Its parameters, or the named ones, each with its default."""
+    found = inspect.signature(function).parameters
+    return {name: found[name].default for name in names or found}
 
 
 # --- the names of each library ----------------------------------------------------------------------------------------
@@ -187,18 +206,18 @@ def spikingjelly(_):
 
         return fire
 
-    poisson_pass.__signature__ = inspect.signature(module.PoissonPass)
-    return {**vars(module), "PoissonPass": poisson_pass}
+    return {**vars(module), "PoissonPass": having(defaults(module.PoissonPass), poisson_pass)}
 
 
 def norse(folder):
     release = importlib.import_module("norse.torch.functional.threshold").threshold
+    alpha = float(importlib.import_module("norse.torch.functional.lif").LIFParameters().alpha)
     for name in [name for name in sys.modules if name.partition(".")[0] == "norse"]:
         del sys.modules[name]
     git = bare("norse.torch.functional.threshold", folder / "norse" / "norse").threshold
 
     def method(threshold, name):
-        return lambda alpha=100.0: lambda x: threshold(x, name, alpha)
+        return having({"alpha": alpha}, lambda alpha=alpha: lambda x: threshold(x, name, alpha))
 
     methods = {name: method(release, name) for name in ("super", "triangle", "tanh", "circ", "heavi_erfc")}
     return {**methods, "super_git": method(git, "super")}
@@ -215,15 +234,14 @@ def sinabs(_):
         def make(*args, spike_threshold=1.0, **kwargs):
             return at(spike_threshold, spikes.SingleSpike, slope(*args, **kwargs))
 
-        make.__signature__ = inspect.signature(slope)
-        return make
+        return having(defaults(slope), make)
 
     names = ("Heaviside", "Gaussian", "MultiGaussian", "SingleExponential", "PeriodicExponential")
     default = slopes.SingleExponential()
     return {
         **{name: alone(getattr(slopes, name)) for name in names},
         "MultiSpike": lambda: at(1.0, spikes.MultiSpike, default),
-        "MaxSpike": lambda **kwargs: at(1.0, spikes.MaxSpike(**kwargs), default),
+        "MaxSpike": having(defaults(spikes.MaxSpike), lambda **kwargs: at(1.0, spikes.MaxSpike(**kwargs), default)),
     }
 
 
@@ -240,10 +258,23 @@ def lava_dl(folder):
     def of(name):
         more = {
             "cuba": {"current_decay": 0.5, "voltage_decay": 0.5},
-            "alif": {"current_decay": 0.5, "voltage_decay": 0.5, "threshold_decay": 0.5, "refractory_decay": 0.5, "threshold_step": 0.5},
+            "alif": {
+                "current_decay": 0.5,
+                "voltage_decay": 0.5,
+                "threshold_decay": 0.5,
+                "refractory_decay": 0.5,
+                "threshold_step": 0.5,
+            },
             "rf_iz": {"period": 10, "decay": 0.5},
-            "adrf_iz": {"period": 10, "decay": 0.5, "threshold_decay": 0.5, "refractory_decay": 0.5, "threshold_step": 0.5},
+            "adrf_iz": {
+                "period": 10,
+                "decay": 0.5,
+                "threshold_decay": 0.5,
+                "refractory_decay": 0.5,
+                "threshold_step": 0.5,
+            },
         }[name]
+
         def make(**kwargs):
             neuron = neurons[name].Neuron(**kwargs, **more)
 
@@ -260,7 +291,7 @@ def lava_dl(folder):
 
             return fire
 
-        return make
+        return having(defaults(neurons[name].Neuron, "threshold", "tau_grad", "scale_grad"), make)
 
     return {"Spike": plain, **{name: of(name) for name in neurons}}
 
@@ -275,10 +306,12 @@ def rockpool(_):
             numbers = [torch.tensor(number) for number in (threshold, window, float(max_spikes_per_dt))]
             return lambda x: function.apply(x + threshold, *numbers)
 
-        return make
+        there = defaults(function.forward, "threshold", "window", "max_spikes_per_dt")
+        return having({name: float(number) for name, number in there.items()}, make)
 
     names = {name: of(getattr(module, name)) for name in ("StepPWL", "PeriodicExponential")}
-    return {**names, "step_pwl": of(module.StepPWL)}  # that of JAX, which asks for an older one, is the same formula
+    of_jax = lambda **given: names["StepPWL"](**given)  # noqa: E731, PLW0108  # its text is the same, for an older JAX
+    return {**names, "step_pwl": of_jax}
 
 
 def stork(folder):
@@ -302,7 +335,10 @@ def stork(folder):
 
             return fire
 
-        return make
+        there = {k: v for k, v in vars(getattr(module, name)).items() if k in ("beta", "maxspk")}
+        custom = module.CustomSpike
+        types = {"escape_noise_type": custom.escape_noise_type, "surrogate_type": custom.surrogate_type}
+        return having({**types, **custom.surrogate_params} if name == "CustomSpike" else there, make)
 
     return {name: of(name) for name in vars(module) if "Spike" in name}
 
@@ -383,10 +419,9 @@ def record(library, folder):
     rows = [run(eval(spec, dict(names))) for spec in specs.split()]  # one of the strings above
     signatures = []
     for name in dict.fromkeys(spec.partition("(")[0] for spec in specs.split()):
-        try:
-            signature = inspect.signature(names[name])
-        except ValueError:
+        if names[name].__module__ == "__main__" and not hasattr(names[name], "__signature__"):
             continue
+        signature = inspect.signature(names[name])
         shown = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
         signatures.append(f"{name}{signature.replace(parameters=shown, return_annotation=inspect.Parameter.empty)}")
     FOLDER.mkdir(exist_ok=True)

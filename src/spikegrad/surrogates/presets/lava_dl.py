@@ -24,7 +24,7 @@ def _of_neuron(threshold: Real, tau_grad: Real, scale_grad: Real) -> Surrogate:
 
 
 def cuba(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """Of its current-based neuron: a hundred thresholds wide, nearly straight-through; it fires where x > 0."""
+    """Of its current-based neuron: a hundred thresholds wide; it fires where x > 0, there from x = 0.01/4096 on."""
     return excluding(_of_neuron(threshold, tau_grad, scale_grad))
 
 
