@@ -248,11 +248,11 @@ def test_excluding():
 
 
 def test_a_network_that_excludes_the_threshold_is_the_same_in_every_mode():
-    inputs = jnp.round(4 * jax.random.normal(jax.random.key(0), (6, 2, 3))) / 4  # potentials hit the threshold exactly
-    weight = jnp.eye(3)
+    # the potentials of a step: at the threshold, a little above, where 8 bits hold zero, and far from it
+    inputs = jnp.broadcast_to(jnp.float32([0.25, 0.2501, 4.0, -4.0]), (6, 2, 4))
 
     def run(mode, surrogate):
-        network = spikegrad.Network([spikegrad.Layer(weight, spikegrad.LIF(1.0, 0.25, surrogate))])
+        network = spikegrad.Network([spikegrad.Layer(jnp.eye(4), spikegrad.LIF(0.5, 0.25, surrogate, "value"))])
         return jax.value_and_grad(lambda inputs: network(inputs, mode=mode)[1].sum())(inputs)
 
     surrogate = excluding(spikegrad.Sigmoid(4.0))
@@ -261,7 +261,7 @@ def test_a_network_that_excludes_the_threshold_is_the_same_in_every_mode():
     for mode in ("half", "8-bit"):
         spikes, coarse = run(mode, surrogate)
         assert spikes == exact
-        np.testing.assert_allclose(coarse, gradient, atol=0.1 * np.abs(gradient).max())
+        np.testing.assert_allclose(coarse, gradient, atol=0.05 * np.abs(gradient).max())
 
 
 def test_the_slope_of_the_first_level_is_the_curve():

@@ -67,7 +67,7 @@ def get(spec: str, **parameters: Any) -> Surrogate:
         are composed as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
         :func:`stretched`, :func:`truncated` and :func:`fitted`, and have a kind of spike as there, ``"soft(arctan)"``.
         The ``repr`` of a surrogate with number parameters is such a string. Another library's name has its parameters
-        there, ``"snntorch.fast_sigmoid(slope=25)"``: see :mod:`spikegrad.surrogates.presets`.
+        there, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
     **parameters
         Parameters by keyword, for a name alone.
 

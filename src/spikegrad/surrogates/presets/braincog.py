@@ -1,6 +1,6 @@
 """BrainCog 0.2.7, ``braincog.base.strategy.surrogate``. Most of them fire where x > 0, some where x ≥ 0.
 
-With ``requires_grad`` the parameter is trained; of the others than those two it gets no gradient there either.
+With ``requires_grad``, ``AtanGrad`` and ``ReLUGrad`` train their parameter; it has no effect on the others, nor there.
 """
 
 from ..._kinds import excluding, levels
@@ -24,7 +24,10 @@ __all__ = [
     "SigmoidGrad",
     "straight_through_estimator",
 ]
-ABSENT = {"EIGrad": "it fires +1 above the threshold and -1 below: its output is 2 * fire(x) - 1"}
+ABSENT = {
+    "EIGrad": "it fires 1 above the threshold, -1 below and 0 at it: but there, it is 2 * fire(x) - 1 with "
+    "fire = excluding(0.5 * PiecewiseLeakyRelu(0, 0.5))"
+}
 
 
 def SigmoidGrad(alpha: Real = 1.0, requires_grad: bool = False) -> Surrogate:

@@ -12,7 +12,7 @@ from ._ratio import ratio
 __all__ = ["circ", "heavi_erfc", "super", "super_git", "tanh", "triangle"]
 ABSENT = {
     "heaviside": "it has no derivative there",
-    "sign": "its output is 2 * fire(x) - 1",
+    "sign": "it is 2 * fire(x) - 1, with any of these for fire",
     "logistic_fn": "its slope, 2 / k * Sigmoid(2 * k), is not the derivative of its probability: a pair is "
     "stochastic(Sigmoid(2 * k))",
     "circ_dist_fn": "its slope, Circle(k), is not the derivative of its probability, 1 / (2 * k) * Circle(k)",

@@ -25,7 +25,7 @@ def StepPWL(threshold: Real = 1.0, window: Real = 0.5, max_spikes_per_dt: int = 
 
 
 def step_pwl(threshold: Real, window: Real = 0.5, max_spikes_per_dt: int = 2**16) -> Surrogate:
-    """The same, of LIFJax."""
+    """The same, of LIFJax; it was read and not run."""
     return StepPWL(threshold, window, max_spikes_per_dt)
 
 
