@@ -8,6 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+
+def double_precision() -> Any:
+    """The context in which float64 is float64; JAX moved it."""
+    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
+
+
 # --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded (on an Explicit mesh) -----
 
 

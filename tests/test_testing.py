@@ -1,0 +1,319 @@
+"""The checks of spikegrad.testing: each law is broken on purpose, and what is right passes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from reference import DEFAULTS
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Cell,
+    LeakyReadout,
+    Refractory,
+    Sigmoid,
+    Surrogate,
+    SynapticLIF,
+    learnable,
+    parameter,
+    signed,
+    soft,
+    stochastic,
+)
+from spikegrad.testing import BrokenLawError, check_cell, check_surrogate
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=repr)
+def test_the_surrogates_of_the_library(case):
+    assert check_surrogate(case.make()).passed
+
+
+class Logistic(Surrogate):
+    """As a user would write it."""
+
+    alpha: float = parameter(default=4.0, above=0)
+
+    def surrogate_fun(self, x):
+        return jax.nn.sigmoid(self.alpha * x)
+
+    def surrogate_grad(self, x):
+        y = jax.nn.sigmoid(-self.alpha * abs(x))
+        return self.alpha * y * (1 - y)
+
+
+def test_what_a_user_writes():
+    report = check_surrogate(Logistic(jnp.array([2.0, 4.0])))
+    assert report.passed
+    assert "what is printed evaluates back" in str(report)
+    assert "its parameters are arrays" in str(report)
+    assert check_surrogate(learnable(signed(Logistic()))).passed
+    assert check_surrogate(soft(Logistic())).passed
+    assert check_surrogate(Logistic(0.01), scale=400.0).passed
+
+
+# --- broken surrogates -----------------------------------------------------------------------------------------------
+
+
+def calling(fire):
+    """A surrogate with another ``__call__``."""
+    return type("Calling", (Logistic,), {"__call__": lambda self, x: fire(self, jnp.asarray(x))})()
+
+
+def with_slope(step, slope):
+    """What JAX users write: the step, and a derivative given by hand."""
+
+    def fire(self, x):
+        f = jax.custom_jvp(step)
+        f.defjvp(lambda primals, tangents: (step(*primals), tangents[0] * slope(self, *primals)))
+        return f(x)
+
+    return fire
+
+
+def as_step(x):
+    return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype))
+
+
+def reverse_only(self, x):
+    f = jax.custom_vjp(as_step)
+    f.defvjp(lambda x: (as_step(x), x), lambda x, ct: (ct * self.surrogate_grad(x),))
+    return f(x)
+
+
+class Changed(Logistic):
+    """A right one, of which subclasses break one method."""
+
+
+class Steep(Changed):
+    def surrogate_grad(self, x):
+        return 2 * super().surrogate_grad(x)
+
+
+class Jump(Changed):
+    def surrogate_fun(self, x):
+        return super().surrogate_fun(x) + jnp.where(x > 1, 0.25, 0)
+
+
+class Overflow(Changed):
+    def surrogate_grad(self, x):
+        e = jnp.exp(-self.alpha * x)
+        return self.alpha * e / (1 + e) ** 2
+
+
+class Cancels(Changed):
+    def surrogate_grad(self, x):
+        return super().surrogate_grad(x) * (1 + 0.1 * jnp.sin(1e6 * x))  # a phase that float32 does not know
+
+
+class Ignored(Changed):
+    def surrogate_fun(self, x):
+        return jax.nn.sigmoid(4 * x)
+
+    def surrogate_grad(self, x):
+        return jax.nn.sigmoid(4 * x) * jax.nn.sigmoid(-4 * x) * 4
+
+
+class Detached(Changed):
+    def surrogate_fun(self, x):
+        return jax.nn.sigmoid(jax.lax.stop_gradient(self.alpha) * x)
+
+
+class Counting(Surrogate):
+    def __init__(self):
+        self.calls = 0
+
+    def surrogate_grad(self, x):
+        self.calls += 1
+        return self.calls / (1 + x * x)
+
+
+class Unequal(Changed):
+    def __eq__(self, other):
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+class Unpicklable(Changed):
+    def __reduce__(self):
+        raise TypeError("not today")
+
+
+class Shy(Changed):
+    def __repr__(self):
+        return "a curve"
+
+
+class Raises(Changed):
+    def surrogate_grad(self, x):
+        raise RuntimeError("out of order")
+
+
+def half(self, x):
+    return jnp.where(x == 0, 0.5, Logistic.__call__(self, x)).astype(x.dtype)
+
+
+by_shape = calling(lambda self, x: x * 0 + (0.5 if x.ndim == 0 else 1))
+counting = Counting()
+BROKEN = {
+    "the spike is the step": calling(half),
+    "the derivative is the slope": calling(with_slope(as_step, lambda self, x: 2 * self.surrogate_grad(x))),
+    "forward mode is reverse mode": calling(reverse_only),
+    "the derivative of the derivative (reverse) is that of the slope": calling(
+        with_slope(as_step, lambda self, x: jax.lax.stop_gradient(self.surrogate_grad(x)))
+    ),
+    # the value of the step comes from outside of the rule, so that its own derivative is lost
+    "the square has its second derivative": calling(with_slope(as_step, lambda self, x: self.surrogate_grad(x))),
+    "the slope is the derivative of the primal": Steep(),
+    "the primal has no jumps": Jump(),
+    "NaN stays NaN": calling(with_slope(lambda x: (x >= 0).astype(x.dtype), lambda self, x: self.surrogate_grad(x))),
+    "all is finite at zero, the largest numbers and infinity": Overflow(),
+    "in float32 the slope is that of float64": Cancels(),
+    "in float16 the slope is that of float64, rounded": Cancels(),
+    "shapes and dtypes are kept": calling(lambda self, x: Logistic.__call__(self, x.astype("float32"))),
+    "every parameter matters": Ignored(),
+    "learnable parameters get the derivative of the primal": Detached(),
+    "vmap changes nothing": by_shape,
+    "scan changes nothing": by_shape,
+    "jit changes nothing": counting,
+    "checkpoint changes nothing": counting,
+    "a copy is equal and has the same hash": Unequal(),
+    "a pickle gives the same values": Unpicklable(),
+    "what is printed evaluates back": Shy(),
+    "the slope can be differentiated": Raises(),
+}
+
+
+@functools.cache
+def report_of(surrogate):
+    return check_surrogate(surrogate, raises=False)
+
+
+@pytest.mark.parametrize("law", BROKEN)
+def test_a_broken_law_is_found(law):
+    findings = {finding.law: finding for finding in report_of(BROKEN[law]).findings}
+    assert not findings[law].passed, report_of(BROKEN[law])
+
+
+def test_every_law_is_broken_by_something():
+    laws = {finding.law for finding in report_of(Jump()).findings} | {"the slope can be differentiated"}
+    for_others = {
+        "the derivative of the derivative (mixed) is that of the slope",
+        "in bfloat16 the slope is that of float64, rounded",
+    }
+    assert laws == set(BROKEN) | for_others
+
+
+def test_what_is_said():
+    with pytest.raises(
+        BrokenLawError, match=r"Jump\(alpha=4.0\): the primal has no jumps: error 0.2.* at x = 1"
+    ) as error:
+        check_surrogate(Jump())
+    assert "BROKEN  the primal has no jumps" in str(error.value)
+    assert not error.value.report.passed
+    assert "RuntimeError: out of order" in str(report_of(Raises()))
+    assert "Counting has its own __init__" in str(report_of(BROKEN["jit changes nothing"]))
+    assert "note" in report_of(Jump()).findings[0]._fields
+    with pytest.raises(TypeError, match="check_surrogate: surrogate must be a Surrogate, got <class"):
+        check_surrogate(Sigmoid)
+    for check, noisy in ((check_surrogate, stochastic(Sigmoid())), (check_cell, LIF(surrogate=stochastic(Sigmoid())))):
+        with pytest.raises(TypeError, match=r"stochastic\(Sigmoid.* draws its spikes"):
+            check(noisy)
+    with pytest.raises(TypeError, match="check_cell: cell must be a Cell, got 3"):
+        check_cell(3)
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+CELLS = {
+    "LIF": LIF(jnp.array([0.5, 0.6, 0.7, 0.8, 0.9])),
+    "AdaptiveLIF": AdaptiveLIF(0.9, threshold=0.5),
+    "SynapticLIF": SynapticLIF(),
+    "LeakyReadout": LeakyReadout(),
+    "Refractory": Refractory(LIF(0.9), 2),
+    "delayed": LIF(0.9, reset="value", delay_reset=True),
+}
+BY_DEFAULT = ("LIF", "LeakyReadout")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.every) for name in CELLS]
+)
+def test_the_cells_of_the_library(name):
+    assert check_cell(CELLS[name]).passed
+
+
+class Mixing(LIF):
+    def integrate(self, v, current):
+        return super().integrate(v, current + 1e-3 * current.mean())
+
+
+class Narrow(LIF):
+    def fire(self, u):
+        v, s = super().fire(u)
+        return v, s.astype("float32")
+
+
+class Rooted(LIF):
+    def integrate(self, v, current):
+        return super().integrate(v, jnp.sqrt(jnp.maximum(current, 0)))
+
+
+class Forgetful(LIF):
+    def decode(self, distance, rest):
+        return distance + 1.01 * self.threshold
+
+
+class Restless(Cell):
+    """Not what it was a call before."""
+
+    def __init__(self):
+        self.count = 0
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype)
+
+    def integrate(self, v, current):
+        self.count += 1
+        return v / 2 + current + self.count / 100
+
+    def fire(self, u):
+        s = Sigmoid()(u - 1)
+        return u - s, s
+
+
+class Silent(LIF):
+    def integrate(self, v, current):
+        return 0.0 * super().integrate(v, current)
+
+
+class OneWay(LIF):
+    def integrate(self, v, current):
+        f = jax.custom_vjp(lambda v, current: 0.9 * v + current)
+        f.defvjp(lambda v, current: (f(v, current), None), lambda _, ct: (0.9 * ct, ct))
+        return f(v, current)
+
+
+BROKEN_CELLS = {
+    "vmap changes nothing: examples do not see each other": Mixing(),
+    "a NaN stays in its example": Mixing(),
+    "shapes and dtypes are kept": Narrow(),
+    "gradients are finite": Rooted(),
+    "decode is the inverse of encode": Forgetful(),
+    "in mode 'half' the same neurons fire": Forgetful(),
+    "in mode '8-bit' the same neurons fire": Forgetful(),
+    "jit changes nothing": (restless := Restless()),
+    "scan changes nothing": restless,
+    "a step is integrate, then fire": restless,
+    "it fires and is silent": Silent(),
+    "forward mode is reverse mode": OneWay(),
+}
+report_of_cell = functools.cache(functools.partial(check_cell, steps=4, raises=False))
+
+
+@pytest.mark.parametrize("law", BROKEN_CELLS)
+def test_a_broken_law_of_cells_is_found(law):
+    findings = {finding.law: finding for finding in report_of_cell(BROKEN_CELLS[law]).findings}
+    assert not findings[law].passed, report_of_cell(BROKEN_CELLS[law])
