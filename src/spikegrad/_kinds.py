@@ -141,8 +141,8 @@ def levels(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str
 
     with :math:`H` the step and :math:`g` the slope. As :math:`x` is the potential minus the threshold, the first spike
     comes at :math:`x = 0`. With ``slopes="nearest"`` the sums have one term, of the multiple that is nearest to
-    :math:`x`; with ``"first"`` that of :math:`k = 0`, so that the slope is the curve as it stands, and the distance of multiples
-    gets no gradient.
+    :math:`x`; with ``"first"`` that of :math:`k = 0`, so that the slope is the curve as it stands and the distance of
+    multiples gets no gradient.
 
     Parameters
     ----------
