@@ -19,6 +19,7 @@ from sphinx.errors import ExtensionError
 import spikegrad
 import spikegrad.data
 from spikegrad.cli.commands import command
+from spikegrad.surrogates import presets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -80,6 +81,32 @@ def public_name(cls):
     return cls.__name__ if cls.__name__ in spikegrad.__all__ else f"surrogates.{cls.__name__}"
 
 
+def libraries():
+    """Each library of the presets: what its module says, its names with what they are here, and those it lacks."""
+    names = dict.fromkeys(name.partition(".")[0] for name in presets.PRESETS)
+    for library in names:
+        module = getattr(presets, library)
+        rows = [
+            (shown_call(name, make), repr(by_default(make)), inspect.getdoc(make).replace("|", "\\|"))
+            for name, make in ((name, getattr(module, name)) for name in module.__all__)
+            if inspect.isfunction(make)
+        ]
+        text = inspect.getdoc(module).replace("``", "`")
+        yield {"name": library, "text": text, "rows": rows, "absent": list(getattr(module, "ABSENT", {}).items())}
+
+
+def shown_call(name, make):
+    parameters = inspect.signature(make).parameters.values()
+    shown = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    return f"{name}({', '.join(shown)})"
+
+
+def by_default(make):
+    """What it makes, of ones for parameters that have no default."""
+    parameters = inspect.signature(make).parameters.values()
+    return make(**{p.name: 1 for p in parameters if p.default is p.empty})
+
+
 def scripts(folder):
     """The path and the docstring of each script."""
     for path in sorted(ROOT.glob(f"{folder}/[!_]*.py")):
@@ -116,6 +143,7 @@ context = {
     "benchmarks": list(scripts("benchmarks")),
     "results": {path.stem: json.loads(path.read_text()) for path in ROOT.glob("benchmarks/results/*.json")},
     "help": list(helps()),
+    "libraries": list(libraries()),
     "measures": [(public_name(type(s)), spikegrad.measure(s)) for s in map(spikegrad.get, spikegrad.names())],
     "data": inspect.getdoc(spikegrad.data),
 }

@@ -594,7 +594,7 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
         (ValueError, "Levels: threshold must be > 0, got -1.0", lambda: levels(Sigmoid(), 2, -1)),
         (
             ValueError,
-            "Levels: slopes must be one of 'sum', 'nearest', got 'all'",
+            "Levels: slopes must be one of 'sum', 'nearest', 'first', got 'all'",
             lambda: levels(Sigmoid(), 2, 1, "all"),
         ),
         (ValueError, "Signed: threshold must be > 0, got 0.0", lambda: signed(Sigmoid(), 0)),

@@ -180,7 +180,6 @@ def test_unknown_and_far(spec):
         "sigmoid\narctan",
         "sigmoid, arctan",
         "sigmoid[2]",
-        "spikegrad.Sigmoid(2)",
         "1.5",
         "'sigmoid'",
         "None",

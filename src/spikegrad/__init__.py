@@ -2,7 +2,7 @@
 
 from . import surrogates as surrogates
 from ._functional import functional
-from ._kinds import levels, signed, soft, stochastic
+from ._kinds import excluding, levels, signed, soft, stochastic
 from ._spike import spike
 from ._struct import Bounded, bounded, parameter
 from ._surrogate import Surrogate, keep_slope, learnable
@@ -85,6 +85,7 @@ __all__ = [
     "bounded",
     "decay_from_tau",
     "erf",
+    "excluding",
     "fitted",
     "functional",
     "gaussian_grad",

@@ -72,6 +72,18 @@ class Step(Forward, pure=True):
         return (x >= 0).astype(x.dtype)
 
 
+class Excluding(Forward, pure=True):
+    @property
+    def beyond_sign(self) -> bool:
+        return True  # what is kept of a small positive number may be zero
+
+    def expression(self, curve: str) -> str:
+        return f"excluding({curve})"
+
+    def value(self, curve: Curve, x: jax.Array) -> jax.Array:
+        return (x > 0).astype(x.dtype)
+
+
 class Soft(Forward, pure=True):
     def expression(self, curve: str) -> str:
         return f"soft({curve})"
@@ -116,7 +128,7 @@ def _uniform(key: Any, like: jax.Array) -> jax.Array:
 class Levels(Forward, pure=True):
     n: int = parameter(integer=True, at_least=1)
     threshold: Real = parameter(default=1.0, above=0)
-    slopes: str = parameter(default="sum", choices=("sum", "nearest"))
+    slopes: str = parameter(default="sum", choices=("sum", "nearest", "first"))
 
     @property
     def beyond_sign(self) -> bool:
@@ -142,6 +154,8 @@ class Levels(Forward, pure=True):
         theta = _unit(self, x)
         if self.slopes == "sum":
             return _total(curve.surrogate_fun(x - k * theta) for k in range(self.n))
+        if self.slopes == "first":
+            return curve.surrogate_fun(x)
         k, half = self._nearest(x, theta), jnp.broadcast_to(theta / 2, x.shape)
         rise = curve.surrogate_fun(half) - curve.surrogate_fun(-half)  # from one level to the next
         return curve.surrogate_fun(x - k * theta) + k * rise
@@ -150,11 +164,13 @@ class Levels(Forward, pure=True):
         theta = _unit(self, x)
         if self.slopes == "sum":
             return _total(curve.surrogate_grad(x - k * theta) for k in range(self.n))
+        if self.slopes == "first":
+            return curve.surrogate_grad(x)
         return curve.surrogate_grad(x - self._nearest(x, theta) * theta)
 
     def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
         theta = _unit(self, x)
-        if self.n == 1:  # at x = 0 alone, wherever the others would be
+        if self.n == 1 or self.slopes == "first":  # at x = 0 alone, wherever the others are
             return
         if self.slopes == "sum":
             moved = _total(-k * curve.surrogate_grad(x - k * theta) for k in range(1, self.n))

@@ -4,8 +4,43 @@ from __future__ import annotations
 
 from jax.typing import ArrayLike
 
-from ._forward import Levels, Signed, Soft, Stochastic
+from ._forward import Excluding, Levels, Signed, Soft, Stochastic
 from ._surrogate import Surrogate, set_forward
+
+
+def excluding(surrogate: Surrogate) -> Surrogate:
+    r"""A spike above the threshold, and none at the threshold itself, as several libraries have it.
+
+    .. math:: s(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases} \qquad
+              \mathrm{d}s = g(x)\, \mathrm{d}x
+
+    with :math:`g` the slope, at the threshold as well. It matters where potentials reach a threshold exactly, as those
+    of small integer weights do.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+        Any, with or without settings.
+
+    Returns
+    -------
+    Surrogate
+        Holds the curve in its field ``surrogate``.
+
+    Raises
+    ------
+    TypeError
+        If ``surrogate`` is no surrogate, overrides ``__call__``, or has another kind of spike already.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import Sigmoid, excluding
+    >>> fire = excluding(Sigmoid(4.0))
+    >>> fire(jnp.array([-1.0, 0.0, 1.0])).tolist(), float(jax.grad(fire)(0.0))
+    ([0.0, 0.0, 1.0], 1.0)
+    """
+    return set_forward("excluding", surrogate, Excluding())
 
 
 def soft(surrogate: Surrogate) -> Surrogate:
@@ -106,7 +141,8 @@ def levels(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str
 
     with :math:`H` the step and :math:`g` the slope. As :math:`x` is the potential minus the threshold, the first spike
     comes at :math:`x = 0`. With ``slopes="nearest"`` the sums have one term, of the multiple that is nearest to
-    :math:`x`.
+    :math:`x`; with ``"first"`` that of :math:`k = 0`, so that the slope is the curve as it stands and the distance of
+    multiples gets no gradient.
 
     Parameters
     ----------
@@ -117,8 +153,8 @@ def levels(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str
     threshold : float or array, default 1.0
         Distance :math:`\theta > 0` between two multiples, in the unit of ``x``. A cell multiplies it by its own
         threshold, so that 1 means that of the cell. An array broadcasts to ``x``.
-    slopes : {"sum", "nearest"}
-        The slope: that of all spikes together, or that of the nearest one alone.
+    slopes : {"sum", "nearest", "first"}
+        The slope: that of all spikes together, or that of the nearest or of the first one alone.
 
     Returns
     -------
@@ -134,7 +170,7 @@ def levels(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str
 
     Notes
     -----
-    The sum takes ``n`` evaluations of the slope, the nearest one takes one. One level is the plain spike. A reset by
+    The sum takes ``n`` evaluations of the slope, the others take one. One level is the plain spike. A reset by
     subtraction takes as many thresholds as there are spikes; one to a value is refused.
 
     References

@@ -1,5 +1,6 @@
 """The catalogue: one file per family of shapes, one class and its function per surrogate."""
 
+from . import presets as presets
 from .exponential import PiecewiseExp, SlayerGrad, piecewise_exp, slayer_grad
 from .gaussian import ERF, GaussianGrad, MultiGaussianGrad, erf, gaussian_grad, multi_gaussian_grad
 from .logistic import Dspike, Sigmoid, dspike, sigmoid

@@ -11,9 +11,11 @@ from typing import Any
 from .. import surrogates
 from .._checks import brief, shorten
 from .._functional import snake_case
-from .._surrogate import Surrogate
+from .._kinds import excluding, levels, signed, soft, stochastic
+from .._surrogate import Surrogate, learnable
 from ._algebra import shifted, stretched, truncated
 from ._measures import fitted
+from .presets import ABSENT, PRESETS
 
 _classes: dict[str, type[Surrogate]] = {
     snake_case(name): value
@@ -63,8 +65,9 @@ def get(spec: str, **parameters: Any) -> Surrogate:
         A name, ``"soft_sign"`` or ``"SoftSign"``, alone or with parameters in Python's notation,
         ``"soft_sign(alpha=2.0)"``. ``height`` and ``width`` beside the parameters are those of :func:`fitted`. Curves
         are composed as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
-        :func:`stretched`, :func:`truncated` and :func:`fitted`. The ``repr`` of a curve with number parameters is such
-        a string.
+        :func:`stretched`, :func:`truncated` and :func:`fitted`, and have a kind of spike as there, ``"soft(arctan)"``.
+        The ``repr`` of a surrogate with number parameters is such a string. Another library's name has its parameters
+        there, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
     **parameters
         Parameters by keyword, for a name alone.
 
@@ -75,8 +78,9 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Raises
     ------
     ValueError
-        For an unknown name (the message has the nearest one, or what a name of other libraries is called here), for a
-        string that cannot be read, and for parameters out of their domain.
+        For an unknown name (the message has the nearest one, or what a name of other libraries is called here), for one
+        of another library that has no counterpart (the message says why), for a string that cannot be read, and for
+        parameters out of their domain.
     TypeError
         For parameters that the surrogate does not have.
 
@@ -89,6 +93,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     True
     >>> get("arctan(height=1, width=0.5)")
     2.0 * stretched(Arctan(alpha=1.0), 0.7853981633974483)
+    >>> get("snntorch.fast_sigmoid(slope=25)")
+    excluding(InvSquareGrad(alpha=25.0))
     >>> get("arctang")
     Traceback (most recent call last):
     ...
@@ -108,8 +114,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
             node = node.func
         if isinstance(node, ast.Call):
             raise TypeError(f"get: parameters both in {brief(spec)} and by keyword")
-        if isinstance(node, ast.Name):
-            return _make(node.id, (), parameters)
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            return _make(_dotted(node), (), parameters)
     except (SyntaxError, MemoryError, RecursionError, _Malformed):  # the second and third for thousands of brackets
         pass
     raise ValueError(f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...)")
@@ -119,15 +125,19 @@ class _Malformed(Exception):  # noqa: N818
     """A string that is no surrogate."""
 
 
-_operations: dict[str, Callable[..., Surrogate]] = {f.__name__: f for f in (shifted, stretched, truncated, fitted)}
+_operations: dict[str, Callable[..., Surrogate]] = {
+    function.__name__: function
+    for function in (shifted, stretched, truncated, fitted, excluding, levels, signed, soft, stochastic, learnable)
+}
 
 
 def _read(node: ast.expr) -> Surrogate:
     """The surrogate that an expression describes: names, calls, products with numbers, and sums."""
     match node:
-        case ast.Name(name):
-            return _make(name, (), {})
-        case ast.Call(ast.Name(name), args, keywords):
+        case ast.Name() | ast.Attribute():
+            return _make(_dotted(node), (), {})
+        case ast.Call(called, args, keywords):
+            name = _dotted(called)
             given = {keyword.arg or "": _number(keyword.value) for keyword in keywords}
             if "" in given or len(given) < len(keywords):  # **{...}, or a keyword twice
                 raise _Malformed
@@ -141,6 +151,16 @@ def _read(node: ast.expr) -> Surrogate:
     raise _Malformed
 
 
+def _dotted(node: ast.expr) -> str:
+    """A name, or one of a library."""
+    match node:
+        case ast.Name(name):
+            return name
+        case ast.Attribute(ast.Name(library), name):
+            return f"{library}.{name}"
+    raise _Malformed
+
+
 def _number(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
@@ -149,6 +169,8 @@ def _number(node: ast.expr) -> Any:
 
 
 def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surrogate:
+    if "." in name:
+        return _called(_preset(name), name, args, parameters)
     cls = _classes.get(name) or _classes.get(snake_case(name))
     if cls is None:
         if known := _ELSEWHERE.get(name.lower().replace("_", "")):
@@ -156,7 +178,6 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
         near = difflib.get_close_matches(snake_case(name), _classes, n=1)
         hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
         raise ValueError(f"unknown surrogate {brief(name)}{hint}")
-    signature = inspect.signature(cls)
     size = {key: parameters[key] for key in ("height", "width") if key in parameters and key not in cls._domains}
     parameters = {key: value for key, value in parameters.items() if key not in size}
     if size and "width" in parameters:
@@ -164,11 +185,27 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
             f"{cls.__name__}: width is a parameter of its own; write fitted({snake_case(cls.__name__)}, height=..., "
             "width=...)"
         )
+    surrogate = _called(cls, cls.__name__, args, parameters)
+    return fitted(surrogate, **size) if size else surrogate
+
+
+def _preset(name: str) -> Callable[..., Surrogate]:
+    if why := ABSENT.get(name):
+        raise ValueError(f"no counterpart of {brief(name)} here: {why}")
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        libraries = dict.fromkeys(preset.partition(".")[0] for preset in PRESETS)
+        hint = f"did you mean {near[0]!r}?" if near else f"known libraries are {', '.join(libraries)}"
+        raise ValueError(f"unknown surrogate {brief(name)}, {hint}")
+    return PRESETS[name]
+
+
+def _called(make: Callable[..., Surrogate], name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surrogate:
+    signature = inspect.signature(make)
     try:
         signature.bind(*args, **parameters)
     except TypeError as error:
         raise TypeError(
-            f"{cls.__name__}: {shorten(str(error))}; its parameters are {', '.join(signature.parameters)}"
+            f"{name}: {shorten(str(error))}; its parameters are {', '.join(signature.parameters)}"
         ) from None
-    surrogate = cls(*args, **parameters)
-    return fitted(surrogate, **size) if size else surrogate
+    return make(*args, **parameters)

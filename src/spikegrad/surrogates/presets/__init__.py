@@ -1,0 +1,65 @@
+"""Other libraries' surrogates under the names, parameters and defaults that they have there.
+
+One module a library, one function a name, and what it returns is a composition of this library's curves: print it, and
+it says what the other one's is. :data:`ABSENT` lists the names that have no counterpart, and why.
+
+>>> from spikegrad.surrogates.presets import snntorch
+>>> snntorch.fast_sigmoid(slope=25)
+excluding(InvSquareGrad(alpha=25.0))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..._surrogate import Surrogate
+from . import (
+    braincog,
+    braintools,
+    jaxpike,
+    lava_dl,
+    mlx_snn,
+    norse,
+    rockpool,
+    sinabs,
+    slax,
+    snnax,
+    snntorch,
+    sparx,
+    spikingjelly,
+    spyx,
+    stork,
+)
+
+_LIBRARIES = (
+    braincog,
+    braintools,
+    jaxpike,
+    lava_dl,
+    mlx_snn,
+    norse,
+    rockpool,
+    sinabs,
+    slax,
+    snnax,
+    snntorch,
+    sparx,
+    spikingjelly,
+    spyx,
+    stork,
+)
+
+
+_BY_NAME = {module.__name__.rpartition(".")[2]: module for module in _LIBRARIES}
+
+PRESETS: dict[str, Callable[..., Surrogate]] = {
+    f"{library}.{name}": getattr(module, name) for library, module in _BY_NAME.items() for name in module.__all__
+}
+"""Every preset by its name, ``"library.name"``."""
+
+ABSENT: dict[str, str] = {
+    f"{library}.{name}": why
+    for library, module in _BY_NAME.items()
+    for name, why in getattr(module, "ABSENT", {}).items()
+}
+"""Names of these libraries that have no counterpart here, each with the reason."""

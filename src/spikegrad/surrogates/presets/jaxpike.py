@@ -1,0 +1,30 @@
+"""jaxpike 0.1.4, ``jaxpike.surrogate``. It fires where x > 0."""
+
+from ..._kinds import excluding
+from ..._struct import Real
+from ..._surrogate import Surrogate
+from ..piecewise import PiecewiseLeakyRelu, PiecewiseQuadratic
+from ..power_law import Arctan, InvSquareGrad
+from ._ratio import ratio
+
+__all__ = ["ATan", "Boxcar", "FastSigmoid", "Triangular"]
+
+
+def FastSigmoid(slope: Real = 25.0) -> Surrogate:
+    """SuperSpike."""
+    return excluding(InvSquareGrad(slope))
+
+
+def ATan(alpha: Real = 2.0) -> Surrogate:
+    """Arctangent of area 1."""
+    return excluding(Arctan(alpha))
+
+
+def Triangular(width: Real = 1.0) -> Surrogate:
+    """Triangle of area 1."""
+    return excluding(PiecewiseQuadratic(ratio(1, width)))
+
+
+def Boxcar(width: Real = 1.0) -> Surrogate:
+    """Box of area 1; at its edges it has half its height there."""
+    return excluding(PiecewiseLeakyRelu(0, width / 2))

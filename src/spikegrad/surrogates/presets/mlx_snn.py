@@ -1,0 +1,46 @@
+"""mlx-snn 0.5.0, ``mlxsnn.surrogate``. ``get_surrogate`` gives its ``scale``, 25, to any first parameter."""
+
+import math
+
+from ..._struct import Real
+from ..._surrogate import Surrogate
+from ..logistic import Sigmoid
+from ..one_sided import LeakyRelu
+from ..piecewise import ReluGrad
+from ..power_law import Arctan, SoftSign
+
+__all__ = [
+    "arctan_surrogate",
+    "fast_sigmoid_surrogate",
+    "sigmoid_surrogate",
+    "straight_through_surrogate",
+    "triangular_surrogate",
+]
+ABSENT = {"custom_surrogate": "a function of one's own: subclass Surrogate"}
+
+
+def fast_sigmoid_surrogate(scale: Real = 25.0) -> Surrogate:
+    """Inverse square of area 1: scale/2 times as high as that of snnTorch, which it says it matches."""
+    return SoftSign(scale)
+
+
+def arctan_surrogate(alpha: Real = 2.0) -> Surrogate:
+    """Arctangent of area 1 and height alpha/π."""
+    return Arctan(2 * alpha / math.pi)
+
+
+def straight_through_surrogate(scale: Real = 1.0) -> Surrogate:
+    """Straight-through estimator; scale has no effect."""
+    del scale
+    return LeakyRelu(1, 1)
+
+
+def sigmoid_surrogate(slope: Real = 25.0) -> Surrogate:
+    """Logistic function."""
+    return Sigmoid(slope)
+
+
+def triangular_surrogate(scale: Real = 1.0) -> Surrogate:
+    """Triangle of height and width 1; scale has no effect."""
+    del scale
+    return ReluGrad(1, 1)

@@ -1,0 +1,50 @@
+"""norse 1.1.0: what a neuron's ``method`` names, with the ``alpha`` that its parameters have. It fires where x > 0."""
+
+from ..._kinds import excluding
+from ..._struct import Real
+from ..._surrogate import Surrogate
+from ..gaussian import ERF
+from ..logistic import Sigmoid
+from ..piecewise import ReluGrad
+from ..power_law import Circle, InvSquareGrad
+from ._ratio import ratio
+
+__all__ = ["circ", "heavi_erfc", "super", "super_git", "tanh", "triangle"]
+ABSENT = {
+    "heaviside": "it has no derivative there",
+    "sign": "it is 2 * fire(x) - 1, with any of these for fire",
+    "logistic_fn": "its slope, 2 / k * Sigmoid(2 * k), is not the derivative of its probability: a pair is "
+    "stochastic(Sigmoid(2 * k))",
+    "circ_dist_fn": "its slope, Circle(k), is not the derivative of its probability, 1 / (2 * k) * Circle(k)",
+}
+
+
+def super(alpha: Real = 100.0) -> Surrogate:
+    """Inverse square of steepness 1: the release of 2024 ignores alpha; super_git does not."""
+    del alpha
+    return excluding(InvSquareGrad(1))
+
+
+def super_git(alpha: Real = 100.0) -> Surrogate:
+    """SuperSpike as its repository has it since."""
+    return excluding(InvSquareGrad(alpha))
+
+
+def triangle(alpha: Real = 100.0) -> Surrogate:
+    """Triangle of width 1, of which alpha is the height: 0.3 in triangle_fn, 100 by a neuron's default."""
+    return excluding(ReluGrad(alpha, 1))
+
+
+def tanh(alpha: Real = 100.0) -> Surrogate:
+    """1 − tanh(alpha·x)²: peak 1, whatever the steepness."""
+    return excluding(ratio(2, alpha) * Sigmoid(2 * alpha))
+
+
+def circ(alpha: Real = 100.0) -> Surrogate:
+    """Circle, of which alpha is the width and not the steepness."""
+    return excluding(Circle(alpha))
+
+
+def heavi_erfc(alpha: Real = 100.0) -> Surrogate:
+    """Gaussian of peak 2/√π, whatever the steepness."""
+    return excluding(ratio(2, alpha) * ERF(alpha))

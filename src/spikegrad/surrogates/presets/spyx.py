@@ -1,0 +1,49 @@
+"""spyx 1.0.0, ``spyx.axn``. It fires where x > 0."""
+
+import math
+
+from ..._kinds import excluding
+from ..._struct import Real
+from ..._surrogate import Surrogate
+from ..logistic import Sigmoid
+from ..one_sided import HardTanhGrad, LeakyRelu
+from ..piecewise import PiecewiseLeakyRelu, ReluGrad
+from ..power_law import Arctan, InvSquareGrad
+from ._ratio import ratio
+
+__all__ = ["arctan", "boxcar", "custom", "superspike", "tanh", "triangular"]
+ABSENT = {
+    "sigmoid_bernoulli": "its slope is the probability, max_prob * Softplus(k), not the derivative of it, as that of "
+    "stochastic(Sigmoid(k)) is",
+    "refractory_sigmoid_bernoulli": "its slope is the probability and not the derivative of it, and no curve here",
+}
+
+
+def custom() -> Surrogate:
+    """The default, said to be straight-through: the slope is x itself, here up to |x| = 64, and level beyond."""
+    return excluding(64 * HardTanhGrad(1 / 64) + LeakyRelu(-64, -64))
+
+
+def tanh(k: Real = 1) -> Surrogate:
+    """1 − tanh(k·x)²: peak 1, whatever the steepness."""
+    return excluding(ratio(2, k) * Sigmoid(2 * k))
+
+
+def boxcar(width: Real = 2, height: Real = 0.5) -> Surrogate:
+    """Box; at its edges it is 0 there."""
+    return excluding(height * width * PiecewiseLeakyRelu(0, width / 2))
+
+
+def triangular(k: Real = 2) -> Surrogate:
+    """Triangle of height 1, Esser et al. 2016."""
+    return excluding(ReluGrad(k, ratio(1, k)))
+
+
+def arctan(k: Real = 2) -> Surrogate:
+    """Arctangent of height 1/π, whatever the steepness."""
+    return excluding(ratio(1 / math.pi, k) * Arctan(2 * k))
+
+
+def superspike(k: Real = 25) -> Surrogate:
+    """SuperSpike, Zenke and Ganguli 2018."""
+    return excluding(InvSquareGrad(k))

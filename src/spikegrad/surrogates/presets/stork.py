@@ -1,0 +1,87 @@
+"""stork, ``stork.activations`` of its repository. Parameters are attributes of classes there. It fires where x > 0."""
+
+from ..._kinds import excluding, levels, stochastic
+from ..._struct import Real
+from ..._surrogate import Surrogate
+from ..logistic import Sigmoid
+from ..one_sided import EscapeExp, HardTanhGrad, LeakyRelu, OneSidedInvSquare
+from ..piecewise import ReluGrad
+from ..power_law import InvSquareGrad
+from ._ratio import ratio
+
+__all__ = [
+    "CustomSpike",
+    "EsserSpike",
+    "HardTanhSpike",
+    "MultiSpike",
+    "SuperSpike",
+    "SuperSpike_MemClamp",
+    "SuperSpike_asymptote",
+    "SuperSpike_rescaled",
+    "TanhSpike",
+]
+ABSENT = {
+    "SuperSpike_norm": "its slope is divided by a norm over the batch",
+    "MultilayerSpiker": "of CustomSpike: by mistake its slope is x itself, where the spike is meant",
+}
+
+
+def SuperSpike(beta: Real = 20) -> Surrogate:
+    """SuperSpike, Zenke and Ganguli 2018."""
+    return excluding(InvSquareGrad(beta))
+
+
+def CustomSpike(
+    escape_noise_type: str = "step",
+    surrogate_type: str = "SuperSpike",
+    beta: Real = 10,
+    p0: Real = 0.01,
+    delta_u: Real = 0.133,
+) -> Surrogate:
+    """A slope and escape noise of one's choice, Gygax and Zenke 2025; noise goes with its own slope alone here."""
+    curves = {"SuperSpike": InvSquareGrad(beta), "sigmoid": Sigmoid(beta), "exponential": EscapeExp(p0, delta_u)}
+    if surrogate_type not in curves:
+        raise ValueError(
+            f"stork.CustomSpike: surrogate_type must be one of {', '.join(curves)}, got {surrogate_type!r}"
+        )
+    if escape_noise_type not in ("step", surrogate_type):
+        raise ValueError(
+            f"stork.CustomSpike: escape_noise_type must be 'step' or the surrogate_type, got "
+            f"{escape_noise_type!r} with {surrogate_type!r}"
+        )
+    return (excluding if escape_noise_type == "step" else stochastic)(curves[surrogate_type])
+
+
+def SuperSpike_MemClamp(beta: Real = 20.0) -> Surrogate:
+    """SuperSpike below the threshold, 1 above."""
+    return excluding(OneSidedInvSquare(beta))
+
+
+def SuperSpike_rescaled(beta: Real = 20.0) -> Surrogate:
+    """SuperSpike that is 1 at x = −1, the resting potential."""
+    return excluding((beta + 1) ** 2 * InvSquareGrad(beta))
+
+
+def MultiSpike(beta: Real = 100, maxspk: int = 10) -> Surrogate:
+    """Spikes at multiples of the threshold; there it excludes the odd ones, and goes on with slopes beyond maxspk."""
+    return levels(InvSquareGrad(beta), maxspk, slopes="nearest")
+
+
+def SuperSpike_asymptote(beta: Real = 100) -> Surrogate:
+    """SuperSpike of height beta."""
+    return excluding(beta * InvSquareGrad(beta))
+
+
+def TanhSpike(beta: Real = 100) -> Surrogate:
+    """1 everywhere, and 1 − tanh(beta·x)² more."""
+    return excluding(LeakyRelu(1, 1) + ratio(2, beta) * Sigmoid(2 * beta))
+
+
+def EsserSpike(beta: Real = 1) -> Surrogate:
+    """Triangle of height 1, Esser et al. 2016."""
+    return excluding(ReluGrad(beta, ratio(1, beta)))
+
+
+def HardTanhSpike(beta: Real = 100) -> Surrogate:
+    """Ramp from 0 to 2."""
+    return excluding(HardTanhGrad(beta))
