@@ -1,6 +1,7 @@
 """The catalogue: one file per family of shapes, one class and its function per surrogate."""
 
-from . import presets as presets
+import importlib
+
 from .exponential import PiecewiseExp, SlayerGrad, piecewise_exp, slayer_grad
 from .gaussian import ERF, GaussianGrad, MultiGaussianGrad, erf, gaussian_grad, multi_gaussian_grad
 from .logistic import Dspike, Sigmoid, dspike, sigmoid
@@ -112,3 +113,10 @@ __all__ = [
     "softplus",
     "squarewave_fourier_series",
 ]
+
+
+def __getattr__(name):
+    """The presets of other libraries, which most programs do not need, are imported when they are asked for."""
+    if name == "presets":
+        return importlib.import_module(".presets", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

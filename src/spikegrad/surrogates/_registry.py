@@ -15,7 +15,6 @@ from .._kinds import excluding, levels, signed, soft, stochastic
 from .._surrogate import Surrogate, learnable
 from ._algebra import shifted, stretched, truncated
 from ._measures import fitted
-from .presets import ABSENT, PRESETS
 
 _classes: dict[str, type[Surrogate]] = {
     snake_case(name): value
@@ -190,6 +189,8 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
 
 
 def _preset(name: str) -> Callable[..., Surrogate]:
+    from .presets import ABSENT, PRESETS  # noqa: PLC0415 (many modules, of which most programs need none)
+
     if why := ABSENT.get(name):
         raise ValueError(f"no counterpart of {brief(name)} here: {why}")
     if name not in PRESETS:
