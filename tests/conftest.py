@@ -1,5 +1,6 @@
 """Strictness for every test, and several devices, which JAX only makes before it starts."""
 
+import gc
 import itertools
 import os
 
@@ -47,6 +48,12 @@ def pytest_configure(config):
     jax.config.update("jax_disable_most_optimizations", not config.getoption("every"))
 
 
+def pytest_collection_finish():
+    # tracing makes many objects that go by themselves; to look for circles among all that stays is a tenth of the time
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
+
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("every"):
         left_out = [item for item in items if item.get_closest_marker("every")]
@@ -65,6 +72,11 @@ def pytest_generate_tests(metafunc):
             rows = pairwise(rows)
         names = ["-".join(map(metafunc.module.label, row)) for row in rows]
         metafunc.parametrize("combination", [dict(zip(factors, row, strict=True)) for row in rows], ids=names)
+
+
+def few(values, *chosen):
+    """Values to parametrize with: the chosen ones stand for the others, which run with --every alone."""
+    return [pytest.param(value, marks=() if value in chosen else pytest.mark.every) for value in values]
 
 
 def pairwise(rows):

@@ -189,6 +189,7 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path):
     assert main(["predict", str(folder), "digits"]) == 0
 
 
+@pytest.mark.every
 def test_ctrl_c_in_the_baseline_keeps_both_and_the_same_seed_gives_the_same_parameters(
     run, tmp_path, monkeypatch, capsys
 ):

@@ -181,6 +181,7 @@ def test_convolutions(name):
     np.testing.assert_allclose(want, run(from_nir(graph, **EULER), inputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.every
 def test_modules_of_frameworks():
     eqx, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")
     key = jax.random.key(0)

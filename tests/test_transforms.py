@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few
 from jax import export
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from reference import DEFAULTS, standing
@@ -81,7 +82,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", few(WAYS, "an argument of jit", "static"))
 @every
 def test_equals_eager(case, way):
     surrogate = case.make()
