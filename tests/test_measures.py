@@ -152,6 +152,7 @@ def test_a_slope_alone_has_no_area():
     found = measure(Box(0.3))
     np.testing.assert_allclose((found.peak, found.half_width, *found.support), (1, 0.3, -0.3, 0.3), **CLOSE)
     assert math.isnan(found.area)
+    assert math.isnan(measure(keep_slope(Box(0.3), "bfloat16")).area)
 
 
 def test_fitted():

@@ -398,6 +398,9 @@ class _Configured(Surrogate, pure=True):
     def surrogate_grad(self, x):
         return self.forward.slope(self.surrogate, x)
 
+    def _without_primal(self) -> str:
+        return self.surrogate._without_primal()
+
     def in_units_of(self, threshold: Any, x: jax.Array) -> _Configured:
         forward = self.forward.in_units_of(threshold, x)
         return self if forward is self.forward else dataclasses.replace(self, forward=forward)

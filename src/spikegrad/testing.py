@@ -278,7 +278,7 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
     leaves = jax.tree.leaves(s) if s._frozen else []
     points = _points(scale, np.broadcast_shapes(*map(np.shape, leaves)))
     x, at = points.x, points.x.reshape(len(points.x), -1)[:, 0]
-    primal = _has_primal(s, x)
+    primal = not s._without_primal()
 
     dtypes = _dtypes_of(s, x, primal)
     yield dtypes
@@ -310,7 +310,7 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
         yield _without_jumps(found, points)
     else:
         for law in ("the slope is the derivative of the primal", "the primal has no jumps"):
-            yield Finding(law, None, note=f"{type(s).__name__} defines no surrogate_fun")
+            yield Finding(law, None, note=f"{s._without_primal()} defines no surrogate_fun")
     yield from _extremes(s, points, primal)
     yield from _precisions(s, points, found)
     near = np.abs(at) <= 4 * scale  # far away, a small change of a period or a width is no small change of a curve
@@ -325,10 +325,6 @@ def _run(curves: dict[str, Callable], x: Any) -> dict[str, Any]:
     if isinstance(together, Exception):
         together = {name: _attempt(jax.jit(curve), x) for name, curve in curves.items()}
     return jax.device_get(together)
-
-
-def _has_primal(s: Surrogate, x: Any) -> bool:
-    return not isinstance(_attempt(jax.eval_shape, s.surrogate_fun, x), NotImplementedError)
 
 
 def _curves(s: Surrogate, points: _Points, primal: bool) -> dict[str, Callable]:
@@ -466,7 +462,7 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
     still = [name for name, (change, _) in found.items() if not change > 0]
     yield Finding(matter, math.inf if still else 0.0, note=", ".join(still))
     if not primal:
-        yield Finding(learn, None, note=f"{type(s).__name__} defines no surrogate_fun")
+        yield Finding(learn, None, note=f"{s._without_primal()} defines no surrogate_fun")
         return
     worst = (_compare(learn, got, near, 1e-4, at, _peak(got), name) for name, (_, (got, near)) in found.items())
     yield max(worst, key=lambda finding: finding.error or 0.0)

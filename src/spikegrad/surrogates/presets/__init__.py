@@ -10,47 +10,17 @@ excluding(InvSquareGrad(alpha=25.0))
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 
 from ..._surrogate import Surrogate
-from . import (
-    braincog,
-    braintools,
-    jaxpike,
-    lava_dl,
-    mlx_snn,
-    norse,
-    rockpool,
-    sinabs,
-    slax,
-    snnax,
-    snntorch,
-    sparx,
-    spikingjelly,
-    spyx,
-    stork,
-)
 
-_LIBRARIES = (
-    braincog,
-    braintools,
-    jaxpike,
-    lava_dl,
-    mlx_snn,
-    norse,
-    rockpool,
-    sinabs,
-    slax,
-    snnax,
-    snntorch,
-    sparx,
-    spikingjelly,
-    spyx,
-    stork,
-)
-
-
-_BY_NAME = {module.__name__.rpartition(".")[2]: module for module in _LIBRARIES}
+_BY_NAME = {
+    found.name: importlib.import_module(f"{__name__}.{found.name}")
+    for found in pkgutil.iter_modules(__path__)
+    if not found.name.startswith("_")
+}
 
 PRESETS: dict[str, Callable[..., Surrogate]] = {
     f"{library}.{name}": getattr(module, name) for library, module in _BY_NAME.items() for name in module.__all__
