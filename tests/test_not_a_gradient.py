@@ -209,7 +209,7 @@ def test_one_layer_and_a_linear_loss(example):
 def test_agreement(example):
     """Nearest to the true gradient with the slope of the noise; the nearer, the fewer layers."""
     steepness = ALPHA * jnp.array([0.125, 1, 8])
-    (one, of_one), (two, of_two) = (example.agreements(depth, steepness, networks=16) for depth in (1, 2))
+    (one, of_one), (two, of_two) = (example.agreements(depth, steepness, networks=8) for depth in (1, 2))
     assert one[1] > 0.85
     assert one[1] > max(one[0] + 3 * of_one[0], one[2] + 3 * of_one[2])
     assert one[1] - 3 * of_one[1] > two[1] > 3 * of_two[1]
