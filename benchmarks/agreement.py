@@ -322,7 +322,9 @@ def drawn_spikes(draws: int) -> Iterator[dict[str, Any]]:
                     yield row | {"shape": shape, "detached": detached} | series([compared(g, exact) for g in found])
 
 
-def smoothed_gradient(data: Any, layer: Spiking, spread: float, pairs: int, at_once: int = 64) -> list[list[jax.Array]]:
+def smoothed_gradient(
+    data: Any, key: jax.Array, layer: Spiking, spread: float, pairs: int, at_once: int = 64
+) -> list[list[jax.Array]]:
     """Of the loss averaged over normal noise in the weights, ``spread`` times as large as they are: two estimates."""
     weights, inputs, labels = data
     sizes = [spread * w.std() for w in weights]
@@ -344,7 +346,7 @@ def smoothed_gradient(data: Any, layer: Spiking, spread: float, pairs: int, at_o
         total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, weights), keys)
         return [2 * g / pairs for g in total]
 
-    return [half(key) for key in jax.random.split(jax.random.key(1), 2)]
+    return [half(k) for k in jax.random.split(key, 2)]
 
 
 def against_estimates(
@@ -383,9 +385,11 @@ def smoothed(draws: int, pairs: int = 2048) -> Iterator[dict[str, Any]]:
         def plain(cell, data=data):
             return [flat(g) for g in jax.jit(functools.partial(gradient, cell=cell))(data)]
 
-        def estimates(cell, spread, data=data):
+        def estimates(cell, spread, data=data, depth=depth):
             each = functools.partial(smoothed_gradient, layer=neurons(cell), spread=spread, pairs=pairs)
-            return [[flat(g) for g in half[:-1]] for half in jax.jit(functools.partial(jax.lax.map, each))(data)]
+            keys = jax.random.split(jax.random.key(depth), draws)
+            halves = jax.jit(lambda *of_draws: jax.lax.map(lambda one: each(*one), of_draws))(data, keys)
+            return [[flat(g) for g in half[:-1]] for half in halves]
 
         scales = [np.linalg.norm(g, axis=1) for g in plain(LIF(DECAY, surrogate=REFERENCE))]
         series_of = [("logistic", "area 1"), ("logistic", "height 1")]
