@@ -107,9 +107,9 @@ def sweep(
     -----
     A run has the bits that :func:`fit` gives it with the setting's numbers as arrays, whatever runs beside it.
 
-    Small networks leave most of a CPU idle, also in batches of runs (``jax.vmap``), which on two cores are no faster
-    than one run after the other. Two runs in two threads are: see ``benchmarks/sweep.py``. Threads see the global
-    configuration of JAX, and not what a ``with`` around the sweep sets.
+    Small networks leave much of a CPU idle. On two cores two runs in two threads take 0.5 to 0.7 of the time of one
+    after the other, and batches of runs by ``jax.vmap`` 0.8 to 1.2 (``benchmarks/sweep.py``), which is why these are
+    not made. Threads see the global configuration of JAX, and not what a ``with`` around the sweep sets.
 
     Examples
     --------
