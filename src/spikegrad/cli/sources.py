@@ -15,7 +15,8 @@ import numpy as np
 from .. import data as datasets
 from .._system import available_memory
 from ..data import Binned, Binning, Data, DataError, Recordings, Sequences
-from ..data._sequences import chosen_of_each, moments, standardized
+from ..data._arrays import chosen_of_each
+from ..data._sequences import moments, standardized
 
 Recorded: TypeAlias = Sequences | Recordings
 Source = TypeVar("Source", Sequences, Recordings)

@@ -176,6 +176,9 @@ class _Lines(SweepProgress):
 
     def result(self, result: dict[str, Any]) -> None:
         self.done += 1
+        if self.bar is not None and self.task is not None:  # it may have been made before, or have diverged
+            least = self.done * self.of_run
+            self.bar.update(self.task, completed=max(self.bar.tasks[self.task].completed, least))
         setting = "  ".join(f"{'' if axis == 'surrogate' else f'{axis} '}{_label(result[axis])}" for axis in self.axes)
         text = (
             f"{self.done:{len(str(self.total))}}/{self.total}  {setting}  seed {result['seed']}  validation "

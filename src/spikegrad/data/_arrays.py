@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ._npz import DataError, read_arrays
-from ._sequences import chosen_of_each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,3 +265,13 @@ def _check_classes(source: str, y: np.ndarray) -> None:
         )
     if len(present) < 2:
         raise DataError(f"{source}: y_train must hold at least two classes, got one")
+
+
+def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Mask of a share of the examples of each class."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        members = rng.permutation(np.flatnonzero(y == label))
+        chosen[members[: round(share * len(members))]] = True
+    return chosen

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from ._arrays import DataError
+from ._arrays import DataError, chosen_of_each
 
 
 class Example(NamedTuple):
@@ -357,16 +357,6 @@ def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source,
     if chosen.all() or not chosen.any():
         raise DataError(f"{source.name}: too few examples to hold out {share:g} of each class")
     return source.subset(~chosen), source.subset(chosen)
-
-
-def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Mask of a share of the examples of each class."""
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        members = rng.permutation(np.flatnonzero(y == label))
-        chosen[members[: round(share * len(members))]] = True
-    return chosen
 
 
 def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:

@@ -125,10 +125,10 @@ def sweep(
     ...     [{"surrogate": fitted(shape, width=width)} for shape in (Sigmoid(), Arctan()) for width in (0.1, 0.3)],
     ...     optimizer=optax.sgd(1.0), epochs=20, score=lambda weight, setting: {"fire": (x * weight >= 1).mean()},
     ... )
-    >>> for result in sorted(results, key=lambda result: result["fire"]):
+    >>> for result in sorted(results, key=lambda result: (result["fire"], result["surrogate"])):
     ...     print(f"{result['fire']:.2f} {result['surrogate']}")
-    0.00 stretched(Sigmoid(alpha=4.0), 0.226...)
     0.00 stretched(Arctan(alpha=1.0), 0.157...)
+    0.00 stretched(Sigmoid(alpha=4.0), 0.226...)
     0.45 stretched(Arctan(alpha=1.0), 0.471...)
     0.50 stretched(Sigmoid(alpha=4.0), 0.680...)
     """
