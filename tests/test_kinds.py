@@ -441,6 +441,16 @@ def test_a_stream_draws_what_a_sequence_draws(x64):
     assert np.array_equal(alone, expected(True)[0][-1][:, :1])
 
 
+def test_every_layer_draws_on_its_own():
+    """Coins, in two layers: neither are they the same, nor others than the keys of step, layer and example give."""
+    coin = LIF(threshold=0.0, surrogate=NOISY, reset="none")
+    network = Network([Layer(jnp.zeros((INPUTS, 64)), coin), Layer(jnp.zeros((64, 64)), coin)])
+    outs = network(jnp.asarray(INPUT, jnp.float32), key=KEY, all_layers=True)[1]
+    for n, t, b in itertools.product(range(2), range(STEPS), range(BATCH)):
+        noise = jax.random.uniform(functools.reduce(jax.random.fold_in, (t, n, b), KEY), (64,))
+        assert np.array_equal(outs[n][t, b], noise < 0.5)
+
+
 @pytest.mark.parametrize("mode", ["exact", "half", "8-bit", "recompute", "scan"])
 def test_the_noise_is_not_kept(mode):
     def bytes_of(surrogate, x, mask):
