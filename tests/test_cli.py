@@ -631,8 +631,8 @@ def test_a_full_disk_leaves_the_tables_and_what_was_saved(tmp_path, monkeypatch,
 @pytest.mark.usefixtures("learnt")
 def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
-    describe = runs.save_record
-    monkeypatch.setattr(runs, "save_record", lambda *args: (describe(*args), shutil.rmtree(folder)))
+    claim = runs.claim
+    monkeypatch.setattr(runs, "claim", lambda *args: (claim(*args), shutil.rmtree(folder))[0])
     assert main(["train", *QUICK, "--quiet", "-o", str(folder)]) == 1
     captured = capsys.readouterr()
     assert f"saved in {folder}: nothing" in captured.out
