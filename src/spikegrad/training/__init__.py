@@ -7,6 +7,7 @@ from ._fit import fit
 from ._partition import combine, partition
 from ._processes import ProcessLostError, distributed
 from ._state import Callback, DivergedError, Report, State
+from ._sweep import sweep
 from ._update import Loss
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "fit",
     "partition",
     "staged",
+    "sweep",
 ]
