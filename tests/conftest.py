@@ -45,9 +45,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "every: a combination for which others stand, run with --every alone")
     # Tests have more to compile than to run. LLVM does less for most of them, and XLA writes loops in its older way, in
-    # two thirds of the time; for a curve alone it is the same bits. A flag that it does not know would end the process.
+    # two thirds of the time, where it still has it: a flag that it does not know would end the process.
     jax.config.update("jax_disable_most_optimizations", not config.getoption("every"))
-    if not config.getoption("every") and jax.__version_info__ < (0, 13):
+    if not config.getoption("every") and jax.__version_info__ < (0, 11):
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
