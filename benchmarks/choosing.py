@@ -53,7 +53,7 @@ def experiments() -> Iterator[tuple[str, str, int, str]]:
         yield "shape", data, 1, f"--surrogate {SHAPES} --height 1 --width 0.4"
         yield "height", data, 1, "--surrogate sigmoid --height 0.1,0.3,1,3,10 --width 0.4"
     for data in ("mnist5k", "japanese_vowels", "randman"):
-        for depth in (3, 6) if data != "randman" else (3,):
+        for depth in (1, 3, 6) if data != "randman" else (1, 3):
             yield "depth", data, depth, f"--surrogate sigmoid --height 1 --width {FEW_WIDTHS}"
     for data in ("mnist5k", "japanese_vowels", "randman"):
         recurrent = " --recurrent" if data in RECURRENT else ""
