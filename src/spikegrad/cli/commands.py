@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from ..surrogates._registry import get, names
 from ..training import DivergedError
 from ..training._agree import from_first
 from . import learning, processes, runs, sources, streams, tables
-from .networks import CELLS, CODINGS, NO_CODING, READOUTS, Model, count, init, without_spikes
+from .networks import CELLS, CODINGS, NO_CODING, READOUTS, Model, Params, count, without_spikes
 from .options import Options, RealRange, fitted, options_of, parse_hidden, parse_surrogate, parse_taus
 
 _LIF = LIF()
@@ -209,11 +208,11 @@ def train(
     network = options.network(loaded.shape, loaded.classes)
     failures: list[str] = []
 
-    def learn(network: Model, name: str, activity: str, gain: float) -> learning.Fit:
+    def learn(network: Model, name: str, activity: str, start: Params) -> learning.Fit:
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
             fit = learning.fit(
                 network,
-                init(network.sizes, jax.random.key(options.seed), gain, network.recurrent),
+                start,
                 loaded,
                 name=name,
                 **{setting: getattr(options, setting) for setting in _SETTINGS},
@@ -225,10 +224,9 @@ def train(
         failures.extend(fit.failures)
         return fit
 
-    # a membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU; a recording varies
-    of_spiking, of_rectified = (math.sqrt(0.5),) * 2 if isinstance(loaded, sources.Timed) else (0.5, 1.0)
+    start, other_start = learning.starts(network, loaded, options.seed)
     with runs.held(folder), processes.deferred() as stop:
-        spiking = learn(network, "spiking", "firing", of_spiking)
+        spiking = learn(network, "spiking", "firing", start)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
@@ -236,7 +234,7 @@ def train(
         failures[:] = from_first(lambda: failures)  # it alone writes
         if not stop() and record["baseline"] and not failures:
             with _collected(failures):
-                record["results"]["relu"] = _summary(learn(without_spikes(network), "ReLU", "active", of_rectified))
+                record["results"]["relu"] = _summary(learn(without_spikes(network), "ReLU", "active", other_start))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
         title = (

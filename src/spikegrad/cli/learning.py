@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .._system import available_memory
 from ..data import Data
 from ..training._agree import agreed
 from . import sources
-from .networks import Model, Params, count
+from .networks import Model, Params, SpikingNetwork, count, init, init_driven
 from .processes import batch_sharding
 
 
@@ -120,6 +121,25 @@ def make_evaluator(network: Model, prepare: Callable[[jax.Array], jax.Array] = l
         )
 
     return score
+
+
+def starts(network: SpikingNetwork, data: Data, seed: int) -> tuple[Params, Params]:
+    """The parameters at the start, of a network and of the one that does not spike.
+
+    On images a membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU.
+    """
+    key = jax.random.key(seed)
+    if not isinstance(data, sources.Timed):
+        return init(network.sizes, key, 0.5, network.recurrent), init(network.sizes, key, 1.0)
+    gain = math.sqrt(0.5)
+    rows = np.unique(np.linspace(0, len(data.x_train) - 1, _MEASURED).astype(int))
+    lengths = None if data.lengths_train is None else jnp.asarray(data.lengths_train[rows])
+    spiking = init_driven(network, jnp.asarray(data.x_train[rows]), lengths, key, gain)
+    return spiking, init(network.sizes, key, gain, network.recurrent)
+
+
+_MEASURED = 256
+"""Recordings of which the rates at the start are taken."""
 
 
 def fit(

@@ -29,7 +29,7 @@ def courses(network: Network, inputs: ArrayLike, **options: Any) -> list[Course]
     _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
     mask = options.get("mask")
     return [
-        Course(potential(u), _where(mask, distance(layer.cell, u)), out)
+        Course(potential(u), _kept(mask, distance(layer.cell, u)), out)
         for layer, u, out in zip(network.layers, pre_spike, outputs, strict=True)
     ]
 
@@ -49,14 +49,18 @@ def moments(x: jax.Array, mask: ArrayLike | None = None) -> tuple[jax.Array, jax
     x = x.astype(compute_dtype(x.dtype))
     if mask is None:
         return x.mean(), x.std()
-    there = _like(mask, x)
-    count = jnp.broadcast_to(there, x.shape).sum(dtype=x.dtype)
-    mean = jnp.where(there, x, 0).sum() / count
-    return mean, jnp.sqrt(jnp.where(there, (x - mean) ** 2, 0).sum() / count)
+    count = where_active(mask, jnp.ones_like(x)).sum()
+    mean = where_active(mask, x).sum() / count
+    return mean, jnp.sqrt(where_active(mask, (x - mean) ** 2).sum() / count)
 
 
-def _where(mask: ArrayLike | None, x: jax.Array | None) -> jax.Array | None:
-    return x if mask is None or x is None else jnp.where(_like(mask, x), x, 0)
+def where_active(mask: ArrayLike, x: jax.Array) -> jax.Array:
+    """``x`` in steps that take place, zeros in others."""
+    return jnp.where(_like(mask, x), x, 0)
+
+
+def _kept(mask: ArrayLike | None, x: jax.Array | None) -> jax.Array | None:
+    return x if mask is None or x is None else where_active(mask, x)
 
 
 def _like(mask: ArrayLike, x: jax.Array) -> jax.Array:
