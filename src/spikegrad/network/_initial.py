@@ -265,34 +265,43 @@ def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Drive:
     if inputs.ndim < 3 or not inputs.size:
         raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {inputs.shape}")
     mask = None if mask is None else jnp.asarray(mask)
-    positions = math.prod(inputs.shape[2:-1])
-
-    def of_one(decays: _Decays) -> tuple:
-        b, c, g = decays
-
-        def leak(state, x, key):
-            u, i = state
-            i = c * i + x
-            u = b * u + g * i
-            return (u, i), u
-
-        def look(u):
-            total = u.sum(-1)
-            return total.sum(), (total**2).sum(), (u**2).sum()
-
-        zeros = jnp.zeros(inputs.shape[1:], inputs.dtype if is_float(inputs) else jnp.result_type(float))
-        return tuple(sums.sum() for sums in _over_steps(leak, (zeros, zeros), inputs, mask, look))
-
-    several = {np.shape(value) for value in decays} - {()}
-    if several:
-        each = [jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), *several) for value in decays]
-        sums = jax.lax.map(of_one, _Decays(*each))
-    else:
-        sums = of_one(_Decays(*(jnp.asarray(value, jnp.result_type(float)) for value in decays)))
-    taken = math.prod(inputs.shape[:2]) if mask is None else jnp.broadcast_to(_wide(mask), inputs.shape[:2]).sum()
-    total, total_square, square = (value / (taken * positions) for value in sums)
+    each = jax.tree.map(lambda value: jnp.asarray(value, jnp.result_type(float)), decays)
+    several = any(value.ndim for value in each)
+    sums = _of_each(jnp.broadcast_arrays(*each), inputs, mask) if several else _sums(each, inputs, mask)
+    taken = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
+    if mask is not None:
+        taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
+    total, total_square, square = (value / taken for value in sums)
     n = inputs.shape[-1]
     return _Drive(total / n, square / n, lambda _: total_square - total**2)
+
+
+@jax.jit
+def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+    """Of inputs that have passed the leaks, over all steps and examples: their sum, the square of that, the squares."""
+    b, c, g = decays
+
+    def leak(state, x, key):
+        u, i = state
+        i = c * i + x
+        u = b * u + g * i
+        return (u, i), u
+
+    def look(u):
+        total = u.sum(-1)
+        return total.sum(), (total**2).sum(), (u**2).sum()
+
+    zeros = jnp.zeros(inputs.shape[1:], inputs.dtype if is_float(inputs) else jnp.result_type(float))
+    return tuple(sums.sum() for sums in _over_steps(leak, (zeros, zeros), inputs, mask, look))
+
+
+def _of_each(decays: list[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+    """The same for the decays of each neuron, computed once for those that are alike."""
+    rows, which = jnp.stack(decays, 1), None
+    if not isinstance(rows, Tracer):
+        rows, which = np.unique(np.asarray(rows), axis=0, return_inverse=True)
+    out = jax.lax.map(lambda row: _sums(_Decays(*row), inputs, mask), jnp.asarray(rows))
+    return out if which is None else tuple(value[which.reshape(-1)] for value in out)
 
 
 def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array) -> jax.Array:

@@ -1,0 +1,259 @@
+"""Weights at the start: the potentials that they make, against sums and simulations in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import few
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Cell,
+    Layer,
+    LeakyReadout,
+    Network,
+    Refractory,
+    SynapticLIF,
+    bounded,
+    fluctuation_driven,
+)
+
+N, NEURONS = 300, 250
+KEY = jax.random.key(3)
+NORMAL = jax.random.normal(KEY, (N, NEURONS))
+
+CELLS = {  # with decay, synaptic decay and gain
+    "lif": (LIF(0.9), 0.9, 0.0, 1.0),
+    "adaptive, norm_input": (AdaptiveLIF(0.8, norm_input=True), 0.8, 0.0, 0.2),
+    "synaptic": (SynapticLIF(0.9, synaptic_decay=0.8), 0.9, 0.8, 1.0),
+    "synaptic, norm_input": (SynapticLIF(0.95, synaptic_decay=0.7, norm_input=True), 0.95, 0.7, 0.05),
+    "refractory": (Refractory(SynapticLIF(0.7, synaptic_decay=0.7), steps=2), 0.7, 0.7, 1.0),
+    "bounded": (LIF(bounded(0.9)), 0.9, 0.0, 1.0),
+    "readout": (LeakyReadout(0.95), 0.95, 0.0, 1.0),
+    "readout, norm_input": (LeakyReadout(0.95, norm_input=True), 0.95, 0.0, 0.05),
+}
+
+
+def potentials(currents, decay, synapse, gain, mask=None):
+    """Without spikes, in float64: ``(steps, examples, neurons)``."""
+    u = i = np.zeros(currents.shape[1:])
+    out = []
+    for t, current in enumerate(np.asarray(currents, np.float64)):
+        there = True if mask is None else mask[t][:, None]
+        i = np.where(there, synapse * i + current, i)
+        u = np.where(there, decay * u + gain * i, u)
+        out.append(u)
+    return np.array(out)
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_weights_solve_the_equations_of_the_paper_and_of_what_differs_between_neurons(name):
+    cell, decay, synapse, gain = CELLS[name]
+    impulse = np.zeros((2000, 1, 1))
+    impulse[0] = 1
+    kernel = potentials(impulse, decay, synapse, gain).ravel()
+    for p, mean, deviation in ((0.004, 0.0, None), (0.2, 0.3, 0.7)):
+        mu = mean / (N * p * kernel.sum())
+        target = ((1.0 if deviation is None else deviation) ** 2 - mu**2 * N * p * (1 - p) * (kernel**2).sum()) / N
+        variance = target / (p * (1 - p) * (kernel**2).sum() + p**2 * kernel.sum() ** 2)
+        weight = fluctuation_driven(cell, p, mean=mean, deviation=deviation)(KEY, (N, NEURONS))
+        np.testing.assert_allclose(weight, mu + np.sqrt(variance) * NORMAL, rtol=1e-4, atol=1e-6)
+
+
+def test_the_formula_of_the_paper_for_rare_spikes():
+    """Its kernel, with the current and the membrane in continuous time."""
+    n, rate, dt, membrane, synapse, xi, mean = 400, 3.0, 1e-4, 20e-3, 10e-3, 2.0, 0.2
+    bar, hat = synapse, synapse**2 / (2 * (synapse + membrane))
+    mu = mean / (n * rate * bar)
+    sigma = np.sqrt(((1 - mean) / xi) ** 2 / (n * rate * hat) - mu**2)
+    second = n * sigma**2 * (rate * bar) ** 2  # what it leaves out
+    cell = SynapticLIF(np.exp(-dt / membrane), synaptic_decay=np.exp(-dt / synapse), norm_input=True)
+    deviation = float(np.sqrt(((1 - mean) / xi) ** 2 + second))
+    weight = fluctuation_driven(cell, rate * dt, mean=mean, deviation=deviation)(KEY, (n, 50))
+    np.testing.assert_allclose(weight, mu + sigma * jax.random.normal(KEY, (n, 50)), rtol=0.01, atol=1e-4)
+    assert second / ((1 - mean) / xi) ** 2 < 0.2
+
+
+@pytest.mark.parametrize("name", few(CELLS, "lif", "synaptic, norm_input", "readout"))
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("mean", [0.0, 0.4])
+def test_potentials_of_random_spikes(name, recurrent, mean):
+    cell, decay, synapse, gain = CELLS[name]
+    spikes = rng().random((400, 10, N)) < 0.05
+    own = rng().random((400, 10, NEURONS)) < 0.05  # as if neurons fired by themselves
+    layer = Layer.init(KEY, N, NEURONS, cell, rate=0.05, mean=mean, deviation=0.6, recurrent=recurrent)
+    currents = spikes @ np.asarray(layer.weight, np.float64)
+    if recurrent:
+        feedback = own @ np.asarray(layer.recurrent, np.float64)
+        shares = [potentials(part, decay, synapse, gain)[200:].var() for part in (currents, feedback)]
+        assert shares[0] / sum(shares) == pytest.approx(0.9, rel=0.03)
+        currents = currents + feedback
+    found = potentials(currents, decay, synapse, gain)[200:]
+    assert found.std() == pytest.approx(0.6, rel=0.05)
+    assert found.mean() == pytest.approx(mean, abs=0.05)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_potentials_of_inputs_that_are_measured(masked):
+    """Real numbers that go on from step to step and from channel to channel, in sequences that are short."""
+    steps, examples, channels = 30, 60, 8
+    noise = rng().normal(size=(steps, examples, channels)) @ rng().normal(size=(channels, channels))
+    x = potentials(noise, 0.9, 0.0, 1.0) + 1.5
+    mask = np.arange(steps)[:, None] < rng().integers(5, steps, examples) if masked else None
+    x = x if mask is None else np.where(mask[:, :, None], x, 1e3)
+    there = np.ones((steps, examples), bool) if mask is None else mask
+    for name, mean in (("lif", 0.0), ("synaptic", 0.3), ("readout", -0.2)):
+        cell, *decays = CELLS[name]
+        draw = fluctuation_driven(cell, x.astype(np.float32), mask=mask, mean=mean, deviation=0.8)
+        weight = np.asarray(draw(KEY, (channels, 4000)), np.float64)
+        found = potentials(x @ weight, *decays, mask)[there]
+        assert found.std() == pytest.approx(0.8, rel=0.05)
+        assert found.mean() == pytest.approx(mean, abs=0.05)
+
+
+def test_neurons_with_decays_of_their_own():
+    decays = np.repeat([0.5, 0.99], 200)
+    cell = LIF(decays, threshold=np.repeat([1.0, 2.0], 200))
+    for inputs in (0.05, (rng().random((300, 12, N)) < 0.05)):
+        weight = np.asarray(fluctuation_driven(cell, inputs)(KEY, (N, 400)), np.float64)
+        steps = slice(200, None) if np.ndim(inputs) == 0 else slice(None)
+        x = rng().random((800, 12, N)) < 0.05 if np.ndim(inputs) == 0 else inputs
+        found = potentials(x @ weight, decays, 0.0, 1.0)[steps]
+        assert found[:, :, :200].std() == pytest.approx(1, rel=0.05)
+        assert found[:, :, 200:].std() == pytest.approx(2, rel=0.05)
+
+
+def test_convolutions():
+    images = rng().random((40, 4, 12, 12, 3)) < 0.1
+    for rate in (0.1, images):
+        kernel = fluctuation_driven(LIF(0.8), rate)(KEY, (5, 5, 3, 64))
+        currents = jax.lax.conv_general_dilated(
+            images.reshape(-1, 12, 12, 3).astype(np.float32),
+            kernel,
+            (1, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        found = potentials(np.asarray(currents).reshape(40, 4, -1), 0.8, 0.0, 1.0)
+        assert found[0 if np.ndim(rate) else 20 :].std() == pytest.approx(1, rel=0.05)
+
+
+def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
+    spikes = rng().random((60, 20, 40)) < 0.1
+    mask = np.arange(60)[:, None] < rng().integers(20, 60, 20)
+    cell, readout = SynapticLIF(0.9, synaptic_decay=0.8), LeakyReadout(0.95)
+    network = Network.init(
+        KEY, spikes, (400, 300, 200), cell, readout, mask=mask, recurrent=True, deviation=0.9, bias=True
+    )
+    first, second, last = network.layers
+    assert [layer.weight.shape for layer in network.layers] == [(40, 400), (400, 300), (300, 200)]
+    assert (first.recurrent.shape, second.recurrent.shape, last.recurrent) == ((400, 400), (300, 300), None)
+    assert not any(np.any(layer.bias) for layer in network.layers)
+    _, (one, two, out) = network(spikes, mask=mask, all_layers=True)
+    for x, layer in ((spikes, first), (one, second)):
+        own = potentials(np.asarray(x, np.float64) @ np.asarray(layer.weight, np.float64), 0.9, 0.8, 1, mask)[mask]
+        assert own.std() == pytest.approx(0.9 * np.sqrt(0.9), rel=0.05)
+    assert np.asarray(out)[mask].std() == pytest.approx(1, rel=0.05)
+    for layer, s in ((first, one), (second, two)):
+        assert 0.01 < np.asarray(s)[mask].mean() < 0.1
+        before = np.concatenate([np.zeros_like(s[:1]), np.asarray(s)[:-1]])
+        back = potentials(before @ np.asarray(layer.recurrent, np.float64), 0.9, 0.8, 1, mask)[mask]
+        # their rate was measured without the feedback
+        assert back.std() == pytest.approx(0.9 * np.sqrt(0.1), rel=0.25)
+
+
+def test_initializers_of_jax():
+    he, even = jax.nn.initializers.he_normal(), jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    layer = Layer.init(KEY, 400, 300, LIF(), weight=he, recurrent=jax.nn.initializers.orthogonal(), bias=True)
+    assert layer.weight.std() == pytest.approx(np.sqrt(2 / 400), rel=0.02)
+    np.testing.assert_allclose(layer.recurrent @ layer.recurrent.T, np.eye(300), atol=1e-4)
+    assert not layer.bias.any()
+    layer = Layer.init(KEY, 100, 400, LIF(), weight=even, recurrent=True, dtype=jnp.bfloat16)
+    assert layer.weight.dtype == layer.recurrent.dtype == jnp.bfloat16
+    for weight, n in ((layer.weight, 100), (layer.recurrent, 400)):
+        weight = np.asarray(weight, np.float64)
+        assert 0.98 / np.sqrt(n) < abs(weight).max() < 1.005 / np.sqrt(n)  # rounded
+        assert weight.std() == pytest.approx(1 / np.sqrt(3 * n), rel=0.03)
+    other = Layer.init(KEY, 100, 400, LIF(), rate=0.1, recurrent=even)
+    whole = Layer.init(KEY, 100, 400, LIF(), rate=0.1)
+    assert np.array_equal(other.weight, whole.weight)  # all of the deviation
+
+
+def test_keys_can_be_mapped_and_are_all_that_matters():
+    def drawn(key):
+        return jax.tree.leaves(Network.init(key, 20, (9, 4), LIF(jnp.full(9, 0.9)), rate=0.1, recurrent=True))
+
+    keys = jax.random.split(KEY, 2)
+    for several, one in zip(jax.jit(jax.vmap(drawn))(keys), drawn(keys[1]), strict=True):
+        np.testing.assert_allclose(several[1], one, rtol=1e-5)
+    first = Layer.init(jax.random.PRNGKey(0), 9, 9, LIF(), rate=0.1, recurrent=True)
+    assert not np.allclose(first.weight / first.weight.std(), first.recurrent / first.recurrent.std(), atol=0.1)
+
+
+class Mine(Cell):
+    pass
+
+
+class Faster(LIF):
+    def integrate(self, v, current):
+        return 0.5 * v + current
+
+
+SPIKES = np.zeros((3, 2, 4), bool)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fluctuation_driven(Mine(), 0.1), TypeError, "cell must be one of the library's, got Mine()"),
+        (lambda: fluctuation_driven(Faster(), 0.1), TypeError, "cell must be one of the library's, got Faster"),
+        (lambda: fluctuation_driven(LIF(), 1.5), ValueError, "rate must be > 0 and <= 1, got 1.5; other inputs"),
+        (lambda: fluctuation_driven(LIF(), 0), ValueError, "rate must be > 0 and <= 1, got 0"),
+        (lambda: fluctuation_driven(LIF(), 0.1, deviation=-1.0), ValueError, "deviation must be > 0, got -1"),
+        (lambda: fluctuation_driven(LIF(), 0.1, mean=1.0), ValueError, "deviation must be > 0, got 0"),
+        (lambda: fluctuation_driven(LIF(1.0), 0.1), ValueError, "a decay of 1 has no stationary potential"),
+        (lambda: fluctuation_driven(LIF(), 0.1, mask=SPIKES), TypeError, "mask goes with inputs to measure"),
+        (lambda: fluctuation_driven(LIF(), SPIKES), ValueError, "inputs are all 0"),
+        (lambda: fluctuation_driven(LIF(), SPIKES[0]), ValueError, "inputs must be (steps, examples, inputs), got (2,"),
+        (lambda: fluctuation_driven(LIF(), ~SPIKES)(KEY, (5, 2)), ValueError, "shape is (5, 2), but there are 4"),
+        (
+            lambda: fluctuation_driven(LIF(), ~SPIKES, mean=0.1)(KEY, (2, 2, 4, 2)),
+            ValueError,
+            "mean must be 0 for shape (2, 2, 4, 2)",
+        ),
+        (
+            lambda: fluctuation_driven(LIF(), np.stack([SPIKES[0] + 1.0, SPIKES[0] - 1.9]), mean=0.1)(KEY, (4, 2)),
+            ValueError,
+            "mean 0.1 cannot come of inputs of mean 0",
+        ),
+        (
+            lambda: fluctuation_driven(LIF(), 0.1, mean=0.9, deviation=1e-3)(KEY, (4, 2)),
+            ValueError,
+            "deviation is too small: equal weights for mean 0.9 exceed it",
+        ),
+        (lambda: fluctuation_driven(LIF(np.full((2, 2), 0.9)), 0.1), ValueError, "decay must be a number or one for"),
+        (lambda: Layer.init(KEY, 4, 2, LIF()), TypeError, "give a number of inputs and a rate, or inputs to measure"),
+        (lambda: Layer.init(KEY, SPIKES, 2, LIF(), rate=0.1), TypeError, "give a number of inputs and a rate, or"),
+        (lambda: Layer.init(KEY, 4, 2, LIF(), weight=0.5), TypeError, "weight must be one of jax.nn.initializers"),
+        (lambda: Layer.init(KEY, 4, 2, LIF(), rate=0.1, recurrent=2.0), TypeError, "recurrent must be one of jax"),
+        (
+            lambda: Layer.init(KEY, ~SPIKES, 2, LIF(), deviation=1e-3, recurrent=True),
+            ValueError,
+            "no neuron fires, so that recurrent has nothing to go by: raise deviation",
+        ),
+        (
+            lambda: Network.init(KEY, ~SPIKES, (3, 2), LIF(), deviation=1e-3),
+            ValueError,
+            "Network.init: layer 1: fluctuation_driven: inputs are all 0",
+        ),
+    ],
+)
+def test_what_cannot_be(call, error, message):
+    with pytest.raises(error) as raised:
+        call()
+    assert message in str(raised.value)
