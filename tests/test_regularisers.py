@@ -96,7 +96,7 @@ def test_the_lower_bound_wakes_a_network_that_starts_silent():
     optimizer, weight = optax.adam(0.05), layer.weight
     with jax.numpy_dtype_promotion("standard"):
         state = optimizer.init(weight)
-        for _ in range(60):
+        for _ in range(40):
             (_, counts), gradient = step(weight, 100.0)
             change, state = optimizer.update(gradient, state)
             weight = optax.apply_updates(weight, change)

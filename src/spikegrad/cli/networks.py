@@ -88,23 +88,17 @@ def init(sizes: tuple[int, ...], key: jax.Array, gain: float = 1.0, recurrent: b
     ]
 
 
-def init_driven(
-    network: SpikingNetwork, x: jax.Array, lengths: jax.Array | None, key: jax.Array, gain: float
-) -> Params:
-    """Weights of which recordings make the potentials fluctuate by a threshold, biases 0.
+def init_driven(network: SpikingNetwork, x: jax.Array, lengths: jax.Array | None, key: jax.Array) -> Params:
+    """Weights by which recordings make the potentials fluctuate by a threshold, biases 0.
 
-    Weights for any scale of inputs leave a network silent on sparse events. They serve still, with their gain, where
-    there is nothing to measure: recordings without events.
+    Weights for any inputs would leave a network silent on sparse events. Recordings without any give NaN.
     """
     inputs = _time_first(x)
     mask = None if lengths is None else jnp.arange(len(inputs))[:, None] < lengths[None]
     *hidden, readout = network.cells
-    try:
-        drawn = Network.init(
-            key, inputs, network.sizes[1:], hidden[0], readout, mask=mask, recurrent=network.recurrent, bias=True
-        )
-    except ValueError:
-        return init(network.sizes, key, gain, network.recurrent)
+    drawn = Network.init(
+        key, inputs, network.sizes[1:], hidden[0], readout, mask=mask, recurrent=network.recurrent, bias=True
+    )
     names = shapes(network.sizes, network.recurrent)
     return [{name: getattr(layer, name) for name in own} for layer, own in zip(drawn.layers, names, strict=True)]
 

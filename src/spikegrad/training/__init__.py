@@ -8,6 +8,7 @@ from ._partition import combine, partition
 from ._processes import ProcessLostError, distributed
 from ._regularisers import lower_bound, upper_bound, voltage_bound
 from ._state import Callback, DivergedError, Report, State
+from ._sweep import sweep
 from ._update import Loss
 from ._widths import AdaptWidths
 
@@ -31,6 +32,7 @@ __all__ = [
     "lower_bound",
     "partition",
     "staged",
+    "sweep",
     "upper_bound",
     "voltage_bound",
 ]

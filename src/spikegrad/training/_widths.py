@@ -103,9 +103,7 @@ def _trainable(before: Any, new: Network) -> Any:
         found |= not stays
         leaves.append(old if stays else _like(leaf, old))
     if structure != other or not found:
-        raise ValueError(
-            "AdaptWidths: what is trained has no widths: give the network some by fit_widths, before partition"
-        )
+        raise ValueError("AdaptWidths: what is trained has no widths: fit_widths gives them, before partition")
     return structure.unflatten(leaves)
 
 
