@@ -185,7 +185,7 @@ def test_initializers_of_jax():
 
 def test_keys_can_be_mapped_and_are_all_that_matters():
     def drawn(key):
-        return jax.tree.leaves(Network.init(key, 20, (9, 4), LIF(jnp.full(9, 0.9)), rate=0.1, recurrent=True))
+        return jax.tree.leaves(Layer.init(key, 20, 9, LIF(jnp.full(9, 0.9)), rate=0.1, recurrent=True))
 
     keys = jax.random.split(KEY, 2)
     for several, one in zip(jax.jit(jax.vmap(drawn))(keys), drawn(keys[1]), strict=True):

@@ -63,8 +63,9 @@ def deviations(network, mask):
     return [np.asarray(d, np.float64)[there].std() for d in (u - a - 1, v - np.linspace(0.5, 2, 7)[None, None])]
 
 
-@pytest.mark.parametrize(("keep", "mask"), [("peak", None), ("area", MASK)], ids=["peak", "area-mask"])
-def test_slopes_are_as_wide_as_potentials_are_spread(keep, mask):
+@pytest.mark.parametrize("keep", few(["peak", "area"], "area"))
+def test_slopes_are_as_wide_as_potentials_are_spread(keep):
+    mask = MASK if keep == "area" else None
     before = network()
     after = fit_widths(before, X, ratio=0.7, keep=keep, mask=mask)
     assert after.layers[2].cell == before.layers[2].cell
@@ -81,19 +82,19 @@ def test_slopes_are_as_wide_as_potentials_are_spread(keep, mask):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_curves_that_have_been_stretched_or_shifted_before():
-    for surrogate in (
-        stretched(Arctan(3.0), 2.0),
-        3.0 * stretched(Arctan(3.0), jnp.array(2.0)),
-        shifted(Arctan(), 1.0),
-    ):
-        for keep in ("peak", "area"):
-            one = Network([Layer(jnp.ones((5, 8)), LIF(surrogate=surrogate))])
-            new = measure(fit_widths(one, X, keep=keep).layers[0].cell.surrogate)
-            old = measure(surrogate)
-            u = one(X, pre_spike=[0])[2][0]
-            assert new.half_width == pytest.approx(float(u.std()), rel=1e-5)
-            assert getattr(new, keep) == pytest.approx(getattr(old, keep), rel=1e-5)
+@pytest.mark.parametrize(
+    ("surrogate", "keep"),
+    [
+        (3.0 * stretched(Arctan(3.0), jnp.array(2.0)), "area"),
+        pytest.param(stretched(Arctan(3.0), 2.0), "area", marks=pytest.mark.every),
+        (shifted(Arctan(), 1.0), "peak"),
+    ],
+)
+def test_curves_that_have_been_stretched_or_shifted_before(surrogate, keep):
+    one = Network([Layer(jnp.ones((5, 8)), LIF(surrogate=surrogate))])
+    new = measure(fit_widths(one, X, keep=keep).layers[0].cell.surrogate)
+    assert new.half_width == pytest.approx(float(one(X, pre_spike=[0])[2][0].std()), rel=1e-5)
+    assert getattr(new, keep) == pytest.approx(getattr(measure(surrogate), keep), rel=1e-5)
 
 
 def test_what_has_no_spread_keeps_its_width():
@@ -132,14 +133,13 @@ def test_widths_follow_the_potentials_and_compile_nothing(keep, tmp_path):
     )  # the update, of any fit
     state = train(states[0], 6)
     assert abs(combine(state.trainable, static).layers[0].weight - start.layers[0].weight).max() > 0.05
-    widths = []
-    for report in reports:  # the callbacks after it are told of the widths that training goes on with
-        net = combine(report.state.trainable, static)
+    nets = [combine(report.state.trainable, static) for report in reports]
+    widths = {float(jax.tree.leaves(net.layers[0].cell.surrogate)[-1]) for net in nets}
+    assert len(widths) == 6
+    for net in nets[2:5:2]:  # the callbacks after it are told of the widths that training goes on with
         found = measure(net.layers[0].cell.surrogate)
-        widths.append(found.half_width)
         assert found.half_width == pytest.approx(2 * float(net(X, pre_spike=[0])[2][0].std()), rel=1e-4)
         assert getattr(found, keep) == pytest.approx(getattr(measure(InvSquareGrad(5.0)), keep), rel=1e-4)
-    assert len(set(widths)) == len(widths) == 6
     again = train(Checkpoints(tmp_path).latest(beginning), 6)
     for a, b in zip(jax.tree.leaves(again.trainable), jax.tree.leaves(state.trainable), strict=True):
         np.testing.assert_array_equal(a, b)
