@@ -223,9 +223,7 @@ def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     record = runs.describe(options, data)
     record |= {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
-    folder = runs.claim(output)
-    runs.save_record(folder, record)
-    return folder, options, data, record
+    return runs.claim(output, record), options, data, record
 
 
 def _go_on(folder: Path) -> tuple:

@@ -262,7 +262,7 @@ def sweep(
     size = count(network.sizes, network.recurrent)
     doubts += runs.check_resources(output or resume or Path("runs"), together, loaded, size * at_once)
     record = runs.describe(options, loaded) | {"sweep": dataclasses.asdict(grid)}
-    folder = runs.claim(output, RECORD) if resume is None else _unchanged(resume, record)
+    folder = runs.claim(output, record, RECORD) if resume is None else _unchanged(resume, record)
     for line in doubts:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     total = len(settings) * grid.seeds
