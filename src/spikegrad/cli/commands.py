@@ -25,7 +25,7 @@ from ..surrogates._registry import get, names
 from ..training import DivergedError
 from ..training._agree import from_first
 from . import learning, processes, runs, sources, streams, tables
-from .networks import NO_CODING, Model, count, init, without_spikes
+from .networks import NO_CODING, Model, Params, count, init, without_spikes
 from .options import (
     Options,
     RealRange,
@@ -126,7 +126,9 @@ def train(
 
     Recordings go in as they are: events are counted in --steps of --bin
     milliseconds, real numbers are brought to mean 0 and deviation 1 in each
-    channel. What shorter sequences are filled up with has no effect.
+    channel. What shorter sequences are filled up with has no effect. Up to
+    128 of them are measured, for weights at the start that make potentials
+    fluctuate by a threshold.
 
     \b
     Time constants, --taus:
@@ -148,11 +150,11 @@ def train(
     network = options.network(loaded.shape, loaded.classes)
     failures: list[str] = []
 
-    def learn(network: Model, name: str, activity: str, gain: float) -> learning.Fit:
+    def learn(network: Model, name: str, activity: str, start: Params) -> learning.Fit:
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
             fit = learning.fit(
                 network,
-                init(network.sizes, jax.random.key(options.seed), gain, network.recurrent),
+                start,
                 loaded,
                 name=name,
                 **{setting: getattr(options, setting) for setting in _SETTINGS},
@@ -164,9 +166,9 @@ def train(
         failures.extend(fit.failures)
         return fit
 
-    of_spiking, of_rectified = learning.gains(loaded)
+    key = jax.random.key(options.seed)
     with runs.held(folder), processes.deferred() as stop:
-        spiking = learn(network, "spiking", "firing", of_spiking)
+        spiking = learn(network, "spiking", "firing", learning.starts(network, loaded)(key))
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
@@ -174,7 +176,9 @@ def train(
         failures[:] = from_first(lambda: failures)  # it alone writes
         if not stop() and record["baseline"] and not failures:
             with _collected(failures):
-                record["results"]["relu"] = _summary(learn(without_spikes(network), "ReLU", "active", of_rectified))
+                other = without_spikes(network)
+                other_start = init(other.sizes, key, learning.gains(loaded)[1], other.recurrent)
+                record["results"]["relu"] = _summary(learn(other, "ReLU", "active", other_start))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
         title = (

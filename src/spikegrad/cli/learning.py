@@ -19,7 +19,7 @@ from .._system import available_memory
 from ..data import Data
 from ..training._agree import agreed
 from . import sources
-from .networks import Model, Params, SpikingNetwork, count, init
+from .networks import Model, Params, SpikingNetwork, count, init, init_driven
 from .processes import batch_sharding
 
 
@@ -301,9 +301,10 @@ def sweep(
 
     updates_per_call = _updates_per_call(network, batch, per_epoch)
     placed, examples = _placed(loss, data)
+    start = starts(network, data)
     return training.sweep(
         placed,
-        lambda key, setting: init(network.sizes, key, gains(data)[0], network.recurrent),
+        lambda key, setting: start(key),
         lambda seed: training.ShuffledBatches(examples, batch, seed),
         settings,
         optimizer=lambda setting: optax.adam(optax.cosine_decay_schedule(setting["lr"], per_epoch * epochs)),
@@ -314,6 +315,31 @@ def sweep(
         callbacks=lambda setting, seed: [reporting()],
         **more,
     )
+
+
+def starts(network: SpikingNetwork, data: Data) -> Callable[[jax.Array], Params]:
+    """What draws the parameters of a spiking network at the start: of recordings, by how much they drive it."""
+    gain = gains(data)[0]
+
+    def plain(key: jax.Array) -> Params:
+        return init(network.sizes, key, gain, network.recurrent)
+
+    if not isinstance(data, sources.Timed):
+        return plain
+    rows = np.unique(np.linspace(0, len(data.x_train) - 1, _MEASURED).astype(int))
+    x, lengths = data.x_train[rows], None if data.lengths_train is None else data.lengths_train[rows]
+    driven = jax.jit(functools.partial(init_driven, network))
+
+    def start(key: jax.Array) -> Params:
+        params = driven(x, lengths, key)
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+        return params if finite else plain(key)  # there are no events to go by
+
+    return start
+
+
+_MEASURED = 128
+"""Recordings of which it is measured how much they drive: no more than are in a batch by default, which must fit."""
 
 
 def gains(data: Data) -> tuple[float, float]:

@@ -88,6 +88,21 @@ def init(sizes: tuple[int, ...], key: jax.Array, gain: float = 1.0, recurrent: b
     ]
 
 
+def init_driven(network: SpikingNetwork, x: jax.Array, lengths: jax.Array | None, key: jax.Array) -> Params:
+    """Weights by which recordings make the potentials fluctuate by a threshold, biases 0.
+
+    Weights for any inputs would leave a network silent on sparse events. Recordings without any give NaN.
+    """
+    inputs = _time_first(x)
+    mask = None if lengths is None else jnp.arange(len(inputs))[:, None] < lengths[None]
+    *hidden, readout = network.cells
+    drawn = Network.init(
+        key, inputs, network.sizes[1:], hidden[0], readout, mask=mask, recurrent=network.recurrent, bias=True
+    )
+    names = shapes(network.sizes, network.recurrent)
+    return [{name: getattr(layer, name) for name in own} for layer, own in zip(drawn.layers, names, strict=True)]
+
+
 def count(sizes: tuple[int, ...], recurrent: bool = False) -> int:
     """Number of parameters."""
     return sum(math.prod(shape) for layer in shapes(sizes, recurrent) for shape in layer.values())
@@ -95,6 +110,11 @@ def count(sizes: tuple[int, ...], recurrent: bool = False) -> int:
 
 def _dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x @ layer["weight"] + layer["bias"][None]
+
+
+def _time_first(x: jax.Array) -> jax.Array:
+    """Recordings ``(n, steps, ...)`` as inputs ``(steps, n, inputs)``."""
+    return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,15 +170,19 @@ class SpikingNetwork:
             Of the readout, ``(steps, n, classes)``.
         """
         inputs, weights = self._coded(x, params, key)
-        readout = LeakyReadout(self.cell.decay if self.readout_decay is None else self.readout_decay)
-        cells = [*[self.cell] * (len(params) - 1), readout]
         layers = [
             Layer(weight, cell, layer.get("recurrent"), layer["bias"])
-            for weight, cell, layer in zip(weights, cells, params, strict=True)
+            for weight, cell, layer in zip(weights, self.cells, params, strict=True)
         ]
         mask = None if lengths is None else jnp.arange(len(inputs))[:, None] < lengths[None]
         states, (*spikes, potentials) = Network(layers)(inputs, mask=mask, mode=self.mode, all_layers=True)
         return self._logits(states[-1][0], potentials, mask), spikes, potentials
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Of each layer, the readout last."""
+        readout = LeakyReadout(self.cell.decay if self.readout_decay is None else self.readout_decay)
+        return [*[self.cell] * (len(self.sizes) - 2), readout]
 
     def _logits(self, last: jax.Array, potentials: jax.Array, mask: jax.Array | None) -> jax.Array:
         if self.readout == "last":
@@ -173,7 +197,7 @@ class SpikingNetwork:
         """The inputs over time, and the weights of each layer."""
         weights = [layer["weight"] for layer in params]
         if self.coding == NO_CODING:
-            return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0), weights
+            return _time_first(x), weights
         x = x.reshape(len(x), -1)
         if self.coding == "current":  # the same at every step: one product, and inputs that are not looked at
             constant = jax.tree_util.Partial(lambda current, _: current, x @ weights[0])
