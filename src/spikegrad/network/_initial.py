@@ -7,7 +7,7 @@ numbers of these say how the weights have to be drawn for a potential of a chose
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
@@ -295,7 +295,7 @@ def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...
     return tuple(sums.sum() for sums in _over_steps(leak, (zeros, zeros), inputs, mask, look))
 
 
-def _of_each(decays: list[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+def _of_each(decays: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     """The same for the decays of each neuron, computed once for those that are alike."""
     rows, which = jnp.stack(decays, 1), None
     if not isinstance(rows, Tracer):
