@@ -135,6 +135,10 @@ def infinity(value):
     return "—" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
 
 
+def percent(mean, deviation):
+    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+
+
 def choices(results, question):
     """A table of what a choice did to the accuracy on held-out examples, and the commands that made it.
 
@@ -149,7 +153,9 @@ def choices(results, question):
         of_column = [row for row in rows if tuple(row[axis] for axis in places) == column]
         best = max(row["validation"] for row in of_column)
         for row in of_column:
-            text = f"{100 * row['held_out']:.1f} ± {100 * row['held_out, deviation']:.1f}"
+            text = (
+                "diverged" if row["diverged"] == row["runs"] else percent(row["held_out"], row["held_out, deviation"])
+            )
             setting = tuple(row[axis] for axis in axes)
             cells[setting, column] = f"**{text}**" if row["validation"] == best else text
     shown = {
