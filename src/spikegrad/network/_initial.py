@@ -267,7 +267,7 @@ def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Drive:
     mask = None if mask is None else jnp.asarray(mask)
     each = jax.tree.map(lambda value: jnp.asarray(value, jnp.result_type(float)), decays)
     several = any(value.ndim for value in each)
-    sums = _of_each(jnp.broadcast_arrays(*each), inputs, mask) if several else _sums(each, inputs, mask)
+    sums = _of_each(list(jnp.broadcast_arrays(*each)), inputs, mask) if several else _sums(each, inputs, mask)
     taken = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
         taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
