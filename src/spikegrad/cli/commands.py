@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import cleandoc, signature
+from inspect import signature
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 import jax
 import numpy as np
-from click.core import ParameterSource
 from rich.table import Table
 
 from .. import __version__
-from .. import data as datasets
-from .._files import write_atomically
-from .._struct import domain
 from .._surrogate import Surrogate
-from ..network._schedule import MODES
 from ..neurons import LIF
 from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
-from ..training import DivergedError
+from ..training import Callback, DivergedError
 from ..training._agree import from_first
-from . import learning, processes, runs, sources, streams, tables
-from .networks import CELLS, CODINGS, NO_CODING, READOUTS, Model, count, init, without_spikes
-from .options import Options, RealRange, fitted, options_of, parse_hidden, parse_surrogate, parse_taus
+from . import diagnosis, learning, outputs, processes, runs, sources, streams, tables
+from .networks import NO_CODING, Model, Params, count, init, without_spikes
+from .options import (
+    Options,
+    RealRange,
+    fitted,
+    options_of,
+    parse_surrogate,
+    refuse_others,
+    training_options,
+    with_sources,
+)
+from .sweeping import sweep
 
 _LIF = LIF()
 _WIDE = 120
@@ -46,14 +51,7 @@ def command() -> None:
     """
 
 
-def _with_sources(function: Callable) -> Callable:
-    """The help, with the table of what ``--data`` takes."""
-    function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", sources.listed())
-    return function
-
-
 @command.command(context_settings={"show_default": True})
-@click.option("--data", default="mnist5k", metavar="DATA", help="What to learn from (see above).")
 @click.option(
     "--surrogate",
     default=repr(_LIF.surrogate),
@@ -61,71 +59,11 @@ def _with_sources(function: Callable) -> Callable:
     metavar="SPEC",
     help="Such as 'arctan(alpha=2)'.",
 )
-@click.option("--epochs", default=40, type=click.IntRange(1), help="Passes over the training data.")
 @click.option(
     "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
 )
-@click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update.")
-@click.option(
-    "--hidden", default="256,256", callback=parse_hidden, metavar="N,...", help="Neurons of each hidden layer."
-)
-@click.option(
-    "--cell", default="lif", type=click.Choice(tuple(CELLS)), help="The neurons: LIF, SynapticLIF, AdaptiveLIF."
-)
-@click.option("--recurrent", is_flag=True, show_default=False, help="Connect the neurons of each hidden layer.")
-@click.option("--readout", default="mean", type=click.Choice(READOUTS), help="Logits from the readout's potentials.")
-@click.option(
-    "--mode", default="exact", type=click.Choice(MODES), help="What the backward pass keeps (Network's mode)."
-)
-@click.option(
-    "--steps",
-    type=click.IntRange(1),
-    show_default="8 for images, 100 for events and randman",
-    help="Time steps.",
-)
-@click.option(
-    "--bin",
-    type=RealRange(0, min_open=True),
-    metavar="MS",
-    show_default="of the data",
-    help="Length of a step of events.",
-)
-@click.option(
-    "--pool",
-    type=click.IntRange(1),
-    show_default="4 for dvs128, else 1",
-    help="Neighbouring units of events in a channel.",
-)
-@click.option(
-    "--coding", type=click.Choice(CODINGS), show_default="current", help="Images as input over time (see above)."
-)
 @click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
-@click.option(
-    "--shift",
-    type=click.IntRange(0),
-    show_default="2 for mnist5k, else 0",
-    help="Move training images at random by up to this many pixels.",
-)
-@click.option(
-    "--noise",
-    default=0.0,
-    type=RealRange(0),
-    help="Deviation of what is added to recordings in training, anew each time.",
-)
-@click.option("--decay", default=_LIF.decay, type=RealRange(0, 1), help="Share of a potential left after a step.")
-@click.option(
-    "--taus",
-    callback=parse_taus,
-    metavar="TAU,...",
-    help="Time constants in steps, in place of --decay: of membrane, synapse or adaptation, and readout (see above).",
-)
-@click.option(
-    "--reset",
-    default=_LIF.reset,
-    type=click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
-    help="What a spike does to the potential.",
-)
-@click.option("--detach-reset/--no-detach-reset", default=_LIF.detach_reset, help="Pass no gradient through the reset.")
+@training_options
 @click.option(
     "--output",
     "-o",
@@ -150,8 +88,8 @@ def _with_sources(function: Callable) -> Callable:
 @click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
 @processes.options
 @click.pass_context
-@_with_sources
-def train(
+@with_sources
+def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     context: click.Context,
     data: str,
     surrogate: Surrogate,
@@ -187,7 +125,9 @@ def train(
 
     Recordings go in as they are: events are counted in --steps of --bin
     milliseconds, real numbers are brought to mean 0 and deviation 1 in each
-    channel. What shorter sequences are filled up with has no effect.
+    channel. What shorter sequences are filled up with has no effect. Up to
+    128 of them are measured, for weights at the start that make potentials
+    fluctuate by a threshold.
 
     \b
     Time constants, --taus:
@@ -204,16 +144,16 @@ def train(
             lambda: _begin(options_of(context, data, surrogate=repr(surrogate), **rest), output, baseline)
         )
     else:
-        _refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
+        refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
         folder, options, loaded, record = from_first(lambda: _go_on(resume))
     network = options.network(loaded.shape, loaded.classes)
     failures: list[str] = []
 
-    def learn(network: Model, name: str, activity: str, gain: float) -> learning.Fit:
+    def learn(network: Model, name: str, activity: str, start: Params, *callbacks: Callback) -> learning.Fit:
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
             fit = learning.fit(
                 network,
-                init(network.sizes, jax.random.key(options.seed), gain, network.recurrent),
+                start,
                 loaded,
                 name=name,
                 **{setting: getattr(options, setting) for setting in _SETTINGS},
@@ -221,14 +161,18 @@ def train(
                 stop=stop,
                 folder=folder,
                 minutes=checkpoint,
+                callbacks=callbacks,
             )
         failures.extend(fit.failures)
         return fit
 
-    # a membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU; a recording varies
-    of_spiking, of_rectified = (math.sqrt(0.5),) * 2 if isinstance(loaded, sources.Timed) else (0.5, 1.0)
+    key = jax.random.key(options.seed)
+    start = learning.starts(network, loaded)(key)
+    why = functools.partial(diagnosis.reasons, network, start=start, data=loaded, lr=options.lr)
+    watch = diagnosis.Watch(why, loaded.classes, quiet)
     with runs.held(folder), processes.deferred() as stop:
-        spiking = learn(network, "spiking", "firing", of_spiking)
+        with diagnosis.explained(why):
+            spiking = learn(network, "spiking", "firing", start, watch)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
@@ -236,7 +180,9 @@ def train(
         failures[:] = from_first(lambda: failures)  # it alone writes
         if not stop() and record["baseline"] and not failures:
             with _collected(failures):
-                record["results"]["relu"] = _summary(learn(without_spikes(network), "ReLU", "active", of_rectified))
+                other = without_spikes(network)
+                other_start = init(other.sizes, key, learning.gains(loaded)[1], other.recurrent)
+                record["results"]["relu"] = _summary(learn(other, "ReLU", "active", other_start))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
         title = (
@@ -254,8 +200,10 @@ def train(
         out.print(table)
     results = record["results"]
     doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
-    for line in doubts:
+    for line in [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]:
         out.print(f"warning: {line}", soft_wrap=True)
+    if not doubts and not failures:
+        out.print(f"nothing is amiss in accuracy and rates; spikegrad diagnose {folder} looks closer", soft_wrap=True)
     if record["interrupted"]:
         out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {folder} goes on")
     files = (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS)
@@ -281,9 +229,7 @@ def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     record = runs.describe(options, data)
     record |= {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
-    folder = runs.claim(output)
-    runs.save_record(folder, record)
-    return folder, options, data, record
+    return runs.claim(output, record), options, data, record
 
 
 def _go_on(folder: Path) -> tuple:
@@ -295,16 +241,6 @@ def _go_on(folder: Path) -> tuple:
     if runs.sha256(data.x_train, data.y_train, sources.lengths_of(data)[0]) != about.training_sha256:
         raise runs.RunError(f"{options.data} has changed since {folder} began to learn from it")
     return folder, options, data, record
-
-
-def _refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
-    """A run that goes on has its options: none may be given but those that do not matter to it."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name not in allowed and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise click.BadParameter(
-                f"the run has its own options: leave out {parameter.opts[0]}", param_hint="'--resume'"
-            )
 
 
 @contextmanager
@@ -330,7 +266,7 @@ def _summary(fit: learning.Fit) -> dict[str, Any]:
     }
 
 
-_force = click.option("--force", is_flag=True, help="Overwrite the file that --output names.")
+command.add_command(sweep)
 
 
 @command.command()
@@ -339,7 +275,7 @@ _force = click.option("--force", is_flag=True, help="Overwrite the file that --o
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="Write y_pred (m,) and logits (m, classes) to this .npz."
 )
-@_force
+@outputs.force
 def predict(run: Path, data: str | None, output: Path | None, force: bool) -> None:
     """Score data with a saved run.
 
@@ -350,9 +286,9 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     saved = runs.load(run)
     source = saved.options.data if data is None else data
     if output is not None:
-        _check_output(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
+        outputs.check(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
     about, options = saved.data, saved.options
-    x, y, lengths = _to_score(saved, source)
+    x, y, lengths = runs.to_score(saved, source)
     if data is None and (y is None or runs.sha256(x, y, lengths) != about.held_out_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
     runs.check_scoring(saved, len(x))
@@ -362,20 +298,9 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
         raise runs.RunError(f"{run}: its answers to {source} are NaN or infinite")
     if output is not None:
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
-        _write(output, lambda stream: np.savez(stream, **arrays))
+        outputs.write(output, lambda stream: np.savez(stream, **arrays))
     title = f"{source}: {len(x):,} examples, {run}"
     tables.console().print(tables.by_class(scores.answers, y, about.classes, title))
-
-
-def _to_score(saved: runs.Saved, source: str) -> tuple:
-    """Examples, labels or None, and lengths or None."""
-    options, about = saved.options, saved.data
-    if options.coding == NO_CODING:
-        return sources.load_to_score(source, options.data, options.seed, options.binning, about)
-    form = sources.form_of(source)
-    if form.read is not None and form not in sources.OWN:
-        raise runs.RunError(f"{source} has a time axis, and the network was trained on {options.data}, which has none")
-    return *datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high), None
 
 
 def _size(value: float) -> str:
@@ -409,7 +334,7 @@ def list_() -> None:
 @command.command()
 @click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The picture: .png, .svg or .pdf.")
-@_force
+@outputs.force
 def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
     """Draw surrogates side by side: step, primals and slopes.
 
@@ -417,30 +342,10 @@ def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
     """
     from ..inspect.plot import plot  # noqa: PLC0415  (only this command and train need matplotlib)
 
-    _check_output(output, (".png", ".svg", ".pdf"), force)
+    outputs.check(output, (".png", ".svg", ".pdf"), force)
     figure = plot(*surrogates)
-    _write(output, lambda stream: figure.savefig(stream, dpi=200, format=output.suffix[1:]))
+    outputs.write(output, lambda stream: figure.savefig(stream, dpi=200, format=output.suffix[1:]))
     tables.console().print(f"wrote {output}", soft_wrap=True)
 
 
-def _check_output(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, ...] = ()) -> None:
-    """Whether a file may be written, before the work: nothing is overwritten unasked, and nothing that is read."""
-    *others, last = endings
-    problem = None
-    if path.suffix not in endings:
-        problem = f"{path} must end in {', '.join(others)} or {last}" if others else f"{path} must end in {last}"
-    elif path.exists() and any(other.exists() and path.samefile(other) for other in reads):
-        problem = f"{path} is what is read"
-    elif path.exists() and not force:
-        problem = f"{path} exists; --force overwrites it"
-    if problem:
-        raise click.BadParameter(problem, param_hint="'--output'")
-
-
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    try:
-        write_atomically(path, write)
-    except OSError as error:
-        raise click.BadParameter(
-            f"{path} cannot be written: {error.strerror or error}", param_hint="'--output'"
-        ) from None
+command.add_command(diagnosis.command)
