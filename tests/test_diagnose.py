@@ -456,7 +456,8 @@ def test_remedies_reach_any_layer():
     assert [remedy.change for remedy in found.remedies] == ["threshold", "feedforward weights"]
     for remedy in found.remedies:
         better = diagnose(remedy.apply(network), spikes())
-        assert "silent" not in [found.fault for found in better.verdicts]
+        # beside a threshold of 60 a reset takes 60 times the slope, and that explodes
+        assert [v.fault for v in better.verdicts] == ([] if remedy.change == "threshold" else ["explodes"])
         assert better.layers[0].rate > 0.01
     w, _, out = weights()
     network = Network([Layer(lambda x: x @ jnp.asarray(w), LIF(threshold=60.0)), Layer(out, LeakyReadout())])

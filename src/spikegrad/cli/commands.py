@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import time
 from collections.abc import Iterator
@@ -168,7 +167,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
 
     key = jax.random.key(options.seed)
     start = learning.starts(network, loaded)(key)
-    why = functools.partial(diagnosis.reasons, network, start=start, data=loaded, lr=options.lr)
+    why = diagnosis.reasons(network, start, loaded, options.lr)
     watch = diagnosis.Watch(why, loaded.classes, quiet)
     with runs.held(folder), processes.deferred() as stop:
         with diagnosis.explained(why):

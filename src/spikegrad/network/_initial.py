@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief, is_float
 from .._struct import as_real
-from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, State, SynapticLIF
+from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, State, SynapticLIF, parameters_of
 from ._masks import tree_keep, tree_where
 
 Initializer: TypeAlias = Callable[..., jax.Array]
@@ -189,7 +189,7 @@ def _checked(name: str, initializer: Any) -> Initializer:
 
 def _deviation(cell: Cell, mean: Any, deviation: Any) -> Any:
     """The one that is wanted."""
-    cell = _of(cell)
+    cell = parameters_of(cell)
     if deviation is None:
         deviation = _numbers(cell.threshold, "threshold") - mean if isinstance(cell, LIF) else 1.0
     deviation = _numbers(deviation, "deviation")
@@ -222,12 +222,8 @@ class _Decays(NamedTuple):
     gain: Any
 
 
-def _of(cell: Cell) -> Cell:
-    return cell.cell if isinstance(cell, Refractory) else cell
-
-
 def _decays(cell: Cell) -> _Decays:
-    cell = _of(cell)
+    cell = parameters_of(cell)
     if not isinstance(cell, (LIF, LeakyReadout)) or type(cell).integrate not in _KNOWN:
         raise TypeError(
             f"fluctuation_driven: cell must be one of the library's, got {brief(cell)}; give another initializer"

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...network import Network
-from ...neurons import Cell
+from ...neurons import Cell, parameters_of
 from ...surrogates._algebra import shifted
 from ...surrogates._measures import fitted
-from ._changes import CHANGES, parameters_of
+from ._changes import CHANGES
 from ._numbers import LayerReport
 
 SILENT, FAINT = 0.95, 0.02
