@@ -447,6 +447,7 @@ def test_not_finite_and_cut_off():
     assert verdict(network).remedy is None
     cut = verdict(small(), loss=lambda out: out.sum() * 0)
     assert (cut.fault, cut.index) == ("cut off", 1)
+    assert diagnose(small(), spikes(), lambda out: out.sum() * np.nan).verdicts == ()
 
 
 def test_remedies_reach_any_layer():
