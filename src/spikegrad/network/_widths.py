@@ -67,7 +67,7 @@ def fit_widths(
     ValueError
         If a slope has no half-width to be changed.
     TypeError
-        If its parameters are traced: it is not for :func:`jax.jit`.
+        If its parameters are traced: it is not for ``jax.jit``.
 
     References
     ----------

@@ -48,7 +48,7 @@ class LayerReport:
     """What one layer did, in numbers; None where nobody knows. Means are over steps, examples and neurons.
 
     Potentials are those before the spike, as a distance to the threshold where the cell says it (see
-    :meth:`Cell.encode`), and as they are elsewhere.
+    :meth:`~spikegrad.Cell.encode`), and as they are elsewhere.
     """
 
     name: str

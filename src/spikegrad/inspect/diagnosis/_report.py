@@ -21,7 +21,7 @@ HEADINGS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What :func:`diagnose` found. Its text is a table with the verdicts below."""
+    """What :func:`~spikegrad.diagnose` found. Its text is a table with the verdicts below."""
 
     layers: tuple[LayerReport, ...]
     verdicts: tuple[Verdict, ...]
