@@ -42,13 +42,16 @@ def _called(factor: Any, function: Callable, x: jax.Array) -> jax.Array:
     return factor * function(x)
 
 
+def _lifted(layer: Layer, value: float) -> Layer:
+    bias = jnp.asarray(value) if layer.bias is None else jnp.asarray(layer.bias) + value
+    return dataclasses.replace(layer, bias=bias)
+
+
 CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "feedforward weights": _scaled("weight", "bias"),
     "weights": _scaled("weight", "bias", "recurrent"),
     "recurrent weights": _scaled("recurrent"),
-    "bias": lambda layer, value: dataclasses.replace(
-        layer, bias=(0.0 if layer.bias is None else jnp.asarray(layer.bias)) + value
-    ),
+    "bias": _lifted,
     "threshold": lambda layer, value: _with(layer, threshold=value * parameters_of(layer.cell).threshold),
     "surrogate": lambda layer, value: _with(layer, surrogate=value),
     "decay": lambda layer, value: _with(layer, decay=value),

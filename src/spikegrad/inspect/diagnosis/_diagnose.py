@@ -15,6 +15,7 @@ from ..._checks import brief
 from ..._surrogate import Surrogate
 from ...network import Network
 from ...network._network import check_shapes, checked_key, is_pure_network, real_inputs
+from ...network._schedule import MODES
 from ...neurons import says_how_to_encode
 from ...surrogates._measures import measure
 from ._changes import parameters_of
@@ -76,9 +77,9 @@ def diagnose(
     the last step, with random signs, to its currents: its factor per step is ``decay`` for neurons that pass gradients
     through the potential alone, less with a differentiated reset, more with recurrent weights.
 
-    Without ``jax.jit`` it is compiled at each call, since ``loss`` may have changed. A pure network (see
-    :class:`Network`) with a loss that is a ``jax.tree_util.Partial`` of a function and arrays is compiled once; the
-    numbers of cells may then differ between calls.
+    About ten arrays of ``(steps, batch, neurons)`` are kept for each layer: of long sequences take fewer examples. It
+    is compiled at each call, since ``loss`` may have changed. A pure network (see :class:`Network`) with a loss that is
+    a ``jax.tree_util.Partial`` of a function and arrays is compiled once, whatever the numbers of its cells.
 
     References
     ----------
@@ -104,6 +105,8 @@ def diagnose(
     """
     if not isinstance(network, Network):
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
+    if mode not in MODES:
+        raise ValueError(f"diagnose: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
     inputs = real_inputs(inputs)
     key = None if key is None else checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)

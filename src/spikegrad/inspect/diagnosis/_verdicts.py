@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ...network import Network
@@ -222,7 +223,7 @@ def _vanishes(cases: Sequence[_Case]) -> Iterator[Verdict]:
     if not all(of_steps.any() for of_steps in (gradient, differ, reads)):
         return
     arrives = float((gradient / gradient.max()) @ (differ / differ.sum()))
-    leaky = [(float(np.mean(np.asarray(case.cell.decay))), case) for case in cases if hasattr(case.cell, "decay")]
+    leaky = [(float(jnp.mean(case.cell.decay)), case) for case in cases if hasattr(case.cell, "decay")]
     if arrives >= ARRIVES or not leaky:
         return
     time = np.arange(len(differ))
@@ -285,7 +286,7 @@ def _reaching(case: _Case) -> Iterator[Remedy]:
 
 
 def _fitted(case: _Case, words: str) -> Iterator[Remedy]:
-    """A slope about the threshold, of height 1 at most, and as wide as the potentials vary.
+    """A slope about the threshold, not too high, and as wide as the potentials vary.
 
     Area over height, which compares a box and a curve with heavy tails, becomes one standard deviation. The box of
     Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
@@ -295,7 +296,7 @@ def _fitted(case: _Case, words: str) -> Iterator[Remedy]:
     if surrogate is None or box is None or not layer.half_width or not layer.deviation:
         return
     width = _round(layer.deviation * (layer.half_width / box if math.isfinite(box) else 0.5))
-    height = {"height": 1.0} if abs(layer.peak or 0) > 1 else {}
+    height = {"height": _highest(layer)} if abs(layer.peak or 0) > _highest(layer) else {}
     if abs(layer.at or 0) > layer.deviation:
         surrogate = shifted(surrogate, -(layer.at or 0))
     arguments = "".join(f", {name}={value:g}" for name, value in [*height.items(), ("width", width)])
@@ -305,7 +306,7 @@ def _fitted(case: _Case, words: str) -> Iterator[Remedy]:
 
 def _calmed(case: _Case) -> Iterator[Remedy]:
     layer, box = case.layer, _box(case.layer)
-    if box is not None and (abs(layer.peak or 0) > 1 or box > 1.1 * layer.deviation):
+    if box is not None and (abs(layer.peak or 0) > _highest(layer) or box > 1.1 * layer.deviation):
         yield from _fitted(case, "make its slope lower, and as wide as the potentials vary")
     if case.whole.recurrent[case.index] and (layer.factor or 0) > 1:
         factor = _round(1 / (layer.factor or 1))
@@ -337,6 +338,11 @@ def _box(layer: LayerReport) -> float | None:
     if not layer.peak or layer.area is None:
         return None
     return math.inf if math.isnan(layer.area) else abs(layer.area / layer.peak)
+
+
+def _highest(layer: LayerReport) -> float:
+    """The height of a slope that times the threshold, as a reset by subtraction has it, is 1 at most."""
+    return _round(1 / max(layer.scale or 1.0, 1.0))
 
 
 def _where(layer: LayerReport) -> str:
