@@ -34,7 +34,8 @@ def peers(spec: str) -> dict[str, Callable]:
     try:
         import braintools.surrogate as tools  # noqa: PLC0415
 
-        found["braintools"] = getattr(tools, type(spikegrad.get(spec)).__name__)()
+        if (theirs := getattr(tools, type(spikegrad.get(spec)).__name__, None)) is not None:
+            found["braintools"] = theirs()
     except ImportError:
         pass
     try:

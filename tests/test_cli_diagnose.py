@@ -52,7 +52,7 @@ def test_the_layers_are_those_that_are_trained(coding):
     """Of every coding the logits, and so the loss, are those of the network itself."""
     rng = np.random.default_rng(0)
     network = networks.SpikingNetwork((6, 9, 3), networks.CELLS["lif"][0](0.8), 7, coding, readout="last")
-    params = networks.start(network, 3)
+    params = networks.init(network.sizes, jax.random.key(3), 0.7)
     x = rng.uniform(size=(5, 7, 6) if coding == "none" else (5, 6)).astype(np.float32)
     lengths = np.array([7, 2, 5, 1, 7]) if coding == "none" else None
     layers, inputs, mask = network.taken_apart(params, jnp.asarray(x), jax.random.key(0), lengths)

@@ -376,6 +376,23 @@ def test_neurons_that_are_held_down_get_a_bias():
     assert diagnose(lifted, spikes()).layers[0].current == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.every
+def test_long_memory_is_no_explosion():
+    """Gradients of one sign add up in slow synapses and membranes, as the currents themselves do."""
+    rng = np.random.default_rng(0)
+    cell = SynapticLIF(0.97, synaptic_decay=0.95)
+    network = Network(
+        [
+            Layer(rng.normal(0, 0.02, (20, 30)).astype(np.float32), cell),
+            Layer(np.full((30, 1), 0.1, np.float32), LeakyReadout(0.97)),
+        ]
+    )
+    x = (rng.random((150, 8, 20)) < 0.2).astype(np.float32)
+    found = diagnose(network, x, lambda out: out.mean())
+    assert found.layers[0].current_gradient > 8 * found.layers[0].output_gradient
+    assert found.verdicts == ()
+
+
 def test_what_comes_of_a_fault_is_not_named():
     w, r, out = weights()
     cell = LIF(DECAY)
@@ -429,7 +446,7 @@ def test_a_diagnosis_is_text_and_data_and_a_figure():
 def test_what_is_no_network_is_refused():
     with pytest.raises(TypeError, match="diagnose: network must be a Network, got 3"):
         diagnose(3, spikes())
-    with pytest.raises(ValueError, match="diagnose: mode must be one of 'exact', .*, got '4-bit'"):
+    with pytest.raises(ValueError, match=r"diagnose: mode must be one of 'exact', .*, got '4-bit'"):
         diagnose(small(), spikes(), mode="4-bit")
     with pytest.raises(ValueError, match="inputs must be of shape"):
         diagnose(small(), np.zeros(3))

@@ -10,7 +10,7 @@ from ._spike import spike
 from ._struct import Bounded, bounded, parameter
 from ._surrogate import Surrogate, keep_slope, learnable
 from .inspect import residual_report
-from .network import Layer, Network
+from .network import Layer, Network, fit_widths, fluctuation_driven
 from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
 from .surrogates import (
     ERF,
@@ -94,7 +94,9 @@ __all__ = [
     "diagnose_layer",
     "erf",
     "excluding",
+    "fit_widths",
     "fitted",
+    "fluctuation_driven",
     "functional",
     "gaussian_grad",
     "get",

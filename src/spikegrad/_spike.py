@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ._checks import broadcast_checked, real_array
+from ._checks import broadcast_checked, compute_dtype, real_array
 
 
 def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
@@ -59,7 +59,9 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
 @jax.custom_jvp
 def _step(x, slope):
     del slope
-    return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype))
+    # in half precision by way of float32: a processor that lacks bfloat16 chooses between such numbers one by one
+    wide = x.astype(compute_dtype(x.dtype))
+    return jnp.where(jnp.isnan(wide), wide, (wide >= 0).astype(wide.dtype)).astype(x.dtype)
 
 
 _spike = jax.jit(_step, inline=True)  # one compiled call instead of several, outside jit

@@ -5,30 +5,37 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import cleandoc, signature
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import click
 import jax
 import numpy as np
-from click.core import ParameterSource
 from rich.table import Table
 
 from .. import __version__
-from .._struct import domain
 from .._surrogate import Surrogate
-from ..network._schedule import MODES
 from ..neurons import LIF
 from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
 from ..training import Callback, DivergedError
 from ..training._agree import from_first
 from . import diagnosis, learning, outputs, processes, runs, sources, streams, tables
-from .networks import CELLS, CODINGS, NO_CODING, READOUTS, Model, count, start, without_spikes
-from .options import Options, RealRange, fitted, options_of, parse_hidden, parse_surrogate, parse_taus
+from .networks import NO_CODING, Model, Params, count, init, without_spikes
+from .options import (
+    Options,
+    RealRange,
+    fitted,
+    options_of,
+    parse_surrogate,
+    refuse_others,
+    training_options,
+    with_sources,
+)
+from .sweeping import sweep
 
 _LIF = LIF()
 _WIDE = 120
@@ -44,14 +51,7 @@ def command() -> None:
     """
 
 
-def _with_sources(function: Callable) -> Callable:
-    """The help, with the table of what ``--data`` takes."""
-    function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", sources.listed())
-    return function
-
-
 @command.command(context_settings={"show_default": True})
-@click.option("--data", default="mnist5k", metavar="DATA", help="What to learn from (see above).")
 @click.option(
     "--surrogate",
     default=repr(_LIF.surrogate),
@@ -59,71 +59,11 @@ def _with_sources(function: Callable) -> Callable:
     metavar="SPEC",
     help="Such as 'arctan(alpha=2)'.",
 )
-@click.option("--epochs", default=40, type=click.IntRange(1), help="Passes over the training data.")
 @click.option(
     "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
 )
-@click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update.")
-@click.option(
-    "--hidden", default="256,256", callback=parse_hidden, metavar="N,...", help="Neurons of each hidden layer."
-)
-@click.option(
-    "--cell", default="lif", type=click.Choice(tuple(CELLS)), help="The neurons: LIF, SynapticLIF, AdaptiveLIF."
-)
-@click.option("--recurrent", is_flag=True, show_default=False, help="Connect the neurons of each hidden layer.")
-@click.option("--readout", default="mean", type=click.Choice(READOUTS), help="Logits from the readout's potentials.")
-@click.option(
-    "--mode", default="exact", type=click.Choice(MODES), help="What the backward pass keeps (Network's mode)."
-)
-@click.option(
-    "--steps",
-    type=click.IntRange(1),
-    show_default="8 for images, 100 for events and randman",
-    help="Time steps.",
-)
-@click.option(
-    "--bin",
-    type=RealRange(0, min_open=True),
-    metavar="MS",
-    show_default="of the data",
-    help="Length of a step of events.",
-)
-@click.option(
-    "--pool",
-    type=click.IntRange(1),
-    show_default="4 for dvs128, else 1",
-    help="Neighbouring units of events in a channel.",
-)
-@click.option(
-    "--coding", type=click.Choice(CODINGS), show_default="current", help="Images as input over time (see above)."
-)
 @click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
-@click.option(
-    "--shift",
-    type=click.IntRange(0),
-    show_default="2 for mnist5k, else 0",
-    help="Move training images at random by up to this many pixels.",
-)
-@click.option(
-    "--noise",
-    default=0.0,
-    type=RealRange(0),
-    help="Deviation of what is added to recordings in training, anew each time.",
-)
-@click.option("--decay", default=_LIF.decay, type=RealRange(0, 1), help="Share of a potential left after a step.")
-@click.option(
-    "--taus",
-    callback=parse_taus,
-    metavar="TAU,...",
-    help="Time constants in steps, in place of --decay: of membrane, synapse or adaptation, and readout (see above).",
-)
-@click.option(
-    "--reset",
-    default=_LIF.reset,
-    type=click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
-    help="What a spike does to the potential.",
-)
-@click.option("--detach-reset/--no-detach-reset", default=_LIF.detach_reset, help="Pass no gradient through the reset.")
+@training_options
 @click.option(
     "--output",
     "-o",
@@ -148,8 +88,8 @@ def _with_sources(function: Callable) -> Callable:
 @click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
 @processes.options
 @click.pass_context
-@_with_sources
-def train(
+@with_sources
+def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     context: click.Context,
     data: str,
     surrogate: Surrogate,
@@ -185,7 +125,9 @@ def train(
 
     Recordings go in as they are: events are counted in --steps of --bin
     milliseconds, real numbers are brought to mean 0 and deviation 1 in each
-    channel. What shorter sequences are filled up with has no effect.
+    channel. What shorter sequences are filled up with has no effect. Up to
+    128 of them are measured, for weights at the start that make potentials
+    fluctuate by a threshold.
 
     \b
     Time constants, --taus:
@@ -202,16 +144,16 @@ def train(
             lambda: _begin(options_of(context, data, surrogate=repr(surrogate), **rest), output, baseline)
         )
     else:
-        _refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
+        refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
         folder, options, loaded, record = from_first(lambda: _go_on(resume))
     network = options.network(loaded.shape, loaded.classes)
     failures: list[str] = []
 
-    def learn(network: Model, name: str, activity: str, *callbacks: Callback) -> learning.Fit:
+    def learn(network: Model, name: str, activity: str, start: Params, *callbacks: Callback) -> learning.Fit:
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
             fit = learning.fit(
                 network,
-                start(network, options.seed),
+                start,
                 loaded,
                 name=name,
                 **{setting: getattr(options, setting) for setting in _SETTINGS},
@@ -224,11 +166,13 @@ def train(
         failures.extend(fit.failures)
         return fit
 
-    why = functools.partial(diagnosis.reasons, network, start=start(network, options.seed), data=loaded, lr=options.lr)
+    key = jax.random.key(options.seed)
+    start = learning.starts(network, loaded)(key)
+    why = functools.partial(diagnosis.reasons, network, start=start, data=loaded, lr=options.lr)
     watch = diagnosis.Watch(why, loaded.classes, quiet)
     with runs.held(folder), processes.deferred() as stop:
         with diagnosis.explained(why):
-            spiking = learn(network, "spiking", "firing", watch)
+            spiking = learn(network, "spiking", "firing", start, watch)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
@@ -236,7 +180,9 @@ def train(
         failures[:] = from_first(lambda: failures)  # it alone writes
         if not stop() and record["baseline"] and not failures:
             with _collected(failures):
-                record["results"]["relu"] = _summary(learn(without_spikes(network), "ReLU", "active"))
+                other = without_spikes(network)
+                other_start = init(other.sizes, key, learning.gains(loaded)[1], other.recurrent)
+                record["results"]["relu"] = _summary(learn(other, "ReLU", "active", other_start))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
         title = (
@@ -254,7 +200,8 @@ def train(
         out.print(table)
     results = record["results"]
     doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
-    for line in [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]:
+    doubts += why(spiking.params) if doubts or spiking.failures or watch.said else []
+    for line in doubts:
         out.print(f"warning: {line}", soft_wrap=True)
     if not doubts and not failures:
         out.print(f"nothing is amiss in accuracy and rates; spikegrad diagnose {folder} looks closer", soft_wrap=True)
@@ -283,9 +230,7 @@ def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     record = runs.describe(options, data)
     record |= {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
-    folder = runs.claim(output)
-    runs.save_record(folder, record)
-    return folder, options, data, record
+    return runs.claim(output, record), options, data, record
 
 
 def _go_on(folder: Path) -> tuple:
@@ -297,16 +242,6 @@ def _go_on(folder: Path) -> tuple:
     if runs.sha256(data.x_train, data.y_train, sources.lengths_of(data)[0]) != about.training_sha256:
         raise runs.RunError(f"{options.data} has changed since {folder} began to learn from it")
     return folder, options, data, record
-
-
-def _refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
-    """A run that goes on has its options: none may be given but those that do not matter to it."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name not in allowed and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise click.BadParameter(
-                f"the run has its own options: leave out {parameter.opts[0]}", param_hint="'--resume'"
-            )
 
 
 @contextmanager
@@ -330,6 +265,9 @@ def _summary(fit: learning.Fit) -> dict[str, Any]:
         "seconds": fit.seconds,
         "curves": fit.curves,
     }
+
+
+command.add_command(sweep)
 
 
 @command.command()

@@ -20,7 +20,7 @@ from .. import training
 from ..data import Data
 from ..inspect.diagnosis import Diagnosis, diagnose
 from ..inspect.diagnosis._report import HEADINGS
-from . import learning, networks, outputs, runs, sources, tables
+from . import learning, outputs, runs, sources, tables
 from .networks import NO_CODING, Params, SpikingNetwork
 
 EXAMPLES = 128
@@ -70,14 +70,14 @@ class Watch:
     """A callback that says why, once, at the end of the first epoch in which nothing was learnt."""
 
     def __init__(self, why: Callable[[Params], list[str]], classes: int, quiet: bool) -> None:
-        self.why, self.least, self.quiet, self.looked = why, GUESSING / classes, quiet, False
+        self.why, self.least, self.quiet = why, GUESSING / classes, quiet
+        self.said: list[str] | None = None
 
     def __call__(self, now: training.Report) -> None:
-        if self.quiet or self.looked or not now.epoch_ended or now.epoch_metrics["accuracy"] >= self.least:
+        if self.quiet or self.said is not None or not now.epoch_ended or now.epoch_metrics["accuracy"] >= self.least:
             return
-        self.looked = True
-        out = tables.console(stderr=True)
-        for line in self.why(now.state.trainable):
+        self.said, out = self.why(now.state.trainable), tables.console(stderr=True)
+        for line in self.said:
             out.print(f"nothing is learnt in epoch {now.epoch}: {line}", soft_wrap=True)
 
 
@@ -122,7 +122,10 @@ def command(run: Path, data: str | None, start: bool, examples: int, output: Pat
         raise runs.RunError(f"{source} has no labels, which the loss needs")
     options, about = saved.options, saved.data
     prepare = sources.preparation(options.coding == NO_CODING, about.low, about.high)
-    params, lr = (networks.start(saved.network, options.seed), options.lr) if start else (saved.params, None)
+    params, lr = saved.params, None
+    if start:
+        trained_on = sources.load(options.data, options.seed, options.binning)
+        params, lr = learning.starts(saved.network, trained_on)(jax.random.key(options.seed)), options.lr
     diagnosis = examine(saved.network, params, found, prepare, lr, examples)
     if output is not None and output.suffix == ".json":
         text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"

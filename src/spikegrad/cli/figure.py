@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from .._surrogate import Surrogate
@@ -116,3 +117,64 @@ def _example(picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork
     readout.xaxis.set_major_locator(MaxNLocator(integer=True))
     readout.legend(fontsize=7, frameon=False, loc="upper left")
     _tidy(readout, "readout, a line per class", "step", "potential")
+
+
+def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
+    """Heat maps of the mean accuracy on the validation examples.
+
+    ``rows`` are summaries of settings. Width is the horizontal axis where it varies, else learning rate or height; the
+    surrogate is the vertical one where it varies, else what else does. Of what is left there is a map for each value.
+    The best one is framed.
+    """
+    values = {axis: list(dict.fromkeys(row.setting[axis] for row in rows)) for axis in best.setting}
+    varying = [axis for axis in ("width", "lr", "height") if len(values[axis]) > 1]
+    x = varying[0] if varying else "width"
+    y = "surrogate" if len(values["surrogate"]) > 1 or len(varying) < 2 else varying[1]
+    rest = [axis for axis in values if axis not in (x, y) and len(values[axis]) > 1]
+    panels = list(dict.fromkeys(tuple(row.setting[axis] for axis in rest) for row in rows))
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    width, height = max(4.0, 1.9 + 0.62 * len(values[x])), 1.5 + 0.45 * len(values[y])
+    figure = Figure(figsize=(width * columns + 0.8, height * lines + 0.8), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    shown = [row.validation[0] for row in rows]
+    low, high = min(shown), max(shown)
+    image = None
+    for panel, where in zip(axes, panels, strict=False):
+        grid = np.full((len(values[y]), len(values[x])), np.nan)
+        for row in rows:
+            if tuple(row.setting[axis] for axis in rest) != where:
+                continue
+            i, j = values[y].index(row.setting[y]), values[x].index(row.setting[x])
+            grid[i, j] = 100 * row.validation[0]
+            dark = (row.validation[0] - low) < 0.6 * (high - low)
+            panel.text(j, i, f"{grid[i, j]:.1f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
+            if row is best:
+                panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec="C3", lw=2.5, clip_on=False))
+        panel.set_facecolor("0.9")
+        image = panel.imshow(grid, vmin=100 * low, vmax=max(100 * high, 100 * low + 0.1), cmap="viridis", aspect="auto")
+        panel.set_xticks(range(len(values[x])), [_named(v) for v in values[x]], fontsize=8)
+        panel.set_yticks(range(len(values[y])), [_named(v) for v in values[y]], fontsize=8)
+        panel.set_xlabel(_AXES[x], fontsize=8)
+        if y != "surrogate":
+            panel.set_ylabel(_AXES[y], fontsize=8)
+        panel.set_title(", ".join(f"{_AXES[a]} {_named(v)}" for a, v in zip(rest, where, strict=True)), fontsize=8)
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(axes))
+        bar.set_label("mean accuracy on the validation examples, %", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+    mean, deviation = (100 * part for part in best.held_out)
+    spread = "" if math.isnan(deviation) else f" ± {deviation:.1f}"
+    figure.suptitle(f"{title}\nframed: the best by validation, {mean:.1f}{spread} % of what is held out", fontsize=9)
+    return figure
+
+
+_AXES = {"width": "half-width", "lr": "learning rate", "height": "height", "surrogate": "surrogate"}
+
+
+def _named(value: Any) -> str:
+    if value is None:
+        return "own"
+    return f"{value:g}" if isinstance(value, float) else value if len(value) <= 28 else f"{value[:27]}…"

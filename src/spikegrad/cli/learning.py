@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from .._system import available_memory
 from ..data import Data
 from ..training._agree import agreed
 from . import sources
-from .networks import Model, Params, count
+from .networks import Model, Params, SpikingNetwork, count, init, init_driven
 from .processes import batch_sharding
 
 
@@ -90,7 +92,9 @@ class Fit:
     failures: tuple[str, ...] = ()
 
 
-def make_evaluator(network: Model, prepare: Callable[[jax.Array], jax.Array] = lambda x: x) -> Callable[..., Scores]:
+def make_evaluator(
+    network: Callable[..., tuple], prepare: Callable[[jax.Array], jax.Array] = lambda x: x
+) -> Callable[..., Scores]:
     """A function that runs a network on any number of examples, compiled once for its own size of batch.
 
     It takes parameters, examples and, of recordings of different lengths, these. ``prepare`` makes of a batch of
@@ -188,13 +192,8 @@ def fit(
     per_epoch = len(data.x_train) // batch
     schedule = jax.jit(optax.cosine_decay_schedule(lr, per_epoch * epochs))
     optimizer = optax.adam(schedule)
-    prepare, lengths = (
-        sources.preparation(isinstance(data, sources.Timed), data.low, data.high),
-        sources.lengths_of(data)[0],
-    )
-    loss, examples = _loss(network, prepare, shift, noise), (data.x_train, data.y_train, lengths)
-    if not agreed(not _fits_the_device(examples)):
-        loss, examples = training.staged(loss, examples), np.arange(len(data.x_train), dtype=np.int32)
+    prepare = _preparation(data)
+    loss, examples = _placed(_loss(network, prepare, shift, noise), data)
     course = _Course(data, make_evaluator(network, prepare), report)
     told: list[training.Callback] = [course, *callbacks, lambda now: stop()]
     failures: list[str] = []
@@ -232,6 +231,128 @@ def fit(
     return Fit(state.trainable, scores, course.curves, state.seconds, interrupted, tuple(failures))
 
 
+def sweep(
+    network: SpikingNetwork,
+    data: Data,
+    validation: Data,
+    settings: list[dict[str, Any]],
+    seeds: Sequence[int],
+    *,
+    epochs: int,
+    batch: int,
+    shift: int,
+    noise: float,
+    report: Callable[[int], Any],
+    **more: Any,
+) -> Iterator[dict[str, Any]]:
+    """Train a network with each of several settings and seeds as :func:`fit` does, and score it, by
+    :func:`spikegrad.training.sweep`.
+
+    Parameters
+    ----------
+    data, validation : Data
+        What is trained on and held out; and the same with other examples held out, to choose by.
+    settings : list of dict
+        Each has a ``spike``, the surrogate; ``lr``; and whatever else is to be told of it.
+    report : callable
+        Told of the updates that have been made since it was last called, in the threads of the runs.
+    **more
+        For :func:`spikegrad.training.sweep`.
+
+    Yields
+    ------
+    dict
+        With the accuracies ``validation`` and ``held_out``, and ``silent`` as :class:`Scores` has it.
+    """
+    per_epoch = len(data.x_train) // batch
+    prepare = _preparation(data)
+
+    def firing(spike: Any) -> SpikingNetwork:
+        return dataclasses.replace(network, cell=dataclasses.replace(network.cell, surrogate=spike))
+
+    def loss(params, batch, key, setting):
+        return _loss(firing(setting["spike"]), prepare, shift, noise)(params, batch, key)
+
+    @functools.cache
+    def evaluator(shape: Any) -> Callable[..., Scores]:
+        def run(params_and_numbers, *examples):
+            params, numbers = params_and_numbers
+            return firing(jax.tree.unflatten(shape, numbers))(params, *examples)
+
+        return make_evaluator(run, prepare)
+
+    def score(params: Params, setting: dict[str, Any]) -> dict[str, Any]:
+        numbers, shape = jax.tree.flatten(setting["spike"])
+        to_choose, to_tell = (
+            evaluator(shape)((params, numbers), part.x_test, sources.lengths_of(part)[1]) for part in (validation, data)
+        )
+        return {
+            "validation": to_choose.accuracy(validation.y_test),
+            "held_out": to_tell.accuracy(data.y_test),
+            "silent": to_tell.silent,
+        }
+
+    def reporting() -> training.Callback:
+        before = 0
+
+        def told(now: training.Report) -> None:
+            nonlocal before
+            report(now.step - before)
+            before = now.step
+
+        return told
+
+    updates_per_call = _updates_per_call(network, batch, per_epoch)
+    placed, examples = _placed(loss, data)
+    start = starts(network, data)
+    return training.sweep(
+        placed,
+        lambda key, setting: start(key),
+        lambda seed: training.ShuffledBatches(examples, batch, seed),
+        settings,
+        optimizer=lambda setting: optax.adam(optax.cosine_decay_schedule(setting["lr"], per_epoch * epochs)),
+        seeds=seeds,
+        epochs=epochs,
+        updates_per_call=updates_per_call,
+        score=score,
+        callbacks=lambda setting, seed: [reporting()],
+        **more,
+    )
+
+
+def starts(network: SpikingNetwork, data: Data) -> Callable[[jax.Array], Params]:
+    """What draws the parameters of a spiking network at the start: of recordings, by how much they drive it."""
+    gain = gains(data)[0]
+
+    def plain(key: jax.Array) -> Params:
+        return init(network.sizes, key, gain, network.recurrent)
+
+    if not isinstance(data, sources.Timed):
+        return plain
+    rows = np.unique(np.linspace(0, len(data.x_train) - 1, _MEASURED).astype(int))
+    x, lengths = data.x_train[rows], None if data.lengths_train is None else data.lengths_train[rows]
+    driven = jax.jit(functools.partial(init_driven, network))
+
+    def start(key: jax.Array) -> Params:
+        params = driven(x, lengths, key)
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+        return params if finite else plain(key)  # there are no events to go by
+
+    return start
+
+
+_MEASURED = 128
+"""Recordings of which it is measured how much they drive: no more than are in a batch by default, which must fit."""
+
+
+def gains(data: Data) -> tuple[float, float]:
+    """Of the weights at the start, in a spiking network and in one without spikes.
+
+    A membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU; a recording varies.
+    """
+    return (math.sqrt(0.5), math.sqrt(0.5)) if isinstance(data, sources.Timed) else (0.5, 1.0)
+
+
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 _WORK = 1.6e10  # additions and multiplications of one compiled call: a tenth of a second or so on two cores
 
@@ -240,6 +361,18 @@ def _updates_per_call(network: Model, batch: int, per_epoch: int) -> int:
     """So many that starting a call costs little, and so few that an interrupt is soon noticed; counted, not timed."""
     of_update = 6.0 * batch * network.steps * count(network.sizes, network.recurrent)
     return max(1, min(per_epoch, int(_WORK / of_update)))
+
+
+def _preparation(data: Data) -> Callable[[jax.Array], jax.Array]:
+    return sources.preparation(isinstance(data, sources.Timed), data.low, data.high)
+
+
+def _placed(loss: Callable[..., Any], data: Data) -> tuple[Callable[..., Any], Any]:
+    """The loss, and the examples of which batches are made: their numbers, where they fit the device."""
+    examples = (data.x_train, data.y_train, sources.lengths_of(data)[0])
+    if agreed(not _fits_the_device(examples)):
+        return loss, examples
+    return training.staged(loss, examples), np.arange(len(data.x_train), dtype=np.int32)
 
 
 def _fits_the_device(arrays: Any) -> bool:

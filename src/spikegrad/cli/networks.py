@@ -88,17 +88,19 @@ def init(sizes: tuple[int, ...], key: jax.Array, gain: float = 1.0, recurrent: b
     ]
 
 
-def start(network: Model, seed: int) -> Params:
-    """The parameters that training begins with.
+def init_driven(network: SpikingNetwork, x: jax.Array, lengths: jax.Array | None, key: jax.Array) -> Params:
+    """Weights by which recordings make the potentials fluctuate by a threshold, biases 0.
 
-    A membrane sums an input that stays over steps, so that it needs smaller weights than a rectified linear unit; a
-    recording varies.
+    Weights for any inputs would leave a network silent on sparse events. Recordings without any give NaN.
     """
-    if isinstance(network, SpikingNetwork) and network.coding == NO_CODING:
-        gain = math.sqrt(0.5)
-    else:
-        gain = 0.5 if isinstance(network, SpikingNetwork) else 1.0
-    return init(network.sizes, jax.random.key(seed), gain, network.recurrent)
+    inputs = _time_first(x)
+    mask = mask_of(lengths, len(inputs))
+    *hidden, readout = network.cells
+    drawn = Network.init(
+        key, inputs, network.sizes[1:], hidden[0], readout, mask=mask, recurrent=network.recurrent, bias=True
+    )
+    names = shapes(network.sizes, network.recurrent)
+    return [{name: getattr(layer, name) for name in own} for layer, own in zip(drawn.layers, names, strict=True)]
 
 
 def count(sizes: tuple[int, ...], recurrent: bool = False) -> int:
@@ -113,6 +115,11 @@ def mask_of(lengths: jax.Array | None, steps: int) -> jax.Array | None:
 
 def _dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x @ layer["weight"] + layer["bias"][None]
+
+
+def _time_first(x: jax.Array) -> jax.Array:
+    """Recordings ``(n, steps, ...)`` as inputs ``(steps, n, inputs)``."""
+    return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,13 +189,17 @@ class SpikingNetwork:
         inputs = constant_coding(x.reshape(len(x), -1), self.steps) if constant else self._coded(x, params, key)[0]
         return self._layers(params, weights), inputs, mask_of(lengths, len(inputs))
 
-    def _layers(self, params: Params, weights: list) -> Network:
+    @property
+    def cells(self) -> list[Cell]:
+        """Of each layer, the readout last."""
         readout = LeakyReadout(self.cell.decay if self.readout_decay is None else self.readout_decay)
-        cells = [*[self.cell] * (len(params) - 1), readout]
+        return [*[self.cell] * (len(self.sizes) - 2), readout]
+
+    def _layers(self, params: Params, weights: list) -> Network:
         return Network(
             [
                 Layer(weight, cell, layer.get("recurrent"), layer["bias"])
-                for weight, cell, layer in zip(weights, cells, params, strict=True)
+                for weight, cell, layer in zip(weights, self.cells, params, strict=True)
             ]
         )
 
@@ -206,7 +217,7 @@ class SpikingNetwork:
         """The inputs over time, and the weights of each layer."""
         weights = [layer["weight"] for layer in params]
         if self.coding == NO_CODING:
-            return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0), weights
+            return _time_first(x), weights
         x = x.reshape(len(x), -1)
         if self.coding == "current":  # the same at every step: one product, and inputs that are not looked at
             constant = jax.tree_util.Partial(lambda current, _: current, x @ weights[0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Callable
+from inspect import cleandoc
 from typing import Any
 
 import click
@@ -12,13 +14,15 @@ import numpy as np
 from click.core import ParameterSource
 
 from .. import data as datasets
+from .._struct import domain
 from ..data import Binning
 from ..network._schedule import MODES
-from ..neurons import decay_from_tau
+from ..neurons import LIF, decay_from_tau
 from ..surrogates._registry import get
 from . import sources
 from .networks import CELLS, CODINGS, NO_CODING, READOUTS, SpikingNetwork
 
+_LIF = LIF()
 _SHIFT = {"mnist5k": 2}
 
 
@@ -170,3 +174,97 @@ def fitted(options: Options, data: datasets.Data) -> tuple[Options, list[str]]:
             f"{options.shift} moves an image of {data.shape[0]} x {data.shape[1]} out of sight", param_hint="'--shift'"
         )
     return options, changed
+
+
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a run to a command, those apart that are single for ``train`` and many for ``sweep``."""
+    for option in reversed(_TRAINING):
+        function = option(function)
+    return function
+
+
+_TRAINING = (
+    click.option("--data", default="mnist5k", metavar="DATA", help="What to learn from (see above)."),
+    click.option("--epochs", default=40, type=click.IntRange(1), help="Passes over the training data."),
+    click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update."),
+    click.option(
+        "--hidden", default="256,256", callback=parse_hidden, metavar="N,...", help="Neurons of each hidden layer."
+    ),
+    click.option(
+        "--cell", default="lif", type=click.Choice(tuple(CELLS)), help="The neurons: LIF, SynapticLIF, AdaptiveLIF."
+    ),
+    click.option("--recurrent", is_flag=True, show_default=False, help="Connect the neurons of each hidden layer."),
+    click.option(
+        "--readout", default="mean", type=click.Choice(READOUTS), help="Logits from the readout's potentials."
+    ),
+    click.option(
+        "--mode", default="exact", type=click.Choice(MODES), help="What the backward pass keeps (Network's mode)."
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        show_default="8 for images, 100 for events and randman",
+        help="Time steps.",
+    ),
+    click.option(
+        "--bin",
+        type=RealRange(0, min_open=True),
+        metavar="MS",
+        show_default="of the data",
+        help="Length of a step of events.",
+    ),
+    click.option(
+        "--pool",
+        type=click.IntRange(1),
+        show_default="4 for dvs128, else 1",
+        help="Neighbouring units of events in a channel.",
+    ),
+    click.option(
+        "--coding", type=click.Choice(CODINGS), show_default="current", help="Images as input over time (see above)."
+    ),
+    click.option(
+        "--shift",
+        type=click.IntRange(0),
+        show_default="2 for mnist5k, else 0",
+        help="Move training images at random by up to this many pixels.",
+    ),
+    click.option(
+        "--noise",
+        default=0.0,
+        type=RealRange(0),
+        help="Deviation of what is added to recordings in training, anew each time.",
+    ),
+    click.option("--decay", default=_LIF.decay, type=RealRange(0, 1), help="Share of a potential left after a step."),
+    click.option(
+        "--taus",
+        callback=parse_taus,
+        metavar="TAU,...",
+        help="Time constants in steps, in place of --decay: of membrane, synapse or adaptation, and readout "
+        "(see above).",
+    ),
+    click.option(
+        "--reset",
+        default=_LIF.reset,
+        type=click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
+        help="What a spike does to the potential.",
+    ),
+    click.option(
+        "--detach-reset/--no-detach-reset", default=_LIF.detach_reset, help="Pass no gradient through the reset."
+    ),
+)
+
+
+def with_sources(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The help, with the table of what ``--data`` takes."""
+    function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", sources.listed())
+    return function
+
+
+def refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
+    """A run that goes on has its options: none may be given but those that do not matter to it."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in allowed and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise click.BadParameter(
+                f"the run has its own options: leave out {parameter.opts[0]}", param_hint="'--resume'"
+            )

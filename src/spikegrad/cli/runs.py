@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, get_type_hints
+from typing import Any, BinaryIO, TypeVar, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ except ModuleNotFoundError:  # of Unix
 
 from .. import __version__
 from .. import data as datasets
-from .._files import write_atomically
+from .._files import PARTIAL, write_atomically
 from .._system import available_memory, free_disk, processors
 from ..data import Data, DataError
 from ..data._npz import read_arrays
@@ -37,6 +37,8 @@ from . import sources
 from .networks import NO_CODING, Params, SpikingNetwork, shapes
 from .options import Options
 from .sources import Timed, lengths_of
+
+T = TypeVar("T")
 
 FORMAT = 3
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
@@ -46,13 +48,15 @@ class RunError(ValueError):
     """A folder that cannot be used, or a run that cannot be made; the message names it."""
 
 
-def claim(output: Path | None) -> Path:
+def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Path:
     """Take a folder for a run, before the work is done. Of several who want one, a single one gets it.
 
     Parameters
     ----------
     output : Path, optional
         A folder that is new or empty. If not given, ``runs/<date>-<time>``, with a number where that is taken.
+    record : dict
+        What :func:`save_record` is to write first: who has written it has the folder.
 
     Raises
     ------
@@ -62,9 +66,9 @@ def claim(output: Path | None) -> Path:
     for folder in _default_folders() if output is None else (output,):
         try:
             folder.mkdir(parents=True, exist_ok=output is not None)
-            if any(folder.iterdir()):
+            if any(not path.name.endswith(PARTIAL) for path in folder.iterdir()):
                 raise FileExistsError
-            (folder / RECORD).open("x").close()  # fails if it exists: who has made it has the folder
+            write_atomically(folder / name, lambda stream: stream.write(_text(record)), new=True)
             return folder
         except FileExistsError:
             if output is not None and folder.is_dir():
@@ -173,16 +177,19 @@ def _commit() -> str | None:
         return None
 
 
-def save_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write ``run.json``, whole or not at all.
+def save_record(folder: Path, record: dict[str, Any], name: str = RECORD) -> None:
+    """Write ``run.json``, or another record, whole or not at all.
 
     Raises
     ------
     OSError
         If it cannot be written; the message names it, and what was saved before stays.
     """
-    text = json.dumps(record, indent=1) + "\n"
-    save(folder / RECORD, lambda stream: stream.write(text.encode()))
+    save(folder / name, lambda stream: stream.write(_text(record)))
+
+
+def _text(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def save_parameters(folder: Path, params: Params) -> None:
@@ -325,9 +332,9 @@ def load(folder: Path) -> Saved:
     return Saved(options, data, network, _read_parameters(folder, network))
 
 
-def read_record(folder: Path) -> tuple[Options, DataRecord, dict[str, Any]]:
+def read_record(folder: Path, name: str = RECORD) -> tuple[Options, DataRecord, dict[str, Any]]:
     """The options of a run, what it records of its data, and the record as a whole; errors as those of :func:`load`."""
-    record = _read_record(folder)
+    record = _read_record(folder, name)
 
     def read() -> tuple[Options, DataRecord]:
         options, data = _typed(Options, record["options"]), _typed(DataRecord, record["data"])
@@ -340,28 +347,28 @@ def read_record(folder: Path) -> tuple[Options, DataRecord, dict[str, Any]]:
         _ = options.binning  # or an error
         return options, data
 
-    return *_or_damaged(folder, read), record
+    return *_or_damaged(folder, read, name), record
 
 
-def _or_damaged(folder: Path, read: Callable[[], Any]) -> Any:
+def read_part(folder: Path, name: str, record: dict[str, Any], part: str, kind: type[T]) -> T:
+    """A dataclass that a record has beside the options; errors as those of :func:`load`."""
+    return _or_damaged(folder, lambda: _typed(kind, record[part]), name)
+
+
+def _or_damaged(folder: Path, read: Callable[[], Any], name: str = RECORD) -> Any:
     try:
         return read()
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise RunError(f"{folder / RECORD} is damaged: {what}") from None
+        raise RunError(f"{folder / name} is damaged: {what}") from None
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
+def _read_record(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
     try:
-        text = path.read_text(encoding="utf-8")
-        if not text:  # as claim makes it
-            raise RunError(f"{folder} holds no run that has begun: {RECORD} is empty")
-        record = json.loads(text)
-    except RunError:
-        raise
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{folder} holds no run: no {RECORD}") from None
+        raise RunError(f"{folder} holds no run: no {name}") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -383,6 +390,7 @@ _KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
         lambda v: isinstance(v, list) and all(type(n) is int and 0 < n < 2**32 for n in v),
         tuple,
     ),
+    tuple[str, ...]: ("a list of texts", lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), tuple),
     tuple[float, ...]: (
         "a list of finite numbers",
         lambda v: isinstance(v, list) and all(_KINDS[float][1](n) for n in v),

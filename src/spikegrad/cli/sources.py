@@ -15,6 +15,7 @@ import numpy as np
 from .. import data as datasets
 from .._system import available_memory
 from ..data import Binned, Binning, Data, DataError, Recordings, Sequences
+from ..data._arrays import chosen_of_each
 from ..data._sequences import moments, standardized
 
 Recorded: TypeAlias = Sequences | Recordings
@@ -298,6 +299,36 @@ def load(source: str, seed: int, binning: Binning) -> Data:
         tuple(deviation.ravel().tolist()),
         doubts,
     )
+
+
+def for_validation(data: Data, share: float, seed: int) -> tuple[Data, Data]:
+    """The data with fewer examples to train on, and the same with these others in place of what is held out.
+
+    Parameters
+    ----------
+    share : float
+        Of each class, drawn with ``seed`` among the examples to train on.
+
+    Raises
+    ------
+    DataError
+        If there are too few.
+    """
+    chosen = chosen_of_each(data.y_train, share, seed)
+    missing = np.setdiff1d(data.y_train, data.y_train[~chosen])
+    if not chosen.any() or missing.size:
+        raise DataError(f"{data.name}: too few training examples to choose by {share:g} of each class")
+    rest: Any = {"x_train": _rows(data.x_train, ~chosen), "y_train": data.y_train[~chosen]}
+    others: Any = {"x_test": _rows(data.x_train, chosen), "y_test": data.y_train[chosen]}
+    if isinstance(data, Timed) and data.lengths_train is not None:
+        rest["lengths_train"], others["lengths_test"] = data.lengths_train[~chosen], data.lengths_train[chosen]
+    elif isinstance(data, Timed):
+        others["lengths_test"] = None
+    return dataclasses.replace(data, **rest), dataclasses.replace(data, **rest, **others)
+
+
+def _rows(x: Any, chosen: np.ndarray) -> Any:
+    return Rows(x.source.subset(chosen)) if isinstance(x, Rows) else x[chosen]
 
 
 def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, like: Any) -> tuple:

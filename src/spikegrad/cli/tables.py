@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, TextColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -144,6 +144,90 @@ def large_losses(results: dict[str, Any], classes: int) -> list[str]:
         for name, row in (("the spiking network", results["spiking"]), ("the ReLU network", results["relu"]))
         if row is not None and row["loss"] > 10 * guessing
     ]
+
+
+def _label(value: Any) -> str:
+    return "own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return f"{100 * mean:.1f} %" if math.isnan(deviation) else f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
+
+
+class SweepProgress:
+    """How a sweep goes: told of updates and results, it shows nothing."""
+
+    def updates(self, count: int) -> None: ...
+
+    def result(self, result: dict[str, Any]) -> None: ...
+
+
+class _Lines(SweepProgress):
+    """A line for each result, and under them on a terminal a bar over all updates."""
+
+    def __init__(self, out: Console, total: int, axes: list[str], bar: Bar | None, updates: int) -> None:
+        self.out, self.total, self.axes, self.bar, self.done = out, total, axes, bar, 0
+        self.of_run = updates
+        self.task = bar.add_task("compiling", total=total * updates) if bar else None
+
+    def updates(self, count: int) -> None:
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, advance=count, description=f"{self.done}/{self.total} runs")
+
+    def result(self, result: dict[str, Any]) -> None:
+        self.done += 1
+        if self.bar is not None and self.task is not None:  # it may have been made before, or have diverged
+            least = self.done * self.of_run
+            self.bar.update(self.task, completed=max(self.bar.tasks[self.task].completed, least))
+        setting = "  ".join(f"{'' if axis == 'surrogate' else f'{axis} '}{_label(result[axis])}" for axis in self.axes)
+        text = (
+            f"{self.done:{len(str(self.total))}}/{self.total}  {setting}  seed {result['seed']}  validation "
+            f"{percent(result['validation'])}  {result['seconds']:.1f} s" + ("  diverged" if result["diverged"] else "")
+        )
+        self.out.print(text, soft_wrap=True)
+
+
+@contextmanager
+def sweep_progress(total: int, updates: int, axes: list[str], quiet: bool) -> Iterator[SweepProgress]:
+    """Results as they come, and a live bar on a terminal."""
+    out = console(stderr=True)
+    if quiet:
+        yield SweepProgress()
+    elif out.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=out) as bar:
+            yield _Lines(bar.console, total, axes, bar, updates)
+    else:
+        yield _Lines(out, total, axes, None, updates)
+
+
+def sweep(rows: list[Any], chosen: list[Any], best: Any, axes: list[str], data: Any, validation: Any) -> list[Any]:
+    """All settings of a sweep; the best ones of each surrogate; and the best one in words."""
+    examples = f"{len(validation.y_test):,} examples to choose by, {len(data.y_test):,} held out ({data.held_out})"
+
+    def table(title: str, of: list[Any], told: bool) -> Table:
+        table = Table(title=title, caption=examples if told else None)
+        for axis in axes:
+            table.add_column(axis, justify="left" if axis == "surrogate" else "right")
+        for heading in ("validation", *(["held out"] if told else []), "runs", "firing"):
+            table.add_column(heading, justify="right")
+        for row in of:
+            runs = f"{row.n}" + (f", {row.diverged} diverged" if row.diverged else "")
+            table.add_row(
+                *(_label(row.setting[axis]) for axis in axes),
+                _spread(*row.validation),
+                *([_spread(*row.held_out)] if told else []),
+                runs,
+                f"{row.firing_rate:.3f}",
+            )
+        return table
+
+    found: list[Any] = [table(f"{data.name}, all settings", rows, False)]
+    found.append(table("chosen by validation, reported on what is held out", chosen, True))
+    name = ", ".join(f"{axis} {_label(best.setting[axis])}" for axis in axes)
+    runs = "one run" if best.n == 1 else f"{best.n} runs"
+    found.append(f"best by validation: {name}; {_spread(*best.held_out)} of what is held out, {runs}")
+    return found
 
 
 def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:

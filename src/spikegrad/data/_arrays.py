@@ -214,7 +214,7 @@ def _split(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
             if y_test.max() > y.max():
                 raise DataError(f"{source}: y_test has label {y_test.max()}, which y_train does not have")
             return x, y, x_test, y_test, "x_test and y_test of the file"
-    chosen = _a_fifth(y, seed)
+    chosen = chosen_of_each(y, 0.2, seed)
     if not chosen.any():
         raise DataError(f"{source}: too few examples to hold out a fifth of each class; add x_test and y_test")
     return x[~chosen], y[~chosen], x[chosen], y[chosen], f"a fifth of each class, drawn with seed {seed}"
@@ -267,11 +267,11 @@ def _check_classes(source: str, y: np.ndarray) -> None:
         raise DataError(f"{source}: y_train must hold at least two classes, got one")
 
 
-def _a_fifth(y: np.ndarray, seed: int) -> np.ndarray:
-    """Mask of a fifth of the examples of each class."""
+def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Mask of a share of the examples of each class."""
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(y), bool)
     for label in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == label))
-        chosen[members[: round(len(members) / 5)]] = True
+        chosen[members[: round(share * len(members))]] = True
     return chosen

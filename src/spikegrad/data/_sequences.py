@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from ._arrays import DataError
+from ._arrays import DataError, chosen_of_each
 
 
 class Example(NamedTuple):
@@ -353,11 +353,7 @@ def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source,
     """
     if not 0 < share < 1:
         raise ValueError(f"hold_out: share must be above 0 and below 1, got {share!r}")
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(source), bool)
-    for label in np.unique(source.y):
-        members = rng.permutation(np.flatnonzero(source.y == label))
-        chosen[members[: round(share * len(members))]] = True
+    chosen = chosen_of_each(source.y, share, seed)
     if chosen.all() or not chosen.any():
         raise DataError(f"{source.name}: too few examples to hold out {share:g} of each class")
     return source.subset(~chosen), source.subset(chosen)

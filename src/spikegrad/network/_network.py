@@ -14,7 +14,9 @@ from jax.typing import ArrayLike
 from .._compat import is_forward_mode_error, match_varying_axes, shard_as
 from .._struct import Struct, is_pure, parameter
 from .._surrogate import as_key
+from ..neurons import Cell, LeakyReadout
 from . import _layer, _loop, _scan
+from ._initial import Initializer
 from ._layer import Layer, LayerState, examples_of, keys_of
 from ._layer_vjp import KEYS, trace
 from ._masks import make_masks
@@ -64,6 +66,86 @@ class Network(Struct):
         if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
             raise TypeError(f"Network: layers must be one or more Layer objects, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
+
+    @classmethod
+    def init(
+        cls,
+        key: jax.Array,
+        inputs: int | ArrayLike,
+        sizes: Sequence[int],
+        cell: Cell,
+        readout: Cell = LeakyReadout(),  # noqa: B008  (nothing changes it)
+        *,
+        rate: float | None = None,
+        mask: ArrayLike | None = None,
+        deviation: Any = None,
+        weight: Initializer | None = None,
+        recurrent: bool | Initializer = False,
+        bias: bool = False,
+        dtype: Any = None,
+    ) -> Network:
+        """Fully connected layers, and a readout, of matrices that are drawn as by :meth:`Layer.init`.
+
+        Inputs that are given are measured, and the outputs of each layer are, for the one above it. With a number and a
+        rate, all layers are taken to fire at this rate.
+
+        Parameters
+        ----------
+        key : array of jax.random.key
+            Draws the weights.
+        inputs : int or array
+            The number of inputs, or inputs to measure: ``(steps, examples, inputs)``, a batch of the training data say.
+        sizes : sequence of int
+            Neurons of each layer, the readout last.
+        cell : Cell
+            The neurons of the others.
+        readout : Cell, default LeakyReadout()
+            Those of the last layer.
+        rate, mask, deviation, weight, recurrent, bias, dtype
+            As in :meth:`Layer.init`. The readout is not recurrent, and has the deviation that is its default.
+
+        Returns
+        -------
+        Network
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`Layer.init` does, and if a layer is silent where that above it is to be measured.
+
+        Examples
+        --------
+        >>> import jax
+        >>> from spikegrad import LIF, LeakyReadout, Network
+        >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
+        >>> network = Network.init(jax.random.key(0), spikes, (64, 64, 10), LIF(0.9), LeakyReadout(0.95))
+        >>> _, (first, second, potentials) = network(spikes, all_layers=True)
+        >>> bool(0.01 < second.mean() < 0.5), bool(0.3 < potentials.std() < 3)
+        (True, True)
+        """
+        layers, measured = [], np.ndim(inputs) > 0 and weight is None
+        for n, (size, both) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
+            own, spiking = jax.random.split(both)
+            last = n == len(sizes) - 1
+            hidden = {} if last else {"deviation": deviation, "recurrent": recurrent}
+            try:
+                layer = Layer.init(
+                    own,
+                    inputs,
+                    size,
+                    readout if last else cell,
+                    rate=rate,
+                    mask=mask,
+                    weight=weight,
+                    bias=bias,
+                    dtype=dtype,
+                    **hidden,
+                )
+            except ValueError as error:
+                raise ValueError(f"Network.init: layer {n}: {error}") from None
+            layers.append(layer)
+            inputs = cls([layer])(inputs, mask=mask, key=spiking)[1] if measured and not last else size
+        return cls(layers)
 
     def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> list[LayerState]:
         """The states before the first step: neurons at rest, no spikes.

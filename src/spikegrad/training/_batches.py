@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from ._update import Loss
 
 
 class ShuffledBatches:
@@ -60,7 +58,7 @@ class ShuffledBatches:
             yield _rows(self.examples, order[i * self.size : (i + 1) * self.size])
 
 
-def staged(loss: Loss, examples: Any) -> Loss:
+def staged(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
     """A loss whose batches are the numbers of examples that are on the device already.
 
     Parameters
@@ -73,7 +71,8 @@ def staged(loss: Loss, examples: Any) -> Loss:
     Returns
     -------
     callable
-        The same loss of a batch of row numbers, ``(size,)`` of integers, for :func:`fit`.
+        The same loss of a batch of row numbers, ``(size,)`` of integers, for :func:`fit`, or with a setting beside, for
+        :func:`sweep`.
 
     Examples
     --------
@@ -90,9 +89,9 @@ def staged(loss: Loss, examples: Any) -> Loss:
     return jax.tree_util.Partial(_of_rows(loss), jax.tree.map(jnp.asarray, examples))
 
 
-def _of_rows(loss: Loss) -> Any:
-    def of_rows(examples, trainable, rows, key):
-        return loss(trainable, _rows(examples, rows), key)
+def _of_rows(loss: Callable[..., Any]) -> Any:
+    def of_rows(examples, trainable, rows, key, *setting):
+        return loss(trainable, _rows(examples, rows), key, *setting)
 
     return of_rows
 

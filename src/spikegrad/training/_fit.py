@@ -14,10 +14,11 @@ import optax
 from jax.sharding import Mesh
 
 from ._agree import gathered
+from ._partition import combine
 from ._source import Source
 from ._spread import is_spread, mesh_of, replicated
 from ._state import Callback, DivergedError, Report, State
-from ._update import Loss, Result, compiled, values_of
+from ._update import Call, Loss, Result, arrays_apart, compiled, values_of
 
 
 def fit(
@@ -68,7 +69,9 @@ def fit(
         what is trained too unless it is sharded itself. See :func:`distributed`.
     callbacks : sequence of callable
         Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
-        ends, in all processes after the same update. One that has a method ``end`` has it called with the last state.
+        ends, in all processes after the same update. One that returns a :class:`State`, such as
+        :class:`AdaptWidths`, has training go on from it, and those after it are told of it; every process must return
+        the same. One that has a method ``end`` has it called with the last state.
 
     Returns
     -------
@@ -103,16 +106,22 @@ def fit(
     100 [ 1. -2.]
     """
     state = _first_state(trainable, optimizer, key)
-    for name, value in (("epochs", epochs), ("steps", steps), ("updates_per_call", updates_per_call)):
-        if value is not None and value < 1:
-            raise ValueError(f"fit: {name} must be at least 1, got {value}")
-    epochs = 1 if epochs is None and steps is None else epochs
+    check_counts("fit", epochs=epochs, steps=steps, updates_per_call=updates_per_call)
     source = Source(batches, batch_sharding)
-    if source.once and epochs is not None and epochs > 1:
-        raise ValueError(f"fit: batches is an iterator, which ends with its first epoch, and not after {epochs}")
     mesh = None if batch_sharding is None else mesh_of(batch_sharding)
     state = _on(mesh, state)
-    call = compiled(loss, optimizer, updates_per_call, state, mesh)
+    bound, rest = arrays_apart(loss)
+    call = compiled(lambda bound: (combine(bound, rest), optimizer), bound, updates_per_call, mesh, state)
+    return run(call, state, source, epochs, steps, callbacks)
+
+
+def run(
+    call: Call, state: State, source: Source, epochs: int | None, steps: int | None, callbacks: Sequence[Callback]
+) -> State:
+    """Call after call, until the end; see :func:`fit`."""
+    epochs = 1 if epochs is None and steps is None else epochs
+    if source.once and epochs is not None and epochs > 1:
+        raise ValueError(f"fit: batches is an iterator, which ends with its first epoch, and not after {epochs}")
     clock = _Clock(state)
     good, stopped = state, False
 
@@ -121,9 +130,9 @@ def fit(
 
     while not ended():
         if source.once and state.epoch:
-            warnings.warn(f"fit: batches ended after {state.step} of {steps} updates", stacklevel=2)
+            warnings.warn(f"fit: batches ended after {state.step} of {steps} updates", stacklevel=3)
             break
-        groups = source.groups(state, steps, updates_per_call)
+        groups = source.groups(state, steps, call.size)
         group = next(groups, None)
         _agree(state, group, False)
         if group is None and not state.batches:
@@ -140,13 +149,32 @@ def fit(
                 raise DivergedError(_diverged(state, values["loss"]), good)
             epoch_ended = following is None and source.has_ended(state.batches + len(group))
             report = _report(state, result, values, epoch_ended, clock, _total(source, epochs, steps))
+            report, stop = _told(callbacks, report)
             state = report.state
-            stopped = _agree(state, following, any([callback(report) for callback in callbacks]))
+            stopped = _agree(state, following, stop)
             group = following
     for callback in callbacks:
         if hasattr(callback, "end"):
             callback.end(state)  # type: ignore[attr-defined]
     return state
+
+
+def _told(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bool]:
+    """The report with the state to go on from, and whether any callback wants to stop. Each of them is called."""
+    stop = False
+    for callback in callbacks:
+        answer = callback(report)
+        if isinstance(answer, State):
+            report = dataclasses.replace(report, state=answer)
+        else:
+            stop |= bool(answer)
+    return report, stop
+
+
+def check_counts(owner: str, **counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{owner}: {name} must be at least 1, got {value}")
 
 
 def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array | None) -> State:

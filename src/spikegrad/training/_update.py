@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ._partition import combine
 from ._spread import replicated
 from ._state import State
 
@@ -30,24 +30,54 @@ class Result(NamedTuple):
     updates: int
 
 
-def compiled(loss: Loss, optimizer: Any, size: int, state: State, mesh: Mesh | None) -> Callable[[State, list], Result]:
-    """A function that makes the updates of a group of batches. How many they are is no reason to compile again.
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """Makes the updates of a group of batches. How many they are is no reason to compile again, nor are other values of
+    the arrays ``bound``, on which the loss and the optimiser depend beside.
+    """
+
+    advance: Callable[..., tuple]
+    bound: Any
+    size: int
+
+    def __call__(self, state: State, group: list) -> Result:
+        filled = group + [group[-1]] * (self.size - len(group))
+        trainable, optimizer_state, metrics, finite = self.advance(
+            self.bound,
+            state.trainable,
+            state.optimizer_state,
+            state.key,
+            np.uint32(state.step),
+            filled,
+            np.int32(len(group)),
+        )
+        return Result(trainable, optimizer_state, metrics, finite, len(group))
+
+
+def compiled(
+    problem: Callable[[Any], tuple[Loss, Any]],
+    bound: Any,
+    size: int,
+    mesh: Mesh | None = None,
+    state: State | None = None,
+) -> Call:
+    """The call for a loss and an optimiser, which ``problem`` makes of the arrays ``bound``.
 
     With a mesh, over which batches and the state are spread, the state stays where it is, and all devices have what is
     told of it.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
-    bound, rest = _arrays_apart(loss)
     placed: Any = None
-    if mesh is not None:
+    if mesh is not None and state is not None:
         bound, everywhere = replicated(bound, mesh, "loss"), NamedSharding(mesh, PartitionSpec())
         kept = jax.tree.map(lambda x: x.sharding, (state.trainable, state.optimizer_state))
         placed = (*kept, everywhere, everywhere)
 
     def evaluate(bound, trainable, batch, key):
-        return _checked(combine(bound, rest)(trainable, batch, key))
+        return _checked(problem(bound)[0](trainable, batch, key))
 
     def update(bound, trainable, optimizer_state, batch, key):
+        optimizer = optax.with_extra_args_support(problem(bound)[1])
+
         def value_of(trainable):
             return evaluate(bound, trainable, batch, key)
 
@@ -79,25 +109,12 @@ def compiled(loss: Loss, optimizer: Any, size: int, state: State, mesh: Mesh | N
             *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
         return *state, rows, _all_finite(state[0])
 
-    def call(state: State, group: list) -> Result:
-        filled = group + [group[-1]] * (size - len(group))
-        trainable, optimizer_state, metrics, finite = advance(
-            bound,
-            state.trainable,
-            state.optimizer_state,
-            state.key,
-            np.uint32(state.step),
-            filled,
-            np.int32(len(group)),
-        )
-        return Result(trainable, optimizer_state, metrics, finite, len(group))
-
-    return call
+    return Call(advance, bound, size)
 
 
-def _arrays_apart(loss: Loss) -> tuple[Any, Any]:
-    """The arrays that a loss holds as a pytree, such as a Partial, and the rest of it."""
-    leaves, structure = jax.tree.flatten(loss)
+def arrays_apart(tree: Any) -> tuple[Any, Any]:
+    """The arrays of a pytree, such as a loss that is a Partial, and the rest of it."""
+    leaves, structure = jax.tree.flatten(tree)
     arrays = [isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves]
     bound = [jnp.asarray(leaf) if mine else None for leaf, mine in zip(leaves, arrays, strict=True)]
     rest = [None if mine else leaf for leaf, mine in zip(leaves, arrays, strict=True)]

@@ -213,7 +213,7 @@ def diagnose_layer(
     slope = jax.jvp(surrogate, (distance,), (jnp.ones_like(distance),))[1]
     potential = distance + threshold
     seen = Recorded(potential, distance, spikes, slope, None, potential, gradient, None, lagged)
-    norms = {
+    norms: dict[str, Any] = {
         what: {weight: norm(array) for weight, array in arrays.items()}
         for what, arrays in (("weights", weights), ("weight_gradients", weight_gradients), ("updates", updates))
         if arrays is not None
@@ -249,7 +249,7 @@ def _run(network: Network, inputs, mask, key, loss, last, optimizer) -> dict[str
     arrays = [leaf for leaf, is_known in zip(leaves, known, strict=True) if is_known]
     others = tuple(None if is_known else leaf for leaf, is_known in zip(leaves, known, strict=True))
     rng = np.random.default_rng(0)
-    signs = [rng.choice(np.float32([-1, 1]), out.shape) for _, out in network.initial_state(inputs[0])]
+    signs = [rng.choice(np.asarray([-1, 1], np.float32), out.shape) for _, out in network.initial_state(inputs[0])]
     if is_pure_network(network) and (loss is None or isinstance(loss, jax.tree_util.Partial)):
         return _compiled(structure, others, optimizer, arrays, inputs, mask, key, loss, signs, last)
     fresh = functools.partial(_recorded, structure, others, optimizer, loss=loss)

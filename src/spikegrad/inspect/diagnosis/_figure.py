@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def draw(layers: Sequence[LayerReport]) -> Figure:
     columns = min(len(layers), 4)
     rows = -(-len(layers) // columns)
     figure = Figure(figsize=(max(2.6 * columns, 7), 2.2 * rows + 2.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2.2 * rows, 2.6))
+    top, bottom = cast("Any", figure).subfigures(2, 1, height_ratios=(2.2 * rows, 2.6))
     panels = top.subplots(rows, columns, squeeze=False).ravel()
     for i, (axes, layer) in enumerate(zip(panels, layers, strict=False)):
         _potentials(axes, layer, f"C{i}")

@@ -30,8 +30,8 @@ FAR, ALWAYS = 10.0, 0.5
 REACHED = 0.02
 """The slope has to reach so many of the potentials."""
 GROWTH = 8.0
-"""The gradient explodes if it grows by so much within a layer: back over steps, or from outputs to currents. In
-networks that learn it does not grow at all."""
+"""The gradient explodes if it grows by so much within a layer: back over steps, or from outputs to currents
+unless the neurons' memory adds up as much. In networks that learn it hardly grows."""
 ARRIVES = 1e-3
 """It vanishes if so little of it arrives at the steps in which the examples differ."""
 UPDATE, GOOD_UPDATE = 1.0, 0.1
@@ -182,11 +182,11 @@ def _out_of_reach(case: _Case) -> Iterator[Verdict]:
 
 def _explodes(case: _Case) -> Iterator[Verdict]:
     layer = case.layer
-    over_steps, through = _growth(layer), _growth_through(layer)
-    if max(over_steps, through) < GROWTH:
+    over_steps, through, most = _growth(layer), _growth_through(layer), max(GROWTH, layer.gain or 0.0)
+    if over_steps < GROWTH and through < most:
         return
     found = [f"{over_steps:.2g} times from the last step back"] * (over_steps >= GROWTH)
-    found += [f"{through:.2g} times from its outputs to its currents"] * (through >= GROWTH)
+    found += [f"{through:.2g} times from its outputs to its currents"] * (through >= most)
     finding = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
     yield case.verdict("explodes", finding, *_calmed(case))
 

@@ -1,0 +1,327 @@
+"""Many runs of one program: settings, each with several seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import operator
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .._files import write_atomically
+from .._system import processors
+from ._callbacks import jsonable
+from ._fit import check_counts, run
+from ._partition import combine, is_float_array
+from ._source import Source
+from ._state import Callback, DivergedError, Report, State
+from ._update import Call, arrays_apart, compiled
+
+Setting = Mapping[str, Any]
+
+
+def sweep(
+    loss: Callable[[Any, Any, jax.Array, Any], tuple[Any, dict[str, Any]]],
+    start: Callable[[jax.Array, Any], Any],
+    batches: Callable[[int], Any],
+    settings: Iterable[Setting],
+    *,
+    optimizer: Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation,
+    seeds: Iterable[int] = (0,),
+    epochs: int | None = None,
+    steps: int | None = None,
+    updates_per_call: int = 1,
+    score: Callable[[Any, Any], Mapping[str, Any]] = lambda trainable, setting: {},
+    callbacks: Callable[[Any, int], Sequence[Callback]] = lambda setting, seed: (),
+    stop: Callable[[], Any] = lambda: False,
+    path: str | os.PathLike | None = None,
+    resume: bool = False,
+    at_once: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Train once for each setting and seed, and tell the results as they come.
+
+    Each run is a :func:`fit`. What is compiled is shared by all settings that differ in floating-point numbers alone.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(trainable, batch, key, setting) -> (scalar, {name: metric})``, that of :func:`fit` with the setting
+        beside. In it, the setting's floats and arrays are traced; everything else, such as strings, integers and the
+        class of a surrogate, is constant.
+    start : callable
+        ``start(key, setting)`` returns what is trained, a pytree of floating-point arrays; ``key`` is
+        ``jax.random.key(seed)``.
+    batches : callable
+        ``batches(seed)`` returns what :func:`fit` takes, such as :class:`ShuffledBatches`.
+    settings : iterable of dict
+        A dict of values by name for each setting; a value is a number, a string, or any pytree, such as a surrogate.
+        All have the same names.
+    optimizer : callable, or optax.GradientTransformation
+        ``optimizer(setting)`` returns one of optax. It may depend on traced numbers of the setting.
+    seeds : iterable of int
+        Of each setting there is a run for each of them, with the key ``jax.random.key(seed)``.
+    epochs, steps, updates_per_call : int, optional
+        As those of :func:`fit`.
+    score : callable, optional
+        ``score(trainable, setting)`` returns numbers by name, such as accuracies on examples to choose by and on others
+        to report. It is called with the trained arrays at the end of each run, and not traced.
+    callbacks : callable, optional
+        ``callbacks(setting, seed)`` returns those of a run, which are called in the thread of that run.
+    stop : callable, optional
+        Asked after each compiled call. If it returns true, the sweep ends, without the runs under way.
+    path : path, optional
+        A file for the results, a line of JSON for each run.
+    resume : bool
+        Whether a file that exists is gone on with. Runs that it has are not made again, lines that a kill left
+        unfinished are dropped, and those of other settings are left alone. What is not in a setting is not compared.
+    at_once : int, optional
+        How many runs there are at a time, in as many threads. By default the number of processors on a CPU, else 1.
+
+    Yields
+    ------
+    dict
+        As it is written: the values of the setting (what JSON does not know as its ``repr``) and ``seed``; ``step``,
+        the updates made; ``seconds``; ``diverged``, None or the message of :class:`DivergedError`, after which the last
+        good state is scored; ``loss`` and the other metrics, means over the last epoch; what ``score`` returned.
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists and ``resume`` is false.
+    TypeError, ValueError
+        If settings have different names, or names that results have; if one comes twice; if a constant of a setting has
+        no hash; and what :func:`fit` raises.
+
+    Notes
+    -----
+    A run has the bits that :func:`fit` gives it with the setting's numbers as arrays, whatever runs beside it.
+
+    Small networks leave much of a CPU idle. On two cores two runs in two threads take 0.5 to 0.7 of the time of one
+    after the other, and batches of runs by ``jax.vmap`` 0.8 to 1.2 (``benchmarks/sweep.py``), which is why these are
+    not made. Threads see the global configuration of JAX, and not what a ``with`` around the sweep sets.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from spikegrad import Arctan, Sigmoid, fitted
+    >>> from spikegrad.training import sweep
+    >>> x = jax.random.uniform(jax.random.key(0), (100,))
+    >>> def loss(weight, batch, key, setting):
+    ...     spikes = setting["surrogate"](batch * weight - 1.0)
+    ...     return (spikes.mean() - 0.5) ** 2, {}  # half of them shall fire
+    >>> results = sweep(
+    ...     loss, lambda key, setting: jnp.array(0.5), lambda seed: [x],
+    ...     [{"surrogate": fitted(shape, width=width)} for shape in (Sigmoid(), Arctan()) for width in (0.1, 0.3)],
+    ...     optimizer=optax.sgd(1.0), epochs=20, score=lambda weight, setting: {"fire": (x * weight >= 1).mean()},
+    ... )
+    >>> for result in sorted(results, key=lambda result: (result["fire"], result["surrogate"])):
+    ...     print(f"{result['fire']:.2f} {result['surrogate']}")
+    0.00 stretched(Arctan(alpha=1.0), 0.157...)
+    0.00 stretched(Sigmoid(alpha=4.0), 0.226...)
+    0.45 stretched(Arctan(alpha=1.0), 0.471...)
+    0.50 stretched(Sigmoid(alpha=4.0), 0.680...)
+    """
+    check_counts("sweep", epochs=epochs, steps=steps, updates_per_call=updates_per_call, at_once=at_once)
+    planned = _planned(settings, seeds)
+    done = {} if path is None or not planned else _read(Path(path), resume, {"seed", *planned[0][0]})
+    ended = threading.Event()
+
+    def stopped() -> bool:
+        return ended.is_set() or bool(stop())
+
+    def train(setting: Setting, seed: int, shared: _Shared) -> dict[str, Any] | None:
+        key, diverged = jax.random.key(seed), None
+        means: dict[str, Any] = {"loss": np.nan}
+
+        def note(now: Report) -> bool:
+            means.update(now.epoch_metrics)
+            return stopped()
+
+        state = State.start(start(key, setting), _optimizer_of(optimizer, setting), key)
+        try:
+            call, source = shared.call(setting), Source(batches(seed))
+            state = run(call, state, source, epochs, steps, [note, *callbacks(setting, seed)])
+        except DivergedError as error:
+            state, diverged = error.state, str(error)
+        if stopped():
+            return None
+        about = {"seed": seed, "step": state.step, "seconds": round(state.seconds, 3), "diverged": diverged}
+        return _joined(dict(setting), about, means, dict(shared.score(state.trainable, setting)))
+
+    def results() -> Iterator[dict[str, Any]]:
+        yield from (done[name] for _, _, name in planned if name in done)
+        runs = _in_turns([(setting, seed) for setting, seed, name in planned if name not in done])
+        shared: dict[Any, _Shared] = {}
+        for setting, _ in runs:
+            if (constants := _constants(setting)) not in shared:
+                shared[constants] = _Shared(loss, optimizer, setting, updates_per_call, score)
+        missing = [(setting, seed, shared[_constants(setting)]) for setting, seed in runs]
+        for result in _made(train, missing, _by_default() if at_once is None else at_once, ended):
+            if result is None:  # the sweep was stopped
+                return
+            line = _line(result)
+            if path is not None:
+                with Path(path).open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            yield json.loads(line)
+
+    return results()
+
+
+def _by_default() -> int:
+    return processors() if jax.default_backend() == "cpu" else 1
+
+
+def _made(train: Callable, runs: list[tuple], at_once: int, ended: threading.Event) -> Iterator[Any]:
+    """What runs return, so many at a time, as they come. Who asks for no more ends those under way."""
+    if at_once == 1:
+        yield from (train(*run) for run in runs)
+        return
+    with ThreadPoolExecutor(at_once, "sweep") as pool:
+        futures = [pool.submit(train, *run) for run in runs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            ended.set()
+            pool.shutdown(cancel_futures=True)
+
+
+class _Shared:
+    """What runs share whose settings differ in numbers alone: the first one compiles it, and others wait."""
+
+    def __init__(
+        self, loss: Any, optimizer: Any, setting: Setting, updates_per_call: int, score: Callable[[Any, Any], Any]
+    ) -> None:
+        self.loss, self.score = loss, _first_alone(score)
+        bound, rest = self._apart(setting)
+
+        def problem(bound):
+            loss, setting = combine(bound, rest)
+            return lambda *arguments: loss(*arguments, setting), _optimizer_of(optimizer, setting)
+
+        first = compiled(problem, bound, updates_per_call)
+        self.first = dataclasses.replace(first, advance=_first_alone(first.advance))
+
+    def call(self, setting: Setting) -> Call:
+        return dataclasses.replace(self.first, bound=self._apart(setting)[0])
+
+    def _apart(self, setting: Setting) -> tuple[Any, Any]:
+        numbers = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _is_number(leaf) else leaf, dict(setting))
+        return arrays_apart((self.loss, numbers))
+
+
+def _first_alone(function: Callable) -> Callable:
+    """A function whose first call, which compiles, is over before others begin."""
+    lock, called = threading.Lock(), threading.Event()
+
+    def call(*arguments: Any) -> Any:
+        if called.is_set():
+            return function(*arguments)
+        with lock:
+            result = function(*arguments)
+            called.set()
+            return result
+
+    return call
+
+
+def _optimizer_of(optimizer: Any, setting: Any) -> Any:
+    return optimizer(setting) if callable(optimizer) else optimizer
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, (float, np.floating)) or is_float_array(leaf)
+
+
+def _constants(setting: Setting) -> Any:
+    """All of a setting but its floating-point numbers, as a key."""
+    leaves, structure = jax.tree.flatten(dict(setting))
+    key = structure, tuple(None if _is_number(leaf) else (type(leaf), leaf) for leaf in leaves)
+    try:
+        hash(key)
+    except TypeError as error:
+        raise TypeError(f"sweep: all of a setting but its floating-point numbers must have a hash: {error}") from None
+    return key
+
+
+def _planned(settings: Iterable[Setting], seeds: Iterable[int]) -> list[tuple[Setting, int, str]]:
+    """Setting, seed and name of each run: all settings with the first seed, then with the next."""
+    settings = list(settings)
+    for setting in settings:
+        _constants(setting)
+        if set(setting) != set(settings[0]):
+            raise ValueError(f"sweep: settings have different names: {sorted(settings[0])} and {sorted(setting)}")
+        if taken := set(setting) & {*_OWN, "loss"}:
+            raise ValueError(f"sweep: a setting cannot be named {min(taken)!r}, as results have that")
+    seeds = list(map(operator.index, seeds))
+    planned = [(setting, seed, _name(_joined(dict(setting), {"seed": seed}))) for seed in seeds for setting in settings]
+    for (_, _, name), (_, _, following) in itertools.pairwise(sorted(planned, key=operator.itemgetter(2))):
+        if name == following:
+            raise ValueError(f"sweep: the run {name} comes twice")
+    return planned
+
+
+_OWN = ("seed", "step", "seconds", "diverged")
+"""What a result has beside the setting, metrics and scores."""
+
+
+def _joined(*parts: dict[str, Any]) -> dict[str, Any]:
+    joined: dict[str, Any] = {}
+    for part in parts:
+        if twice := set(joined) & set(part):
+            raise ValueError(f"sweep: a result would have two values named {min(twice)!r}")
+        joined |= part
+    return joined
+
+
+def _line(result: dict[str, Any]) -> str:
+    return json.dumps(jsonable(result), default=repr)
+
+
+def _name(of: dict[str, Any]) -> str:
+    return json.dumps(json.loads(_line(of)), sort_keys=True)
+
+
+def _in_turns(runs: list[tuple[Setting, int]]) -> list[tuple[Setting, int]]:
+    """One run of each program, then the next of each: while one is compiled, others need not wait."""
+    before: Counter[Any] = Counter()
+    turns = []
+    for setting, _ in runs:
+        key = _constants(setting)
+        turns.append(before[key])
+        before[key] += 1
+    return [runs[i] for i in sorted(range(len(runs)), key=turns.__getitem__)]
+
+
+def _read(path: Path, resume: bool, names: set[str]) -> dict[str, dict[str, Any]]:
+    """The results that a file has, each by the name of its run; the file is left with whole lines alone."""
+    if not path.exists():
+        return {}
+    if not resume:
+        raise FileExistsError(f"sweep: {path} exists; with resume=True it is gone on with")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if _result(line) is not None]
+    if text != (whole := "".join(f"{line}\n" for line in lines)):
+        write_atomically(path, lambda stream: stream.write(whole.encode()))
+    results = [result for result in map(_result, lines) if result is not None and names <= set(result)]
+    return {_name({name: result[name] for name in names}): result for result in results}
+
+
+def _result(line: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:  # a kill left a part of it
+        return None
+    return values if isinstance(values, dict) else None

@@ -1,0 +1,314 @@
+"""Sweeps: each run is that of ``fit`` alone, results survive a kill, and the best is chosen by validation."""
+
+import dataclasses
+import functools
+import json
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from spikegrad import Arctan, Sigmoid, fitted
+from spikegrad.cli import learning, main, sources, sweeping
+from spikegrad.cli.networks import SpikingNetwork, init
+from spikegrad.data import DataError, load, scale
+from spikegrad.neurons import LIF
+from spikegrad.training import ShuffledBatches, fit, sweep
+
+QUICK_COMPILATION = True
+X = np.random.default_rng(0).uniform(size=(40, 3)).astype(np.float32)
+Y = (X.sum(1) > 1.5).astype(np.float32)
+SETTINGS = [
+    {"surrogate": fitted(shape, width=width), "lr": lr, "power": 2}
+    for shape in (Sigmoid(), Arctan())
+    for width in (0.1, 0.4)
+    for lr in (0.1, 0.3)
+]
+traced = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optax_promotes():
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # of all threads
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def loss(weight, batch, key, setting):
+    traced.append(setting)
+    x, y = batch
+    noise = 0.1 * jax.random.normal(key, x.shape)
+    spikes = setting["surrogate"]((x + noise) @ weight - 1.0)
+    return (jnp.abs(spikes - y) ** setting["power"]).mean(), {"rate": spikes.mean()}
+
+
+def start(key, setting):
+    return jax.random.normal(key, (3,))
+
+
+def batches(seed):
+    return ShuffledBatches((X, Y), 8, seed)
+
+
+def adam(setting):
+    return optax.adam(setting["lr"])
+
+
+def run(settings=SETTINGS, **options):
+    given = {"optimizer": adam, "seeds": (3, 4), "epochs": 3, "updates_per_call": 2}
+    given["score"] = lambda weight, setting: {"weight": weight}
+    return sweep(loss, start, batches, settings, **given | options)
+
+
+def of(results):
+    """By setting and seed, whatever their order, and without the time they took."""
+    return {(r["surrogate"], r["lr"], r["seed"]): {**r, "seconds": 0} for r in results}
+
+
+def test_each_run_is_that_of_fit_and_each_shape_is_compiled_once():
+    traced.clear()
+    results = of(run(at_once=1))
+    assert len(traced) == 4  # of two shapes; that of what a loss returns is asked for once more
+    assert len(results) == 16
+    assert of(run(at_once=3)) == results  # to the bit
+    for setting, seed in ((SETTINGS[0], 3), (SETTINGS[7], 4)):
+        alone = dict(setting)
+        lr = alone.pop("lr")
+        state = fit(
+            lambda *arguments, alone=alone: loss(*arguments, alone),
+            start(jax.random.key(seed), setting),
+            batches(seed),
+            optimizer=optax.adam(lr),
+            key=jax.random.key(seed),
+            epochs=3,
+            updates_per_call=2,
+        )
+        found = results[repr(setting["surrogate"]), lr, seed]
+        np.testing.assert_allclose(found["weight"], state.trainable, rtol=1e-5)
+        assert found["step"] == state.step == 15
+
+
+def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    whole = of(run(path=path))
+    lines = path.read_text().splitlines()
+    assert of(map(json.loads, lines)) == whole
+    with pytest.raises(FileExistsError, match="exists; with resume=True"):
+        run(path=path)
+    path.write_text("\n".join(lines[:5]) + "\n" + lines[5][:40])
+    begun = []
+    again = list(run(path=path, resume=True, callbacks=lambda setting, seed: begun.append((setting, seed)) or ()))
+    known = [json.loads(line) for line in lines[:5]]
+    assert all(result in known for result in again[:5])
+    assert of(again) == whole  # to the bit
+    assert len(begun) == 11
+    assert of(map(json.loads, path.read_text().splitlines())) == whole
+    few = list(run(SETTINGS[:1], path=path, resume=True, seeds=(4, 3), callbacks=lambda *_: pytest.fail("made again")))
+    assert [result["seed"] for result in few] == [4, 3]
+    assert len(path.read_text().splitlines()) == 16
+
+
+def test_who_asks_for_no_more_ends_the_runs(tmp_path):
+    path, threads = tmp_path / "runs.jsonl", threading.active_count()
+    results = run(
+        path=path, epochs=10**6, seeds=range(3, 200), callbacks=lambda setting, seed: [quick] if seed == 3 else ()
+    )
+
+    def quick(now):
+        return now.step >= 4
+
+    assert next(results)["step"] == 4  # of a run that its own callback has ended
+    results.close()
+    assert threading.active_count() == threads
+    assert len(path.read_text().splitlines()) == 1
+    asked = iter([False] * 5 + [True] * 10**6)
+    assert len(list(run(epochs=10**6, at_once=1, stop=lambda: next(asked)))) == 0
+
+
+def test_divergence_is_a_result():
+    results = list(run([{**SETTINGS[0], "lr": lr} for lr in (0.1, np.inf)], seeds=[3]))
+    good, bad = sorted(results, key=lambda result: result["diverged"] or "")
+    assert good["diverged"] is None
+    assert "the loss is nan at update 2" in bad["diverged"]
+    np.testing.assert_allclose(bad["weight"], start(jax.random.key(3), None), rtol=1e-6)  # the last good state
+
+
+def test_an_error_of_ones_own_comes_through():
+    def bad(trainable, setting):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        list(run(score=bad))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": [{"surrogate": 1}, {"width": 1}]}, "different names"),
+        ({"settings": [{"a": 1.0}, {"a": 1.0}]}, "comes twice"),
+        ({"settings": [{"seed": 1}]}, "cannot be named 'seed'"),
+        ({"settings": [{"a": np.arange(3)}]}, "must have a hash"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"at_once": 0}, "at_once must be at least 1, got 0"),
+        ({"seeds": [0.5]}, "float"),
+    ],
+)
+def test_what_is_refused_before_anything_is_made(change, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        run(**change)
+
+
+def test_names_that_come_twice():
+    with pytest.raises(ValueError, match="two values named 'rate'"):
+        list(run(score=lambda weight, setting: {"rate": 0}))
+
+
+# --- the command ---
+
+QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--steps", "4", "--quiet"]
+GRID = ["--surrogate", "arctan,fitted(sigmoid(4), height=1)", "--width", "0.2:0.4:x2", "--lr", "0.01,0.02"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "out"
+    assert main(["sweep", *QUICK, *GRID, "--seeds", "2", "--seed", "5", "-o", str(folder)]) == 0
+    return folder
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+
+def test_a_sweep_is_written_in_full(swept):
+    assert {path.name for path in swept.iterdir()} == {"runs.jsonl", "sweep.json", "figure.png"}
+    assert (swept / "figure.png").read_bytes().startswith(b"\x89PNG")
+    results, record = lines(swept), json.loads((swept / "sweep.json").read_text())
+    assert len(results) == 2**4
+    assert {(r["surrogate"], r["width"], r["lr"], r["seed"]) for r in results} == {
+        (s, w, lr, seed)
+        for s in ("arctan", "fitted(sigmoid(4), height=1)")
+        for w in (0.2, 0.4)
+        for lr in (0.01, 0.02)
+        for seed in (5, 6)
+    }
+    rows = record["results"]["settings"]
+    for row in rows:
+        mine = [r for r in results if all(r[name] == value for name, value in row["setting"].items())]
+        for name in ("validation", "held_out"):
+            values = [r[name] for r in mine]
+            assert row[name] == pytest.approx([sum(values) / 2, abs(values[0] - values[1]) / 2**0.5])
+    assert record["results"]["best"] == max(rows, key=lambda row: row["validation"][0])
+
+
+def test_a_run_of_the_command_is_that_of_train_alone(swept):
+    data, validation = sources.for_validation(load("digits", 5), 0.1, 5)
+    found = next(r for r in lines(swept) if r["width"] == 0.4 and r["lr"] == 0.02 and r["seed"] == 6)
+    network = SpikingNetwork((64, 16, 10), LIF(surrogate=fitted(Arctan(), width=0.4)), 4, "current")
+    params = init(network.sizes, jax.random.key(6), 0.5)
+    alone = learning.fit(network, params, data, name="alone", epochs=2, batch=128, lr=0.02, seed=6)
+    assert found["surrogate"] == "arctan"
+    assert found["loss"] == pytest.approx(alone.curves["loss"][-1], rel=1e-4)
+    assert found["accuracy"] == pytest.approx(alone.curves["accuracy"][-1], abs=2 / 1300)
+    assert found["held_out"] == pytest.approx(alone.scores.accuracy(data.y_test), abs=2 / 359)
+    scores = learning.make_evaluator(network, functools.partial(scale, low=0.0, high=16.0))(
+        alone.params, validation.x_test
+    )
+    assert found["validation"] == pytest.approx(scores.accuracy(validation.y_test), abs=2 / 143)
+
+
+def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
+    folder, before = tmp_path / "killed", lines(swept)
+    folder.mkdir()
+    record = json.loads((swept / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps(record | {"results": {}}))
+    text = (swept / "runs.jsonl").read_text()
+    (folder / "runs.jsonl").write_text(text[: text.rindex('{"surrogate"') + 50])
+    assert main(["sweep", "--resume", str(folder), "--quiet"]) == 0
+    timeless = [[{**r, "seconds": 0} for r in results] for results in (lines(folder), before)]
+    assert timeless[0][:-1] == timeless[1][:-1]
+    assert timeless[0][-1] == timeless[1][-1]
+    assert json.loads((folder / "sweep.json").read_text())["results"] == record["results"]
+    out = capsys.readouterr().out
+    assert "best by validation" in out
+    for arguments, message in (
+        (["--resume", str(folder), "--epochs", "3"], "leave out --epochs"),
+        (["--resume", str(tmp_path)], "no sweep.json"),
+        ([*QUICK, "-o", str(folder)], "is not empty"),
+    ):
+        assert main(["sweep", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    (folder / "sweep.json").write_text(json.dumps(record | {"sweep": {"surrogates": 3}}))
+    assert main(["sweep", "--resume", str(folder)]) == 2
+    assert "surrogates must be a list of texts" in capsys.readouterr().err
+
+
+def test_the_best_is_chosen_by_validation_alone():
+    def result(surrogate, seed, validation, held_out):
+        axes = {"surrogate": surrogate, "height": None, "width": 0.1, "lr": 0.1}
+        return {**axes, "seed": seed, "validation": validation, "held_out": held_out, "diverged": None, "rates": [0.1]}
+
+    rows = sweeping.summaries(
+        [result("a", 0, 0.9, 0.1), result("b", 0, 0.8, 0.99), result("a", 1, 0.7, 0.3), result("b", 1, 0.75, 0.99)]
+    )
+    chosen = sweeping.best(rows)
+    assert chosen.setting["surrogate"] == "a"
+    assert chosen.held_out == pytest.approx((0.2, np.std([0.1, 0.3], ddof=1)))
+    assert chosen.n == 2
+
+
+def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
+    data = load("digits", 0)
+    data = dataclasses.replace(data, x_train=np.arange(len(data.y_train)), x_test=-1 - np.arange(len(data.y_test)))
+    rest, validation = sources.for_validation(data, 0.1, 3)
+    assert sorted([*rest.x_train, *validation.x_test]) == list(range(len(data.y_train)))
+    assert np.array_equal(rest.x_test, data.x_test)
+    for part in (validation.x_test, rest.x_train):
+        assert np.array_equal(data.y_train[part], validation.y_test if part is validation.x_test else rest.y_train)
+    share = np.bincount(validation.y_test) / np.bincount(data.y_train)
+    assert abs(share - 0.1).max() < 0.005
+    assert not np.array_equal(validation.x_test, sources.for_validation(data, 0.1, 4)[1].x_test)
+    with pytest.raises(DataError, match="too few training examples"):
+        sources.for_validation(data, 0.001, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("0.05:3.2:x2", (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)),
+        ("0.1:0.5:+0.1", (0.1, 0.2, 0.3, 0.4, 0.5)),
+        ("1:1:x2, 3,0.1:0.25:+0.1", (1.0, 3.0, 0.1, 0.2)),
+        ("0.1,0.1", (0.1,)),
+        (None, ()),
+    ],
+)
+def test_ranges(text, numbers):
+    assert sweeping.parse_reals(None, None, text) == numbers
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(
+            ["--width", w]
+            for w in ("", "0", "-1", "a", "1:2", "1:2:x1", "2:1:x2", "1:2:+0", "nan", "1:inf:x2", "1:2:x1.0001")
+        ),
+        ["--surrogate", "arctan,,sigmoid"],
+        ["--surrogate", "arctan(alpha=2"],
+        ["--surrogate", "leaky_relu", "--width", "0.1"],
+        ["--validation", "1"],
+        ["--seeds", "2", "--seed", "4294967295"],
+    ],
+)
+def test_a_wrong_value_is_one_line_and_exit_code_2(arguments, capsys):
+    assert main(["sweep", *QUICK, *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_surrogates_may_have_commas_in_brackets():
+    text = "sigmoid, snntorch.fast_sigmoid(slope=25),relu_grad(alpha=0.3, width=1),sigmoid"
+    specs = ("sigmoid", "snntorch.fast_sigmoid(slope=25)", "relu_grad(alpha=0.3, width=1)")
+    assert sweeping.parse_surrogates(None, None, text) == specs
