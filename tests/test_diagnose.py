@@ -198,6 +198,7 @@ class Cubic(Cell):
         return u - s, s
 
 
+@pytest.mark.every
 def test_every_kind_of_layer_has_the_spikes_and_gradients_of_the_network():
     rng = np.random.default_rng(3)
     kernel = jnp.asarray(rng.normal(0, 1.0, (3, 1, 2, 2)), jnp.float32)
@@ -234,7 +235,7 @@ def test_every_kind_of_layer_has_the_spikes_and_gradients_of_the_network():
         np.testing.assert_allclose(layer.rate, out.mean(), rtol=1e-5)
     for name, n, gradient in (("weight", 0, of_kernel), ("weight", 1, a), ("recurrent", 1, b), ("weight", 2, c)):
         np.testing.assert_allclose(found.layers[n].weight_gradients[name], np.linalg.norm(gradient), rtol=1e-4)
-    (potential, _), _ = pre_spike[1]
+    potential, _ = pre_spike[1]
     np.testing.assert_allclose(found.layers[1].mean, potential.mean() - 1, rtol=1e-4)
     assert [layer.neurons for layer in found.layers] == [27, 8, 5]
     cubic = found.layers[2]

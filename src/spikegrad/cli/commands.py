@@ -200,7 +200,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         out.print(table)
     results = record["results"]
     doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
-    doubts += why(spiking.params) if doubts or spiking.failures or watch.said else []
+    doubts += watch.said or (why(spiking.params) if doubts or spiking.failures else [])
     for line in doubts:
         out.print(f"warning: {line}", soft_wrap=True)
     if not doubts and not failures:

@@ -166,7 +166,7 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float 
         "neurons": at.shape[-1],
         "finite": bool(np.isfinite(those(at)).all()),
         "rate": mean(seen.out),
-        "silent": float(1 - (seen.out != 0).any((0, 1), **rest).mean()),
+        "silent": float((~(seen.out != 0).any((0, 1), **rest)).mean()),
         "always": float((seen.out != 0).all((0, 1), **rest).mean()),
         "mean": mean(at),
         "deviation": float(np.std(those(at), dtype=np.float64)),
