@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HEADINGS = (
     *("layer", "neurons", "rate", "silent", "always", "potential"),
-    *("half-width", "within", "slope", "weights", "currents", "none", "per step"),
+    *("half-width", "within", "slope", "weights", "currents", "no gradient", "per step"),
 )
 
 
