@@ -57,7 +57,7 @@ class AdaptWidths:
     >>> trainable, static = partition(network)
     >>> def loss(trainable, batch, key):
     ...     return (combine(trainable, static)(batch)[1] ** 2).mean(), {}
-    >>> state = fit(loss, trainable, [spikes], optimizer=optax.adam(1e-2), key=jax.random.key(2), epochs=3,
+    >>> state = fit(loss, trainable, [spikes], optimizer=optax.sgd(0.1), key=jax.random.key(2), epochs=3,
     ...             callbacks=[AdaptWidths(static, spikes)])
     >>> before, after = (n.layers[0].cell.surrogate.width for n in (network, combine(state.trainable, static)))
     >>> bool(before != after)
