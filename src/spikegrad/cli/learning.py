@@ -142,6 +142,7 @@ def fit(
     stop: Callable[[], Any] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
+    callbacks: Sequence[training.Callback] = (),
 ) -> Fit:
     """Train by Adam, with a learning rate that falls to 0 along a cosine, on the cross-entropy of the logits.
 
@@ -176,6 +177,8 @@ def fit(
         Where ``metrics.jsonl`` and checkpoints are written. Training goes on from the newest checkpoint that is there.
     minutes : float
         Between checkpoints.
+    callbacks : sequence of Callback
+        Told more of it.
 
     Returns
     -------
@@ -192,7 +195,7 @@ def fit(
     prepare = _preparation(data)
     loss, examples = _placed(_loss(network, prepare, shift, noise), data)
     course = _Course(data, make_evaluator(network, prepare), report)
-    callbacks: list[training.Callback] = [course, lambda now: stop()]
+    told: list[training.Callback] = [course, *callbacks, lambda now: stop()]
     failures: list[str] = []
     diverged = False
     state = training.State.start(params, optimizer, jax.random.key(seed))
@@ -205,7 +208,7 @@ def fit(
             more=lambda now: {"learning_rate": schedule(now.step - 1)} | course.held_out_of(now),
             resume=True,
         )
-        callbacks[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
+        told[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
     try:
         state = training.fit(
             loss,
@@ -215,7 +218,7 @@ def fit(
             epochs=epochs,
             updates_per_call=_updates_per_call(network, batch, per_epoch),
             batch_sharding=batch_sharding(batch),
-            callbacks=callbacks,
+            callbacks=told,
         )
     except training.DivergedError as error:
         failures.append(f"the {name} network diverged: {error}; a smaller learning rate may help")

@@ -28,11 +28,13 @@ except ModuleNotFoundError:  # of Unix
     fcntl = None
 
 from .. import __version__
+from .. import data as datasets
 from .._files import PARTIAL, write_atomically
 from .._system import available_memory, free_disk, processors
 from ..data import Data, DataError
 from ..data._npz import read_arrays
-from .networks import Params, SpikingNetwork, shapes
+from . import sources
+from .networks import NO_CODING, Params, SpikingNetwork, shapes
 from .options import Options
 from .sources import Timed, lengths_of
 
@@ -257,6 +259,17 @@ def check_scoring(saved: Saved, examples: int) -> None:
         f"scoring {examples:,} examples", _states(saved.options, min(examples, 512)), _device_memory(), "memory",
         f"its {saved.options.steps:,} steps are too many",
     )  # fmt: skip
+
+
+def to_score(saved: Saved, source: str) -> tuple:
+    """Of the data that ``--data`` names, examples, labels or None, and lengths or None."""
+    options, about = saved.options, saved.data
+    if options.coding == NO_CODING:
+        return sources.load_to_score(source, options.data, options.seed, options.binning, about)
+    form = sources.form_of(source)
+    if form.read is not None and form not in sources.OWN:
+        raise RunError(f"{source} has a time axis, and the network was trained on {options.data}, which has none")
+    return *datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high), None
 
 
 def _states(options: Options, examples: int) -> int:

@@ -7,7 +7,7 @@ numbers of these say how the weights have to be drawn for a potential of a chose
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
@@ -267,7 +267,7 @@ def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Moments:
     mask = None if mask is None else jnp.asarray(mask)
     each = jax.tree.map(lambda value: jnp.asarray(value, jnp.result_type(float)), decays)
     several = any(value.ndim for value in each)
-    sums = _of_each(jnp.broadcast_arrays(*each), inputs, mask) if several else _sums(each, inputs, mask)
+    sums = _of_each(list(jnp.broadcast_arrays(*each)), inputs, mask) if several else _sums(each, inputs, mask)
     taken = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
         taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
@@ -295,7 +295,7 @@ def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...
     return tuple(sums.sum() for sums in _over_steps(leak, (zeros, zeros), inputs, mask, look))
 
 
-def _of_each(decays: list[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+def _of_each(decays: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     """The same for the decays of each neuron, computed once for those that are alike."""
     rows, which = jnp.stack(decays, 1), None
     if not isinstance(rows, Tracer):

@@ -160,7 +160,7 @@ class Network(Struct):
         list of tuple
             Of each layer, the state of its cell and its output.
         """
-        states, x = [], inputs if isinstance(inputs, jax.ShapeDtypeStruct) else _real(inputs)
+        states, x = [], inputs if isinstance(inputs, jax.ShapeDtypeStruct) else real_inputs(inputs)
         for layer in self.layers:
             states.append(_layer.initial_state(layer, x))
             x = states[-1][1]
@@ -193,7 +193,7 @@ class Network(Struct):
         ValueError
             If the states are not those of such inputs: a whole sequence given for one step, say.
         """
-        x, before = _real(inputs), _as_arrays(states)
+        x, before = real_inputs(inputs), _as_arrays(states)
         if len(before) != len(self.layers):
             raise ValueError(f"Network: states must be of {len(self.layers)} layers, got {len(before)}")
         try:
@@ -211,7 +211,7 @@ class Network(Struct):
 
     def _advance(self, before: list[LayerState], x: jax.Array, key: Any) -> list[LayerState]:
         after, examples = [], examples_of(x)
-        key = None if key is None else _checked_key(key)
+        key = None if key is None else checked_key(key)
         for n, (layer, (v, out)) in enumerate(zip(self.layers, before, strict=True)):
             u = layer.cell.integrate(v, layer.current(x, out))
             after.append(_layer.fire(layer.cell, u, keys_of(layer, key, n, examples)))
@@ -301,10 +301,10 @@ class Network(Struct):
         ``unroll`` is 1 on CPUs, where more costs time of compilation and gains nothing, and 4 elsewhere, where a turn
         of a loop costs microseconds.
         """
-        inputs = _real(inputs)
-        key = None if key is None else _checked_key(key)
+        inputs = real_inputs(inputs)
+        key = None if key is None else checked_key(key)
         mask = None if mask is None else jnp.asarray(mask)
-        _check_shapes(inputs, mask)
+        check_shapes(inputs, mask)
         steps = len(inputs)
         if mode not in MODES:
             raise ValueError(f"Network: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
@@ -325,7 +325,7 @@ class Network(Struct):
             unroll=_checked_unroll(unroll),
         )
         try:
-            if _is_pure(self):
+            if is_pure_network(self):
                 ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask, key)
             else:
                 ends, of_steps = _run(self, options, inputs, states, mask, key)
@@ -377,7 +377,7 @@ def _run_compiled(arrays, rest, options, inputs, states, mask, key):
     return _run(_merged(arrays, rest), options, inputs, states, mask, key)
 
 
-def _is_pure(network: Network) -> bool:
+def is_pure_network(network: Network) -> bool:
     """Whether all that the network does is known from its arrays, numbers and classes."""
     return all(
         is_pure(layer.cell)
@@ -402,7 +402,7 @@ def _merged(arrays: list, rest: Any) -> Network:
     return structure.unflatten([next(given) if number is None else number for number in numbers])
 
 
-def _real(inputs: ArrayLike) -> jax.Array:
+def real_inputs(inputs: ArrayLike) -> jax.Array:
     """Inputs as an array. Booleans and integers stay what they are."""
     inputs = jnp.asarray(inputs)
     if jnp.issubdtype(inputs.dtype, jnp.complexfloating):
@@ -410,14 +410,14 @@ def _real(inputs: ArrayLike) -> jax.Array:
     return inputs
 
 
-def _checked_key(key: Any) -> jax.Array:
+def checked_key(key: Any) -> jax.Array:
     key = as_key("Network", key)
     if key.shape or str(jax.random.key_impl(key)) != KEYS:  # other kinds draw something else in jax.vmap
         raise TypeError(f"Network: key must be one of jax.random.key(seed, impl={KEYS!r}), got {key.dtype}{key.shape}")
     return key
 
 
-def _check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:
+def check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:
     shape = inputs.shape
     if inputs.ndim and not isinstance(shape[0], int):
         raise TypeError(
