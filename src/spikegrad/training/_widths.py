@@ -77,8 +77,7 @@ class AdaptWidths:
     ) -> None:
         check_choices("AdaptWidths", ratio, keep)
         self.static, self.ratio, self.keep, self.each_epoch = static, ratio, keep, each_epoch
-        options = {name: value for name, value in (("mask", mask), ("key", key)) if value is not None}
-        self._spreads = jax.jit(lambda trainable: spreads(combine(trainable, static), inputs, **options))
+        self._spreads = jax.jit(lambda trainable: spreads(combine(trainable, static), inputs, mask=mask, key=key))
 
     def __call__(self, now: Report) -> State | None:
         """The state with other widths."""
