@@ -24,6 +24,7 @@ def _standard_promotion():
         yield
 
 
+@pytest.mark.every
 def test_potentials_vary_by_a_threshold():
     """What the weights are drawn for, in every layer: potentials without resets, over time and examples."""
     weights, x, _ = agreement.draw(jax.random.key(0), depth=2, steps=200)
@@ -64,6 +65,7 @@ def test_estimates_lose_their_own_noise():
     assert mean["cosine"][0] < exact["cosine"][0] - 0.2  # as they are, they would not
 
 
+@pytest.mark.every
 def test_antithetic_pairs_find_the_gradient_of_a_smooth_loss():
     """With soft spikes it is known, but for what the noise rounds off."""
     layer = agreement.neurons(LIF(agreement.DECAY, surrogate=soft(Sigmoid(2.0))))
@@ -104,8 +106,8 @@ def test_what_is_published_is_consistent(published):
         if row.get("differs") == "the gain, weights divided by it":
             assert min(row["cosine"]) > 0.9999
         if row.get("name") == "soft":
-            assert 0.95 < min(row["cosine"]) <= max(row["cosine"]) < 1.09
-            assert 0.96 < min(row["ratio"]) <= max(row["ratio"]) < 1.11
+            assert 0.955 < min(row["cosine"]) <= max(row["cosine"]) < 1.085
+            assert 0.965 < min(row["ratio"]) <= max(row["ratio"]) < 1.135
 
 
 def test_what_the_page_says_of_conventions(published):
@@ -136,7 +138,7 @@ def test_what_the_page_says_of_conventions(published):
 def test_what_the_page_says_of_true_gradients(published):
     of = [row for row in published if row["part"] == "smoothed" and "shape" in row]
     good = slice(2, 4)  # half-widths of 0.2 and 0.4
-    for depth, low, high, off in ((1, 0.93, 1.015, 0.06), (3, 0.925, 1.015, 0.061), (6, 0.67, 0.9, 0.22)):
+    for depth, low, high, off in ((1, 0.935, 1.015, 0.08), (3, 0.925, 1.02, 0.08), (6, 0.68, 0.9, 0.22)):
         rows = [
             row for row in of if row["depth"] == depth and row["shape"] == "logistic" and row["normalised"] == "area 1"
         ]

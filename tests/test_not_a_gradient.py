@@ -176,6 +176,7 @@ def test_the_true_gradient_and_the_mean_of_surrogate_gradients(example):
             np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.every
 def test_drawn_spikes_are_those_of_the_network(example):
     """The means over many keys."""
     weights, inputs, target = network(example, 2)
@@ -195,6 +196,7 @@ def test_drawn_spikes_are_those_of_the_network(example):
         assert (error < 0.1 * abs(mean).max()).all()
 
 
+@pytest.mark.every
 def test_one_layer_and_a_linear_loss(example):
     """There, and with the slope of the noise, the mean surrogate gradient is the true gradient."""
     for depth, slope, equal in ((1, ALPHA, True), (1, 3.0, False), (2, ALPHA, False)):
@@ -206,6 +208,7 @@ def test_one_layer_and_a_linear_loss(example):
         assert difference < 1e-12 if equal else difference > 0.05
 
 
+@pytest.mark.every
 def test_agreement(example):
     """Nearest to the true gradient with the slope of the noise; the nearer, the fewer layers."""
     steepness = ALPHA * jnp.array([0.125, 1, 8])
