@@ -51,6 +51,7 @@ def command() -> None:
 
 
 @command.command(context_settings={"show_default": True})
+@training_options
 @click.option(
     "--surrogate",
     default=repr(_LIF.surrogate),
@@ -62,7 +63,6 @@ def command() -> None:
     "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
 )
 @click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
-@training_options
 @click.option(
     "--output",
     "-o",
