@@ -124,9 +124,9 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
 
     Recordings go in as they are: events are counted in --steps of --bin
     milliseconds, real numbers are brought to mean 0 and deviation 1 in each
-    channel. What shorter sequences are filled up with has no effect. Weights
-    at the start are such that spikes of up to 128 recordings, which are
-    measured, make potentials fluctuate by a threshold.
+    channel. What shorter sequences are filled up with has no effect. Up to
+    128 of them are measured, for weights at the start that make potentials
+    fluctuate by a threshold.
 
     \b
     Time constants, --taus:
