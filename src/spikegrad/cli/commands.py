@@ -35,6 +35,7 @@ from .options import (
     training_options,
     with_sources,
 )
+from .reproducing import reproduce
 from .sweeping import sweep
 
 _LIF = LIF()
@@ -267,6 +268,7 @@ def _summary(fit: learning.Fit) -> dict[str, Any]:
 
 
 command.add_command(sweep)
+command.add_command(reproduce)
 
 
 @command.command()
