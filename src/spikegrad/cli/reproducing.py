@@ -67,8 +67,8 @@ def reproduce(
 
     if resume is None:
         grid = dataclasses.replace(task.QUICK if quick else task.Grid(), **_given(context, "seeds", seeds))
-        folder = runs.claim(output, RECORD)
         record: dict[str, Any] = {"format": runs.FORMAT, "reproduction": result, **runs.environment()}
+        folder = runs.claim(output, record | {"grid": dataclasses.asdict(grid)}, RECORD)
     else:
         refuse_others(context, ("result", "resume", "seeds", "at_once", "quiet"))
         folder, record = resume, runs.read_any(resume, RECORD)
@@ -111,6 +111,7 @@ def reproduce(
     out = tables.console()
     if rows:
         out.print(_table(best, task.title(grid)))
+    if rows and not stop():
         for law in _told(laws):
             out.print(law, soft_wrap=True)
     if stop():
