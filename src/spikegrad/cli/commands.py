@@ -29,7 +29,9 @@ from .options import (
     RealRange,
     fitted,
     options_of,
+    output_option,
     parse_surrogate,
+    quiet_option,
     refuse_others,
     training_options,
     with_sources,
@@ -64,13 +66,7 @@ def command() -> None:
 )
 @click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
 @training_options
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path),
-    show_default="runs/<date>-<time>",
-    help="A new or empty folder for the results. Nothing is ever overwritten.",
-)
+@output_option
 @click.option(
     "--checkpoint",
     default=1.0,
@@ -85,7 +81,7 @@ def command() -> None:
     help="Go on with a run that was interrupted or killed, with its options and the same result.",
 )
 @click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
-@click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+@quiet_option
 @processes.options
 @click.pass_context
 @with_sources

@@ -10,34 +10,27 @@ from typing import Any
 import click
 from rich.table import Table
 
-from .._system import processors
 from ..training._callbacks import jsonable
 from . import runs, signals, tables
-from .options import refuse_others
+from .options import at_once_option, output_option, quiet_option, refuse_others
 
 RECORD, RESULTS, FIGURE = "reproduction.json", "runs.jsonl", "figure.png"
-_AXES = ["shape", "beta", "height", "recurrent", "detached", "lr"]
+_AXES = ["shape", "beta", "height", "recurrent", "detached", "lr", "epochs"]
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("result", type=click.Choice(["zenke-vogels"]))
 @click.option("--quick", is_flag=True, show_default=False, help="A small part, in some two minutes.")
 @click.option("--seeds", default=3, type=click.IntRange(1, 1000), help="Runs of each setting.")
-@click.option("--at-once", type=click.IntRange(1), show_default="all processors", help="Runs at a time.")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path),
-    show_default="runs/<date>-<time>",
-    help="A new or empty folder for the results. Nothing is ever overwritten.",
-)
+@at_once_option
+@output_option
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
     help="Go on with one that was interrupted or killed; finished runs are kept, and --seeds may add others.",
 )
-@click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+@quiet_option
 @click.pass_context
 def reproduce(
     context: click.Context,
@@ -54,8 +47,8 @@ def reproduce(
     \b
     zenke-vogels  Zenke and Vogels 2021: shapes of surrogates and their widths
                   on Randman, with and without recurrence, peaks of 1 and of β,
-                  the reset differentiated and detached. About half an hour on
-                  two processors, which is why training is shorter than there.
+                  the reset differentiated and detached. It takes half an hour
+                  on two processors, as most runs are shorter than there.
 
     Writes runs.jsonl (a line for each run, as it ends), reproduction.json (what was trained, versions, accuracies of
     all seeds) and figure.png. What is chosen, learning rates and the best β, is chosen by validation examples;
@@ -87,36 +80,38 @@ def reproduce(
             folder / RESULTS,
             stop=stop,
             report=progress.updates,
-            at_once=processors() if at_once is None else at_once,
+            at_once=at_once,
         ):
             found.append(row)
             progress.result(row)
-        rows = task.summary(grid, found)
-        seconds = sum(row["seconds"] for row in found)
-        best, laws = task.chosen(rows), task.laws(rows)
+        interrupted = len(found) < grid.runs
+        rows, long = task.summary(grid, found), task.at_length(grid, found)
+        best, laws = task.chosen(rows), task.laws(rows, long)
         record["results"] = jsonable(
             {
-                "interrupted": bool(stop()),
+                "interrupted": interrupted,
                 "runs": len(found),
-                "seconds_of_runs": round(seconds),
-                "laws": laws._asdict(),
+                "seconds_of_runs": round(sum(row["seconds"] for row in found)),
+                "laws": [law._asdict() for law in laws],
                 "best": best,
                 "rows": rows,
+                "at_length": long,
             }
         )
         runs.save_record(folder, record, RECORD)
         if rows:
-            drawn = figure(rows, task.title(grid))
+            drawn = figure(rows, long, task.title(grid))
             runs.save(folder / FIGURE, lambda stream: drawn.savefig(stream, dpi=130, format="png"))
     out = tables.console()
     if rows:
         out.print(_table(best, task.title(grid)))
-    if rows and not stop():
-        for law in _told(laws):
-            out.print(law, soft_wrap=True)
-    if stop():
+    if interrupted:
         again = f"spikegrad reproduce {result} --resume {folder}"
         out.print(f"interrupted: {len(found)} of {grid.runs} runs; {again} goes on", soft_wrap=True)
+    else:
+        for law in laws:
+            met = "met" if law.met else "not met"
+            out.print(f"{met}: {law.statement}: {law.found}, expected {law.expected}", soft_wrap=True)
     saved = [name for name in (RESULTS, RECORD, FIGURE) if (folder / name).exists()]
     out.print(f"saved in {folder}: {', '.join(saved)}", soft_wrap=True)
     out.print(f"{time.perf_counter() - began:.1f} s in all")
@@ -126,16 +121,6 @@ def reproduce(
 def _given(context: click.Context, name: str, value: Any) -> dict[str, Any]:
     """What the command line says; else what is there already counts."""
     return {name: value} if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE else {}
-
-
-def _told(laws: Any) -> list[str]:
-    shapes = max(laws.over_shapes, key=laws.over_shapes.__getitem__)
-    return [
-        "feed-forward, reset differentiated, peak β, SuperSpike: "
-        f"{tables.percent(laws.moderate)} at β from 1 to 5, {tables.percent(laws.steep)} from 10 on",
-        f"spread over β there {tables.percent(laws.over_beta)}; over shapes, each with its best β, at most "
-        f"{tables.percent(laws.over_shapes[shapes])} ({shapes})",
-    ]
 
 
 def _table(chosen: list[dict[str, Any]], title: str) -> Table:

@@ -26,7 +26,7 @@ from ..data._sequences import Sequences
 from ..network import Layer, Network
 from ..neurons import LeakyReadout, SynapticLIF, decay_from_tau
 from ..surrogates import InvSquareGrad, PiecewiseQuadratic, Sigmoid
-from . import learning
+from . import learning, tables
 
 INPUTS, HIDDEN, CLASSES, STEPS = 20, 100, 10, 100
 MEMBRANE, SYNAPSE, READOUT = (decay_from_tau(tau) for tau in (10.0, 5.0, 20.0))  # ms, in steps of 1 ms
@@ -40,36 +40,41 @@ SHAPES: dict[str, Callable[[Any], Surrogate]] = {
 _UPDATES_PER_CALL = 8  # a tenth of a second or so: an interrupt is soon noticed
 
 Weights = list[jax.Array]
-"""Of the inputs, ``(20, 100)``, of the readout, ``(100, 10)``, and in recurrent networks ``(100, 100)``."""
+"""To the hidden neurons, ``(20, 100)``; to the readout, ``(100, 10)``; if recurrent, among neurons, ``(100, 100)``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What is trained. The paper has more of everything: 50 to 100 epochs, batches of 250, and more of β and η."""
+    """What is trained: briefly, where the paper has 50 to 100 epochs, and more of β and η; and one panel at length."""
 
     betas: tuple[float, ...] = (1.0, 3.0, 10.0, 100.0)
-    pilots: tuple[float, ...] = (3.0,)
-    """Of β, those by which a learning rate is chosen."""
-    lrs: tuple[float, ...] = (0.05, 0.1)
+    pilots: tuple[float, ...] = (3.0, 3.0, 1.0)
+    """The β at which the learning rate of each shape is chosen: one where the shape learns."""
+    lrs: tuple[float, ...] = (0.01, 0.05, 0.1)
     seeds: int = 3
     samples: int = 1000
-    """Of each class, 8 of 10 to train on, one to choose by, one to report."""
+    """In each class: 8 of 10 to train on, one to choose by, one to report."""
     epochs: int = 10
     batch: int = 100
-
-    @property
-    def updates(self) -> int:
-        """Of a run."""
-        return self.samples * CLASSES * 8 // 10 // self.batch * self.epochs
+    long_epochs: int = 100
+    """Those of :data:`AT_LENGTH`; 0 leaves them out."""
+    long_batch: int = 250
 
     @property
     def runs(self) -> int:
         """All of them; those by which a learning rate is chosen belong to the others where it was chosen."""
         lrs = dict.fromkeys(_groups(), self.lrs[0])
-        return len(settings(lrs, self.betas)) * self.seeds + len(settings(lrs, self.pilots)) * (len(self.lrs) - 1)
+        at_length = len(self.betas) if self.long_epochs else 0
+        chosen_by = len(pilots(self, _groups())) * (len(self.lrs) - 1) // len(self.lrs)
+        return (len(settings(self, lrs)) + at_length) * self.seeds + chosen_by
+
+    @property
+    def updates(self) -> int:
+        """Those of each run that is not at length."""
+        return self.samples * CLASSES * 8 // 10 // self.batch * self.epochs
 
 
-QUICK = Grid(betas=(1.0, 10.0), pilots=(1.0,), lrs=(0.1,), seeds=1, epochs=4)
+QUICK = Grid(betas=(1.0, 10.0), pilots=(1.0, 1.0, 1.0), lrs=(0.1,), seeds=1, epochs=4, long_epochs=0)
 
 
 class Condition(NamedTuple):
@@ -94,22 +99,37 @@ CONDITIONS = [
     for recurrent, detached, asymptotic in itertools.product((False, True), (True, False), (False, True))
     if recurrent or not detached or not asymptotic  # there Adam does not see the peak: a constant factor
 ]
+Group = tuple[Condition, str]
+"""A condition and a shape, which share a learning rate."""
+AT_LENGTH: Group = Condition(recurrent=False, detached=False, asymptotic=True), "SuperSpike"
+"""Where it is known what the paper's number of epochs comes to."""
 
 
-def settings(lrs: dict[tuple[Condition, str], float], betas: Iterable[float]) -> list[dict[str, Any]]:
-    """What :func:`spikegrad.training.sweep` takes, of the learning rates of each condition and shape."""
+def settings(grid: Grid, lrs: dict[Group, float]) -> list[dict[str, Any]]:
+    """What :func:`spikegrad.training.sweep` takes, of the learning rate of each group."""
     return [
-        _setting(condition, shape, beta, lr)
-        for ((condition, shape), lr), beta in itertools.product(lrs.items(), betas)
-        if not (condition.asymptotic and beta == 1)  # where both peaks are one
+        _setting(group, beta, lr, grid.epochs)
+        for (group, lr), beta in itertools.product(lrs.items(), grid.betas)
+        if not (group[0].asymptotic and beta == 1)  # where both peaks are one
     ]
 
 
-def _groups() -> list[tuple[Condition, str]]:
+def pilots(grid: Grid, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The settings by which learning rates are chosen."""
+    every = [setting for lr in grid.lrs for setting in settings(grid, dict.fromkeys(groups, lr))]
+    return [setting for setting in every if _chooses(grid, setting)]
+
+
+def _chooses(grid: Grid, setting: dict[str, Any]) -> bool:
+    return setting["beta"] == dict(zip(SHAPES, grid.pilots, strict=True))[setting["shape"]]
+
+
+def _groups() -> list[Group]:
     return list(itertools.product(CONDITIONS, SHAPES))
 
 
-def _setting(condition: Condition, shape: str, beta: float, lr: float) -> dict[str, Any]:
+def _setting(group: Group, beta: float, lr: float, epochs: int) -> dict[str, Any]:
+    condition, shape = group
     return {
         "shape": shape,
         "beta": beta,
@@ -117,6 +137,7 @@ def _setting(condition: Condition, shape: str, beta: float, lr: float) -> dict[s
         "recurrent": condition.recurrent,
         "detached": condition.detached,
         "lr": lr,
+        "epochs": epochs,
     }
 
 
@@ -175,8 +196,8 @@ def results(
     report: Callable[[int], Any] = lambda updates: None,
     at_once: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The runs, as they come: first those by which learning rates are chosen, then with these all others, of networks
-    without recurrence and then of those with it.
+    """The runs, as they come: of networks without recurrence those by which learning rates are chosen, with these all
+    others, and those at length; then of networks with it.
 
     The file is gone on with if it is there.
     """
@@ -193,15 +214,12 @@ def results(
             "silent": to_tell["silent"],
         }
 
-    of_rows = training.staged(loss, (np.moveaxis(x, 1, 0), y))
     rows = np.arange(len(y), dtype=np.int32)
     sweep = functools.partial(
         training.sweep,
-        of_rows,
+        training.staged(loss, (np.moveaxis(x, 1, 0), y)),
         lambda key, setting: start(key, setting["recurrent"]),
-        lambda seed: training.ShuffledBatches(rows, grid.batch, seed),
         optimizer=lambda setting: optax.adam(setting["lr"]),
-        epochs=grid.epochs,
         updates_per_call=_UPDATES_PER_CALL,
         score=score,
         callbacks=lambda setting, seed: [learning.reporting(report), _stuck(setting, seed)],
@@ -210,18 +228,29 @@ def results(
         resume=True,
         at_once=at_once,
     )
+    short = functools.partial(sweep, lambda seed: training.ShuffledBatches(rows, grid.batch, seed), epochs=grid.epochs)
+    long = functools.partial(
+        sweep, lambda seed: training.ShuffledBatches(rows, grid.long_batch, seed), epochs=grid.long_epochs
+    )
     for recurrent in (False, True):
         groups = [group for group in _groups() if group[0].recurrent == recurrent]
         pilot = []
-        for result in sweep([s for lr in grid.lrs for s in settings(dict.fromkeys(groups, lr), grid.pilots)]):
+        for result in short(pilots(grid, groups)):
             pilot.append(result)
             yield result
         if stop():
             return
         lrs = learning_rates(grid, pilot)
-        for result in sweep(settings({group: lrs[group] for group in groups}, grid.betas), seeds=range(grid.seeds)):
+        for result in short(settings(grid, {group: lrs[group] for group in groups}), seeds=range(grid.seeds)):
             if result not in pilot:
                 yield result
+        if stop():
+            return
+        if grid.long_epochs and not recurrent:
+            yield from long(
+                [_setting(AT_LENGTH, beta, lrs[AT_LENGTH], grid.long_epochs) for beta in grid.betas],
+                seeds=range(grid.seeds),
+            )
 
 
 def _stuck(setting: dict[str, Any], seed: int) -> training.Callback:
@@ -232,43 +261,53 @@ def _stuck(setting: dict[str, Any], seed: int) -> training.Callback:
     return lambda now: now.epoch_ended and bool((now.state.trainable[0] == before).all())
 
 
-def learning_rates(grid: Grid, pilot: Sequence[dict[str, Any]]) -> dict[tuple[Condition, str], float]:
-    """Of each condition and shape, that with the highest mean accuracy on the validation examples."""
+def learning_rates(grid: Grid, found: Iterable[dict[str, Any]]) -> dict[Group, float]:
+    """The one with which a group has the highest accuracy on the validation examples, with the first seed."""
+    found = [r for r in found if r["seed"] == 0 and _chooses(grid, r)]
 
-    def mean(group: tuple[Condition, str], lr: float) -> float:
-        return _mean(r["validation"] for r in pilot if r["lr"] == lr and _belongs(r, *group))
+    def accuracy(group: Group, lr: float) -> float:
+        return _mean(r["validation"] for r in found if _is(r, group, r["beta"], lr, grid.epochs))
 
-    return {group: max(grid.lrs, key=functools.partial(mean, group)) for group in _groups()}
+    return {group: max(grid.lrs, key=functools.partial(accuracy, group)) for group in _groups()}
 
 
-def _belongs(result: dict[str, Any], condition: Condition, shape: str) -> bool:
-    """Whether a run is one of a group; at β = 1 it is one of two, as both peaks are one there."""
-    setting = _setting(condition, shape, result["beta"], result["lr"])
-    return all(result[name] == value for name, value in setting.items())
+def _is(result: dict[str, Any], *setting: Any) -> bool:
+    """Whether a run has a setting; at β = 1 it has that of two groups, as both peaks are one there."""
+    return all(result[name] == value for name, value in _setting(*setting).items())
 
 
 def summary(grid: Grid, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each condition, shape and β: the accuracies of its seeds, with the learning rate that was chosen."""
-    lrs = learning_rates(grid, [r for r in found if r["seed"] == 0 and r["beta"] in grid.pilots])
+    """A row for each group and β: the accuracies of its seeds, with the learning rate that was chosen."""
+    lrs = learning_rates(grid, found)
     rows = []
-    for condition, shape in _groups():
-        for beta in grid.betas:
-            lr = lrs[condition._replace(asymptotic=condition.asymptotic and beta != 1), shape]
-            mine = [r for r in found if r["lr"] == lr and r["beta"] == beta and _belongs(r, condition, shape)]
-            mine.sort(key=lambda r: r["seed"])
-            if mine:
-                rows.append(
-                    {
-                        **condition._asdict(),
-                        "shape": shape,
-                        "beta": beta,
-                        "lr": lr,
-                        "diverged": sum(r["diverged"] is not None for r in mine),
-                        **{name: [round(r[name], 4) for r in mine] for name in ("validation", "held_out")},
-                        **{name: round(_mean(r[name] for r in mine), 4) for name in ("spikes", "silent")},
-                    }
-                )
+    for (condition, shape), beta in itertools.product(_groups(), grid.betas):
+        trained_as = condition._replace(asymptotic=condition.asymptotic and beta != 1)
+        rows += _row(found, (condition, shape), beta, lrs[trained_as, shape], grid.epochs)
     return rows
+
+
+def at_length(grid: Grid, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each β of the runs at length."""
+    lr = learning_rates(grid, found)[AT_LENGTH]
+    return [row for beta in grid.betas for row in _row(found, AT_LENGTH, beta, lr, grid.long_epochs)]
+
+
+def _row(found: Sequence[dict[str, Any]], group: Group, beta: float, lr: float, epochs: int) -> list[dict[str, Any]]:
+    """One, or none where there is no run."""
+    mine = sorted((r for r in found if _is(r, group, beta, lr, epochs)), key=lambda r: r["seed"])
+    if not mine:
+        return []
+    return [
+        {
+            **group[0]._asdict(),
+            "shape": group[1],
+            "beta": beta,
+            "lr": lr,
+            "diverged": sum(r["diverged"] is not None for r in mine),
+            **{name: [round(r[name], 4) for r in mine] for name in ("validation", "held_out")},
+            **{name: round(_mean(r[name] for r in mine), 4) for name in ("spikes", "silent")},
+        }
+    ]
 
 
 def title(grid: Grid) -> str:
@@ -279,10 +318,10 @@ def title(grid: Grid) -> str:
 
 
 def chosen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each condition and shape, the row with the best β by validation, and how it does on held-out examples."""
+    """The β that validation examples choose for each condition and shape, and how it does on held-out ones."""
     found = []
     for condition, shape in _groups():
-        if mine := [row for row in rows if _of(row) == condition and row["shape"] == shape]:
+        if mine := [row for row in rows if condition_of(row) == condition and row["shape"] == shape]:
             best = max(mine, key=lambda row: _mean(row["validation"]))
             accuracies = best["held_out"]
             found.append(
@@ -299,42 +338,52 @@ def chosen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-class Laws(NamedTuple):
-    """Two statements of the paper in numbers: means over seeds of accuracies on held-out examples."""
+class Law(NamedTuple):
+    """What training must bear out, in numbers: accuracies on held-out examples, means over seeds."""
 
-    moderate: float
-    """SuperSpike with the peak β and a differentiated reset, feed-forward: the mean over β from 1 to 5."""
-    steep: float
-    """The same over β from 10 on."""
-    over_beta: float
-    """The same: the spread, highest less lowest, over all β of at least 1."""
-    over_shapes: dict[str, float]
-    """The spread over shapes, each with its best β, of each condition."""
+    statement: str
+    expected: str
+    found: str
+    met: bool
 
 
-def laws(rows: Sequence[dict[str, Any]]) -> Laws:
-    """What the rows say of them; NaN where there are none."""
-    hard = Condition(recurrent=False, detached=False, asymptotic=True)
-    mine = [row for row in rows if _of(row) == hard and row["shape"] == "SuperSpike"]
-    means = {row["beta"]: _mean(row["held_out"]) for row in mine}
-    of_best: dict[str, list[float]] = {}
+def laws(rows: Sequence[dict[str, Any]], long: Sequence[dict[str, Any]]) -> list[Law]:
+    """What the rows, and those at length, say of each law; none of those of which they have nothing.
+
+    The ranges are what another reproduction reached with as many epochs, but for the upper end of the first.
+    """
+    condition, shape = AT_LENGTH
+    at = {row["beta"]: _mean(row["held_out"]) for row in long}
+    found = []
+    for words, betas, low, high in (
+        ("from 1 to 5", [beta for beta in at if 1 <= beta <= 5], 0.95, 1.0),
+        ("of 10 and more", [beta for beta in at if beta >= 10], 0.53, 0.87),
+    ):
+        if betas:
+            statement = f"{shape}, {condition}, trained at length: β {words}"
+            reached = ", ".join(f"{tables.percent(at[beta])} at {beta:g}" for beta in betas)
+            met = all(low <= at[beta] <= high for beta in betas)
+            found.append(Law(statement, f"{tables.percent(low)} to {tables.percent(high)}", reached, met))
+    of_shapes: dict[str, list[float]] = {}
     for row in chosen(rows):
-        of_best.setdefault(row["condition"], []).append(row["mean"])
-    return Laws(
-        _mean(mean for beta, mean in means.items() if 1 <= beta <= 5),
-        _mean(mean for beta, mean in means.items() if beta >= 10),
-        _spread(mean for beta, mean in means.items() if beta >= 1),
-        {condition: _spread(means) for condition, means in of_best.items()},
-    )
+        of_shapes.setdefault(row["condition"], []).append(row["mean"])
+    for recurrent in (False, True):
+        steep = condition._replace(recurrent=recurrent)
+        over_beta = [_mean(row["held_out"]) for row in rows if (condition_of(row), row["shape"]) == (steep, shape)]
+        panels = [str(panel) for panel in CONDITIONS if panel.recurrent == recurrent]
+        over_shapes = {panel: np.ptp(of_shapes[panel]) for panel in panels if panel in of_shapes}
+        if over_beta and over_shapes:
+            most = max(over_shapes, key=over_shapes.__getitem__)
+            statement = f"spread over shapes, each with its best β, against that over β of {shape}, {steep}"
+            least = np.ptp(over_beta)
+            reached = f"at most {tables.percent(over_shapes[most])} ({most})"
+            found.append(Law(statement, f"below {tables.percent(least)}", reached, bool(over_shapes[most] < least)))
+    return found
 
 
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values) or [math.nan]))
 
 
-def _spread(values: Iterable[float]) -> float:
-    return float(np.ptp(list(values) or [math.nan]))
-
-
-def _of(row: dict[str, Any]) -> Condition:
+def condition_of(row: dict[str, Any]) -> Condition:
     return Condition(*(row[name] for name in Condition._fields))
