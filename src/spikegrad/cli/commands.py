@@ -29,11 +29,14 @@ from .options import (
     RealRange,
     fitted,
     options_of,
+    output_option,
     parse_surrogate,
+    quiet_option,
     refuse_others,
     training_options,
     with_sources,
 )
+from .reproducing import reproduce
 from .sweeping import sweep
 
 _LIF = LIF()
@@ -63,13 +66,7 @@ def command() -> None:
     "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
 )
 @click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path),
-    show_default="runs/<date>-<time>",
-    help="A new or empty folder for the results. Nothing is ever overwritten.",
-)
+@output_option
 @click.option(
     "--checkpoint",
     default=1.0,
@@ -84,7 +81,7 @@ def command() -> None:
     help="Go on with a run that was interrupted or killed, with its options and the same result.",
 )
 @click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
-@click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+@quiet_option
 @processes.options
 @click.pass_context
 @with_sources
@@ -266,6 +263,7 @@ def _summary(fit: learning.Fit) -> dict[str, Any]:
 
 
 command.add_command(sweep)
+command.add_command(reproduce)
 
 
 @command.command()

@@ -292,16 +292,6 @@ def sweep(
             "silent": to_tell.silent,
         }
 
-    def reporting() -> training.Callback:
-        before = 0
-
-        def told(now: training.Report) -> None:
-            nonlocal before
-            report(now.step - before)
-            before = now.step
-
-        return told
-
     updates_per_call = _updates_per_call(network, batch, per_epoch)
     placed, examples = _placed(loss, data)
     start = starts(network, data)
@@ -315,7 +305,7 @@ def sweep(
         epochs=epochs,
         updates_per_call=updates_per_call,
         score=score,
-        callbacks=lambda setting, seed: [reporting()],
+        callbacks=lambda setting, seed: [reporting(report)],
         **more,
     )
 
@@ -343,6 +333,18 @@ def starts(network: SpikingNetwork, data: Data) -> Callable[[jax.Array], Params]
 
 _MEASURED = 128
 """Recordings of which it is measured how much they drive: no more than are in a batch by default, which must fit."""
+
+
+def reporting(report: Callable[[int], Any]) -> training.Callback:
+    """Tells of the updates of one run since it was last called."""
+    before = 0
+
+    def told(now: training.Report) -> None:
+        nonlocal before
+        report(now.step - before)
+        before = now.step
+
+    return told
 
 
 def gains(data: Data) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from inspect import cleandoc
+from pathlib import Path
 from typing import Any
 
 import click
@@ -252,6 +253,19 @@ _TRAINING = (
         "--detach-reset/--no-detach-reset", default=_LIF.detach_reset, help="Pass no gradient through the reset."
     ),
 )
+
+
+output_option = click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    show_default="runs/<date>-<time>",
+    help="A new or empty folder for the results. Nothing is ever overwritten.",
+)
+at_once_option = click.option(
+    "--at-once", type=click.IntRange(1), show_default="all processors", help="Runs at a time, each in a thread."
+)
+quiet_option = click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
 
 
 def with_sources(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -127,6 +127,13 @@ def describe(options: Options, data: Data) -> dict[str, Any]:
             "training_sha256": sha256(data.x_train, data.y_train, lengths_of(data)[0]),
             "held_out_sha256": sha256(data.x_test, data.y_test, lengths_of(data)[1]),
         },
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What is recorded of versions, of the machine, and of how JAX computes."""
+    return {
         "versions": {
             "spikegrad": __version__,
             "commit": _commit(),
@@ -334,7 +341,7 @@ def load(folder: Path) -> Saved:
 
 def read_record(folder: Path, name: str = RECORD) -> tuple[Options, DataRecord, dict[str, Any]]:
     """The options of a run, what it records of its data, and the record as a whole; errors as those of :func:`load`."""
-    record = _read_record(folder, name)
+    record = read_any(folder, name)
 
     def read() -> tuple[Options, DataRecord]:
         options, data = _typed(Options, record["options"]), _typed(DataRecord, record["data"])
@@ -363,7 +370,8 @@ def _or_damaged(folder: Path, read: Callable[[], Any], name: str = RECORD) -> An
         raise RunError(f"{folder / name} is damaged: {what}") from None
 
 
-def _read_record(folder: Path, name: str) -> dict[str, Any]:
+def read_any(folder: Path, name: str) -> dict[str, Any]:
+    """A record, of whatever kind; errors as those of :func:`load`."""
     path = folder / name
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -20,7 +20,17 @@ from ..surrogates._registry import get
 from ..training._callbacks import jsonable
 from . import learning, runs, signals, sources, tables
 from .networks import count
-from .options import RealRange, fitted, options_of, refuse_others, training_options, with_sources
+from .options import (
+    RealRange,
+    at_once_option,
+    fitted,
+    options_of,
+    output_option,
+    quiet_option,
+    refuse_others,
+    training_options,
+    with_sources,
+)
 
 RECORD, RESULTS, FIGURE = "sweep.json", "runs.jsonl", "figure.png"
 AXES = ("surrogate", "height", "width", "lr")
@@ -181,23 +191,15 @@ def _range(item: str) -> list[float]:
     help="Of the training examples of each class, to choose by.",
 )
 @training_options
-@click.option(
-    "--at-once", type=click.IntRange(1), show_default="all processors", help="Runs at a time, each in a thread."
-)
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path),
-    show_default="runs/<date>-<time>",
-    help="A new or empty folder for the results. Nothing is ever overwritten.",
-)
+@at_once_option
+@output_option
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
     metavar="SWEEP",
     help="Go on with a sweep that was interrupted or killed, with its options; finished runs are kept.",
 )
-@click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+@quiet_option
 @click.pass_context
 @with_sources
 def sweep(

@@ -150,7 +150,8 @@ def _label(value: Any) -> str:
     return "own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _spread(mean: float, deviation: float) -> str:
+def spread(mean: float, deviation: float) -> str:
+    """A mean with its standard deviation, if there is one."""
     return f"{100 * mean:.1f} %" if math.isnan(deviation) else f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
 
 
@@ -215,8 +216,8 @@ def sweep(rows: list[Any], chosen: list[Any], best: Any, axes: list[str], data: 
             runs = f"{row.n}" + (f", {row.diverged} diverged" if row.diverged else "")
             table.add_row(
                 *(_label(row.setting[axis]) for axis in axes),
-                _spread(*row.validation),
-                *([_spread(*row.held_out)] if told else []),
+                spread(*row.validation),
+                *([spread(*row.held_out)] if told else []),
                 runs,
                 f"{row.firing_rate:.3f}",
             )
@@ -226,7 +227,7 @@ def sweep(rows: list[Any], chosen: list[Any], best: Any, axes: list[str], data: 
     found.append(table("chosen by validation, reported on what is held out", chosen, True))
     name = ", ".join(f"{axis} {_label(best.setting[axis])}" for axis in axes)
     runs = "one run" if best.n == 1 else f"{best.n} runs"
-    found.append(f"best by validation: {name}; {_spread(*best.held_out)} of what is held out, {runs}")
+    found.append(f"best by validation: {name}; {spread(*best.held_out)} of what is held out, {runs}")
     return found
 
 

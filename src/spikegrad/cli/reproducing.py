@@ -1,0 +1,143 @@
+"""The command ``reproduce``: a published result, trained again."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from ..training._callbacks import jsonable
+from . import runs, signals, tables
+from .options import at_once_option, output_option, quiet_option, refuse_others
+
+RECORD, RESULTS, FIGURE = "reproduction.json", "runs.jsonl", "figure.png"
+_AXES = ["shape", "beta", "height", "recurrent", "detached", "lr", "epochs"]
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("result", type=click.Choice(["zenke-vogels"]))
+@click.option("--quick", is_flag=True, show_default=False, help="A small part, in some two minutes.")
+@click.option("--seeds", default=3, type=click.IntRange(1, 1000), help="Runs of each setting.")
+@at_once_option
+@output_option
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Go on with one that was interrupted or killed; finished runs are kept, and --seeds may add others.",
+)
+@quiet_option
+@click.pass_context
+def reproduce(
+    context: click.Context,
+    result: str,
+    quick: bool,
+    seeds: int,
+    at_once: int | None,
+    output: Path | None,
+    resume: Path | None,
+    quiet: bool,
+) -> int:
+    """Train again what a paper has trained, and draw what it shows.
+
+    \b
+    zenke-vogels  Zenke and Vogels 2021: shapes of surrogates and their widths
+                  on Randman, with and without recurrence, peaks of 1 and of β,
+                  the reset differentiated and detached. It takes half an hour
+                  on two processors, as most runs are shorter than there.
+
+    Writes runs.jsonl (a line for each run, as it ends), reproduction.json (what was trained, versions, accuracies of
+    all seeds) and figure.png. What is chosen, learning rates and the best β, is chosen by validation examples;
+    accuracies are of held-out ones.
+    """
+    began = time.perf_counter()
+    from . import zenke_vogels as task  # noqa: PLC0415  (optax; and matplotlib now, to fail before training)
+    from .zenke_vogels_figure import figure  # noqa: PLC0415
+
+    if resume is None:
+        grid = dataclasses.replace(task.QUICK if quick else task.Grid(), **_given(context, "seeds", seeds))
+        record: dict[str, Any] = {"format": runs.FORMAT, "reproduction": result, **runs.environment()}
+        folder = runs.claim(output, record | {"grid": dataclasses.asdict(grid)}, RECORD)
+    else:
+        refuse_others(context, ("result", "resume", "seeds", "at_once", "quiet"))
+        folder, record = resume, runs.read_any(resume, RECORD)
+        grid = runs.read_part(folder, RECORD, record, "grid", task.Grid)
+        grid = dataclasses.replace(grid, **_given(context, "seeds", seeds))
+    record |= {"grid": dataclasses.asdict(grid)}
+    found = []
+    with (
+        runs.held(folder),
+        signals.deferred() as stop,
+        tables.sweep_progress(grid.runs, grid.updates, _AXES, quiet) as progress,
+    ):
+        runs.save_record(folder, record, RECORD)
+        for row in task.results(
+            grid,
+            folder / RESULTS,
+            stop=stop,
+            report=progress.updates,
+            at_once=at_once,
+        ):
+            found.append(row)
+            progress.result(row)
+        interrupted = len(found) < grid.runs
+        rows, long = task.summary(grid, found), task.at_length(grid, found)
+        best, laws = task.chosen(rows), task.laws(rows, long)
+        record["results"] = jsonable(
+            {
+                "interrupted": interrupted,
+                "runs": len(found),
+                "seconds_of_runs": round(sum(row["seconds"] for row in found)),
+                "laws": [law._asdict() for law in laws],
+                "best": best,
+                "rows": rows,
+                "at_length": long,
+            }
+        )
+        runs.save_record(folder, record, RECORD)
+        if rows:
+            drawn = figure(rows, long, task.title(grid))
+            runs.save(folder / FIGURE, lambda stream: drawn.savefig(stream, dpi=130, format="png"))
+    out = tables.console()
+    if rows:
+        out.print(_table(best, task.title(grid)))
+    if interrupted:
+        again = f"spikegrad reproduce {result} --resume {folder}"
+        out.print(f"interrupted: {len(found)} of {grid.runs} runs; {again} goes on", soft_wrap=True)
+    else:
+        for law in laws:
+            met = "met" if law.met else "not met"
+            out.print(f"{met}: {law.statement}: {law.found}, expected {law.expected}", soft_wrap=True)
+    saved = [name for name in (RESULTS, RECORD, FIGURE) if (folder / name).exists()]
+    out.print(f"saved in {folder}: {', '.join(saved)}", soft_wrap=True)
+    out.print(f"{time.perf_counter() - began:.1f} s in all")
+    return 128 + stop() if stop() else 0
+
+
+def _given(context: click.Context, name: str, value: Any) -> dict[str, Any]:
+    """What the command line says; else what is there already counts."""
+    return {name: value} if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE else {}
+
+
+def _table(chosen: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, caption="β of the best mean accuracy on the validation examples")
+    for heading in ("network, reset, slope", "shape"):
+        table.add_column(heading)
+    for heading in ("best β", "held out", "lowest over β", "spikes", "lr", "seeds"):
+        table.add_column(heading, justify="right")
+    for row in chosen:
+        table.add_row(
+            row["condition"],
+            row["shape"],
+            f"{row['beta']:g}",
+            tables.spread(row["mean"], row["deviation"]),
+            tables.percent(row["lowest"]),
+            f"{row['spikes']:.1f}",
+            f"{row['lr']:g}",
+            str(row["seeds"]),
+        )
+    return table

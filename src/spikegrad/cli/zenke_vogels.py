@@ -1,0 +1,389 @@
+"""The task of Zenke and Vogels 2021: shapes and widths of surrogates on Randman, in many networks of one hidden layer.
+
+Zenke, Vogels 2021, "The remarkable robustness of surrogate gradient learning for instilling complex function in spiking
+neural networks", Neural Computation 33(4):899-925. All constants are the paper's, but for those of :class:`Grid`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .. import training
+from .._surrogate import Surrogate
+from ..data import hold_out, randman
+from ..data._sequences import Sequences
+from ..network import Layer, Network
+from ..neurons import LeakyReadout, SynapticLIF, decay_from_tau
+from ..surrogates import InvSquareGrad, PiecewiseQuadratic, Sigmoid
+from . import learning, tables
+
+INPUTS, HIDDEN, CLASSES, STEPS = 20, 100, 10, 100
+MEMBRANE, SYNAPSE, READOUT = (decay_from_tau(tau) for tau in (10.0, 5.0, 20.0))  # ms, in steps of 1 ms
+SHAPES: dict[str, Callable[[Any], Surrogate]] = {
+    "SuperSpike": InvSquareGrad,  # 1 / (β|x| + 1)²
+    "sigmoid": lambda beta: 4 / beta * Sigmoid(beta),  # 4 σ(βx) (1 - σ(βx))
+    "Esser": lambda beta: 1 / beta * PiecewiseQuadratic(beta),  # max(0, 1 - β|x|)
+}
+"""The paper's, each with its steepness β and the peak 1."""
+
+_UPDATES_PER_CALL = 8  # a tenth of a second or so: an interrupt is soon noticed
+
+Weights = list[jax.Array]
+"""To the hidden neurons, ``(20, 100)``; to the readout, ``(100, 10)``; if recurrent, among neurons, ``(100, 100)``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What is trained: briefly, where the paper has 50 to 100 epochs, and more of β and η; and one panel at length."""
+
+    betas: tuple[float, ...] = (1.0, 3.0, 10.0, 100.0)
+    pilots: tuple[float, ...] = (3.0, 3.0, 1.0)
+    """The β at which the learning rate of each shape is chosen: one where the shape learns."""
+    lrs: tuple[float, ...] = (0.01, 0.05, 0.1)
+    seeds: int = 3
+    samples: int = 1000
+    """In each class: 8 of 10 to train on, one to choose by, one to report."""
+    epochs: int = 10
+    batch: int = 100
+    long_epochs: int = 100
+    """Those of :data:`AT_LENGTH`; 0 leaves them out."""
+    long_batch: int = 250
+
+    @property
+    def runs(self) -> int:
+        """All of them; those by which a learning rate is chosen belong to the others where it was chosen."""
+        lrs = dict.fromkeys(_groups(), self.lrs[0])
+        at_length = len(self.betas) if self.long_epochs else 0
+        chosen_by = len(pilots(self, _groups())) * (len(self.lrs) - 1) // len(self.lrs)
+        return (len(settings(self, lrs)) + at_length) * self.seeds + chosen_by
+
+    @property
+    def updates(self) -> int:
+        """Those of each run that is not at length."""
+        return self.samples * CLASSES * 8 // 10 // self.batch * self.epochs
+
+
+QUICK = Grid(betas=(1.0, 10.0), pilots=(1.0, 1.0, 1.0), lrs=(0.1,), seeds=1, epochs=4, long_epochs=0)
+
+
+class Condition(NamedTuple):
+    """A panel of the figure."""
+
+    recurrent: bool
+    detached: bool
+    asymptotic: bool
+
+    def __str__(self) -> str:
+        return ", ".join(
+            (
+                "recurrent" if self.recurrent else "feed-forward",
+                "reset detached" if self.detached else "reset differentiated",
+                "peak β" if self.asymptotic else "peak 1",
+            )
+        )
+
+
+CONDITIONS = [
+    Condition(recurrent, detached, asymptotic)
+    for recurrent, detached, asymptotic in itertools.product((False, True), (True, False), (False, True))
+    if recurrent or not detached or not asymptotic  # there Adam does not see the peak: a constant factor
+]
+Group = tuple[Condition, str]
+"""A condition and a shape, which share a learning rate."""
+AT_LENGTH: Group = Condition(recurrent=False, detached=False, asymptotic=True), "SuperSpike"
+"""Where it is known what the paper's number of epochs comes to."""
+
+
+def settings(grid: Grid, lrs: dict[Group, float]) -> list[dict[str, Any]]:
+    """What :func:`spikegrad.training.sweep` takes, of the learning rate of each group."""
+    return [
+        _setting(group, beta, lr, grid.epochs)
+        for (group, lr), beta in itertools.product(lrs.items(), grid.betas)
+        if not (group[0].asymptotic and beta == 1)  # where both peaks are one
+    ]
+
+
+def pilots(grid: Grid, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The settings by which learning rates are chosen."""
+    every = [setting for lr in grid.lrs for setting in settings(grid, dict.fromkeys(groups, lr))]
+    return [setting for setting in every if _chooses(grid, setting)]
+
+
+def _chooses(grid: Grid, setting: dict[str, Any]) -> bool:
+    return setting["beta"] == dict(zip(SHAPES, grid.pilots, strict=True))[setting["shape"]]
+
+
+def _groups() -> list[Group]:
+    return list(itertools.product(CONDITIONS, SHAPES))
+
+
+def _setting(group: Group, beta: float, lr: float, epochs: int) -> dict[str, Any]:
+    condition, shape = group
+    return {
+        "shape": shape,
+        "beta": beta,
+        "height": beta if condition.asymptotic else 1.0,
+        "recurrent": condition.recurrent,
+        "detached": condition.detached,
+        "lr": lr,
+        "epochs": epochs,
+    }
+
+
+def start(key: jax.Array, recurrent: bool) -> Weights:
+    """Weights drawn evenly from -1/√n to 1/√n, with n the inputs."""
+    draw = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    shapes = [(INPUTS, HIDDEN), (HIDDEN, CLASSES), *([(HIDDEN, HIDDEN)] if recurrent else [])]
+    return [draw(key, shape) for key, shape in zip(jax.random.split(key, len(shapes)), shapes, strict=True)]
+
+
+def run(weights: Weights, x: jax.Array, surrogate: Surrogate, detached: bool) -> tuple[jax.Array, jax.Array]:
+    """Logits ``(n, 10)``, the maximum of the readout over time, and hidden spikes ``(steps, n, 100)``."""
+    to_hidden, to_readout, *recurrent = weights
+    cell = SynapticLIF(
+        MEMBRANE, 1.0, surrogate, "value", detached, norm_input=True, synaptic_decay=SYNAPSE  # U <- (bU + (1-b)I)(1-S)
+    )  # fmt: skip
+    layers = [Layer(to_hidden, cell, *recurrent), Layer(to_readout, LeakyReadout(READOUT, norm_input=True))]
+    _, (spikes, potentials) = Network(layers)(x, all_layers=True)
+    return potentials.max(0), spikes
+
+
+def loss(weights: Weights, batch: Any, key: jax.Array, setting: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
+    """Cross-entropy, and the bound below which neurons are woken."""
+    del key
+    x, y = batch
+    surrogate = setting["height"] * SHAPES[setting["shape"]](setting["beta"])
+    logits, spikes = run(weights, jnp.moveaxis(x, 0, 1), surrogate, setting["detached"])
+    of_classes = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    return of_classes + training.lower_bound(spikes), {"accuracy": (logits.argmax(-1) == y).mean()}
+
+
+def examples(samples: int) -> tuple[Sequences, Sequences, Sequences]:
+    """To train on, to choose by, and to report."""
+    rest, test = hold_out(randman(CLASSES, INPUTS, samples, steps=STEPS), 0.1)
+    train, validation = hold_out(rest, 1 / 9)
+    return train, validation, test
+
+
+@jax.jit
+def scores(weights: Weights, x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
+    """Accuracy; spikes of a hidden neuron in a sequence; share of neurons without any."""
+    logits, spikes = run(weights, x, Sigmoid(), True)
+    of_neurons = spikes.sum(0)
+    return {
+        "accuracy": (logits.argmax(-1) == y).mean(),
+        "spikes": of_neurons.mean(),
+        "silent": (of_neurons.sum(0) == 0).mean(),
+    }
+
+
+def results(
+    grid: Grid,
+    path: Path,
+    *,
+    stop: Callable[[], Any] = lambda: False,
+    report: Callable[[int], Any] = lambda updates: None,
+    at_once: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The runs, as they come: of networks without recurrence those by which learning rates are chosen, with these all
+    others, and those at length; then of networks with it.
+
+    The file is gone on with if it is there.
+    """
+    train, *others = examples(grid.samples)
+    x, y, _ = train.stacked()
+    validation, held_out = ([jnp.asarray(array) for array in part.stacked()[:2]] for part in others)
+
+    def score(weights: Weights, setting: dict[str, Any]) -> dict[str, Any]:
+        to_choose, to_tell = scores(weights, *validation), scores(weights, *held_out)
+        return {
+            "validation": to_choose["accuracy"],
+            "held_out": to_tell["accuracy"],
+            "spikes": to_tell["spikes"],
+            "silent": to_tell["silent"],
+        }
+
+    rows = np.arange(len(y), dtype=np.int32)
+    sweep = functools.partial(
+        training.sweep,
+        training.staged(loss, (np.moveaxis(x, 1, 0), y)),
+        lambda key, setting: start(key, setting["recurrent"]),
+        optimizer=lambda setting: optax.adam(setting["lr"]),
+        updates_per_call=_UPDATES_PER_CALL,
+        score=score,
+        callbacks=lambda setting, seed: [learning.reporting(report), _stuck(setting, seed)],
+        stop=stop,
+        path=path,
+        resume=True,
+        at_once=at_once,
+    )
+    short = functools.partial(sweep, lambda seed: training.ShuffledBatches(rows, grid.batch, seed), epochs=grid.epochs)
+    long = functools.partial(
+        sweep, lambda seed: training.ShuffledBatches(rows, grid.long_batch, seed), epochs=grid.long_epochs
+    )
+    for recurrent in (False, True):
+        groups = [group for group in _groups() if group[0].recurrent == recurrent]
+        pilot = []
+        for result in short(pilots(grid, groups)):
+            pilot.append(result)
+            yield result
+        if stop():
+            return
+        lrs = learning_rates(grid, pilot)
+        for result in short(settings(grid, {group: lrs[group] for group in groups}), seeds=range(grid.seeds)):
+            if result not in pilot:
+                yield result
+        if stop():
+            return
+        if grid.long_epochs and not recurrent:
+            yield from long(
+                [_setting(AT_LENGTH, beta, lrs[AT_LENGTH], grid.long_epochs) for beta in grid.betas],
+                seeds=range(grid.seeds),
+            )
+
+
+def _stuck(setting: dict[str, Any], seed: int) -> training.Callback:
+    """Ends a run whose hidden weights have not moved in an epoch: all slopes are 0, or are lost in the epsilon of Adam,
+    and stay what they are.
+    """
+    before = start(jax.random.key(seed), setting["recurrent"])[0]
+    return lambda now: now.epoch_ended and bool((now.state.trainable[0] == before).all())
+
+
+def learning_rates(grid: Grid, found: Iterable[dict[str, Any]]) -> dict[Group, float]:
+    """The one with which a group has the highest accuracy on the validation examples, with the first seed."""
+    found = [r for r in found if r["seed"] == 0 and _chooses(grid, r)]
+
+    def accuracy(group: Group, lr: float) -> float:
+        return _mean(r["validation"] for r in found if _is(r, group, r["beta"], lr, grid.epochs))
+
+    return {group: max(grid.lrs, key=functools.partial(accuracy, group)) for group in _groups()}
+
+
+def _is(result: dict[str, Any], *setting: Any) -> bool:
+    """Whether a run has a setting; at β = 1 it has that of two groups, as both peaks are one there."""
+    return all(result[name] == value for name, value in _setting(*setting).items())
+
+
+def summary(grid: Grid, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each group and β: the accuracies of its seeds, with the learning rate that was chosen."""
+    lrs = learning_rates(grid, found)
+    rows = []
+    for (condition, shape), beta in itertools.product(_groups(), grid.betas):
+        trained_as = condition._replace(asymptotic=condition.asymptotic and beta != 1)
+        rows += _row(found, (condition, shape), beta, lrs[trained_as, shape], grid.epochs)
+    return rows
+
+
+def at_length(grid: Grid, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each β of the runs at length."""
+    lr = learning_rates(grid, found)[AT_LENGTH]
+    return [row for beta in grid.betas for row in _row(found, AT_LENGTH, beta, lr, grid.long_epochs)]
+
+
+def _row(found: Sequence[dict[str, Any]], group: Group, beta: float, lr: float, epochs: int) -> list[dict[str, Any]]:
+    """One, or none where there is no run."""
+    mine = sorted((r for r in found if _is(r, group, beta, lr, epochs)), key=lambda r: r["seed"])
+    if not mine:
+        return []
+    return [
+        {
+            **group[0]._asdict(),
+            "shape": group[1],
+            "beta": beta,
+            "lr": lr,
+            "diverged": sum(r["diverged"] is not None for r in mine),
+            **{name: [round(r[name], 4) for r in mine] for name in ("validation", "held_out")},
+            **{name: round(_mean(r[name] for r in mine), 4) for name in ("spikes", "silent")},
+        }
+    ]
+
+
+def title(grid: Grid) -> str:
+    return (
+        f"Randman, {HIDDEN} hidden neurons, {grid.epochs} epochs of {grid.samples * CLASSES * 8 // 10:,} examples, "
+        f"{grid.seeds} {'seed' if grid.seeds == 1 else 'seeds'}"
+    )
+
+
+def chosen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The β that validation examples choose for each condition and shape, and how it does on held-out ones."""
+    found = []
+    for condition, shape in _groups():
+        if mine := [row for row in rows if condition_of(row) == condition and row["shape"] == shape]:
+            best = max(mine, key=lambda row: _mean(row["validation"]))
+            accuracies = best["held_out"]
+            found.append(
+                {
+                    "condition": str(condition),
+                    "shape": shape,
+                    **{name: best[name] for name in ("beta", "lr", "spikes")},
+                    "mean": _mean(accuracies),
+                    "deviation": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else math.nan,
+                    "lowest": min(_mean(row["held_out"]) for row in mine),
+                    "seeds": len(accuracies),
+                }
+            )
+    return found
+
+
+class Law(NamedTuple):
+    """What training must bear out, in numbers: accuracies on held-out examples, means over seeds."""
+
+    statement: str
+    expected: str
+    found: str
+    met: bool
+
+
+def laws(rows: Sequence[dict[str, Any]], long: Sequence[dict[str, Any]]) -> list[Law]:
+    """What the rows, and those at length, say of each law; none of those of which they have nothing.
+
+    The ranges are what another reproduction reached with as many epochs, but for the upper end of the first.
+    """
+    condition, shape = AT_LENGTH
+    at = {row["beta"]: _mean(row["held_out"]) for row in long}
+    found = []
+    for words, betas, low, high in (
+        ("from 1 to 5", [beta for beta in at if 1 <= beta <= 5], 0.95, 1.0),
+        ("of 10 and more", [beta for beta in at if beta >= 10], 0.53, 0.87),
+    ):
+        if betas:
+            statement = f"{shape}, {condition}, trained at length: β {words}"
+            reached = ", ".join(f"{tables.percent(at[beta])} at {beta:g}" for beta in betas)
+            met = all(low <= at[beta] <= high for beta in betas)
+            found.append(Law(statement, f"{tables.percent(low)} to {tables.percent(high)}", reached, met))
+    of_shapes: dict[str, list[float]] = {}
+    for row in chosen(rows):
+        of_shapes.setdefault(row["condition"], []).append(row["mean"])
+    for recurrent in (False, True):
+        steep = condition._replace(recurrent=recurrent)
+        over_beta = [_mean(row["held_out"]) for row in rows if (condition_of(row), row["shape"]) == (steep, shape)]
+        panels = [str(panel) for panel in CONDITIONS if panel.recurrent == recurrent]
+        over_shapes = {panel: np.ptp(of_shapes[panel]) for panel in panels if panel in of_shapes}
+        if over_beta and over_shapes:
+            most = max(over_shapes, key=over_shapes.__getitem__)
+            statement = f"spread over shapes, each with its best β, against that over β of {shape}, {steep}"
+            least = np.ptp(over_beta)
+            reached = f"at most {tables.percent(over_shapes[most])} ({most})"
+            found.append(Law(statement, f"below {tables.percent(least)}", reached, bool(over_shapes[most] < least)))
+    return found
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values) or [math.nan]))
+
+
+def condition_of(row: dict[str, Any]) -> Condition:
+    return Condition(*(row[name] for name in Condition._fields))
