@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -30,13 +31,39 @@ def _spectrum(name: str, alpha: float) -> _Spectrum:
     return _Spectrum(k, amplitude)
 
 
-def _manifold(x: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray, spectrum: _Spectrum) -> np.ndarray:
-    """One coordinate of the manifold, at points ``(samples, dimensions)``; coefficients ``(dimensions, terms)``."""
-    product = np.ones(len(x))
-    for along, amplitude, slope, phase in zip(x.T, a, b, c, strict=True):
-        turns = np.outer(along, spectrum.frequency * slope) + phase
-        product *= np.sin(2 * np.pi * turns) @ (amplitude * spectrum.amplitude)
-    return product
+def _sums_of_sines(x: np.ndarray, amplitude: np.ndarray, frequency: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    r"""``sum_k amplitude * sin(2 pi (frequency * x + phase))`` for ``x`` from 0 to 1, ``(samples, units)``.
+
+    Amplitude, frequency and phase are ``(units, terms)``. A sine for each sample, unit and term would be nearly all of
+    the work. With n the whole number next to a frequency and d = frequency - n,
+
+    .. math:: e^{2\pi i (n + d) x} = e^{2\pi i n x} e^{\pi i d} \sum_j (2\pi i d)^j (x - 1/2)^j / j!
+
+    where the units share the waves of whole numbers, and the series ends soon, as 2 pi d (x - 1/2) is at most pi/2.
+    """
+    n = np.rint(frequency).astype(int)
+    turn, powers = 2j * np.pi * (frequency - n), np.arange(_POWERS)
+    factors = turn[..., None] / np.maximum(powers, 1)
+    factors[..., 0] = amplitude * np.exp(2j * np.pi * phase + turn / 2)
+    series = np.zeros((n.max() + 1, len(n), _POWERS), complex)
+    np.add.at(series, (n, np.arange(len(n))[:, None]), np.cumprod(factors, -1))
+    low, high = np.arange(_WAVES), _WAVES * np.arange(-(-len(series) // _WAVES))
+    found = np.empty((len(x), len(n)))
+    for start in range(0, len(x), _SAMPLES):
+        part = x[start : start + _SAMPLES, None]
+        waves = np.exp(2j * np.pi * high * part)[:, :, None] * np.exp(2j * np.pi * low * part)[:, None]
+        waves = waves.reshape(len(part), -1)[:, : len(series)]
+        sums = (waves @ series.reshape(len(series), -1)).imag.reshape(len(part), *series.shape[1:])
+        found[start : start + _SAMPLES] = np.einsum("sup,sp->su", sums, (part - 0.5) ** powers)
+    return found
+
+
+_POWERS = 20
+"""Of the series: (pi/2)^20 / 20! is 3e-15."""
+_WAVES = 32
+"""That a higher one, a multiple, is multiplied by."""
+_SAMPLES, _UNITS = 1024, 32
+"""At a time."""
 
 
 def randman(
@@ -127,9 +154,12 @@ def randman(
         a, b, c = rng.uniform(size=(3, units, dimensions, len(form.frequency)))
         points = rng.uniform(size=(samples, dimensions))
         examples = label * samples + np.arange(samples)
-        for unit in range(units):
-            f = _manifold(points, a[unit], b[unit], c[unit], form)
-            share = (f - f.min()) / (f.max() - f.min())
-            spikes[examples, np.minimum((steps * fraction * share).astype(int), last), unit] = True
+        f = np.ones((samples, units))
+        for d, first in itertools.product(range(dimensions), range(0, units, _UNITS)):
+            part = slice(first, first + _UNITS)
+            of_part = a[part, d] * form.amplitude, b[part, d] * form.frequency, c[part, d]
+            f[:, part] *= _sums_of_sines(points[:, d], *of_part)
+        share = (f - f.min(0)) / (f.max(0) - f.min(0))
+        spikes[examples[:, None], np.minimum((steps * fraction * share).astype(int), last), np.arange(units)] = True
     name = f"randman, {spectrum} spectrum, alpha {alpha:g}, seed {seed}"
     return Sequences(name, spikes, np.repeat(np.arange(classes), samples))
