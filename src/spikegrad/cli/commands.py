@@ -136,8 +136,7 @@ def train(
     One more is that of the readout, by default the membrane's.
     """
     began = time.perf_counter()
-    from .figure import run_figure  # noqa: PLC0415  (fails before training, not after)
-
+    runs.require("matplotlib")
     if resume is None:
         folder, options, loaded, record = from_first(
             lambda: _begin(options_of(context, data, surrogate=repr(surrogate), **rest), output, baseline)
@@ -182,6 +181,8 @@ def train(
             f"right, seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
         )
         with _collected(failures):
+            from .figure import run_figure  # noqa: PLC0415  (it takes memory that training needs)
+
             figure = run_figure(network, get(options.surrogate), spiking.params, loaded, record["results"], title)
             runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
             runs.save_record(folder, record)
@@ -240,7 +241,7 @@ def _collected(failures: list[str]) -> Iterator[None]:
     """A failure after which what was learnt is still to be shown."""
     try:
         yield
-    except (DivergedError, OSError) as error:
+    except (DivergedError, ImportError, OSError) as error:
         failures.append(str(error))
 
 

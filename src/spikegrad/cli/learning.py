@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from .. import training
-from .._system import available_memory
+from .._system import available_memory, release_memory
 from ..data import Data
 from ..training._agree import agreed
 from . import sources
@@ -206,6 +206,7 @@ def fit(
             resume=True,
         )
         callbacks[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
+    release_memory()
     try:
         state = training.fit(
             loss,
@@ -343,7 +344,7 @@ def _placed(loss: Callable[..., Any], data: Data) -> tuple[Callable[..., Any], A
     examples = (data.x_train, data.y_train, sources.lengths_of(data)[0])
     if agreed(not _fits_the_device(examples)):
         return loss, examples
-    return training.staged(loss, examples), np.arange(len(data.x_train), dtype=np.int32)
+    return training.staged(loss, jax.device_put(examples)), np.arange(len(data.x_train), dtype=np.int32)
 
 
 def _fits_the_device(arrays: Any) -> bool:
@@ -405,6 +406,8 @@ class _Course:
         self.last: training.Report | None = None
 
     def __call__(self, now: training.Report) -> None:
+        if self.last is None:  # what has just been compiled
+            release_memory()
         self.last = now
         if now.epoch_ended:
             self._append(now, self.scores(now.state.trainable))

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from .._compat import of_mesh
 from ._spread import replicated
 from ._state import State
 
@@ -109,7 +110,11 @@ def compiled(
             *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
         return *state, rows, _all_finite(state[0])
 
-    return Call(advance, bound, size)
+    def on_mesh(*arguments):
+        with of_mesh(mesh):
+            return advance(*arguments)
+
+    return Call(advance if mesh is None else on_mesh, bound, size)
 
 
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
