@@ -135,6 +135,43 @@ def infinity(value):
     return "—" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
 
 
+def percent(mean, deviation):
+    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+
+
+def choices(results, question):
+    """A table of what a choice did to the accuracy on held-out examples, and the commands that made it.
+
+    A column is a data set, depth and reset; in each the best by validation is bold.
+    """
+    rows = [row for row in results["choosing"]["rows"] if row["question"] == question]
+    axes = [axis for axis in ("surrogate", "height", "width") if len({row[axis] for row in rows}) > 1]
+    places = [axis for axis in ("data", "depth", "detached") if len({row[axis] for row in rows}) > 1]
+    columns = list(dict.fromkeys(tuple(row[axis] for axis in places) for row in rows))
+    cells = {}
+    for column in columns:
+        of_column = [row for row in rows if tuple(row[axis] for axis in places) == column]
+        best = max(row["validation"] for row in of_column)
+        for row in of_column:
+            text = (
+                "diverged" if row["diverged"] == row["runs"] else percent(row["held_out"], row["held_out, deviation"])
+            )
+            setting = tuple(row[axis] for axis in axes)
+            cells[setting, column] = f"**{text}**" if row["validation"] == best else text
+    shown = {
+        "data": str,
+        "depth": lambda depth: f"{depth} hidden",
+        "detached": lambda detached: f"reset {'detached' if detached else 'differentiated'}",
+    }
+    titles = [", ".join(shown[axis](v) for axis, v in zip(places, column, strict=True)) for column in columns]
+    settings = list(dict.fromkeys(setting for setting, _ in cells))
+    table = [[*axes, *titles], ["---"] * (len(axes) + len(columns))]
+    table += [[*map(str, setting), *(cells.get((setting, column), "") for column in columns)] for setting in settings]
+    lines = [f"| {' | '.join(line)} |" for line in table]
+    commands = dict.fromkeys(row["command"] for row in rows)
+    return "\n".join([*lines, "", "```bash", *commands, "```"])
+
+
 functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
 autosummary_context = {"functions": functions}
 context = {
@@ -148,7 +185,7 @@ context = {
     "data": inspect.getdoc(spikegrad.data),
 }
 pages = jinja2.Environment(trim_blocks=True)
-pages.filters |= {"short": short, "infinity": infinity}
+pages.filters |= {"short": short, "infinity": infinity, "choices": choices}
 (HERE / "generated").mkdir(exist_ok=True)
 for page in sorted((HERE / "_templates" / "pages").iterdir()):
     text = pages.from_string(page.read_text()).render(context)

@@ -475,12 +475,16 @@ STANDING = (
 )
 
 
-def standing(cases: Sequence[Case]) -> list[Any]:
-    """The cases of a test about the rule, which is the same for every curve: a few stand for the others.
+RULE = ("Sigmoid", "PiecewiseQuadratic", "S2NN")  # smooth; with kinks and zero slope; with parameters and a jump
 
-    They are one of each family, and of each way to write a formula. The others come with --every.
+
+def standing(cases: Sequence[Case], names: Sequence[str] = STANDING) -> list[Any]:
+    """A few cases that stand for the others, which come with --every.
+
+    ``STANDING`` are one of each family, and of each way to write a formula. For a test about the rule, which is the
+    same for every curve, ``RULE`` will do.
     """
-    return [pytest.param(case, marks=[] if case.name in STANDING else pytest.mark.every) for case in cases]
+    return [pytest.param(case, marks=[] if case.name in names else pytest.mark.every) for case in cases]
 
 
 def every_half(dtype: str) -> np.ndarray:

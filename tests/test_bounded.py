@@ -26,7 +26,6 @@ from spikegrad import (
     unroll,
 )
 
-QUICK_COMPILATION = True
 rng = np.random.default_rng(0)
 X = jnp.asarray(rng.uniform(0, 1, (12, 3, 4)), jnp.float32)
 W = jnp.asarray(rng.normal(0.2, 0.7, (4, 5)), jnp.float32)

@@ -22,7 +22,6 @@ from spikegrad import (
     unroll,
 )
 
-QUICK_COMPILATION = True
 STEPS, BATCH, INPUTS, NEURONS = 12, 2, 4, 5
 rng = np.random.default_rng(0)
 X = rng.uniform(0, 1.2, (STEPS, BATCH, INPUTS))

@@ -16,7 +16,6 @@ from nir_reference import images, networks, simulate, spikes_in, weights, with_r
 from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network, Refractory, SynapticLIF, bounded  # noqa: E402
 from spikegrad.exchange import from_nir, to_nir  # noqa: E402
 
-QUICK_COMPILATION = True
 EULER, EXACT = {"dt": 1e-4, "discretization": "euler"}, {"dt": 1e-3, "discretization": "exact"}
 ways = pytest.mark.parametrize("way", [EULER, EXACT], ids=lambda way: way["discretization"])
 

@@ -84,6 +84,19 @@ def test_a_full_disk_leaves_the_old_file(path):
     assert names(path) == ["numbers.npz"]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_takes_the_place_of_none(path, monkeypatch, links):
+    if not links:  # some file systems have none
+        monkeypatch.setattr(os, "link", lambda *args: (_ for _ in ()).throw(PermissionError))
+    with pytest.raises(FileExistsError):
+        write_atomically(path, lambda stream: stream.write(b"new"), new=True)
+    assert path.read_bytes() == OLD
+    path.unlink()
+    write_atomically(path, lambda stream: stream.write(b"new"), new=True)
+    assert path.read_bytes() == b"new"
+    assert names(path) == ["numbers.npz"]
+
+
 KILLED = """
 import os, runpy, sys
 from pathlib import Path

@@ -441,6 +441,16 @@ def test_a_stream_draws_what_a_sequence_draws(x64):
     assert np.array_equal(alone, expected(True)[0][-1][:, :1])
 
 
+def test_every_layer_draws_on_its_own():
+    """Coins, in two layers: neither are they the same, nor others than the keys of step, layer and example give."""
+    coin = LIF(threshold=0.0, surrogate=NOISY, reset="none")
+    network = Network([Layer(jnp.zeros((INPUTS, 64)), coin), Layer(jnp.zeros((64, 64)), coin)])
+    outs = network(jnp.asarray(INPUT, jnp.float32), key=KEY, all_layers=True)[1]
+    for n, t, b in itertools.product(range(2), range(STEPS), range(BATCH)):
+        noise = jax.random.uniform(functools.reduce(jax.random.fold_in, (t, n, b), KEY), (64,))
+        assert np.array_equal(outs[n][t, b], noise < 0.5)
+
+
 @pytest.mark.parametrize("mode", ["exact", "half", "8-bit", "recompute", "scan"])
 def test_the_noise_is_not_kept(mode):
     def bytes_of(surrogate, x, mask):
@@ -589,15 +599,15 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
         (TypeError, "signed: surrogate must be a Surrogate, got 3", lambda: signed(3)),
         (TypeError, "soft: signed(Sigmoid(alpha=4.0)) has a kind of spike already", lambda: soft(signed(Sigmoid()))),
         (TypeError, "levels: levels(Sigmoid(alpha=4.0), 2) has a kind", lambda: levels(levels(Sigmoid(), 2), 3)),
-        (ValueError, "Levels: n must be >= 1, got 0", lambda: levels(Sigmoid(), 0)),
-        (TypeError, "Levels: n must be an integer, got 2.0", lambda: levels(Sigmoid(), 2.0)),
-        (ValueError, "Levels: threshold must be > 0, got -1.0", lambda: levels(Sigmoid(), 2, -1)),
+        (ValueError, "levels: n must be >= 1, got 0", lambda: levels(Sigmoid(), 0)),
+        (TypeError, "levels: n must be an integer, got 2.0", lambda: levels(Sigmoid(), 2.0)),
+        (ValueError, "levels: threshold must be > 0, got -1.0", lambda: levels(Sigmoid(), 2, -1)),
         (
             ValueError,
-            "Levels: slopes must be one of 'sum', 'nearest', 'first', got 'all'",
+            "levels: slopes must be one of 'sum', 'nearest', 'first', got 'all'",
             lambda: levels(Sigmoid(), 2, 1, "all"),
         ),
-        (ValueError, "Signed: threshold must be > 0, got 0.0", lambda: signed(Sigmoid(), 0)),
+        (ValueError, "signed: threshold must be > 0, got 0.0", lambda: signed(Sigmoid(), 0)),
         (
             ValueError,
             "levels: n must be <= 256, up to which bfloat16 counts, got 257",

@@ -6,29 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import CASES, DEFAULTS, STANDING, standing
+from conftest import few
+from reference import CASES, DEFAULTS, RULE, standing
 
 import spikegrad
 from spikegrad import learnable
 
-defaults = pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
-
-
-def standing_for_others(all_cases, chosen):
-    """The chosen ones, and the others with --every."""
-    every = [() if case in chosen else pytest.mark.every for case in all_cases]
-    return pytest.mark.parametrize(
-        "case", [pytest.param(case, marks=marks) for case, marks in zip(all_cases, every, strict=True)], ids=repr
-    )
-
-
-# one setting of those that stand for all, and of one that has many parameters
-cases = standing_for_others(
-    CASES, [c for c in {case.name: case for case in CASES}.values() if c.name in (*STANDING, "MultiGaussianGrad")]
-)
-some = standing_for_others(
-    DEFAULTS, [case for case in DEFAULTS if case.name in ("Sigmoid", "S2NN", "MultiGaussianGrad")]
-)
+WITH_PARAMETERS = (*RULE, "QPseudoSpike", "MultiGaussianGrad", "SlayerGrad")  # one, two and many, in all their places
+last_settings = {case.name: case for case in CASES}  # far from the defaults, at which a factor may be 1
+some = pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 x64 = pytest.mark.usefixtures("x64")
 SHAPES = ((), (3,), (4, 1))  # that broadcast to (4, 3)
 
@@ -72,7 +58,7 @@ def derivatives(surrogate, x):
     }
 
 
-@cases
+@pytest.mark.parametrize("case", few(CASES, *map(last_settings.get, WITH_PARAMETERS)), ids=repr)
 @x64
 def test_derivatives_in_every_parameter(case):
     x = case.near_grid()
@@ -104,7 +90,7 @@ def first_derivatives(surrogate, x):
     return jax.tree.leaves(in_parameters(fire)(learnable(spread(surrogate, x)), x))
 
 
-@defaults
+@pytest.mark.parametrize("case", standing(DEFAULTS, WITH_PARAMETERS), ids=repr)
 def test_derivatives_in_single_precision(case):
     x = case.near_grid(np.float32)
     for name, got in zip(case.numbers, first_derivatives(case.make(), jnp.asarray(x)), strict=True):
@@ -115,21 +101,7 @@ def test_derivatives_in_single_precision(case):
         assert (np.abs(np.asarray(got) - truth) <= allowed).all(), name
 
 
-@defaults
-def test_no_gradient_without_learnable(case):
-    x = jnp.linspace(-2, 2, 9)
-
-    @jax.jit
-    def derivatives(surrogate):
-        ones = jax.tree.map(jnp.ones_like, surrogate)
-        return in_parameters(fire)(surrogate, x), jax.jvp(lambda s: s(x), (surrogate,), (ones,))[1]
-
-    gradient, tangent = derivatives(case.make())
-    assert [float(leaf) for leaf in jax.tree.leaves(gradient)] == [0.0] * len(case.numbers)
-    assert not tangent.any()
-
-
-@defaults
+@some
 def test_forward_mode_is_reverse_mode(case):
     spike, x = learnable(spread(case.make(), jnp.ones(5))), jnp.linspace(-1.5, 2, 5)
     direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(5.0) + leaf), spike)
@@ -143,7 +115,7 @@ def test_forward_mode_is_reverse_mode(case):
     np.testing.assert_allclose(tangent, expected, rtol=1e-5, atol=1e-6)
 
 
-@some
+@pytest.mark.parametrize("case", standing(DEFAULTS, ("S2NN",)), ids=repr)
 def test_gradients_have_the_shape_of_their_parameter(case):
     x = jnp.linspace(-2, 2, 12).reshape(4, 3)
     gradient = in_parameters(fire)

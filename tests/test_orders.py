@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import CASES, DEFAULTS, standing
+from conftest import few
+from reference import CASES, DEFAULTS, RULE, standing
 
 import spikegrad
 
-cases = pytest.mark.parametrize("case", CASES, ids=repr)
-defaults = pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
+some = pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 x64 = pytest.mark.usefixtures("x64")
 
 
@@ -43,12 +43,7 @@ def modes(surrogate, x):
     ]
 
 
-@jax.jit
-def hessian_of_the_square(surrogate, x):
-    return jax.vmap(jax.hessian(lambda x: surrogate(x) ** 2))(x)
-
-
-@cases
+@pytest.mark.parametrize("case", few(CASES, *DEFAULTS), ids=repr)
 @x64
 def test_higher_orders_are_derivatives_of_the_closed_form(case):
     x = case.near_grid()
@@ -65,7 +60,7 @@ def test_higher_orders_are_derivatives_of_the_closed_form(case):
             assert (got[kink] <= np.maximum(left, right)[kink] + rounding).all()
 
 
-@defaults
+@some
 def test_higher_orders_in_single_precision(case):
     x = case.near_grid(np.float32)
     for order, got in enumerate(map(np.asarray, orders(case.make(), jnp.asarray(x))), 2):
@@ -78,25 +73,13 @@ def test_higher_orders_in_single_precision(case):
         assert not wrong.any(), (order, x[wrong])
 
 
-@defaults
+@some
 @x64
 def test_forward_mode_is_reverse_mode(case):
     for order, (first, *others) in enumerate(modes(case.make(), jnp.asarray(case.near_grid())), 1):
         for other in others:
             atol = 1e-15 * float(abs(first).max())
             np.testing.assert_allclose(other, first, rtol=1e-13, atol=atol, err_msg=f"order {order}")
-
-
-@defaults
-@x64
-def test_hessian_of_the_square(case):
-    # 2g² + 2s·g': the first term is lost where the rule answers with the implementation instead of the spike
-    x = case.near_grid()
-    away = ~case.near_knot(x)
-    got = np.asarray(hessian_of_the_square(case.make(), jnp.asarray(x)))
-    g, slope = case.grad(x).astype(float), case.grad(x, 1).astype(float)
-    truth = 2 * g**2 + 2 * (x >= 0) * slope
-    np.testing.assert_allclose(got[away], truth[away], rtol=1e-11, atol=1e-13 * np.abs(truth).max())
 
 
 @x64
@@ -201,9 +184,7 @@ def compare_with_straight_through(name, recurrent, ways):
 
 
 STANDING_FOR_ALL = ("Sigmoid", "InvSquareGrad")  # one smooth and one with a kink: the rule is the same for every curve
-of_two_curves = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in STANDING_FOR_ALL else pytest.mark.every) for n in PRIMALS]
-)
+of_two_curves = pytest.mark.parametrize("name", few(PRIMALS, *STANDING_FOR_ALL))
 
 
 @of_two_curves
@@ -219,7 +200,7 @@ def test_hessian_vector_product_by_forward_over_reverse_mode_of_a_scan(name, rec
     compare_with_straight_through(name, recurrent, {"scan": (jax.lax.scan, forward_over_reverse)})
 
 
-@defaults
+@some
 @x64
 def test_meta_gradient_through_an_unrolled_update(case):
     # the step of learning depends on the parameters through the slope: no `learnable` is needed for that

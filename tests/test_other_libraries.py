@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-QUICK_COMPILATION = True
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "from-other-libraries.md"
 SPIKES_ONLY = {"norse_lif_refractory", "sinabs_alif"}

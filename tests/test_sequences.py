@@ -10,7 +10,6 @@ import pytest
 from spikegrad import LIF, Layer, LeakyReadout, Network
 from spikegrad.data import DataError, Sequences, collate, hold_out, randman, standardize
 
-QUICK_COMPILATION = True
 LENGTHS = [3, 5, 1, 4, 2, 5, 3]
 
 

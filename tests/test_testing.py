@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from reference import DEFAULTS
+from conftest import few
+from reference import CASES, DEFAULTS
 
 from spikegrad import (
     LIF,
@@ -21,16 +22,14 @@ from spikegrad import (
     signed,
     soft,
     stochastic,
+    testing,
 )
 from spikegrad.testing import BrokenLawError, check_cell, check_surrogate
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(c, marks=() if c.name in ("PiecewiseQuadratic", "S2NN") else pytest.mark.every) for c in DEFAULTS],
-    ids=repr,
-)
+@pytest.mark.parametrize("case", few(CASES, *DEFAULTS), ids=repr)
 def test_the_surrogates_of_the_library(case):
+    """Every law of every surrogate; their values are compared with formulas elsewhere."""
     assert check_surrogate(case.make()).passed
 
 
@@ -270,6 +269,13 @@ class Forgetful(LIF):
         return distance + 1.01 * self.threshold
 
 
+class Quarter(LIF):
+    """What it keeps fires alike, at another slope."""
+
+    def encode(self, u):
+        return (u - self.threshold) / 4, ()
+
+
 class Restless(Cell):
     """Not what it was a call before."""
 
@@ -308,6 +314,8 @@ BROKEN_CELLS = {
     "decode is the inverse of encode": Forgetful(),
     "in mode 'half' the same neurons fire": Forgetful(),
     "in mode '8-bit' the same neurons fire": Forgetful(),
+    "in mode 'half' gradients are those of a loop": (quarter := Quarter()),
+    "in mode '8-bit' gradients are those of a loop": quarter,
     "jit changes nothing": (restless := Restless()),
     "scan changes nothing": restless,
     "a step is integrate, then fire": restless,
@@ -318,6 +326,8 @@ report_of_cell = functools.cache(functools.partial(check_cell, steps=4, raises=F
 
 
 @pytest.mark.parametrize("law", BROKEN_CELLS)
-def test_a_broken_law_of_cells_is_found(law):
-    findings = {finding.law: finding for finding in report_of_cell(BROKEN_CELLS[law]).findings}
-    assert not findings[law].passed, report_of_cell(BROKEN_CELLS[law])
+def test_a_broken_law_of_cells_is_found(law, monkeypatch):
+    if not law.endswith("those of a loop"):
+        monkeypatch.setattr(testing, "_modes", lambda *_: iter(()))  # they take longest
+    report = report_of_cell(BROKEN_CELLS[law])
+    assert not next(finding for finding in report.findings if finding.law == law).passed, report

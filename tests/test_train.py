@@ -17,7 +17,6 @@ from spikegrad.cli.networks import ReluNetwork, SpikingNetwork, init
 from spikegrad.data import load, scale
 from spikegrad.training import DivergedError
 
-QUICK_COMPILATION = True
 SIZES = (6, 9, 7, 3)
 RNG = np.random.default_rng(0)
 PREPARE = partial(scale, low=0.0, high=16.0)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from test_recordings import EVENT, SHD, packet, write_aedat, write_nmnist, write_shd, write_ts
 
 from spikegrad.cli import commands, figure, learning, main, runs, sources
-from spikegrad.cli.networks import READOUTS, RectifiedNetwork, count, init, without_spikes
-from spikegrad.data import Binning, DataError, randman
+from spikegrad.cli.networks import READOUTS, RectifiedNetwork, count, init, shapes, without_spikes
+from spikegrad.data import Binning, DataError, load, randman
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([9, 1, 4, 9, 7, 2, 8, 5])
@@ -121,6 +121,31 @@ def test_what_is_compared_with_has_as_many_weights_and_the_same_leaks():
         expected.append(r)
     np.testing.assert_allclose(course[:, 0, 0], expected, rtol=1e-5)
     assert active[0].min() == 1
+
+
+def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path):
+    x = (np.random.default_rng(0).random((200, 40, 300)) < 0.005).astype(np.uint8)  # sparse events
+    np.savez(tmp_path / "sparse.npz", x=x, y=np.arange(200) % CLASSES, lengths=np.arange(200) % 30 + 10)
+    data = sources.load(str(tmp_path / "sparse.npz"), 0, Binning())
+    network = options(hidden=(80,), recurrent=True, steps=40).network((300,), CLASSES)
+    key = jax.random.key(0)
+    params = learning.starts(network, data)(key)
+    assert [{name: a.shape for name, a in layer.items()} for layer in params] == shapes(network.sizes, True)
+    weight = np.asarray(params[0]["weight"], np.float64)
+    trace, there, traces = 0.0, np.arange(40) < data.lengths_train[:, None], []
+    for values in data.x_train.swapaxes(0, 1):
+        trace = 0.9 * trace + values
+        traces.append(trace)
+    squares = (np.array(traces).swapaxes(0, 1)[there] ** 2).sum(1).mean()
+    assert np.sqrt((weight**2).mean() * squares) == pytest.approx(math.sqrt(0.9), rel=0.05)
+    rates = learning.make_evaluator(network)(params, data.x_train, data.lengths_train).rates
+    before = init(network.sizes, key, math.sqrt(0.5), True)  # nearly silent
+    assert rates[0] > 0.005 > 10 * learning.make_evaluator(network)(before, data.x_train, data.lengths_train).rates[0]
+    nothing = dataclasses.replace(data, x_train=np.zeros_like(data.x_train))
+    images = load("digits", 0)
+    for given, gain in ((nothing, math.sqrt(0.5)), (images, 0.5)):
+        found, plain = learning.starts(network, given)(key), init(network.sizes, key, gain, True)
+        assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True))
 
 
 # What is read

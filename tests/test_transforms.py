@@ -1,4 +1,7 @@
-"""Every surrogate under every transformation equals the same surrogate called eagerly; nothing is traced twice."""
+"""Surrogates under every transformation equal the same surrogate called eagerly; nothing is traced twice.
+
+Those that ``check_surrogate`` knows are checked for every surrogate by test_testing.py.
+"""
 
 import contextlib
 import logging
@@ -11,11 +14,11 @@ import pytest
 from conftest import few
 from jax import export
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from reference import DEFAULTS, standing
+from reference import DEFAULTS, RULE, standing
 
 import spikegrad
 
-every = pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
+some = pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 X = jnp.concatenate([jnp.linspace(-3, 3, 25), jnp.array([0.0, -0.0, 1e-3, -1e-3, 20.0, -20.0, 1e-30])]).reshape(8, 4)
 
 
@@ -83,7 +86,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", few(WAYS, "an argument of jit", "static"))
-@every
+@some
 def test_equals_eager(case, way):
     surrogate = case.make()
     check_each(WAYS[way](surrogate, X), value_and_slope(surrogate, X))
@@ -95,7 +98,7 @@ def test_equals_eager_in_half_precision(way):  # whose derivative takes another 
     check_each(WAYS[way](surrogate, x), value_and_slope(surrogate, x))
 
 
-@every
+@some
 def test_vmap_over_parameters(case):
     @jax.jit
     def slopes(surrogate, xs):  # no constant: the XLA of JAX 0.6 folds a step of one along another axis wrongly
@@ -121,23 +124,7 @@ def _stack(trees):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-@every
-def test_jvp_of_vjp(case):
-    direction = jnp.sin(X)
-
-    @jax.jit
-    def second(surrogate):
-        square = lambda x: jnp.sum(surrogate(x) ** 2)  # noqa: E731
-        reverse = jax.grad(lambda x: jax.jvp(square, (x,), (direction,))[1])
-        return jax.jvp(jax.grad(square), (X,), (direction,)), reverse(X)  # the matrix is symmetric, and here diagonal
-
-    surrogate = case.make()
-    (slope, forward), reverse = second(surrogate)
-    check(slope, 2 * surrogate(X) * surrogate.surrogate_grad(X))
-    check(reverse, forward)
-
-
-@every
+@some
 def test_shard_map_over_devices(case):
     devices = jax.devices()
     assert len(devices) == 8
@@ -165,7 +152,7 @@ def _shard_map(f, mesh, spec):
     return shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec)
 
 
-@every
+@some
 def test_export_round_trip(case):
     surrogate = case.make()
     exported = export.export(jax.jit(lambda x: value_and_slope(surrogate, x)))(X)
@@ -176,14 +163,7 @@ def test_export_round_trip(case):
     check(jax.grad(lambda x: loss(spikes.call(x)))(X), value_and_slope(surrogate, X)[1])
 
 
-@every
-def test_debug_nans(case):
-    surrogate = case.make()
-    with jax.debug_nans(True):
-        jax.jit(jax.value_and_grad(lambda x: jax.grad(lambda x: surrogate(x).sum())(x).sum()))(X)
-
-
-@every
+@some
 def test_forward_alone_compiles_to_the_step(case):
     text = jax.jit(case.make()).lower(X).compile().as_text()
     operations = set(re.findall(r"= \S+ ([a-z][a-z0-9-]*)\(", text))
@@ -203,7 +183,7 @@ class Count:
         return jax.grad(lambda x: surrogate(x).sum())(x)
 
 
-@every
+@some
 def test_another_parameter_does_not_trace_again(case):
     count, surrogate = Count(), case.make()
     jitted = jax.jit(count)
@@ -216,7 +196,7 @@ def value_and_slope_of_ones(surrogate):
     return jax.grad(lambda x: surrogate(x).sum())(X)
 
 
-@every
+@some
 def test_equal_surrogates_as_static_arguments_trace_once(case):
     count = Count()
     jitted = jax.jit(count, static_argnums=0)
@@ -256,7 +236,7 @@ def compilations():
         logger.propagate = propagate
 
 
-@every
+@pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
 def test_eager_calls_with_other_parameters_do_not_compile_again(case):
     def use(surrogate):
         surrogate(X)

@@ -1,5 +1,8 @@
 """Surrogate gradients for spiking neural networks on JAX: the step forward, a smooth slope backward."""
 
+import importlib
+import typing
+
 from . import surrogates as surrogates
 from ._functional import functional
 from ._kinds import excluding, levels, signed, soft, stochastic
@@ -7,7 +10,7 @@ from ._spike import spike
 from ._struct import Bounded, bounded, parameter
 from ._surrogate import Surrogate, keep_slope, learnable
 from .inspect import residual_report
-from .network import Layer, Network
+from .network import Layer, Network, fit_widths, fluctuation_driven
 from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
 from .surrogates import (
     ERF,
@@ -51,6 +54,9 @@ from .surrogates._algebra import shifted, stretched, truncated
 from .surrogates._measures import fitted, measure
 from .surrogates._registry import get, names
 
+if typing.TYPE_CHECKING:
+    from .inspect.diagnosis import diagnose, diagnose_layer
+
 __version__ = "0.1.0"
 __all__ = [
     "ERF",
@@ -84,9 +90,13 @@ __all__ = [
     "arctan",
     "bounded",
     "decay_from_tau",
+    "diagnose",
+    "diagnose_layer",
     "erf",
     "excluding",
+    "fit_widths",
     "fitted",
+    "fluctuation_driven",
     "functional",
     "gaussian_grad",
     "get",
@@ -121,3 +131,10 @@ __all__ = [
     "truncated",
     "unroll",
 ]
+
+
+def __getattr__(name):
+    """What most programs do not need is imported when it is asked for."""
+    if name in ("diagnose", "diagnose_layer"):
+        return getattr(importlib.import_module(".inspect.diagnosis", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,6 +26,10 @@ Curve = Any
 class Forward(Struct):
     """A kind of spike; by itself the step."""
 
+    @classmethod
+    def _called(cls) -> str:
+        return cls.__name__.lower()  # the public function that makes it
+
     @property
     def is_step(self) -> bool:
         return False
@@ -218,8 +222,7 @@ class Signed(Forward, pure=True):
 
 
 def _unit(forward: Levels | Signed, x: jax.Array) -> jax.Array:
-    owner = type(forward).__name__.lower()
-    return broadcast_checked(jnp.asarray(forward.threshold), x.dtype, x.shape, owner, "threshold")
+    return broadcast_checked(jnp.asarray(forward.threshold), x.dtype, x.shape, forward._called(), "threshold")
 
 
 def _times(forward: Levels | Signed, threshold: Any, x: jax.Array) -> Any:

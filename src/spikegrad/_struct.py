@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
 
@@ -236,7 +236,7 @@ class Struct:
                     setattr(cls, name, getattr(object, name))
 
     def __post_init__(self) -> None:
-        owner = type(self).__name__
+        owner = self._called()
         for name, domain in self._domains.items():
             value = getattr(self, name)
             if isinstance(value, Bounded) and domain.number:
@@ -269,11 +269,23 @@ class Struct:
             values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, type(self).__name__, name, of)
         return new_unchecked(type(self), values)
 
+    @classmethod
+    def _called(cls) -> str:
+        """What errors call it: the name that its user wrote."""
+        return cls.__name__
+
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._domains}
 
     def _key(self) -> tuple:
         return tuple(map(_by_value, self._values().values()))
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """An object, and the objects in its fields."""
+    yield value
+    for name in getattr(value, "_objects", ()):
+        yield from parts_of(getattr(value, name))
 
 
 def is_pure(value: Any) -> bool:

@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._forward import Forward, Step, Stochastic
 from ._spike import _spike, spike
-from ._struct import Real, Struct, is_pure, parameter
+from ._struct import Real, Struct, is_pure, parameter, parts_of
 
 T = TypeVar("T")
 
@@ -316,8 +316,8 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     0.0534
     """
     curve = curve_of("learnable", surrogate)
-    for part in _parts_of(curve):
-        if not part._frozen:
+    for part in parts_of(curve):
+        if isinstance(part, Surrogate) and not part._frozen:
             raise TypeError(
                 f"learnable: {type(part).__name__} has its own __init__, so that JAX sees no parameters in it; declare "
                 "them by annotations"
@@ -441,14 +441,6 @@ def curve_of(owner: str, surrogate: Any) -> Surrogate:
 def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
     """Another curve under the settings of a surrogate."""
     return dataclasses.replace(surrogate, surrogate=curve) if isinstance(surrogate, _Configured) else curve
-
-
-def _parts_of(curve: Surrogate) -> Iterator[Surrogate]:
-    """A curve, and the curves in its fields."""
-    yield curve
-    for name in curve._objects:
-        if isinstance(inner := getattr(curve, name), Surrogate):
-            yield from _parts_of(inner)
 
 
 def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:

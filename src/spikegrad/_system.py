@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import shutil
 import sys
@@ -27,8 +26,7 @@ def available_memory() -> int | None:
 
 
 def release_memory() -> None:
-    """Give the system back what this process has freed: the allocator of GNU keeps it, 50 MB and more of compiling."""
-    gc.collect()
+    """Give the system back what this process has freed: the allocator of GNU keeps it, such as 50 MB of compiling."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 

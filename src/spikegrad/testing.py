@@ -23,6 +23,7 @@ import spikegrad
 
 from ._compat import in_double_precision
 from ._forward import Stochastic
+from ._struct import parts_of
 from ._surrogate import Surrogate, forwards, learnable
 from .network import Layer, Network
 from .network._storage import read, write
@@ -490,7 +491,7 @@ def _copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[
     """A copy, a pickle and what is printed are the same again; ``value`` is what they are compared by."""
     by_value = subject._frozen and all(isinstance(leaf, (float, int)) for leaf in jax.tree.leaves(subject))
     why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has its own __init__"
-    types = {type(part).__name__: type(part) for part in _parts(subject)}
+    types = {type(part).__name__: type(part) for part in parts_of(subject)}
 
     def is_equal(other):
         return other == subject and hash(other) == hash(subject)
@@ -508,13 +509,6 @@ def _copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[
     pickled = _attempt(lambda: value(pickle.loads(pickle.dumps(subject))))
     expected = value(subject)
     yield _compare(law, pickled, expected, 1e-14, scale=_peak(expected))
-
-
-def _parts(subject: Any) -> Iterator[Any]:
-    """The object, and the objects in its fields."""
-    yield subject
-    for name in getattr(subject, "_objects", ()):
-        yield from _parts(getattr(subject, name))
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 import jax
@@ -16,16 +17,14 @@ import numpy as np
 from rich.table import Table
 
 from .. import __version__
-from .. import data as datasets
-from .._files import write_atomically
 from .._surrogate import Surrogate
 from ..neurons import LIF
 from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
-from ..training import DivergedError
+from ..training import Callback, DivergedError
 from ..training._agree import from_first
-from . import learning, processes, runs, sources, streams, tables
-from .networks import NO_CODING, Model, count, init, without_spikes
+from . import diagnosis, learning, outputs, processes, runs, sources, streams, tables
+from .networks import NO_CODING, Model, Params, count, init, without_spikes
 from .options import (
     Options,
     RealRange,
@@ -90,7 +89,7 @@ def command() -> None:
 @processes.options
 @click.pass_context
 @with_sources
-def train(
+def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     context: click.Context,
     data: str,
     surrogate: Surrogate,
@@ -126,7 +125,9 @@ def train(
 
     Recordings go in as they are: events are counted in --steps of --bin
     milliseconds, real numbers are brought to mean 0 and deviation 1 in each
-    channel. What shorter sequences are filled up with has no effect.
+    channel. What shorter sequences are filled up with has no effect. Up to
+    128 of them are measured, for weights at the start that make potentials
+    fluctuate by a threshold.
 
     \b
     Time constants, --taus:
@@ -147,11 +148,11 @@ def train(
     network = options.network(loaded.shape, loaded.classes)
     failures: list[str] = []
 
-    def learn(network: Model, name: str, activity: str, gain: float) -> learning.Fit:
+    def learn(network: Model, name: str, activity: str, start: Params, *callbacks: Callback) -> learning.Fit:
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
             fit = learning.fit(
                 network,
-                init(network.sizes, jax.random.key(options.seed), gain, network.recurrent),
+                start,
                 loaded,
                 name=name,
                 **{setting: getattr(options, setting) for setting in _SETTINGS},
@@ -159,13 +160,18 @@ def train(
                 stop=stop,
                 folder=folder,
                 minutes=checkpoint,
+                callbacks=callbacks,
             )
         failures.extend(fit.failures)
         return fit
 
-    of_spiking, of_rectified = learning.gains(loaded)
+    key = jax.random.key(options.seed)
+    start = learning.starts(network, loaded)(key)
+    why = functools.partial(diagnosis.reasons, network, start=start, data=loaded, lr=options.lr)
+    watch = diagnosis.Watch(why, loaded.classes, quiet)
     with runs.held(folder), processes.deferred() as stop:
-        spiking = learn(network, "spiking", "firing", of_spiking)
+        with diagnosis.explained(why):
+            spiking = learn(network, "spiking", "firing", start, watch)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with _collected(failures):
             runs.save_parameters(folder, spiking.params)
@@ -173,7 +179,9 @@ def train(
         failures[:] = from_first(lambda: failures)  # it alone writes
         if not stop() and record["baseline"] and not failures:
             with _collected(failures):
-                record["results"]["relu"] = _summary(learn(without_spikes(network), "ReLU", "active", of_rectified))
+                other = without_spikes(network)
+                other_start = init(other.sizes, key, learning.gains(loaded)[1], other.recurrent)
+                record["results"]["relu"] = _summary(learn(other, "ReLU", "active", other_start))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
         title = (
@@ -193,8 +201,10 @@ def train(
         out.print(table)
     results = record["results"]
     doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
-    for line in doubts:
+    for line in [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]:
         out.print(f"warning: {line}", soft_wrap=True)
+    if not doubts and not failures:
+        out.print(f"nothing is amiss in accuracy and rates; spikegrad diagnose {folder} looks closer", soft_wrap=True)
     if record["interrupted"]:
         out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {folder} goes on")
     files = (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS)
@@ -220,9 +230,7 @@ def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     record = runs.describe(options, data)
     record |= {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
-    folder = runs.claim(output)
-    runs.save_record(folder, record)
-    return folder, options, data, record
+    return runs.claim(output, record), options, data, record
 
 
 def _go_on(folder: Path) -> tuple:
@@ -261,8 +269,6 @@ def _summary(fit: learning.Fit) -> dict[str, Any]:
 
 command.add_command(sweep)
 
-_force = click.option("--force", is_flag=True, help="Overwrite the file that --output names.")
-
 
 @command.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -270,7 +276,7 @@ _force = click.option("--force", is_flag=True, help="Overwrite the file that --o
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="Write y_pred (m,) and logits (m, classes) to this .npz."
 )
-@_force
+@outputs.force
 def predict(run: Path, data: str | None, output: Path | None, force: bool) -> None:
     """Score data with a saved run.
 
@@ -281,9 +287,9 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     saved = runs.load(run)
     source = saved.options.data if data is None else data
     if output is not None:
-        _check_output(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
+        outputs.check(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
     about, options = saved.data, saved.options
-    x, y, lengths = _to_score(saved, source)
+    x, y, lengths = runs.to_score(saved, source)
     if data is None and (y is None or runs.sha256(x, y, lengths) != about.held_out_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
     runs.check_scoring(saved, len(x))
@@ -293,20 +299,9 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
         raise runs.RunError(f"{run}: its answers to {source} are NaN or infinite")
     if output is not None:
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
-        _write(output, lambda stream: np.savez(stream, **arrays))
+        outputs.write(output, lambda stream: np.savez(stream, **arrays))
     title = f"{source}: {len(x):,} examples, {run}"
     tables.console().print(tables.by_class(scores.answers, y, about.classes, title))
-
-
-def _to_score(saved: runs.Saved, source: str) -> tuple:
-    """Examples, labels or None, and lengths or None."""
-    options, about = saved.options, saved.data
-    if options.coding == NO_CODING:
-        return sources.load_to_score(source, options.data, options.seed, options.binning, about)
-    form = sources.form_of(source)
-    if form.read is not None and form not in sources.OWN:
-        raise runs.RunError(f"{source} has a time axis, and the network was trained on {options.data}, which has none")
-    return *datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high), None
 
 
 def _size(value: float) -> str:
@@ -340,7 +335,7 @@ def list_() -> None:
 @command.command()
 @click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The picture: .png, .svg or .pdf.")
-@_force
+@outputs.force
 def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
     """Draw surrogates side by side: step, primals and slopes.
 
@@ -348,30 +343,10 @@ def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
     """
     from ..inspect.plot import plot  # noqa: PLC0415  (only this command and train need matplotlib)
 
-    _check_output(output, (".png", ".svg", ".pdf"), force)
+    outputs.check(output, (".png", ".svg", ".pdf"), force)
     figure = plot(*surrogates)
-    _write(output, lambda stream: figure.savefig(stream, dpi=200, format=output.suffix[1:]))
+    outputs.write(output, lambda stream: figure.savefig(stream, dpi=200, format=output.suffix[1:]))
     tables.console().print(f"wrote {output}", soft_wrap=True)
 
 
-def _check_output(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, ...] = ()) -> None:
-    """Whether a file may be written, before the work: nothing is overwritten unasked, and nothing that is read."""
-    *others, last = endings
-    problem = None
-    if path.suffix not in endings:
-        problem = f"{path} must end in {', '.join(others)} or {last}" if others else f"{path} must end in {last}"
-    elif path.exists() and any(other.exists() and path.samefile(other) for other in reads):
-        problem = f"{path} is what is read"
-    elif path.exists() and not force:
-        problem = f"{path} exists; --force overwrites it"
-    if problem:
-        raise click.BadParameter(problem, param_hint="'--output'")
-
-
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    try:
-        write_atomically(path, write)
-    except OSError as error:
-        raise click.BadParameter(
-            f"{path} cannot be written: {error.strerror or error}", param_hint="'--output'"
-        ) from None
+command.add_command(diagnosis.command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from .. import training
 from .._system import available_memory, release_memory
 from ..data import Data
 from ..training._agree import agreed
+from ..training._update import compiled_first
 from . import sources
-from .networks import Model, Params, SpikingNetwork, count, init
+from .networks import Model, Params, SpikingNetwork, count, init, init_driven
 from .processes import batch_sharding
 
 
@@ -101,7 +103,7 @@ def make_evaluator(
     examples what the network takes, on the device.
     """
 
-    @jax.jit
+    @compiled_first
     def run(params, x, lengths, valid, key):
         logits, spikes, _ = network(params, prepare(x), key, lengths)
         return logits, [(s * valid[None, :, None]).sum((0, 1)) / s.shape[0] for s in spikes]
@@ -142,6 +144,7 @@ def fit(
     stop: Callable[[], Any] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
+    callbacks: Sequence[training.Callback] = (),
 ) -> Fit:
     """Train by Adam, with a learning rate that falls to 0 along a cosine, on the cross-entropy of the logits.
 
@@ -176,6 +179,8 @@ def fit(
         Where ``metrics.jsonl`` and checkpoints are written. Training goes on from the newest checkpoint that is there.
     minutes : float
         Between checkpoints.
+    callbacks : sequence of Callback
+        Told more of it.
 
     Returns
     -------
@@ -192,7 +197,7 @@ def fit(
     prepare = _preparation(data)
     loss, examples = _placed(_loss(network, prepare, shift, noise), data)
     course = _Course(data, make_evaluator(network, prepare), report)
-    callbacks: list[training.Callback] = [course, lambda now: stop()]
+    told: list[training.Callback] = [course, *callbacks, lambda now: stop()]
     failures: list[str] = []
     diverged = False
     state = training.State.start(params, optimizer, jax.random.key(seed))
@@ -205,7 +210,8 @@ def fit(
             more=lambda now: {"learning_rate": schedule(now.step - 1)} | course.held_out_of(now),
             resume=True,
         )
-        callbacks[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
+        told[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
+    gc.collect()  # programs of the network before
     release_memory()
     try:
         state = training.fit(
@@ -216,7 +222,7 @@ def fit(
             epochs=epochs,
             updates_per_call=_updates_per_call(network, batch, per_epoch),
             batch_sharding=batch_sharding(batch),
-            callbacks=callbacks,
+            callbacks=told,
         )
     except training.DivergedError as error:
         failures.append(f"the {name} network diverged: {error}; a smaller learning rate may help")
@@ -302,9 +308,10 @@ def sweep(
 
     updates_per_call = _updates_per_call(network, batch, per_epoch)
     placed, examples = _placed(loss, data)
+    start = starts(network, data)
     return training.sweep(
         placed,
-        lambda key, setting: init(network.sizes, key, gains(data)[0], network.recurrent),
+        lambda key, setting: start(key),
         lambda seed: training.ShuffledBatches(examples, batch, seed),
         settings,
         optimizer=lambda setting: optax.adam(optax.cosine_decay_schedule(setting["lr"], per_epoch * epochs)),
@@ -315,6 +322,31 @@ def sweep(
         callbacks=lambda setting, seed: [reporting()],
         **more,
     )
+
+
+def starts(network: SpikingNetwork, data: Data) -> Callable[[jax.Array], Params]:
+    """What draws the parameters of a spiking network at the start: of recordings, by how much they drive it."""
+    gain = gains(data)[0]
+
+    def plain(key: jax.Array) -> Params:
+        return init(network.sizes, key, gain, network.recurrent)
+
+    if not isinstance(data, sources.Timed):
+        return plain
+    rows = np.unique(np.linspace(0, len(data.x_train) - 1, _MEASURED).astype(int))
+    x, lengths = data.x_train[rows], None if data.lengths_train is None else data.lengths_train[rows]
+    driven = jax.jit(functools.partial(init_driven, network))
+
+    def start(key: jax.Array) -> Params:
+        params = driven(x, lengths, key)
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+        return params if finite else plain(key)  # there are no events to go by
+
+    return start
+
+
+_MEASURED = 128
+"""Recordings of which it is measured how much they drive: no more than are in a batch by default, which must fit."""
 
 
 def gains(data: Data) -> tuple[float, float]:
@@ -406,8 +438,6 @@ class _Course:
         self.last: training.Report | None = None
 
     def __call__(self, now: training.Report) -> None:
-        if self.last is None:  # what has just been compiled
-            release_memory()
         self.last = now
         if now.epoch_ended:
             self._append(now, self.scores(now.state.trainable))

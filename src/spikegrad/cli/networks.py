@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._struct import parameter
-from ..data import latency_coding, rate_coding
+from ..data import constant_coding, latency_coding, rate_coding
 from ..network import Layer, Network
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
 
@@ -88,13 +88,38 @@ def init(sizes: tuple[int, ...], key: jax.Array, gain: float = 1.0, recurrent: b
     ]
 
 
+def init_driven(network: SpikingNetwork, x: jax.Array, lengths: jax.Array | None, key: jax.Array) -> Params:
+    """Weights by which recordings make the potentials fluctuate by a threshold, biases 0.
+
+    Weights for any inputs would leave a network silent on sparse events. Recordings without any give NaN.
+    """
+    inputs = _time_first(x)
+    mask = mask_of(lengths, len(inputs))
+    *hidden, readout = network.cells
+    drawn = Network.init(
+        key, inputs, network.sizes[1:], hidden[0], readout, mask=mask, recurrent=network.recurrent, bias=True
+    )
+    names = shapes(network.sizes, network.recurrent)
+    return [{name: getattr(layer, name) for name in own} for layer, own in zip(drawn.layers, names, strict=True)]
+
+
 def count(sizes: tuple[int, ...], recurrent: bool = False) -> int:
     """Number of parameters."""
     return sum(math.prod(shape) for layer in shapes(sizes, recurrent) for shape in layer.values())
 
 
+def mask_of(lengths: jax.Array | None, steps: int) -> jax.Array | None:
+    """Which steps take place in recordings of these lengths, ``(steps, n)``; None if all do."""
+    return None if lengths is None else jnp.arange(steps)[:, None] < lengths[None]
+
+
 def _dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x @ layer["weight"] + layer["bias"][None]
+
+
+def _time_first(x: jax.Array) -> jax.Array:
+    """Recordings ``(n, steps, ...)`` as inputs ``(steps, n, inputs)``."""
+    return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,17 +175,36 @@ class SpikingNetwork:
             Of the readout, ``(steps, n, classes)``.
         """
         inputs, weights = self._coded(x, params, key)
-        readout = LeakyReadout(self.cell.decay if self.readout_decay is None else self.readout_decay)
-        cells = [*[self.cell] * (len(params) - 1), readout]
-        layers = [
-            Layer(weight, cell, layer.get("recurrent"), layer["bias"])
-            for weight, cell, layer in zip(weights, cells, params, strict=True)
-        ]
-        mask = None if lengths is None else jnp.arange(len(inputs))[:, None] < lengths[None]
-        states, (*spikes, potentials) = Network(layers)(inputs, mask=mask, mode=self.mode, all_layers=True)
-        return self._logits(states[-1][0], potentials, mask), spikes, potentials
+        mask = mask_of(lengths, len(inputs))
+        network = self._layers(params, weights)
+        states, (*spikes, potentials) = network(inputs, mask=mask, mode=self.mode, all_layers=True)
+        return self.logits(states[-1][0], potentials, mask), spikes, potentials
 
-    def _logits(self, last: jax.Array, potentials: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def taken_apart(
+        self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None
+    ) -> tuple[Network, jax.Array, jax.Array | None]:
+        """The layers, what they are given over time, and which steps take place; every weight is a matrix."""
+        weights = [layer["weight"] for layer in params]
+        constant = self.coding == "current"
+        inputs = constant_coding(x.reshape(len(x), -1), self.steps) if constant else self._coded(x, params, key)[0]
+        return self._layers(params, weights), inputs, mask_of(lengths, len(inputs))
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Of each layer, the readout last."""
+        readout = LeakyReadout(self.cell.decay if self.readout_decay is None else self.readout_decay)
+        return [*[self.cell] * (len(self.sizes) - 2), readout]
+
+    def _layers(self, params: Params, weights: list) -> Network:
+        return Network(
+            [
+                Layer(weight, cell, layer.get("recurrent"), layer["bias"])
+                for weight, cell, layer in zip(weights, self.cells, params, strict=True)
+            ]
+        )
+
+    def logits(self, last: jax.Array, potentials: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Of the readout's potentials, the last ones and those over time."""
         if self.readout == "last":
             return last  # of the states, which are held in steps that do not take place
         if mask is None:
@@ -173,7 +217,7 @@ class SpikingNetwork:
         """The inputs over time, and the weights of each layer."""
         weights = [layer["weight"] for layer in params]
         if self.coding == NO_CODING:
-            return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0), weights
+            return _time_first(x), weights
         x = x.reshape(len(x), -1)
         if self.coding == "current":  # the same at every step: one product, and inputs that are not looked at
             constant = jax.tree_util.Partial(lambda current, _: current, x @ weights[0])

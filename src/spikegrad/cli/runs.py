@@ -29,11 +29,13 @@ except ModuleNotFoundError:  # of Unix
     fcntl = None
 
 from .. import __version__
-from .._files import write_atomically
+from .. import data as datasets
+from .._files import PARTIAL, write_atomically
 from .._system import available_memory, free_disk, processors
 from ..data import Data, DataError
 from ..data._npz import read_arrays
-from .networks import Params, SpikingNetwork, shapes
+from . import sources
+from .networks import NO_CODING, Params, SpikingNetwork, shapes
 from .options import Options
 from .sources import Timed, lengths_of
 
@@ -47,13 +49,15 @@ class RunError(ValueError):
     """A folder that cannot be used, or a run that cannot be made; the message names it."""
 
 
-def claim(output: Path | None, record: str = RECORD) -> Path:
+def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Path:
     """Take a folder for a run, before the work is done. Of several who want one, a single one gets it.
 
     Parameters
     ----------
     output : Path, optional
         A folder that is new or empty. If not given, ``runs/<date>-<time>``, with a number where that is taken.
+    record : dict
+        What :func:`save_record` is to write first: who has written it has the folder.
 
     Raises
     ------
@@ -63,9 +67,9 @@ def claim(output: Path | None, record: str = RECORD) -> Path:
     for folder in _default_folders() if output is None else (output,):
         try:
             folder.mkdir(parents=True, exist_ok=output is not None)
-            if any(folder.iterdir()):
+            if any(not path.name.endswith(PARTIAL) for path in folder.iterdir()):
                 raise FileExistsError
-            (folder / record).open("x").close()  # fails if it exists: who has made it has the folder
+            write_atomically(folder / name, lambda stream: stream.write(_text(record)), new=True)
             return folder
         except FileExistsError:
             if output is not None and folder.is_dir():
@@ -193,8 +197,11 @@ def save_record(folder: Path, record: dict[str, Any], name: str = RECORD) -> Non
     OSError
         If it cannot be written; the message names it, and what was saved before stays.
     """
-    text = json.dumps(record, indent=1) + "\n"
-    save(folder / name, lambda stream: stream.write(text.encode()))
+    save(folder / name, lambda stream: stream.write(_text(record)))
+
+
+def _text(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def save_parameters(folder: Path, params: Params) -> None:
@@ -264,6 +271,17 @@ def check_scoring(saved: Saved, examples: int) -> None:
         f"scoring {examples:,} examples", _states(saved.options, min(examples, 512)), _device_memory(), "memory",
         f"its {saved.options.steps:,} steps are too many",
     )  # fmt: skip
+
+
+def to_score(saved: Saved, source: str) -> tuple:
+    """Of the data that ``--data`` names, examples, labels or None, and lengths or None."""
+    options, about = saved.options, saved.data
+    if options.coding == NO_CODING:
+        return sources.load_to_score(source, options.data, options.seed, options.binning, about)
+    form = sources.form_of(source)
+    if form.read is not None and form not in sources.OWN:
+        raise RunError(f"{source} has a time axis, and the network was trained on {options.data}, which has none")
+    return *datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high), None
 
 
 def _states(options: Options, examples: int) -> int:
@@ -360,12 +378,7 @@ def _or_damaged(folder: Path, read: Callable[[], Any], name: str = RECORD) -> An
 def _read_record(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     try:
-        text = path.read_text(encoding="utf-8")
-        if not text:  # as claim makes it
-            raise RunError(f"{folder} holds no run that has begun: {name} is empty")
-        record = json.loads(text)
-    except RunError:
-        raise
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run: no {name}") from None
     except OSError as error:

@@ -240,8 +240,7 @@ def sweep(
     says.
     """
     began = time.perf_counter()
-    from .figure import sweep_figure  # noqa: PLC0415  (fails before training, not after)
-
+    runs.require("matplotlib")
     if resume is None:
         grid = Grid(surrogate, height, width, lr, seeds, validation)
         options = options_of(context, data, surrogate=surrogate[0], lr=lr[0], seed=seed, **rest)
@@ -262,7 +261,7 @@ def sweep(
     size = count(network.sizes, network.recurrent)
     doubts += runs.check_resources(output or resume or Path("runs"), together, loaded, size * at_once)
     record = runs.describe(options, loaded) | {"sweep": dataclasses.asdict(grid)}
-    folder = runs.claim(output, RECORD) if resume is None else _unchanged(resume, record)
+    folder = runs.claim(output, record, RECORD) if resume is None else _unchanged(resume, record)
     for line in doubts:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     total = len(settings) * grid.seeds
@@ -305,6 +304,8 @@ def sweep(
                 }
             )
             runs.save_record(folder, record, RECORD)
+            from .figure import sweep_figure  # noqa: PLC0415  (it takes memory that training needs)
+
             figure = sweep_figure(rows, best(rows), f"{options.data}, {options.epochs} epochs, {grid.seeds} seeds")
             runs.save(folder / FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
     out = tables.console()

@@ -1,6 +1,8 @@
 """Layers of neurons over time, and what the backward pass keeps of them."""
 
+from ._initial import fluctuation_driven
 from ._layer import Layer
 from ._network import Network
+from ._widths import fit_widths
 
-__all__ = ["Layer", "Network"]
+__all__ = ["Layer", "Network", "fit_widths", "fluctuation_driven"]

@@ -55,11 +55,12 @@ def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
     """Cotangents of the arguments, with None for what has no derivative, which ``cotangent`` has as well."""
 
     def restricted(*some):
-        return inexact(function(*map(_fill_in, some, args)))
+        return inexact(function(*map(fill_in, some, args)))
 
     _, back = jax.vjp(restricted, *map(inexact, args))
     return back(cotangent)
 
 
-def _fill_in(some: Any, whole: Any) -> Any:
+def fill_in(some: Any, whole: Any) -> Any:
+    """The whole, with what there is of another tree in place of it."""
     return jax.tree.map(lambda s, w: w if s is None else s, some, whole, is_leaf=lambda leaf: leaf is None)

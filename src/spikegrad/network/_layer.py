@@ -17,6 +17,7 @@ from .._struct import Struct, parameter
 from .._surrogate import Stochastic, fold_in, forwards
 from ..neurons import Cell, State
 from ..neurons import fire as fire_cell
+from ._initial import Initializer, draw
 
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
 LayerState: TypeAlias = tuple[State, jax.Array]
@@ -85,6 +86,102 @@ class Layer(Struct):
                 raise TypeError(f"Layer: {name} must be a matrix or callable, got an array of shape {matrix.shape}")
             if matrix is not None and name == "recurrent" and matrix.shape[0] != matrix.shape[1]:
                 raise ValueError(f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}")
+
+    @classmethod
+    def init(
+        cls,
+        key: jax.Array,
+        inputs: int | ArrayLike,
+        neurons: int,
+        cell: Cell,
+        *,
+        rate: float | None = None,
+        mask: ArrayLike | None = None,
+        mean: float = 0.0,
+        deviation: Any = None,
+        weight: Initializer | None = None,
+        recurrent: bool | Initializer = False,
+        bias: bool = False,
+        dtype: Any = None,
+    ) -> Layer:
+        """A layer of matrices that are drawn: fluctuation-driven, or by any initializer of ``jax.nn.initializers``.
+
+        Parameters
+        ----------
+        key : array of jax.random.key
+            Draws the weights, and the spikes of neurons that are :func:`stochastic`.
+        inputs : int or array
+            The number of inputs, or inputs to measure, as a :class:`Network` takes them: ``(steps, examples, inputs)``.
+        neurons : int
+            Their number.
+        cell : Cell
+            The neurons.
+        rate : float, optional
+            With a number of inputs: the probability of a spike of an input in a step, above 0, at most 1.
+        mask : array of bool, optional
+            Of inputs that are measured: the steps that take place, as a :class:`Network` takes it.
+        mean, deviation : float, optional
+            Of the potential without spikes: see :func:`fluctuation_driven`, which has the defaults.
+        weight : callable, optional
+            ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``, in place of fluctuation-driven
+            weights. It needs no rate.
+        recurrent : bool or callable, default False
+            Whether the neurons are connected with each other: True, by weights like those of the inputs, or by those of
+            another initializer, ``jax.nn.initializers.orthogonal()`` say.
+        bias : bool, default False
+            Whether there is a bias, zeros at the start.
+        dtype : dtype, optional
+            Of all of them; by default JAX's default float.
+
+        Returns
+        -------
+        Layer
+
+        Raises
+        ------
+        TypeError
+            If neither a rate nor inputs to measure nor ``weight`` are given, or too many of them.
+        ValueError
+            As in :func:`fluctuation_driven`; and if no neuron fires, whose spikes recurrent weights go by.
+
+        Notes
+        -----
+        Recurrent weights that are fluctuation-driven give 0.1 of the variance of the potential, and those of the inputs
+        0.9; the mean comes of the inputs alone. The rate of the neurons is that of the inputs where it is a number;
+        else it is measured as well, without the recurrent weights.
+
+        Zenke and Vogels 2021 draw all weights evenly from -1/sqrt(n) to 1/sqrt(n), with n the inputs of a neuron:
+        ``weight=jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")``.
+
+        Examples
+        --------
+        >>> import jax
+        >>> from spikegrad import LIF, Layer
+        >>> layer = Layer.init(jax.random.key(0), 700, 128, LIF(0.9), rate=0.02, recurrent=True)
+        >>> layer.weight.shape, layer.recurrent.shape
+        ((700, 128), (128, 128))
+        >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.02, (50, 8, 700))
+        >>> Layer.init(jax.random.key(0), spikes, 128, LIF(0.9), bias=True).bias.shape
+        (128,)
+        >>> he = jax.nn.initializers.he_normal()
+        >>> Layer.init(jax.random.key(0), 700, 128, LIF(0.9), weight=he).weight.shape
+        (700, 128)
+        """
+        drawn = draw(
+            key,
+            inputs,
+            neurons,
+            cell,
+            rate=rate,
+            mask=mask,
+            mean=mean,
+            deviation=deviation,
+            weight=weight,
+            recurrent=recurrent,
+            dtype=dtype,
+        )
+        matrix, own = drawn
+        return cls(matrix, cell, own, jnp.zeros(neurons, matrix.dtype) if bias else None)
 
     def drive(self, inputs: jax.Array) -> jax.Array:
         """The part of the current that does not depend on the neurons: ``W x + b``."""

@@ -14,7 +14,9 @@ from jax.typing import ArrayLike
 from .._compat import is_forward_mode_error, match_varying_axes, shard_as
 from .._struct import Struct, is_pure, parameter
 from .._surrogate import as_key
+from ..neurons import Cell, LeakyReadout
 from . import _layer, _loop, _scan
+from ._initial import Initializer
 from ._layer import Layer, LayerState, examples_of, keys_of
 from ._layer_vjp import KEYS, trace
 from ._masks import make_masks
@@ -65,6 +67,86 @@ class Network(Struct):
             raise TypeError(f"Network: layers must be one or more Layer objects, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
 
+    @classmethod
+    def init(
+        cls,
+        key: jax.Array,
+        inputs: int | ArrayLike,
+        sizes: Sequence[int],
+        cell: Cell,
+        readout: Cell = LeakyReadout(),  # noqa: B008  (nothing changes it)
+        *,
+        rate: float | None = None,
+        mask: ArrayLike | None = None,
+        deviation: Any = None,
+        weight: Initializer | None = None,
+        recurrent: bool | Initializer = False,
+        bias: bool = False,
+        dtype: Any = None,
+    ) -> Network:
+        """Fully connected layers, and a readout, of matrices that are drawn as by :meth:`Layer.init`.
+
+        Inputs that are given are measured, and the outputs of each layer are, for the one above it. With a number and a
+        rate, all layers are taken to fire at this rate.
+
+        Parameters
+        ----------
+        key : array of jax.random.key
+            Draws the weights.
+        inputs : int or array
+            The number of inputs, or inputs to measure: ``(steps, examples, inputs)``, a batch of the training data say.
+        sizes : sequence of int
+            Neurons of each layer, the readout last.
+        cell : Cell
+            The neurons of the others.
+        readout : Cell, default LeakyReadout()
+            Those of the last layer.
+        rate, mask, deviation, weight, recurrent, bias, dtype
+            As in :meth:`Layer.init`. The readout is not recurrent, and has the deviation that is its default.
+
+        Returns
+        -------
+        Network
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`Layer.init` does, and if a layer is silent where that above it is to be measured.
+
+        Examples
+        --------
+        >>> import jax
+        >>> from spikegrad import LIF, LeakyReadout, Network
+        >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
+        >>> network = Network.init(jax.random.key(0), spikes, (64, 64, 10), LIF(0.9), LeakyReadout(0.95))
+        >>> _, (first, second, potentials) = network(spikes, all_layers=True)
+        >>> bool(0.01 < second.mean() < 0.5), bool(0.3 < potentials.std() < 3)
+        (True, True)
+        """
+        layers, measured = [], np.ndim(inputs) > 0 and weight is None
+        for n, (size, both) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
+            own, spiking = jax.random.split(both)
+            last = n == len(sizes) - 1
+            hidden = {} if last else {"deviation": deviation, "recurrent": recurrent}
+            try:
+                layer = Layer.init(
+                    own,
+                    inputs,
+                    size,
+                    readout if last else cell,
+                    rate=rate,
+                    mask=mask,
+                    weight=weight,
+                    bias=bias,
+                    dtype=dtype,
+                    **hidden,
+                )
+            except ValueError as error:
+                raise ValueError(f"Network.init: layer {n}: {error}") from None
+            layers.append(layer)
+            inputs = cls([layer])(inputs, mask=mask, key=spiking)[1] if measured and not last else size
+        return cls(layers)
+
     def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> list[LayerState]:
         """The states before the first step: neurons at rest, no spikes.
 
@@ -78,7 +160,7 @@ class Network(Struct):
         list of tuple
             Of each layer, the state of its cell and its output.
         """
-        states, x = [], inputs if isinstance(inputs, jax.ShapeDtypeStruct) else _real(inputs)
+        states, x = [], inputs if isinstance(inputs, jax.ShapeDtypeStruct) else real_inputs(inputs)
         for layer in self.layers:
             states.append(_layer.initial_state(layer, x))
             x = states[-1][1]
@@ -111,7 +193,7 @@ class Network(Struct):
         ValueError
             If the states are not those of such inputs: a whole sequence given for one step, say.
         """
-        x, before = _real(inputs), _as_arrays(states)
+        x, before = real_inputs(inputs), _as_arrays(states)
         if len(before) != len(self.layers):
             raise ValueError(f"Network: states must be of {len(self.layers)} layers, got {len(before)}")
         try:
@@ -129,7 +211,7 @@ class Network(Struct):
 
     def _advance(self, before: list[LayerState], x: jax.Array, key: Any) -> list[LayerState]:
         after, examples = [], examples_of(x)
-        key = None if key is None else _checked_key(key)
+        key = None if key is None else checked_key(key)
         for n, (layer, (v, out)) in enumerate(zip(self.layers, before, strict=True)):
             u = layer.cell.integrate(v, layer.current(x, out))
             after.append(_layer.fire(layer.cell, u, keys_of(layer, key, n, examples)))
@@ -219,10 +301,10 @@ class Network(Struct):
         ``unroll`` is 1 on CPUs, where more costs time of compilation and gains nothing, and 4 elsewhere, where a turn
         of a loop costs microseconds.
         """
-        inputs = _real(inputs)
-        key = None if key is None else _checked_key(key)
+        inputs = real_inputs(inputs)
+        key = None if key is None else checked_key(key)
         mask = None if mask is None else jnp.asarray(mask)
-        _check_shapes(inputs, mask)
+        check_shapes(inputs, mask)
         steps = len(inputs)
         if mode not in MODES:
             raise ValueError(f"Network: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
@@ -243,7 +325,7 @@ class Network(Struct):
             unroll=_checked_unroll(unroll),
         )
         try:
-            if _is_pure(self):
+            if is_pure_network(self):
                 ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask, key)
             else:
                 ends, of_steps = _run(self, options, inputs, states, mask, key)
@@ -295,7 +377,7 @@ def _run_compiled(arrays, rest, options, inputs, states, mask, key):
     return _run(_merged(arrays, rest), options, inputs, states, mask, key)
 
 
-def _is_pure(network: Network) -> bool:
+def is_pure_network(network: Network) -> bool:
     """Whether all that the network does is known from its arrays, numbers and classes."""
     return all(
         is_pure(layer.cell)
@@ -320,7 +402,7 @@ def _merged(arrays: list, rest: Any) -> Network:
     return structure.unflatten([next(given) if number is None else number for number in numbers])
 
 
-def _real(inputs: ArrayLike) -> jax.Array:
+def real_inputs(inputs: ArrayLike) -> jax.Array:
     """Inputs as an array. Booleans and integers stay what they are."""
     inputs = jnp.asarray(inputs)
     if jnp.issubdtype(inputs.dtype, jnp.complexfloating):
@@ -328,14 +410,14 @@ def _real(inputs: ArrayLike) -> jax.Array:
     return inputs
 
 
-def _checked_key(key: Any) -> jax.Array:
+def checked_key(key: Any) -> jax.Array:
     key = as_key("Network", key)
     if key.shape or str(jax.random.key_impl(key)) != KEYS:  # other kinds draw something else in jax.vmap
         raise TypeError(f"Network: key must be one of jax.random.key(seed, impl={KEYS!r}), got {key.dtype}{key.shape}")
     return key
 
 
-def _check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:
+def check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:
     shape = inputs.shape
     if inputs.ndim and not isinstance(shape[0], int):
         raise TypeError(

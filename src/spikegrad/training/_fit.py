@@ -69,7 +69,9 @@ def fit(
         what is trained too unless it is sharded itself. See :func:`distributed`.
     callbacks : sequence of callable
         Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
-        ends, in all processes after the same update. One that has a method ``end`` has it called with the last state.
+        ends, in all processes after the same update. One that returns a :class:`State`, such as
+        :class:`AdaptWidths`, has training go on from it, and those after it are told of it; every process must return
+        the same. One that has a method ``end`` has it called with the last state.
 
     Returns
     -------
@@ -147,13 +149,26 @@ def run(
                 raise DivergedError(_diverged(state, values["loss"]), good)
             epoch_ended = following is None and source.has_ended(state.batches + len(group))
             report = _report(state, result, values, epoch_ended, clock, _total(source, epochs, steps))
+            report, stop = _told(callbacks, report)
             state = report.state
-            stopped = _agree(state, following, any([callback(report) for callback in callbacks]))
+            stopped = _agree(state, following, stop)
             group = following
     for callback in callbacks:
         if hasattr(callback, "end"):
             callback.end(state)  # type: ignore[attr-defined]
     return state
+
+
+def _told(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bool]:
+    """The report with the state to go on from, and whether any callback wants to stop. Each of them is called."""
+    stop = False
+    for callback in callbacks:
+        answer = callback(report)
+        if isinstance(answer, State):
+            report = dataclasses.replace(report, state=answer)
+        else:
+            stop |= bool(answer)
+    return report, stop
 
 
 def check_counts(owner: str, **counts: int | None) -> None:

@@ -139,4 +139,5 @@ class Report:
 
 
 Callback = Callable[[Report], Any]
-"""Told after each compiled call; a true answer ends training. A method ``end(state)``, if it has one, comes last."""
+"""Told after each compiled call. A :class:`State` as the answer is gone on from, any other true answer ends training. A
+method ``end(state)``, if it has one, comes last."""

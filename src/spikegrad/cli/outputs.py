@@ -1,0 +1,37 @@
+"""Files that a command writes where it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from .._files import write_atomically
+
+force = click.option("--force", is_flag=True, help="Overwrite the file that --output names.")
+
+
+def check(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, ...] = ()) -> None:
+    """Whether a file may be written, before the work: nothing is overwritten unasked, and nothing that is read."""
+    *others, last = endings
+    problem = None
+    if path.suffix not in endings:
+        problem = f"{path} must end in {', '.join(others)} or {last}" if others else f"{path} must end in {last}"
+    elif path.exists() and any(other.exists() and path.samefile(other) for other in reads):
+        problem = f"{path} is what is read"
+    elif path.exists() and not force:
+        problem = f"{path} exists; --force overwrites it"
+    if problem:
+        raise click.BadParameter(problem, param_hint="'--output'")
+
+
+def write(path: Path, contents: Callable[[BinaryIO], Any]) -> None:
+    """Write it whole or not at all, by a function that is given a stream."""
+    try:
+        write_atomically(path, contents)
+    except OSError as error:
+        raise click.BadParameter(
+            f"{path} cannot be written: {error.strerror or error}", param_hint="'--output'"
+        ) from None

@@ -1,0 +1,8 @@
+"""Why a network does not learn: what each of its layers does forward and back, what is wrong, and what helps."""
+
+from ._diagnose import diagnose, diagnose_layer
+from ._numbers import LayerReport
+from ._report import Diagnosis
+from ._verdicts import Remedy, Verdict
+
+__all__ = ["Diagnosis", "LayerReport", "Remedy", "Verdict", "diagnose", "diagnose_layer"]

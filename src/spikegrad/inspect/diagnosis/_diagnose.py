@@ -1,0 +1,293 @@
+"""The two questions: of a network, and of one layer of a loop of one's own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from ..._checks import brief
+from ..._surrogate import Surrogate
+from ...network import Network
+from ...network._network import check_shapes, checked_key, is_pure_network, real_inputs
+from ...network._schedule import MODES
+from ...neurons import says_how_to_encode
+from ...surrogates._measures import measure
+from ._changes import parameters_of
+from ._numbers import LayerReport, Recorded, last_steps, norm, numbers
+from ._recorder import record
+from ._report import Diagnosis
+from ._verdicts import Whole, verdicts
+
+
+def diagnose(
+    network: Network,
+    inputs: ArrayLike,
+    loss: Callable[[jax.Array], jax.Array] | None = None,
+    *,
+    optimizer: Any = None,
+    key: Any = None,
+    mask: ArrayLike | None = None,
+    mode: str = "exact",
+) -> Diagnosis:
+    """Why a network does not learn: what each layer does forward and back, what is wrong, and what helps.
+
+    The network is run once forward and once back, in one compiled program.
+
+    Parameters
+    ----------
+    network : Network
+        Of any weights and cells.
+    inputs : array_like
+        Time first, then the examples, as the network takes them: ``(steps, batch, ...)``. A hundred examples tell
+        as much as all.
+    loss : callable, optional
+        Of the outputs ``(steps, batch, neurons)`` of the last layer, one number. By default the outputs are added with
+        random signs: it shows what passes, but not what is learnt, and no verdict depends on where the loss looks.
+    optimizer : optax.GradientTransformation, optional
+        What the network is trained with, learning rate included. It makes a first update, of weights and biases, whose
+        size is judged; nothing is changed.
+    key : array of jax.random.key, optional
+        For :func:`stochastic` spikes.
+    mask : array_like of bool, optional
+        Which steps take place, ``(steps, batch)`` or ``(steps,)``.
+    mode : str, default "exact"
+        In which mode the network is trained. With ``"8-bit"`` it is judged whether 8 bits suffice; their error is in
+        the numbers anyway.
+
+    Returns
+    -------
+    Diagnosis
+        Numbers of each layer, ``layers``, and ``verdicts``, each with its remedies. It prints as a table, and has
+        ``plot()`` and ``to_dict()``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the network does for its inputs, key and mask; if ``loss`` does not return one number.
+
+    Notes
+    -----
+    Norms and shares are over all examples and neurons. The gradient over lags goes back from a layer's own outputs of
+    the last step, with random signs, to its currents: its factor per step is ``decay`` for neurons that pass gradients
+    through the potential alone, less with a differentiated reset, more with recurrent weights.
+
+    About ten arrays of ``(steps, batch, neurons)`` are kept for each layer: of long sequences take fewer examples. It
+    is compiled at each call, since ``loss`` may have changed. A pure network (see :class:`Network`) with a loss that is
+    a ``jax.tree_util.Partial`` of a function and arrays is compiled once, whatever the numbers of its cells.
+
+    References
+    ----------
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
+    Computing and Engineering 2(4):044016, has the scale of the potential. Zenke, Vogels 2021, "The remarkable
+    robustness of surrogate gradient learning for instilling complex function in spiking neural networks", Neural
+    Computation 33(4):899-925, has the slopes that explode.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, LeakyReadout, Network, diagnose
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> w, out = jax.random.normal(keys[0], (20, 30)), jax.random.normal(keys[1], (30, 2))
+    >>> network = Network([Layer(w, LIF(0.9, threshold=60.0)), Layer(out, LeakyReadout(0.9))])
+    >>> spikes = jax.random.bernoulli(keys[2], 0.1, (25, 16, 20))
+    >>> found = diagnose(network, spikes, lambda out: (out[-1] ** 2).mean())
+    >>> [(verdict.fault, verdict.index) for verdict in found.verdicts]
+    [('silent', 0)]
+    >>> better = found.verdicts[0].remedy.apply(network)
+    >>> diagnose(better, spikes).verdicts
+    ()
+    """
+    if not isinstance(network, Network):
+        raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
+    if mode not in MODES:
+        raise ValueError(f"diagnose: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    inputs = real_inputs(inputs)
+    key = None if key is None else checked_key(key)
+    mask = None if mask is None else jnp.asarray(mask)
+    check_shapes(inputs, mask)
+    batched = inputs.ndim > 2
+    active = np.ones((len(inputs), inputs.shape[1] if batched else 1), bool)
+    if mask is not None:
+        active &= np.asarray(mask).reshape(len(inputs), -1)
+    last = last_steps(active)
+    found = jax.device_get(_run(network, inputs, mask, key, loss, last if batched else last[0], optimizer))
+    if not batched:
+        found["layers"] = jax.tree.map(lambda a: a[:, None], found["layers"])
+    reports = []
+    for n, layer in enumerate(network.layers):
+        surrogate, at_rest = _surrogate_of(parameters_of(layer.cell)), found["at rest"][n]
+        norms = {
+            name: {weight: norm(arrays) for weight, arrays in found[name][n].items()}
+            for name in ("weights", "weight_gradients", "updates")
+            if name in found
+        }
+        scale = None if at_rest is None else float(np.mean(abs(at_rest)))
+        fires = (scale is not None) if says_how_to_encode(layer.cell) else None
+        cell = type(layer.cell).__name__
+        reports.append(_report(f"layer {n + 1}", cell, found["layers"][n], active, surrogate, scale, fires, **norms))
+    flat = np.asarray(inputs, np.float32).reshape(*active.shape, -1)
+    whole = Whole(
+        [layer.cell for layer in network.layers],
+        [layer.recurrent is not None for layer in network.layers],
+        mode,
+        () if loss is None else [norm(of_step) for of_step in found["read"]],
+        _differences(flat * active[:, :, None]),
+    )
+    losses = [None if loss is None or name not in found else float(found[name]) for name in ("loss", "loss after")]
+    return Diagnosis(tuple(reports), verdicts(reports, whole), *losses)
+
+
+def diagnose_layer(
+    distance: ArrayLike,
+    spikes: ArrayLike,
+    surrogate: Callable[[jax.Array], jax.Array],
+    *,
+    threshold: float = 1.0,
+    gradient: ArrayLike | None = None,
+    lagged: ArrayLike | None = None,
+    weights: Mapping[str, Any] | None = None,
+    weight_gradients: Mapping[str, Any] | None = None,
+    updates: Mapping[str, Any] | None = None,
+    mask: ArrayLike | None = None,
+    name: str = "the layer",
+) -> Diagnosis:
+    """The same for one layer of a loop of your own, from what you recorded of it.
+
+    Parameters
+    ----------
+    distance : array_like
+        The potential before the spike minus the threshold, ``(steps, batch, neurons)`` or with more axes of neurons.
+    spikes : array_like
+        The outputs, of the same shape.
+    surrogate : callable
+        What made them of ``distance``.
+    threshold : float, default 1.0
+        Distance of the threshold from the potential at rest.
+    gradient : array_like, optional
+        Of the loss in the currents, of the same shape: add zeros to the currents, and differentiate in them.
+    lagged : array_like, optional
+        Likewise, of the outputs of the last step, added with random signs, in place of the loss.
+    weights, weight_gradients, updates : dict, optional
+        By name, the weights of the layer, their gradients, and the first update that the optimiser makes of these.
+    mask : array_like of bool, optional
+        Which steps take place, ``(steps, batch)``.
+    name : str
+        Of the layer, in words.
+
+    Returns
+    -------
+    Diagnosis
+        Of one layer. Its remedies have numbers and words; what a :class:`Network` is needed for is not known.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import PiecewiseQuadratic, diagnose_layer
+    >>> distance = jnp.linspace(-2.0, 1.0, 60).reshape(10, 2, 3)
+    >>> narrow = PiecewiseQuadratic(alpha=500.0)
+    >>> [verdict] = diagnose_layer(distance, narrow(distance), narrow).verdicts
+    >>> print(verdict.remedy)
+    fit its slope to them (`fitted(PiecewiseQuadratic(alpha=500.0), height=1, width=0.44)`)
+    """
+    distance, spikes = jnp.asarray(distance), jnp.asarray(spikes)
+    given = {"spikes": spikes, "gradient": gradient, "lagged": lagged}
+    for what, array in given.items():
+        if array is not None and np.shape(array) != distance.shape:
+            raise ValueError(f"diagnose_layer: {what} must be of shape {distance.shape}, got {np.shape(array)}")
+    if distance.ndim < 3:
+        raise ValueError(f"diagnose_layer: distance must be of shape (steps, batch, neurons), got {distance.shape}")
+    active = np.ones(distance.shape[:2], bool)
+    if mask is not None:
+        active &= np.asarray(mask).reshape(active.shape)
+    slope = jax.jvp(surrogate, (distance,), (jnp.ones_like(distance),))[1]
+    potential = distance + threshold
+    seen = Recorded(potential, distance, spikes, slope, None, potential, gradient, None, lagged)
+    norms: dict[str, Any] = {
+        what: {weight: norm(array) for weight, array in arrays.items()}
+        for what, arrays in (("weights", weights), ("weight_gradients", weight_gradients), ("updates", updates))
+        if arrays is not None
+    }
+    curve = _as_surrogate(surrogate)
+    report = _report(name, "", seen, active, curve, abs(float(threshold)), **norms)
+    return Diagnosis((report,), verdicts([report], Whole([None], [False])))
+
+
+def _report(
+    name: str,
+    cell: str,
+    seen: Recorded,
+    active: np.ndarray,
+    surrogate: Surrogate | None,
+    scale: float | None,
+    fires: bool | None = True,
+    **norms: Any,
+) -> LayerReport:
+    slope: dict[str, Any] = {}
+    if surrogate is not None:
+        found = measure(surrogate)
+        slope = {"half_width": found.half_width, "peak": found.peak, "at": found.at, "area": found.area}
+        slope["surrogate"] = None if isinstance(surrogate, _Called) else surrogate
+    of_steps = numbers(seen, active, fires, slope.get("peak"))
+    return LayerReport(name=name, cell=cell, scale=scale, **slope, **norms, **of_steps)
+
+
+def _run(network: Network, inputs, mask, key, loss, last, optimizer) -> dict[str, Any]:
+    """What was recorded. Arrays and numbers of the network are arguments of the program, which may be there already."""
+    leaves, structure = jax.tree.flatten(network)
+    known = [isinstance(leaf, (jax.Array, np.ndarray, float, int)) for leaf in leaves]
+    arrays = [leaf for leaf, is_known in zip(leaves, known, strict=True) if is_known]
+    others = tuple(None if is_known else leaf for leaf, is_known in zip(leaves, known, strict=True))
+    rng = np.random.default_rng(0)
+    signs = [rng.choice(np.asarray([-1, 1], np.float32), out.shape) for _, out in network.initial_state(inputs[0])]
+    if is_pure_network(network) and (loss is None or isinstance(loss, jax.tree_util.Partial)):
+        return _compiled(structure, others, optimizer, arrays, inputs, mask, key, loss, signs, last)
+    fresh = functools.partial(_recorded, structure, others, optimizer, loss=loss)
+    return jax.jit(fresh)(arrays, inputs, mask, key, signs=signs, last=last)
+
+
+def _recorded(structure, others, optimizer, arrays, inputs, mask, key, loss, signs, last):
+    given = iter(arrays)
+    network = structure.unflatten([next(given) if other is None else other for other in others])
+    return record(network, inputs, mask, key, loss, signs, last, optimizer)
+
+
+_compiled = jax.jit(_recorded, static_argnums=(0, 1, 2))
+
+
+def _surrogate_of(cell: Any) -> Surrogate | None:
+    found = getattr(cell, "surrogate", None)
+    return None if found is None else _as_surrogate(found)
+
+
+def _as_surrogate(found: Any) -> Surrogate:
+    """With one number for each parameter."""
+    if not isinstance(found, Surrogate):
+        return _Called(found)
+    return jax.tree.map(lambda leaf: float(np.mean(leaf)), found) if found._frozen else found
+
+
+class _Called(Surrogate):
+    """A function that makes spikes, as a surrogate."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
+    def surrogate_grad(self, x):
+        return jax.jvp(self.function, (x,), (jnp.ones_like(x),))[1]
+
+
+def _differences(x: np.ndarray) -> list[float]:
+    """How much the examples differ in each step; of a single one, how large it is."""
+    return [norm(of_step) for of_step in (x - x.mean(1, keepdims=True) if x.shape[1] > 1 else x)]

@@ -1,0 +1,233 @@
+"""What one layer did over time, in numbers. Nothing here knows a network: a layer is the arrays that were recorded.
+
+The numbers are taken on the host. Compiled, they would take longer to compile than the network itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..._surrogate import Surrogate
+
+SMALL = 1e-6
+"""A slope below this part of its peak passes nothing: its gradient is lost beside that of others in float32."""
+_SAMPLED, _BINS = 65536, 60
+
+
+class Recorded(NamedTuple):
+    """Of one layer arrays over time, ``(steps, examples, neurons)`` or with more axes; None where nobody knows."""
+
+    potential: Any
+    """Before the spike."""
+    distance: Any
+    """Of the potential to the threshold."""
+    out: Any
+    slope: Any
+    """The derivative of the output in the potential."""
+    current: Any = None
+    free: Any = None
+    """The potential as it would be without a spike."""
+    gradient: Any = None
+    """Of the loss in the currents."""
+    received: Any = None
+    """Of the loss in the outputs, as it comes from the layer above."""
+    lagged: Any = None
+    """Of the layer's own outputs in the last step of each example, added with random signs, in the currents."""
+    narrow: Any = None
+    """In mode "8-bit": which distances are below the least that is kept; and the slope."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerReport:
+    """What one layer did, in numbers; None where nobody knows. Means are over steps, examples and neurons.
+
+    Potentials are those before the spike, as a distance to the threshold where the cell says it (see
+    :meth:`Cell.encode`), and as they are elsewhere.
+    """
+
+    name: str
+    """``"layer 2"``, counted from 1."""
+    cell: str
+    fires: bool
+    """Whether these are neurons with a threshold, and not a readout."""
+    neurons: int
+    finite: bool
+    """Whether no potential is NaN or infinite."""
+    rate: float
+    """Mean output: of spikes, how many there are per neuron and step."""
+    silent: float
+    """Share of the neurons that never fire, or whose output is always 0."""
+    always: float
+    """Share of the neurons that fire in every step of every example."""
+    mean: float
+    """Of the potential, or of its distance to the threshold."""
+    deviation: float
+    """Standard deviation of the potential."""
+    scale: float | None = None
+    """Distance of a neuron at rest to its threshold."""
+    surrogate: Surrogate | None = None
+    """What makes the spikes; of parameters that differ from neuron to neuron, their means."""
+    half_width: float | None = None
+    """Of the slope, half of its width at half of its peak."""
+    peak: float | None = None
+    """Of the slope."""
+    at: float | None = None
+    """Where the slope has its peak."""
+    area: float | None = None
+    """Of the slope."""
+    within: float | None = None
+    """Share of the potentials whose slope is at least half of the peak: they are within its half-width."""
+    reached: float | None = None
+    """Share of the potentials whose slope is more than a millionth of the peak."""
+    slope: float | None = None
+    """Mean slope, in units of the peak."""
+    current: float | None = None
+    """Mean of the currents."""
+    free: float | None = None
+    """Root mean square of the potential as it would be without a spike."""
+    free_mean: float | None = None
+    """Its mean."""
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Norm of each weight."""
+    weight_gradients: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Norm of the gradient of each weight."""
+    updates: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Norm of the first update of each weight."""
+    current_gradient: float | None = None
+    """Norm of the gradient in the currents."""
+    output_gradient: float | None = None
+    """Norm of the gradient in the outputs, as it comes from above: without what goes through the layer's own spikes."""
+    no_gradient: float | None = None
+    """Share of the neurons whose currents have a gradient of exactly 0, in all steps and examples."""
+    by_step: tuple[float, ...] = ()
+    """Norm of the gradient in the currents of each step."""
+    by_lag: tuple[float, ...] = ()
+    """Norm of the gradient that goes back from the layer's outputs of the last step to its currents so much before."""
+    factor: float | None = None
+    """By which the norm changes from one lag to the next: a least-squares fit of its logarithm."""
+    eight_bit_lost: float | None = None
+    """Share of the distances that mode "8-bit" cannot tell from the least that it keeps."""
+    eight_bit_error: float | None = None
+    """Error of the slopes in mode "8-bit": mean size of the difference over mean size of the slope."""
+    edges: tuple[float, ...] = ()
+    """Of a histogram of the potentials."""
+    shares: tuple[float, ...] = ()
+    """Share of the potentials between two edges."""
+
+    @property
+    def off(self) -> float:
+        """Root mean square of the potential about its threshold."""
+        return math.hypot(self.mean, self.deviation)
+
+    @property
+    def widths(self) -> float | None:
+        """Standard deviation of the potential in units of the slope's half-width."""
+        return self.deviation / self.half_width if self.half_width else None
+
+    @property
+    def update(self) -> float | None:
+        """Norm of the first update, in units of the norm of what it changes; biases, often 0, are left out."""
+        ratios = [
+            self.updates[name] / w for name, w in self.weights.items() if name in self.updates and name != "bias" and w
+        ]
+        return max(ratios, default=None)
+
+
+def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float | None) -> dict[str, Any]:
+    """The numbers of one layer, of those steps that are ``active``, ``(steps, examples)``.
+
+    Neurons of which nobody says whether they fire do so if they put out whole numbers.
+    """
+    seen = jax.tree.map(lambda a: np.asarray(a, bool if a.dtype == bool else np.float32), seen)
+    seen = jax.tree.map(lambda a: a.reshape(*a.shape[:2], -1), seen)
+    whole = active.all()
+
+    def those(x):
+        """The rows of steps that take place."""
+        return x if whole else x[active]
+
+    def mean(x):
+        return float(np.mean(those(x), dtype=np.float64))
+
+    at = seen.potential if seen.distance is None else seen.distance
+    rest = {} if whole else {"where": active[:, :, None]}
+    fires = bool((seen.out == np.round(seen.out)).all()) if fires is None else fires
+    found: dict[str, Any] = {
+        "fires": fires,
+        "neurons": at.shape[-1],
+        "finite": bool(np.isfinite(those(at)).all()),
+        "rate": mean(seen.out),
+        "silent": float(1 - (seen.out != 0).any((0, 1), **rest).mean()),
+        "always": float((seen.out != 0).all((0, 1), **rest).mean()),
+        "mean": mean(at),
+        "deviation": float(np.std(those(at), dtype=np.float64)),
+    }
+    found["edges"], found["shares"] = _histogram(those(at))
+    slope = abs(seen.slope)
+    if fires:
+        peak = float(those(slope).max()) if peak is None else abs(peak)
+        found |= {"reached": mean(slope > SMALL * peak), "within": mean(slope >= peak / 2)}
+        found["slope"] = mean(slope) / peak if peak else 0.0
+    if seen.current is not None:
+        found["current"] = mean(seen.current)
+    if seen.free is not None:
+        found |= {"free": math.sqrt(mean(seen.free.astype(np.float64) ** 2)), "free_mean": mean(seen.free)}
+    if seen.gradient is not None:
+        found["current_gradient"] = norm(those(seen.gradient))
+        found["no_gradient"] = float((seen.gradient == 0).all((0, 1), **rest).mean())
+        found["by_step"] = tuple(map(norm, seen.gradient * active[:, :, None]))
+    if seen.received is not None:
+        found["output_gradient"] = norm(those(seen.received))
+    if seen.lagged is not None:
+        by_lag = [norm(lagged) for lagged in _by_lag(seen.lagged, active)]
+        found |= {"by_lag": tuple(by_lag), "factor": factor_per_step(by_lag)}
+    if seen.narrow is not None:
+        below, narrow = seen.narrow
+        found["eight_bit_lost"] = mean(below)
+        found["eight_bit_error"] = mean(abs(narrow - seen.slope)) / mean(slope) if slope.any() else 0.0
+    return found
+
+
+def norm(x: Any) -> float:
+    """The Euclidean norm of all numbers of a tree."""
+    return math.sqrt(sum(float(np.sum(np.asarray(leaf, np.float64) ** 2)) for leaf in jax.tree.leaves(x)))
+
+
+def last_steps(active: np.ndarray) -> np.ndarray:
+    """Of each example the last step that takes place, ``(examples,)``."""
+    return len(active) - 1 - np.argmax(active[::-1], 0)
+
+
+def _by_lag(lagged: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Backwards from the last step of each example, zeros beyond its first."""
+    steps = last_steps(active)[None] - np.arange(len(lagged))[:, None]
+    there = np.take_along_axis(lagged, np.maximum(steps, 0)[:, :, None], 0)
+    return there * (steps >= 0)[:, :, None]
+
+
+def factor_per_step(by_lag: Iterable[float]) -> float | None:
+    """By how much a norm changes from one lag to the next: the least-squares line through its logarithm.
+
+    A norm that is 0 or infinite, as that of a gradient that vanishes or explodes soon is, counts as not there.
+    """
+    sizes = np.array([*by_lag])
+    lags = np.flatnonzero(np.isfinite(sizes) & (sizes > 0))
+    return math.exp(np.polyfit(lags, np.log(sizes[lags]), 1)[0]) if len(lags) > 1 else None
+
+
+def _histogram(x: np.ndarray) -> tuple[tuple, tuple]:
+    """Of as many numbers as are soon counted."""
+    x = x.ravel()
+    if len(x) > _SAMPLED:
+        x = x[np.random.default_rng(0).integers(len(x), size=_SAMPLED)]
+    x = x[np.isfinite(x)]
+    if not len(x):
+        return (), ()
+    counts, edges = np.histogram(x, _BINS)
+    return tuple(edges.tolist()), tuple((counts / len(x)).tolist())

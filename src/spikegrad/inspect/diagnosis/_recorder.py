@@ -1,0 +1,185 @@
+"""One compiled program that runs a network forward and back, and hands out what each layer did.
+
+Layers depend on each other in one direction, so that each is run over all steps before the next one, in two parts: the
+products that wait for nothing, of all steps at once, and the steps one by one. Between the two stand the currents, and
+so their cotangent is at hand when it goes back. Of each layer the steps are gone back a second time, from random signs
+on its own last outputs: how that gradient falls with the lag is the layer's own doing, whatever stands above it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ...network import Network
+from ...network._functions import fill_in, inexact, is_inexact
+from ...network._layer import LayerState, examples_of
+from ...network._layer_vjp import LayerVjp, trace
+from ...network._masks import Masks, make_masks, tree_keep, tree_where
+from ._numbers import Recorded
+
+_PRODUCTS = ("weight", "bias")
+TRAINED = (*_PRODUCTS, "recurrent")
+_SMALLEST_CODE = 1
+"""Of mode "8-bit", beside zero; see ``network/_storage.py``."""
+
+
+def record(
+    network: Network,
+    inputs: jax.Array,
+    mask: jax.Array | None,
+    key: jax.Array | None,
+    loss: Callable | None,
+    signs: list,
+    last: jax.Array,
+    optimizer: Any,
+) -> dict[str, Any]:
+    """Of each layer what was recorded, its weights, their gradients and their first updates; the loss before and after.
+
+    ``signs`` are those of the outputs of each layer, ``(examples, ...)``, ``last`` the last step of each example.
+    """
+    masks = make_masks(len(inputs), mask, None)
+    masks = masks if key is None else masks.numbered(0)
+    states = network.initial_state(inputs[0])
+    traced, x = [], inputs[0]
+    for n, (layer, state) in enumerate(zip(network.layers, states, strict=True)):
+        traced.append(trace(layer, x, state, n, key, examples_of(inputs[0])))
+        x = state[1]
+    weights = [inexact({name: own[name] for name in TRAINED if name in own}) for _, own, _ in traced]
+
+    def forward(weights):
+        passes, x = [], inputs
+        for (equations, own, _), trained, state in zip(traced, weights, states, strict=True):
+            passes.append(_Pass(equations, own, trained, state, masks, x))
+            x = passes[-1].out
+        return passes
+
+    passes = forward(weights)
+    value, ct = jax.value_and_grad(loss or functools.partial(_probe, signs[-1]))(passes[-1].out)
+    found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights, "at rest": []}
+    for one, own_signs, (_, _, rest) in reversed(list(zip(passes, signs, traced, strict=True))):
+        ct_out = ct
+        gradients, ct_current, ct = one.back(ct_out)
+        found["weight_gradients"].insert(0, gradients)
+        found["layers"].insert(0, one.recorded(ct_current, ct_out, own_signs, last))
+        found["at rest"].insert(0, one.distance(rest))
+    if optimizer is not None:
+        found["updates"], _ = optimizer.update(found["weight_gradients"], optimizer.init(weights), weights)
+        after = forward(jax.tree.map(jnp.add, weights, found["updates"]))[-1].out
+        found["loss after"] = (loss or functools.partial(_probe, signs[-1]))(after)
+    return found
+
+
+def _probe(signs: jax.Array, out: jax.Array) -> jax.Array:
+    """What is differentiated where there is no loss: the outputs, added with random signs."""
+    return (out * signs.astype(out.dtype)[None]).mean()
+
+
+class _Pass:
+    """A layer that was run over all steps, with what it takes to go back."""
+
+    def __init__(self, traced: Any, own: dict, trained: dict, state: LayerState, masks: Masks, x: jax.Array) -> None:
+        def with_trained(mine):
+            filled = {name: fill_in(arrays, own[name]) for name, arrays in mine.items()}
+            return LayerVjp(traced, {**own, **filled}, unroll=1)
+
+        def products(mine, x):
+            layer = with_trained(mine)
+            return layer.call_chunk("bias", layer.call_chunk("weight", x))
+
+        def steps(mine, drive):
+            return _over_steps(with_trained(mine), drive, state, masks)
+
+        self.layer, self.number = with_trained(trained), masks.number
+        feeding = {name: arrays for name, arrays in trained.items() if name in _PRODUCTS}
+        feedback = {name: arrays for name, arrays in trained.items() if name not in _PRODUCTS}
+        if is_inexact(x):
+            drive, self._back_products = jax.vjp(products, feeding, x)
+        else:
+            drive, back = jax.vjp(lambda mine: products(mine, x), feeding)
+            self._back_products = lambda ct: (*back(ct), None)
+        self.out, self._back_steps, self._seen = jax.vjp(steps, feedback, drive, has_aux=True)
+
+    def back(self, ct_out: jax.Array) -> tuple[dict, jax.Array, Any]:
+        """Gradients of the weights, and the cotangents of currents and inputs."""
+        feedback, ct_current = self._back_steps(ct_out)
+        feeding, ct_inputs = self._back_products(ct_current)
+        return {**feeding, **feedback}, ct_current, ct_inputs
+
+    def recorded(self, ct_current: jax.Array, ct_out: jax.Array, signs: jax.Array, last: jax.Array) -> Recorded:
+        u, current, free = self._seen
+        at_end = jnp.zeros_like(self.out)
+        index = (last,) if self.out.ndim < 3 else (last, jnp.arange(len(last)))
+        at_end = at_end.at[index].set(signs.astype(self.out.dtype))
+        return Recorded(
+            jax.tree.leaves(u)[0],
+            jax.vmap(self.distance)(u),
+            self.out,
+            self._slope(u),
+            current,
+            jax.tree.leaves(free)[0] if free is not None else None,
+            ct_current,
+            ct_out,
+            self._back_steps(at_end)[1],
+            self._narrow(u),
+        )
+
+    def distance(self, u: Any) -> Any:
+        """Of a pre-spike state to the threshold; None if the cell does not say."""
+        return None if self.layer.traced.encoded is None else self.layer.call("encode", u)[0]
+
+    def _each_step(self, function: Callable) -> Callable:
+        return jax.vmap(function, in_axes=(0, None if self.number is None else 0))
+
+    def _slope(self, u: Any) -> jax.Array:
+        """The derivative of the output in the potential, which comes first in a state."""
+
+        def slope(u, number):
+            (potential, *others), structure = jax.tree.flatten(u)
+
+            def out(potential):
+                return self.layer.fire(structure.unflatten([potential, *others]), number)[1]
+
+            return jax.jvp(out, (potential,), (jnp.ones_like(potential),))[1]
+
+        return self._each_step(slope)(u, self.number)
+
+    def _narrow(self, u: Any) -> Any:
+        if self.layer.traced.encoded is None or self.layer.traced.encoded[0] is None:
+            return None
+        kept = self._each_step(lambda u, number: self.layer.store("8-bit", u, number))(u, self.number)
+        (codes, _), _ = kept
+        return codes % 128 <= _SMALLEST_CODE, self._slope(jax.vmap(lambda kept: self.layer.load("8-bit", kept))(kept))
+
+
+def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Masks) -> tuple[jax.Array, tuple]:
+    """Outputs; pre-spike states, currents, and the pre-spike states that there were if nothing fired."""
+
+    def charged(v, current):
+        return layer.call("integrate", v, current)
+
+    # without a spike the state after the step is that before it, if the cell has one kind of state
+    after = jax.eval_shape(charged, state[0], drive[0])
+    has_free = _types(after) == _types(state[0])
+
+    def step(carry, now):
+        (v, out), free = carry
+        given, mask = now
+        current = given + layer.call("recurrent", out) if layer.recurrent else given
+        u = charged(v, current)
+        after = tree_where(mask.active, layer.fire(u, mask.number), (v, out))
+        if has_free:
+            free = tree_where(mask.active, charged(free, jax.lax.stop_gradient(given)), free)
+        return (after, free), (tree_keep(mask.active, after[1]), (u, current, free))
+
+    start = jax.lax.stop_gradient(state[0]) if has_free else None
+    _, (out, seen) = jax.lax.scan(step, (state, start), (drive, masks))
+    return out, seen
+
+
+def _types(tree: Any) -> Any:
+    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)

@@ -1,0 +1,346 @@
+"""Weights at the start, from what the inputs do to a potential.
+
+Without spikes a potential is a weighted sum of the inputs, each of which has passed the leaks of the cell. So two
+numbers of these say how the weights have to be drawn for a potential of a chosen mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from .._checks import brief, is_float
+from .._struct import as_real
+from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, State, SynapticLIF
+from ._masks import tree_keep, tree_where
+
+Initializer: TypeAlias = Callable[..., jax.Array]
+"""``initializer(key, shape, dtype) -> weights``, such as those of ``jax.nn.initializers``."""
+
+FEEDFORWARD = 0.9
+"""Share of a potential's variance that is left to the inputs where a layer is recurrent, as in the paper."""
+
+_KNOWN = tuple(cls.integrate for cls in (LIF, SynapticLIF, AdaptiveLIF, LeakyReadout))
+
+
+def fluctuation_driven(
+    cell: Cell, rate: ArrayLike, *, mask: ArrayLike | None = None, mean: float = 0.0, deviation: Any = None
+) -> Initializer:
+    r"""Normal weights that make the potential fluctuate by as much as the threshold is away.
+
+    A spike of unit weight leaves the trace :math:`\varepsilon_k` on a potential, k steps later. Its sum and that of
+    its squares are, with the decays and the gain of :class:`LIF` and :class:`SynapticLIF` (:math:`\gamma = 0` without a
+    synapse),
+
+    .. math:: \bar\varepsilon = \frac{g}{(1-\beta)(1-\gamma)}, \qquad
+              \hat\varepsilon = \frac{g^2\,(1+\beta\gamma)}{(1-\beta\gamma)(1-\beta^2)(1-\gamma^2)}.
+
+    For n independent inputs of mean m and mean square q in a step, which are m = q = p for spikes of probability p,
+    weights of mean :math:`\mu_w` and variance :math:`\sigma_w^2` give a potential of mean
+    :math:`\mu_U = n \mu_w m \bar\varepsilon` and, over neurons, examples and steps, of variance
+
+    .. math:: \sigma_U^2 = n\, (\mu_w^2 + \sigma_w^2)\, (q - m^2)\, \hat\varepsilon
+              + n\, \sigma_w^2\, m^2\, \bar\varepsilon^2.
+
+    The first term is how each neuron fluctuates in time, the second how neurons differ, since their weights do. These
+    two equations are solved for :math:`\mu_w` and :math:`\sigma_w`.
+
+    Parameters
+    ----------
+    cell : Cell
+        The neurons that get the weights: :class:`LIF`, :class:`SynapticLIF`, :class:`AdaptiveLIF`,
+        :class:`LeakyReadout`, or :class:`Refractory`. A decay may be an array, one for each neuron.
+    rate : float or array
+        The probability p of a spike of an input in a step, above 0, at most 1. Or inputs to measure, as a
+        :class:`Network` takes them: ``(steps, examples, inputs)``, of any kind.
+    mask : array of bool, optional
+        Of inputs: the steps that take place, as a :class:`Network` takes it.
+    mean : float, default 0.0
+        :math:`\mu_U`, in the unit of the potential.
+    deviation : float or array, optional
+        :math:`\sigma_U > 0`, in the unit of the potential. By default :math:`\theta - \mu_U`, which the paper calls
+        :math:`\xi = 1` and its examples use; of a readout, which has no threshold, 1. Usual are a third of it to all.
+
+    Returns
+    -------
+    callable
+        ``initializer(key, shape, dtype)``, as those of ``jax.nn.initializers``. The last axis of the shape is that of
+        the neurons, the others are those that a weighted sum goes over: ``(inputs, neurons)`` of a matrix, ``(height,
+        width, channels, neurons)`` of a convolution.
+
+    Raises
+    ------
+    TypeError
+        For a cell of which the formula is not known.
+    ValueError
+        For a rate out of its domain; for inputs that are all zeros; for a mean that inputs of mean 0 cannot give, or
+        that has a greater deviation already than the one wanted; and at the call for a shape that does not fit the
+        inputs.
+
+    Notes
+    -----
+    Inputs that are measured go through the leaks of the cell, and the moments of what comes out take the place of
+    :math:`m \bar\varepsilon` and the others. So they need not be independent of each other or from step to step, a
+    sequence may be too short for the potential to become stationary, and values may be real: what counts is their mean
+    *square*, so that inputs of mean 0 drive as well. With a number, spikes are independent and the sequence is long.
+
+    The paper leaves out the second term of the variance, and q - m\ :sup:`2` is q there: the same for rare spikes,
+    :math:`p\, \bar\varepsilon^2 \ll \hat\varepsilon`. For frequent ones most of a potential's spread is between
+    neurons, which would then be further from the threshold than asked for.
+
+    In the library's convention the kernel of the paper, with :math:`\bar\varepsilon = \tau_s` and
+    :math:`\hat\varepsilon = \tau_s^2 / (2\tau_s + 2\tau_m)`, is the limit of short steps with ``norm_input=True``.
+
+    References
+    ----------
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training",
+    Neuromorphic Computing and Engineering 2(4):044016.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import LIF, Layer, Network, fluctuation_driven
+    >>> spikes = jax.random.bernoulli(jax.random.key(0), 0.05, (200, 16, 100))
+    >>> initializer = fluctuation_driven(LIF(0.9), 0.05)
+    >>> weight = initializer(jax.random.key(1), (100, 50))
+    >>> print(f"{weight.std():.2f}")
+    0.14
+    >>> _, _, (u,) = Network([Layer(weight, LIF(0.9, reset="none"))])(spikes, pre_spike=[0])
+    >>> bool(abs(u[50:].std() - 1) < 0.1)
+    True
+    """
+    decays = _decays(cell)
+    deviation = _deviation(cell, mean, deviation)
+    measured = np.ndim(rate) > 0
+    drive = _measure(decays, jnp.asarray(rate), mask) if measured else _expect(decays, rate, mask)
+    _check(drive.square, drive.square > 0, "inputs are all 0, so that no weights drive anything")
+
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
+        n = math.prod(shape[:-1])
+        if measured and len(shape) == 2 and n != np.shape(rate)[-1]:
+            raise ValueError(f"fluctuation_driven: shape is {shape}, but there are {np.shape(rate)[-1]} inputs")
+        mu, variance = 0.0, deviation**2
+        if not _is_zero(mean):
+            if measured and len(shape) != 2:
+                raise ValueError(f"fluctuation_driven: of inputs that are measured, mean must be 0 for shape {shape}")
+            _check(drive.mean, drive.mean != 0, f"mean {mean} cannot come of inputs of mean 0")
+            mu = mean / (n * drive.mean)
+            variance = variance - mu**2 * drive.variance_of_sum(n)
+            _check(variance, variance > 0, f"deviation is too small: equal weights for mean {mean} exceed it")
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        normal = jax.random.normal(key, shape, dtype)
+        sigma = (variance / (n * drive.square)) ** 0.5
+        return _of_neurons(mu, shape, dtype) + _of_neurons(sigma, shape, dtype) * normal
+
+    return initialize
+
+
+def draw(
+    key: jax.Array,
+    inputs: Any,
+    neurons: int,
+    cell: Cell,
+    *,
+    rate: Any,
+    mask: Any,
+    mean: float,
+    deviation: Any,
+    weight: Initializer | None,
+    recurrent: bool | Initializer,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The weights of a layer, as ``Layer.init`` has them."""
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    measured = np.ndim(inputs) > 0
+    n = np.shape(inputs)[-1] if measured else inputs
+    key, key_recurrent, key_spikes = jax.random.split(key, 3)
+    other = weight if recurrent is True else recurrent or None
+    if weight is not None:
+        matrix = _checked("weight", weight)(key, (n, neurons), dtype)
+    elif measured == (rate is not None):
+        raise TypeError("Layer.init: give a number of inputs and a rate, or inputs to measure, or weight")
+    else:
+        sigma = _deviation(cell, mean, deviation)
+        part = sigma * FEEDFORWARD**0.5 if recurrent and other is None else sigma
+        drive = inputs if measured else rate
+        matrix = fluctuation_driven(cell, drive, mask=mask, mean=mean, deviation=part)(key, (n, neurons), dtype)
+        if recurrent and other is None:
+            if measured:
+                drive = _spikes(cell, matrix, jnp.asarray(inputs), mask, key_spikes)
+                _check(drive, drive.any(), "no neuron fires, so that recurrent has nothing to go by: raise deviation")
+            other = fluctuation_driven(cell, drive, mask=mask, deviation=sigma * (1 - FEEDFORWARD) ** 0.5)
+    if other is None:
+        return matrix, None
+    return matrix, _checked("recurrent", other)(key_recurrent, (neurons, neurons), dtype)
+
+
+def _checked(name: str, initializer: Any) -> Initializer:
+    if not callable(initializer):
+        raise TypeError(f"Layer.init: {name} must be one of jax.nn.initializers or the like, got {brief(initializer)}")
+    return cast("Initializer", initializer)
+
+
+def _deviation(cell: Cell, mean: Any, deviation: Any) -> Any:
+    """The one that is wanted."""
+    cell = _of(cell)
+    if deviation is None:
+        deviation = _numbers(cell.threshold, "threshold") - mean if isinstance(cell, LIF) else 1.0
+    deviation = _numbers(deviation, "deviation")
+    _check(deviation, deviation > 0, "deviation must be > 0, got {}")
+    return deviation
+
+
+def _of_neurons(value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """One number, or one for each neuron, with the axes of weights."""
+    value = jnp.asarray(value, dtype)
+    return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+
+
+class _Drive(NamedTuple):
+    """What inputs are once they have passed the leaks, each a number or one for each neuron."""
+
+    mean: Any
+    """Of an input."""
+    square: Any
+    """The mean square of an input."""
+    variance_of_sum: Callable[[int], Any]
+    """The variance of the sum of so many."""
+
+
+class _Decays(NamedTuple):
+    """A cell without spikes: ``i = synapse * i + x``, ``u = membrane * u + gain * i``."""
+
+    membrane: Any
+    synapse: Any
+    gain: Any
+
+
+def _of(cell: Cell) -> Cell:
+    return cell.cell if isinstance(cell, Refractory) else cell
+
+
+def _decays(cell: Cell) -> _Decays:
+    cell = _of(cell)
+    if not isinstance(cell, (LIF, LeakyReadout)) or type(cell).integrate not in _KNOWN:
+        raise TypeError(
+            f"fluctuation_driven: cell must be one of the library's, got {brief(cell)}; give another initializer"
+        )
+    membrane = _numbers(cell.decay, "decay")
+    synapse = _numbers(cell.synaptic_decay, "synaptic_decay") if isinstance(cell, SynapticLIF) else 0.0
+    return _Decays(membrane, synapse, 1 - membrane if cell.norm_input else 1.0)
+
+
+def _numbers(value: Any, name: str) -> Any:
+    """A number, or one for each neuron."""
+    value = as_real("fluctuation_driven", name, value)
+    if np.ndim(value) > 1:
+        raise ValueError(f"fluctuation_driven: {name} must be a number or one for each neuron, got {np.shape(value)}")
+    return value if isinstance(value, float) else jnp.asarray(value, jnp.result_type(float))
+
+
+def _expect(decays: _Decays, rate: Any, mask: Any) -> _Drive:
+    """Of independent spikes, in sequences so long that their beginning does not matter."""
+    if mask is not None:
+        raise TypeError("fluctuation_driven: mask goes with inputs to measure, got a rate")
+    p = as_real("fluctuation_driven", "rate", rate)
+    _check(p, (p > 0) & (p <= 1), "rate must be > 0 and <= 1, got {}; other inputs are given to be measured")
+    b, c, g = decays
+    for value in (b, c):
+        _check(value, value < 1, "a decay of 1 has no stationary potential: give inputs to measure")
+    total = g / ((1 - b) * (1 - c))
+    squares = g**2 * (1 + b * c) / ((1 - b * c) * (1 - b**2) * (1 - c**2))
+    variance = (p - p**2) * squares
+    return _Drive(p * total, variance + (p * total) ** 2, lambda n: n * variance)
+
+
+def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Drive:
+    """Of inputs ``(steps, examples, ..., inputs)``."""
+    if inputs.ndim < 3 or not inputs.size:
+        raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {inputs.shape}")
+    mask = None if mask is None else jnp.asarray(mask)
+    each = jax.tree.map(lambda value: jnp.asarray(value, jnp.result_type(float)), decays)
+    several = any(value.ndim for value in each)
+    sums = _of_each(list(jnp.broadcast_arrays(*each)), inputs, mask) if several else _sums(each, inputs, mask)
+    taken = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
+    if mask is not None:
+        taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
+    total, total_square, square = (value / taken for value in sums)
+    n = inputs.shape[-1]
+    return _Drive(total / n, square / n, lambda _: total_square - total**2)
+
+
+@jax.jit
+def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+    """Of inputs that have passed the leaks, over all steps and examples: their sum, the square of that, the squares."""
+    b, c, g = decays
+
+    def leak(state, x, key):
+        u, i = state
+        i = c * i + x
+        u = b * u + g * i
+        return (u, i), u
+
+    def look(u):
+        total = u.sum(-1)
+        return total.sum(), (total**2).sum(), (u**2).sum()
+
+    zeros = jnp.zeros(inputs.shape[1:], inputs.dtype if is_float(inputs) else jnp.result_type(float))
+    return tuple(sums.sum() for sums in _over_steps(leak, (zeros, zeros), inputs, mask, look))
+
+
+def _of_each(decays: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+    """The same for the decays of each neuron, computed once for those that are alike."""
+    rows, which = jnp.stack(decays, 1), None
+    if not isinstance(rows, Tracer):
+        rows, which = np.unique(np.asarray(rows), axis=0, return_inverse=True)
+    out = jax.lax.map(lambda row: _sums(_Decays(*row), inputs, mask), jnp.asarray(rows))
+    return out if which is None else tuple(value[which.reshape(-1)] for value in out)
+
+
+def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array) -> jax.Array:
+    """What neurons put out one step later, ``(steps, examples, neurons)``: what reaches them if they are recurrent."""
+
+    def step(v, x, key):
+        return cell(v, x.astype(matrix.dtype) @ matrix, key=key)
+
+    start = cell.initial_state((*inputs.shape[1:-1], matrix.shape[1]), matrix.dtype)
+    out = _over_steps(step, start, inputs, mask, key=key)
+    return jnp.concatenate([jnp.zeros_like(out[:1]), out[:-1]])
+
+
+def _over_steps(
+    step: Callable, start: State, inputs: jax.Array, mask: Any, look: Callable = lambda out: out, key: Any = None
+) -> Any:
+    """What is seen of the output of each step. Those that do not take place hold the state, and put out zeros."""
+
+    def turn(state, now):
+        t, x, there = now
+        new, out = step(state, x if is_float(x) else x.astype(jnp.result_type(float)), _nth(key, t))
+        return tree_where(there, new, state), look(tree_keep(there, out))
+
+    return jax.lax.scan(turn, start, (jnp.arange(len(inputs)), inputs, mask))[1]
+
+
+def _nth(key: Any, t: jax.Array) -> Any:
+    return None if key is None else jax.random.fold_in(key, t)
+
+
+def _wide(mask: jax.Array) -> jax.Array:
+    return mask if mask.ndim > 1 else mask[:, None]
+
+
+def _is_zero(value: Any) -> bool:
+    return not isinstance(value, Tracer) and not np.any(np.asarray(value))
+
+
+def _check(value: Any, holds: Any, message: str) -> None:
+    """Raise unless it holds. What is traced is not looked at."""
+    if not isinstance(holds, Tracer) and not np.all(holds):
+        raise ValueError(f"fluctuation_driven: {message.format(brief(value))}")

@@ -1,0 +1,69 @@
+"""The potentials of all layers before the spike, and how they are spread."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from .._checks import compute_dtype
+from ..neurons import Cell, says_how_to_encode
+from ._network import Network
+
+
+class Course(NamedTuple):
+    """What a layer does over time, each ``(steps, batch, neurons)``. Steps that do not take place are zeros."""
+
+    potential: jax.Array
+    """Before the spike."""
+    distance: jax.Array | None
+    """To the threshold of the moment, which is what a surrogate is given. None for a cell that does not fire, and for
+    one of a user's that does not say where its threshold is (:meth:`Cell.encode`)."""
+    output: jax.Array
+
+
+def courses(network: Network, inputs: ArrayLike, **options: Any) -> list[Course]:
+    """Of each layer, in a call of the network with these inputs and options (``mask``, ``key``, ``mode``, ...)."""
+    _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
+    mask = options.get("mask")
+    return [
+        Course(potential(u), _kept(mask, distance(layer.cell, u)), out)
+        for layer, u, out in zip(network.layers, pre_spike, outputs, strict=True)
+    ]
+
+
+def potential(u: Any) -> jax.Array:
+    """Of a state, the potential, which comes first."""
+    return jax.tree.leaves(u)[0]
+
+
+def distance(cell: Cell, u: Any) -> jax.Array | None:
+    """Of states before the spike, with any axes before those of the cell."""
+    return cell.encode(u)[0] if says_how_to_encode(cell) else None
+
+
+def moments(x: jax.Array, mask: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of ``(steps, batch, ...)``, over all steps that take place, examples and neurons."""
+    x = x.astype(compute_dtype(x.dtype))
+    if mask is None:
+        return x.mean(), x.std()
+    count = where_active(mask, jnp.ones_like(x)).sum()
+    mean = where_active(mask, x).sum() / count
+    return mean, jnp.sqrt(where_active(mask, (x - mean) ** 2).sum() / count)
+
+
+def where_active(mask: ArrayLike, x: jax.Array) -> jax.Array:
+    """``x`` in steps that take place, zeros in others."""
+    return jnp.where(_like(mask, x), x, 0)
+
+
+def _kept(mask: ArrayLike | None, x: jax.Array | None) -> jax.Array | None:
+    return x if mask is None or x is None else where_active(mask, x)
+
+
+def _like(mask: ArrayLike, x: jax.Array) -> jax.Array:
+    """A mask ``(steps, batch)`` or ``(steps,)`` with the axes of ``x``."""
+    mask = jnp.asarray(mask)
+    return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))

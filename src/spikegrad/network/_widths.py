@@ -1,0 +1,155 @@
+"""Slopes as wide as the potentials are spread."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from .._checks import brief
+from .._surrogate import Surrogate, curve_of, with_curve
+from ..neurons import Cell, Refractory
+from ..surrogates._algebra import Scaled, Stretched
+from ..surrogates._measures import measure
+from ._network import Network
+from ._potentials import courses, moments
+
+_KEEP = ("peak", "area")
+
+
+def fit_widths(
+    network: Network,
+    inputs: ArrayLike,
+    *,
+    ratio: float = 1.0,
+    keep: str = "peak",
+    mask: ArrayLike | None = None,
+    key: Any = None,
+) -> Network:
+    r"""The network with slopes as wide as its potentials are spread.
+
+    The half-width at half of the peak of each layer's surrogate becomes
+
+    .. math:: w = r\, \sigma_U,
+
+    with :math:`\sigma_U` the standard deviation of the distance between potential and threshold, before the spike, over
+    all steps, examples and neurons of the layer. So neurons see a slope where they are, neither too narrow for most
+    of them nor so wide that it says nothing of the threshold.
+
+    Parameters
+    ----------
+    network : Network
+        Its layers may have weights of any kind.
+    inputs : array_like
+        As the network takes them, ``(steps, examples, inputs)``: a batch of the training data say.
+    ratio : float, default 1.0
+        :math:`r > 0`, dimensionless.
+    keep : {"peak", "area"}
+        What stays of a slope as it gets wider.
+    mask, key : optional
+        As the network takes them.
+
+    Returns
+    -------
+    Network
+        With surrogates that are :func:`stretched` by an array, so that another width compiles nothing anew. Layers
+        without a :class:`Surrogate`, such as readouts, stay as they are, and so does the width in a layer whose
+        potentials are all equal. Called on what it has returned, it sets the same widths anew.
+
+    Raises
+    ------
+    ValueError
+        If a slope has no half-width to be changed.
+    TypeError
+        If its parameters are traced: it is not for :func:`jax.jit`.
+
+    References
+    ----------
+    MPD-AGL (Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
+    dynamics", IJCAI) has a rectangle of area 1 with the half-width :math:`\sigma_U`, each time anew: ``keep="area"``
+    on ``ReluGrad`` or any other shape, and :class:`spikegrad.training.AdaptWidths`.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import LIF, Arctan, Network, fit_widths, measure
+    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
+    >>> network = Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9, surrogate=Arctan(10.0)))
+    >>> network = fit_widths(network, spikes)
+    >>> _, _, (u,) = network(spikes, pre_spike=[0])
+    >>> print(f"{measure(network.layers[0].cell.surrogate).half_width / u.std():.3f}")
+    1.000
+    """
+    check_choices("fit_widths", ratio, keep)
+    options = {name: value for name, value in (("mask", mask), ("key", key)) if value is not None}
+    return with_widths(network, spreads(network, inputs, **options), ratio, keep)
+
+
+def check_choices(owner: str, ratio: Any, keep: Any) -> None:
+    """Raise for what no slope can be fitted with."""
+    if not (isinstance(ratio, (int, float)) and 0 < ratio < math.inf):
+        raise ValueError(f"{owner}: ratio must be > 0 and finite, got {brief(ratio)}")
+    if keep not in _KEEP:
+        raise ValueError(f"{owner}: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}")
+
+
+def spreads(network: Network, inputs: ArrayLike, **options: Any) -> list[jax.Array]:
+    """Of each layer, the standard deviation of the distance to the threshold, or of the potential where that says all.
+
+    It may be traced, other than what is made of it.
+    """
+    return [
+        moments(course.potential if course.distance is None else course.distance, options.get("mask"))[1]
+        for course in courses(network, inputs, **options)
+    ]
+
+
+def with_widths(network: Network, deviations: Sequence[Any], ratio: float, keep: str) -> Network:
+    """The network whose slopes have half-widths of so many deviations."""
+    layers = []
+    for layer, deviation in zip(network.layers, deviations, strict=True):
+        surrogate = surrogate_of(layer.cell)
+        if isinstance(surrogate, Surrogate):
+            new = _widened(surrogate, ratio * np.asarray(deviation, np.float64), keep)
+            layer = dataclasses.replace(layer, cell=_with_surrogate(layer.cell, new))
+        layers.append(layer)
+    return Network(layers)
+
+
+def surrogate_of(cell: Cell) -> Any:
+    return surrogate_of(cell.cell) if isinstance(cell, Refractory) else getattr(cell, "surrogate", None)
+
+
+def _with_surrogate(cell: Cell, surrogate: Surrogate) -> Cell:
+    if isinstance(cell, Refractory):
+        return dataclasses.replace(cell, cell=_with_surrogate(cell.cell, surrogate))
+    return dataclasses.replace(cell, surrogate=surrogate)  # type: ignore[call-arg]
+
+
+def _widened(surrogate: Surrogate, width: Any, keep: str) -> Surrogate:
+    base, before = _unfitted(curve_of("fit_widths", surrogate), keep)
+    natural = measure(base).half_width
+    if not 0 < natural < math.inf:
+        raise ValueError(f"fit_widths: the slope of {brief(base)} has no half-width to be changed")
+    factor = float(width) / natural
+    factor = jnp.asarray(factor if 0 < factor < math.inf else before, jnp.result_type(float))
+    curve: Surrogate = Stretched(base, factor)
+    return with_curve(surrogate, Scaled(1 / factor, curve) if keep == "area" else curve)
+
+
+def _unfitted(curve: Surrogate, keep: str) -> tuple[Surrogate, Any]:
+    """What a curve was before it was given a width in this way, and by how much it is wider since."""
+    inner = curve
+    if keep == "area" and isinstance(curve, Scaled) and isinstance(curve.surrogate, Stretched):
+        inner = curve.surrogate
+        if not np.allclose(np.asarray(curve.factor) * np.asarray(inner.width), 1):
+            inner = curve
+    elif keep == "area":
+        return curve, 1.0
+    return (inner.surrogate, inner.width) if isinstance(inner, Stretched) else (curve, 1.0)

@@ -1,0 +1,224 @@
+"""Terms of a loss that keep a network's activity within bounds, as functions of what the network returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from .._checks import brief, compute_dtype, real_array
+from ..network._potentials import potential, where_active
+
+_POWERS = (1, 2)
+
+
+def lower_bound(
+    spikes: ArrayLike | Sequence[ArrayLike],
+    bound: ArrayLike = 1e-3,
+    strength: float = 100.0,
+    *,
+    power: int = 2,
+    population: bool = False,
+) -> jax.Array:
+    r"""A term of the loss for neurons that fire too little.
+
+    .. math:: \lambda\, \big\langle \max(0,\, b - z)^p \big\rangle
+
+    with :math:`z` the number of spikes that a neuron makes in a sequence, and the mean over examples and neurons. Its
+    gradient goes through the surrogate, and wakes a network that is silent: the defaults are those of the paper.
+
+    Parameters
+    ----------
+    spikes : array_like or sequence of them
+        Outputs of a layer, ``(steps, examples, neurons...)``, or of several, whose terms are added up: those that a
+        :class:`spikegrad.Network` returns with ``all_layers=True``, the readout left out. Steps that a mask leaves out
+        are zeros there, and do not count.
+    bound : float or array, default 1e-3
+        :math:`b`, in spikes of a sequence. An array broadcasts to ``(examples, neurons...)``, with ``population`` to
+        ``(examples,)``: a rate times the length of each sequence, say.
+    strength : float, default 100.0
+        :math:`\lambda`, in the unit of the loss.
+    power : {2, 1}
+        :math:`p`.
+    population : bool, default False
+        Whether the mean of :math:`z` over the neurons of a layer is bounded, and not each of them.
+
+    Returns
+    -------
+    jax.Array
+        A number, in float32 for half precision.
+
+    Raises
+    ------
+    ValueError
+        For outputs without an axis of examples, and another power.
+
+    References
+    ----------
+    Zenke, Vogels 2021, "The remarkable robustness of surrogate gradient learning for instilling complex function in
+    spiking neural networks", Neural Computation 33(4):899-925.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.training import lower_bound
+    >>> def term(weight):
+    ...     _, spikes = Network([Layer(weight, LIF())])(jnp.ones((20, 4, 3)))
+    ...     return lower_bound(spikes)
+    >>> silent = jnp.full((3, 5), 0.01)
+    >>> print(f"{term(silent):.4f}")
+    0.0001
+    >>> bool((jax.grad(term)(silent) < 0).all())  # it falls as weights grow
+    True
+    """
+    return _bounded("lower_bound", spikes, bound, strength, power, population, -1)
+
+
+def upper_bound(
+    spikes: ArrayLike | Sequence[ArrayLike],
+    bound: ArrayLike,
+    strength: float = 0.1,
+    *,
+    power: int = 2,
+    population: bool = True,
+) -> jax.Array:
+    r"""A term of the loss for neurons that fire too much.
+
+    .. math:: \lambda\, \big\langle \max(0,\, z - b)^p \big\rangle
+
+    with :math:`z` the number of spikes in a sequence, by default the mean over the neurons of a layer, and the mean
+    over examples.
+
+    Parameters
+    ----------
+    spikes : array_like or sequence of them
+        As in :func:`lower_bound`.
+    bound : float or array
+        :math:`b`, in spikes of a sequence, as in :func:`lower_bound`. The paper's examples have 4 for 200 ms and 7 for
+        700 ms, 10 to 20 Hz.
+    strength : float, default 0.1
+        :math:`\lambda`, in the unit of the loss.
+    power : {2, 1}
+        :math:`p`.
+    population : bool, default True
+        Whether the mean over the neurons of a layer is bounded, and not each of them.
+
+    Returns
+    -------
+    jax.Array
+        A number, in float32 for half precision.
+
+    Raises
+    ------
+    ValueError
+        For outputs without an axis of examples, and another power.
+
+    References
+    ----------
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training",
+    Neuromorphic Computing and Engineering 2(4):044016.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.training import upper_bound
+    >>> spikes = jnp.ones((6, 4, 5))  # six spikes of each neuron
+    >>> print(f"{upper_bound(spikes, 4):.2f} {upper_bound(spikes, 7):.2f} {upper_bound(spikes, 4, 1.0, power=1):.2f}")
+    0.40 0.00 2.00
+    """
+    return _bounded("upper_bound", spikes, bound, strength, power, population, 1)
+
+
+def voltage_bound(
+    potentials: Any,
+    low: float | None = None,
+    high: float | None = None,
+    strength: float = 1.0,
+    *,
+    power: int = 2,
+    mask: ArrayLike | None = None,
+) -> jax.Array:
+    r"""A term of the loss for potentials that go too far.
+
+    .. math:: \lambda\, \big\langle \max(0,\, a - u)^p + \max(0,\, u - b)^p \big\rangle
+
+    with the mean over steps, examples and neurons. Potentials near the threshold are where slopes are not 0; unlike
+    spikes, they have a gradient however far from there they are.
+
+    Parameters
+    ----------
+    potentials : array_like, or tuple of them
+        ``(steps, examples, neurons...)``: outputs of a readout, or states before the spike, of which the first array is
+        the potential, as ``network(inputs, pre_spike=[n])`` returns them for layer n.
+    low, high : float, optional
+        :math:`a` and :math:`b`, in the unit of the potential. None: not bounded on this side.
+    strength : float, default 1.0
+        :math:`\lambda`, in the unit of the loss.
+    power : {2, 1}
+        :math:`p`.
+    mask : array of bool, optional
+        ``(steps, examples)`` or ``(steps,)``: the steps that take place, over which the mean is. Without it, those that
+        do not count as zeros.
+
+    Returns
+    -------
+    jax.Array
+        A number, in float32 for half precision.
+
+    Raises
+    ------
+    ValueError
+        If there is no bound, or for another power.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.training import voltage_bound
+    >>> def term(weight):
+    ...     _, _, (u,) = Network([Layer(weight, LIF())])(jnp.ones((20, 4, 3)), pre_spike=[0])
+    ...     return voltage_bound(u, low=-1.0)
+    >>> weight = jnp.full((3, 5), -0.5)  # far below the threshold
+    >>> bool(term(weight) > 1), bool((jax.grad(term)(weight) < 0).all())
+    (True, True)
+    """
+    if low is None and high is None:
+        raise ValueError("voltage_bound: give low or high, or both")
+    u = _wide(real_array(potential(potentials), "voltage_bound", "potentials"))
+    beyond = jnp.zeros_like(u)
+    if low is not None:
+        beyond += _above(low - u, power, "voltage_bound")
+    if high is not None:
+        beyond += _above(u - high, power, "voltage_bound")
+    if mask is None:
+        return strength * beyond.mean()
+    there = where_active(mask, jnp.ones_like(u))
+    return strength * where_active(mask, beyond).sum() / there.sum()
+
+
+def _bounded(
+    owner: str, spikes: Any, bound: ArrayLike, strength: float, power: int, population: bool, sign: int
+) -> jax.Array:
+    terms = []
+    for layer in spikes if isinstance(spikes, (list, tuple)) else [spikes]:
+        z = _wide(real_array(layer, owner, "spikes"))
+        if z.ndim < 3:
+            raise ValueError(f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}")
+        z = z.sum(0)
+        z = z.mean(tuple(range(1, z.ndim))) if population else z
+        terms.append(strength * _above(sign * (z - bound), power, owner).mean())
+    return sum(terms[1:], terms[0])
+
+
+def _above(x: jax.Array, power: int, owner: str) -> jax.Array:
+    if power not in _POWERS:
+        raise ValueError(f"{owner}: power must be one of {', '.join(map(repr, _POWERS))}, got {brief(power)}")
+    return jax.nn.relu(x) ** power
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(compute_dtype(x.dtype))

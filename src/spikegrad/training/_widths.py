@@ -1,0 +1,116 @@
+"""A callback that keeps slopes as wide as potentials are spread."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.typing import ArrayLike
+
+from ..network import Network
+from ..network._widths import check_choices, spreads, with_widths
+from ._partition import combine
+from ._spread import is_spread
+from ._state import Report, State
+
+
+class AdaptWidths:
+    """Keep slopes as wide as the potentials of a network are spread: a callback of :func:`fit`.
+
+    After each compiled call it measures the potentials on the same inputs, and sets the widths as
+    :func:`spikegrad.fit_widths` does. Widths are arrays of what is trained: nothing is compiled anew, and checkpoints
+    have them. To an optimiser their gradient is 0, unless the surrogate is :func:`spikegrad.learnable`.
+
+    Parameters
+    ----------
+    static : pytree
+        What :func:`partition` has left of the network, which :func:`spikegrad.fit_widths` has given widths.
+    inputs : array_like
+        To measure on, as the network takes them: ``(steps, examples, inputs)``.
+    ratio, keep, mask, key
+        As in :func:`spikegrad.fit_widths`, and best the same as there.
+    each_epoch : bool, default False
+        Only at the end of each epoch.
+
+    Raises
+    ------
+    ValueError
+        When it is called, if what is trained has no widths.
+
+    Notes
+    -----
+    Callbacks that save the state come after it, so that they save the widths that training goes on with.
+
+    References
+    ----------
+    Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
+    dynamics", IJCAI, whose widths follow the potentials of each batch.
+
+    Examples
+    --------
+    >>> import jax, optax
+    >>> from spikegrad import LIF, Network, fit_widths
+    >>> from spikegrad.training import AdaptWidths, combine, fit, partition
+    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
+    >>> network = fit_widths(Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9)), spikes)
+    >>> trainable, static = partition(network)
+    >>> def loss(trainable, batch, key):
+    ...     return (combine(trainable, static)(batch)[1] ** 2).mean(), {}
+    >>> state = fit(loss, trainable, [spikes], optimizer=optax.adam(1e-2), key=jax.random.key(2), epochs=3,
+    ...             callbacks=[AdaptWidths(static, spikes)])
+    >>> before, after = (n.layers[0].cell.surrogate.width for n in (network, combine(state.trainable, static)))
+    >>> bool(before != after)
+    True
+    """
+
+    def __init__(
+        self,
+        static: Any,
+        inputs: ArrayLike,
+        *,
+        ratio: float = 1.0,
+        keep: str = "peak",
+        mask: ArrayLike | None = None,
+        key: Any = None,
+        each_epoch: bool = False,
+    ) -> None:
+        check_choices("AdaptWidths", ratio, keep)
+        self.static, self.ratio, self.keep, self.each_epoch = static, ratio, keep, each_epoch
+        options = {name: value for name, value in (("mask", mask), ("key", key)) if value is not None}
+        self._spreads = jax.jit(lambda trainable: spreads(combine(trainable, static), inputs, **options))
+
+    def __call__(self, now: Report) -> State | None:
+        """The state with other widths."""
+        if self.each_epoch and not now.epoch_ended:
+            return None
+        before = now.state.trainable
+        network = combine(before, self.static)
+        if not isinstance(network, Network):
+            raise TypeError(f"AdaptWidths: what is trained must be parts of a Network, got {type(network).__name__}")
+        new = with_widths(network, jax.device_get(self._spreads(before)), self.ratio, self.keep)
+        return dataclasses.replace(now.state, trainable=_trainable(before, new))
+
+
+def _trainable(before: Any, new: Network) -> Any:
+    """What is trained, with the widths of the new network, as arrays like those that were."""
+    olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
+    news, other = jax.tree.flatten(new, is_leaf=_is_none)
+    found = False
+    leaves = []
+    for old, leaf in zip(olds, news, strict=False):
+        stays = old is None or leaf is old
+        found |= not stays
+        leaves.append(old if stays else _like(leaf, old))
+    if structure != other or not found:
+        raise ValueError("AdaptWidths: what is trained has no widths: fit_widths gives them, before partition")
+    return structure.unflatten(leaves)
+
+
+def _like(new: Any, old: Any) -> Any:
+    new = new.astype(old.dtype)
+    return jax.device_put(new, old.sharding) if is_spread(old) else new
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

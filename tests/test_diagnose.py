@@ -1,0 +1,505 @@
+"""What diagnose counts, against NumPy and against the network itself; what it says of networks that are broken."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import few
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Cell,
+    InvSquareGrad,
+    Layer,
+    LeakyReadout,
+    Network,
+    PiecewiseQuadratic,
+    Refractory,
+    Sigmoid,
+    SynapticLIF,
+    diagnose,
+    diagnose_layer,
+    parameter,
+    stochastic,
+)
+
+ROOT = Path(__file__).parents[1]
+RNG = np.random.default_rng(0)
+STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 12, 5, 4, 6, 2
+DECAY, LEAK, ALPHA = 0.9, 0.8, 2.0
+
+
+@pytest.fixture
+def loose():
+    """JAX as users have it: optax promotes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def weights():
+    rng = np.random.default_rng(1)
+    shapes = (INPUTS, NEURONS), (NEURONS, NEURONS), (NEURONS, OUTPUTS)
+    return [rng.normal(0, 2 / np.sqrt(shape[0]), shape).astype(np.float32) for shape in shapes]
+
+
+def spikes(steps=STEPS, batch=BATCH, inputs=INPUTS):
+    return (np.random.default_rng(2).random((steps, batch, inputs)) < 0.4).astype(np.float32)
+
+
+def two_layers():
+    w, r, out = weights()
+    return Network([Layer(w, LIF(DECAY, surrogate=Arctan(ALPHA)), r), Layer(out, LeakyReadout(LEAK))])
+
+
+def loss(out):
+    return (out[-1] ** 2).sum() / 2
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def by_hand():
+    """The network in float64: potentials, spikes, slopes, and what goes back of a cotangent of either layer."""
+    w, r, out = (a.astype(float) for a in weights())
+    v, s, u, fired, potentials, readout = 0.0, np.zeros((BATCH, NEURONS)), [], [], [], 0.0
+    for x in spikes().astype(float):
+        u.append(DECAY * v + x @ w + s @ r)
+        s = (u[-1] >= 1).astype(float)
+        fired.append(s)
+        v = u[-1] - s
+        readout = LEAK * readout + s @ out
+        potentials.append(readout)
+    u, fired = np.array(u), np.array(fired)
+    slope = ALPHA / 2 / (1 + (np.pi / 2 * ALPHA * (u - 1)) ** 2)
+
+    def back_readout(ct):
+        carried, found = 0.0, np.zeros_like(ct)
+        for t in reversed(range(STEPS)):
+            carried = ct[t] + LEAK * carried
+            found[t] = carried
+        return found
+
+    def back_hidden(ct):
+        ct_v, of_currents = np.zeros((BATCH, NEURONS)), np.zeros((STEPS + 1, BATCH, NEURONS))
+        for t in reversed(range(STEPS)):
+            ct_s = ct[t] + of_currents[t + 1] @ r.T
+            of_currents[t] = ct_v + slope[t] * (ct_s - ct_v)
+            ct_v = DECAY * of_currents[t]
+        return of_currents[:-1]
+
+    return u, fired, np.array(potentials), slope, back_hidden, back_readout
+
+
+def at_the_end(like, seed_order):
+    """The signs that the layers' own outputs of the last step are added with."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice([-1.0, 1.0], (BATCH, n)) for n in (NEURONS, OUTPUTS)]
+    ct = np.zeros_like(like)
+    ct[-1] = drawn[seed_order]
+    return ct
+
+
+def norms(x):
+    return np.sqrt((x**2).sum((1, 2)))
+
+
+def test_numbers_are_those_by_hand():
+    u, fired, potentials, slope, back_hidden, back_readout = by_hand()
+    found = diagnose(two_layers(), spikes(), loss)
+    hidden, readout = found.layers
+    assert 0.1 < fired.mean() < 0.9
+    close = {"rtol": 2e-5}
+    np.testing.assert_allclose(found.loss, (potentials[-1] ** 2).sum() / 2, **close)
+    np.testing.assert_allclose(hidden.rate, fired.mean(), **close)
+    assert hidden.silent == (fired.sum((0, 1)) == 0).mean()
+    assert hidden.always == fired.all((0, 1)).mean()
+    np.testing.assert_allclose([hidden.mean, hidden.deviation], [(u - 1).mean(), u.std()], **close)
+    np.testing.assert_allclose([readout.mean, readout.deviation], [potentials.mean(), potentials.std()], **close)
+    np.testing.assert_allclose(hidden.slope, slope.mean() / (ALPHA / 2), **close)
+    assert hidden.within == (slope >= ALPHA / 4).mean() == (abs(u - 1) <= hidden.half_width).mean()
+    np.testing.assert_allclose(sum(hidden.shares), 1)
+
+    ct = np.zeros_like(potentials)
+    ct[-1] = potentials[-1]
+    of_readout = back_readout(ct)
+    ct_spikes = of_readout @ weights()[2].T.astype(float)
+    of_hidden = back_hidden(ct_spikes)
+    before = np.concatenate([np.zeros((1, BATCH, NEURONS)), fired[:-1]])
+    for layer, currents, received, inputs in (
+        (hidden, of_hidden, ct_spikes, {"weight": spikes(), "recurrent": before}),
+        (readout, of_readout, ct, {"weight": fired}),
+    ):
+        np.testing.assert_allclose(layer.by_step, norms(currents), **close)
+        np.testing.assert_allclose(layer.current_gradient, np.linalg.norm(currents), **close)
+        np.testing.assert_allclose(layer.output_gradient, np.linalg.norm(received), **close)
+        for name, x in inputs.items():
+            gradient = np.einsum("tbi,tbo->io", x, currents)
+            np.testing.assert_allclose(layer.weight_gradients[name], np.linalg.norm(gradient), **close)
+    np.testing.assert_allclose(hidden.by_lag, norms(back_hidden(at_the_end(fired, 0)))[::-1], **close)
+    np.testing.assert_allclose(readout.by_lag, norms(back_readout(at_the_end(ct, 1)))[::-1], **close)
+    np.testing.assert_allclose(readout.factor, LEAK, **close)
+
+
+def test_the_factor_per_step_is_the_decay_where_the_reset_passes_no_gradient():
+    w, _, out = weights()
+    cell = LIF(0.85, surrogate=InvSquareGrad(1.0), detach_reset=True)
+    hidden, _ = diagnose(Network([Layer(w, cell), Layer(out, LeakyReadout(LEAK))]), spikes()).layers
+    np.testing.assert_allclose(hidden.factor, 0.85, rtol=1e-5)
+
+
+def test_the_free_potential_is_that_without_spikes():
+    w, r, _ = weights()
+    hidden, *_ = diagnose(Network([Layer(w, AdaptiveLIF(DECAY), r)]), spikes()).layers
+    v, free = 0.0, []
+    for x in spikes():
+        v = DECAY * v + x @ w
+        free.append(v)
+    assert hidden.rate > 0.1
+    np.testing.assert_allclose(
+        [hidden.free, hidden.free_mean], [np.sqrt(np.mean(np.square(free))), np.mean(free)], rtol=1e-5
+    )
+
+
+def test_steps_that_do_not_take_place_do_not_count():
+    network, x = two_layers(), spikes()
+    whole = diagnose(network, x[:8], lambda out: (out[7] ** 2).sum())
+    mask = np.arange(STEPS) < 8
+    masked = diagnose(network, x, lambda out: (out[7] ** 2).sum(), mask=np.broadcast_to(mask[:, None], (STEPS, BATCH)))
+    for a, b in zip(whole.layers, masked.layers, strict=True):
+        for name in (
+            "rate",
+            "silent",
+            "always",
+            "mean",
+            "deviation",
+            "within",
+            "slope",
+            "free",
+            "current_gradient",
+            "factor",
+        ):
+            if getattr(a, name) is not None:  # a readout has no slope
+                np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(a.by_lag, b.by_lag[:8], rtol=1e-5)
+        assert not any(b.by_lag[8:])
+    lengths = np.array([12, 3, 7, 1, 9])
+    of_each = diagnose(network, x, mask=np.arange(STEPS)[:, None] < lengths)
+    rates = [float(network(x[:n, [i]], all_layers=True)[1][0].sum()) for i, n in enumerate(lengths)]
+    np.testing.assert_allclose(of_each.layers[0].rate, sum(rates) / lengths.sum() / NEURONS, rtol=1e-5)
+
+
+class Cubic(Cell):
+    """A cell that does not say how far it is from a threshold."""
+
+    pull: float = parameter(default=0.1, at_least=0)
+
+    def integrate(self, v, current):
+        return v - self.pull * v * v * v + current
+
+    def fire(self, u):
+        s = Sigmoid()(u - 1)
+        return u - s, s
+
+
+def test_every_kind_of_layer_has_the_spikes_and_gradients_of_the_network():
+    rng = np.random.default_rng(3)
+    kernel = jnp.asarray(rng.normal(0, 1.0, (3, 1, 2, 2)), jnp.float32)
+    draw = [
+        jnp.asarray(rng.normal(0, 2 / np.sqrt(n), (n, m)), jnp.float32) for n, m in ((27, 8), (8, 8), (8, 6), (6, 5))
+    ]
+    images = jnp.asarray(rng.random((10, 3, 1, 4, 4)) < 0.5)
+    key = jax.random.key(5)
+
+    def network(kernel, draw):
+        a, b, c, d = draw
+        return Network(
+            [
+                Layer(lambda x: jax.lax.conv(x.astype(jnp.float32), kernel, (1, 1), "VALID"), SynapticLIF(0.8)),
+                Layer(lambda x: x.reshape(len(x), -1) @ a, LIF(surrogate=stochastic(Sigmoid(4.0))), b),
+                Layer(c, Refractory(LIF(0.7), steps=2), bias=jnp.full(6, 0.1)),
+                Layer(d, Cubic(0.2)),
+            ]
+        )
+
+    def total(out):
+        return (out * jnp.arange(1.0, 6.0)[None, None]).mean()
+
+    found = diagnose(network(kernel, draw), images, total, key=key)
+    _, outs, pre_spike = network(kernel, draw)(images, key=key, all_layers=True, pre_spike=True)
+    of_kernel, of_draw = jax.grad(lambda k, d: total(network(k, d)(images, key=key)[1]), (0, 1))(kernel, draw)
+    for layer, out in zip(found.layers, outs, strict=True):
+        assert layer.fires
+        assert layer.rate > 0
+        np.testing.assert_allclose(layer.rate, out.mean(), rtol=1e-5)
+    expected = (
+        ("weight", 0, of_kernel),
+        ("weight", 1, of_draw[0]),
+        ("recurrent", 1, of_draw[1]),
+        ("weight", 2, of_draw[2]),
+    )
+    for name, n, gradient in (*expected, ("weight", 3, of_draw[3])):
+        np.testing.assert_allclose(found.layers[n].weight_gradients[name], np.linalg.norm(gradient), rtol=1e-4)
+    np.testing.assert_allclose(found.layers[2].mean, pre_spike[2][0].mean() - 1, rtol=1e-4)
+    assert [layer.neurons for layer in found.layers] == [27, 8, 6, 5]
+    cubic = found.layers[3]
+    assert (cubic.scale, cubic.half_width) == (None, None)  # nobody knows its threshold
+    np.testing.assert_allclose(cubic.mean, pre_spike[3].mean(), rtol=1e-4)
+
+
+def test_one_neuron_far_away_takes_the_others_out_of_8_bits():
+    w = np.ones((1, 50), np.float32) * np.linspace(0.3, 1.5, 50, dtype=np.float32)
+    x = np.ones((6, 3, 1), np.float32)
+    network = Network([Layer(w, LIF(surrogate=Arctan(2.0)))])
+    fine = diagnose(network, x, mode="8-bit")
+    assert fine.layers[0].eight_bit_lost == 0
+    assert fine.layers[0].eight_bit_error < 0.1
+    assert not fine.verdicts
+    w[0, -1] = -3e7
+    coarse = diagnose(Network([Layer(w, LIF(surrogate=Arctan(2.0)))]), x, mode="8-bit")
+    assert coarse.layers[0].eight_bit_lost > 0.9
+    assert [v.fault for v in coarse.verdicts][-1] == "too few bits"
+
+
+def test_a_layer_of_a_loop_of_ones_own_has_the_same_numbers():
+    w, _, out = weights()
+    cell, readout = LIF(DECAY, surrogate=Arctan(ALPHA)), LeakyReadout(LEAK)
+
+    def run(w, extra):
+        def step(state, now):
+            (v, potential), (x, more) = state, now
+            u = cell.integrate(v, x @ w + more)
+            v, s = cell.fire(u)
+            potential, _ = readout(potential, s @ out)
+            return (v, potential), (u, s, potential)
+
+        start = jnp.zeros((BATCH, NEURONS)), jnp.zeros((BATCH, OUTPUTS))
+        return jax.lax.scan(step, start, (jnp.asarray(spikes()), extra))[1]
+
+    zeros = jnp.zeros((STEPS, BATCH, NEURONS))
+    (of_w, of_currents), (u, s, _) = jax.grad(lambda w, e: loss(run(w, e)[2]), (0, 1))(w, zeros), run(w, zeros)
+    found = diagnose_layer(u - 1, s, cell.surrogate, gradient=of_currents, weight_gradients={"weight": of_w}).layers[0]
+    expected = diagnose(Network([Layer(w, cell), Layer(out, readout)]), spikes(), loss).layers[0]
+    for name in ("rate", "silent", "mean", "deviation", "within", "slope", "reached", "current_gradient", "half_width"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(found.by_step, expected.by_step, rtol=1e-5)
+    np.testing.assert_allclose(found.weight_gradients["weight"], expected.weight_gradients["weight"], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"diagnose_layer: spikes must be of shape \(12, 5, 6\), got \(11, 5, 6\)"):
+        diagnose_layer(u - 1, s[1:], cell.surrogate)
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    pytest.importorskip("optax")
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    yield importlib.import_module("_broken"), importlib.import_module("diagnose")
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+PAIRS = [
+    (what, architecture)
+    for what in (
+        "threshold x 20",
+        "weights x 100",
+        "compact slope far away",
+        "asymptotic slope, beta 100",
+        "decay 0.5, long lags",
+        "learning rate x 1000",
+    )
+    for architecture in ("feedforward", "recurrent")
+]
+QUICK = (PAIRS[0], PAIRS[2], PAIRS[8], PAIRS[7])
+
+
+@pytest.mark.parametrize("pair", few(PAIRS, *QUICK), ids="-".join)
+@pytest.mark.usefixtures("loose")
+def test_the_verdict_names_the_fault_and_its_remedy_makes_the_network_learn(pair, benchmark):
+    _, script = benchmark
+    row = script.row(*pair, seed=0)
+    assert row["found"], row["verdict"]
+    assert row["healthy"] == ""
+    assert row["accuracy, broken"] < row["accuracy, healthy"] - 0.15
+    assert row["accuracy, remedied"] > row["accuracy, healthy"] - 0.1
+
+
+def test_the_table_of_the_page_has_every_verdict_right(benchmark):
+    rows = json.loads((ROOT / "benchmarks" / "results" / "diagnose.json").read_text())["rows"]
+    assert [(row["broken"], row["architecture"]) for row in rows] == PAIRS
+    assert list(dict.fromkeys(what for what, _ in PAIRS)) == list(benchmark[0].BROKEN)
+    for row in rows:
+        assert row["found"] == row["seeds"] >= 3
+        assert row["false alarms"] == 0
+        assert row["remedied"] > row["as it was"] + 0.5 * (row["healthy"] - row["as it was"])
+
+
+@pytest.mark.usefixtures("loose")
+@pytest.mark.parametrize("name", few(("plain_jax", "fit_flax_nnx", "fit_equinox"), "plain_jax"))
+def test_no_false_alarm_on_the_examples(name, monkeypatch):
+    optax = pytest.importorskip("optax")
+    for framework in {"fit_flax_nnx": ["flax.nnx"], "fit_equinox": ["equinox"]}.get(name, ()):
+        pytest.importorskip(framework)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    module = importlib.import_module(name)
+    for network, x, loss, optimizer in EXAMPLES[name](module, optax):
+        assert diagnose(network, x, loss, optimizer=optimizer).verdicts == ()
+
+
+def plain_jax(module, optax):
+    """Before and after training."""
+    x, y = module.data()
+    w = module.initial_weights()
+    for _ in range(2):
+        cells = [*[module.hidden] * (len(w) - 1), module.readout]
+        network = Network([Layer(own, cell) for own, cell in zip(w, cells, strict=True)])
+        mean = jax.tree_util.Partial(mean_cross_entropy(optax), jnp.asarray(y))
+        yield network, x, mean, optax.sgd(module.LEARNING_RATE)
+        for _ in range(50):
+            _, w = module.train_step(w, x, y)
+
+
+def mean_cross_entropy(optax):
+    return lambda y, out: optax.softmax_cross_entropy_with_integer_labels(out.mean(0), y).mean()
+
+
+def fit_flax_nnx(module, optax):
+    from flax import nnx  # noqa: PLC0415
+
+    x, y = module.data()
+    model = module.RecurrentNetwork(nnx.Rngs(0))
+    network = Network(
+        [
+            Layer(model.inputs, model.cell, recurrent=model.recurrent),
+            Layer(model.outputs, LeakyReadout(decay=0.8)),
+        ]
+    )
+
+    def loss(out):
+        return optax.softmax_cross_entropy_with_integer_labels(out[-module.CUE :].mean(0), jnp.asarray(y)).mean()
+
+    yield network, np.swapaxes(x, 0, 1), loss, optax.adam(5e-3)
+
+
+def fit_equinox(module, optax):
+    from spikegrad.data import rate_coding  # noqa: PLC0415
+
+    images, y = module.data(128)
+    model = module.ConvolutionalNetwork(jax.random.key(0))
+    network = Network(
+        [
+            Layer(lambda x: 4 * jax.vmap(model.convolution)(x), model.cell),
+            Layer(lambda x: jax.vmap(model.readout)(x.reshape(len(x), -1)), LeakyReadout(decay=0.8)),
+        ]
+    )
+    x = rate_coding(images, module.STEPS, jax.random.key(1)).astype(jnp.float32)
+
+    def loss(out):
+        return optax.softmax_cross_entropy_with_integer_labels(out.mean(0), jnp.asarray(y)).mean()
+
+    yield network, x, loss, optax.adam(3e-3)
+
+
+EXAMPLES = {"plain_jax": plain_jax, "fit_flax_nnx": fit_flax_nnx, "fit_equinox": fit_equinox}
+
+
+def small(bias=0.0, decay=0.9, threshold=1.0, surrogate=None, wrap=lambda cell: cell):
+    w, _, out = weights()
+    return Network(
+        [
+            Layer(w, wrap(LIF(decay, threshold, surrogate or Sigmoid(4.0))), bias=jnp.full(NEURONS, bias)),
+            Layer(out, LeakyReadout(LEAK)),
+        ]
+    )
+
+
+def verdict(network, x=None, **options):
+    [found] = diagnose(network, spikes() if x is None else x, **options).verdicts
+    return found
+
+
+def test_neurons_that_are_held_down_get_a_bias():
+    found = verdict(small(bias=-5.0))
+    assert (found.fault, found.index, found.remedy.change) == ("silent", 0, "bias")
+    lifted = found.remedy.apply(small(bias=-5.0))
+    assert diagnose(lifted, spikes()).layers[0].current == pytest.approx(0, abs=0.05)
+
+
+def test_what_comes_of_a_fault_is_not_named():
+    w, r, out = weights()
+    cell = LIF(DECAY)
+    network = Network([Layer(w, LIF(DECAY, 100.0)), Layer(r, cell), Layer(out, LeakyReadout(LEAK))])
+    assert verdict(network).index == 0  # and not the second layer, which gets nothing
+    assert "its inputs are zero" in str(verdict(network, np.zeros_like(spikes())))
+
+
+def test_not_finite_and_cut_off():
+    w, _, out = weights()
+    network = Network([Layer(w * np.float32(np.nan), LIF()), Layer(out, LeakyReadout())])
+    assert verdict(network).fault == "not finite"
+    assert verdict(network).remedy is None
+    cut = verdict(small(), loss=lambda out: out.sum() * 0)
+    assert (cut.fault, cut.index) == ("cut off", 1)
+
+
+def test_remedies_reach_any_layer():
+    """Within Refractory, and with functions for weights or arrays for thresholds."""
+    network = small(threshold=jnp.full(NEURONS, 60.0), wrap=lambda cell: Refractory(cell, steps=1))
+    found = verdict(network)
+    assert [remedy.change for remedy in found.remedies] == ["threshold", "feedforward weights"]
+    for remedy in found.remedies:
+        better = diagnose(remedy.apply(network), spikes())
+        assert "silent" not in [found.fault for found in better.verdicts]
+        assert better.layers[0].rate > 0.01
+    w, _, out = weights()
+    network = Network([Layer(lambda x: x @ jnp.asarray(w), LIF(threshold=60.0)), Layer(out, LeakyReadout())])
+    scaled = next(r for r in verdict(network).remedies if r.change == "feedforward weights").apply(network)
+    np.testing.assert_allclose(diagnose(scaled, spikes()).layers[0].free, 60, rtol=0.05)
+
+
+def test_a_diagnosis_is_text_and_data_and_a_figure():
+    found = diagnose(small(threshold=60.0), spikes(), loss)
+    table, _, said = str(found).partition("\n\n")
+    assert [line.split("  ")[0] for line in table.splitlines()] == ["layer", "layer 1", "layer 2"]
+    assert said == str(found.verdicts[0])
+    again = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert again["layers"][0]["silent"] == 1
+    assert again["layers"][0]["surrogate"] == "Sigmoid(alpha=4.0)"
+    assert again["verdicts"][0]["remedies"][0]["value"] == found.verdicts[0].remedy.value
+    pytest.importorskip("matplotlib")
+    figure = found.plot()
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:2] == ["layer 1, rate 0", "layer 2"]
+    assert "gradient over lags" in titles
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(TypeError, match="diagnose: network must be a Network, got 3"):
+        diagnose(3, spikes())
+    with pytest.raises(ValueError, match=r"diagnose: mode must be one of 'exact', .*, got '4-bit'"):
+        diagnose(small(), spikes(), mode="4-bit")
+    with pytest.raises(ValueError, match="inputs must be of shape"):
+        diagnose(small(), np.zeros(3))
+    optimizer = pytest.importorskip("optax").sgd(1e6)
+    too_fast = verdict(small(), loss=loss, optimizer=optimizer)
+    assert too_fast.fault == "overshoots"
+    with pytest.raises(ValueError, match="Remedy: a network has no learning rate"):
+        too_fast.remedy.apply(small())
+
+
+def test_a_pure_network_is_compiled_once_whatever_its_numbers():
+    runs = importlib.import_module("spikegrad.inspect.diagnosis._diagnose")
+    probe = jax.tree_util.Partial(lambda y, out: ((out[-1] - y) ** 2).mean(), jnp.ones((BATCH, OUTPUTS)))
+    diagnose(small(), spikes(), probe)
+    compiled = runs._compiled._cache_size()
+    diagnose(small(threshold=2.0, decay=0.5, surrogate=Sigmoid(1.0)), spikes(), probe)
+    assert runs._compiled._cache_size() == compiled
+    diagnose(small(surrogate=PiecewiseQuadratic(1.0)), spikes(), probe)
+    assert runs._compiled._cache_size() == compiled + 1

@@ -1,0 +1,258 @@
+"""Weights at the start: the potentials that they make, against sums and simulations in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import few
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Cell,
+    Layer,
+    LeakyReadout,
+    Network,
+    Refractory,
+    SynapticLIF,
+    bounded,
+    fluctuation_driven,
+)
+
+N, NEURONS = 300, 250
+KEY = jax.random.key(3)
+
+CELLS = {  # with decay, synaptic decay and gain
+    "lif": (LIF(0.9), 0.9, 0.0, 1.0),
+    "adaptive, norm_input": (AdaptiveLIF(0.8, norm_input=True), 0.8, 0.0, 0.2),
+    "synaptic": (SynapticLIF(0.9, synaptic_decay=0.8), 0.9, 0.8, 1.0),
+    "synaptic, norm_input": (SynapticLIF(0.95, synaptic_decay=0.7, norm_input=True), 0.95, 0.7, 0.05),
+    "refractory": (Refractory(SynapticLIF(0.7, synaptic_decay=0.7), steps=2), 0.7, 0.7, 1.0),
+    "bounded": (LIF(bounded(0.9)), 0.9, 0.0, 1.0),
+    "readout": (LeakyReadout(0.95), 0.95, 0.0, 1.0),
+    "readout, norm_input": (LeakyReadout(0.95, norm_input=True), 0.95, 0.0, 0.05),
+}
+
+
+def potentials(currents, decay, synapse, gain, mask=None):
+    """Without spikes, in float64: ``(steps, examples, neurons)``."""
+    u = i = np.zeros(currents.shape[1:])
+    out = []
+    for t, current in enumerate(np.asarray(currents, np.float64)):
+        there = True if mask is None else mask[t][:, None]
+        i = np.where(there, synapse * i + current, i)
+        u = np.where(there, decay * u + gain * i, u)
+        out.append(u)
+    return np.array(out)
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_weights_solve_the_equations_of_the_paper_and_of_what_differs_between_neurons(name):
+    cell, decay, synapse, gain = CELLS[name]
+    impulse = np.zeros((2000, 1, 1))
+    impulse[0] = 1
+    kernel = potentials(impulse, decay, synapse, gain).ravel()
+    for n, p, mean, deviation in ((300, 0.004, 0.0, None), (4, 0.2, 0.3, 0.7)):
+        mu = mean / (n * p * kernel.sum())
+        target = ((1.0 if deviation is None else deviation) ** 2 - mu**2 * n * p * (1 - p) * (kernel**2).sum()) / n
+        variance = target / (p * (1 - p) * (kernel**2).sum() + p**2 * kernel.sum() ** 2)
+        weight = fluctuation_driven(cell, p, mean=mean, deviation=deviation)(KEY, (n, 20))
+        np.testing.assert_allclose(
+            weight, mu + np.sqrt(variance) * jax.random.normal(KEY, (n, 20)), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_the_formula_of_the_paper_for_rare_spikes():
+    """Its kernel, with the current and the membrane in continuous time."""
+    n, rate, dt, membrane, synapse, xi, mean = 400, 3.0, 1e-4, 20e-3, 10e-3, 2.0, 0.2
+    bar, hat = synapse, synapse**2 / (2 * (synapse + membrane))
+    mu = mean / (n * rate * bar)
+    sigma = np.sqrt(((1 - mean) / xi) ** 2 / (n * rate * hat) - mu**2)
+    second = n * sigma**2 * (rate * bar) ** 2  # what it leaves out
+    cell = SynapticLIF(np.exp(-dt / membrane), synaptic_decay=np.exp(-dt / synapse), norm_input=True)
+    deviation = float(np.sqrt(((1 - mean) / xi) ** 2 + second))
+    weight = fluctuation_driven(cell, rate * dt, mean=mean, deviation=deviation)(KEY, (n, 50))
+    np.testing.assert_allclose(weight, mu + sigma * jax.random.normal(KEY, (n, 50)), rtol=0.01, atol=1e-4)
+    assert second / ((1 - mean) / xi) ** 2 < 0.2
+
+
+@pytest.mark.parametrize("name", few(CELLS, "lif", "synaptic, norm_input", "readout"))
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("mean", [0.0, 0.4])
+def test_potentials_of_random_spikes(name, recurrent, mean):
+    cell, decay, synapse, gain = CELLS[name]
+    spikes = rng().random((400, 10, N)) < 0.05
+    own = rng().random((400, 10, NEURONS)) < 0.05  # as if neurons fired by themselves
+    layer = Layer.init(KEY, N, NEURONS, cell, rate=0.05, mean=mean, deviation=0.6, recurrent=recurrent)
+    currents = spikes @ np.asarray(layer.weight, np.float64)
+    if recurrent:
+        feedback = own @ np.asarray(layer.recurrent, np.float64)
+        shares = [potentials(part, decay, synapse, gain)[200:].var() for part in (currents, feedback)]
+        assert shares[0] / sum(shares) == pytest.approx(0.9, rel=0.03)
+        currents = currents + feedback
+    found = potentials(currents, decay, synapse, gain)[200:]
+    assert found.std() == pytest.approx(0.6, rel=0.05)
+    assert found.mean() == pytest.approx(mean, abs=0.05)
+
+
+@pytest.mark.parametrize("masked", few([False, True], True))
+def test_potentials_of_inputs_that_are_measured(masked):
+    """Real numbers that go on from step to step and from channel to channel, in sequences that are short."""
+    steps, examples, channels = 30, 60, 8
+    noise = rng().normal(size=(steps, examples, channels)) @ rng().normal(size=(channels, channels))
+    x = potentials(noise, 0.9, 0.0, 1.0) + 1.5
+    mask = np.arange(steps)[:, None] < rng().integers(5, steps, examples) if masked else None
+    x = x if mask is None else np.where(mask[:, :, None], x, 1e3)
+    there = np.ones((steps, examples), bool) if mask is None else mask
+    for name, mean in (("lif", 0.0), ("synaptic", 0.3), ("readout", -0.2)):
+        cell, *decays = CELLS[name]
+        draw = fluctuation_driven(cell, x.astype(np.float32), mask=mask, mean=mean, deviation=0.8)
+        weight = np.asarray(draw(KEY, (channels, 4000)), np.float64)
+        found = potentials(x @ weight, *decays, mask)[there]
+        assert found.std() == pytest.approx(0.8, rel=0.05)
+        assert found.mean() == pytest.approx(mean, abs=0.05)
+
+
+def test_neurons_with_decays_of_their_own():
+    decays, few = np.repeat([0.5, 0.95], 200), 60
+    cell = LIF(decays, threshold=np.repeat([1.0, 2.0], 200))
+    spikes = rng().random((400, 6, few)) < 0.05
+    for inputs in (0.05, spikes):
+        weight = np.asarray(fluctuation_driven(cell, inputs)(KEY, (few, 400)), np.float64)
+        found = potentials(spikes @ weight, decays, 0.0, 1.0)[0 if np.ndim(inputs) else 100 :]
+        assert found[:, :, :200].std() == pytest.approx(1, rel=0.05)
+        assert found[:, :, 200:].std() == pytest.approx(2, rel=0.05)
+
+
+def test_convolutions():
+    images = rng().random((40, 4, 10, 10, 3)) < 0.1
+    windows = np.lib.stride_tricks.sliding_window_view(images, (5, 5), (2, 3))  # those of a convolution
+    for rate in (0.1, images):
+        kernel = np.asarray(fluctuation_driven(LIF(0.8), rate)(KEY, (5, 5, 3, 64)), np.float64)
+        currents = np.einsum("tbhwcij,ijcn->tbhwn", windows, kernel, optimize=True)
+        found = potentials(currents, 0.8, 0.0, 1.0)
+        assert found[0 if np.ndim(rate) else 20 :].std() == pytest.approx(1, rel=0.05)
+
+
+def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
+    spikes = rng().random((40, 12, 40)) < 0.1
+    mask = np.arange(40)[:, None] < rng().integers(20, 40, 12)
+    cell, readout = SynapticLIF(0.9, synaptic_decay=0.8), LeakyReadout(0.95)
+    network = Network.init(
+        KEY, spikes, (200, 150, 100), cell, readout, mask=mask, recurrent=True, deviation=0.9, bias=True
+    )
+    first, second, last = network.layers
+    assert [layer.weight.shape for layer in network.layers] == [(40, 200), (200, 150), (150, 100)]
+    assert (first.recurrent.shape, second.recurrent.shape, last.recurrent) == ((200, 200), (150, 150), None)
+    assert not any(np.any(layer.bias) for layer in network.layers)
+    _, (one, two, out) = network(spikes, mask=mask, all_layers=True)
+    one, two, out = map(np.asarray, (one, two, out))
+
+    def expected(x, weight, decays):
+        """The standard deviation over all weights that might have been drawn."""
+        traces = potentials(x, *decays, mask)[mask]
+        return np.sqrt((np.asarray(weight, np.float64) ** 2).mean() * (traces**2).sum(1).mean())
+
+    for x, s, layer in ((spikes, one, first), (one, two, second)):
+        assert expected(x, layer.weight, (0.9, 0.8, 1)) == pytest.approx(0.9 * np.sqrt(0.9), rel=0.03)
+        assert 0.01 < s[mask].mean() < 0.1
+        before = np.concatenate([np.zeros_like(s[:1]), s[:-1]])  # their rate was measured without the feedback
+        assert expected(before, layer.recurrent, (0.9, 0.8, 1)) == pytest.approx(0.9 * np.sqrt(0.1), rel=0.15)
+    assert expected(two, last.weight, (0.95, 0, 1)) == pytest.approx(1, rel=0.03)
+    assert out[mask].std() == pytest.approx(1, rel=0.25)
+
+
+def test_initializers_of_jax():
+    he, even = jax.nn.initializers.he_normal(), jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    layer = Layer.init(KEY, 400, 200, LIF(), weight=he, recurrent=jax.nn.initializers.orthogonal(), bias=True)
+    assert layer.weight.std() == pytest.approx(np.sqrt(2 / 400), rel=0.02)
+    np.testing.assert_allclose(layer.recurrent @ layer.recurrent.T, np.eye(200), atol=1e-4)
+    assert not layer.bias.any()
+    layer = Layer.init(KEY, 100, 400, LIF(), weight=even, recurrent=True, dtype=jnp.bfloat16)
+    assert layer.weight.dtype == layer.recurrent.dtype == jnp.bfloat16
+    for weight, n in ((layer.weight, 100), (layer.recurrent, 400)):
+        weight = np.asarray(weight, np.float64)
+        assert 0.98 / np.sqrt(n) < abs(weight).max() < 1.005 / np.sqrt(n)  # rounded
+        assert weight.std() == pytest.approx(1 / np.sqrt(3 * n), rel=0.03)
+    other = Layer.init(KEY, 100, 400, LIF(), rate=0.1, recurrent=even)
+    whole = Layer.init(KEY, 100, 400, LIF(), rate=0.1)
+    assert np.array_equal(other.weight, whole.weight)  # all of the deviation
+
+
+def test_keys_can_be_mapped_and_are_all_that_matters():
+    def drawn(key):
+        return jax.tree.leaves(Layer.init(key, 20, 9, LIF(jnp.full(9, 0.9)), rate=0.1, recurrent=True))
+
+    keys = jax.random.split(KEY, 2)
+    for several, one in zip(jax.jit(jax.vmap(drawn))(keys), drawn(keys[1]), strict=True):
+        np.testing.assert_allclose(several[1], one, rtol=1e-5)
+    first = Layer.init(jax.random.PRNGKey(0), 9, 9, LIF(), rate=0.1, recurrent=True)
+    assert not np.allclose(first.weight / first.weight.std(), first.recurrent / first.recurrent.std(), atol=0.1)
+
+
+class Mine(Cell):
+    pass
+
+
+class Faster(LIF):
+    def integrate(self, v, current):
+        return 0.5 * v + current
+
+
+SPIKES = np.zeros((3, 2, 4), bool)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fluctuation_driven(Mine(), 0.1), TypeError, "cell must be one of the library's, got Mine()"),
+        (lambda: fluctuation_driven(Faster(), 0.1), TypeError, "cell must be one of the library's, got Faster"),
+        (lambda: fluctuation_driven(LIF(), 1.5), ValueError, "rate must be > 0 and <= 1, got 1.5; other inputs"),
+        (lambda: fluctuation_driven(LIF(), 0), ValueError, "rate must be > 0 and <= 1, got 0"),
+        (lambda: fluctuation_driven(LIF(), 0.1, deviation=-1.0), ValueError, "deviation must be > 0, got -1"),
+        (lambda: fluctuation_driven(LIF(), 0.1, mean=1.0), ValueError, "deviation must be > 0, got 0"),
+        (lambda: fluctuation_driven(LIF(1.0), 0.1), ValueError, "a decay of 1 has no stationary potential"),
+        (lambda: fluctuation_driven(LIF(), 0.1, mask=SPIKES), TypeError, "mask goes with inputs to measure"),
+        (lambda: fluctuation_driven(LIF(), SPIKES), ValueError, "inputs are all 0"),
+        (lambda: fluctuation_driven(LIF(), SPIKES[0]), ValueError, "inputs must be (steps, examples, inputs), got (2,"),
+        (lambda: fluctuation_driven(LIF(), ~SPIKES)(KEY, (5, 2)), ValueError, "shape is (5, 2), but there are 4"),
+        (
+            lambda: fluctuation_driven(LIF(), ~SPIKES, mean=0.1)(KEY, (2, 2, 4, 2)),
+            ValueError,
+            "mean must be 0 for shape (2, 2, 4, 2)",
+        ),
+        (
+            lambda: fluctuation_driven(LIF(), np.stack([SPIKES[0] + 1.0, SPIKES[0] - 1.9]), mean=0.1)(KEY, (4, 2)),
+            ValueError,
+            "mean 0.1 cannot come of inputs of mean 0",
+        ),
+        (
+            lambda: fluctuation_driven(LIF(), 0.1, mean=0.9, deviation=1e-3)(KEY, (4, 2)),
+            ValueError,
+            "deviation is too small: equal weights for mean 0.9 exceed it",
+        ),
+        (lambda: fluctuation_driven(LIF(np.full((2, 2), 0.9)), 0.1), ValueError, "decay must be a number or one for"),
+        (lambda: Layer.init(KEY, 4, 2, LIF()), TypeError, "give a number of inputs and a rate, or inputs to measure"),
+        (lambda: Layer.init(KEY, SPIKES, 2, LIF(), rate=0.1), TypeError, "give a number of inputs and a rate, or"),
+        (lambda: Layer.init(KEY, 4, 2, LIF(), weight=0.5), TypeError, "weight must be one of jax.nn.initializers"),
+        (lambda: Layer.init(KEY, 4, 2, LIF(), rate=0.1, recurrent=2.0), TypeError, "recurrent must be one of jax"),
+        (
+            lambda: Layer.init(KEY, ~SPIKES, 2, LIF(), deviation=1e-3, recurrent=True),
+            ValueError,
+            "no neuron fires, so that recurrent has nothing to go by: raise deviation",
+        ),
+        (
+            lambda: Network.init(KEY, ~SPIKES, (3, 2), LIF(), deviation=1e-3),
+            ValueError,
+            "Network.init: layer 1: fluctuation_driven: inputs are all 0",
+        ),
+    ],
+)
+def test_what_cannot_be(call, error, message):
+    with pytest.raises(error) as raised:
+        call()
+    assert message in str(raised.value)
