@@ -89,6 +89,7 @@ def test_a_run_is_written_in_full(run):
     total = sum(int(np.prod(shape)) for shape in shapes.values())
     for part in (f"{spiking['held_out']:.1%}"[:-1], f"{relu['held_out']:.1%}"[:-1], f"{total:,}", str(folder)):
         assert part in done.stdout
+    assert "nothing is amiss in accuracy and rates; spikegrad diagnose" in done.stdout
     lines = done.stderr.splitlines()
     assert 2 <= len(lines) <= 24
     assert all(re.match(r"(spiking|ReLU) .*loss .* train .* (firing|active) ", line) for line in lines)

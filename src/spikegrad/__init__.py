@@ -133,8 +133,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-    """What most programs do not need is imported when it is asked for."""
-    if name in ("diagnose", "diagnose_layer"):
-        return getattr(importlib.import_module(".inspect.diagnosis", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not typing.TYPE_CHECKING:  # to which every name would seem to exist
+
+    def __getattr__(name):
+        """What most programs do not need is imported when it is asked for."""
+        if name in ("diagnose", "diagnose_layer"):
+            return getattr(importlib.import_module(".inspect.diagnosis", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,6 +8,7 @@ yours: any JAX code can stand between two cells.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
@@ -509,6 +510,17 @@ class Refractory(Cell, pure=True):
     def decode(self, distance: Any, rest: Any) -> State:
         rest, left = rest
         return self.cell.decode(distance, rest), left
+
+
+def parameters_of(cell: Any) -> Any:
+    """What has the parameters of a cell: the cell, or the one that it wraps."""
+    return cell.cell if isinstance(cell, Refractory) else cell
+
+
+def with_parameters(cell: Any, **changed: Any) -> Any:
+    """The cell with other parameters, those of the one that it wraps."""
+    inner = dataclasses.replace(parameters_of(cell), **changed)
+    return dataclasses.replace(cell, cell=inner) if isinstance(cell, Refractory) else inner
 
 
 class _Resting:

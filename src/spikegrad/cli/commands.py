@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import time
 from collections.abc import Iterator
@@ -125,9 +124,9 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
 
     Recordings go in as they are: events are counted in --steps of --bin
     milliseconds, real numbers are brought to mean 0 and deviation 1 in each
-    channel. What shorter sequences are filled up with has no effect. Up to
-    128 of them are measured, for weights at the start that make potentials
-    fluctuate by a threshold.
+    channel. What shorter sequences are filled up with has no effect. Weights
+    at the start are such that spikes of up to 128 recordings, which are
+    measured, make potentials fluctuate by a threshold.
 
     \b
     Time constants, --taus:
@@ -167,7 +166,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
 
     key = jax.random.key(options.seed)
     start = learning.starts(network, loaded)(key)
-    why = functools.partial(diagnosis.reasons, network, start=start, data=loaded, lr=options.lr)
+    why = diagnosis.reasons(network, start, loaded, options.lr)
     watch = diagnosis.Watch(why, loaded.classes, quiet)
     with runs.held(folder), processes.deferred() as stop:
         with diagnosis.explained(why):

@@ -57,13 +57,17 @@ def examine(
     return diagnose(layers, inputs, loss, optimizer=optimizer, mask=mask, mode=network.mode)
 
 
-def reasons(network: SpikingNetwork, params: Params, start: Params, data: Data, lr: float) -> list[str]:
-    """Why nothing is learnt, in words: by what training began with, or else by what has become of it."""
+def reasons(network: SpikingNetwork, start: Params, data: Data, lr: float) -> Callable[[Params], list[str]]:
+    """A function that says why nothing is learnt: by what training began with, or else by what has become of it."""
     prepare = sources.preparation(isinstance(data, sources.Timed), data.low, data.high)
     look = functools.partial(examine, network, prepare=prepare)
     examples = data.x_train, data.y_train, sources.lengths_of(data)[0]
-    at_start = look(start, examples, lr=lr).verdicts
-    return [f"at the start, {v}" for v in at_start] or [str(v) for v in look(params, examples).verdicts]
+
+    @functools.cache  # asked for more than once, and compiled each time
+    def at_start() -> list[str]:
+        return [f"at the start, {v}" for v in look(start, examples, lr=lr).verdicts]
+
+    return lambda params: at_start() or [str(v) for v in look(params, examples).verdicts]
 
 
 class Watch:

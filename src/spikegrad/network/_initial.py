@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief, is_float
 from .._struct import as_real
-from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, State, SynapticLIF
+from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, State, SynapticLIF, parameters_of
 from ._masks import tree_keep, tree_where
 
 Initializer: TypeAlias = Callable[..., jax.Array]
@@ -119,8 +119,8 @@ def fluctuation_driven(
     decays = _decays(cell)
     deviation = _deviation(cell, mean, deviation)
     measured = np.ndim(rate) > 0
-    drive = _measure(decays, jnp.asarray(rate), mask) if measured else _expect(decays, rate, mask)
-    _check(drive.square, drive.square > 0, "inputs are all 0, so that no weights drive anything")
+    moments = _measure(decays, jnp.asarray(rate), mask) if measured else _expect(decays, rate, mask)
+    _check(moments.square, moments.square > 0, "inputs are all 0, and no weights make them count")
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
         n = math.prod(shape[:-1])
@@ -130,13 +130,13 @@ def fluctuation_driven(
         if not _is_zero(mean):
             if measured and len(shape) != 2:
                 raise ValueError(f"fluctuation_driven: of inputs that are measured, mean must be 0 for shape {shape}")
-            _check(drive.mean, drive.mean != 0, f"mean {mean} cannot come of inputs of mean 0")
-            mu = mean / (n * drive.mean)
-            variance = variance - mu**2 * drive.variance_of_sum(n)
+            _check(moments.mean, moments.mean != 0, f"mean {mean} cannot come of inputs of mean 0")
+            mu = mean / (n * moments.mean)
+            variance = variance - mu**2 * moments.variance_of_sum(n)
             _check(variance, variance > 0, f"deviation is too small: equal weights for mean {mean} exceed it")
         dtype = jnp.result_type(float) if dtype is None else dtype
         normal = jax.random.normal(key, shape, dtype)
-        sigma = (variance / (n * drive.square)) ** 0.5
+        sigma = (variance / (n * moments.square)) ** 0.5
         return _of_neurons(mu, shape, dtype) + _of_neurons(sigma, shape, dtype) * normal
 
     return initialize
@@ -169,13 +169,13 @@ def draw(
     else:
         sigma = _deviation(cell, mean, deviation)
         part = sigma * FEEDFORWARD**0.5 if recurrent and other is None else sigma
-        drive = inputs if measured else rate
-        matrix = fluctuation_driven(cell, drive, mask=mask, mean=mean, deviation=part)(key, (n, neurons), dtype)
+        rate = inputs if measured else rate
+        matrix = fluctuation_driven(cell, rate, mask=mask, mean=mean, deviation=part)(key, (n, neurons), dtype)
         if recurrent and other is None:
             if measured:
-                drive = _spikes(cell, matrix, jnp.asarray(inputs), mask, key_spikes)
-                _check(drive, drive.any(), "no neuron fires, so that recurrent has nothing to go by: raise deviation")
-            other = fluctuation_driven(cell, drive, mask=mask, deviation=sigma * (1 - FEEDFORWARD) ** 0.5)
+                rate = _spikes(cell, matrix, jnp.asarray(inputs), mask, key_spikes)
+                _check(rate, rate.any(), "no neuron fires, so that recurrent has nothing to go by: raise deviation")
+            other = fluctuation_driven(cell, rate, mask=mask, deviation=sigma * (1 - FEEDFORWARD) ** 0.5)
     if other is None:
         return matrix, None
     return matrix, _checked("recurrent", other)(key_recurrent, (neurons, neurons), dtype)
@@ -189,7 +189,7 @@ def _checked(name: str, initializer: Any) -> Initializer:
 
 def _deviation(cell: Cell, mean: Any, deviation: Any) -> Any:
     """The one that is wanted."""
-    cell = _of(cell)
+    cell = parameters_of(cell)
     if deviation is None:
         deviation = _numbers(cell.threshold, "threshold") - mean if isinstance(cell, LIF) else 1.0
     deviation = _numbers(deviation, "deviation")
@@ -203,7 +203,7 @@ def _of_neurons(value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
 
 
-class _Drive(NamedTuple):
+class _Moments(NamedTuple):
     """What inputs are once they have passed the leaks, each a number or one for each neuron."""
 
     mean: Any
@@ -222,12 +222,8 @@ class _Decays(NamedTuple):
     gain: Any
 
 
-def _of(cell: Cell) -> Cell:
-    return cell.cell if isinstance(cell, Refractory) else cell
-
-
 def _decays(cell: Cell) -> _Decays:
-    cell = _of(cell)
+    cell = parameters_of(cell)
     if not isinstance(cell, (LIF, LeakyReadout)) or type(cell).integrate not in _KNOWN:
         raise TypeError(
             f"fluctuation_driven: cell must be one of the library's, got {brief(cell)}; give another initializer"
@@ -245,7 +241,7 @@ def _numbers(value: Any, name: str) -> Any:
     return value if isinstance(value, float) else jnp.asarray(value, jnp.result_type(float))
 
 
-def _expect(decays: _Decays, rate: Any, mask: Any) -> _Drive:
+def _expect(decays: _Decays, rate: Any, mask: Any) -> _Moments:
     """Of independent spikes, in sequences so long that their beginning does not matter."""
     if mask is not None:
         raise TypeError("fluctuation_driven: mask goes with inputs to measure, got a rate")
@@ -257,10 +253,10 @@ def _expect(decays: _Decays, rate: Any, mask: Any) -> _Drive:
     total = g / ((1 - b) * (1 - c))
     squares = g**2 * (1 + b * c) / ((1 - b * c) * (1 - b**2) * (1 - c**2))
     variance = (p - p**2) * squares
-    return _Drive(p * total, variance + (p * total) ** 2, lambda n: n * variance)
+    return _Moments(p * total, variance + (p * total) ** 2, lambda n: n * variance)
 
 
-def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Drive:
+def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Moments:
     """Of inputs ``(steps, examples, ..., inputs)``."""
     if inputs.ndim < 3 or not inputs.size:
         raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {inputs.shape}")
@@ -273,7 +269,7 @@ def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Drive:
         taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
     total, total_square, square = (value / taken for value in sums)
     n = inputs.shape[-1]
-    return _Drive(total / n, square / n, lambda _: total_square - total**2)
+    return _Moments(total / n, square / n, lambda _: total_square - total**2)
 
 
 @jax.jit

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief
 from .._surrogate import Surrogate, curve_of, with_curve
-from ..neurons import Cell, Refractory
+from ..neurons import Cell, parameters_of, with_parameters
 from ..surrogates._algebra import Scaled, Stretched
 from ..surrogates._measures import measure
 from ._network import Network
@@ -67,7 +67,7 @@ def fit_widths(
     ValueError
         If a slope has no half-width to be changed.
     TypeError
-        If its parameters are traced: it is not for :func:`jax.jit`.
+        If its parameters are traced: it is not for ``jax.jit``.
 
     References
     ----------
@@ -87,8 +87,7 @@ def fit_widths(
     1.000
     """
     check_choices("fit_widths", ratio, keep)
-    options = {name: value for name, value in (("mask", mask), ("key", key)) if value is not None}
-    return with_widths(network, spreads(network, inputs, **options), ratio, keep)
+    return with_widths(network, spreads(network, inputs, mask=mask, key=key), ratio, keep)
 
 
 def check_choices(owner: str, ratio: Any, keep: Any) -> None:
@@ -117,19 +116,13 @@ def with_widths(network: Network, deviations: Sequence[Any], ratio: float, keep:
         surrogate = surrogate_of(layer.cell)
         if isinstance(surrogate, Surrogate):
             new = _widened(surrogate, ratio * np.asarray(deviation, np.float64), keep)
-            layer = dataclasses.replace(layer, cell=_with_surrogate(layer.cell, new))
+            layer = dataclasses.replace(layer, cell=with_parameters(layer.cell, surrogate=new))
         layers.append(layer)
     return Network(layers)
 
 
 def surrogate_of(cell: Cell) -> Any:
-    return surrogate_of(cell.cell) if isinstance(cell, Refractory) else getattr(cell, "surrogate", None)
-
-
-def _with_surrogate(cell: Cell, surrogate: Surrogate) -> Cell:
-    if isinstance(cell, Refractory):
-        return dataclasses.replace(cell, cell=_with_surrogate(cell.cell, surrogate))
-    return dataclasses.replace(cell, surrogate=surrogate)  # type: ignore[call-arg]
+    return getattr(parameters_of(cell), "surrogate", None)
 
 
 def _widened(surrogate: Surrogate, width: Any, keep: str) -> Surrogate:

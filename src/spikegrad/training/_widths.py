@@ -57,7 +57,7 @@ class AdaptWidths:
     >>> trainable, static = partition(network)
     >>> def loss(trainable, batch, key):
     ...     return (combine(trainable, static)(batch)[1] ** 2).mean(), {}
-    >>> state = fit(loss, trainable, [spikes], optimizer=optax.adam(1e-2), key=jax.random.key(2), epochs=3,
+    >>> state = fit(loss, trainable, [spikes], optimizer=optax.sgd(0.1), key=jax.random.key(2), epochs=3,
     ...             callbacks=[AdaptWidths(static, spikes)])
     >>> before, after = (n.layers[0].cell.surrogate.width for n in (network, combine(state.trainable, static)))
     >>> bool(before != after)
@@ -77,8 +77,7 @@ class AdaptWidths:
     ) -> None:
         check_choices("AdaptWidths", ratio, keep)
         self.static, self.ratio, self.keep, self.each_epoch = static, ratio, keep, each_epoch
-        options = {name: value for name, value in (("mask", mask), ("key", key)) if value is not None}
-        self._spreads = jax.jit(lambda trainable: spreads(combine(trainable, static), inputs, **options))
+        self._spreads = jax.jit(lambda trainable: spreads(combine(trainable, static), inputs, mask=mask, key=key))
 
     def __call__(self, now: Report) -> State | None:
         """The state with other widths."""

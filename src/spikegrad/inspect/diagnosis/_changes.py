@@ -10,18 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from ...network import Layer
-from ...neurons import Refractory
-
-
-def parameters_of(cell: Any) -> Any:
-    """What has the parameters of a cell: the cell, or the one that it wraps."""
-    return cell.cell if isinstance(cell, Refractory) else cell
+from ...neurons import parameters_of, with_parameters
 
 
 def _with(layer: Layer, **changed: Any) -> Layer:
-    inner = dataclasses.replace(parameters_of(layer.cell), **changed)
-    cell = dataclasses.replace(layer.cell, cell=inner) if isinstance(layer.cell, Refractory) else inner
-    return dataclasses.replace(layer, cell=cell)
+    return dataclasses.replace(layer, cell=with_parameters(layer.cell, **changed))
 
 
 def _scaled(*names: str) -> Callable[[Layer, float], Layer]:

@@ -16,9 +16,8 @@ from ..._surrogate import Surrogate
 from ...network import Network
 from ...network._network import check_shapes, checked_key, is_pure_network, real_inputs
 from ...network._schedule import MODES
-from ...neurons import says_how_to_encode
+from ...neurons import parameters_of, says_how_to_encode
 from ...surrogates._measures import measure
-from ._changes import parameters_of
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers
 from ._recorder import record
 from ._report import Diagnosis

@@ -31,6 +31,7 @@ class Recorded(NamedTuple):
     slope: Any
     """The derivative of the output in the potential."""
     current: Any = None
+    """From below, without what comes of the layer's own spikes."""
     free: Any = None
     """The potential as it would be without a spike."""
     gradient: Any = None
@@ -48,7 +49,7 @@ class LayerReport:
     """What one layer did, in numbers; None where nobody knows. Means are over steps, examples and neurons.
 
     Potentials are those before the spike, as a distance to the threshold where the cell says it (see
-    :meth:`Cell.encode`), and as they are elsewhere.
+    :meth:`~spikegrad.Cell.encode`), and as they are elsewhere.
     """
 
     name: str
@@ -88,11 +89,13 @@ class LayerReport:
     slope: float | None = None
     """Mean slope, in units of the peak."""
     current: float | None = None
-    """Mean of the currents."""
+    """Mean of the currents from below."""
     free: float | None = None
     """Root mean square of the potential as it would be without a spike."""
     free_mean: float | None = None
     """Its mean."""
+    gain: float | None = None
+    """Mean square of this potential over that of the currents from below: what the neurons' memory adds up."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of each weight."""
     weight_gradients: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -163,7 +166,7 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float 
         "neurons": at.shape[-1],
         "finite": bool(np.isfinite(those(at)).all()),
         "rate": mean(seen.out),
-        "silent": float(1 - (seen.out != 0).any((0, 1), **rest).mean()),
+        "silent": float((~(seen.out != 0).any((0, 1), **rest)).mean()),
         "always": float((seen.out != 0).all((0, 1), **rest).mean()),
         "mean": mean(at),
         "deviation": float(np.std(those(at), dtype=np.float64)),
@@ -177,7 +180,10 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float 
     if seen.current is not None:
         found["current"] = mean(seen.current)
     if seen.free is not None:
-        found |= {"free": math.sqrt(mean(seen.free.astype(np.float64) ** 2)), "free_mean": mean(seen.free)}
+        power = mean(seen.free.astype(np.float64) ** 2)
+        found |= {"free": math.sqrt(power), "free_mean": mean(seen.free)}
+        given = 0.0 if seen.current is None else mean(seen.current.astype(np.float64) ** 2)
+        found["gain"] = power / given if given else None
     if seen.gradient is not None:
         found["current_gradient"] = norm(those(seen.gradient))
         found["no_gradient"] = float((seen.gradient == 0).all((0, 1), **rest).mean())

@@ -157,7 +157,7 @@ class _Pass:
 
 
 def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Masks) -> tuple[jax.Array, tuple]:
-    """Outputs; pre-spike states, currents, and the pre-spike states that there were if nothing fired."""
+    """Outputs; pre-spike states, currents from below, and the pre-spike states that there were if nothing fired."""
 
     def charged(v, current):
         return layer.call("integrate", v, current)
@@ -174,7 +174,7 @@ def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Mas
         after = tree_where(mask.active, layer.fire(u, mask.number), (v, out))
         if has_free:
             free = tree_where(mask.active, charged(free, jax.lax.stop_gradient(given)), free)
-        return (after, free), (tree_keep(mask.active, after[1]), (u, current, free))
+        return (after, free), (tree_keep(mask.active, after[1]), (u, given, free))
 
     start = jax.lax.stop_gradient(state[0]) if has_free else None
     _, (out, seen) = jax.lax.scan(step, (state, start), (drive, masks))

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 HEADINGS = (
     *("layer", "neurons", "rate", "silent", "always", "potential"),
-    *("half-width", "within", "slope", "weights", "currents", "none", "per step"),
+    *("half-width", "within", "slope", "weights", "currents", "no gradient", "per step"),
 )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What :func:`diagnose` found. Its text is a table with the verdicts below."""
+    """What :func:`~spikegrad.diagnose` found. Its text is a table with the verdicts below."""
 
     layers: tuple[LayerReport, ...]
     verdicts: tuple[Verdict, ...]

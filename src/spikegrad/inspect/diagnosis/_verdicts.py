@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...network import Network
-from ...neurons import Cell
+from ...neurons import Cell, parameters_of
 from ...surrogates._algebra import shifted
 from ...surrogates._measures import fitted
-from ._changes import CHANGES, parameters_of
+from ._changes import CHANGES
 from ._numbers import LayerReport
 
 SILENT, FAINT = 0.95, 0.02
@@ -30,8 +30,8 @@ FAR, ALWAYS = 10.0, 0.5
 REACHED = 0.02
 """The slope has to reach so many of the potentials."""
 GROWTH = 8.0
-"""The gradient explodes if it grows by so much within a layer: back over steps, or from outputs to currents. In
-networks that learn it does not grow at all."""
+"""The gradient explodes if it grows by so much within a layer: back over steps, or from outputs to currents
+unless the neurons' memory adds up as much. In networks that learn it hardly grows."""
 ARRIVES = 1e-3
 """It vanishes if so little of it arrives at the steps in which the examples differ."""
 UPDATE, GOOD_UPDATE = 1.0, 0.1
@@ -182,11 +182,11 @@ def _out_of_reach(case: _Case) -> Iterator[Verdict]:
 
 def _explodes(case: _Case) -> Iterator[Verdict]:
     layer = case.layer
-    over_steps, through = _growth(layer), _growth_through(layer)
-    if max(over_steps, through) < GROWTH:
+    over_steps, through, most = _growth(layer), _growth_through(layer), max(GROWTH, layer.gain or 0.0)
+    if over_steps < GROWTH and through < most:
         return
     found = [f"{over_steps:.2g} times from the last step back"] * (over_steps >= GROWTH)
-    found += [f"{through:.2g} times from its outputs to its currents"] * (through >= GROWTH)
+    found += [f"{through:.2g} times from its outputs to its currents"] * (through >= most)
     finding = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
     yield case.verdict("explodes", finding, *_calmed(case))
 
@@ -220,8 +220,8 @@ def _vanishes(cases: Sequence[_Case]) -> Iterator[Verdict]:
     """Whether what comes from where the loss looks arrives where the examples differ."""
     whole, layer = cases[0].whole, cases[0].layer
     gradient, differ, reads = (np.array(of_steps) for of_steps in (layer.by_step, whole.differ, whole.reads))
-    if not all(of_steps.any() for of_steps in (gradient, differ, reads)):
-        return
+    if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (gradient, differ, reads)):
+        return  # of a loss that is NaN nothing can be told
     arrives = float((gradient / gradient.max()) @ (differ / differ.sum()))
     leaky = [(float(jnp.mean(case.cell.decay)), case) for case in cases if hasattr(case.cell, "decay")]
     if arrives >= ARRIVES or not leaky:
@@ -286,7 +286,7 @@ def _reaching(case: _Case) -> Iterator[Remedy]:
 
 
 def _fitted(case: _Case, words: str) -> Iterator[Remedy]:
-    """A slope about the threshold, of height 1 at most, and as wide as the potentials vary.
+    """A slope about the threshold, not too high, and as wide as the potentials vary.
 
     Area over height, which compares a box and a curve with heavy tails, becomes one standard deviation. The box of
     Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
@@ -296,7 +296,7 @@ def _fitted(case: _Case, words: str) -> Iterator[Remedy]:
     if surrogate is None or box is None or not layer.half_width or not layer.deviation:
         return
     width = _round(layer.deviation * (layer.half_width / box if math.isfinite(box) else 0.5))
-    height = {"height": 1.0} if abs(layer.peak or 0) > 1 else {}
+    height = {"height": _highest(layer)} if abs(layer.peak or 0) > _highest(layer) else {}
     if abs(layer.at or 0) > layer.deviation:
         surrogate = shifted(surrogate, -(layer.at or 0))
     arguments = "".join(f", {name}={value:g}" for name, value in [*height.items(), ("width", width)])
@@ -306,7 +306,7 @@ def _fitted(case: _Case, words: str) -> Iterator[Remedy]:
 
 def _calmed(case: _Case) -> Iterator[Remedy]:
     layer, box = case.layer, _box(case.layer)
-    if box is not None and (abs(layer.peak or 0) > 1 or box > 1.1 * layer.deviation):
+    if box is not None and (abs(layer.peak or 0) > _highest(layer) or box > 1.1 * layer.deviation):
         yield from _fitted(case, "make its slope lower, and as wide as the potentials vary")
     if case.whole.recurrent[case.index] and (layer.factor or 0) > 1:
         factor = _round(1 / (layer.factor or 1))
@@ -338,6 +338,11 @@ def _box(layer: LayerReport) -> float | None:
     if not layer.peak or layer.area is None:
         return None
     return math.inf if math.isnan(layer.area) else abs(layer.area / layer.peak)
+
+
+def _highest(layer: LayerReport) -> float:
+    """The height of a slope that times the threshold, as a reset by subtraction has it, is 1 at most."""
+    return _round(1 / max(layer.scale or 1.0, 1.0))
 
 
 def _where(layer: LayerReport) -> str:
