@@ -56,9 +56,8 @@ def explicit_sharding(x: Any) -> Any:
 
 def of_mesh(mesh: Any) -> AbstractContextManager:
     """The context in which functions are traced that compute on a mesh: an Explicit one is to be known beforehand."""
-    if mesh is None or not getattr(mesh, "_any_axis_explicit", False):
-        return nullcontext()
-    return jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else jax.sharding.use_mesh(mesh)  # type: ignore[attr-defined]
+    explicit = getattr(mesh, "_any_axis_explicit", False) and hasattr(jax, "set_mesh")
+    return jax.set_mesh(mesh) if explicit else nullcontext()
 
 
 def shard_as(x: jax.Array, like: Any) -> jax.Array:

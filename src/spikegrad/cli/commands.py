@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
@@ -187,6 +188,12 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
             f"{options.data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples "
             f"right, seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
         )
+        doubts = tables.warnings(record["results"]["spiking"], loaded.classes)
+        doubts += tables.large_losses(record["results"], loaded.classes)
+        loaded = dataclasses.replace(loaded, x_train=loaded.x_train[:0].copy())  # from here on it only takes memory
+        learning.forget_programs()
+        lines = [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]
+        learning.forget_programs()
         with _collected(failures):
             from .figure import run_figure  # noqa: PLC0415  (it takes memory that training needs)
 
@@ -198,9 +205,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     out = tables.console()
     for table in tables.results(record, options, loaded, count(network.sizes, network.recurrent)):
         out.print(table)
-    results = record["results"]
-    doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
-    for line in [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]:
+    for line in lines:
         out.print(f"warning: {line}", soft_wrap=True)
     if not doubts and not failures:
         out.print(f"nothing is amiss in accuracy and rates; spikegrad diagnose {folder} looks closer", soft_wrap=True)

@@ -94,6 +94,13 @@ class Fit:
     failures: tuple[str, ...] = ()
 
 
+def forget_programs() -> None:
+    """Free what has been compiled so far. Little of it is run again, and it takes as much memory as many data."""
+    jax.clear_caches()
+    gc.collect()
+    release_memory()
+
+
 def make_evaluator(
     network: Callable[..., tuple], prepare: Callable[[jax.Array], jax.Array] = lambda x: x
 ) -> Callable[..., Scores]:
@@ -211,8 +218,7 @@ def fit(
             resume=True,
         )
         told[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
-    gc.collect()  # programs of the network before
-    release_memory()
+    forget_programs()
     try:
         state = training.fit(
             loss,

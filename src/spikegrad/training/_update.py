@@ -135,7 +135,7 @@ def compiled(
         with of_mesh(mesh):
             return advance(*arguments)
 
-    return Call(advance if mesh is None else on_mesh, bound, size)
+    return Call(on_mesh, bound, size)
 
 
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
