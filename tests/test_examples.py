@@ -42,7 +42,13 @@ def example(name):
 
 
 def test_every_example_is_run():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*FRAMEWORKS, *TRAINED, "task", "export_network"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        *FRAMEWORKS,
+        *TRAINED,
+        "task",
+        "export_network",
+        "not_a_gradient",
+    }
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS | TRAINED)

@@ -438,23 +438,27 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
         return
     names = [jax.tree_util.keystr(path)[1:] for path, _ in jax.tree_util.tree_flatten_with_path(s)[0]]
     values = [jnp.asarray(leaf, jnp.float64) for leaf in leaves]
+    steps = [1e-5 * jnp.maximum(jnp.abs(value), 1e-3) for value in values]
 
-    def moved(i, by):
-        return tree.unflatten([value + by if j == i else value for j, value in enumerate(values)])
+    def moved(i, by, others=0.0):
+        """The surrogate with one parameter moved by so many of its steps, and all others."""
+        far = (by if j == i else others for j in range(len(values)))
+        return tree.unflatten([value + n * step for value, n, step in zip(values, far, steps, strict=True)])
 
     def changes(i):
         """How far the curves move, and the derivative of the primal between its differences to both sides."""
-        step = 1e-5 * jnp.maximum(jnp.abs(values[i]), 1e-3)
-        less, here, more = (moved(i, by * step) for by in (-1, 0, 1))
-        change = jnp.abs(more.surrogate_grad(x) - here.surrogate_grad(x)).max()
+        less, here, more = (moved(i, by) for by in (-1.0, 0.0, 1.0))
+        pairs = (here, more), (moved(i, 0.0, 1.0), moved(i, 1.0, 1.0))  # a factor of 0 hides what it multiplies
+        change = jnp.stack([jnp.abs(a.surrogate_grad(x) - b.surrogate_grad(x)).max() for a, b in pairs]).max()
         if not primal:
             return change, ()
         below, middle, above = (curve.surrogate_fun(x) for curve in (less, here, more))
         change = jnp.maximum(change, jnp.abs(above - middle).max())
         one = jnp.ones_like(values[i])
-        learnt = jax.jvp(lambda by: learnable(moved(i, by))(x), (0 * one,), (one,))[1]
-        sides = (above - middle) / step, (middle - below) / step
-        return change, (learnt, jnp.clip(learnt, jnp.minimum(*sides), jnp.maximum(*sides)))
+        learnt = jax.jvp(lambda by: learnable(moved(i, by / steps[i]))(x), (0 * one,), (one,))[1]
+        sides = (above - middle) / steps[i], (middle - below) / steps[i]
+        rounding = jnp.finfo(jnp.float64).eps * jnp.abs(middle) / steps[i]  # of the sides; less is as good as 0
+        return change, (learnt, jnp.clip(learnt, jnp.minimum(*sides), jnp.maximum(*sides)), rounding)
 
     found = _run({name: lambda _, i=i: changes(i) for i, name in enumerate(names)}, 0.0)
     if broken := next((value for value in found.values() if isinstance(value, Exception)), None):
@@ -465,7 +469,10 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
     if not primal:
         yield Finding(learn, None, note=f"{s._without_primal()} defines no surrogate_fun")
         return
-    worst = (_compare(learn, got, near, 1e-4, at, _peak(got), name) for name, (_, (got, near)) in found.items())
+    worst = (
+        _compare(learn, got, near, 1e-4, at, np.maximum(_peak(got), 1e4 * rounding), name)
+        for name, (_, (got, near, rounding)) in found.items()
+    )
     yield max(worst, key=lambda finding: finding.error or 0.0)
 
 

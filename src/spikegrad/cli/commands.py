@@ -52,6 +52,7 @@ def command() -> None:
 
 
 @command.command(context_settings={"show_default": True})
+@training_options
 @click.option(
     "--surrogate",
     default=repr(_LIF.surrogate),
@@ -63,7 +64,6 @@ def command() -> None:
     "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
 )
 @click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
-@training_options
 @click.option(
     "--output",
     "-o",
@@ -125,9 +125,9 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
 
     Recordings go in as they are: events are counted in --steps of --bin
     milliseconds, real numbers are brought to mean 0 and deviation 1 in each
-    channel. What shorter sequences are filled up with has no effect. Weights
-    at the start are such that spikes of up to 128 recordings, which are
-    measured, make potentials fluctuate by a threshold.
+    channel. What shorter sequences are filled up with has no effect. Up to
+    128 of them are measured, for weights at the start that make potentials
+    fluctuate by a threshold.
 
     \b
     Time constants, --taus:

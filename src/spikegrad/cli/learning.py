@@ -331,17 +331,13 @@ def sweep(
 
 
 def starts(network: SpikingNetwork, data: Data) -> Callable[[jax.Array], Params]:
-    """What draws the parameters of a spiking network at the start: of recorded spikes, by how much they drive it.
-
-    Real numbers have been brought to one scale. What they drive depends on how slow they are as well, and for slow
-    ones the weights would be smaller than an update: on SelfRegulationSCP1, fewer of the test are right then.
-    """
+    """What draws the parameters of a spiking network at the start: of recordings, by how much they drive it."""
     gain = gains(data)[0]
 
     def plain(key: jax.Array) -> Params:
         return init(network.sizes, key, gain, network.recurrent)
 
-    if not isinstance(data, sources.Timed) or data.mean:
+    if not isinstance(data, sources.Timed):
         return plain
     rows = np.unique(np.linspace(0, len(data.x_train) - 1, _MEASURED).astype(int))
     x, lengths = data.x_train[rows], None if data.lengths_train is None else data.lengths_train[rows]

@@ -89,7 +89,7 @@ def init(sizes: tuple[int, ...], key: jax.Array, gain: float = 1.0, recurrent: b
 
 
 def init_driven(network: SpikingNetwork, x: jax.Array, lengths: jax.Array | None, key: jax.Array) -> Params:
-    """Weights by which recorded spikes make the potentials fluctuate by a threshold, biases 0.
+    """Weights by which recordings make the potentials fluctuate by a threshold, biases 0.
 
     Weights for any inputs would leave a network silent on sparse events. Recordings without any give NaN.
     """

@@ -53,7 +53,7 @@ def _sums_of_sines(x: np.ndarray, amplitude: np.ndarray, frequency: np.ndarray, 
         part = x[start : start + _SAMPLES, None]
         waves = np.exp(2j * np.pi * high * part)[:, :, None] * np.exp(2j * np.pi * low * part)[:, None]
         waves = waves.reshape(len(part), -1)[:, : len(series)]
-        sums = (waves @ series.reshape(len(series), -1)).imag.reshape(len(part), *series.shape[1:])
+        sums = np.imag(waves @ series.reshape(len(series), -1)).reshape(len(part), *series.shape[1:])
         found[start : start + _SAMPLES] = np.einsum("sup,sp->su", sums, (part - 0.5) ** powers)
     return found
 

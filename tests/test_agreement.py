@@ -1,0 +1,161 @@
+"""The benchmark of agreement between gradients: its estimates where the truth is known, and what its page says."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from spikegrad import LIF, Sigmoid, soft
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import agreement
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "agreement.json"
+QUICK_COMPILATION = True
+SMALL = {"size": 8, "batch": 4}
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.every
+def test_potentials_vary_by_a_threshold():
+    """What the weights are drawn for, in every layer: potentials without resets, over time and examples."""
+    weights, x, _ = agreement.draw(jax.random.key(0), depth=2, steps=200)
+    for w in weights[:2]:
+        v, potentials = 0.0, []
+        for current in np.asarray(x @ w, np.float64):
+            v = agreement.DECAY * v + current
+            potentials.append(v)
+        away = np.square(potentials[50:]).mean() ** 0.5  # of zero: a neuron's mean is drawn as well
+        assert 0.5 < np.std(potentials[50:]) <= away < 2.5
+        x = agreement.neurons(LIF(agreement.DECAY))(w, x)
+
+
+def test_cosines_and_ratios():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 5, 7))
+    found = agreement.compared([a, 3 * b], [b, b])
+    each = [x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)]
+    assert found["cosine"] == pytest.approx([np.mean(each), 1], abs=1e-3)
+    assert found["error"] == pytest.approx([np.std(each, ddof=1) / 5**0.5, 0], abs=1e-3)
+    sizes = [np.log(np.linalg.norm(x) / np.linalg.norm(y)) for x, y in zip(a, b, strict=True)]
+    assert found["ratio"] == pytest.approx([np.exp(np.mean(sizes)), 3], rel=1e-3)
+    silent = agreement.compared([0 * a], [b])
+    assert silent["cosine"] == [None]
+    assert silent["ratio"] == [0.0]
+
+
+def test_estimates_lose_their_own_noise():
+    """Of halves that are the truth and twice as much noise, the cosine and the ratio are those of the truth."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(20, 5000))
+    got = true + rng.normal(size=true.shape)
+    halves = [[true + 2 * rng.normal(size=true.shape)] for _ in range(2)]
+    found, exact = agreement.against_estimates([got], halves, [np.ones(20)]), agreement.compared([got], [true])
+    assert found["cosine"][0] == pytest.approx(exact["cosine"][0], abs=0.03)
+    assert found["ratio"][0] == pytest.approx(exact["ratio"][0], rel=0.03)
+    mean = agreement.compared([got], [(halves[0][0] + halves[1][0]) / 2])
+    assert mean["cosine"][0] < exact["cosine"][0] - 0.2  # as they are, they would not
+
+
+@pytest.mark.every
+def test_antithetic_pairs_find_the_gradient_of_a_smooth_loss():
+    """With soft spikes it is known, but for what the noise rounds off."""
+    layer = agreement.neurons(LIF(agreement.DECAY, surrogate=soft(Sigmoid(2.0))))
+    data = agreement.draw(jax.random.key(3), 2, 5, **SMALL)
+
+    @jax.jit
+    def both(data):
+        exact = jax.grad(lambda weights: agreement.loss(weights, *data[1:], layer)[0])(data[0])
+        return exact, agreement.smoothed_gradient(data, jax.random.key(1), layer, spread=0.05, pairs=4096)
+
+    exact, halves = jax.tree.map(lambda g: agreement.flat(g[None]), both(data))
+    for n, g in enumerate(exact):
+        (a, b), size = (half[n] for half in halves), np.linalg.norm(g)
+        assert abs((g * (a + b)).sum() / (2 * size**2) - 1) < 0.1
+        assert abs((a * b).sum() / size**2 - 1) < 0.15
+        assert np.linalg.norm((a + b) / 2 - g) < 0.5 * size
+
+
+@pytest.fixture(scope="module")
+def published():
+    return json.loads(RESULTS.read_text())["rows"]
+
+
+def only(rows, **wanted):
+    (row,) = (row for row in rows if all(row.get(key) == value for key, value in wanted.items()))
+    return row
+
+
+def test_what_is_published_is_consistent(published):
+    """What must be equal is, and the estimates find the gradient that is known."""
+    for row in published:
+        if row["part"] == "surrogates":
+            assert row["common"] > 0.9999
+            if row["name"] == "spikingjelly.Sigmoid":
+                assert set(row["cosine"]) == set(row["ratio"]) == {1}
+        if row.get("name") == "fires above the threshold alone" and "same" in row["differs"]:
+            assert set(row["cosine"]) == set(row["ratio"]) == {1}
+        if row.get("differs") == "the gain, weights divided by it":
+            assert min(row["cosine"]) > 0.9999
+        if row.get("name") == "soft":
+            assert 0.955 < min(row["cosine"]) <= max(row["cosine"]) < 1.085
+            assert 0.965 < min(row["ratio"]) <= max(row["ratio"]) < 1.135
+
+
+def test_what_the_page_says_of_conventions(published):
+    of = [row for row in published if row["part"] == "surrogates"]
+    three, six = (
+        [row for row in of if (row["depth"], row["steps"], row["detached"]) == (depth, 100, False)][1:]
+        for depth in (3, 6)
+    )
+    near = {row["name"] for row in three if row["cosine"][0] >= 0.845}
+    assert (len(near), len(three)) == (8, 13)
+    assert min(row["ratio"][0] for row in three) == pytest.approx(4e-7, rel=0.1)
+    assert max(row["ratio"][0] for row in three) == pytest.approx(8e3, rel=0.1)
+    cosines = [row["cosine"][0] for row in six if row["name"] in near]
+    assert [min(cosines), max(cosines)] == pytest.approx([0.68, 0.97], abs=0.006)
+    lengths = [only(of, name="spyx.superspike", depth=3, steps=n, detached=False)["cosine"][0] for n in (10, 100, 1000)]
+    assert lengths == pytest.approx([0.31, 0.85, 0.91], abs=0.006)
+    for name, through, detached in (("snntorch.sigmoid", 0.03, 0.93), ("mlx_snn.fast_sigmoid_surrogate", 0.05, 0.92)):
+        both = [only(of, name=name, depth=3, steps=100, detached=d)["cosine"][0] for d in (False, True)]
+        assert both == pytest.approx([through, detached], abs=0.006)
+    neurons = [row for row in published if row["part"] == "neurons" and row["steps"] == 100]
+    for depth, ratio in ((3, 76), (6, 6000)):
+        assert only(neurons, name="reset detached", depth=depth)["ratio"][0] == pytest.approx(ratio, rel=0.02)
+    late, zero = only(neurons, name="a step late", depth=3), only(neurons, name="to zero", depth=3)
+    assert [late["common"][2], late["cosine"][2], zero["cosine"][0]] == pytest.approx([0.34, 0.99, 0.89], abs=0.006)
+    assert only(neurons, name="to zero", depth=6)["cosine"][0] == pytest.approx(0.54, abs=0.006)
+
+
+def test_what_the_page_says_of_true_gradients(published):
+    of = [row for row in published if row["part"] == "smoothed" and "shape" in row]
+    good = slice(2, 4)  # half-widths of 0.2 and 0.4
+    for depth, low, high, off in ((1, 0.935, 1.015, 0.08), (3, 0.925, 1.02, 0.08), (6, 0.68, 0.9, 0.22)):
+        rows = [
+            row for row in of if row["depth"] == depth and row["shape"] == "logistic" and row["normalised"] == "area 1"
+        ]
+        for row in rows:
+            cosines, ratios = row["first_cosine"][good], row["first_ratio"][good]
+            assert low <= min(cosines) <= max(cosines) <= high
+            assert all(abs(r - 1) < off for r in ratios) or row["detached"]
+            assert np.argmax(row["first_cosine"]) in (2, 3, 4)  # it falls on both sides
+    widest = only(of, depth=3, noise=0.2, shape="logistic", normalised="area 1", detached=False)
+    assert widest["first_cosine"][-1] == pytest.approx(0.64, abs=0.006)
+    high = only(of, depth=3, noise=0.2, shape="logistic", normalised="height 1", detached=False)
+    assert high["first_ratio"] == sorted(high["first_ratio"])
+    assert [high["first_ratio"][0], high["first_ratio"][-1]] == pytest.approx([0.05, 4.5], rel=0.03)
+    assert max(widest["first_ratio"][2:6]) < 1.25
+    drawn = [row for row in published if row["part"] == "drawn" and row["shape"] == "logistic"]
+    for row in drawn:
+        best = np.argmax(row["first_cosine"])
+        assert best in ((1, 2) if row["noise"] < 0.2 else (3,)) or row["depth"] > 1
+    bests = [max(only(drawn, depth=d, steps=2, noise=0.4407, detached=False)["first_cosine"]) for d in (1, 2, 3)]
+    assert bests == pytest.approx([0.98, 0.81, 0.59], abs=0.006)
