@@ -190,7 +190,8 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         )
         doubts = tables.warnings(record["results"]["spiking"], loaded.classes)
         doubts += tables.large_losses(record["results"], loaded.classes)
-        loaded = dataclasses.replace(loaded, x_train=loaded.x_train[:0].copy())  # from here on it only takes memory
+        # The rest looks at held-out examples alone. The figure is last: matplotlib takes memory that stays taken.
+        loaded = dataclasses.replace(loaded, x_train=loaded.x_train[:0].copy())
         learning.forget_programs()
         lines = [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]
         learning.forget_programs()

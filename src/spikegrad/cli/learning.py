@@ -95,9 +95,8 @@ class Fit:
 
 
 def forget_programs() -> None:
-    """Free what has been compiled so far. Little of it is run again, and it takes as much memory as many data."""
-    jax.clear_caches()
-    gc.collect()
+    """Give back the memory of what has been compiled and is out of use, such as the training of a network before."""
+    gc.collect()  # a compiled function is part of circles
     release_memory()
 
 
