@@ -46,7 +46,8 @@ def main():
 
 def install(python, *wanted):
     """What pip says, but for the large packages alone; errors and warnings are passed on."""
-    command = [python, "-u", "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check", *wanted]
+    options = "--progress-bar", "off", "--disable-pip-version-check", "--no-compile"  # Python compiles what it imports
+    command = [python, "-u", "-m", "pip", "install", *options, *wanted]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             size = re.search(r"\((\d+)\.\d MB\)", line)
