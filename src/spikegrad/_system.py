@@ -26,12 +26,6 @@ def available_memory() -> int | None:
     return min([*_of_the_system(), *_of_the_container()], default=None)
 
 
-def use_one_arena() -> None:
-    """Have the threads that are to start share one arena of GNU's allocator. Each keeps what was freed in its own."""
-    if hasattr(_LIBC, "mallopt"):
-        _LIBC.mallopt(_M_ARENA_MAX, 1)
-
-
 def release_memory() -> None:
     """Give the system back what was freed, which GNU's allocator keeps: tens of megabytes after compiling."""
     if hasattr(_LIBC, "malloc_trim"):
@@ -39,7 +33,6 @@ def release_memory() -> None:
 
 
 _LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-_M_ARENA_MAX = -8  # of malloc.h
 
 
 def _of_the_system() -> list[int]:

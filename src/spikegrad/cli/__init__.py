@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from .._system import use_one_arena
 from . import streams
 
 _EXTRA = ("click", "matplotlib", "optax", "rich")
@@ -23,7 +22,6 @@ def main(args: list[str] | None = None) -> int:
     int
         Exit code: 0, 1 if something failed on the way, 2 for a wrong value, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    use_one_arena()
     streams.prepare()
     try:
         code = _run(args)
