@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ import pytest
 
 import spikegrad
 from spikegrad import data, names, training
-from spikegrad.cli import commands, learning, main, networks, runs, sources
+from spikegrad.cli import commands, diagnosis, figure, learning, main, networks, runs, sources, tables
 
 # as the program, and with Ctrl-C also where the tests run in the background, where it is ignored
 PROGRAM = (
@@ -602,6 +604,32 @@ def test_a_baseline_that_diverges_leaves_the_tables(learnt, tmp_path, capsys):
     assert "parameters.npz, run.json, figure.png" in captured.out
     assert captured.err.splitlines()[-1] == "spikegrad: error: the loss is nan in epoch 1"
     assert record(tmp_path / "run")["results"]["relu"] is None
+
+
+@pytest.mark.usefixtures("learnt")
+def test_training_data_are_gone_when_it_is_said_how_it_went(tmp_path, monkeypatch):
+    held, load = [], sources.load
+    there: dict[str, bool] = {}
+    found = SimpleNamespace(verdicts=["something is amiss"])
+
+    def loading(*args):
+        loaded = load(*args)
+        held.append(weakref.ref(loaded.x_train))
+        return loaded
+
+    def looking(name, function):
+        def look(*args, **options):
+            there[name] = held[0]() is not None
+            return function(*args, **options)
+
+        return look
+
+    monkeypatch.setattr(sources, "load", loading)
+    monkeypatch.setattr(diagnosis, "examine", looking("diagnosis", lambda *args, **options: found))
+    monkeypatch.setattr(figure, "run_figure", looking("figure", figure.run_figure))
+    monkeypatch.setattr(tables, "warnings", lambda *args: found.verdicts)
+    assert main(["train", *QUICK, "--quiet", "-o", str(tmp_path / "run")]) == 0
+    assert there == {"diagnosis": False, "figure": False}
 
 
 @pytest.mark.parametrize("full", ["figure.png", "parameters.npz", "run.json"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import warnings
 
 import jax
@@ -24,6 +25,7 @@ from spikegrad.training import (
     partition,
     staged,
 )
+from spikegrad.training._update import compiled_first
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(23, 3)).astype(np.float32)
@@ -134,6 +136,32 @@ def test_batches_may_be_sharded():
     np.testing.assert_allclose(state.trainable["bias"], bias, rtol=1e-4, atol=1e-5)
     assert reports[-1].epoch_metrics["loss"] == pytest.approx(losses.mean(), rel=1e-4)
     assert len(state.trainable["weight"].sharding.device_set) == 2
+
+
+@pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="fit on an Explicit mesh")
+@pytest.mark.parametrize("size", [1, 3])
+def test_batches_may_be_spread_over_an_explicit_mesh(size):
+    """The same numbers as without, of examples and of their row numbers, whose examples are cut in the program."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    options = {"epochs": 2, "updates_per_call": size}
+    expected = run(ShuffledBatches((X, Y), 6, seed=3), **options).trainable
+    options |= {"optimizer": optax.sgd(0.1), "key": KEY, "batch_sharding": NamedSharding(mesh, PartitionSpec("data"))}
+    rows = ShuffledBatches(np.arange(len(X), dtype=np.int32), 6, seed=3)
+    for of, batches in ((loss, ShuffledBatches((X, Y), 6, seed=3)), (staged(loss, (X, Y)), rows)):
+        got = fit(of, start(), batches, **options).trainable
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
+        assert got["weight"].sharding.mesh.axis_types == (AxisType.Explicit,)
+
+
+def test_what_is_compiled_first_is_compiled_once(caplog):
+    @compiled_first
+    def twice(x):
+        return 2 * x
+
+    with jax.log_compiles():
+        assert [float(twice(jnp.float32(x))) for x in (1, 2)] == [2, 4]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([text for text in messages if re.match(r"Finished XLA compilation of (jit\()?twice", text)]) == 1
 
 
 def test_a_state_is_gone_on_from_with_the_same_bits(whole):

@@ -334,6 +334,7 @@ def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size)
             texts.append(program.as_text())
             return program(*args)
 
+        run.lower = jitted.lower
         return run if function.__name__ == "advance" else jitted
 
     monkeypatch.setattr(_update.jax, "jit", recorded)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from spikegrad import LIF
-from spikegrad.cli import learning, tables
+from spikegrad.cli import learning, sources, tables
 from spikegrad.cli.learning import fit, make_evaluator, random_shift
 from spikegrad.cli.networks import ReluNetwork, SpikingNetwork, init
-from spikegrad.data import load, scale
+from spikegrad.data import Binning, load, scale
 from spikegrad.training import DivergedError
+from spikegrad.training._update import arrays_apart
 
 SIZES = (6, 9, 7, 3)
 RNG = np.random.default_rng(0)
@@ -117,6 +118,16 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
     silent = [float((np.asarray(s).sum((0, 1)) == 0).mean()) for s in spikes]
     assert scores.silent == silent
     assert 0 < max(silent) < 1
+
+
+def test_a_processor_takes_over_the_training_data_without_a_copy(tmp_path):
+    x = RNG.integers(0, 256, (5000, 16, 16)).astype(np.uint8)  # large: NumPy's own memory is no device's
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=np.arange(len(x)) % 10)
+    data = sources.load(str(tmp_path / "mine.npz"), 0, Binning())
+    loss, rows = learning._placed(lambda params, batch, key: (0.0, {}), data)
+    assert rows.shape == (4000,)
+    bound, _ = arrays_apart(loss)  # as a compiled call takes them
+    assert max(jax.tree.leaves(bound), key=lambda leaf: leaf.nbytes).unsafe_buffer_pointer() == data.x_train.ctypes.data
 
 
 SMALL = {"name": "spiking", "epochs": 3, "batch": 64, "lr": 2e-2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +54,12 @@ def explicit_sharding(x: Any) -> Any:
     return sharding
 
 
+def of_mesh(mesh: Any) -> AbstractContextManager:
+    """The context in which functions are traced that compute on a mesh: an Explicit one is to be known beforehand."""
+    explicit = getattr(mesh, "_any_axis_explicit", False) and hasattr(jax, "set_mesh")
+    return jax.set_mesh(mesh) if explicit else nullcontext()
+
+
 def shard_as(x: jax.Array, like: Any) -> jax.Array:
     """``x`` with the sharding that ``like`` has in its type, if it is of the same shape."""
     sharding = explicit_sharding(like)
@@ -64,6 +71,15 @@ def shard_as(x: jax.Array, like: Any) -> jax.Array:
 def zeros_like(x: jax.Array) -> jax.Array:
     """``jnp.zeros_like``, which leaves out the sharding where no mesh has been set."""
     return shard_as(jnp.zeros_like(x), x)
+
+
+def take(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """``x[rows]``, spread over a mesh as ``rows`` are, while all devices have ``x``."""
+    sharding = explicit_sharding(rows)
+    if sharding is None:
+        return x[rows]
+    spec = jax.sharding.PartitionSpec(*sharding.spec, *[None] * (x.ndim - 1))
+    return x.at[rows].get(out_sharding=jax.sharding.NamedSharding(sharding.mesh, spec))
 
 
 def merge_leading(x: jax.Array) -> jax.Array:

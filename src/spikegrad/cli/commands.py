@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
@@ -133,8 +134,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     One more is that of the readout, by default the membrane's.
     """
     began = time.perf_counter()
-    from .figure import run_figure  # noqa: PLC0415  (fails before training, not after)
-
+    runs.require("matplotlib")
     if resume is None:
         folder, options, loaded, record = from_first(
             lambda: _begin(options_of(context, data, surrogate=repr(surrogate), **rest), output, baseline)
@@ -185,7 +185,16 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
             f"{options.data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples "
             f"right, seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
         )
+        doubts = tables.warnings(record["results"]["spiking"], loaded.classes)
+        doubts += tables.large_losses(record["results"], loaded.classes)
+        # The rest looks at held-out examples alone. The figure is last: matplotlib takes memory that stays taken.
+        loaded = dataclasses.replace(loaded, x_train=loaded.x_train[:0].copy())
+        learning.forget_programs()
+        lines = [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]
+        learning.forget_programs()
         with _collected(failures):
+            from .figure import run_figure  # noqa: PLC0415  (it takes memory that training needs)
+
             figure = run_figure(network, get(options.surrogate), spiking.params, loaded, record["results"], title)
             runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
             runs.save_record(folder, record)
@@ -194,9 +203,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     out = tables.console()
     for table in tables.results(record, options, loaded, count(network.sizes, network.recurrent)):
         out.print(table)
-    results = record["results"]
-    doubts = tables.warnings(results["spiking"], loaded.classes) + tables.large_losses(results, loaded.classes)
-    for line in [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]:
+    for line in lines:
         out.print(f"warning: {line}", soft_wrap=True)
     if not doubts and not failures:
         out.print(f"nothing is amiss in accuracy and rates; spikegrad diagnose {folder} looks closer", soft_wrap=True)
@@ -244,7 +251,7 @@ def _collected(failures: list[str]) -> Iterator[None]:
     """A failure after which what was learnt is still to be shown."""
     try:
         yield
-    except (DivergedError, OSError) as error:
+    except (DivergedError, ImportError, OSError) as error:
         failures.append(str(error))
 
 

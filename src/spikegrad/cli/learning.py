@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 import optax
 
 from .. import training
-from .._system import available_memory
+from .._system import available_memory, release_memory
 from ..data import Data
 from ..training._agree import agreed
+from ..training._update import compiled_first
 from . import sources
 from .networks import Model, Params, SpikingNetwork, count, init, init_driven
 from .processes import batch_sharding
@@ -92,6 +94,12 @@ class Fit:
     failures: tuple[str, ...] = ()
 
 
+def forget_programs() -> None:
+    """Give back the memory of what has been compiled and is out of use, such as the training of a network before."""
+    gc.collect()  # a compiled function is part of circles
+    release_memory()
+
+
 def make_evaluator(
     network: Callable[..., tuple], prepare: Callable[[jax.Array], jax.Array] = lambda x: x
 ) -> Callable[..., Scores]:
@@ -101,7 +109,7 @@ def make_evaluator(
     examples what the network takes, on the device.
     """
 
-    @jax.jit
+    @compiled_first
     def run(params, x, lengths, valid, key):
         logits, spikes, _ = network(params, prepare(x), key, lengths)
         return logits, [(s * valid[None, :, None]).sum((0, 1)) / s.shape[0] for s in spikes]
@@ -209,6 +217,7 @@ def fit(
             resume=True,
         )
         told[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
+    forget_programs()
     try:
         state = training.fit(
             loss,
@@ -374,7 +383,7 @@ def _placed(loss: Callable[..., Any], data: Data) -> tuple[Callable[..., Any], A
     examples = (data.x_train, data.y_train, sources.lengths_of(data)[0])
     if agreed(not _fits_the_device(examples)):
         return loss, examples
-    return training.staged(loss, examples), np.arange(len(data.x_train), dtype=np.int32)
+    return training.staged(loss, jax.device_put(examples)), np.arange(len(data.x_train), dtype=np.int32)
 
 
 def _fits_the_device(arrays: Any) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
@@ -107,6 +108,17 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def require(package: str) -> None:
+    """Fail before the work if a package is missing that is imported after it, since it takes memory of its own.
+
+    Raises
+    ------
+    ModuleNotFoundError
+    """
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
 def describe(options: Options, data: Data) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import jax
 import numpy as np
 
 from .. import data as datasets
@@ -262,6 +263,18 @@ def load(source: str, seed: int, binning: Binning) -> Data:
     DataError
         If there is no such data, or it is malformed.
     """
+    data = _read(source, seed, binning)
+    return dataclasses.replace(data, x_train=_of_device(data.x_train))
+
+
+def _of_device(x: Any) -> Any:
+    """The same array in memory that a CPU device takes over without a copy: its own. Others copy in any case."""
+    if jax.default_backend() != "cpu" or not isinstance(x, np.ndarray):
+        return x
+    return np.asarray(jax.device_put(x))
+
+
+def _read(source: str, seed: int, binning: Binning) -> Data:
     form = form_of(source)
     if form.read is None:
         return datasets.load(source, seed)

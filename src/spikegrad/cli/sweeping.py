@@ -242,8 +242,7 @@ def sweep(
     says.
     """
     began = time.perf_counter()
-    from .figure import sweep_figure  # noqa: PLC0415  (fails before training, not after)
-
+    runs.require("matplotlib")
     if resume is None:
         grid = Grid(surrogate, height, width, lr, seeds, validation)
         options = options_of(context, data, surrogate=surrogate[0], lr=lr[0], seed=seed, **rest)
@@ -307,6 +306,8 @@ def sweep(
                 }
             )
             runs.save_record(folder, record, RECORD)
+            from .figure import sweep_figure  # noqa: PLC0415  (it takes memory that training needs)
+
             figure = sweep_figure(rows, best(rows), f"{options.data}, {options.epochs} epochs, {grid.seeds} seeds")
             runs.save(folder / FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
     out = tables.console()

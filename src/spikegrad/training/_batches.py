@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._compat import take
+
 
 class ShuffledBatches:
     """Batches of examples in an order that is drawn anew for each epoch.
@@ -55,7 +57,8 @@ class ShuffledBatches:
         """The batches of an epoch, from 0."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         for i in range(len(self)):
-            yield _rows(self.examples, order[i * self.size : (i + 1) * self.size])
+            rows = order[i * self.size : (i + 1) * self.size]
+            yield jax.tree.map(lambda array, rows=rows: array[rows], self.examples)
 
 
 def staged(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
@@ -91,10 +94,6 @@ def staged(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
 
 def _of_rows(loss: Callable[..., Any]) -> Any:
     def of_rows(examples, trainable, rows, key, *setting):
-        return loss(trainable, _rows(examples, rows), key, *setting)
+        return loss(trainable, jax.tree.map(lambda array: take(array, rows), examples), key, *setting)
 
     return of_rows
-
-
-def _rows(examples: Any, rows: Any) -> Any:
-    return jax.tree.map(lambda array: array[rows], examples)

@@ -13,6 +13,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from .._compat import of_mesh
+from .._system import release_memory
 from ._spread import replicated
 from ._state import State
 
@@ -54,6 +56,26 @@ class Call:
         return Result(trainable, optimizer_state, metrics, finite, len(group))
 
 
+def compiled_first(function: Callable, **options: Any) -> Callable:
+    """``jax.jit``, whose first call gives back the memory that compiling took before it runs.
+
+    JAX keeps what it has compiled by the types of the arguments, so that the call finds it.
+    """
+    jitted = jax.jit(function, **options)
+    ready = False
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        nonlocal ready
+        if not ready:
+            jitted.lower(*arguments).compile()
+            release_memory()
+            ready = True
+        return jitted(*arguments)
+
+    return call
+
+
 def compiled(
     problem: Callable[[Any], tuple[Loss, Any]],
     bound: Any,
@@ -86,7 +108,7 @@ def compiled(
         change, optimizer_state = optimizer.update(gradient, optimizer_state, trainable, **more)
         return optax.apply_updates(trainable, change), optimizer_state, {"loss": value, **metrics}
 
-    @functools.partial(jax.jit, out_shardings=placed)
+    @functools.partial(compiled_first, out_shardings=placed)
     def advance(bound, trainable, optimizer_state, key, step, batches, count):
         def nth_key(i):
             return jax.random.fold_in(key, step + jnp.uint32(i))
@@ -109,7 +131,11 @@ def compiled(
             *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
         return *state, rows, _all_finite(state[0])
 
-    return Call(advance, bound, size)
+    def on_mesh(*arguments):
+        with of_mesh(mesh):
+            return advance(*arguments)
+
+    return Call(on_mesh, bound, size)
 
 
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
