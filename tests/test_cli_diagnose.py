@@ -47,6 +47,14 @@ def test_nothing_is_learnt_and_the_command_says_why(tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
+@pytest.mark.every
+def test_too_little_training_is_no_fault(tmp_path, capsys):
+    assert main(["train", *QUICK, "--lr", "1e-6", "--output", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr()
+    assert "is close to guessing one of 10 classes" in printed.out
+    assert f"warning: {diagnosis.SOUND}" in printed.out
+
+
 @pytest.mark.parametrize("coding", few(["current", "rate", "latency", "none"], "none"))
 def test_the_layers_are_those_that_are_trained(coding):
     """Of every coding the logits, and so the loss, are those of the network itself."""

@@ -27,7 +27,6 @@ from spikegrad.training._callbacks import jsonable
 KEPT = Path(__file__).parent.parent / "benchmarks" / "results" / "zenke-vogels.json"
 FEW = Grid(
     betas=(1.0, 10.0),
-    pilots=(10.0,),
     lrs=(0.05, 0.1),
     seeds=1,
     samples=20,
@@ -189,26 +188,22 @@ def test_and_it_is_none_elsewhere(gradient, recurrent, detached):
 
 def result(group, beta, lr, seed, validation, held_out, epochs=10):
     scores = {"validation": validation, "held_out": held_out, "spikes": 1.0, "silent": 0.0, "diverged": None}
-    return {**task._setting(group, beta, lr, epochs), "seed": seed, **scores}
+    return {**task._setting((group, beta), lr, epochs), "seed": seed, **scores}
 
 
 def test_a_grid_has_each_run_once():
     grid = Grid()
-    planned = [tuple(s.items()) for s in task.settings(grid, dict.fromkeys(task._groups(), 0.05))]
-    assert (
-        len(set(planned)) == len(planned) == 75
-    )  # 3 shapes, 7 conditions, 4 β; less 9 of β = 1, which two peaks share
-    pilots = [tuple(s.items()) for s in task.pilots(grid, task._groups())]
-    assert len(set(pilots)) == len(pilots) == 3 * (2 * 7 + 4)  # at β = 1, Esser has that of two peaks
-    assert grid.runs == 3 * 75 + 36 + 3 * 4
-    assert dataclasses.replace(grid, long_epochs=0).runs == 3 * 75 + 36
+    planned = [tuple(task._setting(point, 0.05, 10).items()) for point in task._points(grid, task._groups())]
+    # 3 shapes, 7 conditions, 4 β; less 9 of β = 1, which two peaks share
+    assert len(set(planned)) == len(planned) == 75
+    assert grid.runs == 75 * 3 + 75 * 2 + 3 * 4
+    assert dataclasses.replace(grid, long_epochs=0, seeds=1).runs == 75 * 3
     assert grid.updates == 800
 
 
 def test_learning_rates_are_chosen_by_validation_with_seed_0():
     hard, mild = (HARD, "sigmoid"), (HARD._replace(asymptotic=False), "sigmoid")
-    esser = HARD, "Esser"
-    grid = Grid(betas=(1.0, 10.0), pilots=(10.0, 10.0, 1.0), lrs=(0.05, 0.1))
+    grid = Grid(betas=(1.0, 10.0), lrs=(0.05, 0.1))
     found = [
         result(hard, 10.0, 0.05, 0, 0.9, 0.1),
         result(hard, 10.0, 0.1, 0, 0.2, 0.8),
@@ -218,23 +213,21 @@ def test_learning_rates_are_chosen_by_validation_with_seed_0():
         result(mild, 10.0, 0.1, 0, 0.5, 0.4),
         result(mild, 1.0, 0.05, 0, 1.0, 0.6),
         result(mild, 1.0, 0.1, 0, 0.8, 0.3),  # at β = 1 it is one of both peaks
-        result(esser, 1.0, 0.05, 0, 0.2, 0.6),
-        result(esser, 1.0, 0.1, 0, 0.3, 0.5),
-        result(esser, 10.0, 0.05, 0, 1.0, 0.6),
     ]
     lrs = task.learning_rates(grid, found)
-    assert (lrs[hard], lrs[mild], lrs[esser]) == (0.05, 0.1, 0.1)
+    assert (lrs[hard, 10.0], lrs[mild, 10.0], lrs[mild, 1.0]) == (0.05, 0.1, 0.05)
+    assert (hard, 1.0) not in lrs
     rows = [row for row in task.summary(grid, found) if row["shape"] == "sigmoid"]
     assert [(row["asymptotic"], row["beta"], row["lr"], row["held_out"]) for row in rows] == [
-        (False, 1.0, 0.1, [0.3]),
+        (False, 1.0, 0.05, [0.6]),
         (False, 10.0, 0.1, [0.4]),
-        (True, 1.0, 0.1, [0.3]),
+        (True, 1.0, 0.05, [0.6]),
         (True, 10.0, 0.05, [0.1, 0.3]),
     ]
     chosen = {row["condition"]: row for row in task.chosen(rows)}
     assert [(row["beta"], row["mean"], row["lowest"], row["seeds"]) for row in chosen.values()] == [
-        (1.0, 0.3, 0.3, 1),
-        (1.0, 0.3, pytest.approx(0.2), 1),
+        (1.0, 0.6, 0.4, 1),
+        (1.0, 0.6, pytest.approx(0.2), 1),
     ]
 
 
@@ -335,17 +328,19 @@ def test_the_command(small, tmp_path, capsys):
     assert {path.name for path in folder.iterdir()} == {"runs.jsonl", "reproduction.json", "figure.png"}
     runs, record = results_in(folder)
     steps = {tuple(run[name] for name in ("recurrent", "beta", "height", "lr", "epochs")): run["step"] for run in runs}
-    assert len(runs) == len(steps) == FEW.runs == 10
+    assert len(runs) == len(steps) == FEW.runs == 12
     assert steps == {
         (False, 10.0, 1.0, 0.05, 2): 8,
         (False, 10.0, 1.0, 0.1, 2): 8,
-        (False, 1.0, 1.0, 0.1, 2): 4,  # an epoch in which no weight moves: none ever will
+        (False, 1.0, 1.0, 0.05, 2): 4,  # an epoch in which no weight moves: none ever will
+        (False, 1.0, 1.0, 0.1, 2): 4,
         (False, 10.0, 10.0, 0.05, 2): 8,
         (False, 10.0, 10.0, 0.1, 2): 8,
-        (False, 1.0, 1.0, 0.1, 6): 2,
+        (False, 1.0, 1.0, 0.05, 6): 2,
         (False, 10.0, 10.0, 0.1, 6): 12,
         (True, 10.0, 1.0, 0.05, 2): 8,
         (True, 10.0, 1.0, 0.1, 2): 8,
+        (True, 1.0, 1.0, 0.05, 2): 4,
         (True, 1.0, 1.0, 0.1, 2): 4,
     }
     _, validation, held_out = (part.stacked()[0] for part in examples(20))
@@ -379,7 +374,7 @@ def test_the_command_goes_on_and_adds_seeds(small, tmp_path, monkeypatch, capsys
     (folder / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs[:-1]) + json.dumps(runs[-1])[:30])
     assert main([*command, "--resume", str(folder), "--seeds", "2"]) == 0
     of_whole, of_both = ([{**run, "seconds": 0} for run in results_in(path)[0]] for path in (whole, folder))
-    assert len(of_both) == len(of_whole) == 17
+    assert len(of_both) == len(of_whole) == 19
     assert all(run in of_whole for run in of_both)  # to the bit
     after = results_in(folder)[1]
     assert after["grid"]["seeds"] == 2
@@ -462,6 +457,6 @@ def test_what_the_page_says_of_the_results(kept):
 def test_that_steep_slopes_fail_when_they_are_trained_here(tmp_path, monkeypatch):
     monkeypatch.setattr(task, "SHAPES", {"SuperSpike": task.SHAPES["SuperSpike"]})
     monkeypatch.setattr(task, "CONDITIONS", [HARD])
-    grid = Grid(betas=(3.0, 100.0), pilots=(3.0,), lrs=(0.05,), seeds=1, epochs=3, long_epochs=0)
+    grid = Grid(betas=(3.0, 100.0), lrs=(0.05,), seeds=1, epochs=3, long_epochs=0)
     moderate, steep = task.results(grid, tmp_path / "runs.jsonl")
     assert moderate["held_out"] > steep["held_out"] + 0.1

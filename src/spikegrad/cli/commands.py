@@ -190,7 +190,8 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         # The rest looks at held-out examples alone. The figure is last: matplotlib takes memory that stays taken.
         loaded = dataclasses.replace(loaded, x_train=loaded.x_train[:0].copy())
         learning.forget_programs()
-        lines = [*doubts, *(why(spiking.params) if doubts or spiking.failures else [])]
+        reasons = why(spiking.params) if doubts or spiking.failures else []
+        lines = [*doubts, *(reasons or [diagnosis.SOUND] * bool(doubts))]
         learning.forget_programs()
         with _collected(failures):
             from .figure import run_figure  # noqa: PLC0415  (it takes memory that training needs)

@@ -75,6 +75,10 @@ def reasons(network: SpikingNetwork, start: Params, data: Data, lr: float) -> Ca
     return lambda params: at_start() or [str(v) for v in look(params, examples).verdicts]
 
 
+SOUND = "potentials and gradients show no fault: more epochs may help"
+"""What there is to say where :func:`reasons` has none."""
+
+
 class Watch:
     """A callback that says why, once, at the end of the first epoch in which nothing was learnt."""
 

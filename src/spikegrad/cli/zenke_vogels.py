@@ -48,8 +48,6 @@ class Grid:
     """What is trained: briefly, where the paper has 50 to 100 epochs, and more of β and η; and one panel at length."""
 
     betas: tuple[float, ...] = (1.0, 3.0, 10.0, 100.0)
-    pilots: tuple[float, ...] = (3.0, 3.0, 1.0)
-    """The β at which the learning rate of each shape is chosen: one where the shape learns."""
     lrs: tuple[float, ...] = (0.01, 0.05, 0.1)
     seeds: int = 3
     samples: int = 1000
@@ -62,11 +60,9 @@ class Grid:
 
     @property
     def runs(self) -> int:
-        """All of them; those by which a learning rate is chosen belong to the others where it was chosen."""
-        lrs = dict.fromkeys(_groups(), self.lrs[0])
+        """All of them: the first seed with each learning rate, the others with the one that it chooses."""
         at_length = len(self.betas) if self.long_epochs else 0
-        chosen_by = len(pilots(self, _groups())) * (len(self.lrs) - 1) // len(self.lrs)
-        return (len(settings(self, lrs)) + at_length) * self.seeds + chosen_by
+        return len(_points(self, _groups())) * (len(self.lrs) + self.seeds - 1) + at_length * self.seeds
 
     @property
     def updates(self) -> int:
@@ -74,7 +70,7 @@ class Grid:
         return self.samples * CLASSES * 8 // 10 // self.batch * self.epochs
 
 
-QUICK = Grid(betas=(1.0, 10.0), pilots=(1.0, 1.0, 1.0), lrs=(0.1,), seeds=1, epochs=4, long_epochs=0)
+QUICK = Grid(betas=(1.0, 10.0), lrs=(0.1,), seeds=1, epochs=4, long_epochs=0)
 
 
 class Condition(NamedTuple):
@@ -100,36 +96,30 @@ CONDITIONS = [
     if recurrent or not detached or not asymptotic  # there Adam does not see the peak: a constant factor
 ]
 Group = tuple[Condition, str]
-"""A condition and a shape, which share a learning rate."""
+"""A condition and a shape."""
+Point = tuple[Group, float]
+"""A group at a β, which has a learning rate of its own."""
 AT_LENGTH: Group = Condition(recurrent=False, detached=False, asymptotic=True), "SuperSpike"
 """Where it is known what the paper's number of epochs comes to."""
-
-
-def settings(grid: Grid, lrs: dict[Group, float]) -> list[dict[str, Any]]:
-    """What :func:`spikegrad.training.sweep` takes, of the learning rate of each group."""
-    return [
-        _setting(group, beta, lr, grid.epochs)
-        for (group, lr), beta in itertools.product(lrs.items(), grid.betas)
-        if not (group[0].asymptotic and beta == 1)  # where both peaks are one
-    ]
-
-
-def pilots(grid: Grid, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """The settings by which learning rates are chosen."""
-    every = [setting for lr in grid.lrs for setting in settings(grid, dict.fromkeys(groups, lr))]
-    return [setting for setting in every if _chooses(grid, setting)]
-
-
-def _chooses(grid: Grid, setting: dict[str, Any]) -> bool:
-    return setting["beta"] == dict(zip(SHAPES, grid.pilots, strict=True))[setting["shape"]]
 
 
 def _groups() -> list[Group]:
     return list(itertools.product(CONDITIONS, SHAPES))
 
 
-def _setting(group: Group, beta: float, lr: float, epochs: int) -> dict[str, Any]:
+def _points(grid: Grid, groups: Iterable[Group]) -> list[Point]:
+    return [_point(*at) for at in itertools.product(groups, grid.betas) if at == _point(*at)]
+
+
+def _point(group: Group, beta: float) -> Point:
+    """At β = 1 both peaks are one, and the networks of peak 1 are those of both."""
     condition, shape = group
+    return (condition._replace(asymptotic=condition.asymptotic and beta != 1), shape), beta
+
+
+def _setting(point: Point, lr: float, epochs: int) -> dict[str, Any]:
+    """What :func:`spikegrad.training.sweep` takes."""
+    (condition, shape), beta = point
     return {
         "shape": shape,
         "beta": beta,
@@ -233,24 +223,22 @@ def results(
         sweep, lambda seed: training.ShuffledBatches(rows, grid.long_batch, seed), epochs=grid.long_epochs
     )
     for recurrent in (False, True):
-        groups = [group for group in _groups() if group[0].recurrent == recurrent]
-        pilot = []
-        for result in short(pilots(grid, groups)):
-            pilot.append(result)
+        points = _points(grid, [group for group in _groups() if group[0].recurrent == recurrent])
+        first = []
+        for result in short([_setting(point, lr, grid.epochs) for lr in grid.lrs for point in points]):
+            first.append(result)
             yield result
         if stop():
             return
-        lrs = learning_rates(grid, pilot)
-        for result in short(settings(grid, {group: lrs[group] for group in groups}), seeds=range(grid.seeds)):
-            if result not in pilot:
-                yield result
+        lrs = learning_rates(grid, first)
+        others = range(1, grid.seeds)
+        yield from short([_setting(point, lrs[point], grid.epochs) for point in points], seeds=others)
         if stop():
             return
         if grid.long_epochs and not recurrent:
-            yield from long(
-                [_setting(AT_LENGTH, beta, lrs[AT_LENGTH], grid.long_epochs) for beta in grid.betas],
-                seeds=range(grid.seeds),
-            )
+            at_length = [_point(AT_LENGTH, beta) for beta in grid.betas]
+            settings = [_setting(point, lrs[point], grid.long_epochs) for point in at_length]
+            yield from long(settings, seeds=range(grid.seeds))
 
 
 def _stuck(setting: dict[str, Any], seed: int) -> training.Callback:
@@ -261,53 +249,49 @@ def _stuck(setting: dict[str, Any], seed: int) -> training.Callback:
     return lambda now: now.epoch_ended and bool((now.state.trainable[0] == before).all())
 
 
-def learning_rates(grid: Grid, found: Iterable[dict[str, Any]]) -> dict[Group, float]:
-    """The one with which a group has the highest accuracy on the validation examples, with the first seed."""
-    found = [r for r in found if r["seed"] == 0 and _chooses(grid, r)]
+def learning_rates(grid: Grid, found: Iterable[dict[str, Any]]) -> dict[Point, float]:
+    """The one with which a group, at a β, has the highest accuracy on the validation examples with the first seed."""
+    first = [result for result in found if result["seed"] == 0]
 
-    def accuracy(group: Group, lr: float) -> float:
-        return _mean(r["validation"] for r in found if _is(r, group, r["beta"], lr, grid.epochs))
+    def accuracy(point: Point, lr: float) -> float:
+        return _mean(result["validation"] for result in first if _is(result, point, lr, grid.epochs))
 
-    return {group: max(grid.lrs, key=functools.partial(accuracy, group)) for group in _groups()}
+    return {point: max(grid.lrs, key=functools.partial(accuracy, point)) for point in _points(grid, _groups())}
 
 
 def _is(result: dict[str, Any], *setting: Any) -> bool:
-    """Whether a run has a setting; at β = 1 it has that of two groups, as both peaks are one there."""
     return all(result[name] == value for name, value in _setting(*setting).items())
 
 
 def summary(grid: Grid, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each group and β: the accuracies of its seeds, with the learning rate that was chosen."""
-    lrs = learning_rates(grid, found)
-    rows = []
-    for (condition, shape), beta in itertools.product(_groups(), grid.betas):
-        trained_as = condition._replace(asymptotic=condition.asymptotic and beta != 1)
-        rows += _row(found, (condition, shape), beta, lrs[trained_as, shape], grid.epochs)
-    return rows
+    return _rows(grid, found, _groups(), grid.epochs)
 
 
 def at_length(grid: Grid, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each β of the runs at length."""
-    lr = learning_rates(grid, found)[AT_LENGTH]
-    return [row for beta in grid.betas for row in _row(found, AT_LENGTH, beta, lr, grid.long_epochs)]
+    return _rows(grid, found, [AT_LENGTH], grid.long_epochs)
 
 
-def _row(found: Sequence[dict[str, Any]], group: Group, beta: float, lr: float, epochs: int) -> list[dict[str, Any]]:
-    """One, or none where there is no run."""
-    mine = sorted((r for r in found if _is(r, group, beta, lr, epochs)), key=lambda r: r["seed"])
-    if not mine:
-        return []
-    return [
-        {
-            **group[0]._asdict(),
-            "shape": group[1],
-            "beta": beta,
-            "lr": lr,
-            "diverged": sum(r["diverged"] is not None for r in mine),
-            **{name: [round(r[name], 4) for r in mine] for name in ("validation", "held_out")},
-            **{name: round(_mean(r[name] for r in mine), 4) for name in ("spikes", "silent")},
-        }
-    ]
+def _rows(grid: Grid, found: Sequence[dict[str, Any]], groups: list[Group], epochs: int) -> list[dict[str, Any]]:
+    """None where there is no run."""
+    lrs, rows = learning_rates(grid, found), []
+    for group, beta in itertools.product(groups, grid.betas):
+        point = _point(group, beta)
+        mine = sorted((r for r in found if _is(r, point, lrs[point], epochs)), key=lambda r: r["seed"])
+        if mine:
+            rows.append(
+                {
+                    **group[0]._asdict(),
+                    "shape": group[1],
+                    "beta": beta,
+                    "lr": lrs[point],
+                    "diverged": sum(r["diverged"] is not None for r in mine),
+                    **{name: [round(r[name], 4) for r in mine] for name in ("validation", "held_out")},
+                    **{name: round(_mean(r[name] for r in mine), 4) for name in ("spikes", "silent")},
+                }
+            )
+    return rows
 
 
 def title(grid: Grid) -> str:
