@@ -106,8 +106,8 @@ def test_what_is_published_is_consistent(published):
         if row.get("differs") == "the gain, weights divided by it":
             assert min(row["cosine"]) > 0.9999
         if row.get("name") == "soft":
-            assert 0.955 < min(row["cosine"]) <= max(row["cosine"]) < 1.085
-            assert 0.965 < min(row["ratio"]) <= max(row["ratio"]) < 1.135
+            assert 0.905 < min(row["cosine"]) <= max(row["cosine"]) < 1.085
+            assert 0.895 < min(row["ratio"]) <= max(row["ratio"]) < 1.085
 
 
 def test_what_the_page_says_of_conventions(published):
@@ -138,7 +138,7 @@ def test_what_the_page_says_of_conventions(published):
 def test_what_the_page_says_of_true_gradients(published):
     of = [row for row in published if row["part"] == "smoothed" and "shape" in row]
     good = slice(2, 4)  # half-widths of 0.2 and 0.4
-    for depth, low, high, off in ((1, 0.935, 1.015, 0.08), (3, 0.925, 1.02, 0.08), (6, 0.68, 0.9, 0.22)):
+    for depth, low, high, off in ((1, 0.9, 1.005, 0.05), (3, 0.9, 1.005, 0.05), (6, 0.62, 0.855, 0.275)):
         rows = [
             row for row in of if row["depth"] == depth and row["shape"] == "logistic" and row["normalised"] == "area 1"
         ]
@@ -148,10 +148,10 @@ def test_what_the_page_says_of_true_gradients(published):
             assert all(abs(r - 1) < off for r in ratios) or row["detached"]
             assert np.argmax(row["first_cosine"]) in (2, 3, 4)  # it falls on both sides
     widest = only(of, depth=3, noise=0.2, shape="logistic", normalised="area 1", detached=False)
-    assert widest["first_cosine"][-1] == pytest.approx(0.64, abs=0.006)
+    assert widest["first_cosine"][-1] == pytest.approx(0.61, abs=0.006)
     high = only(of, depth=3, noise=0.2, shape="logistic", normalised="height 1", detached=False)
     assert high["first_ratio"] == sorted(high["first_ratio"])
-    assert [high["first_ratio"][0], high["first_ratio"][-1]] == pytest.approx([0.05, 4.5], rel=0.03)
+    assert [high["first_ratio"][0], high["first_ratio"][-1]] == pytest.approx([0.046, 4.2], rel=0.03)
     assert max(widest["first_ratio"][2:6]) < 1.25
     drawn = [row for row in published if row["part"] == "drawn" and row["shape"] == "logistic"]
     for row in drawn:
