@@ -12,7 +12,7 @@ from reference import CASES, DEFAULTS, RULE, standing
 import spikegrad
 from spikegrad import learnable
 
-WITH_PARAMETERS = (*RULE, "QPseudoSpike", "MultiGaussianGrad", "SlayerGrad")  # one, two and many, in all their places
+WITH_PARAMETERS = (*RULE, "QPseudoSpike", "SlayerGrad")  # one, two and many, in all their places
 last_settings = {case.name: case for case in CASES}  # far from the defaults, at which a factor may be 1
 some = pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 x64 = pytest.mark.usefixtures("x64")

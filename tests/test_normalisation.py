@@ -107,6 +107,7 @@ def check_dropout(function, params, in_order, mask, key):
     assert not jnp.array_equal(mask(key), mask(jax.random.fold_in(key, 1)))  # and another one for the next sequence
 
 
+@pytest.mark.every
 def test_dropout_in_equinox(eqx):
     dropout = eqx.nn.Dropout(0.5)
 
@@ -139,6 +140,7 @@ def check_batch_normalisation(function, params, in_order):
     return below
 
 
+@pytest.mark.every
 def test_batch_normalisation_in_equinox(eqx):
     norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(NEURONS, "examples", momentum=0.9, mode="batch")
     norm = eqx.tree_at(lambda m: (m.weight, m.bias), norm, (SCALE, BIAS))
