@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from spikegrad._compat import in_double_precision as enable_x64
+from spikegrad._system import release_memory
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -27,6 +28,7 @@ def _bounded_memory():
     """No module needs what another one has compiled, which would add up to gigabytes."""
     yield
     jax.clear_caches()
+    release_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,11 +46,14 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "every: a combination for which others stand, run with --every alone")
-    # Tests have more to compile than to run. LLVM does less for most of them, and XLA writes loops in its older way, in
-    # two thirds of the time, where it still has it: a flag that it does not know would end the process.
+    # Tests have more to compile than to run, small programs by the thousand. LLVM does less for most of them and gets
+    # each in one piece. XLA writes loops in its older way, in two thirds of the time, where it still has it: a flag that
+    # it does not know would end the process.
     jax.config.update("jax_disable_most_optimizations", not config.getoption("every"))
-    if not config.getoption("every") and jax.__version_info__ < (0, 11):
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    if not config.getoption("every"):
+        os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
+        if jax.__version_info__ < (0, 11):
+            os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_collection_finish():
