@@ -47,8 +47,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "every: a combination for which others stand, run with --every alone")
     # Tests have more to compile than to run, small programs by the thousand. LLVM does less for most of them and gets
-    # each in one piece. XLA writes loops in its older way, in two thirds of the time, where it still has it: a flag that
-    # it does not know would end the process.
+    # each in one piece. XLA writes loops in its older way, in two thirds of the time, where it still has it: a flag
+    # that it does not know would end the process.
     jax.config.update("jax_disable_most_optimizations", not config.getoption("every"))
     if not config.getoption("every"):
         os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
