@@ -43,7 +43,7 @@ def examine(
     """
     x, y, lengths = examples
     params = jax.tree.map(np.asarray, params)  # of several processes each looks for itself
-    rows = _spaced(len(x), most)
+    rows = sources.spaced(len(x), most)
     steps = None if lengths is None else jnp.asarray(lengths[rows])
     key = jax.random.key(0)
     layers, inputs, mask = network.taken_apart(params, prepare(jnp.asarray(x[rows])), key, steps)
@@ -57,15 +57,11 @@ def examine(
     return diagnose(layers, inputs, loss, optimizer=optimizer, mask=mask, mode=network.mode)
 
 
-def _spaced(count: int, most: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, most).astype(int))
-
-
 def reasons(network: SpikingNetwork, start: Params, data: Data, lr: float) -> Callable[[Params], list[str]]:
     """A function that says why nothing is learnt: by what training began with, or else by what has become of it."""
     prepare = sources.preparation(isinstance(data, sources.Timed), data.low, data.high)
     look = functools.partial(examine, network, prepare=prepare)
-    rows, lengths = _spaced(len(data.x_train), EXAMPLES), sources.lengths_of(data)[0]
+    rows, lengths = sources.spaced(len(data.x_train), EXAMPLES), sources.lengths_of(data)[0]
     examples = data.x_train[rows], data.y_train[rows], None if lengths is None else lengths[rows]  # not all are held
 
     @functools.cache  # asked for more than once, and compiled each time

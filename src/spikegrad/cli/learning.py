@@ -328,7 +328,7 @@ def starts(network: SpikingNetwork, data: Data) -> Callable[[jax.Array], Params]
 
     if not isinstance(data, sources.Timed):
         return plain
-    rows = np.unique(np.linspace(0, len(data.x_train) - 1, _MEASURED).astype(int))
+    rows = sources.spaced(len(data.x_train), _MEASURED)
     x, lengths = data.x_train[rows], None if data.lengths_train is None else data.lengths_train[rows]
     driven = jax.jit(functools.partial(init_driven, network))
 

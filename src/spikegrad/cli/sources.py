@@ -267,6 +267,11 @@ def load(source: str, seed: int, binning: Binning) -> Data:
     return dataclasses.replace(data, x_train=_of_device(data.x_train))
 
 
+def spaced(count: int, most: int) -> np.ndarray:
+    """Which of so many to look at, if not at more: evenly from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, most).astype(int))
+
+
 def _of_device(x: Any) -> Any:
     """The same array in memory that a CPU device takes over without a copy: its own. Others copy in any case."""
     if jax.default_backend() != "cpu" or not isinstance(x, np.ndarray):
@@ -412,7 +417,7 @@ def _events_outside(sequences: Sequences) -> tuple[str, ...]:
     """A doubt about the binning of events, from as many recordings as are soon read."""
     if not isinstance(sequences, Binned):
         return ()
-    few = sequences.subset(np.unique(np.linspace(0, len(sequences) - 1, _LOOKED_AT).astype(int)))
+    few = sequences.subset(spaced(len(sequences), _LOOKED_AT))
     try:
         outside, events = few.outside()
     except OverflowError:  # which is an error when they are read
