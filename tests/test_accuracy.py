@@ -23,7 +23,7 @@ def exceeded(dtype, worst):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
+@pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 def test_every_number_of_sixteen_bits_and_every_exponent_of_single_precision(case):
     xs = {dtype: jnp.asarray(every_half(dtype)) for dtype in HALF} | {"float32": single_precision(case)}
     for quantity, found in against_float64(case, tuple(QUANTITIES), *xs.values()).items():

@@ -144,7 +144,7 @@ def gradients_at(cell, mode):
     return jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(p, jnp.float32([0.01, 0.1, 1, 10, 100]))
 
 
-@pytest.mark.parametrize("cell", few(CELLS, "LIF", "SynapticLIF"))
+@pytest.mark.parametrize("cell", few(CELLS, "SynapticLIF"))
 @pytest.mark.parametrize(
     ("mode", "of_weights", "of_decays"),
     [pytest.param("half", 2e-4, 3e-3, marks=pytest.mark.every), ("8-bit", 5e-3, 5e-2)],

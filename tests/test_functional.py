@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import STANDING
+from reference import RULE
 
 import spikegrad
 from spikegrad import Surrogate, functional, parameter
@@ -65,7 +65,7 @@ def test_equal_to_the_class(function, cls):
 
 @pytest.mark.parametrize(
     ("function", "cls"),
-    [pytest.param(*pair, marks=() if pair[1].__name__ in STANDING else pytest.mark.every) for pair in pairs],
+    [pytest.param(*pair, marks=() if pair[1].__name__ in RULE else pytest.mark.every) for pair in pairs],
     ids=spikegrad.names(),
 )
 def test_each_parameter_may_be_traced(function, cls):

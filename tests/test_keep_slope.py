@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import DEFAULTS, standing
+from reference import DEFAULTS, RULE, standing
 
 from spikegrad import InvSquareGrad, Sigmoid, keep_slope, learnable
 
@@ -17,7 +17,7 @@ def slope(surrogate, x):
     return jax.vmap(jax.grad(surrogate))(x)
 
 
-@pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
+@pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 def test_spikes_are_the_same_and_the_gradient_is_within_a_rounding(case):
     surrogate = case.make()
     fires = {dtype: keep_slope(surrogate, dtype) for dtype in DTYPES}

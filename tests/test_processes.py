@@ -243,6 +243,7 @@ def arrays(path):
         return [file[name] for name in file.files]
 
 
+@pytest.mark.every
 def test_two_processes_have_the_bits_of_one_with_two_devices(pair):
     _, folder, found = pair
     alone = train(start(), mesh(2), 5, (), 2)
@@ -251,6 +252,7 @@ def test_two_processes_have_the_bits_of_one_with_two_devices(pair):
         assert same(arrays(folder / f"replicated-{i}.npz"), parts(alone))
 
 
+@pytest.mark.every
 def test_checkpoints_are_written_by_one_and_read_by_all(pair):
     _, folder, found = pair
     assert sorted(path.name for path in (folder / "own-0").iterdir()) == ["step-000000003.npz", "step-000000005.npz"]
@@ -258,6 +260,7 @@ def test_checkpoints_are_written_by_one_and_read_by_all(pair):
     assert found[0]["read"] == found[1]["read"] == [5, 1, True]
 
 
+@pytest.mark.every
 def test_a_sharded_checkpoint_is_gone_on_with_by_any_number_of_processes(pair):
     _, folder, found = pair
     for i in range(2):
@@ -270,11 +273,13 @@ def test_a_sharded_checkpoint_is_gone_on_with_by_any_number_of_processes(pair):
         assert np.abs(got - expected).max() < 1e-6
 
 
+@pytest.mark.every
 def test_sigterm_of_one_stops_all_at_the_same_step(pair):
     *_, found = pair
     assert found[0]["terminated"] == found[1]["terminated"] >= 3
 
 
+@pytest.mark.every
 def test_what_would_hang_is_said(pair):
     *_, found = pair
     for i in range(2):
@@ -284,6 +289,7 @@ def test_what_would_hang_is_said(pair):
         assert "there are 2 processes, and nothing is spread over them: give batch_sharding" in nothing
 
 
+@pytest.mark.every
 def test_a_killed_process_ends_the_other_with_one_line(pair):
     """The last of this pair."""
     processes, *_ = pair

@@ -236,7 +236,7 @@ def compilations():
         logger.propagate = propagate
 
 
-@pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
+@some
 def test_eager_calls_with_other_parameters_do_not_compile_again(case):
     def use(surrogate):
         surrogate(X)
