@@ -182,7 +182,7 @@ context = {
     "help": list(helps()),
     "libraries": list(libraries()),
     "measures": [(public_name(type(s)), spikegrad.measure(s)) for s in map(spikegrad.get, spikegrad.names())],
-    "data": inspect.getdoc(spikegrad.data),
+    "data": inspect.getdoc(spikegrad.data).partition("\n\n")[2],  # the file; before it stands what else there is
 }
 pages = jinja2.Environment(trim_blocks=True)
 pages.filters |= {"short": short, "infinity": infinity, "choices": choices}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._npz import DataError, read_arrays
+from ._reading import installed_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +54,9 @@ class Data:
         return int(self.y_train.max()) + 1
 
 
-def _packaged(package: str, file: str, owner: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Images from a table of an installed package, a row each, the label last. The package itself is not imported."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            f"this data comes with {owner}, which is not installed: pip install '.[train]' in a clone of spikegrad"
-        )
-    path = Path(spec.submodule_search_locations[0], file)
-    if not path.is_file():
-        raise DataError(f"this {owner} does not ship {file}: pip install --upgrade {owner}")
-    with gzip.open(path, "rt") as stream:
+def _packaged(package: str, file: str, project: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images from a table of an installed package, a row each, the label last."""
+    with gzip.open(installed_file(package, file, project, "train"), "rt") as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
     return table[:, :-1].reshape(-1, *shape), table[:, -1].astype(np.int32)
 

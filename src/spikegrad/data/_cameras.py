@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import DataError
 from ._events import Events, Recordings
+from ._npz import DataError
 from ._reading import reading, whole_rows
 
 NMNIST = (34, 34, 2)

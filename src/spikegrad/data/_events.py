@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import DataError
+from ._npz import DataError
 from ._sequences import Labelled, Sequences
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import DataError
 from ._events import Events, Recordings
+from ._npz import DataError
 from ._reading import reading
 from ._sequences import check_labels
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from ._arrays import DataError, chosen_of_each
+from ._arrays import chosen_of_each
+from ._npz import DataError
 
 
 class Example(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._arrays import DataError
+from ._npz import DataError
 from ._reading import installed_file, reading
 from ._sequences import Sequences
 
