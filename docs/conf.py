@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from sphinx.errors import ExtensionError
 
 import spikegrad
-import spikegrad.data
+from spikegrad import data, exchange, surrogates, testing, training
 from spikegrad.cli.commands import command
+from spikegrad.inspect import diagnosis, plot
 from spikegrad.surrogates import presets
 
 HERE = Path(__file__).parent
@@ -67,7 +68,7 @@ from spikegrad.inspect.plot import plot
 
 def families(functions):
     """The surrogates of each file, in the order of the source, under what the file says of itself."""
-    classes = [getattr(spikegrad.surrogates, name) for name in functions]
+    classes = [getattr(surrogates, name) for name in functions]
     default = type(spikegrad.LIF().surrogate).__module__  # its family comes first
     modules = sorted({cls.__module__ for cls in classes}, key=lambda module: (module != default, module))
     for module in modules:
@@ -182,7 +183,7 @@ context = {
     "help": list(helps()),
     "libraries": list(libraries()),
     "measures": [(public_name(type(s)), spikegrad.measure(s)) for s in map(spikegrad.get, spikegrad.names())],
-    "data": inspect.getdoc(spikegrad.data).partition("\n\n")[2],  # the file; before it stands what else there is
+    "data": inspect.getdoc(data).partition("\n\n")[2],  # the file; before it stands what else there is
 }
 pages = jinja2.Environment(trim_blocks=True)
 pages.filters |= {"short": short, "infinity": infinity, "choices": choices}
@@ -196,10 +197,13 @@ for page in sorted((HERE / "_templates" / "pages").iterdir()):
 
 def every_public_name_has_a_page(app, env):
     documented = {name for name, *_ in env.get_domain("py").get_objects()}
-    public = {*spikegrad.__all__, *(f"surrogates.{name}" for name in spikegrad.surrogates.__all__)}
-    twice = {f"surrogates.{name}" for name in spikegrad.__all__}  # those of the package itself
-    missing = [name for name in sorted(public - twice) if f"spikegrad.{name}" not in documented]
-    if missing:
+    public = {f"spikegrad.{name}" for name in spikegrad.__all__}
+    for module in (data, diagnosis, exchange, plot, surrogates, testing, training):
+        for name in set(module.__all__) - set(spikegrad.__all__):  # the latter have their pages there
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):  # tables and aliases of types need no page
+                public.add(f"{module.__name__}.{name}")
+    if missing := sorted(public - documented):
         raise ExtensionError(f"public names without a page: {', '.join(missing)}")
 
 

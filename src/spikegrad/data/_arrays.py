@@ -1,4 +1,4 @@
-"""Examples with labels, of packages and of a user's own files: see the text of ``spikegrad.data``."""
+"""Images with labels, of packages and of a user's own files: see the text of ``spikegrad.data``."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ def load(source: str, seed: int = 0) -> Data:
     Parameters
     ----------
     source : str
-        A name in :data:`BUILT_IN`, or the path of a ``.npz`` (see the module's text).
-    seed : int
+        ``"mnist5k"``, 5,000 images of 28 x 28; ``"digits"``, 1,797 of 8 x 8; or the path of a ``.npz``, whose keys the
+        text of ``spikegrad.data`` lists.
+    seed : int, default 0
         Draws the examples that are held out, where the data does not say which.
 
     Returns
