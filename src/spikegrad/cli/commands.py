@@ -210,10 +210,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         out.print(f"nothing is amiss in accuracy and rates; spikegrad diagnose {folder} looks closer", soft_wrap=True)
     if record["interrupted"]:
         out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {folder} goes on")
-    files = (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS)
-    saved = [name for name in files if (folder / name).exists()]
-    out.print(f"saved in {folder}: {', '.join(saved) or 'nothing'}", soft_wrap=True)
-    out.print(f"{time.perf_counter() - began:.1f} s in all")
+    tables.saved(out, folder, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS), began)
     for failure in failures:
         streams.fail(failure, 1)
     return 128 + stop() if stop() else 1 if failures else 0

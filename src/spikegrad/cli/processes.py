@@ -19,7 +19,7 @@ from ..training._agree import gathered
 from . import signals
 
 NAMES = ("joining", "coordinator", "processes", "process")
-"""Of the options that do not change a result."""
+"""The options that do not change a result."""
 
 
 def options(function: Callable[..., int]) -> Callable[..., int]:

@@ -32,7 +32,7 @@ from .options import (
     with_sources,
 )
 
-RECORD, RESULTS, FIGURE = "sweep.json", "runs.jsonl", "figure.png"
+RECORD, RESULTS = "sweep.json", "runs.jsonl"
 AXES = ("surrogate", "height", "width", "lr")
 """What settings differ in, as results name it."""
 
@@ -64,7 +64,7 @@ class Grid:
 
 
 class Summary(NamedTuple):
-    """Of the runs of one setting, which differ in their seeds: mean and standard deviation, NaN for a single run."""
+    """The runs of one setting, which differ in their seeds: means with standard deviations, NaN for a single run."""
 
     setting: dict[str, Any]
     n: int
@@ -309,7 +309,7 @@ def sweep(
             from .figure import sweep_figure  # noqa: PLC0415  (it takes memory that training needs)
 
             figure = sweep_figure(rows, best(rows), f"{options.data}, {options.epochs} epochs, {grid.seeds} seeds")
-            runs.save(folder / FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
+            runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
     out = tables.console()
     if rows:
         chosen = [best(row for row in rows if row.setting["surrogate"] == spec) for spec in _found(rows)]
@@ -317,9 +317,7 @@ def sweep(
             out.print(table)
     if interrupted:
         out.print(f"interrupted: {len(results)} of {total} runs; spikegrad sweep --resume {folder} goes on")
-    saved = [name for name in (RESULTS, RECORD, FIGURE) if (folder / name).exists()]
-    out.print(f"saved in {folder}: {', '.join(saved)}", soft_wrap=True)
-    out.print(f"{time.perf_counter() - began:.1f} s in all")
+    tables.saved(out, folder, (RESULTS, RECORD, runs.FIGURE), began)
     return 128 + stop() if stop() else 0
 
 
