@@ -85,7 +85,7 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
     def share(x):
         return "" if x is None else f"{100 * x:.1f} %"
 
-    gradients = [g for g in layer.weight_gradients.values()]
+    gradients = layer.weight_gradients.values()
     return (
         layer.name,
         str(layer.neurons),
