@@ -703,7 +703,7 @@ def _trained(cell: Cell) -> tuple[list, Callable]:
 
 
 def _encoding(cell: Cell, before: Any, outs: Any) -> Iterator[Finding]:
-    """Of the states of all steps: what a network makes of them in few bits, and back."""
+    """What a network makes of the states of all steps in few bits, and back."""
     laws = [
         "decode is the inverse of encode",
         *(f"in mode {mode!r} the same neurons fire" for mode in ("half", "8-bit")),

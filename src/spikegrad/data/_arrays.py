@@ -115,7 +115,7 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
         A built-in, or the path of a ``.npz`` with ``x`` and perhaps ``y``, or with the keys of data to train on: of
         these the held-out examples are taken.
     seed, shape, classes, low, high
-        Of the data that the network was trained on.
+        Those of the data that the network was trained on.
 
     Returns
     -------

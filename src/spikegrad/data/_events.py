@@ -81,7 +81,7 @@ class Binning:
         return tuple(-(-size // pool) for size, pool in zip(shape, self._pools(shape), strict=True))
 
     def _pools(self, shape: Sequence[int]) -> list[int]:
-        """Of each axis. The last of several is the polarity."""
+        """How many units are pooled along each axis. The last of several axes is the polarity."""
         return [self.pool] if len(shape) == 1 else [*[self.pool] * (len(shape) - 1), 1]
 
     def __call__(self, events: Events, shape: Sequence[int]) -> tuple[np.ndarray, int]:
@@ -91,7 +91,7 @@ class Binning:
         ----------
         events : Events
         shape : tuple of int
-            Of the units.
+            Shape of the units.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class Recordings(Labelled):
     name : str
         Path of the file or folder.
     shape : tuple of int
-        Of the units: ``(700,)``, or height, width and polarity of a camera.
+        Shape of the units: ``(700,)``, or height, width and polarity of a camera.
     y : array_like
         ``(n,)``, integers from 0.
     read : callable
@@ -255,9 +255,10 @@ def hold_out_speakers(recordings: Recordings, count: int = 1, seed: int = 0) -> 
     ----------
     recordings : Recordings
         With ``speakers``.
-    count : int
+    count : int, default 1
         Speakers to hold out, 1 to all but one.
-    seed : int
+    seed : int, default 0
+        Draws the speakers.
 
     Returns
     -------

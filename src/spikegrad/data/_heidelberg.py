@@ -29,8 +29,8 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     Returns
     -------
     Recordings
-        Of shape ``(700,)``, with ``speakers`` if the file has them. Events are read from the file one recording at a
-        time.
+        Units of shape ``(700,)``, with ``speakers`` if the file has them. Events are read from the file one recording
+        at a time.
 
     Raises
     ------

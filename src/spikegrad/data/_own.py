@@ -12,7 +12,7 @@ from ._npz import DataError, read_arrays
 from ._sequences import Sequences, check_labels
 
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
-"""Of each unit of time that a file may name."""
+"""Microseconds in each unit of time that a file may name."""
 
 
 def read_npz(path: str | os.PathLike) -> Sequences:

@@ -27,7 +27,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     Returns
     -------
     Sequences
-        Of shape ``(channels,)``, in float32. The classes are those of ``@classLabel``, in its order.
+        Channels of shape ``(channels,)``, in float32. The classes are those of ``@classLabel``, in its order.
 
     Raises
     ------
@@ -108,7 +108,7 @@ SHIPPED: dict[str, tuple[str, str, str, int, str]] = {
         "eeg",
     ),
 }
-"""Of each recording that :func:`shipped` knows: package, file, project that installs it, longest sequence, extra."""
+"""By the names that :func:`shipped` knows: package, file, project that installs it, longest sequence, extra."""
 
 
 def shipped(name: str, part: str = "train") -> Sequences:

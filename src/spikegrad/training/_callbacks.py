@@ -26,7 +26,7 @@ class JsonLines:
     Parameters
     ----------
     path : path
-        The file. Of several processes, the first one writes it.
+        The file, which the first of several processes writes.
     more : callable, optional
         Given the :class:`Report`, it returns a dict of what a line has beside, such as a learning rate.
     resume : bool
@@ -98,7 +98,7 @@ class TensorBoard:
     Parameters
     ----------
     folder : path
-        Where the files go. Of several processes, the first one writes them.
+        Where the files go, which the first of several processes writes.
     more : callable, optional
         Given the :class:`Report`, it returns a dict of what is written beside the metrics.
 

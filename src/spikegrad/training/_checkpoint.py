@@ -44,8 +44,8 @@ class Checkpoints:
     Parameters
     ----------
     folder : path
-        Where they go; it is made if it does not exist. Of several processes, the first one writes and reads, and sends
-        the others what it has read: they need not see the folder.
+        Where they go; it is made if it does not exist. The first of several processes writes and reads, and sends the
+        others what it has read: they need not see the folder.
     minutes : float, optional
         Save after the first call that ends so many minutes after the last checkpoint, and not at each epoch's end.
     keep : int

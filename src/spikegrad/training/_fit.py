@@ -54,7 +54,7 @@ def fit(
     optimizer : optax.GradientTransformation
         Any one of optax; the loss is passed on to those that ask for a ``value`` or ``value_fn``.
     key : jax.Array
-        Of all randomness: update i gets ``jax.random.fold_in(key, i)``. A :class:`State` has its own.
+        The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. A :class:`State` has its own.
     epochs, steps : int, optional
         When to end: after so many epochs, after so many updates, or with whichever comes first, counted from the very
         start. One epoch if neither is given.

@@ -60,7 +60,7 @@ def combine(trainable: Any, static: Any) -> Any:
     Parameters
     ----------
     trainable, static : pytree
-        Of one structure, if None counts as a leaf.
+        Two of one structure, if None counts as a leaf.
 
     Returns
     -------

@@ -31,7 +31,7 @@ class State:
     optimizer_state : pytree
         What the optimiser keeps.
     key : jax.Array
-        Of all randomness; it never changes, an update's key is ``jax.random.fold_in(key, step)``.
+        The source of all randomness. It never changes; an update's key is ``jax.random.fold_in(key, step)``.
     step : int
         Updates made.
     epoch : int
@@ -39,7 +39,7 @@ class State:
     batches : int
         Batches used of the epoch under way.
     sums : dict of numpy.ndarray
-        Of each metric, the sum over these batches, in float64.
+        The sum of each metric over these batches, in float64.
     seconds : float
         Time that training has taken.
     """

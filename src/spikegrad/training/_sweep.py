@@ -70,7 +70,7 @@ def sweep(
     optimizer : callable, or optax.GradientTransformation
         ``optimizer(setting)`` returns one of optax. It may depend on traced numbers of the setting.
     seeds : iterable of int
-        Of each setting there is a run for each of them, with the key ``jax.random.key(seed)``.
+        Each setting has a run for each of them, with the key ``jax.random.key(seed)``.
     epochs, steps, updates_per_call : int, optional
         As those of :func:`fit`.
     score : callable, optional
