@@ -457,7 +457,7 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
         one = jnp.ones_like(values[i])
         learnt = jax.jvp(lambda by: learnable(moved(i, by / steps[i]))(x), (0 * one,), (one,))[1]
         sides = (above - middle) / steps[i], (middle - below) / steps[i]
-        rounding = jnp.finfo(jnp.float64).eps * jnp.abs(middle) / steps[i]  # of the sides; less is as good as 0
+        rounding = jnp.finfo(jnp.float64).eps * jnp.abs(middle) / steps[i]  # below that of the sides it is as good as 0
         return change, (learnt, jnp.clip(learnt, jnp.minimum(*sides), jnp.maximum(*sides)), rounding)
 
     found = _run({name: lambda _, i=i: changes(i) for i, name in enumerate(names)}, 0.0)

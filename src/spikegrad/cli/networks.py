@@ -142,7 +142,7 @@ class SpikingNetwork:
     readout : {"mean", "max", "last"}
         How the readout's potentials become logits: their mean or maximum over the steps that there are, or the last.
     mode : str
-        Of :class:`spikegrad.Network`: what a backward pass keeps.
+        What a backward pass keeps, as in :class:`spikegrad.Network`.
     recurrent : bool
         Whether neurons of a hidden layer are connected with each other.
     readout_decay : float, optional
@@ -206,7 +206,7 @@ class SpikingNetwork:
     def logits(self, last: jax.Array, potentials: jax.Array, mask: jax.Array | None) -> jax.Array:
         """The logits, of the readout's last potentials and of those over time."""
         if self.readout == "last":
-            return last  # of the states, which are held in steps that do not take place
+            return last  # it is that of the states, which masked steps leave as they are
         if mask is None:
             return potentials.mean(0) if self.readout == "mean" else potentials.max(0)
         if self.readout == "mean":

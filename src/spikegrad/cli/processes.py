@@ -55,7 +55,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
                 stack.enter_context(distributed(coordinator, processes, process))
             except (ValueError, RuntimeError) as error:
                 raise click.BadParameter(f"{error}", param_hint="'--distributed'") from None
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of which JAX only takes note
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would only take note of it
             if jax.process_index():
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stdout(nowhere))

@@ -25,7 +25,7 @@ import numpy as np
 
 try:
     import fcntl
-except ModuleNotFoundError:  # of Unix
+except ModuleNotFoundError:  # it is on Unix alone
     fcntl = None
 
 from .. import __version__
@@ -449,7 +449,7 @@ def _read_parameters(folder: Path, network: SpikingNetwork) -> Params:
                 found = "it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"
                 raise RunError(f"{path}: {name}_{i} must hold floats of shape {shape}, {found}")
             with np.errstate(over="ignore"):
-                array = array.astype(jnp.result_type(float))  # of either byte order
+                array = array.astype(jnp.result_type(float))  # the file's byte order may be another
             if not np.isfinite(array).all():
                 raise RunError(f"{path}: {name}_{i} has NaN or infinite values")
             layer[name] = jnp.asarray(array)

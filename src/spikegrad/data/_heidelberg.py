@@ -13,7 +13,7 @@ from ._reading import reading
 from ._sequences import check_labels
 
 UNITS = 700
-MICROSECONDS = 1e6  # of a second
+MICROSECONDS = 1e6  # in a second, the unit of the files
 
 
 def read_shd(path: str | os.PathLike) -> Recordings:

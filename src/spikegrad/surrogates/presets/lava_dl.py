@@ -34,10 +34,10 @@ def alif(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate
 
 
 def rf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """Of Izhikevich's resonator: as that of alif."""
+    """That of Izhikevich's resonator: as that of alif."""
     return _of_neuron(threshold, tau_grad, scale_grad)
 
 
 def adrf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """Of Izhikevich's adaptive resonator: as that of alif."""
+    """That of Izhikevich's adaptive resonator: as that of alif."""
     return _of_neuron(threshold, tau_grad, scale_grad)
