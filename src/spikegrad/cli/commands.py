@@ -108,11 +108,11 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     Data:
       {sources}
 
-    A file of one's own has its keys, of which the documentation tells more.
-    Where the data has a test set (of a folder, the published one), that is
-    held out; else a fifth of each class, drawn with the seed, of shd all of
-    two speakers. Held-out examples are never trained on, and nothing is
-    chosen by them.
+    The documentation lists the keys of a file of one's own. The held-out
+    examples are the test set where there is one, such as the published one
+    in a folder. Elsewhere they are a fifth of each class, of randman a tenth,
+    and of shd all of two speakers, drawn with the seed. They are never trained
+    on, and nothing is chosen by them.
 
     \b
     Images go in over time by a coding of each value x, scaled to 0 to 1:

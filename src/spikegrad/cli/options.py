@@ -223,7 +223,7 @@ _TRAINING = (
         "--pool",
         type=click.IntRange(1),
         show_default="4 for dvs128, else 1",
-        help="Neighbouring units of events in a channel.",
+        help="Neighbouring units of events that share a channel.",
     ),
     click.option(
         "--coding", type=click.Choice(CODINGS), show_default="current", help="Images as input over time (see above)."

@@ -32,9 +32,9 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         help="Train on all devices of several processes, each started with this option; SLURM, Open MPI and Kubernetes "
         "are recognised.",
     )
-    @click.option("--coordinator", metavar="HOST:PORT", help="Elsewhere: a free port of the machine of process 0,")
-    @click.option("--processes", type=click.IntRange(1), help="how many processes there are,")
-    @click.option("--process", type=click.IntRange(0), help="and which one this is, from 0.")
+    @click.option("--coordinator", metavar="HOST:PORT", help="For others: a free port of the machine of process 0.")
+    @click.option("--processes", type=click.IntRange(1), help="With --coordinator: how many processes there are.")
+    @click.option("--process", type=click.IntRange(0), help="With --coordinator: which of them this is, from 0.")
     @functools.wraps(function)
     def run(
         *args: Any,

@@ -20,7 +20,7 @@ _AXES = ["shape", "beta", "height", "recurrent", "detached", "lr", "epochs"]
 
 @click.command(context_settings={"show_default": True})
 @click.argument("result", type=click.Choice(["zenke-vogels"]))
-@click.option("--quick", is_flag=True, show_default=False, help="A small part, in some two minutes.")
+@click.option("--quick", is_flag=True, show_default=False, help="A small part, in less than two minutes.")
 @click.option("--seeds", default=3, type=click.IntRange(1, 1000), help="Runs of each setting.")
 @at_once_option
 @output_option
@@ -48,7 +48,7 @@ def reproduce(
     zenke-vogels  Zenke and Vogels 2021: shapes of surrogates and their widths
                   on Randman, with and without recurrence, peaks of 1 and of β,
                   the reset differentiated and detached. It takes half an hour
-                  on two processors, as most runs are shorter than there.
+                  on two processors, since most runs are shorter than theirs.
 
     Writes runs.jsonl (a line for each run, as it ends), reproduction.json (what was trained, versions, accuracies of
     all seeds) and figure.png. What is chosen, learning rates and the best β, is chosen by validation examples;

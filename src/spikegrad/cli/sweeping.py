@@ -188,7 +188,7 @@ def _range(item: str) -> list[float]:
     default=0.1,
     type=RealRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
-    help="Of the training examples of each class, to choose by.",
+    help="Share of the training examples of each class, to choose by.",
 )
 @training_options
 @at_once_option
@@ -238,8 +238,7 @@ def sweep(
     Data:
       {sources}
 
-    What else there is to say of data, codings and time constants, train --help
-    says.
+    train --help says more of data, codings and time constants.
     """
     began = time.perf_counter()
     runs.require("matplotlib")
