@@ -15,6 +15,7 @@ import jinja2
 import matplotlib
 from click.testing import CliRunner
 from sphinx.errors import ExtensionError
+from sphinx.pycode import ModuleAnalyzer
 
 import spikegrad
 from spikegrad import data, exchange, surrogates, testing, training
@@ -80,6 +81,25 @@ def families(functions):
 def public_name(cls):
     """Where it is imported from, within the package."""
     return cls.__name__ if cls.__name__ in spikegrad.__all__ else f"surrogates.{cls.__name__}"
+
+
+def public():
+    """Each public class and function by its full name. Tables and aliases of types, public too, have no page."""
+    for module in (spikegrad, data, diagnosis, exchange, plot, surrogates, testing, training):
+        for name in set(module.__all__) - (set() if module is spikegrad else set(spikegrad.__all__)):
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield f"{module.__name__}.{name}", value
+
+
+def attributes(cls):
+    """Its fields that have a text of their own, and its properties, each with the directive for it."""
+    for owner, name in ModuleAnalyzer.for_module(cls.__module__).find_attr_docs():
+        if owner == cls.__name__:
+            yield "autoattribute", name
+    for name, value in vars(cls).items():
+        if isinstance(value, property):
+            yield "autoproperty", name
 
 
 def libraries():
@@ -174,7 +194,10 @@ def choices(results, question):
 
 
 functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
-autosummary_context = {"functions": functions}
+autosummary_context = {
+    "functions": functions,
+    "attributes_of": {name: list(attributes(value)) for name, value in public() if inspect.isclass(value)},
+}
 context = {
     "families": list(families(functions)),
     "examples": list(scripts("examples")),
@@ -197,13 +220,7 @@ for page in sorted((HERE / "_templates" / "pages").iterdir()):
 
 def every_public_name_has_a_page(app, env):
     documented = {name for name, *_ in env.get_domain("py").get_objects()}
-    public = {f"spikegrad.{name}" for name in spikegrad.__all__}
-    for module in (data, diagnosis, exchange, plot, surrogates, testing, training):
-        for name in set(module.__all__) - set(spikegrad.__all__):  # the latter have their pages there
-            value = getattr(module, name)
-            if inspect.isclass(value) or inspect.isfunction(value):  # tables and aliases of types need no page
-                public.add(f"{module.__name__}.{name}")
-    if missing := sorted(public - documented):
+    if missing := sorted({name for name, _ in public()} - documented):
         raise ExtensionError(f"public names without a page: {', '.join(missing)}")
 
 

@@ -82,6 +82,7 @@ def load(source: str, seed: int = 0) -> Data:
     Returns
     -------
     Data
+        Examples to train on and held-out ones.
 
     Raises
     ------
@@ -128,6 +129,13 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
     ------
     DataError
         If there is no such data, it is malformed, or its examples have another shape.
+
+    Examples
+    --------
+    >>> from spikegrad.data import load_for_prediction
+    >>> x, y = load_for_prediction("digits", seed=0, shape=(8, 8), classes=10, low=0.0, high=16.0)
+    >>> x.shape, y.shape
+    ((359, 8, 8), (359,))
     """
     arrays = {} if source in BUILT_IN else _read(source, ("x", "y", *_TRAINING))
     if "x" in arrays or "y" in arrays:
@@ -154,6 +162,11 @@ def scale(x: Any, low: float, high: float) -> Any:
         Examples of :class:`Data`. Those that are float32 have been scaled when they were read, and stay as they are.
     low, high : float
         ``Data.low`` and ``Data.high``.
+
+    Returns
+    -------
+    array
+        Of the shape of ``x`` and the kind of array that it is.
 
     Examples
     --------

@@ -52,6 +52,7 @@ def read_nmnist(folder: str | os.PathLike) -> Recordings:
     Parameters
     ----------
     folder : str or path-like
+        ``Train`` or ``Test``, with its path.
 
     Returns
     -------

@@ -138,6 +138,17 @@ class Recordings(Labelled):
         ``(n,)``, integers: who speaks.
     class_names : sequence of str, optional
         In the order of the labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spikegrad.data import Events, Recordings
+    >>> clicks = [Events(np.array([0.0, 500.0]), np.array([0, 2])), Events(np.array([250.0]), np.array([1]))]
+    >>> recordings = Recordings("clicks", (3,), [0, 1], clicks.__getitem__)
+    >>> recordings
+    <clicks: 2 recordings, units (3,), 2 classes>
+    >>> recordings[1].units.tolist()
+    [1]
     """
 
     def __init__(
@@ -197,11 +208,12 @@ class Recordings(Labelled):
 class Binned(Sequences):
     """Recordings as sequences of counts, or of whether there were events: what :meth:`Recordings.binned` gives.
 
-    Attributes
+    Parameters
     ----------
     recordings : Recordings
+        What is binned, recording by recording, when it is asked for.
     binning : Binning
-        What was done with them: number and length of the bins, counts or binary.
+        How: number and length of the bins, counts or binary.
     """
 
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
@@ -263,11 +275,22 @@ def hold_out_speakers(recordings: Recordings, count: int = 1, seed: int = 0) -> 
     Returns
     -------
     rest, held_out : Recordings
+        Those of the other speakers, and those of the speakers that were drawn.
 
     Raises
     ------
     DataError
         If the file does not say who speaks, or there are too few speakers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spikegrad.data import Events, Recordings, hold_out_speakers
+    >>> silence = Events(np.zeros(0), np.zeros(0, int))
+    >>> recordings = Recordings("silence", (3,), [0, 1, 0, 1], lambda number: silence, speakers=[4, 4, 7, 7])
+    >>> rest, held_out = hold_out_speakers(recordings)
+    >>> len(rest), len(held_out), len(set(held_out.speakers.tolist()))
+    (2, 2, 1)
     """
     if recordings.speakers is None:
         raise DataError(f"{recordings.name}: does not say who speaks")

@@ -25,6 +25,7 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     Parameters
     ----------
     path : str or path-like
+        The file, as it was published but for its compression by gzip.
 
     Returns
     -------

@@ -28,6 +28,7 @@ def read_npz(path: str | os.PathLike) -> Sequences:
     Parameters
     ----------
     path : str or path-like
+        The file.
 
     Returns
     -------
@@ -81,10 +82,12 @@ def read_npz_events(path: str | os.PathLike) -> Recordings:
     Parameters
     ----------
     path : str or path-like
+        The file.
 
     Returns
     -------
     Recordings
+        Times are brought to microseconds, in float64.
 
     Raises
     ------

@@ -91,7 +91,7 @@ def randman(
 
     Parameters
     ----------
-    classes, units, samples : int
+    classes, units, samples : int, default 10, 20 and 1000
         Number of classes, of units, and of examples of each class, 2 or more.
     dimensions : int, default 1
         Dimensions of the manifolds, above 0.

@@ -331,6 +331,7 @@ def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source,
     Parameters
     ----------
     source : Sequences or Recordings
+        What is taken apart.
     share : float, default 0.2
         Share of each class, above 0 and below 1, rounded to whole examples.
     seed : int, default 0
@@ -338,7 +339,8 @@ def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source,
 
     Returns
     -------
-    rest, held_out : of the type of ``source``
+    rest, held_out : Sequences or Recordings
+        Of the type of ``source``: the other examples, and those that were drawn.
 
     Raises
     ------

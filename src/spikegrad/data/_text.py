@@ -21,6 +21,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     Parameters
     ----------
     path : str or path-like
+        The file.
     steps : int, optional
         Steps that shorter sequences are filled up to. By default the longest of the file.
 
@@ -37,6 +38,16 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     References
     ----------
     .. [1] A. Bagnall et al., "The UEA multivariate time series classification archive, 2018", arXiv:1811.00075.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from spikegrad.data import read_ts
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "steps.ts")
+    >>> _ = path.write_text("@classLabel true up down\\n@data\\n1,2,3:0,0,0:up\\n3,2:0,1:down\\n")
+    >>> sequences = read_ts(path)
+    >>> sequences.sequence(1).tolist(), sequences.class_names
+    ([[3.0, 0.0], [2.0, 1.0]], ('up', 'down'))
     """
     path = Path(path)
     with reading(path):

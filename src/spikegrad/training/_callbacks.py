@@ -29,7 +29,7 @@ class JsonLines:
         The file, which the first of several processes writes.
     more : callable, optional
         Given the :class:`Report`, it returns a dict of what a line has beside, such as a learning rate.
-    resume : bool
+    resume : bool, default False
         Whether a file that exists is gone on with. Its lines of steps that are made again are dropped; only those with
         the values of ``of`` count.
     of : dict, optional

@@ -48,7 +48,7 @@ class Checkpoints:
         others what it has read: they need not see the folder.
     minutes : float, optional
         Save after the first call that ends so many minutes after the last checkpoint, and not at each epoch's end.
-    keep : int
+    keep : int, default 2
         How many of the newest are kept, at least 1.
     extra : dict, optional
         Anything of one's own that JSON can hold, such as learning curves. It is saved with each checkpoint, as it is

@@ -32,15 +32,15 @@ class State:
         What the optimiser keeps.
     key : jax.Array
         The source of all randomness. It never changes; an update's key is ``jax.random.fold_in(key, step)``.
-    step : int
+    step : int, default 0
         Updates made.
-    epoch : int
+    epoch : int, default 0
         Epochs that have ended.
-    batches : int
+    batches : int, default 0
         Batches used of the epoch under way.
-    sums : dict of numpy.ndarray
+    sums : dict of numpy.ndarray, default {}
         The sum of each metric over these batches, in float64.
-    seconds : float
+    seconds : float, default 0.0
         Time that training has taken.
     """
 

@@ -56,9 +56,11 @@ class LayerReport:
     name: str
     """``"layer 2"``, counted from 1."""
     cell: str
+    """Name of the class of its cell."""
     fires: bool
     """Whether these are neurons with a threshold, and not a readout."""
     neurons: int
+    """Number of neurons."""
     finite: bool
     """Whether no potential is NaN or infinite."""
     rate: float

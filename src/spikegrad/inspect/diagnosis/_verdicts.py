@@ -53,7 +53,9 @@ class Remedy:
     ``"learning rate"`` are multiplied by ``value``; to ``"bias"`` it is added; ``"surrogate"``, ``"decay"``,
     ``"detach_reset"`` and ``"mode"`` become it."""
     value: Any
+    """By how much or to what: a number, a surrogate, or the name of a mode."""
     text: str
+    """What to do, in words, with the number."""
 
     def __str__(self) -> str:
         return self.text
