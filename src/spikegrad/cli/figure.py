@@ -174,5 +174,6 @@ _AXES = {"width": "half-width", "lr": "learning rate", "height": "height", "surr
 
 
 def _named(value: Any) -> str:
-    text = tables.label(value)
-    return text if len(text) <= 28 else f"{text[:27]}…"
+    if value is None:
+        return "own"
+    return f"{value:g}" if isinstance(value, float) else value if len(value) <= 28 else f"{value[:27]}…"

@@ -21,8 +21,6 @@ from .streams import Output
 
 PIPE_WIDTH = 180
 """Columns of a table that goes to a file or another program, where nothing has to fit a screen."""
-GUESSING = 1.5
-"""Nothing is learnt below so many times the accuracy of guessing."""
 
 
 def console(stderr: bool = False) -> Console:
@@ -135,7 +133,7 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
             )
         elif rate > 0.9:
             found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes; a faster decay or smaller lr helps")
-    if spiking["held_out"] < GUESSING / classes:
+    if spiking["held_out"] < 1.5 / classes:
         found.append(f"{percent(spiking['held_out'])} is close to guessing one of {classes} classes")
     return found
 
@@ -150,8 +148,7 @@ def large_losses(results: dict[str, Any], classes: int) -> list[str]:
     ]
 
 
-def label(value: Any) -> str:
-    """A value of a setting."""
+def _label(value: Any) -> str:
     return "own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -185,7 +182,7 @@ class _Lines(SweepProgress):
         if self.bar is not None and self.task is not None:  # it may have been made before, or have diverged
             least = self.done * self.of_run
             self.bar.update(self.task, completed=max(self.bar.tasks[self.task].completed, least))
-        setting = "  ".join(f"{'' if axis == 'surrogate' else f'{axis} '}{label(result[axis])}" for axis in self.axes)
+        setting = "  ".join(f"{'' if axis == 'surrogate' else f'{axis} '}{_label(result[axis])}" for axis in self.axes)
         text = (
             f"{self.done:{len(str(self.total))}}/{self.total}  {setting}  seed {result['seed']}  validation "
             f"{percent(result['validation'])}  {result['seconds']:.1f} s" + ("  diverged" if result["diverged"] else "")
@@ -220,7 +217,7 @@ def sweep(rows: list[Any], chosen: list[Any], best: Any, axes: list[str], data: 
         for row in of:
             runs = f"{row.n}" + (f", {row.diverged} diverged" if row.diverged else "")
             table.add_row(
-                *(label(row.setting[axis]) for axis in axes),
+                *(_label(row.setting[axis]) for axis in axes),
                 spread(*row.validation),
                 *([spread(*row.held_out)] if told else []),
                 runs,
@@ -230,7 +227,7 @@ def sweep(rows: list[Any], chosen: list[Any], best: Any, axes: list[str], data: 
 
     found: list[Any] = [table(f"{data.name}, all settings", rows, False)]
     found.append(table("chosen by validation, reported on what is held out", chosen, True))
-    name = ", ".join(f"{axis} {label(best.setting[axis])}" for axis in axes)
+    name = ", ".join(f"{axis} {_label(best.setting[axis])}" for axis in axes)
     runs = "one run" if best.n == 1 else f"{best.n} runs"
     found.append(f"best by validation: {name}; {spread(*best.held_out)} of what is held out, {runs}")
     return found

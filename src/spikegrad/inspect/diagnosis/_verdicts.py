@@ -225,7 +225,7 @@ def _vanishes(cases: Sequence[_Case]) -> Iterator[Verdict]:
     whole, layer = cases[0].whole, cases[0].layer
     gradient, differ, reads = (np.array(of_steps) for of_steps in (layer.by_step, whole.differ, whole.reads))
     if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (gradient, differ, reads)):
-        return  # a loss that is NaN tells nothing
+        return  # of a loss that is NaN nothing can be told
     arrives = float((gradient / gradient.max()) @ (differ / differ.sum()))
     leaky = [(float(jnp.mean(case.cell.decay)), case) for case in cases if hasattr(case.cell, "decay")]
     if arrives >= ARRIVES or not leaky:
