@@ -34,7 +34,7 @@ class Task(NamedTuple):
 
     @property
     def loss(self) -> jax.tree_util.Partial:
-        """Of the outputs."""
+        """A function of the outputs."""
         return jax.tree_util.Partial(_LOSSES[self.scores], jnp.asarray(self.labels))
 
 
@@ -170,7 +170,7 @@ def broken(what: str, architecture: str, seed: int = 0) -> Case:
 
 
 def accuracy(network: Network, task: Task, learning_rate: float = LEARNING_RATE, updates: int = UPDATES) -> float:
-    """Of examples that were not trained on, after so many updates of Adam on all the others."""
+    """Accuracy on examples that were not trained on, after so many updates of Adam on all the others."""
     return float(_trained(network, task.loss, task.scores, *map(jnp.asarray, task[:4]), learning_rate, updates))
 
 

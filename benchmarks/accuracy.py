@@ -105,7 +105,7 @@ def _scale(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def against_float64(case: Case, quantities: tuple[str, ...], *xs: jax.Array) -> dict[str, list[dict[str, Any]]]:
-    """Of each quantity the largest errors over each x, in a dtype narrower than float64.
+    """The largest errors of each quantity over each x, in a dtype narrower than float64.
 
     Parameters are as float32 holds them.
     """

@@ -124,7 +124,7 @@ def drawn(draws: int, depth: int, steps: int, **sizes: int) -> Any:
 
 
 def gradients(data: Any, layer: Spiking) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Of each hidden layer, ``(draws, weights)``; and the spikes."""
+    """Gradients of each hidden layer, ``(draws, weights)``, and the spikes."""
     found, spikes = jax.jit(jax.vmap(jax.grad(functools.partial(loss, layer=layer), has_aux=True)))(*data)
     return [flat(g) for g in found[:-1]], [np.asarray(s, bool) for s in spikes]
 
@@ -278,7 +278,7 @@ NORMALISED = {"area 1": of_area_one, "height 1": of_height_one}
 
 
 def by_width(gradient: Callable, data: Any, make: Callable, shape: Surrogate, detached: bool) -> list[list[np.ndarray]]:
-    """``gradient(data, cell)`` for every width: of each hidden layer, ``(draws, weights)``."""
+    """``gradient(data, cell)`` for every width: ``(draws, weights)`` of each hidden layer."""
 
     def of(width, data):
         return gradient(data, LIF(DECAY, surrogate=make(shape, width), detach_reset=detached))
@@ -288,7 +288,7 @@ def by_width(gradient: Callable, data: Any, make: Callable, shape: Surrogate, de
 
 
 def series(rows: list[dict[str, list]]) -> dict[str, list]:
-    """Of the first and the last hidden layer, for every width."""
+    """Those of the first and the last hidden layer, for every width."""
     keys = [(layer, n, key) for layer, n in (("first", 0), ("last", -1)) for key in ("cosine", "error", "ratio")]
     return {f"{layer}_{key}": [row[key][n] for row in rows] for layer, n, key in keys}
 
@@ -325,7 +325,7 @@ def drawn_spikes(draws: int) -> Iterator[dict[str, Any]]:
 def smoothed_gradient(
     data: Any, key: jax.Array, layer: Spiking, spread: float, pairs: int, at_once: int = 64
 ) -> list[list[jax.Array]]:
-    """Of the loss averaged over normal noise in the weights, ``spread`` times as large as they are: two estimates."""
+    """Two estimates of the gradient of the loss averaged over noise in the weights, ``spread`` of their deviation."""
     weights, inputs, labels = data
     sizes = [spread * w.std() for w in weights]
 

@@ -34,7 +34,7 @@ BATCH, INPUTS, OUTPUTS = 16, 70, 10
 
 
 def gradients(cell: str, shape: tuple[int, int, bool, int], mode: str, seed: int):
-    """Of all parameters, for every threshold: weights by layer, decays of the neurons, decay of the readout."""
+    """Gradients for every threshold: of the weights by layer, the decays of the neurons, the decay of the readout."""
     depth, neurons, recurrent, steps = shape
     keys = jax.random.split(jax.random.key(seed), 2 * depth + 3)
     sizes = [INPUTS, *[neurons] * depth, OUTPUTS]

@@ -28,23 +28,9 @@ import numpy as np
 import optax
 from _measure import arguments, chosen, keep_memory, report
 
-from spikegrad import LIF, Cell, InvSquareGrad, Layer, LeakyReadout, Network, SynapticLIF, parameter
+from spikegrad import LIF, Cell, InvSquareGrad, Layer, LeakyReadout, Network, SynapticLIF, decay_from_tau
+from spikegrad.cli.networks import Rectified
 from spikegrad.data import Example, Sequences, hold_out, randman, shipped, standardize
-
-
-class Rectified(Cell, pure=True):
-    """A leaky unit that does not spike: it puts out its potential where that is above 0, and is not reset.
-
-    Its gain is 1, whatever the decay, so that recurrent units with long memory are stable.
-    """
-
-    decay: Any = parameter(default=0.9, at_least=0, at_most=1)
-
-    def integrate(self, v, current):
-        return self.decay * v + (1 - self.decay) * current
-
-    def fire(self, u):
-        return u, jnp.maximum(u, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,19 +60,14 @@ def manifolds(seed: int) -> tuple[Sequences, Sequences]:
     return hold_out(randman(seed=seed), 0.1, seed)
 
 
-def decay(steps: float) -> float:
-    """Of a time constant in steps."""
-    return math.exp(-1 / steps)
-
-
 TAUS = jnp.geomspace(10, 900, 64, dtype=jnp.float32)
 
 TASKS = {
     "japanese_vowels": Task(
         load=functools.partial(packaged, "japanese_vowels"),
-        cell=LIF(decay(10)),
+        cell=LIF(decay_from_tau(10)),
         recurrent=False,
-        readout_decay=decay(10),
+        readout_decay=decay_from_tau(10),
         over_time="mean",
         gain=1.0,
         noise=0.3,
@@ -96,9 +77,9 @@ TASKS = {
     ),
     "self_regulation_scp1": Task(  # time constants of 10 steps to the whole sequence
         load=functools.partial(packaged, "self_regulation_scp1"),
-        cell=LIF(jnp.exp(-1 / TAUS)),
+        cell=LIF(decay_from_tau(TAUS)),
         recurrent=True,
-        readout_decay=decay(200),
+        readout_decay=decay_from_tau(200),
         over_time="mean",
         gain=3 * jnp.sqrt(1 - jnp.exp(-2 / TAUS)),
         noise=0.3,
@@ -109,9 +90,11 @@ TASKS = {
     ),
     "randman": Task(  # time constants of the paper: 10 and 5 ms, readout 20 ms
         load=manifolds,
-        cell=SynapticLIF(decay(10), surrogate=InvSquareGrad(10.0), synaptic_decay=decay(5), detach_reset=True),
+        cell=SynapticLIF(
+            decay_from_tau(10), surrogate=InvSquareGrad(10.0), synaptic_decay=decay_from_tau(5), detach_reset=True
+        ),
         recurrent=False,
-        readout_decay=decay(20),
+        readout_decay=decay_from_tau(20),
         over_time="max",
         gain=1.0,
         noise=0.0,

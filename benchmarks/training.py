@@ -29,19 +29,12 @@ def measure(epochs: int) -> dict[str, float]:
     import jax  # noqa: PLC0415
 
     from spikegrad import LIF  # noqa: PLC0415
+    from spikegrad.cli import learning, networks  # noqa: PLC0415
     from spikegrad.data import load  # noqa: PLC0415
 
-    try:
-        from spikegrad.cli import learning, networks  # noqa: PLC0415
-
-        more = {"name": "spiking", "folder": Path(tempfile.mkdtemp())}
-    except ImportError:  # before the loop was one for all
-        from spikegrad import training as learning  # noqa: PLC0415
-
-        networks, more = learning, {}
     data = load("mnist5k")
     cell, sizes = LIF(), (784, 256, 256, 10)
-    found = {}
+    found, folder = {}, Path(tempfile.mkdtemp())
     for name, network, gain in (
         ("spiking", networks.SpikingNetwork(sizes, cell, 8, "current"), 0.5),
         ("ReLU", networks.ReluNetwork(sizes), 1.0),
@@ -53,8 +46,8 @@ def measure(epochs: int) -> dict[str, float]:
 
         began = time.perf_counter()
         start = networks.init(sizes, jax.random.key(0), gain)
-        options = {"epochs": epochs, "batch": 128, "lr": 2e-3, "shift": 2, "report": note}
-        learning.fit(network, start, data, **options, **more | ({"name": name} if more else {}))
+        options = {"epochs": epochs, "batch": 128, "lr": 2e-3, "shift": 2, "report": note, "folder": folder}
+        learning.fit(network, start, data, name=name, **options)
         per_epoch = len(data.x_train) // 128
         first = next(at for at in seen if at[0] >= per_epoch)
         found[f"{name}, an update"] = (seen[-1][1] - first[1]) / (seen[-1][0] - first[0])

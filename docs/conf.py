@@ -15,10 +15,12 @@ import jinja2
 import matplotlib
 from click.testing import CliRunner
 from sphinx.errors import ExtensionError
+from sphinx.pycode import ModuleAnalyzer
 
 import spikegrad
-import spikegrad.data
+from spikegrad import data, exchange, surrogates, testing, training
 from spikegrad.cli.commands import command
+from spikegrad.inspect import diagnosis, plot
 from spikegrad.surrogates import presets
 
 HERE = Path(__file__).parent
@@ -67,7 +69,7 @@ from spikegrad.inspect.plot import plot
 
 def families(functions):
     """The surrogates of each file, in the order of the source, under what the file says of itself."""
-    classes = [getattr(spikegrad.surrogates, name) for name in functions]
+    classes = [getattr(surrogates, name) for name in functions]
     default = type(spikegrad.LIF().surrogate).__module__  # its family comes first
     modules = sorted({cls.__module__ for cls in classes}, key=lambda module: (module != default, module))
     for module in modules:
@@ -79,6 +81,25 @@ def families(functions):
 def public_name(cls):
     """Where it is imported from, within the package."""
     return cls.__name__ if cls.__name__ in spikegrad.__all__ else f"surrogates.{cls.__name__}"
+
+
+def public():
+    """Each public class and function by its full name. Tables and aliases of types, public too, have no page."""
+    for module in (spikegrad, data, diagnosis, exchange, plot, surrogates, testing, training):
+        for name in set(module.__all__) - (set() if module is spikegrad else set(spikegrad.__all__)):
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield f"{module.__name__}.{name}", value
+
+
+def attributes(cls):
+    """Its fields that have a text of their own, and its properties, each with the directive for it."""
+    for owner, name in ModuleAnalyzer.for_module(cls.__module__).find_attr_docs():
+        if owner == cls.__name__:
+            yield "autoattribute", name
+    for name, value in vars(cls).items():
+        if isinstance(value, property):
+            yield "autoproperty", name
 
 
 def libraries():
@@ -173,7 +194,10 @@ def choices(results, question):
 
 
 functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
-autosummary_context = {"functions": functions}
+autosummary_context = {
+    "functions": functions,
+    "attributes_of": {name: list(attributes(value)) for name, value in public() if inspect.isclass(value)},
+}
 context = {
     "families": list(families(functions)),
     "examples": list(scripts("examples")),
@@ -182,7 +206,7 @@ context = {
     "help": list(helps()),
     "libraries": list(libraries()),
     "measures": [(public_name(type(s)), spikegrad.measure(s)) for s in map(spikegrad.get, spikegrad.names())],
-    "data": inspect.getdoc(spikegrad.data),
+    "data": inspect.getdoc(data).partition("\n\n")[2],  # the file; before it stands what else there is
 }
 pages = jinja2.Environment(trim_blocks=True)
 pages.filters |= {"short": short, "infinity": infinity, "choices": choices}
@@ -196,10 +220,7 @@ for page in sorted((HERE / "_templates" / "pages").iterdir()):
 
 def every_public_name_has_a_page(app, env):
     documented = {name for name, *_ in env.get_domain("py").get_objects()}
-    public = {*spikegrad.__all__, *(f"surrogates.{name}" for name in spikegrad.surrogates.__all__)}
-    twice = {f"surrogates.{name}" for name in spikegrad.__all__}  # those of the package itself
-    missing = [name for name in sorted(public - twice) if f"spikegrad.{name}" not in documented]
-    if missing:
+    if missing := sorted({name for name, _ in public()} - documented):
         raise ExtensionError(f"public names without a page: {', '.join(missing)}")
 
 

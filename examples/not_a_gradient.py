@@ -102,7 +102,7 @@ def mean_loss(weights, inputs, loss, cell, noise, surrogate=None):
     Parameters
     ----------
     weights : list of array
-        Of hidden layers of equal width, and of the readout.
+        Those of hidden layers of equal width, and of the readout.
     inputs : array
         ``(steps, inputs)``.
     loss : callable
@@ -132,7 +132,7 @@ def plain_loss(weights, inputs, loss, cell, surrogate):
 
 
 def cosine(a, b):
-    """Of the angle between two pytrees of arrays."""
+    """The cosine of the angle between two pytrees of arrays."""
     a, b = (jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
     a, b = a / abs(a).max(), b / abs(b).max()  # squares of small numbers would be 0
     return a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b))

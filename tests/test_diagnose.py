@@ -284,6 +284,29 @@ def test_a_layer_of_a_loop_of_ones_own_has_the_same_numbers():
         diagnose_layer(u - 1, s[1:], cell.surrogate)
 
 
+def test_what_else_is_known_of_a_layer():
+    distance = jnp.asarray(RNG.normal(size=(6, 3, 2)), jnp.float32)
+    fired = distance >= 0
+    mask = np.arange(6)[:, None] < [4, 4, 4]
+    falling = 0.5 ** (3.0 - np.arange(6))  # from the last step that takes place
+    found = diagnose_layer(
+        distance,
+        fired,
+        Arctan(ALPHA),
+        threshold=-3.0,
+        lagged=np.broadcast_to(falling[:, None, None], distance.shape),
+        weights={"weight": np.full(4, 1.0)},
+        updates={"weight": np.full(4, 2.0)},
+        mask=mask,
+        name="my layer",
+    )
+    [layer], [verdict] = found.layers, found.verdicts
+    assert (layer.scale, layer.update) == (3.0, 2.0)
+    np.testing.assert_allclose([layer.rate, layer.mean], [fired[:4].mean(), distance[:4].mean()], rtol=1e-5)
+    np.testing.assert_allclose(layer.factor, 0.5, rtol=1e-5)
+    assert str(verdict).startswith("my layer is overshot: the first update is 2 times its weights")
+
+
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 

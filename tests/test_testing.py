@@ -252,6 +252,14 @@ def test_the_cells_of_the_library(name):
     assert check_cell(CELLS[name]).passed
 
 
+@pytest.mark.every
+def test_a_cell_of_another_shape_and_unit():
+    cell = LIF(jnp.full((2, 3), 0.9), threshold=50.0)
+    assert check_cell(cell, features=(2, 3), drive=50.0, steps=4).passed
+    with pytest.raises(BrokenLawError, match="it fires and is silent"):
+        check_cell(cell, features=(2, 3), steps=4)
+
+
 class Mixing(LIF):
     def integrate(self, v, current):
         return super().integrate(v, current + 1e-3 * current.mean())

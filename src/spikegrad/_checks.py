@@ -71,6 +71,6 @@ def brief(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def shorten(text: str, most: int = 200) -> str:
+def shorten(text: str) -> str:
     """No more of a text than one reads."""
-    return text if len(text) <= most else f"{text[: most // 2]}... ({len(text):,} characters)"
+    return text if len(text) <= 200 else f"{text[:100]}... ({len(text):,} characters)"

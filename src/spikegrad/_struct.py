@@ -140,14 +140,19 @@ def parameter(
     above, at_least, at_most : float, optional
         Bounds: greater than, at least, at most. Python and NumPy numbers are checked when the object is built, JAX
         arrays never (they may be traced). A number must always be finite.
-    integer : bool
+    integer : bool, default False
         An integer that must be known when JAX traces, such as a number of terms: static, so another value recompiles.
     choices : sequence, optional
         The values allowed; static as well.
     kind : type, optional
         The field holds an object of this type, not a number.
-    kw_only : bool
+    kw_only : bool, default False
         The parameter is given by its name alone, so that the places of a subclass's own follow those before it.
+
+    Returns
+    -------
+    dataclasses.Field
+        What stands after the ``=`` of an annotated field, in the body of the class.
 
     Examples
     --------

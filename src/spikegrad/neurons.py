@@ -311,7 +311,7 @@ class SynapticLIF(LIF, pure=True):
 
     Notes
     -----
-    Of the two arrays of its state a :class:`Network` keeps the potential alone, unless ``synaptic_decay`` is trained.
+    A :class:`Network` keeps the potential alone of the two arrays of its state, unless ``synaptic_decay`` is trained.
 
     References
     ----------

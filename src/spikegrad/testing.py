@@ -457,7 +457,7 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
         one = jnp.ones_like(values[i])
         learnt = jax.jvp(lambda by: learnable(moved(i, by / steps[i]))(x), (0 * one,), (one,))[1]
         sides = (above - middle) / steps[i], (middle - below) / steps[i]
-        rounding = jnp.finfo(jnp.float64).eps * jnp.abs(middle) / steps[i]  # of the sides; less is as good as 0
+        rounding = jnp.finfo(jnp.float64).eps * jnp.abs(middle) / steps[i]  # below that of the sides it is as good as 0
         return change, (learnt, jnp.clip(learnt, jnp.minimum(*sides), jnp.maximum(*sides)), rounding)
 
     found = _run({name: lambda _, i=i: changes(i) for i, name in enumerate(names)}, 0.0)
@@ -703,7 +703,7 @@ def _trained(cell: Cell) -> tuple[list, Callable]:
 
 
 def _encoding(cell: Cell, before: Any, outs: Any) -> Iterator[Finding]:
-    """Of the states of all steps: what a network makes of them in few bits, and back."""
+    """What a network makes of the states of all steps in few bits, and back."""
     laws = [
         "decode is the inverse of encode",
         *(f"in mode {mode!r} the same neurons fire" for mode in ("half", "8-bit")),

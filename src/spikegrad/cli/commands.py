@@ -108,11 +108,11 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     Data:
       {sources}
 
-    A file of one's own has its keys, of which the documentation tells more.
-    Where the data has a test set (of a folder, the published one), that is
-    held out; else a fifth of each class, drawn with the seed, of shd all of
-    two speakers. Held-out examples are never trained on, and nothing is
-    chosen by them.
+    The documentation lists the keys of a file of one's own. The held-out
+    examples are the test set where there is one, such as the published one
+    in a folder. Elsewhere they are a fifth of each class, of randman a tenth,
+    and of shd all of two speakers, drawn with the seed. They are never trained
+    on, and nothing is chosen by them.
 
     \b
     Images go in over time by a coding of each value x, scaled to 0 to 1:
@@ -210,10 +210,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         out.print(f"nothing is amiss in accuracy and rates; spikegrad diagnose {folder} looks closer", soft_wrap=True)
     if record["interrupted"]:
         out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {folder} goes on")
-    files = (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS)
-    saved = [name for name in files if (folder / name).exists()]
-    out.print(f"saved in {folder}: {', '.join(saved) or 'nothing'}", soft_wrap=True)
-    out.print(f"{time.perf_counter() - began:.1f} s in all")
+    tables.saved(out, folder, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS), began)
     for failure in failures:
         streams.fail(failure, 1)
     return 128 + stop() if stop() else 1 if failures else 0

@@ -42,7 +42,7 @@ def examine(
     With a learning rate, the first update is judged as well.
     """
     x, y, lengths = examples
-    params = jax.tree.map(np.asarray, params)  # of several processes each looks for itself
+    params = jax.tree.map(np.asarray, params)  # each of several processes looks for itself
     rows = sources.spaced(len(x), most)
     steps = None if lengths is None else jnp.asarray(lengths[rows])
     key = jax.random.key(0)

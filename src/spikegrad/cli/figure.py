@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from .._surrogate import Surrogate
 from ..data import Data
 from ..inspect.plot import draw
-from . import sources
+from . import sources, tables
 from .networks import Params, SpikingNetwork
 
 _SHOWN = 60  # neurons of a layer that fit a raster
@@ -123,7 +123,7 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
     """Heat maps of the mean accuracy on the validation examples.
 
     ``rows`` are summaries of settings. Width is the horizontal axis where it varies, else learning rate or height; the
-    surrogate is the vertical one where it varies, else what else does. Of what is left there is a map for each value.
+    surrogate is the vertical one where it varies, else what else does. There is a map for each value of what is left.
     The best one is framed.
     """
     values = {axis: list(dict.fromkeys(row.setting[axis] for row in rows)) for axis in best.setting}
@@ -165,9 +165,8 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
         bar = figure.colorbar(image, ax=list(axes))
         bar.set_label("mean accuracy on the validation examples, %", fontsize=8)
         bar.ax.tick_params(labelsize=8)
-    mean, deviation = (100 * part for part in best.held_out)
-    spread = "" if math.isnan(deviation) else f" ± {deviation:.1f}"
-    figure.suptitle(f"{title}\nframed: the best by validation, {mean:.1f}{spread} % of what is held out", fontsize=9)
+    reached = tables.spread(*best.held_out)
+    figure.suptitle(f"{title}\nframed: the best by validation, {reached} of what is held out", fontsize=9)
     return figure
 
 

@@ -21,7 +21,7 @@ Params: TypeAlias = list[dict[str, jax.Array]]
 
 CODINGS = ("current", "rate", "latency")
 NO_CODING = "none"
-"""Of recordings, which have a time axis."""
+"""The coding of recordings, which have a time axis."""
 READOUTS = ("mean", "max", "last")
 CELLS: dict[str, tuple[type[LIF], tuple[str, ...]]] = {
     "lif": (LIF, ("decay",)),
@@ -61,7 +61,7 @@ class Model(Protocol):
 
 
 def shapes(sizes: tuple[int, ...], recurrent: bool = False) -> list[dict[str, tuple[int, ...]]]:
-    """Of the parameters of each layer."""
+    """The shapes of the parameters of each layer."""
     layers: list[dict[str, tuple[int, ...]]] = [{"weight": (n, m), "bias": (m,)} for n, m in itertools.pairwise(sizes)]
     for layer, m in zip(layers[:-1], sizes[1:-1], strict=True):
         layer |= {"recurrent": (m, m)} if recurrent else {}
@@ -142,7 +142,7 @@ class SpikingNetwork:
     readout : {"mean", "max", "last"}
         How the readout's potentials become logits: their mean or maximum over the steps that there are, or the last.
     mode : str
-        Of :class:`spikegrad.Network`: what a backward pass keeps.
+        What a backward pass keeps, as in :class:`spikegrad.Network`.
     recurrent : bool
         Whether neurons of a hidden layer are connected with each other.
     readout_decay : float, optional
@@ -170,9 +170,9 @@ class SpikingNetwork:
         logits : jax.Array
             ``(n, classes)``.
         spikes : list of jax.Array
-            Of each hidden layer, ``(steps, n, neurons)``.
+            Those of each hidden layer, ``(steps, n, neurons)``.
         potentials : jax.Array
-            Of the readout, ``(steps, n, classes)``.
+            Those of the readout, ``(steps, n, classes)``.
         """
         inputs, weights = self._coded(x, params, key)
         mask = mask_of(lengths, len(inputs))
@@ -191,7 +191,7 @@ class SpikingNetwork:
 
     @property
     def cells(self) -> list[Cell]:
-        """Of each layer, the readout last."""
+        """The cell of each layer, the readout last."""
         readout = LeakyReadout(self.cell.decay if self.readout_decay is None else self.readout_decay)
         return [*[self.cell] * (len(self.sizes) - 2), readout]
 
@@ -204,9 +204,9 @@ class SpikingNetwork:
         )
 
     def logits(self, last: jax.Array, potentials: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Of the readout's potentials, the last ones and those over time."""
+        """The logits, of the readout's last potentials and of those over time."""
         if self.readout == "last":
-            return last  # of the states, which are held in steps that do not take place
+            return last  # it is that of the states, which masked steps leave as they are
         if mask is None:
             return potentials.mean(0) if self.readout == "mean" else potentials.max(0)
         if self.readout == "mean":

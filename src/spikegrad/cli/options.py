@@ -78,7 +78,7 @@ class Options:
 
     @property
     def binning(self) -> Binning:
-        """Of events; of other data, its steps alone count."""
+        """How events are binned; for other data its steps alone count."""
         return Binning(self.steps, self.bin * 1000 if self.bin else 1, pool=self.pool)
 
 
@@ -124,6 +124,11 @@ def parse_taus(ctx: click.Context, param: click.Parameter, value: str | None) ->
     return taus
 
 
+def was_given(context: click.Context, name: str) -> bool:
+    """Whether the command line has this option; else its value is the default."""
+    return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+
+
 def options_of(context: click.Context, data: str, **given: Any) -> Options:
     """The options of a new run, with the defaults of its data; an error for those that do not go with it."""
     form = sources.form_of(data)
@@ -140,7 +145,7 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
     if given["taus"]:
         why["decay"] = "--taus say it already"
     for name, reason in why.items():
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+        if was_given(context, name):
             raise click.BadParameter(f"{context.params[name]}: {reason}", param_hint=f"'--{name}'")
     defaults = {
         "coding": NO_CODING if timed else "current",
@@ -218,7 +223,7 @@ _TRAINING = (
         "--pool",
         type=click.IntRange(1),
         show_default="4 for dvs128, else 1",
-        help="Neighbouring units of events in a channel.",
+        help="Neighbouring units of events that share a channel.",
     ),
     click.option(
         "--coding", type=click.Choice(CODINGS), show_default="current", help="Images as input over time (see above)."
@@ -278,7 +283,7 @@ def refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
     """A run that goes on has its options: none may be given but those that do not matter to it."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name not in allowed and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+        if name not in allowed and was_given(context, name):
             raise click.BadParameter(
                 f"the run has its own options: leave out {parameter.opts[0]}", param_hint="'--resume'"
             )

@@ -14,7 +14,7 @@ force = click.option("--force", is_flag=True, help="Overwrite the file that --ou
 
 
 def check(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, ...] = ()) -> None:
-    """Whether a file may be written, before the work: nothing is overwritten unasked, and nothing that is read."""
+    """Raise, before the work, unless a file may be written: nothing is overwritten unasked, nor what is read."""
     *others, last = endings
     problem = None
     if path.suffix not in endings:

@@ -19,7 +19,7 @@ from ..training._agree import gathered
 from . import signals
 
 NAMES = ("joining", "coordinator", "processes", "process")
-"""Of the options that do not change a result."""
+"""The options that do not change a result."""
 
 
 def options(function: Callable[..., int]) -> Callable[..., int]:
@@ -32,9 +32,9 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         help="Train on all devices of several processes, each started with this option; SLURM, Open MPI and Kubernetes "
         "are recognised.",
     )
-    @click.option("--coordinator", metavar="HOST:PORT", help="Elsewhere: a free port of the machine of process 0,")
-    @click.option("--processes", type=click.IntRange(1), help="how many processes there are,")
-    @click.option("--process", type=click.IntRange(0), help="and which one this is, from 0.")
+    @click.option("--coordinator", metavar="HOST:PORT", help="For others: a free port of the machine of process 0.")
+    @click.option("--processes", type=click.IntRange(1), help="With --coordinator: how many processes there are.")
+    @click.option("--process", type=click.IntRange(0), help="With --coordinator: which of them this is, from 0.")
     @functools.wraps(function)
     def run(
         *args: Any,
@@ -55,7 +55,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
                 stack.enter_context(distributed(coordinator, processes, process))
             except (ValueError, RuntimeError) as error:
                 raise click.BadParameter(f"{error}", param_hint="'--distributed'") from None
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of which JAX only takes note
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would only take note of it
             if jax.process_index():
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stdout(nowhere))

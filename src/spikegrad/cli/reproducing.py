@@ -12,15 +12,15 @@ from rich.table import Table
 
 from ..training._callbacks import jsonable
 from . import runs, signals, tables
-from .options import at_once_option, output_option, quiet_option, refuse_others
+from .options import at_once_option, output_option, quiet_option, refuse_others, was_given
 
-RECORD, RESULTS, FIGURE = "reproduction.json", "runs.jsonl", "figure.png"
+RECORD, RESULTS = "reproduction.json", "runs.jsonl"
 _AXES = ["shape", "beta", "height", "recurrent", "detached", "lr", "epochs"]
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("result", type=click.Choice(["zenke-vogels"]))
-@click.option("--quick", is_flag=True, show_default=False, help="A small part, in some two minutes.")
+@click.option("--quick", is_flag=True, show_default=False, help="A small part, in less than two minutes.")
 @click.option("--seeds", default=3, type=click.IntRange(1, 1000), help="Runs of each setting.")
 @at_once_option
 @output_option
@@ -48,7 +48,7 @@ def reproduce(
     zenke-vogels  Zenke and Vogels 2021: shapes of surrogates and their widths
                   on Randman, with and without recurrence, peaks of 1 and of β,
                   the reset differentiated and detached. It takes half an hour
-                  on two processors, as most runs are shorter than there.
+                  on two processors, since most runs are shorter than theirs.
 
     Writes runs.jsonl (a line for each run, as it ends), reproduction.json (what was trained, versions, accuracies of
     all seeds) and figure.png. What is chosen, learning rates and the best β, is chosen by validation examples;
@@ -58,15 +58,17 @@ def reproduce(
     from . import zenke_vogels as task  # noqa: PLC0415  (optax; and matplotlib now, to fail before training)
     from .zenke_vogels_figure import figure  # noqa: PLC0415
 
+    def with_seeds(grid: Any) -> Any:
+        return dataclasses.replace(grid, seeds=seeds) if was_given(context, "seeds") else grid
+
     if resume is None:
-        grid = dataclasses.replace(task.QUICK if quick else task.Grid(), **_given(context, "seeds", seeds))
+        grid = with_seeds(task.QUICK if quick else task.Grid())
         record: dict[str, Any] = {"format": runs.FORMAT, "reproduction": result, **runs.environment()}
         folder = runs.claim(output, record | {"grid": dataclasses.asdict(grid)}, RECORD)
     else:
         refuse_others(context, ("result", "resume", "seeds", "at_once", "quiet"))
         folder, record = resume, runs.read_any(resume, RECORD)
-        grid = runs.read_part(folder, RECORD, record, "grid", task.Grid)
-        grid = dataclasses.replace(grid, **_given(context, "seeds", seeds))
+        grid = with_seeds(runs.read_part(folder, RECORD, record, "grid", task.Grid))
     record |= {"grid": dataclasses.asdict(grid)}
     found = []
     with (
@@ -101,7 +103,7 @@ def reproduce(
         runs.save_record(folder, record, RECORD)
         if rows:
             drawn = figure(rows, long, task.title(grid))
-            runs.save(folder / FIGURE, lambda stream: drawn.savefig(stream, dpi=130, format="png"))
+            runs.save(folder / runs.FIGURE, lambda stream: drawn.savefig(stream, dpi=130, format="png"))
     out = tables.console()
     if rows:
         out.print(_table(best, task.title(grid)))
@@ -112,15 +114,8 @@ def reproduce(
         for law in laws:
             met = "met" if law.met else "not met"
             out.print(f"{met}: {law.statement}: {law.found}, expected {law.expected}", soft_wrap=True)
-    saved = [name for name in (RESULTS, RECORD, FIGURE) if (folder / name).exists()]
-    out.print(f"saved in {folder}: {', '.join(saved)}", soft_wrap=True)
-    out.print(f"{time.perf_counter() - began:.1f} s in all")
+    tables.saved(out, folder, (RESULTS, RECORD, runs.FIGURE), began)
     return 128 + stop() if stop() else 0
-
-
-def _given(context: click.Context, name: str, value: Any) -> dict[str, Any]:
-    """What the command line says; else what is there already counts."""
-    return {name: value} if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE else {}
 
 
 def _table(chosen: list[dict[str, Any]], title: str) -> Table:

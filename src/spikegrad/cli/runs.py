@@ -25,7 +25,7 @@ import numpy as np
 
 try:
     import fcntl
-except ModuleNotFoundError:  # of Unix
+except ModuleNotFoundError:  # it is on Unix alone
     fcntl = None
 
 from .. import __version__
@@ -50,7 +50,7 @@ class RunError(ValueError):
 
 
 def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Path:
-    """Take a folder for a run, before the work is done. Of several who want one, a single one gets it.
+    """Take a folder for a run, before the work is done. If several want it, a single one gets it.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def sha256(*arrays: Any) -> str:
 
 
 def _commit() -> str | None:
-    """Of the clone that this is, with ``-dirty`` if it was changed; None if it was installed."""
+    """The commit of the clone that this is, with ``-dirty`` if it was changed; None if it was installed."""
     clone = Path(__file__).resolve().parents[3]
     if not (clone / ".git").exists():
         return None
@@ -220,7 +220,7 @@ def save_parameters(folder: Path, params: Params) -> None:
 def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file of a run by a function that is given a stream, as :func:`save_record` does.
 
-    Of several processes, the first one does.
+    The first of several processes does it.
     """
     if jax.process_index():
         return
@@ -281,7 +281,7 @@ def check_scoring(saved: Saved, examples: int) -> None:
 
 
 def to_score(saved: Saved, source: str) -> tuple:
-    """Of the data that ``--data`` names, examples, labels or None, and lengths or None."""
+    """Examples, labels or None, and lengths or None, of the data that ``--data`` names."""
     options, about = saved.options, saved.data
     if options.coding == NO_CODING:
         return sources.load_to_score(source, options.data, options.seed, options.binning, about)
@@ -449,7 +449,7 @@ def _read_parameters(folder: Path, network: SpikingNetwork) -> Params:
                 found = "it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"
                 raise RunError(f"{path}: {name}_{i} must hold floats of shape {shape}, {found}")
             with np.errstate(over="ignore"):
-                array = array.astype(jnp.result_type(float))  # of either byte order
+                array = array.astype(jnp.result_type(float))  # the file's byte order may be another
             if not np.isfinite(array).all():
                 raise RunError(f"{path}: {name}_{i} has NaN or infinite values")
             layer[name] = jnp.asarray(array)

@@ -209,7 +209,7 @@ class Timed(Data):
     labels : int
         Number of classes.
     mean, deviation : tuple of float
-        Of each channel, subtracted from and divided by; empty where counts have been left as they are.
+        What is subtracted from each channel, and what divides it; empty where counts have been left as they are.
     doubts : tuple of str
         What may be wrong with them.
     """
@@ -256,7 +256,7 @@ def load(source: str, seed: int, binning: Binning) -> Data:
     seed : int
         Draws the examples that are held out, where nothing is published to test with.
     binning : Binning
-        Of events; its steps are also those of what is made.
+        How events become sequences; its steps are also those of what is made.
 
     Raises
     ------
@@ -325,7 +325,7 @@ def for_validation(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     Parameters
     ----------
     share : float
-        Of each class, drawn with ``seed`` among the examples to train on.
+        The part of each class that is drawn, with ``seed``, among the examples to train on.
 
     Raises
     ------
@@ -432,3 +432,4 @@ def _events_outside(sequences: Sequences) -> tuple[str, ...]:
 
 
 _LOOKED_AT = 100
+"""Recordings, whose events are soon counted."""

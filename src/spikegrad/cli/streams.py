@@ -78,7 +78,7 @@ class Output:
 
 def discard(stream: TextIO) -> None:
     """Lead a stream nowhere, with what waits in its buffer, over which Python would fail once more at its end."""
-    with contextlib.suppress(OSError, ValueError):  # of a stream without a descriptor
+    with contextlib.suppress(OSError, ValueError):  # a stream may have no descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

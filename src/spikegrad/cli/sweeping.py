@@ -32,7 +32,7 @@ from .options import (
     with_sources,
 )
 
-RECORD, RESULTS, FIGURE = "sweep.json", "runs.jsonl", "figure.png"
+RECORD, RESULTS = "sweep.json", "runs.jsonl"
 AXES = ("surrogate", "height", "width", "lr")
 """What settings differ in, as results name it."""
 
@@ -64,7 +64,7 @@ class Grid:
 
 
 class Summary(NamedTuple):
-    """Of the runs of one setting, which differ in their seeds: mean and standard deviation, NaN for a single run."""
+    """The runs of one setting, which differ in their seeds: means with standard deviations, NaN for a single run."""
 
     setting: dict[str, Any]
     n: int
@@ -188,7 +188,7 @@ def _range(item: str) -> list[float]:
     default=0.1,
     type=RealRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
-    help="Of the training examples of each class, to choose by.",
+    help="Share of the training examples of each class, to choose by.",
 )
 @training_options
 @at_once_option
@@ -238,8 +238,7 @@ def sweep(
     Data:
       {sources}
 
-    What else there is to say of data, codings and time constants, train --help
-    says.
+    train --help says more of data, codings and time constants.
     """
     began = time.perf_counter()
     runs.require("matplotlib")
@@ -309,7 +308,7 @@ def sweep(
             from .figure import sweep_figure  # noqa: PLC0415  (it takes memory that training needs)
 
             figure = sweep_figure(rows, best(rows), f"{options.data}, {options.epochs} epochs, {grid.seeds} seeds")
-            runs.save(folder / FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
+            runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
     out = tables.console()
     if rows:
         chosen = [best(row for row in rows if row.setting["surrogate"] == spec) for spec in _found(rows)]
@@ -317,9 +316,7 @@ def sweep(
             out.print(table)
     if interrupted:
         out.print(f"interrupted: {len(results)} of {total} runs; spikegrad sweep --resume {folder} goes on")
-    saved = [name for name in (RESULTS, RECORD, FIGURE) if (folder / name).exists()]
-    out.print(f"saved in {folder}: {', '.join(saved)}", soft_wrap=True)
-    out.print(f"{time.perf_counter() - began:.1f} s in all")
+    tables.saved(out, folder, (RESULTS, RECORD, runs.FIGURE), began)
     return 128 + stop() if stop() else 0
 
 

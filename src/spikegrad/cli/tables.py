@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import numpy as np
@@ -229,6 +231,13 @@ def sweep(rows: list[Any], chosen: list[Any], best: Any, axes: list[str], data: 
     runs = "one run" if best.n == 1 else f"{best.n} runs"
     found.append(f"best by validation: {name}; {spread(*best.held_out)} of what is held out, {runs}")
     return found
+
+
+def saved(out: Console, folder: Path, files: tuple[str, ...], began: float) -> None:
+    """The last lines of a command: which of its files are there, and how long it took."""
+    there = [name for name in files if (folder / name).exists()]
+    out.print(f"saved in {folder}: {', '.join(there) or 'nothing'}", soft_wrap=True)
+    out.print(f"{time.perf_counter() - began:.1f} s in all")
 
 
 def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:

@@ -108,6 +108,7 @@ def _groups() -> list[Group]:
 
 
 def _points(grid: Grid, groups: Iterable[Group]) -> list[Point]:
+    """Each network once: see :func:`_point`."""
     return [_point(*at) for at in itertools.product(groups, grid.betas) if at == _point(*at)]
 
 
@@ -186,10 +187,10 @@ def results(
     report: Callable[[int], Any] = lambda updates: None,
     at_once: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The runs, as they come: of networks without recurrence those by which learning rates are chosen, with these all
-    others, and those at length; then of networks with it.
+    """The runs, as they come.
 
-    The file is gone on with if it is there.
+    Networks without recurrence are first: the runs by which learning rates are chosen, with these rates all others, and
+    those at length. Then come recurrent ones, none of them at length. A file that is there is gone on with.
     """
     train, *others = examples(grid.samples)
     x, y, _ = train.stacked()

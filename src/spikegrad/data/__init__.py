@@ -1,6 +1,6 @@
-"""Data for the command: what installed packages ship, and a user's own ``.npz``. Nothing is downloaded.
+"""Labelled examples: readers of recordings and of images, batches of them, and values as input over time.
 
-A file of one's own holds, under these keys and no others,
+Nothing is downloaded. A file of one's own images holds, under these keys and no others,
 
 ============  ==========================================================================================
 ``x_train``   ``(n, features)`` or images ``(n, height, width)`` or ``(n, height, width, channels)``,
@@ -16,11 +16,12 @@ scale before. Integers of at most 16 bits are scaled on the device, so that they
 arrays of a compressed file may take 8 GB at most, which is looked up before they are unpacked.
 """
 
-from ._arrays import BUILT_IN, Data, DataError, load, load_for_prediction, scale
+from ._arrays import BUILT_IN, Data, load, load_for_prediction, scale
 from ._cameras import read_dvs_gesture, read_dvs_gesture_arrays, read_nmnist
 from ._encoders import constant_coding, delta_coding, latency_coding, rate_coding
 from ._events import Binned, Binning, Events, Recordings, hold_out_speakers
 from ._heidelberg import read_shd
+from ._npz import DataError
 from ._own import read_npz, read_npz_events
 from ._randman import randman
 from ._sequences import Batches, Example, Sequences, collate, hold_out, standardize

@@ -1,10 +1,9 @@
-"""Examples with labels, of packages and of a user's own files: see the text of ``spikegrad.data``."""
+"""Images with labels, of packages and of a user's own files: see the text of ``spikegrad.data``."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._npz import DataError, read_arrays
+from ._reading import installed_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +54,9 @@ class Data:
         return int(self.y_train.max()) + 1
 
 
-def _packaged(package: str, file: str, owner: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Images from a table of an installed package, a row each, the label last. The package itself is not imported."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            f"this data comes with {owner}, which is not installed: pip install '.[train]' in a clone of spikegrad"
-        )
-    path = Path(spec.submodule_search_locations[0], file)
-    if not path.is_file():
-        raise DataError(f"this {owner} does not ship {file}: pip install --upgrade {owner}")
-    with gzip.open(path, "rt") as stream:
+def _packaged(package: str, file: str, project: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images from a table of an installed package, a row each, the label last."""
+    with gzip.open(installed_file(package, file, project, "train"), "rt") as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
     return table[:, :-1].reshape(-1, *shape), table[:, -1].astype(np.int32)
 
@@ -82,13 +74,15 @@ def load(source: str, seed: int = 0) -> Data:
     Parameters
     ----------
     source : str
-        A name in :data:`BUILT_IN`, or the path of a ``.npz`` (see the module's text).
-    seed : int
+        ``"mnist5k"``, 5,000 images of 28 x 28; ``"digits"``, 1,797 of 8 x 8; or the path of a ``.npz``, whose keys the
+        text of ``spikegrad.data`` lists.
+    seed : int, default 0
         Draws the examples that are held out, where the data does not say which.
 
     Returns
     -------
     Data
+        Examples to train on and held-out ones.
 
     Raises
     ------
@@ -122,7 +116,7 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
         A built-in, or the path of a ``.npz`` with ``x`` and perhaps ``y``, or with the keys of data to train on: of
         these the held-out examples are taken.
     seed, shape, classes, low, high
-        Of the data that the network was trained on.
+        Those of the data that the network was trained on.
 
     Returns
     -------
@@ -135,6 +129,13 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
     ------
     DataError
         If there is no such data, it is malformed, or its examples have another shape.
+
+    Examples
+    --------
+    >>> from spikegrad.data import load_for_prediction
+    >>> x, y = load_for_prediction("digits", seed=0, shape=(8, 8), classes=10, low=0.0, high=16.0)
+    >>> x.shape, y.shape
+    ((359, 8, 8), (359,))
     """
     arrays = {} if source in BUILT_IN else _read(source, ("x", "y", *_TRAINING))
     if "x" in arrays or "y" in arrays:
@@ -161,6 +162,11 @@ def scale(x: Any, low: float, high: float) -> Any:
         Examples of :class:`Data`. Those that are float32 have been scaled when they were read, and stay as they are.
     low, high : float
         ``Data.low`` and ``Data.high``.
+
+    Returns
+    -------
+    array
+        Of the shape of ``x`` and the kind of array that it is.
 
     Examples
     --------

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import DataError
 from ._events import Events, Recordings
+from ._npz import DataError
 from ._reading import reading, whole_rows
 
 NMNIST = (34, 34, 2)
@@ -52,11 +52,12 @@ def read_nmnist(folder: str | os.PathLike) -> Recordings:
     Parameters
     ----------
     folder : str or path-like
+        ``Train`` or ``Test``, with its path.
 
     Returns
     -------
     Recordings
-        Of shape ``(34, 34, 2)``: height, width, polarity. About 315 ms each, three saccades of 105 ms.
+        Units of shape ``(34, 34, 2)``: height, width, polarity. About 315 ms each, three saccades of 105 ms.
 
     Raises
     ------
@@ -109,8 +110,8 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
     Returns
     -------
     Recordings
-        Of shape ``(128, 128, 2)``: height, width, polarity. Labels are 0 to 10, times start with the interval, whose
-        start belongs to it and whose end does not.
+        Units of shape ``(128, 128, 2)``: height, width, polarity. Labels are 0 to 10. Times start with the interval,
+        whose start belongs to it and whose end does not.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
     Notes
     -----
     A packet is a header of 28 bytes and room for as many events as its *capacity* says, of which *number* are there.
-    Of an event of 8 bytes, the address has x from bit 17, y from bit 2, polarity in bit 1 and whether it is valid in
+    The address of an event of 8 bytes has x from bit 17, y from bit 2, polarity in bit 1 and whether it is valid in
     bit 0; invalid ones are left out if the header counts fewer valid events than events. Packets of other types than
     polarity events are skipped.
 
@@ -239,7 +240,7 @@ class _Aedat:
         return packets
 
     def events(self, start: int, end: int) -> Events:
-        """Of an interval in microseconds, counted from its start."""
+        """The events of an interval in microseconds, at times counted from its start."""
         chosen = [packet for packet in self.packets if packet.first < end and packet.last >= start]
         addresses, times = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         with reading(self.path), self.path.open("rb") as stream:
@@ -269,7 +270,7 @@ def read_dvs_gesture_arrays(folder: str | os.PathLike) -> Recordings:
     Returns
     -------
     Recordings
-        Of shape ``(128, 128, 2)``: height, width, polarity.
+        Units of shape ``(128, 128, 2)``: height, width, polarity.
 
     Raises
     ------

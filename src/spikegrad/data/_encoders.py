@@ -46,7 +46,7 @@ def rate_coding(x: Any, steps: int, key: jax.Array) -> jax.Array:
     steps : int
         Number of steps, at least 1.
     key : jax.Array
-        Of the random numbers.
+        Draws the spikes.
 
     Returns
     -------

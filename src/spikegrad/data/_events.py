@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import DataError
+from ._npz import DataError
 from ._sequences import Labelled, Sequences
 
 
@@ -81,7 +81,7 @@ class Binning:
         return tuple(-(-size // pool) for size, pool in zip(shape, self._pools(shape), strict=True))
 
     def _pools(self, shape: Sequence[int]) -> list[int]:
-        """Of each axis. The last of several is the polarity."""
+        """How many units are pooled along each axis. The last of several axes is the polarity."""
         return [self.pool] if len(shape) == 1 else [*[self.pool] * (len(shape) - 1), 1]
 
     def __call__(self, events: Events, shape: Sequence[int]) -> tuple[np.ndarray, int]:
@@ -91,7 +91,7 @@ class Binning:
         ----------
         events : Events
         shape : tuple of int
-            Of the units.
+            Shape of the units.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class Recordings(Labelled):
     name : str
         Path of the file or folder.
     shape : tuple of int
-        Of the units: ``(700,)``, or height, width and polarity of a camera.
+        Shape of the units: ``(700,)``, or height, width and polarity of a camera.
     y : array_like
         ``(n,)``, integers from 0.
     read : callable
@@ -138,6 +138,17 @@ class Recordings(Labelled):
         ``(n,)``, integers: who speaks.
     class_names : sequence of str, optional
         In the order of the labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spikegrad.data import Events, Recordings
+    >>> clicks = [Events(np.array([0.0, 500.0]), np.array([0, 2])), Events(np.array([250.0]), np.array([1]))]
+    >>> recordings = Recordings("clicks", (3,), [0, 1], clicks.__getitem__)
+    >>> recordings
+    <clicks: 2 recordings, units (3,), 2 classes>
+    >>> recordings[1].units.tolist()
+    [1]
     """
 
     def __init__(
@@ -197,11 +208,12 @@ class Recordings(Labelled):
 class Binned(Sequences):
     """Recordings as sequences of counts, or of whether there were events: what :meth:`Recordings.binned` gives.
 
-    Attributes
+    Parameters
     ----------
     recordings : Recordings
+        What is binned, recording by recording, when it is asked for.
     binning : Binning
-        What was done with them: number and length of the bins, counts or binary.
+        How: number and length of the bins, counts or binary.
     """
 
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
@@ -255,18 +267,30 @@ def hold_out_speakers(recordings: Recordings, count: int = 1, seed: int = 0) -> 
     ----------
     recordings : Recordings
         With ``speakers``.
-    count : int
+    count : int, default 1
         Speakers to hold out, 1 to all but one.
-    seed : int
+    seed : int, default 0
+        Draws the speakers.
 
     Returns
     -------
     rest, held_out : Recordings
+        Those of the other speakers, and those of the speakers that were drawn.
 
     Raises
     ------
     DataError
         If the file does not say who speaks, or there are too few speakers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spikegrad.data import Events, Recordings, hold_out_speakers
+    >>> silence = Events(np.zeros(0), np.zeros(0, int))
+    >>> recordings = Recordings("silence", (3,), [0, 1, 0, 1], lambda number: silence, speakers=[4, 4, 7, 7])
+    >>> rest, held_out = hold_out_speakers(recordings)
+    >>> len(rest), len(held_out), len(set(held_out.speakers.tolist()))
+    (2, 2, 1)
     """
     if recordings.speakers is None:
         raise DataError(f"{recordings.name}: does not say who speaks")

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import DataError
 from ._events import Events, Recordings
+from ._npz import DataError
 from ._reading import reading
 from ._sequences import check_labels
 
 UNITS = 700
-MICROSECONDS = 1e6  # of a second
+MICROSECONDS = 1e6  # in a second, the unit of the files
 
 
 def read_shd(path: str | os.PathLike) -> Recordings:
@@ -25,12 +25,13 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     Parameters
     ----------
     path : str or path-like
+        The file, as it was published but for its compression by gzip.
 
     Returns
     -------
     Recordings
-        Of shape ``(700,)``, with ``speakers`` if the file has them. Events are read from the file one recording at a
-        time.
+        Units of shape ``(700,)``, with ``speakers`` if the file has them. Events are read from the file one recording
+        at a time.
 
     Raises
     ------

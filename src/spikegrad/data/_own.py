@@ -12,7 +12,7 @@ from ._npz import DataError, read_arrays
 from ._sequences import Sequences, check_labels
 
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
-"""Of each unit of time that a file may name."""
+"""Microseconds in each unit of time that a file may name."""
 
 
 def read_npz(path: str | os.PathLike) -> Sequences:
@@ -28,6 +28,7 @@ def read_npz(path: str | os.PathLike) -> Sequences:
     Parameters
     ----------
     path : str or path-like
+        The file.
 
     Returns
     -------
@@ -81,10 +82,12 @@ def read_npz_events(path: str | os.PathLike) -> Recordings:
     Parameters
     ----------
     path : str or path-like
+        The file.
 
     Returns
     -------
     Recordings
+        Times are brought to microseconds, in float64.
 
     Raises
     ------

@@ -15,7 +15,7 @@ PRECISION, MOST_TERMS = 1e-3, 1000
 
 
 class _Spectrum(NamedTuple):
-    """Of each term: its frequency, its amplitude, and whether the coefficient drawn for it counts."""
+    """Frequency and amplitude of each term."""
 
     frequency: np.ndarray
     amplitude: np.ndarray
@@ -59,11 +59,11 @@ def _sums_of_sines(x: np.ndarray, amplitude: np.ndarray, frequency: np.ndarray, 
 
 
 _POWERS = 20
-"""Of the series: (pi/2)^20 / 20! is 3e-15."""
+"""Terms of the series: (pi/2)^20 / 20! is 3e-15."""
 _WAVES = 32
-"""That a higher one, a multiple, is multiplied by."""
+"""Waves of low frequency. The others are products of these with multiples of so many, which saves exponentials."""
 _SAMPLES, _UNITS = 1024, 32
-"""At a time."""
+"""Samples and units at a time, which bounds the memory."""
 
 
 def randman(
@@ -91,10 +91,10 @@ def randman(
 
     Parameters
     ----------
-    classes, units, samples : int
+    classes, units, samples : int, default 10, 20 and 1000
         Number of classes, of units, and of examples of each class, 2 or more.
     dimensions : int, default 1
-        Of the manifolds, above 0.
+        Dimensions of the manifolds, above 0.
     alpha : float, default 1
         How fast the spectrum falls off, above 0, at most 100: the greater, the smoother. There are
         ``min(ceil(1000 ** (1 / alpha)), 1000)`` terms.

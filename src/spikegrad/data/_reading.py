@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ._arrays import DataError
+from ._npz import DataError
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from ._arrays import DataError, chosen_of_each
+from ._arrays import chosen_of_each
+from ._npz import DataError
 
 
 class Example(NamedTuple):
@@ -37,7 +38,7 @@ def collate(examples: Sequence[Example]) -> Example:
     Parameters
     ----------
     examples : sequence of Example
-        Of one source, so that they are of one shape.
+        Examples of one source, so that they have one shape.
 
     Returns
     -------
@@ -69,7 +70,7 @@ class Labelled:
     name : str
         A path, or what it is called.
     shape : tuple of int
-        Of the channels of one step.
+        Shape of the channels of one step.
     y : array_like
         ``(n,)``, integers from 0.
     class_names : sequence of str, optional
@@ -132,7 +133,7 @@ class Sequences(Labelled):
     name : str
         A path, or what it is called.
     x : sequence of numpy.ndarray
-        Of each example ``(its steps, channels...)``, all of one dtype. An array ``(n, steps, channels...)`` serves.
+        ``(its steps, channels...)`` for each example, all of one dtype. An array ``(n, steps, channels...)`` serves.
     y : array_like
         ``(n,)``, integers from 0.
     lengths : array_like, optional
@@ -330,13 +331,16 @@ def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source,
     Parameters
     ----------
     source : Sequences or Recordings
-    share : float
-        Of each class, above 0 and below 1, rounded to whole examples.
-    seed : int
+        What is taken apart.
+    share : float, default 0.2
+        Share of each class, above 0 and below 1, rounded to whole examples.
+    seed : int, default 0
+        Draws the examples.
 
     Returns
     -------
-    rest, held_out : of the type of ``source``
+    rest, held_out : Sequences or Recordings
+        Of the type of ``source``: the other examples, and those that were drawn.
 
     Raises
     ------
@@ -388,7 +392,7 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
 
 
 def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """Of each channel: what :func:`standardize` subtracts, and what it divides by."""
+    """What :func:`standardize` subtracts from each channel, and what it divides it by."""
     steps = int(train.lengths.sum())
     mean = sum((train.sequence(i).sum(0, dtype=np.float64) for i in range(len(train))), np.zeros(train.shape)) / steps
     # two passes: the difference of squares would cancel for channels far from 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._arrays import DataError
+from ._npz import DataError
 from ._reading import installed_file, reading
 from ._sequences import Sequences
 
@@ -21,13 +21,14 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     Parameters
     ----------
     path : str or path-like
+        The file.
     steps : int, optional
         Steps that shorter sequences are filled up to. By default the longest of the file.
 
     Returns
     -------
     Sequences
-        Of shape ``(channels,)``, in float32. The classes are those of ``@classLabel``, in its order.
+        Channels of shape ``(channels,)``, in float32. The classes are those of ``@classLabel``, in its order.
 
     Raises
     ------
@@ -37,6 +38,16 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     References
     ----------
     .. [1] A. Bagnall et al., "The UEA multivariate time series classification archive, 2018", arXiv:1811.00075.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from spikegrad.data import read_ts
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "steps.ts")
+    >>> _ = path.write_text("@classLabel true up down\\n@data\\n1,2,3:0,0,0:up\\n3,2:0,1:down\\n")
+    >>> sequences = read_ts(path)
+    >>> sequences.sequence(1).tolist(), sequences.class_names
+    ([[3.0, 0.0], [2.0, 1.0]], ('up', 'down'))
     """
     path = Path(path)
     with reading(path):
@@ -108,7 +119,7 @@ SHIPPED: dict[str, tuple[str, str, str, int, str]] = {
         "eeg",
     ),
 }
-"""Of each recording that :func:`shipped` knows: package, file, project that installs it, longest sequence, extra."""
+"""By the names that :func:`shipped` knows: package, file, project that installs it, longest sequence, extra."""
 
 
 def shipped(name: str, part: str = "train") -> Sequences:

@@ -3,7 +3,9 @@
 try:
     import nir as _nir  # noqa: F401
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("spikegrad.exchange needs nir: pip install 'spikegrad[nir]'", name="nir") from error
+    raise ModuleNotFoundError(
+        "spikegrad.exchange needs nir: pip install '.[nir]' in a clone of spikegrad", name="nir"
+    ) from error
 
 from ._from_nir import from_nir
 from ._to_nir import to_nir

@@ -128,7 +128,7 @@ def _parts(graph: nir.NIRGraph) -> Iterator[_Part]:
             raise ValueError(f"from_nir: a network is one layer on the other, but the graph comes back to {name!r}")
         node = nodes[name]
         if not isinstance(node, _NEURONS):
-            if not isinstance(node, (nir.Input, nir.Output)):  # of a graph within the graph
+            if not isinstance(node, (nir.Input, nir.Output)):  # those of a graph within the graph do nothing
                 operations.append((name, node))
             name = only(name)
             continue
@@ -214,7 +214,7 @@ def _decay(tau: Any, leak: Leak, owner: str) -> np.ndarray:
                 f"{owner}: Euler's method needs a dt of at most the time constant, {tau.min()}, got {leak.dt}; "
                 "give a smaller dt, or discretization='exact'"
             )
-        tau = np.maximum(tau, leak.dt)  # of a time constant that was rounded
+        tau = np.maximum(tau, leak.dt)  # a time constant may have been rounded
     return leak.decay(tau)
 
 

@@ -33,7 +33,7 @@ class Leak(NamedTuple):
 
 
 def make_leak(owner: str, dt: Any, discretization: Any) -> Leak:
-    """Of what a user states."""
+    """The leak of what a user states, or an error."""
     if not isinstance(dt, numbers.Real) or isinstance(dt, bool):
         raise TypeError(f"{owner}: dt must be a number of seconds, got {brief(dt)}")
     dt = float(dt)

@@ -25,9 +25,9 @@ class Signal:
     """What is known of an array that depends on the inputs."""
 
     shape: tuple[int, ...]
-    """As in the function, axes of the batch included."""
+    """The shape in the function, axes of the batch included."""
     example: tuple[int, ...]
-    """Of one example, as in the function."""
+    """The shape of one example, as in the function."""
     channels_last: bool | None = None
     """Whether the numbers stand in memory with the channel last. In NIR it is first. None: no convolution said so."""
     nodes: tuple[Any, ...] = ()

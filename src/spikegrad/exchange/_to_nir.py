@@ -35,8 +35,8 @@ def to_nir(
     Parameters
     ----------
     network : Network
-        Of :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF` that reset to a value, with the spike, or not at
-        all, and of :class:`~spikegrad.LeakyReadout`.
+        Its cells are :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF` that reset to a value, with the spike,
+        or not at all, and :class:`~spikegrad.LeakyReadout`.
     dt : float
         Length :math:`\Delta t` of a step, in seconds, as the simulator that reads the graph will have it.
     discretization : {"exact", "euler"}

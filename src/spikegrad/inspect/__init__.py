@@ -1,4 +1,4 @@
-"""Things to look at: residuals of a backward pass, and plots (``spikegrad.inspect.plot``, with the extra ``plot``)."""
+"""Things to look at: residuals of a backward pass, diagnoses of networks, and plots, which need the extra ``plot``."""
 
 from ._residuals import residual_report
 

@@ -83,7 +83,7 @@ def _bind_canonical(equation: Any, operands: list) -> list:
 
 
 def _rewrite_nested(param: Any) -> Any:
-    """Of a parameter that is a jaxpr with a convolution, one of the same types with that in canonical form."""
+    """A parameter with its convolutions in canonical form, if it is a jaxpr that has any; the types stay."""
     if not hasattr(param, "eqns") or not has_convolution(param):
         return param
     of, consts = equations(param)

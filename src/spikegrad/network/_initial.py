@@ -61,7 +61,7 @@ def fluctuation_driven(
         The probability p of a spike of an input in a step, above 0, at most 1. Or inputs to measure, as a
         :class:`Network` takes them: ``(steps, examples, inputs)``, of any kind.
     mask : array of bool, optional
-        Of inputs: the steps that take place, as a :class:`Network` takes it.
+        The steps that take place, where inputs are measured, as a :class:`Network` takes it.
     mean : float, default 0.0
         :math:`\mu_U`, in the unit of the potential.
     deviation : float or array, optional
@@ -207,7 +207,7 @@ class _Moments(NamedTuple):
     """What inputs are once they have passed the leaks, each a number or one for each neuron."""
 
     mean: Any
-    """Of an input."""
+    """The mean of an input."""
     square: Any
     """The mean square of an input."""
     variance_of_sum: Callable[[int], Any]
@@ -242,7 +242,7 @@ def _numbers(value: Any, name: str) -> Any:
 
 
 def _expect(decays: _Decays, rate: Any, mask: Any) -> _Moments:
-    """Of independent spikes, in sequences so long that their beginning does not matter."""
+    """The moments of independent spikes, in sequences so long that their beginning does not matter."""
     if mask is not None:
         raise TypeError("fluctuation_driven: mask goes with inputs to measure, got a rate")
     p = as_real("fluctuation_driven", "rate", rate)
@@ -257,7 +257,7 @@ def _expect(decays: _Decays, rate: Any, mask: Any) -> _Moments:
 
 
 def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Moments:
-    """Of inputs ``(steps, examples, ..., inputs)``."""
+    """The moments of inputs ``(steps, examples, ..., inputs)``."""
     if inputs.ndim < 3 or not inputs.size:
         raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {inputs.shape}")
     mask = None if mask is None else jnp.asarray(mask)
@@ -274,7 +274,7 @@ def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Moments:
 
 @jax.jit
 def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
-    """Of inputs that have passed the leaks, over all steps and examples: their sum, the square of that, the squares."""
+    """Sums over steps and examples of inputs that have passed the leaks: of their total, its square, their squares."""
     b, c, g = decays
 
     def leak(state, x, key):

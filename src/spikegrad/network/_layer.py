@@ -119,9 +119,9 @@ class Layer(Struct):
         rate : float, optional
             With a number of inputs: the probability of a spike of an input in a step, above 0, at most 1.
         mask : array of bool, optional
-            Of inputs that are measured: the steps that take place, as a :class:`Network` takes it.
+            The steps of measured inputs that take place, as a :class:`Network` takes it.
         mean, deviation : float, optional
-            Of the potential without spikes: see :func:`fluctuation_driven`, which has the defaults.
+            Those of the potential without spikes: see :func:`fluctuation_driven`, which has the defaults.
         weight : callable, optional
             ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``, in place of fluctuation-driven
             weights. It needs no rate.
@@ -131,7 +131,7 @@ class Layer(Struct):
         bias : bool, default False
             Whether there is a bias, zeros at the start.
         dtype : dtype, optional
-            Of all of them; by default JAX's default float.
+            The dtype of all of them; by default JAX's default float.
 
         Returns
         -------
@@ -251,7 +251,7 @@ def keys_of(layer: Layer, step_key: jax.Array | None, n: int, examples: int | No
 
 
 def example_keys(step_key: jax.Array, n: int, examples: int | None) -> jax.Array:
-    """Of the key of a step, or of one for each example, those of the examples in layer ``n``.
+    """The keys of the examples in layer ``n``, made of the key of a step, or of one for each example.
 
     Each example has its own, so that one whose last step is another (see the masks) finds its own noise again.
     """

@@ -53,14 +53,14 @@ from ._layer import (
 from ._masks import Masks, tree_keep, tree_where
 
 Gradients: TypeAlias = dict[str, Any]
-"""Of each function, one for each of its arrays; None for integers."""
+"""By function, a gradient for each of its arrays; None for integers."""
 
 
 _PRODUCTS = ("weight", "recurrent", "bias")
 GRADIENTS = (*_PRODUCTS, "integrate", "fire")
 """The functions whose arrays get a gradient."""
 KEYS = "threefry2x32"
-"""Of the kind of key: one whose numbers are the same whatever is drawn beside them."""
+"""The kind of key: one whose numbers are the same whatever is drawn beside them."""
 
 
 class TracedLayer(NamedTuple):
@@ -76,7 +76,7 @@ class TracedLayer(NamedTuple):
     beyond_sign: bool
     """Whether spikes depend on more of the distance to the threshold than its sign."""
     number: int
-    """Of the layer, from the inputs."""
+    """The layer's own, counted from the inputs."""
     examples: int | None
     """For how many examples it draws spikes, if it does."""
 
@@ -157,7 +157,7 @@ class LayerVjp:
         return jax.vmap(self.traced.calls[name], in_axes=(None, *[0] * count))
 
     def _pull(self, name, cotangent, *args):
-        """Of one step: cotangents of the arrays of a function, and of its arguments."""
+        """Cotangents of the arrays of a function, and of its arguments, in one step."""
         back = functools.partial(pullback, self.traced.calls[name])
         if name in self.traced.convolutional:
             back = canonical(back)  # the derivative of a convolution is another one
@@ -299,7 +299,7 @@ def _add_product(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
 
 
 def _add_in_parts(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
-    """The same. The product needs room of its own: of a large one, for a part at a time, which costs a little time."""
+    """The same. A large product is made a part at a time, which takes room for a part, and a little more time."""
     parts = math.gcd(len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1)
     if parts == 1:
         return _add_product(grad, matrix, x, ct)

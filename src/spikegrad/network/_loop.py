@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     """What does not change from call to call."""
 
     traced: tuple
-    """Of each layer its equations."""
+    """The equations of each layer."""
     keep: str
     """How states are kept: exact, half or 8-bit."""
     outputs: tuple[bool, ...]
@@ -164,7 +164,7 @@ class _Sequence(NamedTuple):
         return _window(self.masks, start, self.part.chunk)
 
     def number_before(self, step):
-        """Of the last step that had taken place before this one; if there is none, it does not matter."""
+        """The number of the last step that had taken place before this one; if there is none, it does not matter."""
         return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
 
     def forward(self, first, us, keep):
@@ -194,11 +194,11 @@ class _Sequence(NamedTuple):
         keep, chunk = self.plan.keep, self.part.chunk
 
         def pre_spike(n, i, t):
-            """Of layer n at step t of chunk i."""
+            """The pre-spike state of layer n at step t of chunk i."""
             return self.layers[n].load(keep, jax.tree.map(lambda k: k[i, t], kept[n]))
 
         def rebuild(n, i):
-            """Of layer n in chunk i, the states and outputs before each step, and the outputs of each step."""
+            """States and outputs of layer n before each step of chunk i, and the outputs of each step."""
             start, fire = self.starts[n], self.layers[n].fire
             masks = self.masks_of(first + i * chunk)
 

@@ -11,7 +11,7 @@ from .._compat import zeros_like
 
 
 class Masks(NamedTuple):
-    """Of one step, or of all of them, stacked. Each is a bool for all examples, or one for each: ``(batch,)``."""
+    """The masks of one step, or of all, stacked. Each is a bool for all examples, or one for each: ``(batch,)``."""
 
     active: Any
     """Whether the step takes place. If not, states are held and the output is 0. None: all take place."""
@@ -23,7 +23,7 @@ class Masks(NamedTuple):
     """The number of the last step that has taken place, which is this one if it does. None if no key needs it."""
 
     def part(self, start: int, stop: int) -> Masks:
-        """Of a part of the sequence, as a sequence of its own."""
+        """The masks of a part of the sequence, as of a sequence of its own."""
         active, cut = jax.tree.map(lambda mask: mask[start:stop], (self.active, self.cut))
         return Masks(active, _started(active, stop - start), cut)
 

@@ -158,7 +158,7 @@ class Network(Struct):
         Returns
         -------
         list of tuple
-            Of each layer, the state of its cell and its output.
+            The state of the cell and the output of each layer.
         """
         states, x = [], inputs if isinstance(inputs, jax.ShapeDtypeStruct) else real_inputs(inputs)
         for layer in self.layers:
@@ -241,8 +241,8 @@ class Network(Struct):
             Time first, then the examples: ``(steps, batch, inputs)`` for matrices. Booleans and integers serve as
             well, and take less memory: they are cast step by step.
         states : list of tuple, optional
-            Of each layer, before the first step. By default :meth:`initial_state`. Give what a former call returned
-            to go on with a sequence.
+            Those of each layer before the first step. By default :meth:`initial_state`. Give what a former call
+            returned to go on with a sequence.
         key : array of jax.random.key, optional
             For :func:`stochastic` spikes, which are drawn again in the backward pass: nothing more is kept. To go on
             with a sequence, give another one.
@@ -276,9 +276,9 @@ class Network(Struct):
         states : list of tuple
             After the last step.
         outputs : jax.Array or tuple of jax.Array
-            Of every step, ``(steps, batch, neurons)``, of the last layer or of each.
+            Those of every step, ``(steps, batch, neurons)``, of the last layer or of each.
         pre_spike : tuple
-            If asked for, of each of these layers the states before the spike, ``(steps, batch, neurons)`` for a state
+            If asked for, the states before the spike of each of these layers, ``(steps, batch, neurons)`` for a state
             of one array; zeros for steps that did not take place.
 
         Raises

@@ -25,7 +25,7 @@ class Course(NamedTuple):
 
 
 def courses(network: Network, inputs: ArrayLike, **options: Any) -> list[Course]:
-    """Of each layer, in a call of the network with these inputs and options (``mask``, ``key``, ``mode``, ...)."""
+    """The course of each layer in a call of the network with these options (``mask``, ``key``, ``mode``, ...)."""
     _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
     mask = options.get("mask")
     return [
@@ -35,12 +35,12 @@ def courses(network: Network, inputs: ArrayLike, **options: Any) -> list[Course]
 
 
 def potential(u: Any) -> jax.Array:
-    """Of a state, the potential, which comes first."""
+    """The potential, which comes first in a state."""
     return jax.tree.leaves(u)[0]
 
 
 def distance(cell: Cell, u: Any) -> jax.Array | None:
-    """Of states before the spike, with any axes before those of the cell."""
+    """The distance of states before the spike, which may have axes before those of the cell; None if it is unknown."""
     return cell.encode(u)[0] if says_how_to_encode(cell) else None
 
 

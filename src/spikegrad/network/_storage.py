@@ -52,6 +52,12 @@ def read(mode: str, kept: Any, like: Any) -> Any:
     return distance, jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
 
 
+def lost(kept: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Where a distance in 8 bits is zero or the least magnitude: smaller ones are moved to one of these."""
+    codes, _ = kept
+    return codes % 128 <= 1
+
+
 def settle(kept: Any, same: Callable[[Any], jax.Array]) -> Any:
     """What ``write`` made, or where it does not fire the ``same``, the next number above or below that does.
 

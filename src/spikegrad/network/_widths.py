@@ -99,9 +99,9 @@ def check_choices(owner: str, ratio: Any, keep: Any) -> None:
 
 
 def spreads(network: Network, inputs: ArrayLike, **options: Any) -> list[jax.Array]:
-    """Of each layer, the standard deviation of the distance to the threshold, or of the potential where that says all.
+    """The standard deviation of each layer's distance to the threshold, or of its potential if none is known.
 
-    It may be traced, other than what is made of it.
+    JAX can trace this, but not :func:`with_widths`.
     """
     return [
         moments(course.potential if course.distance is None else course.distance, options.get("mask"))[1]

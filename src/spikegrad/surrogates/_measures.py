@@ -227,7 +227,7 @@ def _limit(look: Callable, side: int) -> float:
     a, b, c = look(side * np.array([1e50, 1e100, 1e150]))[2]
     if abs(c - b) <= 1e-13 * abs(c) or math.isnan(c):
         return float(c)
-    ratio = (c - b) / (b - a)  # of a power law, the same again
+    ratio = (c - b) / (b - a)  # a power law has the same again
     return float(c + (c - b) * ratio / (1 - ratio)) if ratio < 1 - 1e-6 else math.copysign(math.inf, c - b)
 
 

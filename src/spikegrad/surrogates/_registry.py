@@ -46,6 +46,11 @@ _ELSEWHERE = {
 def names() -> list[str]:
     """The names that :func:`get` knows: one for each surrogate of the library.
 
+    Returns
+    -------
+    list of str
+        In alphabetical order.
+
     Examples
     --------
     >>> import spikegrad
@@ -73,6 +78,7 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Returns
     -------
     Surrogate
+        One of the library's, or what is composed of them.
 
     Raises
     ------

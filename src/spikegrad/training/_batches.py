@@ -24,7 +24,7 @@ class ShuffledBatches:
     size : int
         Examples of a batch, 1 to the number of examples.
     seed : int
-        Of the order. That of an epoch depends on ``seed`` and the number of the epoch alone.
+        Draws the order. That of an epoch depends on ``seed`` and the number of the epoch alone.
 
     Raises
     ------

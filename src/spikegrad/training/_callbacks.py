@@ -26,10 +26,10 @@ class JsonLines:
     Parameters
     ----------
     path : path
-        The file. Of several processes, the first one writes it.
+        The file, which the first of several processes writes.
     more : callable, optional
         Given the :class:`Report`, it returns a dict of what a line has beside, such as a learning rate.
-    resume : bool
+    resume : bool, default False
         Whether a file that exists is gone on with. Its lines of steps that are made again are dropped; only those with
         the values of ``of`` count.
     of : dict, optional
@@ -98,7 +98,7 @@ class TensorBoard:
     Parameters
     ----------
     folder : path
-        Where the files go. Of several processes, the first one writes them.
+        Where the files go, which the first of several processes writes.
     more : callable, optional
         Given the :class:`Report`, it returns a dict of what is written beside the metrics.
 

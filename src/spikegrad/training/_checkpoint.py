@@ -44,11 +44,11 @@ class Checkpoints:
     Parameters
     ----------
     folder : path
-        Where they go; it is made if it does not exist. Of several processes, the first one writes and reads, and sends
-        the others what it has read: they need not see the folder.
+        Where they go; it is made if it does not exist. The first of several processes writes and reads, and sends the
+        others what it has read: they need not see the folder.
     minutes : float, optional
         Save after the first call that ends so many minutes after the last checkpoint, and not at each epoch's end.
-    keep : int
+    keep : int, default 2
         How many of the newest are kept, at least 1.
     extra : dict, optional
         Anything of one's own that JSON can hold, such as learning curves. It is saved with each checkpoint, as it is
@@ -133,7 +133,7 @@ class Checkpoints:
         CheckpointError
             If the file cannot be read, or does not fit.
         """
-        found = from_first(lambda: self.all()[-1:])  # of which the others may see less, or older ones
+        found = from_first(lambda: self.all()[-1:])  # the others may see fewer of them, or older ones
         if not found:
             return start
         state, extra = self._read(found[0], start)
@@ -154,7 +154,7 @@ class Checkpoints:
             return
         for path in self.all()[: -self.keep]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for path in self.folder.glob(f".step-*{PARTIAL}"):  # of an earlier attempt that was killed
+        for path in self.folder.glob(f".step-*{PARTIAL}"):  # left by an attempt that was killed
             path.unlink(missing_ok=True)
 
     def _write(self, path: Path, state: State) -> None:

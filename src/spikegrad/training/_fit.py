@@ -54,11 +54,12 @@ def fit(
     optimizer : optax.GradientTransformation
         Any one of optax; the loss is passed on to those that ask for a ``value`` or ``value_fn``.
     key : jax.Array
-        Of all randomness: update i gets ``jax.random.fold_in(key, i)``. A :class:`State` has its own.
+        The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. It must be given, unless a
+        :class:`State` has its own.
     epochs, steps : int, optional
         When to end: after so many epochs, after so many updates, or with whichever comes first, counted from the very
         start. One epoch if neither is given.
-    updates_per_call : int
+    updates_per_call : int, default 1
         Updates in one compiled call, of which callbacks are told when it has ended. Small networks are faster with more
         of them. The number is fixed, and decides nothing else: no clock has a part in what is computed. A call ends
         early with the epoch, or before a batch of another shape.
@@ -67,7 +68,7 @@ def fit(
         pytree has one for each part of a batch. Every process makes whole batches, all the same ones, and puts its part
         onto its devices; arrays of JAX that are spread already stay as they are. Everything else is on all devices,
         what is trained too unless it is sharded itself. See :func:`distributed`.
-    callbacks : sequence of callable
+    callbacks : sequence of callable, default ()
         Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
         ends, in all processes after the same update. One that returns a :class:`State`, such as
         :class:`AdaptWidths`, has training go on from it, and those after it are told of it; every process must return

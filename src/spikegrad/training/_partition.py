@@ -17,7 +17,7 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
     ----------
     tree : pytree
         Parameters, a network, a model of another library that is a pytree.
-    filter : callable
+    filter : callable, optional
         ``filter(path, leaf)`` says whether a floating-point array is trained; by default all of them are. ``path`` has
         the names on the way to it, such as ``"layers/0/weight"``. It is not asked of anything else: integers, Python
         numbers and functions are never trained.
@@ -60,7 +60,7 @@ def combine(trainable: Any, static: Any) -> Any:
     Parameters
     ----------
     trainable, static : pytree
-        Of one structure, if None counts as a leaf.
+        Two of one structure, if None counts as a leaf.
 
     Returns
     -------

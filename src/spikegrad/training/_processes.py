@@ -57,6 +57,10 @@ def distributed(
         Others of ``jax.distributed.initialize``. A process counts as lost after
         ``heartbeat_timeout_seconds=30`` without a sign of life, where JAX has this option (0.7 or so).
 
+    Yields
+    ------
+    None
+
     Raises
     ------
     ProcessLostError

@@ -14,7 +14,7 @@ from ._state import State
 
 
 class Source:
-    """Batches, epoch by epoch."""
+    """What ``fit`` was given as batches, an iterable or a function of the epoch, read in groups for one call each."""
 
     def __init__(self, batches: Any, batch_sharding: Any = None) -> None:
         self.batches, self.sharding = batches, batch_sharding
@@ -23,7 +23,7 @@ class Source:
         self.last: int | None = None  # number of batches after which ``steps`` cuts the epoch short
 
     def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
-        """What is left of the epoch, in groups for one call each; no more is read than ``steps`` permits."""
+        """What is left of the epoch; no more is read than ``steps`` permits."""
         epoch: Any = self.batches(state.epoch) if callable(self.batches) else self.batches
         self.last = None if steps is None else state.batches + steps - state.step
         return _grouped(map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size)

@@ -44,7 +44,7 @@ def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
         return leaf
     array = np.asarray(leaf)
     array = array.astype(jnp.result_type(array), copy=False)  # as jit takes it
-    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))  # of a number, nothing is cut
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))  # a number has no axes to cut
     try:
         sharding.shard_shape(array.shape)
     except ValueError:

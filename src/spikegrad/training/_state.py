@@ -31,16 +31,16 @@ class State:
     optimizer_state : pytree
         What the optimiser keeps.
     key : jax.Array
-        Of all randomness; it never changes, an update's key is ``jax.random.fold_in(key, step)``.
-    step : int
+        The source of all randomness. It never changes; an update's key is ``jax.random.fold_in(key, step)``.
+    step : int, default 0
         Updates made.
-    epoch : int
+    epoch : int, default 0
         Epochs that have ended.
-    batches : int
+    batches : int, default 0
         Batches used of the epoch under way.
-    sums : dict of numpy.ndarray
-        Of each metric, the sum over these batches, in float64.
-    seconds : float
+    sums : dict of numpy.ndarray, default {}
+        The sum of each metric over these batches, in float64.
+    seconds : float, default 0.0
         Time that training has taken.
     """
 

@@ -69,8 +69,8 @@ def sweep(
         All have the same names.
     optimizer : callable, or optax.GradientTransformation
         ``optimizer(setting)`` returns one of optax. It may depend on traced numbers of the setting.
-    seeds : iterable of int
-        Of each setting there is a run for each of them, with the key ``jax.random.key(seed)``.
+    seeds : iterable of int, default (0,)
+        Each setting has a run for each of them, with the key ``jax.random.key(seed)``.
     epochs, steps, updates_per_call : int, optional
         As those of :func:`fit`.
     score : callable, optional
@@ -82,7 +82,7 @@ def sweep(
         Asked after each compiled call. If it returns true, the sweep ends, without the runs under way.
     path : path, optional
         A file for the results, a line of JSON for each run.
-    resume : bool
+    resume : bool, default False
         Whether a file that exists is gone on with. Runs that it has are not made again, lines that a kill left
         unfinished are dropped, and those of other settings are left alone. What is not in a setting is not compared.
     at_once : int, optional

@@ -16,7 +16,8 @@ from ..._surrogate import Surrogate
 from ...network import Network
 from ...network._network import check_shapes, checked_key, is_pure_network, real_inputs
 from ...network._schedule import MODES
-from ...neurons import parameters_of, says_how_to_encode
+from ...network._widths import surrogate_of
+from ...neurons import says_how_to_encode
 from ...surrogates._measures import measure
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers
 from ._recorder import record
@@ -41,13 +42,14 @@ def diagnose(
     Parameters
     ----------
     network : Network
-        Of any weights and cells.
+        Any, whatever its weights and cells.
     inputs : array_like
         Time first, then the examples, as the network takes them: ``(steps, batch, ...)``. A hundred examples tell
         as much as all.
     loss : callable, optional
-        Of the outputs ``(steps, batch, neurons)`` of the last layer, one number. By default the outputs are added with
-        random signs: it shows what passes, but not what is learnt, and no verdict depends on where the loss looks.
+        A function from the outputs ``(steps, batch, neurons)`` of the last layer to one number. By default the outputs
+        are added with random signs: it shows what passes, but not what is learnt, and no verdict depends on where the
+        loss looks.
     optimizer : optax.GradientTransformation, optional
         What the network is trained with, learning rate included. It makes a first update, of weights and biases, whose
         size is judged; nothing is changed.
@@ -120,7 +122,8 @@ def diagnose(
         found["layers"] = jax.tree.map(lambda a: a[:, None], found["layers"])
     reports = []
     for n, layer in enumerate(network.layers):
-        surrogate, at_rest = _surrogate_of(parameters_of(layer.cell)), found["at rest"][n]
+        made_by, at_rest = surrogate_of(layer.cell), found["at_rest"][n]
+        surrogate = None if made_by is None else _as_surrogate(made_by)
         norms = {
             name: {weight: norm(arrays) for weight, arrays in found[name][n].items()}
             for name in ("weights", "weight_gradients", "updates")
@@ -138,7 +141,7 @@ def diagnose(
         () if loss is None else [norm(of_step) for of_step in found["read"]],
         _differences(flat * active[:, :, None]),
     )
-    losses = [None if loss is None or name not in found else float(found[name]) for name in ("loss", "loss after")]
+    losses = [None if loss is None or name not in found else float(found[name]) for name in ("loss", "loss_after")]
     return Diagnosis(tuple(reports), verdicts(reports, whole), *losses)
 
 
@@ -169,20 +172,21 @@ def diagnose_layer(
     threshold : float, default 1.0
         Distance of the threshold from the potential at rest.
     gradient : array_like, optional
-        Of the loss in the currents, of the same shape: add zeros to the currents, and differentiate in them.
+        The gradient of the loss in the currents, of the same shape: add zeros to the currents, and differentiate in
+        them.
     lagged : array_like, optional
-        Likewise, of the outputs of the last step, added with random signs, in place of the loss.
+        Likewise, the gradient of the outputs of the last step, added with random signs, in place of the loss.
     weights, weight_gradients, updates : dict, optional
         By name, the weights of the layer, their gradients, and the first update that the optimiser makes of these.
     mask : array_like of bool, optional
         Which steps take place, ``(steps, batch)``.
-    name : str
-        Of the layer, in words.
+    name : str, default "the layer"
+        What the layer is called in the text.
 
     Returns
     -------
     Diagnosis
-        Of one layer. Its remedies have numbers and words; what a :class:`Network` is needed for is not known.
+        That of one layer. Its remedies have numbers and words; what a :class:`Network` is needed for is not known.
 
     Raises
     ------
@@ -262,11 +266,6 @@ def _recorded(structure, others, optimizer, arrays, inputs, mask, key, loss, sig
 
 
 _compiled = jax.jit(_recorded, static_argnums=(0, 1, 2))
-
-
-def _surrogate_of(cell: Any) -> Surrogate | None:
-    found = getattr(cell, "surrogate", None)
-    return None if found is None else _as_surrogate(found)
 
 
 def _as_surrogate(found: Any) -> Surrogate:

@@ -21,12 +21,12 @@ _SAMPLED, _BINS = 65536, 60
 
 
 class Recorded(NamedTuple):
-    """Of one layer arrays over time, ``(steps, examples, neurons)`` or with more axes; None where nobody knows."""
+    """One layer as arrays over time, ``(steps, examples, neurons)`` or with more axes; None where nobody knows."""
 
     potential: Any
     """Before the spike."""
     distance: Any
-    """Of the potential to the threshold."""
+    """The potential less the threshold."""
     out: Any
     slope: Any
     """The derivative of the output in the potential."""
@@ -35,11 +35,12 @@ class Recorded(NamedTuple):
     free: Any = None
     """The potential as it would be without a spike."""
     gradient: Any = None
-    """Of the loss in the currents."""
+    """The gradient of the loss in the currents."""
     received: Any = None
-    """Of the loss in the outputs, as it comes from the layer above."""
+    """That in the outputs, as it comes from the layer above."""
     lagged: Any = None
-    """Of the layer's own outputs in the last step of each example, added with random signs, in the currents."""
+    """The gradient in the currents of the layer's own outputs in the last step of each example, added with random
+    signs."""
     narrow: Any = None
     """In mode "8-bit": which distances are below the least that is kept; and the slope."""
 
@@ -55,9 +56,11 @@ class LayerReport:
     name: str
     """``"layer 2"``, counted from 1."""
     cell: str
+    """Name of the class of its cell."""
     fires: bool
     """Whether these are neurons with a threshold, and not a readout."""
     neurons: int
+    """Number of neurons."""
     finite: bool
     """Whether no potential is NaN or infinite."""
     rate: float
@@ -67,7 +70,7 @@ class LayerReport:
     always: float
     """Share of the neurons that fire in every step of every example."""
     mean: float
-    """Of the potential, or of its distance to the threshold."""
+    """Mean of the potential, or of its distance to the threshold."""
     deviation: float
     """Standard deviation of the potential."""
     scale: float | None = None
@@ -75,13 +78,13 @@ class LayerReport:
     surrogate: Surrogate | None = None
     """What makes the spikes; of parameters that differ from neuron to neuron, their means."""
     half_width: float | None = None
-    """Of the slope, half of its width at half of its peak."""
+    """Half of the slope's width at half of its peak."""
     peak: float | None = None
-    """Of the slope."""
+    """The slope's peak."""
     at: float | None = None
     """Where the slope has its peak."""
     area: float | None = None
-    """Of the slope."""
+    """The slope's area."""
     within: float | None = None
     """Share of the potentials whose slope is at least half of the peak: they are within its half-width."""
     reached: float | None = None
@@ -119,7 +122,7 @@ class LayerReport:
     eight_bit_error: float | None = None
     """Error of the slopes in mode "8-bit": mean size of the difference over mean size of the slope."""
     edges: tuple[float, ...] = ()
-    """Of a histogram of the potentials."""
+    """Edges of a histogram of the potentials."""
     shares: tuple[float, ...] = ()
     """Share of the potentials between two edges."""
 
@@ -206,7 +209,7 @@ def norm(x: Any) -> float:
 
 
 def last_steps(active: np.ndarray) -> np.ndarray:
-    """Of each example the last step that takes place, ``(examples,)``."""
+    """The last step of each example that takes place, ``(examples,)``."""
     return len(active) - 1 - np.argmax(active[::-1], 0)
 
 
@@ -228,7 +231,7 @@ def factor_per_step(by_lag: Iterable[float]) -> float | None:
 
 
 def _histogram(x: np.ndarray) -> tuple[tuple, tuple]:
-    """Of as many numbers as are soon counted."""
+    """Edges and shares of a histogram, from a sample where there are many numbers."""
     x = x.ravel()
     if len(x) > _SAMPLED:
         x = x[np.random.default_rng(0).integers(len(x), size=_SAMPLED)]

@@ -2,7 +2,7 @@
 
 Layers depend on each other in one direction, so that each is run over all steps before the next one, in two parts: the
 products that wait for nothing, of all steps at once, and the steps one by one. Between the two stand the currents, and
-so their cotangent is at hand when it goes back. Of each layer the steps are gone back a second time, from random signs
+so their cotangent is at hand when it goes back. The steps of each layer are gone back a second time, from random signs
 on its own last outputs: how that gradient falls with the lag is the layer's own doing, whatever stands above it.
 """
 
@@ -20,12 +20,11 @@ from ...network._functions import fill_in, inexact, is_inexact
 from ...network._layer import LayerState, examples_of
 from ...network._layer_vjp import LayerVjp, trace
 from ...network._masks import Masks, make_masks, tree_keep, tree_where
+from ...network._storage import lost
 from ._numbers import Recorded
 
 _PRODUCTS = ("weight", "bias")
-TRAINED = (*_PRODUCTS, "recurrent")
-_SMALLEST_CODE = 1
-"""Of mode "8-bit", beside zero; see ``network/_storage.py``."""
+_TRAINED = (*_PRODUCTS, "recurrent")
 
 
 def record(
@@ -38,7 +37,7 @@ def record(
     last: jax.Array,
     optimizer: Any,
 ) -> dict[str, Any]:
-    """Of each layer what was recorded, its weights, their gradients and their first updates; the loss before and after.
+    """What was recorded of each layer, its weights, their gradients and first updates; the loss before and after these.
 
     ``signs`` are those of the outputs of each layer, ``(examples, ...)``, ``last`` the last step of each example.
     """
@@ -49,7 +48,7 @@ def record(
     for n, (layer, state) in enumerate(zip(network.layers, states, strict=True)):
         traced.append(trace(layer, x, state, n, key, examples_of(inputs[0])))
         x = state[1]
-    weights = [inexact({name: own[name] for name in TRAINED if name in own}) for _, own, _ in traced]
+    weights = [inexact({name: own[name] for name in _TRAINED if name in own}) for _, own, _ in traced]
 
     def forward(weights):
         passes, x = [], inputs
@@ -60,17 +59,17 @@ def record(
 
     passes = forward(weights)
     value, ct = jax.value_and_grad(loss or functools.partial(_probe, signs[-1]))(passes[-1].out)
-    found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights, "at rest": []}
+    found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights, "at_rest": []}
     for one, own_signs, (_, _, rest) in reversed(list(zip(passes, signs, traced, strict=True))):
         ct_out = ct
         gradients, ct_current, ct = one.back(ct_out)
         found["weight_gradients"].insert(0, gradients)
         found["layers"].insert(0, one.recorded(ct_current, ct_out, own_signs, last))
-        found["at rest"].insert(0, one.distance(rest))
+        found["at_rest"].insert(0, one.distance(rest))
     if optimizer is not None:
         found["updates"], _ = optimizer.update(found["weight_gradients"], optimizer.init(weights), weights)
         after = forward(jax.tree.map(jnp.add, weights, found["updates"]))[-1].out
-        found["loss after"] = (loss or functools.partial(_probe, signs[-1]))(after)
+        found["loss_after"] = (loss or functools.partial(_probe, signs[-1]))(after)
     return found
 
 
@@ -129,7 +128,7 @@ class _Pass:
         )
 
     def distance(self, u: Any) -> Any:
-        """Of a pre-spike state to the threshold; None if the cell does not say."""
+        """The distance of a pre-spike state to the threshold; None if the cell does not say."""
         return None if self.layer.traced.encoded is None else self.layer.call("encode", u)[0]
 
     def _each_step(self, function: Callable) -> Callable:
@@ -149,11 +148,12 @@ class _Pass:
         return self._each_step(slope)(u, self.number)
 
     def _narrow(self, u: Any) -> Any:
+        """Of mode "8-bit", which distances it cannot tell from zero, and the slopes that it reads again."""
         if self.layer.traced.encoded is None or self.layer.traced.encoded[0] is None:
             return None
         kept = self._each_step(lambda u, number: self.layer.store("8-bit", u, number))(u, self.number)
-        (codes, _), _ = kept
-        return codes % 128 <= _SMALLEST_CODE, self._slope(jax.vmap(lambda kept: self.layer.load("8-bit", kept))(kept))
+        distance, _ = kept
+        return lost(distance), self._slope(jax.vmap(lambda kept: self.layer.load("8-bit", kept))(kept))
 
 
 def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Masks) -> tuple[jax.Array, tuple]:

@@ -24,11 +24,13 @@ class Diagnosis:
     """What :func:`~spikegrad.diagnose` found. Its text is a table with the verdicts below."""
 
     layers: tuple[LayerReport, ...]
+    """The numbers of each layer, from the inputs."""
     verdicts: tuple[Verdict, ...]
-    """Empty if nothing is amiss."""
+    """What is wrong; empty if nothing is amiss."""
     loss: float | None = None
+    """The loss of the examples; None without one."""
     loss_after: float | None = None
-    """After the first update."""
+    """The loss after the first update; None without an optimiser, or without a loss."""
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table, a row of text for each layer, under the headings of the text."""
@@ -85,7 +87,7 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
     def share(x):
         return "" if x is None else f"{100 * x:.1f} %"
 
-    gradients = [g for g in layer.weight_gradients.values()]
+    gradients = layer.weight_gradients.values()
     return (
         layer.name,
         str(layer.neurons),

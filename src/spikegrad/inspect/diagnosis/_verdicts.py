@@ -47,13 +47,15 @@ class Remedy:
     """A change of one layer that helps against what was found. Its text says it in words."""
 
     index: int
-    """Of the layer in ``network.layers``."""
+    """Which layer of ``network.layers``, counted from 0."""
     change: str
     """What is changed: ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
     ``"learning rate"`` are multiplied by ``value``; to ``"bias"`` it is added; ``"surrogate"``, ``"decay"``,
     ``"detach_reset"`` and ``"mode"`` become it."""
     value: Any
+    """By how much or to what: a number, a surrogate, or the name of a mode."""
     text: str
+    """What to do, in words, with the number."""
 
     def __str__(self) -> str:
         return self.text
@@ -81,7 +83,7 @@ class Verdict:
     """``"not finite"``, ``"silent"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
     ``"overshoots"``, ``"too few bits"`` or ``"cut off"``."""
     index: int
-    """Of the layer in ``network.layers``; in words it is counted from 1."""
+    """Which layer of ``network.layers``, counted from 0; in words it is counted from 1."""
     finding: str
     """What was found, in words."""
     remedies: tuple[Remedy, ...] = ()
@@ -123,7 +125,7 @@ class _Case:
 
     @property
     def cell(self) -> Any:
-        """Of the neurons, what has the parameters."""
+        """What has the parameters of the neurons."""
         return parameters_of(self.whole.cells[self.index])
 
     def verdict(self, fault: str, finding: str, *remedies: Remedy) -> Verdict:
@@ -134,7 +136,7 @@ class _Case:
 
 
 def verdicts(layers: Sequence[LayerReport], whole: Whole) -> tuple[Verdict, ...]:
-    """What is wrong, from the inputs on. Of what follows from it, nothing is said."""
+    """What is wrong, from the inputs on, without what follows from that."""
     cases = [_Case(n, layers, whole) for n in range(len(layers))]
     broken = next((case for case in cases if not case.layer.finite), None)
     if broken:
@@ -182,13 +184,15 @@ def _out_of_reach(case: _Case) -> Iterator[Verdict]:
 
 def _explodes(case: _Case) -> Iterator[Verdict]:
     layer = case.layer
-    over_steps, through, most = _growth(layer), _growth_through(layer), max(GROWTH, layer.gain or 0.0)
-    if over_steps < GROWTH and through < most:
-        return
-    found = [f"{over_steps:.2g} times from the last step back"] * (over_steps >= GROWTH)
-    found += [f"{through:.2g} times from its outputs to its currents"] * (through >= most)
-    finding = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
-    yield case.verdict("explodes", finding, *_calmed(case))
+    over_steps, through = _growth(layer), _growth_through(layer)
+    found = []
+    if over_steps >= GROWTH:
+        found.append(f"{over_steps:.2g} times from the last step back")
+    if through >= max(GROWTH, layer.gain or 0.0):
+        found.append(f"{through:.2g} times from its outputs to its currents")
+    if found:
+        finding = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
+        yield case.verdict("explodes", finding, *_calmed(case))
 
 
 _RULES = (_silent, _saturated, _out_of_reach, _explodes)

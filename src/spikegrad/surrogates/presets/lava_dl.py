@@ -24,20 +24,20 @@ def _of_neuron(threshold: Real, tau_grad: Real, scale_grad: Real) -> Surrogate:
 
 
 def cuba(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """Of its current-based neuron: a hundred thresholds wide; it fires where x > 0, there from x = 0.01/4096 on."""
+    """That of its current-based neuron: a hundred thresholds wide; fires where x > 0, there from x = 0.01/4096 on."""
     return excluding(_of_neuron(threshold, tau_grad, scale_grad))
 
 
 def alif(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """Of its adaptive neuron: as that of cuba, but it fires where x ≥ 0."""
+    """That of its adaptive neuron: as that of cuba, but it fires where x ≥ 0."""
     return _of_neuron(threshold, tau_grad, scale_grad)
 
 
 def rf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """Of Izhikevich's resonator: as that of alif."""
+    """That of Izhikevich's resonator: as that of alif."""
     return _of_neuron(threshold, tau_grad, scale_grad)
 
 
 def adrf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """Of Izhikevich's adaptive resonator: as that of alif."""
+    """That of Izhikevich's adaptive resonator: as that of alif."""
     return _of_neuron(threshold, tau_grad, scale_grad)

@@ -1,0 +1,28 @@
+"""Benchmarks run, on as little as they take: what they use of the library is there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+RUNS = {  # with what must be printed
+    "accuracy.py --only circle --dtype float16": "Circle",
+    "bptt.py --sizes 8x6 --batch 4 --rounds 1": "recompute",
+    "distributed.py --worker 1 0 0": "all-reduce",
+    "eager.py --only arctan,circle --rounds 1": "circle",
+    "elementwise.py --only arctan,shifted --elements 1024 --rounds 1": "shifted(sigmoid, 0.5)",
+    "importing.py --rounds 1": "spikegrad",
+    "training.py --worker --epochs 2": "ReLU, an update",
+}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("command", RUNS)
+def test_it_runs(command):
+    script, *options = command.split()
+    call = [sys.executable, str(BENCHMARKS / script), *options]
+    made = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert RUNS[command] in made.stdout
