@@ -393,6 +393,7 @@ def test_equinox():
     check_module(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, x)
 
 
+@pytest.mark.every  # for which Equinox stands
 def test_flax():
     nnx = pytest.importorskip("flax.nnx")
     layer = nnx.Conv(8, 12, (3, 3), rngs=nnx.Rngs(0))

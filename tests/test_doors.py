@@ -10,7 +10,7 @@ import pytest
 from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, parameter
 
 STEPS, BATCH, INPUTS, NEURONS = 6, 3, 5, 7
-SOME = ("exact", "8-bit", "recompute")
+SOME = ("exact", "8-bit")  # no door leads to one mode alone
 ERRORS = {"half": 1e-2, "8-bit": 1e-1}
 
 rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ class Holder:
     ("form", "mode"),
     [
         *((form, "exact") for form in FORMS),
-        *(("a lambda", mode) for mode in SOME[1:]),
+        *(("a lambda", mode) for mode in ("8-bit", "recompute")),
         *(pytest.param("a lambda", mode, marks=pytest.mark.every) for mode in ("half", "scan")),
     ],
 )
