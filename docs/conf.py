@@ -161,17 +161,31 @@ def percent(mean, deviation):
 
 
 def choices(results, question):
-    """A table of what a choice did to the accuracy on held-out examples, and the commands that made it.
+    """Tables of what a choice did to the accuracy on held-out examples, and the commands that made them.
 
-    A column is a data set, depth and reset; in each the best by validation is bold.
+    A column is a data set; where depth or reset differ too, each data set has a table of its own, with a column for
+    each of these. In a column the best by validation is bold.
     """
     rows = [row for row in results["choosing"]["rows"] if row["question"] == question]
     axes = [axis for axis in ("surrogate", "height", "width") if len({row[axis] for row in rows}) > 1]
-    places = [axis for axis in ("data", "depth", "detached") if len({row[axis] for row in rows}) > 1]
-    columns = list(dict.fromkeys(tuple(row[axis] for axis in places) for row in rows))
+    place = next((axis for axis in ("depth", "detached") if len({row[axis] for row in rows}) > 1), "data")
+    lines = []
+    if place == "data":
+        lines += choices_of(rows, axes, place)
+    else:
+        for data in dict.fromkeys(row["data"] for row in rows):
+            lines += [f"*{data}*", "", *choices_of([row for row in rows if row["data"] == data], axes, place), ""]
+    commands = dict.fromkeys(row["command"] for row in rows)
+    return "\n".join([*lines, "", "```bash", *commands, "```"])
+
+
+def choices_of(rows, axes, place):
+    """The lines of one table."""
+    columns = list(dict.fromkeys(row[place] for row in rows))
+    settings = list(dict.fromkeys(tuple(row[axis] for axis in axes) for row in rows))
     cells = {}
     for column in columns:
-        of_column = [row for row in rows if tuple(row[axis] for axis in places) == column]
+        of_column = [row for row in rows if row[place] == column]
         best = max(row["validation"] for row in of_column)
         for row in of_column:
             text = (
@@ -179,18 +193,14 @@ def choices(results, question):
             )
             setting = tuple(row[axis] for axis in axes)
             cells[setting, column] = f"**{text}**" if row["validation"] == best else text
-    shown = {
+    title = {
         "data": str,
         "depth": lambda depth: f"{depth} hidden",
         "detached": lambda detached: f"reset {'detached' if detached else 'differentiated'}",
-    }
-    titles = [", ".join(shown[axis](v) for axis, v in zip(places, column, strict=True)) for column in columns]
-    settings = list(dict.fromkeys(setting for setting, _ in cells))
-    table = [[*axes, *titles], ["---"] * (len(axes) + len(columns))]
+    }[place]
+    table = [[*axes, *map(title, columns)], ["---"] * (len(axes) + len(columns))]
     table += [[*map(str, setting), *(cells.get((setting, column), "") for column in columns)] for setting in settings]
-    lines = [f"| {' | '.join(line)} |" for line in table]
-    commands = dict.fromkeys(row["command"] for row in rows)
-    return "\n".join([*lines, "", "```bash", *commands, "```"])
+    return [f"| {' | '.join(line)} |" for line in table]
 
 
 functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
