@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,27 @@ def explained(why: Callable[[Params], list[str]]) -> Iterator[None]:
         raise
 
 
+def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
+    """The numbers of each layer in a row; where a screen is narrower than that, in a column, of as many as fit."""
+    columns = list(zip(HEADINGS, *rows, strict=True))
+    if sum(max(map(len, column)) + 3 for column in columns) < width:
+        return [_table(title, HEADINGS, rows)]
+    first, each = (max(map(len, cells)) + 3 for cells in (HEADINGS, [cell for row in rows for cell in row]))
+    beside = max(1, (width - first - 1) // each)
+    parts = (rows[i : i + beside] for i in range(0, len(rows), beside))
+    turned = (list(zip(HEADINGS, *part, strict=True)) for part in parts)
+    return [_table(title, names, numbers) for names, *numbers in turned]
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 @click.command("diagnose")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data", metavar="[DATA]", required=False)
@@ -144,12 +165,9 @@ def command(run: Path, data: str | None, start: bool, examples: int, output: Pat
         outputs.write(output, lambda stream: figure.savefig(stream, dpi=150, format=output.suffix[1:]))
     out = tables.console()
     weights = "at the start" if start else "as trained"
-    table = Table(title=f"{run}, weights {weights}, {min(examples, len(found[0]))} examples of {source}")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
-    for row in diagnosis.rows():
-        table.add_row(*row)
-    out.print(table)
+    title = f"{run}, weights {weights}, {min(examples, len(found[0]))} examples of {source}"
+    for table in layers(diagnosis.rows(), title, out.width):
+        out.print(table)
     for line in diagnosis.lines():
         out.print(line, soft_wrap=True)
     if output is not None:
