@@ -173,19 +173,23 @@ class _Lines(SweepProgress):
 
     def updates(self, count: int) -> None:
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, advance=count, description=f"{self.done}/{self.total} runs")
+            self.bar.update(self.task, advance=count, description=self._runs())
 
     def result(self, result: dict[str, Any]) -> None:
         self.done += 1
         if self.bar is not None and self.task is not None:  # it may have been made before, or have diverged
             least = self.done * self.of_run
-            self.bar.update(self.task, completed=max(self.bar.tasks[self.task].completed, least))
+            completed = max(self.bar.tasks[self.task].completed, least)
+            self.bar.update(self.task, completed=completed, description=self._runs())
         setting = "  ".join(f"{'' if axis == 'surrogate' else f'{axis} '}{_label(result[axis])}" for axis in self.axes)
         text = (
             f"{self.done:{len(str(self.total))}}/{self.total}  {setting}  seed {result['seed']}  validation "
             f"{percent(result['validation'])}  {result['seconds']:.1f} s" + ("  diverged" if result["diverged"] else "")
         )
         self.out.print(text, soft_wrap=True)
+
+    def _runs(self) -> str:
+        return f"{self.done}/{self.total} runs"
 
 
 @contextmanager
@@ -209,7 +213,7 @@ def sweep(rows: list[Any], chosen: list[Any], best: Any, axes: list[str], data: 
     def table(title: str, of: list[Any], told: bool) -> Table:
         table = Table(title=title, caption=examples if told else None)
         for axis in axes:
-            table.add_column(axis, justify="left" if axis == "surrogate" else "right")
+            table.add_column(axis, justify="left" if axis == "surrogate" else "right", overflow="fold")
         for heading in ("validation", *(["held out"] if told else []), "runs", "firing"):
             table.add_column(heading, justify="right")
         for row in of:
