@@ -14,7 +14,7 @@ pytest.importorskip("optax")
 
 from rich.console import Console
 
-from spikegrad.cli import diagnosis, learning, main, networks
+from spikegrad.cli import diagnosis, learning, main, networks, tables
 from spikegrad.inspect.diagnosis import Diagnosis
 from spikegrad.inspect.diagnosis._numbers import LayerReport
 
@@ -58,6 +58,15 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "is close to guessing one of 10 classes" in printed.out
     assert f"warning: {diagnosis.SOUND}" in printed.out
+
+
+@pytest.mark.parametrize(("classes", "guessed", "learnt"), [(2, 0.6, 0.7), (10, 0.13, 0.16), (35, 0.04, 0.05)])
+def test_what_is_better_than_guessing_is_learnt(classes, guessed, learnt):
+    def doubts(accuracy):
+        return tables.warnings({"rates": [0.1], "silent": [0.0], "held_out": accuracy}, classes)
+
+    assert f"is close to guessing one of {classes} classes" in "".join(doubts(guessed))
+    assert doubts(learnt) == []
 
 
 @pytest.mark.parametrize("coding", few(["current", "rate", "latency", "none"], "none"))

@@ -25,8 +25,6 @@ from .networks import NO_CODING, Params, SpikingNetwork
 
 EXAMPLES = 128
 """So many tell as much as all."""
-GUESSING = 1.5
-"""Nothing is learnt below so many times the accuracy of guessing."""
 
 
 def examine(
@@ -79,7 +77,7 @@ class Watch:
     """A callback that says why, once, at the end of the first epoch in which nothing was learnt."""
 
     def __init__(self, why: Callable[[Params], list[str]], classes: int, quiet: bool) -> None:
-        self.why, self.least, self.quiet, self.looked = why, GUESSING / classes, quiet, False
+        self.why, self.least, self.quiet, self.looked = why, tables.learnt(classes), quiet, False
 
     def __call__(self, now: training.Report) -> None:
         if self.quiet or self.looked or not now.epoch_ended or now.epoch_metrics["accuracy"] >= self.least:

@@ -131,9 +131,14 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
             )
         elif rate > 0.9:
             found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes; a faster decay or smaller lr helps")
-    if spiking["held_out"] < 1.5 / classes:
+    if spiking["held_out"] < learnt(classes):
         found.append(f"{percent(spiking['held_out'])} is close to guessing one of {classes} classes")
     return found
+
+
+def learnt(classes: int) -> float:
+    """The accuracy from which on something has been learnt: a share of guesses, and half that share of the rest."""
+    return (1 + (1 - 1 / classes) / 2) / classes
 
 
 def large_losses(results: dict[str, Any], classes: int) -> list[str]:
