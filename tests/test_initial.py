@@ -218,6 +218,8 @@ SPIKES = np.zeros((3, 2, 4), bool)
         (lambda: fluctuation_driven(LIF(1.0), 0.1), ValueError, "a decay of 1 has no stationary potential"),
         (lambda: fluctuation_driven(LIF(), 0.1, mask=SPIKES), TypeError, "mask goes with inputs to measure"),
         (lambda: fluctuation_driven(LIF(), SPIKES), ValueError, "inputs are all 0"),
+        (lambda: fluctuation_driven(LIF(), SPIKES * np.float32(np.nan)), ValueError, "inputs are NaN or infinite"),
+        (lambda: fluctuation_driven(LIF(), SPIKES + np.float32(np.inf)), ValueError, "inputs are NaN or infinite"),
         (lambda: fluctuation_driven(LIF(), SPIKES[0]), ValueError, "inputs must be (steps, examples, inputs), got (2,"),
         (lambda: fluctuation_driven(LIF(), ~SPIKES)(KEY, (5, 2)), ValueError, "shape is (5, 2), but there are 4"),
         (

@@ -120,6 +120,7 @@ def fluctuation_driven(
     deviation = _deviation(cell, mean, deviation)
     measured = np.ndim(rate) > 0
     moments = _measure(decays, jnp.asarray(rate), mask) if measured else _expect(decays, rate, mask)
+    _check(moments.square, jnp.isfinite(moments.square), "inputs are NaN or infinite")
     _check(moments.square, moments.square > 0, "inputs are all 0, and no weights make them count")
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
