@@ -13,18 +13,26 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from .learning import Progress
-from .streams import Output
+from .streams import Output, spelt
 
 PIPE_WIDTH = 180
 """Columns of a table that goes to a file or another program, where nothing has to fit a screen."""
 
 
+class _Console(Console):
+    """What the stream has to spell is spelt before a table is laid out: it takes more room."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(spelt(text, self.encoding), **options)
+
+
 def console(stderr: bool = False) -> Console:
     """Where to print. Brackets are text here, never markup."""
     stream = Output(sys.stderr if stderr else sys.stdout, optional=stderr)
-    return Console(
+    return _Console(
         file=cast(TextIO, stream),
         markup=False,
         highlight=False,
