@@ -16,6 +16,7 @@ from rich.console import Console
 
 from spikegrad import Arctan, Sigmoid, fitted
 from spikegrad.cli import learning, main, sources, sweeping, tables
+from spikegrad.cli.figure import sweep_figure
 from spikegrad.cli.networks import SpikingNetwork, init
 from spikegrad.data import DataError, load, scale
 from spikegrad.neurons import LIF
@@ -275,6 +276,13 @@ def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
         assert max(map(len, lines)) <= 80
         cells = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
         assert "".join(cells) == spec
+
+
+def test_a_heat_map_tells_surrogates_apart():
+    specs = [f"snntorch.fast_sigmoid(slope={slope})" for slope in (25, 50)]
+    rows = sweeping.summaries([result(spec, 0, 0.9, 0.1) for spec in specs])
+    named = [text.get_text() for text in sweep_figure(rows, rows[0], "mine").axes[0].get_yticklabels()]
+    assert [name.replace("\n", "") for name in named] == specs
 
 
 def test_the_bar_counts_every_run(monkeypatch):
