@@ -280,7 +280,7 @@ def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...
 
     def leak(state, x, key):
         u, i = state
-        i = c * i + x
+        i = c * i + x.astype(i.dtype)
         u = b * u + g * i
         return (u, i), u
 
@@ -288,7 +288,7 @@ def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...
         total = u.sum(-1)
         return total.sum(), (total**2).sum(), (u**2).sum()
 
-    zeros = jnp.zeros(inputs.shape[1:], inputs.dtype if is_float(inputs) else jnp.result_type(float))
+    zeros = jnp.zeros(inputs.shape[1:], jnp.result_type(float))
     return tuple(sums.sum() for sums in _over_steps(leak, (zeros, zeros), inputs, mask, look))
 
 
