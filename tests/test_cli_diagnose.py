@@ -1,6 +1,7 @@
 """What the command says of why a network does not learn."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,11 @@ from conftest import few
 pytest.importorskip("click")
 pytest.importorskip("optax")
 
-from spikegrad.cli import diagnosis, learning, main, networks
+from rich.console import Console
+
+from spikegrad.cli import diagnosis, learning, main, networks, tables
+from spikegrad.inspect.diagnosis import Diagnosis
+from spikegrad.inspect.diagnosis._numbers import LayerReport
 
 QUICK = ["--data", "digits", "--epochs", "1", "--hidden", "16,12", "--steps", "4", "--no-baseline"]
 
@@ -55,6 +60,15 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
     assert f"warning: {diagnosis.SOUND}" in printed.out
 
 
+@pytest.mark.parametrize(("classes", "guessed", "learnt"), [(2, 0.6, 0.7), (10, 0.13, 0.16), (35, 0.04, 0.05)])
+def test_what_is_better_than_guessing_is_learnt(classes, guessed, learnt):
+    def doubts(accuracy):
+        return tables.warnings({"rates": [0.1], "silent": [0.0], "held_out": accuracy}, classes)
+
+    assert f"is close to guessing one of {classes} classes" in "".join(doubts(guessed))
+    assert doubts(learnt) == []
+
+
 @pytest.mark.parametrize("coding", few(["current", "rate", "latency", "none"], "none"))
 def test_the_layers_are_those_that_are_trained(coding):
     """Of every coding the logits, and so the loss, are those of the network itself."""
@@ -69,3 +83,22 @@ def test_the_layers_are_those_that_are_trained(coding):
     labels = rng.integers(3, size=5)
     found = diagnosis.examine(network, params, (x, labels, lengths), lambda x: x)
     np.testing.assert_allclose(found.loss, learning.cross_entropy(expected, labels).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_table_fits_its_screen(width, capsys):
+    names = [f"layer {i + 1}" for i in range(5)]
+    numbers = {"silent": 0.125, "always": 0.0, "mean": -48.3, "deviation": 213.0, "within": 0.443, "slope": 0.45}
+    reports = [LayerReport(name, "LIF", True, 100 + i, True, 0.164, **numbers) for i, name in enumerate(names)]
+    rows = Diagnosis(tuple(reports), ()).rows()
+    for table in diagnosis.layers(rows, "a title", width):
+        Console(width=width).print(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[:1] in "│┃"]
+    assert sum(row.count("-48 ± 2.1e+02") for row in cells) == 5
+    if width > 130:
+        assert [row[0] for row in cells] == ["layer", *names]
+    else:
+        assert [name for row in cells if row[0] == "layer" for name in row[1:]] == names
+        assert [n for row in cells if row[0] == "neurons" for n in row[1:]] == ["100", "101", "102", "103", "104"]

@@ -266,6 +266,7 @@ def test_what_is_refused():
     for options, message in (
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"steps": -1}, "steps must be at least 1, got -1"),
+        ({"steps": 10 * 200 / 32}, "steps must be an integer, got 62.5"),
         ({"updates_per_call": 0}, "updates_per_call must be at least 1"),
         ({"key": None}, "key is missing"),
     ):

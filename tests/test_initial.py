@@ -194,6 +194,22 @@ def test_keys_can_be_mapped_and_are_all_that_matters():
     assert not np.allclose(first.weight / first.weight.std(), first.recurrent / first.recurrent.std(), atol=0.1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_inputs_may_be_of_another_precision(dtype, x64):
+    spikes = np.random.default_rng(0).random((20, 4, 9)) < 0.3
+    expected = Layer.init(KEY, spikes, 5, LIF(), recurrent=True)
+    found = Layer.init(KEY, jnp.asarray(spikes, dtype), 5, LIF(), recurrent=True)
+    assert found.weight.dtype == np.float64
+    np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-12)
+    np.testing.assert_allclose(found.recurrent, expected.recurrent, rtol=1e-12)
+
+
+def test_a_key_of_any_kind_where_no_spikes_are_drawn():
+    spikes = np.random.default_rng(0).random((20, 4, 9)) < 0.3
+    network = Network.init(jax.random.key(0, impl="rbg"), spikes, (8, 4), LIF(0.9), LeakyReadout(0.9))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(network))
+
+
 class Mine(Cell):
     pass
 
@@ -218,6 +234,8 @@ SPIKES = np.zeros((3, 2, 4), bool)
         (lambda: fluctuation_driven(LIF(1.0), 0.1), ValueError, "a decay of 1 has no stationary potential"),
         (lambda: fluctuation_driven(LIF(), 0.1, mask=SPIKES), TypeError, "mask goes with inputs to measure"),
         (lambda: fluctuation_driven(LIF(), SPIKES), ValueError, "inputs are all 0"),
+        (lambda: fluctuation_driven(LIF(), SPIKES * np.float32(np.nan)), ValueError, "inputs are NaN or infinite"),
+        (lambda: fluctuation_driven(LIF(), SPIKES + np.float32(np.inf)), ValueError, "inputs are NaN or infinite"),
         (lambda: fluctuation_driven(LIF(), SPIKES[0]), ValueError, "inputs must be (steps, examples, inputs), got (2,"),
         (lambda: fluctuation_driven(LIF(), ~SPIKES)(KEY, (5, 2)), ValueError, "shape is (5, 2), but there are 4"),
         (

@@ -1,5 +1,6 @@
 """The list of surrogates, on a screen of any width; and that a picture is announced."""
 
+import io
 import re
 
 import pytest
@@ -34,3 +35,13 @@ def test_the_list_fits_its_screen(width, capsys, monkeypatch):
         assert [row[0] for row in cells] == names()
         measures = [row[-3:] for row in cells]
     assert measures[names().index("sigmoid")] == ["1", "1", "0.4407"]
+
+
+def test_what_is_spelt_in_ascii_stays_in_line(monkeypatch):
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", ascii_only)
+    assert main(["list"]) == 0
+    ascii_only.flush()
+    _, *lines = ascii_only.buffer.getvalue().decode().splitlines()
+    assert len(set(map(len, lines))) == 1
+    assert "| alpha / (2(1 + (pi alpha x/2)^2)) " in lines[2]

@@ -408,6 +408,7 @@ def test_what_the_command_refuses(tmp_path):
             assert len(err.splitlines()) == 1
     for more, message in (
         (["--distributed"], "processes are neither given nor found"),
+        (["--distributed", "--coordinator", "head"], "coordinator_address must be host:port, got 'head'"),
         (["--process", "1"], "it goes with --distributed"),
     ):
         with Processes([[*call[:4], *more]], tmp_path) as processes:

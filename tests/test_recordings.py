@@ -455,6 +455,11 @@ def test_ts(tmp_path):
     assert sequences.sequence(1).tolist() == [[7, 8]]
     assert sequences[1].mask.tolist() == [True, False, False]
     assert read_ts(tmp_path / "tiny.ts", steps=5)[0].x.shape == (5, 2)
+    spaced = [("@classLabel true", "@classLabel\ttrue "), ("@data", "  @data "), ("#A comment", " #A comment")]
+    again = read_ts(write_ts(tmp_path / "spaced.ts", *spaced))
+    assert (again.class_names, again.y.tolist()) == (sequences.class_names, sequences.y.tolist())
+    (tmp_path / "marked.ts").write_text(TS, encoding="utf-8-sig")  # as editors of Windows write it
+    assert read_ts(tmp_path / "marked.ts").class_names == ("up", "down")
 
 
 @pytest.mark.parametrize(

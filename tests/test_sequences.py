@@ -114,6 +114,14 @@ def test_channels_are_standardised_over_the_steps_that_there_are(ragged):
         ragged.map(lambda x: x[:1])[0]
 
 
+def test_a_constant_channel_is_not_divided_by_the_rounding_of_its_mean():
+    dead = Sequences("dead", np.full((10, 7, 1), 0.1), [0, 1] * 5)
+    other = Sequences("other", np.full((1, 7, 1), 0.2), [0])
+    train, test = standardize(dead, other)
+    np.testing.assert_allclose(train[0].x, 0, atol=1e-15)
+    np.testing.assert_allclose(test[0].x, 0.1, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

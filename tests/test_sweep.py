@@ -2,17 +2,21 @@
 
 import dataclasses
 import functools
+import io
 import json
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 from spikegrad import Arctan, Sigmoid, fitted
-from spikegrad.cli import learning, main, sources, sweeping
+from spikegrad.cli import learning, main, sources, sweeping, tables
+from spikegrad.cli.figure import sweep_figure
 from spikegrad.cli.networks import SpikingNetwork, init
 from spikegrad.data import DataError, load, scale
 from spikegrad.neurons import LIF
@@ -246,11 +250,13 @@ def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     assert "surrogates must be a list of texts" in capsys.readouterr().err
 
 
-def test_the_best_is_chosen_by_validation_alone():
-    def result(surrogate, seed, validation, held_out):
-        axes = {"surrogate": surrogate, "height": None, "width": 0.1, "lr": 0.1}
-        return {**axes, "seed": seed, "validation": validation, "held_out": held_out, "diverged": None, "rates": [0.1]}
+def result(surrogate, seed, validation, held_out):
+    axes = {"surrogate": surrogate, "height": None, "width": 0.1, "lr": 0.1}
+    scores = {"validation": validation, "held_out": held_out}
+    return {**axes, "seed": seed, **scores, "seconds": 1.0, "diverged": None, "rates": [0.1]}
 
+
+def test_the_best_is_chosen_by_validation_alone():
     rows = sweeping.summaries(
         [result("a", 0, 0.9, 0.1), result("b", 0, 0.8, 0.99), result("a", 1, 0.7, 0.3), result("b", 1, 0.75, 0.99)]
     )
@@ -258,6 +264,35 @@ def test_the_best_is_chosen_by_validation_alone():
     assert chosen.setting["surrogate"] == "a"
     assert chosen.held_out == pytest.approx((0.2, np.std([0.1, 0.3], ddof=1)))
     assert chosen.n == 2
+
+
+def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
+    spec = "snntorch.fast_sigmoid(slope=25.0)"
+    rows = sweeping.summaries([result(spec, 0, 0.9, 0.1), result(spec, 1, 0.7, 0.3)])
+    data = SimpleNamespace(name="mine", held_out="the test set", y_test=np.zeros(9))
+    for table in tables.sweep(rows, rows, rows[0], ["surrogate", "height", "width", "lr"], data, data)[:2]:
+        Console(width=80).print(table)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        cells = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+        assert "".join(cells) == spec
+
+
+def test_a_heat_map_tells_surrogates_apart():
+    specs = [f"snntorch.fast_sigmoid(slope={slope})" for slope in (25, 50)]
+    rows = sweeping.summaries([result(spec, 0, 0.9, 0.1) for spec in specs])
+    named = [text.get_text() for text in sweep_figure(rows, rows[0], "mine").axes[0].get_yticklabels()]
+    assert [name.replace("\n", "") for name in named] == specs
+
+
+def test_the_bar_counts_every_run(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(tables, "console", lambda stderr: Console(file=screen, force_terminal=True, width=80))
+    with tables.sweep_progress(2, 4, ["surrogate"], False) as progress:
+        for seed in range(2):
+            progress.updates(4)
+            progress.result(result("arctan", seed, 0.9, 0.1))
+    assert "2/2 runs" in screen.getvalue()
 
 
 def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():

@@ -177,6 +177,8 @@ def test_what_cannot_be():
 
         fit(loss, trainable, [X], optimizer=optax.sgd(0.1), key=KEY, callbacks=[AdaptWidths(static, X)])
 
-    for network, chosen in ((one, lambda *_: True), (fit_widths(one, X), lambda path, leaf: "weight" in path)):
+    weights_alone = fit_widths(one, X), lambda path, leaf: "weight" in path
+    two = Network([*one.layers, Layer(weight(8, 2), LeakyReadout())])
+    for network, chosen in ((one, lambda *_: True), (two, lambda *_: True), weights_alone):
         with pytest.raises(ValueError, match="what is trained has no widths: fit_widths gives them, before partition"):
             train(network, chosen)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ import numpy as np
 import optax
 import pytest
 from conftest import few
+from rich.console import Console
 
 from spikegrad import training
 from spikegrad._compat import in_double_precision
 from spikegrad.cli import main
 from spikegrad.cli import zenke_vogels as task
+from spikegrad.cli.reproducing import chosen_tables
 from spikegrad.cli.zenke_vogels import Condition, Grid
 from spikegrad.cli.zenke_vogels_figure import figure
 from spikegrad.data._sequences import Sequences
@@ -431,6 +434,15 @@ def test_the_results_are_those_of_the_grid(kept):
     assert len(results["at_length"]) == 4
     assert results["best"] == jsonable(task.chosen(results["rows"]))
     assert results["laws"] == [law._asdict() for law in task.laws(results["rows"], results["at_length"])]
+
+
+def test_the_tables_fit_a_screen_of_80_columns(kept, capsys):
+    for table in chosen_tables(kept["results"]["best"]):
+        Console(width=80).print(table)
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert out.count("recurrent, reset differentiated, peak β") == 1
+    assert re.search(r"│ sigmoid +│ +10 │ 40.7 ± 11.8 % │ +10.0 % │ +77.4 │ 0.05 │ +3 │", out)
 
 
 def test_what_the_page_says_of_the_results(kept):

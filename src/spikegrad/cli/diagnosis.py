@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,6 @@ from .networks import NO_CODING, Params, SpikingNetwork
 
 EXAMPLES = 128
 """So many tell as much as all."""
-GUESSING = 1.5
-"""Nothing is learnt below so many times the accuracy of guessing."""
 
 
 def examine(
@@ -79,7 +77,7 @@ class Watch:
     """A callback that says why, once, at the end of the first epoch in which nothing was learnt."""
 
     def __init__(self, why: Callable[[Params], list[str]], classes: int, quiet: bool) -> None:
-        self.why, self.least, self.quiet, self.looked = why, GUESSING / classes, quiet, False
+        self.why, self.least, self.quiet, self.looked = why, tables.learnt(classes), quiet, False
 
     def __call__(self, now: training.Report) -> None:
         if self.quiet or self.looked or not now.epoch_ended or now.epoch_metrics["accuracy"] >= self.least:
@@ -99,6 +97,27 @@ def explained(why: Callable[[Params], list[str]]) -> Iterator[None]:
         for line in why(error.state.trainable):
             tables.console(stderr=True).print(line, soft_wrap=True)
         raise
+
+
+def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
+    """The numbers of each layer in a row; where a screen is narrower than that, in a column, of as many as fit."""
+    columns = list(zip(HEADINGS, *rows, strict=True))
+    if sum(max(map(len, column)) + 3 for column in columns) < width:
+        return [_table(title, HEADINGS, rows)]
+    first, each = (max(map(len, cells)) + 3 for cells in (HEADINGS, [cell for row in rows for cell in row]))
+    beside = max(1, (width - first - 1) // each)
+    parts = (rows[i : i + beside] for i in range(0, len(rows), beside))
+    turned = (list(zip(HEADINGS, *part, strict=True)) for part in parts)
+    return [_table(title, names, numbers) for names, *numbers in turned]
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 @click.command("diagnose")
@@ -144,12 +163,9 @@ def command(run: Path, data: str | None, start: bool, examples: int, output: Pat
         outputs.write(output, lambda stream: figure.savefig(stream, dpi=150, format=output.suffix[1:]))
     out = tables.console()
     weights = "at the start" if start else "as trained"
-    table = Table(title=f"{run}, weights {weights}, {min(examples, len(found[0]))} examples of {source}")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
-    for row in diagnosis.rows():
-        table.add_row(*row)
-    out.print(table)
+    title = f"{run}, weights {weights}, {min(examples, len(found[0]))} examples of {source}"
+    for table in layers(diagnosis.rows(), title, out.width):
+        out.print(table)
     for line in diagnosis.lines():
         out.print(line, soft_wrap=True)
     if output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 import jax
@@ -68,6 +69,7 @@ def _curves(panels: Any, results: dict[str, Any]) -> None:
     _tidy(accuracy, "accuracy", "epoch", "%")
     _tidy(rate, "firing rate", "epoch", "per neuron and step")
     for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=7, frameon=False)
 
 
@@ -82,6 +84,7 @@ def _example(picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork
         picture.imshow(
             x.reshape(len(x), -1).T, cmap="gray_r", aspect="auto", extent=(0.5, len(x) + 0.5, math.prod(x.shape[1:]), 0)
         )
+        picture.yaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(picture, f"held-out recording {i}, label {label}", "step", "channel")
     elif x.ndim == 1:
         picture.plot(x, lw=1)
@@ -176,4 +179,4 @@ _AXES = {"width": "half-width", "lr": "learning rate", "height": "height", "surr
 def _named(value: Any) -> str:
     if value is None:
         return "own"
-    return f"{value:g}" if isinstance(value, float) else value if len(value) <= 28 else f"{value[:27]}…"
+    return f"{value:g}" if isinstance(value, float) else textwrap.fill(value, 28)

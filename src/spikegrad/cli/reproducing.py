@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,10 @@ def reproduce(
             runs.save(folder / runs.FIGURE, lambda stream: drawn.savefig(stream, dpi=130, format="png"))
     out = tables.console()
     if rows:
-        out.print(_table(best, task.title(grid)))
+        out.print(task.title(grid), soft_wrap=True)
+        for table in chosen_tables(best):
+            out.print(table)
+        out.print("β of the best mean accuracy on the validation examples")
     if interrupted:
         again = f"spikegrad reproduce {result} --resume {folder}"
         out.print(f"interrupted: {len(found)} of {grid.runs} runs; {again} goes on", soft_wrap=True)
@@ -118,21 +123,21 @@ def reproduce(
     return 128 + stop() if stop() else 0
 
 
-def _table(chosen: list[dict[str, Any]], title: str) -> Table:
-    table = Table(title=title, caption="β of the best mean accuracy on the validation examples")
-    for heading in ("network, reset, slope", "shape"):
-        table.add_column(heading)
-    for heading in ("best β", "held out", "lowest over β", "spikes", "lr", "seeds"):
-        table.add_column(heading, justify="right")
-    for row in chosen:
-        table.add_row(
-            row["condition"],
-            row["shape"],
-            f"{row['beta']:g}",
-            tables.spread(row["mean"], row["deviation"]),
-            tables.percent(row["lowest"]),
-            f"{row['spikes']:.1f}",
-            f"{row['lr']:g}",
-            str(row["seeds"]),
-        )
-    return table
+def chosen_tables(chosen: list[dict[str, Any]]) -> Iterator[Table]:
+    """A table for each kind of network, reset and slope, whose names would not fit a screen beside the numbers."""
+    for condition, rows in itertools.groupby(chosen, key=lambda row: row["condition"]):
+        table = Table(title=condition)
+        table.add_column("shape")
+        for heading in ("best β", "held out", "lowest over β", "spikes", "lr", "seeds"):
+            table.add_column(heading, justify="right")
+        for row in rows:
+            table.add_row(
+                row["shape"],
+                f"{row['beta']:g}",
+                tables.spread(row["mean"], row["deviation"]),
+                tables.percent(row["lowest"]),
+                f"{row['spikes']:.1f}",
+                f"{row['lr']:g}",
+                str(row["seeds"]),
+            )
+        yield table

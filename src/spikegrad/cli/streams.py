@@ -15,7 +15,6 @@ _SPELT = {"±": "+-", "−": "-", "×": "x", "·": "*", "√": "sqrt", "≤": "<
 
 def prepare() -> None:
     """Make both streams usable: a closed one leads nowhere, and what an encoding lacks is spelt in ASCII."""
-    codecs.register_error("spell", _spell)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None or stream.closed:
@@ -27,13 +26,25 @@ def prepare() -> None:
 def _spell(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_ascii, error.object[error.start : error.end])), error.end
+    places = range(error.start, error.end)
+    return "".join(_ascii(*error.object[place : place + 2]) for place in places), error.end
 
 
-def _ascii(character: str) -> str:
+codecs.register_error("spell", _spell)
+
+
+def spelt(text: str, encoding: str) -> str:
+    """The text as a stream of this encoding will have it."""
+    return text.encode(encoding, "spell").decode(encoding)
+
+
+def _ascii(character: str, following: str = "") -> str:
     name = unicodedata.name(character, "")
+    apart = " " * following.isalpha()  # a product would read as one name
     if name.startswith("GREEK"):
-        return name.split()[-1].lower()
+        return name.split()[-1].lower() + apart
+    if name.startswith("SUPERSCRIPT"):
+        return _SPELT.get(character, "?") + apart
     return _SPELT.get(character) or unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
 
 

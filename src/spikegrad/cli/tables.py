@@ -15,18 +15,26 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from .learning import Progress
-from .streams import Output
+from .streams import Output, spelt
 
 PIPE_WIDTH = 180
 """Columns of a table that goes to a file or another program, where nothing has to fit a screen."""
 
 
+class _Console(Console):
+    """What the stream has to spell is spelt before a table is laid out: it takes more room."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(spelt(text, self.encoding), **options)
+
+
 def console(stderr: bool = False) -> Console:
     """Where to print. Brackets are text here, never markup."""
     stream = Output(sys.stderr if stderr else sys.stdout, optional=stderr)
-    return Console(
+    return _Console(
         file=cast(TextIO, stream),
         markup=False,
         highlight=False,
@@ -133,9 +141,14 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
             )
         elif rate > 0.9:
             found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes; a faster decay or smaller lr helps")
-    if spiking["held_out"] < 1.5 / classes:
+    if spiking["held_out"] < learnt(classes):
         found.append(f"{percent(spiking['held_out'])} is close to guessing one of {classes} classes")
     return found
+
+
+def learnt(classes: int) -> float:
+    """The accuracy from which on something has been learnt: a share of guesses, and half that share of the rest."""
+    return (1 + (1 - 1 / classes) / 2) / classes
 
 
 def large_losses(results: dict[str, Any], classes: int) -> list[str]:
@@ -175,19 +188,23 @@ class _Lines(SweepProgress):
 
     def updates(self, count: int) -> None:
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, advance=count, description=f"{self.done}/{self.total} runs")
+            self.bar.update(self.task, advance=count, description=self._runs())
 
     def result(self, result: dict[str, Any]) -> None:
         self.done += 1
         if self.bar is not None and self.task is not None:  # it may have been made before, or have diverged
             least = self.done * self.of_run
-            self.bar.update(self.task, completed=max(self.bar.tasks[self.task].completed, least))
+            completed = max(self.bar.tasks[self.task].completed, least)
+            self.bar.update(self.task, completed=completed, description=self._runs())
         setting = "  ".join(f"{'' if axis == 'surrogate' else f'{axis} '}{_label(result[axis])}" for axis in self.axes)
         text = (
             f"{self.done:{len(str(self.total))}}/{self.total}  {setting}  seed {result['seed']}  validation "
             f"{percent(result['validation'])}  {result['seconds']:.1f} s" + ("  diverged" if result["diverged"] else "")
         )
         self.out.print(text, soft_wrap=True)
+
+    def _runs(self) -> str:
+        return f"{self.done}/{self.total} runs"
 
 
 @contextmanager
@@ -211,7 +228,7 @@ def sweep(rows: list[Any], chosen: list[Any], best: Any, axes: list[str], data: 
     def table(title: str, of: list[Any], told: bool) -> Table:
         table = Table(title=title, caption=examples if told else None)
         for axis in axes:
-            table.add_column(axis, justify="left" if axis == "surrogate" else "right")
+            table.add_column(axis, justify="left" if axis == "surrogate" else "right", overflow="fold")
         for heading in ("validation", *(["held out"] if told else []), "runs", "firing"):
             table.add_column(heading, justify="right")
         for row in of:

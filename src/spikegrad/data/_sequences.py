@@ -398,7 +398,9 @@ def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
     # two passes: the difference of squares would cancel for channels far from 0
     variance = sum((((train.sequence(i) - mean) ** 2).sum(0) for i in range(len(train))), np.zeros(train.shape)) / steps
     deviation = np.sqrt(variance)
-    return mean, np.where(deviation > 0, deviation, 1)
+    first = train.sequence(0)[0]
+    varies = np.any([(train.sequence(i) != first).any(0) for i in range(len(train))], 0)  # the mean may be rounded
+    return mean, np.where(varies & (deviation > 0), deviation, 1)
 
 
 def standardized(source: Sequences, mean: np.ndarray, deviation: np.ndarray) -> Sequences:

@@ -51,7 +51,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     """
     path = Path(path)
     with reading(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     header, rows = _header_and_rows(path, lines)
     if header.get("timestamps", "false").lower() != "false":
         raise DataError(f"{path}: has time stamps, which are not read")
@@ -77,14 +77,14 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
 def _header_and_rows(path: Path, lines: list[str]) -> tuple[dict[str, str], list[tuple[int, str]]]:
     """What the lines with @ say, by lower-case key, and the numbered lines after @data."""
     header, rows, in_data = {}, [], False
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line[0] in "#%":
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line[0] in "#%":
             continue
         if in_data:
             rows.append((number, line))
         elif line[0] == "@":
-            key, _, value = line[1:].strip().partition(" ")
-            header[key.lower()] = value.strip()
+            key, *value = line[1:].split(maxsplit=1) or [""]
+            header[key.lower()] = "".join(value)
             in_data = key.lower() == "data"
         else:
             raise DataError(f"{path}: line {number} is neither a comment nor @key value: {line[:40]!r}")

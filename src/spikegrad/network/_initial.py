@@ -120,6 +120,7 @@ def fluctuation_driven(
     deviation = _deviation(cell, mean, deviation)
     measured = np.ndim(rate) > 0
     moments = _measure(decays, jnp.asarray(rate), mask) if measured else _expect(decays, rate, mask)
+    _check(moments.square, jnp.isfinite(moments.square), "inputs are NaN or infinite")
     _check(moments.square, moments.square > 0, "inputs are all 0, and no weights make them count")
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
@@ -279,7 +280,7 @@ def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...
 
     def leak(state, x, key):
         u, i = state
-        i = c * i + x
+        i = c * i + x.astype(i.dtype)
         u = b * u + g * i
         return (u, i), u
 
@@ -287,7 +288,7 @@ def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...
         total = u.sum(-1)
         return total.sum(), (total**2).sum(), (u**2).sum()
 
-    zeros = jnp.zeros(inputs.shape[1:], inputs.dtype if is_float(inputs) else jnp.result_type(float))
+    zeros = jnp.zeros(inputs.shape[1:], jnp.result_type(float))
     return tuple(sums.sum() for sums in _over_steps(leak, (zeros, zeros), inputs, mask, look))
 
 

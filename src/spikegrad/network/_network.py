@@ -17,7 +17,7 @@ from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
 from . import _layer, _loop, _scan
 from ._initial import Initializer
-from ._layer import Layer, LayerState, examples_of, keys_of
+from ._layer import Layer, LayerState, examples_of, is_stochastic, keys_of
 from ._layer_vjp import KEYS, trace
 from ._masks import make_masks
 from ._schedule import MODES, check_length, schedule
@@ -144,7 +144,8 @@ class Network(Struct):
             except ValueError as error:
                 raise ValueError(f"Network.init: layer {n}: {error}") from None
             layers.append(layer)
-            inputs = cls([layer])(inputs, mask=mask, key=spiking)[1] if measured and not last else size
+            drawing = spiking if is_stochastic(cell) else None
+            inputs = cls([layer])(inputs, mask=mask, key=drawing)[1] if measured and not last else size
         return cls(layers)
 
     def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> list[LayerState]:

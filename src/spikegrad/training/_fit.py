@@ -174,6 +174,8 @@ def _told(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bool]:
 
 def check_counts(owner: str, **counts: int | None) -> None:
     for name, value in counts.items():
+        if value is not None and not hasattr(value, "__index__"):
+            raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
         if value is not None and value < 1:
             raise ValueError(f"{owner}: {name} must be at least 1, got {value}")
 

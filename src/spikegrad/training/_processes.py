@@ -66,7 +66,7 @@ def distributed(
     ProcessLostError
         Within it, where an operation over all processes fails.
     ValueError
-        If processes are neither given nor found.
+        If processes are neither given nor found, or the address has no port.
     RuntimeError
         If a device has been used before, or the coordinator cannot be reached.
 
@@ -82,6 +82,8 @@ def distributed(
     >>> with distributed():  # doctest: +SKIP
     ...     print(jax.process_index(), jax.process_count(), jax.devices())
     """
+    if coordinator_address is not None and not re.fullmatch(r".+:\d+", coordinator_address):
+        raise ValueError(f"distributed: coordinator_address must be host:port, got {coordinator_address!r}")
     if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
         options = {"heartbeat_timeout_seconds": _HEARTBEAT} | options
     restore = _watched_streams()

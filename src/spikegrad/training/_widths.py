@@ -95,14 +95,10 @@ def _trainable(before: Any, new: Network) -> Any:
     """What is trained, with the widths of the new network, as arrays like those that were."""
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
-    found = False
-    leaves = []
-    for old, leaf in zip(olds, news, strict=False):
-        stays = old is None or leaf is old
-        found |= not stays
-        leaves.append(old if stays else _like(leaf, old))
-    if structure != other or not found:
+    stays = [old is None or leaf is old for old, leaf in zip(olds, news, strict=False)]
+    if structure != other or all(stays):
         raise ValueError("AdaptWidths: what is trained has no widths: fit_widths gives them, before partition")
+    leaves = [old if same else _like(leaf, old) for old, leaf, same in zip(olds, news, stays, strict=True)]
     return structure.unflatten(leaves)
 
 

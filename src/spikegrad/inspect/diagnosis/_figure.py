@@ -49,7 +49,8 @@ def _potentials(axes: Axes, layer: LayerReport, color: str) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     axes.set_title(f"{layer.name}, rate {layer.rate:.2g}" if layer.fires else layer.name, fontsize=9)
-    axes.stairs(layer.shares, layer.edges, fill=True, color=color, alpha=0.5)
+    if layer.edges:  # of potentials that are finite
+        axes.stairs(layer.shares, layer.edges, fill=True, color=color, alpha=0.5)
     axes.set_xlabel("potential − threshold" if layer.scale is not None else "potential", fontsize=8)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -57,7 +58,7 @@ def _potentials(axes: Axes, layer: LayerReport, color: str) -> None:
     if layer.scale is None:
         return
     axes.axvline(0, color="0.6", lw=0.8)
-    if layer.surrogate is None or not layer.peak:
+    if layer.surrogate is None or not layer.peak or not layer.edges:
         return
     low, high = min(layer.edges[0], 0), max(layer.edges[-1], 0)
     near = (layer.at or 0) + 6 * (layer.half_width or 0) * np.linspace(-1, 1, 200)
@@ -73,8 +74,9 @@ def _potentials(axes: Axes, layer: LayerReport, color: str) -> None:
 def _lags(axes: Axes, layers: Sequence[LayerReport]) -> None:
     for i, layer in enumerate(layers):
         norms = np.array(layer.by_lag)
-        if norms.size and norms.any():
-            shown = np.where(np.isfinite(norms) & (norms > 0), norms / norms[norms > 0][0], np.nan)
+        there = np.isfinite(norms) & (norms > 0)
+        if there.any():
+            shown = np.where(there, norms, np.nan) / norms[there][0]
             factor = "" if layer.factor is None else f", × {layer.factor:.3g} per step"
             axes.plot(shown, color=f"C{i}", lw=1.4, label=layer.name + factor)
     axes.set_yscale("log")

@@ -66,7 +66,7 @@ class LayerReport:
     rate: float
     """Mean output: of spikes, how many there are per neuron and step."""
     silent: float
-    """Share of the neurons that never fire, or whose output is always 0."""
+    """Share of the neurons that never fire, or whose output is always 0. A soft spike is one from a half on."""
     always: float
     """Share of the neurons that fire in every step of every example."""
     mean: float
@@ -164,13 +164,14 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float 
     at = seen.potential if seen.distance is None else seen.distance
     rest = {} if whole else {"where": active[:, :, None]}
     fires = bool((seen.out == np.round(seen.out)).all()) if fires is None else fires
+    fired = abs(seen.out) >= 0.5 if fires else seen.out != 0
     found: dict[str, Any] = {
         "fires": fires,
         "neurons": at.shape[-1],
         "finite": bool(np.isfinite(those(at)).all()),
         "rate": mean(seen.out),
-        "silent": float((~(seen.out != 0).any((0, 1), **rest)).mean()),
-        "always": float((seen.out != 0).all((0, 1), **rest).mean()),
+        "silent": float((~fired.any((0, 1), **rest)).mean()),
+        "always": float(fired.all((0, 1), **rest).mean()),
         "mean": mean(at),
         "deviation": float(np.std(those(at), dtype=np.float64)),
     }

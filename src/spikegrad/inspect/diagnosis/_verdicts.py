@@ -146,7 +146,7 @@ def verdicts(layers: Sequence[LayerReport], whole: Whole) -> tuple[Verdict, ...]
         found += next(filter(None, ([*rule(case)] for rule in _RULES)), [])
         found += _too_few_bits(case)
     found += _overshoots(cases)
-    return tuple(found or [*_vanishes(cases)] or [*_cut_off(cases)])
+    return tuple(found or [*_not_finite(cases)] or [*_vanishes(cases)] or [*_cut_off(cases)])
 
 
 # --- rules: what a layer does wrong by itself, the first that holds ---------------------------------------------------
@@ -161,7 +161,8 @@ def _silent(case: _Case) -> Iterator[Verdict]:
             yield case.verdict("silent", "is silent: its inputs are zero")
         return  # the layer below is the silent one
     finding = f"is silent: {_percent(layer.silent)} of its neurons never fire; {_where(layer)}"
-    yield case.verdict("silent", finding, *_lifted(case), *_to_scale(case, "feedforward weights"), *_reaching(case))
+    remedies = [*_lifted(case)] or [*_to_scale(case, "feedforward weights")]
+    yield case.verdict("silent", finding, *remedies, *_reaching(case))
 
 
 def _saturated(case: _Case) -> Iterator[Verdict]:
@@ -225,7 +226,7 @@ def _vanishes(cases: Sequence[_Case]) -> Iterator[Verdict]:
     whole, layer = cases[0].whole, cases[0].layer
     gradient, differ, reads = (np.array(of_steps) for of_steps in (layer.by_step, whole.differ, whole.reads))
     if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (gradient, differ, reads)):
-        return  # of a loss that is NaN nothing can be told
+        return
     arrives = float((gradient / gradient.max()) @ (differ / differ.sum()))
     leaky = [(float(jnp.mean(case.cell.decay)), case) for case in cases if hasattr(case.cell, "decay")]
     if arrives >= ARRIVES or not leaky:
@@ -240,6 +241,14 @@ def _vanishes(cases: Sequence[_Case]) -> Iterator[Verdict]:
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
     yield case.verdict("vanishes", finding, case.remedy("decay", better, text))
+
+
+def _not_finite(cases: Sequence[_Case]) -> Iterator[Verdict]:
+    """Where no layer makes it so, it comes of the loss: the logarithm of 0 is the usual cause."""
+    for case in reversed(cases):
+        if not math.isfinite(case.layer.current_gradient or 0.0):
+            yield case.verdict("not finite", "gets a gradient of the loss that is NaN or infinite")
+            return
 
 
 def _cut_off(cases: Sequence[_Case]) -> Iterator[Verdict]:
@@ -350,7 +359,8 @@ def _highest(layer: LayerReport) -> float:
 
 
 def _where(layer: LayerReport) -> str:
-    width = f", the slope's half-width is {layer.half_width:.2g}" if layer.half_width else ""
+    known = layer.half_width and not math.isnan(layer.half_width)
+    width = f", the slope's half-width is {layer.half_width:.2g}" if known else ""
     origin = "" if layer.scale is None else " from the threshold"
     return f"its potentials are at {layer.mean:.2g} ± {layer.deviation:.2g}{origin}{width}"
 
