@@ -119,18 +119,21 @@ def loop(p, states=None, mask=None, truncate=None, cell="LIF", reset="subtract",
         potential = 0.9 * states[-1][0] + below @ p["readout"]
         return [*new, (potential, potential)], potential
 
-    def masked_step(states, now):
-        x, active, cut = now
+    def masked_step(carry, now):
+        (states, window), (x, active, now_in) = carry, now
+        cut = (window < now_in)[:, None]  # the last step that took place was in another window
         begin = jax.tree.map(lambda a: jnp.where(cut, jax.lax.stop_gradient(a), a), states)
         new, out = step(begin, x)
         held = states, jnp.zeros_like(out)
-        return jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), (new, out), held)
+        new, out = jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), (new, out), held)
+        return (new, jnp.where(active, now_in, window)), out
 
     if mask is None and truncate is None:
         return jax.lax.scan(step, states, p["inputs"])
     mask = jnp.ones((STEPS, BATCH), bool) if mask is None else mask
-    cut = jnp.arange(STEPS) % (truncate or STEPS) == 0
-    return jax.lax.scan(masked_step, states, (p["inputs"], mask, cut.at[0].set(False)))
+    windows = jnp.arange(STEPS) // (truncate or STEPS)
+    (states, _), out = jax.lax.scan(masked_step, (states, jnp.zeros(BATCH, int)), (p["inputs"], mask, windows))
+    return states, out
 
 
 def loss_of(run):

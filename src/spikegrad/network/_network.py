@@ -263,7 +263,8 @@ class Network(Struct):
             ``(steps, batch)`` or ``(steps,)``: False for steps that do not take place, such as those after the end of
             a shorter sequence. They leave states as they are, and their outputs are 0.
         truncate : int, optional
-            Length of a window of truncated backpropagation: derivatives of states end at its start.
+            Length of a window of truncated backpropagation: derivatives of states end at its start, or where a mask
+            leaves that out, at the first step of it that takes place.
         all_layers : bool, default False
             Whether to return the outputs of every layer and not those of the last one alone.
         pre_spike : bool or sequence of int, default False
