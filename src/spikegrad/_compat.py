@@ -68,6 +68,11 @@ def shard_as(x: jax.Array, like: Any) -> jax.Array:
     return jax.sharding.reshard(x, sharding)
 
 
+def spread_as(x: jax.Array, like: Any) -> jax.Array:
+    """``x`` in the shape of ``like``, spread over devices as that is: a parameter as a potential, say."""
+    return match_varying_axes(shard_as(jnp.broadcast_to(x, like.shape), like), like=like)
+
+
 def zeros_like(x: jax.Array) -> jax.Array:
     """``jnp.zeros_like``, which leaves out the sharding where no mesh has been set."""
     return shard_as(jnp.zeros_like(x), x)

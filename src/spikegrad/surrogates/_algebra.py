@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._compat import zeros_like
 from .._struct import Real, is_pure, parameter, shown
 from .._surrogate import Surrogate, curve_of, finite, with_curve
 from ._math import signed
@@ -49,7 +50,7 @@ def _primal(curve: Surrogate, x: jax.Array) -> _Primal:
     if isinstance(curve, Composition):
         return curve._fitted(x.dtype, x.shape)._primal(x)
     numbers = all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve)) if curve._frozen else False
-    threshold = jnp.zeros(() if numbers else x.shape, x.dtype)
+    threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
     return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
 
 
