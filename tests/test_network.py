@@ -406,9 +406,13 @@ def test_forward_mode():
     run = lambda p, **options: build(p)(p["inputs"], **options)[1].sum()  # noqa: E731
     got = jax.jvp(lambda p: run(p, mode="scan"), (p,), (d,))[1]
     assert_close(got, jax.jvp(lambda p: loop(p)[1].sum(), (p,), (d,))[1], 1e-5)
-    for options in ({}, {"mode": "half"}):
-        with pytest.raises(TypeError, match="for forward-mode differentiation use mode='scan'"):
-            jax.jvp(lambda p, options=options: run(p, **options), (p,), (d,))
+    for mode in ("exact", "half"):
+        other = functools.partial(run, mode=mode)
+        compiled = jax.jit(other)
+        for derivative in (jax.jvp, lambda f, p, d: jax.jacfwd(f)(*p)):
+            for f in (other, compiled):
+                with pytest.raises(TypeError, match=f"^Network: for forward-mode .* use mode='scan', not '{mode}'"):
+                    derivative(f, (p,), (d,))
 
 
 # --- memory: of the compiled program, so that no other load of the machine matters -----------------------------------

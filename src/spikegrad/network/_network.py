@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._compat import is_forward_mode_error, match_varying_axes, shard_as
+from .._compat import in_reverse_mode_alone, match_varying_axes, shard_as
 from .._struct import Struct, is_pure, parameter
 from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
@@ -295,9 +295,8 @@ class Network(Struct):
         :meth:`step`, and whatever other examples there are.
 
         ``mode="scan"`` is differentiable in forward and reverse mode. The other modes have a derivative of their own in
-        reverse mode, and ``jax.jvp`` raises a TypeError, with JAX's own message where ``jax.jit`` stands between. All
-        give derivatives of all orders, ``jax.hessian`` included, except that ``"half"`` and ``"8-bit"`` have the first
-        alone, and raise a TypeError for others.
+        reverse mode, and ``jax.jvp`` raises a TypeError. All give derivatives of all orders, ``jax.hessian`` included,
+        except that ``"half"`` and ``"8-bit"`` have the first alone, and raise a TypeError for others.
 
         ``unroll`` is 1 on CPUs, where more costs time of compilation and gains nothing, and 4 elsewhere, where a turn
         of a loop costs microseconds.
@@ -325,15 +324,10 @@ class Network(Struct):
             pre_spike=tuple(n in shown for n in range(depth)),
             unroll=_checked_unroll(unroll),
         )
-        try:
-            if is_pure_network(self):
-                ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask, key)
-            else:
-                ends, of_steps = _run(self, options, inputs, states, mask, key)
-        except TypeError as error:
-            if is_forward_mode_error(error):
-                raise TypeError(f"Network: for forward-mode differentiation use mode='scan', not {mode!r}") from error
-            raise
+        if is_pure_network(self):
+            ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask, key)
+        else:
+            ends, of_steps = _run(self, options, inputs, states, mask, key)
         outputs = tuple(out for out, _ in of_steps) if all_layers else of_steps[-1][0]
         return (ends, outputs, tuple(of_steps[n][1] for n in shown)) if shown else (ends, outputs)
 
@@ -370,6 +364,8 @@ def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, ma
     per_step = all(equations.per_step for equations in traced)
     parts = schedule(len(inputs), options.mode, options.chunk, options.segment, per_step=per_step)
     arrays = match_varying_axes(arrays, like=inputs)
+    message = f"Network: for forward-mode differentiation use mode='scan', not {options.mode!r}"
+    arrays, inputs, states = in_reverse_mode_alone(message, (arrays, inputs, states))
     return _loop.run(plan, parts, arrays, inputs, pre_spike, states, masks)
 
 
