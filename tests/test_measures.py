@@ -177,6 +177,10 @@ def test_what_cannot_be_measured_or_fitted():
         jax.jit(lambda a: measure(Sigmoid(a)).peak)(1.0)
     with pytest.raises(ValueError, match=r"^fitted: the slope of LeakyRelu\(alpha=0.1, beta=1.0\) has no half-width"):
         fitted(LeakyRelu(), width=1.0)
+    with pytest.raises(ValueError, match=r"^fitted: width must be > 0, got -0.3$"):
+        fitted(Sigmoid(), width=-0.3)
+    with pytest.raises(TypeError, match=r"^fitted: height must be a real number or array, got 'high'$"):
+        fitted(Sigmoid(), height="high")
     with pytest.raises(ValueError, match=r"^fitted: the slope of 0.0 \* Sigmoid\(alpha=4.0\) is 0, and no factor"):
         fitted(0 * Sigmoid(), height=1.0)
     assert math.isnan(measure(stretched(SquarewaveFourierSeries(20), 1e5)).area)

@@ -500,6 +500,8 @@ def test_residual_report():
         (ValueError, {"mask": np.ones((3, 8), bool)}, "mask must be of bool and of shape"),
         (ValueError, {"mask": np.ones((8, 3))}, "mask must be of bool and of shape"),
         (ValueError, {"states": [(jnp.zeros(2), jnp.zeros(2))]}, "states must be"),
+        (TypeError, {"states": jax.random.key(0)}, "states must be a sequence, one entry a layer, got Array"),
+        (TypeError, {"pre_spike": 0}, "pre_spike must be a bool or a sequence of layers, got 0"),
         (ValueError, {"inputs": jnp.ones(3)}, "inputs must be of shape (steps, ..., inputs), got (3,)"),
         (ValueError, {"inputs": jnp.ones((8, 3, 6))}, "weight of shape (5, 7) does not take an input of shape (3, 6)"),
     ],

@@ -266,7 +266,7 @@ class Struct:
             return self
         values = self._values()
         for name in arrays:
-            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, type(self).__name__, name, of)
+            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, self._called(), name, of)
         return new_unchecked(type(self), values)
 
     @classmethod

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import brief
 from .._compat import in_reverse_mode_alone, match_varying_axes, shard_as
 from .._struct import Struct, is_pure, parameter
 from .._surrogate import as_key
@@ -304,6 +305,7 @@ class Network(Struct):
         inputs = real_inputs(inputs)
         key = None if key is None else checked_key(key)
         mask = None if mask is None else jnp.asarray(mask)
+        states = None if states is None else _as_arrays(states)
         check_shapes(inputs, mask)
         steps = len(inputs)
         if mode not in MODES:
@@ -430,15 +432,16 @@ def check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:
         raise ValueError(f"Network: mask must be of bool and of shape {wanted}, got {mask.dtype}{list(mask.shape)}")
 
 
-def _checked_states(states: Sequence[LayerState], at_rest: list[LayerState]) -> list[LayerState]:
-    """The states, as arrays, or an error if they are not those of the network."""
-    given = _as_arrays(states)
+def _checked_states(given: list[LayerState], at_rest: list[LayerState]) -> list[LayerState]:
+    """The states, or an error if they are not those of the network."""
     if jax.tree.structure(given) != jax.tree.structure(at_rest) or _shapes(given) != _shapes(at_rest):
         raise ValueError(f"Network: states must be {_shapes(at_rest)}, got {_shapes(given)}")
     return jax.tree.map(shard_as, given, at_rest)
 
 
 def _as_arrays(states: Sequence[LayerState]) -> list[LayerState]:
+    if not isinstance(states, Sequence):
+        raise TypeError(f"Network: states must be a sequence, one entry a layer, got {brief(states)}")
     return jax.tree.map(jnp.asarray, list(states))
 
 
@@ -450,6 +453,8 @@ def _chosen(layers: bool | Sequence[int], depth: int) -> tuple[int, ...]:
     """The numbers of the layers that are meant, from 0 on."""
     if isinstance(layers, bool):
         return tuple(range(depth)) if layers else ()
+    if not isinstance(layers, Sequence):
+        raise TypeError(f"Network: pre_spike must be a bool or a sequence of layers, got {layers!r}")
     for n in layers:
         if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or not -depth <= n < depth:
             raise ValueError(f"Network: pre_spike must name layers from {-depth} to {depth - 1}, got {n!r}")

@@ -57,6 +57,10 @@ def _primal(curve: Surrogate, x: jax.Array) -> _Primal:
 class Composition(Surrogate):
     """A curve made of curves."""
 
+    @classmethod
+    def _called(cls):
+        return cls.__name__.lower()  # the public function that makes it
+
     def _primal(self, x: jax.Array) -> _Primal:
         raise NotImplementedError
 
@@ -77,6 +81,10 @@ class Scaled(Composition, pure=True):
     factor: Real = parameter()
     surrogate: Surrogate = parameter(kind=Surrogate)
 
+    @classmethod
+    def _called(cls):
+        return "*"
+
     def _primal(self, x):
         return _primal(self.surrogate, x).scaled(self.factor)
 
@@ -90,6 +98,10 @@ class Scaled(Composition, pure=True):
 class Sum(Composition, pure=True):
     first: Surrogate = parameter(kind=Surrogate)
     second: Surrogate = parameter(kind=Surrogate)
+
+    @classmethod
+    def _called(cls):
+        return "+"
 
     def _primal(self, x):
         a, b = _primal(self.first, x), _primal(self.second, x)

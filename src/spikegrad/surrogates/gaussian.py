@@ -31,7 +31,8 @@ def _bell_tail(z):
 @_bell_tail.defjvp
 def _bell_tail_jvp(primals, tangents):
     # JAX has the same, but for JAX 0.12 within jax.shard_map, where it raises
-    return _bell_tail(*primals), -_bell(*primals, 1) / math.sqrt(math.pi) * tangents[0]
+    (z,) = primals
+    return _bell_tail(z), -_bell(z, 1) / math.sqrt(math.pi) * tangents[0]
 
 
 def _normal(z):
