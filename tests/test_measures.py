@@ -24,6 +24,7 @@ from spikegrad import (
     SlayerGrad,
     SquarewaveFourierSeries,
     Surrogate,
+    bounded,
     fitted,
     keep_slope,
     learnable,
@@ -166,6 +167,10 @@ def test_fitted():
     # traced: what is wanted, and not what is fitted
     slope = jax.jit(lambda h, w: fitted(Arctan(), h, w).surrogate_grad(jnp.array([0.0, 0.25])))(3.0, 0.25)
     np.testing.assert_allclose(slope, [3.0, 1.5], rtol=1e-6)
+
+
+def test_a_bounded_number_is_measured_as_its_value():
+    assert measure(truncated(Sigmoid(), bounded(0.5))) == measure(truncated(Sigmoid(), 0.5))
 
 
 def test_what_cannot_be_measured_or_fitted():

@@ -367,6 +367,9 @@ class Bounded(Struct):
     def __jax_array__(self) -> jax.Array:
         return self.value
 
+    def __float__(self) -> float:
+        return float(self.value)
+
 
 def _as_its_value(name: str) -> Callable:
     return lambda self, *others: getattr(self.value, name)(*others)
