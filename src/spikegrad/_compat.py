@@ -191,6 +191,11 @@ def _reversible_jvp(message, primals, tangents):
     return primals[0], _tangent.bind(tangents[0], message=message)
 
 
+def is_forward_mode_error(error: TypeError) -> bool:
+    """Whether JAX was the first to refuse, which it says in words alone: where ``jax.vmap`` is around forward mode."""
+    return "custom_vjp" in str(error)
+
+
 def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
     raise TypeError(message)
 
@@ -200,7 +205,7 @@ _tangent.def_abstract_eval(lambda x, **_: x)
 ad.deflinear2(_tangent, lambda cotangent, _, **__: [cotangent])
 _tangent.def_impl(_refuse)
 mlir.register_lowering(_tangent, _refuse)
-batching.primitive_batchers[_tangent] = _refuse
+batching.primitive_batchers[_tangent] = lambda xs, axes, **params: (_tangent.bind(*xs, **params), *axes)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from .._compat import in_reverse_mode_alone, match_varying_axes, shard_as
+from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varying_axes, shard_as
 from .._struct import Struct, is_pure, parameter
 from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
@@ -326,10 +326,15 @@ class Network(Struct):
             pre_spike=tuple(n in shown for n in range(depth)),
             unroll=_checked_unroll(unroll),
         )
-        if is_pure_network(self):
-            ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask, key)
-        else:
-            ends, of_steps = _run(self, options, inputs, states, mask, key)
+        try:
+            if is_pure_network(self):
+                ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask, key)
+            else:
+                ends, of_steps = _run(self, options, inputs, states, mask, key)
+        except TypeError as error:
+            if mode != "scan" and is_forward_mode_error(error):
+                raise TypeError(_no_forward_mode(mode)) from error
+            raise
         outputs = tuple(out for out, _ in of_steps) if all_layers else of_steps[-1][0]
         return (ends, outputs, tuple(of_steps[n][1] for n in shown)) if shown else (ends, outputs)
 
@@ -366,9 +371,12 @@ def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, ma
     per_step = all(equations.per_step for equations in traced)
     parts = schedule(len(inputs), options.mode, options.chunk, options.segment, per_step=per_step)
     arrays = match_varying_axes(arrays, like=inputs)
-    message = f"Network: for forward-mode differentiation use mode='scan', not {options.mode!r}"
-    arrays, inputs, states = in_reverse_mode_alone(message, (arrays, inputs, states))
+    arrays, inputs, states = in_reverse_mode_alone(_no_forward_mode(options.mode), (arrays, inputs, states))
     return _loop.run(plan, parts, arrays, inputs, pre_spike, states, masks)
+
+
+def _no_forward_mode(mode: str) -> str:
+    return f"Network: for forward-mode differentiation use mode='scan', not {mode!r}"
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
