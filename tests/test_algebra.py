@@ -274,18 +274,20 @@ def test_what_is_refused():
         def surrogate_fun(self, x):
             return jnp.arctan(x)
 
-    with refuses(TypeError, "Scaled: factor must be a real number or array, got 'a'"):
+    with refuses(TypeError, "*: factor must be a real number or array, got 'a'"):
         "a" * s
-    with refuses(TypeError, "Scaled: factor must be a real number or array, got Arctan(alpha=1.0)"):
+    with refuses(TypeError, "*: factor must be a real number or array, got Arctan(alpha=1.0)"):
         s * Arctan()
-    with refuses(ValueError, "Scaled: factor must be finite, got nan"):
+    with refuses(ValueError, "*: factor must be finite, got nan"):
         np.nan * s
     with refuses(TypeError, "+: surrogate must be a Surrogate, got 1"):
         s + 1
-    with refuses(ValueError, "Stretched: width must be > 0, got 0.0"):
+    with refuses(ValueError, "stretched: width must be > 0, got 0.0"):
         stretched(s, 0)
-    with refuses(ValueError, "Truncated: half_width must be > 0, got -1.0"):
+    with refuses(ValueError, "truncated: half_width must be > 0, got -1.0"):
         truncated(s, -1)
+    with refuses(ValueError, "shifted: center of shape (2,) does not broadcast to x of shape (3,)"):
+        shifted(s, np.ones(2))(jnp.ones(3))
     with refuses(TypeError, "shifted: surrogate must be a Surrogate, got 'sigmoid'"):
         shifted("sigmoid", 1)
     with refuses(TypeError, "*: Loud has its own __call__, which no setting of the rule reaches"):
@@ -302,9 +304,7 @@ def test_what_is_refused():
         learnable(2 * Written())
     assert float((2 * Written()).surrogate_grad(0.0)) == 2
     for wrong in (jnp.ones(3) * s, shifted(Sigmoid(jnp.ones(3)), 1.0)):
-        with pytest.raises(
-            ValueError, match=r"^(Scaled|Sigmoid): (factor|alpha) of shape \(3,\) does not broadcast to x"
-        ):
+        with pytest.raises(ValueError, match=r"^(\*|Sigmoid): (factor|alpha) of shape \(3,\) does not broadcast to x"):
             wrong(jnp.ones(2))
 
 

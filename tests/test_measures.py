@@ -24,6 +24,7 @@ from spikegrad import (
     SlayerGrad,
     SquarewaveFourierSeries,
     Surrogate,
+    bounded,
     fitted,
     keep_slope,
     learnable,
@@ -168,6 +169,10 @@ def test_fitted():
     np.testing.assert_allclose(slope, [3.0, 1.5], rtol=1e-6)
 
 
+def test_a_bounded_number_is_measured_as_its_value():
+    assert measure(truncated(Sigmoid(), bounded(0.5))) == measure(truncated(Sigmoid(), 0.5))
+
+
 def test_what_cannot_be_measured_or_fitted():
     with pytest.raises(TypeError, match=r"^measure: surrogate must be a Surrogate, got 'sigmoid'$"):
         measure("sigmoid")
@@ -177,6 +182,10 @@ def test_what_cannot_be_measured_or_fitted():
         jax.jit(lambda a: measure(Sigmoid(a)).peak)(1.0)
     with pytest.raises(ValueError, match=r"^fitted: the slope of LeakyRelu\(alpha=0.1, beta=1.0\) has no half-width"):
         fitted(LeakyRelu(), width=1.0)
+    with pytest.raises(ValueError, match=r"^fitted: width must be > 0, got -0.3$"):
+        fitted(Sigmoid(), width=-0.3)
+    with pytest.raises(TypeError, match=r"^fitted: height must be a real number or array, got 'high'$"):
+        fitted(Sigmoid(), height="high")
     with pytest.raises(ValueError, match=r"^fitted: the slope of 0.0 \* Sigmoid\(alpha=4.0\) is 0, and no factor"):
         fitted(0 * Sigmoid(), height=1.0)
     assert math.isnan(measure(stretched(SquarewaveFourierSeries(20), 1e5)).area)

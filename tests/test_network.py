@@ -119,18 +119,21 @@ def loop(p, states=None, mask=None, truncate=None, cell="LIF", reset="subtract",
         potential = 0.9 * states[-1][0] + below @ p["readout"]
         return [*new, (potential, potential)], potential
 
-    def masked_step(states, now):
-        x, active, cut = now
+    def masked_step(carry, now):
+        (states, window), (x, active, now_in) = carry, now
+        cut = (window < now_in)[:, None]  # the last step that took place was in another window
         begin = jax.tree.map(lambda a: jnp.where(cut, jax.lax.stop_gradient(a), a), states)
         new, out = step(begin, x)
         held = states, jnp.zeros_like(out)
-        return jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), (new, out), held)
+        new, out = jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), (new, out), held)
+        return (new, jnp.where(active, now_in, window)), out
 
     if mask is None and truncate is None:
         return jax.lax.scan(step, states, p["inputs"])
     mask = jnp.ones((STEPS, BATCH), bool) if mask is None else mask
-    cut = jnp.arange(STEPS) % (truncate or STEPS) == 0
-    return jax.lax.scan(masked_step, states, (p["inputs"], mask, cut.at[0].set(False)))
+    windows = jnp.arange(STEPS) // (truncate or STEPS)
+    (states, _), out = jax.lax.scan(masked_step, (states, jnp.zeros(BATCH, int)), (p["inputs"], mask, windows))
+    return states, out
 
 
 def loss_of(run):
@@ -403,9 +406,20 @@ def test_forward_mode():
     run = lambda p, **options: build(p)(p["inputs"], **options)[1].sum()  # noqa: E731
     got = jax.jvp(lambda p: run(p, mode="scan"), (p,), (d,))[1]
     assert_close(got, jax.jvp(lambda p: loop(p)[1].sum(), (p,), (d,))[1], 1e-5)
-    for options in ({}, {"mode": "half"}):
-        with pytest.raises(TypeError, match="for forward-mode differentiation use mode='scan'"):
-            jax.jvp(lambda p, options=options: run(p, **options), (p,), (d,))
+    for mode in ("exact", "half"):
+        other = functools.partial(run, mode=mode)
+        compiled = jax.jit(other)
+        for refused in (
+            functools.partial(jax.jvp, other, (p,), (d,)),
+            functools.partial(jax.jvp, compiled, (p,), (d,)),
+            functools.partial(jax.jacfwd(other), p),
+        ):
+            with pytest.raises(TypeError, match=f"^Network: for forward-mode .* use mode='scan', not '{mode}'"):
+                refused()
+    # in reverse mode nothing is refused, whatever is between
+    both = jax.tree.map(lambda a: jnp.stack([a, a]), p)
+    got = jax.grad(lambda both: jax.vmap(compiled)(both).sum())(both)
+    assert_close(jax.tree.map(lambda a: a[1], got), jax.grad(compiled)(p), 1e-5)
 
 
 # --- memory: of the compiled program, so that no other load of the machine matters -----------------------------------
@@ -493,6 +507,8 @@ def test_residual_report():
         (ValueError, {"mask": np.ones((3, 8), bool)}, "mask must be of bool and of shape"),
         (ValueError, {"mask": np.ones((8, 3))}, "mask must be of bool and of shape"),
         (ValueError, {"states": [(jnp.zeros(2), jnp.zeros(2))]}, "states must be"),
+        (TypeError, {"states": jax.random.key(0)}, "states must be a sequence, one entry a layer, got Array"),
+        (TypeError, {"pre_spike": 0}, "pre_spike must be a bool or a sequence of layers, got 0"),
         (ValueError, {"inputs": jnp.ones(3)}, "inputs must be of shape (steps, ..., inputs), got (3,)"),
         (ValueError, {"inputs": jnp.ones((8, 3, 6))}, "weight of shape (5, 7) does not take an input of shape (3, 6)"),
     ],

@@ -192,6 +192,7 @@ def test_what_fires_above_the_threshold_alone():
     ("spec", "message"),
     [
         ("snntorch.fast_sigmod", "unknown surrogate 'snntorch.fast_sigmod', did you mean 'snntorch.fast_sigmoid'?"),
+        ("norse.sigmoid", "known are norse.circ, norse.heavi_erfc, norse.super"),
         ("norsk.super", "did you mean 'norse.super'?"),
         ("spikegrad.Sigmoid(2)", "unknown surrogate 'spikegrad.Sigmoid', did you mean 'sparx.Sigmoid'?"),
         ("os.system", "known libraries are braincog, braintools"),

@@ -16,6 +16,9 @@ from spikegrad import (
     SquarewaveFourierSeries,
     fitted,
     get,
+    keep_slope,
+    learnable,
+    levels,
     names,
     shifted,
     stretched,
@@ -79,6 +82,7 @@ def test_compositions():
         shifted(s, -0.5),
         stretched(truncated(s + t, 2.0), 0.5),
         fitted(shifted(t, 0.5), 1.0, 0.25),
+        learnable(keep_slope(levels(s, 2), "bfloat16")),
     ):
         assert get(repr(surrogate)) == surrogate
     assert get("0.3 * sigmoid + shifted(arctan(2), center=0.5)") == 0.3 * s + shifted(t, 0.5)

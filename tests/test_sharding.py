@@ -9,7 +9,23 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network
+from spikegrad import (
+    ERF,
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    learnable,
+    levels,
+    shifted,
+    signed,
+    stochastic,
+    truncated,
+    unroll,
+)
 
 STEPS, BATCH, DEVICES = 20, 64, 4
 MODES = [{}, {"mode": "half"}, {"mode": "8-bit"}, {"mode": "recompute"}, {"mode": "scan"}]
@@ -157,3 +173,48 @@ def test_networks_side_by_side_one_a_device(options):
     compiled = gradient.lower(sharded).compile()
     assert "all-gather" not in compiled.as_text()
     assert_close(compiled(sharded), gradient(weights), 1e-3 if options.get("mode") in ("half", "8-bit") else 1e-5)
+
+
+@functools.cache
+def numbers_for_all():
+    """A function of numbers that no device has a share of, and of ``x``; and its gradient."""
+    curve = learnable(levels(truncated(shifted(ERF(), 0.1), 0.9), 2, 0.8, "nearest"))
+    x = jnp.linspace(-1, 2, 2 * DEVICES)
+
+    def run(curve, x):
+        return (curve(x) * x).sum() + unroll(LIF(surrogate=signed(Arctan())), x[None])[1].sum()
+
+    return run, (curve, x), jax.jit(jax.grad(run, (0, 1)))(curve, x)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit mesh", "shard_map"])
+def test_gradients_of_numbers_of_surrogates(axis_type):
+    """Those of ``learnable``, of thresholds of kinds of spike and of compositions."""
+    if not hasattr(jax, "shard_map"):
+        pytest.skip("this JAX has it elsewhere")
+    total, (curve, x), expected = numbers_for_all()
+    run, mesh = total, mesh_of(axis_type)
+    if axis_type == AxisType.Explicit:
+        jax.set_mesh(mesh)
+    else:
+        of_all = lambda *args: jax.lax.psum(total(*args), "batch")  # noqa: E731
+        run = jax.shard_map(of_all, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P())
+    got = jax.jit(jax.grad(run, (0, 1)))(curve, jax.device_put(x, NamedSharding(mesh, P("batch"))))
+    assert_close(got, expected, 1e-5)
+
+
+def test_drawn_spikes_on_an_explicit_mesh():
+    """With a mask of each example, the number of its last step, which keys are made of, is sharded as well."""
+    weights, x = array(4, 3), array(5, 2 * DEVICES, 4)
+    mask = jnp.asarray(rng.uniform(size=x.shape[:2]) < 0.7)
+
+    def run(weights, x, mask):
+        network = Network([Layer(weights, LIF(surrogate=stochastic(Sigmoid())))])
+        return network(x, mask=mask, truncate=2, key=jax.random.key(0))[1].sum()
+
+    expected = jax.jit(jax.grad(run))(weights, x, mask)
+    mesh = mesh_of(AxisType.Explicit)
+    jax.set_mesh(mesh)
+    batch = NamedSharding(mesh, P(None, "batch"))
+    args = jax.device_put((weights, x, mask), (NamedSharding(mesh, P()), batch, batch))
+    assert_close(jax.jit(jax.grad(run))(*args), expected, 1e-5)

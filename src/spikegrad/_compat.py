@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 # --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded (on an Explicit mesh) -----
 
@@ -66,6 +69,11 @@ def shard_as(x: jax.Array, like: Any) -> jax.Array:
     if sharding is None or x.shape != like.shape or explicit_sharding(x) == sharding:
         return x
     return jax.sharding.reshard(x, sharding)
+
+
+def spread_as(x: jax.Array, like: Any) -> jax.Array:
+    """``x`` in the shape of ``like``, spread over devices as that is: a parameter as a potential, say."""
+    return match_varying_axes(shard_as(jnp.broadcast_to(x, like.shape), like), like=like)
 
 
 def zeros_like(x: jax.Array) -> jax.Array:
@@ -160,12 +168,44 @@ def bind_over_any_axes(equation: Any, operands: list) -> list:
     return bind(equation, operands)
 
 
-def is_forward_mode_error(error: TypeError) -> bool:
-    """Whether JAX refused to differentiate in forward mode what has a derivative in reverse mode alone.
+# --- derivatives ------------------------------------------------------------------------------------------------------
 
-    It says so in words alone.
+
+def in_reverse_mode_alone(message: str, tree: Any) -> Any:
+    """Identity whose derivative raises in forward mode, with this message: of what has one in reverse mode alone.
+
+    JAX raises as well, and says nothing of the way out. A tangent that is never computed, because it is transposed,
+    raises nothing; and a function that has been differentiated once has all further derivatives.
     """
+    return jax.tree.map(lambda x: _reversible(message, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _reversible(message: str, x: jax.Array) -> jax.Array:
+    del message
+    return x
+
+
+@_reversible.defjvp
+def _reversible_jvp(message, primals, tangents):
+    return primals[0], _tangent.bind(tangents[0], message=message)
+
+
+def is_forward_mode_error(error: TypeError) -> bool:
+    """Whether JAX was the first to refuse, which it says in words alone: where ``jax.vmap`` is around forward mode."""
     return "custom_vjp" in str(error)
+
+
+def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
+    raise TypeError(message)
+
+
+_tangent = Primitive("tangent_in_reverse_mode_alone")
+_tangent.def_abstract_eval(lambda x, **_: x)
+ad.deflinear2(_tangent, lambda cotangent, _, **__: [cotangent])
+_tangent.def_impl(_refuse)
+mlir.register_lowering(_tangent, _refuse)
+batching.primitive_batchers[_tangent] = lambda xs, axes, **params: (_tangent.bind(*xs, **params), *axes)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ._checks import broadcast_checked, compute_dtype
-from ._compat import shard_as
+from ._compat import shard_as, spread_as
 from ._struct import Real, Struct, parameter, shown
 
 Curve = Any
@@ -160,7 +160,7 @@ class Levels(Forward, pure=True):
             return _total(curve.surrogate_fun(x - k * theta) for k in range(self.n))
         if self.slopes == "first":
             return curve.surrogate_fun(x)
-        k, half = self._nearest(x, theta), jnp.broadcast_to(theta / 2, x.shape)
+        k, half = self._nearest(x, theta), spread_as(theta / 2, x)
         rise = curve.surrogate_fun(half) - curve.surrogate_fun(-half)  # from one level to the next
         return curve.surrogate_fun(x - k * theta) + k * rise
 
@@ -181,7 +181,7 @@ class Levels(Forward, pure=True):
         else:
             k = self._nearest(x, theta)
             moved = -k * curve.surrogate_grad(x - k * theta)
-        yield jnp.broadcast_to(theta, x.shape), moved
+        yield spread_as(theta, x), moved
 
     def _nearest(self, x, theta):
         """Which multiple of the threshold is the nearest that counts; a constant for the derivative."""
@@ -211,7 +211,7 @@ class Signed(Forward, pure=True):
         return curve.surrogate_grad(x) + curve.surrogate_grad(self._mirrored(x))
 
     def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
-        yield jnp.broadcast_to(_unit(self, x), x.shape), 2 * curve.surrogate_grad(self._mirrored(x))
+        yield spread_as(_unit(self, x), x), 2 * curve.surrogate_grad(self._mirrored(x))
 
     def _mirrored(self, x):
         """``x`` of the opposite potential."""

@@ -271,7 +271,7 @@ class Struct:
             return self
         values = self._values()
         for name in arrays:
-            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, type(self).__name__, name, of)
+            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, self._called(), name, of)
         return new_unchecked(type(self), values)
 
     @classmethod
@@ -371,6 +371,9 @@ class Bounded(Struct):
 
     def __jax_array__(self) -> jax.Array:
         return self.value
+
+    def __float__(self) -> float:
+        return float(self.value)
 
 
 def _as_its_value(name: str) -> Callable:

@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
+from ._compat import spread_as
 from ._forward import Forward, Step, Stochastic
 from ._spike import _spike, spike
 from ._struct import Real, Struct, is_pure, parameter, parts_of
@@ -236,7 +237,7 @@ def _levers(curve: Surrogate, x: jax.Array, forward: Forward) -> Iterator[jax.Ar
 
         name = jax.tree_util.keystr(path)[1:]
         value = real_array(leaf, owner, name)
-        value = jnp.broadcast_to(broadcast_checked(value, value.dtype, x.shape, owner, name), x.shape)
+        value = spread_as(broadcast_checked(value, value.dtype, x.shape, owner, name), x)
         slope = jax.jvp(primal, (value,), (jnp.ones_like(value),))[1]
         yield _lever(value.astype(x.dtype), slope)
 

@@ -19,6 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, is_float, real_array
+from ._compat import match_varying_axes, shard_as
 from ._forward import Levels, Signed, Soft, Stochastic
 from ._struct import Real, Struct, as_real, is_pure, parameter
 from ._surrogate import as_key, fold_in, forwards, in_units_of, with_key
@@ -671,7 +672,9 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
         rest = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
-        v = rest(currents.shape[1:], currents.dtype)
+        now = jax.eval_shape(lambda currents: currents[0], currents)
+        v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), rest(now.shape, now.dtype))
+        v = match_varying_axes(v, like=currents)
     start = _as_state(cell, v, "unroll")
 
     def step(v, current):

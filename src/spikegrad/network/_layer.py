@@ -258,7 +258,7 @@ def example_keys(step_key: jax.Array, n: int, examples: int | None) -> jax.Array
     key = fold_in(step_key, n)
     if examples is None:
         return key
-    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, jnp.arange(examples))
+    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, shard_as(jnp.arange(examples), key))
 
 
 def examples_of(inputs: Any) -> int | None:

@@ -18,7 +18,7 @@ class Masks(NamedTuple):
     started: Any
     """Whether a step has taken place before this one. If not, the state is the initial one."""
     cut: Any
-    """Whether the derivative of the state ends here. None: nowhere."""
+    """Whether the derivative of the state ends here, at the first step of a window that takes place. None: nowhere."""
     number: Any = None
     """The number of the last step that has taken place, which is this one if it does. None if no key needs it."""
 
@@ -38,9 +38,16 @@ class Masks(NamedTuple):
 
 def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Masks:
     """Masks of a whole sequence; ``active`` is ``(steps,)`` or ``(steps, batch)``, ``truncate`` a window's length."""
-    t = jnp.arange(steps)
-    cut = None if truncate is None else (t > 0) & (t % truncate == 0)
+    cut = None if truncate is None else _cut(active, jnp.arange(steps) // truncate)
     return Masks(active, _started(active, steps), cut)
+
+
+def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
+    """Whether a step begins with a state of another window, be it one of several steps before."""
+    if active is not None:
+        window = jnp.where(active, window.reshape(-1, *[1] * (active.ndim - 1)), 0)
+        window = jax.lax.associative_scan(jnp.maximum, window)  # that of the last step that did
+    return jnp.concatenate([zeros_like(window[:1]), window[:-1]]) < window
 
 
 def _started(active: jax.Array | None, steps: int) -> jax.Array:

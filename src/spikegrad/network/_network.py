@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._compat import is_forward_mode_error, match_varying_axes, shard_as
+from .._checks import brief
+from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varying_axes, shard_as
 from .._struct import Struct, is_pure, parameter
 from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
@@ -264,7 +265,8 @@ class Network(Struct):
             ``(steps, batch)`` or ``(steps,)``: False for steps that do not take place, such as those after the end of
             a shorter sequence. They leave states as they are, and their outputs are 0.
         truncate : int, optional
-            Length of a window of truncated backpropagation: derivatives of states end at its start.
+            Length of a window of truncated backpropagation: derivatives of states end at its start, or where a mask
+            leaves that out, at the first step of it that takes place.
         all_layers : bool, default False
             Whether to return the outputs of every layer and not those of the last one alone.
         pre_spike : bool or sequence of int, default False
@@ -295,9 +297,8 @@ class Network(Struct):
         :meth:`step`, and whatever other examples there are.
 
         ``mode="scan"`` is differentiable in forward and reverse mode. The other modes have a derivative of their own in
-        reverse mode, and ``jax.jvp`` raises a TypeError, with JAX's own message where ``jax.jit`` stands between. All
-        give derivatives of all orders, ``jax.hessian`` included, except that ``"half"`` and ``"8-bit"`` have the first
-        alone, and raise a TypeError for others.
+        reverse mode, and ``jax.jvp`` raises a TypeError. All give derivatives of all orders, ``jax.hessian`` included,
+        except that ``"half"`` and ``"8-bit"`` have the first alone, and raise a TypeError for others.
 
         ``unroll`` is 1 on CPUs, where more costs time of compilation and gains nothing, and 4 elsewhere, where a turn
         of a loop costs microseconds.
@@ -305,6 +306,7 @@ class Network(Struct):
         inputs = real_inputs(inputs)
         key = None if key is None else checked_key(key)
         mask = None if mask is None else jnp.asarray(mask)
+        states = None if states is None else _as_arrays(states)
         check_shapes(inputs, mask)
         steps = len(inputs)
         if mode not in MODES:
@@ -331,8 +333,8 @@ class Network(Struct):
             else:
                 ends, of_steps = _run(self, options, inputs, states, mask, key)
         except TypeError as error:
-            if is_forward_mode_error(error):
-                raise TypeError(f"Network: for forward-mode differentiation use mode='scan', not {mode!r}") from error
+            if mode != "scan" and is_forward_mode_error(error):
+                raise TypeError(_no_forward_mode(mode)) from error
             raise
         outputs = tuple(out for out, _ in of_steps) if all_layers else of_steps[-1][0]
         return (ends, outputs, tuple(of_steps[n][1] for n in shown)) if shown else (ends, outputs)
@@ -370,7 +372,12 @@ def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, ma
     per_step = all(equations.per_step for equations in traced)
     parts = schedule(len(inputs), options.mode, options.chunk, options.segment, per_step=per_step)
     arrays = match_varying_axes(arrays, like=inputs)
+    arrays, inputs, states = in_reverse_mode_alone(_no_forward_mode(options.mode), (arrays, inputs, states))
     return _loop.run(plan, parts, arrays, inputs, pre_spike, states, masks)
+
+
+def _no_forward_mode(mode: str) -> str:
+    return f"Network: for forward-mode differentiation use mode='scan', not {mode!r}"
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -434,15 +441,16 @@ def check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:
         raise ValueError(f"Network: mask must be of bool and of shape {wanted}, got {mask.dtype}{list(mask.shape)}")
 
 
-def _checked_states(states: Sequence[LayerState], at_rest: list[LayerState]) -> list[LayerState]:
-    """The states, as arrays, or an error if they are not those of the network."""
-    given = _as_arrays(states)
+def _checked_states(given: list[LayerState], at_rest: list[LayerState]) -> list[LayerState]:
+    """The states, or an error if they are not those of the network."""
     if jax.tree.structure(given) != jax.tree.structure(at_rest) or _shapes(given) != _shapes(at_rest):
         raise ValueError(f"Network: states must be {_shapes(at_rest)}, got {_shapes(given)}")
     return jax.tree.map(shard_as, given, at_rest)
 
 
 def _as_arrays(states: Sequence[LayerState]) -> list[LayerState]:
+    if not isinstance(states, Sequence):
+        raise TypeError(f"Network: states must be a sequence, one entry a layer, got {brief(states)}")
     return jax.tree.map(jnp.asarray, list(states))
 
 
@@ -454,6 +462,8 @@ def _chosen(layers: bool | Sequence[int], depth: int) -> tuple[int, ...]:
     """The numbers of the layers that are meant, from 0 on."""
     if isinstance(layers, bool):
         return tuple(range(depth)) if layers else ()
+    if not isinstance(layers, Sequence):
+        raise TypeError(f"Network: pre_spike must be a bool or a sequence of layers, got {layers!r}")
     for n in layers:
         if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or not -depth <= n < depth:
             raise ValueError(f"Network: pre_spike must name layers from {-depth} to {depth - 1}, got {n!r}")

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._compat import zeros_like
 from .._struct import Real, is_pure, parameter, shown
 from .._surrogate import Surrogate, curve_of, finite, with_curve
 from ._math import signed
@@ -49,12 +50,16 @@ def _primal(curve: Surrogate, x: jax.Array) -> _Primal:
     if isinstance(curve, Composition):
         return curve._fitted(x.dtype, x.shape)._primal(x)
     numbers = all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve)) if curve._frozen else False
-    threshold = jnp.zeros(() if numbers else x.shape, x.dtype)
+    threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
     return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
 
 
 class Composition(Surrogate):
     """A curve made of curves."""
+
+    @classmethod
+    def _called(cls):
+        return cls.__name__.lower()  # the public function that makes it
 
     def _primal(self, x: jax.Array) -> _Primal:
         raise NotImplementedError
@@ -76,6 +81,10 @@ class Scaled(Composition, pure=True):
     factor: Real = parameter()
     surrogate: Surrogate = parameter(kind=Surrogate)
 
+    @classmethod
+    def _called(cls):
+        return "*"
+
     def _primal(self, x):
         return _primal(self.surrogate, x).scaled(self.factor)
 
@@ -89,6 +98,10 @@ class Scaled(Composition, pure=True):
 class Sum(Composition, pure=True):
     first: Surrogate = parameter(kind=Surrogate)
     second: Surrogate = parameter(kind=Surrogate)
+
+    @classmethod
+    def _called(cls):
+        return "+"
 
     def _primal(self, x):
         a, b = _primal(self.first, x), _primal(self.second, x)

@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from .._checks import brief
 from .._compat import in_double_precision
-from .._struct import Real, is_pure
+from .._struct import Real, as_real, is_pure
 from .._surrogate import Surrogate
 from ._algebra import shifted, stretched
 
@@ -275,14 +275,18 @@ def fitted(surrogate: Surrogate, height: Real | None = None, width: Real | None 
     """
     found = measure(surrogate)
     if width is not None:
+        wanted: Any = as_real("fitted", "width", width)
+        if not isinstance(wanted, jax.Array) and not np.all(wanted > 0):
+            raise ValueError(f"fitted: width must be > 0, got {brief(wanted)}")
         if not 0 < found.half_width < math.inf:
             raise ValueError(f"fitted: the slope of {brief(surrogate)} has no half-width to be changed")
-        factor = width / found.half_width
+        factor = wanted / found.half_width
         surrogate = stretched(surrogate, factor)
         if found.at:  # where the peak is, it stays
             surrogate = shifted(surrogate, found.at * (1 - factor))
     if height is not None:
         if not found.peak:
             raise ValueError(f"fitted: the slope of {brief(surrogate)} is 0, and no factor makes it higher")
-        surrogate = height / found.peak * surrogate
+        wanted = as_real("fitted", "height", height)
+        surrogate = wanted / found.peak * surrogate
     return surrogate

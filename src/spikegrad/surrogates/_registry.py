@@ -12,7 +12,7 @@ from .. import surrogates
 from .._checks import brief, shorten
 from .._functional import snake_case
 from .._kinds import excluding, levels, signed, soft, stochastic
-from .._surrogate import Surrogate, learnable
+from .._surrogate import Surrogate, keep_slope, learnable
 from ._algebra import shifted, stretched, truncated
 from ._measures import fitted
 
@@ -69,7 +69,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
         A name, ``"soft_sign"`` or ``"SoftSign"``, alone or with parameters in Python's notation,
         ``"soft_sign(alpha=2.0)"``. ``height`` and ``width`` beside the parameters are those of :func:`fitted`. Curves
         are composed as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
-        :func:`stretched`, :func:`truncated` and :func:`fitted`, and have a kind of spike as there, ``"soft(arctan)"``.
+        :func:`stretched`, :func:`truncated` and :func:`fitted`, and have a kind of spike and settings as there,
+        ``"soft(arctan)"``.
         The ``repr`` of a surrogate with number parameters is such a string. Another library's name has its parameters
         there, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
     **parameters
@@ -132,7 +133,11 @@ class _Malformed(Exception):  # noqa: N818
 
 _operations: dict[str, Callable[..., Surrogate]] = {
     function.__name__: function
-    for function in (shifted, stretched, truncated, fitted, excluding, levels, signed, soft, stochastic, learnable)
+    for function in (
+        *(shifted, stretched, truncated, fitted),
+        *(excluding, levels, signed, soft, stochastic),
+        *(keep_slope, learnable),
+    )
 }
 
 
@@ -200,9 +205,15 @@ def _preset(name: str) -> Callable[..., Surrogate]:
     if why := ABSENT.get(name):
         raise ValueError(f"no counterpart of {brief(name)} here: {why}")
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
+        library = name.partition(".")[0]
         libraries = dict.fromkeys(preset.partition(".")[0] for preset in PRESETS)
-        hint = f"did you mean {near[0]!r}?" if near else f"known libraries are {', '.join(libraries)}"
+        if library in libraries:
+            known = [preset for preset in PRESETS if preset.startswith(f"{library}.")]
+            near, hint = difflib.get_close_matches(name, known, n=1, cutoff=0.8), f"known are {', '.join(known)}"
+        else:
+            near, hint = difflib.get_close_matches(name, PRESETS, n=1), f"known libraries are {', '.join(libraries)}"
+        if near:
+            hint = f"did you mean {near[0]!r}?"
         raise ValueError(f"unknown surrogate {brief(name)}, {hint}")
     return PRESETS[name]
 
