@@ -106,8 +106,9 @@ def by_jit(run, kind):
 
 
 def by_explicit_mesh(run, kind):
-    jax.set_mesh(mesh_of(AxisType.Explicit))
-    return jax.jit(jax.grad(run)), placed(kind, jax.sharding.get_mesh())
+    mesh = mesh_of(AxisType.Explicit)
+    jax.set_mesh(mesh)
+    return jax.jit(jax.grad(run)), placed(kind, mesh)
 
 
 @pytest.fixture(autouse=True)
