@@ -26,21 +26,23 @@ from _measure import arguments, report
 
 
 class Task(NamedTuple):
-    """A data set, what the network learns it with, how many neurons a hidden layer has, and whether the question of the
-    reset is asked of a recurrent one.
+    """A data set, what the network learns it with, how many neurons a hidden layer has, whether the question of the
+    reset is asked of a recurrent one, and the learning rate, which is another one where depth is asked.
     """
 
     options: str
     neurons: int
     seeds: int
     recurrent: bool
+    lr: float = 0.002
+    lr_of_depth: float = 0.002
 
 
 TASKS = {
     "mnist5k": Task("--coding latency --steps 16 --shift 0 --epochs 10", 128, 3, False),
     "japanese_vowels": Task("--taus 10 --noise 0.3 --batch 45 --epochs 40", 64, 5, True),
     "self_regulation_scp1": Task("--taus 100 --noise 0.3 --batch 32 --epochs 10", 32, 5, True),
-    "randman": Task("--cell synaptic --taus 10,5,20 --readout max --batch 250 --lr 0.01 --epochs 15", 100, 3, False),
+    "randman": Task("--cell synaptic --taus 10,5,20 --readout max --batch 250 --epochs 15", 100, 3, False, 0.01, 0.003),
 }
 WIDTHS, FEW_WIDTHS = "0.05:3.2:x2", "0.1,0.4,1.6"
 SHAPES = (
@@ -89,7 +91,8 @@ def main() -> None:
         task = TASKS[data]
         hidden = ",".join([str(task.neurons)] * depth)
         command = ["spikegrad", "sweep", "--data", data, *task.options.split(), "--hidden", hidden]
-        command += [*asked.split(), "--seeds", str(task.seeds)]
+        lr = task.lr_of_depth if question == "depth" else task.lr
+        command += [*asked.split(), "--lr", str(lr), "--seeds", str(task.seeds)]
         detached = "--detach-reset" in command
         name = "-".join([question, data, str(depth)] + (["detached"] if detached else []))
         record = made(options.folder / name, command)
