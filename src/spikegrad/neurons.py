@@ -672,7 +672,7 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
         rest = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
-        now = jax.eval_shape(lambda currents: currents[0], currents)
+        now = jax.eval_shape(lambda currents: currents.sum(0, dtype=currents.dtype), currents)  # there may be no step
         v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), rest(now.shape, now.dtype))
         v = match_varying_axes(v, like=currents)
     start = _as_state(cell, v, "unroll")

@@ -65,8 +65,14 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
     # arguments and constants are there anyway; a number takes no room, nor does an array of one number repeated
     given = {*jaxpr.invars, *jaxpr.constvars}
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "broadcast_in_dim" and all(hasattr(var, "val") for var in eqn.invars):
+        repeated = eqn.primitive.name == "broadcast_in_dim" and all(hasattr(var, "val") for var in eqn.invars)
+        if repeated or (_is_identity(eqn) and all(not hasattr(var, "val") and var in given for var in eqn.invars)):
             given |= {*eqn.outvars}
     kept: dict[Any, Any] = {var: var.aval for var in jaxpr.outvars if not hasattr(var, "val") and var not in given}
     arrays = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in kept.values()]
     return ResidualReport(tuple(sorted(arrays, key=_bytes, reverse=True)))
+
+
+def _is_identity(eqn: Any) -> bool:
+    """Whether it marks an array and leaves it as it is; compiled, nothing is left of it."""
+    return eqn.primitive.name == "custom_jvp_call" and not eqn.params["call_jaxpr"].jaxpr.eqns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -329,9 +329,11 @@ class Network(Struct):
         )
         try:
             if is_pure_network(self):
-                ends, of_steps = _run_compiled(*_split(self), options, inputs, states, mask, key)
+                arrays, rest = _split(self)  # marked out here, where what is kept of them is they themselves
+                arrays, inputs, states = _marked(options, (arrays, inputs, states))
+                ends, of_steps = _run_compiled(arrays, rest, options, inputs, states, mask, key)
             else:
-                ends, of_steps = _run(self, options, inputs, states, mask, key)
+                ends, of_steps = _run(self, options, inputs, states, mask, key, mark=_marked)
         except TypeError as error:
             if mode != "scan" and is_forward_mode_error(error):
                 raise TypeError(_no_forward_mode(mode)) from error
@@ -352,7 +354,15 @@ class _Options(NamedTuple):
     unroll: int
 
 
-def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, mask: jax.Array | None, key: Any):
+def _run(
+    network: Network,
+    options: _Options,
+    inputs: jax.Array,
+    states: Any,
+    mask: jax.Array | None,
+    key: Any,
+    mark: Callable[[_Options, Any], Any] = lambda _, arrays: arrays,
+):
     """States after the last step; of each layer outputs and pre-spike states over time, or None."""
     layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
     at_rest = match_varying_axes(Network(layers).initial_state(inputs[0]), like=inputs)
@@ -372,8 +382,13 @@ def _run(network: Network, options: _Options, inputs: jax.Array, states: Any, ma
     per_step = all(equations.per_step for equations in traced)
     parts = schedule(len(inputs), options.mode, options.chunk, options.segment, per_step=per_step)
     arrays = match_varying_axes(arrays, like=inputs)
-    arrays, inputs, states = in_reverse_mode_alone(_no_forward_mode(options.mode), (arrays, inputs, states))
+    arrays, inputs, states = mark(options, (arrays, inputs, states))
     return _loop.run(plan, parts, arrays, inputs, pre_spike, states, masks)
+
+
+def _marked(options: _Options, arrays: Any) -> Any:
+    """The same arrays, which cannot be differentiated in forward mode unless the mode has that."""
+    return arrays if options.mode == "scan" else in_reverse_mode_alone(_no_forward_mode(options.mode), arrays)
 
 
 def _no_forward_mode(mode: str) -> str:
