@@ -215,13 +215,16 @@ def test_ctrl_c_in_the_baseline_keeps_both_and_the_same_seed_gives_the_same_para
         assert np.array_equal(first["weight_1"], again["weight_1"])
 
 
-def test_divergence_is_one_line(tmp_path, monkeypatch, capsys):
+def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(learning, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
     assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 1
-    assert only_line(capsys) == (
-        "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in "
-        "epoch 1; a smaller learning rate may help"
-    )
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "at the start, layer 2 gets a gradient of the loss that is NaN or infinite",
+        "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in epoch 1; a smaller learning "
+        "rate may help",
+    ]
 
 
 def only_line(capsys):
