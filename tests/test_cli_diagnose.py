@@ -27,6 +27,7 @@ def optax_promotes():
         yield
 
 
+@pytest.mark.every
 def test_nothing_is_learnt_and_the_command_says_why(tmp_path, capsys):
     run, numbers, picture = (str(tmp_path / name) for name in ("run", "numbers.json", "picture.png"))
     assert main(["train", *QUICK, "--lr", "50", "--output", run]) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from conftest import few
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "generated" not in p.parts)]
@@ -33,7 +34,11 @@ def default_promotion():
     jax.config.update("jax_numpy_rank_promotion", strict[1])
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+RUN = [page for page in PAGES if blocks(page, "python")]
+LONG = ("diagnose", "kinds", "layers", "own", "starting", "sweep")  # more than half of the time of all
+
+
+@pytest.mark.parametrize("page", few(RUN, *(page for page in RUN if page.stem not in LONG)), ids=name)
 @pytest.mark.usefixtures("default_promotion")
 def test_python_of_a_page(page):
     """The blocks of one page, in order, in one namespace: sessions are compared, scripts only run."""

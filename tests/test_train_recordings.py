@@ -281,6 +281,7 @@ def trained(tmp_path_factory):
     return folder, mine
 
 
+@pytest.mark.every
 def test_a_run_is_recorded_and_gone_on_with(trained):
     folder, mine = trained
     saved, record = runs.load(folder / "whole"), json.loads((folder / "whole" / "run.json").read_text())
@@ -302,6 +303,7 @@ def test_a_run_is_recorded_and_gone_on_with(trained):
     assert other["results"]["spiking"]["curves"] == record["results"]["spiking"]["curves"]
 
 
+@pytest.mark.every
 def test_recordings_are_scored(trained, tmp_path, capsys):
     folder, mine = trained
     run, out = str(folder / "whole"), str(tmp_path / "p.npz")
@@ -340,6 +342,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.every
 def test_a_record_of_recordings_that_is_damaged(trained, tmp_path):
     shutil.copytree(trained[0] / "whole", tmp_path / "run")
     whole = json.loads((tmp_path / "run" / "run.json").read_text())
