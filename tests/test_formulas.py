@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import enable_x64
+from conftest import enable_x64, few
 from reference import CASES, DEFAULTS, ROWS, mp
 
 import spikegrad
 
-cases = pytest.mark.parametrize("case", CASES, ids=repr)
+cases = pytest.mark.parametrize("case", few(CASES, *DEFAULTS), ids=repr)
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 # relative error where the slope is above a thousandth of its peak, and below; what counts as zero
 OPTIMISED = True

@@ -51,11 +51,11 @@ def test_what_a_user_writes():
     assert report.passed
     assert "what is printed evaluates back" in str(report)
     assert "its parameters are arrays" in str(report)
-    assert check_surrogate(learnable(signed(Logistic()))).passed
 
 
 @pytest.mark.every
 def test_of_any_kind_and_scale():
+    assert check_surrogate(learnable(signed(Logistic()))).passed
     assert check_surrogate(soft(Logistic())).passed
     assert check_surrogate(Logistic(0.01), scale=400.0).passed
 
@@ -242,12 +242,9 @@ CELLS = {
     "Refractory": Refractory(LIF(0.9), 2),
     "delayed": LIF(0.9, reset="value", delay_reset=True),
 }
-BY_DEFAULT = ("LeakyReadout",)  # an LIF is in the docstring
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.every) for name in CELLS]
-)
+@pytest.mark.parametrize("name", few(CELLS))  # an LIF is in the docstring
 def test_the_cells_of_the_library(name):
     assert check_cell(CELLS[name]).passed
 
