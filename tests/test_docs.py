@@ -35,16 +35,7 @@ def default_promotion():
 
 
 RUN = [page for page in PAGES if blocks(page, "python")]
-LONG = (
-    "diagnose",
-    "kinds",
-    "layers",
-    "neurons",
-    "own",
-    "starting",
-    "sweep",
-    "training",
-)  # more than half of the time of all
+LONG = "diagnose", "kinds", "layers", "neurons", "own", "starting", "sweep", "training"  # most of the time of all
 
 
 @pytest.mark.parametrize("page", few(RUN, *(page for page in RUN if page.stem not in LONG)), ids=name)
