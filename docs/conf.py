@@ -173,8 +173,8 @@ def choices(results, question):
     if place == "data":
         lines += choices_of(rows, axes, place)
     else:
-        for data in dict.fromkeys(row["data"] for row in rows):
-            lines += [f"*{data}*", "", *choices_of([row for row in rows if row["data"] == data], axes, place), ""]
+        for name in dict.fromkeys(row["data"] for row in rows):
+            lines += [f"*{name}*", "", *choices_of([row for row in rows if row["data"] == name], axes, place), ""]
     commands = dict.fromkeys(row["command"] for row in rows)
     return "\n".join([*lines, "", "```bash", *commands, "```"])
 

@@ -682,14 +682,14 @@ def test_resources_are_estimated(monkeypatch, capsys, tmp_path, learnt):
     assert runs.check_resources(tmp_path, options, digits, 10**5) == []
     # parameters, gradients and two moments; states of 128 examples, 512 neurons, 8 steps; the data
     least = 4 * 4 * 10**5 + 4 * 128 * 512 * 8 + 1797 * (64 * 4 + 4)
-    monkeypatch.setattr(runs, "available_memory", lambda: least - 1)
+    monkeypatch.setattr(runs, "device_memory", lambda: least - 1)
     with pytest.raises(
         runs.RunError, match=r"training 100,000 parameters takes at least 4\.2 MB of memory, and 4\.2 MB"
     ):
         runs.check_resources(tmp_path, options, digits, 10**5)
-    monkeypatch.setattr(runs, "available_memory", lambda: least)
+    monkeypatch.setattr(runs, "device_memory", lambda: least)
     assert "of memory, and 4.2 MB are free" in runs.check_resources(tmp_path, options, digits, 10**5)[0]
-    monkeypatch.setattr(runs, "available_memory", lambda: None)
+    monkeypatch.setattr(runs, "device_memory", lambda: None)
     monkeypatch.setattr(runs, "free_disk", lambda path: 10**6)
     assert "of disk space, and 1.0 MB are free" in runs.check_resources(tmp_path, options, digits, 10**5)[0]
     assert main(["train", *QUICK, "--quiet", "-o", str(tmp_path / "run")]) == 0

@@ -169,7 +169,7 @@ def test_training_learns_and_the_seed_decides(digits, learnt, monkeypatch):
     assert not learnt.interrupted
     assert learnt.failures == ()
     assert not same(learnt, small(digits, shift=1, seed=1))
-    monkeypatch.setattr(learning, "available_memory", lambda: digits.x_train.nbytes)  # examples go batch by batch
+    monkeypatch.setattr(learning, "device_memory", lambda: digits.x_train.nbytes)  # examples go batch by batch
     assert same(learnt, small(digits, shift=1))
 
 

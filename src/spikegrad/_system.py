@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 
 def processors() -> int:
     """Number of processors that this process may use."""
@@ -24,6 +26,14 @@ def free_disk(path: Path) -> int:
 def available_memory() -> int | None:
     """Bytes of memory that are free, within the limit of a container; None where the system does not say."""
     return min([*_of_the_system(), *_of_the_container()], default=None)
+
+
+def device_memory() -> int | None:
+    """Bytes that are free on the device; a processor's memory is that of the system."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return available_memory()
 
 
 def release_memory() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from .. import training
-from .._system import available_memory, release_memory
+from .._system import device_memory, release_memory
 from ..data import Data
 from ..training._agree import agreed
 from ..training._update import compiled_first
@@ -387,13 +387,10 @@ def _placed(loss: Callable[..., Any], data: Data) -> tuple[Callable[..., Any], A
 
 
 def _fits_the_device(arrays: Any) -> bool:
-    """Whether half of its free memory holds the arrays; a processor's memory is that of the system."""
+    """Whether half of its free memory holds the arrays."""
     if any(isinstance(array, sources.Rows) for array in arrays):  # which do not even fit into that of the system
         return False
-    stats = jax.local_devices()[0].memory_stats()
-    free = (
-        stats["bytes_limit"] - stats.get("bytes_in_use", 0) if stats and "bytes_limit" in stats else available_memory()
-    )
+    free = device_memory()
     return free is None or sum(array.nbytes for array in jax.tree.leaves(arrays)) <= free / 2
 
 

@@ -31,7 +31,7 @@ except ModuleNotFoundError:  # it is on Unix alone
 from .. import __version__
 from .. import data as datasets
 from .._files import PARTIAL, write_atomically
-from .._system import available_memory, free_disk, processors
+from .._system import device_memory, free_disk, processors
 from ..data import Data, DataError
 from ..data._npz import read_arrays
 from . import sources
@@ -257,7 +257,7 @@ def check_resources(folder: Path, options: Options, data: Data, parameters: int,
     states = _states(options, options.batch)
     # at least parameters, gradients and Adam's two moments; as measured, three times that while they are replaced
     least, likely = arrays + 4 * weights + states, arrays + 12 * weights + 3 * states
-    memory, disk = _device_memory(), free_disk(folder)
+    memory, disk = device_memory(), free_disk(folder)
     _require(
         f"training {parameters:,} parameters", least, memory, "memory", "--hidden, --steps or --batch is too large"
     )
@@ -275,7 +275,7 @@ def check_resources(folder: Path, options: Options, data: Data, parameters: int,
 def check_scoring(saved: Saved, examples: int) -> None:
     """Estimate the memory that it takes to score so many examples, before it is done; :class:`RunError` if too much."""
     _require(
-        f"scoring {examples:,} examples", _states(saved.options, min(examples, 512)), _device_memory(), "memory",
+        f"scoring {examples:,} examples", _states(saved.options, min(examples, 512)), device_memory(), "memory",
         f"its {saved.options.steps:,} steps are too many",
     )  # fmt: skip
 
@@ -299,14 +299,6 @@ def _states(options: Options, examples: int) -> int:
 def _require(work: str, needed: int, free: int | None, what: str, remedy: str) -> None:
     if free is not None and needed > free:
         raise RunError(f"{work} takes at least {_size(needed)} of {what}, and {_size(free)} are free: {remedy}")
-
-
-def _device_memory() -> int | None:
-    """Bytes that are free on the device; a processor's memory is that of the system."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return available_memory()
 
 
 def _size(count: int) -> str:
