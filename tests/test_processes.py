@@ -397,6 +397,26 @@ def test_the_command_loses_a_process(tmp_path, victim):
         assert len(err.splitlines()) <= 2  # with one of progress
 
 
+FAILING = """
+import sys, time
+from spikegrad.training import distributed
+
+with distributed(sys.argv[1], 2, int(sys.argv[2])):
+    time.sleep(2 * int(sys.argv[2]))
+    raise RuntimeError(f"from process {sys.argv[2]}")
+"""
+
+
+@pytest.mark.every
+def test_who_fails_leaves_time_for_the_error_of_the_other(tmp_path):
+    address = f"localhost:{port()}"
+    with Processes([[sys.executable, "-c", FAILING, address, str(i)] for i in range(2)], tmp_path) as processes:
+        assert [process.wait(LIMIT) for process in processes.all] == [1, 1], processes.outputs()
+        for i, (_, err) in enumerate(processes.outputs()):
+            assert err.endswith(f"RuntimeError: from process {i}\n")
+            assert _watch.LOST not in err
+
+
 @pytest.mark.every
 def test_what_the_command_refuses(tmp_path):
     slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}

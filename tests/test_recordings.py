@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -584,11 +585,19 @@ def test_events_of_ones_own(tmp_path):
         assert read_npz_events(path)[0].times.tolist() == [factor, 2 * factor, 300_000 * factor]
 
 
+def test_files_of_ones_own_without_labels(tmp_path):
+    for read, arrays in ((read_npz, DENSE), (read_npz_events, SPARSE)):
+        assert read(write_npz(tmp_path / "mine.npz", arrays, y=None), label=2).y.tolist() == [2, 2, 2]
+        labelled = read(write_npz(tmp_path / "mine.npz", arrays), label=2)
+        assert labelled.y.tolist() == arrays["y"].tolist()
+
+
 @pytest.mark.parametrize(
     ("read", "arrays", "change", "message"),
     [
         (read_npz, DENSE, {"y": None}, "no key 'y'; it has lengths, x"),
         (read_npz, DENSE, {"Y": np.zeros(3)}, "unknown key 'Y'; known are x, y, lengths"),
+        (partial(read_npz_events, label=0), SPARSE, {"y": None, "offsets": np.array([], int)}, "offsets must hold int"),
         (
             read_npz,
             DENSE,

@@ -325,6 +325,12 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
             logits.append(scores["logits"])
     assert logits[0].shape == (7, CLASSES)
     np.testing.assert_allclose(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+    capsys.readouterr()
+    np.savez(tmp_path / "seven.npz", x=x, lengths=lengths)  # and without labels
+    assert main(["predict", run, str(tmp_path / "seven.npz"), "--force", "-o", out]) == 0
+    with np.load(out) as scores:
+        np.testing.assert_array_equal(scores["logits"], logits[0])
+    assert "accuracy" not in capsys.readouterr().out
     saved = runs.load(folder / "whole")
     scaled = ((x - saved.data.mean) / saved.data.deviation).astype(np.float32)
     expected = saved.network(saved.params, scaled, jax.random.key(0), lengths)[0]
@@ -340,6 +346,10 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     ):
         assert main(["predict", run, given]) == 2
         assert message in capsys.readouterr().err
+    assert main(["diagnose", run, str(tmp_path / "seven.npz")]) == 2
+    assert "seven.npz has no labels, which the loss needs" in capsys.readouterr().err
+    assert main(["train", "--data", str(tmp_path / "seven.npz")]) == 2
+    assert "seven.npz: no key 'y'; it has lengths, x" in capsys.readouterr().err
 
 
 @pytest.mark.every

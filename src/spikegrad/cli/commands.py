@@ -282,8 +282,8 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     """Score data with a saved run.
 
     RUN is the folder that train wrote. DATA is what train takes: of the run's own data, and by default, what it has
-    held out is scored, of other recordings the test set, or all where there is none. Images may also come in a .npz
-    with x (m, ...) and, if known, labels y (m,). Values are scaled as those of the training data were.
+    held out is scored, of other recordings the test set, or all where there is none. A .npz of your own may lack the
+    labels y (m,), and images may come in one with x (m, ...). Values are scaled as those of the training data were.
     """
     saved = runs.load(run)
     source = saved.options.data if data is None else data

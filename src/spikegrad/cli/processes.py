@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
@@ -14,7 +13,7 @@ import click
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..training import distributed
+from ..training import _processes, distributed
 from ..training._agree import gathered
 from . import signals
 
@@ -86,5 +85,4 @@ def batch_sharding(batch: int) -> NamedSharding | None:
 def leave(code: int) -> None:
     """End after an error, if there are several processes: the others are not to be waited for."""
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        os._exit(code)
+        _processes.leave(code, of_its_own=code < 128)

@@ -37,6 +37,8 @@ class Form:
         What it is, in a line.
     read : callable, optional
         Reads recordings. Images have none: :func:`spikegrad.data.load` reads them.
+    file : callable, optional
+        Reads a file of one's own, whose labels may be missing if they are not needed: given as ``label``.
     held_out : str
         What is held out where nothing is published to test with; ``hold_out`` does it, with the data and the seed.
     steps : int, optional
@@ -50,6 +52,7 @@ class Form:
     written: str
     about: str
     read: Read | None = None
+    file: Callable[..., Recorded] | None = None
     held_out: str = "a fifth of each class, drawn with seed {}"
     hold_out: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: datasets.hold_out(source, 0.2, seed)
     steps: int | None = None
@@ -71,6 +74,10 @@ def _pair(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
         if (where / train).exists():
             return where / train, where / test
     return where, None
+
+
+def _file(written: str, about: str, reader: Callable[..., Recorded], **defaults: Any) -> Form:
+    return Form(written, about, lambda path, *_: (reader(path), None), reader, **defaults)
 
 
 def _both(read: Callable[[Path], Source], train: Path, test: Path | None) -> tuple[Source, Source | None]:
@@ -120,14 +127,8 @@ def _randman(path: str, steps: int, seed: int) -> tuple[Sequences, None]:
 IMAGES = Form("FILE.npz", "x_train, y_train: images or features", steps=8)
 OWN = (
     IMAGES,
-    Form("FILE.npz", "x, y: sequences (n, steps, channels)", lambda path, *_: (datasets.read_npz(path), None)),
-    Form(
-        "FILE.npz",
-        "times, units, ...: events",
-        lambda path, *_: (datasets.read_npz_events(path), None),
-        steps=100,
-        bin_ms=14,
-    ),
+    _file("FILE.npz", "x, y: sequences (n, steps, channels)", datasets.read_npz),
+    _file("FILE.npz", "times, units, ...: events", datasets.read_npz_events, steps=100, bin_ms=14),
 )
 """Files of one's own, told apart by their keys."""
 
@@ -188,14 +189,18 @@ def form_of(source: str) -> Form:
 
 def _form_of_file(path: Path) -> Form:
     images, sequences, events = OWN
-    try:
-        with zipfile.ZipFile(path) as archive:
-            keys = {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
-        return images  # whose reader says what is wrong with it
+    keys = _keys(path)
     if "times" in keys:
         return events
-    return sequences if "x" in keys else images
+    return sequences if "x" in keys else images  # whose reader says what is wrong with a file that cannot be read
+
+
+def _keys(path: Path) -> set[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,7 +355,7 @@ def _rows(x: Any, chosen: np.ndarray) -> Any:
 
 
 def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, like: Any) -> tuple:
-    """Recordings to score with a network that was trained on ones like them: arrays, labels, and lengths or None.
+    """Recordings to score with a network that was trained on ones like them: arrays, and labels and lengths or None.
 
     Whatever the network may have been trained on is left out: what is published to train on, and of the data that it
     was trained on, all but what was held out.
@@ -358,9 +363,13 @@ def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, lik
     form = form_of(source)
     if form.read is None:
         raise DataError(f"{source} has no time axis, and the network was trained on {trained_on}, which has one")
-    train, test = form.read(_path(source), binning.steps, seed)
-    if test is None:
-        test = form.hold_out(train, seed)[1] if _same(source, trained_on) else train
+    labelled = form.file is None or "y" in _keys(Path(source))
+    if form.file and not labelled:
+        test = form.file(source, label=0)
+    else:
+        train, test = form.read(_path(source), binning.steps, seed)
+        if test is None:
+            test = form.hold_out(train, seed)[1] if _same(source, trained_on) else train
     found = _sequences(test, binning)
     if found.shape != like.shape:
         raise DataError(
@@ -370,7 +379,7 @@ def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, lik
         raise DataError(f"{source}: has label {found.y.max()}, the network was trained on {like.classes} classes")
     if like.mean:
         found = standardized(found, *(np.reshape(values, like.shape) for values in (like.mean, like.deviation)))
-    return _in_memory(Rows(found)), found.y, found.lengths if found.masked else None
+    return _in_memory(Rows(found)), found.y if labelled else None, found.lengths if found.masked else None
 
 
 def _path(source: str) -> str:

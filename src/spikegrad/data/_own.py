@@ -15,7 +15,7 @@ MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 """Microseconds in each unit of time that a file may name."""
 
 
-def read_npz(path: str | os.PathLike) -> Sequences:
+def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     """Sequences of a ``.npz`` of one's own.
 
     ===========  ================================================================================================
@@ -29,6 +29,8 @@ def read_npz(path: str | os.PathLike) -> Sequences:
     ----------
     path : str or path-like
         The file.
+    label : int, optional
+        What stands for the labels of a file without ``y``. By default it must have one.
 
     Returns
     -------
@@ -50,13 +52,13 @@ def read_npz(path: str | os.PathLike) -> Sequences:
     >>> x.shape, mask.sum(0).tolist()
     ((50, 4, 3), [50, 20, 30, 50])
     """
-    name, arrays = str(path), _arrays(path, ("x", "y"), ("lengths",))
+    name, arrays = str(path), _arrays(path, ("x", *_labels_needed(label)), ("y", "lengths"))
     x, lengths = arrays["x"], arrays.get("lengths")
     if x.dtype.kind not in "buif" or x.ndim < 3 or not x.size:
         raise DataError(
             f"{name}: x must hold numbers of shape (n, steps, channels...), got {x.dtype} of shape {x.shape}"
         )
-    y = check_labels(name, "y", arrays["y"])
+    y = _labels(name, arrays, label, len(x))
     if lengths is not None and (lengths.dtype.kind not in "ui" or lengths.shape != x.shape[:1]):
         raise DataError(f"{name}: lengths must be {len(x)} integers, got {lengths.dtype} of shape {lengths.shape}")
     sequences = Sequences(name, x, y, lengths=lengths, steps=x.shape[1])
@@ -66,7 +68,7 @@ def read_npz(path: str | os.PathLike) -> Sequences:
     return sequences
 
 
-def read_npz_events(path: str | os.PathLike) -> Recordings:
+def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Recordings:
     """Recordings of events of a ``.npz`` of one's own: all events in a row, and where each recording begins.
 
     =============  ==============================================================================================
@@ -83,6 +85,8 @@ def read_npz_events(path: str | os.PathLike) -> Recordings:
     ----------
     path : str or path-like
         The file.
+    label : int, optional
+        What stands for the labels of a file without ``y``. By default it must have one.
 
     Returns
     -------
@@ -107,11 +111,11 @@ def read_npz_events(path: str | os.PathLike) -> Recordings:
     [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
     """
     name = str(path)
-    required = ("times", "time_unit", "units", "shape", "offsets", "y")
-    arrays = _arrays(path, required, ("speakers",))
+    required = ("times", "time_unit", "units", "shape", "offsets", *_labels_needed(label))
+    arrays = _arrays(path, required, ("y", "speakers"))
     times, units, shape, offsets = (arrays[key] for key in ("times", "units", "shape", "offsets"))
     speakers = arrays.get("speakers")
-    y = check_labels(name, "y", arrays["y"])
+    y = _labels(name, arrays, label, max(1, offsets.size - 1))
     for key, array, kinds, wanted in (
         ("times", times, "uif", None),
         ("units", units, "ui", times.shape),
@@ -137,11 +141,19 @@ def read_npz_events(path: str | os.PathLike) -> Recordings:
 
 
 def _arrays(path: str | os.PathLike, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, np.ndarray]:
-    arrays = read_arrays(Path(path), (*required, *optional))
+    arrays = read_arrays(Path(path), tuple(dict.fromkeys((*required, *optional))))
     for key in required:
         if key not in arrays:
             raise DataError(f"{path}: no key {key!r}; it has {', '.join(sorted(arrays)) or 'none'}")
     return arrays
+
+
+def _labels_needed(label: int | None) -> tuple[str, ...]:
+    return ("y",) if label is None else ()
+
+
+def _labels(name: str, arrays: dict[str, np.ndarray], label: int | None, count: int) -> np.ndarray:
+    return check_labels(name, "y", arrays.get("y", np.repeat(label or 0, count)))
 
 
 class _Slices:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import inspect
 import os
 import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -19,6 +21,7 @@ import jax
 from . import _watch
 
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+_GRACE = 5  # seconds that the coordinator leaves to the others, which JAX aborts without it
 _LOST = re.compile(r"gloo|nccl|rccl|coordination service|heartbeat|\bUNAVAILABLE\b", re.IGNORECASE)
 
 
@@ -46,7 +49,7 @@ def distributed(
 
     Each process calls it before it uses a device, and within it does what all do. At the end they wait for each other.
     If one is lost, killed or with an error of its own, the others end within a minute, with one line on standard error
-    in place of JAX's log and an exit code other than 0. Whoever fails does not wait for the others.
+    in place of JAX's log and an exit code other than 0. Whoever fails ends some seconds later, wherever the others are.
 
     Parameters
     ----------
@@ -92,12 +95,17 @@ def distributed(
     except ValueError as error:
         restore()
         raise ValueError(f"distributed: processes are neither given nor found: {error}") from None
+    several = False
     try:
+        several = jax.process_count() > 1  # for which all must be there: now, and not after an error
         yield
     except BaseException as error:
-        atexit.register(_leave)  # before JAX would wait for the others, who wait for this one
-        threading.Thread(target=_leave_with_main_thread, daemon=True).start()  # other threads may do, before that
-        if isinstance(error, Exception) and jax.process_count() > 1 and _LOST.search(str(error)):
+        failed = isinstance(error, Exception)
+        lost = failed and several and bool(_LOST.search(str(error)))
+        end = functools.partial(leave, 1, failed and not lost)
+        atexit.register(end)  # before JAX would wait for the others, who wait for this one
+        threading.Thread(target=_with_main_thread, args=[end], daemon=True).start()  # other threads may do, before that
+        if lost:
             os.write(2, f"{_watch.LOST}\n".encode())
             raise ProcessLostError from error
         raise
@@ -105,16 +113,22 @@ def distributed(
     restore()
 
 
-def _leave_with_main_thread() -> None:
+def _with_main_thread(end: Callable[[], None]) -> None:
     threading.main_thread().join()
-    _leave()
+    end()
 
 
-def _leave() -> None:
+def leave(code: int, of_its_own: bool) -> None:
+    """End the process without waiting for the others; after an error of its own, which they may find as well, in a
+    moment in which they can say so.
+    """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(1)
+    with contextlib.suppress(RuntimeError):  # there may be no device
+        if of_its_own and jax.process_index() == 0:
+            time.sleep(_GRACE)
+    os._exit(code)
 
 
 def _watched_streams() -> Callable[[], None]:
