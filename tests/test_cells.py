@@ -227,6 +227,23 @@ def test_what_refractory_refuses():
         assert message in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("cell", "parts"),
+    [
+        (SynapticLIF(), "(potential, synaptic current)"),
+        (AdaptiveLIF(), "(potential, adaptation)"),
+        (Refractory(LIF(), 2), "(the state of the cell, steps left)"),
+    ],
+)
+def test_an_array_is_no_state_of_two_parts(cell, parts):
+    """Not even if it has two rows."""
+    with pytest.raises(TypeError) as raised:
+        cell(jnp.ones(2), jnp.ones(2))
+    assert str(raised.value) == (
+        f"{type(cell).__name__}: v must be a tuple {parts}, as initial_state makes it, got an array of shape (2,)"
+    )
+
+
 class Silent(LIF):
     """Another state than the cell whose ``encode`` it inherits, and an ``__init__`` of its own."""
 

@@ -268,6 +268,11 @@ SPIKES = np.zeros((3, 2, 4), bool)
             ValueError,
             "Network.init: layer 1: fluctuation_driven: inputs are all 0",
         ),
+        (
+            lambda: Network.init(KEY, 4, 3, LIF(), rate=0.1),
+            TypeError,
+            "Network.init: sizes must be a sequence of integers, one for each layer, got 3",
+        ),
     ],
 )
 def test_what_cannot_be(call, error, message):

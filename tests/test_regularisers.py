@@ -57,6 +57,7 @@ def test_potentials():
     assert float(voltage_bound((u, None), -1.0, 0.5, mask=MASK)) == pytest.approx(beyond[MASK].mean(), rel=1e-5)
     one = np.maximum(u - 0.5, 0)
     assert float(voltage_bound(u, high=0.5, power=1, mask=MASK[:, 0])) == pytest.approx(one.mean(), rel=1e-5)
+    assert float(voltage_bound(u, -1.0, mask=np.zeros_like(MASK))) == 0
     assert float(voltage_bound(u, high=0.5, power=1, mask=MASK[:, 2])) == pytest.approx(one[:11].mean(), rel=1e-5)
 
 
@@ -109,6 +110,8 @@ def test_the_lower_bound_wakes_a_network_that_starts_silent():
 def test_what_cannot_be():
     with pytest.raises(ValueError, match=r"lower_bound: spikes must be \(steps, examples, neurons\), got \(30, 4\)"):
         lower_bound(SPIKES[:, :, 0])
+    with pytest.raises(ValueError, match="lower_bound: spikes must be of one layer or more, got none"):
+        lower_bound([])
     with pytest.raises(ValueError, match="upper_bound: power must be one of 1, 2, got 3"):
         upper_bound(SPIKES, 4, power=3)
     with pytest.raises(ValueError, match="voltage_bound: give low or high, or both"):

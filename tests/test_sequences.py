@@ -241,6 +241,7 @@ def test_laws_of_randman():
         ({"alpha": 0}, "randman: alpha must be above 0 and at most 100, got 0"),
         ({"fraction": 1.5}, "randman: fraction must be above 0, at most 1, and leave a step, got 1.5"),
         ({"fraction": 0.001}, "randman: fraction must be above 0, at most 1, and leave a step, got 0.001"),
+        ({"seed": -1}, "randman: seed must be an integer, 0 or more, got -1"),
         ({"spectrum": "jax"}, "randman: spectrum must be one of paper, numpy, torch, got 'jax'"),
     ],
 )

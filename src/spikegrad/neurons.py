@@ -145,6 +145,16 @@ def _as_state(cell: Any, v: State, owner: str) -> State:
     return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
 
 
+def _both(cell: Cell, v: State, second: str, first: str = "potential") -> State:
+    """The two parts of a state; an array of two rows has none."""
+    if isinstance(v, (tuple, list)) and len(v) == 2:
+        return v
+    got = f"an array of shape {v.shape}" if hasattr(v, "shape") else f"{type(v).__name__} of {len(v)}"
+    raise TypeError(
+        f"{type(cell).__name__}: v must be a tuple ({first}, {second}), as initial_state makes it, got {got}"
+    )
+
+
 def says_how_to_encode(cell: Cell) -> bool:
     """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
     if isinstance(cell, Refractory) and not says_how_to_encode(cell.cell):
@@ -339,7 +349,7 @@ class SynapticLIF(LIF, pure=True):
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, i = v
+        v, i = _both(self, v, "synaptic current")
         i = self._fitted(i.dtype, i.shape, "v").synaptic_decay * i + current
         return super().integrate(v, i), i
 
@@ -417,7 +427,7 @@ class AdaptiveLIF(LIF, pure=True):
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, a = v
+        v, a = _both(self, v, "adaptation")
         fitted = self._fitted(v.dtype, v.shape, "v")
         u = _charged(fitted, v, current)
         return fitted._after(u, a, fitted._spike(v, fitted._raised(a))) if self.delay_reset else (u, a)
@@ -491,7 +501,7 @@ class Refractory(Cell, pure=True):
         return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, left = v
+        v, left = _both(self, v, "steps left", "the state of the cell")
         (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
         u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
         return structure.unflatten([u, *others]), left

@@ -69,7 +69,7 @@ def reasons(network: SpikingNetwork, start: Params, data: Data, lr: float) -> Ca
     return lambda params: at_start() or [str(v) for v in look(params, examples).verdicts]
 
 
-SOUND = "potentials and gradients show no fault: more epochs may help"
+SOUND = "potentials and gradients show nothing else amiss: more epochs may help"
 """What there is to say where :func:`reasons` has none."""
 
 

@@ -141,6 +141,8 @@ def randman(
     for name, value in zip(least, (classes, units, samples, dimensions, steps), strict=True):
         if not isinstance(value, (int, np.integer)) or value < least[name]:
             raise ValueError(f"randman: {name} must be an integer, {least[name]} or more, got {value!r}")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"randman: seed must be an integer, 0 or more, got {seed!r}")
     if not 0 < alpha <= 100:
         raise ValueError(f"randman: alpha must be above 0 and at most 100, got {alpha!r}")
     if not 0 < fraction <= 1 or int(steps * fraction) < 1:

@@ -124,6 +124,8 @@ class Network(Struct):
         >>> bool(0.01 < second.mean() < 0.5), bool(0.3 < potentials.std() < 3)
         (True, True)
         """
+        if np.ndim(sizes) != 1 or not len(sizes):
+            raise TypeError(f"Network.init: sizes must be a sequence of integers, one for each layer, got {sizes!r}")
         layers, measured = [], np.ndim(inputs) > 0 and weight is None
         for n, (size, both) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
             own, spiking = jax.random.split(both)

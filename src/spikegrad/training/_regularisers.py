@@ -54,7 +54,7 @@ def lower_bound(
     Raises
     ------
     ValueError
-        For outputs without an axis of examples, and another power.
+        For outputs without an axis of examples, for those of no layer, and another power.
 
     References
     ----------
@@ -115,7 +115,7 @@ def upper_bound(
     Raises
     ------
     ValueError
-        For outputs without an axis of examples, and another power.
+        For outputs without an axis of examples, for those of no layer, and another power.
 
     References
     ----------
@@ -161,8 +161,8 @@ def voltage_bound(
     power : {2, 1}
         :math:`p`.
     mask : array of bool, optional
-        ``(steps, examples)`` or ``(steps,)``: the steps that take place, over which the mean is. Without it, those that
-        do not count as zeros.
+        ``(steps, examples)`` or ``(steps,)``: the steps that take place, over which the mean is; of none it is 0.
+        Without it, those that do not count as zeros.
 
     Returns
     -------
@@ -197,14 +197,16 @@ def voltage_bound(
     if mask is None:
         return strength * beyond.mean()
     there = where_active(mask, jnp.ones_like(u))
-    return strength * where_active(mask, beyond).sum() / there.sum()
+    return strength * where_active(mask, beyond).sum() / jnp.maximum(there.sum(), 1)
 
 
 def _bounded(
     owner: str, spikes: Any, bound: ArrayLike, strength: float, power: int, population: bool, sign: int
 ) -> jax.Array:
-    terms = []
-    for layer in spikes if isinstance(spikes, (list, tuple)) else [spikes]:
+    terms, layers = [], spikes if isinstance(spikes, (list, tuple)) else [spikes]
+    if not layers:
+        raise ValueError(f"{owner}: spikes must be of one layer or more, got none")
+    for layer in layers:
         z = _wide(real_array(layer, owner, "spikes"))
         if z.ndim < 3:
             raise ValueError(f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}")
