@@ -1,6 +1,8 @@
 """What the machine has left, read from a system that is made up."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -38,3 +40,43 @@ def test_this_machine(tmp_path):
     free = _system.available_memory()
     assert free is None or 2**20 < free < 2**50
     assert _system.free_disk(tmp_path / "not" / "yet") == pytest.approx(_system.free_disk(tmp_path), abs=2**30)
+
+
+@pytest.mark.skipif(not hasattr(_system._LIBC, "mallopt"), reason="GNU's allocator alone")
+def test_what_other_threads_have_freed_is_given_back():
+    """A heap that a thread has filled and freed, behind a block that stays: its end is what a trim leaves."""
+    program = """
+import ctypes, sys, threading
+from spikegrad import _system
+
+def used():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+if sys.argv[1] == "frugal":
+    _system.be_frugal()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+def work():
+    blocks = [libc.malloc(100_000) for _ in range(300)]
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+    for block in reversed(blocks[1:]):
+        libc.free(block)
+
+libc.free(libc.malloc(31 << 20))  # after which the allocator keeps as much
+_system.release_memory()
+before = used()
+with _system.releasing_memory():
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+print(used() - before)
+"""
+    kept = {
+        name: int(subprocess.run([sys.executable, "-c", program, name], capture_output=True, check=True).stdout)
+        for name in ("frugal", "not")
+    }
+    assert kept["frugal"] < 5e6
+    assert kept["not"] > 25e6

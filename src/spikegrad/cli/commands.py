@@ -18,6 +18,7 @@ from rich.table import Table
 
 from .. import __version__
 from .._surrogate import Surrogate
+from .._system import be_frugal
 from ..neurons import LIF
 from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
@@ -134,6 +135,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     One more is that of the readout, by default the membrane's.
     """
     began = time.perf_counter()
+    be_frugal()
     runs.require("matplotlib")
     if resume is None:
         folder, options, loaded, record = from_first(

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._compat import of_mesh
-from .._system import release_memory
+from .._system import releasing_memory
 from ._spread import replicated
 from ._state import State
 
@@ -57,7 +57,7 @@ class Call:
 
 
 def compiled_first(function: Callable, **options: Any) -> Callable:
-    """``jax.jit``, whose first call gives back the memory that compiling took before it runs.
+    """``jax.jit``, whose first call gives back the memory that compiling takes, before it runs.
 
     JAX keeps what it has compiled by the types of the arguments, so that the call finds it.
     """
@@ -68,8 +68,8 @@ def compiled_first(function: Callable, **options: Any) -> Callable:
     def call(*arguments: Any) -> Any:
         nonlocal ready
         if not ready:
-            jitted.lower(*arguments).compile()
-            release_memory()
+            with releasing_memory():
+                jitted.lower(*arguments).compile()
             ready = True
         return jitted(*arguments)
 
