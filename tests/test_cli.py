@@ -755,6 +755,13 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path):
     ]
 
 
+def test_a_platform_that_is_not_there_is_one_line():
+    call, platform = [sys.executable, "-m", "spikegrad.cli", "list"], {"JAX_PLATFORMS": "nonsense"}
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=os.environ | platform)
+    assert done.returncode == 2
+    assert done.stderr == "spikegrad: error: JAX finds no device of JAX_PLATFORMS=nonsense\n"
+
+
 def test_the_library_imports_none_of_it():
     code = (
         "import sys, spikegrad; print([m for m in ('click', 'rich', 'optax', 'matplotlib', 'spikegrad.cli', "

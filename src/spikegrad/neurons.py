@@ -149,7 +149,7 @@ def _both(cell: Cell, v: State, second: str, first: str = "potential") -> State:
     """The two parts of a state; an array of two rows has none."""
     if isinstance(v, (tuple, list)) and len(v) == 2:
         return v
-    got = f"an array of shape {v.shape}" if hasattr(v, "shape") else f"{type(v).__name__} of {len(v)}"
+    got = f"{type(v).__name__} of {len(v)}" if isinstance(v, (tuple, list)) else f"an array of shape {jnp.shape(v)}"
     raise TypeError(
         f"{type(cell).__name__}: v must be a tuple ({first}, {second}), as initial_state makes it, got {got}"
     )

@@ -69,6 +69,19 @@ def _run(args: list[str] | None) -> int:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryError(str(error).partition(":")[2].splitlines()[0]) from None
+    except (AssertionError, RuntimeError):  # of JAX, whose messages differ
+        if _has_a_device():
+            raise
+        return streams.fail(f"JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms}", 2)
+
+
+def _has_a_device() -> bool:
+    import jax  # noqa: PLC0415
+
+    try:
+        return bool(jax.devices())
+    except (AssertionError, RuntimeError):
+        return False
 
 
 def _missing(error: ModuleNotFoundError) -> int:
