@@ -78,5 +78,4 @@ print(used() - before)
         name: int(subprocess.run([sys.executable, "-c", program, name], capture_output=True, check=True).stdout)
         for name in ("frugal", "not")
     }
-    assert kept["frugal"] < 5e6
-    assert kept["not"] > 25e6
+    assert kept["not"] - kept["frugal"] > 10e6  # of 30 that were freed
