@@ -125,7 +125,7 @@ def leave(code: int, of_its_own: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    with contextlib.suppress(RuntimeError):  # there may be no device
+    with contextlib.suppress(AssertionError, RuntimeError):  # of JAX, where there is no device
         if of_its_own and jax.process_index() == 0:
             time.sleep(_GRACE)
     os._exit(code)
