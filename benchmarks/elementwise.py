@@ -1,6 +1,7 @@
 """Compiled, elementwise, on many elements: forward and vjp as ratios to the memory limit.
 
-The limit of the forward is a copy (one read, one write), that of the vjp a product (two reads, one write). All
+The limit of the forward is a copy (one read, one write), that of the vjp a product (two reads, one write). Beside them
+stands what one exponential takes, which many slopes have: that of the product ``ct * exp(-x * x)``, column ``exp``. All
 contenders of a surrogate run in turn within each round, and the allocator keeps its memory, so that neither the
 machine's drift nor page faults of fresh outputs are measured.
 
@@ -82,6 +83,7 @@ def main() -> None:
     ct = jnp.asarray(rng.normal(size=options.elements), options.dtype)
     copy = jax.jit(lambda x: x * 1.5)
     product = jax.jit(lambda x, ct: x * ct)
+    exponential = jax.jit(lambda x, ct: ct * jnp.exp(-x * x))
     rows = []
     specs = [COMPOSED.get(name, name) for name in chosen([*spikegrad.names(), *COMPOSED], options.only)]
     if "q_pseudo_spike" in specs:
@@ -94,7 +96,11 @@ def main() -> None:
         backward = {
             name: jax.jit(lambda x, ct, fire=fire: jax.vjp(fire, x)[1](ct)[0]) for name, fire in contenders.items()
         }
-        runs = {"copy": lambda: copy(x).block_until_ready(), "product": lambda: product(x, ct).block_until_ready()}
+        runs = {
+            "copy": lambda: copy(x).block_until_ready(),
+            "product": lambda: product(x, ct).block_until_ready(),
+            "exp": lambda: exponential(x, ct).block_until_ready(),
+        }
         for name in contenders:
             runs[f"{name} forward"] = lambda f=forward[name]: f(x).block_until_ready()
             runs[f"{name} vjp"] = lambda f=backward[name]: f(x, ct).block_until_ready()
@@ -110,6 +116,7 @@ def main() -> None:
                     "vjp": vjp["ratio"],
                     "vjp_min": vjp["min"],
                     "vjp_max": vjp["max"],
+                    "exp": ratio(seconds["exp"], seconds["product"])["ratio"],
                 }
             )
     report(rows, options.json)
