@@ -46,12 +46,12 @@ def test_this_machine(tmp_path):
 def test_what_other_threads_have_freed_is_given_back():
     """A heap that a thread has filled and freed, behind a block that stays: its end is what a trim leaves."""
     program = """
-import ctypes, sys, threading
+import ctypes, os, sys, threading
 from spikegrad import _system
 
 def used():
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 if sys.argv[1] == "frugal":
     _system.be_frugal()

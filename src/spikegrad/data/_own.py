@@ -52,7 +52,7 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     >>> x.shape, mask.sum(0).tolist()
     ((50, 4, 3), [50, 20, 30, 50])
     """
-    name, arrays = str(path), _arrays(path, ("x", *_labels_needed(label)), ("y", "lengths"))
+    name, arrays = str(path), _arrays(path, ("x",), label, ("lengths",))
     x, lengths = arrays["x"], arrays.get("lengths")
     if x.dtype.kind not in "buif" or x.ndim < 3 or not x.size:
         raise DataError(
@@ -111,8 +111,7 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
     """
     name = str(path)
-    required = ("times", "time_unit", "units", "shape", "offsets", *_labels_needed(label))
-    arrays = _arrays(path, required, ("y", "speakers"))
+    arrays = _arrays(path, ("times", "time_unit", "units", "shape", "offsets"), label, ("speakers",))
     times, units, shape, offsets = (arrays[key] for key in ("times", "units", "shape", "offsets"))
     speakers = arrays.get("speakers")
     y = _labels(name, arrays, label, max(1, offsets.size - 1))
@@ -140,16 +139,15 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     return Recordings(name, shape.tolist(), y, _Slices(times, units, bounds, MICROSECONDS[unit]), speakers=speakers)
 
 
-def _arrays(path: str | os.PathLike, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, np.ndarray]:
-    arrays = read_arrays(Path(path), tuple(dict.fromkeys((*required, *optional))))
-    for key in required:
+def _arrays(
+    path: str | os.PathLike, required: tuple[str, ...], label: int | None, optional: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """What the file has of these and of ``y``, which is required where no label stands for it."""
+    arrays = read_arrays(Path(path), (*required, "y", *optional))
+    for key in required if label is not None else (*required, "y"):
         if key not in arrays:
             raise DataError(f"{path}: no key {key!r}; it has {', '.join(sorted(arrays)) or 'none'}")
     return arrays
-
-
-def _labels_needed(label: int | None) -> tuple[str, ...]:
-    return ("y",) if label is None else ()
 
 
 def _labels(name: str, arrays: dict[str, np.ndarray], label: int | None, count: int) -> np.ndarray:
