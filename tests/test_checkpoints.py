@@ -248,19 +248,19 @@ def command(*arguments):
 
 
 def killed_at_random(folder, arguments, moments, rng):
-    """A run that is killed again and again, and gone on with; then left to end. How often a kill came before that."""
-    kills = 0
-    for _ in range(moments):
+    """A run that is killed again and again, and gone on with, until it has ended. How often it was killed.
+
+    The last kill may fall between the end of the run and that of its process: nothing is left to go on with then.
+    """
+    kills, begun = 0, folder / "run.json"
+    while kills < moments and not (begun.exists() and json.loads(begun.read_text())["finished"]):
         resumed = ["--resume", folder, "--quiet", "--checkpoint", "0"]
-        call = (
-            command("train", *resumed) if (folder / "run.json").exists() else command("train", *arguments, "-o", folder)
-        )
+        call = command("train", *resumed) if begun.exists() else command("train", *arguments, "-o", folder)
         process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         wait = rng.uniform(0.5, 1.0) if kills % 4 == 3 else rng.uniform(2.0, 6.0)
         try:
             _, errors = process.communicate(timeout=wait)
             assert process.returncode == 0, errors
-            break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
