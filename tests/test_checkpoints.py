@@ -24,12 +24,6 @@ ROWS = ShuffledBatches(np.arange(20, dtype=np.float32), 4, seed=0)
 OPTIMIZER = optax.chain(optax.add_noise(0.01, 0.5, 0), optax.adam(0.1))  # it keeps a key and moments
 
 
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def start(key=None):
     params = {"layers": [(jnp.zeros(3), jnp.ones((), jnp.bfloat16))], "scale": jnp.ones((2, 2))}
     return State.start(params, OPTIMIZER, jax.random.key(0) if key is None else key)
@@ -61,9 +55,8 @@ def same(first, second):
 
 @pytest.fixture(scope="module")
 def whole():
-    with jax.numpy_dtype_promotion("standard"):
-        reports = []
-        return train(start(), callbacks=[reports.append]), reports
+    reports = []
+    return train(start(), callbacks=[reports.append]), reports
 
 
 def test_a_state_comes_back_bit_for_bit(whole, tmp_path):

@@ -33,12 +33,6 @@ Y = (X @ np.array([1.0, -2.0, 0.5])).astype(np.float32)
 KEY = jax.random.key(7)
 
 
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def start():
     return {"weight": jnp.zeros(3), "bias": jnp.zeros(())}
 
@@ -78,8 +72,7 @@ BATCHES = ShuffledBatches((X, Y), 5, seed=3)
 def whole():
     """Three epochs of four batches, three updates to a call, and what was reported."""
     reports = []
-    with jax.numpy_dtype_promotion("standard"):
-        return run(BATCHES, epochs=3, updates_per_call=3, callbacks=[reports.append]), reports
+    return run(BATCHES, epochs=3, updates_per_call=3, callbacks=[reports.append]), reports
 
 
 def test_it_is_gradient_descent(whole):
@@ -194,6 +187,41 @@ def test_any_optimiser():
     for optimizer in (optax.lbfgs(), optax.chain(optax.clip(1.0), optax.polyak_sgd(1.0)), optax.adamw(0.3)):
         state = run(full, optimizer=optimizer, epochs=60, updates_per_call=20)
         np.testing.assert_allclose(state.trainable["weight"], [1.0, -2.0, 0.5], atol=0.15)
+
+
+def squared(weight, batch, key):
+    """Least squares alone."""
+    x, y = batch
+    return ((x @ weight - y) ** 2).mean(), {}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_optimiser_that_asks_for_gradients_elsewhere(size):
+    """Sharpness-aware minimisation, Foret et al. 2021: the gradient at the worst point within a radius."""
+    radius, rate, weight = 0.3, 0.05, np.zeros(3)
+    up = optax.chain(optax.contrib.normalize(), optax.sgd(radius))
+    optimizer = optax.contrib.sam(optax.sgd(rate), up, opaque_mode=True)
+    state = fit(squared, jnp.zeros(3), [(X, Y)], optimizer=optimizer, key=KEY, epochs=5, updates_per_call=size)
+    for _ in range(5):
+        slope = 2 * X.T @ (X @ weight - Y) / len(Y)
+        worst = weight + radius * slope / np.linalg.norm(slope)
+        weight = weight - rate * 2 * X.T @ (X @ worst - Y) / len(Y)
+    np.testing.assert_allclose(state.trainable, weight, rtol=1e-4)
+
+
+def test_an_optimiser_that_asks_for_the_loss_by_another_name():
+    optimizer, weight = optax.contrib.sophia(0.01), jnp.zeros(3)
+    state = fit(squared, weight, [(X, Y)], optimizer=optimizer, key=KEY, epochs=5)
+
+    def alone(weight):
+        return ((X @ weight - Y) ** 2).mean()
+
+    own = optimizer.init(weight)
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(5):
+            change, own = optimizer.update(jax.grad(alone)(weight), own, weight, obj_fn=alone)
+            weight += change
+    np.testing.assert_allclose(state.trainable, weight, rtol=1e-4)
 
 
 def test_stopping():

@@ -52,7 +52,8 @@ def fit(
         from 0, returns the iterable of an epoch, so that its order is known when training is resumed. If ``batches``
         has a length, it is the number of batches of an epoch.
     optimizer : optax.GradientTransformation
-        Any one of optax; the loss is passed on to those that ask for a ``value`` or ``value_fn``.
+        Any one of optax; those that ask for it get the loss and its gradient at other parameters too, such as
+        ``optax.lbfgs`` and ``optax.contrib.sam``.
     key : jax.Array
         The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. It must be given, unless a
         :class:`State` has its own.

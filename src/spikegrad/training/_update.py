@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -98,15 +99,16 @@ def compiled(
         return _checked(problem(bound)[0](trainable, batch, key))
 
     def update(bound, trainable, optimizer_state, batch, key):
-        optimizer = optax.with_extra_args_support(problem(bound)[1])
-
         def value_of(trainable):
             return evaluate(bound, trainable, batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(trainable)
-        more = {"value": value, "grad": gradient, "value_fn": lambda trainable: value_of(trainable)[0]}
-        change, optimizer_state = optimizer.update(gradient, optimizer_state, trainable, **more)
-        return optax.apply_updates(trainable, change), optimizer_state, {"loss": value, **metrics}
+        with jax.numpy_dtype_promotion("standard"):  # optax promotes
+            change, optimizer_state = _advanced(
+                problem(bound)[1], gradient, optimizer_state, trainable, value, lambda trainable: value_of(trainable)[0]
+            )
+            trainable = optax.apply_updates(trainable, change)
+        return trainable, optimizer_state, {"loss": value, **metrics}
 
     @functools.partial(compiled_first, out_shardings=placed)
     def advance(bound, trainable, optimizer_state, key, step, batches, count):
@@ -136,6 +138,28 @@ def compiled(
             return advance(*arguments)
 
     return Call(on_mesh, bound, size)
+
+
+def _advanced(
+    optimizer: optax.GradientTransformation, gradient: Any, state: Any, trainable: Any, value: Any, loss: Callable
+) -> tuple[Any, Any]:
+    """The optimiser's update, with what it may ask for beside the gradient, under the names that optax has for it."""
+
+    def value_fn(trainable: Any, obj_fn: Any = None, grad_fn: Any = None) -> Any:
+        return loss(trainable)  # a line search hands on to it what it has no use for, and wants it taken
+
+    offered = {
+        "value": value,
+        "grad": gradient,
+        "value_fn": value_fn,
+        "obj_fn": loss,
+        "grad_fn": lambda trainable, _: jax.grad(loss)(trainable),
+    }
+    optimizer = optax.with_extra_args_support(optimizer)
+    taken = inspect.signature(optimizer.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        offered = {name: offered[name] for name in offered.keys() & taken.keys()}
+    return optimizer.update(gradient, state, trainable, **offered)
 
 
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
