@@ -467,7 +467,9 @@ def test_remedies_reach_any_layer():
 def test_a_diagnosis_is_text_and_data_and_a_figure():
     found = diagnose(small(threshold=60.0), spikes(), loss)
     table, _, said = str(found).partition("\n\n")
-    assert [line.split("  ")[0] for line in table.splitlines()] == ["layer", "layer 1", "layer 2"]
+    assert table.splitlines()[0].split() == ["layer", "layer", "1", "layer", "2"]
+    assert "half-width" in table
+    assert max(map(len, table.splitlines())) < 80
     assert said == str(found.verdicts[0])
     again = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert again["layers"][0]["silent"] == 1

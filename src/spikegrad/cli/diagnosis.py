@@ -19,7 +19,7 @@ from rich.table import Table
 from .. import training
 from ..data import Data
 from ..inspect.diagnosis import Diagnosis, diagnose
-from ..inspect.diagnosis._report import HEADINGS
+from ..inspect.diagnosis._report import HEADINGS, laid_out
 from . import learning, outputs, runs, sources, tables
 from .networks import NO_CODING, Params, SpikingNetwork
 
@@ -100,15 +100,8 @@ def explained(why: Callable[[Params], list[str]]) -> Iterator[None]:
 
 
 def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
-    """The numbers of each layer in a row; where a screen is narrower than that, in a column, of as many as fit."""
-    columns = list(zip(HEADINGS, *rows, strict=True))
-    if sum(max(map(len, column)) + 3 for column in columns) < width:
-        return [_table(title, HEADINGS, rows)]
-    first, each = (max(map(len, cells)) + 3 for cells in (HEADINGS, [cell for row in rows for cell in row]))
-    beside = max(1, (width - first - 1) // each)
-    parts = (rows[i : i + beside] for i in range(0, len(rows), beside))
-    turned = (list(zip(HEADINGS, *part, strict=True)) for part in parts)
-    return [_table(title, names, numbers) for names, *numbers in turned]
+    """The numbers of each layer, as wide as a screen."""
+    return [_table(title, headings, cells) for headings, *cells in laid_out(rows, width, between=3)]
 
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -93,6 +93,8 @@ def fit(
     While a call is computed, the batches of the next one are read. The state before a call is kept until its loss is
     known: parameters and the optimiser's state are there three times.
 
+    Each call of ``fit`` traces and compiles the loss anew, since what it closes over may have changed.
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax

@@ -37,15 +37,8 @@ class Diagnosis:
         return [_row(layer) for layer in self.layers]
 
     def __str__(self) -> str:
-        rows = [HEADINGS, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-        table = [
-            "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        return "\n".join([*(line.rstrip() for line in table), "", *self.lines()])
+        texts = [_text(table) for table in laid_out(self.rows(), width=80, between=2)]
+        return "\n\n".join([*texts, "\n".join(self.lines())])
 
     def lines(self) -> list[str]:
         """The verdicts in words."""
@@ -78,6 +71,23 @@ class Diagnosis:
     def plot(self) -> Figure:
         """Potentials of each layer against its slope, gradients over lags, and shares of neurons. Needs matplotlib."""
         return draw(self.layers)
+
+
+def laid_out(rows: list[tuple[str, ...]], width: int, between: int) -> list[list[tuple[str, ...]]]:
+    """The numbers with their headings, a layer in a row; where that is too wide, in a column, of as many as fit."""
+    whole = [HEADINGS, *rows]
+    if sum(max(map(len, column)) + between for column in zip(*whole, strict=True)) < width:
+        return [whole]
+    first, each = (max(map(len, cells)) + between for cells in (HEADINGS, [cell for row in rows for cell in row]))
+    beside = max(1, (width - first - 1) // each)
+    parts = (rows[i : i + beside] for i in range(0, len(rows), beside))
+    return [list(zip(HEADINGS, *part, strict=True)) for part in parts]
+
+
+def _text(table: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in table)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def _row(layer: LayerReport) -> tuple[str, ...]:
