@@ -337,6 +337,6 @@ report_of_cell = functools.cache(functools.partial(check_cell, steps=4, raises=F
 @pytest.mark.parametrize("law", few(BROKEN_CELLS, *list(BROKEN_CELLS)[::3]))
 def test_a_broken_law_of_cells_is_found(law, monkeypatch):
     if not law.endswith("those of a loop"):
-        monkeypatch.setattr(testing, "_modes", lambda *_: iter(()))  # they take longest
+        monkeypatch.setattr(testing._cells, "_modes", lambda *_: iter(()))  # they take longest
     report = report_of_cell(BROKEN_CELLS[law])
     assert not next(finding for finding in report.findings if finding.law == law).passed, report

@@ -1,0 +1,148 @@
+"""What every cell is, and what several share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from .._checks import broadcast_checked, is_float, real_array
+from .._struct import Struct
+from .._surrogate import with_key
+
+Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
+State: TypeAlias = Any
+"""An array, or a tuple of arrays of the same shape where a neuron remembers more than a potential."""
+
+
+class Cell(Struct):
+    """What a neuron is: how it integrates and how it fires.
+
+    Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and :meth:`fire`. The step
+    is cut in two there because everything that happens at a spike can be computed again from the state before it: a
+    :class:`Network` keeps this one array per step for the backward pass, and nothing else.
+
+    Examples
+    --------
+    A neuron whose potential is pulled back to zero the more, the further away it is:
+
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import Cell, Sigmoid, parameter
+    >>> class Cubic(Cell):
+    ...     pull: float = parameter(default=0.1, at_least=0)
+    ...
+    ...     def integrate(self, v, current):
+    ...         return v - self.pull * v * v * v + current
+    ...
+    ...     def fire(self, u):
+    ...         s = Sigmoid()(u - 1)
+    ...         return u - s, s
+    >>> v, s = Cubic(pull=0.5)(jnp.array([0.0, 1.0]), jnp.array([0.75, 0.75]))
+    >>> v.tolist(), s.tolist()
+    ([0.75, 0.25], [0.0, 1.0])
+    """
+
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+        """The state at rest: zeros, unless a cell says otherwise.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the current.
+        dtype : dtype
+            Dtype of the state.
+        """
+        return jnp.zeros(shape, dtype)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        """The state before the spike: what is left of ``v``, the state after the last spike, and the current."""
+        raise NotImplementedError(f"{type(self).__name__} defines no integrate")
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        """The state after the spike, and the output, of ``u``, the state before the spike. Elementwise."""
+        raise NotImplementedError(f"{type(self).__name__} defines no fire")
+
+    def encode(self, u: State) -> tuple[jax.Array | None, Any]:
+        """What is kept of ``u`` in low precision: its distance to the threshold, and the rest.
+
+        Define it, and :meth:`decode`, for the modes ``"half"`` and ``"8-bit"`` of a :class:`Network`. Without it, they
+        keep the state as it is.
+
+        Parameters
+        ----------
+        u : array or tuple of array
+            The state before the spike.
+
+        Returns
+        -------
+        distance : array or None
+            Not negative where the neuron fires, negative elsewhere; its sign is always kept. In 8 bits its error is
+            1/16 of itself or 1/40,000 of the largest of an example. None for a cell that does not fire.
+        rest : pytree of arrays
+            Whatever else :meth:`decode` needs, kept in 16 bits.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no encode")
+
+    def decode(self, distance: Any, rest: Any) -> State:
+        """The inverse of :meth:`encode`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no decode")
+
+    def __call__(self, v: State, current: ArrayLike, *, key: Any = None) -> tuple[State, jax.Array]:
+        """One step.
+
+        Parameters
+        ----------
+        v : array_like or tuple of array_like
+            State before the step.
+        current : array_like
+            Input of this step; broadcasts to the state and is cast to its dtype.
+        key : array of jax.random.key, optional
+            The key of this step, for :func:`stochastic` spikes.
+
+        Returns
+        -------
+        v : jax.Array or tuple of jax.Array
+            State after the step.
+        out : jax.Array
+            Output of the step.
+        """
+        owner = type(self).__name__
+        v = as_state(self, v, owner)
+        like = jax.tree.leaves(v)[0]
+        current = broadcast_checked(
+            real_array(current, owner, "current"), like.dtype, like.shape, owner, "current", "v"
+        )
+        return fire(self, self.integrate(v, current), key)
+
+
+def fire(cell: Cell, u: State, key: Any = None) -> tuple[State, jax.Array]:
+    """``cell.fire(u)``, with a key for what is drawn."""
+    return (cell if key is None else with_key(cell, key)).fire(u)
+
+
+def as_state(cell: Any, v: State, owner: str) -> State:
+    """``v`` as real arrays, and as integers and bools where the cell's own state has these."""
+    leaves = jax.tree.leaves(v)
+    if isinstance(cell, Cell) and any(hasattr(leaf, "dtype") and not is_float(leaf) for leaf in leaves[1:]):
+        like = real_array(leaves[0], owner, "v")
+        rest = cell.initial_state(like.shape, like.dtype)
+        return jax.tree.map(lambda leaf, like: real_array(leaf, owner, "v") if is_float(like) else leaf, v, rest)
+    return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+
+
+def both(cell: Cell, v: State, second: str, first: str = "potential") -> State:
+    """The two parts of a state; an array of two rows has none."""
+    if isinstance(v, (tuple, list)) and len(v) == 2:
+        return v
+    got = f"{type(v).__name__} of {len(v)}" if isinstance(v, (tuple, list)) else f"an array of shape {jnp.shape(v)}"
+    raise TypeError(
+        f"{type(cell).__name__}: v must be a tuple ({first}, {second}), as initial_state makes it, got {got}"
+    )
+
+
+def charged(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:
+    """What is left of the potential, and the input."""
+    return cell.decay * v + ((1 - cell.decay) * current if cell.norm_input else current)

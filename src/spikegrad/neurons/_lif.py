@@ -1,0 +1,301 @@
+"""Leaky integrate-and-fire neurons: plain, with a synapse, with an adaptive threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import brief
+from .._forward import Levels, Signed, Stochastic
+from .._struct import Real, parameter
+from .._surrogate import forwards, in_units_of
+from ..surrogates import Sigmoid
+from ._cell import Cell, State, both, charged
+
+
+class LIF(Cell, pure=True):
+    r"""Leaky integrate-and-fire neurons.
+
+    .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - \theta) \\ v_t &= R(u_t, s_t)
+
+    with :math:`H` the step, whose derivative is that of ``surrogate``, and the reset
+
+    .. math:: R(u, s) = \begin{cases} u - \theta s & \text{by subtraction} \\
+              u\, (1 - s) + v_r\, s & \text{to a value} \\ u & \text{none.} \end{cases}
+
+    Parameters
+    ----------
+    decay : float or array, default 0.9
+        Share :math:`\beta` of the potential that is left after one step, from 0 to 1, dimensionless:
+        :func:`decay_from_tau` makes it of a time constant. 1 does not leak. An array (one per neuron, say) broadcasts
+        to the state.
+    threshold : float or array, default 1.0
+        Threshold :math:`\theta`, finite, in the unit of the potential. An array broadcasts to the state.
+    surrogate : callable, default Sigmoid()
+        Makes spikes of ``u - threshold``: any surrogate, or any function with a derivative to your liking.
+    reset : {"subtract", "value", "none"}
+        What a spike does to the potential.
+    detach_reset : bool, default False
+        Whether the spike in the reset is a constant for the derivative, so that gradients flow through the potential
+        alone.
+    reset_value : float or array, default 0.0
+        Where ``reset="value"`` puts the potential, :math:`v_r`, finite, in its unit; given by name. An array broadcasts
+        to the state.
+    delay_reset : bool, default False
+        Whether the reset comes a step later, after leak and input: :math:`u_t = R(\beta\, u_{t-1} + g\, I_t,\,
+        s_{t-1})`. The state is then the potential before the reset. Given by name.
+    norm_input : bool, default False
+        The gain :math:`g` of the input: 1, or with ``norm_input`` :math:`1 - \beta`, so that a constant current drives
+        the potential to its own value, whatever the time constant. Given by name.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and for a ``reset_value`` without ``reset="value"``.
+
+    Notes
+    -----
+    The current is in the unit of the potential per step, or with ``norm_input`` in that of the potential. The potential
+    is 0 at rest: of one that rests elsewhere, subtract that from threshold and reset value.
+
+    References
+    ----------
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
+    Magazine 36(6):51-63.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF
+    >>> cell = LIF(decay=0.5, threshold=1.0, reset="subtract")
+    >>> v, s = cell(jnp.array([1.0, 0.0]), jnp.array([0.75, 0.75]))
+    >>> v.tolist(), s.tolist()
+    ([0.25, 0.75], [1.0, 0.0])
+    """
+
+    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    threshold: Real = parameter(default=1.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    reset: str = parameter(default="subtract", choices=("subtract", "value", "none"))
+    detach_reset: bool = parameter(default=False, choices=(False, True))
+    reset_value: Real = parameter(default=0.0, kw_only=True)
+    delay_reset: bool = parameter(default=False, choices=(False, True), kw_only=True)
+    norm_input: bool = parameter(default=False, choices=(False, True), kw_only=True)
+
+    _hints = MappingProxyType(
+        {
+            "tau": "decay=decay_from_tau(tau, dt)",
+            "tau_mem": "decay=decay_from_tau(tau_mem, dt)",
+            "beta": "decay=beta",
+            "v_threshold": "threshold=v_threshold",
+            "v_th": "threshold=v_th",
+            "v_reset": 'reset="value", reset_value=v_reset',
+            "reset_mechanism": "reset",
+            "reset_delay": "delay_reset",
+            "decay_input": "norm_input",
+        }
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reset != "value" and isinstance(self.reset_value, (float, np.ndarray)) and np.any(self.reset_value):
+            owner, value = type(self).__name__, brief(self.reset_value)
+            raise ValueError(f"{owner}: reset_value goes with reset='value', got {value} with reset={self.reset!r}")
+        if self.delay_reset:
+            self._refuse("delay_reset, which computes the last spike again", Stochastic)
+        if self.reset == "value":
+            self._refuse("reset='value', which takes one spike a step", Levels, Signed)
+
+    def _refuse(self, what: str, *kinds: type) -> None:
+        """Raise if the spikes are of a kind that does not go with something."""
+        for forward in forwards(self.surrogate):
+            if isinstance(forward, kinds):
+                raise ValueError(f"{type(self).__name__}: {what}, does not go with {brief(self.surrogate)}")
+
+    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
+        fitted = self._fitted(v.dtype, v.shape, "v")
+        u = charged(fitted, v, current)
+        return fitted._after_spike(u, fitted._spike(v, fitted.threshold), fitted.threshold) if self.delay_reset else u
+
+    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        fitted = self._fitted(u.dtype, u.shape, "v")
+        s = fitted._spike(u, fitted.threshold)
+        return (u if self.delay_reset else fitted._after_spike(u, s, fitted.threshold)), s
+
+    def _spike(self, u: jax.Array, threshold: Any) -> jax.Array:
+        return in_units_of(self.surrogate, threshold, u)(u - threshold)
+
+    def _after_spike(self, u: jax.Array, s: jax.Array, threshold: Any) -> jax.Array:
+        if self.detach_reset:
+            s = jax.lax.stop_gradient(s)
+        if self.reset == "subtract":
+            return u - threshold * s
+        if self.reset == "value":
+            return u * (1 - s) + self.reset_value * s
+        return u
+
+    def encode(self, u: jax.Array) -> tuple[jax.Array, Any]:
+        return u - self._fitted(u.dtype, u.shape, "v").threshold, ()
+
+    def decode(self, distance: Any, rest: Any) -> jax.Array:
+        return distance + self._fitted(distance.dtype, distance.shape, "v").threshold
+
+
+class SynapticLIF(LIF, pure=True):
+    r"""Leaky integrate-and-fire neurons whose input passes a synapse, a second leak (current-based, CuBa).
+
+    .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
+
+    and spikes and resets as in :class:`LIF`. The state is the pair :math:`(v, i)`.
+
+    Parameters
+    ----------
+    decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
+        As in :class:`LIF`.
+    synaptic_decay : float or array, default 0.8
+        Share :math:`\gamma` of the synaptic current that is left after one step, from 0 to 1, dimensionless:
+        :func:`decay_from_tau` makes it of a time constant. An array broadcasts to the state.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain.
+
+    Notes
+    -----
+    A :class:`Network` keeps the potential alone of the two arrays of its state, unless ``synaptic_decay`` is trained.
+
+    References
+    ----------
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
+    Magazine 36(6):51-63.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import SynapticLIF, unroll
+    >>> cell = SynapticLIF(decay=1.0, synaptic_decay=0.5)
+    >>> (v, i), spikes = unroll(cell, jnp.array([[0.75], [0.0], [0.0]]))
+    >>> spikes[:, 0].tolist(), v.tolist(), i.tolist()
+    ([0.0, 1.0, 0.0], [0.3125], [0.1875])
+    """
+
+    synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
+
+    _hints = MappingProxyType(
+        LIF._hints | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
+    )
+
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, i = both(self, v, "synaptic current")
+        i = self._fitted(i.dtype, i.shape, "v").synaptic_decay * i + current
+        return super().integrate(v, i), i
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, i = u
+        v, s = super().fire(u)
+        return (v, i), s
+
+    def encode(self, u: State) -> tuple[jax.Array, Any]:
+        u, i = u
+        return super().encode(u)[0], i
+
+    def decode(self, distance: Any, rest: Any) -> State:
+        return super().decode(distance, ()), rest
+
+
+class AdaptiveLIF(LIF, pure=True):
+    r"""Leaky integrate-and-fire neurons whose threshold rises with each of their spikes, and falls back (ALIF).
+
+    .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - (\theta + a_t)) \\
+              a_{t+1} &= \rho\, a_t + \kappa\, s_t
+
+    and resets as in :class:`LIF`, with the threshold of the moment: a reset by subtraction takes
+    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, zeros at the start; with
+    ``delay_reset``, :math:`(u_t, a_t)`.
+
+    Parameters
+    ----------
+    decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
+        As in :class:`LIF`; ``threshold`` is that of a neuron that has not fired for long.
+    adaptation : float or array, default 0.2
+        How much :math:`\kappa` one spike raises the threshold, finite, in the unit of the potential. An array
+        broadcasts to the state.
+    adaptation_decay : float or array, default 0.99
+        Share :math:`\rho` of the adaptation that is left after one step, from 0 to 1, dimensionless:
+        :func:`decay_from_tau` makes it of a time constant. An array broadcasts to the state.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain.
+
+    Notes
+    -----
+    With ``detach_reset`` the adaptation is still differentiated: it is how such a neuron remembers.
+
+    References
+    ----------
+    Bellec, Salaj, Subramoney, Legenstein, Maass 2018, "Long short-term memory and learning-to-learn in networks of
+    spiking neurons", NeurIPS 31:787-797.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import AdaptiveLIF, unroll
+    >>> cell = AdaptiveLIF(decay=0.0, adaptation=0.5, adaptation_decay=0.5)
+    >>> (v, a), spikes = unroll(cell, jnp.full((5, 1), 1.25))
+    >>> spikes[:, 0].tolist()
+    [1.0, 0.0, 1.0, 0.0, 0.0]
+    """
+
+    adaptation: Real = parameter(default=0.2)
+    adaptation_decay: Real = parameter(default=0.99, at_least=0, at_most=1)
+
+    _hints = MappingProxyType(
+        LIF._hints
+        | {"tau_adaptation": "adaptation_decay=decay_from_tau(tau_adaptation, dt)", "rho": "adaptation_decay=rho"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse("adaptation, which spikes raise", Signed)
+
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, a = both(self, v, "adaptation")
+        fitted = self._fitted(v.dtype, v.shape, "v")
+        u = charged(fitted, v, current)
+        return fitted._after(u, a, fitted._spike(v, fitted._raised(a))) if self.delay_reset else (u, a)
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, a = u
+        fitted = self._fitted(u.dtype, u.shape, "v")
+        s = fitted._spike(u, fitted._raised(a))
+        return ((u, a) if self.delay_reset else fitted._after(u, a, s)), s
+
+    def _after(self, u: jax.Array, a: jax.Array, s: jax.Array) -> State:
+        return self._after_spike(u, s, self._raised(a)), self.adaptation_decay * a + self.adaptation * s
+
+    def _raised(self, a: jax.Array) -> jax.Array:
+        return self.threshold + a
+
+    def encode(self, u: State) -> tuple[jax.Array, Any]:
+        u, a = u
+        return u - self._fitted(a.dtype, a.shape, "v")._raised(a), a
+
+    def decode(self, distance: Any, rest: Any) -> State:
+        threshold = self._fitted(rest.dtype, rest.shape, "v")._raised(rest)
+        u = distance + threshold
+        # the adaptation is not what it was when the distance was taken: the sum may be rounded up to the threshold
+        return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u), rest

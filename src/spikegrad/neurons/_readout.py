@@ -1,0 +1,52 @@
+"""A neuron that never fires."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import jax
+
+from .._struct import Real, parameter
+from ._cell import Cell, charged
+from ._lif import LIF
+
+
+class LeakyReadout(Cell, pure=True):
+    r"""Leaky integrators that never fire: the usual last layer.
+
+    .. math:: v_t = \kappa\, v_{t-1} + g\, I_t
+
+    Parameters
+    ----------
+    decay : float or array, default 0.9
+        Share :math:`\kappa` of the potential that is left after one step, from 0 to 1, dimensionless. 1 sums up. An
+        array broadcasts to the state.
+    norm_input : bool, default False
+        The gain :math:`g` of the input: 1, or with ``norm_input`` :math:`1 - \kappa`. Given by name.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LeakyReadout
+    >>> v, out = LeakyReadout(decay=0.5)(jnp.array([1.0]), jnp.array([0.25]))
+    >>> v.tolist(), out.tolist()
+    ([0.75], [0.75])
+    """
+
+    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    norm_input: bool = parameter(default=False, choices=(False, True), kw_only=True)
+
+    _hints = MappingProxyType({name: LIF._hints[name] for name in ("tau", "tau_mem", "beta", "decay_input")})
+
+    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
+        return charged(self._fitted(v.dtype, v.shape, "v"), v, current)
+
+    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return u, u
+
+    def encode(self, u: jax.Array) -> tuple[None, Any]:
+        return None, u
+
+    def decode(self, distance: Any, rest: Any) -> jax.Array:
+        return rest

@@ -1,0 +1,123 @@
+"""A refractory period around a cell, and how others look through it at the cell."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import brief
+from .._forward import Soft
+from .._struct import parameter
+from .._surrogate import forwards, in_units_of
+from ._cell import Cell, State, both
+from ._lif import LIF
+
+
+class Refractory(Cell, pure=True):
+    r"""Neurons that rest for some steps after each of their spikes.
+
+    A neuron that has fired holds the potential that its reset left, takes no input and does not fire for ``steps``
+    steps. Whatever else its state has goes on: a synaptic current decays and takes input, an adaptation falls.
+
+    Parameters
+    ----------
+    cell : LIF
+        The neurons: :class:`LIF` or any cell derived from it, whose reset comes with the spike.
+    steps : int
+        The refractory period, at least 1: two spikes are at least ``steps + 1`` steps apart.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, or a cell with ``delay_reset``.
+
+    Notes
+    -----
+    The state is the pair of the cell's own and the number of steps left, an integer of as few bytes as will do. The
+    number has no derivative: while a neuron rests, gradients pass its potential unchanged.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Refractory, unroll
+    >>> states, spikes = unroll(Refractory(LIF(decay=1.0), steps=2), jnp.full((8, 1), 0.5))
+    >>> spikes[:, 0].tolist()
+    [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    """
+
+    cell: LIF = parameter(kind=LIF)
+    steps: int = parameter(integer=True, at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cell.delay_reset:
+            raise ValueError("Refractory: cell must reset with its spike, got delay_reset=True")
+        if any(isinstance(forward, Soft) for forward in forwards(self.cell)):
+            raise ValueError(f"Refractory: cell must fire or not, got {brief(self.cell.surrogate)}")
+
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+        return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, left = both(self, v, "steps left", "the state of the cell")
+        (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
+        u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
+        return structure.unflatten([u, *others]), left
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, left = u
+        cell = copy.copy(self.cell)
+        object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
+        v, s = cell.fire(u)
+        return (v, jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1)), s
+
+    def encode(self, u: State) -> tuple[Any, Any]:
+        u, left = u
+        distance, rest = self.cell.encode(u)
+        return distance, (rest, left)
+
+    def decode(self, distance: Any, rest: Any) -> State:
+        rest, left = rest
+        return self.cell.decode(distance, rest), left
+
+
+class _Resting:
+    """A surrogate that is silent where steps of rest are left."""
+
+    def __init__(self, surrogate: Callable, left: jax.Array) -> None:
+        self.surrogate, self.left = surrogate, left
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(self.left > 0, 0, self.surrogate(x))
+
+    def in_units_of(self, threshold: Any, x: jax.Array) -> _Resting:
+        return _Resting(in_units_of(self.surrogate, threshold, x), self.left)
+
+
+def parameters_of(cell: Any) -> Any:
+    """What has the parameters of a cell: the cell, or the one that it wraps."""
+    return cell.cell if isinstance(cell, Refractory) else cell
+
+
+def with_parameters(cell: Any, **changed: Any) -> Any:
+    """The cell with other parameters, those of the one that it wraps."""
+    inner = dataclasses.replace(parameters_of(cell), **changed)
+    return dataclasses.replace(cell, cell=inner) if isinstance(cell, Refractory) else inner
+
+
+def says_how_to_encode(cell: Cell) -> bool:
+    """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
+    if isinstance(cell, Refractory) and not says_how_to_encode(cell.cell):
+        return False
+    order = type(cell).__mro__
+
+    def depth(name: str) -> int:
+        return next(n for n, cls in enumerate(order) if name in vars(cls))
+
+    return depth("encode") <= min(map(depth, ("fire", "initial_state"))) and depth("encode") < order.index(Cell)

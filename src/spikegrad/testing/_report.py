@@ -1,0 +1,183 @@
+"""A report of laws, and how one of them is judged."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import spikegrad
+
+from .._forward import Stochastic
+from .._struct import parts_of
+from .._surrogate import forwards
+
+HALVES = ("float16", "bfloat16")
+DTYPES = (*HALVES, "float32", "float64")
+
+
+class Finding(NamedTuple):
+    """What was found of one law.
+
+    Attributes
+    ----------
+    law : str
+        What must hold.
+    error : float or None
+        The largest error, in the unit that ``note`` says; infinite if something is no number, or missing. None if the
+        law does not apply, for the reason that ``note`` says.
+    limit : float
+        What it may be.
+    at : str
+        Where it was.
+    note : str
+        What the error is relative to, or why the law does not apply.
+    """
+
+    law: str
+    error: float | None = 0.0
+    limit: float = 0.0
+    at: str = ""
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the law holds."""
+        return self.error is None or self.error <= self.limit
+
+
+class Report(NamedTuple):
+    """What was found of all laws; printed, a table.
+
+    Attributes
+    ----------
+    subject : str
+        What was checked.
+    findings : tuple of Finding
+        One for each law, in the order in which they were checked.
+    """
+
+    subject: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all laws hold."""
+        return all(finding.passed for finding in self.findings)
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("", "law", "error", "limit", "", "")]
+        for finding in self.findings:
+            law, error, limit, at, note = finding
+            numbers = ("", "") if error is None else (f"{error:.1e}", f"{limit:.1e}")
+            mark = "-" if error is None else "ok" if finding.passed else "BROKEN"
+            rows.append((mark, law, *numbers, at if error else "", note))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([self.subject, *map(str.rstrip, lines)])
+
+
+class BrokenLawError(AssertionError):
+    """A law does not hold: the message names the first such law, and ``report`` has all."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        first = next(finding for finding in report.findings if not finding.passed)
+        where = f" at {first.at}" if first.at else ""
+        note = f", {first.note}" if first.note else ""
+        super().__init__(
+            f"{report.subject}: {first.law}: error {first.error:.2g}, limit {first.limit:.2g}{where}{note}"
+        )
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n\n{self.report}"
+
+
+def refuse_noise(owner: str, subject: Any) -> None:
+    if any(isinstance(forward, Stochastic) for forward in forwards(subject)):
+        raise TypeError(f"{owner}: {subject!r} draws its spikes, of which no law is exact: check what it is made of")
+
+
+def reported(subject: str, findings: Iterator[Finding], raises: bool) -> Report:
+    report = Report(subject, tuple(findings))
+    if raises and not report.passed:
+        raise BrokenLawError(report)
+    return report
+
+
+def compare(law: str, got: Any, expected: Any, limit: float, at: Any = None, scale: Any = 1.0, note: str = ""):
+    """The largest difference in units of ``scale``; ``at`` has x of each entry of the leading axis.
+
+    An error in place of a value, raised by the user's code, is the finding.
+    """
+    if broken := next((value for value in (got, expected) if isinstance(value, Exception)), None):
+        return Finding(law, math.inf, limit, note=f"{type(broken).__name__}: {broken}".partition("\n")[0])
+    got, expected = (np.asarray(v, np.float64) for v in (got, expected))
+    if got.shape != expected.shape:
+        return Finding(law, math.inf, limit, note=f"shape {got.shape} in place of {expected.shape}")
+    with np.errstate(all="ignore"):
+        same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+        error = np.where(same, 0, np.abs(got - expected) / scale)
+    error = np.where(np.isnan(error), np.inf, error)
+    if not error.size:
+        return Finding(law, 0.0, limit, note=note)
+    worst = np.unravel_index(np.argmax(error), error.shape)
+    where = "" if at is None else place(at[worst[0]])
+    return Finding(law, float(error[worst]), limit, where, note)
+
+
+def place(at: Any) -> str:
+    return at if isinstance(at, str) else f"x = {float(at):.6g}"
+
+
+def attempt(f: Callable, *args: Any) -> Any:
+    """What it returns, or the error that it raises."""
+    try:
+        return f(*args)
+    except Exception as error:
+        return error
+
+
+def evaluated(curves: dict[str, Callable], x: Any) -> dict[str, Any]:
+    """All curves in one program, or if that fails each in its own: one that fails is answered by its error."""
+    together = attempt(jax.jit(lambda x: {name: curve(x) for name, curve in curves.items()}), x)
+    if isinstance(together, Exception):
+        together = {name: attempt(jax.jit(curve), x) for name, curve in curves.items()}
+    return jax.device_get(together)
+
+
+def peak_of(values: Any) -> float:
+    if isinstance(values, Exception):
+        return 1.0
+    finite = np.abs(np.asarray(values, np.float64))
+    return float(max(finite[np.isfinite(finite)], default=0.0)) or 1.0
+
+
+def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[Finding]:
+    """A copy, a pickle and what is printed are the same again; ``value`` is what they are compared by."""
+    by_value = subject._frozen and all(isinstance(leaf, (float, int)) for leaf in jax.tree.leaves(subject))
+    why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has its own __init__"
+    types = {type(part).__name__: type(part) for part in parts_of(subject)}
+
+    def is_equal(other):
+        return other == subject and hash(other) == hash(subject)
+
+    for law, again in (
+        ("a copy is equal and has the same hash", lambda: copy.deepcopy(subject)),
+        ("what is printed evaluates back", lambda: eval(repr(subject), vars(spikegrad) | types)),
+    ):
+        same = attempt(lambda again=again: is_equal(again()))
+        yield compare(law, same, True, 0.0) if by_value else Finding(law, None, note=why_not)
+    law, cls = "a pickle gives the same values", type(subject)
+    if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is not cls:
+        yield Finding(law, None, note=f"{cls.__qualname__} cannot be imported by its name")
+        return
+    pickled = attempt(lambda: value(pickle.loads(pickle.dumps(subject))))
+    expected = value(subject)
+    yield compare(law, pickled, expected, 1e-14, scale=peak_of(expected))

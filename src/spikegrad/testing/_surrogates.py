@@ -1,0 +1,347 @@
+"""The laws of surrogates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._compat import in_double_precision
+from .._surrogate import Surrogate, forwards, learnable
+from ._report import (
+    DTYPES,
+    HALVES,
+    Finding,
+    Report,
+    attempt,
+    compare,
+    copies,
+    evaluated,
+    peak_of,
+    place,
+    refuse_noise,
+    reported,
+)
+
+
+def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True) -> Report:
+    r"""Check all that the library promises of a surrogate.
+
+    The spike is the step; the derivative is the slope, in forward and reverse mode and to the second order; the slope
+    is the derivative of the primal, which has no jumps; nothing is infinite or NaN that should not be; shapes and
+    dtypes are kept, and the half precisions are as accurate as they can be; ``jit``, ``vmap``, ``scan`` and
+    ``checkpoint`` change nothing; parameters matter, and get the gradients that :func:`spikegrad.learnable` promises;
+    copies are equal.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+        An instance. Its parameters may be arrays.
+    scale : float, default 1.0
+        The unit of :math:`x`: the slope should live between about 0.02 and 4 of it.
+    raises : bool, default True
+        Whether a broken law raises. Otherwise it is in the report alone.
+
+    Returns
+    -------
+    Report
+        Each law with its largest error and where that was; print it.
+
+    Raises
+    ------
+    BrokenLawError
+        An ``AssertionError`` that names the first broken law.
+    TypeError
+        If ``surrogate`` is no surrogate, or stochastic.
+
+    Notes
+    -----
+    Errors are relative to the largest value of the same curve, unless the note says otherwise. What does not apply,
+    such as laws of a primal that is not defined, is in the report with the reason.
+
+    Examples
+    --------
+    >>> from spikegrad import Surrogate, parameter
+    >>> from spikegrad.testing import check_surrogate
+    >>> import jax
+    >>> class Logistic(Surrogate):
+    ...     alpha: float = parameter(default=4.0, above=0)
+    ...
+    ...     def surrogate_fun(self, x):
+    ...         return jax.nn.sigmoid(self.alpha * x)
+    ...
+    ...     def surrogate_grad(self, x):
+    ...         y = jax.nn.sigmoid(self.alpha * x)
+    ...         return y * (1 - y)
+    >>> try:
+    ...     check_surrogate(Logistic())
+    ... except AssertionError as error:
+    ...     print(str(error).partition(", limit")[0])
+    Logistic(alpha=4.0): the slope is the derivative of the primal: error 3
+    """
+    if not isinstance(surrogate, Surrogate):
+        raise TypeError(f"check_surrogate: surrogate must be a Surrogate, got {surrogate!r}")
+    refuse_noise("check_surrogate", surrogate)
+    with in_double_precision(), jax.numpy_rank_promotion("allow"):
+        return reported(repr(surrogate), _laws_of_surrogate(surrogate, scale), raises)
+
+
+def _forward(f: Callable) -> Callable:
+    return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
+
+
+def _reverse(f: Callable) -> Callable:
+    return lambda x: (y := jax.vjp(f, x))[1](jnp.ones_like(y[0]))[0]
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+
+
+class _Points(NamedTuple):
+    """Where the laws are looked at, each with the trailing axes of the parameters."""
+
+    x: np.ndarray  # near the threshold and far away, in float64
+    edges: np.ndarray  # of intervals, one after the other
+    nodes: np.ndarray  # within them, to integrate
+    halves: dict[str, np.ndarray]  # numbers of the half precisions, as float64
+    extremes: dict[str, np.ndarray]  # of each dtype
+
+
+def _points(scale: float, trailing: tuple[int, ...]) -> _Points:
+    far = np.geomspace(2**-12, 2**10, 45)
+    x = np.unique(np.concatenate([-far, np.linspace(-4, 4, 257), far])) * scale
+    edges = np.unique(np.concatenate([-far[far >= 4], np.linspace(-4, 4, 513), far[far >= 4]])) * scale
+    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    nodes = middle[:, None] + half[:, None] * _NODES
+    halves = {}
+    for dtype in HALVES:
+        with np.errstate(invalid="ignore"):
+            numbers = np.arange(2**16, dtype=np.uint16)[::7].view(jnp.dtype(dtype)).astype(np.float64)
+        size = np.abs(numbers)
+        normal = size >= np.finfo(np.float32).tiny  # smaller ones are zero to XLA on a CPU
+        halves[dtype] = numbers[normal & (size <= 2**10 * scale)]
+    extremes = {}
+    for dtype in DTYPES:
+        info = jnp.finfo(dtype)
+        sizes = np.array([0, float(info.tiny), scale, float(info.max), np.inf])
+        extremes[dtype] = np.concatenate([sizes, -sizes, [np.nan]]).astype(jnp.dtype(dtype))
+
+    def spread(a):
+        return np.broadcast_to(a.reshape(a.shape + (1,) * len(trailing)), a.shape + trailing)
+
+    return jax.tree.map(spread, _Points(x, edges, nodes, halves, extremes))
+
+
+def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
+    leaves = jax.tree.leaves(s) if s._frozen else []
+    points = _points(scale, np.broadcast_shapes(*map(np.shape, leaves)))
+    x, at = points.x, points.x.reshape(len(points.x), -1)[:, 0]
+    primal = not s._without_primal()
+
+    dtypes = _dtypes_of(s, x, primal)
+    yield dtypes
+    found = evaluated(_curves(s, points, primal), x)
+    g, bend = found["slope"], found["of slope"]
+    if isinstance(g, Exception) or isinstance(bend, Exception):
+        yield compare("the slope can be differentiated", bend, g, 0.0)
+        return  # there is nothing to compare with
+    if forwards(s):
+        yield Finding("the spike is the step", None, note="it is of another kind")
+    else:
+        yield compare("the spike is the step", found["spike"], x >= 0, 0.0, at, note="absolute")
+    yield compare("the derivative is the slope", found["reverse"], g, 1e-13, at, peak_of(g))
+    yield compare("forward mode is reverse mode", found["forward"], found["reverse"], 1e-13, at, peak_of(g))
+    for way in ("second, reverse", "second, mixed"):
+        yield compare(
+            f"the derivative of the derivative ({way[8:]}) is that of the slope",
+            found[way],
+            bend,
+            1e-12,
+            at,
+            peak_of(bend),
+        )
+    spike = found["spike"]
+    square = spike if isinstance(spike, Exception) else 2 * g**2 + 2 * spike * bend
+    yield compare("the square has its second derivative", found["square"], square, 1e-12, at, peak_of(square))
+    if primal:
+        yield compare("the slope is the derivative of the primal", found["of primal"], g, 1e-6, at, peak_of(g))
+        yield _without_jumps(found, points)
+    else:
+        for law in ("the slope is the derivative of the primal", "the primal has no jumps"):
+            yield Finding(law, None, note=f"{s._without_primal()} defines no surrogate_fun")
+    yield from _extremes(s, points, primal)
+    yield from _precisions(s, points, found)
+    near = np.abs(at) <= 4 * scale  # far away, a small change of a period or a width is no small change of a curve
+    yield from _parameters(s, x[near], at[near], primal)
+    yield from _transforms(s, found, x, at)
+    yield from copies(s, type(s), lambda other: np.asarray(other.surrogate_grad(x)))
+
+
+def _curves(s: Surrogate, points: _Points, primal: bool) -> dict[str, Callable]:
+    """All that is compared in double precision."""
+    curves = {
+        "spike": s,
+        "slope": s.surrogate_grad,
+        "forward": _forward(s),
+        "reverse": _reverse(s),
+        "of slope": _forward(s.surrogate_grad),
+        "second, reverse": _reverse(_reverse(s)),
+        "second, mixed": _forward(_reverse(s)),
+        "square": _reverse(_reverse(lambda x: s(x) ** 2)),
+    }
+    curves |= {dtype: lambda x, at=at: s.surrogate_grad(at) for dtype, at in points.halves.items()}
+    if primal:
+        curves |= {
+            "of primal": _forward(s.surrogate_fun),
+            "primal at edges": lambda x: s.surrogate_fun(points.edges),
+            "slope at edges": lambda x: s.surrogate_grad(points.edges),
+            "slope at nodes": lambda x: s.surrogate_grad(points.nodes),
+        }
+    return curves
+
+
+def _dtypes_of(s: Surrogate, x: np.ndarray, primal: bool) -> Finding:
+    law = "shapes and dtypes are kept"
+    curves = {"the spike": s, "the slope": s.surrogate_grad, "the gradient": _reverse(s)}
+    if primal:
+        curves["the primal"] = s.surrogate_fun
+    for dtype in DTYPES:
+        like = jax.ShapeDtypeStruct((2, *x.shape), dtype)
+        for name, curve in curves.items():
+            out = attempt(jax.eval_shape, curve, like)
+            if isinstance(out, Exception):
+                return compare(law, out, out, 0.0)
+            if (out.shape, out.dtype) != (like.shape, like.dtype):
+                where = f"{name} of {dtype} {list(like.shape)} is {out.dtype} {list(out.shape)}"
+                return Finding(law, math.inf, note=where)
+    return Finding(law)
+
+
+def _without_jumps(found: dict, points: _Points) -> Finding:
+    """Between any two edges the primal rises by the integral of the slope."""
+    half = np.diff(points.edges, axis=0) / 2
+    weights = _WEIGHTS.reshape(-1, *[1] * (points.nodes.ndim - 2))
+    area = (found["slope at nodes"] * weights).sum(1) * half
+    ends, within = found["slope at edges"], found["slope at nodes"]
+    highest = np.maximum(within.max(1), np.maximum(ends[1:], ends[:-1]))
+    lowest = np.minimum(within.min(1), np.minimum(ends[1:], ends[:-1]))
+    rise = np.diff(found["primal at edges"], axis=0)
+    # where the slope itself jumps, or changes within less than an interval, the integral is only so well known
+    unknown = 2 * half * (highest - lowest)
+    beyond = np.maximum(np.abs(rise - area) - unknown, 0)
+    at = points.edges.reshape(len(ends), -1)[:-1, 0]
+    size = max(peak_of(found["primal at edges"]), peak_of(within))
+    return compare("the primal has no jumps", beyond, np.zeros_like(beyond), 1e-6, at, size)
+
+
+def _extremes(s: Surrogate, points: _Points, primal: bool) -> Iterator[Finding]:
+    """At zeros, the least and the largest numbers, infinities and NaN, in every dtype."""
+    curves = {"spike": s, "slope": s.surrogate_grad, "bend": _forward(s.surrogate_grad), "gradient": _reverse(s)}
+    curves |= {"primal": s.surrogate_fun} if primal else {}
+    at = points.extremes
+    found = evaluated({f"{n} in {d}": lambda x, f=f, d=d: f(x[d]) for d in at for n, f in curves.items()}, at)
+    nan_stays = finite = None
+    for name, value in found.items():
+        x = at[name.split()[-1]].astype(np.float64)
+        value = np.full(x.shape, np.nan) if isinstance(value, Exception) else np.asarray(value, np.float64)
+        stays = np.isnan(value) | name.startswith("bend") | ~np.isnan(x)
+        good = np.isnan(x) | (~np.isnan(value) if name.startswith("primal") else np.isfinite(value))
+        nan_stays = nan_stays or _first(~stays, name, x)
+        finite = finite or _first(~good, name, x)
+    yield _yes_or_no("NaN stays NaN", nan_stays)
+    yield _yes_or_no("all is finite at zero, the largest numbers and infinity", finite)
+
+
+def _first(wrong: np.ndarray, what: str, x: np.ndarray) -> tuple[str, str] | None:
+    return (what, place(x[wrong].flat[0])) if wrong.any() else None
+
+
+def _yes_or_no(law: str, broken: tuple[str, str] | None) -> Finding:
+    return Finding(law) if broken is None else Finding(law, math.inf, at=broken[1], note=broken[0])
+
+
+def _precisions(s: Surrogate, points: _Points, found: dict) -> Iterator[Finding]:
+    """The slope in fewer bits, against double precision."""
+    xs = {dtype: x.astype(jnp.dtype(dtype)) for dtype, x in points.halves.items()}
+    xs["float32"] = points.x.astype(np.float32)
+    curves = {dtype: lambda xs, dtype=dtype: s.surrogate_grad(xs[dtype]) for dtype in xs}
+    slopes = evaluated(curves | {"float64": lambda xs: s.surrogate_grad(xs["float32"].astype(jnp.float64))}, xs)
+    exact, peak = slopes["float64"], peak_of(slopes["float64"])
+    law = "in float32 the slope is that of float64"
+    at = points.x.reshape(len(points.x), -1)[:, 0]
+    yield compare(law, slopes["float32"], exact, 1e-4, at, np.abs(exact) + peak / 1000, "relative")
+    for dtype, x in points.halves.items():
+        exact, info = found[dtype], jnp.finfo(dtype)
+        unit = np.ldexp(float(info.eps), np.frexp(np.maximum(np.abs(exact), float(info.tiny)))[1] - 1)
+        allowed = unit + 1e-5 * peak  # float32, in which it is computed, has its own error where curves cancel
+        law = f"in {dtype} the slope is that of float64, rounded"
+        yield compare(law, slopes[dtype], exact, 1.0, x.reshape(len(x), -1)[:, 0], allowed, "units in the last place")
+
+
+def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> Iterator[Finding]:
+    matter, learn = "every parameter matters", "learnable parameters get the derivative of the primal"
+    leaves, tree = jax.tree.flatten(s) if s._frozen else ([], None)
+    if not leaves or tree is None:
+        why = "no parameters" if s._frozen else f"{type(s).__name__} has its own __init__: JAX sees no parameters"
+        yield from (Finding(law, None, note=why) for law in (matter, learn))
+        return
+    names = [jax.tree_util.keystr(path)[1:] for path, _ in jax.tree_util.tree_flatten_with_path(s)[0]]
+    values = [jnp.asarray(leaf, jnp.float64) for leaf in leaves]
+    steps = [1e-5 * jnp.maximum(jnp.abs(value), 1e-3) for value in values]
+
+    def moved(i, by, others=0.0):
+        """The surrogate with one parameter moved by so many of its steps, and all others."""
+        far = (by if j == i else others for j in range(len(values)))
+        return tree.unflatten([value + n * step for value, n, step in zip(values, far, steps, strict=True)])
+
+    def changes(i):
+        """How far the curves move, and the derivative of the primal between its differences to both sides."""
+        less, here, more = (moved(i, by) for by in (-1.0, 0.0, 1.0))
+        pairs = (here, more), (moved(i, 0.0, 1.0), moved(i, 1.0, 1.0))  # a factor of 0 hides what it multiplies
+        change = jnp.stack([jnp.abs(a.surrogate_grad(x) - b.surrogate_grad(x)).max() for a, b in pairs]).max()
+        if not primal:
+            return change, ()
+        below, middle, above = (curve.surrogate_fun(x) for curve in (less, here, more))
+        change = jnp.maximum(change, jnp.abs(above - middle).max())
+        one = jnp.ones_like(values[i])
+        learnt = jax.jvp(lambda by: learnable(moved(i, by / steps[i]))(x), (0 * one,), (one,))[1]
+        sides = (above - middle) / steps[i], (middle - below) / steps[i]
+        rounding = jnp.finfo(jnp.float64).eps * jnp.abs(middle) / steps[i]  # below that of the sides it is as good as 0
+        return change, (learnt, jnp.clip(learnt, jnp.minimum(*sides), jnp.maximum(*sides)), rounding)
+
+    found = evaluated({name: lambda _, i=i: changes(i) for i, name in enumerate(names)}, 0.0)
+    if broken := next((value for value in found.values() if isinstance(value, Exception)), None):
+        yield compare(matter, broken, broken, 0.0)
+        return
+    still = [name for name, (change, _) in found.items() if not change > 0]
+    yield Finding(matter, math.inf if still else 0.0, note=", ".join(still))
+    if not primal:
+        yield Finding(learn, None, note=f"{s._without_primal()} defines no surrogate_fun")
+        return
+    worst = (
+        compare(learn, got, near, 1e-4, at, np.maximum(peak_of(got), 1e4 * rounding), name)
+        for name, (_, (got, near, rounding)) in found.items()
+    )
+    yield max(worst, key=lambda finding: finding.error or 0.0)
+
+
+def _transforms(s: Surrogate, found: dict, x: np.ndarray, at: np.ndarray) -> Iterator[Finding]:
+    """Each way of running it, against JAX without any."""
+    both = lambda fire: lambda x: (fire(x), _reverse(fire)(x))  # noqa: E731
+    eager = attempt(both(s), jnp.asarray(x))
+    ways = {
+        "vmap": jax.vmap(both(s)),
+        "scan": lambda x: jax.lax.scan(lambda carry, x: (carry, both(s)(x)), 0, x)[1],
+        "checkpoint": both(jax.checkpoint(s)),
+    }
+    for way, got in {"jit": (found["spike"], found["reverse"]), **evaluated(ways, x)}.items():
+        law, error = f"{way} changes nothing", next((v for v in (got, eager) if isinstance(v, Exception)), None)
+        if error is not None:
+            yield compare(law, error, error, 0.0)
+            continue
+        spikes = compare(law, got[0], eager[0], 0.0, at)
+        yield compare(law, got[1], eager[1], 1e-13, at, peak_of(eager[1])) if spikes.passed else spikes
