@@ -26,6 +26,7 @@ from spikegrad import (
     learnable,
     measure,
     shifted,
+    stochastic,
     stretched,
 )
 from spikegrad.network._widths import surrogate_of
@@ -95,6 +96,20 @@ def test_curves_that_have_been_stretched_or_shifted_before(surrogate, keep):
     new = measure(fit_widths(one, X, keep=keep).layers[0].cell.surrogate)
     assert new.half_width == pytest.approx(float(one(X, pre_spike=[0])[2][0].std()), rel=1e-5)
     assert getattr(new, keep) == pytest.approx(getattr(measure(surrogate), keep), rel=1e-5)
+
+
+def test_potentials_of_spikes_that_are_drawn_are_those_of_the_key():
+    drawn = Network([Layer(weight(5, 8, 2.0), LIF(surrogate=stochastic(Arctan(3.0)))), Layer(weight(8, 6), LIF())])
+    widths = []
+    for seed in (1, 2):
+        key = jax.random.key(seed)
+        after = fit_widths(drawn, X, key=key)
+        for layer, u in zip(after.layers, drawn(X, pre_spike=[0, 1], key=key)[2], strict=True):
+            widths.append(measure(layer.cell.surrogate).half_width)
+            assert widths[-1] == pytest.approx(float(u.std()), rel=1e-5)
+    assert widths[1] != pytest.approx(widths[3], rel=1e-3)
+    with pytest.raises(TypeError, match="key"):
+        fit_widths(drawn, X)
 
 
 def test_what_has_no_spread_keeps_its_width():

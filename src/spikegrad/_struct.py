@@ -245,7 +245,7 @@ class Struct:
         for name, domain in self._domains.items():
             value = getattr(self, name)
             if isinstance(value, Bounded) and domain.number:
-                value = value.within(*domain.bounds, owner, name)
+                value = value._within(*domain.bounds, owner, name)
             else:
                 value = domain.check(owner, name, value)
             object.__setattr__(self, name, value)
@@ -364,7 +364,7 @@ class Bounded(Struct):
             return high - jnp.exp(raw)
         return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)  # the sum may be rounded beyond
 
-    def within(self, low: float, high: float, owner: str, name: str) -> Bounded:
+    def _within(self, low: float, high: float, owner: str, name: str) -> Bounded:
         """The same value, within these bounds as well."""
         low, high = max(self.low, low), min(self.high, high)
         return self if (low, high) == (self.low, self.high) else _bounded(self.value, low, high, owner, name)
