@@ -32,12 +32,6 @@ PROGRAM = (
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
 
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run, and all that it printed."""

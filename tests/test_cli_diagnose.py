@@ -21,12 +21,6 @@ from spikegrad.inspect.diagnosis._numbers import LayerReport
 QUICK = ["--data", "digits", "--epochs", "1", "--hidden", "16,12", "--steps", "4", "--no-baseline"]
 
 
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.mark.every
 def test_nothing_is_learnt_and_the_command_says_why(tmp_path, capsys):
     run, numbers, picture = (str(tmp_path / name) for name in ("run", "numbers.json", "picture.png"))

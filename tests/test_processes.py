@@ -218,12 +218,6 @@ class Processes:
         return [[path.read_text() for path in pair] for pair in self.files]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """Two processes that have done their work, go on with the last of it, and are to be ended."""

@@ -23,12 +23,6 @@ LENGTHS = np.array([9, 1, 4, 9, 7, 2, 8, 5])
 CLASSES = 3
 
 
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def options(**changes):
     plain = {
         "data": "mine.npz", "surrogate": "sigmoid", "epochs": 2, "seed": 0, "batch": 8, "hidden": (6,), "steps": 9,

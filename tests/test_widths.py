@@ -42,12 +42,6 @@ def weight(n, m, scale=1.0):
     return jnp.asarray(scale * RNG.normal(size=(n, m)), jnp.float32)
 
 
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def network():
     return Network([
         Layer(weight(5, 8, 0.6), Refractory(AdaptiveLIF(surrogate=learnable(Arctan(5.0))), 2)),

@@ -210,7 +210,7 @@ class SpikingNetwork:
         if mask is None:
             return potentials.mean(0) if self.readout == "mean" else potentials.max(0)
         if self.readout == "mean":
-            return potentials.sum(0) / mask.sum(0)[:, None]
+            return potentials.sum(0) / mask.sum(0, dtype=potentials.dtype)[:, None]
         return jnp.where(mask[:, :, None], potentials, -jnp.inf).max(0)
 
     def _coded(self, x, params, key):

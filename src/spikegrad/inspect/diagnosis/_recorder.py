@@ -67,7 +67,8 @@ def record(
         found["layers"].insert(0, one.recorded(ct_current, ct_out, own_signs, last))
         found["at_rest"].insert(0, one.distance(rest))
     if optimizer is not None:
-        found["updates"], _ = optimizer.update(found["weight_gradients"], optimizer.init(weights), weights)
+        with jax.numpy_dtype_promotion("standard"):  # optax promotes
+            found["updates"], _ = optimizer.update(found["weight_gradients"], optimizer.init(weights), weights)
         after = forward(jax.tree.map(jnp.add, weights, found["updates"]))[-1].out
         found["loss_after"] = (loss or functools.partial(_probe, signs[-1]))(after)
     return found
