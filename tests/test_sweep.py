@@ -266,6 +266,12 @@ def test_the_best_is_chosen_by_validation_alone():
     assert chosen.n == 2
 
 
+def test_means_do_not_depend_on_which_run_ended_first():
+    results = [result("arctan", seed, v, 1 - v) for seed, v in enumerate(np.random.default_rng(0).random(9))]
+    (expected,) = sweeping.summaries(results)
+    assert all(sweeping.summaries(results[n:] + results[:n]) == [expected] for n in range(9))
+
+
 def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
     spec = "snntorch.fast_sigmoid(slope=25.0)"
     rows = sweeping.summaries([result(spec, 0, 0.9, 0.1), result(spec, 1, 0.7, 0.3)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import operator
 import re
 import time
 from collections.abc import Iterable
@@ -75,9 +76,9 @@ class Summary(NamedTuple):
 
 
 def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
-    """One for each setting, the runs of all seeds together."""
+    """One for each setting, the runs of all seeds together, in whatever order they ended."""
     by_setting: dict[tuple, list[dict[str, Any]]] = {}
-    for result in results:
+    for result in sorted(results, key=operator.itemgetter("seed")):  # sums are rounded in their order
         by_setting.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
 
     def spread(group: list[dict[str, Any]], name: str) -> tuple[float, float]:
