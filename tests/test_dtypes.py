@@ -71,6 +71,7 @@ def test_half_precision_is_float64_rounded_once(case):
         found, wide = jax.device_get(program(X, COTANGENTS, {dtype: x.astype(float) for dtype, x in X.items()}))
     for dtype in HALVES:
         x, cotangent, (primal, slope) = X[dtype].astype(float), COTANGENTS[dtype].astype(float), wide[dtype]
+        np.testing.assert_array_equal(found[dtype]["spike"].astype(float), x >= 0)
         subnormal = (x != 0) & (np.abs(x) < np.finfo(np.float32).tiny)  # XLA takes them for 0
         for name, exact, factor in (
             ("primal", primal, 1.0),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from ._checks import broadcast_checked, compute_dtype, real_array
+from ._checks import broadcast_checked, real_array
 
 
 def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
@@ -59,9 +60,20 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
 @jax.custom_jvp
 def _step(x, slope):
     del slope
-    # in half precision by way of float32: a processor that lacks bfloat16 chooses between such numbers one by one
-    wide = x.astype(compute_dtype(x.dtype))
-    return jnp.where(jnp.isnan(wide), wide, (wide >= 0).astype(wide.dtype)).astype(x.dtype)
+    if x.dtype.itemsize == 2:
+        return _half_step(x)
+    return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype))
+
+
+def _half_step(x):
+    """The same of 16 bits, which are compared as such: many a processor has no bfloat16, and would go by way of float32
+    and back.
+    """
+    zero, one, infinity, minus_zero = np.asarray([0, 1, np.inf, -0.0], x.dtype).view(np.uint16)
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
+    is_nan = bits & np.uint16(~minus_zero) > infinity  # without the sign, numbers are in the order of their bits
+    fires = bits <= minus_zero
+    return jax.lax.bitcast_convert_type(jnp.where(is_nan, bits, jnp.where(fires, one, zero)), x.dtype)
 
 
 _spike = jax.jit(_step, inline=True)  # one compiled call instead of several, outside jit
