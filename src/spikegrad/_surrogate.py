@@ -169,11 +169,14 @@ class Surrogate(Struct):
         surrogate = self if key is None else with_key(self, key)
         curve, learn, _, forward = _parts(surrogate)
         x = real_array(x, type(curve).__name__)
-        if learn or any(isinstance(leaf, Tracer) for leaf in (x, *jax.tree.leaves(forward))):
+        if learn or isinstance(x, Tracer):
             return _run(_fire, surrogate, x)
         # a known x has no derivative to carry, so that the slope is not even computed
         curve._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
-        return _spike(x, x) if forward.is_step else _run(_value, surrogate, x)
+        if forward.is_step:
+            return _spike(x, x)
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(forward))
+        return _run(_fire if traced else _value, surrogate, x)
 
     def __mul__(self, factor: Real) -> Surrogate:
         """The slope times a number or an array."""
