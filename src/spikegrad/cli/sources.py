@@ -429,15 +429,18 @@ def _events_outside(sequences: Sequences) -> tuple[str, ...]:
     few = sequences.subset(spaced(len(sequences), _LOOKED_AT))
     try:
         outside, events = few.outside()
+        early = sum(int((few.recordings[i].times < 0).sum()) for i in range(len(few))) if outside else 0
     except OverflowError:  # which is an error when they are read
         return ()
-    if outside <= events / 1000:
-        return ()
-    binning = sequences.binning
-    return (
-        f"{outside:,} of {events:,} events of {len(few)} recordings come after the last step, "
-        f"{binning.steps * binning.step_us / 1e6:g} s: a longer --bin or more --steps take them in",
-    )
+    doubts, binning = [], sequences.binning
+    if early > events / 1000:
+        doubts.append(f"{early:,} of {events:,} events of {len(few)} recordings come before 0, and are left out")
+    if outside - early > events / 1000:
+        doubts.append(
+            f"{outside - early:,} of {events:,} events of {len(few)} recordings come after the last step, "
+            f"{binning.steps * binning.step_us / 1e6:g} s: a longer --bin or more --steps take them in"
+        )
+    return tuple(doubts)
 
 
 _LOOKED_AT = 100

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import compute_dtype
+
 
 def constant_coding(x: Any, steps: int) -> jax.Array:
     """The same values at every step: a constant current.
@@ -22,7 +24,7 @@ def constant_coding(x: Any, steps: int) -> jax.Array:
     Returns
     -------
     jax.Array
-        ``(steps, *x.shape)``, of the dtype of ``x``.
+        ``(steps, *x.shape)``, of the dtype of ``x``; integers and bools become the default float.
 
     Examples
     --------
@@ -60,14 +62,15 @@ def rate_coding(x: Any, steps: int, key: jax.Array) -> jax.Array:
     >>> rate_coding([0.0, 0.25, 1.0], 1000, jax.random.key(0)).mean(0).round(1)
     Array([0. , 0.2, 1. ], dtype=float32)
     """
-    x = jnp.clip(_checked("rate_coding", x, steps), 0, 1)
+    x = _shares("rate_coding", x, steps)
     return jax.random.uniform(key, (steps, *x.shape), x.dtype) < x[None]
 
 
 def latency_coding(x: Any, steps: int) -> jax.Array:
     r"""One spike for each value, the earlier the greater it is.
 
-    It comes at step :math:`\lfloor (1 - x) \cdot \text{steps} \rfloor`, counted from 0.
+    It comes at step :math:`\lfloor (1 - x) \cdot \text{steps} \rfloor`, counted from 0, and computed in the dtype of
+    ``x``, in float32 at least.
 
     Parameters
     ----------
@@ -89,7 +92,7 @@ def latency_coding(x: Any, steps: int) -> jax.Array:
            [0, 1, 0, 0],
            [0, 0, 1, 0]], dtype=int32)
     """
-    x = jnp.clip(_checked("latency_coding", x, steps), 0, 1)
+    x = _shares("latency_coding", x, steps)
     when = jnp.where(x > 0, jnp.floor((1 - x) * steps), -1).astype(int)
     when = jnp.minimum(when, steps - 1)  # 1 - x rounds to 1 for the least values
     return jnp.arange(steps).reshape(-1, *[1] * x.ndim) == when[None]
@@ -112,7 +115,8 @@ def delta_coding(x: Any, threshold: float) -> jax.Array:
     Returns
     -------
     jax.Array
-        -1, 0 and 1, of the shape and dtype of ``x``; 0 at the first step. There is no derivative with respect to ``x``.
+        -1, 0 and 1, of the shape and dtype of ``x``, of integers and bools in the default float; 0 at the first step.
+        There is no derivative with respect to ``x``.
 
     References
     ----------
@@ -136,6 +140,12 @@ def delta_coding(x: Any, threshold: float) -> jax.Array:
         return reference + jnp.asarray(threshold, x.dtype) * spike, spike
 
     return jax.lax.stop_gradient(jax.lax.scan(step, x[0], x)[1])
+
+
+def _shares(owner: str, x: Any, steps: int) -> jax.Array:
+    """Values from 0 to 1. Half precision has too few numbers to draw from, or to count steps with."""
+    x = _checked(owner, x, steps)
+    return jnp.clip(x.astype(compute_dtype(x.dtype)), 0, 1)
 
 
 def _checked(owner: str, x: Any, steps: int) -> jax.Array:

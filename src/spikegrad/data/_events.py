@@ -34,7 +34,8 @@ class Binning:
     """How events become a sequence: step ``i`` holds those from ``i * step_us`` on, before ``(i + 1) * step_us``.
 
     Events before 0 or after the last step are left out, and counted: see :meth:`Binned.outside`. The step of an event
-    is computed in float64, whatever the times are stored in.
+    is computed in float64, whatever the times are stored in. A time that is the start of a step but for rounding, such
+    as 1.001 s in steps of 1 ms, belongs to that step.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ class Binning:
         OverflowError
             If more than 65,535 events fall into one bin of one channel.
         """
-        step = np.floor(events.times.astype(np.float64) / self.step_us)
+        step = _floor(events.times.astype(np.float64) / self.step_us)
         inside = (step >= 0) & (step < self.steps)
         units = events.units[inside]
         if self.pool > 1:
@@ -117,6 +118,12 @@ class Binning:
         if not self.binary and counts.max() > np.iinfo(np.uint16).max:
             raise OverflowError(f"Binning: {counts.max()} events in one bin of one channel, more than uint16 holds")
         return counts > 0 if self.binary else counts.astype(np.uint16), int(len(inside) - inside.sum())
+
+
+def _floor(x: np.ndarray) -> np.ndarray:
+    """The integer below; or that which x is but for the rounding of a time, of its unit and of the quotient."""
+    near = np.rint(x)
+    return np.where(np.abs(x - near) <= 4 * np.finfo(np.float64).eps * np.abs(near), near, np.floor(x))
 
 
 class Recordings(Labelled):

@@ -162,5 +162,7 @@ class _Slices:
 
     def __call__(self, number: int) -> Events:
         part = slice(self.bounds[number], self.bounds[number + 1])
-        # float64 first: float16 would overflow
-        return Events(self.times[part].astype(np.float64) * self.microseconds, self.units[part].astype(np.int64))
+        with np.errstate(over="ignore"):  # what is not finite is an error of its own
+            # float64 first: float16 would overflow
+            times = self.times[part].astype(np.float64) * self.microseconds
+        return Events(times, self.units[part].astype(np.int64))

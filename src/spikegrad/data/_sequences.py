@@ -111,7 +111,8 @@ class Labelled:
         DataError
             If there are none.
         """
-        chosen = np.arange(len(self))[np.asarray(indices)]
+        indices = np.asarray(indices)
+        chosen = np.arange(len(self))[indices if indices.size else slice(0)]
         if not chosen.size:
             raise DataError(f"{self.name}: a subset of none")
         return self._part(chosen)
@@ -188,6 +189,10 @@ class Sequences(Labelled):
         wrong = np.flatnonzero((self.lengths < 1) | (self.lengths > self.steps))
         if wrong.size:
             raise DataError(f"{name}: sequence {wrong[0]} has {self.lengths[wrong[0]]} steps, not 1 to {self.steps}")
+        if hasattr(x, "shape") or isinstance(x, (list, tuple)):  # others are read when they are asked for
+            there = np.broadcast_to(x.shape[1], len(x)) if hasattr(x, "shape") else np.asarray([len(one) for one in x])
+            for number in np.flatnonzero(self.lengths > there)[:1]:
+                raise DataError(f"{name}: sequence {number} has {there[number]} steps, and not {self.lengths[number]}")
         self.masked = bool((self.lengths != self.steps).any()) if masked is None else masked
 
     def __repr__(self) -> str:
@@ -412,10 +417,16 @@ def _scaled(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarra
     return ((x - mean) / deviation).astype(np.float32)
 
 
+_CLASSES = 1_000_000
+"""More of them than anyone has: each label up to the greatest is a class, with a name and a readout of its own."""
+
+
 def check_labels(name: str, key: str, y: np.ndarray) -> np.ndarray:
     """The labels in int32, or an error."""
     if y.dtype.kind not in "ui" or y.ndim != 1 or not y.size:
         raise DataError(f"{name}: {key} must hold one integer for each example, got {y.dtype} of shape {y.shape}")
     if y.min() < 0 or y.max() > 2**31 - 1:
         raise DataError(f"{name}: {key} must hold labels from 0, got {y.min()} to {y.max()}")
+    if y.max() >= _CLASSES:
+        raise DataError(f"{name}: {key} must hold labels below {_CLASSES:,}, got {y.max()}")
     return y.astype(np.int32)

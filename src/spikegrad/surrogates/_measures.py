@@ -108,7 +108,8 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
         return slope, second, surrogate.surrogate_fun(x) if has_primal else jnp.full_like(x, jnp.nan)
 
     # compiled ahead, so that it runs at once also where JAX traces
-    compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
+    with jax.disable_jit(False):
+        compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
 
     def evaluate(x):
         padded = np.pad(np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge").reshape(-1, _BLOCK)

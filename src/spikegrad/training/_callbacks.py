@@ -39,6 +39,8 @@ class JsonLines:
     ------
     FileExistsError
         At the first report, if the file exists and ``resume`` is false.
+    ValueError
+        If a metric, or what ``more`` gives, has a name that lines have.
 
     Examples
     --------
@@ -67,29 +69,32 @@ class JsonLines:
     def __call__(self, report: Report) -> None:
         """Write a line."""
         line = self.of | {"step": report.step, "epoch": report.epoch, "seconds": round(report.seconds, 3)}
-        line |= report.metrics | ({"epoch_ended": True} if report.epoch_ended else {}) | self.more(report)
+        values = report.metrics | self.more(report)
+        if taken := values.keys() & {*line, "epoch_ended"}:
+            raise ValueError(f"JsonLines: a metric cannot be named {min(taken)!r}, as lines have that")
+        line |= report.metrics | ({"epoch_ended": True} if report.epoch_ended else {}) | values
         if jax.process_index() != 0:
             return
         if not self._begun:
-            self._begin(report.step)
+            self._begin(report.step - report.updates)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(jsonable(line)) + "\n")
 
-    def _begin(self, step: int) -> None:
+    def _begin(self, before: int) -> None:
         self._begun = True
         if not self.path.exists():
             return
         if not self.resume:
             raise FileExistsError(f"JsonLines: {self.path} exists; with resume=True it is gone on with")
-        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if self._stays(line, step)]
+        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if self._stays(line, before)]
         write_atomically(self.path, lambda stream: stream.write("".join(f"{line}\n" for line in kept).encode()))
 
-    def _stays(self, line: str, step: int) -> bool:
+    def _stays(self, line: str, before: int) -> bool:
         try:
             values = json.loads(line)
         except ValueError:  # a kill left a part of it
             return False
-        return any(values.get(name) != value for name, value in self.of.items()) or values["step"] < step
+        return any(values.get(name) != value for name, value in self.of.items()) or values["step"] <= before
 
 
 class TensorBoard:

@@ -54,6 +54,12 @@ class Checkpoints:
         Anything of one's own that JSON can hold, such as learning curves. It is saved with each checkpoint, as it is
         then, and :meth:`latest` fills it with what was saved.
 
+    Raises
+    ------
+    CheckpointError
+        In training, if the folder has a checkpoint of a later step than the first that is reported: that of another
+        training, or of steps that would be made again.
+
     Examples
     --------
     >>> import tempfile, jax, jax.numpy as jnp, optax
@@ -88,10 +94,13 @@ class Checkpoints:
         self.folder, self.minutes, self.keep = Path(folder), minutes, keep
         self.extra = {} if extra is None else extra
         self._saved: int | None = None
+        self._begun = False
         self._when = time.monotonic()
 
     def __call__(self, report: Report) -> None:
         """Save, if it is time."""
+        if not self._begun:
+            self._begin(report.step)
         due = report.epoch_ended
         if self.minutes is not None:
             due = agreed(time.monotonic() >= self._when + 60 * self.minutes)
@@ -99,9 +108,18 @@ class Checkpoints:
             self.save(report.state)
 
     def end(self, state: State) -> None:
-        """Save the last state."""
-        if self._saved != state.step:
+        """Save the last state, unless it or a later one is there."""
+        if self._saved is None or self._saved < state.step:
             self.save(state)
+
+    def _begin(self, step: int) -> None:
+        """Raise if the newest checkpoint is not to be one of this training."""
+        self._begun = True
+        newest = from_first(lambda: self.all()[-1:])
+        if newest and self._step_of(newest[0]) > step:
+            raise CheckpointError(
+                f"{newest[0]} is of a later step than {step}: go on from it with latest, or take another folder"
+            )
 
     def save(self, state: State) -> None:
         """Save a state, and remove what is older than the newest few.
@@ -144,10 +162,13 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """The checkpoints that are there, the newest last."""
-        pattern = re.compile(rf"step-(\d+){re.escape(self._suffix)}")
         found = self.folder.iterdir() if self.folder.is_dir() else ()
-        named = [(int(match[1]), path) for path in found if (match := pattern.fullmatch(path.name))]
-        return [path for _, path in sorted(named)]
+        return sorted((path for path in found if self._step_of(path) is not None), key=self._step_of)
+
+    def _step_of(self, path: Path) -> Any:
+        """The step of a checkpoint; None of another file."""
+        match = re.fullmatch(rf"step-(\d+){re.escape(self._suffix)}", path.name)
+        return None if match is None else int(match[1])
 
     def _prune(self) -> None:
         if jax.process_index() != 0:
@@ -219,15 +240,18 @@ def _state(start: State, leaves: list[Any], about: dict[str, Any]) -> State:
     progress = about["progress"]
     tree = {part: getattr(start, part) for part in _DEVICE}
     tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
-    sums = {name: np.asarray(value, np.float64) for name, value in progress["sums"].items()}
+    sums = {name: np.asarray(value).astype(np.float64) for name, value in progress["sums"].items()}
     return State(**tree, **progress | {"sums": sums})
 
 
 def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint has beside arrays. JSON brings back each float64 as it was."""
+    """What a checkpoint has beside arrays. JSON brings back each float64 as it was, but for those that are not finite,
+    which are texts.
+    """
     progress = {
         field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name not in _DEVICE
     }
+    progress["sums"] = {name: np.asarray(value).astype(str).tolist() for name, value in state.sums.items()}
     dtypes = {name: str(leaf.dtype) for name, leaf in _named(state).items()}
     return {"format": FORMAT, "progress": jsonable(progress), "dtypes": dtypes, "extra": jsonable(extra)}
 
@@ -292,6 +316,8 @@ class OrbaxCheckpoints(Checkpoints):
     def _write(self, path: Path, state: State) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         named = _named(state)
+        if empty := next((name for name, leaf in named.items() if not leaf.size), None):
+            raise CheckpointError(f"{path}: {empty} has no elements, which Orbax does not save: use Checkpoints")
         arrays = {name: as_numbers(leaf) for name, leaf in named.items()}
         self._orbax.save(path, arrays, custom_metadata=_about(state, self.extra), overwrite=True)
 

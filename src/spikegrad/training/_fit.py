@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -73,7 +74,7 @@ def fit(
         Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
         ends, in all processes after the same update. One that returns a :class:`State`, such as
         :class:`AdaptWidths`, has training go on from it, and those after it are told of it; every process must return
-        the same. One that has a method ``end`` has it called with the last state.
+        the same. One that has a method ``end`` has it called with the last state, that of :class:`DivergedError` too.
 
     Returns
     -------
@@ -150,6 +151,7 @@ def run(
             if np.isfinite(values["loss"][0]):
                 good = state
             if not finite:
+                _end(callbacks, good)
                 raise DivergedError(_diverged(state, values["loss"]), good)
             epoch_ended = following is None and source.has_ended(state.batches + len(group))
             report = _report(state, result, values, epoch_ended, clock, _total(source, epochs, steps))
@@ -157,10 +159,14 @@ def run(
             state = report.state
             stopped = _agree(state, following, stop)
             group = following
+    _end(callbacks, state)
+    return state
+
+
+def _end(callbacks: Sequence[Callback], state: State) -> None:
     for callback in callbacks:
         if hasattr(callback, "end"):
             callback.end(state)  # type: ignore[attr-defined]
-    return state
 
 
 def _told(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bool]:
@@ -190,7 +196,7 @@ def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: j
         return trainable
     if key is None:
         raise TypeError("fit: key is missing, such as key=jax.random.key(0)")
-    return State.start(trainable, optimizer, key)
+    return State.start(trainable, optimizer, jnp.asarray(key))
 
 
 def _on(mesh: Mesh | None, state: State) -> State:
@@ -232,6 +238,11 @@ def _report(
     clock: _Clock,
     total: int | None,
 ) -> Report:
+    for name, rows in values.items():
+        if (before := np.shape(state.sums.get(name, rows[0]))) != rows.shape[1:]:
+            raise ValueError(
+                f"fit: metric {name!r} must keep its shape in an epoch, got {rows.shape[1:]} after {before}"
+            )
     sums = {name: state.sums.get(name, 0.0) + rows.sum(0) for name, rows in values.items()}
     batches = state.batches + result.updates
     step, (seconds, left) = state.step + result.updates, clock.read(state.step + result.updates, total)
@@ -251,6 +262,7 @@ def _report(
         epoch_ended=epoch_ended,
         metrics={name: rows.mean(0) for name, rows in values.items()},
         epoch_metrics={name: values / batches for name, values in sums.items()},
+        updates=result.updates,
         total=total,
         seconds_left=left,
     )

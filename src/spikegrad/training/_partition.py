@@ -88,7 +88,7 @@ def combine(trainable: Any, static: Any) -> Any:
 
 
 def is_float_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def name_of(path: Any) -> str:

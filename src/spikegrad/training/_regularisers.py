@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from .._checks import brief, compute_dtype, real_array
+from .._checks import brief, broadcast_checked, compute_dtype, real_array
 from ..network._potentials import potential, where_active
 
 _POWERS = (1, 2)
@@ -54,7 +54,8 @@ def lower_bound(
     Raises
     ------
     ValueError
-        For outputs without an axis of examples, for those of no layer, and another power.
+        For outputs without an axis of examples, for those of no layer, another power, and a bound that does not
+        broadcast.
 
     References
     ----------
@@ -115,7 +116,8 @@ def upper_bound(
     Raises
     ------
     ValueError
-        For outputs without an axis of examples, for those of no layer, and another power.
+        For outputs without an axis of examples, for those of no layer, another power, and a bound that does not
+        broadcast.
 
     References
     ----------
@@ -212,7 +214,8 @@ def _bounded(
             raise ValueError(f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}")
         z = z.sum(0)
         z = z.mean(tuple(range(1, z.ndim))) if population else z
-        terms.append(strength * _above(sign * (z - bound), power, owner).mean())
+        b = broadcast_checked(real_array(bound, owner, "bound"), z.dtype, z.shape, owner, "bound", "spikes")
+        terms.append(strength * _above(sign * (z - b), power, owner).mean())
     return sum(terms[1:], terms[0])
 
 

@@ -113,6 +113,8 @@ class Report:
         ``"loss"`` and what else the loss function gives: the mean over the updates of this call.
     epoch_metrics : dict of numpy.ndarray
         The mean over those of the epoch so far.
+    updates : int
+        Updates of this call.
     total : int or None
         Updates in all, where it is known.
     seconds_left : float or None
@@ -124,6 +126,7 @@ class Report:
     epoch_ended: bool
     metrics: dict[str, np.ndarray]
     epoch_metrics: dict[str, np.ndarray]
+    updates: int
     total: int | None
     seconds_left: float | None
 

@@ -97,8 +97,8 @@ def sweep(
 
     Raises
     ------
-    FileExistsError
-        If ``path`` exists and ``resume`` is false.
+    FileExistsError, FileNotFoundError
+        If ``path`` exists and ``resume`` is false; if its folder does not exist.
     TypeError, ValueError
         If settings have different names, or names that results have; if one comes twice; if a constant of a setting has
         no hash; and what :func:`fit` raises.
@@ -307,6 +307,8 @@ def _in_turns(runs: list[tuple[Setting, int]]) -> list[tuple[Setting, int]]:
 
 def _read(path: Path, resume: bool, names: set[str]) -> dict[str, dict[str, Any]]:
     """The results that a file has, each by the name of its run; the file is left with whole lines alone."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"sweep: there is no folder {path.parent} for {path.name}")
     if not path.exists():
         return {}
     if not resume:

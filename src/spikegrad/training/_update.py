@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._compat import of_mesh
+from .._optimizer import updates_of
 from .._system import releasing_memory
 from ._spread import replicated
 from ._state import State
@@ -103,10 +103,10 @@ def compiled(
             return evaluate(bound, trainable, batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(trainable)
+        change, optimizer_state = updates_of(
+            problem(bound)[1], gradient, optimizer_state, trainable, value, lambda trainable: value_of(trainable)[0]
+        )
         with jax.numpy_dtype_promotion("standard"):  # optax promotes
-            change, optimizer_state = _advanced(
-                problem(bound)[1], gradient, optimizer_state, trainable, value, lambda trainable: value_of(trainable)[0]
-            )
             trainable = optax.apply_updates(trainable, change)
         return trainable, optimizer_state, {"loss": value, **metrics}
 
@@ -140,28 +140,6 @@ def compiled(
     return Call(on_mesh, bound, size)
 
 
-def _advanced(
-    optimizer: optax.GradientTransformation, gradient: Any, state: Any, trainable: Any, value: Any, loss: Callable
-) -> tuple[Any, Any]:
-    """The optimiser's update, with what it may ask for beside the gradient, under the names that optax has for it."""
-
-    def value_fn(trainable: Any, obj_fn: Any = None, grad_fn: Any = None) -> Any:
-        return loss(trainable)  # a line search hands on to it what it has no use for, and wants it taken
-
-    offered = {
-        "value": value,
-        "grad": gradient,
-        "value_fn": value_fn,
-        "obj_fn": loss,
-        "grad_fn": lambda trainable, _: jax.grad(loss)(trainable),
-    }
-    optimizer = optax.with_extra_args_support(optimizer)
-    taken = inspect.signature(optimizer.update).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-        offered = {name: offered[name] for name in offered.keys() & taken.keys()}
-    return optimizer.update(gradient, state, trainable, **offered)
-
-
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
     """The arrays of a pytree, such as a loss that is a Partial, and the rest of it."""
     leaves, structure = jax.tree.flatten(tree)
@@ -183,6 +161,8 @@ def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
     for name, metric in metrics.items():
         if not hasattr(metric, "dtype") and not isinstance(metric, (bool, int, float)):
             raise TypeError(f"fit: metric {name!r} must be a number or an array, got {type(metric).__name__}")
+        if jnp.issubdtype(jnp.result_type(metric), jnp.complexfloating):
+            raise TypeError(f"fit: metric {name!r} must be real, got {jnp.result_type(metric)}")
     return value, {name: jax.lax.stop_gradient(jnp.asarray(metric)) for name, metric in metrics.items()}
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..._checks import brief
+from ..._checks import brief, real_array
 from ..._surrogate import Surrogate
 from ...network import Network
 from ...network._network import check_shapes, checked_key, is_pure_network, real_inputs
@@ -70,7 +70,7 @@ def diagnose(
     Raises
     ------
     TypeError, ValueError
-        As the network does for its inputs, key and mask; if ``loss`` does not return one number.
+        As the network does for its inputs, key and mask; if no step takes place; if ``loss`` returns no single number.
 
     Notes
     -----
@@ -116,6 +116,7 @@ def diagnose(
     active = np.ones((len(inputs), inputs.shape[1] if batched else 1), bool)
     if mask is not None:
         active &= np.asarray(mask).reshape(len(inputs), -1)
+    _check_active("diagnose", active)
     last = last_steps(active)
     found = jax.device_get(_run(network, inputs, mask, key, loss, last if batched else last[0], optimizer))
     if not batched:
@@ -190,8 +191,8 @@ def diagnose_layer(
 
     Raises
     ------
-    ValueError
-        If shapes differ.
+    TypeError, ValueError
+        If an array is not real; if shapes differ, or no step takes place.
 
     Examples
     --------
@@ -203,16 +204,24 @@ def diagnose_layer(
     >>> print(verdict.remedy)
     fit its slope to them (`fitted(PiecewiseQuadratic(alpha=500.0), height=1, width=0.44)`)
     """
-    distance, spikes = jnp.asarray(distance), jnp.asarray(spikes)
-    given = {"spikes": spikes, "gradient": gradient, "lagged": lagged}
+    named = {"distance": distance, "spikes": spikes, "gradient": gradient, "lagged": lagged}
+    given = {
+        what: None if array is None else real_array(np.asarray(array), "diagnose_layer", what)
+        for what, array in named.items()
+    }
+    distance, spikes, gradient, lagged = given.values()
     for what, array in given.items():
-        if array is not None and np.shape(array) != distance.shape:
-            raise ValueError(f"diagnose_layer: {what} must be of shape {distance.shape}, got {np.shape(array)}")
+        if array is not None and array.shape != distance.shape:
+            raise ValueError(f"diagnose_layer: {what} must be of shape {distance.shape}, got {array.shape}")
     if distance.ndim < 3:
         raise ValueError(f"diagnose_layer: distance must be of shape (steps, batch, neurons), got {distance.shape}")
-    active = np.ones(distance.shape[:2], bool)
-    if mask is not None:
-        active &= np.asarray(mask).reshape(active.shape)
+    active = np.ones(distance.shape[:2], bool) if mask is None else np.asarray(mask)
+    if active.dtype != bool or active.shape != distance.shape[:2]:
+        raise ValueError(
+            f"diagnose_layer: mask must be of bool and of shape {distance.shape[:2]}, got "
+            f"{active.dtype}{list(active.shape)}"
+        )
+    _check_active("diagnose_layer", active)
     slope = jax.jvp(surrogate, (distance,), (jnp.ones_like(distance),))[1]
     potential = distance + threshold
     seen = Recorded(potential, distance, spikes, slope, None, potential, gradient, None, lagged)
@@ -224,6 +233,11 @@ def diagnose_layer(
     curve = _as_surrogate(surrogate)
     report = _report(name, "", seen, active, curve, abs(float(threshold)), **norms)
     return Diagnosis((report,), verdicts([report], Whole([None], [False])))
+
+
+def _check_active(owner: str, active: np.ndarray) -> None:
+    if not active.any():
+        raise ValueError(f"{owner}: mask leaves no step of any example")
 
 
 def _report(

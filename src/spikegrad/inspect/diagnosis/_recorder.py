@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._optimizer import updates_of
 from ...network import Network
 from ...network._functions import fill_in, inexact, is_inexact
 from ...network._layer import LayerState, examples_of
@@ -58,7 +59,8 @@ def record(
         return passes
 
     passes = forward(weights)
-    value, ct = jax.value_and_grad(loss or functools.partial(_probe, signs[-1]))(passes[-1].out)
+    of_outputs = loss or functools.partial(_probe, signs[-1])
+    value, ct = jax.value_and_grad(of_outputs)(passes[-1].out)
     found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights, "at_rest": []}
     for one, own_signs, (_, _, rest) in reversed(list(zip(passes, signs, traced, strict=True))):
         ct_out = ct
@@ -67,10 +69,13 @@ def record(
         found["layers"].insert(0, one.recorded(ct_current, ct_out, own_signs, last))
         found["at_rest"].insert(0, one.distance(rest))
     if optimizer is not None:
-        with jax.numpy_dtype_promotion("standard"):  # optax promotes
-            found["updates"], _ = optimizer.update(found["weight_gradients"], optimizer.init(weights), weights)
-        after = forward(jax.tree.map(jnp.add, weights, found["updates"]))[-1].out
-        found["loss_after"] = (loss or functools.partial(_probe, signs[-1]))(after)
+
+        def loss_of(weights):
+            return of_outputs(forward(weights)[-1].out)
+
+        gradients, at_start = found["weight_gradients"], optimizer.init(weights)
+        found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
+        found["loss_after"] = loss_of(jax.tree.map(jnp.add, weights, found["updates"]))
     return found
 
 

@@ -1,0 +1,34 @@
+"""What an optimiser of optax may ask for beside a gradient. The core does not need optax."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def updates_of(
+    optimizer: Any, gradient: Any, state: Any, trainable: Any, value: Any, loss: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """Updates and the state after them. ``value`` is the loss here, ``loss`` what it is elsewhere.
+
+    Optax has several names for these, and no optimiser takes all of them.
+    """
+
+    def value_fn(trainable: Any, obj_fn: Any = None, grad_fn: Any = None) -> Any:
+        return loss(trainable)  # a line search hands on to it what it has no use for, and wants it taken
+
+    offered = {
+        "value": value,
+        "grad": gradient,
+        "value_fn": value_fn,
+        "obj_fn": loss,
+        "grad_fn": lambda trainable, _: jax.grad(loss)(trainable),
+    }
+    taken = inspect.signature(optimizer.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        offered = {name: offered[name] for name in offered.keys() & taken.keys()}
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes
+        return optimizer.update(gradient, state, trainable, **offered)
