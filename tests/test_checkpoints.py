@@ -328,3 +328,33 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
         assert len(steps) == len((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
         attempt += 1
     assert kills == 20
+
+
+def test_checkpoints_of_another_training_stay(whole, tmp_path):
+    train(start(), epochs=4, callbacks=[Checkpoints(tmp_path)])
+    before = [path.name for path in Checkpoints(tmp_path).all()]
+    with pytest.raises(CheckpointError, match=r"step-000000020\.npz is of a later step than 2: go on from it"):
+        train(start(), epochs=1, callbacks=[Checkpoints(tmp_path)])
+    assert [path.name for path in Checkpoints(tmp_path).all()] == before
+
+
+def test_sums_that_are_infinite_come_back(tmp_path):
+    def infinite_once(w, batch, key):
+        return (w - batch) ** 2, {"m": jnp.where(batch == 0, jnp.inf, 1.0), "each": jnp.stack([w, jnp.inf])}
+
+    def go(state, callbacks, **options):
+        return fit(infinite_once, state, [0.0, 1.0], optimizer=optax.sgd(0.1), callbacks=callbacks, **options)
+
+    begin, told = State.start(jnp.array(1.0), optax.sgd(0.1), jax.random.key(0)), []
+    go(begin, [Checkpoints(tmp_path, minutes=0)], steps=1)
+    go(Checkpoints(tmp_path).latest(begin), [told.append], epochs=1)
+    go(begin, [told.append], epochs=1)
+    assert told[0].epoch_metrics["m"] == told[-1].epoch_metrics["m"] == np.inf
+    np.testing.assert_array_equal(told[0].epoch_metrics["each"], told[-1].epoch_metrics["each"])
+
+
+def test_orbax_says_that_it_cannot_save_nothing(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    state = State.start({"none": jnp.zeros((0, 3))}, optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(CheckpointError, match="trainable/none has no elements, which Orbax does not save"):
+        OrbaxCheckpoints(tmp_path / "run").save(state)

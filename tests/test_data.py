@@ -11,11 +11,13 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from spikegrad import data as datasets
-from spikegrad.data import DataError, _npz, load, load_for_prediction, scale
+from spikegrad.data import DataError, _npz, latency_coding, load, load_for_prediction, rate_coding, scale
 
 CASE = {
     "x_train": np.arange(60).reshape(20, 3),
@@ -335,3 +337,13 @@ def test_data_to_score(tmp_path):
 def test_data_that_cannot_be_scored(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message):
         load_for_prediction(write(tmp_path, **arrays), **RUN)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_codings_count_in_float32_at_least(dtype):
+    x = jnp.asarray([0.1, 0.3, 0.5, 0.7, 0.9], dtype)
+    exact = np.floor((1 - np.asarray(x, np.float32)) * np.float32(3000)).astype(int)
+    np.testing.assert_array_equal(np.asarray(latency_coding(x, 3000)).argmax(0), exact)
+    rare = jnp.full((1000,), 1e-3, dtype)
+    drawn, p = np.asarray(rate_coding(rare, 1000, jax.random.key(0))), float(rare[0])
+    assert abs(drawn.mean() - p) < 5 * (p / drawn.size) ** 0.5

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import few
 
@@ -506,3 +507,36 @@ def test_a_pure_network_is_compiled_once_whatever_its_numbers():
     compiled = runs._compiled._cache_size()
     diagnose(small(threshold=2.0, decay=0.5, surrogate=Sigmoid(1.0)), spikes(), probe)
     assert runs._compiled._cache_size() == compiled
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.lbfgs(),
+        optax.polyak_sgd(),
+        optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1), opaque_mode=True),
+        optax.MultiSteps(optax.adam(0.1), 1).gradient_transformation(),
+    ],
+    ids=["lbfgs", "polyak", "sam", "several steps"],
+)
+def test_whatever_trains_the_network(optimizer):
+    found = diagnose(small(), spikes(), loss, optimizer=optimizer)
+    assert np.isfinite(found.loss_after)
+    assert found.loss_after != found.loss
+
+
+def test_masks_and_arrays_of_a_layer():
+    d = np.full((4, 2, 3), -1)
+    d[:, 0] = 1
+    there = np.array([[True, False]] * 4)
+    [of_one] = diagnose_layer(d, d > 0, Sigmoid(), mask=there, gradient=d.tolist()).layers
+    assert of_one.rate == 1
+    for mask, error in (
+        (there.T, "got bool\\[2, 4\\]"),
+        (there * 1.0, "got float64"),
+        (there & False, "leaves no step"),
+    ):
+        with pytest.raises(ValueError, match=f"diagnose_layer: mask .*{error}"):
+            diagnose_layer(d, d > 0, Sigmoid(), mask=mask)
+    with pytest.raises(ValueError, match="diagnose: mask leaves no step of any example"):
+        diagnose(small(), spikes(), mask=np.zeros(len(spikes()), bool))

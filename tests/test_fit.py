@@ -435,3 +435,66 @@ def test_what_encoders_refuse():
         delta_coding(X, 0)
     with pytest.raises(ValueError, match="delta_coding: x must have steps on its first axis"):
         delta_coding(1.0, 0.5)
+
+
+def test_what_is_not_real_is_not_trained():
+    with pytest.raises(TypeError, match="must hold floating-point arrays, got complex64"):
+        fit(squared, jnp.zeros(3, complex), [(X, Y)], optimizer=optax.sgd(0.1), key=KEY)
+    with pytest.raises(TypeError, match="metric 'm' must be real, got complex64"):
+        fit(
+            lambda w, b, k: (w.sum(), {"m": jax.lax.complex(w[0], w[0])}),
+            jnp.zeros(3),
+            [0.0],
+            optimizer=optax.sgd(0.1),
+            key=KEY,
+        )
+
+
+def test_a_metric_keeps_its_shape():
+    with pytest.raises(ValueError, match=r"metric 'm' must keep its shape in an epoch, got \(3,\) after \(2,\)"):
+        fit(
+            lambda w, b, k: (((w - b) ** 2).mean(), {"m": b}),
+            jnp.array(1.0),
+            [np.zeros(2, np.float32), np.zeros(3, np.float32)],
+            optimizer=optax.sgd(0.1),
+            key=KEY,
+        )
+
+
+def test_lines_of_steps_that_are_made_again_are_dropped_and_names_are_not_taken(tmp_path):
+    def toward(w, batch, key):
+        return (w - batch) ** 2, {}
+
+    def go_on(state, path, **options):
+        return fit(toward, state, [0.0, 1.0] * 4, optimizer=sgd, callbacks=[JsonLines(path, resume=True)], **options)
+
+    sgd, path = optax.sgd(0.1), tmp_path / "m.jsonl"
+    middle = go_on(State.start(jnp.array(1.0), sgd, KEY), path, steps=2)
+    go_on(middle, path, steps=5)
+    go_on(middle, path, epochs=1, updates_per_call=3)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 5, 8]
+    for name in ("step", "epoch_ended"):
+        with pytest.raises(ValueError, match=f"JsonLines: a metric cannot be named '{name}'"):
+            fit(
+                lambda w, b, k, name=name: (w**2, {name: w}),
+                jnp.array(1.0),
+                [0.0],
+                optimizer=sgd,
+                key=KEY,
+                callbacks=[JsonLines(tmp_path / "other.jsonl")],
+            )
+
+
+def test_callbacks_end_where_training_diverges():
+    ended = []
+
+    class Ends:
+        def __call__(self, report):
+            return None
+
+        def end(self, state):
+            ended.append(state.step)
+
+    with pytest.raises(DivergedError) as error:
+        run([(X, Y)] * 3 + [(X * np.nan, Y)], callbacks=[Ends()])
+    assert ended == [error.value.state.step]

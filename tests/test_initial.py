@@ -279,3 +279,15 @@ def test_what_cannot_be(call, error, message):
     with pytest.raises(error) as raised:
         call()
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_recurrent_weights_of_a_sequence_with_gaps_are_those_without(every):
+    """To a network both are the same: a step that does not take place holds the last outputs."""
+    x = jax.random.bernoulli(jax.random.key(1), 0.3, (40, 8, 20)).astype(jnp.float32)
+    there = np.arange(40) % every < max(1, every - 1)
+    options = {"cell": LIF(0.9), "recurrent": True}
+    gaps = Layer.init(jax.random.key(0), x, 16, mask=jnp.asarray(there), **options)
+    none = Layer.init(jax.random.key(0), x[there], 16, **options)
+    np.testing.assert_allclose(gaps.recurrent, none.recurrent, rtol=1e-5)
+    np.testing.assert_allclose(gaps.weight, none.weight, rtol=1e-5)

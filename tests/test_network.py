@@ -535,3 +535,20 @@ def test_bad_layers():
         assert message in str(raised.value)
     with pytest.raises(NotImplementedError, match="Cell defines no integrate"):
         Cell()(0.0, 1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "recompute", "segment": 4, "chunk": 2}, {"mode": "scan"}], ids=label)
+def test_second_derivatives_end_where_states_are_cut(options):
+    with enable_x64():
+        p, states, mask = case(2, True, "float64", True, True, "LIF")
+        direction = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), p)
+
+        def along(run):
+            def slope(p):
+                return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(loss_of(run))(p, states), direction)))
+
+            return jax.jit(jax.grad(slope))(p)
+
+        for cut in (1, 3):
+            found = along(lambda p, s, cut=cut: build(p)(p["inputs"], s, mask=mask, truncate=cut, **options))
+            assert_close(found, along(functools.partial(loop, mask=mask, truncate=cut)), 1e-9)

@@ -18,6 +18,7 @@ from spikegrad.data import (
     Binning,
     DataError,
     Events,
+    Sequences,
     hold_out_speakers,
     read_dvs_gesture,
     read_dvs_gesture_arrays,
@@ -709,3 +710,26 @@ def test_more_events_than_uint16_counts(tmp_path):
 def test_malformed_binning(options, message):
     with pytest.raises(ValueError, match=message):
         Binning(**options)
+
+
+@pytest.mark.parametrize(("unit", "per_second"), [("s", 1), ("ms", 1000)])
+def test_a_time_on_the_edge_of_a_step_belongs_to_it(unit, per_second, tmp_path):
+    """As written in decimals, which float64 does not have."""
+    n, path = 20_000, tmp_path / "grid.npz"
+    times = np.arange(n) / 1000 * per_second if unit == "s" else np.arange(n) * 0.1
+    step_us = 1000 if unit == "s" else 100
+    np.savez(path, times=times, time_unit=unit, units=np.zeros(n, int), shape=[1], offsets=[0, n], y=[0])
+    assert (read_npz_events(path).binned(Binning(n, step_us))[0].x == 1).all()
+    just_before = Events(np.array([np.nextafter(2000.0, 0) - 1e-9, 2000.0]), np.array([0, 0]))
+    assert Binning(3, 1000)(just_before, (1,))[0].ravel().tolist() == [0, 1, 1]
+
+
+def test_labels_lengths_and_subsets_that_cannot_be():
+    with pytest.raises(DataError, match="y must hold labels below 1,000,000, got 20000000"):
+        Sequences("many", np.zeros((2, 3, 1)), [0, 20_000_000])
+    for x in (np.zeros((2, 3, 1)), [np.zeros((3, 1)), np.zeros((5, 1))]):
+        with pytest.raises(DataError, match="sequence 0 has 3 steps, and not 5"):
+            Sequences("long", x, [0, 1], lengths=[5, 5])
+    for none in ([], [False, False], np.zeros(0)):
+        with pytest.raises(DataError, match="a subset of none"):
+            Sequences("two", np.zeros((2, 3, 1)), [0, 1]).subset(none)

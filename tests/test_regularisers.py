@@ -116,3 +116,13 @@ def test_what_cannot_be():
         upper_bound(SPIKES, 4, power=3)
     with pytest.raises(ValueError, match="voltage_bound: give low or high, or both"):
         voltage_bound(SPIKES)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (3,), (4,)])
+def test_a_bound_that_does_not_broadcast_is_refused(shape):
+    spikes = jnp.ones((30, 4, 5))
+    with pytest.raises(
+        ValueError, match=r"lower_bound: bound of shape .* does not broadcast to spikes of shape \(4, 5\)"
+    ):
+        lower_bound(spikes, np.ones(shape))
+    assert lower_bound(spikes, np.full(5, 31), 1.0) == 1  # integers, where nothing is promoted

@@ -23,6 +23,8 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
             raise TypeError(f"{owner}: {name} must be real, got {x.dtype}")
         elif isinstance(x, int) or np.asarray(x).dtype.kind in "iu":
             x = _as_float(x)
+        elif np.asarray(x).dtype.kind == "f" and np.asarray(x).dtype.itemsize > 8:
+            x = np.asarray(x, np.float64)  # JAX knows none that is longer
         x = jnp.asarray(x)
     if getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating):  # the first is quicker
         return x

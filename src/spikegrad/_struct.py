@@ -435,6 +435,11 @@ def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
 
 
 def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Bounded:
+    for side, bound in (("low", low), ("high", high)):
+        if not isinstance(bound, numbers.Real) or math.isnan(bound):
+            raise TypeError(f"{owner}: {side} must be a number, got {brief(bound)}")
+    if not low < high:
+        raise ValueError(f"{owner}: low must be below high, got {low:g} and {high:g}")
     x = real_array(as_real(owner, name, value), owner, name)
     if not isinstance(x, Tracer) and not np.all((low < np.asarray(x)) & (np.asarray(x) < high)):
         bounds = [f"> {low:g}"] * (low > -math.inf) + [f"< {high:g}"] * (high < math.inf)

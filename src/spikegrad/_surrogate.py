@@ -241,8 +241,11 @@ def _levers(curve: Surrogate, x: jax.Array, forward: Forward) -> Iterator[jax.Ar
         name = jax.tree_util.keystr(path)[1:]
         value = real_array(leaf, owner, name)
         value = spread_as(broadcast_checked(value, value.dtype, x.shape, owner, name), x)
-        slope = jax.jvp(primal, (value,), (jnp.ones_like(value),))[1]
-        yield _lever(value.astype(x.dtype), slope)
+        slope = finite(jax.jvp(primal, (value,), (jnp.ones_like(value),))[1])
+        # a primal that levels off has the derivative 0 far out, where its formula may be infinity times 0
+        wide = x.astype(compute_dtype(x.dtype))
+        far = abs(wide) > float(jnp.finfo(wide.dtype).max) ** 0.5
+        yield _lever(value.astype(x.dtype), jnp.where(far & jnp.isnan(slope), jnp.zeros_like(slope), slope))
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:

@@ -189,8 +189,8 @@ class Sequences(Labelled):
         wrong = np.flatnonzero((self.lengths < 1) | (self.lengths > self.steps))
         if wrong.size:
             raise DataError(f"{name}: sequence {wrong[0]} has {self.lengths[wrong[0]]} steps, not 1 to {self.steps}")
-        if hasattr(x, "shape") or isinstance(x, (list, tuple)):  # others are read when they are asked for
-            there = np.broadcast_to(x.shape[1], len(x)) if hasattr(x, "shape") else np.asarray([len(one) for one in x])
+        if isinstance(x, (np.ndarray, list, tuple)):  # others are read when they are asked for
+            there = np.asarray([len(one) for one in x])
             for number in np.flatnonzero(self.lengths > there)[:1]:
                 raise DataError(f"{name}: sequence {number} has {there[number]} steps, and not {self.lengths[number]}")
         self.masked = bool((self.lengths != self.steps).any()) if masked is None else masked

@@ -302,14 +302,15 @@ def _of_each(decays: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple
 
 
 def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array) -> jax.Array:
-    """What neurons put out one step later, ``(steps, examples, neurons)``: what reaches them if they are recurrent."""
+    """What reaches recurrent neurons, ``(steps, examples, neurons)``: outputs at the last step that took place."""
 
-    def step(v, x, key):
-        return cell(v, x.astype(matrix.dtype) @ matrix, key=key)
+    def step(state, x, key):
+        v, before = state
+        return cell(v, x.astype(matrix.dtype) @ matrix, key=key), before
 
-    start = cell.initial_state((*inputs.shape[1:-1], matrix.shape[1]), matrix.dtype)
-    out = _over_steps(step, start, inputs, mask, key=key)
-    return jnp.concatenate([jnp.zeros_like(out[:1]), out[:-1]])
+    shape = *inputs.shape[1:-1], matrix.shape[1]
+    start = cell.initial_state(shape, matrix.dtype), jnp.zeros(shape, matrix.dtype)
+    return _over_steps(step, start, inputs, mask, key=key)
 
 
 def _over_steps(

@@ -50,7 +50,7 @@ from ._layer import (
     times_matrix,
     times_weight,
 )
-from ._masks import Masks, tree_keep, tree_where
+from ._masks import Masks, cut_off, tree_keep, tree_where
 
 Gradients: TypeAlias = dict[str, Any]
 """By function, a gradient for each of its arrays; None for integers."""
@@ -201,8 +201,8 @@ class LayerVjp:
         per_step = self.traced.per_step
 
         def step(carry, now):
-            _, (v, out) = carry
             given, mask = now
+            v, out = cut_off(mask, carry[1])  # for derivatives of the second order: this pass is differentiated then
             current = self.call("bias", self.call("weight", given)) if per_step else given
             if self.recurrent:
                 current = current + self.call("recurrent", out)

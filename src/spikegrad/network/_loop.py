@@ -44,7 +44,7 @@ import numpy as np
 from .._compat import match_varying_axes, merge_leading, zeros_like
 from ._functions import inexact, is_inexact, zero_cotangent
 from ._layer_vjp import GRADIENTS, LayerVjp
-from ._masks import Masks, tree_where
+from ._masks import Masks, cut_off, tree_where
 from ._schedule import Part
 
 
@@ -209,7 +209,8 @@ class _Sequence(NamedTuple):
             last = tree_where(i > 0, pre_spike(n, jnp.maximum(i - 1, 0), -1), us[n])
             before = tree_where(masks.started[0], fire(last, self.number_before(first + i * chunk)), start)
             after = jax.vmap(ended)(jnp.arange(chunk), masks)
-            return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after), after[1]
+            befores = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after)
+            return cut_off(masks, befores), after[1]
 
         def inputs_of(n, i):
             """What layer n is given in chunk i. Outputs of steps that do not take place do not matter."""

@@ -68,6 +68,11 @@ def tree_where(mask: Any, yes: Any, no: Any) -> Any:
     return jax.tree.map(leaf, yes, no)
 
 
+def cut_off(mask: Masks, states: Any) -> Any:
+    """The states before a step, or before each of many, without a derivative where that ends."""
+    return states if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(states), states)
+
+
 def tree_keep(mask: Any, tree: Any) -> Any:
     """The tree where the mask is set, zeros elsewhere."""
     return tree if mask is None else tree_where(mask, tree, jax.tree.map(zeros_like, tree))

@@ -126,6 +126,10 @@ class Network(Struct):
         """
         if np.ndim(sizes) != 1 or not len(sizes):
             raise TypeError(f"Network.init: sizes must be a sequence of integers, one for each layer, got {sizes!r}")
+        counts: list[Any] = [*sizes] if np.ndim(inputs) else [inputs, *sizes]
+        for size in counts:
+            if not hasattr(size, "__index__") or size < 1:
+                raise ValueError(f"Network.init: numbers of inputs and neurons must be integers above 0, got {size!r}")
         layers, measured = [], np.ndim(inputs) > 0 and weight is None
         for n, (size, both) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
             own, spiking = jax.random.split(both)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._layer import Layer, LayerState, examples_of, fire, keys_of
-from ._masks import Masks, tree_keep, tree_where
+from ._masks import Masks, cut_off, tree_keep, tree_where
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
         examples = examples_of(x)
         new, shown = [], []
         for n, (layer, state) in enumerate(zip(layers, states, strict=True)):
-            v, out = state if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(state), state)
+            v, out = cut_off(mask, state)
             u = layer.cell.integrate(v, layer.current(x, out))
             after = fire(layer.cell, u, keys_of(layer, step_key, n, examples))
             new.append(tree_where(mask.active, after, state))

@@ -93,7 +93,7 @@ def fit_widths(
 
 def check_choices(owner: str, ratio: Any, keep: Any) -> None:
     """Raise for what no slope can be fitted with."""
-    if not (isinstance(ratio, numbers.Real) and 0 < ratio < math.inf):
+    if not (isinstance(ratio, numbers.Real) and 0 < float(ratio) < math.inf):
         raise ValueError(f"{owner}: ratio must be > 0 and finite, got {brief(ratio)}")
     if keep not in _KEEP:
         raise ValueError(f"{owner}: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}")

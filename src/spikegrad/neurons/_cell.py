@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from .._checks import broadcast_checked, is_float, real_array
+from .._checks import brief, broadcast_checked, is_float, real_array
 from .._struct import Struct
 from .._surrogate import with_key
 
@@ -126,6 +126,8 @@ def fire(cell: Cell, u: State, key: Any = None) -> tuple[State, jax.Array]:
 def as_state(cell: Any, v: State, owner: str) -> State:
     """``v`` as real arrays, and as integers and bools where the cell's own state has these."""
     leaves = jax.tree.leaves(v)
+    if not leaves:
+        raise TypeError(f"{owner}: v must be the state, an array or a tuple of arrays, got {brief(v)}")
     if isinstance(cell, Cell) and any(hasattr(leaf, "dtype") and not is_float(leaf) for leaf in leaves[1:]):
         like = real_array(leaves[0], owner, "v")
         rest = cell.initial_state(like.shape, like.dtype)

@@ -68,6 +68,8 @@ def _positive(name: str, value: Any) -> Any:
     value = as_real("decay_from_tau", name, value)
     if not isinstance(value, jax.Array) and not np.all(value > 0):
         raise ValueError(f"decay_from_tau: {name} must be > 0, got {value}")
+    if name == "dt" and not isinstance(value, jax.Array) and not np.all(np.isfinite(value)):
+        raise ValueError(f"decay_from_tau: dt must be finite, got {value}")
     return value
 
 

@@ -239,7 +239,7 @@ def _report(
     total: int | None,
 ) -> Report:
     for name, rows in values.items():
-        if (before := np.shape(state.sums.get(name, rows[0]))) != rows.shape[1:]:
+        if (before := np.asarray(state.sums.get(name, rows[0])).shape) != rows.shape[1:]:
             raise ValueError(
                 f"fit: metric {name!r} must keep its shape in an epoch, got {rows.shape[1:]} after {before}"
             )

@@ -204,27 +204,24 @@ def diagnose_layer(
     >>> print(verdict.remedy)
     fit its slope to them (`fitted(PiecewiseQuadratic(alpha=500.0), height=1, width=0.44)`)
     """
-    named = {"distance": distance, "spikes": spikes, "gradient": gradient, "lagged": lagged}
-    given = {
-        what: None if array is None else real_array(np.asarray(array), "diagnose_layer", what)
-        for what, array in named.items()
-    }
-    distance, spikes, gradient, lagged = given.values()
+    given: dict[str, Any] = {"distance": distance, "spikes": spikes, "gradient": gradient, "lagged": lagged}
     for what, array in given.items():
-        if array is not None and array.shape != distance.shape:
-            raise ValueError(f"diagnose_layer: {what} must be of shape {distance.shape}, got {array.shape}")
-    if distance.ndim < 3:
-        raise ValueError(f"diagnose_layer: distance must be of shape (steps, batch, neurons), got {distance.shape}")
-    active = np.ones(distance.shape[:2], bool) if mask is None else np.asarray(mask)
-    if active.dtype != bool or active.shape != distance.shape[:2]:
+        given[what] = None if array is None else real_array(np.asarray(array), "diagnose_layer", what)
+        if array is not None and given[what].shape != given["distance"].shape:
+            shape = given["distance"].shape
+            raise ValueError(f"diagnose_layer: {what} must be of shape {shape}, got {given[what].shape}")
+    x, spikes, gradient, lagged = given.values()
+    if x.ndim < 3:
+        raise ValueError(f"diagnose_layer: distance must be of shape (steps, batch, neurons), got {x.shape}")
+    active = np.ones(x.shape[:2], bool) if mask is None else np.asarray(mask)
+    if active.dtype != bool or active.shape != x.shape[:2]:
         raise ValueError(
-            f"diagnose_layer: mask must be of bool and of shape {distance.shape[:2]}, got "
-            f"{active.dtype}{list(active.shape)}"
+            f"diagnose_layer: mask must be of bool and of shape {x.shape[:2]}, got {active.dtype}{list(active.shape)}"
         )
     _check_active("diagnose_layer", active)
-    slope = jax.jvp(surrogate, (distance,), (jnp.ones_like(distance),))[1]
-    potential = distance + threshold
-    seen = Recorded(potential, distance, spikes, slope, None, potential, gradient, None, lagged)
+    slope = jax.jvp(surrogate, (x,), (jnp.ones_like(x),))[1]
+    potential = x + threshold
+    seen = Recorded(potential, x, spikes, slope, None, potential, gradient, None, lagged)
     norms: dict[str, Any] = {
         what: {weight: norm(array) for weight, array in arrays.items()}
         for what, arrays in (("weights", weights), ("weight_gradients", weight_gradients), ("updates", updates))
