@@ -360,7 +360,7 @@ SHAPES = [
     lambda x: 1.0 * ((x >= 0) & (x <= n)),
     lambda x: p / w * np.exp(x / w),
     lambda x: A * sigma(k * x),
-    lambda x: A * density(x, 0, w) / 2 + a * density(x, m, 2 * w) / 2,
+    lambda x: A * np.exp(-(x**2) / (2 * w**2)) + a * np.exp(-((x - m) ** 2) / (8 * w**2)),
     lambda x: A * q_tail(x, q) + a * q_tail(x, 2 * q) + q_tail(x, 3 * q),
     lambda x: 1 + 1 / np.cosh(k * x) ** 2,
     lambda x: 1 + np.clip(k * x, -1, 1),

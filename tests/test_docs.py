@@ -87,3 +87,11 @@ def test_paths_exist():
             r"(?:python3?(?:\.\d+)? |`)((?:benchmarks|examples|scripts|tests|src)/[\w/.]+\.py)", page.read_text()
         ):
             assert (ROOT / path).is_file(), f"{name(page)} names {path}"
+
+
+def test_figures_of_a_page_have_files_of_their_own():
+    """Those written into a page are named after it, and counted anew in each block."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        figures = re.findall(r"^\.\. plot::\n((?: +:.*\n)*)", page.read_text(), re.MULTILINE)
+        names = [found[1] for options in figures if (found := re.search(r":filename-prefix: (\S+)", options))]
+        assert len(set(names)) == len(names) >= len(figures) - 1, page.name
