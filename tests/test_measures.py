@@ -203,3 +203,10 @@ def test_the_list_without_docstrings():
     code = "from spikegrad.cli import commands, main; commands.names = lambda: ['sigmoid']; main(['list'])"
     without = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True).stdout
     assert Sigmoid._formula in without
+
+
+def test_where_jax_compiles_nothing():
+    with jax.disable_jit():
+        found = measure(Sigmoid(3.9))
+    assert found.peak == pytest.approx(3.9 / 4, rel=1e-12)
+    assert found.half_width == pytest.approx(math.log(3 + 8**0.5) / 3.9, rel=1e-12)

@@ -537,6 +537,7 @@ def test_bad_layers():
         Cell()(0.0, 1.0)
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="second order through a scan is wrong in JAX before 0.12")
 @pytest.mark.parametrize("options", [{}, {"mode": "recompute", "segment": 4, "chunk": 2}, {"mode": "scan"}], ids=label)
 def test_second_derivatives_end_where_states_are_cut(options):
     with enable_x64():

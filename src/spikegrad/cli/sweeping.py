@@ -308,7 +308,7 @@ def sweep(
             runs.save_record(folder, record, RECORD)
             from .figure import sweep_figure  # noqa: PLC0415  (it takes memory that training needs)
 
-            figure = sweep_figure(rows, best(rows), f"{options.data}, {options.epochs} epochs, {grid.seeds} seeds")
+            figure = sweep_figure(rows, best(rows), f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}")
             runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
     out = tables.console()
     if rows:

@@ -92,7 +92,7 @@ def measure(surrogate: Surrogate) -> Measures:
 
 
 def _measure(surrogate: Surrogate) -> Measures:
-    with in_double_precision():
+    with in_double_precision(), jax.disable_jit(False):
         return _measured(_evaluator(surrogate), surrogate._landmarks())
 
 
@@ -108,8 +108,7 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
         return slope, second, surrogate.surrogate_fun(x) if has_primal else jnp.full_like(x, jnp.nan)
 
     # compiled ahead, so that it runs at once also where JAX traces
-    with jax.disable_jit(False):
-        compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
+    compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
 
     def evaluate(x):
         padded = np.pad(np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge").reshape(-1, _BLOCK)
