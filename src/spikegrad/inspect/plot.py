@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -56,7 +57,7 @@ def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[floa
     if not surrogates:
         raise ValueError("plot: give at least one surrogate")
     rows = len(surrogates) if len(surrogates) > 1 else 0
-    columns = 2 if max(len(repr(s)) for s in surrogates) < 45 else 1
+    columns = 2 if max(len(_named(s)) for s in surrogates) < 45 else 1
     rows = -(-rows // columns)
     figure = Figure(figsize=figsize or (7, 2.6 + 0.19 * rows), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -77,7 +78,7 @@ def draw(left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLik
     x = x.astype(np.float32)
     left.plot(x, x >= 0, color="0.6", lw=1.2, label="step", zorder=1)
     for i, surrogate in enumerate(surrogates):
-        style = {"color": f"C{i % 10}", "ls": _DASHES[i // 10 % len(_DASHES)], "lw": 1.6, "label": repr(surrogate)}
+        style = {"color": f"C{i % 10}", "ls": _DASHES[i // 10 % len(_DASHES)], "lw": 1.6, "label": _named(surrogate)}
         with contextlib.suppress(NotImplementedError):  # a surrogate may consist of a slope alone
             left.plot(x, surrogate.surrogate_fun(x), **style)
         right.plot(x, surrogate.surrogate_grad(x), **style)
@@ -90,6 +91,11 @@ def draw(left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLik
         axes.margins(x=0)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
+
+
+def _named(surrogate: Surrogate) -> str:
+    """What is printed of it, with at most four digits of a number."""
+    return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda found: f"{float(found[0]):.4g}", repr(surrogate))
 
 
 def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:

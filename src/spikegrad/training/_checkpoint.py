@@ -245,9 +245,7 @@ def _state(start: State, leaves: list[Any], about: dict[str, Any]) -> State:
 
 
 def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint has beside arrays. JSON brings back each float64 as it was, but for those that are not finite,
-    which are texts.
-    """
+    """What a checkpoint has beside arrays. JSON brings back each float64; sums are texts, since it has no infinity."""
     progress = {
         field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name not in _DEVICE
     }
