@@ -90,7 +90,7 @@ def test_what_is_refused():
         (lambda: LIF(bounded(np.array([0.5, 0.0]))), "LIF: decay must be > 0 and < 1 to be bounded, got [0.5 0. ]"),
         (lambda: Sigmoid(bounded(-1.0)), "Sigmoid: alpha must be > 0 to be bounded, got -1.0"),
         (lambda: bounded(math.nan), "bounded: value must be finite to be bounded, got nan"),
-        (lambda: bounded(0.5, 1.0, 0.0), "bounded: value must be > 1 and < 0 to be bounded, got 0.5"),
+        (lambda: bounded(0.5, 1.0, 0.0), "bounded: low must be below high, got 1 and 0"),
     ):
         with pytest.raises(ValueError) as raised:  # noqa: PT011
             make()

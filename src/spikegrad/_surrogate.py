@@ -244,8 +244,8 @@ def _levers(curve: Surrogate, x: jax.Array, forward: Forward) -> Iterator[jax.Ar
         slope = finite(jax.jvp(primal, (value,), (jnp.ones_like(value),))[1])
         # a primal that levels off has the derivative 0 far out, where its formula may be infinity times 0
         wide = x.astype(compute_dtype(x.dtype))
-        far = abs(wide) > float(jnp.finfo(wide.dtype).max) ** 0.5
-        yield _lever(value.astype(x.dtype), jnp.where(far & jnp.isnan(slope), jnp.zeros_like(slope), slope))
+        near = abs(wide) <= float(jnp.finfo(wide.dtype).max) ** 0.5  # which NaN is not either
+        yield _lever(value.astype(x.dtype), jnp.where(near | ~jnp.isnan(slope), slope, jnp.zeros_like(slope)))
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
