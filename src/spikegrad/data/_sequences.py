@@ -189,7 +189,7 @@ class Sequences(Labelled):
         wrong = np.flatnonzero((self.lengths < 1) | (self.lengths > self.steps))
         if wrong.size:
             raise DataError(f"{name}: sequence {wrong[0]} has {self.lengths[wrong[0]]} steps, not 1 to {self.steps}")
-        if isinstance(x, (np.ndarray, list, tuple)):  # others are read when they are asked for
+        if lengths is not None and isinstance(x, (np.ndarray, list, tuple)):  # others are read when they are asked for
             there = np.asarray([len(one) for one in x])
             for number in np.flatnonzero(self.lengths > there)[:1]:
                 raise DataError(f"{name}: sequence {number} has {there[number]} steps, and not {self.lengths[number]}")

@@ -51,6 +51,8 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
     0.75
     """
     tau, dt = _positive("tau", tau), _positive("dt", dt)
+    if not isinstance(dt, jax.Array) and not np.all(np.isfinite(dt)):  # infinite time constants forget nothing
+        raise ValueError(f"decay_from_tau: dt must be finite, got {dt}")
     share: Any = dt / tau
     known = not isinstance(share, jax.Array)
     if discretization == "exact":
@@ -68,8 +70,6 @@ def _positive(name: str, value: Any) -> Any:
     value = as_real("decay_from_tau", name, value)
     if not isinstance(value, jax.Array) and not np.all(value > 0):
         raise ValueError(f"decay_from_tau: {name} must be > 0, got {value}")
-    if name == "dt" and not isinstance(value, jax.Array) and not np.all(np.isfinite(value)):
-        raise ValueError(f"decay_from_tau: dt must be finite, got {value}")
     return value
 
 
