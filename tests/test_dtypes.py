@@ -10,6 +10,7 @@ from conftest import enable_x64
 from reference import DEFAULTS, RULE, every_half, standing
 
 import spikegrad
+from spikegrad._struct import lifted
 
 HALVES = ["float16", "bfloat16"]
 DTYPES = [*HALVES, "float32", "float64"]
@@ -30,7 +31,7 @@ def with_parameters(case, kind):
 def everything(surrogate, x, cotangent):
     """The spike, the curves and all first and second derivatives."""
     gradient = jax.grad(lambda x: surrogate(x).sum())
-    pointwise = jax.tree.map(lambda value: jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape), surrogate)
+    pointwise = jax.tree.map(lambda value: jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape), lifted(surrogate))
     of_parameters, of_x = jax.grad(lambda s, x: s.surrogate_fun(x).sum(), (0, 1))(pointwise, x)
     return {
         "spike": surrogate(x),
@@ -59,7 +60,7 @@ def test_half_precision_is_float64_rounded_once(case):
     the dtype alone.
     """
     # as float32 holds its parameters: constants of the program, and in bfloat16 arrays
-    surrogate = jax.tree.map(lambda value: float(np.float32(value)), case.make())
+    surrogate = jax.tree.map(lambda value: float(np.float32(value)), lifted(case.make()))
     arrays = jax.tree.map(np.float32, with_parameters(case, "float32 array"))
 
     @jax.jit

@@ -437,8 +437,8 @@ def test_refusals():
 def test_a_network_as_labels():
     """It can be called, and a function that takes a pytree or a callable would call it."""
     optax = pytest.importorskip("optax")
-    network = build()
-    labels = jax.tree.map(lambda leaf: "trained" if isinstance(leaf, jax.Array) else "kept", network)
+    network = build(cell=lambda decay: LIF(jnp.array(decay)))
+    labels = jax.tree.map(lambda leaf: "trained" if leaf.ndim == 2 else "kept", network)
     optimizer = optax.multi_transform({"trained": optax.sgd(0.1), "kept": optax.set_to_zero()}, lambda params: labels)
     gradient = jax.grad(lambda network: network(X)[1].sum())(network)
     updates, _ = optimizer.update(gradient, optimizer.init(network))

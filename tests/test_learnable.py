@@ -11,6 +11,7 @@ from reference import CASES, DEFAULTS, RULE, standing
 
 import spikegrad
 from spikegrad import learnable
+from spikegrad._struct import lifted
 
 WITH_PARAMETERS = (*RULE, "QPseudoSpike", "SlayerGrad")  # one, two and many, in all their places
 last_settings = {case.name: case for case in CASES}  # far from the defaults, at which a factor may be 1
@@ -21,7 +22,7 @@ SHAPES = ((), (3,), (4, 1))  # that broadcast to (4, 3)
 
 def spread(surrogate, x):
     """Each parameter in the shape of x, so that the gradient of a sum has the derivative at each point."""
-    return jax.tree.map(lambda value: jnp.full(x.shape, value, x.dtype), surrogate)
+    return jax.tree.map(lambda value: jnp.full(x.shape, value, x.dtype), lifted(surrogate))
 
 
 def in_parameters(f):
@@ -122,7 +123,7 @@ def test_gradients_have_the_shape_of_their_parameter(case):
 
     @jax.jit
     def gradients(surrogate):
-        filled = {shape: jax.tree.map(lambda v, n=shape: jnp.full(n, v), surrogate) for shape in SHAPES}
+        filled = {shape: jax.tree.map(lambda v, n=shape: jnp.full(n, v), lifted(surrogate)) for shape in SHAPES}
         pointwise = gradient(learnable(spread(surrogate, x)), x)
         return {shape: gradient(learnable(s), x) for shape, s in filled.items()}, pointwise
 

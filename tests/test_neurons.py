@@ -306,9 +306,9 @@ def test_jit_with_the_cell_as_an_argument():
         return unroll(cell, currents)[1]
 
     for decay, reset in itertools.product((0.3, 0.8), ("value", "subtract")):
-        cell = LIF(decay, 0.6, reset=reset)
+        cell = LIF(jnp.array(decay), 0.6, reset=reset)
         np.testing.assert_array_equal(spikes(cell, currents), unroll(cell, currents)[1])
-    assert len(traced) == 2  # one for each reset: a number compiles nothing
+    assert len(traced) == 2  # one for each reset: another array does not recompile
 
 
 def test_shapes():

@@ -9,10 +9,29 @@ from concurrent.futures import ProcessPoolExecutor
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import spikegrad
-from spikegrad import LIF, GaussianGrad, LeakyReadout, Sigmoid, SquarewaveFourierSeries, Surrogate, learnable, parameter
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    GaussianGrad,
+    Layer,
+    LeakyReadout,
+    Network,
+    Refractory,
+    Sigmoid,
+    SquarewaveFourierSeries,
+    Surrogate,
+    SynapticLIF,
+    bounded,
+    learnable,
+    levels,
+    parameter,
+    stretched,
+)
+from spikegrad._struct import as_arrays, lifted
 
 NAMES = {**vars(spikegrad), **vars(spikegrad.surrogates), "jnp": jnp, "np": np}
 
@@ -25,8 +44,8 @@ class Cauchy(Surrogate):
         return self.height / (1 + (x / self.gamma) ** 2)
 
 
-def arrays_of(record, array=jnp.asarray):
-    return jax.tree.map(lambda leaf: array(np.full(3, leaf, np.float32)), record)
+def arrays_of(record):
+    return jax.tree.map(lambda leaf: jnp.full(3, leaf), as_arrays(record))
 
 
 def is_read_only(array):
@@ -136,34 +155,104 @@ def test_records_work_in_another_process():
 # --- pytrees -----------------------------------------------------------------------------------------------------
 
 
-def test_numbers_are_leaves_and_counts_are_not():
-    assert jax.tree.leaves(GaussianGrad(0.3, 0.7)) == [0.3, 0.7]
-    assert jax.tree.leaves(SquarewaveFourierSeries(3, 5.0)) == [5.0]
-    assert jax.tree.leaves(LIF(0.5, 2.0, Sigmoid(3.0))) == [0.5, 2.0, 3.0, 0.0]
-    three, five = (jax.tree.structure(SquarewaveFourierSeries(n)) for n in (3, 5))
-    assert three != five
+def test_arrays_are_leaves_and_numbers_are_constants():
+    assert jax.tree.leaves(GaussianGrad(0.3, 0.7)) == []
+    assert jax.tree.leaves(LIF(0.5, 2, Sigmoid(np.float32(3)))) == []
+    sigma = jnp.array(0.3)
+    assert jax.tree.leaves(GaussianGrad(sigma, 0.7)) == [sigma]
+    assert jax.tree.leaves(LIF(0.5, surrogate=GaussianGrad(sigma))) == [sigma]
+    one, other = jax.tree.structure(LIF(0.5)), jax.tree.structure(LIF(0.6))
+    assert one != other
+    assert one == jax.tree.structure(LIF(0.5))
     assert jax.tree.structure(LIF(reset="value")) != jax.tree.structure(LIF(reset="none"))
 
 
+def test_lifted_numbers_are_leaves_and_counts_are_not():
+    assert jax.tree.leaves(lifted(SquarewaveFourierSeries(3, 5.0))) == [5.0]
+    assert jax.tree.leaves(lifted([LIF(0.5, 2.0, Sigmoid(3.0)), 7])) == [0.5, 2.0, 3.0, 0.0, 7]
+    assert jax.tree.structure(lifted(Sigmoid(1.0))) == jax.tree.structure(lifted(Sigmoid(2.0)))
+    three, five = (jax.tree.structure(lifted(SquarewaveFourierSeries(n))) for n in (3, 5))
+    assert three != five
+
+
+class Odd(Surrogate):
+    anything: object = parameter(kind=object)
+
+    def surrogate_grad(self, x):
+        return jnp.ones_like(x)
+
+
+def test_constants_of_equal_value_and_other_type_differ():
+    structures = {jax.tree.structure(Odd(value)) for value in (1, 1.0, True, np.float32(1))}
+    assert len(structures) == 4
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(0.1), optax.adamw(0.1, weight_decay=0.1)])
+def test_optimizers_move_arrays_and_no_constants(optimizer):
+    key = jax.random.key(0)
+    cells = (
+        LIF(0.9, threshold=jnp.array(1.0), surrogate=Sigmoid(4.0)),
+        AdaptiveLIF(bounded(0.8), adaptation=0.3, surrogate=learnable(GaussianGrad(0.4, 0.7))),
+        Refractory(SynapticLIF(0.9, surrogate=stretched(levels(Sigmoid(3.0), 2), 1.5)), 2),
+        LeakyReadout(0.95),
+    )
+    network = Network([Layer(jax.random.normal(key, (4, 4)), cell, bias=0.5) for cell in cells])
+    spikes = jax.random.bernoulli(key, 0.5, (12, 3, 4)).astype(float)
+    before, trained, state = repr(network), network, optimizer.init(network)
+    for _ in range(3):
+        gradient = jax.grad(lambda network: (network(spikes)[1] ** 2).mean())(trained)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            updates, state = optimizer.update(gradient, state, trained)
+        trained = optax.apply_updates(trained, updates)
+    assert jax.tree.structure(trained) == jax.tree.structure(network)
+    assert all(layer.bias == 0.5 and type(layer.bias) is float for layer in trained.layers)
+    first, second, third, readout = (layer.cell for layer in trained.layers)
+    assert dataclasses.replace(first, threshold=cells[0].threshold) == cells[0]
+    assert first.threshold != 1.0
+    assert second.decay.value != cells[1].decay.value
+    assert (second.adaptation, second.adaptation_decay) == (0.3, 0.99)
+    assert second.surrogate.surrogate.sigma != cells[1].surrogate.surrogate.sigma
+    assert (third, readout) == cells[2:]
+    assert repr(network) == before
+
+
 def test_paths_carry_names():
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path({"cell": LIF()})[0]]
-    assert paths == [f"['cell'].{name}" for name in ("decay", "threshold", "surrogate.alpha", "reset_value")]
+    cell = as_arrays({"cell": LIF(), "number": 2.0})
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(cell)[0]]
+    names = ("decay", "threshold", "surrogate.alpha", "reset_value")
+    assert paths == [*(f"['cell'].{name}" for name in names), "['number']"]
 
 
-@pytest.mark.parametrize("leaf", [None, True, 0, -1, "label", ..., jax.ShapeDtypeStruct((2,), jnp.float32)], ids=repr)
+@pytest.mark.parametrize("leaf", [None, True, 0, 1.5, "label", ..., jax.ShapeDtypeStruct((2,), jnp.float32)], ids=repr)
 @pytest.mark.parametrize("record", [Sigmoid(), LIF(), SquarewaveFourierSeries(), learnable(Sigmoid())], ids=repr)
 def test_rebuilding_a_tree_checks_nothing(record, leaf):
+    record = as_arrays(record)
     rebuilt = jax.tree.map(lambda _: leaf, record)
     assert type(rebuilt) is type(record)
-    assert all(value is leaf for value in jax.tree.leaves(rebuilt, is_leaf=lambda v: v is None))
+    assert jax.tree.leaves(rebuilt, is_leaf=lambda v: v is None) == [leaf] * len(jax.tree.leaves(record))
     assert repr(rebuilt).startswith(repr(record).partition("(")[0])
+    if leaf is not None:
+        assert jax.tree.structure(rebuilt) == jax.tree.structure(record)
+
+
+@pytest.mark.parametrize(
+    "through",
+    [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r)), lambda r: jax.tree.map(lambda a: a, r)],
+    ids=["deepcopy", "pickle", "tree"],
+)
+def test_leaves_that_became_numbers_stay_leaves(through):
+    numbers = jax.tree.map(lambda _: 2.0, Sigmoid(jnp.array(1.0)))
+    assert jax.tree.leaves(through(numbers)) == [2.0]
+    assert jax.tree.leaves(dataclasses.replace(numbers, alpha=2.0)) == []
 
 
 def test_a_tree_of_masks_and_tree_prefixes():
-    mask = jax.tree.map(lambda _: False, GaussianGrad())
-    kept = jax.tree.map(lambda m, value: value if m else 0.0, mask, GaussianGrad(0.3, 0.7))
+    gaussian = as_arrays(GaussianGrad(0.3, 0.7))
+    mask = jax.tree.map(lambda _: False, gaussian)
+    kept = jax.tree.map(lambda m, value: value if m else 0.0, mask, gaussian)
     assert jax.tree.leaves(kept) == [0.0, 0.0]
-    assert jax.tree.map(lambda a, b: a + b, Sigmoid(1.0), Sigmoid(2.0)) == Sigmoid(3.0)
+    one, two, three = (Sigmoid(jnp.array(alpha)) for alpha in (1.0, 2.0, 3.0))
+    assert jax.tree.map(lambda a, b: a + b, one, two) == three
 
 
 def test_vmap_over_a_surrogate_of_axis_numbers():
@@ -172,9 +261,12 @@ def test_vmap_over_a_surrogate_of_axis_numbers():
     out = jax.vmap(lambda s, x: s.surrogate_grad(x), in_axes=(axes, None))(batch, 0.25)
     want = [2 / (s * np.sqrt(2 * np.pi)) * np.exp(-(0.25**2) / (2 * s**2)) for s in (0.3, 0.5, 0.8)]
     np.testing.assert_allclose(out, want, rtol=1e-6)
+    constant = GaussianGrad(sigma=batch.sigma, alpha=2.0)
+    out = jax.vmap(lambda s, x: s.surrogate_grad(x), in_axes=(0, None))(constant, 0.25)
+    np.testing.assert_allclose(out, want, rtol=1e-6)
 
 
-def test_as_an_argument_of_jit_a_new_number_compiles_nothing():
+def test_jit_argument_recompiles_for_a_number_and_not_for_an_array():
     traced = []
 
     @jax.jit
@@ -182,13 +274,16 @@ def test_as_an_argument_of_jit_a_new_number_compiles_nothing():
         traced.append(surrogate)
         return jax.grad(surrogate)(x)
 
-    for alpha in (1.0, 2.0, 3.0):
-        e = np.exp(-alpha * 0.3)
-        np.testing.assert_allclose(slope(Sigmoid(alpha), 0.3), alpha * e / (1 + e) ** 2, rtol=1e-6)
-    assert len(traced) == 1
-    slope(SquarewaveFourierSeries(2), 0.3)
-    slope(SquarewaveFourierSeries(3), 0.3)
-    assert len(traced) == 3  # the number of terms is static
+    for make, traces in ((lambda a: Sigmoid(jnp.array(a)), 1), (lambda a: lifted(Sigmoid(a)), 1), (Sigmoid, 3)):
+        traced.clear()
+        slope.clear_cache()
+        for alpha in (1.0, 2.0, 3.0, 3.0):
+            e = np.exp(-alpha * 0.3)
+            np.testing.assert_allclose(slope(make(alpha), 0.3), alpha * e / (1 + e) ** 2, rtol=1e-6)
+        assert len(traced) == traces
+    slope(lifted(SquarewaveFourierSeries(2)), 0.3)
+    slope(lifted(SquarewaveFourierSeries(3)), 0.3)
+    assert len(traced) == 5  # the number of terms is static
 
 
 def test_five_equal_static_arguments_trace_once():

@@ -177,7 +177,9 @@ def test_a_check_of_two_parameters_together():
     assert slopes(Window(-0.5, 0.5)).tolist() == [0, 1, 1, 1, 0]
     with pytest.raises(ValueError, match="low must be < high"):
         Window(1.0, 0.0)
-    assert jax.tree.map(lambda _: 0, Window()).low == 0  # nor is this run when a tree is rebuilt
+    assert (
+        jax.tree.map(lambda _: 0, Window(jnp.array(-1.0), jnp.array(1.0))).low == 0
+    )  # nor is this run when a tree is rebuilt
 
 
 # --- staleness: each way to change a surrogate between two un-jitted calls -----------------------------------------
@@ -382,7 +384,7 @@ def test_a_subclass_that_adds_a_parameter():
 
     assert Scaled() == Scaled(1.0, 3.0)
     assert float(jax.grad(Scaled(2.0, 5.0))(0.0)) == 5.0
-    assert jax.tree.leaves(Scaled(2.0, 5.0)) == [2.0, 5.0]
+    assert jax.tree.leaves(Scaled(jnp.array(2.0), jnp.array(5.0))) == [2.0, 5.0]
     per_neuron = Scaled(jnp.array([2.0, 4.0]), jnp.array([1.0, 10.0]))
     assert slopes(per_neuron, jnp.zeros((3, 2))).tolist() == [[1.0, 20.0]] * 3
 

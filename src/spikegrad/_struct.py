@@ -1,8 +1,9 @@
-"""Frozen records that are pytrees: what a surrogate and a neuron have in common.
+"""Frozen records that are pytrees: the base of surrogates, neurons, layers and networks.
 
-A subclass that only annotates its fields becomes a frozen dataclass and a pytree: number fields are leaves, fields
-that must be Python values at trace time are static. A subclass with a hand-written ``__init__`` is left alone: a plain
-mutable object, compared by identity, opaque to JAX.
+A subclass that only annotates its fields becomes a frozen dataclass and a pytree. An array in a field is a leaf, which
+JAX traces, batches and trains. A Python number is a constant, part of the tree's structure, so no gradient and no
+optimizer moves it. A subclass with a hand-written ``__init__`` is a plain mutable object, compared by identity and
+opaque to JAX.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jax.core import Tracer
 from ._checks import brief, broadcast_checked, real_array
 
 Real: TypeAlias = float | jax.Array
-"""A parameter: a number (a constant) or an array (a value to trace, batch, shard or train). NumPy's serve as well."""
+"""A parameter: a number (a constant) or an array (a value to trace, batch, shard or train), of Python, NumPy or JAX."""
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Struct")
@@ -206,6 +207,11 @@ class Struct:
     _domains: ClassVar[Mapping[str, _Domain]] = {}
     _numbers: ClassVar[tuple[str, ...]] = ()
     _objects: ClassVar[tuple[str, ...]] = ()
+    _dynamic: ClassVar[tuple[str, ...]] = ()
+    """The fields that are leaves if they do not hold a number."""
+    _constants: tuple[str, ...]
+    """The fields of this record that held a number when it was built. They stay constants of the tree, and the other
+    fields its leaves, whatever a transformation puts into them: ``jax.tree.map`` to floats keeps the structure."""
     _stated_pure: ClassVar[bool] = False
     _hints: ClassVar[MappingProxyType[str, str]] = MappingProxyType({})
     """What to give instead of a parameter that other libraries have."""
@@ -231,11 +237,12 @@ class Struct:
             cls._numbers = tuple(name for name, d in cls._domains.items() if d.number)
             cls._objects = tuple(name for name, d in cls._domains.items() if d.kind is not None)
             static = [name for name, d in cls._domains.items() if d.static]
-            _register(cls, [name for name in cls._domains if name not in static], static)
+            cls._dynamic = tuple(name for name in cls._domains if name not in static)
+            _register(cls, cls._dynamic, static)
         elif pure:
             raise TypeError(f"{cls.__name__}: pure=True needs parameters declared by annotations, not an own __init__")
         else:  # undo what a frozen ancestor hands down
-            cls._domains, cls._numbers, cls._objects = {}, (), ()
+            cls._domains, cls._numbers, cls._objects, cls._dynamic = {}, (), (), ()
             for name in ("__setattr__", "__delattr__"):
                 if name not in vars(cls):
                     setattr(cls, name, getattr(object, name))
@@ -249,6 +256,8 @@ class Struct:
             else:
                 value = domain.check(owner, name, value)
             object.__setattr__(self, name, value)
+        if self._frozen:
+            object.__setattr__(self, "_constants", _constants_of(self))
 
     def __repr__(self) -> str:
         values = self._values() if self._frozen else vars(self)
@@ -311,27 +320,84 @@ def _is_value(value: Any) -> bool:
 
 
 def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
-    keys = [jax.tree_util.GetAttrKey(name) for name in names]
+    """Tell JAX how to take records of a class apart: ``names`` are fields that may be leaves, ``static`` never are."""
 
     def flatten(record):
-        return [getattr(record, name) for name in names], tuple(getattr(record, name) for name in static)
+        values = record.__dict__
+        constants = values["_constants"] if "_constants" in values else _constants_of(record)
+        if not constants:  # the case of every eager call
+            return [values[name] for name in names], ((), *[values[name] for name in static])
+        fixed = [values[name] for name in constants]
+        leaves = [values[name] for name in names if name not in constants]
+        # the types tell 1 from 1.0 and from True, which are equal
+        return leaves, (constants, *map(type, fixed), *fixed, *(values[name] for name in static))
 
     def flatten_with_keys(record):
-        leaves, values = flatten(record)
-        return list(zip(keys, leaves, strict=True)), values
+        leaves, structure = flatten(record)
+        free = (name for name in names if name not in structure[0])
+        return list(zip(map(jax.tree_util.GetAttrKey, free), leaves, strict=True)), structure
 
-    def unflatten(values, leaves):  # no __init__: leaves may be tracers, masks, None or axis numbers
-        return new_unchecked(cls, {**dict(zip(names, leaves, strict=True)), **dict(zip(static, values, strict=True))})
+    def unflatten(structure, leaves):  # no __init__: leaves may be tracers, masks, None or axis numbers
+        constants, *others = structure
+        known = (*constants, *static)
+        values = dict(zip(known, others[len(constants) :], strict=True))
+        values |= zip((name for name in names if name not in constants), leaves, strict=True)
+        return new_unchecked(cls, values, constants)
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
-def new_unchecked(cls: type[T], values: dict[str, Any]) -> T:
+def _constants_of(record: Struct) -> tuple[str, ...]:
+    """The fields that are constants: those found when the record was built, or else those that hold a number now."""
+    values = vars(record)
+    if "_constants" in values:
+        return values["_constants"]
+    return tuple([name for name in record._dynamic if isinstance(values[name], (float, int, np.generic))])
+
+
+def new_unchecked(cls: type[T], values: Mapping[str, Any], constants: tuple[str, ...] | None = None) -> T:
     """An instance with these field values, none of them checked."""
     record = object.__new__(cls)
-    for name, value in values.items():
-        object.__setattr__(record, name, value)
+    vars(record).update(values)
+    if constants is not None:
+        vars(record)["_constants"] = constants
     return record
+
+
+def lifted(tree: T) -> T:
+    """The tree with every Python number of a record as a leaf.
+
+    It is an argument for a compiled function that another number must not compile again.
+    """
+    if not (isinstance(tree, Struct) and tree._frozen):
+        return _map_records(lifted, tree)
+    record: Any = object.__new__(type(tree))
+    values = record.__dict__
+    values.update(tree.__dict__)
+    for name in tree._objects:
+        values[name] = lifted(values[name])
+    values["_constants"] = ()
+    return record
+
+
+def as_arrays(tree: T) -> T:
+    """The tree with every Python number of a record as an array, which gets a gradient."""
+    if not _is_record(tree):
+        return _map_records(as_arrays, tree)
+    values = dict(vars(lifted(tree)))
+    for name in _constants_of(tree):
+        values[name] = jnp.asarray(values[name], jnp.result_type(float))
+    for name in tree._objects:
+        values[name] = as_arrays(values[name])
+    return new_unchecked(type(tree), values)
+
+
+def _map_records(function: Callable, tree: Any) -> Any:
+    return jax.tree.map(lambda x: function(x) if _is_record(x) else x, tree, is_leaf=_is_record)
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, Struct) and value._frozen
 
 
 class Bounded(Struct):
@@ -425,7 +491,7 @@ def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
     >>> cell = LIF(decay=bounded(0.9), surrogate=Sigmoid(bounded(4.0)))
     >>> pushed = jax.tree.map(lambda leaf: leaf + 3.0, cell)  # a step of any size
     >>> print(f"{cell.decay.value:.3f} {pushed.decay.value:.3f} {pushed.threshold}")
-    0.900 0.994 4.0
+    0.900 0.994 1.0
     >>> LIF(decay=bounded(1.5))
     Traceback (most recent call last):
     ...

@@ -24,7 +24,7 @@ from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._compat import spread_as
 from ._forward import Forward, Step, Stochastic
 from ._spike import _spike, spike
-from ._struct import Real, Struct, is_pure, parameter, parts_of
+from ._struct import Real, Struct, as_arrays, is_pure, lifted, parameter, parts_of
 
 T = TypeVar("T")
 
@@ -37,7 +37,8 @@ class Surrogate(Struct):
     returns 1 where ``x >= 0`` and 0 elsewhere, and its derivative is ``surrogate_grad(x)``.
 
     A subclass that annotates its parameters and writes no ``__init__`` becomes a frozen dataclass and a pytree:
-    compared, hashed and printed by value, its numbers leaves that can be traced, batched, sharded or trained.
+    compared, hashed and printed by value. A parameter that is an array can be traced, batched, sharded and trained. A
+    Python number is a constant.
     A subclass with its own ``__init__`` stays a plain mutable object.
 
     Notes
@@ -249,12 +250,12 @@ def _levers(curve: Surrogate, x: jax.Array, forward: Forward) -> Iterator[jax.Ar
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
-    return _compiled(method, surrogate, x) if is_pure(surrogate) else method(surrogate, x)
+    return _compiled(method, lifted(surrogate), x) if is_pure(surrogate) else method(surrogate, x)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _compiled(method, surrogate, x):
-    """One compiled call; parameters are arguments of it, so that changing them compiles nothing."""
+    """One compiled call. Parameters are arguments of it, so another value does not recompile."""
     return method(surrogate, x)
 
 
@@ -299,7 +300,8 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     Returns
     -------
     Surrogate
-        Holds the curve in its field ``surrogate``; the gradient of a function of it has the same structure.
+        Holds the curve in its field ``surrogate``, with every Python number as an array of JAX's default float. The
+        gradient of a function of it has the same structure.
 
     Raises
     ------
@@ -314,10 +316,10 @@ def learnable(surrogate: Surrogate) -> Surrogate:
 
     Examples
     --------
-    >>> import jax
+    >>> import jax, jax.numpy as jnp
     >>> from spikegrad import Sigmoid, learnable
     >>> loss = lambda surrogate: surrogate(0.3)
-    >>> print(f"{jax.grad(loss)(Sigmoid(4.0)).alpha:.4f}")
+    >>> print(f"{jax.grad(loss)(Sigmoid(jnp.array(4.0))).alpha:.4f}")
     0.0000
     >>> print(f"{jax.grad(loss)(learnable(Sigmoid(4.0))).surrogate.alpha:.4f}")
     0.0534
@@ -398,6 +400,11 @@ class _Configured(Surrogate, pure=True):
     learn: bool = parameter(default=False, choices=(False, True))
     slope_dtype: str | None = parameter(default=None, choices=(None, *_FLOATS))
     forward: Forward = parameter(default=Step(), kind=Forward)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learn:
+            object.__setattr__(self, "surrogate", as_arrays(self.surrogate))
 
     def surrogate_fun(self, x):
         return self.forward.primal(self.surrogate, x)

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from .. import training
+from .._struct import lifted
 from .._system import device_memory, release_memory
 from ..data import Data
 from ..training._agree import agreed
@@ -291,7 +292,7 @@ def sweep(
         return make_evaluator(run, prepare)
 
     def score(params: Params, setting: dict[str, Any]) -> dict[str, Any]:
-        numbers, shape = jax.tree.flatten(setting["spike"])
+        numbers, shape = jax.tree.flatten(lifted(setting["spike"]))
         to_choose, to_tell = (
             evaluator(shape)((params, numbers), part.x_test, sources.lengths_of(part)[1]) for part in (validation, data)
         )

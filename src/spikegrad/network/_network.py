@@ -335,9 +335,9 @@ class Network(Struct):
         )
         try:
             if is_pure_network(self):
-                arrays, rest = _split(self)  # marked out here, where what is kept of them is they themselves
-                arrays, inputs, states = _marked(options, (arrays, inputs, states))
-                ends, of_steps = _run_compiled(arrays, rest, options, inputs, states, mask, key)
+                # marked outside the compiled function, which then stores these arrays and no copies of them
+                network, inputs, states = _marked(options, (self, inputs, states))
+                ends, of_steps = _run_compiled(network, options, inputs, states, mask, key)
             else:
                 ends, of_steps = _run(self, options, inputs, states, mask, key, mark=_marked)
         except TypeError as error:
@@ -401,9 +401,9 @@ def _no_forward_mode(mode: str) -> str:
     return f"Network: for forward-mode differentiation use mode='scan', not {mode!r}"
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _run_compiled(arrays, rest, options, inputs, states, mask, key):
-    return _run(_merged(arrays, rest), options, inputs, states, mask, key)
+@functools.partial(jax.jit, static_argnums=1)
+def _run_compiled(network, options, inputs, states, mask, key):
+    return _run(network, options, inputs, states, mask, key)
 
 
 def is_pure_network(network: Network) -> bool:
@@ -416,19 +416,6 @@ def is_pure_network(network: Network) -> bool:
         )
         for layer in network.layers
     )
-
-
-def _split(network: Network) -> tuple[list, Any]:
-    """The arrays of a pytree; the rest, numbers among it, hashable."""
-    leaves, structure = jax.tree.flatten(network)
-    numbers = tuple(None if isinstance(leaf, (jax.Array, np.ndarray)) else leaf for leaf in leaves)
-    return [leaf for leaf, number in zip(leaves, numbers, strict=True) if number is None], (structure, numbers)
-
-
-def _merged(arrays: list, rest: Any) -> Network:
-    structure, numbers = rest
-    given = iter(arrays)
-    return structure.unflatten([next(given) if number is None else number for number in numbers])
 
 
 def real_inputs(inputs: ArrayLike) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compat import in_double_precision
+from .._struct import lifted
 from ..network import Layer, Network
 from ..network._storage import read, write
 from ..neurons import Cell, unroll
@@ -197,7 +198,7 @@ def _derivatives(cell: Cell, start: Any, currents: jax.Array) -> Iterator[Findin
 
 def _trained(cell: Cell) -> tuple[list, Callable]:
     """The parameters as arrays, and the cell made of others."""
-    leaves, tree = jax.tree.flatten(cell)
+    leaves, tree = jax.tree.flatten(lifted(cell))
     which = [
         i
         for i, leaf in enumerate(leaves)

@@ -15,7 +15,7 @@ import numpy as np
 import spikegrad
 
 from .._forward import Stochastic
-from .._struct import parts_of
+from .._struct import lifted, parts_of
 from .._surrogate import forwards
 
 HALVES = ("float16", "bfloat16")
@@ -161,7 +161,7 @@ def peak_of(values: Any) -> float:
 
 def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[Finding]:
     """A copy, a pickle and what is printed are the same again; ``value`` is what they are compared by."""
-    by_value = subject._frozen and all(isinstance(leaf, (float, int)) for leaf in jax.tree.leaves(subject))
+    by_value = subject._frozen and all(isinstance(leaf, (float, int)) for leaf in jax.tree.leaves(lifted(subject)))
     why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has its own __init__"
     types = {type(part).__name__: type(part) for part in parts_of(subject)}
 

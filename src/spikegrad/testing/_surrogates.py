@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compat import in_double_precision
+from .._struct import lifted
 from .._surrogate import Surrogate, forwards, learnable
 from ._report import (
     DTYPES,
@@ -137,7 +138,7 @@ def _points(scale: float, trailing: tuple[int, ...]) -> _Points:
 
 
 def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
-    leaves = jax.tree.leaves(s) if s._frozen else []
+    leaves = jax.tree.leaves(lifted(s)) if s._frozen else []
     points = _points(scale, np.broadcast_shapes(*map(np.shape, leaves)))
     x, at = points.x, points.x.reshape(len(points.x), -1)[:, 0]
     primal = not s._without_primal()
@@ -284,12 +285,12 @@ def _precisions(s: Surrogate, points: _Points, found: dict) -> Iterator[Finding]
 
 def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> Iterator[Finding]:
     matter, learn = "every parameter matters", "learnable parameters get the derivative of the primal"
-    leaves, tree = jax.tree.flatten(s) if s._frozen else ([], None)
+    leaves, tree = jax.tree.flatten(lifted(s)) if s._frozen else ([], None)
     if not leaves or tree is None:
         why = "no parameters" if s._frozen else f"{type(s).__name__} has its own __init__: JAX sees no parameters"
         yield from (Finding(law, None, note=why) for law in (matter, learn))
         return
-    names = [jax.tree_util.keystr(path)[1:] for path, _ in jax.tree_util.tree_flatten_with_path(s)[0]]
+    names = [jax.tree_util.keystr(path)[1:] for path, _ in jax.tree_util.tree_flatten_with_path(lifted(s))[0]]
     values = [jnp.asarray(leaf, jnp.float64) for leaf in leaves]
     steps = [1e-5 * jnp.maximum(jnp.abs(value), 1e-3) for value in values]
 

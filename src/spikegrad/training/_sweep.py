@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from .._files import write_atomically
+from .._struct import lifted
 from .._system import processors
 from ._callbacks import jsonable
 from ._fit import check_counts, run
@@ -218,7 +219,7 @@ class _Shared:
         return dataclasses.replace(self.first, bound=self._apart(setting)[0])
 
     def _apart(self, setting: Setting) -> tuple[Any, Any]:
-        numbers = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _is_number(leaf) else leaf, dict(setting))
+        numbers = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _is_number(leaf) else leaf, lifted(dict(setting)))
         return arrays_apart((self.loss, numbers))
 
 
@@ -247,7 +248,7 @@ def _is_number(leaf: Any) -> bool:
 
 def _constants(setting: Setting) -> Any:
     """All of a setting but its floating-point numbers, as a key."""
-    leaves, structure = jax.tree.flatten(dict(setting))
+    leaves, structure = jax.tree.flatten(lifted(dict(setting)))
     key = structure, tuple(None if _is_number(leaf) else (type(leaf), leaf) for leaf in leaves)
     try:
         hash(key)

@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ..._checks import brief, real_array
+from ..._struct import lifted
 from ..._surrogate import Surrogate
 from ...network import Network
 from ...network._network import check_shapes, checked_key, is_pure_network, real_inputs
@@ -258,7 +259,7 @@ def _report(
 
 def _run(network: Network, inputs, mask, key, loss, last, optimizer) -> dict[str, Any]:
     """What was recorded. Arrays and numbers of the network are arguments of the program, which may be there already."""
-    leaves, structure = jax.tree.flatten(network)
+    leaves, structure = jax.tree.flatten(lifted(network))
     known = [isinstance(leaf, (jax.Array, np.ndarray, float, int)) for leaf in leaves]
     arrays = [leaf for leaf, is_known in zip(leaves, known, strict=True) if is_known]
     others = tuple(None if is_known else leaf for leaf, is_known in zip(leaves, known, strict=True))
