@@ -110,7 +110,7 @@ def test_no_voice_is_on_both_sides(tmp_path):
     assert len({tuple(validation.speakers) for _, validation in splits}) > 1
     again = hold_out_speakers(recordings, 2, 3)[1]
     assert again.speakers.tolist() == splits[3][1].speakers.tolist()
-    with pytest.raises(DataError, match=r"shd\.h5: count must be 1 to 3 of its speakers, got 4"):
+    with pytest.raises(ValueError, match="hold_out_speakers: count must be an integer from 1 to 3, got 4"):
         hold_out_speakers(recordings, 4)
     with pytest.raises(DataError, match="does not say who speaks"):
         hold_out_speakers(read_shd(write_shd(tmp_path / "ssc.h5", **{"extra/speaker": None})))
@@ -121,13 +121,13 @@ def test_no_voice_is_on_both_sides(tmp_path):
     [
         ({"times": None}, "no dataset 'spikes/times'"),
         ({"labels": None}, "no dataset 'labels'"),
-        ({"labels": [0, 1]}, "6 spikes/times, 6 spikes/units and 2 labels"),
+        ({"labels": [0, 1]}, "labels must have 6 entries, as spikes/times has, got 2"),
         ({"labels": [0.0] * 6}, "labels must hold integers, got float64"),
-        ({"labels": [-1] * 6}, "labels from 0, got -1"),
+        ({"labels": [-1] * 6}, "labels must hold labels from 0 to 999,999, got -1"),
         ({"labels": [3] * 6}, "label 3 has no name among the 3"),
         ({"times": np.zeros((6, 2))}, "spikes/times must hold rows of floats, got float64"),
         ({"units": np.zeros((6, 2), int)}, "spikes/units must hold rows of integers, got int64"),
-        ({"extra/speaker": [1]}, "extra/speaker has 1 entries for 6 labels"),
+        ({"extra/speaker": [1]}, "extra/speaker must have 6 entries, as spikes/times has, got 1"),
         ({"extra/keys": [1, 2, 3]}, "extra/keys must hold text, got int64"),
     ],
 )
@@ -406,11 +406,11 @@ def test_malformed_arrays(tmp_path, monkeypatch):
     for index, message in enumerate(
         (
             r"must hold numbers of shape \(events, 4\), got float64 of shape \(5, 3\)",
-            "not a .npy file of numbers, or truncated",
-            "not a .npy file of numbers, or truncated",
-            "not a .npy file of numbers, or truncated",
+            "is an array of Python objects, which is never loaded",
+            r"is cut off: float64 of shape \(5, 4\) takes more than its 279 bytes",
+            "is no array, or its header is damaged",
             "an event has polarity 2, not 0 to 1",
-            "got an archive",
+            "is no array, or its header is damaged",
             "got <U1",
         )
     ):
@@ -483,7 +483,6 @@ def test_ts(tmp_path):
         (("1.5,2,-3e-1:4,5,6:down\n\n7:8:up\n", ""), "no lines after @data"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_malformed_ts(tmp_path, change, message):
     path = write_ts(tmp_path / "bad.ts", change)
     with pytest.raises(DataError, match=message) as error:
@@ -608,8 +607,8 @@ def test_files_of_ones_own_without_labels(tmp_path):
         (read_npz, DENSE, {"x": np.full((3, 4, 1), "a")}, "x must hold numbers"),
         (read_npz, DENSE, {"x": np.array([[[Bomb()]]], object)}, "Python objects"),
         (read_npz, DENSE, {"x": np.full((3, 4, 1), np.nan)}, "x has NaN or infinite values in sequence 0"),
-        (read_npz, DENSE, {"y": np.zeros(3)}, "y must hold one integer for each example, got float64"),
-        (read_npz, DENSE, {"y": np.zeros(2, int)}, "3 sequences, 3 lengths and 2 labels"),
+        (read_npz, DENSE, {"y": np.zeros(3)}, "y must hold integers, got float64"),
+        (read_npz, DENSE, {"y": np.zeros(2, int)}, r"y must have shape \(3,\), one label for each example, got \(2,\)"),
         (read_npz, DENSE, {"lengths": np.array([4, 0, 1])}, "sequence 1 has 0 steps, not 1 to 4"),
         (read_npz, DENSE, {"lengths": np.array([4, 5, 1])}, "sequence 1 has 5 steps, not 1 to 4"),
         (read_npz, DENSE, {"lengths": np.ones(3)}, "lengths must be 3 integers, got float64"),
@@ -700,15 +699,15 @@ def test_more_events_than_uint16_counts(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "Binning: steps must be an integer above 0, got 0"),
-        ({"steps": 2.0}, "Binning: steps must be an integer above 0, got 2.0"),
-        ({"pool": True}, "Binning: pool must be an integer above 0, got True"),
-        ({"step_us": 0}, "Binning: step_us must be above 0 and finite, got 0"),
-        ({"step_us": float("nan")}, "Binning: step_us must be above 0 and finite, got nan"),
+        ({"steps": 0}, "Binning: steps must be an integer of at least 1, got 0"),
+        ({"steps": 2.0}, "Binning: steps must be an integer of at least 1, got 2.0"),
+        ({"pool": True}, "Binning: pool must be an integer of at least 1, got True"),
+        ({"step_us": 0}, "Binning: step_us must be a number above 0 and finite, got 0"),
+        ({"step_us": float("nan")}, "Binning: step_us must be a number above 0 and finite, got nan"),
     ],
 )
 def test_malformed_binning(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Binning(**options)
 
 
@@ -725,7 +724,7 @@ def test_a_time_on_the_edge_of_a_step_belongs_to_it(unit, per_second, tmp_path):
 
 
 def test_labels_lengths_and_subsets_that_cannot_be():
-    with pytest.raises(DataError, match="y must hold labels below 1,000,000, got 20000000"):
+    with pytest.raises(DataError, match="y must hold labels from 0 to 999,999, got 20000000"):
         Sequences("many", np.zeros((2, 3, 1)), [0, 20_000_000])
     for x in (np.zeros((2, 3, 1)), [np.zeros((3, 1)), np.zeros((5, 1))]):
         with pytest.raises(DataError, match="sequence 0 has 3 steps, and not 5"):

@@ -76,7 +76,7 @@ def test_batches_follow_seed_and_epoch():
         assert [batch.y.tolist() for batch in in_order] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert len(in_order) == 3
     for size in (0, 11):
-        with pytest.raises(ValueError, match=f"Batches: size must be 1 to 10, the number of examples, got {size}"):
+        with pytest.raises(ValueError, match=f"Batches: size must be an integer from 1 to 10, got {size}"):
             source.batches(size)
 
 
@@ -127,8 +127,8 @@ def test_a_constant_channel_is_not_divided_by_the_rounding_of_its_mean():
     [
         (([], []), "bad: no sequences"),
         ((np.zeros((2, 3)), [0, 1]), r"a sequence must have shape \(steps, channels\.\.\.\), got \(3,\)"),
-        (([np.zeros((1, 1))], [0.0]), "y must hold one integer for each example, got float64"),
-        (([np.zeros((1, 1))], [-1]), "y must hold labels from 0, got -1"),
+        (([np.zeros((1, 1))], [0.0]), "y must hold integers, got float64"),
+        (([np.zeros((1, 1))], [-1]), "y must hold labels from 0 to 999,999, got -1"),
         (([np.zeros((1, 1))], [0, 1]), "1 sequences, 1 lengths and 2 labels"),
         (([np.zeros((1, 1)), np.zeros((0, 1))], [0, 1]), "sequence 1 has 0 steps, not 1 to 1"),
     ],
@@ -236,12 +236,12 @@ def test_laws_of_randman():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": 0}, "randman: classes must be an integer, 1 or more, got 0"),
-        ({"samples": 1}, "randman: samples must be an integer, 2 or more, got 1"),
-        ({"alpha": 0}, "randman: alpha must be above 0 and at most 100, got 0"),
-        ({"fraction": 1.5}, "randman: fraction must be above 0, at most 1, and leave a step, got 1.5"),
-        ({"fraction": 0.001}, "randman: fraction must be above 0, at most 1, and leave a step, got 0.001"),
-        ({"seed": -1}, "randman: seed must be an integer, 0 or more, got -1"),
+        ({"classes": 0}, "randman: classes must be an integer of at least 1, got 0"),
+        ({"samples": 1}, "randman: samples must be an integer of at least 2, got 1"),
+        ({"alpha": 0}, "randman: alpha must be a number above 0 and at most 100, got 0"),
+        ({"fraction": 1.5}, "randman: fraction must be a number above 0 and at most 1, got 1.5"),
+        ({"fraction": 0.001}, "randman: fraction must leave one of the 100 steps, got 0.001"),
+        ({"seed": -1}, "randman: seed must be an integer of at least 0, got -1"),
         ({"spectrum": "jax"}, "randman: spectrum must be one of paper, numpy, torch, got 'jax'"),
     ],
 )

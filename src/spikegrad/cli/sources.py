@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import zipfile
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -16,7 +16,8 @@ import numpy as np
 from .. import data as datasets
 from .._system import available_memory
 from ..data import Binned, Binning, Data, DataError, Recordings, Sequences
-from ..data._arrays import chosen_of_each
+from ..data._accepted import chosen_of_each
+from ..data._npz import keys_of
 from ..data._sequences import moments, standardized
 
 Recorded: TypeAlias = Sequences | Recordings
@@ -189,18 +190,10 @@ def form_of(source: str) -> Form:
 
 def _form_of_file(path: Path) -> Form:
     images, sequences, events = OWN
-    keys = _keys(path)
+    keys = keys_of(path)
     if "times" in keys:
         return events
     return sequences if "x" in keys else images  # whose reader says what is wrong with a file that cannot be read
-
-
-def _keys(path: Path) -> set[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
-        return set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,11 +277,19 @@ def _of_device(x: Any) -> Any:
     return np.asarray(jax.device_put(x))
 
 
+_CLASSES = 1000
+"""Classes, each an output of the network, that may be more than the recordings, in an excerpt of a data set."""
+
+
 def _read(source: str, seed: int, binning: Binning) -> Data:
     form = form_of(source)
     if form.read is None:
         return datasets.load(source, seed)
     train, test = form.read(_path(source), binning.steps, seed)
+    if train.classes > max(_CLASSES, len(train)):
+        raise DataError(
+            f"{source}: {len(train):,} recordings have labels of {train.classes:,} classes; number the classes 0, 1, 2..."
+        )
     held_out = "the test set"
     if test is None:
         held_out = form.held_out.format(seed)
@@ -363,7 +364,7 @@ def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, lik
     form = form_of(source)
     if form.read is None:
         raise DataError(f"{source} has no time axis, and the network was trained on {trained_on}, which has one")
-    labelled = form.file is None or "y" in _keys(Path(source))
+    labelled = form.file is None or "y" in keys_of(Path(source))
     if form.file and not labelled:
         test = form.file(source, label=0)
     else:
@@ -387,7 +388,7 @@ def _path(source: str) -> str:
 
 
 def _same(source: str, other: str) -> bool:
-    return source == other or Path(_path(source)).resolve() == Path(_path(other)).resolve() != Path().resolve()
+    return source == other or os.path.realpath(_path(source)) == os.path.realpath(_path(other)) != os.path.realpath("")
 
 
 def _sequences(source: Recorded, binning: Binning) -> Sequences:

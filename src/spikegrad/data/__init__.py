@@ -16,12 +16,12 @@ scale before. Integers of at most 16 bits are scaled on the device, so that they
 arrays of a compressed file may take 8 GB at most, which is looked up before they are unpacked.
 """
 
+from ._accepted import DataError
 from ._arrays import BUILT_IN, Data, load, load_for_prediction, scale
 from ._cameras import read_dvs_gesture, read_dvs_gesture_arrays, read_nmnist
 from ._encoders import constant_coding, delta_coding, latency_coding, rate_coding
 from ._events import Binned, Binning, Events, Recordings, hold_out_speakers
 from ._heidelberg import read_shd
-from ._npz import DataError
 from ._own import read_npz, read_npz_events
 from ._randman import randman
 from ._sequences import Batches, Example, Sequences, collate, hold_out, standardize

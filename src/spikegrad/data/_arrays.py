@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from ._npz import DataError, read_arrays
-from ._reading import installed_file
+from .._checks import brief
+from ._accepted import DataError, as_array, check_classes, check_labels, chosen_of_each, integer, path_of, real
+from ._npz import missing_key, read_arrays
+from ._reading import installed_file, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +60,12 @@ class Data:
 
 def _packaged(package: str, file: str, project: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Images from a table of an installed package, a row each, the label last."""
-    with gzip.open(installed_file(package, file, project, "train"), "rt") as stream:
-        table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
+    path = installed_file(package, file, project, "train")
+    try:
+        with reading(path), gzip.open(path, "rt") as stream:
+            table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
+    except (EOFError, zlib.error, ValueError) as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: damaged: {error}") from None
     return table[:, :-1].reshape(-1, *shape), table[:, -1].astype(np.int32)
 
 
@@ -96,15 +104,16 @@ def load(source: str, seed: int = 0) -> Data:
     >>> data.x_train.shape, data.x_test.shape, data.classes
     ((1438, 8, 8), (359, 8, 8), 10)
     """
+    source, seed = path_of("load", source), integer("load", "seed", seed)
     x, y, x_test, y_test, held_out = _split(source, seed)
     low, high = float(x.min()), float(x.max())
     if low == high:
-        raise DataError(f"{source}: all values of x_train are {low:g}")
+        raise DataError(f"{source}: all values of x_train are {low:g} in float64")
     if not np.isfinite(high - low):
         raise DataError(f"{source}: the values of x_train, {low:g} to {high:g}, are too far apart to be scaled")
     x = _stored(f"{source}: x_train", x, low, high)
     x_test = _stored(f"{source}: x_test", x_test, low, high)
-    return Data(source, x, y.astype(np.int32), x_test, y_test.astype(np.int32), low, high, held_out)
+    return Data(source, x, y, x_test, y_test, low, high, held_out)
 
 
 def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes: int, low: float, high: float) -> tuple:
@@ -137,6 +146,7 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
     >>> x.shape, y.shape
     ((359, 8, 8), (359,))
     """
+    source = path_of("load_for_prediction", source)
     arrays = {} if source in BUILT_IN else _read(source, ("x", "y", *_TRAINING))
     if "x" in arrays or "y" in arrays:
         key, label_key = "x", "y"
@@ -148,7 +158,7 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
         raise DataError(f"{source}: {key} holds examples of shape {x.shape[1:]}, the network was trained on {shape}")
     if y is not None and y.max() >= classes:
         raise DataError(f"{source}: {label_key} has label {y.max()}, the network was trained on {classes} classes")
-    return _stored(f"{source}: {key}", x, low, high), None if y is None else y.astype(np.int32)
+    return _stored(f"{source}: {key}", x, low, high), y
 
 
 def scale(x: Any, low: float, high: float) -> Any:
@@ -175,6 +185,10 @@ def scale(x: Any, low: float, high: float) -> Any:
     >>> scale(jnp.array([0, 64, 128], jnp.uint8), 0.0, 128.0)
     Array([0. , 0.5, 1. ], dtype=float32)
     """
+    if not isinstance(x, jax.Array):
+        x = as_array("scale", "x", x, "buif", "real numbers")
+        if not 0 < real("scale", "high", high) - real("scale", "low", low) < np.inf:
+            raise ValueError(f"scale: low must be below high, and both finite, got {brief(low)} and {brief(high)}")
     return x if x.dtype == np.float32 else (x.astype(np.float32) - low) / (high - low)
 
 
@@ -209,7 +223,7 @@ def _split(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     else:
         arrays = _read(source, _TRAINING)
         x, y = _examples(source, arrays, "x_train", "y_train")
-        _check_classes(source, y)
+        check_classes(source, "y_train", y)
         if "x_test" in arrays or "y_test" in arrays:
             x_test, y_test = _examples(source, arrays, "x_test", "y_test")
             if x_test.shape[1:] != x.shape[1:]:
@@ -229,7 +243,7 @@ def _split(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 def _read(source: str, known: tuple[str, ...]) -> dict[str, np.ndarray]:
     path = Path(source)
     if path.suffix != ".npz":
-        raise DataError(f"no data {source!r}: give {', '.join(BUILT_IN)}, or the path of a .npz file")
+        raise DataError(f"no data {brief(source)}: give {', '.join(BUILT_IN)}, or the path of a .npz file")
     return read_arrays(path, known)
 
 
@@ -237,47 +251,17 @@ def _examples(source: str, arrays: dict[str, np.ndarray], key: str, label_key: s
     """One checked pair of examples and labels."""
     for name in (key, label_key):
         if name and name not in arrays:
-            raise DataError(f"{source}: no key {name!r}; it has {', '.join(sorted(arrays)) or 'none'}")
+            raise missing_key(source, name, arrays)
     x = arrays[key]
     if x.dtype.kind not in "uif":
         raise DataError(f"{source}: {key} must hold real numbers, got {x.dtype}")
     if x.ndim not in (2, 3, 4) or not x.size:
         raise DataError(
             f"{source}: {key} must have shape (n, features), (n, height, width) or (n, height, width, channels), "
-            f"got {x.shape}"
+            f"got {brief(x.shape)}"
         )
     if x.dtype.kind in "iu":
         x = _narrow(x)
     elif not np.isfinite(x).all():
         raise DataError(f"{source}: {key} of shape {x.shape} has NaN or infinite values")
-    if label_key is None:
-        return x, None
-    y = arrays[label_key]
-    if y.dtype.kind not in "ui":
-        raise DataError(f"{source}: {label_key} must hold integers, got {y.dtype}")
-    if y.shape != x.shape[:1]:
-        raise DataError(f"{source}: {label_key} must have shape {x.shape[:1]}, one label for each {key}, got {y.shape}")
-    if y.min() < 0:
-        raise DataError(f"{source}: {label_key} must hold labels from 0, got {y.min()}")
-    return x, y
-
-
-def _check_classes(source: str, y: np.ndarray) -> None:
-    present = np.unique(y)
-    missing = np.flatnonzero(present != np.arange(len(present)))
-    if missing.size:
-        raise DataError(
-            f"{source}: y_train must hold every label from 0 to the greatest, {present[-1]}, but has no {missing[0]}"
-        )
-    if len(present) < 2:
-        raise DataError(f"{source}: y_train must hold at least two classes, got one")
-
-
-def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Mask of a share of the examples of each class."""
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        members = rng.permutation(np.flatnonzero(y == label))
-        chosen[members[: round(share * len(members))]] = True
-    return chosen
+    return x, None if label_key is None else check_labels(source, label_key, arrays[label_key], len(x))

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._checks import brief
+from ._accepted import DataError, path_of
 from ._events import Events, Recordings
-from ._npz import DataError
-from ._reading import reading, whole_rows
+from ._npz import read_array
+from ._reading import lines_of, opened, reading, whole_file, whole_rows
 
 NMNIST = (34, 34, 2)
 NMNIST_OVERFLOW_ROW, NMNIST_OVERFLOW_US = 240, 2**13
@@ -35,11 +37,11 @@ GESTURES = (
 
 def _camera_events(path: Path, shape: tuple[int, int, int], times, x, y, polarity) -> Events:
     """Events of a camera, or an error that names the file if one lies outside of the picture."""
-    x, y, polarity = (values.astype(np.int64) for values in (x, y, polarity))
     for name, values, size in (("x", x, shape[1]), ("y", y, shape[0]), ("polarity", polarity, shape[2])):
-        wrong = (values < 0) | (values >= size)
-        if wrong.any():
-            raise DataError(f"{path}: an event has {name} {values[wrong][0]}, not 0 to {size - 1}")
+        right = (values >= 0) & (values < size) & (values % 1 == 0)
+        if not right.all():
+            raise DataError(f"{path}: an event has {name} {values[~right][0]:g}, not 0 to {size - 1}")
+    x, y, polarity = (values.astype(np.int64) for values in (x, y, polarity))
     return Events(times.astype(np.float64), np.asarray(np.ravel_multi_index((y, x, polarity), shape)))
 
 
@@ -70,8 +72,9 @@ def read_nmnist(folder: str | os.PathLike) -> Recordings:
     .. [1] G. Orchard, A. Jayawant, G. K. Cohen and N. Thakor, "Converting static image datasets to spiking neuromorphic
        datasets using saccades", Frontiers in Neuroscience 9, 437 (2015).
     """
-    digits = [str(digit) for digit in range(10)]
-    files = [(path, int(digit)) for digit in digits for path in sorted(Path(folder, digit).glob("*.bin"))]
+    folder, digits = path_of("read_nmnist", folder), [str(digit) for digit in range(10)]
+    with reading(folder):
+        files = [(path, int(digit)) for digit in digits for path in sorted(Path(folder, digit).glob("*.bin"))]
     if not files:
         raise DataError(f"{folder}: no folders 0 to 9 with .bin files")
     paths, y = zip(*files, strict=True)
@@ -129,7 +132,7 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
     ----------
     .. [1] A. Amir et al., "A low power, fully event-based gesture recognition system", CVPR (2017).
     """
-    path = Path(path)
+    path = Path(path_of("read_dvs_gesture", path))
     clips = [clip for recording in _listed(path) for clip in _labelled_intervals(recording)]
     y = [clip.label for clip in clips]
     return Recordings(str(path), DVS128, y, _OfIntervals(clips), class_names=GESTURES)
@@ -138,8 +141,7 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
 def _listed(path: Path) -> list[Path]:
     if path.suffix == ".aedat":
         return [path]
-    with reading(path):
-        names = path.read_text(encoding="utf-8", errors="replace").split()
+    names = " ".join(lines_of(path)).split()
     if not names or not all(name.endswith(".aedat") for name in names):
         raise DataError(f"{path}: neither an .aedat file nor a list of such")
     return [path.parent / name for name in names]
@@ -154,8 +156,7 @@ class _Clip(NamedTuple):
 
 def _labelled_intervals(path: Path) -> list[_Clip]:
     labels = path.with_name(f"{path.stem}_labels.csv")
-    with reading(labels):
-        _, *lines = labels.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    _, *lines = lines_of(labels) or [""]
     clips = []
     for number, line in enumerate(lines, 2):
         if not line.strip():
@@ -165,7 +166,9 @@ def _labelled_intervals(path: Path) -> list[_Clip]:
         except ValueError:
             raise DataError(f"{labels}: line {number} is not class,start,end: {line[:40]!r}") from None
         if not 1 <= label <= len(GESTURES) or not 0 <= start < end:
-            raise DataError(f"{labels}: line {number} needs a class of 1 to 11 and a start before the end: {line!r}")
+            raise DataError(
+                f"{labels}: line {number} needs a class of 1 to 11 and a start before the end: {line[:40]!r}"
+            )
         clips.append(_Clip(path, label - 1, start, end))
     if not clips:
         raise DataError(f"{labels}: no intervals")
@@ -211,8 +214,7 @@ class _Aedat:
 
     @functools.cached_property
     def packets(self) -> list[_Packet]:
-        with reading(self.path):
-            data = self.path.read_bytes()
+        data = whole_file(self.path)
         if not data.startswith(_VERSION):
             raise DataError(f"{self.path}: not an AEDAT 3.1 file")
         end = data.find(_END_OF_HEADER)
@@ -243,7 +245,7 @@ class _Aedat:
         """The events of an interval in microseconds, at times counted from its start."""
         chosen = [packet for packet in self.packets if packet.first < end and packet.last >= start]
         addresses, times = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        with reading(self.path), self.path.open("rb") as stream:
+        with opened(self.path) as stream:
             for packet in chosen:
                 stream.seek(packet.position)
                 events = np.frombuffer(stream.read(packet.number * _EVENT.itemsize), _EVENT)
@@ -278,24 +280,23 @@ def read_dvs_gesture_arrays(folder: str | os.PathLike) -> Recordings:
         If there are no such files; when a recording is read, if its array has another shape or dtype. Nothing is
         unpickled.
     """
-    files = sorted(path for path in Path(folder).rglob("*.npy"))
+    folder = path_of("read_dvs_gesture_arrays", folder)
+    with reading(folder):
+        files = sorted(Path(folder).rglob("*.npy"))
     if not files:
         raise DataError(f"{folder}: no .npy files in it")
     for path in files:
-        if not re.fullmatch(r"\d|10", path.stem):
+        if not re.fullmatch("[0-9]|10", path.stem):
             raise DataError(f"{path}: its name must be a label, 0 to 10")
     y = [int(path.stem) for path in files]
     return Recordings(str(folder), DVS128, y, _OfFiles(_cut_events, tuple(files)), class_names=GESTURES)
 
 
 def _cut_events(path: Path) -> Events:
-    with reading(path):
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError):
-            raise DataError(f"{path}: not a .npy file of numbers, or truncated") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif" or array.ndim != 2 or array.shape[1] != 4:
-        found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+    array = read_array(path)
+    if array.dtype.kind not in "uif" or array.ndim != 2 or array.shape[1] != 4:
+        found = f"{array.dtype} of shape {brief(array.shape)}"
         raise DataError(f"{path}: must hold numbers of shape (events, 4), got {found}")
     x, y, polarity, milliseconds = array.T.astype(np.float64)
-    return _camera_events(path, DVS128, milliseconds * 1000, x, y, polarity)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error of its own
+        return _camera_events(path, DVS128, milliseconds * 1000, x, y, polarity)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import compute_dtype
+from .._checks import brief, compute_dtype, real_array
+from ._accepted import check_memory, integer, native, positive
 
 
 def constant_coding(x: Any, steps: int) -> jax.Array:
@@ -63,6 +64,9 @@ def rate_coding(x: Any, steps: int, key: jax.Array) -> jax.Array:
     Array([0. , 0.2, 1. ], dtype=float32)
     """
     x = _shares("rate_coding", x, steps)
+    of_two = getattr(key, "dtype", None) == np.uint32 and key.shape == (2,)  # as keys once were
+    if not of_two and not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"rate_coding: key must be one of jax.random.key, got {brief(key)}")
     return jax.random.uniform(key, (steps, *x.shape), x.dtype) < x[None]
 
 
@@ -128,30 +132,44 @@ def delta_coding(x: Any, threshold: float) -> jax.Array:
     >>> print(delta_coding([0.0, 0.6, 1.1, 1.2, 3.3, 3.3, 0.0], 1.0))
     [ 0.  0.  1.  0.  1.  1. -1.]
     """
-    x = _checked("delta_coding", x, 1)
-    if not threshold > 0:
-        raise ValueError(f"delta_coding: threshold must be > 0, got {threshold}")
-    if not x.ndim:
-        raise ValueError("delta_coding: x must have steps on its first axis, got a single number")
+    x = _array("delta_coding", x, may_be_nan=False)
+    step_size = np.asarray(positive("delta_coding", "threshold", threshold)).astype(x.dtype)
+    if not 0 < step_size < np.inf:
+        raise ValueError(f"delta_coding: threshold must be above 0 and finite in {x.dtype}, got {threshold}")
+    if not x.ndim or not len(x):
+        raise ValueError(f"delta_coding: x must have steps on its first axis, got shape {x.shape}")
 
     def step(reference, value):
         away = value - reference
-        spike = jnp.where(jnp.abs(away) >= threshold, jnp.sign(away), jnp.zeros_like(away))
-        return reference + jnp.asarray(threshold, x.dtype) * spike, spike
+        spike = jnp.where(jnp.abs(away) >= step_size, jnp.sign(away), jnp.zeros_like(away))
+        return reference + step_size * spike, spike
 
     return jax.lax.stop_gradient(jax.lax.scan(step, x[0], x)[1])
 
 
 def _shares(owner: str, x: Any, steps: int) -> jax.Array:
     """Values from 0 to 1. Half precision has too few numbers to draw from, or to count steps with."""
-    x = _checked(owner, x, steps)
+    x = _checked(owner, x, steps, may_be_nan=False)
     return jnp.clip(x.astype(compute_dtype(x.dtype)), 0, 1)
 
 
-def _checked(owner: str, x: Any, steps: int) -> jax.Array:
-    x = jnp.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(f"{owner}: x must be real, got {x.dtype}")
-    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"{owner}: steps must be an integer of at least 1, got {steps!r}")
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+def _checked(owner: str, x: Any, steps: int, may_be_nan: bool = True) -> jax.Array:
+    x = _array(owner, x, may_be_nan)
+    integer(owner, "steps", steps, 1, 2**31 - 1)
+    check_memory(f"{owner}: {steps:,} steps of shape {x.shape}", steps * x.size * x.dtype.itemsize)
+    return x
+
+
+def _array(owner: str, x: Any, may_be_nan: bool = True) -> jax.Array:
+    """A floating-point array. Values that are not on a device yet are checked, because no spike stands for NaN."""
+    if not isinstance(x, jax.Array):
+        try:
+            of_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
+            x = jnp.asarray(x) if of_device else native(np.asarray(x))
+        except (TypeError, ValueError):  # nested lists of different lengths
+            raise TypeError(f"{owner}: x must be a real number or array, got {brief(x)}") from None
+    known = not isinstance(x, jax.Array)
+    x = real_array(x, owner)
+    if known and not may_be_nan and bool(jnp.isnan(x).any()):
+        raise ValueError(f"{owner}: x must not be NaN")
+    return x

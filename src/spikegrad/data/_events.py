@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._npz import DataError
+from .._checks import brief
+from ._accepted import DataError, as_array, check_events, check_memory, integer, positive, shape_of
 from ._sequences import Labelled, Sequences
 
 
@@ -65,11 +66,8 @@ class Binning:
 
     def __post_init__(self) -> None:
         for name in ("steps", "pool"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"Binning: {name} must be an integer above 0, got {value!r}")
-        if not 0 < self.step_us < math.inf:
-            raise ValueError(f"Binning: step_us must be above 0 and finite, got {self.step_us!r}")
+            integer("Binning", name, getattr(self, name), 1)
+        positive("Binning", "step_us", self.step_us)
 
     def __str__(self) -> str:
         pooled = f", {self.pool} neighbouring units a channel" if self.pool > 1 else ""
@@ -79,6 +77,7 @@ class Binning:
 
     def channels(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the channels that units of a shape are pooled to."""
+        shape = shape_of("Binning", shape)
         return tuple(-(-size // pool) for size, pool in zip(shape, self._pools(shape), strict=True))
 
     def _pools(self, shape: Sequence[int]) -> list[int]:
@@ -105,14 +104,19 @@ class Binning:
         ------
         OverflowError
             If more than 65,535 events fall into one bin of one channel.
+        DataError
+            If a time is not finite, a unit is not within ``shape``, or the sequence does not fit into memory.
         """
-        step = _floor(events.times.astype(np.float64) / self.step_us)
+        channels = self.channels(shape)
+        check_memory(f"Binning: {self.steps:,} steps of channels {channels}", 8 * self.steps * math.prod(channels))
+        times, units = check_events("Binning: a recording", events, shape)
+        with np.errstate(over="ignore"):  # an infinite step is after the last
+            step = _floor(times / self.step_us)
         inside = (step >= 0) & (step < self.steps)
-        units = events.units[inside]
+        units = units[inside]
         if self.pool > 1:
             axes = zip(np.unravel_index(units, tuple(shape)), self._pools(shape), strict=True)
-            units = np.ravel_multi_index([axis // pool for axis, pool in axes], self.channels(shape))
-        channels = self.channels(shape)
+            units = np.ravel_multi_index([axis // pool for axis, pool in axes], channels)
         cells = step[inside].astype(np.int64) * math.prod(channels) + units
         counts = np.bincount(cells, minlength=self.steps * math.prod(channels)).reshape(self.steps, *channels)
         if not self.binary and counts.max() > np.iinfo(np.uint16).max:
@@ -123,7 +127,9 @@ class Binning:
 def _floor(x: np.ndarray) -> np.ndarray:
     """The integer below; or that which x is but for the rounding of a time, of its unit and of the quotient."""
     near = np.rint(x)
-    return np.where(np.abs(x - near) <= 4 * np.finfo(np.float64).eps * np.abs(near), near, np.floor(x))
+    with np.errstate(invalid="ignore"):  # an infinite step less itself
+        is_near = np.abs(x - near) <= 4 * np.finfo(np.float64).eps * np.abs(near)
+    return np.where(is_near, near, np.floor(x))
 
 
 class Recordings(Labelled):
@@ -170,9 +176,17 @@ class Recordings(Labelled):
         class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(name, shape, y, class_names)
+        if not callable(read):
+            raise TypeError(f"{self.name}: read must be callable, got {brief(read)}")
         self._read = read
-        self._numbers = np.arange(len(self)) if numbers is None else numbers
-        self.speakers = None if speakers is None else np.asarray(speakers)
+        self._numbers = np.arange(len(self)) if numbers is None else self._one_each("numbers", numbers)
+        self.speakers = None if speakers is None else self._one_each("speakers", speakers)
+
+    def _one_each(self, name: str, values: Any) -> np.ndarray:
+        values = as_array(self.name, name, values, "ui", "integers")
+        if values.shape != self.y.shape:
+            raise DataError(f"{self.name}: {name} must have shape {self.y.shape}, got {values.shape}")
+        return values
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self)} recordings, units {self.shape}, {self.classes} classes>"
@@ -186,15 +200,7 @@ class Recordings(Labelled):
             If they cannot be read, a time is not finite, or a unit is not within ``shape``.
         """
         number = int(self._numbers[self._position(index)])
-        events = self._read(number)
-        if not np.isfinite(events.times).all():
-            raise DataError(f"{self.name}: recording {number} has a time that is not finite")
-        wrong = (events.units < 0) | (events.units >= math.prod(self.shape))
-        if wrong.any():
-            raise DataError(
-                f"{self.name}: recording {number} has unit {events.units[wrong][0]}, not within {self.shape}"
-            )
-        return events
+        return Events(*check_events(f"{self.name}: recording {number}", self._read(number), self.shape))
 
     def _part(self, chosen: np.ndarray) -> Recordings:
         return Recordings(
@@ -209,6 +215,8 @@ class Recordings(Labelled):
 
     def binned(self, binning: Binning | None = None) -> Binned:
         """Sequences, each made when it is asked for; by default 100 bins of 14 ms, counts."""
+        if not isinstance(binning, Binning | None):
+            raise TypeError(f"binned: binning must be a Binning, got {brief(binning)}")
         return Binned(self, Binning() if binning is None else binning)
 
 
@@ -299,11 +307,15 @@ def hold_out_speakers(recordings: Recordings, count: int = 1, seed: int = 0) -> 
     >>> len(rest), len(held_out), len(set(held_out.speakers.tolist()))
     (2, 2, 1)
     """
+    if not isinstance(recordings, Recordings):
+        raise TypeError(f"hold_out_speakers: recordings must be Recordings, got {brief(recordings)}")
     if recordings.speakers is None:
         raise DataError(f"{recordings.name}: does not say who speaks")
     present = np.unique(recordings.speakers)
-    if not 1 <= count < len(present):
-        raise DataError(f"{recordings.name}: count must be 1 to {len(present) - 1} of its speakers, got {count}")
+    if len(present) < 2:
+        raise DataError(f"{recordings.name}: all recordings are of one speaker")
+    integer("hold_out_speakers", "count", count, 1, len(present) - 1)
+    integer("hold_out_speakers", "seed", seed)
     chosen = np.random.default_rng(seed).choice(present, count, replace=False)
     held_out = np.isin(recordings.speakers, chosen)
     return recordings.subset(~held_out), recordings.subset(held_out)

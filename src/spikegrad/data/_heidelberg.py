@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ._accepted import DataError, check_labels, check_memory, path_of
 from ._events import Events, Recordings
-from ._npz import DataError
-from ._reading import reading
-from ._sequences import check_labels
+from ._reading import file_size, reading
 
 UNITS = 700
 MICROSECONDS = 1e6  # in a second, the unit of the files
@@ -50,19 +52,18 @@ def read_shd(path: str | os.PathLike) -> Recordings:
        evaluation of spiking neural networks", IEEE Transactions on Neural Networks and Learning Systems 33, 2744
        (2022).
     """
-    file = _File(str(path))
-    times, units = file.rows("spikes/times", "f"), file.rows("spikes/units", "ui")
-    y = file.array("labels", "ui")
-    if y is None:
-        raise DataError(f"{path}: no dataset 'labels'")
-    y = check_labels(str(path), "labels", y)
-    if not len(times) == len(units) == len(y):
-        raise DataError(f"{path}: {len(times)} spikes/times, {len(units)} spikes/units and {len(y)} labels")
-    speakers, keys = file.array("extra/speaker", "ui"), file.array("extra/keys", "SO")
-    if speakers is not None and speakers.shape != y.shape:
-        raise DataError(f"{path}: extra/speaker has {len(speakers)} entries for {len(y)} labels")
+    name = path_of("read_shd", path)
+    file = _File(name)
+    with file.checked():
+        count = len(file.rows("spikes/times", "f"))
+        if len(file.rows("spikes/units", "ui")) != count:
+            raise DataError(f"{name}: spikes/units must have a row for each of the {count} spikes/times")
+        y = file.array("labels", "integers", count)
+        if y is None:
+            raise DataError(f"{name}: no dataset 'labels'")
+        speakers, keys = file.array("extra/speaker", "integers", count), file.array("extra/keys", "text")
     names = None if keys is None else [key.decode("utf-8", "replace") for key in keys]
-    return Recordings(str(path), (UNITS,), y, file, speakers=speakers, class_names=names)
+    return Recordings(name, (UNITS,), check_labels(name, "labels", y), file, speakers=speakers, class_names=names)
 
 
 class _File:
@@ -75,7 +76,7 @@ class _File:
         return _File, (self.path,)
 
     def __call__(self, number: int) -> Events:
-        with reading(self.path):
+        with self.checked():
             times = self.rows("spikes/times", "f")[number]
             units = self.rows("spikes/units", "ui")[number]
         if len(times) != len(units):
@@ -83,35 +84,53 @@ class _File:
         # float64 first: float16 would overflow
         return Events(times.astype(np.float64) * MICROSECONDS, units.astype(np.int64))
 
+    @contextlib.contextmanager
+    def checked(self) -> Iterator[None]:
+        """Errors of HDF5 as a DataError that names the file."""
+        try:
+            with reading(self.path):
+                yield
+        except DataError:
+            raise
+        except Exception as error:  # each part of the HDF5 library fails in its own way
+            raise DataError(f"{self.path}: damaged: {error}") from None
+
     def rows(self, key: str, kinds: str) -> Any:
         """A dataset of rows of any length."""
         dataset = self._dataset(key)
-        base = None if dataset is None else self._h5py().check_vlen_dtype(dataset.dtype)
         if dataset is None:
             raise DataError(f"{self.path}: no dataset {key!r}")
+        base = self._h5py().check_vlen_dtype(dataset.dtype)
         if base is None or np.dtype(base).kind not in kinds or dataset.ndim != 1:
             wanted = "floats" if kinds == "f" else "integers"
             raise DataError(f"{self.path}: {key} must hold rows of {wanted}, got {base or dataset.dtype}")
         return dataset
 
-    def array(self, key: str, kinds: str) -> np.ndarray | None:
-        """A dataset of one axis, or None."""
+    def array(self, key: str, wanted: str, count: int | None = None) -> np.ndarray | None:
+        """A dataset of one axis, or None. ``count`` is its length, which a damaged file may give as any number."""
         dataset = self._dataset(key)
         if dataset is None:
             return None
-        if dataset.dtype.kind not in kinds or dataset.ndim != 1:
-            wanted = "integers" if kinds == "ui" else "text"
+        is_text = self._h5py().check_string_dtype(dataset.dtype) is not None
+        if (not is_text if wanted == "text" else dataset.dtype.kind not in "ui") or dataset.ndim != 1:
             raise DataError(f"{self.path}: {key} must hold {wanted}, got {dataset.dtype} of shape {dataset.shape}")
-        with reading(self.path):
-            return dataset[...]
+        if count is not None and len(dataset) != count:
+            raise DataError(f"{self.path}: {key} must have {count} entries, as spikes/times has, got {len(dataset)}")
+        check_memory(f"{self.path}: {key}", dataset.nbytes)
+        return dataset[...]
 
     def _dataset(self, key: str) -> Any:
         h5py = self._h5py()
         if self._process != os.getpid():
-            with reading(self.path):
-                self._content, self._process = h5py.File(self.path, "r"), os.getpid()
-        with reading(self.path):
-            found = self._content.get(key)  # pyright: ignore[reportOptionalMemberAccess]
+            file_size(Path(self.path))
+            self._content, self._process = h5py.File(self.path, "r"), os.getpid()
+        found: Any = self._content
+        for name in key.split("/"):
+            if not isinstance(found, h5py.Group):
+                return None
+            if isinstance(found.get(name, getlink=True), h5py.ExternalLink):
+                raise DataError(f"{self.path}: {key} must be in the file, got a link to another file")
+            found = found.get(name)
         return found if isinstance(found, h5py.Dataset) else None
 
     def _h5py(self) -> Any:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from .._system import available_memory
+from .._checks import brief
+from ._accepted import DataError, check_memory, native, some
+from ._reading import opened
 
 UNPACKED_LIMIT = 8 * 10**9
 """Bytes that the arrays of a compressed file may take: a file of kilobytes can claim terabytes."""
 
 _HEADER = 2**16  # bytes in which a header must end; NumPy accepts 10,000 characters
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file, the key and the shape."""
 
 
 class _Header(NamedTuple):
@@ -50,34 +49,68 @@ def read_arrays(path: Path, known: tuple[str, ...] = ()) -> dict[str, np.ndarray
         a compressed file, also if the arrays take more than :data:`UNPACKED_LIMIT`.
     """
     try:
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        with opened(path) as stream, zipfile.ZipFile(stream) as archive:
+            members = _members(path, archive)
             for key in members:
                 if known and key not in known:
                     raise DataError(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
-            headers = {key: _header(f"{path}: {key}", archive, info) for key, info in members.items()}
+            headers = {key: _member_header(f"{path}: {key}", archive, info) for key, info in members.items()}
             _check_size(path, members, headers)
-            return {key: _array(f"{path}: {key}", archive, info) for key, info in members.items()}
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, EOFError, UnicodeDecodeError, NotImplementedError):
+            return {key: _member(f"{path}: {key}", archive, info) for key, info in members.items()}
+    except _NOT_ZIP:
         raise DataError(f"{path}: not a .npz file, or one that was cut off") from None
 
 
-def _unpack(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> bytes:
+_NOT_ZIP = (zipfile.BadZipFile, EOFError, UnicodeDecodeError, NotImplementedError)
+
+
+def keys_of(path: Path) -> set[str]:
+    """The keys of a file, or none if it cannot be read."""
+    try:
+        with opened(path) as stream, zipfile.ZipFile(stream) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (DataError, *_NOT_ZIP):
+        return set()
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file."""
+    with opened(path) as stream:
+        header = _header(f"{path}:", stream.read(_HEADER), path.stat().st_size)
+        check_memory(f"{path}:", header.nbytes)
+        stream.seek(0)
+        return _array(f"{path}:", stream)
+
+
+def missing_key(path: Any, key: str, arrays: Iterable[str]) -> DataError:
+    """The error of a file that lacks a key."""
+    return DataError(f"{path}: no key {key!r}; it has {some(sorted(arrays))}")
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key in members:
+            raise DataError(f"{path}: the key {key!r} occurs twice")
+        members[key] = info
+    return members
+
+
+def _member_header(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Header:
     try:
         with archive.open(info) as stream:
-            return stream.read(size)
+            start = stream.read(_HEADER)
     except RuntimeError as error:  # encrypted, or packed in a way that this Python cannot unpack
         raise DataError(f"{name} cannot be unpacked: {error}") from None
     except Exception as error:  # each way of packing fails in its own way
         raise DataError(f"{name} is damaged: {error}") from None
+    return _header(name, start, info.file_size)
 
 
-def _header(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Header:
-    stream = io.BytesIO(_unpack(name, archive, info, _HEADER))
+def _header(name: str, start: bytes, size: int) -> _Header:
+    """The header in the first bytes of an array's file of so many bytes."""
+    stream = io.BytesIO(start)
     try:
         version = np.lib.format.read_magic(stream)
         shape, _, dtype = _HEADERS[version](stream)
@@ -86,8 +119,8 @@ def _header(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Head
     header = _Header(shape, dtype, stream.tell())
     if dtype.hasobject:
         raise DataError(f"{name} is an array of Python objects, which is never loaded")
-    if min(shape, default=0) < 0 or info.file_size < header.start + header.nbytes:
-        raise DataError(f"{name} is cut off: {dtype} of shape {shape} takes more than its {info.file_size:,} bytes")
+    if min(shape, default=0) < 0 or size < header.start + header.nbytes:
+        raise DataError(f"{name} is cut off: {dtype} of shape {brief(shape)} takes more than its {size:,} bytes")
     return header
 
 
@@ -98,17 +131,17 @@ def _check_size(path: Path, members: dict[str, zipfile.ZipInfo], headers: dict[s
             f"{path}: its arrays take {size / 1e9:,.1f} GB, and those of a compressed file may take "
             f"{UNPACKED_LIMIT / 1e9:g} GB: numpy.savez writes one that is not compressed"
         )
-    available = available_memory()
-    if available is not None and size > available:
-        raise DataError(
-            f"{path}: its arrays take {size / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free"
-        )
+    check_memory(f"{path}: its arrays", size)
 
 
-def _array(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def _member(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as stream:  # its header has been read, so it opens
+        return _array(name, stream)
+
+
+def _array(name: str, stream: IO[bytes]) -> np.ndarray:
     try:
-        with archive.open(info) as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
+        return native(np.lib.format.read_array(stream, allow_pickle=False))
     except MemoryError:
         raise DataError(f"{name} does not fit into memory") from None
     except Exception as error:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .._checks import brief
+from ._accepted import DataError, check_labels, integer, path_of
 from ._events import Events, Recordings
-from ._npz import DataError, read_arrays
-from ._sequences import Sequences, check_labels
+from ._npz import missing_key, read_arrays
+from ._sequences import Sequences
 
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 """Microseconds in each unit of time that a file may name."""
@@ -52,13 +54,14 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     >>> x.shape, mask.sum(0).tolist()
     ((50, 4, 3), [50, 20, 30, 50])
     """
-    name, arrays = str(path), _arrays(path, ("x",), label, ("lengths",))
+    name = path_of("read_npz", path)
+    arrays = _arrays(name, ("x",), label, ("lengths",))
     x, lengths = arrays["x"], arrays.get("lengths")
     if x.dtype.kind not in "buif" or x.ndim < 3 or not x.size:
         raise DataError(
-            f"{name}: x must hold numbers of shape (n, steps, channels...), got {x.dtype} of shape {x.shape}"
+            f"{name}: x must hold numbers of shape (n, steps, channels...), got {x.dtype} of shape {brief(x.shape)}"
         )
-    y = _labels(name, arrays, label, len(x))
+    y = check_labels(name, "y", arrays.get("y", np.repeat(label or 0, len(x))), len(x))
     if lengths is not None and (lengths.dtype.kind not in "ui" or lengths.shape != x.shape[:1]):
         raise DataError(f"{name}: lengths must be {len(x)} integers, got {lengths.dtype} of shape {lengths.shape}")
     sequences = Sequences(name, x, y, lengths=lengths, steps=x.shape[1])
@@ -110,11 +113,11 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     >>> read_npz_events(path).binned(Binning(steps=2, step_us=1000))[0].x.tolist()
     [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
     """
-    name = str(path)
-    arrays = _arrays(path, ("times", "time_unit", "units", "shape", "offsets"), label, ("speakers",))
+    name = path_of("read_npz_events", path)
+    arrays = _arrays(name, ("times", "time_unit", "units", "shape", "offsets"), label, ("speakers",))
     times, units, shape, offsets = (arrays[key] for key in ("times", "units", "shape", "offsets"))
     speakers = arrays.get("speakers")
-    y = _labels(name, arrays, label, max(1, offsets.size - 1))
+    y = check_labels(name, "y", arrays.get("y", np.repeat(label or 0, max(1, offsets.size - 1))))
     for key, array, kinds, wanted in (
         ("times", times, "uif", None),
         ("units", units, "ui", times.shape),
@@ -127,12 +130,14 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
         if array.dtype.kind not in kinds or array.ndim != 1 or (wanted is not None and array.shape != wanted):
             numbers = "numbers" if "f" in kinds else "integers"
             of_shape = "one axis" if wanted is None else f"shape {wanted}"
-            raise DataError(f"{name}: {key} must hold {numbers} of {of_shape}, got {array.dtype} of {array.shape}")
-    unit = str(arrays["time_unit"])
-    if unit not in MICROSECONDS:
-        raise DataError(f"{name}: time_unit must be one of {', '.join(MICROSECONDS)}, got {unit[:20]!r}")
+            raise DataError(
+                f"{name}: {key} must hold {numbers} of {of_shape}, got {array.dtype} of {brief(array.shape)}"
+            )
+    unit = arrays["time_unit"].tolist()
+    if not isinstance(unit, str) or unit not in MICROSECONDS:
+        raise DataError(f"{name}: time_unit must be one of {', '.join(MICROSECONDS)}, got {brief(unit)}")
     if len(shape) not in (1, 3) or shape.min() < 1:
-        raise DataError(f"{name}: shape must be 1 or 3 integers above 0, got {shape.tolist()}")
+        raise DataError(f"{name}: shape must be 1 or 3 integers above 0, got {brief(shape.tolist())}")
     bounds = offsets.astype(np.int64)
     if bounds[0] != 0 or bounds[-1] != len(times) or (np.diff(bounds) < 0).any():
         raise DataError(f"{name}: offsets must rise from 0 to the number of events, {len(times)}")
@@ -140,18 +145,16 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
 
 
 def _arrays(
-    path: str | os.PathLike, required: tuple[str, ...], label: int | None, optional: tuple[str, ...]
+    name: str, required: tuple[str, ...], label: int | None, optional: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     """What the file has of these and of ``y``, which is required where no label stands for it."""
-    arrays = read_arrays(Path(path), (*required, "y", *optional))
+    if label is not None:
+        integer(name, "label", label)
+    arrays = read_arrays(Path(name), (*required, "y", *optional))
     for key in required if label is not None else (*required, "y"):
         if key not in arrays:
-            raise DataError(f"{path}: no key {key!r}; it has {', '.join(sorted(arrays)) or 'none'}")
+            raise missing_key(name, key, arrays)
     return arrays
-
-
-def _labels(name: str, arrays: dict[str, np.ndarray], label: int | None, count: int) -> np.ndarray:
-    return check_labels(name, "y", arrays.get("y", np.repeat(label or 0, count)))
 
 
 class _Slices:

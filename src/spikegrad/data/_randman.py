@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._checks import brief
+from ._accepted import check_memory, integer, positive
 from ._sequences import Sequences
 
 SPECTRA = ("paper", "numpy", "torch")
@@ -139,17 +141,16 @@ def randman(
     """
     least = {"classes": 1, "units": 1, "samples": 2, "dimensions": 1, "steps": 1}
     for name, value in zip(least, (classes, units, samples, dimensions, steps), strict=True):
-        if not isinstance(value, (int, np.integer)) or value < least[name]:
-            raise ValueError(f"randman: {name} must be an integer, {least[name]} or more, got {value!r}")
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"randman: seed must be an integer, 0 or more, got {seed!r}")
-    if not 0 < alpha <= 100:
-        raise ValueError(f"randman: alpha must be above 0 and at most 100, got {alpha!r}")
-    if not 0 < fraction <= 1 or int(steps * fraction) < 1:
-        raise ValueError(f"randman: fraction must be above 0, at most 1, and leave a step, got {fraction!r}")
-    if spectrum not in SPECTRA:
-        raise ValueError(f"randman: spectrum must be one of {', '.join(SPECTRA)}, got {spectrum!r}")
+        integer("randman", name, value, least[name])
+    integer("randman", "seed", seed)
+    positive("randman", "alpha", alpha, 100)
+    if int(steps * positive("randman", "fraction", fraction, 1)) < 1:
+        raise ValueError(f"randman: fraction must leave one of the {steps} steps, got {fraction!r}")
+    if not isinstance(spectrum, str) or spectrum not in SPECTRA:
+        raise ValueError(f"randman: spectrum must be one of {', '.join(SPECTRA)}, got {brief(spectrum)}")
     rng, form = np.random.default_rng(seed), _spectrum(spectrum, alpha)
+    check_memory("randman: the spikes", classes * samples * steps * units)
+    check_memory("randman: the manifolds", 24 * units * dimensions * len(form.frequency))
     last = int(steps * fraction) - 1
     spikes = np.zeros((classes * samples, steps, units), bool)
     for label in range(classes):

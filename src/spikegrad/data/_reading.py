@@ -1,14 +1,17 @@
-"""What all readers do alike: errors in one line that name the file, and files of installed packages."""
+"""Files for all readers: opened with checks, and errors in one line that name the file."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from ._npz import DataError
+from ._accepted import DataError, check_memory
 
 
 @contextlib.contextmanager
@@ -21,15 +24,49 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         reason = " ".join(str(error.strerror or error).split())
         raise DataError(f"{path}: cannot be read: {reason}") from None
+    except MemoryError:
+        raise DataError(f"{path}: does not fit into memory") from None
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file. A device or a pipe has no end, so only regular files are accepted."""
+    with reading(path):
+        if "\0" in str(path):
+            raise FileNotFoundError
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: must be a regular file, got a device, a pipe or a socket")
+    return found.st_size
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open to be read."""
+    file_size(path)
+    with reading(path), path.open("rb") as stream:
+        yield stream
+
+
+def whole_file(path: Path) -> bytes:
+    """All of a file, if it fits into memory."""
+    check_memory(f"{path}:", file_size(path))
+    with reading(path):
+        return path.read_bytes()
 
 
 def whole_rows(path: Path, row: int) -> bytes:
     """All of a file that consists of rows of so many bytes."""
-    with reading(path):
-        data = path.read_bytes()
+    data = whole_file(path)
     if len(data) % row:
         raise DataError(f"{path}: truncated: {len(data)} bytes are no multiple of {row}")
     return data
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file. Bytes that are not UTF-8 become a replacement character."""
+    return whole_file(path).decode("utf-8-sig", "replace").splitlines()
 
 
 def installed_file(package: str, file: str, project: str, extra: str) -> Path:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from ._arrays import chosen_of_each
-from ._npz import DataError
+from .._checks import brief
+from ._accepted import (
+    DataError,
+    as_array,
+    check_labels,
+    check_memory,
+    chosen_of_each,
+    integer,
+    positive,
+    shape_of,
+)
 
 
 class Example(NamedTuple):
@@ -58,7 +69,16 @@ def collate(examples: Sequence[Example]) -> Example:
     >>> x.shape, y, mask
     ((100, 2, 20), array([0, 0], dtype=int32), None)
     """
-    x, y, masks = zip(*examples, strict=True)
+    try:
+        examples = list(examples)
+        x, y, masks = zip(*examples, strict=True)
+        shapes = {(np.shape(one), np.shape(label), mask is None or np.shape(mask)) for one, label, mask in examples}
+    except (TypeError, ValueError):
+        raise TypeError(f"collate: examples must be a sequence of Example, got {brief(examples)}") from None
+    if len(shapes) > 1 or not np.shape(x[0]):
+        raise ValueError(
+            f"collate: examples must have one shape, got shapes of x, y and mask {brief(sorted(shapes, key=str))}"
+        )
     return Example(np.stack(x, 1), np.stack(y), None if masks[0] is None else np.stack(masks, 1))
 
 
@@ -79,9 +99,13 @@ class Labelled:
 
     def __init__(self, name: str, shape: Sequence[int], y: Any, class_names: Sequence[str] | None = None) -> None:
         self.name = str(name)
-        self.shape = tuple(int(size) for size in shape)
-        self.y = check_labels(self.name, "y", np.asarray(y))
-        self.class_names = tuple(map(str, range(int(self.y.max()) + 1)) if class_names is None else class_names)
+        self.shape = shape_of(self.name, shape)
+        self.y = check_labels(self.name, "y", y)
+        if class_names is None:
+            class_names = list(map(str, range(int(self.y.max()) + 1)))
+        elif not isinstance(class_names, (list, tuple)) or not all(isinstance(one, str) for one in class_names):
+            raise TypeError(f"{self.name}: class_names must be a list of str, got {brief(class_names)}")
+        self.class_names = tuple(class_names)
         if self.y.max() >= len(self.class_names):
             raise DataError(f"{self.name}: label {self.y.max()} has no name among the {len(self.class_names)}")
 
@@ -95,10 +119,14 @@ class Labelled:
 
     def _position(self, index: Any) -> int:
         """The index, counted from 0; the error that ends a loop over a sequence if there is no such."""
-        position = range(len(self))[index]
-        if not isinstance(position, int):
-            raise TypeError(f"{type(self).__name__}: index must be an integer, got {index!r}; see subset")
-        return position
+        try:
+            return range(len(self))[operator.index(index)]
+        except TypeError:
+            raise TypeError(
+                f"{type(self).__name__}: index must be an integer, got {brief(index)}; see subset"
+            ) from None
+        except IndexError:
+            raise IndexError(f"{type(self).__name__}: index must be below {len(self)}, got {brief(index)}") from None
 
     def subset(self, indices: Any) -> Self:
         """Some of them: by numbers, or by a bool for each.
@@ -111,8 +139,15 @@ class Labelled:
         DataError
             If there are none.
         """
-        indices = np.asarray(indices)
-        chosen = np.arange(len(self))[indices if indices.size else slice(0)]
+        indices = as_array(
+            self.name, "indices", indices if np.size(indices) else [False] * len(self), "bui", "integers or bools"
+        )
+        try:
+            chosen = np.atleast_1d(np.arange(len(self))[indices])
+        except IndexError:
+            raise IndexError(
+                f"{self.name}: indices must be numbers below {len(self)}, or a bool for each example"
+            ) from None
         if not chosen.size:
             raise DataError(f"{self.name}: a subset of none")
         return self._part(chosen)
@@ -175,6 +210,10 @@ class Sequences(Labelled):
         masked: bool | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
+        if not hasattr(x, "__len__") or not hasattr(x, "__getitem__") or isinstance(x, (str, bytes, dict)):
+            raise TypeError(f"{name}: x must be a sequence of arrays, got {brief(x)}")
+        if isinstance(x, (np.ndarray, list, tuple)):
+            x = _checked_arrays(str(name), x)
         if not len(x):
             raise DataError(f"{name}: no sequences")
         shape = x.shape[2:] if hasattr(x, "shape") else x[0].shape[1:]
@@ -182,18 +221,23 @@ class Sequences(Labelled):
             raise DataError(f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}")
         super().__init__(name, shape, y, class_names)
         self.x = x
-        self.lengths = np.asarray([len(one) for one in x] if lengths is None else lengths)
-        if not len(x) == len(self.y) == len(self.lengths):
+        lengths_given = lengths is not None
+        self.lengths = as_array(self.name, "lengths", lengths if lengths_given else list(map(len, x)), "ui", "integers")
+        if self.lengths.ndim != 1 or not len(x) == len(self.y) == len(self.lengths):
             raise DataError(f"{name}: {len(x)} sequences, {len(self.lengths)} lengths and {len(self.y)} labels")
-        self.steps = int(self.lengths.max() if steps is None else steps)
+        self.steps = int(self.lengths.max() if steps is None else integer(self.name, "steps", steps, 1))
+        check_memory(f"{self.name}: an example of {self.steps:,} steps", self.steps * math.prod(self.shape))
         wrong = np.flatnonzero((self.lengths < 1) | (self.lengths > self.steps))
         if wrong.size:
             raise DataError(f"{name}: sequence {wrong[0]} has {self.lengths[wrong[0]]} steps, not 1 to {self.steps}")
-        if lengths is not None and isinstance(x, (np.ndarray, list, tuple)):  # others are read when they are asked for
+        if lengths_given and isinstance(x, (np.ndarray, list, tuple)):  # others are read when they are asked for
             there = np.asarray([len(one) for one in x])
             for number in np.flatnonzero(self.lengths > there)[:1]:
                 raise DataError(f"{name}: sequence {number} has {there[number]} steps, and not {self.lengths[number]}")
-        self.masked = bool((self.lengths != self.steps).any()) if masked is None else masked
+        shorter = bool((self.lengths != self.steps).any())
+        if masked is not None and shorter and not masked:
+            raise DataError(f"{self.name}: masked must be True for sequences shorter than {self.steps} steps")
+        self.masked = shorter if masked is None else bool(masked)
 
     def __repr__(self) -> str:
         shortest = self.lengths.min()
@@ -248,6 +292,22 @@ class Sequences(Labelled):
         return collate([self[i] for i in range(len(self))])
 
 
+def _checked_arrays(name: str, x: Any) -> Any:
+    """Arrays of numbers of one dtype and one shape of channels, as JAX takes them."""
+    if isinstance(x, np.ndarray):
+        return as_array(name, "x", x, "buif", "numbers")
+    arrays = [as_array(name, "x", one, "buif", "numbers") for one in x]
+    for number, one in enumerate(arrays):
+        if one.ndim < 2:
+            raise DataError(f"{name}: a sequence must have shape (steps, channels...), got {one.shape}")
+        if (one.dtype, one.shape[1:]) != (arrays[0].dtype, arrays[0].shape[1:]):
+            raise DataError(
+                f"{name}: sequences must have one dtype and one shape of channels, got {one.dtype} of {one.shape[1:]} "
+                f"in number {number}, and {arrays[0].dtype} of {arrays[0].shape[1:]} in the first"
+            )
+    return arrays
+
+
 class _Picked:
     """Some items of a sequence, read when they are asked for."""
 
@@ -272,7 +332,9 @@ class _Mapped:
 
     def __getitem__(self, index: int) -> np.ndarray:
         before = self.source.sequence(index)
-        after = np.asarray(self.function(before))
+        after = as_array("map", "the function", self.function(before), "buif", "numbers")
+        if after.ndim < 2:
+            raise ValueError(f"map: the function must return (steps, channels...), got shape {after.shape}")
         if len(after) != len(before):
             raise ValueError(f"map: the function made {len(after)} steps of {len(before)}; the length must stay")
         return after
@@ -306,8 +368,11 @@ class Batches:
     """
 
     def __init__(self, source: Any, size: int, seed: int | None = None) -> None:
-        if not 1 <= size <= len(source):
-            raise ValueError(f"Batches: size must be 1 to {len(source)}, the number of examples, got {size!r}")
+        if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+            raise TypeError(f"Batches: source must be Sequences, got {brief(source)}")
+        integer("Batches", "size", size, 1, len(source))
+        if seed is not None:
+            integer("Batches", "seed", seed)
         self.source, self.size, self.seed = source, size, seed
         self._epochs = itertools.count()
 
@@ -360,8 +425,11 @@ def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source,
     >>> len(train), len(validation), len(test)
     (80, 10, 10)
     """
-    if not 0 < share < 1:
+    if not isinstance(source, Labelled):
+        raise TypeError(f"hold_out: source must be Sequences or Recordings, got {brief(source)}")
+    if positive("hold_out", "share", share) >= 1:
         raise ValueError(f"hold_out: share must be above 0 and below 1, got {share!r}")
+    integer("hold_out", "seed", seed)
     chosen = chosen_of_each(source.y, share, seed)
     if chosen.all() or not chosen.any():
         raise DataError(f"{source.name}: too few examples to hold out {share:g} of each class")
@@ -392,19 +460,29 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
     >>> train[0].x.tolist(), test[0].x.tolist()
     ([[-1.0], [1.0]], [[3.0]])
     """
+    for source in (train, *others):
+        if not isinstance(source, Sequences):
+            raise TypeError(f"standardize: each argument must be Sequences, got {brief(source)}")
+        if source.shape != train.shape:
+            raise DataError(
+                f"{source.name}: channels must have shape {train.shape}, as in {train.name}, got {source.shape}"
+            )
     mean, deviation = moments(train)
     return tuple(standardized(source, mean, deviation) for source in (train, *others))
 
 
 def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """What :func:`standardize` subtracts from each channel, and what it divides it by."""
-    steps = int(train.lengths.sum())
-    mean = sum((train.sequence(i).sum(0, dtype=np.float64) for i in range(len(train))), np.zeros(train.shape)) / steps
-    # two passes: the difference of squares would cancel for channels far from 0
-    variance = sum((((train.sequence(i) - mean) ** 2).sum(0) for i in range(len(train))), np.zeros(train.shape)) / steps
-    deviation = np.sqrt(variance)
+    """Mean and standard deviation of each channel over all steps of the sequences. It is 1 for constant channels."""
+    steps, each = int(train.lengths.sum()), range(len(train))
+    with np.errstate(over="ignore", invalid="ignore"):  # checked at the end
+        mean = sum((train.sequence(i).sum(0, dtype=np.float64) for i in each), np.zeros(train.shape)) / steps
+        # two passes: the difference of squares would cancel for channels far from 0
+        squares = sum((((train.sequence(i) - mean) ** 2).sum(0) for i in each), np.zeros(train.shape))
+        deviation = np.sqrt(squares / steps)
+    if not np.isfinite(deviation).all():
+        raise DataError(f"{train.name}: the variance of each channel must be finite; divide the values by their size")
     first = train.sequence(0)[0]
-    varies = np.any([(train.sequence(i) != first).any(0) for i in range(len(train))], 0)  # the mean may be rounded
+    varies = np.any([(train.sequence(i) != first).any(0) for i in each], 0)  # the mean may be rounded
     return mean, np.where(varies & (deviation > 0), deviation, 1)
 
 
@@ -415,18 +493,3 @@ def standardized(source: Sequences, mean: np.ndarray, deviation: np.ndarray) -> 
 
 def _scaled(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     return ((x - mean) / deviation).astype(np.float32)
-
-
-_CLASSES = 1_000_000
-"""More of them than anyone has: each label up to the greatest is a class, with a name and a readout of its own."""
-
-
-def check_labels(name: str, key: str, y: np.ndarray) -> np.ndarray:
-    """The labels in int32, or an error."""
-    if y.dtype.kind not in "ui" or y.ndim != 1 or not y.size:
-        raise DataError(f"{name}: {key} must hold one integer for each example, got {y.dtype} of shape {y.shape}")
-    if y.min() < 0 or y.max() > 2**31 - 1:
-        raise DataError(f"{name}: {key} must hold labels from 0, got {y.min()} to {y.max()}")
-    if y.max() >= _CLASSES:
-        raise DataError(f"{name}: {key} must hold labels below {_CLASSES:,}, got {y.max()}")
-    return y.astype(np.int32)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ._npz import DataError
-from ._reading import installed_file, reading
+from .._checks import brief
+from ._accepted import DataError, integer, path_of, some
+from ._reading import installed_file, lines_of
 from ._sequences import Sequences
 
 
@@ -49,10 +50,10 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     >>> sequences.sequence(1).tolist(), sequences.class_names
     ([[3.0, 0.0], [2.0, 1.0]], ('up', 'down'))
     """
-    path = Path(path)
-    with reading(path):
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    header, rows = _header_and_rows(path, lines)
+    path = Path(path_of("read_ts", path))
+    if steps is not None:
+        integer("read_ts", "steps", steps, 1)
+    header, rows = _header_and_rows(path, lines_of(path))
     if header.get("timestamps", "false").lower() != "false":
         raise DataError(f"{path}: has time stamps, which are not read")
     has_classes, *names = header.get("classlabel", "false").split()
@@ -62,7 +63,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     for number, line in rows:
         *channels, label = line.split(":")
         if label.strip() not in names:
-            raise DataError(f"{path}: line {number} has class {label.strip()[:20]!r}, not one of {', '.join(names)}")
+            raise DataError(f"{path}: line {number} has class {label.strip()[:20]!r}, not one of {some(names)}")
         x.append(_channels(f"{path}: line {number}", channels))
         y.append(names.index(label.strip()))
         if x[-1].shape[1] != x[0].shape[1]:
@@ -102,8 +103,9 @@ def _channels(line: str, channels: list[str]) -> np.ndarray:
     except ValueError as error:
         raise DataError(f"{line} has a value that is missing or no number: {error}") from None
     if len({len(channel) for channel in values}) > 1:
-        raise DataError(f"{line} has channels of different lengths: {', '.join(str(len(c)) for c in values)}")
-    array = np.stack(values, 1).astype(np.float32)
+        raise DataError(f"{line} has channels of different lengths: {some(map(len, values))}")
+    with np.errstate(over="ignore"):
+        array = np.stack(values, 1).astype(np.float32)
     if not np.isfinite(array).all():
         raise DataError(f"{line} has a value that is not finite")
     return array
@@ -152,10 +154,10 @@ def shipped(name: str, part: str = "train") -> Sequences:
        Pattern Recognition Letters 20, 1103 (1999).
     .. [2] N. Birbaumer et al., "A spelling device for the paralysed", Nature 398, 297 (1999).
     """
-    if name not in SHIPPED:
-        raise DataError(f"no recordings {name!r}: known are {', '.join(SHIPPED)}")
-    if part not in ("train", "test"):
-        raise ValueError(f"shipped: part must be 'train' or 'test', got {part!r}")
+    if not isinstance(name, str) or name not in SHIPPED:
+        raise DataError(f"no recordings {brief(name)}: known are {', '.join(SHIPPED)}")
+    if not isinstance(part, str) or part not in ("train", "test"):
+        raise ValueError(f"shipped: part must be 'train' or 'test', got {brief(part)}")
     package, file, project, steps, extra = SHIPPED[name]
     sequences = read_ts(installed_file(package, file.format(part.upper()), project, extra), steps=steps)
     sequences.name = f"{name}, {part}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +11,15 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 
+from .._checks import brief, shorten
 from ..network import Layer, Network
 from ..neurons import LIF, Cell, LeakyReadout, SynapticLIF
 from ._functions import Chain, Convolution, Flatten, Product, Scale, Shift
 from ._leak import Leak, make_leak
+from ._parameters import Shape, axes, check_finite, numbers, of_signal, owner_of, shape_of
 
-_NEURONS = (nir.LIF, nir.IF, nir.CubaLIF, nir.LI, nir.I, nir.CubaLI, nir.Threshold)
+_FIRE = (nir.LIF, nir.IF, nir.CubaLIF)
+_NEURONS = (*_FIRE, nir.LI, nir.I, nir.CubaLI, nir.Threshold)
 
 
 def from_nir(
@@ -49,10 +53,10 @@ def from_nir(
     Raises
     ------
     ValueError
-        For nodes that have no counterpart here, a graph that is not one layer on the other, and a time constant that is
-        shorter than a step of Euler's method.
+        If a node has no counterpart here, if the graph is not one layer on the other, if a parameter is not finite or
+        has another shape than its input, or if a time constant is shorter than a step of Euler's method.
     TypeError
-        If ``graph`` is no NIRGraph, or ``dt`` no number.
+        If ``graph`` is not a NIRGraph, ``dt`` is not a number, or a parameter is not an array of real numbers.
 
     See Also
     --------
@@ -78,17 +82,26 @@ def from_nir(
         raise TypeError(f"from_nir: graph must be a NIRGraph, got {type(graph).__name__}")
     leak = make_leak("from_nir", dt, discretization)
     layers = []
-    for part in _parts(graph):
-        if part.neurons is None:
-            cell, gain = LeakyReadout(decay=0.0), np.ones(())
-        else:
-            cell, gain = _cell(part, leak, surrogate)
-        weight, bias = _weight(part.operations, gain)
+    try:
+        parts, signal, end = _parts(graph)
+    except RecursionError:
+        raise ValueError("from_nir: graph must not contain itself, nor a hundred graphs within each other") from None
+    for part in parts:
+        cell, gain = LeakyReadout(decay=0.0), np.ones(())
+        functions, signal = _functions(part.operations, signal)
+        if part.neurons is not None:
+            cell, gain, signal = _cell(part, leak, surrogate, signal)
+        weight, bias = _weight(part, functions, gain)
         recurrent = None
         if part.recurrent is not None:
-            recurrent, more = _weight([part.recurrent], gain)
+            back, found = _functions([part.recurrent], signal)
+            if found != signal:
+                raise ValueError(f"{owner_of(*part.recurrent)}: the output must have shape {signal}, got {found}")
+            recurrent, more = _weight(part, back, gain)
             bias = more if bias is None else bias if more is None else bias + more
         layers.append(Layer(weight, cell, recurrent, bias))
+    if None not in (signal, end) and signal != end:
+        raise ValueError(f"from_nir: the shape of the Output must be that of the last node, {signal}, got {end}")
     return Network(layers)
 
 
@@ -98,12 +111,13 @@ class _Part(NamedTuple):
     operations: list[tuple[str, Any]]
     """Names and nodes of what is done to the inputs."""
     neurons: tuple[str, Any] | None = None
-    threshold: Any = None
+    threshold: tuple[str, Any] | None = None
     """A Threshold that follows a node of neurons which do not fire."""
     recurrent: tuple[str, Any] | None = None
 
 
-def _parts(graph: nir.NIRGraph) -> Iterator[_Part]:
+def _parts(graph: nir.NIRGraph) -> tuple[list[_Part], Shape | None, Shape | None]:
+    """The parts of a graph, and the shapes of its Input and Output."""
     nodes, edges = _flat(graph)
     after: dict[str, list[str]] = {name: [] for name in nodes}
     for source, target in edges:
@@ -111,21 +125,42 @@ def _parts(graph: nir.NIRGraph) -> Iterator[_Part]:
     inputs = [name for name in graph.nodes if isinstance(graph.nodes[name], nir.Input)]
     outputs = [name for name in graph.nodes if isinstance(graph.nodes[name], nir.Output)]
     if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(f"from_nir: the graph must have one Input and one Output, got {inputs} and {outputs}")
+        raise ValueError(
+            f"from_nir: the graph must have one Input and one Output, got {brief(inputs)} and {brief(outputs)}"
+        )
+    parts, reached = _in_order(nodes, after, inputs[0], outputs[0])
+    for name in nodes:
+        if name not in reached:
+            raise ValueError(f"{owner_of(name, nodes[name])} is not on the way from Input to Output; remove the node")
+    start, end = nodes[inputs[0]], nodes[outputs[0]]
+    return (
+        parts,
+        shape_of(owner_of(inputs[0], start), start.input_type, "input"),
+        shape_of(owner_of(outputs[0], end), end.output_type, "output"),
+    )
+
+
+def _in_order(nodes: dict[str, Any], after: dict[str, list[str]], start: str, end: str) -> tuple[list[_Part], set[str]]:
+    """The parts from the Input to the Output, and the names of the nodes in them."""
 
     def only(name: str, leave_out: str | None = None) -> str:
         others = [other for other in after[name] if other != leave_out]
         if len(others) != 1:
-            onward = ", ".join(map(repr, others)) or "nothing"
-            raise ValueError(f"from_nir: a network is one layer on the other, but after {name!r} comes {onward}")
+            onward = shorten(", ".join(map(repr, others))) or "nothing"
+            raise ValueError(f"from_nir: a network is one layer on the other, but after {brief(name)} comes {onward}")
         return others[0]
 
+    if after[end]:
+        raise ValueError(f"from_nir: nothing may come after the Output, got {brief(after[end])}")
+    parts: list[_Part] = []
     operations: list[tuple[str, Any]] = []
-    seen, name = 0, only(inputs[0])
-    while name != outputs[0]:
-        seen += 1
-        if seen > len(nodes):
-            raise ValueError(f"from_nir: a network is one layer on the other, but the graph comes back to {name!r}")
+    reached, name = {start, end}, only(start)
+    while name != end:
+        if name in reached:
+            raise ValueError(
+                f"from_nir: a network is one layer on the other, but the graph comes back to {brief(name)}"
+            )
+        reached.add(name)
         node = nodes[name]
         if not isinstance(node, _NEURONS):
             if not isinstance(node, (nir.Input, nir.Output)):  # those of a graph within the graph do nothing
@@ -135,77 +170,116 @@ def _parts(graph: nir.NIRGraph) -> Iterator[_Part]:
         first, threshold = name, None
         if isinstance(node, (nir.LI, nir.I, nir.CubaLI)) and [type(nodes[n]) for n in after[name]] == [nir.Threshold]:
             name = after[name][0]
-            threshold = nodes[name]
+            threshold = (name, nodes[name])
         loops = [other for other in after[name] if after[other] == [first]]
         if len(loops) > 1:
             raise ValueError(
-                f"from_nir: {first!r} comes back to itself by several nodes, {loops}; add their weights up"
+                f"from_nir: {brief(first)} comes back to itself by several nodes, {brief(loops)}; add their weights up"
             )
         loop = loops[0] if loops else None
-        yield _Part(operations, (first, node), threshold, None if loop is None else (loop, nodes[loop]))
+        reached |= {name, *loops}
+        parts.append(_Part(operations, (first, node), threshold, None if loop is None else (loop, nodes[loop])))
         name, operations = only(name, loop), []
-    if operations or not seen:
-        yield _Part(operations)
+    if operations or not parts:
+        parts.append(_Part(operations))
+    return parts, reached
 
 
 def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Nodes and edges, with those of graphs within it."""
+    owner = f"from_nir: {brief(prefix[:-1])} (NIRGraph)" if prefix else "from_nir: graph"
+    if not isinstance(graph.nodes, dict):
+        raise TypeError(f"{owner}: nodes must be a dict, got {type(graph.nodes).__name__}")
     nodes: dict[str, Any] = {}
-    edges = []
+    edges: list[tuple[str, str]] = []
     ends: dict[str, tuple[str, str]] = {}
     for key, node in graph.nodes.items():
+        if not isinstance(key, str) or not isinstance(node, nir.NIRNode):
+            raise TypeError(f"{owner}: nodes must be NIR nodes by their names, got {brief(node)} by {brief(key)}")
         name = prefix + key
-        if not isinstance(node, nir.NIRGraph):
-            nodes[name], ends[key] = node, (name, name)
-            continue
-        inner_nodes, inner_edges = _flat(node, f"{name}/")
-        nodes |= inner_nodes
-        edges += inner_edges
-        if len(node.inputs) != 1 or len(node.outputs) != 1:
-            raise ValueError(f"from_nir: the graph {name!r} must have one Input and one Output")
-        ends[key] = f"{name}/{next(iter(node.inputs))}", f"{name}/{next(iter(node.outputs))}"
-    edges += [(ends[source][1], ends[target][0]) for source, target in graph.edges]
-    return nodes, edges
+        inner: dict[str, Any] = {name: node}
+        ends[key] = name, name
+        if isinstance(node, nir.NIRGraph):
+            inner, more = _flat(node, f"{name}/")
+            edges += more
+            if len(node.inputs) != 1 or len(node.outputs) != 1:
+                raise ValueError(f"from_nir: the graph {brief(name)} must have one Input and one Output")
+            ends[key] = f"{name}/{next(iter(node.inputs))}", f"{name}/{next(iter(node.outputs))}"
+        if twice := sorted(inner.keys() & nodes.keys()):
+            raise ValueError(f"{owner}: two nodes have the name {brief(twice[0])}; rename one")
+        nodes |= inner
+    return nodes, edges + [(ends[source][1], ends[target][0]) for source, target in _edges(owner, graph)]
 
 
-def _cell(part: _Part, leak: Leak, surrogate: Any) -> tuple[Cell, np.ndarray]:
-    """The cell of a node of neurons, and the factor of its input."""
+def _edges(owner: str, graph: nir.NIRGraph) -> list[tuple[str, str]]:
+    """The edges of a graph, checked."""
+    found: dict[tuple[str, str], None] = {}
+    try:
+        edges = [tuple(edge) for edge in graph.edges]
+    except TypeError:
+        raise TypeError(f"{owner}: edges must be pairs of names of nodes, got {brief(graph.edges)}") from None
+    for edge in edges:
+        if len(edge) != 2 or not all(isinstance(name, str) for name in edge):
+            raise TypeError(f"{owner}: edges must be pairs of names of nodes, got {brief(edge)}")
+        for name in edge:
+            if name not in graph.nodes:
+                raise ValueError(
+                    f"{owner}: the edge {brief(edge)} must be between nodes of the graph, which has no {brief(name)}"
+                )
+        if edge in found:
+            raise ValueError(f"{owner}: the edge {brief(edge)} occurs twice")
+        found[edge] = None
+    return list(found)
+
+
+def _cell(part: _Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tuple[Cell, np.ndarray, Shape | None]:
+    """The cell of a node of neurons, the factor of its input, and the shape of its output."""
     assert part.neurons is not None
     name, node = part.neurons
-    owner = f"from_nir: {name!r} ({type(node).__name__})"
+    owner = owner_of(name, node)
+    if signal is None:  # neither the Input nor a weight states it
+        signal = shape_of(owner, node.input_type, "input")
+
+    def values(parameter: str) -> np.ndarray:
+        return of_signal(owner, node, parameter, signal)
+
     if isinstance(node, nir.Threshold):
-        return LIF(0.0, _above(node.threshold), surrogate, "none"), np.ones(())
-    rest = np.asarray(getattr(node, "v_leak", 0.0), np.float64)
-    threshold = getattr(node, "v_threshold", None) if part.threshold is None else part.threshold.threshold
-    gain = np.asarray(node.r, np.float64)
-    values: dict[str, Any] = {}
-    if type(node) in (nir.IF, nir.I):
-        values["decay"], gain = 1.0, gain * leak.dt
+        return LIF(0.0, _above(owner, values("threshold")), surrogate, "none"), np.ones(()), signal
+    fires, rest = isinstance(node, _FIRE), np.zeros(())
+    cell: dict[str, Any] = {}
+    gain = values("r")
+    if isinstance(node, (nir.IF, nir.I)):
+        cell["decay"], gain = 1.0, gain * leak.dt
     else:
-        decay = _decay(node.tau_mem if hasattr(node, "tau_mem") else node.tau, leak, owner)
-        values["decay"] = _parameter(decay)
+        rest = values("v_leak")
+        decay = _decay(values("tau_mem" if hasattr(node, "tau_mem") else "tau"), leak, owner)
+        cell["decay"] = _parameter(owner, "decay", decay)
         if (gain == 1).all():
-            values["norm_input"], gain = True, np.ones(())
+            cell["norm_input"], gain = True, np.ones(())
         else:
             gain = gain * (1 - decay)
-    if threshold is None:
+    if not fires and part.threshold is None:
         if rest.any():
             raise ValueError(f"{owner}: v_leak must be 0 for neurons that do not fire, whose potential is the output")
         if hasattr(node, "tau_syn"):
             raise ValueError(f"{owner}: a synapse needs neurons that fire, a CubaLIF, or a Threshold after it")
-        return LeakyReadout(**values), gain
+        return LeakyReadout(**cell), gain, signal
     cls: Any = LIF
     if hasattr(node, "tau_syn"):
-        cls, synapse = SynapticLIF, _decay(node.tau_syn, leak, owner)
-        values["synaptic_decay"], gain = _parameter(synapse), gain * node.w_in * (1 - synapse)
-    values |= {"threshold": _above(threshold, rest), "surrogate": surrogate, "reset": "none"}
+        cls, synapse = SynapticLIF, _decay(values("tau_syn"), leak, owner)
+        cell["synaptic_decay"] = _parameter(owner, "synaptic_decay", synapse)
+        gain = gain * values("w_in") * (1 - synapse)
+    cell |= {"surrogate": surrogate, "reset": "none"}
     if part.threshold is None:
-        values |= {"reset": "value", "reset_value": _parameter(node.v_reset - rest)}
-    return cls(**values), gain
+        reset = _parameter(owner, "v_reset - v_leak", values("v_reset") - rest)
+        cell |= {"threshold": _above(owner, values("v_threshold"), rest), "reset": "value", "reset_value": reset}
+    else:
+        of = owner_of(*part.threshold)
+        cell["threshold"] = _above(of, of_signal(of, part.threshold[1], "threshold", signal), rest)
+    return cls(**cell), gain, signal
 
 
-def _decay(tau: Any, leak: Leak, owner: str) -> np.ndarray:
-    tau = np.asarray(tau, np.float64)
+def _decay(tau: np.ndarray, leak: Leak, owner: str) -> np.ndarray:
     if not (tau > 0).all():
         raise ValueError(f"{owner}: time constants must be > 0, got {tau.min()}")
     if leak.discretization == "euler":
@@ -218,27 +292,25 @@ def _decay(tau: Any, leak: Leak, owner: str) -> np.ndarray:
     return leak.decay(tau)
 
 
-def _parameter(values: np.ndarray) -> float | jax.Array:
+def _parameter(owner: str, name: str, values: np.ndarray) -> float | jax.Array:
     """One number if it is the same for all neurons."""
-    values = np.asarray(values, np.float64)
+    check_finite(owner, name, values)
     return float(values.flat[0]) if (values == values.flat[0]).all() else jnp.asarray(values, jnp.result_type(float))
 
 
-def _above(threshold: Any, rest: Any = 0.0) -> float | jax.Array:
+def _above(owner: str, threshold: np.ndarray, rest: Any = 0.0) -> float | jax.Array:
     """The least potential, counted from rest, that is above the threshold."""
     dtype = np.dtype(jnp.result_type(float)).type
-    return _parameter(np.nextafter(np.asarray(threshold - rest, dtype), dtype(np.inf)))
+    check_finite(owner, "v_threshold - v_leak", threshold - rest)
+    above = np.nextafter(np.asarray(threshold - rest, dtype), dtype(np.inf))
+    return _parameter(owner, "v_threshold - v_leak", above.astype(np.float64))
 
 
-def _weight(nodes: Sequence[tuple[str, Any]], gain: np.ndarray) -> tuple[Any, jax.Array | None]:
-    """A matrix or a function, and a bias, of what nodes do and of the factor of what comes out."""
-    done: list[Any] = []
-    for name, node in nodes:
-        if isinstance(node, nir.Scale):
-            _multiply(done, node.scale)
-        else:
-            done += _functions(name, node)
+def _weight(part: _Part, done: list[Any], gain: np.ndarray) -> tuple[Any, jax.Array | None]:
+    """A matrix or a function, and a bias, of functions and of the factor of their output."""
     _multiply(done, gain)
+    for values in jax.tree.leaves(done):
+        check_finite(owner_of(*(part.neurons or part.operations[-1])), "a weight times the factors after it", values)
     done = jax.tree.map(lambda values: jnp.asarray(values, jnp.result_type(float)), done)
     bias = done.pop().bias if done and isinstance(done[-1], Shift) else None
     if len(done) == 1:
@@ -246,33 +318,92 @@ def _weight(nodes: Sequence[tuple[str, Any]], gain: np.ndarray) -> tuple[Any, ja
     return Chain(tuple(done)), bias
 
 
-def _functions(name: str, node: Any) -> list[Any]:
+def _functions(nodes: Sequence[tuple[str, Any]], signal: Shape | None) -> tuple[list[Any], Shape | None]:
+    """The functions of nodes, and the shape of their output."""
+    done: list[Any] = []
+    for name, node in nodes:
+        owner = owner_of(name, node)
+        if isinstance(node, nir.Scale):
+            _multiply(done, of_signal(owner, node, "scale", signal))
+            continue
+        functions = _of_node(owner, node, signal)
+        if signal is None and isinstance(functions[0], Product):
+            signal = functions[0].weight.shape[1:]
+        if signal is not None:
+            signal = _output_shape(owner, functions, signal)
+        done += functions
+    return done, signal
+
+
+def _of_node(owner: str, node: Any, signal: Shape | None) -> list[Any]:
     """What a node does: a function, and one more for its bias."""
-    owner = f"from_nir: {name!r} ({type(node).__name__})"
-    axes = 0
+    if isinstance(node, nir.Flatten):
+        count = None if signal is None else len(signal)
+        first, last = (axes(owner, node, name, 1, -(10**6))[0] for name in ("start_dim", "end_dim"))
+        if count is not None and not (
+            -count <= first < count and -count <= last < count and first % count <= last % count
+        ):
+            raise ValueError(
+                f"{owner}: start_dim and end_dim must be axes of {signal} in order, got {first} and {last}"
+            )
+        return [Flatten(first, last)]
+    rank, function = 0, None
     if isinstance(node, (nir.Linear, nir.Affine)):
-        if node.weight.ndim != 2:
-            raise ValueError(f"{owner}: the weight must be a matrix, got shape {node.weight.shape}")
-        function = Product(node.weight)
-    elif isinstance(node, nir.Flatten):
-        return [Flatten(int(node.start_dim), int(node.end_dim))]
+        weight = numbers(owner, node, "weight")
+        if weight.ndim != 2 or not weight.size:
+            raise ValueError(f"{owner}: the weight must be a matrix, got shape {weight.shape}")
+        if signal is not None and signal != weight.shape[1:]:
+            raise ValueError(f"{owner}: the input must have shape {weight.shape[1:]}, got {signal}")
+        function = Product(weight)
     elif isinstance(node, (nir.Conv1d, nir.Conv2d)):
-        axes = node.weight.ndim - 2
-        padding: Any = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
-        padding = padding.upper() if isinstance(padding, str) else tuple((n, n) for n in _each(padding, axes))
-        stride, dilation = _each(node.stride, axes), _each(node.dilation, axes)
-        function = Convolution(node.weight, stride, padding, dilation, int(node.groups))
+        rank = 1 if isinstance(node, nir.Conv1d) else 2
+        weight = numbers(owner, node, "weight")
+        if weight.ndim != rank + 2 or not weight.size:
+            raise ValueError(f"{owner}: the weight must have {rank + 2} axes, got shape {weight.shape}")
+        stride, dilation = axes(owner, node, "stride", rank, 1), axes(owner, node, "dilation", rank, 1)
+        function = Convolution(
+            weight, stride, _padding(owner, node, rank), dilation, axes(owner, node, "groups", 1, 1)[0]
+        )
     else:
         raise ValueError(
             f"{owner} has no counterpart here; known are Affine, Linear, Scale, Conv1d, Conv2d, Flatten and, as "
             f"neurons, {', '.join(kind.__name__ for kind in _NEURONS)}"
         )
-    bias = getattr(node, "bias", None)
-    return [function] if bias is None else [function, Shift(np.reshape(bias, (-1, *[1] * axes)))]
+    if getattr(node, "bias", None) is None:
+        return [function]
+    bias = numbers(owner, node, "bias")
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(f"{owner}: bias must have shape {weight.shape[:1]}, got {bias.shape}")
+    return [function, Shift(bias.reshape(-1, *[1] * rank))]
 
 
-def _each(value: Any, axes: int) -> tuple[int, ...]:
-    return tuple(int(n) for n in np.broadcast_to(value, (axes,)))
+def _padding(owner: str, node: Any, rank: int) -> Any:
+    padding = node.padding.decode(errors="replace") if isinstance(node.padding, bytes) else node.padding
+    if isinstance(padding, str):
+        if padding.lower() not in ("same", "valid"):
+            raise ValueError(f"{owner}: padding must be 'same', 'valid' or integers, got {brief(padding)}")
+        return padding.upper()
+    return tuple((n, n) for n in axes(owner, node, "padding", rank, 0))
+
+
+def _output_shape(owner: str, functions: Sequence[Any], signal: Shape) -> Shape:
+    """The shape of one example after functions, or an error."""
+    try:
+        function = Chain(tuple(jax.tree.map(np.float32, functions)))
+        out = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *signal), np.float32)).shape[1:]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{owner} does not take an input of shape {signal}: {shorten(str(error).splitlines()[0])}"
+        ) from None
+    if not out or min(out) < 1 or math.prod(out) > _LARGEST:
+        raise ValueError(
+            f"{owner}: the output of an input of shape {signal} must have 1 to {_LARGEST:,} values, got shape {out}"
+        )
+    return out
+
+
+_LARGEST = 2**31 - 1
+"""Values of one example after a node. XLA counts them in 32 bits in places, and ends the process if they are more."""
 
 
 def _multiply(done: list[Any], factor: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,14 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 
+from .._checks import brief
 from .._surrogate import forwards
 from ..network import Layer, Network
 from ..network._layer import matrix_of
 from ..neurons import LIF, LeakyReadout, SynapticLIF
 from ._leak import Leak, make_leak
 from ._operations import Signal, UnknownError, read_operations
+from ._parameters import check_finite
 
 
 def to_nir(
@@ -137,16 +140,34 @@ def to_nir(
         before = next(reversed(nodes))
     nodes["output"] = nir.Output(output_type={"output": np.array(signal.to_nir(np.empty(signal.example)).shape)})
     edges.append((before, "output"))
+    _check_finite(nodes)
     return nir.NIRGraph(nodes=nodes, edges=edges, metadata={"dt": leak.dt, "discretization": leak.discretization})
 
 
 def _input_shape(first: Layer, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is not None:
-        return tuple(given)
+        try:
+            shape = tuple(map(operator.index, given))
+        except TypeError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            raise ValueError(f"to_nir: input_shape must be integers above 0, got {brief(given)}")
+        return shape
     matrix = matrix_of(first.weight)
     if matrix is None:
         raise ValueError("to_nir: the weight of layer 0 is a function: give input_shape, of one step of one example")
     return (matrix.shape[0],)
+
+
+def _check_finite(nodes: dict[str, Any]) -> None:
+    """Raise if a parameter is not finite, which importers read without a word."""
+    for name, node in nodes.items():
+        if isinstance(node, nir.NIRGraph):
+            _check_finite({f"{name}/{inner}": of for inner, of in node.nodes.items()})
+            continue
+        for field, values in vars(node).items():
+            if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+                check_finite(f"to_nir: {name!r} ({type(node).__name__})", field, values)
 
 
 def _named(name: str, nodes: Sequence[nir.NIRNode]) -> dict[str, nir.NIRNode]:
@@ -219,7 +240,10 @@ def _time_constant(leak: Leak, decay: np.ndarray, owner: str, name: str) -> tupl
         )
     if leak.discretization == "exact" and (decay <= 0).any():
         raise ValueError(f"{owner}: {name} must be above 0 with discretization='exact', whose tau would be 0")
-    return leak.tau(decay), 1 / (1 - decay)
+    if (decay < 0).any():
+        raise ValueError(f"{owner}: {name} must be 0 or more, got {decay.min()}")
+    with np.errstate(over="ignore"):  # checked with the graph
+        return leak.tau(decay), 1 / (1 - decay)
 
 
 def _below(threshold: np.ndarray, dtype: Any) -> np.ndarray:

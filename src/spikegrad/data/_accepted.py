@@ -1,0 +1,180 @@
+"""Arguments, labels and events: what is accepted, and messages of one line."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import brief
+from .._system import available_memory
+
+_LONGEST = 300
+_SMALL = 2**26
+
+
+class DataError(ValueError):
+    """Data that cannot be used. The message names the file, the key and the shape, in one line.
+
+    Parameters
+    ----------
+    message : str
+        Characters that a terminal would act on are escaped. The middle of a message above 300 characters is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2 - 3]} ... {message[3 - _LONGEST // 2 :]}"
+        super().__init__(message)
+
+
+def some(names: Iterable[Any], most: int = 10) -> str:
+    """A list for a message, of at most so many names."""
+    names = list(map(str, names))
+    return ", ".join(names[:most]) + (f", ... ({len(names):,} in all)" if len(names) > most else "") or "none"
+
+
+def path_of(owner: str, path: Any) -> str:
+    """A path as text."""
+    found = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(found, str):
+        raise TypeError(f"{owner}: path must be a str or a path, got {brief(path)}")
+    return found
+
+
+def integer(owner: str, name: str, value: Any, least: int = 0, most: float = float("inf")) -> int:
+    """An integer within bounds."""
+    try:
+        found = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or not least <= found <= most:
+        bounds = f"from {least} to {most}" if most < float("inf") else f"of at least {least}"
+        raise (TypeError if found is None else ValueError)(
+            f"{owner}: {name} must be an integer {bounds}, got {brief(value)}"
+        )
+    return found
+
+
+def real(owner: str, name: str, value: Any) -> float:
+    """A real number. Arrays without axes are accepted."""
+    try:
+        return math.nan if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value) else float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{owner}: {name} must be a real number, got {brief(value)}") from None
+
+
+def positive(owner: str, name: str, value: Any, most: float = sys.float_info.max) -> float:
+    """A real number above 0 and up to a bound."""
+    found = real(owner, name, value)
+    if not 0 < found <= most:
+        bounds = "finite" if most == sys.float_info.max else f"at most {most:g}"
+        raise ValueError(f"{owner}: {name} must be a number above 0 and {bounds}, got {brief(value)}")
+    return found
+
+
+def check_memory(name: str, size: int) -> None:
+    """Raise if more bytes are needed than the system has."""
+    available = available_memory() if size > _SMALL else None
+    if available is not None and size > available:
+        raise DataError(f"{name} would take {size / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free")
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """An array in a dtype that JAX has: the machine's byte order, and floats of at most 64 bits."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):  # readers report values that are not finite
+            return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def as_array(owner: str, name: str, value: Any, kinds: str, wanted: str) -> np.ndarray:
+    """An array of one of the kinds of dtype."""
+    try:
+        array = native(np.asarray(value))
+    except (TypeError, ValueError):  # nested lists of different lengths
+        array = np.asarray(None)
+    kind = "f" if jnp.issubdtype(array.dtype, np.floating) else array.dtype.kind  # NumPy has no kind for bfloat16
+    if kind not in kinds:
+        found = brief(value) if array.dtype == object else array.dtype
+        raise DataError(f"{owner}: {name} must hold {wanted}, got {found}")
+    return array
+
+
+_CLASSES = 1_000_000
+"""More of them than anyone has: each label up to the greatest is a class, with a name and a readout of its own."""
+
+
+def check_labels(owner: str, key: str, y: Any, count: int | None = None) -> np.ndarray:
+    """Labels in int32, or an error. ``count`` is the number of examples."""
+    y = as_array(owner, key, y, "ui", "integers")
+    if y.ndim != 1 or not y.size or (count is not None and len(y) != count):
+        wanted = "shape (n,)" if count is None else f"shape ({count},)"
+        raise DataError(f"{owner}: {key} must have {wanted}, one label for each example, got {y.shape}")
+    if y.min() < 0 or y.max() >= _CLASSES:
+        wrong = y.min() if y.min() < 0 else y.max()
+        raise DataError(f"{owner}: {key} must hold labels from 0 to {_CLASSES - 1:,}, got {wrong}")
+    return y.astype(np.int32)
+
+
+def check_classes(owner: str, key: str, y: np.ndarray) -> None:
+    """Raise if a label below the greatest has no example, or if there is one class."""
+    present = np.unique(y)
+    missing = np.flatnonzero(present != np.arange(len(present)))
+    if missing.size:
+        raise DataError(
+            f"{owner}: {key} must hold every label from 0 to the greatest, {present[-1]}, but has no {missing[0]}"
+        )
+    if len(present) < 2:
+        raise DataError(f"{owner}: {key} must hold at least two classes, got one")
+
+
+def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Mask of a share of the examples of each class."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        members = rng.permutation(np.flatnonzero(y == label))
+        chosen[members[: round(share * len(members))]] = True
+    return chosen
+
+
+def shape_of(owner: str, shape: Any) -> tuple[int, ...]:
+    """A shape of at least one axis, each of at least 1."""
+    try:
+        found = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        found = ()
+    if not found or min(found) < 1:
+        raise DataError(f"{owner}: shape must be integers above 0, got {brief(shape)}")
+    return found
+
+
+def check_events(owner: str, events: Any, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Times in float64 and units in int64, or an error if they are not those of events of this shape."""
+    try:
+        times, units = events
+    except (TypeError, ValueError):
+        raise TypeError(f"{owner}: events must be times and units, got {brief(events)}") from None
+    times = as_array(owner, "times", times, "uif", "numbers")
+    units = as_array(owner, "units", units, "ui", "integers")
+    if times.ndim != 1 or times.shape != units.shape:
+        raise DataError(f"{owner} must have one time and one unit for each event, got {times.shape} and {units.shape}")
+    if not np.isfinite(times).all():
+        raise DataError(f"{owner} has a time that is not finite")
+    size = 1
+    for length in shape:  # not math.prod, which is slow for integers of NumPy
+        size *= int(length)
+    wrong = (units < 0) | (units >= size)
+    if wrong.any():
+        raise DataError(f"{owner} has unit {units[wrong][0]}, not within {tuple(shape)}")
+    return times.astype(np.float64, copy=False), units.astype(np.int64, copy=False)

@@ -1,0 +1,76 @@
+"""Parameters of NIR nodes: real, finite, and of the shape that the node needs."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import brief
+
+Shape = tuple[int, ...]
+
+
+def owner_of(name: str, node: Any) -> str:
+    """The start of a message about a node."""
+    return f"from_nir: {brief(name)} ({type(node).__name__})"
+
+
+def numbers(owner: str, node: Any, name: str) -> np.ndarray:
+    """A parameter of a node in float64, or an error if it is not finite in JAX's default float."""
+    try:
+        values = np.asarray(getattr(node, name))
+    except Exception:  # nested lists of different lengths, and objects that only look like an array
+        raise TypeError(f"{owner}: {name} must be an array of real numbers, got {brief(getattr(node, name))}") from None
+    if not any(jnp.issubdtype(values.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        raise TypeError(f"{owner}: {name} must be an array of real numbers, got {values.dtype}")
+    check_finite(owner, name, values)
+    return values.astype(np.float64)
+
+
+def check_finite(owner: str, name: str, values: Any) -> None:
+    """Raise if values are not finite in JAX's default float, in which networks compute."""
+    values, dtype = np.asarray(values), jnp.result_type(float)
+    with np.errstate(over="ignore"):
+        wrong = ~np.isfinite(values.astype(dtype))
+    if wrong.any():
+        raise ValueError(f"{owner}: {name} must be finite in {dtype}, got {values[wrong].flat[0]}")
+
+
+def of_signal(owner: str, node: Any, name: str, signal: Shape | None) -> np.ndarray:
+    """A parameter with one value for all neurons or one for each. The rank is the signal's unless it is 0."""
+    values = numbers(owner, node, name)
+    if signal is None:
+        return values
+    padded = (1,) * (len(signal) - values.ndim) + values.shape
+    if len(padded) != len(signal) or any(n not in (1, m) for n, m in zip(padded, signal, strict=True)):
+        raise ValueError(f"{owner}: {name} must have the shape of the input, {signal}, got {values.shape}")
+    return values.reshape(padded) if values.ndim else values
+
+
+def axes(owner: str, node: Any, name: str, count: int, least: int) -> Shape:
+    """A parameter with one integer for each axis, or one for all."""
+    value = getattr(node, name)
+    try:
+        found = tuple(operator.index(n) for n in np.broadcast_to(np.asarray(value), (count,)).tolist())
+    except (TypeError, ValueError):
+        raise TypeError(f"{owner}: {name} must be an integer or {count} integers, got {brief(value)}") from None
+    if min(found) < least:
+        raise ValueError(f"{owner}: {name} must be {least} or more, got {brief(value)}")
+    return found
+
+
+def shape_of(owner: str, types: Any, name: str) -> Shape | None:
+    """The shape that a graph's input or output declares, or None if it declares none."""
+    value = types.get(name) if isinstance(types, dict) else None
+    if value is None:
+        return None
+    try:
+        found = tuple(operator.index(size) for size in np.asarray(value).tolist())
+    except (TypeError, ValueError):
+        found = ()
+    if not found or min(found) < 1:
+        raise ValueError(f"{owner}: the shape must be integers above 0, got {brief(value)}")
+    return found
