@@ -1,8 +1,11 @@
 """Strictness for every test, and several devices, which JAX only makes before it starts."""
 
+import contextlib
 import gc
+import importlib
 import itertools
 import os
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -54,6 +57,20 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
         if jax.__version_info__ < (0, 11):
             os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    """Import modules with doctests under their names. pytest would import a second copy before a test does."""
+    source = session.config.rootpath / "src"
+    for argument in session.config.args:
+        path = Path(argument.partition("::")[0]).resolve()
+        if path.is_relative_to(source):
+            for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+                if file.suffix == ".py" and file.name != "__main__.py":
+                    with contextlib.suppress(ImportError):  # pytest reports it
+                        name = ".".join(file.relative_to(source).with_suffix("").parts)
+                        importlib.import_module(name.removesuffix(".__init__"))
 
 
 def pytest_collection_finish():

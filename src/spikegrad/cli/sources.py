@@ -288,7 +288,7 @@ def _read(source: str, seed: int, binning: Binning) -> Data:
     train, test = form.read(_path(source), binning.steps, seed)
     if train.classes > max(_CLASSES, len(train)):
         raise DataError(
-            f"{source}: {len(train):,} recordings have labels of {train.classes:,} classes; number the classes 0, 1, 2..."
+            f"{source}: {len(train):,} recordings have {train.classes:,} classes; number the classes 0, 1, 2..."
         )
     held_out = "the test set"
     if test is None:
