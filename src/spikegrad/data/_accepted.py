@@ -151,7 +151,7 @@ def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
 def shape_of(owner: str, shape: Any) -> tuple[int, ...]:
     """A shape of at least one axis, each of at least 1."""
     try:
-        found = tuple(operator.index(size) for size in shape)
+        found = () if isinstance(shape, (bytes, dict)) else tuple(operator.index(size) for size in shape)
     except TypeError:
         found = ()
     if not found or min(found) < 1:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import brief, compute_dtype, real_array
-from ._accepted import check_memory, integer, native, positive
+from ._accepted import DataError, as_array, check_memory, integer, positive
 
 
 def constant_coding(x: Any, steps: int) -> jax.Array:
@@ -162,13 +162,14 @@ def _checked(owner: str, x: Any, steps: int, may_be_nan: bool = True) -> jax.Arr
 
 def _array(owner: str, x: Any, may_be_nan: bool = True) -> jax.Array:
     """A floating-point array. Values that are not on a device yet are checked, because no spike stands for NaN."""
-    if not isinstance(x, jax.Array):
-        try:
-            of_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
-            x = jnp.asarray(x) if of_device else native(np.asarray(x))
-        except (TypeError, ValueError):  # nested lists of different lengths
-            raise TypeError(f"{owner}: x must be a real number or array, got {brief(x)}") from None
+    if isinstance(x, (list, tuple)) and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
+        x = jnp.asarray(x)
     known = not isinstance(x, jax.Array)
+    if known:
+        try:
+            x = as_array(owner, "x", x, "buif", "real numbers")
+        except DataError as error:
+            raise TypeError(str(error)) from None
     x = real_array(x, owner)
     if known and not may_be_nan and bool(jnp.isnan(x).any()):
         raise ValueError(f"{owner}: x must not be NaN")

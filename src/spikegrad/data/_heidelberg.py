@@ -81,8 +81,9 @@ class _File:
             units = self.rows("spikes/units", "ui")[number]
         if len(times) != len(units):
             raise DataError(f"{self.path}: recording {number} has {len(times)} times and {len(units)} units")
-        # float64 first: float16 would overflow
-        return Events(times.astype(np.float64) * MICROSECONDS, units.astype(np.int64))
+        with np.errstate(over="ignore"):  # Recordings reports times that are not finite
+            times = times.astype(np.float64) * MICROSECONDS  # float64 first: float16 would overflow
+        return Events(times, units)
 
     @contextlib.contextmanager
     def checked(self) -> Iterator[None]:

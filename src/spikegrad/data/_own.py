@@ -168,4 +168,4 @@ class _Slices:
         with np.errstate(over="ignore"):  # what is not finite is an error of its own
             # float64 first: float16 would overflow
             times = self.times[part].astype(np.float64) * self.microseconds
-        return Events(times, self.units[part].astype(np.int64))
+        return Events(times, self.units[part])

@@ -210,7 +210,7 @@ class Sequences(Labelled):
         masked: bool | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        if not hasattr(x, "__len__") or not hasattr(x, "__getitem__") or isinstance(x, (str, bytes, dict)):
+        if not _is_sequence(x):
             raise TypeError(f"{name}: x must be a sequence of arrays, got {brief(x)}")
         if isinstance(x, (np.ndarray, list, tuple)):
             x = _checked_arrays(str(name), x)
@@ -292,6 +292,11 @@ class Sequences(Labelled):
         return collate([self[i] for i in range(len(self))])
 
 
+def _is_sequence(x: Any) -> bool:
+    """If items of ``x`` are taken by their numbers."""
+    return hasattr(x, "__len__") and hasattr(x, "__getitem__") and not isinstance(x, (str, bytes, dict))
+
+
 def _checked_arrays(name: str, x: Any) -> Any:
     """Arrays of numbers of one dtype and one shape of channels, as JAX takes them."""
     if isinstance(x, np.ndarray):
@@ -368,7 +373,7 @@ class Batches:
     """
 
     def __init__(self, source: Any, size: int, seed: int | None = None) -> None:
-        if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+        if not _is_sequence(source):
             raise TypeError(f"Batches: source must be Sequences, got {brief(source)}")
         integer("Batches", "size", size, 1, len(source))
         if seed is not None:
