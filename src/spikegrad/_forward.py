@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ._checks import broadcast_checked, compute_dtype
-from ._compat import shard_as, spread_as
+from ._compat import match_varying_axes, shard_as, spread_as, zeros_like
 from ._struct import Real, Struct, parameter, shown
 
 Curve = Any
@@ -143,11 +143,9 @@ class Levels(Forward, pure=True):
         return f"levels({curve}, {self.n}{more}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
-        most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
-        if self.n > most:
-            raise ValueError(f"levels: n must be <= {most}, up to which {x.dtype} counts, got {self.n}")
+        self._check_count(x)
         wide = x.astype(compute_dtype(x.dtype))
-        theta = _unit(self, wide)
+        theta = self._distance(wide)
         count = jnp.clip(jnp.floor(wide / theta) + 1, 0, self.n)
         # A compiler may divide in another way, so that the quotient decides nothing: the multiples themselves do.
         more = (count < self.n) & (wide >= count * theta)
@@ -155,9 +153,9 @@ class Levels(Forward, pure=True):
         return (count + more.astype(wide.dtype) - less.astype(wide.dtype)).astype(x.dtype)
 
     def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
-        theta = _unit(self, x)
+        theta = self._distance(x)
         if self.slopes == "sum":
-            return _total(curve.surrogate_fun(x - k * theta) for k in range(self.n))
+            return _total(lambda k: curve.surrogate_fun(x - k * theta), range(self.n), x)
         if self.slopes == "first":
             return curve.surrogate_fun(x)
         k, half = self._nearest(x, theta), spread_as(theta / 2, x)
@@ -165,23 +163,41 @@ class Levels(Forward, pure=True):
         return curve.surrogate_fun(x - k * theta) + k * rise
 
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
-        theta = _unit(self, x)
+        theta = self._distance(x)
         if self.slopes == "sum":
-            return _total(curve.surrogate_grad(x - k * theta) for k in range(self.n))
+            return _total(lambda k: curve.surrogate_grad(x - k * theta), range(self.n), x)
         if self.slopes == "first":
             return curve.surrogate_grad(x)
         return curve.surrogate_grad(x - self._nearest(x, theta) * theta)
 
     def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
-        theta = _unit(self, x)
+        theta = self._distance(x)
         if self.n == 1 or self.slopes == "first":  # at x = 0 alone, wherever the others are
             return
         if self.slopes == "sum":
-            moved = _total(-k * curve.surrogate_grad(x - k * theta) for k in range(1, self.n))
+            moved = _total(lambda k: -k * curve.surrogate_grad(x - k * theta), range(1, self.n), x)
         else:
             k = self._nearest(x, theta)
             moved = -k * curve.surrogate_grad(x - k * theta)
-        yield spread_as(theta, x), moved
+        yield spread_as(_unit(self, x), x), moved
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slopes == "sum" and self.n > _MOST_SLOPES:
+            raise ValueError(
+                f"levels: n must be <= {_MOST_SLOPES:,} with slopes='sum', which evaluates n slopes, got {self.n}; "
+                "pass slopes='nearest' or slopes='first'"
+            )
+
+    def _check_count(self, x):
+        most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
+        if self.n > most:
+            raise ValueError(f"levels: n must be <= {most}, up to which {x.dtype} counts, got {self.n}")
+
+    def _distance(self, x):
+        """The distance of two thresholds. XLA takes a smaller number than the least normal one for 0, and x/0 is NaN."""
+        theta, tiny = _unit(self, x), jnp.finfo(x.dtype).tiny
+        return jnp.where(jnp.abs(theta) < tiny, jnp.asarray(tiny, x.dtype), theta)
 
     def _nearest(self, x, theta):
         """Which multiple of the threshold is the nearest that counts; a constant for the derivative."""
@@ -229,8 +245,17 @@ def _times(forward: Levels | Signed, threshold: Any, x: jax.Array) -> Any:
     return threshold if _is_one(forward.threshold) else _unit(forward, x) * threshold
 
 
-def _total(terms: Iterator[jax.Array]) -> jax.Array:
-    return functools.reduce(operator.add, terms)
+_MOST_SLOPES = 1 << 16
+_UNROLLED = 16
+
+
+def _total(term: Callable[[Any], jax.Array], numbers: range, like: jax.Array) -> jax.Array:
+    """The sum of ``term(k)``. A long one is a loop, because the time to compile grows with the number of terms."""
+    if len(numbers) <= _UNROLLED:
+        return functools.reduce(operator.add, map(term, numbers))
+    ks = jnp.arange(numbers.start, numbers.stop).astype(like.dtype)
+    first = match_varying_axes(zeros_like(like), like=like)
+    return jax.lax.scan(lambda total, k: (total + term(k), None), first, ks)[0]
 
 
 def _is_one(threshold: Any) -> bool:

@@ -37,6 +37,27 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
     return call, [jnp.asarray(array) for array in consts], closed
 
 
+def depends(function: Callable, first: Any, *others: Any) -> Any:
+    """The structure of the outputs of a function, with True for each that depends on its first argument."""
+    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(first, *others)
+    given = [True] * len(jax.tree.leaves(first)) + [False] * len(jax.tree.leaves(others))
+    return jax.tree.structure(shape).unflatten(_follow(closed, given))
+
+
+def _follow(jaxpr: Any, given: list[bool]) -> list[bool]:
+    """The outputs of equations that depend on any of the inputs for which ``given`` is True."""
+    of, consts = equations(jaxpr)
+    reached = {var for var, yes in zip(of.inputs[len(consts) :], given, strict=True) if yes}
+    for equation in of.equations:
+        operands = [not hasattr(var, "val") and var in reached for var in equation.invars]
+        if equation.primitive.name in ("jit", "pjit"):
+            outputs = _follow(equation.params["jaxpr"], operands)
+        else:
+            outputs = [any(operands)] * len(equation.outvars)
+        reached |= {var for var, yes in zip(equation.outvars, outputs, strict=True) if yes}
+    return [not hasattr(var, "val") and var in reached for var in of.outputs]
+
+
 def is_inexact(leaf: Any) -> bool:
     """Whether an array can have a derivative; integers, bools and random keys cannot."""
     return jnp.issubdtype(leaf.dtype, jnp.inexact)

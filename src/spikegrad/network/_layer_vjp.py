@@ -1,6 +1,6 @@
 """One layer over one chunk of steps, forward and back.
 
-A layer is used as seven functions, each with the arrays that it closes over as an argument (see ``_functions``):
+A layer is used as eight functions, each with the arrays that it closes over as an argument (see ``_functions``):
 
 =========  ======================================  ==============================================
 weight     inputs -> ``W x``                       waits for nothing
@@ -10,6 +10,7 @@ integrate  state, current -> pre-spike state       waits for the step before
 fire       pre-spike state, keys -> state, output  elementwise; keys of spikes that are drawn, or None
 encode     pre-spike state -> distance, rest       elementwise; see ``_storage``
 decode     distance, rest -> pre-spike state       elementwise
+at_rest    rest -> distance of a neuron at rest    elementwise; see ``_storage``
 =========  ======================================  ==============================================
 
 What waits for nothing is computed for all steps of a chunk at once, as one product of ``(chunk, batch, inputs)`` and a
@@ -126,6 +127,8 @@ def trace(
         add("encode", layer.cell.encode, u)
         encoded = layer.cell.encode(u)
         add("decode", layer.cell.decode, *encoded)
+        if encoded[0] is not None:
+            add("at_rest", _storage.distance_at_rest(layer.cell, encoded), encoded[1])
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
     beyond_sign = any(forward.beyond_sign for forward in forwards(layer.cell))
     traced = TracedLayer(calls, frozenset(matrices), frozenset(convolutional), encoded, beyond_sign, number, examples)
@@ -143,6 +146,10 @@ class LayerVjp:
         self.traced, self.arrays, self.unroll, self.low_memory = traced, arrays, unroll, low_memory
         self.recurrent = "recurrent" in arrays
         self.stepwise = ("fire", "integrate", *(_PRODUCTS if traced.per_step else ()))  # gradients added step by step
+
+    @property
+    def _at_rest(self):
+        return functools.partial(self.call, "at_rest") if "at_rest" in self.arrays else None
 
     def call(self, name: str, *args: Any) -> Any:
         function = self.traced.calls[name]
@@ -177,7 +184,7 @@ class LayerVjp:
     def store(self, mode: str, u: State, number: Any) -> Any:
         """What is kept of a pre-spike state."""
         encoded = None if mode == "exact" or self.traced.encoded is None else self.call("encode", u)
-        kept = _storage.write(mode, encoded, u)
+        kept = _storage.write(mode, encoded, u, self._at_rest)
         if encoded is None or not self.traced.beyond_sign:
             return kept
         spikes = self.fire(u, number)[1]
@@ -191,7 +198,7 @@ class LayerVjp:
         """The pre-spike state again."""
         if mode == "exact" or self.traced.encoded is None:
             return kept
-        return self.call("decode", *_storage.read(mode, kept, self.traced.encoded))
+        return self.call("decode", *_storage.read(mode, kept, self.traced.encoded, self._at_rest))
 
     def forward(self, u: State, state: LayerState, x: jax.Array, masks: Masks, mode: str | None, pre_spike: bool):
         """Pre-spike state and state after the chunk; of each step the output, the pre-spike state, what is kept.

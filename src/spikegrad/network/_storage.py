@@ -19,37 +19,100 @@ its largest finite magnitude just fits, a code means
 A wide range matters more than the last bit: one neuron of a layer that is driven far from its threshold must not take
 the others, whose slopes carry the gradient, to zero. With 3 bits of exponent and 4 of mantissa the gradient of layers
 of synapses was off by a half.
+
+A neuron at rest stays at one distance for many time steps. A rounding error of this distance would not average out: it
+is a potential that the neuron does not have, and the gradient of a decay adds it up. So distances are divided by a
+factor near 1 that makes the distance at rest a power of two (:func:`_factor`), which both formats store exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from ._functions import is_inexact
+from .._checks import compute_dtype
+from ..neurons import Cell
+from ._functions import depends, is_inexact
 
 BFLOAT16 = jnp.finfo(jnp.bfloat16)
 
+AtRest: TypeAlias = Callable[[Any], jax.Array]
+"""The distance to the threshold of a neuron at rest, as a function of the second value of ``encode``."""
 
-def write(mode: str, encoded: Any, u: Any) -> Any:
+
+def distance_at_rest(cell: Cell, encoded: Any) -> AtRest:
+    """The :data:`AtRest` of a cell. It is derived from ``encode``, ``decode`` and ``initial_state``.
+
+    The arrays of a state that ``decode`` computes from the distance are the initial ones, the others are unchanged.
+    """
+    distance, rest = encoded
+    of_distance = depends(cell.decode, distance, rest)
+
+    def at_rest(rest):
+        u = cell.decode(jnp.zeros(distance.shape, distance.dtype), rest)
+        resting = cell.initial_state(distance.shape, distance.dtype)
+        u = jax.tree.map(
+            lambda leaf, initial, varies: jnp.asarray(initial, leaf.dtype) if varies else leaf, u, resting, of_distance
+        )
+        return cell.encode(u)[0]
+
+    return at_rest
+
+
+def write(mode: str, encoded: Any, u: Any, at_rest: AtRest | None = None) -> Any:
     """What is kept of a state: ``u`` itself, or of ``encoded`` what fewer bits can hold."""
     if mode == "exact" or encoded is None:
         return u
     distance, rest = encoded
     if distance is not None:
+        if at_rest is not None and not _fits(mode, distance.dtype):
+            resting, read_resting = at_rest(rest), at_rest(jax.tree.map(_rounded, rest))
+            # an adaptation is rounded too, and moves the distance at rest by more than that of a potential near rest
+            near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
+            distance = jnp.where(near & ((resting < 0) == (read_resting < 0)), read_resting, distance)
+            factor = _factor(read_resting)
+            scaled = distance.astype(factor.dtype) / factor
+            tiny = jnp.asarray(-BFLOAT16.tiny, scaled.dtype)
+            distance = jnp.where((distance < 0) & (scaled > tiny), tiny, scaled)  # zero would fire
         distance = (_to_half if mode == "half" else _to_byte)(distance)
     return distance, jax.tree.map(_to_half, rest)
 
 
-def read(mode: str, kept: Any, like: Any) -> Any:
+def read(mode: str, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
     """What was encoded, ``(distance, rest)``; ``like`` has its structure and dtypes."""
     distance, rest = kept
+    rest = jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
     if distance is not None:
-        distance = (_from_half if mode == "half" else _from_byte)(distance, like[0].dtype)
-    return distance, jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
+        dtype = like[0].dtype
+        unpack = _from_half if mode == "half" else _from_byte
+        if at_rest is None or _fits(mode, dtype):
+            distance = unpack(distance, dtype)
+        else:
+            factor = _factor(at_rest(rest))
+            distance = (unpack(distance, factor.dtype) * factor).astype(dtype)
+    return distance, rest
+
+
+def _fits(mode: str, dtype: Any) -> bool:
+    """If True, a distance is stored unchanged."""
+    return mode == "half" and jnp.finfo(dtype).bits <= 16
+
+
+def _factor(at_rest: jax.Array) -> jax.Array:
+    """The distance at rest without sign, divided by a power of two: from 0.71 to 1.41. It is 1 if there is no such."""
+    size = jnp.abs(at_rest).astype(compute_dtype(at_rest.dtype))
+    # The factor jumps at the square root of two, which few thresholds are close to, so that forward and backward pass
+    # have the same one, even if compilers round differently.
+    power = _float(_bits((size * 2**0.5).astype(jnp.float32)) & jnp.uint32(0x7F800000))
+    return jnp.where((power > 0) & (power < jnp.inf), size / power.astype(size.dtype), 1)
+
+
+def _rounded(x: jax.Array) -> jax.Array:
+    """``x`` rounded to 16 bits. Compilers may leave out a conversion to bfloat16 and back."""
+    return x if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16 else jax.lax.reduce_precision(x, 8, 7)
 
 
 def lost(kept: tuple[jax.Array, jax.Array]) -> jax.Array:

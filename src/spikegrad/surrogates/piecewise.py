@@ -103,9 +103,15 @@ class ReluGrad(Surrogate, pure=True):
     width: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        rest = _rest(x, self.width)
-        end = (1 - self.alpha * self.width * self.width) / 2  # where the curve starts on the left
-        return from_tail(x, end + self.alpha * rest * rest / 2)
+        area = self.alpha * self.width * self.width
+        high = jnp.abs(area) > 2
+        # A high curve is not near 0 at its ends, and the squares below may be infinite: infinity minus infinity.
+        reach = jnp.minimum(jnp.abs(x), self.width)
+        steep = 0.5 - self.alpha * reach * (self.width - reach / 2)
+        alpha, width = jnp.where(high, 1, self.alpha), jnp.where(high, 1, self.width)
+        rest = _rest(x, width)
+        flat = (1 - alpha * width * width) / 2 + alpha * rest * rest / 2
+        return from_tail(x, jnp.where(high, steep, flat))
 
     def surrogate_grad(self, x):
         return self.alpha * _rest(x, self.width)

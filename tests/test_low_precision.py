@@ -1,0 +1,72 @@
+"""Gradients of the modes that store states in few bits, next to a tape in NumPy and float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import few
+
+from spikegrad import LIF, AdaptiveLIF, Cell, Layer, Network, Refractory, Sigmoid, SynapticLIF, parameter
+
+MODES = ("half", "8-bit")
+OWN = [1e-3, 0.3, 1.0, 1.06, 1.41421356, 1.5, 7.3]  # a threshold for each neuron
+THRESHOLDS = np.array([[0.3] * 7, [1.0] * 7, [1.06] * 7, [7.3] * 7, OWN])
+STEPS, BATCH, NEURONS = 40, 2, 7
+ADAPTATIONS = np.linspace(0.01, 0.9, BATCH * NEURONS).reshape(BATCH, NEURONS)
+
+
+class Offset(Cell):
+    """Rests at another potential than 0."""
+
+    decay: float = parameter(default=0.9)
+    threshold: float = parameter(default=-50.3)
+
+    def initial_state(self, shape, dtype):
+        return jnp.full(shape, -65.7, dtype)
+
+    def integrate(self, v, current):
+        rest = self.initial_state(v.shape, v.dtype)
+        return rest + self.decay * (v - rest) + current
+
+    def fire(self, u):
+        s = Sigmoid()(u - self.threshold)
+        return jnp.where(s > 0, self.initial_state(u.shape, u.dtype), u), s
+
+    def encode(self, u):
+        return u - self.threshold, ()
+
+    def decode(self, distance, rest):
+        return distance + self.threshold
+
+
+CELLS = {
+    "LIF": lambda decay, threshold: LIF(decay, threshold),
+    "LIF to a value": lambda decay, threshold: LIF(decay, threshold, reset="value", reset_value=-0.17),
+    "SynapticLIF": lambda decay, threshold: SynapticLIF(decay, threshold),
+    "AdaptiveLIF": lambda decay, threshold: AdaptiveLIF(decay, threshold),
+    "Refractory": lambda decay, threshold: Refractory(LIF(decay, threshold), 3),
+    "Offset": lambda decay, _: Offset(decay),
+}
+
+
+def gradients_of_decay(cell, dtype, mode):
+    """Of neurons without input, whose potentials rest all the time, in the sum of all potentials and spikes."""
+
+    def loss(decay, threshold):
+        network = Network([Layer(jnp.ones((1, NEURONS), dtype), CELLS[cell](decay, threshold))])
+        inputs = jnp.zeros((STEPS, BATCH, 1), dtype)
+        states = network.initial_state(inputs[0])
+        if cell == "AdaptiveLIF":  # of neurons that have fired before
+            states = [((states[0][0][0], jnp.asarray(ADAPTATIONS, dtype)), states[0][1])]
+        _, outs, (u,) = network(inputs, states, mode=mode, pre_spike=True)
+        return outs.sum() + jax.tree.leaves(u)[0].sum()
+
+    return jax.vmap(jax.grad(loss), (None, 0))(jnp.asarray(0.95, dtype), jnp.asarray(THRESHOLDS, dtype))
+
+
+@pytest.mark.parametrize("cell", few(CELLS, "LIF", "AdaptiveLIF", "Offset"))
+def test_resting_neuron_gives_its_decay_no_gradient(cell):
+    """The potential is 0 at every time step, and so is the derivative of the next one in the decay."""
+    cases = [("float32", "half"), ("float32", "8-bit"), ("bfloat16", "8-bit")]
+    for case, found in zip(cases, jax.jit(lambda: [gradients_of_decay(cell, *case) for case in cases])(), strict=True):
+        assert not np.any(found), (case, found)
