@@ -40,10 +40,10 @@ class Offset(Cell):
 
 
 CELLS = {
-    "LIF": lambda decay, threshold: LIF(decay, threshold),
+    "LIF": LIF,
     "LIF to a value": lambda decay, threshold: LIF(decay, threshold, reset="value", reset_value=-0.17),
-    "SynapticLIF": lambda decay, threshold: SynapticLIF(decay, threshold),
-    "AdaptiveLIF": lambda decay, threshold: AdaptiveLIF(decay, threshold),
+    "SynapticLIF": SynapticLIF,
+    "AdaptiveLIF": AdaptiveLIF,
     "Refractory": lambda decay, threshold: Refractory(LIF(decay, threshold), 3),
     "Offset": lambda decay, _: Offset(decay),
 }
@@ -68,5 +68,6 @@ def gradients_of_decay(cell, dtype, mode):
 def test_resting_neuron_gives_its_decay_no_gradient(cell):
     """The potential is 0 at every time step, and so is the derivative of the next one in the decay."""
     cases = [("float32", "half"), ("float32", "8-bit"), ("bfloat16", "8-bit")]
-    for case, found in zip(cases, jax.jit(lambda: [gradients_of_decay(cell, *case) for case in cases])(), strict=True):
+    gradients = jax.jit(lambda: [gradients_of_decay(cell, *each) for each in cases])()
+    for case, found in zip(cases, gradients, strict=True):
         assert not np.any(found), (case, found)

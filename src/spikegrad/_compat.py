@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, partial_eval
 
 # --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded (on an Explicit mesh) -----
 
@@ -142,6 +142,14 @@ def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> l
             out = run(equation, [read(var) for var in equation.invars])
         values.update(zip(equation.outvars, out, strict=True))
     return [read(var) for var in of.outputs]
+
+
+def used_inputs(closed: Any) -> list[bool]:
+    """For each input of a closed jaxpr, True if any output depends on it. All are, if JAX no longer tells."""
+    eliminate = getattr(partial_eval, "dce_jaxpr", None)
+    if eliminate is None:
+        return [True] * len(closed.jaxpr.invars)
+    return list(eliminate(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[1])
 
 
 def bind(equation: Any, operands: list, **changed: Any) -> list:

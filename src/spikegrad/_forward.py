@@ -195,7 +195,7 @@ class Levels(Forward, pure=True):
             raise ValueError(f"levels: n must be <= {most}, up to which {x.dtype} counts, got {self.n}")
 
     def _distance(self, x):
-        """The distance of two thresholds. XLA takes a smaller number than the least normal one for 0, and x/0 is NaN."""
+        """The distance between thresholds. XLA flushes numbers below the least normal one to 0, and x/0 is NaN."""
         theta, tiny = _unit(self, x), jnp.finfo(x.dtype).tiny
         return jnp.where(jnp.abs(theta) < tiny, jnp.asarray(tiny, x.dtype), theta)
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from .._compat import used_inputs
+
 
 class ResidualReport(NamedTuple):
     """The residuals of a function. Its text is a table."""
@@ -44,8 +46,8 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
     Returns
     -------
     ResidualReport
-        The arrays kept between the two passes, without the arguments themselves. Temporaries of one pass (a chunk, a
-        segment that is computed again) are not in it, and the compiler may do with less.
+        The arrays that the backward pass reads, without the arguments themselves. Temporaries of one pass (a chunk, a
+        recomputed segment) are not included, so the peak of a compiled program is higher.
 
     Examples
     --------
@@ -58,17 +60,29 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
     True
     """
 
-    def backward(first, *rest):
-        return jax.tree.leaves(jax.vjp(lambda first: fun(first, *rest), first)[1])
+    seen: dict[str, Any] = {}
 
-    jaxpr = jax.make_jaxpr(backward)(*args).jaxpr
+    def backward(first, *rest):
+        out, back = jax.vjp(lambda first: fun(first, *rest), first)
+        leaves, seen["structure"] = jax.tree.flatten(back)
+        seen["out"] = jax.tree.map(jax.typeof, out)
+        return leaves
+
+    closed, leaves = jax.make_jaxpr(backward, return_shape=True)(*args)
+    jaxpr = closed.jaxpr
+    pull = jax.make_jaxpr(lambda leaves, cotangent: seen["structure"].unflatten(leaves)(cotangent))
+    read = used_inputs(pull(leaves, seen["out"]))[: len(leaves)]
     # arguments and constants are there anyway; a number takes no room, nor does an array of one number repeated
     given = {*jaxpr.invars, *jaxpr.constvars}
     for eqn in jaxpr.eqns:
         repeated = eqn.primitive.name == "broadcast_in_dim" and all(hasattr(var, "val") for var in eqn.invars)
         if repeated or (_is_identity(eqn) and all(not hasattr(var, "val") and var in given for var in eqn.invars)):
             given |= {*eqn.outvars}
-    kept: dict[Any, Any] = {var: var.aval for var in jaxpr.outvars if not hasattr(var, "val") and var not in given}
+    kept: dict[Any, Any] = {
+        var: var.aval
+        for var, used in zip(jaxpr.outvars, read, strict=True)
+        if used and not hasattr(var, "val") and var not in given
+    }
     arrays = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in kept.values()]
     return ResidualReport(tuple(sorted(arrays, key=_bytes, reverse=True)))
 
