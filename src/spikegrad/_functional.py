@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import jax
 from jax.typing import ArrayLike
@@ -44,10 +44,13 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
     ['x', 'alpha']
     """
 
-    def function(x: ArrayLike, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
+    name = snake_case(cls.__name__)
+
+    def function(x: Any = None, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        if x is None:  # other libraries have factories of these names
+            raise TypeError(f"{name}: x is missing; write {cls.__name__}() for a surrogate that you pass on")
         return cls(*args, **kwargs)(x)
 
-    name = snake_case(cls.__name__)
     signature = inspect.signature(cls)
     x = inspect.Parameter("x", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=ArrayLike)
     function.__name__ = function.__qualname__ = name

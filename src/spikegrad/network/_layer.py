@@ -15,7 +15,7 @@ from .._checks import brief, broadcast_checked, is_float
 from .._compat import shard_as, zeros_like
 from .._struct import Struct, parameter
 from .._surrogate import Stochastic, fold_in, forwards
-from ..neurons import Cell, State
+from ..neurons import Cell, State, check_initial
 from ..neurons import fire as fire_cell
 from ._initial import Initializer, draw
 
@@ -271,14 +271,49 @@ def initial_state(layer: Layer, x: Any) -> LayerState:
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     drive, whole = functools.partial(layer.drive), functools.partial(layer.current)
     current = jax.eval_shape(drive, x)
+    check_examples(layer, "weight", x)
+    key = jax.random.key(0) if is_stochastic(layer.cell) else None
     while True:
         v = layer.cell.initial_state(current.shape, current.dtype)
         v = jax.tree.map(lambda leaf, current=current: shard_as(jnp.asarray(leaf), current), v)
-        out = zeros_like(fire(layer.cell, v, jax.random.key(0) if is_stochastic(layer.cell) else None)[1])
+        check_initial(layer.cell, v, current, key)
+        out = zeros_like(fire(layer.cell, v, key)[1])
+        if layer.recurrent is not None:
+            check_examples(layer, "recurrent", out)
         wider = jax.eval_shape(whole, x, out)
         if wider.dtype == current.dtype:
             return v, out
         current = wider
+
+
+def check_examples(layer: Layer, name: str, x: Any) -> None:
+    """Raise if a weight is a function of one example, which some shapes of a batch let pass.
+
+    ``x`` is the input, or its shape and dtype. A function of all examples has as many rows for one example more; it
+    may fail, if it closes over an array for each example, but then it does not take a single one either.
+    """
+    weight = getattr(layer, name)
+    if matrix_of(weight) is not None or len(x.shape) < 2:
+        return
+
+    def shape_of(*shape):
+        try:
+            return jax.eval_shape(functools.partial(weight), jax.ShapeDtypeStruct(shape, x.dtype)).shape
+        except Exception:  # any function, any error
+            return None
+
+    rows, *one = x.shape
+    out = shape_of(*x.shape)
+    if out is None:
+        return  # another check has a better message
+    wrong = out[:1] != (rows,)
+    if not wrong and out == x.shape and (shape_of(rows + 1, *one) or ())[:1] != (rows + 1,):
+        wrong = len(shape_of(*one) or x.shape) == len(one)
+    if wrong:
+        raise ValueError(
+            f"Layer: {name} must return a row for each of {rows} examples, got shape {out} for an input of shape "
+            f"{x.shape}; for a function of one example pass jax.vmap({name})"
+        )
 
 
 def _product(weight: Any, x: jax.Array, name: str) -> jax.Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -169,8 +170,9 @@ class Network(Struct):
             The state of the cell and the output of each layer.
         """
         states, x = [], inputs if isinstance(inputs, jax.ShapeDtypeStruct) else real_inputs(inputs)
-        for layer in self.layers:
-            states.append(_layer.initial_state(layer, x))
+        for n, layer in enumerate(self.layers):
+            with _layer_named(n):
+                states.append(_layer.initial_state(layer, x))
             x = states[-1][1]
         return states
 
@@ -346,6 +348,17 @@ class Network(Struct):
             raise
         outputs = tuple(out for out, _ in of_steps) if all_layers else of_steps[-1][0]
         return (ends, outputs, tuple(of_steps[n][1] for n in shown)) if shown else (ends, outputs)
+
+
+@contextlib.contextmanager
+def _layer_named(n: int) -> Iterator[None]:
+    """Name the layer in the message of an error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) in (TypeError, ValueError) and len(error.args) == 1:
+            error.args = (f"Network: layer {n}: {error}",)
+        raise
 
 
 class _Options(NamedTuple):

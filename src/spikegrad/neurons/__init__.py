@@ -5,7 +5,7 @@ its output; :func:`unroll` does so for every step of a sequence. Weights, delays
 yours: any JAX code can stand between two cells.
 """
 
-from ._cell import Cell, State, Step, fire
+from ._cell import Cell, State, Step, check_initial, fire
 from ._lif import LIF, AdaptiveLIF, SynapticLIF
 from ._readout import LeakyReadout
 from ._refractory import Refractory, parameters_of, says_how_to_encode, with_parameters
@@ -20,6 +20,7 @@ __all__ = [
     "State",
     "Step",
     "SynapticLIF",
+    "check_initial",
     "decay_from_tau",
     "fire",
     "parameters_of",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief, broadcast_checked, is_float, real_array
@@ -24,6 +25,9 @@ class Cell(Struct):
     Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and :meth:`fire`. The step
     is cut in two there because everything that happens at a spike can be computed again from the state before it: a
     :class:`Network` keeps this one array per step for the backward pass, and nothing else.
+
+    A cell that wraps another one returns it as ``inner``, a property or a field. Its weights are then initialized, its
+    slopes adapted and its parameters changed like those of the inner cell.
 
     Examples
     --------
@@ -44,6 +48,9 @@ class Cell(Struct):
     >>> v.tolist(), s.tolist()
     ([0.75, 0.25], [0.0, 1.0])
     """
+
+    inner: ClassVar[Any] = None
+    """The cell that this one wraps, None if it wraps none."""
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         """The state at rest: zeros, unless a cell says otherwise.
@@ -98,7 +105,8 @@ class Cell(Struct):
         v : array_like or tuple of array_like
             State before the step.
         current : array_like
-            Input of this step; broadcasts to the state and is cast to its dtype.
+            Input of this step. It is cast to the dtype of the state. It broadcasts to the state, unless
+            :meth:`initial_state` of its shape has the shape of the state: a cell may sum over an axis of its inputs.
         key : array of jax.random.key, optional
             The key of this step, for :func:`stochastic` spikes.
 
@@ -110,12 +118,9 @@ class Cell(Struct):
             Output of the step.
         """
         owner = type(self).__name__
-        v = as_state(self, v, owner)
-        like = jax.tree.leaves(v)[0]
-        current = broadcast_checked(
-            real_array(current, owner, "current"), like.dtype, like.shape, owner, "current", "v"
-        )
-        return fire(self, self.integrate(v, current), key)
+        current = as_current(current, owner, "current")
+        v = as_state(self, v, current.shape, owner)
+        return fire(self, self.integrate(v, _fitting(self, v, current)), key)
 
 
 def fire(cell: Cell, u: State, key: Any = None) -> tuple[State, jax.Array]:
@@ -123,16 +128,74 @@ def fire(cell: Cell, u: State, key: Any = None) -> tuple[State, jax.Array]:
     return (cell if key is None else with_key(cell, key)).fire(u)
 
 
-def as_state(cell: Any, v: State, owner: str) -> State:
-    """``v`` as real arrays, and as integers and bools where the cell's own state has these."""
+def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:
+    """Inputs as a floating-point array. Lists are array_like too."""
+    return real_array(np.asarray(current) if isinstance(current, (list, tuple)) else current, owner, name)
+
+
+def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
+    """``v`` as arrays. They are real, except those for which the initial state for currents of this shape is not."""
     leaves = jax.tree.leaves(v)
     if not leaves:
         raise TypeError(f"{owner}: v must be the state, an array or a tuple of arrays, got {brief(v)}")
-    if isinstance(cell, Cell) and any(hasattr(leaf, "dtype") and not is_float(leaf) for leaf in leaves[1:]):
-        like = real_array(leaves[0], owner, "v")
-        rest = cell.initial_state(like.shape, like.dtype)
-        return jax.tree.map(lambda leaf, like: real_array(leaf, owner, "v") if is_float(like) else leaf, v, rest)
+    if isinstance(cell, Cell) and not all(isinstance(leaf, jax.Array) and is_float(leaf) for leaf in leaves):
+        like = _initial(cell, shape, jnp.result_type(float))
+        if jax.tree.structure(like) == jax.tree.structure(v):
+            return jax.tree.map(
+                lambda leaf, like: real_array(leaf, owner, "v") if is_float(like) else jnp.asarray(leaf), v, like
+            )
     return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+
+
+def _fitting(cell: Cell, v: State, current: jax.Array) -> jax.Array:
+    """The current in the dtype of the state, and of a shape that fits the state."""
+    leaves = jax.tree.leaves(v)
+    like = next(filter(is_float, leaves), leaves[0])
+    if current.shape != like.shape:
+        initial = jax.tree.leaves(_initial(cell, current.shape, like.dtype))
+        if [leaf.shape for leaf in initial] != [leaf.shape for leaf in leaves]:
+            return broadcast_checked(current, like.dtype, like.shape, type(cell).__name__, "current", "v")
+    return current.astype(like.dtype)
+
+
+def _initial(cell: Cell, shape: tuple[int, ...], dtype: Any) -> State:
+    """Shapes and dtypes of the initial state."""
+    return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype)))
+
+
+def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
+    """Raise if a step does not take the initial state ``v``, or does not return a state like it."""
+    owner = type(cell).__name__
+    fix = "define initial_state(shape, dtype), which returns a state like that of fire"
+    if not jax.tree.leaves(v):
+        raise TypeError(f"{owner}: initial_state must return one or more arrays, got {brief(v)}")
+
+    def structure_after(v):
+        step = jax.eval_shape(lambda v, current: fire(cell, cell.integrate(v, current), key)[0], v, current)
+        return jax.tree.structure(step)
+
+    try:
+        after = structure_after(v)
+    except (TypeError, ValueError):
+        for n in (2, 3, 4) if type(cell).initial_state is Cell.initial_state else ():
+            try:
+                several = structure_after((v,) * n)
+            except Exception:  # any method, any error: it does not take these either
+                continue
+            if several == jax.tree.structure((v,) * n):
+                raise TypeError(
+                    f"{owner}: the state is a tuple of {n}, but the initial one is one array; {fix}"
+                ) from None
+        raise
+    if after != jax.tree.structure(v):
+        got = after.unflatten([0] * after.num_leaves)
+        raise TypeError(
+            f"{owner}: fire must return a state like the initial one, {_described(v)}, got {_described(got)}; {fix}"
+        )
+
+
+def _described(state: State) -> str:
+    return f"a {type(state).__name__} of {len(state)}" if isinstance(state, (tuple, list, dict)) else "one array"
 
 
 def both(cell: Cell, v: State, second: str, first: str = "potential") -> State:

@@ -15,6 +15,7 @@ from .._forward import Levels, Signed, Stochastic
 from .._struct import Real, parameter
 from .._surrogate import forwards, in_units_of
 from ..surrogates import Sigmoid
+from ..surrogates._registry import get
 from ._cell import Cell, State, both, charged
 
 
@@ -98,10 +99,18 @@ class LIF(Cell, pure=True):
             "reset_mechanism": "reset",
             "reset_delay": "delay_reset",
             "decay_input": "norm_input",
+            **dict.fromkeys(
+                ("spike_grad", "surrogate_function", "spike_fn", "spk_fun"), "surrogate=Sigmoid(), or another surrogate"
+            ),
         }
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.surrogate, str):
+            raise TypeError(f"{type(self).__name__}: surrogate must be a Callable, {_instead_of(self.surrogate)}")
+        if isinstance(self.reset, str) and self.reset in _RESETS:
+            owner, ours = type(self).__name__, _RESETS[self.reset]
+            raise ValueError(f"{owner}: reset must be 'subtract', 'value' or 'none', got {self.reset!r}; write {ours}")
         super().__post_init__()
         if self.reset != "value" and isinstance(self.reset_value, (float, np.ndarray)) and np.any(self.reset_value):
             owner, value = type(self).__name__, brief(self.reset_value)
@@ -144,6 +153,22 @@ class LIF(Cell, pure=True):
 
     def decode(self, distance: Any, rest: Any) -> jax.Array:
         return distance + self._fitted(distance.dtype, distance.shape, "v").threshold
+
+
+_RESETS = {
+    **dict.fromkeys(("zero", "hard", "to_zero"), "reset='value'"),
+    **dict.fromkeys(("soft", "subtraction"), "reset='subtract'"),
+}
+"""Names of other libraries, and ours."""
+
+
+def _instead_of(name: str) -> str:
+    """The rest of a message about the name of a surrogate."""
+    try:
+        made = get(name)
+    except Exception:
+        return f"got {name!r}; write an instance such as Sigmoid()"
+    return f"got {name!r}; write {made if '(' in name else f'{type(made).__name__}()'}"
 
 
 class SynapticLIF(LIF, pure=True):

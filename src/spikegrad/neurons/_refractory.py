@@ -61,6 +61,10 @@ class Refractory(Cell, pure=True):
         if any(isinstance(forward, Soft) for forward in forwards(self.cell)):
             raise ValueError(f"Refractory: cell must fire or not, got {brief(self.cell.surrogate)}")
 
+    @property
+    def inner(self) -> LIF:  # type: ignore[override]
+        return self.cell
+
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
 
@@ -101,19 +105,34 @@ class _Resting:
 
 
 def parameters_of(cell: Any) -> Any:
-    """What has the parameters of a cell: the cell, or the one that it wraps."""
-    return cell.cell if isinstance(cell, Refractory) else cell
+    """The cell with the parameters: the cell itself, or the innermost one that it wraps."""
+    inner = getattr(cell, "inner", None)
+    return cell if inner is None else parameters_of(inner)
 
 
-def with_parameters(cell: Any, **changed: Any) -> Any:
-    """The cell with other parameters, those of the one that it wraps."""
-    inner = dataclasses.replace(parameters_of(cell), **changed)
-    return dataclasses.replace(cell, cell=inner) if isinstance(cell, Refractory) else inner
+def with_parameters(cell: Any, /, **changed: Any) -> Any:
+    """The cell with other parameters, of the innermost one that it wraps."""
+    inner = getattr(cell, "inner", None)
+    if inner is None:
+        return _replaced(cell, **changed)
+    name = next((name for name, value in vars(cell).items() if value is inner), None)
+    if name is None:
+        raise TypeError(f"{type(cell).__name__}: inner must be the value of a field, got {brief(inner)}")
+    return _replaced(cell, **{name: with_parameters(inner, **changed)})
+
+
+def _replaced(cell: Any, /, **changed: Any) -> Any:
+    if cell._frozen:
+        return dataclasses.replace(cell, **changed)
+    cell = copy.copy(cell)
+    vars(cell).update(changed)
+    return cell
 
 
 def says_how_to_encode(cell: Cell) -> bool:
     """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
-    if isinstance(cell, Refractory) and not says_how_to_encode(cell.cell):
+    inner = getattr(cell, "inner", None)
+    if inner is not None and not says_how_to_encode(inner):
         return False
     order = type(cell).__mro__
 

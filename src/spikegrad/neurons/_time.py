@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import brief, real_array
+from .._checks import brief
 from .._compat import match_varying_axes, shard_as
-from .._struct import as_real, is_pure
+from .._struct import Struct, as_real, is_pure
 from .._surrogate import as_key, fold_in
-from ._cell import Cell, State, Step, as_state
+from ._cell import Cell, State, Step, as_current, as_state, check_initial
 
 
 def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "exact") -> Any:
@@ -100,6 +100,8 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
     ------
     ValueError
         If ``currents`` has no time axis.
+    TypeError
+        If ``cell`` is a :class:`Network`, which runs over time by itself, or another object that is not a step.
 
     Examples
     --------
@@ -109,7 +111,8 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
     >>> spikes[:, 0].tolist()
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
-    currents = real_array(currents, "unroll", "currents")
+    _check_step(cell)
+    currents = as_current(currents, "unroll", "currents")
     if currents.ndim == 0:
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
@@ -117,7 +120,9 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
         now = jax.eval_shape(lambda currents: currents.sum(0, dtype=currents.dtype), currents)  # there may be no step
         v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), rest(now.shape, now.dtype))
         v = match_varying_axes(v, like=currents)
-    start = as_state(cell, v, "unroll")
+        if isinstance(cell, Cell):
+            check_initial(cell, v, now, key=None if key is None else jax.random.key(0))
+    start = as_state(cell, v, currents.shape[1:], "unroll")
 
     def step(v, current):
         return cell(v, current)
@@ -133,3 +138,13 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
     # scan keeps what it compiled for an equal function: right for a cell of this library, which is nothing but its
     # value, wrong for one that may have changed since
     return jax.lax.scan(cell if is_pure(cell) else step, start, currents)
+
+
+def _check_step(cell: Any) -> None:
+    expected = "unroll: cell must be a Cell or a function of state and current"
+    if isinstance(cell, type):
+        raise TypeError(f"{expected}, got the class {cell.__name__}: write {cell.__name__}()")
+    if isinstance(cell, Struct) and not isinstance(cell, Cell):
+        name = type(cell).__name__
+        fix = "; call it instead: network(inputs)" if name == "Network" else ""
+        raise TypeError(f"{expected}, got a {name}{fix}")

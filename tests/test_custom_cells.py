@@ -1,0 +1,354 @@
+"""Cells of users: every state and wrapper that a network takes, and what the messages say about the others."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Cell,
+    Layer,
+    LeakyReadout,
+    Network,
+    Refractory,
+    Sigmoid,
+    SynapticLIF,
+    parameter,
+    residual_report,
+    sigmoid,
+    unroll,
+)
+from spikegrad.network import fit_widths
+from spikegrad.neurons import parameters_of, says_how_to_encode, with_parameters
+
+rng = np.random.default_rng(0)
+X = jnp.asarray(rng.uniform(0, 2, (6, 3, 5)), jnp.float32)
+
+
+def fired(u):
+    s = Sigmoid()(u - 1)
+    return u - s, s
+
+
+class Receptors(Cell):
+    """Sums over several receptors, the last axis of its currents."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape[:-1], dtype)
+
+    def integrate(self, v, current):
+        return 0.9 * v + current.sum(-1)
+
+    def fire(self, u):
+        return fired(u)
+
+
+class Compartments(Receptors):
+    """Has two potentials for each neuron, in one array."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros((*shape, 2), dtype)
+
+    def integrate(self, v, current):
+        return jnp.stack([0.9 * v[..., 0] + current, 0.5 * v.sum(-1)], -1)
+
+    def fire(self, u):
+        v, s = fired(u[..., 1])
+        return jnp.stack([u[..., 0], v], -1), s
+
+
+class CounterFirst(Cell):
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, dtype)
+
+    def integrate(self, v, current):
+        left, v = v
+        return left, 0.9 * v + jnp.where(left > 0, 0, current)
+
+    def fire(self, u):
+        left, u = u
+        v, s = fired(u)
+        return (jnp.where(s > 0, 2, jnp.maximum(left - 1, 0)), v), s
+
+
+class Named(Cell):
+    def initial_state(self, shape, dtype):
+        return {"v": jnp.zeros(shape, dtype), "above": jnp.zeros(shape, bool)}
+
+    def integrate(self, v, current):
+        return {"v": 0.9 * v["v"] + current, "above": v["above"]}
+
+    def fire(self, u):
+        v, s = fired(u["v"])
+        return {"v": v, "above": s > 0}, s
+
+
+class WithNumbers(Named):
+    def initial_state(self, shape, dtype):
+        return np.zeros(shape), 0
+
+    def integrate(self, v, current):
+        return 0.9 * v[0] + current, v[1]
+
+    def fire(self, u):
+        v, s = fired(u[0])
+        return (v, u[1]), s
+
+
+@pytest.mark.parametrize("cell", [Receptors(), Compartments(), CounterFirst(), Named(), WithNumbers()], ids=repr)
+def test_unroll_and_call_take_every_state_that_a_network_takes(cell):
+    spread = (lambda x: jnp.stack([x, x / 2], -1)) if type(cell) is Receptors else (lambda x: x)
+    expected = Network([Layer(spread, cell)])(X)[1]
+    assert expected.sum() > 10
+    np.testing.assert_array_equal(unroll(cell, spread(X))[1], expected)
+    v, outs = cell.initial_state(spread(X).shape[1:], jnp.float32), []
+    for current in spread(X):
+        v, out = cell(v, current)
+        outs.append(out)
+    np.testing.assert_array_equal(jnp.stack(outs), expected)
+
+
+def test_unroll_takes_lists():
+    assert unroll(LIF(), X.tolist())[1].sum() == unroll(LIF(), X)[1].sum()
+
+
+# --- wrappers --------------------------------------------------------------------------------------------------------
+
+
+class Held(Cell):
+    """A wrapper of a user's, with a trace of the outputs beside the state of the inner cell."""
+
+    cell: Cell = parameter(kind=Cell)
+
+    @property
+    def inner(self):
+        return self.cell
+
+    def initial_state(self, shape, dtype):
+        return self.cell.initial_state(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v, current):
+        v, trace = v
+        return self.cell.integrate(v, current - 0.1 * trace), trace
+
+    def fire(self, u):
+        u, trace = u
+        v, s = self.cell.fire(u)
+        return (v, 0.5 * trace + s), s
+
+    def encode(self, u):
+        u, trace = u
+        distance, rest = self.cell.encode(u)
+        return distance, (rest, trace)
+
+    def decode(self, distance, rest):
+        rest, trace = rest
+        return self.cell.decode(distance, rest), trace
+
+
+class InField(Held):
+    """The field itself has the name, and the class an ``__init__`` of its own."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    inner = None
+
+    cell = property(lambda self: self.inner)
+
+
+class Silent(Cell):
+    """Does not encode."""
+
+    def integrate(self, v, current):
+        return 0.9 * v + current
+
+    def fire(self, u):
+        return fired(u)
+
+
+W = jnp.asarray(rng.normal(0.2, 0.5, (5, 7)), jnp.float32)
+
+
+def loss(w, cell, mode):
+    outs = Network([Layer(w, cell, 0.1 * jnp.eye(7))])(X, mode=mode)[1]
+    return (outs * jnp.arange(7.0)[None, None]).sum()
+
+
+@pytest.mark.parametrize("wrap", [Held, InField])
+def test_wrapper_of_a_user_hands_on_its_inner_cell(wrap):
+    cell = wrap(LIF(0.8, surrogate=Arctan(3.0)))
+    assert says_how_to_encode(cell)
+    assert not says_how_to_encode(wrap(Silent()))
+    assert not says_how_to_encode(wrap(Refractory(Delayed(), 2)))
+    assert parameters_of(wrap(wrap(cell))) == LIF(0.8, surrogate=Arctan(3.0))
+    changed = with_parameters(wrap(cell), decay=0.5, surrogate=Sigmoid())
+    assert type(changed) is wrap
+    assert parameters_of(changed) == LIF(0.5, surrogate=Sigmoid())
+    assert parameters_of(cell).decay == 0.8
+    kept = residual_report(lambda w: loss(w, cell, "8-bit"), W).arrays
+    assert any(a.dtype == jnp.uint8 for a in kept)
+    exact, few = (jax.jit(jax.grad(loss), static_argnums=(1, 2))(W, cell, mode) for mode in ("exact", "8-bit"))
+    assert 0 < np.linalg.norm(few - exact) < 0.1 * np.linalg.norm(exact)
+
+
+class Delayed(LIF):
+    def fire(self, u):
+        return super().fire(u)
+
+
+def test_wrapper_of_a_cell_that_does_not_encode_is_stored_unchanged():
+    exact, few = (jax.grad(loss)(W, Held(Silent()), mode) for mode in ("exact", "8-bit"))
+    np.testing.assert_allclose(few, exact, rtol=1e-6, atol=1e-6)
+
+
+def test_weights_and_widths_of_a_wrapper_are_those_of_its_inner_cell():
+    for wrap in (Held, InField):
+        network = Network.init(jax.random.key(0), X, (7, 2), wrap(LIF(0.8)))
+        np.testing.assert_array_equal(
+            network.layers[0].weight, Network.init(jax.random.key(0), X, (7, 2), LIF(0.8)).layers[0].weight
+        )
+        fitted = fit_widths(network, X).layers[0].cell
+        assert type(fitted) is wrap
+        assert parameters_of(fitted).surrogate != LIF().surrogate
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+class Pair(Cell):
+    """Has a state of two arrays, and no ``initial_state``."""
+
+    def integrate(self, v, current):
+        v, w = v
+        return 0.9 * v + current - w, w
+
+    def fire(self, u):
+        u, w = u
+        v, s = fired(u)
+        return (v, 0.9 * w + s), s
+
+
+class Empty(Pair):
+    def initial_state(self, shape, dtype):
+        return ()
+
+
+@pytest.mark.parametrize("batch", [2, 3])  # an array of two rows can be unpacked
+@pytest.mark.parametrize(
+    "run", [lambda cell, x: Network([Layer(jnp.eye(5), cell)])(x), unroll], ids=["network", "unroll"]
+)
+def test_state_of_two_arrays_needs_an_initial_state(run, batch):
+    with pytest.raises(TypeError, match=r"Pair: .* define initial_state\(shape, dtype\), which returns a state like"):
+        run(Pair(), X[:, :batch])
+    with pytest.raises(TypeError, match=r"Empty: initial_state must return one or more arrays, got \(\)"):
+        run(Empty(), X[:, :batch])
+
+
+OTHERS = {  # what users of other libraries write, and the remedy that the message names
+    "a name": (
+        lambda: LIF(surrogate="arctan"),
+        TypeError,
+        "LIF: surrogate must be a Callable, got 'arctan'; write Arctan()",
+    ),
+    "an expression": (lambda: AdaptiveLIF(surrogate="0.3 * sigmoid(4)"), TypeError, "; write 0.3 * Sigmoid(alpha=4.0)"),
+    "no name": (lambda: LIF(surrogate="atann"), TypeError, "got 'atann'; write an instance such as Sigmoid()"),
+    "spike_grad": (lambda: LIF(spike_grad=abs), TypeError, "no parameter spike_grad; give surrogate=Sigmoid()"),
+    "surrogate_function": (
+        lambda: SynapticLIF(surrogate_function=abs),
+        TypeError,
+        "SynapticLIF: no parameter surrogate_fu",
+    ),
+    "zero": (
+        lambda: LIF(reset="zero"),
+        ValueError,
+        "LIF: reset must be 'subtract', 'value' or 'none', got 'zero'; write reset='value'",
+    ),
+    "hard": (lambda: LIF(reset="hard"), ValueError, "got 'hard'; write reset='value'"),
+    "soft": (lambda: LIF(reset="soft"), ValueError, "got 'soft'; write reset='subtract'"),
+    "a factory": (lambda: LIF(surrogate=sigmoid(alpha=2.0)), TypeError, "sigmoid: x is missing; write Sigmoid()"),
+    "a network": (
+        lambda: unroll(Network([Layer(W, LIF())]), X),
+        TypeError,
+        "got a Network; call it instead: network(inputs)",
+    ),
+    "a class": (
+        lambda: unroll(LIF, X),
+        TypeError,
+        "unroll: cell must be a Cell or a function of state and current, got the class LIF",
+    ),
+    "a surrogate": (lambda: unroll(Sigmoid(), X), TypeError, "got a Sigmoid"),
+    "inner": (
+        lambda: with_parameters(Elsewhere(LIF()), decay=0.5),
+        TypeError,
+        "Elsewhere: inner must be the value of a field, got LIF(",
+    ),
+    "weight": (
+        lambda: Network([Layer(W, LIF()), Layer(W, LIF())])(X),
+        ValueError,
+        "Network: layer 1: Layer: weight of shape (5, 7) does not take an input of shape (3, 7)",
+    ),
+    "decay": (
+        lambda: Network([Layer(W, LIF(jnp.ones(5)))])(X),
+        ValueError,
+        "Network: layer 0: LIF: decay of shape (5,) does not broadcast to v of shape (3, 7)",
+    ),
+}
+
+
+class Elsewhere(Held):
+    @property
+    def inner(self):
+        return LIF(0.5)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_messages_name_the_remedy_and_the_layer(name):
+    make, error, message = OTHERS[name]
+    with pytest.raises(error) as raised:
+        make()
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("batch", "features", "neurons"),
+    [(5, 5, 7), (5, 5, 5), (3, 5, 7)],
+    ids=["batch is features", "cube", "wrong matrix"],
+)
+@pytest.mark.parametrize("name", ["weight", "recurrent"])
+def test_weight_of_one_example_raises_whatever_the_shape(batch, features, neurons, name):
+    """Its product with a batch has the examples on another axis, where the shapes allow it."""
+    w = jnp.ones((neurons, batch))
+    x = jnp.ones((4, batch, features))
+
+    def one(x):
+        return w @ x
+
+    if name == "recurrent":
+        square = jnp.ones((batch, batch))
+        layer = Layer(jnp.ones((features, batch)), LIF(), lambda out: square @ out)
+    else:
+        layer = Layer(one, LIF())
+    with pytest.raises(ValueError, match=f"layer 0: Layer: {name} must return a row for each of {batch} examples, got"):
+        Network([layer])(x)
+
+
+def test_weight_of_all_examples_may_close_over_them():
+    """A mask of dropout, say, which fits this batch alone, even if all axes are of one size."""
+    square = jnp.ones((5, 5))
+    for weight in (
+        lambda x: (x * square) @ square,
+        lambda x: square * x,
+        lambda x: x @ square,
+        jax.vmap(lambda x: square @ x),
+        lambda x: x * jnp.arange(5.0)[:, None],
+        functools.partial(jnp.einsum, "ij,bj->bi", square),
+    ):
+        assert Network([Layer(weight, LeakyReadout(), lambda out, weight=weight: 0.1 * weight(out))])(
+            jnp.ones((4, 5, 5))
+        )[1].shape == (4, 5, 5)
