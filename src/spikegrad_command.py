@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 
 def main() -> int:
@@ -12,8 +13,11 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _fill_standard_streams()
-    from spikegrad.cli import main  # noqa: PLC0415
-
+    try:
+        from spikegrad.cli import main  # noqa: PLC0415
+    except ValueError as error:  # JAX reads its environment variables when it is imported
+        print(f"spikegrad: error: JAX cannot be imported: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     return main()
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # only Unix has it
+    fcntl = None
+
 PARTIAL = ".part"
-"""How the name of a file ends that is not whole: what a killed process leaves behind, beside the old file."""
+"""Ending of the name of an incomplete file. A killed process leaves such a file beside the old one."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False) -> None:
@@ -34,18 +40,50 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool 
         promise.
     """
     path = Path(os.path.realpath(path))  # through a link, or the link would be replaced
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    partial, stream = _new_partial(path)
     try:
-        with partial.open("xb") as stream:
+        with stream:
+            remove_partials(path.parent, path.name)
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        (_rename_to_new if new else os.replace)(partial, path)
+            (_rename_to_new if new else os.replace)(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def remove_partials(folder: Path, name: str | None = None) -> None:
+    """Remove the partial files of killed processes from a folder. Partial files that are being written stay.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder. Its subfolders are not searched.
+    name : str, optional
+        Only partial files of the file with this name.
+    """
+    if fcntl is None:  # without locks a partial file that is being written looks like one that was left behind
+        return
+    for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
+        with contextlib.suppress(OSError), path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _new_partial(path: Path) -> tuple[Path, BinaryIO]:
+    """Create a partial file. Its lock, which ends with the process, shows other processes that it is being written."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+        stream = partial.open("xb")
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # some file systems have no locks
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        if partial.exists():  # another process may remove it before it is locked
+            return partial, stream
+        stream.close()
 
 
 def _rename_to_new(partial: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from . import streams
@@ -49,10 +50,12 @@ def _run(args: list[str] | None) -> int:
 
     from ..data import DataError  # noqa: PLC0415
     from ..training import CheckpointError, DivergedError  # noqa: PLC0415
-    from .commands import command  # noqa: PLC0415
-    from .runs import RunError  # noqa: PLC0415
 
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook exports a backend that need not be here
     try:
+        from .commands import command  # noqa: PLC0415  (it makes arrays, which takes a device)
+        from .runs import RunError  # noqa: PLC0415
+
         return command.main(args, prog_name="spikegrad", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
@@ -61,18 +64,18 @@ def _run(args: list[str] | None) -> int:
         raise KeyboardInterrupt from None
     except click.ClickException as error:
         return streams.fail(error.format_message(), error.exit_code)
-    except (DataError, RunError, CheckpointError) as error:
-        return streams.fail(str(error), 2)
-    except DivergedError as error:
-        return streams.fail(str(error), 1)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryError(str(error).partition(":")[2].splitlines()[0]) from None
-    except (AssertionError, RuntimeError):  # of JAX, whose messages differ
-        if _has_a_device():
+    except (AssertionError, RuntimeError) as error:  # of JAX, whose messages differ
+        if "Unable to initialize backend" not in str(error) and _has_a_device():
             raise
         return streams.fail(f"JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms}", 2)
+    except (DivergedError, FloatingPointError) as error:
+        return streams.fail(str(error), 1)
+    except (DataError, RunError, CheckpointError) as error:
+        return streams.fail(str(error), 2)
 
 
 def _has_a_device() -> bool:

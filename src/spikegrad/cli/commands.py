@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -159,6 +159,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
                 stop=stop,
                 folder=folder,
                 minutes=checkpoint,
+                identity={"options": record["options"], "data": record["data"]["training_sha256"]},
                 callbacks=callbacks,
             )
         failures.extend(fit.failures)
@@ -166,7 +167,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
 
     key = jax.random.key(options.seed)
     start = learning.starts(network, loaded)(key)
-    why = diagnosis.reasons(network, start, loaded, options.lr)
+    why = _diagnosed(diagnosis.reasons(network, start, loaded, options.lr))
     watch = diagnosis.Watch(why, loaded.classes, quiet)
     with runs.held(folder), processes.deferred() as stop:
         with diagnosis.explained(why):
@@ -195,11 +196,12 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         reasons = why(spiking.params) if doubts or spiking.failures else []
         lines = [*doubts, *(reasons or [diagnosis.SOUND] * bool(doubts))]
         learning.forget_programs()
-        with _collected(failures):
+        with runs.drawing(folder, failures):
             from .figure import run_figure  # noqa: PLC0415  (it takes memory that training needs)
 
             figure = run_figure(network, get(options.surrogate), spiking.params, loaded, record["results"], title)
             runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
+        with _collected(failures):
             runs.save_record(folder, record)
             if record["finished"] and jax.process_index() == 0:
                 shutil.rmtree(folder / learning.CHECKPOINTS, ignore_errors=True)
@@ -238,12 +240,26 @@ def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
 def _go_on(folder: Path) -> tuple:
     """The same of a run that has not finished."""
     options, about, record = runs.read_record(folder)
-    if record.get("finished", True):
+    if runs.read_part(folder, runs.RECORD, record, None, runs.Stage).finished:
         raise runs.RunError(f"{folder} has finished: there is nothing to go on with")
     data = sources.load(options.data, options.seed, options.binning)
-    if runs.sha256(data.x_train, data.y_train, sources.lengths_of(data)[0]) != about.training_sha256:
-        raise runs.RunError(f"{options.data} has changed since {folder} began to learn from it")
+    runs.check_unchanged(folder, options.data, data, about)
+    options, _ = runs.or_damaged(folder, lambda: fitted(options, data))
+    network = options.network(data.shape, data.classes)
+    runs.check_resources(folder, options, data, count(network.sizes, network.recurrent), checkpoints=3)
     return folder, options, data, record
+
+
+def _diagnosed(why: Callable[[Params], list[str]]) -> Callable[[Params], list[str]]:
+    """The reasons, or one line if the diagnosis itself fails: it must not end training."""
+
+    def reasons(params: Params) -> list[str]:
+        try:
+            return why(params)
+        except Exception as error:
+            return [f"the diagnosis failed: {streams.brief(error)}"]
+
+    return reasons
 
 
 @contextmanager
@@ -251,7 +267,7 @@ def _collected(failures: list[str]) -> Iterator[None]:
     """A failure after which what was learnt is still to be shown."""
     try:
         yield
-    except (DivergedError, ImportError, OSError) as error:
+    except (DivergedError, OSError) as error:
         failures.append(str(error))
 
 

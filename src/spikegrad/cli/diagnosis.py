@@ -52,7 +52,7 @@ def examine(
         return learning.cross_entropy(network.logits(last, potentials, mask), jnp.asarray(y[rows])).mean()
 
     optimizer = None if lr is None else optax.adam(lr)
-    return diagnose(layers, inputs, loss, optimizer=optimizer, mask=mask, mode=network.mode)
+    return diagnose(layers, inputs, loss, optimizer=optimizer, mask=mask, mode=network.mode, key=network.spike_key(key))
 
 
 def reasons(network: SpikingNetwork, start: Params, data: Data, lr: float) -> Callable[[Params], list[str]]:

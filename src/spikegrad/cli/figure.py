@@ -19,6 +19,7 @@ from ..data import Data
 from ..inspect.plot import draw
 from . import sources, tables
 from .networks import Params, SpikingNetwork
+from .streams import spelt
 
 _SHOWN = 60  # neurons of a layer that fit a raster
 
@@ -28,7 +29,7 @@ def run_figure(
 ) -> Figure:
     """Learning curves, a spike raster of a held-out example, and the surrogate's step, primal and slope."""
     figure = Figure(figsize=(11, 7.6), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(spelt(title, "utf-8"), fontsize=11, parse_math=False)
     top, middle, bottom = np.asarray(figure.subfigures(3, 1, height_ratios=(1, 1.25, 1)))
     _curves(top.subplots(1, 3), results)
     picture, raster, readout = middle.subplots(1, 3, width_ratios=(0.7, 1.6, 1))
@@ -140,8 +141,8 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
     width, height = max(4.0, 1.9 + 0.62 * len(values[x])), 1.5 + 0.45 * len(values[y])
     figure = Figure(figsize=(width * columns + 0.8, height * lines + 0.8), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    shown = [row.validation[0] for row in rows]
-    low, high = min(shown), max(shown)
+    accuracies = [row.validation[0] for row in rows]
+    low, high = min(accuracies), max(accuracies)
     image = None
     for panel, where in zip(axes, panels, strict=False):
         grid = np.full((len(values[y]), len(values[x])), np.nan)
@@ -169,7 +170,8 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
         bar.set_label("mean accuracy on the validation examples, %", fontsize=8)
         bar.ax.tick_params(labelsize=8)
     reached = tables.spread(*best.held_out)
-    figure.suptitle(f"{title}\nframed: the best by validation, {reached} of what is held out", fontsize=9)
+    shown = spelt(f"{title}\nframed: the best by validation, {reached} of what is held out", "utf-8")
+    figure.suptitle(shown, fontsize=9, parse_math=False)
     return figure
 
 

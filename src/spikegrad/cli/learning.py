@@ -20,6 +20,7 @@ from .._struct import lifted
 from .._system import device_memory, release_memory
 from ..data import Data
 from ..training._agree import agreed
+from ..training._callbacks import jsonable
 from ..training._update import compiled_first
 from . import sources
 from .networks import Model, Params, SpikingNetwork, count, init, init_driven
@@ -151,6 +152,7 @@ def fit(
     stop: Callable[[], Any] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
+    identity: dict[str, Any] | None = None,
     callbacks: Sequence[training.Callback] = (),
 ) -> Fit:
     """Train by Adam, with a learning rate that falls to 0 along a cosine, on the cross-entropy of the logits.
@@ -186,6 +188,8 @@ def fit(
         Where ``metrics.jsonl`` and checkpoints are written. Training goes on from the newest checkpoint that is there.
     minutes : float
         Between checkpoints.
+    identity : dict, optional
+        Everything that the result depends on, as JSON. Checkpoints store it, and one of another run raises an error.
     callbacks : sequence of Callback
         Told more of it.
 
@@ -197,6 +201,8 @@ def fit(
     ------
     DivergedError
         If the loss is not finite before anything has been learnt.
+    CheckpointError
+        If the newest checkpoint in ``folder`` cannot be read, or belongs to another run.
     """
     per_epoch = len(data.x_train) // batch
     schedule = jax.jit(optax.cosine_decay_schedule(lr, per_epoch * epochs))
@@ -209,8 +215,11 @@ def fit(
     diverged = False
     state = training.State.start(params, optimizer, jax.random.key(seed))
     if folder is not None:
-        checkpoints = training.Checkpoints(folder / CHECKPOINTS / name, minutes=minutes, extra=course.curves)
+        of = jsonable({"network": name, **(identity or {})})
+        extra = {"run": of, "curves": course.curves}
+        checkpoints = training.Checkpoints(folder / CHECKPOINTS / name, minutes=minutes, extra=extra)
         state = checkpoints.latest(state)
+        course.curves = _curves_of(extra, of, state.epoch, checkpoints.folder)
         lines = training.JsonLines(
             folder / METRICS,
             of={"network": name},
@@ -411,6 +420,21 @@ def _loss(network: Model, prepare: Callable[[jax.Array], jax.Array], shift: int,
     return loss
 
 
+def _curves_of(extra: dict[str, Any], of: dict[str, Any], epochs: int, folder: Path) -> dict[str, list]:
+    """The learning curves that a checkpoint has, if it is one of this run."""
+    curves = extra.get("curves")
+    if extra.get("run") != of:
+        raise training.CheckpointError(f"the newest checkpoint in {folder} belongs to another run; remove it")
+    if not isinstance(curves, dict) or {name: len(curve) for name, curve in curves.items()} != dict.fromkeys(
+        _CURVES, epochs
+    ):
+        raise training.CheckpointError(f"the newest checkpoint in {folder} is damaged: its curves; remove it")
+    return curves
+
+
+_CURVES = ("loss", "accuracy", "rates", "held_out")
+
+
 class _Tolerant:
     """A callback whose files may fail to be written: that is noted, once, and training goes on."""
 
@@ -439,7 +463,7 @@ class _Course:
 
     def __init__(self, data: Data, score: Callable[..., Scores], report: Callable) -> None:
         self.data, self.score, self.report = data, score, report
-        self.curves: dict[str, list] = {"loss": [], "accuracy": [], "rates": [], "held_out": []}
+        self.curves: dict[str, list] = {name: [] for name in _CURVES}
         self.last: training.Report | None = None
 
     def __call__(self, now: training.Report) -> None:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from .._struct import parameter
 from ..data import constant_coding, latency_coding, rate_coding
 from ..network import Layer, Network
+from ..network._layer import is_stochastic
+from ..network._layer_vjp import KEYS
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
 
 Params: TypeAlias = list[dict[str, jax.Array]]
@@ -177,7 +179,9 @@ class SpikingNetwork:
         inputs, weights = self._coded(x, params, key)
         mask = mask_of(lengths, len(inputs))
         network = self._layers(params, weights)
-        states, (*spikes, potentials) = network(inputs, mask=mask, mode=self.mode, all_layers=True)
+        states, (*spikes, potentials) = network(
+            inputs, mask=mask, mode=self.mode, all_layers=True, key=self.spike_key(key)
+        )
         return self.logits(states[-1][0], potentials, mask), spikes, potentials
 
     def taken_apart(
@@ -188,6 +192,12 @@ class SpikingNetwork:
         constant = self.coding == "current"
         inputs = constant_coding(x.reshape(len(x), -1), self.steps) if constant else self._coded(x, params, key)[0]
         return self._layers(params, weights), inputs, mask_of(lengths, len(inputs))
+
+    def spike_key(self, key: jax.Array) -> jax.Array | None:
+        """The key that stochastic spikes are drawn with, which the input coding does not use; None for other spikes."""
+        if not is_stochastic(self.cell):
+            return None
+        return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl=KEYS)
 
     @property
     def cells(self) -> list[Cell]:

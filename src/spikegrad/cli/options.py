@@ -60,6 +60,13 @@ class Options:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r:.40}")
+        for name, least in _AT_LEAST.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)!r:.40}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, got {self.lr!r:.40}")
+        if not self.hidden:
+            raise ValueError("hidden must have one layer or more, got none")
         leaks = len(CELLS[self.cell][1])
         if len(self.taus) not in (0, leaks, leaks + 1):
             raise ValueError(f"taus of the cell {self.cell} are {leaks} or {leaks + 1}, got {len(self.taus)}")
@@ -83,6 +90,7 @@ class Options:
 
 
 _CHOICES = {"coding": (*CODINGS, NO_CODING), "cell": tuple(CELLS), "readout": READOUTS, "mode": MODES}
+_AT_LEAST = {"epochs": 1, "batch": 1, "steps": 1, "pool": 1, "shift": 0, "bin": 0, "noise": 0}
 
 
 def parse_surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
@@ -164,6 +172,11 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
 def fitted(options: Options, data: datasets.Data) -> tuple[Options, list[str]]:
     """Options as far as the data permits them, and what was changed."""
     n, changed = len(data.x_train), []
+    if data.classes > n:
+        raise datasets.DataError(
+            f"{options.data}: labels must be below {n:,}, the number of training examples, got {data.classes - 1:,}; "
+            "number the classes from 0"
+        )
     if options.batch > n:
         changed.append(f"--batch {options.batch} is cut to the {n} training examples")
         options = dataclasses.replace(options, batch=n)

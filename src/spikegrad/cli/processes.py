@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
@@ -55,6 +56,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
             except (ValueError, RuntimeError) as error:
                 raise click.BadParameter(f"{error}", param_hint="'--distributed'") from None
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would only take note of it
+            _check_alike({"quiet": None, **rest}, click.get_current_context())
             if jax.process_index():
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stdout(nowhere))
@@ -62,6 +64,16 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
             return function(*args, quiet=quiet, **rest)
 
     return run
+
+
+def _check_alike(values: dict[str, Any], context: click.Context) -> None:
+    """Raise in every process if one of them was given other values: only those of process 0 would count."""
+    names = sorted(name for name in values if name != "quiet")
+    rows = gathered(*(zlib.crc32(repr(values[name]).encode("utf-8", "surrogateescape")) >> 1 for name in names))
+    for name, column in zip(names, rows.T, strict=True):
+        if len(set(column.tolist())) > 1:
+            option = next(parameter for parameter in context.command.params if parameter.name == name)
+            raise click.BadParameter("must be the same in all processes", param_hint=f"'{option.opts[0]}'")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 
 from ..training._callbacks import jsonable
-from . import runs, signals, tables
+from . import runs, signals, streams, tables
 from .options import at_once_option, output_option, quiet_option, refuse_others, was_given
 
 RECORD, RESULTS = "reproduction.json", "runs.jsonl"
@@ -72,7 +72,7 @@ def reproduce(
         folder, record = resume, runs.read_any(resume, RECORD)
         grid = with_seeds(runs.read_part(folder, RECORD, record, "grid", task.Grid))
     record |= {"grid": dataclasses.asdict(grid)}
-    found = []
+    found, failures = [], list[str]()
     with (
         runs.held(folder),
         signals.deferred() as stop,
@@ -86,6 +86,7 @@ def reproduce(
             report=progress.updates,
             at_once=at_once,
         ):
+            runs.check_result(folder / RESULTS, row)
             found.append(row)
             progress.result(row)
         interrupted = len(found) < grid.runs
@@ -104,8 +105,9 @@ def reproduce(
         )
         runs.save_record(folder, record, RECORD)
         if rows:
-            drawn = figure(rows, long, task.title(grid))
-            runs.save(folder / runs.FIGURE, lambda stream: drawn.savefig(stream, dpi=130, format="png"))
+            with runs.drawing(folder, failures):
+                drawn = figure(rows, long, task.title(grid))
+                runs.save(folder / runs.FIGURE, lambda stream: drawn.savefig(stream, dpi=130, format="png"))
     out = tables.console()
     if rows:
         out.print(task.title(grid), soft_wrap=True)
@@ -120,7 +122,9 @@ def reproduce(
             met = "met" if law.met else "not met"
             out.print(f"{met}: {law.statement}: {law.found}, expected {law.expected}", soft_wrap=True)
     tables.saved(out, folder, (RESULTS, RECORD, runs.FIGURE), began)
-    return 128 + stop() if stop() else 0
+    for failure in failures:
+        streams.fail(failure, 1)
+    return 128 + stop() if stop() else 1 if failures else 0
 
 
 def chosen_tables(chosen: list[dict[str, Any]]) -> Iterator[Table]:

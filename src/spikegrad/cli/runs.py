@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
+import click
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,7 @@ from .._files import PARTIAL, write_atomically
 from .._system import device_memory, free_disk, processors
 from ..data import Data, DataError
 from ..data._npz import read_arrays
-from . import sources
+from . import sources, streams
 from .networks import NO_CODING, Params, SpikingNetwork, shapes
 from .options import Options
 from .sources import Timed, lengths_of
@@ -126,21 +127,32 @@ def describe(options: Options, data: Data) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "options": dataclasses.asdict(options),
-        "data": {
-            "shape": data.shape,
-            "classes": data.classes,
-            "low": data.low,
-            "high": data.high,
-            "mean": data.mean if isinstance(data, Timed) else (),
-            "deviation": data.deviation if isinstance(data, Timed) else (),
-            "training": len(data.x_train),
-            "held_out": len(data.x_test),
-            "held_out_from": data.held_out,
-            "training_sha256": sha256(data.x_train, data.y_train, lengths_of(data)[0]),
-            "held_out_sha256": sha256(data.x_test, data.y_test, lengths_of(data)[1]),
-        },
+        "data": _description(data),
         **environment(),
     }
+
+
+def _description(data: Data) -> dict[str, Any]:
+    return {
+        "shape": data.shape,
+        "classes": data.classes,
+        "low": data.low,
+        "high": data.high,
+        "mean": data.mean if isinstance(data, Timed) else (),
+        "deviation": data.deviation if isinstance(data, Timed) else (),
+        "training": len(data.x_train),
+        "held_out": len(data.x_test),
+        "held_out_from": data.held_out,
+        "training_sha256": sha256(data.x_train, data.y_train, lengths_of(data)[0]),
+        "held_out_sha256": sha256(data.x_test, data.y_test, lengths_of(data)[1]),
+    }
+
+
+def check_unchanged(folder: Path, source: str, data: Data, before: DataRecord) -> None:
+    """Raise RunError unless the data is still the data that the run in the folder records."""
+    now = _typed(DataRecord, json.loads(json.dumps(_description(data))))
+    if now != before:
+        raise RunError(f"{source} has changed since {folder} was started; restore the original data to resume")
 
 
 def environment() -> dict[str, Any]:
@@ -230,6 +242,27 @@ def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
+def check_result(path: Path, result: dict[str, Any]) -> None:
+    """Raise RunError if a line of results, which an earlier attempt may have written, lacks the numbers of a run."""
+    shares = [result.get("validation"), result.get("held_out")]
+    rates = result.get("rates", [0])
+    numbers = (*shares, result["seconds"], result.get("spikes", 0))
+    good = isinstance(rates, list) and all(isinstance(x, (int, float)) for x in (*numbers, *rates))
+    if not good or not all(0 <= share <= 1 for share in shares):
+        raise RunError(f"{path} has a damaged line: {result!s:.100}; remove the line")
+
+
+@contextmanager
+def drawing(folder: Path, failures: list[str]) -> Iterator[None]:
+    """Draw and save the figure of a run. Any error is added to the failures as one line: the results are not lost."""
+    try:
+        yield
+    except OSError as error:
+        failures.append(str(error))
+    except Exception as error:
+        failures.append(f"{folder / FIGURE} cannot be drawn: {streams.brief(error)}")
+
+
 def check_resources(folder: Path, options: Options, data: Data, parameters: int, checkpoints: int = 0) -> list[str]:
     """Estimate the memory and the disk that training needs, before it starts.
 
@@ -317,6 +350,14 @@ class Saved:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """Part of a run's record: whether a baseline is trained as well, and whether all of it has finished."""
+
+    baseline: bool
+    finished: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class DataRecord:
     """What a run records of its data, and needs to score other data."""
 
@@ -339,7 +380,7 @@ def load(folder: Path) -> Saved:
         If the folder holds no run, or one that is damaged or of another version's format.
     """
     options, data, _ = read_record(folder)
-    network = _or_damaged(folder, lambda: options.network(data.shape, data.classes))
+    network = options.network(data.shape, data.classes)
     return Saved(options, data, network, _read_parameters(folder, network))
 
 
@@ -355,22 +396,23 @@ def read_record(folder: Path, name: str = RECORD) -> tuple[Options, DataRecord, 
             raise ValueError(f"low must be less than high, got {data.low:g} and {data.high:g}")
         if not len(data.mean) == len(data.deviation) in (0, math.prod(data.shape)) or 0 in data.deviation:
             raise ValueError(f"mean and deviation must be numbers for each of {data.shape}, and no deviation 0")
-        _ = options.binning  # or an error
+        _ = options.binning, options.network(data.shape, data.classes)  # or an error
         return options, data
 
-    return *_or_damaged(folder, read, name), record
+    return *or_damaged(folder, read, name), record
 
 
-def read_part(folder: Path, name: str, record: dict[str, Any], part: str, kind: type[T]) -> T:
-    """A dataclass that a record has beside the options; errors as those of :func:`load`."""
-    return _or_damaged(folder, lambda: _typed(kind, record[part]), name)
+def read_part(folder: Path, name: str, record: dict[str, Any], part: str | None, kind: type[T]) -> T:
+    """A dataclass that a record has beside the options, or that its fields make up; errors as those of :func:`load`."""
+    return or_damaged(folder, lambda: _typed(kind, record if part is None else record[part]), name)
 
 
-def _or_damaged(folder: Path, read: Callable[[], Any], name: str = RECORD) -> Any:
+def or_damaged(folder: Path, read: Callable[[], T], name: str = RECORD) -> T:
+    """Call a function that reads a record and raises if a value is invalid; errors as those of :func:`load`."""
     try:
         return read()
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else error
+    except (KeyError, TypeError, ValueError, RecursionError, click.BadParameter) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else getattr(error, "message", error)
         raise RunError(f"{folder / name} is damaged: {what}") from None
 
 

@@ -55,6 +55,15 @@ def fail(message: str, code: int) -> int:
     return code
 
 
+def brief(error: Exception) -> str:
+    """An error as part of a line."""
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return message if len(message) <= _BRIEF else f"{message[:_BRIEF]}..."
+
+
+_BRIEF = 200
+
+
 class Output:
     """A standard stream to print on. That its reader has gone is no error.
 

@@ -19,7 +19,7 @@ from .._system import processors
 from ..surrogates._measures import fitted as fitted_surrogate
 from ..surrogates._registry import get
 from ..training._callbacks import jsonable
-from . import learning, runs, signals, sources, tables
+from . import learning, runs, signals, sources, streams, tables
 from .networks import count
 from .options import (
     RealRange,
@@ -49,6 +49,19 @@ class Grid:
     seeds: int
     validation: float
 
+    def __post_init__(self) -> None:
+        if not self.surrogates or not self.lrs:
+            raise ValueError("surrogates and lrs must have one value or more, got none")
+        if not all(0 < x < math.inf for x in (*self.heights, *self.widths, *self.lrs)):
+            raise ValueError("heights, widths and lrs must be above 0")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation must be above 0 and below 1, got {self.validation:g}")
+        if not 1 <= self.seeds <= _SEEDS:
+            raise ValueError(f"seeds must be from 1 to {_SEEDS:,}, got {self.seeds:,}")
+        values = (self.surrogates, self.heights or (None,), self.widths or (None,), self.lrs)
+        if (runs := math.prod(map(len, values)) * self.seeds) > _RUNS:
+            raise ValueError(f"a sweep has up to {_RUNS:,} runs, got {runs:,}")
+
     def settings(self) -> list[dict[str, Any]]:
         """What :func:`learning.sweep` takes.
 
@@ -62,6 +75,9 @@ class Grid:
             {**dict(zip(AXES, chosen, strict=True)), "spike": fitted_surrogate(get(chosen[0]), *chosen[1:3])}
             for chosen in itertools.product(*values)
         ]
+
+
+_SEEDS, _RUNS = 10_000, 100_000
 
 
 class Summary(NamedTuple):
@@ -177,7 +193,7 @@ def _range(item: str) -> list[float]:
 @click.option(
     "--lr", default="0.002", callback=parse_reals, metavar="RANGE", help="Learning rates at the start; they fall to 0."
 )
-@click.option("--seeds", default=3, type=click.IntRange(1, 10_000), help="Runs of each setting: --seed, and the next.")
+@click.option("--seeds", default=3, type=click.IntRange(1, _SEEDS), help="Runs of each setting: --seed, and the next.")
 @click.option(
     "--seed",
     default=0,
@@ -203,7 +219,7 @@ def _range(item: str) -> list[float]:
 @quiet_option
 @click.pass_context
 @with_sources
-def sweep(
+def sweep(  # noqa: PLR0915  (the order of a sweep, from its options to its files)
     context: click.Context,
     data: str,
     surrogate: tuple[str, ...],
@@ -244,18 +260,21 @@ def sweep(
     began = time.perf_counter()
     runs.require("matplotlib")
     if resume is None:
-        grid = Grid(surrogate, height, width, lr, seeds, validation)
+        grid = _grid(surrogate, height, width, lr, seeds, validation)
         options = options_of(context, data, surrogate=surrogate[0], lr=lr[0], seed=seed, **rest)
         if seed + seeds > 2**32:
             raise click.BadParameter(f"{seed} and the next {seeds - 1} are more than 2^32 - 1", param_hint="'--seed'")
     else:
         refuse_others(context, ("resume", "at_once", "quiet"))
-        options, _, record = runs.read_record(resume, RECORD)
+        options, before, record = runs.read_record(resume, RECORD)
         grid = runs.read_part(resume, RECORD, record, "sweep", Grid)
+        runs.or_damaged(resume, grid.settings, RECORD)
     settings = _settings(grid)
     loaded, to_choose_by = sources.for_validation(
         sources.load(options.data, options.seed, options.binning), grid.validation, options.seed
     )
+    if resume is not None:
+        runs.check_unchanged(resume, options.data, loaded, before)
     options, doubts = fitted(options, loaded)
     network = options.network(loaded.shape, loaded.classes)
     at_once = processors() if at_once is None else at_once
@@ -263,12 +282,12 @@ def sweep(
     size = count(network.sizes, network.recurrent)
     doubts += runs.check_resources(output or resume or Path("runs"), together, loaded, size * at_once)
     record = runs.describe(options, loaded) | {"sweep": dataclasses.asdict(grid)}
-    folder = runs.claim(output, record, RECORD) if resume is None else _unchanged(resume, record)
+    folder = runs.claim(output, record, RECORD) if resume is None else resume
     for line in doubts:
         tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
     total = len(settings) * grid.seeds
     updates = len(loaded.x_train) // options.batch * options.epochs
-    results = []
+    results, failures = [], list[str]()
     with (
         runs.held(folder),
         signals.deferred() as stop,
@@ -291,6 +310,7 @@ def sweep(
             resume=resume is not None,
             at_once=at_once,
         ):
+            runs.check_result(folder / RESULTS, result)
             results.append(result)
             progress.result(result)
         interrupted = len(results) < total
@@ -306,10 +326,11 @@ def sweep(
                 }
             )
             runs.save_record(folder, record, RECORD)
-            from .figure import sweep_figure  # noqa: PLC0415  (it takes memory that training needs)
+            with runs.drawing(folder, failures):
+                from .figure import sweep_figure  # noqa: PLC0415  (it takes memory that training needs)
 
-            figure = sweep_figure(rows, best(rows), f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}")
-            runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
+                figure = sweep_figure(rows, best(rows), f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}")
+                runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
     out = tables.console()
     if rows:
         chosen = [best(row for row in rows if row.setting["surrogate"] == spec) for spec in _found(rows)]
@@ -318,7 +339,16 @@ def sweep(
     if interrupted:
         out.print(f"interrupted: {len(results)} of {total} runs; spikegrad sweep --resume {folder} goes on")
     tables.saved(out, folder, (RESULTS, RECORD, runs.FIGURE), began)
-    return 128 + stop() if stop() else 0
+    for failure in failures:
+        streams.fail(failure, 1)
+    return 128 + stop() if stop() else 1 if failures else 0
+
+
+def _grid(*values: Any) -> Grid:
+    try:
+        return Grid(*values)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _settings(grid: Grid) -> list[dict[str, Any]]:
@@ -336,12 +366,3 @@ def _varying(grid: Grid) -> list[str]:
 
 def _found(rows: list[Summary]) -> list[str]:
     return list(dict.fromkeys(row.setting["surrogate"] for row in rows))
-
-
-def _unchanged(folder: Path, record: dict[str, Any]) -> Path:
-    """The folder of a sweep that is gone on with, if the data is what it was."""
-    _, before, _ = runs.read_record(folder, RECORD)
-    now = record["data"]
-    if (before.training_sha256, before.held_out_sha256) != (now["training_sha256"], now["held_out_sha256"]):
-        raise runs.RunError(f"{record['options']['data']} has changed since {folder} began to learn from it")
-    return folder

@@ -43,6 +43,9 @@ Weights = list[jax.Array]
 """To the hidden neurons, ``(20, 100)``; to the readout, ``(100, 10)``; if recurrent, among neurons, ``(100, 100)``."""
 
 
+SEEDS, _SAMPLES = 1000, 10_000
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """What is trained: briefly, where the paper has 50 to 100 epochs, and more of β and η; and one panel at length."""
@@ -57,6 +60,14 @@ class Grid:
     long_epochs: int = 100
     """Those of :data:`AT_LENGTH`; 0 leaves them out."""
     long_batch: int = 250
+
+    def __post_init__(self) -> None:
+        if not self.betas or not self.lrs or not all(x > 0 for x in (*self.betas, *self.lrs)):
+            raise ValueError("betas and lrs must have one value or more, all above 0")
+        if not 10 <= self.samples <= _SAMPLES or not 1 <= self.seeds <= SEEDS or not self.epochs:
+            raise ValueError(f"samples must be from 10 to {_SAMPLES:,}, seeds from 1 to {SEEDS:,}, epochs at least 1")
+        if not all(1 <= batch <= 8 * self.samples for batch in (self.batch, self.long_batch)):
+            raise ValueError("batch and long_batch must be at least 1, and at most the number of training examples")
 
     @property
     def runs(self) -> int:

@@ -86,15 +86,17 @@ class JsonLines:
             return
         if not self.resume:
             raise FileExistsError(f"JsonLines: {self.path} exists; with resume=True it is gone on with")
-        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if self._stays(line, before)]
-        write_atomically(self.path, lambda stream: stream.write("".join(f"{line}\n" for line in kept).encode()))
+        kept = [line for line in self.path.read_bytes().splitlines() if self._stays(line, before)]
+        write_atomically(self.path, lambda stream: stream.write(b"".join(line + b"\n" for line in kept)))
 
-    def _stays(self, line: str, before: int) -> bool:
+    def _stays(self, line: bytes, before: int) -> bool:
         try:
             values = json.loads(line)
-        except ValueError:  # a kill left a part of it
+        except (ValueError, RecursionError):  # a kill left a part of it
             return False
-        return any(values.get(name) != value for name, value in self.of.items()) or values["step"] <= before
+        own = isinstance(values, dict) and all(values.get(name) == value for name, value in self.of.items())
+        step = values.get("step") if own else None
+        return not isinstance(step, (int, float)) or step <= before  # lines without a step are not written here
 
 
 class TensorBoard:

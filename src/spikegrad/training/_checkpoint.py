@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._files import PARTIAL, write_atomically
+from .._files import remove_partials, write_atomically
 from ._agree import agreed, from_first
 from ._callbacks import jsonable
 from ._partition import name_of
@@ -143,18 +143,23 @@ class Checkpoints:
         Parameters
         ----------
         start : State
-            What :meth:`State.start` makes of the same parameters and optimiser: names, shapes and dtypes are compared
-            with it, and arrays get its sharding.
+            The result of :meth:`State.start` for the same parameters, optimizer and key. Names, shapes, dtypes and the
+            key are compared with it. Arrays get its sharding.
 
         Raises
         ------
         CheckpointError
-            If the file cannot be read, or does not fit.
+            If the file cannot be read, does not match ``start``, or has another key. The message names the checkpoint
+            before it, if there is one.
         """
-        found = from_first(lambda: self.all()[-1:])  # the others may see fewer of them, or older ones
+        found = from_first(self.all)  # the others may see fewer of them, or older ones
         if not found:
             return start
-        state, extra = self._read(found[0], start)
+        try:
+            state, extra = self._read(found[-1], start)
+        except CheckpointError as error:
+            older = f"; remove it to resume from {found[-2].name}" if len(found) > 1 else ""
+            raise CheckpointError(f"{error}{older}") from None
         self.extra.clear()
         self.extra.update(extra)
         self._saved = state.step
@@ -175,8 +180,7 @@ class Checkpoints:
             return
         for path in self.all()[: -self.keep]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for path in self.folder.glob(f".step-*{PARTIAL}"):  # left by an attempt that was killed
-            path.unlink(missing_ok=True)
+        remove_partials(self.folder)
 
     def _write(self, path: Path, state: State) -> None:
         named = _named(state)
@@ -194,7 +198,7 @@ class Checkpoints:
         arrays, about = from_first(lambda: _arrays_of(path))
         wanted = _named(start)
         _compare(path, arrays, about["dtypes"], wanted)
-        return _state(start, [_like(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
+        return _state(path, start, {name: _like(arrays[name], leaf) for name, leaf in wanted.items()}, about)
 
 
 def _arrays_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -222,6 +226,9 @@ def _checked(path: Path, about: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path} is in format {about['format']}, and not {FORMAT}, which is read here")
     if missing := {"dtypes", "progress", "extra"} - set(about):
         raise KeyError(min(missing))
+    for name in ("dtypes", "progress", "extra"):
+        if not isinstance(about[name], dict):
+            raise TypeError(f"{name} must be a table, got {about[name]!r:.40}")
     return about
 
 
@@ -236,12 +243,21 @@ def _named(state: State) -> dict[str, jax.Array]:
     return named
 
 
-def _state(start: State, leaves: list[Any], about: dict[str, Any]) -> State:
-    progress = about["progress"]
+def _state(path: Path, start: State, leaves: dict[str, Any], about: dict[str, Any]) -> tuple[State, dict[str, Any]]:
+    """The saved state and ``extra``, if the state is one of the same training."""
+    if not np.array_equal(as_numbers(leaves["key"]), as_numbers(start.key)):
+        raise CheckpointError(f"{path} has another key: it was saved by training with another seed")
     tree = {part: getattr(start, part) for part in _DEVICE}
-    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
-    sums = {name: np.asarray(value).astype(np.float64) for name, value in progress["sums"].items()}
-    return State(**tree, **progress | {"sums": sums})
+    tree = jax.tree.unflatten(jax.tree.structure(tree), list(leaves.values()))
+    with _readable(path):
+        progress = about["progress"]
+        for name in ("step", "epoch", "batches"):
+            if type(progress[name]) is not int or not 0 <= progress[name] < 2**32:
+                raise ValueError(f"{name} must be an integer from 0 to 2^32 - 1, got {progress[name]!r:.40}")
+        if not float(progress["seconds"]) >= 0:
+            raise ValueError(f"seconds must be at least 0, got {progress['seconds']!r:.40}")
+        sums = {name: np.asarray(value).astype(np.float64) for name, value in progress["sums"].items()}
+        return State(**tree, **progress | {"sums": sums}), about["extra"]
 
 
 def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
@@ -327,7 +343,7 @@ class OrbaxCheckpoints(Checkpoints):
             _compare(path, found.metadata, about["dtypes"], wanted)
             like = {name: _abstract(as_numbers(leaf)) for name, leaf in wanted.items()}
             arrays = self._orbax.load(path, like)
-        return _state(start, [of_kind(arrays[name], leaf) for name, leaf in wanted.items()], about), about["extra"]
+        return _state(path, start, {name: of_kind(arrays[name], leaf) for name, leaf in wanted.items()}, about)
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

@@ -116,7 +116,11 @@ def fit(
     mesh = None if batch_sharding is None else mesh_of(batch_sharding)
     state = _on(mesh, state)
     bound, rest = arrays_apart(loss)
-    call = compiled(lambda bound: (combine(bound, rest), optimizer), bound, updates_per_call, mesh, state)
+
+    def problem(bound: Any) -> tuple[Loss, optax.GradientTransformation]:
+        return combine(bound, rest), optimizer
+
+    call = compiled(problem, bound, updates_per_call, mesh, state, source.length)
     return run(call, state, source, epochs, steps, callbacks)
 
 

@@ -314,17 +314,17 @@ def _read(path: Path, resume: bool, names: set[str]) -> dict[str, dict[str, Any]
         return {}
     if not resume:
         raise FileExistsError(f"sweep: {path} exists; with resume=True it is gone on with")
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_bytes()
     lines = [line for line in text.splitlines() if _result(line) is not None]
-    if text != (whole := "".join(f"{line}\n" for line in lines)):
-        write_atomically(path, lambda stream: stream.write(whole.encode()))
-    results = [result for result in map(_result, lines) if result is not None and names <= set(result)]
+    if text != (whole := b"".join(line + b"\n" for line in lines)):
+        write_atomically(path, lambda stream: stream.write(whole))
+    results = [result for result in map(_result, lines) if result is not None and {*names, *_OWN} <= set(result)]
     return {_name({name: result[name] for name in names}): result for result in results}
 
 
-def _result(line: str) -> dict[str, Any] | None:
+def _result(line: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(line)
-    except ValueError:  # a kill left a part of it
+    except (ValueError, RecursionError):  # a kill left a part of it
         return None
     return values if isinstance(values, dict) else None

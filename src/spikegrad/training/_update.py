@@ -42,9 +42,11 @@ class Call:
     advance: Callable[..., tuple]
     bound: Any
     size: int
+    room: list[int]  # batches that the compiled program takes, up to ``size``: each of them costs time to compile
 
     def __call__(self, state: State, group: list) -> Result:
-        filled = group + [group[-1]] * (self.size - len(group))
+        self.room[0] = min(self.size, max(self.room[0], 1 << (len(group) - 1).bit_length()))
+        filled = group + [group[-1]] * (self.room[0] - len(group))
         trainable, optimizer_state, metrics, finite = self.advance(
             self.bound,
             state.trainable,
@@ -83,12 +85,14 @@ def compiled(
     size: int,
     mesh: Mesh | None = None,
     state: State | None = None,
+    length: int | None = None,
 ) -> Call:
     """The call for a loss and an optimiser, which ``problem`` makes of the arrays ``bound``.
 
     With a mesh, over which batches and the state are spread, the state stays where it is, and all devices have what is
-    told of it.
+    told of it. With the ``length`` of an epoch, the program has room for a whole epoch at most, and is compiled once.
     """
+    size = size if length is None else min(size, max(1, length))
     placed: Any = None
     if mesh is not None and state is not None:
         bound, everywhere = replicated(bound, mesh, "loss"), NamedSharding(mesh, PartitionSpec())
@@ -129,7 +133,7 @@ def compiled(
                 return *state, rows
 
             value, metrics = jax.eval_shape(evaluate, bound, trainable, batches[0], nth_key(0))
-            rows = jax.tree.map(lambda m: jnp.zeros((size, *m.shape), m.dtype), {"loss": value, **metrics})
+            rows = jax.tree.map(lambda m: jnp.zeros((len(batches), *m.shape), m.dtype), {"loss": value, **metrics})
             *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
         return *state, rows, _all_finite(state[0])
 
@@ -137,7 +141,7 @@ def compiled(
         with of_mesh(mesh):
             return advance(*arguments)
 
-    return Call(on_mesh, bound, size)
+    return Call(on_mesh, bound, size, [1 if length is None else size])
 
 
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
