@@ -29,6 +29,7 @@ from .networks import NO_CODING, Model, Params, count, init, without_spikes
 from .options import (
     Options,
     RealRange,
+    check_network,
     fitted,
     options_of,
     output_option,
@@ -228,6 +229,7 @@ def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
     data = sources.load(options.data, options.seed, options.binning)
     options, doubts = fitted(options, data)
     network = options.network(data.shape, data.classes)
+    check_network(network, data)
     size = count(network.sizes, network.recurrent)
     doubts += runs.check_resources(output or Path("runs"), options, data, size, checkpoints=3)
     for line in doubts:
@@ -246,6 +248,7 @@ def _go_on(folder: Path) -> tuple:
     runs.check_unchanged(folder, options.data, data, about)
     options, _ = runs.or_damaged(folder, lambda: fitted(options, data))
     network = options.network(data.shape, data.classes)
+    runs.or_damaged(folder, lambda: check_network(network, data))
     runs.check_resources(folder, options, data, count(network.sizes, network.recurrent), checkpoints=3)
     return folder, options, data, record
 

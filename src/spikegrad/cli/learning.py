@@ -454,7 +454,8 @@ class _Tolerant:
             call(*arguments)
         except OSError as error:
             if not self.failed:
-                self.failures.append(str(error))
+                named = f"{error.filename} cannot be written: {error.strerror}" if error.filename else str(error)
+                self.failures.append(named)
             self.failed = True
 
 

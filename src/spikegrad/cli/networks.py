@@ -193,6 +193,21 @@ class SpikingNetwork:
         inputs = constant_coding(x.reshape(len(x), -1), self.steps) if constant else self._coded(x, params, key)[0]
         return self._layers(params, weights), inputs, mask_of(lengths, len(inputs))
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Trace the network for an example of this shape, without computing it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the network cannot run, such as for a surrogate with more levels than float32 can count.
+        """
+        examples = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
+        layers = shapes(self.sizes, self.recurrent)
+        params = jax.tree.map(
+            lambda shape: jax.ShapeDtypeStruct(shape, examples.dtype), layers, is_leaf=lambda x: isinstance(x, tuple)
+        )
+        jax.eval_shape(self, params, examples, jax.random.key(0))
+
     def spike_key(self, key: jax.Array) -> jax.Array | None:
         """The key that stochastic spikes are drawn with, which the input coding does not use; None for other spikes."""
         if not is_stochastic(self.cell):

@@ -195,6 +195,14 @@ def fitted(options: Options, data: datasets.Data) -> tuple[Options, list[str]]:
     return options, changed
 
 
+def check_network(network: SpikingNetwork, data: datasets.Data) -> None:
+    """Raise BadParameter before training if the network cannot run on the data."""
+    try:
+        network.check(data.x_train.shape[1:])
+    except (TypeError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
+
+
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a run to a command, those apart that are single for ``train`` and many for ``sweep``."""
     for option in reversed(_TRAINING):

@@ -24,6 +24,7 @@ from .networks import count
 from .options import (
     RealRange,
     at_once_option,
+    check_network,
     fitted,
     options_of,
     output_option,
@@ -277,6 +278,8 @@ def sweep(  # noqa: PLR0915  (the order of a sweep, from its options to its file
         runs.check_unchanged(resume, options.data, loaded, before)
     options, doubts = fitted(options, loaded)
     network = options.network(loaded.shape, loaded.classes)
+    for spec in grid.surrogates:
+        check_network(dataclasses.replace(options, surrogate=spec).network(loaded.shape, loaded.classes), loaded)
     at_once = processors() if at_once is None else at_once
     together = dataclasses.replace(options, batch=options.batch * at_once)
     size = count(network.sizes, network.recurrent)

@@ -1,0 +1,309 @@
+"""The numbers that the command prints, writes and draws, against NumPy and the saved parameters."""
+
+import contextlib
+import io
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from spikegrad import data
+from spikegrad.cli import figure, learning, main
+
+OPTIONS = {"epochs": 3, "batch": 16, "hidden": (4, 3), "steps": 3, "lr": 0.2, "decay": 0.8, "seed": 3}
+ARGS = [
+    text for name, value in OPTIONS.items() for text in (f"--{name}", re.sub(r"[() ]", "", str(value)))
+]  # hidden as 4,3
+
+
+def forward(layers, x, steps=OPTIONS["steps"], decay=OPTIONS["decay"]):
+    """The spiking network in float64: mean readout potentials and spikes of each hidden layer (steps, n, neurons)."""
+    layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
+    potentials = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]
+    readout, spikes = [], [[] for _ in layers[:-1]]
+    for _ in range(steps):
+        out = np.asarray(x, np.float64)
+        for k, layer in enumerate(layers):
+            potentials[k] = decay * potentials[k] + out @ layer["weight"] + layer["bias"]
+            if k < len(layers) - 1:
+                out = (potentials[k] >= 1).astype(float)
+                potentials[k] = potentials[k] - out
+                spikes[k].append(out)
+        readout.append(potentials[-1])
+    return np.array(readout), [np.array(layer) for layer in spikes]
+
+
+def relu_forward(layers, x):
+    y, active = np.asarray(x, np.float64), []
+    for k, layer in enumerate(layers):
+        y = y @ np.asarray(layer["weight"], np.float64) + np.asarray(layer["bias"], np.float64)
+        if k < len(layers) - 1:
+            active.append((y > 0)[None].astype(float))
+            y = np.maximum(y, 0)
+    return y[None], active
+
+
+RUN = {"spiking": forward, "ReLU": relu_forward}
+
+
+def cross_entropy(logits, y):
+    shifted = logits - logits.max(1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(y)), y]).mean())
+
+
+def scores(name, layers, x, y):
+    """Loss, accuracy, firing rates and silent shares."""
+    readout, spikes = RUN[name](layers, x)
+    logits = readout.mean(0)
+    rates = [float(layer.mean()) for layer in spikes]
+    silent = [float((layer.sum((0, 1)) == 0).mean()) for layer in spikes]
+    return cross_entropy(logits, y), float((logits.argmax(1) == y).mean()), rates, silent
+
+
+class Run:
+    """A run of the command in one process, with the parameters before each update."""
+
+    def __init__(self, folder, source, monkeypatch):
+        self.folder, self.before, self.figures = folder, {"spiking": [], "ReLU": []}, []
+        fit, draw = learning.fit, figure.run_figure
+        update = learning.training.fit
+
+        def noting(network, params, loaded, *, name, **more):
+            def spy(loss, state, batches, *, callbacks, **options):
+                self.before[name].append(jax.device_get(state.trainable))
+
+                def note(now):
+                    self.before[name].append(jax.device_get(now.state.trainable))
+
+                return update(loss, state, batches, callbacks=[*callbacks, note], **options)
+
+            monkeypatch.setattr(learning.training, "fit", spy)
+            return fit(network, params, loaded, name=name, **more)
+
+        def drawing(*args):
+            self.figures.append(draw(*args))
+            return self.figures[-1]
+
+        monkeypatch.setattr(learning, "_WORK", 1.0)  # one update in each call
+        monkeypatch.setattr(learning, "fit", noting)
+        monkeypatch.setattr(figure, "run_figure", drawing)
+        self.out = captured(["train", "--data", str(source), *ARGS, "--quiet", "-o", str(folder)])
+        monkeypatch.undo()
+        self.record = json.loads((folder / "run.json").read_text())
+        self.lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        self.data = data.load(str(source), OPTIONS["seed"])
+        low, high = self.data.x_train.min(), self.data.x_train.max()
+        self.x, self.x_test = ((part - low) / (high - low) for part in (self.data.x_train, self.data.x_test))
+        with np.load(folder / "parameters.npz") as saved:
+            self.layers = [{"weight": saved[f"weight_{i}"], "bias": saved[f"bias_{i}"]} for i in range(3)]
+
+
+def captured(args, code=0):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(args) == code
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Examples whose labels are partly drawn, so that training and held-out accuracy differ."""
+    rng = np.random.default_rng(1)
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    y = np.arange(90) % 3
+    x = rng.uniform(size=(90, 5)) + 2 * np.eye(3, 5)[np.where(rng.uniform(size=90) < 0.3, rng.integers(0, 3, 90), y)]
+    np.savez(path, x_train=x.astype(np.float32), y_train=y)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, source):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return Run(tmp_path_factory.mktemp("run") / "few", source, monkeypatch)
+
+
+def cells(text, first):
+    """The cells of the table row with this first cell."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    (row,) = [row[1:] for row in rows if row[0] == first]
+    return row
+
+
+def with_error(share, n):
+    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / n):.1f} %"
+
+
+def test_saved_parameters_are_those_after_the_last_update(run):
+    assert len(run.before["spiking"]) == 3 * (72 // 16) + 1
+    for layer, last in zip(run.layers, run.before["spiking"][-1], strict=True):
+        assert all(np.array_equal(layer[name], last[name]) for name in ("weight", "bias"))
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_metrics_are_those_of_each_batch_before_its_update(run, name):
+    lines = [line for line in run.lines if line["network"] == name]
+    size, per_epoch = OPTIONS["batch"], 72 // 16
+    assert [line["step"] for line in lines] == list(range(1, 3 * per_epoch + 1))
+    for line, layers in zip(lines, run.before[name], strict=False):
+        epoch, batch = divmod(line["step"] - 1, per_epoch)
+        order = np.random.default_rng((OPTIONS["seed"], epoch)).permutation(72)
+        rows = order[batch * size : (batch + 1) * size]
+        loss, accuracy, rates, _ = scores(name, layers, run.x[rows], run.data.y_train[rows])
+        assert line["epoch"] == epoch + 1
+        assert line["loss"] == pytest.approx(loss, rel=1e-4)
+        assert line["accuracy"] == pytest.approx(accuracy)
+        assert line["rates"] == pytest.approx(rates)
+        share = (line["step"] - 1) / (3 * per_epoch)
+        assert line["learning_rate"] == pytest.approx(OPTIONS["lr"] * (1 + np.cos(np.pi * share)) / 2, rel=1e-5)
+        assert ("epoch_ended" in line) == ("held_out" in line) == (batch == per_epoch - 1)
+
+
+@pytest.mark.parametrize(("name", "key"), [("spiking", "spiking"), ("ReLU", "relu")])
+def test_results_are_recomputed_from_parameters(run, name, key):
+    found, lines = run.record["results"][key], [line for line in run.lines if line["network"] == name]
+    per_epoch = 72 // 16
+    for epoch in range(3):
+        mine = lines[epoch * per_epoch : (epoch + 1) * per_epoch]
+        for curve in ("loss", "accuracy", "rates"):
+            expected = np.mean([line[curve] for line in mine], 0)
+            np.testing.assert_allclose(found["curves"][curve][epoch], expected, rtol=1e-5)
+        layers = run.before[name][(epoch + 1) * per_epoch]
+        held_out = scores(name, layers, run.x_test, run.data.y_test)[1]
+        assert found["curves"]["held_out"][epoch] == held_out == mine[-1]["held_out"]
+    _, accuracy, rates, silent = scores(name, run.before[name][-1], run.x_test, run.data.y_test)
+    assert found["held_out"] == accuracy
+    assert found["rates"] == pytest.approx(rates)
+    assert found["silent"] == pytest.approx(silent)
+    assert (found["accuracy"], found["loss"]) == (found["curves"]["accuracy"][-1], found["curves"]["loss"][-1])
+    assert abs(found["accuracy"] - accuracy) > 0.001  # or a table could mix them up
+    assert (run.record["finished"], run.record["interrupted"], found["epochs"]) == (True, False, 3)
+
+
+def test_printed_tables_have_the_results(run):
+    for first, name, key in (("spiking", "spiking", "spiking"), ("ReLU, no spikes", "ReLU", "relu")):
+        held_out = scores(name, run.before[name][-1], run.x_test, run.data.y_test)[1]
+        training = np.mean([line["accuracy"] for line in run.lines if line["network"] == name][-4:])
+        seconds = run.record["results"][key]["seconds"]
+        parameters = sum(n * m + m for n, m in ((5, 4), (4, 3), (3, 3)))
+        assert cells(run.out, first) == [
+            with_error(held_out, 18), f"{100 * training:.1f} %", f"{parameters}", "3", f"{seconds:.1f} s",
+        ]  # fmt: skip
+    _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.y_test)
+    for i, (rate, never) in enumerate(zip(rates, silent, strict=True)):
+        assert cells(run.out, str(i + 1)) == [str(OPTIONS["hidden"][i]), f"{rate:.3f}", f"{100 * never:.1f} %"]
+    assert "72 examples to train on, 18 held out" in re.sub(r"\s+", " ", run.out)
+
+
+def test_figure_shows_the_results(run):
+    (drawn,) = run.figures
+    axes = {panel.get_title(): panel for panel in drawn.axes}
+    for key, name in (("spiking", "spiking"), ("relu", "ReLU")):
+        curves = run.record["results"][key]["curves"]
+        for panel, label, values in (
+            ("loss", name, curves["loss"]),
+            ("accuracy", f"{name}, held out", np.multiply(100, curves["held_out"])),
+            ("accuracy", f"{name}, training", np.multiply(100, curves["accuracy"])),
+        ):
+            (line,) = [line for line in axes[panel].get_lines() if line.get_label() == label]
+            assert line.get_xdata().tolist() == [1, 2, 3]
+            np.testing.assert_allclose(line.get_ydata(), values)
+    readout, spikes = forward(run.layers, run.x_test[9:10])  # the example in the middle
+    drawn_spikes = [collection.get_offsets() for collection in axes["spikes"].collections]
+    base = 0
+    for layer, points in zip(spikes, drawn_spikes, strict=True):
+        steps, neurons = np.nonzero(layer[:, 0])
+        assert sorted(map(tuple, points)) == sorted(zip(steps + 1, neurons + base, strict=True))
+        base += layer.shape[-1] + 4
+    label, answer = run.data.y_test[9], readout.mean(0)[0].argmax()
+    for k, line in enumerate(axes["readout, a line per class"].get_lines()):
+        np.testing.assert_allclose(line.get_ydata(), readout[:, 0, k], rtol=1e-4, atol=1e-5)
+        named = {answer: f"{k}, answer", label: f"{k}, label"} | (
+            {label: f"{k}, label and answer"} if label == answer else {}
+        )
+        assert line.get_label().startswith(named.get(k, "_"))
+    assert f"{scores('spiking', run.layers, run.x_test, run.data.y_test)[1]:.1%}" in drawn.get_suptitle()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
+    out = captured(["predict", str(run.folder), *([str(source)] * named), "-o", str(tmp_path / "p.npz")])
+    logits = forward(run.layers, run.x_test)[0].mean(0)
+    with np.load(tmp_path / "p.npz") as predicted:
+        np.testing.assert_allclose(predicted["logits"], logits, rtol=1e-4, atol=1e-4)
+        assert np.array_equal(predicted["y_pred"], logits.argmax(1))
+    y, answers = run.data.y_test, logits.argmax(1)
+    for label in range(3):
+        mine, wrong = answers[y == label], np.bincount(answers[(y == label) & (answers != y)], minlength=3)
+        right = int((mine == label).sum())
+        mistaken = f"{wrong.argmax()} ({wrong.max()} times)" if wrong.any() else ""
+        share, given = with_error(right / len(mine), len(mine)), int((answers == label).sum())
+        assert cells(out, str(label)) == [f"{len(mine)}", f"{right}", share, f"{given}", mistaken]
+    right = int((answers == y).sum())
+    assert cells(out, "all") == ["18", f"{right}", with_error(right / 18, 18), "18", ""]
+
+
+def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, tmp_path, monkeypatch):
+    found, make = [], learning.make_evaluator
+
+    def noting(network, prepare):
+        score = make(network, prepare)
+
+        def spy(params_and_numbers, x, lengths):
+            found.append((jax.device_get(params_and_numbers[0]), x))
+            return score(params_and_numbers, x, lengths)
+
+        return spy
+
+    monkeypatch.setattr(learning, "make_evaluator", noting)
+    folder = tmp_path / "sweep"
+    args = [*ARGS[: ARGS.index("--lr")], *ARGS[ARGS.index("--lr") + 2 :], "--lr", "0.02,0.2", "--seeds", "2"]
+    out = captured(
+        [
+            "sweep",
+            "--data",
+            str(source),
+            *args,
+            "--surrogate",
+            "sigmoid",
+            "--at-once",
+            "1",
+            "--quiet",
+            "-o",
+            str(folder),
+        ]
+    )
+    results = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    assert [(r["lr"], r["seed"]) for r in results] == [(0.02, 3), (0.2, 3), (0.02, 4), (0.2, 4)]
+    loaded = data.load(str(source), OPTIONS["seed"])
+    low, high = loaded.x_train.min(), loaded.x_train.max()
+    for result, (layers, chosen_by), (again, held_out) in zip(results, found[::2], found[1::2], strict=True):
+        assert all(np.array_equal(a["weight"], b["weight"]) for a, b in zip(layers, again, strict=True))
+        assert np.array_equal(held_out, loaded.x_test)
+        rows = [np.flatnonzero((loaded.x_train == x).all(1)).item() for x in chosen_by]  # of the training examples
+        x = (loaded.x_train[rows] - low) / (high - low)
+        assert result["validation"] == scores("spiking", layers, x, loaded.y_train[rows])[1]
+        _, accuracy, _, silent = scores("spiking", layers, (loaded.x_test - low) / (high - low), loaded.y_test)
+        assert result["held_out"] == accuracy
+        assert result["silent"] == pytest.approx(silent)
+        assert result["step"] == OPTIONS["epochs"] * ((72 - len(rows)) // OPTIONS["batch"])
+    means = {
+        lr: [np.mean([r[k] for r in results if r["lr"] == lr]) for k in ("validation", "held_out")]
+        for lr in (0.02, 0.2)
+    }
+    spreads = {
+        lr: [np.std([r[k] for r in results if r["lr"] == lr], ddof=1) for k in ("validation", "held_out")]
+        for lr in means
+    }
+    best = max(means, key=lambda lr: means[lr][0])
+    record = json.loads((folder / "sweep.json").read_text())["results"]
+    assert record["best"]["setting"]["lr"] == best
+    for row in record["settings"]:
+        lr = row["setting"]["lr"]
+        for i, name in enumerate(("validation", "held_out")):
+            assert row[name] == pytest.approx([means[lr][i], spreads[lr][i]])
+    shown = [f"{100 * m:.1f} ± {100 * s:.1f} %" for m, s in zip(means[best], spreads[best], strict=True)]
+    chosen = out.partition("chosen by validation")[2]
+    assert cells(chosen, "sigmoid")[:3] == [f"{best:g}", *shown]
+    assert f"lr {best:g}; {shown[1]} of what is held out, 2 runs" in re.sub(r"\s+", " ", out)
