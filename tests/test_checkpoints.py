@@ -182,6 +182,54 @@ def test_a_damaged_file_is_said(whole, tmp_path):
         Checkpoints(tmp_path).latest(start())
 
 
+def test_checkpoint_of_another_seed_is_refused(whole, tmp_path):
+    Checkpoints(tmp_path).save(whole[0])
+    with pytest.raises(CheckpointError, match=r"step-000000010\.npz has another key: it was saved .* another seed"):
+        Checkpoints(tmp_path).latest(start(jax.random.key(1)))
+
+
+def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    train(start(), callbacks=[checkpoints])
+    older, newest = checkpoints.all()
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=rf"{newest.name} is no .*; remove it to resume from {older.name}$"):
+        checkpoints.latest(start())
+    newest.unlink()
+    assert same(train(checkpoints.latest(start())), whole[0])
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (("progress", "step"), -1),
+        (("progress", "epoch"), "a"),
+        (("progress", "batches"), None),
+        (("progress", "seconds"), "x"),
+        (("progress", "seconds"), -1.0),
+        (("progress", "sums"), {"loss": "a"}),
+        (("progress", "sums"), 3),
+        (("progress", "unknown"), 1),
+        (("progress",), []),
+        (("dtypes",), None),
+        (("extra",), [1]),
+    ],
+)
+def test_invalid_progress_is_refused(whole, tmp_path, part, value):
+    Checkpoints(tmp_path).save(whole[0])
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    inner = about
+    for name in part[:-1]:
+        inner = inner[name]
+    inner[part[-1]] = value
+    np.savez(path, **arrays | {"about": np.asarray(json.dumps(about))})
+    with pytest.raises(CheckpointError, match="is no checkpoint, or is damaged"):
+        Checkpoints(tmp_path).latest(start())
+
+
 def test_two_arrays_of_one_name_are_refused(tmp_path):
     state = State.start({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, optax.sgd(0.1), jax.random.key(0))
     with pytest.raises(CheckpointError, match="two arrays have the name trainable/a/b"):

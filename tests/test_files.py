@@ -1,5 +1,6 @@
 """A file is written whole, or the old one stays."""
 
+import fcntl
 import os
 import resource
 import subprocess
@@ -124,4 +125,63 @@ def test_the_folder_need_not_be_synchronised(path, monkeypatch):
     """Some systems cannot open a folder."""
     monkeypatch.setattr(os, "open", lambda *args: (_ for _ in ()).throw(PermissionError))
     write_atomically(path, lambda stream: stream.write(b"new"))
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_contents_reach_the_disk_before_the_name(path, monkeypatch, new):
+    done = []
+
+    def noted(name):
+        function = getattr(os, name)
+
+        def call(*arguments, **options):
+            is_folder = name == "fsync" and os.path.isdir(f"/proc/self/fd/{arguments[0]}")
+            size = os.fstat(arguments[0]).st_size if name == "fsync" and not is_folder else None
+            done.append((name, "folder") if is_folder else (name, size) if name == "fsync" else name)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fsync", "replace", "link"):
+        noted(name)
+    if new:
+        path.unlink()
+    write_atomically(path, lambda stream: stream.write(b"new"), new=new)
+    assert done == [("fsync", 3), "link" if new else "replace", ("fsync", "folder")]
+
+
+def test_partial_files_of_killed_processes_are_removed(path):
+    subprocess.run([sys.executable, "-c", KILLED, _files.__file__, str(path)], check=False)
+    other = path.with_name(".other.npz.0123abcd.part")
+    other.touch()
+    write_atomically(path, lambda stream: stream.write(b"new"))
+    assert set(names(path)) == {"numbers.npz", other.name}
+    _files.remove_partials(path.parent)
+    assert names(path) == ["numbers.npz"]
+
+
+def test_partial_files_that_are_being_written_stay(path):
+    def write(stream):
+        write_atomically(path, lambda inner: inner.write(b"first"))
+        _files.remove_partials(path.parent)
+        stream.write(b"second")
+
+    write_atomically(path, write)
+    assert path.read_bytes() == b"second"
+    assert names(path) == ["numbers.npz"]
+
+
+def test_a_partial_file_that_is_removed_before_its_lock_is_made_again(path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def late(stream, operation):
+        if operation == fcntl.LOCK_EX and not removed:  # another process was faster
+            removed.extend(path.parent.glob("*.part"))
+            _files.remove_partials(path.parent)
+        flock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_atomically(path, lambda stream: stream.write(b"new"))
+    assert len(removed) == 1
     assert path.read_bytes() == b"new"

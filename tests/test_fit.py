@@ -1,9 +1,11 @@
 """The loop over updates against gradient descent in NumPy, and everything that it is told or tells."""
 
+import dataclasses
 import io
 import json
 import re
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from spikegrad.training import (
     ShuffledBatches,
     State,
     TensorBoard,
+    _update,
     combine,
     fit,
     partition,
@@ -498,3 +501,81 @@ def test_callbacks_end_where_training_diverges():
     with pytest.raises(DivergedError) as error:
         run([(X, Y)] * 3 + [(X * np.nan, Y)], callbacks=[Ends()])
     assert ended == [error.value.state.step]
+
+
+def test_program_has_room_for_the_batches_of_an_epoch_only(whole, monkeypatch):
+    """A program with room for 10,000 batches takes a minute to compile."""
+    room, compile_first = [], _update.compiled_first
+
+    def spying(function, **options):
+        compiled = compile_first(function, **options)
+
+        def call(*arguments):
+            room.append(len(arguments[5]))
+            return compiled(*arguments)
+
+        return call
+
+    monkeypatch.setattr(_update, "compiled_first", spying)
+    for batches, most in ((BATCHES, 4), (five_batches, 8)):
+        reports = []
+        state = run(batches, epochs=3, updates_per_call=10_000, callbacks=[reports.append])
+        assert max(room) <= most
+        assert [report.epoch_ended for report in reports] == [True] * 3
+        room.clear()
+    assert state.step == 15
+    assert same(run(BATCHES, epochs=3, updates_per_call=10_000), whole[0])
+
+
+def five_batches(epoch):
+    return [*BATCHES(epoch), next(iter(BATCHES(epoch)))]
+
+
+def test_callbacks_are_called_in_order_and_later_ones_see_the_state_of_earlier_ones():
+    calls = []
+
+    class Named:
+        def __init__(self, name, answer=lambda now: None):
+            self.name, self.answer = name, answer
+
+        def __call__(self, now):
+            calls.append((self.name, now.step, float(now.state.trainable["bias"].sum())))
+            return self.answer(now)
+
+        def end(self, state):
+            calls.append((self.name, "end", state.step))
+
+    def moved(now):
+        bias = now.state.trainable["bias"] * 0 + now.step
+        return dataclasses.replace(now.state, trainable=now.state.trainable | {"bias": bias})
+
+    callbacks = [Named("first"), Named("moves", moved), Named("stops", lambda now: now.step == 2), Named("last")]
+    state = run(BATCHES, callbacks=callbacks)
+    assert state.step == 2
+    assert [call[:2] for call in calls] == [
+        (name, step) for step in (1, 2, "end") for name in ("first", "moves", "stops", "last")
+    ]
+    assert [value for name, step, value in calls if name == "last"] == [1.0, 2.0, 2]
+    assert next(value for name, _, value in calls if name == "first") not in (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "foreign", [b"[1]", b'"text"', b"3", b'{"a": 1}', b'{"of": "other", "step": 99}', b'{"of": "me"}']
+)
+def test_foreign_lines_stay_when_training_is_resumed(tmp_path, foreign):
+    path = tmp_path / "m.jsonl"
+    report = SimpleNamespace(step=2, updates=1, epoch=1, seconds=0.0, metrics={}, epoch_ended=False)
+    own = [b'{"of": "me", "step": 1}', b'{"of": "me", "step": 2}']
+    path.write_bytes(b"\n".join([own[0], foreign, own[1], b'{"of": "me", "st']))
+    JsonLines(path, resume=True, of={"of": "me"})(report)
+    lines = path.read_bytes().splitlines()
+    assert lines[:2] == [own[0], foreign]
+    assert [json.loads(line)["step"] for line in lines[2:]] == [2]
+
+
+def test_lines_that_are_not_text_are_dropped(tmp_path):
+    path = tmp_path / "m.jsonl"
+    report = SimpleNamespace(step=1, updates=1, epoch=1, seconds=0.0, metrics={}, epoch_ended=False)
+    path.write_bytes(b"\xff\xfe\n" + b"[" * 10**5 + b"\n\0\0\0")
+    JsonLines(path, resume=True)(report)
+    assert [json.loads(line)["step"] for line in path.read_bytes().splitlines()] == [1]

@@ -54,7 +54,6 @@ def _run(args: list[str] | None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook exports a backend that need not be here
     try:
         from .commands import command  # noqa: PLC0415  (it makes arrays, which takes a device)
-        from .runs import RunError  # noqa: PLC0415
 
         return command.main(args, prog_name="spikegrad", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -74,7 +73,7 @@ def _run(args: list[str] | None) -> int:
         return streams.fail(f"JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms}", 2)
     except (DivergedError, FloatingPointError) as error:
         return streams.fail(str(error), 1)
-    except (DataError, RunError, CheckpointError) as error:
+    except (DataError, CheckpointError) as error:
         return streams.fail(str(error), 2)
 
 

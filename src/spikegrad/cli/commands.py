@@ -248,7 +248,6 @@ def _go_on(folder: Path) -> tuple:
     runs.check_unchanged(folder, options.data, data, about)
     options, _ = runs.or_damaged(folder, lambda: fitted(options, data))
     network = options.network(data.shape, data.classes)
-    runs.or_damaged(folder, lambda: check_network(network, data))
     runs.check_resources(folder, options, data, count(network.sizes, network.recurrent), checkpoints=3)
     return folder, options, data, record
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any, Protocol, TypeAlias
@@ -194,19 +195,17 @@ class SpikingNetwork:
         return self._layers(params, weights), inputs, mask_of(lengths, len(inputs))
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Trace the network for an example of this shape, without computing it.
+        """Trace the network, without computing it, for an image of this shape or a recording of such channels.
 
         Raises
         ------
         ValueError, TypeError
             If the network cannot run, such as for a surrogate with more levels than float32 can count.
         """
-        examples = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
-        layers = shapes(self.sizes, self.recurrent)
-        params = jax.tree.map(
-            lambda shape: jax.ShapeDtypeStruct(shape, examples.dtype), layers, is_leaf=lambda x: isinstance(x, tuple)
-        )
-        jax.eval_shape(self, params, examples, jax.random.key(0))
+        time = (self.steps,) if self.coding == NO_CODING else ()
+        array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.result_type(float))
+        params = [{name: array(own) for name, own in layer.items()} for layer in shapes(self.sizes, self.recurrent)]
+        jax.eval_shape(self, params, array((1, *time, *shape)), jax.random.key(0))
 
     def spike_key(self, key: jax.Array) -> jax.Array | None:
         """The key that stochastic spikes are drawn with, which the input coding does not use; None for other spikes."""

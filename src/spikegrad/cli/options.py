@@ -198,7 +198,7 @@ def fitted(options: Options, data: datasets.Data) -> tuple[Options, list[str]]:
 def check_network(network: SpikingNetwork, data: datasets.Data) -> None:
     """Raise BadParameter before training if the network cannot run on the data."""
     try:
-        network.check(data.x_train.shape[1:])
+        network.check(data.shape)
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -46,7 +47,7 @@ FORMAT = 3
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
 
 
-class RunError(ValueError):
+class RunError(DataError):
     """A folder that cannot be used, or a run that cannot be made; the message names it."""
 
 
@@ -396,10 +397,16 @@ def read_record(folder: Path, name: str = RECORD) -> tuple[Options, DataRecord, 
             raise ValueError(f"low must be less than high, got {data.low:g} and {data.high:g}")
         if not len(data.mean) == len(data.deviation) in (0, math.prod(data.shape)) or 0 in data.deviation:
             raise ValueError(f"mean and deviation must be numbers for each of {data.shape}, and no deviation 0")
-        _ = options.binning, options.network(data.shape, data.classes)  # or an error
+        _ = options.binning  # or an error
+        _check_network(options.network(data.shape, data.classes), data.shape)
         return options, data
 
     return *or_damaged(folder, read, name), record
+
+
+@functools.cache
+def _check_network(network: SpikingNetwork, shape: tuple[int, ...]) -> None:
+    network.check(shape)
 
 
 def read_part(folder: Path, name: str, record: dict[str, Any], part: str | None, kind: type[T]) -> T:
@@ -435,7 +442,7 @@ def read_any(folder: Path, name: str) -> dict[str, Any]:
 
 
 _KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
-    str: ("text", lambda v: isinstance(v, str), str),
+    str: ("text without null characters", lambda v: isinstance(v, str) and "\0" not in v, str),
     bool: ("true or false", lambda v: isinstance(v, bool), bool),
     int: ("a whole number from 0 to 2^32 - 1", lambda v: type(v) is int and 0 <= v < 2**32, int),
     float: ("a finite number", lambda v: type(v) in (int, float) and abs(v) <= sys.float_info.max, float),
