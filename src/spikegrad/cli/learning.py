@@ -219,7 +219,7 @@ def fit(
         extra = {"run": of, "curves": course.curves}
         checkpoints = training.Checkpoints(folder / CHECKPOINTS / name, minutes=minutes, extra=extra)
         state = checkpoints.latest(state)
-        course.curves = _curves_of(extra, of, state.epoch, checkpoints.folder)
+        course.curves = extra["curves"] = _curves_of(extra, of, state.epoch, checkpoints.folder)
         lines = training.JsonLines(
             folder / METRICS,
             of={"network": name},
@@ -422,13 +422,16 @@ def _loss(network: Model, prepare: Callable[[jax.Array], jax.Array], shift: int,
 
 def _curves_of(extra: dict[str, Any], of: dict[str, Any], epochs: int, folder: Path) -> dict[str, list]:
     """The learning curves that a checkpoint has, if it is one of this run."""
-    curves = extra.get("curves")
     if extra.get("run") != of:
         raise training.CheckpointError(f"the newest checkpoint in {folder} belongs to another run; remove it")
-    if not isinstance(curves, dict) or {name: len(curve) for name, curve in curves.items()} != dict.fromkeys(
-        _CURVES, epochs
-    ):
-        raise training.CheckpointError(f"the newest checkpoint in {folder} is damaged: its curves; remove it")
+    try:
+        curves = {name: list(extra["curves"][name]) for name in _CURVES}
+        for name, curve in curves.items():
+            values = np.asarray(curve, float)
+            if len(values) != epochs or values.ndim > 1 + (name == "rates") or not np.isfinite(values).all():
+                raise ValueError(name)
+    except (KeyError, TypeError, ValueError):
+        raise training.CheckpointError(f"the newest checkpoint in {folder} is damaged: its curves; remove it") from None
     return curves
 
 
