@@ -159,6 +159,27 @@ def test_names_of_other_libraries_lead_to_the_slope_they_stand_for(aliases):
             np.testing.assert_allclose(surrogate.surrogate_grad(x), slope(x), rtol=1e-5, atol=1e-7)
 
 
+def test_defaults_in_hints_are_those_of_the_library_s_preset():
+    """``k is 25 in snnTorch``: some surrogate of this library has this slope by default."""
+    x = np.linspace(-1, 1, 41, dtype=np.float32)
+    slopes = {}
+    for name, make in spikegrad.surrogates.presets.PRESETS.items():
+        if all(p.default is not p.empty for p in inspect.signature(make).parameters.values()):
+            slopes.setdefault(name.partition(".")[0], []).append(make().surrogate_grad(x))
+    checked = 0
+    for alias in ("fast_sigmoid", "atan", "heavi_erfc", "logistic"):
+        with pytest.raises(ValueError, match="the slope ") as error:
+            get(alias)
+        call = re.search(r"is ([a-z_]+)\((.*)\); k is (.*)$", str(error.value))
+        for value, libraries in re.findall(r"(\d+) in ([\w ]+)", call[3]):
+            arguments = dict(argument.split("=") for argument in call[2].split(", "))
+            slope = get(call[1], **{k: eval(v, {"k": int(value)}) for k, v in arguments.items()}).surrogate_grad(x)
+            for library in libraries.lower().split(" and "):
+                assert any(np.allclose(slope, other, rtol=1e-5) for other in slopes[library]), (alias, library)
+                checked += 1
+    assert checked >= 7
+
+
 @pytest.mark.parametrize(
     "spec", ["zzz", "Surrogate", "LIF", "functional", "learnable", "parameter", "os", "_Learnable", "None1"]
 )

@@ -1,0 +1,182 @@
+"""The loop over time as a whole: derivatives of all that it returns, in every mode and cut, against steps by hand."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import few
+
+from spikegrad import LIF, Cell, Layer, LeakyReadout, Network, SynapticLIF
+
+STEPS, BATCH, SIZES = 7, 4, (2, 4, 3)
+RNG = np.random.default_rng(0)
+INPUTS = RNG.uniform(0, 1.6, (STEPS, BATCH, SIZES[0]))
+WEIGHTS = [RNG.normal(0.3, 0.8, shape) for shape in itertools.pairwise(SIZES)]
+RECURRENT = RNG.normal(0, 0.5, (SIZES[1],) * 2)
+MASK = RNG.uniform(size=(STEPS, BATCH)) < 0.6
+MASK[:2, 0], MASK[3:5, 1], MASK[:, 2] = False, False, False  # nothing at first; a gap over a window's start; nothing
+TRUNCATE = 3
+RUNS = [
+    {},
+    {"chunk": 2},
+    {"chunk": 3, "segment": 3},  # and a part of the step that is left over
+    {"mode": "recompute", "segment": 4, "chunk": 2},
+    {"mode": "scan"},
+]
+
+
+def label(options):
+    return "-".join(map(str, options.values())) or "exact"
+
+
+class Smooth(Cell):
+    """Two arrays and an output without a rule of its own: JAX differentiates it any number of times."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
+
+    def integrate(self, v, current):
+        u, trace = v
+        return 0.8 * u - 0.1 * u * trace + jnp.tanh(current), 0.7 * trace + 0.1 * u
+
+    def fire(self, u):
+        u, trace = u
+        s = jax.nn.sigmoid(2 * (u - 0.5 * trace))
+        return (u - s, trace + s * s), s
+
+
+CELLS = {"spikes": (LIF(0.8, 0.7), SynapticLIF(0.9)), "smooth": (Smooth(), LeakyReadout(0.8))}
+
+
+def parameters():
+    states = [
+        tuple(jnp.asarray(RNG.normal(0.2, 0.5, (3 if n else 2, BATCH, size)))) for n, size in enumerate(SIZES[1:])
+    ]
+    return {
+        "inputs": jnp.asarray(INPUTS),
+        "weights": list(map(jnp.asarray, WEIGHTS)),
+        "recurrent": jnp.asarray(RECURRENT),
+        "bias": jnp.linspace(-0.1, 0.2, SIZES[1]),
+        "states": states,
+    }
+
+
+def network_and_states(p, cells):
+    first, second = CELLS[cells]
+    w, out = p["weights"]
+    (a, b), (c, d, e) = p["states"]
+    states = {"spikes": [(a, b), ((c, d), e)], "smooth": [((a, 0.5 + b), b), (c, d - 0.5 * e)]}[cells]
+    return Network([Layer(w, first, p["recurrent"], p["bias"]), Layer(out, second)]), states
+
+
+def by_hand(p, cells):
+    """Steps in Python: those that do not take place hold the state, and windows cut its derivative."""
+    network, states = network_and_states(p, cells)
+    outs, before, window = [], [], np.zeros(BATCH, int)
+    for t, (x, active) in enumerate(zip(p["inputs"], MASK, strict=True)):
+        keep, cut = jnp.asarray(active)[:, None], jnp.asarray(window < t // TRUNCATE)[:, None]
+        below, shown = x, []
+        for n, layer in enumerate(network.layers):
+            v, out = jax.tree.map(lambda a, cut=cut: jnp.where(cut, jax.lax.stop_gradient(a), a), states[n])
+            current = below @ layer.weight
+            if n == 0:
+                current = current + layer.bias[None] + out @ layer.recurrent
+            u = layer.cell.integrate(v, current)
+            v, below = layer.cell.fire(u)
+            states[n] = jax.tree.map(lambda a, b, keep=keep: jnp.where(keep, a, b), (v, below), states[n])
+            shown.append(jax.tree.map(lambda a, keep=keep: jnp.where(keep, a, 0), (below, u)))
+        window = np.where(active, t // TRUNCATE, window)
+        outs.append([out for out, _ in shown])
+        before.append([u for _, u in shown])
+    return states, *(jax.tree.map(lambda *steps: jnp.stack(steps), *of_steps) for of_steps in (outs, before))
+
+
+def by_network(p, cells, options):
+    network, states = network_and_states(p, cells)
+    found = network(p["inputs"], states, mask=MASK, truncate=TRUNCATE, all_layers=True, pre_spike=True, **options)
+    return jax.tree.map(lambda a: a, [*found])
+
+
+def loss(returned):
+    """Of all that is returned, each number with a weight of its own, and squared so that second derivatives count."""
+    leaves = jax.tree.leaves(returned)
+    weights = [np.cos(np.arange(leaf.size) + n).reshape(leaf.shape) for n, leaf in enumerate(leaves)]
+    return sum((w * (leaf + 0.3 * leaf * leaf)).sum() for w, leaf in zip(weights, leaves, strict=True))
+
+
+def derivatives(run, p, order):
+    """The gradient, or that of its product with a direction."""
+    if order == 1:
+        return jax.jit(jax.grad(lambda p: loss(run(p))))(p)
+    direction = jax.tree.map(lambda a: jnp.asarray(np.sin(np.arange(a.size) + 1)).reshape(a.shape), p)
+
+    def along(p):
+        gradient = jax.grad(lambda p: loss(run(p)))(p)
+        return sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
+
+    return jax.jit(jax.grad(along))(p)
+
+
+@functools.cache
+def expected(cells, order):
+    return derivatives(lambda p: by_hand(p, cells), given(), order)
+
+
+@functools.cache
+def given():
+    return parameters()
+
+
+def assert_close(found, wanted, error):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+        assert np.abs(a - b).max() <= error * np.abs(b).max() > 0, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("options", few(RUNS, *RUNS[2:]), ids=label)
+def test_gradients_of_all_that_a_network_returns(options, x64):
+    """Outputs, states before the spike and last states, in weights, inputs and first states, masked and truncated."""
+    assert_close(derivatives(lambda p: by_network(p, "spikes", options), given(), 1), expected("spikes", 1), 1e-12)
+
+
+@pytest.mark.parametrize("options", few(RUNS, *RUNS[3:]), ids=label)
+def test_second_derivatives_of_all_that_a_network_returns(options, x64):
+    """Of a cell without a rule of its own, which JAX before 0.12 loses in a loop that is differentiated twice."""
+    assert_close(derivatives(lambda p: by_network(p, "smooth", options), given(), 2), expected("smooth", 2), 1e-11)
+
+
+@pytest.mark.parametrize("mode", ["exact", "scan"])
+def test_currents_have_the_widest_dtype_of_weights_and_recurrent_weights(mode):
+    """As matrices and as functions; gradients have the dtypes of the parameters, outputs those of the eager step."""
+    x = jnp.asarray(INPUTS[:2], "float32")
+
+    def build(w, r, as_functions):
+        if not as_functions:
+            return Network([Layer(w, LIF(), r)])
+        own = jax.tree_util.Partial(lambda w, x: x.astype(w.dtype) @ w, w)
+        return Network([Layer(own, LIF(), jax.tree_util.Partial(lambda r, s: s.astype(r.dtype) @ r, r))])
+
+    def run(parameters, as_functions):
+        ends, out = build(*parameters, as_functions)(x, mode=mode)
+        return out.astype("float32").sum() + sum(end.astype("float32").sum() for end in jax.tree.leaves(ends)), out
+
+    @jax.jit
+    def all_of_them(every):
+        return [
+            jax.value_and_grad(functools.partial(run, as_functions=kind), has_aux=True)(parameters)
+            for parameters, kind in itertools.product(every, (False, True))
+        ]
+
+    every = [
+        tuple(jnp.asarray(a, dtype) for a, dtype in zip((WEIGHTS[0], RECURRENT), chosen, strict=True))
+        for chosen in itertools.permutations(["bfloat16", "float32"])
+    ]
+    found = all_of_them(every)
+    for ((_, out), gradient), (parameters, kind) in zip(found, itertools.product(every, (False, True)), strict=True):
+        assert [g.dtype for g in gradient] == [p.dtype for p in parameters]
+        network = build(*parameters, kind)
+        states, _ = jax.eval_shape(network.step, network.initial_state(x[0]), x[0])
+        assert {leaf.dtype for leaf in jax.tree.leaves(states)} == {out.dtype} == {jnp.dtype("float32")}
+        assert all(bool(jnp.any(g != 0)) for g in gradient)
