@@ -2,7 +2,7 @@
 
     python scripts/mutants.py                        every list of scripts/mutants
     python scripts/mutants.py network cli --jobs 2   the lists of these folders, two mistakes at a time
-    python scripts/mutants.py -k "fsync|_files"      entries with this regular expression in their file or mistake
+    python scripts/mutants.py -k "fsync|_files"      entries whose file, mistake or tests match
     python scripts/mutants.py --all                  the whole test selection for mistakes that the named tests miss
     python scripts/mutants.py --stale                only the check that each entry still fits the code
 
@@ -36,7 +36,7 @@ FAILED, NOT_COLLECTED = 1, 2  # exit statuses of pytest
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="names of lists (default: all)")
-    parser.add_argument("-k", metavar="REGEX", default="", help="entries whose file or mistake matches")
+    parser.add_argument("-k", metavar="REGEX", default="", help="entries whose file, mistake or tests match")
     parser.add_argument("--all", action="store_true", help="run the whole test selection if the named tests pass")
     parser.add_argument("--stale", action="store_true", help="run no test")
     parser.add_argument("--jobs", type=int, default=1, help="mistakes tested at a time (default: 1)")
@@ -64,7 +64,7 @@ def read(folders, pattern):
         for entry in tomllib.loads(paths[folder].read_text())["mutant"]:
             if set(entry) != FIELDS or entry["before"] == entry["after"] or not entry["tests"]:
                 sys.exit(f"mutants: an entry of {folder} must have {', '.join(sorted(FIELDS))}, got {entry}")
-            if re.search(pattern, f"{entry['file']} {entry['mistake']}"):
+            if re.search(pattern, " ".join([entry["file"], entry["mistake"], *entry["tests"]])):
                 mutants.append(entry | {"folder": folder})
     if not mutants:
         sys.exit("mutants: no entry matches")

@@ -194,6 +194,15 @@ def test_keys_can_be_mapped_and_are_all_that_matters():
     assert not np.allclose(first.weight / first.weight.std(), first.recurrent / first.recurrent.std(), atol=0.1)
 
 
+def test_weights_of_layers_are_independent():
+    """Layers of one size, whose weights and recurrent weights would be the same if they shared a key."""
+    network = Network.init(KEY, 20, (20, 20, 20, 20), LIF(), LIF(), rate=0.1, recurrent=True)
+    drawn = [w for layer in network.layers for w in (layer.weight, layer.recurrent) if w is not None]
+    correlations = np.corrcoef(np.stack([np.ravel(w) for w in drawn])) - np.eye(len(drawn))
+    assert len(drawn) == 7
+    assert np.abs(correlations).max() < 0.2
+
+
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 def test_inputs_may_be_of_another_precision(dtype, x64):
     spikes = np.random.default_rng(0).random((20, 4, 9)) < 0.3

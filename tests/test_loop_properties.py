@@ -10,6 +10,8 @@ import pytest
 from conftest import few
 
 from spikegrad import LIF, Cell, Layer, LeakyReadout, Network, SynapticLIF
+from spikegrad.network import _storage
+from spikegrad.network._schedule import schedule
 
 STEPS, BATCH, SIZES = 7, 4, (2, 4, 3)
 RNG = np.random.default_rng(0)
@@ -180,3 +182,104 @@ def test_currents_have_the_widest_dtype_of_weights_and_recurrent_weights(mode):
         states, _ = jax.eval_shape(network.step, network.initial_state(x[0]), x[0])
         assert {leaf.dtype for leaf in jax.tree.leaves(states)} == {out.dtype} == {jnp.dtype("float32")}
         assert all(bool(jnp.any(g != 0)) for g in gradient)
+
+
+def test_gradients_of_large_weights_are_added_in_place_where_memory_is_saved():
+    """Of the compiled program: beside its results less than half a matrix, and in mode exact two of them."""
+
+    def matrices(mode, neurons=1024):
+        def loss(w, r, x):
+            return Network([Layer(w, LIF(0.9), r)])(x, mode=mode)[1].sum()
+
+        matrix = jax.ShapeDtypeStruct((neurons, neurons), jnp.float32)
+        x = jax.ShapeDtypeStruct((20, 2, neurons), jnp.float32)
+        compiled = jax.jit(jax.grad(loss, (0, 1))).lower(matrix, matrix, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (4 * neurons**2)
+
+    assert matrices("half") < 0.6
+    assert matrices("recompute") < 0.6
+
+
+def test_schedule_covers_all_steps_with_equal_chunks():
+    """Parts follow each other, chunks divide segments, segments divide parts; the last part is one segment."""
+    for steps, mode in itertools.product(range(1, 40), ("exact", "half", "recompute")):
+        for chunk, segment in itertools.product((None, 1, 2, 3, 5, 8), (None, 1, 4, 6, 10)):
+            if max(chunk or 1, segment or 1) > steps:
+                continue
+            if chunk and segment and segment % chunk:
+                with pytest.raises(ValueError, match=f"chunk must divide segment, got {chunk} and {segment}"):
+                    schedule(steps, mode, chunk, segment)
+                continue
+            first, *rest = parts = schedule(steps, mode, chunk, segment)
+            assert len(rest) <= 1
+            assert [part.start for part in parts] == [0, first.steps][: len(parts)]
+            assert sum(part.steps for part in parts) == steps
+            assert all(part.steps % part.segment == part.segment % part.chunk == 0 < part.chunk for part in parts)
+            assert (first.chunk, first.segment) == (chunk or first.chunk, segment or first.segment)
+            if rest:
+                divisors = [n for n in range(1, 2 * first.chunk + 1) if rest[0].steps % n == 0]
+                assert (rest[0].segment, rest[0].chunk) == (rest[0].steps, max(divisors))
+
+
+def test_loops_are_not_unrolled_on_processors():
+    def program(**options):
+        network = Network([Layer(jnp.asarray(w, "float32"), LIF()) for w in WEIGHTS])
+        return jax.jit(lambda x: network(x, **options)).lower(jnp.asarray(INPUTS, "float32")).as_text()
+
+    assert program() == program(unroll=1) != program(unroll=2)
+
+
+class Changing:
+    """A function of its own state."""
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    def __call__(self, x):
+        return x @ self.matrix
+
+
+@pytest.mark.parametrize("place", ["weight", "recurrent"])
+@pytest.mark.parametrize("mode", ["exact", "scan"])
+def test_functions_as_weights_are_run_anew_in_each_call(place, mode):
+    x, w = jnp.asarray(INPUTS, "float32"), jnp.asarray(WEIGHTS[0], "float32")
+    r = jnp.asarray(RECURRENT, "float32")
+    function = Changing({"weight": w, "recurrent": r}[place])
+    given = {"weight": w, "recurrent": r} | {place: function}
+    network = Network([Layer(given["weight"], LIF(), given["recurrent"])])
+    before = network(x, mode=mode)[1]
+    function.matrix = -function.matrix
+    changed = {"weight": w, "recurrent": r} | {place: function.matrix}
+    expected = Network([Layer(changed["weight"], LIF(), changed["recurrent"])])(x, mode=mode)[1]
+    assert jnp.array_equal(network(x, mode=mode)[1], expected)
+    assert not jnp.array_equal(before, expected)
+
+
+@pytest.mark.parametrize("mode", ["half", "8-bit"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_stored_distances_keep_their_sign_and_know_no_other_example(mode, dtype, x64):
+    """Of any size beside each other, down to numbers that fewer bits cannot tell from zero."""
+    rng = np.random.default_rng(0)
+    least = np.log10(float(jnp.finfo(dtype).tiny)) + 1
+    size = 10 ** rng.uniform([least, -12, -3], [0, 0, 3], (64, 3)).T
+    distance = jnp.asarray(np.where(rng.uniform(size=size.shape) < 0.5, -size, size), dtype)
+    distance = distance.at[:, 0].set(-jnp.finfo(dtype).tiny).at[:, 1].set(0.0)
+
+    def stored(distance):
+        encoded = distance, ()
+        return _storage.read(mode, _storage.write(mode, encoded, distance), encoded)[0]
+
+    found = stored(distance)
+    np.testing.assert_array_equal(found >= 0, distance >= 0)
+    for n in range(3):
+        np.testing.assert_array_equal(found[n], stored(distance[n : n + 1])[0])
+    np.testing.assert_allclose(found[2], distance[2], rtol=1 / 15, atol=5e-5 * float(jnp.abs(distance[2]).max()))
+
+
+@pytest.mark.parametrize("mode", ["exact", "scan"])
+def test_matrices_without_a_fraction_compute_in_the_dtype_of_the_inputs(mode):
+    """Masks of connections and counts; inputs without a fraction become the default float."""
+    for matrix, inputs in itertools.product(("int32", "bool"), ("bfloat16", "float32", "bool", "int8")):
+        network = Network([Layer(jnp.ones(SIZES[:2], matrix), LIF())])
+        out = jax.eval_shape(lambda x, network=network: network(x, mode=mode)[1], jnp.asarray(INPUTS, inputs))
+        assert out.dtype == (inputs if "float" in inputs else "float32")
