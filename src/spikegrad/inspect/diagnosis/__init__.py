@@ -2,7 +2,8 @@
 
 from ._diagnose import diagnose, diagnose_layer
 from ._numbers import LayerReport
+from ._remedies import Remedy
 from ._report import Diagnosis
-from ._verdicts import Remedy, Verdict
+from ._verdicts import Verdict
 
 __all__ = ["Diagnosis", "LayerReport", "Remedy", "Verdict", "diagnose", "diagnose_layer"]

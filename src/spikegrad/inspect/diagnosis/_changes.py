@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...network import Layer
+from ...network._layer import matrix_of
 from ...neurons import parameters_of, with_parameters
 
 
@@ -25,14 +27,31 @@ def _scaled(*names: str) -> Callable[[Layer, float], Layer]:
     return change
 
 
+@dataclasses.dataclass(frozen=True)
+class _Times:
+    """A function of one step times a constant, which is not trained."""
+
+    factor: float
+
+    def __call__(self, function: Callable, x: jax.Array) -> jax.Array:
+        return self.factor * function(x)
+
+
 def _times(factor: float, value: Any) -> Any:
     if callable(value) and not hasattr(value, "__jax_array__"):
-        return jax.tree_util.Partial(_called, factor, value)
+        return jax.tree_util.Partial(_Times(factor), value)
     return factor * jnp.asarray(value)
 
 
-def _called(factor: Any, function: Callable, x: jax.Array) -> jax.Array:
-    return factor * function(x)
+def _on_matrix(change: Callable[[jax.Array, Any], jax.Array]) -> Callable[[Layer, Any], Layer]:
+    return lambda layer, value: dataclasses.replace(layer, weight=change(jnp.asarray(matrix_of(layer.weight)), value))
+
+
+def _channels_scaled(matrix: jax.Array, pairs: Sequence[tuple[int, float]]) -> jax.Array:
+    factors = np.ones((len(matrix), 1), np.float32)
+    for channel, factor in pairs:
+        factors[channel] = factor
+    return matrix * jnp.asarray(factors, matrix.dtype)
 
 
 def _lifted(layer: Layer, value: float) -> Layer:
@@ -45,8 +64,11 @@ CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "weights": _scaled("weight", "bias", "recurrent"),
     "recurrent weights": _scaled("recurrent"),
     "bias": _lifted,
+    "weight offset": _on_matrix(lambda matrix, offset: matrix + offset),
+    "input channels": _on_matrix(_channels_scaled),
     "threshold": lambda layer, value: _with(layer, threshold=value * parameters_of(layer.cell).threshold),
     "surrogate": lambda layer, value: _with(layer, surrogate=value),
+    "adaptation": lambda layer, value: _with(layer, adaptation=value),
     "decay": lambda layer, value: _with(layer, decay=value),
     "detach_reset": lambda layer, value: _with(layer, detach_reset=value),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,18 +11,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ..._checks import brief, real_array
-from ..._struct import lifted
-from ..._surrogate import Surrogate
 from ...network import Network
-from ...network._network import check_shapes, checked_key, is_pure_network, real_inputs
+from ...network._network import check_shapes, checked_key, real_inputs
 from ...network._schedule import MODES
-from ...network._widths import surrogate_of
-from ...neurons import says_how_to_encode
-from ...surrogates._measures import measure
-from ._numbers import LayerReport, Recorded, last_steps, norm, numbers
-from ._recorder import record
+from ._look import Look, Whole, as_surrogate, report
+from ._numbers import Recorded, norm
 from ._report import Diagnosis
-from ._verdicts import Whole, verdicts
+from ._trials import checked
+from ._verdicts import verdicts
 
 
 def diagnose(
@@ -113,38 +108,12 @@ def diagnose(
     key = None if key is None else checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)
     check_shapes(inputs, mask)
-    batched = inputs.ndim > 2
-    active = np.ones((len(inputs), inputs.shape[1] if batched else 1), bool)
-    if mask is not None:
-        active &= np.asarray(mask).reshape(len(inputs), -1)
-    _check_active("diagnose", active)
-    last = last_steps(active)
-    found = jax.device_get(_run(network, inputs, mask, key, loss, last if batched else last[0], optimizer))
-    if not batched:
-        found["layers"] = jax.tree.map(lambda a: a[:, None], found["layers"])
-    reports = []
-    for n, layer in enumerate(network.layers):
-        made_by, at_rest = surrogate_of(layer.cell), found["at_rest"][n]
-        surrogate = None if made_by is None else _as_surrogate(made_by)
-        norms = {
-            name: {weight: norm(arrays) for weight, arrays in found[name][n].items()}
-            for name in ("weights", "weight_gradients", "updates")
-            if name in found
-        }
-        scale = None if at_rest is None else float(np.mean(abs(at_rest)))
-        fires = (scale is not None) if says_how_to_encode(layer.cell) else None
-        cell = type(layer.cell).__name__
-        reports.append(_report(f"layer {n + 1}", cell, found["layers"][n], active, surrogate, scale, fires, **norms))
-    flat = np.asarray(inputs, np.float32).reshape(*active.shape, -1)
-    whole = Whole(
-        [layer.cell for layer in network.layers],
-        [layer.recurrent is not None for layer in network.layers],
-        mode,
-        () if loss is None else [norm(of_step) for of_step in found["read"]],
-        _differences(flat * active[:, :, None]),
-    )
-    losses = [None if loss is None or name not in found else float(found[name]) for name in ("loss", "loss_after")]
-    return Diagnosis(tuple(reports), verdicts(reports, whole), *losses)
+    look = Look(inputs, mask, key, loss, optimizer, mode)
+    _check_active("diagnose", look.active)
+    seen = look(network)
+    whole = seen.whole
+    loss_after = whole.losses_after[0] if whole.losses_after else None
+    return Diagnosis(tuple(seen.layers), checked(network, look, seen), whole.loss, loss_after)
 
 
 def diagnose_layer(
@@ -228,76 +197,11 @@ def diagnose_layer(
         for what, arrays in (("weights", weights), ("weight_gradients", weight_gradients), ("updates", updates))
         if arrays is not None
     }
-    curve = _as_surrogate(surrogate)
-    report = _report(name, "", seen, active, curve, abs(float(threshold)), **norms)
-    return Diagnosis((report,), verdicts([report], Whole([None], [False])))
+    scale = abs(float(threshold))
+    found = report(name, "", seen, active, as_surrogate(surrogate), True, scale=scale, **norms)
+    return Diagnosis((found,), verdicts([found], Whole([None])))
 
 
 def _check_active(owner: str, active: np.ndarray) -> None:
     if not active.any():
         raise ValueError(f"{owner}: mask leaves no step of any example")
-
-
-def _report(
-    name: str,
-    cell: str,
-    seen: Recorded,
-    active: np.ndarray,
-    surrogate: Surrogate | None,
-    scale: float | None,
-    fires: bool | None = True,
-    **norms: Any,
-) -> LayerReport:
-    slope: dict[str, Any] = {}
-    if surrogate is not None:
-        found = measure(surrogate)
-        slope = {"half_width": found.half_width, "peak": found.peak, "at": found.at, "area": found.area}
-        slope["surrogate"] = None if isinstance(surrogate, _Called) else surrogate
-    of_steps = numbers(seen, active, fires, slope.get("peak"))
-    return LayerReport(name=name, cell=cell, scale=scale, **slope, **norms, **of_steps)
-
-
-def _run(network: Network, inputs, mask, key, loss, last, optimizer) -> dict[str, Any]:
-    """What was recorded. Arrays and numbers of the network are arguments of the program, which may be there already."""
-    leaves, structure = jax.tree.flatten(lifted(network))
-    known = [isinstance(leaf, (jax.Array, np.ndarray, float, int)) for leaf in leaves]
-    arrays = [leaf for leaf, is_known in zip(leaves, known, strict=True) if is_known]
-    others = tuple(None if is_known else leaf for leaf, is_known in zip(leaves, known, strict=True))
-    rng = np.random.default_rng(0)
-    signs = [rng.choice(np.asarray([-1, 1], np.float32), out.shape) for _, out in network.initial_state(inputs[0])]
-    if is_pure_network(network) and (loss is None or isinstance(loss, jax.tree_util.Partial)):
-        return _compiled(structure, others, optimizer, arrays, inputs, mask, key, loss, signs, last)
-    fresh = functools.partial(_recorded, structure, others, optimizer, loss=loss)
-    return jax.jit(fresh)(arrays, inputs, mask, key, signs=signs, last=last)
-
-
-def _recorded(structure, others, optimizer, arrays, inputs, mask, key, loss, signs, last):
-    given = iter(arrays)
-    network = structure.unflatten([next(given) if other is None else other for other in others])
-    return record(network, inputs, mask, key, loss, signs, last, optimizer)
-
-
-_compiled = jax.jit(_recorded, static_argnums=(0, 1, 2))
-
-
-def _as_surrogate(found: Any) -> Surrogate:
-    """With one number for each parameter."""
-    if not isinstance(found, Surrogate):
-        return _Called(found)
-    return jax.tree.map(lambda leaf: float(np.mean(leaf)), found) if found._frozen else found
-
-
-class _Called(Surrogate):
-    """A function that makes spikes, as a surrogate."""
-
-    def __init__(self, function: Callable) -> None:
-        super().__init__()
-        self.function = function
-
-    def surrogate_grad(self, x):
-        return jax.jvp(self.function, (x,), (jnp.ones_like(x),))[1]
-
-
-def _differences(x: np.ndarray) -> list[float]:
-    """How much the examples differ in each step; of a single one, how large it is."""
-    return [norm(of_step) for of_step in (x - x.mean(1, keepdims=True) if x.shape[1] > 1 else x)]

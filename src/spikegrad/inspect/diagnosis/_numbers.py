@@ -43,6 +43,8 @@ class Recorded(NamedTuple):
     signs."""
     narrow: Any = None
     """In mode "8-bit": which distances are below the least that is kept; and the slope."""
+    feedback: Any = None
+    """The currents from the layer's own spikes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +75,8 @@ class LayerReport:
     """Mean of the potential, or of its distance to the threshold."""
     deviation: float
     """Standard deviation of the potential."""
+    firing: float = 0.0
+    """Share of the steps in which a neuron fires, however many spikes."""
     scale: float | None = None
     """Distance of a neuron at rest to its threshold."""
     surrogate: Surrogate | None = None
@@ -93,6 +97,16 @@ class LayerReport:
     """Mean slope, in units of the peak."""
     current: float | None = None
     """Mean of the currents from below."""
+    drive: float | None = None
+    """Root mean square of the currents from below."""
+    feedback: float | None = None
+    """Root mean square of the currents from the layer's own spikes; None if it is not recurrent."""
+    at_rest: float | None = None
+    """Share of the neurons whose threshold is not above their potential at rest."""
+    channels: tuple[float, ...] = ()
+    """Root mean square of the currents from each input channel, if the weight is a matrix."""
+    offset: float | None = None
+    """Mean of the weights from below, if they are a matrix."""
     free: float | None = None
     """Root mean square of the potential as it would be without a spike."""
     free_mean: float | None = None
@@ -145,11 +159,8 @@ class LayerReport:
         return max(ratios, default=None)
 
 
-def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float | None) -> dict[str, Any]:
-    """The numbers of one layer, of those steps that are ``active``, ``(steps, examples)``.
-
-    Neurons of which nobody says whether they fire do so if they put out whole numbers.
-    """
+def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None) -> dict[str, Any]:
+    """The numbers of one layer, of those steps that are ``active``, ``(steps, examples)``."""
     seen = jax.tree.map(lambda a: np.asarray(a, bool if a.dtype == bool else np.float32), seen)
     seen = jax.tree.map(lambda a: a.reshape(*a.shape[:2], -1), seen)
     whole = active.all()
@@ -163,7 +174,6 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float 
 
     at = seen.potential if seen.distance is None else seen.distance
     rest = {} if whole else {"where": active[:, :, None]}
-    fires = bool((seen.out == np.round(seen.out)).all()) if fires is None else fires
     fired = abs(seen.out) >= 0.5 if fires else seen.out != 0
     found: dict[str, Any] = {
         "fires": fires,
@@ -172,6 +182,7 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float 
         "rate": mean(seen.out),
         "silent": float((~fired.any((0, 1), **rest)).mean()),
         "always": float(fired.all((0, 1), **rest).mean()),
+        "firing": mean(fired),
         "mean": mean(at),
         "deviation": float(np.std(those(at), dtype=np.float64)),
     }
@@ -183,10 +194,13 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float 
         found["slope"] = mean(slope) / peak if peak else 0.0
     if seen.current is not None:
         found["current"] = mean(seen.current)
+        found["drive"] = math.sqrt(mean(seen.current.astype(np.float64) ** 2))
+    if seen.feedback is not None:
+        found["feedback"] = math.sqrt(mean(seen.feedback.astype(np.float64) ** 2))
     if seen.free is not None:
         power = mean(seen.free.astype(np.float64) ** 2)
         found |= {"free": math.sqrt(power), "free_mean": mean(seen.free)}
-        given = 0.0 if seen.current is None else mean(seen.current.astype(np.float64) ** 2)
+        given = found.get("drive", 0.0) ** 2
         found["gain"] = power / given if given else None
     if seen.gradient is not None:
         found["current_gradient"] = norm(those(seen.gradient))
@@ -202,6 +216,16 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool | None, peak: float 
         found["eight_bit_lost"] = mean(below)
         found["eight_bit_error"] = mean(abs(narrow - seen.slope)) / mean(slope) if slope.any() else 0.0
     return found
+
+
+def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str, Any]:
+    """The numbers of a matrix of weights and its inputs, ``(steps, examples, channels)``."""
+    power = np.mean(np.asarray(x, np.float64)[active] ** 2, 0)
+    matrix = np.asarray(matrix, np.float64)
+    return {
+        "channels": tuple(np.sqrt(power * np.mean(matrix**2, 1)).tolist()),
+        "offset": float(matrix.mean()),
+    }
 
 
 def norm(x: Any) -> float:

@@ -23,9 +23,12 @@ from ...network._layer_vjp import LayerVjp, trace
 from ...network._masks import Masks, make_masks, tree_keep, tree_where
 from ...network._storage import lost
 from ._numbers import Recorded
+from ._potential import Potential, candidates, find, select
 
 _PRODUCTS = ("weight", "bias")
 _TRAINED = (*_PRODUCTS, "recurrent")
+PARTS = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
+"""The parts of the first update that are tried."""
 
 
 def record(
@@ -61,13 +64,16 @@ def record(
     passes = forward(weights)
     of_outputs = loss or functools.partial(_probe, signs[-1])
     value, ct = jax.value_and_grad(of_outputs)(passes[-1].out)
-    found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights, "at_rest": []}
+    found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights}
+    found |= {"at_rest": [], "spikes": []}
     for one, own_signs, (_, _, rest) in reversed(list(zip(passes, signs, traced, strict=True))):
         ct_out = ct
         gradients, ct_current, ct = one.back(ct_out)
+        one.look_at_rest(rest)
         found["weight_gradients"].insert(0, gradients)
         found["layers"].insert(0, one.recorded(ct_current, ct_out, own_signs, last))
         found["at_rest"].insert(0, one.distance(rest))
+        found["spikes"].insert(0, one.potential.spikes)
     if optimizer is not None:
 
         def loss_of(weights):
@@ -75,7 +81,13 @@ def record(
 
         gradients, at_start = found["weight_gradients"], optimizer.init(weights)
         found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
-        found["loss_after"] = loss_of(jax.tree.map(jnp.add, weights, found["updates"]))
+
+        def loss_after(part):
+            return loss_of(
+                jax.tree.map(lambda w, update: w + (part * update).astype(w.dtype), weights, found["updates"])
+            )
+
+        found["losses_after"] = jax.lax.map(loss_after, jnp.asarray(PARTS))
     return found
 
 
@@ -115,41 +127,60 @@ class _Pass:
         feeding, ct_inputs = self._back_products(ct_current)
         return {**feeding, **feedback}, ct_current, ct_inputs
 
+    def look_at_rest(self, rest: Any) -> None:
+        """Find the potential, with which the numbers below are read."""
+        number = None if self.number is None else self.number[0]
+        known = self.layer.traced.encoded is not None
+        if known and self.layer.traced.encoded[0] is None:  # a readout
+            self.potential = Potential(jnp.zeros((), jnp.int32))
+        else:
+            self.potential = find(rest, lambda u: self.layer.fire(u, number), self._encoded if known else None)
+
     def recorded(self, ct_current: jax.Array, ct_out: jax.Array, signs: jax.Array, last: jax.Array) -> Recorded:
-        u, current, free = self._seen
+        u, current, feedback, free = self._seen
         at_end = jnp.zeros_like(self.out)
         index = (last,) if self.out.ndim < 3 else (last, jnp.arange(len(last)))
         at_end = at_end.at[index].set(signs.astype(self.out.dtype))
         return Recorded(
-            jax.tree.leaves(u)[0],
+            self._read(u),
             jax.vmap(self.distance)(u),
             self.out,
             self._slope(u),
             current,
-            jax.tree.leaves(free)[0] if free is not None else None,
+            None if free is None else self._read(free),
             ct_current,
             ct_out,
             self._back_steps(at_end)[1],
             self._narrow(u),
+            feedback,
         )
 
     def distance(self, u: Any) -> Any:
-        """The distance of a pre-spike state to the threshold; None if the cell does not say."""
-        return None if self.layer.traced.encoded is None else self.layer.call("encode", u)[0]
+        """The distance of a pre-spike state to the threshold; None for a readout."""
+        if self.potential.level is None:
+            return self._encoded(u)
+        return self._read(u, self.potential.level) - self.potential.level
+
+    def _encoded(self, u: Any) -> Any:
+        return self.layer.call("encode", u)[0]
+
+    def _read(self, u: Any, like: Any = None) -> jax.Array:
+        like = self.out if like is None else like
+        arrays, _ = candidates(u, like)
+        return select(self.potential.which, arrays) if arrays else like
 
     def _each_step(self, function: Callable) -> Callable:
         return jax.vmap(function, in_axes=(0, None if self.number is None else 0))
 
     def _slope(self, u: Any) -> jax.Array:
-        """The derivative of the output in the potential, which comes first in a state."""
+        """The derivative of the output in the potential."""
 
         def slope(u, number):
-            (potential, *others), structure = jax.tree.flatten(u)
-
-            def out(potential):
-                return self.layer.fire(structure.unflatten([potential, *others]), number)[1]
-
-            return jax.jvp(out, (potential,), (jnp.ones_like(potential),))[1]
+            arrays, replaced = candidates(u, self.out[0])
+            if not arrays:
+                return jnp.zeros_like(self.out[0])
+            ones = [jnp.full_like(a, self.potential.which == k) for k, a in enumerate(arrays)]
+            return jax.jvp(lambda *given: self.layer.fire(replaced([*given]), number)[1], arrays, ones)[1]
 
         return self._each_step(slope)(u, self.number)
 
@@ -163,7 +194,7 @@ class _Pass:
 
 
 def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Masks) -> tuple[jax.Array, tuple]:
-    """Outputs; pre-spike states, currents from below, and the pre-spike states that there were if nothing fired."""
+    """Outputs; pre-spike states, currents from below and from the layer itself, and pre-spike states without spikes."""
 
     def charged(v, current):
         return layer.call("integrate", v, current)
@@ -175,12 +206,12 @@ def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Mas
     def step(carry, now):
         (v, out), free = carry
         given, mask = now
-        current = given + layer.call("recurrent", out) if layer.recurrent else given
-        u = charged(v, current)
+        feedback = layer.call("recurrent", out) if layer.recurrent else None
+        u = charged(v, given if feedback is None else given + feedback)
         after = tree_where(mask.active, layer.fire(u, mask.number), (v, out))
         if has_free:
             free = tree_where(mask.active, charged(free, jax.lax.stop_gradient(given)), free)
-        return (after, free), (tree_keep(mask.active, after[1]), (u, given, free))
+        return (after, free), (tree_keep(mask.active, after[1]), (u, given, feedback, free))
 
     start = jax.lax.stop_gradient(state[0]) if has_free else None
     _, (out, seen) = jax.lax.scan(step, (state, start), (drive, masks))

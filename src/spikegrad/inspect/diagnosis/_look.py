@@ -1,0 +1,174 @@
+"""Run a network forward and back, and report each of its layers in numbers.
+
+The remedies that are offered have been tried in the same way, so everything but the network is prepared once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..._surrogate import Surrogate
+from ...network import Network
+from ...network._layer import matrix_of
+from ...network._network import is_pure_network
+from ...network._widths import surrogate_of
+from ...neurons import Cell, says_how_to_encode
+from ...surrogates._measures import measure
+from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix
+from ._recorder import record
+
+
+class Whole(NamedTuple):
+    """Facts about a network that are not numbers of one layer."""
+
+    cells: Sequence[Cell | None]
+    mode: str = "exact"
+    reads: Sequence[float] = ()
+    """Norm of the gradient of the loss in the outputs of each step."""
+    differ: Sequence[float] = ()
+    """How much the inputs of the examples differ in each step."""
+    inputs: float = 1.0
+    """The largest size of an input."""
+    loss: float | None = None
+    losses_after: Sequence[float] = ()
+    """The loss after the first update times each of ``PARTS``."""
+
+
+class Seen(NamedTuple):
+    """The numbers of each layer, and of the whole."""
+
+    layers: list[LayerReport]
+    whole: Whole
+
+
+class Look:
+    """Inputs, loss and optimizer with which networks are examined."""
+
+    def __init__(
+        self, inputs: jax.Array, mask: Any, key: Any, loss: Callable | None, optimizer: Any, mode: str
+    ) -> None:
+        self.inputs, self.mask, self.key, self.loss = inputs, mask, key, loss
+        self.optimizer, self.mode, self._programs = optimizer, mode, {}
+        self.batched = inputs.ndim > 2
+        self.active = np.ones((len(inputs), inputs.shape[1] if self.batched else 1), bool)
+        if mask is not None:
+            self.active &= np.asarray(mask).reshape(len(inputs), -1)
+        flat = np.asarray(inputs, np.float32).reshape(*self.active.shape, -1)
+        self.flat = flat * self.active[:, :, None]
+
+    def __call__(self, network: Network) -> Seen:
+        found = jax.device_get(self._run(network))
+        if not self.batched:
+            found["layers"] = jax.tree.map(lambda a: a[:, None], found["layers"])
+        reports = [self._report(layer, n, found) for n, layer in enumerate(network.layers)]
+        known = self.loss is not None
+        whole = Whole(
+            [layer.cell for layer in network.layers],
+            self.mode,
+            [norm(of_step) for of_step in found["read"]] if known else (),
+            _differences(self.flat),
+            float(abs(self.flat).max(initial=0)),
+            float(found["loss"]) if known else None,
+            np.asarray(found["losses_after"], float).tolist() if known and "losses_after" in found else (),
+        )
+        return Seen(reports, whole)
+
+    def _report(self, layer: Any, n: int, found: dict) -> LayerReport:
+        made_by, rest, spikes = surrogate_of(layer.cell), found["at_rest"][n], found["spikes"][n]
+        seen: Recorded = found["layers"][n]
+        fires = rest is not None
+        if not says_how_to_encode(layer.cell):  # it fires if it behaves so
+            fires = bool(spikes) and bool((seen.out == np.round(seen.out)).all())
+            if not fires:
+                rest, seen = None, seen._replace(distance=None)
+        norms: dict[str, Any] = {
+            name: {weight: norm(arrays) for weight, arrays in found[name][n].items()}
+            for name in ("weights", "weight_gradients", "updates")
+            if name in found
+        }
+        if rest is not None:
+            rest = np.asarray(rest, np.float64)  # a mean of bfloat16 is rounded at each sum
+            norms |= {"scale": float(np.mean(abs(rest))), "at_rest": float(np.mean(rest >= 0))}
+        matrix = matrix_of(layer.weight)
+        if matrix is not None:
+            x = self.flat if n == 0 else found["layers"][n - 1].out
+            norms |= of_matrix(x.reshape(*self.active.shape, -1), matrix, self.active)
+        surrogate = None if made_by is None else as_surrogate(made_by)
+        return report(f"layer {n + 1}", type(layer.cell).__name__, seen, self.active, surrogate, fires, **norms)
+
+    def _run(self, network: Network) -> dict[str, Any]:
+        """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already."""
+        leaves, structure = jax.tree.flatten(network)
+        known = [isinstance(leaf, (jax.Array, np.ndarray, float, int)) for leaf in leaves]
+        arrays = [leaf for leaf, is_known in zip(leaves, known, strict=True) if is_known]
+        others = tuple(None if is_known else leaf for leaf, is_known in zip(leaves, known, strict=True))
+        rng = np.random.default_rng(0)
+        states = network.initial_state(self.inputs[0])
+        signs = [rng.choice(np.asarray([-1, 1], np.float32), out.shape) for _, out in states]
+        last = last_steps(self.active)
+        given = arrays, self.inputs, self.mask, self.key
+        later = signs, last if self.batched else last[0]
+        if is_pure_network(network) and (self.loss is None or isinstance(self.loss, jax.tree_util.Partial)):
+            return _compiled(structure, others, self.optimizer, *given, self.loss, *later)
+        made_for = structure, tuple(map(id, others))
+        if made_for not in self._programs:
+            fresh = functools.partial(_recorded, structure, others, self.optimizer)
+            self._programs[made_for] = jax.jit(functools.partial(fresh, loss=self.loss))
+        return self._programs[made_for](*given, signs=signs, last=later[1])
+
+
+def _recorded(structure, others, optimizer, arrays, inputs, mask, key, loss, signs, last):
+    given = iter(arrays)
+    network = structure.unflatten([next(given) if other is None else other for other in others])
+    return record(network, inputs, mask, key, loss, signs, last, optimizer)
+
+
+_compiled = jax.jit(_recorded, static_argnums=(0, 1, 2))
+
+
+def report(
+    name: str,
+    cell: str,
+    seen: Recorded,
+    active: np.ndarray,
+    surrogate: Surrogate | None,
+    fires: bool,
+    **others: Any,
+) -> LayerReport:
+    """The report of one layer; ``others`` are its fields that the recorded arrays do not tell."""
+    slope: dict[str, Any] = {}
+    if surrogate is not None:
+        found = measure(surrogate)
+        slope = {"half_width": found.half_width, "peak": found.peak, "at": found.at, "area": found.area}
+        slope["surrogate"] = None if isinstance(surrogate, _Called) else surrogate
+    of_steps = numbers(seen, active, fires, slope.get("peak"))
+    return LayerReport(name=name, cell=cell, **slope, **others, **of_steps)
+
+
+def as_surrogate(found: Any) -> Surrogate:
+    """A surrogate with one number for each parameter, or a function that makes spikes as one."""
+    if not isinstance(found, Surrogate):
+        return _Called(found)
+    return jax.tree.map(lambda leaf: float(np.mean(leaf)), found) if found._frozen else found
+
+
+class _Called(Surrogate):
+    """A function that makes spikes, as a surrogate."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
+    def surrogate_grad(self, x):
+        return jax.jvp(self.function, (x,), (jnp.ones_like(x),))[1]
+
+
+def _differences(x: np.ndarray) -> list[float]:
+    """How much the examples differ in each step; of a single one, how large it is."""
+    return [norm(of_step) for of_step in (x - x.mean(1, keepdims=True) if x.shape[1] > 1 else x)]

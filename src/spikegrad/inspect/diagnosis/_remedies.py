@@ -1,0 +1,237 @@
+"""Remedies: changes of a layer that may help, with their numbers.
+
+These are proposals. ``_trials.py`` runs the network with each and keeps those that help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...network import Network
+from ...neurons import parameters_of
+from ...surrogates._algebra import shifted
+from ...surrogates._measures import fitted
+from ._changes import CHANGES
+from ._look import Whole
+from ._numbers import LayerReport
+
+_WIDENED = 5
+"""A slope is widened by this factor at most."""
+_ONE_SIGN = 0.8
+"""Currents have one sign if the mean of the potential is this part of its root mean square."""
+_OUTLIER = 30.0
+"""An input channel is an outlier if its currents are larger than the median of the others by this factor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Remedy:
+    """A change of one layer that helps against what was found. Its text says it in words."""
+
+    index: int
+    """Which layer of ``network.layers``, counted from 0."""
+    change: str
+    """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
+    ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"`` and to each ``"weight offset"``.
+    ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"detach_reset"`` and ``"mode"`` become it. ``"input channels"``
+    multiplies the weights of some channels, and ``value`` holds pairs of a channel and its factor."""
+    value: Any
+    """The factor, the number that is added, or the new value."""
+    text: str
+    """What to do, in words, with the number."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def apply(self, network: Network) -> Network:
+        """The network with the change made.
+
+        Raises
+        ------
+        ValueError
+            For what is no part of a network: the learning rate, and the mode.
+        """
+        if self.change not in CHANGES:
+            raise ValueError(f"Remedy: a network has no {self.change}: {self.text}")
+        layers = list(network.layers)
+        layers[self.index] = CHANGES[self.change](layers[self.index], self.value)
+        return dataclasses.replace(network, layers=layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A layer within its network."""
+
+    index: int
+    layers: Sequence[LayerReport]
+    whole: Whole
+
+    @property
+    def layer(self) -> LayerReport:
+        return self.layers[self.index]
+
+    @property
+    def cell(self) -> Any:
+        """The cell that has the parameters of the neurons."""
+        return parameters_of(self.whole.cells[self.index])
+
+    def remedy(self, change: str, value: Any, text: str) -> Remedy:
+        return Remedy(self.index, change, value, text)
+
+
+def against_activity(case: Case) -> Iterator[Remedy]:
+    """Against too few or too many spikes. Causes that can be named come first, then the scale of the potential."""
+    yield from _sign(case)
+    yield from _recurrence(case)
+    yield from _adaptation(case)
+    yield from _channels(case)
+    yield from _offset(case)
+    yield from _bias(case)
+    yield from _to_scale(case)
+    yield from _reaching(case)
+
+
+def against_growth(case: Case) -> Iterator[Remedy]:
+    """Against a gradient that grows within the layer."""
+    layer, box = case.layer, _box(case.layer)
+    if box is not None and (abs(layer.peak or 0) > _highest(layer) or box > 1.1 * layer.deviation):
+        yield from fit_slope(case, "make its slope lower, and as wide as the potentials vary")
+    if layer.feedback and (layer.factor or 0) > 1:
+        factor = rounded(1 / (layer.factor or 1))
+        yield case.remedy("recurrent weights", factor, f"scale its recurrent weights by {factor:g}")
+    yield from _recurrence(case)
+    if getattr(case.cell, "detach_reset", True) is False and case.cell.reset != "none":
+        yield case.remedy("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
+    yield from _to_scale(case)
+
+
+def _sign(case: Case) -> Iterator[Remedy]:
+    layer = case.layer
+    if (layer.at_rest or 0) > 0.5 and layer.scale and hasattr(case.cell, "threshold"):
+        text = "turn the sign of its threshold, which neurons at rest have reached already"
+        yield case.remedy("threshold", -1.0, text)
+
+
+def _recurrence(case: Case) -> Iterator[Remedy]:
+    layer = case.layer
+    if layer.feedback and layer.drive and layer.feedback > layer.drive:
+        for part in (3, 30):  # fewer spikes make the currents smaller still
+            factor = rounded(layer.drive / layer.feedback / part)
+            text = (
+                f"scale its recurrent weights by {factor:g}, since the currents from its own spikes are "
+                f"{layer.feedback / layer.drive:.2g} times those from below"
+            )
+            yield case.remedy("recurrent weights", factor, text)
+
+
+def _adaptation(case: Case) -> Iterator[Remedy]:
+    """An adaptation that ten spikes, each as long as it lasts, raise to the threshold."""
+    layer, cell = case.layer, case.cell
+    if not hasattr(cell, "adaptation") or not layer.scale:
+        return
+    lasts = 1 / max(1 - float(np.mean(cell.adaptation_decay)), 1 / max(len(layer.by_lag), 10))
+    value = rounded(10 * layer.scale / lasts)
+    own = np.asarray(cell.adaptation, float)
+    if own.min() < 0 or own.max() > 2 * value:
+        yield case.remedy("adaptation", value, f"set its adaptation to {value:g} (`adaptation={value:g}`)")
+
+
+def _channels(case: Case) -> Iterator[Remedy]:
+    sizes = np.array(case.layer.channels)
+    if not (sizes > 0).any():
+        return
+    usual = float(np.median(sizes[sizes > 0]))
+    large = np.flatnonzero(sizes > _OUTLIER * usual)
+    if len(large):
+        pairs = tuple((int(i), rounded(usual / sizes[i])) for i in large)
+        first = ", ".join(f"{i} by {factor:g}" for i, factor in pairs[:5])
+        more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+        text = f"scale its input channel {first}{more}, since the others have smaller currents"
+        yield case.remedy("input channels", pairs, text)
+
+
+def _offset(case: Case) -> Iterator[Remedy]:
+    layer, offset = case.layer, rounded(-(case.layer.offset or 0.0))
+    if offset and _of_one_sign(layer):
+        yield case.remedy("weight offset", offset, f"add {offset:g} to each of its weights, so that their mean is 0")
+
+
+def _bias(case: Case) -> Iterator[Remedy]:
+    layer = case.layer
+    if _of_one_sign(layer) and layer.current:
+        bias = rounded(-layer.current)
+        yield case.remedy("bias", bias, f"add {bias:g} to its bias, since its mean current is {layer.current:.2g}")
+
+
+def _of_one_sign(layer: LayerReport) -> bool:
+    return bool(layer.free) and abs(layer.free_mean or 0.0) > _ONE_SIGN * (layer.free or 0.0)
+
+
+def _to_scale(case: Case) -> Iterator[Remedy]:
+    """Weights or threshold, so that without a spike the potential's root mean square were the threshold.
+
+    It is fluctuation-driven initialisation (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing and Engineering 2)
+    with a target of one standard deviation. First comes what leaves the potential nearest to the slope's half-width.
+    """
+    layer = case.layer
+    if not layer.free or not layer.scale:
+        return
+    gain, factor = rounded(layer.scale / layer.free), rounded(layer.free / layer.scale)
+    weights = "weights" if gain < 1 and layer.feedback else "feedforward weights"
+    found = [(layer.scale, case.remedy(weights, gain, f"scale its weights by {gain:g}"))]
+    if hasattr(case.cell, "threshold"):
+        verb, to = "lower" if factor < 1 else "raise", layer.scale * factor
+        text = f"{verb} its threshold to {to:.3g}, by a factor of {factor:g}"
+        found.append((layer.free, case.remedy("threshold", factor, text)))
+    if layer.half_width:
+        found.sort(key=lambda pair: abs(math.log(pair[0] / (layer.half_width or 1))))
+    yield from (remedy for _, remedy in found)
+
+
+def _reaching(case: Case) -> Iterator[Remedy]:
+    """A slope that is as wide as the potentials are away, if that is not too far."""
+    layer, surrogate = case.layer, case.layer.surrogate
+    if surrogate is not None and layer.half_width and 1 < layer.off / layer.half_width <= _WIDENED:
+        width = rounded(layer.off)
+        text = f"widen its slope to {width:g} (`fitted({surrogate!r}, width={width:g})`)"
+        yield case.remedy("surrogate", fitted(surrogate, width=width), text)
+
+
+def fit_slope(case: Case, words: str) -> Iterator[Remedy]:
+    """A slope about the threshold, not too high, and as wide as the potentials vary.
+
+    Area over height, which compares a box and a curve with heavy tails, becomes one standard deviation. The box of
+    Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
+    dynamics", IJCAI, is twice as wide, with which recurrent networks did not learn here.
+    """
+    layer, surrogate, box = case.layer, case.layer.surrogate, _box(case.layer)
+    if surrogate is None or box is None or not layer.half_width or not layer.deviation:
+        return
+    width = rounded(layer.deviation * (layer.half_width / box if math.isfinite(box) else 0.5))
+    height = {"height": _highest(layer)} if abs(layer.peak or 0) > _highest(layer) else {}
+    if abs(layer.at or 0) > layer.deviation:
+        surrogate = shifted(surrogate, -(layer.at or 0))
+    arguments = "".join(f", {name}={value:g}" for name, value in [*height.items(), ("width", width)])
+    text = f"{words} (`fitted({surrogate!r}{arguments})`)"
+    yield case.remedy("surrogate", fitted(surrogate, width=width, **height), text)
+
+
+def _box(layer: LayerReport) -> float | None:
+    """Area over height: the width of a box of the same area and height, infinite for a slope without an area."""
+    if not layer.peak or layer.area is None:
+        return None
+    return math.inf if math.isnan(layer.area) else abs(layer.area / layer.peak)
+
+
+def _highest(layer: LayerReport) -> float:
+    """The height of a slope that times the threshold, as a reset by subtraction has it, is 1 at most."""
+    return rounded(1 / max(layer.scale or 1.0, 1.0))
+
+
+def rounded(x: float, digits: int = 2) -> float:
+    """To as many digits as are said, so that what is done is what was said."""
+    return float(f"{x:.{digits}g}")

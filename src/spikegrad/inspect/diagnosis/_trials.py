@@ -1,0 +1,76 @@
+"""Trials of remedies: the network is run with each, and those that do not help are dropped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ...network import Network
+from ._changes import CHANGES
+from ._look import Look, Seen
+from ._numbers import LayerReport
+from ._remedies import Remedy
+from ._verdicts import Verdict, verdicts
+
+BETTER, NEARLY = 1.5, 0.5
+"""A remedy that does not end a fault helps if the layer becomes better by this factor. Of remedies that end it, one
+that leaves the layer this much worse than another comes after it."""
+
+
+class Outcome(NamedTuple):
+    """The state of a network, as far as one of its layers is concerned."""
+
+    faulty: bool
+    """If True, the layer still has a fault, or a layer below has one."""
+    faults: int
+    health: float
+
+
+def checked(network: Network, look: Look, seen: Seen) -> tuple[Verdict, ...]:
+    """The verdicts on a network, with those remedies that help, the best first, and none of them twice."""
+    found = verdicts(*seen)
+    offered: list[Remedy] = []
+    for n, verdict in enumerate(found):
+        before = _outcome(seen, found, verdict.index)
+        helpful = [
+            remedy
+            for remedy in _ordered(network, look, before, verdict)
+            if not any(
+                (r.index, r.change, repr(r.value)) == (remedy.index, remedy.change, repr(remedy.value)) for r in offered
+            )
+        ]
+        offered += helpful
+        found = (*found[:n], dataclasses.replace(verdict, remedies=tuple(helpful)), *found[n + 1 :])
+    return found
+
+
+def _ordered(network: Network, look: Look, before: Outcome, verdict: Verdict) -> list[Remedy]:
+    tried = []
+    for remedy in verdict.remedies:
+        if remedy.change not in CHANGES:  # a learning rate or a mode
+            tried.append((remedy, Outcome(False, 0, 1.0)))
+        elif remedy.value != 1:
+            after = look(remedy.apply(network))
+            tried.append((remedy, _outcome(after, verdicts(*after), verdict.index)))
+    helpful = [(remedy, after) for remedy, after in tried if _helps(before, after)]
+    best = max((after.health for _, after in helpful), default=0.0)
+    helpful.sort(key=lambda pair: (pair[1].faulty, pair[1].faults, pair[1].health < NEARLY * best))
+    return [remedy for remedy, _ in helpful]
+
+
+def _helps(before: Outcome, after: Outcome) -> bool:
+    if after.faulty:
+        return after.health > BETTER * before.health and after.faults <= before.faults
+    return True
+
+
+def _outcome(seen: Seen, found: Sequence[Verdict], index: int) -> Outcome:
+    return Outcome(any(v.index <= index for v in found), len(found), health(seen.layers[index]))
+
+
+def health(layer: LayerReport) -> float:
+    """The share of the neurons that fire at times and not always, times the mean slope over its peak."""
+    if not (layer.fires and layer.finite):
+        return 0.0
+    return max(1 - layer.silent - layer.always, 0.0) * (layer.slope or 0.0)
