@@ -84,7 +84,9 @@ def record(
 
         def loss_after(part):
             return loss_of(
-                jax.tree.map(lambda w, update: w + (part * update).astype(w.dtype), weights, found["updates"])
+                jax.tree.map(
+                    lambda w, update: w + (part * update.astype(part.dtype)).astype(w.dtype), weights, found["updates"]
+                )
             )
 
         found["losses_after"] = jax.lax.map(loss_after, jnp.asarray(PARTS))

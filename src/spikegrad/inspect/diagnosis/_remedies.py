@@ -20,6 +20,8 @@ from ._changes import CHANGES
 from ._look import Whole
 from ._numbers import LayerReport
 
+MULTIPLIED = frozenset(("feedforward weights", "weights", "recurrent weights", "threshold", "learning rate"))
+"""The changes that multiply by their value."""
 _WIDENED = 5
 """A slope is widened by this factor at most."""
 _ONE_SIGN = 0.8

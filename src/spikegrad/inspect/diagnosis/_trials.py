@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from ._numbers import LayerReport
 from ._remedies import Remedy
 from ._verdicts import Verdict, verdicts
 
-BETTER, NEARLY = 1.5, 0.5
+BETTER, NEARLY = 1.5, 0.1
 """A remedy that does not end a fault helps if the layer becomes better by this factor. Of remedies that end it, one
 that leaves the layer this much worse than another comes after it."""
 
@@ -36,9 +37,7 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Verdict, ...]:
         helpful = [
             remedy
             for remedy in _ordered(network, look, before, verdict)
-            if not any(
-                (r.index, r.change, repr(r.value)) == (remedy.index, remedy.change, repr(remedy.value)) for r in offered
-            )
+            if all(dataclasses.replace(other, text=remedy.text) != remedy for other in offered)
         ]
         offered += helpful
         found = (*found[:n], dataclasses.replace(verdict, remedies=tuple(helpful)), *found[n + 1 :])
@@ -50,13 +49,14 @@ def _ordered(network: Network, look: Look, before: Outcome, verdict: Verdict) ->
     for remedy in verdict.remedies:
         if remedy.change not in CHANGES:  # a learning rate or a mode
             tried.append((remedy, Outcome(False, 0, 1.0)))
-        elif remedy.value != 1:
+        else:
             after = look(remedy.apply(network))
             tried.append((remedy, _outcome(after, verdicts(*after), verdict.index)))
     helpful = [(remedy, after) for remedy, after in tried if _helps(before, after)]
-    best = max((after.health for _, after in helpful), default=0.0)
-    helpful.sort(key=lambda pair: (pair[1].faulty, pair[1].faults, pair[1].health < NEARLY * best))
-    return [remedy for remedy, _ in helpful]
+    ending = [(remedy, after) for remedy, after in helpful if not after.faulty] or helpful
+    best = max((after.health for _, after in ending), default=0.0)
+    ending.sort(key=lambda pair: (pair[1].faults, pair[1].health < NEARLY * best))
+    return [remedy for remedy, _ in ending]
 
 
 def _helps(before: Outcome, after: Outcome) -> bool:
@@ -70,7 +70,12 @@ def _outcome(seen: Seen, found: Sequence[Verdict], index: int) -> Outcome:
 
 
 def health(layer: LayerReport) -> float:
-    """The share of the neurons that fire at times and not always, times the mean slope over its peak."""
+    """The share of the neurons that fire at times and not always, times how well the slope fits the potentials.
+
+    A slope that is too narrow has a small mean, and one that is too wide is many standard deviations wide.
+    """
     if not (layer.fires and layer.finite):
         return 0.0
-    return max(1 - layer.silent - layer.always, 0.0) * (layer.slope or 0.0)
+    widths = layer.widths
+    fit = min(layer.slope or 0.0, math.inf if widths is None or math.isnan(widths) else widths)
+    return max(1 - layer.silent - layer.always, 0.0) * fit

@@ -16,7 +16,8 @@ import numpy as np
 
 from ._look import Whole
 from ._numbers import LayerReport
-from ._remedies import Case, Remedy, against_activity, against_growth, fit_slope, rounded
+from ._recorder import PARTS
+from ._remedies import MULTIPLIED, Case, Remedy, against_activity, against_growth, fit_slope, rounded
 
 SILENT, FAINT = 0.95, 0.02
 """A layer is silent if none of its neurons fires. It is also silent if so many of them never fire, and its mean slope,
@@ -31,8 +32,12 @@ GROWTH = 8.0
 unless the neurons' memory adds up as much. In networks that learn it hardly grows."""
 ARRIVES = 1e-3
 """It vanishes if so little of it arrives at the steps in which the examples differ."""
-UPDATE, GOOD_UPDATE, LEAST_UPDATE = 1.0, 0.1, 1e-6
-"""A first update overshoots if it is as large as the weights. In networks that learn, Adam's is about a tenth."""
+UPDATE, ALL_UPDATED, GOOD_UPDATE, LEAST_UPDATE = 0.3, 1.0, 0.1, 1e-6
+"""A first update overshoots if the loss rises with it and it is so large, over the weights of a layer. Without a loss,
+it overshoots if it is as large as the weights of each layer: weights that begin small change by more than their size.
+In networks that learn, Adam's first update is about a tenth. It stalls below the rounding of float32."""
+SAFE = 0.3
+"""The part of the best first update that later updates bear."""
 COARSE = 0.25
 """Error of the slopes from which on 8 bits are too few."""
 
@@ -83,7 +88,8 @@ def is_silent(layer: LayerReport) -> bool:
 
 
 def _verdict(case: Case, fault: str, finding: str, remedies: Iterable[Remedy] = ()) -> Verdict:
-    return Verdict(fault, case.index, f"{case.layer.name} {finding}", tuple(remedies))
+    changing = tuple(remedy for remedy in remedies if not (remedy.change in MULTIPLIED and remedy.value == 1))
+    return Verdict(fault, case.index, f"{case.layer.name} {finding}", changing)
 
 
 # --- rules: what a layer does wrong by itself, the first that holds ---------------------------------------------------
@@ -151,24 +157,34 @@ def _too_few_bits(case: Case) -> Iterator[Verdict]:
 
 
 def _overshoots(cases: Sequence[Case]) -> Iterator[Verdict]:
-    """An update as large as the weights, unless the loss falls with it, as it does for weights that begin small."""
+    sizes = [case.layer.update for case in cases if case.layer.update is not None]
     case, largest = _most_updated(cases)
-    whole = case.whole
-    after = whole.losses_after[0] if whole.losses_after else math.inf
-    if not math.isfinite(largest) or largest < UPDATE or (whole.loss is not None and after <= whole.loss):
+    loss, after = case.whole.loss, np.array(case.whole.losses_after)
+    if not sizes or not math.isfinite(largest):
         return
-    factor = rounded(GOOD_UPDATE / largest)
-    remedy = case.remedy("learning rate", factor, f"multiply the learning rate by {factor:g}")
-    yield _verdict(case, "overshoots", f"is overshot: the first update is {largest:.3g} times its weights", [remedy])
+    if loss is None or not len(after):
+        overshot, factor = min(sizes) >= ALL_UPDATED, GOOD_UPDATE / largest if largest else 1.0
+    else:
+        after = np.where(np.isfinite(after), after, np.inf)
+        overshot = math.isfinite(loss) and after[0] > loss and largest >= UPDATE
+        factor = SAFE * PARTS[int(np.argmin(after))] if after.min() < loss else 1.0
+    if overshot:
+        remedies = _learning_rate(case, factor) if factor != 1 else ()
+        text = f"is overshot: the first update is {largest:.3g} times its weights"
+        yield _verdict(case, "overshoots", text, remedies)
+
+
+def _learning_rate(case: Case, factor: float) -> Iterator[Remedy]:
+    factor = rounded(factor)
+    yield case.remedy("learning rate", factor, f"multiply the learning rate by {factor:g}")
 
 
 def _stalls(cases: Sequence[Case]) -> Iterator[Verdict]:
     """An update that the rounding of float32 nearly loses. One of 0 may be the first of a schedule that rises."""
     case, largest = _most_updated(cases)
     if 0 < largest < LEAST_UPDATE:
-        factor = rounded(GOOD_UPDATE / largest)
-        remedy = case.remedy("learning rate", factor, f"multiply the learning rate by {factor:g}")
-        yield _verdict(case, "stalls", f"hardly moves: the first update is {largest:.3g} times its weights", [remedy])
+        text = f"hardly moves: the first update is {largest:.3g} times its weights"
+        yield _verdict(case, "stalls", text, _learning_rate(case, GOOD_UPDATE / largest))
 
 
 def _most_updated(cases: Sequence[Case]) -> tuple[Case, float]:

@@ -1,0 +1,527 @@
+"""The bounds of each verdict from both sides, the effect of each remedy, and the trials that remedies pass."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Cell,
+    Layer,
+    LeakyReadout,
+    Network,
+    Refractory,
+    Sigmoid,
+    diagnose,
+    parameter,
+)
+from spikegrad.inspect.diagnosis import Diagnosis, LayerReport, Remedy, Verdict
+from spikegrad.inspect.diagnosis._look import Whole
+from spikegrad.inspect.diagnosis._trials import Outcome, _helps, health
+from spikegrad.inspect.diagnosis._verdicts import verdicts
+
+STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2
+REPORT = LayerReport(
+    name="layer 1",
+    cell="LIF",
+    fires=True,
+    neurons=50,
+    finite=True,
+    rate=0.1,
+    silent=0.1,
+    always=0.0,
+    mean=-1.0,
+    deviation=0.5,
+    firing=0.1,
+    scale=1.0,
+    at_rest=0.0,
+    surrogate=Sigmoid(4.0),
+    half_width=0.44,
+    peak=1.0,
+    at=0.0,
+    area=1.0,
+    within=0.2,
+    reached=0.9,
+    slope=0.2,
+    current=0.0,
+    drive=0.5,
+    free=1.0,
+    free_mean=0.0,
+    gain=4.0,
+    weights={"weight": 2.0},
+    weight_gradients={"weight": 0.1},
+    updates={"weight": 0.2},
+    current_gradient=1.0,
+    output_gradient=1.0,
+    no_gradient=0.0,
+    by_step=(0.5, 1.0),
+    by_lag=(1.0, 0.9),
+    factor=0.9,
+    eight_bit_error=0.01,
+)
+"""A healthy layer."""
+WHOLE = Whole([LIF(0.9)], loss=1.0, losses_after=[2.0], reads=[0.0, 1.0], differ=[1.0, 1.0])
+
+
+def judged(whole=WHOLE, **numbers):
+    return [verdict.fault for verdict in verdicts([dataclasses.replace(REPORT, **numbers)], whole)]
+
+
+# Each fault with numbers on either side of its bound, as docs/diagnose.md has them.
+BOUNDS = {
+    "silent": [
+        ({"silent": 1.0}, {"silent": 0.999}),
+        ({"silent": 0.95, "slope": 0.0199}, {"silent": 0.949, "slope": 0.0199}),
+        ({"silent": 0.95, "slope": 0.0199}, {"silent": 0.95, "slope": 0.02}),
+        ({"silent": 1.0}, {"silent": 1.0, "fires": False}),
+    ],
+    "saturated": [
+        ({"mean": 8.0, "deviation": 6.0}, {"mean": 8.0, "deviation": 5.99}),
+        ({"mean": -8.0, "deviation": 6.0}, {"mean": -8.0, "deviation": 6.0, "scale": 1.01}),
+        ({"always": 0.5}, {"always": 0.499}),
+        ({"firing": 0.7}, {"firing": 0.699}),
+        ({"at_rest": 0.51}, {"at_rest": 0.5}),
+        ({"at_rest": 0.51}, {"at_rest": 0.51, "scale": 0.0}),
+        ({"always": 0.5}, {"always": 0.5, "fires": False}),
+    ],
+    "out of reach": [({"reached": 0.0199}, {"reached": 0.02})],
+    "explodes": [
+        ({"by_lag": (1.0, 0.5, 4.0)}, {"by_lag": (1.0, 0.5, 3.99)}),
+        ({"by_lag": (1.0, np.inf)}, {"by_lag": (1.0, 0.0, 1.0)}),
+        ({"current_gradient": 8.0}, {"current_gradient": 7.99}),
+        ({"current_gradient": 20.0, "gain": 20.0}, {"current_gradient": 19.9, "gain": 20.0}),
+    ],
+    "overshoots": [
+        ({"updates": {"weight": 0.6}}, {"updates": {"weight": 0.599}}),
+        ({"updates": {"weight": 0.6}}, {"updates": {"weight": 0.2, "bias": 9.0}}),
+    ],
+    "stalls": [
+        ({"updates": {"weight": 1.99e-6}}, {"updates": {"weight": 2.01e-6}}),
+        ({"updates": {"weight": 1.99e-6}}, {"updates": {"weight": 0.0}}),
+    ],
+    "not finite": [({"finite": False}, {}), ({"current_gradient": np.nan, "by_step": (np.nan, 1.0)}, {})],
+    "cut off": [({"no_gradient": 1.0}, {"no_gradient": 0.99})],
+}
+
+
+@pytest.mark.parametrize("fault", BOUNDS)
+def test_verdict_begins_at_its_bound(fault):
+    assert judged() == []
+    for beyond, within in BOUNDS[fault]:
+        assert judged(**beyond) == [fault], beyond
+        assert judged(**within) == [], within
+
+
+def test_eight_bits_are_judged_in_their_mode():
+    eight = WHOLE._replace(mode="8-bit")
+    assert judged(eight, eight_bit_error=0.25) == ["too few bits"]
+    assert judged(eight, eight_bit_error=0.249) == judged(eight._replace(mode="half"), eight_bit_error=0.25) == []
+
+
+def test_gradient_vanishes_below_a_thousandth():
+    """The share that arrives is the mean of the gradient over its largest, weighted by how much the inputs differ."""
+    late = WHOLE._replace(differ=[1.0, 0.0], reads=[0.0, 1.0])
+    assert judged(late, by_step=(0.99e-3, 1.0)) == ["vanishes"]
+    assert judged(late, by_step=(1.01e-3, 1.0)) == []
+    assert judged(late._replace(differ=[1.0, 1.0]), by_step=(0.0, 1.0)) == []
+    [found] = verdicts(
+        [dataclasses.replace(REPORT, by_step=(1e-9, 0.0, 0.0, 1.0))],
+        late._replace(differ=[1.0, 0.0, 0.0, 0.0], reads=[0.0, 0.0, 0.0, 1.0]),
+    )
+    assert (found.remedy.change, found.remedy.value) == ("decay", pytest.approx(np.exp(-1 / 3), rel=1e-3))
+
+
+def test_update_overshoots_if_the_loss_rises():
+    """Weights that begin small may change by more than their size."""
+    large = {"updates": {"weight": 130.0}}
+    assert judged(WHOLE._replace(losses_after=[0.99]), **large) == []
+    for after in (1.01, np.nan, np.inf):
+        assert judged(WHOLE._replace(losses_after=[after]), **large) == ["overshoots"]
+    assert judged(WHOLE._replace(loss=np.nan, losses_after=[np.nan]), **large) == []
+
+
+def test_update_overshoots_without_a_loss_if_it_is_as_large_as_all_weights():
+    without = WHOLE._replace(loss=None, losses_after=(), cells=[LIF()] * 2)
+    layers = [dataclasses.replace(REPORT, updates={"weight": size}) for size in (2.0, 1.99, 200.0)]
+    assert verdicts(layers[1:], without) == ()
+    [found] = verdicts(layers[::2], without)
+    assert (found.fault, found.index, found.remedy.value) == ("overshoots", 1, 0.001)
+
+
+def test_learning_rate_is_a_third_of_the_best_that_was_tried():
+    """The parts of the update are 1, 0.3, 0.1, and so on."""
+    fast = dataclasses.replace(REPORT, updates={"weight": 50.0})
+    [found] = verdicts([fast], WHOLE._replace(losses_after=[9.0, 2.0, 0.8, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0]))
+    assert (found.remedy.change, found.remedy.value) == ("learning rate", 0.03)
+    [found] = verdicts([fast], WHOLE._replace(losses_after=[9.0, 2.0, 1.8, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1]))
+    assert found.remedies == ()
+
+
+def test_silent_layer_ends_the_list_of_verdicts():
+    """Silence has one verdict: layers above get no spikes, and no learning rate matters."""
+    silent = dataclasses.replace(REPORT, silent=1.0, updates={"weight": 1e5})
+    far = dataclasses.replace(REPORT, mean=-50.0)
+    whole = WHOLE._replace(cells=[LIF()] * 3)
+    assert [(v.fault, v.index) for v in verdicts([far, silent, far], whole)] == [("saturated", 0), ("silent", 1)]
+    assert [(v.fault, v.index) for v in verdicts([silent, far, silent], whole)] == [("silent", 0)]
+
+
+def test_zero_weights_above_are_no_cut():
+    layers = [dataclasses.replace(REPORT, no_gradient=1.0), dataclasses.replace(REPORT, weights={"weight": 0.0})]
+    whole = WHOLE._replace(cells=[LIF()] * 2)
+    assert verdicts(layers, whole) == ()
+    layers[1] = dataclasses.replace(layers[1], weights={"weight": 1e-9}, updates={})
+    assert [(v.fault, v.index) for v in verdicts(layers, whole)] == [("cut off", 0)]
+
+
+# --- proposals --------------------------------------------------------------------------------------------------------
+
+
+def proposed(cell=None, **numbers):
+    """The remedies of the one verdict on a layer with these numbers, before they are tried."""
+    [found] = verdicts([dataclasses.replace(REPORT, **numbers)], WHOLE._replace(cells=[cell or LIF(0.9)]))
+    return {remedy.change: remedy.value for remedy in reversed(found.remedies)}
+
+
+def test_remedies_have_the_numbers_of_their_formulas():
+    weak = {"silent": 1.0, "free": 0.04, "drive": 0.01}
+    assert (proposed(**weak)["feedforward weights"], proposed(**weak)["threshold"]) == (25.0, 0.04)
+    down = {"silent": 1.0, "free": 10.0, "free_mean": -9.0, "current": -2.5, "offset": -0.31}
+    assert proposed(**down)["bias"] == 2.5
+    assert proposed(**down)["weight offset"] == 0.31
+    assert not {"bias", "weight offset"} & proposed(**down | {"free_mean": -7.9}).keys()
+    busy = {"always": 0.9, "free": 5.0}
+    assert proposed(**busy)["feedforward weights"] == 0.2
+    own = busy | {"feedback": 6.0, "drive": 0.5}
+    assert proposed(**own)["recurrent weights"] == 0.028
+    assert proposed(**own)["weights"] == 0.2
+    assert "recurrent weights" not in proposed(**own | {"feedback": 0.5})
+    assert proposed(**busy, at_rest=0.51)["threshold"] == -1.0
+    assert proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=11.0), **busy)["adaptation"] == 5.0
+    assert proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=-0.1), **busy)["adaptation"] == 5.0
+    assert "adaptation" not in proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=9.0), **busy)
+    sizes = proposed(**busy, channels=(0.0, 1.0, 31.0, 1.0, 1.0, 29.0))["input channels"]
+    assert sizes == ((2, 0.032),)
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+
+def full_layer(dtype=jnp.float32, **others):
+    rng = np.random.default_rng(0)
+    w, r, b = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((INPUTS, NEURONS), (NEURONS, NEURONS), NEURONS))
+    return Layer(**{"weight": w, "cell": AdaptiveLIF(0.9, 2.0), "recurrent": r, "bias": b} | others)
+
+
+ARRAYS = {
+    "feedforward weights": (0.5, {"weight": lambda w: w * 0.5, "bias": lambda b: b * 0.5}),
+    "weights": (0.5, {"weight": lambda w: w * 0.5, "bias": lambda b: b * 0.5, "recurrent": lambda r: r * 0.5}),
+    "recurrent weights": (0.5, {"recurrent": lambda r: r * 0.5}),
+    "bias": (0.5, {"bias": lambda b: b + 0.5}),
+    "weight offset": (0.5, {"weight": lambda w: w + 0.5}),
+    "input channels": (((1, 0.5), (3, 0.25)), {"weight": lambda w: w * np.array([[1], [0.5], [1], [0.25], [1]])}),
+}
+PARAMETERS = {
+    "threshold": (-0.5, {"threshold": -1.0}),
+    "adaptation": (0.3, {"adaptation": 0.3}),
+    "decay": (0.3, {"decay": 0.3}),
+    "surrogate": (Arctan(3.0), {"surrogate": Arctan(3.0)}),
+    "detach_reset": (True, {"detach_reset": True}),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_remedy_changes_what_it_names_and_nothing_else(dtype):
+    layer = full_layer(dtype)
+    network = Network([full_layer(dtype, weight=jnp.zeros((3, INPUTS), dtype), bias=None), layer])
+    names = "weight", "recurrent", "bias"
+    for change, (value, effects) in {**ARRAYS, **PARAMETERS}.items():
+        other, changed = Remedy(1, change, value, "").apply(network).layers
+        assert other is network.layers[0]
+        for name in names:
+            before, after = getattr(layer, name), getattr(changed, name)
+            expected = effects[name](np.asarray(before, np.float64)) if name in effects else before
+            assert after.dtype == dtype
+            np.testing.assert_array_equal(after, np.asarray(expected).astype(after.dtype), err_msg=change)
+        cell_effects = {} if change in ARRAYS else effects
+        assert changed.cell == dataclasses.replace(layer.cell, **cell_effects)
+    for change in ("learning rate", "mode"):
+        with pytest.raises(ValueError, match=f"Remedy: a network has no {change}: do it"):
+            Remedy(1, change, 0.5, "do it").apply(network)
+
+
+def test_factor_of_a_function_is_not_trained():
+    kernel = jnp.ones((INPUTS, NEURONS))
+    network = Network([full_layer(weight=jax.tree_util.Partial(lambda kernel, x: x @ kernel, kernel), bias=None)])
+    scaled = Remedy(0, "weights", 0.25, "").apply(network).layers[0].weight
+    [leaf] = jax.tree.leaves(scaled)
+    assert leaf is kernel
+    np.testing.assert_array_equal(scaled(jnp.ones((1, INPUTS))), np.full((1, NEURONS), 0.25 * INPUTS))
+    again = Remedy(0, "weights", 0.25, "").apply(network).layers[0].weight
+    assert jax.tree.structure(scaled) == jax.tree.structure(again)  # so it does not recompile
+    lifted = Remedy(0, "bias", 2.0, "").apply(network).layers[0]
+    assert float(lifted.bias) == 2.0
+
+
+def test_remedy_reaches_through_refractory():
+    network = Network([full_layer(cell=Refractory(LIF(0.9, 3.0), 2))])
+    cell = Remedy(0, "threshold", 0.5, "").apply(network).layers[0].cell
+    assert cell == Refractory(LIF(0.9, 1.5), 2)
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def test_remedy_helps_if_the_fault_ends_or_the_layer_is_much_better():
+    before = Outcome(True, 2, 0.1)
+    assert _helps(before, Outcome(False, 3, 0.0))
+    assert _helps(before, Outcome(True, 2, 0.151))
+    assert not _helps(before, Outcome(True, 2, 0.149))
+    assert not _helps(before, Outcome(True, 3, 0.9))
+
+
+class TwoCompartments(Cell):
+    """The dendrite comes first in the state, and the soma fires."""
+
+    surrogate: object = parameter(default=Sigmoid(4.0), kind=object)
+    threshold: float = parameter(default=1.0)
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v, current):
+        dendrite = 0.7 * v[0] + current
+        return dendrite, 0.8 * v[1] + 0.5 * dendrite
+
+    def fire(self, u):
+        s = self.surrogate(u[1] - self.threshold)
+        return (u[0], u[1] - self.threshold * s), s
+
+
+class Squashed(Cell):
+    """A readout that says nothing of itself."""
+
+    def integrate(self, v, current):
+        return 0.9 * v + current
+
+    def fire(self, u):
+        return u, jnp.tanh(u)
+
+
+def inputs():
+    return (np.random.default_rng(2).random((STEPS, BATCH, INPUTS)) < 0.3).astype(np.float32)
+
+
+def network(cell, gain=2.0, recurrent=None, readout=1.0, offset=0.0, dtype=np.float32):
+    rng = np.random.default_rng(1)
+    w, r, out = (
+        rng.normal(0, 1 / np.sqrt(n), (n, m)) for n, m in ((INPUTS, NEURONS), (NEURONS,) * 2, (NEURONS, OUTPUTS))
+    )
+    feedback = None if recurrent is None else (recurrent * r).astype(np.float32)
+    hidden = Layer(jnp.asarray(gain * w + offset, dtype), cell, feedback)
+    return Network([hidden, Layer((readout * out).astype(np.float32), LeakyReadout(0.9))])
+
+
+LOSS = jax.tree_util.Partial(lambda y, out: ((out.mean(0) - y) ** 2).mean(), jnp.ones(()))
+
+
+def test_cell_of_a_user_is_judged_by_the_array_that_fires():
+    cell, w = TwoCompartments(), np.asarray(network(LIF()).layers[0].weight, np.float64)
+    dendrite = soma = np.zeros((BATCH, NEURONS))
+    potentials, fired = [], []
+    for x in inputs().astype(float):
+        dendrite = 0.7 * dendrite + x @ w
+        soma = 0.8 * soma + 0.5 * dendrite
+        potentials.append(soma)
+        fired.append(soma >= 1)
+        soma = soma - fired[-1]
+    distance = np.array(potentials) - 1
+    slope = 4 / (2 * np.cosh(2 * distance)) ** 2
+    found = diagnose(network(cell), inputs(), LOSS)
+    layer = found.layers[0]
+    assert found.verdicts == ()
+    assert layer.fires
+    assert 0.02 < layer.rate < 0.5
+    expected = [np.mean(fired), 1.0, distance.mean(), distance.std(), slope.mean(), (slope >= 0.5).mean()]
+    got = [layer.rate, layer.scale, layer.mean, layer.deviation, layer.slope, layer.within]
+    np.testing.assert_allclose(got, expected, rtol=2e-5)
+
+
+def test_readout_of_a_user_does_not_fire():
+    """Not even with outputs of zero, which are whole numbers."""
+    silent = Network([*network(LIF()).layers[:1], Layer(jnp.zeros((NEURONS, OUTPUTS)), Squashed())])
+    found = diagnose(silent, inputs(), LOSS)
+    assert [layer.fires for layer in found.layers] == [True, False]
+    assert found.verdicts == ()
+
+
+SILENT = {
+    "weights": network(LIF(0.9), gain=2e-4),
+    "bfloat16": network(LIF(0.9), gain=2e-3, dtype=jnp.bfloat16),
+    "norm_input": network(LIF(0.99, norm_input=True), gain=0.5),
+    "compartments": network(TwoCompartments(), gain=2e-3),
+}
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_silence_is_named_first(kind):
+    """With the default slope, which still reaches the potentials, and with an optimizer, whose update is large."""
+    found = diagnose(SILENT[kind], inputs(), LOSS, optimizer=optax.adam(0.01))
+    assert found.layers[0].slope > 0.02
+    [verdict] = found.verdicts
+    assert (verdict.fault, verdict.index) == ("silent", 0)
+    assert "learning rate" not in str(verdict)
+    assert diagnose(verdict.remedy.apply(SILENT[kind]), inputs(), LOSS).verdicts == ()
+
+
+def test_zero_inputs_are_named():
+    [verdict] = diagnose(network(LIF()), 0 * inputs(), LOSS, optimizer=optax.adam(0.01)).verdicts
+    assert str(verdict) == "layer 1 is silent: its inputs are zero"
+    [verdict] = diagnose(network(LIF(), gain=0.0), inputs(), LOSS).verdicts
+    assert str(verdict) == "layer 1 is silent: its currents are zero"
+
+
+FAULTY = {
+    "recurrence": (network(LIF(0.9), recurrent=30.0), "recurrent weights"),
+    "adaptation": (network(AdaptiveLIF(0.9, adaptation=60.0)), "adaptation"),
+    "negative adaptation": (network(AdaptiveLIF(0.9, adaptation=-1.0)), "adaptation"),
+    "sign": (network(LIF(0.9, threshold=-1.0)), "threshold"),
+    "inhibition": (network(LIF(0.9), offset=-2.0), "weight offset"),
+    "excitation": (network(LIF(0.9), offset=2.0), "weight offset"),
+}
+
+
+def key(remedy):
+    return remedy.index, remedy.change, repr(remedy.value)
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_remedy_that_is_offered_cures(kind):
+    broken, change = FAULTY[kind]
+    found = diagnose(broken, inputs(), LOSS)
+    verdict = found.verdicts[0]
+    assert (verdict.index, verdict.remedy.change) == (0, change)
+    offered = [remedy for v in found.verdicts for remedy in v.remedies]
+    assert len({key(remedy) for remedy in offered}) == len(offered)
+    assert all(remedy.value != 1 for remedy in offered)
+    after = diagnose(verdict.remedy.apply(broken), inputs(), LOSS)
+    assert not after.verdicts
+    assert 0.005 < after.layers[0].rate < 0.5
+
+
+def test_health_is_the_active_share_times_the_fit_of_the_slope():
+    def of(**numbers):
+        return health(dataclasses.replace(REPORT, **numbers))
+
+    assert of(silent=0.3, always=0.1, slope=0.2, deviation=9.0) == pytest.approx(0.6 * 0.2)
+    assert of(silent=0.3, always=0.1, slope=0.9, deviation=0.044) == pytest.approx(0.6 * 0.1)
+    assert of(silent=0.3, always=0.1, slope=0.9, half_width=None) == pytest.approx(0.6 * 0.9)
+    assert of(fires=False) == of(finite=False) == of(silent=0.5, always=0.5) == 0
+
+
+def test_one_large_channel_is_scaled_alone():
+    large = inputs() * np.where(np.arange(INPUTS) == 2, np.float32(3000), np.float32(1))
+    [verdict] = diagnose(network(LIF(0.9)), large, LOSS).verdicts
+    assert verdict.remedy.change == "input channels"
+    [(channel, factor)] = verdict.remedy.value
+    assert channel == 2
+    assert 1e-4 < factor < 1e-3
+    better = verdict.remedy.apply(network(LIF(0.9)))
+    rows = np.asarray(better.layers[0].weight) / np.asarray(network(LIF(0.9)).layers[0].weight)
+    np.testing.assert_allclose(rows.mean(1), np.where(np.arange(INPUTS) == 2, factor, 1), rtol=1e-5)
+    assert diagnose(better, large, LOSS).verdicts == ()
+
+
+@pytest.mark.parametrize("readout", [0.0, 1e-3])
+def test_small_readout_is_healthy(readout):
+    found = diagnose(network(LIF(0.9), readout=readout), inputs(), LOSS, optimizer=optax.adam(0.01))
+    assert found.verdicts == ()
+
+
+# --- table, data and figure -------------------------------------------------------------------------------------------
+
+OTHER = dataclasses.replace(
+    REPORT, name="layer 2", fires=False, neurons=3, within=None, slope=None, half_width=None, factor=None, scale=None
+)
+SHOWN = dataclasses.replace(
+    REPORT,
+    always=0.02,
+    edges=(-3.0, -1.0, 0.5),
+    shares=(0.75, 0.25),
+    no_gradient=0.04,
+    weight_gradients={"weight": 3.0, "bias": 4.0},
+    current_gradient=0.06,
+)
+
+
+def test_table_has_each_number_under_its_heading():
+    first, *rows = [line.split("  ") for line in str(Diagnosis((SHOWN, OTHER), ())).splitlines()[:14]]
+    table = {cells[0]: [cell.strip() for cell in cells[1:] if cell.strip()] for cells in (first, *rows)}
+    assert table == {
+        "layer": ["layer 1", "layer 2"],
+        "neurons": ["50", "3"],
+        "rate": ["0.100"],
+        "silent": ["10.0 %"],
+        "always": ["2.0 %"],
+        "potential": ["-1 ± 0.5", "-1 ± 0.5"],
+        "half-width": ["0.44"],
+        "within": ["20.0 %"],
+        "slope": ["0.2"],
+        "weights": ["5.0e+00", "1.0e-01"],
+        "currents": ["6.0e-02", "1.0e+00"],
+        "no gradient": ["4.0 %", "0.0 %"],
+        "per step": ["0.9"],
+        "": [],
+    }
+
+
+def test_data_has_every_field():
+    verdict = Verdict(
+        "silent", 1, "finding", (Remedy(1, "bias", 2.5, "add it"), Remedy(1, "surrogate", Arctan(2.0), ""))
+    )
+    found = json.loads(json.dumps(Diagnosis((SHOWN, OTHER), (verdict,), 0.5, np.inf).to_dict(), allow_nan=False))
+    assert (found["loss"], found["loss_after"]) == (0.5, None)
+    for layer, written in zip((SHOWN, OTHER), found["layers"], strict=True):
+        for field in dataclasses.fields(LayerReport):
+            value = getattr(layer, field.name)
+            expected = list(value) if isinstance(value, tuple) else repr(value) if field.name == "surrogate" else value
+            assert written[field.name] == expected, field.name
+    assert found["verdicts"] == [
+        {
+            "fault": "silent",
+            "index": 1,
+            "finding": "finding",
+            "remedies": [
+                {"index": 1, "change": "bias", "value": 2.5, "text": "add it"},
+                {"index": 1, "change": "surrogate", "value": "Arctan(alpha=2.0)", "text": ""},
+            ],
+        }
+    ]
+
+
+def test_figure_draws_the_numbers():
+    pytest.importorskip("matplotlib")
+    figure = Diagnosis((SHOWN, OTHER), ()).plot()
+    first, second, *others = figure.axes
+    lags = next(axes for axes in others if axes.get_title() == "gradient over lags")
+    shares = next(axes for axes in others if axes.get_title().startswith("neurons, and potentials"))
+    [stairs] = first.patches
+    np.testing.assert_array_equal(stairs.get_data().values, SHOWN.shares)
+    np.testing.assert_array_equal(stairs.get_data().edges, SHOWN.edges)
+    assert (first.get_xlabel(), second.get_xlabel()) == ("potential − threshold", "potential")
+    slope = next(axes for axes in others if axes.get_ylabel() == "slope")
+    x, y = slope.lines[0].get_data()
+    np.testing.assert_allclose(y, 1 / np.cosh(2 * x) ** 2, rtol=1e-4)
+    assert [line.get_label() for line in lags.lines] == ["layer 1, × 0.9 per step", "layer 2"]
+    np.testing.assert_allclose(lags.lines[0].get_ydata(), [1.0, 0.9])
+    bars = {(round(bar.get_x() + bar.get_width() / 2), round(bar.get_height(), 6)) for bar in shares.patches}
+    assert bars == {(0, 10.0), (1, 2.0), (2, 20.0), (3, 4.0), (3, 0.0)}
+    labels = [label.get_text() for label in shares.get_xticklabels()]
+    assert labels == ["never fire", "always fire", "within half-width", "no gradient"]
