@@ -8,6 +8,7 @@ harms if the accuracy is lower than without it by more than two standard errors.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import optax
@@ -25,37 +26,37 @@ def found_in(case: Case):
     return diagnose(case.network, task.inputs, task.loss, optimizer=optax.adam(case.learning_rate))
 
 
-def remedied(case: Case) -> tuple[Case, list]:
-    """The network after the remedies, and the verdicts of each round."""
-    rounds = []
+def remedied(case: Case) -> tuple[Case, tuple, list]:
+    """The network after the remedies, the first verdicts, and the remedies."""
+    first, remedies = None, []
     for _ in range(ROUNDS):
-        rounds.append(found_in(case).verdicts)
-        remedy = next((verdict.remedy for verdict in rounds[-1] if verdict.remedy), None)
+        verdicts = found_in(case).verdicts
+        first = verdicts if first is None else first
+        remedy = next((verdict.remedy for verdict in verdicts if verdict.remedy), None)
         if remedy is None:
             break
+        remedies.append(str(remedy))
         if remedy.change == "learning rate":
             case = case._replace(learning_rate=case.learning_rate * remedy.value)
         else:
             case = case._replace(network=remedy.apply(case.network))
-    return case, [verdicts for verdicts in rounds if verdicts]
+    return case, first or (), remedies
 
 
 def row(fault: Fault, seed: int, twin: float) -> dict:
     case = broken(fault, seed)
-    better, rounds = remedied(case)
-    first = rounds[0] if rounds else ()
+    better, first, remedies = remedied(case)
     before = accuracy(case)
-    after = accuracy(better) if better != case else before
+    after = accuracy(better) if remedies else before
     return {
         "network": fault.of,
         "fault": fault.name,
         "found": any(verdict.index in fault.layers for verdict in first[:2]),
         "verdict": str(first[0]) if first else "nothing is amiss",
-        "remedies": [str(verdicts[0].remedy) for verdicts in rounds if verdicts[0].remedy],
+        "remedies": remedies,
         "as it was": before,
         "remedied": after,
         "healthy": twin,
-        "curable": bool(first and first[0].remedy) or fault.name not in ("inputs zero", "loss not a number"),
         "learns": after - CHANCE >= LEARNS * (twin - CHANCE),
         "harmed": before - after > 2 * math.sqrt(before * (1 - before) / EXAMPLES),
     }
@@ -66,17 +67,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="a part of the names to run")
     options = parser.parse_args()
-    rows, twins = [], {}
+    rows, twin = [], functools.cache(lambda name: accuracy(healthy(name, options.seed)))
     for name in [*NETWORKS, *VARIANTS]:
-        twins[name] = accuracy(healthy(name, options.seed))
         if options.only in name:
             alarms = [str(verdict) for verdict in found_in(healthy(name, options.seed)).verdicts]
-            print(f"{name}: {twins[name]:.3f} {alarms or ''}", flush=True)
-            rows.append({"network": name, "fault": "", "verdict": "; ".join(alarms), "healthy": twins[name]})
+            rows.append({"network": name, "fault": "", "verdict": "; ".join(alarms), "healthy": twin(name)})
+            print(rows[-1], flush=True)
     for fault in FAULTS:
         if options.only in f"{fault.of} {fault.name}":
-            rows.append(row(fault, options.seed, twins[fault.of]))
-            print({k: v for k, v in rows[-1].items() if k != "curable"}, flush=True)
+            rows.append(row(fault, options.seed, twin(fault.of)))
+            print(rows[-1], flush=True)
     report(rows, options.json)
 
 

@@ -27,7 +27,7 @@ from ._potential import Potential, candidates, find, select
 
 _PRODUCTS = ("weight", "bias")
 _TRAINED = (*_PRODUCTS, "recurrent")
-PARTS = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
+PARTS = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """The parts of the first update that are tried."""
 
 

@@ -177,21 +177,27 @@ def _to_scale(case: Case) -> Iterator[Remedy]:
     """Weights or threshold, so that without a spike the potential's root mean square were the threshold.
 
     It is fluctuation-driven initialisation (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing and Engineering 2)
-    with a target of one standard deviation. First comes what leaves the potential nearest to the slope's half-width.
+    with a target of one standard deviation. The weights come first if the change brings the norm of a neuron's weights
+    nearer to 1, the usual size, to which learning rates are fitted. If the weight is a function, first comes the change
+    that leaves the potential nearer to the slope's half-width.
     """
     layer = case.layer
     if not layer.free or not layer.scale:
         return
     gain, factor = rounded(layer.scale / layer.free), rounded(layer.free / layer.scale)
     weights = "weights" if gain < 1 and layer.feedback else "feedforward weights"
-    found = [(layer.scale, case.remedy(weights, gain, f"scale its weights by {gain:g}"))]
+    found = [case.remedy(weights, gain, f"scale its weights by {gain:g}")]
     if hasattr(case.cell, "threshold"):
         verb, to = "lower" if factor < 1 else "raise", layer.scale * factor
         text = f"{verb} its threshold to {to:.3g}, by a factor of {factor:g}"
-        found.append((layer.free, case.remedy("threshold", factor, text)))
-    if layer.half_width:
-        found.sort(key=lambda pair: abs(math.log(pair[0] / (layer.half_width or 1))))
-    yield from (remedy for _, remedy in found)
+        found.append(case.remedy("threshold", factor, text))
+    size = layer.weights.get("weight", 0.0) / math.sqrt(layer.neurons)
+    if layer.channels and size:
+        keep_weights = abs(math.log(size * gain)) > abs(math.log(size))
+    else:
+        width = layer.half_width or layer.scale
+        keep_weights = abs(math.log(layer.free / width)) < abs(math.log(layer.scale / width))
+    yield from reversed(found) if keep_weights else found
 
 
 def _reaching(case: Case) -> Iterator[Remedy]:

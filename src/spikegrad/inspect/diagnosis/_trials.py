@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -70,12 +69,7 @@ def _outcome(seen: Seen, found: Sequence[Verdict], index: int) -> Outcome:
 
 
 def health(layer: LayerReport) -> float:
-    """The share of the neurons that fire at times and not always, times how well the slope fits the potentials.
-
-    A slope that is too narrow has a small mean, and one that is too wide is many standard deviations wide.
-    """
+    """The share of the neurons that fire at times and not always, times the mean slope over its peak."""
     if not (layer.fires and layer.finite):
         return 0.0
-    widths = layer.widths
-    fit = min(layer.slope or 0.0, math.inf if widths is None or math.isnan(widths) else widths)
-    return max(1 - layer.silent - layer.always, 0.0) * fit
+    return max(1 - layer.silent - layer.always, 0.0) * (layer.slope or 0.0)

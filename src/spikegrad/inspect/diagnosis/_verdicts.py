@@ -22,7 +22,7 @@ from ._remedies import MULTIPLIED, Case, Remedy, against_activity, against_growt
 SILENT, FAINT = 0.95, 0.02
 """A layer is silent if none of its neurons fires. It is also silent if so many of them never fire, and its mean slope,
 over the peak, is too small to wake them: sparse networks learn while a few neurons fire."""
-FAR, ALWAYS, BUSY, AT_REST = 10.0, 0.5, 0.7, 0.5
+FAR, ALWAYS, BUSY, AT_REST = 10.0, 0.5, 0.8, 0.5
 """It is saturated if its potentials are so many thresholds away, if so many of its neurons fire in every step, if
 neurons fire in so many of the steps, or if the threshold of so many is not above the potential at rest."""
 REACHED = 0.02
@@ -32,9 +32,9 @@ GROWTH = 8.0
 unless the neurons' memory adds up as much. In networks that learn it hardly grows."""
 ARRIVES = 1e-3
 """It vanishes if so little of it arrives at the steps in which the examples differ."""
-UPDATE, ALL_UPDATED, GOOD_UPDATE, LEAST_UPDATE = 0.3, 1.0, 0.1, 1e-6
-"""A first update overshoots if the loss rises with it and it is so large, over the weights of a layer. Without a loss,
-it overshoots if it is as large as the weights of each layer: weights that begin small change by more than their size.
+UPDATE, GOOD_UPDATE, LEAST_UPDATE = 1.0, 0.1, 1e-6
+"""A first update overshoots if it is as large as the weights of a layer and the loss rises with it. Without a loss, it
+overshoots if it is as large as the weights of each layer: weights that begin small change by more than their size.
 In networks that learn, Adam's first update is about a tenth. It stalls below the rounding of float32."""
 SAFE = 0.3
 """The part of the best first update that later updates bear."""
@@ -163,7 +163,7 @@ def _overshoots(cases: Sequence[Case]) -> Iterator[Verdict]:
     if not sizes or not math.isfinite(largest):
         return
     if loss is None or not len(after):
-        overshot, factor = min(sizes) >= ALL_UPDATED, GOOD_UPDATE / largest if largest else 1.0
+        overshot, factor = min(sizes) >= UPDATE, GOOD_UPDATE / largest if largest else 1.0
     else:
         after = np.where(np.isfinite(after), after, np.inf)
         overshot = math.isfinite(loss) and after[0] > loss and largest >= UPDATE
