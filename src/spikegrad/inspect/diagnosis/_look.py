@@ -1,6 +1,6 @@
 """Run a network forward and back, and report each of its layers in numbers.
 
-The remedies that are offered have been tried in the same way, so everything but the network is prepared once.
+Each remedy is tried in this way too, so inputs and loss are prepared once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Whole(NamedTuple):
     reads: Sequence[float] = ()
     """Norm of the gradient of the loss in the outputs of each step."""
     differ: Sequence[float] = ()
-    """How much the inputs of the examples differ in each step."""
+    """Norm of the differences between the inputs of the examples, in each step."""
     inputs: float = 1.0
     """The largest size of an input."""
     loss: float | None = None
@@ -41,14 +41,14 @@ class Whole(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """The numbers of each layer, and of the whole."""
+    """The numbers of each layer, and the facts about the network."""
 
     layers: list[LayerReport]
     whole: Whole
 
 
 class Look:
-    """Inputs, loss and optimizer with which networks are examined."""
+    """Inputs, loss and optimizer. A call examines a network."""
 
     def __init__(
         self, inputs: jax.Array, mask: Any, key: Any, loss: Callable | None, optimizer: Any, mode: str
@@ -93,7 +93,7 @@ class Look:
             if name in found
         }
         if rest is not None:
-            rest = np.asarray(rest, np.float64)  # a mean of bfloat16 is rounded at each sum
+            rest = np.asarray(rest, np.float64)  # NumPy would add in bfloat16
             norms |= {"scale": float(np.mean(abs(rest))), "at_rest": float(np.mean(rest >= 0))}
         matrix = matrix_of(layer.weight)
         if matrix is not None:
@@ -141,7 +141,7 @@ def report(
     fires: bool,
     **others: Any,
 ) -> LayerReport:
-    """The report of one layer; ``others`` are its fields that the recorded arrays do not tell."""
+    """The report of one layer. ``others`` are the fields that do not follow from the recorded arrays."""
     slope: dict[str, Any] = {}
     if surrogate is not None:
         found = measure(surrogate)
@@ -170,5 +170,5 @@ class _Called(Surrogate):
 
 
 def _differences(x: np.ndarray) -> list[float]:
-    """How much the examples differ in each step; of a single one, how large it is."""
+    """Norm of the differences between the examples in each step, or of a single example."""
     return [norm(of_step) for of_step in (x - x.mean(1, keepdims=True) if x.shape[1] > 1 else x)]

@@ -76,7 +76,7 @@ class LayerReport:
     deviation: float
     """Standard deviation of the potential."""
     firing: float = 0.0
-    """Share of the steps in which a neuron fires, however many spikes."""
+    """Share of the steps with at least one spike of a neuron."""
     scale: float | None = None
     """Distance of a neuron at rest to its threshold."""
     surrogate: Surrogate | None = None
@@ -100,9 +100,9 @@ class LayerReport:
     drive: float | None = None
     """Root mean square of the currents from below."""
     feedback: float | None = None
-    """Root mean square of the currents from the layer's own spikes; None if it is not recurrent."""
+    """Root mean square of the currents from the layer's own spikes, or None without recurrent weights."""
     at_rest: float | None = None
-    """Share of the neurons whose threshold is not above their potential at rest."""
+    """Share of the neurons that are not below their threshold at rest."""
     channels: tuple[float, ...] = ()
     """Root mean square of the currents from each input channel, if the weight is a matrix."""
     offset: float | None = None

@@ -1,8 +1,8 @@
-"""The array of a state that decides whether a neuron fires, and the level at which it does.
+"""The array of a state that makes a neuron fire, and its level at a spike.
 
 A state may hold several arrays, in any order. A cell that defines ``encode`` gives its distance to the threshold, and
-the potential is the array that raises this distance. For any other cell ``fire`` is tried: the potential is the array
-that makes a neuron at rest fire if it is large, and not if it is low, and a bisection finds the level in between.
+the potential is the array that raises this distance. For any other cell ``fire`` is tried. The potential is the array
+that makes a neuron at rest fire if it is large and keeps it silent if it is low. A bisection finds the level.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import jax.numpy as jnp
 from ...network._functions import is_inexact
 
 _FAR = 1000000.5
-"""A potential beyond any threshold, and not a whole number, so that the output of a readout is not one either."""
+"""A potential beyond any threshold. It has a fraction, so a readout has an output with a fraction."""
 _HALVINGS = 60
 
 
 class Potential(NamedTuple):
-    """How to read the potential from a state before the spike."""
+    """The place of the potential in a state before the spike."""
 
     which: Any
-    """Its number among the arrays that may be it, see :func:`candidates`."""
+    """The index among :func:`candidates`."""
     level: Any = None
-    """The potential at which neurons fire that are otherwise at rest; None if the cell gives its distance."""
+    """The potential that makes a neuron at rest fire, or None if the cell defines ``encode``."""
     spikes: Any = None
     """If True, the cell fires at this level, and its outputs are whole numbers."""
 
 
 def candidates(u: Any, out: Any) -> tuple[list, Callable[[list], Any]]:
-    """The arrays of a state that may be the potential, and a function that puts others in their place."""
+    """The arrays of a state that may be the potential, and a function that replaces them."""
     leaves, structure = jax.tree.flatten(u)
     places = [i for i, leaf in enumerate(leaves) if is_inexact(leaf) and leaf.shape == out.shape]
 

@@ -130,7 +130,7 @@ class _Pass:
         return {**feeding, **feedback}, ct_current, ct_inputs
 
     def look_at_rest(self, rest: Any) -> None:
-        """Find the potential, with which the numbers below are read."""
+        """Find the potential. The methods below depend on it."""
         number = None if self.number is None else self.number[0]
         known = self.layer.traced.encoded is not None
         if known and self.layer.traced.encoded[0] is None:  # a readout
@@ -158,7 +158,7 @@ class _Pass:
         )
 
     def distance(self, u: Any) -> Any:
-        """The distance of a pre-spike state to the threshold; None for a readout."""
+        """The distance of a pre-spike state to the threshold, or None for a readout."""
         if self.potential.level is None:
             return self._encoded(u)
         return self._read(u, self.potential.level) - self.potential.level
@@ -196,7 +196,7 @@ class _Pass:
 
 
 def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Masks) -> tuple[jax.Array, tuple]:
-    """Outputs; pre-spike states, currents from below and from the layer itself, and pre-spike states without spikes."""
+    """Outputs, then pre-spike states, both currents, and pre-spike states without spikes."""
 
     def charged(v, current):
         return layer.call("integrate", v, current)

@@ -1,6 +1,6 @@
 """Remedies: changes of a layer that may help, with their numbers.
 
-These are proposals. ``_trials.py`` runs the network with each and keeps those that help.
+These are proposals. ``_trials.py`` runs the network with each and keeps the helpful ones.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _WIDENED = 5
 _ONE_SIGN = 0.8
 """Currents have one sign if the mean of the potential is this part of its root mean square."""
 _OUTLIER = 30.0
-"""An input channel is an outlier if its currents are larger than the median of the others by this factor."""
+"""An input channel is an outlier if its currents are this many times as large as the median."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-    """A change of one layer that helps against what was found. Its text says it in words."""
+    """A change of one layer against a fault. ``str`` returns its text."""
 
     index: int
-    """Which layer of ``network.layers``, counted from 0."""
+    """Index into ``network.layers``."""
     change: str
     """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
     ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"`` and to each ``"weight offset"``.
@@ -44,18 +44,18 @@ class Remedy:
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
-    """What to do, in words, with the number."""
+    """The instruction, with its number."""
 
     def __str__(self) -> str:
         return self.text
 
     def apply(self, network: Network) -> Network:
-        """The network with the change made.
+        """Return the changed network.
 
         Raises
         ------
         ValueError
-            For what is no part of a network: the learning rate, and the mode.
+            If the change is a learning rate or a mode, which a network does not have.
         """
         if self.change not in CHANGES:
             raise ValueError(f"Remedy: a network has no {self.change}: {self.text}")
@@ -78,7 +78,7 @@ class Case:
 
     @property
     def cell(self) -> Any:
-        """The cell that has the parameters of the neurons."""
+        """The cell with the parameters of the neurons."""
         return parameters_of(self.whole.cells[self.index])
 
     def remedy(self, change: str, value: Any, text: str) -> Remedy:
@@ -114,7 +114,7 @@ def against_growth(case: Case) -> Iterator[Remedy]:
 def _sign(case: Case) -> Iterator[Remedy]:
     layer = case.layer
     if (layer.at_rest or 0) > 0.5 and layer.scale and hasattr(case.cell, "threshold"):
-        text = "turn the sign of its threshold, which neurons at rest have reached already"
+        text = "change the sign of its threshold, because neurons fire at rest"
         yield case.remedy("threshold", -1.0, text)
 
 
@@ -124,14 +124,14 @@ def _recurrence(case: Case) -> Iterator[Remedy]:
         for part in (3, 30):  # fewer spikes make the currents smaller still
             factor = rounded(layer.drive / layer.feedback / part)
             text = (
-                f"scale its recurrent weights by {factor:g}, since the currents from its own spikes are "
-                f"{layer.feedback / layer.drive:.2g} times those from below"
+                f"scale its recurrent weights by {factor:g}, because its own spikes cause "
+                f"{layer.feedback / layer.drive:.2g} times the current from below"
             )
             yield case.remedy("recurrent weights", factor, text)
 
 
 def _adaptation(case: Case) -> Iterator[Remedy]:
-    """An adaptation that ten spikes, each as long as it lasts, raise to the threshold."""
+    """An adaptation that doubles the threshold after ten spikes within its time constant."""
     layer, cell = case.layer, case.cell
     if not hasattr(cell, "adaptation") or not layer.scale:
         return
@@ -152,21 +152,21 @@ def _channels(case: Case) -> Iterator[Remedy]:
         pairs = tuple((int(i), rounded(usual / sizes[i])) for i in large)
         first = ", ".join(f"{i} by {factor:g}" for i, factor in pairs[:5])
         more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
-        text = f"scale its input channel {first}{more}, since the others have smaller currents"
+        text = f"scale its input channel {first}{more}, because the usual current is much smaller"
         yield case.remedy("input channels", pairs, text)
 
 
 def _offset(case: Case) -> Iterator[Remedy]:
     layer, offset = case.layer, rounded(-(case.layer.offset or 0.0))
     if offset and _of_one_sign(layer):
-        yield case.remedy("weight offset", offset, f"add {offset:g} to each of its weights, so that their mean is 0")
+        yield case.remedy("weight offset", offset, f"add {offset:g} to each of its weights to make their mean 0")
 
 
 def _bias(case: Case) -> Iterator[Remedy]:
     layer = case.layer
     if _of_one_sign(layer) and layer.current:
         bias = rounded(-layer.current)
-        yield case.remedy("bias", bias, f"add {bias:g} to its bias, since its mean current is {layer.current:.2g}")
+        yield case.remedy("bias", bias, f"add {bias:g} to its bias, because its mean current is {layer.current:.2g}")
 
 
 def _of_one_sign(layer: LayerReport) -> bool:
@@ -174,12 +174,12 @@ def _of_one_sign(layer: LayerReport) -> bool:
 
 
 def _to_scale(case: Case) -> Iterator[Remedy]:
-    """Weights or threshold, so that without a spike the potential's root mean square were the threshold.
+    """Scale weights or threshold until the root mean square of the potential without spikes is the threshold.
 
-    It is fluctuation-driven initialisation (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing and Engineering 2)
+    This is fluctuation-driven initialization (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing and Engineering 2)
     with a target of one standard deviation. The weights come first if the change brings the norm of a neuron's weights
-    nearer to 1, the usual size, to which learning rates are fitted. If the weight is a function, first comes the change
-    that leaves the potential nearer to the slope's half-width.
+    nearer to 1, because learning rates fit this size. If the weight is a function, the first change is the one that
+    leaves the potential nearer to the slope's half-width.
     """
     layer = case.layer
     if not layer.free or not layer.scale:
@@ -201,7 +201,7 @@ def _to_scale(case: Case) -> Iterator[Remedy]:
 
 
 def _reaching(case: Case) -> Iterator[Remedy]:
-    """A slope that is as wide as the potentials are away, if that is not too far."""
+    """Widen a slope to the distance of the potentials, by at most ``_WIDENED``."""
     layer, surrogate = case.layer, case.layer.surrogate
     if surrogate is not None and layer.half_width and 1 < layer.off / layer.half_width <= _WIDENED:
         width = rounded(layer.off)
@@ -210,11 +210,11 @@ def _reaching(case: Case) -> Iterator[Remedy]:
 
 
 def fit_slope(case: Case, words: str) -> Iterator[Remedy]:
-    """A slope about the threshold, not too high, and as wide as the potentials vary.
+    """Fit a slope to the potentials: centered at the threshold, of limited height, as wide as the potentials vary.
 
-    Area over height, which compares a box and a curve with heavy tails, becomes one standard deviation. The box of
+    Area over height becomes one standard deviation. This ratio compares a box and a curve with heavy tails. The box of
     Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
-    dynamics", IJCAI, is twice as wide, with which recurrent networks did not learn here.
+    dynamics", IJCAI, has twice this width. Recurrent networks did not learn with it here.
     """
     layer, surrogate, box = case.layer, case.layer.surrogate, _box(case.layer)
     if surrogate is None or box is None or not layer.half_width or not layer.deviation:
@@ -229,17 +229,17 @@ def fit_slope(case: Case, words: str) -> Iterator[Remedy]:
 
 
 def _box(layer: LayerReport) -> float | None:
-    """Area over height: the width of a box of the same area and height, infinite for a slope without an area."""
+    """Area over height, the width of an equal box. It is infinite for a slope without an area."""
     if not layer.peak or layer.area is None:
         return None
     return math.inf if math.isnan(layer.area) else abs(layer.area / layer.peak)
 
 
 def _highest(layer: LayerReport) -> float:
-    """The height of a slope that times the threshold, as a reset by subtraction has it, is 1 at most."""
+    """The largest height that keeps height times threshold, the slope of a reset by subtraction, at most 1."""
     return rounded(1 / max(layer.scale or 1.0, 1.0))
 
 
 def rounded(x: float, digits: int = 2) -> float:
-    """To as many digits as are said, so that what is done is what was said."""
+    """The number with the printed digits, to apply exactly the printed number."""
     return float(f"{x:.{digits}g}")

@@ -1,4 +1,4 @@
-"""Trials of remedies: the network is run with each, and those that do not help are dropped."""
+"""Trials of remedies: run the network with each and drop the useless ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ._remedies import Remedy
 from ._verdicts import Verdict, verdicts
 
 BETTER, NEARLY = 1.5, 0.1
-"""A remedy that does not end a fault helps if the layer becomes better by this factor. Of remedies that end it, one
-that leaves the layer this much worse than another comes after it."""
+"""A remedy that does not end a fault helps if the health of the layer grows by this factor. Remedies come last if they
+leave the layer with less than this part of the best health."""
 
 
 class Outcome(NamedTuple):
-    """The state of a network, as far as one of its layers is concerned."""
+    """The state of a network, seen from one of its layers."""
 
     faulty: bool
     """If True, the layer still has a fault, or a layer below has one."""
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
 
 
 def checked(network: Network, look: Look, seen: Seen) -> tuple[Verdict, ...]:
-    """The verdicts on a network, with those remedies that help, the best first, and none of them twice."""
+    """Return the verdicts on a network with the remedies that help, the best first and each once."""
     found = verdicts(*seen)
     offered: list[Remedy] = []
     for n, verdict in enumerate(found):
@@ -69,7 +69,7 @@ def _outcome(seen: Seen, found: Sequence[Verdict], index: int) -> Outcome:
 
 
 def health(layer: LayerReport) -> float:
-    """The share of the neurons that fire at times and not always, times the mean slope over its peak."""
+    """The share of the neurons that sometimes fire, times the mean slope over its peak."""
     if not (layer.fires and layer.finite):
         return 0.0
     return max(1 - layer.silent - layer.always, 0.0) * (layer.slope or 0.0)

@@ -20,11 +20,11 @@ from ._recorder import PARTS
 from ._remedies import MULTIPLIED, Case, Remedy, against_activity, against_growth, fit_slope, rounded
 
 SILENT, FAINT = 0.95, 0.02
-"""A layer is silent if none of its neurons fires. It is also silent if so many of them never fire, and its mean slope,
-over the peak, is too small to wake them: sparse networks learn while a few neurons fire."""
+"""A layer is silent if none of its neurons fires. It is also silent if this share of them never fires and the mean
+slope, over its peak, is below the second bound: sparse networks learn while a few neurons fire."""
 FAR, ALWAYS, BUSY, AT_REST = 10.0, 0.5, 0.8, 0.5
-"""It is saturated if its potentials are so many thresholds away, if so many of its neurons fire in every step, if
-neurons fire in so many of the steps, or if the threshold of so many is not above the potential at rest."""
+"""Bounds of a saturated layer: distance of the potentials in thresholds, share of the neurons that always fire, share
+of the steps with a spike, and share of the neurons that fire at rest."""
 REACHED = 0.02
 """The slope has to reach so many of the potentials."""
 GROWTH = 8.0
@@ -33,7 +33,7 @@ unless the neurons' memory adds up as much. In networks that learn it hardly gro
 ARRIVES = 1e-3
 """It vanishes if so little of it arrives at the steps in which the examples differ."""
 UPDATE, GOOD_UPDATE, LEAST_UPDATE = 1.0, 0.1, 1e-6
-"""A first update overshoots if it is as large as the weights of a layer and the loss rises with it. Without a loss, it
+"""A first update overshoots if it is as large as the weights of a layer and raises the loss. Without a loss, it
 overshoots if it is as large as the weights of each layer: weights that begin small change by more than their size.
 In networks that learn, Adam's first update is about a tenth. It stalls below the rounding of float32."""
 SAFE = 0.3
@@ -66,7 +66,7 @@ class Verdict:
 
 
 def verdicts(layers: Sequence[LayerReport], whole: Whole) -> tuple[Verdict, ...]:
-    """The faults, from the inputs on, without those that follow from others."""
+    """Return the faults, from the inputs on, without the consequences of other faults."""
     cases = [Case(n, layers, whole) for n in range(len(layers))]
     broken = next((case for case in cases if not case.layer.finite), None)
     if broken:
@@ -113,7 +113,7 @@ def _saturated(case: Case) -> Iterator[Verdict]:
     if layer.fires and (far or at_rest or layer.always >= ALWAYS or layer.firing >= BUSY):
         finding = f"is saturated: it fires at {layer.rate:.2g} per step; {_where(layer)}"
         if at_rest:
-            finding += f"; {_percent(layer.at_rest or 0)} of its neurons fire at rest"
+            finding += f", and {_percent(layer.at_rest or 0)} of its neurons fire at rest"
         yield _verdict(case, "saturated", finding, against_activity(case))
 
 
