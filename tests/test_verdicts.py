@@ -375,6 +375,26 @@ def test_readout_of_a_user_does_not_fire():
     assert found.verdicts == ()
 
 
+class Fixed(Cell):
+    """A cell whose threshold is no parameter."""
+
+    threshold = 1.0
+
+    def integrate(self, v, current):
+        return 0.9 * v + current
+
+    def fire(self, u):
+        s = Sigmoid(4.0)(u - self.threshold)
+        return u - s, s
+
+
+def test_constant_of_a_custom_cell_gets_no_remedy():
+    weak = network(Fixed(), gain=2e-3)
+    [verdict] = diagnose(weak, inputs(), LOSS).verdicts
+    assert [remedy.change for remedy in verdict.remedies] == ["feedforward weights"]
+    assert diagnose(verdict.remedy.apply(weak), inputs(), LOSS).verdicts == ()
+
+
 SILENT = {
     "weights": network(LIF(0.9), gain=2e-4),
     "bfloat16": network(LIF(0.9), gain=2e-3, dtype=jnp.bfloat16),

@@ -33,7 +33,7 @@ def diagnose(
 ) -> Diagnosis:
     """Why a network does not learn: what each layer does forward and back, what is wrong, and what helps.
 
-    The network is run once forward and once back, in one compiled program.
+    The network runs forward and back in one compiled program, and once more for each remedy that is tried.
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ def diagnose(
         are added with random signs: it shows what passes, but not what is learnt, and no verdict depends on where the
         loss looks.
     optimizer : optax.GradientTransformation, optional
-        What the network is trained with, learning rate included. It makes a first update, of weights and biases, whose
-        size is judged; nothing is changed.
+        The optimizer of the training, learning rate included. ``diagnose`` judges its first update of weights and
+        biases by its size and by the loss after it. The network itself does not change.
     key : array of jax.random.key, optional
         For :func:`stochastic` spikes.
     mask : array_like of bool, optional

@@ -106,7 +106,7 @@ def against_growth(case: Case) -> Iterator[Remedy]:
         factor = rounded(1 / (layer.factor or 1))
         yield case.remedy("recurrent weights", factor, f"scale its recurrent weights by {factor:g}")
     yield from _recurrence(case)
-    if getattr(case.cell, "detach_reset", True) is False and case.cell.reset != "none":
+    if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
         yield case.remedy("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
     yield from _to_scale(case)
 

@@ -44,18 +44,23 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Verdict, ...]:
 
 
 def _ordered(network: Network, look: Look, before: Outcome, verdict: Verdict) -> list[Remedy]:
-    tried = []
-    for remedy in verdict.remedies:
-        if remedy.change not in CHANGES:  # a learning rate or a mode
-            tried.append((remedy, Outcome(False, 0, 1.0)))
-        else:
-            after = look(remedy.apply(network))
-            tried.append((remedy, _outcome(after, verdicts(*after), verdict.index)))
-    helpful = [(remedy, after) for remedy, after in tried if _helps(before, after)]
+    tried = [(remedy, _outcome_with(remedy, network, look, verdict.index)) for remedy in verdict.remedies]
+    helpful = [(remedy, after) for remedy, after in tried if after is not None and _helps(before, after)]
     ending = [(remedy, after) for remedy, after in helpful if not after.faulty] or helpful
     best = max((after.health for _, after in ending), default=0.0)
     ending.sort(key=lambda pair: (pair[1].faults, pair[1].health < NEARLY * best))
     return [remedy for remedy, _ in ending]
+
+
+def _outcome_with(remedy: Remedy, network: Network, look: Look, index: int) -> Outcome | None:
+    if remedy.change not in CHANGES:  # a learning rate or a mode
+        return Outcome(faulty=False, faults=0, health=1.0)
+    try:
+        changed = remedy.apply(network)
+    except (TypeError, ValueError):  # a custom cell may have a constant of this name, or a narrower domain
+        return None
+    after = look(changed)
+    return _outcome(after, verdicts(*after), index)
 
 
 def _helps(before: Outcome, after: Outcome) -> bool:
