@@ -156,7 +156,7 @@ def test_wrong_arguments():
         Sigmoid(1.0, 2.0)
     with pytest.raises(TypeError, match=r"Sigmoid.*unexpected keyword argument 'beta'"):
         spikegrad.sigmoid(0.3, beta=1.0)
-    with pytest.raises(TypeError, match=r"sigmoid\(\) missing 1 required positional argument: 'x'"):
+    with pytest.raises(TypeError, match=r"sigmoid: x is missing; write Sigmoid\(\) for a surrogate"):
         spikegrad.sigmoid(alpha=1.0)
 
 
@@ -314,12 +314,11 @@ def test_learnable_without_a_primal():
         ({"decay": np.array([0.5, 2.0])}, ValueError, "decay must be <= 1, got array([0.5, 2. ])"),
         ({"decay": "0.9"}, TypeError, "decay must be a real number or array, got '0.9'"),
         ({"threshold": np.inf}, ValueError, "threshold must be finite, got inf"),
-        ({"reset": "soft"}, ValueError, "reset must be one of 'subtract', 'value', 'none', got 'soft'"),
+        ({"reset": "sub"}, ValueError, "reset must be one of 'subtract', 'value', 'none', got 'sub'"),
         ({"reset": None}, TypeError, "reset must be one of 'subtract', 'value', 'none', got None"),
         ({"detach_reset": 1}, ValueError, "detach_reset must be one of False, True, got 1"),
         ({"detach_reset": "no"}, ValueError, "detach_reset must be one of False, True, got 'no'"),
         ({"surrogate": 3}, TypeError, "surrogate must be a Callable, got 3"),
-        ({"surrogate": "sigmoid"}, TypeError, "surrogate must be a Callable, got 'sigmoid'"),
         ({"surrogate": None}, TypeError, "surrogate must be a Callable, got None"),
     ],
     ids=repr,
@@ -346,7 +345,7 @@ def test_a_neuron_of_wrong_input(cell):
 def test_unroll_of_the_wrong_thing():
     with refuses(ValueError, "unroll: currents must have a time axis first, got a scalar"):
         unroll(LIF(), 1.0)
-    with refuses(TypeError, "unroll: currents must be a real number or array, got list"):
-        unroll(LIF(), [[1.0]])
+    with refuses(TypeError, "unroll: currents must be real, got complex128"):
+        unroll(LIF(), [[1.0j]])
     with refuses(ValueError, "LIF: current of shape (2,) does not broadcast to v of shape ()"):
         unroll(LIF(), jnp.ones((5, 2)), v=0.0)

@@ -46,6 +46,38 @@ class Logistic(Surrogate):
         return self.alpha * y * (1 - y)
 
 
+class Cauchy(Surrogate):
+    """As in the documentation."""
+
+    gamma: float = parameter(default=1.0, above=0)
+
+    def surrogate_grad(self, x):
+        return 1 / (1 + (x / self.gamma) ** 2)
+
+
+class Tanh(Surrogate):
+    """As in the documentation."""
+
+    def surrogate_fun(self, x):
+        return (1 + jnp.tanh(x)) / 2
+
+
+class Window(Surrogate):
+    """A slope with two jumps."""
+
+    def __init__(self, width=1.0):
+        super().__init__()
+        self.width = width
+
+    def surrogate_grad(self, x):
+        return (abs(x) < self.width / 2) / self.width
+
+
+@pytest.mark.parametrize("surrogate", [Cauchy(2.0), Tanh(), Window()], ids=repr)
+def test_surrogates_of_the_documentation_pass(surrogate):
+    assert check_surrogate(surrogate).passed
+
+
 def test_what_a_user_writes():
     report = check_surrogate(Logistic(jnp.array([2.0, 4.0])))
     assert report.passed
@@ -122,6 +154,23 @@ class Ignored(Changed):
         return jax.nn.sigmoid(4 * x) * jax.nn.sigmoid(-4 * x) * 4
 
 
+class Fixed(Changed):
+    """Right at the default of its parameter alone."""
+
+    def surrogate_grad(self, x):
+        return Logistic(4.0).surrogate_grad(x)
+
+
+class Stopped(Changed):
+    def surrogate_grad(self, x):
+        return jax.lax.stop_gradient(super().surrogate_grad(x))
+
+
+class Staircase(Surrogate):
+    def surrogate_grad(self, x):
+        return jnp.round(16 / (1 + x * x)) / 16
+
+
 class Detached(Changed):
     def surrogate_fun(self, x):
         return jax.nn.sigmoid(jax.lax.stop_gradient(self.alpha) * x)
@@ -174,6 +223,9 @@ BROKEN = {
     # the value of the step comes from outside of the rule, so that its own derivative is lost
     "the square has its second derivative": calling(with_slope(as_step, lambda self, x: self.surrogate_grad(x))),
     "the slope is the derivative of the primal": Steep(),
+    "the slope is the derivative of the primal for other parameters": Fixed(),
+    "the derivative of the slope is that of finite differences": Stopped(),
+    "the slope is no staircase": Staircase(),
     "the primal has no jumps": Jump(),
     "NaN stays NaN": calling(with_slope(lambda x: (x >= 0).astype(x.dtype), lambda self, x: self.surrogate_grad(x))),
     "all is finite at zero, the largest numbers and infinity": Overflow(),
@@ -249,6 +301,74 @@ def test_the_cells_of_the_library(name):
     assert check_cell(CELLS[name]).passed
 
 
+class Receptors(Cell):
+    """Sums over several receptors."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape[:-1], dtype)
+
+    def integrate(self, v, current):
+        return 0.9 * v + current.sum(-1)
+
+    def fire(self, u):
+        s = Sigmoid()(u - 1)
+        return u - s, s
+
+
+class Quadratic(Cell):
+    """Its potentials run away from each other, above a point of no return."""
+
+    dt: float = parameter(default=0.2)
+    gain: float = parameter(default=1.0)
+
+    def initial_state(self, shape, dtype):
+        return jnp.full(shape, -1.0, dtype)
+
+    def integrate(self, v, current):
+        return v + self.dt * self.gain * (v * v + 3 * current)
+
+    def fire(self, u):
+        s = Sigmoid(0.5)(u - 10)
+        return u * (1 - s) - s, s
+
+    def encode(self, u):
+        return u - 10, ()
+
+    def decode(self, distance, rest):
+        return distance + 10
+
+
+class Counting(Cell):
+    """A counter comes first, and one number is shared by all examples."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, dtype), 0
+
+    def integrate(self, v, current):
+        left, v, steps = v
+        return left, 0.9 * v + jnp.where(left > 0, 0, current), steps + 1
+
+    def fire(self, u):
+        left, u, steps = u
+        s = Sigmoid()(u - 1)
+        return (jnp.where(s > 0, 2, jnp.maximum(left - 1, 0)), u - s, steps), s
+
+
+RIGHT_CELLS = {
+    "several receptors": (Receptors(), {"features": (5, 2)}),
+    "quadratic": (Quadratic(), {}),
+    "quadratic over many steps": (Quadratic(), {"steps": 60}),  # a loop in Python would be compiled step by step
+    "chaotic": (Quadratic(gain=4.0), {"steps": 40}),
+    "counter first": (Counting(), {}),
+}
+
+
+@pytest.mark.parametrize("name", few(RIGHT_CELLS, "several receptors", "quadratic over many steps"))
+def test_right_cells_of_users_pass(name):
+    cell, options = RIGHT_CELLS[name]
+    assert check_cell(cell, **options).passed
+
+
 @pytest.mark.every
 def test_a_cell_of_another_shape_and_unit():
     cell = LIF(jnp.full((2, 3), 0.9), threshold=50.0)
@@ -283,6 +403,29 @@ class Quarter(LIF):
 
     def encode(self, u):
         return (u - self.threshold) / 4, ()
+
+
+class WinnerTakesAll(LIF):
+    """Neurons see each other in ``fire``."""
+
+    def fire(self, u):
+        v, s = super().fire(u)
+        return v, s * (u == u.max(-1, keepdims=True))
+
+
+class Shifted(LIF):
+    """Its threshold is elsewhere when it encodes; ``decode`` is the inverse."""
+
+    def encode(self, u):
+        return u - self.threshold + 1e-3, ()
+
+    def decode(self, distance, rest):
+        return distance + self.threshold - 1e-3
+
+
+class Approximate(LIF):
+    def encode(self, u):
+        return u - self.threshold + 1e-3, ()
 
 
 class Restless(Cell):
@@ -320,7 +463,9 @@ BROKEN_CELLS = {
     "a NaN stays in its example": Mixing(),
     "shapes and dtypes are kept": Narrow(),
     "gradients are finite": Rooted(),
-    "decode is the inverse of encode": Forgetful(),
+    "fire is elementwise: neurons do not see each other": WinnerTakesAll(),
+    "the sign of the distance is the spike": Shifted(),
+    "decode is the inverse of encode": Approximate(),
     "in mode 'half' the same neurons fire": Forgetful(),
     "in mode '8-bit' the same neurons fire": Forgetful(),
     "in mode 'half' gradients are those of a loop": (quarter := Quarter()),
@@ -331,6 +476,20 @@ BROKEN_CELLS = {
     "it fires and is silent": Silent(),
     "forward mode is reverse mode": OneWay(),
 }
+
+
+def test_every_law_of_cells_is_broken_by_something():
+    modes = {f"in mode {mode!r} {what} are those of a loop" for mode in MODES for what in ("outputs", "gradients")}
+    copies = {
+        "a copy is equal and has the same hash",
+        "what is printed evaluates back",
+        "a pickle gives the same values",
+    }
+    laws = {finding.law for finding in report_of_cell(quarter).findings}
+    assert laws - set(BROKEN_CELLS) <= modes | copies
+
+
+MODES = ("exact", "half", "8-bit", "recompute", "scan")
 report_of_cell = functools.cache(functools.partial(check_cell, steps=4, raises=False))
 
 

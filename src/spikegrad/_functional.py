@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from ._surrogate import Surrogate
 
 P = ParamSpec("P")
+_MISSING = object()
 
 
 def snake_case(name: str) -> str:
@@ -46,8 +47,8 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
 
     name = snake_case(cls.__name__)
 
-    def function(x: Any = None, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
-        if x is None:  # other libraries have factories of these names
+    def function(x: Any = _MISSING, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        if x is _MISSING:  # other libraries have factories of these names
             raise TypeError(f"{name}: x is missing; write {cls.__name__}() for a surrogate that you pass on")
         return cls(*args, **kwargs)(x)
 

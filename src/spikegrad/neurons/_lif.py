@@ -167,8 +167,8 @@ def _instead_of(name: str) -> str:
     try:
         made = get(name)
     except Exception:
-        return f"got {name!r}; write an instance such as Sigmoid()"
-    return f"got {name!r}; write {made if '(' in name else f'{type(made).__name__}()'}"
+        return f"got {brief(name)}; write an instance such as Sigmoid()"
+    return f"got {brief(name)}; write {made if '(' in name else f'{type(made).__name__}()'}"
 
 
 class SynapticLIF(LIF, pure=True):

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import spikegrad
 
 from .._forward import Stochastic
-from .._struct import lifted, parts_of
+from .._struct import as_arrays, parts_of
 from .._surrogate import forwards
 
 HALVES = ("float16", "bfloat16")
@@ -136,6 +137,18 @@ def place(at: Any) -> str:
     return at if isinstance(at, str) else f"x = {float(at):.6g}"
 
 
+def trainable(subject: Any) -> tuple[list, Callable[[Any], Any]]:
+    """All numbers and float arrays among the parameters as arrays of float64, and the subject with other values."""
+    leaves, tree = jax.tree.flatten(as_arrays(subject))
+    which = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating)]
+
+    def rebuild(values):
+        given = dict(zip(which, values, strict=True))
+        return tree.unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    return [jnp.asarray(leaves[i], jnp.float64) for i in which], rebuild
+
+
 def attempt(f: Callable, *args: Any) -> Any:
     """What it returns, or the error that it raises."""
     try:
@@ -161,7 +174,7 @@ def peak_of(values: Any) -> float:
 
 def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[Finding]:
     """A copy, a pickle and what is printed are the same again; ``value`` is what they are compared by."""
-    by_value = subject._frozen and all(isinstance(leaf, (float, int)) for leaf in jax.tree.leaves(lifted(subject)))
+    by_value = subject._frozen and not jax.tree.leaves(subject)
     why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has its own __init__"
     types = {type(part).__name__: type(part) for part in parts_of(subject)}
 
