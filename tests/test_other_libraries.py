@@ -53,6 +53,11 @@ def test_every_case_of_the_page_was_recorded():
     assert libraries == {"snntorch", "spikingjelly", "norse", "sinabs", "spyx", "jaxpike"}
 
 
+def test_page_imports_by_name():
+    """Both libraries are imported during a migration, and a star import would replace names of the other one."""
+    assert "import *" not in PAGE.read_text()
+
+
 BY_DEFAULT = SPIKES_ONLY | {
     "snntorch_leaky_subtract",
     "spikingjelly_plif",
