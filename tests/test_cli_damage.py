@@ -290,7 +290,7 @@ def test_sweep_refuses_damaged_results(source, tmp_path, capsys, monkeypatch):
     for change in (
         {},
         {"held_out": "x"},
-        {"held_out": 2.0},
+        {"held_out": None},
         {"held_out": 0.5, "seconds": "x"},
         {"held_out": 0.5, "rates": 3},
     ):

@@ -63,16 +63,14 @@ def _run(args: list[str] | None) -> int:
         raise KeyboardInterrupt from None
     except click.ClickException as error:
         return streams.fail(error.format_message(), error.exit_code)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise MemoryError(str(error).partition(":")[2].splitlines()[0]) from None
+    except (DivergedError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError(str(error).partition(":")[2].splitlines()[0]) from None
+        return streams.fail(str(error).splitlines()[0], 1)
     except (AssertionError, RuntimeError) as error:  # of JAX, whose messages differ
         if "Unable to initialize backend" not in str(error) and _has_a_device():
             raise
         return streams.fail(f"JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms}", 2)
-    except (DivergedError, FloatingPointError) as error:
-        return streams.fail(str(error), 1)
     except (DataError, CheckpointError) as error:
         return streams.fail(str(error), 2)
 
