@@ -1,7 +1,9 @@
 """To NIR and back: the graph does what the network does, by NIR's own equations."""
 
+import itertools
 import json
 import re
+import warnings
 from pathlib import Path
 
 import jax
@@ -338,11 +340,284 @@ def test_graphs_that_are_no_network(message):
         from_nir(NOT_READ[message](), **EULER)
 
 
+def line(node, **nodes):
+    """A graph of one node, unchecked, as a file of another library may have it, or as one that was changed."""
+    names = ["input", "node", *nodes, "output"]
+    kinds = [nir.Input(np.asarray(node.input_type["input"])), node, *nodes.values()]
+    last = nir.Output(np.asarray(kinds[-1].output_type["output"]))
+    return nir.NIRGraph(
+        dict(zip(names, [*kinds, last], strict=True)), list(itertools.pairwise(names)), type_check=False
+    )
+
+
+def each(value):
+    return np.full(4, value)
+
+
+def conv(**changes):
+    values = {
+        "input_shape": (8, 8), "weight": np.ones((4, 2, 3, 3)), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1),
+        "groups": 1, "bias": np.zeros(4),
+    }  # fmt: skip
+    node = nir.Conv2d(**values)
+    for name, value in changes.items():
+        setattr(node, name, value)
+    return node
+
+
+PARAMETERS = {
+    "tau r v_leak v_threshold v_reset": lif,
+    "r v_threshold v_reset": lambda: nir.IF(each(1e3), each(0.5), each(0.0)),
+    "tau r v_leak": lambda: nir.LI(each(1e-2), each(1.0), each(0.0)),
+    "r": lambda: nir.I(each(1.0)),
+    "tau_syn tau_mem r v_leak v_threshold v_reset w_in": lambda: nir.CubaLIF(
+        *map(each, (1e-2, 1e-2, 1.0, 0.0, 0.5, 0.0)), w_in=each(1.0)
+    ),
+    "threshold": lambda: nir.Threshold(each(0.5)),
+    "weight": lambda: nir.Linear(np.ones((4, 3))),
+    "weight bias": lambda: nir.Affine(np.ones((4, 3)), np.zeros(4)),
+    "scale": lambda: nir.Scale(each(2.0)),
+    "weight bias ": conv,
+}
+BROKEN = {
+    **{
+        str(v): (lambda a, v=v: np.where(np.arange(a.size).reshape(a.shape) == 1, v, a))
+        for v in (np.nan, np.inf, -np.inf)
+    },
+    "complex": lambda a: a.astype(complex),
+    "text": lambda a: a.astype(str),
+    "objects": lambda a: a.astype(object),
+    "dates": lambda a: a.astype("i8").astype("M8[s]"),
+    "one word": lambda a: "abc",
+    "one less": lambda a: a[:-1],
+    "an axis before": lambda a: a[None],
+    "axes after": lambda a: a[..., None, None, None],
+    "none": lambda a: a[:0],
+    "beyond float32": lambda a: np.full(a.shape, 1e300),
+    "beyond float64": lambda a: np.full(a.shape, np.longdouble("1e4000")),
+}
+RIGHT = {
+    "longdouble": lambda a: a.astype(np.longdouble),
+    "big-endian": lambda a: a.astype(">f8"),
+    "one number": lambda a: a.flat[0],
+    "lists": lambda a: a.tolist(),
+}
+
+
+def refused(graph, error=(ValueError, TypeError), **options):
+    """The message of an error of one clear line, without a warning before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(error) as caught:
+            from_nir(graph, **EULER | options)
+    message = str(caught.value)
+    assert message.startswith(("from_nir: ", "LIF: "))
+    assert message.isprintable()
+    assert len(message) <= 400
+    return message
+
+
+@pytest.mark.parametrize("names", PARAMETERS)
+def test_parameters_of_nodes_are_real_finite_and_of_one_shape(names):
+    make = PARAMETERS[names]
+    for name in names.split():
+        good = from_nir(line(make()), **EULER)
+        for change, functions in (("broken", BROKEN), ("right", RIGHT)):
+            for kind, function in functions.items():
+                node = make()
+                setattr(node, name, function(np.array(getattr(node, name), float)))
+                if change == "broken":
+                    assert kind == "one less" or name.split("_")[-1] in refused(line(node)), kind
+                elif not (kind == "one number" and name in ("weight", "bias")):
+                    again = from_nir(line(node), **EULER)
+                    same = jax.tree.map(np.array_equal, again, good)
+                    assert kind == "one number" or all(jax.tree.leaves(same)), kind
+                    assert str(again.layers[0].cell) == str(good.layers[0].cell)
+        if name not in ("bias",):
+            setattr(node, name, None)
+            assert f"{name} must be an array of real numbers" in refused(line(node))
+
+
+def test_time_constants_are_above_zero():
+    for name in ("tau_syn", "tau_mem"):
+        for tau in (0.0, -1.0, 1e-6):
+            node = PARAMETERS["tau_syn tau_mem r v_leak v_threshold v_reset w_in"]()
+            setattr(node, name, each(tau))
+            assert "time constant" in refused(line(node))
+
+
+STRAIGHT = [("input", "a"), ("a", "b"), ("b", "output")]
+EDGES = {
+    r"edge \('a', 'c'\) must be between nodes of the graph, which has no 'c'": [*STRAIGHT, ("a", "c")],
+    "which has no 'd'": [*STRAIGHT, ("d", "a")],
+    "after 'input' comes nothing": [],
+    "after 'b' comes nothing": STRAIGHT[:2],
+    r"'a' \(LIF\) is not on the way from Input to Output": [("input", "output"), ("a", "b"), ("b", "a")],
+    r"'b' \(LIF\) is not on the way": [("input", "a"), ("a", "output"), ("b", "b")],
+    "the graph comes back to 'a'|after 'a' comes": [("input", "a"), ("a", "b"), ("b", "a")],
+    "after 'a' comes 'b', 'a'": [*STRAIGHT, ("a", "a")],
+    "after 'input' comes 'a', 'b'": [*STRAIGHT, ("input", "b")],
+    "nothing may come after the Output": [*STRAIGHT, ("output", "a")],
+    r"edge \('a', 'b'\) occurs twice": [*STRAIGHT, ("a", "b")],
+    "edges must be pairs of names of nodes, got .*'b'": [("input", "a", "b")],
+    "edges must be pairs of names of nodes, got .*b'a'": [(b"input", b"a")],
+    "edges must be pairs of names of nodes, got .*None": [(None, "a")],
+    "edges must be pairs of names of nodes, got None": None,
+    "edges must be pairs of names of nodes, got .1, 2": [1, 2],
+}
+
+
+@pytest.mark.parametrize("message", EDGES)
+def test_edges_are_between_nodes_that_the_input_reaches(message):
+    ends = {"input": nir.Input(np.array([4])), "output": nir.Output(np.array([4]))}
+    given = nir.NIRGraph({**ends, "a": lif(), "b": lif()}, STRAIGHT, type_check=False)
+    assert len(from_nir(given, **EULER).layers) == 2
+    given.edges = EDGES[message]
+    assert re.search(message, refused(given))
+    # the same within another graph
+    given.edges = STRAIGHT
+    outer = line(given)
+    outer.nodes["node"].edges = EDGES[message]
+    refused(outer)
+
+
+def test_nodes_of_a_graph_are_nodes_of_nir():
+    for nodes, message in (
+        (None, "nodes must be a dict"),
+        ([], "nodes must be a dict"),
+        ({}, "must have one Input and one Output"),
+        ({"input": None}, "nodes must be NIR nodes by their names, got None"),
+        ({1: lif()}, "nodes must be NIR nodes by their names, got .*by 1"),
+        ({f"i{n}": nir.Input(np.array([4])) for n in range(2000)}, "one Input and one Output, got .*characters"),
+    ):
+        given = line(lif())
+        given.nodes, given.edges = nodes, []
+        assert re.search(message, refused(given))
+    itself, deep = line(lif()), line(lif())
+    itself.nodes["node"] = itself
+    for _ in range(2000):
+        outer = line(lif())
+        outer.nodes["node"], deep = deep, outer
+    for given in (itself, deep):
+        assert "must not contain itself" in refused(given)
+    clash = line(line(lif()))
+    clash.nodes["node/node"] = lif()
+    assert "two nodes have the name 'node/node'" in refused(clash)
+    strange = line(lif())
+    strange.nodes["a\n\x1b[31m" + "b" * 10_000] = nir.Delay(each(1.0))
+    assert "is not on the way" in refused(strange)
+
+
+def loop(node):
+    nodes = {"input": nir.Input(np.array([4])), "a": lif(), "w": node, "output": nir.Output(np.array([4]))}
+    return nir.NIRGraph(nodes, [("input", "a"), ("a", "w"), ("w", "a"), ("a", "output")], type_check=False)
+
+
+def flat(first, last):
+    node = nir.Flatten({"input": np.array([2, 3, 4])}, 0, -1)
+    node.start_dim, node.end_dim = first, last
+    return node
+
+
+SHAPES = {
+    "the input must have shape (6,), got (5,)": lambda: line(
+        nir.Linear(np.ones((5, 3))), b=nir.Linear(np.ones((4, 6)))
+    ),
+    "r must have the shape of the input, (7,), got (4,)": lambda: line(nir.Linear(np.ones((7, 3))), a=lif()),
+    "scale must have the shape of the input, (4,), got (9,)": lambda: line(lif(), b=nir.Scale(np.ones(9))),
+    "threshold must have the shape of the input, (4,), got (9,)": lambda: line(
+        nir.CubaLI(*map(each, (1e-2, 1e-2, 1.0, 0.0))), t=nir.Threshold(np.ones(9))
+    ),
+    "the input must have shape (5,), got (4,)": lambda: loop(nir.Linear(np.ones((4, 5)))),
+    "the output must have shape (4,), got (5,)": lambda: loop(nir.Linear(np.ones((5, 4)))),
+    "bias must have shape (4,), got (3,)": lambda: loop(nir.Affine(np.ones((4, 4)), np.ones(3))),
+    "has no counterpart": lambda: loop(nir.Delay(each(1.0))),
+    "start_dim and end_dim must be axes of (2, 3, 4) in order, got 9 and -1": lambda: line(flat(9, -1)),
+    "start_dim and end_dim must be axes of (2, 3, 4) in order, got 0 and 3": lambda: line(flat(0, 3)),
+    "start_dim and end_dim must be axes of (2, 3, 4) in order, got 2 and 0": lambda: line(flat(2, 0)),
+    "start_dim must be an integer": lambda: line(flat(np.nan, -1)),
+    **{
+        f"{name} must be {message}": lambda changes={name: value}: line(conv(**changes))
+        for name, value, message in (
+            ("stride", (0, 0), "1 or more, got (0, 0)"),
+            ("stride", (-1, 1), "1 or more, got (-1, 1)"),
+            ("stride", 1.5, "an integer or 2 integers, got 1.5"),
+            ("stride", (1, 1, 1), "an integer or 2 integers, got (1, 1, 1)"),
+            ("stride", None, "an integer or 2 integers, got None"),
+            ("dilation", 0, "1 or more, got 0"),
+            ("padding", "reflect", "'same', 'valid' or integers, got 'reflect'"),
+            ("padding", b"\xff", "'same', 'valid' or integers"),
+            ("padding", (-1, -1), "0 or more, got (-1, -1)"),
+            ("groups", 0, "1 or more, got 0"),
+            ("groups", np.nan, "an integer or 1 integers, got nan"),
+        )
+    },
+    "does not take an input of shape (2, 8, 8)": lambda: line(conv(groups=3)),
+    "must have 1 to 2,147,483,647 values, got shape (4, 2000000006, 2000000006)": lambda: line(conv(padding=10**9)),
+    "values, got shape (4, 0, 0)": lambda: line(conv(weight=np.ones((4, 2, 30, 30)))),
+    "must have 4 axes, got shape (4, 2, 3)": lambda: line(conv(weight=np.ones((4, 2, 3)))),
+    "bias must have shape (4,), got (9,)": lambda: line(conv(bias=np.zeros(9))),
+}
+
+
+@pytest.mark.parametrize("message", SHAPES)
+def test_shapes_of_nodes_fit_their_inputs(message):
+    assert message in refused(SHAPES[message]())
+
+
+def test_shapes_of_the_ends_are_those_of_the_nodes():
+    for name, message in (("output", "shape of the Output"), ("input", "must have shape")):
+        given = line(nir.Linear(np.ones((4, 3))), b=lif())
+        given.nodes[name] = {"input": nir.Input, "output": nir.Output}[name](np.array([99]))
+        assert message in refused(given)
+        for strange in (np.array([-4]), np.array([0.5]), np.array(["a"]), np.array([])):
+            given.nodes[name] = {"input": nir.Input, "output": nir.Output}[name](strange)
+            refused(given)
+    unknown = line(nir.Linear(8 * weights(12, 4).T), b=lif())
+    unknown.nodes["input"].input_type = {"input": None}
+    inputs = spikes_in()
+    np.testing.assert_array_equal(
+        run(from_nir(unknown, **EULER), inputs),
+        run(from_nir(graph(*list(unknown.nodes.values())[1:3]), **EULER), inputs),
+    )
+
+
+def test_a_product_that_overflows_is_named():
+    given = line(nir.Linear(np.full((4, 3), 1e30)), a=lif(r=1e30))
+    assert "a weight times the factors after it must be finite in float32" in refused(given)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_graph_has_no_parameter_that_is_not_finite(bad):
+    values = jnp.full(4, bad)
+    for layer, field in (
+        (Layer(np.full((3, 4), bad, np.float32), ZERO), "weight"),
+        (Layer(W, ZERO, bias=values[:2]), "bias"),
+        (Layer(np.ones((3, 4)), ZERO, np.full((4, 4), bad)), "weight"),
+        (Layer(np.ones((3, 4)), LIF(0.9, values, reset="value")), "threshold"),
+        (Layer(np.ones((3, 4)), LIF(0.9, reset="value", reset_value=values)), "reset_value"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"^to_nir: ('layer0[^']*' \(\w+\)|layer 0: LIF): {field} must be finite in"
+        ):
+            to_nir(Network([layer]), **EXACT)
+    for decay, message in ((np.nan, "decay must be finite"), (-0.5, "decay must be 0 or more")):
+        with pytest.raises(ValueError, match=message):
+            to_nir(Network([Layer(W, LIF(jnp.full(2, decay), reset="value"))]), **EULER)
+    for shape in ((3.5,), "abc", 3, ((3,),), (), (0,), (None,)):
+        with pytest.raises(ValueError, match=r"^to_nir: input_shape must be integers above 0, got"):
+            to_nir(with_readout(LeakyReadout()), **EULER, input_shape=shape)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"dt": 0.0}, "dt must be finite and > 0, got 0.0"),
         ({"dt": "1"}, "dt must be a number of seconds, got '1'"),
+        ({"dt": 10**400}, "dt must be finite and > 0, got"),
+        ({"dt": np.nan}, "dt must be finite and > 0, got nan"),
+        ({"dt": np.inf}, "dt must be finite and > 0, got inf"),
+        ({"discretization": []}, "discretization must be 'exact' or 'euler', got []"),
         ({"discretization": "Euler"}, "discretization must be 'exact' or 'euler', got 'Euler'"),
     ],
 )

@@ -207,6 +207,7 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> 
     def values(name: str) -> np.ndarray:
         value = getattr(cell, name)
         value = np.asarray(value if isinstance(value, float) else jnp.asarray(value), np.float64)
+        check_finite(owner, name, value)
         return np.ascontiguousarray(signal.to_nir(np.broadcast_to(value, (1, *signal.example))[0]))
 
     decay = values("decay")
