@@ -389,8 +389,8 @@ def _padding(owner: str, node: Any, rank: int) -> Any:
 def _output_shape(owner: str, functions: Sequence[Any], signal: Shape) -> Shape:
     """The shape of one example after functions, or an error."""
     try:
-        function = Chain(tuple(jax.tree.map(np.float32, functions)))
-        out = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *signal), np.float32)).shape[1:]
+        example = jax.ShapeDtypeStruct((1, *signal), jnp.result_type(float))
+        out = jax.eval_shape(lambda chain, x: chain(x), Chain(tuple(functions)), example).shape[1:]
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{owner} does not take an input of shape {signal}: {shorten(str(error).splitlines()[0])}"
