@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,3 +69,13 @@ def test_imports_go_upwards_in_the_picture():
 
 def test_no_circle():
     assert list(graphlib.TopologicalSorter(FILES).static_order())
+
+
+def test_a_doctest_before_a_test_makes_no_second_copy_of_its_module():
+    """Pickle finds a class by its name, and refuses one of another copy."""
+    files = ["src/spikegrad/data/_sequences.py", "tests/test_sequences.py"]
+    args = ["-n", "0", "-q", "-p", "no:cacheprovider", "-k", "collate or travel", *files]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *args], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert re.search(r"^2 passed", done.stdout, re.MULTILINE), done.stdout
