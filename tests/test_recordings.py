@@ -18,6 +18,7 @@ from spikegrad.data import (
     Binning,
     DataError,
     Events,
+    Recordings,
     Sequences,
     hold_out_speakers,
     read_dvs_gesture,
@@ -721,6 +722,31 @@ def test_a_time_on_the_edge_of_a_step_belongs_to_it(unit, per_second, tmp_path):
     assert (read_npz_events(path).binned(Binning(n, step_us))[0].x == 1).all()
     just_before = Events(np.array([np.nextafter(2000.0, 0) - 1e-9, 2000.0]), np.array([0, 0]))
     assert Binning(3, 1000)(just_before, (1,))[0].ravel().tolist() == [0, 1, 1]
+
+
+def test_a_subset_has_the_examples_of_the_whole():
+    rng = np.random.default_rng(3)
+    all_events = [Events(rng.uniform(0, 9_000, 20), rng.integers(0, 12, 20)) for _ in range(6)]
+    y, speakers, names = [0, 1, 2, 0, 1, 2], [5, 5, 6, 6, 7, 7], ["a", "b", "c", "d"]
+    recordings = Recordings("r", (2, 3, 2), y, all_events.__getitem__, speakers=speakers, class_names=names)
+    dense = Sequences("s", [rng.normal(size=(n, 2)) for n in (3, 5, 1, 4, 2, 5)], y, steps=7, class_names=names)
+    binned = recordings.binned(Binning(5, 1_500, binary=True, pool=2))
+    sources = [dense, dense.map(np.negative), binned, binned.map(np.float32), recordings.subset(np.arange(6)[::-1])]
+    for source in sources:
+        chosen = rng.permutation(6)[:4]
+        for part, numbers in (
+            (source.subset(chosen), chosen),
+            (source.subset(chosen).subset([2, 0]), chosen[[2, 0]]),
+            (source.subset(np.isin(np.arange(6), chosen)), sorted(chosen)),
+        ):
+            assert (part.classes, part.shape, len(part)) == (4, source.shape, len(numbers))
+            for index, number in enumerate(numbers):
+                for mine, of_whole in zip(part[index], source[number], strict=True):
+                    np.testing.assert_array_equal(mine, of_whole)
+                assert part.y[index] == source.y[number]
+                if isinstance(part, Recordings):
+                    assert part.speakers[index] == source.speakers[number]
+    assert recordings.subset([4]).speakers.tolist() == [7]
 
 
 def test_labels_lengths_and_subsets_that_cannot_be():
