@@ -177,6 +177,17 @@ def test_h5py_is_imported_by_the_reader_alone():
     assert found.stdout.strip() == "[False, False]"
 
 
+def test_each_process_opens_the_file_for_itself(tmp_path, monkeypatch):
+    recordings, opened = read_shd(write_shd(tmp_path / "shd.h5")), []
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setattr(h5py, "File", lambda *args, file=h5py.File: opened.append(args) or file(*args))
+    recordings[3]
+    assert not opened
+    monkeypatch.setattr("os.getpid", lambda: 1)  # as after a fork
+    assert [recordings[3].units.tolist(), recordings[0].units.tolist()] == [[3], [0, 699, 350, 1]]
+    assert len(opened) == 1
+
+
 def test_recordings_travel_to_other_processes(tmp_path):
     recordings = read_shd(write_shd(tmp_path / "shd.h5"))
     assert recordings[3].units.tolist() == [3]
@@ -294,6 +305,13 @@ def test_dvs_gesture(tmp_path):
         expected = [(x, y, p, t - start) for x, y, p, t in events + later if start <= t < end]
         assert pixels(recordings, index) == expected
     assert [len(recordings[i].times) > 0 for i in range(4)] == [True, True, True, False]
+
+
+def test_the_header_of_a_packet_says_if_valid_bits_count(tmp_path):
+    events = [(1, 2, 0, 10, 0), (3, 4, 1, 11, VALID), (5, 6, 0, 12, 0)]
+    for valid, expected in ((3, [1, 3, 5]), (1, [3])):
+        path = write_aedat(tmp_path / "a.aedat", [packet(events, valid=valid)], [(1, 0, 50)])
+        assert [x for x, *_ in pixels(read_dvs_gesture(path), 0)] == expected
 
 
 def test_a_list_of_trials(tmp_path):
