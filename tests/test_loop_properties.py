@@ -20,6 +20,7 @@ WEIGHTS = [RNG.normal(0.3, 0.8, shape) for shape in itertools.pairwise(SIZES)]
 RECURRENT = RNG.normal(0, 0.5, (SIZES[1],) * 2)
 MASK = RNG.uniform(size=(STEPS, BATCH)) < 0.6
 MASK[:2, 0], MASK[3:5, 1], MASK[:, 2] = False, False, False  # nothing at first; a gap over a window's start; nothing
+MASK[3:6, 3] = True, False, True  # a gap within a window
 TRUNCATE = 3
 RUNS = [
     {},
