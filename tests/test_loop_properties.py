@@ -25,7 +25,7 @@ TRUNCATE = 3
 RUNS = [
     {},
     {"chunk": 2},
-    {"chunk": 3, "segment": 3},  # and a part of the step that is left over
+    {"chunk": 1, "segment": 3},  # and a part of the step that is left over
     {"mode": "recompute", "segment": 4, "chunk": 2},
     {"mode": "scan"},
 ]

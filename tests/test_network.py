@@ -235,8 +235,8 @@ def test_gradients_are_those_of_an_explicit_loop(combination):
     ("options", "masked", "truncate", "cell"),
     [
         *(
-            pytest.param(options, True, 3, "LIF", marks=[pytest.mark.every] if n not in (4, 8) else [])
-            for n, options in enumerate(MODES)
+            pytest.param(options, True, 3, "LIF", marks=pytest.mark.every)  # test_loop_properties.py stands for these
+            for options in MODES
         ),
         ({}, False, 3, "LIF"),
         pytest.param({}, True, None, "LIF", marks=pytest.mark.every),
