@@ -31,7 +31,7 @@ from spikegrad import (
     parameter,
     stretched,
 )
-from spikegrad._struct import as_arrays, lifted
+from spikegrad._struct import as_arrays, as_numbers, lifted
 
 NAMES = {**vars(spikegrad), **vars(spikegrad.surrogates), "jnp": jnp, "np": np}
 
@@ -185,6 +185,12 @@ class Odd(Surrogate):
 def test_constants_of_equal_value_and_other_type_differ():
     structures = {jax.tree.structure(Odd(value)) for value in (1, 1.0, True, np.float32(1))}
     assert len(structures) == 4
+
+
+def test_as_numbers_returns_means_as_constants():
+    arrays = LIF(jnp.array([0.25, 0.75], jnp.bfloat16), surrogate=stretched(Sigmoid(jnp.array([1.0, 2.0])), 3.0))
+    assert as_numbers(arrays) == LIF(0.5, surrogate=stretched(Sigmoid(1.5), 3.0))
+    assert jax.tree.leaves(as_numbers(arrays)) == []
 
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(0.1), optax.adamw(0.1, weight_decay=0.1)])

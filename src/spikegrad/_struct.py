@@ -392,6 +392,19 @@ def as_arrays(tree: T) -> T:
     return new_unchecked(type(tree), values)
 
 
+def as_numbers(tree: T) -> T:
+    """The tree with the mean of every array as a Python number."""
+    return _constant(jax.tree.map(lambda leaf: float(np.mean(np.asarray(leaf, np.float64))), tree))
+
+
+def _constant(tree: Any) -> Any:
+    """The tree with every Python number of a record as a constant, also if it replaced an array."""
+    if not _is_record(tree):
+        return _map_records(_constant, tree)
+    values = {name: _constant(value) for name, value in tree._values().items()}
+    return new_unchecked(type(tree), values)
+
+
 def _map_records(function: Callable, tree: Any) -> Any:
     return jax.tree.map(lambda x: function(x) if _is_record(x) else x, tree, is_leaf=_is_record)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._struct import as_numbers, lifted
 from ..._surrogate import Surrogate
 from ...network import Network
 from ...network._layer import matrix_of
@@ -94,7 +95,7 @@ class Look:
         }
         if rest is not None:
             rest = np.asarray(rest, np.float64)  # NumPy would add in bfloat16
-            norms |= {"scale": float(np.mean(abs(rest))), "at_rest": float(np.mean(rest >= 0))}
+            norms |= {"scale": float(np.mean(abs(rest), dtype=np.float64)), "at_rest": float(np.mean(rest >= 0))}
         matrix = matrix_of(layer.weight)
         if matrix is not None:
             x = self.flat if n == 0 else found["layers"][n - 1].out
@@ -104,7 +105,7 @@ class Look:
 
     def _run(self, network: Network) -> dict[str, Any]:
         """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already."""
-        leaves, structure = jax.tree.flatten(network)
+        leaves, structure = jax.tree.flatten(lifted(network))
         known = [isinstance(leaf, (jax.Array, np.ndarray, float, int)) for leaf in leaves]
         arrays = [leaf for leaf, is_known in zip(leaves, known, strict=True) if is_known]
         others = tuple(None if is_known else leaf for leaf, is_known in zip(leaves, known, strict=True))
@@ -155,7 +156,7 @@ def as_surrogate(found: Any) -> Surrogate:
     """A surrogate with one number for each parameter, or a function that makes spikes as one."""
     if not isinstance(found, Surrogate):
         return _Called(found)
-    return jax.tree.map(lambda leaf: float(np.mean(leaf)), found) if found._frozen else found
+    return as_numbers(found) if found._frozen else found
 
 
 class _Called(Surrogate):
