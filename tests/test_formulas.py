@@ -182,3 +182,11 @@ class TestDefectsSeenElsewhere:
     def test_sigmoid_learns_in_bfloat16(self):  # exactly 0 from x = 1.5 on
         got = jax.grad(spikegrad.Sigmoid(4.0))(jnp.bfloat16(2.0))
         assert got == jnp.bfloat16(4 * np.exp(-8.0) / (1 + np.exp(-8.0)) ** 2)
+
+
+def test_relu_grad_of_a_large_area_is_finite():
+    """Its area overflows float32, the values of the primal do not."""
+    x = np.array([-3e19, -2e19, -1e19, -1.0, 0.0, 1.0, 1e19, 3e19], np.float32)
+    u = np.clip(x.astype(float), -2e19, 2e19)
+    expected = 0.5 + 2e19 * u - u * np.abs(u) / 2
+    np.testing.assert_allclose(spikegrad.ReluGrad(1.0, 2e19).surrogate_fun(jnp.asarray(x)), expected, rtol=1e-6)

@@ -652,3 +652,43 @@ def test_nir_has_none_but_the_step():
         network = Network([Layer(np.ones((2, 3)), LIF(0.9, 1.0, make(Sigmoid(), 1.0), reset="none"))])
         with pytest.raises(ValueError, match="and neurons in NIR spike once or not at all"):
             exchange.to_nir(network, dt=1e-3, discretization="euler")
+
+
+# --- levels of any number and distance -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slopes", ["sum", "nearest", "first"])
+def test_levels_at_a_subnormal_distance_are_numbers(slopes):
+    """XLA flushes it to 0, and 0/0 is NaN."""
+    x = jnp.array([-1.0, -1e-38, 0.0, 1e-38, 1e-37, 1.0, jnp.inf])
+    fire = levels(Sigmoid(), 3, 1e-38, slopes)
+    assert fire(x)[jnp.array([0, 2, 5, 6])].tolist() == [0, 1, 3, 3]
+    for values in (fire(x), jax.vmap(jax.grad(fire))(x), fire.surrogate_fun(x)):
+        assert jnp.all(jnp.isfinite(values))
+
+
+@pytest.mark.parametrize("n", [17, 300])
+def test_slopes_of_many_levels_are_a_loop(x64, n):
+    """Next to a sum in NumPy, also in the distance and to the second order; a program of constant size."""
+    x, theta, alpha = np.array([-1.3, 0.2, 4.6, 250.0]), 0.7, 3.0
+    k = np.arange(n)
+    e = np.exp(-alpha * np.abs(x[:, None] - k * theta))
+    slope = alpha * e / (1 + e) ** 2
+    bend = -np.sign(x[:, None] - k * theta) * alpha**2 * e * (1 - e) / (1 + e) ** 3
+
+    def fire(x, theta):
+        return levels(Sigmoid(alpha), n, theta)(x)
+
+    found, of_theta = jax.vmap(jax.grad(fire, (0, 1)), (0, None))(jnp.asarray(x), theta)
+    np.testing.assert_allclose(found, slope.sum(1), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(of_theta, -(k * slope).sum(1), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        jax.vmap(jax.grad(jax.grad(fire)), (0, None))(jnp.asarray(x), theta), bend.sum(1), rtol=1e-12, atol=1e-15
+    )
+    assert len(str(jax.make_jaxpr(jax.grad(fire))(0.3, theta))) < 20_000
+
+
+def test_more_slopes_than_anybody_waits_for():
+    with pytest.raises(ValueError, match=r"levels: n must be <= 65,536 with slopes='sum', .* pass slopes='nearest'"):
+        levels(Sigmoid(), 1_000_000_000)
+    assert levels(Sigmoid(), 1_000_000, slopes="nearest")(jnp.float32(5e5)) == 500_001
