@@ -345,7 +345,7 @@ def test_a_neuron_of_wrong_input(cell):
 def test_unroll_of_the_wrong_thing():
     with refuses(ValueError, "unroll: currents must have a time axis first, got a scalar"):
         unroll(LIF(), 1.0)
-    with refuses(TypeError, "unroll: currents must be real, got complex128"):
+    with refuses(TypeError, "unroll: currents must be real, got complex64"):
         unroll(LIF(), [[1.0j]])
     with refuses(ValueError, "LIF: current of shape (2,) does not broadcast to v of shape ()"):
         unroll(LIF(), jnp.ones((5, 2)), v=0.0)

@@ -145,7 +145,7 @@ def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> l
 
 
 def used_inputs(closed: Any) -> list[bool]:
-    """For each input of a closed jaxpr, True if any output depends on it. All are, if JAX no longer tells."""
+    """For each input of a closed jaxpr, True if any output depends on it. True if JAX cannot compute this."""
     eliminate = getattr(partial_eval, "dce_jaxpr", None)
     if eliminate is None:
         return [True] * len(closed.jaxpr.invars)

@@ -250,7 +250,7 @@ _UNROLLED = 16
 
 
 def _total(term: Callable[[Any], jax.Array], numbers: range, like: jax.Array) -> jax.Array:
-    """The sum of ``term(k)``. A long one is a loop, because the time to compile grows with the number of terms."""
+    """Sum ``term(k)``, in a loop for many terms, because unrolled terms take long to compile."""
     if len(numbers) <= _UNROLLED:
         return functools.reduce(operator.add, map(term, numbers))
     ks = jnp.arange(numbers.start, numbers.stop).astype(like.dtype)

@@ -289,8 +289,8 @@ def initial_state(layer: Layer, x: Any) -> LayerState:
 def check_examples(layer: Layer, name: str, x: Any) -> None:
     """Raise if a weight is a function of one example, which some shapes of a batch let pass.
 
-    ``x`` is the input, or its shape and dtype. A function of all examples has as many rows for one example more; it
-    may fail, if it closes over an array for each example, but then it does not take a single one either.
+    ``x`` is the input, or its shape and dtype. One more example must give one more row. A function that closes over an
+    array for each example may raise instead. It is accepted, because it does not take a single example either.
     """
     weight = getattr(layer, name)
     if matrix_of(weight) is not None or len(x.shape) < 2:

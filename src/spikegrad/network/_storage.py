@@ -57,7 +57,7 @@ def distance_at_rest(cell: Cell, encoded: Any) -> AtRest:
         u = jax.tree.map(
             lambda leaf, initial, varies: jnp.asarray(initial, leaf.dtype) if varies else leaf, u, resting, of_distance
         )
-        return cell.encode(u)[0]
+        return jnp.asarray(cell.encode(u)[0])
 
     return at_rest
 
@@ -102,10 +102,10 @@ def _fits(mode: str, dtype: Any) -> bool:
 
 
 def _factor(at_rest: jax.Array) -> jax.Array:
-    """The distance at rest without sign, divided by a power of two: from 0.71 to 1.41. It is 1 if there is no such."""
+    """Divide the distance at rest by its sign and a power of two: from 0.71 to 1.41, or 1 for a distance of 0."""
     size = jnp.abs(at_rest).astype(compute_dtype(at_rest.dtype))
-    # The factor jumps at the square root of two, which few thresholds are close to, so that forward and backward pass
-    # have the same one, even if compilers round differently.
+    # The factor jumps at the square root of two. Few thresholds are close to it, so both passes compute the same
+    # factor even if compilers round differently.
     power = _float(_bits((size * 2**0.5).astype(jnp.float32)) & jnp.uint32(0x7F800000))
     return jnp.where((power > 0) & (power < jnp.inf), size / power.astype(size.dtype), 1)
 

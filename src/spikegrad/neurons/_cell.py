@@ -26,8 +26,8 @@ class Cell(Struct):
     is cut in two there because everything that happens at a spike can be computed again from the state before it: a
     :class:`Network` keeps this one array per step for the backward pass, and nothing else.
 
-    A cell that wraps another one returns it as ``inner``, a property or a field. Its weights are then initialized, its
-    slopes adapted and its parameters changed like those of the inner cell.
+    A cell that wraps another one returns it as ``inner``, a property or a field. Initialization, widths and diagnosis
+    then use the parameters of the inner cell.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:
 
 
 def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
-    """``v`` as arrays. They are real, except those for which the initial state for currents of this shape is not."""
+    """``v`` as arrays, real if the initial state is. ``shape`` is the shape of the current."""
     leaves = jax.tree.leaves(v)
     if not leaves:
         raise TypeError(f"{owner}: v must be the state, an array or a tuple of arrays, got {brief(v)}")

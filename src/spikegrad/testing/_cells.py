@@ -92,7 +92,7 @@ def check_cell(
 
 
 _BATCH = 3
-_SMALL = 1e-12  # a relative change of currents, to see what the dynamics make of it
+_SMALL = 1e-12  # relative change of currents that measures amplification
 
 
 class _Course(NamedTuple):
@@ -142,7 +142,7 @@ def _laws_of_cell(cell: Cell, features: tuple[int, ...], drive: float, steps: in
 
 
 def _steps(cell: Cell, course: _Course) -> Iterator[Finding]:
-    """Each step by itself, from the states of one course: some dynamics amplify every difference of rounding."""
+    """Check each step separately, from recorded states, because some dynamics amplify rounding errors."""
 
     def over_steps(step):
         return jax.vmap(step)(course.v, course.current)
@@ -186,7 +186,7 @@ def _example_axis(a: Any) -> int | None:
 
 
 def _elementwise(cell: Cell, course: _Course) -> Finding:
-    """Other potentials of one neuron change nothing of the others. Neurons are on the axis after the examples."""
+    """Change the potentials of one neuron and compare all others. Neurons are on the axis after the examples."""
     law, neurons = "fire is elementwise: neurons do not see each other", course.out.shape[2:3]
     if neurons in ((), (1,)):
         return Finding(law, None, note="there is one neuron")
@@ -242,7 +242,7 @@ def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> Finding:
 
 
 def _derivatives(cell: Cell, course: _Course) -> Iterator[Finding]:
-    """Of each step by itself, in its state, its current and the parameters."""
+    """Check derivatives of each step in its state, its current and the parameters."""
     trained, rebuild = trainable(cell)
     inputs = inexact(course.v), course.current, trained
 
@@ -282,7 +282,7 @@ def _encoding(cell: Cell, course: _Course) -> Iterator[Finding]:
     inverse, sign = "decode is the inverse of encode", "the sign of the distance is the spike"
     same = {mode: f"in mode {mode!r} the same neurons fire" for mode in ("half", "8-bit")}
     if not says_how_to_encode(cell):
-        why = f"{type(cell).__name__} defines no encode of its state: it is kept as it is"
+        why = f"{type(cell).__name__} does not encode its state: modes store it unchanged"
         yield from (Finding(law, None, note=why) for law in (inverse, sign, *same.values()))
         return
     outs, us = course.out, course.u
@@ -307,7 +307,7 @@ def _encoding(cell: Cell, course: _Course) -> Iterator[Finding]:
 
 
 def _wrong_signs(cell: Cell, distance: jax.Array, rest: Any) -> Any:
-    """The number of neurons that do not begin to fire where the distance becomes positive."""
+    """Count the neurons that do not begin to fire at distance 0."""
     size = peak_of(distance)
 
     def fires(at):

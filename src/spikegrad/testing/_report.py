@@ -138,7 +138,7 @@ def place(at: Any) -> str:
 
 
 def trainable(subject: Any) -> tuple[list, Callable[[Any], Any]]:
-    """All numbers and float arrays among the parameters as arrays of float64, and the subject with other values."""
+    """Return all parameters as float64 arrays, and a function that rebuilds the subject from such arrays."""
     leaves, tree = jax.tree.flatten(as_arrays(subject))
     which = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating)]
 

@@ -103,7 +103,7 @@ def _reverse(f: Callable) -> Callable:
     return lambda x: (y := jax.vjp(f, x))[1](jnp.ones_like(y[0]))[0]
 
 
-_STEP = 1e-6  # of finite differences, relative
+_STEP = 1e-6  # relative step for finite differences
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
@@ -202,8 +202,8 @@ def _curves(s: Surrogate, points: _Points, primal: bool) -> dict[str, Callable]:
         "slope below": lambda x: s.surrogate_grad(points.below),
         "slope above": lambda x: s.surrogate_grad(points.above),
         "slope at edges": lambda x: s.surrogate_grad(points.edges),
-        "of slope at edges": lambda x: _forward(s.surrogate_grad)(jnp.asarray(points.edges)),
-        "of slope at nodes": lambda x: _forward(s.surrogate_grad)(jnp.asarray(points.nodes)),
+        "bend at edges": lambda x: _forward(s.surrogate_grad)(jnp.asarray(points.edges)),
+        "bend at nodes": lambda x: _forward(s.surrogate_grad)(jnp.asarray(points.nodes)),
         "second, reverse": _reverse(_reverse(s)),
         "second, mixed": _forward(_reverse(s)),
         "square": _reverse(_reverse(lambda x: s(x) ** 2)),
@@ -248,7 +248,7 @@ def _of_slope(found: dict, points: _Points, scale: float, at: np.ndarray) -> Ite
     rounding = 8 * np.finfo(float).eps * peak_of(g) / (points.above - points.x)
     size = np.maximum(peak_of(g) / np.maximum(np.abs(points.x), scale), peak_of(bend)) + rounding / 1e-4
     yield compare(law, bend, np.clip(bend, least, most), 1e-4, at, size)
-    beyond = _unexplained(found["slope at edges"], found["of slope at edges"], found["of slope at nodes"], points)
+    beyond = _unexplained(found["slope at edges"], found["bend at edges"], found["bend at nodes"], points)
     jumps = (beyond > 1e-6 * peak_of(g)).reshape(len(beyond), -1).sum(0).max()
     yield Finding(staircase, float(jumps), _MOST_JUMPS, note="jumps")
 
@@ -263,7 +263,7 @@ def _unexplained(values: np.ndarray, ends: np.ndarray, within: np.ndarray, point
     area = (within * weights).sum(1) * half
     highest = np.maximum(within.max(1), np.maximum(ends[1:], ends[:-1]))
     lowest = np.minimum(within.min(1), np.minimum(ends[1:], ends[:-1]))
-    # where the derivative itself jumps, or changes within less than an interval, the integral is only so well known
+    # the integral is inexact if the derivative jumps or changes within less than an interval
     unknown = 2 * half * (highest - lowest)
     return np.maximum(np.abs(np.diff(values, axis=0) - area) - unknown, 0)
 
@@ -379,7 +379,7 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
         yield from (Finding(law, None, note=why) for law in (other, learn))
         return
     pairs = {name: pair for name, (_, _, pair) in found.items()}
-    # parameters have moved by 1%, and a slope that ignores one of them is off by about as much
+    # parameters have moved by 1%, and a slope that ignores one of them is wrong by about 1%
     apart = (compare(other, got, g, 1e-4, at, peak_of(g), name) for name, (got, g) in pairs.items())
     yield max(apart, key=lambda finding: finding.error or 0.0)
     worst = (
