@@ -355,15 +355,15 @@ class Counting(Cell):
 
 
 RIGHT_CELLS = {
-    "several receptors": (Receptors(), {"features": (5, 2)}),
+    "several receptors": (Receptors(), {"features": (5, 2), "steps": 60}),  # a loop in Python would not end
     "quadratic": (Quadratic(), {}),
-    "quadratic over many steps": (Quadratic(), {"steps": 60}),  # a loop in Python would be compiled step by step
+    "quadratic over many steps": (Quadratic(), {"steps": 60}),
     "chaotic": (Quadratic(gain=4.0), {"steps": 40}),
     "counter first": (Counting(), {}),
 }
 
 
-@pytest.mark.parametrize("name", few(RIGHT_CELLS, "several receptors", "quadratic over many steps"))
+@pytest.mark.parametrize("name", few(RIGHT_CELLS, "several receptors"))
 def test_right_cells_of_users_pass(name):
     cell, options = RIGHT_CELLS[name]
     assert check_cell(cell, **options).passed
@@ -478,6 +478,7 @@ BROKEN_CELLS = {
 }
 
 
+@pytest.mark.every
 def test_every_law_of_cells_is_broken_by_something():
     modes = {f"in mode {mode!r} {what} are those of a loop" for mode in MODES for what in ("outputs", "gradients")}
     copies = {
