@@ -1,6 +1,8 @@
 """The command: what it writes, what it prints, and one line for everything that a user can get wrong."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -24,11 +26,6 @@ import spikegrad
 from spikegrad import data, names, training
 from spikegrad.cli import commands, diagnosis, figure, learning, main, networks, runs, sources, tables
 
-# as the program, and with Ctrl-C also where the tests run in the background, where it is ignored
-PROGRAM = (
-    "import signal, sys, spikegrad_command; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "sys.exit(spikegrad_command.main())"
-)
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
 
@@ -36,19 +33,10 @@ QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4
 def run(tmp_path_factory):
     """A finished run, and all that it printed."""
     folder = tmp_path_factory.mktemp("run") / "new" / "digits"
-    done = command("train", *QUICK, "--output", str(folder))
-    assert done.returncode == 0, done.stderr
-    return folder, done
-
-
-def compiled_alike():
-    """The environment of a program that compiles as these tests do."""
-    return {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": str(jax.config.values["jax_disable_most_optimizations"])}
-
-
-def command(*args):
-    call = [sys.executable, "-m", "spikegrad.cli", *args]
-    return subprocess.run(call, capture_output=True, text=True, check=False, env=compiled_alike())
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main(["train", *QUICK, "--output", str(folder)]) == 0
+    return folder, SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def record(folder):
@@ -166,15 +154,21 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_keeps_what_was_learnt(tmp_path):
-    folder = tmp_path / "run"
-    call = [sys.executable, "-c", PROGRAM, "train", *QUICK, "--epochs", "1000000", "--output", str(folder)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(call, stdout=pipe, stderr=pipe, text=True, env=compiled_alike()) as process:
-        assert " 1/1000000" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch, capsys):
+    folder, fit = tmp_path / "run", commands.learning.fit
+
+    def interrupted(*args, report, **settings):
+        def told(progress):
+            report(progress)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        return fit(*args, report=told, **settings)
+
+    monkeypatch.setattr(commands.learning, "fit", interrupted)
+    assert main(["train", *QUICK, "--epochs", "1000000", "--output", str(folder)]) == 130
+    monkeypatch.undo()
+    out, err = capsys.readouterr()
+    assert " 1/1000000" in err
     assert "interrupted: what was learnt so far is kept" in out
     assert {p.name for p in folder.iterdir()} == {
         "parameters.npz", "run.json", "figure.png", "metrics.jsonl", "checkpoints"
@@ -749,11 +743,21 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path):
     ]
 
 
-def test_a_platform_that_is_not_there_is_one_line():
-    call, platform = [sys.executable, "-m", "spikegrad.cli", "list"], {"JAX_PLATFORMS": "nonsense"}
-    done = subprocess.run(call, capture_output=True, text=True, check=False, env=os.environ | platform)
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("JAX_PLATFORMS", "cpu,foo", "JAX finds no device of JAX_PLATFORMS=cpu,foo"),
+        pytest.param("JAX_PLATFORMS", "foo", "JAX finds no device of JAX_PLATFORMS=foo", marks=pytest.mark.every),
+        ("JAX_ENABLE_X64", "maybe", "JAX cannot be imported: invalid truth value 'maybe' for environment"),
+    ],
+)
+def test_invalid_configuration_of_jax_is_one_line(variable, value, message):
+    program = "import sys, spikegrad_command; sys.exit(spikegrad_command.main())"
+    call, changed = [sys.executable, "-c", program, "list"], {variable: value}
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=os.environ | changed)
     assert done.returncode == 2
-    assert done.stderr == "spikegrad: error: JAX finds no device of JAX_PLATFORMS=nonsense\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"spikegrad: error: {message}")
 
 
 def test_the_library_imports_none_of_it():
