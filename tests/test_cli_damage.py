@@ -321,7 +321,7 @@ def test_processes_with_other_options_are_refused(monkeypatch):
 
     first, again, other = (values_of(arguments) for arguments in (lines[0], [*lines[0], "--quiet"], lines[1]))
     assert (first.exit_code, again.exit_code, other.exit_code) == (0, 0, 2)
-    assert "Invalid value for '--lr': must be the same in all processes" in other.output
+    assert "Invalid value for '--lr': must be equal in all processes" in other.output
 
 
 def test_stochastic_spikes_are_drawn_with_the_seed(source):

@@ -16,7 +16,7 @@ except ModuleNotFoundError:  # only Unix has it
     fcntl = None
 
 PARTIAL = ".part"
-"""Ending of the name of an incomplete file. A killed process leaves such a file beside the old one."""
+"""Ending of the name of an incomplete file. A killed process leaves an incomplete file beside the old one."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False) -> None:
@@ -65,7 +65,7 @@ def remove_partials(folder: Path, name: str | None = None) -> None:
     name : str, optional
         Only partial files of the file with this name.
     """
-    if fcntl is None:  # without locks a partial file that is being written looks like one that was left behind
+    if fcntl is None:  # without locks, abandoned files cannot be told from active ones
         return
     for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
         with contextlib.suppress(OSError), path.open("rb") as stream:
@@ -79,7 +79,7 @@ def _new_partial(path: Path) -> tuple[Path, BinaryIO]:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         stream = partial.open("xb")
         if fcntl is not None:
-            with contextlib.suppress(OSError):  # some file systems have no locks
+            with contextlib.suppress(OSError):  # some file systems lack locks
                 fcntl.flock(stream, fcntl.LOCK_EX)
         if partial.exists():  # another process may remove it before it is locked
             return partial, stream

@@ -51,7 +51,7 @@ def _run(args: list[str] | None) -> int:
     from ..data import DataError  # noqa: PLC0415
     from ..training import CheckpointError, DivergedError  # noqa: PLC0415
 
-    os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook exports a backend that need not be here
+    os.environ["MPLBACKEND"] = "agg"  # notebooks export a backend that may be missing, and figures go to files
     try:
         from .commands import command  # noqa: PLC0415  (it makes arrays, which takes a device)
 
@@ -67,7 +67,7 @@ def _run(args: list[str] | None) -> int:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise MemoryError(str(error).partition(":")[2].splitlines()[0]) from None
         return streams.fail(str(error).splitlines()[0], 1)
-    except (AssertionError, RuntimeError) as error:  # of JAX, whose messages differ
+    except (AssertionError, RuntimeError) as error:  # JAX raises both, with different messages
         if "Unable to initialize backend" not in str(error) and _has_a_device():
             raise
         return streams.fail(f"JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms}", 2)

@@ -208,7 +208,7 @@ class SpikingNetwork:
         jax.eval_shape(self, params, array((1, *time, *shape)), jax.random.key(0))
 
     def spike_key(self, key: jax.Array) -> jax.Array | None:
-        """The key that stochastic spikes are drawn with, which the input coding does not use; None for other spikes."""
+        """The key for stochastic spikes, independent of the key of the input coding. None for other spikes."""
         if not is_stochastic(self.cell):
             return None
         return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl=KEYS)

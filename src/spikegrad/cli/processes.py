@@ -67,13 +67,13 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def _check_alike(values: dict[str, Any], context: click.Context) -> None:
-    """Raise in every process if one of them was given other values: only those of process 0 would count."""
+    """Raise in every process if the options differ, because training uses the options of process 0 only."""
     names = sorted(name for name in values if name != "quiet")
     rows = gathered(*(zlib.crc32(repr(values[name]).encode("utf-8", "surrogateescape")) >> 1 for name in names))
     for name, column in zip(names, rows.T, strict=True):
         if len(set(column.tolist())) > 1:
             option = next(parameter for parameter in context.command.params if parameter.name == name)
-            raise click.BadParameter("must be the same in all processes", param_hint=f"'{option.opts[0]}'")
+            raise click.BadParameter("must be equal in all processes", param_hint=f"'{option.opts[0]}'")
 
 
 @contextmanager

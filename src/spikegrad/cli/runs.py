@@ -350,7 +350,7 @@ class Saved:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Part of a run's record: whether a baseline is trained as well, and whether all of it has finished."""
+    """Part of a run's record: whether the run trains a baseline, and whether the run has finished."""
 
     baseline: bool
     finished: bool
@@ -408,12 +408,12 @@ def _check_network(network: SpikingNetwork, shape: tuple[int, ...]) -> None:
 
 
 def read_part(folder: Path, name: str, record: dict[str, Any], part: str | None, kind: type[T]) -> T:
-    """A dataclass that a record has beside the options, or that its fields make up; errors as those of :func:`load`."""
+    """Read a dataclass from one part of a record, or from the record itself. Errors are those of :func:`load`."""
     return or_damaged(folder, lambda: _typed(kind, record if part is None else record[part]), name)
 
 
 def or_damaged(folder: Path, read: Callable[[], T], name: str = RECORD) -> T:
-    """Call a function that reads a record and raises if a value is invalid; errors as those of :func:`load`."""
+    """Call a function that reads a record and raises if a value is invalid. Errors are those of :func:`load`."""
     try:
         return read()
     except (KeyError, TypeError, ValueError, RecursionError, click.BadParameter) as error:

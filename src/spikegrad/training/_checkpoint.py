@@ -143,7 +143,7 @@ class Checkpoints:
         Parameters
         ----------
         start : State
-            The result of :meth:`State.start` for the same parameters, optimizer and key. Names, shapes, dtypes and the
+            The result of :meth:`State.start` for equal parameters, optimizer and key. Names, shapes, dtypes and the
             key are compared with it. Arrays get its sharding.
 
         Raises
@@ -244,7 +244,7 @@ def _named(state: State) -> dict[str, jax.Array]:
 
 
 def _state(path: Path, start: State, leaves: dict[str, Any], about: dict[str, Any]) -> tuple[State, dict[str, Any]]:
-    """The saved state and ``extra``, if the state is one of the same training."""
+    """Return the saved state and ``extra``. Raise if another training saved them."""
     if not np.array_equal(as_numbers(leaves["key"]), as_numbers(start.key)):
         raise CheckpointError(f"{path} has another key: it was saved by training with another seed")
     tree = {part: getattr(start, part) for part in _DEVICE}
