@@ -258,7 +258,7 @@ def sweep(  # noqa: PLR0915  (the order of a sweep, from its options to its file
 
     train --help says more of data, codings and time constants.
     """
-    began = time.perf_counter()
+    began, before = time.perf_counter(), None
     runs.require("matplotlib")
     if resume is None:
         grid = _grid(surrogate, height, width, lr, seeds, validation)
@@ -274,7 +274,7 @@ def sweep(  # noqa: PLR0915  (the order of a sweep, from its options to its file
     loaded, to_choose_by = sources.for_validation(
         sources.load(options.data, options.seed, options.binning), grid.validation, options.seed
     )
-    if resume is not None:
+    if resume is not None and before is not None:
         runs.check_unchanged(resume, options.data, loaded, before)
     options, doubts = fitted(options, loaded)
     network = options.network(loaded.shape, loaded.classes)
