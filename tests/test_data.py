@@ -266,6 +266,13 @@ def test_what_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
     assert len(load(path).x_train) == 20
     monkeypatch.setattr(_npz, "UNPACKED_LIMIT", 700)
     assert len(load(write(tmp_path, **CASE)).x_train) == 20  # not compressed: it is as large as it is
+    np.savez_compressed(path, **{key: CASE[key] for key in ("x_train", "y_train")})
+    with zipfile.ZipFile(path, "a") as archive:  # one member that is not compressed says nothing of the others
+        archive.writestr("x_test.npy", member(CASE["x_test"]))
+        archive.writestr("y_test.npy", member(CASE["y_test"]))
+    with pytest.raises(DataError, match="those of a compressed file may take"):
+        load(path)
+    write(tmp_path, **CASE)
     monkeypatch.setattr(_accepted, "available_memory", lambda: 700)
     monkeypatch.setattr(_accepted, "_SMALL", 0)
     with pytest.raises(DataError, match=r"its arrays would take 0\.0 GB of memory, and 0\.0 GB are free"):

@@ -438,6 +438,25 @@ def test_parameters_of_nodes_are_real_finite_and_of_one_shape(names):
             assert f"{name} must be an array of real numbers" in refused(line(node))
 
 
+@ways
+def test_recurrent_weights_have_the_resistance_too(way):
+    inputs = spikes_in()
+    for cell in (lif(r=30.0), nir.CubaLIF(*map(each, (5e-4, 1e-3, 20.0, 0.0, 0.5, 0.0)), w_in=each(3.0))):
+        given = loop(nir.Affine(-weights(4, 4).T, np.linspace(-0.02, 0.05, 4)))
+        given.nodes |= {"input": nir.Input(np.array([12])), "a": cell, "in": nir.Linear(weights(12, 4).T)}
+        given.nodes["output"] = given.nodes.pop("output")
+        given.edges = [("input", "in"), ("in", "a"), *given.edges[1:]]
+        want = reference(given, inputs, way)
+        assert 0.05 < want.mean() < 0.8
+        np.testing.assert_array_equal(run(from_nir(given, **way), inputs), want)
+
+
+def test_a_time_constant_of_one_step_forgets_all():
+    for tau in (EULER["dt"], EULER["dt"] * (1 - 1e-7)):
+        assert from_nir(graph(lif(tau=tau)), **EULER).layers[0].cell.decay == 0
+    assert from_nir(graph(lif(tau=1.25 * EULER["dt"])), **EULER).layers[0].cell.decay == pytest.approx(0.2)
+
+
 def test_time_constants_are_above_zero():
     for name in ("tau_syn", "tau_mem"):
         for tau in (0.0, -1.0, 1e-6):

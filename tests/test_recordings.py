@@ -626,6 +626,7 @@ def test_files_of_ones_own_without_labels(tmp_path):
         (read_npz, DENSE, {"x": np.full((3, 4, 1), "a")}, "x must hold numbers"),
         (read_npz, DENSE, {"x": np.array([[[Bomb()]]], object)}, "Python objects"),
         (read_npz, DENSE, {"x": np.full((3, 4, 1), np.nan)}, "x has NaN or infinite values in sequence 0"),
+        (read_npz, DENSE, {"x": np.where(np.arange(24) == 19, np.nan, 0).reshape(3, 4, 2)}, "values in sequence 2"),
         (read_npz, DENSE, {"y": np.zeros(3)}, "y must hold integers, got float64"),
         (read_npz, DENSE, {"y": np.zeros(2, int)}, r"y must have shape \(3,\), one label for each example, got \(2,\)"),
         (read_npz, DENSE, {"lengths": np.array([4, 0, 1])}, "sequence 1 has 0 steps, not 1 to 4"),

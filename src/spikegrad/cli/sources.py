@@ -18,6 +18,7 @@ from .._system import available_memory
 from ..data import Binned, Binning, Data, DataError, Recordings, Sequences
 from ..data._accepted import chosen_of_each
 from ..data._npz import keys_of
+from ..data._reading import reading
 from ..data._sequences import moments, standardized
 
 Recorded: TypeAlias = Sequences | Recordings
@@ -69,11 +70,12 @@ class Form:
 def _pair(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
     """What to train on and to test with: of a folder that has both under known names; else the path alone."""
     where = Path(path)
-    if not where.exists():
-        raise DataError(f"{path}: no such file or folder")
-    for train, test in names:
-        if (where / train).exists():
-            return where / train, where / test
+    with reading(path):
+        if not where.exists():
+            raise DataError(f"{path}: no such file or folder")
+        for train, test in names:
+            if (where / train).exists():
+                return where / train, where / test
     return where, None
 
 
