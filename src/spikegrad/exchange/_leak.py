@@ -37,10 +37,10 @@ def make_leak(owner: str, dt: Any, discretization: Any) -> Leak:
     """The leak of what a user states, or an error."""
     if not isinstance(dt, numbers.Real) or isinstance(dt, bool):
         raise TypeError(f"{owner}: dt must be a number of seconds, got {brief(dt)}")
-    if not 0 < dt <= sys.float_info.max or not float(dt):
+    seconds: Any = dt
+    if not 0 < seconds <= sys.float_info.max or not float(seconds):
         raise ValueError(f"{owner}: dt must be finite and > 0, got {brief(dt)}")
-    dt = float(dt)
     if not isinstance(discretization, str) or discretization not in _DISCRETIZATIONS:
         allowed = " or ".join(map(repr, _DISCRETIZATIONS))
         raise ValueError(f"{owner}: discretization must be {allowed}, got {brief(discretization)}")
-    return Leak(dt, discretization)
+    return Leak(float(seconds), discretization)
