@@ -182,6 +182,27 @@ def test_convolutions(name):
     np.testing.assert_allclose(want, run(from_nir(graph, **EULER), inputs), rtol=1e-4, atol=1e-5)
 
 
+def test_sums_and_differences_are_one_bias():
+    rng = np.random.default_rng(8)
+    kernel, example = rng.normal(size=(4, 2, 3, 3)).astype(np.float32), (2, 5, 6)
+    one, two, matrix = jnp.arange(4.0), jnp.asarray([0.5, -1.0, 2.0, 0.25]), jnp.asarray(weights(12, 4))
+
+    def convolve(x):
+        return jax.lax.conv(x, kernel, (1, 1), "VALID") + one[None, :, None, None] - two[None, :, None, None]
+
+    def dense(x):
+        return x @ matrix - one[None] + two[None]
+
+    for function, shape in ((dense, (12,)), (convolve, example)):
+        network = Network([Layer(function, LeakyReadout(0.5))])
+        inputs = rng.normal(size=(2, 1, *shape)).astype(np.float32)
+        graph = to_nir(network, **EULER, input_shape=shape)
+        np.testing.assert_allclose(run(network, inputs), reference(graph, inputs, EULER), rtol=1e-4, atol=1e-5)
+    spot = jnp.zeros((1, 4, 3, 4)).at[0, 1, 2, 2].set(1.0)
+    with pytest.raises(ValueError, match="a bias that differs within a channel has no node there"):
+        to_nir(Network([Layer(lambda x: convolve(x) + spot, LeakyReadout(0.5))]), **EULER, input_shape=example)
+
+
 @pytest.mark.every
 def test_modules_of_frameworks():
     eqx, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")

@@ -432,7 +432,7 @@ def test_delta_coding_follows_the_signal():
 def test_what_encoders_refuse():
     with pytest.raises(ValueError, match="latency_coding: steps must be an integer from 1 to 2147483647, got 0"):
         latency_coding(X, 0)
-    with pytest.raises(TypeError, match="rate_coding: x must be real, got complex64"):
+    with pytest.raises(TypeError, match="rate_coding: x must hold real numbers, got complex64"):
         rate_coding(X + 1j, 3, KEY)
     with pytest.raises(ValueError, match="delta_coding: threshold must be a number above 0 and finite, got 0"):
         delta_coding(X, 0)
