@@ -138,7 +138,8 @@ def examine(copy, mutant, options):
     finally:
         write(path, original)
     known = {0: "unnoticed", FAILED: "noticed", NOT_COLLECTED: "noticed", None: "timeout"}
-    result = mutant | {"result": known.get(status, "error"), "seconds": round(total)}
+    ended = status is not None and status < 0 and status != -signal.SIGKILL  # by the mistake, not for want of memory
+    result = mutant | {"result": "noticed" if ended else known.get(status, "error"), "seconds": round(total)}
     if result["result"] == "noticed":
         result["by"] = next(iter(re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)), "")
     if result["result"] == "error":
