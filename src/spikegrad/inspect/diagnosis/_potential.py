@@ -62,8 +62,9 @@ def find(rest: Any, fire: Callable, distance: Callable | None) -> Potential:
         return [value if i == k else a for i, a in enumerate(arrays)]
 
     if distance is not None:
+        of = distance
         rises = [
-            jax.jvp(lambda a, k=k: distance(replaced(along(k, a))), (a,), (jnp.ones_like(a),))[1].mean()
+            jax.jvp(lambda a, k=k: of(replaced(along(k, a))), (a,), (jnp.ones_like(a),))[1].mean()
             for k, a in enumerate(arrays)
         ]
         return Potential(jnp.argmax(jnp.stack(rises)))
