@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import few
 
 from spikegrad import (
     LIF,
@@ -403,7 +404,7 @@ SILENT = {
 }
 
 
-@pytest.mark.parametrize("kind", SILENT)
+@pytest.mark.parametrize("kind", few(SILENT, "weights", "bfloat16"))
 def test_silence_is_named_first(kind):
     """With the default slope, which still reaches the potentials, and with an optimizer, whose update is large."""
     found = diagnose(SILENT[kind], inputs(), LOSS, optimizer=optax.adam(0.01))
@@ -435,7 +436,7 @@ def key(remedy):
     return remedy.index, remedy.change, repr(remedy.value)
 
 
-@pytest.mark.parametrize("kind", FAULTY)
+@pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "adaptation", "sign"))
 def test_remedy_that_is_offered_cures(kind):
     broken, change = FAULTY[kind]
     found = diagnose(broken, inputs(), LOSS)
