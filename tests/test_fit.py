@@ -290,7 +290,7 @@ def test_what_is_refused():
             fit(function, start(), [X], optimizer=optax.sgd(0.1), key=KEY)
     for trainable, message in (
         ({"size": jnp.arange(3)}, "got int32 at size"),
-        ({"cell": LIF(decay=0.9)}, "got float at cell/decay"),
+        ({"cell": jax.tree.map(lambda _: 0.9, LIF(jnp.array(0.9)))}, "got float at cell/decay"),
     ):
         with pytest.raises(TypeError, match=f"trainable must hold floating-point arrays, {message}"):
             State.start(trainable, optax.sgd(0.1), KEY)
