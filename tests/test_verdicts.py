@@ -23,7 +23,7 @@ from spikegrad import (
     diagnose,
     parameter,
 )
-from spikegrad.inspect.diagnosis import Diagnosis, LayerReport, Remedy, Verdict
+from spikegrad.inspect.diagnosis import Diagnosis, LayerReport, Remedy, Verdict, _trials
 from spikegrad.inspect.diagnosis._look import Whole
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, health
 from spikegrad.inspect.diagnosis._verdicts import verdicts
@@ -299,6 +299,26 @@ def test_remedy_helps_if_the_fault_ends_or_the_layer_is_much_better():
     assert _helps(before, Outcome(True, 2, 0.151))
     assert not _helps(before, Outcome(True, 2, 0.149))
     assert not _helps(before, Outcome(True, 3, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        (
+            {"a": (True, 2, 9.0), "b": (False, 1, 0.1), "c": (False, 0, 0.1), "d": None},
+            "cb",
+        ),  # a does not end the fault
+        ({"a": (False, 0, 0.099), "b": (False, 0, 0.11), "c": (False, 0, 1.0)}, "bca"),  # a is ten times worse than c
+        ({"a": (True, 2, 0.1), "b": (True, 2, 0.3), "c": (True, 3, 9.0)}, "b"),  # a does not help, c adds a fault
+        ({"a": (True, 2, 0.1)}, ""),
+    ],
+)
+def test_remedies_are_ordered_by_their_trials(outcomes, expected, monkeypatch):
+    made = {name: None if numbers is None else Outcome(*numbers) for name, numbers in outcomes.items()}
+    monkeypatch.setattr(_trials, "_outcome_with", lambda remedy, *others: made[remedy.change])
+    verdict = Verdict("silent", 0, "", tuple(Remedy(0, name, 2.0, "") for name in outcomes))
+    ordered = _trials._ordered(None, None, Outcome(True, 2, 0.1), verdict)
+    assert "".join(remedy.change for remedy in ordered) == expected
 
 
 class TwoCompartments(Cell):
