@@ -32,6 +32,7 @@ from spikegrad import (
     SynapticLIF,
     parameter,
 )
+from spikegrad._struct import lifted  # so that other numbers do not compile again
 from spikegrad.data import randman
 from spikegrad.training import combine, partition
 
@@ -377,7 +378,7 @@ def broken(fault: Fault, seed: int = 0) -> Case:
 
 def accuracy(case: Case, updates: int = UPDATES) -> float:
     """Accuracy on the test set after this number of updates of Adam with all training examples."""
-    task, (trained, rest) = case.task, partition(case.network)
+    task, (trained, rest) = case.task, partition(lifted(case.network))
     leaves, structure = jax.tree.flatten(rest)
     numbers = [leaf if isinstance(leaf, (int, float)) else None for leaf in leaves]
     others = tuple(None if isinstance(leaf, (int, float)) else leaf for leaf in leaves)

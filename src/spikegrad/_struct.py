@@ -364,14 +364,14 @@ def new_unchecked(cls: type[T], values: Mapping[str, Any], constants: tuple[str,
     return record
 
 
-def lifted(tree: T) -> T:
+def lifted(tree: Any) -> Any:
     """The tree with every Python number of a record as a leaf.
 
     It is an argument for a compiled function that another number must not compile again.
     """
     if not (isinstance(tree, Struct) and tree._frozen):
         return _map_records(lifted, tree)
-    record: Any = object.__new__(type(tree))
+    record = object.__new__(type(tree))
     values = record.__dict__
     values.update(tree.__dict__)
     for name in tree._objects:
@@ -380,7 +380,7 @@ def lifted(tree: T) -> T:
     return record
 
 
-def as_arrays(tree: T) -> T:
+def as_arrays(tree: Any) -> Any:
     """The tree with every Python number of a record as an array, which gets a gradient."""
     if not _is_record(tree):
         return _map_records(as_arrays, tree)
@@ -392,7 +392,7 @@ def as_arrays(tree: T) -> T:
     return new_unchecked(type(tree), values)
 
 
-def as_numbers(tree: T) -> T:
+def as_numbers(tree: Any) -> Any:
     """The tree with the mean of every array as a Python number."""
     return _constant(jax.tree.map(lambda leaf: float(np.mean(np.asarray(leaf, np.float64))), tree))
 
