@@ -256,12 +256,12 @@ def test_any_file_name_and_any_backend_leave_a_figure(source, tmp_path, monkeypa
     assert os.environ["MPLBACKEND"] == "agg"
 
 
-def test_more_classes_than_examples_are_refused(tmp_path, capsys):
+def test_classes_far_beyond_the_recordings_are_refused(tmp_path, capsys):
     path = tmp_path / "few.npz"
     np.savez(path, x=np.zeros((20, 4, 3), np.float32), y=np.tile([0, 999_999], 10))
     for command in ("train", "sweep"):
         assert main([command, "--data", str(path), "-o", str(tmp_path / "run")]) == 2
-        assert "999,999; number the classes from 0" in only_line(capsys)
+        assert "1,000,000 classes; number the classes 0, 1, 2..." in only_line(capsys)
     assert not (tmp_path / "run").exists()
 
 

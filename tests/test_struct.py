@@ -61,6 +61,7 @@ records = [
     Sigmoid(jnp.array([1.0, 2.5], jnp.bfloat16)),
     Sigmoid(jnp.array(2.0)),
     learnable(GaussianGrad(sigma=0.3)),
+    learnable(stretched(Sigmoid(0.1), jnp.array([0.5, 0.7]))),
     LIF(),
     LIF(decay=jnp.array([0.5, 0.9]), surrogate=Cauchy(2.0), reset="value", detach_reset=True),
     LeakyReadout(0.5),
@@ -191,6 +192,13 @@ def test_as_numbers_returns_means_as_constants():
     arrays = LIF(jnp.array([0.25, 0.75], jnp.bfloat16), surrogate=stretched(Sigmoid(jnp.array([1.0, 2.0])), 3.0))
     assert as_numbers(arrays) == LIF(0.5, surrogate=stretched(Sigmoid(1.5), 3.0))
     assert jax.tree.leaves(as_numbers(arrays)) == []
+
+
+def test_learnable_makes_arrays_of_all_numbers_and_prints_numbers():
+    fire = learnable(0.1 * stretched(Sigmoid(0.3), 2.0))
+    assert [leaf.dtype.name for leaf in jax.tree.leaves(fire)] == ["float32"] * 3
+    assert repr(fire) == "learnable(0.1 * stretched(Sigmoid(alpha=0.3), 2.0))"
+    assert as_arrays(fire) == fire
 
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(0.1), optax.adamw(0.1, weight_decay=0.1)])

@@ -384,12 +384,10 @@ def as_arrays(tree: Any) -> Any:
     """The tree with every Python number of a record as an array, which gets a gradient."""
     if not _is_record(tree):
         return _map_records(as_arrays, tree)
-    values = dict(vars(lifted(tree)))
+    values = {name: as_arrays(value) for name, value in tree._values().items()}
     for name in _constants_of(tree):
         values[name] = jnp.asarray(values[name], jnp.result_type(float))
-    for name in tree._objects:
-        values[name] = as_arrays(values[name])
-    return new_unchecked(type(tree), values)
+    return new_unchecked(type(tree), values, constants=())
 
 
 def as_numbers(tree: Any) -> Any:

@@ -420,10 +420,23 @@ class _Configured(Surrogate, pure=True):
         return self if forward is self.forward else dataclasses.replace(self, forward=forward)
 
     def __repr__(self) -> str:
-        shown = self.forward.expression(repr(self.surrogate))
+        curve = jax.tree.map(_number_of, self.surrogate) if self.learn else self.surrogate
+        shown = self.forward.expression(repr(curve))
         if self.slope_dtype is not None:
             shown = f"keep_slope({shown}, {self.slope_dtype!r})"
         return f"learnable({shown})" if self.learn else shown
+
+
+def _number_of(leaf: Any) -> Any:
+    """The number of which ``learnable`` makes this array, if it is one number of the default dtype."""
+    if (
+        isinstance(leaf, Tracer)
+        or not isinstance(leaf, jax.Array)
+        or leaf.shape
+        or leaf.dtype != jnp.result_type(float)
+    ):
+        return leaf
+    return float(str(np.asarray(leaf)))  # the shortest decimals that are this array again
 
 
 class _Parts(NamedTuple):

@@ -172,11 +172,6 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
 def fitted(options: Options, data: datasets.Data) -> tuple[Options, list[str]]:
     """Options as far as the data permits them, and what was changed."""
     n, changed = len(data.x_train), []
-    if data.classes > n:
-        raise datasets.DataError(
-            f"{options.data}: labels must be below {n:,}, the number of training examples, got {data.classes - 1:,}; "
-            "number the classes from 0"
-        )
     if options.batch > n:
         changed.append(f"--batch {options.batch} is cut to the {n} training examples")
         options = dataclasses.replace(options, batch=n)
