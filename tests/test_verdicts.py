@@ -84,15 +84,19 @@ BOUNDS = {
         ({"silent": 1.0}, {"silent": 1.0, "fires": False}),
     ],
     "saturated": [
-        ({"mean": 8.0, "deviation": 6.0}, {"mean": 8.0, "deviation": 5.99}),
-        ({"mean": -8.0, "deviation": 6.0}, {"mean": -8.0, "deviation": 6.0, "scale": 1.01}),
+        ({"mean": 16.0, "deviation": 12.0}, {"mean": 16.0, "deviation": 11.99}),
+        ({"mean": -16.0, "deviation": 12.0}, {"mean": -16.0, "deviation": 12.0, "scale": 1.01}),
         ({"always": 0.5}, {"always": 0.499}),
         ({"firing": 0.8}, {"firing": 0.799}),
         ({"at_rest": 0.51}, {"at_rest": 0.5}),
         ({"at_rest": 0.51}, {"at_rest": 0.51, "scale": 0.0}),
         ({"always": 0.5}, {"always": 0.5, "fires": False}),
     ],
-    "out of reach": [({"reached": 0.0199}, {"reached": 0.02})],
+    "out of reach": [
+        ({"reached": 0.0199}, {"reached": 0.02}),
+        ({"slope": 0.99e-3, "rate": 0.01}, {"slope": 1e-3, "rate": 0.01}),
+        ({"slope": 0.99e-3, "rate": 0.01}, {"slope": 0.99e-3, "rate": 0.0099}),
+    ],
     "explodes": [
         ({"by_lag": (1.0, 0.5, 4.0)}, {"by_lag": (1.0, 0.5, 3.99)}),
         ({"by_lag": (1.0, np.inf)}, {"by_lag": (1.0, 0.0, 1.0)}),
@@ -104,8 +108,8 @@ BOUNDS = {
         ({"updates": {"weight": 2.0}}, {"updates": {"weight": 0.2, "bias": 9.0}}),
     ],
     "stalls": [
-        ({"updates": {"weight": 1.99e-6}}, {"updates": {"weight": 2.01e-6}}),
-        ({"updates": {"weight": 1.99e-6}}, {"updates": {"weight": 0.0}}),
+        ({"updates": {"weight": 1.99e-5}}, {"updates": {"weight": 2.01e-5}}),
+        ({"updates": {"weight": 1.99e-5}}, {"updates": {"weight": 0.0}}),
     ],
     "not finite": [({"finite": False}, {}), ({"current_gradient": np.nan, "by_step": (np.nan, 1.0)}, {})],
     "cut off": [({"no_gradient": 1.0}, {"no_gradient": 0.99})],
@@ -210,6 +214,22 @@ def test_remedies_have_the_numbers_of_their_formulas():
     assert "adaptation" not in proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=9.0), **busy)
     sizes = proposed(**busy, channels=(0.0, 1.0, 31.0, 1.0, 1.0, 29.0))["input channels"]
     assert sizes == ((2, 0.032),)
+    assert proposed(LIF(reset="value", reset_value=-1.0), **busy)["reset_value"] == 0
+    assert "reset_value" not in proposed(LIF(reset="value", reset_value=0.9), **busy)
+
+
+def test_remedies_of_inputs_are_for_the_first_layer():
+    shifted = WHOLE._replace(input_mean=5.1, input_deviation=0.5, channels=(1.0, 1.0, 31.0))
+    layer = dataclasses.replace(REPORT, always=0.9, free=5.0, channels=(1.0, 1.0, 1.0))
+
+    def changes(whole, *layers):
+        return {r.change: r.value for r in verdicts(layers, whole)[-1].remedies}
+
+    found = changes(shifted, layer)
+    assert (found["input offset"], found["inputs"]) == (5.1, ((2, 0.032),))
+    assert not {"input offset", "inputs"} & changes(shifted._replace(cells=[LIF()] * 2), REPORT, layer).keys()
+    usual = shifted._replace(input_mean=4.9, channels=(1.0, 1.0, 29.0))
+    assert not {"input offset", "inputs"} & changes(usual, layer).keys()
 
 
 def test_weights_are_scaled_first_if_they_are_unusual():
@@ -248,6 +268,7 @@ PARAMETERS = {
     "decay": (0.3, {"decay": 0.3}),
     "surrogate": (Arctan(3.0), {"surrogate": Arctan(3.0)}),
     "detach_reset": (True, {"detach_reset": True}),
+    "reset_value": (0.0, {"reset_value": 0.0}),
 }
 
 
@@ -282,6 +303,19 @@ def test_factor_of_a_function_is_not_trained():
     assert jax.tree.structure(scaled) == jax.tree.structure(again)  # so it does not recompile
     lifted = Remedy(0, "bias", 2.0, "").apply(network).layers[0]
     assert float(lifted.bias) == 2.0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, bool])
+def test_inputs_are_changed_before_the_weights(dtype):
+    layer, x = full_layer(), jnp.arange(2 * INPUTS).reshape(2, INPUTS).astype(dtype)
+    wide = np.asarray(x, np.float64)
+    for change, value, expected in (
+        ("input offset", 3.0, wide - 3),
+        ("inputs", ((1, 0.5), (3, 0.25)), wide * np.array([1, 0.5, 1, 0.25, 1])),
+    ):
+        weight = Remedy(0, change, value, "").apply(Network([layer])).layers[0].weight
+        assert jax.tree.leaves(weight) == [layer.weight]
+        np.testing.assert_allclose(weight(x), expected @ np.asarray(layer.weight, np.float64), rtol=1e-5)
 
 
 def test_remedy_reaches_through_refractory():
@@ -479,16 +513,20 @@ def test_health_is_the_active_share_times_the_mean_slope():
 
 
 def test_one_large_channel_is_scaled_alone():
-    large = inputs() * np.where(np.arange(INPUTS) == 2, np.float32(3000), np.float32(1))
-    [verdict] = diagnose(network(LIF(0.9)), large, LOSS).verdicts
-    assert verdict.remedy.change == "input channels"
-    [(channel, factor)] = verdict.remedy.value
-    assert channel == 2
-    assert 1e-4 < factor < 1e-3
-    better = verdict.remedy.apply(network(LIF(0.9)))
-    rows = np.asarray(better.layers[0].weight) / np.asarray(network(LIF(0.9)).layers[0].weight)
-    np.testing.assert_allclose(rows.mean(1), np.where(np.arange(INPUTS) == 2, factor, 1), rtol=1e-5)
-    assert diagnose(better, large, LOSS).verdicts == ()
+    """The weights of the channel if these are large, and the inputs if those are."""
+    large, healthy = np.where(np.arange(INPUTS) == 2, np.float32(3000), np.float32(1)), network(LIF(0.9))
+    weight = healthy.layers[0].weight * large[:, None]
+    heavy = Network([dataclasses.replace(healthy.layers[0], weight=weight), *healthy.layers[1:]])
+    for broken, x, change in (
+        (heavy, inputs(), "input channels"),
+        (healthy, inputs() * large, "inputs"),
+    ):
+        [verdict] = diagnose(broken, x, LOSS).verdicts
+        assert verdict.remedy.change == change
+        [(channel, factor)] = verdict.remedy.value
+        assert channel == 2
+        assert 1e-4 < factor < 1e-3
+        assert diagnose(verdict.remedy.apply(broken), x, LOSS).verdicts == ()
 
 
 @pytest.mark.parametrize("readout", [0.0, 1e-3])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...network import Layer
-from ...network._layer import matrix_of
+from ...network._layer import _product, matrix_of
 from ...neurons import parameters_of, with_parameters
 
 
@@ -54,6 +54,24 @@ def _channels_scaled(matrix: jax.Array, pairs: Sequence[tuple[int, float]]) -> j
     return matrix * jnp.asarray(factors, matrix.dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfInputs:
+    """A weight of inputs that are shifted and scaled first, by constants."""
+
+    offset: float = 0.0
+    factors: tuple[tuple[int, float], ...] = ()
+
+    def __call__(self, weight: Any, x: jax.Array) -> jax.Array:
+        x = x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32) - self.offset
+        for channel, factor in self.factors:
+            x = x.at[..., channel].multiply(factor)
+        return _product(weight, x, "weight")
+
+
+def _inputs_changed(layer: Layer, **changed: Any) -> Layer:
+    return dataclasses.replace(layer, weight=jax.tree_util.Partial(_OfInputs(**changed), layer.weight))
+
+
 def _lifted(layer: Layer, value: float) -> Layer:
     bias = jnp.asarray(value) if layer.bias is None else jnp.asarray(layer.bias) + value
     return dataclasses.replace(layer, bias=bias)
@@ -66,9 +84,12 @@ CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "bias": _lifted,
     "weight offset": _on_matrix(lambda matrix, offset: matrix + offset),
     "input channels": _on_matrix(_channels_scaled),
+    "inputs": lambda layer, pairs: _inputs_changed(layer, factors=pairs),
+    "input offset": lambda layer, offset: _inputs_changed(layer, offset=offset),
     "threshold": lambda layer, value: _with(layer, threshold=value * parameters_of(layer.cell).threshold),
     "surrogate": lambda layer, value: _with(layer, surrogate=value),
     "adaptation": lambda layer, value: _with(layer, adaptation=value),
+    "reset_value": lambda layer, value: _with(layer, reset_value=value),
     "decay": lambda layer, value: _with(layer, decay=value),
     "detach_reset": lambda layer, value: _with(layer, detach_reset=value),
 }

@@ -36,6 +36,10 @@ class Whole(NamedTuple):
     """Norm of the differences between the inputs of the examples, in each step."""
     inputs: float = 1.0
     """The largest size of an input."""
+    input_mean: float = 0.0
+    input_deviation: float = 1.0
+    channels: tuple[float, ...] = ()
+    """Root mean square of each channel of the inputs."""
     loss: float | None = None
     losses_after: Sequence[float] = ()
     """The loss after the first update times each of ``PARTS``."""
@@ -74,11 +78,15 @@ class Look:
             self.mode,
             [norm(of_step) for of_step in found["read"]] if known else (),
             _differences(self.flat),
-            float(abs(self.flat).max(initial=0)),
+            *self._of_inputs(),
             float(found["loss"]) if known else None,
             np.asarray(found["losses_after"], float).tolist() if known and "losses_after" in found else (),
         )
         return Seen(reports, whole)
+
+    def _of_inputs(self) -> tuple[float, float, float, tuple[float, ...]]:
+        x = np.asarray(self.flat[self.active], np.float64)
+        return float(abs(x).max(initial=0)), float(x.mean()), float(x.std()), tuple(np.sqrt((x**2).mean(0)).tolist())
 
     def _report(self, layer: Any, n: int, found: dict) -> LayerReport:
         made_by, rest, spikes = surrogate_of(layer.cell), found["at_rest"][n], found["spikes"][n]

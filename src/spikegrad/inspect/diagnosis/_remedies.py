@@ -28,6 +28,8 @@ _ONE_SIGN = 0.8
 """Currents have one sign if the mean of the potential is this part of its root mean square."""
 _OUTLIER = 30.0
 """An input channel is an outlier if its currents are this many times as large as the median."""
+_SHIFTED = 10.0
+"""Inputs are far from 0 if their mean is larger than their standard deviation by this factor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +41,9 @@ class Remedy:
     change: str
     """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
     ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"`` and to each ``"weight offset"``.
-    ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"detach_reset"`` and ``"mode"`` become it. ``"input channels"``
-    multiplies the weights of some channels, and ``value`` holds pairs of a channel and its factor."""
+    ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``, ``"detach_reset"`` and ``"mode"`` become it.
+    ``"input channels"`` multiplies the weights of some channels, and ``"inputs"`` the inputs themselves: ``value``
+    holds pairs of a channel and its factor. ``"input offset"`` is subtracted from the inputs."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -90,10 +93,12 @@ def against_activity(case: Case) -> Iterator[Remedy]:
     yield from _sign(case)
     yield from _recurrence(case)
     yield from _adaptation(case)
+    yield from _reset(case)
+    yield from _inputs(case)
     yield from _channels(case)
     yield from _offset(case)
     yield from _bias(case)
-    yield from _to_scale(case)
+    yield from to_scale(case)
     yield from _reaching(case)
 
 
@@ -108,7 +113,7 @@ def against_growth(case: Case) -> Iterator[Remedy]:
     yield from _recurrence(case)
     if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
         yield case.remedy("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
-    yield from _to_scale(case)
+    yield from to_scale(case)
 
 
 def _sign(case: Case) -> Iterator[Remedy]:
@@ -142,18 +147,46 @@ def _adaptation(case: Case) -> Iterator[Remedy]:
         yield case.remedy("adaptation", value, f"set its adaptation to {value:g} (`adaptation={value:g}`)")
 
 
-def _channels(case: Case) -> Iterator[Remedy]:
-    sizes = np.array(case.layer.channels)
-    if not (sizes > 0).any():
+def _reset(case: Case) -> Iterator[Remedy]:
+    """A value that is as far from rest as the threshold, or farther, drives the potential more than the currents."""
+    layer, cell = case.layer, case.cell
+    scale = layer.scale or math.inf
+    far = getattr(cell, "reset", "") == "value" and np.abs(np.asarray(cell.reset_value, float)).max() >= scale
+    if far:
+        yield case.remedy("reset_value", 0.0, "reset its potential to 0, the potential at rest (`reset_value=0`)")
+
+
+def _inputs(case: Case) -> Iterator[Remedy]:
+    """Inputs far from 0, or of very different sizes. Scaled weights would leave them, and each update is as large."""
+    if case.index:
         return
-    usual = float(np.median(sizes[sizes > 0]))
-    large = np.flatnonzero(sizes > _OUTLIER * usual)
-    if len(large):
-        pairs = tuple((int(i), rounded(usual / sizes[i])) for i in large)
-        first = ", ".join(f"{i} by {factor:g}" for i, factor in pairs[:5])
-        more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
-        text = f"scale its input channel {first}{more}, because the usual current is much smaller"
+    whole = case.whole
+    if abs(whole.input_mean) > _SHIFTED * whole.input_deviation:
+        offset = rounded(whole.input_mean)
+        yield case.remedy("input offset", offset, f"subtract {offset:g}, the mean, from its inputs")
+    if case.layer.channels and (pairs := _outliers(whole.channels)):
+        text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
+        yield case.remedy("inputs", pairs, text)
+
+
+def _channels(case: Case) -> Iterator[Remedy]:
+    if pairs := _outliers(case.layer.channels):
+        text = f"scale its input channel {_named(pairs)}, because the usual current is much smaller"
         yield case.remedy("input channels", pairs, text)
+
+
+def _outliers(sizes: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    """The channels that are larger than ``_OUTLIER`` times the median, and factors that bring them to the median."""
+    found = np.array(sizes)
+    if not (found > 0).any():
+        return ()
+    usual = float(np.median(found[found > 0]))
+    return tuple((int(i), rounded(usual / found[i])) for i in np.flatnonzero(found > _OUTLIER * usual))
+
+
+def _named(pairs: Sequence[tuple[int, float]]) -> str:
+    first = ", ".join(f"{i} by {factor:g}" for i, factor in pairs[:5])
+    return first + (f" and {len(pairs) - 5} more" if len(pairs) > 5 else "")
 
 
 def _offset(case: Case) -> Iterator[Remedy]:
@@ -173,13 +206,13 @@ def _of_one_sign(layer: LayerReport) -> bool:
     return bool(layer.free) and abs(layer.free_mean or 0.0) > _ONE_SIGN * (layer.free or 0.0)
 
 
-def _to_scale(case: Case) -> Iterator[Remedy]:
+def to_scale(case: Case) -> Iterator[Remedy]:
     """Scale weights or threshold until the root mean square of the potential without spikes is the threshold.
 
     This is fluctuation-driven initialization (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing and Engineering 2)
     with a target of one standard deviation. The weights come first if the change brings the norm of a neuron's weights
-    nearer to 1, because learning rates fit this size. If the weight is a function, the first change is the one that
-    leaves the potential nearer to the slope's half-width.
+    nearer to 1, because learning rates fit this size. If the weight is a function, the threshold comes first if the
+    change brings it nearer to 1.
     """
     layer = case.layer
     if not layer.free or not layer.scale:
@@ -195,8 +228,7 @@ def _to_scale(case: Case) -> Iterator[Remedy]:
     if layer.channels and size:
         keep_weights = abs(math.log(size * gain)) > abs(math.log(size))
     else:
-        width = layer.half_width or layer.scale
-        keep_weights = abs(math.log(layer.free / width)) < abs(math.log(layer.scale / width))
+        keep_weights = abs(math.log(layer.free)) < abs(math.log(layer.scale))
     yield from reversed(found) if keep_weights else found
 
 

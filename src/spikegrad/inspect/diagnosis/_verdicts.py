@@ -17,25 +17,26 @@ import numpy as np
 from ._look import Whole
 from ._numbers import LayerReport
 from ._recorder import PARTS
-from ._remedies import MULTIPLIED, Case, Remedy, against_activity, against_growth, fit_slope, rounded
+from ._remedies import MULTIPLIED, Case, Remedy, against_activity, against_growth, fit_slope, rounded, to_scale
 
 SILENT, FAINT = 0.95, 0.02
 """A layer is silent if none of its neurons fires. It is also silent if this share of them never fires and the mean
 slope, over its peak, is below the second bound: sparse networks learn while a few neurons fire."""
-FAR, ALWAYS, BUSY, AT_REST = 10.0, 0.5, 0.8, 0.5
+FAR, ALWAYS, BUSY, AT_REST = 20.0, 0.5, 0.8, 0.5
 """Bounds of a saturated layer: distance of the potentials in thresholds, share of the neurons that always fire, share
 of the steps with a spike, and share of the neurons that fire at rest."""
-REACHED = 0.02
-"""The slope has to reach so many of the potentials."""
+REACHED, NARROW, SPARSE = 0.02, 1e-3, 0.01
+"""A slope is out of reach if it reaches a smaller share of the potentials. It also is if its mean over its peak is
+below the second bound, although neurons fire at the third: then it is too narrow, however long its tails are."""
 GROWTH = 8.0
 """The gradient explodes if it grows by so much within a layer: back over steps, or from outputs to currents
 unless the neurons' memory adds up as much. In networks that learn it hardly grows."""
 ARRIVES = 1e-3
 """It vanishes if so little of it arrives at the steps in which the examples differ."""
-UPDATE, GOOD_UPDATE, LEAST_UPDATE = 1.0, 0.1, 1e-6
+UPDATE, GOOD_UPDATE, LEAST_UPDATE = 1.0, 0.1, 1e-5
 """A first update overshoots if it is as large as the weights of a layer and raises the loss. Without a loss, it
 overshoots if it is as large as the weights of each layer: weights that begin small change by more than their size.
-In networks that learn, Adam's first update is about a tenth. It stalls below the rounding of float32."""
+In networks that learn, Adam's first update is about a tenth. It stalls if weights need 100,000 such updates."""
 SAFE = 0.3
 """The part of the best first update that later updates bear."""
 COARSE = 0.25
@@ -119,12 +120,16 @@ def _saturated(case: Case) -> Iterator[Verdict]:
 
 def _out_of_reach(case: Case) -> Iterator[Verdict]:
     layer = case.layer
-    if layer.reached is not None and layer.reached < REACHED:
+    far = layer.reached is not None and layer.reached < REACHED
+    if far or (layer.slope is not None and layer.slope < NARROW and layer.rate >= SPARSE):
         finding = (
-            f"passes no gradient: it fires at {layer.rate:.2g} per step, but its slope reaches "
-            f"{_percent(layer.reached)} of its potentials; {_where(layer)}"
+            f"reaches {_percent(layer.reached or 0)} of its potentials"
+            if far
+            else f"has {_percent(layer.slope or 0)} of its peak on average"
         )
-        yield _verdict(case, "out of reach", finding, fit_slope(case, "fit its slope to them"))
+        finding = f"passes no gradient: it fires at {layer.rate:.2g} per step, but its slope {finding}; {_where(layer)}"
+        remedies = [*fit_slope(case, "fit its slope to them"), *to_scale(case)]
+        yield _verdict(case, "out of reach", finding, remedies)
 
 
 def _explodes(case: Case) -> Iterator[Verdict]:
@@ -180,7 +185,7 @@ def _learning_rate(case: Case, factor: float) -> Iterator[Remedy]:
 
 
 def _stalls(cases: Sequence[Case]) -> Iterator[Verdict]:
-    """An update that the rounding of float32 nearly loses. One of 0 may be the first of a schedule that rises."""
+    """An update that hardly changes the weights. One of 0 may be the first of a schedule that rises."""
     case, largest = _most_updated(cases)
     if 0 < largest < LEAST_UPDATE:
         text = f"hardly moves: the first update is {largest:.3g} times its weights"
