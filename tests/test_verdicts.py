@@ -508,7 +508,8 @@ def test_health_is_the_active_share_times_the_mean_slope():
     def of(**numbers):
         return health(dataclasses.replace(REPORT, **numbers))
 
-    assert of(silent=0.3, always=0.1, slope=0.2) == pytest.approx(0.6 * 0.2)
+    assert of(silent=0.3, always=0.1, slope=0.05) == pytest.approx(0.6 * 0.05)
+    assert of(slope=0.1) == of(slope=0.9) > of(slope=0.09)
     assert of(fires=False) == of(finite=False) == of(silent=0.5, always=0.5) == 0
 
 

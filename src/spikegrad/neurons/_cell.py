@@ -106,7 +106,7 @@ class Cell(Struct):
             State before the step.
         current : array_like
             Input of this step. It is cast to the dtype of the state. It broadcasts to the state, unless
-            :meth:`initial_state` of its shape has the shape of the state: a cell may sum over an axis of its inputs.
+            the initial state for its shape has the shape of the state: a cell may sum over an axis of its inputs.
         key : array of jax.random.key, optional
             The key of this step, for :func:`stochastic` spikes.
 

@@ -16,6 +16,8 @@ from ._verdicts import Verdict, verdicts
 BETTER, NEARLY = 1.5, 0.1
 """A remedy that does not end a fault helps if the health of the layer grows by this factor. Remedies come last if they
 leave the layer with less than this part of the best health."""
+ENOUGH = 0.1
+"""A mean slope that passes gradients. A tiny threshold brings all potentials to the peak, and is no better for that."""
 
 
 class Outcome(NamedTuple):
@@ -74,7 +76,7 @@ def _outcome(seen: Seen, found: Sequence[Verdict], index: int) -> Outcome:
 
 
 def health(layer: LayerReport) -> float:
-    """The share of the neurons that sometimes fire, times the mean slope over its peak."""
+    """The share of the neurons that sometimes fire, times the mean slope over its peak, up to ``ENOUGH``."""
     if not (layer.fires and layer.finite):
         return 0.0
-    return max(1 - layer.silent - layer.always, 0.0) * (layer.slope or 0.0)
+    return max(1 - layer.silent - layer.always, 0.0) * min(layer.slope or 0.0, ENOUGH)
