@@ -153,6 +153,28 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     assert np.array_equal(seen["data"].x_test, data.load("digits", 5).x_test)
 
 
+def test_default_options_are_those_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keys = {"images": ("x_train", "y_train"), "sequences": ("x", "y"), "events": ("times", "units")}
+    for name, given in keys.items():
+        np.savez(f"{name}.npz", **dict.fromkeys(given, np.zeros(1)))
+    plain = {"coding": "none", "shift": 0, "bin": 0.0, "pool": 1}
+    images, counted = plain | {"coding": "current", "steps": 8}, plain | {"steps": 100, "bin": 14.0}
+    expected = {
+        "mnist5k": images | {"shift": 2}, "digits": images, "images.npz": images, "shd:a": counted, "ssc:a": counted,
+        "nmnist:a": counted | {"bin": 3.5}, "dvs128:a": counted | {"bin": 60.0, "pool": 4}, "ts:a": plain,
+        "japanese_vowels": plain, "self_regulation_scp1": plain, "randman": plain | {"steps": 100},
+        "sequences.npz": plain, "events.npz": counted,
+    }  # fmt: skip
+    assert len(expected) == len(sources.FORMS)
+    for source, defaults in expected.items():
+        context = commands.train.make_context("train", ["--data", source])
+        others = ("output", "checkpoint", "resume", "baseline", "quiet", *commands.processes.NAMES)
+        given = {name: value for name, value in context.params.items() if name not in others}
+        found = commands.options_of(context, **given | {"surrogate": repr(given["surrogate"])})
+        assert {name: getattr(found, name) for name in defaults} == defaults, source
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch, capsys):
     folder, fit = tmp_path / "run", commands.learning.fit

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,52 @@ def test_what_is_better_than_guessing_is_learnt(classes, guessed, learnt):
 
     assert f"is close to guessing one of {classes} classes" in "".join(doubts(guessed))
     assert doubts(learnt) == []
+
+
+def beside(threshold):
+    """The threshold and the next numbers on both sides of it."""
+    return np.nextafter(threshold, 0), threshold, np.nextafter(threshold, 1)
+
+
+def test_warnings_start_beyond_half_silent_and_nine_tenths_firing():
+    rates, silent = (values.ravel() for values in np.meshgrid([0.0, *beside(0.9), 1.0], [0.0, *beside(0.5), 1.0]))
+    found = tables.warnings({"rates": rates.tolist(), "silent": silent.tolist(), "held_out": 1.0}, 3)
+    expected = [
+        (
+            f"layer {i}",
+            f"{100 * share:.1f} % of the neurons never fire" if share > 0.5 else f"{100 * rate:.1f} % of all",
+        )
+        for i, (rate, share) in enumerate(zip(rates, silent, strict=True), 1)
+        if share > 0.5 or rate > 0.9
+    ]
+    assert len(expected) == 16
+    for line, (layer, text) in zip(found, expected, strict=True):
+        assert line.startswith(f"{layer}: {text}")
+
+
+def test_watch_reports_the_first_epoch_without_learning_once(capsys):
+    asked, least = [], tables.learnt(10)
+    below, at, _ = beside(least)
+
+    def why(trainable):
+        asked.append(trainable)
+        return ["one reason", "another"]
+
+    def watched(*course, quiet=False):
+        """The printed lines after updates of (epoch, epoch_ended, accuracy)."""
+        watch = diagnosis.Watch(why, 10, quiet)
+        for epoch, ended, accuracy in course:
+            state = SimpleNamespace(trainable=epoch)
+            metrics = {"accuracy": np.float64(accuracy)}
+            now = SimpleNamespace(epoch=epoch, epoch_ended=ended, epoch_metrics=metrics, state=state)
+            assert watch(now) is None  # training goes on
+        return capsys.readouterr().err.splitlines()
+
+    course = [(1, False, 0.0), (1, True, at), (2, True, 1.0), (3, False, below), (3, True, below), (4, True, 0.0)]
+    assert watched(*course) == [f"nothing is learnt in epoch 3: {reason}" for reason in ("one reason", "another")]
+    assert asked == [3]
+    assert watched(*course[:3]) == watched(*course, quiet=True) == []
+    assert asked == [3]
 
 
 @pytest.mark.parametrize("coding", few(["current", "rate", "latency", "none"], "none"))

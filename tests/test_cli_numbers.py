@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spikegrad import data
-from spikegrad.cli import figure, learning, main
+from spikegrad.cli import commands, figure, learning, main
 
 OPTIONS = {"epochs": 3, "batch": 16, "hidden": (4, 3), "steps": 3, "lr": 0.2, "decay": 0.8, "seed": 3}
 ARGS = [
@@ -139,6 +139,73 @@ def test_saved_parameters_are_those_after_the_last_update(run):
     assert len(run.before["spiking"]) == 3 * (72 // 16) + 1
     for layer, last in zip(run.layers, run.before["spiking"][-1], strict=True):
         assert all(np.array_equal(layer[name], last[name]) for name in ("weight", "bias"))
+
+
+def gradients(layers, x, y, steps=OPTIONS["steps"], decay=OPTIONS["decay"], alpha=4.0):
+    """Backpropagation through time in float64, with the derivative of a sigmoid for that of the spikes."""
+    layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
+    potentials = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]
+    inputs, slopes, readout = [], [], []
+    for _ in range(steps):
+        out = np.asarray(x, np.float64)
+        inputs.append([])
+        slopes.append([])
+        for k, layer in enumerate(layers):
+            inputs[-1].append(out)
+            potentials[k] = decay * potentials[k] + out @ layer["weight"] + layer["bias"]
+            if k < len(layers) - 1:
+                share = 1 / (1 + np.exp(-alpha * (potentials[k] - 1)))
+                slopes[-1].append(alpha * share * (1 - share))
+                out = (potentials[k] >= 1).astype(float)
+                potentials[k] = potentials[k] - out
+        readout.append(potentials[-1])
+    logits = np.mean(readout, 0)
+    share = np.exp(logits - logits.max(1, keepdims=True))
+    error = (share / share.sum(1, keepdims=True) - np.eye(share.shape[1])[y]) / len(y) / steps
+    found = [{name: np.zeros_like(value) for name, value in layer.items()} for layer in layers]
+    later = [np.zeros_like(v) for v in potentials]  # the gradient in each potential after its reset
+    for t in reversed(range(steps)):
+        through = error + later[-1]
+        for k in reversed(range(len(layers))):
+            if k < len(layers) - 1:  # a spike reaches the next layer and lowers the potential
+                through = later[k] + slopes[t][k] * (through @ layers[k + 1]["weight"].T - later[k])
+            found[k]["weight"] += inputs[t][k].T @ through
+            found[k]["bias"] += through.sum(0)
+            later[k] = decay * through
+    return found
+
+
+def test_each_update_is_that_of_adam_on_the_gradient(run):
+    size, per_epoch = OPTIONS["batch"], 72 // 16
+    layers = run.before["spiking"]
+    mean = square = jax.tree.map(np.zeros_like, layers[0])
+    for i in range(3 * per_epoch):
+        epoch, batch = divmod(i, per_epoch)
+        order = np.random.default_rng((OPTIONS["seed"], epoch)).permutation(72)
+        rows = order[batch * size : (batch + 1) * size]
+        gradient = gradients(layers[i], run.x[rows], run.data.y_train[rows])
+        mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
+        square = jax.tree.map(lambda s, g: 0.999 * s + 0.001 * g**2, square, gradient)
+        lr = OPTIONS["lr"] * (1 + np.cos(np.pi * i / (3 * per_epoch))) / 2
+        unbiased, spread = 1 - 0.9 ** (i + 1), 1 - 0.999 ** (i + 1)
+        for old, new, m, s in zip(*map(jax.tree.leaves, (layers[i], layers[i + 1], mean, square)), strict=True):
+            np.testing.assert_allclose(
+                new - old, -lr * m / unbiased / (np.sqrt(s / spread) + 1e-8), rtol=1e-3, atol=1e-5
+            )
+    assert all(layer["weight"].any() for layer in gradient)
+
+
+def test_the_summary_of_a_run_is_its_last_epoch():
+    curves = {
+        "loss": [3.0, 1.0, 2.0], "accuracy": [0.1, 0.9, 0.5], "held_out": [0.2, 0.8, 0.4],
+        "rates": [[0.1, 0.9], [0.3, 0.2], [0.2, 0.5]],
+    }  # fmt: skip
+    scores = learning.Scores(np.eye(3), [0.25, 0.75], [0.5, 0.0])
+    found = commands._summary(learning.Fit([], scores, curves, 7.0, True))
+    assert found == {
+        "held_out": 0.4, "accuracy": 0.5, "loss": 2.0, "rates": [0.25, 0.75], "silent": [0.5, 0.0], "epochs": 3,
+        "interrupted": True, "seconds": 7.0, "curves": curves,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -267,6 +267,20 @@ def test_divergence_has_the_last_good_state(size):
     assert np.isfinite(state.trainable["weight"]).all()
 
 
+@pytest.mark.parametrize("bad", range(5))
+def test_infinite_losses_with_finite_gradients_are_divergence(bad):
+    """The last good state is the start of the last call whose first loss is finite."""
+
+    def shifted(w, batch, key):
+        return w**2 + batch, {}
+
+    batches = np.where(np.arange(6) == bad, np.inf, 1.0).astype(np.float32)
+    with pytest.raises(DivergedError, match=f"the loss is inf at update {bad + 1}, in epoch 1") as error:
+        fit(shifted, jnp.array(1.0), list(batches), optimizer=optax.sgd(0.1), key=KEY, updates_per_call=3)
+    assert error.value.state.step == (3 if bad == 4 else 0)
+    np.testing.assert_allclose(error.value.state.trainable, 0.8**error.value.state.step, rtol=1e-6)
+
+
 def test_parameters_that_are_no_longer_finite_are_divergence_too():
     def steep(params, batch, key):
         return jnp.sqrt(jnp.abs(params["weight"]) * batch).sum(), {}  # its slope at 0 is infinite

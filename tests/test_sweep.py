@@ -291,6 +291,26 @@ def test_a_heat_map_tells_surrogates_apart():
     assert [name.replace("\n", "") for name in named] == specs
 
 
+@pytest.mark.parametrize("at", range(6))
+def test_a_heat_map_shows_each_mean_and_frames_the_best(at):
+    lrs, specs = (0.01, 0.02, 0.04), ("arctan", "sigmoid")
+    accuracies = np.linspace(0.2, 0.7, 6)
+    accuracies[at] = 0.9
+    pairs = [(spec, lr) for spec in specs for lr in lrs]
+    rows = sweeping.summaries(
+        [{**result(spec, 0, v, 0.5), "lr": lr} for (spec, lr), v in zip(pairs, accuracies, strict=True)]
+    )
+    panel = sweep_figure(rows, sweeping.best(rows), "mine").axes[0]
+    (image,), (frame,) = panel.get_images(), panel.patches
+    np.testing.assert_allclose(image.get_array(), 100 * accuracies.reshape(2, 3))
+    assert np.add(frame.get_xy(), 0.5).tolist() == [at % 3, at // 3]
+    assert {text.get_position(): text.get_text() for text in panel.texts} == {
+        (j, i): f"{100 * accuracies[3 * i + j]:.1f}" for i, j in np.ndindex(2, 3)
+    }
+    assert [text.get_text() for text in panel.get_xticklabels()] == [f"{lr:g}" for lr in lrs]
+    assert [text.get_text() for text in panel.get_yticklabels()] == list(specs)
+
+
 def test_the_bar_counts_every_run(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(tables, "console", lambda stderr: Console(file=screen, force_terminal=True, width=80))

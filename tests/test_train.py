@@ -107,6 +107,30 @@ def test_shifts_move_images_and_zeros_move_in():
     assert set(sums) == {3 * (4 - a) * (4 - b) for a in range(3) for b in range(3)}  # channels move together
 
 
+def test_noise_is_normal_and_new_for_each_key():
+    seen = []
+
+    def network(params, x, key, lengths):
+        seen.append((np.asarray(x), jax.random.key_data(key)))
+        return x[:, 0], [x], x
+
+    x = RNG.normal(size=(64, 20, 9)).astype(np.float32)
+    loss = learning._loss(network, lambda x: 2 * x, 0, 0.25)  # the noise is that of prepared recordings
+    for key in (0, 1, 0):
+        loss({}, (x, np.zeros(64, int), None), jax.random.key(key))
+    (first, coding), (second, other), (again, _) = seen
+    assert np.array_equal(first, again)
+    assert not np.array_equal(coding, other)
+    noise = np.array([first, second]) - 2 * x
+    count = noise[0].size
+    np.testing.assert_allclose(noise.mean((1, 2, 3)), 0, atol=5 * 0.25 / np.sqrt(count))
+    np.testing.assert_allclose(noise.std((1, 2, 3)), 0.25, rtol=5 / np.sqrt(2 * count))
+    within = (np.abs(noise) < 0.25).mean()  # of a normal distribution
+    assert within == pytest.approx(0.6827, abs=5 * np.sqrt(0.22 / noise.size))
+    for a, b in ((noise[0], noise[1]), (noise[0, :32], noise[0, 32:]), (noise[0, :, :10], noise[0, :, 10:])):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(a.size)
+
+
 def test_scores_do_not_depend_on_how_examples_are_batched():
     x = RNG.uniform(size=(700, 6)).astype(np.float32)  # more than one batch, the last one padded
     network = SpikingNetwork(SIZES, LIF(), steps=5, coding="current")
@@ -230,9 +254,19 @@ def test_files_that_cannot_be_written_do_not_stop_training(digits, learnt, tmp_p
     assert "checkpoints" in result.failures[0]
 
 
+@pytest.mark.parametrize("classes", [2, 10, 35])
+def test_losses_above_ten_times_guessing_are_reported(classes):
+    most = 10 * np.log(classes)
+    small, large = ({"loss": np.nextafter(most, side)} for side in (0, np.inf))
+    assert tables.large_losses({"spiking": small, "relu": None}, classes) == []
+    (line,) = tables.large_losses({"spiking": small, "relu": large}, classes)
+    assert line.startswith(f"the loss of the ReLU network is {most:.3g}, and that of guessing {most / 10:.3g}")
+    (line,) = tables.large_losses({"spiking": large, "relu": None}, classes)
+    assert line.startswith("the loss of the spiking network is")
+
+
 def test_a_huge_loss_is_not_silent():
-    huge, small = {"loss": 1e20}, {"loss": 22.9}
-    assert tables.large_losses({"spiking": small, "relu": None}, 10) == []
+    huge = {"loss": 1e20}
     lines = tables.large_losses({"spiking": huge, "relu": huge}, 10)
     assert lines[0] == "the loss of the spiking network is 1e+20, and that of guessing 2.3: a smaller lr helps"
     assert "the ReLU network" in lines[1]

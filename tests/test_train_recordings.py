@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from test_recordings import EVENT, SHD, packet, write_aedat, write_nmnist, write_shd, write_ts
 
 from spikegrad.cli import commands, figure, learning, main, runs, sources
-from spikegrad.cli.networks import READOUTS, RectifiedNetwork, count, init, shapes, without_spikes
+from spikegrad.cli.networks import CELLS, READOUTS, RectifiedNetwork, count, init, shapes, without_spikes
 from spikegrad.data import Binning, DataError, load, randman
 
 RNG = np.random.default_rng(0)
@@ -77,6 +77,18 @@ def test_each_cell_and_readout_is_the_textbook_one_and_padding_has_no_effect(cel
     courses = [simulate(params, one[:n].reshape(n, 4), cell, taus) for one, n in zip(x, LENGTHS, strict=True)]
     for readout, of in (("mean", lambda c: c.mean(0)), ("max", lambda c: c.max(0)), ("last", lambda c: c[-1])):
         np.testing.assert_allclose(found[readout], [of(course) for course in courses], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("cell", "leaks"), [(cell, names) for cell, (_, names) in CELLS.items()])
+def test_time_constants_become_leaks_in_their_order(cell, leaks):
+    for given in ((), (5.0, 3.0)[: len(leaks)], (*(5.0, 3.0)[: len(leaks)], 8.0)):
+        *hidden, readout = options(cell=cell, taus=given, decay=0.7, hidden=(6, 5)).network((4,), CLASSES).cells
+        decays = [math.exp(-1 / tau) for tau in given] or [0.7]
+        assert len(hidden) == 2
+        for layer in hidden:
+            found = [getattr(layer, name) for name in leaks]
+            assert found[: len(decays)] == pytest.approx(decays[: len(leaks)])
+        assert readout.decay == pytest.approx(decays[-1] if len(given) > len(leaks) else decays[0])
 
 
 def test_padding_changes_neither_loss_nor_gradient_nor_rates():
@@ -211,6 +223,78 @@ def test_sequences(tmp_path, monkeypatch):
     assert (made.x_train.shape, made.x_train.dtype, made.held_out[:7]) == ((90, 40, 20), bool, "a tenth")
     with pytest.raises(DataError, match="randman, 1 steps: randman: fraction must"):
         sources.load("randman", 1, Binning(1))
+
+
+NUMBERED = np.arange(1.0, 41)
+"""The first value of each recording of :func:`write_numbered`, by which a test finds it again."""
+
+
+def write_numbered(path, first=NUMBERED, shift=0.0, **more):
+    """Recordings of two channels whose statistics grow with their number, and differ by a shift."""
+    rng, n = np.random.default_rng(2), len(first)
+    lengths = rng.integers(2, 7, n)
+    x = first[:, None, None] * rng.normal(size=(n, 6, 2)) + shift
+    x[:, 0, 0] = first
+    np.savez(path, x=x, y=np.arange(n) % 2, lengths=lengths, **more)
+    return str(path), x, lengths
+
+
+def numbers(x, data):
+    """The numbers of standardized recordings."""
+    return np.rint(np.asarray(x)[:, 0, 0] * data.deviation[0] + data.mean[0]).astype(int) - 1
+
+
+def standardized(x, lengths, rows, by):
+    """Some recordings in float64 by the statistics of the valid steps of others, with zeros as padding."""
+    valid = np.arange(x.shape[1]) < lengths[:, None]
+    steps = x[by][valid[by]]
+    return np.where(valid[rows][..., None], (x[rows] - steps.mean(0)) / steps.std(0), 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_recordings_are_split_and_scaled_by_the_training_part_alone(tmp_path, seed):
+    path, x, lengths = write_numbered(tmp_path / "mine.npz")
+    data = sources.load(path, seed, Binning())
+    train, test = numbers(data.x_train, data), numbers(data.x_test, data)
+    assert sorted([*train, *test]) == list(range(40))
+    assert np.bincount(test % 2).tolist() == [4, 4]  # a fifth of each class
+    for part, rows, y, n in (
+        (data.x_train, train, data.y_train, data.lengths_train),
+        (data.x_test, test, data.y_test, data.lengths_test),
+    ):
+        np.testing.assert_allclose(part, standardized(x, lengths, rows, train), rtol=1e-4, atol=1e-5)
+        assert np.array_equal(y, rows % 2)
+        assert np.array_equal(n, lengths[rows])
+    # the run's own data: the held-out part, by each of its names
+    (tmp_path / "link.npz").symlink_to(path)
+    for source in (path, str(tmp_path / "link.npz")):
+        for found, held_out in zip(
+            sources.load_to_score(source, path, seed, Binning(), data),
+            (data.x_test, data.y_test, data.lengths_test),
+            strict=True,
+        ):
+            assert np.array_equal(found, held_out)
+    # other recordings: all of them, on the scale of the training data
+    other, more, steps = write_numbered(tmp_path / "other.npz", NUMBERED[:7], shift=30)
+    scaled, y, n = sources.load_to_score(other, path, seed, Binning(), data)
+    both, both_steps = np.concatenate([x, more]), np.concatenate([lengths, steps])
+    np.testing.assert_allclose(scaled, standardized(both, both_steps, np.arange(40, 47), train), rtol=1e-4, atol=1e-5)
+    assert np.array_equal(y, np.arange(7) % 2)
+    assert np.array_equal(n, steps)
+
+
+def test_published_test_sets_are_scaled_by_the_training_set(tmp_path):
+    folder = tmp_path / "Tiny"
+    folder.mkdir()
+    write_ts(folder / "Tiny_TRAIN.ts")
+    write_ts(folder / "Tiny_TEST.ts", ("7:8:up", "70,90,-80,11:8,300,20,-10:up"))
+    data = sources.load(f"ts:{folder}", 0, Binning())
+    train = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])
+    expected = (np.array([[70, 8], [90, 300], [-80, 20], [11, -10]]) - train.mean(0)) / train.std(0)
+    np.testing.assert_allclose(data.x_test[1], expected, rtol=1e-5)
+    for trained_on in (f"ts:{folder}", "another.npz"):  # the test set alone is scored, whatever the network has seen
+        x, y, lengths = sources.load_to_score(f"ts:{folder}", trained_on, 0, Binning(), data)
+        assert all(map(np.array_equal, (x, y, lengths), (data.x_test, data.y_test, data.lengths_test)))
 
 
 def write_mine(path, **change):
