@@ -261,7 +261,7 @@ def test_classes_far_beyond_the_recordings_are_refused(tmp_path, capsys):
     np.savez(path, x=np.zeros((20, 4, 3), np.float32), y=np.tile([0, 999_999], 10))
     for command in ("train", "sweep"):
         assert main([command, "--data", str(path), "-o", str(tmp_path / "run")]) == 2
-        assert "1,000,000 classes; number the classes 0, 1, 2..." in only_line(capsys)
+        assert "labels must be below 1,000 for 20 recordings, got 999,999; number the classes" in only_line(capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -288,9 +288,10 @@ def _read(source: str, seed: int, binning: Binning) -> Data:
     if form.read is None:
         return datasets.load(source, seed)
     train, test = form.read(_path(source), binning.steps, seed)
-    if train.classes > max(_CLASSES, len(train)):
+    if train.classes > (most := max(_CLASSES, len(train))):
         raise DataError(
-            f"{source}: {len(train):,} recordings have {train.classes:,} classes; number the classes 0, 1, 2..."
+            f"{source}: labels must be below {most:,} for {len(train):,} recordings, got {train.classes - 1:,}; "
+            "number the classes from 0"
         )
     held_out = "the test set"
     if test is None:
