@@ -64,12 +64,14 @@ def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
     for report in reports:
         checkpoints = Checkpoints(tmp_path, extra={"curve": [0.1, report.metrics["loss"]]})
         checkpoints.save(report.state)
-        read = Checkpoints(tmp_path)
+        extra = {"curve": [0.3], "older": 1}
+        read = Checkpoints(tmp_path, extra=extra)
         state = read.latest(start())
         assert same(state, report.state)
         for field in ("step", "epoch", "batches", "seconds", "sums"):
             assert getattr(state, field) == getattr(report.state, field)
-        assert read.extra == {"curve": [0.1, report.metrics["loss"]]}
+        assert read.extra is extra
+        assert extra == {"curve": [0.1, report.metrics["loss"]]}
         again = []
         rest = train(state, callbacks=[again.append])
         assert same(rest, final)
@@ -111,6 +113,21 @@ def test_when_and_how_many(tmp_path, monkeypatch):
     for wrong, message in (({"keep": 0}, "keep must be at least 1"), ({"minutes": -1}, "minutes must be at least 0")):
         with pytest.raises(ValueError, match=message):
             Checkpoints(tmp_path, **wrong)
+
+
+def test_the_newest_checkpoint_is_that_of_the_greatest_step(whole, tmp_path):
+    """Also for steps with more digits than a name is padded to."""
+    steps = [20, 999_999_998, 1_000_000_000, 2**32 - 2, 5]
+    for step in steps:
+        (tmp_path / f"step-{step:09}.npz").touch()
+    for other in (".step-000000030.npz.0123abcd.part", "step-000000040", "step-.npz", "best-000000050.npz"):
+        (tmp_path / other).touch()
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    assert [path.name for path in checkpoints.all()] == [f"step-{step:09}.npz" for step in sorted(steps)]
+    checkpoints.save(dataclasses.replace(whole[0], step=2**32 - 1))
+    kept = (1_000_000_000, 2**32 - 2, 2**32 - 1)
+    assert [path.name for path in checkpoints.all()] == [f"step-{step}.npz" for step in kept]
+    assert Checkpoints(tmp_path).latest(start()).step == 2**32 - 1
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):

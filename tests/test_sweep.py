@@ -1,10 +1,12 @@
 """Sweeps: each run is that of ``fit`` alone, results survive a kill, and the best is chosen by validation."""
 
+import contextlib
 import dataclasses
 import functools
 import io
 import json
 import threading
+import time
 from types import SimpleNamespace
 
 import jax
@@ -20,7 +22,8 @@ from spikegrad.cli.figure import sweep_figure
 from spikegrad.cli.networks import SpikingNetwork, init
 from spikegrad.data import DataError, load, scale
 from spikegrad.neurons import LIF
-from spikegrad.training import ShuffledBatches, fit, sweep
+from spikegrad.training import ShuffledBatches, _update, fit, sweep
+from spikegrad.training._sweep import _in_turns
 
 QUICK_COMPILATION = True
 X = np.random.default_rng(0).uniform(size=(40, 3)).astype(np.float32)
@@ -93,6 +96,41 @@ def test_each_run_is_that_of_fit_and_each_shape_is_compiled_once():
         found = results[repr(setting["surrogate"]), lr, seed]
         np.testing.assert_allclose(found["weight"], state.trainable, rtol=1e-5)
         assert found["step"] == state.step == 15
+
+
+def test_one_run_of_each_program_compiles_it(monkeypatch):
+    compiling = []
+
+    @contextlib.contextmanager
+    def noted():
+        compiling.append(threading.get_ident())
+        time.sleep(0.1)  # in which the other runs would begin to compile it too
+        yield
+
+    def power(weight, batch, key, setting):
+        return (batch[0] @ weight - batch[1]).mean() ** setting["power"], {}
+
+    monkeypatch.setattr(_update, "releasing_memory", noted)
+    settings = [{"lr": lr, "power": power} for power in (2, 4) for lr in (0.1, 0.3)]
+    results = list(sweep(power, start, batches, settings, optimizer=adam, seeds=(3, 4), steps=2, at_once=4))
+    assert len(results) == 8
+    assert len(compiling) == 2
+
+
+def test_runs_of_several_programs_take_turns():
+    rng = np.random.default_rng(0)
+    runs = [
+        ({"power": int(power), "lr": lr}, seed)
+        for seed in (3, 4)
+        for power, lr in zip(rng.integers(3, size=9), rng.random(9), strict=True)
+    ]
+    ordered, seen = _in_turns(runs), []
+    for power in range(3):
+        mine = [run for run in runs if run[0]["power"] == power]
+        assert [run for run in ordered if run[0]["power"] == power] == mine
+        seen += [(turn, ordered.index(run)) for turn, run in enumerate(mine)]
+    assert len(ordered) == len(runs)
+    assert [turn for turn, _ in sorted(seen, key=lambda pair: pair[1])] == sorted(turn for turn, _ in seen)
 
 
 def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
