@@ -311,6 +311,21 @@ def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
     assert cells(out, "all") == ["18", f"{right}", with_error(right / 18, 18), "18", ""]
 
 
+def test_predict_scales_integers_as_the_training_data(run, source, tmp_path):
+    with np.load(source) as arrays:
+        raw = arrays["x_train"]
+    low, high = (run.record["data"][name] for name in ("low", "high"))
+    assert (run.x.min(), run.x.max()) == (0, 1)
+    restored = run.x * (high - low) + low
+    assert all(np.isclose(raw, row, atol=1e-5).all(1).any() for row in restored)
+    x = np.random.default_rng(5).integers(0, 4, (30, 5)).astype(np.uint8)
+    np.savez(tmp_path / "mine.npz", x=x)
+    captured(["predict", str(run.folder), str(tmp_path / "mine.npz"), "-o", str(tmp_path / "p.npz")])
+    with np.load(tmp_path / "p.npz") as predicted:
+        logits = forward(run.layers, (x - low) / (high - low))[0].mean(0)
+        np.testing.assert_allclose(predicted["logits"], logits, rtol=1e-4, atol=1e-4)
+
+
 def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, tmp_path, monkeypatch):
     found, make = [], learning.make_evaluator
 

@@ -3,6 +3,7 @@
 This file is also the program of each of the processes.
 """
 
+import itertools
 import json
 import os
 import re
@@ -23,11 +24,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from spikegrad import LIF, Layer, LeakyReadout, Network
+from spikegrad.cli import processes as cli_processes
 from spikegrad.training import (
     Checkpoints,
     OrbaxCheckpoints,
     ShuffledBatches,
     State,
+    _agree,
+    _spread,
     _update,
     _watch,
     distributed,
@@ -315,6 +319,52 @@ def test_what_the_watch_passes_on():
     assert list(_watch.passed_on(log)) == [*log[1:3], f"{_watch.LOST}\n".encode()]
     assert list(_watch.passed_on([log[7], *log[3:6]])) == [log[7]]
     assert list(_watch.passed_on([b"*** of one's own\n", b"plain\n"])) == [b"*** of one's own\n", b"plain\n"]
+
+
+def test_processes_stop_and_save_if_any_of_them_must(monkeypatch):
+    """The number of the signal that any process has got, and whether any process wishes something."""
+    other = 0
+    for module in (_agree, cli_processes):
+        monkeypatch.setattr(module, "gathered", lambda *values: np.array([values, [other] * len(values)]))
+    for mine, other in itertools.product([False, True], repeat=2):
+        assert _agree.agreed(mine) is (mine or other)
+    for other in (0, signal.SIGTERM):
+        with cli_processes.deferred() as stop:
+            assert stop() == other
+            signal.raise_signal(signal.SIGINT)
+            assert stop() == max(signal.SIGINT, other)
+
+
+def test_processes_that_start_from_other_values_are_told_which(monkeypatch):
+    mesh, hashes = Mesh(jax.devices()[:2], ("batch",)), []
+
+    def tree(**change):
+        plain = {"weight": jnp.arange(6.0).reshape(2, 3), "steps": jnp.arange(3), "key": jax.random.key(0)}
+        return {"layers": [plain | change], "name": "net"}
+
+    def in_both(first, second):
+        """The first process says the hashes of its arrays, and the second compares them with its own."""
+        monkeypatch.setattr(_spread, "gathered", lambda *values: hashes.append(values) or np.array([values, values]))
+        _spread.replicated(first, mesh, "start")
+        monkeypatch.setattr(_spread, "gathered", lambda *values: np.array([hashes[-1], values]))
+        return _spread.replicated(second, mesh, "start")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    spread = in_both(tree(), tree())["layers"][0]
+    assert spread["weight"].sharding.device_set == set(jax.devices()[:2])
+    assert np.array_equal(spread["weight"], tree()["layers"][0]["weight"])
+    assert (jax.random.key_data(spread["key"]) == jax.random.key_data(jax.random.key(0))).all()
+    weight = tree()["layers"][0]["weight"]
+    for name, value in (
+        ("weight", weight.at[1, 2].set(5.0000005)),
+        ("weight", weight.reshape(3, 2)),
+        ("weight", weight.astype(jnp.float16)),
+        ("steps", jnp.array([0, 2, 1])),
+        ("key", jax.random.key(1)),
+    ):
+        for pair in ((tree(), tree(**{name: value})), (tree(**{name: value}), tree())):
+            with pytest.raises(ValueError, match=f"fit: start/layers/0/{name} differs between processes: all must"):
+                in_both(*pair)
 
 
 COLLECTIVE = re.compile(r" = .* ([a-z]+-[a-z-]+?)(?:-start)?\(")

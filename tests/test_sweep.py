@@ -154,18 +154,20 @@ def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
 
 
 def test_who_asks_for_no_more_ends_the_runs(tmp_path):
-    path, threads = tmp_path / "runs.jsonl", threading.active_count()
-    results = run(
-        path=path, epochs=10**6, seeds=range(3, 200), callbacks=lambda setting, seed: [quick] if seed == 3 else ()
-    )
+    path, threads, steps = tmp_path / "runs.jsonl", threading.active_count(), [0]
 
     def quick(now):
         return now.step >= 4
 
+    def callbacks(setting, seed):
+        return [quick if (setting, seed) == (SETTINGS[0], 3) else lambda now: steps.append(now.step)]
+
+    results = run(path=path, epochs=10**4, seeds=range(3, 200), at_once=2, callbacks=callbacks)
     assert next(results)["step"] == 4  # of a run that its own callback has ended
     results.close()
     assert threading.active_count() == threads
     assert len(path.read_text().splitlines()) == 1
+    assert max(steps) < 5 * 10**4  # the run under way did not come to its end
     asked = iter([False] * 5 + [True] * 10**6)
     assert len(list(run(epochs=10**6, at_once=1, stop=lambda: next(asked)))) == 0
 
