@@ -115,8 +115,8 @@ def test_when_and_how_many(tmp_path, monkeypatch):
             Checkpoints(tmp_path, **wrong)
 
 
-def test_the_newest_checkpoint_is_that_of_the_greatest_step(whole, tmp_path):
-    """Also for steps with more digits than a name is padded to."""
+def test_checkpoints_are_ordered_by_step(whole, tmp_path):
+    """Names are padded to nine digits, and steps may have ten."""
     steps = [20, 999_999_998, 1_000_000_000, 2**32 - 2, 5]
     for step in steps:
         (tmp_path / f"step-{step:09}.npz").touch()

@@ -153,7 +153,7 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     assert np.array_equal(seen["data"].x_test, data.load("digits", 5).x_test)
 
 
-def test_default_options_are_those_of_the_data(tmp_path, monkeypatch):
+def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keys = {"images": ("x_train", "y_train"), "sequences": ("x", "y"), "events": ("times", "units")}
     for name, given in keys.items():

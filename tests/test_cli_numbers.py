@@ -175,7 +175,7 @@ def gradients(layers, x, y, steps=OPTIONS["steps"], decay=OPTIONS["decay"], alph
     return found
 
 
-def test_each_update_is_that_of_adam_on_the_gradient(run):
+def test_updates_are_adam_on_the_numpy_gradient(run):
     size, per_epoch = OPTIONS["batch"], 72 // 16
     layers = run.before["spiking"]
     mean = square = jax.tree.map(np.zeros_like, layers[0])
@@ -195,7 +195,7 @@ def test_each_update_is_that_of_adam_on_the_gradient(run):
     assert all(layer["weight"].any() for layer in gradient)
 
 
-def test_the_summary_of_a_run_is_its_last_epoch():
+def test_summary_reports_the_last_epoch():
     curves = {
         "loss": [3.0, 1.0, 2.0], "accuracy": [0.1, 0.9, 0.5], "held_out": [0.2, 0.8, 0.4],
         "rates": [[0.1, 0.9], [0.3, 0.2], [0.2, 0.5]],
@@ -311,7 +311,7 @@ def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
     assert cells(out, "all") == ["18", f"{right}", with_error(right / 18, 18), "18", ""]
 
 
-def test_predict_scales_integers_as_the_training_data(run, source, tmp_path):
+def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
     with np.load(source) as arrays:
         raw = arrays["x_train"]
     low, high = (run.record["data"][name] for name in ("low", "high"))

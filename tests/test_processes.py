@@ -322,7 +322,7 @@ def test_what_the_watch_passes_on():
 
 
 def test_processes_stop_and_save_if_any_of_them_must(monkeypatch):
-    """The number of the signal that any process has got, and whether any process wishes something."""
+    """Each process gets the signal of any process, and saves if any process must."""
     other = 0
     for module in (_agree, cli_processes):
         monkeypatch.setattr(module, "gathered", lambda *values: np.array([values, [other] * len(values)]))
@@ -335,7 +335,7 @@ def test_processes_stop_and_save_if_any_of_them_must(monkeypatch):
             assert stop() == max(signal.SIGINT, other)
 
 
-def test_processes_that_start_from_other_values_are_told_which(monkeypatch):
+def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
     mesh, hashes = Mesh(jax.devices()[:2], ("batch",)), []
 
     def tree(**change):
@@ -343,7 +343,7 @@ def test_processes_that_start_from_other_values_are_told_which(monkeypatch):
         return {"layers": [plain | change], "name": "net"}
 
     def in_both(first, second):
-        """The first process says the hashes of its arrays, and the second compares them with its own."""
+        """The second process compares its arrays with the hashes that the first process sent."""
         monkeypatch.setattr(_spread, "gathered", lambda *values: hashes.append(values) or np.array([values, values]))
         _spread.replicated(first, mesh, "start")
         monkeypatch.setattr(_spread, "gathered", lambda *values: np.array([hashes[-1], values]))

@@ -98,7 +98,7 @@ def test_each_run_is_that_of_fit_and_each_shape_is_compiled_once():
         assert found["step"] == state.step == 15
 
 
-def test_one_run_of_each_program_compiles_it(monkeypatch):
+def test_parallel_runs_compile_each_program_once(monkeypatch):
     compiling = []
 
     @contextlib.contextmanager
@@ -117,7 +117,7 @@ def test_one_run_of_each_program_compiles_it(monkeypatch):
     assert len(compiling) == 2
 
 
-def test_runs_of_several_programs_take_turns():
+def test_in_turns_alternates_programs():
     rng = np.random.default_rng(0)
     runs = [
         ({"power": int(power), "lr": lr}, seed)
@@ -332,7 +332,7 @@ def test_a_heat_map_tells_surrogates_apart():
 
 
 @pytest.mark.parametrize("at", range(6))
-def test_a_heat_map_shows_each_mean_and_frames_the_best(at):
+def test_heat_map_shows_each_mean_and_frames_the_best(at):
     lrs, specs = (0.01, 0.02, 0.04), ("arctan", "sigmoid")
     accuracies = np.linspace(0.2, 0.7, 6)
     accuracies[at] = 0.9

@@ -230,7 +230,7 @@ NUMBERED = np.arange(1.0, 41)
 
 
 def write_numbered(path, first=NUMBERED, shift=0.0, **more):
-    """Recordings of two channels whose statistics grow with their number, and differ by a shift."""
+    """Write recordings of two channels whose deviation grows with their number, with a mean of ``shift``."""
     rng, n = np.random.default_rng(2), len(first)
     lengths = rng.integers(2, 7, n)
     x = first[:, None, None] * rng.normal(size=(n, 6, 2)) + shift
@@ -252,7 +252,7 @@ def standardized(x, lengths, rows, by):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_recordings_are_split_and_scaled_by_the_training_part_alone(tmp_path, seed):
+def test_recordings_are_scaled_by_the_training_part(tmp_path, seed):
     path, x, lengths = write_numbered(tmp_path / "mine.npz")
     data = sources.load(path, seed, Binning())
     train, test = numbers(data.x_train, data), numbers(data.x_test, data)
@@ -265,7 +265,7 @@ def test_recordings_are_split_and_scaled_by_the_training_part_alone(tmp_path, se
         np.testing.assert_allclose(part, standardized(x, lengths, rows, train), rtol=1e-4, atol=1e-5)
         assert np.array_equal(y, rows % 2)
         assert np.array_equal(n, lengths[rows])
-    # the run's own data: the held-out part, by each of its names
+    # from the data of the run, the held-out part is scored, also through a link
     (tmp_path / "link.npz").symlink_to(path)
     for source in (path, str(tmp_path / "link.npz")):
         for found, held_out in zip(
@@ -274,7 +274,7 @@ def test_recordings_are_split_and_scaled_by_the_training_part_alone(tmp_path, se
             strict=True,
         ):
             assert np.array_equal(found, held_out)
-    # other recordings: all of them, on the scale of the training data
+    # other recordings are all scored, on the scale of the training data
     other, more, steps = write_numbered(tmp_path / "other.npz", NUMBERED[:7], shift=30)
     scaled, y, n = sources.load_to_score(other, path, seed, Binning(), data)
     both, both_steps = np.concatenate([x, more]), np.concatenate([lengths, steps])
@@ -292,7 +292,7 @@ def test_published_test_sets_are_scaled_by_the_training_set(tmp_path):
     train = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])
     expected = (np.array([[70, 8], [90, 300], [-80, 20], [11, -10]]) - train.mean(0)) / train.std(0)
     np.testing.assert_allclose(data.x_test[1], expected, rtol=1e-5)
-    for trained_on in (f"ts:{folder}", "another.npz"):  # the test set alone is scored, whatever the network has seen
+    for trained_on in (f"ts:{folder}", "another.npz"):  # only the test set is scored
         x, y, lengths = sources.load_to_score(f"ts:{folder}", trained_on, 0, Binning(), data)
         assert all(map(np.array_equal, (x, y, lengths), (data.x_test, data.y_test, data.lengths_test)))
 
