@@ -589,20 +589,26 @@ def test_of_two_runs_one_takes_the_folder(tmp_path, empty):
         ]
 
 
-@pytest.fixture
-def learnt(monkeypatch):
-    """Training that has been done: every network is what a short one gave, unless a test replaces it."""
+@pytest.fixture(scope="module")
+def untrained():
+    """Parameters of a network and its scores."""
     network = networks.ReluNetwork((64, 32, 16, 10))
     params = networks.init(network.sizes, jax.random.key(0))
     examples = data.load("digits")
-    scores = learning.make_evaluator(network, partial(data.scale, low=0, high=16))(params, examples.x_test)
-    curves = {"loss": [1.0], "accuracy": [0.5], "rates": [[0.1, 0.2]], "held_out": [0.4]}
+    return params, learning.make_evaluator(network, partial(data.scale, low=0, high=16))(params, examples.x_test)
+
+
+@pytest.fixture
+def learnt(untrained, monkeypatch):
+    """Training that has been done: every network is what a short one gave, unless a test replaces it."""
+    params, scores = untrained
     fits = {}
 
     def fit(network, *args, **settings):
         found = fits.get(type(network).__name__)
         if found:
             raise found
+        curves = {"loss": [1.0], "accuracy": [0.5], "rates": [[0.1, 0.2]], "held_out": [0.4]}
         return learning.Fit(params, scores, curves, 1.0, False)
 
     monkeypatch.setattr(commands.learning, "fit", fit)
