@@ -18,6 +18,7 @@ from spikegrad import (
     Sigmoid,
     SynapticLIF,
     decay_from_tau,
+    signed,
     spike,
     unroll,
 )
@@ -158,6 +159,16 @@ def test_a_delayed_reset_by_hand():
     assert v == 0.5 * 1.5 + 0.5 - 1
 
 
+@pytest.mark.parametrize("cell", [LIF, SynapticLIF, AdaptiveLIF])
+def test_delayed_reset_without_a_leak_is_a_reset(cell):
+    """Input and reset are then sums, whose order does not matter. The numbers add without rounding."""
+    currents = jnp.asarray(np.random.default_rng(0).integers(-4, 17, (10, 20)) / 8, jnp.float32)
+    halves = {SynapticLIF: {"synaptic_decay": 0.5}, AdaptiveLIF: {"adaptation_decay": 0.5, "adaptation": 0.75}}
+    now, later = (unroll(cell(1.0, delay_reset=delay, **halves.get(cell, {})), currents)[1] for delay in (False, True))
+    assert 0.1 < now.mean() < 0.9
+    assert jnp.array_equal(now, later)
+
+
 def test_norm_input_drives_to_the_current():
     for cell in (LIF(decay_from_tau(30.0), 9.0, norm_input=True), LeakyReadout(decay_from_tau(3.0), norm_input=True)):
         v, _ = unroll(cell, jnp.full(1000, 0.75))
@@ -174,6 +185,19 @@ def test_no_two_spikes_in_a_refractory_period(steps):
     apart = np.diff(np.flatnonzero(spikes[:, 0]))
     assert apart.min() == steps + 1
     assert left.dtype == (np.uint8 if steps < 256 else np.uint16)
+
+
+def test_neurons_with_negative_spikes_are_odd():
+    """Currents of the opposite sign give spikes of the opposite sign, after a spike of either sign too."""
+    currents = jnp.asarray(np.random.default_rng(0).normal(0, 1, (50, 20)), jnp.float32)
+    for steps in (0, 1, 3):
+        cell = LIF(0.9, 0.5, signed(Sigmoid()))
+        cell = Refractory(cell, steps) if steps else cell
+        spikes, opposite = (unroll(cell, sign * currents)[1] for sign in (1, -1))
+        assert jnp.array_equal(spikes, -opposite)
+        assert set(np.unique(spikes)) == {-1, 0, 1}
+        apart = [np.diff(np.flatnonzero(one)).min() for one in np.asarray(spikes).T]
+        assert min(apart) == steps + 1
 
 
 def test_what_rests_and_what_goes_on():

@@ -335,6 +335,8 @@ def test_what_else_is_known_of_a_layer():
     assert (layer.scale, layer.update) == (3.0, 2.0)
     np.testing.assert_allclose([layer.rate, layer.mean], [fired[:4].mean(), distance[:4].mean()], rtol=1e-5)
     np.testing.assert_allclose(layer.factor, 0.5, rtol=1e-5)
+    free = np.asarray(distance[:4], float) - 3  # nothing else is known of the potential without spikes
+    np.testing.assert_allclose([layer.free, layer.free_mean], [np.sqrt((free**2).mean()), free.mean()], rtol=1e-5)
     assert str(verdict).startswith("my layer is overshot: the first update is 2 times its weights")
 
 

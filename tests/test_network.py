@@ -502,7 +502,11 @@ def test_residual_report():
     inputs = STEPS * BATCH * INPUTS * 4  # JAX 0.6 keeps them, and the last layer's outputs, once more behind a jit
     again = inputs + STEPS * BATCH * CLASSES * 4 if jax.__version_info__ < (0, 7) else 0
     assert unit <= (long - short) / 7 - again < 1.6 * unit  # of more steps, whatever is kept once
-    assert str(of()).splitlines()[-1].split() == ["total", f"{of().bytes:,}", "bytes"]
+    kept = of()
+    sizes = [int(np.prod(array.shape)) * array.dtype.itemsize for array in kept.arrays]
+    assert len(set(sizes)) > 2
+    assert sizes == sorted(sizes, reverse=True)
+    assert [line.split()[-2] for line in str(kept).splitlines()] == [f"{size:,}" for size in (*sizes, sum(sizes))]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -22,11 +22,15 @@ from spikegrad import (
     Sigmoid,
     diagnose,
     parameter,
+    stochastic,
 )
 from spikegrad.inspect.diagnosis import Diagnosis, LayerReport, Remedy, Verdict, _trials
-from spikegrad.inspect.diagnosis._look import Whole
-from spikegrad.inspect.diagnosis._trials import Outcome, _helps, health
+from spikegrad.inspect.diagnosis._look import Look, Seen, Whole
+from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers
+from spikegrad.inspect.diagnosis._potential import find
+from spikegrad.inspect.diagnosis._trials import Outcome, _helps, checked, health
 from spikegrad.inspect.diagnosis._verdicts import verdicts
+from spikegrad.surrogates._algebra import shifted
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2
 REPORT = LayerReport(
@@ -100,12 +104,16 @@ BOUNDS = {
     "explodes": [
         ({"by_lag": (1.0, 0.5, 4.0)}, {"by_lag": (1.0, 0.5, 3.99)}),
         ({"by_lag": (1.0, np.inf)}, {"by_lag": (1.0, 0.0, 1.0)}),
+        ({"by_lag": (1.0, 8.0)}, {"by_lag": (9.0, 1.0)}),
         ({"current_gradient": 8.0}, {"current_gradient": 7.99}),
         ({"current_gradient": 20.0, "gain": 20.0}, {"current_gradient": 19.9, "gain": 20.0}),
     ],
     "overshoots": [
         ({"updates": {"weight": 2.0}}, {"updates": {"weight": 1.99}}),
-        ({"updates": {"weight": 2.0}}, {"updates": {"weight": 0.2, "bias": 9.0}}),
+        (
+            {"updates": {"weight": 2.0}},
+            {"updates": {"weight": 0.2, "bias": 9.0}, "weights": {"weight": 2.0, "bias": 1.0}},
+        ),
     ],
     "stalls": [
         ({"updates": {"weight": 1.99e-5}}, {"updates": {"weight": 2.01e-5}}),
@@ -124,6 +132,14 @@ def test_verdict_begins_at_its_bound(fault):
         assert judged(**within) == [], within
 
 
+def test_layer_has_one_fault():
+    """The first that holds, because the others follow from it."""
+    faults = {"always": 0.9, "reached": 0.0, "by_lag": (1.0, 9.0)}
+    assert judged(**faults) == ["saturated"]
+    assert judged(**faults | {"always": 0.0}) == ["out of reach"]
+    assert judged(**faults | {"always": 0.0, "reached": 0.5}) == ["explodes"]
+
+
 def test_eight_bits_are_judged_in_their_mode():
     eight = WHOLE._replace(mode="8-bit")
     assert judged(eight, eight_bit_error=0.25) == ["too few bits"]
@@ -136,6 +152,9 @@ def test_gradient_vanishes_below_a_thousandth():
     assert judged(late, by_step=(0.99e-3, 1.0)) == ["vanishes"]
     assert judged(late, by_step=(1.01e-3, 1.0)) == []
     assert judged(late._replace(differ=[1.0, 1.0]), by_step=(0.0, 1.0)) == []
+    three = late._replace(cells=[LIF(0.5), LIF(0.8), LIF(0.7)])
+    [found] = verdicts([dataclasses.replace(REPORT, by_step=(0.99e-3, 1.0))] * 3, three)
+    assert found.index == 1  # the layer that forgets least
     [found] = verdicts(
         [dataclasses.replace(REPORT, by_step=(1e-9, 0.0, 0.0, 1.0))],
         late._replace(differ=[1.0, 0.0, 0.0, 0.0], reads=[0.0, 0.0, 0.0, 1.0]),
@@ -216,6 +235,57 @@ def test_remedies_have_the_numbers_of_their_formulas():
     assert sizes == ((2, 0.032),)
     assert proposed(LIF(reset="value", reset_value=-1.0), **busy)["reset_value"] == 0
     assert "reset_value" not in proposed(LIF(reset="value", reset_value=0.9), **busy)
+    assert not {"feedforward weights", "threshold"} & proposed(**busy | {"free": 1.0}).keys()  # both would scale by 1
+
+
+def curve(surrogate):
+    x = np.linspace(-100, 100, 400_001, dtype=np.float32)
+    return x.astype(float), np.asarray(surrogate.surrogate_grad(x), float)
+
+
+def test_slope_is_fitted_to_the_potentials():
+    """Centered at the threshold, with an area over its height of one deviation, and as high as the reset bears."""
+    away = {"surrogate": shifted(Sigmoid(4.0), 5.0), "at": 5.0}
+    for given, height in (
+        ({"reached": 0.0}, 1),
+        ({"reached": 0.0, "deviation": 0.3} | away, 1),
+        ({"by_lag": (1.0, 9.0), "scale": 4.0}, 0.25),
+        ({"by_lag": (1.0, 9.0), "deviation": 0.2}, 1),
+    ):
+        x, slope = curve(proposed(**given)["surrogate"])
+        assert x[slope.argmax()] == pytest.approx(0, abs=1e-3)
+        assert slope.max() == pytest.approx(height, rel=1e-3)
+        width = np.trapezoid(slope, x) / slope.max()
+        assert width == pytest.approx(given.get("deviation", REPORT.deviation), rel=0.03)
+    assert "surrogate" not in proposed(by_lag=(1.0, 9.0), deviation=0.95)
+
+
+def test_slope_is_widened_to_near_potentials():
+    for off, is_near in ((0.4, False), (0.5, True), (2.1, True), (2.3, False)):
+        found = proposed(silent=1.0, mean=-off, deviation=0.0)
+        assert ("surrogate" in found) is is_near
+        if is_near:
+            x, slope = curve(found["surrogate"])
+            assert slope[abs(x - off).argmin()] == pytest.approx(slope.max() / 2, rel=0.02)
+
+
+def test_growth_is_undone_in_recurrence_and_reset():
+    grows = {"by_lag": (1.0, 9.0), "feedback": 0.1, "factor": 4.0}
+    assert proposed(**grows)["recurrent weights"] == 0.25
+    assert "recurrent weights" not in proposed(**grows | {"factor": 0.9})
+    assert proposed(LIF(), **grows)["detach_reset"] is True
+    for cell in (LIF(reset="none"), LIF(detach_reset=True)):
+        assert "detach_reset" not in proposed(cell, **grows)
+
+
+@pytest.mark.parametrize(
+    ("scale", "free", "first"), [(1.0, 0.04, "feedforward weights"), (20.0, 4.0, "threshold"), (0.1, 1.0, "threshold")]
+)
+def test_threshold_changes_first_if_it_comes_nearer_to_1(scale, free, first):
+    """The size of a function's weights is unknown."""
+    numbers = {"silent": 1.0, "free": free, "scale": scale, "mean": -scale, "channels": (), "updates": {}}
+    [found] = verdicts([dataclasses.replace(REPORT, **numbers)], WHOLE)
+    assert found.remedy.change == first
 
 
 def test_remedies_of_inputs_are_for_the_first_layer():
@@ -318,6 +388,16 @@ def test_inputs_are_changed_before_the_weights(dtype):
         np.testing.assert_allclose(weight(x), expected @ np.asarray(layer.weight, np.float64), rtol=1e-5)
 
 
+def test_program_is_that_of_the_function():
+    """Functions as weights, which differ in nothing else."""
+    look = Look(jnp.asarray(inputs()), None, None, None, None, "exact")
+    matrix = jnp.ones((INPUTS, NEURONS))
+    drives = [
+        look(Network([Layer(f, LIF())])).layers[0].drive for f in (lambda x: x @ matrix, lambda x: 2 * x @ matrix)
+    ]
+    assert drives[1] == pytest.approx(2 * drives[0])
+
+
 def test_remedy_reaches_through_refractory():
     network = Network([full_layer(cell=Refractory(LIF(0.9, 3.0), 2))])
     cell = Remedy(0, "threshold", 0.5, "").apply(network).layers[0].cell
@@ -335,24 +415,40 @@ def test_remedy_helps_if_the_fault_ends_or_the_layer_is_much_better():
     assert not _helps(before, Outcome(True, 3, 0.9))
 
 
-@pytest.mark.parametrize(
-    ("outcomes", "expected"),
-    [
-        (
-            {"a": (True, 2, 9.0), "b": (False, 1, 0.1), "c": (False, 0, 0.1), "d": None},
-            "cb",
-        ),  # a does not end the fault
-        ({"a": (False, 0, 0.099), "b": (False, 0, 0.11), "c": (False, 0, 1.0)}, "bca"),  # a is ten times worse than c
-        ({"a": (True, 2, 0.1), "b": (True, 2, 0.3), "c": (True, 3, 9.0)}, "b"),  # a does not help, c adds a fault
-        ({"a": (True, 2, 0.1)}, ""),
-    ],
-)
-def test_remedies_are_ordered_by_their_trials(outcomes, expected, monkeypatch):
-    made = {name: None if numbers is None else Outcome(*numbers) for name, numbers in outcomes.items()}
-    monkeypatch.setattr(_trials, "_outcome_with", lambda remedy, *others: made[remedy.change])
-    verdict = Verdict("silent", 0, "", tuple(Remedy(0, name, 2.0, "") for name in outcomes))
-    ordered = _trials._ordered(None, None, Outcome(True, 2, 0.1), verdict)
-    assert "".join(remedy.change for remedy in ordered) == expected
+def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
+    """Each value of a bias stands for what a trial shows: the health of the layer, and the layers with a fault."""
+    shown = {
+        1.0: (0.02, []),
+        2.0: (0.001, []),  # nearly dead
+        3.0: (0.01, [1]),  # in vain
+        4.0: (0.09, [0]),  # breaks the layer below
+        5.0: (0.02, [1]),  # better, but not cured
+        6.0: (0.02, [2]),  # moves the fault up
+    }
+
+    def seen(slope, faulty):
+        report = dataclasses.replace(REPORT, slope=slope, silent=0.0)
+        return Seen([report] * 3, tuple(Verdict("fault", n, "") for n in faulty))
+
+    def look(changed):
+        [bias] = [float(layer.bias) for layer in changed.layers if layer.bias is not None]
+        return seen(*shown[bias])
+
+    def offered(*remedies):
+        start = tuple(Verdict("fault", n, "", own) for n, own in zip((1, 2), remedies, strict=False))
+        found = checked(network, look, Seen(seen(0.01, []).layers, start))
+        return [[remedy.value for remedy in verdict.remedies] for verdict in found]
+
+    monkeypatch.setattr(_trials, "verdicts", lambda _, whole: whole)
+    network = Network([Layer(np.ones((2, 2)), LIF()) for _ in range(3)])
+    biases = {value: Remedy(1, "bias", value, "") for value in shown}
+    assert offered([biases[value] for value in (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)]) == [[1, 2, 6]]
+    assert offered([biases[3.0], biases[5.0]]) == [[5]]
+    assert offered([biases[3.0]]) == [[]]
+    again = dataclasses.replace(biases[1.0], text="in other words")
+    assert offered([biases[1.0]], [again, Remedy(2, "bias", 1.0, "")]) == [[1], [1]]
+    refused = Remedy(1, "decay", 7.0, ""), Remedy(1, "adaptation", 0.1, "")  # not of this cell
+    assert offered([*refused, Remedy(1, "learning rate", 0.1, "")]) == [[0.1]]
 
 
 class TwoCompartments(Cell):
@@ -420,6 +516,15 @@ def test_cell_of_a_user_is_judged_by_the_array_that_fires():
     expected = [np.mean(fired), 1.0, distance.mean(), distance.std(), slope.mean(), (slope >= 0.5).mean()]
     got = [layer.rate, layer.scale, layer.mean, layer.deviation, layer.slope, layer.within]
     np.testing.assert_allclose(got, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("threshold", [-1.5, 0.0, 2.0])
+def test_level_of_the_array_that_fires_is_its_threshold(threshold):
+    """Also if neurons fire at rest, whatever the other array holds."""
+    cell = TwoCompartments(threshold=threshold)
+    found = find(cell.initial_state((3,), jnp.float32), cell.fire, None)
+    assert (int(found.which), bool(found.spikes)) == (1, True)
+    np.testing.assert_allclose(found.level, threshold, atol=1e-6)
 
 
 def test_readout_of_a_user_does_not_fire():
@@ -536,6 +641,57 @@ def test_small_readout_is_healthy(readout):
     assert found.verdicts == ()
 
 
+# --- numbers of a layer ---------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_slopes_are_in_units_of_the_slope():
+    rng = np.random.default_rng(0)
+    slope = 10.0 ** rng.uniform(-9, 0, (6, 3, 50)).astype(np.float32)
+    slope[0, 0, 0] = 1
+    narrow = (slope * rng.uniform(0.5, 1.5, slope.shape)).astype(np.float32)
+    for unit in (1.0, 1e3):
+        seen = Recorded(slope, slope, slope, unit * slope, narrow=(slope < 0.1, unit * narrow))
+        found = numbers(seen, np.ones((6, 3), bool), True, unit)
+        assert found["reached"] == pytest.approx((slope > 1e-6).mean())
+        assert found["within"] == pytest.approx((slope >= 0.5).mean())
+        assert found["slope"] == pytest.approx(slope.mean(), rel=1e-5)
+        assert found["eight_bit_lost"] == pytest.approx((slope < 0.1).mean())
+        assert found["eight_bit_error"] == pytest.approx(abs(narrow - slope).sum() / slope.sum(), rel=1e-4)
+
+
+def test_lags_begin_at_the_last_step_and_leave_out_zeros():
+    active = np.random.default_rng(0).random((9, 200)) < 0.5
+    active[3] = True
+    assert last_steps(active).tolist() == [np.flatnonzero(example)[-1] for example in active.T]
+    assert factor_per_step([8.0, 0.0, 2.0, np.inf, 0.5, np.nan, 0.125]) == pytest.approx(0.5)
+    assert factor_per_step([1.0, 0.0]) is None
+
+
+def test_steps_and_examples_count_if_they_take_place():
+    """Against the network itself, with stochastic neurons, one of which always fires, and thresholds of any sign."""
+    rng, key, x = np.random.default_rng(0), jax.random.key(1), inputs()
+    thresholds = jnp.asarray([-9.0, -1.0, 0.0, 0.5, 1.0, 1.0, 1.5, 2.0])
+    cell = LIF(0.5, thresholds, stochastic(Sigmoid(4.0)))
+    judged = Network([network(cell).layers[0], Layer(np.ones((NEURONS, OUTPUTS), np.float32), LeakyReadout(0.9))])
+    active = rng.random((STEPS, BATCH)) < 0.6
+    spoilt = np.where(active[:, :, None], x, 1e3 * rng.normal(size=x.shape)).astype(np.float32)
+    layers, whole = Look(jnp.asarray(spoilt), jnp.asarray(active), key, LOSS, None, "exact")(judged)
+    _, (out, potentials), (u, _) = judged(x, mask=active, key=key, all_layers=True, pre_spike=True)
+    hidden, fired, there = layers[0], np.asarray(out)[active], np.where(active[:, :, None], x, 0)
+    assert hidden.always == (fired == 1).all(0).mean() > 0
+    assert hidden.silent == (fired == 0).all(0).mean()
+    assert (hidden.at_rest, hidden.scale) == (3 / 8, pytest.approx(2.0))
+    distance = (np.asarray(u, float) - np.asarray(thresholds, float))[active]
+    got = [hidden.rate, hidden.mean, hidden.deviation, whole.loss]
+    np.testing.assert_allclose(got, [fired.mean(), distance.mean(), distance.std(), LOSS(potentials)], rtol=1e-4)
+    apart = there - there.mean(1, keepdims=True)
+    np.testing.assert_allclose(whole.differ, np.sqrt((apart**2).sum((1, 2))), rtol=1e-5)
+    rows = [[np.sqrt(np.mean(np.square(x[active], dtype=float), 0)) for x in (there, np.asarray(out))]]
+    for layer, rms, own in zip(layers, rows[0], judged.layers, strict=True):
+        sizes = rms * np.sqrt(np.mean(np.square(own.weight, dtype=float), 1))
+        np.testing.assert_allclose(layer.channels, sizes, rtol=1e-5)
+
+
 # --- table, data and figure -------------------------------------------------------------------------------------------
 
 OTHER = dataclasses.replace(
@@ -614,5 +770,14 @@ def test_figure_draws_the_numbers():
     np.testing.assert_allclose(lags.lines[0].get_ydata(), [1.0, 0.9])
     bars = {(round(bar.get_x() + bar.get_width() / 2), round(bar.get_height(), 6)) for bar in shares.patches}
     assert bars == {(0, 10.0), (1, 2.0), (2, 20.0), (3, 4.0), (3, 0.0)}
+    five = [axes for axes in Diagnosis((SHOWN,) * 5, ()).plot().axes if axes.get_visible()]
+    assert sum(axes.get_title().startswith("layer 1") for axes in five) == 5
+    assert len(five) == 5 * 2 + 2  # each with its slope
+    narrow = {"surrogate": shifted(Sigmoid(4000.0), -2.0), "at": -2.0, "half_width": 0.44e-3, "peak": 1000.0}
+    for given, limits in ((narrow, (0, 1050)), ({"surrogate": -1 * Sigmoid(4.0), "peak": -1.0}, (-1.05, 0))):
+        shown = Diagnosis((dataclasses.replace(SHOWN, **given),), ()).plot()
+        slope = next(axes for axes in shown.axes if axes.get_ylabel() == "slope")
+        assert slope.get_ylim() == pytest.approx(limits)
+        assert max(abs(slope.lines[0].get_ydata())) == pytest.approx(max(map(abs, limits)) / 1.05, rel=0.05)
     labels = [label.get_text() for label in shares.get_xticklabels()]
     assert labels == ["never fire", "always fire", "within half-width", "no gradient"]

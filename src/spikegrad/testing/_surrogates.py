@@ -244,7 +244,9 @@ def _of_slope(found: dict, points: _Points, scale: float, at: np.ndarray) -> Ite
         return
     g, below, above, bend = values
     sides = (g - below) / (points.x - points.below), (above - g) / (points.above - points.x)
-    least, most = np.minimum(*sides), np.maximum(*sides)  # at a kink any derivative between them will do
+    # at a kink any derivative between them will do, and they are off by a small part of their difference
+    near = 0.01 * np.abs(sides[0] - sides[1])
+    least, most = np.minimum(*sides) - near, np.maximum(*sides) + near
     rounding = 8 * np.finfo(float).eps * peak_of(g) / (points.above - points.x)
     size = np.maximum(peak_of(g) / np.maximum(np.abs(points.x), scale), peak_of(bend)) + rounding / 1e-4
     yield compare(law, bend, np.clip(bend, least, most), 1e-4, at, size)
