@@ -324,7 +324,6 @@ FAULTS = (
     Fault("bfloat16", "weights x 1e-3", (0,), scaled(0, 1e-3)),
     Fault("bfloat16", "weights x 100", (1,), scaled(1, 100.0)),
     Fault("synaptic", "weights x 1e-3", (1,), scaled(1, 1e-3)),
-    Fault("synaptic", "decays near 1", (0,), with_cell(0, decay=0.999, synaptic_decay=0.999)),
     Fault("refractory", "threshold x 30", (0,), with_cell(0, threshold=30.0)),
     Fault("refractory", "compact slope far away", (1,), with_cell(1, surrogate=PiecewiseQuadratic(200.0))),
     Fault("delayed", "weights x 300", (0,), scaled(0, 300.0)),

@@ -88,8 +88,8 @@ BOUNDS = {
         ({"silent": 1.0}, {"silent": 1.0, "fires": False}),
     ],
     "saturated": [
-        ({"mean": 16.0, "deviation": 12.0}, {"mean": 16.0, "deviation": 11.99}),
-        ({"mean": -16.0, "deviation": 12.0}, {"mean": -16.0, "deviation": 12.0, "scale": 1.01}),
+        ({"mean": 12.0, "deviation": 9.0}, {"mean": 12.0, "deviation": 8.99}),
+        ({"mean": -12.0, "deviation": 9.0}, {"mean": -12.0, "deviation": 9.0, "scale": 1.01}),
         ({"always": 0.5}, {"always": 0.499}),
         ({"firing": 0.8}, {"firing": 0.799}),
         ({"at_rest": 0.51}, {"at_rest": 0.5}),

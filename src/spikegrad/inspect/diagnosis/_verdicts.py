@@ -22,7 +22,7 @@ from ._remedies import MULTIPLIED, Case, Remedy, against_activity, against_growt
 SILENT, FAINT = 0.95, 0.02
 """A layer is silent if none of its neurons fires. It is also silent if this share of them never fires and the mean
 slope, over its peak, is below the second bound: sparse networks learn while a few neurons fire."""
-FAR, ALWAYS, BUSY, AT_REST = 20.0, 0.5, 0.8, 0.5
+FAR, ALWAYS, BUSY, AT_REST = 15.0, 0.5, 0.8, 0.5
 """Bounds of a saturated layer: distance of the potentials in thresholds, share of the neurons that always fire, share
 of the steps with a spike, and share of the neurons that fire at rest."""
 REACHED, NARROW, SPARSE = 0.02, 1e-3, 0.01
