@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few
+from conftest import enable_x64, few
 from reference import CASES, DEFAULTS, RULE
 
 from spikegrad import (
@@ -579,7 +579,7 @@ def test_cell_that_changes_a_type_is_found(change, said):
 def test_distance_begins_at_the_threshold(shift):
     """A cell that decodes to another potential fires too early or too late at each of six neurons."""
     decode = {"decode": lambda self, distance, rest: distance + self.threshold + shift}
-    with jax.enable_x64():
+    with enable_x64():
         distance = jnp.linspace(-1.0, 1.0, 6)
         assert testing._cells._wrong_signs(type("Off", (LIF,), decode)(), distance, ()) == (6 if shift else 0)
 
@@ -599,7 +599,7 @@ def test_network_is_compared_with_the_loop_in_each_mode(monkeypatch):
 
     monkeypatch.setattr(testing._cells, "Network", Wrong)
     currents = np.random.default_rng(0).uniform(-0.5, 1.5, (4, 3, 5))
-    with jax.enable_x64(), jax.numpy_rank_promotion("allow"):
+    with enable_x64(), jax.numpy_rank_promotion("allow"):
         found = list(testing._cells._modes(LIF(), (5,), 1.0, jnp.asarray(currents)))
     assert {finding.law: finding.error for finding in found} == {
         f"in mode {mode!r} {what} are those of a loop": pytest.approx(error, rel=1e-3)
