@@ -12,6 +12,7 @@ from conftest import few
 from reference import CASES, DEFAULTS, RULE, standing
 
 import spikegrad
+from spikegrad._struct import lifted
 
 some = pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 x64 = pytest.mark.usefixtures("x64")
@@ -47,7 +48,8 @@ def modes(surrogate, x):
 @x64
 def test_higher_orders_are_derivatives_of_the_closed_form(case):
     x = case.near_grid()
-    for order, got in enumerate(map(np.asarray, orders(case.make(), jnp.asarray(x))), 2):
+    # lifted, because XLA replaces a division by a constant by a product, which moves a point across the kink of a wave
+    for order, got in enumerate(map(np.asarray, orders(lifted(case.make()), jnp.asarray(x))), 2):
         assert np.isfinite(got).all()
         left, right = (case.grad(x, order - 1, side).astype(float) for side in (-1, 1))
         scale = max(np.abs(left).max(), np.abs(right).max())
