@@ -143,7 +143,9 @@ class Levels(Forward, pure=True):
         return f"levels({curve}, {self.n}{more}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
-        self._check_count(x)
+        most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
+        if self.n > most:
+            raise ValueError(f"levels: n must be <= {most}, up to which {x.dtype} counts, got {self.n}")
         wide = x.astype(compute_dtype(x.dtype))
         theta = self._distance(wide)
         count = jnp.clip(jnp.floor(wide / theta) + 1, 0, self.n)
@@ -188,11 +190,6 @@ class Levels(Forward, pure=True):
                 f"levels: n must be <= {_MOST_SLOPES:,} with slopes='sum', which evaluates n slopes, got {self.n}; "
                 "pass slopes='nearest' or slopes='first'"
             )
-
-    def _check_count(self, x):
-        most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
-        if self.n > most:
-            raise ValueError(f"levels: n must be <= {most}, up to which {x.dtype} counts, got {self.n}")
 
     def _distance(self, x):
         """The distance between thresholds. XLA flushes numbers below the least normal one to 0, and x/0 is NaN."""

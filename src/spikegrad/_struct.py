@@ -369,7 +369,7 @@ def lifted(tree: Any) -> Any:
 
     It is an argument for a compiled function that another number must not compile again.
     """
-    if not (isinstance(tree, Struct) and tree._frozen):
+    if not _is_record(tree):
         return _map_records(lifted, tree)
     record = object.__new__(type(tree))
     values = record.__dict__

@@ -159,8 +159,8 @@ def _fitting(cell: Cell, v: State, current: jax.Array) -> jax.Array:
 
 
 def _initial(cell: Cell, shape: tuple[int, ...], dtype: Any) -> State:
-    """Shapes and dtypes of the initial state."""
-    return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype)))
+    """The initial state as arrays. To make it is faster than to trace it for its shapes."""
+    return jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
 
 
 def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:

@@ -120,8 +120,16 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
         now = jax.eval_shape(lambda currents: currents.sum(0, dtype=currents.dtype), currents)  # there may be no step
         v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), rest(now.shape, now.dtype))
         v = match_varying_axes(v, like=currents)
-        if isinstance(cell, Cell):
-            check_initial(cell, v, now, key=None if key is None else jax.random.key(0))
+        try:
+            return _scan(cell, currents, v, key)
+        except (TypeError, ValueError):
+            if isinstance(cell, Cell):  # the initial state may be the reason; to check it takes as long as a short run
+                check_initial(cell, v, now, key=None if key is None else jax.random.key(0))
+            raise
+    return _scan(cell, currents, v, key)
+
+
+def _scan(cell: Step, currents: jax.Array, v: State, key: Any) -> tuple[State, jax.Array]:
     start = as_state(cell, v, currents.shape[1:], "unroll")
 
     def step(v, current):

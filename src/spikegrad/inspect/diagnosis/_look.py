@@ -103,7 +103,7 @@ class Look:
         }
         if rest is not None:
             rest = np.asarray(rest, np.float64)  # NumPy would add in bfloat16
-            norms |= {"scale": float(np.mean(abs(rest), dtype=np.float64)), "at_rest": float(np.mean(rest >= 0))}
+            norms |= {"scale": float(np.mean(abs(rest))), "at_rest": float(np.mean(rest >= 0))}
         matrix = matrix_of(layer.weight)
         if matrix is not None:
             x = self.flat if n == 0 else found["layers"][n - 1].out
