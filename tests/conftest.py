@@ -15,6 +15,12 @@ import pytest
 
 from spikegrad._compat import in_double_precision as enable_x64
 from spikegrad._system import release_memory
+from spikegrad.network._modes import MODES as _MODES
+
+MODES = tuple(_MODES)
+STORAGES = {name: mode.storage for name, mode in _MODES.items() if mode.storage.encodes}
+"""The storage of each mode that keeps states in few bits."""
+GRADIENT_ERRORS = {name: storage.gradient_error for name, storage in STORAGES.items()}
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import MODES, STORAGES, few
 
 from spikegrad import (
     LIF,
@@ -154,10 +155,7 @@ def loss(made, mode):
     return (jnp.cos(jnp.arange(5.0)) * Network(layers)(X, mode=mode)[1]).sum()
 
 
-MODES = ["exact", *(pytest.param(mode, marks=pytest.mark.every) for mode in ("recompute", "scan", "half", "8-bit"))]
-
-
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", few(MODES, "exact"))
 def test_in_every_mode_the_gradient_is_that_of_the_value_times_its_own(mode):
     """Numbers, and one per neuron: against the same cells of plain arrays, and the chain rule by hand."""
     values = jnp.float32(0.8), DECAYS, jnp.float32(3.0)
@@ -167,13 +165,15 @@ def test_in_every_mode_the_gradient_is_that_of_the_value_times_its_own(mode):
     np.testing.assert_allclose(got, want, rtol=1e-5)
     synaptic, adaptive, readout = of_cells
     decay, second, alpha = (np.asarray(v, np.float64) for v in values)
-    few = mode in ("half", "8-bit")
+    low_precision = mode in STORAGES
     for grads, value, slope in (
         ((synaptic.decay, adaptive.decay), of_values[0], decay * (1 - decay)),
         ((synaptic.synaptic_decay, adaptive.adaptation_decay, readout.decay), of_values[1], second * (1 - second)),
         ((synaptic.surrogate.surrogate.alpha,), of_values[2], alpha),
     ):
-        np.testing.assert_allclose(sum(g.raw for g in grads), slope * value, rtol=1e-3 if few else 1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            sum(g.raw for g in grads), slope * value, rtol=1e-3 if low_precision else 1e-4, atol=1e-5
+        )
 
 
 def test_vmap_and_no_jit():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import GRADIENT_ERRORS, MODES
 
 from spikegrad import (
     LIF,
@@ -121,7 +122,7 @@ EXPECTED: dict = {}
 
 
 BY_DEFAULT = {("refractory", "8-bit")}
-EVERY = itertools.product(NETWORKS, ("exact", "recompute", "scan", "half", "8-bit"))
+EVERY = itertools.product(NETWORKS, MODES)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_every_mode_is_the_loop(x64, name, mode):
     for got, want in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
         assert np.any(want)
         error = np.linalg.norm(got - want) / np.linalg.norm(want)
-        assert error < {"half": 1e-2, "8-bit": 1e-1}.get(mode, 1e-12)
+        assert error < GRADIENT_ERRORS.get(mode, 1e-12)
 
 
 def test_a_reset_to_a_value_is_exact():

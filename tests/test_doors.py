@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import GRADIENT_ERRORS
 
 from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, parameter
 
 STEPS, BATCH, INPUTS, NEURONS = 6, 3, 5, 7
 SOME = ("exact", "8-bit")  # no door leads to one mode alone
-ERRORS = {"half": 1e-2, "8-bit": 1e-1}
 
 rng = np.random.default_rng(0)
 W = jnp.asarray(rng.normal(0, 0.7, (INPUTS, NEURONS)), jnp.float32)
@@ -85,7 +85,7 @@ def test_a_number_that_is_closed_over():
 
     expected = jax.grad(lambda scale: loss(Network([Layer(scale * W, LIF(), scale * R)])))(1.25)
     for mode in SOME:
-        assert_close(jax.jit(jax.grad(of), static_argnums=1)(1.25, mode), expected, ERRORS.get(mode, 3e-6))
+        assert_close(jax.jit(jax.grad(of), static_argnums=1)(1.25, mode), expected, GRADIENT_ERRORS.get(mode, 3e-6))
 
 
 def test_an_array_that_can_be_called():
@@ -128,7 +128,7 @@ def test_equinox():
     for mode in SOME:
         got = eqx.filter_jit(eqx.filter_grad(of))(model, mode)
         got = tuple((got.layers[n].weight, got.layers[n].bias) for n in (0, 2))
-        assert_close(got, expected, ERRORS.get(mode, 3e-6))
+        assert_close(got, expected, GRADIENT_ERRORS.get(mode, 3e-6))
 
 
 @pytest.mark.parametrize("mode", SOME)
@@ -185,7 +185,7 @@ def test_gradient_of_a_network_with_numbers():
         (layer,) = got.layers
         assert float(layer.cell.decay) != 0 != float(layer.bias)
         # a step does not depend on its surrogate's alpha
-        assert_close(got, expected, ERRORS.get(mode, 3e-6), zero=True)
+        assert_close(got, expected, GRADIENT_ERRORS.get(mode, 3e-6), zero=True)
 
 
 class Connected(Cell):
@@ -223,7 +223,7 @@ def test_leaves_and_states_without_a_derivative():
 
     gradient = jax.jit(jax.grad(of, (0, 1)), static_argnums=2)
     for mode in SOME:
-        assert_close(gradient(W, R, mode), gradient(W, R, "scan"), ERRORS.get(mode, 3e-6))
+        assert_close(gradient(W, R, mode), gradient(W, R, "scan"), GRADIENT_ERRORS.get(mode, 3e-6))
 
 
 def test_the_gradient_of_a_layer_with_an_integer_leaf():
@@ -243,7 +243,7 @@ def test_matrices_of_integers_do_not_truncate_what_comes_in():
 
     expected = run(R, jnp.asarray(mask, jnp.float32), "exact")
     for dtype, mode in ((jnp.int32, "exact"), (jnp.int32, "8-bit"), (bool, "exact"), (bool, "recompute")):
-        assert_close(run(R, jnp.asarray(mask, dtype), mode), expected, ERRORS.get(mode, 3e-6))
+        assert_close(run(R, jnp.asarray(mask, dtype), mode), expected, GRADIENT_ERRORS.get(mode, 3e-6))
     assert Network([Layer(jnp.asarray(mask, bool), LIF())])(X)[1].sum() > 10
 
 
@@ -262,7 +262,7 @@ def test_a_matrix_in_half_precision_beside_one_in_single():
         got = jax.jit(jax.grad(of, (0, 1)), static_argnums=2)(half, R, mode)
         assert [g.dtype for g in got] == [jnp.bfloat16, jnp.float32]
         # XLA rounds the same product here, and keeps it in single precision there
-        assert_close(got, expected, ERRORS.get(mode, 2e-2))
+        assert_close(got, expected, GRADIENT_ERRORS.get(mode, 2e-2))
 
 
 class Mutable(Surrogate):
@@ -302,7 +302,7 @@ def test_objects_that_may_change(make):
     expected = [gradient(W, a, "scan") for a in (1.0, 3.0)]
     assert not np.allclose(*expected)
     for mode in SOME:
-        assert_close([gradient(W, a, mode) for a in (1.0, 3.0)], expected, ERRORS.get(mode, 3e-6))
+        assert_close([gradient(W, a, mode) for a in (1.0, 3.0)], expected, GRADIENT_ERRORS.get(mode, 3e-6))
 
 
 def test_a_network_sees_that_an_object_has_changed():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few
+from conftest import GRADIENT_ERRORS, MODES, few
 
 from spikegrad import (
     LIF,
@@ -20,9 +20,7 @@ from spikegrad import (
     residual_report,
 )
 
-MODES = ("exact", "half", "8-bit", "recompute", "scan")
 SOME = ("exact", "8-bit", "recompute", "scan")
-ERRORS = {"half": 1e-2, "8-bit": 1e-1}
 rng = np.random.default_rng(0)
 
 
@@ -242,7 +240,7 @@ def test_pre_spike_states(mode, masked):
     got = jax.jit(jax.value_and_grad(loss))(W, MASK if masked else None)
     expected = by_steps(W, MASK if masked else jnp.ones_like(MASK))
     assert relative(got[0], expected[0]) < 1e-5
-    assert relative(got[1], expected[1]) < ERRORS.get(mode, 1e-5)
+    assert relative(got[1], expected[1]) < GRADIENT_ERRORS.get(mode, 1e-5)
 
 
 MASK = jnp.asarray(np.random.default_rng(2).uniform(size=(12, 3)) < 0.7)
@@ -291,7 +289,7 @@ def test_unrolled(mode):
     def run(w, n):
         return jax.value_and_grad(lambda w: build(w)(X, mode=mode, unroll=n)[1].sum())(w)
 
-    assert relative(run(W, 3), run(W, 1)) < ERRORS.get(mode, 1e-5) / 10
+    assert relative(run(W, 3), run(W, 1)) < GRADIENT_ERRORS.get(mode, 1e-5) / 10
     with pytest.raises(ValueError, match="Network: unroll must be at least 1, got 0"):
         build()(X, unroll=0)
 

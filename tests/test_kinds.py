@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import enable_x64
+from conftest import GRADIENT_ERRORS, MODES, STORAGES, enable_x64
 
 import spikegrad
 from spikegrad import (
@@ -34,7 +34,6 @@ from spikegrad import (
     stochastic,
     unroll,
 )
-from spikegrad.network import _storage
 
 ALPHA, THETA, N = 3.0, 0.75, 3
 KEY = jax.random.key(7)
@@ -422,8 +421,8 @@ def test_every_mode_is_the_loop(x64, options, masked):
     errors = np.array([np.linalg.norm(one - want) for one, want in pairs])
     sizes = np.array([np.linalg.norm(want) for _, want in pairs])
     assert np.all(sizes > 0)
-    if options.get("mode") in ("half", "8-bit"):
-        assert np.linalg.norm(errors) < {"half": 1e-2, "8-bit": 1e-1}[options["mode"]] * np.linalg.norm(sizes)
+    if options.get("mode") in GRADIENT_ERRORS:
+        assert np.linalg.norm(errors) < GRADIENT_ERRORS[options["mode"]] * np.linalg.norm(sizes)
     else:
         assert np.all(errors < 1e-12 * sizes)
 
@@ -451,7 +450,7 @@ def test_every_layer_draws_on_its_own():
         assert np.array_equal(outs[n][t, b], noise < 0.5)
 
 
-@pytest.mark.parametrize("mode", ["exact", "half", "8-bit", "recompute", "scan"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_noise_is_not_kept(mode):
     def bytes_of(surrogate, x, mask):
         def loss(w, x, key, mask):
@@ -472,7 +471,7 @@ def test_what_is_kept_in_few_bits_fires_the_same(mode):
     multiples = np.float32(0.7) * rng.integers(-1, 5, 4096).astype(np.float32)
     potentials = [u, multiples, *(np.nextafter(multiples, np.float32(s)) for s in (-9, 9))]
     potentials.append(np.float32(multiples * (1 + rng.uniform(-0.01, 0.01, 4096))))
-    unsettled = 0
+    unsettled, storage = 0, STORAGES[mode]
     for surrogate in (stochastic(Sigmoid(6.0)), levels(Sigmoid(), 4), signed(Sigmoid())):
 
         @jax.jit
@@ -480,12 +479,12 @@ def test_what_is_kept_in_few_bits_fires_the_same(mode):
             cell = LIF(threshold=0.7, surrogate=surrogate)
 
             def fired(kept):
-                decoded = cell.decode(*_storage.read(mode, kept, cell.encode(u)))
+                decoded = cell.decode(*storage.read(kept, cell.encode(u)))
                 return spikegrad.neurons.fire(cell, decoded, KEY)[1]
 
             wanted = spikegrad.neurons.fire(cell, u, KEY)[1]
-            kept = _storage.write(mode, cell.encode(u), u)
-            settled = _storage.settle(kept, lambda kept: fired(kept) == wanted)
+            kept = storage.write(cell.encode(u))
+            settled = storage.settle(kept, lambda kept: fired(kept) == wanted)
             return (fired(kept) != wanted).sum(), (fired(settled) != wanted).sum()
 
         for potential in potentials:

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few
+from conftest import STORAGES, few
 
 from spikegrad import LIF, AdaptiveLIF, Cell, Layer, Network, Refractory, Sigmoid, SynapticLIF, parameter
 
-MODES = ("half", "8-bit")
 OWN = [1e-3, 0.3, 1.0, 1.06, 1.41421356, 1.5, 7.3]  # a threshold for each neuron
 THRESHOLDS = np.array([[0.3] * 7, [1.0] * 7, [1.06] * 7, [7.3] * 7, OWN])
 STEPS, BATCH, NEURONS = 40, 2, 7
@@ -62,6 +61,14 @@ def gradients_of_decay(cell, dtype, mode):
         return outs.sum() + jax.tree.leaves(u)[0].sum()
 
     return jax.vmap(jax.grad(loss), (None, 0))(jnp.asarray(0.95, dtype), jnp.asarray(THRESHOLDS, dtype))
+
+
+@pytest.mark.parametrize("mode", STORAGES)
+def test_errors_of_distances_are_the_stated_ones(mode):
+    distance = jnp.asarray(10 ** np.random.default_rng(0).uniform(-1, 1, (4, 4096)), jnp.float32)
+    storage, encoded = STORAGES[mode], (distance, ())
+    found, _ = storage.read(storage.write(encoded), encoded)
+    assert 0.8 * storage.error < jnp.abs(found / distance - 1).max() <= storage.error
 
 
 @pytest.mark.parametrize("cell", few(CELLS, "LIF", "AdaptiveLIF", "Offset"))

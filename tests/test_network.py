@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import enable_x64, few
+from conftest import GRADIENT_ERRORS, MODES, STORAGES, enable_x64, few
 
 from spikegrad import (
     LIF,
@@ -24,7 +25,6 @@ from spikegrad import (
     residual_report,
     spike,
 )
-from spikegrad.network import _storage
 
 STEPS, BATCH, INPUTS, NEURONS, CLASSES = 8, 3, 5, 7, 4
 
@@ -33,22 +33,19 @@ CELLS = {  # of the arguments they share, and of the decay of their second state
     "SynapticLIF": lambda *args, second: SynapticLIF(*args, second),
     "AdaptiveLIF": lambda *args, second: AdaptiveLIF(*args, 0.3, second),
 }
-MODES = [
+OPTIONS = [
     {},
     {"segment": 4},
     {"segment": 3},
-    {"mode": "scan"},
     {"chunk": 1, "segment": 3},
     {"chunk": 3},
     {"chunk": 8},
-    {"mode": "recompute"},
     {"mode": "recompute", "segment": 6, "chunk": 3},
-    {"mode": "half"},
     {"mode": "half", "chunk": 2, "segment": 4},
-    {"mode": "8-bit"},
+    *({"mode": mode} for mode in MODES if mode != "exact"),
 ]
-# of the largest entry of a gradient, or of its norm where what is kept is off by up to 2**-9 and 2**-4 of itself
-ERRORS = {"half": 1e-2, "8-bit": 1e-1, "bfloat16": 5e-2}
+# of the largest entry of a gradient, or of its norm where what is kept is rounded
+ERRORS = GRADIENT_ERRORS | {"bfloat16": 5e-2}
 
 
 def label(value):
@@ -205,7 +202,7 @@ def check(
         assert distance(got_gradient, gradient) <= ERRORS[mode if mode == "8-bit" else "bfloat16"]
         return got_gradient
     assert np.isclose(float(got), float(value), rtol=1e-5)
-    if mode in ("half", "8-bit"):
+    if mode in STORAGES:
         assert distance(got_gradient, gradient) <= ERRORS[mode]
     else:
         assert_close(got_gradient, gradient, 1e-13 if dtype == "float64" else 3e-6)
@@ -216,7 +213,7 @@ FACTORS = {
     "cell": tuple(CELLS),
     "reset": ("subtract", "value", "none"),
     "detached": (False, True),
-    "options": ({}, {"mode": "scan"}, {"mode": "recompute"}, {"mode": "half"}, {"mode": "8-bit"}),
+    "options": ({}, *({"mode": mode} for mode in MODES if mode != "exact")),
     "depth": (1, 2),
     "recurrent": (True, False),
     "dtype": ("float32", "bfloat16", "float64"),
@@ -236,7 +233,7 @@ def test_gradients_are_those_of_an_explicit_loop(combination):
     [
         *(
             pytest.param(options, True, 3, "LIF", marks=pytest.mark.every)  # test_loop_properties.py stands for these
-            for options in MODES
+            for options in OPTIONS
         ),
         ({}, False, 3, "LIF"),
         pytest.param({}, True, None, "LIF", marks=pytest.mark.every),
@@ -249,7 +246,7 @@ def test_masks_truncation_and_initial_states(options, masked, truncate, cell):
     check(options, 2, states=True, masked=masked, truncate=truncate, cell=cell)
 
 
-@pytest.mark.parametrize("options", few(MODES, *MODES[::2], MODES[-1]), ids=label)
+@pytest.mark.parametrize("options", few(OPTIONS, *OPTIONS[::2], OPTIONS[-1]), ids=label)
 def test_outputs_are_the_same_in_every_mode_and_step_by_step(options):
     p = draw(2, True)
     ends, outs = jax.jit(lambda x: build(p)(x, all_layers=True, **options))(p["inputs"])
@@ -371,7 +368,7 @@ def test_second_order(options):
 
 
 @pytest.mark.parametrize("cell", [LIF, SynapticLIF, AdaptiveLIF])
-@pytest.mark.parametrize("mode", ["half", "8-bit"])
+@pytest.mark.parametrize("mode", STORAGES)
 def test_spikes_are_exact_in_few_bits(mode, cell):
     """Also next to the threshold, and next to a threshold that has itself been rounded."""
     rng = np.random.default_rng(0)
@@ -388,11 +385,12 @@ def test_spikes_are_exact_in_few_bits(mode, cell):
     for potential in map(jnp.asarray, [u, *near]):
         state = potential if cell is LIF else (potential, jnp.asarray(second))
         encoded = neuron.encode(state)
-        kept = neuron.decode(*_storage.read(mode, _storage.write(mode, encoded, state), encoded))
+        storage = STORAGES[mode]
+        kept = neuron.decode(*storage.read(storage.write(encoded), encoded))
         assert jnp.array_equal(neuron.fire(kept)[1], neuron.fire(state)[1])
 
 
-@pytest.mark.parametrize("mode", ["half", "8-bit"])
+@pytest.mark.parametrize("mode", STORAGES)
 def test_no_second_order_of_what_is_kept_in_few_bits(mode):
     p = draw(1, True)
     gradient = jax.grad(lambda p: build(p)(p["inputs"], mode=mode)[1].sum())
@@ -505,6 +503,13 @@ def test_residual_report():
     assert len(set(sizes)) > 2
     assert sizes == sorted(sizes, reverse=True)
     assert [line.split()[-2] for line in str(kept).splitlines()] == [f"{size:,}" for size in (*sizes, sum(sizes))]
+
+
+def test_each_mode_is_documented():
+    page = (Path(__file__).parent.parent / "docs" / "memory.md").read_text()
+    for mode in MODES:
+        assert f'\n| `"{mode}"` | ' in page
+        assert f'"{mode}"' in Network.__call__.__doc__
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import GRADIENT_ERRORS
 
 from spikegrad import LIF, Layer, LeakyReadout, Network, Sigmoid
 
@@ -183,7 +184,7 @@ def test_network_has_the_values_and_gradients_of_a_tape(x64, name):
     together = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *drawn)
     (_, found), gradients = jax.jit(jax.vmap(run))(*together)
     single = "float32" in dtypes
-    low = {"half": 1e-2, "8-bit": 1e-1}.get(options.get("mode"))
+    low = GRADIENT_ERRORS.get(options.get("mode"))
     fired = 0
     for i, (p, x, states, mask, ct) in enumerate(drawn):
         expected, slopes = tape(p, x, states, mask, options.get("truncate"), resets, ct)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import MODES, STORAGES
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -28,7 +29,7 @@ from spikegrad import (
 )
 
 STEPS, BATCH, DEVICES = 20, 64, 4
-MODES = [{}, {"mode": "half"}, {"mode": "8-bit"}, {"mode": "recompute"}, {"mode": "scan"}]
+OPTIONS = [{"mode": mode} if mode != "exact" else {} for mode in MODES]
 KINDS = ("dense", "recurrent", "convolutional")
 rng = np.random.default_rng(0)
 
@@ -131,7 +132,7 @@ def by_shard_map(run, kind):
     return jax.jit(jax.grad(split)), placed(kind, mesh)
 
 
-FACTORS = {"kind": KINDS, "options": MODES, "way": (by_jit, by_explicit_mesh, by_shard_map)}
+FACTORS = {"kind": KINDS, "options": OPTIONS, "way": (by_jit, by_explicit_mesh, by_shard_map)}
 EVERY = {  # the easiest; kept as 8 bits are; JAX's own
     "kind": ["dense"],
     "options": [{"mode": "half"}, {"mode": "recompute"}, {"mode": "scan"}],
@@ -149,7 +150,7 @@ def test_a_sharded_batch(combination):
     assert "all-gather" not in text
     assert compiled.memory_analysis().temp_size_in_bytes <= 1.1 * memory
     # what is kept in few bits is rounded there after a sum in another order
-    assert_close(compiled(*args), expected, 1e-3 if options.get("mode") in ("half", "8-bit") else 1e-5)
+    assert_close(compiled(*args), expected, 1e-3 if options.get("mode") in STORAGES else 1e-5)
 
 
 def test_an_explicit_mesh_that_the_arrays_alone_know():
@@ -173,7 +174,7 @@ def test_networks_side_by_side_one_a_device(options):
     sharded = jax.device_put(weights, NamedSharding(mesh_of(AxisType.Auto), P("batch")))
     compiled = gradient.lower(sharded).compile()
     assert "all-gather" not in compiled.as_text()
-    assert_close(compiled(sharded), gradient(weights), 1e-3 if options.get("mode") in ("half", "8-bit") else 1e-5)
+    assert_close(compiled(sharded), gradient(weights), 1e-3 if options.get("mode") in STORAGES else 1e-5)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import enable_x64, few
+from conftest import MODES, enable_x64, few
 from reference import CASES, DEFAULTS, RULE
 
 from spikegrad import (
@@ -609,7 +609,6 @@ def test_network_is_compared_with_the_loop_in_each_mode(monkeypatch):
     assert not any(finding.passed for finding in found)
 
 
-MODES = ("exact", "half", "8-bit", "recompute", "scan")
 report_of_cell = functools.cache(functools.partial(check_cell, steps=4, raises=False))
 
 

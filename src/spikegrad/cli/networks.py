@@ -15,7 +15,7 @@ from .._struct import parameter
 from ..data import constant_coding, latency_coding, rate_coding
 from ..network import Layer, Network
 from ..network._layer import is_stochastic
-from ..network._layer_vjp import KEYS
+from ..network._step import KEYS
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
 
 Params: TypeAlias = list[dict[str, jax.Array]]

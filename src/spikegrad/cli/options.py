@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from .. import data as datasets
 from .._struct import domain
 from ..data import Binning
-from ..network._schedule import MODES
+from ..network._modes import MODES
 from ..neurons import LIF, decay_from_tau
 from ..surrogates._registry import get
 from . import sources
@@ -89,7 +89,7 @@ class Options:
         return Binning(self.steps, self.bin * 1000 if self.bin else 1, pool=self.pool)
 
 
-_CHOICES = {"coding": (*CODINGS, NO_CODING), "cell": tuple(CELLS), "readout": READOUTS, "mode": MODES}
+_CHOICES = {"coding": (*CODINGS, NO_CODING), "cell": tuple(CELLS), "readout": READOUTS, "mode": tuple(MODES)}
 _AT_LEAST = {"epochs": 1, "batch": 1, "steps": 1, "pool": 1, "shift": 0, "bin": 0, "noise": 0}
 
 
@@ -220,7 +220,10 @@ _TRAINING = (
         "--readout", default="mean", type=click.Choice(READOUTS), help="Logits from the readout's potentials."
     ),
     click.option(
-        "--mode", default="exact", type=click.Choice(MODES), help="What the backward pass keeps (Network's mode)."
+        "--mode",
+        default="exact",
+        type=click.Choice(tuple(MODES)),
+        help="What the backward pass keeps (Network's mode).",
     ),
     click.option(
         "--steps",

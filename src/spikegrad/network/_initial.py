@@ -6,6 +6,7 @@ numbers of these say how the weights have to be drawn for a potential of a chose
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -19,7 +20,8 @@ from jax.typing import ArrayLike
 from .._checks import brief, is_float
 from .._struct import as_real
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, State, SynapticLIF, parameters_of
-from ._masks import tree_keep, tree_where
+from ._masks import Masks, tree_keep
+from ._step import CellSteps, LayerState, Steps, layer_step
 
 Initializer: TypeAlias = Callable[..., jax.Array]
 """``initializer(key, shape, dtype) -> weights``, such as those of ``jax.nn.initializers``."""
@@ -216,11 +218,22 @@ class _Moments(NamedTuple):
 
 
 class _Decays(NamedTuple):
-    """A cell without spikes: ``i = synapse * i + x``, ``u = membrane * u + gain * i``."""
+    """A cell without spikes: ``i = synapse * i + x``, ``u = membrane * u + gain * i``. Its output is ``u``."""
 
     membrane: Any
     synapse: Any
     gain: Any
+
+    def current(self, inputs: jax.Array, out: jax.Array) -> jax.Array:
+        return inputs
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        u, i = v
+        i = self.synapse * i + current.astype(i.dtype)
+        return self.membrane * u + self.gain * i, i
+
+    def fire(self, u: State, number: Any) -> LayerState:
+        return u, u[0]
 
 
 def _decays(cell: Cell) -> _Decays:
@@ -276,20 +289,13 @@ def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Moments:
 @jax.jit
 def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     """Sums over steps and examples of inputs that have passed the leaks: of their total, its square, their squares."""
-    b, c, g = decays
 
-    def leak(state, x, key):
-        u, i = state
-        i = c * i + x.astype(i.dtype)
-        u = b * u + g * i
-        return (u, i), u
-
-    def look(u):
+    def look(_, u):
         total = u.sum(-1)
         return total.sum(), (total**2).sum(), (u**2).sum()
 
     zeros = jnp.zeros(inputs.shape[1:], jnp.result_type(float))
-    return tuple(sums.sum() for sums in _over_steps(leak, (zeros, zeros), inputs, mask, look))
+    return tuple(sums.sum() for sums in _over_steps(decays, ((zeros, zeros), zeros), inputs, mask, look))
 
 
 def _of_each(decays: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
@@ -303,31 +309,23 @@ def _of_each(decays: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple
 
 def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array) -> jax.Array:
     """What reaches recurrent neurons, ``(steps, examples, neurons)``: outputs at the last step that took place."""
-
-    def step(state, x, key):
-        v, before = state
-        return cell(v, x.astype(matrix.dtype) @ matrix, key=key), before
-
+    layer = CellSteps(cell, lambda x, _: x.astype(matrix.dtype) @ matrix, functools.partial(jax.random.fold_in, key))
     shape = *inputs.shape[1:-1], matrix.shape[1]
     start = cell.initial_state(shape, matrix.dtype), jnp.zeros(shape, matrix.dtype)
-    return _over_steps(step, start, inputs, mask, key=key)
+    mask = None if mask is None else jnp.asarray(mask)
+    return tree_keep(mask, _over_steps(layer, start, inputs, mask, lambda before, _: before))
 
 
-def _over_steps(
-    step: Callable, start: State, inputs: jax.Array, mask: Any, look: Callable = lambda out: out, key: Any = None
-) -> Any:
-    """What is seen of the output of each step. Those that do not take place hold the state, and put out zeros."""
+def _over_steps(layer: Steps, start: LayerState, inputs: jax.Array, mask: Any, look: Callable) -> Any:
+    """``look(output of the step before, output)`` of each step."""
 
     def turn(state, now):
-        t, x, there = now
-        new, out = step(state, x if is_float(x) else x.astype(jnp.result_type(float)), _nth(key, t))
-        return tree_where(there, new, state), look(tree_keep(there, out))
+        number, x, active = now
+        x = x if is_float(x) else x.astype(jnp.result_type(float))
+        after = layer_step(layer, state, x, Masks(active, number=number))
+        return after.state, look(state[1], after.output)
 
     return jax.lax.scan(turn, start, (jnp.arange(len(inputs)), inputs, mask))[1]
-
-
-def _nth(key: Any, t: jax.Array) -> Any:
-    return None if key is None else jax.random.fold_in(key, t)
 
 
 def _wide(mask: jax.Array) -> jax.Array:

@@ -14,14 +14,11 @@ from jax.typing import ArrayLike
 from .._checks import brief, broadcast_checked, is_float
 from .._compat import shard_as, zeros_like
 from .._struct import Struct, parameter
-from .._surrogate import Stochastic, fold_in, forwards
-from ..neurons import Cell, State, check_initial
-from ..neurons import fire as fire_cell
+from ..neurons import Cell, check_initial
 from ._initial import Initializer, draw
+from ._step import CellSteps, LayerState, fire, is_stochastic, keys_of
 
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
-LayerState: TypeAlias = tuple[State, jax.Array]
-"""What a layer takes from one step to the next: the state of its cell, and its output."""
 
 
 class Layer(Struct):
@@ -231,39 +228,10 @@ def matrix_of(weight: Any) -> Any:
     return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
 
 
-def fire(cell: Cell, u: State, keys: Any = None) -> LayerState:
-    """The state after the spike, and the output, or an error if a user's cell returns something else."""
-    owner, fired = type(cell).__name__, fire_cell(cell, u, keys)
-    if not (isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)):
-        raise TypeError(f"{owner}: fire must return (state, output) with one array as output, got {fired!r}")
-    if not is_float(fired[1]):
-        raise TypeError(f"{owner}: fire must return floats as output, got {fired[1].dtype}")
-    return fired
-
-
-def is_stochastic(cell: Cell) -> bool:
-    return any(isinstance(forward, Stochastic) for forward in forwards(cell))
-
-
-def keys_of(layer: Layer, step_key: jax.Array | None, n: int, examples: int | None) -> jax.Array | None:
-    """What the examples in layer ``n`` draw their spikes of a step with; None if the layer draws none."""
-    return None if step_key is None or not is_stochastic(layer.cell) else example_keys(step_key, n, examples)
-
-
-def example_keys(step_key: jax.Array, n: int, examples: int | None) -> jax.Array:
-    """The keys of the examples in layer ``n``, made of the key of a step, or of one for each example.
-
-    Each example has its own, so that one whose last step is another (see the masks) finds its own noise again.
-    """
-    key = fold_in(step_key, n)
-    if examples is None:
-        return key
-    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, shard_as(jnp.arange(examples), key))
-
-
-def examples_of(inputs: Any) -> int | None:
-    """How many examples the inputs of one step are of; None for inputs without that axis."""
-    return inputs.shape[0] if len(inputs.shape) > 1 else None
+def steps_of(layer: Layer, n: int, key: jax.Array | None, examples: int | None) -> CellSteps:
+    """Layer ``n`` for :func:`layer_step`, evaluated as its user wrote it. It has keys if its spikes are drawn."""
+    draws = key is not None and is_stochastic(layer.cell)
+    return CellSteps(layer.cell, layer.current, lambda number: keys_of(key, number, n, examples) if draws else None)
 
 
 def initial_state(layer: Layer, x: Any) -> LayerState:

@@ -13,11 +13,11 @@ from .._compat import zeros_like
 class Masks(NamedTuple):
     """The masks of one step, or of all, stacked. Each is a bool for all examples, or one for each: ``(batch,)``."""
 
-    active: Any
+    active: Any = None
     """Whether the step takes place. If not, states are held and the output is 0. None: all take place."""
-    started: Any
-    """Whether a step has taken place before this one. If not, the state is the initial one."""
-    cut: Any
+    started: Any = None
+    """Whether a step has taken place before this one. If not, the state is the initial one. None if nothing asks."""
+    cut: Any = None
     """Whether the derivative of the state ends here, at the first step of a window that takes place. None: nowhere."""
     number: Any = None
     """The number of the last step that has taken place, which is this one if it does. None if no key needs it."""

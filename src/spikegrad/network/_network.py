@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varyin
 from .._struct import Struct, is_pure, parameter
 from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
-from . import _layer, _loop, _scan
+from . import _layer
 from ._initial import Initializer
-from ._layer import Layer, LayerState, examples_of, is_stochastic, keys_of
-from ._layer_vjp import KEYS, trace
-from ._masks import make_masks
-from ._schedule import MODES, check_length, schedule
+from ._layer import Layer, steps_of
+from ._masks import Masks, make_masks
+from ._modes import MODES, check_mode
+from ._schedule import Plan, check_length
+from ._step import KEYS, LayerState, examples_of, is_stochastic, layer_step
 
 
 class Network(Struct):
@@ -132,13 +133,13 @@ class Network(Struct):
             if not hasattr(size, "__index__") or size < 1:
                 raise ValueError(f"Network.init: numbers of inputs and neurons must be integers above 0, got {size!r}")
         layers, measured = [], np.ndim(inputs) > 0 and weight is None
-        for n, (size, both) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
-            own, spiking = jax.random.split(both)
+        for n, (size, own) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
+            drawing, spiking = jax.random.split(own)
             last = n == len(sizes) - 1
             hidden = {} if last else {"deviation": deviation, "recurrent": recurrent}
             try:
                 layer = Layer.init(
-                    own,
+                    drawing,
                     inputs,
                     size,
                     readout if last else cell,
@@ -152,8 +153,8 @@ class Network(Struct):
             except ValueError as error:
                 raise ValueError(f"Network.init: layer {n}: {error}") from None
             layers.append(layer)
-            drawing = spiking if is_stochastic(cell) else None
-            inputs = cls([layer])(inputs, mask=mask, key=drawing)[1] if measured and not last else size
+            spiking = spiking if is_stochastic(cell) else None
+            inputs = cls([layer])(inputs, mask=mask, key=spiking)[1] if measured and not last else size
         return cls(layers)
 
     def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> list[LayerState]:
@@ -222,10 +223,9 @@ class Network(Struct):
     def _advance(self, before: list[LayerState], x: jax.Array, key: Any) -> list[LayerState]:
         after, examples = [], examples_of(x)
         key = None if key is None else checked_key(key)
-        for n, (layer, (v, out)) in enumerate(zip(self.layers, before, strict=True)):
-            u = layer.cell.integrate(v, layer.current(x, out))
-            after.append(_layer.fire(layer.cell, u, keys_of(layer, key, n, examples)))
-            x = after[-1][1]
+        for n, (layer, state) in enumerate(zip(self.layers, before, strict=True)):
+            state, x, _ = layer_step(steps_of(layer, n, key, examples), state, x, Masks())
+            after.append(state)
         return after
 
     def __call__(
@@ -317,17 +317,15 @@ class Network(Struct):
         states = None if states is None else _as_arrays(states)
         check_shapes(inputs, mask)
         steps = len(inputs)
-        if mode not in MODES:
-            raise ValueError(f"Network: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        check_mode("Network", mode)
+        how = MODES[mode]
         check_length("truncate", truncate, steps)
-        if mode != "scan":
-            schedule(steps, mode, chunk, segment)  # or an error
-        elif chunk is not None or segment is not None:
-            raise ValueError(f"Network: mode 'scan' has no chunk and no segment, got {chunk} and {segment}")
         depth = len(self.layers)
         shown = _chosen(pre_spike, depth)
-        options = _Options(
+        plan = Plan(
             mode=mode,
+            storage=how.storage,
+            recompute=how.recompute,
             chunk=chunk,
             segment=segment,
             truncate=truncate,
@@ -335,15 +333,19 @@ class Network(Struct):
             pre_spike=tuple(n in shown for n in range(depth)),
             unroll=_checked_unroll(unroll),
         )
+        if how.engine.cuts:
+            plan.parts(steps)  # or an error
+        elif chunk is not None or segment is not None:
+            raise ValueError(f"Network: mode {mode!r} has no chunk and no segment, got {chunk} and {segment}")
         try:
             if is_pure_network(self):
                 # marked outside the compiled function, which then stores these arrays and no copies of them
-                network, inputs, states = _marked(options, (self, inputs, states))
-                ends, of_steps = _run_compiled(network, options, inputs, states, mask, key)
+                network, inputs, states = _marked(plan, (self, inputs, states))
+                ends, of_steps = _run_compiled(network, plan, inputs, states, mask, key)
             else:
-                ends, of_steps = _run(self, options, inputs, states, mask, key, mark=_marked)
+                ends, of_steps = _run(self, plan, inputs, states, mask, key, mark=functools.partial(_marked, plan))
         except TypeError as error:
-            if mode != "scan" and is_forward_mode_error(error):
+            if how.engine.cuts and is_forward_mode_error(error):
                 raise TypeError(_no_forward_mode(mode)) from error
             raise
         outputs = tuple(out for out, _ in of_steps) if all_layers else of_steps[-1][0]
@@ -361,53 +363,26 @@ def _layer_named(n: int) -> Iterator[None]:
         raise
 
 
-class _Options(NamedTuple):
-    """What a compiled program is made for, shapes apart."""
-
-    mode: str
-    chunk: int | None
-    segment: int | None
-    truncate: int | None
-    outputs: tuple[bool, ...]
-    pre_spike: tuple[bool, ...]
-    unroll: int
-
-
 def _run(
     network: Network,
-    options: _Options,
+    plan: Plan,
     inputs: jax.Array,
     states: Any,
     mask: jax.Array | None,
     key: Any,
-    mark: Callable[[_Options, Any], Any] = lambda _, arrays: arrays,
+    mark: Callable[[Any], Any] = lambda arrays: arrays,
 ):
     """States after the last step; of each layer outputs and pre-spike states over time, or None."""
     layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
     at_rest = match_varying_axes(Network(layers).initial_state(inputs[0]), like=inputs)
     states = at_rest if states is None else _checked_states(states, at_rest)
-    masks = match_varying_axes(make_masks(len(inputs), mask, options.truncate), like=inputs)
-    if options.mode == "scan":
-        return _scan.run(layers, inputs, states, masks, options.outputs, options.pre_spike, options.unroll, key)
-    traced, arrays, pre_spike, x = [], [], [], inputs[0]
-    for n, (layer, state) in enumerate(zip(layers, states, strict=True)):
-        equations, own, u = trace(layer, x, state, n, key, examples_of(inputs[0]))
-        traced.append(equations)
-        arrays.append(own)
-        pre_spike.append(u)
-        x = state[1]
-    keep = "exact" if options.mode == "recompute" else options.mode
-    plan = _loop.Plan(tuple(traced), keep, options.outputs, options.pre_spike, options.unroll)
-    per_step = all(equations.per_step for equations in traced)
-    parts = schedule(len(inputs), options.mode, options.chunk, options.segment, per_step=per_step)
-    arrays = match_varying_axes(arrays, like=inputs)
-    arrays, inputs, states = mark(options, (arrays, inputs, states))
-    return _loop.run(plan, parts, arrays, inputs, pre_spike, states, masks)
+    masks = match_varying_axes(make_masks(len(inputs), mask, plan.truncate), like=inputs)
+    return MODES[plan.mode].engine.run(layers, inputs, states, masks, key, plan, mark)
 
 
-def _marked(options: _Options, arrays: Any) -> Any:
+def _marked(plan: Plan, arrays: Any) -> Any:
     """The same arrays, which cannot be differentiated in forward mode unless the mode has that."""
-    return arrays if options.mode == "scan" else in_reverse_mode_alone(_no_forward_mode(options.mode), arrays)
+    return in_reverse_mode_alone(_no_forward_mode(plan.mode), arrays) if MODES[plan.mode].engine.cuts else arrays
 
 
 def _no_forward_mode(mode: str) -> str:
@@ -415,8 +390,8 @@ def _no_forward_mode(mode: str) -> str:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _run_compiled(network, options, inputs, states, mask, key):
-    return _run(network, options, inputs, states, mask, key)
+def _run_compiled(network, plan, inputs, states, mask, key):
+    return _run(network, plan, inputs, states, mask, key)
 
 
 def is_pure_network(network: Network) -> bool:

@@ -7,7 +7,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MODES = ("exact", "half", "8-bit", "recompute", "scan")
+from ._storage import Storage
+
+
+class Plan(NamedTuple):
+    """What a compiled program is made for, shapes apart."""
+
+    mode: str
+    """The user's word for the next two and the engine, for messages."""
+    storage: Storage
+    recompute: bool
+    """If True, states are kept at the starts of segments, and computed again in between."""
+    chunk: int | None
+    segment: int | None
+    truncate: int | None
+    outputs: tuple[bool, ...]
+    """The layers whose outputs are returned."""
+    pre_spike: tuple[bool, ...]
+    """The layers whose states before the spike are returned."""
+    unroll: int
+
+    def parts(self, steps: int, per_step: bool = False) -> tuple[Part, ...]:
+        """The schedule of so many steps."""
+        few = self.storage.encodes or self.recompute
+        return schedule(
+            steps, self.chunk, self.segment, near=5 if few else 10, recompute=self.recompute, per_step=per_step
+        )
 
 
 class Part(NamedTuple):
@@ -22,15 +47,22 @@ class Part(NamedTuple):
 
 
 def schedule(
-    steps: int, mode: str, chunk: int | None = None, segment: int | None = None, *, per_step: bool = False
+    steps: int,
+    chunk: int | None = None,
+    segment: int | None = None,
+    *,
+    near: int = 10,
+    recompute: bool = False,
+    per_step: bool = False,
 ) -> tuple[Part, ...]:
     """One part, and a second of the steps that are left over where the cut does not come out even.
 
-    If all layers take their products step by step anyway, a chunk is one step by default.
+    By default a chunk has ``near`` steps or about so many, and one step if all layers take their products step by step
+    anyway.
 
-    >>> schedule(250, "exact"), schedule(250, "recompute")
+    >>> schedule(250), schedule(250, near=5, recompute=True)
     ((Part(start=0, steps=250, segment=250, chunk=10),), (Part(start=0, steps=250, segment=10, chunk=5),))
-    >>> schedule(11, "exact", chunk=4)
+    >>> schedule(11, chunk=4)
     (Part(start=0, steps=8, segment=8, chunk=4), Part(start=8, steps=3, segment=3, chunk=3))
     """
     check_length("chunk", chunk, steps)
@@ -38,9 +70,8 @@ def schedule(
     if chunk is None and per_step:
         chunk = 1
     if chunk is None:
-        near = 10 if mode == "exact" else 5
         chunk = min(_divisor(steps, near), steps) if segment is None else _divisor(segment, near, least=1)
-    if mode == "recompute" and segment is None:
+    if recompute and segment is None:
         segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
     if segment is not None and segment % chunk:
         raise ValueError(f"Network: chunk must divide segment, got {chunk} and {segment}")

@@ -27,15 +27,17 @@ factor near 1 that makes the distance at rest a power of two (:func:`_factor`), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from .._checks import compute_dtype
+from .._pytree import is_inexact
 from ..neurons import Cell
-from ._functions import depends, is_inexact
+from .engine._functions import depends
 
 BFLOAT16 = jnp.finfo(jnp.bfloat16)
 
@@ -49,6 +51,7 @@ def distance_at_rest(cell: Cell, encoded: Any) -> AtRest:
     The arrays of a state that ``decode`` computes from the distance are the initial ones, the others are unchanged.
     """
     distance, rest = encoded
+    # of an AdaptiveLIF: the potential, but not the adaptation, which stays what it is in a neuron at rest
     of_distance = depends(cell.decode, distance, rest)
 
     def at_rest(rest):
@@ -62,43 +65,106 @@ def distance_at_rest(cell: Cell, encoded: Any) -> AtRest:
     return at_rest
 
 
-def write(mode: str, encoded: Any, u: Any, at_rest: AtRest | None = None) -> Any:
-    """What is kept of a state: ``u`` itself, or of ``encoded`` what fewer bits can hold."""
-    if mode == "exact" or encoded is None:
-        return u
-    distance, rest = encoded
-    if distance is not None:
-        if at_rest is not None and not _fits(mode, distance.dtype):
-            resting, read_resting = at_rest(rest), at_rest(jax.tree.map(_rounded, rest))
-            # an adaptation is rounded too, and moves the distance at rest by more than that of a potential near rest
-            near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
-            distance = jnp.where(near & ((resting < 0) == (read_resting < 0)), read_resting, distance)
-            factor = _factor(read_resting)
-            scaled = distance.astype(factor.dtype) / factor
-            tiny = jnp.asarray(-BFLOAT16.tiny, scaled.dtype)
-            distance = jnp.where((distance < 0) & (scaled > tiny), tiny, scaled)  # zero would fire
-        distance = (_to_half if mode == "half" else _to_byte)(distance)
-    return distance, jax.tree.map(_to_half, rest)
+class Storage:
+    """How the state before the spike is kept. This one keeps it unchanged."""
+
+    orders: ClassVar[float] = math.inf
+    """The orders of derivatives that a network has. Errors of rounding would be taken for constants in a second one."""
+    encodes: ClassVar[bool] = False
+    """If True, :meth:`write` takes what ``encode`` of a cell returns. Otherwise the state is kept unchanged."""
+    error: ClassVar[float] = 0.0
+    """The largest relative error of a distance to the threshold that is not tiny beside others of its example."""
+    gradient_error: ClassVar[float] = 0.0
+    """The error of gradients that ``check_cell`` and the tests accept, relative to their norm."""
 
 
-def read(mode: str, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
-    """What was encoded, ``(distance, rest)``; ``like`` has its structure and dtypes."""
-    distance, rest = kept
-    rest = jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
-    if distance is not None:
-        dtype = like[0].dtype
-        unpack = _from_half if mode == "half" else _from_byte
-        if at_rest is None or _fits(mode, dtype):
-            distance = unpack(distance, dtype)
-        else:
-            factor = _factor(at_rest(rest))
-            distance = (unpack(distance, factor.dtype) * factor).astype(dtype)
-    return distance, rest
+class FewBits(Storage):
+    """Storage of the distance to the threshold in few bits, and of the rest of a state in 16.
 
+    A subclass declares its errors and its format: :meth:`pack`, :meth:`unpack` and the codes of its numbers.
+    """
 
-def _fits(mode: str, dtype: Any) -> bool:
-    """If True, a distance is stored unchanged."""
-    return mode == "half" and jnp.finfo(dtype).bits <= 16
+    orders = 1
+    encodes = True
+    sign: ClassVar[int]
+    """The bit of the sign in a code. A code without it grows with the magnitude that it stands for."""
+    largest: ClassVar[int]
+    """The code of the largest finite magnitude."""
+
+    def pack(self, distance: jax.Array) -> Any:
+        """The codes, or a tuple of these and of what else is kept for them."""
+        raise NotImplementedError
+
+    def unpack(self, packed: Any, dtype: Any) -> jax.Array:
+        raise NotImplementedError
+
+    def holds(self, dtype: Any) -> bool:
+        """If True, distances of this dtype are kept unchanged."""
+        return False
+
+    def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
+        """What is kept of ``encoded``, the distance and the rest of a state."""
+        # distance: (batch, neurons); rest: the arrays of the state that the distance does not determine, of any shape.
+        distance, rest = encoded
+        if distance is not None:
+            if at_rest is not None and not self.holds(distance.dtype):
+                # Where neurons rest now, and where the backward pass will take them to rest: it has the rounded arrays.
+                resting, read_resting = at_rest(rest), at_rest(jax.tree.map(_rounded, rest))
+                # An adaptation is rounded too. It moves the distance at rest by more than a potential near rest does.
+                near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
+                # Only if both have the same sign, because the sign is the spike.
+                distance = jnp.where(near & ((resting < 0) == (read_resting < 0)), read_resting, distance)
+                # Divided by this factor a distance at rest is a power of two, which the codes hold exactly.
+                factor = _factor(read_resting)
+                scaled = distance.astype(factor.dtype) / factor
+                tiny = jnp.asarray(-BFLOAT16.tiny, scaled.dtype)
+                distance = jnp.where((distance < 0) & (scaled > tiny), tiny, scaled)  # zero would fire
+            distance = self.pack(distance)
+        return distance, jax.tree.map(_to_half, rest)
+
+    def read(self, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
+        """What was encoded, ``(distance, rest)``; ``like`` has its structure and dtypes."""
+        distance, rest = kept
+        rest = jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
+        if distance is not None:
+            dtype = like[0].dtype
+            if at_rest is None or self.holds(dtype):
+                distance = self.unpack(distance, dtype)
+            else:
+                factor = _factor(at_rest(rest))
+                distance = (self.unpack(distance, factor.dtype) * factor).astype(dtype)
+        return distance, rest
+
+    def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
+        """What ``write`` made, or where it does not fire the ``same``, the next number above or below that does.
+
+        A state lies between two numbers that can be kept. Where more comes out of more, a state and one of these two
+        have the same output, though it need not be that of the nearer one.
+        """
+        distance, rest = kept
+        codes, *unit = distance if isinstance(distance, tuple) else (distance,)
+        if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
+            return kept  # it was in 16 bits already, and is exact
+
+        def made_of(codes):
+            return ((codes, *unit) if unit else codes), rest
+
+        # Three candidates, each fired once: (batch, neurons) of codes, and of bools that say if one is found.
+        found = same(kept)
+        for by in (1, -1):
+            other = self._next(codes, by)
+            better = ~found & same(made_of(other))
+            codes, found = jnp.where(better, other, codes), found | better
+        return made_of(codes)
+
+    def _next(self, codes: jax.Array, by: int) -> jax.Array:
+        """The next codes above, or below. Infinity and NaN stay what they are."""
+        # As signed integers, in which the order of the codes is that of the numbers; -0 is left out.
+        code = codes.astype(jnp.int32)
+        size = code % self.sign
+        moved = jnp.clip(jnp.where(code < self.sign, size, -size) + by, -self.largest, self.largest)
+        moved = jnp.where(moved < 0, self.sign - moved, moved)
+        return jnp.where(size > self.largest, code, moved).astype(codes.dtype)
 
 
 def _factor(at_rest: jax.Array) -> jax.Array:
@@ -106,6 +172,7 @@ def _factor(at_rest: jax.Array) -> jax.Array:
     size = jnp.abs(at_rest).astype(compute_dtype(at_rest.dtype))
     # The factor jumps at the square root of two. Few thresholds are close to it, so both passes compute the same
     # factor even if compilers round differently.
+    # The mask leaves the exponent of a float32.
     power = _float(_bits((size * 2**0.5).astype(jnp.float32)) & jnp.uint32(0x7F800000))
     return jnp.where((power > 0) & (power < jnp.inf), size / power.astype(size.dtype), 1)
 
@@ -113,44 +180,6 @@ def _factor(at_rest: jax.Array) -> jax.Array:
 def _rounded(x: jax.Array) -> jax.Array:
     """``x`` rounded to 16 bits. Compilers may leave out a conversion to bfloat16 and back."""
     return x if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16 else jax.lax.reduce_precision(x, 8, 7)
-
-
-def lost(kept: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Where a distance in 8 bits is zero or the least magnitude: smaller ones are moved to one of these."""
-    codes, _ = kept
-    return codes % 128 <= 1
-
-
-def settle(kept: Any, same: Callable[[Any], jax.Array]) -> Any:
-    """What ``write`` made, or where it does not fire the ``same``, the next number above or below that does.
-
-    A state lies between two numbers that can be kept. Where more comes out of more, a state and one of these two have
-    the same output, though it need not be that of the nearer one.
-    """
-    distance, rest = kept
-    codes, *unit = distance if isinstance(distance, tuple) else (distance,)
-    if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
-        return kept  # it was in 16 bits already, and is exact
-
-    def made_of(codes):
-        return ((codes, *unit) if unit else codes), rest
-
-    found = same(kept)
-    for by in (1, -1):
-        other = _next(codes, by)
-        better = ~found & same(made_of(other))
-        codes, found = jnp.where(better, other, codes), found | better
-    return made_of(codes)
-
-
-def _next(codes: jax.Array, by: int) -> jax.Array:
-    """The next codes above, or below. Both kinds are a sign and a magnitude; infinity and NaN stay what they are."""
-    sign, largest = (0x80, _INFINITY - 1) if codes.dtype == jnp.uint8 else (0x8000, 0x7F7F)
-    code = codes.astype(jnp.int32)
-    size = code % sign
-    moved = jnp.clip(jnp.where(code < sign, size, -size) + by, -largest, largest)
-    moved = jnp.where(moved < 0, sign - moved, moved)
-    return jnp.where(size > largest, code, moved).astype(codes.dtype)
 
 
 def _to_half(x: jax.Array) -> jax.Array:
@@ -167,33 +196,66 @@ def _from_half(kept: jax.Array, dtype: Any) -> jax.Array:
     return kept if kept.dtype == dtype else jax.lax.bitcast_convert_type(kept, jnp.bfloat16).astype(dtype)
 
 
+class Half(FewBits):
+    """Storage in bfloat16."""
+
+    error = 2.0**-8
+    gradient_error = 1e-2
+    sign, largest = 0x8000, 0x7F7F
+
+    def holds(self, dtype: Any) -> bool:
+        return jnp.finfo(dtype).bits <= 16
+
+    pack, unpack = staticmethod(_to_half), staticmethod(_from_half)
+
+
 _LARGEST, _INFINITY, _NAN = 53248.0, 126, 127
 _ONE = 127 << 3  # the exponent and the mantissa's first 3 bits of 1.0
 _SHIFT = 23 - 3  # bits of a float32's mantissa that a code has not
 
 
-def _to_byte(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The bytes, and for each example the exponent of its unit, as a float32 has it."""
-    size = jnp.abs(x.astype(jnp.float32))
-    over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
-    largest = jnp.max(jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0)
-    up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)  # to the next power of two, which has no mantissa
-    exponent = jnp.clip(up >> 23, 1, 253)
-    scaled = size * _float((jnp.uint32(254) - exponent) << 23)  # by the inverse of the unit
-    code = ((_bits(jnp.maximum(scaled, 1)) + jnp.uint32(1 << (_SHIFT - 1))) >> _SHIFT) - jnp.uint32(_ONE)
-    code = jnp.where(code == 0, (scaled > 9 / 16).astype(jnp.uint32), code)
-    code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
-    code = jnp.where(size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code))
-    sign = (x < 0).astype(jnp.uint32) << 7
-    return (code | sign).astype(jnp.uint8), exponent.astype(jnp.uint8)
+class EightBit(FewBits):
+    """Storage in bytes, in the format of the module's text."""
+
+    error = 2.0**-4
+    gradient_error = 0.1
+    sign, largest = 0x80, _INFINITY - 1
+
+    def pack(self, distance: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The bytes, and for each example the exponent of its unit, as a float32 has it."""
+        x = distance
+        # Integer arithmetic on the bits of float32: a code is a float32 whose mantissa is cut off.
+        # size, scaled, code: (batch, neurons). largest, exponent: (batch, 1), since devices may share the examples.
+        size = jnp.abs(x.astype(jnp.float32))
+        over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
+        largest = jnp.max(jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0)
+        up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)  # to the next power of two, which has no mantissa
+        exponent = jnp.clip(up >> 23, 1, 253)
+        scaled = size * _float((jnp.uint32(254) - exponent) << 23)  # by the inverse of the unit
+        # The exponent and 3 bits of the mantissa, after half of the last of them is added: to the nearest.
+        code = ((_bits(jnp.maximum(scaled, 1)) + jnp.uint32(1 << (_SHIFT - 1))) >> _SHIFT) - jnp.uint32(_ONE)
+        # Smaller magnitudes lie between 0 and the least code, 9/8, with 9/16 in the middle.
+        code = jnp.where(code == 0, (scaled > 9 / 16).astype(jnp.uint32), code)
+        code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
+        code = jnp.where(size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code))
+        sign = (x < 0).astype(jnp.uint32) << 7
+        return (code | sign).astype(jnp.uint8), exponent.astype(jnp.uint8)
+
+    def unpack(self, packed: tuple[jax.Array, jax.Array], dtype: Any) -> jax.Array:
+        byte, exponent = (part.astype(jnp.uint32) for part in packed)
+        code = byte & jnp.uint32(127)
+        # The exponent and mantissa of the code as a float32, times the unit: both are exact.
+        size = _float((code + jnp.uint32(_ONE)) << _SHIFT) * _float(exponent << 23)
+        size = jnp.where(code == 0, 0, jnp.where(code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)))
+        return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
+
+    def lost(self, packed: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Where a distance is zero or the least magnitude: smaller ones are moved to one of these."""
+        codes, _ = packed
+        return codes % self.sign <= 1
 
 
-def _from_byte(kept: tuple[jax.Array, jax.Array], dtype: Any) -> jax.Array:
-    byte, exponent = (part.astype(jnp.uint32) for part in kept)
-    code = byte & jnp.uint32(127)
-    size = _float((code + jnp.uint32(_ONE)) << _SHIFT) * _float(exponent << 23)
-    size = jnp.where(code == 0, 0, jnp.where(code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)))
-    return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
+EXACT, HALF, EIGHT_BIT = Storage(), Half(), EightBit()
 
 
 def _bits(x: jax.Array) -> jax.Array:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compat import in_double_precision
+from .._pytree import inexact, is_inexact, merge
 from ..network import Layer, Network
-from ..network._functions import fill_in, inexact, is_inexact
-from ..network._storage import distance_at_rest, read, write
+from ..network._modes import MODES
+from ..network._storage import distance_at_rest
 from ..neurons import Cell, says_how_to_encode, unroll
 from ._report import (
     DTYPES,
@@ -253,7 +254,7 @@ def _derivatives(cell: Cell, course: _Course) -> Iterator[Finding]:
 
     def run(inputs):
         v, currents, parameters = inputs
-        return inexact(jax.vmap(lambda v, i: _step(rebuild(parameters), v, i))(fill_in(v, course.v), currents))
+        return inexact(jax.vmap(lambda v, i: _step(rebuild(parameters), v, i))(merge(v, course.v), currents))
 
     def dot(a, b):
         return sum(map(jnp.vdot, jax.tree.leaves(a), jax.tree.leaves(b)))
@@ -280,7 +281,7 @@ def _derivatives(cell: Cell, course: _Course) -> Iterator[Finding]:
 def _encoding(cell: Cell, course: _Course) -> Iterator[Finding]:
     """What a network makes of the states of all steps in few bits, and back."""
     inverse, sign = "decode is the inverse of encode", "the sign of the distance is the spike"
-    same = {mode: f"in mode {mode!r} the same neurons fire" for mode in ("half", "8-bit")}
+    same = {name: f"in mode {name!r} the same neurons fire" for name, mode in MODES.items() if mode.storage.encodes}
     if not says_how_to_encode(cell):
         why = f"{type(cell).__name__} does not encode its state: modes store it unchanged"
         yield from (Finding(law, None, note=why) for law in (inverse, sign, *same.values()))
@@ -300,8 +301,9 @@ def _encoding(cell: Cell, course: _Course) -> Iterator[Finding]:
 
         def again(mode=mode):
             at_rest = distance_at_rest(cell, encoded)
-            kept = write(mode, encoded, us, at_rest)
-            return cell.fire(cell.decode(*read(mode, kept, encoded, at_rest)))[1]
+            storage = MODES[mode].storage
+            kept = storage.write(encoded, at_rest)
+            return cell.fire(cell.decode(*storage.read(kept, encoded, at_rest)))[1]
 
         yield _equal(law, attempt(again), outs)
 
@@ -373,10 +375,11 @@ def _modes(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Ar
     differ = np.abs(nearly - expected).max() > 1e-6 * peak_of(expected)
     amplified = math.inf if differ else float(np.linalg.norm(slopes_nearly - slopes) / size / _SMALL)
     exact = max(1e-9, 1e-13 * amplified)
-    modes = dict.fromkeys(("exact", "recompute", "scan"), exact)
-    if says_how_to_encode(cell):
-        modes |= {"half": 1e-2, "8-bit": 0.1}
-    for mode, limit in modes.items():
+    for mode in sorted(MODES, key=lambda name: MODES[name].storage.encodes):
+        storage = MODES[mode].storage
+        if storage.encodes and not says_how_to_encode(cell):
+            continue
+        limit = storage.gradient_error or exact
         values, gradients = (f"in mode {mode!r} {what} are those of a loop" for what in ("outputs", "gradients"))
         if amplified > (1e8 if limit == exact else 10):
             why = f"the dynamics amplify a relative change of the currents by {amplified:.0e}"

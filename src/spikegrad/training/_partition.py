@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from .._pytree import is_array, split
 
 
 def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf: True) -> tuple[Any, Any]:
@@ -47,11 +48,7 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
     >>> combine(trainable, static)["steps"]
     8
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    chosen = [is_float_array(leaf) and bool(filter(name_of(path), leaf)) for path, leaf in leaves]
-    trainable = [leaf if mine else None for (_, leaf), mine in zip(leaves, chosen, strict=True)]
-    static = [None if mine else leaf for (_, leaf), mine in zip(leaves, chosen, strict=True)]
-    return structure.unflatten(trainable), structure.unflatten(static)
+    return split(tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf))
 
 
 def combine(trainable: Any, static: Any) -> Any:
@@ -88,7 +85,7 @@ def combine(trainable: Any, static: Any) -> Any:
 
 
 def is_float_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def name_of(path: Any) -> str:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._compat import of_mesh
 from .._optimizer import updates_of
+from .._pytree import is_array, split
 from .._system import releasing_memory
 from ._spread import replicated
 from ._state import State
@@ -146,11 +147,8 @@ def compiled(
 
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
     """The arrays of a pytree, such as a loss that is a Partial, and the rest of it."""
-    leaves, structure = jax.tree.flatten(tree)
-    arrays = [isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves]
-    bound = [jnp.asarray(leaf) if mine else None for leaf, mine in zip(leaves, arrays, strict=True)]
-    rest = [None if mine else leaf for leaf, mine in zip(leaves, arrays, strict=True)]
-    return structure.unflatten(bound), structure.unflatten(rest)
+    arrays, rest = split(tree, lambda _, leaf: is_array(leaf))
+    return jax.tree.map(jnp.asarray, arrays), rest
 
 
 def _checked(result: Any) -> tuple[Any, dict[str, Any]]:

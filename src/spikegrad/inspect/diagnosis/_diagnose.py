@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 
 from ..._checks import brief, real_array
 from ...network import Network
+from ...network._modes import check_mode
 from ...network._network import check_shapes, checked_key, real_inputs
-from ...network._schedule import MODES
 from ._look import Look, Whole, as_surrogate, report
 from ._numbers import Recorded, norm
 from ._report import Diagnosis
@@ -102,8 +102,7 @@ def diagnose(
     """
     if not isinstance(network, Network):
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
-    if mode not in MODES:
-        raise ValueError(f"diagnose: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    check_mode("diagnose", mode)
     inputs = real_inputs(inputs)
     key = None if key is None else checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)

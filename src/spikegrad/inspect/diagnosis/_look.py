@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._pytree import is_array, merge, split
 from ..._struct import as_numbers, lifted
 from ..._surrogate import Surrogate
 from ...network import Network
@@ -113,10 +114,8 @@ class Look:
 
     def _run(self, network: Network) -> dict[str, Any]:
         """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already."""
-        leaves, structure = jax.tree.flatten(lifted(network))
-        known = [isinstance(leaf, (jax.Array, np.ndarray, float, int)) for leaf in leaves]
-        arrays = [leaf for leaf, is_known in zip(leaves, known, strict=True) if is_known]
-        others = tuple(None if is_known else leaf for leaf, is_known in zip(leaves, known, strict=True))
+        arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or isinstance(leaf, (float, int)))
+        others, structure = jax.tree.flatten(rest)
         rng = np.random.default_rng(0)
         states = network.initial_state(self.inputs[0])
         signs = [rng.choice(np.asarray([-1, 1], np.float32), out.shape) for _, out in states]
@@ -124,18 +123,16 @@ class Look:
         given = arrays, self.inputs, self.mask, self.key
         later = signs, last if self.batched else last[0]
         if is_pure_network(network) and (self.loss is None or isinstance(self.loss, jax.tree_util.Partial)):
-            return _compiled(structure, others, self.optimizer, *given, self.loss, *later)
+            return _compiled(structure, tuple(others), self.optimizer, *given, self.loss, *later)
         made_for = structure, tuple(map(id, others))
         if made_for not in self._programs:
-            fresh = functools.partial(_recorded, structure, others, self.optimizer)
+            fresh = functools.partial(_recorded, structure, tuple(others), self.optimizer)
             self._programs[made_for] = jax.jit(functools.partial(fresh, loss=self.loss))
         return self._programs[made_for](*given, signs=signs, last=later[1])
 
 
 def _recorded(structure, others, optimizer, arrays, inputs, mask, key, loss, signs, last):
-    given = iter(arrays)
-    network = structure.unflatten([next(given) if other is None else other for other in others])
-    return record(network, inputs, mask, key, loss, signs, last, optimizer)
+    return record(merge(arrays, structure.unflatten(others)), inputs, mask, key, loss, signs, last, optimizer)
 
 
 _compiled = jax.jit(_recorded, static_argnums=(0, 1, 2))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ...network._functions import is_inexact
+from ..._pytree import is_inexact
 
 _FAR = 1000000.5
 """A potential beyond any threshold. It has a fraction, so a readout has an output with a fraction."""

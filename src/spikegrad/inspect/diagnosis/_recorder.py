@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from ..._optimizer import updates_of
+from ..._pytree import inexact, is_inexact, merge
 from ...network import Network
-from ...network._functions import fill_in, inexact, is_inexact
-from ...network._layer import LayerState, examples_of
-from ...network._layer_vjp import LayerVjp, trace
-from ...network._masks import Masks, make_masks, tree_keep, tree_where
-from ...network._storage import lost
+from ...network._masks import Masks, make_masks, tree_where
+from ...network._step import LayerState, examples_of, layer_step
+from ...network._storage import EIGHT_BIT
+from ...network.engine._layer_vjp import LayerVjp, trace
 from ._numbers import Recorded
 from ._potential import Potential, candidates, find, select
 
@@ -45,6 +45,7 @@ def record(
 
     ``signs`` are those of the outputs of each layer, ``(examples, ...)``, ``last`` the last step of each example.
     """
+    # Equations instead of layers, as in the engine: gradients must reach the arrays that a user's function closes over.
     masks = make_masks(len(inputs), mask, None)
     masks = masks if key is None else masks.numbered(0)
     states = network.initial_state(inputs[0])
@@ -52,6 +53,7 @@ def record(
     for n, (layer, state) in enumerate(zip(network.layers, states, strict=True)):
         traced.append(trace(layer, x, state, n, key, examples_of(inputs[0])))
         x = state[1]
+    # Of each layer and function, a list of arrays, with None for integers: what an optimizer sees.
     weights = [inexact({name: own[name] for name in _TRAINED if name in own}) for _, own, _ in traced]
 
     def forward(weights):
@@ -61,11 +63,13 @@ def record(
             x = passes[-1].out
         return passes
 
+    # Each layer over all steps, (steps, batch, inputs) -> (steps, batch, neurons), and back in the opposite order.
     passes = forward(weights)
     of_outputs = loss or functools.partial(_probe, signs[-1])
     value, ct = jax.value_and_grad(of_outputs)(passes[-1].out)
     found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights}
     found |= {"at_rest": [], "spikes": []}
+    # ``ct`` goes down: of the outputs of the layer (steps, batch, neurons), then of its inputs.
     for one, own_signs, (_, _, rest) in reversed(list(zip(passes, signs, traced, strict=True))):
         ct_out = ct
         gradients, ct_current, ct = one.back(ct_out)
@@ -79,6 +83,8 @@ def record(
         def loss_of(weights):
             return of_outputs(forward(weights)[-1].out)
 
+        # The first update, at full size and at smaller ones: a loss that falls only for the small ones has too large a
+        # learning rate. Sequentially, since each keeps the activity of all layers.
         gradients, at_start = found["weight_gradients"], optimizer.init(weights)
         found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
 
@@ -103,7 +109,7 @@ class _Pass:
 
     def __init__(self, traced: Any, own: dict, trained: dict, state: LayerState, masks: Masks, x: jax.Array) -> None:
         def with_trained(mine):
-            filled = {name: fill_in(arrays, own[name]) for name, arrays in mine.items()}
+            filled = {name: merge(arrays, own[name]) for name, arrays in mine.items()}
             return LayerVjp(traced, {**own, **filled}, unroll=1)
 
         def products(mine, x):
@@ -113,9 +119,12 @@ class _Pass:
         def steps(mine, drive):
             return _over_steps(with_trained(mine), drive, state, masks)
 
+        # Two pullbacks, so that the cotangent of the current between them can be read: W x + b for all steps as one
+        # product, and the steps, which wait for each other through the state and the recurrent weights.
         self.layer, self.number = with_trained(trained), masks.number
         feeding = {name: arrays for name, arrays in trained.items() if name in _PRODUCTS}
         feedback = {name: arrays for name, arrays in trained.items() if name not in _PRODUCTS}
+        # Spikes as bools have no derivative, and vjp takes no such argument.
         if is_inexact(x):
             drive, self._back_products = jax.vjp(products, feeding, x)
         else:
@@ -140,12 +149,15 @@ class _Pass:
 
     def recorded(self, ct_current: jax.Array, ct_out: jax.Array, signs: jax.Array, last: jax.Array) -> Recorded:
         u, current, feedback, free = self._seen
+        # Random signs on the output of each example's last step, zeros elsewhere: (steps, batch, neurons). How the
+        # gradient of the currents falls with the lag shows if it vanishes or explodes (Hochreiter 1991; Bengio, Simard,
+        # Frasconi 1994). It is the layer's own, whatever the loss and the layers above.
         at_end = jnp.zeros_like(self.out)
         index = (last,) if self.out.ndim < 3 else (last, jnp.arange(len(last)))
         at_end = at_end.at[index].set(signs.astype(self.out.dtype))
         return Recorded(
             self._read(u),
-            jax.vmap(self.distance)(u),
+            jax.vmap(self.distance)(u),  # over the steps
             self.out,
             self._slope(u),
             current,
@@ -177,6 +189,7 @@ class _Pass:
     def _slope(self, u: Any) -> jax.Array:
         """The derivative of the output in the potential."""
 
+        # Forward mode in one array of the state: the output is elementwise, so ones give each neuron's own derivative.
         def slope(u, number):
             arrays, replaced = candidates(u, self.out[0])
             if not arrays:
@@ -190,33 +203,33 @@ class _Pass:
         """Of mode "8-bit", which distances it cannot tell from zero, and the slopes that it reads again."""
         if self.layer.traced.encoded is None or self.layer.traced.encoded[0] is None:
             return None
-        kept = self._each_step(lambda u, number: self.layer.store("8-bit", u, number))(u, self.number)
+        # Written and read step by step, as in the engine: examples of one step share a unit, those of others do not.
+        kept = self._each_step(lambda u, number: self.layer.store(EIGHT_BIT, u, number))(u, self.number)
         distance, _ = kept
-        return lost(distance), self._slope(jax.vmap(lambda kept: self.layer.load("8-bit", kept))(kept))
+        return EIGHT_BIT.lost(distance), self._slope(jax.vmap(lambda kept: self.layer.load(EIGHT_BIT, kept))(kept))
 
 
 def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Masks) -> tuple[jax.Array, tuple]:
     """Outputs, then pre-spike states, both currents, and pre-spike states without spikes."""
 
-    def charged(v, current):
-        return layer.call("integrate", v, current)
-
     # without a spike the state after the step is that before it, if the cell has one kind of state
-    after = jax.eval_shape(charged, state[0], drive[0])
+    after = jax.eval_shape(layer.integrate, state[0], drive[0])
     has_free = _types(after) == _types(state[0])
 
+    # Carry: the state (v, out), and the state of a neuron that gets the same inputs and never fires, each
+    # (batch, neurons). Slices: the current of the inputs (batch, neurons), and the masks.
     def step(carry, now):
-        (v, out), free = carry
+        state, free = carry
         given, mask = now
-        feedback = layer.call("recurrent", out) if layer.recurrent else None
-        u = charged(v, given if feedback is None else given + feedback)
-        after = tree_where(mask.active, layer.fire(u, mask.number), (v, out))
+        # the same product as in the step, and compiled once: XLA merges equal operations
+        feedback = layer.call("recurrent", state[1]) if layer.recurrent else None
+        state, out, u = layer_step(layer, state, given, mask)
         if has_free:
-            free = tree_where(mask.active, charged(free, jax.lax.stop_gradient(given)), free)
-        return (after, free), (tree_keep(mask.active, after[1]), (u, given, feedback, free))
+            free = tree_where(mask.active, layer.integrate(free, jax.lax.stop_gradient(given)), free)
+        return (state, free), (out, (u, given, feedback, free))
 
     start = jax.lax.stop_gradient(state[0]) if has_free else None
-    _, (out, seen) = jax.lax.scan(step, (state, start), (drive, masks))
+    _, (out, seen) = jax.lax.scan(layer.fast(step), (state, start), (drive, masks))
     return out, seen
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._compat import bind_over_any_axes, equations, evaluate, zeros_like
+from ..._compat import bind_over_any_axes, equations, evaluate, zeros_like
+from ..._pytree import inexact, is_inexact, merge, split
 
 Arrays = list
 """What a function closes over, in the order of its equations."""
@@ -58,30 +59,12 @@ def _follow(jaxpr: Any, given: list[bool]) -> list[bool]:
     return [not hasattr(var, "val") and var in reached for var in of.outputs]
 
 
-def is_inexact(leaf: Any) -> bool:
-    """Whether an array can have a derivative; integers, bools and random keys cannot."""
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def inexact(tree: Any) -> Any:
-    """The tree with None in place of each array that has no derivative."""
-    return jax.tree.map(lambda leaf: leaf if is_inexact(leaf) else None, tree)
-
-
 def zero_cotangent(tree: Any) -> Any:
     return jax.tree.map(zeros_like, inexact(tree))
 
 
 def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
     """Cotangents of the arguments, with None for what has no derivative, which ``cotangent`` has as well."""
-
-    def restricted(*some):
-        return inexact(function(*map(fill_in, some, args)))
-
-    _, back = jax.vjp(restricted, *map(inexact, args))
+    given, others = split(args, lambda _, leaf: is_inexact(leaf))
+    _, back = jax.vjp(lambda *given: inexact(function(*merge(given, others))), *given)
     return back(cotangent)
-
-
-def fill_in(some: Any, whole: Any) -> Any:
-    """The whole, with what there is of another tree in place of it."""
-    return jax.tree.map(lambda s, w: w if s is None else s, some, whole, is_leaf=lambda leaf: leaf is None)

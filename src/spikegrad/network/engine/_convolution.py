@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .._compat import bind, equations, evaluate
+from ..._compat import bind, equations, evaluate
 
 _CONVOLUTION = "conv_general_dilated"
 _NESTED = frozenset(

@@ -33,25 +33,17 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_float
-from .._compat import contract_leading, zeros_like
-from .._surrogate import forwards
-from ..neurons import State, says_how_to_encode
-from . import _storage
+from ..._checks import is_float
+from ..._compat import contract_leading, zeros_like
+from ..._pytree import is_inexact
+from ..._surrogate import forwards
+from ...neurons import State, says_how_to_encode
+from .._layer import Layer, matrix_of, plus_bias, times_matrix, times_weight
+from .._masks import Masks, tree_where
+from .._step import LayerState, fire, is_stochastic, keys_of, layer_step
+from .._storage import Storage, distance_at_rest
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
-from ._layer import (
-    Layer,
-    LayerState,
-    example_keys,
-    fire,
-    keys_of,
-    matrix_of,
-    plus_bias,
-    times_matrix,
-    times_weight,
-)
-from ._masks import Masks, cut_off, tree_keep, tree_where
 
 Gradients: TypeAlias = dict[str, Any]
 """By function, a gradient for each of its arrays; None for integers."""
@@ -60,8 +52,6 @@ Gradients: TypeAlias = dict[str, Any]
 _PRODUCTS = ("weight", "recurrent", "bias")
 GRADIENTS = (*_PRODUCTS, "integrate", "fire")
 """The functions whose arrays get a gradient."""
-KEYS = "threefry2x32"
-"""The kind of key: one whose numbers are the same whatever is drawn beside them."""
 
 
 class TracedLayer(NamedTuple):
@@ -70,8 +60,8 @@ class TracedLayer(NamedTuple):
     calls: dict[str, Callable]
     matrices: frozenset[str]
     """The products with a matrix."""
-    convolutional: frozenset[str]
-    """The functions that contain a convolution."""
+    per_step: bool
+    """If True, products are taken step by step, since there is a convolution."""
     encoded: Any
     """Shapes and dtypes of what ``encode`` returns; None if the cell has none."""
     beyond_sign: bool
@@ -81,11 +71,6 @@ class TracedLayer(NamedTuple):
     examples: int | None
     """For how many examples it draws spikes, if it does."""
 
-    @property
-    def per_step(self) -> bool:
-        """Whether products are taken step by step."""
-        return bool(self.convolutional)
-
 
 def trace(
     layer: Layer, x: jax.Array, state: Any, number: int, key: jax.Array | None, examples: int | None
@@ -94,20 +79,20 @@ def trace(
 
     Where spikes are drawn, the key is one of the arrays.
     """
-    calls, arrays, matrices, convolutional = {}, {}, set(), set()
+    calls, arrays, matrices, convolutional = {}, {}, set(), []
 
     def add(name, function, *example):
         calls[name], arrays[name], jaxpr = close(function, *example)
-        if has_convolution(jaxpr):
-            convolutional.add(name)
+        convolutional.append(has_convolution(jaxpr))
 
     v, out = state
-    current = layer.current(x, out)
+    current = layer.current(x, out)  # for its dtype: that of the sum of both products
     for name, given in (("weight", x), ("recurrent", out)):
         weight = getattr(layer, name)
         if weight is None:
             continue
         if (matrix := matrix_of(weight)) is not None and is_float(matrix):
+            # Known matrices are not traced: their gradient is one product of a chunk, added in place (see ``_add``).
             dtype = matrix.dtype if name == "weight" else current.dtype
             calls[name], arrays[name] = functools.partial(_matrix_product, dtype), [jnp.asarray(matrix)]
             matrices.add(name)
@@ -117,10 +102,11 @@ def trace(
             add(name, lambda out: layer.feedback(out).astype(current.dtype), given)
     add("bias", lambda product: plus_bias(layer, product).astype(current.dtype), times_weight(layer, x))
     add("integrate", layer.cell.integrate, v, current)
+    # The loop carries the last pre-spike state, which needs a first value. No step reads it (``Masks.started``).
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
-    keys = keys_of(layer, key, number, examples)
-    if key is not None and keys is not None:
-        arrays["key"] = [key]
+    keys = None
+    if key is not None and is_stochastic(layer.cell):
+        arrays["key"], keys = [key], keys_of(key, None, number, examples)
     add("fire", lambda u, keys: fire(layer.cell, u, keys), u, keys)
     encoded = None
     if says_how_to_encode(layer.cell):
@@ -128,10 +114,10 @@ def trace(
         encoded = layer.cell.encode(u)
         add("decode", layer.cell.decode, *encoded)
         if encoded[0] is not None:
-            add("at_rest", _storage.distance_at_rest(layer.cell, encoded), encoded[1])
+            add("at_rest", distance_at_rest(layer.cell, encoded), encoded[1])
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
     beyond_sign = any(forward.beyond_sign for forward in forwards(layer.cell))
-    traced = TracedLayer(calls, frozenset(matrices), frozenset(convolutional), encoded, beyond_sign, number, examples)
+    traced = TracedLayer(calls, frozenset(matrices), any(convolutional), encoded, beyond_sign, number, examples)
     return traced, arrays, u
 
 
@@ -145,82 +131,85 @@ class LayerVjp:
     def __init__(self, traced: TracedLayer, arrays: dict[str, Arrays], unroll: int, low_memory: bool = False) -> None:
         self.traced, self.arrays, self.unroll, self.low_memory = traced, arrays, unroll, low_memory
         self.recurrent = "recurrent" in arrays
-        self.stepwise = ("fire", "integrate", *(_PRODUCTS if traced.per_step else ()))  # gradients added step by step
+        # The functions whose gradients are added in phase 1, step by step. Those of the others wait for phase 2.
+        self.stepwise = ("fire", "integrate", *(_PRODUCTS if traced.per_step else ()))
+
+    def with_arrays(self, arrays: dict[str, Arrays]) -> LayerVjp:
+        return LayerVjp(self.traced, {**self.arrays, **arrays}, self.unroll, self.low_memory)
 
     @property
     def _at_rest(self):
         return functools.partial(self.call, "at_rest") if "at_rest" in self.arrays else None
 
     def call(self, name: str, *args: Any) -> Any:
-        function = self.traced.calls[name]
-        if name in self.traced.convolutional:
-            function = canonical(function)
-        return function(self.arrays[name], *args)
+        return self.traced.calls[name](self.arrays[name], *args)
 
     def call_chunk(self, name: str, *args: Any) -> Any:
         return self._over_chunk(name, len(args))(self.arrays[name], *args)
 
     def _over_chunk(self, name, count=1):
+        # Adds the axis of a chunk's steps: (chunk, batch, inputs) -> (chunk, batch, neurons). The arrays are shared.
         return jax.vmap(self.traced.calls[name], in_axes=(None, *[0] * count))
 
-    def _pull(self, name, cotangent, *args):
-        """Cotangents of the arrays of a function, and of its arguments, in one step."""
-        back = functools.partial(pullback, self.traced.calls[name])
-        if name in self.traced.convolutional:
-            back = canonical(back)  # the derivative of a convolution is another one
-        return back(cotangent, self.arrays[name], *args)
+    def fast(self, step: Callable) -> Callable:
+        """A step with its convolutions in the form that is fast within a loop."""
+        return canonical(step) if self.traced.per_step else step
+
+    def drive(self, x: jax.Array) -> jax.Array:
+        """The part of the current that waits for nothing, of one step."""
+        return self.call("bias", self.call("weight", x))
+
+    def current(self, drive: jax.Array, out: jax.Array) -> jax.Array:
+        return drive + self.call("recurrent", out) if self.recurrent else drive
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        return self.call("integrate", v, current)
 
     def fire(self, u: State, number: Any) -> LayerState:
         """State and output after a step, of which the number matters where spikes are drawn."""
-        return self.call("fire", u, self._keys(number))
+        key = self.arrays.get("key")
+        keys = None if key is None else keys_of(key[0], number, self.traced.number, self.traced.examples)
+        return self.call("fire", u, keys)
 
-    def _keys(self, number):
-        if "key" not in self.arrays:
-            return None
-        draw = functools.partial(jax.random.fold_in, self.arrays["key"][0])
-        step_key = jax.vmap(draw)(number) if number.ndim else draw(number)
-        return example_keys(step_key, self.traced.number, self.traced.examples)
-
-    def store(self, mode: str, u: State, number: Any) -> Any:
+    def store(self, storage: Storage, u: State, number: Any) -> Any:
         """What is kept of a pre-spike state."""
-        encoded = None if mode == "exact" or self.traced.encoded is None else self.call("encode", u)
-        kept = _storage.write(mode, encoded, u, self._at_rest)
-        if encoded is None or not self.traced.beyond_sign:
+        if not storage.encodes or self.traced.encoded is None:
+            return u
+        kept = storage.write(self.call("encode", u), self._at_rest)
+        # A step depends on the sign of the distance alone, which every storage keeps. Graded and drawn spikes depend
+        # on its value, so the stored number is moved until the backward pass fires what the forward pass did.
+        if not self.traced.beyond_sign:
             return kept
         spikes = self.fire(u, number)[1]
+        return storage.settle(kept, lambda kept: self.fire(self.load(storage, kept), number)[1] == spikes)
 
-        def same(kept):
-            return self.fire(self.load(mode, kept), number)[1] == spikes
-
-        return _storage.settle(kept, same)
-
-    def load(self, mode: str, kept: Any) -> State:
+    def load(self, storage: Storage, kept: Any) -> State:
         """The pre-spike state again."""
-        if mode == "exact" or self.traced.encoded is None:
+        if not storage.encodes or self.traced.encoded is None:
             return kept
-        return self.call("decode", *_storage.read(mode, kept, self.traced.encoded, self._at_rest))
+        return self.call("decode", *storage.read(kept, self.traced.encoded, self._at_rest))
 
-    def forward(self, u: State, state: LayerState, x: jax.Array, masks: Masks, mode: str | None, pre_spike: bool):
+    def forward(
+        self, u: State, state: LayerState, x: jax.Array, masks: Masks, storage: Storage | None, pre_spike: bool
+    ):
         """Pre-spike state and state after the chunk; of each step the output, the pre-spike state, what is kept.
 
-        The last two are None if not asked for: without a ``mode``, nothing is kept.
+        The last two are None if not asked for: without a ``storage``, nothing is kept.
         """
         per_step = self.traced.per_step
 
+        # The scan over the steps of a chunk. Carry: ``u`` and the state (v, out), each (batch, neurons).
+        # Slices: the drive (batch, neurons), or with a convolution the inputs (batch, ...), and the masks of a step.
         def step(carry, now):
+            u, state = carry
             given, mask = now
-            v, out = cut_off(mask, carry[1])  # for derivatives of the second order: this pass is differentiated then
-            current = self.call("bias", self.call("weight", given)) if per_step else given
-            if self.recurrent:
-                current = current + self.call("recurrent", out)
-            u = self.call("integrate", v, current)
-            u, state = carry = tree_where(mask.active, (u, self.fire(u, mask.number)), carry)
-            shown = tree_keep(mask.active, u) if pre_spike else None
-            kept = None if mode is None else self.store(mode, u, mask.number)
-            return carry, (tree_keep(mask.active, state[1]), shown, kept)
+            state, out, new = layer_step(self, state, self.drive(given) if per_step else given, mask)
+            u = tree_where(mask.active, new, u)  # held like the state, which the backward pass rebuilds from it
+            kept = None if storage is None else self.store(storage, u, mask.number)
+            return (u, state), (out, new if pre_spike else None, kept)
 
         given = x if per_step else self.call_chunk("bias", self.call_chunk("weight", x))
-        return jax.lax.scan(step, (u, state), (given, masks), unroll=min(self.unroll, len(x)))
+        return jax.lax.scan(self.fast(step), (u, state), (given, masks), unroll=min(self.unroll, len(x)))
 
     def backward_steps(self, ct_end: Any, grads: Gradients, cts: Any, befores: LayerState, x: Any, load, masks: Masks):
         """Phase 1: cotangents of the state before the chunk, gradients added up, and a cotangent of each step.
@@ -228,47 +217,38 @@ class LayerVjp:
         The latter is that of the current, or if the layer takes its products step by step that of the inputs.
         """
         per_step = self.traced.per_step
-        given = x
+        given, known = x, False
+        # Linearizing ``integrate`` takes the current of the forward pass. All outputs of the chunk are rebuilt already,
+        # so both products are one of (chunk, batch, inputs) and a matrix, and no step waits for the one before.
         if not per_step:
             given = self.call_chunk("bias", self.call_chunk("weight", x))
             if self.recurrent:
-                given = given + self.call_chunk("recurrent", befores[1])
+                given, known = given + self.call_chunk("recurrent", befores[1]), True
 
+        # The scan over the steps of a chunk, from the last to the first. Carry: the cotangents of the state after the
+        # step, each (batch, neurons), and the gradients so far of ``stepwise``, in the shapes of their arrays.
+        # Slices: cotangents of the output and pre-spike state (batch, neurons), the state before the step, ``given``.
         def step(carry, now):
             ct_state, grads = carry
-            t, (ct_out, ct_shown), (v, out), given, mask = now
-            new = {}
-            ct_v, ct_fed = tree_keep(mask.active, ct_state)
-            if ct_out is not None:
-                ct_fed = ct_fed + tree_keep(mask.active, ct_out)
-            new["fire"], ct_u, _ = self._pull("fire", (ct_v, ct_fed), load(t), self._keys(mask.number))
-            if ct_shown is not None:
-                ct_u = jax.tree.map(jnp.add, ct_u, tree_keep(mask.active, ct_shown))
-            current = product = given
-            if per_step:
-                product = self.call("weight", given)
-                current = self.call("bias", product)
-                if self.recurrent:
-                    current = current + self.call("recurrent", out)
-            new["integrate"], ct_v, ct_current = self._pull("integrate", ct_u, v, current)
-            ct_out = zeros_like(out)
-            if self.recurrent:
-                new["recurrent"], ct_out = self._pull("recurrent", ct_current, out)
-            ct_step = ct_current
-            if per_step:
-                new["bias"], ct_product = self._pull("bias", ct_current, product)
-                new["weight"], ct_step = self._pull("weight", ct_product, given)
-            ct_before = ct_v, ct_out
-            if mask.cut is not None:
-                ct_before = tree_keep(~mask.cut, ct_before)
-            if mask.active is not None:
-                ct_before = jax.tree.map(jnp.add, ct_before, tree_keep(~mask.active, ct_state))
-            return (ct_before, _plus(grads, {name: new[name] for name in grads})), ct_step
+            t, (ct_out, ct_shown), before, given, mask = now
+            u = load(t)
+
+            # The step of the forward pass, of which only the derivative is used: XLA drops what it computes, since
+            # ``_Rebuilt`` puts the known values in its place. So no second step is written by hand. What is left that
+            # waits for the step after is the transposed recurrent product.
+            def again(arrays, state, given):
+                layer = _Rebuilt(self.with_arrays(arrays), u, given if known else None)
+                new = layer_step(layer, state, layer.layer.drive(given) if per_step else given, mask)
+                return new.state, None if ct_out is None else new.output, None if ct_shown is None else new.pre_spike
+
+            mine = {name: self.arrays[name] for name in grads}
+            new, ct_before, ct_step = pullback(again, (ct_state, ct_out, ct_shown), mine, before, given)
+            return (ct_before, _plus(grads, new)), ct_step
 
         some = {name: grads[name] for name in self.stepwise if name in grads}
         xs = jnp.arange(len(masks.started)), cts, befores, given, masks
         (ct_start, some), ct_steps = jax.lax.scan(
-            step, (ct_end, some), xs, reverse=True, unroll=min(self.unroll, len(masks.started))
+            self.fast(step), (ct_end, some), xs, reverse=True, unroll=min(self.unroll, len(masks.started))
         )
         return ct_start, {**grads, **some}, ct_steps
 
@@ -282,6 +262,7 @@ class LayerVjp:
         """Phase 2: add the gradients of the other weights; the cotangent of the inputs."""
         if self.traced.per_step:
             return grads, ct_steps
+        # All of shape (chunk, batch, ...): sums over steps and examples happen within one product for each weight.
         product = self.call_chunk("weight", x)
         bias, ct_product = pullback(self._over_chunk("bias"), ct_steps, self.arrays["bias"], product)
         weight, ct_x = self._add("weight", grads["weight"], x, ct_product)
@@ -290,10 +271,48 @@ class LayerVjp:
     def _add(self, name, grad, x, ct):
         """The gradient of the arrays of a product, added to another, and the cotangent of its inputs."""
         new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
+        # For a matrix ``new`` is left unused, and XLA drops it: ``add`` makes the product again so that it is added to
+        # the gradient in place, in parts where memory is to be saved.
         if name not in self.traced.matrices:
             return _plus(grad, new), ct_x
         add = _add_in_parts if self.low_memory else _add_product
         return [add(grad[0], self.arrays[name][0], x, ct)], ct_x
+
+
+class _Rebuilt(NamedTuple):
+    """A layer whose step is made again to be differentiated: state before the spike, and the current, are known."""
+
+    layer: LayerVjp
+    u: State
+    known_current: jax.Array | None
+
+    def current(self, drive: jax.Array, out: jax.Array) -> jax.Array:
+        current = self.layer.current(drive, out)
+        return current if self.known_current is None else _known(self.known_current, current)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        return jax.tree.map(_known, self.u, self.layer.integrate(v, current))
+
+    def fire(self, u: State, number: Any) -> LayerState:
+        return self.layer.fire(u, number)
+
+
+def _known(value: jax.Array, computed: jax.Array) -> jax.Array:
+    """The value, with the derivative of what computes it, which need not be evaluated then."""
+    return _with_derivative_of(value, computed) if is_inexact(value) else value
+
+
+# A rule in forward mode, which JAX transposes and differentiates again. In a second derivative ``value``, which is
+# read from the residuals, has its own derivative in these.
+@jax.custom_jvp
+def _with_derivative_of(value, computed):
+    del computed
+    return value
+
+
+@_with_derivative_of.defjvp
+def _with_derivative_of_jvp(primals, tangents):
+    return primals[0], tangents[1]
 
 
 def _plus(a: Any, b: Any) -> Any:
@@ -312,6 +331,7 @@ def _add_in_parts(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Arra
         return _add_product(grad, matrix, x, ct)
     rows = len(grad) // parts
 
+    # Carry: the gradient (inputs, neurons), of which each turn replaces ``rows`` rows. Temporary: (rows, neurons).
     def add(i, grad):
         part, some = (jax.lax.dynamic_slice_in_dim(a, i * rows, rows) for a in (grad, matrix))
         part = _add_product(part, some, jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1), ct)

@@ -35,65 +35,82 @@ arXiv:1604.01946).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._compat import match_varying_axes, merge_leading, zeros_like
-from ._functions import inexact, is_inexact, zero_cotangent
-from ._layer_vjp import GRADIENTS, LayerVjp
-from ._masks import Masks, cut_off, tree_where
-from ._schedule import Part
+from ..._compat import match_varying_axes, merge_leading, zeros_like
+from ..._pytree import inexact, is_inexact
+from .._layer import Layer
+from .._masks import Masks, cut_off, tree_where
+from .._schedule import Part, Plan
+from .._step import LayerState, examples_of
+from ._functions import zero_cotangent
+from ._layer_vjp import GRADIENTS, LayerVjp, trace
 
 
-class Plan(NamedTuple):
-    """What does not change from call to call."""
+def run(
+    layers: Sequence[Layer],
+    inputs: jax.Array,
+    states: Sequence[LayerState],
+    masks: Masks,
+    key: jax.Array | None,
+    plan: Plan,
+    mark: Callable[[Any], Any],
+) -> tuple[list[LayerState], list]:
+    """States after the last step; of each layer outputs and pre-spike states over time, or None where not asked for.
 
-    traced: tuple
-    """The equations of each layer."""
-    keep: str
-    """How states are kept: exact, half or 8-bit."""
-    outputs: tuple[bool, ...]
-    """Which layers' outputs are returned."""
-    pre_spike: tuple[bool, ...]
-    """Which layers' pre-spike states are returned."""
-    unroll: int
-
-
-def run(plan: Plan, parts: tuple[Part, ...], arrays: Any, inputs: jax.Array, pre_spike: Any, states: Any, masks: Masks):
-    """States after the last step; of each layer outputs and pre-spike states over time, or None where not asked for."""
+    ``mark`` is applied to all arrays that the loop is differentiated in.
+    """
+    # Abstract execution, upwards: ``x`` is what the layer is given in one step, (batch, inputs). Its value is not used.
+    traced, arrays, pre_spike, x = [], [], [], inputs[0]
+    for n, (layer, state) in enumerate(zip(layers, states, strict=True)):
+        equations, own, u = trace(layer, x, state, n, key, examples_of(inputs[0]))
+        traced.append(equations)
+        arrays.append(own)
+        pre_spike.append(u)
+        x = state[1]
+    parts = plan.parts(len(inputs), per_step=all(equations.per_step for equations in traced))
+    arrays, inputs, states = mark((match_varying_axes(arrays, like=inputs), inputs, states))
+    # One part, or a second one of the steps that are left over. They are joined along the axis of time.
     collected = []
     for part in parts:
-        states, shown = _run_part(plan, part, arrays, inputs, pre_spike, states, masks)
+        states, shown = _run_part(plan, traced, part, arrays, inputs, pre_spike, states, masks)
         collected.append(shown)
     if len(parts) == 1:
         return states, collected[0]
     return states, jax.tree.map(lambda *a: jnp.concatenate(a), *collected)
 
 
-def _run_part(plan, part, arrays, inputs, pre_spike, states, masks):
+def _run_part(plan, traced, part, arrays, inputs, pre_spike, states, masks):
     segmented = part.segment < part.steps
     firsts = np.arange(0, part.steps, part.segment)
     whole = part.steps == len(inputs)
     masks = masks if whole else masks.part(part.start, part.start + part.steps)
 
+    # Both passes make this from their own arguments: a custom derivative must not close over arrays.
     def sequence(arrays, inputs, starts, masks):
         if any("key" in own for own in arrays):
             masks = masks.numbered(part.start)
         layers = [
-            LayerVjp(traced, own, plan.unroll, low_memory=plan.keep != "exact" or segmented)
-            for traced, own in zip(plan.traced, arrays, strict=True)
+            LayerVjp(equations, own, plan.unroll, low_memory=plan.storage.encodes or segmented)
+            for equations, own in zip(traced, arrays, strict=True)
         ]
         return _Sequence(plan, part, layers, inputs, starts, masks)
 
-    def forward(arrays, inputs, pre_spike, starts, masks, keep):
+    def forward(arrays, inputs, pre_spike, starts, masks, storage):
         over = sequence(arrays, inputs, starts, masks)
         if not segmented:
-            _, ends, shown, kept = over.forward(0, pre_spike, keep)
+            # shown: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). What is kept stays in chunks, in which
+            # the backward pass reads it.
+            _, ends, shown, kept = over.forward(0, pre_spike, storage)
             return (ends, jax.tree.map(merge_leading, shown)), kept
 
+        # The scan over segments. Carry: pre-spike states and states, each (batch, neurons) of each layer. Stacked:
+        # outputs (segments, chunks, chunk, batch, neurons), and what is kept, the carried ``us`` in full precision.
         def segment(carry, first):
             us, _ = carry
             new, ends, shown, _ = over.forward(first, us, None)
@@ -107,26 +124,30 @@ def _run_part(plan, part, arrays, inputs, pre_spike, states, masks):
         return forward(arrays, inputs, pre_spike, starts, masks, None)[0]
 
     def loop_forward(arrays, inputs, pre_spike, starts, masks):
-        out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.keep)
+        out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage)
         return out, (arrays, inputs, pre_spike, starts, masks, kept)
 
     def loop_backward(residuals, cotangents):
-        if plan.keep != "exact":
-            residuals, cotangents = _first_order_only(plan.keep, (residuals, cotangents))
+        # Rounding has the derivative 0 or none. A second derivative through it would be silently wrong.
+        if plan.storage.orders < 2:
+            residuals, cotangents = _first_order_only(plan.mode, (residuals, cotangents))
         arrays, inputs, pre_spike, starts, masks, kept = residuals
         ct_ends, ct_shown = cotangents
         over = sequence(arrays, inputs, starts, masks)
         ct_ends, ct_shown = inexact((ct_ends, ct_shown))
+        # Gradients start at zero in each part, since cotangents of the same arrays are added by JAX.
         trained = [{name: a for name, a in own.items() if name in GRADIENTS} for own in arrays]
         grads = match_varying_axes(zero_cotangent(trained), like=inputs)
         carry = list(zip(ct_ends, grads, strict=True))
         if not segmented:
             carry, ct_inputs = over.backward(0, pre_spike, kept, carry, ct_shown)
         else:
-
+            # The scan over segments, from the last. Carry: of each layer the cotangents of the state (batch, neurons)
+            # and the gradients. A segment is first run forward again, from the pre-spike states at its start. These are
+            # fired anew, so the state itself need not be kept.
             def segment(carry, now):
                 first, us = now
-                *_, kept = over.forward(first, us, plan.keep)
+                *_, kept = over.forward(first, us, plan.storage)
                 return over.backward(first, us, kept, carry, ct_shown)
 
             carry, ct_inputs = jax.lax.scan(segment, carry, (firsts, kept), reverse=True)
@@ -134,6 +155,7 @@ def _run_part(plan, part, arrays, inputs, pre_spike, states, masks):
         if ct_inputs is not None:
             ct_inputs = merge_leading(ct_inputs)
             if not whole:
+                # the loop had all inputs as its argument, since a slice of them would be a copy
                 ct_inputs = jax.lax.dynamic_update_slice_in_dim(zeros_like(inputs), ct_inputs, part.start, 0)
         ct_starts, grads = zip(*carry, strict=True)
         ct_arrays = [{name: new.get(name) for name in own} for own, new in zip(arrays, grads, strict=True)]
@@ -167,19 +189,23 @@ class _Sequence(NamedTuple):
         """The number of the last step that had taken place before this one; if there is none, it does not matter."""
         return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
 
-    def forward(self, first, us, keep):
+    def forward(self, first, us, storage):
         """Pre-spike states and states after the segment, what is returned of its steps, and what is kept."""
 
+        # The scan over chunks. Carry: (u, state) of each layer, all (batch, neurons). ``x`` goes up through the layers:
+        # (chunk, batch, inputs), then (chunk, batch, neurons) of each. Stacked: (chunks, chunk, batch, neurons).
         def chunk(carry, start):
             x, masks = self.window(start)
             shown, kept = [], []
             for n, layer in enumerate(self.layers):
                 u, state = carry[n]
-                carry[n], (x, pre_spike, k) = layer.forward(u, state, x, masks, keep, self.plan.pre_spike[n])
+                carry[n], (x, pre_spike, k) = layer.forward(u, state, x, masks, storage, self.plan.pre_spike[n])
                 shown.append((x if self.plan.outputs[n] else None, pre_spike))
                 kept.append(k)
             return carry, (shown, kept)
 
+        # States at the start of a segment come from the pre-spike states of the step before. An example whose first
+        # active step is still to come has the state that the caller gave.
         started = self.masks.started[first]
         last = self.number_before(first)
         fired = [layer.fire(u, last) for layer, u in zip(self.layers, us, strict=True)]
@@ -191,11 +217,11 @@ class _Sequence(NamedTuple):
 
     def backward(self, first, us, kept, carry, ct_shown):
         """Back over the segment; the carry: of each layer, cotangents of the state after it, gradients so far."""
-        keep, chunk = self.plan.keep, self.part.chunk
+        storage, chunk = self.plan.storage, self.part.chunk
 
         def pre_spike(n, i, t):
             """The pre-spike state of layer n at step t of chunk i."""
-            return self.layers[n].load(keep, jax.tree.map(lambda k: k[i, t], kept[n]))
+            return self.layers[n].load(storage, jax.tree.map(lambda k: k[i, t], kept[n]))
 
         def rebuild(n, i):
             """States and outputs of layer n before each step of chunk i, and the outputs of each step."""
@@ -206,16 +232,22 @@ class _Sequence(NamedTuple):
                 started = None if mask.active is None else mask.active | mask.started
                 return tree_where(started, fire(pre_spike(n, i, t), mask.number), start)
 
+            # The first step of the chunk follows the last one of the chunk before, or of the segment before (``us``).
             last = tree_where(i > 0, pre_spike(n, jnp.maximum(i - 1, 0), -1), us[n])
             before = tree_where(masks.started[0], fire(last, self.number_before(first + i * chunk)), start)
+            # over the steps of the chunk: (batch, neurons) -> (chunk, batch, neurons), elementwise
             after = jax.vmap(ended)(jnp.arange(chunk), masks)
             befores = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after)
+            # In a second derivative the states before a cut must be constants here too, as in the forward pass.
             return cut_off(masks, befores), after[1]
 
         def inputs_of(n, i):
             """What layer n is given in chunk i. Outputs of steps that do not take place do not matter."""
             return rebuild(n - 1, i)[1] if n else self.window(first + i * chunk)[0]
 
+        # The scan over chunks, from the last. Carry: of each layer the cotangents of the state after the chunk
+        # (batch, neurons), and the gradients. ``ct_above`` goes down through the layers, (chunk, batch, neurons), and
+        # is stacked for the inputs: (chunks, chunk, batch, inputs).
         def body(carry, i):
             masks = self.masks_of(first + i * chunk)
             cts = _window(ct_shown, first + i * chunk, chunk)
@@ -233,10 +265,13 @@ class _Sequence(NamedTuple):
                     functools.partial(pre_spike, n, i),
                     masks,
                 )
-                # Each matmul below needs a temporary of the size of its gradient, and its own copy of what is rebuilt.
-                # Barriers serialise them, so that only one is live at a time.
+                # Each matmul below needs a temporary of the size of its gradient, and states and outputs rebuilt again,
+                # (chunk, batch, neurons). Without barriers XLA shares the rebuilt arrays and runs the matmuls side by
+                # side, so that all are live at once. The first barrier puts the recurrent weights after phase 1: what
+                # is rebuilt from ``late`` cannot be shared with what was rebuilt from ``i``.
                 late, ct_steps = jax.lax.optimization_barrier((i, ct_steps))
                 grads = layer.backward_recurrent(grads, rebuild(n, late)[0][1], ct_steps)
+                # The second barrier puts the input weights after the recurrent ones.
                 late, ct_steps, grads = jax.lax.optimization_barrier((late, ct_steps, grads))
                 grads, ct_above = layer.backward_weight(grads, inputs_of(n, late), ct_steps)
                 carry[n] = ct_start, grads

@@ -1,0 +1,113 @@
+"""One time step of one layer.
+
+Every loop over time makes this step: both engines, their backward passes, :meth:`Network.step`, the recorder of
+``diagnose`` and the weights at the start. They differ in the layer that they pass, see :class:`Steps`.
+
+::
+
+    state (v, out) ── cut ──> current(inputs, out) ──> integrate(v, current) ──> u ── fire(u, number) ──> state, output
+                                                                                           a masked step holds the state
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import is_float
+from .._compat import shard_as
+from .._surrogate import Stochastic, fold_in, forwards
+from ..neurons import Cell, State
+from ..neurons import fire as fire_cell
+from ._masks import Masks, cut_off, tree_keep, tree_where
+
+LayerState: TypeAlias = tuple[State, jax.Array]
+"""What a layer takes from one step to the next: the state of its cell, and its output."""
+KEYS = "threefry2x32"
+"""The kind of key: one whose numbers are the same whatever is drawn beside them."""
+
+
+class Steps(Protocol):
+    """What a step needs of a layer."""
+
+    def current(self, inputs: jax.Array, out: jax.Array, /) -> jax.Array:
+        """The current from the inputs of the step and the layer's own output of the step before."""
+
+    def integrate(self, v: State, current: jax.Array, /) -> State:
+        """The state before the spike."""
+
+    def fire(self, u: State, number: Any, /) -> LayerState:
+        """The state after the spike and the output, in the step of this number."""
+
+
+class Stepped(NamedTuple):
+    """The results of a step."""
+
+    state: LayerState
+    """The state after the step. A masked step holds the state before it."""
+    output: jax.Array
+    """The output for the layer above and the caller. Zeros in a masked step."""
+    pre_spike: State
+    """The state before the spike. Zeros in a masked step."""
+
+
+def layer_step(layer: Steps, state: LayerState, inputs: jax.Array, mask: Masks) -> Stepped:
+    """Make one step of a layer. All arrays have the axes of the examples and the neurons, ``(batch, neurons)``."""
+    v, out = cut_off(mask, state)  # a window of truncated backpropagation starts here: no derivative before it
+    u = layer.integrate(v, layer.current(inputs, out))
+    after = layer.fire(u, mask.number)
+    return Stepped(tree_where(mask.active, after, state), tree_keep(mask.active, after[1]), tree_keep(mask.active, u))
+
+
+class CellSteps(NamedTuple):
+    """A cell whose step is evaluated as its user wrote it, with errors for what it returns."""
+
+    cell: Cell
+    current: Callable[[jax.Array, jax.Array], jax.Array]
+    keys: Callable[[Any], Any]
+    """The keys of the step of a number, or None."""
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        return self.cell.integrate(v, current)
+
+    def fire(self, u: State, number: Any) -> LayerState:
+        return fire(self.cell, u, self.keys(number))
+
+
+def fire(cell: Cell, u: State, keys: Any = None) -> LayerState:
+    """The state after the spike, and the output, or an error if a user's cell returns something else."""
+    owner, fired = type(cell).__name__, fire_cell(cell, u, keys)
+    if not (isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)):
+        raise TypeError(f"{owner}: fire must return (state, output) with one array as output, got {fired!r}")
+    if not is_float(fired[1]):
+        raise TypeError(f"{owner}: fire must return floats as output, got {fired[1].dtype}")
+    return fired
+
+
+def is_stochastic(cell: Cell) -> bool:
+    return any(isinstance(forward, Stochastic) for forward in forwards(cell))
+
+
+def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Array:
+    """The keys that the examples in layer ``n`` draw the spikes of a step with.
+
+    ``key`` is the key of a call and ``number`` the number of the step, or one for each example. Without a number,
+    ``key`` is the key of the step. Each example has its own key, so an example whose last active step is an earlier one
+    (see the masks) draws its own noise again.
+    """
+    if number is not None:
+        draw = functools.partial(fold_in, key)
+        key = jax.vmap(draw)(number) if number.ndim else draw(number)
+    key = fold_in(key, n)
+    if examples is None:
+        return key
+    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, shard_as(jnp.arange(examples), key))
+
+
+def examples_of(inputs: Any) -> int | None:
+    """How many examples the inputs of one step are of; None for inputs without that axis."""
+    return inputs.shape[0] if len(inputs.shape) > 1 else None

@@ -1,0 +1,42 @@
+"""The loop over time as a plain scan, which JAX differentiates, in forward mode too. What is kept is JAX's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._layer import Layer, steps_of
+from .._masks import Masks
+from .._schedule import Plan
+from .._step import LayerState, examples_of, layer_step
+
+
+def run(
+    layers: Sequence[Layer],
+    inputs: jax.Array,
+    states: Sequence[LayerState],
+    masks: Masks,
+    key: jax.Array | None,
+    plan: Plan,
+    mark: Callable[[Any], Any],
+) -> tuple[list[LayerState], list]:
+    """States after the last step; of each layer outputs and pre-spike states over time, or None where not asked for."""
+    del mark  # there is nothing to mark: JAX differentiates all of it
+    steps = [steps_of(layer, n, key, examples_of(inputs[0])) for n, layer in enumerate(layers)]
+    if key is not None:
+        # not Masks.numbered: the spikes of a masked step do not matter, so all examples may share the number
+        masks = masks._replace(number=jnp.arange(len(inputs)))
+
+    def step(states, now):
+        x, mask = now
+        new, shown = [], []
+        for n, (layer, state) in enumerate(zip(steps, states, strict=True)):
+            state, x, u = layer_step(layer, state, x, mask)
+            new.append(state)
+            shown.append((x if plan.outputs[n] else None, u if plan.pre_spike[n] else None))
+        return new, shown
+
+    return jax.lax.scan(step, list(states), (inputs, masks), unroll=min(plan.unroll, len(inputs)))
