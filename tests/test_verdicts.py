@@ -25,7 +25,7 @@ from spikegrad import (
     stochastic,
 )
 from spikegrad.inspect.diagnosis import Diagnosis, LayerReport, Remedy, Verdict, _trials
-from spikegrad.inspect.diagnosis._look import Look, Seen, Whole
+from spikegrad.inspect.diagnosis._look import Look, NetworkFacts, Seen
 from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, checked, health
@@ -72,7 +72,7 @@ REPORT = LayerReport(
     eight_bit_error=0.01,
 )
 """A healthy layer."""
-WHOLE = Whole([LIF(0.9)], loss=1.0, losses_after=[2.0], reads=[0.0, 1.0], differ=[1.0, 1.0])
+WHOLE = NetworkFacts([LIF(0.9)], loss=1.0, losses_after=[2.0], reads=[0.0, 1.0], differ=[1.0, 1.0])
 
 
 def judged(whole=WHOLE, **numbers):

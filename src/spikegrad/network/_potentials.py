@@ -13,8 +13,8 @@ from ..neurons import Cell, says_how_to_encode
 from ._network import Network
 
 
-class Course(NamedTuple):
-    """What a layer does over time, each ``(steps, batch, neurons)``. Steps that do not take place are zeros."""
+class LayerActivity(NamedTuple):
+    """The activity of a layer over time, each ``(steps, batch, neurons)``. Steps that do not take place are zeros."""
 
     potential: jax.Array
     """Before the spike."""
@@ -24,12 +24,12 @@ class Course(NamedTuple):
     output: jax.Array
 
 
-def courses(network: Network, inputs: ArrayLike, **options: Any) -> list[Course]:
-    """The course of each layer in a call of the network with these options (``mask``, ``key``, ``mode``, ...)."""
+def activity_of_layers(network: Network, inputs: ArrayLike, **options: Any) -> list[LayerActivity]:
+    """The activity of each layer in a call of the network with these options (``mask``, ``key``, ``mode``, ...)."""
     _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
     mask = options.get("mask")
     return [
-        Course(potential(u), _kept(mask, distance(layer.cell, u)), out)
+        LayerActivity(potential(u), _kept(mask, distance(layer.cell, u)), out)
         for layer, u, out in zip(network.layers, pre_spike, outputs, strict=True)
     ]
 

@@ -19,7 +19,7 @@ from ..neurons import Cell, parameters_of, with_parameters
 from ..surrogates._algebra import Scaled, Stretched
 from ..surrogates._measures import measure
 from ._network import Network
-from ._potentials import courses, moments
+from ._potentials import activity_of_layers, moments
 
 _KEEP = ("peak", "area")
 
@@ -105,8 +105,8 @@ def spreads(network: Network, inputs: ArrayLike, **options: Any) -> list[jax.Arr
     JAX can trace this, but not :func:`with_widths`.
     """
     return [
-        moments(course.potential if course.distance is None else course.distance, options.get("mask"))[1]
-        for course in courses(network, inputs, **options)
+        moments(layer.potential if layer.distance is None else layer.distance, options.get("mask"))[1]
+        for layer in activity_of_layers(network, inputs, **options)
     ]
 
 

@@ -14,7 +14,7 @@ from ..._checks import brief, real_array
 from ...network import Network
 from ...network._modes import check_mode
 from ...network._network import check_shapes, checked_key, real_inputs
-from ._look import Look, Whole, as_surrogate, report
+from ._look import Look, NetworkFacts, as_surrogate, report
 from ._numbers import Recorded, norm
 from ._report import Diagnosis
 from ._trials import checked
@@ -198,7 +198,7 @@ def diagnose_layer(
     }
     scale = abs(float(threshold))
     found = report(name, "", seen, active, as_surrogate(surrogate), True, scale=scale, **norms)
-    return Diagnosis((found,), verdicts([found], Whole([None])))
+    return Diagnosis((found,), verdicts([found], NetworkFacts([None])))
 
 
 def _check_active(owner: str, active: np.ndarray) -> None:

@@ -26,7 +26,7 @@ from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matri
 from ._recorder import record
 
 
-class Whole(NamedTuple):
+class NetworkFacts(NamedTuple):
     """Facts about a network that are not numbers of one layer."""
 
     cells: Sequence[Cell | None]
@@ -50,7 +50,7 @@ class Seen(NamedTuple):
     """The numbers of each layer, and the facts about the network."""
 
     layers: list[LayerReport]
-    whole: Whole
+    whole: NetworkFacts
 
 
 class Look:
@@ -74,7 +74,7 @@ class Look:
             found["layers"] = jax.tree.map(lambda a: a[:, None], found["layers"])
         reports = [self._report(layer, n, found) for n, layer in enumerate(network.layers)]
         known = self.loss is not None
-        whole = Whole(
+        whole = NetworkFacts(
             [layer.cell for layer in network.layers],
             self.mode,
             [norm(of_step) for of_step in found["read"]] if known else (),

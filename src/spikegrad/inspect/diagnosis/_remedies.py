@@ -17,7 +17,7 @@ from ...neurons import parameters_of
 from ...surrogates._algebra import shifted
 from ...surrogates._measures import fitted
 from ._changes import CHANGES
-from ._look import Whole
+from ._look import NetworkFacts
 from ._numbers import LayerReport
 
 MULTIPLIED = frozenset(("feedforward weights", "weights", "recurrent weights", "threshold", "learning rate"))
@@ -73,7 +73,7 @@ class Case:
 
     index: int
     layers: Sequence[LayerReport]
-    whole: Whole
+    whole: NetworkFacts
 
     @property
     def layer(self) -> LayerReport:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from ._look import Whole
+from ._look import NetworkFacts
 from ._numbers import LayerReport
 from ._recorder import PARTS
 from ._remedies import MULTIPLIED, Case, Remedy, against_activity, against_growth, fit_slope, rounded, to_scale
@@ -66,7 +66,7 @@ class Verdict:
         return f"{self.finding}: {', or '.join(map(str, self.remedies))}" if self.remedies else self.finding
 
 
-def verdicts(layers: Sequence[LayerReport], whole: Whole) -> tuple[Verdict, ...]:
+def verdicts(layers: Sequence[LayerReport], whole: NetworkFacts) -> tuple[Verdict, ...]:
     """Return the faults, from the inputs on, without the consequences of other faults."""
     cases = [Case(n, layers, whole) for n in range(len(layers))]
     broken = next((case for case in cases if not case.layer.finite), None)

@@ -64,7 +64,7 @@ class TracedLayer(NamedTuple):
     """If True, products are taken step by step, since there is a convolution."""
     encoded: Any
     """Shapes and dtypes of what ``encode`` returns; None if the cell has none."""
-    beyond_sign: bool
+    needs_magnitude: bool
     """Whether spikes depend on more of the distance to the threshold than its sign."""
     number: int
     """The layer's own, counted from the inputs."""
@@ -116,8 +116,8 @@ def trace(
         if encoded[0] is not None:
             add("at_rest", distance_at_rest(layer.cell, encoded), encoded[1])
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
-    beyond_sign = any(forward.beyond_sign for forward in forwards(layer.cell))
-    traced = TracedLayer(calls, frozenset(matrices), any(convolutional), encoded, beyond_sign, number, examples)
+    needs_magnitude = any(forward.beyond_sign for forward in forwards(layer.cell))
+    traced = TracedLayer(calls, frozenset(matrices), any(convolutional), encoded, needs_magnitude, number, examples)
     return traced, arrays, u
 
 
@@ -178,7 +178,7 @@ class LayerVjp:
         kept = storage.write(self.call("encode", u), self._at_rest)
         # A step depends on the sign of the distance alone, which every storage keeps. Graded and drawn spikes depend
         # on its value, so the stored number is moved until the backward pass fires what the forward pass did.
-        if not self.traced.beyond_sign:
+        if not self.traced.needs_magnitude:
             return kept
         spikes = self.fire(u, number)[1]
         return storage.settle(kept, lambda kept: self.fire(self.load(storage, kept), number)[1] == spikes)
