@@ -19,9 +19,9 @@ from ..._optimizer import updates_of
 from ..._pytree import inexact, is_inexact, merge
 from ...network import Network
 from ...network._masks import Masks, make_masks, tree_where
-from ...network._step import LayerState, examples_of, layer_step
+from ...network._step import LayerState, layer_step
 from ...network._storage import EIGHT_BIT
-from ...network.engine._layer_vjp import LayerVjp, trace
+from ...network.engine._layer_vjp import LayerVjp, trace_all
 from ._numbers import Recorded
 from ._potential import Potential, candidates, find, select
 
@@ -49,10 +49,7 @@ def record(
     masks = make_masks(len(inputs), mask, None)
     masks = masks if key is None else masks.numbered(0)
     states = network.initial_state(inputs[0])
-    traced, x = [], inputs[0]
-    for n, (layer, state) in enumerate(zip(network.layers, states, strict=True)):
-        traced.append(trace(layer, x, state, n, key, examples_of(inputs[0])))
-        x = state[1]
+    traced = trace_all(network.layers, inputs[0], states, key)
     # Of each layer and function, a list of arrays, with None for integers: what an optimizer sees.
     weights = [inexact({name: own[name] for name in _TRAINED if name in own}) for _, own, _ in traced]
 
@@ -83,8 +80,8 @@ def record(
         def loss_of(weights):
             return of_outputs(forward(weights)[-1].out)
 
-        # The first update, at full size and at smaller ones: a loss that falls only for the small ones has too large a
-        # learning rate. Sequentially, since each keeps the activity of all layers.
+        # The first update, at full size and at smaller ones. If the loss falls only for small ones, the learning rate
+        # is too large. One after the other, since each keeps the activity of all layers.
         gradients, at_start = found["weight_gradients"], optimizer.init(weights)
         found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
 
@@ -124,7 +121,7 @@ class _Pass:
         self.layer, self.number = with_trained(trained), masks.number
         feeding = {name: arrays for name, arrays in trained.items() if name in _PRODUCTS}
         feedback = {name: arrays for name, arrays in trained.items() if name not in _PRODUCTS}
-        # Spikes as bools have no derivative, and vjp takes no such argument.
+        # Inputs of bools or integers have no derivative, and vjp does not take them.
         if is_inexact(x):
             drive, self._back_products = jax.vjp(products, feeding, x)
         else:

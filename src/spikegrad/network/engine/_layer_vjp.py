@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -40,7 +40,7 @@ from ..._surrogate import forwards
 from ...neurons import State, says_how_to_encode
 from .._layer import Layer, matrix_of, plus_bias, times_matrix, times_weight
 from .._masks import Masks, tree_where
-from .._step import LayerState, fire, is_stochastic, keys_of, layer_step
+from .._step import LayerState, examples_of, fire, is_stochastic, keys_of, layer_step
 from .._storage import Storage, distance_at_rest
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
@@ -119,6 +119,17 @@ def trace(
     needs_magnitude = any(forward.beyond_sign for forward in forwards(layer.cell))
     traced = TracedLayer(calls, frozenset(matrices), any(convolutional), encoded, needs_magnitude, number, examples)
     return traced, arrays, u
+
+
+def trace_all(
+    layers: Sequence[Layer], x: jax.Array, states: Sequence[LayerState], key: jax.Array | None
+) -> list[tuple[TracedLayer, dict[str, Arrays], Any]]:
+    """Trace each layer, from the lowest. ``x`` are the inputs of one step, ``(batch, inputs)``."""
+    inputs = [x, *(out for _, out in states[:-1])]
+    return [
+        trace(layer, given, state, n, key, examples_of(x))
+        for n, (layer, given, state) in enumerate(zip(layers, inputs, states, strict=True))
+    ]
 
 
 def _matrix_product(dtype, arrays, x):

@@ -47,9 +47,9 @@ from ..._pytree import inexact, is_inexact
 from .._layer import Layer
 from .._masks import Masks, cut_off, tree_where
 from .._schedule import Part, Plan
-from .._step import LayerState, examples_of
+from .._step import LayerState
 from ._functions import zero_cotangent
-from ._layer_vjp import GRADIENTS, LayerVjp, trace
+from ._layer_vjp import GRADIENTS, LayerVjp, trace_all
 
 
 def run(
@@ -65,14 +65,7 @@ def run(
 
     ``mark`` is applied to all arrays that the loop is differentiated in.
     """
-    # Abstract execution, upwards: ``x`` is what the layer is given in one step, (batch, inputs). Its value is not used.
-    traced, arrays, pre_spike, x = [], [], [], inputs[0]
-    for n, (layer, state) in enumerate(zip(layers, states, strict=True)):
-        equations, own, u = trace(layer, x, state, n, key, examples_of(inputs[0]))
-        traced.append(equations)
-        arrays.append(own)
-        pre_spike.append(u)
-        x = state[1]
+    traced, arrays, pre_spike = map(list, zip(*trace_all(layers, inputs[0], states, key), strict=True))
     parts = plan.parts(len(inputs), per_step=all(equations.per_step for equations in traced))
     arrays, inputs, states = mark((match_varying_axes(arrays, like=inputs), inputs, states))
     # One part, or a second one of the steps that are left over. They are joined along the axis of time.
