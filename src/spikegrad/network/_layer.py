@@ -230,8 +230,11 @@ def matrix_of(weight: Any) -> Any:
 
 def steps_of(layer: Layer, n: int, key: jax.Array | None, examples: int | None) -> CellSteps:
     """Layer ``n`` for :func:`layer_step`, evaluated as its user wrote it. It has keys if its spikes are drawn."""
-    draws = key is not None and is_stochastic(layer.cell)
-    return CellSteps(layer.cell, layer.current, lambda number: keys_of(key, number, n, examples) if draws else None)
+
+    def keys(number):
+        return None if key is None or not is_stochastic(layer.cell) else keys_of(key, number, n, examples)
+
+    return CellSteps(layer.cell, layer.current, keys)
 
 
 def initial_state(layer: Layer, x: Any) -> LayerState:

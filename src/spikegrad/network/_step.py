@@ -11,6 +11,7 @@ Every loop over time makes this step: both engines, their backward passes, :meth
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -36,12 +37,15 @@ class Steps(Protocol):
 
     def current(self, inputs: jax.Array, out: jax.Array, /) -> jax.Array:
         """The current from the inputs of the step and the layer's own output of the step before."""
+        ...
 
     def integrate(self, v: State, current: jax.Array, /) -> State:
         """The state before the spike."""
+        ...
 
     def fire(self, u: State, number: Any, /) -> LayerState:
         """The state after the spike and the output, in the step of this number."""
+        ...
 
 
 class Stepped(NamedTuple):
@@ -63,7 +67,8 @@ def layer_step(layer: Steps, state: LayerState, inputs: jax.Array, mask: Masks) 
     return Stepped(tree_where(mask.active, after, state), tree_keep(mask.active, after[1]), tree_keep(mask.active, u))
 
 
-class CellSteps(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class CellSteps:
     """A cell whose step is evaluated as its user wrote it, with errors for what it returns."""
 
     cell: Cell

@@ -1,11 +1,13 @@
-"""How states before the spike are kept for the backward pass: as they are, in 16 bits, or in 8.
+"""How states before the spike are stored for the backward pass: unchanged, in 16 bits, or in 8.
+
+Each storage is an object that declares its errors and the orders of derivatives that it allows. ``_modes`` lists them.
 
 What a cell's ``encode`` makes of a state is the distance to the threshold, whose sign is the spike, and the rest. In
 ``"half"`` both are kept in bfloat16. In ``"8-bit"`` the distance is a byte, and the rest is in bfloat16, since it is
 no distance: a readout's potential or a trace may have any size. A cell that has no ``encode``, integers and bools are
 kept as they are.
 
-Spikes of other kinds than the step depend on more than a sign: :func:`settle` looks after them.
+Spikes of other kinds than the step depend on more than a sign: :meth:`FewBits.settle` looks after them.
 
 A byte holds a sign and one of 128 codes. In units of a power of two that one example of one step shares, chosen so that
 its largest finite magnitude just fits, a code means
@@ -77,6 +79,18 @@ class Storage:
     gradient_error: ClassVar[float] = 0.0
     """The error of gradients that ``check_cell`` and the tests accept, relative to their norm."""
 
+    def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
+        """What is kept of ``encoded``, the distance and the rest of a state."""
+        return encoded
+
+    def read(self, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
+        """What was encoded, ``(distance, rest)``; ``like`` has its structure and dtypes."""
+        return kept
+
+    def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
+        """What ``write`` made, changed where ``same(kept)`` is False: there it does not fire as the state does."""
+        return kept
+
 
 class FewBits(Storage):
     """Storage of the distance to the threshold in few bits, and of the rest of a state in 16.
@@ -103,7 +117,6 @@ class FewBits(Storage):
         return False
 
     def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
-        """What is kept of ``encoded``, the distance and the rest of a state."""
         # distance: (batch, neurons); rest: the arrays of the state that the distance does not determine, of any shape.
         distance, rest = encoded
         if distance is not None:
@@ -123,7 +136,6 @@ class FewBits(Storage):
         return distance, jax.tree.map(_to_half, rest)
 
     def read(self, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
-        """What was encoded, ``(distance, rest)``; ``like`` has its structure and dtypes."""
         distance, rest = kept
         rest = jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
         if distance is not None:
@@ -136,7 +148,7 @@ class FewBits(Storage):
         return distance, rest
 
     def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
-        """What ``write`` made, or where it does not fire the ``same``, the next number above or below that does.
+        """The next number above or below, where the stored one does not fire the same and that does.
 
         A state lies between two numbers that can be kept. Where more comes out of more, a state and one of these two
         have the same output, though it need not be that of the nearer one.
@@ -206,7 +218,11 @@ class Half(FewBits):
     def holds(self, dtype: Any) -> bool:
         return jnp.finfo(dtype).bits <= 16
 
-    pack, unpack = staticmethod(_to_half), staticmethod(_from_half)
+    def pack(self, distance: jax.Array) -> jax.Array:
+        return _to_half(distance)
+
+    def unpack(self, packed: jax.Array, dtype: Any) -> jax.Array:
+        return _from_half(packed, dtype)
 
 
 _LARGEST, _INFINITY, _NAN = 53248.0, 126, 127

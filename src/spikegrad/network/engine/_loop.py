@@ -55,7 +55,7 @@ from ._layer_vjp import GRADIENTS, LayerVjp, trace_all
 def run(
     layers: Sequence[Layer],
     inputs: jax.Array,
-    states: Sequence[LayerState],
+    states: list[LayerState],
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,

@@ -17,7 +17,7 @@ from .._step import LayerState, examples_of, layer_step
 def run(
     layers: Sequence[Layer],
     inputs: jax.Array,
-    states: Sequence[LayerState],
+    states: list[LayerState],
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
@@ -39,4 +39,4 @@ def run(
             shown.append((x if plan.outputs[n] else None, u if plan.pre_spike[n] else None))
         return new, shown
 
-    return jax.lax.scan(step, list(states), (inputs, masks), unroll=min(plan.unroll, len(inputs)))
+    return jax.lax.scan(step, states, (inputs, masks), unroll=min(plan.unroll, len(inputs)))
