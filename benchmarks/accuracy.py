@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from reference import CASES, Case, every_half
 
-from spikegrad._functional import snake_case
+from spikegrad._checks import snake_case
 
 HALF = ("float16", "bfloat16")
 TARGETS = {  # the largest errors allowed

@@ -52,8 +52,8 @@ from spikegrad import (
     measure,
     soft,
 )
-from spikegrad._forward import Excluding
-from spikegrad._surrogate import curve_of, forwards
+from spikegrad._spike_types import Excluding
+from spikegrad._surrogate import curve_of, spike_types
 from spikegrad.surrogates.presets import PRESETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "from-other-libraries.md"
@@ -177,7 +177,9 @@ def alike(name: str) -> list[str]:
     return [
         other
         for other, made in others.items()
-        if other != name and curve_of(other, made) == mine and all(isinstance(f, Excluding) for f in forwards(made))
+        if other != name
+        and curve_of(other, made) == mine
+        and all(isinstance(kind, Excluding) for kind in spike_types(made))
     ]
 
 

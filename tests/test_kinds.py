@@ -34,6 +34,8 @@ from spikegrad import (
     stochastic,
     unroll,
 )
+from spikegrad._spike_type import SpikeType
+from spikegrad._surrogate import with_spike_type
 
 ALPHA, THETA, N = 3.0, 0.75, 3
 KEY = jax.random.key(7)
@@ -643,6 +645,33 @@ def test_what_is_refused(error, message, make):
     with pytest.raises(error) as raised:
         make()
     assert str(raised.value).startswith(message)
+
+
+class Doubled(SpikeType, pure=True):
+    """A spike type that only this test has."""
+
+    several = needs_magnitude = True
+
+    def value(self, curve, x):
+        return 2 * (x >= 0).astype(x.dtype)
+
+
+class Mirrored(Doubled, pure=True):
+    negative, several = True, False
+
+
+def test_flags_of_a_new_type_are_read_everywhere():
+    doubled, mirrored = (with_spike_type(Sigmoid(), kind()) for kind in (Doubled, Mirrored))
+    assert repr(doubled) == "doubled(Sigmoid(alpha=4.0))"
+    for fire in (doubled, mirrored):
+        with pytest.raises(ValueError, match="takes one spike a step"):
+            LIF(surrogate=fire, reset="value")
+    with pytest.raises(ValueError, match="adaptation, which spikes raise"):
+        AdaptiveLIF(surrogate=mirrored)
+    network = Network([Layer(jnp.ones((2, 3)), LIF(0.9, 1.0, doubled))])
+    _, out = network(jnp.ones((4, 2)))
+    assert set(np.unique(out)) == {2}
+    np.testing.assert_array_equal(network(jnp.ones((4, 2)), mode="8-bit")[1], out)
 
 
 def test_nir_has_none_but_the_step():

@@ -5,8 +5,8 @@ import typing
 
 from . import surrogates as surrogates
 from ._functional import functional
-from ._kinds import excluding, levels, signed, soft, stochastic
 from ._spike import spike
+from ._spike_types import excluding, levels, signed, soft, stochastic
 from ._struct import Bounded, bounded, parameter
 from ._surrogate import Surrogate, keep_slope, learnable
 from .inspect import residual_report

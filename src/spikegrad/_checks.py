@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -76,3 +77,8 @@ def brief(value: Any) -> str:
 def shorten(text: str) -> str:
     """No more of a text than one reads."""
     return text if len(text) <= 200 else f"{text[:100]}... ({len(text):,} characters)"
+
+
+def snake_case(name: str) -> str:
+    """``SoftSign`` to ``soft_sign``, ``QPseudoSpike`` to ``q_pseudo_spike``, ``S2NN`` to ``s2nn``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,48 +1,45 @@
-"""From a surrogate class, the function of the same name."""
+"""From a surrogate class, the function of the same name; and the public functions of a module."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Concatenate, ParamSpec
 
 import jax
 from jax.typing import ArrayLike
 
+from ._checks import snake_case
 from ._surrogate import Surrogate
 
 P = ParamSpec("P")
 _MISSING = object()
 
 
-def snake_case(name: str) -> str:
-    """``SoftSign`` to ``soft_sign``, ``QPseudoSpike`` to ``q_pseudo_spike``, ``S2NN`` to ``s2nn``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
 def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P], jax.Array]:
     """The function form of a surrogate class: ``f(x, ...)`` is ``cls(...)(x)``.
 
-    Parameters
-    ----------
-    cls : type
-        A subclass of :class:`Surrogate`.
+        Parameters
+        ----------
+        cls : type
+            A subclass of :class:`Surrogate`.
 
-    Returns
-    -------
-    callable
-        Takes ``x`` and then the parameters of ``cls``, with its defaults, by position or keyword.
+        Returns
+        -------
+        callable
+            Takes ``x`` and then the parameters of ``cls``, with its defaults, by position or keyword.
 
-    Examples
-    --------
-    >>> import inspect
-    >>> from spikegrad import Sigmoid, functional
-    >>> sigmoid = functional(Sigmoid)
-    >>> float(sigmoid(0.3, alpha=2.0))
-    1.0
-    >>> list(inspect.signature(sigmoid).parameters)
-    ['x', 'alpha']
+        Examples
+        --------
+        >>> import inspect
+    from types import ModuleType
+        >>> from spikegrad import Sigmoid, functional
+        >>> sigmoid = functional(Sigmoid)
+        >>> float(sigmoid(0.3, alpha=2.0))
+        1.0
+        >>> list(inspect.signature(sigmoid).parameters)
+        ['x', 'alpha']
     """
 
     name = snake_case(cls.__name__)
@@ -64,3 +61,12 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
     Formula, parameters and errors are those of the class.
     """
     return function
+
+
+def functions_of(module: ModuleType) -> dict[str, Callable]:
+    """The public functions that a module defines, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }

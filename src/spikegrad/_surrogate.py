@@ -1,7 +1,7 @@
 """A surrogate: its curves, and the one hook that fires it under the settings of the rule.
 
 Curves are the two formulas of a class, ``surrogate_fun`` and ``surrogate_grad``. :func:`_fire` makes a spike of them.
-Settings (:func:`learnable`, :func:`keep_slope`, and the kinds of spike of ``_kinds.py``) are fields of one object
+Settings (:func:`learnable`, :func:`keep_slope`, and the spike types of ``_spike_types.py``) are fields of one object
 around a curve, not layers around each other, so that setting one twice is setting it once, and their order cannot
 matter.
 """
@@ -22,8 +22,8 @@ from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._compat import spread_as
-from ._forward import Forward, Step, Stochastic
 from ._spike import _spike, spike
+from ._spike_type import SpikeType, Step
 from ._struct import Real, Struct, as_arrays, is_pure, lifted, parameter, parts_of
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ def _value(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), x, forward.value(curve, x))
 
 
-def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: Forward) -> jax.Array:
+def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: SpikeType) -> jax.Array:
     """What the forward says, with its slope for the derivative in ``x``."""
     dtype = compute_dtype(x.dtype)
     if slope_dtype is not None and jnp.dtype(slope_dtype).itemsize < x.dtype.itemsize:
@@ -229,7 +229,7 @@ def _lever(value: jax.Array, slope: jax.Array) -> jax.Array:
     return lever - jax.lax.stop_gradient(lever)
 
 
-def _levers(curve: Surrogate, x: jax.Array, forward: Forward) -> Iterator[jax.Array]:
+def _levers(curve: Surrogate, x: jax.Array, forward: SpikeType) -> Iterator[jax.Array]:
     """For each parameter of the curve a lever, whose derivative in it is that of the smooth primal."""
     owner = type(curve).__name__
     paths, tree = jax.tree_util.tree_flatten_with_path(curve)
@@ -399,7 +399,7 @@ class _Configured(Surrogate, pure=True):
     surrogate: Surrogate = parameter(kind=Surrogate)
     learn: bool = parameter(default=False, choices=(False, True))
     slope_dtype: str | None = parameter(default=None, choices=(None, *_FLOATS))
-    forward: Forward = parameter(default=Step(), kind=Forward)
+    forward: SpikeType = parameter(default=Step(), kind=SpikeType)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -445,7 +445,7 @@ class _Parts(NamedTuple):
     curve: Surrogate
     learn: bool = False
     slope_dtype: str | None = None
-    forward: Forward = Step()
+    forward: SpikeType = Step()
 
 
 def _parts(surrogate: Surrogate) -> _Parts:
@@ -477,22 +477,22 @@ def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
     return _Configured(surrogate, **settings)
 
 
-def set_forward(owner: str, surrogate: Any, forward: Forward, *, needs_primal: bool = False) -> Surrogate:
-    """The same surrogate with another kind of spike, or an error if it has one already."""
-    curve = curve_of(owner, surrogate)
+def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
+    """The same surrogate with another spike type, or an error if it has one already."""
+    owner, curve = kind._called(), curve_of(kind._called(), surrogate)
     before = _parts(surrogate).forward
-    if not before.is_step and before != forward:
+    if not before.is_step and before != kind:
         raise TypeError(f"{owner}: {brief(surrogate)} has a kind of spike already, and cannot have another as well")
-    if needs_primal and (lacking := curve._without_primal()):
+    if kind.needs_primal and (lacking := curve._without_primal()):
         raise TypeError(f"{owner}: {lacking} defines no surrogate_fun, of which the output is made")
-    return _configured(surrogate, forward=forward)
+    return _configured(surrogate, forward=kind)
 
 
 # --- what cells and networks ask for ---------------------------------------------------------------------------------
 
 
-def forwards(tree: Any) -> list[Forward]:
-    """The kinds of spike of the surrogates in a pytree, such as a cell; those that are just the step left out."""
+def spike_types(tree: Any) -> list[SpikeType]:
+    """The spike types of the surrogates in a pytree, such as a cell; those that are just the step left out."""
     leaves = jax.tree.leaves(tree, is_leaf=_is_configured)
     return [leaf.forward for leaf in leaves if _is_configured(leaf) and not leaf.forward.is_step]
 
@@ -502,10 +502,10 @@ def with_key(tree: T, key: Any) -> T:
     count = itertools.count()
 
     def leaf(surrogate):
-        if not (_is_configured(surrogate) and isinstance(surrogate.forward, Stochastic)):
+        if not (_is_configured(surrogate) and surrogate.forward.draws):
             return surrogate
         own = key if (n := next(count)) == 0 else fold_in(key, n)
-        return dataclasses.replace(surrogate, forward=Stochastic(own))
+        return dataclasses.replace(surrogate, forward=dataclasses.replace(surrogate.forward, key=own))
 
     key = as_key("stochastic", key)
     return jax.tree.map(leaf, tree, is_leaf=_is_configured)

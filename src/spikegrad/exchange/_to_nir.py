@@ -13,7 +13,7 @@ import nir
 import numpy as np
 
 from .._checks import brief
-from .._surrogate import forwards
+from .._surrogate import spike_types
 from ..network import Layer, Network
 from ..network._layer import matrix_of
 from ..neurons import LIF, LeakyReadout, SynapticLIF
@@ -196,7 +196,7 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> 
     if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
         raise ValueError(f"{owner} has no node in NIR; train with LIF or SynapticLIF to exchange the network")
     fires = isinstance(cell, LIF)
-    if fires and forwards(cell):
+    if fires and spike_types(cell):
         raise ValueError(f"{owner} has {cell.surrogate!r}, and neurons in NIR spike once or not at all")
     resets = fires and cell.reset == "value"
     if fires and cell.reset == "subtract":

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import shard_as
-from .._surrogate import Stochastic, fold_in, forwards
+from .._surrogate import fold_in, spike_types
 from ..neurons import Cell, State
 from ..neurons import fire as fire_cell
 from ._masks import Masks, cut_off, tree_keep, tree_where
@@ -94,7 +94,7 @@ def fire(cell: Cell, u: State, keys: Any = None) -> LayerState:
 
 
 def is_stochastic(cell: Cell) -> bool:
-    return any(isinstance(forward, Stochastic) for forward in forwards(cell))
+    return any(kind.draws for kind in spike_types(cell))
 
 
 def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Array:

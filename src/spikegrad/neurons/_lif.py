@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import brief
-from .._forward import Levels, Signed, Stochastic
 from .._struct import Real, parameter
-from .._surrogate import forwards, in_units_of
+from .._surrogate import in_units_of, spike_types
 from ..surrogates import Sigmoid
 from ..surrogates._registry import get
 from ._cell import Cell, State, both, charged
@@ -116,14 +115,14 @@ class LIF(Cell, pure=True):
             owner, value = type(self).__name__, brief(self.reset_value)
             raise ValueError(f"{owner}: reset_value goes with reset='value', got {value} with reset={self.reset!r}")
         if self.delay_reset:
-            self._refuse("delay_reset, which computes the last spike again", Stochastic)
+            self._refuse("delay_reset, which computes the last spike again", "draws")
         if self.reset == "value":
-            self._refuse("reset='value', which takes one spike a step", Levels, Signed)
+            self._refuse("reset='value', which takes one spike a step", "several", "negative")
 
-    def _refuse(self, what: str, *kinds: type) -> None:
-        """Raise if the spikes are of a kind that does not go with something."""
-        for forward in forwards(self.surrogate):
-            if isinstance(forward, kinds):
+    def _refuse(self, what: str, *flags: str) -> None:
+        """Raise if the spike type has a flag that does not go with something."""
+        for kind in spike_types(self.surrogate):
+            if any(getattr(kind, flag) for flag in flags):
                 raise ValueError(f"{type(self).__name__}: {what}, does not go with {brief(self.surrogate)}")
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
@@ -292,7 +291,7 @@ class AdaptiveLIF(LIF, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse("adaptation, which spikes raise", Signed)
+        self._refuse("adaptation, which spikes raise", "negative")
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import brief
-from .._forward import Soft
 from .._struct import parameter
-from .._surrogate import forwards, in_units_of
+from .._surrogate import in_units_of, spike_types
 from ._cell import Cell, State, both
 from ._lif import LIF
 
@@ -58,7 +57,7 @@ class Refractory(Cell, pure=True):
         super().__post_init__()
         if self.cell.delay_reset:
             raise ValueError("Refractory: cell must reset with its spike, got delay_reset=True")
-        if any(isinstance(forward, Soft) for forward in forwards(self.cell)):
+        if any(kind.graded for kind in spike_types(self.cell)):
             raise ValueError(f"Refractory: cell must fire or not, got {brief(self.cell.surrogate)}")
 
     @property

@@ -8,10 +8,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from .. import surrogates
-from .._checks import brief, shorten
-from .._functional import snake_case
-from .._kinds import excluding, levels, signed, soft, stochastic
+from .. import _spike_types, surrogates
+from .._checks import brief, shorten, snake_case
+from .._functional import functions_of
 from .._surrogate import Surrogate, keep_slope, learnable
 from ._algebra import shifted, stretched, truncated
 from ._measures import fitted
@@ -135,7 +134,7 @@ _operations: dict[str, Callable[..., Surrogate]] = {
     function.__name__: function
     for function in (
         *(shifted, stretched, truncated, fitted),
-        *(excluding, levels, signed, soft, stochastic),
+        *functions_of(_spike_types).values(),
         *(keep_slope, learnable),
     )
 }

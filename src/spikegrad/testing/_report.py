@@ -15,9 +15,8 @@ import numpy as np
 
 import spikegrad
 
-from .._forward import Stochastic
 from .._struct import as_arrays, parts_of
-from .._surrogate import forwards
+from .._surrogate import spike_types
 
 HALVES = ("float16", "bfloat16")
 DTYPES = (*HALVES, "float32", "float64")
@@ -101,7 +100,7 @@ class BrokenLawError(AssertionError):
 
 
 def refuse_noise(owner: str, subject: Any) -> None:
-    if any(isinstance(forward, Stochastic) for forward in forwards(subject)):
+    if any(kind.draws for kind in spike_types(subject)):
         raise TypeError(f"{owner}: {subject!r} draws its spikes, of which no law is exact: check what it is made of")
 
 

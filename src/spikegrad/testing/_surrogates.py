@@ -12,7 +12,7 @@ import numpy as np
 
 from .._compat import in_double_precision
 from .._struct import parts_of
-from .._surrogate import Surrogate, forwards, learnable
+from .._surrogate import Surrogate, learnable, spike_types
 from ._report import (
     DTYPES,
     HALVES,
@@ -158,7 +158,7 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
     if isinstance(g, Exception) or isinstance(bend, Exception):
         yield compare("the slope can be differentiated", bend, g, 0.0)
         return  # there is nothing to compare with
-    if forwards(s):
+    if spike_types(s):
         yield Finding("the spike is the step", None, note="it is of another kind")
     else:
         yield compare("the spike is the step", found["spike"], x >= 0, 0.0, at, note="absolute")

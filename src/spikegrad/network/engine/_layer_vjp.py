@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from ..._checks import is_float
 from ..._compat import contract_leading, zeros_like
 from ..._pytree import is_inexact
-from ..._surrogate import forwards
+from ..._surrogate import spike_types
 from ...neurons import State, says_how_to_encode
 from .._layer import Layer, matrix_of, plus_bias, times_matrix, times_weight
 from .._masks import Masks, tree_where
@@ -116,7 +116,7 @@ def trace(
         if encoded[0] is not None:
             add("at_rest", distance_at_rest(layer.cell, encoded), encoded[1])
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
-    needs_magnitude = any(forward.beyond_sign for forward in forwards(layer.cell))
+    needs_magnitude = any(kind.needs_magnitude for kind in spike_types(layer.cell))
     traced = TracedLayer(calls, frozenset(matrices), any(convolutional), encoded, needs_magnitude, number, examples)
     return traced, arrays, u
 

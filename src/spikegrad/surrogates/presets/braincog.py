@@ -3,7 +3,7 @@
 With ``requires_grad``, ``AtanGrad`` and ``ReLUGrad`` train their parameter; it has no effect on the others, nor there.
 """
 
-from ..._kinds import excluding, levels
+from ..._spike_types import excluding, levels
 from ..._struct import Real
 from ..._surrogate import Surrogate, learnable
 from .._algebra import shifted, truncated

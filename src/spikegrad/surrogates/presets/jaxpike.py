@@ -1,6 +1,6 @@
 """jaxpike 0.1.4, ``jaxpike.surrogate``. It fires where x > 0."""
 
-from ..._kinds import excluding
+from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from ..piecewise import PiecewiseLeakyRelu, PiecewiseQuadratic

@@ -1,6 +1,6 @@
 """lava-dl 0.6.0 and its repository, ``lava.lib.dl.slayer``: the spike, and what neurons make of their parameters."""
 
-from ..._kinds import excluding
+from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from ..exponential import PiecewiseExp

@@ -1,6 +1,6 @@
 """norse 1.1.0: what a neuron's ``method`` names, with the ``alpha`` that its parameters have. It fires where x > 0."""
 
-from ..._kinds import excluding
+from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from ..gaussian import ERF

@@ -4,7 +4,7 @@ Within a cell, multiples are those of its threshold. The derivative in the thres
 −v/threshold times it there, which is the same where v is the threshold.
 """
 
-from ..._kinds import levels
+from ..._spike_types import levels
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .._algebra import shifted

@@ -5,7 +5,7 @@ parameter, if they depend on it. By themselves they fire as ``SingleSpike`` does
 neurons is ``MultiSpike``, whose slope is that of the first spike alone.
 """
 
-from ..._kinds import levels
+from ..._spike_types import levels
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .._algebra import shifted

@@ -1,6 +1,6 @@
 """snnTorch 1.0.0, ``snntorch.surrogate``. It fires where x > 0, and its spikes are float32 whatever the input is."""
 
-from ..._kinds import excluding
+from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .._algebra import shifted

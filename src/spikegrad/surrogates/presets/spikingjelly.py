@@ -1,6 +1,6 @@
 """SpikingJelly 2.0.0, ``spikingjelly.activation_based.surrogate``. With ``spiking=False`` the primal comes out."""
 
-from ..._kinds import soft, stochastic
+from ..._spike_types import soft, stochastic
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from ..exponential import PiecewiseExp as _PiecewiseExp

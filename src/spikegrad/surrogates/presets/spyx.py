@@ -2,7 +2,7 @@
 
 import math
 
-from ..._kinds import excluding
+from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from ..logistic import Sigmoid

@@ -1,6 +1,6 @@
 """stork, ``stork.activations`` of its repository. Parameters are attributes of classes there. It fires where x > 0."""
 
-from ..._kinds import excluding, levels, stochastic
+from ..._spike_types import excluding, levels, stochastic
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from ..logistic import Sigmoid
