@@ -4,11 +4,13 @@ import importlib
 import typing
 
 from . import surrogates as surrogates
+from ._bounded import Bounded, bounded
 from ._functional import functional
+from ._settings import keep_slope, learnable
 from ._spike import spike
 from ._spike_types import excluding, levels, signed, soft, stochastic
-from ._struct import Bounded, bounded, parameter
-from ._surrogate import Surrogate, keep_slope, learnable
+from ._struct import parameter
+from ._surrogate import Surrogate
 from .inspect import residual_report
 from .network import Layer, Network, fit_widths, fluctuation_driven
 from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll

@@ -8,6 +8,7 @@ opaque to JAX.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import numbers
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._checks import brief, broadcast_checked, real_array
+from ._checks import brief, broadcast_checked
 
 Real: TypeAlias = float | jax.Array
 """A parameter: a number (a constant) or an array (a value to trace, batch, shard or train), of Python, NumPy or JAX."""
@@ -30,7 +31,7 @@ R = TypeVar("R", bound="Struct")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Domain:
+class Domain:
     """What a field may hold. ``check`` returns the value as it is stored, or raises."""
 
     above: float | None = None
@@ -171,12 +172,12 @@ def parameter(
     ...
     ValueError: Cauchy: gamma must be > 0, got -1.0
     """
-    domain = _Domain(above, at_least, at_most, integer, choices, kind)
+    domain = Domain(above, at_least, at_most, integer, choices, kind)
     return dataclasses.field(default=default, kw_only=kw_only, metadata={"domain": domain})
 
 
-def domain(field: dataclasses.Field) -> _Domain:
-    return field.metadata.get("domain", _Domain())
+def domain(field: dataclasses.Field) -> Domain:
+    return field.metadata.get("domain", Domain())
 
 
 def _by_value(value: Any) -> Any:
@@ -204,7 +205,7 @@ class Struct:
     """Base of everything here that has parameters. See the module's text for its two forms."""
 
     _frozen: ClassVar[bool] = True
-    _domains: ClassVar[Mapping[str, _Domain]] = {}
+    _domains: ClassVar[Mapping[str, Domain]] = {}
     _numbers: ClassVar[tuple[str, ...]] = ()
     _objects: ClassVar[tuple[str, ...]] = ()
     _dynamic: ClassVar[tuple[str, ...]] = ()
@@ -251,7 +252,7 @@ class Struct:
         owner = self._called()
         for name, domain in self._domains.items():
             value = getattr(self, name)
-            if isinstance(value, Bounded) and domain.number:
+            if domain.number and hasattr(value, "_within"):  # a Bounded number, whose class derives from this one
                 value = value._within(*domain.bounds, owner, name)
             else:
                 value = domain.check(owner, name, value)
@@ -273,7 +274,15 @@ class Struct:
     def __hash__(self) -> int:
         return hash((type(self), self._key())) if self._frozen else object.__hash__(self)
 
-    def _fitted(self: R, dtype: Any, shape: tuple[int, ...], of: str = "x") -> R:
+    def _replaced(self: R, **changed: Any) -> R:
+        """The object with other values of some fields. They are checked again if the class declares them."""
+        if self._frozen:
+            return dataclasses.replace(self, **changed)  # type: ignore[type-var]
+        other = copy.copy(self)
+        vars(other).update(changed)
+        return other
+
+    def _broadcast_to(self: R, dtype: Any, shape: tuple[int, ...], of: str = "x") -> R:
         """The same record with its array parameters in this dtype, of this rank, broadcasting to this shape."""
         arrays = [name for name in self._numbers if type(getattr(self, name)) is not float]
         if not arrays:
@@ -392,7 +401,11 @@ def as_arrays(tree: Any) -> Any:
 
 def as_numbers(tree: Any) -> Any:
     """The tree with the mean of every array as a Python number."""
-    return _constant(jax.tree.map(lambda leaf: float(np.mean(np.asarray(leaf, np.float64))), tree))
+
+    def number(leaf):
+        return leaf if isinstance(leaf, Struct) else float(np.mean(np.asarray(leaf, np.float64)))
+
+    return _constant(jax.tree.map(number, tree))
 
 
 def _constant(tree: Any) -> Any:
@@ -409,124 +422,3 @@ def _map_records(function: Callable, tree: Any) -> Any:
 
 def _is_record(value: Any) -> bool:
     return isinstance(value, Struct) and value._frozen
-
-
-class Bounded(Struct):
-    """A number that stays within bounds, whatever a training does: held by one that has none.
-
-    It is made by :func:`bounded`. JAX takes it for the array ``value``; what is differentiated and trained is its
-    leaf ``raw``, so that a gradient of it holds the derivative in ``raw``.
-
-    Parameters
-    ----------
-    raw : float or array
-        The unconstrained number.
-    low, high : float, default -inf and inf
-        The bounds.
-    """
-
-    raw: Real = parameter()
-    low: float = dataclasses.field(default=-math.inf, metadata={"domain": _Domain(bound=True)})
-    high: float = dataclasses.field(default=math.inf, metadata={"domain": _Domain(bound=True)})
-
-    @property
-    def value(self) -> jax.Array:
-        """The number itself, an array."""
-        raw, low, high = jnp.asarray(self.raw), self.low, self.high
-        if math.isinf(low) and math.isinf(high):
-            return raw
-        if math.isinf(high):
-            return low + jnp.exp(raw)
-        if math.isinf(low):
-            return high - jnp.exp(raw)
-        return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)  # the sum may be rounded beyond
-
-    def _within(self, low: float, high: float, owner: str, name: str) -> Bounded:
-        """The same value, within these bounds as well."""
-        low, high = max(self.low, low), min(self.high, high)
-        return self if (low, high) == (self.low, self.high) else _bounded(self.value, low, high, owner, name)
-
-    def __jax_array__(self) -> jax.Array:
-        return self.value
-
-    def __float__(self) -> float:
-        return float(self.value)
-
-
-def _as_its_value(name: str) -> Callable:
-    return lambda self, *others: getattr(self.value, name)(*others)
-
-
-for _name in ("neg", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow"):
-    setattr(Bounded, f"__{_name}__", _as_its_value(f"__{_name}__"))
-
-
-def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
-    r"""A parameter that is trained and stays within its bounds.
-
-    Give it in place of a number to any parameter of a cell or a surrogate. The bounds are those of the parameter, a
-    decay's 0 and 1 say. No step of any optimiser passes them, since what is trained is a number :math:`r` without
-    bounds:
-
-    .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{ and } b \\
-              a + e^r & \text{above } a \\ b - e^r & \text{below } b \\ r & \text{without bounds} \end{cases}
-
-    Parameters
-    ----------
-    value : float or array
-        Where training starts, strictly between the bounds. An array, one number per neuron say, keeps its dtype; a
-        number gets the default one.
-    low, high : float, default -inf and inf
-        Narrower bounds than the parameter's own, for a parameter that has none: ``threshold=bounded(1.0, 0.1, 10.0)``.
-
-    Returns
-    -------
-    Bounded
-        A pytree with one leaf, ``raw``: an array, so that it is trained wherever arrays are. Its property
-        ``value`` is the array that it stands for, in arithmetic and to ``jnp.asarray``.
-
-    Raises
-    ------
-    ValueError
-        If ``value`` is not between the bounds.
-
-    References
-    ----------
-    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking neural networks",
-    ICCV, trains a decay so.
-
-    Examples
-    --------
-    >>> import jax
-    >>> from spikegrad import LIF, Sigmoid, bounded
-    >>> cell = LIF(decay=bounded(0.9), surrogate=Sigmoid(bounded(4.0)))
-    >>> pushed = jax.tree.map(lambda leaf: leaf + 3.0, cell)  # a step of any size
-    >>> print(f"{cell.decay.value:.3f} {pushed.decay.value:.3f} {pushed.threshold}")
-    0.900 0.994 1.0
-    >>> LIF(decay=bounded(1.5))
-    Traceback (most recent call last):
-    ...
-    ValueError: LIF: decay must be > 0 and < 1 to be bounded, got 1.5
-    """
-    return _bounded(value, low, high, "bounded", "value")
-
-
-def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Bounded:
-    for side, bound in (("low", low), ("high", high)):
-        if not isinstance(bound, numbers.Real) or math.isnan(bound):
-            raise TypeError(f"{owner}: {side} must be a number, got {brief(bound)}")
-    if not low < high:
-        raise ValueError(f"{owner}: low must be below high, got {low:g} and {high:g}")
-    x = real_array(as_real(owner, name, value), owner, name)
-    if not isinstance(x, Tracer) and not np.all((low < np.asarray(x)) & (np.asarray(x) < high)):
-        bounds = [f"> {low:g}"] * (low > -math.inf) + [f"< {high:g}"] * (high < math.inf)
-        raise ValueError(
-            f"{owner}: {name} must be {' and '.join(bounds) or 'finite'} to be bounded, got {np.asarray(x)!s}"
-        )
-    if math.isinf(low) and math.isinf(high):
-        return Bounded(x)
-    if math.isinf(high):
-        return Bounded(jnp.log(x - low), low)
-    if math.isinf(low):
-        return Bounded(jnp.log(high - x), high=high)
-    return Bounded(jnp.log(x - low) - jnp.log(high - x), low, high)

@@ -21,10 +21,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
-from ._compat import spread_as
+from ._compat import spread_as, zeros_like
 from ._spike import _spike, spike
 from ._spike_type import SpikeType, Step
-from ._struct import Real, Struct, as_arrays, is_pure, lifted, parameter, parts_of
+from ._struct import Real, Struct, as_arrays, is_pure, lifted, parameter, shown
 
 T = TypeVar("T")
 
@@ -68,9 +68,6 @@ class Surrogate(Struct):
 
     _formula: ClassVar[str] = ""  # the slope in one line, as the command lists it: docstrings are gone under -OO
 
-    # filled in by surrogates/_algebra.py, whose classes derive from this one
-    _scaled: ClassVar[Callable[[Surrogate, Any], Surrogate]]
-    _added: ClassVar[Callable[[Surrogate, Any], Surrogate]]
     __array_ufunc__ = None  # NumPy leaves the product of an array and a surrogate to the surrogate
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -168,12 +165,12 @@ class Surrogate(Struct):
             If an array parameter does not broadcast to ``x``.
         """
         surrogate = self if key is None else with_key(self, key)
-        curve, learn, _, forward = _parts(surrogate)
+        curve, learn, _, forward = settings_of(surrogate)
         x = real_array(x, type(curve).__name__)
         if learn or isinstance(x, Tracer):
             return _run(_fire, surrogate, x)
         # a known x has no derivative to carry, so that the slope is not even computed
-        curve._fitted(x.dtype, x.shape)  # raises where a parameter does not broadcast
+        curve._broadcast_to(x.dtype, x.shape)  # raises where a parameter does not broadcast
         if forward.is_step:
             return _spike(x, x)
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(forward))
@@ -181,32 +178,32 @@ class Surrogate(Struct):
 
     def __mul__(self, factor: Real) -> Surrogate:
         """The slope times a number or an array."""
-        return type(self)._scaled(self, factor)
+        return composed("*", lambda curve: Scaled(factor, curve), self)
 
     __rmul__ = __mul__
 
     def __add__(self, other: Surrogate) -> Surrogate:
         """The sum of two slopes."""
-        return type(self)._added(self, other)
+        return composed("+", Sum, self, other)
 
 
 def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     """The rule: what comes out of ``x``, and the derivatives that the settings ask for."""
-    curve, learn, slope_dtype, forward = _parts(surrogate)
-    out = _stepped(curve, x, slope_dtype, forward)
-    levers = [_lever(value.astype(x.dtype), slope) for value, slope in forward.own_slopes(curve, x)]
+    curve, learn, slope_dtype, forward = settings_of(surrogate)
+    out = _with_slope(curve, x, slope_dtype, forward)
+    zeros = [_zero_with_gradient(value.astype(x.dtype), slope) for value, slope in forward.own_slopes(curve, x)]
     if learn:
-        levers += _levers(curve, x, forward)
-    return functools.reduce(jnp.add, levers, out)
+        zeros += _zeros_for_parameters(curve, x, forward)
+    return functools.reduce(jnp.add, zeros, out)
 
 
 def _value(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     """What comes out, without derivatives."""
-    curve, _, _, forward = _parts(surrogate)
+    curve, _, _, forward = settings_of(surrogate)
     return jnp.where(jnp.isnan(x), x, forward.value(curve, x))
 
 
-def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: SpikeType) -> jax.Array:
+def _with_slope(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: SpikeType) -> jax.Array:
     """What the forward says, with its slope for the derivative in ``x``."""
     dtype = compute_dtype(x.dtype)
     if slope_dtype is not None and jnp.dtype(slope_dtype).itemsize < x.dtype.itemsize:
@@ -223,14 +220,14 @@ def _stepped(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: S
     return jax.lax.stop_gradient(forward.value(curve, x)) + (out - jax.lax.stop_gradient(out))
 
 
-def _lever(value: jax.Array, slope: jax.Array) -> jax.Array:
+def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
     """Zero, whose derivative in ``value`` is ``slope``: a spike of it, minus that spike."""
-    lever = spike(value, slope)
-    return lever - jax.lax.stop_gradient(lever)
+    fired = spike(value, slope)
+    return fired - jax.lax.stop_gradient(fired)
 
 
-def _levers(curve: Surrogate, x: jax.Array, forward: SpikeType) -> Iterator[jax.Array]:
-    """For each parameter of the curve a lever, whose derivative in it is that of the smooth primal."""
+def _zeros_for_parameters(curve: Surrogate, x: jax.Array, forward: SpikeType) -> Iterator[jax.Array]:
+    """For each parameter of the curve a zero, whose derivative in it is that of the smooth primal."""
     owner = type(curve).__name__
     paths, tree = jax.tree_util.tree_flatten_with_path(curve)
     leaves = [leaf for _, leaf in paths]
@@ -246,7 +243,8 @@ def _levers(curve: Surrogate, x: jax.Array, forward: SpikeType) -> Iterator[jax.
         # a primal that levels off has the derivative 0 far out, where its formula may be infinity times 0
         wide = x.astype(compute_dtype(x.dtype))
         near = abs(wide) <= float(jnp.finfo(wide.dtype).max) ** 0.5  # which NaN is not either
-        yield _lever(value.astype(x.dtype), jnp.where(near | ~jnp.isnan(slope), slope, jnp.zeros_like(slope)))
+        slope = jnp.where(near | ~jnp.isnan(slope), slope, jnp.zeros_like(slope))
+        yield _zero_with_gradient(value.astype(x.dtype), slope)
 
 
 def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
@@ -265,13 +263,13 @@ def _elementwise(formula: Callable) -> Callable:
     def evaluate(self, x):
         dtype = compute_dtype(x.dtype)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
-        y = real_array(formula(self._fitted(dtype, x.shape), finite(x.astype(dtype))), owner, result)
+        y = real_array(formula(self._broadcast_to(dtype, x.shape), finite(x.astype(dtype))), owner, result)
         y = broadcast_checked(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 
     @functools.wraps(formula)
     def method(self, x):
-        return _run(evaluate, self, real_array(x, type(_parts(self).curve).__name__))
+        return _run(evaluate, self, real_array(x, type(settings_of(self).curve).__name__))
 
     return method
 
@@ -282,115 +280,7 @@ def finite(x: jax.Array) -> jax.Array:
     return jnp.where(x > largest, largest, jnp.where(x < -largest, -largest, x))
 
 
-def learnable(surrogate: Surrogate) -> Surrogate:
-    r"""The same spike, whose parameters get a gradient.
-
-    The step does not depend on the parameters, so a surrogate gives them none. With ``learnable``, the derivative in a
-    parameter is that of the smooth primal, as if it were the output:
-
-    .. math:: \frac{\mathrm{d}\,s}{\mathrm{d}\alpha} = \frac{\partial}{\partial\alpha}\,\mathrm{surrogate\_fun}(x).
-
-    The output, the derivative in ``x`` and the derivative of that in a parameter are the same with and without it.
-
-    Parameters
-    ----------
-    surrogate : Surrogate
-        One declared by annotations, which defines ``surrogate_fun``, with or without other settings.
-
-    Returns
-    -------
-    Surrogate
-        Holds the curve in its field ``surrogate``, with every Python number as an array of JAX's default float. The
-        gradient of a function of it has the same structure.
-
-    Raises
-    ------
-    TypeError
-        If ``surrogate`` is no surrogate, has a hand-written ``__init__``, so that JAX sees no parameters in it, defines
-        no ``surrogate_fun``, or overrides ``__call__``.
-
-    References
-    ----------
-    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking neural networks",
-    ICCV; Wang et al. 2023, "Adaptive smoothing gradient learning for spiking neural networks", ICML.
-
-    Examples
-    --------
-    >>> import jax, jax.numpy as jnp
-    >>> from spikegrad import Sigmoid, learnable
-    >>> loss = lambda surrogate: surrogate(0.3)
-    >>> print(f"{jax.grad(loss)(Sigmoid(jnp.array(4.0))).alpha:.4f}")
-    0.0000
-    >>> print(f"{jax.grad(loss)(learnable(Sigmoid(4.0))).surrogate.alpha:.4f}")
-    0.0534
-    """
-    curve = curve_of("learnable", surrogate)
-    for part in parts_of(curve):
-        if isinstance(part, Surrogate) and not part._frozen:
-            raise TypeError(
-                f"learnable: {type(part).__name__} has its own __init__, so that JAX sees no parameters in it; declare "
-                "them by annotations"
-            )
-    if lacking := curve._without_primal():
-        raise TypeError(f"learnable: {lacking} defines no surrogate_fun, whose derivative the parameters would get")
-    return _configured(surrogate, learn=True)
-
-
-def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
-    r"""The same spike, whose slope is kept for the backward pass in fewer bits.
-
-    JAX keeps one array of each call under differentiation, in the dtype of ``x``: the slope, or in half precision ``x``
-    itself. This setting rounds the slope to ``dtype`` and keeps it so: half the memory of float32 in bfloat16, a
-    quarter in an 8-bit float. Spikes are the same; the gradient in ``x`` has the rounding error of ``dtype``, and that
-    in the parameters (:func:`learnable`) none.
-
-    Parameters
-    ----------
-    surrogate : Surrogate
-        Any, with or without other settings.
-    dtype : dtype
-        ``bfloat16`` (relative error of the slope up to 2**-8), ``float16``, ``float8_e5m2`` (2**-3, slopes from 2**-16)
-        or ``float8_e4m3fn`` (2**-4, slopes from 2**-9 to 448, NaN above). One that is not narrower than ``x`` changes
-        nothing.
-
-    Returns
-    -------
-    Surrogate
-        Holds the curve in its field ``surrogate``.
-
-    Raises
-    ------
-    TypeError
-        If ``surrogate`` is no surrogate, overrides ``__call__`` or keeps its slope in another dtype already, or if
-        ``dtype`` is none of these.
-
-    Notes
-    -----
-    Derivatives of the second order differentiate the slope before it is rounded, and round the result in turn.
-
-    Examples
-    --------
-    >>> import jax, jax.numpy as jnp
-    >>> from spikegrad import Sigmoid, keep_slope
-    >>> fire = keep_slope(Sigmoid(4.0), jnp.bfloat16)
-    >>> exact, kept = jax.grad(Sigmoid(4.0))(0.3), jax.grad(fire)(0.3)
-    >>> kept.dtype.name, bool(abs(kept - exact) < 2**-8 * exact)
-    ('float32', True)
-    """
-    curve_of("keep_slope", surrogate)
-    try:
-        name = jnp.dtype(dtype).name
-    except TypeError:
-        name = None
-    if name not in _FLOATS:
-        raise TypeError(f"keep_slope: dtype must be one of {', '.join(_FLOATS)}, got {name or brief(dtype)}")
-    before = _parts(surrogate).slope_dtype
-    if before not in (None, name):
-        raise TypeError(f"keep_slope: the slope is kept in {before} already, and cannot be kept in {name} as well")
-    return _configured(surrogate, slope_dtype=name)
-
-
-_FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn")
+FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn")
 
 
 class _Configured(Surrogate, pure=True):
@@ -398,7 +288,7 @@ class _Configured(Surrogate, pure=True):
 
     surrogate: Surrogate = parameter(kind=Surrogate)
     learn: bool = parameter(default=False, choices=(False, True))
-    slope_dtype: str | None = parameter(default=None, choices=(None, *_FLOATS))
+    slope_dtype: str | None = parameter(default=None, choices=(None, *FLOATS))
     forward: SpikeType = parameter(default=Step(), kind=SpikeType)
 
     def __post_init__(self) -> None:
@@ -439,7 +329,7 @@ def _number_of(leaf: Any) -> Any:
     return float(str(np.asarray(leaf)))  # the shortest decimals that are this array again
 
 
-class _Parts(NamedTuple):
+class Settings(NamedTuple):
     """The curve of a surrogate, and the settings of its rule."""
 
     curve: Surrogate
@@ -448,10 +338,10 @@ class _Parts(NamedTuple):
     forward: SpikeType = Step()
 
 
-def _parts(surrogate: Surrogate) -> _Parts:
+def settings_of(surrogate: Surrogate) -> Settings:
     if isinstance(surrogate, _Configured):
-        return _Parts(surrogate.surrogate, surrogate.learn, surrogate.slope_dtype, surrogate.forward)
-    return _Parts(surrogate)
+        return Settings(surrogate.surrogate, surrogate.learn, surrogate.slope_dtype, surrogate.forward)
+    return Settings(surrogate)
 
 
 def curve_of(owner: str, surrogate: Any) -> Surrogate:
@@ -462,7 +352,7 @@ def curve_of(owner: str, surrogate: Any) -> Surrogate:
         raise TypeError(
             f"{owner}: {type(surrogate).__name__} has its own __call__, which no setting of the rule reaches"
         )
-    return _parts(surrogate).curve
+    return settings_of(surrogate).curve
 
 
 def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
@@ -470,7 +360,7 @@ def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
     return dataclasses.replace(surrogate, surrogate=curve) if isinstance(surrogate, _Configured) else curve
 
 
-def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
+def configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
     """The same curve with further settings: one object for all, so that their order cannot matter."""
     if isinstance(surrogate, _Configured):
         return dataclasses.replace(surrogate, **settings)
@@ -480,12 +370,128 @@ def _configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
 def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
     """The same surrogate with another spike type, or an error if it has one already."""
     owner, curve = kind._called(), curve_of(kind._called(), surrogate)
-    before = _parts(surrogate).forward
+    before = settings_of(surrogate).forward
     if not before.is_step and before != kind:
         raise TypeError(f"{owner}: {brief(surrogate)} has a kind of spike already, and cannot have another as well")
     if kind.needs_primal and (lacking := curve._without_primal()):
         raise TypeError(f"{owner}: {lacking} defines no surrogate_fun, of which the output is made")
-    return _configured(surrogate, forward=kind)
+    return configured(surrogate, forward=kind)
+
+
+# --- sums and multiples, which the operators of the class make -------------------------------------------------------
+
+
+class _Primal(NamedTuple):
+    """A primal at x: ``varying + constant``, and its value at the threshold of the curve.
+
+    A primal is determined up to a constant, and a composition keeps that of what it is made of: its value where that
+    has its threshold, 1/2 mostly. All constants of a composition are collected before they meet what varies: where they
+    cancel, as in ``0.3 * s + 0.7 * t``, a small tail stays as accurate as it was.
+    """
+
+    varying: Any
+    constant: Any
+    middle: Any
+
+    def scaled(self, factor: Real) -> _Primal:
+        return _Primal(factor * self.varying, factor * self.constant + (1 - factor) * self.middle, self.middle)
+
+
+def _inner(curve: Surrogate, name: str, x: jax.Array) -> jax.Array:
+    """A curve within another one, whose formula keeps the contract of both where that of the inner one is known."""
+    formula = getattr(getattr(type(curve), name), "__wrapped__", None)
+    if formula is None or not is_pure(curve):
+        return getattr(curve, name)(x)
+    return jnp.asarray(formula(curve._broadcast_to(x.dtype, x.shape), x), x.dtype)
+
+
+def slope_of(curve: Surrogate, x: jax.Array) -> jax.Array:
+    return _inner(curve, "surrogate_grad", x)
+
+
+def primal_of(curve: Surrogate, x: jax.Array) -> _Primal:
+    if isinstance(curve, Composition):
+        return curve._broadcast_to(x.dtype, x.shape)._primal(x)
+    # a curve with its own __init__ is a leaf itself, and may hold arrays
+    numbers = all(not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve))
+    threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
+    return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
+
+
+class Composition(Surrogate):
+    """A curve made of curves."""
+
+    @classmethod
+    def _called(cls):
+        return cls.__name__.lower()  # the public function that makes it
+
+    def _primal(self, x: jax.Array) -> _Primal:
+        raise NotImplementedError
+
+    def _broadcast_to(self, dtype, shape, of="x"):
+        for name in self._objects:
+            getattr(self, name)._broadcast_to(dtype, shape, of)  # raises where a parameter does not broadcast
+        return super()._broadcast_to(dtype, shape, of)
+
+    def _without_primal(self):
+        return next(filter(None, (getattr(self, name)._without_primal() for name in self._objects)), "")
+
+    def surrogate_fun(self, x):
+        varying, constant, _ = self._primal(x)
+        return varying + constant
+
+
+class Scaled(Composition, pure=True):
+    factor: Real = parameter()
+    surrogate: Surrogate = parameter(kind=Surrogate)
+
+    @classmethod
+    def _called(cls):
+        return "*"
+
+    def _primal(self, x):
+        return primal_of(self.surrogate, x).scaled(self.factor)
+
+    def surrogate_grad(self, x):
+        return self.factor * slope_of(self.surrogate, x)
+
+    def __repr__(self) -> str:
+        return f"{shown(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
+
+
+class Sum(Composition, pure=True):
+    first: Surrogate = parameter(kind=Surrogate)
+    second: Surrogate = parameter(kind=Surrogate)
+
+    @classmethod
+    def _called(cls):
+        return "+"
+
+    def _primal(self, x):
+        a, b = primal_of(self.first, x), primal_of(self.second, x)
+        middle = jnp.maximum(a.middle, b.middle)  # 1/2 where either has it
+        constant = a.constant + b.constant + (middle - a.middle - b.middle)
+        return _Primal(a.varying + b.varying, constant, middle)
+
+    def surrogate_grad(self, x):
+        return slope_of(self.first, x) + slope_of(self.second, x)
+
+    def __repr__(self) -> str:
+        return f"{self.first!r} + {_bracketed(self.second, Sum)}"
+
+
+def _bracketed(curve: Surrogate, *kinds: type) -> str:
+    return f"({curve!r})" if isinstance(curve, kinds) else repr(curve)
+
+
+def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate) -> Surrogate:
+    """What is built of the curves, under the settings of the rule that the surrogates have."""
+    whole = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
+    first, *others = (with_curve(surrogate, whole) for surrogate in surrogates)
+    if any(other != first for other in others):
+        given = " and ".join(map(repr, surrogates))
+        raise TypeError(f"{owner}: {given} have different settings: set them around the whole")
+    return first
 
 
 # --- what cells and networks ask for ---------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from .._surrogate import Surrogate, curve_of, with_curve
+from .._surrogate import Scaled, Surrogate, curve_of, with_curve
 from ..neurons import Cell, parameters_of, with_parameters
-from ..surrogates._algebra import Scaled, Stretched
+from ..surrogates._algebra import Stretched
 from ..surrogates._measures import measure
 from ._network import Network
 from ._potentials import activity_of_layers, moments

@@ -120,7 +120,7 @@ class Cell(Struct):
         owner = type(self).__name__
         current = as_current(current, owner, "current")
         v = as_state(self, v, current.shape, owner)
-        return fire(self, self.integrate(v, _fitting(self, v, current)), key)
+        return fire(self, self.integrate(v, _matching(self, v, current)), key)
 
 
 def fire(cell: Cell, u: State, key: Any = None) -> tuple[State, jax.Array]:
@@ -147,7 +147,7 @@ def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
     return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
 
 
-def _fitting(cell: Cell, v: State, current: jax.Array) -> jax.Array:
+def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
     """The current in the dtype of the state, and of a shape that fits the state."""
     leaves = jax.tree.leaves(v)
     like = next(filter(is_float, leaves), leaves[0])
@@ -198,7 +198,7 @@ def _described(state: State) -> str:
     return f"a {type(state).__name__} of {len(state)}" if isinstance(state, (tuple, list, dict)) else "one array"
 
 
-def both(cell: Cell, v: State, second: str, first: str = "potential") -> State:
+def two_parts(cell: Cell, v: State, second: str, first: str = "potential") -> State:
     """The two parts of a state; an array of two rows has none."""
     if isinstance(v, (tuple, list)) and len(v) == 2:
         return v
@@ -208,6 +208,6 @@ def both(cell: Cell, v: State, second: str, first: str = "potential") -> State:
     )
 
 
-def charged(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:
-    """What is left of the potential, and the input."""
+def leaky_integration(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:
+    """The potential after its leak, plus the input."""
     return cell.decay * v + ((1 - cell.decay) * current if cell.norm_input else current)

@@ -15,7 +15,7 @@ from .._struct import Real, parameter
 from .._surrogate import in_units_of, spike_types
 from ..surrogates import Sigmoid
 from ..surrogates._registry import get
-from ._cell import Cell, State, both, charged
+from ._cell import Cell, State, leaky_integration, two_parts
 
 
 class LIF(Cell, pure=True):
@@ -126,14 +126,14 @@ class LIF(Cell, pure=True):
                 raise ValueError(f"{type(self).__name__}: {what}, does not go with {brief(self.surrogate)}")
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        fitted = self._fitted(v.dtype, v.shape, "v")
-        u = charged(fitted, v, current)
-        return fitted._after_spike(u, fitted._spike(v, fitted.threshold), fitted.threshold) if self.delay_reset else u
+        cell = self._broadcast_to(v.dtype, v.shape, "v")
+        u = leaky_integration(cell, v, current)
+        return cell._after_spike(u, cell._spike(v, cell.threshold), cell.threshold) if self.delay_reset else u
 
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        fitted = self._fitted(u.dtype, u.shape, "v")
-        s = fitted._spike(u, fitted.threshold)
-        return (u if self.delay_reset else fitted._after_spike(u, s, fitted.threshold)), s
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        s = cell._spike(u, cell.threshold)
+        return (u if self.delay_reset else cell._after_spike(u, s, cell.threshold)), s
 
     def _spike(self, u: jax.Array, threshold: Any) -> jax.Array:
         return in_units_of(self.surrogate, threshold, u)(u - threshold)
@@ -148,10 +148,10 @@ class LIF(Cell, pure=True):
         return u
 
     def encode(self, u: jax.Array) -> tuple[jax.Array, Any]:
-        return u - self._fitted(u.dtype, u.shape, "v").threshold, ()
+        return u - self._broadcast_to(u.dtype, u.shape, "v").threshold, ()
 
     def decode(self, distance: Any, rest: Any) -> jax.Array:
-        return distance + self._fitted(distance.dtype, distance.shape, "v").threshold
+        return distance + self._broadcast_to(distance.dtype, distance.shape, "v").threshold
 
 
 _RESETS = {
@@ -219,8 +219,8 @@ class SynapticLIF(LIF, pure=True):
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, i = both(self, v, "synaptic current")
-        i = self._fitted(i.dtype, i.shape, "v").synaptic_decay * i + current
+        v, i = two_parts(self, v, "synaptic current")
+        i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
         return super().integrate(v, i), i
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
@@ -297,16 +297,16 @@ class AdaptiveLIF(LIF, pure=True):
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, a = both(self, v, "adaptation")
-        fitted = self._fitted(v.dtype, v.shape, "v")
-        u = charged(fitted, v, current)
-        return fitted._after(u, a, fitted._spike(v, fitted._raised(a))) if self.delay_reset else (u, a)
+        v, a = two_parts(self, v, "adaptation")
+        cell = self._broadcast_to(v.dtype, v.shape, "v")
+        u = leaky_integration(cell, v, current)
+        return cell._after(u, a, cell._spike(v, cell._raised(a))) if self.delay_reset else (u, a)
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
         u, a = u
-        fitted = self._fitted(u.dtype, u.shape, "v")
-        s = fitted._spike(u, fitted._raised(a))
-        return ((u, a) if self.delay_reset else fitted._after(u, a, s)), s
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        s = cell._spike(u, cell._raised(a))
+        return ((u, a) if self.delay_reset else cell._after(u, a, s)), s
 
     def _after(self, u: jax.Array, a: jax.Array, s: jax.Array) -> State:
         return self._after_spike(u, s, self._raised(a)), self.adaptation_decay * a + self.adaptation * s
@@ -316,10 +316,10 @@ class AdaptiveLIF(LIF, pure=True):
 
     def encode(self, u: State) -> tuple[jax.Array, Any]:
         u, a = u
-        return u - self._fitted(a.dtype, a.shape, "v")._raised(a), a
+        return u - self._broadcast_to(a.dtype, a.shape, "v")._raised(a), a
 
     def decode(self, distance: Any, rest: Any) -> State:
-        threshold = self._fitted(rest.dtype, rest.shape, "v")._raised(rest)
+        threshold = self._broadcast_to(rest.dtype, rest.shape, "v")._raised(rest)
         u = distance + threshold
         # the adaptation is not what it was when the distance was taken: the sum may be rounded up to the threshold
         return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u), rest

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from .._struct import Real, parameter
-from ._cell import Cell, charged
+from ._cell import Cell, leaky_integration
 from ._lif import LIF
 
 
@@ -40,7 +40,7 @@ class LeakyReadout(Cell, pure=True):
     _hints = MappingProxyType({name: LIF._hints[name] for name in ("tau", "tau_mem", "beta", "decay_input")})
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        return charged(self._fitted(v.dtype, v.shape, "v"), v, current)
+        return leaky_integration(self._broadcast_to(v.dtype, v.shape, "v"), v, current)
 
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         return u, u

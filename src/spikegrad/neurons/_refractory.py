@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from .._checks import brief
 from .._struct import parameter
 from .._surrogate import in_units_of, spike_types
-from ._cell import Cell, State, both
+from ._cell import Cell, State, two_parts
 from ._lif import LIF
 
 
@@ -68,7 +67,7 @@ class Refractory(Cell, pure=True):
         return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, left = both(self, v, "steps left", "the state of the cell")
+        v, left = two_parts(self, v, "steps left", "the state of the cell")
         (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
         u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
         return structure.unflatten([u, *others]), left
@@ -113,19 +112,11 @@ def with_parameters(cell: Any, /, **changed: Any) -> Any:
     """The cell with other parameters, of the innermost one that it wraps."""
     inner = getattr(cell, "inner", None)
     if inner is None:
-        return _replaced(cell, **changed)
+        return cell._replaced(**changed)
     name = next((name for name, value in vars(cell).items() if value is inner), None)
     if name is None:
         raise TypeError(f"{type(cell).__name__}: inner must be the value of a field, got {brief(inner)}")
-    return _replaced(cell, **{name: with_parameters(inner, **changed)})
-
-
-def _replaced(cell: Any, /, **changed: Any) -> Any:
-    if cell._frozen:
-        return dataclasses.replace(cell, **changed)
-    cell = copy.copy(cell)
-    vars(cell).update(changed)
-    return cell
+    return cell._replaced(**{name: with_parameters(inner, **changed)})
 
 
 def says_how_to_encode(cell: Cell) -> bool:

@@ -1,119 +1,17 @@
-"""Surrogates made of others: scaled, added, shifted, stretched, truncated.
+"""Surrogates made of others: shifted, stretched, truncated. Sums and multiples are in ``_surrogate.py``.
 
 Each is a curve like any: a slope, and a primal that has it for its derivative. Settings of the rule stand around the
 whole, wherever they were given.
-
-A primal is determined up to a constant, and these keep that of what they are made of: its value where that has its
-threshold, 1/2 mostly. So a primal is computed as ``varying + constant``, with all constants of a composition collected
-before they meet what varies: where they cancel, as in ``0.3 * s + 0.7 * t``, a small tail stays as accurate as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._compat import zeros_like
-from .._struct import Real, is_pure, parameter, shown
-from .._surrogate import Surrogate, curve_of, finite, with_curve
+from .._struct import Real, parameter, shown
+from .._surrogate import Composition, Surrogate, composed, finite, primal_of, slope_of
 from ._math import signed
-
-
-class _Primal(NamedTuple):
-    """A primal at x: ``varying + constant``, and its value at the threshold of the curve."""
-
-    varying: Any
-    constant: Any
-    middle: Any
-
-    def scaled(self, factor: Real) -> _Primal:
-        return _Primal(factor * self.varying, factor * self.constant + (1 - factor) * self.middle, self.middle)
-
-
-def _inner(curve: Surrogate, name: str, x: jax.Array) -> jax.Array:
-    """A curve within another one, whose formula keeps the contract of both where that of the inner one is known."""
-    formula = getattr(getattr(type(curve), name), "__wrapped__", None)
-    if formula is None or not is_pure(curve):
-        return getattr(curve, name)(x)
-    return jnp.asarray(formula(curve._fitted(x.dtype, x.shape), x), x.dtype)
-
-
-def _slope(curve: Surrogate, x: jax.Array) -> jax.Array:
-    return _inner(curve, "surrogate_grad", x)
-
-
-def _primal(curve: Surrogate, x: jax.Array) -> _Primal:
-    if isinstance(curve, Composition):
-        return curve._fitted(x.dtype, x.shape)._primal(x)
-    numbers = all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve)) if curve._frozen else False
-    threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
-    return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
-
-
-class Composition(Surrogate):
-    """A curve made of curves."""
-
-    @classmethod
-    def _called(cls):
-        return cls.__name__.lower()  # the public function that makes it
-
-    def _primal(self, x: jax.Array) -> _Primal:
-        raise NotImplementedError
-
-    def _fitted(self, dtype, shape, of="x"):
-        for name in self._objects:
-            getattr(self, name)._fitted(dtype, shape, of)  # raises where a parameter does not broadcast
-        return super()._fitted(dtype, shape, of)
-
-    def _without_primal(self):
-        return next(filter(None, (getattr(self, name)._without_primal() for name in self._objects)), "")
-
-    def surrogate_fun(self, x):
-        varying, constant, _ = self._primal(x)
-        return varying + constant
-
-
-class Scaled(Composition, pure=True):
-    factor: Real = parameter()
-    surrogate: Surrogate = parameter(kind=Surrogate)
-
-    @classmethod
-    def _called(cls):
-        return "*"
-
-    def _primal(self, x):
-        return _primal(self.surrogate, x).scaled(self.factor)
-
-    def surrogate_grad(self, x):
-        return self.factor * _slope(self.surrogate, x)
-
-    def __repr__(self) -> str:
-        return f"{shown(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
-
-
-class Sum(Composition, pure=True):
-    first: Surrogate = parameter(kind=Surrogate)
-    second: Surrogate = parameter(kind=Surrogate)
-
-    @classmethod
-    def _called(cls):
-        return "+"
-
-    def _primal(self, x):
-        a, b = _primal(self.first, x), _primal(self.second, x)
-        middle = jnp.maximum(a.middle, b.middle)  # 1/2 where either has it
-        constant = a.constant + b.constant + (middle - a.middle - b.middle)
-        return _Primal(a.varying + b.varying, constant, middle)
-
-    def surrogate_grad(self, x):
-        return _slope(self.first, x) + _slope(self.second, x)
-
-    def __repr__(self) -> str:
-        return f"{self.first!r} + {_bracketed(self.second, Sum)}"
 
 
 class Shifted(Composition, pure=True):
@@ -121,10 +19,10 @@ class Shifted(Composition, pure=True):
     center: Real = parameter()
 
     def _primal(self, x):
-        return _primal(self.surrogate, finite(x - self.center))
+        return primal_of(self.surrogate, finite(x - self.center))
 
     def surrogate_grad(self, x):
-        return _slope(self.surrogate, finite(x - self.center))
+        return slope_of(self.surrogate, finite(x - self.center))
 
     def _landmarks(self):
         return super()._landmarks() + float(self.center)
@@ -138,10 +36,10 @@ class Stretched(Composition, pure=True):
     width: Real = parameter(above=0)
 
     def _primal(self, x):
-        return _primal(self.surrogate, finite(x / self.width)).scaled(self.width)
+        return primal_of(self.surrogate, finite(x / self.width)).scaled(self.width)
 
     def surrogate_grad(self, x):
-        return _slope(self.surrogate, finite(x / self.width))
+        return slope_of(self.surrogate, finite(x / self.width))
 
     def _landmarks(self):
         return super()._landmarks() * float(self.width)
@@ -156,10 +54,10 @@ class Truncated(Composition, pure=True):
 
     def _primal(self, x):
         edge = signed(x, jnp.asarray(self.half_width, x.dtype))  # clip would halve the derivative there
-        return _primal(self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge))
+        return primal_of(self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge))
 
     def surrogate_grad(self, x):
-        return jnp.where(jnp.abs(x) <= self.half_width, _slope(self.surrogate, x), 0)
+        return jnp.where(jnp.abs(x) <= self.half_width, slope_of(self.surrogate, x), 0)
 
     def _landmarks(self):
         h = float(self.half_width)
@@ -167,31 +65,6 @@ class Truncated(Composition, pure=True):
 
     def __repr__(self) -> str:
         return f"truncated({self.surrogate!r}, {shown(self.half_width)})"
-
-
-def _bracketed(curve: Surrogate, *kinds: type) -> str:
-    return f"({curve!r})" if isinstance(curve, kinds) else repr(curve)
-
-
-def _composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate) -> Surrogate:
-    """What is built of the curves, under the settings of the rule that the surrogates have."""
-    whole = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
-    first, *others = (with_curve(surrogate, whole) for surrogate in surrogates)
-    if any(other != first for other in others):
-        given = " and ".join(map(repr, surrogates))
-        raise TypeError(f"{owner}: {given} have different settings: set them around the whole")
-    return first
-
-
-def scaled(surrogate: Surrogate, factor: Real) -> Surrogate:
-    return _composed("*", lambda curve: Scaled(factor, curve), surrogate)
-
-
-def added(surrogate: Surrogate, other: Surrogate) -> Surrogate:
-    return _composed("+", Sum, surrogate, other)
-
-
-Surrogate._scaled, Surrogate._added = staticmethod(scaled), staticmethod(added)
 
 
 def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
@@ -235,7 +108,7 @@ def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
     >>> float(fire(0.25)), float(jax.grad(fire)(0.5))
     (1.0, 1.0)
     """
-    return _composed("shifted", lambda curve: Shifted(curve, center), surrogate)
+    return composed("shifted", lambda curve: Shifted(curve, center), surrogate)
 
 
 def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
@@ -277,7 +150,7 @@ def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
     >>> float(jax.grad(0.5 * fire)(0.0))
     0.5
     """
-    return _composed("stretched", lambda curve: Stretched(curve, width), surrogate)
+    return composed("stretched", lambda curve: Stretched(curve, width), surrogate)
 
 
 def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
@@ -318,4 +191,4 @@ def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
     >>> float(jax.grad(fire)(0.25)), float(jax.grad(fire)(0.5))
     (0.25, 0.0)
     """
-    return _composed("truncated", lambda curve: Truncated(curve, half_width), surrogate)
+    return composed("truncated", lambda curve: Truncated(curve, half_width), surrogate)

@@ -83,7 +83,7 @@ def measure(surrogate: Surrogate) -> Measures:
     """
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"measure: surrogate must be a Surrogate, got {brief(surrogate)}")
-    for leaf in jax.tree.leaves(surrogate) if surrogate._frozen else ():
+    for leaf in jax.tree.leaves(surrogate):
         if isinstance(leaf, Tracer):
             raise TypeError(f"measure: the parameters of {brief(surrogate)} must be known, not traced")
         if not isinstance(leaf, Surrogate) and np.ndim(leaf):

@@ -11,7 +11,8 @@ from typing import Any
 from .. import _spike_types, surrogates
 from .._checks import brief, shorten, snake_case
 from .._functional import functions_of
-from .._surrogate import Surrogate, keep_slope, learnable
+from .._settings import keep_slope, learnable
+from .._surrogate import Surrogate
 from ._algebra import shifted, stretched, truncated
 from ._measures import fitted
 

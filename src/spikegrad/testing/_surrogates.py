@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compat import in_double_precision
+from .._settings import learnable
 from .._struct import parts_of
-from .._surrogate import Surrogate, learnable, spike_types
+from .._surrogate import Surrogate, spike_types
 from ._report import (
     DTYPES,
     HALVES,

@@ -159,9 +159,7 @@ def report(
 
 def as_surrogate(found: Any) -> Surrogate:
     """A surrogate with one number for each parameter, or a function that makes spikes as one."""
-    if not isinstance(found, Surrogate):
-        return _Called(found)
-    return as_numbers(found) if found._frozen else found
+    return as_numbers(found) if isinstance(found, Surrogate) else _Called(found)
 
 
 class _Called(Surrogate):

@@ -3,9 +3,10 @@
 With ``requires_grad``, ``AtanGrad`` and ``ReLUGrad`` train their parameter; it has no effect on the others, nor there.
 """
 
+from ..._settings import learnable
 from ..._spike_types import excluding, levels
 from ..._struct import Real
-from ..._surrogate import Surrogate, learnable
+from ..._surrogate import Surrogate
 from .._algebra import shifted, truncated
 from ..logistic import Sigmoid
 from ..one_sided import LeakyRelu

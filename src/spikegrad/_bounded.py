@@ -1,0 +1,138 @@
+"""A parameter that is trained and stays within its bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from ._checks import brief, real_array
+from ._struct import Domain, Real, Struct, as_real, parameter
+
+
+class Bounded(Struct):
+    """A number that stays within bounds, whatever a training does: held by one that has none.
+
+    It is made by :func:`bounded`. JAX takes it for the array ``value``; what is differentiated and trained is its
+    leaf ``raw``, so that a gradient of it holds the derivative in ``raw``.
+
+    Parameters
+    ----------
+    raw : float or array
+        The unconstrained number.
+    low, high : float, default -inf and inf
+        The bounds.
+    """
+
+    raw: Real = parameter()
+    low: float = dataclasses.field(default=-math.inf, metadata={"domain": Domain(bound=True)})
+    high: float = dataclasses.field(default=math.inf, metadata={"domain": Domain(bound=True)})
+
+    @property
+    def value(self) -> jax.Array:
+        """The number itself, an array."""
+        raw, low, high = jnp.asarray(self.raw), self.low, self.high
+        if math.isinf(low) and math.isinf(high):
+            return raw
+        if math.isinf(high):
+            return low + jnp.exp(raw)
+        if math.isinf(low):
+            return high - jnp.exp(raw)
+        return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)  # the sum may be rounded beyond
+
+    def _within(self, low: float, high: float, owner: str, name: str) -> Bounded:
+        """The same value, within these bounds as well."""
+        low, high = max(self.low, low), min(self.high, high)
+        return self if (low, high) == (self.low, self.high) else _bounded(self.value, low, high, owner, name)
+
+    def __jax_array__(self) -> jax.Array:
+        return self.value
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+def _as_its_value(name: str) -> Callable:
+    return lambda self, *others: getattr(self.value, name)(*others)
+
+
+for _name in ("neg", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow"):
+    setattr(Bounded, f"__{_name}__", _as_its_value(f"__{_name}__"))
+
+
+def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    r"""A parameter that is trained and stays within its bounds.
+
+    Give it in place of a number to any parameter of a cell or a surrogate. The bounds are those of the parameter, a
+    decay's 0 and 1 say. No step of any optimiser passes them, since what is trained is a number :math:`r` without
+    bounds:
+
+    .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{ and } b \\
+              a + e^r & \text{above } a \\ b - e^r & \text{below } b \\ r & \text{without bounds} \end{cases}
+
+    Parameters
+    ----------
+    value : float or array
+        Where training starts, strictly between the bounds. An array, one number per neuron say, keeps its dtype; a
+        number gets the default one.
+    low, high : float, default -inf and inf
+        Narrower bounds than the parameter's own, for a parameter that has none: ``threshold=bounded(1.0, 0.1, 10.0)``.
+
+    Returns
+    -------
+    Bounded
+        A pytree with one leaf, ``raw``: an array, so that it is trained wherever arrays are. Its property
+        ``value`` is the array that it stands for, in arithmetic and to ``jnp.asarray``.
+
+    Raises
+    ------
+    ValueError
+        If ``value`` is not between the bounds.
+
+    References
+    ----------
+    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking neural networks",
+    ICCV, trains a decay so.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from spikegrad import LIF, Sigmoid, bounded
+    >>> cell = LIF(decay=bounded(0.9), surrogate=Sigmoid(bounded(4.0)))
+    >>> pushed = jax.tree.map(lambda leaf: leaf + 3.0, cell)  # a step of any size
+    >>> print(f"{cell.decay.value:.3f} {pushed.decay.value:.3f} {pushed.threshold}")
+    0.900 0.994 1.0
+    >>> LIF(decay=bounded(1.5))
+    Traceback (most recent call last):
+    ...
+    ValueError: LIF: decay must be > 0 and < 1 to be bounded, got 1.5
+    """
+    return _bounded(value, low, high, "bounded", "value")
+
+
+def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Bounded:
+    for side, bound in (("low", low), ("high", high)):
+        if not isinstance(bound, numbers.Real) or math.isnan(bound):
+            raise TypeError(f"{owner}: {side} must be a number, got {brief(bound)}")
+    if not low < high:
+        raise ValueError(f"{owner}: low must be below high, got {low:g} and {high:g}")
+    x = real_array(as_real(owner, name, value), owner, name)
+    if not isinstance(x, Tracer) and not np.all((low < np.asarray(x)) & (np.asarray(x) < high)):
+        bounds = [f"> {low:g}"] * (low > -math.inf) + [f"< {high:g}"] * (high < math.inf)
+        raise ValueError(
+            f"{owner}: {name} must be {' and '.join(bounds) or 'finite'} to be bounded, got {np.asarray(x)!s}"
+        )
+    if math.isinf(low) and math.isinf(high):
+        return Bounded(x)
+    if math.isinf(high):
+        return Bounded(jnp.log(x - low), low)
+    if math.isinf(low):
+        return Bounded(jnp.log(high - x), high=high)
+    return Bounded(jnp.log(x - low) - jnp.log(high - x), low, high)
