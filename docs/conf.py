@@ -6,6 +6,7 @@ the code before the build, into generated/.
 
 import ast
 import inspect
+import itertools
 import json
 import math
 import sys
@@ -67,9 +68,9 @@ from spikegrad.inspect.plot import plot
 """
 
 
-def families(functions):
+def families():
     """The surrogates of each file, in the order of the source, under what the file says of itself."""
-    classes = [getattr(surrogates, name) for name in functions]
+    classes = [type(spikegrad.get(name)) for name in spikegrad.names()]
     default = type(spikegrad.LIF().surrogate).__module__  # its family comes first
     modules = sorted({cls.__module__ for cls in classes}, key=lambda module: (module != default, module))
     for module in modules:
@@ -104,12 +105,11 @@ def attributes(cls):
 
 def libraries():
     """Each library of the presets: what its module says, its names with what they are here, and those it lacks."""
-    names = dict.fromkeys(name.partition(".")[0] for name in presets.PRESETS)
-    for library in names:
+    for library, found in itertools.groupby(presets.PRESETS.items(), lambda item: item[0].partition(".")[0]):
         module = getattr(presets, library)
         rows = [
-            (shown_call(name, make), repr(by_default(make)), inspect.getdoc(make).replace("|", "\\|"))
-            for name, make in ((name, getattr(module, name)) for name in module.__all__)
+            (shown_call(make.__name__, make), repr(by_default(make)), inspect.getdoc(make).replace("|", "\\|"))
+            for _, make in found
             if inspect.isfunction(make)
         ]
         text = inspect.getdoc(module).replace("``", "`")
@@ -203,13 +203,13 @@ def choices_of(rows, axes, place):
     return [f"| {' | '.join(line)} |" for line in table]
 
 
-functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names()}
+functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names() if hasattr(spikegrad, name)}
 autosummary_context = {
     "functions": functions,
     "attributes_of": {name: list(attributes(value)) for name, value in public() if inspect.isclass(value)},
 }
 context = {
-    "families": list(families(functions)),
+    "families": list(families()),
     "examples": list(scripts("examples")),
     "benchmarks": list(scripts("benchmarks")),
     "results": {path.stem: json.loads(path.read_text()) for path in ROOT.glob("benchmarks/results/*.json")},

@@ -1,10 +1,10 @@
-"""The catalogue: one file per family of shapes, one class and its function per surrogate."""
+"""The catalogue: one file per family of shapes, one class per surrogate. Those of braintools are also functions."""
 
 import importlib
 
 from .exponential import PiecewiseExp, SlayerGrad, piecewise_exp, slayer_grad
 from .gaussian import ERF, GaussianGrad, MultiGaussianGrad, erf, gaussian_grad, multi_gaussian_grad
-from .logistic import Dspike, Sigmoid, dspike, sigmoid
+from .logistic import Dspike, Sigmoid, sigmoid
 from .one_sided import (
     S2NN,
     EscapeExp,
@@ -14,16 +14,11 @@ from .one_sided import (
     OneSidedExp,
     OneSidedInvSquare,
     Softplus,
-    escape_exp,
-    hard_tanh_grad,
     leaky_relu,
     log_tailed_relu,
-    one_sided_exp,
-    one_sided_inv_square,
     s2nn,
-    softplus,
 )
-from .periodic import PeriodicExp, SquarewaveFourierSeries, periodic_exp, squarewave_fourier_series
+from .periodic import PeriodicExp, SquarewaveFourierSeries, squarewave_fourier_series
 from .piecewise import (
     PiecewiseLeakyRelu,
     PiecewiseQuadratic,
@@ -43,12 +38,8 @@ from .power_law import (
     QPseudoSpike,
     SoftSign,
     arctan,
-    arctan_approx,
-    capped_inverse,
-    circle,
     inv_square_grad,
     nonzero_sign_log,
-    power_tail,
     q_pseudo_spike,
     soft_sign,
 )
@@ -84,33 +75,22 @@ __all__ = [
     "Softplus",
     "SquarewaveFourierSeries",
     "arctan",
-    "arctan_approx",
-    "capped_inverse",
-    "circle",
-    "dspike",
     "erf",
-    "escape_exp",
     "gaussian_grad",
-    "hard_tanh_grad",
     "inv_square_grad",
     "leaky_relu",
     "log_tailed_relu",
     "multi_gaussian_grad",
     "nonzero_sign_log",
-    "one_sided_exp",
-    "one_sided_inv_square",
-    "periodic_exp",
     "piecewise_exp",
     "piecewise_leaky_relu",
     "piecewise_quadratic",
-    "power_tail",
     "q_pseudo_spike",
     "relu_grad",
     "s2nn",
     "sigmoid",
     "slayer_grad",
     "soft_sign",
-    "softplus",
     "squarewave_fourier_series",
 ]
 

@@ -100,6 +100,3 @@ class Dspike(Surrogate, pure=True):
     def surrogate_grad(self, x):
         height = -2 * self.b / jnp.expm1(-self.b) * (1 + jnp.exp(-self.b))
         return jnp.where(jnp.abs(x) <= 0.5, height * logistic_slope(2 * self.b * x), 0)
-
-
-dspike = functional(Dspike)

@@ -195,9 +195,6 @@ class OneSidedInvSquare(Surrogate, pure=True):
         return inverse_square(self.alpha, jnp.where(x < 0, x, 0))
 
 
-one_sided_inv_square = functional(OneSidedInvSquare)
-
-
 class OneSidedExp(Surrogate, pure=True):
     r"""Exponential below the threshold, 1 above: g(x) = exp(α·min(x, 0)).
 
@@ -237,9 +234,6 @@ class OneSidedExp(Surrogate, pure=True):
 
     def surrogate_grad(self, x):
         return exp(self.alpha * jnp.where(x < 0, x, 0))
-
-
-one_sided_exp = functional(OneSidedExp)
 
 
 class EscapeExp(Surrogate, pure=True):
@@ -295,9 +289,6 @@ class EscapeExp(Surrogate, pure=True):
         return exp(jnp.maximum(jnp.where(grows, x, 0), -1000 * self.d) / self.d)
 
 
-escape_exp = functional(EscapeExp)
-
-
 class Softplus(Surrogate, pure=True):
     r"""The probability itself as the slope: g(x) = σ(αx).
 
@@ -338,9 +329,6 @@ class Softplus(Surrogate, pure=True):
 
     def surrogate_grad(self, x):
         return logistic(self.alpha * x)
-
-
-softplus = functional(Softplus)
 
 
 class HardTanhGrad(Surrogate, pure=True):
@@ -393,6 +381,3 @@ class HardTanhGrad(Surrogate, pure=True):
         past = (x - w) - lack > 0
         rest = (jnp.where(past, 0, x) + w) + lack
         return w, jnp.where(rest > 0, rest, 0), past
-
-
-hard_tanh_grad = functional(HardTanhGrad)

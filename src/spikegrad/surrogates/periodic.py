@@ -124,6 +124,3 @@ class PeriodicExp(Surrogate, pure=True):
         r = self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
         half = self.t_period / 2  # half-way, the rounding of the count is felt, and the slope has a kink
         return jnp.where(r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r))
-
-
-periodic_exp = functional(PeriodicExp)

@@ -312,9 +312,6 @@ class PowerTail(Surrogate, pure=True):
         return _power_tail(t, jnp.asarray(self.q, x.dtype))
 
 
-power_tail = functional(PowerTail)
-
-
 class Circle(Surrogate, pure=True):
     r"""Slope of an algebraic sigmoid: g(x) = (1 + (x/α)²)^(−3/2).
 
@@ -353,9 +350,6 @@ class Circle(Surrogate, pure=True):
     def surrogate_grad(self, x):
         y = inverse_hypotenuse(bounded(x / self.alpha))
         return y * y * y
-
-
-circle = functional(Circle)
 
 
 class CappedInverse(Surrogate, pure=True):
@@ -405,9 +399,6 @@ class CappedInverse(Surrogate, pure=True):
         return (jnp.abs(x) - edge) - lack <= 0
 
 
-capped_inverse = functional(CappedInverse)
-
-
 class ArctanApprox(Surrogate, pure=True):
     r"""Slope of a rational approximation of the arctangent: g(x) = (1 − 0.28α²x²)/(1 + 0.28α²x²)².
 
@@ -450,6 +441,3 @@ class ArctanApprox(Surrogate, pure=True):
 
     def _cauchy(self, x):
         return cauchy(math.sqrt(0.28) * self.alpha * x)
-
-
-arctan_approx = functional(ArctanApprox)

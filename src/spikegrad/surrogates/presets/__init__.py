@@ -1,7 +1,7 @@
 """Other libraries' surrogates under the names, parameters and defaults that they have there.
 
-One module a library, one function a name, and what it returns is a composition of this library's curves: print it, and
-it says what the other one's is. :data:`ABSENT` lists the names that have no counterpart, and why.
+One module per library and one function per name, which returns a composition of this library's curves: print it to see
+what the other library's surrogate is. :data:`ABSENT` lists the names without a counterpart, with the reasons.
 
 >>> from spikegrad.surrogates.presets import snntorch
 >>> snntorch.fast_sigmoid(slope=25)
@@ -14,6 +14,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+from ..._functional import functions_of
 from ..._surrogate import Surrogate
 
 _BY_NAME = {
@@ -22,8 +23,16 @@ _BY_NAME = {
     if not found.name.startswith("_")
 }
 
+
+def _order(name: str) -> tuple[bool, bool, str]:
+    """Acronyms first, then classes, then functions."""
+    return not name.isupper(), name[0].islower(), name
+
+
 PRESETS: dict[str, Callable[..., Surrogate]] = {
-    f"{library}.{name}": getattr(module, name) for library, module in _BY_NAME.items() for name in module.__all__
+    f"{library}.{name}": getattr(module, name)
+    for library, module in _BY_NAME.items()
+    for name in sorted(getattr(module, "__all__", functions_of(module)), key=_order)  # classes are re-exported
 }
 """Every preset by its name, ``"library.name"``."""
 

@@ -14,17 +14,6 @@ from ..piecewise import PiecewiseLeakyRelu, PiecewiseQuadratic
 from ..power_law import Arctan
 from ._ratio import ratio
 
-__all__ = [
-    "AtanGrad",
-    "BackEIGateGrad",
-    "GateGrad",
-    "QGateGrad",
-    "ReLUGrad",
-    "RoundGrad",
-    "STDPGrad",
-    "SigmoidGrad",
-    "straight_through_estimator",
-]
 ABSENT = {
     "EIGrad": "it fires 1 above the threshold, -1 below and 0 at it: but there, it is 2 * fire(x) - 1 with "
     "fire = excluding(0.5 * PiecewiseLeakyRelu(0, 0.5))"

@@ -7,8 +7,6 @@ from ..piecewise import PiecewiseLeakyRelu, PiecewiseQuadratic
 from ..power_law import Arctan, InvSquareGrad
 from ._ratio import ratio
 
-__all__ = ["ATan", "Boxcar", "FastSigmoid", "Triangular"]
-
 
 def FastSigmoid(slope: Real = 25.0) -> Surrogate:
     """SuperSpike."""

@@ -6,7 +6,6 @@ from ..._surrogate import Surrogate
 from ..exponential import PiecewiseExp
 from ._ratio import ratio
 
-__all__ = ["Spike", "adrf_iz", "alif", "cuba", "rf_iz"]
 ABSENT = {
     "rf": "its spike has a complex input",
     "adrf": "its spike has a complex input",

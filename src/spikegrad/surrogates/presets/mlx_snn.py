@@ -9,13 +9,6 @@ from ..one_sided import LeakyRelu
 from ..piecewise import ReluGrad
 from ..power_law import Arctan, SoftSign
 
-__all__ = [
-    "arctan_surrogate",
-    "fast_sigmoid_surrogate",
-    "sigmoid_surrogate",
-    "straight_through_surrogate",
-    "triangular_surrogate",
-]
 ABSENT = {"custom_surrogate": "a function of one's own: subclass Surrogate"}
 
 

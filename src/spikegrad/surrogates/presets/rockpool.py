@@ -12,7 +12,6 @@ from ..exponential import SlayerGrad
 from ..one_sided import LeakyRelu
 from ._ratio import ratio
 
-__all__ = ["PeriodicExponential", "StepPWL", "step_pwl"]
 ABSENT = {
     "sigmoid": "an output and no spike",
     "dynapse": "its step_pwl fires with the logarithm of a current",

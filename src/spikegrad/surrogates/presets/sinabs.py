@@ -15,15 +15,6 @@ from ..one_sided import LeakyRelu
 from ..periodic import PeriodicExp
 from ._ratio import ratio
 
-__all__ = [
-    "Gaussian",
-    "Heaviside",
-    "MaxSpike",
-    "MultiGaussian",
-    "MultiSpike",
-    "PeriodicExponential",
-    "SingleExponential",
-]
 ABSENT = {
     "Quantize": "it rounds, and is straight through: no spike",
     "StochasticRounding": "it rounds, and is straight through: no spike",

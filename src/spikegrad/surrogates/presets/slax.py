@@ -5,8 +5,6 @@ from ..._surrogate import Surrogate
 from ..gaussian import MultiGaussianGrad
 from ..power_law import Arctan, InvSquareGrad
 
-__all__ = ["atan", "fast_sigmoid", "multi_gauss"]
-
 
 def fast_sigmoid(slope: Real = 25) -> Surrogate:
     """SuperSpike, Zenke and Ganguli 2018."""

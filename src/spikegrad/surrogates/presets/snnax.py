@@ -6,7 +6,6 @@ from ..piecewise import PiecewiseLeakyRelu
 from ..power_law import NonzeroSignLog
 from ._ratio import ratio
 
-__all__ = ["piecewise_surrogate", "superspike_surrogate"]
 ABSENT = {"sigmoid_surrogate": "its derivative raises a TypeError there; what it means is Sigmoid(beta)"}
 
 

@@ -10,16 +10,6 @@ from ..one_sided import LeakyRelu, OneSidedInvSquare
 from ..power_law import Arctan, InvSquareGrad
 from ._ratio import ratio
 
-__all__ = [
-    "SFS",
-    "atan",
-    "fast_sigmoid",
-    "heaviside",
-    "sigmoid",
-    "spike_rate_escape",
-    "straight_through_estimator",
-    "triangular",
-]
 ABSENT = {
     "LSO": "it raises a TypeError there; what it means is excluding(LeakyRelu(alpha=slope, beta=1))",
     "SSO": "its slope below the threshold is drawn at random in each backward pass",

@@ -9,8 +9,6 @@ from ..piecewise import PiecewiseLeakyRelu, ReluGrad
 from ..power_law import Arctan, InvSquareGrad
 from ._ratio import ratio
 
-__all__ = ["ATan", "FastSigmoid", "Gaussian", "Rectangle", "Sigmoid", "StraightThrough", "Triangle"]
-
 
 def ATan(alpha: Real = 2.0) -> Surrogate:
     """Arctangent of area 1, Fang et al. 2021."""

@@ -15,26 +15,6 @@ from ..power_law import Arctan, CappedInverse, InvSquareGrad, NonzeroSignLog, Po
 from ..power_law import SoftSign as _SoftSign
 from ._ratio import ratio
 
-__all__ = [
-    "S2NN",
-    "ATan",
-    "DeterministicPass",
-    "Erf",
-    "FakeNumericalGradient",
-    "LeakyKReLU",
-    "LogTailedReLU",
-    "NonzeroSignLogAbs",
-    "PiecewiseExp",
-    "PiecewiseLeakyReLU",
-    "PiecewiseQuadratic",
-    "PoissonPass",
-    "QPseudoSpike",
-    "Rect",
-    "Sigmoid",
-    "SoftSign",
-    "SquarewaveFourierSeries",
-    "SuperSpike",
-]
 ABSENT = {
     "MultiLevelSpikeCount": "it rounds x, so that the first spike comes at 1/2: in a cell of threshold 0.5 it is "
     "levels(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, 'first'), but for ties, rounded to even",

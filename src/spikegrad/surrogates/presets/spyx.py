@@ -11,7 +11,6 @@ from ..piecewise import PiecewiseLeakyRelu, ReluGrad
 from ..power_law import Arctan, InvSquareGrad
 from ._ratio import ratio
 
-__all__ = ["arctan", "boxcar", "custom", "superspike", "tanh", "triangular"]
 ABSENT = {
     "sigmoid_bernoulli": "its slope is the probability, max_prob * Softplus(k), not the derivative of it, as that of "
     "stochastic(Sigmoid(k)) is",

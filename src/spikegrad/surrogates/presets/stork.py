@@ -9,17 +9,6 @@ from ..piecewise import ReluGrad
 from ..power_law import InvSquareGrad
 from ._ratio import ratio
 
-__all__ = [
-    "CustomSpike",
-    "EsserSpike",
-    "HardTanhSpike",
-    "MultiSpike",
-    "SuperSpike",
-    "SuperSpike_MemClamp",
-    "SuperSpike_asymptote",
-    "SuperSpike_rescaled",
-    "TanhSpike",
-]
 ABSENT = {
     "SuperSpike_norm": "its slope is divided by a norm over the batch",
     "MultilayerSpiker": "of CustomSpike: by mistake its slope is x itself, where the spike is meant",
