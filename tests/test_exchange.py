@@ -304,6 +304,23 @@ def test_a_graph_within_a_graph():
 
 # --- errors ------------------------------------------------------------------------------------------------------
 
+
+class Stated(LIF):
+    nir_node = "LIF"
+
+
+class Inherited(Stated):
+    pass
+
+
+def test_a_class_states_its_node_for_itself():
+    written = [to_nir(Network([Layer(W, cell(0.9, reset="value"))]), **EULER) for cell in (LIF, Stated)]
+    for field in ("tau", "r", "v_threshold", "v_reset"):
+        np.testing.assert_array_equal(*(getattr(graph.nodes["layer0.neurons"], field) for graph in written))
+    with pytest.raises(ValueError, match="layer 0: Inherited has no node in NIR"):
+        to_nir(Network([Layer(W, Inherited(0.9, reset="value"))]), **EULER)
+
+
 W = np.ones((3, 2), np.float32)
 ZERO = LIF(0.9, reset="value")
 

@@ -17,7 +17,9 @@ from spikegrad import (
     SynapticLIF,
     bounded,
     fluctuation_driven,
+    parameter,
 )
+from spikegrad.neurons import LinearResponse
 
 N, NEURONS = 300, 250
 KEY = jax.random.key(3)
@@ -228,14 +230,39 @@ class Faster(LIF):
         return 0.5 * v + current
 
 
+class Declared(LIF):
+    """Another name and another leak, and what is declared of them."""
+
+    def integrate(self, v, current):
+        return 0.5 * v + 3 * current
+
+    def linear_response(self):
+        return LinearResponse(0.5, 3.0, threshold=2.0)
+
+
+class Around(Cell):
+    cell: Cell = parameter(kind=Cell)
+
+    @property
+    def inner(self):
+        return self.cell
+
+
+@pytest.mark.parametrize("cell", [Declared(), Around(Declared())])
+@pytest.mark.parametrize("rate", [0.1, np.random.default_rng(0).random((30, 4, 9)) < 0.3])
+def test_a_cell_declares_its_linear_response(cell, rate):
+    known = fluctuation_driven(LIF(0.5), rate, deviation=2.0)(KEY, (9, 5))
+    np.testing.assert_allclose(fluctuation_driven(cell, rate)(KEY, (9, 5)), known / 3, rtol=1e-6)
+
+
 SPIKES = np.zeros((3, 2, 4), bool)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: fluctuation_driven(Mine(), 0.1), TypeError, "cell must be one of the library's, got Mine()"),
-        (lambda: fluctuation_driven(Faster(), 0.1), TypeError, "cell must be one of the library's, got Faster"),
+        (lambda: fluctuation_driven(Mine(), 0.1), TypeError, "cell must declare its linear_response, got Mine()"),
+        (lambda: fluctuation_driven(Faster(), 0.1), TypeError, "cell must declare its linear_response, got Faster"),
         (lambda: fluctuation_driven(LIF(), 1.5), ValueError, "rate must be > 0 and <= 1, got 1.5; other inputs"),
         (lambda: fluctuation_driven(LIF(), 0), ValueError, "rate must be > 0 and <= 1, got 0"),
         (lambda: fluctuation_driven(LIF(), 0.1, deviation=-1.0), ValueError, "deviation must be > 0, got -1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from typing import Any
 
@@ -64,6 +65,15 @@ def broadcast_checked(
 def compute_dtype(dtype: Any) -> Any:
     """The dtype in which formulas are computed for an ``x`` of this one: half precision in float32."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def as_shape(value: Any) -> tuple[int, ...]:
+    """Integers above 0 as a shape, or none if the value is anything else."""
+    try:
+        shape = () if isinstance(value, (bytes, dict)) else tuple(operator.index(size) for size in value)
+    except TypeError:
+        shape = ()
+    return shape if all(size > 0 for size in shape) else ()
 
 
 def brief(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import brief
+from .._checks import as_shape, brief
 from .._system import available_memory
 
 _LONGEST = 300
@@ -150,11 +150,8 @@ def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def shape_of(owner: str, shape: Any) -> tuple[int, ...]:
     """A shape of at least one axis, each of at least 1."""
-    try:
-        found = () if isinstance(shape, (bytes, dict)) else tuple(operator.index(size) for size in shape)
-    except TypeError:
-        found = ()
-    if not found or min(found) < 1:
+    found = as_shape(shape)
+    if not found:
         raise DataError(f"{owner}: shape must be integers above 0, got {brief(shape)}")
     return found
 

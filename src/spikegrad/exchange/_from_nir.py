@@ -11,14 +11,18 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 
+from .. import neurons
 from .._checks import brief, shorten
 from ..network import Layer, Network
-from ..neurons import LIF, Cell, LeakyReadout, SynapticLIF
+from ..neurons import LIF, Cell, LeakyReadout
 from ._functions import Chain, Convolution, Flatten, Product, Scale, Shift
 from ._leak import Leak, make_leak
 from ._parameters import Shape, axes, check_finite, numbers, of_signal, owner_of, shape_of
 
 _FIRE = (nir.LIF, nir.IF, nir.CubaLIF)
+_CELLS: dict[str, Any] = {
+    node: cls for cls in vars(neurons).values() if isinstance(cls, type) and (node := vars(cls).get("nir_node"))
+}
 _NEURONS = (*_FIRE, nir.LI, nir.I, nir.CubaLI, nir.Threshold)
 
 
@@ -263,10 +267,9 @@ def _cell(part: _Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tupl
             raise ValueError(f"{owner}: v_leak must be 0 for neurons that do not fire, whose potential is the output")
         if hasattr(node, "tau_syn"):
             raise ValueError(f"{owner}: a synapse needs neurons that fire, a CubaLIF, or a Threshold after it")
-        return LeakyReadout(**cell), gain, signal
-    cls: Any = LIF
+        return _CELLS["LI"](**cell), gain, signal
     if hasattr(node, "tau_syn"):
-        cls, synapse = SynapticLIF, _decay(values("tau_syn"), leak, owner)
+        synapse = _decay(values("tau_syn"), leak, owner)
         cell["synaptic_decay"] = _parameter(owner, "synaptic_decay", synapse)
         gain = gain * values("w_in") * (1 - synapse)
     cell |= {"surrogate": surrogate, "reset": "none"}
@@ -276,7 +279,7 @@ def _cell(part: _Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tupl
     else:
         of = owner_of(*part.threshold)
         cell["threshold"] = _above(of, of_signal(of, part.threshold[1], "threshold", signal), rest)
-    return cls(**cell), gain, signal
+    return _CELLS["CubaLIF" if hasattr(node, "tau_syn") else "LIF"](**cell), gain, signal
 
 
 def _decay(tau: np.ndarray, leak: Leak, owner: str) -> np.ndarray:

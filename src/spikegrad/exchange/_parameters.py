@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import brief
+from .._checks import as_shape, brief
 
 Shape = tuple[int, ...]
 
@@ -67,10 +67,7 @@ def shape_of(owner: str, types: Any, name: str) -> Shape | None:
     value = types.get(name) if isinstance(types, dict) else None
     if value is None:
         return None
-    try:
-        found = tuple(operator.index(size) for size in np.asarray(value).tolist())
-    except (TypeError, ValueError):
-        found = ()
-    if not found or min(found) < 1:
+    found = as_shape(value)
+    if not found:
         raise ValueError(f"{owner}: the shape must be integers above 0, got {brief(value)}")
     return found

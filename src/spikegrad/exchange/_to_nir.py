@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +11,10 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 
-from .._checks import brief
+from .._checks import as_shape, brief
 from .._surrogate import spike_types
 from ..network import Layer, Network
 from ..network._layer import matrix_of
-from ..neurons import LIF, LeakyReadout, SynapticLIF
 from ._leak import Leak, make_leak
 from ._operations import Signal, UnknownError, read_operations
 from ._parameters import check_finite
@@ -146,11 +144,8 @@ def to_nir(
 
 def _input_shape(first: Layer, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is not None:
-        try:
-            shape = tuple(map(operator.index, given))
-        except TypeError:
-            shape = ()
-        if not shape or min(shape) < 1:
+        shape = as_shape(given)
+        if not shape:
             raise ValueError(f"to_nir: input_shape must be integers above 0, got {brief(given)}")
         return shape
     matrix = matrix_of(first.weight)
@@ -193,9 +188,10 @@ def _recurrent(neurons: dict[str, nir.NIRNode], weights: dict[str, nir.NIRNode])
 def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> list[Any]:
     """The nodes of a cell, the first of which takes the current."""
     owner = f"to_nir: layer {number}: {type(cell).__name__}"
-    if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
+    kind = vars(type(cell)).get("nir_node")
+    if kind is None:
         raise ValueError(f"{owner} has no node in NIR; train with LIF or SynapticLIF to exchange the network")
-    fires = isinstance(cell, LIF)
+    fires, has_synapse = kind != "LI", kind == "CubaLIF"
     if fires and spike_types(cell):
         raise ValueError(f"{owner} has {cell.surrogate!r}, and neurons in NIR spike once or not at all")
     resets = fires and cell.reset == "value"
@@ -216,7 +212,7 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> 
     ends: dict[str, Any] = {}
     if resets:
         ends = {"v_threshold": _below(values("threshold"), dtype), "v_reset": values("reset_value")}
-    if (decay == 1).all() and type(cell) is not SynapticLIF:
+    if (decay == 1).all() and not has_synapse:
         if cell.norm_input:
             raise ValueError(f"{owner}: decay must be below 1 with norm_input, which leaves nothing of the input else")
         node = (nir.IF if resets else nir.I)(r=np.full_like(decay, 1 / leak.dt), **ends)
@@ -225,7 +221,7 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> 
         if cell.norm_input:
             r = np.ones_like(decay)
         ends |= {"r": r, "v_leak": np.zeros_like(decay)}
-        if type(cell) is SynapticLIF:
+        if has_synapse:
             tau_syn, w_in = _time_constant(leak, values("synaptic_decay"), owner, "synaptic_decay")
             node = (nir.CubaLIF if resets else nir.CubaLI)(tau_syn=tau_syn, tau_mem=tau, w_in=w_in, **ends)
         else:

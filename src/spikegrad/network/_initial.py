@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief, is_float
 from .._struct import as_real
-from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, State, SynapticLIF, parameters_of
+from ..neurons import Cell, LinearResponse, State, linear_response
 from ._masks import Masks, tree_keep
 from ._step import CellSteps, LayerState, Steps, layer_step
 
@@ -28,8 +28,6 @@ Initializer: TypeAlias = Callable[..., jax.Array]
 
 FEEDFORWARD = 0.9
 """Share of a potential's variance that is left to the inputs where a layer is recurrent, as in the paper."""
-
-_KNOWN = tuple(cls.integrate for cls in (LIF, SynapticLIF, AdaptiveLIF, LeakyReadout))
 
 
 def fluctuation_driven(
@@ -57,8 +55,8 @@ def fluctuation_driven(
     Parameters
     ----------
     cell : Cell
-        The neurons that get the weights: :class:`LIF`, :class:`SynapticLIF`, :class:`AdaptiveLIF`,
-        :class:`LeakyReadout`, or :class:`Refractory`. A decay may be an array, one for each neuron.
+        The neurons that get the weights, or a wrapper around them. They define :meth:`Cell.linear_response`, as all of
+        the library's do. A decay may be an array, one for each neuron.
     rate : float or array
         The probability p of a spike of an input in a step, above 0, at most 1. Or inputs to measure, as a
         :class:`Network` takes them: ``(steps, examples, inputs)``, of any kind.
@@ -80,7 +78,7 @@ def fluctuation_driven(
     Raises
     ------
     TypeError
-        For a cell of which the formula is not known.
+        For a cell that declares no linear response.
     ValueError
         For a rate out of its domain; for inputs that are all zeros; for a mean that inputs of mean 0 cannot give, or
         that has a greater deviation already than the one wanted; and at the call for a shape that does not fit the
@@ -118,10 +116,10 @@ def fluctuation_driven(
     >>> bool(abs(u[50:].std() - 1) < 0.1)
     True
     """
-    decays = _decays(cell)
+    response = _response(cell)
     deviation = _deviation(cell, mean, deviation)
     measured = np.ndim(rate) > 0
-    moments = _measure(decays, jnp.asarray(rate), mask) if measured else _expect(decays, rate, mask)
+    moments = _measure(response, jnp.asarray(rate), mask) if measured else _expect(response, rate, mask)
     _check(moments.square, jnp.isfinite(moments.square), "inputs are NaN or infinite")
     _check(moments.square, moments.square > 0, "inputs are all 0, and no weights make them count")
 
@@ -192,9 +190,9 @@ def _checked(name: str, initializer: Any) -> Initializer:
 
 def _deviation(cell: Cell, mean: Any, deviation: Any) -> Any:
     """The one that is wanted."""
-    cell = parameters_of(cell)
     if deviation is None:
-        deviation = _numbers(cell.threshold, "threshold") - mean if isinstance(cell, LIF) else 1.0
+        threshold = _response(cell).threshold
+        deviation = 1.0 if threshold is None else threshold - mean
     deviation = _numbers(deviation, "deviation")
     _check(deviation, deviation > 0, "deviation must be > 0, got {}")
     return deviation
@@ -217,11 +215,11 @@ class _Moments(NamedTuple):
     """The variance of the sum of so many."""
 
 
-class _Decays(NamedTuple):
-    """A cell without spikes: ``i = synapse * i + x``, ``u = membrane * u + gain * i``. Its output is ``u``."""
+class _Leaks(NamedTuple):
+    """A cell without spikes, one step of its linear response. Its output is the potential."""
 
-    membrane: Any
-    synapse: Any
+    decay: Any
+    synaptic_decay: Any
     gain: Any
 
     def current(self, inputs: jax.Array, out: jax.Array) -> jax.Array:
@@ -229,22 +227,21 @@ class _Decays(NamedTuple):
 
     def integrate(self, v: State, current: jax.Array) -> State:
         u, i = v
-        i = self.synapse * i + current.astype(i.dtype)
-        return self.membrane * u + self.gain * i, i
+        i = self.synaptic_decay * i + current.astype(i.dtype)
+        return self.decay * u + self.gain * i, i
 
     def fire(self, u: State, number: Any) -> LayerState:
         return u, u[0]
 
 
-def _decays(cell: Cell) -> _Decays:
-    cell = parameters_of(cell)
-    if not isinstance(cell, (LIF, LeakyReadout)) or type(cell).integrate not in _KNOWN:
+def _response(cell: Cell) -> LinearResponse:
+    response = linear_response(cell)
+    if response is None:
         raise TypeError(
-            f"fluctuation_driven: cell must be one of the library's, got {brief(cell)}; give another initializer"
+            f"fluctuation_driven: cell must declare its linear_response, got {brief(cell)}; give another initializer"
         )
-    membrane = _numbers(cell.decay, "decay")
-    synapse = _numbers(cell.synaptic_decay, "synaptic_decay") if isinstance(cell, SynapticLIF) else 0.0
-    return _Decays(membrane, synapse, 1 - membrane if cell.norm_input else 1.0)
+    numbers = {name: _numbers(value, name) for name, value in response._asdict().items() if value is not None}
+    return response._replace(**numbers)
 
 
 def _numbers(value: Any, name: str) -> Any:
@@ -255,13 +252,13 @@ def _numbers(value: Any, name: str) -> Any:
     return value if isinstance(value, float) else jnp.asarray(value, jnp.result_type(float))
 
 
-def _expect(decays: _Decays, rate: Any, mask: Any) -> _Moments:
+def _expect(response: LinearResponse, rate: Any, mask: Any) -> _Moments:
     """The moments of independent spikes, in sequences so long that their beginning does not matter."""
     if mask is not None:
         raise TypeError("fluctuation_driven: mask goes with inputs to measure, got a rate")
     p = as_real("fluctuation_driven", "rate", rate)
     _check(p, (p > 0) & (p <= 1), "rate must be > 0 and <= 1, got {}; other inputs are given to be measured")
-    b, c, g = decays
+    b, g, c, _ = response
     for value in (b, c):
         _check(value, value < 1, "a decay of 1 has no stationary potential: give inputs to measure")
     total = g / ((1 - b) * (1 - c))
@@ -270,14 +267,15 @@ def _expect(decays: _Decays, rate: Any, mask: Any) -> _Moments:
     return _Moments(p * total, variance + (p * total) ** 2, lambda n: n * variance)
 
 
-def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Moments:
+def _measure(response: LinearResponse, inputs: jax.Array, mask: Any) -> _Moments:
     """The moments of inputs ``(steps, examples, ..., inputs)``."""
     if inputs.ndim < 3 or not inputs.size:
         raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {inputs.shape}")
     mask = None if mask is None else jnp.asarray(mask)
-    each = jax.tree.map(lambda value: jnp.asarray(value, jnp.result_type(float)), decays)
-    several = any(value.ndim for value in each)
-    sums = _of_each(list(jnp.broadcast_arrays(*each)), inputs, mask) if several else _sums(each, inputs, mask)
+    b, g, c, _ = response
+    leaks = [jnp.asarray(value, jnp.result_type(float)) for value in (b, c, g)]
+    several = any(value.ndim for value in leaks)
+    sums = _of_each(jnp.broadcast_arrays(*leaks), inputs, mask) if several else _sums(leaks, inputs, mask)
     taken = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
         taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
@@ -287,7 +285,7 @@ def _measure(decays: _Decays, inputs: jax.Array, mask: Any) -> _Moments:
 
 
 @jax.jit
-def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+def _sums(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     """Sums over steps and examples of inputs that have passed the leaks: of their total, its square, their squares."""
 
     def look(_, u):
@@ -295,15 +293,15 @@ def _sums(decays: _Decays, inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...
         return total.sum(), (total**2).sum(), (u**2).sum()
 
     zeros = jnp.zeros(inputs.shape[1:], jnp.result_type(float))
-    return tuple(sums.sum() for sums in _over_steps(decays, ((zeros, zeros), zeros), inputs, mask, look))
+    return tuple(sums.sum() for sums in _over_steps(_Leaks(*leaks), ((zeros, zeros), zeros), inputs, mask, look))
 
 
-def _of_each(decays: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+def _of_each(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     """The same for the decays of each neuron, computed once for those that are alike."""
-    rows, which = jnp.stack(decays, 1), None
+    rows, which = jnp.stack(leaks, 1), None
     if not isinstance(rows, Tracer):
         rows, which = np.unique(np.asarray(rows), axis=0, return_inverse=True)
-    out = jax.lax.map(lambda row: _sums(_Decays(*row), inputs, mask), jnp.asarray(rows))
+    out = jax.lax.map(lambda row: _sums(list(row), inputs, mask), jnp.asarray(rows))
     return out if which is None else tuple(value[which.reshape(-1)] for value in out)
 
 

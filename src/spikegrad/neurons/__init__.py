@@ -3,12 +3,17 @@
 A cell is a pytree of its parameters. Called with its state and the current of one step, it returns the new state and
 its output; :func:`unroll` does so for every step of a sequence. Weights, delays and the layout of the network are
 yours: any JAX code can stand between two cells.
+
+One file per family. A new cell is a class in the file of its family, its name below, and a row of ``CELLS`` in
+``tests/test_testing.py``. Class and base class declare everything that the rest of the library asks: see :class:`Cell`.
 """
 
-from ._cell import Cell, State, Step, check_initial, fire
-from ._lif import LIF, AdaptiveLIF, SynapticLIF
+from ._adaptive import AdaptiveLIF
+from ._cell import Cell, LinearResponse, State, Step, check_initial, fire
+from ._declared import linear_response, parameters_of, says_how_to_encode, with_parameters
+from ._lif import LIF, SynapticLIF
 from ._readout import LeakyReadout
-from ._refractory import Refractory, parameters_of, says_how_to_encode, with_parameters
+from ._refractory import Refractory
 from ._time import decay_from_tau, unroll
 
 __all__ = [
@@ -16,6 +21,7 @@ __all__ = [
     "AdaptiveLIF",
     "Cell",
     "LeakyReadout",
+    "LinearResponse",
     "Refractory",
     "State",
     "Step",
@@ -23,6 +29,7 @@ __all__ = [
     "check_initial",
     "decay_from_tau",
     "fire",
+    "linear_response",
     "parameters_of",
     "says_how_to_encode",
     "unroll",

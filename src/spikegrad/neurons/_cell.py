@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,17 @@ from .._surrogate import with_key
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 State: TypeAlias = Any
-"""An array, or a tuple of arrays of the same shape where a neuron remembers more than a potential."""
+"""An array: the potential. Or a tuple of arrays of the same shape, of which the first is the potential."""
+
+
+class LinearResponse(NamedTuple):
+    """A cell without spikes: ``i = synaptic_decay * i + x``, then ``u = decay * u + gain * i``."""
+
+    decay: Any
+    gain: Any
+    synaptic_decay: Any = 0.0
+    threshold: Any = None
+    """The potential that fires a neuron at rest, None if it never fires."""
 
 
 class Cell(Struct):
@@ -26,8 +36,14 @@ class Cell(Struct):
     is cut in two there because everything that happens at a spike can be computed again from the state before it: a
     :class:`Network` keeps this one array per step for the backward pass, and nothing else.
 
-    A cell that wraps another one returns it as ``inner``, a property or a field. Initialization, widths and diagnosis
-    then use the parameters of the inner cell.
+    Everything else about a cell is declared by the cell too, and nothing looks up its class. Define what applies:
+
+    - :meth:`initial_state`, if the state is not one array of zeros. The potential comes first in a state.
+    - :meth:`encode` and :meth:`decode`, for the modes in few bits and for the diagnosis of a network.
+    - :meth:`linear_response`, for the initialization of weights.
+    - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and diagnosis then use the
+      parameters of the inner cell.
+    - ``nir_node``, if NIR has this neuron.
 
     Examples
     --------
@@ -51,6 +67,12 @@ class Cell(Struct):
 
     inner: ClassVar[Any] = None
     """The cell that this one wraps, None if it wraps none."""
+    nir_node: ClassVar[str | None] = None
+    """The node of NIR that computes the same: ``"LI"``, ``"LIF"`` or ``"CubaLIF"``, None if there is none.
+
+    The class has the fields of :class:`LeakyReadout`, :class:`LIF` or :class:`SynapticLIF`. Each class states it for
+    itself, because another ``integrate`` or ``fire`` would be another neuron.
+    """
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         """The state at rest: zeros, unless a cell says otherwise.
@@ -96,6 +118,13 @@ class Cell(Struct):
     def decode(self, distance: Any, rest: Any) -> State:
         """The inverse of :meth:`encode`."""
         raise NotImplementedError(f"{type(self).__name__} defines no decode")
+
+    def linear_response(self) -> LinearResponse:
+        """How the potential follows the input without spikes, for :func:`fluctuation_driven` weights.
+
+        Define it, together with :meth:`integrate`, if the cell is linear between spikes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no linear_response")
 
     def __call__(self, v: State, current: ArrayLike, *, key: Any = None) -> tuple[State, jax.Array]:
         """One step.
@@ -211,3 +240,8 @@ def two_parts(cell: Cell, v: State, second: str, first: str = "potential") -> St
 def leaky_integration(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:
     """The potential after its leak, plus the input."""
     return cell.decay * v + ((1 - cell.decay) * current if cell.norm_input else current)
+
+
+def response_of_leak(cell: Any) -> LinearResponse:
+    """The linear response of :func:`leaky_integration`."""
+    return LinearResponse(cell.decay, 1 - cell.decay if cell.norm_input else 1.0)

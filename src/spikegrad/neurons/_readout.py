@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from .._struct import Real, parameter
-from ._cell import Cell, leaky_integration
+from ._cell import Cell, LinearResponse, leaky_integration, response_of_leak
 from ._lif import LIF
 
 
@@ -34,6 +34,8 @@ class LeakyReadout(Cell, pure=True):
     ([0.75], [0.75])
     """
 
+    nir_node = "LI"
+
     decay: Real = parameter(default=0.9, at_least=0, at_most=1)
     norm_input: bool = parameter(default=False, choices=(False, True), kw_only=True)
 
@@ -50,3 +52,6 @@ class LeakyReadout(Cell, pure=True):
 
     def decode(self, distance: Any, rest: Any) -> jax.Array:
         return rest
+
+    def linear_response(self) -> LinearResponse:
+        return response_of_leak(self)

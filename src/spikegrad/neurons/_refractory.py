@@ -1,4 +1,4 @@
-"""A refractory period around a cell, and how others look through it at the cell."""
+"""A refractory period around a cell."""
 
 from __future__ import annotations
 
@@ -100,33 +100,3 @@ class _Resting:
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> _Resting:
         return _Resting(in_units_of(self.surrogate, threshold, x), self.left)
-
-
-def parameters_of(cell: Any) -> Any:
-    """The cell with the parameters: the cell itself, or the innermost one that it wraps."""
-    inner = getattr(cell, "inner", None)
-    return cell if inner is None else parameters_of(inner)
-
-
-def with_parameters(cell: Any, /, **changed: Any) -> Any:
-    """The cell with other parameters, of the innermost one that it wraps."""
-    inner = getattr(cell, "inner", None)
-    if inner is None:
-        return cell._replaced(**changed)
-    name = next((name for name, value in vars(cell).items() if value is inner), None)
-    if name is None:
-        raise TypeError(f"{type(cell).__name__}: inner must be the value of a field, got {brief(inner)}")
-    return cell._replaced(**{name: with_parameters(inner, **changed)})
-
-
-def says_how_to_encode(cell: Cell) -> bool:
-    """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
-    inner = getattr(cell, "inner", None)
-    if inner is not None and not says_how_to_encode(inner):
-        return False
-    order = type(cell).__mro__
-
-    def depth(name: str) -> int:
-        return next(n for n, cls in enumerate(order) if name in vars(cls))
-
-    return depth("encode") <= min(map(depth, ("fire", "initial_state"))) and depth("encode") < order.index(Cell)

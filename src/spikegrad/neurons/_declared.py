@@ -1,0 +1,62 @@
+"""What others ask of a cell, of a wrapped one of the cell within: never its class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._bounded import Bounded
+from .._checks import brief, is_float
+from ._cell import Cell, LinearResponse
+
+
+def parameters_of(cell: Any) -> Any:
+    """The cell with the parameters: the cell itself, or the innermost one that it wraps."""
+    inner = getattr(cell, "inner", None)
+    return cell if inner is None else parameters_of(inner)
+
+
+def with_parameters(cell: Any, /, **changed: Any) -> Any:
+    """The cell with other parameters, of the innermost one that it wraps."""
+    inner = getattr(cell, "inner", None)
+    if inner is None:
+        return cell._replaced(**changed)
+    name = next((name for name, value in vars(cell).items() if value is inner), None)
+    if name is None:
+        raise TypeError(f"{type(cell).__name__}: inner must be the value of a field, got {brief(inner)}")
+    return cell._replaced(**{name: with_parameters(inner, **changed)})
+
+
+def says_how_to_encode(cell: Cell) -> bool:
+    """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
+    inner = getattr(cell, "inner", None)
+    return (inner is None or says_how_to_encode(inner)) and _declares(cell, "encode", "fire", "initial_state")
+
+
+def linear_response(cell: Any) -> LinearResponse | None:
+    """The linear response of a cell or of the one that it wraps. None if it is not declared.
+
+    Parameters are brought to JAX's default float first, in which weights are computed.
+    """
+    cell = parameters_of(cell)
+    if not (isinstance(cell, Cell) and _declares(cell, "linear_response", "integrate")):
+        return None
+
+    def as_default(leaf):
+        is_number = isinstance(leaf, (np.ndarray, jax.Array, Bounded)) and is_float(jnp.asarray(leaf))
+        return jnp.asarray(leaf, jnp.result_type(float)) if is_number else leaf
+
+    return jax.tree.map(as_default, cell, is_leaf=lambda leaf: isinstance(leaf, Bounded)).linear_response()
+
+
+def _declares(cell: Cell, name: str, *others: str) -> bool:
+    """Whether a method is defined no further up than the others, which it describes: they may have been redefined."""
+    order = type(cell).__mro__
+
+    def depth(name: str) -> int:
+        return next(n for n, cls in enumerate(order) if name in vars(cls))
+
+    return depth(name) <= min(map(depth, others)) and depth(name) < order.index(Cell)
