@@ -431,6 +431,17 @@ RIGHT_CELLS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("cell", "note"),
+    [(LIF(threshold=-1.0), "it fires at rest"), (Receptors(), "Receptors declares no linear_response")],
+)
+def test_a_linear_response_that_cannot_be_compared(cell, note):
+    features = (5, 2) if isinstance(cell, Receptors) else 5
+    found = {finding.law: finding for finding in check_cell(cell, features=features, raises=False).findings}
+    response = found["without spikes the potential is the declared linear response"]
+    assert (response.error, response.note) == (None, note)
+
+
 @pytest.mark.parametrize("name", few(RIGHT_CELLS, "several receptors"))
 def test_right_cells_of_users_pass(name):
     cell, options = RIGHT_CELLS[name]
@@ -526,7 +537,13 @@ class OneWay(LIF):
         return f(v, current)
 
 
+class Misdeclared(SynapticLIF):
+    def linear_response(self):
+        return super().linear_response()._replace(gain=1.01)
+
+
 BROKEN_CELLS = {
+    "without spikes the potential is the declared linear response": Misdeclared(),
     "vmap changes nothing: examples do not see each other": Mixing(),
     "a NaN stays in its example": Mixing(),
     "shapes and dtypes are kept": Narrow(),

@@ -37,12 +37,12 @@ class SpikeType(Struct):
     """If True, the sign of ``x`` does not tell which of a few values comes out."""
 
     @classmethod
-    def _called(cls) -> str:
+    def _public_name(cls) -> str:
         return snake_case(cls.__name__)  # the public function that makes it
 
     def expression(self, curve: str) -> str:
         """The expression that makes it, around that of a curve."""
-        return f"{self._called()}({curve})"
+        return f"{self._public_name()}({curve})"
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         """What comes out of ``x``, in its dtype. NaN need not be thought of."""

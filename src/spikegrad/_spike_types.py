@@ -245,7 +245,7 @@ class Levels(SpikeType, pure=True):
         else:
             k = self._nearest(x, theta)
             moved = -k * curve.surrogate_grad(x - k * theta)
-        yield spread_as(_unit(self, x), x), moved
+        yield spread_as(_threshold_like(self, x), x), moved
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -257,7 +257,7 @@ class Levels(SpikeType, pure=True):
 
     def _distance(self, x):
         """The distance between thresholds. XLA flushes numbers below the least normal one to 0, and x/0 is NaN."""
-        theta, tiny = _unit(self, x), jnp.finfo(x.dtype).tiny
+        theta, tiny = _threshold_like(self, x), jnp.finfo(x.dtype).tiny
         return jnp.where(jnp.abs(theta) < tiny, jnp.asarray(tiny, x.dtype), theta)
 
     def _nearest(self, x, theta):
@@ -265,7 +265,7 @@ class Levels(SpikeType, pure=True):
         return jax.lax.stop_gradient(jnp.clip(jnp.floor(x / theta + 0.5), 0, self.n - 1))
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
-        return Levels(self.n, _times(self, threshold, x), self.slopes)
+        return Levels(self.n, _scaled_threshold(self, threshold, x), self.slopes)
 
 
 def levels(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str = "sum") -> Surrogate:
@@ -345,14 +345,14 @@ class Signed(SpikeType, pure=True):
         return curve.surrogate_grad(x) + curve.surrogate_grad(self._mirrored(x))
 
     def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
-        yield spread_as(_unit(self, x), x), 2 * curve.surrogate_grad(self._mirrored(x))
+        yield spread_as(_threshold_like(self, x), x), 2 * curve.surrogate_grad(self._mirrored(x))
 
     def _mirrored(self, x):
         """``x`` of the opposite potential."""
-        return -x - 2 * _unit(self, x)
+        return -x - 2 * _threshold_like(self, x)
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
-        return Signed(_times(self, threshold, x))
+        return Signed(_scaled_threshold(self, threshold, x))
 
 
 def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
@@ -401,12 +401,12 @@ def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
     return with_spike_type(surrogate, Signed(threshold))  # type: ignore[arg-type]
 
 
-def _unit(kind: Levels | Signed, x: jax.Array) -> jax.Array:
-    return broadcast_checked(jnp.asarray(kind.threshold), x.dtype, x.shape, kind._called(), "threshold")
+def _threshold_like(kind: Levels | Signed, x: jax.Array) -> jax.Array:
+    return broadcast_checked(jnp.asarray(kind.threshold), x.dtype, x.shape, kind._public_name(), "threshold")
 
 
-def _times(kind: Levels | Signed, threshold: Any, x: jax.Array) -> Any:
-    return threshold if _is_one(kind.threshold) else _unit(kind, x) * threshold
+def _scaled_threshold(kind: Levels | Signed, threshold: Any, x: jax.Array) -> Any:
+    return threshold if _is_one(kind.threshold) else _threshold_like(kind, x) * threshold
 
 
 _MOST_SLOPES = 1 << 16

@@ -249,7 +249,7 @@ class Struct:
                     setattr(cls, name, getattr(object, name))
 
     def __post_init__(self) -> None:
-        owner = self._called()
+        owner = self._public_name()
         for name, domain in self._domains.items():
             value = getattr(self, name)
             if domain.number and hasattr(value, "_within"):  # a Bounded number, whose class derives from this one
@@ -289,11 +289,11 @@ class Struct:
             return self
         values = self._values()
         for name in arrays:
-            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, self._called(), name, of)
+            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, self._public_name(), name, of)
         return new_unchecked(type(self), values)
 
     @classmethod
-    def _called(cls) -> str:
+    def _public_name(cls) -> str:
         """What errors call it: the name that its user wrote."""
         return cls.__name__
 

@@ -369,7 +369,7 @@ def configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
 
 def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
     """The same surrogate with another spike type, or an error if it has one already."""
-    owner, curve = kind._called(), curve_of(kind._called(), surrogate)
+    owner, curve = kind._public_name(), curve_of(kind._public_name(), surrogate)
     before = settings_of(surrogate).forward
     if not before.is_step and before != kind:
         raise TypeError(f"{owner}: {brief(surrogate)} has a kind of spike already, and cannot have another as well")
@@ -422,7 +422,7 @@ class Composition(Surrogate):
     """A curve made of curves."""
 
     @classmethod
-    def _called(cls):
+    def _public_name(cls):
         return cls.__name__.lower()  # the public function that makes it
 
     def _primal(self, x: jax.Array) -> _Primal:
@@ -446,7 +446,7 @@ class Scaled(Composition, pure=True):
     surrogate: Surrogate = parameter(kind=Surrogate)
 
     @classmethod
-    def _called(cls):
+    def _public_name(cls):
         return "*"
 
     def _primal(self, x):
@@ -464,7 +464,7 @@ class Sum(Composition, pure=True):
     second: Surrogate = parameter(kind=Surrogate)
 
     @classmethod
-    def _called(cls):
+    def _public_name(cls):
         return "+"
 
     def _primal(self, x):

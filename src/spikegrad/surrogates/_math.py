@@ -3,6 +3,9 @@
 Three rules keep the formulas accurate in every dtype. A curve that runs from 0 to 1 is given by its tail, ``f(-|x|)``,
 so that neither end is a difference of nearly equal numbers. Where a formula has two branches, each stays finite in
 value and derivative on the other's side. A value that would overflow on the way to 0 is bounded first.
+
+Where float32 has a polynomial here, JAX's function is slower on CPUs: ``jnp.sin`` by a factor of 50, ``jnp.exp`` by 3
+and ``jnp.log1p`` by 2, at the same accuracy or a lower one.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .._pytree import inexact, is_inexact, merge
 from ..network import Layer, Network
 from ..network._modes import MODES
 from ..network._storage import distance_at_rest
-from ..neurons import Cell, says_how_to_encode, unroll
+from ..neurons import Cell, linear_response, says_how_to_encode, unroll
 from ._report import (
     DTYPES,
     Finding,
@@ -39,6 +39,7 @@ def check_cell(
     The check has these properties, each for every step of a random sequence:
 
     - A step is ``integrate``, then ``fire``. Shapes and dtypes are kept, from the initial state on.
+    - Without spikes the potential is the linear response, if the cell declares one.
     - Examples of a batch are independent, and ``fire`` is elementwise. A NaN stays in its example.
     - ``jit``, ``vmap`` and ``scan`` change nothing. Forward mode and reverse mode agree.
     - The sign of the distance that ``encode`` returns is the spike, and ``decode`` returns the state.
@@ -96,7 +97,7 @@ _BATCH = 3
 _SMALL = 1e-12  # relative change of currents that measures amplification
 
 
-class _Course(NamedTuple):
+class _Trajectory(NamedTuple):
     """All steps of a cell, each array with the steps first."""
 
     v: Any
@@ -116,11 +117,11 @@ def _step(cell: Cell, v: Any, current: jax.Array) -> tuple[Any, jax.Array]:
     return cell.fire(cell.integrate(v, current))
 
 
-def _course(cell: Cell, start: Any, currents: jax.Array) -> _Course:
+def _trajectory(cell: Cell, start: Any, currents: jax.Array) -> _Trajectory:
     def step(v, current):
         u = cell.integrate(v, current)
         after = cell.fire(u)
-        return after[0], _Course(v, current, u, after)
+        return after[0], _Trajectory(v, current, u, after)
 
     start = jax.tree.map(jnp.asarray, start)
     return jax.jit(lambda start, currents: jax.lax.scan(step, start, currents)[1])(start, currents)
@@ -132,21 +133,22 @@ def _laws_of_cell(cell: Cell, features: tuple[int, ...], drive: float, steps: in
     if not dtypes.passed:
         return  # it would not run
     currents = jnp.asarray(drive * np.random.default_rng(0).uniform(-0.5, 1.5, (steps, _BATCH, *features)))
-    course = _course(cell, cell.initial_state((_BATCH, *features), jnp.dtype("float64")), currents)
-    varied = len(np.unique(course.out)) > 1
+    trajectory = _trajectory(cell, cell.initial_state((_BATCH, *features), jnp.dtype("float64")), currents)
+    varied = len(np.unique(trajectory.out)) > 1
     yield Finding("it fires and is silent", 0.0 if varied else math.inf, note="" if varied else "set drive")
-    yield from _steps(cell, course)
-    yield from _derivatives(cell, course)
-    yield from _encoding(cell, course)
+    yield from _steps(cell, trajectory)
+    yield _response(cell, trajectory)
+    yield from _derivatives(cell, trajectory)
+    yield from _encoding(cell, trajectory)
     yield from _modes(cell, features, drive, currents)
     yield from copies(cell, type(cell), lambda other: np.asarray(unroll(other, currents)[1]))
 
 
-def _steps(cell: Cell, course: _Course) -> Iterator[Finding]:
+def _steps(cell: Cell, trajectory: _Trajectory) -> Iterator[Finding]:
     """Check each step separately, from recorded states, because some dynamics amplify rounding errors."""
 
     def over_steps(step):
-        return jax.vmap(step)(course.v, course.current)
+        return jax.vmap(step)(trajectory.v, trajectory.current)
 
     def once(v, current):
         return _step(cell, v, current)
@@ -160,8 +162,10 @@ def _steps(cell: Cell, course: _Course) -> Iterator[Finding]:
         return jax.vmap(once, (axes[0], 0), axes[1])(v, current)
 
     def broken():
-        v = jax.tree.map(lambda a: a.at[:, 0].set(jnp.nan) if is_inexact(a) and _has_examples(a[0]) else a, course.v)
-        return without_first(jax.vmap(once)(v, course.current.at[:, 0].set(jnp.nan)))
+        v = jax.tree.map(
+            lambda a: a.at[:, 0].set(jnp.nan) if is_inexact(a) and _has_examples(a[0]) else a, trajectory.v
+        )
+        return without_first(jax.vmap(once)(v, trajectory.current.at[:, 0].set(jnp.nan)))
 
     def without_first(after):
         return jax.tree.map(lambda a: a[:, 1:] if _has_examples(a[0]) else None, after)
@@ -175,7 +179,7 @@ def _steps(cell: Cell, course: _Course) -> Iterator[Finding]:
         ("a NaN stays in its example", broken, without_first(expected)),
     ):
         yield _equal(law, attempt(got), right)
-    yield _elementwise(cell, course)
+    yield _elementwise(cell, trajectory)
 
 
 def _has_examples(a: Any) -> bool:
@@ -186,9 +190,9 @@ def _example_axis(a: Any) -> int | None:
     return 0 if _has_examples(a) else None
 
 
-def _elementwise(cell: Cell, course: _Course) -> Finding:
+def _elementwise(cell: Cell, trajectory: _Trajectory) -> Finding:
     """Change the potentials of one neuron and compare all others. Neurons are on the axis after the examples."""
-    law, neurons = "fire is elementwise: neurons do not see each other", course.out.shape[2:3]
+    law, neurons = "fire is elementwise: neurons do not see each other", trajectory.out.shape[2:3]
     if neurons in ((), (1,)):
         return Finding(law, None, note="there is one neuron")
 
@@ -199,10 +203,10 @@ def _elementwise(cell: Cell, course: _Course) -> Finding:
         def leaf(a):
             return a.at[:, :, 0].set(change(a[:, :, 0])) if is_inexact(a) and a.shape[2:3] == neurons else a
 
-        return lambda: others(jax.vmap(cell.fire)(jax.tree.map(leaf, course.u)))
+        return lambda: others(jax.vmap(cell.fire)(jax.tree.map(leaf, trajectory.u)))
 
     changes = (lambda a: jnp.full_like(a, jnp.nan)), (lambda a: 3 * a + jnp.max(jnp.abs(a)))
-    found = (_equal(law, attempt(changed(change)), others(course.after)) for change in changes)
+    found = (_equal(law, attempt(changed(change)), others(trajectory.after)) for change in changes)
     return max(found, key=lambda finding: finding.error or 0.0)
 
 
@@ -215,6 +219,28 @@ def _equal(law: str, got: Any, expected: Any) -> Finding:
     return max(
         (compare(law, a, b, 1e-13, scale=peak_of(b)) for a, b in pairs), key=lambda finding: finding.error or 0.0
     )
+
+
+def _response(cell: Cell, trajectory: _Trajectory) -> Finding:
+    """Compare the potential with the declared recursion, for currents that are too small to make a spike."""
+    law = "without spikes the potential is the declared linear response"
+    response = linear_response(cell) if cell.inner is None else None
+    if response is None:
+        return Finding(law, None, note=f"{type(cell).__name__} declares no linear_response")
+
+    def leak(state, x):
+        u, i = state
+        i = response.synaptic_decay * i + x
+        u = response.decay * u + response.gain * i
+        return (u, i), u
+
+    currents = _SMALL * trajectory.current
+    quiet = _trajectory(cell, cell.initial_state(currents.shape[1:], currents.dtype), currents)
+    if response.threshold is not None and quiet.out.any():
+        return Finding(law, None, note="it fires at rest")
+    expected = jax.lax.scan(leak, (jnp.zeros_like(currents[0]),) * 2, currents)[1]
+    potential = jax.tree.leaves(quiet.u)[0]
+    return compare(law, potential, expected, 1e-12, scale=peak_of(expected))
 
 
 def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> Finding:
@@ -242,19 +268,19 @@ def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> Finding:
     return Finding(law)
 
 
-def _derivatives(cell: Cell, course: _Course) -> Iterator[Finding]:
+def _derivatives(cell: Cell, trajectory: _Trajectory) -> Iterator[Finding]:
     """Check derivatives of each step in its state, its current and the parameters."""
     trained, rebuild = trainable(cell)
-    inputs = inexact(course.v), course.current, trained
+    inputs = inexact(trajectory.v), trajectory.current, trained
 
     def waves(tree, shift):
         return jax.tree.map(lambda a: jnp.asarray(np.cos(np.arange(a.size) + shift).reshape(a.shape)), tree)
 
-    direction, cotangent = waves(inputs, 1.0), waves(inexact(course.after), 0.0)
+    direction, cotangent = waves(inputs, 1.0), waves(inexact(trajectory.after), 0.0)
 
     def run(inputs):
         v, currents, parameters = inputs
-        return inexact(jax.vmap(lambda v, i: _step(rebuild(parameters), v, i))(merge(v, course.v), currents))
+        return inexact(jax.vmap(lambda v, i: _step(rebuild(parameters), v, i))(merge(v, trajectory.v), currents))
 
     def dot(a, b):
         return sum(map(jnp.vdot, jax.tree.leaves(a), jax.tree.leaves(b)))
@@ -278,7 +304,7 @@ def _derivatives(cell: Cell, course: _Course) -> Iterator[Finding]:
     yield compare("forward mode is reverse mode", found["forward"], found["reverse"], 1e-11, scale=size)
 
 
-def _encoding(cell: Cell, course: _Course) -> Iterator[Finding]:
+def _encoding(cell: Cell, trajectory: _Trajectory) -> Iterator[Finding]:
     """What a network makes of the states of all steps in few bits, and back."""
     inverse, sign = "decode is the inverse of encode", "the sign of the distance is the spike"
     same = {name: f"in mode {name!r} the same neurons fire" for name, mode in MODES.items() if mode.storage.encodes}
@@ -286,7 +312,7 @@ def _encoding(cell: Cell, course: _Course) -> Iterator[Finding]:
         why = f"{type(cell).__name__} does not encode its state: modes store it unchanged"
         yield from (Finding(law, None, note=why) for law in (inverse, sign, *same.values()))
         return
-    outs, us = course.out, course.u
+    outs, us = trajectory.out, trajectory.u
     encoded = attempt(cell.encode, us)
     if isinstance(encoded, Exception):
         yield compare(inverse, encoded, us, 0.0)

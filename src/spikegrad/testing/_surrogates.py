@@ -147,7 +147,7 @@ def _points(scale: float, trailing: tuple[int, ...]) -> _Points:
 
 
 def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
-    leaves = trainable(s)[0] if s._frozen else []
+    leaves = trainable(s)[0]
     points = _points(scale, np.broadcast_shapes(*map(np.shape, leaves)))
     x, at = points.x, points.x.reshape(len(points.x), -1)[:, 0]
     primal = not s._without_primal()
@@ -336,8 +336,8 @@ def _is_curve(part: object) -> bool:
 def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> Iterator[Finding]:
     matter, learn = "every parameter matters", "learnable parameters get the derivative of the primal"
     other = "the slope is the derivative of the primal for other parameters"
-    values, rebuild = trainable(s) if s._frozen else ([], None)
-    if not values or rebuild is None:
+    values, rebuild = trainable(s)
+    if not values:
         why = "no parameters" if s._frozen else f"{type(s).__name__} has its own __init__: JAX sees no parameters"
         yield from (Finding(law, None, note=why) for law in (matter, other, learn))
         return
