@@ -92,7 +92,7 @@ def fit_widths(
 
 
 def check_choices(owner: str, ratio: Any, keep: Any) -> None:
-    """Raise for what no slope can be fitted with."""
+    """Raise for a ratio or a choice that no slope can be widened with."""
     if not (isinstance(ratio, numbers.Real) and 0 < float(ratio) < math.inf):
         raise ValueError(f"{owner}: ratio must be > 0 and finite, got {brief(ratio)}")
     if keep not in _KEEP:
@@ -127,7 +127,7 @@ def surrogate_of(cell: Cell) -> Any:
 
 
 def _widened(surrogate: Surrogate, width: Any, keep: str) -> Surrogate:
-    base, before = _unfitted(curve_of("fit_widths", surrogate), keep)
+    base, before = _before_widening(curve_of("fit_widths", surrogate), keep)
     natural = measure(base).half_width
     if not 0 < natural < math.inf:
         raise ValueError(f"fit_widths: the slope of {brief(base)} has no half-width to be changed")
@@ -137,7 +137,7 @@ def _widened(surrogate: Surrogate, width: Any, keep: str) -> Surrogate:
     return with_curve(surrogate, Scaled(1 / factor, curve) if keep == "area" else curve)
 
 
-def _unfitted(curve: Surrogate, keep: str) -> tuple[Surrogate, Any]:
+def _before_widening(curve: Surrogate, keep: str) -> tuple[Surrogate, Any]:
     """What a curve was before it was given a width in this way, and by how much it is wider since."""
     inner = curve
     if keep == "area" and isinstance(curve, Scaled) and isinstance(curve.surrogate, Stretched):
