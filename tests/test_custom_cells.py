@@ -352,3 +352,25 @@ def test_weight_of_all_examples_may_close_over_them():
         assert Network([Layer(weight, LeakyReadout(), lambda out, weight=weight: 0.1 * weight(out))])(
             jnp.ones((4, 5, 5))
         )[1].shape == (4, 5, 5)
+
+
+class Named(Cell):
+    """Three arrays that start at zeros."""
+
+    state_names = "potential", "trace", "count"
+
+    def integrate(self, v, current):
+        v, trace, count = v
+        return 0.9 * v + current, trace, count
+
+    def fire(self, u):
+        u, trace, count = u
+        s = Sigmoid()(u - 1)
+        return (u - s, 0.5 * trace + s, count + s), s
+
+
+def test_state_names_make_the_initial_state():
+    state = Named().initial_state((2, 3), jnp.bfloat16)
+    assert [(a.shape, a.dtype, float(abs(a).max())) for a in state] == [((2, 3), jnp.bfloat16, 0.0)] * 3
+    (_, _, count), spikes = unroll(Named(), jnp.full((9, 2), 0.7))
+    np.testing.assert_array_equal(count, spikes.sum(0))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._struct import Real, parameter
-from ._cell import LinearResponse, State, leaky_integration, two_parts
+from ._cell import LinearResponse, State, leaky_integration, parts_of_state
 from ._lif import LIF
 
 
@@ -58,6 +58,8 @@ class AdaptiveLIF(LIF, pure=True):
     [1.0, 0.0, 1.0, 0.0, 0.0]
     """
 
+    state_names = "potential", "adaptation"
+
     adaptation: Real = parameter(default=0.2)
     adaptation_decay: Real = parameter(default=0.99, at_least=0, at_most=1)
 
@@ -70,11 +72,8 @@ class AdaptiveLIF(LIF, pure=True):
         super().__post_init__()
         self._refuse("adaptation, which spikes raise", "negative")
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
-        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
-
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, a = two_parts(self, v, "adaptation")
+        v, a = parts_of_state(self, v)
         cell = self._broadcast_to(v.dtype, v.shape, "v")
         u = leaky_integration(cell, v, current)
         return cell._after(u, a, cell._spike(v, cell._raised(a))) if self.delay_reset else (u, a)

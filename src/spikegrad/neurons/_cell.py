@@ -16,7 +16,7 @@ from .._surrogate import with_key
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 State: TypeAlias = Any
-"""An array: the potential. Or a tuple of arrays of the same shape, of which the first is the potential."""
+"""An array, or a tuple of arrays of the same shape with the potential first."""
 
 
 class LinearResponse(NamedTuple):
@@ -38,7 +38,8 @@ class Cell(Struct):
 
     Everything else about a cell is declared by the cell too, and nothing looks up its class. Define what applies:
 
-    - :meth:`initial_state`, if the state is not one array of zeros. The potential comes first in a state.
+    - ``state_names``, if the state is a tuple of arrays.
+    - :meth:`initial_state`, if the state at rest is not zeros.
     - :meth:`encode` and :meth:`decode`, for the modes in few bits and for the diagnosis of a network.
     - :meth:`linear_response`, for the initialization of weights.
     - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and diagnosis then use the
@@ -65,6 +66,8 @@ class Cell(Struct):
     ([0.75, 0.25], [0.0, 1.0])
     """
 
+    state_names: ClassVar[tuple[str, ...]] = ("potential",)
+    """The arrays of the state, named for errors."""
     inner: ClassVar[Any] = None
     """The cell that this one wraps, None if it wraps none."""
     nir_node: ClassVar[str | None] = None
@@ -75,7 +78,7 @@ class Cell(Struct):
     """
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
-        """The state at rest: zeros, unless a cell says otherwise.
+        """The state at rest: zeros for each of ``state_names``, unless a cell defines another.
 
         Parameters
         ----------
@@ -84,7 +87,8 @@ class Cell(Struct):
         dtype : dtype
             Dtype of the state.
         """
-        return jnp.zeros(shape, dtype)
+        zeros = tuple(jnp.zeros(shape, dtype) for _ in self.state_names)
+        return zeros if len(zeros) > 1 else zeros[0]
 
     def integrate(self, v: State, current: jax.Array) -> State:
         """The state before the spike: what is left of ``v``, the state after the last spike, and the current."""
@@ -227,13 +231,14 @@ def _described(state: State) -> str:
     return f"a {type(state).__name__} of {len(state)}" if isinstance(state, (tuple, list, dict)) else "one array"
 
 
-def two_parts(cell: Cell, v: State, second: str, first: str = "potential") -> State:
-    """The two parts of a state; an array of two rows has none."""
-    if isinstance(v, (tuple, list)) and len(v) == 2:
+def parts_of_state(cell: Cell, v: State) -> State:
+    """The arrays of a state of several, named by the class. An array of two rows is not a state of two."""
+    names = cell.state_names
+    if isinstance(v, (tuple, list)) and len(v) == len(names):
         return v
     got = f"{type(v).__name__} of {len(v)}" if isinstance(v, (tuple, list)) else f"an array of shape {jnp.shape(v)}"
     raise TypeError(
-        f"{type(cell).__name__}: v must be a tuple ({first}, {second}), as initial_state makes it, got {got}"
+        f"{type(cell).__name__}: v must be a tuple ({', '.join(names)}), as initial_state makes it, got {got}"
     )
 
 

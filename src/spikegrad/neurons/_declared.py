@@ -33,7 +33,9 @@ def with_parameters(cell: Any, /, **changed: Any) -> Any:
 def says_how_to_encode(cell: Cell) -> bool:
     """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
     inner = getattr(cell, "inner", None)
-    return (inner is None or says_how_to_encode(inner)) and _declares(cell, "encode", "fire", "initial_state")
+    if inner is not None and not says_how_to_encode(inner):
+        return False
+    return _declares(cell, "encode", "fire", "initial_state", "state_names")
 
 
 def linear_response(cell: Any) -> LinearResponse | None:

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._checks import brief
@@ -15,7 +14,7 @@ from .._struct import Real, parameter
 from .._surrogate import in_units_of, spike_types
 from ..surrogates import Sigmoid
 from ..surrogates._registry import get
-from ._cell import Cell, LinearResponse, State, leaky_integration, response_of_leak, two_parts
+from ._cell import Cell, LinearResponse, State, leaky_integration, parts_of_state, response_of_leak
 
 
 class LIF(Cell, pure=True):
@@ -214,6 +213,7 @@ class SynapticLIF(LIF, pure=True):
     ([0.0, 1.0, 0.0], [0.3125], [0.1875])
     """
 
+    state_names = "potential", "synaptic current"
     nir_node = "CubaLIF"
 
     synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
@@ -222,11 +222,8 @@ class SynapticLIF(LIF, pure=True):
         LIF._hints | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
     )
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
-        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
-
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, i = two_parts(self, v, "synaptic current")
+        v, i = parts_of_state(self, v)
         i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
         return super().integrate(v, i), i
 

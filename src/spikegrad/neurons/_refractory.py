@@ -13,7 +13,7 @@ import numpy as np
 from .._checks import brief
 from .._struct import parameter
 from .._surrogate import in_units_of, spike_types
-from ._cell import Cell, State, two_parts
+from ._cell import Cell, State, parts_of_state
 from ._lif import LIF
 
 
@@ -49,6 +49,8 @@ class Refractory(Cell, pure=True):
     [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     """
 
+    state_names = "the state of the cell", "steps left"
+
     cell: LIF = parameter(kind=LIF)
     steps: int = parameter(integer=True, at_least=1)
 
@@ -67,7 +69,7 @@ class Refractory(Cell, pure=True):
         return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, left = two_parts(self, v, "steps left", "the state of the cell")
+        v, left = parts_of_state(self, v)
         (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
         u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
         return structure.unflatten([u, *others]), left
