@@ -7,11 +7,8 @@ from ..._settings import learnable
 from ..._spike_types import excluding, levels
 from ..._struct import Real
 from ..._surrogate import Surrogate
+from .. import Arctan, LeakyRelu, PiecewiseLeakyRelu, PiecewiseQuadratic, Sigmoid
 from .._algebra import shifted, truncated
-from ..logistic import Sigmoid
-from ..one_sided import LeakyRelu
-from ..piecewise import PiecewiseLeakyRelu, PiecewiseQuadratic
-from ..power_law import Arctan
 from ._ratio import ratio
 
 ABSENT = {

@@ -3,8 +3,7 @@
 from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..piecewise import PiecewiseLeakyRelu, PiecewiseQuadratic
-from ..power_law import Arctan, InvSquareGrad
+from .. import Arctan, InvSquareGrad, PiecewiseLeakyRelu, PiecewiseQuadratic
 from ._ratio import ratio
 
 

@@ -3,7 +3,7 @@
 from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..exponential import PiecewiseExp
+from .. import PiecewiseExp
 from ._ratio import ratio
 
 ABSENT = {

@@ -4,10 +4,7 @@ import math
 
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..logistic import Sigmoid
-from ..one_sided import LeakyRelu
-from ..piecewise import ReluGrad
-from ..power_law import Arctan, SoftSign
+from .. import Arctan, LeakyRelu, ReluGrad, Sigmoid, SoftSign
 
 ABSENT = {"custom_surrogate": "a function of one's own: subclass Surrogate"}
 

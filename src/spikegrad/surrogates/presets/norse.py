@@ -3,10 +3,7 @@
 from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..gaussian import ERF
-from ..logistic import Sigmoid
-from ..piecewise import ReluGrad
-from ..power_law import Circle, InvSquareGrad
+from .. import ERF, Circle, InvSquareGrad, ReluGrad, Sigmoid
 from ._ratio import ratio
 
 ABSENT = {

@@ -7,9 +7,8 @@ Within a cell, multiples are those of its threshold. The derivative in the thres
 from ..._spike_types import levels
 from ..._struct import Real
 from ..._surrogate import Surrogate
+from .. import LeakyRelu, SlayerGrad
 from .._algebra import shifted
-from ..exponential import SlayerGrad
-from ..one_sided import LeakyRelu
 from ._ratio import ratio
 
 ABSENT = {

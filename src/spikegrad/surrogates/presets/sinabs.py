@@ -8,11 +8,8 @@ neurons is ``MultiSpike``, whose slope is that of the first spike alone.
 from ..._spike_types import levels
 from ..._struct import Real
 from ..._surrogate import Surrogate
+from .. import GaussianGrad, LeakyRelu, MultiGaussianGrad, PeriodicExp, SlayerGrad
 from .._algebra import shifted
-from ..exponential import SlayerGrad
-from ..gaussian import GaussianGrad, MultiGaussianGrad
-from ..one_sided import LeakyRelu
-from ..periodic import PeriodicExp
 from ._ratio import ratio
 
 ABSENT = {

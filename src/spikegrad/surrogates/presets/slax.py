@@ -2,8 +2,7 @@
 
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..gaussian import MultiGaussianGrad
-from ..power_law import Arctan, InvSquareGrad
+from .. import Arctan, InvSquareGrad, MultiGaussianGrad
 
 
 def fast_sigmoid(slope: Real = 25) -> Surrogate:

@@ -2,8 +2,7 @@
 
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..piecewise import PiecewiseLeakyRelu
-from ..power_law import NonzeroSignLog
+from .. import NonzeroSignLog, PiecewiseLeakyRelu
 from ._ratio import ratio
 
 ABSENT = {"sigmoid_surrogate": "its derivative raises a TypeError there; what it means is Sigmoid(beta)"}

@@ -3,11 +3,8 @@
 from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
+from .. import Arctan, InvSquareGrad, LeakyRelu, OneSidedInvSquare, Sigmoid, SlayerGrad
 from .._algebra import shifted
-from ..exponential import SlayerGrad
-from ..logistic import Sigmoid
-from ..one_sided import LeakyRelu, OneSidedInvSquare
-from ..power_law import Arctan, InvSquareGrad
 from ._ratio import ratio
 
 ABSENT = {

@@ -2,11 +2,8 @@
 
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..gaussian import GaussianGrad
-from ..logistic import Sigmoid as _Sigmoid
-from ..one_sided import LeakyRelu
-from ..piecewise import PiecewiseLeakyRelu, ReluGrad
-from ..power_law import Arctan, InvSquareGrad
+from .. import Arctan, GaussianGrad, InvSquareGrad, LeakyRelu, PiecewiseLeakyRelu, ReluGrad
+from .. import Sigmoid as _Sigmoid
 from ._ratio import ratio
 
 

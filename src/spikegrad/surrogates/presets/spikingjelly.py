@@ -1,18 +1,9 @@
 """SpikingJelly 2.0.0, ``spikingjelly.activation_based.surrogate``. With ``spiking=False`` the primal comes out."""
 
+from ... import surrogates
 from ..._spike_types import soft, stochastic
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..exponential import PiecewiseExp as _PiecewiseExp
-from ..gaussian import ERF
-from ..logistic import Sigmoid as _Sigmoid
-from ..one_sided import S2NN as _S2NN
-from ..one_sided import LeakyRelu, LogTailedRelu
-from ..periodic import SquarewaveFourierSeries as _SquarewaveFourierSeries
-from ..piecewise import PiecewiseLeakyRelu
-from ..piecewise import PiecewiseQuadratic as _PiecewiseQuadratic
-from ..power_law import Arctan, CappedInverse, InvSquareGrad, NonzeroSignLog, PowerTail
-from ..power_law import SoftSign as _SoftSign
 from ._ratio import ratio
 
 ABSENT = {
@@ -27,89 +18,89 @@ def _mode(curve: Surrogate, spiking: bool) -> Surrogate:
 
 def PiecewiseQuadratic(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
     """Triangle of area 1."""
-    return _mode(_PiecewiseQuadratic(alpha), spiking)
+    return _mode(surrogates.PiecewiseQuadratic(alpha), spiking)
 
 
 def PiecewiseExp(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
     """Two-sided exponential of area 1."""
-    return _mode(_PiecewiseExp(alpha), spiking)
+    return _mode(surrogates.PiecewiseExp(alpha), spiking)
 
 
 def Sigmoid(alpha: Real = 4.0, spiking: bool = True) -> Surrogate:
     """Logistic function, the default of its neurons."""
-    return _mode(_Sigmoid(alpha), spiking)
+    return _mode(surrogates.Sigmoid(alpha), spiking)
 
 
 def SoftSign(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
     """Inverse square of area 1."""
-    return _mode(_SoftSign(alpha), spiking)
+    return _mode(surrogates.SoftSign(alpha), spiking)
 
 
 def SuperSpike(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
     """Inverse square of steepness 1, of which alpha is the height; it has no primal there."""
-    return _mode(alpha * InvSquareGrad(1), spiking)
+    return _mode(alpha * surrogates.InvSquareGrad(1), spiking)
 
 
 def ATan(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
     """Arctangent of area 1, Fang et al. 2021."""
-    return _mode(Arctan(alpha), spiking)
+    return _mode(surrogates.Arctan(alpha), spiking)
 
 
 def NonzeroSignLogAbs(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
     """Inverse distance, the slope of a logarithm."""
-    return _mode(NonzeroSignLog(alpha), spiking)
+    return _mode(surrogates.NonzeroSignLog(alpha), spiking)
 
 
 def Erf(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
     """Gaussian of area 1."""
-    return _mode(ERF(alpha), spiking)
+    return _mode(surrogates.ERF(alpha), spiking)
 
 
 def PiecewiseLeakyReLU(w: Real = 1.0, c: Real = 0.01, spiking: bool = True) -> Surrogate:
     """Box with a floor; at |x| = w it has the height of the floor there."""
-    return _mode(PiecewiseLeakyRelu(c, w), spiking)
+    return _mode(surrogates.PiecewiseLeakyRelu(c, w), spiking)
 
 
 def SquarewaveFourierSeries(n: int = 2, T_period: Real = 8, spiking: bool = True) -> Surrogate:
     """Square wave of n − 1 terms, n ≥ 2."""
-    return _mode(_SquarewaveFourierSeries(n - 1, T_period), spiking)
+    return _mode(surrogates.SquarewaveFourierSeries(n - 1, T_period), spiking)
 
 
 def S2NN(alpha: Real = 4.0, beta: Real = 1.0, spiking: bool = True) -> Surrogate:
     """Logistic below the threshold, logarithmic above, Suetake et al. 2022."""
-    return _mode(_S2NN(alpha, beta, 1e-5), spiking)
+    return _mode(surrogates.S2NN(alpha, beta, 1e-5), spiking)
 
 
 def QPseudoSpike(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
     """Power law as in the paper, Herranz-Celotti and Rouat 2022, alpha > 1; braintools has another one of this name."""
-    return _mode(PowerTail(alpha), spiking)
+    return _mode(surrogates.PowerTail(alpha), spiking)
 
 
 def LeakyKReLU(leak: Real = 0.0, k: Real = 1.0, spiking: bool = True) -> Surrogate:
     """A constant on each side."""
-    return _mode(LeakyRelu(leak, k), spiking)
+    return _mode(surrogates.LeakyRelu(leak, k), spiking)
 
 
 def FakeNumericalGradient(alpha: Real = 0.3) -> Surrogate:
     """Inverse distance, capped."""
-    return CappedInverse(alpha)
+    return surrogates.CappedInverse(alpha)
 
 
 def LogTailedReLU(alpha: Real = 0.0, spiking: bool = True) -> Surrogate:
     """1 above the threshold, and 1/x above 1, Cai et al. 2017."""
-    return _mode(LogTailedRelu(alpha), spiking)
+    return _mode(surrogates.LogTailedRelu(alpha), spiking)
 
 
 def DeterministicPass(spiking: bool = True) -> Surrogate:
     """Straight-through estimator."""
-    return _mode(LeakyRelu(1, 1), spiking)
+    return _mode(surrogates.LeakyRelu(1, 1), spiking)
 
 
 def PoissonPass(spiking: bool = True) -> Surrogate:
     """A spike of probability x, between 0 and 1, straight through; of another x it raises there."""
-    return stochastic(LeakyRelu(1, 1)) if spiking else soft(LeakyRelu(1, 1))
+    return stochastic(surrogates.LeakyRelu(1, 1)) if spiking else soft(surrogates.LeakyRelu(1, 1))
 
 
 def Rect(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
     """Box of area 1; at its edges it is 0 there."""
-    return _mode(PiecewiseLeakyRelu(0, ratio(0.5, alpha)), spiking)
+    return _mode(surrogates.PiecewiseLeakyRelu(0, ratio(0.5, alpha)), spiking)

@@ -5,10 +5,7 @@ import math
 from ..._spike_types import excluding
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..logistic import Sigmoid
-from ..one_sided import HardTanhGrad, LeakyRelu
-from ..piecewise import PiecewiseLeakyRelu, ReluGrad
-from ..power_law import Arctan, InvSquareGrad
+from .. import Arctan, HardTanhGrad, InvSquareGrad, LeakyRelu, PiecewiseLeakyRelu, ReluGrad, Sigmoid
 from ._ratio import ratio
 
 ABSENT = {

@@ -3,10 +3,7 @@
 from ..._spike_types import excluding, levels, stochastic
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from ..logistic import Sigmoid
-from ..one_sided import EscapeExp, HardTanhGrad, LeakyRelu, OneSidedInvSquare
-from ..piecewise import ReluGrad
-from ..power_law import InvSquareGrad
+from .. import EscapeExp, HardTanhGrad, InvSquareGrad, LeakyRelu, OneSidedInvSquare, ReluGrad, Sigmoid
 from ._ratio import ratio
 
 ABSENT = {
