@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -286,7 +286,8 @@ def _extremes(s: Surrogate, points: _Points, primal: bool, scale: float) -> Iter
     curves |= {"primal": s.surrogate_fun} if primal else {}
     at = points.extremes
     found = evaluated({f"{n} in {d}": lambda x, f=f, d=d: f(x[d]) for d in at for n, f in curves.items()}, at)
-    nan_stays = finite = None
+    wrong: dict[str, tuple[str, Any]] = {}
+    nan_stays, is_finite = "NaN stays NaN", "all is finite at zero, the largest numbers and infinity"
     for name, value in found.items():
         x = at[name.split()[-1]].astype(np.float64)
         value = np.full(x.shape, np.nan) if isinstance(value, Exception) else np.asarray(value, np.float64)
@@ -294,18 +295,12 @@ def _extremes(s: Surrogate, points: _Points, primal: bool, scale: float) -> Iter
             x, value = x[np.abs(x) <= scale], value[np.abs(x) <= scale]
         stays = np.isnan(value) | name.startswith("bend") | ~np.isnan(x)
         good = np.isnan(x) | (~np.isnan(value) if name.startswith("primal") else np.isfinite(value))
-        nan_stays = nan_stays or _first(~stays, name, x)
-        finite = finite or _first(~good, name, x)
-    yield _yes_or_no("NaN stays NaN", nan_stays)
-    yield _yes_or_no("all is finite at zero, the largest numbers and infinity", finite)
-
-
-def _first(wrong: np.ndarray, what: str, x: np.ndarray) -> tuple[str, str] | None:
-    return (what, place(x[wrong].flat[0])) if wrong.any() else None
-
-
-def _yes_or_no(law: str, broken: tuple[str, str] | None) -> Finding:
-    return Finding(law) if broken is None else Finding(law, math.inf, at=broken[1], note=broken[0])
+        for law, holds in ((nan_stays, stays), (is_finite, good)):
+            if not holds.all():
+                wrong.setdefault(law, (name, x[~holds].flat[0]))
+    for law in (nan_stays, is_finite):
+        what, where = wrong.get(law, ("", None))
+        yield Finding(law, math.inf, at=place(where), note=what) if what else Finding(law)
 
 
 def _precisions(s: Surrogate, points: _Points, found: dict) -> Iterator[Finding]:
