@@ -87,8 +87,8 @@ class Cell(Struct):
         dtype : dtype
             Dtype of the state.
         """
-        zeros = tuple(jnp.zeros(shape, dtype) for _ in self.state_names)
-        return zeros if len(zeros) > 1 else zeros[0]
+        zeros = [jnp.zeros(shape, dtype) for _ in self.state_names]
+        return tuple(zeros) if len(zeros) > 1 else zeros[0]
 
     def integrate(self, v: State, current: jax.Array) -> State:
         """The state before the spike: what is left of ``v``, the state after the last spike, and the current."""
