@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import jax
 
-from . import _watch
+from . import _log_filter
 
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 _GRACE = 5  # seconds that the coordinator leaves to the others, which JAX aborts without it
@@ -35,7 +35,7 @@ class ProcessLostError(SystemExit):
         super().__init__(1)
 
     def __str__(self) -> str:
-        return _watch.LOST
+        return _log_filter.LOST
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def distributed(
         raise ValueError(f"distributed: coordinator_address must be host:port, got {coordinator_address!r}")
     if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
         options = {"heartbeat_timeout_seconds": _HEARTBEAT} | options
-    restore = _watched_streams()
+    restore = _filter_log()
     try:
         jax.distributed.initialize(coordinator_address, num_processes, process_id, **options)
     except ValueError as error:
@@ -106,7 +106,7 @@ def distributed(
         atexit.register(end)  # before JAX would wait for the others, who wait for this one
         threading.Thread(target=_with_main_thread, args=[end], daemon=True).start()  # other threads may do, before that
         if lost:
-            os.write(2, f"{_watch.LOST}\n".encode())
+            os.write(2, f"{_log_filter.LOST}\n".encode())
             raise ProcessLostError from error
         raise
     jax.distributed.shutdown()
@@ -131,8 +131,8 @@ def leave(code: int, of_its_own: bool) -> None:
     os._exit(code)
 
 
-def _watched_streams() -> Callable[[], None]:
-    """Lead the descriptors of the standard streams to :mod:`_watch`, and those of Python where they have led before.
+def _filter_log() -> Callable[[], None]:
+    """Send what compiled code prints through :mod:`_log_filter`. ``sys.stdout`` and ``sys.stderr`` stay as they are.
 
     Returns
     -------
@@ -141,9 +141,9 @@ def _watched_streams() -> Callable[[], None]:
     """
     kept = {"stdout": os.dup(1), "stderr": os.dup(2)}
     before = {name: getattr(sys, name) for name in kept}
-    program = [sys.executable, "-I", "-S", _watch.__file__]
-    watch = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=kept["stderr"])
-    pipe: Any = watch.stdin
+    program = [sys.executable, "-I", "-S", _log_filter.__file__]
+    log_filter = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=kept["stderr"])
+    pipe: Any = log_filter.stdin
     for number, (name, descriptor) in enumerate(kept.items(), 1):
         if _leads_to(before[name], number):
             before[name].flush()
@@ -158,7 +158,7 @@ def _watched_streams() -> Callable[[], None]:
             setattr(sys, name, before[name])
             os.close(descriptor)
         with contextlib.suppress(subprocess.TimeoutExpired):  # its input has ended, unless a child process has it too
-            watch.wait(1)
+            log_filter.wait(1)
 
     return restore
 

@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .._compat import of_mesh
 from .._optimizer import updates_of
 from .._pytree import is_array, split
-from .._system import releasing_memory
 from ._spread import replicated
 from ._state import State
 
@@ -60,26 +59,6 @@ class Call:
         return Result(trainable, optimizer_state, metrics, finite, len(group))
 
 
-def compiled_first(function: Callable, **options: Any) -> Callable:
-    """``jax.jit``, whose first call gives back the memory that compiling takes, before it runs.
-
-    JAX keeps what it has compiled by the types of the arguments, so that the call finds it.
-    """
-    jitted = jax.jit(function, **options)
-    ready = False
-
-    @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        nonlocal ready
-        if not ready:
-            with releasing_memory():
-                jitted.lower(*arguments).compile()
-            ready = True
-        return jitted(*arguments)
-
-    return call
-
-
 def compiled(
     problem: Callable[[Any], tuple[Loss, Any]],
     bound: Any,
@@ -115,7 +94,7 @@ def compiled(
             trainable = optax.apply_updates(trainable, change)
         return trainable, optimizer_state, {"loss": value, **metrics}
 
-    @functools.partial(compiled_first, out_shardings=placed)
+    @functools.partial(jax.jit, out_shardings=placed)
     def advance(bound, trainable, optimizer_state, key, step, batches, count):
         def nth_key(i):
             return jax.random.fold_in(key, step + jnp.uint32(i))

@@ -1,0 +1,42 @@
+"""A program of its own: it copies the log of several processes, and says in one line that one of them failed.
+
+JAX ends a process whose coordinator is gone by ``abort``, after dozens of lines. ``TF_CPP_MIN_LOG_LEVEL`` is read before
+Python could set it, and a Python ``missed_heartbeat_callback`` ends in ``std::bad_cast`` (JAX 0.6 to 0.12). So only a
+program that outlives the abort can say it. It needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+
+LOST = "spikegrad: error: another process was lost; this one ends too"
+
+_GREETING = re.compile(rb"\[Gloo\] Rank |connected peer ranks")
+# an error of the coordination service, which JAX logs before it aborts; or LOST, if Python notices the failure first
+_FAILURE = re.compile(rb"[EF]\d{4} .*coordination.?service|JAX distributed service detected|" + LOST.encode())
+
+
+def filtered(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines up to the first about a failed process, of which all others are a consequence."""
+    for line in lines:
+        if _FAILURE.match(line):
+            yield f"{LOST}\n".encode()
+            return
+        if not _GREETING.search(line):
+            yield line
+
+
+def main() -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):  # launchers send them to groups of processes; only EOF ends this one
+        signal.signal(signum, signal.SIG_IGN)
+    for line in filtered(sys.stdin.buffer):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+    sys.stdin.buffer.read()  # so that JAX never writes to a closed pipe
+
+
+if __name__ == "__main__":
+    main()
