@@ -305,8 +305,8 @@ def test_a_killed_process_ends_the_other_with_one_line(pair):
 def test_log_filter_ends_with_one_line_about_a_failed_process():
     """Errors of the coordination service as JAX 0.6, 0.10 and 0.12 log them; whoever failed first, it is said once."""
     line = f"{_log_filter.LOST}\n".encode()
-    polled = b"E1125 14:55:22.091678    6130 coordination_service_agent.cc:288] Polled an error from coordination service\n"
-    fatal = b"F1125 14:55:22.091719    6130 client.h:86] Terminating process because the JAX distributed service detected\n"
+    polled = b"E1125 14:55:22.091678    6130 coordination_service_agent.cc:288] Polled an error from coordination\n"
+    fatal = b"F1125 14:55:22.091719    6130 client.h:86] Terminating process because the JAX distributed service\n"
     barrier = b"E1126 19:35:02.344039   13441 coordination_service.cc:1520] Shutdown barrier in coordination service\n"
     rest = [fatal, b"Additional GRPC error information\n", b"\n", line, b"*** Check failure stack trace: ***\n"]
     plain = [

@@ -6,13 +6,13 @@ import ctypes
 import os
 import shutil
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+
+LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""The C library, whose allocator may be GNU's; None where it is certainly not."""
 
 
 def processors() -> int:
@@ -41,40 +41,8 @@ def device_memory() -> int | None:
 
 def release_memory() -> None:
     """Give the system back what was freed, which GNU's allocator keeps: tens of megabytes after compiling."""
-    if hasattr(_LIBC, "malloc_trim"):
-        _LIBC.malloc_trim(0)
-
-
-def be_frugal() -> None:
-    """Tune GNU's allocator for a program that is all ours: threads share two heaps, where each had its own, and what is
-    freed in :func:`releasing_memory` is given back at once.
-    """
-    _tune(_ARENA_MAX, 2)
-    _tune(_MMAP_THRESHOLD, 2**25)  # to which it would grow, if the other had not been set
-    _frugal.set()
-
-
-@contextmanager
-def releasing_memory() -> Iterator[None]:
-    """As :func:`release_memory`, which does not reach the ends of the heaps of other threads: frugal programs do."""
-    try:
-        if _frugal.is_set():
-            _tune(_TRIM_THRESHOLD, 2**17)
-        yield
-    finally:
-        if _frugal.is_set():
-            _tune(_TRIM_THRESHOLD, 2**26)  # page faults at each call would take more time than this takes memory
-        release_memory()
-
-
-_frugal = threading.Event()
-_LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of GNU's malloc.h
-
-
-def _tune(parameter: int, value: int) -> None:
-    if hasattr(_LIBC, "mallopt"):
-        _LIBC.mallopt(parameter, value)
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)
 
 
 def _of_the_system() -> list[int]:

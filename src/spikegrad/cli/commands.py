@@ -18,13 +18,12 @@ from rich.table import Table
 
 from .. import __version__
 from .._surrogate import Surrogate
-from .._system import be_frugal
 from ..neurons import LIF
 from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
 from ..training import Callback, DivergedError
 from ..training._agree import from_first
-from . import diagnosis, learning, outputs, processes, runs, sources, streams, tables
+from . import allocator, diagnosis, learning, outputs, processes, runs, sources, streams, tables
 from .networks import NO_CODING, Model, Params, count, init, without_spikes
 from .options import (
     Options,
@@ -136,7 +135,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     One more is that of the readout, by default the membrane's.
     """
     began = time.perf_counter()
-    be_frugal()
+    allocator.tune()
     runs.require("matplotlib")
     if resume is None:
         folder, options, loaded, record = from_first(

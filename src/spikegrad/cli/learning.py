@@ -21,7 +21,6 @@ from .._system import device_memory, release_memory
 from ..data import Data
 from ..training._agree import agreed
 from ..training._callbacks import jsonable
-from ..training._update import compiled_first
 from . import sources
 from .networks import Model, Params, SpikingNetwork, count, init, init_driven
 from .processes import batch_sharding
@@ -111,7 +110,7 @@ def make_evaluator(
     examples what the network takes, on the device.
     """
 
-    @compiled_first
+    @jax.jit
     def run(params, x, lengths, valid, key):
         logits, spikes, _ = network(params, prepare(x), key, lengths)
         return logits, [(s * valid[None, :, None]).sum((0, 1)) / s.shape[0] for s in spikes]

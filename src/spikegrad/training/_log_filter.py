@@ -1,8 +1,8 @@
 """A program of its own: it copies the log of several processes, and says in one line that one of them failed.
 
-JAX ends a process whose coordinator is gone by ``abort``, after dozens of lines. ``TF_CPP_MIN_LOG_LEVEL`` is read before
-Python could set it, and a Python ``missed_heartbeat_callback`` ends in ``std::bad_cast`` (JAX 0.6 to 0.12). So only a
-program that outlives the abort can say it. It needs the standard library alone.
+JAX ends a process whose coordinator is gone by ``abort``, after dozens of lines. No code in it can change this:
+a Python ``missed_heartbeat_callback`` ends in ``std::bad_cast`` (JAX 0.6 to 0.12), and ``TF_CPP_MIN_LOG_LEVEL`` is read
+before a library can set it. So only a program that outlives the abort can say it. It needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOST = "spikegrad: error: another process was lost; this one ends too"
 
 _GREETING = re.compile(rb"\[Gloo\] Rank |connected peer ranks")
 # an error of the coordination service, which JAX logs before it aborts; or LOST, if Python notices the failure first
-_FAILURE = re.compile(rb"[EF]\d{4} .*coordination.?service|JAX distributed service detected|" + LOST.encode())
+_FAILURE = re.compile(rb"[EF]\d{4} .*coordination.?service|" + LOST.encode())
 
 
 def filtered(lines: Iterable[bytes]) -> Iterator[bytes]:
