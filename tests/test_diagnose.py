@@ -229,6 +229,19 @@ class Cubic(Cell):
         return u - s, s
 
 
+def test_key_draws_the_spikes_of_the_network():
+    w, r, out = weights()
+    network = Network([Layer(w, LIF(surrogate=stochastic(Sigmoid(4.0))), r), Layer(out, LeakyReadout(LEAK))])
+    keys = jax.random.split(jax.random.key(5))
+    for key in keys:
+        found = diagnose(network, spikes(), loss, key=key)
+        _, (fired, _) = network(spikes(), key=key, all_layers=True)
+        np.testing.assert_allclose(found.layers[0].rate, fired.mean(), rtol=1e-6)
+    assert network(spikes(), key=keys[0])[1].sum() != network(spikes(), key=keys[1])[1].sum()
+    with pytest.raises(TypeError, match="stochastic"):
+        diagnose(network, spikes(), loss)
+
+
 @pytest.mark.every
 def test_every_kind_of_layer_has_the_spikes_and_gradients_of_the_network():
     rng = np.random.default_rng(3)

@@ -25,11 +25,11 @@ from spikegrad import (
     stochastic,
 )
 from spikegrad.inspect.diagnosis import Diagnosis, LayerReport, Remedy, Verdict, _trials
-from spikegrad.inspect.diagnosis._look import Look, NetworkFacts, Seen
+from spikegrad.inspect.diagnosis._issues import verdicts
+from spikegrad.inspect.diagnosis._look import Look, NetworkReport, Seen
 from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, checked, health
-from spikegrad.inspect.diagnosis._verdicts import verdicts
 from spikegrad.surrogates._algebra import shifted
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2
@@ -72,7 +72,7 @@ REPORT = LayerReport(
     eight_bit_error=0.01,
 )
 """A healthy layer."""
-WHOLE = NetworkFacts([LIF(0.9)], loss=1.0, losses_after=[2.0], reads=[0.0, 1.0], differ=[1.0, 1.0])
+WHOLE = NetworkReport([LIF(0.9)], loss=1.0, losses_after=[2.0], reads=[0.0, 1.0], differ=[1.0, 1.0])
 
 
 def judged(whole=WHOLE, **numbers):

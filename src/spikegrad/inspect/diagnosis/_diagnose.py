@@ -14,11 +14,11 @@ from ..._checks import brief, real_array
 from ...network import Network
 from ...network._modes import check_mode
 from ...network._network import check_shapes, checked_key, real_inputs
-from ._look import Look, NetworkFacts, as_surrogate, report
+from ._issues import verdicts
+from ._look import Look, NetworkReport, as_surrogate, report
 from ._numbers import Recorded, norm
 from ._report import Diagnosis
 from ._trials import checked
-from ._verdicts import verdicts
 
 
 def diagnose(
@@ -110,9 +110,9 @@ def diagnose(
     look = Look(inputs, mask, key, loss, optimizer, mode)
     _check_active("diagnose", look.active)
     seen = look(network)
-    whole = seen.whole
-    loss_after = whole.losses_after[0] if whole.losses_after else None
-    return Diagnosis(tuple(seen.layers), checked(network, look, seen), whole.loss, loss_after)
+    loss, losses_after = seen.network.loss, seen.network.losses_after
+    loss_after = losses_after[0] if losses_after else None
+    return Diagnosis(tuple(seen.layers), checked(network, look, seen), loss, loss_after)
 
 
 def diagnose_layer(
@@ -198,7 +198,7 @@ def diagnose_layer(
     }
     scale = abs(float(threshold))
     found = report(name, "", seen, active, as_surrogate(surrogate), True, scale=scale, **norms)
-    return Diagnosis((found,), verdicts([found], NetworkFacts([None])))
+    return Diagnosis((found,), verdicts([found], NetworkReport([None])))
 
 
 def _check_active(owner: str, active: np.ndarray) -> None:

@@ -26,7 +26,7 @@ from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matri
 from ._recorder import record
 
 
-class NetworkFacts(NamedTuple):
+class NetworkReport(NamedTuple):
     """Facts about a network that are not numbers of one layer."""
 
     cells: Sequence[Cell | None]
@@ -50,7 +50,7 @@ class Seen(NamedTuple):
     """The numbers of each layer, and the facts about the network."""
 
     layers: list[LayerReport]
-    whole: NetworkFacts
+    network: NetworkReport
 
 
 class Look:
@@ -74,7 +74,7 @@ class Look:
             found["layers"] = jax.tree.map(lambda a: a[:, None], found["layers"])
         reports = [self._report(layer, n, found) for n, layer in enumerate(network.layers)]
         known = self.loss is not None
-        whole = NetworkFacts(
+        of_network = NetworkReport(
             [layer.cell for layer in network.layers],
             self.mode,
             [norm(of_step) for of_step in found["read"]] if known else (),
@@ -83,7 +83,7 @@ class Look:
             float(found["loss"]) if known else None,
             np.asarray(found["losses_after"], float).tolist() if known and "losses_after" in found else (),
         )
-        return Seen(reports, whole)
+        return Seen(reports, of_network)
 
     def _of_inputs(self) -> tuple[float, float, float, tuple[float, ...]]:
         x = np.asarray(self.flat[self.active], np.float64)

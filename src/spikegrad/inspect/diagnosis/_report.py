@@ -7,8 +7,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ._figure import draw
+from ._fixes import Remedy
+from ._issues import Verdict
 from ._numbers import LayerReport
-from ._verdicts import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,27 +47,8 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as what JSON has: numbers that are NaN or infinite are None."""
-        return _plain(
-            {
-                "loss": self.loss,
-                "loss_after": self.loss_after,
-                "layers": [
-                    {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
-                    for layer in self.layers
-                ],
-                "verdicts": [
-                    {
-                        "fault": v.fault,
-                        "index": v.index,
-                        "finding": v.finding,
-                        "remedies": [
-                            {"index": r.index, "change": r.change, "value": r.value, "text": r.text} for r in v.remedies
-                        ],
-                    }
-                    for v in self.verdicts
-                ],
-            }
-        )
+        own = {"loss": self.loss, "loss_after": self.loss_after, "layers": self.layers, "verdicts": self.verdicts}
+        return _plain(own)
 
     def plot(self) -> Figure:
         """Potentials of each layer against its slope, gradients over lags, and shares of neurons. Needs matplotlib."""
@@ -116,6 +98,8 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, (LayerReport, Verdict, Remedy)):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {name: _plain(v) for name, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...network import Network
-from ._changes import CHANGES
+from ._fixes import CHANGES, Remedy
+from ._issues import Verdict, verdicts
 from ._look import Look, Seen
 from ._numbers import LayerReport
-from ._remedies import Remedy
-from ._verdicts import Verdict, verdicts
 
 BETTER, NEARLY = 1.5, 0.1
 """A remedy that does not end a fault helps if the health of the layer grows by this factor. Remedies come last if they
@@ -66,9 +65,7 @@ def _outcome_with(remedy: Remedy, network: Network, look: Look, index: int) -> O
 
 
 def _helps(before: Outcome, after: Outcome) -> bool:
-    if after.faulty:
-        return after.health > BETTER * before.health and after.faults <= before.faults
-    return True
+    return not after.faulty or (after.health > BETTER * before.health and after.faults <= before.faults)
 
 
 def _outcome(seen: Seen, found: Sequence[Verdict], index: int) -> Outcome:

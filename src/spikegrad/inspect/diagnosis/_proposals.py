@@ -1,7 +1,4 @@
-"""Remedies: changes of a layer that may help, with their numbers.
-
-These are proposals. ``_trials.py`` runs the network with each and keeps the helpful ones.
-"""
+"""Proposals of remedies, with their numbers. ``_trials.py`` runs the network with each and keeps the helpful ones."""
 
 from __future__ import annotations
 
@@ -12,16 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ...network import Network
 from ...neurons import parameters_of
 from ...surrogates._algebra import shifted
 from ...surrogates._measures import fitted
-from ._changes import CHANGES
-from ._look import NetworkFacts
+from ._fixes import Remedy
+from ._look import NetworkReport
 from ._numbers import LayerReport
 
-MULTIPLIED = frozenset(("feedforward weights", "weights", "recurrent weights", "threshold", "learning rate"))
-"""The changes that multiply by their value."""
 _WIDENED = 5
 """A slope is widened by this factor at most."""
 _ONE_SIGN = 0.8
@@ -33,47 +27,12 @@ _SHIFTED = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Remedy:
-    """A change of one layer against a fault. ``str`` returns its text."""
-
-    index: int
-    """Index into ``network.layers``."""
-    change: str
-    """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
-    ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"`` and to each ``"weight offset"``.
-    ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``, ``"detach_reset"`` and ``"mode"`` become it.
-    ``"input channels"`` multiplies the weights of some channels, and ``"inputs"`` the inputs themselves: ``value``
-    holds pairs of a channel and its factor. ``"input offset"`` is subtracted from the inputs."""
-    value: Any
-    """The factor, the number that is added, or the new value."""
-    text: str
-    """The instruction, with its number."""
-
-    def __str__(self) -> str:
-        return self.text
-
-    def apply(self, network: Network) -> Network:
-        """Return the changed network.
-
-        Raises
-        ------
-        ValueError
-            If the change is a learning rate or a mode, which a network does not have.
-        """
-        if self.change not in CHANGES:
-            raise ValueError(f"Remedy: a network has no {self.change}: {self.text}")
-        layers = list(network.layers)
-        layers[self.index] = CHANGES[self.change](layers[self.index], self.value)
-        return dataclasses.replace(network, layers=layers)
-
-
-@dataclasses.dataclass(frozen=True)
 class Case:
     """A layer within its network."""
 
     index: int
     layers: Sequence[LayerReport]
-    whole: NetworkFacts
+    network: NetworkReport
 
     @property
     def layer(self) -> LayerReport:
@@ -82,7 +41,7 @@ class Case:
     @property
     def cell(self) -> Any:
         """The cell with the parameters of the neurons."""
-        return parameters_of(self.whole.cells[self.index])
+        return parameters_of(self.network.cells[self.index])
 
     def remedy(self, change: str, value: Any, text: str) -> Remedy:
         return Remedy(self.index, change, value, text)
@@ -160,11 +119,11 @@ def _inputs(case: Case) -> Iterator[Remedy]:
     """Inputs far from 0, or of very different sizes. Scaled weights would leave them, and each update is as large."""
     if case.index:
         return
-    whole = case.whole
-    if abs(whole.input_mean) > _SHIFTED * whole.input_deviation:
-        offset = rounded(whole.input_mean)
+    network = case.network
+    if abs(network.input_mean) > _SHIFTED * network.input_deviation:
+        offset = rounded(network.input_mean)
         yield case.remedy("input offset", offset, f"subtract {offset:g}, the mean, from its inputs")
-    if case.layer.channels and (pairs := _outliers(whole.channels)):
+    if case.layer.channels and (pairs := _outliers(network.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.remedy("inputs", pairs, text)
 

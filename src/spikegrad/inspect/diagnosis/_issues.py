@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from ._look import NetworkFacts
+from ._fixes import Remedy, is_idle
+from ._look import NetworkReport
 from ._numbers import LayerReport
+from ._proposals import Case, against_activity, against_growth, fit_slope, rounded, to_scale
 from ._recorder import PARTS
-from ._remedies import MULTIPLIED, Case, Remedy, against_activity, against_growth, fit_slope, rounded, to_scale
 
 SILENT, FAINT = 0.95, 0.02
 """A layer is silent if none of its neurons fires. It is also silent if this share of them never fires and the mean
@@ -66,21 +67,23 @@ class Verdict:
         return f"{self.finding}: {', or '.join(map(str, self.remedies))}" if self.remedies else self.finding
 
 
-def verdicts(layers: Sequence[LayerReport], whole: NetworkFacts) -> tuple[Verdict, ...]:
+def verdicts(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Verdict, ...]:
     """Return the faults, from the inputs on, without the consequences of other faults."""
-    cases = [Case(n, layers, whole) for n in range(len(layers))]
+    cases = [Case(n, layers, network) for n in range(len(layers))]
     broken = next((case for case in cases if not case.layer.finite), None)
     if broken:
         return (_verdict(broken, "not finite", "has potentials that are NaN or infinite"),)
-    found: list[Verdict] = []
+    found: list[Verdict | None] = []
     for case in cases:
-        if is_silent(case.layer):
-            # no spike reaches the layers above, and no learning rate changes that
-            return (*found, *_silent(case))
-        found += next(filter(None, ([*rule(case)] for rule in _RULES)), [])
-        found += _too_few_bits(case)
-    found += [*_overshoots(cases)] or [*_stalls(cases)]
-    return tuple(found or [*_not_finite(cases)] or [*_vanishes(cases)] or [*_cut_off(cases)])
+        if is_silent(case.layer):  # no spike reaches the layers above, and no learning rate changes that
+            found.append(_silent(case))
+            break
+        found += [_saturated(case) or _out_of_reach(case) or _explodes(case), _too_few_bits(case)]
+    else:
+        found.append(_overshoots(cases) or _stalls(cases))
+    if not any(found):
+        found.append(_not_finite(cases) or _vanishes(cases) or _cut_off(cases))
+    return tuple(filter(None, found))
 
 
 def is_silent(layer: LayerReport) -> bool:
@@ -89,50 +92,46 @@ def is_silent(layer: LayerReport) -> bool:
 
 
 def _verdict(case: Case, fault: str, finding: str, remedies: Iterable[Remedy] = ()) -> Verdict:
-    changing = tuple(remedy for remedy in remedies if not (remedy.change in MULTIPLIED and remedy.value == 1))
-    return Verdict(fault, case.index, f"{case.layer.name} {finding}", changing)
+    return Verdict(fault, case.index, f"{case.layer.name} {finding}", tuple(r for r in remedies if not is_idle(r)))
 
 
-# --- rules: what a layer does wrong by itself, the first that holds ---------------------------------------------------
+# --- rules: what a layer does wrong by itself, the first that applies ------------------------------------------------
 
 
-def _silent(case: Case) -> Iterator[Verdict]:
+def _silent(case: Case) -> Verdict:
     layer = case.layer
     if layer.drive == 0:
-        of = "inputs" if case.index == 0 and case.whole.inputs == 0 else "currents"
-        yield _verdict(case, "silent", f"is silent: its {of} are zero")
-        return
+        of = "inputs" if case.index == 0 and case.network.inputs == 0 else "currents"
+        return _verdict(case, "silent", f"is silent: its {of} are zero")
     finding = f"is silent: {_percent(layer.silent)} of its neurons never fire; {_where(layer)}"
-    yield _verdict(case, "silent", finding, against_activity(case))
+    return _verdict(case, "silent", finding, against_activity(case))
 
 
-def _saturated(case: Case) -> Iterator[Verdict]:
+def _saturated(case: Case) -> Verdict | None:
     layer = case.layer
     scale = layer.scale or 0.0
     far = scale > 0 and layer.off >= FAR * scale
     at_rest = scale > 0 and (layer.at_rest or 0) > AT_REST and hasattr(case.cell, "threshold")
-    if layer.fires and (far or at_rest or layer.always >= ALWAYS or layer.firing >= BUSY):
-        finding = f"is saturated: it fires at {layer.rate:.2g} per step; {_where(layer)}"
-        if at_rest:
-            finding += f", and {_percent(layer.at_rest or 0)} of its neurons fire at rest"
-        yield _verdict(case, "saturated", finding, against_activity(case))
+    if not (layer.fires and (far or at_rest or layer.always >= ALWAYS or layer.firing >= BUSY)):
+        return None
+    finding = f"is saturated: it fires at {layer.rate:.2g} per step; {_where(layer)}"
+    if at_rest:
+        finding += f", and {_percent(layer.at_rest or 0)} of its neurons fire at rest"
+    return _verdict(case, "saturated", finding, against_activity(case))
 
 
-def _out_of_reach(case: Case) -> Iterator[Verdict]:
+def _out_of_reach(case: Case) -> Verdict | None:
     layer = case.layer
     far = layer.reached is not None and layer.reached < REACHED
-    if far or (layer.slope is not None and layer.slope < NARROW and layer.rate >= SPARSE):
-        finding = (
-            f"reaches {_percent(layer.reached or 0)} of its potentials"
-            if far
-            else f"has {_percent(layer.slope or 0)} of its peak on average"
-        )
-        finding = f"passes no gradient: it fires at {layer.rate:.2g} per step, but its slope {finding}; {_where(layer)}"
-        remedies = [*fit_slope(case, "fit its slope to them"), *to_scale(case)]
-        yield _verdict(case, "out of reach", finding, remedies)
+    if not (far or (layer.slope is not None and layer.slope < NARROW and layer.rate >= SPARSE)):
+        return None
+    reached = f"reaches {_percent(layer.reached or 0)} of its potentials"
+    its_slope = reached if far else f"has {_percent(layer.slope or 0)} of its peak on average"
+    finding = f"passes no gradient: it fires at {layer.rate:.2g} per step, but its slope {its_slope}; {_where(layer)}"
+    return _verdict(case, "out of reach", finding, [*fit_slope(case, "fit its slope to them"), *to_scale(case)])
 
 
-def _explodes(case: Case) -> Iterator[Verdict]:
+def _explodes(case: Case) -> Verdict | None:
     layer = case.layer
     over_steps, through = _growth(layer), _growth_through(layer)
     found = []
@@ -140,56 +139,54 @@ def _explodes(case: Case) -> Iterator[Verdict]:
         found.append(f"{over_steps:.2g} times from the last step back")
     if through >= max(GROWTH, layer.gain or 0.0):
         found.append(f"{through:.2g} times from its outputs to its currents")
-    if found:
-        finding = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
-        yield _verdict(case, "explodes", finding, against_growth(case))
-
-
-_RULES = (_saturated, _out_of_reach, _explodes)
+    if not found:
+        return None
+    finding = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
+    return _verdict(case, "explodes", finding, against_growth(case))
 
 
 # --- rules beside these -----------------------------------------------------------------------------------------------
 
 
-def _too_few_bits(case: Case) -> Iterator[Verdict]:
+def _too_few_bits(case: Case) -> Verdict | None:
     layer = case.layer
-    if case.whole.mode == "8-bit" and (layer.eight_bit_error or 0) >= COARSE:
-        finding = (
-            f"has too few bits: its slopes are off by {_percent(layer.eight_bit_error or 0)}, and "
-            f"{_percent(layer.eight_bit_lost or 0)} of its distances to the threshold are too small for 8 bits"
-        )
-        yield _verdict(case, "too few bits", finding, [case.remedy("mode", "half", 'take mode="half"')])
+    if case.network.mode != "8-bit" or (layer.eight_bit_error or 0) < COARSE:
+        return None
+    finding = (
+        f"has too few bits: its slopes are off by {_percent(layer.eight_bit_error or 0)}, and "
+        f"{_percent(layer.eight_bit_lost or 0)} of its distances to the threshold are too small for 8 bits"
+    )
+    return _verdict(case, "too few bits", finding, [case.remedy("mode", "half", 'take mode="half"')])
 
 
-def _overshoots(cases: Sequence[Case]) -> Iterator[Verdict]:
+def _overshoots(cases: Sequence[Case]) -> Verdict | None:
     sizes = [case.layer.update for case in cases if case.layer.update is not None]
     case, largest = _most_updated(cases)
-    loss, after = case.whole.loss, np.array(case.whole.losses_after)
+    loss, after = case.network.loss, np.array(case.network.losses_after)
     if not sizes or not math.isfinite(largest):
-        return
+        return None
     if loss is None or not len(after):
         overshot, factor = min(sizes) >= UPDATE, GOOD_UPDATE / largest if largest else 1.0
     else:
         after = np.where(np.isfinite(after), after, np.inf)
         overshot = math.isfinite(loss) and after[0] > loss and largest >= UPDATE
         factor = SAFE * PARTS[int(np.argmin(after))] if after.min() < loss else 1.0
-    if overshot:
-        remedies = _learning_rate(case, factor) if factor != 1 else ()
-        text = f"is overshot: the first update is {largest:.3g} times its weights"
-        yield _verdict(case, "overshoots", text, remedies)
+    finding = f"is overshot: the first update is {largest:.3g} times its weights"
+    return _verdict(case, "overshoots", finding, _learning_rate(case, factor)) if overshot else None
 
 
-def _learning_rate(case: Case, factor: float) -> Iterator[Remedy]:
+def _learning_rate(case: Case, factor: float) -> list[Remedy]:
     factor = rounded(factor)
-    yield case.remedy("learning rate", factor, f"multiply the learning rate by {factor:g}")
+    return [case.remedy("learning rate", factor, f"multiply the learning rate by {factor:g}")]
 
 
-def _stalls(cases: Sequence[Case]) -> Iterator[Verdict]:
+def _stalls(cases: Sequence[Case]) -> Verdict | None:
     """An update that hardly changes the weights. One of 0 may be the first of a schedule that rises."""
     case, largest = _most_updated(cases)
-    if 0 < largest < LEAST_UPDATE:
-        text = f"hardly moves: the first update is {largest:.3g} times its weights"
-        yield _verdict(case, "stalls", text, _learning_rate(case, GOOD_UPDATE / largest))
+    if not 0 < largest < LEAST_UPDATE:
+        return None
+    finding = f"hardly moves: the first update is {largest:.3g} times its weights"
+    return _verdict(case, "stalls", finding, _learning_rate(case, GOOD_UPDATE / largest))
 
 
 def _most_updated(cases: Sequence[Case]) -> tuple[Case, float]:
@@ -197,16 +194,16 @@ def _most_updated(cases: Sequence[Case]) -> tuple[Case, float]:
     return cases[int(np.argmax(updates))], max(updates)
 
 
-def _vanishes(cases: Sequence[Case]) -> Iterator[Verdict]:
+def _vanishes(cases: Sequence[Case]) -> Verdict | None:
     """Whether what comes from where the loss looks arrives where the examples differ."""
-    whole, layer = cases[0].whole, cases[0].layer
-    gradient, differ, reads = (np.array(of_steps) for of_steps in (layer.by_step, whole.differ, whole.reads))
+    network, layer = cases[0].network, cases[0].layer
+    gradient, differ, reads = (np.array(of_steps) for of_steps in (layer.by_step, network.differ, network.reads))
     if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (gradient, differ, reads)):
-        return
+        return None
     arrives = float((gradient / gradient.max()) @ (differ / differ.sum()))
     leaky = [(float(jnp.mean(case.cell.decay)), case) for case in cases if hasattr(case.cell, "decay")]
     if arrives >= ARRIVES or not leaky:
-        return
+        return None
     time = np.arange(len(differ))
     lag = float(time @ reads / reads.sum() - time @ differ / differ.sum())
     decay, case = max(leaky, key=lambda pair: (pair[0], pair[1].index))
@@ -216,26 +213,25 @@ def _vanishes(cases: Sequence[Case]) -> Iterator[Verdict]:
         f"gradient arrives, and no layer keeps more than its {decay:.2g} per step"
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
-    yield _verdict(case, "vanishes", finding, [case.remedy("decay", better, text)])
+    return _verdict(case, "vanishes", finding, [case.remedy("decay", better, text)])
 
 
-def _not_finite(cases: Sequence[Case]) -> Iterator[Verdict]:
+def _not_finite(cases: Sequence[Case]) -> Verdict | None:
     """Where no layer makes it so, it comes of the loss: the logarithm of 0 is the usual cause."""
     for case in reversed(cases):
         if not math.isfinite(case.layer.current_gradient or 0.0):
-            yield _verdict(case, "not finite", "gets a gradient of the loss that is NaN or infinite")
-            return
+            return _verdict(case, "not finite", "gets a gradient of the loss that is NaN or infinite")
+    return None
 
 
-def _cut_off(cases: Sequence[Case]) -> Iterator[Verdict]:
+def _cut_off(cases: Sequence[Case]) -> Verdict | None:
     """A layer without a gradient, unless only zero weights above it hold the gradient back, which an update changes."""
     for n, case in reversed([*enumerate(cases)]):
         above = cases[n + 1].layer.weights if n + 1 < len(cases) else {}
         if case.layer.no_gradient == 1:
-            if above.get("weight") == 0:
-                return
-            yield _verdict(case, "cut off", "gets no gradient of the loss, nor do the layers below")
-            return
+            finding = "gets no gradient of the loss, nor do the layers below"
+            return None if above.get("weight") == 0 else _verdict(case, "cut off", finding)
+    return None
 
 
 # --- numbers and words ------------------------------------------------------------------------------------------------
