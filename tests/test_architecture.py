@@ -67,6 +67,14 @@ def test_imports_go_upwards_in_the_picture():
     check(WITHIN_NETWORK, lambda p: p.stem if p.parent == inside and p.stem != "__init__" else None)
 
 
+def test_one_file_of_training_knows_networks():
+    """The others train anything that has a loss."""
+    training, network = LIBRARY / "training", LIBRARY / "network"
+    knowing = {path.name for path, imported in FILES.items() if path.parent == training
+               and any(other.is_relative_to(network) for other in imported)}  # fmt: skip
+    assert knowing == {"_adapt_widths.py"}
+
+
 def test_no_circle():
     assert list(graphlib.TopologicalSorter(FILES).static_order())
 

@@ -30,9 +30,9 @@ from spikegrad.training import (
     OrbaxCheckpoints,
     ShuffledBatches,
     State,
-    _agree,
+    _consensus,
     _log_filter,
-    _spread,
+    _sharding,
     _update,
     distributed,
     fit,
@@ -324,10 +324,10 @@ def test_log_filter_ends_with_one_line_about_a_failed_process():
 def test_processes_stop_and_save_if_any_of_them_must(monkeypatch):
     """Each process gets the signal of any process, and saves if any process must."""
     other = 0
-    for module in (_agree, cli_processes):
+    for module in (_consensus, cli_processes):
         monkeypatch.setattr(module, "gathered", lambda *values: np.array([values, [other] * len(values)]))
     for mine, other in itertools.product([False, True], repeat=2):
-        assert _agree.agreed(mine) is (mine or other)
+        assert _consensus.agreed(mine) is (mine or other)
     for other in (0, signal.SIGINT):
         with cli_processes.deferred() as stop:
             assert stop() == other
@@ -344,10 +344,10 @@ def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
 
     def in_both(first, second):
         """The second process compares its arrays with the hashes that the first process sent."""
-        monkeypatch.setattr(_spread, "gathered", lambda *values: hashes.append(values) or np.array([values, values]))
-        _spread.replicated(first, mesh, "start")
-        monkeypatch.setattr(_spread, "gathered", lambda *values: np.array([hashes[-1], values]))
-        return _spread.replicated(second, mesh, "start")
+        monkeypatch.setattr(_sharding, "gathered", lambda *values: hashes.append(values) or np.array([values, values]))
+        _sharding.replicated(first, mesh, "start")
+        monkeypatch.setattr(_sharding, "gathered", lambda *values: np.array([hashes[-1], values]))
+        return _sharding.replicated(second, mesh, "start")
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     spread = in_both(tree(), tree())["layers"][0]

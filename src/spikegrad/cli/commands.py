@@ -22,7 +22,7 @@ from ..neurons import LIF
 from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
 from ..training import Callback, DivergedError
-from ..training._agree import from_first
+from ..training._consensus import from_first
 from . import allocator, diagnosis, learning, outputs, processes, runs, sources, streams, tables
 from .networks import NO_CODING, Model, Params, count, init, without_spikes
 from .options import (

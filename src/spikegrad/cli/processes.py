@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..training import _processes, distributed
-from ..training._agree import gathered
+from ..training._consensus import gathered
 from . import signals
 
 NAMES = ("joining", "coordinator", "processes", "process")

@@ -1,16 +1,16 @@
 """Training of anything that has a differentiable loss, by any optimiser of optax."""
 
+from ._adapt_widths import AdaptWidths
 from ._batches import ShuffledBatches, staged
 from ._callbacks import JsonLines, TensorBoard
 from ._checkpoint import CheckpointError, Checkpoints, OrbaxCheckpoints
 from ._fit import fit
 from ._partition import combine, partition
 from ._processes import ProcessLostError, distributed
-from ._regularisers import lower_bound, upper_bound, voltage_bound
+from ._regularizers import lower_bound, upper_bound, voltage_bound
 from ._state import Callback, DivergedError, Report, State
 from ._sweep import sweep
 from ._update import Loss
-from ._widths import AdaptWidths
 
 __all__ = [
     "AdaptWidths",

@@ -19,10 +19,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._files import remove_partials, write_atomically
-from ._agree import agreed, from_first
 from ._callbacks import jsonable
+from ._consensus import agreed, from_first
 from ._partition import name_of
-from ._spread import as_numbers, is_spread, of_kind
+from ._sharding import as_numbers, is_spread, of_kind
 from ._state import Report, State
 
 FORMAT = 1

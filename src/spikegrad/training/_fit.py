@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ._agree import gathered
+from ._consensus import gathered
 from ._partition import combine
+from ._sharding import is_spread, mesh_of, replicated
 from ._source import Source
-from ._spread import is_spread, mesh_of, replicated
 from ._state import Callback, DivergedError, Report, State
 from ._update import Call, Loss, Result, arrays_apart, compiled, values_of
 
@@ -143,7 +143,7 @@ def run(
             break
         groups = source.groups(state, steps, call.size)
         group = next(groups, None)
-        _agree(state, group, False)
+        _any_stops(state, group, False)
         if group is None and not state.batches:
             raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
         if group is None:  # ``steps`` ended an earlier call with the last batch of the epoch
@@ -161,7 +161,7 @@ def run(
             report = _report(state, result, values, epoch_ended, clock, _total(source, epochs, steps))
             report, stop = _told(callbacks, report)
             state = report.state
-            stopped = _agree(state, following, stop)
+            stopped = _any_stops(state, following, stop)
             group = following
     _end(callbacks, state)
     return state
@@ -211,7 +211,7 @@ def _on(mesh: Mesh | None, state: State) -> State:
     return dataclasses.replace(state, **{name: replicated(part, mesh, name) for name, part in parts.items()})
 
 
-def _agree(state: State, group: list | None, stop: bool) -> bool:
+def _any_stops(state: State, group: list | None, stop: bool) -> bool:
     """Whether any process wants to stop; and whether all have the same to do next, without which they would hang."""
     if jax.process_count() > 1 and not any(map(is_spread, jax.tree.leaves((group, state.trainable)))):
         raise ValueError(

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .._compat import of_mesh
 from .._optimizer import updates_of
 from .._pytree import is_array, split
-from ._spread import replicated
+from ._sharding import replicated
 from ._state import State
 
 Loss = Callable[[Any, Any, jax.Array], tuple[Any, dict[str, Any]]]

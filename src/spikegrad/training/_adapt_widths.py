@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from ..network import Network
 from ..network._widths import check_choices, spreads, with_widths
 from ._partition import combine
-from ._spread import is_spread
+from ._sharding import is_spread
 from ._state import Report, State
 
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from .._checks import brief, broadcast_checked, compute_dtype, real_array
-from ..network._potentials import potential, where_active
 
 _POWERS = (1, 2)
 
@@ -190,7 +189,7 @@ def voltage_bound(
     """
     if low is None and high is None:
         raise ValueError("voltage_bound: give low or high, or both")
-    u = _wide(real_array(potential(potentials), "voltage_bound", "potentials"))
+    u = _wide(real_array(jax.tree.leaves(potentials)[0], "voltage_bound", "potentials"))
     beyond = jnp.zeros_like(u)
     if low is not None:
         beyond += _above(low - u, power, "voltage_bound")
@@ -198,8 +197,9 @@ def voltage_bound(
         beyond += _above(u - high, power, "voltage_bound")
     if mask is None:
         return strength * beyond.mean()
-    there = where_active(mask, jnp.ones_like(u))
-    return strength * where_active(mask, beyond).sum() / jnp.maximum(there.sum(), 1)
+    active = jnp.asarray(mask, bool)
+    active = jnp.broadcast_to(active.reshape(active.shape + (1,) * (u.ndim - active.ndim)), u.shape)
+    return strength * beyond.sum(where=active) / jnp.maximum(active.sum(dtype=u.dtype), 1)
 
 
 def _bounded(
