@@ -25,7 +25,7 @@ from spikegrad.cli.reproducing import chosen_tables
 from spikegrad.cli.zenke_vogels import Condition, Grid
 from spikegrad.cli.zenke_vogels_figure import figure
 from spikegrad.data._sequences import Sequences
-from spikegrad.training._callbacks import jsonable
+from spikegrad.training._json_lines import jsonable
 
 KEPT = Path(__file__).parent.parent / "benchmarks" / "results" / "zenke-vogels.json"
 FEW = Grid(

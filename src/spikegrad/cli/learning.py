@@ -19,8 +19,8 @@ from .. import training
 from .._struct import lifted
 from .._system import device_memory, release_memory
 from ..data import Data
-from ..training._callbacks import jsonable
 from ..training._consensus import agreed
+from ..training._json_lines import jsonable
 from . import sources
 from .networks import Model, Params, SpikingNetwork, count, init, init_driven
 from .processes import batch_sharding

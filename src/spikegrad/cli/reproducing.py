@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ..training._callbacks import jsonable
+from ..training._json_lines import jsonable
 from . import runs, signals, streams, tables
 from .options import at_once_option, output_option, quiet_option, refuse_others, was_given
 

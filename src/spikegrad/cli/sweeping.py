@@ -18,7 +18,7 @@ import numpy as np
 from .._system import processors
 from ..surrogates._measures import fitted as fitted_surrogate
 from ..surrogates._registry import get
-from ..training._callbacks import jsonable
+from ..training._json_lines import jsonable
 from . import learning, runs, signals, sources, streams, tables
 from .networks import count
 from .options import (

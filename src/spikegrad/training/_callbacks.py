@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._files import write_atomically
+from ._json_lines import append, jsonable, resumed
 from ._state import Report, State
 
 
@@ -76,24 +75,11 @@ class JsonLines:
         if jax.process_index() != 0:
             return
         if not self._begun:
-            self._begin(report.step - report.updates)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(jsonable(line)) + "\n")
+            self._begun, before = True, report.step - report.updates
+            resumed(self.path, "JsonLines", self.resume, lambda values: self._stays(values, before))
+        append(self.path, json.dumps(jsonable(line)))
 
-    def _begin(self, before: int) -> None:
-        self._begun = True
-        if not self.path.exists():
-            return
-        if not self.resume:
-            raise FileExistsError(f"JsonLines: {self.path} exists; with resume=True it is gone on with")
-        kept = [line for line in self.path.read_bytes().splitlines() if self._stays(line, before)]
-        write_atomically(self.path, lambda stream: stream.write(b"".join(line + b"\n" for line in kept)))
-
-    def _stays(self, line: bytes, before: int) -> bool:
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):  # a kill left a part of it
-            return False
+    def _stays(self, values: Any, before: int) -> bool:
         own = isinstance(values, dict) and all(values.get(name) == value for name, value in self.of.items())
         step = values.get("step") if own else None
         return not isinstance(step, (int, float)) or step <= before  # lines without a step are not written here
@@ -143,14 +129,3 @@ class TensorBoard:
         del state
         if self._writer is not None:
             self._writer.close()
-
-
-def jsonable(value: Any) -> Any:
-    """A value as JSON knows it: arrays as lists, NaN and infinities as null."""
-    if isinstance(value, dict):
-        return {name: jsonable(v) for name, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return jsonable(np.asarray(value).tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,8 +19,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._files import remove_partials, write_atomically
-from ._callbacks import jsonable
 from ._consensus import agreed, from_first
+from ._json_lines import jsonable
 from ._partition import name_of
 from ._sharding import as_numbers, is_spread, of_kind
 from ._state import Report, State

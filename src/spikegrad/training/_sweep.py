@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._files import write_atomically
 from .._struct import lifted
 from .._system import processors
-from ._callbacks import jsonable
 from ._fit import check_counts, run
+from ._json_lines import append, jsonable, resumed
 from ._partition import combine, is_float_array
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
@@ -173,8 +172,7 @@ def sweep(
                 return
             line = _line(result)
             if path is not None:
-                with Path(path).open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+                append(Path(path), line)
             yield json.loads(line)
 
     return results()
@@ -307,24 +305,9 @@ def _in_turns(runs: list[tuple[Setting, int]]) -> list[tuple[Setting, int]]:
 
 
 def _read(path: Path, resume: bool, names: set[str]) -> dict[str, dict[str, Any]]:
-    """The results that a file has, each by the name of its run; the file is left with whole lines alone."""
+    """The results in a file, each by the name of its run; the file is left with complete results alone."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"sweep: there is no folder {path.parent} for {path.name}")
-    if not path.exists():
-        return {}
-    if not resume:
-        raise FileExistsError(f"sweep: {path} exists; with resume=True it is gone on with")
-    text = path.read_bytes()
-    lines = [line for line in text.splitlines() if _result(line) is not None]
-    if text != (whole := b"".join(line + b"\n" for line in lines)):
-        write_atomically(path, lambda stream: stream.write(whole))
-    results = [result for result in map(_result, lines) if result is not None and {*names, *_OWN} <= set(result)]
-    return {_name({name: result[name] for name in names}): result for result in results}
-
-
-def _result(line: bytes) -> dict[str, Any] | None:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):  # a kill left a part of it
-        return None
-    return values if isinstance(values, dict) else None
+    results = resumed(path, "sweep", resume, lambda value: isinstance(value, dict))
+    of_runs = [result for result in results if {*names, *_OWN} <= set(result)]
+    return {_name({name: result[name] for name in names}): result for result in of_runs}
