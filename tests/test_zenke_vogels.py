@@ -5,8 +5,7 @@ import functools
 import itertools
 import json
 import re
-import signal
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 
 import jax
@@ -19,13 +18,12 @@ from rich.console import Console
 
 from spikegrad import training
 from spikegrad._compat import in_double_precision
-from spikegrad.cli import main
-from spikegrad.cli import zenke_vogels as task
-from spikegrad.cli.reproducing import chosen_tables
-from spikegrad.cli.zenke_vogels import Condition, Grid
-from spikegrad.cli.zenke_vogels_figure import figure
-from spikegrad.data._sequences import Sequences
+from spikegrad.data import Sequences
 from spikegrad.training._json_lines import jsonable
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import zenke_vogels as task
+from zenke_vogels import Condition, Grid, chosen_tables, figure
 
 KEPT = Path(__file__).parent.parent / "benchmarks" / "results" / "zenke-vogels.json"
 FEW = Grid(
@@ -201,7 +199,6 @@ def test_a_grid_has_each_run_once():
     assert len(set(planned)) == len(planned) == 75
     assert grid.runs == 75 * 3 + 75 * 2 + 3 * 4
     assert dataclasses.replace(grid, long_epochs=0, seeds=1).runs == 75 * 3
-    assert grid.updates == 800
 
 
 def test_learning_rates_are_chosen_by_validation_with_seed_0():
@@ -292,12 +289,6 @@ def told(weights, x, y):
     return {"accuracy": code_of(x, weights[0][:, 1]), "spikes": weights[0][0, 1], "silent": len(weights)}
 
 
-@contextmanager
-def interrupted_at(calls):
-    asked = itertools.count()
-    yield lambda: signal.SIGINT * (next(asked) >= calls)
-
-
 @pytest.fixture
 def small(monkeypatch):
     """A few runs of three panels, which cost nothing."""
@@ -319,17 +310,21 @@ def small(monkeypatch):
 
 def results_in(folder):
     lines = (folder / "runs.jsonl").read_text().splitlines()
-    return list(map(json.loads, lines)), json.loads((folder / "reproduction.json").read_text())
+    return list(map(json.loads, lines)), json.loads((folder / "results.json").read_text())
 
 
-def test_the_command(small, tmp_path, capsys):
-    folder = tmp_path / "out"
-    assert main(["reproduce", "zenke-vogels", "--quick", "--quiet", "-o", str(folder)]) == 0
+def run_benchmark(folder, *more):
+    folder.mkdir(exist_ok=True)
+    task.main(["--quick", "--folder", str(folder), "--json", str(folder / "results.json"), *more])
+
+
+def test_the_benchmark(small, tmp_path, capsys):
+    run_benchmark(tmp_path)
     out = capsys.readouterr().out
     assert all(str(condition) in out for condition in task.CONDITIONS)
     assert "met: " in out
-    assert {path.name for path in folder.iterdir()} == {"runs.jsonl", "reproduction.json", "figure.png"}
-    runs, record = results_in(folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs.jsonl", "results.json", "figure.png"}
+    runs, record = results_in(tmp_path)
     steps = {tuple(run[name] for name in ("recurrent", "beta", "height", "lr", "epochs")): run["step"] for run in runs}
     assert len(runs) == len(steps) == FEW.runs == 12
     assert steps == {
@@ -360,42 +355,40 @@ def test_the_command(small, tmp_path, capsys):
     expected = jsonable({"laws": laws, "best": task.chosen(rows), "rows": rows, "at_length": long})
     assert expected == {name: record["results"][name] for name in expected}
     assert (len(rows), len(long), len(laws)) == (6, 2, 3)
-    assert not record["results"]["interrupted"]
+    assert record["grid"] == jsonable(dataclasses.asdict(FEW))
 
 
-def test_the_command_goes_on_and_adds_seeds(small, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_benchmark_continues_and_adds_seeds(small, tmp_path, monkeypatch):
     whole, folder = tmp_path / "whole", tmp_path / "out"
-    command = ["reproduce", "zenke-vogels", "--quiet", "--at-once", "1"]
-    assert main([*command, "--quick", "--seeds", "2", "-o", str(whole)]) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr("spikegrad.cli.signals.deferred", lambda: interrupted_at(20))
-        assert main([*command, "--quick", "-o", str(folder)]) == 128 + signal.SIGINT
-    runs, record = results_in(folder)
-    assert 0 < len(runs) < FEW.runs
-    assert record["results"]["interrupted"]
-    assert f"interrupted: {len(runs)} of {FEW.runs} runs" in capsys.readouterr().out
-    (folder / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs[:-1]) + json.dumps(runs[-1])[:30])
-    assert main([*command, "--resume", str(folder), "--seeds", "2"]) == 0
+    run_benchmark(whole, "--seeds", "2", "--at-once", "1")
+    score, calls = task.scores, itertools.count()
+
+    def interrupted(*args):
+        if next(calls) == 8:  # two a run
+            raise KeyboardInterrupt
+        return score(*args)
+
+    monkeypatch.setattr(task, "scores", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(folder, "--at-once", "1")
+    lines = (folder / "runs.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    (folder / "runs.jsonl").write_text("".join(line + "\n" for line in lines[:-1]) + lines[-1][:30])
+    run_benchmark(folder, "--seeds", "2", "--at-once", "1")
     of_whole, of_both = ([{**run, "seconds": 0} for run in results_in(path)[0]] for path in (whole, folder))
     assert len(of_both) == len(of_whole) == 19
     assert all(run in of_whole for run in of_both)  # to the bit
-    after = results_in(folder)[1]
-    assert after["grid"]["seeds"] == 2
-    assert after["results"]["rows"] == results_in(whole)[1]["results"]["rows"]
-    capsys.readouterr()
-    assert main(["reproduce", "zenke-vogels", "--quick", "--resume", str(folder)]) == 2
-    assert "leave out --quick" in capsys.readouterr().err
-    assert main(["reproduce", "zenke-vogels", "--resume", str(tmp_path)]) == 2
-    assert "no reproduction.json" in capsys.readouterr().err
+    assert results_in(folder)[1]["grid"]["seeds"] == 2
+    assert results_in(folder)[1]["results"]["rows"] == results_in(whole)[1]["results"]["rows"]
 
 
-def test_without_quick_the_command_has_the_whole_grid(tmp_path, monkeypatch):
-    monkeypatch.setattr(task, "results", lambda *arguments, **more: iter(()))
-    for more, expected in (([], Grid()), (["--seeds", "5"], dataclasses.replace(Grid(), seeds=5))):
-        folder = tmp_path / str(len(more))
-        assert main(["reproduce", "zenke-vogels", "-o", str(folder), *more]) == 0
-        record = json.loads((folder / "reproduction.json").read_text())
-        assert record["grid"] == jsonable(dataclasses.asdict(expected))
+def test_without_quick_the_benchmark_has_the_whole_grid(tmp_path, monkeypatch):
+    grids = []
+    monkeypatch.setattr(task, "results", lambda grid, *more: grids.append(grid) or [])
+    monkeypatch.setattr(task, "figure", lambda *rows: task.Figure())
+    for more in ([], ["--seeds", "5"]):
+        task.main(["--folder", str(tmp_path), *more])
+    assert grids == [Grid(), dataclasses.replace(Grid(), seeds=5)]
 
 
 def test_the_figure_has_each_row_in_its_panel():
@@ -427,7 +420,6 @@ def kept():
 def test_the_results_are_those_of_the_grid(kept):
     results = kept["results"]
     assert kept["grid"] == jsonable(dataclasses.asdict(Grid()))
-    assert not results["interrupted"]
     assert results["runs"] == Grid().runs
     assert all(len(row["held_out"]) == 3 for row in results["rows"] + results["at_length"])
     assert len(results["rows"]) == len(task._groups()) * 4

@@ -38,7 +38,6 @@ from .options import (
     training_options,
     with_sources,
 )
-from .reproducing import reproduce
 from .sweeping import sweep
 
 _LIF = LIF()
@@ -287,7 +286,6 @@ def _summary(fit: learning.Fit) -> dict[str, Any]:
 
 
 command.add_command(sweep)
-command.add_command(reproduce)
 
 
 @command.command()
