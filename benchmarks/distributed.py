@@ -39,7 +39,7 @@ def measure(batch: int) -> dict[str, float]:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: PLC0415
 
     from spikegrad import LIF  # noqa: PLC0415
-    from spikegrad.cli.networks import SpikingNetwork, init  # noqa: PLC0415
+    from spikegrad.cli.networks import SpikingNetwork  # noqa: PLC0415
     from spikegrad.training import ShuffledBatches, fit, staged  # noqa: PLC0415
 
     network = SpikingNetwork((784, 256, 256, 10), LIF(), 8, "current")
@@ -75,7 +75,7 @@ def measure(batch: int) -> dict[str, float]:
     jax.jit, seen = recorded, []
     fit(
         staged(loss, examples),
-        init(network.sizes, jax.random.key(0), 0.5),
+        network.init(jax.random.key(0), 0.5),
         ShuffledBatches(np.arange(count, dtype=np.int32), batch, 0),
         optimizer=optax.adam(1e-3),
         key=jax.random.key(1),

@@ -25,7 +25,7 @@ from unittest import mock
 
 from _measure import arguments, chosen, report
 
-from spikegrad.cli import learning, networks
+from spikegrad.cli import learning
 from spikegrad.cli import main as command
 
 TASKS = {
@@ -44,8 +44,8 @@ TASKS = {
 }
 
 
-def by_inputs_alone(network: Any, data: Any) -> Any:
-    return lambda key: networks.init(network.sizes, key, math.sqrt(0.5), network.recurrent)
+def by_inputs_alone(network: Any, train: Any) -> Any:
+    return lambda key: network.init(key, math.sqrt(0.5))
 
 
 STARTS = {"1/sqrt(n)": by_inputs_alone, "fluctuation-driven": learning.starts}

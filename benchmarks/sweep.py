@@ -67,13 +67,13 @@ def ways(name: str, rounds: int) -> list[dict[str, Any]]:
     source, hidden, steps, coding = NETWORKS[name]
     data = sources.load(source, 0, Binning(steps, 1))
     sizes = (math.prod(data.shape), *hidden, data.classes)
-    prepare = sources.preparation(isinstance(data, sources.Timed), data.low, data.high)
-    examples = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
+    network = networks.SpikingNetwork(sizes, LIF(), steps, coding, low=data.low, high=data.high)
+    examples = jnp.asarray(data.train.x), jnp.asarray(data.train.y)
 
     def loss(params, width, rows):
         x, y = (array[rows] for array in examples)
-        network = networks.SpikingNetwork(sizes, LIF(surrogate=fitted(Sigmoid(), width=width)), steps, coding)
-        return learning.cross_entropy(network(params, prepare(x), jax.random.key(0))[0], y).mean()
+        params = networks.with_surrogate(params, fitted(Sigmoid(), width=width))
+        return learning.cross_entropy(network(params, network.prepare(x), jax.random.key(0))[0], y).mean()
 
     def updates(params, state, width, lr, rows):
         def update(i, carry):
@@ -86,8 +86,8 @@ def ways(name: str, rounds: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     runs = []
     for i in range(AT_A_TIME):
-        params = networks.init(sizes, jax.random.key(i), learning.gains(data)[0])
-        rows = rng.integers(0, len(data.x_train), (UPDATES, 128))
+        params = network.init(jax.random.key(i), learning.gains(network)[0])
+        rows = rng.integers(0, len(data.train), (UPDATES, 128))
         runs.append((params, optax.adam(1e-3).init(params), jnp.float32(0.1 * 2**i), jnp.float32(1e-3), rows))
     one, batch = jax.jit(updates), jax.jit(jax.vmap(updates))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)

@@ -30,25 +30,26 @@ def measure(epochs: int) -> dict[str, float]:
 
     from spikegrad import LIF  # noqa: PLC0415
     from spikegrad.cli import learning, networks  # noqa: PLC0415
-    from spikegrad.data import load  # noqa: PLC0415
+    from spikegrad.cli.options import Options  # noqa: PLC0415
 
-    data = load("mnist5k")
-    cell, sizes = LIF(), (784, 256, 256, 10)
+    given = Options(
+        data="mnist5k", epochs=epochs, batch=128, hidden=(256, 256), cell="lif", recurrent=False, readout="mean",
+        mode="exact", steps=8, bin=0.0, pool=1, coding="current", shift=2, noise=0.0, decay=LIF().decay, taus=(),
+        reset="subtract", detach_reset=False, surrogate="sigmoid", seed=0, lr=2e-3,
+    )  # fmt: skip
+    data = given.load()
+    spiking = given.network(data)
     found, folder = {}, Path(tempfile.mkdtemp())
-    for name, network, gain in (
-        ("spiking", networks.SpikingNetwork(sizes, cell, 8, "current"), 0.5),
-        ("ReLU", networks.ReluNetwork(sizes), 1.0),
-    ):
+    for name, network, gain in (("spiking", spiking, 0.5), ("ReLU", networks.without_spikes(spiking), 1.0)):
         seen = []  # of each report: updates made, and when
 
-        def note(progress, seen=seen):
-            seen.append((progress.batches, time.perf_counter()))
+        def note(now, held_out, seen=seen):
+            seen.append((now.step, time.perf_counter()))
 
         began = time.perf_counter()
-        start = networks.init(sizes, jax.random.key(0), gain)
-        options = {"epochs": epochs, "batch": 128, "lr": 2e-3, "shift": 2, "report": note, "folder": folder}
-        learning.fit(network, start, data, name=name, **options)
-        per_epoch = len(data.x_train) // 128
+        start = network.init(jax.random.key(0), gain)
+        learning.fit(network, start, data, given, name=name, report=note, folder=folder)
+        per_epoch = len(data.train) // 128
         first = next(at for at in seen if at[0] >= per_epoch)
         found[f"{name}, an update"] = (seen[-1][1] - first[1]) / (seen[-1][0] - first[0])
         found[f"{name}, all {epochs} epochs"] = time.perf_counter() - began
@@ -57,7 +58,8 @@ def measure(epochs: int) -> dict[str, float]:
 
 def in_a_process(root: Path, epochs: int) -> dict[str, float]:
     environment = os.environ | {"PYTHONPATH": str(root / "src")}
-    call = [sys.executable, __file__, "--epochs", str(epochs), "--worker"]
+    script = root / "benchmarks" / "training.py"  # of that version
+    call = [sys.executable, str(script), "--epochs", str(epochs), "--worker"]
     return json.loads(subprocess.run(call, env=environment, check=True, capture_output=True, text=True).stdout)
 
 

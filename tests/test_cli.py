@@ -1,6 +1,7 @@
 """The command: what it writes, what it prints, and one line for everything that a user can get wrong."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import json
@@ -21,10 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli_helpers import images, options
 
 import spikegrad
-from spikegrad import data, names, training
+from spikegrad import Layer, data, names, training
 from spikegrad.cli import commands, diagnosis, figure, learning, main, networks, runs, sources, tables
+from spikegrad.cli.options import Options
+from spikegrad.cli.sweeping import Grid
 
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
@@ -54,8 +58,9 @@ def test_a_run_is_written_in_full(run):
     assert about["jax"]["jax_default_prng_impl"] == jax.config.jax_default_prng_impl
     assert about["machine"]["processors"] == len(os.sched_getaffinity(0))
     digits = data.load("digits", 0)
-    assert about["data"]["held_out_sha256"] == runs.sha256(digits.x_test, digits.y_test)
-    assert about["data"]["training_sha256"] != runs.sha256(digits.x_train, digits.y_train[::-1])
+    assert about["data"]["held_out_sha256"] == runs.sha256(digits.test, True)
+    reversed_labels = images(digits.train.x[:, 0], digits.train.y[::-1])
+    assert about["data"]["training_sha256"] != runs.sha256(reversed_labels, True)
     assert about["data"]["held_out"] == 359
     assert not about["interrupted"]
     spiking, relu = about["results"]["spiking"], about["results"]["relu"]
@@ -90,18 +95,20 @@ def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
     examples = data.load("digits", 0)
     with np.load(out) as predictions:
         answers, logits = predictions["y_pred"], predictions["logits"]
-    assert (answers == examples.y_test).mean() == spiking["held_out"]
-    saved = runs.load(folder)
+    assert (answers == examples.test.y).mean() == spiking["held_out"]
+    network = runs.read(folder).network
     with np.load(folder / "parameters.npz") as arrays:
-        params = [{"weight": arrays[f"weight_{i}"], "bias": arrays[f"bias_{i}"]} for i in range(3)]
-    expected, _, _ = saved.network(params, jnp.asarray(examples.x_test), jax.random.key(0))
+        params = tuple(
+            Layer(arrays[f"weight_{i}"], cell, bias=arrays[f"bias_{i}"]) for i, cell in enumerate(network.cells)
+        )
+    expected, _, _ = network(params, network.prepare(jnp.asarray(examples.test.x)), jax.random.key(0))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     printed = capsys.readouterr().out
-    wrong = (answers != examples.y_test) & (examples.y_test == 3)
+    wrong = (answers != examples.test.y) & (examples.test.y == 3)
     assert main(["predict", str(folder)]) == 0  # the data of the run
     assert capsys.readouterr() == (printed, "")
     row = next(line for line in printed.splitlines() if re.match(r"│\s+3 ", line))
-    count = int((examples.y_test == 3).sum())
+    count = int((examples.test.y == 3).sum())
     assert [cell.strip() for cell in row.split("│")[2:4]] == [str(count), str(count - wrong.sum())]
 
 
@@ -121,7 +128,7 @@ def test_data_of_ones_own_is_trained_on_and_scored(tmp_path, capsys):
     # the held-out examples again, and a random input coding is drawn alike
     assert main(["predict", folder, mine, "-o", str(tmp_path / "p.npz")]) == 0
     with np.load(tmp_path / "p.npz") as predictions:
-        assert (predictions["y_pred"] == data.load(mine, 0).y_test).mean() == about["results"]["spiking"]["held_out"]
+        assert (predictions["y_pred"] == data.load(mine, 0).test.y).mean() == about["results"]["spiking"]["held_out"]
     capsys.readouterr()
     assert main(["predict", folder, str(tmp_path / "more.npz")]) == 0
     printed = capsys.readouterr().out
@@ -132,8 +139,8 @@ def test_data_of_ones_own_is_trained_on_and_scored(tmp_path, capsys):
 def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     seen = {}
 
-    def spy(network, params, data, **settings):
-        seen.update(network=network, data=data, **settings)
+    def spy(network, params, data, options, **settings):
+        seen.update(network=network, data=data, options=options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands.learning, "fit", spy)
@@ -147,10 +154,34 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     assert network.sizes == (64, 11, 12, 10)
     assert (network.steps, network.coding) == (6, "rate")
     assert network.cell == spikegrad.LIF(0.75, surrogate=spikegrad.Arctan(2.0), reset="value", detach_reset=True)
-    assert {k: seen[k] for k in ("epochs", "batch", "lr", "shift", "seed")} == {
+    assert {k: getattr(seen["options"], k) for k in ("epochs", "batch", "lr", "shift", "seed")} == {
         "epochs": 7, "batch": 33, "lr": 0.125, "shift": 1, "seed": 5,
     }  # fmt: skip
-    assert np.array_equal(seen["data"].x_test, data.load("digits", 5).x_test)
+    assert np.array_equal(seen["data"].test.x, data.load("digits", 5).test.x)
+
+
+def test_every_declared_option_is_an_option_of_train_and_sweep_and_of_a_record(run):
+    declared = {field.name for field in dataclasses.fields(Options)}
+    assert declared <= {parameter.name for parameter in commands.train.params}
+    of_grid = {field.name for field in dataclasses.fields(Grid)}
+    assert (declared | of_grid) - {"surrogate", "lr"} <= {parameter.name for parameter in commands.sweep.params}
+    assert declared == set(record(run[0])["options"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("lr", 0.0, "above 0"),
+        ("decay", 1.5, "at most 1"),
+        ("reset", "soft", "one of subtract, value, none"),
+        ("coding", "phase", "one of current, rate, latency, none"),
+    ],
+)
+def test_a_record_has_the_domains_of_the_command_line(name, value, wanted):
+    with pytest.raises(ValueError, match=f"^{name} must be {wanted}, got {value!r}$"):
+        options(**{name: value})
+    assert (options(bin=0.0).bin, options(coding="none").coding) == (0, "none")  # of data without events, or images
 
 
 def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
@@ -171,7 +202,7 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
         context = commands.train.make_context("train", ["--data", source])
         others = ("output", "checkpoint", "resume", "baseline", "quiet", *commands.processes.NAMES)
         given = {name: value for name, value in context.params.items() if name not in others}
-        found = commands.options_of(context, **given | {"surrogate": repr(given["surrogate"])})
+        found = commands.options_of(context, **given)
         assert {name: getattr(found, name) for name in defaults} == defaults, source
 
 
@@ -180,8 +211,8 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch, capsys):
     folder, fit = tmp_path / "run", commands.learning.fit
 
     def interrupted(*args, report, **settings):
-        def told(progress):
-            report(progress)
+        def told(*now):
+            report(*now)
             os.kill(os.getpid(), signal.SIGINT)
 
         return fit(*args, report=told, **settings)
@@ -381,7 +412,7 @@ def damaged(folder, tmp_path, change):
         (lambda r, a: r["options"].update(hidden=7), r"hidden must be a list of whole numbers .*, got 7"),
         (lambda r, a: r["options"].update(steps=True), r"steps must be a whole number .*, got True"),
         (lambda r, a: r["options"].update(seed=-1), r"seed must be a whole number .*, got -1"),
-        (lambda r, a: r["options"].update(decay=7), r"run.json is damaged: LIF: decay must be"),
+        (lambda r, a: r["options"].update(decay=7), r"run.json is damaged: decay must be at most 1, got 7"),
         (lambda r, a: r["options"].update(detach_reset=[[[]]]), r"detach_reset must be true or false, got \[\["),
         (lambda r, a: r["options"].update(depth=2), r"run.json is damaged: unknown option 'depth'"),
         (lambda r, a: r["options"].update(surrogate="nope"), r"run.json is damaged: .*unknown surrogate 'nope'"),
@@ -442,7 +473,6 @@ NASTY = [
 
 
 def test_no_record_makes_a_traceback(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_read_parameters", lambda folder, network: None)
     whole, refused = record(run[0]), 0
     deep = json.loads("[" * 500 + "]" * 500)
     for part in ("options", "data"):
@@ -451,7 +481,7 @@ def test_no_record_makes_a_traceback(run, tmp_path, monkeypatch):
                 changed = {**whole, part: value if name is None else {**whole[part], name: value}}
                 (tmp_path / "run.json").write_text(json.dumps(changed))
                 try:
-                    runs.load(tmp_path)
+                    runs.read(tmp_path)
                 except runs.RunError as error:
                     refused += 1
                     assert len(str(error)) < 500  # noqa: PT017
@@ -466,8 +496,8 @@ def test_scoring_that_takes_more_memory_than_there_is(run, tmp_path, capsys):
 
 def test_parameters_of_another_byte_order_are_read(run, tmp_path):
     copy = damaged(run[0], tmp_path, lambda r, a: a.update({key: value.astype(">f4") for key, value in a.items()}))
-    for layer, other in zip(runs.load(copy).params, runs.load(run[0]).params, strict=True):
-        assert np.array_equal(layer["weight"], other["weight"])
+    params = (runs.read_parameters(runs.read(folder)) for folder in (copy, run[0]))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *params)))
 
 
 def test_predict_overwrites_nothing_unasked_and_never_what_it_reads(run, tmp_path, capsys):
@@ -496,12 +526,19 @@ def test_predict_overwrites_nothing_unasked_and_never_what_it_reads(run, tmp_pat
 
 
 def test_predict_says_that_the_data_of_the_run_has_changed(run, monkeypatch, capsys):
-    x, y = np.arange(4).reshape(2, 2), np.arange(2)
+    x, y = np.arange(4, dtype=np.uint8).reshape(2, 2), np.arange(2)
+    some = images(x, y)
     hashes = {
-        runs.sha256(*arrays) for arrays in ((x, y), (x + 1, y), (x, y + 1), (x / 1, y), (x.reshape(4), y), (y, x))
+        runs.sha256(some, True),
+        runs.sha256(some, False),
+        *(
+            runs.sha256(images(*changed), True)
+            for changed in ((x + 1, y), (x, y + 1), (x / 1, y), (x.reshape(2, 1, 2), y), (x, np.zeros(2, int)))
+        ),
+        runs.sha256(data.Sequences("some", x[:, None], y, lengths=[1, 1], masked=True), True),
     }
-    assert len(hashes) == 6
-    monkeypatch.setattr(runs, "sha256", lambda *arrays: "another")
+    assert len(hashes) == 8
+    monkeypatch.setattr(runs, "sha256", lambda *given: "another")
     assert main(["predict", str(run[0])]) == 0
     assert capsys.readouterr().err == "warning: digits has changed since the run held examples out of it\n"
 
@@ -592,10 +629,9 @@ def test_of_two_runs_one_takes_the_folder(tmp_path, empty):
 @pytest.fixture(scope="module")
 def untrained():
     """Parameters of a network and its scores."""
-    network = networks.ReluNetwork((64, 32, 16, 10))
-    params = networks.init(network.sizes, jax.random.key(0))
-    examples = data.load("digits")
-    return params, learning.make_evaluator(network, partial(data.scale, low=0, high=16))(params, examples.x_test)
+    network = networks.ReluNetwork((64, 32, 16, 10), spikegrad.LIF(), 1, "current", high=16.0)
+    params = network.init(jax.random.key(0))
+    return params, learning.make_evaluator(network)(params, data.load("digits").test)
 
 
 @pytest.fixture
@@ -633,7 +669,7 @@ def test_training_data_are_gone_when_it_is_said_how_it_went(tmp_path, monkeypatc
 
     def loading(*args):
         loaded = load(*args)
-        held.append(weakref.ref(loaded.x_train))
+        held.append(weakref.ref(loaded.train.x))
         return loaded
 
     def looking(name, function):
@@ -672,7 +708,7 @@ def test_a_full_disk_leaves_the_tables_and_what_was_saved(tmp_path, monkeypatch,
     about = record(folder)
     assert about["options"]["steps"] == 4
     if full != "parameters.npz":
-        assert runs.load(folder).network.sizes == (64, 32, 16, 10)
+        assert runs.read(folder).network.sizes == (64, 32, 16, 10)
         assert about["results"]["spiking"]["loss"] == 1.0
 
 
@@ -691,23 +727,20 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_resources_are_estimated(monkeypatch, capsys, tmp_path, learnt):
     digits = data.load("digits")
-    options = runs.Options(
-        "digits", "sigmoid", 1, 0, 128, (256, 256), 8, "current", 1e-3, 0, 0.9, "subtract", False,
-        "lif", (), False, "mean", "exact", 0.0, 1, 0.0,
-    )  # fmt: skip
-    assert runs.check_resources(tmp_path, options, digits, 10**5) == []
+    given = options(data="digits", epochs=1, batch=128, hidden=(256, 256), steps=8, coding="current")
+    assert runs.check_resources(tmp_path, given, digits, 10**5) == []
     # parameters, gradients and two moments; states of 128 examples, 512 neurons, 8 steps; the data
     least = 4 * 4 * 10**5 + 4 * 128 * 512 * 8 + 1797 * (64 * 4 + 4)
     monkeypatch.setattr(runs, "device_memory", lambda: least - 1)
     with pytest.raises(
         runs.RunError, match=r"training 100,000 parameters takes at least 4\.2 MB of memory, and 4\.2 MB"
     ):
-        runs.check_resources(tmp_path, options, digits, 10**5)
+        runs.check_resources(tmp_path, given, digits, 10**5)
     monkeypatch.setattr(runs, "device_memory", lambda: least)
-    assert "of memory, and 4.2 MB are free" in runs.check_resources(tmp_path, options, digits, 10**5)[0]
+    assert "of memory, and 4.2 MB are free" in runs.check_resources(tmp_path, given, digits, 10**5)[0]
     monkeypatch.setattr(runs, "device_memory", lambda: None)
     monkeypatch.setattr(runs, "free_disk", lambda path: 10**6)
-    assert "of disk space, and 1.0 MB are free" in runs.check_resources(tmp_path, options, digits, 10**5)[0]
+    assert "of disk space, and 1.0 MB are free" in runs.check_resources(tmp_path, given, digits, 10**5)[0]
     assert main(["train", *QUICK, "--quiet", "-o", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().err.startswith("warning: training may take ")
     monkeypatch.setattr(runs, "free_disk", lambda path: 10**3)

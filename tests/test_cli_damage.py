@@ -1,5 +1,6 @@
 """Runs that are damaged, and errors after training: one line for each, and no result is lost."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli_helpers import options
 from click.testing import CliRunner
 
 from spikegrad import data
@@ -198,6 +200,15 @@ def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, k
     assert {path.name for path in copy.rglob("*")} == {"run.json", "parameters.npz", "metrics.jsonl", "figure.png"}
 
 
+def test_checkpoints_and_parameters_have_the_names_of_runs_that_were_saved_before(copy):
+    with np.load(newest(copy)) as file:
+        assert {name for name in file.files if name.startswith("trainable")} == {
+            f"trainable/{layer}/{name}" for layer in range(2) for name in ("weight", "bias")
+        }
+    with np.load(copy / "parameters.npz") as file:
+        assert set(file.files) == {"weight_0", "bias_0", "weight_1", "bias_1"}
+
+
 def test_run_is_held_by_one_process_at_a_time(tmp_path):
     message = "is in use: another process is training it"
     with runs.held(tmp_path), pytest.raises(runs.RunError, match=message), runs.held(tmp_path):
@@ -209,13 +220,10 @@ def test_run_is_held_by_one_process_at_a_time(tmp_path):
 @pytest.fixture
 def trained(monkeypatch, killed):
     """Training that is over at once, with the results of the whole run."""
-    saved = runs.load(killed / "run-whole")
+    params = runs.read_parameters(runs.read(killed / "run-whole"))
     curves = {"loss": [9.0], "accuracy": [0.5], "rates": [[0.1]], "held_out": [0.25]}  # a loss that is diagnosed
     scores = learning.Scores(np.zeros((8, 2)), [0.1], [0.0])
-    monkeypatch.setattr(
-        learning, "fit", lambda *args, **options: learning.Fit(saved.params, scores, curves, 1.0, False)
-    )
-    return saved
+    monkeypatch.setattr(learning, "fit", lambda *args, **options: learning.Fit(params, scores, curves, 1.0, False))
 
 
 @pytest.mark.usefixtures("trained")
@@ -238,7 +246,7 @@ def test_failing_figure_and_diagnosis_lose_no_result(source, tmp_path, monkeypat
     record = json.loads((folder / "run.json").read_text())
     assert record["finished"]
     assert record["results"]["spiking"]["held_out"] == 0.25
-    assert runs.load(folder).network.sizes == (3, 3, 2)
+    assert runs.read(folder).network.sizes == (3, 3, 2)
     assert main(["train", "--resume", str(folder)]) == 2
     assert "has finished" in only_line(capsys)
 
@@ -252,7 +260,7 @@ def test_any_file_name_and_any_backend_leave_a_figure(source, tmp_path, monkeypa
     folder = tmp_path / "run"
     assert main(["train", "--data", str(path), *ARGS, "-o", str(folder)]) == 0
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert runs.load(folder).options.data == str(path)
+    assert runs.read(folder).options.data == str(path)
     assert os.environ["MPLBACKEND"] == "agg"
 
 
@@ -323,21 +331,19 @@ def test_processes_with_other_options_are_refused(monkeypatch):
 
 def test_stochastic_spikes_are_drawn_with_the_seed(source):
     loaded = data.load(str(source), 0)
-    options = dict(epochs=2, batch=16, lr=0.1, name="spiking")
+    given = options(surrogate="stochastic(arctan)", batch=16, hidden=(4,), steps=3, coding="current", lr=0.1)
 
     def fit(seed):
-        network = runs.Options(
-            "x", "stochastic(arctan)", 2, 0, 16, (4,), 3, "current", 0.1, 0, 0.9, "subtract", False,
-            "lif", (), False, "mean", "exact", 0.0, 1, 0.0,
-        ).network((3,), 2)  # fmt: skip
-        start = learning.starts(network, loaded)(jax.random.key(0))
-        return learning.fit(network, start, loaded, seed=seed, **options), network
+        network = given.network(loaded)
+        start = learning.starts(network, loaded.train)(jax.random.key(0))
+        return learning.fit(network, start, loaded, dataclasses.replace(given, seed=seed)), network
 
     (first, network), (again, _), (other, _) = fit(0), fit(0), fit(1)
-    assert np.array_equal(first.params[0]["weight"], again.params[0]["weight"])
-    assert not np.array_equal(first.params[0]["weight"], other.params[0]["weight"])
+    assert np.array_equal(first.params[0].weight, again.params[0].weight)
+    assert not np.array_equal(first.params[0].weight, other.params[0].weight)
     x = np.zeros((500, 3), np.float32)
-    params = [{"weight": jnp.zeros((3, 4)), "bias": jnp.ones(4)}, first.params[1]]
+    hidden = dataclasses.replace(first.params[0], weight=jnp.zeros((3, 4)), bias=jnp.ones(4))
+    params = (hidden, first.params[1])
     _, (spikes,), _ = network(params, jnp.asarray(x), jax.random.key(2))
     assert set(np.unique(spikes)) == {0.0, 1.0}
     assert abs(float(spikes[0].mean()) - 0.5) < 0.05  # the potential is at the threshold

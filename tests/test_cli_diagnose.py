@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli_helpers import images
 from conftest import few
 
 pytest.importorskip("click")
@@ -16,6 +17,7 @@ pytest.importorskip("optax")
 from rich.console import Console
 
 from spikegrad.cli import diagnosis, learning, main, networks, tables
+from spikegrad.data import Sequences
 from spikegrad.inspect.diagnosis import Diagnosis
 from spikegrad.inspect.diagnosis._numbers import LayerReport
 
@@ -116,14 +118,15 @@ def test_the_layers_are_those_that_are_trained(coding):
     """Of every coding the logits, and so the loss, are those of the network itself."""
     rng = np.random.default_rng(0)
     network = networks.SpikingNetwork((6, 9, 3), networks.CELLS["lif"][0](0.8), 7, coding, readout="last")
-    params = networks.init(network.sizes, jax.random.key(3), 0.7)
+    params = network.init(jax.random.key(3), 0.7)
     x = rng.uniform(size=(5, 7, 6) if coding == "none" else (5, 6)).astype(np.float32)
     lengths = np.array([7, 2, 5, 1, 7]) if coding == "none" else None
     layers, inputs, mask = network.taken_apart(params, jnp.asarray(x), jax.random.key(0), lengths)
     expected, _, potentials = network(params, jnp.asarray(x), jax.random.key(0), lengths)
     np.testing.assert_allclose(layers(inputs, mask=mask)[1], potentials, rtol=1e-5, atol=1e-6)
     labels = rng.integers(3, size=5)
-    found = diagnosis.examine(network, params, (x, labels, lengths), lambda x: x)
+    given = images(x, labels) if lengths is None else Sequences("some", x, labels, lengths=lengths, steps=7)
+    found = diagnosis.examine(network, params, given)
     np.testing.assert_allclose(found.loss, learning.cross_entropy(expected, labels).mean(), rtol=1e-5)
 
 

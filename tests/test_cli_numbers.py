@@ -8,6 +8,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from cli_helpers import arrays
 
 from spikegrad import data
 from spikegrad.cli import commands, figure, learning, main
@@ -70,17 +71,21 @@ class Run:
         fit, draw = learning.fit, figure.run_figure
         update = learning.training.fit
 
-        def noting(network, params, loaded, *, name, **more):
+        def plain(layers):
+            """In the dtype of the layers."""
+            return [{name: np.asarray(getattr(layer, name)) for name in ("weight", "bias")} for layer in layers]
+
+        def noting(network, params, loaded, options, *, name, **more):
             def spy(loss, state, batches, *, callbacks, **options):
-                self.before[name].append(jax.device_get(state.trainable))
+                self.before[name].append(plain(state.trainable))
 
                 def note(now):
-                    self.before[name].append(jax.device_get(now.state.trainable))
+                    self.before[name].append(plain(now.state.trainable))
 
                 return update(loss, state, batches, callbacks=[*callbacks, note], **options)
 
             monkeypatch.setattr(learning.training, "fit", spy)
-            return fit(network, params, loaded, name=name, **more)
+            return fit(network, params, loaded, options, name=name, **more)
 
         def drawing(*args):
             self.figures.append(draw(*args))
@@ -94,10 +99,16 @@ class Run:
         self.record = json.loads((folder / "run.json").read_text())
         self.lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         self.data = data.load(str(source), OPTIONS["seed"])
-        low, high = self.data.x_train.min(), self.data.x_train.max()
-        self.x, self.x_test = ((part - low) / (high - low) for part in (self.data.x_train, self.data.x_test))
+        self.x, self.x_test = of_unit_range(self.data)
         with np.load(folder / "parameters.npz") as saved:
             self.layers = [{"weight": saved[f"weight_{i}"], "bias": saved[f"bias_{i}"]} for i in range(3)]
+
+
+def of_unit_range(split):
+    """Training and test examples from 0 to 1."""
+    train, test = split.train.x[:, 0], split.test.x[:, 0]
+    low, high = train.min(), train.max()
+    return ((part - low) / (high - low) for part in (train, test))
 
 
 def captured(args, code=0):
@@ -183,7 +194,7 @@ def test_updates_are_adam_on_the_numpy_gradient(run):
         epoch, batch = divmod(i, per_epoch)
         order = np.random.default_rng((OPTIONS["seed"], epoch)).permutation(72)
         rows = order[batch * size : (batch + 1) * size]
-        gradient = gradients(layers[i], run.x[rows], run.data.y_train[rows])
+        gradient = gradients(layers[i], run.x[rows], run.data.train.y[rows])
         mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
         square = jax.tree.map(lambda s, g: 0.999 * s + 0.001 * g**2, square, gradient)
         lr = OPTIONS["lr"] * (1 + np.cos(np.pi * i / (3 * per_epoch))) / 2
@@ -217,7 +228,7 @@ def test_metrics_are_those_of_each_batch_before_its_update(run, name):
         epoch, batch = divmod(line["step"] - 1, per_epoch)
         order = np.random.default_rng((OPTIONS["seed"], epoch)).permutation(72)
         rows = order[batch * size : (batch + 1) * size]
-        loss, accuracy, rates, _ = scores(name, layers, run.x[rows], run.data.y_train[rows])
+        loss, accuracy, rates, _ = scores(name, layers, run.x[rows], run.data.train.y[rows])
         assert line["epoch"] == epoch + 1
         assert line["loss"] == pytest.approx(loss, rel=1e-4)
         assert line["accuracy"] == pytest.approx(accuracy)
@@ -237,9 +248,9 @@ def test_results_are_recomputed_from_parameters(run, name, key):
             expected = np.mean([line[curve] for line in mine], 0)
             np.testing.assert_allclose(found["curves"][curve][epoch], expected, rtol=1e-5)
         layers = run.before[name][(epoch + 1) * per_epoch]
-        held_out = scores(name, layers, run.x_test, run.data.y_test)[1]
+        held_out = scores(name, layers, run.x_test, run.data.test.y)[1]
         assert found["curves"]["held_out"][epoch] == held_out == mine[-1]["held_out"]
-    _, accuracy, rates, silent = scores(name, run.before[name][-1], run.x_test, run.data.y_test)
+    _, accuracy, rates, silent = scores(name, run.before[name][-1], run.x_test, run.data.test.y)
     assert found["held_out"] == accuracy
     assert found["rates"] == pytest.approx(rates)
     assert found["silent"] == pytest.approx(silent)
@@ -250,14 +261,14 @@ def test_results_are_recomputed_from_parameters(run, name, key):
 
 def test_printed_tables_have_the_results(run):
     for first, name, key in (("spiking", "spiking", "spiking"), ("ReLU, no spikes", "ReLU", "relu")):
-        held_out = scores(name, run.before[name][-1], run.x_test, run.data.y_test)[1]
+        held_out = scores(name, run.before[name][-1], run.x_test, run.data.test.y)[1]
         training = np.mean([line["accuracy"] for line in run.lines if line["network"] == name][-4:])
         seconds = run.record["results"][key]["seconds"]
         parameters = sum(n * m + m for n, m in ((5, 4), (4, 3), (3, 3)))
         assert cells(run.out, first) == [
             with_error(held_out, 18), f"{100 * training:.1f} %", f"{parameters}", "3", f"{seconds:.1f} s",
         ]  # fmt: skip
-    _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.y_test)
+    _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.test.y)
     for i, (rate, never) in enumerate(zip(rates, silent, strict=True)):
         assert cells(run.out, str(i + 1)) == [str(OPTIONS["hidden"][i]), f"{rate:.3f}", f"{100 * never:.1f} %"]
     assert "72 examples to train on, 18 held out" in re.sub(r"\s+", " ", run.out)
@@ -283,14 +294,14 @@ def test_figure_shows_the_results(run):
         steps, neurons = np.nonzero(layer[:, 0])
         assert sorted(map(tuple, points)) == sorted(zip(steps + 1, neurons + base, strict=True))
         base += layer.shape[-1] + 4
-    label, answer = run.data.y_test[9], readout.mean(0)[0].argmax()
+    label, answer = run.data.test.y[9], readout.mean(0)[0].argmax()
     for k, line in enumerate(axes["readout, a line per class"].get_lines()):
         np.testing.assert_allclose(line.get_ydata(), readout[:, 0, k], rtol=1e-4, atol=1e-5)
         named = {answer: f"{k}, answer", label: f"{k}, label"} | (
             {label: f"{k}, label and answer"} if label == answer else {}
         )
         assert line.get_label().startswith(named.get(k, "_"))
-    assert f"{scores('spiking', run.layers, run.x_test, run.data.y_test)[1]:.1%}" in drawn.get_suptitle()
+    assert f"{scores('spiking', run.layers, run.x_test, run.data.test.y)[1]:.1%}" in drawn.get_suptitle()
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -300,7 +311,7 @@ def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
     with np.load(tmp_path / "p.npz") as predicted:
         np.testing.assert_allclose(predicted["logits"], logits, rtol=1e-4, atol=1e-4)
         assert np.array_equal(predicted["y_pred"], logits.argmax(1))
-    y, answers = run.data.y_test, logits.argmax(1)
+    y, answers = run.data.test.y, logits.argmax(1)
     for label in range(3):
         mine, wrong = answers[y == label], np.bincount(answers[(y == label) & (answers != y)], minlength=3)
         right = int((mine == label).sum())
@@ -329,12 +340,12 @@ def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
 def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, tmp_path, monkeypatch):
     found, make = [], learning.make_evaluator
 
-    def noting(network, prepare):
-        score = make(network, prepare)
+    def noting(network, call):
+        score = make(network, call)
 
-        def spy(params_and_numbers, x, lengths):
-            found.append((jax.device_get(params_and_numbers[0]), x))
-            return score(params_and_numbers, x, lengths)
+        def spy(params_and_numbers, source):
+            found.append((arrays(params_and_numbers[0]), source.padded()[:, 0]))
+            return score(params_and_numbers, source)
 
         return spy
 
@@ -359,14 +370,15 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
     results = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     assert [(r["lr"], r["seed"]) for r in results] == [(0.02, 3), (0.2, 3), (0.02, 4), (0.2, 4)]
     loaded = data.load(str(source), OPTIONS["seed"])
-    low, high = loaded.x_train.min(), loaded.x_train.max()
+    train, test = loaded.train.x[:, 0], loaded.test.x[:, 0]
+    low, high = train.min(), train.max()
     for result, (layers, chosen_by), (again, held_out) in zip(results, found[::2], found[1::2], strict=True):
         assert all(np.array_equal(a["weight"], b["weight"]) for a, b in zip(layers, again, strict=True))
-        assert np.array_equal(held_out, loaded.x_test)
-        rows = [np.flatnonzero((loaded.x_train == x).all(1)).item() for x in chosen_by]  # of the training examples
-        x = (loaded.x_train[rows] - low) / (high - low)
-        assert result["validation"] == scores("spiking", layers, x, loaded.y_train[rows])[1]
-        _, accuracy, _, silent = scores("spiking", layers, (loaded.x_test - low) / (high - low), loaded.y_test)
+        assert np.array_equal(held_out, test)
+        rows = [np.flatnonzero((train == x).all(1)).item() for x in chosen_by]  # of the training examples
+        x = (train[rows] - low) / (high - low)
+        assert result["validation"] == scores("spiking", layers, x, loaded.train.y[rows])[1]
+        _, accuracy, _, silent = scores("spiking", layers, (test - low) / (high - low), loaded.test.y)
         assert result["held_out"] == accuracy
         assert result["silent"] == pytest.approx(silent)
         assert result["step"] == OPTIONS["epochs"] * ((72 - len(rows)) // OPTIONS["batch"])

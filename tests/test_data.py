@@ -19,6 +19,12 @@ import pytest
 from spikegrad import data as datasets
 from spikegrad.data import DataError, _accepted, _npz, latency_coding, load, load_for_prediction, rate_coding, scale
 
+
+def values(sequences):
+    """Images without the axis of their single step."""
+    return sequences.padded()[:, 0]
+
+
 CASE = {
     "x_train": np.arange(60).reshape(20, 3),
     "y_train": np.arange(20) % 2,
@@ -40,12 +46,12 @@ def test_mnist5k_is_the_file_of_the_package():
     data = load("mnist5k", seed=3)
     assert data.shape == (28, 28)
     assert data.classes == 10
-    assert np.bincount(data.y_test).tolist() == [100] * 10
-    assert np.bincount(data.y_train).tolist() == [400] * 10
+    assert np.bincount(data.test.y).tolist() == [100] * 10
+    assert np.bincount(data.train.y).tolist() == [400] * 10
     both = np.concatenate(
         [
             np.column_stack([np.rint(x * 255).reshape(len(x), -1), y])
-            for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test))
+            for x, y in ((values(data.train), data.train.y), (values(data.test), data.test.y))
         ]
     )
     # every row once, so that no held-out image is trained on
@@ -57,15 +63,15 @@ def test_digits_are_those_of_scikit_learn():
     expected = sklearn.load_digits()
     data = load("digits")
     assert data.shape == (8, 8)
-    found = np.concatenate([data.x_train, data.x_test]).reshape(-1, 64) * 16
+    found = np.concatenate([values(data.train), values(data.test)]).reshape(-1, 64) * 16
     assert sorted(map(bytes, found.astype(np.uint8))) == sorted(map(bytes, expected.data.astype(np.uint8)))
-    assert len(data.y_test) == round(len(expected.target) / 5)
+    assert len(data.test.y) == round(len(expected.target) / 5)
 
 
 def test_the_split_follows_the_seed():
     first, again, other = load("digits", 1), load("digits", 1), load("digits", 2)
-    assert np.array_equal(first.x_test, again.x_test)
-    assert not np.array_equal(first.x_test, other.x_test)
+    assert np.array_equal(first.test.x, again.test.x)
+    assert not np.array_equal(first.test.x, other.test.x)
 
 
 def test_the_parents_are_not_imported():
@@ -89,17 +95,17 @@ def test_an_absent_package_is_named_with_the_way_to_install_it(monkeypatch):
 
 def test_a_file_is_scaled_by_its_training_values(tmp_path):
     data = load(write(tmp_path, **{**CASE, "x_train": CASE["x_train"] / 1}))
-    assert data.x_train.dtype == np.float32
-    assert (data.x_train.min(), data.x_train.max()) == (0, 1)
-    np.testing.assert_allclose(data.x_test, (np.arange(12).reshape(4, 3) + 50) / 59, rtol=1e-6)
-    assert data.y_test.tolist() == [0, 1, 0, 1]
+    assert values(data.train).dtype == np.float32
+    assert (values(data.train).min(), values(data.train).max()) == (0, 1)
+    np.testing.assert_allclose(values(data.test), (np.arange(12).reshape(4, 3) + 50) / 59, rtol=1e-6)
+    assert data.test.y.tolist() == [0, 1, 0, 1]
 
 
 def test_without_a_test_set_a_fifth_of_each_class_is_held_out(tmp_path):
     path = write(tmp_path, x_train=CASE["x_train"], y_train=CASE["y_train"])
     data = load(path)
-    assert np.bincount(data.y_test).tolist() == [2, 2]
-    assert len(data.x_train) == 16
+    assert np.bincount(data.test.y).tolist() == [2, 2]
+    assert len(data.train) == 16
     assert "a fifth of each class" in data.held_out
 
 
@@ -174,20 +180,20 @@ def test_integers_stay_integers_and_are_scaled_as_real_numbers_are(tmp_path):
     x = np.arange(256).reshape(64, 4)
     for dtype in (np.uint8, np.int16, np.int64):
         data = load(write(tmp_path, x_train=x.astype(dtype), y_train=np.arange(64) % 2))
-        assert data.x_train.dtype == data.x_test.dtype == np.uint8
+        assert values(data.train).dtype == values(data.test).dtype == np.uint8
         real = load(write(tmp_path, x_train=x / 1, y_train=np.arange(64) % 2))
-        assert np.array_equal(scale(data.x_train, data.low, data.high), real.x_train)
-        assert np.array_equal(scale(data.x_test, data.low, data.high), real.x_test)
+        assert np.array_equal(scale(values(data.train), data.low, data.high), values(real.train))
+        assert np.array_equal(scale(values(data.test), data.low, data.high), values(real.test))
         assert (data.low, data.high) == (real.low, real.high)
     signed = load(write(tmp_path, **{**CASE, "x_train": CASE["x_train"] - 30}))
-    assert signed.x_train.dtype == np.int8
-    assert scale(signed.x_train, signed.low, signed.high)[0].tolist() == pytest.approx([0, 1 / 59, 2 / 59])
+    assert values(signed.train).dtype == np.int8
+    assert scale(values(signed.train), signed.low, signed.high)[0].tolist() == pytest.approx([0, 1 / 59, 2 / 59])
 
 
 def test_integers_beyond_16_bits_are_scaled_exactly(tmp_path):
     x = CASE["x_train"] + 10**15  # float32 would make them all equal
     data = load(write(tmp_path, **{**CASE, "x_train": x}))
-    np.testing.assert_allclose(data.x_train.ravel(), np.arange(60) / 59, rtol=1e-6)
+    np.testing.assert_allclose(values(data.train).ravel(), np.arange(60) / 59, rtol=1e-6)
 
 
 def test_the_memory_of_a_file_is_bounded(tmp_path):
@@ -263,9 +269,9 @@ def test_what_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"its arrays take 0\.0 GB, and those of a compressed file may take 7e-07 GB"):
         load(path)
     monkeypatch.undo()
-    assert len(load(path).x_train) == 20
+    assert len(load(path).train) == 20
     monkeypatch.setattr(_npz, "UNPACKED_LIMIT", 700)
-    assert len(load(write(tmp_path, **CASE)).x_train) == 20  # not compressed: it is as large as it is
+    assert len(load(write(tmp_path, **CASE)).train) == 20  # not compressed: it is as large as it is
     np.savez_compressed(path, **{key: CASE[key] for key in ("x_train", "y_train")})
     with zipfile.ZipFile(path, "a") as archive:  # one member that is not compressed says nothing of the others
         archive.writestr("x_test.npy", member(CASE["x_test"]))
@@ -319,17 +325,17 @@ RUN = {"seed": 0, "shape": (3,), "classes": 2, "low": 0.0, "high": 59.0}
 
 
 def test_data_to_score(tmp_path):
-    x, y = load_for_prediction(write(tmp_path, x=CASE["x_test"]), **RUN)
-    assert y is None
-    np.testing.assert_allclose(x, CASE["x_test"] / 59, rtol=1e-6)
-    x, y = load_for_prediction(write(tmp_path, x=CASE["x_test"], y=CASE["y_test"]), **RUN)
-    assert y.tolist() == [0, 1, 0, 1]
+    found, labelled = load_for_prediction(write(tmp_path, x=CASE["x_test"]), **RUN)
+    assert not labelled
+    np.testing.assert_allclose(values(found), CASE["x_test"] / 59, rtol=1e-6)
+    found, labelled = load_for_prediction(write(tmp_path, x=CASE["x_test"], y=CASE["y_test"]), **RUN)
+    assert (found.y.tolist(), labelled) == ([0, 1, 0, 1], True)
     path = write(tmp_path, **CASE)
-    assert np.array_equal(load_for_prediction(path, **RUN)[0], load(path).x_test)
-    assert load_for_prediction(path, **RUN)[1].tolist() == [0, 1, 0, 1]
+    assert np.array_equal(values(load_for_prediction(path, **RUN)[0]), values(load(path).test))
+    assert load_for_prediction(path, **RUN)[0].y.tolist() == [0, 1, 0, 1]
     path = write(tmp_path, x_train=CASE["x_train"], y_train=CASE["y_train"])
     data = load(path)
-    assert np.array_equal(load_for_prediction(path, **{**RUN, "low": data.low, "high": data.high})[0], data.x_test)
+    assert np.array_equal(load_for_prediction(path, **{**RUN, "low": data.low, "high": data.high})[0].x, data.test.x)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spikegrad import LIF, Layer, LeakyReadout, Network
-from spikegrad.data import DataError, Sequences, collate, hold_out, randman, standardize
+from spikegrad.data import DataError, Sequences, _sequences, collate, hold_out, randman, standardize
 
 LENGTHS = [3, 5, 1, 4, 2, 5, 3]
 
@@ -184,6 +184,36 @@ def amplitudes(spectrum, alpha, terms):
             yield 0, 0.0
         else:
             yield k, 1 / (k + 1) ** alpha if spectrum == "numpy" else 1 / ((k + 1) ** alpha + 1)
+
+
+def test_padded_sequences_are_one_array_with_zeros_beyond_each_length():
+    x = np.arange(1.0, 25).reshape(3, 4, 2)  # nothing is 0, what is beyond the lengths neither
+    source = Sequences("three", x, [0, 1, 0], lengths=[4, 1, 2])
+    expected = np.where((np.arange(4) < source.lengths[:, None])[..., None], x, 0).astype(np.float32)
+    read = source.map(lambda one: one)  # a sequence at a time
+    for given in (source, read, source.in_memory(), read.in_memory()):
+        assert given.padded().dtype == np.float32
+        for rows in (slice(None), slice(1, 3), slice(0), np.array([2, 0, 2])):
+            assert np.array_equal(given.padded(rows), expected[rows])
+    assert isinstance(read.in_memory().x, np.ndarray)
+    assert read.in_memory().masked
+
+
+@pytest.mark.parametrize(
+    ("dtype", "padded"), [("bool", "bool"), ("uint16", "uint16"), ("int32", "float32"), ("float64", "float32")]
+)
+def test_small_integers_stay_what_they_are(dtype, padded):
+    source = Sequences("four", np.ones((4, 3, 2), dtype), [0, 1, 0, 1])
+    assert source.padded().dtype == source.in_memory().padded().dtype == padded
+    assert np.shares_memory(source.padded(), source.x) == (dtype == padded)  # no copy that is not needed
+
+
+def test_sequences_that_would_fill_the_memory_are_read_one_by_one(monkeypatch):
+    source = Sequences("four", np.ones((4, 3, 2), np.float32), [0, 1, 0, 1]).map(np.sqrt)
+    monkeypatch.setattr(_sequences, "available_memory", lambda: 4 * 4 * 3 * 2 * 4 - 1)
+    assert source.in_memory() is source
+    monkeypatch.setattr(_sequences, "available_memory", lambda: 4 * 4 * 3 * 2 * 4)
+    assert isinstance(source.in_memory().x, np.ndarray)
 
 
 @pytest.mark.parametrize("spectrum", ["paper", "numpy", "torch"])

@@ -1,25 +1,24 @@
 """Sweeps: each run is that of ``fit`` alone, results survive a kill, and the best is chosen by validation."""
 
 import dataclasses
-import functools
 import io
 import json
 import threading
 import time
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cli_helpers import options
 from rich.console import Console
 
 from spikegrad import Arctan, Sigmoid, fitted
 from spikegrad.cli import learning, main, sources, sweeping, tables
 from spikegrad.cli.figure import sweep_figure
-from spikegrad.cli.networks import SpikingNetwork, init
-from spikegrad.data import DataError, load, scale
+from spikegrad.cli.networks import SpikingNetwork
+from spikegrad.data import DataError, Sequences, load
 from spikegrad.neurons import LIF
 from spikegrad.training import ShuffledBatches, fit, sweep
 from spikegrad.training._sweep import _in_turns
@@ -246,16 +245,14 @@ def test_a_run_of_the_command_is_that_of_train_alone(swept):
     data, validation = sources.for_validation(load("digits", 5), 0.1, 5)
     setting = {"surrogate": "arctan", "width": 0.4, "lr": 0.02, "seed": 6}
     found = next(r for r in lines(swept) if setting.items() <= r.items())  # they stand as they ended
-    network = SpikingNetwork((64, 16, 10), LIF(surrogate=fitted(Arctan(), width=0.4)), 4, "current")
-    params = init(network.sizes, jax.random.key(6), 0.5)
-    alone = learning.fit(network, params, data, name="alone", epochs=2, batch=128, lr=0.02, seed=6)
+    network = SpikingNetwork((64, 16, 10), LIF(surrogate=fitted(Arctan(), width=0.4)), 4, "current", high=16.0)
+    params = network.init(jax.random.key(6), 0.5)
+    alone = learning.fit(network, params, data, options(coding="current", epochs=2, batch=128, lr=0.02, seed=6))
     assert found["loss"] == pytest.approx(alone.curves["loss"][-1], rel=1e-4)
     assert found["accuracy"] == pytest.approx(alone.curves["accuracy"][-1], abs=2 / 1300)
-    assert found["held_out"] == pytest.approx(alone.scores.accuracy(data.y_test), abs=2 / 359)
-    scores = learning.make_evaluator(network, functools.partial(scale, low=0.0, high=16.0))(
-        alone.params, validation.x_test
-    )
-    assert found["validation"] == pytest.approx(scores.accuracy(validation.y_test), abs=2 / 143)
+    assert found["held_out"] == pytest.approx(alone.scores.accuracy(data.test.y), abs=2 / 359)
+    scores = learning.make_evaluator(network)(alone.params, validation.test)
+    assert found["validation"] == pytest.approx(scores.accuracy(validation.test.y), abs=2 / 143)
 
 
 def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
@@ -309,8 +306,8 @@ def test_means_do_not_depend_on_which_run_ended_first():
 def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
     spec = "snntorch.fast_sigmoid(slope=25.0)"
     rows = sweeping.summaries([result(spec, 0, 0.9, 0.1), result(spec, 1, 0.7, 0.3)])
-    data = SimpleNamespace(name="mine", held_out="the test set", y_test=np.zeros(9))
-    for table in tables.sweep(rows, rows, rows[0], ["surrogate", "height", "width", "lr"], data, data)[:2]:
+    record = {"options": {"data": "mine"}, "data": {"held_out": 9, "held_out_from": "the test set"}}
+    for table in tables.sweep(rows, rows, rows[0], ["surrogate", "height", "width", "lr"], record, 9)[:2]:
         Console(width=80).print(table)
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80
@@ -357,15 +354,19 @@ def test_the_bar_counts_every_run(monkeypatch):
 
 def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
     data = load("digits", 0)
-    data = dataclasses.replace(data, x_train=np.arange(len(data.y_train)), x_test=-1 - np.arange(len(data.y_test)))
+    y = data.train.y
+    numbered = Sequences("numbered", np.arange(len(y))[:, None, None], y)
+    data = dataclasses.replace(data, train=numbered)
     rest, validation = sources.for_validation(data, 0.1, 3)
-    assert sorted([*rest.x_train, *validation.x_test]) == list(range(len(data.y_train)))
-    assert np.array_equal(rest.x_test, data.x_test)
-    for part in (validation.x_test, rest.x_train):
-        assert np.array_equal(data.y_train[part], validation.y_test if part is validation.x_test else rest.y_train)
-    share = np.bincount(validation.y_test) / np.bincount(data.y_train)
+    trained_on, chosen_by = (part.padded().ravel().astype(int) for part in (rest.train, validation.test))
+    assert sorted([*trained_on, *chosen_by]) == list(range(len(y)))
+    assert rest.test is data.test
+    assert validation.train is rest.train
+    assert np.array_equal(y[chosen_by], validation.test.y)
+    assert np.array_equal(y[trained_on], rest.train.y)
+    share = np.bincount(validation.test.y) / np.bincount(y)
     assert abs(share - 0.1).max() < 0.005
-    assert not np.array_equal(validation.x_test, sources.for_validation(data, 0.1, 4)[1].x_test)
+    assert not np.array_equal(chosen_by, sources.for_validation(data, 0.1, 4)[1].test.padded().ravel())
     with pytest.raises(DataError, match="too few training examples"):
         sources.for_validation(data, 0.001, 0)
 

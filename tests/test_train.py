@@ -3,33 +3,32 @@
 import dataclasses
 import json
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli_helpers import arrays, images, options
 
-from spikegrad import LIF
+from spikegrad import LIF, Layer
 from spikegrad.cli import learning, sources, tables
 from spikegrad.cli.learning import fit, make_evaluator, random_shift
-from spikegrad.cli.networks import ReluNetwork, SpikingNetwork, init
-from spikegrad.data import Binning, load, scale
+from spikegrad.cli.networks import ReluNetwork, SpikingNetwork
+from spikegrad.data import Binning, load
 from spikegrad.training import DivergedError
 from spikegrad.training._update import arrays_apart
 
 SIZES = (6, 9, 7, 3)
 RNG = np.random.default_rng(0)
-PREPARE = partial(scale, low=0.0, high=16.0)
 
 
 def parameters(gain=2.0):
-    return init(SIZES, jax.random.key(1), gain)
+    return SpikingNetwork(SIZES, LIF(), 1, "current").init(jax.random.key(1), gain)
 
 
 def simulate(params, inputs, decay):
     """Neuron by neuron, in float64: ``inputs`` is (steps, n, features)."""
-    params = [{k: np.asarray(v, np.float64) for k, v in layer.items()} for layer in params]
+    params = arrays(params)
     n = inputs.shape[1]
     potential = [np.zeros((n, len(layer["bias"]))) for layer in params]
     readout, spikes = [], [[] for _ in params[:-1]]
@@ -48,8 +47,9 @@ def simulate(params, inputs, decay):
 def test_the_spiking_network_is_the_textbook_one():
     x = RNG.uniform(size=(5, 6)).astype(np.float32)
     network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=7, coding="current")
-    logits, spikes, readout = network(parameters(), x, jax.random.key(0))
-    expected = simulate(parameters(), np.stack([x] * 7), 0.8)
+    params = network.init(jax.random.key(1), 2.0)
+    logits, spikes, readout = network(params, x, jax.random.key(0))
+    expected = simulate(params, np.stack([x] * 7), 0.8)
     for layer, right in zip(spikes, expected[1], strict=True):
         assert 0.05 < right.mean() < 0.95
         assert np.array_equal(layer, right)
@@ -65,15 +65,16 @@ def test_latency_coding_spikes_once_and_earlier_for_more():
         if steps[i, j] is not None:
             inputs[steps[i, j], i, j] = 1
     network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=4, coding="latency")
-    logits, _, _ = network(parameters(4.0), x, jax.random.key(0))
-    np.testing.assert_allclose(logits, simulate(parameters(4.0), inputs, 0.8)[0], rtol=1e-4, atol=1e-5)
+    params = network.init(jax.random.key(1), 4.0)
+    logits, _, _ = network(params, x, jax.random.key(0))
+    np.testing.assert_allclose(logits, simulate(params, inputs, 0.8)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_rate_coding_spikes_with_the_probability_of_the_value():
     x = jnp.array([[0.0, 0.2, 0.5, 0.9, 1.0, 2.0]])
     network = SpikingNetwork((6, 6, 2), LIF(), steps=4000, coding="rate")
-    identity = {"weight": jnp.eye(6), "bias": jnp.zeros(6)}
-    spikes = np.asarray(network._coded(x, [identity], jax.random.key(0))[0])[:, 0].astype(float)
+    identity = Layer(jnp.eye(6), LIF(), bias=jnp.zeros(6))
+    spikes = np.asarray(network._encoded((identity,), x, jax.random.key(0))[1])[:, 0].astype(float)
     assert set(np.unique(spikes)) == {0, 1}
     share = np.array([0, 0.2, 0.5, 0.9, 1, 1])
     assert (np.abs(spikes.mean(0) - share) <= 5 * np.sqrt(share * (1 - share) / 4000)).all()
@@ -83,12 +84,12 @@ def test_rate_coding_spikes_with_the_probability_of_the_value():
 def test_the_relu_network():
     x = RNG.normal(size=(5, 6)).astype(np.float32)
     y, active = x.astype(np.float64), []
-    for k, layer in enumerate(parameters()):
-        y = y @ np.asarray(layer["weight"], np.float64) + np.asarray(layer["bias"])
+    for k, layer in enumerate(arrays(parameters())):
+        y = y @ layer["weight"] + layer["bias"]
         if k < 2:
             active.append(y > 0)
             y = np.maximum(y, 0)
-    logits, found, _ = ReluNetwork(SIZES)(parameters(), x, jax.random.key(0))
+    logits, found, _ = ReluNetwork(SIZES, LIF(), 1, "current")(parameters(), x, jax.random.key(0))
     np.testing.assert_allclose(logits, y, rtol=1e-4, atol=1e-5)
     for a, b in zip(found, active, strict=True):
         assert np.array_equal(a[0], b)
@@ -110,12 +111,16 @@ def test_shifts_move_images_and_zeros_move_in():
 def test_noise_is_normal_and_new_for_each_key():
     seen = []
 
-    def network(params, x, key, lengths):
-        seen.append((np.asarray(x), jax.random.key_data(key)))
-        return x[:, 0], [x], x
+    class Network:
+        def prepare(self, x):
+            return 2 * x  # the noise is that of prepared recordings
+
+        def __call__(self, params, x, key, lengths):
+            seen.append((np.asarray(x), jax.random.key_data(key)))
+            return x[:, 0], [x], x
 
     x = RNG.normal(size=(64, 20, 9)).astype(np.float32)
-    loss = learning._loss(network, lambda x: 2 * x, 0, 0.25)  # the noise is that of prepared recordings
+    loss = learning._loss(Network(), options(noise=0.25))
     for key in (0, 1, 0):
         loss({}, (x, np.zeros(64, int), None), jax.random.key(key))
     (first, coding), (second, other), (again, _) = seen
@@ -134,8 +139,10 @@ def test_noise_is_normal_and_new_for_each_key():
 def test_scores_do_not_depend_on_how_examples_are_batched():
     x = RNG.uniform(size=(700, 6)).astype(np.float32)  # more than one batch, the last one padded
     network = SpikingNetwork(SIZES, LIF(), steps=5, coding="current")
-    params = [layer | {"bias": jnp.linspace(-0.5, 0.3, len(layer["bias"]))} for layer in parameters(0.7)]
-    scores = make_evaluator(network)(params, x)
+    params = tuple(
+        dataclasses.replace(layer, bias=jnp.linspace(-0.5, 0.3, len(layer.bias))) for layer in parameters(0.7)
+    )
+    scores = make_evaluator(network)(params, images(x))
     logits, spikes, _ = network(params, x, jax.random.key(0))
     np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.rates, [s.mean() for s in spikes], rtol=1e-3)
@@ -148,18 +155,18 @@ def test_a_processor_takes_over_the_training_data_without_a_copy(tmp_path):
     x = RNG.integers(0, 256, (5000, 16, 16)).astype(np.uint8)  # large: NumPy's own memory is no device's
     np.savez(tmp_path / "mine.npz", x_train=x, y_train=np.arange(len(x)) % 10)
     data = sources.load(str(tmp_path / "mine.npz"), 0, Binning())
-    loss, rows = learning._placed(lambda params, batch, key: (0.0, {}), data)
-    assert rows.shape == (4000,)
+    loss, batches = learning._placed(lambda params, batch, key: (0.0, {}), data.train, 100)
+    assert sorted(np.concatenate(list(batches(0)(0)))) == list(range(4000))
     bound, _ = arrays_apart(loss)  # as a compiled call takes them
-    assert max(jax.tree.leaves(bound), key=lambda leaf: leaf.nbytes).unsafe_buffer_pointer() == data.x_train.ctypes.data
+    assert max(jax.tree.leaves(bound), key=lambda leaf: leaf.nbytes).unsafe_buffer_pointer() == data.train.x.ctypes.data
 
 
-SMALL = {"name": "spiking", "epochs": 3, "batch": 64, "lr": 2e-2}
-NETWORK = SpikingNetwork((64, 32, 10), LIF(), steps=4, coding="current")
+NETWORK = SpikingNetwork((64, 32, 10), LIF(), steps=4, coding="current", high=16.0)
 
 
-def small(data, **changes):
-    return fit(NETWORK, init(NETWORK.sizes, jax.random.key(0), 0.5), data, **{**SMALL, **changes})
+def small(data, shift=0, seed=0, **changes):
+    given = options(coding="current", epochs=3, batch=64, lr=2e-2, shift=shift, seed=seed)
+    return fit(NETWORK, NETWORK.init(jax.random.key(0), 0.5), data, given, **changes)
 
 
 def leaves(result):
@@ -183,16 +190,17 @@ def learnt(digits):
 
 def test_training_learns_and_the_seed_decides(digits, learnt, monkeypatch):
     assert learnt.curves["loss"] == sorted(learnt.curves["loss"], reverse=True)
-    assert learnt.curves["held_out"][-1] == learnt.scores.accuracy(digits.y_test) > 0.6
+    assert learnt.curves["held_out"][-1] == learnt.scores.accuracy(digits.test.y) > 0.6
     assert not learnt.interrupted
     assert learnt.failures == ()
     assert not same(learnt, small(digits, shift=1, seed=1))
-    monkeypatch.setattr(learning, "device_memory", lambda: digits.x_train.nbytes)  # examples go batch by batch
+    monkeypatch.setattr(learning, "device_memory", lambda: digits.train.x.nbytes)  # examples go batch by batch
     assert same(learnt, small(digits, shift=1))
 
 
 def test_held_out_examples_have_no_part_in_training(digits, learnt):
-    spoilt = dataclasses.replace(digits, x_test=16 - digits.x_test, y_test=digits.y_test[::-1].copy())
+    test = images(16 - digits.test.x[:, 0], digits.test.y[::-1].copy())
+    spoilt = dataclasses.replace(digits, test=test)
     other = small(spoilt, shift=1)
     assert same(learnt, other)
     assert other.curves["held_out"] != learnt.curves["held_out"]
@@ -203,17 +211,17 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     whole = small(digits, shift=1)
     seen = []
     options = {"shift": 1, "folder": tmp_path, "minutes": 0.0}
-    first = small(digits, report=seen.append, stop=lambda: len(seen) == 5, **options)
+    first = small(digits, report=lambda now, held_out: seen.append(now), stop=lambda: len(seen) == 5, **options)
     assert first.interrupted
-    assert [progress.batches for progress in seen] == [1, 2, 3, 4, 5]
+    assert [now.step for now in seen] == [1, 2, 3, 4, 5]
     assert seen[0].seconds_left is None
     assert seen[-1].seconds_left > 0
     assert len(first.curves["held_out"]) == 1
-    start = init(NETWORK.sizes, jax.random.key(0), 0.5)
-    assert not np.array_equal(first.params[0]["weight"], start[0]["weight"])
-    assert np.array_equal(first.scores.logits, make_evaluator(NETWORK, PREPARE)(first.params, digits.x_test).logits)
-    rest = small(digits, report=seen.append, **options)
-    assert seen[5].batches == 6
+    start = NETWORK.init(jax.random.key(0), 0.5)
+    assert not np.array_equal(first.params[0].weight, start[0].weight)
+    assert np.array_equal(first.scores.logits, make_evaluator(NETWORK)(first.params, digits.test).logits)
+    rest = small(digits, report=lambda now, held_out: seen.append(now), **options)
+    assert seen[5].step == 6
     assert same(whole, rest)
     assert rest.curves == whole.curves
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -221,12 +229,15 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     assert {"network", "step", "epoch", "seconds", "loss", "accuracy", "rates", "learning_rate"} <= set(lines[0])
     assert [line["held_out"] for line in lines if line.get("epoch_ended")] == whole.curves["held_out"]
     assert lines[33]["learning_rate"] == pytest.approx(2e-2 * (1 + np.cos(np.pi * 33 / 66)) / 2)
-    assert small(digits, report=seen.append, **options).curves == whole.curves  # of a finished one nothing is left
+    assert (
+        small(digits, report=lambda now, held_out: seen.append(now), **options).curves == whole.curves
+    )  # of a finished one nothing is left
     assert len(seen) == 66
 
 
 def test_a_loss_that_is_not_finite_ends_training(digits):
-    broken = dataclasses.replace(digits, x_train=np.where(digits.x_train > 0, np.inf, 0).astype(np.float32))
+    broken = np.where(digits.train.x[:, 0] > 0, np.inf, 0).astype(np.float32)
+    broken = dataclasses.replace(digits, train=images(broken, digits.train.y))
     with pytest.raises(DivergedError, match="the spiking network diverged: the loss is nan at update 1, in epoch 1; a"):
         small(broken)
 
@@ -234,9 +245,10 @@ def test_a_loss_that_is_not_finite_ends_training(digits):
 def test_divergence_keeps_the_last_good_parameters(digits, monkeypatch):
     monkeypatch.setattr(learning, "_WORK", 1.0)
     good = []
-    broken = dataclasses.replace(digits, x_train=digits.x_train.copy())
-    broken.x_train[200] = np.inf
-    result = small(broken, report=lambda progress: good.append(progress.batches))
+    x = digits.train.x[:, 0].copy()
+    x[200] = np.inf
+    broken = dataclasses.replace(digits, train=images(x, digits.train.y))
+    result = small(broken, report=lambda now, held_out: good.append(now.step))
     assert re.match(
         r"the spiking network diverged: the loss is (nan|inf) at update \d+, in epoch 1; a", result.failures[0]
     )

@@ -6,31 +6,32 @@ import functools
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli_helpers import arrays, options
 from matplotlib.figure import Figure
 from test_recordings import EVENT, SHD, packet, write_aedat, write_nmnist, write_shd, write_ts
 
 from spikegrad.cli import commands, figure, learning, main, runs, sources
-from spikegrad.cli.networks import CELLS, READOUTS, RectifiedNetwork, count, init, shapes, without_spikes
-from spikegrad.data import Binning, DataError, load, randman
+from spikegrad.cli.networks import CELLS, READOUTS, RectifiedNetwork, without_spikes
+from spikegrad.data import Binning, DataError, Sequences, _sequences, load, randman
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([9, 1, 4, 9, 7, 2, 8, 5])
 CLASSES = 3
 
 
-def options(**changes):
-    plain = {
-        "data": "mine.npz", "surrogate": "sigmoid", "epochs": 2, "seed": 0, "batch": 8, "hidden": (6,), "steps": 9,
-        "coding": "none", "lr": 1e-2, "shift": 0, "decay": 0.9, "reset": "subtract", "detach_reset": False,
-        "cell": "lif", "taus": (), "recurrent": False, "readout": "mean", "mode": "exact", "bin": 0.0, "pool": 1,
-        "noise": 0.0,
-    }  # fmt: skip
-    return runs.Options(**{**plain, **changes})
+def network_of(shape, **changes):
+    """The network of some options for examples of this shape."""
+    return options(**changes).network(SimpleNamespace(shape=shape, classes=CLASSES, low=0.0, high=1.0))
+
+
+def with_lengths(x, lengths, y=None):
+    return Sequences("some", x, np.zeros(len(x), int) if y is None else y, lengths=lengths, steps=x.shape[1])
 
 
 # The network
@@ -38,7 +39,7 @@ def options(**changes):
 
 def simulate(params, x, cell, taus):
     """One recording, step by step in float64: the readout's potentials."""
-    hidden, out = ({k: np.asarray(v, np.float64) for k, v in layer.items()} for layer in params)
+    hidden, out = arrays(params)
     membrane, *second, readout = (math.exp(-1 / tau) for tau in taus)
     v = other = s = np.zeros(len(hidden["bias"]))
     potential, potentials = 0.0, []
@@ -61,8 +62,9 @@ def simulate(params, x, cell, taus):
     ("cell", "taus"), [("lif", (5.0, 8.0)), ("synaptic", (5.0, 3.0, 8.0)), ("adaptive", (5.0, 20.0, 8.0))]
 )
 def test_each_cell_and_readout_is_the_textbook_one_and_padding_has_no_effect(cell, taus):
-    network = options(cell=cell, taus=taus, recurrent=True).network((2, 2), CLASSES)
-    params = [layer | {"bias": 0.2 + layer["bias"]} for layer in init(network.sizes, jax.random.key(1), 1.5, True)]
+    network = network_of((2, 2), cell=cell, taus=taus, recurrent=True)
+    drawn = network.init(jax.random.key(1), 1.5)
+    params = tuple(dataclasses.replace(layer, bias=0.2 + layer.bias) for layer in drawn)
     x = RNG.normal(size=(8, 12, 2, 2)).astype(np.float32)
     x[np.arange(12) >= LENGTHS[:, None]] = 1e3  # no zeros, which might have no effect anyway
 
@@ -82,7 +84,7 @@ def test_each_cell_and_readout_is_the_textbook_one_and_padding_has_no_effect(cel
 @pytest.mark.parametrize(("cell", "leaks"), [(cell, names) for cell, (_, names) in CELLS.items()])
 def test_time_constants_become_leaks_in_their_order(cell, leaks):
     for given in ((), (5.0, 3.0)[: len(leaks)], (*(5.0, 3.0)[: len(leaks)], 8.0)):
-        *hidden, readout = options(cell=cell, taus=given, decay=0.7, hidden=(6, 5)).network((4,), CLASSES).cells
+        *hidden, readout = network_of((4,), cell=cell, taus=given, decay=0.7, hidden=(6, 5)).cells
         decays = [math.exp(-1 / tau) for tau in given] or [0.7]
         assert len(hidden) == 2
         for layer in hidden:
@@ -92,10 +94,10 @@ def test_time_constants_become_leaks_in_their_order(cell, leaks):
 
 
 def test_padding_changes_neither_loss_nor_gradient_nor_rates():
-    network = options(recurrent=True).network((4,), CLASSES)
-    params = init(network.sizes, jax.random.key(1), 1.5, True)
+    network = network_of((4,), recurrent=True)
+    params = network.init(jax.random.key(1), 1.5)
     x, y = RNG.normal(size=(8, 9, 4)).astype(np.float32), np.arange(8) % CLASSES
-    loss = jax.value_and_grad(learning._loss(network, lambda x: x, 0, 0.0), has_aux=True)
+    loss = jax.value_and_grad(learning._loss(network, options()), has_aux=True)
     longer = np.concatenate([x, np.full((8, 6, 4), 7, np.float32)], 1)
     (value, metrics), gradient = jax.jit(loss)(params, (x, y, LENGTHS), jax.random.key(0))
     (padded, same), other = jax.jit(loss)(params, (longer, y, LENGTHS), jax.random.key(0))
@@ -104,21 +106,21 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     score = learning.make_evaluator(network)
-    few, many = score(params, x, LENGTHS), score(params, longer, LENGTHS)
+    few, many = score(params, with_lengths(x, LENGTHS)), score(params, with_lengths(longer, LENGTHS))
     np.testing.assert_allclose(many.logits, few.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(few.rates, metrics["rates"], rtol=1e-5)
     np.testing.assert_allclose(many.rates, few.rates, rtol=1e-5)
 
 
 def test_what_is_compared_with_has_as_many_weights_and_the_same_leaks():
-    network = options(cell="synaptic", taus=(5.0, 3.0, 8.0), recurrent=True, readout="last").network((4,), CLASSES)
+    network = network_of((4,), cell="synaptic", taus=(5.0, 3.0, 8.0), recurrent=True, readout="last")
     other = without_spikes(network)
     assert isinstance(other, RectifiedNetwork)
     assert other.cell.decay == network.cell.decay == math.exp(-1 / 5)
     assert (other.readout, other.readout_decay) == ("last", pytest.approx(math.exp(-1 / 8)))
-    assert count(other.sizes, other.recurrent) == count(network.sizes, True) == 4 * 6 + 6 + 6 * 6 + 6 * 3 + 3
+    assert other.count == network.count == 4 * 6 + 6 + 6 * 6 + 6 * 3 + 3
     # on positive inputs and weights nothing is cut off: a cascade of leaky integrators with a gain of 1 - decay
-    params = jax.tree.map(lambda w: jnp.full_like(w, 0.1), init(other.sizes, jax.random.key(0), 1.0, True))
+    params = jax.tree.map(lambda w: jnp.full_like(w, 0.1), other.init(jax.random.key(0)))
     _, active, course = other(params, jnp.ones((1, 3, 4)), jax.random.key(0))
     a, b, v, r, expected = math.exp(-1 / 5), math.exp(-1 / 8), 0.0, 0.0, []
     for _ in range(3):
@@ -133,24 +135,24 @@ def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path
     x = (np.random.default_rng(0).random((200, 40, 300)) < 0.005).astype(np.uint8)  # sparse events
     np.savez(tmp_path / "sparse.npz", x=x, y=np.arange(200) % CLASSES, lengths=np.arange(200) % 30 + 10)
     data = sources.load(str(tmp_path / "sparse.npz"), 0, Binning())
-    network = options(hidden=(80,), recurrent=True, steps=40).network((300,), CLASSES)
+    network = network_of((300,), hidden=(80,), recurrent=True, steps=40)
     key = jax.random.key(0)
-    params = learning.starts(network, data)(key)
-    assert [{name: a.shape for name, a in layer.items()} for layer in params] == shapes(network.sizes, True)
-    weight = np.asarray(params[0]["weight"], np.float64)
-    trace, there, traces = 0.0, np.arange(40) < data.lengths_train[:, None], []
-    for values in data.x_train.swapaxes(0, 1):
+    params = learning.starts(network, data.train)(key)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, network.shapes)
+    weight = arrays(params)[0]["weight"]
+    trace, there, traces = 0.0, np.arange(40) < data.train.lengths[:, None], []
+    for values in data.train.padded().swapaxes(0, 1):
         trace = 0.9 * trace + values
         traces.append(trace)
     squares = (np.array(traces).swapaxes(0, 1)[there] ** 2).sum(1).mean()
     assert np.sqrt((weight**2).mean() * squares) == pytest.approx(math.sqrt(0.9), rel=0.05)
-    rates = learning.make_evaluator(network)(params, data.x_train, data.lengths_train).rates
-    before = init(network.sizes, key, math.sqrt(0.5), True)  # nearly silent
-    assert rates[0] > 0.005 > 10 * learning.make_evaluator(network)(before, data.x_train, data.lengths_train).rates[0]
-    nothing = dataclasses.replace(data, x_train=np.zeros_like(data.x_train))
-    images = load("digits", 0)
-    for given, gain in ((nothing, math.sqrt(0.5)), (images, 0.5)):
-        found, plain = learning.starts(network, given)(key), init(network.sizes, key, gain, True)
+    rates = learning.make_evaluator(network)(params, data.train).rates
+    before = network.init(key, math.sqrt(0.5))  # nearly silent
+    assert rates[0] > 0.005 > 10 * learning.make_evaluator(network)(before, data.train).rates[0]
+    nothing = data.train.map(np.zeros_like)
+    of_images = dataclasses.replace(network, coding="current")
+    for of, given, gain in ((network, nothing, math.sqrt(0.5)), (of_images, load("digits", 0).train, 0.5)):
+        found, plain = learning.starts(of, given)(key), of.init(key, gain)
         assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True))
 
 
@@ -162,15 +164,15 @@ def test_heidelberg(tmp_path):
     binning = Binning(60, 28_000, pool=7)
     alone = sources.load(f"shd:{tmp_path / 'shd_train.h5'}", 3, binning)
     assert alone.held_out == "all of two speakers, drawn with seed 3"
-    assert len(alone.x_train) + len(alone.x_test) == 6
-    assert (alone.x_train.shape[1:], alone.shape, alone.classes) == ((60, 100), (100,), 3)
-    assert alone.x_train.dtype == np.uint16
-    assert (alone.lengths_train, alone.mean) == (None, ())
+    assert len(alone.train) + len(alone.test) == 6
+    assert (alone.train.steps, alone.shape, alone.classes) == (60, (100,), 3)
+    assert alone.train.x.dtype == np.uint16
+    assert (alone.train.masked, alone.mean) == (False, ())
     (doubt,) = sources.load(f"shd:{tmp_path / 'shd_train.h5'}", 3, Binning(10, 14_000)).doubts
     assert "come after the last step, 0.14 s: a longer --bin or more --steps take them in" in doubt
     write_shd(tmp_path / "shd_test.h5", labels=[1] * 6)
     both = sources.load(f"shd:{tmp_path}", 3, binning)
-    assert (both.held_out, both.y_test.tolist(), both.y_train.tolist()) == ("the test set", [1] * 6, SHD["labels"])
+    assert (both.held_out, both.test.y.tolist(), both.train.y.tolist()) == ("the test set", [1] * 6, SHD["labels"])
     assert not both.doubts
     write_shd(tmp_path / "ssc_train.h5", **{"extra/speaker": None}, labels=[0, 1] * 3)
     ssc = sources.load(f"ssc:{tmp_path / 'ssc_train.h5'}", 0, binning)
@@ -187,21 +189,21 @@ def test_cameras(tmp_path):
     many = [(digit, name, event) for digit in (0, 1) for name in range(5)]
     write_nmnist(tmp_path / "n" / "Train", many)
     alone = sources.load(f"nmnist:{tmp_path / 'n' / 'Train'}", 0, binning)
-    assert (len(alone.x_train), len(alone.x_test)) == (8, 2)
+    assert (len(alone.train), len(alone.test)) == (8, 2)
     write_nmnist(tmp_path / "n" / "Test", many[:3])
     both = sources.load(f"nmnist:{tmp_path / 'n'}", 0, binning)
-    assert (both.x_train.shape, len(both.x_test)) == ((10, 4, 17, 17, 2), 3)
-    assert both.x_train[0, 0, 2, 1].tolist() == [0, 1]
+    assert (both.train.x.shape, len(both.test)) == ((10, 4, 17, 17, 2), 3)
+    assert both.train.x[0, 0, 2, 1].tolist() == [0, 1]
     for part in ("train", "test"):
         (tmp_path / f"trials_to_{part}.txt").write_text(f"{part}.aedat")
         write_aedat(tmp_path / f"{part}.aedat", [packet([EVENT])], [(1, 0, 50), (2, 0, 60)])
     gestures = sources.load(f"dvs128:{tmp_path}", 0, binning)
-    assert (gestures.x_train.shape, gestures.classes) == ((2, 4, 64, 64, 2), 11)
+    assert (gestures.train.x.shape, gestures.classes) == ((2, 4, 64, 64, 2), 11)
     for part in ("Train", "Test"):
         for label in (0, 5):
             (tmp_path / "cut" / f"ibmGesture{part}" / "u").mkdir(parents=True, exist_ok=True)
             np.save(tmp_path / "cut" / f"ibmGesture{part}" / "u" / f"{label}.npy", np.array([[1, 2, 0, 0.5]]))
-    assert sources.load(f"dvs128:{tmp_path / 'cut'}", 0, binning).x_test.sum() == 2
+    assert sources.load(f"dvs128:{tmp_path / 'cut'}", 0, binning).test.x.sum() == 2
 
 
 def test_sequences(tmp_path, monkeypatch):
@@ -211,16 +213,16 @@ def test_sequences(tmp_path, monkeypatch):
     write_ts(folder / "Tiny_TEST.ts", ("7:8:up", "7,9,8,1:8,0,0,0:up"))
     for given in (folder, folder / "Tiny_TRAIN.ts"):
         data = sources.load(f"ts:{given}", 0, Binning())
-        assert (data.x_train.shape, data.x_test.shape) == ((2, 3, 2), (2, 4, 2))
-        assert (data.lengths_train.tolist(), data.lengths_test.tolist()) == ([3, 1], [3, 4])
+        assert (data.train.x.shape, data.test.x.shape) == ((2, 3, 2), (2, 4, 2))
+        assert (data.train.lengths.tolist(), data.test.lengths.tolist()) == ([3, 1], [3, 4])
     steps = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])  # over all steps that there are
     np.testing.assert_allclose(data.mean, steps.mean(0), rtol=1e-6)
     np.testing.assert_allclose(data.deviation, steps.std(0), rtol=1e-6)
-    np.testing.assert_allclose(data.x_train[1, 0], (steps[3] - steps.mean(0)) / steps.std(0), rtol=1e-5)
-    assert not data.x_train[1, 1:].any()
+    np.testing.assert_allclose(data.train.x[1, 0], (steps[3] - steps.mean(0)) / steps.std(0), rtol=1e-5)
+    assert not data.train.x[1, 1:].any()
     monkeypatch.setattr(sources.datasets, "randman", functools.partial(randman, samples=10))
     made = sources.load("randman", 1, Binning(40))
-    assert (made.x_train.shape, made.x_train.dtype, made.held_out[:7]) == ((90, 40, 20), bool, "a tenth")
+    assert (made.train.x.shape, made.train.x.dtype, made.held_out[:7]) == ((90, 40, 20), bool, "a tenth")
     with pytest.raises(DataError, match="randman, 1 steps: randman: fraction must"):
         sources.load("randman", 1, Binning(1))
 
@@ -255,28 +257,22 @@ def standardized(x, lengths, rows, by):
 def test_recordings_are_scaled_by_the_training_part(tmp_path, seed):
     path, x, lengths = write_numbered(tmp_path / "mine.npz")
     data = sources.load(path, seed, Binning())
-    train, test = numbers(data.x_train, data), numbers(data.x_test, data)
+    train, test = numbers(data.train.x, data), numbers(data.test.x, data)
     assert sorted([*train, *test]) == list(range(40))
     assert np.bincount(test % 2).tolist() == [4, 4]  # a fifth of each class
-    for part, rows, y, n in (
-        (data.x_train, train, data.y_train, data.lengths_train),
-        (data.x_test, test, data.y_test, data.lengths_test),
-    ):
-        np.testing.assert_allclose(part, standardized(x, lengths, rows, train), rtol=1e-4, atol=1e-5)
-        assert np.array_equal(y, rows % 2)
-        assert np.array_equal(n, lengths[rows])
+    for part, rows in ((data.train, train), (data.test, test)):
+        np.testing.assert_allclose(part.padded(), standardized(x, lengths, rows, train), rtol=1e-4, atol=1e-5)
+        assert np.array_equal(part.y, rows % 2)
+        assert np.array_equal(part.lengths, lengths[rows])
     # from the data of the run, the held-out part is scored, also through a link
     (tmp_path / "link.npz").symlink_to(path)
     for source in (path, str(tmp_path / "link.npz")):
-        for found, held_out in zip(
-            sources.load_to_score(source, path, seed, Binning(), data),
-            (data.x_test, data.y_test, data.lengths_test),
-            strict=True,
-        ):
-            assert np.array_equal(found, held_out)
+        found, labelled = sources.load_to_score(source, path, seed, Binning(), data)
+        assert labelled
+        assert all(map(np.array_equal, sources.examples(found), sources.examples(data.test)))
     # other recordings are all scored, on the scale of the training data
     other, more, steps = write_numbered(tmp_path / "other.npz", NUMBERED[:7], shift=30)
-    scaled, y, n = sources.load_to_score(other, path, seed, Binning(), data)
+    scaled, y, n = sources.examples(sources.load_to_score(other, path, seed, Binning(), data)[0])
     both, both_steps = np.concatenate([x, more]), np.concatenate([lengths, steps])
     np.testing.assert_allclose(scaled, standardized(both, both_steps, np.arange(40, 47), train), rtol=1e-4, atol=1e-5)
     assert np.array_equal(y, np.arange(7) % 2)
@@ -291,10 +287,10 @@ def test_published_test_sets_are_scaled_by_the_training_set(tmp_path):
     data = sources.load(f"ts:{folder}", 0, Binning())
     train = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])
     expected = (np.array([[70, 8], [90, 300], [-80, 20], [11, -10]]) - train.mean(0)) / train.std(0)
-    np.testing.assert_allclose(data.x_test[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(data.test.x[1], expected, rtol=1e-5)
     for trained_on in (f"ts:{folder}", "another.npz"):  # only the test set is scored
-        x, y, lengths = sources.load_to_score(f"ts:{folder}", trained_on, 0, Binning(), data)
-        assert all(map(np.array_equal, (x, y, lengths), (data.x_test, data.y_test, data.lengths_test)))
+        found, _ = sources.load_to_score(f"ts:{folder}", trained_on, 0, Binning(), data)
+        assert all(map(np.array_equal, sources.examples(found), sources.examples(data.test)))
 
 
 def write_mine(path, **change):
@@ -309,21 +305,21 @@ def write_mine(path, **change):
 def test_what_does_not_fit_the_memory_is_read_when_it_is_needed(tmp_path, monkeypatch):
     path = write_mine(tmp_path / "mine.npz")
     whole = sources.load(path, 0, Binning())
-    monkeypatch.setattr(sources, "available_memory", lambda: 4 * whole.x_train.nbytes - 1)
+    monkeypatch.setattr(_sequences, "available_memory", lambda: 4 * whole.train.x.nbytes - 1)
     parts = sources.load(path, 0, Binning())
-    assert isinstance(parts.x_train, sources.Rows)
-    assert isinstance(parts.x_test, np.ndarray)
-    assert (parts.x_train.nbytes, parts.x_train.dtype) == (whole.x_train.nbytes, whole.x_train.dtype)
-    for rows in (5, slice(3, 9), np.array([7, 0, 7])):
-        assert np.array_equal(parts.x_train[rows], whole.x_train[rows])
+    assert not isinstance(parts.train.x, np.ndarray)
+    assert isinstance(parts.test.x, np.ndarray)
+    assert parts.train.padded().dtype == whole.train.x.dtype
+    for rows in (slice(3, 9), np.array([7, 0, 7]), slice(None)):
+        assert all(map(np.array_equal, sources.examples(parts.train, rows), sources.examples(whole.train, rows)))
     monkeypatch.setattr(runs.np, "ascontiguousarray", np.array)
-    assert runs.sha256(parts.x_train, parts.y_train) == runs.sha256(whole.x_train, whole.y_train)
-    network = options().network(whole.shape, whole.classes)
-    start = init(network.sizes, jax.random.key(0))
-    given = {"name": "spiking", "epochs": 1, "batch": 8, "lr": 1e-2, "noise": 0.1}
-    fits = [learning.fit(network, start, data, **given) for data in (whole, parts)]
-    assert np.array_equal(fits[0].params[0]["weight"], fits[1].params[0]["weight"])
-    assert not np.array_equal(fits[0].params[0]["weight"], start[0]["weight"])
+    assert runs.sha256(parts.train, False) == runs.sha256(whole.train, False)
+    given = options(epochs=1, batch=8, noise=0.1)
+    network = given.network(whole)
+    start = network.init(jax.random.key(0))
+    fits = [learning.fit(network, start, data, given) for data in (whole, parts)]
+    assert np.array_equal(fits[0].params[0].weight, fits[1].params[0].weight)
+    assert not np.array_equal(fits[0].params[0].weight, start[0].weight)
 
 
 # Runs
@@ -362,13 +358,13 @@ def trained(tmp_path_factory):
 @pytest.mark.every
 def test_a_run_is_recorded_and_gone_on_with(trained):
     folder, mine = trained
-    saved, record = runs.load(folder / "whole"), json.loads((folder / "whole" / "run.json").read_text())
-    assert saved.network == options(
-        cell="synaptic", taus=(6.0, 3.0, 9.0), readout="max", mode="half", recurrent=True, hidden=(8,),
+    saved, record = runs.read(folder / "whole"), json.loads((folder / "whole" / "run.json").read_text())
+    assert saved.network == network_of(
+        (4,), cell="synaptic", taus=(6.0, 3.0, 9.0), readout="max", mode="half", recurrent=True, hidden=(8,),
         surrogate="arctan",
-    ).network((4,), CLASSES)  # fmt: skip
+    )  # fmt: skip
     assert (record["options"]["noise"], record["options"]["coding"]) == (0.1, "none")
-    assert saved.params[0]["recurrent"].shape == (8, 8)
+    assert runs.read_parameters(saved)[0].recurrent.shape == (8, 8)
     data = sources.load(mine, 0, Binning())
     assert (saved.data.mean, saved.data.deviation) == (data.mean, data.deviation)
     for result in record["results"].values():
@@ -376,8 +372,8 @@ def test_a_run_is_recorded_and_gone_on_with(trained):
         assert result["curves"]["loss"][-1] < 0.7 * result["curves"]["loss"][0]
     other = json.loads((folder / "stopped" / "run.json").read_text())
     assert not other["interrupted"]
-    for a, b in zip(*(jax.tree.leaves(runs.load(folder / n).params) for n in ("whole", "stopped")), strict=True):
-        assert np.array_equal(a, b)
+    whole, stopped = (runs.read_parameters(runs.read(folder / name)) for name in ("whole", "stopped"))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, whole, stopped)))
     assert other["results"]["spiking"]["curves"] == record["results"]["spiking"]["curves"]
 
 
@@ -391,7 +387,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     record = json.loads((folder / "whole" / "run.json").read_text())
     data = sources.load(mine, 0, Binning())
     with np.load(out) as held_out:
-        assert (held_out["y_pred"] == data.y_test).mean() == record["results"]["spiking"]["held_out"]
+        assert (held_out["y_pred"] == data.test.y).mean() == record["results"]["spiking"]["held_out"]
     # a file of its own is scored as a whole, on the scale of the training data, however far it is filled up
     with np.load(mine) as arrays:
         x, y, lengths = (arrays[key][:7] for key in ("x", "y", "lengths"))
@@ -409,9 +405,9 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     with np.load(out) as scores:
         np.testing.assert_array_equal(scores["logits"], logits[0])
     assert "accuracy" not in capsys.readouterr().out
-    saved = runs.load(folder / "whole")
+    saved = runs.read(folder / "whole")
     scaled = ((x - saved.data.mean) / saved.data.deviation).astype(np.float32)
-    expected = saved.network(saved.params, scaled, jax.random.key(0), lengths)[0]
+    expected = saved.network(runs.read_parameters(saved), scaled, jax.random.key(0), lengths)[0]
     np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
     capsys.readouterr()
     write_mine(tmp_path / "wide.npz", x=np.ones((40, 9, 5)))
@@ -443,15 +439,15 @@ def test_a_record_of_recordings_that_is_damaged(trained, tmp_path):
         ("options", {"readout": "sum"}, "readout must be one of mean, max, last, got 'sum'"),
         ("options", {"mode": "4-bit"}, "mode must be one of exact, half, 8-bit, recompute, scan, got '4-bit'"),
         ("options", {"pool": 0}, "pool must be at least 1, got 0"),
-        ("options", {"bin": -1}, "bin must be at least 0, got -1"),
+        ("options", {"bin": -1}, "bin must be above 0, got -1"),
         ("options", {"recurrent": False}, None),
         ("data", {"mean": [1]}, "mean and deviation must be numbers for each of"),
         ("data", {"deviation": [1, 1, 0, 1]}, "no deviation 0"),
     ):
         (tmp_path / "run" / "run.json").write_text(json.dumps({**whole, part: {**whole[part], **change}}))
         if message is None:
-            runs.load(tmp_path / "run")
+            runs.read(tmp_path / "run")
             continue
         with pytest.raises(runs.RunError, match=r"run\.json is damaged: ") as error:
-            runs.load(tmp_path / "run")
+            runs.read(tmp_path / "run")
         assert message in str(error.value)

@@ -5,42 +5,38 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import jax
 import numpy as np
-from rich.table import Table
 
 from .. import __version__
 from .._surrogate import Surrogate
-from ..neurons import LIF
 from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
-from ..training import Callback, DivergedError
+from ..training import Callback
 from ..training._consensus import from_first
-from . import allocator, diagnosis, learning, outputs, processes, runs, sources, streams, tables
-from .networks import NO_CODING, Model, Params, count, init, without_spikes
+from . import allocator, diagnosis, learning, outputs, processes, runs, tables
+from .networks import NO_CODING, Params, SpikingNetwork, without_spikes
 from .options import (
     Options,
     RealRange,
-    check_network,
-    fitted,
     options_of,
+    options_of_class,
     output_option,
     parse_surrogate,
     quiet_option,
     refuse_others,
-    training_options,
     with_sources,
 )
 from .sweeping import sweep
 
-_LIF = LIF()
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _WIDE = 120
 """Columns from which on a surrogate takes one line of the list, and not two."""
 
@@ -55,18 +51,7 @@ def command() -> None:
 
 
 @command.command(context_settings={"show_default": True})
-@training_options
-@click.option(
-    "--surrogate",
-    default=repr(_LIF.surrogate),
-    callback=parse_surrogate,
-    metavar="SPEC",
-    help="Such as 'arctan(alpha=2)'.",
-)
-@click.option(
-    "--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Seed of the split, the weights and the order."
-)
-@click.option("--lr", default=2e-3, type=RealRange(0, min_open=True), help="Learning rate at the start; it falls to 0.")
+@options_of_class(Options)
 @output_option
 @click.option(
     "--checkpoint",
@@ -88,14 +73,12 @@ def command() -> None:
 @with_sources
 def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     context: click.Context,
-    data: str,
-    surrogate: Surrogate,
     output: Path | None,
     checkpoint: float,
     resume: Path | None,
     baseline: bool,
     quiet: bool,
-    **rest: Any,
+    **given: Any,
 ) -> int:
     """Train a spiking network and save it.
 
@@ -136,139 +119,92 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     began = time.perf_counter()
     allocator.tune()
     runs.require("matplotlib")
-    if resume is None:
-        folder, options, loaded, record = from_first(
-            lambda: _begin(options_of(context, data, surrogate=repr(surrogate), **rest), output, baseline)
-        )
-    else:
+    if resume is not None:
         refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
-        folder, options, loaded, record = from_first(lambda: _go_on(resume))
-    network = options.network(loaded.shape, loaded.classes)
-    failures: list[str] = []
 
-    def learn(network: Model, name: str, activity: str, start: Params, *callbacks: Callback) -> learning.Fit:
+    def begin() -> runs.Run:
+        before = None if resume is None else runs.read(resume)
+        if before is not None and runs.read_part(before, None, runs.Stage).finished:
+            raise runs.RunError(f"{resume} has finished: there is nothing to go on with")
+        options = options_of(context, **given) if before is None else before.options
+        stage = {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
+        return runs.Run.prepared(before, output, options, options.load(), **stage)
+
+    run = from_first(begin)
+    options, record, network = run.options, run.record, run.network
+    test, classes = run.data.test, run.data.classes
+
+    def learn(network: SpikingNetwork, name: str, activity: str, start: Params, *callbacks: Callback) -> learning.Fit:
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
             fit = learning.fit(
                 network,
                 start,
-                loaded,
+                run.data,
+                options,
                 name=name,
-                **{setting: getattr(options, setting) for setting in _SETTINGS},
                 report=report,
                 stop=stop,
-                folder=folder,
+                folder=run.folder,
                 minutes=checkpoint,
                 identity={"options": record["options"], "data": record["data"]["training_sha256"]},
                 callbacks=callbacks,
             )
-        failures.extend(fit.failures)
+        run.failures.extend(fit.failures)
         return fit
 
     key = jax.random.key(options.seed)
-    start = learning.starts(network, loaded)(key)
-    why = _diagnosed(diagnosis.reasons(network, start, loaded, options.lr))
-    watch = diagnosis.Watch(why, loaded.classes, quiet)
-    with runs.held(folder), processes.deferred() as stop:
+    start = learning.starts(network, run.data.train)(key)
+    why = diagnosis.reasons(network, start, run.data.train, options.lr)
+    watch = diagnosis.Watch(why, classes, quiet)
+    with runs.held(run.folder), processes.deferred() as stop:
         with diagnosis.explained(why):
             spiking = learn(network, "spiking", "firing", start, watch)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
-        with _collected(failures):
-            runs.save_parameters(folder, spiking.params)
-            runs.save_record(folder, record)
-        failures[:] = from_first(lambda: failures)  # it alone writes
-        if not stop() and record["baseline"] and not failures:
-            with _collected(failures):
+        with run.collecting():
+            run.save_parameters(spiking.params)
+            run.save_record()
+        run.failures[:] = from_first(lambda: run.failures)  # it alone writes
+        if not stop() and record["baseline"] and not run.failures:
+            with run.collecting():
                 other = without_spikes(network)
-                other_start = init(other.sizes, key, learning.gains(loaded)[1], other.recurrent)
+                other_start = other.init(key, learning.gains(network)[1])
                 record["results"]["relu"] = _summary(learn(other, "ReLU", "active", other_start))
-        record |= {"interrupted": bool(stop()), "finished": not stop() and not failures}
+        record |= {"interrupted": bool(stop()), "finished": not stop() and not run.failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
-        title = (
-            f"{options.data}, {spiking.scores.accuracy(loaded.y_test):.1%} of {len(loaded.y_test):,} held-out examples "
-            f"right, seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
-        )
-        doubts = tables.warnings(record["results"]["spiking"], loaded.classes)
-        doubts += tables.large_losses(record["results"], loaded.classes)
-        # The rest looks at held-out examples alone. The figure is last: matplotlib takes memory that stays taken.
-        loaded = dataclasses.replace(loaded, x_train=loaded.x_train[:0].copy())
+        run.data = dataclasses.replace(run.data, train=test)  # the rest looks at the test set alone
+        doubts = tables.warnings(record["results"]["spiking"], classes)
+        doubts += tables.large_losses(record["results"], classes)
         learning.forget_programs()
         reasons = why(spiking.params) if doubts or spiking.failures else []
         lines = [*doubts, *(reasons or [diagnosis.SOUND] * bool(doubts))]
         learning.forget_programs()
-        with runs.drawing(folder, failures):
+
+        def figure() -> Figure:
             from .figure import run_figure  # noqa: PLC0415  (it takes memory that training needs)
 
-            figure = run_figure(network, get(options.surrogate), spiking.params, loaded, record["results"], title)
-            runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
-        with _collected(failures):
-            runs.save_record(folder, record)
+            title = (
+                f"{options.data}, {spiking.scores.accuracy(test.y):.1%} of {len(test):,} held-out examples right, "
+                f"seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
+            )
+            return run_figure(network, get(options.surrogate), spiking.params, test, record["results"], title)
+
+        run.draw(figure)
+        with run.collecting():
+            run.save_record()
             if record["finished"] and jax.process_index() == 0:
-                shutil.rmtree(folder / learning.CHECKPOINTS, ignore_errors=True)
+                shutil.rmtree(run.folder / learning.CHECKPOINTS, ignore_errors=True)
     out = tables.console()
-    for table in tables.results(record, options, loaded, count(network.sizes, network.recurrent)):
+    for table in tables.results(record, network.count):
         out.print(table)
     for line in lines:
         out.print(f"warning: {line}", soft_wrap=True)
-    if not doubts and not failures:
-        out.print(f"nothing is amiss in accuracy and rates; spikegrad diagnose {folder} looks closer", soft_wrap=True)
+    if not doubts and not run.failures:
+        out.print(
+            f"nothing is amiss in accuracy and rates; spikegrad diagnose {run.folder} looks closer", soft_wrap=True
+        )
     if record["interrupted"]:
-        out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {folder} goes on")
-    tables.saved(out, folder, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS), began)
-    for failure in failures:
-        streams.fail(failure, 1)
-    return 128 + stop() if stop() else 1 if failures else 0
-
-
-_SETTINGS = ("epochs", "batch", "lr", "shift", "noise", "seed")
-
-
-def _begin(options: Options, output: Path | None, baseline: bool) -> tuple:
-    """Folder, options, data and record of a new run, after all that can be wrong with it has been looked for."""
-    data = sources.load(options.data, options.seed, options.binning)
-    options, doubts = fitted(options, data)
-    network = options.network(data.shape, data.classes)
-    check_network(network, data)
-    size = count(network.sizes, network.recurrent)
-    doubts += runs.check_resources(output or Path("runs"), options, data, size, checkpoints=3)
-    for line in doubts:
-        tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
-    record = runs.describe(options, data)
-    record |= {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
-    return runs.claim(output, record), options, data, record
-
-
-def _go_on(folder: Path) -> tuple:
-    """The same of a run that has not finished."""
-    options, about, record = runs.read_record(folder)
-    if runs.read_part(folder, runs.RECORD, record, None, runs.Stage).finished:
-        raise runs.RunError(f"{folder} has finished: there is nothing to go on with")
-    data = sources.load(options.data, options.seed, options.binning)
-    runs.check_unchanged(folder, options.data, data, about)
-    options, _ = runs.or_damaged(folder, lambda: fitted(options, data))
-    network = options.network(data.shape, data.classes)
-    runs.check_resources(folder, options, data, count(network.sizes, network.recurrent), checkpoints=3)
-    return folder, options, data, record
-
-
-def _diagnosed(why: Callable[[Params], list[str]]) -> Callable[[Params], list[str]]:
-    """The reasons, or one line if the diagnosis itself fails: it must not end training."""
-
-    def reasons(params: Params) -> list[str]:
-        try:
-            return why(params)
-        except Exception as error:
-            return [f"the diagnosis failed: {streams.brief(error)}"]
-
-    return reasons
-
-
-@contextmanager
-def _collected(failures: list[str]) -> Iterator[None]:
-    """A failure after which what was learnt is still to be shown."""
-    try:
-        yield
-    except (DivergedError, OSError) as error:
-        failures.append(str(error))
+        out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {run.folder} goes on")
+    return run.end(out, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS), began, stop())
 
 
 def _summary(fit: learning.Fit) -> dict[str, Any]:
@@ -302,24 +238,24 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     held out is scored, of other recordings the test set, or all where there is none. A .npz of your own may lack the
     labels y (m,), and images may come in one with x (m, ...). Values are scaled as those of the training data were.
     """
-    saved = runs.load(run)
+    saved = runs.read(run)
+    params = runs.read_parameters(saved)
     source = saved.options.data if data is None else data
     if output is not None:
         outputs.check(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
-    about, options = saved.data, saved.options
-    x, y, lengths = runs.to_score(saved, source)
-    if data is None and (y is None or runs.sha256(x, y, lengths) != about.held_out_sha256):
+    about = saved.data
+    found, labelled = runs.to_score(saved, source)
+    is_image = saved.options.coding != NO_CODING
+    if data is None and (not labelled or runs.sha256(found, is_image) != about.held_out_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
-    runs.check_scoring(saved, len(x))
-    prepare = sources.preparation(options.coding == NO_CODING, about.low, about.high)
-    scores = learning.make_evaluator(saved.network, prepare)(saved.params, x, lengths)
+    scores = learning.make_evaluator(saved.network)(params, found)
     if not np.isfinite(scores.logits).all():
         raise runs.RunError(f"{run}: its answers to {source} are NaN or infinite")
     if output is not None:
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
         outputs.write(output, lambda stream: np.savez(stream, **arrays))
-    title = f"{source}: {len(x):,} examples, {run}"
-    tables.console().print(tables.by_class(scores.answers, y, about.classes, title))
+    title = f"{source}: {len(found):,} examples, {run}"
+    tables.console().print(tables.by_class(scores.answers, found.y if labelled else None, about.classes, title))
 
 
 def _size(value: float) -> str:
@@ -331,10 +267,9 @@ def list_() -> None:
     """List every surrogate: formula, parameters with defaults, peak, area, half-width at half of the peak."""
     out = tables.console()
     narrow = out.width < _WIDE
-    table = Table(show_lines=narrow)
     measures = ("peak", "area", "half-width")
-    for heading in ("surrogate, slope and measures",) if narrow else ("name", "slope g(x)", "parameters", *measures):
-        table.add_column(heading, justify="right" if heading in measures else "left")
+    left = ("surrogate, slope and measures",) if narrow else ("name", "slope g(x)", "parameters")
+    table = tables.table(None, left, () if narrow else measures, show_lines=narrow)
     for name in names():
         surrogate = get(name)
         parameters = ", ".join(
@@ -363,7 +298,7 @@ def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
 
     outputs.check(output, (".png", ".svg", ".pdf"), force)
     figure = plot(*surrogates)
-    outputs.write(output, lambda stream: figure.savefig(stream, dpi=200, format=output.suffix[1:]))
+    outputs.write(output, outputs.drawn(figure, output, 200))
     tables.console().print(f"wrote {output}", soft_wrap=True)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 import jax
@@ -17,56 +16,51 @@ import optax
 from rich.table import Table
 
 from .. import training
-from ..data import Data
+from ..data import Sequences
 from ..inspect.diagnosis import Diagnosis, diagnose
-from ..inspect.diagnosis._report import HEADINGS, laid_out
-from . import learning, outputs, runs, sources, tables
-from .networks import NO_CODING, Params, SpikingNetwork
+from ..inspect.diagnosis._report import laid_out
+from . import learning, outputs, runs, streams, tables
+from .networks import Params, SpikingNetwork, spike_key
+from .sources import examples, spaced
 
 EXAMPLES = 128
 """So many tell as much as all."""
 
 
 def examine(
-    network: SpikingNetwork,
-    params: Params,
-    examples: tuple[Any, np.ndarray, np.ndarray | None],
-    prepare: Callable[[jax.Array], jax.Array],
-    lr: float | None = None,
-    most: int = EXAMPLES,
+    network: SpikingNetwork, params: Params, source: Sequences, lr: float | None = None, most: int = EXAMPLES
 ) -> Diagnosis:
-    """A diagnosis of some of the examples: values, labels, and lengths or None.
-
-    With a learning rate, the first update is judged as well.
-    """
-    x, y, lengths = examples
+    """A diagnosis of some of the examples. With a learning rate, the first update is judged as well."""
+    x, y, lengths = examples(source, spaced(len(source), most))
     params = jax.tree.map(np.asarray, params)  # each of several processes looks for itself
-    rows = sources.spaced(len(x), most)
-    steps = None if lengths is None else jnp.asarray(lengths[rows])
     key = jax.random.key(0)
-    layers, inputs, mask = network.taken_apart(params, prepare(jnp.asarray(x[rows])), key, steps)
-    ends = jnp.full(len(rows), len(inputs)) if steps is None else steps
+    steps = None if lengths is None else jnp.asarray(lengths)
+    layers, inputs, mask = network.taken_apart(params, network.prepare(jnp.asarray(x)), key, steps)
+    ends = jnp.full(len(y), len(inputs)) if steps is None else steps
 
     def loss(potentials):
-        last = potentials[ends - 1, jnp.arange(len(rows))]
-        return learning.cross_entropy(network.logits(last, potentials, mask), jnp.asarray(y[rows])).mean()
+        last = potentials[ends - 1, jnp.arange(len(y))]
+        return learning.cross_entropy(network.logits(last, potentials, mask), jnp.asarray(y)).mean()
 
     optimizer = None if lr is None else optax.adam(lr)
-    return diagnose(layers, inputs, loss, optimizer=optimizer, mask=mask, mode=network.mode, key=network.spike_key(key))
+    return diagnose(layers, inputs, loss, optimizer=optimizer, mask=mask, mode=network.mode, key=spike_key(params, key))
 
 
-def reasons(network: SpikingNetwork, start: Params, data: Data, lr: float) -> Callable[[Params], list[str]]:
+def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float) -> Callable[[Params], list[str]]:
     """A function that says why nothing is learnt: by what training began with, or else by what has become of it."""
-    prepare = sources.preparation(isinstance(data, sources.Timed), data.low, data.high)
-    look = functools.partial(examine, network, prepare=prepare)
-    rows, lengths = sources.spaced(len(data.x_train), EXAMPLES), sources.lengths_of(data)[0]
-    examples = data.x_train[rows], data.y_train[rows], None if lengths is None else lengths[rows]  # not all are held
+    few = train.subset(spaced(len(train), EXAMPLES)).in_memory()  # not all are held
 
     @functools.cache  # asked for more than once, and compiled each time
     def at_start() -> list[str]:
-        return [f"at the start, {v}" for v in look(start, examples, lr=lr).verdicts]
+        return [f"at the start, {v}" for v in examine(network, start, few, lr).verdicts]
 
-    return lambda params: at_start() or [str(v) for v in look(params, examples).verdicts]
+    def why(params: Params) -> list[str]:
+        try:
+            return at_start() or [str(v) for v in examine(network, params, few).verdicts]
+        except Exception as error:  # the diagnosis must not end training
+            return [f"the diagnosis failed: {streams.brief(error)}"]
+
+    return why
 
 
 SOUND = "potentials and gradients show nothing else amiss: more epochs may help"
@@ -101,16 +95,12 @@ def explained(why: Callable[[Params], list[str]]) -> Iterator[None]:
 
 def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
     """The numbers of each layer, as wide as a screen."""
-    return [_table(title, headings, cells) for headings, *cells in laid_out(rows, width, between=3)]
-
-
-def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    found = []
+    for headings, *cells in laid_out(rows, width, between=3):
+        found.append(tables.table(title, headings[:1], headings[1:]))
+        for row in cells:
+            found[-1].add_row(*row)
+    return found
 
 
 @click.command("diagnose")
@@ -134,29 +124,26 @@ def command(run: Path, data: str | None, start: bool, examples: int, output: Pat
     without any gradient, and by which factor the gradient changes with each step back. Then what is wrong, and what
     helps.
     """
-    saved = runs.load(run)
+    saved = runs.read(run)
     source = saved.options.data if data is None else data
     if output is not None:
         outputs.check(output, (".png", ".svg", ".pdf", ".json"), force, reads=(run / runs.RECORD, Path(source)))
-    found = runs.to_score(saved, source)
-    if found[1] is None:
+    found, labelled = runs.to_score(saved, source)
+    if not labelled:
         raise runs.RunError(f"{source} has no labels, which the loss needs")
-    options, about = saved.options, saved.data
-    prepare = sources.preparation(options.coding == NO_CODING, about.low, about.high)
-    params, lr = saved.params, None
+    params, lr = runs.read_parameters(saved), None
     if start:
-        trained_on = sources.load(options.data, options.seed, options.binning)
-        params, lr = learning.starts(saved.network, trained_on)(jax.random.key(options.seed)), options.lr
-    diagnosis = examine(saved.network, params, found, prepare, lr, examples)
+        params = learning.starts(saved.network, saved.options.load().train)(jax.random.key(saved.options.seed))
+        lr = saved.options.lr
+    diagnosis = examine(saved.network, params, found, lr, examples)
     if output is not None and output.suffix == ".json":
         text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"
         outputs.write(output, lambda stream: stream.write(text.encode()))
     elif output is not None:
-        figure = diagnosis.plot()
-        outputs.write(output, lambda stream: figure.savefig(stream, dpi=150, format=output.suffix[1:]))
+        outputs.write(output, outputs.drawn(diagnosis.plot(), output, 150))
     out = tables.console()
     weights = "at the start" if start else "as trained"
-    title = f"{run}, weights {weights}, {min(examples, len(found[0]))} examples of {source}"
+    title = f"{run}, weights {weights}, {min(examples, len(found))} examples of {source}"
     for table in layers(diagnosis.rows(), title, out.width):
         out.print(table)
     for line in diagnosis.lines():

@@ -15,17 +15,18 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from .._surrogate import Surrogate
-from ..data import Data
+from ..data import Sequences
 from ..inspect.plot import draw
-from . import sources, tables
-from .networks import Params, SpikingNetwork
+from . import tables
+from .networks import NO_CODING, Params, SpikingNetwork
+from .sources import examples
 from .streams import spelt
 
 _SHOWN = 60  # neurons of a layer that fit a raster
 
 
 def run_figure(
-    network: SpikingNetwork, surrogate: Surrogate, params: Params, data: Data, results: dict[str, Any], title: str
+    network: SpikingNetwork, surrogate: Surrogate, params: Params, test: Sequences, results: dict[str, Any], title: str
 ) -> Figure:
     """Learning curves, a spike raster of a held-out example, and the surrogate's step, primal and slope."""
     figure = Figure(figsize=(11, 7.6), layout="constrained")
@@ -33,7 +34,7 @@ def run_figure(
     top, middle, bottom = np.asarray(figure.subfigures(3, 1, height_ratios=(1, 1.25, 1)))
     _curves(top.subplots(1, 3), results)
     picture, raster, readout = middle.subplots(1, 3, width_ratios=(0.7, 1.6, 1))
-    _example(picture, raster, readout, network, params, data)
+    _example(picture, raster, readout, network, params, test)
     bottom.suptitle(repr(surrogate), fontsize=9)
     left, right = bottom.subplots(1, 2)
     draw(left, right, (surrogate,))
@@ -74,13 +75,15 @@ def _curves(panels: Any, results: dict[str, Any]) -> None:
         axes.legend(fontsize=7, frameon=False)
 
 
-def _example(picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork, params: Params, data: Data) -> None:
-    i = len(data.y_test) // 2
-    x, label, lengths = data.x_test[i], int(data.y_test[i]), sources.lengths_of(data)[1]
-    timed = isinstance(data, sources.Timed)
-    prepare = sources.preparation(timed, data.low, data.high)
-    x = x if lengths is None else x[: lengths[i]]
-    logits, spikes, potentials = jax.jit(network)(params, prepare(jnp.asarray(x)[None]), jax.random.key(0))
+def _example(
+    picture: Axes, raster: Axes, readout: Axes, network: SpikingNetwork, params: Params, test: Sequences
+) -> None:
+    i = len(test) // 2
+    (x,), (label,), lengths = examples(test, slice(i, i + 1))
+    x = x if lengths is None else x[: lengths[0]]
+    logits, spikes, potentials = jax.jit(network)(params, network.prepare(jnp.asarray(x)[None]), jax.random.key(0))
+    timed = network.coding == NO_CODING
+    x = x if timed else x[0]
     if timed:
         picture.imshow(
             x.reshape(len(x), -1).T, cmap="gray_r", aspect="auto", extent=(0.5, len(x) + 0.5, math.prod(x.shape[1:]), 0)
@@ -157,12 +160,12 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
                 panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec="C3", lw=2.5, clip_on=False))
         panel.set_facecolor("0.9")
         image = panel.imshow(grid, vmin=100 * low, vmax=max(100 * high, 100 * low + 0.1), cmap="viridis", aspect="auto")
-        panel.set_xticks(range(len(values[x])), [_named(v) for v in values[x]], fontsize=8)
-        panel.set_yticks(range(len(values[y])), [_named(v) for v in values[y]], fontsize=8)
+        panel.set_xticks(range(len(values[x])), [_wrapped(v) for v in values[x]], fontsize=8)
+        panel.set_yticks(range(len(values[y])), [_wrapped(v) for v in values[y]], fontsize=8)
         panel.set_xlabel(_AXES[x], fontsize=8)
         if y != "surrogate":
             panel.set_ylabel(_AXES[y], fontsize=8)
-        panel.set_title(", ".join(f"{_AXES[a]} {_named(v)}" for a, v in zip(rest, where, strict=True)), fontsize=8)
+        panel.set_title(", ".join(f"{_AXES[a]} {_wrapped(v)}" for a, v in zip(rest, where, strict=True)), fontsize=8)
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
     if image is not None:
@@ -178,7 +181,5 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
 _AXES = {"width": "half-width", "lr": "learning rate", "height": "height", "surrogate": "surrogate"}
 
 
-def _named(value: Any) -> str:
-    if value is None:
-        return "own"
-    return f"{value:g}" if isinstance(value, float) else textwrap.fill(value, 28)
+def _wrapped(value: Any) -> str:
+    return textwrap.fill(tables.label(value), 28)

@@ -8,7 +8,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ import optax
 from .. import training
 from .._struct import lifted
 from .._system import device_memory, release_memory
-from ..data import Data
+from ..data import Sequences, Split
 from ..training._consensus import agreed
 from ..training._json_lines import jsonable
-from . import sources
-from .networks import Model, Params, SpikingNetwork, count, init, init_driven
+from .networks import NO_CODING, Params, SpikingNetwork, with_surrogate
+from .options import Options
 from .processes import batch_sharding
+from .sources import examples, spaced
 
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
@@ -43,18 +44,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where training stands; means are over the current epoch so far."""
-
-    epoch: int
-    batches: int
-    total: int
-    loss: float
-    accuracy: float
-    firing_rate: float
-    held_out: float | None
-    seconds_left: float | None
+Reporter: TypeAlias = Callable[[training.Report, float | None], None]
+"""Called after each compiled call with its report, and with the latest accuracy on the test set, if there is one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,33 +92,32 @@ def forget_programs() -> None:
     release_memory()
 
 
-def make_evaluator(
-    network: Callable[..., tuple], prepare: Callable[[jax.Array], jax.Array] = lambda x: x
-) -> Callable[..., Scores]:
+def make_evaluator(network: SpikingNetwork, call: Callable[..., tuple] | None = None) -> Callable[..., Scores]:
     """A function that runs a network on any number of examples, compiled once for its own size of batch.
 
-    It takes parameters, examples and, of recordings of different lengths, these. ``prepare`` makes of a batch of
-    examples what the network takes, on the device.
+    It takes parameters and :class:`spikegrad.data.Sequences`. ``call`` is used instead of the network, with other
+    parameters.
     """
+    call = network if call is None else call
 
     @jax.jit
     def run(params, x, lengths, valid, key):
-        logits, spikes, _ = network(params, prepare(x), key, lengths)
+        logits, spikes, _ = call(params, network.prepare(x), key, lengths)
         return logits, [(s * valid[None, :, None]).sum((0, 1)) / s.shape[0] for s in spikes]
 
-    def score(params: Params, x: Any, lengths: np.ndarray | None = None) -> Scores:
-        size = min(len(x), 512)
+    def score(params: Any, source: Sequences) -> Scores:
+        size = min(len(source), 512)
         logits, counts = [], []
-        for i, start in enumerate(range(0, len(x), size)):
-            part = x[start : start + size]
+        for i, start in enumerate(range(0, len(source), size)):
+            part, _, lengths = examples(source, slice(start, start + size))
             valid = (np.arange(size) < len(part)).astype(np.float32)
-            padded = np.concatenate([part, np.zeros((size - len(part), *x.shape[1:]), x.dtype)])
-            steps = None if lengths is None else np.resize(lengths[start : start + size], size)
+            padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+            steps = None if lengths is None else np.resize(lengths, size)
             out, n = run(params, padded, steps, valid, jax.random.fold_in(jax.random.key(0), i))
             logits.append(np.asarray(out)[: len(part)])
             counts.append([np.asarray(c) for c in n])
-        share = 1.0 if lengths is None else lengths.mean() / x.shape[1]  # of the steps that take place
-        layers = [np.sum(layer, 0) / (len(x) * share) for layer in zip(*counts, strict=True)]
+        share = source.lengths.mean() / source.steps if source.masked else 1.0  # of the steps that take place
+        layers = [np.sum(layer, 0) / (len(source) * share) for layer in zip(*counts, strict=True)]
         return Scores(
             np.concatenate(logits), [float(r.mean()) for r in layers], [float((r == 0).mean()) for r in layers]
         )
@@ -136,18 +126,13 @@ def make_evaluator(
 
 
 def fit(
-    network: Model,
+    network: SpikingNetwork,
     params: Params,
-    data: Data,
+    data: Split,
+    options: Options,
     *,
-    name: str,
-    epochs: int,
-    batch: int,
-    lr: float,
-    shift: int = 0,
-    noise: float = 0.0,
-    seed: int = 0,
-    report: Callable[[Progress], None] = lambda progress: None,
+    name: str = "spiking",
+    report: Reporter = lambda now, held_out: None,
     stop: Callable[[], Any] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
@@ -160,27 +145,19 @@ def fit(
 
     Parameters
     ----------
-    network : Model
+    network : SpikingNetwork
         What to train.
-    params : list of dict
+    params : tuple of Layer
         Its parameters at the start.
-    data : Data
-        Examples, at least ``batch`` of them.
+    data : Split
+        At least ``batch`` training examples.
+    options : Options
+        Of them count ``epochs``, ``batch``, ``lr``, ``shift``, ``noise`` and ``seed``: the order, the shifts, the noise
+        and a random input coding depend on the seed alone.
     name : str
         Of the network, in messages and files.
-    epochs, batch : int
-        Passes over the training data, and examples per update. What is left of an epoch after its last full batch is
-        skipped; the order is drawn anew each time.
-    lr : float
-        Learning rate at the start.
-    shift : int
-        Images are moved by up to this many pixels in each direction, anew each time; 0 moves none.
-    noise : float
-        Standard deviation of what is added to each value of a recording, anew each time.
-    seed : int
-        Of the order, the shifts, the noise and a random input coding: the same seed gives the same result.
-    report : callable
-        Called with a :class:`Progress` after each compiled call.
+    report : Reporter
+        Told of each compiled call.
     stop : callable
         Asked as often; true ends training, and what was learnt so far is returned.
     folder : Path, optional
@@ -203,16 +180,15 @@ def fit(
     CheckpointError
         If the newest checkpoint in ``folder`` cannot be read, or belongs to another run.
     """
-    per_epoch = len(data.x_train) // batch
-    schedule = jax.jit(optax.cosine_decay_schedule(lr, per_epoch * epochs))
+    epochs, per_epoch = options.epochs, len(data.train) // options.batch
+    schedule = jax.jit(optax.cosine_decay_schedule(options.lr, per_epoch * epochs))
     optimizer = optax.adam(schedule)
-    prepare = _preparation(data)
-    loss, examples = _placed(_loss(network, prepare, shift, noise), data)
-    course = _Course(data, make_evaluator(network, prepare), report)
+    loss, batches = _placed(_loss(network, options), data.train, options.batch)
+    course = _Course(data.test, make_evaluator(network), report)
     told: list[training.Callback] = [course, *callbacks, lambda now: stop()]
     failures: list[str] = []
     diverged = False
-    state = training.State.start(params, optimizer, jax.random.key(seed))
+    state = training.State.start(params, optimizer, jax.random.key(options.seed))
     if folder is not None:
         of = jsonable({"network": name, **(identity or {})})
         extra = {"run": of, "curves": course.curves}
@@ -231,11 +207,11 @@ def fit(
         state = training.fit(
             loss,
             state,
-            training.ShuffledBatches(examples, batch, seed),
+            batches(options.seed),
             optimizer=optimizer,
             epochs=epochs,
-            updates_per_call=_updates_per_call(network, batch, per_epoch),
-            batch_sharding=batch_sharding(batch),
+            updates_per_call=_updates_per_call(network, options.batch, per_epoch),
+            batch_sharding=batch_sharding(options.batch),
             callbacks=told,
         )
     except training.DivergedError as error:
@@ -251,15 +227,12 @@ def fit(
 
 def sweep(
     network: SpikingNetwork,
-    data: Data,
-    validation: Data,
+    data: Split,
+    validation: Split,
+    options: Options,
     settings: list[dict[str, Any]],
     seeds: Sequence[int],
     *,
-    epochs: int,
-    batch: int,
-    shift: int,
-    noise: float,
     report: Callable[[int], Any],
     **more: Any,
 ) -> Iterator[dict[str, Any]]:
@@ -268,8 +241,10 @@ def sweep(
 
     Parameters
     ----------
-    data, validation : Data
-        What is trained on and held out; and the same with other examples held out, to choose by.
+    data, validation : Split
+        The training and the test set; and the training and the validation set.
+    options : Options
+        Of them count ``epochs``, ``batch``, ``shift`` and ``noise``.
     settings : list of dict
         Each has a ``spike``, the surrogate; ``lr``; and whatever else is to be told of it.
     report : callable
@@ -282,64 +257,56 @@ def sweep(
     dict
         With the accuracies ``validation`` and ``held_out``, and ``silent`` as :class:`Scores` has it.
     """
-    per_epoch = len(data.x_train) // batch
-    prepare = _preparation(data)
-
-    def firing(spike: Any) -> SpikingNetwork:
-        return dataclasses.replace(network, cell=dataclasses.replace(network.cell, surrogate=spike))
+    epochs, per_epoch = options.epochs, len(data.train) // options.batch
+    one_loss = _loss(network, options)
 
     def loss(params, batch, key, setting):
-        return _loss(firing(setting["spike"]), prepare, shift, noise)(params, batch, key)
+        return one_loss(with_surrogate(params, setting["spike"]), batch, key)
 
     @functools.cache
     def evaluator(shape: Any) -> Callable[..., Scores]:
-        def run(params_and_numbers, *examples):
+        def call(params_and_numbers, *given):
             params, numbers = params_and_numbers
-            return firing(jax.tree.unflatten(shape, numbers))(params, *examples)
+            return network(with_surrogate(params, jax.tree.unflatten(shape, numbers)), *given)
 
-        return make_evaluator(run, prepare)
+        return make_evaluator(network, call)
 
     def score(params: Params, setting: dict[str, Any]) -> dict[str, Any]:
         numbers, shape = jax.tree.flatten(lifted(setting["spike"]))
-        to_choose, to_tell = (
-            evaluator(shape)((params, numbers), part.x_test, sources.lengths_of(part)[1]) for part in (validation, data)
-        )
+        to_choose, to_tell = (evaluator(shape)((params, numbers), part.test) for part in (validation, data))
         return {
-            "validation": to_choose.accuracy(validation.y_test),
-            "held_out": to_tell.accuracy(data.y_test),
+            "validation": to_choose.accuracy(validation.test.y),
+            "held_out": to_tell.accuracy(data.test.y),
             "silent": to_tell.silent,
         }
 
-    updates_per_call = _updates_per_call(network, batch, per_epoch)
-    placed, examples = _placed(loss, data)
-    start = starts(network, data)
+    placed, batches = _placed(loss, data.train, options.batch)
+    start = starts(network, data.train)
     return training.sweep(
         placed,
         lambda key, setting: start(key),
-        lambda seed: training.ShuffledBatches(examples, batch, seed),
+        batches,
         settings,
         optimizer=lambda setting: optax.adam(optax.cosine_decay_schedule(setting["lr"], per_epoch * epochs)),
         seeds=seeds,
         epochs=epochs,
-        updates_per_call=updates_per_call,
+        updates_per_call=_updates_per_call(network, options.batch, per_epoch),
         score=score,
-        callbacks=lambda setting, seed: [reporting(report)],
+        callbacks=lambda setting, seed: [lambda now: report(now.updates)],
         **more,
     )
 
 
-def starts(network: SpikingNetwork, data: Data) -> Callable[[jax.Array], Params]:
+def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], Params]:
     """What draws the parameters of a spiking network at the start: of recordings, by how much they drive it."""
-    gain = gains(data)[0]
 
     def plain(key: jax.Array) -> Params:
-        return init(network.sizes, key, gain, network.recurrent)
+        return network.init(key, gains(network)[0])
 
-    if not isinstance(data, sources.Timed):
+    if network.coding != NO_CODING:
         return plain
-    rows = sources.spaced(len(data.x_train), _MEASURED)
-    x, lengths = data.x_train[rows], None if data.lengths_train is None else data.lengths_train[rows]
-    driven = jax.jit(functools.partial(init_driven, network))
+    x, _, lengths = examples(train, spaced(len(train), _MEASURED))
+    driven = jax.jit(network.init_driven)
 
     def start(key: jax.Array) -> Params:
         params = driven(x, lengths, key)
@@ -353,63 +320,63 @@ _MEASURED = 128
 """Recordings of which it is measured how much they drive: no more than are in a batch by default, which must fit."""
 
 
-def reporting(report: Callable[[int], Any]) -> training.Callback:
-    """Tells of the updates of one run since it was last called."""
-    before = 0
-
-    def told(now: training.Report) -> None:
-        nonlocal before
-        report(now.step - before)
-        before = now.step
-
-    return told
-
-
-def gains(data: Data) -> tuple[float, float]:
+def gains(network: SpikingNetwork) -> tuple[float, float]:
     """Of the weights at the start, in a spiking network and in one without spikes.
 
     A membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU; a recording varies.
     """
-    return (math.sqrt(0.5), math.sqrt(0.5)) if isinstance(data, sources.Timed) else (0.5, 1.0)
+    return (math.sqrt(0.5), math.sqrt(0.5)) if network.coding == NO_CODING else (0.5, 1.0)
 
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 _WORK = 1.6e10  # additions and multiplications of one compiled call: a tenth of a second or so on two cores
 
 
-def _updates_per_call(network: Model, batch: int, per_epoch: int) -> int:
+def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> int:
     """So many that starting a call costs little, and so few that an interrupt is soon noticed; counted, not timed."""
-    of_update = 6.0 * batch * network.steps * count(network.sizes, network.recurrent)
+    of_update = 6.0 * batch * network.steps * network.count
     return max(1, min(per_epoch, int(_WORK / of_update)))
 
 
-def _preparation(data: Data) -> Callable[[jax.Array], jax.Array]:
-    return sources.preparation(isinstance(data, sources.Timed), data.low, data.high)
+def _placed(loss: Callable[..., Any], train: Sequences, size: int) -> tuple[Any, Callable[[int], Any]]:
+    """The loss, and batches by their seed: of row numbers if the examples fit the device, else of examples."""
+    rows = np.arange(len(train), dtype=np.int32)
+    numbers = functools.partial(training.ShuffledBatches, rows, size)
+    if agreed(not _fits_the_device(train)):
+        return loss, lambda seed: _Read(train, numbers(seed))
+    return training.staged(loss, jax.device_put(examples(train))), numbers
 
 
-def _placed(loss: Callable[..., Any], data: Data) -> tuple[Callable[..., Any], Any]:
-    """The loss, and the examples of which batches are made: their numbers, where they fit the device."""
-    examples = (data.x_train, data.y_train, sources.lengths_of(data)[0])
-    if agreed(not _fits_the_device(examples)):
-        return loss, examples
-    return training.staged(loss, jax.device_put(examples)), np.arange(len(data.x_train), dtype=np.int32)
-
-
-def _fits_the_device(arrays: Any) -> bool:
-    """Whether half of its free memory holds the arrays."""
-    if any(isinstance(array, sources.Rows) for array in arrays):  # which do not even fit into that of the system
+def _fits_the_device(train: Sequences) -> bool:
+    """Whether half of its free memory holds the examples."""
+    if not isinstance(train.x, np.ndarray):  # which do not even fit into that of the system
         return False
     free = device_memory()
-    return free is None or sum(array.nbytes for array in jax.tree.leaves(arrays)) <= free / 2
+    return free is None or train.x.nbytes <= free / 2
 
 
-def _loss(network: Model, prepare: Callable[[jax.Array], jax.Array], shift: int, noise: float) -> training.Loss:
+class _Read:
+    """Batches of examples, read by their numbers."""
+
+    def __init__(self, train: Sequences, numbers: training.ShuffledBatches) -> None:
+        self.train, self.numbers = train, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __call__(self, epoch: int) -> Iterator[Any]:
+        return (examples(self.train, rows) for rows in self.numbers(epoch))
+
+
+def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
     def loss(params, batch, key):
         x, y, lengths = batch
         varying, coding = jax.random.split(key)
-        x = random_shift(prepare(x), shift, varying) if shift else prepare(x)
-        if noise:
-            x = x + noise * jax.random.normal(varying, x.shape)
+        x = network.prepare(x)
+        if options.shift:
+            x = random_shift(x, options.shift, varying)
+        if options.noise:
+            x = x + options.noise * jax.random.normal(varying, x.shape)
         logits, spikes, _ = network(params, x, coding, lengths)
         rates = jnp.stack([s.mean() for s in spikes])
         if lengths is not None:  # beyond which nothing fires
@@ -464,8 +431,8 @@ class _Tolerant:
 class _Course:
     """How training goes: a callback that keeps a value per epoch of each curve, and tells where it stands."""
 
-    def __init__(self, data: Data, score: Callable[..., Scores], report: Callable) -> None:
-        self.data, self.score, self.report = data, score, report
+    def __init__(self, test: Sequences, score: Callable[..., Scores], report: Reporter) -> None:
+        self.test, self.score, self.report = test, score, report
         self.curves: dict[str, list] = {name: [] for name in _CURVES}
         self.last: training.Report | None = None
 
@@ -473,23 +440,11 @@ class _Course:
         self.last = now
         if now.epoch_ended:
             self._append(now, self.scores(now.state.trainable))
-        means = now.epoch_metrics
-        self.report(
-            Progress(
-                epoch=now.epoch,
-                batches=now.step,
-                total=now.total or now.step,
-                loss=float(means["loss"]),
-                accuracy=float(means["accuracy"]),
-                firing_rate=float(means["rates"].mean()),
-                held_out=self.curves["held_out"][-1] if self.curves["held_out"] else None,
-                seconds_left=now.seconds_left,
-            )
-        )
+        self.report(now, self.curves["held_out"][-1] if self.curves["held_out"] else None)
 
     def scores(self, params: Params) -> Scores:
-        """Of the held-out examples."""
-        return self.score(params, self.data.x_test, sources.lengths_of(self.data)[1])
+        """Of the test set."""
+        return self.score(params, self.test)
 
     def close(self, scores: Scores) -> None:
         """An epoch that was begun counts with what there is of it."""
@@ -502,4 +457,4 @@ class _Course:
     def _append(self, now: training.Report, scores: Scores) -> None:
         for name in ("loss", "accuracy", "rates"):
             self.curves[name].append(now.epoch_metrics[name].tolist())
-        self.curves["held_out"].append(scores.accuracy(self.data.y_test))
+        self.curves["held_out"].append(scores.accuracy(self.test.y))

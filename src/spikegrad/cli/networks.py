@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import math
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from .._struct import parameter
-from ..data import constant_coding, latency_coding, rate_coding
+from ..data import constant_coding, latency_coding, rate_coding, scale
 from ..network import Layer, Network
-from ..network._layer import is_stochastic
-from ..network._step import KEYS
+from ..network._step import KEYS, is_stochastic
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
+from ..training import partition
 
-Params: TypeAlias = list[dict[str, jax.Array]]
-"""One ``{"weight": (inputs, outputs), "bias": (outputs,)}`` for each layer, the readout last. A recurrent layer has
-``"recurrent": (neurons, neurons)`` beside."""
+Params: TypeAlias = tuple[Layer, ...]
+"""The trained part of the layers, the readout last: what :func:`spikegrad.training.partition` returns."""
 
 CODINGS = ("current", "rate", "latency")
 NO_CODING = "none"
@@ -34,90 +31,9 @@ CELLS: dict[str, tuple[type[LIF], tuple[str, ...]]] = {
 """Cells by name, with their leaks, each of which has a time constant."""
 
 
-class Model(Protocol):
-    """A network of the command."""
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Number of inputs, of neurons of each hidden layer, and of classes."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """Time steps."""
-        ...
-
-    @property
-    def recurrent(self) -> bool:
-        """Whether the neurons of a hidden layer are connected with each other."""
-        ...
-
-    def __call__(
-        self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
-    ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-        """Run on examples ``(n, ...)``, of recordings ``(n, steps, ...)`` with their ``lengths``, ``(n,)``.
-
-        Returns the logits, ``(n, classes)``; which neurons of each hidden layer are active, as 0 and 1,
-        ``(steps, n, neurons)``; and the readout over time, ``(steps, n, classes)``.
-        """
-        ...
-
-
-def shapes(sizes: tuple[int, ...], recurrent: bool = False) -> list[dict[str, tuple[int, ...]]]:
-    """The shapes of the parameters of each layer."""
-    layers: list[dict[str, tuple[int, ...]]] = [{"weight": (n, m), "bias": (m,)} for n, m in itertools.pairwise(sizes)]
-    for layer, m in zip(layers[:-1], sizes[1:-1], strict=True):
-        layer |= {"recurrent": (m, m)} if recurrent else {}
-    return layers
-
-
-def init(sizes: tuple[int, ...], key: jax.Array, gain: float = 1.0, recurrent: bool = False) -> Params:
-    """Weights drawn from a normal distribution, biases 0.
-
-    Its standard deviation is ``gain * sqrt(2 / inputs)``, and ``0.5 / sqrt(neurons)`` within a recurrent layer.
-    """
-
-    def draw(name: str, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
-        if name == "bias":
-            return jnp.zeros(shape)
-        if name == "weight":
-            return gain * math.sqrt(2 / shape[0]) * jax.random.normal(key, shape)
-        return 0.5 / math.sqrt(shape[0]) * jax.random.normal(jax.random.fold_in(key, 0), shape)
-
-    layers = shapes(sizes, recurrent)
-    return [
-        {name: draw(name, shape, key) for name, shape in layer.items()}
-        for key, layer in zip(jax.random.split(key, len(layers)), layers, strict=True)
-    ]
-
-
-def init_driven(network: SpikingNetwork, x: jax.Array, lengths: jax.Array | None, key: jax.Array) -> Params:
-    """Weights by which recordings make the potentials fluctuate by a threshold, biases 0.
-
-    Weights for any inputs would leave a network silent on sparse events. Recordings without any give NaN.
-    """
-    inputs = _time_first(x)
-    mask = mask_of(lengths, len(inputs))
-    *hidden, readout = network.cells
-    drawn = Network.init(
-        key, inputs, network.sizes[1:], hidden[0], readout, mask=mask, recurrent=network.recurrent, bias=True
-    )
-    names = shapes(network.sizes, network.recurrent)
-    return [{name: getattr(layer, name) for name in own} for layer, own in zip(drawn.layers, names, strict=True)]
-
-
-def count(sizes: tuple[int, ...], recurrent: bool = False) -> int:
-    """Number of parameters."""
-    return sum(math.prod(shape) for layer in shapes(sizes, recurrent) for shape in layer.values())
-
-
 def mask_of(lengths: jax.Array | None, steps: int) -> jax.Array | None:
     """Which steps take place in recordings of these lengths, ``(steps, n)``; None if all do."""
     return None if lengths is None else jnp.arange(steps)[:, None] < lengths[None]
-
-
-def _dense(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    return x @ layer["weight"] + layer["bias"][None]
 
 
 def _time_first(x: jax.Array) -> jax.Array:
@@ -127,7 +43,7 @@ def _time_first(x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class SpikingNetwork:
-    """Fully connected layers of leaky integrate-and-fire neurons and a leaky readout.
+    """Fully connected layers of leaky integrate-and-fire neurons and a leaky readout, from examples to logits.
 
     Parameters
     ----------
@@ -150,6 +66,8 @@ class SpikingNetwork:
         Whether neurons of a hidden layer are connected with each other.
     readout_decay : float, optional
         Leak of the readout; by default that of the cells' potential.
+    low, high : float
+        For images: the values that are scaled to 0 and 1.
     """
 
     sizes: tuple[int, ...]
@@ -160,11 +78,13 @@ class SpikingNetwork:
     mode: str = "exact"
     recurrent: bool = False
     readout_decay: float | None = None
+    low: float = 0.0
+    high: float = 1.0
 
     def __call__(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
     ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-        """Run the network on examples ``x`` of shape ``(n, ...)``.
+        """Run the layers on examples ``x`` of shape ``(n, ...)``, as :meth:`prepare` returns them.
 
         Steps of a recording beyond its length, of ``lengths``, ``(n,)``, do not take place.
 
@@ -177,22 +97,66 @@ class SpikingNetwork:
         potentials : jax.Array
             Those of the readout, ``(steps, n, classes)``.
         """
-        inputs, weights = self._coded(x, params, key)
+        layers, inputs = self._encoded(params, x, key)
         mask = mask_of(lengths, len(inputs))
-        network = self._layers(params, weights)
-        states, (*spikes, potentials) = network(
-            inputs, mask=mask, mode=self.mode, all_layers=True, key=self.spike_key(key)
+        states, (*spikes, potentials) = Network(layers)(
+            inputs, mask=mask, mode=self.mode, all_layers=True, key=spike_key(params, key)
         )
         return self.logits(states[-1][0], potentials, mask), spikes, potentials
+
+    def prepare(self, x: jax.Array) -> jax.Array:
+        """Examples of :class:`spikegrad.data.Sequences`, ``(n, steps, ...)``, on the device.
+
+        Images lose their single step and are scaled. Recordings were brought to their scale before.
+        """
+        return x if self.coding == NO_CODING else scale(x[:, 0], self.low, self.high)
 
     def taken_apart(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None
     ) -> tuple[Network, jax.Array, jax.Array | None]:
         """The layers, what they are given over time, and which steps take place; every weight is a matrix."""
-        weights = [layer["weight"] for layer in params]
-        constant = self.coding == "current"
-        inputs = constant_coding(x.reshape(len(x), -1), self.steps) if constant else self._coded(x, params, key)[0]
-        return self._layers(params, weights), inputs, mask_of(lengths, len(inputs))
+        if self.coding == "current":
+            layers, inputs = params, constant_coding(x.reshape(len(x), -1), self.steps)
+        else:
+            layers, inputs = self._encoded(params, x, key)
+        return Network(layers), inputs, mask_of(lengths, len(inputs))
+
+    def init(self, key: jax.Array, gain: float = 1.0) -> Params:
+        """Weights drawn from a normal distribution, biases 0.
+
+        Its standard deviation is ``gain * sqrt(2 / inputs)``, and ``0.5 / sqrt(neurons)`` within a recurrent layer.
+        Each layer has one key, of which :meth:`spikegrad.Layer.init` would make three.
+        """
+        layers, depth = [], len(self.cells)
+        for i, (own, n, m) in enumerate(zip(jax.random.split(key, depth), self.sizes, self.sizes[1:], strict=False)):
+            weight = gain * math.sqrt(2 / n) * jax.random.normal(own, (n, m))
+            recurrent = None
+            if self.recurrent and i < depth - 1:
+                recurrent = 0.5 / math.sqrt(m) * jax.random.normal(jax.random.fold_in(own, 0), (m, m))
+            layers.append(Layer(weight, self.cells[i], recurrent, jnp.zeros(m)))
+        return partition(tuple(layers))[0]
+
+    def init_driven(self, x: jax.Array, lengths: jax.Array | None, key: jax.Array) -> Params:
+        """Weights by which recordings make the potentials fluctuate by a threshold, biases 0.
+
+        Weights for any inputs would leave a network silent on sparse events. Recordings without any give NaN.
+        """
+        inputs, (*hidden, readout) = _time_first(x), self.cells
+        mask = mask_of(lengths, len(inputs))
+        drawn = Network.init(
+            key, inputs, self.sizes[1:], hidden[0], readout, mask=mask, recurrent=self.recurrent, bias=True
+        )
+        return partition(drawn.layers)[0]
+
+    @property
+    def shapes(self) -> Params:
+        """The parameters, each with a shape and a dtype in place of values."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    @property
+    def count(self) -> int:
+        """Number of parameters."""
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Trace the network, without computing it, for an image of this shape or a recording of such channels.
@@ -203,29 +167,14 @@ class SpikingNetwork:
             If the network cannot run, such as for a surrogate with more levels than float32 can count.
         """
         time = (self.steps,) if self.coding == NO_CODING else ()
-        array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.result_type(float))
-        params = [{name: array(own) for name, own in layer.items()} for layer in shapes(self.sizes, self.recurrent)]
-        jax.eval_shape(self, params, array((1, *time, *shape)), jax.random.key(0))
-
-    def spike_key(self, key: jax.Array) -> jax.Array | None:
-        """The key for stochastic spikes, independent of the key of the input coding. None for other spikes."""
-        if not is_stochastic(self.cell):
-            return None
-        return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl=KEYS)
+        x = jax.ShapeDtypeStruct((1, *time, *shape), jnp.result_type(float))
+        jax.eval_shape(self, self.shapes, x, jax.random.key(0))
 
     @property
     def cells(self) -> list[Cell]:
         """The cell of each layer, the readout last."""
         readout = LeakyReadout(self.cell.decay if self.readout_decay is None else self.readout_decay)
         return [*[self.cell] * (len(self.sizes) - 2), readout]
-
-    def _layers(self, params: Params, weights: list) -> Network:
-        return Network(
-            [
-                Layer(weight, cell, layer.get("recurrent"), layer["bias"])
-                for weight, cell, layer in zip(weights, self.cells, params, strict=True)
-            ]
-        )
 
     def logits(self, last: jax.Array, potentials: jax.Array, mask: jax.Array | None) -> jax.Array:
         """The logits, of the readout's last potentials and of those over time."""
@@ -237,18 +186,30 @@ class SpikingNetwork:
             return potentials.sum(0) / mask.sum(0, dtype=potentials.dtype)[:, None]
         return jnp.where(mask[:, :, None], potentials, -jnp.inf).max(0)
 
-    def _coded(self, x, params, key):
-        """The inputs over time, and the weights of each layer."""
-        weights = [layer["weight"] for layer in params]
+    def _encoded(self, params: Params, x: jax.Array, key: jax.Array) -> tuple[Params, jax.Array]:
+        """The layers, and their inputs over time."""
         if self.coding == NO_CODING:
-            return _time_first(x), weights
+            return params, _time_first(x)
         x = x.reshape(len(x), -1)
         if self.coding == "current":  # the same at every step: one product, and inputs that are not looked at
-            constant = jax.tree_util.Partial(lambda current, _: current, x @ weights[0])
-            return jnp.zeros((self.steps, len(x)), bool), [constant, *weights[1:]]
-        if self.coding == "rate":
-            return rate_coding(x, self.steps, key), weights
-        return latency_coding(x, self.steps), weights
+            first, *rest = params
+            constant = jax.tree_util.Partial(lambda current, _: current, x @ first.weight)
+            return (dataclasses.replace(first, weight=constant), *rest), jnp.zeros((self.steps, len(x)), bool)
+        return params, rate_coding(x, self.steps, key) if self.coding == "rate" else latency_coding(x, self.steps)
+
+
+def spike_key(params: Params, key: jax.Array) -> jax.Array | None:
+    """The key for stochastic spikes, independent of the key of the input coding. None for other spikes."""
+    if not any(is_stochastic(layer.cell) for layer in params):
+        return None
+    return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl=KEYS)
+
+
+def with_surrogate(params: Params, surrogate: Any) -> Params:
+    """The same weights with another surrogate in each hidden layer."""
+    *hidden, readout = params
+    cell = dataclasses.replace(hidden[0].cell, surrogate=surrogate)
+    return (*(dataclasses.replace(layer, cell=cell) for layer in hidden), readout)
 
 
 class Rectified(Cell, pure=True):
@@ -276,27 +237,22 @@ class RectifiedNetwork(SpikingNetwork):
         return logits, [(out > 0).astype(out.dtype) for out in outputs], potentials
 
 
-def without_spikes(network: SpikingNetwork) -> Model:
+def without_spikes(network: SpikingNetwork) -> SpikingNetwork:
     """The network to compare a spiking one with: as many weights, and of recordings the same leaks."""
-    if network.coding != NO_CODING:
-        return ReluNetwork(network.sizes)
     fields: dict[str, Any] = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
     fields["cell"] = Rectified(network.cell.decay)
-    return RectifiedNetwork(**fields)
+    if network.coding == NO_CODING:
+        return RectifiedNetwork(**fields)
+    return ReluNetwork(**fields | {"steps": 1, "recurrent": False})
 
 
-@dataclasses.dataclass(frozen=True)
-class ReluNetwork:
+class ReluNetwork(SpikingNetwork):
     """The same layers with rectified linear units in place of spiking neurons, and without time."""
-
-    sizes: tuple[int, ...]
-    steps: int = dataclasses.field(default=1, init=False)
-    recurrent: bool = dataclasses.field(default=False, init=False)
 
     def __call__(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
     ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-        """Run the network on examples ``x`` of shape ``(n, ...)``; ``key`` and ``lengths`` are not used.
+        """Run the network on images ``x`` of shape ``(n, ...)``; ``key`` and ``lengths`` are not used.
 
         Returns
         -------
@@ -309,8 +265,8 @@ class ReluNetwork:
         """
         del key, lengths
         active = []
-        y = _dense(params[0], x.reshape(len(x), -1))
+        y = params[0].drive(x.reshape(len(x), -1))
         for layer in params[1:]:
             active.append((y > 0).astype(y.dtype)[None])
-            y = _dense(layer, jax.nn.relu(y))
+            y = layer.drive(jax.nn.relu(y))
         return y, active, y[None]

@@ -1,11 +1,11 @@
-"""The options of a run: how they are read, what they are by default, and the network that they describe."""
+"""The options of a run, each declared once: the parser, run.json and the checks of ``--resume`` are derived from it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from .. import data as datasets
 from .._struct import domain
-from ..data import Binning
+from ..data import Binning, Split
 from ..network._modes import MODES
 from ..neurons import LIF, decay_from_tau
 from ..surrogates._registry import get
@@ -24,73 +23,58 @@ from . import sources
 from .networks import CELLS, CODINGS, NO_CODING, READOUTS, SpikingNetwork
 
 _LIF = LIF()
-_SHIFT = {"mnist5k": 2}
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of a run: all that it depends on.
+def declared(help: str, kind: click.ParamType | None = None, *names: str, absent: Any = None, **click_options) -> Any:
+    """A field of a dataclass that is an option of a command.
 
-    ``taus`` are empty where ``decay`` and the cell's own defaults count. ``bin`` is in milliseconds, 0 without events.
+    Parameters
+    ----------
+    help : str
+        Its text in the help.
+    kind : click.ParamType, optional
+        The values that the command line and a record may have.
+    *names : str
+        As for ``click.option``. By default ``--`` and the name of the field.
+    absent : optional
+        The value in a record if the option does not apply to the data.
+    **click_options
+        Others of ``click.option``, such as ``default``. An option without one depends on the data.
     """
-
-    data: str
-    surrogate: str
-    epochs: int
-    seed: int
-    batch: int
-    hidden: tuple[int, ...]
-    steps: int
-    coding: str
-    lr: float
-    shift: int
-    decay: float
-    reset: str
-    detach_reset: bool
-    cell: str
-    taus: tuple[float, ...]
-    recurrent: bool
-    readout: str
-    mode: str
-    bin: float
-    pool: int
-    noise: float
-
-    def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r:.40}")
-        for name, least in _AT_LEAST.items():
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)!r:.40}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be above 0, got {self.lr!r:.40}")
-        if not self.hidden:
-            raise ValueError("hidden must have one layer or more, got none")
-        leaks = len(CELLS[self.cell][1])
-        if len(self.taus) not in (0, leaks, leaks + 1):
-            raise ValueError(f"taus of the cell {self.cell} are {leaks} or {leaks + 1}, got {len(self.taus)}")
-
-    def network(self, shape: tuple[int, ...], classes: int) -> SpikingNetwork:
-        """The network for examples of this shape; of recordings, that of their channels."""
-        kind, names = CELLS[self.cell]
-        decays = [decay_from_tau(tau) for tau in self.taus] or [self.decay]
-        readout = decays[len(names)] if len(decays) > len(names) else None
-        leaks = dict(zip(names, decays, strict=False))
-        cell = kind(surrogate=get(self.surrogate), reset=self.reset, detach_reset=self.detach_reset, **leaks)
-        sizes = (math.prod(shape), *self.hidden, classes)
-        return SpikingNetwork(
-            sizes, cell, self.steps, self.coding, self.readout, self.mode, self.recurrent, readout_decay=readout
-        )
-
-    @property
-    def binning(self) -> Binning:
-        """How events are binned; for other data its steps alone count."""
-        return Binning(self.steps, self.bin * 1000 if self.bin else 1, pool=self.pool)
+    return dataclasses.field(
+        metadata={"names": names, "kind": kind, "absent": absent, "click": {"help": help, "type": kind} | click_options}
+    )
 
 
-_CHOICES = {"coding": (*CODINGS, NO_CODING), "cell": tuple(CELLS), "readout": READOUTS, "mode": tuple(MODES)}
-_AT_LEAST = {"epochs": 1, "batch": 1, "steps": 1, "pool": 1, "shift": 0, "bin": 0, "noise": 0}
+def options_of_class(cls: type, without: Collection[str] = ()) -> Callable[[Callable], Callable]:
+    """Add the options that a dataclass declares to a command."""
+
+    def add(function: Callable) -> Callable:
+        for field in reversed(dataclasses.fields(cls)):
+            if field.name not in without:
+                names = field.metadata["names"] or (f"--{field.name}",)
+                function = click.option(*names, **field.metadata["click"])(function)
+        return function
+
+    return add
+
+
+def check_values(options: Any) -> None:
+    """Raise ValueError if a value of a dataclass with declared options, such as from a record, is not permitted."""
+    for field in dataclasses.fields(options):
+        value, kind, absent = getattr(options, field.name), field.metadata["kind"], field.metadata["absent"]
+        if kind is None or value == absent:
+            continue
+        wanted = None
+        if isinstance(kind, click.Choice):
+            known = [*kind.choices, *([] if absent is None else [absent])]
+            wanted = f"one of {', '.join(known)}" if value not in known else None
+        elif kind.min is not None and (value < kind.min or (kind.min_open and value == kind.min)):
+            wanted = f"{'above' if kind.min_open else 'at least'} {kind.min:g}"
+        elif kind.max is not None and (value > kind.max or (kind.max_open and value == kind.max)):
+            wanted = f"{'below' if kind.max_open else 'at most'} {kind.max:g}"
+        if wanted:
+            raise ValueError(f"{field.name} must be {wanted}, got {value!r:.40}")
 
 
 def parse_surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
@@ -132,6 +116,91 @@ def parse_taus(ctx: click.Context, param: click.Parameter, value: str | None) ->
     return taus
 
 
+POSITIVE = RealRange(0, min_open=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All that a run depends on."""
+
+    data: str = declared("What to learn from (see above).", default="mnist5k", metavar="DATA")
+    epochs: int = declared("Passes over the training data.", click.IntRange(1), default=40)
+    batch: int = declared("Examples per update.", click.IntRange(1), default=128)
+    hidden: tuple[int, ...] = declared(
+        "Neurons of each hidden layer.", default="256,256", callback=parse_hidden, metavar="N,..."
+    )
+    cell: str = declared("The neurons: LIF, SynapticLIF, AdaptiveLIF.", click.Choice(tuple(CELLS)), default="lif")
+    recurrent: bool = declared("Connect the neurons of each hidden layer.", is_flag=True, show_default=False)
+    readout: str = declared("Logits from the readout's potentials.", click.Choice(READOUTS), default="mean")
+    mode: str = declared("What the backward pass keeps (Network's mode).", click.Choice(tuple(MODES)), default="exact")
+    steps: int = declared("Time steps.", click.IntRange(1), show_default="8 for images, 100 for events and randman")
+    bin: float = declared("Length of a step of events.", POSITIVE, absent=0.0, metavar="MS", show_default="of the data")
+    pool: int = declared(
+        "Neighbouring units of events that share a channel.", click.IntRange(1), show_default="4 for dvs128, else 1"
+    )
+    coding: str = declared(
+        "Images as input over time (see above).", click.Choice(CODINGS), absent=NO_CODING, show_default="current"
+    )
+    shift: int = declared(
+        "Move training images at random by up to this many pixels.",
+        click.IntRange(0),
+        show_default="2 for mnist5k, else 0",
+    )
+    noise: float = declared(
+        "Deviation of what is added to recordings in training, anew each time.", RealRange(0), default=0.0
+    )
+    decay: float = declared("Share of a potential left after a step.", RealRange(0, 1), default=_LIF.decay)
+    taus: tuple[float, ...] = declared(
+        "Time constants in steps, in place of --decay: of membrane, synapse or adaptation, and readout (see above).",
+        callback=parse_taus,
+        metavar="TAU,...",
+    )
+    reset: str = declared(
+        "What a spike does to the potential.",
+        click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
+        default=_LIF.reset,
+    )
+    detach_reset: bool = declared(
+        "Pass no gradient through the reset.", None, "--detach-reset/--no-detach-reset", default=_LIF.detach_reset
+    )
+    surrogate: str = declared(
+        "Such as 'arctan(alpha=2)'.",
+        default=repr(_LIF.surrogate),
+        callback=lambda *args: repr(parse_surrogate(*args)),
+        metavar="SPEC",
+    )
+    seed: int = declared("Seed of the split, the weights and the order.", click.IntRange(0, 2**32 - 1), default=0)
+    lr: float = declared("Learning rate at the start; it falls to 0.", POSITIVE, default=2e-3)
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if not self.hidden:
+            raise ValueError("hidden must have one layer or more, got none")
+        leaks = len(CELLS[self.cell][1])
+        if len(self.taus) not in (0, leaks, leaks + 1):
+            raise ValueError(f"taus of the cell {self.cell} are {leaks} or {leaks + 1}, got {len(self.taus)}")
+
+    def network(self, data: Any) -> SpikingNetwork:
+        """The network for data with this ``shape``, ``classes``, ``low`` and ``high``."""
+        kind, names = CELLS[self.cell]
+        decays = [decay_from_tau(tau) for tau in self.taus] or [self.decay]
+        readout = decays[len(names)] if len(decays) > len(names) else None
+        leaks = dict(zip(names, decays, strict=False))
+        cell = kind(surrogate=get(self.surrogate), reset=self.reset, detach_reset=self.detach_reset, **leaks)
+        sizes = (math.prod(data.shape), *self.hidden, data.classes)
+        about = (self.steps, self.coding, self.readout, self.mode, self.recurrent)
+        return SpikingNetwork(sizes, cell, *about, readout_decay=readout, low=data.low, high=data.high)
+
+    @property
+    def binning(self) -> Binning:
+        """How events are binned; for other data its steps alone count."""
+        return Binning(self.steps, self.bin * 1000 if self.bin else 1, pool=self.pool)
+
+    def load(self) -> Split:
+        """The data of the run."""
+        return sources.load(self.data, self.seed, self.binning)
+
+
 def was_given(context: click.Context, name: str) -> bool:
     """Whether the command line has this option; else its value is the default."""
     return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
@@ -157,7 +226,7 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
             raise click.BadParameter(f"{context.params[name]}: {reason}", param_hint=f"'--{name}'")
     defaults = {
         "coding": NO_CODING if timed else "current",
-        "shift": _SHIFT.get(data, 0),
+        "shift": form.shift,
         "steps": form.steps or 1,
         "bin": form.bin_ms or 0.0,
         "pool": form.pool,
@@ -169,19 +238,19 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
         raise click.BadParameter(str(error), param_hint="'--taus'") from None
 
 
-def fitted(options: Options, data: datasets.Data) -> tuple[Options, list[str]]:
-    """Options as far as the data permits them, and what was changed."""
-    n, changed = len(data.x_train), []
+def fitted(options: Options, data: Split) -> tuple[Options, list[str]]:
+    """Options as far as the data permits them, and what was changed or may be wrong."""
+    n, changed = len(data.train), []
     if options.batch > n:
         changed.append(f"--batch {options.batch} is cut to the {n} training examples")
         options = dataclasses.replace(options, batch=n)
     if options.epochs * (n // options.batch) >= 2**31:
         raise click.BadParameter(f"{options.epochs} are more than 2^31 updates", param_hint="'--epochs'")
-    if isinstance(data, sources.Timed):
-        return dataclasses.replace(options, steps=data.x_train.shape[1]), [*changed, *data.doubts]
+    if options.coding == NO_CODING:
+        return dataclasses.replace(options, steps=data.train.steps), [*changed, *data.doubts]
     if options.shift and len(data.shape) == 1:
         raise click.BadParameter(
-            f"{data.name} has no images to move, but {data.shape[0]} features", param_hint="'--shift'"
+            f"{options.data} has no images to move, but {data.shape[0]} features", param_hint="'--shift'"
         )
     if options.shift and options.shift >= min(data.shape[:2]):
         raise click.BadParameter(
@@ -190,93 +259,12 @@ def fitted(options: Options, data: datasets.Data) -> tuple[Options, list[str]]:
     return options, changed
 
 
-def check_network(network: SpikingNetwork, data: datasets.Data) -> None:
+def check_network(network: SpikingNetwork, data: Split) -> None:
     """Raise BadParameter before training if the network cannot run on the data."""
     try:
         network.check(data.shape)
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
-
-
-def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a run to a command, those apart that are single for ``train`` and many for ``sweep``."""
-    for option in reversed(_TRAINING):
-        function = option(function)
-    return function
-
-
-_TRAINING = (
-    click.option("--data", default="mnist5k", metavar="DATA", help="What to learn from (see above)."),
-    click.option("--epochs", default=40, type=click.IntRange(1), help="Passes over the training data."),
-    click.option("--batch", default=128, type=click.IntRange(1), help="Examples per update."),
-    click.option(
-        "--hidden", default="256,256", callback=parse_hidden, metavar="N,...", help="Neurons of each hidden layer."
-    ),
-    click.option(
-        "--cell", default="lif", type=click.Choice(tuple(CELLS)), help="The neurons: LIF, SynapticLIF, AdaptiveLIF."
-    ),
-    click.option("--recurrent", is_flag=True, show_default=False, help="Connect the neurons of each hidden layer."),
-    click.option(
-        "--readout", default="mean", type=click.Choice(READOUTS), help="Logits from the readout's potentials."
-    ),
-    click.option(
-        "--mode",
-        default="exact",
-        type=click.Choice(tuple(MODES)),
-        help="What the backward pass keeps (Network's mode).",
-    ),
-    click.option(
-        "--steps",
-        type=click.IntRange(1),
-        show_default="8 for images, 100 for events and randman",
-        help="Time steps.",
-    ),
-    click.option(
-        "--bin",
-        type=RealRange(0, min_open=True),
-        metavar="MS",
-        show_default="of the data",
-        help="Length of a step of events.",
-    ),
-    click.option(
-        "--pool",
-        type=click.IntRange(1),
-        show_default="4 for dvs128, else 1",
-        help="Neighbouring units of events that share a channel.",
-    ),
-    click.option(
-        "--coding", type=click.Choice(CODINGS), show_default="current", help="Images as input over time (see above)."
-    ),
-    click.option(
-        "--shift",
-        type=click.IntRange(0),
-        show_default="2 for mnist5k, else 0",
-        help="Move training images at random by up to this many pixels.",
-    ),
-    click.option(
-        "--noise",
-        default=0.0,
-        type=RealRange(0),
-        help="Deviation of what is added to recordings in training, anew each time.",
-    ),
-    click.option("--decay", default=_LIF.decay, type=RealRange(0, 1), help="Share of a potential left after a step."),
-    click.option(
-        "--taus",
-        callback=parse_taus,
-        metavar="TAU,...",
-        help="Time constants in steps, in place of --decay: of membrane, synapse or adaptation, and readout "
-        "(see above).",
-    ),
-    click.option(
-        "--reset",
-        default=_LIF.reset,
-        type=click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
-        help="What a spike does to the potential.",
-    ),
-    click.option(
-        "--detach-reset/--no-detach-reset", default=_LIF.detach_reset, help="Pass no gradient through the reset."
-    ),
-)
 
 
 output_option = click.option(
@@ -285,9 +273,6 @@ output_option = click.option(
     type=click.Path(path_type=Path),
     show_default="runs/<date>-<time>",
     help="A new or empty folder for the results. Nothing is ever overwritten.",
-)
-at_once_option = click.option(
-    "--at-once", type=click.IntRange(1), show_default="all processors", help="Runs at a time, each in a thread."
 )
 quiet_option = click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
 

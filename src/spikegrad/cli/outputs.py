@@ -27,6 +27,11 @@ def check(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, 
         raise click.BadParameter(problem, param_hint="'--output'")
 
 
+def drawn(figure: Any, path: Path, dpi: int) -> Callable[[BinaryIO], Any]:
+    """A function that saves a figure to a stream, in the format that the ending of the path names."""
+    return lambda stream: figure.savefig(stream, dpi=dpi, format=path.suffix[1:])
+
+
 def write(path: Path, contents: Callable[[BinaryIO], Any]) -> None:
     """Write it whole or not at all, by a function that is given a stream."""
     try:

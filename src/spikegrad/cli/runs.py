@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,21 +26,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # it is on Unix alone
-    fcntl = None
-
-from .. import __version__
+from .. import __version__, training
 from .. import data as datasets
-from .._files import PARTIAL, write_atomically
+from .._files import PARTIAL, fcntl, write_atomically
 from .._system import device_memory, free_disk, processors
-from ..data import Data, DataError
+from ..data import DataError, Sequences, Split
 from ..data._npz import read_arrays
-from . import sources, streams
-from .networks import NO_CODING, Params, SpikingNetwork, shapes
-from .options import Options
-from .sources import Timed, lengths_of
+from ..training._partition import name_of
+from . import outputs, sources, streams, tables
+from .networks import NO_CODING, Params, SpikingNetwork
+from .options import Options, check_network, fitted
 
 T = TypeVar("T")
 
@@ -123,37 +119,18 @@ def require(package: str) -> None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
-def describe(options: Options, data: Data) -> dict[str, Any]:
-    """What is recorded of a run before it starts: all that its result depends on."""
-    return {
-        "format": FORMAT,
-        "options": dataclasses.asdict(options),
-        "data": _description(data),
-        **environment(),
-    }
-
-
-def _description(data: Data) -> dict[str, Any]:
+def _description(options: Options, data: Split) -> dict[str, Any]:
+    is_image = options.coding != NO_CODING
     return {
         "shape": data.shape,
         "classes": data.classes,
-        "low": data.low,
-        "high": data.high,
-        "mean": data.mean if isinstance(data, Timed) else (),
-        "deviation": data.deviation if isinstance(data, Timed) else (),
-        "training": len(data.x_train),
-        "held_out": len(data.x_test),
+        **{name: getattr(data, name) for name in ("low", "high", "mean", "deviation")},
+        "training": len(data.train),
+        "held_out": len(data.test),
         "held_out_from": data.held_out,
-        "training_sha256": sha256(data.x_train, data.y_train, lengths_of(data)[0]),
-        "held_out_sha256": sha256(data.x_test, data.y_test, lengths_of(data)[1]),
+        "training_sha256": sha256(data.train, is_image),
+        "held_out_sha256": sha256(data.test, is_image),
     }
-
-
-def check_unchanged(folder: Path, source: str, data: Data, before: DataRecord) -> None:
-    """Raise RunError unless the data is still the data that the run in the folder records."""
-    now = _typed(DataRecord, json.loads(json.dumps(_description(data))))
-    if now != before:
-        raise RunError(f"{source} has changed since {folder} was started; restore the original data to resume")
 
 
 def environment() -> dict[str, Any]:
@@ -185,15 +162,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def sha256(*arrays: Any) -> str:
-    """A hash of arrays: of dtypes, shapes and values. None is none."""
+def sha256(source: Sequences, is_image: bool) -> str:
+    """A hash of examples: of dtypes, shapes and values. Images have no time axis here."""
     found = hashlib.sha256()
-    for array in arrays:
-        if array is None:
-            continue
-        found.update(f"{array.dtype.str} {array.shape} ".encode())
-        for start in range(0, len(array), 1024):  # they may have to be read
-            found.update(np.ascontiguousarray(array[start : start + 1024]).data)
+    shape = (len(source), *(() if is_image else (source.steps,)), *source.shape)
+    found.update(f"{source.padded(slice(0)).dtype.str} {shape} ".encode())
+    for start in range(0, len(source), 1024):  # they may have to be read
+        found.update(np.ascontiguousarray(source.padded(slice(start, start + 1024))).data)
+    for array in (source.y, *([source.lengths] if source.masked else [])):
+        found.update(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes())
     return found.hexdigest()
 
 
@@ -209,31 +186,17 @@ def _commit() -> str | None:
         return None
 
 
-def save_record(folder: Path, record: dict[str, Any], name: str = RECORD) -> None:
-    """Write ``run.json``, or another record, whole or not at all.
+def _text(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()
+
+
+def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file of a run by a function that is given a stream, whole or not at all. Process 0 does it.
 
     Raises
     ------
     OSError
         If it cannot be written; the message names it, and what was saved before stays.
-    """
-    save(folder / name, lambda stream: stream.write(_text(record)))
-
-
-def _text(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()
-
-
-def save_parameters(folder: Path, params: Params) -> None:
-    """Write ``parameters.npz`` (``weight_0``, ``bias_0``, ... of each layer), as :func:`save_record` does."""
-    arrays: dict[str, Any] = {f"{name}_{i}": np.asarray(v) for i, p in enumerate(params) for name, v in p.items()}
-    save(folder / PARAMETERS, lambda stream: np.savez(stream, **arrays))
-
-
-def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file of a run by a function that is given a stream, as :func:`save_record` does.
-
-    The first of several processes does it.
     """
     if jax.process_index():
         return
@@ -241,6 +204,122 @@ def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         write_atomically(path, write)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+@dataclasses.dataclass
+class Run:
+    """The folder of a run or of a sweep, with its record, parameters and figure, and what failed on the way.
+
+    ``data`` is what it is trained on, or what the record of a saved run has of that.
+    """
+
+    folder: Path
+    options: Options
+    data: Split | DataRecord
+    record: dict[str, Any]
+    name: str = RECORD
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def prepared(
+        cls,
+        before: Run | None,
+        output: Path | None,
+        options: Options,
+        data: Split,
+        name: str = RECORD,
+        surrogates: tuple[str, ...] = (),
+        at_once: int = 1,
+        **more: Any,
+    ) -> Run:
+        """A new run, or one that was interrupted, after all that can be wrong with it has been looked for.
+
+        Parameters
+        ----------
+        before : Run, optional
+            The interrupted run.
+        surrogates : tuple of str
+            Those that are tried. By default that of the options.
+        at_once : int
+            Networks that are trained at a time.
+        **more
+            What else the record of a new run has.
+        """
+        if before is None:
+            options, doubts = fitted(options, data)
+        else:
+            check_unchanged(before, data)
+            options, doubts = or_damaged(before.folder / name, lambda: fitted(options, data))
+        for surrogate in surrogates or (options.surrogate,):
+            check_network(dataclasses.replace(options, surrogate=surrogate).network(data), data)
+        folder = output or (before.folder if before else Path("runs"))
+        together = dataclasses.replace(options, batch=options.batch * at_once)
+        size = options.network(data).count * at_once
+        doubts += check_resources(folder, together, data, size, checkpoints=0 if surrogates else 3)
+        for line in doubts:
+            tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
+        if before is not None:
+            before.options, before.data = options, data
+            return before
+        described = {"options": dataclasses.asdict(options), "data": _description(options, data)}
+        record = {"format": FORMAT, **described, **environment(), **more}
+        return cls(claim(output, record, name), options, data, record, name)
+
+    @property
+    def network(self) -> SpikingNetwork:
+        """The spiking network."""
+        return self.options.network(self.data)
+
+    def save_record(self) -> None:
+        """Write the record."""
+        save(self.folder / self.name, lambda stream: stream.write(_text(self.record)))
+
+    def save_parameters(self, params: Params) -> None:
+        """Write ``parameters.npz`` (``weight_0``, ``bias_0``, ... of each layer)."""
+        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _named(params).items()}
+        save(self.folder / PARAMETERS, lambda stream: np.savez(stream, **arrays))
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Note failures after which what was learnt is still to be shown."""
+        try:
+            yield
+        except (training.DivergedError, OSError) as error:
+            self.failures.append(str(error))
+
+    def draw(self, make: Callable[[], Any]) -> None:
+        """Draw and save the figure. Any error is added to the failures as one line: the results are not lost."""
+        path = self.folder / FIGURE
+        try:
+            save(path, outputs.drawn(make(), path, 130))
+        except OSError as error:
+            self.failures.append(str(error))
+        except Exception as error:
+            self.failures.append(f"{path} cannot be drawn: {streams.brief(error)}")
+
+    def end(self, out: Any, files: tuple[str, ...], began: float, signal: int) -> int:
+        """Print the last lines of a command: its files, its time and its failures. Return the exit code."""
+        there = [name for name in files if (self.folder / name).exists()]
+        out.print(f"saved in {self.folder}: {', '.join(there) or 'nothing'}", soft_wrap=True)
+        out.print(f"{time.perf_counter() - began:.1f} s in all")
+        for failure in self.failures:
+            streams.fail(failure, 1)
+        return 128 + signal if signal else 1 if self.failures else 0
+
+
+def check_unchanged(run: Run, data: Split) -> None:
+    """Raise RunError unless the data is still the data that the run records."""
+    now = _typed(DataRecord, json.loads(json.dumps(_description(run.options, data))))
+    if now != _typed(DataRecord, run.record["data"]):
+        raise RunError(
+            f"{run.options.data} has changed since {run.folder} was started; restore the original data to resume"
+        )
+
+
+def _named(params: Params) -> dict[str, Any]:
+    """The arrays of layers by their names in ``parameters.npz``."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"_".join(reversed(name_of(path).split("/"))): leaf for path, leaf in leaves}
 
 
 def check_result(path: Path, result: dict[str, Any]) -> None:
@@ -251,18 +330,7 @@ def check_result(path: Path, result: dict[str, Any]) -> None:
         raise RunError(f"{path} has a damaged line: {result!s:.100}; remove the line")
 
 
-@contextmanager
-def drawing(folder: Path, failures: list[str]) -> Iterator[None]:
-    """Draw and save the figure of a run. Any error is added to the failures as one line: the results are not lost."""
-    try:
-        yield
-    except OSError as error:
-        failures.append(str(error))
-    except Exception as error:
-        failures.append(f"{folder / FIGURE} cannot be drawn: {streams.brief(error)}")
-
-
-def check_resources(folder: Path, options: Options, data: Data, parameters: int, checkpoints: int = 0) -> list[str]:
+def check_resources(folder: Path, options: Options, data: Split, parameters: int, checkpoints: int = 0) -> list[str]:
     """Estimate the memory and the disk that training needs, before it starts.
 
     Parameters
@@ -285,7 +353,9 @@ def check_resources(folder: Path, options: Options, data: Data, parameters: int,
         If what is needed in any case is not there.
     """
     weights = 4 * parameters
-    arrays = sum(a.nbytes for a in (data.x_train, data.x_test, data.y_train, data.y_test) if isinstance(a, np.ndarray))
+    arrays = sum(
+        array.nbytes for part in (data.train, data.test) for array in (part.x, part.y) if isinstance(array, np.ndarray)
+    )
     states = _states(options, options.batch)
     # at least parameters, gradients and Adam's two moments; as measured, three times that while they are replaced
     least, likely = arrays + 4 * weights + states, arrays + 12 * weights + 3 * states
@@ -304,23 +374,21 @@ def check_resources(folder: Path, options: Options, data: Data, parameters: int,
     ]
 
 
-def check_scoring(saved: Saved, examples: int) -> None:
-    """Estimate the memory that it takes to score so many examples, before it is done; :class:`RunError` if too much."""
-    _require(
-        f"scoring {examples:,} examples", _states(saved.options, min(examples, 512)), device_memory(), "memory",
-        f"its {saved.options.steps:,} steps are too many",
-    )  # fmt: skip
-
-
-def to_score(saved: Saved, source: str) -> tuple:
-    """Examples, labels or None, and lengths or None, of the data that ``--data`` names."""
-    options, about = saved.options, saved.data
+def to_score(run: Run, source: str) -> tuple[Sequences, bool]:
+    """The examples of what ``--data`` names, and whether they have labels."""
+    options, about = run.options, run.data
     if options.coding == NO_CODING:
-        return sources.load_to_score(source, options.data, options.seed, options.binning, about)
-    form = sources.form_of(source)
-    if form.read is not None and form not in sources.OWN:
-        raise RunError(f"{source} has a time axis, and the network was trained on {options.data}, which has none")
-    return *datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high), None
+        found = sources.load_to_score(source, options.data, options.seed, options.binning, about)
+    else:
+        form = sources.form_of(source)
+        if form.read is not None and form not in sources.OWN:
+            raise RunError(f"{source} has a time axis, and the network was trained on {options.data}, which has none")
+        found = datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high)
+    _require(
+        f"scoring {len(found[0]):,} examples", _states(options, min(len(found[0]), 512)), device_memory(), "memory",
+        f"its {options.steps:,} steps are too many",
+    )  # fmt: skip
+    return found
 
 
 def _states(options: Options, examples: int) -> int:
@@ -336,16 +404,6 @@ def _require(work: str, needed: int, free: int | None, what: str, remedy: str) -
 def _size(count: int) -> str:
     unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if count >= u), (1e3, "kB"))
     return f"{count / unit:,.1f} {name}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """A run that was loaded: ``data`` has what it records of the data."""
-
-    options: Options
-    data: DataRecord
-    network: SpikingNetwork
-    params: Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,24 +428,18 @@ class DataRecord:
     held_out_sha256: str
 
 
-def load(folder: Path) -> Saved:
-    """Read what :func:`save_record` and :func:`save_parameters` wrote, and check that it fits together.
+def read(folder: Path, name: str = RECORD) -> Run:
+    """A run that was saved, with its record, which is checked.
 
     Raises
     ------
     RunError
         If the folder holds no run, or one that is damaged or of another version's format.
     """
-    options, data, _ = read_record(folder)
-    network = options.network(data.shape, data.classes)
-    return Saved(options, data, network, _read_parameters(folder, network))
+    path = folder / name
+    record = _read_json(path, f"{folder} holds no run: no {name}")
 
-
-def read_record(folder: Path, name: str = RECORD) -> tuple[Options, DataRecord, dict[str, Any]]:
-    """The options of a run, what it records of its data, and the record as a whole; errors as those of :func:`load`."""
-    record = read_any(folder, name)
-
-    def read() -> tuple[Options, DataRecord]:
+    def checked() -> Run:
         options, data = _typed(Options, record["options"]), _typed(DataRecord, record["data"])
         if unknown := set(record["options"]) - {field.name for field in dataclasses.fields(Options)}:
             raise ValueError(f"unknown option {min(unknown)!r:.40}")
@@ -396,10 +448,10 @@ def read_record(folder: Path, name: str = RECORD) -> tuple[Options, DataRecord, 
         if not len(data.mean) == len(data.deviation) in (0, math.prod(data.shape)) or 0 in data.deviation:
             raise ValueError(f"mean and deviation must be numbers for each of {data.shape}, and no deviation 0")
         _ = options.binning  # or an error
-        _check_network(options.network(data.shape, data.classes), data.shape)
-        return options, data
+        _check_network(options.network(data), data.shape)
+        return Run(folder, options, data, record, name)
 
-    return *or_damaged(folder, read, name), record
+    return or_damaged(path, checked)
 
 
 @functools.cache
@@ -407,27 +459,25 @@ def _check_network(network: SpikingNetwork, shape: tuple[int, ...]) -> None:
     network.check(shape)
 
 
-def read_part(folder: Path, name: str, record: dict[str, Any], part: str | None, kind: type[T]) -> T:
-    """Read a dataclass from one part of a record, or from the record itself. Errors are those of :func:`load`."""
-    return or_damaged(folder, lambda: _typed(kind, record if part is None else record[part]), name)
+def read_part(run: Run, part: str | None, kind: type[T]) -> T:
+    """Read a dataclass from one part of a record, or from the record itself. Errors are those of :func:`read`."""
+    return or_damaged(run.folder / run.name, lambda: _typed(kind, run.record if part is None else run.record[part]))
 
 
-def or_damaged(folder: Path, read: Callable[[], T], name: str = RECORD) -> T:
-    """Call a function that reads a record and raises if a value is invalid. Errors are those of :func:`load`."""
+def or_damaged(path: Path, read: Callable[[], T]) -> T:
+    """Call a function that reads a record and raises if a value is invalid. Errors are those of :func:`read`."""
     try:
         return read()
     except (KeyError, TypeError, ValueError, RecursionError, click.BadParameter) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else getattr(error, "message", error)
-        raise RunError(f"{folder / name} is damaged: {what}") from None
+        raise RunError(f"{path} is damaged: {what}") from None
 
 
-def read_any(folder: Path, name: str) -> dict[str, Any]:
-    """A record, of whatever kind; errors as those of :func:`load`."""
-    path = folder / name
+def _read_json(path: Path, missing: str) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{folder} holds no run: no {name}") from None
+        raise RunError(missing) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -471,26 +521,25 @@ def _typed(kind: Any, values: Any) -> Any:
     return kind(**fields)
 
 
-def _read_parameters(folder: Path, network: SpikingNetwork) -> Params:
-    path = folder / PARAMETERS
+def read_parameters(run: Run) -> Params:
+    """The parameters that were saved, checked against the network. Errors are those of :func:`read`."""
+    path, shapes = run.folder / PARAMETERS, run.network.shapes
     if not path.exists():
-        raise RunError(f"{folder} holds no run that has begun to learn: no {PARAMETERS}")
+        raise RunError(f"{run.folder} holds no run that has begun to learn: no {PARAMETERS}")
     try:
         arrays = read_arrays(path)
     except DataError as error:
         raise RunError(str(error)) from None
+    expected = _named(shapes)
     params = []
-    for i, expected in enumerate(shapes(network.sizes, network.recurrent)):
-        layer = {}
-        for name, shape in expected.items():
-            array = arrays.get(f"{name}_{i}")
-            if array is None or array.shape != shape or array.dtype.kind != "f":
-                found = "it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"
-                raise RunError(f"{path}: {name}_{i} must hold floats of shape {shape}, {found}")
-            with np.errstate(over="ignore"):
-                array = array.astype(jnp.result_type(float))  # the file's byte order may be another
-            if not np.isfinite(array).all():
-                raise RunError(f"{path}: {name}_{i} has NaN or infinite values")
-            layer[name] = jnp.asarray(array)
-        params.append(layer)
-    return params
+    for name, leaf in expected.items():
+        array = arrays.get(name)
+        if array is None or array.shape != leaf.shape or array.dtype.kind != "f":
+            found = "it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"
+            raise RunError(f"{path}: {name} must hold floats of shape {leaf.shape}, {found}")
+        with np.errstate(over="ignore"):
+            array = array.astype(leaf.dtype)  # the file's byte order may be another
+        if not np.isfinite(array).all():
+            raise RunError(f"{path}: {name} has NaN or infinite values")
+        params.append(jnp.asarray(array))
+    return jax.tree.unflatten(jax.tree.structure(shapes), params)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +12,7 @@ import jax
 import numpy as np
 
 from .. import data as datasets
-from .._system import available_memory
-from ..data import Binned, Binning, Data, DataError, Recordings, Sequences
+from ..data import Binned, Binning, DataError, Recordings, Sequences, Split
 from ..data._accepted import chosen_of_each
 from ..data._npz import keys_of
 from ..data._reading import reading
@@ -47,8 +44,8 @@ class Form:
         Steps unless the user says otherwise. None: the data has its own.
     bin_ms : float, optional
         Length of a step in which events are counted, unless the user says otherwise. None: the data has no events.
-    pool : int
-        Neighbouring units of a channel, likewise.
+    pool, shift : int
+        Neighbouring units of a channel, and pixels by which training images move, likewise.
     """
 
     written: str
@@ -60,6 +57,7 @@ class Form:
     steps: int | None = None
     bin_ms: float | None = None
     pool: int = 1
+    shift: int = 0
 
     @property
     def name(self) -> str:
@@ -136,7 +134,7 @@ OWN = (
 """Files of one's own, told apart by their keys."""
 
 FORMS = (
-    Form("mnist5k", "5,000 MNIST images", steps=8),
+    Form("mnist5k", "5,000 MNIST images", steps=8, shift=2),
     Form("digits", "1,797 images of 8 x 8", steps=8),
     Form(
         "shd:PATH",
@@ -198,55 +196,15 @@ def _form_of_file(path: Path) -> Form:
     return sequences if "x" in keys else images  # whose reader says what is wrong with a file that cannot be read
 
 
-@dataclasses.dataclass(frozen=True)
-class Timed(Data):
-    """Recordings: ``x_train`` and ``x_test`` are ``(n, steps, channels...)``, and go into a network as they are.
-
-    Parameters
-    ----------
-    lengths_train, lengths_test : numpy.ndarray or None
-        ``(n,)``, the steps that each has; beyond them are zeros. None if all are of one length.
-    labels : int
-        Number of classes.
-    mean, deviation : tuple of float
-        What is subtracted from each channel, and what divides it; empty where counts have been left as they are.
-    doubts : tuple of str
-        What may be wrong with them.
-    """
-
-    lengths_train: np.ndarray | None
-    lengths_test: np.ndarray | None
-    labels: int
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    doubts: tuple[str, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the channels of a step."""
-        return self.x_train.shape[2:]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.labels
+Examples: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
-def lengths_of(data: Data) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Lengths of the recordings to train on and of those held out; images have none."""
-    return (data.lengths_train, data.lengths_test) if isinstance(data, Timed) else (None, None)
+def examples(source: Sequences, rows: Any = slice(None)) -> Examples:
+    """Values ``(n, steps, ...)``, labels, and numbers of steps, or None if all are equally long."""
+    return source.padded(rows), source.y[rows], source.lengths[rows] if source.masked else None
 
 
-def preparation(timed: bool, low: float, high: float) -> Callable[[Any], Any]:
-    """What brings examples to the scale that a network takes, on the device: recordings have been brought to it."""
-    return _unchanged if timed else functools.partial(datasets.scale, low=low, high=high)
-
-
-def _unchanged(x: Any) -> Any:
-    return x
-
-
-def load(source: str, seed: int, binning: Binning) -> Data:
+def load(source: str, seed: int, binning: Binning) -> Split:
     """Data to train on.
 
     Parameters
@@ -263,8 +221,11 @@ def load(source: str, seed: int, binning: Binning) -> Data:
     DataError
         If there is no such data, or it is malformed.
     """
-    data = _read(source, seed, binning)
-    return dataclasses.replace(data, x_train=_of_device(data.x_train))
+    form = form_of(source)
+    split = datasets.load(source, seed) if form.read is None else _recordings(form, form.read, source, seed, binning)
+    if jax.default_backend() == "cpu" and isinstance(split.train.x, np.ndarray):
+        split.train.x = np.asarray(jax.device_put(split.train.x))  # memory that the device takes over without a copy
+    return split
 
 
 def spaced(count: int, most: int) -> np.ndarray:
@@ -272,22 +233,12 @@ def spaced(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
-def _of_device(x: Any) -> Any:
-    """The same array in memory that a CPU device takes over without a copy: its own. Others copy in any case."""
-    if jax.default_backend() != "cpu" or not isinstance(x, np.ndarray):
-        return x
-    return np.asarray(jax.device_put(x))
-
-
 _CLASSES = 1000
 """Classes, each an output of the network, that may be more than the recordings, in an excerpt of a data set."""
 
 
-def _read(source: str, seed: int, binning: Binning) -> Data:
-    form = form_of(source)
-    if form.read is None:
-        return datasets.load(source, seed)
-    train, test = form.read(_path(source), binning.steps, seed)
+def _recordings(form: Form, read: Read, source: str, seed: int, binning: Binning) -> Split:
+    train, test = read(_path(source), binning.steps, seed)
     if train.classes > (most := max(_CLASSES, len(train))):
         raise DataError(
             f"{source}: labels must be below {most:,} for {len(train):,} recordings, got {train.classes - 1:,}; "
@@ -310,56 +261,34 @@ def _read(source: str, seed: int, binning: Binning) -> Data:
     if train.sequence(0).dtype.kind == "f":
         mean, deviation = moments(train)
         train, test = standardized(train, mean, deviation), standardized(test, mean, deviation)
-    return Timed(
-        source,
-        _in_memory(Rows(train)),
-        train.y,
-        _in_memory(Rows(test)),
-        test.y,
-        0.0,
-        1.0,
-        held_out,
-        train.lengths if train.masked else None,
-        test.lengths if test.masked else None,
-        train.classes,
-        tuple(mean.ravel().tolist()),
-        tuple(deviation.ravel().tolist()),
-        doubts,
-    )
+    scale = (tuple(values.ravel().tolist()) for values in (mean, deviation))
+    return Split(train.in_memory(), test.in_memory(), held_out, 0.0, 1.0, *scale, doubts)
 
 
-def for_validation(data: Data, share: float, seed: int) -> tuple[Data, Data]:
-    """The data with fewer examples to train on, and the same with these others in place of what is held out.
+def for_validation(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """A split with fewer training examples, and one that has a validation set of the others instead of its test set.
 
     Parameters
     ----------
     share : float
-        The part of each class that is drawn, with ``seed``, among the examples to train on.
+        Fraction of the training examples of each class that are drawn, with ``seed``, for validation.
 
     Raises
     ------
     DataError
         If there are too few.
     """
-    chosen = chosen_of_each(data.y_train, share, seed)
-    missing = np.setdiff1d(data.y_train, data.y_train[~chosen])
+    train = split.train
+    chosen = chosen_of_each(train.y, share, seed)
+    missing = np.setdiff1d(train.y, train.y[~chosen])
     if not chosen.any() or missing.size:
-        raise DataError(f"{data.name}: too few training examples to choose by {share:g} of each class")
-    rest: Any = {"x_train": _rows(data.x_train, ~chosen), "y_train": data.y_train[~chosen]}
-    others: Any = {"x_test": _rows(data.x_train, chosen), "y_test": data.y_train[chosen]}
-    if isinstance(data, Timed) and data.lengths_train is not None:
-        rest["lengths_train"], others["lengths_test"] = data.lengths_train[~chosen], data.lengths_train[chosen]
-    elif isinstance(data, Timed):
-        others["lengths_test"] = None
-    return dataclasses.replace(data, **rest), dataclasses.replace(data, **rest, **others)
+        raise DataError(f"{train.name}: too few training examples to choose by {share:g} of each class")
+    split = dataclasses.replace(split, train=train.subset(~chosen).in_memory())
+    return split, dataclasses.replace(split, test=train.subset(chosen).in_memory())
 
 
-def _rows(x: Any, chosen: np.ndarray) -> Any:
-    return Rows(x.source.subset(chosen)) if isinstance(x, Rows) else x[chosen]
-
-
-def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, like: Any) -> tuple:
-    """Recordings to score with a network that was trained on ones like them: arrays, and labels and lengths or None.
+def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, like: Any) -> tuple[Sequences, bool]:
+    """Recordings to score with a network that was trained on ones like them, and whether they have labels.
 
     Whatever the network may have been trained on is left out: what is published to train on, and of the data that it
     was trained on, all but what was held out.
@@ -383,7 +312,7 @@ def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, lik
         raise DataError(f"{source}: has label {found.y.max()}, the network was trained on {like.classes} classes")
     if like.mean:
         found = standardized(found, *(np.reshape(values, like.shape) for values in (like.mean, like.deviation)))
-    return _in_memory(Rows(found)), found.y if labelled else None, found.lengths if found.masked else None
+    return found.in_memory(), labelled
 
 
 def _path(source: str) -> str:
@@ -396,34 +325,6 @@ def _same(source: str, other: str) -> bool:
 
 def _sequences(source: Recorded, binning: Binning) -> Sequences:
     return source.binned(binning) if isinstance(source, Recordings) else source
-
-
-class Rows:
-    """Sequences as an array ``(n, steps, channels...)``, of which examples are read when they are asked for."""
-
-    def __init__(self, source: Sequences) -> None:
-        self.source, self.shape = source, (len(source), source.steps, *source.shape)
-        self.ndim = len(self.shape)
-        found = source.sequence(0).dtype
-        self.dtype = found if found.itemsize <= 2 and found.kind in "bui" else np.dtype(np.float32)
-        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        numbers = np.arange(len(self))[rows]
-        out = np.zeros((numbers.size, *self.shape[1:]), self.dtype)
-        for row, number in zip(out, numbers.flat, strict=True):
-            sequence = self.source.sequence(int(number))
-            row[: len(sequence)] = sequence
-        return out.reshape(*numbers.shape, *self.shape[1:])
-
-
-def _in_memory(rows: Rows) -> Any:
-    """All of them at once, if they take a quarter of the free memory at most: the device may need as much again."""
-    free = available_memory()
-    return rows[:] if free is None or rows.nbytes <= free / 4 else rows
 
 
 def _events_outside(sequences: Sequences) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -19,66 +19,29 @@ from .._system import processors
 from ..surrogates._measures import fitted as fitted_surrogate
 from ..surrogates._registry import get
 from ..training._json_lines import jsonable
-from . import learning, runs, signals, sources, streams, tables
-from .networks import count
+from . import learning, runs, signals, sources, tables
 from .options import (
+    Options,
     RealRange,
-    at_once_option,
-    check_network,
-    fitted,
+    check_values,
+    declared,
     options_of,
+    options_of_class,
     output_option,
     quiet_option,
     refuse_others,
-    training_options,
     with_sources,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RECORD, RESULTS = "sweep.json", "runs.jsonl"
 AXES = ("surrogate", "height", "width", "lr")
 """What settings differ in, as results name it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """All combinations of these; ``heights`` and ``widths`` are empty where each surrogate has its own."""
-
-    surrogates: tuple[str, ...]
-    heights: tuple[float, ...]
-    widths: tuple[float, ...]
-    lrs: tuple[float, ...]
-    seeds: int
-    validation: float
-
-    def __post_init__(self) -> None:
-        if not self.surrogates or not self.lrs:
-            raise ValueError("surrogates and lrs must have one value or more, got none")
-        if not all(0 < x < math.inf for x in (*self.heights, *self.widths, *self.lrs)):
-            raise ValueError("heights, widths and lrs must be above 0")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation must be above 0 and below 1, got {self.validation:g}")
-        if not 1 <= self.seeds <= _SEEDS:
-            raise ValueError(f"seeds must be from 1 to {_SEEDS:,}, got {self.seeds:,}")
-        values = (self.surrogates, self.heights or (None,), self.widths or (None,), self.lrs)
-        if (runs := math.prod(map(len, values)) * self.seeds) > _RUNS:
-            raise ValueError(f"a sweep has up to {_RUNS:,} runs, got {runs:,}")
-
-    def settings(self) -> list[dict[str, Any]]:
-        """What :func:`learning.sweep` takes.
-
-        Raises
-        ------
-        ValueError
-            If a surrogate cannot be brought to a height or width.
-        """
-        values = (self.surrogates, self.heights or (None,), self.widths or (None,), self.lrs)
-        return [
-            {**dict(zip(AXES, chosen, strict=True)), "spike": fitted_surrogate(get(chosen[0]), *chosen[1:3])}
-            for chosen in itertools.product(*values)
-        ]
-
-
-_SEEDS, _RUNS = 10_000, 100_000
+_RUNS = 100_000
 
 
 class Summary(NamedTuple):
@@ -173,43 +136,70 @@ def _range(item: str) -> list[float]:
     return [float(f"{x:.12g}") for x in values]
 
 
+def _range_option(name: str, help: str, **more: Any) -> Any:
+    return declared(help, None, name, f"{name.strip('-')}s", callback=parse_reals, metavar="RANGE", **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """All combinations of these; ``heights`` and ``widths`` are empty where each surrogate has its own."""
+
+    surrogates: tuple[str, ...] = declared(
+        "Surrogates, such as 'sigmoid,arctan(alpha=2)'.", None, "--surrogate", "surrogates",
+        default="sigmoid,arctan,inv_square_grad", callback=parse_surrogates, metavar="SPEC,...",
+    )  # fmt: skip
+    widths: tuple[float, ...] = _range_option(
+        "--width", "Half-widths at half of the peak, in units of the potential.", show_default="each surrogate's own"
+    )
+    heights: tuple[float, ...] = _range_option("--height", "Peaks of the slopes.", show_default="each surrogate's own")
+    lrs: tuple[float, ...] = _range_option("--lr", "Learning rates at the start; they fall to 0.", default="0.002")
+    seeds: int = declared("Runs of each setting: --seed, and the next.", click.IntRange(1, 10_000), default=3)
+    validation: float = declared(
+        "Share of the training examples of each class, to choose by.",
+        RealRange(0, 1, min_open=True, max_open=True),
+        default=0.1,
+        metavar="SHARE",
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if not self.surrogates or not self.lrs:
+            raise ValueError("surrogates and lrs must have one value or more, got none")
+        if not all(0 < x < math.inf for x in (*self.heights, *self.widths, *self.lrs)):
+            raise ValueError("heights, widths and lrs must be above 0")
+        if (runs := math.prod(map(len, self._axes)) * self.seeds) > _RUNS:
+            raise ValueError(f"a sweep has up to {_RUNS:,} runs, got {runs:,}")
+
+    @property
+    def _axes(self) -> tuple[tuple[Any, ...], ...]:
+        """The values of each of :data:`AXES`."""
+        return self.surrogates, self.heights or (None,), self.widths or (None,), self.lrs
+
+    @property
+    def varying(self) -> list[str]:
+        """The axes with more than one value, and the surrogate."""
+        return [axis for axis, values in zip(AXES, self._axes, strict=True) if len(values) > 1 or axis == "surrogate"]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """What :func:`learning.sweep` takes.
+
+        Raises
+        ------
+        ValueError
+            If a surrogate cannot be brought to a height or width.
+        """
+        return [
+            {**dict(zip(AXES, chosen, strict=True)), "spike": fitted_surrogate(get(chosen[0]), *chosen[1:3])}
+            for chosen in itertools.product(*self._axes)
+        ]
+
+
 @click.command(context_settings={"show_default": True})
+@options_of_class(Grid)
+@options_of_class(Options, without=("surrogate", "lr"))
 @click.option(
-    "--surrogate",
-    default="sigmoid,arctan,inv_square_grad",
-    callback=parse_surrogates,
-    metavar="SPEC,...",
-    help="Surrogates, such as 'sigmoid,arctan(alpha=2)'.",
+    "--at-once", type=click.IntRange(1), show_default="all processors", help="Runs at a time, each in a thread."
 )
-@click.option(
-    "--width",
-    callback=parse_reals,
-    metavar="RANGE",
-    show_default="each surrogate's own",
-    help="Half-widths at half of the peak, in units of the potential.",
-)
-@click.option(
-    "--height", callback=parse_reals, metavar="RANGE", show_default="each surrogate's own", help="Peaks of the slopes."
-)
-@click.option(
-    "--lr", default="0.002", callback=parse_reals, metavar="RANGE", help="Learning rates at the start; they fall to 0."
-)
-@click.option("--seeds", default=3, type=click.IntRange(1, _SEEDS), help="Runs of each setting: --seed, and the next.")
-@click.option(
-    "--seed",
-    default=0,
-    type=click.IntRange(0, 2**32 - 1),
-    help="Seed of the splits, and of the weights and the order of the first run.",
-)
-@click.option(
-    "--validation",
-    default=0.1,
-    type=RealRange(0, 1, min_open=True, max_open=True),
-    metavar="SHARE",
-    help="Share of the training examples of each class, to choose by.",
-)
-@training_options
-@at_once_option
 @output_option
 @click.option(
     "--resume",
@@ -220,21 +210,8 @@ def _range(item: str) -> list[float]:
 @quiet_option
 @click.pass_context
 @with_sources
-def sweep(  # noqa: PLR0915  (the order of a sweep, from its options to its files)
-    context: click.Context,
-    data: str,
-    surrogate: tuple[str, ...],
-    height: tuple[float, ...],
-    width: tuple[float, ...],
-    lr: tuple[float, ...],
-    seeds: int,
-    seed: int,
-    validation: float,
-    at_once: int | None,
-    output: Path | None,
-    resume: Path | None,
-    quiet: bool,
-    **rest: Any,
+def sweep(
+    context: click.Context, at_once: int | None, output: Path | None, resume: Path | None, quiet: bool, **given: Any
 ) -> int:
     """Train with many surrogates, widths and learning rates, and tell which are best.
 
@@ -258,62 +235,48 @@ def sweep(  # noqa: PLR0915  (the order of a sweep, from its options to its file
 
     train --help says more of data, codings and time constants.
     """
-    began, before = time.perf_counter(), None
+    began = time.perf_counter()
     runs.require("matplotlib")
     if resume is None:
-        grid = _grid(surrogate, height, width, lr, seeds, validation)
-        options = options_of(context, data, surrogate=surrogate[0], lr=lr[0], seed=seed, **rest)
-        if seed + seeds > 2**32:
-            raise click.BadParameter(f"{seed} and the next {seeds - 1} are more than 2^32 - 1", param_hint="'--seed'")
+        before = None
+        grid = _grid({field.name: given.pop(field.name) for field in dataclasses.fields(Grid)})
+        options = options_of(context, surrogate=grid.surrogates[0], lr=grid.lrs[0], **given)
+        if (last := options.seed + grid.seeds - 1) >= 2**32:
+            raise click.BadParameter(f"{last} is more than 2^32 - 1", param_hint="'--seed'")
     else:
         refuse_others(context, ("resume", "at_once", "quiet"))
-        options, before, record = runs.read_record(resume, RECORD)
-        grid = runs.read_part(resume, RECORD, record, "sweep", Grid)
-        runs.or_damaged(resume, grid.settings, RECORD)
+        before = runs.read(resume, RECORD)
+        options, grid = before.options, runs.read_part(before, "sweep", Grid)
+        runs.or_damaged(resume / RECORD, grid.settings)
     settings = _settings(grid)
-    loaded, to_choose_by = sources.for_validation(
-        sources.load(options.data, options.seed, options.binning), grid.validation, options.seed
-    )
-    if resume is not None and before is not None:
-        runs.check_unchanged(resume, options.data, loaded, before)
-    options, doubts = fitted(options, loaded)
-    network = options.network(loaded.shape, loaded.classes)
-    for spec in grid.surrogates:
-        check_network(dataclasses.replace(options, surrogate=spec).network(loaded.shape, loaded.classes), loaded)
+    data, validation = sources.for_validation(options.load(), grid.validation, options.seed)
     at_once = processors() if at_once is None else at_once
-    together = dataclasses.replace(options, batch=options.batch * at_once)
-    size = count(network.sizes, network.recurrent)
-    doubts += runs.check_resources(output or resume or Path("runs"), together, loaded, size * at_once)
-    record = runs.describe(options, loaded) | {"sweep": dataclasses.asdict(grid)}
-    folder = runs.claim(output, record, RECORD) if resume is None else resume
-    for line in doubts:
-        tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
-    total = len(settings) * grid.seeds
-    updates = len(loaded.x_train) // options.batch * options.epochs
-    results, failures = [], list[str]()
+    run = runs.Run.prepared(
+        before, output, options, data, RECORD, grid.surrogates, at_once, sweep=dataclasses.asdict(grid)
+    )
+    options, record = run.options, run.record
+    total, results = len(settings) * grid.seeds, []
+    updates = len(data.train) // options.batch * options.epochs
     with (
-        runs.held(folder),
+        runs.held(run.folder),
         signals.deferred() as stop,
-        tables.sweep_progress(total, updates, _varying(grid), quiet) as progress,
+        tables.sweep_progress(total, updates, grid.varying, quiet) as progress,
     ):
-        runs.save_record(folder, record, RECORD)
+        run.save_record()
         for result in learning.sweep(
-            network,
-            loaded,
-            to_choose_by,
+            run.network,
+            data,
+            validation,
+            options,
             settings,
             range(options.seed, options.seed + grid.seeds),
-            epochs=options.epochs,
-            batch=options.batch,
-            shift=options.shift,
-            noise=options.noise,
             report=progress.updates,
             stop=stop,
-            path=folder / RESULTS,
+            path=run.folder / RESULTS,
             resume=resume is not None,
             at_once=at_once,
         ):
-            runs.check_result(folder / RESULTS, result)
+            runs.check_result(run.folder / RESULTS, result)
             results.append(result)
             progress.result(result)
         interrupted = len(results) < total
@@ -328,28 +291,28 @@ def sweep(  # noqa: PLR0915  (the order of a sweep, from its options to its file
                     "best": best(rows)._asdict(),
                 }
             )
-            runs.save_record(folder, record, RECORD)
-            with runs.drawing(folder, failures):
+            run.save_record()
+
+            def figure() -> Figure:
                 from .figure import sweep_figure  # noqa: PLC0415  (it takes memory that training needs)
 
-                figure = sweep_figure(rows, best(rows), f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}")
-                runs.save(folder / runs.FIGURE, lambda stream: figure.savefig(stream, dpi=130, format="png"))
+                return sweep_figure(rows, best(rows), f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}")
+
+            run.draw(figure)
     out = tables.console()
     if rows:
-        chosen = [best(row for row in rows if row.setting["surrogate"] == spec) for spec in _found(rows)]
-        for table in tables.sweep(rows, chosen, best(rows), _varying(grid), loaded, to_choose_by):
+        specs = dict.fromkeys(row.setting["surrogate"] for row in rows)
+        chosen = [best(row for row in rows if row.setting["surrogate"] == spec) for spec in specs]
+        for table in tables.sweep(rows, chosen, best(rows), grid.varying, record, len(validation.test)):
             out.print(table)
     if interrupted:
-        out.print(f"interrupted: {len(results)} of {total} runs; spikegrad sweep --resume {folder} goes on")
-    tables.saved(out, folder, (RESULTS, RECORD, runs.FIGURE), began)
-    for failure in failures:
-        streams.fail(failure, 1)
-    return 128 + stop() if stop() else 1 if failures else 0
+        out.print(f"interrupted: {len(results)} of {total} runs; spikegrad sweep --resume {run.folder} goes on")
+    return run.end(out, (RESULTS, RECORD, runs.FIGURE), began, stop())
 
 
-def _grid(*values: Any) -> Grid:
+def _grid(values: dict[str, Any]) -> Grid:
     try:
-        return Grid(*values)
+        return Grid(**values)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -359,13 +322,3 @@ def _settings(grid: Grid) -> list[dict[str, Any]]:
         return grid.settings()
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
-
-
-def _varying(grid: Grid) -> list[str]:
-    """The axes with more than one value, and the surrogate."""
-    values = zip(AXES, (grid.surrogates, grid.heights, grid.widths, grid.lrs), strict=True)
-    return [axis for axis, some in values if len(some) > 1 or axis == "surrogate"]
-
-
-def _found(rows: list[Summary]) -> list[str]:
-    return list(dict.fromkeys(row.setting["surrogate"] for row in rows))

@@ -17,14 +17,14 @@ arrays of a compressed file may take 8 GB at most, which is looked up before the
 """
 
 from ._accepted import DataError
-from ._arrays import BUILT_IN, Data, load, load_for_prediction, scale
 from ._cameras import read_dvs_gesture, read_dvs_gesture_arrays, read_nmnist
 from ._encoders import constant_coding, delta_coding, latency_coding, rate_coding
 from ._events import Binned, Binning, Events, Recordings, hold_out_speakers
 from ._heidelberg import read_shd
-from ._own import read_npz, read_npz_events
+from ._images import BUILT_IN, load, load_for_prediction, scale
+from ._npz_sequences import read_npz, read_npz_events
 from ._randman import randman
-from ._sequences import Batches, Example, Sequences, collate, hold_out, standardize
+from ._sequences import Batches, Example, Sequences, Split, collate, hold_out, standardize
 from ._text import SHIPPED, read_ts, shipped
 
 __all__ = [
@@ -33,12 +33,12 @@ __all__ = [
     "Batches",
     "Binned",
     "Binning",
-    "Data",
     "DataError",
     "Events",
     "Example",
     "Recordings",
     "Sequences",
+    "Split",
     "collate",
     "constant_coding",
     "delta_coding",

@@ -110,6 +110,14 @@ def as_array(owner: str, name: str, value: Any, kinds: str, wanted: str) -> np.n
     return array
 
 
+def check_array(owner: str, key: str, array: np.ndarray, kinds: str, shape: tuple[int, ...] | None = None) -> None:
+    """Raise unless an array is of one of the kinds of dtype, and of this shape; by default of one axis."""
+    if array.dtype.kind not in kinds or (array.ndim != 1 if shape is None else array.shape != shape):
+        wanted = "one axis" if shape is None else f"shape {shape}"
+        numbers = "numbers" if "f" in kinds else "integers"
+        raise DataError(f"{owner}: {key} must hold {numbers} of {wanted}, got {array.dtype} of {brief(array.shape)}")
+
+
 _CLASSES = 1_000_000
 """More of them than anyone has: each label up to the greatest is a class, with a name and a readout of its own."""
 

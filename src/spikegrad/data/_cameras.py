@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ def read_nmnist(folder: str | os.PathLike) -> Recordings:
     if not files:
         raise DataError(f"{folder}: no folders 0 to 9 with .bin files")
     paths, y = zip(*files, strict=True)
-    return Recordings(str(folder), NMNIST, y, _OfFiles(_nmnist_events, paths), class_names=digits)
+    return Recordings(str(folder), NMNIST, y, functools.partial(_of_file, _nmnist_events, paths), class_names=digits)
 
 
 def _nmnist_events(path: Path) -> Events:
@@ -89,14 +89,9 @@ def _nmnist_events(path: Path) -> Events:
     return _camera_events(path, NMNIST, times[event], x[event], y[event], high[event] >> 7)
 
 
-class _OfFiles:
+def _of_file(read: Callable[[Path], Events], paths: Sequence[Path], number: int) -> Events:
     """Events by the number of the recording, each of which is a file."""
-
-    def __init__(self, read: Callable[[Path], Events], paths: tuple[Path, ...]) -> None:
-        self.read, self.paths = read, paths
-
-    def __call__(self, number: int) -> Events:
-        return self.read(self.paths[number])
+    return read(paths[number])
 
 
 def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
@@ -135,7 +130,8 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
     path = Path(path_of("read_dvs_gesture", path))
     clips = [clip for recording in _listed(path) for clip in _labelled_intervals(recording)]
     y = [clip.label for clip in clips]
-    return Recordings(str(path), DVS128, y, _OfIntervals(clips), class_names=GESTURES)
+    files = {path: _Aedat(path) for path in dict.fromkeys(clip.path for clip in clips)}
+    return Recordings(str(path), DVS128, y, functools.partial(_of_interval, files, clips), class_names=GESTURES)
 
 
 def _listed(path: Path) -> list[Path]:
@@ -175,16 +171,10 @@ def _labelled_intervals(path: Path) -> list[_Clip]:
     return clips
 
 
-class _OfIntervals:
+def _of_interval(files: dict[Path, _Aedat], clips: Sequence[_Clip], number: int) -> Events:
     """Events by the number of the recording, each of which is an interval of a file."""
-
-    def __init__(self, clips: list[_Clip]) -> None:
-        self.clips = clips
-        self.files = {path: _Aedat(path) for path in dict.fromkeys(clip.path for clip in clips)}
-
-    def __call__(self, number: int) -> Events:
-        clip = self.clips[number]
-        return self.files[clip.path].events(clip.start, clip.end)
+    clip = clips[number]
+    return files[clip.path].events(clip.start, clip.end)
 
 
 _VERSION = b"#!AER-DAT3.1"
@@ -289,7 +279,7 @@ def read_dvs_gesture_arrays(folder: str | os.PathLike) -> Recordings:
         if not re.fullmatch("[0-9]|10", path.stem):
             raise DataError(f"{path}: its name must be a label, 0 to 10")
     y = [int(path.stem) for path in files]
-    return Recordings(str(folder), DVS128, y, _OfFiles(_cut_events, tuple(files)), class_names=GESTURES)
+    return Recordings(str(folder), DVS128, y, functools.partial(_of_file, _cut_events, files), class_names=GESTURES)
 
 
 def _cut_events(path: Path) -> Events:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._checks import brief
-from ._accepted import DataError, as_array, check_events, check_memory, integer, positive, shape_of
+from ._accepted import DataError, as_array, check_array, check_events, check_memory, integer, positive, shape_of
 from ._sequences import Labelled, Sequences
 
 
@@ -184,8 +184,7 @@ class Recordings(Labelled):
 
     def _one_each(self, name: str, values: Any) -> np.ndarray:
         values = as_array(self.name, name, values, "ui", "integers")
-        if values.shape != self.y.shape:
-            raise DataError(f"{self.name}: {name} must have shape {self.y.shape}, got {values.shape}")
+        check_array(self.name, name, values, "ui", self.y.shape)
         return values
 
     def __repr__(self) -> str:

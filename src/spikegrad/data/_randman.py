@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -34,38 +33,16 @@ def _spectrum(name: str, alpha: float) -> _Spectrum:
 
 
 def _sums_of_sines(x: np.ndarray, amplitude: np.ndarray, frequency: np.ndarray, phase: np.ndarray) -> np.ndarray:
-    r"""``sum_k amplitude * sin(2 pi (frequency * x + phase))`` for ``x`` from 0 to 1, ``(samples, units)``.
+    """``sum_k amplitude * sin(2 pi (frequency * x + phase))``, ``(samples, units)``.
 
-    Amplitude, frequency and phase are ``(units, terms)``. A sine for each sample, unit and term would be nearly all of
-    the work. With n the whole number next to a frequency and d = frequency - n,
-
-    .. math:: e^{2\pi i (n + d) x} = e^{2\pi i n x} e^{\pi i d} \sum_j (2\pi i d)^j (x - 1/2)^j / j!
-
-    where the units share the waves of whole numbers, and the series ends soon, as 2 pi d (x - 1/2) is at most pi/2.
+    Amplitude, frequency and phase are ``(units, terms)``.
     """
-    n = np.rint(frequency).astype(int)
-    turn, powers = 2j * np.pi * (frequency - n), np.arange(_POWERS)
-    factors = turn[..., None] / np.maximum(powers, 1)
-    factors[..., 0] = amplitude * np.exp(2j * np.pi * phase + turn / 2)
-    series = np.zeros((n.max() + 1, len(n), _POWERS), complex)
-    np.add.at(series, (n, np.arange(len(n))[:, None]), np.cumprod(factors, -1))
-    low, high = np.arange(_WAVES), _WAVES * np.arange(-(-len(series) // _WAVES))
-    found = np.empty((len(x), len(n)))
-    for start in range(0, len(x), _SAMPLES):
-        part = x[start : start + _SAMPLES, None]
-        waves = np.exp(2j * np.pi * high * part)[:, :, None] * np.exp(2j * np.pi * low * part)[:, None]
-        waves = waves.reshape(len(part), -1)[:, : len(series)]
-        sums = np.imag(waves @ series.reshape(len(series), -1)).reshape(len(part), *series.shape[1:])
-        found[start : start + _SAMPLES] = np.einsum("sup,sp->su", sums, (part - 0.5) ** powers)
+    found = np.empty((len(x), len(amplitude)))
+    rows = max(1, 2**17 // amplitude.size)  # some samples at a time, (rows, units, terms), which bounds the memory
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows, None, None]
+        found[start : start + rows] = (amplitude * np.sin(2 * np.pi * (frequency * part + phase))).sum(-1)
     return found
-
-
-_POWERS = 20
-"""Terms of the series: (pi/2)^20 / 20! is 3e-15."""
-_WAVES = 32
-"""Waves of low frequency. The others are products of these with multiples of so many, which saves exponentials."""
-_SAMPLES, _UNITS = 1024, 32
-"""Samples and units at a time, which bounds the memory."""
 
 
 def randman(
@@ -158,10 +135,8 @@ def randman(
         points = rng.uniform(size=(samples, dimensions))
         examples = label * samples + np.arange(samples)
         f = np.ones((samples, units))
-        for d, first in itertools.product(range(dimensions), range(0, units, _UNITS)):
-            part = slice(first, first + _UNITS)
-            of_part = a[part, d] * form.amplitude, b[part, d] * form.frequency, c[part, d]
-            f[:, part] *= _sums_of_sines(points[:, d], *of_part)
+        for d in range(dimensions):
+            f *= _sums_of_sines(points[:, d], a[:, d] * form.amplitude, b[:, d] * form.frequency, c[:, d])
         share = (f - f.min(0)) / (f.max(0) - f.min(0))
         spikes[examples[:, None], np.minimum((steps * fraction * share).astype(int), last), np.arange(units)] = True
     name = f"randman, {spectrum} spectrum, alpha {alpha:g}, seed {seed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from .._checks import brief
+from .._system import available_memory
 from ._accepted import (
     DataError,
     as_array,
@@ -238,6 +240,8 @@ class Sequences(Labelled):
         if masked is not None and shorter and not masked:
             raise DataError(f"{self.name}: masked must be True for sequences shorter than {self.steps} steps")
         self.masked = shorter if masked is None else bool(masked)
+        whole = isinstance(x, np.ndarray) and x.shape[1] == self.steps and not shorter
+        self._is_padded = whole and x.dtype == self._padded_dtype()
 
     def __repr__(self) -> str:
         shortest = self.lengths.min()
@@ -286,6 +290,43 @@ class Sequences(Labelled):
     def batches(self, size: int, seed: int | None = None) -> Batches:
         """Batches, time first, epoch by epoch: see :class:`Batches`."""
         return Batches(self, size, seed)
+
+    def padded(self, rows: Any = slice(None)) -> np.ndarray:
+        """Some sequences as one array ``(n, steps, channels...)``, the examples first.
+
+        Shorter sequences are padded with zeros. Bools and integers of at most 16 bits keep their dtype, all others
+        become float32.
+
+        Parameters
+        ----------
+        rows : slice or array of int, default all
+            The sequences, in this order. All sequences of a source that is in memory are not copied.
+        """
+        if self._is_padded:
+            return self.x[rows]
+        numbers = np.arange(len(self))[rows]
+        out = np.zeros((len(numbers), self.steps, *self.shape), self._padded_dtype())
+        for row, number in zip(out, numbers, strict=True):
+            sequence = self.sequence(number)
+            row[: len(sequence)] = sequence
+        return out
+
+    def _padded_dtype(self) -> np.dtype:
+        found = self.sequence(0).dtype
+        return found if found.kind in "bui" and found.itemsize <= 2 else np.dtype(np.float32)
+
+    def in_memory(self) -> Sequences:
+        """The same sequences in one padded array, or ``self`` if it would take more than a quarter of the free memory.
+
+        A device may need as much again.
+        """
+        free = available_memory()
+        size = len(self) * self.steps * math.prod(self.shape) * self._padded_dtype().itemsize
+        if free is not None and size > free / 4:
+            return self
+        found = self._with(self.padded(), np.arange(len(self)))
+        found._is_padded = True
+        return found
 
     def stacked(self) -> Example:
         """All examples as one batch, for data that fits the memory of the device: ``jax.device_put`` does the rest."""
@@ -398,6 +439,45 @@ class Batches:
 
     def _batch(self, chosen: np.ndarray) -> Example:
         return collate([self.source[int(i)] for i in chosen])
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Training and test set, and the scale of their values.
+
+    Parameters
+    ----------
+    train, test : Sequences
+        An image is a sequence of one step.
+    held_out : str
+        Where the test set comes from.
+    low, high : float
+        For images: the least and the greatest value of the training set, which :func:`scale` brings to 0 and 1.
+    mean, deviation : tuple of float
+        For real-valued recordings: mean and standard deviation of each channel, by which they were standardized. Empty
+        for others.
+    doubts : tuple of str
+        What may be wrong with the data, a line each.
+    """
+
+    train: Sequences
+    test: Sequences
+    held_out: str
+    low: float = 0.0
+    high: float = 1.0
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image, or of the channels of a step."""
+        return self.train.shape
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.train.classes
 
 
 def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:

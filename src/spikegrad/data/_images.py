@@ -1,8 +1,7 @@
-"""Images with labels, of packages and of a user's own files: see the text of ``spikegrad.data``."""
+"""Images with labels, of packages and of your files: see the text of ``spikegrad.data``."""
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import zlib
 from collections.abc import Callable
@@ -16,46 +15,7 @@ from .._checks import brief
 from ._accepted import DataError, as_array, check_classes, check_labels, chosen_of_each, integer, path_of, real
 from ._npz import missing_key, read_arrays
 from ._reading import installed_file, reading
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Training and held-out examples.
-
-    Parameters
-    ----------
-    name : str
-        Name of a built-in, or path of a file.
-    x_train, x_test : numpy.ndarray
-        ``(n, ...)``, as they are kept until they are on a device: integers of at most 16 bits as they are, other
-        numbers as float32 and scaled. :func:`scale` brings both to float32, with 0 and 1 for the least and the greatest
-        value of ``x_train``.
-    y_train, y_test : numpy.ndarray
-        ``(n,)``, int32, labels from 0.
-    low, high : float
-        The values that are scaled to 0 and 1.
-    held_out : str
-        Where the held-out examples come from.
-    """
-
-    name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    low: float
-    high: float
-    held_out: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
-        return self.x_train.shape[1:]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return int(self.y_train.max()) + 1
+from ._sequences import Sequences, Split
 
 
 def _packaged(package: str, file: str, project: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +36,8 @@ BUILT_IN: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
 """5,000 MNIST images of 28 x 28, 500 a class, and the 1,797 digits of 8 x 8 of scikit-learn."""
 
 
-def load(source: str, seed: int = 0) -> Data:
-    """Data to train on.
+def load(source: str, seed: int = 0) -> Split:
+    """Read images, and hold out a test set.
 
     Parameters
     ----------
@@ -85,12 +45,13 @@ def load(source: str, seed: int = 0) -> Data:
         ``"mnist5k"``, 5,000 images of 28 x 28; ``"digits"``, 1,797 of 8 x 8; or the path of a ``.npz``, whose keys the
         text of ``spikegrad.data`` lists.
     seed : int, default 0
-        Draws the examples that are held out, where the data does not say which.
+        Draws the test set if the data does not have one.
 
     Returns
     -------
-    Data
-        Examples to train on and held-out ones.
+    Split
+        An image is a sequence of one step. Integers of at most 16 bits are unchanged, other numbers are scaled, in
+        float32: :func:`scale` brings both to float32 from 0 to 1.
 
     Raises
     ------
@@ -99,10 +60,13 @@ def load(source: str, seed: int = 0) -> Data:
 
     Examples
     --------
-    >>> from spikegrad.data import load
-    >>> data = load("digits")
-    >>> data.x_train.shape, data.x_test.shape, data.classes
-    ((1438, 8, 8), (359, 8, 8), 10)
+    >>> from spikegrad.data import load, scale
+    >>> split = load("digits")
+    >>> split.train, split.test
+    (<digits: 1438 sequences, 1 steps, channels (8, 8), 10 classes>, <digits: 359 sequences, 1 steps, ...>)
+    >>> images = scale(split.train.padded()[:, 0], split.low, split.high)
+    >>> images.shape, images.dtype
+    ((1438, 8, 8), dtype('float32'))
     """
     source, seed = path_of("load", source), integer("load", "seed", seed)
     x, y, x_test, y_test, held_out = _split(source, seed)
@@ -111,28 +75,31 @@ def load(source: str, seed: int = 0) -> Data:
         raise DataError(f"{source}: all values of x_train are {low:g} in float64")
     if not np.isfinite(high - low):
         raise DataError(f"{source}: the values of x_train, {low:g} to {high:g}, are too far apart to be scaled")
+    classes = int(y.max()) + 1
     x = _stored(f"{source}: x_train", x, low, high)
     x_test = _stored(f"{source}: x_test", x_test, low, high)
-    return Data(source, x, y, x_test, y_test, low, high, held_out)
+    return Split(_images(source, x, y, classes), _images(source, x_test, y_test, classes), held_out, low, high)
 
 
-def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes: int, low: float, high: float) -> tuple:
-    """Examples to score with a trained network.
+def load_for_prediction(
+    source: str, seed: int, shape: tuple[int, ...], classes: int, low: float, high: float
+) -> tuple[Sequences, bool]:
+    """Read images to score with a trained network.
 
     Parameters
     ----------
     source : str
-        A built-in, or the path of a ``.npz`` with ``x`` and perhaps ``y``, or with the keys of data to train on: of
-        these the held-out examples are taken.
+        A built-in, or the path of a ``.npz`` with ``x`` and perhaps ``y``, or with the keys of data to train on, of
+        which the test set is scored.
     seed, shape, classes, low, high
         Those of the data that the network was trained on.
 
     Returns
     -------
-    x : numpy.ndarray
-        To be scaled as the training data was: see :class:`Data`.
-    y : numpy.ndarray or None
-        Labels, where there are any.
+    images : Sequences
+        On the scale of the training data, as from :func:`load`.
+    labelled : bool
+        False if the data has no labels: they are 0 then.
 
     Raises
     ------
@@ -142,9 +109,8 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
     Examples
     --------
     >>> from spikegrad.data import load_for_prediction
-    >>> x, y = load_for_prediction("digits", seed=0, shape=(8, 8), classes=10, low=0.0, high=16.0)
-    >>> x.shape, y.shape
-    ((359, 8, 8), (359,))
+    >>> load_for_prediction("digits", seed=0, shape=(8, 8), classes=10, low=0.0, high=16.0)
+    (<digits: 359 sequences, 1 steps, channels (8, 8), 10 classes>, True)
     """
     source = path_of("load_for_prediction", source)
     arrays = {} if source in BUILT_IN else _read(source, ("x", "y", *_TRAINING))
@@ -158,7 +124,13 @@ def load_for_prediction(source: str, seed: int, shape: tuple[int, ...], classes:
         raise DataError(f"{source}: {key} holds examples of shape {x.shape[1:]}, the network was trained on {shape}")
     if y is not None and y.max() >= classes:
         raise DataError(f"{source}: {label_key} has label {y.max()}, the network was trained on {classes} classes")
-    return _stored(f"{source}: {key}", x, low, high), y
+    labels = np.zeros(len(x), np.int32) if y is None else y
+    return _images(source, _stored(f"{source}: {key}", x, low, high), labels, classes), y is not None
+
+
+def _images(name: str, x: np.ndarray, y: np.ndarray, classes: int) -> Sequences:
+    """Images ``(n, ...)`` as sequences of one step. The array is not copied."""
+    return Sequences(name, x[:, None], y, class_names=list(map(str, range(classes))))
 
 
 def scale(x: Any, low: float, high: float) -> Any:
@@ -169,9 +141,9 @@ def scale(x: Any, low: float, high: float) -> Any:
     Parameters
     ----------
     x : array
-        Examples of :class:`Data`. Those that are float32 have been scaled when they were read, and stay as they are.
+        Images of :func:`load`. Those in float32 were scaled when they were read, and are unchanged.
     low, high : float
-        ``Data.low`` and ``Data.high``.
+        ``Split.low`` and ``Split.high``.
 
     Returns
     -------
@@ -193,7 +165,7 @@ def scale(x: Any, low: float, high: float) -> Any:
 
 
 def _stored(name: str, x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``x`` as :class:`Data` keeps it."""
+    """``x`` as :func:`load` returns it: integers of at most 16 bits unchanged, others scaled in float32."""
     if x.dtype.kind in "iu" and x.dtype.itemsize <= 2:
         return x
     stored = np.empty(x.shape, np.float32)

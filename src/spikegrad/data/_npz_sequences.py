@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
 import numpy as np
 
 from .._checks import brief
-from ._accepted import DataError, check_labels, integer, path_of
+from ._accepted import DataError, check_array, check_labels, integer, path_of
 from ._events import Events, Recordings
 from ._npz import missing_key, read_arrays
 from ._sequences import Sequences
@@ -125,14 +126,8 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
         ("offsets", offsets, "ui", (len(y) + 1,)),
         ("speakers", speakers, "ui", y.shape),
     ):
-        if array is None:
-            continue
-        if array.dtype.kind not in kinds or array.ndim != 1 or (wanted is not None and array.shape != wanted):
-            numbers = "numbers" if "f" in kinds else "integers"
-            of_shape = "one axis" if wanted is None else f"shape {wanted}"
-            raise DataError(
-                f"{name}: {key} must hold {numbers} of {of_shape}, got {array.dtype} of {brief(array.shape)}"
-            )
+        if array is not None:
+            check_array(name, key, array, kinds, wanted)
     unit = arrays["time_unit"].tolist()
     if not isinstance(unit, str) or unit not in MICROSECONDS:
         raise DataError(f"{name}: time_unit must be one of {', '.join(MICROSECONDS)}, got {brief(unit)}")
@@ -141,7 +136,9 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     bounds = offsets.astype(np.int64)
     if bounds[0] != 0 or bounds[-1] != len(times) or (np.diff(bounds) < 0).any():
         raise DataError(f"{name}: offsets must rise from 0 to the number of events, {len(times)}")
-    return Recordings(name, shape.tolist(), y, _Slices(times, units, bounds, MICROSECONDS[unit]), speakers=speakers)
+    return Recordings(
+        name, shape.tolist(), y, functools.partial(_part, times, units, bounds, MICROSECONDS[unit]), speakers=speakers
+    )
 
 
 def _arrays(
@@ -157,15 +154,8 @@ def _arrays(
     return arrays
 
 
-class _Slices:
+def _part(times: np.ndarray, units: np.ndarray, bounds: np.ndarray, microseconds: float, number: int) -> Events:
     """Events by the number of the recording, out of arrays of all of them."""
-
-    def __init__(self, times: np.ndarray, units: np.ndarray, bounds: np.ndarray, microseconds: float) -> None:
-        self.times, self.units, self.bounds, self.microseconds = times, units, bounds, microseconds
-
-    def __call__(self, number: int) -> Events:
-        part = slice(self.bounds[number], self.bounds[number + 1])
-        with np.errstate(over="ignore"):  # what is not finite is an error of its own
-            # float64 first: float16 would overflow
-            times = self.times[part].astype(np.float64) * self.microseconds
-        return Events(times, self.units[part])
+    part = slice(bounds[number], bounds[number + 1])
+    with np.errstate(over="ignore"):  # what is not finite is an error of its own
+        return Events(times[part].astype(np.float64) * microseconds, units[part])  # float16 would overflow

@@ -1,0 +1,29 @@
+"""What the tests of the command share: options, examples, and parameters as plain arrays."""
+
+import numpy as np
+
+from spikegrad.cli.options import Options
+from spikegrad.data import Sequences
+
+PLAIN = {
+    "data": "mine.npz", "surrogate": "sigmoid", "epochs": 2, "seed": 0, "batch": 8, "hidden": (6,), "steps": 9,
+    "coding": "none", "lr": 1e-2, "shift": 0, "decay": 0.9, "reset": "subtract", "detach_reset": False,
+    "cell": "lif", "taus": (), "recurrent": False, "readout": "mean", "mode": "exact", "bin": 0.0, "pool": 1,
+    "noise": 0.0,
+}  # fmt: skip
+
+
+def options(**changes):
+    return Options(**{**PLAIN, **changes})
+
+
+def images(x, y=None):
+    """Images ``(n, ...)`` as sequences of one step."""
+    return Sequences("images", np.asarray(x)[:, None], np.zeros(len(x), int) if y is None else y)
+
+
+def arrays(params):
+    """The arrays of each layer by name, in float64."""
+    names = ("weight", "bias", "recurrent")
+    found = [{name: getattr(layer, name) for name in names} for layer in params]
+    return [{k: np.asarray(v, np.float64) for k, v in layer.items() if v is not None} for layer in found]
