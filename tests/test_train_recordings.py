@@ -366,7 +366,7 @@ def test_a_run_is_recorded_and_gone_on_with(trained):
     assert (record["options"]["noise"], record["options"]["coding"]) == (0.1, "none")
     assert runs.read_parameters(saved)[0].recurrent.shape == (8, 8)
     data = sources.load(mine, 0, Binning())
-    assert (saved.data.mean, saved.data.deviation) == (data.mean, data.deviation)
+    assert (saved.about.mean, saved.about.deviation) == (data.mean, data.deviation)
     for result in record["results"].values():
         assert len(result["curves"]["loss"]) == 6
         assert result["curves"]["loss"][-1] < 0.7 * result["curves"]["loss"][0]
@@ -406,7 +406,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
         np.testing.assert_array_equal(scores["logits"], logits[0])
     assert "accuracy" not in capsys.readouterr().out
     saved = runs.read(folder / "whole")
-    scaled = ((x - saved.data.mean) / saved.data.deviation).astype(np.float32)
+    scaled = ((x - saved.about.mean) / saved.about.deviation).astype(np.float32)
     expected = saved.network(runs.read_parameters(saved), scaled, jax.random.key(0), lengths)[0]
     np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
     capsys.readouterr()

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import __version__
 from .._surrogate import Surrogate
+from ..data import Split
 from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
 from ..training import Callback
@@ -122,24 +123,25 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     if resume is not None:
         refuse_others(context, ("resume", "checkpoint", "quiet", *processes.NAMES))
 
-    def begin() -> runs.Run:
+    def begin() -> tuple[runs.Run, Split]:
         before = None if resume is None else runs.read(resume)
         if before is not None and runs.read_part(before, None, runs.Stage).finished:
             raise runs.RunError(f"{resume} has finished: there is nothing to go on with")
         options = options_of(context, **given) if before is None else before.options
+        data = options.load()
         stage = {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
-        return runs.Run.prepared(before, output, options, options.load(), **stage)
+        return runs.Run.prepared(before, output, options, data, **stage), data
 
-    run = from_first(begin)
+    run, data = from_first(begin)
     options, record, network = run.options, run.record, run.network
-    test, classes = run.data.test, run.data.classes
+    test, classes = data.test, data.classes
 
     def learn(network: SpikingNetwork, name: str, activity: str, start: Params, *callbacks: Callback) -> learning.Fit:
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
             fit = learning.fit(
                 network,
                 start,
-                run.data,
+                data,
                 options,
                 name=name,
                 report=report,
@@ -153,8 +155,8 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         return fit
 
     key = jax.random.key(options.seed)
-    start = learning.starts(network, run.data.train)(key)
-    why = diagnosis.reasons(network, start, run.data.train, options.lr)
+    start = learning.starts(network, data.train)(key)
+    why = diagnosis.reasons(network, start, data.train, options.lr)
     watch = diagnosis.Watch(why, classes, quiet)
     with runs.held(run.folder), processes.deferred() as stop:
         with diagnosis.explained(why):
@@ -171,7 +173,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
                 record["results"]["relu"] = _summary(learn(other, "ReLU", "active", other_start))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not run.failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
-        run.data = dataclasses.replace(run.data, train=test)  # the rest looks at the test set alone
+        data = dataclasses.replace(data, train=test)  # the rest looks at the test set alone
         doubts = tables.warnings(record["results"]["spiking"], classes)
         doubts += tables.large_losses(record["results"], classes)
         learning.forget_programs()
@@ -243,10 +245,9 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     source = saved.options.data if data is None else data
     if output is not None:
         outputs.check(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
-    about = saved.data
     found, labelled = runs.to_score(saved, source)
     is_image = saved.options.coding != NO_CODING
-    if data is None and (not labelled or runs.sha256(found, is_image) != about.held_out_sha256):
+    if data is None and (not labelled or runs.sha256(found, is_image) != saved.about.held_out_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
     scores = learning.make_evaluator(saved.network)(params, found)
     if not np.isfinite(scores.logits).all():
@@ -255,7 +256,7 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
         outputs.write(output, lambda stream: np.savez(stream, **arrays))
     title = f"{source}: {len(found):,} examples, {run}"
-    tables.console().print(tables.by_class(scores.answers, found.y if labelled else None, about.classes, title))
+    tables.console().print(tables.by_class(scores.answers, found.y if labelled else None, saved.about.classes, title))
 
 
 def _size(value: float) -> str:

@@ -193,7 +193,7 @@ class SpikingNetwork:
         x = x.reshape(len(x), -1)
         if self.coding == "current":  # the same at every step: one product, and inputs that are not looked at
             first, *rest = params
-            constant = jax.tree_util.Partial(lambda current, _: current, x @ first.weight)
+            constant = jax.tree_util.Partial(lambda current, _: current, x @ jnp.asarray(first.weight))
             return (dataclasses.replace(first, weight=constant), *rest), jnp.zeros((self.steps, len(x)), bool)
         return params, rate_coding(x, self.steps, key) if self.coding == "rate" else latency_coding(x, self.steps)
 

@@ -210,12 +210,12 @@ def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 class Run:
     """The folder of a run or of a sweep, with its record, parameters and figure, and what failed on the way.
 
-    ``data`` is what it is trained on, or what the record of a saved run has of that.
+    ``about`` is what the record has of its data.
     """
 
     folder: Path
     options: Options
-    data: Split | DataRecord
+    about: DataRecord
     record: dict[str, Any]
     name: str = RECORD
     failures: list[str] = dataclasses.field(default_factory=list)
@@ -245,30 +245,33 @@ class Run:
         **more
             What else the record of a new run has.
         """
-        if before is None:
-            options, doubts = fitted(options, data)
-        else:
-            check_unchanged(before, data)
-            options, doubts = or_damaged(before.folder / name, lambda: fitted(options, data))
+        description = _description(options, data)
+        about = _typed(DataRecord, json.loads(json.dumps(description)))
+        if before is not None and about != before.about:
+            raise RunError(
+                f"{options.data} has changed since {before.folder} was started; restore the original data to resume"
+            )
+        check = functools.partial(fitted, options, data)
+        options, doubts = check() if before is None else or_damaged(before.folder / name, check)
         for surrogate in surrogates or (options.surrogate,):
             check_network(dataclasses.replace(options, surrogate=surrogate).network(data), data)
         folder = output or (before.folder if before else Path("runs"))
         together = dataclasses.replace(options, batch=options.batch * at_once)
         size = options.network(data).count * at_once
         doubts += check_resources(folder, together, data, size, checkpoints=0 if surrogates else 3)
+        if before is not None:
+            before.options = options
+            return before
         for line in doubts:
             tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
-        if before is not None:
-            before.options, before.data = options, data
-            return before
-        described = {"options": dataclasses.asdict(options), "data": _description(options, data)}
-        record = {"format": FORMAT, **described, **environment(), **more}
-        return cls(claim(output, record, name), options, data, record, name)
+        record = {"format": FORMAT, "options": dataclasses.asdict(options), "data": description}
+        record |= environment() | more
+        return cls(claim(output, record, name), options, about, record, name)
 
     @property
     def network(self) -> SpikingNetwork:
         """The spiking network."""
-        return self.options.network(self.data)
+        return self.options.network(self.about)
 
     def save_record(self) -> None:
         """Write the record."""
@@ -305,15 +308,6 @@ class Run:
         for failure in self.failures:
             streams.fail(failure, 1)
         return 128 + signal if signal else 1 if self.failures else 0
-
-
-def check_unchanged(run: Run, data: Split) -> None:
-    """Raise RunError unless the data is still the data that the run records."""
-    now = _typed(DataRecord, json.loads(json.dumps(_description(run.options, data))))
-    if now != _typed(DataRecord, run.record["data"]):
-        raise RunError(
-            f"{run.options.data} has changed since {run.folder} was started; restore the original data to resume"
-        )
 
 
 def _named(params: Params) -> dict[str, Any]:
@@ -376,7 +370,7 @@ def check_resources(folder: Path, options: Options, data: Split, parameters: int
 
 def to_score(run: Run, source: str) -> tuple[Sequences, bool]:
     """The examples of what ``--data`` names, and whether they have labels."""
-    options, about = run.options, run.data
+    options, about = run.options, run.about
     if options.coding == NO_CODING:
         found = sources.load_to_score(source, options.data, options.seed, options.binning, about)
     else:

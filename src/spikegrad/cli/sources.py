@@ -261,8 +261,8 @@ def _recordings(form: Form, read: Read, source: str, seed: int, binning: Binning
     if train.sequence(0).dtype.kind == "f":
         mean, deviation = moments(train)
         train, test = standardized(train, mean, deviation), standardized(test, mean, deviation)
-    scale = (tuple(values.ravel().tolist()) for values in (mean, deviation))
-    return Split(train.in_memory(), test.in_memory(), held_out, 0.0, 1.0, *scale, doubts)
+    mean, deviation = (tuple(values.ravel().tolist()) for values in (mean, deviation))
+    return Split(train.in_memory(), test.in_memory(), held_out, mean=mean, deviation=deviation, doubts=doubts)
 
 
 def for_validation(split: Split, share: float, seed: int) -> tuple[Split, Split]:

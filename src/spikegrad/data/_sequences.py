@@ -240,8 +240,8 @@ class Sequences(Labelled):
         if masked is not None and shorter and not masked:
             raise DataError(f"{self.name}: masked must be True for sequences shorter than {self.steps} steps")
         self.masked = shorter if masked is None else bool(masked)
-        whole = isinstance(x, np.ndarray) and x.shape[1] == self.steps and not shorter
-        self._is_padded = whole and x.dtype == self._padded_dtype()
+        is_whole = isinstance(x, np.ndarray) and x.shape[1] == self.steps and x.dtype == self._padded_dtype()
+        self._is_padded = is_whole and not shorter
 
     def __repr__(self) -> str:
         shortest = self.lengths.min()
