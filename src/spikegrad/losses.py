@@ -1,0 +1,367 @@
+"""Losses of what a network returns over time.
+
+Outputs have the shape that :class:`spikegrad.Network` returns: ``(steps, examples, classes)``. Masks are those that it
+takes, ``(steps, examples)`` or ``(steps,)``, and are True for the valid steps. All functions compute in float32 for
+half precision, and need JAX alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from ._checks import brief, broadcast_checked, compute_dtype, is_float, real_array
+
+REDUCTIONS = ("mean", "sum", "max", "last", "softmax_sum")
+
+
+def reduce_time(outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | None = None) -> jax.Array:
+    r"""Reduce outputs over time, to logits for a cross-entropy.
+
+    Parameters
+    ----------
+    outputs : array_like
+        Spikes or potentials of the last layer, ``(steps, examples, classes)``. Losses of each step, ``(steps,
+        examples)``, have a mean over the valid steps as well.
+    reduction : {"mean", "sum", "max", "last", "softmax_sum"}
+        The mean, sum or maximum over the valid steps; the last valid step; or the sum over the valid steps of
+        :math:`\operatorname{softmax}(o_t)`.
+    mask : array_like of bool, optional
+        The valid steps. By default all.
+
+    Returns
+    -------
+    jax.Array
+        ``(examples, classes)``. It is 0 for an example without a valid step.
+
+    Raises
+    ------
+    ValueError
+        For another reduction, for outputs without time steps, and for a mask of another shape.
+    TypeError
+        For outputs that are not real, and a mask that is not boolean.
+
+    Notes
+    -----
+    The gradient of the maximum goes to the step where it is reached, in equal parts to several of them. With few steps
+    ``"softmax_sum"`` bounds the loss from below: a cross-entropy of a sum of ``T`` softmax outputs over ``C`` classes
+    is at least :math:`\ln(1 + (C - 1) e^{-T})`.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from spikegrad.losses import reduce_time
+    >>> potentials = jnp.array([[[0.0, 1.0]], [[2.0, 1.0]], [[9.0, 9.0]]])  # 3 steps, 1 example, 2 classes
+    >>> mask = jnp.array([True, True, False])
+    >>> reduce_time(potentials, "mean", mask), reduce_time(potentials, "last", mask)
+    (Array([[1., 1.]], dtype=float32), Array([[2., 1.]], dtype=float32))
+    >>> labels = jnp.array([0])
+    >>> cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    >>> print(f"{cross_entropy(reduce_time(potentials, 'max', mask), labels).mean():.3f}")
+    0.313
+
+    The cross-entropy of each step, averaged over the valid steps:
+
+    >>> each = jax.vmap(cross_entropy, (0, None))(potentials, labels)
+    >>> print(f"{reduce_time(each, 'mean', mask).mean():.3f}")
+    0.813
+    """
+    x, valid = _over_time("reduce_time", "outputs", outputs, mask)
+    if reduction not in REDUCTIONS:
+        known = ", ".join(map(repr, REDUCTIONS))
+        raise ValueError(f"reduce_time: reduction must be one of {known}, got {brief(reduction)}")
+    if reduction == "last":
+        return _at(x, _last(valid), valid)
+    if reduction == "max":
+        return jnp.where(valid.any(0), jnp.where(valid, x, -jnp.inf).max(0), 0)
+    if reduction == "softmax_sum":
+        x = jax.nn.softmax(x, axis=-1)
+    total = jnp.where(valid, x, 0).sum(0)
+    return total / _count(valid, x) if reduction == "mean" else total
+
+
+def count_error(
+    spikes: ArrayLike, labels: ArrayLike, correct: float, incorrect: float = 0.0, mask: ArrayLike | None = None
+) -> jax.Array:
+    r"""Compute the mean squared error of spike counts.
+
+    .. math:: \big\langle (n_c - \hat n_c)^2 \big\rangle
+
+    with :math:`n_c` the spikes of class ``c`` in the valid steps of a sequence, and the mean over examples and classes.
+
+    Parameters
+    ----------
+    spikes : array_like
+        Outputs of the last layer, ``(steps, examples, classes)``.
+    labels : array_like of int
+        The class of each example, ``(examples,)``.
+    correct, incorrect : float
+        The target of the neuron of the right class and of all others, in spikes per sequence.
+    mask : array_like of bool, optional
+        The valid steps. By default all.
+
+    Returns
+    -------
+    jax.Array
+        A number.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`reduce_time`, for outputs without classes, and for labels that are not integers, one for each
+        example.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.losses import count_error
+    >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])  # 2 steps, 1 example, 2 classes
+    >>> float(count_error(spikes, jnp.array([0]), correct=2, incorrect=0))
+    0.5
+    """
+    x, valid = _over_time("count_error", "spikes", spikes, mask)
+    targets = _targets("count_error", x, labels, correct, incorrect)
+    return ((jnp.where(valid, x, 0).sum(0) - targets) ** 2).mean()
+
+
+def rate_error(
+    spikes: ArrayLike,
+    labels: ArrayLike,
+    correct: float = 0.8,
+    incorrect: float = 0.2,
+    mask: ArrayLike | None = None,
+) -> jax.Array:
+    """Compute the mean squared error of firing rates, in spikes per valid step.
+
+    Parameters
+    ----------
+    spikes, labels, mask
+        As in :func:`count_error`.
+    correct, incorrect : float
+        The target of the neuron of the right class and of all others, in spikes per step.
+
+    Returns
+    -------
+    jax.Array
+        A number, the mean over examples and classes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`count_error`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.losses import rate_error
+    >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])
+    >>> print(f"{rate_error(spikes, jnp.array([0])):.3f}")
+    0.065
+    """
+    x, valid = _over_time("rate_error", "spikes", spikes, mask)
+    targets = _targets("rate_error", x, labels, correct, incorrect)
+    return ((jnp.where(valid, x, 0).sum(0) / _count(valid, x) - targets) ** 2).mean()
+
+
+def potential_error(
+    potentials: ArrayLike,
+    labels: ArrayLike,
+    correct: float = 1.0,
+    incorrect: float = 0.0,
+    mask: ArrayLike | None = None,
+) -> jax.Array:
+    """Compute the mean squared error of potentials, at each valid step.
+
+    Parameters
+    ----------
+    potentials : array_like
+        Outputs of a readout, or pre-spike potentials of a spiking layer, ``(steps, examples, classes)``.
+    labels, mask
+        As in :func:`count_error`.
+    correct, incorrect : float
+        The target of the neuron of the right class and of all others, in the unit of the potential.
+
+    Returns
+    -------
+    jax.Array
+        A number: the mean over the valid steps of each example, then over examples and classes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`count_error`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.losses import potential_error
+    >>> potentials = jnp.array([[[1.0, 0.5]], [[0.0, 0.0]]])
+    >>> float(potential_error(potentials, jnp.array([0])))
+    0.3125
+    """
+    x, valid = _over_time("potential_error", "potentials", potentials, mask)
+    targets = _targets("potential_error", x, labels, correct, incorrect)
+    return (jnp.where(valid, (x - targets[None]) ** 2, 0).sum(0) / _count(valid, x)).mean()
+
+
+def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    r"""Find the time of each neuron's first spike, in valid time steps, with a derivative.
+
+    A step counts from 0. The derivative of the time is -1 in the spike of that step, and 0 in all others: more spike at
+    this step moves the first spike to an earlier time. A neuron without a spike has the number of valid steps as its
+    time, and the derivative -1 in its output at the last valid step, so that a loss that rewards early spikes can wake
+    it.
+
+    Parameters
+    ----------
+    spikes : array_like
+        Outputs of a layer, ``(steps, examples, neurons)``. Any value other than 0 is a spike.
+    mask : array_like of bool, optional
+        The valid steps. By default all.
+
+    Returns
+    -------
+    jax.Array
+        ``(examples, neurons)``, floats.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`reduce_time`.
+
+    References
+    ----------
+    Göltz, Kriener et al. 2021, "Fast and energy-efficient neuromorphic deep learning with first-spike times", Nature
+    Machine Intelligence 3:823-835: a cross-entropy of ``-time / tau``.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad.losses import first_spike_time
+    >>> spikes = jnp.array([[[0.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]]])  # 3 steps, 1 example, 2 neurons
+    >>> first_spike_time(spikes)
+    Array([[1., 3.]], dtype=float32)
+    >>> jax.grad(lambda s: first_spike_time(s).sum())(spikes)[:, 0, 0]
+    Array([ 0., -1.,  0.], dtype=float32)
+    """
+    x, valid = _over_time("first_spike_time", "spikes", spikes, mask)
+    fires = (x != 0) & valid
+    fired = fires.any(0)
+    step = jnp.where(fired, fires.argmax(0), _last(valid))
+    number = jnp.cumsum(valid, 0)  # of valid steps up to each one, with it
+    steps = jnp.take_along_axis(jnp.broadcast_to(number, x.shape), step[None], 0)[0]
+    output = _at(x, step, valid)
+    zero = output - jax.lax.stop_gradient(output)  # with the derivative of the output
+    return jnp.where(fired, steps - 1, steps).astype(x.dtype) - zero
+
+
+def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    r"""Compute the squared van Rossum distance between spike trains.
+
+    .. math:: D^2 = \frac1\tau \int_0^\infty \big(f(t) - \hat f(t)\big)^2\,dt
+
+    with :math:`f` the sum of :math:`e^{-(t - t_i)/\tau}` over the spikes before :math:`t`. The integral is exact for
+    spikes on the grid of time steps, with the tail after the last step, and takes one pass over the steps. A spike
+    without a partner contributes 1/2.
+
+    Parameters
+    ----------
+    spikes : array_like
+        Outputs of a layer, ``(steps, examples, neurons)``.
+    targets : array_like
+        The spike trains to reach, of the same shape.
+    tau : float or array
+        The time constant in time steps, > 0; an array broadcasts to ``(examples, neurons)``.
+    mask : array_like of bool, optional
+        The valid steps; no time passes in others. By default all.
+
+    Returns
+    -------
+    jax.Array
+        A number: the mean of :math:`D^2` over examples and neurons.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`reduce_time`, for targets of another shape, and for a ``tau`` that is known and not above 0.
+
+    References
+    ----------
+    van Rossum 2001, "A novel spike distance", Neural Computation 13(4):751-763.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.losses import van_rossum
+    >>> spikes = jnp.zeros((5, 1, 1)).at[1].set(1.0)
+    >>> print(f"{van_rossum(spikes, jnp.zeros((5, 1, 1)), tau=10.0):.3f}")
+    0.500
+    """
+    x, valid = _over_time("van_rossum", "spikes", spikes, mask)
+    y = real_array(targets, "van_rossum", "targets").astype(x.dtype)
+    if y.shape != x.shape:
+        raise ValueError(f"van_rossum: targets must have the shape of spikes {x.shape}, got {y.shape}")
+    if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
+        raise ValueError(f"van_rossum: tau must be > 0, got {brief(tau)}")
+    tau = real_array(tau, "van_rossum", "tau")
+    tau = broadcast_checked(tau, x.dtype, x.shape[1:], "van_rossum", "tau", "spikes of one step")
+    decay = jnp.broadcast_to(jnp.exp(-1 / tau), x.shape[1:])
+
+    def step(carry, now):
+        trace, area = carry  # of the difference, before the step; the sum of its squares
+        difference, valid = now
+        after = decay * trace + difference
+        return (jnp.where(valid, after, trace), jnp.where(valid, area + after**2, area)), None
+
+    zeros = jnp.zeros_like(x[0])
+    (end, area), _ = jax.lax.scan(step, (zeros, zeros), (x - y, jnp.broadcast_to(valid, x.shape)))
+    # a step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2, the tail that of all later ones
+    return (-jnp.expm1(-2 / tau) * area / 2 + decay**2 * end**2 / 2).mean()
+
+
+def _over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
+    """The outputs, ``(steps, examples, ...)``, and the mask with as many axes."""
+    x = real_array(outputs, owner, name)
+    x = x.astype(compute_dtype(x.dtype))
+    if x.ndim < 2 or not len(x):
+        raise ValueError(f"{owner}: {name} must be (steps, examples, ...) with one step or more, got {x.shape}")
+    valid = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
+    if valid.dtype != bool:
+        raise TypeError(f"{owner}: mask must be boolean, got {valid.dtype}")
+    if valid.shape not in (x.shape[:1], x.shape[:2]):
+        raise ValueError(f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}")
+    return x, valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
+
+
+def _count(valid: jax.Array, x: jax.Array) -> jax.Array:
+    """The number of valid steps, and 1 where there is none."""
+    return jnp.maximum(valid.sum(0), 1).astype(x.dtype)
+
+
+def _last(valid: jax.Array) -> jax.Array:
+    """The last valid step."""
+    return len(valid) - 1 - jnp.flip(valid, 0).argmax(0)
+
+
+def _at(x: jax.Array, step: jax.Array, valid: jax.Array) -> jax.Array:
+    """The values at one step of each example or neuron, and 0 for an example without a valid step."""
+    step = jnp.broadcast_to(step, x.shape[1:])
+    return jnp.where(valid.any(0), jnp.take_along_axis(x, step[None], 0)[0], 0)
+
+
+def _targets(owner: str, x: jax.Array, labels: Any, correct: Any, incorrect: Any) -> jax.Array:
+    """The target of each class: ``(examples, classes)``."""
+    labels = jnp.asarray(labels)
+    if x.ndim != 3:
+        raise ValueError(f"{owner}: outputs must be (steps, examples, classes), got {x.shape}")
+    if is_float(labels) or labels.dtype == bool or labels.shape != x.shape[1:2]:
+        raise ValueError(f"{owner}: labels must be integers of shape {x.shape[1:2]}, got {labels.dtype} {labels.shape}")
+    if not isinstance(labels, Tracer) and not ((0 <= labels) & (labels < x.shape[2])).all():
+        raise ValueError(f"{owner}: labels must be from 0 to {x.shape[2] - 1}, got {brief(labels)}")
+    is_correct = jax.nn.one_hot(labels, x.shape[2], dtype=bool)
+    return jnp.where(is_correct, jnp.asarray(correct, x.dtype), jnp.asarray(incorrect, x.dtype))

@@ -1,0 +1,184 @@
+"""Losses over time against NumPy in float64, closed forms and quadrature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from spikegrad import LIF, Layer, LeakyReadout, Network, losses
+from spikegrad.losses import count_error, first_spike_time, potential_error, rate_error, reduce_time, van_rossum
+
+RNG = np.random.default_rng(3)
+STEPS, EXAMPLES, CLASSES = 12, 5, 4
+OUTPUTS = RNG.normal(size=(STEPS, EXAMPLES, CLASSES)).astype(np.float32)
+SPIKES = (RNG.random((STEPS, EXAMPLES, CLASSES)) < 0.2).astype(np.float32)
+LABELS = np.array([0, 3, 1, 1, 2])
+LENGTHS = np.array([12, 1, 7, 12, 3])
+MASK = np.arange(STEPS)[:, None] < LENGTHS
+HOLES = MASK & (np.arange(STEPS) % 3 != 1)[:, None]
+MASKS = {"all": None, "lengths": MASK, "holes": HOLES, "one": np.arange(STEPS) % 2 == 0}
+
+
+def sequences(x, mask):
+    """The valid steps of each example, ``(steps, classes)``."""
+    mask = np.ones(STEPS, bool) if mask is None else mask
+    mask = np.broadcast_to(mask.reshape(STEPS, -1), (STEPS, EXAMPLES))
+    return [np.asarray(x, np.float64)[mask[:, b], b] for b in range(EXAMPLES)]
+
+
+def softmax_sum(x):
+    p = np.exp(x)
+    return (p / p.sum(1, keepdims=True)).sum(0)
+
+
+REFERENCE = {
+    "mean": lambda x: x.mean(0),
+    "sum": lambda x: x.sum(0),
+    "max": lambda x: x.max(0),
+    "last": lambda x: x[-1],
+    "softmax_sum": softmax_sum,
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+def test_reductions_are_those_of_the_valid_steps(reduction, mask):
+    got = reduce_time(OUTPUTS, reduction, MASKS[mask])
+    expected = [REFERENCE[reduction](x) for x in sequences(OUTPUTS, MASKS[mask])]
+    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-6)
+
+
+def test_reductions_of_losses_of_each_step():
+    each = jax.vmap(optax.softmax_cross_entropy_with_integer_labels, (0, None))(jnp.asarray(OUTPUTS), LABELS)
+    expected = [np.mean(x) for x in sequences(np.asarray(each)[:, :, None], MASK)]
+    np.testing.assert_allclose(reduce_time(each, "mean", MASK), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+def test_masked_steps_have_no_gradient_and_no_example_is_nan(reduction):
+    mask = HOLES.copy()
+    mask[:, 0] = False  # an example without a valid step
+    outputs = np.where(mask[:, :, None], OUTPUTS, np.nan)  # what stands in other steps does not matter
+    got, grad = jax.value_and_grad(lambda x: (reduce_time(x, reduction, mask) ** 2).sum())(jnp.asarray(OUTPUTS))
+    assert (np.asarray(grad)[~mask] == 0).all()
+    assert np.isfinite(grad).all()
+    assert (np.abs(np.asarray(grad)[:, 1:]).sum((0, 2)) > 0).all()
+    assert (reduce_time(outputs, reduction, mask)[0] == 0).all()
+    assert float(got) == pytest.approx(float((reduce_time(outputs, reduction, mask) ** 2).sum()))
+
+
+def test_softmax_sum_has_the_floor_that_the_docstring_says():
+    steps, classes = 3, 10
+    certain = jnp.zeros((steps, 1, classes)).at[:, :, 2].set(1e4)
+    loss = optax.softmax_cross_entropy_with_integer_labels(reduce_time(certain, "softmax_sum"), jnp.array([2]))
+    assert float(loss[0]) == pytest.approx(np.log(1 + (classes - 1) * np.exp(-steps)), rel=1e-6)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_errors_of_counts_rates_and_potentials(mask):
+    one_hot = np.eye(CLASSES)[LABELS]
+    spikes, potentials = (sequences(x, MASKS[mask]) for x in (SPIKES, OUTPUTS))
+    counts, steps = np.array([x.sum(0) for x in spikes]), np.array([len(x) for x in spikes])[:, None]
+    targets = np.where(one_hot, 3.7, 0.4)  # no integers: they are not rounded
+    assert float(count_error(SPIKES, LABELS, 3.7, 0.4, MASKS[mask])) == pytest.approx(np.mean((counts - targets) ** 2))
+    rates = np.mean((counts / steps - np.where(one_hot, 0.8, 0.2)) ** 2)
+    assert float(rate_error(SPIKES, LABELS, mask=MASKS[mask])) == pytest.approx(rates)
+    each = [((x - np.where(row, 1.5, -0.5)) ** 2).mean() for x, row in zip(potentials, one_hot, strict=True)]
+    assert float(potential_error(OUTPUTS, LABELS, 1.5, -0.5, MASKS[mask])) == pytest.approx(np.mean(each))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_first_spike_times_and_their_derivatives(mask):
+    got = first_spike_time(SPIKES, MASKS[mask])
+    expected = [[(*np.flatnonzero(n), len(n))[0] for n in x.T] for x in sequences(SPIKES, MASKS[mask])]
+    np.testing.assert_array_equal(got, expected)
+    weights = RNG.normal(size=got.shape).astype(np.float32)
+    grad = jax.grad(lambda s: (weights * first_spike_time(s, MASKS[mask])).sum())(jnp.asarray(SPIKES))
+    for b, part in enumerate(sequences(grad, MASKS[mask])):
+        for n in range(CLASSES):
+            wanted = np.zeros(len(part))
+            wanted[min(expected[b][n], len(part) - 1)] = -weights[b, n]
+            np.testing.assert_array_equal(part[:, n], wanted)
+    assert np.count_nonzero(grad) == weights.size  # and none outside of the mask
+
+
+def test_first_spike_times_wake_a_silent_network():
+    def loss(weight):
+        _, spikes = Network([Layer(weight, LIF(0.9))])(jnp.ones((8, 2, 3)))
+        return optax.softmax_cross_entropy_with_integer_labels(-first_spike_time(spikes) / 2, jnp.array([0, 1])).mean()
+
+    silent = jnp.full((3, 2), 0.01)
+    grad = jax.grad(loss)(silent)
+    assert np.isfinite(grad).all()
+    assert first_spike_time(jnp.zeros((8, 1, 1)))[0, 0] == 8
+    only_first = jax.grad(lambda w: first_spike_time(Network([Layer(w, LIF(0.9))])(jnp.ones((8, 2, 3)))[1])[0, 0])
+    assert (only_first(silent)[:, 0] < 0).all()  # it falls as weights grow
+
+
+def quadrature(difference, tau, per_step=20_000, tail=12):
+    """The integral of the squared trace of one neuron, by midpoints: jumps stand at the starts of steps."""
+    t = (np.arange(int((len(difference) + tail * tau) * per_step)) + 0.5) / per_step
+    trace = sum(d * np.where(t >= n, np.exp(-(t - n) / tau), 0) for n, d in enumerate(difference))
+    return (trace**2).sum() / per_step / tau
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_van_rossum_is_the_integral(mask):
+    targets = (RNG.random(SPIKES.shape) < 0.3).astype(np.float32)
+    for tau in (0.7, 4.0):
+        got = van_rossum(SPIKES[:, :, :1], targets[:, :, :1], tau, MASKS[mask])
+        parts = sequences((SPIKES - targets)[:, :, :1], MASKS[mask])
+        expected = np.mean([quadrature(x[:, 0], tau, 2_000) for x in parts])
+        assert float(got) == pytest.approx(expected, rel=1e-4)
+
+
+def test_van_rossum_of_one_spike_is_half_and_its_gradient_is_that_of_differences(x64):
+    one = jnp.zeros((9, 1, 1)).at[4].set(1.0)
+    for tau in (1e-3, 1.0, 1e6):
+        assert float(van_rossum(one, jnp.zeros_like(one), tau)) == pytest.approx(0.5)
+    x, y = jnp.asarray(OUTPUTS, float), jnp.asarray(SPIKES, float)
+    grad = jax.grad(van_rossum)(x, y, 3.0, HOLES)
+    at = (3, 0, 1)
+    by = 1e-6
+    numeric = (van_rossum(x.at[at].add(by), y, 3.0, HOLES) - van_rossum(x.at[at].add(-by), y, 3.0, HOLES)) / (2 * by)
+    assert float(grad[at]) == pytest.approx(float(numeric), rel=1e-6)
+
+
+def test_losses_of_half_precision_are_computed_in_float32():
+    many = jnp.ones((300, 1, 2), jnp.bfloat16)
+    assert reduce_time(many, "sum")[0, 0] == 300  # no bfloat16
+    assert count_error(many, jnp.array([0]), 300, 300) == 0
+    assert first_spike_time(many).dtype == jnp.float32
+
+
+def test_losses_take_what_a_network_returns():
+    mask = jnp.asarray(MASK)
+    network = Network([Layer(jnp.ones((3, 6)) * 0.5, LIF(0.9)), Layer(jnp.ones((6, 4)), LeakyReadout(0.9))])
+    inputs = jnp.asarray(RNG.normal(size=(STEPS, EXAMPLES, 3)), jnp.float32)
+    states, potentials = network(inputs, mask=mask)
+    np.testing.assert_array_equal(reduce_time(potentials, "last", mask), states[-1][0])
+    jitted = jax.jit(lambda x: van_rossum(network(x, mask=mask, all_layers=True)[1][0], 0 * x[..., :1] + 0, 5.0, mask))
+    with pytest.raises(ValueError, match=r"van_rossum: targets must have the shape of spikes \(12, 5, 6\), got"):
+        jitted(inputs)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (ValueError, r"reduction must be one of 'mean', .* got 'median'", lambda: reduce_time(OUTPUTS, "median")),
+        (ValueError, r"outputs must be \(steps, examples, ...\)", lambda: reduce_time(OUTPUTS[:, 0, 0])),
+        (ValueError, r"one step or more, got \(0, 5, 4\)", lambda: reduce_time(OUTPUTS[:0])),
+        (ValueError, r"mask must be \(12,\) or \(12, 5\), got \(5,\)", lambda: reduce_time(OUTPUTS, mask=MASK[0])),
+        (TypeError, "mask must be boolean, got float32", lambda: reduce_time(OUTPUTS, mask=MASK.astype(np.float32))),
+        (TypeError, "outputs must be real, got complex64", lambda: reduce_time(OUTPUTS.astype(np.complex64))),
+        (ValueError, r"labels must be integers of shape \(5,\)", lambda: rate_error(SPIKES, LABELS[:2])),
+        (ValueError, r"labels must be integers", lambda: rate_error(SPIKES, LABELS * 1.0)),
+        (ValueError, r"labels must be from 0 to 3", lambda: count_error(SPIKES, LABELS + 1, 3)),
+        (ValueError, r"outputs must be \(steps, examples, classes\)", lambda: rate_error(SPIKES[..., 0], LABELS)),
+        (ValueError, r"tau must be > 0, got 0.0", lambda: van_rossum(SPIKES, SPIKES, 0.0)),
+    ],
+)
+def test_invalid_arguments_raise(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
