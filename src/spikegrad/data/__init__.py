@@ -25,6 +25,7 @@ from ._images import BUILT_IN, load, load_for_prediction, scale
 from ._npz_sequences import read_npz, read_npz_events
 from ._randman import randman
 from ._sequences import Batches, Example, Sequences, Split, collate, hold_out, standardize
+from ._tasks import binary_adding, cue_accumulation, yin_yang
 from ._text import SHIPPED, read_ts, shipped
 
 __all__ = [
@@ -39,8 +40,10 @@ __all__ = [
     "Recordings",
     "Sequences",
     "Split",
+    "binary_adding",
     "collate",
     "constant_coding",
+    "cue_accumulation",
     "delta_coding",
     "hold_out",
     "hold_out_speakers",
@@ -59,4 +62,5 @@ __all__ = [
     "scale",
     "shipped",
     "standardize",
+    "yin_yang",
 ]
