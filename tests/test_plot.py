@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spikegrad import Arctan, InvSquareGrad, Sigmoid, Surrogate, fitted, get, names
-from spikegrad.inspect.plot import plot
+from spikegrad.inspect.plot import activity, plot, raster, traces
 
 
 def curves(axes):
@@ -84,3 +84,76 @@ def test_long_numbers_are_short_in_the_legend():
     figure = plot(fitted(Sigmoid(), height=1.0, width=0.3), Arctan(2.0))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[-2:] == ["1 * stretched(Sigmoid(alpha=4.0), 0.6808)", "Arctan(alpha=2.0)"]
+
+
+RNG = np.random.default_rng(5)
+STEPS, EXAMPLES = 40, 3
+SPIKES = (RNG.random((STEPS, EXAMPLES, 2, 4)) < 0.1).astype(np.float32)
+MASK = np.arange(STEPS)[:, None] < np.array([40, 25, 40])
+
+
+def drawn(axes):
+    """Step, neuron and color of each spike."""
+    (lines,) = axes.collections
+    colors = lines.get_colors()
+    return {
+        (float(low[0]), (low[1] + high[1]) / 2): tuple(colors[i % len(colors)])
+        for i, (low, high) in enumerate(lines.get_segments())
+    }
+
+
+def test_a_raster_has_a_line_for_each_spike_and_the_axes_of_the_whole():
+    flat = SPIKES[:, 1].reshape(STEPS, 8)
+    (axes,) = raster(SPIKES, example=1).axes
+    assert set(drawn(axes)) == set(zip(*map(np.ndarray.tolist, np.nonzero(flat)), strict=True))
+    for spikes in (flat, np.zeros_like(flat)):
+        (axes,) = raster(spikes).axes
+        assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 39.5), (-0.5, 7.5))
+    signs = drawn(raster(np.array([[0, 2], [-1, 0]])).axes[0])
+    assert signs[0, 1] != signs[1, 0] == (1, 0, 0, 1)
+    assert raster(flat[:, 0]).axes[0].get_ylim() == (-0.5, 0.5)
+
+
+def test_traces_show_the_chosen_neurons_of_one_example():
+    u = RNG.normal(size=(STEPS, EXAMPLES, 5))
+    spikes = u > 1
+    current, potential, below = traces((u, None), spikes, 2 * u, threshold=1.0, neurons=(4, 0, 9), example=2).axes
+    for axes, factor in ((current, 2), (potential, 1)):
+        for line, n in zip(axes.lines, (4, 0), strict=False):
+            np.testing.assert_array_equal(line.get_ydata(), factor * u[:, 2, n])
+    assert potential.lines[2].get_ydata() == [1.0, 1.0]  # the threshold
+    assert {t for t, row in drawn(below) if row == 0} == set(np.flatnonzero(spikes[:, 2, 4]).tolist())
+    assert [label.get_text() for label in below.get_yticklabels()] == ["4", "0"]
+    assert len(traces(u).axes) == 1
+
+
+def test_activity_draws_spikes_lines_and_images_with_grey_steps_that_are_not_valid():
+    real = RNG.normal(size=(STEPS, EXAMPLES, 3))
+    wide = RNG.normal(size=(STEPS, EXAMPLES, 20))
+    figure = activity(SPIKES, wide, real, example=1, mask=MASK)
+    spikes, image, lines, _ = figure.axes  # and the bar of colors
+    assert spikes.get_title(loc="left") == f"inputs, {(SPIKES[:, 1] != 0).mean():.3f} spikes per step"
+    np.testing.assert_array_equal(image.images[0].get_array(), wide[:, 1].T)
+    np.testing.assert_array_equal([line.get_ydata() for line in lines.lines], real[:, 1].T)
+    for axes in (spikes, image, lines):
+        (grey,) = axes.patches
+        assert (grey.get_x(), grey.get_x() + grey.get_width()) == (24.5, 39.5)
+        assert axes.get_xlim() == (-0.5, 39.5)
+    assert not activity(SPIKES, mask=MASK).axes[0].patches
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("raster: spikes has 3 examples, got example 3", lambda: raster(SPIKES, example=3)),
+        (r"raster: spikes must have one step or more, got shape \(0, 2\)", lambda: raster(np.zeros((0, 2)))),
+        (r"raster: mask must have 40 steps, got shape \(3,\)", lambda: raster(SPIKES, mask=MASK[0])),
+        ("traces: arrays must have one shape, got for one example potential", lambda: traces(SPIKES[..., 0], SPIKES)),
+        ("activity: give the inputs and the outputs", activity),
+        ("activity: names must be 2, one for each layer, got 1", lambda: activity(SPIKES, SPIKES, names=["a"])),
+        (r"activity: layers must have the same steps, got \[40, 30\]", lambda: activity(SPIKES, SPIKES[:30])),
+    ],
+)
+def test_plots_of_activity_reject_invalid_arguments(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,9 +1,14 @@
-"""Plots of surrogates: the step, the smooth primals, and the slopes that are used backward."""
+"""Plots of surrogates, and of the activity that a network returns.
+
+Every figure is unknown to ``matplotlib.pyplot``: save it with ``savefig``. Notebooks show it as it is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -18,7 +23,7 @@ except ModuleNotFoundError as error:
         "spikegrad.inspect.plot needs matplotlib: pip install '.[plot]' in a clone of spikegrad", name="matplotlib"
     ) from error
 
-__all__ = ["plot"]
+__all__ = ["activity", "plot", "raster", "traces"]
 
 _DASHES = ("-", "--", "-.", ":")
 
@@ -109,3 +114,233 @@ def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
     while x[-1] > 1e-3 and all(narrow(s) for s in surrogates):
         x = x / 4
     return x
+
+
+def raster(spikes: ArrayLike, *, example: int = 0, mask: ArrayLike | None = None, figsize: Any = (7, 2.6)) -> Figure:
+    """Draw the spikes of one example: a row for each neuron, a line for each spike.
+
+    Parameters
+    ----------
+    spikes : array_like
+        Outputs of a layer: ``(steps, examples, neurons...)``, ``(steps, neurons)`` or ``(steps,)``. Any value other
+        than 0 is a spike; negative ones are red.
+    example : int, default 0
+        The example, if there is an axis of examples.
+    mask : array_like of bool, optional
+        ``(steps, examples)`` or ``(steps,)``, the valid steps. The others are grey.
+    figsize : tuple of float, default (7, 2.6)
+        Width and height in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Its axes span all steps and neurons, also without a spike.
+
+    Raises
+    ------
+    ValueError
+        For an example or a mask that the spikes do not have.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.inspect.plot import raster
+    >>> _, spikes = Network([Layer(jnp.ones((3, 8)) / 8, LIF(0.9))])(jnp.ones((100, 4, 3)))
+    >>> figure = raster(spikes, example=2)
+    >>> print(*figure.axes[0].get_xlim())
+    -0.5 99.5
+    """
+    figure = Figure(figsize=figsize, layout="constrained")
+    axes = figure.subplots()
+    _draw_spikes(axes, _of_example("raster", "spikes", spikes, example))
+    _finish("raster", [axes], spikes, example, mask)
+    return figure
+
+
+def traces(
+    potentials: ArrayLike,
+    spikes: ArrayLike | None = None,
+    currents: ArrayLike | None = None,
+    *,
+    threshold: float | None = None,
+    neurons: Sequence[int] = (0, 1, 2),
+    example: int = 0,
+    mask: ArrayLike | None = None,
+    figsize: Any = None,
+) -> Figure:
+    """Draw the currents, potentials and spikes of some neurons of one example, one above the other.
+
+    Parameters
+    ----------
+    potentials : array_like or tuple of them
+        Pre-spike states, of which the first array is the potential, as a network returns them for ``pre_spike``; or
+        outputs of a readout. Shapes as in :func:`raster`.
+    spikes, currents : array_like, optional
+        Of the same shape. Without them their panels are left out.
+    threshold : float, optional
+        Drawn as a dashed line among the potentials.
+    neurons : sequence of int, default (0, 1, 2)
+        The neurons, counted over all their axes. Those that the layer does not have are left out.
+    example, mask
+        As in :func:`raster`.
+    figsize : tuple of float, optional
+        Width and height in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, and as in :func:`raster`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.inspect.plot import traces
+    >>> network = Network([Layer(jnp.ones((3, 8)) / 8, LIF(0.9))])
+    >>> _, spikes, (u,) = network(jnp.ones((100, 4, 3)), pre_spike=[0])
+    >>> len(traces(u, spikes, threshold=1.0).axes)
+    2
+    """
+    u = potentials[0] if isinstance(potentials, tuple) else potentials
+    parts = {"current": currents, "potential": u, "spikes": spikes}
+    given = {name: _of_example("traces", name, x, example) for name, x in parts.items() if x is not None}
+    if len({x.shape for x in given.values()}) > 1:
+        shapes = ", ".join(f"{name} {x.shape}" for name, x in given.items())
+        raise ValueError(f"traces: arrays must have one shape, got for one example {shapes}")
+    chosen = [n for n in neurons if 0 <= n < given["potential"].shape[1]]
+    heights = [1 if name == "spikes" else 2 for name in given]
+    figure = Figure(figsize=figsize or (7, 0.6 + 0.8 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(given), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (name, x) in zip(panels, given.items(), strict=True):
+        if name == "spikes":
+            _draw_spikes(axes, x[:, chosen], colors=[f"C{i % 10}" for i in range(len(chosen))])
+            axes.set_yticks(range(len(chosen)), chosen)
+            continue
+        for i, n in enumerate(chosen):
+            axes.plot(x[:, n], color=f"C{i % 10}", lw=1.2, label=f"neuron {n}")
+        axes.set_ylabel(name, fontsize=8)
+        if name == "potential" and threshold is not None:
+            axes.axhline(threshold, color="0.4", lw=0.8, ls="--")
+    panels[0].legend(fontsize=8, frameon=False, ncols=min(len(chosen), 6) or 1, loc="lower left", bbox_to_anchor=(0, 1))
+    _finish("traces", panels, u, example, mask)
+    return figure
+
+
+def activity(
+    *layers: ArrayLike,
+    names: Sequence[str] | None = None,
+    example: int = 0,
+    mask: ArrayLike | None = None,
+    figsize: Any = None,
+) -> Figure:
+    """Draw the activity of a network in one example: a panel for the inputs and for each layer.
+
+    Spikes, which are integers, are drawn as a raster, with the number of spikes per neuron and step. Real numbers are
+    drawn as lines, or as an image if there are more than 12 of them.
+
+    Parameters
+    ----------
+    *layers : array_like
+        The inputs and the outputs of each layer, ``(steps, examples, neurons...)``: ``activity(inputs, *outputs)`` with
+        the outputs that a network returns for ``all_layers=True``.
+    names : sequence of str, optional
+        A name for each panel. By default inputs, layer 0, layer 1, ...
+    example, mask
+        As in :func:`raster`.
+    figsize : tuple of float, optional
+        Width and height in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        Without a layer, for a wrong number of names, and as in :func:`raster`.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, LeakyReadout, Network
+    >>> from spikegrad.inspect.plot import activity
+    >>> network = Network.init(jax.random.key(0), 20, (30, 4), LIF(0.9), LeakyReadout(0.9), rate=0.1)
+    >>> inputs = jax.random.bernoulli(jax.random.key(1), 0.1, (80, 2, 20))
+    >>> _, outputs = network(inputs, all_layers=True)
+    >>> len(activity(inputs, *outputs, example=1).axes)
+    3
+    """
+    if not layers:
+        raise ValueError("activity: give the inputs and the outputs of each layer")
+    names = ["inputs", *(f"layer {n}" for n in range(len(layers) - 1))] if names is None else names
+    if len(names) != len(layers):
+        raise ValueError(f"activity: names must be {len(layers)}, one for each layer, got {len(names)}")
+    arrays = [_of_example("activity", name, x, example) for name, x in zip(names, layers, strict=True)]
+    if len({len(x) for x in arrays}) > 1:
+        raise ValueError(f"activity: layers must have the same steps, got {[len(x) for x in arrays]}")
+    figure = Figure(figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained")
+    panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name, x in zip(panels, names, arrays, strict=True):
+        if (x == np.rint(x)).all():
+            _draw_spikes(axes, x)
+            name = f"{name}, {(x != 0).mean():.3f} spikes per step"
+        elif x.shape[1] <= _LINES:
+            for n, line in enumerate(x.T):
+                axes.plot(line, lw=1.2, color=f"C{n % 10}", ls=_DASHES[n // 10], label=str(n))
+            axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        else:
+            image = axes.imshow(x.T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis")
+            figure.colorbar(image, ax=axes)
+        axes.set_title(name, fontsize=9, loc="left")
+    _finish("activity", panels, layers[0], example, mask)
+    return figure
+
+
+_LINES = 12
+"""Real outputs of more neurons are an image."""
+
+
+def _of_example(owner: str, name: str, x: Any, example: int) -> np.ndarray:
+    """One example of ``(steps, examples, neurons...)``, as ``(steps, neurons)``."""
+    x = np.asarray(x)
+    if not x.ndim or not len(x):
+        raise ValueError(f"{owner}: {name} must have one step or more, got shape {x.shape}")
+    if x.ndim > 2:
+        if not -x.shape[1] <= example < x.shape[1]:
+            raise ValueError(f"{owner}: {name} has {x.shape[1]} examples, got example {example}")
+        x = x[:, example]
+    return x.reshape(len(x), -1).astype(np.float64)
+
+
+def _draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None) -> None:
+    """A vertical line for each value of ``(steps, neurons)`` that is not 0."""
+    t, n = np.nonzero(spikes)
+    own = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
+    height = 0.4 if spikes.shape[1] < 100 else 0.5  # a gap between rows that one can tell apart
+    axes.vlines(t, n - height, n + height, colors=np.where(spikes[t, n] < 0, "red", own).tolist(), lw=1)
+    axes.set_ylim(-0.5, max(spikes.shape[1], 1) - 0.5)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylabel("neuron", fontsize=8)
+
+
+def _finish(owner: str, panels: Sequence[Axes], like: Any, example: int, mask: Any) -> None:
+    """Fix the axis of time to the sequence, and shade the steps that are not valid."""
+    steps = len(np.asarray(like))
+    valid = np.ones(steps, bool) if mask is None else np.asarray(mask)
+    if valid.ndim > 1:
+        valid = valid[:, example]
+    if valid.shape != (steps,):
+        raise ValueError(f"{owner}: mask must have {steps} steps, got shape {np.shape(mask)}")
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]])))
+    for axes in panels:
+        for start, stop in edges.reshape(-1, 2):
+            axes.axvspan(start - 0.5, stop - 0.5, color="0.93", lw=0, zorder=0)
+        axes.set_xlim(-0.5, steps - 0.5)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("time step", fontsize=8)
