@@ -17,6 +17,8 @@ from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, is_float, real_array
 
+__all__ = ["count_error", "first_spike_time", "potential_error", "rate_error", "reduce_time", "van_rossum"]
+
 REDUCTIONS = ("mean", "sum", "max", "last", "softmax_sum")
 
 
