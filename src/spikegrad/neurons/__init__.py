@@ -8,23 +8,39 @@ One file per family. A new cell is a class in the file of its family, its name b
 ``tests/test_testing.py``. Class and base class declare everything that the rest of the library asks: see :class:`Cell`.
 """
 
-from ._adaptive import AdaptiveLIF
+from ._adaptive import AdaptiveLIF, AdLIF, EulerAdLIF, SymplecticAdLIF, SynapticAdaptiveLIF
 from ._cell import Cell, LinearResponse, State, Step, check_initial, fire
+from ._compartments import TCLIF
 from ._declared import linear_response, parameters_of, says_how_to_encode, with_parameters
 from ._lif import LIF, SynapticLIF
+from ._nonlinear import CLIF, EIF, QIF, AdEx, Izhikevich
+from ._oscillators import BRF, HRF, RF
 from ._readout import LeakyReadout
 from ._refractory import Refractory
 from ._time import decay_from_tau, unroll
 
 __all__ = [
+    "BRF",
+    "CLIF",
+    "EIF",
+    "HRF",
     "LIF",
+    "QIF",
+    "RF",
+    "TCLIF",
+    "AdEx",
+    "AdLIF",
     "AdaptiveLIF",
     "Cell",
+    "EulerAdLIF",
+    "Izhikevich",
     "LeakyReadout",
     "LinearResponse",
     "Refractory",
     "State",
     "Step",
+    "SymplecticAdLIF",
+    "SynapticAdaptiveLIF",
     "SynapticLIF",
     "check_initial",
     "decay_from_tau",

@@ -11,13 +11,12 @@ import numpy as np
 
 from .._checks import brief
 from .._struct import Real, parameter
-from .._surrogate import in_units_of, spike_types
 from ..surrogates import Sigmoid
-from ..surrogates._registry import get
-from ._cell import Cell, LinearResponse, State, leaky_integration, parts_of_state, response_of_leak
+from ._cell import LinearResponse, State, leaky_integration, parts_of_state, response_of_leak
+from ._spiking import Spiking
 
 
-class LIF(Cell, pure=True):
+class LIF(Spiking, pure=True):
     r"""Leaky integrate-and-fire neurons.
 
     .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - \theta) \\ v_t &= R(u_t, s_t)
@@ -89,25 +88,19 @@ class LIF(Cell, pure=True):
     norm_input: bool = parameter(default=False, choices=(False, True), kw_only=True)
 
     _hints = MappingProxyType(
-        {
+        Spiking._hints
+        | {
             "tau": "decay=decay_from_tau(tau, dt)",
             "tau_mem": "decay=decay_from_tau(tau_mem, dt)",
             "beta": "decay=beta",
-            "v_threshold": "threshold=v_threshold",
-            "v_th": "threshold=v_th",
             "v_reset": 'reset="value", reset_value=v_reset',
             "reset_mechanism": "reset",
             "reset_delay": "delay_reset",
             "decay_input": "norm_input",
-            **dict.fromkeys(
-                ("spike_grad", "surrogate_function", "spike_fn", "spk_fun"), "surrogate=Sigmoid(), or another surrogate"
-            ),
         }
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.surrogate, str):
-            raise TypeError(f"{type(self).__name__}: surrogate must be a Callable, {_instead_of(self.surrogate)}")
         if isinstance(self.reset, str) and self.reset in _RESETS:
             owner, ours = type(self).__name__, _RESETS[self.reset]
             raise ValueError(f"{owner}: reset must be 'subtract', 'value' or 'none', got {self.reset!r}; write {ours}")
@@ -120,12 +113,6 @@ class LIF(Cell, pure=True):
         if self.reset == "value":
             self._refuse("reset='value', which takes one spike a step", "several", "negative")
 
-    def _refuse(self, what: str, *flags: str) -> None:
-        """Raise if the spike type has a flag that does not go with something."""
-        for kind in spike_types(self.surrogate):
-            if any(getattr(kind, flag) for flag in flags):
-                raise ValueError(f"{type(self).__name__}: {what}, does not go with {brief(self.surrogate)}")
-
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
         u = leaky_integration(cell, v, current)
@@ -136,17 +123,11 @@ class LIF(Cell, pure=True):
         s = cell._spike(u, cell.threshold)
         return (u if self.delay_reset else cell._after_spike(u, s, cell.threshold)), s
 
-    def _spike(self, u: jax.Array, threshold: Any) -> jax.Array:
-        return in_units_of(self.surrogate, threshold, u)(u - threshold)
-
     def _after_spike(self, u: jax.Array, s: jax.Array, threshold: Any) -> jax.Array:
-        if self.detach_reset:
-            s = jax.lax.stop_gradient(s)
-        if self.reset == "subtract":
-            return u - threshold * s
-        if self.reset == "value":
-            return u * (1 - s) + self.reset_value * s
-        return u
+        s = self._for_reset(s)
+        if self.reset == "none":
+            return u
+        return u * (1 - s) + self.reset_value * s if self.reset == "value" else u - threshold * s
 
     def encode(self, u: jax.Array) -> tuple[jax.Array, Any]:
         return u - self._broadcast_to(u.dtype, u.shape, "v").threshold, ()
@@ -163,15 +144,6 @@ _RESETS = {
     **dict.fromkeys(("soft", "subtraction"), "reset='subtract'"),
 }
 """Names of other libraries, and ours."""
-
-
-def _instead_of(name: str) -> str:
-    """The rest of a message about the name of a surrogate."""
-    try:
-        made = get(name)
-    except Exception:
-        return f"got {brief(name)}; write an instance such as Sigmoid()"
-    return f"got {brief(name)}; write {made if '(' in name else f'{type(made).__name__}()'}"
 
 
 class SynapticLIF(LIF, pure=True):

@@ -1,0 +1,411 @@
+"""Neurons whose potential is not a linear function of itself between spikes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._struct import Real, parameter
+from ..surrogates import Sigmoid
+from ._cell import State, parts_of_state
+from ._spiking import Spiking, decode_first, encode_first
+
+
+class _Escaping(Spiking, pure=True):
+    """Neurons that start at rest and are set to a value by a spike."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_counts(self)
+
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+        return jnp.broadcast_to(jnp.asarray(self.rest, dtype), shape)
+
+    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        s = cell._spike(u, cell.threshold)
+        return to_value(cell, u, s), s
+
+    encode, decode = encode_first, decode_first
+
+
+class QIF(_Escaping, pure=True):
+    r"""Quadratic integrate-and-fire neurons (QIF).
+
+    .. math:: u_t = v_{t-1} + \frac1\tau \big(I_t + a\, (v_{t-1} - v_0)(v_{t-1} - v_c)\big), \qquad
+              s_t = H(u_t - \theta), \qquad v_t = u_t (1 - s_t) + v_r s_t
+
+    Parameters
+    ----------
+    tau : float or array, default 2.0
+        Time constant :math:`\tau`, above 0, in time steps.
+    critical : float or array, default 0.8
+        Potential :math:`v_c` above which the neuron fires by itself, in the unit of the potential.
+    rest : float or array, default 0.0
+        Potential :math:`v_0` at rest, at which a neuron starts.
+    a : float or array, default 1.0
+        Curvature, above 0, in 1 per unit of the potential.
+    threshold : float or array, default 1.0
+        Threshold :math:`\theta`, in the unit of the potential.
+    reset_value : float or array, default 0.0
+        Potential :math:`v_r` after a spike.
+    surrogate : callable, default Sigmoid()
+        Makes spikes of ``u - threshold``.
+    detach_reset : bool, default False
+        Whether the spike in the reset is a constant for the derivative.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and for spikes that are counts or negative.
+
+    Notes
+    -----
+    The update is that of SpikingJelly, whose class resets to -0.1.
+
+    References
+    ----------
+    Ermentrout, Kopell 1986, "Parabolic bursting in an excitable system coupled with a slow oscillation", SIAM Journal
+    on Applied Mathematics 46(2):233-253.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import QIF
+    >>> _, spikes = unroll(QIF(), jnp.tile(jnp.array([0.1, 0.5]), (12, 1)))
+    >>> spikes.sum(0).tolist()
+    [0.0, 2.0]
+    """
+
+    tau: Real = parameter(default=2.0, above=0)
+    critical: Real = parameter(default=0.8)
+    rest: Real = parameter(default=0.0)
+    a: Real = parameter(default=1.0, above=0)
+    threshold: Real = parameter(default=1.0)
+    reset_value: Real = parameter(default=0.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    detach_reset: bool = parameter(default=False, choices=(False, True))
+
+    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
+        cell = self._broadcast_to(v.dtype, v.shape, "v")
+        return v + (current + cell.a * (v - cell.rest) * (v - cell.critical)) / cell.tau
+
+
+class EIF(_Escaping, pure=True):
+    r"""Exponential integrate-and-fire neurons (EIF).
+
+    .. math:: u_t = v_{t-1} + \frac1\tau
+              \big(I_t + v_0 - v_{t-1} + \Delta\, e^{(v_{t-1} - \theta_\mathrm{rh}) / \Delta}\big)
+
+    and spikes and resets as in :class:`QIF`.
+
+    Parameters
+    ----------
+    tau : float or array, default 2.0
+        Time constant :math:`\tau`, above 0, in time steps.
+    rheobase : float or array, default 0.8
+        Potential :math:`\theta_\mathrm{rh}` at which the exponential takes over, in the unit of the potential.
+    sharpness : float or array, default 1.0
+        :math:`\Delta`, above 0, in the unit of the potential.
+    rest : float or array, default 0.0
+        Potential :math:`v_0` at rest, at which a neuron starts.
+    threshold, reset_value, surrogate, detach_reset
+        As in :class:`QIF`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and for spikes that are counts or negative.
+
+    Notes
+    -----
+    A potential that starts a step far above the rheobase overflows: keep the threshold within some ``sharpness`` of it.
+
+    References
+    ----------
+    Fourcaud-Trocmé, Hansel, van Vreeswijk, Brunel 2003, "How spike generation mechanisms determine the neuronal
+    response to fluctuating inputs", Journal of Neuroscience 23(37):11628-11640. The update is that of SpikingJelly.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import EIF
+    >>> _, spikes = unroll(EIF(), jnp.tile(jnp.array([-0.5, 0.5]), (12, 1)))
+    >>> spikes.sum(0).tolist()
+    [0.0, 4.0]
+    """
+
+    tau: Real = parameter(default=2.0, above=0)
+    rheobase: Real = parameter(default=0.8)
+    sharpness: Real = parameter(default=1.0, above=0)
+    rest: Real = parameter(default=0.0)
+    threshold: Real = parameter(default=1.0)
+    reset_value: Real = parameter(default=0.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    detach_reset: bool = parameter(default=False, choices=(False, True))
+
+    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
+        cell = self._broadcast_to(v.dtype, v.shape, "v")
+        rise = cell.sharpness * jnp.exp((v - cell.rheobase) / cell.sharpness)
+        return v + (current + cell.rest - v + rise) / cell.tau
+
+
+class AdEx(Spiking, pure=True):
+    r"""Adaptive exponential integrate-and-fire neurons (AdEx) with a synapse, in the order of norse.
+
+    .. math:: i_t &= \gamma\, i_{t-1} + I_t \\
+              u_t &= v_{t-1} + (1 - \beta) \big(\Delta\, e^{(v_{t-1} - \theta)/\Delta} - v_{t-1} + i_t - a_{t-1}\big) \\
+              s_t &= H(u_t - \theta), \qquad v_t = u_t (1 - s_t) + v_r s_t \\
+              a_t &= a_{t-1} + (1 - \rho) (c\, v_{t-1} - a_{t-1}) + d\, s_t
+
+    The state is the triple :math:`(v, a, i)`, zeros at the start.
+
+    Parameters
+    ----------
+    decay : float or array, default 0.9
+        Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless.
+    synaptic_decay : float or array, default 0.8
+        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1, dimensionless.
+    adaptation_decay : float or array, default 0.998
+        Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
+    coupling : float or array, default 4.0
+        How much the potential drives the adaptation, :math:`c`, dimensionless.
+    adaptation : float or array, default 0.02
+        How much a spike raises the adaptation, :math:`d`, in the unit of the potential.
+    sharpness : float or array, default 0.5
+        :math:`\Delta`, above 0, in the unit of the potential.
+    threshold, reset_value, surrogate, detach_reset
+        As in :class:`QIF`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and for spikes that are counts or negative.
+
+    Notes
+    -----
+    The potential is 0 at rest. The defaults are those of norse with its time step of 1 ms: decay factors of 1 minus the
+    step over the time constant.
+
+    References
+    ----------
+    Brette, Gerstner 2005, "Adaptive exponential integrate-and-fire model as an effective description of neuronal
+    activity", Journal of Neurophysiology 94(5):3637-3642.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import AdEx
+    >>> (v, a, i), spikes = unroll(AdEx(), jnp.full((30, 1), 0.5))
+    >>> int(spikes.sum()), bool(a > 0)
+    (5, True)
+    """
+
+    state_names = "potential", "adaptation", "synaptic current"
+
+    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
+    adaptation_decay: Real = parameter(default=0.998, at_least=0, at_most=1)
+    coupling: Real = parameter(default=4.0)
+    adaptation: Real = parameter(default=0.02)
+    sharpness: Real = parameter(default=0.5, above=0)
+    threshold: Real = parameter(default=1.0)
+    reset_value: Real = parameter(default=0.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    detach_reset: bool = parameter(default=False, choices=(False, True))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_counts(self)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, a, i = parts_of_state(self, v)
+        cell = self._broadcast_to(v.dtype, v.shape, "v")
+        i = cell.synaptic_decay * i + current
+        rise = cell.sharpness * jnp.exp((v - cell.threshold) / cell.sharpness)
+        u = v + (1 - cell.decay) * (rise - v + i - a)
+        return u, a + (1 - cell.adaptation_decay) * (cell.coupling * v - a), i
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, a, i = u
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        s = cell._spike(u, cell.threshold)
+        return (to_value(cell, u, s), a + cell.adaptation * s, i), s
+
+    encode, decode = encode_first, decode_first
+
+
+class Izhikevich(Spiking, pure=True):
+    r"""Izhikevich's neurons, in millivolts and milliseconds.
+
+    .. math:: \dot v = 0.04\, v^2 + 5 v + 140 - w + I, \qquad \dot w = a\, (b\, v - w)
+
+    where a spike, at the threshold, sets :math:`v` to :math:`c` and adds :math:`d` to :math:`w`. The state is the pair
+    :math:`(v, w)`, at the start :math:`(c, b\,c)`.
+
+    Parameters
+    ----------
+    a : float or array, default 0.02
+        Rate of the recovery :math:`w`, above 0, in 1/ms.
+    b : float or array, default 0.2
+        How much the recovery follows the potential, dimensionless.
+    c : float or array, default -65.0
+        Potential after a spike, in mV.
+    d : float or array, default 8.0
+        What a spike adds to the recovery, in mV/ms.
+    threshold : float or array, default 30.0
+        Peak of a spike, in mV.
+    surrogate : callable, default Sigmoid()
+        Makes spikes of ``(v - threshold) / width``.
+    width : float or array, default 10.0
+        Unit of the surrogate, above 0, in mV.
+    detach_reset : bool, default False
+        Whether the spike in the resets is a constant for the derivative.
+    order : {"published", "semi-implicit", "euler"}
+        ``"published"``: two half steps of :math:`v`, then :math:`w` from the new :math:`v`. ``"semi-implicit"``: one
+        step of :math:`v`, then :math:`w` from the new one. ``"euler"``: both from the old values. Orders give other
+        spikes.
+    dt : float, default 1.0
+        Length of a time step, above 0, in ms.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and for spikes that are counts or negative.
+
+    References
+    ----------
+    Izhikevich 2003, "Simple model of spiking neurons", IEEE Transactions on Neural Networks 14(6):1569-1572.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import Izhikevich
+    >>> _, spikes = unroll(Izhikevich(), jnp.full((200, 1), 10.0))
+    >>> spikes[:, 0].nonzero()[0].tolist()
+    [3, 30, 78, 140, 194]
+    """
+
+    state_names = "potential", "recovery"
+
+    a: Real = parameter(default=0.02, above=0)
+    b: Real = parameter(default=0.2)
+    c: Real = parameter(default=-65.0)
+    d: Real = parameter(default=8.0)
+    threshold: Real = parameter(default=30.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    width: Real = parameter(default=10.0, above=0)
+    detach_reset: bool = parameter(default=False, choices=(False, True))
+    order: str = parameter(default="published", choices=("published", "semi-implicit", "euler"))
+    dt: float = parameter(default=1.0, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_counts(self)
+
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+        v = jnp.broadcast_to(jnp.asarray(self.c, dtype), shape)
+        return v, jnp.asarray(self.b, dtype) * v
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, w = parts_of_state(self, v)
+        cell = self._broadcast_to(v.dtype, v.shape, "v")
+
+        def advanced(v, dt):
+            return v + dt * (0.04 * v * v + 5 * v + 140 - w + current)
+
+        is_published = self.order == "published"
+        u = advanced(advanced(v, cell.dt / 2), cell.dt / 2) if is_published else advanced(v, cell.dt)
+        source = v if self.order == "euler" else u
+        return u, w + cell.dt * cell.a * (cell.b * source - w)
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, w = u
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        s = cell.surrogate((u - cell.threshold) / cell.width)
+        reset = self._for_reset(s)
+        return (u * (1 - reset) + cell.c * reset, w + cell.d * reset), s
+
+    encode, decode = encode_first, decode_first
+
+
+class CLIF(Spiking, pure=True):
+    r"""Complementary leaky integrate-and-fire neurons (CLIF), which reset the more, the more they fired.
+
+    .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - \theta) \\
+              m_t &= m_{t-1}\, \sigma\big((1 - \beta)\, u_t\big) + s_t \\ v_t &= u_t - s_t (\theta + \sigma(m_t))
+
+    with :math:`\sigma` the logistic function. The state is the pair :math:`(v, m)`, zeros at the start.
+
+    Parameters
+    ----------
+    decay : float or array, default 0.5
+        Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless.
+    threshold : float or array, default 1.0
+        Threshold :math:`\theta`, in the unit of the potential.
+    surrogate : callable, default Sigmoid()
+        Makes spikes of ``u - threshold``.
+    detach_reset : bool, default False
+        Whether the spike in the reset is a constant for the derivative. The spike in :math:`m` never is.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and for spikes that are negative.
+
+    References
+    ----------
+    Huang et al. 2024, "CLIF: complementary leaky integrate-and-fire neuron for spiking neural networks", ICML,
+    arXiv:2402.04663. The update is that of SpikingJelly.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import CLIF
+    >>> _, spikes = unroll(CLIF(), jnp.full((8, 1), 1.0))
+    >>> spikes[:, 0].tolist()
+    [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+    """
+
+    state_names = "potential", "complement"
+
+    decay: Real = parameter(default=0.5, at_least=0, at_most=1)
+    threshold: Real = parameter(default=1.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    detach_reset: bool = parameter(default=False, choices=(False, True))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse("a reset that spikes increase", "negative")
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, m = parts_of_state(self, v)
+        return self._broadcast_to(v.dtype, v.shape, "v").decay * v + current, m
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        u, m = u
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        s = cell._spike(u, cell.threshold)
+        m = m * jax.nn.sigmoid((1 - cell.decay) * u) + s
+        return (u - self._for_reset(s) * (cell.threshold + jax.nn.sigmoid(m)), m), s
+
+    encode, decode = encode_first, decode_first
+
+
+def refuse_counts(cell: Spiking) -> None:
+    """Raise for spike types that are no 0 or 1."""
+    cell._refuse("a reset to a value, which takes one spike a step", "several", "negative")
+
+
+def to_value(cell: Any, u: jax.Array, s: jax.Array) -> jax.Array:
+    """The potential after a reset to ``cell.reset_value``."""
+    s = cell._for_reset(s)
+    return u * (1 - s) + cell.reset_value * s

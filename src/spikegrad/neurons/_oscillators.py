@@ -1,0 +1,257 @@
+"""Neurons that resonate: two variables that turn about each other, driven by the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._struct import Real, parameter
+from ..surrogates import Sigmoid
+from ._cell import State, parts_of_state
+from ._spiking import Spiking, check_known, decode_first, encode_first
+
+
+class RF(Spiking, pure=True):
+    r"""Resonate-and-fire neurons (RF), by the forward Euler method and without a reset.
+
+    .. math:: u_t &= u_{t-1} + \delta\, (b\, u_{t-1} - \omega\, v_{t-1} + I_t) \\
+              v_t &= v_{t-1} + \delta\, (\omega\, u_{t-1} + b\, v_{t-1}) \\ s_t &= H(u_t - \theta)
+
+    The state is the pair :math:`(u, v)`, zeros at the start.
+
+    Parameters
+    ----------
+    omega : float or array, default 10.0
+        Angular frequency :math:`\omega`, in 1 per unit of time, from 0 to :math:`1/\delta`.
+    b : float or array, default -1.0
+        Damping, in 1 per unit of time. The oscillation does not grow for
+        :math:`b \le (\sqrt{1 - (\delta\omega)^2} - 1) / \delta`.
+    dt : float, default 0.01
+        Length :math:`\delta` of a time step, above 0, in the unit of time.
+    threshold : float or array, default 1.0
+        Threshold :math:`\theta`, in the unit of :math:`u`.
+    surrogate : callable, default Sigmoid()
+        Makes spikes of ``u - threshold``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and for numbers of which the oscillation grows. Arrays of JAX, which are
+        trained, are not looked at: bound them by :func:`bounded`.
+
+    References
+    ----------
+    Izhikevich 2001, "Resonate-and-fire neurons", Neural Networks 14(6-7):883-894. The update is that of Higuchi et al.
+    2024, see :class:`BRF`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import RF
+    >>> t = jnp.arange(400.0)
+    >>> inputs = 20 * jnp.sin(0.1 * t)[:, None]  # an angular frequency of 10 per unit of time
+    >>> [bool(unroll(RF(omega, b=-5.0), inputs)[1].any()) for omega in (10.0, 30.0)]
+    [True, False]
+    """
+
+    state_names = "real part", "imaginary part"
+
+    omega: Real = parameter(default=10.0, at_least=0)
+    b: Real = parameter(default=-1.0)
+    dt: float = parameter(default=0.01, above=0)
+    threshold: Real = parameter(default=1.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_frequency(self)
+        check_known(
+            self,
+            lambda omega, b, dt: b <= (np.sqrt(1 - (dt * omega) ** 2) - 1) / dt,
+            "b must be at most (sqrt(1 - (dt omega)^2) - 1) / dt to be stable",
+            omega=self.omega,
+            b=self.b,
+            dt=self.dt,
+        )
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        u, v = parts_of_state(self, v)
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        return turned(cell, cell.b, u, v, current)
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        first, _ = u
+        cell = self._broadcast_to(first.dtype, first.shape, "v")
+        return u, cell._spike(first, cell.threshold)
+
+    encode, decode = encode_first, decode_first
+
+
+class BRF(Spiking, pure=True):
+    r"""Balanced resonate-and-fire neurons (BRF): damping that keeps them stable, and a threshold that rises.
+
+    .. math:: b_t &= p(\omega) - b' - q_{t-1}, \qquad p(\omega) = \frac{\sqrt{1 - (\delta\omega)^2} - 1}{\delta} \\
+              u_t &= u_{t-1} + \delta\, (b_t\, u_{t-1} - \omega\, v_{t-1} + I_t) \\
+              v_t &= v_{t-1} + \delta\, (\omega\, u_{t-1} + b_t\, v_{t-1}) \\
+              s_t &= H(u_t - \theta - q_{t-1}), \qquad q_t = \gamma\, q_{t-1} + s_t
+
+    Each spike raises the threshold and the damping for a while; neither :math:`u` nor :math:`v` is reset. With
+    :math:`b' = q = 0` the oscillation neither grows nor decays. The state is the triple :math:`(u, v, q)`, zeros at the
+    start.
+
+    Parameters
+    ----------
+    omega : float or array, default 10.0
+        Angular frequency :math:`\omega`, in 1 per unit of time, from 0 to :math:`1/\delta`. The paper draws it from 5
+        to 10 for spoken digits, and from 15 to 50 for sequential images.
+    b : float or array, default 1.0
+        Damping :math:`b'` beyond the boundary, at least 0, in 1 per unit of time.
+    dt : float, default 0.01
+        Length :math:`\delta` of a time step, above 0, in the unit of time.
+    refractory_decay : float or array, default 0.9
+        Decay factor :math:`\gamma` of the refractory variable per time step, from 0 to 1, dimensionless.
+    threshold : float or array, default 1.0
+        Threshold :math:`\theta`, in the unit of :math:`u`.
+    surrogate : callable, default Sigmoid()
+        Makes spikes of the distance to the threshold. The paper has a multi-Gaussian.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain. Arrays of JAX, which are trained, are not looked at: beyond :math:`1/\delta`
+        frequencies give NaN, so bound them by :func:`bounded`.
+
+    References
+    ----------
+    Higuchi, Kairat, Bohté, Otte 2024, "Balanced resonate-and-fire neurons", ICML, arXiv:2402.14603.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import BRF
+    >>> t = jnp.arange(400.0)
+    >>> inputs = 8 * jnp.sin(0.1 * t)[:, None]  # an angular frequency of 10 per unit of time
+    >>> [bool(unroll(BRF(omega), inputs)[1].any()) for omega in (10.0, 30.0)]
+    [True, False]
+    """
+
+    state_names = "real part", "imaginary part", "refractory variable"
+
+    omega: Real = parameter(default=10.0, at_least=0)
+    b: Real = parameter(default=1.0, at_least=0)
+    dt: float = parameter(default=0.01, above=0)
+    refractory_decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    threshold: Real = parameter(default=1.0)
+    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check()
+
+    def _check(self) -> None:
+        check_frequency(self)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        u, v, q = parts_of_state(self, v)
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        boundary = (jnp.sqrt(1 - (cell.dt * cell.omega) ** 2) - 1) / cell.dt
+        return *turned(cell, boundary - cell.b - q, u, v, current), q
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        first, v, q = u
+        cell = self._broadcast_to(first.dtype, first.shape, "v")
+        s = cell._spike(first, cell.threshold + q)
+        return (first, v, cell.refractory_decay * q + s), s
+
+    def _threshold(self, v: jax.Array, q: jax.Array) -> Any:
+        del v
+        return self.threshold + q
+
+    encode, decode = encode_first, decode_first
+
+
+class HRF(BRF, pure=True):
+    r"""Harmonic resonate-and-fire neurons (HRF): a damped oscillator, by the symplectic Euler method.
+
+    .. math:: b_t &= \tfrac12 \delta \omega^2 + b' + q_{t-1} \\ v_t &= v_{t-1} + \delta\, u_{t-1} \\
+              u_t &= u_{t-1} + \delta\, (I_t - 2 b_t u_{t-1} - \omega^2 v_t)
+
+    and spikes and refractory variable as in :class:`BRF`. The state is the triple :math:`(u, v, q)`: velocity, position
+    and refractory variable.
+
+    Parameters
+    ----------
+    omega : float or array, default 10.0
+        Angular frequency :math:`\omega`, at least 0, in 1 per unit of time.
+    b : float or array, default 1.0
+        Damping :math:`b'`, at least 0, in 1 per unit of time. The oscillation does not grow for
+        :math:`(\delta \omega)^2 \le 4 (1 - \delta b_t)`, which numbers must meet with :math:`q = 0`.
+    dt, refractory_decay, threshold, surrogate
+        As in :class:`BRF`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and for numbers of which the oscillation grows.
+
+    Notes
+    -----
+    The authors' code has 0.005 in place of :math:`\delta/2`, which is the same for its time step of 0.01.
+
+    References
+    ----------
+    Higuchi et al. 2024, as of :class:`BRF`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import HRF
+    >>> t = jnp.arange(400.0)
+    >>> inputs = 8 * jnp.sin(0.1 * t)[:, None]  # an angular frequency of 10 per unit of time
+    >>> [bool(unroll(HRF(omega), inputs)[1].any()) for omega in (10.0, 30.0)]
+    [True, False]
+    """
+
+    state_names = "velocity", "position", "refractory variable"
+
+    def _check(self) -> None:
+        check_known(
+            self,
+            lambda omega, b, dt: (dt * omega) ** 2 <= 4 * (1 - dt * (dt * omega**2 / 2 + b)),
+            "omega and b must keep (dt omega)^2 <= 4 (1 - dt (dt omega^2 / 2 + b)) to be stable",
+            omega=self.omega,
+            b=self.b,
+            dt=self.dt,
+        )
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        u, v, q = parts_of_state(self, v)
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        square = cell.omega * cell.omega
+        b = cell.dt / 2 * square + cell.b + q
+        v = v + cell.dt * u
+        return u + cell.dt * (current - 2 * b * u - square * v), v, q
+
+    def fire(self, u: State) -> tuple[State, jax.Array]:
+        return super().fire(u)
+
+    encode, decode = encode_first, decode_first
+
+
+def turned(cell: Any, b: Any, u: jax.Array, v: jax.Array, current: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One forward Euler step of a damped rotation, driven by the current."""
+    dt, omega = cell.dt, cell.omega
+    return u + dt * (b * u - omega * v + current), v + dt * (omega * u + b * v)
+
+
+def check_frequency(cell: Any) -> None:
+    """Raise for frequencies that forward Euler cannot make stable by any damping."""
+    message = "omega must be at most 1 / dt"
+    check_known(cell, lambda omega, dt: omega * dt <= 1, message, omega=cell.omega, dt=cell.dt)

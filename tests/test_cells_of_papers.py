@@ -1,0 +1,370 @@
+"""Cells of the literature against loops in the order of the authors' code, and the bounds of their stability.
+
+Each reference is one step of the source, with its names and its order, on the whole state of the source. It shares the
+spike with the library, and nothing else.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import few
+
+from spikegrad import AdaptiveLIF, Layer, LeakyReadout, Network, Sigmoid, levels, signed, unroll
+from spikegrad.neurons import (
+    BRF,
+    CLIF,
+    EIF,
+    HRF,
+    QIF,
+    RF,
+    TCLIF,
+    AdEx,
+    AdLIF,
+    EulerAdLIF,
+    Izhikevich,
+    SymplecticAdLIF,
+    SynapticAdaptiveLIF,
+)
+from spikegrad.testing import check_cell
+
+STEPS, SIZE = 60, 6
+RNG = np.random.default_rng(11)
+fire = Sigmoid(4.0)
+stop = jax.lax.stop_gradient
+sigmoid = jax.nn.sigmoid
+
+
+def sparch_adlif(p, state, x):
+    """The adaptation first, with the potential and the spike of the step before."""
+    u, w, s = state
+    w = p["adaptation_decay"] * w + p["a"] * u + p["b"] * s
+    u = p["decay"] * (u - s) + (1 - p["decay"]) * (x - w)
+    s = fire(u - 1)
+    return (u, w, s), s
+
+
+def se_adlif(p, state, x):
+    u, w = state
+    u = p["decay"] * u + (1 - p["decay"]) * (x - w)
+    s = fire(u - p["threshold"])
+    u = u * (1 - stop(s))
+    w = p["adaptation_decay"] * w + (1 - p["adaptation_decay"]) * (p["a"] * u + p["b"] * s) * 120
+    return (u, w), s
+
+
+def ef_adlif(p, state, x):
+    """Both from the values of the step before."""
+    u, w, s = state
+    new = p["decay"] * u + (1 - p["decay"]) * (x - w)
+    w = p["adaptation_decay"] * w + (1 - p["adaptation_decay"]) * (p["a"] * u + p["b"] * s) * 65
+    s = fire(new - p["threshold"])
+    return (new * (1 - stop(s)), w, s), s
+
+
+def eprop_alif(p, state, x):
+    """The reset subtracts the baseline of the threshold."""
+    v, a, z = state
+    v = p["decay"] * v + x - z * p["threshold"]
+    a = p["adaptation_decay"] * a + z
+    z = fire(v - (p["threshold"] + p["adaptation"] * a))
+    return (v, a, z), z
+
+
+def synaptic_alif(p, state, x):
+    v, a, i = state
+    i = p["synaptic_decay"] * i + x
+    v = p["decay"] * v + i
+    threshold = p["threshold"] + a
+    s = fire(v - threshold)
+    return (v - threshold * s, p["adaptation_decay"] * a + p["adaptation"] * s, i), s
+
+
+def rf_update(p, state, x):
+    u, v = state
+    u_ = u + p["b"] * u * 0.01 - p["omega"] * v * 0.01 + x * 0.01
+    v = v + p["omega"] * u * 0.01 + p["b"] * v * 0.01
+    return (u_, v), fire(u_ - p["threshold"])
+
+
+def brf_update(p, state, x):
+    u, v, q = state
+    b = (-1 + jnp.sqrt(1 - (0.01 * p["omega"]) ** 2)) / 0.01 - jnp.abs(p["b"]) - q
+    u_ = u + b * u * 0.01 - p["omega"] * v * 0.01 + x * 0.01
+    v_ = v + p["omega"] * u * 0.01 + b * v * 0.01
+    z = fire(u_ - p["threshold"] - q)
+    return (u_, v_, 0.9 * q + z), z
+
+
+def hrf_update(p, state, x):
+    u, v, q = state
+    b = p["omega"] ** 2 * 0.005 + jnp.abs(p["b"]) + q
+    v = v + u * 0.01
+    u = u + x * 0.01 - 2 * b * u * 0.01 - p["omega"] ** 2 * v * 0.01
+    z = fire(u - p["threshold"] - q)
+    return (u, v, 0.9 * q + z), z
+
+
+def tclif(p, state, x):
+    v1, v2 = state
+    v1 = v1 - p["to_dendrite"] * v2 + x
+    v2 = v2 + p["to_soma"] * v1
+    s = fire(v2 - p["threshold"])
+    return (v1 - p["dendritic_reset"] * s, v2 - p["threshold"] * s), s
+
+
+def qif(p, v, x):
+    h = v + (x + p["a"] * (v - p["rest"]) * (v - p["critical"])) / p["tau"]
+    s = fire(h - p["threshold"])
+    return (1 - s) * h + s * p["reset_value"], s
+
+
+def eif(p, v, x):
+    h = v + (x + p["rest"] - v + p["sharpness"] * jnp.exp((v - p["rheobase"]) / p["sharpness"])) / p["tau"]
+    s = fire(h - p["threshold"])
+    return (1 - s) * h + s * p["reset_value"], s
+
+
+def lif_adex(p, state, x):
+    """norse, with dt=0.001 and the inverse time constants 100, 200 and 2."""
+    v, i, a = state
+    i_jump = i + x
+    dv = 0.1 * (-v + p["sharpness"] * jnp.exp((v - p["threshold"]) / p["sharpness"]) + i_jump - a)
+    a_decayed = a + 0.002 * (p["coupling"] * v - a)
+    z = fire(v + dv - p["threshold"])
+    return ((1 - z) * (v + dv) + z * p["reset_value"], i_jump - 0.2 * i_jump, z * p["adaptation"] + a_decayed), z
+
+
+def izhikevich(order):
+    def step(p, state, x):
+        v, u = state
+        if order == "published":
+            new = v + 0.5 * (0.04 * v**2 + 5 * v + 140 - u + x)
+            new = new + 0.5 * (0.04 * new**2 + 5 * new + 140 - u + x)
+        else:
+            new = v + 0.25 * (0.04 * v**2 + 5 * v + 140 - u + x)
+        dt = 1.0 if order == "published" else 0.25
+        u = u + dt * p["a"] * (p["b"] * (v if order == "euler" else new) - u)
+        z = fire((new - 30) / 10)
+        return ((1 - z) * new + z * p["c"], u + z * p["d"]), z
+
+    return step
+
+
+def clif(p, state, x):
+    v, m = state
+    v = p["decay"] * v + x
+    s = fire(v - p["threshold"])
+    m = m * sigmoid(v * (1 - p["decay"])) + s
+    return (v - s * (p["threshold"] + sigmoid(m)), m), s
+
+
+ADLIF = {"decay": 0.9, "adaptation_decay": 0.98, "a": 0.04, "b": 1.5}
+BAUD = {"decay": 0.9, "adaptation_decay": 0.99, "a": 0.5, "b": 1.0, "threshold": 0.9}
+ALIF = {"decay": 0.9, "threshold": 0.8, "adaptation": 0.3, "adaptation_decay": 0.95}
+TURN = {"omega": 20.0, "b": 1.0, "threshold": 1.0}
+QUADRATIC = {"tau": 2.0, "critical": 0.8, "rest": 0.1, "a": 1.2, "threshold": 1.0, "reset_value": -0.1}
+EXP = {"tau": 2.0, "rheobase": 0.8, "sharpness": 0.9, "rest": 0.1, "threshold": 1.1, "reset_value": -0.1}
+IZ = {"a": 0.02, "b": 0.2, "c": -65.0, "d": 8.0}
+
+CELLS = {  # cell, parameters, the step of the source, its state at the start, mean and deviation of the input
+    "adLIF": (AdLIF, ADLIF, sparch_adlif, 3, (4, 6)),
+    "SE-adLIF": (SymplecticAdLIF, BAUD, se_adlif, 2, (10, 20)),
+    "EF-adLIF": (EulerAdLIF, BAUD, ef_adlif, 3, (10, 20)),
+    "ALIF, baseline": (lambda **p: AdaptiveLIF(**p, reset="baseline", delay_reset=True), ALIF, eprop_alif, 3, (0.2, 0.5)),
+    "synaptic ALIF": (SynapticAdaptiveLIF, ALIF | {"synaptic_decay": 0.7}, synaptic_alif, 3, (0.1, 0.4)),
+    "RF": (RF, TURN | {"b": -2.5}, rf_update, 2, (10, 40)),
+    "BRF": (BRF, TURN, brf_update, 3, (10, 80)),
+    "HRF": (HRF, TURN, hrf_update, 3, (40, 80)),
+    "TC-LIF": (
+        TCLIF,
+        {"to_dendrite": 0.6, "to_soma": 0.4, "threshold": 1.0, "dendritic_reset": 0.5},
+        tclif,
+        2,
+        (0.3, 0.8),
+    ),
+    "QIF": (QIF, QUADRATIC, qif, 1, (0.6, 1.0)),
+    "EIF": (EIF, EXP, eif, 1, (-0.3, 1.0)),
+    "AdEx": (
+        AdEx,
+        {"coupling": 4.0, "adaptation": 0.02, "sharpness": 0.5, "threshold": 1.0, "reset_value": 0.0},
+        lif_adex,
+        3,
+        (0.8, 1.5),
+    ),
+    **{
+        f"Izhikevich, {order}": (
+            lambda order=order, **p: Izhikevich(**p, order=order, dt=1.0 if order == "published" else 0.25),
+            IZ,
+            izhikevich(order),
+            2,
+            (15, 10),
+        )
+        for order in ("published", "semi-implicit", "euler")
+    },
+    "CLIF": (CLIF, {"decay": 0.5, "threshold": 1.0}, clif, 2, (0.6, 0.8)),
+}
+
+
+def started(name, p):
+    """The state of the source before the first step."""
+    if name.startswith("Izhikevich"):
+        v = jnp.broadcast_to(p["c"], SIZE)
+        return v, p["b"] * v
+    start = tuple(jnp.zeros(SIZE) for _ in range(CELLS[name][3]))
+    if name == "ALIF, baseline":  # the library computes the spike of the first state, which has a slope
+        return *start[:2], fire(-p["threshold"])
+    if CELLS[name][3] == 1:
+        return start[0] + p["rest"]
+    return start
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_fire_and_learn_as_the_code_of_their_papers(x64, name):
+    make, numbers, step, _, (mean, deviation) = CELLS[name]
+    currents = jnp.asarray(RNG.normal(mean, deviation, (4 * STEPS, SIZE)))
+    weights = jnp.asarray(RNG.normal(size=currents.shape))
+    parameters = {key: jnp.asarray(value * RNG.uniform(0.98, 1.0, SIZE)) for key, value in numbers.items()}
+    if name == "adLIF":
+        parameters["threshold"] = jnp.ones(SIZE)  # the source subtracts 1
+
+    def ours(p, x):
+        spikes = unroll(make(**p, surrogate=fire), x)[1]
+        return (weights * spikes).sum(), spikes
+
+    def theirs(p, x):
+        spikes = jax.lax.scan(lambda state, x: step(p, state, x), started(name, p), x)[1]
+        return (weights * spikes).sum(), spikes
+
+    got, spikes = jax.grad(ours, (0, 1), has_aux=True)(parameters, currents)
+    wanted, expected = jax.grad(theirs, (0, 1), has_aux=True)(parameters, currents)
+    np.testing.assert_array_equal(spikes, expected)
+    assert 0.005 < expected.mean() < 0.6
+    if name == "adLIF":
+        got[0].pop("threshold"), wanted[0].pop("threshold")
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert np.isfinite(b).all()
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(b).max())
+
+
+CHECKED = {
+    "AdLIF": (AdLIF(), 15.0),
+    "SymplecticAdLIF": (SymplecticAdLIF(), 30.0),
+    "EulerAdLIF": (EulerAdLIF(), 30.0),
+    "baseline": (AdaptiveLIF(0.9, 0.5, reset="baseline"), 1.0),
+    "SynapticAdaptiveLIF": (SynapticAdaptiveLIF(), 1.0),
+    "RF": (RF(), 80.0),
+    "BRF": (BRF(20.0), 200.0),
+    "HRF": (HRF(20.0), 300.0),
+    "TCLIF": (TCLIF(), 1.0),
+    "QIF": (QIF(), 1.5),
+    "EIF": (EIF(), 1.5),
+    "AdEx": (AdEx(), 3.0),
+    "Izhikevich": (Izhikevich(), 30.0),
+    "CLIF": (CLIF(), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", few(CHECKED, "EulerAdLIF", "BRF"))
+def test_cells_of_papers_have_the_properties_of_cells(name):
+    cell, drive = CHECKED[name]
+    assert check_cell(cell, drive=drive, steps=40).passed
+
+
+@pytest.mark.parametrize("name", few(CHECKED, "SymplecticAdLIF", "HRF", "AdEx"))
+def test_every_mode_of_a_network_takes_them(name):
+    cell, drive = CHECKED[name]
+    inputs = jnp.asarray(RNG.normal(0.3 * drive, drive, (30, 3, 5)), jnp.float32)
+
+    def loss(weight, mode):
+        _, out = Network([Layer(weight, cell), Layer(jnp.ones((4, 2)) / 4, LeakyReadout())])(inputs, mode=mode)
+        return (out**2).mean()
+
+    weight = jnp.asarray(RNG.normal(size=(5, 4)) / 2, jnp.float32)
+    wanted = jax.grad(loss)(weight, "scan")
+    assert np.abs(wanted).max() > 0
+    for mode, error in (("exact", 1e-5), ("recompute", 1e-5), ("half", 0.05), ("8-bit", 0.3)):
+        got = jax.grad(loss)(weight, mode)
+        assert np.linalg.norm(got - wanted) <= error * np.linalg.norm(wanted), mode
+
+
+def radius(cell, size=2):
+    """The largest factor by which one step multiplies a small state, without input and spikes."""
+    v = cell.initial_state((1,), jnp.result_type(float))
+
+    def step(flat):
+        state = tuple(flat[i : i + 1] for i in range(size))
+        after = cell.fire(cell.integrate((*state, *v[size:]), jnp.zeros(1)))[0]
+        return jnp.concatenate(after[:size])
+
+    return np.abs(np.linalg.eigvals(jax.jacobian(step)(jnp.zeros(size)))).max()
+
+
+def quiet(cls):
+    """The cell with a threshold that is out of reach, so that the slope is 0."""
+    return lambda **p: cls(**p, threshold=1e9)
+
+
+BOUNDS = {
+    "AdLIF, low": (quiet(AdLIF), {"decay": 0.9, "adaptation_decay": 0.98}, "a", -0.02, -1),
+    "AdLIF, high": (quiet(AdLIF), {"decay": 0.9, "adaptation_decay": 0.98}, "a", 1.9 * 1.98 / 0.1, 1),
+    "SE-adLIF, low": (quiet(SymplecticAdLIF), {"decay": 0.9, "adaptation_decay": 0.98, "q": 1.0}, "a", -1, -1),
+    "SE-adLIF, high": (
+        quiet(SymplecticAdLIF),
+        {"decay": np.exp(-1 / 5), "adaptation_decay": np.exp(-1 / 60), "q": 1.0},
+        "a",
+        1204.0,
+        1,
+    ),
+    "EF-adLIF, high": (
+        quiet(EulerAdLIF),
+        {"decay": np.exp(-1 / 5), "adaptation_decay": np.exp(-1 / 60), "q": 1.0},
+        "a",
+        65.02,
+        1,
+    ),
+    "RF": (quiet(RF), {"omega": 50.0}, "b", (np.sqrt(0.75) - 1) / 0.01, 1),
+    "HRF": (quiet(HRF), {"omega": 100.0}, "b", 25.0, 1),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds_of_stability_are_where_the_linear_part_begins_to_grow(x64, name):
+    make, others, parameter, bound, outwards = BOUNDS[name]
+    margin = 2e-3 * abs(bound) * outwards
+    assert radius(make(**others, **{parameter: bound - margin})) < 1
+    assert radius(make(**others, **{parameter: jnp.asarray(bound + margin)})) > 1  # an array is not checked
+    with pytest.raises(ValueError, match=f"{parameter}.* to be stable, got .*{parameter}="):
+        make(**others, **{parameter: bound + margin})
+
+
+def test_a_balanced_neuron_on_the_boundary_neither_grows_nor_decays(x64):
+    for omega in (5.0, 50.0, 99.0):
+        assert radius(BRF(omega, b=0.0, threshold=1e9), 2) == pytest.approx(1, abs=1e-12)
+    assert radius(TCLIF(threshold=1e9)) == pytest.approx(1, abs=1e-12)
+    for a in (0.1, 0.9):  # the damping of the symplectic method does not depend on the coupling
+        assert radius(SymplecticAdLIF(0.9, 0.99, a, threshold=1e9)) == pytest.approx(np.sqrt(0.9 * 0.99), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("BRF: omega must be at most 1 / dt, got omega=101.0, dt=0.01", lambda: BRF(101.0)),
+        ("RF: omega must be at most 1 / dt", lambda: RF(np.array([10.0, 101.0]))),
+        ("QIF: a reset to a value, which takes one spike a step", lambda: QIF(surrogate=levels(Sigmoid(), 2))),
+        ("CLIF: a reset that spikes increase", lambda: CLIF(surrogate=signed(Sigmoid()))),
+        (r"reset must be one of 'subtract', 'value', 'none', 'baseline'", lambda: AdaptiveLIF(reset="base")),
+        (r"reset must be one of 'subtract', 'value', 'none'", lambda: SynapticAdaptiveLIF(reset="base")),
+    ],
+)
+def test_cells_of_papers_reject_invalid_parameters(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_state_of_another_form_is_named():
+    with pytest.raises(TypeError, match=r"AdEx: v must be a tuple \(potential, adaptation, synaptic current\), as"):
+        AdEx()((jnp.zeros(3), jnp.zeros(3)), jnp.zeros(3))
+    with pytest.raises(TypeError, match='Izhikevich: surrogate must be a Callable, got "arctan"|write Arctan'):
+        Izhikevich(surrogate="arctan")
