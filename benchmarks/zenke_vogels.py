@@ -47,6 +47,7 @@ from spikegrad import (
     Surrogate,
     SynapticLIF,
     decay_from_tau,
+    losses,
     training,
 )
 from spikegrad.data import Sequences, hold_out, randman
@@ -175,7 +176,7 @@ def loss(weights: Weights, batch: Any, key: jax.Array, setting: dict[str, Any]) 
     surrogate = setting["height"] * SHAPES[setting["shape"]](setting["beta"])
     logits, spikes = run(weights, jnp.moveaxis(x, 0, 1), surrogate, setting["detached"])
     of_classes = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-    return of_classes + training.lower_bound(spikes), {"accuracy": (logits.argmax(-1) == y).mean()}
+    return of_classes + losses.lower_bound(spikes), {"accuracy": (logits.argmax(-1) == y).mean()}
 
 
 def examples(samples: int) -> tuple[Sequences, Sequences, Sequences]:

@@ -8,7 +8,7 @@ import pytest
 
 from spikegrad import InvSquareGrad, Layer, LeakyReadout, Network, SynapticLIF, decay_from_tau
 from spikegrad.data import randman
-from spikegrad.training import lower_bound, upper_bound, voltage_bound
+from spikegrad.losses import lower_bound, upper_bound, voltage_bound
 
 RNG = np.random.default_rng(0)
 SPIKES = (RNG.random((30, 4, 5)) < RNG.random(5)).astype(np.float32)

@@ -7,7 +7,6 @@ from ._checkpoint import CheckpointError, Checkpoints, OrbaxCheckpoints
 from ._fit import fit
 from ._partition import combine, partition
 from ._processes import ProcessLostError, distributed
-from ._regularizers import lower_bound, upper_bound, voltage_bound
 from ._state import Callback, DivergedError, Report, State
 from ._sweep import sweep
 from ._update import Loss
@@ -29,10 +28,7 @@ __all__ = [
     "combine",
     "distributed",
     "fit",
-    "lower_bound",
     "partition",
     "staged",
     "sweep",
-    "upper_bound",
-    "voltage_bound",
 ]

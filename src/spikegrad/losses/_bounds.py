@@ -65,7 +65,7 @@ def lower_bound(
     --------
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, Layer, Network
-    >>> from spikegrad.training import lower_bound
+    >>> from spikegrad.losses import lower_bound
     >>> def term(weight):
     ...     _, spikes = Network([Layer(weight, LIF())])(jnp.ones((20, 4, 3)))
     ...     return lower_bound(spikes)
@@ -126,7 +126,7 @@ def upper_bound(
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from spikegrad.training import upper_bound
+    >>> from spikegrad.losses import upper_bound
     >>> spikes = jnp.ones((6, 4, 5))  # six spikes of each neuron
     >>> print(f"{upper_bound(spikes, 4):.2f} {upper_bound(spikes, 7):.2f} {upper_bound(spikes, 4, 1.0, power=1):.2f}")
     0.40 0.00 2.00
@@ -179,7 +179,7 @@ def voltage_bound(
     --------
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, Layer, Network
-    >>> from spikegrad.training import voltage_bound
+    >>> from spikegrad.losses import voltage_bound
     >>> def term(weight):
     ...     _, _, (u,) = Network([Layer(weight, LIF())])(jnp.ones((20, 4, 3)), pre_spike=[0])
     ...     return voltage_bound(u, low=-1.0)

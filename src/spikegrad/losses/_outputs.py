@@ -1,9 +1,4 @@
-"""Losses of what a network returns over time.
-
-Outputs have the shape that :class:`spikegrad.Network` returns: ``(steps, examples, classes)``. Masks are those that it
-takes, ``(steps, examples)`` or ``(steps,)``, and are True for the valid steps. All functions compute in float32 for
-half precision, and need JAX alone.
-"""
+"""Losses of outputs over time: reductions, targets, spike times and spike trains."""
 
 from __future__ import annotations
 
@@ -15,9 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from ._checks import brief, broadcast_checked, compute_dtype, is_float, real_array
-
-__all__ = ["count_error", "first_spike_time", "potential_error", "rate_error", "reduce_time", "van_rossum"]
+from .._checks import brief, broadcast_checked, compute_dtype, is_float, real_array
 
 REDUCTIONS = ("mean", "sum", "max", "last", "softmax_sum")
 

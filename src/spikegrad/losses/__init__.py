@@ -1,0 +1,30 @@
+"""Losses of what a network returns over time.
+
+Outputs have the shape that :class:`spikegrad.Network` returns: ``(steps, examples, classes)``. Masks are those that it
+takes, ``(steps, examples)`` or ``(steps,)``, and are True for the valid steps. All functions compute in float32 for
+half precision, and need JAX alone.
+"""
+
+from ._bounds import lower_bound, upper_bound, voltage_bound
+from ._outputs import (
+    REDUCTIONS,
+    count_error,
+    first_spike_time,
+    potential_error,
+    rate_error,
+    reduce_time,
+    van_rossum,
+)
+
+__all__ = [
+    "REDUCTIONS",
+    "count_error",
+    "first_spike_time",
+    "lower_bound",
+    "potential_error",
+    "rate_error",
+    "reduce_time",
+    "upper_bound",
+    "van_rossum",
+    "voltage_bound",
+]
