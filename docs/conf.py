@@ -19,7 +19,7 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
 import spikegrad
-from spikegrad import data, exchange, losses, surrogates, testing, training
+from spikegrad import data, exchange, losses, neurons, surrogates, testing, training
 from spikegrad.cli.commands import command
 from spikegrad.inspect import diagnosis, plot
 from spikegrad.surrogates import presets
@@ -86,7 +86,7 @@ def public_name(cls):
 
 def public():
     """Each public class and function by its full name. Tables and aliases of types, public too, have no page."""
-    for module in (spikegrad, data, diagnosis, exchange, losses, plot, surrogates, testing, training):
+    for module in (spikegrad, data, diagnosis, exchange, losses, neurons, plot, surrogates, testing, training):
         for name in set(module.__all__) - (set() if module is spikegrad else set(spikegrad.__all__)):
             value = getattr(module, name)
             if inspect.isclass(value) or inspect.isfunction(value):

@@ -9,9 +9,14 @@ One file per family. A new cell is a class in the file of its family, its name b
 """
 
 from ._adaptive import AdaptiveLIF, AdLIF, EulerAdLIF, SymplecticAdLIF, SynapticAdaptiveLIF
-from ._cell import Cell, LinearResponse, State, Step, check_initial, fire
+from ._cell import Cell, LinearResponse, State, Step
+from ._cell import check_initial as check_initial  # for the library itself, as all with an alias
+from ._cell import fire as fire
 from ._compartments import TCLIF
-from ._declared import linear_response, parameters_of, says_how_to_encode, with_parameters
+from ._declared import linear_response as linear_response
+from ._declared import parameters_of as parameters_of
+from ._declared import says_how_to_encode as says_how_to_encode
+from ._declared import with_parameters as with_parameters
 from ._lif import LIF, SynapticLIF
 from ._nonlinear import CLIF, EIF, QIF, AdEx, Izhikevich
 from ._oscillators import BRF, HRF, RF
@@ -42,12 +47,6 @@ __all__ = [
     "SymplecticAdLIF",
     "SynapticAdaptiveLIF",
     "SynapticLIF",
-    "check_initial",
     "decay_from_tau",
-    "fire",
-    "linear_response",
-    "parameters_of",
-    "says_how_to_encode",
     "unroll",
-    "with_parameters",
 ]
