@@ -1,7 +1,7 @@
-"""The leaves of a pytree that a caller wants, the other leaves, and the tree again.
+"""Split the leaves of a pytree into two trees, and merge them again.
 
-Both parts have the structure of the tree, with None in place of each leaf of the other part. JAX does not count None as
-a leaf, so a derivative in one part has exactly the leaves of that part.
+Both trees keep the structure, with None for each leaf of the other tree. JAX does not count None as a leaf, so a
+derivative with respect to one tree has exactly its leaves.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 
 
 def split(tree: Any, wanted: Callable[[Any, Any], bool]) -> tuple[Any, Any]:
-    """Return the leaves for which ``wanted(path, leaf)`` is True, and the other leaves."""
+    """Return a tree of the leaves with ``wanted(path, leaf)``, and a tree of the others."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    chosen = [bool(wanted(path, leaf)) for path, leaf in leaves]  # once for each leaf: a user's function may count
+    # called once per leaf, because it may be a user's function
+    chosen = [bool(wanted(path, leaf)) for path, leaf in leaves]
     parts = (
         [leaf if mine is kept else None for (_, leaf), mine in zip(leaves, chosen, strict=True)]
         for kept in (True, False)
@@ -27,7 +28,7 @@ def split(tree: Any, wanted: Callable[[Any, Any], bool]) -> tuple[Any, Any]:
 
 
 def merge(first: Any, second: Any) -> Any:
-    """Return ``second`` with each leaf of ``first`` in its place."""
+    """Return ``second`` with the leaves of ``first`` filled in."""
     return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None)
 
 
@@ -41,5 +42,5 @@ def is_inexact(leaf: Any) -> bool:
 
 
 def inexact(tree: Any) -> Any:
-    """Return the arrays that can have a derivative, with None in place of the others."""
+    """Return the arrays that can have a derivative, and None for all other leaves."""
     return split(tree, lambda _, leaf: is_inexact(leaf))[0]

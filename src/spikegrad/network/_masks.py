@@ -16,7 +16,7 @@ class Masks(NamedTuple):
     active: Any = None
     """Whether the step takes place. If not, states are held and the output is 0. None: all take place."""
     started: Any = None
-    """Whether a step has taken place before this one. If not, the state is the initial one. None if nothing asks."""
+    """Whether a step has taken place before this one. If not, the state is the initial one. None if unused."""
     cut: Any = None
     """Whether the derivative of the state ends here, at the first step of a window that takes place. None: nowhere."""
     number: Any = None

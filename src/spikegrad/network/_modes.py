@@ -1,7 +1,7 @@
-"""The modes: the user's words for what is kept, whether it is computed again, and which engine runs.
+"""The modes: names for combinations of storage, recomputation and engine.
 
-A new storage is a class in ``_storage`` and a line here. Checks, messages, the command's choices and the tests take the
-modes from this table.
+To add a storage, write a class in ``_storage`` and add a row here. Argument checks, messages, the CLI and the tests
+read this table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Engine(NamedTuple):
     run: Callable
     """``run(layers, inputs, states, masks, key, plan, mark)``, see ``engine._loop``."""
     cuts: bool
-    """If True, it cuts the steps into chunks and segments, and has a derivative of its own, in reverse mode alone."""
+    """If True, the engine splits the steps into chunks and segments, and supports reverse-mode derivatives only."""
 
 
 OWN = Engine(_loop.run, cuts=True)
@@ -27,11 +27,11 @@ SCAN = Engine(_scan.run, cuts=False)
 
 
 class Mode(NamedTuple):
-    """A combination that has a name."""
+    """A named combination."""
 
     storage: Storage = EXACT
     recompute: bool = False
-    """If True, states are kept once in a segment, and computed again in between."""
+    """If True, states are stored at the start of each segment and recomputed within it."""
     engine: Engine = OWN
 
 
@@ -45,6 +45,6 @@ MODES = {
 
 
 def check_mode(owner: str, mode: str) -> None:
-    """Raise for an unknown mode."""
+    """Raise if the mode is unknown."""
     if mode not in MODES:
         raise ValueError(f"{owner}: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")

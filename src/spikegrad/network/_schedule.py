@@ -11,13 +11,13 @@ from ._storage import Storage
 
 
 class Plan(NamedTuple):
-    """What a compiled program is made for, shapes apart."""
+    """The static options of a call. A program is compiled for each plan and shape."""
 
     mode: str
-    """The user's word for the next two and the engine, for messages."""
+    """The name of the mode, for messages."""
     storage: Storage
     recompute: bool
-    """If True, states are kept at the starts of segments, and computed again in between."""
+    """If True, states are stored at the start of each segment and recomputed within it."""
     chunk: int | None
     segment: int | None
     truncate: int | None
@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     unroll: int
 
     def parts(self, steps: int, per_step: bool = False) -> tuple[Part, ...]:
-        """The schedule of so many steps."""
+        """Schedule this number of steps."""
         few = self.storage.encodes or self.recompute
         return schedule(
             steps, self.chunk, self.segment, near=5 if few else 10, recompute=self.recompute, per_step=per_step
@@ -57,8 +57,8 @@ def schedule(
 ) -> tuple[Part, ...]:
     """One part, and a second of the steps that are left over where the cut does not come out even.
 
-    By default a chunk has ``near`` steps or about so many, and one step if all layers take their products step by step
-    anyway.
+    The default length of a chunk is about ``near`` steps. It is one step if ``per_step``, because then no layer
+    computes the products of a chunk together.
 
     >>> schedule(250), schedule(250, near=5, recompute=True)
     ((Part(start=0, steps=250, segment=250, chunk=10),), (Part(start=0, steps=250, segment=10, chunk=5),))

@@ -1,7 +1,7 @@
 """One time step of one layer.
 
-Every loop over time makes this step: both engines, their backward passes, :meth:`Network.step`, the recorder of
-``diagnose`` and the weights at the start. They differ in the layer that they pass, see :class:`Steps`.
+Every loop over time calls :func:`layer_step`: both engines, the backward pass, :meth:`Network.step`, the recorder of
+``diagnose`` and the initialization of weights. Each passes its own form of the layer, see :class:`Steps`.
 
 ::
 
@@ -27,13 +27,13 @@ from ..neurons import fire as fire_cell
 from ._masks import Masks, cut_off, tree_keep, tree_where
 
 LayerState: TypeAlias = tuple[State, jax.Array]
-"""What a layer takes from one step to the next: the state of its cell, and its output."""
+"""The state of a layer between two time steps: the state of its cell, and its output."""
 KEYS = "threefry2x32"
-"""The kind of key: one whose numbers are the same whatever is drawn beside them."""
+"""The supported key type. Its numbers do not depend on other draws in the same ``jax.vmap``."""
 
 
 class Steps(Protocol):
-    """What a step needs of a layer."""
+    """The functions of a layer that a step calls."""
 
     def current(self, inputs: jax.Array, out: jax.Array, /) -> jax.Array:
         """The current from the inputs of the step and the layer's own output of the step before."""
@@ -44,7 +44,7 @@ class Steps(Protocol):
         ...
 
     def fire(self, u: State, number: Any, /) -> LayerState:
-        """The state after the spike and the output, in the step of this number."""
+        """The state after the spike, and the output. The number of the step selects the keys of stochastic spikes."""
         ...
 
 
@@ -61,7 +61,7 @@ class Stepped(NamedTuple):
 
 def layer_step(layer: Steps, state: LayerState, inputs: jax.Array, mask: Masks) -> Stepped:
     """Make one step of a layer. All arrays have the axes of the examples and the neurons, ``(batch, neurons)``."""
-    v, out = cut_off(mask, state)  # a window of truncated backpropagation starts here: no derivative before it
+    v, out = cut_off(mask, state)  # truncated backpropagation: a window starts without a derivative
     u = layer.integrate(v, layer.current(inputs, out))
     after = layer.fire(u, mask.number)
     return Stepped(tree_where(mask.active, after, state), tree_keep(mask.active, after[1]), tree_keep(mask.active, u))
@@ -69,12 +69,12 @@ def layer_step(layer: Steps, state: LayerState, inputs: jax.Array, mask: Masks) 
 
 @dataclasses.dataclass(frozen=True)
 class CellSteps:
-    """A cell whose step is evaluated as its user wrote it, with errors for what it returns."""
+    """A cell as its user wrote it. An invalid result of ``fire`` raises."""
 
     cell: Cell
     current: Callable[[jax.Array, jax.Array], jax.Array]
     keys: Callable[[Any], Any]
-    """The keys of the step of a number, or None."""
+    """The keys of a step from its number, or None for a deterministic cell."""
 
     def integrate(self, v: State, current: jax.Array) -> State:
         return self.cell.integrate(v, current)
@@ -84,7 +84,7 @@ class CellSteps:
 
 
 def fire(cell: Cell, u: State, keys: Any = None) -> LayerState:
-    """The state after the spike, and the output, or an error if a user's cell returns something else."""
+    """Call ``cell.fire`` and check that it returns a state and an array of floats."""
     owner, fired = type(cell).__name__, fire_cell(cell, u, keys)
     if not (isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)):
         raise TypeError(f"{owner}: fire must return (state, output) with one array as output, got {fired!r}")
@@ -98,11 +98,11 @@ def is_stochastic(cell: Cell) -> bool:
 
 
 def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Array:
-    """The keys that the examples in layer ``n`` draw the spikes of a step with.
+    """Derive the keys of layer ``n`` in one step, one key per example.
 
-    ``key`` is the key of a call and ``number`` the number of the step, or one for each example. Without a number,
-    ``key`` is the key of the step. Each example has its own key, so an example whose last active step is an earlier one
-    (see the masks) draws its own noise again.
+    ``key`` is the key of a call and ``number`` the number of the step, a scalar or one number per example. With a
+    number of None, ``key`` is already the key of the step. Separate keys let a masked example repeat its last active
+    step independently of other examples.
     """
     if number is not None:
         draw = functools.partial(fold_in, key)
@@ -114,5 +114,5 @@ def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Ar
 
 
 def examples_of(inputs: Any) -> int | None:
-    """How many examples the inputs of one step are of; None for inputs without that axis."""
+    """The number of examples in the inputs of one step, or None if they have no such axis."""
     return inputs.shape[0] if len(inputs.shape) > 1 else None

@@ -1,16 +1,17 @@
-"""How states before the spike are stored for the backward pass: unchanged, in 16 bits, or in 8.
+"""Storage of pre-spike states for the backward pass: unchanged, in 16 bits, or in 8 bits.
 
-Each storage is an object that declares its errors and the orders of derivatives that it allows. ``_modes`` lists them.
+Each storage is an object that declares its errors and the orders of derivatives that it supports. ``_modes`` lists
+them.
 
-What a cell's ``encode`` makes of a state is the distance to the threshold, whose sign is the spike, and the rest. In
-``"half"`` both are kept in bfloat16. In ``"8-bit"`` the distance is a byte, and the rest is in bfloat16, since it is
-no distance: a readout's potential or a trace may have any size. A cell that has no ``encode``, integers and bools are
-kept as they are.
+A cell's ``encode`` splits a state into the distance to the threshold and the rest. The sign of the distance is the
+spike. :class:`Half` stores both in bfloat16. :class:`EightBit` stores the distance in a byte. It stores the rest in
+bfloat16, because a readout's potential or a trace may have any size. Integers and bools are stored unchanged, and so is
+the state of a cell without ``encode``.
 
-Spikes of other kinds than the step depend on more than a sign: :meth:`FewBits.settle` looks after them.
+Graded and stochastic spikes depend on the value of the distance too. :meth:`FewBits.settle` preserves them.
 
-A byte holds a sign and one of 128 codes. In units of a power of two that one example of one step shares, chosen so that
-its largest finite magnitude just fits, a code means
+A byte holds a sign and one of 128 codes. All neurons of one example in one step share a unit, the power of two for
+which the largest finite magnitude just fits. In this unit, a code means
 
 =========  ===================================================================================
 0          zero, which fires
@@ -18,13 +19,14 @@ its largest finite magnitude just fits, a code means
 126, 127   infinity, NaN
 =========  ===================================================================================
 
-A wide range matters more than the last bit: one neuron of a layer that is driven far from its threshold must not take
-the others, whose slopes carry the gradient, to zero. With 3 bits of exponent and 4 of mantissa the gradient of layers
-of synapses was off by a half.
+A wide range matters more than the last bit. A neuron far from its threshold must not round the distances of other
+neurons to zero, because their slopes carry the gradient. With 3 bits of exponent and 4 of mantissa, the gradient of
+synaptic layers had an error of one half.
 
-A neuron at rest stays at one distance for many time steps. A rounding error of this distance would not average out: it
-is a potential that the neuron does not have, and the gradient of a decay adds it up. So distances are divided by a
-factor near 1 that makes the distance at rest a power of two (:func:`_factor`), which both formats store exactly.
+A neuron at rest stays at one distance for many time steps. A rounding error of this distance does not average out. It
+acts as a potential that the neuron does not have, and the gradient of a decay adds it up. So distances are divided by a
+factor near 1 that makes the distance at rest a power of two (:func:`_factor`). Both formats store powers of two
+exactly.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def distance_at_rest(cell: Cell, encoded: Any) -> AtRest:
     The arrays of a state that ``decode`` computes from the distance are the initial ones, the others are unchanged.
     """
     distance, rest = encoded
-    # of an AdaptiveLIF: the potential, but not the adaptation, which stays what it is in a neuron at rest
+    # In an AdaptiveLIF the potential depends on the distance. The adaptation does not, so it keeps its value.
     of_distance = depends(cell.decode, distance, rest)
 
     def at_rest(rest):
@@ -68,66 +70,66 @@ def distance_at_rest(cell: Cell, encoded: Any) -> AtRest:
 
 
 class Storage:
-    """How the state before the spike is kept. This one keeps it unchanged."""
+    """Storage of the unchanged state, and the base of all storages."""
 
     orders: ClassVar[float] = math.inf
-    """The orders of derivatives that a network has. Errors of rounding would be taken for constants in a second one."""
+    """The highest order of derivatives that a network supports."""
     encodes: ClassVar[bool] = False
-    """If True, :meth:`write` takes what ``encode`` of a cell returns. Otherwise the state is kept unchanged."""
+    """If True, the network calls ``encode`` of the cell and passes the result to :meth:`write`."""
     error: ClassVar[float] = 0.0
-    """The largest relative error of a distance to the threshold that is not tiny beside others of its example."""
+    """The largest relative error of a stored distance, unless it is tiny compared with others of its example."""
     gradient_error: ClassVar[float] = 0.0
-    """The error of gradients that ``check_cell`` and the tests accept, relative to their norm."""
+    """The tolerance of ``check_cell`` and the tests for gradients, relative to their norm."""
 
     def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
-        """What is kept of ``encoded``, the distance and the rest of a state."""
+        """Store ``encoded``, the distance and the rest of a state."""
         return encoded
 
     def read(self, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
-        """What was encoded, ``(distance, rest)``; ``like`` has its structure and dtypes."""
+        """Restore ``(distance, rest)``. ``like`` has its structure and dtypes."""
         return kept
 
     def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
-        """What ``write`` made, changed where ``same(kept)`` is False: there it does not fire as the state does."""
+        """Change stored distances for which ``same(kept)`` is False, so that they give the forward pass's spikes."""
         return kept
 
 
 class FewBits(Storage):
-    """Storage of the distance to the threshold in few bits, and of the rest of a state in 16.
+    """Storage of the distance to the threshold in low precision, and of the rest of a state in 16 bits.
 
-    A subclass declares its errors and its format: :meth:`pack`, :meth:`unpack` and the codes of its numbers.
+    A subclass declares its errors, and its number format by :meth:`pack`, :meth:`unpack`, ``sign`` and ``largest``.
     """
 
     orders = 1
     encodes = True
     sign: ClassVar[int]
-    """The bit of the sign in a code. A code without it grows with the magnitude that it stands for."""
+    """The sign bit of a code. The other bits increase with the magnitude."""
     largest: ClassVar[int]
     """The code of the largest finite magnitude."""
 
     def pack(self, distance: jax.Array) -> Any:
-        """The codes, or a tuple of these and of what else is kept for them."""
+        """Return the codes, or a tuple of the codes and other arrays that :meth:`unpack` needs."""
         raise NotImplementedError
 
     def unpack(self, packed: Any, dtype: Any) -> jax.Array:
         raise NotImplementedError
 
     def holds(self, dtype: Any) -> bool:
-        """If True, distances of this dtype are kept unchanged."""
+        """If True, the format stores this dtype without error."""
         return False
 
     def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
-        # distance: (batch, neurons); rest: the arrays of the state that the distance does not determine, of any shape.
+        # distance: (batch, neurons). rest: all arrays of the state that the distance does not determine.
         distance, rest = encoded
         if distance is not None:
             if at_rest is not None and not self.holds(distance.dtype):
-                # Where neurons rest now, and where the backward pass will take them to rest: it has the rounded arrays.
+                # The distance at rest, and the same distance as the backward pass computes it from the rounded rest.
                 resting, read_resting = at_rest(rest), at_rest(jax.tree.map(_rounded, rest))
-                # An adaptation is rounded too. It moves the distance at rest by more than a potential near rest does.
+                # Rounding an adaptation can shift the distance at rest by more than the neuron is away from rest.
                 near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
-                # Only if both have the same sign, because the sign is the spike.
+                # Both must have the same sign, because the sign is the spike.
                 distance = jnp.where(near & ((resting < 0) == (read_resting < 0)), read_resting, distance)
-                # Divided by this factor a distance at rest is a power of two, which the codes hold exactly.
+                # This factor makes the distance at rest a power of two, which all formats store exactly.
                 factor = _factor(read_resting)
                 scaled = distance.astype(factor.dtype) / factor
                 tiny = jnp.asarray(-BFLOAT16.tiny, scaled.dtype)
@@ -148,20 +150,20 @@ class FewBits(Storage):
         return distance, rest
 
     def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
-        """The next number above or below, where the stored one does not fire the same and that does.
+        """Move a stored distance to the next number above or below if only that number gives the right spike.
 
-        A state lies between two numbers that can be kept. Where more comes out of more, a state and one of these two
-        have the same output, though it need not be that of the nearer one.
+        A state lies between two numbers of the format. The output increases with the distance, so at least one of the
+        two has the output of the state. It may be the farther one.
         """
         distance, rest = kept
         codes, *unit = distance if isinstance(distance, tuple) else (distance,)
         if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
-            return kept  # it was in 16 bits already, and is exact
+            return kept  # the state has 16 bits itself, and is stored exactly
 
         def made_of(codes):
             return ((codes, *unit) if unit else codes), rest
 
-        # Three candidates, each fired once: (batch, neurons) of codes, and of bools that say if one is found.
+        # codes, found: (batch, neurons). The spikes of three candidates are computed, one after the other.
         found = same(kept)
         for by in (1, -1):
             other = self._next(codes, by)
@@ -170,8 +172,8 @@ class FewBits(Storage):
         return made_of(codes)
 
     def _next(self, codes: jax.Array, by: int) -> jax.Array:
-        """The next codes above, or below. Infinity and NaN stay what they are."""
-        # As signed integers, in which the order of the codes is that of the numbers; -0 is left out.
+        """Return the next codes above or below, and unchanged codes for infinity and NaN."""
+        # Signed integers have the order of the numbers. This skips -0.
         code = codes.astype(jnp.int32)
         size = code % self.sign
         moved = jnp.clip(jnp.where(code < self.sign, size, -size) + by, -self.largest, self.largest)
@@ -240,17 +242,17 @@ class EightBit(FewBits):
     def pack(self, distance: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The bytes, and for each example the exponent of its unit, as a float32 has it."""
         x = distance
-        # Integer arithmetic on the bits of float32: a code is a float32 whose mantissa is cut off.
-        # size, scaled, code: (batch, neurons). largest, exponent: (batch, 1), since devices may share the examples.
+        # A code is a float32 with a shorter mantissa, so integer arithmetic on the bits of a float32 computes it.
+        # size, scaled, code: (batch, neurons). largest, exponent: (batch, 1), because devices may shard the examples.
         size = jnp.abs(x.astype(jnp.float32))
         over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
         largest = jnp.max(jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0)
         up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)  # to the next power of two, which has no mantissa
         exponent = jnp.clip(up >> 23, 1, 253)
         scaled = size * _float((jnp.uint32(254) - exponent) << 23)  # by the inverse of the unit
-        # The exponent and 3 bits of the mantissa, after half of the last of them is added: to the nearest.
+        # The exponent and 3 bits of the mantissa. Adding half of the last bit first rounds to the nearest code.
         code = ((_bits(jnp.maximum(scaled, 1)) + jnp.uint32(1 << (_SHIFT - 1))) >> _SHIFT) - jnp.uint32(_ONE)
-        # Smaller magnitudes lie between 0 and the least code, 9/8, with 9/16 in the middle.
+        # Smaller magnitudes are between 0 and 9/8, the least nonzero magnitude. 9/16 is the middle.
         code = jnp.where(code == 0, (scaled > 9 / 16).astype(jnp.uint32), code)
         code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
         code = jnp.where(size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code))
@@ -260,13 +262,13 @@ class EightBit(FewBits):
     def unpack(self, packed: tuple[jax.Array, jax.Array], dtype: Any) -> jax.Array:
         byte, exponent = (part.astype(jnp.uint32) for part in packed)
         code = byte & jnp.uint32(127)
-        # The exponent and mantissa of the code as a float32, times the unit: both are exact.
+        # The product of the code as a float32 and its unit is exact, because the unit is a power of two.
         size = _float((code + jnp.uint32(_ONE)) << _SHIFT) * _float(exponent << 23)
         size = jnp.where(code == 0, 0, jnp.where(code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)))
         return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
 
     def lost(self, packed: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Where a distance is zero or the least magnitude: smaller ones are moved to one of these."""
+        """True for distances stored as zero or the least magnitude. The format cannot resolve smaller ones."""
         codes, _ = packed
         return codes % self.sign <= 1
 

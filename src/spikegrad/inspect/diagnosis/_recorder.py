@@ -45,12 +45,13 @@ def record(
 
     ``signs`` are those of the outputs of each layer, ``(examples, ...)``, ``last`` the last step of each example.
     """
-    # Equations instead of layers, as in the engine: gradients must reach the arrays that a user's function closes over.
+    # The layers are traced as in the engine, because gradients must reach the arrays that a user's function closes
+    # over.
     masks = make_masks(len(inputs), mask, None)
     masks = masks if key is None else masks.numbered(0)
     states = network.initial_state(inputs[0])
     traced = trace_all(network.layers, inputs[0], states, key)
-    # Of each layer and function, a list of arrays, with None for integers: what an optimizer sees.
+    # The trainable arrays of each layer by function. Integers are None, so that an optimizer skips them.
     weights = [inexact({name: own[name] for name in _TRAINED if name in own}) for _, own, _ in traced]
 
     def forward(weights):
@@ -60,13 +61,14 @@ def record(
             x = passes[-1].out
         return passes
 
-    # Each layer over all steps, (steps, batch, inputs) -> (steps, batch, neurons), and back in the opposite order.
+    # Each layer runs over all steps, (steps, batch, inputs) -> (steps, batch, neurons). The backward pass reverses the
+    # order.
     passes = forward(weights)
     of_outputs = loss or functools.partial(_probe, signs[-1])
     value, ct = jax.value_and_grad(of_outputs)(passes[-1].out)
     found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights}
     found |= {"at_rest": [], "spikes": []}
-    # ``ct`` goes down: of the outputs of the layer (steps, batch, neurons), then of its inputs.
+    # ``ct`` passes downwards. It is the cotangent of a layer's outputs, (steps, batch, neurons), then of its inputs.
     for one, own_signs, (_, _, rest) in reversed(list(zip(passes, signs, traced, strict=True))):
         ct_out = ct
         gradients, ct_current, ct = one.back(ct_out)
@@ -80,8 +82,8 @@ def record(
         def loss_of(weights):
             return of_outputs(forward(weights)[-1].out)
 
-        # The first update, at full size and at smaller ones. If the loss falls only for small ones, the learning rate
-        # is too large. One after the other, since each keeps the activity of all layers.
+        # Try the first update at full size and at smaller sizes. If the loss falls only for small sizes, the learning
+        # rate is too large. The sizes run sequentially, because each run needs the activity of all layers.
         gradients, at_start = found["weight_gradients"], optimizer.init(weights)
         found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
 
@@ -116,8 +118,8 @@ class _Pass:
         def steps(mine, drive):
             return _over_steps(with_trained(mine), drive, state, masks)
 
-        # Two pullbacks, so that the cotangent of the current between them can be read: W x + b for all steps as one
-        # product, and the steps, which wait for each other through the state and the recurrent weights.
+        # The backward pass has two parts, which give access to the cotangent of the current between them. The first
+        # part is W x + b, one product for all steps. The second part is the sequential steps.
         self.layer, self.number = with_trained(trained), masks.number
         feeding = {name: arrays for name, arrays in trained.items() if name in _PRODUCTS}
         feedback = {name: arrays for name, arrays in trained.items() if name not in _PRODUCTS}
@@ -146,15 +148,15 @@ class _Pass:
 
     def recorded(self, ct_current: jax.Array, ct_out: jax.Array, signs: jax.Array, last: jax.Array) -> Recorded:
         u, current, feedback, free = self._seen
-        # Random signs on the output of each example's last step, zeros elsewhere: (steps, batch, neurons). How the
-        # gradient of the currents falls with the lag shows if it vanishes or explodes (Hochreiter 1991; Bengio, Simard,
-        # Frasconi 1994). It is the layer's own, whatever the loss and the layers above.
+        # Cotangents with random signs at each example's last step and zeros elsewhere, (steps, batch, neurons). The
+        # decay of the resulting gradient with the lag shows if it vanishes or explodes (Bengio, Simard, Frasconi 1994).
+        # It depends only on this layer.
         at_end = jnp.zeros_like(self.out)
         index = (last,) if self.out.ndim < 3 else (last, jnp.arange(len(last)))
         at_end = at_end.at[index].set(signs.astype(self.out.dtype))
         return Recorded(
             self._read(u),
-            jax.vmap(self.distance)(u),  # over the steps
+            jax.vmap(self.distance)(u),  # vmap over the steps
             self.out,
             self._slope(u),
             current,
@@ -186,7 +188,7 @@ class _Pass:
     def _slope(self, u: Any) -> jax.Array:
         """The derivative of the output in the potential."""
 
-        # Forward mode in one array of the state: the output is elementwise, so ones give each neuron's own derivative.
+        # ``fire`` is elementwise, so a tangent of ones gives the derivative of every neuron. vmap is over the steps.
         def slope(u, number):
             arrays, replaced = candidates(u, self.out[0])
             if not arrays:
@@ -200,7 +202,7 @@ class _Pass:
         """Of mode "8-bit", which distances it cannot tell from zero, and the slopes that it reads again."""
         if self.layer.traced.encoded is None or self.layer.traced.encoded[0] is None:
             return None
-        # Written and read step by step, as in the engine: examples of one step share a unit, those of others do not.
+        # vmap over the steps, because the engine also stores (batch, neurons) of one step at a time.
         kept = self._each_step(lambda u, number: self.layer.store(EIGHT_BIT, u, number))(u, self.number)
         distance, _ = kept
         return EIGHT_BIT.lost(distance), self._slope(jax.vmap(lambda kept: self.layer.load(EIGHT_BIT, kept))(kept))
@@ -213,12 +215,12 @@ def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Mas
     after = jax.eval_shape(layer.integrate, state[0], drive[0])
     has_free = _types(after) == _types(state[0])
 
-    # Carry: the state (v, out), and the state of a neuron that gets the same inputs and never fires, each
-    # (batch, neurons). Slices: the current of the inputs (batch, neurons), and the masks.
+    # Scan over the steps. Carry: ``v``, ``out`` and the state without spikes, each (batch, neurons). Slices: the
+    # current of the inputs, (batch, neurons), and the masks.
     def step(carry, now):
         state, free = carry
         given, mask = now
-        # the same product as in the step, and compiled once: XLA merges equal operations
+        # XLA merges this product with the equal one in the step.
         feedback = layer.call("recurrent", state[1]) if layer.recurrent else None
         state, out, u = layer_step(layer, state, given, mask)
         if has_free:

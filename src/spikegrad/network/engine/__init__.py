@@ -1,1 +1,1 @@
-"""The loops over time: one with a backward pass of its own, and JAX's scan."""
+"""Loops over time: one with a custom backward pass, and JAX's scan."""

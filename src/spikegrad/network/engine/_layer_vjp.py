@@ -61,7 +61,7 @@ class TracedLayer(NamedTuple):
     matrices: frozenset[str]
     """The products with a matrix."""
     per_step: bool
-    """If True, products are taken step by step, since there is a convolution."""
+    """If True, the layer contains a convolution and computes its products step by step."""
     encoded: Any
     """Shapes and dtypes of what ``encode`` returns; None if the cell has none."""
     needs_magnitude: bool
@@ -92,7 +92,7 @@ def trace(
         if weight is None:
             continue
         if (matrix := matrix_of(weight)) is not None and is_float(matrix):
-            # Known matrices are not traced: their gradient is one product of a chunk, added in place (see ``_add``).
+            # A known matrix is not traced. Its gradient is added in place, as one product per chunk (see ``_add``).
             dtype = matrix.dtype if name == "weight" else current.dtype
             calls[name], arrays[name] = functools.partial(_matrix_product, dtype), [jnp.asarray(matrix)]
             matrices.add(name)
@@ -102,7 +102,7 @@ def trace(
             add(name, lambda out: layer.feedback(out).astype(current.dtype), given)
     add("bias", lambda product: plus_bias(layer, product).astype(current.dtype), times_weight(layer, x))
     add("integrate", layer.cell.integrate, v, current)
-    # The loop carries the last pre-spike state, which needs a first value. No step reads it (``Masks.started``).
+    # The loop carries the last pre-spike state, so it needs a first value. No step reads it (``Masks.started``).
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
     keys = None
     if key is not None and is_stochastic(layer.cell):
@@ -142,7 +142,7 @@ class LayerVjp:
     def __init__(self, traced: TracedLayer, arrays: dict[str, Arrays], unroll: int, low_memory: bool = False) -> None:
         self.traced, self.arrays, self.unroll, self.low_memory = traced, arrays, unroll, low_memory
         self.recurrent = "recurrent" in arrays
-        # The functions whose gradients are added in phase 1, step by step. Those of the others wait for phase 2.
+        # Phase 1 adds the gradients of these functions step by step. Phase 2 adds the others, a chunk at a time.
         self.stepwise = ("fire", "integrate", *(_PRODUCTS if traced.per_step else ()))
 
     def with_arrays(self, arrays: dict[str, Arrays]) -> LayerVjp:
@@ -159,15 +159,15 @@ class LayerVjp:
         return self._over_chunk(name, len(args))(self.arrays[name], *args)
 
     def _over_chunk(self, name, count=1):
-        # Adds the axis of a chunk's steps: (chunk, batch, inputs) -> (chunk, batch, neurons). The arrays are shared.
+        # vmap over the steps of a chunk: (chunk, batch, inputs) -> (chunk, batch, neurons). All steps share the arrays.
         return jax.vmap(self.traced.calls[name], in_axes=(None, *[0] * count))
 
     def fast(self, step: Callable) -> Callable:
-        """A step with its convolutions in the form that is fast within a loop."""
+        """Convert the convolutions of a step to the form that is fast inside a loop."""
         return canonical(step) if self.traced.per_step else step
 
     def drive(self, x: jax.Array) -> jax.Array:
-        """The part of the current that waits for nothing, of one step."""
+        """The part of the current that does not depend on the layer's own spikes, ``W x + b`` of one step."""
         return self.call("bias", self.call("weight", x))
 
     def current(self, drive: jax.Array, out: jax.Array) -> jax.Array:
@@ -187,8 +187,9 @@ class LayerVjp:
         if not storage.encodes or self.traced.encoded is None:
             return u
         kept = storage.write(self.call("encode", u), self._at_rest)
-        # A step depends on the sign of the distance alone, which every storage keeps. Graded and drawn spikes depend
-        # on its value, so the stored number is moved until the backward pass fires what the forward pass did.
+        # A step depends only on the sign of the distance, and every storage preserves signs. Graded and stochastic
+        # spikes depend on its value, so the stored value may have to move for the backward pass to fire the same
+        # spikes.
         if not self.traced.needs_magnitude:
             return kept
         spikes = self.fire(u, number)[1]
@@ -209,13 +210,13 @@ class LayerVjp:
         """
         per_step = self.traced.per_step
 
-        # The scan over the steps of a chunk. Carry: ``u`` and the state (v, out), each (batch, neurons).
-        # Slices: the drive (batch, neurons), or with a convolution the inputs (batch, ...), and the masks of a step.
+        # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out``, each (batch, neurons). Slices: the drive
+        # (batch, neurons), or the inputs (batch, ...) if ``per_step``, and the masks of the step.
         def step(carry, now):
             u, state = carry
             given, mask = now
             state, out, new = layer_step(self, state, self.drive(given) if per_step else given, mask)
-            u = tree_where(mask.active, new, u)  # held like the state, which the backward pass rebuilds from it
+            u = tree_where(mask.active, new, u)  # held like the state: the backward pass rebuilds the state from it
             kept = None if storage is None else self.store(storage, u, mask.number)
             return (u, state), (out, new if pre_spike else None, kept)
 
@@ -229,24 +230,24 @@ class LayerVjp:
         """
         per_step = self.traced.per_step
         given, known = x, False
-        # Linearizing ``integrate`` takes the current of the forward pass. All outputs of the chunk are rebuilt already,
-        # so both products are one of (chunk, batch, inputs) and a matrix, and no step waits for the one before.
+        # The derivative of ``integrate`` needs the current of the forward pass. The outputs of the whole chunk are
+        # known here, so one product of (chunk, batch, inputs) and a matrix computes the currents of all steps.
         if not per_step:
             given = self.call_chunk("bias", self.call_chunk("weight", x))
             if self.recurrent:
                 given, known = given + self.call_chunk("recurrent", befores[1]), True
 
-        # The scan over the steps of a chunk, from the last to the first. Carry: the cotangents of the state after the
-        # step, each (batch, neurons), and the gradients so far of ``stepwise``, in the shapes of their arrays.
-        # Slices: cotangents of the output and pre-spike state (batch, neurons), the state before the step, ``given``.
+        # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the state after the step, each
+        # (batch, neurons), and the accumulated gradients of ``stepwise``, in the shapes of their arrays. Slices: the
+        # cotangents of output and pre-spike state, the state before the step and ``given``, each (batch, neurons).
         def step(carry, now):
             ct_state, grads = carry
             t, (ct_out, ct_shown), before, given, mask = now
             u = load(t)
 
-            # The step of the forward pass, of which only the derivative is used: XLA drops what it computes, since
-            # ``_Rebuilt`` puts the known values in its place. So no second step is written by hand. What is left that
-            # waits for the step after is the transposed recurrent product.
+            # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt`` replaces the computed
+            # values by known ones, so XLA removes their computation. Only the transposed recurrent product remains
+            # sequential (Appleyard, Kocisky, Blunsom 2016).
             def again(arrays, state, given):
                 layer = _Rebuilt(self.with_arrays(arrays), u, given if known else None)
                 new = layer_step(layer, state, layer.layer.drive(given) if per_step else given, mask)
@@ -265,6 +266,7 @@ class LayerVjp:
 
     def backward_recurrent(self, grads: Gradients, outs: jax.Array, ct_currents: jax.Array) -> Gradients:
         """Phase 2: add the gradients of the recurrent weights."""
+        # outs: outputs one step before each step of the chunk. Both arrays are (chunk, batch, neurons).
         if not self.recurrent or self.traced.per_step:
             return grads
         return {**grads, "recurrent": self._add("recurrent", grads["recurrent"], outs, ct_currents)[0]}
@@ -273,7 +275,7 @@ class LayerVjp:
         """Phase 2: add the gradients of the other weights; the cotangent of the inputs."""
         if self.traced.per_step:
             return grads, ct_steps
-        # All of shape (chunk, batch, ...): sums over steps and examples happen within one product for each weight.
+        # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
         product = self.call_chunk("weight", x)
         bias, ct_product = pullback(self._over_chunk("bias"), ct_steps, self.arrays["bias"], product)
         weight, ct_x = self._add("weight", grads["weight"], x, ct_product)
@@ -282,8 +284,8 @@ class LayerVjp:
     def _add(self, name, grad, x, ct):
         """The gradient of the arrays of a product, added to another, and the cotangent of its inputs."""
         new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
-        # For a matrix ``new`` is left unused, and XLA drops it: ``add`` makes the product again so that it is added to
-        # the gradient in place, in parts where memory is to be saved.
+        # For a matrix, ``new`` is unused and XLA removes it. ``add`` computes the same product and adds it in place, in
+        # parts if memory is scarce.
         if name not in self.traced.matrices:
             return _plus(grad, new), ct_x
         add = _add_in_parts if self.low_memory else _add_product
@@ -291,7 +293,7 @@ class LayerVjp:
 
 
 class _Rebuilt(NamedTuple):
-    """A layer whose step is made again to be differentiated: state before the spike, and the current, are known."""
+    """A layer in the backward pass, with known values of the pre-spike state and the current."""
 
     layer: LayerVjp
     u: State
@@ -309,12 +311,12 @@ class _Rebuilt(NamedTuple):
 
 
 def _known(value: jax.Array, computed: jax.Array) -> jax.Array:
-    """The value, with the derivative of what computes it, which need not be evaluated then."""
+    """Return ``value`` with the derivative of ``computed``. XLA removes the computation of ``computed``."""
     return _with_derivative_of(value, computed) if is_inexact(value) else value
 
 
-# A rule in forward mode, which JAX transposes and differentiates again. In a second derivative ``value``, which is
-# read from the residuals, has its own derivative in these.
+# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second derivative, ``value`` also
+# has a derivative with respect to the residuals, from which it was read.
 @jax.custom_jvp
 def _with_derivative_of(value, computed):
     del computed
@@ -337,12 +339,13 @@ def _add_product(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
 
 def _add_in_parts(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
     """The same. A large product is made a part at a time, which takes room for a part, and a little more time."""
+    # Smaller matrices are done at once, because their temporary is small beside the residuals.
     parts = math.gcd(len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1)
     if parts == 1:
         return _add_product(grad, matrix, x, ct)
     rows = len(grad) // parts
 
-    # Carry: the gradient (inputs, neurons), of which each turn replaces ``rows`` rows. Temporary: (rows, neurons).
+    # Carry: the gradient (inputs, neurons). Each iteration updates ``rows`` rows and needs a temporary (rows, neurons).
     def add(i, grad):
         part, some = (jax.lax.dynamic_slice_in_dim(a, i * rows, rows) for a in (grad, matrix))
         part = _add_product(part, some, jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1), ct)

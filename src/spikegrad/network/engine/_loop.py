@@ -61,14 +61,14 @@ def run(
     plan: Plan,
     mark: Callable[[Any], Any],
 ) -> tuple[list[LayerState], list]:
-    """States after the last step; of each layer outputs and pre-spike states over time, or None where not asked for.
+    """Return the states after the last step, and for each layer its outputs and pre-spike states, or None.
 
-    ``mark`` is applied to all arrays that the loop is differentiated in.
+    ``mark`` is applied to all arrays with a derivative.
     """
     traced, arrays, pre_spike = map(list, zip(*trace_all(layers, inputs[0], states, key), strict=True))
     parts = plan.parts(len(inputs), per_step=all(equations.per_step for equations in traced))
     arrays, inputs, states = mark((match_varying_axes(arrays, like=inputs), inputs, states))
-    # One part, or a second one of the steps that are left over. They are joined along the axis of time.
+    # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or segment.
     collected = []
     for part in parts:
         states, shown = _run_part(plan, traced, part, arrays, inputs, pre_spike, states, masks)
@@ -84,7 +84,8 @@ def _run_part(plan, traced, part, arrays, inputs, pre_spike, states, masks):
     whole = part.steps == len(inputs)
     masks = masks if whole else masks.part(part.start, part.start + part.steps)
 
-    # Both passes make this from their own arguments: a custom derivative must not close over arrays.
+    # Both passes build this from their own arguments, because a function with a custom derivative must not close over
+    # arrays.
     def sequence(arrays, inputs, starts, masks):
         if any("key" in own for own in arrays):
             masks = masks.numbered(part.start)
@@ -97,13 +98,13 @@ def _run_part(plan, traced, part, arrays, inputs, pre_spike, states, masks):
     def forward(arrays, inputs, pre_spike, starts, masks, storage):
         over = sequence(arrays, inputs, starts, masks)
         if not segmented:
-            # shown: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). What is kept stays in chunks, in which
-            # the backward pass reads it.
+            # shown: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep the axis of chunks,
+            # because the backward pass reads them by chunk.
             _, ends, shown, kept = over.forward(0, pre_spike, storage)
             return (ends, jax.tree.map(merge_leading, shown)), kept
 
-        # The scan over segments. Carry: pre-spike states and states, each (batch, neurons) of each layer. Stacked:
-        # outputs (segments, chunks, chunk, batch, neurons), and what is kept, the carried ``us`` in full precision.
+        # Scan over segments. Carry: pre-spike state and state of each layer, each (batch, neurons). Stacked: outputs
+        # (segments, chunks, chunk, batch, neurons), and the residuals ``us``, (segments, batch, neurons), unrounded.
         def segment(carry, first):
             us, _ = carry
             new, ends, shown, _ = over.forward(first, us, None)
@@ -121,23 +122,23 @@ def _run_part(plan, traced, part, arrays, inputs, pre_spike, states, masks):
         return out, (arrays, inputs, pre_spike, starts, masks, kept)
 
     def loop_backward(residuals, cotangents):
-        # Rounding has the derivative 0 or none. A second derivative through it would be silently wrong.
+        # A second derivative would treat the codes as constants and be silently wrong.
         if plan.storage.orders < 2:
             residuals, cotangents = _first_order_only(plan.mode, (residuals, cotangents))
         arrays, inputs, pre_spike, starts, masks, kept = residuals
         ct_ends, ct_shown = cotangents
         over = sequence(arrays, inputs, starts, masks)
         ct_ends, ct_shown = inexact((ct_ends, ct_shown))
-        # Gradients start at zero in each part, since cotangents of the same arrays are added by JAX.
+        # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
         trained = [{name: a for name, a in own.items() if name in GRADIENTS} for own in arrays]
         grads = match_varying_axes(zero_cotangent(trained), like=inputs)
         carry = list(zip(ct_ends, grads, strict=True))
         if not segmented:
             carry, ct_inputs = over.backward(0, pre_spike, kept, carry, ct_shown)
         else:
-            # The scan over segments, from the last. Carry: of each layer the cotangents of the state (batch, neurons)
-            # and the gradients. A segment is first run forward again, from the pre-spike states at its start. These are
-            # fired anew, so the state itself need not be kept.
+            # Scan over segments, from last to first. Carry: for each layer the cotangents of its state, (batch,
+            # neurons), and its gradients. Each segment is recomputed from the pre-spike states at its start. Firing
+            # them again gives the states, so the residuals do not contain these (Griewank and Walther 2000).
             def segment(carry, now):
                 first, us = now
                 *_, kept = over.forward(first, us, plan.storage)
@@ -148,7 +149,7 @@ def _run_part(plan, traced, part, arrays, inputs, pre_spike, states, masks):
         if ct_inputs is not None:
             ct_inputs = merge_leading(ct_inputs)
             if not whole:
-                # the loop had all inputs as its argument, since a slice of them would be a copy
+                # The argument of the loop is the whole sequence, because a slice of the inputs would be a copy.
                 ct_inputs = jax.lax.dynamic_update_slice_in_dim(zeros_like(inputs), ct_inputs, part.start, 0)
         ct_starts, grads = zip(*carry, strict=True)
         ct_arrays = [{name: new.get(name) for name in own} for own, new in zip(arrays, grads, strict=True)]
@@ -185,8 +186,8 @@ class _Sequence(NamedTuple):
     def forward(self, first, us, storage):
         """Pre-spike states and states after the segment, what is returned of its steps, and what is kept."""
 
-        # The scan over chunks. Carry: (u, state) of each layer, all (batch, neurons). ``x`` goes up through the layers:
-        # (chunk, batch, inputs), then (chunk, batch, neurons) of each. Stacked: (chunks, chunk, batch, neurons).
+        # Scan over chunks. Carry: pre-spike state and state of each layer, each (batch, neurons). ``x`` passes upwards:
+        # (chunk, batch, inputs), then (chunk, batch, neurons) of each layer. Stacked: (chunks, chunk, batch, neurons).
         def chunk(carry, start):
             x, masks = self.window(start)
             shown, kept = [], []
@@ -197,8 +198,8 @@ class _Sequence(NamedTuple):
                 kept.append(k)
             return carry, (shown, kept)
 
-        # States at the start of a segment come from the pre-spike states of the step before. An example whose first
-        # active step is still to come has the state that the caller gave.
+        # The states at the start of a segment follow from the pre-spike states one step before. An example without an
+        # active step so far still has its initial state.
         started = self.masks.started[first]
         last = self.number_before(first)
         fired = [layer.fire(u, last) for layer, u in zip(self.layers, us, strict=True)]
@@ -225,22 +226,22 @@ class _Sequence(NamedTuple):
                 started = None if mask.active is None else mask.active | mask.started
                 return tree_where(started, fire(pre_spike(n, i, t), mask.number), start)
 
-            # The first step of the chunk follows the last one of the chunk before, or of the segment before (``us``).
+            # The step before the chunk is the last one of the previous chunk, or of the previous segment (``us``).
             last = tree_where(i > 0, pre_spike(n, jnp.maximum(i - 1, 0), -1), us[n])
             before = tree_where(masks.started[0], fire(last, self.number_before(first + i * chunk)), start)
-            # over the steps of the chunk: (batch, neurons) -> (chunk, batch, neurons), elementwise
+            # vmap over the steps of the chunk. ``ended`` is elementwise: (batch, neurons) -> (chunk, batch, neurons).
             after = jax.vmap(ended)(jnp.arange(chunk), masks)
             befores = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after)
-            # In a second derivative the states before a cut must be constants here too, as in the forward pass.
+            # A second derivative must stop at the start of a window here too, as in the forward pass.
             return cut_off(masks, befores), after[1]
 
         def inputs_of(n, i):
             """What layer n is given in chunk i. Outputs of steps that do not take place do not matter."""
             return rebuild(n - 1, i)[1] if n else self.window(first + i * chunk)[0]
 
-        # The scan over chunks, from the last. Carry: of each layer the cotangents of the state after the chunk
-        # (batch, neurons), and the gradients. ``ct_above`` goes down through the layers, (chunk, batch, neurons), and
-        # is stacked for the inputs: (chunks, chunk, batch, inputs).
+        # Scan over chunks, from last to first. Carry: for each layer the cotangents of its state after the chunk,
+        # (batch, neurons), and its gradients. ``ct_above``, (chunk, batch, neurons), passes downwards. The cotangents
+        # of the inputs are stacked: (chunks, chunk, batch, inputs).
         def body(carry, i):
             masks = self.masks_of(first + i * chunk)
             cts = _window(ct_shown, first + i * chunk, chunk)
@@ -258,13 +259,13 @@ class _Sequence(NamedTuple):
                     functools.partial(pre_spike, n, i),
                     masks,
                 )
-                # Each matmul below needs a temporary of the size of its gradient, and states and outputs rebuilt again,
-                # (chunk, batch, neurons). Without barriers XLA shares the rebuilt arrays and runs the matmuls side by
-                # side, so that all are live at once. The first barrier puts the recurrent weights after phase 1: what
-                # is rebuilt from ``late`` cannot be shared with what was rebuilt from ``i``.
+                # Each matmul below needs a temporary of the size of its gradient, and rebuilt states and outputs of
+                # (chunk, batch, neurons). Without barriers, XLA may run the matmuls in parallel and keep all of these
+                # arrays alive. The first barrier delays the recurrent weights until phase 1 has ended. Rebuilding from
+                # ``late`` instead of ``i`` prevents XLA from sharing arrays with phase 1.
                 late, ct_steps = jax.lax.optimization_barrier((i, ct_steps))
                 grads = layer.backward_recurrent(grads, rebuild(n, late)[0][1], ct_steps)
-                # The second barrier puts the input weights after the recurrent ones.
+                # The second barrier delays the input weights until the recurrent weights are done.
                 late, ct_steps, grads = jax.lax.optimization_barrier((late, ct_steps, grads))
                 grads, ct_above = layer.backward_weight(grads, inputs_of(n, late), ct_steps)
                 carry[n] = ct_start, grads

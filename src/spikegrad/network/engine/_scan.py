@@ -1,4 +1,4 @@
-"""The loop over time as a plain scan, which JAX differentiates, in forward mode too. What is kept is JAX's choice."""
+"""The loop over time as a plain scan. JAX differentiates it in both modes and chooses the residuals."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ def run(
     plan: Plan,
     mark: Callable[[Any], Any],
 ) -> tuple[list[LayerState], list]:
-    """States after the last step; of each layer outputs and pre-spike states over time, or None where not asked for."""
-    del mark  # there is nothing to mark: JAX differentiates all of it
+    """Return the states after the last step, and for each layer its outputs and pre-spike states, or None.
+
+    The scan runs over the time steps. Its carry is the state ``(v, out)`` of each layer, arrays of ``(batch,
+    neurons)``.
+    """
+    del mark  # JAX differentiates this loop, so no array needs a mark
     steps = [steps_of(layer, n, key, examples_of(inputs[0])) for n, layer in enumerate(layers)]
     if key is not None:
-        # not Masks.numbered: the spikes of a masked step do not matter, so all examples may share the number
+        # All examples share the number of the step, because spikes of masked steps are discarded.
         masks = masks._replace(number=jnp.arange(len(inputs)))
 
     def step(states, now):
