@@ -89,11 +89,8 @@ def staged(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
     >>> bool(abs(state.trainable[0] - x.mean()) < 0.1)
     True
     """
-    return jax.tree_util.Partial(_of_rows(loss), jax.tree.map(jnp.asarray, examples))
 
-
-def _of_rows(loss: Callable[..., Any]) -> Any:
     def of_rows(examples, trainable, rows, key, *setting):
         return loss(trainable, jax.tree.map(lambda array: take(array, rows), examples), key, *setting)
 
-    return of_rows
+    return jax.tree_util.Partial(of_rows, jax.tree.map(jnp.asarray, examples))

@@ -22,7 +22,7 @@ from .._files import remove_partials, write_atomically
 from ._consensus import agreed, from_first
 from ._json_lines import jsonable
 from ._partition import name_of
-from ._sharding import as_numbers, is_spread, of_kind
+from ._sharding import is_spread, unwrap_key, wrap_like
 from ._state import Report, State
 
 FORMAT = 1
@@ -190,7 +190,7 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {name: _plain(np.asarray(as_numbers(leaf))) for name, leaf in named.items()}
+        arrays: dict[str, Any] = {name: _plain(np.asarray(unwrap_key(leaf))) for name, leaf in named.items()}
         arrays[_ABOUT] = np.asarray(json.dumps(_about(state, self.extra)))
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
@@ -245,7 +245,7 @@ def _named(state: State) -> dict[str, jax.Array]:
 
 def _state(path: Path, start: State, leaves: dict[str, Any], about: dict[str, Any]) -> tuple[State, dict[str, Any]]:
     """Return the saved state and ``extra``. Raise if another training saved them."""
-    if not np.array_equal(as_numbers(leaves["key"]), as_numbers(start.key)):
+    if not np.array_equal(unwrap_key(leaves["key"]), unwrap_key(start.key)):
         raise CheckpointError(f"{path} has another key: it was saved by training with another seed")
     tree = {part: getattr(start, part) for part in _DEVICE}
     tree = jax.tree.unflatten(jax.tree.structure(tree), list(leaves.values()))
@@ -283,7 +283,7 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
     for name, array in arrays.items():
         if name not in wanted:
             raise CheckpointError(f"{path} has {name}, which these parameters and this optimiser have not")
-        shape, dtype = as_numbers(wanted[name]).shape, str(wanted[name].dtype)
+        shape, dtype = unwrap_key(wanted[name]).shape, str(wanted[name].dtype)
         if array.shape != shape or dtypes.get(name) != dtype:
             raise CheckpointError(
                 f"{path}: {name} is {dtypes.get(name)} of shape {array.shape}, and must be {dtype} of shape {shape}"
@@ -292,9 +292,9 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
 
 def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
     """The saved array as one of JAX, of the dtype and the sharding of another."""
-    numbers = as_numbers(leaf)
+    numbers = unwrap_key(leaf)
     placed: Any = array.view(numbers.dtype) if array.dtype != numbers.dtype else array
-    return of_kind(jax.device_put(placed, numbers.sharding) if is_spread(numbers) else jnp.asarray(placed), leaf)
+    return wrap_like(jax.device_put(placed, numbers.sharding) if is_spread(numbers) else jnp.asarray(placed), leaf)
 
 
 class OrbaxCheckpoints(Checkpoints):
@@ -332,7 +332,7 @@ class OrbaxCheckpoints(Checkpoints):
         named = _named(state)
         if empty := next((name for name, leaf in named.items() if not leaf.size), None):
             raise CheckpointError(f"{path}: {empty} has no elements, which Orbax does not save: use Checkpoints")
-        arrays = {name: as_numbers(leaf) for name, leaf in named.items()}
+        arrays = {name: unwrap_key(leaf) for name, leaf in named.items()}
         self._orbax.save(path, arrays, custom_metadata=_about(state, self.extra), overwrite=True)
 
     def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
@@ -341,9 +341,9 @@ class OrbaxCheckpoints(Checkpoints):
             found = self._orbax.metadata(path)
             about = _checked(path, found.custom_metadata)
             _compare(path, found.metadata, about["dtypes"], wanted)
-            like = {name: _abstract(as_numbers(leaf)) for name, leaf in wanted.items()}
+            like = {name: _abstract(unwrap_key(leaf)) for name, leaf in wanted.items()}
             arrays = self._orbax.load(path, like)
-        return _state(path, start, {name: of_kind(arrays[name], leaf) for name, leaf in wanted.items()}, about)
+        return _state(path, start, {name: wrap_like(arrays[name], leaf) for name, leaf in wanted.items()}, about)
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

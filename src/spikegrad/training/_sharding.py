@@ -70,7 +70,7 @@ def replicated(tree: Any, mesh: Mesh, what: str) -> Any:
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves = [leaf for _, leaf in paths]
     local = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and not is_spread(leaf)]
-    host = {i: np.asarray(as_numbers(leaves[i])) for i in local}
+    host = {i: np.asarray(unwrap_key(leaves[i])) for i in local}
     if local and jax.process_count() > 1:
         hashes = gathered(*map(_hash, host.values()))
         for i, column in zip(local, hashes.T, strict=True):
@@ -79,7 +79,7 @@ def replicated(tree: Any, mesh: Mesh, what: str) -> Any:
                 raise ValueError(f"fit: {name} differs between processes: all must start alike, from the same seed")
     everywhere = NamedSharding(mesh, PartitionSpec())
     for i, array in host.items():
-        leaves[i] = of_kind(jax.make_array_from_callback(array.shape, everywhere, array.__getitem__), leaves[i])
+        leaves[i] = wrap_like(jax.make_array_from_callback(array.shape, everywhere, array.__getitem__), leaves[i])
     return structure.unflatten(leaves)
 
 
@@ -93,11 +93,11 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def as_numbers(leaf: jax.Array) -> jax.Array:
+def unwrap_key(leaf: jax.Array) -> jax.Array:
     """An array, or the numbers of a key."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def of_kind(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
+def wrap_like(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
     """The same numbers, as a key if ``leaf`` is one."""
     return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else numbers

@@ -30,21 +30,17 @@ class Outcome(NamedTuple):
 
 def checked(network: Network, look: Look, seen: Seen) -> tuple[Verdict, ...]:
     """Return the verdicts on a network with the remedies that help, the best first and each once."""
-    found = verdicts(*seen)
-    offered: list[Remedy] = []
-    for n, verdict in enumerate(found):
-        before = _outcome(seen, found, verdict.index)
-        helpful = [
-            remedy
-            for remedy in _ordered(network, look, before, verdict)
-            if all(dataclasses.replace(other, text=remedy.text) != remedy for other in offered)
-        ]
-        offered += helpful
-        found = (*found[:n], dataclasses.replace(verdict, remedies=tuple(helpful)), *found[n + 1 :])
-    return found
+    found, result = verdicts(*seen), []
+    for verdict in found:
+        offered = [other for earlier in result for other in earlier.remedies]
+        remedies = _ordered(network, look, _outcome(seen, found, verdict.index), verdict)
+        new = (r for r in remedies if all(dataclasses.replace(other, text=r.text) != r for other in offered))
+        result.append(dataclasses.replace(verdict, remedies=tuple(new)))
+    return tuple(result)
 
 
 def _ordered(network: Network, look: Look, before: Outcome, verdict: Verdict) -> list[Remedy]:
+    """The remedies that help, the best first; those that end the fault alone, if there are any."""
     tried = [(remedy, _outcome_with(remedy, network, look, verdict.index)) for remedy in verdict.remedies]
     helpful = [(remedy, after) for remedy, after in tried if after is not None and _helps(before, after)]
     ending = [(remedy, after) for remedy, after in helpful if not after.faulty] or helpful
