@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief, is_float
 from .._struct import as_real
-from ..neurons import Cell, LinearResponse, State, linear_response
+from ..neurons import Cell, LinearResponse, State, linear_response, parameters_of
 from ._masks import Masks, tree_keep
 from ._step import CellSteps, LayerState, Steps, layer_step
 
@@ -237,8 +237,9 @@ class _Leaks(NamedTuple):
 def _response(cell: Cell) -> LinearResponse:
     response = linear_response(cell)
     if response is None:
+        got = brief(parameters_of(cell))
         raise TypeError(
-            f"fluctuation_driven: cell must declare its linear_response, got {brief(cell)}; give another initializer"
+            f"fluctuation_driven: cell must declare its linear_response, got {got}; give another initializer"
         )
     numbers = {name: _numbers(value, name) for name, value in response._asdict().items() if value is not None}
     return response._replace(**numbers)
