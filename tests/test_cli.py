@@ -533,7 +533,7 @@ def test_predict_says_that_the_data_of_the_run_has_changed(run, monkeypatch, cap
         runs.sha256(some, False),
         *(
             runs.sha256(images(*changed), True)
-            for changed in ((x + 1, y), (x, y + 1), (x / 1, y), (x.reshape(2, 1, 2), y), (x, np.zeros(2, int)))
+            for changed in ((x + 1, y), (x, y + 1), (x / 1, y), (x.reshape(2, 2, 1), y), (x, np.zeros(2, int)))
         ),
         runs.sha256(data.Sequences("some", x[:, None], y, lengths=[1, 1], masked=True), True),
     }
