@@ -1,7 +1,7 @@
 """Record what other libraries' neurons do: spikes, and gradients by backpropagation through time.
 
-``tests/test_other_libraries.py`` holds the cells of ``docs/from-other-libraries.md`` against these files. Run with the
-names of libraries that are installed, each in an environment of its own if need be:
+``tests/neurons/test_other_libraries.py`` holds the cells of ``docs/from-other-libraries.md`` against these files.
+Run with the names of libraries that are installed, each in an environment of its own if need be:
 
     python scripts/record_neurons.py snntorch spikingjelly norse sinabs
     python scripts/record_neurons.py spyx jaxpike

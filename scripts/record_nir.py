@@ -1,4 +1,4 @@
-"""The spikes that norse and snnTorch give on graphs of ``spikegrad.exchange.to_nir``, for ``tests/test_exchange.py``.
+"""The spikes that norse and snnTorch give on graphs of ``spikegrad.exchange.to_nir``, for the tests of ``exchange``.
 
 Needs torch, norse, snntorch and nirtorch beside this library with its extra ``nir``. Writes
 ``tests/recorded/nir.json``: of each library and network the outputs of every step and example as bits, or the error.

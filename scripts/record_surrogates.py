@@ -1,6 +1,6 @@
 """Record what other libraries' surrogates do: what comes out, and the slope, at the same points.
 
-``tests/test_presets.py`` holds ``spikegrad.surrogates.presets`` against these files. Run with a folder for
+``tests/surrogates/test_presets.py`` holds ``spikegrad.surrogates.presets`` against these files. Run with a folder for
 environments, which are made there if they are missing, and with names of libraries or none for all:
 
     python scripts/record_surrogates.py FOLDER [snntorch norse ...]

@@ -22,6 +22,8 @@ STORAGES = {name: mode.storage for name, mode in _MODES.items() if mode.storage.
 """The storage of each mode that keeps states in few bits."""
 GRADIENT_ERRORS = {name: storage.gradient_error for name, storage in STORAGES.items()}
 
+ROOT = Path(__file__).resolve().parent.parent
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -103,6 +105,30 @@ def pytest_generate_tests(metafunc):
             rows = pairwise(rows)
         names = ["-".join(map(metafunc.module.label, row)) for row in rows]
         metafunc.parametrize("combination", [dict(zip(factors, row, strict=True)) for row in rows], ids=names)
+
+
+def compilations(function):
+    """The number of programs that XLA compiles while the function runs."""
+    count = 0
+
+    def listen(event, duration, **_):
+        nonlocal count
+        count += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        function()
+    finally:
+        unregister = getattr(jax.monitoring, "unregister_event_duration_listener", None)
+        if unregister is None:  # JAX made it public late
+            from jax._src import monitoring  # noqa: PLC0415
+
+            unregister = (
+                getattr(monitoring, "unregister_event_duration_listener", None)
+                or monitoring._unregister_event_duration_listener_by_callback
+            )
+        unregister(listen)
+    return count
 
 
 def few(values, *chosen):

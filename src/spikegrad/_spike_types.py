@@ -1,7 +1,8 @@
 """Types of spikes: the forward output, for any slope.
 
 Each is a class with its formulas and flags (see :class:`SpikeType`), and the public function that gives it to a
-surrogate. A new one is both of these here, its name in ``spikegrad.__init__``, and a row in ``tests/test_kinds.py``.
+surrogate. A new one is both of these here, its name in ``spikegrad.__init__``, and a row in
+``tests/core/test_kinds.py``.
 """
 
 from __future__ import annotations

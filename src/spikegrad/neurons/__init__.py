@@ -5,7 +5,8 @@ its output; :func:`unroll` does so for every step of a sequence. Weights, delays
 yours: any JAX code can stand between two cells.
 
 One file per family. A new cell is a class in the file of its family, its name below, and a row of ``CELLS`` in
-``tests/test_testing.py``. Class and base class declare everything that the rest of the library asks: see :class:`Cell`.
+``tests/testing/test_testing.py``. Class and base class declare everything that the rest of the library asks: see
+:class:`Cell`.
 """
 
 from ._adaptive import AdaptiveLIF, AdLIF, EulerAdLIF, SymplecticAdLIF, SynapticAdaptiveLIF

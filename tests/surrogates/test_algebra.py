@@ -3,13 +3,12 @@
 import functools
 import pickle
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import enable_x64, few
+from conftest import ROOT, enable_x64, few
 
 import spikegrad
 from spikegrad import (
@@ -369,7 +368,7 @@ SHAPES = [
 
 
 def test_every_shape_of_the_field():
-    page = Path(__file__).parents[1] / "docs" / "shapes.md"
+    page = ROOT / "docs" / "shapes.md"
     rows = [re.split(r"(?<!\\)\|", line) for line in page.read_text().splitlines() if re.match(r"\| *\d* *\|", line)]
     codes = [row[-2].strip()[1:-1] for row in rows if row[-2].strip().startswith("`")]
     numbers = [int(row[1]) for row in rows if row[1].strip()]

@@ -6,14 +6,13 @@ import itertools
 import json
 import re
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import few
+from conftest import ROOT, few
 from rich.console import Console
 
 from spikegrad import training
@@ -21,11 +20,11 @@ from spikegrad._compat import in_double_precision
 from spikegrad.data import Sequences
 from spikegrad.training._json_lines import jsonable
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import zenke_vogels as task
 from zenke_vogels import Condition, Grid, chosen_tables, figure
 
-KEPT = Path(__file__).parent.parent / "benchmarks" / "results" / "zenke-vogels.json"
+KEPT = ROOT / "benchmarks" / "results" / "zenke-vogels.json"
 FEW = Grid(
     betas=(1.0, 10.0),
     lrs=(0.05, 0.1),

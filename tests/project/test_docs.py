@@ -4,13 +4,11 @@ import doctest
 import importlib.metadata
 import re
 import shlex
-from pathlib import Path
 
 import jax
 import pytest
-from conftest import few
+from conftest import ROOT, few
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "generated" not in p.parts)]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

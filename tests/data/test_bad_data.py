@@ -15,10 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import test_data
-from test_recordings import (
+from recording_files import (
     DENSE,
     EVENT,
+    IMAGES,
     SPARSE,
     camera_events,
     nmnist_bytes,
@@ -32,7 +32,7 @@ from test_recordings import (
 from spikegrad import data
 from spikegrad.data import Binning, DataError, Events, Recordings, Sequences, _accepted
 
-IMAGES, SCORED = test_data.CASE, {"x": test_data.CASE["x_test"], "y": test_data.CASE["y_test"]}
+SCORED = {"x": IMAGES["x_test"], "y": IMAGES["y_test"]}
 LIBRARY = Path(data.__file__).parent
 
 

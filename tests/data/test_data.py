@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recording_files import IMAGES
 
 from spikegrad import data as datasets
 from spikegrad.data import DataError, _accepted, _npz, latency_coding, load, load_for_prediction, rate_coding, scale
@@ -23,14 +24,6 @@ from spikegrad.data import DataError, _accepted, _npz, latency_coding, load, loa
 def values(sequences):
     """Images without the axis of their single step."""
     return sequences.padded()[:, 0]
-
-
-CASE = {
-    "x_train": np.arange(60).reshape(20, 3),
-    "y_train": np.arange(20) % 2,
-    "x_test": np.arange(12).reshape(4, 3) + 50.0,
-    "y_test": np.array([0, 1, 0, 1], np.uint8),
-}
 
 
 def write(tmp_path, **arrays):
@@ -94,7 +87,7 @@ def test_an_absent_package_is_named_with_the_way_to_install_it(monkeypatch):
 
 
 def test_a_file_is_scaled_by_its_training_values(tmp_path):
-    data = load(write(tmp_path, **{**CASE, "x_train": CASE["x_train"] / 1}))
+    data = load(write(tmp_path, **{**IMAGES, "x_train": IMAGES["x_train"] / 1}))
     assert values(data.train).dtype == np.float32
     assert (values(data.train).min(), values(data.train).max()) == (0, 1)
     np.testing.assert_allclose(values(data.test), (np.arange(12).reshape(4, 3) + 50) / 59, rtol=1e-6)
@@ -102,7 +95,7 @@ def test_a_file_is_scaled_by_its_training_values(tmp_path):
 
 
 def test_without_a_test_set_a_fifth_of_each_class_is_held_out(tmp_path):
-    path = write(tmp_path, x_train=CASE["x_train"], y_train=CASE["y_train"])
+    path = write(tmp_path, x_train=IMAGES["x_train"], y_train=IMAGES["y_train"])
     data = load(path)
     assert np.bincount(data.test.y).tolist() == [2, 2]
     assert len(data.train) == 16
@@ -119,7 +112,7 @@ MALFORMED = {
     "text": ({"x_train": np.full((20, 3), "a")}, r"x_train must hold real numbers, got <U1"),
     "complex": ({"x_train": np.zeros((20, 3), complex)}, r"x_train must hold real numbers, got complex128"),
     "nan": ({"x_train": np.full((20, 3), np.nan)}, r"x_train of shape \(20, 3\) has NaN or infinite values"),
-    "far apart": ({"x_train": 1e308 * (-1.0) ** CASE["x_train"]}, r"-1e\+308 to 1e\+308, are too far apart"),
+    "far apart": ({"x_train": 1e308 * (-1.0) ** IMAGES["x_train"]}, r"-1e\+308 to 1e\+308, are too far apart"),
     "far away": (
         {"x_test": np.full((4, 3), 1e300)},
         r"x_test has values too far from those of the training data, 0 to 59",
@@ -140,7 +133,7 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_file_is_refused(tmp_path, name):
     change, message = MALFORMED[name]
-    path = write(tmp_path, **{**CASE, **change})
+    path = write(tmp_path, **{**IMAGES, **change})
     with pytest.raises(DataError, match=message) as error:
         load(path)
     assert str(error.value).startswith(path)
@@ -161,7 +154,7 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "empty.npz").write_text("")
     np.save(tmp_path / "array", np.zeros(3))
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
-    whole = Path(write(tmp_path, **CASE)).read_bytes()
+    whole = Path(write(tmp_path, **IMAGES)).read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "folder.npz").mkdir()
     for name, message in (
@@ -185,14 +178,14 @@ def test_integers_stay_integers_and_are_scaled_as_real_numbers_are(tmp_path):
         assert np.array_equal(scale(values(data.train), data.low, data.high), values(real.train))
         assert np.array_equal(scale(values(data.test), data.low, data.high), values(real.test))
         assert (data.low, data.high) == (real.low, real.high)
-    signed = load(write(tmp_path, **{**CASE, "x_train": CASE["x_train"] - 30}))
+    signed = load(write(tmp_path, **{**IMAGES, "x_train": IMAGES["x_train"] - 30}))
     assert values(signed.train).dtype == np.int8
     assert scale(values(signed.train), signed.low, signed.high)[0].tolist() == pytest.approx([0, 1 / 59, 2 / 59])
 
 
 def test_integers_beyond_16_bits_are_scaled_exactly(tmp_path):
-    x = CASE["x_train"] + 10**15  # float32 would make them all equal
-    data = load(write(tmp_path, **{**CASE, "x_train": x}))
+    x = IMAGES["x_train"] + 10**15  # float32 would make them all equal
+    data = load(write(tmp_path, **{**IMAGES, "x_train": x}))
     np.testing.assert_allclose(values(data.train).ravel(), np.arange(60) / 59, rtol=1e-6)
 
 
@@ -207,7 +200,7 @@ def test_the_memory_of_a_file_is_bounded(tmp_path):
         assert peak < times * array.nbytes + 2**24, array.dtype
 
 
-def member(array=CASE["x_train"], header=None, cut=0):
+def member(array=IMAGES["x_train"], header=None, cut=0):
     """The bytes of an array's file, perhaps with another header, or cut."""
     stream = io.BytesIO()
     np.lib.format.write_array(stream, array)
@@ -236,7 +229,7 @@ NO_ARRAYS = {
 
 @pytest.mark.parametrize("name", NO_ARRAYS)
 def test_a_member_that_is_no_array_is_named(tmp_path, name):
-    path = write(tmp_path, **{**CASE, "x_train": None})
+    path = write(tmp_path, **{**IMAGES, "x_train": None})
     content, message = NO_ARRAYS[name]
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x_train.npy", content)
@@ -246,7 +239,7 @@ def test_a_member_that_is_no_array_is_named(tmp_path, name):
 
 
 def test_a_member_that_cannot_be_unpacked_is_named(tmp_path):
-    path = Path(write(tmp_path, **{**CASE, "x_train": None}))
+    path = Path(write(tmp_path, **{**IMAGES, "x_train": None}))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x_train.npy", member())
         archive.getinfo("x_train.npy").flag_bits |= 1  # encrypted
@@ -263,7 +256,7 @@ def test_a_member_that_cannot_be_unpacked_is_named(tmp_path):
 
 def test_what_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
     path = str(tmp_path / "mine.npz")
-    np.savez_compressed(path, **CASE)
+    np.savez_compressed(path, **IMAGES)
     monkeypatch.setattr(_npz, "_member", None)
     monkeypatch.setattr(_npz, "UNPACKED_LIMIT", 700)
     with pytest.raises(DataError, match=r"its arrays take 0\.0 GB, and those of a compressed file may take 7e-07 GB"):
@@ -271,14 +264,14 @@ def test_what_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert len(load(path).train) == 20
     monkeypatch.setattr(_npz, "UNPACKED_LIMIT", 700)
-    assert len(load(write(tmp_path, **CASE)).train) == 20  # not compressed: it is as large as it is
-    np.savez_compressed(path, **{key: CASE[key] for key in ("x_train", "y_train")})
+    assert len(load(write(tmp_path, **IMAGES)).train) == 20  # not compressed: it is as large as it is
+    np.savez_compressed(path, **{key: IMAGES[key] for key in ("x_train", "y_train")})
     with zipfile.ZipFile(path, "a") as archive:  # one member that is not compressed says nothing of the others
-        archive.writestr("x_test.npy", member(CASE["x_test"]))
-        archive.writestr("y_test.npy", member(CASE["y_test"]))
+        archive.writestr("x_test.npy", member(IMAGES["x_test"]))
+        archive.writestr("y_test.npy", member(IMAGES["y_test"]))
     with pytest.raises(DataError, match="those of a compressed file may take"):
         load(path)
-    write(tmp_path, **CASE)
+    write(tmp_path, **IMAGES)
     monkeypatch.setattr(_accepted, "available_memory", lambda: 700)
     monkeypatch.setattr(_accepted, "_SMALL", 0)
     with pytest.raises(DataError, match=r"its arrays would take 0\.0 GB of memory, and 0\.0 GB are free"):
@@ -287,7 +280,7 @@ def test_what_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
 
 def test_no_damage_makes_a_traceback(tmp_path):
     path = tmp_path / "mine.npz"
-    np.savez_compressed(path, **CASE)
+    np.savez_compressed(path, **IMAGES)
     whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
     for i in range(200):
         damaged = bytearray(whole)
@@ -312,7 +305,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bomb = np.empty(1, object)
     bomb[0] = Bomb()
-    path = write(tmp_path, **{**CASE, "x_train": bomb})
+    path = write(tmp_path, **{**IMAGES, "x_train": bomb})
     with pytest.raises(DataError, match="x_train is an array of Python objects, which is never loaded"):
         load(path)
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
@@ -325,15 +318,15 @@ RUN = {"seed": 0, "shape": (3,), "classes": 2, "low": 0.0, "high": 59.0}
 
 
 def test_data_to_score(tmp_path):
-    found, labelled = load_for_prediction(write(tmp_path, x=CASE["x_test"]), **RUN)
+    found, labelled = load_for_prediction(write(tmp_path, x=IMAGES["x_test"]), **RUN)
     assert not labelled
-    np.testing.assert_allclose(values(found), CASE["x_test"] / 59, rtol=1e-6)
-    found, labelled = load_for_prediction(write(tmp_path, x=CASE["x_test"], y=CASE["y_test"]), **RUN)
+    np.testing.assert_allclose(values(found), IMAGES["x_test"] / 59, rtol=1e-6)
+    found, labelled = load_for_prediction(write(tmp_path, x=IMAGES["x_test"], y=IMAGES["y_test"]), **RUN)
     assert (found.y.tolist(), labelled) == ([0, 1, 0, 1], True)
-    path = write(tmp_path, **CASE)
+    path = write(tmp_path, **IMAGES)
     assert np.array_equal(values(load_for_prediction(path, **RUN)[0]), values(load(path).test))
     assert load_for_prediction(path, **RUN)[0].y.tolist() == [0, 1, 0, 1]
-    path = write(tmp_path, x_train=CASE["x_train"], y_train=CASE["y_train"])
+    path = write(tmp_path, x_train=IMAGES["x_train"], y_train=IMAGES["y_train"])
     data = load(path)
     assert np.array_equal(load_for_prediction(path, **{**RUN, "low": data.low, "high": data.high})[0].x, data.test.x)
 

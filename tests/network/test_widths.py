@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import few
-from test_engine import compilations
+from conftest import compilations, few
 
 from spikegrad import (
     LIF,

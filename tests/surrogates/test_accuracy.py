@@ -1,18 +1,18 @@
 """No surrogate is less accurate than is published: the harness of the published table, and what it must catch."""
 
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from reference import DEFAULTS, RULE, Case, every_half, standing
 
 import spikegrad
 from spikegrad import Surrogate, parameter
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 from accuracy import HALF, QUANTITIES, TARGETS, against_float64, against_truth, sample
 
 OPTIMISED = True

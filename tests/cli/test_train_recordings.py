@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cli_helpers import arrays, options
 from matplotlib.figure import Figure
-from test_recordings import EVENT, SHD, packet, write_aedat, write_nmnist, write_shd, write_ts
+from recording_files import EVENT, SHD, packet, write_aedat, write_nmnist, write_shd, write_ts
 
 from spikegrad.cli import commands, figure, learning, main, runs, sources
 from spikegrad.cli.networks import CELLS, READOUTS, RectifiedNetwork, without_spikes

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 RUNS = {  # with what must be printed
     "accuracy.py --only circle --dtype float16": "Circle",
     "bptt.py --sizes 8x6 --batch 4 --rounds 1": "recompute",

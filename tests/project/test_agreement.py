@@ -2,18 +2,18 @@
 
 import json
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from spikegrad import LIF, Sigmoid, soft
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import agreement
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "agreement.json"
+RESULTS = ROOT / "benchmarks" / "results" / "agreement.json"
 QUICK_COMPILATION = True
 SMALL = {"size": 8, "batch": 4}
 

@@ -7,15 +7,13 @@ import math
 import re
 import runpy
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import spikegrad
 from spikegrad import surrogates
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import itertools
 import json
 import re
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 nir = pytest.importorskip("nir")
 
@@ -693,7 +693,7 @@ def test_a_function_first_needs_a_shape():
 
 # --- what other libraries make of it, as scripts/record_nir.py has recorded it -------------------------------------
 
-RECORDED = json.loads((Path(__file__).parent / "recorded" / "nir.json").read_text())
+RECORDED = json.loads((ROOT / "tests" / "recorded" / "nir.json").read_text())
 SPIKES = [
     pytest.param(name, case, id=f"{library}: {name}")
     for library, of in RECORDED["libraries"].items()

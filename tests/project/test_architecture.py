@@ -5,9 +5,9 @@ import graphlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from conftest import ROOT
+
 LIBRARY = ROOT / "src" / "spikegrad"
 TREE, BETWEEN_FOLDERS, WITHIN_NETWORK, *_ = re.findall(
     r"^```text\n(.*?)^```$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE | re.DOTALL
@@ -81,7 +81,7 @@ def test_no_circle():
 
 def test_a_doctest_before_a_test_makes_no_second_copy_of_its_module():
     """Pickle finds a class by its name, and refuses one of another copy."""
-    files = ["src/spikegrad/data/_sequences.py", "tests/test_sequences.py"]
+    files = ["src/spikegrad/data/_sequences.py", "tests/data/test_sequences.py"]
     args = ["-n", "0", "-q", "-p", "no:cacheprovider", "-k", "collate or travel", *files]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *args], cwd=ROOT, capture_output=True, text=True, check=False

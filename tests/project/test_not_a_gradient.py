@@ -3,12 +3,12 @@
 import importlib
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from spikegrad import Layer, LeakyReadout, Network, Sigmoid, excluding, soft, stochastic
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 @pytest.fixture
 def example(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    monkeypatch.syspath_prepend(ROOT / "examples")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # a reader's JAX
         yield importlib.import_module("not_a_gradient")
 

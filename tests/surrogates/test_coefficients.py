@@ -1,11 +1,11 @@
 """The coefficients of the elementary functions are those of a fit, made here once more."""
 
 import runpy
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-fitting = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "fit_coefficients.py"))
+fitting = runpy.run_path(str(ROOT / "scripts" / "fit_coefficients.py"))
 functions = pytest.mark.parametrize("name", fitting["FUNCTIONS"])
 
 

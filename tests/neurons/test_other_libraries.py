@@ -1,24 +1,23 @@
 """The cells of the page "from other libraries" against what these libraries computed themselves.
 
-``recorded/`` holds their spikes and gradients, made by ``scripts/record_neurons.py``.
+``tests/recorded/`` holds their spikes and gradients, made by ``scripts/record_neurons.py``.
 """
 
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "from-other-libraries.md"
+PAGE = ROOT / "docs" / "from-other-libraries.md"
 SPIKES_ONLY = {"norse_lif_refractory", "sinabs_alif"}
 
 
 def recorded():
     found = {}
-    for path in sorted((HERE / "recorded").glob("*.npz")):
+    for path in sorted((ROOT / "tests" / "recorded").glob("*.npz")):
         with np.load(path) as file:
             for case in file.files:
                 found[f"{path.stem}_{case}"] = {name: file[case][name] for name in file[case].dtype.names}

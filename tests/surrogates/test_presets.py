@@ -1,24 +1,24 @@
 """Other libraries' surrogates by their names against what these libraries computed themselves.
 
-``recorded/surrogates/`` holds values and slopes, made by ``scripts/record_surrogates.py``.
+``tests/recorded/surrogates/`` holds values and slopes, made by ``scripts/record_surrogates.py``.
 """
 
 import inspect
 import pickle
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import spikegrad
 from spikegrad import excluding, get, keep_slope, learnable, levels, soft
 from spikegrad.surrogates import presets
 from spikegrad.surrogates.presets import ABSENT, PRESETS
 
-FILES = sorted((Path(__file__).parent / "recorded" / "surrogates").glob("*.npz"))
+FILES = sorted((ROOT / "tests" / "recorded" / "surrogates").glob("*.npz"))
 LIBRARIES = {name.partition(".")[0] for name in PRESETS}
 NAMESPACE = {**vars(spikegrad), **vars(spikegrad.surrogates)}
 

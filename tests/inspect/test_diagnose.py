@@ -3,14 +3,13 @@
 import functools
 import importlib
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import few
+from conftest import ROOT, few
 
 from spikegrad import (
     LIF,
@@ -31,7 +30,6 @@ from spikegrad import (
     stochastic,
 )
 
-ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 12, 5, 4, 6, 2
 DECAY, LEAK, ALPHA = 0.9, 0.8, 2.0

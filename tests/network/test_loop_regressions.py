@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GRADIENT_ERRORS, MODES, few
+from conftest import GRADIENT_ERRORS, MODES, compilations, few
 
 from spikegrad import (
     LIF,
@@ -295,29 +295,6 @@ def test_unrolled(mode):
 
 
 # --- compiled once, traced anywhere ----------------------------------------------------------------------------------
-
-
-def compilations(function):
-    count = 0
-
-    def listen(event, duration, **_):
-        nonlocal count
-        count += event == "/jax/core/compile/backend_compile_duration"
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        function()
-    finally:
-        unregister = getattr(jax.monitoring, "unregister_event_duration_listener", None)
-        if unregister is None:  # JAX made it public late
-            from jax._src import monitoring  # noqa: PLC0415
-
-            unregister = (
-                getattr(monitoring, "unregister_event_duration_listener", None)
-                or monitoring._unregister_event_duration_listener_by_callback
-            )
-        unregister(listen)
-    return count
 
 
 def test_without_jit_a_bias_that_changes_is_seen():

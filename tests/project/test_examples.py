@@ -3,13 +3,13 @@
 import contextlib
 import importlib
 import warnings
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 FRAMEWORKS = {
     "plain_jax": None,
     "with_equinox": "equinox",

@@ -3,13 +3,12 @@
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import jax
 import pytest
+from conftest import ROOT
 
 OPTIMISED = True  # here the most is to run and not to compile
-ROOT = Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "benchmarks" / "results" / "diagnose.json").read_text())["rows"]
 FAULTS = [(row["network"], row["fault"]) for row in RESULTS if row["fault"]]
 HEALTHY = [row["network"] for row in RESULTS if not row["fault"]]

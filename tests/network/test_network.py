@@ -3,13 +3,12 @@
 import contextlib
 import functools
 import itertools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GRADIENT_ERRORS, MODES, STORAGES, enable_x64, few
+from conftest import GRADIENT_ERRORS, MODES, ROOT, STORAGES, enable_x64, few
 
 from spikegrad import (
     LIF,
@@ -506,7 +505,7 @@ def test_residual_report():
 
 
 def test_each_mode_is_documented():
-    page = (Path(__file__).parent.parent / "docs" / "memory.md").read_text()
+    page = (ROOT / "docs" / "memory.md").read_text()
     for mode in MODES:
         assert f'\n| `"{mode}"` | ' in page
         assert f'"{mode}"' in Network.__call__.__doc__
