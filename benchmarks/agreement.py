@@ -46,13 +46,13 @@ from spikegrad import (
     PiecewiseQuadratic,
     Sigmoid,
     Surrogate,
-    excluding,
-    fitted,
     get,
     measure,
+    rescaled,
     soft,
+    strict,
 )
-from spikegrad._spike_types import Excluding
+from spikegrad._spike_types import Strict
 from spikegrad._surrogate import curve_of, spike_types
 from spikegrad.surrogates.presets import PRESETS
 
@@ -179,7 +179,7 @@ def alike(name: str) -> list[str]:
         for other, made in others.items()
         if other != name
         and curve_of(other, made) == mine
-        and all(isinstance(kind, Excluding) for kind in spike_types(made))
+        and all(isinstance(kind, Strict) for kind in spike_types(made))
     ]
 
 
@@ -217,7 +217,7 @@ def conventions() -> Iterator[tuple[str, str, Spiking]]:
     """What differs, the name, and the layer; each against a plain ``LIF``."""
     gain = 1 - DECAY
     yield "spikes are the same", "reset detached", neurons(LIF(DECAY, detach_reset=True))
-    yield "spikes are the same", "fires above the threshold alone", neurons(LIF(DECAY, surrogate=excluding(REFERENCE)))
+    yield "spikes are the same", "fires above the threshold alone", neurons(LIF(DECAY, surrogate=strict(REFERENCE)))
     yield "the reset", "a step late", neurons(LIF(DECAY, delay_reset=True))
     yield "the reset", "to zero", neurons(LIF(DECAY, reset="value"))
     yield "the reset", "none", neurons(LIF(DECAY, reset="none"))
@@ -247,7 +247,7 @@ def other_neurons(draws: int) -> Iterator[dict[str, Any]]:
         cases = [(*case, data, base) for case in conventions()]
         coarse = [jnp.round(4 * w) / 4 for w in data[0]], *data[1:]
         base = gradients(coarse, neurons(LIF(1.0)))
-        above = neurons(LIF(1.0, surrogate=excluding(REFERENCE)))
+        above = neurons(LIF(1.0, surrogate=strict(REFERENCE)))
         cases.append(("weights in quarters, no leak", "fires above the threshold alone", above, coarse, base))
         for differs, name, layer, given, (expected, theirs) in cases:
             found, spikes = gradients(given, layer)
@@ -269,11 +269,11 @@ WIDTHS = 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2  # half-widths, in thresholds
 
 def of_area_one(shape: Surrogate, width: jax.Array) -> Surrogate:
     found = measure(shape)
-    return fitted(shape, width=width, height=found.peak * found.half_width / (found.area * width))
+    return rescaled(shape, half_width=width, peak=found.peak * found.half_width / (found.area * width))
 
 
 def of_height_one(shape: Surrogate, width: jax.Array) -> Surrogate:
-    return fitted(shape, width=width, height=1.0)
+    return rescaled(shape, half_width=width, peak=1.0)
 
 
 NORMALISED = {"area 1": of_area_one, "height 1": of_height_one}

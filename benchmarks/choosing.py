@@ -39,9 +39,9 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "mnist5k": Task("--coding latency --steps 16 --shift 0 --epochs 10", 128, 3, False),
-    "japanese_vowels": Task("--taus 10 --noise 0.3 --batch 45 --epochs 40", 64, 5, True),
-    "self_regulation_scp1": Task("--taus 100 --noise 0.3 --batch 32 --epochs 10", 32, 5, True),
+    "mnist5k": Task("--encoding latency --steps 16 --shift 0 --epochs 10", 128, 3, False),
+    "japanese_vowels": Task("--taus 10 --input-noise 0.3 --batch 45 --epochs 40", 64, 5, True),
+    "self_regulation_scp1": Task("--taus 100 --input-noise 0.3 --batch 32 --epochs 10", 32, 5, True),
     "randman": Task("--cell synaptic --taus 10,5,20 --readout max --batch 250 --epochs 15", 100, 3, False, 0.01, 0.001),
 }
 WIDTHS, FEW_WIDTHS = "0.05:3.2:x2", "0.1,0.4,1.6"
@@ -53,17 +53,17 @@ SHAPES = (
 def experiments() -> Iterator[tuple[str, str, int, str]]:
     """The question, the data, the number of hidden layers, and the options of the sweep."""
     for data in TASKS:
-        yield "width", data, 1, f"--surrogate sigmoid --height 1 --width {WIDTHS}"
-        yield "shape", data, 1, f"--surrogate {SHAPES} --height 1 --width 0.4"
+        yield "width", data, 1, f"--surrogate sigmoid --peak 1 --half-width {WIDTHS}"
+        yield "shape", data, 1, f"--surrogate {SHAPES} --peak 1 --half-width 0.4"
         if data != "randman":  # of which the reproduction of Zenke and Vogels asks that
-            yield "height", data, 1, "--surrogate sigmoid --height 0.1,0.3,1,3,10 --width 0.4"
+            yield "height", data, 1, "--surrogate sigmoid --peak 0.1,0.3,1,3,10 --half-width 0.4"
     for data in TASKS:
         for depth in (1, 3, 6):
-            yield "depth", data, depth, f"--surrogate sigmoid --height 1 --width {FEW_WIDTHS}"
+            yield "depth", data, depth, f"--surrogate sigmoid --peak 1 --half-width {FEW_WIDTHS}"
     for data, task in TASKS.items():
         recurrent = " --recurrent" if task.recurrent else ""
         for reset in ("--detach-reset", "--no-detach-reset"):
-            yield "reset", data, 1, f"--surrogate sigmoid --height 1,3,10 --width {FEW_WIDTHS}{recurrent} {reset}"
+            yield "reset", data, 1, f"--surrogate sigmoid --peak 1,3,10 --half-width {FEW_WIDTHS}{recurrent} {reset}"
 
 
 def made(folder: Path, command: list[str]) -> dict[str, Any]:
@@ -99,9 +99,9 @@ def main() -> None:
         for result in record["results"]["settings"]:
             rows.append(
                 {"question": question, "data": data, "depth": depth, "detached": detached, "runs": result["n"]}
-                | {key: result["setting"][key] for key in ("surrogate", "height", "width")}
-                | {part: result[part][0] for part in ("validation", "held_out")}
-                | {f"{part}, deviation": result[part][1] for part in ("validation", "held_out")}
+                | {key: result["setting"][key] for key in ("surrogate", "peak", "half_width")}
+                | {part: result[part][0] for part in ("validation", "test")}
+                | {f"{part}, deviation": result[part][1] for part in ("validation", "test")}
                 | {"firing": result["firing_rate"], "diverged": result["diverged"], "command": shlex.join(command)}
             )
     report(rows, options.json)

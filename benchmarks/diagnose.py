@@ -1,8 +1,8 @@
-"""Verdicts on networks that are broken on purpose, and how much their remedies gain.
+"""Issues on networks that are broken on purpose, and how much their fixes gain.
 
-Each network of ``_broken.py`` is diagnosed, the first remedy that is offered is applied, and the network is diagnosed
+Each network of ``_broken.py`` is diagnosed, the first fix that is offered is applied, and the network is diagnosed
 again, at most three times. Accuracies are those on the test set after 60 updates: of the broken network, with the
-remedies, and of the healthy twin. A network learns if it goes nine tenths of the way from chance to its twin. A remedy
+fixes, and of the healthy twin. A network learns if it goes nine tenths of the way from chance to its twin. A fix
 harms if the accuracy is lower than without it by more than two standard errors.
 """
 
@@ -26,36 +26,36 @@ def found_in(case: Case):
     return diagnose(case.network, task.inputs, task.loss, optimizer=optax.adam(case.learning_rate))
 
 
-def remedied(case: Case) -> tuple[Case, tuple, list]:
-    """The network after the remedies, the first verdicts, and the remedies."""
-    first, remedies = None, []
+def fixed(case: Case) -> tuple[Case, tuple, list]:
+    """The network after the fixes, the first issues, and the fixes."""
+    first, fixes = None, []
     for _ in range(ROUNDS):
-        verdicts = found_in(case).verdicts
-        first = verdicts if first is None else first
-        remedy = next((verdict.remedy for verdict in verdicts if verdict.remedy), None)
-        if remedy is None:
+        issues = found_in(case).issues
+        first = issues if first is None else first
+        fix = next((issue.fix for issue in issues if issue.fix), None)
+        if fix is None:
             break
-        remedies.append(str(remedy))
-        if remedy.change == "learning rate":
-            case = case._replace(learning_rate=case.learning_rate * remedy.value)
+        fixes.append(str(fix))
+        if fix.change == "learning rate":
+            case = case._replace(learning_rate=case.learning_rate * fix.value)
         else:
-            case = case._replace(network=remedy.apply(case.network))
-    return case, first or (), remedies
+            case = case._replace(network=fix.apply(case.network))
+    return case, first or (), fixes
 
 
 def row(fault: Fault, seed: int, twin: float) -> dict:
     case = broken(fault, seed)
-    better, first, remedies = remedied(case)
+    better, first, fixes = fixed(case)
     before = accuracy(case)
-    after = accuracy(better) if remedies else before
+    after = accuracy(better) if fixes else before
     return {
         "network": fault.of,
         "fault": fault.name,
-        "found": any(verdict.index in fault.layers for verdict in first[:2]),
-        "verdict": str(first[0]) if first else "nothing is amiss",
-        "remedies": remedies,
+        "found": any(issue.index in fault.layers for issue in first[:2]),
+        "issue": str(first[0]) if first else "nothing is amiss",
+        "fixes": fixes,
         "as it was": before,
-        "remedied": after,
+        "fixed": after,
         "healthy": twin,
         "learns": after - CHANCE >= LEARNS * (twin - CHANCE),
         "harmed": before - after > 2 * math.sqrt(before * (1 - before) / EXAMPLES),
@@ -70,8 +70,8 @@ def main() -> None:
     rows, twin = [], functools.cache(lambda name: accuracy(healthy(name, options.seed)))
     for name in [*NETWORKS, *VARIANTS]:
         if options.only in name:
-            alarms = [str(verdict) for verdict in found_in(healthy(name, options.seed)).verdicts]
-            rows.append({"network": name, "fault": "", "verdict": "; ".join(alarms), "healthy": twin(name)})
+            alarms = [str(issue) for issue in found_in(healthy(name, options.seed)).issues]
+            rows.append({"network": name, "fault": "", "issue": "; ".join(alarms), "healthy": twin(name)})
             print(rows[-1], flush=True)
     for fault in FAULTS:
         if options.only in f"{fault.of} {fault.name}":

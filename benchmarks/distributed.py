@@ -40,7 +40,7 @@ def measure(batch: int) -> dict[str, float]:
 
     from spikegrad import LIF  # noqa: PLC0415
     from spikegrad.cli.networks import SpikingNetwork  # noqa: PLC0415
-    from spikegrad.training import ShuffledBatches, fit, staged  # noqa: PLC0415
+    from spikegrad.training import ShuffledBatches, fit, with_device_data  # noqa: PLC0415
 
     network = SpikingNetwork((784, 256, 256, 10), LIF(), 8, "current")
     rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def measure(batch: int) -> dict[str, float]:
 
     jax.jit, seen = recorded, []
     fit(
-        staged(loss, examples),
+        with_device_data(loss, examples),
         network.init(jax.random.key(0), 0.5),
         ShuffledBatches(np.arange(count, dtype=np.int32), batch, 0),
         optimizer=optax.adam(1e-3),

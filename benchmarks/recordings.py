@@ -30,7 +30,7 @@ from _measure import arguments, chosen, keep_memory, report
 
 from spikegrad import LIF, Cell, InvSquareGrad, Layer, LeakyReadout, Network, SynapticLIF, decay_from_tau
 from spikegrad.cli.networks import Rectified
-from spikegrad.data import Example, Sequences, hold_out, randman, shipped, standardize
+from spikegrad.data import Example, Sequences, load_packaged, randman, standardize, train_test_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Task:
 
 
 def packaged(name: str, seed: int) -> tuple[Sequences, Sequences]:
-    train, test = standardize(shipped(name), shipped(name, "test"))
+    train, test = standardize(load_packaged(name), load_packaged(name, "test"))
     return train, test
 
 
 def manifolds(seed: int) -> tuple[Sequences, Sequences]:
     """A tenth to test on, as in the paper. The tenth to validate on is taken from the rest when it is asked for."""
-    return hold_out(randman(seed=seed), 0.1, seed)
+    return train_test_split(randman(seed=seed), 0.1, seed)
 
 
 TAUS = jnp.geomspace(10, 900, 64, dtype=jnp.float32)
@@ -164,7 +164,7 @@ def fit(task: Task, cell: Cell, train: Sequences, seed: int) -> dict[str, jax.Ar
 
 def score(task: Task, cell: Cell, params: dict[str, jax.Array], test: Sequences) -> tuple[float, float]:
     """Accuracy, and the mean output of a hidden unit in a step."""
-    logits, rate = jax.jit(functools.partial(run, task, cell))(params, batch := test.stacked())
+    logits, rate = jax.jit(functools.partial(run, task, cell))(params, batch := test.as_batch())
     return float(np.mean(np.argmax(np.asarray(logits), 1) == batch.y)), float(rate)
 
 
@@ -183,7 +183,7 @@ def main() -> None:
             for seed in range(options.seeds):
                 train, test = task.load(seed)
                 if options.validate:
-                    train, test = hold_out(train, 0.2, seed)
+                    train, test = train_test_split(train, 0.2, seed)
                 results.append(score(task, cell, fit(task, cell, train, seed), test))
                 print(f"{name}, {network}, seed {seed}: {results[-1][0]:.4f}", flush=True)
             accuracy, rates = zip(*results, strict=True)

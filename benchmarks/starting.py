@@ -29,13 +29,17 @@ from spikegrad.cli import learning
 from spikegrad.cli import main as command
 
 TASKS = {
-    "JapaneseVowels, 40 epochs": "--data japanese_vowels --taus 10 --noise 0.3 --batch 45 --hidden 64 --epochs 40",
-    "JapaneseVowels, 150 epochs": "--data japanese_vowels --taus 10 --noise 0.3 --batch 45 --hidden 100 --epochs 150",
+    "JapaneseVowels, 40 epochs": (
+        "--data japanese_vowels --taus 10 --input-noise 0.3 --batch 45 --hidden 64 --epochs 40"
+    ),
+    "JapaneseVowels, 150 epochs": (
+        "--data japanese_vowels --taus 10 --input-noise 0.3 --batch 45 --hidden 100 --epochs 150"
+    ),
     "SelfRegulationSCP1, 10 epochs": (
-        "--data self_regulation_scp1 --taus 100 --noise 0.3 --batch 32 --hidden 32 --epochs 10"
+        "--data self_regulation_scp1 --taus 100 --input-noise 0.3 --batch 32 --hidden 32 --epochs 10"
     ),
     "SelfRegulationSCP1, 60 epochs, recurrent": (
-        "--data self_regulation_scp1 --taus 100,200 --noise 0.3 --batch 32 --hidden 64 --epochs 60"
+        "--data self_regulation_scp1 --taus 100,200 --input-noise 0.3 --batch 32 --hidden 64 --epochs 60"
         " --recurrent --lr 0.01"
     ),
     "Randman, 25 epochs": (
@@ -75,11 +79,11 @@ def main() -> None:
         for start, starts in STARTS.items():
             with mock.patch.object(learning, "starts", starts):
                 result, line = trained(
-                    f"{TASKS[name]} --surrogate sigmoid --height 1 --width 0.4 --seeds {options.seeds}"
+                    f"{TASKS[name]} --surrogate sigmoid --peak 1 --half-width 0.4 --seeds {options.seeds}"
                 )
-            mean, deviation = result["held_out"]
+            mean, deviation = result["test"]
             rows.append(
-                {"task": name, "start": start, "runs": result["n"], "held_out": mean, "deviation": deviation}
+                {"task": name, "start": start, "runs": result["n"], "test": mean, "deviation": deviation}
                 | {"firing": result["firing_rate"], "diverged": result["diverged"], "command": line}
             )
             print(f"{name}, {start}: {100 * mean:.1f} %", flush=True)

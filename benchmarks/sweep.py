@@ -37,7 +37,7 @@ def whole_processes(name: str, options: list[str]) -> dict[str, Any]:
     """The sweep, and in a second half of the same minutes the runs that it makes."""
     with tempfile.TemporaryDirectory() as folder:
         widths, surrogates = ",".join(map(str, WIDTHS)), ",".join(SHAPES)
-        grid = ["--surrogate", surrogates, "--width", widths, "--seeds", str(len(SEEDS))]
+        grid = ["--surrogate", surrogates, "--half-width", widths, "--seeds", str(len(SEEDS))]
         together = started("sweep", *options, *grid, "--quiet", "-o", f"{folder}/sweep")
         lines = (Path(folder, "sweep", "runs.jsonl")).read_text().splitlines()
         apart = sum(
@@ -60,19 +60,19 @@ def ways(name: str, rounds: int) -> list[dict[str, Any]]:
     import numpy as np  # noqa: PLC0415
     import optax  # noqa: PLC0415
 
-    from spikegrad import LIF, Sigmoid, fitted  # noqa: PLC0415
+    from spikegrad import LIF, Sigmoid, rescaled  # noqa: PLC0415
     from spikegrad.cli import learning, networks, sources  # noqa: PLC0415
     from spikegrad.data import Binning  # noqa: PLC0415
 
-    source, hidden, steps, coding = NETWORKS[name]
+    source, hidden, steps, encoding = NETWORKS[name]
     data = sources.load(source, 0, Binning(steps, 1))
     sizes = (math.prod(data.shape), *hidden, data.classes)
-    network = networks.SpikingNetwork(sizes, LIF(), steps, coding, low=data.low, high=data.high)
+    network = networks.SpikingNetwork(sizes, LIF(), steps, encoding, low=data.low, high=data.high)
     examples = jnp.asarray(data.train.x), jnp.asarray(data.train.y)
 
     def loss(params, width, rows):
         x, y = (array[rows] for array in examples)
-        params = networks.with_surrogate(params, fitted(Sigmoid(), width=width))
+        params = networks.with_surrogate(params, rescaled(Sigmoid(), half_width=width))
         return learning.cross_entropy(network(params, network.prepare(x), jax.random.key(0))[0], y).mean()
 
     def updates(params, state, width, lr, rows):

@@ -34,8 +34,8 @@ def measure(epochs: int) -> dict[str, float]:
 
     given = Options(
         data="mnist5k", epochs=epochs, batch=128, hidden=(256, 256), cell="lif", recurrent=False, readout="mean",
-        mode="exact", steps=8, bin=0.0, pool=1, coding="current", shift=2, noise=0.0, decay=LIF().decay, taus=(),
-        reset="subtract", detach_reset=False, surrogate="sigmoid", seed=0, lr=2e-3,
+        mode="exact", steps=8, bin=0.0, pool=1, encoding="current", shift=2, input_noise=0.0, decay=LIF().decay,
+        taus=(), reset="subtract", detach_reset=False, surrogate="sigmoid", seed=0, lr=2e-3,
     )  # fmt: skip
     data = given.load()
     spiking = given.network(data)
@@ -43,7 +43,7 @@ def measure(epochs: int) -> dict[str, float]:
     for name, network, gain in (("spiking", spiking, 0.5), ("ReLU", networks.without_spikes(spiking), 1.0)):
         seen = []  # of each report: updates made, and when
 
-        def note(now, held_out, seen=seen):
+        def note(now, test, seen=seen):
             seen.append((now.step, time.perf_counter()))
 
         began = time.perf_counter()

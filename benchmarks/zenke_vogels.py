@@ -50,7 +50,7 @@ from spikegrad import (
     losses,
     training,
 )
-from spikegrad.data import Sequences, hold_out, randman
+from spikegrad.data import Sequences, randman, train_test_split
 
 INPUTS, HIDDEN, CLASSES, STEPS = 20, 100, 10, 100
 MEMBRANE, SYNAPSE, READOUT = (decay_from_tau(tau) for tau in (10.0, 5.0, 20.0))  # ms, in steps of 1 ms
@@ -181,8 +181,8 @@ def loss(weights: Weights, batch: Any, key: jax.Array, setting: dict[str, Any]) 
 
 def examples(samples: int) -> tuple[Sequences, Sequences, Sequences]:
     """To train on, to choose by, and to report."""
-    rest, test = hold_out(randman(CLASSES, INPUTS, samples, steps=STEPS), 0.1)
-    train, validation = hold_out(rest, 1 / 9)
+    rest, test = train_test_split(randman(CLASSES, INPUTS, samples, steps=STEPS), 0.1)
+    train, validation = train_test_split(rest, 1 / 9)
     return train, validation, test
 
 
@@ -198,21 +198,21 @@ def scores(weights: Weights, x: jax.Array, y: jax.Array) -> dict[str, jax.Array]
     }
 
 
-def results(grid: Grid, path: Path, at_once: int | None = None) -> Iterator[dict[str, Any]]:
+def results(grid: Grid, path: Path, jobs: int | None = None) -> Iterator[dict[str, Any]]:
     """Train, and yield each run when it ends. Runs that the file already has are not repeated.
 
     Feed-forward networks come first: the runs that choose the learning rates, then all other seeds with these rates,
     then the runs at length. Recurrent networks follow, without runs at length.
     """
     train, *others = examples(grid.samples)
-    x, y, _ = train.stacked()
-    validation, held_out = ([jnp.asarray(array) for array in part.stacked()[:2]] for part in others)
+    x, y, _ = train.as_batch()
+    validation, test = ([jnp.asarray(array) for array in part.as_batch()[:2]] for part in others)
 
     def score(weights: Weights, setting: dict[str, Any]) -> dict[str, Any]:
-        to_choose, to_tell = scores(weights, *validation), scores(weights, *held_out)
+        to_choose, to_tell = scores(weights, *validation), scores(weights, *test)
         return {
             "validation": to_choose["accuracy"],
-            "held_out": to_tell["accuracy"],
+            "test": to_tell["accuracy"],
             "spikes": to_tell["spikes"],
             "silent": to_tell["silent"],
         }
@@ -220,7 +220,7 @@ def results(grid: Grid, path: Path, at_once: int | None = None) -> Iterator[dict
     rows = np.arange(len(y), dtype=np.int32)
     sweep = functools.partial(
         training.sweep,
-        training.staged(loss, (np.moveaxis(x, 1, 0), y)),
+        training.with_device_data(loss, (np.moveaxis(x, 1, 0), y)),
         lambda key, setting: start(key, setting["recurrent"]),
         optimizer=lambda setting: optax.adam(setting["lr"]),
         updates_per_call=_UPDATES_PER_CALL,
@@ -228,7 +228,7 @@ def results(grid: Grid, path: Path, at_once: int | None = None) -> Iterator[dict
         callbacks=lambda setting, seed: [_stuck(setting, seed)],
         path=path,
         resume=True,
-        at_once=at_once,
+        jobs=jobs,
     )
     short = functools.partial(sweep, lambda seed: training.ShuffledBatches(rows, grid.batch, seed), epochs=grid.epochs)
     long = functools.partial(
@@ -295,7 +295,7 @@ def _rows(grid: Grid, found: Sequence[dict[str, Any]], groups: list[Group], epoc
                     "beta": beta,
                     "lr": lrs[point],
                     "diverged": sum(r["diverged"] is not None for r in mine),
-                    **{name: [round(r[name], 4) for r in mine] for name in ("validation", "held_out")},
+                    **{name: [round(r[name], 4) for r in mine] for name in ("validation", "test")},
                     **{name: round(_mean(r[name] for r in mine), 4) for name in ("spikes", "silent")},
                 }
             )
@@ -315,7 +315,7 @@ def chosen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for condition, shape in _groups():
         if mine := [row for row in rows if condition_of(row) == condition and row["shape"] == shape]:
             best = max(mine, key=lambda row: _mean(row["validation"]))
-            accuracies = best["held_out"]
+            accuracies = best["test"]
             found.append(
                 {
                     "condition": str(condition),
@@ -323,7 +323,7 @@ def chosen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                     **{name: best[name] for name in ("beta", "lr", "spikes")},
                     "mean": _mean(accuracies),
                     "deviation": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else math.nan,
-                    "lowest": min(_mean(row["held_out"]) for row in mine),
+                    "lowest": min(_mean(row["test"]) for row in mine),
                     "seeds": len(accuracies),
                 }
             )
@@ -345,7 +345,7 @@ def laws(rows: Sequence[dict[str, Any]], long: Sequence[dict[str, Any]]) -> list
     The ranges are what another reproduction reached with as many epochs, but for the upper end of the first.
     """
     condition, shape = AT_LENGTH
-    at = {row["beta"]: _mean(row["held_out"]) for row in long}
+    at = {row["beta"]: _mean(row["test"]) for row in long}
     found = []
     for words, betas, low, high in (
         ("from 1 to 5", [beta for beta in at if 1 <= beta <= 5], 0.95, 1.0),
@@ -361,7 +361,7 @@ def laws(rows: Sequence[dict[str, Any]], long: Sequence[dict[str, Any]]) -> list
         of_shapes.setdefault(row["condition"], []).append(row["mean"])
     for recurrent in (False, True):
         steep = condition._replace(recurrent=recurrent)
-        over_beta = [_mean(row["held_out"]) for row in rows if (condition_of(row), row["shape"]) == (steep, shape)]
+        over_beta = [_mean(row["test"]) for row in rows if (condition_of(row), row["shape"]) == (steep, shape)]
         panels = [str(panel) for panel in CONDITIONS if panel.recurrent == recurrent]
         over_shapes = {panel: np.ptp(of_shapes[panel]) for panel in panels if panel in of_shapes}
         if over_beta and over_shapes:
@@ -428,9 +428,9 @@ def _accuracies(panel: Axes, rows: list[dict[str, Any]], ls: str = "-") -> None:
     for color, shape in zip(TABLEAU_COLORS, SHAPES, strict=False):
         mine = sorted((row for row in rows if row["shape"] == shape), key=lambda row: row["beta"])
         betas = [row["beta"] for row in mine]
-        panel.plot(betas, [100 * np.mean(row["held_out"]) for row in mine], color=color, lw=1.4, ls=ls)
+        panel.plot(betas, [100 * np.mean(row["test"]) for row in mine], color=color, lw=1.4, ls=ls)
         for row in mine:
-            seeds = row["held_out"]
+            seeds = row["test"]
             panel.plot([row["beta"]] * len(seeds), np.multiply(100, seeds), ".", color=color, ms=3.5, alpha=0.6)
 
 
@@ -468,13 +468,13 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/zenke-vogels"), help="where runs and figure are")
     parser.add_argument("--quick", action="store_true", help="a small part of the grid")
     parser.add_argument("--seeds", type=int, help="runs of each setting")
-    parser.add_argument("--at-once", type=int, metavar="N", help="runs at a time (all processors)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (all processors)")
     options = parser.parse_args(args)
     grid = QUICK if options.quick else Grid()
     grid = dataclasses.replace(grid, seeds=options.seeds or grid.seeds)
     options.folder.mkdir(parents=True, exist_ok=True)
     found = []
-    for run in results(grid, options.folder / "runs.jsonl", options.at_once):
+    for run in results(grid, options.folder / "runs.jsonl", options.jobs):
         found.append(run)
         about = "  ".join(f"{name} {run[name]}" for name in _SHOWN)
         print(f"{len(found)}/{grid.runs}  {about}", file=sys.stderr)

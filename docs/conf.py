@@ -167,7 +167,7 @@ def choices(results, question):
     each of these. In a column the best by validation is bold.
     """
     rows = [row for row in results["choosing"]["rows"] if row["question"] == question]
-    axes = [axis for axis in ("surrogate", "height", "width") if len({row[axis] for row in rows}) > 1]
+    axes = [axis for axis in ("surrogate", "peak", "half_width") if len({row[axis] for row in rows}) > 1]
     place = next((axis for axis in ("depth", "detached") if len({row[axis] for row in rows}) > 1), "data")
     lines = []
     if place == "data":
@@ -188,9 +188,7 @@ def choices_of(rows, axes, place):
         of_column = [row for row in rows if row[place] == column]
         best = max(row["validation"] for row in of_column)
         for row in of_column:
-            text = (
-                "diverged" if row["diverged"] == row["runs"] else percent(row["held_out"], row["held_out, deviation"])
-            )
+            text = "diverged" if row["diverged"] == row["runs"] else percent(row["test"], row["test, deviation"])
             setting = tuple(row[axis] for axis in axes)
             cells[setting, column] = f"**{text}**" if row["validation"] == best else text
     title = {

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from spikegrad import LIF, Arctan, Layer, LeakyReadout, Network
-from spikegrad.data import rate_coding
-from spikegrad.training import ShuffledBatches, combine, fit, partition, staged
+from spikegrad.data import rate_encoding
+from spikegrad.training import ShuffledBatches, combine, fit, partition, with_device_data
 
 STEPS, SIDE, DIRECTIONS = 10, 8, 4
 
@@ -54,7 +54,7 @@ def main(fast: bool = False):
 
     def loss(trainable, batch, key):
         images, labels = batch
-        scores = combine(trainable, static)(rate_coding(images, STEPS, key).astype(jnp.float32))
+        scores = combine(trainable, static)(rate_encoding(images, STEPS, key).astype(jnp.float32))
         right = (scores.argmax(-1) == labels).mean()
         return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean(), {"accuracy": right}
 
@@ -67,7 +67,7 @@ def main(fast: bool = False):
                 print(f"epoch {now.epoch:3}  loss {losses[-1]:.4f}  accuracy {now.epoch_metrics['accuracy']:.1%}")
 
     fit(
-        staged(loss, (images, labels)),  # the images are on the device, batches are row numbers
+        with_device_data(loss, (images, labels)),  # the images are on the device, batches are row numbers
         trainable,
         ShuffledBatches(np.arange(len(labels)), 32, seed=0),
         optimizer=optax.adam(3e-3),

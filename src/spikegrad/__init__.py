@@ -8,11 +8,11 @@ from ._bounded import Bounded, bounded
 from ._functional import functional
 from ._settings import keep_slope, learnable
 from ._spike import spike
-from ._spike_types import excluding, levels, signed, soft, stochastic
+from ._spike_types import multi_spike, signed, soft, stochastic, strict
 from ._struct import parameter
 from ._surrogate import Surrogate
 from .inspect import residual_report
-from .network import Layer, Network, fit_widths, fluctuation_driven
+from .network import Layer, Network, fluctuation_driven, match_widths
 from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
 from .surrogates import (
     ERF,
@@ -53,7 +53,7 @@ from .surrogates import (
     squarewave_fourier_series,
 )
 from .surrogates._algebra import shifted, stretched, truncated
-from .surrogates._measures import fitted, measure
+from .surrogates._measures import measure, rescaled
 from .surrogates._registry import get, names
 
 if typing.TYPE_CHECKING:
@@ -95,9 +95,6 @@ __all__ = [
     "diagnose",
     "diagnose_layer",
     "erf",
-    "excluding",
-    "fit_widths",
-    "fitted",
     "fluctuation_driven",
     "functional",
     "gaussian_grad",
@@ -106,10 +103,11 @@ __all__ = [
     "keep_slope",
     "leaky_relu",
     "learnable",
-    "levels",
     "log_tailed_relu",
+    "match_widths",
     "measure",
     "multi_gaussian_grad",
+    "multi_spike",
     "names",
     "nonzero_sign_log",
     "parameter",
@@ -118,6 +116,7 @@ __all__ = [
     "piecewise_quadratic",
     "q_pseudo_spike",
     "relu_grad",
+    "rescaled",
     "residual_report",
     "s2nn",
     "shifted",
@@ -130,6 +129,7 @@ __all__ = [
     "squarewave_fourier_series",
     "stochastic",
     "stretched",
+    "strict",
     "truncated",
     "unroll",
 ]

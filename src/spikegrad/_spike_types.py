@@ -23,14 +23,14 @@ from ._struct import Real, parameter, shown
 from ._surrogate import Surrogate, with_spike_type
 
 
-class Excluding(SpikeType, pure=True):
+class Strict(SpikeType, pure=True):
     needs_magnitude = True  # what is kept of a small positive number may be zero
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         return (x > 0).astype(x.dtype)
 
 
-def excluding(surrogate: Surrogate) -> Surrogate:
+def strict(surrogate: Surrogate) -> Surrogate:
     r"""A spike above the threshold, and none at the threshold itself, as several libraries have it.
 
     .. math:: s(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases} \qquad
@@ -57,12 +57,12 @@ def excluding(surrogate: Surrogate) -> Surrogate:
     Examples
     --------
     >>> import jax, jax.numpy as jnp
-    >>> from spikegrad import Sigmoid, excluding
-    >>> fire = excluding(Sigmoid(4.0))
+    >>> from spikegrad import Sigmoid, strict
+    >>> fire = strict(Sigmoid(4.0))
     >>> fire(jnp.array([-1.0, 0.0, 1.0])).tolist(), float(jax.grad(fire)(0.0))
     ([0.0, 0.0, 1.0], 1.0)
     """
-    return with_spike_type(surrogate, Excluding())
+    return with_spike_type(surrogate, Strict())
 
 
 class Soft(SpikeType, pure=True):
@@ -192,7 +192,7 @@ def stochastic(surrogate: Surrogate) -> Surrogate:
     return with_spike_type(surrogate, Stochastic())
 
 
-class Levels(SpikeType, pure=True):
+class MultiSpike(SpikeType, pure=True):
     several = True
 
     n: int = parameter(integer=True, at_least=1)
@@ -205,12 +205,12 @@ class Levels(SpikeType, pure=True):
 
     def expression(self, curve: str) -> str:
         more = f", {shown(self.threshold)}" if not _is_one(self.threshold) or self.slopes != "sum" else ""
-        return f"levels({curve}, {self.n}{more}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
+        return f"multi_spike({curve}, {self.n}{more}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
         if self.n > most:
-            raise ValueError(f"levels: n must be <= {most}, up to which {x.dtype} counts, got {self.n}")
+            raise ValueError(f"multi_spike: n must be <= {most}, up to which {x.dtype} counts, got {self.n}")
         wide = x.astype(compute_dtype(x.dtype))
         theta = self._distance(wide)
         count = jnp.clip(jnp.floor(wide / theta) + 1, 0, self.n)
@@ -252,7 +252,7 @@ class Levels(SpikeType, pure=True):
         super().__post_init__()
         if self.slopes == "sum" and self.n > _MOST_SLOPES:
             raise ValueError(
-                f"levels: n must be <= {_MOST_SLOPES:,} with slopes='sum', which evaluates n slopes, got {self.n}; "
+                f"multi_spike: n must be <= {_MOST_SLOPES:,} with slopes='sum', which computes n slopes, got {self.n}; "
                 "pass slopes='nearest' or slopes='first'"
             )
 
@@ -266,10 +266,10 @@ class Levels(SpikeType, pure=True):
         return jax.lax.stop_gradient(jnp.clip(jnp.floor(x / theta + 0.5), 0, self.n - 1))
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
-        return Levels(self.n, _scaled_threshold(self, threshold, x), self.slopes)
+        return MultiSpike(self.n, _scaled_threshold(self, threshold, x), self.slopes)
 
 
-def levels(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str = "sum") -> Surrogate:
+def multi_spike(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str = "sum") -> Surrogate:
     r"""Up to ``n`` spikes in one step, one for each multiple of the threshold that the potential has reached.
 
     .. math:: s = \sum_{k=0}^{n-1} H(x - k\theta), \qquad
@@ -318,13 +318,13 @@ def levels(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str
     Examples
     --------
     >>> import jax, jax.numpy as jnp
-    >>> from spikegrad import PiecewiseQuadratic, levels
-    >>> fire = levels(PiecewiseQuadratic(1.0), 3)
+    >>> from spikegrad import PiecewiseQuadratic, multi_spike
+    >>> fire = multi_spike(PiecewiseQuadratic(1.0), 3)
     >>> x = jnp.array([-0.5, 0.0, 1.5, 9.0])
     >>> fire(x).tolist(), jax.vmap(jax.grad(fire))(x).tolist()
     ([0.0, 1.0, 2.0, 3.0], [0.5, 1.0, 1.0, 0.0])
     """
-    return with_spike_type(surrogate, Levels(n, threshold, slopes))  # type: ignore[arg-type]
+    return with_spike_type(surrogate, MultiSpike(n, threshold, slopes))  # type: ignore[arg-type]
 
 
 class Signed(SpikeType, pure=True):
@@ -402,11 +402,11 @@ def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
     return with_spike_type(surrogate, Signed(threshold))  # type: ignore[arg-type]
 
 
-def _threshold_like(kind: Levels | Signed, x: jax.Array) -> jax.Array:
+def _threshold_like(kind: MultiSpike | Signed, x: jax.Array) -> jax.Array:
     return broadcast_checked(jnp.asarray(kind.threshold), x.dtype, x.shape, kind._public_name(), "threshold")
 
 
-def _scaled_threshold(kind: Levels | Signed, threshold: Any, x: jax.Array) -> Any:
+def _scaled_threshold(kind: MultiSpike | Signed, threshold: Any, x: jax.Array) -> Any:
     return threshold if _is_one(kind.threshold) else _threshold_like(kind, x) * threshold
 
 

@@ -58,14 +58,14 @@ def test_a_run_is_written_in_full(run):
     assert about["jax"]["jax_default_prng_impl"] == jax.config.jax_default_prng_impl
     assert about["machine"]["processors"] == len(os.sched_getaffinity(0))
     digits = data.load("digits", 0)
-    assert about["data"]["held_out_sha256"] == runs.sha256(digits.test, True)
+    assert about["data"]["test_sha256"] == runs.sha256(digits.test, True)
     reversed_labels = images(digits.train.x[:, 0], digits.train.y[::-1])
     assert about["data"]["training_sha256"] != runs.sha256(reversed_labels, True)
-    assert about["data"]["held_out"] == 359
+    assert about["data"]["test"] == 359
     assert not about["interrupted"]
     spiking, relu = about["results"]["spiking"], about["results"]["relu"]
-    assert len(spiking["curves"]["loss"]) == len(relu["curves"]["held_out"]) == 2
-    assert min(spiking["held_out"], relu["held_out"]) > 0.5
+    assert len(spiking["curves"]["loss"]) == len(relu["curves"]["test"]) == 2
+    assert min(spiking["test"], relu["test"]) > 0.5
     png = (folder / "figure.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     with np.load(folder / "parameters.npz", allow_pickle=False) as arrays:
@@ -76,7 +76,7 @@ def test_a_run_is_written_in_full(run):
         "weight_2": (16, 10), "bias_2": (10,),
     }  # fmt: skip
     total = sum(int(np.prod(shape)) for shape in shapes.values())
-    for part in (f"{spiking['held_out']:.1%}"[:-1], f"{relu['held_out']:.1%}"[:-1], f"{total:,}", str(folder)):
+    for part in (f"{spiking['test']:.1%}"[:-1], f"{relu['test']:.1%}"[:-1], f"{total:,}", str(folder)):
         assert part in done.stdout
     assert "nothing is amiss in accuracy and rates; spikegrad diagnose" in done.stdout
     lines = done.stderr.splitlines()
@@ -95,7 +95,7 @@ def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
     examples = data.load("digits", 0)
     with np.load(out) as predictions:
         answers, logits = predictions["y_pred"], predictions["logits"]
-    assert (answers == examples.test.y).mean() == spiking["held_out"]
+    assert (answers == examples.test.y).mean() == spiking["test"]
     network = runs.read(folder).network
     with np.load(folder / "parameters.npz") as arrays:
         params = tuple(
@@ -119,16 +119,16 @@ def test_data_of_ones_own_is_trained_on_and_scored(tmp_path, capsys):
     np.savez(tmp_path / "mine.npz", x_train=x, y_train=y)
     np.savez(tmp_path / "more.npz", x=x[:50])
     folder, mine = str(tmp_path / "run"), str(tmp_path / "mine.npz")
-    args = ["--batch", "16", "--epochs", "12", "--hidden", "30", "--lr", "0.02", "--coding", "rate", "--no-baseline"]
+    args = ["--batch", "16", "--epochs", "12", "--hidden", "30", "--lr", "0.02", "--encoding", "rate", "--no-baseline"]
     assert main(["train", "--data", mine, *args, "--output", folder]) == 0
     about = record(Path(folder))
     assert about["results"]["relu"] is None
-    assert about["results"]["spiking"]["held_out"] > 0.8
+    assert about["results"]["spiking"]["test"] > 0.8
     assert "not trained" in capsys.readouterr().out
-    # the held-out examples again, and a random input coding is drawn alike
+    # the held-out examples again, and a random input encoding is drawn alike
     assert main(["predict", folder, mine, "-o", str(tmp_path / "p.npz")]) == 0
     with np.load(tmp_path / "p.npz") as predictions:
-        assert (predictions["y_pred"] == data.load(mine, 0).test.y).mean() == about["results"]["spiking"]["held_out"]
+        assert (predictions["y_pred"] == data.load(mine, 0).test.y).mean() == about["results"]["spiking"]["test"]
     capsys.readouterr()
     assert main(["predict", folder, str(tmp_path / "more.npz")]) == 0
     printed = capsys.readouterr().out
@@ -146,13 +146,13 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     monkeypatch.setattr(commands.learning, "fit", spy)
     given = {
         "data": "digits", "surrogate": "arctan(alpha=2)", "epochs": 7, "seed": 5, "batch": 33, "hidden": "11, 12",
-        "steps": 6, "coding": "rate", "lr": 0.125, "shift": 1, "decay": 0.75, "reset": "value",
+        "steps": 6, "encoding": "rate", "lr": 0.125, "shift": 1, "decay": 0.75, "reset": "value",
     }  # fmt: skip
     options = [text for key, value in given.items() for text in (f"--{key}", str(value))]
     assert main(["train", *options, "--detach-reset", "--output", str(tmp_path / "r")]) == 130
     network = seen["network"]
     assert network.sizes == (64, 11, 12, 10)
-    assert (network.steps, network.coding) == (6, "rate")
+    assert (network.steps, network.encoding) == (6, "rate")
     assert network.cell == spikegrad.LIF(0.75, surrogate=spikegrad.Arctan(2.0), reset="value", detach_reset=True)
     assert {k: getattr(seen["options"], k) for k in ("epochs", "batch", "lr", "shift", "seed")} == {
         "epochs": 7, "batch": 33, "lr": 0.125, "shift": 1, "seed": 5,
@@ -175,13 +175,13 @@ def test_every_declared_option_is_an_option_of_train_and_sweep_and_of_a_record(r
         ("lr", 0.0, "above 0"),
         ("decay", 1.5, "at most 1"),
         ("reset", "soft", "one of subtract, value, none"),
-        ("coding", "phase", "one of current, rate, latency, none"),
+        ("encoding", "phase", "one of current, rate, latency, none"),
     ],
 )
 def test_a_record_has_the_domains_of_the_command_line(name, value, wanted):
     with pytest.raises(ValueError, match=f"^{name} must be {wanted}, got {value!r}$"):
         options(**{name: value})
-    assert (options(bin=0.0).bin, options(coding="none").coding) == (0, "none")  # of data without events, or images
+    assert (options(bin=0.0).bin, options(encoding="none").encoding) == (0, "none")  # of data without events, or images
 
 
 def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
@@ -189,8 +189,8 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
     keys = {"images": ("x_train", "y_train"), "sequences": ("x", "y"), "events": ("times", "units")}
     for name, given in keys.items():
         np.savez(f"{name}.npz", **dict.fromkeys(given, np.zeros(1)))
-    plain = {"coding": "none", "shift": 0, "bin": 0.0, "pool": 1}
-    images, counted = plain | {"coding": "current", "steps": 8}, plain | {"steps": 100, "bin": 14.0}
+    plain = {"encoding": "none", "shift": 0, "bin": 0.0, "pool": 1}
+    images, counted = plain | {"encoding": "current", "steps": 8}, plain | {"steps": 100, "bin": 14.0}
     expected = {
         "mnist5k": images | {"shift": 2}, "digits": images, "images.npz": images, "shd:a": counted, "ssc:a": counted,
         "nmnist:a": counted | {"bin": 3.5}, "dvs128:a": counted | {"bin": 60.0, "pool": 4}, "ts:a": plain,
@@ -295,7 +295,7 @@ WRONG = {
     "lr": (["train", "--lr", "nan"], "Invalid value for '--lr': nan is not finite"),
     "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range x>0"),
     "decay": (["train", "--decay", "1.1"], "1.1 is not in the range 0<=x<=1"),
-    "coding": (["train", "--coding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
+    "encoding": (["train", "--encoding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': give the neurons of each layer, such as 256,256"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': give the neurons of each layer"),
@@ -305,15 +305,18 @@ WRONG = {
     "a path too many": (["train", "--data", "randman:a"], "no data 'randman:a': give randman"),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
     "no recordings": (["train", "--data", "dvs128:used"], "used: no .npy files in it"),
-    "coding of recordings": (
-        ["train", "--data", "randman", "--coding", "rate"],
-        "'--coding': rate: it goes with images, and randman has a time axis",
+    "encoding of recordings": (
+        ["train", "--data", "randman", "--encoding", "rate"],
+        "'--encoding': rate: it goes with images, and randman has a time axis",
     ),
     "shift of recordings": (
         ["train", "--data", "events.npz", "--shift", "1"],
         "1: it goes with images, and events.npz",
     ),
-    "noise on images": (["train", "--noise", "0.1"], "0.1: it goes with recordings, and mnist5k has no time axis"),
+    "noise on images": (
+        ["train", "--input-noise", "0.1"],
+        "0.1: it goes with recordings, and mnist5k has no time axis",
+    ),
     "bins without events": (["train", "--data", "sequences.npz", "--bin", "2"], "2.0: it goes with events, and sequ"),
     "pools without events": (["train", "--data", "randman", "--pool", "2"], "'--pool': 2: it goes with events, and r"),
     "steps of sequences": (["train", "--data", "japanese_vowels", "--steps", "9"], "9: japanese_vowels has steps of"),
@@ -400,7 +403,7 @@ def damaged(folder, tmp_path, change):
         (lambda r, a: a.update(bias_0=np.full(32, None)), r"bias_0 is an array of Python objects"),
         (lambda r, a: a["weight_1"].fill(np.nan), r"parameters.npz: weight_1 has NaN or infinite values"),
         (lambda r, a: a.update(bias_0=np.full(32, 1e300)), r"parameters.npz: bias_0 has NaN or infinite values"),
-        (lambda r, a: r.update(format=1), r"run.json is not a run in format 3"),
+        (lambda r, a: r.update(format=3), r"run.json is not a run in format 4"),
         (lambda r, a: r.pop("data"), r"run.json is damaged: 'data' is missing"),
         (lambda r, a: r.update(data=[1]), r"run.json is damaged: \[1\] is no table"),
         (lambda r, a: r["data"].update(shape=[8, 1e999]), r"shape must be a list of whole numbers .*, got \[8, inf\]"),
@@ -408,7 +411,7 @@ def damaged(folder, tmp_path, change):
         (lambda r, a: r["data"].update(high=float("nan")), r"high must be a finite number, got nan"),
         (lambda r, a: r["data"].update(high=10**400), r"high must be a finite number, got 1000"),
         (lambda r, a: r["data"].update(high=-1), r"low must be less than high, got 0 and -1"),
-        (lambda r, a: r["options"].update(coding="phase"), r"coding must be one of current, .*, got 'phase'"),
+        (lambda r, a: r["options"].update(encoding="phase"), r"encoding must be one of current, .*, got 'phase'"),
         (lambda r, a: r["options"].update(hidden=7), r"hidden must be a list of whole numbers .*, got 7"),
         (lambda r, a: r["options"].update(steps=True), r"steps must be a whole number .*, got True"),
         (lambda r, a: r["options"].update(seed=-1), r"seed must be a whole number .*, got -1"),
@@ -438,7 +441,7 @@ def test_more_that_predict_refuses(run, tmp_path, capsys):
     assert main(["predict", str(tmp_path), "digits"]) == 2
     assert "run.json is not JSON" in only_line(capsys)
     for content, message in (
-        (b"[]", "run.json is not a run in format 3"),
+        (b"[]", "run.json is not a run in format 4"),
         (b"", "run.json is not JSON"),
         (b"[" * 10**5, "run.json is not JSON"),
         (b'{"format": ' + b"1" * 5000 + b"}", "run.json is not JSON"),
@@ -590,7 +593,7 @@ def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):
     assert "Commands:" in capsys.readouterr().out
 
 
-def at_once(times, function):
+def together(times, function):
     """What as many threads make of a function that they call at the same moment: results or errors."""
     start = threading.Barrier(times)
 
@@ -607,7 +610,7 @@ def at_once(times, function):
 
 def test_a_default_folder_is_always_a_new_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = [*at_once(8, lambda: runs.claim(None, {})), runs.claim(None, {})]
+    made = [*together(8, lambda: runs.claim(None, {})), runs.claim(None, {})]
     assert len(set(made)) == 9
     assert {folder.parent for folder in made} == {Path("runs")}
 
@@ -619,7 +622,7 @@ def test_of_two_runs_one_takes_the_folder(tmp_path, empty):
         if empty:
             folder.mkdir()
             (folder / ".run.json.0123abcd.part").touch()  # what a kill left
-        refused = [error for error in at_once(2, lambda: runs.claim(folder, {})) if error != folder]  # noqa: B023
+        refused = [error for error in together(2, lambda: runs.claim(folder, {})) if error != folder]  # noqa: B023
         assert record(folder) == {}
         assert [str(e) for e in refused] == [
             f"output folder {folder} is not empty; nothing is overwritten, choose another"
@@ -644,7 +647,7 @@ def learnt(untrained, monkeypatch):
         found = fits.get(type(network).__name__)
         if found:
             raise found
-        curves = {"loss": [1.0], "accuracy": [0.5], "rates": [[0.1, 0.2]], "held_out": [0.4]}
+        curves = {"loss": [1.0], "accuracy": [0.5], "rates": [[0.1, 0.2]], "test": [0.4]}
         return learning.Fit(params, scores, curves, 1.0, False)
 
     monkeypatch.setattr(commands.learning, "fit", fit)
@@ -665,7 +668,7 @@ def test_a_baseline_that_diverges_leaves_the_tables(learnt, tmp_path, capsys):
 def test_training_data_are_gone_when_it_is_said_how_it_went(tmp_path, monkeypatch):
     held, load = [], sources.load
     there: dict[str, bool] = {}
-    found = SimpleNamespace(verdicts=["something is amiss"])
+    found = SimpleNamespace(issues=["something is amiss"])
 
     def loading(*args):
         loaded = load(*args)
@@ -682,7 +685,7 @@ def test_training_data_are_gone_when_it_is_said_how_it_went(tmp_path, monkeypatc
     monkeypatch.setattr(sources, "load", loading)
     monkeypatch.setattr(diagnosis, "examine", looking("diagnosis", lambda *args, **options: found))
     monkeypatch.setattr(figure, "run_figure", looking("figure", figure.run_figure))
-    monkeypatch.setattr(tables, "warnings", lambda *args: found.verdicts)
+    monkeypatch.setattr(tables, "warnings", lambda *args: found.issues)
     assert main(["train", *QUICK, "--quiet", "-o", str(tmp_path / "run")]) == 0
     assert there == {"diagnosis": False, "figure": False}
 
@@ -727,7 +730,7 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_resources_are_estimated(monkeypatch, capsys, tmp_path, learnt):
     digits = data.load("digits")
-    given = options(data="digits", epochs=1, batch=128, hidden=(256, 256), steps=8, coding="current")
+    given = options(data="digits", epochs=1, batch=128, hidden=(256, 256), steps=8, encoding="current")
     assert runs.check_resources(tmp_path, given, digits, 10**5) == []
     # parameters, gradients and two moments; states of 128 examples, 512 neurons, 8 steps; the data
     least = 4 * 4 * 10**5 + 4 * 128 * 512 * 8 + 1797 * (64 * 4 + 4)

@@ -115,14 +115,14 @@ OPTIONS = {
     "steps": [0, 2**31, -1],
     "seed": [-1, 2**32],
     "surrogate": ["nope", "", "sigmoid(", "sigmoid(1e999)", "soft(nope)", None],
-    "noise": [-1, float("nan")],
+    "input_noise": [-1, float("nan")],
     "shift": [-1, 10**6],
     "decay": [-1, 2],
     "taus": [[0], [-1], [1, 2, 3], "a"],
     "bin": [-1],
     "pool": [0],
     "data": ["nowhere.npz", "mnist", "\udcff.npz", "a\0b.npz", "shd:", ""],
-    **{name: ["x", None, 1] for name in ("cell", "coding", "mode", "readout", "reset", "recurrent", "detach_reset")},
+    **{name: ["x", None, 1] for name in ("cell", "encoding", "mode", "readout", "reset", "recurrent", "detach_reset")},
 }
 
 
@@ -136,7 +136,7 @@ def test_invalid_option_in_a_record_is_one_line(copy, capsys, name):
         (copy / "run.json").write_text(text)
 
 
-@pytest.mark.parametrize("name", ["shape", "classes", "low", "high", "mean", "deviation", "training_sha256"])
+@pytest.mark.parametrize("name", ["shape", "classes", "low", "high", "mean", "std", "training_sha256"])
 def test_invalid_data_in_a_record_is_one_line(copy, capsys, name):
     for value in (None, -1, 2**40, [4], "x", {}):
         text = (copy / "run.json").read_text()
@@ -221,7 +221,7 @@ def test_run_is_held_by_one_process_at_a_time(tmp_path):
 def trained(monkeypatch, killed):
     """Training that is over at once, with the results of the whole run."""
     params = runs.read_parameters(runs.read(killed / "run-whole"))
-    curves = {"loss": [9.0], "accuracy": [0.5], "rates": [[0.1]], "held_out": [0.25]}  # a loss that is diagnosed
+    curves = {"loss": [9.0], "accuracy": [0.5], "rates": [[0.1]], "test": [0.25]}  # a loss that is diagnosed
     scores = learning.Scores(np.zeros((8, 2)), [0.1], [0.0])
     monkeypatch.setattr(learning, "fit", lambda *args, **options: learning.Fit(params, scores, curves, 1.0, False))
 
@@ -245,7 +245,7 @@ def test_failing_figure_and_diagnosis_lose_no_result(source, tmp_path, monkeypat
     assert line.startswith(f"spikegrad: error: {folder}/figure.png cannot be drawn: {type(error).__name__}")
     record = json.loads((folder / "run.json").read_text())
     assert record["finished"]
-    assert record["results"]["spiking"]["held_out"] == 0.25
+    assert record["results"]["spiking"]["test"] == 0.25
     assert runs.read(folder).network.sizes == (3, 3, 2)
     assert main(["train", "--resume", str(folder)]) == 2
     assert "has finished" in only_line(capsys)
@@ -281,7 +281,8 @@ def test_sweep_refuses_damaged_results(source, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     text = (folder / "sweep.json").read_text()
     for name, value in {
-        "surrogates": [], "lrs": [-1.0], "widths": [0.0], "seeds": 0, "validation": 1.0, "heights": [float("nan")],
+        "surrogates": [], "lrs": [-1.0], "half_widths": [0.0], "seeds": 0, "validation_fraction": 1.0,
+        "peaks": [float("nan")],
     }.items():  # fmt: skip
         record = json.loads(text)
         record["sweep"][name] = value
@@ -290,14 +291,14 @@ def test_sweep_refuses_damaged_results(source, tmp_path, capsys, monkeypatch):
         assert main(["sweep", "--resume", str(folder), "--quiet"]) == 2
         assert "sweep.json is damaged" in only_line(capsys)
     (folder / "sweep.json").write_text(text)
-    line = {"surrogate": "sigmoid", "height": None, "width": None, "lr": 0.1, "spike": "Sigmoid(alpha=4.0)", "seed": 0,
-            "step": 4, "seconds": 1.0, "diverged": None, "loss": 1.0, "validation": 0.5}  # fmt: skip
+    line = {"surrogate": "sigmoid", "peak": None, "half_width": None, "lr": 0.1, "spike": "Sigmoid(alpha=4.0)",
+            "seed": 0, "step": 4, "seconds": 1.0, "diverged": None, "loss": 1.0, "validation": 0.5}  # fmt: skip
     for change in (
         {},
-        {"held_out": "x"},
-        {"held_out": None},
-        {"held_out": 0.5, "seconds": "x"},
-        {"held_out": 0.5, "rates": 3},
+        {"test": "x"},
+        {"test": None},
+        {"test": 0.5, "seconds": "x"},
+        {"test": 0.5, "rates": 3},
     ):
         (folder / "runs.jsonl").write_text(json.dumps(line | change) + "\n")
         assert main(["sweep", "--resume", str(folder), "--quiet"]) == 2
@@ -331,7 +332,7 @@ def test_processes_with_other_options_are_refused(monkeypatch):
 
 def test_stochastic_spikes_are_drawn_with_the_seed(source):
     loaded = data.load(str(source), 0)
-    given = options(surrogate="stochastic(arctan)", batch=16, hidden=(4,), steps=3, coding="current", lr=0.1)
+    given = options(surrogate="stochastic(arctan)", batch=16, hidden=(4,), steps=3, encoding="current", lr=0.1)
 
     def fit(seed):
         network = given.network(loaded)

@@ -33,7 +33,7 @@ def test_nothing_is_learnt_and_the_command_says_why(tmp_path, capsys):
     assert f"nothing is learnt in epoch 1: {said}" in printed.err
     assert f"warning: {said}" in printed.out
 
-    assert main(["diagnose", run, "--start", "-o", numbers]) == 0
+    assert main(["diagnose", run, "--initial", "-o", numbers]) == 0
     printed = capsys.readouterr().out
     assert "weights at the start, 128 examples of digits" in printed
     assert "layer 1 is overshot: the first update is" in printed
@@ -61,7 +61,7 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
 @pytest.mark.parametrize(("classes", "guessed", "learnt"), [(2, 0.6, 0.7), (10, 0.13, 0.16), (35, 0.04, 0.05)])
 def test_what_is_better_than_guessing_is_learnt(classes, guessed, learnt):
     def doubts(accuracy):
-        return tables.warnings({"rates": [0.1], "silent": [0.0], "held_out": accuracy}, classes)
+        return tables.warnings({"rates": [0.1], "silent": [0.0], "test": accuracy}, classes)
 
     assert f"is close to guessing one of {classes} classes" in "".join(doubts(guessed))
     assert doubts(learnt) == []
@@ -74,7 +74,7 @@ def beside(threshold):
 
 def test_warnings_start_beyond_half_silent_and_nine_tenths_firing():
     rates, silent = (values.ravel() for values in np.meshgrid([0.0, *beside(0.9), 1.0], [0.0, *beside(0.5), 1.0]))
-    found = tables.warnings({"rates": rates.tolist(), "silent": silent.tolist(), "held_out": 1.0}, 3)
+    found = tables.warnings({"rates": rates.tolist(), "silent": silent.tolist(), "test": 1.0}, 3)
     expected = [
         (
             f"layer {i}",
@@ -113,14 +113,14 @@ def test_watch_reports_the_first_epoch_without_learning_once(capsys):
     assert asked == [3]
 
 
-@pytest.mark.parametrize("coding", few(["current", "rate", "latency", "none"], "none"))
-def test_the_layers_are_those_that_are_trained(coding):
-    """Of every coding the logits, and so the loss, are those of the network itself."""
+@pytest.mark.parametrize("encoding", few(["current", "rate", "latency", "none"], "none"))
+def test_the_layers_are_those_that_are_trained(encoding):
+    """Of every encoding the logits, and so the loss, are those of the network itself."""
     rng = np.random.default_rng(0)
-    network = networks.SpikingNetwork((6, 9, 3), networks.CELLS["lif"][0](0.8), 7, coding, readout="last")
+    network = networks.SpikingNetwork((6, 9, 3), networks.CELLS["lif"][0](0.8), 7, encoding, readout="last")
     params = network.init(jax.random.key(3), 0.7)
-    x = rng.uniform(size=(5, 7, 6) if coding == "none" else (5, 6)).astype(np.float32)
-    lengths = np.array([7, 2, 5, 1, 7]) if coding == "none" else None
+    x = rng.uniform(size=(5, 7, 6) if encoding == "none" else (5, 6)).astype(np.float32)
+    lengths = np.array([7, 2, 5, 1, 7]) if encoding == "none" else None
     layers, inputs, mask = network.taken_apart(params, jnp.asarray(x), jax.random.key(0), lengths)
     expected, _, potentials = network(params, jnp.asarray(x), jax.random.key(0), lengths)
     np.testing.assert_allclose(layers(inputs, mask=mask)[1], potentials, rtol=1e-5, atol=1e-6)
@@ -133,7 +133,7 @@ def test_the_layers_are_those_that_are_trained(coding):
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_table_fits_its_screen(width, capsys):
     names = [f"layer {i + 1}" for i in range(5)]
-    numbers = {"silent": 0.125, "always": 0.0, "mean": -48.3, "deviation": 213.0, "within": 0.443, "slope": 0.45}
+    numbers = {"silent": 0.125, "always": 0.0, "mean": -48.3, "std": 213.0, "within": 0.443, "slope": 0.45}
     reports = [LayerReport(name, "LIF", True, 100 + i, True, 0.164, **numbers) for i, name in enumerate(names)]
     rows = Diagnosis(tuple(reports), ()).rows()
     for table in diagnosis.layers(rows, "a title", width):

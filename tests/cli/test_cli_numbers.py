@@ -208,13 +208,13 @@ def test_updates_are_adam_on_the_numpy_gradient(run):
 
 def test_summary_reports_the_last_epoch():
     curves = {
-        "loss": [3.0, 1.0, 2.0], "accuracy": [0.1, 0.9, 0.5], "held_out": [0.2, 0.8, 0.4],
+        "loss": [3.0, 1.0, 2.0], "accuracy": [0.1, 0.9, 0.5], "test": [0.2, 0.8, 0.4],
         "rates": [[0.1, 0.9], [0.3, 0.2], [0.2, 0.5]],
     }  # fmt: skip
     scores = learning.Scores(np.eye(3), [0.25, 0.75], [0.5, 0.0])
     found = commands._summary(learning.Fit([], scores, curves, 7.0, True))
     assert found == {
-        "held_out": 0.4, "accuracy": 0.5, "loss": 2.0, "rates": [0.25, 0.75], "silent": [0.5, 0.0], "epochs": 3,
+        "test": 0.4, "accuracy": 0.5, "loss": 2.0, "rates": [0.25, 0.75], "silent": [0.5, 0.0], "epochs": 3,
         "interrupted": True, "seconds": 7.0, "curves": curves,
     }  # fmt: skip
 
@@ -235,7 +235,7 @@ def test_metrics_are_those_of_each_batch_before_its_update(run, name):
         assert line["rates"] == pytest.approx(rates)
         share = (line["step"] - 1) / (3 * per_epoch)
         assert line["learning_rate"] == pytest.approx(OPTIONS["lr"] * (1 + np.cos(np.pi * share)) / 2, rel=1e-5)
-        assert ("epoch_ended" in line) == ("held_out" in line) == (batch == per_epoch - 1)
+        assert ("epoch_ended" in line) == ("test" in line) == (batch == per_epoch - 1)
 
 
 @pytest.mark.parametrize(("name", "key"), [("spiking", "spiking"), ("ReLU", "relu")])
@@ -248,10 +248,10 @@ def test_results_are_recomputed_from_parameters(run, name, key):
             expected = np.mean([line[curve] for line in mine], 0)
             np.testing.assert_allclose(found["curves"][curve][epoch], expected, rtol=1e-5)
         layers = run.before[name][(epoch + 1) * per_epoch]
-        held_out = scores(name, layers, run.x_test, run.data.test.y)[1]
-        assert found["curves"]["held_out"][epoch] == held_out == mine[-1]["held_out"]
+        test = scores(name, layers, run.x_test, run.data.test.y)[1]
+        assert found["curves"]["test"][epoch] == test == mine[-1]["test"]
     _, accuracy, rates, silent = scores(name, run.before[name][-1], run.x_test, run.data.test.y)
-    assert found["held_out"] == accuracy
+    assert found["test"] == accuracy
     assert found["rates"] == pytest.approx(rates)
     assert found["silent"] == pytest.approx(silent)
     assert (found["accuracy"], found["loss"]) == (found["curves"]["accuracy"][-1], found["curves"]["loss"][-1])
@@ -261,12 +261,12 @@ def test_results_are_recomputed_from_parameters(run, name, key):
 
 def test_printed_tables_have_the_results(run):
     for first, name, key in (("spiking", "spiking", "spiking"), ("ReLU, no spikes", "ReLU", "relu")):
-        held_out = scores(name, run.before[name][-1], run.x_test, run.data.test.y)[1]
+        test = scores(name, run.before[name][-1], run.x_test, run.data.test.y)[1]
         training = np.mean([line["accuracy"] for line in run.lines if line["network"] == name][-4:])
         seconds = run.record["results"][key]["seconds"]
         parameters = sum(n * m + m for n, m in ((5, 4), (4, 3), (3, 3)))
         assert cells(run.out, first) == [
-            with_error(held_out, 18), f"{100 * training:.1f} %", f"{parameters}", "3", f"{seconds:.1f} s",
+            with_error(test, 18), f"{100 * training:.1f} %", f"{parameters}", "3", f"{seconds:.1f} s",
         ]  # fmt: skip
     _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.test.y)
     for i, (rate, never) in enumerate(zip(rates, silent, strict=True)):
@@ -281,7 +281,7 @@ def test_figure_shows_the_results(run):
         curves = run.record["results"][key]["curves"]
         for panel, label, values in (
             ("loss", name, curves["loss"]),
-            ("accuracy", f"{name}, held out", np.multiply(100, curves["held_out"])),
+            ("accuracy", f"{name}, held out", np.multiply(100, curves["test"])),
             ("accuracy", f"{name}, training", np.multiply(100, curves["accuracy"])),
         ):
             (line,) = [line for line in axes[panel].get_lines() if line.get_label() == label]
@@ -360,7 +360,7 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
             *args,
             "--surrogate",
             "sigmoid",
-            "--at-once",
+            "--jobs",
             "1",
             "--quiet",
             "-o",
@@ -372,30 +372,28 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
     loaded = data.load(str(source), OPTIONS["seed"])
     train, test = loaded.train.x[:, 0], loaded.test.x[:, 0]
     low, high = train.min(), train.max()
-    for result, (layers, chosen_by), (again, held_out) in zip(results, found[::2], found[1::2], strict=True):
+    for result, (layers, chosen_by), (again, told) in zip(results, found[::2], found[1::2], strict=True):
         assert all(np.array_equal(a["weight"], b["weight"]) for a, b in zip(layers, again, strict=True))
-        assert np.array_equal(held_out, test)
+        assert np.array_equal(told, test)
         rows = [np.flatnonzero((train == x).all(1)).item() for x in chosen_by]  # of the training examples
         x = (train[rows] - low) / (high - low)
         assert result["validation"] == scores("spiking", layers, x, loaded.train.y[rows])[1]
         _, accuracy, _, silent = scores("spiking", layers, (test - low) / (high - low), loaded.test.y)
-        assert result["held_out"] == accuracy
+        assert result["test"] == accuracy
         assert result["silent"] == pytest.approx(silent)
         assert result["step"] == OPTIONS["epochs"] * ((72 - len(rows)) // OPTIONS["batch"])
     means = {
-        lr: [np.mean([r[k] for r in results if r["lr"] == lr]) for k in ("validation", "held_out")]
-        for lr in (0.02, 0.2)
+        lr: [np.mean([r[k] for r in results if r["lr"] == lr]) for k in ("validation", "test")] for lr in (0.02, 0.2)
     }
     spreads = {
-        lr: [np.std([r[k] for r in results if r["lr"] == lr], ddof=1) for k in ("validation", "held_out")]
-        for lr in means
+        lr: [np.std([r[k] for r in results if r["lr"] == lr], ddof=1) for k in ("validation", "test")] for lr in means
     }
     best = max(means, key=lambda lr: means[lr][0])
     record = json.loads((folder / "sweep.json").read_text())["results"]
     assert record["best"]["setting"]["lr"] == best
     for row in record["settings"]:
         lr = row["setting"]["lr"]
-        for i, name in enumerate(("validation", "held_out")):
+        for i, name in enumerate(("validation", "test")):
             assert row[name] == pytest.approx([means[lr][i], spreads[lr][i]])
     shown = [f"{100 * m:.1f} ± {100 * s:.1f} %" for m, s in zip(means[best], spreads[best], strict=True)]
     chosen = out.partition("chosen by validation")[2]

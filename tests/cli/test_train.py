@@ -46,7 +46,7 @@ def simulate(params, inputs, decay):
 
 def test_the_spiking_network_is_the_textbook_one():
     x = RNG.uniform(size=(5, 6)).astype(np.float32)
-    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=7, coding="current")
+    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=7, encoding="current")
     params = network.init(jax.random.key(1), 2.0)
     logits, spikes, readout = network(params, x, jax.random.key(0))
     expected = simulate(params, np.stack([x] * 7), 0.8)
@@ -64,7 +64,7 @@ def test_latency_coding_spikes_once_and_earlier_for_more():
     for i, j in np.ndindex(2, 6):
         if steps[i, j] is not None:
             inputs[steps[i, j], i, j] = 1
-    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=4, coding="latency")
+    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=4, encoding="latency")
     params = network.init(jax.random.key(1), 4.0)
     logits, _, _ = network(params, x, jax.random.key(0))
     np.testing.assert_allclose(logits, simulate(params, inputs, 0.8)[0], rtol=1e-4, atol=1e-5)
@@ -72,7 +72,7 @@ def test_latency_coding_spikes_once_and_earlier_for_more():
 
 def test_rate_coding_spikes_with_the_probability_of_the_value():
     x = jnp.array([[0.0, 0.2, 0.5, 0.9, 1.0, 2.0]])
-    network = SpikingNetwork((6, 6, 2), LIF(), steps=4000, coding="rate")
+    network = SpikingNetwork((6, 6, 2), LIF(), steps=4000, encoding="rate")
     identity = Layer(jnp.eye(6), LIF(), bias=jnp.zeros(6))
     spikes = np.asarray(network._encoded((identity,), x, jax.random.key(0))[1])[:, 0].astype(float)
     assert set(np.unique(spikes)) == {0, 1}
@@ -120,12 +120,12 @@ def test_noise_is_normal_and_new_for_each_key():
             return x[:, 0], [x], x
 
     x = RNG.normal(size=(64, 20, 9)).astype(np.float32)
-    loss = learning._loss(Network(), options(noise=0.25))
+    loss = learning._loss(Network(), options(input_noise=0.25))
     for key in (0, 1, 0):
         loss({}, (x, np.zeros(64, int), None), jax.random.key(key))
-    (first, coding), (second, other), (again, _) = seen
+    (first, encoding), (second, other), (again, _) = seen
     assert np.array_equal(first, again)
-    assert not np.array_equal(coding, other)
+    assert not np.array_equal(encoding, other)
     noise = np.array([first, second]) - 2 * x
     count = noise[0].size
     np.testing.assert_allclose(noise.mean((1, 2, 3)), 0, atol=5 * 0.25 / np.sqrt(count))
@@ -138,7 +138,7 @@ def test_noise_is_normal_and_new_for_each_key():
 
 def test_scores_do_not_depend_on_how_examples_are_batched():
     x = RNG.uniform(size=(700, 6)).astype(np.float32)  # more than one batch, the last one padded
-    network = SpikingNetwork(SIZES, LIF(), steps=5, coding="current")
+    network = SpikingNetwork(SIZES, LIF(), steps=5, encoding="current")
     params = tuple(
         dataclasses.replace(layer, bias=jnp.linspace(-0.5, 0.3, len(layer.bias))) for layer in parameters(0.7)
     )
@@ -161,11 +161,11 @@ def test_a_processor_takes_over_the_training_data_without_a_copy(tmp_path):
     assert max(jax.tree.leaves(bound), key=lambda leaf: leaf.nbytes).unsafe_buffer_pointer() == data.train.x.ctypes.data
 
 
-NETWORK = SpikingNetwork((64, 32, 10), LIF(), steps=4, coding="current", high=16.0)
+NETWORK = SpikingNetwork((64, 32, 10), LIF(), steps=4, encoding="current", high=16.0)
 
 
 def small(data, shift=0, seed=0, **changes):
-    given = options(coding="current", epochs=3, batch=64, lr=2e-2, shift=shift, seed=seed)
+    given = options(encoding="current", epochs=3, batch=64, lr=2e-2, shift=shift, seed=seed)
     return fit(NETWORK, NETWORK.init(jax.random.key(0), 0.5), data, given, **changes)
 
 
@@ -190,7 +190,7 @@ def learnt(digits):
 
 def test_training_learns_and_the_seed_decides(digits, learnt, monkeypatch):
     assert learnt.curves["loss"] == sorted(learnt.curves["loss"], reverse=True)
-    assert learnt.curves["held_out"][-1] == learnt.scores.accuracy(digits.test.y) > 0.6
+    assert learnt.curves["test"][-1] == learnt.scores.accuracy(digits.test.y) > 0.6
     assert not learnt.interrupted
     assert learnt.failures == ()
     assert not same(learnt, small(digits, shift=1, seed=1))
@@ -203,7 +203,7 @@ def test_held_out_examples_have_no_part_in_training(digits, learnt):
     spoilt = dataclasses.replace(digits, test=test)
     other = small(spoilt, shift=1)
     assert same(learnt, other)
-    assert other.curves["held_out"] != learnt.curves["held_out"]
+    assert other.curves["test"] != learnt.curves["test"]
 
 
 def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(digits, learnt, tmp_path, monkeypatch):
@@ -211,26 +211,26 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     whole = small(digits, shift=1)
     seen = []
     options = {"shift": 1, "folder": tmp_path, "minutes": 0.0}
-    first = small(digits, report=lambda now, held_out: seen.append(now), stop=lambda: len(seen) == 5, **options)
+    first = small(digits, report=lambda now, test: seen.append(now), stop=lambda: len(seen) == 5, **options)
     assert first.interrupted
     assert [now.step for now in seen] == [1, 2, 3, 4, 5]
     assert seen[0].seconds_left is None
     assert seen[-1].seconds_left > 0
-    assert len(first.curves["held_out"]) == 1
+    assert len(first.curves["test"]) == 1
     start = NETWORK.init(jax.random.key(0), 0.5)
     assert not np.array_equal(first.params[0].weight, start[0].weight)
     assert np.array_equal(first.scores.logits, make_evaluator(NETWORK)(first.params, digits.test).logits)
-    rest = small(digits, report=lambda now, held_out: seen.append(now), **options)
+    rest = small(digits, report=lambda now, test: seen.append(now), **options)
     assert seen[5].step == 6
     assert same(whole, rest)
     assert rest.curves == whole.curves
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 67))
     assert {"network", "step", "epoch", "seconds", "loss", "accuracy", "rates", "learning_rate"} <= set(lines[0])
-    assert [line["held_out"] for line in lines if line.get("epoch_ended")] == whole.curves["held_out"]
+    assert [line["test"] for line in lines if line.get("epoch_ended")] == whole.curves["test"]
     assert lines[33]["learning_rate"] == pytest.approx(2e-2 * (1 + np.cos(np.pi * 33 / 66)) / 2)
     assert (
-        small(digits, report=lambda now, held_out: seen.append(now), **options).curves == whole.curves
+        small(digits, report=lambda now, test: seen.append(now), **options).curves == whole.curves
     )  # of a finished one nothing is left
     assert len(seen) == 66
 
@@ -248,14 +248,14 @@ def test_divergence_keeps_the_last_good_parameters(digits, monkeypatch):
     x = digits.train.x[:, 0].copy()
     x[200] = np.inf
     broken = dataclasses.replace(digits, train=images(x, digits.train.y))
-    result = small(broken, report=lambda now, held_out: good.append(now.step))
+    result = small(broken, report=lambda now, test: good.append(now.step))
     assert re.match(
         r"the spiking network diverged: the loss is (nan|inf) at update \d+, in epoch 1; a", result.failures[0]
     )
     assert 0 < good[-1] < 22
     assert not result.interrupted
     assert all(np.isfinite(leaf).all() for leaf in leaves(result))
-    assert len(result.curves["loss"]) == len(result.curves["held_out"]) == 1
+    assert len(result.curves["loss"]) == len(result.curves["test"]) == 1
 
 
 def test_files_that_cannot_be_written_do_not_stop_training(digits, learnt, tmp_path):

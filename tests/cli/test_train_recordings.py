@@ -150,7 +150,7 @@ def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path
     before = network.init(key, math.sqrt(0.5))  # nearly silent
     assert rates[0] > 0.005 > 10 * learning.make_evaluator(network)(before, data.train).rates[0]
     nothing = data.train.map(np.zeros_like)
-    of_images = dataclasses.replace(network, coding="current")
+    of_images = dataclasses.replace(network, encoding="current")
     for of, given, gain in ((network, nothing, math.sqrt(0.5)), (of_images, load("digits", 0).train, 0.5)):
         found, plain = learning.starts(of, given)(key), of.init(key, gain)
         assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True))
@@ -163,7 +163,7 @@ def test_heidelberg(tmp_path):
     write_shd(tmp_path / "shd_train.h5")
     binning = Binning(60, 28_000, pool=7)
     alone = sources.load(f"shd:{tmp_path / 'shd_train.h5'}", 3, binning)
-    assert alone.held_out == "all of two speakers, drawn with seed 3"
+    assert alone.test_from == "all of two speakers, drawn with seed 3"
     assert len(alone.train) + len(alone.test) == 6
     assert (alone.train.steps, alone.shape, alone.classes) == (60, (100,), 3)
     assert alone.train.x.dtype == np.uint16
@@ -172,11 +172,11 @@ def test_heidelberg(tmp_path):
     assert "come after the last step, 0.14 s: a longer --bin or more --steps take them in" in doubt
     write_shd(tmp_path / "shd_test.h5", labels=[1] * 6)
     both = sources.load(f"shd:{tmp_path}", 3, binning)
-    assert (both.held_out, both.test.y.tolist(), both.train.y.tolist()) == ("the test set", [1] * 6, SHD["labels"])
+    assert (both.test_from, both.test.y.tolist(), both.train.y.tolist()) == ("the test set", [1] * 6, SHD["labels"])
     assert not both.doubts
     write_shd(tmp_path / "ssc_train.h5", **{"extra/speaker": None}, labels=[0, 1] * 3)
     ssc = sources.load(f"ssc:{tmp_path / 'ssc_train.h5'}", 0, binning)
-    assert ssc.held_out == "a fifth of each class, drawn with seed 0"
+    assert ssc.test_from == "a fifth of each class, drawn with seed 0"
     with pytest.raises(DataError, match=r"ssc_test\.h5: no such file"):
         sources.load(f"ssc:{tmp_path}", 0, binning)
     (tmp_path / "empty").mkdir()
@@ -217,12 +217,12 @@ def test_sequences(tmp_path, monkeypatch):
         assert (data.train.lengths.tolist(), data.test.lengths.tolist()) == ([3, 1], [3, 4])
     steps = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])  # over all steps that there are
     np.testing.assert_allclose(data.mean, steps.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(data.deviation, steps.std(0), rtol=1e-6)
+    np.testing.assert_allclose(data.std, steps.std(0), rtol=1e-6)
     np.testing.assert_allclose(data.train.x[1, 0], (steps[3] - steps.mean(0)) / steps.std(0), rtol=1e-5)
     assert not data.train.x[1, 1:].any()
     monkeypatch.setattr(sources.datasets, "randman", functools.partial(randman, samples=10))
     made = sources.load("randman", 1, Binning(40))
-    assert (made.train.x.shape, made.train.x.dtype, made.held_out[:7]) == ((90, 40, 20), bool, "a tenth")
+    assert (made.train.x.shape, made.train.x.dtype, made.test_from[:7]) == ((90, 40, 20), bool, "a tenth")
     with pytest.raises(DataError, match="randman, 1 steps: randman: fraction must"):
         sources.load("randman", 1, Binning(1))
 
@@ -243,7 +243,7 @@ def write_numbered(path, first=NUMBERED, shift=0.0, **more):
 
 def numbers(x, data):
     """The numbers of standardized recordings."""
-    return np.rint(np.asarray(x)[:, 0, 0] * data.deviation[0] + data.mean[0]).astype(int) - 1
+    return np.rint(np.asarray(x)[:, 0, 0] * data.std[0] + data.mean[0]).astype(int) - 1
 
 
 def standardized(x, lengths, rows, by):
@@ -314,7 +314,7 @@ def test_what_does_not_fit_the_memory_is_read_when_it_is_needed(tmp_path, monkey
         assert all(map(np.array_equal, sources.examples(parts.train, rows), sources.examples(whole.train, rows)))
     monkeypatch.setattr(runs.np, "ascontiguousarray", np.array)
     assert runs.sha256(parts.train, False) == runs.sha256(whole.train, False)
-    given = options(epochs=1, batch=8, noise=0.1)
+    given = options(epochs=1, batch=8, input_noise=0.1)
     network = given.network(whole)
     start = network.init(jax.random.key(0))
     fits = [learning.fit(network, start, data, given) for data in (whole, parts)]
@@ -325,7 +325,7 @@ def test_what_does_not_fit_the_memory_is_read_when_it_is_needed(tmp_path, monkey
 # Runs
 
 OPTIONS = {
-    "cell": "synaptic", "taus": "6,3,9", "readout": "max", "mode": "half", "noise": "0.1", "batch": "8",
+    "cell": "synaptic", "taus": "6,3,9", "readout": "max", "mode": "half", "input_noise": "0.1", "batch": "8",
     "hidden": "8", "epochs": "6", "lr": "0.1", "surrogate": "arctan",
 }  # fmt: skip
 
@@ -363,10 +363,10 @@ def test_a_run_is_recorded_and_gone_on_with(trained):
         (4,), cell="synaptic", taus=(6.0, 3.0, 9.0), readout="max", mode="half", recurrent=True, hidden=(8,),
         surrogate="arctan",
     )  # fmt: skip
-    assert (record["options"]["noise"], record["options"]["coding"]) == (0.1, "none")
+    assert (record["options"]["input_noise"], record["options"]["encoding"]) == (0.1, "none")
     assert runs.read_parameters(saved)[0].recurrent.shape == (8, 8)
     data = sources.load(mine, 0, Binning())
-    assert (saved.about.mean, saved.about.deviation) == (data.mean, data.deviation)
+    assert (saved.about.mean, saved.about.std) == (data.mean, data.std)
     for result in record["results"].values():
         assert len(result["curves"]["loss"]) == 6
         assert result["curves"]["loss"][-1] < 0.7 * result["curves"]["loss"][0]
@@ -386,8 +386,8 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     assert captured.err == ""
     record = json.loads((folder / "whole" / "run.json").read_text())
     data = sources.load(mine, 0, Binning())
-    with np.load(out) as held_out:
-        assert (held_out["y_pred"] == data.test.y).mean() == record["results"]["spiking"]["held_out"]
+    with np.load(out) as test:
+        assert (test["y_pred"] == data.test.y).mean() == record["results"]["spiking"]["test"]
     # a file of its own is scored as a whole, on the scale of the training data, however far it is filled up
     with np.load(mine) as arrays:
         x, y, lengths = (arrays[key][:7] for key in ("x", "y", "lengths"))
@@ -406,7 +406,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
         np.testing.assert_array_equal(scores["logits"], logits[0])
     assert "accuracy" not in capsys.readouterr().out
     saved = runs.read(folder / "whole")
-    scaled = ((x - saved.about.mean) / saved.about.deviation).astype(np.float32)
+    scaled = ((x - saved.about.mean) / saved.about.std).astype(np.float32)
     expected = saved.network(runs.read_parameters(saved), scaled, jax.random.key(0), lengths)[0]
     np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
     capsys.readouterr()
@@ -441,8 +441,8 @@ def test_a_record_of_recordings_that_is_damaged(trained, tmp_path):
         ("options", {"pool": 0}, "pool must be at least 1, got 0"),
         ("options", {"bin": -1}, "bin must be above 0, got -1"),
         ("options", {"recurrent": False}, None),
-        ("data", {"mean": [1]}, "mean and deviation must be numbers for each of"),
-        ("data", {"deviation": [1, 1, 0, 1]}, "no deviation 0"),
+        ("data", {"mean": [1]}, "mean and std must be numbers for each of"),
+        ("data", {"std": [1, 1, 0, 1]}, "no std 0"),
     ):
         (tmp_path / "run" / "run.json").write_text(json.dumps({**whole, part: {**whole[part], **change}}))
         if message is None:

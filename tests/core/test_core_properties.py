@@ -16,11 +16,11 @@ from spikegrad import (
     LeakyReadout,
     Surrogate,
     SynapticLIF,
-    fitted,
     get,
-    levels,
     measure,
+    multi_spike,
     names,
+    rescaled,
     shifted,
     signed,
     stretched,
@@ -96,14 +96,14 @@ def test_formulas_are_given_finite_numbers_of_at_least_32_bits(dtype, x64):
 
 
 @pytest.mark.parametrize("own", [1.0, 0.6, "array"])
-@pytest.mark.parametrize("kind", ["levels", "signed"])
+@pytest.mark.parametrize("kind", ["multi_spike", "signed"])
 def test_spike_types_scale_with_the_threshold_of_the_cell(kind, own, x64):
     """In value and gradient, whichever of the two thresholds is an array."""
     theta = jnp.array([0.5, 1.0, 1.7])
     own = jnp.array([0.4, 1.0, 1.3]) if own == "array" else own
     t = np.broadcast_to(own, (3,))[None]
     curve = surrogates.PiecewiseQuadratic()
-    fire = levels(curve, 3, own) if kind == "levels" else signed(curve, own)
+    fire = multi_spike(curve, 3, own) if kind == "multi_spike" else signed(curve, own)
     u = jnp.asarray(np.linspace(-4.0, 6.0, 101)[:, None] + [0.011, 0.012, 0.013])
 
     def run(theta, u):
@@ -111,7 +111,7 @@ def test_spike_types_scale_with_the_threshold_of_the_cell(kind, own, x64):
 
     distance, unit = np.asarray(u - theta[None]), t * np.asarray(theta)[None]
     g = lambda x: np.asarray(curve.surrogate_grad(x))  # noqa: E731
-    if kind == "levels":
+    if kind == "multi_spike":
         places = [distance - k * unit for k in range(3)]
         value = sum((x >= 0).astype(float) for x in places)
         in_u = sum(map(g, places))
@@ -136,7 +136,7 @@ def test_measures_of_a_product_and_of_a_mirror(name, factor):
     np.testing.assert_allclose((scaled.peak, scaled.area), (factor * found.peak, factor * found.area), rtol=1e-9)
     np.testing.assert_allclose((scaled.half_width, *scaled.support), (found.half_width, *found.support), rtol=1e-9)
     assert scaled.symmetric == found.symmetric
-    wanted = measure(fitted(factor * curve, height=1.5, width=0.7))
+    wanted = measure(rescaled(factor * curve, peak=1.5, half_width=0.7))
     np.testing.assert_allclose((wanted.peak, wanted.half_width, wanted.at), (1.5, 0.7, found.at), rtol=1e-6)
 
 

@@ -25,7 +25,7 @@ from spikegrad import (
     SynapticLIF,
     keep_slope,
     learnable,
-    levels,
+    multi_spike,
     parameter,
     residual_report,
     signed,
@@ -42,8 +42,8 @@ KEY = jax.random.key(7)
 KINDS = {
     "soft": lambda s, theta: soft(s),
     "stochastic": lambda s, theta: stochastic(s),
-    "sum": lambda s, theta: levels(s, N, theta),
-    "nearest": lambda s, theta: levels(s, N, theta, "nearest"),
+    "sum": lambda s, theta: multi_spike(s, N, theta),
+    "nearest": lambda s, theta: multi_spike(s, N, theta, "nearest"),
     "signed": signed,
 }
 # at the thresholds, on both sides of them, between them, far off
@@ -171,7 +171,8 @@ def test_signed_is_an_odd_function_of_the_potential():
 def test_one_level_is_the_plain_spike():
     x = jnp.asarray(np.append(X, [-0.0, np.inf, -np.inf, np.nan]), jnp.float32)
     plain, *others = (
-        learnable(s) for s in (Asymmetric(), levels(Asymmetric(), 1, 0.3), levels(Asymmetric(), 1, 0.3, "nearest"))
+        learnable(s)
+        for s in (Asymmetric(), multi_spike(Asymmetric(), 1, 0.3), multi_spike(Asymmetric(), 1, 0.3, "nearest"))
     )
 
     @jax.jit
@@ -191,9 +192,9 @@ def test_the_count_is_of_multiples_that_are_reached():
     beside = [np.nextafter(multiples[:, 1:], np.float32(s)) for s in (-1e9, 1e9)]
     for x in (multiples, *beside):
         wanted = np.clip((x[:, :, None] >= multiples[:, None, :150]).sum(2), 0, 150)
-        np.testing.assert_array_equal(levels(Sigmoid(), 150, theta)(x), wanted)
+        np.testing.assert_array_equal(multi_spike(Sigmoid(), 150, theta)(x), wanted)
     for n in range(4):  # where a compiler knows by what it divides
-        got = jax.jit(lambda x, n=n: levels(Sigmoid(), 150, theta[n, 0], "nearest")(x))(multiples[n])
+        got = jax.jit(lambda x, n=n: multi_spike(Sigmoid(), 150, theta[n, 0], "nearest")(x))(multiples[n])
         np.testing.assert_array_equal(got, np.minimum(np.arange(200) + 1, 150))
 
 
@@ -325,7 +326,7 @@ def build(p):
     s = learnable(Sigmoid(p["alpha"]))
     cells = [
         Refractory(LIF(0.8, p["threshold"], stochastic(s)), 1),
-        AdaptiveLIF(0.8, p["threshold"], levels(s, N), adaptation=0.2, adaptation_decay=0.7),
+        AdaptiveLIF(0.8, p["threshold"], multi_spike(s, N), adaptation=0.2, adaptation_decay=0.7),
         SynapticLIF(0.7, p["threshold"], signed(s), synaptic_decay=0.6),
     ]
     return Network(
@@ -474,7 +475,7 @@ def test_what_is_kept_in_few_bits_fires_the_same(mode):
     potentials = [u, multiples, *(np.nextafter(multiples, np.float32(s)) for s in (-9, 9))]
     potentials.append(np.float32(multiples * (1 + rng.uniform(-0.01, 0.01, 4096))))
     unsettled, storage = 0, STORAGES[mode]
-    for surrogate in (stochastic(Sigmoid(6.0)), levels(Sigmoid(), 4), signed(Sigmoid())):
+    for surrogate in (stochastic(Sigmoid(6.0)), multi_spike(Sigmoid(), 4), signed(Sigmoid())):
 
         @jax.jit
         def differing(u, surrogate=surrogate):
@@ -543,13 +544,13 @@ def test_cells_and_unroll_take_a_key():
 
 
 def test_resets_of_several_and_of_negative_spikes():
-    v, s = LIF(1.0, 0.5, levels(Sigmoid(), 4))(jnp.zeros(5), jnp.array([0.375, 0.5, 1.125, 1.5, 9.0]))
+    v, s = LIF(1.0, 0.5, multi_spike(Sigmoid(), 4))(jnp.zeros(5), jnp.array([0.375, 0.5, 1.125, 1.5, 9.0]))
     assert (s.tolist(), v.tolist()) == ([0, 1, 2, 3, 4], [0.375, 0, 0.125, 0, 7])
     v, s = LIF(1.0, 0.5, signed(Sigmoid()))(jnp.zeros(4), jnp.array([-0.75, -0.5, -0.25, 0.75]))
     assert (s.tolist(), v.tolist()) == ([-1, -1, 0, 1], [-0.25, 0, -0.25, 0.25])
     _, spikes = unroll(Refractory(LIF(1.0, 0.5, signed(Sigmoid())), 2), jnp.full((5, 1), -0.5))
     assert spikes[:, 0].tolist() == [-1, 0, 0, -1, 0]
-    (v, a), s = AdaptiveLIF(1.0, 0.5, levels(Sigmoid(), 4), adaptation=0.25)((1.75, 0.25), 0.0)
+    (v, a), s = AdaptiveLIF(1.0, 0.5, multi_spike(Sigmoid(), 4), adaptation=0.25)((1.75, 0.25), 0.0)
     assert (float(v), float(s)) == (0.25, 2)  # of thresholds of 0.75
     np.testing.assert_allclose(a, 0.99 * 0.25 + 2 * 0.25)
 
@@ -596,28 +597,32 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
         ),
         (TypeError, "soft: SlopeAlone defines no surrogate_fun", lambda: soft(SlopeAlone())),
         (TypeError, "stochastic: SlopeAlone defines no surrogate_fun", lambda: stochastic(SlopeAlone())),
-        (TypeError, "levels: Loud has its own __call__", lambda: levels(Loud(), 3)),
+        (TypeError, "multi_spike: Loud has its own __call__", lambda: multi_spike(Loud(), 3)),
         (TypeError, "signed: surrogate must be a Surrogate, got 3", lambda: signed(3)),
         (TypeError, "soft: signed(Sigmoid(alpha=4.0)) has a kind of spike already", lambda: soft(signed(Sigmoid()))),
-        (TypeError, "levels: levels(Sigmoid(alpha=4.0), 2) has a kind", lambda: levels(levels(Sigmoid(), 2), 3)),
-        (ValueError, "levels: n must be >= 1, got 0", lambda: levels(Sigmoid(), 0)),
-        (TypeError, "levels: n must be an integer, got 2.0", lambda: levels(Sigmoid(), 2.0)),
-        (ValueError, "levels: threshold must be > 0, got -1.0", lambda: levels(Sigmoid(), 2, -1)),
+        (
+            TypeError,
+            "multi_spike: multi_spike(Sigmoid(alpha=4.0), 2) has a kind",
+            lambda: multi_spike(multi_spike(Sigmoid(), 2), 3),
+        ),
+        (ValueError, "multi_spike: n must be >= 1, got 0", lambda: multi_spike(Sigmoid(), 0)),
+        (TypeError, "multi_spike: n must be an integer, got 2.0", lambda: multi_spike(Sigmoid(), 2.0)),
+        (ValueError, "multi_spike: threshold must be > 0, got -1.0", lambda: multi_spike(Sigmoid(), 2, -1)),
         (
             ValueError,
-            "levels: slopes must be one of 'sum', 'nearest', 'first', got 'all'",
-            lambda: levels(Sigmoid(), 2, 1, "all"),
+            "multi_spike: slopes must be one of 'sum', 'nearest', 'first', got 'all'",
+            lambda: multi_spike(Sigmoid(), 2, 1, "all"),
         ),
         (ValueError, "signed: threshold must be > 0, got 0.0", lambda: signed(Sigmoid(), 0)),
         (
             ValueError,
-            "levels: n must be <= 256, up to which bfloat16 counts, got 257",
-            lambda: levels(Sigmoid(), 257)(jnp.ones(2, jnp.bfloat16)),
+            "multi_spike: n must be <= 256, up to which bfloat16 counts, got 257",
+            lambda: multi_spike(Sigmoid(), 257)(jnp.ones(2, jnp.bfloat16)),
         ),
         (
             ValueError,
-            "LIF: reset='value', which takes one spike a step, does not go with levels(Sigmoid(alpha=4.0), 2)",
-            lambda: LIF(surrogate=levels(Sigmoid(), 2), reset="value"),
+            "LIF: reset='value', which takes one spike a step, does not go with multi_spike(Sigmoid(alpha=4.0), 2)",
+            lambda: LIF(surrogate=multi_spike(Sigmoid(), 2), reset="value"),
         ),
         (
             ValueError,
@@ -689,7 +694,7 @@ def test_nir_has_none_but_the_step():
 def test_levels_at_a_subnormal_distance_are_numbers(slopes):
     """XLA flushes it to 0, and 0/0 is NaN."""
     x = jnp.array([-1.0, -1e-38, 0.0, 1e-38, 1e-37, 1.0, jnp.inf])
-    fire = levels(Sigmoid(), 3, 1e-38, slopes)
+    fire = multi_spike(Sigmoid(), 3, 1e-38, slopes)
     assert fire(x)[jnp.array([0, 2, 5, 6])].tolist() == [0, 1, 3, 3]
     for values in (fire(x), jax.vmap(jax.grad(fire))(x), fire.surrogate_fun(x)):
         assert jnp.all(jnp.isfinite(values))
@@ -705,7 +710,7 @@ def test_slopes_of_many_levels_are_a_loop(x64, n):
     bend = -np.sign(x[:, None] - k * theta) * alpha**2 * e * (1 - e) / (1 + e) ** 3
 
     def fire(x, theta):
-        return levels(Sigmoid(alpha), n, theta)(x)
+        return multi_spike(Sigmoid(alpha), n, theta)(x)
 
     found, of_theta = jax.vmap(jax.grad(fire, (0, 1)), (0, None))(jnp.asarray(x), theta)
     np.testing.assert_allclose(found, slope.sum(1), rtol=1e-12, atol=1e-15)
@@ -717,6 +722,8 @@ def test_slopes_of_many_levels_are_a_loop(x64, n):
 
 
 def test_more_slopes_than_anybody_waits_for():
-    with pytest.raises(ValueError, match=r"levels: n must be <= 65,536 with slopes='sum', .* pass slopes='nearest'"):
-        levels(Sigmoid(), 1_000_000_000)
-    assert levels(Sigmoid(), 1_000_000, slopes="nearest")(jnp.float32(5e5)) == 500_001
+    with pytest.raises(
+        ValueError, match=r"multi_spike: n must be <= 65,536 with slopes='sum', .* pass slopes='nearest'"
+    ):
+        multi_spike(Sigmoid(), 1_000_000_000)
+    assert multi_spike(Sigmoid(), 1_000_000, slopes="nearest")(jnp.float32(5e5)) == 500_001

@@ -27,7 +27,7 @@ from spikegrad import (
     SynapticLIF,
     bounded,
     learnable,
-    levels,
+    multi_spike,
     parameter,
     stretched,
 )
@@ -207,7 +207,7 @@ def test_optimizers_move_arrays_and_no_constants(optimizer):
     cells = (
         LIF(0.9, threshold=jnp.array(1.0), surrogate=Sigmoid(4.0)),
         AdaptiveLIF(bounded(0.8), adaptation=0.3, surrogate=learnable(GaussianGrad(0.4, 0.7))),
-        Refractory(SynapticLIF(0.9, surrogate=stretched(levels(Sigmoid(3.0), 2), 1.5)), 2),
+        Refractory(SynapticLIF(0.9, surrogate=stretched(multi_spike(Sigmoid(3.0), 2), 1.5)), 2),
         LeakyReadout(0.95),
     )
     network = Network([Layer(jax.random.normal(key, (4, 4)), cell, bias=0.5) for cell in cells])

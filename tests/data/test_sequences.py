@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spikegrad import LIF, Layer, LeakyReadout, Network
-from spikegrad.data import DataError, Sequences, _sequences, collate, hold_out, randman, standardize
+from spikegrad.data import DataError, Sequences, _sequences, collate, randman, standardize, train_test_split
 
 LENGTHS = [3, 5, 1, 4, 2, 5, 3]
 
@@ -53,7 +53,7 @@ def test_a_batch_has_time_first(ragged):
     assert (x.shape, y.tolist(), mask.shape) == ((5, 2, 2), [0, 0], (5, 2))
     assert x[:, 1].tolist() == ragged[0].x.tolist()
     assert mask[:, 1].tolist() == ragged[0].mask.tolist()
-    whole = ragged.stacked()
+    whole = ragged.as_batch()
     assert (whole.x.shape, whole.mask.sum(0).tolist()) == ((5, 7, 2), LENGTHS)
     assert collate([Sequences("equal", np.zeros((2, 3, 1)), [0, 1])[0]]).mask is None
 
@@ -83,17 +83,17 @@ def test_batches_follow_seed_and_epoch():
 def test_a_share_of_each_class_is_held_out():
     y = np.repeat([0, 1, 2], [10, 20, 5])
     source = Sequences("numbers", np.arange(35).reshape(35, 1, 1), y)
-    rest, held_out = hold_out(source, 0.2, seed=1)
-    assert np.bincount(held_out.y).tolist() == [2, 4, 1]
-    numbers = [int(part.sequence(i)[0, 0]) for part in (rest, held_out) for i in range(len(part))]
+    rest, test = train_test_split(source, 0.2, seed=1)
+    assert np.bincount(test.y).tolist() == [2, 4, 1]
+    numbers = [int(part.sequence(i)[0, 0]) for part in (rest, test) for i in range(len(part))]
     assert sorted(numbers) == list(range(35))
-    assert [y[number] for number in numbers] == [*rest.y, *held_out.y]
-    other = hold_out(source, 0.2, seed=2)[1]
-    assert other.stacked().x.tolist() != held_out.stacked().x.tolist()
+    assert [y[number] for number in numbers] == [*rest.y, *test.y]
+    other = train_test_split(source, 0.2, seed=2)[1]
+    assert other.as_batch().x.tolist() != test.as_batch().x.tolist()
     with pytest.raises(DataError, match=r"numbers: too few examples to hold out 0\.01 of each class"):
-        hold_out(source, 0.01)
-    with pytest.raises(ValueError, match="hold_out: share must be above 0 and below 1, got 1"):
-        hold_out(source, 1)
+        train_test_split(source, 0.01)
+    with pytest.raises(ValueError, match="train_test_split: share must be above 0 and below 1, got 1"):
+        train_test_split(source, 1)
 
 
 def test_channels_are_standardised_over_the_steps_that_there_are(ragged):
@@ -143,7 +143,7 @@ def test_a_network_takes_a_batch_as_it_is(ragged):
     rng = np.random.default_rng(1)
     w, out = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 6), (6, 3)))
     network = Network([Layer(w, LIF(0.9)), Layer(out, LeakyReadout(0.9))])
-    x, _, mask = ragged.stacked()
+    x, _, mask = ragged.as_batch()
     states, _ = network(x, mask=mask)
     for index in (0, 2):
         alone, _ = network(ragged.sequence(index)[:, None])
@@ -249,7 +249,7 @@ def test_randman_is_the_formula(spectrum):
 
 def test_laws_of_randman():
     source = randman(classes=3, units=5, samples=40)
-    x, y, mask = source.stacked()
+    x, y, mask = source.as_batch()
     assert (x.shape, x.dtype, mask) == ((100, 120, 5), bool, None)
     assert np.bincount(y).tolist() == [40] * 3
     assert (x.sum(0) == 1).all()  # one spike a unit
@@ -257,10 +257,10 @@ def test_laws_of_randman():
     for label in range(3):
         assert times[y == label].min(0).tolist() == [0] * 5
         assert times[y == label].max(0).tolist() == [49] * 5
-    assert randman(classes=1, units=2, samples=9, fraction=1, steps=30).stacked().x.argmax(0).max() == 29
-    again = randman(classes=3, units=5, samples=40).stacked().x
+    assert randman(classes=1, units=2, samples=9, fraction=1, steps=30).as_batch().x.argmax(0).max() == 29
+    again = randman(classes=3, units=5, samples=40).as_batch().x
     assert np.array_equal(x, again)
-    assert not np.array_equal(x, randman(classes=3, units=5, samples=40, seed=1).stacked().x)
+    assert not np.array_equal(x, randman(classes=3, units=5, samples=40, seed=1).as_batch().x)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_yin_yang_classes_are_areas_of_the_symbol():
 def test_yin_yang_spikes_are_the_times_of_the_values():
     source = yin_yang(50, steps=45, last=40, seed=3)
     points, labels = yin_yang_points(50, 3)
-    x, y, mask = source.as_batch() if hasattr(source, "as_batch") else source.stacked()
+    x, y, mask = source.as_batch()
     assert x.shape == (45, 50, 5)
     assert mask is None
     assert (x.sum(0) == 1).all()

@@ -122,8 +122,8 @@ def test_numbers_are_those_by_hand():
     np.testing.assert_allclose(hidden.rate, fired.mean(), **close)
     assert hidden.silent == (fired.sum((0, 1)) == 0).mean()
     assert hidden.always == fired.all((0, 1)).mean()
-    np.testing.assert_allclose([hidden.mean, hidden.deviation], [(u - 1).mean(), u.std()], **close)
-    np.testing.assert_allclose([readout.mean, readout.deviation], [potentials.mean(), potentials.std()], **close)
+    np.testing.assert_allclose([hidden.mean, hidden.std], [(u - 1).mean(), u.std()], **close)
+    np.testing.assert_allclose([readout.mean, readout.std], [potentials.mean(), potentials.std()], **close)
     np.testing.assert_allclose(hidden.slope, slope.mean() / (ALPHA / 2), **close)
     assert hidden.within == (slope >= ALPHA / 4).mean() == (abs(u - 1) <= hidden.half_width).mean()
     np.testing.assert_allclose(sum(hidden.shares), 1)
@@ -201,7 +201,7 @@ def test_steps_that_do_not_take_place_do_not_count():
     whole = diagnose(network, x[:8], of_last)
     masked = diagnose(network, x, of_last, mask=np.arange(STEPS)[:, None] < np.full(BATCH, 8))
     for a, b in zip(whole.layers, masked.layers, strict=True):
-        for name in ("rate", "silent", "always", "mean", "deviation", "within", "slope", "free", "factor"):
+        for name in ("rate", "silent", "always", "mean", "std", "within", "slope", "free", "factor"):
             if getattr(a, name) is not None:  # a readout has no slope
                 np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(a.by_lag, b.by_lag[:8], rtol=1e-5)
@@ -292,11 +292,11 @@ def test_one_neuron_far_away_takes_the_others_out_of_8_bits():
     fine = diagnose(network, x, mode="8-bit")
     assert fine.layers[0].eight_bit_lost == 0
     assert fine.layers[0].eight_bit_error < 0.1
-    assert not fine.verdicts
+    assert not fine.issues
     w[0, -1] = -3e7
     coarse = diagnose(Network([Layer(w, LIF(surrogate=Arctan(2.0)))]), x, mode="8-bit")
     assert coarse.layers[0].eight_bit_lost > 0.9
-    assert [v.fault for v in coarse.verdicts][-1] == "too few bits"
+    assert [v.kind for v in coarse.issues][-1] == "too few bits"
 
 
 def test_a_layer_of_a_loop_of_ones_own_has_the_same_numbers():
@@ -318,7 +318,7 @@ def test_a_layer_of_a_loop_of_ones_own_has_the_same_numbers():
     (of_w, of_currents), (u, s, _) = jax.grad(lambda w, e: loss(run(w, e)[2]), (0, 1))(w, zeros), run(w, zeros)
     found = diagnose_layer(u - 1, s, cell.surrogate, gradient=of_currents, weight_gradients={"weight": of_w}).layers[0]
     expected = diagnose(Network([Layer(w, cell), Layer(out, readout)]), spikes(), loss).layers[0]
-    for name in ("rate", "silent", "mean", "deviation", "within", "slope", "reached", "current_gradient", "half_width"):
+    for name in ("rate", "silent", "mean", "std", "within", "slope", "reached", "current_gradient", "half_width"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(found.by_step, expected.by_step, rtol=1e-5)
     np.testing.assert_allclose(found.weight_gradients["weight"], expected.weight_gradients["weight"], rtol=1e-5)
@@ -342,16 +342,16 @@ def test_what_else_is_known_of_a_layer():
         mask=mask,
         name="my layer",
     )
-    [layer], [verdict] = found.layers, found.verdicts
+    [layer], [issue] = found.layers, found.issues
     assert (layer.scale, layer.update) == (3.0, 2.0)
     np.testing.assert_allclose([layer.rate, layer.mean], [fired[:4].mean(), distance[:4].mean()], rtol=1e-5)
     np.testing.assert_allclose(layer.factor, 0.5, rtol=1e-5)
     free = np.asarray(distance[:4], float) - 3  # nothing else is known of the potential without spikes
     np.testing.assert_allclose([layer.free, layer.free_mean], [np.sqrt((free**2).mean()), free.mean()], rtol=1e-5)
-    assert str(verdict).startswith("my layer is overshot: the first update is 2 times its weights")
+    assert str(issue).startswith("my layer is overshot: the first update is 2 times its weights")
 
 
-# --- verdicts ---------------------------------------------------------------------------------------------------------
+# --- issues ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("loose")
@@ -363,7 +363,7 @@ def test_no_false_alarm_on_the_examples(name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     module = importlib.import_module(name)
     for network, x, loss, optimizer in EXAMPLES[name](module, optax):
-        assert diagnose(network, x, loss, optimizer=optimizer).verdicts == ()
+        assert diagnose(network, x, loss, optimizer=optimizer).issues == ()
 
 
 def plain_jax(module, optax):
@@ -401,7 +401,7 @@ def fit_flax_nnx(module, optax):
 
 
 def fit_equinox(module, optax):
-    from spikegrad.data import rate_coding  # noqa: PLC0415
+    from spikegrad.data import rate_encoding  # noqa: PLC0415
 
     images, y = module.data(128)
     model = module.ConvolutionalNetwork(jax.random.key(0))
@@ -411,7 +411,7 @@ def fit_equinox(module, optax):
             Layer(lambda x: jax.vmap(model.readout)(x.reshape(len(x), -1)), LeakyReadout(decay=0.8)),
         ]
     )
-    x = rate_coding(images, module.STEPS, jax.random.key(1)).astype(jnp.float32)
+    x = rate_encoding(images, module.STEPS, jax.random.key(1)).astype(jnp.float32)
 
     def loss(out):
         return optax.softmax_cross_entropy_with_integer_labels(out.mean(0), jnp.asarray(y)).mean()
@@ -432,16 +432,16 @@ def small(bias=0.0, decay=0.9, threshold=1.0, surrogate=None, wrap=lambda cell: 
     )
 
 
-def verdict(network, x=None, **options):
-    [found] = diagnose(network, spikes() if x is None else x, **options).verdicts
+def issue(network, x=None, **options):
+    [found] = diagnose(network, spikes() if x is None else x, **options).issues
     return found
 
 
 def test_neurons_that_are_held_down_get_a_bias():
-    found = verdict(small(bias=-5.0))
-    assert (found.fault, found.index) == ("silent", 0)
-    assert [remedy.change for remedy in found.remedies] == ["bias"]  # no factor of the weights would lift them
-    lifted = found.remedy.apply(small(bias=-5.0))
+    found = issue(small(bias=-5.0))
+    assert (found.kind, found.index) == ("silent", 0)
+    assert [fix.change for fix in found.fixes] == ["bias"]  # no factor of the weights would lift them
+    lifted = found.fix.apply(small(bias=-5.0))
     assert diagnose(lifted, spikes()).layers[0].current == pytest.approx(0, abs=0.05)
 
 
@@ -459,47 +459,47 @@ def test_long_memory_is_no_explosion():
     x = (rng.random((150, 8, 20)) < 0.2).astype(np.float32)
     found = diagnose(network, x, lambda out: out.mean())
     assert found.layers[0].current_gradient > 8 * found.layers[0].output_gradient
-    assert found.verdicts == ()
+    assert found.issues == ()
 
 
 def test_what_comes_of_a_fault_is_not_named():
     w, r, out = weights()
     cell = LIF(DECAY)
     network = Network([Layer(w, LIF(DECAY, 100.0)), Layer(r, cell), Layer(out, LeakyReadout(LEAK))])
-    assert verdict(network).index == 0  # and not the second layer, which gets nothing
-    assert "its inputs are zero" in str(verdict(network, np.zeros_like(spikes())))
+    assert issue(network).index == 0  # and not the second layer, which gets nothing
+    assert "its inputs are zero" in str(issue(network, np.zeros_like(spikes())))
 
 
 def test_not_finite_and_cut_off():
     w, _, out = weights()
     network = Network([Layer(w * np.float32(np.nan), LIF()), Layer(out, LeakyReadout())])
-    assert verdict(network).fault == "not finite"
-    assert verdict(network).remedy is None
-    cut = verdict(small(), loss=lambda out: out.sum() * 0)
-    assert (cut.fault, cut.index) == ("cut off", 1)
-    of_the_loss = verdict(small(), loss=lambda out: jnp.log(out[:, :, 0] * 0).sum())
+    assert issue(network).kind == "not finite"
+    assert issue(network).fix is None
+    cut = issue(small(), loss=lambda out: out.sum() * 0)
+    assert (cut.kind, cut.index) == ("cut off", 1)
+    of_the_loss = issue(small(), loss=lambda out: jnp.log(out[:, :, 0] * 0).sum())
     assert str(of_the_loss) == "layer 2 gets a gradient of the loss that is NaN or infinite"
-    assert (of_the_loss.fault, of_the_loss.index) == ("not finite", 1)
+    assert (of_the_loss.kind, of_the_loss.index) == ("not finite", 1)
 
 
 def test_soft_spikes_are_no_saturation():
     found = diagnose(small(surrogate=soft(Sigmoid(4.0))), spikes(), loss)
-    assert found.verdicts == ()
+    assert found.issues == ()
     assert (found.layers[0].rate > 0.1, found.layers[0].always) == (True, 0)
-    wide_open = verdict(small(bias=3.0, surrogate=soft(Sigmoid(4.0))))
-    assert wide_open.fault == "saturated"
+    wide_open = issue(small(bias=3.0, surrogate=soft(Sigmoid(4.0))))
+    assert wide_open.kind == "saturated"
 
 
 def test_remedies_reach_any_layer():
     """Within Refractory, and with functions for weights or arrays for thresholds."""
     network = small(threshold=jnp.full(NEURONS, 60.0), wrap=lambda cell: Refractory(cell, steps=1))
-    found = verdict(network)
+    found = issue(network)
     # with a threshold of 60, a reset passes 60 times the slope, so larger weights do not help
-    assert [remedy.change for remedy in found.remedies] == ["threshold"]
-    assert diagnose(found.remedy.apply(network), spikes()).layers[0].rate > 0.01
+    assert [fix.change for fix in found.fixes] == ["threshold"]
+    assert diagnose(found.fix.apply(network), spikes()).layers[0].rate > 0.01
     w, _, out = weights()
     weak = Network([Layer(lambda x: x @ jnp.asarray(w / 100), LIF()), Layer(out, LeakyReadout())])
-    scaled = next(r for r in verdict(weak).remedies if r.change == "feedforward weights").apply(weak)
+    scaled = next(r for r in issue(weak).fixes if r.change == "feedforward weights").apply(weak)
     np.testing.assert_allclose(diagnose(scaled, spikes()).layers[0].free, 1, rtol=0.05)
 
 
@@ -509,11 +509,11 @@ def test_a_diagnosis_is_text_and_data_and_a_figure():
     assert table.splitlines()[0].split() == ["layer", "layer", "1", "layer", "2"]
     assert "half-width" in table
     assert max(map(len, table.splitlines())) < 80
-    assert said == str(found.verdicts[0])
+    assert said == str(found.issues[0])
     again = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert again["layers"][0]["silent"] == 1
     assert again["layers"][0]["surrogate"] == "Sigmoid(alpha=4.0)"
-    assert again["verdicts"][0]["remedies"][0]["value"] == found.verdicts[0].remedy.value
+    assert again["issues"][0]["fixes"][0]["value"] == found.issues[0].fix.value
     pytest.importorskip("matplotlib")
     figure = found.plot()
     titles = [axes.get_title() for axes in figure.axes]
@@ -532,10 +532,10 @@ def test_what_is_no_network_is_refused():
     with pytest.raises(ValueError, match="inputs must be of shape"):
         diagnose(small(), np.zeros(3))
     optimizer = pytest.importorskip("optax").sgd(1e3)
-    too_fast = verdict(small(), loss=loss, optimizer=optimizer)
-    assert too_fast.fault == "overshoots"
-    with pytest.raises(ValueError, match="Remedy: a network has no learning rate"):
-        too_fast.remedy.apply(small())
+    too_fast = issue(small(), loss=loss, optimizer=optimizer)
+    assert too_fast.kind == "overshoots"
+    with pytest.raises(ValueError, match="Fix: a network has no learning rate"):
+        too_fast.fix.apply(small())
 
 
 def test_a_pure_network_is_compiled_once_whatever_its_numbers():

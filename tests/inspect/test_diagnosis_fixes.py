@@ -1,4 +1,4 @@
-"""Networks that are broken on purpose: a verdict names the layer, and its remedies make the network learn."""
+"""Networks that are broken on purpose: an issue names the layer, and its fixes make the network learn."""
 
 import importlib
 import json
@@ -46,16 +46,16 @@ def test_remedies_make_the_network_learn(case, benchmark):
     broken, script = benchmark
     [fault] = [fault for fault in broken.FAULTS if (fault.of, fault.name) == case]
     row = script.row(fault, 0, broken.accuracy(broken.healthy(fault.of)))
-    assert row["found"], row["verdict"]
+    assert row["found"], row["issue"]
     assert not row["harmed"], row
     assert row["learns"] or fault.name in INCURABLE, row
-    assert len(set(row["remedies"])) == len(row["remedies"])
+    assert len(set(row["fixes"])) == len(row["fixes"])
 
 
 @pytest.mark.parametrize("name", some(HEALTHY))
 def test_healthy_network_gets_no_alarm(name, benchmark):
     broken, script = benchmark
-    assert script.found_in(broken.healthy(name)).verdicts == ()
+    assert script.found_in(broken.healthy(name)).issues == ()
 
 
 def test_committed_results_cover_the_networks_and_meet_the_targets(benchmark):
@@ -68,4 +68,4 @@ def test_committed_results_cover_the_networks_and_meet_the_targets(benchmark):
     assert sum(row["found"] for row in faulty) >= 0.95 * len(faulty)
     assert sum(row["learns"] for row in curable) >= 0.9 * len(curable)
     assert not [row for row in faulty if row["harmed"]]
-    assert not [row for row in RESULTS if not row["fault"] and row["verdict"]]
+    assert not [row for row in RESULTS if not row["fault"] and row["issue"]]

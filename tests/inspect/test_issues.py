@@ -1,4 +1,4 @@
-"""The bounds of each verdict from both sides, the effect of each remedy, and the trials that remedies pass."""
+"""The bounds of each issue from both sides, the effect of each fix, and the trials that fixes pass."""
 
 import dataclasses
 import json
@@ -24,8 +24,8 @@ from spikegrad import (
     parameter,
     stochastic,
 )
-from spikegrad.inspect.diagnosis import Diagnosis, LayerReport, Remedy, Verdict, _trials
-from spikegrad.inspect.diagnosis._issues import verdicts
+from spikegrad.inspect.diagnosis import Diagnosis, Fix, Issue, LayerReport, _trials
+from spikegrad.inspect.diagnosis._issues import issues
 from spikegrad.inspect.diagnosis._look import Look, NetworkReport, Seen
 from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers
 from spikegrad.inspect.diagnosis._potential import find
@@ -43,7 +43,7 @@ REPORT = LayerReport(
     silent=0.1,
     always=0.0,
     mean=-1.0,
-    deviation=0.5,
+    std=0.5,
     firing=0.1,
     scale=1.0,
     at_rest=0.0,
@@ -76,7 +76,7 @@ WHOLE = NetworkReport([LIF(0.9)], loss=1.0, losses_after=[2.0], reads=[0.0, 1.0]
 
 
 def judged(whole=WHOLE, **numbers):
-    return [verdict.fault for verdict in verdicts([dataclasses.replace(REPORT, **numbers)], whole)]
+    return [issue.kind for issue in issues([dataclasses.replace(REPORT, **numbers)], whole)]
 
 
 # Each fault with numbers on either side of its bound, as docs/diagnose.md has them.
@@ -88,8 +88,8 @@ BOUNDS = {
         ({"silent": 1.0}, {"silent": 1.0, "fires": False}),
     ],
     "saturated": [
-        ({"mean": 12.0, "deviation": 9.0}, {"mean": 12.0, "deviation": 8.99}),
-        ({"mean": -12.0, "deviation": 9.0}, {"mean": -12.0, "deviation": 9.0, "scale": 1.01}),
+        ({"mean": 12.0, "std": 9.0}, {"mean": 12.0, "std": 8.99}),
+        ({"mean": -12.0, "std": 9.0}, {"mean": -12.0, "std": 9.0, "scale": 1.01}),
         ({"always": 0.5}, {"always": 0.499}),
         ({"firing": 0.8}, {"firing": 0.799}),
         ({"at_rest": 0.51}, {"at_rest": 0.5}),
@@ -153,13 +153,13 @@ def test_gradient_vanishes_below_a_thousandth():
     assert judged(late, by_step=(1.01e-3, 1.0)) == []
     assert judged(late._replace(differ=[1.0, 1.0]), by_step=(0.0, 1.0)) == []
     three = late._replace(cells=[LIF(0.5), LIF(0.8), LIF(0.7)])
-    [found] = verdicts([dataclasses.replace(REPORT, by_step=(0.99e-3, 1.0))] * 3, three)
+    [found] = issues([dataclasses.replace(REPORT, by_step=(0.99e-3, 1.0))] * 3, three)
     assert found.index == 1  # the layer that forgets least
-    [found] = verdicts(
+    [found] = issues(
         [dataclasses.replace(REPORT, by_step=(1e-9, 0.0, 0.0, 1.0))],
         late._replace(differ=[1.0, 0.0, 0.0, 0.0], reads=[0.0, 0.0, 0.0, 1.0]),
     )
-    assert (found.remedy.change, found.remedy.value) == ("decay", pytest.approx(np.exp(-1 / 3), rel=1e-3))
+    assert (found.fix.change, found.fix.value) == ("decay", pytest.approx(np.exp(-1 / 3), rel=1e-3))
 
 
 def test_update_overshoots_if_the_loss_rises():
@@ -174,44 +174,44 @@ def test_update_overshoots_if_the_loss_rises():
 def test_update_overshoots_without_a_loss_if_it_is_as_large_as_all_weights():
     without = WHOLE._replace(loss=None, losses_after=(), cells=[LIF()] * 2)
     layers = [dataclasses.replace(REPORT, updates={"weight": size}) for size in (2.0, 1.99, 200.0)]
-    assert verdicts(layers[1:], without) == ()
-    [found] = verdicts(layers[::2], without)
-    assert (found.fault, found.index, found.remedy.value) == ("overshoots", 1, 0.001)
+    assert issues(layers[1:], without) == ()
+    [found] = issues(layers[::2], without)
+    assert (found.kind, found.index, found.fix.value) == ("overshoots", 1, 0.001)
 
 
 def test_learning_rate_is_a_third_of_the_best_that_was_tried():
     """The parts of the update are 1, 0.3, 0.1, and so on."""
     fast = dataclasses.replace(REPORT, updates={"weight": 50.0})
-    [found] = verdicts([fast], WHOLE._replace(losses_after=[9.0, 2.0, 0.8, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0]))
-    assert (found.remedy.change, found.remedy.value) == ("learning rate", 0.03)
-    [found] = verdicts([fast], WHOLE._replace(losses_after=[9.0, 2.0, 1.8, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1]))
-    assert found.remedies == ()
+    [found] = issues([fast], WHOLE._replace(losses_after=[9.0, 2.0, 0.8, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0]))
+    assert (found.fix.change, found.fix.value) == ("learning rate", 0.03)
+    [found] = issues([fast], WHOLE._replace(losses_after=[9.0, 2.0, 1.8, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1]))
+    assert found.fixes == ()
 
 
 def test_silent_layer_ends_the_list_of_verdicts():
-    """Silence has one verdict: layers above get no spikes, and no learning rate matters."""
+    """Silence has one issue: layers above get no spikes, and no learning rate matters."""
     silent = dataclasses.replace(REPORT, silent=1.0, updates={"weight": 1e5})
     far = dataclasses.replace(REPORT, mean=-50.0)
     whole = WHOLE._replace(cells=[LIF()] * 3)
-    assert [(v.fault, v.index) for v in verdicts([far, silent, far], whole)] == [("saturated", 0), ("silent", 1)]
-    assert [(v.fault, v.index) for v in verdicts([silent, far, silent], whole)] == [("silent", 0)]
+    assert [(v.kind, v.index) for v in issues([far, silent, far], whole)] == [("saturated", 0), ("silent", 1)]
+    assert [(v.kind, v.index) for v in issues([silent, far, silent], whole)] == [("silent", 0)]
 
 
 def test_zero_weights_above_are_no_cut():
     layers = [dataclasses.replace(REPORT, no_gradient=1.0), dataclasses.replace(REPORT, weights={"weight": 0.0})]
     whole = WHOLE._replace(cells=[LIF()] * 2)
-    assert verdicts(layers, whole) == ()
+    assert issues(layers, whole) == ()
     layers[1] = dataclasses.replace(layers[1], weights={"weight": 1e-9}, updates={})
-    assert [(v.fault, v.index) for v in verdicts(layers, whole)] == [("cut off", 0)]
+    assert [(v.kind, v.index) for v in issues(layers, whole)] == [("cut off", 0)]
 
 
 # --- proposals --------------------------------------------------------------------------------------------------------
 
 
 def proposed(cell=None, **numbers):
-    """The remedies of the one verdict on a layer with these numbers, before they are tried."""
-    [found] = verdicts([dataclasses.replace(REPORT, **numbers)], WHOLE._replace(cells=[cell or LIF(0.9)]))
-    return {remedy.change: remedy.value for remedy in reversed(found.remedies)}
+    """The fixes of the one issue on a layer with these numbers, before they are tried."""
+    [found] = issues([dataclasses.replace(REPORT, **numbers)], WHOLE._replace(cells=[cell or LIF(0.9)]))
+    return {fix.change: fix.value for fix in reversed(found.fixes)}
 
 
 def test_remedies_have_the_numbers_of_their_formulas():
@@ -248,21 +248,21 @@ def test_slope_is_fitted_to_the_potentials():
     away = {"surrogate": shifted(Sigmoid(4.0), 5.0), "at": 5.0}
     for given, height in (
         ({"reached": 0.0}, 1),
-        ({"reached": 0.0, "deviation": 0.3} | away, 1),
+        ({"reached": 0.0, "std": 0.3} | away, 1),
         ({"by_lag": (1.0, 9.0), "scale": 4.0}, 0.25),
-        ({"by_lag": (1.0, 9.0), "deviation": 0.2}, 1),
+        ({"by_lag": (1.0, 9.0), "std": 0.2}, 1),
     ):
         x, slope = curve(proposed(**given)["surrogate"])
         assert x[slope.argmax()] == pytest.approx(0, abs=1e-3)
         assert slope.max() == pytest.approx(height, rel=1e-3)
         width = np.trapezoid(slope, x) / slope.max()
-        assert width == pytest.approx(given.get("deviation", REPORT.deviation), rel=0.03)
-    assert "surrogate" not in proposed(by_lag=(1.0, 9.0), deviation=0.95)
+        assert width == pytest.approx(given.get("std", REPORT.std), rel=0.03)
+    assert "surrogate" not in proposed(by_lag=(1.0, 9.0), std=0.95)
 
 
 def test_slope_is_widened_to_near_potentials():
     for off, is_near in ((0.4, False), (0.5, True), (2.1, True), (2.3, False)):
-        found = proposed(silent=1.0, mean=-off, deviation=0.0)
+        found = proposed(silent=1.0, mean=-off, std=0.0)
         assert ("surrogate" in found) is is_near
         if is_near:
             x, slope = curve(found["surrogate"])
@@ -284,16 +284,16 @@ def test_growth_is_undone_in_recurrence_and_reset():
 def test_threshold_changes_first_if_it_comes_nearer_to_1(scale, free, first):
     """The size of a function's weights is unknown."""
     numbers = {"silent": 1.0, "free": free, "scale": scale, "mean": -scale, "channels": (), "updates": {}}
-    [found] = verdicts([dataclasses.replace(REPORT, **numbers)], WHOLE)
-    assert found.remedy.change == first
+    [found] = issues([dataclasses.replace(REPORT, **numbers)], WHOLE)
+    assert found.fix.change == first
 
 
 def test_remedies_of_inputs_are_for_the_first_layer():
-    shifted = WHOLE._replace(input_mean=5.1, input_deviation=0.5, channels=(1.0, 1.0, 31.0))
+    shifted = WHOLE._replace(input_mean=5.1, input_std=0.5, channels=(1.0, 1.0, 31.0))
     layer = dataclasses.replace(REPORT, always=0.9, free=5.0, channels=(1.0, 1.0, 1.0))
 
     def changes(whole, *layers):
-        return {r.change: r.value for r in verdicts(layers, whole)[-1].remedies}
+        return {r.change: r.value for r in issues(layers, whole)[-1].fixes}
 
     found = changes(shifted, layer)
     assert (found["input offset"], found["inputs"]) == (5.1, ((2, 0.032),))
@@ -311,8 +311,8 @@ def test_weights_are_scaled_first_if_they_are_unusual():
         (7, 0.05, "threshold"),
     ):
         numbers = {"silent": 1.0, "free": 1 / gain, "weights": {"weight": norm}, "channels": (1.0, 1.0), "updates": {}}
-        [found] = verdicts([dataclasses.replace(REPORT, **numbers)], WHOLE)
-        assert first in found.remedy.change, norm
+        [found] = issues([dataclasses.replace(REPORT, **numbers)], WHOLE)
+        assert first in found.fix.change, norm
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_remedy_changes_what_it_names_and_nothing_else(dtype):
     network = Network([full_layer(dtype, weight=jnp.zeros((3, INPUTS), dtype), bias=None), layer])
     names = "weight", "recurrent", "bias"
     for change, (value, effects) in {**ARRAYS, **PARAMETERS}.items():
-        other, changed = Remedy(1, change, value, "").apply(network).layers
+        other, changed = Fix(1, change, value, "").apply(network).layers
         assert other is network.layers[0]
         for name in names:
             before, after = getattr(layer, name), getattr(changed, name)
@@ -358,20 +358,20 @@ def test_remedy_changes_what_it_names_and_nothing_else(dtype):
         cell_effects = {} if change in ARRAYS else effects
         assert changed.cell == dataclasses.replace(layer.cell, **cell_effects)
     for change in ("learning rate", "mode"):
-        with pytest.raises(ValueError, match=f"Remedy: a network has no {change}: do it"):
-            Remedy(1, change, 0.5, "do it").apply(network)
+        with pytest.raises(ValueError, match=f"Fix: a network has no {change}: do it"):
+            Fix(1, change, 0.5, "do it").apply(network)
 
 
 def test_factor_of_a_function_is_not_trained():
     kernel = jnp.ones((INPUTS, NEURONS))
     network = Network([full_layer(weight=jax.tree_util.Partial(lambda kernel, x: x @ kernel, kernel), bias=None)])
-    scaled = Remedy(0, "weights", 0.25, "").apply(network).layers[0].weight
+    scaled = Fix(0, "weights", 0.25, "").apply(network).layers[0].weight
     [leaf] = jax.tree.leaves(scaled)
     assert leaf is kernel
     np.testing.assert_array_equal(scaled(jnp.ones((1, INPUTS))), np.full((1, NEURONS), 0.25 * INPUTS))
-    again = Remedy(0, "weights", 0.25, "").apply(network).layers[0].weight
+    again = Fix(0, "weights", 0.25, "").apply(network).layers[0].weight
     assert jax.tree.structure(scaled) == jax.tree.structure(again)  # so it does not recompile
-    lifted = Remedy(0, "bias", 2.0, "").apply(network).layers[0]
+    lifted = Fix(0, "bias", 2.0, "").apply(network).layers[0]
     assert float(lifted.bias) == 2.0
 
 
@@ -383,7 +383,7 @@ def test_inputs_are_changed_before_the_weights(dtype):
         ("input offset", 3.0, wide - 3),
         ("inputs", ((1, 0.5), (3, 0.25)), wide * np.array([1, 0.5, 1, 0.25, 1])),
     ):
-        weight = Remedy(0, change, value, "").apply(Network([layer])).layers[0].weight
+        weight = Fix(0, change, value, "").apply(Network([layer])).layers[0].weight
         assert jax.tree.leaves(weight) == [layer.weight]
         np.testing.assert_allclose(weight(x), expected @ np.asarray(layer.weight, np.float64), rtol=1e-5)
 
@@ -400,7 +400,7 @@ def test_program_is_that_of_the_function():
 
 def test_remedy_reaches_through_refractory():
     network = Network([full_layer(cell=Refractory(LIF(0.9, 3.0), 2))])
-    cell = Remedy(0, "threshold", 0.5, "").apply(network).layers[0].cell
+    cell = Fix(0, "threshold", 0.5, "").apply(network).layers[0].cell
     assert cell == Refractory(LIF(0.9, 1.5), 2)
 
 
@@ -428,27 +428,27 @@ def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
 
     def seen(slope, faulty):
         report = dataclasses.replace(REPORT, slope=slope, silent=0.0)
-        return Seen([report] * 3, tuple(Verdict("fault", n, "") for n in faulty))
+        return Seen([report] * 3, tuple(Issue("fault", n, "") for n in faulty))
 
     def look(changed):
         [bias] = [float(layer.bias) for layer in changed.layers if layer.bias is not None]
         return seen(*shown[bias])
 
-    def offered(*remedies):
-        start = tuple(Verdict("fault", n, "", own) for n, own in zip((1, 2), remedies, strict=False))
+    def offered(*fixes):
+        start = tuple(Issue("fault", n, "", own) for n, own in zip((1, 2), fixes, strict=False))
         found = checked(network, look, Seen(seen(0.01, []).layers, start))
-        return [[remedy.value for remedy in verdict.remedies] for verdict in found]
+        return [[fix.value for fix in issue.fixes] for issue in found]
 
-    monkeypatch.setattr(_trials, "verdicts", lambda _, whole: whole)
+    monkeypatch.setattr(_trials, "issues", lambda _, whole: whole)
     network = Network([Layer(np.ones((2, 2)), LIF()) for _ in range(3)])
-    biases = {value: Remedy(1, "bias", value, "") for value in shown}
+    biases = {value: Fix(1, "bias", value, "") for value in shown}
     assert offered([biases[value] for value in (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)]) == [[1, 2, 6]]
     assert offered([biases[3.0], biases[5.0]]) == [[5]]
     assert offered([biases[3.0]]) == [[]]
     again = dataclasses.replace(biases[1.0], text="in other words")
-    assert offered([biases[1.0]], [again, Remedy(2, "bias", 1.0, "")]) == [[1], [1]]
-    refused = Remedy(1, "decay", 7.0, ""), Remedy(1, "adaptation", 0.1, "")  # not of this cell
-    assert offered([*refused, Remedy(1, "learning rate", 0.1, "")]) == [[0.1]]
+    assert offered([biases[1.0]], [again, Fix(2, "bias", 1.0, "")]) == [[1], [1]]
+    refused = Fix(1, "decay", 7.0, ""), Fix(1, "adaptation", 0.1, "")  # not of this cell
+    assert offered([*refused, Fix(1, "learning rate", 0.1, "")]) == [[0.1]]
 
 
 class TwoCompartments(Cell):
@@ -510,11 +510,11 @@ def test_cell_of_a_user_is_judged_by_the_array_that_fires():
     slope = 4 / (2 * np.cosh(2 * distance)) ** 2
     found = diagnose(network(cell), inputs(), LOSS)
     layer = found.layers[0]
-    assert found.verdicts == ()
+    assert found.issues == ()
     assert layer.fires
     assert 0.02 < layer.rate < 0.5
     expected = [np.mean(fired), 1.0, distance.mean(), distance.std(), slope.mean(), (slope >= 0.5).mean()]
-    got = [layer.rate, layer.scale, layer.mean, layer.deviation, layer.slope, layer.within]
+    got = [layer.rate, layer.scale, layer.mean, layer.std, layer.slope, layer.within]
     np.testing.assert_allclose(got, expected, rtol=2e-5)
 
 
@@ -532,7 +532,7 @@ def test_readout_of_a_user_does_not_fire():
     silent = Network([*network(LIF()).layers[:1], Layer(jnp.zeros((NEURONS, OUTPUTS)), Squashed())])
     found = diagnose(silent, inputs(), LOSS)
     assert [layer.fires for layer in found.layers] == [True, False]
-    assert found.verdicts == ()
+    assert found.issues == ()
 
 
 class Fixed(Cell):
@@ -548,11 +548,11 @@ class Fixed(Cell):
         return u - s, s
 
 
-def test_constant_of_a_custom_cell_gets_no_remedy():
+def test_constant_of_a_custom_cell_gets_no_fix():
     weak = network(Fixed(), gain=2e-3)
-    [verdict] = diagnose(weak, inputs(), LOSS).verdicts
-    assert [remedy.change for remedy in verdict.remedies] == ["feedforward weights"]
-    assert diagnose(verdict.remedy.apply(weak), inputs(), LOSS).verdicts == ()
+    [issue] = diagnose(weak, inputs(), LOSS).issues
+    assert [fix.change for fix in issue.fixes] == ["feedforward weights"]
+    assert diagnose(issue.fix.apply(weak), inputs(), LOSS).issues == ()
 
 
 SILENT = {
@@ -568,17 +568,17 @@ def test_silence_is_named_first(kind):
     """With the default slope, which still reaches the potentials, and with an optimizer, whose update is large."""
     found = diagnose(SILENT[kind], inputs(), LOSS, optimizer=optax.adam(0.01))
     assert found.layers[0].slope > 0.02
-    [verdict] = found.verdicts
-    assert (verdict.fault, verdict.index) == ("silent", 0)
-    assert "learning rate" not in str(verdict)
-    assert diagnose(verdict.remedy.apply(SILENT[kind]), inputs(), LOSS).verdicts == ()
+    [issue] = found.issues
+    assert (issue.kind, issue.index) == ("silent", 0)
+    assert "learning rate" not in str(issue)
+    assert diagnose(issue.fix.apply(SILENT[kind]), inputs(), LOSS).issues == ()
 
 
 def test_zero_inputs_are_named():
-    [verdict] = diagnose(network(LIF()), 0 * inputs(), LOSS, optimizer=optax.adam(0.01)).verdicts
-    assert str(verdict) == "layer 1 is silent: its inputs are zero"
-    [verdict] = diagnose(network(LIF(), gain=0.0), inputs(), LOSS).verdicts
-    assert str(verdict) == "layer 1 is silent: its currents are zero"
+    [issue] = diagnose(network(LIF()), 0 * inputs(), LOSS, optimizer=optax.adam(0.01)).issues
+    assert str(issue) == "layer 1 is silent: its inputs are zero"
+    [issue] = diagnose(network(LIF(), gain=0.0), inputs(), LOSS).issues
+    assert str(issue) == "layer 1 is silent: its currents are zero"
 
 
 FAULTY = {
@@ -591,21 +591,21 @@ FAULTY = {
 }
 
 
-def key(remedy):
-    return remedy.index, remedy.change, repr(remedy.value)
+def key(fix):
+    return fix.index, fix.change, repr(fix.value)
 
 
 @pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "adaptation", "sign"))
 def test_remedy_that_is_offered_cures(kind):
     broken, change = FAULTY[kind]
     found = diagnose(broken, inputs(), LOSS)
-    verdict = found.verdicts[0]
-    assert (verdict.index, verdict.remedy.change) == (0, change)
-    offered = [remedy for v in found.verdicts for remedy in v.remedies]
-    assert len({key(remedy) for remedy in offered}) == len(offered)
-    assert all(remedy.value != 1 for remedy in offered)
-    after = diagnose(verdict.remedy.apply(broken), inputs(), LOSS)
-    assert not after.verdicts
+    issue = found.issues[0]
+    assert (issue.index, issue.fix.change) == (0, change)
+    offered = [fix for v in found.issues for fix in v.fixes]
+    assert len({key(fix) for fix in offered}) == len(offered)
+    assert all(fix.value != 1 for fix in offered)
+    after = diagnose(issue.fix.apply(broken), inputs(), LOSS)
+    assert not after.issues
     assert 0.005 < after.layers[0].rate < 0.5
 
 
@@ -627,18 +627,18 @@ def test_one_large_channel_is_scaled_alone():
         (heavy, inputs(), "input channels"),
         (healthy, inputs() * large, "inputs"),
     ):
-        [verdict] = diagnose(broken, x, LOSS).verdicts
-        assert verdict.remedy.change == change
-        [(channel, factor)] = verdict.remedy.value
+        [issue] = diagnose(broken, x, LOSS).issues
+        assert issue.fix.change == change
+        [(channel, factor)] = issue.fix.value
         assert channel == 2
         assert 1e-4 < factor < 1e-3
-        assert diagnose(verdict.remedy.apply(broken), x, LOSS).verdicts == ()
+        assert diagnose(issue.fix.apply(broken), x, LOSS).issues == ()
 
 
 @pytest.mark.parametrize("readout", [0.0, 1e-3])
 def test_small_readout_is_healthy(readout):
     found = diagnose(network(LIF(0.9), readout=readout), inputs(), LOSS, optimizer=optax.adam(0.01))
-    assert found.verdicts == ()
+    assert found.issues == ()
 
 
 # --- numbers of a layer ---------------------------------------------------------------------------------------------
@@ -682,7 +682,7 @@ def test_steps_and_examples_count_if_they_take_place():
     assert hidden.silent == (fired == 0).all(0).mean()
     assert (hidden.at_rest, hidden.scale) == (3 / 8, pytest.approx(2.0))
     distance = (np.asarray(u, float) - np.asarray(thresholds, float))[active]
-    got = [hidden.rate, hidden.mean, hidden.deviation, whole.loss]
+    got = [hidden.rate, hidden.mean, hidden.std, whole.loss]
     np.testing.assert_allclose(got, [fired.mean(), distance.mean(), distance.std(), LOSS(potentials)], rtol=1e-4)
     apart = there - there.mean(1, keepdims=True)
     np.testing.assert_allclose(whole.differ, np.sqrt((apart**2).sum((1, 2))), rtol=1e-5)
@@ -730,22 +730,20 @@ def test_table_has_each_number_under_its_heading():
 
 
 def test_data_has_every_field():
-    verdict = Verdict(
-        "silent", 1, "finding", (Remedy(1, "bias", 2.5, "add it"), Remedy(1, "surrogate", Arctan(2.0), ""))
-    )
-    found = json.loads(json.dumps(Diagnosis((SHOWN, OTHER), (verdict,), 0.5, np.inf).to_dict(), allow_nan=False))
+    issue = Issue("silent", 1, "finding", (Fix(1, "bias", 2.5, "add it"), Fix(1, "surrogate", Arctan(2.0), "")))
+    found = json.loads(json.dumps(Diagnosis((SHOWN, OTHER), (issue,), 0.5, np.inf).to_dict(), allow_nan=False))
     assert (found["loss"], found["loss_after"]) == (0.5, None)
     for layer, written in zip((SHOWN, OTHER), found["layers"], strict=True):
         for field in dataclasses.fields(LayerReport):
             value = getattr(layer, field.name)
             expected = list(value) if isinstance(value, tuple) else repr(value) if field.name == "surrogate" else value
             assert written[field.name] == expected, field.name
-    assert found["verdicts"] == [
+    assert found["issues"] == [
         {
-            "fault": "silent",
+            "kind": "silent",
             "index": 1,
-            "finding": "finding",
-            "remedies": [
+            "description": "finding",
+            "fixes": [
                 {"index": 1, "change": "bias", "value": 2.5, "text": "add it"},
                 {"index": 1, "change": "surrogate", "value": "Arctan(alpha=2.0)", "text": ""},
             ],

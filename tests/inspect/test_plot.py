@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from spikegrad import Arctan, InvSquareGrad, Sigmoid, Surrogate, fitted, get, names
+from spikegrad import Arctan, InvSquareGrad, Sigmoid, Surrogate, get, names, rescaled
 from spikegrad.inspect.plot import activity, plot, raster, traces
 
 
@@ -81,7 +81,7 @@ def test_without_matplotlib_the_way_to_install_it_is_told():
 
 
 def test_long_numbers_are_short_in_the_legend():
-    figure = plot(fitted(Sigmoid(), height=1.0, width=0.3), Arctan(2.0))
+    figure = plot(rescaled(Sigmoid(), peak=1.0, half_width=0.3), Arctan(2.0))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[-2:] == ["1 * stretched(Sigmoid(alpha=4.0), 0.6808)", "Arctan(alpha=2.0)"]
 

@@ -58,11 +58,11 @@ def test_weights_solve_the_equations_of_the_paper_and_of_what_differs_between_ne
     impulse = np.zeros((2000, 1, 1))
     impulse[0] = 1
     kernel = potentials(impulse, decay, synapse, gain).ravel()
-    for n, p, mean, deviation in ((300, 0.004, 0.0, None), (4, 0.2, 0.3, 0.7)):
+    for n, p, mean, std in ((300, 0.004, 0.0, None), (4, 0.2, 0.3, 0.7)):
         mu = mean / (n * p * kernel.sum())
-        target = ((1.0 if deviation is None else deviation) ** 2 - mu**2 * n * p * (1 - p) * (kernel**2).sum()) / n
+        target = ((1.0 if std is None else std) ** 2 - mu**2 * n * p * (1 - p) * (kernel**2).sum()) / n
         variance = target / (p * (1 - p) * (kernel**2).sum() + p**2 * kernel.sum() ** 2)
-        weight = fluctuation_driven(cell, p, mean=mean, deviation=deviation)(KEY, (n, 20))
+        weight = fluctuation_driven(cell, p, mean=mean, std=std)(KEY, (n, 20))
         np.testing.assert_allclose(
             weight, mu + np.sqrt(variance) * jax.random.normal(KEY, (n, 20)), rtol=1e-4, atol=1e-6
         )
@@ -76,8 +76,8 @@ def test_the_formula_of_the_paper_for_rare_spikes():
     sigma = np.sqrt(((1 - mean) / xi) ** 2 / (n * rate * hat) - mu**2)
     second = n * sigma**2 * (rate * bar) ** 2  # what it leaves out
     cell = SynapticLIF(np.exp(-dt / membrane), synaptic_decay=np.exp(-dt / synapse), norm_input=True)
-    deviation = float(np.sqrt(((1 - mean) / xi) ** 2 + second))
-    weight = fluctuation_driven(cell, rate * dt, mean=mean, deviation=deviation)(KEY, (n, 50))
+    std = float(np.sqrt(((1 - mean) / xi) ** 2 + second))
+    weight = fluctuation_driven(cell, rate * dt, mean=mean, std=std)(KEY, (n, 50))
     np.testing.assert_allclose(weight, mu + sigma * jax.random.normal(KEY, (n, 50)), rtol=0.01, atol=1e-4)
     assert second / ((1 - mean) / xi) ** 2 < 0.2
 
@@ -89,7 +89,7 @@ def test_potentials_of_random_spikes(name, recurrent, mean):
     cell, decay, synapse, gain = CELLS[name]
     spikes = rng().random((400, 10, N)) < 0.05
     own = rng().random((400, 10, NEURONS)) < 0.05  # as if neurons fired by themselves
-    layer = Layer.init(KEY, N, NEURONS, cell, rate=0.05, mean=mean, deviation=0.6, recurrent=recurrent)
+    layer = Layer.init(KEY, N, NEURONS, cell, rate=0.05, mean=mean, std=0.6, recurrent=recurrent)
     currents = spikes @ np.asarray(layer.weight, np.float64)
     if recurrent:
         feedback = own @ np.asarray(layer.recurrent, np.float64)
@@ -112,7 +112,7 @@ def test_potentials_of_inputs_that_are_measured(masked):
     there = np.ones((steps, examples), bool) if mask is None else mask
     for name, mean in (("lif", 0.0), ("synaptic", 0.3), ("readout", -0.2)):
         cell, *decays = CELLS[name]
-        draw = fluctuation_driven(cell, x.astype(np.float32), mask=mask, mean=mean, deviation=0.8)
+        draw = fluctuation_driven(cell, x.astype(np.float32), mask=mask, mean=mean, std=0.8)
         weight = np.asarray(draw(KEY, (channels, 4000)), np.float64)
         found = potentials(x @ weight, *decays, mask)[there]
         assert found.std() == pytest.approx(0.8, rel=0.05)
@@ -144,9 +144,7 @@ def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
     spikes = rng().random((40, 12, 40)) < 0.1
     mask = np.arange(40)[:, None] < rng().integers(20, 40, 12)
     cell, readout = SynapticLIF(0.9, synaptic_decay=0.8), LeakyReadout(0.95)
-    network = Network.init(
-        KEY, spikes, (200, 150, 100), cell, readout, mask=mask, recurrent=True, deviation=0.9, bias=True
-    )
+    network = Network.init(KEY, spikes, (200, 150, 100), cell, readout, mask=mask, recurrent=True, std=0.9, bias=True)
     first, second, last = network.layers
     assert [layer.weight.shape for layer in network.layers] == [(40, 200), (200, 150), (150, 100)]
     assert (first.recurrent.shape, second.recurrent.shape, last.recurrent) == ((200, 200), (150, 150), None)
@@ -251,7 +249,7 @@ class Around(Cell):
 @pytest.mark.parametrize("cell", [Declared(), Around(Declared())])
 @pytest.mark.parametrize("rate", [0.1, np.random.default_rng(0).random((30, 4, 9)) < 0.3])
 def test_a_cell_declares_its_linear_response(cell, rate):
-    known = fluctuation_driven(LIF(0.5), rate, deviation=2.0)(KEY, (9, 5))
+    known = fluctuation_driven(LIF(0.5), rate, std=2.0)(KEY, (9, 5))
     np.testing.assert_allclose(fluctuation_driven(cell, rate)(KEY, (9, 5)), known / 3, rtol=1e-6)
 
 
@@ -265,8 +263,8 @@ SPIKES = np.zeros((3, 2, 4), bool)
         (lambda: fluctuation_driven(Faster(), 0.1), TypeError, "cell must declare its linear_response, got Faster"),
         (lambda: fluctuation_driven(LIF(), 1.5), ValueError, "rate must be > 0 and <= 1, got 1.5; other inputs"),
         (lambda: fluctuation_driven(LIF(), 0), ValueError, "rate must be > 0 and <= 1, got 0"),
-        (lambda: fluctuation_driven(LIF(), 0.1, deviation=-1.0), ValueError, "deviation must be > 0, got -1"),
-        (lambda: fluctuation_driven(LIF(), 0.1, mean=1.0), ValueError, "deviation must be > 0, got 0"),
+        (lambda: fluctuation_driven(LIF(), 0.1, std=-1.0), ValueError, "std must be > 0, got -1"),
+        (lambda: fluctuation_driven(LIF(), 0.1, mean=1.0), ValueError, "std must be > 0, got 0"),
         (lambda: fluctuation_driven(LIF(1.0), 0.1), ValueError, "a decay of 1 has no stationary potential"),
         (lambda: fluctuation_driven(LIF(), 0.1, mask=SPIKES), TypeError, "mask goes with inputs to measure"),
         (lambda: fluctuation_driven(LIF(), SPIKES), ValueError, "inputs are all 0"),
@@ -285,7 +283,7 @@ SPIKES = np.zeros((3, 2, 4), bool)
             "mean 0.1 cannot come of inputs of mean 0",
         ),
         (
-            lambda: fluctuation_driven(LIF(), 0.1, mean=0.9, deviation=1e-3)(KEY, (4, 2)),
+            lambda: fluctuation_driven(LIF(), 0.1, mean=0.9, std=1e-3)(KEY, (4, 2)),
             ValueError,
             "deviation is too small: equal weights for mean 0.9 exceed it",
         ),
@@ -295,12 +293,12 @@ SPIKES = np.zeros((3, 2, 4), bool)
         (lambda: Layer.init(KEY, 4, 2, LIF(), weight=0.5), TypeError, "weight must be one of jax.nn.initializers"),
         (lambda: Layer.init(KEY, 4, 2, LIF(), rate=0.1, recurrent=2.0), TypeError, "recurrent must be one of jax"),
         (
-            lambda: Layer.init(KEY, ~SPIKES, 2, LIF(), deviation=1e-3, recurrent=True),
+            lambda: Layer.init(KEY, ~SPIKES, 2, LIF(), std=1e-3, recurrent=True),
             ValueError,
-            "no neuron fires, so that recurrent has nothing to go by: raise deviation",
+            "no neuron fires, so that recurrent has nothing to go by: raise std",
         ),
         (
-            lambda: Network.init(KEY, ~SPIKES, (3, 2), LIF(), deviation=1e-3),
+            lambda: Network.init(KEY, ~SPIKES, (3, 2), LIF(), std=1e-3),
             ValueError,
             "Network.init: layer 1: fluctuation_driven: inputs are all 0",
         ),

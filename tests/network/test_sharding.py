@@ -20,7 +20,7 @@ from spikegrad import (
     Network,
     Sigmoid,
     learnable,
-    levels,
+    multi_spike,
     shifted,
     signed,
     stochastic,
@@ -180,7 +180,7 @@ def test_networks_side_by_side_one_a_device(options):
 @functools.cache
 def numbers_for_all():
     """A function of numbers that no device has a share of, and of ``x``; and its gradient."""
-    curve = learnable(levels(truncated(shifted(ERF(), 0.1), 0.9), 2, 0.8, "nearest"))
+    curve = learnable(multi_spike(truncated(shifted(ERF(), 0.1), 0.9), 2, 0.8, "nearest"))
     x = jnp.linspace(-1, 2, 2 * DEVICES)
 
     def run(curve, x):

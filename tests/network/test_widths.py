@@ -21,8 +21,8 @@ from spikegrad import (
     Refractory,
     Sigmoid,
     SynapticLIF,
-    fit_widths,
     learnable,
+    match_widths,
     measure,
     shifted,
     stochastic,
@@ -61,7 +61,7 @@ def deviations(network, mask):
 def test_slopes_are_as_wide_as_potentials_are_spread(keep):
     mask = MASK if keep == "area" else None
     before = network()
-    after = fit_widths(before, X, ratio=0.7, keep=keep, mask=mask)
+    after = match_widths(before, X, ratio=0.7, keep=keep, mask=mask)
     assert after.layers[2].cell == before.layers[2].cell
     for n, deviation in enumerate(deviations(before, mask)):
         old, new = (measure(surrogate_of(net.layers[n].cell)) for net in (before, after))
@@ -70,7 +70,7 @@ def test_slopes_are_as_wide_as_potentials_are_spread(keep):
         assert getattr(new, "area" if keep == "peak" else "peak") != pytest.approx(getattr(old, keep), rel=0.1)
     assert surrogate_of(after.layers[0].cell).learn
     np.testing.assert_array_equal(before(X, mask=mask)[1], after(X, mask=mask)[1])
-    again = fit_widths(fit_widths(after, 2 * X, keep=keep), X, ratio=0.7, keep=keep, mask=mask)
+    again = match_widths(match_widths(after, 2 * X, keep=keep), X, ratio=0.7, keep=keep, mask=mask)
     assert jax.tree.structure(again) == jax.tree.structure(after)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -86,7 +86,7 @@ def test_slopes_are_as_wide_as_potentials_are_spread(keep):
 )
 def test_curves_that_have_been_stretched_or_shifted_before(surrogate, keep):
     one = Network([Layer(jnp.ones((5, 8)), LIF(surrogate=surrogate))])
-    new = measure(fit_widths(one, X, keep=keep).layers[0].cell.surrogate)
+    new = measure(match_widths(one, X, keep=keep).layers[0].cell.surrogate)
     assert new.half_width == pytest.approx(float(one(X, pre_spike=[0])[2][0].std()), rel=1e-5)
     assert getattr(new, keep) == pytest.approx(getattr(measure(surrogate), keep), rel=1e-5)
 
@@ -96,24 +96,24 @@ def test_potentials_of_spikes_that_are_drawn_are_those_of_the_key():
     widths = []
     for seed in (1, 2):
         key = jax.random.key(seed)
-        after = fit_widths(drawn, X, key=key)
+        after = match_widths(drawn, X, key=key)
         for layer, u in zip(after.layers, drawn(X, pre_spike=[0, 1], key=key)[2], strict=True):
             widths.append(measure(layer.cell.surrogate).half_width)
             assert widths[-1] == pytest.approx(float(u.std()), rel=1e-5)
     assert widths[1] != pytest.approx(widths[3], rel=1e-3)
     with pytest.raises(TypeError, match="key"):
-        fit_widths(drawn, X)
+        match_widths(drawn, X)
 
 
 def test_what_has_no_spread_keeps_its_width():
     one = Network([Layer(jnp.zeros((5, 8)), LIF(surrogate=Arctan(3.0)))])
-    after = fit_widths(one, X)
+    after = match_widths(one, X)
     assert measure(after.layers[0].cell.surrogate) == measure(Arctan(3.0))
-    wider = fit_widths(Network([dataclasses.replace(one.layers[0], weight=jnp.ones((5, 8)))]), X)
-    stays = fit_widths(Network([dataclasses.replace(wider.layers[0], weight=jnp.zeros((5, 8)))]), X)
+    wider = match_widths(Network([dataclasses.replace(one.layers[0], weight=jnp.ones((5, 8)))]), X)
+    stays = match_widths(Network([dataclasses.replace(wider.layers[0], weight=jnp.zeros((5, 8)))]), X)
     assert stays.layers[0].cell == wider.layers[0].cell
     step = LIF(surrogate=lambda u: (u > 0).astype(u.dtype))  # with a derivative that is nobody's business
-    assert fit_widths(Network([Layer(jnp.ones((5, 8)), step)]), X).layers[0].cell.surrogate is step.surrogate
+    assert match_widths(Network([Layer(jnp.ones((5, 8)), step)]), X).layers[0].cell.surrogate is step.surrogate
 
 
 @pytest.mark.parametrize("keep", few(["peak", "area"], "area"))
@@ -123,7 +123,7 @@ def test_widths_follow_the_potentials_and_compile_nothing(keep, tmp_path):
         Layer(weight(5, 8, 0.3), LIF(surrogate=InvSquareGrad(5.0))),
         Layer(lambda x: x @ jnp.ones((8, 2)), LeakyReadout()),
     ])  # fmt: skip
-    trainable, static = partition(fit_widths(start, X, ratio=2.0, keep=keep))
+    trainable, static = partition(match_widths(start, X, ratio=2.0, keep=keep))
     adapt, optimizer, reports = AdaptWidths(static, X, ratio=2.0, keep=keep), optax.adam(0.1), []
 
     def loss(trainable, batch, key):
@@ -133,7 +133,7 @@ def test_widths_follow_the_potentials_and_compile_nothing(keep, tmp_path):
         callbacks = [adapt, reports.append, *more]
         return fit(loss, state, batches, optimizer=optimizer, steps=steps, callbacks=callbacks)
 
-    beginning, states = State.start(trainable, optimizer, KEY), []
+    beginning, states = State.create(trainable, optimizer, KEY), []
     train(beginning, 1)
     reports.clear()
     assert (
@@ -148,13 +148,13 @@ def test_widths_follow_the_potentials_and_compile_nothing(keep, tmp_path):
         found = measure(net.layers[0].cell.surrogate)
         assert found.half_width == pytest.approx(2 * float(net(X, pre_spike=[0])[2][0].std()), rel=1e-4)
         assert getattr(found, keep) == pytest.approx(getattr(measure(InvSquareGrad(5.0)), keep), rel=1e-4)
-    again = train(Checkpoints(tmp_path).latest(beginning), 6)
+    again = train(Checkpoints(tmp_path).restore(beginning), 6)
     for a, b in zip(jax.tree.leaves(again.trainable), jax.tree.leaves(state.trainable), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_only_at_the_end_of_an_epoch():
-    trainable, static = partition(fit_widths(Network([Layer(weight(5, 8, 0.3), LIF())]), X))
+    trainable, static = partition(match_widths(Network([Layer(weight(5, 8, 0.3), LIF())]), X))
     widths = []
 
     def loss(trainable, batch, key):
@@ -170,12 +170,12 @@ def test_only_at_the_end_of_an_epoch():
 
 def test_what_cannot_be():
     one = Network([Layer(weight(5, 8), LIF())])
-    with pytest.raises(ValueError, match="fit_widths: ratio must be > 0 and finite, got -1"):
-        fit_widths(one, X, ratio=-1)
+    with pytest.raises(ValueError, match="match_widths: ratio must be > 0 and finite, got -1"):
+        match_widths(one, X, ratio=-1)
     with pytest.raises(ValueError, match="AdaptWidths: keep must be one of 'peak', 'area', got 'height'"):
         AdaptWidths(None, X, keep="height")
-    with pytest.raises(ValueError, match=r"fit_widths: the slope of LeakyRelu\(.*\) has no half-width"):
-        fit_widths(Network([Layer(weight(5, 8), LIF(surrogate=LeakyRelu()))]), X)
+    with pytest.raises(ValueError, match=r"match_widths: the slope of LeakyRelu\(.*\) has no half-width"):
+        match_widths(Network([Layer(weight(5, 8), LIF(surrogate=LeakyRelu()))]), X)
 
     def train(network, chosen=lambda path, leaf: True):
         trainable, static = partition(network, chosen)
@@ -185,8 +185,10 @@ def test_what_cannot_be():
 
         fit(loss, trainable, [X], optimizer=optax.sgd(0.1), key=KEY, callbacks=[AdaptWidths(static, X)])
 
-    weights_alone = fit_widths(one, X), lambda path, leaf: "weight" in path
+    weights_alone = match_widths(one, X), lambda path, leaf: "weight" in path
     two = Network([*one.layers, Layer(weight(8, 2), LeakyReadout())])
     for network, chosen in ((one, lambda *_: True), (two, lambda *_: True), weights_alone):
-        with pytest.raises(ValueError, match="what is trained has no widths: fit_widths gives them, before partition"):
+        with pytest.raises(
+            ValueError, match="what is trained has no widths: match_widths gives them, before partition"
+        ):
             train(network, chosen)

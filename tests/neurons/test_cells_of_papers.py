@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import few
 
-from spikegrad import AdaptiveLIF, Layer, LeakyReadout, Network, Sigmoid, levels, signed, unroll
+from spikegrad import AdaptiveLIF, Layer, LeakyReadout, Network, Sigmoid, multi_spike, signed, unroll
 from spikegrad.neurons import (
     BRF,
     CLIF,
@@ -358,7 +358,7 @@ def test_a_balanced_neuron_on_the_boundary_neither_grows_nor_decays(x64):
     [
         ("BRF: omega must be at most 1 / dt, got omega=101.0, dt=0.01", lambda: BRF(101.0)),
         ("RF: omega must be at most 1 / dt", lambda: RF(np.array([10.0, 101.0]))),
-        ("QIF: a reset to a value, which takes one spike a step", lambda: QIF(surrogate=levels(Sigmoid(), 2))),
+        ("QIF: a reset to a value, which takes one spike a step", lambda: QIF(surrogate=multi_spike(Sigmoid(), 2))),
         ("CLIF: a reset that spikes increase", lambda: CLIF(surrogate=signed(Sigmoid()))),
         (r"reset must be one of 'subtract', 'value', 'none', 'baseline'", lambda: AdaptiveLIF(reset="base")),
         (r"reset must be one of 'subtract', 'value', 'none'", lambda: SynapticAdaptiveLIF(reset="base")),

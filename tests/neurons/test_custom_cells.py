@@ -23,7 +23,7 @@ from spikegrad import (
     sigmoid,
     unroll,
 )
-from spikegrad.network import fit_widths
+from spikegrad.network import match_widths
 from spikegrad.neurons import parameters_of, says_how_to_encode, with_parameters
 
 rng = np.random.default_rng(0)
@@ -213,7 +213,7 @@ def test_weights_and_widths_of_a_wrapper_are_those_of_its_inner_cell():
         np.testing.assert_array_equal(
             network.layers[0].weight, Network.init(jax.random.key(0), X, (7, 2), LIF(0.8)).layers[0].weight
         )
-        fitted = fit_widths(network, X).layers[0].cell
+        fitted = match_widths(network, X).layers[0].cell
         assert type(fitted) is wrap
         assert parameters_of(fitted).surrogate != LIF().surrogate
 
@@ -250,7 +250,7 @@ def test_state_of_two_arrays_needs_an_initial_state(run, batch):
         run(Empty(), X[:, :batch])
 
 
-OTHERS = {  # what users of other libraries write, and the remedy that the message names
+OTHERS = {  # what users of other libraries write, and the fix that the message names
     "a name": (
         lambda: LIF(surrogate="arctan"),
         TypeError,

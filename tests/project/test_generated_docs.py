@@ -63,18 +63,18 @@ def test_tables_of_choices_show_test_accuracies_and_mark_the_best_by_validation(
     varied = {axis: values if axis in kept else values[:1] for axis, values in columns.items()}
     rows = [
         dict(zip(varied, place, strict=True))
-        | {"question": "q", "surrogate": name, "height": None, "width": width, "command": f"train {place}"}
-        | {"validation": rng.uniform(0.4, 1), "held_out": rng.uniform(0.4, 1), "held_out, deviation": rng.uniform()}
+        | {"question": "q", "surrogate": name, "peak": None, "half_width": width, "command": f"train {place}"}
+        | {"validation": rng.uniform(0.4, 1), "test": rng.uniform(0.4, 1), "test, deviation": rng.uniform()}
         | {"runs": 5, "diverged": int(rng.choice([0, 0, 2, 5]))}
         for place in itertools.product(*varied.values())
         for name in ("arctan", "sigmoid")
         for width in (0.1, 0.4, 1.6)
     ]
-    other = rows[0] | {"question": "other", "width": 9.0}
+    other = rows[0] | {"question": "other", "half_width": 9.0}
     text = conf.choices({"choosing": {"rows": [*rows, other]}}, "q")
     found = {}
     for header, *lines in tables(text):
-        assert header[:2] == ["surrogate", "width"]
+        assert header[:2] == ["surrogate", "half_width"]
         for name, width, *cells in lines:
             found |= {(name, float(width), column): cell for column, cell in zip(header[2:], cells, strict=True)}
     titles = {"depth": "{} hidden".format, "detached": {False: "reset differentiated", True: "reset detached"}.get}
@@ -84,14 +84,14 @@ def test_tables_of_choices_show_test_accuracies_and_mark_the_best_by_validation(
         best[row[place]] = max(best[row[place]], row["validation"])
     assert len(found) == len(rows)
     for row in rows:
-        cell = found[row["surrogate"], row["width"], title_of(row[place])]
+        cell = found[row["surrogate"], row["half_width"], title_of(row[place])]
         assert cell.startswith("**") == cell.endswith("**") == (row["validation"] == best[row[place]])
         if row["diverged"] == row["runs"]:
             assert cell.strip("*") == "diverged"
             continue
         mean, deviation = map(float, cell.strip("*").split(" ± "))
-        assert abs(mean - 100 * row["held_out"]) <= 0.05 + 1e-9
-        assert abs(deviation - 100 * row["held_out, deviation"]) <= 0.05 + 1e-9
+        assert abs(mean - 100 * row["test"]) <= 0.05 + 1e-9
+        assert abs(deviation - 100 * row["test, deviation"]) <= 0.05 + 1e-9
     assert all(row["command"] in text for row in rows)
 
 

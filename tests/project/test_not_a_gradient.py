@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from spikegrad import Layer, LeakyReadout, Network, Sigmoid, excluding, soft, stochastic
+from spikegrad import Layer, LeakyReadout, Network, Sigmoid, soft, stochastic, strict
 
 QUICK_COMPILATION = True
 pytestmark = pytest.mark.usefixtures("x64")
@@ -68,7 +68,7 @@ def test_around_a_circle(example):
 
 def test_around_a_circle_with_spikes(example):
     """They are 1 or 0 at the threshold itself, where the steep output is 1/2 and a half of the circle lies."""
-    for fire in (Sigmoid(5.0), excluding(Sigmoid(5.0))):
+    for fire in (Sigmoid(5.0), strict(Sigmoid(5.0))):
         outputs, changes = example.around_a_circle(fire)
         assert set(np.unique(outputs)) == {0, 1}
         assert abs(changes.sum()) > 0.5

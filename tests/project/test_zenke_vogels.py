@@ -49,7 +49,7 @@ def optax_promotes():
 @pytest.fixture(scope="module")
 def some():
     """Few examples, ``(n, steps, inputs)`` and labels."""
-    x, y, _ = examples(20)[0].stacked()
+    x, y, _ = examples(20)[0].as_batch()
     return np.moveaxis(x, 1, 0), y
 
 
@@ -142,7 +142,7 @@ def test_without_a_slope_nothing_is_learnt_and_the_bound_wakes_what_is_silent(so
         [setting | {"height": height, "readout": readout} for height, readout in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.0))],
         optimizer=optax.adam(0.05),
         steps=20,
-        at_once=1,
+        jobs=1,
         score=score,
     )
     assert (flat["right"], flat["spikes"], flat["moved"]) == (pytest.approx(0.1), 0, 0)
@@ -186,8 +186,8 @@ def test_and_it_is_none_elsewhere(gradient, recurrent, detached):
     assert np.median(away) > 0.1 * np.median(abs(10 * one))  # Adam sees that
 
 
-def result(group, beta, lr, seed, validation, held_out, epochs=10):
-    scores = {"validation": validation, "held_out": held_out, "spikes": 1.0, "silent": 0.0, "diverged": None}
+def result(group, beta, lr, seed, validation, test, epochs=10):
+    scores = {"validation": validation, "test": test, "spikes": 1.0, "silent": 0.0, "diverged": None}
     return {**task._setting((group, beta), lr, epochs), "seed": seed, **scores}
 
 
@@ -217,7 +217,7 @@ def test_learning_rates_are_chosen_by_validation_with_seed_0():
     assert (lrs[hard, 10.0], lrs[mild, 10.0], lrs[mild, 1.0]) == (0.05, 0.1, 0.05)
     assert (hard, 1.0) not in lrs
     rows = [row for row in task.summary(grid, found) if row["shape"] == "sigmoid"]
-    assert [(row["asymptotic"], row["beta"], row["lr"], row["held_out"]) for row in rows] == [
+    assert [(row["asymptotic"], row["beta"], row["lr"], row["test"]) for row in rows] == [
         (False, 1.0, 0.05, [0.6]),
         (False, 10.0, 0.1, [0.4]),
         (True, 1.0, 0.05, [0.6]),
@@ -234,13 +234,13 @@ def test_runs_at_length_are_rows_of_their_own():
     group = HARD, "SuperSpike"
     grid = Grid(betas=(3.0,), lrs=(0.1,))
     found = [result(group, 3.0, 0.1, 0, 0.5, 0.4), *(result(group, 3.0, 0.1, n, 0.9, 0.1 * n, 100) for n in (2, 1))]
-    assert [row["held_out"] for row in task.summary(grid, found)] == [[0.4]]
-    assert [row["held_out"] for row in task.at_length(grid, found)] == [[0.1, 0.2]]
+    assert [row["test"] for row in task.summary(grid, found)] == [[0.4]]
+    assert [row["test"] for row in task.at_length(grid, found)] == [[0.1, 0.2]]
 
 
 def row(condition, shape, beta, *accuracies):
     about = {"shape": shape, "beta": beta, "lr": 1.0, "spikes": 1.0}
-    return {**condition._asdict(), **about, "validation": accuracies, "held_out": accuracies}
+    return {**condition._asdict(), **about, "validation": accuracies, "test": accuracies}
 
 
 @pytest.mark.parametrize(("at_3", "at_10", "of_esser", "met"), [
@@ -268,7 +268,7 @@ def test_examples_are_apart(monkeypatch):
     number = np.arange(10_000)
     numbered = Sequences("numbers", number[:, None, None], np.repeat(np.arange(10), 1000))
     monkeypatch.setattr(task, "randman", lambda classes, inputs, samples, *, steps: numbered)
-    found = [part.stacked() for part in task.examples(1000)]
+    found = [part.as_batch() for part in task.examples(1000)]
     assert [len(y) for _, y, _ in found] == [8000, 1000, 1000]
     assert np.array_equal(np.sort(np.concatenate([x.ravel() for x, _, _ in found])), number)
     assert all(len(set(np.bincount(y))) == 1 for _, y, _ in found)
@@ -340,14 +340,14 @@ def test_the_benchmark(small, tmp_path, capsys):
         (True, 1.0, 1.0, 0.05, 2): 4,
         (True, 1.0, 1.0, 0.1, 2): 4,
     }
-    _, validation, held_out = (part.stacked()[0] for part in examples(20))
+    _, validation, test = (part.as_batch()[0] for part in examples(20))
     for run in runs:
         before = task.start(jax.random.key(0), run["recurrent"])
         moved = run["lr"] * run["step"] * (run["beta"] != 1)
         after = before[0][:, 1] - moved
         assert run["spikes"] == pytest.approx(float(after[0]), abs=1e-4)
         assert run["validation"] == pytest.approx(code_of(validation, after), abs=1e-4)
-        assert run["held_out"] == pytest.approx(code_of(held_out, after), abs=1e-4)
+        assert run["test"] == pytest.approx(code_of(test, after), abs=1e-4)
         assert run["silent"] == len(before)
     rows, long = task.summary(FEW, runs), task.at_length(FEW, runs)
     laws = [law._asdict() for law in task.laws(rows, long)]
@@ -359,7 +359,7 @@ def test_the_benchmark(small, tmp_path, capsys):
 
 def test_an_interrupted_benchmark_continues_and_adds_seeds(small, tmp_path, monkeypatch):
     whole, folder = tmp_path / "whole", tmp_path / "out"
-    run_benchmark(whole, "--seeds", "2", "--at-once", "1")
+    run_benchmark(whole, "--seeds", "2", "--jobs", "1")
     score, calls = task.scores, itertools.count()
 
     def interrupted(*args):
@@ -369,11 +369,11 @@ def test_an_interrupted_benchmark_continues_and_adds_seeds(small, tmp_path, monk
 
     monkeypatch.setattr(task, "scores", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_benchmark(folder, "--at-once", "1")
+        run_benchmark(folder, "--jobs", "1")
     lines = (folder / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 4
     (folder / "runs.jsonl").write_text("".join(line + "\n" for line in lines[:-1]) + lines[-1][:30])
-    run_benchmark(folder, "--seeds", "2", "--at-once", "1")
+    run_benchmark(folder, "--seeds", "2", "--jobs", "1")
     of_whole, of_both = ([{**run, "seconds": 0} for run in results_in(path)[0]] for path in (whole, folder))
     assert len(of_both) == len(of_whole) == 19
     assert all(run in of_whole for run in of_both)  # to the bit
@@ -420,7 +420,7 @@ def test_the_results_are_those_of_the_grid(kept):
     results = kept["results"]
     assert kept["grid"] == jsonable(dataclasses.asdict(Grid()))
     assert results["runs"] == Grid().runs
-    assert all(len(row["held_out"]) == 3 for row in results["rows"] + results["at_length"])
+    assert all(len(row["test"]) == 3 for row in results["rows"] + results["at_length"])
     assert len(results["rows"]) == len(task._groups()) * 4
     assert len(results["at_length"]) == 4
     assert results["best"] == jsonable(task.chosen(results["rows"]))
@@ -441,13 +441,13 @@ def test_what_the_page_says_of_the_results(kept):
     out_of_reach = [row for row in rows if (row["shape"], row["beta"] >= 3) == ("Esser", True)]
     out_of_reach += [row for row in rows if (row["shape"], row["beta"]) == ("sigmoid", 100)]
     for row in rows:
-        assert (row["silent"] == 1 and set(row["held_out"]) == {0.1}) == (row in out_of_reach)
+        assert (row["silent"] == 1 and set(row["test"]) == {0.1}) == (row in out_of_reach)
     of = {
-        (row["asymptotic"], row["beta"]): np.mean(row["held_out"])
+        (row["asymptotic"], row["beta"]): np.mean(row["test"])
         for row in rows
         if (row["shape"], row["recurrent"], row["detached"]) == ("SuperSpike", False, False)
     }
-    long = {row["beta"]: np.mean(row["held_out"]) for row in kept["results"]["at_length"]}
+    long = {row["beta"]: np.mean(row["test"]) for row in kept["results"]["at_length"]}
     for steep in (10.0, 100.0):
         assert of[True, steep] < of[True, 3.0] - 0.2
         assert of[True, steep] < of[False, steep] - 0.2
@@ -462,4 +462,4 @@ def test_that_steep_slopes_fail_when_they_are_trained_here(tmp_path, monkeypatch
     monkeypatch.setattr(task, "CONDITIONS", [HARD])
     grid = Grid(betas=(3.0, 100.0), lrs=(0.05,), seeds=1, epochs=3, long_epochs=0)
     moderate, steep = sorted(task.results(grid, tmp_path / "runs.jsonl"), key=lambda run: run["beta"])  # as they end
-    assert moderate["held_out"] > steep["held_out"] + 0.1
+    assert moderate["test"] > steep["test"] + 0.1

@@ -22,7 +22,7 @@ from spikegrad import (
     bounded,
     keep_slope,
     learnable,
-    levels,
+    multi_spike,
     parameter,
     shifted,
     soft,
@@ -186,7 +186,7 @@ SETTINGS = {
     "learnable": learnable,
     "bfloat16": functools.partial(keep_slope, dtype="bfloat16"),
     "soft": soft,
-    "levels": functools.partial(levels, n=3),
+    "multi_spike": functools.partial(multi_spike, n=3),
 }
 OPERATIONS = {
     "scaled": lambda s: 0.3 * s,
@@ -204,7 +204,7 @@ OPERATIONS = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_settings_end_up_around_the_whole(operation):
     change, curve = OPERATIONS[operation], Sigmoid()
-    for names in (["learnable"], ["bfloat16", "learnable"], ["soft", "learnable"], ["levels"]):
+    for names in (["learnable"], ["bfloat16", "learnable"], ["soft", "learnable"], ["multi_spike"]):
         under = lambda s: functools.reduce(lambda s, name: SETTINGS[name](s), names, s)  # noqa: E731, B023
         wanted = under(change(curve))
         for got in (change(under(curve)), under(change(under(curve)))):

@@ -25,11 +25,11 @@ from spikegrad import (
     SquarewaveFourierSeries,
     Surrogate,
     bounded,
-    fitted,
     keep_slope,
     learnable,
     measure,
     parameter,
+    rescaled,
     shifted,
     stretched,
     truncated,
@@ -158,14 +158,14 @@ def test_a_slope_alone_has_no_area():
 
 def test_fitted():
     for shape in (Arctan(), keep_slope(Sigmoid(25.0), "bfloat16"), shifted(0.5 * PiecewiseQuadratic(), 0.5)):
-        surrogate = fitted(shape, height=2.0, width=0.125)
+        surrogate = rescaled(shape, peak=2.0, half_width=0.125)
         found, before = measure(surrogate), measure(shape)
         np.testing.assert_allclose((found.peak, found.half_width, found.at), (2, 0.125, before.at), **CLOSE)
-    np.testing.assert_allclose(measure(fitted(Sigmoid(), width=1.0))[:4:3], (1, 1), rtol=1e-9)
-    np.testing.assert_allclose(measure(fitted(Sigmoid(), height=3.0)).half_width, measure(Sigmoid()).half_width)
-    assert repr(fitted(learnable(Arctan()), height=1)).startswith("learnable(2.0 * Arctan")
+    np.testing.assert_allclose(measure(rescaled(Sigmoid(), half_width=1.0))[:4:3], (1, 1), rtol=1e-9)
+    np.testing.assert_allclose(measure(rescaled(Sigmoid(), peak=3.0)).half_width, measure(Sigmoid()).half_width)
+    assert repr(rescaled(learnable(Arctan()), peak=1)).startswith("learnable(2.0 * Arctan")
     # traced: what is wanted, and not what is fitted
-    slope = jax.jit(lambda h, w: fitted(Arctan(), h, w).surrogate_grad(jnp.array([0.0, 0.25])))(3.0, 0.25)
+    slope = jax.jit(lambda h, w: rescaled(Arctan(), h, w).surrogate_grad(jnp.array([0.0, 0.25])))(3.0, 0.25)
     np.testing.assert_allclose(slope, [3.0, 1.5], rtol=1e-6)
 
 
@@ -180,14 +180,14 @@ def test_what_cannot_be_measured_or_fitted():
         measure(Sigmoid(jnp.ones(2)))
     with pytest.raises(TypeError, match=r"^measure: the parameters of .* must be known, not traced"):
         jax.jit(lambda a: measure(Sigmoid(a)).peak)(1.0)
-    with pytest.raises(ValueError, match=r"^fitted: the slope of LeakyRelu\(alpha=0.1, beta=1.0\) has no half-width"):
-        fitted(LeakyRelu(), width=1.0)
-    with pytest.raises(ValueError, match=r"^fitted: width must be > 0, got -0.3$"):
-        fitted(Sigmoid(), width=-0.3)
-    with pytest.raises(TypeError, match=r"^fitted: height must be a real number or array, got 'high'$"):
-        fitted(Sigmoid(), height="high")
-    with pytest.raises(ValueError, match=r"^fitted: the slope of 0.0 \* Sigmoid\(alpha=4.0\) is 0, and no factor"):
-        fitted(0 * Sigmoid(), height=1.0)
+    with pytest.raises(ValueError, match=r"^rescaled: the slope of LeakyRelu\(alpha=0.1, beta=1.0\) has no half-width"):
+        rescaled(LeakyRelu(), half_width=1.0)
+    with pytest.raises(ValueError, match=r"^rescaled: half_width must be > 0, got -0.3$"):
+        rescaled(Sigmoid(), half_width=-0.3)
+    with pytest.raises(TypeError, match=r"^rescaled: peak must be a real number or array, got 'high'$"):
+        rescaled(Sigmoid(), peak="high")
+    with pytest.raises(ValueError, match=r"^rescaled: the slope of 0.0 \* Sigmoid\(alpha=4.0\) is 0, and no factor"):
+        rescaled(0 * Sigmoid(), peak=1.0)
     assert math.isnan(measure(stretched(SquarewaveFourierSeries(20), 1e5)).area)
 
 

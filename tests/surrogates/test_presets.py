@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 import spikegrad
-from spikegrad import excluding, get, keep_slope, learnable, levels, soft
+from spikegrad import get, keep_slope, learnable, multi_spike, soft, strict
 from spikegrad.surrogates import presets
 from spikegrad.surrogates.presets import ABSENT, PRESETS
 
@@ -174,7 +174,7 @@ def test_each_is_printed_as_what_it_is():
 
 
 def test_by_name_and_as_a_function():
-    assert repr(get("snntorch.fast_sigmoid(slope=25)")) == "excluding(InvSquareGrad(alpha=25.0))"
+    assert repr(get("snntorch.fast_sigmoid(slope=25)")) == "strict(InvSquareGrad(alpha=25.0))"
     assert get("snntorch.fast_sigmoid(slope=25)") == presets.snntorch.fast_sigmoid(slope=25)
     assert get("snntorch.fast_sigmoid", slope=5) == presets.snntorch.fast_sigmoid(5)
     assert get("norse.super(alpha=100)") == get("norse.super(alpha=3)") != get("norse.super_git")
@@ -182,7 +182,7 @@ def test_by_name_and_as_a_function():
 
 
 def test_what_fires_above_the_threshold_alone():
-    firing = {name for name, surrogate in BY_DEFAULT.items() if "excluding" in repr(surrogate)}
+    firing = {name for name, surrogate in BY_DEFAULT.items() if "strict" in repr(surrogate)}
     always = {"snntorch", "norse", "spyx", "jaxpike"}
     assert {name for name in PRESETS if name.partition(".")[0] in always} <= firing
     assert {name.partition(".")[0] for name in firing} == always | {"stork", "braincog", "lava_dl"}
@@ -234,7 +234,7 @@ def test_traced_parameters():
 
 
 def test_excluding():
-    fire = excluding(spikegrad.Sigmoid(4.0))
+    fire = strict(spikegrad.Sigmoid(4.0))
     x = jnp.array([-1.0, -0.0, 0.0, 1e-30, jnp.inf, jnp.nan])
     expected = [0, 0, 0, 1, 1, np.nan]
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
@@ -242,8 +242,8 @@ def test_excluding():
         np.testing.assert_array_equal(out.astype(jnp.float32), np.float32(expected))
         assert out.dtype == dtype
     assert jax.grad(fire)(0.0) == jax.grad(fire.surrogate)(0.0) == 1
-    assert learnable(keep_slope(fire, "bfloat16")) == excluding(keep_slope(learnable(fire.surrogate), "bfloat16"))
-    assert repr(learnable(fire)) == "learnable(excluding(Sigmoid(alpha=4.0)))"
+    assert learnable(keep_slope(fire, "bfloat16")) == strict(keep_slope(learnable(fire.surrogate), "bfloat16"))
+    assert repr(learnable(fire)) == "learnable(strict(Sigmoid(alpha=4.0)))"
     with pytest.raises(TypeError, match="kind of spike already"):
         soft(fire)
 
@@ -256,7 +256,7 @@ def test_a_network_that_excludes_the_threshold_is_the_same_in_every_mode():
         network = spikegrad.Network([spikegrad.Layer(jnp.eye(4), spikegrad.LIF(0.5, 0.25, surrogate, "value"))])
         return jax.value_and_grad(lambda inputs: network(inputs, mode=mode)[1].sum())(inputs)
 
-    surrogate = excluding(spikegrad.Sigmoid(4.0))
+    surrogate = strict(spikegrad.Sigmoid(4.0))
     exact, gradient = run("exact", surrogate)
     assert exact < run("exact", surrogate.surrogate)[0]
     for mode in ("half", "8-bit"):
@@ -266,7 +266,7 @@ def test_a_network_that_excludes_the_threshold_is_the_same_in_every_mode():
 
 
 def test_the_slope_of_the_first_level_is_the_curve():
-    fire = levels(spikegrad.SlayerGrad(1.0), 3, slopes="first")
+    fire = multi_spike(spikegrad.SlayerGrad(1.0), 3, slopes="first")
     x = jnp.array([-0.5, 0.5, 1.5, 7.0])
     np.testing.assert_array_equal(fire(x), [0, 1, 2, 3])
     np.testing.assert_allclose(jax.vmap(jax.grad(fire))(x), np.exp(-np.abs(x)), rtol=1e-6)

@@ -14,12 +14,12 @@ from spikegrad import (
     GaussianGrad,
     Sigmoid,
     SquarewaveFourierSeries,
-    fitted,
     get,
     keep_slope,
     learnable,
-    levels,
+    multi_spike,
     names,
+    rescaled,
     shifted,
     stretched,
     truncated,
@@ -80,22 +80,24 @@ def test_compositions():
         2 * (s + t),
         shifted(s, -0.5),
         stretched(truncated(s + t, 2.0), 0.5),
-        fitted(shifted(t, 0.5), 1.0, 0.25),
-        learnable(keep_slope(levels(s, 2), "bfloat16")),
+        rescaled(shifted(t, 0.5), 1.0, 0.25),
+        learnable(keep_slope(multi_spike(s, 2), "bfloat16")),
     ):
         assert get(repr(surrogate)) == surrogate
     assert get("0.3 * sigmoid + shifted(arctan(2), center=0.5)") == 0.3 * s + shifted(t, 0.5)
-    assert get("fitted(sigmoid, height=1, width=0.3)") == fitted(s, height=1, width=0.3)
+    assert get("rescaled(sigmoid, peak=1, half_width=0.3)") == rescaled(s, peak=1, half_width=0.3)
 
 
-def test_a_shape_of_a_chosen_height_and_width():
-    assert get("arctan(height=1, width=0.3)") == fitted(Arctan(), height=1, width=0.3)
-    assert get("arctan(2, width=0.3)") == get("arctan", alpha=2, width=0.3) == fitted(Arctan(2.0), width=0.3)
+def test_a_shape_of_a_chosen_peak_and_half_width():
+    assert get("arctan(peak=1, half_width=0.3)") == rescaled(Arctan(), peak=1, half_width=0.3)
+    assert (
+        get("arctan(2, half_width=0.3)")
+        == get("arctan", alpha=2, half_width=0.3)
+        == rescaled(Arctan(2.0), half_width=0.3)
+    )
     assert get("relu_grad(width=0.5)") == spikegrad.ReluGrad(width=0.5)  # its own
-    assert get("relu_grad(height=0.5)") == fitted(spikegrad.ReluGrad(), height=0.5)
-    message = r"^ReluGrad: width is a parameter of its own; write fitted\(relu_grad, height=..., width=...\)$"
-    with pytest.raises(TypeError, match=message):
-        get("relu_grad(height=1, width=0.3)")
+    assert get("relu_grad(peak=0.5)") == rescaled(spikegrad.ReluGrad(), peak=0.5)
+    assert get("relu_grad(width=2, half_width=0.3)") == rescaled(spikegrad.ReluGrad(width=2), half_width=0.3)
 
 
 def test_parameters_by_keyword_may_be_anything_the_class_takes():

@@ -26,7 +26,7 @@ OPTIMIZER = optax.chain(optax.add_noise(0.01, 0.5, 0), optax.adam(0.1))  # it ke
 
 def start(key=None):
     params = {"layers": [(jnp.zeros(3), jnp.ones((), jnp.bfloat16))], "scale": jnp.ones((2, 2))}
-    return State.start(params, OPTIMIZER, jax.random.key(0) if key is None else key)
+    return State.create(params, OPTIMIZER, jax.random.key(0) if key is None else key)
 
 
 def loss(params, batch, key):
@@ -66,7 +66,7 @@ def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
         checkpoints.save(report.state)
         extra = {"curve": [0.3], "older": 1}
         read = Checkpoints(tmp_path, extra=extra)
-        state = read.latest(start())
+        state = read.restore(start())
         assert same(state, report.state)
         for field in ("step", "epoch", "batches", "seconds", "sums"):
             assert getattr(state, field) == getattr(report.state, field)
@@ -77,7 +77,7 @@ def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
         assert same(rest, final)
         if again:
             assert again[-1].epoch_metrics == reports[-1].epoch_metrics
-    assert Checkpoints(tmp_path / "none").latest(state) is state
+    assert Checkpoints(tmp_path / "none").restore(state) is state
 
 
 def test_nothing_is_pickled_and_names_are_those_of_the_tree(whole, tmp_path):
@@ -127,7 +127,7 @@ def test_checkpoints_are_ordered_by_step(whole, tmp_path):
     checkpoints.save(dataclasses.replace(whole[0], step=2**32 - 1))
     kept = (1_000_000_000, 2**32 - 2, 2**32 - 1)
     assert [path.name for path in checkpoints.all()] == [f"step-{step}.npz" for step in kept]
-    assert Checkpoints(tmp_path).latest(start()).step == 2**32 - 1
+    assert Checkpoints(tmp_path).restore(start()).step == 2**32 - 1
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
         patch.setattr(_checkpoint.np, "savez", full)
         with pytest.raises(OSError, match=r"step-000000010.npz cannot be written: No space left on device"):
             checkpoints.save(state)
-    assert same(Checkpoints(tmp_path).latest(start()), reports[0].state)
+    assert same(Checkpoints(tmp_path).restore(start()), reports[0].state)
     checkpoints.save(state)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002.npz", "step-000000010.npz"]
 
@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_said(whole, tmp_path, change, message):
     Checkpoints(tmp_path).save(whole[0])
     rewritten(tmp_path / "step-000000010.npz", change)
     with pytest.raises(CheckpointError, match=rf"step-000000010.npz:? {message}"):
-        Checkpoints(tmp_path).latest(start())
+        Checkpoints(tmp_path).restore(start())
 
 
 def test_a_damaged_file_is_said(whole, tmp_path):
@@ -192,17 +192,17 @@ def test_a_damaged_file_is_said(whole, tmp_path):
     for damaged in (b"", content[:-30], content[: len(content) // 2], b"not a file of NumPy"):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="is no checkpoint, or is damaged"):
-            Checkpoints(tmp_path).latest(start())
+            Checkpoints(tmp_path).restore(start())
     path.unlink()
     path.mkdir()
     with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
-        Checkpoints(tmp_path).latest(start())
+        Checkpoints(tmp_path).restore(start())
 
 
 def test_checkpoint_of_another_seed_is_refused(whole, tmp_path):
     Checkpoints(tmp_path).save(whole[0])
     with pytest.raises(CheckpointError, match=r"step-000000010\.npz has another key: it was saved .* another seed"):
-        Checkpoints(tmp_path).latest(start(jax.random.key(1)))
+        Checkpoints(tmp_path).restore(start(jax.random.key(1)))
 
 
 def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
@@ -211,9 +211,9 @@ def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
     older, newest = checkpoints.all()
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=rf"{newest.name} is no .*; remove it to resume from {older.name}$"):
-        checkpoints.latest(start())
+        checkpoints.restore(start())
     newest.unlink()
-    assert same(train(checkpoints.latest(start())), whole[0])
+    assert same(train(checkpoints.restore(start())), whole[0])
 
 
 @pytest.mark.parametrize(
@@ -244,11 +244,11 @@ def test_invalid_progress_is_refused(whole, tmp_path, part, value):
     inner[part[-1]] = value
     np.savez(path, **arrays | {"about": np.asarray(json.dumps(about))})
     with pytest.raises(CheckpointError, match="is no checkpoint, or is damaged"):
-        Checkpoints(tmp_path).latest(start())
+        Checkpoints(tmp_path).restore(start())
 
 
 def test_two_arrays_of_one_name_are_refused(tmp_path):
-    state = State.start({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, optax.sgd(0.1), jax.random.key(0))
+    state = State.create({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, optax.sgd(0.1), jax.random.key(0))
     with pytest.raises(CheckpointError, match="two arrays have the name trainable/a/b"):
         Checkpoints(tmp_path).save(state)
 
@@ -268,7 +268,7 @@ def test_orbax_brings_a_state_back_with_another_sharding(whole, tmp_path):
     checkpoints.save(dataclasses.replace(half, trainable=half.trainable | {"scale": placed}))
     assert [path.name for path in checkpoints.all()] == [f"step-{half.step:09}"]
     again = OrbaxCheckpoints(tmp_path / "a")
-    state = again.latest(start())
+    state = again.restore(start())
     assert same(state, half)
     assert len(state.trainable["scale"].sharding.device_set) == 1
     assert (state.step, state.batches, state.sums, again.extra) == (
@@ -280,7 +280,7 @@ def test_orbax_brings_a_state_back_with_another_sharding(whole, tmp_path):
     assert same(train(state), final)
     params = start().trainable | {"scale": jnp.ones(3)}
     with pytest.raises(CheckpointError, match=r"scale is float32 of shape \(2, 2\), and must be"):
-        again.latest(State.start(params, OPTIMIZER, jax.random.key(0)))
+        again.restore(State.create(params, OPTIMIZER, jax.random.key(0)))
 
 
 def test_raw_keys_and_sharded_arrays(tmp_path):
@@ -290,7 +290,7 @@ def test_raw_keys_and_sharded_arrays(tmp_path):
         state, trainable=state.trainable | {"scale": jax.device_put(state.trainable["scale"], sharding)}
     )
     Checkpoints(tmp_path).save(sharded)
-    read = Checkpoints(tmp_path).latest(sharded)
+    read = Checkpoints(tmp_path).restore(sharded)
     assert read.trainable["scale"].sharding == sharding
     assert same(read, sharded)
 
@@ -340,7 +340,7 @@ class Killed(BaseException):
 
 @pytest.mark.every
 def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
-    arguments = [*RUN, "--epochs", "2", "--batch", "64", "--coding", "rate"]
+    arguments = [*RUN, "--epochs", "2", "--batch", "64", "--encoding", "rate"]
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     assert main(["train", *arguments, "-o", str(whole)]) == 0
     write, written = _checkpoint.write_atomically, []
@@ -373,7 +373,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
 @pytest.mark.every
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_kills_at_random_moments_change_nothing(tmp_path):
-    arguments = [*RUN, "--epochs", "40", "--coding", "rate", "--shift", "1"]
+    arguments = [*RUN, "--epochs", "40", "--encoding", "rate", "--shift", "1"]
     subprocess.run(command("train", *arguments, "-o", tmp_path / "whole"), check=True, capture_output=True)
     expected, curves, _ = results(tmp_path / "whole")
     rng, kills, attempt = random.Random(0), 0, 0
@@ -410,9 +410,9 @@ def test_sums_that_are_infinite_come_back(tmp_path):
     def go(state, callbacks, **options):
         return fit(infinite_once, state, [0.0, 1.0], optimizer=optax.sgd(0.1), callbacks=callbacks, **options)
 
-    begin, told = State.start(jnp.array(1.0), optax.sgd(0.1), jax.random.key(0)), []
+    begin, told = State.create(jnp.array(1.0), optax.sgd(0.1), jax.random.key(0)), []
     go(begin, [Checkpoints(tmp_path, minutes=0)], steps=1)
-    go(Checkpoints(tmp_path).latest(begin), [told.append], epochs=1)
+    go(Checkpoints(tmp_path).restore(begin), [told.append], epochs=1)
     go(begin, [told.append], epochs=1)
     assert told[0].epoch_metrics["m"] == told[-1].epoch_metrics["m"] == np.inf
     np.testing.assert_array_equal(told[0].epoch_metrics["each"], told[-1].epoch_metrics["each"])
@@ -420,6 +420,6 @@ def test_sums_that_are_infinite_come_back(tmp_path):
 
 def test_orbax_says_that_it_cannot_save_nothing(tmp_path):
     pytest.importorskip("orbax.checkpoint")
-    state = State.start({"none": jnp.zeros((0, 3))}, optax.sgd(0.1), jax.random.key(0))
+    state = State.create({"none": jnp.zeros((0, 3))}, optax.sgd(0.1), jax.random.key(0))
     with pytest.raises(CheckpointError, match="trainable/none has no elements, which Orbax does not save"):
         OrbaxCheckpoints(tmp_path / "run").save(state)

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spikegrad import LIF
-from spikegrad.data import constant_coding, delta_coding, latency_coding, rate_coding
+from spikegrad.data import constant_encoding, delta_encoding, latency_encoding, rate_encoding
 from spikegrad.training import (
     DivergedError,
     JsonLines,
@@ -25,7 +25,7 @@ from spikegrad.training import (
     combine,
     fit,
     partition,
-    staged,
+    with_device_data,
 )
 
 RNG = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def test_how_batches_come_is_no_matter(whole):
     state, _ = whole
     rows = ShuffledBatches(np.arange(len(X), dtype=np.int32), 5, seed=3)
     with_rows = fit(
-        staged(loss, (X, Y)), start(), rows, optimizer=optax.sgd(0.1), key=KEY, epochs=3, updates_per_call=3
+        with_device_data(loss, (X, Y)), start(), rows, optimizer=optax.sgd(0.1), key=KEY, epochs=3, updates_per_call=3
     )
     assert same(state, with_rows)
     everything = (jax.tree.map(jnp.asarray, batch) for epoch in range(3) for batch in BATCHES(epoch))
@@ -141,7 +141,7 @@ def test_batches_may_be_spread_over_an_explicit_mesh(size):
     expected = run(ShuffledBatches((X, Y), 6, seed=3), **options).trainable
     options |= {"optimizer": optax.sgd(0.1), "key": KEY, "batch_sharding": NamedSharding(mesh, PartitionSpec("data"))}
     rows = ShuffledBatches(np.arange(len(X), dtype=np.int32), 6, seed=3)
-    for of, batches in ((loss, ShuffledBatches((X, Y), 6, seed=3)), (staged(loss, (X, Y)), rows)):
+    for of, batches in ((loss, ShuffledBatches((X, Y), 6, seed=3)), (with_device_data(loss, (X, Y)), rows)):
         got = fit(of, start(), batches, **options).trainable
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
         assert got["weight"].sharding.mesh.axis_types == (AxisType.Explicit,)
@@ -294,7 +294,7 @@ def test_what_is_refused():
         ({"cell": jax.tree.map(lambda _: 0.9, LIF(jnp.array(0.9)))}, "got float at cell/decay"),
     ):
         with pytest.raises(TypeError, match=f"trainable must hold floating-point arrays, {message}"):
-            State.start(trainable, optax.sgd(0.1), KEY)
+            State.create(trainable, optax.sgd(0.1), KEY)
     for options, message in (
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"steps": -1}, "steps must be at least 1, got -1"),
@@ -305,7 +305,7 @@ def test_what_is_refused():
         with pytest.raises((TypeError, ValueError), match=message):
             run(BATCHES, **options)
     with pytest.raises(TypeError, match="a State has its own key"):
-        fit(loss, State.start(start(), optax.sgd(0.1), KEY), BATCHES, optimizer=optax.sgd(0.1), key=KEY)
+        fit(loss, State.create(start(), optax.sgd(0.1), KEY), BATCHES, optimizer=optax.sgd(0.1), key=KEY)
     with pytest.raises(ValueError, match="batches is empty in epoch 1"):
         run([])
     with pytest.raises(ValueError, match="batches is an iterator, which ends with its first epoch, and not after 2"):
@@ -395,7 +395,7 @@ def test_tensor_board(whole, tmp_path):
 
 def test_constant_coding_repeats():
     x = np.array([[1, 2], [3, 4]])
-    coded = constant_coding(x, 3)
+    coded = constant_encoding(x, 3)
     assert coded.shape == (3, 2, 2)
     assert coded.dtype == jnp.float32
     assert (np.asarray(coded) == x).all()
@@ -403,7 +403,7 @@ def test_constant_coding_repeats():
 
 def test_rate_coding_spikes_with_the_probability_of_the_value():
     x = jnp.array([-1.0, 0.0, 0.2, 0.5, 0.9, 1.0, 2.0])
-    spikes = np.asarray(rate_coding(x, 4000, jax.random.key(0))).astype(float)
+    spikes = np.asarray(rate_encoding(x, 4000, jax.random.key(0))).astype(float)
     share = np.clip(np.asarray(x), 0, 1)
     assert (np.abs(spikes.mean(0) - share) <= 5 * np.sqrt(share * (1 - share) / 4000)).all()
     assert abs(np.corrcoef(spikes[1:, 3], spikes[:-1, 3])[0, 1]) < 0.08  # independent in time
@@ -413,7 +413,7 @@ def test_rate_coding_spikes_with_the_probability_of_the_value():
 def test_latency_coding_spikes_once_and_earlier_for_more():
     x = np.array([0.0, 1e-9, 0.01, 0.3, 0.5, 0.75, 0.7499, 0.99, 1.0, 1.5, -0.5], np.float32)
     when = [None, 3, 3, 2, 2, 1, 1, 0, 0, 0, None]
-    coded = np.asarray(latency_coding(x, 4))
+    coded = np.asarray(latency_encoding(x, 4))
     assert coded.sum(0).tolist() == [int(step is not None) for step in when]
     assert all(coded[step, i] for i, step in enumerate(when) if step is not None)
 
@@ -421,7 +421,7 @@ def test_latency_coding_spikes_once_and_earlier_for_more():
 def test_delta_coding_follows_the_signal():
     rng = np.random.default_rng(1)
     signal = np.cumsum(rng.uniform(-0.9, 0.9, (200, 3)), 0).astype(np.float32)
-    spikes = np.asarray(delta_coding(signal, 0.5))
+    spikes = np.asarray(delta_encoding(signal, 0.5))
     reference = signal[0].astype(np.float64)
     for value, spike in zip(signal, spikes, strict=True):
         away = value - reference
@@ -431,14 +431,14 @@ def test_delta_coding_follows_the_signal():
 
 
 def test_what_encoders_refuse():
-    with pytest.raises(ValueError, match="latency_coding: steps must be an integer from 1 to 2147483647, got 0"):
-        latency_coding(X, 0)
-    with pytest.raises(TypeError, match="rate_coding: x must hold real numbers, got complex64"):
-        rate_coding(X + 1j, 3, KEY)
-    with pytest.raises(ValueError, match="delta_coding: threshold must be a number above 0 and finite, got 0"):
-        delta_coding(X, 0)
-    with pytest.raises(ValueError, match="delta_coding: x must have steps on its first axis"):
-        delta_coding(1.0, 0.5)
+    with pytest.raises(ValueError, match="latency_encoding: steps must be an integer from 1 to 2147483647, got 0"):
+        latency_encoding(X, 0)
+    with pytest.raises(TypeError, match="rate_encoding: x must hold real numbers, got complex64"):
+        rate_encoding(X + 1j, 3, KEY)
+    with pytest.raises(ValueError, match="delta_encoding: threshold must be a number above 0 and finite, got 0"):
+        delta_encoding(X, 0)
+    with pytest.raises(ValueError, match="delta_encoding: x must have steps on its first axis"):
+        delta_encoding(1.0, 0.5)
 
 
 def test_what_is_not_real_is_not_trained():
@@ -473,7 +473,7 @@ def test_lines_of_steps_that_are_made_again_are_dropped_and_names_are_not_taken(
         return fit(toward, state, [0.0, 1.0] * 4, optimizer=sgd, callbacks=[JsonLines(path, resume=True)], **options)
 
     sgd, path = optax.sgd(0.1), tmp_path / "m.jsonl"
-    middle = go_on(State.start(jnp.array(1.0), sgd, KEY), path, steps=2)
+    middle = go_on(State.create(jnp.array(1.0), sgd, KEY), path, steps=2)
     go_on(middle, path, steps=5)
     go_on(middle, path, epochs=1, updates_per_call=3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 5, 8]

@@ -36,7 +36,7 @@ from spikegrad.training import (
     _update,
     distributed,
     fit,
-    staged,
+    with_device_data,
 )
 
 NEW = hasattr(jax, "set_mesh")  # or the Orbax of today does not know several processes
@@ -82,13 +82,13 @@ def start(sharded_over=None):
         trainable = {
             k: jax.make_array_from_callback(v.shape, cut, np.asarray(v).__getitem__) for k, v in trainable.items()
         }
-    return State.start(trainable, OPTIMIZER, jax.random.key(0))
+    return State.create(trainable, OPTIMIZER, jax.random.key(0))
 
 
 def train(state, over, steps, callbacks=(), updates_per_call=1, of=loss):
     return fit(
-        staged(of, examples()), state, ROWS, optimizer=OPTIMIZER, steps=steps, epochs=100, callbacks=callbacks,
-        updates_per_call=updates_per_call, batch_sharding=NamedSharding(over, P("batch")),
+        with_device_data(of, examples()), state, ROWS, optimizer=OPTIMIZER, steps=steps, epochs=100,
+        callbacks=callbacks, updates_per_call=updates_per_call, batch_sharding=NamedSharding(over, P("batch")),
     )  # fmt: skip
 
 
@@ -125,13 +125,13 @@ def work(folder, port, process):
         state = train(start(), mesh(2), 9, [checkpoints, lambda now: process == 1 and now.step == 5], 2)
         np.savez(folder / f"replicated-{process}.npz", *parts(state))
         found["stopped"] = state.step
-        again = checkpoints.latest(start())
+        again = checkpoints.restore(start())
         found["read"] = [again.step, again.epoch, same(parts(again), parts(state))]
 
         shared = OrbaxCheckpoints(folder / "shared", keep=9)
-        begun = shared.latest(start(mesh(2)))  # as one process has left it
+        begun = shared.restore(start(mesh(2)))  # as one process has left it
         state = train(begun, mesh(2), 5, [shared])
-        again = OrbaxCheckpoints(folder / "shared").latest(start(mesh(2)))
+        again = OrbaxCheckpoints(folder / "shared").restore(start(mesh(2)))
         found["sharded"] = [begun.step, state.step, len(state.trainable["hidden"].addressable_shards[0].data[0])]
         found["read sharded"] = [again.step, same(parts(again), parts(state))]
 
@@ -160,7 +160,7 @@ def different_numbers(process):
 
 
 def different_starts(process):
-    state = State.start({"w": jnp.full(2, float(process))}, OPTIMIZER, jax.random.key(0))
+    state = State.create({"w": jnp.full(2, float(process))}, OPTIMIZER, jax.random.key(0))
     fit(loss, state, ROWS, optimizer=OPTIMIZER, batch_sharding=NamedSharding(mesh(2), P("batch")))
 
 
@@ -264,7 +264,7 @@ def test_a_sharded_checkpoint_is_gone_on_with_by_any_number_of_processes(pair):
     for i in range(2):
         assert found[i]["sharded"] == [2, 5, 4]  # from one process's second update on; half of eight columns each
         assert found[i]["read sharded"] == [5, True]
-    resumed = OrbaxCheckpoints(folder / "shared").latest(start(mesh(2)))
+    resumed = OrbaxCheckpoints(folder / "shared").restore(start(mesh(2)))
     assert resumed.step == 5
     end, whole = train(resumed, mesh(2), 6), train(start(mesh(2)), mesh(2), 6)
     for got, expected in zip(parts(end), parts(whole), strict=True):  # two updates have been summed over four devices
@@ -396,7 +396,7 @@ def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size)
 
 def command(folder, number, i, *more):
     call = [sys.executable, "-m", "spikegrad.cli", "train", "--distributed"]
-    call += ["--coordinator", f"localhost:{number}", "--processes", "2", "--process", str(i)]
+    call += ["--coordinator-address", f"localhost:{number}", "--num-processes", "2", "--process-id", str(i)]
     return [*call, *(more or ("-o", str(folder / "run"), *OPTIONS))]
 
 
@@ -422,7 +422,7 @@ def test_the_command_in_two_processes_is_stopped_and_resumed(tmp_path):
         assert [process.wait(LIMIT) for process in processes.all] == [0, 0], processes.outputs()
         (_, err), quiet = processes.outputs()
         assert (err, quiet) == ("", ["", ""])
-    alone = [*command(tmp_path, port(), 0, "-o", str(tmp_path / "alone"), *OPTIONS), "--processes", "1"]
+    alone = [*command(tmp_path, port(), 0, "-o", str(tmp_path / "alone"), *OPTIONS), "--num-processes", "1"]
     subprocess.run(alone, env=environment(2), check=True, capture_output=True, timeout=LIMIT)
     assert same(arrays(run / "parameters.npz"), arrays(tmp_path / "alone" / "parameters.npz"))
     assert json.loads((run / "run.json").read_text())["machine"]["processes"] == 2
@@ -472,8 +472,8 @@ def test_what_the_command_refuses(tmp_path):
             assert len(err.splitlines()) == 1
     for more, message in (
         (["--distributed"], "processes are neither given nor found"),
-        (["--distributed", "--coordinator", "head"], "coordinator_address must be host:port, got 'head'"),
-        (["--process", "1"], "it goes with --distributed"),
+        (["--distributed", "--coordinator-address", "head"], "coordinator_address must be host:port, got 'head'"),
+        (["--process-id", "1"], "it goes with --distributed"),
     ):
         with Processes([[*call[:4], *more]], tmp_path) as processes:
             assert processes.all[0].wait(LIMIT) == 2

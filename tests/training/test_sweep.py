@@ -14,7 +14,7 @@ import pytest
 from cli_helpers import options
 from rich.console import Console
 
-from spikegrad import Arctan, Sigmoid, fitted
+from spikegrad import Arctan, Sigmoid, rescaled
 from spikegrad.cli import learning, main, sources, sweeping, tables
 from spikegrad.cli.figure import sweep_figure
 from spikegrad.cli.networks import SpikingNetwork
@@ -27,7 +27,7 @@ QUICK_COMPILATION = True
 X = np.random.default_rng(0).uniform(size=(40, 3)).astype(np.float32)
 Y = (X.sum(1) > 1.5).astype(np.float32)
 SETTINGS = [
-    {"surrogate": fitted(shape, width=width), "lr": lr, "power": 2}
+    {"surrogate": rescaled(shape, half_width=width), "lr": lr, "power": 2}
     for shape in (Sigmoid(), Arctan())
     for width in (0.1, 0.4)
     for lr in (0.1, 0.3)
@@ -75,10 +75,10 @@ def of(results):
 
 def test_each_run_is_that_of_fit_and_each_shape_is_compiled_once():
     traced.clear()
-    results = of(run(at_once=1))
+    results = of(run(jobs=1))
     assert len(traced) == 4  # of two shapes; that of what a loss returns is asked for once more
     assert len(results) == 16
-    assert of(run(at_once=3)) == results  # to the bit
+    assert of(run(jobs=3)) == results  # to the bit
     for setting, seed in ((SETTINGS[0], 3), (SETTINGS[7], 4)):
         alone = dict(setting)
         lr = alone.pop("lr")
@@ -105,7 +105,7 @@ def test_parallel_runs_compile_each_program_once():
         return (batch[0] @ weight - batch[1]).mean() ** setting["power"], {}
 
     settings = [{"lr": lr, "power": power} for power in (2, 4) for lr in (0.1, 0.3)]
-    results = list(sweep(power, start, batches, settings, optimizer=adam, seeds=(3, 4), steps=2, at_once=4))
+    results = list(sweep(power, start, batches, settings, optimizer=adam, seeds=(3, 4), steps=2, jobs=4))
     assert len(results) == 8
     assert len(traced) == 2
 
@@ -155,14 +155,14 @@ def test_who_asks_for_no_more_ends_the_runs(tmp_path):
     def callbacks(setting, seed):
         return [quick if (setting, seed) == (SETTINGS[0], 3) else lambda now: steps.append(now.step)]
 
-    results = run(path=path, epochs=10**4, seeds=range(3, 200), at_once=2, callbacks=callbacks)
+    results = run(path=path, epochs=10**4, seeds=range(3, 200), jobs=2, callbacks=callbacks)
     assert next(results)["step"] == 4  # of a run that its own callback has ended
     results.close()
     assert threading.active_count() == threads
     assert len(path.read_text().splitlines()) == 1
     assert max(steps) < 5 * 10**4  # the run under way did not come to its end
     asked = iter([False] * 5 + [True] * 10**6)
-    assert len(list(run(epochs=10**6, at_once=1, stop=lambda: next(asked)))) == 0
+    assert len(list(run(epochs=10**6, jobs=1, stop=lambda: next(asked)))) == 0
 
 
 def test_divergence_is_a_result():
@@ -189,7 +189,7 @@ def test_an_error_of_ones_own_comes_through():
         ({"settings": [{"seed": 1}]}, "cannot be named 'seed'"),
         ({"settings": [{"a": np.arange(3)}]}, "must have a hash"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"at_once": 0}, "at_once must be at least 1, got 0"),
+        ({"jobs": 0}, "jobs must be at least 1, got 0"),
         ({"seeds": [0.5]}, "float"),
     ],
 )
@@ -206,7 +206,7 @@ def test_names_that_come_twice():
 # --- the command ---
 
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--steps", "4", "--quiet"]
-GRID = ["--surrogate", "arctan,fitted(sigmoid(4), height=1)", "--width", "0.2:0.4:x2", "--lr", "0.01,0.02"]
+GRID = ["--surrogate", "arctan,rescaled(sigmoid(4), peak=1)", "--half-width", "0.2:0.4:x2", "--lr", "0.01,0.02"]
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_a_sweep_is_written_in_full(swept):
     assert len(results) == 2**4
     assert {(r["surrogate"], r["width"], r["lr"], r["seed"]) for r in results} == {
         (s, w, lr, seed)
-        for s in ("arctan", "fitted(sigmoid(4), height=1)")
+        for s in ("arctan", "rescaled(sigmoid(4), peak=1)")
         for w in (0.2, 0.4)
         for lr in (0.01, 0.02)
         for seed in (5, 6)
@@ -235,7 +235,7 @@ def test_a_sweep_is_written_in_full(swept):
     rows = record["results"]["settings"]
     for row in rows:
         mine = [r for r in results if all(r[name] == value for name, value in row["setting"].items())]
-        for name in ("validation", "held_out"):
+        for name in ("validation", "test"):
             values = [r[name] for r in mine]
             assert row[name] == pytest.approx([sum(values) / 2, abs(values[0] - values[1]) / 2**0.5])
     assert record["results"]["best"] == max(rows, key=lambda row: row["validation"][0])
@@ -245,12 +245,12 @@ def test_a_run_of_the_command_is_that_of_train_alone(swept):
     data, validation = sources.for_validation(load("digits", 5), 0.1, 5)
     setting = {"surrogate": "arctan", "width": 0.4, "lr": 0.02, "seed": 6}
     found = next(r for r in lines(swept) if setting.items() <= r.items())  # they stand as they ended
-    network = SpikingNetwork((64, 16, 10), LIF(surrogate=fitted(Arctan(), width=0.4)), 4, "current", high=16.0)
+    network = SpikingNetwork((64, 16, 10), LIF(surrogate=rescaled(Arctan(), half_width=0.4)), 4, "current", high=16.0)
     params = network.init(jax.random.key(6), 0.5)
-    alone = learning.fit(network, params, data, options(coding="current", epochs=2, batch=128, lr=0.02, seed=6))
+    alone = learning.fit(network, params, data, options(encoding="current", epochs=2, batch=128, lr=0.02, seed=6))
     assert found["loss"] == pytest.approx(alone.curves["loss"][-1], rel=1e-4)
     assert found["accuracy"] == pytest.approx(alone.curves["accuracy"][-1], abs=2 / 1300)
-    assert found["held_out"] == pytest.approx(alone.scores.accuracy(data.test.y), abs=2 / 359)
+    assert found["test"] == pytest.approx(alone.scores.accuracy(data.test.y), abs=2 / 359)
     scores = learning.make_evaluator(network)(alone.params, validation.test)
     assert found["validation"] == pytest.approx(scores.accuracy(validation.test.y), abs=2 / 143)
 
@@ -281,9 +281,9 @@ def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     assert "surrogates must be a list of texts" in capsys.readouterr().err
 
 
-def result(surrogate, seed, validation, held_out):
-    axes = {"surrogate": surrogate, "height": None, "width": 0.1, "lr": 0.1}
-    scores = {"validation": validation, "held_out": held_out}
+def result(surrogate, seed, validation, test):
+    axes = {"surrogate": surrogate, "peak": None, "half_width": 0.1, "lr": 0.1}
+    scores = {"validation": validation, "test": test}
     return {**axes, "seed": seed, **scores, "seconds": 1.0, "diverged": None, "rates": [0.1]}
 
 
@@ -293,7 +293,7 @@ def test_the_best_is_chosen_by_validation_alone():
     )
     chosen = sweeping.best(rows)
     assert chosen.setting["surrogate"] == "a"
-    assert chosen.held_out == pytest.approx((0.2, np.std([0.1, 0.3], ddof=1)))
+    assert chosen.test == pytest.approx((0.2, np.std([0.1, 0.3], ddof=1)))
     assert chosen.n == 2
 
 
@@ -306,8 +306,8 @@ def test_means_do_not_depend_on_which_run_ended_first():
 def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
     spec = "snntorch.fast_sigmoid(slope=25.0)"
     rows = sweeping.summaries([result(spec, 0, 0.9, 0.1), result(spec, 1, 0.7, 0.3)])
-    record = {"options": {"data": "mine"}, "data": {"held_out": 9, "held_out_from": "the test set"}}
-    for table in tables.sweep(rows, rows, rows[0], ["surrogate", "height", "width", "lr"], record, 9)[:2]:
+    record = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the test set"}}
+    for table in tables.sweep(rows, rows, rows[0], ["surrogate", "peak", "half_width", "lr"], record, 9)[:2]:
         Console(width=80).print(table)
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80
@@ -389,13 +389,13 @@ def test_ranges(text, numbers):
     "arguments",
     [
         *(
-            ["--width", w]
+            ["--half-width", w]
             for w in ("", "0", "-1", "a", "1:2", "1:2:x1", "2:1:x2", "1:2:+0", "nan", "1:inf:x2", "1:2:x1.0001")
         ),
         ["--surrogate", "arctan,,sigmoid"],
         ["--surrogate", "arctan(alpha=2"],
-        ["--surrogate", "leaky_relu", "--width", "0.1"],
-        ["--validation", "1"],
+        ["--surrogate", "leaky_relu", "--half-width", "0.1"],
+        ["--validation-fraction", "1"],
         ["--seeds", "2", "--seed", "4294967295"],
     ],
 )

@@ -21,7 +21,7 @@ from ..surrogates._registry import get, names
 from ..training import Callback
 from ..training._consensus import from_first
 from . import allocator, diagnosis, learning, outputs, processes, runs, tables
-from .networks import NO_CODING, Params, SpikingNetwork, without_spikes
+from .networks import NO_ENCODING, Params, SpikingNetwork, without_spikes
 from .options import (
     Options,
     RealRange,
@@ -99,7 +99,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     on, and nothing is chosen by them.
 
     \b
-    Images go in over time by a coding of each value x, scaled to 0 to 1:
+    Images go in over time by an encoding of each value x, scaled to 0 to 1:
       current  the constant x at every step
       rate     a spike at each step with probability x
       latency  one spike, the earlier the greater x; none for 0
@@ -211,7 +211,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
 
 def _summary(fit: learning.Fit) -> dict[str, Any]:
     return {
-        "held_out": fit.curves["held_out"][-1],
+        "test": fit.curves["test"][-1],
         "accuracy": fit.curves["accuracy"][-1],
         "loss": fit.curves["loss"][-1],
         "rates": fit.scores.rates,
@@ -246,8 +246,8 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     if output is not None:
         outputs.check(output, (".npz",), force, reads=(run / runs.PARAMETERS, Path(source)))
     found, labelled = runs.to_score(saved, source)
-    is_image = saved.options.coding != NO_CODING
-    if data is None and (not labelled or runs.sha256(found, is_image) != saved.about.held_out_sha256):
+    is_image = saved.options.encoding != NO_ENCODING
+    if data is None and (not labelled or runs.sha256(found, is_image) != saved.about.test_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
     scores = learning.make_evaluator(saved.network)(params, found)
     if not np.isfinite(scores.logits).all():

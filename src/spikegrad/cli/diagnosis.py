@@ -52,11 +52,11 @@ def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float)
 
     @functools.cache  # asked for more than once, and compiled each time
     def at_start() -> list[str]:
-        return [f"at the start, {v}" for v in examine(network, start, few, lr).verdicts]
+        return [f"at the start, {v}" for v in examine(network, start, few, lr).issues]
 
     def why(params: Params) -> list[str]:
         try:
-            return at_start() or [str(v) for v in examine(network, params, few).verdicts]
+            return at_start() or [str(v) for v in examine(network, params, few).issues]
         except Exception as error:  # the diagnosis must not end training
             return [f"the diagnosis failed: {streams.brief(error)}"]
 
@@ -106,7 +106,7 @@ def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
 @click.command("diagnose")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data", metavar="[DATA]", required=False)
-@click.option("--start", is_flag=True, help="Look at the weights that training began with, and at its first update.")
+@click.option("--initial", is_flag=True, help="Look at the weights that training began with, and at its first update.")
 @click.option("--examples", default=EXAMPLES, type=click.IntRange(2), show_default=True, help="How many are looked at.")
 @click.option(
     "--output",
@@ -115,14 +115,14 @@ def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
     help="Draw it to a .png, .svg or .pdf, or write all numbers to a .json.",
 )
 @outputs.force
-def command(run: Path, data: str | None, start: bool, examples: int, output: Path | None, force: bool) -> None:
+def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None, force: bool) -> None:
     """Say why a saved run does not learn.
 
     RUN is the folder that train wrote, DATA as for predict. For each layer: spikes per neuron and step, neurons that
-    never or always fire, the potential about its threshold (mean and deviation), the slope's half-width and the share
-    of potentials within it, the mean slope over its peak, norms of the gradient in weights and currents, neurons
-    without any gradient, and by which factor the gradient changes with each step back. Then what is wrong, and what
-    helps.
+    never or always fire, the potential about its threshold (mean and standard deviation), the slope's half-width and
+    the share of potentials within it, the mean slope over its peak, norms of the gradient in weights and currents,
+    neurons without any gradient, and by which factor the gradient changes with each step back. Then what is wrong, and
+    what helps.
     """
     saved = runs.read(run)
     source = saved.options.data if data is None else data
@@ -132,7 +132,7 @@ def command(run: Path, data: str | None, start: bool, examples: int, output: Pat
     if not labelled:
         raise runs.RunError(f"{source} has no labels, which the loss needs")
     params, lr = runs.read_parameters(saved), None
-    if start:
+    if initial:
         params = learning.starts(saved.network, saved.options.load().train)(jax.random.key(saved.options.seed))
         lr = saved.options.lr
     diagnosis = examine(saved.network, params, found, lr, examples)
@@ -142,7 +142,7 @@ def command(run: Path, data: str | None, start: bool, examples: int, output: Pat
     elif output is not None:
         outputs.write(output, outputs.drawn(diagnosis.plot(), output, 150))
     out = tables.console()
-    weights = "at the start" if start else "as trained"
+    weights = "at the start" if initial else "as trained"
     title = f"{run}, weights {weights}, {min(examples, len(found))} examples of {source}"
     for table in layers(diagnosis.rows(), title, out.width):
         out.print(table)

@@ -18,7 +18,7 @@ from .._surrogate import Surrogate
 from ..data import Sequences
 from ..inspect.plot import draw
 from . import tables
-from .networks import NO_CODING, Params, SpikingNetwork
+from .networks import NO_ENCODING, Params, SpikingNetwork
 from .sources import examples
 from .streams import spelt
 
@@ -58,7 +58,7 @@ def _curves(panels: Any, results: dict[str, Any]) -> None:
         epochs = np.arange(1, len(curves["loss"]) + 1)
         style = {"color": color, "marker": "." if len(epochs) == 1 else ""}
         loss.plot(epochs, curves["loss"], label=name, **style)
-        accuracy.plot(epochs, np.multiply(100, curves["held_out"]), label=f"{name}, held out", **style)
+        accuracy.plot(epochs, np.multiply(100, curves["test"]), label=f"{name}, held out", **style)
         accuracy.plot(epochs, np.multiply(100, curves["accuracy"]), ls=":", label=f"{name}, training", **style)
         if key == "spiking":
             for i, values in enumerate(zip(*curves["rates"], strict=True)):
@@ -82,7 +82,7 @@ def _example(
     (x,), (label,), lengths = examples(test, slice(i, i + 1))
     x = x if lengths is None else x[: lengths[0]]
     logits, spikes, potentials = jax.jit(network)(params, network.prepare(jnp.asarray(x)[None]), jax.random.key(0))
-    timed = network.coding == NO_CODING
+    timed = network.encoding == NO_ENCODING
     x = x if timed else x[0]
     if timed:
         picture.imshow(
@@ -129,12 +129,12 @@ def _example(
 def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
     """Heat maps of the mean accuracy on the validation examples.
 
-    ``rows`` are summaries of settings. Width is the horizontal axis where it varies, else learning rate or height; the
-    surrogate is the vertical one where it varies, else what else does. There is a map for each value of what is left.
-    The best one is framed.
+    ``rows`` are summaries of settings. The half-width is the horizontal axis if it varies, else the learning
+    rate or the peak. The surrogate is the vertical one if it varies, else another axis that does. Each value of the
+    remaining axis has a map of its own. The best setting is framed.
     """
     values = {axis: list(dict.fromkeys(row.setting[axis] for row in rows)) for axis in best.setting}
-    varying = [axis for axis in ("width", "lr", "height") if len(values[axis]) > 1]
+    varying = [axis for axis in ("half_width", "lr", "peak") if len(values[axis]) > 1]
     x = varying[0] if varying else "width"
     y = "surrogate" if len(values["surrogate"]) > 1 or len(varying) < 2 else varying[1]
     rest = [axis for axis in values if axis not in (x, y) and len(values[axis]) > 1]
@@ -172,13 +172,13 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
         bar = figure.colorbar(image, ax=list(axes))
         bar.set_label("mean accuracy on the validation examples, %", fontsize=8)
         bar.ax.tick_params(labelsize=8)
-    reached = tables.spread(*best.held_out)
+    reached = tables.spread(*best.test)
     shown = spelt(f"{title}\nframed: the best by validation, {reached} of what is held out", "utf-8")
     figure.suptitle(shown, fontsize=9, parse_math=False)
     return figure
 
 
-_AXES = {"width": "half-width", "lr": "learning rate", "height": "height", "surrogate": "surrogate"}
+_AXES = {"half_width": "half-width", "lr": "learning rate", "peak": "peak", "surrogate": "surrogate"}
 
 
 def _wrapped(value: Any) -> str:

@@ -21,7 +21,7 @@ from .._system import device_memory, release_memory
 from ..data import Sequences, Split
 from ..training._consensus import agreed
 from ..training._json_lines import jsonable
-from .networks import NO_CODING, Params, SpikingNetwork, with_surrogate
+from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
 from .options import Options
 from .processes import batch_sharding
 from .sources import examples, spaced
@@ -132,7 +132,7 @@ def fit(
     options: Options,
     *,
     name: str = "spiking",
-    report: Reporter = lambda now, held_out: None,
+    report: Reporter = lambda now, test: None,
     stop: Callable[[], Any] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
@@ -152,8 +152,8 @@ def fit(
     data : Split
         At least ``batch`` training examples.
     options : Options
-        Of them count ``epochs``, ``batch``, ``lr``, ``shift``, ``noise`` and ``seed``: the order, the shifts, the noise
-        and a random input coding depend on the seed alone.
+        Of them count ``epochs``, ``batch``, ``lr``, ``shift``, ``input_noise`` and ``seed``: the order, the shifts, the
+        noise and a random input encoding depend on the seed alone.
     name : str
         Of the network, in messages and files.
     report : Reporter
@@ -188,17 +188,17 @@ def fit(
     told: list[training.Callback] = [course, *callbacks, lambda now: stop()]
     failures: list[str] = []
     diverged = False
-    state = training.State.start(params, optimizer, jax.random.key(options.seed))
+    state = training.State.create(params, optimizer, jax.random.key(options.seed))
     if folder is not None:
         of = jsonable({"network": name, **(identity or {})})
         extra = {"run": of, "curves": course.curves}
         checkpoints = training.Checkpoints(folder / CHECKPOINTS / name, minutes=minutes, extra=extra)
-        state = checkpoints.latest(state)
+        state = checkpoints.restore(state)
         course.curves = extra["curves"] = _curves_of(extra, of, state.epoch, checkpoints.folder)
         lines = training.JsonLines(
             folder / METRICS,
             of={"network": name},
-            more=lambda now: {"learning_rate": schedule(now.step - 1)} | course.held_out_of(now),
+            more=lambda now: {"learning_rate": schedule(now.step - 1)} | course.test_accuracy(now),
             resume=True,
         )
         told[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
@@ -244,7 +244,7 @@ def sweep(
     data, validation : Split
         The training and the test set; and the training and the validation set.
     options : Options
-        Of them count ``epochs``, ``batch``, ``shift`` and ``noise``.
+        Of them count ``epochs``, ``batch``, ``shift`` and ``input_noise``.
     settings : list of dict
         Each has a ``spike``, the surrogate; ``lr``; and whatever else is to be told of it.
     report : callable
@@ -255,7 +255,7 @@ def sweep(
     Yields
     ------
     dict
-        With the accuracies ``validation`` and ``held_out``, and ``silent`` as :class:`Scores` has it.
+        With the accuracies ``validation`` and ``test``, and ``silent`` as :class:`Scores` has it.
     """
     epochs, per_epoch = options.epochs, len(data.train) // options.batch
     one_loss = _loss(network, options)
@@ -276,7 +276,7 @@ def sweep(
         to_choose, to_tell = (evaluator(shape)((params, numbers), part.test) for part in (validation, data))
         return {
             "validation": to_choose.accuracy(validation.test.y),
-            "held_out": to_tell.accuracy(data.test.y),
+            "test": to_tell.accuracy(data.test.y),
             "silent": to_tell.silent,
         }
 
@@ -303,7 +303,7 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     def plain(key: jax.Array) -> Params:
         return network.init(key, gains(network)[0])
 
-    if network.coding != NO_CODING:
+    if network.encoding != NO_ENCODING:
         return plain
     x, _, lengths = examples(train, spaced(len(train), _MEASURED))
     driven = jax.jit(network.init_driven)
@@ -325,7 +325,7 @@ def gains(network: SpikingNetwork) -> tuple[float, float]:
 
     A membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU; a recording varies.
     """
-    return (math.sqrt(0.5), math.sqrt(0.5)) if network.coding == NO_CODING else (0.5, 1.0)
+    return (math.sqrt(0.5), math.sqrt(0.5)) if network.encoding == NO_ENCODING else (0.5, 1.0)
 
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
@@ -344,7 +344,7 @@ def _placed(loss: Callable[..., Any], train: Sequences, size: int) -> tuple[Any,
     numbers = functools.partial(training.ShuffledBatches, rows, size)
     if agreed(not _fits_the_device(train)):
         return loss, lambda seed: _Read(train, numbers(seed))
-    return training.staged(loss, jax.device_put(examples(train))), numbers
+    return training.with_device_data(loss, jax.device_put(examples(train))), numbers
 
 
 def _fits_the_device(train: Sequences) -> bool:
@@ -371,13 +371,13 @@ class _Read:
 def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
     def loss(params, batch, key):
         x, y, lengths = batch
-        varying, coding = jax.random.split(key)
+        varying, encoding = jax.random.split(key)
         x = network.prepare(x)
         if options.shift:
             x = random_shift(x, options.shift, varying)
-        if options.noise:
-            x = x + options.noise * jax.random.normal(varying, x.shape)
-        logits, spikes, _ = network(params, x, coding, lengths)
+        if options.input_noise:
+            x = x + options.input_noise * jax.random.normal(varying, x.shape)
+        logits, spikes, _ = network(params, x, encoding, lengths)
         rates = jnp.stack([s.mean() for s in spikes])
         if lengths is not None:  # beyond which nothing fires
             rates = rates * (x.shape[1] / lengths.mean())
@@ -401,7 +401,7 @@ def _curves_of(extra: dict[str, Any], of: dict[str, Any], epochs: int, folder: P
     return curves
 
 
-_CURVES = ("loss", "accuracy", "rates", "held_out")
+_CURVES = ("loss", "accuracy", "rates", "test")
 
 
 class _Tolerant:
@@ -440,7 +440,7 @@ class _Course:
         self.last = now
         if now.epoch_ended:
             self._append(now, self.scores(now.state.trainable))
-        self.report(now, self.curves["held_out"][-1] if self.curves["held_out"] else None)
+        self.report(now, self.curves["test"][-1] if self.curves["test"] else None)
 
     def scores(self, params: Params) -> Scores:
         """Of the test set."""
@@ -451,10 +451,10 @@ class _Course:
         if self.last is not None and not self.last.epoch_ended:
             self._append(self.last, scores)
 
-    def held_out_of(self, now: training.Report) -> dict[str, float]:
-        return {"held_out": self.curves["held_out"][-1]} if now.epoch_ended else {}
+    def test_accuracy(self, now: training.Report) -> dict[str, float]:
+        return {"test": self.curves["test"][-1]} if now.epoch_ended else {}
 
     def _append(self, now: training.Report, scores: Scores) -> None:
         for name in ("loss", "accuracy", "rates"):
             self.curves[name].append(now.epoch_metrics[name].tolist())
-        self.curves["held_out"].append(scores.accuracy(self.test.y))
+        self.curves["test"].append(scores.accuracy(self.test.y))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._struct import parameter
-from ..data import constant_coding, latency_coding, rate_coding, scale
+from ..data import constant_encoding, latency_encoding, rate_encoding, scale
 from ..network import Layer, Network
 from ..network._step import KEYS, is_stochastic
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
@@ -19,9 +19,9 @@ from ..training import partition
 Params: TypeAlias = tuple[Layer, ...]
 """The trained part of the layers, the readout last: what :func:`spikegrad.training.partition` returns."""
 
-CODINGS = ("current", "rate", "latency")
-NO_CODING = "none"
-"""The coding of recordings, which have a time axis."""
+ENCODINGS = ("current", "rate", "latency")
+NO_ENCODING = "none"
+"""The encoding of recordings, which have a time axis."""
 READOUTS = ("mean", "max", "last")
 CELLS: dict[str, tuple[type[LIF], tuple[str, ...]]] = {
     "lif": (LIF, ("decay",)),
@@ -53,7 +53,7 @@ class SpikingNetwork:
         The neurons of every hidden layer.
     steps : int
         Time steps.
-    coding : {"current", "rate", "latency", "none"}
+    encoding : {"current", "rate", "latency", "none"}
         How a value ``x`` from 0 to 1 becomes an input over time. ``"current"``: the constant ``x`` at every step.
         ``"rate"``: a spike at each step with probability ``x``. ``"latency"``: one spike, at the first step for 1, at
         the last for values just above 0, and none for 0. Values beyond 0 and 1 are clipped for the latter two.
@@ -73,7 +73,7 @@ class SpikingNetwork:
     sizes: tuple[int, ...]
     cell: LIF | Rectified
     steps: int
-    coding: str
+    encoding: str
     readout: str = "mean"
     mode: str = "exact"
     recurrent: bool = False
@@ -109,14 +109,14 @@ class SpikingNetwork:
 
         Images lose their single step and are scaled. Recordings were brought to their scale before.
         """
-        return x if self.coding == NO_CODING else scale(x[:, 0], self.low, self.high)
+        return x if self.encoding == NO_ENCODING else scale(x[:, 0], self.low, self.high)
 
     def taken_apart(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None
     ) -> tuple[Network, jax.Array, jax.Array | None]:
         """The layers, what they are given over time, and which steps take place; every weight is a matrix."""
-        if self.coding == "current":
-            layers, inputs = params, constant_coding(x.reshape(len(x), -1), self.steps)
+        if self.encoding == "current":
+            layers, inputs = params, constant_encoding(x.reshape(len(x), -1), self.steps)
         else:
             layers, inputs = self._encoded(params, x, key)
         return Network(layers), inputs, mask_of(lengths, len(inputs))
@@ -166,7 +166,7 @@ class SpikingNetwork:
         ValueError, TypeError
             If the network cannot run, such as for a surrogate with more levels than float32 can count.
         """
-        time = (self.steps,) if self.coding == NO_CODING else ()
+        time = (self.steps,) if self.encoding == NO_ENCODING else ()
         x = jax.ShapeDtypeStruct((1, *time, *shape), jnp.result_type(float))
         jax.eval_shape(self, self.shapes, x, jax.random.key(0))
 
@@ -188,18 +188,18 @@ class SpikingNetwork:
 
     def _encoded(self, params: Params, x: jax.Array, key: jax.Array) -> tuple[Params, jax.Array]:
         """The layers, and their inputs over time."""
-        if self.coding == NO_CODING:
+        if self.encoding == NO_ENCODING:
             return params, _time_first(x)
         x = x.reshape(len(x), -1)
-        if self.coding == "current":  # the same at every step: one product, and inputs that are not looked at
+        if self.encoding == "current":  # the same at every step: one product, and inputs that are not looked at
             first, *rest = params
             constant = jax.tree_util.Partial(lambda current, _: current, x @ jnp.asarray(first.weight))
             return (dataclasses.replace(first, weight=constant), *rest), jnp.zeros((self.steps, len(x)), bool)
-        return params, rate_coding(x, self.steps, key) if self.coding == "rate" else latency_coding(x, self.steps)
+        return params, rate_encoding(x, self.steps, key) if self.encoding == "rate" else latency_encoding(x, self.steps)
 
 
 def spike_key(params: Params, key: jax.Array) -> jax.Array | None:
-    """The key for stochastic spikes, independent of the key of the input coding. None for other spikes."""
+    """The key for stochastic spikes, independent of the key of the input encoding. None for other spikes."""
     if not any(is_stochastic(layer.cell) for layer in params):
         return None
     return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl=KEYS)
@@ -241,7 +241,7 @@ def without_spikes(network: SpikingNetwork) -> SpikingNetwork:
     """The network to compare a spiking one with: as many weights, and of recordings the same leaks."""
     fields: dict[str, Any] = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
     fields["cell"] = Rectified(network.cell.decay)
-    if network.coding == NO_CODING:
+    if network.encoding == NO_ENCODING:
         return RectifiedNetwork(**fields)
     return ReluNetwork(**fields | {"steps": 1, "recurrent": False})
 

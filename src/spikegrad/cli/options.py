@@ -20,7 +20,7 @@ from ..network._modes import MODES
 from ..neurons import LIF, decay_from_tau
 from ..surrogates._registry import get
 from . import sources
-from .networks import CELLS, CODINGS, NO_CODING, READOUTS, SpikingNetwork
+from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
 
 _LIF = LIF()
 
@@ -35,7 +35,7 @@ def declared(help: str, kind: click.ParamType | None = None, *names: str, absent
     kind : click.ParamType, optional
         The values that the command line and a record may have.
     *names : str
-        As for ``click.option``. By default ``--`` and the name of the field.
+        As for ``click.option``. By default that of :func:`option_of`.
     absent : optional
         The value in a record if the option does not apply to the data.
     **click_options
@@ -46,13 +46,18 @@ def declared(help: str, kind: click.ParamType | None = None, *names: str, absent
     )
 
 
+def option_of(name: str) -> str:
+    """How the command line writes the name of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
 def options_of_class(cls: type, without: Collection[str] = ()) -> Callable[[Callable], Callable]:
     """Add the options that a dataclass declares to a command."""
 
     def add(function: Callable) -> Callable:
         for field in reversed(dataclasses.fields(cls)):
             if field.name not in without:
-                names = field.metadata["names"] or (f"--{field.name}",)
+                names = field.metadata["names"] or (option_of(field.name),)
                 function = click.option(*names, **field.metadata["click"])(function)
         return function
 
@@ -138,15 +143,15 @@ class Options:
     pool: int = declared(
         "Neighbouring units of events that share a channel.", click.IntRange(1), show_default="4 for dvs128, else 1"
     )
-    coding: str = declared(
-        "Images as input over time (see above).", click.Choice(CODINGS), absent=NO_CODING, show_default="current"
+    encoding: str = declared(
+        "Images as input over time (see above).", click.Choice(ENCODINGS), absent=NO_ENCODING, show_default="current"
     )
     shift: int = declared(
         "Move training images at random by up to this many pixels.",
         click.IntRange(0),
         show_default="2 for mnist5k, else 0",
     )
-    noise: float = declared(
+    input_noise: float = declared(
         "Deviation of what is added to recordings in training, anew each time.", RealRange(0), default=0.0
     )
     decay: float = declared("Share of a potential left after a step.", RealRange(0, 1), default=_LIF.decay)
@@ -188,7 +193,7 @@ class Options:
         leaks = dict(zip(names, decays, strict=False))
         cell = kind(surrogate=get(self.surrogate), reset=self.reset, detach_reset=self.detach_reset, **leaks)
         sizes = (math.prod(data.shape), *self.hidden, data.classes)
-        about = (self.steps, self.coding, self.readout, self.mode, self.recurrent)
+        about = (self.steps, self.encoding, self.readout, self.mode, self.recurrent)
         return SpikingNetwork(sizes, cell, *about, readout_decay=readout, low=data.low, high=data.high)
 
     @property
@@ -212,9 +217,9 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
     timed = form.read is not None
     why = {}
     if timed:
-        why |= dict.fromkeys(("coding", "shift"), f"it goes with images, and {data} has a time axis")
+        why |= dict.fromkeys(("encoding", "shift"), f"it goes with images, and {data} has a time axis")
     else:
-        why["noise"] = f"it goes with recordings, and {data} has no time axis"
+        why["input_noise"] = f"it goes with recordings, and {data} has no time axis"
     if form.bin_ms is None:
         why |= dict.fromkeys(("bin", "pool"), f"it goes with events, and {data} has none")
     if form.steps is None:
@@ -223,9 +228,9 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
         why["decay"] = "--taus say it already"
     for name, reason in why.items():
         if was_given(context, name):
-            raise click.BadParameter(f"{context.params[name]}: {reason}", param_hint=f"'--{name}'")
+            raise click.BadParameter(f"{context.params[name]}: {reason}", param_hint=f"'{option_of(name)}'")
     defaults = {
-        "coding": NO_CODING if timed else "current",
+        "encoding": NO_ENCODING if timed else "current",
         "shift": form.shift,
         "steps": form.steps or 1,
         "bin": form.bin_ms or 0.0,
@@ -238,7 +243,7 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
         raise click.BadParameter(str(error), param_hint="'--taus'") from None
 
 
-def fitted(options: Options, data: Split) -> tuple[Options, list[str]]:
+def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:
     """Options as far as the data permits them, and what was changed or may be wrong."""
     n, changed = len(data.train), []
     if options.batch > n:
@@ -246,7 +251,7 @@ def fitted(options: Options, data: Split) -> tuple[Options, list[str]]:
         options = dataclasses.replace(options, batch=n)
     if options.epochs * (n // options.batch) >= 2**31:
         raise click.BadParameter(f"{options.epochs} are more than 2^31 updates", param_hint="'--epochs'")
-    if options.coding == NO_CODING:
+    if options.encoding == NO_ENCODING:
         return dataclasses.replace(options, steps=data.train.steps), [*changed, *data.doubts]
     if options.shift and len(data.shape) == 1:
         raise click.BadParameter(

@@ -18,7 +18,7 @@ from ..training import _processes, distributed
 from ..training._consensus import gathered
 from . import signals
 
-NAMES = ("joining", "coordinator", "processes", "process")
+NAMES = ("joining", "coordinator_address", "num_processes", "process_id")
 """The options that do not change a result."""
 
 
@@ -32,27 +32,38 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         help="Train on all devices of several processes, each started with this option; SLURM, Open MPI and Kubernetes "
         "are recognised.",
     )
-    @click.option("--coordinator", metavar="HOST:PORT", help="For others: a free port of the machine of process 0.")
-    @click.option("--processes", type=click.IntRange(1), help="With --coordinator: how many processes there are.")
-    @click.option("--process", type=click.IntRange(0), help="With --coordinator: which of them this is, from 0.")
+    @click.option(
+        "--coordinator-address", metavar="HOST:PORT", help="For others: a free port of the machine of process 0."
+    )
+    @click.option(
+        "--num-processes", type=click.IntRange(1), help="With --coordinator-address: how many processes there are."
+    )
+    @click.option(
+        "--process-id", type=click.IntRange(0), help="With --coordinator-address: which of them this is, from 0."
+    )
     @functools.wraps(function)
     def run(
         *args: Any,
         joining: bool,
-        coordinator: str | None,
-        processes: int | None,
-        process: int | None,
+        coordinator_address: str | None,
+        num_processes: int | None,
+        process_id: int | None,
         quiet: bool,
         **rest: Any,
     ) -> int:
+        addressed = {
+            "--coordinator-address": coordinator_address,
+            "--num-processes": num_processes,
+            "--process-id": process_id,
+        }
         if not joining:
-            for name, value in (("coordinator", coordinator), ("processes", processes), ("process", process)):
+            for name, value in addressed.items():
                 if value is not None:
-                    raise click.BadParameter("it goes with --distributed", param_hint=f"'--{name}'")
+                    raise click.BadParameter("it goes with --distributed", param_hint=f"'{name}'")
             return function(*args, quiet=quiet, **rest)
         with ExitStack() as stack:
             try:
-                stack.enter_context(distributed(coordinator, processes, process))
+                stack.enter_context(distributed(*addressed.values()))
             except (ValueError, RuntimeError) as error:
                 raise click.BadParameter(f"{error}", param_hint="'--distributed'") from None
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would only take note of it

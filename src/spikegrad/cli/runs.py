@@ -34,12 +34,12 @@ from ..data import DataError, Sequences, Split
 from ..data._npz import read_arrays
 from ..training._partition import name_of
 from . import outputs, sources, streams, tables
-from .networks import NO_CODING, Params, SpikingNetwork
-from .options import Options, check_network, fitted
+from .networks import NO_ENCODING, Params, SpikingNetwork
+from .options import Options, adapted, check_network
 
 T = TypeVar("T")
 
-FORMAT = 3
+FORMAT = 4
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
 
 
@@ -120,16 +120,16 @@ def require(package: str) -> None:
 
 
 def _description(options: Options, data: Split) -> dict[str, Any]:
-    is_image = options.coding != NO_CODING
+    is_image = options.encoding != NO_ENCODING
     return {
         "shape": data.shape,
         "classes": data.classes,
-        **{name: getattr(data, name) for name in ("low", "high", "mean", "deviation")},
+        **{name: getattr(data, name) for name in ("low", "high", "mean", "std")},
         "training": len(data.train),
-        "held_out": len(data.test),
-        "held_out_from": data.held_out,
+        "test": len(data.test),
+        "test_from": data.test_from,
         "training_sha256": sha256(data.train, is_image),
-        "held_out_sha256": sha256(data.test, is_image),
+        "test_sha256": sha256(data.test, is_image),
     }
 
 
@@ -229,7 +229,7 @@ class Run:
         data: Split,
         name: str = RECORD,
         surrogates: tuple[str, ...] = (),
-        at_once: int = 1,
+        jobs: int = 1,
         **more: Any,
     ) -> Run:
         """A new run, or one that was interrupted, after all that can be wrong with it has been looked for.
@@ -240,7 +240,7 @@ class Run:
             The interrupted run.
         surrogates : tuple of str
             Those that are tried. By default that of the options.
-        at_once : int
+        jobs : int
             Networks that are trained at a time.
         **more
             What else the record of a new run has.
@@ -251,13 +251,13 @@ class Run:
             raise RunError(
                 f"{options.data} has changed since {before.folder} was started; restore the original data to resume"
             )
-        check = functools.partial(fitted, options, data)
+        check = functools.partial(adapted, options, data)
         options, doubts = check() if before is None else or_damaged(before.folder / name, check)
         for surrogate in surrogates or (options.surrogate,):
             check_network(dataclasses.replace(options, surrogate=surrogate).network(data), data)
         folder = output or (before.folder if before else Path("runs"))
-        together = dataclasses.replace(options, batch=options.batch * at_once)
-        size = options.network(data).count * at_once
+        together = dataclasses.replace(options, batch=options.batch * jobs)
+        size = options.network(data).count * jobs
         doubts += check_resources(folder, together, data, size, checkpoints=0 if surrogates else 3)
         if before is not None:
             before.options = options
@@ -319,7 +319,7 @@ def _named(params: Params) -> dict[str, Any]:
 def check_result(path: Path, result: dict[str, Any]) -> None:
     """Raise RunError if a line of results, which an earlier attempt may have written, lacks the numbers of a run."""
     rates = result.get("rates", [0])
-    numbers = (result.get("validation"), result.get("held_out"), result["seconds"], result.get("spikes", 0))
+    numbers = (result.get("validation"), result.get("test"), result["seconds"], result.get("spikes", 0))
     if not isinstance(rates, list) or not all(isinstance(x, (int, float)) for x in (*numbers, *rates)):
         raise RunError(f"{path} has a damaged line: {result!s:.100}; remove the line")
 
@@ -371,7 +371,7 @@ def check_resources(folder: Path, options: Options, data: Split, parameters: int
 def to_score(run: Run, source: str) -> tuple[Sequences, bool]:
     """The examples of what ``--data`` names, and whether they have labels."""
     options, about = run.options, run.about
-    if options.coding == NO_CODING:
+    if options.encoding == NO_ENCODING:
         found = sources.load_to_score(source, options.data, options.seed, options.binning, about)
     else:
         form = sources.form_of(source)
@@ -390,9 +390,9 @@ def _states(options: Options, examples: int) -> int:
     return 4 * examples * options.steps * sum(options.hidden)
 
 
-def _require(work: str, needed: int, free: int | None, what: str, remedy: str) -> None:
+def _require(work: str, needed: int, free: int | None, what: str, fix: str) -> None:
     if free is not None and needed > free:
-        raise RunError(f"{work} takes at least {_size(needed)} of {what}, and {_size(free)} are free: {remedy}")
+        raise RunError(f"{work} takes at least {_size(needed)} of {what}, and {_size(free)} are free: {fix}")
 
 
 def _size(count: int) -> str:
@@ -417,9 +417,9 @@ class DataRecord:
     low: float
     high: float
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     training_sha256: str
-    held_out_sha256: str
+    test_sha256: str
 
 
 def read(folder: Path, name: str = RECORD) -> Run:
@@ -439,8 +439,8 @@ def read(folder: Path, name: str = RECORD) -> Run:
             raise ValueError(f"unknown option {min(unknown)!r:.40}")
         if not data.low < data.high:
             raise ValueError(f"low must be less than high, got {data.low:g} and {data.high:g}")
-        if not len(data.mean) == len(data.deviation) in (0, math.prod(data.shape)) or 0 in data.deviation:
-            raise ValueError(f"mean and deviation must be numbers for each of {data.shape}, and no deviation 0")
+        if not len(data.mean) == len(data.std) in (0, math.prod(data.shape)) or 0 in data.std:
+            raise ValueError(f"mean and std must be numbers for each of {data.shape}, and no std 0")
         _ = options.binning  # or an error
         _check_network(options.network(data), data.shape)
         return Run(folder, options, data, record, name)

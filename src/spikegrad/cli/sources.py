@@ -38,8 +38,8 @@ class Form:
         Reads recordings. Images have none: :func:`spikegrad.data.load` reads them.
     file : callable, optional
         Reads a file of one's own, whose labels may be missing if they are not needed: given as ``label``.
-    held_out : str
-        What is held out where nothing is published to test with; ``hold_out`` does it, with the data and the seed.
+    test_from : str
+        How the test set is chosen if none is published; ``split`` does it, from the data and the seed.
     steps : int, optional
         Steps unless the user says otherwise. None: the data has its own.
     bin_ms : float, optional
@@ -52,8 +52,8 @@ class Form:
     about: str
     read: Read | None = None
     file: Callable[..., Recorded] | None = None
-    held_out: str = "a fifth of each class, drawn with seed {}"
-    hold_out: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: datasets.hold_out(source, 0.2, seed)
+    test_from: str = "a fifth of each class, drawn with seed {}"
+    split: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: datasets.train_test_split(source, 0.2, seed)
     steps: int | None = None
     bin_ms: float | None = None
     pool: int = 1
@@ -115,7 +115,7 @@ def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
 
 
 def _shipped(name: str) -> Read:
-    return lambda path, steps, seed: (datasets.shipped(name), datasets.shipped(name, "test"))
+    return lambda path, steps, seed: (datasets.load_packaged(name), datasets.load_packaged(name, "test"))
 
 
 def _randman(path: str, steps: int, seed: int) -> tuple[Sequences, None]:
@@ -140,8 +140,8 @@ FORMS = (
         "shd:PATH",
         "shd_train.h5, or the folder with shd_test.h5",
         _heidelberg("shd"),
-        held_out="all of two speakers, drawn with seed {}",
-        hold_out=lambda source, seed: datasets.hold_out_speakers(source, 2, seed),
+        test_from="all of two speakers, drawn with seed {}",
+        split=lambda source, seed: datasets.split_by_speaker(source, 2, seed),
         steps=100,
         bin_ms=14,
     ),
@@ -155,8 +155,8 @@ FORMS = (
         "randman",
         "spikes on random manifolds, made with the seed",
         _randman,
-        held_out="a tenth of each class, drawn with seed {}",
-        hold_out=lambda source, seed: datasets.hold_out(source, 0.1, seed),
+        test_from="a tenth of each class, drawn with seed {}",
+        split=lambda source, seed: datasets.train_test_split(source, 0.1, seed),
         steps=100,
     ),
     *OWN,
@@ -244,10 +244,10 @@ def _recordings(form: Form, read: Read, source: str, seed: int, binning: Binning
             f"{source}: labels must be below {most:,} for {len(train):,} recordings, got {train.classes - 1:,}; "
             "number the classes from 0"
         )
-    held_out = "the test set"
+    test_from = "the test set"
     if test is None:
-        held_out = form.held_out.format(seed)
-        train, test = form.hold_out(train, seed)
+        test_from = form.test_from.format(seed)
+        train, test = form.split(train, seed)
     if test.shape != train.shape or test.class_names != train.class_names:
         raise DataError(
             f"{test.name} does not match {train.name}: channels {test.shape} of {len(test.class_names)} classes, "
@@ -257,12 +257,12 @@ def _recordings(form: Form, read: Read, source: str, seed: int, binning: Binning
         raise DataError(f"{source}: all recordings to train on are of class {train.y[0]}; two are needed")
     train, test = _sequences(train, binning), _sequences(test, binning)
     doubts = _events_outside(train)
-    mean = deviation = np.zeros(0)
+    mean = std = np.zeros(0)
     if train.sequence(0).dtype.kind == "f":
-        mean, deviation = moments(train)
-        train, test = standardized(train, mean, deviation), standardized(test, mean, deviation)
-    mean, deviation = (tuple(values.ravel().tolist()) for values in (mean, deviation))
-    return Split(train.in_memory(), test.in_memory(), held_out, mean=mean, deviation=deviation, doubts=doubts)
+        mean, std = moments(train)
+        train, test = standardized(train, mean, std), standardized(test, mean, std)
+    mean, std = (tuple(values.ravel().tolist()) for values in (mean, std))
+    return Split(train.in_memory(), test.in_memory(), test_from, mean=mean, std=std, doubts=doubts)
 
 
 def for_validation(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -302,7 +302,7 @@ def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, lik
     else:
         train, test = form.read(_path(source), binning.steps, seed)
         if test is None:
-            test = form.hold_out(train, seed)[1] if _same(source, trained_on) else train
+            test = form.split(train, seed)[1] if _same(source, trained_on) else train
     found = _sequences(test, binning)
     if found.shape != like.shape:
         raise DataError(
@@ -311,7 +311,7 @@ def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, lik
     if found.y.max() >= like.classes:
         raise DataError(f"{source}: has label {found.y.max()}, the network was trained on {like.classes} classes")
     if like.mean:
-        found = standardized(found, *(np.reshape(values, like.shape) for values in (like.mean, like.deviation)))
+        found = standardized(found, *(np.reshape(values, like.shape) for values in (like.mean, like.std)))
     return found.in_memory(), labelled
 
 

@@ -1,4 +1,4 @@
-"""The command ``sweep``: settings times seeds, chosen by validation, reported on what is held out."""
+"""The command ``sweep``: settings times seeds, chosen on the validation set, reported on the test set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from .._system import processors
-from ..surrogates._measures import fitted as fitted_surrogate
+from ..surrogates._measures import rescaled
 from ..surrogates._registry import get
 from ..training._json_lines import jsonable
 from . import learning, runs, signals, sources, tables
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RECORD, RESULTS = "sweep.json", "runs.jsonl"
-AXES = ("surrogate", "height", "width", "lr")
+AXES = ("surrogate", "peak", "half_width", "lr")
 """What settings differ in, as results name it."""
 
 
@@ -51,7 +51,7 @@ class Summary(NamedTuple):
     n: int
     diverged: int
     validation: tuple[float, float]
-    held_out: tuple[float, float]
+    test: tuple[float, float]
     firing_rate: float
 
 
@@ -71,7 +71,7 @@ def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
             len(group),
             sum(result["diverged"] is not None for result in group),
             spread(group, "validation"),
-            spread(group, "held_out"),
+            spread(group, "test"),
             float(np.mean([np.mean(result["rates"]) for result in group if "rates" in result] or [math.nan])),
         )
         for setting, group in by_setting.items()
@@ -79,7 +79,7 @@ def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
 
 
 def best(rows: Iterable[Summary]) -> Summary:
-    """The one with the highest accuracy on the validation examples; the held-out ones have no say."""
+    """The one with the highest accuracy on the validation set; the test set has no say."""
     return max(rows, key=lambda row: row.validation[0])
 
 
@@ -137,43 +137,47 @@ def _range(item: str) -> list[float]:
 
 
 def _range_option(name: str, help: str, **more: Any) -> Any:
-    return declared(help, None, name, f"{name.strip('-')}s", callback=parse_reals, metavar="RANGE", **more)
+    return declared(
+        help, None, name, f"{name.strip('-').replace('-', '_')}s", callback=parse_reals, metavar="RANGE", **more
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """All combinations of these; ``heights`` and ``widths`` are empty where each surrogate has its own."""
+    """All combinations of these; ``peaks`` and ``half_widths`` are empty where each surrogate has its own."""
 
     surrogates: tuple[str, ...] = declared(
         "Surrogates, such as 'sigmoid,arctan(alpha=2)'.", None, "--surrogate", "surrogates",
         default="sigmoid,arctan,inv_square_grad", callback=parse_surrogates, metavar="SPEC,...",
     )  # fmt: skip
-    widths: tuple[float, ...] = _range_option(
-        "--width", "Half-widths at half of the peak, in units of the potential.", show_default="each surrogate's own"
+    half_widths: tuple[float, ...] = _range_option(
+        "--half-width",
+        "Half-widths at half of the peak, in units of the potential.",
+        show_default="each surrogate's own",
     )
-    heights: tuple[float, ...] = _range_option("--height", "Peaks of the slopes.", show_default="each surrogate's own")
+    peaks: tuple[float, ...] = _range_option("--peak", "Peaks of the slopes.", show_default="each surrogate's own")
     lrs: tuple[float, ...] = _range_option("--lr", "Learning rates at the start; they fall to 0.", default="0.002")
     seeds: int = declared("Runs of each setting: --seed, and the next.", click.IntRange(1, 10_000), default=3)
-    validation: float = declared(
-        "Share of the training examples of each class, to choose by.",
+    validation_fraction: float = declared(
+        "Fraction of each training class that is the validation set.",
         RealRange(0, 1, min_open=True, max_open=True),
         default=0.1,
-        metavar="SHARE",
+        metavar="FRACTION",
     )
 
     def __post_init__(self) -> None:
         check_values(self)
         if not self.surrogates or not self.lrs:
             raise ValueError("surrogates and lrs must have one value or more, got none")
-        if not all(0 < x < math.inf for x in (*self.heights, *self.widths, *self.lrs)):
-            raise ValueError("heights, widths and lrs must be above 0")
+        if not all(0 < x < math.inf for x in (*self.peaks, *self.half_widths, *self.lrs)):
+            raise ValueError("peaks, half_widths and lrs must be above 0")
         if (runs := math.prod(map(len, self._axes)) * self.seeds) > _RUNS:
             raise ValueError(f"a sweep has up to {_RUNS:,} runs, got {runs:,}")
 
     @property
     def _axes(self) -> tuple[tuple[Any, ...], ...]:
         """The values of each of :data:`AXES`."""
-        return self.surrogates, self.heights or (None,), self.widths or (None,), self.lrs
+        return self.surrogates, self.peaks or (None,), self.half_widths or (None,), self.lrs
 
     @property
     def varying(self) -> list[str]:
@@ -186,10 +190,10 @@ class Grid:
         Raises
         ------
         ValueError
-            If a surrogate cannot be brought to a height or width.
+            If a surrogate cannot be brought to a peak or half-width.
         """
         return [
-            {**dict(zip(AXES, chosen, strict=True)), "spike": fitted_surrogate(get(chosen[0]), *chosen[1:3])}
+            {**dict(zip(AXES, chosen, strict=True)), "spike": rescaled(get(chosen[0]), *chosen[1:3])}
             for chosen in itertools.product(*self._axes)
         ]
 
@@ -197,9 +201,7 @@ class Grid:
 @click.command(context_settings={"show_default": True})
 @options_of_class(Grid)
 @options_of_class(Options, without=("surrogate", "lr"))
-@click.option(
-    "--at-once", type=click.IntRange(1), show_default="all processors", help="Runs at a time, each in a thread."
-)
+@click.option("--jobs", type=click.IntRange(1), show_default="all processors", help="Runs at a time, each in a thread.")
 @output_option
 @click.option(
     "--resume",
@@ -211,7 +213,7 @@ class Grid:
 @click.pass_context
 @with_sources
 def sweep(
-    context: click.Context, at_once: int | None, output: Path | None, resume: Path | None, quiet: bool, **given: Any
+    context: click.Context, jobs: int | None, output: Path | None, resume: Path | None, quiet: bool, **given: Any
 ) -> int:
     """Train with many surrogates, widths and learning rates, and tell which are best.
 
@@ -233,7 +235,7 @@ def sweep(
     Data:
       {sources}
 
-    train --help says more of data, codings and time constants.
+    train --help says more of data, encodings and time constants.
     """
     began = time.perf_counter()
     runs.require("matplotlib")
@@ -244,15 +246,15 @@ def sweep(
         if (last := options.seed + grid.seeds - 1) >= 2**32:
             raise click.BadParameter(f"{last} is more than 2^32 - 1", param_hint="'--seed'")
     else:
-        refuse_others(context, ("resume", "at_once", "quiet"))
+        refuse_others(context, ("resume", "jobs", "quiet"))
         before = runs.read(resume, RECORD)
         options, grid = before.options, runs.read_part(before, "sweep", Grid)
         runs.or_damaged(resume / RECORD, grid.settings)
     settings = _settings(grid)
-    data, validation = sources.for_validation(options.load(), grid.validation, options.seed)
-    at_once = processors() if at_once is None else at_once
+    data, validation = sources.for_validation(options.load(), grid.validation_fraction, options.seed)
+    jobs = processors() if jobs is None else jobs
     run = runs.Run.prepared(
-        before, output, options, data, RECORD, grid.surrogates, at_once, sweep=dataclasses.asdict(grid)
+        before, output, options, data, RECORD, grid.surrogates, jobs, sweep=dataclasses.asdict(grid)
     )
     options, record = run.options, run.record
     total, results = len(settings) * grid.seeds, []
@@ -274,7 +276,7 @@ def sweep(
             stop=stop,
             path=run.folder / RESULTS,
             resume=resume is not None,
-            at_once=at_once,
+            jobs=jobs,
         ):
             runs.check_result(run.folder / RESULTS, result)
             results.append(result)

@@ -56,11 +56,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
 
-def _status(now: Report, held_out: float | None, activity: str) -> str:
+def _status(now: Report, test: float | None, activity: str) -> str:
     loss, accuracy = (float(now.epoch_metrics[name]) for name in ("loss", "accuracy"))
     parts = [f"loss {loss:.3f}" if loss < 1000 else f"loss {loss:.2e}", f"train {percent(accuracy)}"]
-    if held_out is not None:
-        parts.append(f"held out {percent(held_out)}")
+    if test is not None:
+        parts.append(f"held out {percent(test)}")
     parts.append(f"{activity} {now.epoch_metrics['rates'].mean():.2f}")
     if now.seconds_left is not None:  # not before the pace is known
         parts.append(f"{_duration(now.seconds_left)} left")
@@ -77,10 +77,10 @@ def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Rep
     with Bar(*columns, console=out, disable=quiet or not out.is_terminal) as bar:
         task = bar.add_task(f"{name}  compiling", status="")
 
-        def show(now: Report, held_out: float | None) -> None:
+        def show(now: Report, test: float | None) -> None:
             nonlocal shown
             at, total = f"{name} {now.epoch:{len(str(epochs))}}/{epochs}", now.total or now.step
-            status, tenth = _status(now, held_out, activity), now.step * 10 // total
+            status, tenth = _status(now, test, activity), now.step * 10 // total
             bar.update(task, description=at, completed=now.step, total=total, status=status)
             if bar.disable and not quiet and tenth > shown:
                 shown = tenth
@@ -102,9 +102,9 @@ def table(title: str | None, left: Iterable[str], right: Iterable[str], **more: 
 def results(record: dict[str, Any], parameters: int) -> list[Table]:
     """The tables at the end of training."""
     options, data = record["options"], record["data"]
-    n = data["held_out"]
+    n = data["test"]
     networks = table(
-        f"{options['data']}: {data['training']:,} examples to train on, {n:,} held out ({data['held_out_from']})",
+        f"{options['data']}: {data['training']:,} examples to train on, {n:,} held out ({data['test_from']})",
         ["network"],
         ("held out", "training", "parameters", "epochs", "time"),
         caption=f"spiking: {options['surrogate']}, {options['steps']} steps; both: seed {options['seed']}",
@@ -116,7 +116,7 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
             continue
         networks.add_row(
             name,
-            accuracy(row["held_out"], n),
+            accuracy(row["test"], n),
             percent(row["accuracy"]),
             f"{parameters:,}",
             f"{row['epochs']}" + (f" of {options['epochs']}" if row["interrupted"] else ""),
@@ -141,8 +141,8 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
             )
         elif rate > 0.9:
             found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes; a faster decay or smaller lr helps")
-    if spiking["held_out"] < learnt(classes):
-        found.append(f"{percent(spiking['held_out'])} is close to guessing one of {classes} classes")
+    if spiking["test"] < learnt(classes):
+        found.append(f"{percent(spiking['test'])} is close to guessing one of {classes} classes")
     return found
 
 
@@ -209,7 +209,7 @@ def sweep(
 ) -> list[Any]:
     """All settings of a sweep; the best ones of each surrogate; and the best one in words."""
     data = record["data"]
-    examples = f"{validation:,} examples to choose by, {data['held_out']:,} held out ({data['held_out_from']})"
+    examples = f"{validation:,} examples to choose by, {data['test']:,} held out ({data['test_from']})"
 
     def settings(title: str, of: list[Any], told: bool) -> Table:
         left = [axis for axis in axes if axis == "surrogate"]
@@ -220,7 +220,7 @@ def sweep(
             found.add_row(
                 *(label(row.setting[axis]) for axis in axes),
                 spread(*row.validation),
-                *([spread(*row.held_out)] if told else []),
+                *([spread(*row.test)] if told else []),
                 runs,
                 f"{row.firing_rate:.3f}",
             )
@@ -230,7 +230,7 @@ def sweep(
     found.append(settings("chosen by validation, reported on what is held out", chosen, True))
     name = ", ".join(f"{axis} {label(best.setting[axis])}" for axis in axes)
     runs = "one run" if best.n == 1 else f"{best.n} runs"
-    found.append(f"best by validation: {name}; {spread(*best.held_out)} of what is held out, {runs}")
+    found.append(f"best by validation: {name}; {spread(*best.test)} of what is held out, {runs}")
     return found
 
 

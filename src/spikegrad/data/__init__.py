@@ -18,19 +18,19 @@ arrays of a compressed file may take 8 GB at most, which is looked up before the
 
 from ._accepted import DataError
 from ._cameras import read_dvs_gesture, read_dvs_gesture_arrays, read_nmnist
-from ._encoders import constant_coding, delta_coding, latency_coding, rate_coding
-from ._events import Binned, Binning, Events, Recordings, hold_out_speakers
+from ._encoders import constant_encoding, delta_encoding, latency_encoding, rate_encoding
+from ._events import Binned, Binning, Events, Recordings, split_by_speaker
 from ._heidelberg import read_shd
 from ._images import BUILT_IN, load, load_for_prediction, scale
 from ._npz_sequences import read_npz, read_npz_events
 from ._randman import randman
-from ._sequences import Batches, Example, Sequences, Split, collate, hold_out, standardize
+from ._sequences import Batches, Example, Sequences, Split, collate, standardize, train_test_split
 from ._tasks import binary_adding, cue_accumulation, yin_yang
-from ._text import SHIPPED, read_ts, shipped
+from ._text import PACKAGED, load_packaged, read_ts
 
 __all__ = [
     "BUILT_IN",
-    "SHIPPED",
+    "PACKAGED",
     "Batches",
     "Binned",
     "Binning",
@@ -42,16 +42,15 @@ __all__ = [
     "Split",
     "binary_adding",
     "collate",
-    "constant_coding",
+    "constant_encoding",
     "cue_accumulation",
-    "delta_coding",
-    "hold_out",
-    "hold_out_speakers",
-    "latency_coding",
+    "delta_encoding",
+    "latency_encoding",
     "load",
     "load_for_prediction",
+    "load_packaged",
     "randman",
-    "rate_coding",
+    "rate_encoding",
     "read_dvs_gesture",
     "read_dvs_gesture_arrays",
     "read_nmnist",
@@ -60,7 +59,8 @@ __all__ = [
     "read_shd",
     "read_ts",
     "scale",
-    "shipped",
+    "split_by_speaker",
     "standardize",
+    "train_test_split",
     "yin_yang",
 ]

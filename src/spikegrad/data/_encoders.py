@@ -12,7 +12,7 @@ from .._checks import brief, compute_dtype, real_array
 from ._accepted import DataError, as_array, check_memory, integer, positive
 
 
-def constant_coding(x: Any, steps: int) -> jax.Array:
+def constant_encoding(x: Any, steps: int) -> jax.Array:
     """The same values at every step: a constant current.
 
     Parameters
@@ -29,17 +29,17 @@ def constant_coding(x: Any, steps: int) -> jax.Array:
 
     Examples
     --------
-    >>> from spikegrad.data import constant_coding
-    >>> constant_coding([0.1, 0.7], 3)
+    >>> from spikegrad.data import constant_encoding
+    >>> constant_encoding([0.1, 0.7], 3)
     Array([[0.1, 0.7],
            [0.1, 0.7],
            [0.1, 0.7]], dtype=float32)
     """
-    x = _checked("constant_coding", x, steps)
+    x = _checked("constant_encoding", x, steps)
     return jnp.broadcast_to(x, (steps, *x.shape))
 
 
-def rate_coding(x: Any, steps: int, key: jax.Array) -> jax.Array:
+def rate_encoding(x: Any, steps: int, key: jax.Array) -> jax.Array:
     """Spikes at random, at each step with probability ``x``, independent of each other.
 
     Parameters
@@ -59,18 +59,18 @@ def rate_coding(x: Any, steps: int, key: jax.Array) -> jax.Array:
     Examples
     --------
     >>> import jax
-    >>> from spikegrad.data import rate_coding
-    >>> rate_coding([0.0, 0.25, 1.0], 1000, jax.random.key(0)).mean(0).round(1)
+    >>> from spikegrad.data import rate_encoding
+    >>> rate_encoding([0.0, 0.25, 1.0], 1000, jax.random.key(0)).mean(0).round(1)
     Array([0. , 0.2, 1. ], dtype=float32)
     """
-    x = _shares("rate_coding", x, steps)
+    x = _shares("rate_encoding", x, steps)
     of_two = getattr(key, "dtype", None) == np.uint32 and key.shape == (2,)  # as keys once were
     if not of_two and not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"rate_coding: key must be one of jax.random.key, got {brief(key)}")
+        raise TypeError(f"rate_encoding: key must be one of jax.random.key, got {brief(key)}")
     return jax.random.uniform(key, (steps, *x.shape), x.dtype) < x[None]
 
 
-def latency_coding(x: Any, steps: int) -> jax.Array:
+def latency_encoding(x: Any, steps: int) -> jax.Array:
     r"""One spike for each value, the earlier the greater it is.
 
     It comes at step :math:`\lfloor (1 - x) \cdot \text{steps} \rfloor`, counted from 0, and computed in the dtype of
@@ -90,19 +90,19 @@ def latency_coding(x: Any, steps: int) -> jax.Array:
 
     Examples
     --------
-    >>> from spikegrad.data import latency_coding
-    >>> latency_coding([1.0, 0.6, 0.1, 0.0], 3).astype(int)
+    >>> from spikegrad.data import latency_encoding
+    >>> latency_encoding([1.0, 0.6, 0.1, 0.0], 3).astype(int)
     Array([[1, 0, 0, 0],
            [0, 1, 0, 0],
            [0, 0, 1, 0]], dtype=int32)
     """
-    x = _shares("latency_coding", x, steps)
+    x = _shares("latency_encoding", x, steps)
     when = jnp.where(x > 0, jnp.floor((1 - x) * steps), -1).astype(int)
     when = jnp.minimum(when, steps - 1)  # 1 - x rounds to 1 for the least values
     return jnp.arange(steps).reshape(-1, *[1] * x.ndim) == when[None]
 
 
-def delta_coding(x: Any, threshold: float) -> jax.Array:
+def delta_encoding(x: Any, threshold: float) -> jax.Array:
     """A spike for each change by a threshold, +1 for a rise and -1 for a fall [1]_.
 
     A reference starts at the first value. At each step at which the value is away from it by at least the threshold,
@@ -128,16 +128,16 @@ def delta_coding(x: Any, threshold: float) -> jax.Array:
 
     Examples
     --------
-    >>> from spikegrad.data import delta_coding
-    >>> print(delta_coding([0.0, 0.6, 1.1, 1.2, 3.3, 3.3, 0.0], 1.0))
+    >>> from spikegrad.data import delta_encoding
+    >>> print(delta_encoding([0.0, 0.6, 1.1, 1.2, 3.3, 3.3, 0.0], 1.0))
     [ 0.  0.  1.  0.  1.  1. -1.]
     """
-    x = _array("delta_coding", x, may_be_nan=False)
-    step_size = np.asarray(positive("delta_coding", "threshold", threshold)).astype(x.dtype)
+    x = _array("delta_encoding", x, may_be_nan=False)
+    step_size = np.asarray(positive("delta_encoding", "threshold", threshold)).astype(x.dtype)
     if not 0 < step_size < np.inf:
-        raise ValueError(f"delta_coding: threshold must be above 0 and finite in {x.dtype}, got {threshold}")
+        raise ValueError(f"delta_encoding: threshold must be above 0 and finite in {x.dtype}, got {threshold}")
     if not x.ndim or not len(x):
-        raise ValueError(f"delta_coding: x must have steps on its first axis, got shape {x.shape}")
+        raise ValueError(f"delta_encoding: x must have steps on its first axis, got shape {x.shape}")
 
     def step(reference, value):
         away = value - reference

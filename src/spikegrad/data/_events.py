@@ -272,7 +272,7 @@ class _Bins:
             raise DataError(f"{self.recordings.name}: recording {index}: {error}") from None
 
 
-def hold_out_speakers(recordings: Recordings, count: int = 1, seed: int = 0) -> tuple[Recordings, Recordings]:
+def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> tuple[Recordings, Recordings]:
     """All recordings of some speakers, drawn with the seed, apart from the rest: no voice is in both.
 
     A validation split for SHD, which comes without one and whose test has voices that the training data does not have.
@@ -288,7 +288,7 @@ def hold_out_speakers(recordings: Recordings, count: int = 1, seed: int = 0) -> 
 
     Returns
     -------
-    rest, held_out : Recordings
+    rest, test : Recordings
         Those of the other speakers, and those of the speakers that were drawn.
 
     Raises
@@ -299,22 +299,22 @@ def hold_out_speakers(recordings: Recordings, count: int = 1, seed: int = 0) -> 
     Examples
     --------
     >>> import numpy as np
-    >>> from spikegrad.data import Events, Recordings, hold_out_speakers
+    >>> from spikegrad.data import Events, Recordings, split_by_speaker
     >>> silence = Events(np.zeros(0), np.zeros(0, int))
     >>> recordings = Recordings("silence", (3,), [0, 1, 0, 1], lambda number: silence, speakers=[4, 4, 7, 7])
-    >>> rest, held_out = hold_out_speakers(recordings)
-    >>> len(rest), len(held_out), len(set(held_out.speakers.tolist()))
+    >>> rest, test = split_by_speaker(recordings)
+    >>> len(rest), len(test), len(set(test.speakers.tolist()))
     (2, 2, 1)
     """
     if not isinstance(recordings, Recordings):
-        raise TypeError(f"hold_out_speakers: recordings must be Recordings, got {brief(recordings)}")
+        raise TypeError(f"split_by_speaker: recordings must be Recordings, got {brief(recordings)}")
     if recordings.speakers is None:
         raise DataError(f"{recordings.name}: does not say who speaks")
     present = np.unique(recordings.speakers)
     if len(present) < 2:
         raise DataError(f"{recordings.name}: all recordings are of one speaker")
-    integer("hold_out_speakers", "count", count, 1, len(present) - 1)
-    integer("hold_out_speakers", "seed", seed)
+    integer("split_by_speaker", "count", count, 1, len(present) - 1)
+    integer("split_by_speaker", "seed", seed)
     chosen = np.random.default_rng(seed).choice(present, count, replace=False)
-    held_out = np.isin(recordings.speakers, chosen)
-    return recordings.subset(~held_out), recordings.subset(held_out)
+    test = np.isin(recordings.speakers, chosen)
+    return recordings.subset(~test), recordings.subset(test)

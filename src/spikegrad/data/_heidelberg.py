@@ -44,7 +44,7 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     -----
     float16 resolves 0.5 ms from half a second on and 1 ms from one second on, and ends at 65,504: such a time must not
     be multiplied by a million. SHD has no validation split, and its test has two speakers that the training data does
-    not have: see :func:`hold_out_speakers`.
+    not have: see :func:`split_by_speaker`.
 
     References
     ----------

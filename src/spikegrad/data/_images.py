@@ -69,7 +69,7 @@ def load(source: str, seed: int = 0) -> Split:
     ((1438, 8, 8), dtype('float32'))
     """
     source, seed = path_of("load", source), integer("load", "seed", seed)
-    x, y, x_test, y_test, held_out = _split(source, seed)
+    x, y, x_test, y_test, test_from = _split(source, seed)
     low, high = float(x.min()), float(x.max())
     if low == high:
         raise DataError(f"{source}: all values of x_train are {low:g} in float64")
@@ -78,7 +78,7 @@ def load(source: str, seed: int = 0) -> Split:
     classes = int(y.max()) + 1
     x = _stored(f"{source}: x_train", x, low, high)
     x_test = _stored(f"{source}: x_test", x_test, low, high)
-    return Split(_images(source, x, y, classes), _images(source, x_test, y_test, classes), held_out, low, high)
+    return Split(_images(source, x, y, classes), _images(source, x_test, y_test, classes), test_from, low, high)
 
 
 def load_for_prediction(

@@ -328,7 +328,7 @@ class Sequences(Labelled):
         found._is_padded = True
         return found
 
-    def stacked(self) -> Example:
+    def as_batch(self) -> Example:
         """All examples as one batch, for data that fits the memory of the device: ``jax.device_put`` does the rest."""
         return collate([self[i] for i in range(len(self))])
 
@@ -449,11 +449,11 @@ class Split:
     ----------
     train, test : Sequences
         An image is a sequence of one step.
-    held_out : str
+    test_from : str
         Where the test set comes from.
     low, high : float
         For images: the least and the greatest value of the training set, which :func:`scale` brings to 0 and 1.
-    mean, deviation : tuple of float
+    mean, std : tuple of float
         For real-valued recordings: mean and standard deviation of each channel, by which they were standardized. Empty
         for others.
     doubts : tuple of str
@@ -462,11 +462,11 @@ class Split:
 
     train: Sequences
     test: Sequences
-    held_out: str
+    test_from: str
     low: float = 0.0
     high: float = 1.0
     mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     doubts: tuple[str, ...] = ()
 
     @property
@@ -480,7 +480,7 @@ class Split:
         return self.train.classes
 
 
-def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
+def train_test_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
     """A share of the examples of each class, drawn with the seed, apart from the rest.
 
     Parameters
@@ -494,7 +494,7 @@ def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source,
 
     Returns
     -------
-    rest, held_out : Sequences or Recordings
+    rest, test : Sequences or Recordings
         Of the type of ``source``: the other examples, and those that were drawn.
 
     Raises
@@ -504,17 +504,17 @@ def hold_out(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source,
 
     Examples
     --------
-    >>> from spikegrad.data import hold_out, randman
-    >>> rest, test = hold_out(randman(samples=10), 0.1)
-    >>> train, validation = hold_out(rest, 1 / 9)
+    >>> from spikegrad.data import train_test_split, randman
+    >>> rest, test = train_test_split(randman(samples=10), 0.1)
+    >>> train, validation = train_test_split(rest, 1 / 9)
     >>> len(train), len(validation), len(test)
     (80, 10, 10)
     """
     if not isinstance(source, Labelled):
-        raise TypeError(f"hold_out: source must be Sequences or Recordings, got {brief(source)}")
-    if positive("hold_out", "share", share) >= 1:
-        raise ValueError(f"hold_out: share must be above 0 and below 1, got {share!r}")
-    integer("hold_out", "seed", seed)
+        raise TypeError(f"train_test_split: source must be Sequences or Recordings, got {brief(source)}")
+    if positive("train_test_split", "share", share) >= 1:
+        raise ValueError(f"train_test_split: share must be above 0 and below 1, got {share!r}")
+    integer("train_test_split", "seed", seed)
     chosen = chosen_of_each(source.y, share, seed)
     if chosen.all() or not chosen.any():
         raise DataError(f"{source.name}: too few examples to hold out {share:g} of each class")
@@ -552,8 +552,8 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
             raise DataError(
                 f"{source.name}: channels must have shape {train.shape}, as in {train.name}, got {source.shape}"
             )
-    mean, deviation = moments(train)
-    return tuple(standardized(source, mean, deviation) for source in (train, *others))
+    mean, std = moments(train)
+    return tuple(standardized(source, mean, std) for source in (train, *others))
 
 
 def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
@@ -563,18 +563,18 @@ def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
         mean = sum((train.sequence(i).sum(0, dtype=np.float64) for i in each), np.zeros(train.shape)) / steps
         # two passes: the difference of squares would cancel for channels far from 0
         squares = sum((((train.sequence(i) - mean) ** 2).sum(0) for i in each), np.zeros(train.shape))
-        deviation = np.sqrt(squares / steps)
-    if not np.isfinite(deviation).all():
+        std = np.sqrt(squares / steps)
+    if not np.isfinite(std).all():
         raise DataError(f"{train.name}: the variance of each channel must be finite; divide the values by their size")
     first = train.sequence(0)[0]
     varies = np.any([(train.sequence(i) != first).any(0) for i in each], 0)  # the mean may be rounded
-    return mean, np.where(varies & (deviation > 0), deviation, 1)
+    return mean, np.where(varies & (std > 0), std, 1)
 
 
-def standardized(source: Sequences, mean: np.ndarray, deviation: np.ndarray) -> Sequences:
+def standardized(source: Sequences, mean: np.ndarray, std: np.ndarray) -> Sequences:
     """Sequences on the scale of :func:`moments`, in float32."""
-    return source.map(functools.partial(_scaled, mean=mean, deviation=deviation))
+    return source.map(functools.partial(_scaled, mean=mean, std=std))
 
 
-def _scaled(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    return ((x - mean) / deviation).astype(np.float32)
+def _scaled(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    return ((x - mean) / std).astype(np.float32)

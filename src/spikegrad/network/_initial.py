@@ -31,7 +31,7 @@ FEEDFORWARD = 0.9
 
 
 def fluctuation_driven(
-    cell: Cell, rate: ArrayLike, *, mask: ArrayLike | None = None, mean: float = 0.0, deviation: Any = None
+    cell: Cell, rate: ArrayLike, *, mask: ArrayLike | None = None, mean: float = 0.0, std: Any = None
 ) -> Initializer:
     r"""Normal weights that make the potential fluctuate by as much as the threshold is away.
 
@@ -64,7 +64,7 @@ def fluctuation_driven(
         The steps that take place, where inputs are measured, as a :class:`Network` takes it.
     mean : float, default 0.0
         :math:`\mu_U`, in the unit of the potential.
-    deviation : float or array, optional
+    std : float or array, optional
         :math:`\sigma_U > 0`, in the unit of the potential. By default :math:`\theta - \mu_U`, which the paper calls
         :math:`\xi = 1` and its examples use; of a readout, which has no threshold, 1. Usual are a third of it to all.
 
@@ -117,7 +117,7 @@ def fluctuation_driven(
     True
     """
     response = _response(cell)
-    deviation = _deviation(cell, mean, deviation)
+    std = _std(cell, mean, std)
     measured = np.ndim(rate) > 0
     moments = _measure(response, jnp.asarray(rate), mask) if measured else _expect(response, rate, mask)
     _check(moments.square, jnp.isfinite(moments.square), "inputs are NaN or infinite")
@@ -127,7 +127,7 @@ def fluctuation_driven(
         n = math.prod(shape[:-1])
         if measured and len(shape) == 2 and n != np.shape(rate)[-1]:
             raise ValueError(f"fluctuation_driven: shape is {shape}, but there are {np.shape(rate)[-1]} inputs")
-        mu, variance = 0.0, deviation**2
+        mu, variance = 0.0, std**2
         if not _is_zero(mean):
             if measured and len(shape) != 2:
                 raise ValueError(f"fluctuation_driven: of inputs that are measured, mean must be 0 for shape {shape}")
@@ -152,7 +152,7 @@ def draw(
     rate: Any,
     mask: Any,
     mean: float,
-    deviation: Any,
+    std: Any,
     weight: Initializer | None,
     recurrent: bool | Initializer,
     dtype: Any,
@@ -168,15 +168,15 @@ def draw(
     elif measured == (rate is not None):
         raise TypeError("Layer.init: give a number of inputs and a rate, or inputs to measure, or weight")
     else:
-        sigma = _deviation(cell, mean, deviation)
+        sigma = _std(cell, mean, std)
         part = sigma * FEEDFORWARD**0.5 if recurrent and other is None else sigma
         rate = inputs if measured else rate
-        matrix = fluctuation_driven(cell, rate, mask=mask, mean=mean, deviation=part)(key, (n, neurons), dtype)
+        matrix = fluctuation_driven(cell, rate, mask=mask, mean=mean, std=part)(key, (n, neurons), dtype)
         if recurrent and other is None:
             if measured:
                 rate = _spikes(cell, matrix, jnp.asarray(inputs), mask, key_spikes)
-                _check(rate, rate.any(), "no neuron fires, so that recurrent has nothing to go by: raise deviation")
-            other = fluctuation_driven(cell, rate, mask=mask, deviation=sigma * (1 - FEEDFORWARD) ** 0.5)
+                _check(rate, rate.any(), "no neuron fires, so that recurrent has nothing to go by: raise std")
+            other = fluctuation_driven(cell, rate, mask=mask, std=sigma * (1 - FEEDFORWARD) ** 0.5)
     if other is None:
         return matrix, None
     return matrix, _checked("recurrent", other)(key_recurrent, (neurons, neurons), dtype)
@@ -188,14 +188,14 @@ def _checked(name: str, initializer: Any) -> Initializer:
     return cast("Initializer", initializer)
 
 
-def _deviation(cell: Cell, mean: Any, deviation: Any) -> Any:
+def _std(cell: Cell, mean: Any, std: Any) -> Any:
     """The one that is wanted."""
-    if deviation is None:
+    if std is None:
         threshold = _response(cell).threshold
-        deviation = 1.0 if threshold is None else threshold - mean
-    deviation = _numbers(deviation, "deviation")
-    _check(deviation, deviation > 0, "deviation must be > 0, got {}")
-    return deviation
+        std = 1.0 if threshold is None else threshold - mean
+    std = _numbers(std, "std")
+    _check(std, std > 0, "std must be > 0, got {}")
+    return std
 
 
 def _of_neurons(value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:

@@ -95,7 +95,7 @@ class Layer(Struct):
         rate: float | None = None,
         mask: ArrayLike | None = None,
         mean: float = 0.0,
-        deviation: Any = None,
+        std: Any = None,
         weight: Initializer | None = None,
         recurrent: bool | Initializer = False,
         bias: bool = False,
@@ -117,7 +117,7 @@ class Layer(Struct):
             With a number of inputs: the probability of a spike of an input in a step, above 0, at most 1.
         mask : array of bool, optional
             The steps of measured inputs that take place, as a :class:`Network` takes it.
-        mean, deviation : float, optional
+        mean, std : float, optional
             Those of the potential without spikes: see :func:`fluctuation_driven`, which has the defaults.
         weight : callable, optional
             ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``, in place of fluctuation-driven
@@ -172,7 +172,7 @@ class Layer(Struct):
             rate=rate,
             mask=mask,
             mean=mean,
-            deviation=deviation,
+            std=std,
             weight=weight,
             recurrent=recurrent,
             dtype=dtype,

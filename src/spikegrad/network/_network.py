@@ -81,7 +81,7 @@ class Network(Struct):
         *,
         rate: float | None = None,
         mask: ArrayLike | None = None,
-        deviation: Any = None,
+        std: Any = None,
         weight: Initializer | None = None,
         recurrent: bool | Initializer = False,
         bias: bool = False,
@@ -104,7 +104,7 @@ class Network(Struct):
             The neurons of the others.
         readout : Cell, default LeakyReadout()
             Those of the last layer.
-        rate, mask, deviation, weight, recurrent, bias, dtype
+        rate, mask, std, weight, recurrent, bias, dtype
             As in :meth:`Layer.init`. The readout is not recurrent, and has the deviation that is its default.
 
         Returns
@@ -136,7 +136,7 @@ class Network(Struct):
         for n, (size, own) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
             drawing, spiking = jax.random.split(own)
             last = n == len(sizes) - 1
-            hidden = {} if last else {"deviation": deviation, "recurrent": recurrent}
+            hidden = {} if last else {"std": std, "recurrent": recurrent}
             try:
                 layer = Layer.init(
                     drawing,

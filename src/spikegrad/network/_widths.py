@@ -24,7 +24,7 @@ from ._potentials import activity_of_layers, moments
 _KEEP = ("peak", "area")
 
 
-def fit_widths(
+def match_widths(
     network: Network,
     inputs: ArrayLike,
     *,
@@ -79,15 +79,15 @@ def fit_widths(
     Examples
     --------
     >>> import jax
-    >>> from spikegrad import LIF, Arctan, Network, fit_widths, measure
+    >>> from spikegrad import LIF, Arctan, Network, match_widths, measure
     >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
     >>> network = Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9, surrogate=Arctan(10.0)))
-    >>> network = fit_widths(network, spikes)
+    >>> network = match_widths(network, spikes)
     >>> _, _, (u,) = network(spikes, pre_spike=[0])
     >>> print(f"{measure(network.layers[0].cell.surrogate).half_width / u.std():.3f}")
     1.000
     """
-    check_choices("fit_widths", ratio, keep)
+    check_choices("match_widths", ratio, keep)
     return with_widths(network, spreads(network, inputs, mask=mask, key=key), ratio, keep)
 
 
@@ -127,10 +127,10 @@ def surrogate_of(cell: Cell) -> Any:
 
 
 def _widened(surrogate: Surrogate, width: Any, keep: str) -> Surrogate:
-    base, before = _before_widening(curve_of("fit_widths", surrogate), keep)
+    base, before = _before_widening(curve_of("match_widths", surrogate), keep)
     natural = measure(base).half_width
     if not 0 < natural < math.inf:
-        raise ValueError(f"fit_widths: the slope of {brief(base)} has no half-width to be changed")
+        raise ValueError(f"match_widths: the slope of {brief(base)} has no half-width to be changed")
     factor = float(width) / natural
     factor = jnp.asarray(factor if 0 < factor < math.inf else before, jnp.result_type(float))
     curve: Surrogate = Stretched(base, factor)

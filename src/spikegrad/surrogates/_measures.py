@@ -231,20 +231,20 @@ def _limit(look: Callable, side: int) -> float:
     return float(c + (c - b) * ratio / (1 - ratio)) if ratio < 1 - 1e-6 else math.copysign(math.inf, c - b)
 
 
-def fitted(surrogate: Surrogate, height: Real | None = None, width: Real | None = None) -> Surrogate:
+def rescaled(surrogate: Surrogate, peak: Real | None = None, half_width: Real | None = None) -> Surrogate:
     """The same shape with a chosen peak and half-width.
 
-    So shapes can be compared at equal height or at equal width. The dampening and the sharpness of the literature are
-    these two.
+    Use it to compare shapes at an equal peak or at an equal half-width. The dampening and the sharpness of the
+    literature are these two.
 
     Parameters
     ----------
     surrogate : Surrogate
         Any that :func:`measure` takes, with a peak and a half-width: not a slope that stays as high on one side for
         ever.
-    height : float or array, optional
+    peak : float or array, optional
         The peak that is wanted, finite, dimensionless; by default that of ``surrogate``. It may be traced.
-    width : float or array, optional
+    half_width : float or array, optional
         The half-width at half of the peak that is wanted, > 0, in the units of ``x``; by default that of ``surrogate``.
         It may be traced.
 
@@ -266,27 +266,27 @@ def fitted(surrogate: Surrogate, height: Real | None = None, width: Real | None 
 
     Examples
     --------
-    >>> from spikegrad import Arctan, SlayerGrad, fitted, measure
+    >>> from spikegrad import Arctan, SlayerGrad, measure, rescaled
     >>> for shape in (Arctan(), SlayerGrad()):
-    ...     found = measure(fitted(shape, height=1.0, width=0.3))
+    ...     found = measure(rescaled(shape, peak=1.0, half_width=0.3))
     ...     print(f"{found.peak:.4f} {found.half_width:.4f}")
     1.0000 0.3000
     1.0000 0.3000
     """
     found = measure(surrogate)
-    if width is not None:
-        wanted: Any = as_real("fitted", "width", width)
+    if half_width is not None:
+        wanted: Any = as_real("rescaled", "half_width", half_width)
         if not isinstance(wanted, jax.Array) and not np.all(wanted > 0):
-            raise ValueError(f"fitted: width must be > 0, got {brief(wanted)}")
+            raise ValueError(f"rescaled: half_width must be > 0, got {brief(wanted)}")
         if not 0 < found.half_width < math.inf:
-            raise ValueError(f"fitted: the slope of {brief(surrogate)} has no half-width to be changed")
+            raise ValueError(f"rescaled: the slope of {brief(surrogate)} has no half-width to be changed")
         factor = wanted / found.half_width
         surrogate = stretched(surrogate, factor)
         if found.at:  # where the peak is, it stays
             surrogate = shifted(surrogate, found.at * (1 - factor))
-    if height is not None:
+    if peak is not None:
         if not found.peak:
-            raise ValueError(f"fitted: the slope of {brief(surrogate)} is 0, and no factor makes it higher")
-        wanted = as_real("fitted", "height", height)
+            raise ValueError(f"rescaled: the slope of {brief(surrogate)} is 0, and no factor makes it higher")
+        wanted = as_real("rescaled", "peak", peak)
         surrogate = wanted / found.peak * surrogate
     return surrogate

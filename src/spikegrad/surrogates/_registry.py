@@ -14,7 +14,7 @@ from .._functional import functions_of
 from .._settings import keep_slope, learnable
 from .._surrogate import Surrogate
 from ._algebra import shifted, stretched, truncated
-from ._measures import fitted
+from ._measures import rescaled
 
 _classes: dict[str, type[Surrogate]] = {
     snake_case(name): value
@@ -67,9 +67,9 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     ----------
     spec : str
         A name, ``"soft_sign"`` or ``"SoftSign"``, alone or with parameters in Python's notation,
-        ``"soft_sign(alpha=2.0)"``. ``height`` and ``width`` beside the parameters are those of :func:`fitted`. Curves
-        are composed as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
-        :func:`stretched`, :func:`truncated` and :func:`fitted`, and have a kind of spike and settings as there,
+        ``"soft_sign(alpha=2.0)"``. ``peak`` and ``half_width`` beside the parameters are those of :func:`rescaled`.
+        Curves are composed as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
+        :func:`stretched`, :func:`truncated` and :func:`rescaled`, and have a kind of spike and settings as there,
         ``"soft(arctan)"``.
         The ``repr`` of a surrogate with number parameters is such a string. Another library's name has its parameters
         there, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
@@ -97,10 +97,10 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Arctan(alpha=2.0)
     >>> get("arctan(2.0)") == get("Arctan(alpha=2)")
     True
-    >>> get("arctan(height=1, width=0.5)")
+    >>> get("arctan(peak=1, half_width=0.5)")
     2.0 * stretched(Arctan(alpha=1.0), 0.7853981633974483)
     >>> get("snntorch.fast_sigmoid(slope=25)")
-    excluding(InvSquareGrad(alpha=25.0))
+    strict(InvSquareGrad(alpha=25.0))
     >>> get("arctang")
     Traceback (most recent call last):
     ...
@@ -134,7 +134,7 @@ class _Malformed(Exception):  # noqa: N818
 _operations: dict[str, Callable[..., Surrogate]] = {
     function.__name__: function
     for function in (
-        *(shifted, stretched, truncated, fitted),
+        *(shifted, stretched, truncated, rescaled),
         *functions_of(_spike_types).values(),
         *(keep_slope, learnable),
     )
@@ -188,15 +188,10 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
         near = difflib.get_close_matches(snake_case(name), _classes, n=1)
         hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
         raise ValueError(f"unknown surrogate {brief(name)}{hint}")
-    size = {key: parameters[key] for key in ("height", "width") if key in parameters and key not in cls._domains}
+    size = {key: parameters[key] for key in ("peak", "half_width") if key in parameters}
     parameters = {key: value for key, value in parameters.items() if key not in size}
-    if size and "width" in parameters:
-        raise TypeError(
-            f"{cls.__name__}: width is a parameter of its own; write fitted({snake_case(cls.__name__)}, height=..., "
-            "width=...)"
-        )
     surrogate = _called(cls, cls.__name__, args, parameters)
-    return fitted(surrogate, **size) if size else surrogate
+    return rescaled(surrogate, **size) if size else surrogate
 
 
 def _preset(name: str) -> Callable[..., Surrogate]:

@@ -7,7 +7,7 @@ True
 """
 
 from ._cells import check_cell
-from ._report import BrokenLawError, Finding, Report
+from ._report import CheckFailedError, CheckResult, Report
 from ._surrogates import check_surrogate
 
-__all__ = ["BrokenLawError", "Finding", "Report", "check_cell", "check_surrogate"]
+__all__ = ["CheckFailedError", "CheckResult", "Report", "check_cell", "check_surrogate"]

@@ -1,4 +1,4 @@
-"""The laws of cells."""
+"""The properties of cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..network._storage import distance_at_rest
 from ..neurons import Cell, linear_response, says_how_to_encode, unroll
 from ._report import (
     DTYPES,
-    Finding,
+    CheckResult,
     Report,
     attempt,
     compare,
@@ -57,17 +57,17 @@ def check_cell(
     steps : int, default 12
         Length of the sequences.
     raises : bool, default True
-        Whether a broken law raises. Otherwise it is in the report alone.
+        Whether a property that does not hold raises. Otherwise it is in the report alone.
 
     Returns
     -------
     Report
-        Each law with its largest error; print it.
+        Each property with its largest error; print it.
 
     Raises
     ------
-    BrokenLawError
-        An ``AssertionError`` that names the first broken law.
+    CheckFailedError
+        An ``AssertionError`` that names the first property that does not hold.
     TypeError
         If ``cell`` is no cell, or stochastic.
 
@@ -127,7 +127,7 @@ def _trajectory(cell: Cell, start: Any, currents: jax.Array) -> _Trajectory:
     return jax.jit(lambda start, currents: jax.lax.scan(step, start, currents)[1])(start, currents)
 
 
-def _laws_of_cell(cell: Cell, features: tuple[int, ...], drive: float, steps: int) -> Iterator[Finding]:
+def _laws_of_cell(cell: Cell, features: tuple[int, ...], drive: float, steps: int) -> Iterator[CheckResult]:
     dtypes = _dtypes_of_cell(cell, features)
     yield dtypes
     if not dtypes.passed:
@@ -135,7 +135,7 @@ def _laws_of_cell(cell: Cell, features: tuple[int, ...], drive: float, steps: in
     currents = jnp.asarray(drive * np.random.default_rng(0).uniform(-0.5, 1.5, (steps, _BATCH, *features)))
     trajectory = _trajectory(cell, cell.initial_state((_BATCH, *features), jnp.dtype("float64")), currents)
     varied = len(np.unique(trajectory.out)) > 1
-    yield Finding("it fires and is silent", 0.0 if varied else math.inf, note="" if varied else "set drive")
+    yield CheckResult("it fires and is silent", 0.0 if varied else math.inf, note="" if varied else "set drive")
     yield from _steps(cell, trajectory)
     yield _response(cell, trajectory)
     yield from _derivatives(cell, trajectory)
@@ -144,7 +144,7 @@ def _laws_of_cell(cell: Cell, features: tuple[int, ...], drive: float, steps: in
     yield from copies(cell, type(cell), lambda other: np.asarray(unroll(other, currents)[1]))
 
 
-def _steps(cell: Cell, trajectory: _Trajectory) -> Iterator[Finding]:
+def _steps(cell: Cell, trajectory: _Trajectory) -> Iterator[CheckResult]:
     """Check each step separately, from recorded states, because some dynamics amplify rounding errors."""
 
     def over_steps(step):
@@ -190,11 +190,11 @@ def _example_axis(a: Any) -> int | None:
     return 0 if _has_examples(a) else None
 
 
-def _elementwise(cell: Cell, trajectory: _Trajectory) -> Finding:
+def _elementwise(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     """Change the potentials of one neuron and compare all others. Neurons are on the axis after the examples."""
     law, neurons = "fire is elementwise: neurons do not see each other", trajectory.out.shape[2:3]
     if neurons in ((), (1,)):
-        return Finding(law, None, note="there is one neuron")
+        return CheckResult(law, None, note="there is one neuron")
 
     def others(after):
         return jax.tree.map(lambda a: a[:, :, 1:] if a.shape[2:3] == neurons else None, after)
@@ -207,26 +207,24 @@ def _elementwise(cell: Cell, trajectory: _Trajectory) -> Finding:
 
     changes = (lambda a: jnp.full_like(a, jnp.nan)), (lambda a: 3 * a + jnp.max(jnp.abs(a)))
     found = (_equal(law, attempt(changed(change)), others(trajectory.after)) for change in changes)
-    return max(found, key=lambda finding: finding.error or 0.0)
+    return max(found, key=lambda result: result.error or 0.0)
 
 
-def _equal(law: str, got: Any, expected: Any) -> Finding:
+def _equal(law: str, got: Any, expected: Any) -> CheckResult:
     if isinstance(got, Exception):
         return compare(law, got, expected, 1e-13)
     if jax.tree.structure(got) != jax.tree.structure(expected):
-        return Finding(law, math.inf, note=f"{jax.tree.structure(got)} in place of {jax.tree.structure(expected)}")
+        return CheckResult(law, math.inf, note=f"{jax.tree.structure(got)} in place of {jax.tree.structure(expected)}")
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
-    return max(
-        (compare(law, a, b, 1e-13, scale=peak_of(b)) for a, b in pairs), key=lambda finding: finding.error or 0.0
-    )
+    return max((compare(law, a, b, 1e-13, scale=peak_of(b)) for a, b in pairs), key=lambda result: result.error or 0.0)
 
 
-def _response(cell: Cell, trajectory: _Trajectory) -> Finding:
+def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     """Compare the potential with the declared recursion, for currents that are too small to make a spike."""
     law = "without spikes the potential is the declared linear response"
     response = linear_response(cell) if cell.inner is None else None
     if response is None:
-        return Finding(law, None, note=f"{type(cell).__name__} declares no linear_response")
+        return CheckResult(law, None, note=f"{type(cell).__name__} declares no linear_response")
 
     def leak(state, x):
         u, i = state
@@ -237,13 +235,13 @@ def _response(cell: Cell, trajectory: _Trajectory) -> Finding:
     currents = _SMALL * trajectory.current
     quiet = _trajectory(cell, cell.initial_state(currents.shape[1:], currents.dtype), currents)
     if response.threshold is not None and quiet.out.any():
-        return Finding(law, None, note="it fires at rest")
+        return CheckResult(law, None, note="it fires at rest")
     expected = jax.lax.scan(leak, (jnp.zeros_like(currents[0]),) * 2, currents)[1]
     potential = jax.tree.leaves(quiet.u)[0]
     return compare(law, potential, expected, 1e-12, scale=peak_of(expected))
 
 
-def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> Finding:
+def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> CheckResult:
     law, shape = "shapes and dtypes are kept", (2, *features)
 
     def types(tree):
@@ -260,15 +258,15 @@ def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> Finding:
             return compare(law, found, found, 0.0)
         before, after, out = map(types, found)
         if after != before:
-            return Finding(law, math.inf, note=f"in {dtype} the state {before} becomes {after}")
+            return CheckResult(law, math.inf, note=f"in {dtype} the state {before} becomes {after}")
         shapes = {shape[:n] for n in range(min(2, len(shape)), len(shape) + 1)}
         shapes |= {leaf.shape[:n] for leaf in jax.tree.leaves(found[0]) for n in range(2, len(leaf.shape) + 1)}
         if found[2].dtype != dtype or found[2].shape not in shapes:
-            return Finding(law, math.inf, note=f"in {dtype} the output is {out}")
-    return Finding(law)
+            return CheckResult(law, math.inf, note=f"in {dtype} the output is {out}")
+    return CheckResult(law)
 
 
-def _derivatives(cell: Cell, trajectory: _Trajectory) -> Iterator[Finding]:
+def _derivatives(cell: Cell, trajectory: _Trajectory) -> Iterator[CheckResult]:
     """Check derivatives of each step in its state, its current and the parameters."""
     trained, rebuild = trainable(cell)
     inputs = inexact(trajectory.v), trajectory.current, trained
@@ -299,18 +297,18 @@ def _derivatives(cell: Cell, trajectory: _Trajectory) -> Iterator[Finding]:
         yield compare(law, gradient, gradient, 0.0)
         return
     leaves = jax.tree.leaves(gradient)
-    yield Finding(law, 0.0 if all(np.isfinite(leaf).all() for leaf in leaves) else math.inf)
+    yield CheckResult(law, 0.0 if all(np.isfinite(leaf).all() for leaf in leaves) else math.inf)
     size = max(map(peak_of, leaves))
     yield compare("forward mode is reverse mode", found["forward"], found["reverse"], 1e-11, scale=size)
 
 
-def _encoding(cell: Cell, trajectory: _Trajectory) -> Iterator[Finding]:
+def _encoding(cell: Cell, trajectory: _Trajectory) -> Iterator[CheckResult]:
     """What a network makes of the states of all steps in few bits, and back."""
     inverse, sign = "decode is the inverse of encode", "the sign of the distance is the spike"
     same = {name: f"in mode {name!r} the same neurons fire" for name, mode in MODES.items() if mode.storage.encodes}
     if not says_how_to_encode(cell):
         why = f"{type(cell).__name__} does not encode its state: modes store it unchanged"
-        yield from (Finding(law, None, note=why) for law in (inverse, sign, *same.values()))
+        yield from (CheckResult(law, None, note=why) for law in (inverse, sign, *same.values()))
         return
     outs, us = trajectory.out, trajectory.u
     encoded = attempt(cell.encode, us)
@@ -320,7 +318,7 @@ def _encoding(cell: Cell, trajectory: _Trajectory) -> Iterator[Finding]:
     yield _equal(inverse, attempt(lambda: cell.decode(*encoded)), us)
     fires = encoded[0] is not None and bool(np.isin(outs, (-1, 0, 1)).all())
     if not fires:
-        yield from (Finding(law, None, note="it does not fire") for law in (sign, *same.values()))
+        yield from (CheckResult(law, None, note="it does not fire") for law in (sign, *same.values()))
         return
     yield compare(sign, attempt(_wrong_signs, cell, *encoded), 0, 0.0, note="neurons next to the threshold")
     for mode, law in same.items():
@@ -345,7 +343,7 @@ def _wrong_signs(cell: Cell, distance: jax.Array, rest: Any) -> Any:
     return (able & (~fires(1e-9) | fires(-1e-9))).sum()
 
 
-def _modes(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Array) -> Iterator[Finding]:
+def _modes(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Array) -> Iterator[CheckResult]:
     """A recurrent layer in a network against a loop, with the gradient of inputs, weights and parameters."""
     rng = np.random.default_rng(1)
     scale = drive * rng.uniform(0.5, 1.0, features), drive * rng.uniform(-0.5, 0.5, features)
@@ -409,7 +407,7 @@ def _modes(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Ar
         values, gradients = (f"in mode {mode!r} {what} are those of a loop" for what in ("outputs", "gradients"))
         if amplified > (1e8 if limit == exact else 10):
             why = f"the dynamics amplify a relative change of the currents by {amplified:.0e}"
-            yield from (Finding(law, None, note=why) for law in (values, gradients))
+            yield from (CheckResult(law, None, note=why) for law in (values, gradients))
             continue
         found = attempt(value_and_gradient(by_network(mode)), inputs)
         if isinstance(found, Exception):

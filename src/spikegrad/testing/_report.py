@@ -1,7 +1,8 @@
-"""A report of laws, and how one of them is judged."""
+"""A report of properties, and how one of them is judged."""
 
 from __future__ import annotations
 
+import builtins
 import copy
 import math
 import pickle
@@ -22,77 +23,77 @@ HALVES = ("float16", "bfloat16")
 DTYPES = (*HALVES, "float32", "float64")
 
 
-class Finding(NamedTuple):
-    """What was found of one law.
+class CheckResult(NamedTuple):
+    """What was found of one property.
 
     Attributes
     ----------
-    law : str
+    property : str
         What must hold.
     error : float or None
         The largest error, in the unit that ``note`` says; infinite if something is no number, or missing. None if the
-        law does not apply, for the reason that ``note`` says.
+        property does not apply, for the reason that ``note`` says.
     limit : float
         What it may be.
     at : str
         Where it was.
     note : str
-        What the error is relative to, or why the law does not apply.
+        What the error is relative to, or why the property does not apply.
     """
 
-    law: str
+    property: str
     error: float | None = 0.0
     limit: float = 0.0
     at: str = ""
     note: str = ""
 
-    @property
+    @builtins.property
     def passed(self) -> bool:
-        """Whether the law holds."""
+        """Whether the property holds."""
         return self.error is None or self.error <= self.limit
 
 
 class Report(NamedTuple):
-    """What was found of all laws; printed, a table.
+    """What was found of all properties; printed, a table.
 
     Attributes
     ----------
     subject : str
         What was checked.
-    findings : tuple of Finding
-        One for each law, in the order in which they were checked.
+    results : tuple of CheckResult
+        One for each property, in the order in which they were checked.
     """
 
     subject: str
-    findings: tuple[Finding, ...]
+    results: tuple[CheckResult, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether all laws hold."""
-        return all(finding.passed for finding in self.findings)
+        """Whether all properties hold."""
+        return all(result.passed for result in self.results)
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("", "law", "error", "limit", "", "")]
-        for finding in self.findings:
-            law, error, limit, at, note = finding
+        rows: list[tuple[str, ...]] = [("", "property", "error", "limit", "", "")]
+        for result in self.results:
+            law, error, limit, at, note = result
             numbers = ("", "") if error is None else (f"{error:.1e}", f"{limit:.1e}")
-            mark = "-" if error is None else "ok" if finding.passed else "BROKEN"
+            mark = "-" if error is None else "ok" if result.passed else "BROKEN"
             rows.append((mark, law, *numbers, at if error else "", note))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         return "\n".join([self.subject, *map(str.rstrip, lines)])
 
 
-class BrokenLawError(AssertionError):
-    """A law does not hold: the message names the first such law, and ``report`` has all."""
+class CheckFailedError(AssertionError):
+    """A property does not hold: the message names the first such property, and ``report`` has all."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        first = next(finding for finding in report.findings if not finding.passed)
+        first = next(result for result in report.results if not result.passed)
         where = f" at {first.at}" if first.at else ""
         note = f", {first.note}" if first.note else ""
         super().__init__(
-            f"{report.subject}: {first.law}: error {first.error:.2g}, limit {first.limit:.2g}{where}{note}"
+            f"{report.subject}: {first.property}: error {first.error:.2g}, limit {first.limit:.2g}{where}{note}"
         )
 
     def __str__(self) -> str:
@@ -104,32 +105,32 @@ def refuse_noise(owner: str, subject: Any) -> None:
         raise TypeError(f"{owner}: {subject!r} draws its spikes, of which no law is exact: check what it is made of")
 
 
-def reported(subject: str, findings: Iterator[Finding], raises: bool) -> Report:
-    report = Report(subject, tuple(findings))
+def reported(subject: str, results: Iterator[CheckResult], raises: bool) -> Report:
+    report = Report(subject, tuple(results))
     if raises and not report.passed:
-        raise BrokenLawError(report)
+        raise CheckFailedError(report)
     return report
 
 
 def compare(law: str, got: Any, expected: Any, limit: float, at: Any = None, scale: Any = 1.0, note: str = ""):
     """The largest difference in units of ``scale``; ``at`` has x of each entry of the leading axis.
 
-    An error in place of a value, raised by the user's code, is the finding.
+    An error in place of a value, raised by the user's code, is the result.
     """
     if broken := next((value for value in (got, expected) if isinstance(value, Exception)), None):
-        return Finding(law, math.inf, limit, note=f"{type(broken).__name__}: {broken}".partition("\n")[0])
+        return CheckResult(law, math.inf, limit, note=f"{type(broken).__name__}: {broken}".partition("\n")[0])
     got, expected = (np.asarray(v, np.float64) for v in (got, expected))
     if got.shape != expected.shape:
-        return Finding(law, math.inf, limit, note=f"shape {got.shape} in place of {expected.shape}")
+        return CheckResult(law, math.inf, limit, note=f"shape {got.shape} in place of {expected.shape}")
     with np.errstate(all="ignore"):
         same = (got == expected) | (np.isnan(got) & np.isnan(expected))
         error = np.where(same, 0, np.abs(got - expected) / scale)
     error = np.where(np.isnan(error), np.inf, error)
     if not error.size:
-        return Finding(law, 0.0, limit, note=note)
+        return CheckResult(law, 0.0, limit, note=note)
     worst = np.unravel_index(np.argmax(error), error.shape)
     where = "" if at is None else place(at[worst[0]])
-    return Finding(law, float(error[worst]), limit, where, note)
+    return CheckResult(law, float(error[worst]), limit, where, note)
 
 
 def place(at: Any) -> str:
@@ -171,7 +172,7 @@ def peak_of(values: Any) -> float:
     return float(max(finite[np.isfinite(finite)], default=0.0)) or 1.0
 
 
-def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[Finding]:
+def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[CheckResult]:
     """A copy, a pickle and what is printed are the same again; ``value`` is what they are compared by."""
     by_value = subject._frozen and not jax.tree.leaves(subject)
     why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has its own __init__"
@@ -185,10 +186,10 @@ def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[F
         ("what is printed evaluates back", lambda: eval(repr(subject), vars(spikegrad) | types)),
     ):
         same = attempt(lambda again=again: is_equal(again()))
-        yield compare(law, same, True, 0.0) if by_value else Finding(law, None, note=why_not)
+        yield compare(law, same, True, 0.0) if by_value else CheckResult(law, None, note=why_not)
     law, cls = "a pickle gives the same values", type(subject)
     if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is not cls:
-        yield Finding(law, None, note=f"{cls.__qualname__} cannot be imported by its name")
+        yield CheckResult(law, None, note=f"{cls.__qualname__} cannot be imported by its name")
         return
     pickled = attempt(lambda: value(pickle.loads(pickle.dumps(subject))))
     expected = value(subject)

@@ -1,4 +1,4 @@
-"""The laws of surrogates."""
+"""The properties of surrogates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .._surrogate import Surrogate, spike_types
 from ._report import (
     DTYPES,
     HALVES,
-    Finding,
+    CheckResult,
     Report,
     attempt,
     compare,
@@ -50,24 +50,24 @@ def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = 
     scale : float, default 1.0
         The unit of :math:`x`: the slope should live between about 0.02 and 4 of it.
     raises : bool, default True
-        Whether a broken law raises. Otherwise it is in the report alone.
+        Whether a property that does not hold raises. Otherwise it is in the report alone.
 
     Returns
     -------
     Report
-        Each law with its largest error and where that was; print it.
+        Each property with its largest error and where that was; print it.
 
     Raises
     ------
-    BrokenLawError
-        An ``AssertionError`` that names the first broken law.
+    CheckFailedError
+        An ``AssertionError`` that names the first property that does not hold.
     TypeError
         If ``surrogate`` is no surrogate, or stochastic.
 
     Notes
     -----
     Errors are relative to the largest value of the same curve, unless the note says otherwise. What does not apply,
-    such as laws of a primal that is not defined, is in the report with the reason.
+    such as properties of a primal that is not defined, is in the report with the reason.
 
     Examples
     --------
@@ -109,7 +109,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 class _Points(NamedTuple):
-    """Where the laws are looked at, each with the trailing axes of the parameters."""
+    """Where the properties are looked at, each with the trailing axes of the parameters."""
 
     x: np.ndarray  # near the threshold and far away, in float64
     below: np.ndarray  # next to each of them
@@ -146,7 +146,7 @@ def _points(scale: float, trailing: tuple[int, ...]) -> _Points:
     return jax.tree.map(spread, _Points(x, x - step, x + step, edges, nodes, halves, extremes))
 
 
-def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
+def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[CheckResult]:
     leaves = trainable(s)[0]
     points = _points(scale, np.broadcast_shapes(*map(np.shape, leaves)))
     x, at = points.x, points.x.reshape(len(points.x), -1)[:, 0]
@@ -160,7 +160,7 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
         yield compare("the slope can be differentiated", bend, g, 0.0)
         return  # there is nothing to compare with
     if spike_types(s):
-        yield Finding("the spike is the step", None, note="it is of another kind")
+        yield CheckResult("the spike is the step", None, note="it is of another kind")
     else:
         yield compare("the spike is the step", found["spike"], x >= 0, 0.0, at, note="absolute")
     yield compare("the derivative is the slope", found["reverse"], g, 1e-13, at, peak_of(g))
@@ -183,7 +183,7 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[Finding]:
         yield _without_jumps(found, points)
     else:
         for law in ("the slope is the derivative of the primal", "the primal has no jumps"):
-            yield Finding(law, None, note=f"{s._without_primal()} defines no surrogate_fun")
+            yield CheckResult(law, None, note=f"{s._without_primal()} defines no surrogate_fun")
     yield from _extremes(s, points, primal, scale)
     yield from _precisions(s, points, found)
     near = np.abs(at) <= 4 * scale  # far away, a small change of a period or a width is no small change of a curve
@@ -219,7 +219,7 @@ def _curves(s: Surrogate, points: _Points, primal: bool) -> dict[str, Callable]:
     return curves
 
 
-def _dtypes_of(s: Surrogate, x: np.ndarray, primal: bool) -> Finding:
+def _dtypes_of(s: Surrogate, x: np.ndarray, primal: bool) -> CheckResult:
     law = "shapes and dtypes are kept"
     curves = {"the spike": s, "the slope": s.surrogate_grad, "the gradient": _reverse(s)}
     if primal:
@@ -232,11 +232,11 @@ def _dtypes_of(s: Surrogate, x: np.ndarray, primal: bool) -> Finding:
                 return compare(law, out, out, 0.0)
             if (out.shape, out.dtype) != (like.shape, like.dtype):
                 where = f"{name} of {dtype} {list(like.shape)} is {out.dtype} {list(out.shape)}"
-                return Finding(law, math.inf, note=where)
-    return Finding(law)
+                return CheckResult(law, math.inf, note=where)
+    return CheckResult(law)
 
 
-def _of_slope(found: dict, points: _Points, scale: float, at: np.ndarray) -> Iterator[Finding]:
+def _of_slope(found: dict, points: _Points, scale: float, at: np.ndarray) -> Iterator[CheckResult]:
     """Finite differences of the slope: to both sides, and from edge to edge."""
     law, staircase = "the derivative of the slope is that of finite differences", "the slope is no staircase"
     values = [found[name] for name in ("slope", "slope below", "slope above", "of slope")]
@@ -253,7 +253,7 @@ def _of_slope(found: dict, points: _Points, scale: float, at: np.ndarray) -> Ite
     yield compare(law, bend, np.clip(bend, least, most), 1e-4, at, size)
     beyond = _unexplained(found["slope at edges"], found["bend at edges"], found["bend at nodes"], points)
     jumps = (beyond > 1e-6 * peak_of(g)).reshape(len(beyond), -1).sum(0).max()
-    yield Finding(staircase, float(jumps), _MOST_JUMPS, note="jumps")
+    yield CheckResult(staircase, float(jumps), _MOST_JUMPS, note="jumps")
 
 
 _MOST_JUMPS = 12.0
@@ -271,7 +271,7 @@ def _unexplained(values: np.ndarray, ends: np.ndarray, within: np.ndarray, point
     return np.maximum(np.abs(np.diff(values, axis=0) - area) - unknown, 0)
 
 
-def _without_jumps(found: dict, points: _Points) -> Finding:
+def _without_jumps(found: dict, points: _Points) -> CheckResult:
     """Between any two edges the primal rises by the integral of the slope."""
     primal, ends, within = (found[name] for name in ("primal at edges", "slope at edges", "slope at nodes"))
     beyond = _unexplained(primal, ends, within, points)
@@ -280,7 +280,7 @@ def _without_jumps(found: dict, points: _Points) -> Finding:
     return compare("the primal has no jumps", beyond, np.zeros_like(beyond), 1e-6, at, size)
 
 
-def _extremes(s: Surrogate, points: _Points, primal: bool, scale: float) -> Iterator[Finding]:
+def _extremes(s: Surrogate, points: _Points, primal: bool, scale: float) -> Iterator[CheckResult]:
     """At zeros, the least and the largest numbers, infinities and NaN, in every dtype."""
     curves = {"spike": s, "slope": s.surrogate_grad, "bend": _forward(s.surrogate_grad), "gradient": _reverse(s)}
     curves |= {"primal": s.surrogate_fun} if primal else {}
@@ -300,10 +300,10 @@ def _extremes(s: Surrogate, points: _Points, primal: bool, scale: float) -> Iter
                 wrong.setdefault(law, (name, x[~holds].flat[0]))
     for law in (nan_stays, is_finite):
         what, where = wrong.get(law, ("", None))
-        yield Finding(law, math.inf, at=place(where), note=what) if what else Finding(law)
+        yield CheckResult(law, math.inf, at=place(where), note=what) if what else CheckResult(law)
 
 
-def _precisions(s: Surrogate, points: _Points, found: dict) -> Iterator[Finding]:
+def _precisions(s: Surrogate, points: _Points, found: dict) -> Iterator[CheckResult]:
     """The slope in fewer bits, against double precision."""
     xs = {dtype: x.astype(jnp.dtype(dtype)) for dtype, x in points.halves.items()}
     xs["float32"] = points.x.astype(np.float32)
@@ -328,13 +328,13 @@ def _is_curve(part: object) -> bool:
     return isinstance(part, Surrogate)
 
 
-def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> Iterator[Finding]:
+def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> Iterator[CheckResult]:
     matter, learn = "every parameter matters", "learnable parameters get the derivative of the primal"
     other = "the slope is the derivative of the primal for other parameters"
     values, rebuild = trainable(s)
     if not values:
         why = "no parameters" if s._frozen else f"{type(s).__name__} has its own __init__: JAX sees no parameters"
-        yield from (Finding(law, None, note=why) for law in (matter, other, learn))
+        yield from (CheckResult(law, None, note=why) for law in (matter, other, learn))
         return
     paths, _ = jax.tree_util.tree_flatten_with_path(rebuild(values))
     names = [
@@ -371,23 +371,23 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
         yield compare(matter, broken, broken, 0.0)
         return
     still = [name for name, (change, *_) in found.items() if not change > 0]
-    yield Finding(matter, math.inf if still else 0.0, note=", ".join(still))
+    yield CheckResult(matter, math.inf if still else 0.0, note=", ".join(still))
     if not primal:
         why = f"{s._without_primal()} defines no surrogate_fun"
-        yield from (Finding(law, None, note=why) for law in (other, learn))
+        yield from (CheckResult(law, None, note=why) for law in (other, learn))
         return
     pairs = {name: pair for name, (_, _, pair) in found.items()}
     # parameters have moved by 1%, and a slope that ignores one of them is wrong by about 1%
     apart = (compare(other, got, g, 1e-4, at, peak_of(g), name) for name, (got, g) in pairs.items())
-    yield max(apart, key=lambda finding: finding.error or 0.0)
+    yield max(apart, key=lambda result: result.error or 0.0)
     worst = (
         compare(learn, got, near, 1e-4, at, np.maximum(peak_of(got), 1e4 * rounding), name)
         for name, (_, (got, near, rounding), _) in found.items()
     )
-    yield max(worst, key=lambda finding: finding.error or 0.0)
+    yield max(worst, key=lambda result: result.error or 0.0)
 
 
-def _transforms(s: Surrogate, found: dict, x: np.ndarray, at: np.ndarray) -> Iterator[Finding]:
+def _transforms(s: Surrogate, found: dict, x: np.ndarray, at: np.ndarray) -> Iterator[CheckResult]:
     """Each way of running it, against JAX without any."""
     both = lambda fire: lambda x: (fire(x), _reverse(fire)(x))  # noqa: E731
     eager = attempt(both(s), jnp.asarray(x))

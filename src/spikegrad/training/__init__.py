@@ -1,7 +1,7 @@
 """Training of anything that has a differentiable loss, by any optimiser of optax."""
 
 from ._adapt_widths import AdaptWidths
-from ._batches import ShuffledBatches, staged
+from ._batches import ShuffledBatches, with_device_data
 from ._callbacks import JsonLines, TensorBoard
 from ._checkpoint import CheckpointError, Checkpoints, OrbaxCheckpoints
 from ._fit import fit
@@ -29,6 +29,6 @@ __all__ = [
     "distributed",
     "fit",
     "partition",
-    "staged",
     "sweep",
+    "with_device_data",
 ]

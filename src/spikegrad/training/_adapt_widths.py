@@ -19,17 +19,17 @@ class AdaptWidths:
     """Keep slopes as wide as the potentials of a network are spread: a callback of :func:`fit`.
 
     After each compiled call it measures the potentials on the same inputs, and sets the widths as
-    :func:`spikegrad.fit_widths` does. Widths are arrays of what is trained: nothing is compiled anew, and checkpoints
+    :func:`spikegrad.match_widths` does. Widths are arrays of what is trained: nothing is compiled anew, and checkpoints
     have them. To an optimiser their gradient is 0, unless the surrogate is :func:`spikegrad.learnable`.
 
     Parameters
     ----------
     static : pytree
-        What :func:`partition` has left of the network, which :func:`spikegrad.fit_widths` has given widths.
+        What :func:`partition` has left of the network, which :func:`spikegrad.match_widths` has given widths.
     inputs : array_like
         To measure on, as the network takes them: ``(steps, examples, inputs)``.
     ratio, keep, mask, key
-        As in :func:`spikegrad.fit_widths`, and best the same as there.
+        As in :func:`spikegrad.match_widths`, and best the same as there.
     each_epoch : bool, default False
         Only at the end of each epoch.
 
@@ -50,10 +50,10 @@ class AdaptWidths:
     Examples
     --------
     >>> import jax, optax
-    >>> from spikegrad import LIF, Network, fit_widths
+    >>> from spikegrad import LIF, Network, match_widths
     >>> from spikegrad.training import AdaptWidths, combine, fit, partition
     >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
-    >>> network = fit_widths(Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9)), spikes)
+    >>> network = match_widths(Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9)), spikes)
     >>> trainable, static = partition(network)
     >>> def loss(trainable, batch, key):
     ...     return (combine(trainable, static)(batch)[1] ** 2).mean(), {}
@@ -97,7 +97,7 @@ def _trainable(before: Any, new: Network) -> Any:
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
     stays = [old is None or leaf is old for old, leaf in zip(olds, news, strict=False)]
     if structure != other or all(stays):
-        raise ValueError("AdaptWidths: what is trained has no widths: fit_widths gives them, before partition")
+        raise ValueError("AdaptWidths: what is trained has no widths: match_widths gives them, before partition")
     leaves = [old if same else _like(leaf, old) for old, leaf, same in zip(olds, news, stays, strict=True)]
     return structure.unflatten(leaves)
 

@@ -61,7 +61,7 @@ class ShuffledBatches:
             yield jax.tree.map(lambda array, rows=rows: array[rows], self.examples)
 
 
-def staged(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
+def with_device_data(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
     """A loss whose batches are the numbers of examples that are on the device already.
 
     Parameters
@@ -80,12 +80,13 @@ def staged(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
     Examples
     --------
     >>> import jax, numpy as np, optax
-    >>> from spikegrad.training import ShuffledBatches, fit, staged
+    >>> from spikegrad.training import ShuffledBatches, fit, with_device_data
     >>> def loss(center, batch, key):
     ...     return ((batch - center) ** 2).mean(), {}
     >>> x = np.random.default_rng(0).normal(5, 1, 100)
     >>> rows = ShuffledBatches(np.arange(100), 20, seed=0)
-    >>> state = fit(staged(loss, x), np.zeros(1), rows, optimizer=optax.sgd(0.1), key=jax.random.key(0), epochs=20)
+    >>> loss_of_rows, optimizer = with_device_data(loss, x), optax.sgd(0.1)
+    >>> state = fit(loss_of_rows, np.zeros(1), rows, optimizer=optimizer, key=jax.random.key(0), epochs=20)
     >>> bool(abs(state.trainable[0] - x.mean()) < 0.1)
     True
     """

@@ -52,7 +52,7 @@ class Checkpoints:
         How many of the newest are kept, at least 1.
     extra : dict, optional
         Anything of one's own that JSON can hold, such as learning curves. It is saved with each checkpoint, as it is
-        then, and :meth:`latest` fills it with what was saved.
+        then, and :meth:`restore` fills it with what was saved.
 
     Raises
     ------
@@ -67,7 +67,7 @@ class Checkpoints:
     >>> def train(folder, epochs):
     ...     optimizer = optax.sgd(0.1, momentum=0.9)
     ...     checkpoints = Checkpoints(folder)
-    ...     state = checkpoints.latest(State.start(jnp.array(1.0), optimizer, jax.random.key(0)))
+    ...     state = checkpoints.restore(State.create(jnp.array(1.0), optimizer, jax.random.key(0)))
     ...     return fit(lambda w, batch, key: ((w - batch) ** 2, {}), state, [1.0, 2.0], optimizer=optimizer,
     ...                epochs=epochs, callbacks=[checkpoints])
     >>> folder = tempfile.mkdtemp()
@@ -137,13 +137,13 @@ class Checkpoints:
         self._saved, self._when = state.step, time.monotonic()
         self._prune()
 
-    def latest(self, start: State) -> State:
+    def restore(self, start: State) -> State:
         """The newest state that was saved, or ``start`` if there is none.
 
         Parameters
         ----------
         start : State
-            The result of :meth:`State.start` for equal parameters, optimizer and key. Names, shapes, dtypes and the
+            The result of :meth:`State.create` for equal parameters, optimizer and key. Names, shapes, dtypes and the
             key are compared with it. Arrays get its sharding.
 
         Raises

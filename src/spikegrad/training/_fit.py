@@ -200,7 +200,7 @@ def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: j
         return trainable
     if key is None:
         raise TypeError("fit: key is missing, such as key=jax.random.key(0)")
-    return State.start(trainable, optimizer, jnp.asarray(key))
+    return State.create(trainable, optimizer, jnp.asarray(key))
 
 
 def _on(mesh: Mesh | None, state: State) -> State:

@@ -54,7 +54,7 @@ class State:
     seconds: float = 0.0
 
     @classmethod
-    def start(cls, trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> State:
+    def create(cls, trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> State:
         """The state before the first update.
 
         Raises

@@ -47,7 +47,7 @@ def sweep(
     stop: Callable[[], Any] = lambda: False,
     path: str | os.PathLike | None = None,
     resume: bool = False,
-    at_once: int | None = None,
+    jobs: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train once for each setting and seed, and tell the results as they come.
 
@@ -85,7 +85,7 @@ def sweep(
     resume : bool, default False
         Whether a file that exists is gone on with. Runs that it has are not made again, lines that a kill left
         unfinished are dropped, and those of other settings are left alone. What is not in a setting is not compared.
-    at_once : int, optional
+    jobs : int, optional
         How many runs there are at a time, in as many threads. By default the number of processors on a CPU, else 1.
 
     Yields
@@ -122,7 +122,7 @@ def sweep(
     ...     return (spikes.mean() - 0.5) ** 2, {}  # half of them shall fire
     >>> results = sweep(
     ...     loss, lambda key, setting: jnp.array(0.5), lambda seed: [x],
-    ...     [{"surrogate": fitted(shape, width=width)} for shape in (Sigmoid(), Arctan()) for width in (0.1, 0.3)],
+    ...     [{"surrogate": rescaled(s, half_width=width)} for s in (Sigmoid(), Arctan()) for width in (0.1, 0.3)],
     ...     optimizer=optax.sgd(1.0), epochs=20, score=lambda weight, setting: {"fire": (x * weight >= 1).mean()},
     ... )
     >>> for result in sorted(results, key=lambda result: (result["fire"], result["surrogate"])):
@@ -132,7 +132,7 @@ def sweep(
     0.45 stretched(Arctan(alpha=1.0), 0.471...)
     0.50 stretched(Sigmoid(alpha=4.0), 0.680...)
     """
-    check_counts("sweep", epochs=epochs, steps=steps, updates_per_call=updates_per_call, at_once=at_once)
+    check_counts("sweep", epochs=epochs, steps=steps, updates_per_call=updates_per_call, jobs=jobs)
     planned = _planned(settings, seeds)
     done = {} if path is None or not planned else _read(Path(path), resume, {"seed", *planned[0][0]})
     ended = threading.Event()
@@ -148,7 +148,7 @@ def sweep(
             means.update(now.epoch_metrics)
             return stopped()
 
-        state = State.start(start(key, setting), _optimizer_of(optimizer, setting), key)
+        state = State.create(start(key, setting), _optimizer_of(optimizer, setting), key)
         try:
             call, source = shared.call(setting), Source(batches(seed))
             state = run(call, state, source, epochs, steps, [note, *callbacks(setting, seed)])
@@ -167,7 +167,7 @@ def sweep(
             if (constants := _constants(setting)) not in shared:
                 shared[constants] = _Shared(loss, optimizer, setting, updates_per_call, score)
         missing = [(setting, seed, shared[_constants(setting)]) for setting, seed in runs]
-        for result in _made(train, missing, _by_default() if at_once is None else at_once, ended):
+        for result in _made(train, missing, _by_default() if jobs is None else jobs, ended):
             if result is None:  # the sweep was stopped
                 return
             line = _line(result)
@@ -182,12 +182,12 @@ def _by_default() -> int:
     return processors() if jax.default_backend() == "cpu" else 1
 
 
-def _made(train: Callable, runs: list[tuple], at_once: int, ended: threading.Event) -> Iterator[Any]:
+def _made(train: Callable, runs: list[tuple], jobs: int, ended: threading.Event) -> Iterator[Any]:
     """What runs return, so many at a time, as they come. Who asks for no more ends those under way."""
-    if at_once == 1:
+    if jobs == 1:
         yield from (train(*run) for run in runs)
         return
-    with ThreadPoolExecutor(at_once, "sweep") as pool:
+    with ThreadPoolExecutor(jobs, "sweep") as pool:
         futures = [pool.submit(train, *run) for run in runs]
         try:
             for future in as_completed(futures):

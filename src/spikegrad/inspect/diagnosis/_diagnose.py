@@ -14,7 +14,7 @@ from ..._checks import brief, real_array
 from ...network import Network
 from ...network._modes import check_mode
 from ...network._network import check_shapes, checked_key, real_inputs
-from ._issues import verdicts
+from ._issues import issues
 from ._look import Look, NetworkReport, as_surrogate, report
 from ._numbers import Recorded, norm
 from ._report import Diagnosis
@@ -33,7 +33,7 @@ def diagnose(
 ) -> Diagnosis:
     """Why a network does not learn: what each layer does forward and back, what is wrong, and what helps.
 
-    The network runs forward and back in one compiled program, and once more for each remedy that is tried.
+    The network runs forward and back in one compiled program, and once more for each fix that is tried.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def diagnose(
         as much as all.
     loss : callable, optional
         A function from the outputs ``(steps, batch, neurons)`` of the last layer to one number. By default the outputs
-        are added with random signs: it shows what passes, but not what is learnt, and no verdict depends on where the
+        are added with random signs: it shows what passes, but not what is learnt, and no issue depends on where the
         loss looks.
     optimizer : optax.GradientTransformation, optional
         The optimizer of the training, learning rate included. ``diagnose`` judges its first update of weights and
@@ -60,7 +60,7 @@ def diagnose(
     Returns
     -------
     Diagnosis
-        Numbers of each layer, ``layers``, and ``verdicts``, each with its remedies. It prints as a table, and has
+        Numbers of each layer, ``layers``, and ``issues``, each with its fixes. It prints as a table, and has
         ``plot()`` and ``to_dict()``.
 
     Raises
@@ -94,10 +94,10 @@ def diagnose(
     >>> network = Network([Layer(w, LIF(0.9, threshold=60.0)), Layer(out, LeakyReadout(0.9))])
     >>> spikes = jax.random.bernoulli(keys[2], 0.1, (25, 16, 20))
     >>> found = diagnose(network, spikes, lambda out: (out[-1] ** 2).mean())
-    >>> [(verdict.fault, verdict.index) for verdict in found.verdicts]
+    >>> [(issue.kind, issue.index) for issue in found.issues]
     [('silent', 0)]
-    >>> better = found.verdicts[0].remedy.apply(network)
-    >>> diagnose(better, spikes).verdicts
+    >>> better = found.issues[0].fix.apply(network)
+    >>> diagnose(better, spikes).issues
     ()
     """
     if not isinstance(network, Network):
@@ -156,7 +156,7 @@ def diagnose_layer(
     Returns
     -------
     Diagnosis
-        That of one layer. Its remedies have numbers and words; what a :class:`Network` is needed for is not known.
+        That of one layer. Its fixes have numbers and words; what a :class:`Network` is needed for is not known.
 
     Raises
     ------
@@ -169,9 +169,9 @@ def diagnose_layer(
     >>> from spikegrad import PiecewiseQuadratic, diagnose_layer
     >>> distance = jnp.linspace(-2.0, 1.0, 60).reshape(10, 2, 3)
     >>> narrow = PiecewiseQuadratic(alpha=500.0)
-    >>> [verdict] = diagnose_layer(distance, narrow(distance), narrow).verdicts
-    >>> print(verdict.remedy)
-    fit its slope to them (`fitted(PiecewiseQuadratic(alpha=500.0), height=1, width=0.44)`)
+    >>> [issue] = diagnose_layer(distance, narrow(distance), narrow).issues
+    >>> print(issue.fix)
+    fit its slope to them (`rescaled(PiecewiseQuadratic(alpha=500.0), peak=1, half_width=0.44)`)
     """
     given: dict[str, Any] = {"distance": distance, "spikes": spikes, "gradient": gradient, "lagged": lagged}
     for what, array in given.items():
@@ -198,7 +198,7 @@ def diagnose_layer(
     }
     scale = abs(float(threshold))
     found = report(name, "", seen, active, as_surrogate(surrogate), True, scale=scale, **norms)
-    return Diagnosis((found,), verdicts([found], NetworkReport([None])))
+    return Diagnosis((found,), issues([found], NetworkReport([None])))
 
 
 def _check_active(owner: str, active: np.ndarray) -> None:

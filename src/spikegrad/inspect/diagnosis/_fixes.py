@@ -1,4 +1,4 @@
-"""Remedies, and how each changes a layer."""
+"""Fixes, and how each changes a layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...neurons import parameters_of, with_parameters
 
 
 @dataclasses.dataclass(frozen=True)
-class Remedy:
+class Fix:
     """A change of one layer against a fault. ``str`` returns its text."""
 
     index: int
@@ -45,15 +45,15 @@ class Remedy:
             If the change is a learning rate or a mode, which a network does not have.
         """
         if self.change not in CHANGES:
-            raise ValueError(f"Remedy: a network has no {self.change}: {self.text}")
+            raise ValueError(f"Fix: a network has no {self.change}: {self.text}")
         layers = list(network.layers)
         layers[self.index] = CHANGES[self.change](layers[self.index], self.value)
         return dataclasses.replace(network, layers=layers)
 
 
-def is_idle(remedy: Remedy) -> bool:
-    """Whether a remedy changes nothing, because it multiplies by 1."""
-    return remedy.change in (*_MULTIPLYING, "learning rate") and remedy.value == 1
+def is_idle(fix: Fix) -> bool:
+    """Whether a fix changes nothing, because it multiplies by 1."""
+    return fix.change in (*_MULTIPLYING, "learning rate") and fix.value == 1
 
 
 # --- changes of a layer -----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """From the numbers of the layers to what is wrong with them, in words, and to what helps.
 
 Each rule is a function of a few numbers, whose bounds stand first. A rule looks at what a layer does by itself, so that
-the layer is named in which the fault lies and not one that suffers from it. ``docs/diagnose.md`` has what each remedy
+the layer is named in which the fault lies and not one that suffers from it. ``docs/diagnose.md`` has what each fix
 gained in networks that were broken on purpose.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from ._fixes import Remedy, is_idle
+from ._fixes import Fix, is_idle
 from ._look import NetworkReport
 from ._numbers import LayerReport
 from ._proposals import Case, against_activity, against_growth, fit_slope, rounded, to_scale
@@ -45,35 +45,35 @@ COARSE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class Issue:
     """What is wrong with a layer, and what helps. Its text says both in words."""
 
-    fault: str
+    kind: str
     """``"not finite"``, ``"silent"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
     ``"overshoots"``, ``"too few bits"`` or ``"cut off"``."""
     index: int
     """Which layer of ``network.layers``, counted from 0; in words it is counted from 1."""
-    finding: str
+    description: str
     """What was found, in words."""
-    remedies: tuple[Remedy, ...] = ()
+    fixes: tuple[Fix, ...] = ()
     """The best first."""
 
     @property
-    def remedy(self) -> Remedy | None:
-        """The best of the remedies; None if the numbers tell none."""
-        return self.remedies[0] if self.remedies else None
+    def fix(self) -> Fix | None:
+        """The best of the fixes; None if the numbers tell none."""
+        return self.fixes[0] if self.fixes else None
 
     def __str__(self) -> str:
-        return f"{self.finding}: {', or '.join(map(str, self.remedies))}" if self.remedies else self.finding
+        return f"{self.description}: {', or '.join(map(str, self.fixes))}" if self.fixes else self.description
 
 
-def verdicts(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Verdict, ...]:
+def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue, ...]:
     """Return the faults, from the inputs on, without the consequences of other faults."""
     cases = [Case(n, layers, network) for n in range(len(layers))]
     broken = next((case for case in cases if not case.layer.finite), None)
     if broken:
-        return (_verdict(broken, "not finite", "has potentials that are NaN or infinite"),)
-    found: list[Verdict | None] = []
+        return (_issue(broken, "not finite", "has potentials that are NaN or infinite"),)
+    found: list[Issue | None] = []
     for case in cases:
         if is_silent(case.layer):  # no spike reaches the layers above, and no learning rate changes that
             found.append(_silent(case))
@@ -91,47 +91,49 @@ def is_silent(layer: LayerReport) -> bool:
     return layer.fires and (layer.silent == 1 or (layer.silent >= SILENT and (layer.slope or 0) < FAINT))
 
 
-def _verdict(case: Case, fault: str, finding: str, remedies: Iterable[Remedy] = ()) -> Verdict:
-    return Verdict(fault, case.index, f"{case.layer.name} {finding}", tuple(r for r in remedies if not is_idle(r)))
+def _issue(case: Case, kind: str, description: str, fixes: Iterable[Fix] = ()) -> Issue:
+    return Issue(kind, case.index, f"{case.layer.name} {description}", tuple(r for r in fixes if not is_idle(r)))
 
 
 # --- rules: what a layer does wrong by itself, the first that applies ------------------------------------------------
 
 
-def _silent(case: Case) -> Verdict:
+def _silent(case: Case) -> Issue:
     layer = case.layer
     if layer.drive == 0:
         of = "inputs" if case.index == 0 and case.network.inputs == 0 else "currents"
-        return _verdict(case, "silent", f"is silent: its {of} are zero")
-    finding = f"is silent: {_percent(layer.silent)} of its neurons never fire; {_where(layer)}"
-    return _verdict(case, "silent", finding, against_activity(case))
+        return _issue(case, "silent", f"is silent: its {of} are zero")
+    description = f"is silent: {_percent(layer.silent)} of its neurons never fire; {_where(layer)}"
+    return _issue(case, "silent", description, against_activity(case))
 
 
-def _saturated(case: Case) -> Verdict | None:
+def _saturated(case: Case) -> Issue | None:
     layer = case.layer
     scale = layer.scale or 0.0
     far = scale > 0 and layer.off >= FAR * scale
     at_rest = scale > 0 and (layer.at_rest or 0) > AT_REST and hasattr(case.cell, "threshold")
     if not (layer.fires and (far or at_rest or layer.always >= ALWAYS or layer.firing >= BUSY)):
         return None
-    finding = f"is saturated: it fires at {layer.rate:.2g} per step; {_where(layer)}"
+    description = f"is saturated: it fires at {layer.rate:.2g} per step; {_where(layer)}"
     if at_rest:
-        finding += f", and {_percent(layer.at_rest or 0)} of its neurons fire at rest"
-    return _verdict(case, "saturated", finding, against_activity(case))
+        description += f", and {_percent(layer.at_rest or 0)} of its neurons fire at rest"
+    return _issue(case, "saturated", description, against_activity(case))
 
 
-def _out_of_reach(case: Case) -> Verdict | None:
+def _out_of_reach(case: Case) -> Issue | None:
     layer = case.layer
     far = layer.reached is not None and layer.reached < REACHED
     if not (far or (layer.slope is not None and layer.slope < NARROW and layer.rate >= SPARSE)):
         return None
     reached = f"reaches {_percent(layer.reached or 0)} of its potentials"
     its_slope = reached if far else f"has {_percent(layer.slope or 0)} of its peak on average"
-    finding = f"passes no gradient: it fires at {layer.rate:.2g} per step, but its slope {its_slope}; {_where(layer)}"
-    return _verdict(case, "out of reach", finding, [*fit_slope(case, "fit its slope to them"), *to_scale(case)])
+    description = (
+        f"passes no gradient: it fires at {layer.rate:.2g} per step, but its slope {its_slope}; {_where(layer)}"
+    )
+    return _issue(case, "out of reach", description, [*fit_slope(case, "fit its slope to them"), *to_scale(case)])
 
 
-def _explodes(case: Case) -> Verdict | None:
+def _explodes(case: Case) -> Issue | None:
     layer = case.layer
     over_steps, through = _growth(layer), _growth_through(layer)
     found = []
@@ -141,25 +143,25 @@ def _explodes(case: Case) -> Verdict | None:
         found.append(f"{through:.2g} times from its outputs to its currents")
     if not found:
         return None
-    finding = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
-    return _verdict(case, "explodes", finding, against_growth(case))
+    description = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
+    return _issue(case, "explodes", description, against_growth(case))
 
 
 # --- rules beside these -----------------------------------------------------------------------------------------------
 
 
-def _too_few_bits(case: Case) -> Verdict | None:
+def _too_few_bits(case: Case) -> Issue | None:
     layer = case.layer
     if case.network.mode != "8-bit" or (layer.eight_bit_error or 0) < COARSE:
         return None
-    finding = (
+    description = (
         f"has too few bits: its slopes are off by {_percent(layer.eight_bit_error or 0)}, and "
         f"{_percent(layer.eight_bit_lost or 0)} of its distances to the threshold are too small for 8 bits"
     )
-    return _verdict(case, "too few bits", finding, [case.remedy("mode", "half", 'take mode="half"')])
+    return _issue(case, "too few bits", description, [case.fix("mode", "half", 'take mode="half"')])
 
 
-def _overshoots(cases: Sequence[Case]) -> Verdict | None:
+def _overshoots(cases: Sequence[Case]) -> Issue | None:
     sizes = [case.layer.update for case in cases if case.layer.update is not None]
     case, largest = _most_updated(cases)
     loss, after = case.network.loss, np.array(case.network.losses_after)
@@ -171,22 +173,22 @@ def _overshoots(cases: Sequence[Case]) -> Verdict | None:
         after = np.where(np.isfinite(after), after, np.inf)
         overshot = math.isfinite(loss) and after[0] > loss and largest >= UPDATE
         factor = SAFE * PARTS[int(np.argmin(after))] if after.min() < loss else 1.0
-    finding = f"is overshot: the first update is {largest:.3g} times its weights"
-    return _verdict(case, "overshoots", finding, _learning_rate(case, factor)) if overshot else None
+    description = f"is overshot: the first update is {largest:.3g} times its weights"
+    return _issue(case, "overshoots", description, _learning_rate(case, factor)) if overshot else None
 
 
-def _learning_rate(case: Case, factor: float) -> list[Remedy]:
+def _learning_rate(case: Case, factor: float) -> list[Fix]:
     factor = rounded(factor)
-    return [case.remedy("learning rate", factor, f"multiply the learning rate by {factor:g}")]
+    return [case.fix("learning rate", factor, f"multiply the learning rate by {factor:g}")]
 
 
-def _stalls(cases: Sequence[Case]) -> Verdict | None:
+def _stalls(cases: Sequence[Case]) -> Issue | None:
     """An update that hardly changes the weights. One of 0 may be the first of a schedule that rises."""
     case, largest = _most_updated(cases)
     if not 0 < largest < LEAST_UPDATE:
         return None
-    finding = f"hardly moves: the first update is {largest:.3g} times its weights"
-    return _verdict(case, "stalls", finding, _learning_rate(case, GOOD_UPDATE / largest))
+    description = f"hardly moves: the first update is {largest:.3g} times its weights"
+    return _issue(case, "stalls", description, _learning_rate(case, GOOD_UPDATE / largest))
 
 
 def _most_updated(cases: Sequence[Case]) -> tuple[Case, float]:
@@ -194,7 +196,7 @@ def _most_updated(cases: Sequence[Case]) -> tuple[Case, float]:
     return cases[int(np.argmax(updates))], max(updates)
 
 
-def _vanishes(cases: Sequence[Case]) -> Verdict | None:
+def _vanishes(cases: Sequence[Case]) -> Issue | None:
     """Whether what comes from where the loss looks arrives where the examples differ."""
     network, layer = cases[0].network, cases[0].layer
     gradient, differ, reads = (np.array(of_steps) for of_steps in (layer.by_step, network.differ, network.reads))
@@ -208,29 +210,29 @@ def _vanishes(cases: Sequence[Case]) -> Verdict | None:
     lag = float(time @ reads / reads.sum() - time @ differ / differ.sum())
     decay, case = max(leaky, key=lambda pair: (pair[0], pair[1].index))
     better = rounded(math.exp(-1 / max(lag, 1.0)), 3)
-    finding = (
+    description = (
         f"forgets: the inputs differ {lag:.0f} steps before the loss looks at the outputs, where {arrives:.1e} of the "
         f"gradient arrives, and no layer keeps more than its {decay:.2g} per step"
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
-    return _verdict(case, "vanishes", finding, [case.remedy("decay", better, text)])
+    return _issue(case, "vanishes", description, [case.fix("decay", better, text)])
 
 
-def _not_finite(cases: Sequence[Case]) -> Verdict | None:
+def _not_finite(cases: Sequence[Case]) -> Issue | None:
     """Where no layer makes it so, it comes of the loss: the logarithm of 0 is the usual cause."""
     for case in reversed(cases):
         if not math.isfinite(case.layer.current_gradient or 0.0):
-            return _verdict(case, "not finite", "gets a gradient of the loss that is NaN or infinite")
+            return _issue(case, "not finite", "gets a gradient of the loss that is NaN or infinite")
     return None
 
 
-def _cut_off(cases: Sequence[Case]) -> Verdict | None:
+def _cut_off(cases: Sequence[Case]) -> Issue | None:
     """A layer without a gradient, unless only zero weights above it hold the gradient back, which an update changes."""
     for n, case in reversed([*enumerate(cases)]):
         above = cases[n + 1].layer.weights if n + 1 < len(cases) else {}
         if case.layer.no_gradient == 1:
-            finding = "gets no gradient of the loss, nor do the layers below"
-            return None if above.get("weight") == 0 else _verdict(case, "cut off", finding)
+            description = "gets no gradient of the loss, nor do the layers below"
+            return None if above.get("weight") == 0 else _issue(case, "cut off", description)
     return None
 
 
@@ -256,7 +258,7 @@ def _where(layer: LayerReport) -> str:
     known = layer.half_width and not math.isnan(layer.half_width)
     width = f", the slope's half-width is {layer.half_width:.2g}" if known else ""
     origin = "" if layer.scale is None else " from the threshold"
-    return f"its potentials are at {layer.mean:.2g} ± {layer.deviation:.2g}{origin}{width}"
+    return f"its potentials are at {layer.mean:.2g} ± {layer.std:.2g}{origin}{width}"
 
 
 def _peak(layer: LayerReport) -> str:

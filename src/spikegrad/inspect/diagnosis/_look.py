@@ -1,6 +1,6 @@
 """Run a network forward and back, and report each of its layers in numbers.
 
-Each remedy is tried in this way too, so inputs and loss are prepared once.
+Each fix is tried in this way too, so inputs and loss are prepared once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NetworkReport(NamedTuple):
     inputs: float = 1.0
     """The largest size of an input."""
     input_mean: float = 0.0
-    input_deviation: float = 1.0
+    input_std: float = 1.0
     channels: tuple[float, ...] = ()
     """Root mean square of each channel of the inputs."""
     loss: float | None = None

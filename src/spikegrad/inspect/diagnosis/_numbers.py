@@ -73,7 +73,7 @@ class LayerReport:
     """Share of the neurons that fire in every step of every example."""
     mean: float
     """Mean of the potential, or of its distance to the threshold."""
-    deviation: float
+    std: float
     """Standard deviation of the potential."""
     firing: float = 0.0
     """Share of the steps with at least one spike of a neuron."""
@@ -143,12 +143,12 @@ class LayerReport:
     @property
     def off(self) -> float:
         """Root mean square of the potential about its threshold."""
-        return math.hypot(self.mean, self.deviation)
+        return math.hypot(self.mean, self.std)
 
     @property
     def widths(self) -> float | None:
         """Standard deviation of the potential in units of the slope's half-width."""
-        return self.deviation / self.half_width if self.half_width else None
+        return self.std / self.half_width if self.half_width else None
 
     @property
     def update(self) -> float | None:
@@ -184,7 +184,7 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
         "always": float(fired.all((0, 1), **rest).mean()),
         "firing": mean(fired),
         "mean": mean(at),
-        "deviation": float(np.std(those(at), dtype=np.float64)),
+        "std": float(np.std(those(at), dtype=np.float64)),
     }
     found["edges"], found["shares"] = _histogram(those(at))
     slope = abs(seen.slope)

@@ -1,4 +1,4 @@
-"""Proposals of remedies, with their numbers. ``_trials.py`` runs the network with each and keeps the helpful ones."""
+"""Proposals of fixes, with their numbers. ``_trials.py`` runs the network with each and keeps the helpful ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from ...neurons import parameters_of
 from ...surrogates._algebra import shifted
-from ...surrogates._measures import fitted
-from ._fixes import Remedy
+from ...surrogates._measures import rescaled
+from ._fixes import Fix
 from ._look import NetworkReport
 from ._numbers import LayerReport
 
@@ -43,11 +43,11 @@ class Case:
         """The cell with the parameters of the neurons."""
         return parameters_of(self.network.cells[self.index])
 
-    def remedy(self, change: str, value: Any, text: str) -> Remedy:
-        return Remedy(self.index, change, value, text)
+    def fix(self, change: str, value: Any, text: str) -> Fix:
+        return Fix(self.index, change, value, text)
 
 
-def against_activity(case: Case) -> Iterator[Remedy]:
+def against_activity(case: Case) -> Iterator[Fix]:
     """Against too few or too many spikes. Causes that can be named come first, then the scale of the potential."""
     yield from _sign(case)
     yield from _recurrence(case)
@@ -61,28 +61,28 @@ def against_activity(case: Case) -> Iterator[Remedy]:
     yield from _reaching(case)
 
 
-def against_growth(case: Case) -> Iterator[Remedy]:
+def against_growth(case: Case) -> Iterator[Fix]:
     """Against a gradient that grows within the layer."""
     layer, box = case.layer, _box(case.layer)
-    if box is not None and (abs(layer.peak or 0) > _highest(layer) or box > 1.1 * layer.deviation):
+    if box is not None and (abs(layer.peak or 0) > _highest(layer) or box > 1.1 * layer.std):
         yield from fit_slope(case, "make its slope lower, and as wide as the potentials vary")
     if layer.feedback and (layer.factor or 0) > 1:
         factor = rounded(1 / (layer.factor or 1))
-        yield case.remedy("recurrent weights", factor, f"scale its recurrent weights by {factor:g}")
+        yield case.fix("recurrent weights", factor, f"scale its recurrent weights by {factor:g}")
     yield from _recurrence(case)
     if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
-        yield case.remedy("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
+        yield case.fix("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
     yield from to_scale(case)
 
 
-def _sign(case: Case) -> Iterator[Remedy]:
+def _sign(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if (layer.at_rest or 0) > 0.5 and layer.scale and hasattr(case.cell, "threshold"):
         text = "change the sign of its threshold, because neurons fire at rest"
-        yield case.remedy("threshold", -1.0, text)
+        yield case.fix("threshold", -1.0, text)
 
 
-def _recurrence(case: Case) -> Iterator[Remedy]:
+def _recurrence(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if layer.feedback and layer.drive and layer.feedback > layer.drive:
         for part in (3, 30):  # fewer spikes make the currents smaller still
@@ -91,10 +91,10 @@ def _recurrence(case: Case) -> Iterator[Remedy]:
                 f"scale its recurrent weights by {factor:g}, because its own spikes cause "
                 f"{layer.feedback / layer.drive:.2g} times the current from below"
             )
-            yield case.remedy("recurrent weights", factor, text)
+            yield case.fix("recurrent weights", factor, text)
 
 
-def _adaptation(case: Case) -> Iterator[Remedy]:
+def _adaptation(case: Case) -> Iterator[Fix]:
     """An adaptation that doubles the threshold after ten spikes within its time constant."""
     layer, cell = case.layer, case.cell
     if not hasattr(cell, "adaptation") or not layer.scale:
@@ -103,35 +103,35 @@ def _adaptation(case: Case) -> Iterator[Remedy]:
     value = rounded(10 * layer.scale / lasts)
     own = np.asarray(cell.adaptation, float)
     if own.min() < 0 or own.max() > 2 * value:
-        yield case.remedy("adaptation", value, f"set its adaptation to {value:g} (`adaptation={value:g}`)")
+        yield case.fix("adaptation", value, f"set its adaptation to {value:g} (`adaptation={value:g}`)")
 
 
-def _reset(case: Case) -> Iterator[Remedy]:
+def _reset(case: Case) -> Iterator[Fix]:
     """A value that is as far from rest as the threshold, or farther, drives the potential more than the currents."""
     layer, cell = case.layer, case.cell
     scale = layer.scale or math.inf
     far = getattr(cell, "reset", "") == "value" and np.abs(np.asarray(cell.reset_value, float)).max() >= scale
     if far:
-        yield case.remedy("reset_value", 0.0, "reset its potential to 0, the potential at rest (`reset_value=0`)")
+        yield case.fix("reset_value", 0.0, "reset its potential to 0, the potential at rest (`reset_value=0`)")
 
 
-def _inputs(case: Case) -> Iterator[Remedy]:
+def _inputs(case: Case) -> Iterator[Fix]:
     """Inputs far from 0, or of very different sizes. Scaled weights would leave them, and each update is as large."""
     if case.index:
         return
     network = case.network
-    if abs(network.input_mean) > _SHIFTED * network.input_deviation:
+    if abs(network.input_mean) > _SHIFTED * network.input_std:
         offset = rounded(network.input_mean)
-        yield case.remedy("input offset", offset, f"subtract {offset:g}, the mean, from its inputs")
+        yield case.fix("input offset", offset, f"subtract {offset:g}, the mean, from its inputs")
     if case.layer.channels and (pairs := _outliers(network.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
-        yield case.remedy("inputs", pairs, text)
+        yield case.fix("inputs", pairs, text)
 
 
-def _channels(case: Case) -> Iterator[Remedy]:
+def _channels(case: Case) -> Iterator[Fix]:
     if pairs := _outliers(case.layer.channels):
         text = f"scale its input channel {_named(pairs)}, because the usual current is much smaller"
-        yield case.remedy("input channels", pairs, text)
+        yield case.fix("input channels", pairs, text)
 
 
 def _outliers(sizes: Sequence[float]) -> tuple[tuple[int, float], ...]:
@@ -148,24 +148,24 @@ def _named(pairs: Sequence[tuple[int, float]]) -> str:
     return first + (f" and {len(pairs) - 5} more" if len(pairs) > 5 else "")
 
 
-def _offset(case: Case) -> Iterator[Remedy]:
+def _offset(case: Case) -> Iterator[Fix]:
     layer, offset = case.layer, rounded(-(case.layer.offset or 0.0))
     if offset and _of_one_sign(layer):
-        yield case.remedy("weight offset", offset, f"add {offset:g} to each of its weights to make their mean 0")
+        yield case.fix("weight offset", offset, f"add {offset:g} to each of its weights to make their mean 0")
 
 
-def _bias(case: Case) -> Iterator[Remedy]:
+def _bias(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if _of_one_sign(layer) and layer.current:
         bias = rounded(-layer.current)
-        yield case.remedy("bias", bias, f"add {bias:g} to its bias, because its mean current is {layer.current:.2g}")
+        yield case.fix("bias", bias, f"add {bias:g} to its bias, because its mean current is {layer.current:.2g}")
 
 
 def _of_one_sign(layer: LayerReport) -> bool:
     return bool(layer.free) and abs(layer.free_mean or 0.0) > _ONE_SIGN * (layer.free or 0.0)
 
 
-def to_scale(case: Case) -> Iterator[Remedy]:
+def to_scale(case: Case) -> Iterator[Fix]:
     """Scale weights or threshold until the root mean square of the potential without spikes is the threshold.
 
     This is fluctuation-driven initialization (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing and Engineering 2)
@@ -178,11 +178,11 @@ def to_scale(case: Case) -> Iterator[Remedy]:
         return
     gain, factor = rounded(layer.scale / layer.free), rounded(layer.free / layer.scale)
     weights = "weights" if gain < 1 and layer.feedback else "feedforward weights"
-    found = [case.remedy(weights, gain, f"scale its weights by {gain:g}")]
+    found = [case.fix(weights, gain, f"scale its weights by {gain:g}")]
     if hasattr(case.cell, "threshold"):
         verb, to = "lower" if factor < 1 else "raise", layer.scale * factor
         text = f"{verb} its threshold to {to:.3g}, by a factor of {factor:g}"
-        found.append(case.remedy("threshold", factor, text))
+        found.append(case.fix("threshold", factor, text))
     size = layer.weights.get("weight", 0.0) / math.sqrt(layer.neurons)
     if layer.channels and size:
         keep_weights = abs(math.log(size * gain)) > abs(math.log(size))
@@ -191,16 +191,16 @@ def to_scale(case: Case) -> Iterator[Remedy]:
     yield from reversed(found) if keep_weights else found
 
 
-def _reaching(case: Case) -> Iterator[Remedy]:
+def _reaching(case: Case) -> Iterator[Fix]:
     """Widen a slope to the distance of the potentials, by at most ``_WIDENED``."""
     layer, surrogate = case.layer, case.layer.surrogate
     if surrogate is not None and layer.half_width and 1 < layer.off / layer.half_width <= _WIDENED:
         width = rounded(layer.off)
-        text = f"widen its slope to {width:g} (`fitted({surrogate!r}, width={width:g})`)"
-        yield case.remedy("surrogate", fitted(surrogate, width=width), text)
+        text = f"widen its slope to {width:g} (`rescaled({surrogate!r}, half_width={width:g})`)"
+        yield case.fix("surrogate", rescaled(surrogate, half_width=width), text)
 
 
-def fit_slope(case: Case, words: str) -> Iterator[Remedy]:
+def fit_slope(case: Case, words: str) -> Iterator[Fix]:
     """Fit a slope to the potentials: centered at the threshold, of limited height, as wide as the potentials vary.
 
     Area over height becomes one standard deviation. This ratio compares a box and a curve with heavy tails. The box of
@@ -208,15 +208,15 @@ def fit_slope(case: Case, words: str) -> Iterator[Remedy]:
     dynamics", IJCAI, has twice this width. Recurrent networks did not learn with it here.
     """
     layer, surrogate, box = case.layer, case.layer.surrogate, _box(case.layer)
-    if surrogate is None or box is None or not layer.half_width or not layer.deviation:
+    if surrogate is None or box is None or not layer.half_width or not layer.std:
         return
-    width = rounded(layer.deviation * (layer.half_width / box if math.isfinite(box) else 0.5))
-    height = {"height": _highest(layer)} if abs(layer.peak or 0) > _highest(layer) else {}
-    if abs(layer.at or 0) > layer.deviation:
+    width = rounded(layer.std * (layer.half_width / box if math.isfinite(box) else 0.5))
+    peak = {"peak": _highest(layer)} if abs(layer.peak or 0) > _highest(layer) else {}
+    if abs(layer.at or 0) > layer.std:
         surrogate = shifted(surrogate, -(layer.at or 0))
-    arguments = "".join(f", {name}={value:g}" for name, value in [*height.items(), ("width", width)])
-    text = f"{words} (`fitted({surrogate!r}{arguments})`)"
-    yield case.remedy("surrogate", fitted(surrogate, width=width, **height), text)
+    arguments = "".join(f", {name}={value:g}" for name, value in [*peak.items(), ("half_width", width)])
+    text = f"{words} (`rescaled({surrogate!r}{arguments})`)"
+    yield case.fix("surrogate", rescaled(surrogate, half_width=width, **peak), text)
 
 
 def _box(layer: LayerReport) -> float | None:

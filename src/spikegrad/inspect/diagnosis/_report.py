@@ -1,4 +1,4 @@
-"""A diagnosis: the numbers of each layer and the verdicts, as text, as data and as a figure."""
+"""A diagnosis: the numbers of each layer and the issues, as text, as data and as a figure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ._figure import draw
-from ._fixes import Remedy
-from ._issues import Verdict
+from ._fixes import Fix
+from ._issues import Issue
 from ._numbers import LayerReport
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ HEADINGS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What :func:`~spikegrad.diagnose` found. Its text is a table with the verdicts below."""
+    """What :func:`~spikegrad.diagnose` found. Its text is a table with the issues below."""
 
     layers: tuple[LayerReport, ...]
     """The numbers of each layer, from the inputs."""
-    verdicts: tuple[Verdict, ...]
+    issues: tuple[Issue, ...]
     """What is wrong; empty if nothing is amiss."""
     loss: float | None = None
     """The loss of the examples; None without one."""
@@ -42,12 +42,12 @@ class Diagnosis:
         return "\n\n".join([*texts, "\n".join(self.lines())])
 
     def lines(self) -> list[str]:
-        """The verdicts in words."""
-        return [str(verdict) for verdict in self.verdicts] or ["nothing is amiss"]
+        """The issues in words."""
+        return [str(issue) for issue in self.issues] or ["nothing is amiss"]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as what JSON has: numbers that are NaN or infinite are None."""
-        own = {"loss": self.loss, "loss_after": self.loss_after, "layers": self.layers, "verdicts": self.verdicts}
+        own = {"loss": self.loss, "loss_after": self.loss_after, "layers": self.layers, "issues": self.issues}
         return _plain(own)
 
     def plot(self) -> Figure:
@@ -86,7 +86,7 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
         number(layer.rate if layer.fires else None, "{:.3f}"),
         share(layer.silent if layer.fires else None),
         share(layer.always if layer.fires else None),
-        f"{layer.mean:.2g} ± {layer.deviation:.2g}",
+        f"{layer.mean:.2g} ± {layer.std:.2g}",
         number(layer.half_width),
         share(layer.within),
         number(layer.slope),
@@ -98,7 +98,7 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (LayerReport, Verdict, Remedy)):
+    if isinstance(value, (LayerReport, Issue, Fix)):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {name: _plain(v) for name, v in value.items()}

@@ -5,7 +5,7 @@ what the other library's surrogate is. :data:`ABSENT` lists the names without a 
 
 >>> from spikegrad.surrogates.presets import snntorch
 >>> snntorch.fast_sigmoid(slope=25)
-excluding(InvSquareGrad(alpha=25.0))
+strict(InvSquareGrad(alpha=25.0))
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ With ``requires_grad``, ``AtanGrad`` and ``ReLUGrad`` train their parameter; it 
 """
 
 from ..._settings import learnable
-from ..._spike_types import excluding, levels
+from ..._spike_types import multi_spike, strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import Arctan, LeakyRelu, PiecewiseLeakyRelu, PiecewiseQuadratic, Sigmoid
@@ -13,7 +13,7 @@ from ._ratio import ratio
 
 ABSENT = {
     "EIGrad": "it fires 1 above the threshold, -1 below and 0 at it: but there, it is 2 * fire(x) - 1 with "
-    "fire = excluding(0.5 * PiecewiseLeakyRelu(0, 0.5))"
+    "fire = strict(0.5 * PiecewiseLeakyRelu(0, 0.5))"
 }
 
 
@@ -25,19 +25,19 @@ def SigmoidGrad(alpha: Real = 1.0, requires_grad: bool = False) -> Surrogate:
 
 def AtanGrad(alpha: Real = 2.0, requires_grad: bool = True) -> Surrogate:
     """Arctangent of area 1, whose steepness is trained by default."""
-    return learnable(excluding(Arctan(alpha))) if requires_grad else excluding(Arctan(alpha))
+    return learnable(strict(Arctan(alpha))) if requires_grad else strict(Arctan(alpha))
 
 
 def GateGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
     """Box of height 1, where its docstring has a logarithm; at its edges it is 0 there."""
     del requires_grad
-    return excluding(ratio(2, alpha) * PiecewiseLeakyRelu(0, ratio(1, alpha)))
+    return strict(ratio(2, alpha) * PiecewiseLeakyRelu(0, ratio(1, alpha)))
 
 
 def QGateGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
     """Triangle of area 1."""
     del requires_grad
-    return excluding(PiecewiseQuadratic(alpha))
+    return strict(PiecewiseQuadratic(alpha))
 
 
 def ReLUGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
@@ -47,7 +47,7 @@ def ReLUGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
 
 def RoundGrad() -> Surrogate:
     """Up to 5 spikes, straight through from −1/2 to 4.5; there neither a multiple itself nor an end counts."""
-    return levels(shifted(truncated(LeakyRelu(1, 1), 2.5), 2), 5, slopes="first")
+    return multi_spike(shifted(truncated(LeakyRelu(1, 1), 2.5), 2), 5, slopes="first")
 
 
 def straight_through_estimator() -> Surrogate:
@@ -58,10 +58,10 @@ def straight_through_estimator() -> Surrogate:
 def STDPGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
     """The spike itself as the slope, which at the threshold is 0 there; alpha has no effect."""
     del alpha, requires_grad
-    return excluding(LeakyRelu(0, 1))
+    return strict(LeakyRelu(0, 1))
 
 
 def BackEIGateGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
     """Box of width and height 1; at its edges it is 0 there; alpha has no effect."""
     del alpha, requires_grad
-    return excluding(PiecewiseLeakyRelu(0, 0.5))
+    return strict(PiecewiseLeakyRelu(0, 0.5))

@@ -1,6 +1,6 @@
 """jaxpike 0.1.4, ``jaxpike.surrogate``. It fires where x > 0."""
 
-from ..._spike_types import excluding
+from ..._spike_types import strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import Arctan, InvSquareGrad, PiecewiseLeakyRelu, PiecewiseQuadratic
@@ -9,19 +9,19 @@ from ._ratio import ratio
 
 def FastSigmoid(slope: Real = 25.0) -> Surrogate:
     """SuperSpike."""
-    return excluding(InvSquareGrad(slope))
+    return strict(InvSquareGrad(slope))
 
 
 def ATan(alpha: Real = 2.0) -> Surrogate:
     """Arctangent of area 1."""
-    return excluding(Arctan(alpha))
+    return strict(Arctan(alpha))
 
 
 def Triangular(width: Real = 1.0) -> Surrogate:
     """Triangle of area 1."""
-    return excluding(PiecewiseQuadratic(ratio(1, width)))
+    return strict(PiecewiseQuadratic(ratio(1, width)))
 
 
 def Boxcar(width: Real = 1.0) -> Surrogate:
     """Box of area 1; at its edges it has half its height there."""
-    return excluding(PiecewiseLeakyRelu(0, width / 2))
+    return strict(PiecewiseLeakyRelu(0, width / 2))

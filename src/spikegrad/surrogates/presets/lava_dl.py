@@ -1,6 +1,6 @@
 """lava-dl 0.6.0 and its repository, ``lava.lib.dl.slayer``: the spike, and what neurons make of their parameters."""
 
-from ..._spike_types import excluding
+from ..._spike_types import strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import PiecewiseExp
@@ -24,7 +24,7 @@ def _of_neuron(threshold: Real, tau_grad: Real, scale_grad: Real) -> Surrogate:
 
 def cuba(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
     """That of its current-based neuron: a hundred thresholds wide; fires where x > 0, there from x = 0.01/4096 on."""
-    return excluding(_of_neuron(threshold, tau_grad, scale_grad))
+    return strict(_of_neuron(threshold, tau_grad, scale_grad))
 
 
 def alif(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:

@@ -1,6 +1,6 @@
 """norse 1.1.0: what a neuron's ``method`` names, with the ``alpha`` that its parameters have. It fires where x > 0."""
 
-from ..._spike_types import excluding
+from ..._spike_types import strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import ERF, Circle, InvSquareGrad, ReluGrad, Sigmoid
@@ -18,29 +18,29 @@ ABSENT = {
 def super(alpha: Real = 100.0) -> Surrogate:
     """Inverse square of steepness 1: the release of 2024 ignores alpha; super_git does not."""
     del alpha
-    return excluding(InvSquareGrad(1))
+    return strict(InvSquareGrad(1))
 
 
 def super_git(alpha: Real = 100.0) -> Surrogate:
     """SuperSpike as its repository has it since."""
-    return excluding(InvSquareGrad(alpha))
+    return strict(InvSquareGrad(alpha))
 
 
 def triangle(alpha: Real = 100.0) -> Surrogate:
     """Triangle of width 1, of which alpha is the height: 0.3 in triangle_fn, 100 by a neuron's default."""
-    return excluding(ReluGrad(alpha, 1))
+    return strict(ReluGrad(alpha, 1))
 
 
 def tanh(alpha: Real = 100.0) -> Surrogate:
     """1 − tanh(alpha·x)²: peak 1, whatever the steepness."""
-    return excluding(ratio(2, alpha) * Sigmoid(2 * alpha))
+    return strict(ratio(2, alpha) * Sigmoid(2 * alpha))
 
 
 def circ(alpha: Real = 100.0) -> Surrogate:
     """Circle, of which alpha is the width and not the steepness."""
-    return excluding(Circle(alpha))
+    return strict(Circle(alpha))
 
 
 def heavi_erfc(alpha: Real = 100.0) -> Surrogate:
     """Gaussian of peak 2/√π, whatever the steepness."""
-    return excluding(ratio(2, alpha) * ERF(alpha))
+    return strict(ratio(2, alpha) * ERF(alpha))

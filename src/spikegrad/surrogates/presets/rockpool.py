@@ -4,7 +4,7 @@ Within a cell, multiples are those of its threshold. The derivative in the thres
 −v/threshold times it there, which is the same where v is the threshold.
 """
 
-from ..._spike_types import levels
+from ..._spike_types import multi_spike
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import LeakyRelu, SlayerGrad
@@ -19,7 +19,9 @@ ABSENT = {
 
 def StepPWL(threshold: Real = 1.0, window: Real = 0.5, max_spikes_per_dt: int = 2**16) -> Surrogate:
     """A step that begins below the threshold, of LIFTorch."""
-    return levels(ratio(1, threshold) * shifted(LeakyRelu(0, 1), -1 * window), int(max_spikes_per_dt), slopes="first")
+    return multi_spike(
+        ratio(1, threshold) * shifted(LeakyRelu(0, 1), -1 * window), int(max_spikes_per_dt), slopes="first"
+    )
 
 
 def step_pwl(threshold: Real, window: Real = 0.5, max_spikes_per_dt: int = 2**16) -> Surrogate:
@@ -29,4 +31,4 @@ def step_pwl(threshold: Real, window: Real = 0.5, max_spikes_per_dt: int = 2**16
 
 def PeriodicExponential(threshold: Real = 1.0, window: Real = 0.5, max_spikes_per_dt: int = 2**16) -> Surrogate:
     """An exponential about each multiple of the threshold, Weidel and Sheik 2021."""
-    return levels(ratio(1, threshold) * SlayerGrad(ratio(1, window)), int(max_spikes_per_dt), slopes="nearest")
+    return multi_spike(ratio(1, threshold) * SlayerGrad(ratio(1, window)), int(max_spikes_per_dt), slopes="nearest")

@@ -5,7 +5,7 @@ parameter, if they depend on it. By themselves they fire as ``SingleSpike`` does
 neurons is ``MultiSpike``, whose slope is that of the first spike alone.
 """
 
-from ..._spike_types import levels
+from ..._spike_types import multi_spike
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import GaussianGrad, LeakyRelu, MultiGaussianGrad, PeriodicExp, SlayerGrad
@@ -25,7 +25,7 @@ def MultiSpike(surrogate_grad_fn: Surrogate | None = None) -> Surrogate:
 
 def MaxSpike(max_num_spikes_per_bin: int | None = None, surrogate_grad_fn: Surrogate | None = None) -> Surrogate:
     """A spike for each multiple of the threshold, up to a number, with SingleExponential() by default."""
-    return levels(surrogate_grad_fn or SingleExponential(), max_num_spikes_per_bin or 2**16, slopes="first")
+    return multi_spike(surrogate_grad_fn or SingleExponential(), max_num_spikes_per_bin or 2**16, slopes="first")
 
 
 def Heaviside(window: Real = 1.0, *, spike_threshold: Real = 1.0) -> Surrogate:

@@ -1,6 +1,6 @@
 """snnTorch 1.0.0, ``snntorch.surrogate``. It fires where x > 0, and its spikes are float32 whatever the input is."""
 
-from ..._spike_types import excluding
+from ..._spike_types import strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import Arctan, InvSquareGrad, LeakyRelu, OneSidedInvSquare, Sigmoid, SlayerGrad
@@ -8,7 +8,7 @@ from .._algebra import shifted
 from ._ratio import ratio
 
 ABSENT = {
-    "LSO": "it raises a TypeError there; what it means is excluding(LeakyRelu(alpha=slope, beta=1))",
+    "LSO": "it raises a TypeError there; what it means is strict(LeakyRelu(alpha=slope, beta=1))",
     "SSO": "its slope below the threshold is drawn at random in each backward pass",
     "custom_surrogate": "a function of one's own: subclass Surrogate",
 }
@@ -16,41 +16,41 @@ ABSENT = {
 
 def straight_through_estimator() -> Surrogate:
     """Straight-through estimator."""
-    return excluding(LeakyRelu(1, 1))
+    return strict(LeakyRelu(1, 1))
 
 
 def triangular(threshold: Real = 1) -> Surrogate:
     """No triangle: a constant that changes its sign, and is negative above the threshold."""
-    return excluding(LeakyRelu(threshold, -1 * threshold))
+    return strict(LeakyRelu(threshold, -1 * threshold))
 
 
 def fast_sigmoid(slope: Real = 25) -> Surrogate:
     """SuperSpike; its docstring has the source, Zenke and Ganguli 2018."""
-    return excluding(InvSquareGrad(slope))
+    return strict(InvSquareGrad(slope))
 
 
 def atan(alpha: Real = 2.0) -> Surrogate:
     """Arctangent of area 1; its docstring has another height than the code, 1/π."""
-    return excluding(Arctan(alpha))
+    return strict(Arctan(alpha))
 
 
 def heaviside() -> Surrogate:
     """The spike itself as the slope: at the threshold it is 0 there and 1 here."""
-    return excluding(LeakyRelu(0, 1))
+    return strict(LeakyRelu(0, 1))
 
 
 def sigmoid(slope: Real = 25) -> Surrogate:
     """Logistic function; where slope·x < −709, in float32 −88, it is NaN there and 0 here."""
-    return excluding(Sigmoid(slope))
+    return strict(Sigmoid(slope))
 
 
 def spike_rate_escape(beta: Real = 1, slope: Real = 25) -> Surrogate:
     """Exponential about x = 1, which is one above the threshold."""
-    return excluding(slope * shifted(SlayerGrad(beta), 1))
+    return strict(slope * shifted(SlayerGrad(beta), 1))
 
 
 def SFS(slope: Real = 25, B: Real = 1) -> Surrogate:
     """SuperSpike where x > B alone, B ≥ 0, and 0 about the threshold and below; at x = B it is 0 there."""
     height = ratio(1, 1 + slope * B)  # with u = x − B > 0 the slope is height² / (1 + slope·height·u)²
     above, below = InvSquareGrad(slope * height), OneSidedInvSquare(slope * height)
-    return excluding(height**2 * shifted(above + -1 * below + LeakyRelu(0, 1), B))
+    return strict(height**2 * shifted(above + -1 * below + LeakyRelu(0, 1), B))

@@ -8,7 +8,8 @@ from ._ratio import ratio
 
 ABSENT = {
     "MultiLevelSpikeCount": "it rounds x, so that the first spike comes at 1/2: in a cell of threshold 0.5 it is "
-    "levels(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, 'first'), but for ties, rounded to even",
+    "multi_spike(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, 'first'), but for ties, rounded to "
+    "even",
 }
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from ..._spike_types import excluding
+from ..._spike_types import strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import Arctan, HardTanhGrad, InvSquareGrad, LeakyRelu, PiecewiseLeakyRelu, ReluGrad, Sigmoid
@@ -17,29 +17,29 @@ ABSENT = {
 
 def custom() -> Surrogate:
     """The default, said to be straight-through: the slope is x itself, here up to |x| = 64, and level beyond."""
-    return excluding(64 * HardTanhGrad(1 / 64) + LeakyRelu(-64, -64))
+    return strict(64 * HardTanhGrad(1 / 64) + LeakyRelu(-64, -64))
 
 
 def tanh(k: Real = 1) -> Surrogate:
     """1 − tanh(k·x)²: peak 1, whatever the steepness."""
-    return excluding(ratio(2, k) * Sigmoid(2 * k))
+    return strict(ratio(2, k) * Sigmoid(2 * k))
 
 
 def boxcar(width: Real = 2, height: Real = 0.5) -> Surrogate:
     """Box; at its edges it is 0 there."""
-    return excluding(height * width * PiecewiseLeakyRelu(0, width / 2))
+    return strict(height * width * PiecewiseLeakyRelu(0, width / 2))
 
 
 def triangular(k: Real = 2) -> Surrogate:
     """Triangle of height 1, Esser et al. 2016."""
-    return excluding(ReluGrad(k, ratio(1, k)))
+    return strict(ReluGrad(k, ratio(1, k)))
 
 
 def arctan(k: Real = 2) -> Surrogate:
     """Arctangent of height 1/π, whatever the steepness."""
-    return excluding(ratio(1 / math.pi, k) * Arctan(2 * k))
+    return strict(ratio(1 / math.pi, k) * Arctan(2 * k))
 
 
 def superspike(k: Real = 25) -> Surrogate:
     """SuperSpike, Zenke and Ganguli 2018."""
-    return excluding(InvSquareGrad(k))
+    return strict(InvSquareGrad(k))

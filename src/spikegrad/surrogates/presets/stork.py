@@ -1,6 +1,6 @@
 """stork, ``stork.activations`` of its repository. Parameters are attributes of classes there. It fires where x > 0."""
 
-from ..._spike_types import excluding, levels, stochastic
+from ..._spike_types import multi_spike, stochastic, strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import EscapeExp, HardTanhGrad, InvSquareGrad, LeakyRelu, OneSidedInvSquare, ReluGrad, Sigmoid
@@ -14,7 +14,7 @@ ABSENT = {
 
 def SuperSpike(beta: Real = 20) -> Surrogate:
     """SuperSpike, Zenke and Ganguli 2018."""
-    return excluding(InvSquareGrad(beta))
+    return strict(InvSquareGrad(beta))
 
 
 def CustomSpike(
@@ -35,39 +35,39 @@ def CustomSpike(
             f"stork.CustomSpike: escape_noise_type must be 'step' or the surrogate_type, got "
             f"{escape_noise_type!r} with {surrogate_type!r}"
         )
-    return (excluding if escape_noise_type == "step" else stochastic)(curves[surrogate_type])
+    return (strict if escape_noise_type == "step" else stochastic)(curves[surrogate_type])
 
 
 def SuperSpike_MemClamp(beta: Real = 20.0) -> Surrogate:
     """SuperSpike below the threshold, 1 above."""
-    return excluding(OneSidedInvSquare(beta))
+    return strict(OneSidedInvSquare(beta))
 
 
 def SuperSpike_rescaled(beta: Real = 20.0) -> Surrogate:
     """SuperSpike that is 1 at x = −1, the resting potential."""
-    return excluding((beta + 1) ** 2 * InvSquareGrad(beta))
+    return strict((beta + 1) ** 2 * InvSquareGrad(beta))
 
 
 def MultiSpike(beta: Real = 100, maxspk: int = 10) -> Surrogate:
     """Spikes at multiples of the threshold; there it excludes the odd ones, and goes on with slopes beyond maxspk."""
-    return levels(InvSquareGrad(beta), maxspk, slopes="nearest")
+    return multi_spike(InvSquareGrad(beta), maxspk, slopes="nearest")
 
 
 def SuperSpike_asymptote(beta: Real = 100) -> Surrogate:
     """SuperSpike of height beta."""
-    return excluding(beta * InvSquareGrad(beta))
+    return strict(beta * InvSquareGrad(beta))
 
 
 def TanhSpike(beta: Real = 100) -> Surrogate:
     """1 everywhere, and 1 − tanh(beta·x)² more."""
-    return excluding(LeakyRelu(1, 1) + ratio(2, beta) * Sigmoid(2 * beta))
+    return strict(LeakyRelu(1, 1) + ratio(2, beta) * Sigmoid(2 * beta))
 
 
 def EsserSpike(beta: Real = 1) -> Surrogate:
     """Triangle of height 1, Esser et al. 2016."""
-    return excluding(ReluGrad(beta, ratio(1, beta)))
+    return strict(ReluGrad(beta, ratio(1, beta)))
 
 
 def HardTanhSpike(beta: Real = 100) -> Surrogate:
     """Ramp from 0 to 2."""
-    return excluding(HardTanhGrad(beta))
+    return strict(HardTanhGrad(beta))
