@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 LIBRARY = ROOT / "src" / "spikegrad"
@@ -42,29 +43,39 @@ def test_the_tree_is_that_of_the_files():
     assert drawn == set(FILES) - small
 
 
-def lines(drawn):
-    """Of each name, the number of its line."""
-    return {
-        name: number
-        for number, line in enumerate(drawn.splitlines())
-        for name in re.split(r" {3,}|<-", line.strip())[0].split()
-    }
+def between_folders(path):
+    """The file or folder of the library that a file is in."""
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
 
 
-def check(drawn, room):
-    """``room`` says where a file is drawn, and None of files that are not in the picture."""
-    line = lines(drawn)
-    for path, imported in FILES.items():
-        for other in imported:
-            here, there = room(path), room(other)
-            if None not in (here, there) and here != there:
-                assert line[there] < line[here], f"{path.name} imports {other.name}"
+def within_network(path):
+    """The name of a file of the folder ``network``; None for other files and for an ``__init__``."""
+    inside = path.is_relative_to(LIBRARY / "network") and path.name != "__init__.py"
+    return path.relative_to(LIBRARY / "network").with_suffix("").as_posix() if inside else None
 
 
-def test_imports_go_upwards_in_the_picture():
-    check(BETWEEN_FOLDERS, lambda path: path.relative_to(LIBRARY).parts[0].removesuffix(".py"))
-    inside = LIBRARY / "network"
-    check(WITHIN_NETWORK, lambda p: p.stem if p.parent == inside and p.stem != "__init__" else None)
+def imported_by(names, room):
+    """What the files of some rooms import from other rooms; ``room`` says in which one a file is."""
+    found = {(room(path), room(other)) for path in FILES if room(path) in names for other in FILES[path]}
+    return {there for here, there in found if there not in (here, None)}
+
+
+@pytest.mark.parametrize(
+    ("drawn", "room"),
+    [(BETWEEN_FOLDERS, between_folders), (WITHIN_NETWORK, within_network)],
+    ids=["folders", "network"],
+)
+def test_each_line_has_what_its_files_import_from_lines_above(drawn, room):
+    above = set()
+    for line in drawn.splitlines():
+        left, _, right = line.partition("<-")
+        names = set(left.split())
+        imported = imported_by(names, room)
+        assert set(right.replace(",", " ").split()) == imported, f"{left}<- {', '.join(sorted(imported))}"
+        assert imported <= above, f"{left}imports from below: {imported - above}"
+        assert not names & above, f"{left}is drawn twice"
+        above |= names
+    assert above == {room(path) for path in FILES} - {None}
 
 
 def test_one_file_of_training_knows_networks():
