@@ -18,6 +18,7 @@ from .._surrogate import Surrogate
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "spikegrad.inspect.plot needs matplotlib: pip install '.[plot]' in a clone of spikegrad", name="matplotlib"
@@ -324,18 +325,18 @@ def _draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = 
     height = 0.4 if spikes.shape[1] < 100 else 0.5  # a gap between rows that one can tell apart
     axes.vlines(t, n - height, n + height, colors=np.where(spikes[t, n] < 0, "red", own).tolist(), lw=1)
     axes.set_ylim(-0.5, max(spikes.shape[1], 1) - 0.5)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("neuron", fontsize=8)
 
 
-def _finish(owner: str, panels: Sequence[Axes], like: Any, example: int, mask: Any) -> None:
+def _finish(owner: str, panels: Any, like: Any, example: int, mask: Any) -> None:
     """Fix the axis of time to the sequence, and shade the steps that are not valid."""
     steps = len(np.asarray(like))
     valid = np.ones(steps, bool) if mask is None else np.asarray(mask)
     if valid.ndim > 1:
         valid = valid[:, example]
     if valid.shape != (steps,):
-        raise ValueError(f"{owner}: mask must have {steps} steps, got shape {np.shape(mask)}")
+        raise ValueError(f"{owner}: mask must have {steps} steps, got shape {valid.shape}")
     edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]])))
     for axes in panels:
         for start, stop in edges.reshape(-1, 2):

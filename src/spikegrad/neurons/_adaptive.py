@@ -12,7 +12,7 @@ from .._struct import Real, parameter
 from ..surrogates import Sigmoid
 from ._cell import LinearResponse, State, leaky_integration, parts_of_state
 from ._lif import LIF
-from ._spiking import Spiking, check_known, decode_first, encode_first, from_distance
+from ._spiking import Spiking, check_known, from_distance
 
 
 class AdaptiveLIF(LIF, pure=True):
@@ -94,7 +94,8 @@ class AdaptiveLIF(LIF, pure=True):
         subtracted = self.threshold if self.reset == "baseline" else self._threshold(a)
         return self._after_spike(u, s, subtracted), self.adaptation_decay * a + self.adaptation * s
 
-    def _threshold(self, a: jax.Array) -> jax.Array:
+    def _threshold(self, *rest: Any) -> Any:
+        (a,) = rest
         return self.threshold + a
 
     def encode(self, u: State) -> tuple[jax.Array, Any]:
@@ -261,7 +262,7 @@ class AdLIF(Spiking, pure=True):
         s = cell._spike(u, cell.threshold)
         return (u - cell.threshold * self._for_reset(s), cell.adaptation_decay * w + cell.a * u + cell.b * s), s
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 class SymplecticAdLIF(Spiking, pure=True):
@@ -351,7 +352,7 @@ class SymplecticAdLIF(Spiking, pure=True):
     def _adaptation(self, v: jax.Array, w: jax.Array, s: jax.Array) -> jax.Array:
         return self.adaptation_decay * w + (1 - self.adaptation_decay) * self.q * (self.a * v + self.b * s)
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 class EulerAdLIF(SymplecticAdLIF, pure=True):
@@ -411,4 +412,4 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
         cell = self._broadcast_to(v.dtype, v.shape, "v")
         return (cell.decay * v - (1 - cell.decay) * u[1], after), s
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode

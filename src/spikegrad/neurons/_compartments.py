@@ -9,7 +9,7 @@ import jax
 from .._struct import Real, parameter
 from ..surrogates import Sigmoid
 from ._cell import State, parts_of_state
-from ._spiking import Spiking, decode_first, encode_first
+from ._spiking import Spiking
 
 
 class TCLIF(Spiking, pure=True):
@@ -79,4 +79,4 @@ class TCLIF(Spiking, pure=True):
         reset = self._for_reset(s)
         return (u - cell.threshold * reset, d - cell.dendritic_reset * reset), s
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode

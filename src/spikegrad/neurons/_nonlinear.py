@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._struct import Real, parameter
 from ..surrogates import Sigmoid
 from ._cell import State, parts_of_state
-from ._spiking import Spiking, decode_first, encode_first
+from ._spiking import Spiking
 
 
 class _Escaping(Spiking, pure=True):
@@ -21,15 +21,15 @@ class _Escaping(Spiking, pure=True):
         super().__post_init__()
         refuse_counts(self)
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+    def initial_state(self: Any, shape: tuple[int, ...], dtype: Any) -> State:
         return jnp.broadcast_to(jnp.asarray(self.rest, dtype), shape)
 
-    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def fire(self: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
         s = cell._spike(u, cell.threshold)
         return to_value(cell, u, s), s
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 class QIF(_Escaping, pure=True):
@@ -238,7 +238,7 @@ class AdEx(Spiking, pure=True):
         s = cell._spike(u, cell.threshold)
         return (to_value(cell, u, s), a + cell.adaptation * s, i), s
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 class Izhikevich(Spiking, pure=True):
@@ -333,7 +333,7 @@ class Izhikevich(Spiking, pure=True):
         reset = self._for_reset(s)
         return (u * (1 - reset) + cell.c * reset, w + cell.d * reset), s
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 class CLIF(Spiking, pure=True):
@@ -397,7 +397,7 @@ class CLIF(Spiking, pure=True):
         m = m * jax.nn.sigmoid((1 - cell.decay) * u) + s
         return (u - self._for_reset(s) * (cell.threshold + jax.nn.sigmoid(m)), m), s
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 def refuse_counts(cell: Spiking) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from .._struct import Real, parameter
 from ..surrogates import Sigmoid
 from ._cell import State, parts_of_state
-from ._spiking import Spiking, check_known, decode_first, encode_first
+from ._spiking import Spiking, check_known
 
 
 class RF(Spiking, pure=True):
@@ -89,7 +89,7 @@ class RF(Spiking, pure=True):
         cell = self._broadcast_to(first.dtype, first.shape, "v")
         return u, cell._spike(first, cell.threshold)
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 class BRF(Spiking, pure=True):
@@ -169,11 +169,11 @@ class BRF(Spiking, pure=True):
         s = cell._spike(first, cell.threshold + q)
         return (first, v, cell.refractory_decay * q + s), s
 
-    def _threshold(self, v: jax.Array, q: jax.Array) -> Any:
-        del v
+    def _threshold(self, *rest: Any) -> Any:
+        _, q = rest
         return self.threshold + q
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 class HRF(BRF, pure=True):
@@ -242,7 +242,7 @@ class HRF(BRF, pure=True):
     def fire(self, u: State) -> tuple[State, jax.Array]:
         return super().fire(u)
 
-    encode, decode = encode_first, decode_first
+    encode, decode = Spiking.encode, Spiking.decode
 
 
 def turned(cell: Any, b: Any, u: jax.Array, v: jax.Array, current: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -17,7 +17,10 @@ from ._cell import Cell, State
 
 
 class Spiking(Cell, pure=True):
-    """A cell with the fields ``threshold``, ``surrogate`` and ``detach_reset``, in the order that it likes."""
+    """A cell with the fields ``threshold``, ``surrogate`` and ``detach_reset``, in the order that it likes.
+
+    A class with a ``fire`` of its own declares ``encode, decode = Spiking.encode, Spiking.decode`` if they apply.
+    """
 
     _hints = MappingProxyType(
         {
@@ -29,28 +32,38 @@ class Spiking(Cell, pure=True):
         }
     )
 
-    def __post_init__(self) -> None:
+    def __post_init__(self: Any) -> None:
         if isinstance(self.surrogate, str):
             raise TypeError(f"{type(self).__name__}: surrogate must be a Callable, {_instead_of(self.surrogate)}")
-        super().__post_init__()
+        Cell.__post_init__(self)
 
-    def _refuse(self, what: str, *flags: str) -> None:
+    def _refuse(self: Any, what: str, *flags: str) -> None:
         """Raise if the spike type has a flag that does not go with something."""
         for kind in spike_types(self.surrogate):
             if any(getattr(kind, flag) for flag in flags):
                 raise ValueError(f"{type(self).__name__}: {what}, does not go with {brief(self.surrogate)}")
 
-    def _spike(self, u: jax.Array, threshold: Any) -> jax.Array:
+    def _spike(self: Any, u: jax.Array, threshold: Any) -> jax.Array:
         return in_units_of(self.surrogate, threshold, u)(u - threshold)
 
-    def _threshold(self, *rest: jax.Array) -> Any:
+    def _threshold(self: Any, *rest: Any) -> Any:
         """The threshold of the moment, of the rest of a state."""
         del rest
         return self.threshold
 
-    def _for_reset(self, s: jax.Array) -> jax.Array:
+    def _for_reset(self: Any, s: jax.Array) -> jax.Array:
         """The spike as the reset uses it."""
         return jax.lax.stop_gradient(s) if self.detach_reset else s
+
+    def encode(self, u: State) -> tuple[jax.Array | None, Any]:
+        """The distance of the first array of a state, or of the only one, to the threshold of the moment."""
+        first, *rest = u if isinstance(u, tuple) else (u,)
+        return first - self._broadcast_to(first.dtype, first.shape, "v")._threshold(*rest), tuple(rest)
+
+    def decode(self, distance: Any, rest: Any) -> State:
+        threshold = self._broadcast_to(distance.dtype, distance.shape, "v")._threshold(*rest)
+        u = from_distance(distance, jnp.broadcast_to(jnp.asarray(threshold, distance.dtype), distance.shape))
+        return (u, *rest) if rest else u
 
 
 def _instead_of(name: str) -> str:
@@ -66,19 +79,6 @@ def from_distance(distance: jax.Array, threshold: jax.Array) -> jax.Array:
     """The potential at a distance from a threshold that was rounded, on the same side of it."""
     u = distance + threshold
     return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u)
-
-
-def encode_first(cell: Any, u: State) -> tuple[jax.Array, Any]:
-    """``encode`` of a state that is the potential or begins with it: its distance to ``cell._threshold(*rest)``."""
-    first, *rest = u if isinstance(u, tuple) else (u,)
-    return first - cell._broadcast_to(first.dtype, first.shape, "v")._threshold(*rest), tuple(rest)
-
-
-def decode_first(cell: Any, distance: Any, rest: Any) -> State:
-    """The inverse of :func:`encode_first`."""
-    threshold = cell._broadcast_to(distance.dtype, distance.shape, "v")._threshold(*rest)
-    u = from_distance(distance, jnp.broadcast_to(jnp.asarray(threshold, distance.dtype), distance.shape))
-    return (u, *rest) if rest else u
 
 
 def check_known(cell: Cell, holds: Callable[..., Any], message: str, **values: Any) -> None:
