@@ -10,7 +10,7 @@ import jax
 from .._system import LIBC, release_memory
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of GNU's malloc.h
-_LONG = 0.1  # seconds; shorter compilations free little, and there are many of them
+_LONG = 0.5  # seconds; shorter compilations free little, and there are many of them
 
 
 @functools.cache

@@ -110,9 +110,9 @@ def diagnose(
     look = Look(inputs, mask, key, loss, optimizer, mode)
     _check_active("diagnose", look.active)
     seen = look(network)
-    loss, losses_after = seen.network.loss, seen.network.losses_after
+    losses_after = seen.network.losses_after
     loss_after = losses_after[0] if losses_after else None
-    return Diagnosis(tuple(seen.layers), checked(network, look, seen), loss, loss_after)
+    return Diagnosis(tuple(seen.layers), checked(network, look, seen), seen.network.loss, loss_after)
 
 
 def diagnose_layer(
