@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 
@@ -24,7 +23,7 @@ def tune() -> None:
     jax.monitoring.register_event_duration_secs_listener(_after_compiling)
 
 
-def _after_compiling(event: str, duration: float, **about: Any) -> None:
+def _after_compiling(event: str, duration_secs: float, **about: str | int) -> None:
     del about
-    if event.endswith("backend_compile_duration") and duration > _LONG:
+    if event.endswith("backend_compile_duration") and duration_secs > _LONG:
         release_memory()

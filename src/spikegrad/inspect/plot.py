@@ -160,7 +160,7 @@ def raster(spikes: ArrayLike, *, example: int = 0, mask: ArrayLike | None = None
 
 
 def traces(
-    potentials: ArrayLike,
+    potentials: Any,
     spikes: ArrayLike | None = None,
     currents: ArrayLike | None = None,
     *,
@@ -207,7 +207,7 @@ def traces(
     >>> len(traces(u, spikes, threshold=1.0).axes)
     2
     """
-    u = potentials[0] if isinstance(potentials, tuple) else potentials
+    u: Any = potentials[0] if isinstance(potentials, tuple) else potentials
     parts = {"current": currents, "potential": u, "spikes": spikes}
     given = {name: _of_example("traces", name, x, example) for name, x in parts.items() if x is not None}
     if len({x.shape for x in given.values()}) > 1:

@@ -77,7 +77,8 @@ class AdaptiveLIF(LIF, pure=True):
         self._refuse("adaptation, which spikes raise", "negative")
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        return self._integrate_parts(*parts_of_state(self, v), current)
+        v, a = parts_of_state(self, v)
+        return self._integrate_parts(v, a, current)
 
     def _integrate_parts(self, v: jax.Array, a: jax.Array, current: jax.Array) -> State:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
