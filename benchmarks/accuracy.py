@@ -1,7 +1,7 @@
 """How accurate each surrogate is: its primal, its slope and the slope's derivative, in every dtype.
 
 float64 is compared with arbitrary precision (``tests/reference.py``) on a sample that has every exponent, the knots and
-their neighbours. float64 is then the reference of the narrower dtypes, whose inputs it holds exactly:
+their neighbors. float64 is then the reference of the narrower dtypes, whose inputs it holds exactly:
 every one of the 65,536 of float16 and bfloat16, and for float32 the same sample, or with ``--all-float32`` every one of
 the 2**32, which takes an hour.
 
@@ -48,7 +48,7 @@ QUANTITIES = {
 
 
 def sample(case: Case, dtype: type, per_exponent: int = 3) -> np.ndarray:
-    """Numbers of every exponent, the knots, the neighbours of these and of zero, and the extremes.
+    """Numbers of every exponent, the knots, the neighbors of these and of zero, and the extremes.
 
     None is above 1e100, where mpmath's erfc gives up.
     """

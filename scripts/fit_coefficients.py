@@ -109,7 +109,7 @@ def alternation(found: list) -> list:
 
 
 def best(extremes: list, count: int) -> list[tuple[Any, Any]]:
-    """As many neighbouring extremes, the smaller end left out."""
+    """As many neighboring extremes, the smaller end left out."""
     while len(extremes) > count:
         extremes = extremes[1:] if abs(extremes[0][0]) < abs(extremes[-1][0]) else extremes[:-1]
     return [point for _, point in extremes]

@@ -376,7 +376,7 @@ class Case:
         return [mp.mpf(knot) for knot in self.row.knots(*self.values(dtype))]
 
     def grid(self, dtype=np.float64) -> np.ndarray:
-        """Both zeros, knots and their neighbours, the neighbourhood of the threshold, and tails: always 128 points."""
+        """Both zeros, knots and their neighbors, the neighbourhood of the threshold, and tails: always 128 points."""
         far = 10.0 ** np.arange(-30, 31, 2)
         knots = np.array([dtype(float(k)) for k in self.knots() if k != 0][:3], dtype)
         parts = (

@@ -71,7 +71,7 @@ def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
     r"""A parameter that is trained and stays within its bounds.
 
     Give it in place of a number to any parameter of a cell or a surrogate. The bounds are those of the parameter, a
-    decay's 0 and 1 say. No step of any optimiser passes them, since what is trained is a number :math:`r` without
+    decay's 0 and 1 say. No step of any optimizer passes them, since what is trained is a number :math:`r` without
     bounds:
 
     .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{ and } b \\

@@ -1,4 +1,4 @@
-"""What an optimiser of optax may ask for beside a gradient. The core does not need optax."""
+"""What an optimizer of optax may ask for beside a gradient. The core does not need optax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def updates_of(
 ) -> tuple[Any, Any]:
     """Updates and the state after them. ``value`` is the loss here, ``loss`` what it is elsewhere.
 
-    Optax has several names for these, and no optimiser takes all of them.
+    Optax has several names for these, and no optimizer takes all of them.
     """
 
     def value_fn(trainable: Any, obj_fn: Any = None, grad_fn: Any = None) -> Any:

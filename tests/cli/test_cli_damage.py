@@ -149,7 +149,7 @@ def test_invalid_data_in_a_record_is_one_line(copy, capsys, name):
 
 @pytest.mark.parametrize("name", ["format", "options", "data", "baseline", "finished"])
 def test_invalid_part_of_a_record_is_one_line(copy, capsys, name):
-    for value in (None, [], 4, "x", {}, "missing"):
+    for value in (None, [], 3, "x", {}, "missing"):
         text = (copy / "run.json").read_text()
         change_record(lambda record: record.pop(name) if value == "missing" else record.update({name: value}))(copy)  # noqa: B023
         assert main(["train", "--resume", str(copy)]) == 2, value

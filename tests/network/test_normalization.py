@@ -1,4 +1,4 @@
-"""Dropout and batch normalisation within a layer, by modules of frameworks: the way that the documentation shows."""
+"""Dropout and batch normalization within a layer, by modules of frameworks: the way that the documentation shows."""
 
 import jax
 import jax.numpy as jnp

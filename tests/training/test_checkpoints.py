@@ -161,9 +161,9 @@ def rewritten(path, change):
     [
         (
             lambda arrays, about: arrays.pop("trainable/scale"),
-            "has no trainable/scale: parameters or optimiser",
+            "has no trainable/scale: parameters or optimizer",
         ),
-        (lambda arrays, about: arrays.update(more=np.ones(2)), "has more, which these parameters and this optimiser"),
+        (lambda arrays, about: arrays.update(more=np.ones(2)), "has more, which these parameters and this optimizer"),
         (
             lambda arrays, about: arrays.update({"trainable/scale": np.ones(4, np.float32)}),
             r"trainable/scale is float32 of shape \(4,\), and must be float32 of shape \(2, 2\)",

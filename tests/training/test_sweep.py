@@ -225,7 +225,7 @@ def test_a_sweep_is_written_in_full(swept):
     assert (swept / "figure.png").read_bytes().startswith(b"\x89PNG")
     results, record = lines(swept), json.loads((swept / "sweep.json").read_text())
     assert len(results) == 2**4
-    assert {(r["surrogate"], r["width"], r["lr"], r["seed"]) for r in results} == {
+    assert {(r["surrogate"], r["half_width"], r["lr"], r["seed"]) for r in results} == {
         (s, w, lr, seed)
         for s in ("arctan", "rescaled(sigmoid(4), peak=1)")
         for w in (0.2, 0.4)
@@ -243,7 +243,7 @@ def test_a_sweep_is_written_in_full(swept):
 
 def test_a_run_of_the_command_is_that_of_train_alone(swept):
     data, validation = sources.for_validation(load("digits", 5), 0.1, 5)
-    setting = {"surrogate": "arctan", "width": 0.4, "lr": 0.02, "seed": 6}
+    setting = {"surrogate": "arctan", "half_width": 0.4, "lr": 0.02, "seed": 6}
     found = next(r for r in lines(swept) if setting.items() <= r.items())  # they stand as they ended
     network = SpikingNetwork((64, 16, 10), LIF(surrogate=rescaled(Arctan(), half_width=0.4)), 4, "current", high=16.0)
     params = network.init(jax.random.key(6), 0.5)

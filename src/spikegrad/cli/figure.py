@@ -135,7 +135,7 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
     """
     values = {axis: list(dict.fromkeys(row.setting[axis] for row in rows)) for axis in best.setting}
     varying = [axis for axis in ("half_width", "lr", "peak") if len(values[axis]) > 1]
-    x = varying[0] if varying else "width"
+    x = varying[0] if varying else "half_width"
     y = "surrogate" if len(values["surrogate"]) > 1 or len(varying) < 2 else varying[1]
     rest = [axis for axis in values if axis not in (x, y) and len(values[axis]) > 1]
     panels = list(dict.fromkeys(tuple(row.setting[axis] for axis in rest) for row in rows))

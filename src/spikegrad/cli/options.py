@@ -141,7 +141,7 @@ class Options:
     steps: int = declared("Time steps.", click.IntRange(1), show_default="8 for images, 100 for events and randman")
     bin: float = declared("Length of a step of events.", POSITIVE, absent=0.0, metavar="MS", show_default="of the data")
     pool: int = declared(
-        "Neighbouring units of events that share a channel.", click.IntRange(1), show_default="4 for dvs128, else 1"
+        "Neighboring units of events that share a channel.", click.IntRange(1), show_default="4 for dvs128, else 1"
     )
     encoding: str = declared(
         "Images as input over time (see above).", click.Choice(ENCODINGS), absent=NO_ENCODING, show_default="current"

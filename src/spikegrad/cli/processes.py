@@ -30,7 +30,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         "joining",
         is_flag=True,
         help="Train on all devices of several processes, each started with this option; SLURM, Open MPI and Kubernetes "
-        "are recognised.",
+        "are recognized.",
     )
     @click.option(
         "--coordinator-address", metavar="HOST:PORT", help="For others: a free port of the machine of process 0."

@@ -45,7 +45,7 @@ class Form:
     bin_ms : float, optional
         Length of a step in which events are counted, unless the user says otherwise. None: the data has no events.
     pool, shift : int
-        Neighbouring units of a channel, and pixels by which training images move, likewise.
+        Neighboring units of a channel, and pixels by which training images move, likewise.
     """
 
     written: str
@@ -114,7 +114,7 @@ def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
     return _both(datasets.read_ts, train, test)
 
 
-def _shipped(name: str) -> Read:
+def _packaged(name: str) -> Read:
     return lambda path, steps, seed: (datasets.load_packaged(name), datasets.load_packaged(name, "test"))
 
 
@@ -149,8 +149,8 @@ FORMS = (
     Form("nmnist:PATH", "the folder with Train and Test", _nmnist, steps=100, bin_ms=3.5),
     Form("dvs128:PATH", "DVS128 Gesture, a folder or list", _dvs128, steps=100, bin_ms=60, pool=4),
     Form("ts:PATH", "a .ts file, or the folder of a problem", _ts),
-    Form("japanese_vowels", "270 utterances, 7 to 29 steps", _shipped("japanese_vowels")),
-    Form("self_regulation_scp1", "268 trials of EEG, 896 steps", _shipped("self_regulation_scp1")),
+    Form("japanese_vowels", "270 utterances, 7 to 29 steps", _packaged("japanese_vowels")),
+    Form("self_regulation_scp1", "268 trials of EEG, 896 steps", _packaged("self_regulation_scp1")),
     Form(
         "randman",
         "spikes on random manifolds, made with the seed",

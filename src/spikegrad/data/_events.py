@@ -47,7 +47,7 @@ class Binning:
     binary : bool, default False
         Whether a step says that there were events, as a bool, or how many, in uint16.
     pool : int, default 1
-        Neighbouring units that share a channel, above 0: along the only axis of a shape of one, along height and width
+        Neighboring units that share a channel, above 0: along the only axis of a shape of one, along height and width
         of a camera, whose polarities stay apart. The last channel has fewer if ``pool`` does not divide.
 
     Examples
@@ -56,7 +56,7 @@ class Binning:
     >>> print(Binning())
     100 bins of 14 ms from 0, counts
     >>> print(Binning(250, 4_000, binary=True, pool=5))
-    250 bins of 4 ms from 0, binary, 5 neighbouring units a channel
+    250 bins of 4 ms from 0, binary, 5 neighboring units a channel
     """
 
     steps: int = 100
@@ -70,7 +70,7 @@ class Binning:
         positive("Binning", "step_us", self.step_us)
 
     def __str__(self) -> str:
-        pooled = f", {self.pool} neighbouring units a channel" if self.pool > 1 else ""
+        pooled = f", {self.pool} neighboring units a channel" if self.pool > 1 else ""
         return (
             f"{self.steps} bins of {self.step_us / 1000:g} ms from 0, {'binary' if self.binary else 'counts'}{pooled}"
         )

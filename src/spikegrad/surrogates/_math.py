@@ -221,7 +221,7 @@ def _inverse_hypotenuse_jvp(primals, tangents):
 def turns(x: jax.Array, period: jax.Array) -> jax.Array:
     """``x/period`` less the nearest integer.
 
-    Right to rounding up to 2^24 periods, where neighbouring float32 numbers are a period apart, and for a period that
+    Right to rounding up to 2^24 periods, where neighboring float32 numbers are a period apart, and for a period that
     is a power of two everywhere.
     """
     q = bounded(x / period)

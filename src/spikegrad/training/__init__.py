@@ -1,4 +1,4 @@
-"""Training of anything that has a differentiable loss, by any optimiser of optax."""
+"""Training of anything that has a differentiable loss, by any optimizer of optax."""
 
 from ._adapt_widths import AdaptWidths
 from ._batches import ShuffledBatches, with_device_data

@@ -20,7 +20,7 @@ class AdaptWidths:
 
     After each compiled call it measures the potentials on the same inputs, and sets the widths as
     :func:`spikegrad.match_widths` does. Widths are arrays of what is trained: nothing is compiled anew, and checkpoints
-    have them. To an optimiser their gradient is 0, unless the surrogate is :func:`spikegrad.learnable`.
+    have them. To an optimizer their gradient is 0, unless the surrogate is :func:`spikegrad.learnable`.
 
     Parameters
     ----------

@@ -279,10 +279,10 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
     """Whether a checkpoint has the arrays of the state that goes on from it."""
     for name in wanted:
         if name not in arrays:
-            raise CheckpointError(f"{path} has no {name}: parameters or optimiser are not those that it was made with")
+            raise CheckpointError(f"{path} has no {name}: parameters or optimizer are not those that it was made with")
     for name, array in arrays.items():
         if name not in wanted:
-            raise CheckpointError(f"{path} has {name}, which these parameters and this optimiser have not")
+            raise CheckpointError(f"{path} has {name}, which these parameters and this optimizer have not")
         shape, dtype = unwrap_key(wanted[name]).shape, str(wanted[name].dtype)
         if array.shape != shape or dtypes.get(name) != dtype:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The loop over updates: it knows of no network, no data, and no particular loss or optimiser."""
+"""The loop over updates: it knows of no network, no data, and no particular loss or optimizer."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def fit(
     Notes
     -----
     While a call is computed, the batches of the next one are read. The state before a call is kept until its loss is
-    known: parameters and the optimiser's state are there three times.
+    known: parameters and the optimizer's state are there three times.
 
     Each call of ``fit`` traces and compiles the loss anew, since what it closes over may have changed.
 

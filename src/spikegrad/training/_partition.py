@@ -27,7 +27,7 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
     -------
     trainable, static : pytree
         Both look like ``tree``. Where one has a leaf, the other has None, which is no leaf to JAX: gradients,
-        optimisers and :func:`fit` see of ``trainable`` nothing but its arrays. :func:`combine` is the inverse.
+        optimizers and :func:`fit` see of ``trainable`` nothing but its arrays. :func:`combine` is the inverse.
 
     Notes
     -----

@@ -29,7 +29,7 @@ class State:
     trainable : pytree
         What is trained.
     optimizer_state : pytree
-        What the optimiser keeps.
+        What the optimizer keeps.
     key : jax.Array
         The source of all randomness. It never changes; an update's key is ``jax.random.fold_in(key, step)``.
     step : int, default 0

@@ -36,7 +36,7 @@ class Result(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Call:
     """Makes the updates of a group of batches. How many they are is no reason to compile again, nor are other values of
-    the arrays ``bound``, on which the loss and the optimiser depend beside.
+    the arrays ``bound``, on which the loss and the optimizer depend beside.
     """
 
     advance: Callable[..., tuple]
@@ -67,7 +67,7 @@ def compiled(
     state: State | None = None,
     length: int | None = None,
 ) -> Call:
-    """The call for a loss and an optimiser, which ``problem`` makes of the arrays ``bound``.
+    """The call for a loss and an optimizer, which ``problem`` makes of the arrays ``bound``.
 
     With a mesh, over which batches and the state are spread, the state stays where it is, and all devices have what is
     told of it. With the ``length`` of an epoch, the program has room for a whole epoch at most, and is compiled once.

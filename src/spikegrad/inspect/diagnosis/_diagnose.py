@@ -147,7 +147,7 @@ def diagnose_layer(
     lagged : array_like, optional
         Likewise, the gradient of the outputs of the last step, added with random signs, in place of the loss.
     weights, weight_gradients, updates : dict, optional
-        By name, the weights of the layer, their gradients, and the first update that the optimiser makes of these.
+        By name, the weights of the layer, their gradients, and the first update that the optimizer makes of these.
     mask : array_like of bool, optional
         Which steps take place, ``(steps, batch)``.
     name : str, default "the layer"

@@ -31,7 +31,7 @@ class Diagnosis:
     loss: float | None = None
     """The loss of the examples; None without one."""
     loss_after: float | None = None
-    """The loss after the first update; None without an optimiser, or without a loss."""
+    """The loss after the first update; None without an optimizer, or without a loss."""
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table, a row of text for each layer, under the headings of the text."""
