@@ -195,6 +195,7 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
         "mnist5k": images | {"shift": 2}, "digits": images, "images.npz": images, "shd:a": counted, "ssc:a": counted,
         "nmnist:a": counted | {"bin": 3.5}, "dvs128:a": counted | {"bin": 60.0, "pool": 4}, "ts:a": plain,
         "japanese_vowels": plain, "self_regulation_scp1": plain, "randman": plain | {"steps": 100},
+        "yin_yang": plain | {"steps": 60}, "binary_adding": plain | {"steps": 100}, "cue_accumulation": plain,
         "sequences.npz": plain, "events.npz": counted,
     }  # fmt: skip
     assert len(expected) == len(sources.FORMS)

@@ -227,6 +227,20 @@ def test_sequences(tmp_path, monkeypatch):
         sources.load("randman", 1, Binning(1))
 
 
+def test_generated_tasks_have_the_published_or_an_independent_test_set(monkeypatch):
+    points = sources.load("yin_yang", 7, Binning(60))
+    assert (len(points.train), len(points.test), points.train.classes) == (5000, 1000, 3)
+    assert points.train.y[:2].tolist() == [2, 1]  # whatever the seed
+    few = functools.partial(sources.datasets.binary_adding, 300)
+    monkeypatch.setattr(sources.datasets, "binary_adding", lambda n=300, **options: few(**options))
+    for seed in (0, 1):
+        bits = sources.load("binary_adding", seed, Binning(30))
+        rows = {part: {x.tobytes() for x in np.asarray(getattr(bits, part).x)} for part in ("train", "test")}
+        assert len(rows["train"]) == 300
+        assert not rows["train"] & rows["test"]
+    assert sources.load("cue_accumulation", 0, Binning(1)).test.shape == (40,)
+
+
 NUMBERED = np.arange(1.0, 41)
 """The first value of each recording of :func:`write_numbered`, by which a test finds it again."""
 

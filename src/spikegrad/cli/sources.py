@@ -118,11 +118,31 @@ def _packaged(name: str) -> Read:
     return lambda path, steps, seed: (datasets.load_packaged(name), datasets.load_packaged(name, "test"))
 
 
-def _randman(path: str, steps: int, seed: int) -> tuple[Sequences, None]:
-    try:
-        return datasets.randman(steps=steps, seed=seed), None
-    except ValueError as error:
-        raise DataError(f"randman, {steps} steps: {error}") from None
+def _generated(make: Callable[..., tuple[Sequences, Sequences | None]]) -> Read:
+    """``make(steps=steps, seed=seed)``, with the errors of a parameter as those of data."""
+
+    def read(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
+        try:
+            return make(steps=steps, seed=seed)
+        except ValueError as error:
+            raise DataError(f"{path}, {steps} steps: {error}") from None
+
+    return read
+
+
+def _yin_yang(steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    """The published points, whatever the seed."""
+    return tuple(datasets.yin_yang(n, steps=steps, last=steps // 2, seed=of) for n, of in ((5000, 42), (1000, 40)))
+
+
+def _binary_adding(steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    return datasets.binary_adding(steps=steps, seed=2 * seed), datasets.binary_adding(
+        2000, steps=steps, seed=2 * seed + 1
+    )
+
+
+def _cue_accumulation(steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    return datasets.cue_accumulation(seed=2 * seed), datasets.cue_accumulation(200, seed=2 * seed + 1)
 
 
 IMAGES = Form("FILE.npz", "x_train, y_train: images or features", steps=8)
@@ -154,11 +174,14 @@ FORMS = (
     Form(
         "randman",
         "spikes on random manifolds, made with the seed",
-        _randman,
+        _generated(lambda **options: (datasets.randman(**options), None)),
         test_from="a tenth of each class, drawn with seed {}",
         split=lambda source, seed: datasets.train_test_split(source, 0.1, seed),
         steps=100,
     ),
+    Form("yin_yang", "5,000 points as spike times, 3 classes", _generated(_yin_yang), steps=60),
+    Form("binary_adding", "counts of marked bits, made with the seed", _generated(_binary_adding), steps=100),
+    Form("cue_accumulation", "sides of 7 cues, made with the seed", _generated(_cue_accumulation)),
     *OWN,
 )
 
