@@ -114,7 +114,7 @@ def sweep(
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
-    >>> from spikegrad import Arctan, Sigmoid, fitted
+    >>> from spikegrad import Arctan, Sigmoid, rescaled
     >>> from spikegrad.training import sweep
     >>> x = jax.random.uniform(jax.random.key(0), (100,))
     >>> def loss(weight, batch, key, setting):
