@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cli_helpers import images, options
+from conftest import MODES
 
 import spikegrad
 from spikegrad import Layer, data, names, training
@@ -324,7 +325,7 @@ WRONG = {
     "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
     "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
     "readout": (["train", "--readout", "sum"], "'sum' is not one of 'mean', 'max', 'last'"),
-    "mode": (["train", "--mode", "4-bit"], "'4-bit' is not one of 'exact', 'half', '8-bit', 'recompute', 'scan'"),
+    "mode": (["train", "--mode", "fast"], f"'fast' is not one of {', '.join(map(repr, MODES))}"),
     "no taus": (["train", "--taus", "a,2"], "'--taus': 'a,2': give time constants above 0, in steps, such as 20"),
     "a tau of 0": (["train", "--taus", "0"], "'--taus': '0': give time constants above 0"),
     "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus of the cell lif are 1 or 2, got 3"),

@@ -527,8 +527,8 @@ def test_a_diagnosis_is_text_and_data_and_a_figure():
 def test_what_is_no_network_is_refused():
     with pytest.raises(TypeError, match="diagnose: network must be a Network, got 3"):
         diagnose(3, spikes())
-    with pytest.raises(ValueError, match=r"diagnose: mode must be one of 'exact', .*, got '4-bit'"):
-        diagnose(small(), spikes(), mode="4-bit")
+    with pytest.raises(ValueError, match=r"diagnose: mode must be one of 'exact', .*, got 'fast'"):
+        diagnose(small(), spikes(), mode="fast")
     with pytest.raises(ValueError, match="inputs must be of shape"):
         diagnose(small(), np.zeros(3))
     optimizer = pytest.importorskip("optax").sgd(1e3)
