@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._checks import is_float
-from ..._compat import contract_leading, zeros_like
+from ..._compat import contract_leading, in_reverse_mode_alone, zeros_like
 from ..._pytree import is_inexact
 from ..._surrogate import spike_types
 from ...neurons import State, says_how_to_encode
@@ -300,14 +300,19 @@ class _Rebuilt(NamedTuple):
     known_current: jax.Array | None
 
     def current(self, drive: jax.Array, out: jax.Array) -> jax.Array:
-        current = self.layer.current(drive, out)
+        current = self.layer.current(drive, _summed(out))
         return current if self.known_current is None else _known(self.known_current, current)
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        return jax.tree.map(_known, self.u, self.layer.integrate(v, current))
+        return jax.tree.map(_known, self.u, self.layer.integrate(_summed(v), current))
 
     def fire(self, u: State, number: Any) -> LayerState:
-        return self.layer.fire(u, number)
+        return _summed(self.layer.fire(_summed(u), number))
+
+
+# Identity, whose cotangents are summed before JAX passes them on. It fixes the order of sums in the backward pass, so
+# rounding does not depend on the number of times that a function of a cell uses its argument.
+_summed = functools.partial(in_reverse_mode_alone, "Network: the backward pass has no forward mode")
 
 
 def _known(value: jax.Array, computed: jax.Array) -> jax.Array:
