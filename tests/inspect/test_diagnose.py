@@ -338,17 +338,17 @@ def test_what_else_is_known_of_a_layer():
         threshold=-3.0,
         lagged=np.broadcast_to(falling[:, None, None], distance.shape),
         weights={"weight": np.full(4, 1.0)},
-        updates={"weight": np.full(4, 2.0)},
+        updates={"weight": np.full(4, 3.0)},
         mask=mask,
         name="my layer",
     )
     [layer], [issue] = found.layers, found.issues
-    assert (layer.scale, layer.update) == (3.0, 2.0)
+    assert (layer.scale, layer.update) == (3.0, 3.0)
     np.testing.assert_allclose([layer.rate, layer.mean], [fired[:4].mean(), distance[:4].mean()], rtol=1e-5)
     np.testing.assert_allclose(layer.factor, 0.5, rtol=1e-5)
     free = np.asarray(distance[:4], float) - 3  # nothing else is known of the potential without spikes
     np.testing.assert_allclose([layer.free, layer.free_mean], [np.sqrt((free**2).mean()), free.mean()], rtol=1e-5)
-    assert str(issue).startswith("my layer is overshot: the first update is 2 times its weights")
+    assert str(issue).startswith("my layer is overshot: the first update is 3 times its weights")
 
 
 # --- issues ---------------------------------------------------------------------------------------------------------

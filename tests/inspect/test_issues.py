@@ -29,7 +29,7 @@ from spikegrad.inspect.diagnosis._issues import issues
 from spikegrad.inspect.diagnosis._look import Look, NetworkReport, Seen
 from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers
 from spikegrad.inspect.diagnosis._potential import find
-from spikegrad.inspect.diagnosis._trials import Outcome, _helps, checked, health
+from spikegrad.inspect.diagnosis._trials import Outcome, _helps, _worsens, checked, health
 from spikegrad.surrogates._algebra import shifted
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2
@@ -88,8 +88,8 @@ BOUNDS = {
         ({"silent": 1.0}, {"silent": 1.0, "fires": False}),
     ],
     "saturated": [
-        ({"mean": 12.0, "std": 9.0}, {"mean": 12.0, "std": 8.99}),
-        ({"mean": -12.0, "std": 9.0}, {"mean": -12.0, "std": 9.0, "scale": 1.01}),
+        ({"mean": 28.0, "std": 21.0}, {"mean": 28.0, "std": 20.99}),
+        ({"mean": -28.0, "std": 21.0}, {"mean": -28.0, "std": 21.0, "scale": 1.01}),
         ({"always": 0.5}, {"always": 0.499}),
         ({"firing": 0.8}, {"firing": 0.799}),
         ({"at_rest": 0.51}, {"at_rest": 0.5}),
@@ -102,16 +102,16 @@ BOUNDS = {
         ({"slope": 0.99e-3, "rate": 0.01}, {"slope": 0.99e-3, "rate": 0.0099}),
     ],
     "explodes": [
-        ({"by_lag": (1.0, 0.5, 4.0)}, {"by_lag": (1.0, 0.5, 3.99)}),
+        ({"by_lag": (1.0, 0.5, 8.5)}, {"by_lag": (1.0, 0.5, 8.49)}),
         ({"by_lag": (1.0, np.inf)}, {"by_lag": (1.0, 0.0, 1.0)}),
-        ({"by_lag": (1.0, 8.0)}, {"by_lag": (9.0, 1.0)}),
-        ({"current_gradient": 8.0}, {"current_gradient": 7.99}),
+        ({"by_lag": (1.0, 17.0)}, {"by_lag": (18.0, 1.0)}),
+        ({"current_gradient": 17.0}, {"current_gradient": 16.99}),
         ({"current_gradient": 20.0, "gain": 20.0}, {"current_gradient": 19.9, "gain": 20.0}),
     ],
     "overshoots": [
-        ({"updates": {"weight": 2.0}}, {"updates": {"weight": 1.99}}),
+        ({"updates": {"weight": 5.0}}, {"updates": {"weight": 4.99}}),
         (
-            {"updates": {"weight": 2.0}},
+            {"updates": {"weight": 5.0}},
             {"updates": {"weight": 0.2, "bias": 9.0}, "weights": {"weight": 2.0, "bias": 1.0}},
         ),
     ],
@@ -134,7 +134,7 @@ def test_verdict_begins_at_its_bound(fault):
 
 def test_layer_has_one_fault():
     """The first that holds, because the others follow from it."""
-    faults = {"always": 0.9, "reached": 0.0, "by_lag": (1.0, 9.0)}
+    faults = {"always": 0.9, "reached": 0.0, "by_lag": (1.0, 18.0)}
     assert judged(**faults) == ["saturated"]
     assert judged(**faults | {"always": 0.0}) == ["out of reach"]
     assert judged(**faults | {"always": 0.0, "reached": 0.5}) == ["explodes"]
@@ -173,19 +173,47 @@ def test_update_overshoots_if_the_loss_rises():
 
 def test_update_overshoots_without_a_loss_if_it_is_as_large_as_all_weights():
     without = WHOLE._replace(loss=None, losses_after=(), cells=[LIF()] * 2)
-    layers = [dataclasses.replace(REPORT, updates={"weight": size}) for size in (2.0, 1.99, 200.0)]
+    layers = [dataclasses.replace(REPORT, updates={"weight": size}) for size in (5.0, 4.99, 200.0)]
     assert issues(layers[1:], without) == ()
     [found] = issues(layers[::2], without)
     assert (found.kind, found.index, found.fix.value) == ("overshoots", 1, 0.001)
 
 
 def test_learning_rate_is_a_third_of_the_best_that_was_tried():
-    """The parts of the update are 1, 0.3, 0.1, and so on."""
-    fast = dataclasses.replace(REPORT, updates={"weight": 50.0})
-    [found] = issues([fast], WHOLE._replace(losses_after=[9.0, 2.0, 0.8, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0]))
-    assert (found.fix.change, found.fix.value) == ("learning rate", 0.03)
+    """The parts of the update are 1, 0.3, 0.1, and so on. If only some layers are overshot, it becomes a tenth."""
+    fast, two = dataclasses.replace(REPORT, updates={"weight": 50.0}), WHOLE._replace(cells=[LIF()] * 2)
+    for losses, factor in (([9.0, 0.8, 0.9], 0.09), ([9.0, 2.0, 1.8, 1.1, 0.9], 0.003)):
+        [found] = issues([fast], WHOLE._replace(losses_after=losses))
+        assert (found.fix.change, found.fix.value) == ("learning rate", factor)
+        [found] = issues([fast, REPORT], two._replace(losses_after=losses))
+        assert (found.index, found.fix.value) == (0, 0.1)
     [found] = issues([fast], WHOLE._replace(losses_after=[9.0, 2.0, 1.8, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1]))
     assert found.fixes == ()
+
+
+def test_explosions_are_named_from_the_side_of_the_loss():
+    """The other issues come from the inputs on."""
+    growing, far = (dataclasses.replace(REPORT, **n) for n in ({"by_lag": (1.0, 18.0)}, {"mean": -50.0}))
+    found = issues([growing, far, growing, REPORT, growing, far], WHOLE._replace(cells=[LIF()] * 6))
+    assert [(v.kind, v.index) for v in found] == [
+        *(("explodes", 4), ("saturated", 1), ("explodes", 2), ("explodes", 0), ("saturated", 5)),
+    ]
+
+
+def test_readout_that_forgets_gets_a_longer_time_constant():
+    """No spike comes while the loss looks, or the readout passes nothing from one step to the next."""
+    late = WHOLE._replace(differ=[1.0, 0.0, 0.0], reads=[0.0, 0.0, 1.0], cells=[LIF(0.9), LeakyReadout(0.0)])
+    hidden = dataclasses.replace(REPORT, by_step=(1e-9, 1.0, 1.0))
+    readout = dataclasses.replace(REPORT, fires=False, by_step=(0.0, 0.0, 1.0))
+    for hidden_steps, changed, index in (
+        ((1e-9, 1.0, 1.0), {}, 0),
+        ((1e-9, 1.0, 1.0), {"by_lag": (1.0, 0.99e-3)}, 1),
+        ((1e-9, 1.0, 1.0), {"by_lag": (1.0, 1.01e-3)}, 0),
+        ((1.0, 1.0, 1.0), {"weight_gradients": {"weight": 0.0}}, 1),
+    ):
+        layers = [dataclasses.replace(hidden, by_step=hidden_steps), dataclasses.replace(readout, **changed)]
+        [found] = issues(layers, late)
+        assert (found.kind, found.index, found.fix.value) == ("vanishes", index, pytest.approx(0.607, rel=1e-3))
 
 
 def test_silent_layer_ends_the_list_of_verdicts():
@@ -249,15 +277,51 @@ def test_slope_is_fitted_to_the_potentials():
     for given, height in (
         ({"reached": 0.0}, 1),
         ({"reached": 0.0, "std": 0.3} | away, 1),
-        ({"by_lag": (1.0, 9.0), "scale": 4.0}, 0.25),
-        ({"by_lag": (1.0, 9.0), "std": 0.2}, 1),
+        ({"by_lag": (1.0, 18.0), "scale": 4.0}, 0.25),
+        ({"by_lag": (1.0, 18.0), "std": 0.2}, 1),
     ):
         x, slope = curve(proposed(**given)["surrogate"])
         assert x[slope.argmax()] == pytest.approx(0, abs=1e-3)
         assert slope.max() == pytest.approx(height, rel=1e-3)
         width = np.trapezoid(slope, x) / slope.max()
         assert width == pytest.approx(given.get("std", REPORT.std), rel=0.03)
-    assert "surrogate" not in proposed(by_lag=(1.0, 9.0), std=0.95)
+    assert "surrogate" not in proposed(by_lag=(1.0, 18.0), std=0.95)
+
+
+def test_step_without_a_slope_gets_one():
+    step = {"surrogate": None, "peak": 0.0, "half_width": np.nan, "area": 0.0, "slope": 0.0, "reached": 0.0}
+    x, slope = curve(proposed(**step)["surrogate"])
+    assert slope.max() == pytest.approx(1, rel=1e-3)
+    assert np.trapezoid(slope, x) == pytest.approx(REPORT.std, rel=0.03)
+
+
+def test_slope_grows_with_the_threshold_if_it_would_be_thin():
+    """The box of this slope has a width of 1."""
+    for free, is_thin in ((9.9, False), (10.1, True)):
+        [found] = issues([dataclasses.replace(REPORT, always=0.9, free=free)], WHOLE)
+        both = [fix for fix in found.fixes if fix.change == "threshold" and fix.others]
+        assert bool(both) is is_thin
+    [surrogate] = both[0].others
+    x, slope = curve(surrogate.value)
+    assert (both[0].value, surrogate.change) == (10.0, "surrogate")
+    assert slope.max() == pytest.approx(0.1, rel=1e-3)
+    assert np.trapezoid(slope, x) / slope.max() == pytest.approx(10.1, rel=0.03)
+
+
+def test_slope_becomes_no_narrower_with_small_weights():
+    grows = {"by_lag": (1.0, 18.0), "std": 0.2, "updates": {}}
+    for norm, is_narrowed in ((0.69, False), (0.72, True)):  # 0.1 for each of 50 neurons
+        assert ("surrogate" in proposed(**grows, weights={"weight": norm})) is is_narrowed
+
+
+def test_function_of_one_sign_loses_its_mean():
+    up = {"always": 0.9, "free": 10.0, "free_mean": 9.0, "current": 2.5, "channels": ()}
+    assert proposed(**up)["mean current"] == 0
+    assert "mean current" not in proposed(**up | {"offset": 0.3})
+    layer = full_layer(weight=jax.tree_util.Partial(lambda kernel, x: x @ kernel, jnp.ones((INPUTS, NEURONS))))
+    x = np.random.default_rng(0).random((3, INPUTS), np.float32)
+    changed = Fix(0, "mean current", 0.0, "").apply(Network([layer])).layers[0].weight
+    np.testing.assert_allclose(changed(x), 0, atol=1e-6)
 
 
 def test_slope_is_widened_to_near_potentials():
@@ -270,7 +334,7 @@ def test_slope_is_widened_to_near_potentials():
 
 
 def test_growth_is_undone_in_recurrence_and_reset():
-    grows = {"by_lag": (1.0, 9.0), "feedback": 0.1, "factor": 4.0}
+    grows = {"by_lag": (1.0, 18.0), "feedback": 0.1, "factor": 4.0}
     assert proposed(**grows)["recurrent weights"] == 0.25
     assert "recurrent weights" not in proposed(**grows | {"factor": 0.9})
     assert proposed(LIF(), **grows)["detach_reset"] is True
@@ -289,16 +353,16 @@ def test_threshold_changes_first_if_it_comes_nearer_to_1(scale, free, first):
 
 
 def test_remedies_of_inputs_are_for_the_first_layer():
-    shifted = WHOLE._replace(input_mean=5.1, input_std=0.5, channels=(1.0, 1.0, 31.0))
+    shifted = WHOLE._replace(input_means=(5.1, -4.9, -5.1), input_stds=(0.5, 0.5, 0.5), channels=(1.0, 1.0, 31.0))
     layer = dataclasses.replace(REPORT, always=0.9, free=5.0, channels=(1.0, 1.0, 1.0))
 
     def changes(whole, *layers):
         return {r.change: r.value for r in issues(layers, whole)[-1].fixes}
 
     found = changes(shifted, layer)
-    assert (found["input offset"], found["inputs"]) == (5.1, ((2, 0.032),))
+    assert (found["input offset"], found["inputs"]) == ((5.1, 0.0, -5.1), ((2, 0.032),))
     assert not {"input offset", "inputs"} & changes(shifted._replace(cells=[LIF()] * 2), REPORT, layer).keys()
-    usual = shifted._replace(input_mean=4.9, channels=(1.0, 1.0, 29.0))
+    usual = shifted._replace(input_means=(4.9,) * 3, channels=(1.0, 1.0, 29.0))
     assert not {"input offset", "inputs"} & changes(usual, layer).keys()
 
 
@@ -381,6 +445,7 @@ def test_inputs_are_changed_before_the_weights(dtype):
     wide = np.asarray(x, np.float64)
     for change, value, expected in (
         ("input offset", 3.0, wide - 3),
+        ("input offset", tuple(range(INPUTS)), wide - np.arange(INPUTS)),
         ("inputs", ((1, 0.5), (3, 0.25)), wide * np.array([1, 0.5, 1, 0.25, 1])),
     ):
         weight = Fix(0, change, value, "").apply(Network([layer])).layers[0].weight
@@ -546,6 +611,47 @@ class Fixed(Cell):
     def fire(self, u):
         s = Sigmoid(4.0)(u - self.threshold)
         return u - s, s
+
+
+def test_shared_fault_gets_one_fix_for_all_layers(monkeypatch):
+    """It follows the first of its kind. Both are tried, and the trials need both biases here."""
+    network = Network([Layer(np.ones((2, 2)), LIF()) for _ in range(3)])
+
+    def look(changed):
+        cured = sum(layer.bias is not None for layer in changed.layers) == 2
+        return Seen([REPORT] * 3, () if cured else start)
+
+    first, second = (Issue("fault", n, "", (Fix(n, "bias", n + 0.5, f"{n} it"),)) for n in (0, 2))
+    start = (first, second)
+    monkeypatch.setattr(_trials, "issues", lambda _, whole: whole)
+    found = checked(network, look, Seen([REPORT] * 3, start))
+    [fix] = found[0].fixes
+    assert str(fix) == "in layer 1, 0 it; in layer 3, 2 it"
+    assert found[1].fixes == ()
+    assert [layer.bias for layer in fix.apply(network).layers] == [0.5, None, 2.5]
+
+
+def test_fix_that_harms_any_layer_is_rejected():
+    def worsens(was, becomes, *faults):
+        layers = [[REPORT, dataclasses.replace(REPORT, **numbers), REPORT] for numbers in (was, becomes)]
+        new = tuple(Issue(fault, 2, "") for fault in faults)
+        return _worsens(Seen(layers[0], WHOLE), (Issue("saturated", 0, ""),), Seen(layers[1], WHOLE), new)
+
+    assert worsens({}, {"finite": False})
+    assert not worsens({"finite": False}, {"finite": False})
+    assert worsens({"by_lag": (1.0, 10.0)}, {"by_lag": (1.0, 30.1)})
+    assert not worsens({"by_lag": (1.0, 10.0)}, {"by_lag": (1.0, 29.9)})
+    assert not worsens({}, {"by_lag": (1.0, 16.9)})
+    assert worsens({}, {}, "silent")
+    assert not worsens({}, {}, "overshoots")
+    assert not worsens({"silent": 1.0}, {}, "silent")  # no spike reached the layer above
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_inputs_print_no_warning():
+    for value in (np.nan, np.inf):
+        spoilt = np.where(np.arange(INPUTS) == 2, np.float32(value), inputs())
+        assert [v.kind for v in diagnose(network(LIF()), spoilt, LOSS).issues] == ["not finite"]
 
 
 def test_constant_of_a_custom_cell_gets_no_fix():
@@ -744,8 +850,8 @@ def test_data_has_every_field():
             "index": 1,
             "description": "finding",
             "fixes": [
-                {"index": 1, "change": "bias", "value": 2.5, "text": "add it"},
-                {"index": 1, "change": "surrogate", "value": "Arctan(alpha=2.0)", "text": ""},
+                {"index": 1, "change": "bias", "value": 2.5, "text": "add it", "others": []},
+                {"index": 1, "change": "surrogate", "value": "Arctan(alpha=2.0)", "text": "", "others": []},
             ],
         }
     ]

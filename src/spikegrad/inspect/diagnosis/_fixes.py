@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from ...neurons import parameters_of, with_parameters
 
 @dataclasses.dataclass(frozen=True)
 class Fix:
-    """A change of one layer against a fault. ``str`` returns its text."""
+    """A change of one layer, or of several together, against a fault. ``str`` returns its text."""
 
     index: int
     """Index into ``network.layers``."""
@@ -27,11 +28,14 @@ class Fix:
     ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"`` and to each ``"weight offset"``.
     ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``, ``"detach_reset"`` and ``"mode"`` become it.
     ``"input channels"`` multiplies the weights of some channels, and ``"inputs"`` the inputs themselves: ``value``
-    holds pairs of a channel and its factor. ``"input offset"`` is subtracted from the inputs."""
+    holds pairs of a channel and its factor. ``"input offset"`` has a number for each channel, which is subtracted.
+    ``"mean current"`` becomes 0 in each step."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
     """The instruction, with its number."""
+    others: tuple[Fix, ...] = ()
+    """The changes of other layers that belong to this change."""
 
     def __str__(self) -> str:
         return self.text
@@ -47,7 +51,8 @@ class Fix:
         if self.change not in CHANGES:
             raise ValueError(f"Fix: a network has no {self.change}: {self.text}")
         layers = list(network.layers)
-        layers[self.index] = CHANGES[self.change](layers[self.index], self.value)
+        for one in (self, *self.others):
+            layers[one.index] = CHANGES[one.change](layers[one.index], one.value)
         return dataclasses.replace(network, layers=layers)
 
 
@@ -117,14 +122,24 @@ def _change_inputs(layer: Layer, **changed: Any) -> Layer:
 class _OfInputs:
     """A weight of inputs that are shifted and scaled first, by constants."""
 
-    offset: float = 0.0
+    offset: float | tuple[float, ...] = 0.0
     factors: tuple[tuple[int, float], ...] = ()
 
     def __call__(self, weight: Any, x: jax.Array) -> jax.Array:
-        x = x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32) - self.offset
+        x = x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
+        offset, axes = jnp.asarray(self.offset, x.dtype), 0
+        while math.prod(x.shape[x.ndim - axes :]) < offset.size:  # the channels are the last axes, flattened
+            axes += 1
+        x = x - jnp.broadcast_to(offset.reshape(x.shape[x.ndim - axes :]), x.shape)
         for channel, factor in self.factors:
             x = x.at[..., channel].multiply(factor)
         return _product(weight, x, "weight")
+
+
+def _centered(weight: Any, x: jax.Array) -> jax.Array:
+    """Weights whose mean over the neurons is 0, ``(..., neurons)``, for a function."""
+    current = _product(weight, x, "weight")
+    return current - current.mean(-1, keepdims=True)
 
 
 _MULTIPLYING: dict[str, Callable[[Layer, Any], Layer]] = {
@@ -139,6 +154,7 @@ CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "weight offset": _add_to_matrix,
     "input channels": _multiply_rows,
     "inputs": lambda layer, pairs: _change_inputs(layer, factors=pairs),
+    "mean current": lambda layer, _: dataclasses.replace(layer, weight=jax.tree_util.Partial(_centered, layer.weight)),
     "input offset": lambda layer, offset: _change_inputs(layer, offset=offset),
 }
 CHANGES |= {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,23 +24,24 @@ from ._recorder import PARTS
 SILENT, FAINT = 0.95, 0.02
 """A layer is silent if none of its neurons fires. It is also silent if this share of them never fires and the mean
 slope, over its peak, is below the second bound: sparse networks learn while a few neurons fire."""
-FAR, ALWAYS, BUSY, AT_REST = 15.0, 0.5, 0.8, 0.5
+FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.5
 """Bounds of a saturated layer: distance of the potentials in thresholds, share of the neurons that always fire, share
 of the steps with a spike, and share of the neurons that fire at rest."""
 REACHED, NARROW, SPARSE = 0.02, 1e-3, 0.01
 """A slope is out of reach if it reaches a smaller share of the potentials. It also is if its mean over its peak is
 below the second bound, although neurons fire at the third: then it is too narrow, however long its tails are."""
-GROWTH = 8.0
+GROWTH = 17.0
 """The gradient explodes if it grows by so much within a layer: back over steps, or from outputs to currents
 unless the neurons' memory adds up as much. In networks that learn it hardly grows."""
 ARRIVES = 1e-3
 """It vanishes if so little of it arrives at the steps in which the examples differ."""
-UPDATE, GOOD_UPDATE, LEAST_UPDATE = 1.0, 0.1, 1e-5
-"""A first update overshoots if it is as large as the weights of a layer and raises the loss. Without a loss, it
-overshoots if it is as large as the weights of each layer: weights that begin small change by more than their size.
+UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-5
+"""A first update overshoots if it is so many times the weights of a layer and raises the loss. Without a loss, it
+overshoots if it is as large in each layer: weights that begin small change by more than their size.
 In networks that learn, Adam's first update is about a tenth. It stalls if weights need 100,000 such updates."""
-SAFE = 0.3
-"""The part of the best first update that later updates bear."""
+SAFE, LOWERED = 0.3, 0.1
+"""The part of the best first update that later updates bear. The learning rate becomes at most so much smaller, if
+only some layers are overshot: the others must still learn."""
 COARSE = 0.25
 """Error of the slopes from which on 8 bits are too few."""
 
@@ -79,7 +81,10 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
             found.append(_silent(case))
             break
         found += [_saturated(case) or _out_of_reach(case) or _explodes(case), _too_few_bits(case)]
-    else:
+    # A gradient comes from the loss. Layers that it reaches later cannot learn from one that has exploded.
+    growing = [issue for issue in found if issue and issue.kind == "explodes"]
+    found = [growing.pop() if issue and issue.kind == "explodes" else issue for issue in found]
+    if not any(is_silent(layer) for layer in layers):
         found.append(_overshoots(cases) or _stalls(cases))
     if not any(found):
         found.append(_not_finite(cases) or _vanishes(cases) or _cut_off(cases))
@@ -135,7 +140,7 @@ def _out_of_reach(case: Case) -> Issue | None:
 
 def _explodes(case: Case) -> Issue | None:
     layer = case.layer
-    over_steps, through = _growth(layer), _growth_through(layer)
+    over_steps, through = growth(layer), growth_through(layer)
     found = []
     if over_steps >= GROWTH:
         found.append(f"{over_steps:.2g} times from the last step back")
@@ -167,14 +172,16 @@ def _overshoots(cases: Sequence[Case]) -> Issue | None:
     loss, after = case.network.loss, np.array(case.network.losses_after)
     if not sizes or not math.isfinite(largest):
         return None
+    all_large = min(sizes) >= UPDATE
     if loss is None or not len(after):
-        overshot, factor = min(sizes) >= UPDATE, GOOD_UPDATE / largest if largest else 1.0
+        overshot, factor = all_large, GOOD_UPDATE / largest if largest else 1.0
     else:
         after = np.where(np.isfinite(after), after, np.inf)
         overshot = math.isfinite(loss) and after[0] > loss and largest >= UPDATE
-        factor = SAFE * PARTS[int(np.argmin(after))] if after.min() < loss else 1.0
-    description = f"is overshot: the first update is {largest:.3g} times its weights"
-    return _issue(case, "overshoots", description, _learning_rate(case, factor)) if overshot else None
+        factor = SAFE * PARTS[int(np.argmin(after))] if all_large else LOWERED
+        factor = factor if after.min() < loss else 1.0
+    finding = f"is overshot: the first update is {largest:.3g} times its weights"
+    return _issue(case, "overshoots", finding, _learning_rate(case, factor)) if overshot else None
 
 
 def _learning_rate(case: Case, factor: float) -> list[Fix]:
@@ -202,17 +209,20 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
     gradient, differ, reads = (np.array(of_steps) for of_steps in (layer.by_step, network.differ, network.reads))
     if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (gradient, differ, reads)):
         return None
-    arrives = float((gradient / gradient.max()) @ (differ / differ.sum()))
+    last = cases[-1]
+    idle = last.layer.weight_gradients.get("weight") == 0  # nothing enters it in the steps that the loss sees
+    arrives = 0.0 if idle else float((gradient / gradient.max()) @ (differ / differ.sum()))
     leaky = [(float(jnp.mean(case.cell.decay)), case) for case in cases if hasattr(case.cell, "decay")]
     if arrives >= ARRIVES or not leaky:
         return None
     time = np.arange(len(differ))
     lag = float(time @ reads / reads.sum() - time @ differ / differ.sum())
-    decay, case = max(leaky, key=lambda pair: (pair[0], pair[1].index))
+    blind = idle or any(after < ARRIVES * now for now, after in pairwise(last.layer.by_lag[:2]))
+    decay, case = max(leaky, key=lambda pair: (blind and pair[1] is last, pair[0], pair[1].index))
     better = rounded(math.exp(-1 / max(lag, 1.0)), 3)
     description = (
         f"forgets: the inputs differ {lag:.0f} steps before the loss looks at the outputs, where {arrives:.1e} of the "
-        f"gradient arrives, and no layer keeps more than its {decay:.2g} per step"
+        f"gradient arrives, and {'it keeps' if blind else 'no layer keeps more than its'} {decay:.2g} per step"
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
     return _issue(case, "vanishes", description, [case.fix("decay", better, text)])
@@ -239,7 +249,7 @@ def _cut_off(cases: Sequence[Case]) -> Issue | None:
 # --- numbers and words ------------------------------------------------------------------------------------------------
 
 
-def _growth(layer: LayerReport) -> float:
+def growth(layer: LayerReport) -> float:
     """By how much the gradient grows at most, from any lag to a longer one. What is not finite has grown."""
     sizes = np.array([size for size in layer.by_lag if size != 0])
     sizes = np.where(np.isfinite(sizes), sizes, np.inf)
@@ -248,7 +258,7 @@ def _growth(layer: LayerReport) -> float:
     return float(np.max(sizes / np.minimum.accumulate(sizes)))
 
 
-def _growth_through(layer: LayerReport) -> float:
+def growth_through(layer: LayerReport) -> float:
     """How much larger the gradient is in the currents than in the outputs."""
     inner, outer = layer.current_gradient, layer.output_gradient
     return inner / outer if layer.fires and inner and outer and math.isfinite(outer) else 1.0

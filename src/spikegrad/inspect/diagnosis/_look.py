@@ -21,8 +21,7 @@ from ...network._layer import matrix_of
 from ...network._network import is_pure_network
 from ...network._widths import surrogate_of
 from ...neurons import Cell, says_how_to_encode
-from ...surrogates._measures import measure
-from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix
+from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope
 from ._recorder import record
 
 
@@ -37,8 +36,10 @@ class NetworkReport(NamedTuple):
     """Norm of the differences between the inputs of the examples, in each step."""
     inputs: float = 1.0
     """The largest size of an input."""
-    input_mean: float = 0.0
-    input_std: float = 1.0
+    input_means: Sequence[float] = ()
+    """Mean of each channel of the inputs, over steps and examples."""
+    input_stds: Sequence[float] = ()
+    """Its standard deviation."""
     channels: tuple[float, ...] = ()
     """Root mean square of each channel of the inputs."""
     loss: float | None = None
@@ -68,6 +69,7 @@ class Look:
         flat = np.asarray(inputs, np.float32).reshape(*self.active.shape, -1)
         self.flat = flat * self.active[:, :, None]
 
+    @np.errstate(invalid="ignore")  # of NaN or infinite numbers, which have issues
     def __call__(self, network: Network) -> Seen:
         found = jax.device_get(self._run(network))
         if not self.batched:
@@ -85,9 +87,10 @@ class Look:
         )
         return Seen(reports, of_network)
 
-    def _of_inputs(self) -> tuple[float, float, float, tuple[float, ...]]:
+    def _of_inputs(self) -> tuple[float, list[float], list[float], tuple[float, ...]]:
         x = np.asarray(self.flat[self.active], np.float64)
-        return float(abs(x).max(initial=0)), float(x.mean()), float(x.std()), tuple(np.sqrt((x**2).mean(0)).tolist())
+        of_channels = x.mean(0).tolist(), x.std(0).tolist(), tuple(np.sqrt((x**2).mean(0)).tolist())
+        return float(abs(x).max(initial=0)), *of_channels
 
     def _report(self, layer: Any, n: int, found: dict) -> LayerReport:
         made_by, rest, spikes = surrogate_of(layer.cell), found["at_rest"][n], found["spikes"][n]
@@ -150,8 +153,7 @@ def report(
     """The report of one layer. ``others`` are the fields that do not follow from the recorded arrays."""
     slope: dict[str, Any] = {}
     if surrogate is not None:
-        found = measure(surrogate)
-        slope = {"half_width": found.half_width, "peak": found.peak, "at": found.at, "area": found.area}
+        slope = of_slope(surrogate)
         slope["surrogate"] = None if isinstance(surrogate, _Called) else surrogate
     of_steps = numbers(seen, active, fires, slope.get("peak"))
     return LayerReport(name=name, cell=cell, **slope, **others, **of_steps)

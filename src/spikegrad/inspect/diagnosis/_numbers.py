@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ..._surrogate import Surrogate
+from ...surrogates._measures import measure
 
 SMALL = 1e-6
 """A slope below this part of its peak passes nothing: its gradient is lost beside that of others in float32."""
@@ -226,6 +227,12 @@ def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str
         "channels": tuple(np.sqrt(power * np.mean(matrix**2, 1)).tolist()),
         "offset": float(matrix.mean()),
     }
+
+
+def of_slope(surrogate: Surrogate) -> dict[str, Any]:
+    """The numbers of a slope."""
+    found = measure(surrogate)
+    return {"half_width": found.half_width, "peak": found.peak, "at": found.at, "area": found.area}
 
 
 def norm(x: Any) -> float:

@@ -12,18 +12,25 @@ import numpy as np
 from ...neurons import parameters_of
 from ...surrogates._algebra import shifted
 from ...surrogates._measures import rescaled
+from ...surrogates.logistic import Sigmoid
 from ._fixes import Fix
 from ._look import NetworkReport
-from ._numbers import LayerReport
+from ._numbers import LayerReport, of_slope
 
 _WIDENED = 5
 """A slope is widened by this factor at most."""
+_THIN = 0.1
+"""A slope becomes wider with the threshold if it is narrower than this part of the potentials."""
+_SMALL = 0.1
+"""A slope becomes no narrower if the norm of a neuron's weights is smaller: an update would leave it at once."""
 _ONE_SIGN = 0.8
 """Currents have one sign if the mean of the potential is this part of its root mean square."""
 _OUTLIER = 30.0
 """An input channel is an outlier if its currents are this many times as large as the median."""
 _SHIFTED = 10.0
-"""Inputs are far from 0 if their mean is larger than their standard deviation by this factor."""
+"""An input channel is far from 0 if its mean is larger than its standard deviation by this factor."""
+STEP = Sigmoid(4.0)
+"""What replaces a step without a slope."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +70,31 @@ def against_activity(case: Case) -> Iterator[Fix]:
 
 def against_growth(case: Case) -> Iterator[Fix]:
     """Against a gradient that grows within the layer."""
-    layer, box = case.layer, _box(case.layer)
-    if box is not None and (abs(layer.peak or 0) > _highest(layer) or box > 1.1 * layer.std):
-        yield from fit_slope(case, "make its slope lower, and as wide as the potentials vary")
+    layer = case.layer
+    yield from _lower_slopes(case)
     if layer.feedback and (layer.factor or 0) > 1:
         factor = rounded(1 / (layer.factor or 1))
         yield case.fix("recurrent weights", factor, f"scale its recurrent weights by {factor:g}")
     yield from _recurrence(case)
+    yield from _adaptation(case)
     if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
         yield case.fix("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
     yield from to_scale(case)
+
+
+def _lower_slopes(case: Case) -> Iterator[Fix]:
+    """Lower the steep slopes of all layers, because each passes on what the others have let grow."""
+    found: list[Fix] = []
+    for n, layer in enumerate(case.layers):
+        box = _box(layer)
+        wide = n == case.index and (box or 0) > 1.1 * layer.std and _size(layer) > _SMALL
+        if layer.fires and box is not None and (abs(layer.peak or 0) > _highest(layer) or wide):
+            own = dataclasses.replace(case, index=n)
+            found += fit_slope(own, "make its slope lower, and as wide as the potentials vary")
+    if len(found) > 1:
+        yield joined(found, "; ".join(f"in layer {one.index + 1}, {one}" for one in found))
+    else:
+        yield from found
 
 
 def _sign(case: Case) -> Iterator[Fix]:
@@ -120,9 +142,11 @@ def _inputs(case: Case) -> Iterator[Fix]:
     if case.index:
         return
     network = case.network
-    if abs(network.input_mean) > _SHIFTED * network.input_std:
-        offset = rounded(network.input_mean)
-        yield case.fix("input offset", offset, f"subtract {offset:g}, the mean, from its inputs")
+    means, deviations = np.array(network.input_means), np.array(network.input_stds)
+    if (far := abs(means) > _SHIFTED * deviations).any():
+        offsets = tuple(np.where(far, means, 0.0).tolist())
+        text = f"subtract the mean of each channel, up to {abs(means).max():.3g}, from its inputs"
+        yield case.fix("input offset", offsets, text)
     if case.layer.channels and (pairs := _outliers(network.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.fix("inputs", pairs, text)
@@ -150,6 +174,8 @@ def _named(pairs: Sequence[tuple[int, float]]) -> str:
 
 def _offset(case: Case) -> Iterator[Fix]:
     layer, offset = case.layer, rounded(-(case.layer.offset or 0.0))
+    if layer.current and layer.offset is None and _of_one_sign(layer):  # a function
+        yield case.fix("mean current", 0.0, "subtract from its currents in each step their mean over the neurons")
     if offset and _of_one_sign(layer):
         yield case.fix("weight offset", offset, f"add {offset:g} to each of its weights to make their mean 0")
 
@@ -183,12 +209,22 @@ def to_scale(case: Case) -> Iterator[Fix]:
         verb, to = "lower" if factor < 1 else "raise", layer.scale * factor
         text = f"{verb} its threshold to {to:.3g}, by a factor of {factor:g}"
         found.append(case.fix("threshold", factor, text))
-    size = layer.weights.get("weight", 0.0) / math.sqrt(layer.neurons)
+        scaled = dataclasses.replace(layer, scale=layer.scale * factor, std=layer.free)
+        if factor > 1 and not _of_one_sign(layer) and (_box(layer) or math.inf) < _THIN * layer.free:
+            slopes = fit_slope(case, "fit its slope to this threshold", scaled)
+            found += [joined([found[-1], slope], f"{text}, and {slope.text}") for slope in slopes]
+    size = _size(layer)
     if layer.channels and size:
         keep_weights = abs(math.log(size * gain)) > abs(math.log(size))
     else:
         keep_weights = abs(math.log(layer.free)) < abs(math.log(layer.scale))
-    yield from reversed(found) if keep_weights else found
+    yield from [*found[1:], found[0]] if keep_weights else found
+
+
+def joined(parts: Sequence[Fix], text: str) -> Fix:
+    """Several changes as one fix."""
+    first, *others = (one for part in parts for one in (dataclasses.replace(part, others=()), *part.others))
+    return dataclasses.replace(first, text=text, others=tuple(others))
 
 
 def _reaching(case: Case) -> Iterator[Fix]:
@@ -200,14 +236,17 @@ def _reaching(case: Case) -> Iterator[Fix]:
         yield case.fix("surrogate", rescaled(surrogate, half_width=width), text)
 
 
-def fit_slope(case: Case, words: str) -> Iterator[Fix]:
+def fit_slope(case: Case, words: str, layer: LayerReport | None = None) -> Iterator[Fix]:
     """Fit a slope to the potentials: centered at the threshold, of limited height, as wide as the potentials vary.
 
     Area over height becomes one standard deviation. This ratio compares a box and a curve with heavy tails. The box of
     Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
     dynamics", IJCAI, has twice this width. Recurrent networks did not learn with it here.
     """
-    layer, surrogate, box = case.layer, case.layer.surrogate, _box(case.layer)
+    layer = layer or case.layer
+    if layer.peak == 0:
+        layer = dataclasses.replace(layer, surrogate=STEP, **of_slope(STEP))
+    surrogate, box = layer.surrogate, _box(layer)
     if surrogate is None or box is None or not layer.half_width or not layer.std:
         return
     width = rounded(layer.std * (layer.half_width / box if math.isfinite(box) else 0.5))
@@ -224,6 +263,11 @@ def _box(layer: LayerReport) -> float | None:
     if not layer.peak or layer.area is None:
         return None
     return math.inf if math.isnan(layer.area) else abs(layer.area / layer.peak)
+
+
+def _size(layer: LayerReport) -> float:
+    """The norm of a neuron's weights."""
+    return layer.weights.get("weight", 0.0) / math.sqrt(layer.neurons)
 
 
 def _highest(layer: LayerReport) -> float:

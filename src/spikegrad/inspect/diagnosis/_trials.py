@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ...network import Network
 from ._fixes import CHANGES, Fix
-from ._issues import Issue, issues
+from ._issues import GROWTH, Issue, growth, growth_through, is_silent, issues
 from ._look import Look, Seen
 from ._numbers import LayerReport
+from ._proposals import joined
 
 BETTER, NEARLY = 1.5, 0.1
 """A fix that does not end a fault helps if the health of the layer grows by this factor. Fixes come last if they
@@ -19,11 +20,21 @@ ENOUGH = 0.1
 """A mean slope that passes gradients. A tiny threshold brings all potentials to the peak, and is no better for that."""
 
 
+OF_LAYERS = "silent", "saturated", "out of reach", "explodes"
+"""Faults of a layer by itself."""
+BACKWARD = "surrogate", "detach_reset"
+"""Changes without an effect on the spikes, and so on the same fault of other layers. Only all together end it."""
+SCALES = ("feedforward weights",), ("weights",), ("threshold",)
+"""Changes of a scale, which depends on the layer below: they are tried in one layer after the other."""
+MUCH = 3.0
+"""A fix is rejected if the gradient explodes in any layer and grows by so many times what it grew."""
+
+
 class Outcome(NamedTuple):
     """The state of a network, seen from one of its layers."""
 
     faulty: bool
-    """If True, the layer still has a fault, or a layer below has one."""
+    """If True, the layer still has a fault, or a layer that must be healthy before it has one."""
     faults: int
     health: float
 
@@ -33,15 +44,17 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
     found, result = issues(*seen), []
     for issue in found:
         offered = [other for earlier in result for other in earlier.fixes]
-        fixes = _ordered(network, look, _outcome(seen, found, issue.index), issue)
-        new = (fix for fix in fixes if all(dataclasses.replace(other, text=fix.text) != fix for other in offered))
+        fixes = _ordered(network, look, seen, found, issue)
+        new = (r for r in fixes if all(dataclasses.replace(other, text=r.text) != r for other in offered))
         result.append(dataclasses.replace(issue, fixes=tuple(new)))
     return tuple(result)
 
 
-def _ordered(network: Network, look: Look, before: Outcome, issue: Issue) -> list[Fix]:
-    """The fixes that help, the best first; those that end the issue alone, if there are any."""
-    tried = [(fix, _outcome_with(fix, network, look, issue.index)) for fix in issue.fixes]
+def _ordered(network: Network, look: Look, seen: Seen, found: Sequence[Issue], issue: Issue) -> list[Fix]:
+    """The fixes that help, the best first; those that end the fault alone, if there are any."""
+    before = _outcome(seen, found, issue)
+    proposed = _proposed(issue, found)
+    tried = [(fix, _outcome_with(fix, network, look, seen, found, issue)) for fix in proposed]
     helpful = [(fix, after) for fix, after in tried if after is not None and _helps(before, after)]
     ending = [(fix, after) for fix, after in helpful if not after.faulty] or helpful
     best = max((after.health for _, after in ending), default=0.0)
@@ -49,7 +62,25 @@ def _ordered(network: Network, look: Look, before: Outcome, issue: Issue) -> lis
     return [fix for fix, _ in ending]
 
 
-def _outcome_with(fix: Fix, network: Network, look: Look, index: int) -> Outcome | None:
+def _proposed(issue: Issue, found: Sequence[Issue]) -> Iterator[Fix]:
+    """The fixes of a issue. The first of its kind is followed by those of all layers with this kind, as one."""
+    for fix in issue.fixes:
+        firsts = [next((r for r in other.fixes if _kind(r) == _kind(fix)), None) for other in found]
+        shared = [first for first in firsts if first is not None]
+        several = len({one.index for one in shared}) > 1 and fix.change in CHANGES and _kind(fix) not in SCALES
+        if not several or fix.change not in BACKWARD:
+            yield fix
+        if several and shared[0] is fix:
+            yield joined(shared, "; ".join(f"in layer {one.index + 1}, {one}" for one in shared))
+
+
+def _kind(fix: Fix) -> tuple[str, ...]:
+    return fix.change, *(other.change for other in fix.others)
+
+
+def _outcome_with(
+    fix: Fix, network: Network, look: Look, seen: Seen, found: Sequence[Issue], issue: Issue
+) -> Outcome | None:
     if fix.change not in CHANGES:  # a learning rate or a mode
         return Outcome(faulty=False, faults=0, health=1.0)
     try:
@@ -57,15 +88,36 @@ def _outcome_with(fix: Fix, network: Network, look: Look, index: int) -> Outcome
     except (TypeError, ValueError):  # a custom cell may have a constant of this name, or a narrower domain
         return None
     after = look(changed)
-    return _outcome(after, issues(*after), index)
+    found_after = issues(*after)
+    if _worsens(seen, found, after, found_after):
+        return None
+    return _outcome(after, found_after, issue)
+
+
+def _worsens(seen: Seen, found: Sequence[Issue], after: Seen, found_after: Sequence[Issue]) -> bool:
+    """If True, a layer that was healthy has a fault, or any layer's numbers or gradients are out of bounds."""
+    for old, new in zip(seen.layers, after.layers, strict=True):
+        if (old.finite and not new.finite) or _grows(new) > max(GROWTH, MUCH * _grows(old)):
+            return True
+    silent = [n for n, layer in enumerate(seen.layers) if is_silent(layer)]
+    judged = min(silent, default=len(seen.layers))  # no spike reached the layers above
+    new = {v.index for v in found_after if v.kind in OF_LAYERS} - {v.index for v in found}
+    return any(n < judged for n in new)
+
+
+def _grows(layer: LayerReport) -> float:
+    return max(growth(layer), growth_through(layer) / max(layer.gain or 0.0, 1.0))
 
 
 def _helps(before: Outcome, after: Outcome) -> bool:
     return not after.faulty or (after.health > BETTER * before.health and after.faults <= before.faults)
 
 
-def _outcome(seen: Seen, found: Sequence[Issue], index: int) -> Outcome:
-    return Outcome(any(v.index <= index for v in found), len(found), health(seen.layers[index]))
+def _outcome(seen: Seen, found: Sequence[Issue], issue: Issue) -> Outcome:
+    """Growth needs healthy layers above, from which the gradient comes. Activity needs healthy layers below."""
+    side = -1 if issue.kind == "explodes" else 1
+    faulty = any(side * other.index <= side * issue.index for other in found)
+    return Outcome(faulty, len(found), health(seen.layers[issue.index]))
 
 
 def health(layer: LayerReport) -> float:
