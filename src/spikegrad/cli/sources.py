@@ -118,14 +118,14 @@ def _packaged(name: str) -> Read:
     return lambda path, steps, seed: (datasets.load_packaged(name), datasets.load_packaged(name, "test"))
 
 
-def _generated(make: Callable[..., tuple[Sequences, Sequences | None]]) -> Read:
+def _generated(name: str, make: Callable[..., tuple[Sequences, Sequences | None]]) -> Read:
     """``make(steps=steps, seed=seed)``, with the errors of a parameter as those of data."""
 
     def read(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
         try:
             return make(steps=steps, seed=seed)
         except ValueError as error:
-            raise DataError(f"{path}, {steps} steps: {error}") from None
+            raise DataError(f"{name}, {steps} steps: {error}") from None
 
     return read
 
@@ -174,14 +174,19 @@ FORMS = (
     Form(
         "randman",
         "spikes on random manifolds, made with the seed",
-        _generated(lambda **options: (datasets.randman(**options), None)),
+        _generated("randman", lambda **options: (datasets.randman(**options), None)),
         test_from="a tenth of each class, drawn with seed {}",
         split=lambda source, seed: datasets.train_test_split(source, 0.1, seed),
         steps=100,
     ),
-    Form("yin_yang", "5,000 points as spike times, 3 classes", _generated(_yin_yang), steps=60),
-    Form("binary_adding", "counts of marked bits, made with the seed", _generated(_binary_adding), steps=100),
-    Form("cue_accumulation", "sides of 7 cues, made with the seed", _generated(_cue_accumulation)),
+    Form("yin_yang", "5,000 points as spike times, 3 classes", _generated("yin_yang", _yin_yang), steps=60),
+    Form(
+        "binary_adding",
+        "counts of marked bits, made with the seed",
+        _generated("binary_adding", _binary_adding),
+        steps=100,
+    ),
+    Form("cue_accumulation", "sides of 7 cues, made with the seed", _generated("cue_accumulation", _cue_accumulation)),
     *OWN,
 )
 
