@@ -20,26 +20,25 @@ _MISSING = object()
 def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P], jax.Array]:
     """The function form of a surrogate class: ``f(x, ...)`` is ``cls(...)(x)``.
 
-        Parameters
-        ----------
-        cls : type
-            A subclass of :class:`Surrogate`.
+    Parameters
+    ----------
+    cls : type
+        A subclass of :class:`Surrogate`.
 
-        Returns
-        -------
-        callable
-            Takes ``x`` and then the parameters of ``cls``, with its defaults, by position or keyword.
+    Returns
+    -------
+    callable
+        Takes ``x`` and then the parameters of ``cls``, with its defaults, by position or keyword.
 
-        Examples
-        --------
-        >>> import inspect
-    from types import ModuleType
-        >>> from spikegrad import Sigmoid, functional
-        >>> sigmoid = functional(Sigmoid)
-        >>> float(sigmoid(0.3, alpha=2.0))
-        1.0
-        >>> list(inspect.signature(sigmoid).parameters)
-        ['x', 'alpha']
+    Examples
+    --------
+    >>> import inspect
+    >>> from spikegrad import Sigmoid, functional
+    >>> sigmoid = functional(Sigmoid)
+    >>> float(sigmoid(0.3, alpha=2.0))
+    1.0
+    >>> list(inspect.signature(sigmoid).parameters)
+    ['x', 'alpha']
     """
 
     name = snake_case(cls.__name__)
