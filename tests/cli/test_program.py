@@ -18,7 +18,7 @@ PROGRAM = (
     "sys.exit(spikegrad_command.main())"
 )
 QUICK = ["train", "--data", "digits", "--hidden", "16", "--steps", "2", "--no-baseline"]
-FILES = {"parameters.npz", "run.json", "figure.png"}
+FILES = {"parameters.npz", "run.json", "figure.png", "metrics.jsonl"}
 
 
 def program(*args):
@@ -39,7 +39,7 @@ def test_no_signal_is_swallowed_in_the_first_seconds(tmp_path, number):
         assert process.returncode in (-number, 128 + number), err
         assert b"Traceback" not in err
         if process.returncode > 0:
-            assert {path.name for path in folder.iterdir()} == FILES
+            assert {path.name for path in folder.iterdir()} == {*FILES, "checkpoints"}
             assert json.loads((folder / "run.json").read_text())["interrupted"]
     assert ended[0] == -number
 
