@@ -318,6 +318,10 @@ def test_log_filter_ends_with_one_line_about_a_failed_process():
     greeting = b"[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1\n"
     for first in (polled, barrier, line):
         assert list(_log_filter.filtered([greeting, *plain, first, *rest])) == [*plain, line]
+    notice = b"W1126 22:03:15.232439    7346 preemption_sync_manager.cc:147] Failed to retrieve preemption notice from "
+    notice = [notice + b"coordination service: UNAVAILABLE: Stream removed\n", b"Additional GRPC error information\n"]
+    assert list(_log_filter.filtered([*plain, *notice, polled, *rest])) == [*plain, line]
+    assert list(_log_filter.filtered([*notice, *plain])) == plain
     assert list(_log_filter.filtered(plain)) == plain
 
 

@@ -15,17 +15,25 @@ from collections.abc import Iterable, Iterator
 LOST = "spikegrad: error: another process was lost; this one ends too"
 
 _GREETING = re.compile(rb"\[Gloo\] Rank |connected peer ranks")
+_ENTRY = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")  # the first line of an entry in the log
+_NOTICED = re.compile(rb"[WE]\d{4} .* preemption_sync_manager.*Failed")  # the same, by another part of JAX
 # an error of the coordination service, which JAX logs before it aborts; or LOST, if Python notices the failure first
 _FAILURE = re.compile(rb"[EF]\d{4} .*coordination.?service|" + LOST.encode())
 
 
 def filtered(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines up to the first about a failed process, of which all others are a consequence."""
+    """The lines up to the first about a failed process, of which all others are a consequence.
+
+    Another part of JAX may notice it before. Its entries are dropped, with all of their lines.
+    """
+    is_dropped = False
     for line in lines:
         if _FAILURE.match(line):
             yield f"{LOST}\n".encode()
             return
-        if not _GREETING.search(line):
+        if _ENTRY.match(line):
+            is_dropped = bool(_NOTICED.match(line))
+        if not is_dropped and not _GREETING.search(line):
             yield line
 
 
