@@ -132,7 +132,8 @@ def _generated(name: str, make: Callable[..., tuple[Sequences, Sequences | None]
 
 def _yin_yang(steps: int, seed: int) -> tuple[Sequences, Sequences]:
     """The published points, whatever the seed."""
-    return tuple(datasets.yin_yang(n, steps=steps, last=steps // 2, seed=of) for n, of in ((5000, 42), (1000, 40)))
+    last = steps // 2
+    return datasets.yin_yang(steps=steps, last=last), datasets.yin_yang(1000, steps=steps, last=last, seed=40)
 
 
 def _binary_adding(steps: int, seed: int) -> tuple[Sequences, Sequences]:
