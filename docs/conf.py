@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -89,7 +90,7 @@ def public():
     for module in (spikegrad, data, diagnosis, exchange, losses, neurons, plot, surrogates, testing, training):
         for name in set(module.__all__) - (set() if module is spikegrad else set(spikegrad.__all__)):
             value = getattr(module, name)
-            if inspect.isclass(value) or inspect.isfunction(value):
+            if value is not Any and (inspect.isclass(value) or inspect.isfunction(value)):
                 yield f"{module.__name__}.{name}", value
 
 
