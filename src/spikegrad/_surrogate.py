@@ -149,8 +149,8 @@ class Surrogate(Struct):
         x : array_like
             Membrane potential minus threshold, any shape. Ints and bools become the default float.
         key : array of jax.random.key, optional
-            What a spike that is :func:`stochastic` is drawn with: one key, or an array of keys in the shape of leading
-            axes of ``x``, which draws for each entry as if alone. Other kinds of spike ignore it.
+            Draws :func:`spikegrad.stochastic` spikes: one key, or an array of keys in the shape of leading axes of
+            ``x``, which draws for each entry as if alone. Other spike types ignore it.
 
         Returns
         -------

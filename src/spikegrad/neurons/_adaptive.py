@@ -116,14 +116,14 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
 
-    and spikes, resets and adaptation as in :class:`AdaptiveLIF`. The state is the triple :math:`(v, a, i)`.
+    and spikes, resets and adaptation as in :class:`spikegrad.AdaptiveLIF`. The state is the triple :math:`(v, a, i)`.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`AdaptiveLIF`.
+        As in :class:`spikegrad.AdaptiveLIF`.
     adaptation, adaptation_decay : float or array, default 0.2 and 0.99
-        As in :class:`AdaptiveLIF`.
+        As in :class:`spikegrad.AdaptiveLIF`.
     synaptic_decay : float or array, default 0.8
         Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1, dimensionless. An array
         broadcasts to the state.
@@ -135,7 +135,7 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     References
     ----------
-    Bellec et al. 2018, as of :class:`AdaptiveLIF`; the synapse is that of :class:`SynapticLIF`.
+    Bellec et al. 2018, as of :class:`spikegrad.AdaptiveLIF`; the synapse is that of :class:`spikegrad.SynapticLIF`.
 
     Examples
     --------
@@ -209,7 +209,7 @@ class AdLIF(Spiking, pure=True):
     ------
     ValueError, TypeError
         For a parameter out of its domain, and for numbers that are not stable. Arrays of JAX, which are trained, are
-        not looked at: bound them by :func:`bounded`.
+        not looked at: bound them by :func:`spikegrad.bounded`.
 
     Notes
     -----

@@ -124,7 +124,7 @@ class Cell(Struct):
         raise NotImplementedError(f"{type(self).__name__} defines no decode")
 
     def linear_response(self) -> LinearResponse:
-        """How the potential follows the input without spikes, for :func:`fluctuation_driven` weights.
+        """How the potential follows the input without spikes, for :func:`spikegrad.fluctuation_driven` weights.
 
         Define it, together with :meth:`integrate`, if the cell is linear between spikes.
         """
@@ -141,7 +141,7 @@ class Cell(Struct):
             Input of this step. It is cast to the dtype of the state. It broadcasts to the state, unless
             the initial state for its shape has the shape of the state: a cell may sum over an axis of its inputs.
         key : array of jax.random.key, optional
-            The key of this step, for :func:`stochastic` spikes.
+            The key of this step, for :func:`spikegrad.stochastic` spikes.
 
         Returns
         -------

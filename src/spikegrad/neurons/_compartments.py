@@ -25,7 +25,7 @@ class TCLIF(Spiking, pure=True):
     ----------
     to_dendrite : float or array, default 0.5
         Coupling :math:`\beta_1` of the soma to the dendrite, from 0 to 1, dimensionless. The paper trains
-        :math:`c_1` with :math:`\beta_1 = \sigma(c_1)`: here :func:`bounded` does so.
+        :math:`c_1` with :math:`\beta_1 = \sigma(c_1)`: here :func:`spikegrad.bounded` does so.
     to_soma : float or array, default 0.5
         Coupling :math:`\beta_2 = \sigma(c_2)` of the dendrite to the soma, from 0 to 1, dimensionless.
     threshold : float or array, default 1.0

@@ -41,7 +41,7 @@ class RF(Spiking, pure=True):
     ------
     ValueError, TypeError
         For a parameter out of its domain, and for numbers of which the oscillation grows. Arrays of JAX, which are
-        trained, are not looked at: bound them by :func:`bounded`.
+        trained, are not looked at: bound them by :func:`spikegrad.bounded`.
 
     References
     ----------
@@ -124,7 +124,7 @@ class BRF(Spiking, pure=True):
     ------
     ValueError, TypeError
         For a parameter out of its domain. Arrays of JAX, which are trained, are not looked at: beyond :math:`1/\delta`
-        frequencies give NaN, so bound them by :func:`bounded`.
+        frequencies give NaN, so bound them by :func:`spikegrad.bounded`.
 
     References
     ----------
