@@ -253,9 +253,7 @@ class AdLIF(Spiking, pure=True):
         )
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, w = parts_of_state(self, v)
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
-        return cell.decay * v + (1 - cell.decay) * (current - w), w
+        return _driven(self, v, current)
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
         u, w = u
@@ -264,6 +262,13 @@ class AdLIF(Spiking, pure=True):
         return (u - cell.threshold * self._for_reset(s), cell.adaptation_decay * w + cell.a * u + cell.b * s), s
 
     encode, decode = Spiking.encode, Spiking.decode
+
+
+def _driven(cell: AdLIF | SymplecticAdLIF, v: State, current: jax.Array) -> State:
+    """The potential after its leak, driven by the current minus the adaptation, and the adaptation as it is."""
+    v, w = parts_of_state(cell, v)
+    cell = cell._broadcast_to(v.dtype, v.shape, "v")
+    return cell.decay * v + (1 - cell.decay) * (current - w), w
 
 
 class SymplecticAdLIF(Spiking, pure=True):
@@ -339,9 +344,7 @@ class SymplecticAdLIF(Spiking, pure=True):
         return (q * a >= -1) & (q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho))
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, w = parts_of_state(self, v)
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
-        return cell.decay * v + (1 - cell.decay) * (current - w), w
+        return _driven(self, v, current)
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
         u, w = u

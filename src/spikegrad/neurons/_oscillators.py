@@ -239,9 +239,6 @@ class HRF(BRF, pure=True):
         v = v + cell.dt * u
         return u + cell.dt * (current - 2 * b * u - square * v), v, q
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
-        return super().fire(u)
-
     encode, decode = Spiking.encode, Spiking.decode
 
 
