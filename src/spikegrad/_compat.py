@@ -1,4 +1,4 @@
-"""Differences between versions of JAX, and what of JAX is not public API: all of it stands here."""
+"""Differences between versions of JAX, and all uses of its private API."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir, partial_eval
+from jax.interpreters import partial_eval
 
 # --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded (on an Explicit mesh) -----
 
 
 def varying_axes(tree: Any) -> frozenset[str]:
-    """The axes of a mesh over which any of the arrays varies. Outside of ``jax.shard_map`` none does."""
+    """Return the mesh axes over which any of the arrays varies. Outside of ``jax.shard_map`` it is empty."""
 
     def leaf(x):
         kind: Any = jax.typeof(x)
-        kind = getattr(kind, "manual_axis_type", kind)  # JAX moved it, and what makes an array vary
+        kind = getattr(kind, "manual_axis_type", kind)  # JAX moved and renamed it
         return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
 
     return frozenset().union(*(leaf(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)))
 
 
 def vary(tree: Any, axes: frozenset[str]) -> Any:
-    """The arrays, as varying over these axes too."""
-    lax: Any = jax.lax  # which has had pvary, and later pcast
+    """Make the arrays vary over these axes too."""
+    lax: Any = jax.lax  # has pvary or, in later versions, pcast
 
     def leaf(x):
         more = tuple(axes - varying_axes(x)) if isinstance(x, jax.Array) else ()
@@ -40,16 +39,16 @@ def vary(tree: Any, axes: frozenset[str]) -> Any:
 
 
 def match_varying_axes(tree: Any, like: Any = None) -> Any:
-    """All arrays as varying over the same axes: those over which any of ``like`` varies, or any of the tree's own.
+    """Make all arrays vary over equal axes: the axes of ``like``, or of any array of the tree.
 
-    In ``jax.shard_map`` a loop may not change the type of what it carries. With weights that vary as the inputs do,
-    everything has one type; the derivative of the change adds up the gradients of all devices.
+    In ``jax.shard_map`` a loop must not change the type of its carry. If weights vary like the inputs, all arrays have
+    one type. The derivative of this conversion sums the gradients of all devices.
     """
     return vary(tree, varying_axes(tree if like is None else like))
 
 
 def explicit_sharding(x: Any) -> Any:
-    """The sharding in the type of an array, or of its shape alone, on an Explicit mesh; None elsewhere."""
+    """Return the sharding in the type of an array or shape on an Explicit mesh, None otherwise."""
     sharding = getattr(x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x), "sharding", None)
     mesh = getattr(sharding, "mesh", None)
     if mesh is None or getattr(mesh, "empty", True) or not getattr(mesh, "_any_axis_explicit", False):
@@ -58,13 +57,13 @@ def explicit_sharding(x: Any) -> Any:
 
 
 def of_mesh(mesh: Any) -> AbstractContextManager:
-    """The context in which functions are traced that compute on a mesh: an Explicit one is to be known beforehand."""
+    """Return a context for tracing on a mesh. JAX must know an Explicit mesh before it traces."""
     explicit = getattr(mesh, "_any_axis_explicit", False) and hasattr(jax, "set_mesh")
     return jax.set_mesh(mesh) if explicit else nullcontext()
 
 
 def shard_as(x: jax.Array, like: Any) -> jax.Array:
-    """``x`` with the sharding that ``like`` has in its type, if it is of the same shape."""
+    """Give ``x`` the sharding in the type of ``like``, if their shapes are equal."""
     sharding = explicit_sharding(like)
     if sharding is None or x.shape != like.shape or explicit_sharding(x) == sharding:
         return x
@@ -72,17 +71,17 @@ def shard_as(x: jax.Array, like: Any) -> jax.Array:
 
 
 def spread_as(x: jax.Array, like: Any) -> jax.Array:
-    """``x`` in the shape of ``like``, spread over devices as that is: a parameter as a potential, say."""
+    """Broadcast ``x`` to ``like``, with its shape and sharding: a parameter to a potential, for example."""
     return match_varying_axes(shard_as(jnp.broadcast_to(x, like.shape), like), like=like)
 
 
 def zeros_like(x: jax.Array) -> jax.Array:
-    """``jnp.zeros_like``, which leaves out the sharding where no mesh has been set."""
+    """``jnp.zeros_like`` with the sharding, which JAX drops if no mesh is set."""
     return shard_as(jnp.zeros_like(x), x)
 
 
 def take(x: jax.Array, rows: jax.Array) -> jax.Array:
-    """``x[rows]``, spread over a mesh as ``rows`` are, while all devices have ``x``."""
+    """Return ``x[rows]`` with the sharding of ``rows``. All devices have ``x``."""
     sharding = explicit_sharding(rows)
     if sharding is None:
         return x[rows]
@@ -91,7 +90,7 @@ def take(x: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def merge_leading(x: jax.Array) -> jax.Array:
-    """The first two axes as one. On an Explicit mesh the others keep their sharding."""
+    """Merge the first two axes. On an Explicit mesh the other axes keep their sharding."""
     shape = (x.shape[0] * x.shape[1], *x.shape[2:])
     sharding = explicit_sharding(x)
     if sharding is None:
@@ -101,13 +100,13 @@ def merge_leading(x: jax.Array) -> jax.Array:
 
 
 def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
-    """``a^T b`` with all leading axes summed over. On an Explicit mesh the sharding is that of ``like``."""
+    """Return ``a^T b``, summed over all leading axes. On an Explicit mesh it has the sharding of ``like``."""
     leading = tuple(range(a.ndim - 1))
     sharding = explicit_sharding(like)
     if sharding is None and (summed := explicit_sharding(a)) is not None:
         sharding = jax.sharding.NamedSharding(summed.mesh, jax.sharding.PartitionSpec(None, None))
     options: Any = {} if sharding is None else {"out_sharding": sharding}
-    if jax.device_count() == 1:  # nothing is shared, and XLA makes a transposed copy before it sums over two axes
+    if jax.device_count() == 1:  # no sharding; XLA would make a transposed copy to sum over two axes
         a, b, leading = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), (0,)
     return jax.lax.dot_general(a, b, ((leading, leading), ((), ())), **options)
 
@@ -116,7 +115,7 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
 
 
 class Equations(NamedTuple):
-    """A jaxpr whose constants are variables like its inputs: it can outlive the trace that they belong to."""
+    """A jaxpr with constants as inputs, so it can outlive the trace of its constants."""
 
     inputs: list
     equations: list
@@ -124,14 +123,14 @@ class Equations(NamedTuple):
 
 
 def equations(jaxpr: Any) -> tuple[Equations, list]:
-    """The equations of a jaxpr, closed or not, and the constants that it holds, which are the first inputs."""
+    """Return the equations of an open or closed jaxpr, and its constants, which are the first inputs."""
     consts = list(getattr(jaxpr, "consts", ()))
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return Equations([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars), consts
 
 
 def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> list:
-    """The outputs, of these inputs. ``run`` applies one equation to its operands."""
+    """Return the outputs for these inputs. ``run`` applies one equation to its operands."""
     values: dict[Any, Any] = dict(zip(of.inputs, inputs, strict=True))
 
     def read(var):
@@ -153,19 +152,18 @@ def used_inputs(closed: Any) -> list[bool]:
 
 
 def bind(equation: Any, operands: list, **changed: Any) -> list:
-    """Apply the primitive of an equation, with its parameters but for those that are changed."""
+    """Apply the primitive of an equation, with some of its parameters changed."""
     primitive = equation.primitive
     params = primitive.get_bind_params(equation.params | changed)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # JAX had both forms
+    functions, params = params if isinstance(params, tuple) else ((), params)  # JAX has had both forms
     out = primitive.bind(*functions, *operands, **params)
     return out if primitive.multiple_results else [out]
 
 
 def bind_over_any_axes(equation: Any, operands: list) -> list:
-    """The same, of operands that may vary over other axes of a mesh than those that the equation was made of.
+    """Apply an equation to operands that may vary over other mesh axes than its inputs.
 
-    Calls of compiled functions are run equation by equation, since their types are fixed; an array that varies over an
-    axis already is not made to.
+    Compiled functions have fixed types, so they run equation by equation. Arrays that vary over an axis stay unchanged.
     """
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "pjit"):
@@ -180,10 +178,10 @@ def bind_over_any_axes(equation: Any, operands: list) -> list:
 
 
 def in_reverse_mode_alone(message: str, tree: Any) -> Any:
-    """Identity whose derivative raises in forward mode, with this message: of what has one in reverse mode alone.
+    """Identity for functions with derivatives only in reverse mode. Its derivative raises in forward mode.
 
-    JAX raises as well, and says nothing of the way out. A tangent that is never computed, because it is transposed,
-    raises nothing; and a function that has been differentiated once has all further derivatives.
+    JAX would raise too, without a fix in its message. In reverse mode the tangent is transposed and never computed. A
+    function that has been differentiated once has all higher derivatives.
     """
     return jax.tree.map(lambda x: _reversible(message, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
@@ -196,11 +194,11 @@ def _reversible(message: str, x: jax.Array) -> jax.Array:
 
 @_reversible.defjvp
 def _reversible_jvp(message, primals, tangents):
-    return primals[0], _tangent.bind(tangents[0], message=message)
+    return primals[0], _tangent().bind(tangents[0], message=message)
 
 
 def is_forward_mode_error(error: TypeError) -> bool:
-    """Whether JAX was the first to refuse, which it says in words alone: where ``jax.vmap`` is around forward mode."""
+    """Return True for JAX's own error in forward mode, which comes first under ``jax.vmap`` and has no type."""
     return "custom_vjp" in str(error)
 
 
@@ -208,17 +206,27 @@ def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
     raise TypeError(message)
 
 
-_tangent = Primitive("tangent_in_reverse_mode_alone")
-_tangent.def_abstract_eval(lambda x, **_: x)
-ad.deflinear2(_tangent, lambda cotangent, _, **__: [cotangent])
-_tangent.def_impl(_refuse)
-mlir.register_lowering(_tangent, _refuse)
-batching.primitive_batchers[_tangent] = lambda xs, axes, **params: (_tangent.bind(*xs, **params), *axes)
+@functools.cache
+def _tangent() -> Any:
+    """Create a primitive that can be transposed but not computed.
+
+    It is created late, because importing ``jax.extend`` takes a third of the time of this library.
+    """
+    from jax.extend.core import Primitive  # noqa: PLC0415
+    from jax.interpreters import ad, batching, mlir  # noqa: PLC0415
+
+    tangent = Primitive("tangent_in_reverse_mode_alone")
+    tangent.def_abstract_eval(lambda x, **_: x)
+    ad.deflinear2(tangent, lambda cotangent, _, **__: [cotangent])
+    tangent.def_impl(_refuse)
+    mlir.register_lowering(tangent, _refuse)
+    batching.primitive_batchers[tangent] = lambda xs, axes, **params: (tangent.bind(*xs, **params), *axes)
+    return tangent
 
 
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
 def in_double_precision() -> Any:
-    """The context in which float64 is float64; JAX moved it."""
+    """Return a context with 64-bit types. JAX moved it."""
     return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()  # type: ignore[attr-defined]
