@@ -1,10 +1,12 @@
-"""Inputs: what is accepted, how values are brought to one dtype and shape, and how messages show them."""
+"""Checks of inputs, conversion to one dtype and shape, and short forms for messages."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,9 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 
+@contextlib.contextmanager
+def needed(owner: str, package: str, extra: str) -> Iterator[None]:
+    """Name the extra that installs a package if its import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{owner} needs {package}: pip install '.[{extra}]' in a clone of spikegrad", name=error.name
+        ) from error
+
+
 def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
-    """``x`` as a floating-point array: ints and bools become the default float; anything not real is a TypeError."""
-    if not isinstance(x, jax.Array):  # an array, traced or not, is left as it is: every un-jitted operation costs
+    """Convert to a floating-point array. Ints and bools become the default float. Raise TypeError if not real."""
+    if not isinstance(x, jax.Array):  # arrays stay unchanged, because every eager operation costs time
         if hasattr(x, "__jax_array__"):
             x = x.__jax_array__()
         elif isinstance(x, complex):
@@ -26,9 +39,9 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
         elif isinstance(x, int) or np.asarray(x).dtype.kind in "iu":
             x = _as_float(x)
         elif np.asarray(x).dtype.kind == "f" and np.asarray(x).dtype.itemsize > 8:
-            x = np.asarray(x, np.float64)  # JAX knows none that is longer
+            x = np.asarray(x, np.float64)  # the longest float of JAX
         x = jnp.asarray(x)
-    if getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating):  # the first is quicker
+    if getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating):  # the first test is faster
         return x
     if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_:
         return x.astype(jnp.result_type(float))
@@ -40,7 +53,7 @@ def is_float(array: Any) -> bool:
 
 
 def _as_float(x: Any) -> np.ndarray:
-    """An integer of any size as the default float: JAX would cut it to 32 bits, or refuse it."""
+    """Convert an integer of any size to the default float. JAX would truncate it to 32 bits or raise."""
     if isinstance(x, int):
         try:
             x = float(x)
@@ -53,22 +66,22 @@ def _as_float(x: Any) -> np.ndarray:
 def broadcast_checked(
     value: jax.Array, dtype: Any, shape: tuple[int, ...], owner: str, name: str, of: str = "x"
 ) -> jax.Array:
-    """``value`` in this dtype and of this rank, or an error if it does not broadcast to this shape."""
+    """Convert ``value`` to this dtype and rank. Raise if it does not broadcast to this shape."""
     padded = (1,) * (len(shape) - value.ndim) + value.shape
     if len(padded) != len(shape) or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
         raise ValueError(f"{owner}: {name} of shape {value.shape} does not broadcast to {of} of shape {shape}")
-    if value.ndim:  # a scalar needs no axes, and a rank is never promoted silently
+    if value.ndim:  # scalars need no axes, and other ranks must not be promoted silently
         value = value.reshape(padded)
     return value.astype(dtype)
 
 
 def compute_dtype(dtype: Any) -> Any:
-    """The dtype in which formulas are computed for an ``x`` of this one: half precision in float32."""
+    """Return the dtype of computations for an ``x`` of this dtype: float32 for half precision."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def as_shape(value: Any) -> tuple[int, ...]:
-    """Integers above 0 as a shape, or none if the value is anything else."""
+    """Return integers above 0 as a shape. The shape is empty for all other values."""
     try:
         shape = () if isinstance(value, (bytes, dict)) else tuple(operator.index(size) for size in value)
     except TypeError:
@@ -85,7 +98,7 @@ def brief(value: Any) -> str:
 
 
 def shorten(text: str) -> str:
-    """No more of a text than one reads."""
+    """Shorten long texts."""
     return text if len(text) <= 200 else f"{text[:100]}... ({len(text):,} characters)"
 
 

@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import needed
 from .._surrogate import Surrogate
 
-try:
+with needed("spikegrad.inspect.plot", "matplotlib", "plot"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "spikegrad.inspect.plot needs matplotlib: pip install '.[plot]' in a clone of spikegrad", name="matplotlib"
-    ) from error
 
 __all__ = ["activity", "plot", "raster", "traces"]
 

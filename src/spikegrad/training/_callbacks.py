@@ -1,4 +1,4 @@
-"""Callbacks that write down what training reports."""
+"""Callbacks that write metrics to files."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._checks import needed
 from ._json_lines import append, jsonable, resumed
 from ._state import Report, State
 
 
 class JsonLines:
-    """Write metrics to a file while training runs, a line of JSON for each compiled call.
+    """Write metrics to a file during training, one line of JSON for each compiled call.
 
-    A line has ``step``, ``epoch``, ``seconds``, the loss and the other metrics (means over the call; arrays as lists;
-    what is NaN or infinite as null), and at the end of an epoch ``epoch_ended``: true. It can be followed by
-    ``tail -f`` and read by ``pandas.read_json(path, lines=True)``.
+    A line has ``step``, ``epoch``, ``seconds``, the loss and the other metrics, as means over the call. Arrays are
+    lists. NaN and infinity are null. At the end of an epoch, ``epoch_ended`` is true. Follow the file with ``tail -f``,
+    or read it with ``pandas.read_json(path, lines=True)``.
 
     Parameters
     ----------
     path : path
-        The file, which the first of several processes writes.
+        The file. With several processes, process 0 writes it.
     more : callable, optional
-        Given the :class:`Report`, it returns a dict of what a line has beside, such as a learning rate.
+        ``more(report)`` returns a dict of more values, such as a learning rate.
     resume : bool, default False
-        Whether a file that exists is gone on with. Its lines of steps that are made again are dropped; only those with
-        the values of ``of`` count.
+        If True, continue an existing file. Lines of steps that will be repeated are removed, if they have the values
+        of ``of``.
     of : dict, optional
-        Constants that each line begins with, such as the name of a network where several share a file.
+        Constants at the start of each line, such as a network name if several networks share the file.
 
     Raises
     ------
     FileExistsError
         At the first report, if the file exists and ``resume`` is false.
     ValueError
-        If a metric, or what ``more`` gives, has a name that lines have.
+        If a metric or a value of ``more`` has a reserved name.
 
     Examples
     --------
@@ -86,14 +87,14 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Write metrics as files that TensorBoard shows, a point for each compiled call. It needs tensorboardX.
+    """Write metrics for TensorBoard, one point for each compiled call. It needs tensorboardX.
 
     Parameters
     ----------
     folder : path
-        Where the files go, which the first of several processes writes.
+        Folder of the files. With several processes, process 0 writes them.
     more : callable, optional
-        Given the :class:`Report`, it returns a dict of what is written beside the metrics.
+        ``more(report)`` returns a dict of more values.
 
     Raises
     ------
@@ -104,17 +105,13 @@ class TensorBoard:
     def __init__(
         self, folder: str | os.PathLike, *, more: Callable[[Report], dict[str, Any]] = lambda report: {}
     ) -> None:
-        try:
-            from tensorboardX import SummaryWriter  # noqa: PLC0415  (an extra)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "TensorBoard needs tensorboardX: pip install '.[tensorboard]' in a clone of spikegrad", name=error.name
-            ) from error
+        with needed("TensorBoard", "tensorboardX", "tensorboard"):
+            from tensorboardX import SummaryWriter  # noqa: PLC0415
         self.more = more
         self._writer = SummaryWriter(os.fspath(folder)) if jax.process_index() == 0 else None
 
     def __call__(self, report: Report) -> None:
-        """Write a point of each metric; of an array, one of each element, such as ``rates/0``."""
+        """Write a point for each metric. Each element of an array has a name, such as ``rates/0``."""
         values = report.metrics | self.more(report)
         if self._writer is None:
             return

@@ -1,4 +1,4 @@
-"""States of training on disk, from which it goes on with the same bits."""
+"""Training states on disk, from which training resumes bit-identically."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from .._checks import needed
 from .._files import remove_partials, write_atomically
 from ._consensus import agreed, from_first
 from ._json_lines import jsonable
@@ -31,34 +32,34 @@ _DEVICE = ("trainable", "optimizer_state", "key")  # the parts of a state that a
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or is not one of this training; the message names the file."""
+    """A checkpoint cannot be read or belongs to other training. The message names the file."""
 
 
 class Checkpoints:
-    """Save the state of training in a folder, and go on from there: a callback of :func:`fit`.
+    """Save the training state to a folder and resume from it: a callback for :func:`fit`.
 
-    A checkpoint is one file of NumPy, ``step-000001240.npz``, of arrays alone: nothing is pickled. It is written whole
-    or not at all, through kills, full disks and power cuts. It is taken at the end of each epoch, or in intervals of
-    time, and when training ends.
+    Each checkpoint is one NumPy file, ``step-000001240.npz``, that contains only arrays (no pickle). Writes are atomic:
+    a kill, a full disk or a power failure never leaves a partial file. Checkpoints are saved at the end of each epoch,
+    or every ``minutes``, and when training ends.
 
     Parameters
     ----------
     folder : path
-        Where they go; it is made if it does not exist. The first of several processes writes and reads, and sends the
-        others what it has read: they need not see the folder.
+        Checkpoint folder. It is created if it does not exist. With several processes only process 0 reads and writes it
+        and sends the contents to the others, so they do not need access to it.
     minutes : float, optional
-        Save after the first call that ends so many minutes after the last checkpoint, and not at each epoch's end.
+        Minimum time between checkpoints, checked after each call. Replaces saving at the end of each epoch.
     keep : int, default 2
-        How many of the newest are kept, at least 1.
+        Number of most recent checkpoints to keep, at least 1.
     extra : dict, optional
-        Anything of one's own that JSON can hold, such as learning curves. It is saved with each checkpoint, as it is
-        then, and :meth:`restore` fills it with what was saved.
+        Additional JSON data, such as learning curves. Each checkpoint stores its current contents, and :meth:`restore`
+        restores them.
 
     Raises
     ------
     CheckpointError
-        In training, if the folder has a checkpoint of a later step than the first that is reported: that of another
-        training, or of steps that would be made again.
+        During training, if the folder contains a checkpoint of a later step than the first reported step. That
+        checkpoint belongs to another training run, or training would repeat saved steps.
 
     Examples
     --------
@@ -71,7 +72,7 @@ class Checkpoints:
     ...     return fit(lambda w, batch, key: ((w - batch) ** 2, {}), state, [1.0, 2.0], optimizer=optimizer,
     ...                epochs=epochs, callbacks=[checkpoints])
     >>> folder = tempfile.mkdtemp()
-    >>> train(folder, 2).step, train(folder, 5).step  # the second goes on from the first
+    >>> train(folder, 2).step, train(folder, 5).step  # the second resumes the first
     (4, 10)
     >>> bool(train(folder, 5).trainable == train(tempfile.mkdtemp(), 5).trainable)
     True
@@ -98,7 +99,7 @@ class Checkpoints:
         self._when = time.monotonic()
 
     def __call__(self, report: Report) -> None:
-        """Save, if it is time."""
+        """Save the state at the end of an epoch, or if ``minutes`` have passed."""
         if not self._begun:
             self._begin(report.step)
         due = report.epoch_ended
@@ -108,12 +109,12 @@ class Checkpoints:
             self.save(report.state)
 
     def end(self, state: State) -> None:
-        """Save the last state, unless it or a later one is there."""
+        """Save the last state, unless it is saved already."""
         if self._saved is None or self._saved < state.step:
             self.save(state)
 
     def _begin(self, step: int) -> None:
-        """Raise if the newest checkpoint is not to be one of this training."""
+        """Raise if the newest checkpoint belongs to other training."""
         self._begun = True
         newest = from_first(lambda: self.all()[-1:])
         if newest and self._step_of(newest[0]) > step:
@@ -122,12 +123,12 @@ class Checkpoints:
             )
 
     def save(self, state: State) -> None:
-        """Save a state, and remove what is older than the newest few.
+        """Save a state, and remove all but the newest checkpoints.
 
         Raises
         ------
         OSError
-            If it cannot be written; earlier checkpoints stay as they are.
+            If the checkpoint cannot be written. Earlier checkpoints stay unchanged.
         """
         path = self.folder / f"step-{state.step:09}{self._suffix}"
         try:
@@ -138,13 +139,13 @@ class Checkpoints:
         self._prune()
 
     def restore(self, start: State) -> State:
-        """The newest state that was saved, or ``start`` if there is none.
+        """Return the newest saved state, or ``start`` without checkpoints.
 
         Parameters
         ----------
         start : State
-            The result of :meth:`State.create` for equal parameters, optimizer and key. Names, shapes, dtypes and the
-            key are compared with it. Arrays get its sharding.
+            The result of :meth:`State.create` for equal parameters, optimizer and key. The checkpoint must have equal
+            names, shapes, dtypes and key. Arrays get its sharding.
 
         Raises
         ------
@@ -152,7 +153,7 @@ class Checkpoints:
             If the file cannot be read, does not match ``start``, or has another key. The message names the checkpoint
             before it, if there is one.
         """
-        found = from_first(self.all)  # the others may see fewer of them, or older ones
+        found = from_first(self.all)  # other processes may see other files
         if not found:
             return start
         try:
@@ -166,12 +167,12 @@ class Checkpoints:
         return state
 
     def all(self) -> list[Path]:
-        """The checkpoints that are there, the newest last."""
+        """List the checkpoints in the folder, the newest last."""
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted((path for path in found if self._step_of(path) is not None), key=self._step_of)
 
     def _step_of(self, path: Path) -> Any:
-        """The step of a checkpoint; None of another file."""
+        """Return the step of a checkpoint, None for other files."""
         match = re.fullmatch(rf"step-(\d+){re.escape(self._suffix)}", path.name)
         return None if match is None else int(match[1])
 
@@ -210,7 +211,7 @@ def _arrays_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """A file that is no checkpoint fails in every way."""
+    """Turn any error of reading into a CheckpointError: a damaged file can fail in any way."""
     try:
         yield
     except CheckpointError:
@@ -233,7 +234,7 @@ def _checked(path: Path, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(state: State) -> dict[str, jax.Array]:
-    """The arrays of a state by their names, such as ``trainable/0/weight``."""
+    """Return the arrays of a state by name, such as ``trainable/0/weight``."""
     tree = {part: getattr(state, part) for part in _DEVICE}
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {name_of(path): leaf for path, leaf in leaves}
@@ -261,7 +262,7 @@ def _state(path: Path, start: State, leaves: dict[str, Any], about: dict[str, An
 
 
 def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint has beside arrays. JSON brings back each float64; sums are texts, since it has no infinity."""
+    """Return the JSON data of a checkpoint. JSON restores each float64, except for infinity, so sums are texts."""
     progress = {
         field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name not in _DEVICE
     }
@@ -271,12 +272,12 @@ def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """An array of a dtype that the format knows: of bfloat16 and its like, the bits."""
+    """Return an array in a dtype of the format: bfloat16 and similar dtypes as bits."""
     return array if array.dtype.kind in "?biufc" else array.view(f"u{array.dtype.itemsize}")
 
 
 def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted: dict[str, jax.Array]) -> None:
-    """Whether a checkpoint has the arrays of the state that goes on from it."""
+    """Raise if a checkpoint does not have the arrays of the state that resumes from it."""
     for name in wanted:
         if name not in arrays:
             raise CheckpointError(f"{path} has no {name}: parameters or optimizer are not those that it was made with")
@@ -291,22 +292,22 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
 
 
 def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
-    """The saved array as one of JAX, of the dtype and the sharding of another."""
+    """Return the saved array as a JAX array with the dtype and the sharding of ``leaf``."""
     numbers = unwrap_key(leaf)
     placed: Any = array.view(numbers.dtype) if array.dtype != numbers.dtype else array
     return wrap_like(jax.device_put(placed, numbers.sharding) if is_spread(numbers) else jnp.asarray(placed), leaf)
 
 
 class OrbaxCheckpoints(Checkpoints):
-    """Checkpoints of arrays that may be sharded over several processes, by Orbax: see :class:`Checkpoints`.
+    """Save arrays that may be sharded over several processes, with Orbax: see :class:`Checkpoints`.
 
-    A checkpoint is a folder, ``step-000001240``, that Orbax writes whole or not at all, each process its own part. The
-    number of processes and devices may be another one when it is read. All processes must save and read alike.
+    A checkpoint is a folder, ``step-000001240``. Orbax writes it atomically, each process its part. The number of
+    processes and devices may change before it is read. All processes must save and read together.
 
     Parameters
     ----------
     folder, minutes, keep, extra
-        As for :class:`Checkpoints`; the folder must be one that all processes see.
+        As for :class:`Checkpoints`. All processes must have access to the folder.
 
     Raises
     ------
@@ -318,13 +319,8 @@ class OrbaxCheckpoints(Checkpoints):
 
     def __init__(self, folder: str | os.PathLike, **options: Any) -> None:
         super().__init__(Path(folder).absolute(), **options)
-        try:
-            from orbax.checkpoint import v1  # noqa: PLC0415  (an extra)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "OrbaxCheckpoints needs orbax-checkpoint: pip install '.[orbax]' in a clone of spikegrad",
-                name=error.name,
-            ) from error
+        with needed("OrbaxCheckpoints", "orbax-checkpoint", "orbax"):
+            from orbax.checkpoint import v1  # noqa: PLC0415
         self._orbax: Any = v1
 
     def _write(self, path: Path, state: State) -> None:
@@ -347,7 +343,7 @@ class OrbaxCheckpoints(Checkpoints):
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    """What Orbax is to make: an array sharded as this one is; of several processes, one that all of them have."""
+    """Describe the array that Orbax restores: sharded as ``leaf``, or on all processes if ``leaf`` is on one."""
     sharding: Any = leaf.sharding
     if jax.process_count() > 1 and not is_spread(leaf):
         sharding = NamedSharding(Mesh(np.asarray(jax.devices()), ("processes",)), PartitionSpec())

@@ -1,4 +1,4 @@
-"""Where training stands, and what it tells of that."""
+"""The state of training, and its reports."""
 
 from __future__ import annotations
 
@@ -10,38 +10,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import needed
 from ._partition import is_float_array, name_of
 
-try:
+with needed("spikegrad.training", "optax", "train"):
     import optax
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "spikegrad.training needs optax: pip install '.[train]' in a clone of spikegrad", name="optax"
-    ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where training stands: all that the updates to come depend on, batches apart.
+    """The state of training. Together with the batches it determines all later updates.
 
     Parameters
     ----------
     trainable : pytree
-        What is trained.
+        Trainable parameters.
     optimizer_state : pytree
-        What the optimizer keeps.
+        State of the optimizer.
     key : jax.Array
-        The source of all randomness. It never changes; an update's key is ``jax.random.fold_in(key, step)``.
+        The source of all randomness, which never changes. The key of an update is ``jax.random.fold_in(key, step)``.
     step : int, default 0
-        Updates made.
+        Number of updates.
     epoch : int, default 0
-        Epochs that have ended.
+        Number of finished epochs.
     batches : int, default 0
-        Batches used of the epoch under way.
+        Number of used batches of the current epoch.
     sums : dict of numpy.ndarray, default {}
-        The sum of each metric over these batches, in float64.
+        Sum of each metric over these batches, in float64.
     seconds : float, default 0.0
-        Time that training has taken.
+        Training time.
     """
 
     trainable: Any
@@ -55,7 +52,7 @@ class State:
 
     @classmethod
     def create(cls, trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> State:
-        """The state before the first update.
+        """Return the state before the first update.
 
         Raises
         ------
@@ -74,22 +71,22 @@ class State:
 
 
 def _as_arrays(tree: Any) -> Any:
-    """Leaves as arrays of a type that an update does not change."""
+    """Convert leaves to arrays with a type that an update keeps."""
 
     def leaf(x):
-        keeps_type = isinstance(x, jax.Array) and not getattr(x, "weak_type", False)  # which keys do not have
+        keeps_type = isinstance(x, jax.Array) and not getattr(x, "weak_type", False)  # keys lack it
         return x if keeps_type else jnp.asarray(x, jnp.result_type(x))
 
     return jax.tree.map(leaf, tree)
 
 
 class DivergedError(ArithmeticError):
-    """The loss, or what it trains, is NaN or infinite.
+    """The loss or a parameter is NaN or infinite.
 
     Attributes
     ----------
     state : State
-        The last state known to be good: its parameters and its loss are finite. If there was none, that at the start.
+        The last state with finite parameters and a finite loss, or else the initial state.
     """
 
     def __init__(self, message: str, state: State) -> None:
@@ -99,26 +96,26 @@ class DivergedError(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What callbacks are told after each compiled call.
+    """The report of a compiled call, for callbacks.
 
     Parameters
     ----------
     state : State
-        After the last update of the call.
+        State after the last update of the call.
     epoch : int
-        Number of the epoch that these updates belong to, from 1.
+        Number of the epoch of these updates, from 1.
     epoch_ended : bool
-        Whether it has ended with them.
+        If True, the epoch ended with this call.
     metrics : dict of numpy.ndarray
-        ``"loss"`` and what else the loss function gives: the mean over the updates of this call.
+        ``"loss"`` and the metrics of the loss function, as means over the updates of this call.
     epoch_metrics : dict of numpy.ndarray
-        The mean over those of the epoch so far.
+        Means over the updates of the epoch so far.
     updates : int
-        Updates of this call.
+        Number of updates of this call.
     total : int or None
-        Updates in all, where it is known.
+        Total number of updates, None if unknown.
     seconds_left : float or None
-        An estimate, from the second call on.
+        Estimate of the remaining time, from the second call on.
     """
 
     state: State
@@ -132,15 +129,15 @@ class Report:
 
     @property
     def step(self) -> int:
-        """Updates made."""
+        """Number of updates."""
         return self.state.step
 
     @property
     def seconds(self) -> float:
-        """Time that training has taken, earlier attempts of a resumed run included."""
+        """Training time. It includes earlier attempts of a resumed run."""
         return self.state.seconds
 
 
 Callback = Callable[[Report], Any]
-"""Told after each compiled call. A :class:`State` as the answer is gone on from, any other true answer ends training. A
-method ``end(state)``, if it has one, comes last."""
+"""Called after each compiled call. If it returns a :class:`State`, training continues from it. Another true value ends
+training. A method ``end(state)`` is called last."""
