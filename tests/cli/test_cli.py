@@ -199,7 +199,6 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
         "yin_yang": plain | {"steps": 60}, "binary_adding": plain | {"steps": 100}, "cue_accumulation": plain,
         "sequences.npz": plain, "events.npz": counted,
     }  # fmt: skip
-    assert len(expected) == len(sources.FORMS)
     for source, defaults in expected.items():
         context = commands.train.make_context("train", ["--data", source])
         others = ("output", "checkpoint", "resume", "baseline", "quiet", *commands.processes.NAMES)

@@ -19,7 +19,7 @@ from recording_files import EVENT, SHD, packet, write_aedat, write_nmnist, write
 
 from spikegrad.cli import commands, figure, learning, main, runs, sources
 from spikegrad.cli.networks import CELLS, READOUTS, RectifiedNetwork, without_spikes
-from spikegrad.data import Binning, DataError, Sequences, _sequences, load, randman
+from spikegrad.data import Binning, DataError, Sequences, _sequences, binary_adding, load, randman
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([9, 1, 4, 9, 7, 2, 8, 5])
@@ -221,7 +221,7 @@ def test_sequences(tmp_path, monkeypatch):
     np.testing.assert_allclose(data.std, steps.std(0), rtol=1e-6)
     np.testing.assert_allclose(data.train.x[1, 0], (steps[3] - steps.mean(0)) / steps.std(0), rtol=1e-5)
     assert not data.train.x[1, 1:].any()
-    monkeypatch.setattr(sources.datasets, "randman", functools.partial(randman, samples=10))
+    monkeypatch.setattr("spikegrad.data._randman.randman", functools.partial(randman, samples=10))
     made = sources.load("randman", 1, Binning(40))
     assert (made.train.x.shape, made.train.x.dtype, made.test_from[:7]) == ((90, 40, 20), bool, "a tenth")
     with pytest.raises(DataError, match="randman, 1 steps: randman: fraction must"):
@@ -232,8 +232,8 @@ def test_generated_tasks_have_the_published_or_an_independent_test_set(monkeypat
     points = sources.load("yin_yang", 7, Binning(60))
     assert (len(points.train), len(points.test), points.train.classes) == (5000, 1000, 3)
     assert points.train.y[:2].tolist() == [2, 1]  # whatever the seed
-    few = functools.partial(sources.datasets.binary_adding, 300)
-    monkeypatch.setattr(sources.datasets, "binary_adding", lambda n=300, **options: few(**options))
+    few = functools.partial(binary_adding, 300)
+    monkeypatch.setattr("spikegrad.data._tasks.binary_adding", lambda n=300, **options: few(**options))
     for seed in (0, 1):
         bits = sources.load("binary_adding", seed, Binning(30))
         rows = {part: {x.tobytes() for x in np.asarray(getattr(bits, part).x)} for part in ("train", "test")}

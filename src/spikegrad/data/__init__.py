@@ -16,6 +16,7 @@ scale before. Integers of at most 16 bits are scaled on the device, so that they
 arrays of a compressed file may take 8 GB at most, which is looked up before they are unpacked.
 """
 
+from . import _cameras, _heidelberg, _images, _npz_sequences, _randman, _tasks, _text
 from ._accepted import DataError
 from ._cameras import read_dvs_gesture, read_dvs_gesture_arrays, read_nmnist
 from ._encoders import constant_encoding, delta_encoding, latency_encoding, rate_encoding
@@ -64,3 +65,7 @@ __all__ = [
     "train_test_split",
     "yin_yang",
 ]
+
+_DECLARING = _images, _heidelberg, _cameras, _text, _randman, _tasks, _npz_sequences
+FORMS = sorted((form for module in _DECLARING for form in module.FORMS), key=lambda form: bool(form.key))
+"""The values of ``--data``, files of the user last."""

@@ -1,4 +1,4 @@
-"""Arguments, labels and events: what is accepted, and messages of one line."""
+"""Checks of arguments, labels and events, with messages of one line."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SMALL = 2**26
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message names the file, the key and the shape, in one line.
+    """Data is missing or invalid. The message names the file, the key and the shape, in one line.
 
     Parameters
     ----------
     message : str
-        Characters that a terminal would act on are escaped. The middle of a message above 300 characters is left out.
+        Control characters are escaped. The middle of messages above 300 characters is left out.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,13 +36,13 @@ class DataError(ValueError):
 
 
 def some(names: Iterable[Any], most: int = 10) -> str:
-    """A list for a message, of at most so many names."""
+    """Join up to ``most`` names for a message."""
     names = list(map(str, names))
     return ", ".join(names[:most]) + (f", ... ({len(names):,} in all)" if len(names) > most else "") or "none"
 
 
 def path_of(owner: str, path: Any) -> str:
-    """A path as text."""
+    """Return a path as text."""
     found = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(found, str):
         raise TypeError(f"{owner}: path must be a str or a path, got {brief(path)}")
@@ -50,7 +50,7 @@ def path_of(owner: str, path: Any) -> str:
 
 
 def integer(owner: str, name: str, value: Any, least: int = 0, most: float = float("inf")) -> int:
-    """An integer within bounds."""
+    """Return an integer. Raise if it is outside of the bounds."""
     try:
         found = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
@@ -64,7 +64,7 @@ def integer(owner: str, name: str, value: Any, least: int = 0, most: float = flo
 
 
 def real(owner: str, name: str, value: Any) -> float:
-    """A real number. Arrays without axes are accepted."""
+    """Return a real number. Arrays without axes are accepted."""
     try:
         return math.nan if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value) else float(value)
     except OverflowError:
@@ -74,7 +74,7 @@ def real(owner: str, name: str, value: Any) -> float:
 
 
 def positive(owner: str, name: str, value: Any, most: float = sys.float_info.max) -> float:
-    """A real number above 0 and up to a bound."""
+    """Return a real number above 0 and up to a bound."""
     found = real(owner, name, value)
     if not 0 < found <= most:
         bounds = "finite" if most == sys.float_info.max else f"at most {most:g}"
@@ -83,14 +83,14 @@ def positive(owner: str, name: str, value: Any, most: float = sys.float_info.max
 
 
 def check_memory(name: str, size: int) -> None:
-    """Raise if more bytes are needed than the system has."""
+    """Raise if ``size`` exceeds the free bytes of the system."""
     available = available_memory() if size > _SMALL else None
     if available is not None and size > available:
         raise DataError(f"{name} would take {size / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free")
 
 
 def native(array: np.ndarray) -> np.ndarray:
-    """An array in a dtype that JAX has: the machine's byte order, and floats of at most 64 bits."""
+    """Convert to a dtype of JAX: native byte order, and floats of at most 64 bits."""
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         with np.errstate(over="ignore"):  # readers report values that are not finite
             return array.astype(np.float64)
@@ -98,7 +98,7 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def as_array(owner: str, name: str, value: Any, kinds: str, wanted: str) -> np.ndarray:
-    """An array of one of the kinds of dtype."""
+    """Convert to an array. Raise unless its dtype is of one of the kinds."""
     try:
         array = native(np.asarray(value))
     except (TypeError, ValueError):  # nested lists of different lengths
@@ -111,7 +111,7 @@ def as_array(owner: str, name: str, value: Any, kinds: str, wanted: str) -> np.n
 
 
 def check_array(owner: str, key: str, array: np.ndarray, kinds: str, shape: tuple[int, ...] | None = None) -> None:
-    """Raise unless an array is of one of the kinds of dtype, and of this shape; by default of one axis."""
+    """Raise unless the dtype of an array is of one of the kinds and its shape fits. By default it needs one axis."""
     if array.dtype.kind not in kinds or (array.ndim != 1 if shape is None else array.shape != shape):
         wanted = "one axis" if shape is None else f"shape {shape}"
         numbers = "numbers" if "f" in kinds else "integers"
@@ -119,11 +119,11 @@ def check_array(owner: str, key: str, array: np.ndarray, kinds: str, shape: tupl
 
 
 _CLASSES = 1_000_000
-"""More of them than anyone has: each label up to the greatest is a class, with a name and a readout of its own."""
+"""An upper limit, because each label up to the largest is a class with a name and an output."""
 
 
 def check_labels(owner: str, key: str, y: Any, count: int | None = None) -> np.ndarray:
-    """Labels in int32, or an error. ``count`` is the number of examples."""
+    """Return labels in int32. ``count`` is the number of examples."""
     y = as_array(owner, key, y, "ui", "integers")
     if y.ndim != 1 or not y.size or (count is not None and len(y) != count):
         wanted = "shape (n,)" if count is None else f"shape ({count},)"
@@ -135,7 +135,7 @@ def check_labels(owner: str, key: str, y: Any, count: int | None = None) -> np.n
 
 
 def check_classes(owner: str, key: str, y: np.ndarray) -> None:
-    """Raise if a label below the greatest has no example, or if there is one class."""
+    """Raise if a label below the largest has no example, or if all examples have one class."""
     present = np.unique(y)
     missing = np.flatnonzero(present != np.arange(len(present)))
     if missing.size:
@@ -147,7 +147,7 @@ def check_classes(owner: str, key: str, y: np.ndarray) -> None:
 
 
 def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Mask of a share of the examples of each class."""
+    """Draw a fraction of the examples of each class, as a mask."""
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(y), bool)
     for label in np.unique(y):
@@ -157,7 +157,7 @@ def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def shape_of(owner: str, shape: Any) -> tuple[int, ...]:
-    """A shape of at least one axis, each of at least 1."""
+    """Return a shape of at least one axis, each of at least 1."""
     found = as_shape(shape)
     if not found:
         raise DataError(f"{owner}: shape must be integers above 0, got {brief(shape)}")
@@ -165,7 +165,7 @@ def shape_of(owner: str, shape: Any) -> tuple[int, ...]:
 
 
 def check_events(owner: str, events: Any, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Times in float64 and units in int64, or an error if they are not those of events of this shape."""
+    """Return times in float64 and units in int64. Raise if they are not events of this shape."""
     try:
         times, units = events
     except (TypeError, ValueError):

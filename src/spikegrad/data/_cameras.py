@@ -1,4 +1,4 @@
-"""Event cameras: N-MNIST, and DVS128 Gesture as AEDAT 3.1 or as arrays that were cut before."""
+"""Event cameras: N-MNIST, and DVS128 Gesture as AEDAT 3.1 or as arrays of single gestures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from .._checks import brief
 from ._accepted import DataError, path_of
 from ._events import Events, Recordings
+from ._forms import Form, parts_of, read_parts
 from ._npz import read_array
 from ._reading import lines_of, opened, reading, whole_file, whole_rows
 
@@ -36,7 +37,7 @@ GESTURES = (
 
 
 def _camera_events(path: Path, shape: tuple[int, int, int], times, x, y, polarity) -> Events:
-    """Events of a camera, or an error that names the file if one lies outside of the picture."""
+    """Return events of a camera. Raise if one is outside of the picture."""
     for name, values, size in (("x", x, shape[1]), ("y", y, shape[0]), ("polarity", polarity, shape[2])):
         right = (values >= 0) & (values < size) & (values % 1 == 0)
         if not right.all():
@@ -46,15 +47,15 @@ def _camera_events(path: Path, shape: tuple[int, int, int], times, x, y, polarit
 
 
 def read_nmnist(folder: str | os.PathLike) -> Recordings:
-    """Recordings of N-MNIST [1]_: a folder ``Train`` or ``Test`` with the folders 0 to 9, a ``.bin`` file a sample.
+    """Read N-MNIST [1]_: a folder ``Train`` or ``Test`` with folders 0 to 9 and a ``.bin`` file for each recording.
 
-    An event has 5 bytes: x, y, then polarity in the highest bit and 23 bits of microseconds. An event with y = 240 is
-    none: it says that 8192 microseconds are to be added to all times from there on.
+    An event has 5 bytes: x, y, then polarity in the highest bit and 23 bits of microseconds. An entry with y = 240 is
+    not an event: it adds 8192 microseconds to all later times.
 
     Parameters
     ----------
     folder : str or path-like
-        ``Train`` or ``Test``, with its path.
+        Path of ``Train`` or ``Test``.
 
     Returns
     -------
@@ -64,8 +65,8 @@ def read_nmnist(folder: str | os.PathLike) -> Recordings:
     Raises
     ------
     DataError
-        If there are no such files; when a recording is read, if its file is truncated or an event lies outside of the
-        picture.
+        If the folder has no such files. When a recording is read, also if its file is truncated or if an event is
+        outside of the picture.
 
     References
     ----------
@@ -90,38 +91,37 @@ def _nmnist_events(path: Path) -> Events:
 
 
 def _of_file(read: Callable[[Path], Events], paths: Sequence[Path], number: int) -> Events:
-    """Events by the number of the recording, each of which is a file."""
+    """Read the events of a recording that is a file."""
     return read(paths[number])
 
 
 def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
-    """Recordings of DVS128 Gesture [1]_, cut out of its AEDAT 3.1 files by their labels.
+    """Read DVS128 Gesture [1]_, a recording for each labelled interval of its AEDAT 3.1 files.
 
-    Beside ``NAME.aedat`` lies ``NAME_labels.csv``: a line of headings, then class (1 to 11), start and end in
-    microseconds for each gesture. Some intervals overlap: an event then belongs to several recordings.
+    Each ``NAME.aedat`` needs a file ``NAME_labels.csv`` in its folder: a line of headings, then class (1 to 11), start
+    and end in microseconds for each gesture. Events in overlapping intervals belong to several recordings.
 
     Parameters
     ----------
     path : str or path-like
-        An ``.aedat`` file, or a text file that lists some, as ``trials_to_train.txt`` does, of the same folder.
+        An ``.aedat`` file, or a text file that lists files of its folder, such as ``trials_to_train.txt``.
 
     Returns
     -------
     Recordings
-        Units of shape ``(128, 128, 2)``: height, width, polarity. Labels are 0 to 10. Times start with the interval,
-        whose start belongs to it and whose end does not.
+        Units of shape ``(128, 128, 2)``: height, width, polarity. Labels are 0 to 10. Times count from the start of the
+        interval. The start belongs to the interval, the end does not.
 
     Raises
     ------
     DataError
-        If a file is missing or malformed. AEDAT files are looked at when the first of their recordings is read.
+        If a file is missing or malformed. AEDAT files are read with the first of their recordings.
 
     Notes
     -----
-    A packet is a header of 28 bytes and room for as many events as its *capacity* says, of which *number* are there.
-    The address of an event of 8 bytes has x from bit 17, y from bit 2, polarity in bit 1 and whether it is valid in
-    bit 0; invalid ones are left out if the header counts fewer valid events than events. Packets of other types than
-    polarity events are skipped.
+    A packet has a header of 28 bytes and space for *capacity* events, and contains *number* events. An event has 8
+    bytes. Its address has x from bit 17, y from bit 2, polarity in bit 1 and a valid flag in bit 0. Invalid events are
+    left out if the header counts fewer valid events than events. Packets of other types are skipped.
 
     References
     ----------
@@ -172,7 +172,7 @@ def _labelled_intervals(path: Path) -> list[_Clip]:
 
 
 def _of_interval(files: dict[Path, _Aedat], clips: Sequence[_Clip], number: int) -> Events:
-    """Events by the number of the recording, each of which is an interval of a file."""
+    """Read the events of a recording that is an interval of a file."""
     clip = clips[number]
     return files[clip.path].events(clip.start, clip.end)
 
@@ -191,13 +191,13 @@ class _Packet(NamedTuple):
     position: int  # of its first event in the file
     number: int
     all_valid: bool
-    epoch: int  # microseconds that its times are counted from
-    first: int  # least and greatest time
+    epoch: int  # start of its times in microseconds
+    first: int  # smallest and largest time
     last: int
 
 
 class _Aedat:
-    """One AEDAT 3.1 file. Where its packets lie is looked up once; of a recording, its own packets are read."""
+    """An AEDAT 3.1 file. The positions of its packets are determined once. A recording reads its packets only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -232,7 +232,7 @@ class _Aedat:
         return packets
 
     def events(self, start: int, end: int) -> Events:
-        """The events of an interval in microseconds, at times counted from its start."""
+        """Return the events of an interval in microseconds, with times from its start."""
         chosen = [packet for packet in self.packets if packet.first < end and packet.last >= start]
         addresses, times = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         with opened(self.path) as stream:
@@ -249,15 +249,15 @@ class _Aedat:
 
 
 def read_dvs_gesture_arrays(folder: str | os.PathLike) -> Recordings:
-    """Recordings of DVS128 Gesture that were cut before: ``folder/.../LABEL.npy``, a folder for each trial.
+    """Read DVS128 Gesture as arrays of single gestures, as Tonic provides them: ``folder/.../LABEL.npy``.
 
-    An array is ``(events, 4)``: x, y, polarity and **milliseconds**, where AEDAT has microseconds. The name of the file
-    is the label, 0 to 10. It is the form that Tonic hands out.
+    Each trial has a folder. An array is ``(events, 4)``: x, y, polarity and **milliseconds**, unlike the microseconds
+    of AEDAT. The name of the file is the label, 0 to 10.
 
     Parameters
     ----------
     folder : str or path-like
-        Such as ``ibmGestureTrain``.
+        Path of a folder such as ``ibmGestureTrain``.
 
     Returns
     -------
@@ -267,8 +267,8 @@ def read_dvs_gesture_arrays(folder: str | os.PathLike) -> Recordings:
     Raises
     ------
     DataError
-        If there are no such files; when a recording is read, if its array has another shape or dtype. Nothing is
-        unpickled.
+        If the folder has no such files. When a recording is read, also if its array has another shape or dtype. Files
+        are read without pickle.
     """
     folder = path_of("read_dvs_gesture_arrays", folder)
     with reading(folder):
@@ -288,5 +288,21 @@ def _cut_events(path: Path) -> Events:
         found = f"{array.dtype} of shape {brief(array.shape)}"
         raise DataError(f"{path}: must hold numbers of shape (events, 4), got {found}")
     x, y, polarity, milliseconds = array.T.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error of its own
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite times raise later
         return _camera_events(path, DVS128, milliseconds * 1000, x, y, polarity)
+
+
+def _nmnist(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
+    return read_parts(read_nmnist, *parts_of(path, ("Train", "Test")))
+
+
+def _dvs128(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
+    lists, arrays = ("trials_to_train.txt", "trials_to_test.txt"), ("ibmGestureTrain", "ibmGestureTest")
+    train, test = parts_of(path, lists, arrays)
+    return read_parts(read_dvs_gesture_arrays if train.is_dir() else read_dvs_gesture, train, test)
+
+
+FORMS = (
+    Form("nmnist:PATH", "the folder with Train and Test", _nmnist, steps=100, bin_ms=3.5),
+    Form("dvs128:PATH", "DVS128 Gesture, a folder or list", _dvs128, steps=100, bin_ms=60, pool=4),
+)

@@ -1,4 +1,4 @@
-"""Values as input over time: constant, rate, latency, deltas."""
+"""Encodings of values over time: constant, rate, latency, deltas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._accepted import DataError, as_array, check_memory, integer, positive
 
 
 def constant_encoding(x: Any, steps: int) -> jax.Array:
-    """The same values at every step: a constant current.
+    """Repeat the values at every time step: a constant current.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def constant_encoding(x: Any, steps: int) -> jax.Array:
     Returns
     -------
     jax.Array
-        ``(steps, *x.shape)``, of the dtype of ``x``; integers and bools become the default float.
+        ``(steps, *x.shape)``, in the dtype of ``x``. Integers and bools become the default float.
 
     Examples
     --------
@@ -40,12 +40,12 @@ def constant_encoding(x: Any, steps: int) -> jax.Array:
 
 
 def rate_encoding(x: Any, steps: int, key: jax.Array) -> jax.Array:
-    """Spikes at random, at each step with probability ``x``, independent of each other.
+    """Draw independent spikes with probability ``x`` at each time step.
 
     Parameters
     ----------
     x : array
-        Values from 0, no spike, to 1, a spike at every step; what lies beyond is clipped.
+        Values from 0, no spike, to 1, a spike at every time step. Other values are clipped.
     steps : int
         Number of steps, at least 1.
     key : jax.Array
@@ -64,22 +64,22 @@ def rate_encoding(x: Any, steps: int, key: jax.Array) -> jax.Array:
     Array([0. , 0.2, 1. ], dtype=float32)
     """
     x = _shares("rate_encoding", x, steps)
-    of_two = getattr(key, "dtype", None) == np.uint32 and key.shape == (2,)  # as keys once were
+    of_two = getattr(key, "dtype", None) == np.uint32 and key.shape == (2,)  # a legacy key
     if not of_two and not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"rate_encoding: key must be one of jax.random.key, got {brief(key)}")
     return jax.random.uniform(key, (steps, *x.shape), x.dtype) < x[None]
 
 
 def latency_encoding(x: Any, steps: int) -> jax.Array:
-    r"""One spike for each value, the earlier the greater it is.
+    r"""Encode each value as one spike, which is earlier for larger values.
 
-    It comes at step :math:`\lfloor (1 - x) \cdot \text{steps} \rfloor`, counted from 0, and computed in the dtype of
-    ``x``, in float32 at least.
+    The spike is at time step :math:`\lfloor (1 - x) \cdot \text{steps} \rfloor`, counted from 0, and computed in the
+    dtype of ``x``, at least in float32.
 
     Parameters
     ----------
     x : array
-        Values: 1 spikes at the first step, values just above 0 at the last, 0 never; what lies beyond is clipped.
+        Values: 1 spikes at the first time step, values just above 0 at the last, 0 never. Other values are clipped.
     steps : int
         Number of steps, at least 1.
 
@@ -98,16 +98,16 @@ def latency_encoding(x: Any, steps: int) -> jax.Array:
     """
     x = _shares("latency_encoding", x, steps)
     when = jnp.where(x > 0, jnp.floor((1 - x) * steps), -1).astype(int)
-    when = jnp.minimum(when, steps - 1)  # 1 - x rounds to 1 for the least values
+    when = jnp.minimum(when, steps - 1)  # 1 - x rounds to 1 for the smallest values
     return jnp.arange(steps).reshape(-1, *[1] * x.ndim) == when[None]
 
 
 def delta_encoding(x: Any, threshold: float) -> jax.Array:
-    """A spike for each change by a threshold, +1 for a rise and -1 for a fall [1]_.
+    """Encode each change by a threshold as a spike, +1 for a rise and -1 for a fall [1]_.
 
-    A reference starts at the first value. At each step at which the value is away from it by at least the threshold,
-    there is a spike, and the reference moves towards the value by one threshold: a slow change is not lost, a fast one
-    takes several steps.
+    A reference starts at the first value. If the value differs from it by at least the threshold, a spike is emitted
+    and the reference moves towards the value by one threshold. So slow changes are not lost, and fast changes take
+    several time steps.
 
     Parameters
     ----------
@@ -119,8 +119,8 @@ def delta_encoding(x: Any, threshold: float) -> jax.Array:
     Returns
     -------
     jax.Array
-        -1, 0 and 1, of the shape and dtype of ``x``, of integers and bools in the default float; 0 at the first step.
-        There is no derivative with respect to ``x``.
+        -1, 0 and 1 in the shape and dtype of ``x``, and 0 at the first time step. Integers and bools become the default
+        float. It has no derivative with respect to ``x``.
 
     References
     ----------
@@ -148,7 +148,7 @@ def delta_encoding(x: Any, threshold: float) -> jax.Array:
 
 
 def _shares(owner: str, x: Any, steps: int) -> jax.Array:
-    """Values from 0 to 1. Half precision has too few numbers to draw from, or to count steps with."""
+    """Return values from 0 to 1 in at least float32: half precision is too coarse to draw or to count time steps."""
     x = _checked(owner, x, steps, may_be_nan=False)
     return jnp.clip(x.astype(compute_dtype(x.dtype)), 0, 1)
 
@@ -161,7 +161,7 @@ def _checked(owner: str, x: Any, steps: int, may_be_nan: bool = True) -> jax.Arr
 
 
 def _array(owner: str, x: Any, may_be_nan: bool = True) -> jax.Array:
-    """A floating-point array. Values that are not on a device yet are checked, because no spike stands for NaN."""
+    """Convert to a floating-point array. Reject NaN, which no spike can encode, if ``x`` is not on a device yet."""
     if isinstance(x, (list, tuple)) and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
         x = jnp.asarray(x)
     known = not isinstance(x, jax.Array)

@@ -1,4 +1,4 @@
-"""Recordings of events, and how they become sequences: one binning for all of them."""
+"""Recordings of events, and their binning to sequences."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Events(NamedTuple):
     Parameters
     ----------
     times : numpy.ndarray
-        ``(events,)``, float64, microseconds from the start of the recording. All formats are exact in it.
+        ``(events,)``, float64, microseconds from the start of the recording. It represents all formats exactly.
     units : numpy.ndarray
-        ``(events,)``, int64, number of the unit, in C order of the recording's ``shape``:
-        ``numpy.unravel_index(units, shape)`` gives y, x and polarity of a camera's events.
+        ``(events,)``, int64, number of the unit, in C order of the recording's ``shape``. For cameras,
+        ``numpy.unravel_index(units, shape)`` returns y, x and polarity.
     """
 
     times: np.ndarray
@@ -32,23 +32,23 @@ class Events(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Binning:
-    """How events become a sequence: step ``i`` holds those from ``i * step_us`` on, before ``(i + 1) * step_us``.
+    """Conversion of events to a sequence: time step ``i`` has the events from ``i * step_us`` to ``(i + 1) * step_us``.
 
-    Events before 0 or after the last step are left out, and counted: see :meth:`Binned.outside`. The step of an event
-    is computed in float64, whatever the times are stored in. A time that is the start of a step but for rounding, such
-    as 1.001 s in steps of 1 ms, belongs to that step.
+    The start belongs to the step, the end does not. Events before 0 or after the last step are left out and counted:
+    see :meth:`Binned.outside`. The step of an event is computed in float64 for times of any dtype. A time that equals
+    the start of a step up to rounding, such as 1.001 s with steps of 1 ms, belongs to this step.
 
     Parameters
     ----------
     steps : int, default 100
-        Number of steps, above 0.
+        Number of time steps, above 0.
     step_us : float, default 14000
-        Length of a step in microseconds, above 0.
+        Length of a time step in microseconds, above 0.
     binary : bool, default False
-        Whether a step says that there were events, as a bool, or how many, in uint16.
+        If True, a step has a bool, True if it has events. Otherwise it has their number, in uint16.
     pool : int, default 1
-        Neighboring units that share a channel, above 0: along the only axis of a shape of one, along height and width
-        of a camera, whose polarities stay apart. The last channel has fewer if ``pool`` does not divide.
+        Number of neighboring units that share a channel, above 0. Units of a camera are pooled along height and width,
+        and polarities stay separate. The last channel has fewer units if ``pool`` does not divide the size.
 
     Examples
     --------
@@ -76,16 +76,16 @@ class Binning:
         )
 
     def channels(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the channels that units of a shape are pooled to."""
+        """Return the shape of the channels for units of this shape."""
         shape = shape_of("Binning", shape)
         return tuple(-(-size // pool) for size, pool in zip(shape, self._pools(shape), strict=True))
 
     def _pools(self, shape: Sequence[int]) -> list[int]:
-        """How many units are pooled along each axis. The last of several axes is the polarity."""
+        """Number of pooled units along each axis. The last of several axes is the polarity."""
         return [self.pool] if len(shape) == 1 else [*[self.pool] * (len(shape) - 1), 1]
 
     def __call__(self, events: Events, shape: Sequence[int]) -> tuple[np.ndarray, int]:
-        """The sequence of one recording.
+        """Return the sequence of one recording.
 
         Parameters
         ----------
@@ -98,12 +98,12 @@ class Binning:
         x : numpy.ndarray
             ``(steps, channels...)``, bool or uint16.
         outside : int
-            Number of events that fell outside of the steps.
+            Number of events before the first and after the last step.
 
         Raises
         ------
         OverflowError
-            If more than 65,535 events fall into one bin of one channel.
+            If a bin of a channel has more than 65,535 events.
         DataError
             If a time is not finite, a unit is not within ``shape``, or the sequence does not fit into memory.
         """
@@ -125,7 +125,7 @@ class Binning:
 
 
 def _floor(x: np.ndarray) -> np.ndarray:
-    """The integer below; or that which x is but for the rounding of a time, of its unit and of the quotient."""
+    """Round down, or to the nearest integer if ``x`` differs from it only by rounding of time, unit and quotient."""
     near = np.rint(x)
     with np.errstate(invalid="ignore"):  # an infinite step less itself
         is_near = np.abs(x - near) <= 4 * np.finfo(np.float64).eps * np.abs(near)
@@ -133,7 +133,7 @@ def _floor(x: np.ndarray) -> np.ndarray:
 
 
 class Recordings(Labelled):
-    """Labelled recordings of events, each read from its file when it is asked for.
+    """Labelled recordings of events, which are read lazily from their files.
 
     Parameters
     ----------
@@ -144,13 +144,13 @@ class Recordings(Labelled):
     y : array_like
         ``(n,)``, integers from 0.
     read : callable
-        From the number of a recording to its :class:`Events`.
+        ``read(number)`` returns the :class:`Events` of a recording.
     numbers : array_like, optional
-        ``(n,)``, what ``read`` knows the recordings by. By default 0, 1, ...
+        ``(n,)``, the numbers for ``read``. By default 0, 1, ...
     speakers : array_like, optional
-        ``(n,)``, integers: who speaks.
+        ``(n,)``, integers, the speaker of each recording.
     class_names : sequence of str, optional
-        In the order of the labels.
+        Names in the order of the labels.
 
     Examples
     --------
@@ -191,7 +191,7 @@ class Recordings(Labelled):
         return f"<{self.name}: {len(self)} recordings, units {self.shape}, {self.classes} classes>"
 
     def __getitem__(self, index: int) -> Events:
-        """Events of one recording.
+        """Return the events of one recording.
 
         Raises
         ------
@@ -213,21 +213,21 @@ class Recordings(Labelled):
         )
 
     def binned(self, binning: Binning | None = None) -> Binned:
-        """Sequences, each made when it is asked for; by default 100 bins of 14 ms, counts."""
+        """Return sequences, which are computed lazily. By default they have counts in 100 bins of 14 ms."""
         if not isinstance(binning, Binning | None):
             raise TypeError(f"binned: binning must be a Binning, got {brief(binning)}")
         return Binned(self, Binning() if binning is None else binning)
 
 
 class Binned(Sequences):
-    """Recordings as sequences of counts, or of whether there were events: what :meth:`Recordings.binned` gives.
+    """Recordings as sequences of counts or of bools, from :meth:`Recordings.binned`.
 
     Parameters
     ----------
     recordings : Recordings
-        What is binned, recording by recording, when it is asked for.
+        The recordings, which are binned lazily.
     binning : Binning
-        How: number and length of the bins, counts or binary.
+        Number and length of the bins, and their values.
     """
 
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
@@ -245,7 +245,7 @@ class Binned(Sequences):
         return f"{super().__repr__()[:-1]}; {self.binning}>"
 
     def outside(self) -> tuple[int, int]:
-        """How many events fell outside of the bins, and how many there are. Reads every recording."""
+        """Return the number of events outside of the bins, and of all events. It reads every recording."""
         outside, events = 0, 0
         for index in range(len(self)):
             recording = self.recordings[index]
@@ -273,28 +273,28 @@ class _Bins:
 
 
 def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> tuple[Recordings, Recordings]:
-    """All recordings of some speakers, drawn with the seed, apart from the rest: no voice is in both.
+    """Split recordings by speakers into a training and a test set.
 
-    A validation split for SHD, which comes without one and whose test has voices that the training data does not have.
+    Use it for a validation set of SHD, which has none. Its test set has speakers that the training set does not have.
 
     Parameters
     ----------
     recordings : Recordings
-        With ``speakers``.
+        Recordings with ``speakers``.
     count : int, default 1
-        Speakers to hold out, 1 to all but one.
+        Number of speakers in the test set, at least 1, and less than the number of speakers.
     seed : int, default 0
-        Draws the speakers.
+        Draws these speakers.
 
     Returns
     -------
-    rest, test : Recordings
-        Those of the other speakers, and those of the speakers that were drawn.
+    train, test : Recordings
+        The recordings of the other speakers, and of the drawn speakers.
 
     Raises
     ------
     DataError
-        If the file does not say who speaks, or there are too few speakers.
+        If the recordings have no speakers, or too few of them.
 
     Examples
     --------

