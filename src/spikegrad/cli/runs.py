@@ -1,4 +1,4 @@
-"""A run of the command: its options, its network, and the folder that it is saved to and loaded from."""
+"""The folder of a run: claimed, written, read and checked."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
 
 
 class RunError(DataError):
-    """A folder that cannot be used, or a run that cannot be made; the message names it."""
+    """A folder or a run cannot be used. The message names it."""
 
 
 def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Path:
-    """Take a folder for a run, before the work is done. If several want it, a single one gets it.
+    """Take a folder for a run before training. If several processes try, one gets it.
 
     Parameters
     ----------
     output : Path, optional
-        A folder that is new or empty. If not given, ``runs/<date>-<time>``, with a number where that is taken.
+        A new or empty folder. By default ``runs/<date>-<time>``, with a number if that is taken.
     record : dict
-        What :func:`save_record` is to write first: who has written it has the folder.
+        The first record. The process that creates it owns the folder.
 
     Raises
     ------
     RunError
-        If it is in use, or cannot be written.
+        If the folder is in use or cannot be written.
     """
     for folder in _default_folders() if output is None else (output,):
         try:
@@ -87,12 +87,12 @@ def _default_folders() -> Iterator[Path]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Work on a run, which no other process may do meanwhile; the system ends this when the process ends.
+    """Lock a run against other processes. The system releases the lock when the process ends.
 
     Raises
     ------
     RunError
-        If another process works on it.
+        If another process has locked it.
     """
     if fcntl is None or jax.process_index() or not folder.exists():
         yield
@@ -109,7 +109,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def require(package: str) -> None:
-    """Fail before the work if a package is missing that is imported after it, since it takes memory of its own.
+    """Fail before training if a package is missing that is imported after it to save memory.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def _description(options: Options, data: Split) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What is recorded of versions, of the machine, and of how JAX computes."""
+    """Return the versions, the machine and the configuration of JAX for a record."""
     return {
         "versions": {
             "spikegrad": __version__,
@@ -163,11 +163,11 @@ def environment() -> dict[str, Any]:
 
 
 def sha256(source: Sequences, is_image: bool) -> str:
-    """A hash of examples: of dtypes, shapes and values. Images have no time axis here."""
+    """Return a hash of the dtypes, shapes and values of examples. Images have no time axis here."""
     found = hashlib.sha256()
     shape = (len(source), *(() if is_image else (source.steps,)), *source.shape)
     found.update(f"{source.padded(slice(0)).dtype.str} {shape} ".encode())
-    for start in range(0, len(source), 1024):  # they may have to be read
+    for start in range(0, len(source), 1024):  # they may be read from files
         found.update(np.ascontiguousarray(source.padded(slice(start, start + 1024))).data)
     for array in (source.y, *([source.lengths] if source.masked else [])):
         found.update(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes())
@@ -175,7 +175,7 @@ def sha256(source: Sequences, is_image: bool) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the clone that this is, with ``-dirty`` if it was changed; None if it was installed."""
+    """Return the commit of a clone, with ``-dirty`` if it has changes. None for an installed package."""
     clone = Path(__file__).resolve().parents[3]
     if not (clone / ".git").exists():
         return None
@@ -191,12 +191,12 @@ def _text(record: dict[str, Any]) -> bytes:
 
 
 def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file of a run by a function that is given a stream, whole or not at all. Process 0 does it.
+    """Write a file of a run atomically, in process 0. ``write`` receives a stream.
 
     Raises
     ------
     OSError
-        If it cannot be written; the message names it, and what was saved before stays.
+        If the file cannot be written. The message names it, and an earlier file stays.
     """
     if jax.process_index():
         return
@@ -208,9 +208,9 @@ def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 @dataclasses.dataclass
 class Run:
-    """The folder of a run or of a sweep, with its record, parameters and figure, and what failed on the way.
+    """The folder of a run or of a sweep: its record, parameters, figure and failures.
 
-    ``about`` is what the record has of its data.
+    ``about`` is the description of the data in the record.
     """
 
     folder: Path
@@ -232,18 +232,18 @@ class Run:
         jobs: int = 1,
         **more: Any,
     ) -> Run:
-        """A new run, or one that was interrupted, after all that can be wrong with it has been looked for.
+        """Check and return a new run, or an interrupted run to resume.
 
         Parameters
         ----------
         before : Run, optional
             The interrupted run.
         surrogates : tuple of str
-            Those that are tried. By default that of the options.
+            The surrogates of the run. By default the one of the options.
         jobs : int
-            Networks that are trained at a time.
+            Number of networks that are trained in parallel.
         **more
-            What else the record of a new run has.
+            More values for the record of a new run.
         """
         description = _description(options, data)
         about = _typed(DataRecord, json.loads(json.dumps(description)))
@@ -284,14 +284,14 @@ class Run:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Note failures after which what was learnt is still to be shown."""
+        """Record failures after which the results are still shown."""
         try:
             yield
         except (training.DivergedError, OSError) as error:
             self.failures.append(str(error))
 
     def draw(self, make: Callable[[], Any]) -> None:
-        """Draw and save the figure. Any error is added to the failures as one line: the results are not lost."""
+        """Draw and save the figure. Record any error as one line, so the results are not lost."""
         path = self.folder / FIGURE
         try:
             save(path, outputs.drawn(make(), path, 130))
@@ -311,13 +311,13 @@ class Run:
 
 
 def _named(params: Params) -> dict[str, Any]:
-    """The arrays of layers by their names in ``parameters.npz``."""
+    """Return the arrays of layers by their names in ``parameters.npz``."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {"_".join(reversed(name_of(path).split("/"))): leaf for path, leaf in leaves}
 
 
 def check_result(path: Path, result: dict[str, Any]) -> None:
-    """Raise RunError if a line of results, which an earlier attempt may have written, lacks the numbers of a run."""
+    """Raise RunError if a line of results, possibly of an earlier attempt, lacks the numbers of a run."""
     rates = result.get("rates", [0])
     numbers = (result.get("validation"), result.get("test"), result["seconds"], result.get("spikes", 0))
     if not isinstance(rates, list) or not all(isinstance(x, (int, float)) for x in (*numbers, *rates)):
@@ -330,28 +330,28 @@ def check_resources(folder: Path, options: Options, data: Split, parameters: int
     Parameters
     ----------
     folder : Path
-        Where the run is to be saved.
+        Folder of the run.
     parameters : int
-        Number of parameters of the greatest network.
+        Number of parameters of the largest network.
     checkpoints : int
-        Number of checkpoints that are kept: parameters and the two moments of Adam.
+        Number of stored checkpoints, with parameters and the two moments of Adam.
 
     Returns
     -------
     list of str
-        Warnings: what may not suffice.
+        Warnings of resources that may not suffice.
 
     Raises
     ------
     RunError
-        If what is needed in any case is not there.
+        If the resources cannot suffice.
     """
     weights = 4 * parameters
     arrays = sum(
         array.nbytes for part in (data.train, data.test) for array in (part.x, part.y) if isinstance(array, np.ndarray)
     )
     states = _states(options, options.batch)
-    # at least parameters, gradients and Adam's two moments; as measured, three times that while they are replaced
+    # At least parameters, gradients and Adam's two moments. Measured: three times that during an update.
     least, likely = arrays + 4 * weights + states, arrays + 12 * weights + 3 * states
     memory, disk = device_memory(), free_disk(folder)
     _require(
@@ -369,7 +369,7 @@ def check_resources(folder: Path, options: Options, data: Split, parameters: int
 
 
 def to_score(run: Run, source: str) -> tuple[Sequences, bool]:
-    """The examples of what ``--data`` names, and whether they have labels."""
+    """Read the examples of a value of ``--data`` to score. Return them, and True if they have labels."""
     options, about = run.options, run.about
     if options.encoding == NO_ENCODING:
         found = sources.load_to_score(source, options.data, options.seed, options.binning, about)
@@ -386,7 +386,7 @@ def to_score(run: Run, source: str) -> tuple[Sequences, bool]:
 
 
 def _states(options: Options, examples: int) -> int:
-    """Bytes of the potentials of all hidden neurons at all steps."""
+    """Bytes of the potentials of all hidden neurons at all time steps."""
     return 4 * examples * options.steps * sum(options.hidden)
 
 
@@ -402,7 +402,7 @@ def _size(count: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Part of a run's record: whether the run trains a baseline, and whether the run has finished."""
+    """Part of a record: if True, the run trains a baseline, and has finished."""
 
     baseline: bool
     finished: bool
@@ -410,7 +410,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class DataRecord:
-    """What a run records of its data, and needs to score other data."""
+    """The data of a run in its record, as required to score other data."""
 
     shape: tuple[int, ...]
     classes: int
@@ -423,20 +423,22 @@ class DataRecord:
 
 
 def read(folder: Path, name: str = RECORD) -> Run:
-    """A run that was saved, with its record, which is checked.
+    """Read a saved run and check its record.
 
     Raises
     ------
     RunError
-        If the folder holds no run, or one that is damaged or of another version's format.
+        If the folder contains no run, or if the run is damaged or from another version.
     """
     path = folder / name
     record = _read_json(path, f"{folder} holds no run: no {name}")
+    given, known = record.get("options"), {field.name for field in dataclasses.fields(Options)}
+    if isinstance(given, dict) and (other := given.keys() ^ known):
+        differs = f"{'no' if min(other) in known else 'unknown'} option {min(other)!r:.40}"
+        raise RunError(f"{path} is not a run of spikegrad {__version__}: {differs}")
 
     def checked() -> Run:
         options, data = _typed(Options, record["options"]), _typed(DataRecord, record["data"])
-        if unknown := set(record["options"]) - {field.name for field in dataclasses.fields(Options)}:
-            raise ValueError(f"unknown option {min(unknown)!r:.40}")
         if not data.low < data.high:
             raise ValueError(f"low must be less than high, got {data.low:g} and {data.high:g}")
         if not len(data.mean) == len(data.std) in (0, math.prod(data.shape)) or 0 in data.std:
@@ -503,7 +505,7 @@ _KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
 
 
 def _typed(kind: Any, values: Any) -> Any:
-    """A dataclass from a record, with each field of the type that it is annotated with."""
+    """Read a dataclass from a record. Raise if a field is not of its annotated type."""
     if not isinstance(values, dict):
         raise TypeError(f"{values!r:.40} is no table")
     fields = {}
@@ -516,7 +518,7 @@ def _typed(kind: Any, values: Any) -> Any:
 
 
 def read_parameters(run: Run) -> Params:
-    """The parameters that were saved, checked against the network. Errors are those of :func:`read`."""
+    """Read saved parameters and compare them with the network. Errors are those of :func:`read`."""
     path, shapes = run.folder / PARAMETERS, run.network.shapes
     if not path.exists():
         raise RunError(f"{run.folder} holds no run that has begun to learn: no {PARAMETERS}")
