@@ -25,8 +25,8 @@ from unittest import mock
 
 from _measure import arguments, chosen, report
 
-from spikegrad.cli import learning
 from spikegrad.cli import main as command
+from spikegrad.cli import trainer
 
 TASKS = {
     "JapaneseVowels, 40 epochs": (
@@ -52,7 +52,7 @@ def by_inputs_alone(network: Any, train: Any) -> Any:
     return lambda key: network.init(key, math.sqrt(0.5))
 
 
-STARTS = {"1/sqrt(n)": by_inputs_alone, "fluctuation-driven": learning.starts}
+STARTS = {"1/sqrt(n)": by_inputs_alone, "fluctuation-driven": trainer.starts}
 
 
 def trained(options: str) -> tuple[dict[str, Any], str]:
@@ -77,7 +77,7 @@ def main() -> None:
     rows = []
     for name in (name for name in TASKS if data[name] in wanted):
         for start, starts in STARTS.items():
-            with mock.patch.object(learning, "starts", starts):
+            with mock.patch.object(trainer, "starts", starts):
                 result, line = trained(
                     f"{TASKS[name]} --surrogate sigmoid --peak 1 --half-width 0.4 --seeds {options.seeds}"
                 )

@@ -1,7 +1,7 @@
 """Training of the command: seconds of an update and of a whole run, and against another version of the library.
 
 The network is that of ``spikegrad train`` on 5,000 MNIST images: 784-256-256-10, 8 steps, batches of 128. Each update
-is a turn of ``learning.fit``, progress, metrics and scores of the held-out examples included, checkpoints and the
+is a turn of ``trainer.fit``, progress, metrics and scores of the held-out examples included, checkpoints and the
 first epoch, in which everything is compiled, not.
 
 With ``--against DIR``, a checkout of another version, both run in processes of their own in turn, as often as
@@ -29,7 +29,7 @@ def measure(epochs: int) -> dict[str, float]:
     import jax  # noqa: PLC0415
 
     from spikegrad import LIF  # noqa: PLC0415
-    from spikegrad.cli import learning, networks  # noqa: PLC0415
+    from spikegrad.cli import networks, trainer  # noqa: PLC0415
     from spikegrad.cli.options import Options  # noqa: PLC0415
 
     given = Options(
@@ -48,7 +48,7 @@ def measure(epochs: int) -> dict[str, float]:
 
         began = time.perf_counter()
         start = network.init(jax.random.key(0), gain)
-        learning.fit(network, start, data, given, name=name, report=note, folder=folder)
+        trainer.fit(network, start, data, given, name=name, report=note, folder=folder)
         per_epoch = len(data.train) // 128
         first = next(at for at in seen if at[0] >= per_epoch)
         found[f"{name}, an update"] = (seen[-1][1] - first[1]) / (seen[-1][0] - first[0])

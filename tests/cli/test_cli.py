@@ -27,7 +27,7 @@ from conftest import MODES
 
 import spikegrad
 from spikegrad import Layer, data, names, training
-from spikegrad.cli import commands, diagnosis, figure, learning, main, networks, runs, sources, tables
+from spikegrad.cli import commands, diagnosis, figure, main, networks, runs, sources, tables, trainer
 from spikegrad.cli.options import Options
 from spikegrad.cli.sweeping import Grid
 
@@ -144,7 +144,7 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
         seen.update(network=network, data=data, options=options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands.learning, "fit", spy)
+    monkeypatch.setattr(commands.trainer, "fit", spy)
     given = {
         "data": "digits", "surrogate": "arctan(alpha=2)", "epochs": 7, "seed": 5, "batch": 33, "hidden": "11, 12",
         "steps": 6, "encoding": "rate", "lr": 0.125, "shift": 1, "decay": 0.75, "reset": "value",
@@ -209,7 +209,7 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch, capsys):
-    folder, fit = tmp_path / "run", commands.learning.fit
+    folder, fit = tmp_path / "run", commands.trainer.fit
 
     def interrupted(*args, report, **settings):
         def told(*now):
@@ -218,7 +218,7 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch, capsys):
 
         return fit(*args, report=told, **settings)
 
-    monkeypatch.setattr(commands.learning, "fit", interrupted)
+    monkeypatch.setattr(commands.trainer, "fit", interrupted)
     assert main(["train", *QUICK, "--epochs", "1000000", "--output", str(folder)]) == 130
     monkeypatch.undo()
     out, err = capsys.readouterr()
@@ -238,14 +238,14 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch, capsys):
 def test_ctrl_c_in_the_baseline_keeps_both_and_the_same_seed_gives_the_same_parameters(
     run, tmp_path, monkeypatch, capsys
 ):
-    fit = commands.learning.fit
+    fit = commands.trainer.fit
 
     def interrupt(network, *args, **settings):
         if isinstance(network, networks.ReluNetwork):
             os.kill(os.getpid(), signal.SIGINT)
         return fit(network, *args, **settings)
 
-    monkeypatch.setattr(commands.learning, "fit", interrupt)
+    monkeypatch.setattr(commands.trainer, "fit", interrupt)
     before = signal.getsignal(signal.SIGINT)
     assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == ""
@@ -258,7 +258,7 @@ def test_ctrl_c_in_the_baseline_keeps_both_and_the_same_seed_gives_the_same_para
 
 
 def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(learning, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
+    monkeypatch.setattr(trainer, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
     assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -354,7 +354,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands.learning, "fit", None)  # nothing may get as far as training
+    monkeypatch.setattr(commands.trainer, "fit", None)  # nothing may get as far as training
     np.savez("flat.npz", x_train=np.zeros(3), y_train=np.zeros(3, int))
     np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.arange(20) % 2)
     events = {
@@ -635,7 +635,7 @@ def untrained():
     """Parameters of a network and its scores."""
     network = networks.ReluNetwork((64, 32, 16, 10), spikegrad.LIF(), 1, "current", high=16.0)
     params = network.init(jax.random.key(0))
-    return params, learning.make_evaluator(network)(params, data.load("digits").test)
+    return params, trainer.make_evaluator(network)(params, data.load("digits").test)
 
 
 @pytest.fixture
@@ -649,9 +649,9 @@ def learnt(untrained, monkeypatch):
         if found:
             raise found
         curves = {"loss": [1.0], "accuracy": [0.5], "rates": [[0.1, 0.2]], "test": [0.4]}
-        return learning.Fit(params, scores, curves, 1.0, False)
+        return trainer.Fit(params, scores, curves, 1.0, False)
 
-    monkeypatch.setattr(commands.learning, "fit", fit)
+    monkeypatch.setattr(commands.trainer, "fit", fit)
     return fits
 
 
@@ -757,7 +757,7 @@ def test_memory_that_runs_out_is_one_line(monkeypatch, tmp_path, capsys):
     def fit(*args, **settings):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nand more")
 
-    monkeypatch.setattr(commands.learning, "fit", fit)
+    monkeypatch.setattr(commands.trainer, "fit", fit)
     assert main(["train", *QUICK, "--quiet", "-o", str(tmp_path / "run")]) == 1
     assert only_line(capsys) == "spikegrad: error: out of memory: Out of memory allocating 1 bytes."
 

@@ -16,7 +16,7 @@ from cli_helpers import options
 from click.testing import CliRunner
 
 from spikegrad import data
-from spikegrad.cli import commands, diagnosis, figure, learning, main, processes, runs
+from spikegrad.cli import commands, diagnosis, figure, main, processes, runs, trainer
 from spikegrad.training import Checkpoints
 
 ARGS = ["--hidden", "3", "--steps", "2", "--epochs", "2", "--batch", "16", "--no-baseline", "--quiet"]
@@ -166,7 +166,7 @@ def test_checkpoint_of_another_run_is_refused(copy, killed, capsys, other, what)
 
 @pytest.mark.parametrize(
     "curves",
-    [{}, {"loss": [1.0]}, dict.fromkeys(learning._CURVES, 3), {name: [None] for name in learning._CURVES}, None],
+    [{}, {"loss": [1.0]}, dict.fromkeys(trainer._CURVES, 3), {name: [None] for name in trainer._CURVES}, None],
 )
 def test_invalid_curves_of_a_checkpoint_are_one_line(copy, capsys, curves):
     with np.load(newest(copy)) as file:
@@ -222,8 +222,8 @@ def trained(monkeypatch, killed):
     """Training that is over at once, with the results of the whole run."""
     params = runs.read_parameters(runs.read(killed / "run-whole"))
     curves = {"loss": [9.0], "accuracy": [0.5], "rates": [[0.1]], "test": [0.25]}  # a loss that is diagnosed
-    scores = learning.Scores(np.zeros((8, 2)), [0.1], [0.0])
-    monkeypatch.setattr(learning, "fit", lambda *args, **options: learning.Fit(params, scores, curves, 1.0, False))
+    scores = trainer.Scores(np.zeros((8, 2)), [0.1], [0.0])
+    monkeypatch.setattr(trainer, "fit", lambda *args, **options: trainer.Fit(params, scores, curves, 1.0, False))
 
 
 @pytest.mark.usefixtures("trained")
@@ -276,7 +276,7 @@ def test_classes_far_beyond_the_recordings_are_refused(tmp_path, capsys):
 def test_sweep_refuses_damaged_results(source, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "sweep"
     args = ["--data", str(source), *ARGS[:-2], "--surrogate", "sigmoid", "--lr", "0.1", "--seeds", "1"]
-    monkeypatch.setattr(learning, "sweep", lambda *args, **options: iter(()))
+    monkeypatch.setattr(trainer, "sweep", lambda *args, **options: iter(()))
     assert main(["sweep", *args, "--quiet", "-o", str(folder)]) == 0
     monkeypatch.undo()
     text = (folder / "sweep.json").read_text()
@@ -336,8 +336,8 @@ def test_stochastic_spikes_are_drawn_with_the_seed(source):
 
     def fit(seed):
         network = given.network(loaded)
-        start = learning.starts(network, loaded.train)(jax.random.key(0))
-        return learning.fit(network, start, loaded, dataclasses.replace(given, seed=seed)), network
+        start = trainer.starts(network, loaded.train)(jax.random.key(0))
+        return trainer.fit(network, start, loaded, dataclasses.replace(given, seed=seed)), network
 
     (first, network), (again, _), (other, _) = fit(0), fit(0), fit(1)
     assert np.array_equal(first.params[0].weight, again.params[0].weight)

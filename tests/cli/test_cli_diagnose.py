@@ -16,7 +16,7 @@ pytest.importorskip("optax")
 
 from rich.console import Console
 
-from spikegrad.cli import diagnosis, learning, main, networks, tables
+from spikegrad.cli import diagnosis, main, networks, tables, trainer
 from spikegrad.data import Sequences
 from spikegrad.inspect.diagnosis import Diagnosis
 from spikegrad.inspect.diagnosis._numbers import LayerReport
@@ -127,7 +127,7 @@ def test_the_layers_are_those_that_are_trained(encoding):
     labels = rng.integers(3, size=5)
     given = images(x, labels) if lengths is None else Sequences("some", x, labels, lengths=lengths, steps=7)
     found = diagnosis.examine(network, params, given)
-    np.testing.assert_allclose(found.loss, learning.cross_entropy(expected, labels).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found.loss, trainer.cross_entropy(expected, labels).mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("width", [80, 140])

@@ -11,7 +11,7 @@ import pytest
 from cli_helpers import arrays
 
 from spikegrad import data
-from spikegrad.cli import commands, figure, learning, main
+from spikegrad.cli import commands, figure, main, trainer
 
 OPTIONS = {"epochs": 3, "batch": 16, "hidden": (4, 3), "steps": 3, "lr": 0.2, "decay": 0.8, "seed": 3}
 ARGS = [
@@ -68,8 +68,8 @@ class Run:
 
     def __init__(self, folder, source, monkeypatch):
         self.folder, self.before, self.figures = folder, {"spiking": [], "ReLU": []}, []
-        fit, draw = learning.fit, figure.run_figure
-        update = learning.training.fit
+        fit, draw = trainer.fit, figure.run_figure
+        update = trainer.training.fit
 
         def plain(layers):
             """In the dtype of the layers."""
@@ -84,15 +84,15 @@ class Run:
 
                 return update(loss, state, batches, callbacks=[*callbacks, note], **options)
 
-            monkeypatch.setattr(learning.training, "fit", spy)
+            monkeypatch.setattr(trainer.training, "fit", spy)
             return fit(network, params, loaded, options, name=name, **more)
 
         def drawing(*args):
             self.figures.append(draw(*args))
             return self.figures[-1]
 
-        monkeypatch.setattr(learning, "_WORK", 1.0)  # one update in each call
-        monkeypatch.setattr(learning, "fit", noting)
+        monkeypatch.setattr(trainer, "_WORK", 1.0)  # one update in each call
+        monkeypatch.setattr(trainer, "fit", noting)
         monkeypatch.setattr(figure, "run_figure", drawing)
         self.out = captured(["train", "--data", str(source), *ARGS, "--quiet", "-o", str(folder)])
         monkeypatch.undo()
@@ -211,8 +211,8 @@ def test_summary_reports_the_last_epoch():
         "loss": [3.0, 1.0, 2.0], "accuracy": [0.1, 0.9, 0.5], "test": [0.2, 0.8, 0.4],
         "rates": [[0.1, 0.9], [0.3, 0.2], [0.2, 0.5]],
     }  # fmt: skip
-    scores = learning.Scores(np.eye(3), [0.25, 0.75], [0.5, 0.0])
-    found = commands._summary(learning.Fit([], scores, curves, 7.0, True))
+    scores = trainer.Scores(np.eye(3), [0.25, 0.75], [0.5, 0.0])
+    found = commands._summary(trainer.Fit([], scores, curves, 7.0, True))
     assert found == {
         "test": 0.4, "accuracy": 0.5, "loss": 2.0, "rates": [0.25, 0.75], "silent": [0.5, 0.0], "epochs": 3,
         "interrupted": True, "seconds": 7.0, "curves": curves,
@@ -338,7 +338,7 @@ def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
 
 
 def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, tmp_path, monkeypatch):
-    found, make = [], learning.make_evaluator
+    found, make = [], trainer.make_evaluator
 
     def noting(network, call):
         score = make(network, call)
@@ -349,7 +349,7 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
 
         return spy
 
-    monkeypatch.setattr(learning, "make_evaluator", noting)
+    monkeypatch.setattr(trainer, "make_evaluator", noting)
     folder = tmp_path / "sweep"
     args = [*ARGS[: ARGS.index("--lr")], *ARGS[ARGS.index("--lr") + 2 :], "--lr", "0.02,0.2", "--seeds", "2"]
     out = captured(

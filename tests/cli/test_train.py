@@ -11,9 +11,9 @@ import pytest
 from cli_helpers import arrays, images, options
 
 from spikegrad import LIF, Layer
-from spikegrad.cli import learning, sources, tables
-from spikegrad.cli.learning import fit, make_evaluator, random_shift
+from spikegrad.cli import sources, tables, trainer
 from spikegrad.cli.networks import ReluNetwork, SpikingNetwork
+from spikegrad.cli.trainer import fit, make_evaluator, random_shift
 from spikegrad.data import Binning, load
 from spikegrad.training import DivergedError
 from spikegrad.training._update import arrays_apart
@@ -120,7 +120,7 @@ def test_noise_is_normal_and_new_for_each_key():
             return x[:, 0], [x], x
 
     x = RNG.normal(size=(64, 20, 9)).astype(np.float32)
-    loss = learning._loss(Network(), options(input_noise=0.25))
+    loss = trainer._loss(Network(), options(input_noise=0.25))
     for key in (0, 1, 0):
         loss({}, (x, np.zeros(64, int), None), jax.random.key(key))
     (first, encoding), (second, other), (again, _) = seen
@@ -155,7 +155,7 @@ def test_a_processor_takes_over_the_training_data_without_a_copy(tmp_path):
     x = RNG.integers(0, 256, (5000, 16, 16)).astype(np.uint8)  # large: NumPy's own memory is no device's
     np.savez(tmp_path / "mine.npz", x_train=x, y_train=np.arange(len(x)) % 10)
     data = sources.load(str(tmp_path / "mine.npz"), 0, Binning())
-    loss, batches = learning._placed(lambda params, batch, key: (0.0, {}), data.train, 100)
+    loss, batches = trainer._placed(lambda params, batch, key: (0.0, {}), data.train, 100)
     assert sorted(np.concatenate(list(batches(0)(0)))) == list(range(4000))
     bound, _ = arrays_apart(loss)  # as a compiled call takes them
     assert max(jax.tree.leaves(bound), key=lambda leaf: leaf.nbytes).unsafe_buffer_pointer() == data.train.x.ctypes.data
@@ -194,7 +194,7 @@ def test_training_learns_and_the_seed_decides(digits, learnt, monkeypatch):
     assert not learnt.interrupted
     assert learnt.failures == ()
     assert not same(learnt, small(digits, shift=1, seed=1))
-    monkeypatch.setattr(learning, "device_memory", lambda: digits.train.x.nbytes)  # examples go batch by batch
+    monkeypatch.setattr(trainer, "device_memory", lambda: digits.train.x.nbytes)  # examples go batch by batch
     assert same(learnt, small(digits, shift=1))
 
 
@@ -207,7 +207,7 @@ def test_held_out_examples_have_no_part_in_training(digits, learnt):
 
 
 def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(digits, learnt, tmp_path, monkeypatch):
-    monkeypatch.setattr(learning, "_WORK", 1.0)
+    monkeypatch.setattr(trainer, "_WORK", 1.0)
     whole = small(digits, shift=1)
     seen = []
     options = {"shift": 1, "folder": tmp_path, "minutes": 0.0}
@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_ends_training(digits):
 
 
 def test_divergence_keeps_the_last_good_parameters(digits, monkeypatch):
-    monkeypatch.setattr(learning, "_WORK", 1.0)
+    monkeypatch.setattr(trainer, "_WORK", 1.0)
     good = []
     x = digits.train.x[:, 0].copy()
     x[200] = np.inf

@@ -17,7 +17,7 @@ from conftest import MODES
 from matplotlib.figure import Figure
 from recording_files import EVENT, SHD, packet, write_aedat, write_nmnist, write_shd, write_ts
 
-from spikegrad.cli import commands, figure, learning, main, runs, sources
+from spikegrad.cli import commands, figure, main, runs, sources, trainer
 from spikegrad.cli.networks import CELLS, READOUTS, RectifiedNetwork, without_spikes
 from spikegrad.data import Binning, DataError, Sequences, _sequences, binary_adding, load, randman
 
@@ -98,7 +98,7 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     network = network_of((4,), recurrent=True)
     params = network.init(jax.random.key(1), 1.5)
     x, y = RNG.normal(size=(8, 9, 4)).astype(np.float32), np.arange(8) % CLASSES
-    loss = jax.value_and_grad(learning._loss(network, options()), has_aux=True)
+    loss = jax.value_and_grad(trainer._loss(network, options()), has_aux=True)
     longer = np.concatenate([x, np.full((8, 6, 4), 7, np.float32)], 1)
     (value, metrics), gradient = jax.jit(loss)(params, (x, y, LENGTHS), jax.random.key(0))
     (padded, same), other = jax.jit(loss)(params, (longer, y, LENGTHS), jax.random.key(0))
@@ -106,7 +106,7 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     np.testing.assert_allclose(same["rates"], metrics["rates"], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    score = learning.make_evaluator(network)
+    score = trainer.make_evaluator(network)
     few, many = score(params, with_lengths(x, LENGTHS)), score(params, with_lengths(longer, LENGTHS))
     np.testing.assert_allclose(many.logits, few.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(few.rates, metrics["rates"], rtol=1e-5)
@@ -138,7 +138,7 @@ def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path
     data = sources.load(str(tmp_path / "sparse.npz"), 0, Binning())
     network = network_of((300,), hidden=(80,), recurrent=True, steps=40)
     key = jax.random.key(0)
-    params = learning.starts(network, data.train)(key)
+    params = trainer.starts(network, data.train)(key)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, network.shapes)
     weight = arrays(params)[0]["weight"]
     trace, there, traces = 0.0, np.arange(40) < data.train.lengths[:, None], []
@@ -147,13 +147,13 @@ def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path
         traces.append(trace)
     squares = (np.array(traces).swapaxes(0, 1)[there] ** 2).sum(1).mean()
     assert np.sqrt((weight**2).mean() * squares) == pytest.approx(math.sqrt(0.9), rel=0.05)
-    rates = learning.make_evaluator(network)(params, data.train).rates
+    rates = trainer.make_evaluator(network)(params, data.train).rates
     before = network.init(key, math.sqrt(0.5))  # nearly silent
-    assert rates[0] > 0.005 > 10 * learning.make_evaluator(network)(before, data.train).rates[0]
+    assert rates[0] > 0.005 > 10 * trainer.make_evaluator(network)(before, data.train).rates[0]
     nothing = data.train.map(np.zeros_like)
     of_images = dataclasses.replace(network, encoding="current")
     for of, given, gain in ((network, nothing, math.sqrt(0.5)), (of_images, load("digits", 0).train, 0.5)):
-        found, plain = learning.starts(of, given)(key), of.init(key, gain)
+        found, plain = trainer.starts(of, given)(key), of.init(key, gain)
         assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True))
 
 
@@ -332,7 +332,7 @@ def test_what_does_not_fit_the_memory_is_read_when_it_is_needed(tmp_path, monkey
     given = options(epochs=1, batch=8, input_noise=0.1)
     network = given.network(whole)
     start = network.init(jax.random.key(0))
-    fits = [learning.fit(network, start, data, given) for data in (whole, parts)]
+    fits = [trainer.fit(network, start, data, given) for data in (whole, parts)]
     assert np.array_equal(fits[0].params[0].weight, fits[1].params[0].weight)
     assert not np.array_equal(fits[0].params[0].weight, start[0].weight)
 
@@ -360,7 +360,7 @@ def trained(tmp_path_factory):
 
     deferred = commands.processes.deferred
     with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "_WORK", 1.0)
+        patch.setattr(trainer, "_WORK", 1.0)
         assert main([*args, "-o", str(folder / "whole")]) == 0
         patch.setattr(figure, "run_figure", lambda *_: Figure())
         patch.setattr(commands.processes, "deferred", soon)

@@ -15,7 +15,7 @@ from cli_helpers import options
 from rich.console import Console
 
 from spikegrad import Arctan, Sigmoid, rescaled
-from spikegrad.cli import learning, main, sources, sweeping, tables
+from spikegrad.cli import main, sources, sweeping, tables, trainer
 from spikegrad.cli.figure import sweep_figure
 from spikegrad.cli.networks import SpikingNetwork
 from spikegrad.data import DataError, Sequences, load
@@ -247,11 +247,11 @@ def test_a_run_of_the_command_is_that_of_train_alone(swept):
     found = next(r for r in lines(swept) if setting.items() <= r.items())  # they stand as they ended
     network = SpikingNetwork((64, 16, 10), LIF(surrogate=rescaled(Arctan(), half_width=0.4)), 4, "current", high=16.0)
     params = network.init(jax.random.key(6), 0.5)
-    alone = learning.fit(network, params, data, options(encoding="current", epochs=2, batch=128, lr=0.02, seed=6))
+    alone = trainer.fit(network, params, data, options(encoding="current", epochs=2, batch=128, lr=0.02, seed=6))
     assert found["loss"] == pytest.approx(alone.curves["loss"][-1], rel=1e-4)
     assert found["accuracy"] == pytest.approx(alone.curves["accuracy"][-1], abs=2 / 1300)
     assert found["test"] == pytest.approx(alone.scores.accuracy(data.test.y), abs=2 / 359)
-    scores = learning.make_evaluator(network)(alone.params, validation.test)
+    scores = trainer.make_evaluator(network)(alone.params, validation.test)
     assert found["validation"] == pytest.approx(scores.accuracy(validation.test.y), abs=2 / 143)
 
 

@@ -20,7 +20,7 @@ from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
 from ..training import Callback
 from ..training._consensus import from_first
-from . import allocator, diagnosis, learning, outputs, processes, runs, tables
+from . import allocator, diagnosis, outputs, processes, runs, tables, trainer
 from .networks import NO_ENCODING, Params, SpikingNetwork, without_spikes
 from .options import (
     Options,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDE = 120
-"""Columns from which on a surrogate takes one line of the list, and not two."""
+"""Columns of the terminal that fit a surrogate of the list in one line."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -136,9 +136,9 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     options, record, network = run.options, run.record, run.network
     test, classes = data.test, data.classes
 
-    def learn(network: SpikingNetwork, name: str, activity: str, start: Params, *callbacks: Callback) -> learning.Fit:
+    def learn(network: SpikingNetwork, name: str, activity: str, start: Params, *callbacks: Callback) -> trainer.Fit:
         with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
-            fit = learning.fit(
+            fit = trainer.fit(
                 network,
                 start,
                 data,
@@ -155,7 +155,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         return fit
 
     key = jax.random.key(options.seed)
-    start = learning.starts(network, data.train)(key)
+    start = trainer.starts(network, data.train)(key)
     why = diagnosis.reasons(network, start, data.train, options.lr)
     watch = diagnosis.Watch(why, classes, quiet)
     with runs.held(run.folder), processes.deferred() as stop:
@@ -169,17 +169,17 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         if not stop() and record["baseline"] and not run.failures:
             with run.collecting():
                 other = without_spikes(network)
-                other_start = other.init(key, learning.gains(network)[1])
+                other_start = other.init(key, trainer.gains(network)[1])
                 record["results"]["relu"] = _summary(learn(other, "ReLU", "active", other_start))
         record |= {"interrupted": bool(stop()), "finished": not stop() and not run.failures}
         record["seconds"] = sum(row["seconds"] for row in record["results"].values() if row)
-        data = dataclasses.replace(data, train=test)  # the rest looks at the test set alone
+        data = dataclasses.replace(data, train=test)  # frees the training set
         doubts = tables.warnings(record["results"]["spiking"], classes)
         doubts += tables.large_losses(record["results"], classes)
-        learning.forget_programs()
+        trainer.forget_programs()
         reasons = why(spiking.params) if doubts or spiking.failures else []
         lines = [*doubts, *(reasons or [diagnosis.SOUND] * bool(doubts))]
-        learning.forget_programs()
+        trainer.forget_programs()
 
         def figure() -> Figure:
             from .figure import run_figure  # noqa: PLC0415  (it takes memory that training needs)
@@ -194,7 +194,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         with run.collecting():
             run.save_record()
             if record["finished"] and jax.process_index() == 0:
-                shutil.rmtree(run.folder / learning.CHECKPOINTS, ignore_errors=True)
+                shutil.rmtree(run.folder / trainer.CHECKPOINTS, ignore_errors=True)
     out = tables.console()
     for table in tables.results(record, network.count):
         out.print(table)
@@ -206,10 +206,10 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         )
     if record["interrupted"]:
         out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {run.folder} goes on")
-    return run.end(out, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, learning.METRICS), began, stop())
+    return run.end(out, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, trainer.METRICS), began, stop())
 
 
-def _summary(fit: learning.Fit) -> dict[str, Any]:
+def _summary(fit: trainer.Fit) -> dict[str, Any]:
     return {
         "test": fit.curves["test"][-1],
         "accuracy": fit.curves["accuracy"][-1],
@@ -249,7 +249,7 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     is_image = saved.options.encoding != NO_ENCODING
     if data is None and (not labelled or runs.sha256(found, is_image) != saved.about.test_sha256):
         tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
-    scores = learning.make_evaluator(saved.network)(params, found)
+    scores = trainer.make_evaluator(saved.network)(params, found)
     if not np.isfinite(scores.logits).all():
         raise runs.RunError(f"{run}: its answers to {source} are NaN or infinite")
     if output is not None:

@@ -1,4 +1,4 @@
-"""Why a run does not learn: what train says of it, and the command that looks closer."""
+"""The diagnosis of runs that do not learn, for ``train`` and for the command ``diagnose``."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ import click
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.table import Table
 
 from .. import training
 from ..data import Sequences
 from ..inspect.diagnosis import Diagnosis, diagnose
 from ..inspect.diagnosis._report import laid_out
-from . import learning, outputs, runs, streams, tables
+from . import outputs, runs, streams, tables, trainer
 from .networks import Params, SpikingNetwork, spike_key
 from .sources import examples, spaced
 
 EXAMPLES = 128
-"""So many tell as much as all."""
+"""More examples hardly change a diagnosis."""
 
 
 def examine(
     network: SpikingNetwork, params: Params, source: Sequences, lr: float | None = None, most: int = EXAMPLES
 ) -> Diagnosis:
-    """A diagnosis of some of the examples. With a learning rate, the first update is judged as well."""
+    """Diagnose a network on some of the examples. With a learning rate, include the first update."""
     x, y, lengths = examples(source, spaced(len(source), most))
-    params = jax.tree.map(np.asarray, params)  # each of several processes looks for itself
+    params = jax.tree.map(np.asarray, params)  # each process diagnoses separately
     key = jax.random.key(0)
     steps = None if lengths is None else jnp.asarray(lengths)
     layers, inputs, mask = network.taken_apart(params, network.prepare(jnp.asarray(x)), key, steps)
@@ -40,17 +39,17 @@ def examine(
 
     def loss(potentials):
         last = potentials[ends - 1, jnp.arange(len(y))]
-        return learning.cross_entropy(network.logits(last, potentials, mask), jnp.asarray(y)).mean()
+        return trainer.cross_entropy(network.logits(last, potentials, mask), jnp.asarray(y)).mean()
 
-    optimizer = None if lr is None else optax.adam(lr)
+    optimizer = None if lr is None else trainer.optimizer_of(lr, 1)
     return diagnose(layers, inputs, loss, optimizer=optimizer, mask=mask, mode=network.mode, key=spike_key(params, key))
 
 
 def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float) -> Callable[[Params], list[str]]:
-    """A function that says why nothing is learnt: by what training began with, or else by what has become of it."""
-    few = train.subset(spaced(len(train), EXAMPLES)).in_memory()  # not all are held
+    """Return a function that lists issues of the initial parameters, or else of its argument."""
+    few = train.subset(spaced(len(train), EXAMPLES)).in_memory()  # does not keep all examples in memory
 
-    @functools.cache  # asked for more than once, and compiled each time
+    @functools.cache  # may be called again, and compiles
     def at_start() -> list[str]:
         return [f"at the start, {v}" for v in examine(network, start, few, lr).issues]
 
@@ -64,11 +63,11 @@ def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float)
 
 
 SOUND = "potentials and gradients show nothing else amiss: more epochs may help"
-"""What there is to say where :func:`reasons` has none."""
+"""The message if :func:`reasons` finds no issue."""
 
 
 class Watch:
-    """A callback that says why, once, at the end of the first epoch in which nothing was learnt."""
+    """A callback that prints issues once, after the first epoch without learning."""
 
     def __init__(self, why: Callable[[Params], list[str]], classes: int, quiet: bool) -> None:
         self.why, self.least, self.quiet, self.looked = why, tables.learnt(classes), quiet, False
@@ -84,7 +83,7 @@ class Watch:
 
 @contextmanager
 def explained(why: Callable[[Params], list[str]]) -> Iterator[None]:
-    """Say why training has diverged, before the error that ends it."""
+    """Print issues before the error of diverged training."""
     try:
         yield
     except training.DivergedError as error:
@@ -94,7 +93,7 @@ def explained(why: Callable[[Params], list[str]]) -> Iterator[None]:
 
 
 def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
-    """The numbers of each layer, as wide as a screen."""
+    """Return tables with the numbers of each layer, up to ``width`` columns wide."""
     found = []
     for headings, *cells in laid_out(rows, width, between=3):
         found.append(tables.table(title, headings[:1], headings[1:]))
@@ -133,7 +132,7 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
         raise runs.RunError(f"{source} has no labels, which the loss needs")
     params, lr = runs.read_parameters(saved), None
     if initial:
-        params = learning.starts(saved.network, saved.options.load().train)(jax.random.key(saved.options.seed))
+        params = trainer.starts(saved.network, saved.options.load().train)(jax.random.key(saved.options.seed))
         lr = saved.options.lr
     diagnosis = examine(saved.network, params, found, lr, examples)
     if output is not None and output.suffix == ".json":

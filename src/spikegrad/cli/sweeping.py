@@ -1,4 +1,4 @@
-"""The command ``sweep``: settings times seeds, chosen on the validation set, reported on the test set."""
+"""The command ``sweep``: settings and seeds, selected on the validation set, reported on the test set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .._system import processors
 from ..surrogates._measures import rescaled
 from ..surrogates._registry import get
 from ..training._json_lines import jsonable
-from . import learning, runs, signals, sources, tables
+from . import runs, signals, sources, tables, trainer
 from .options import (
     Options,
     RealRange,
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 RECORD, RESULTS = "sweep.json", "runs.jsonl"
 AXES = ("surrogate", "peak", "half_width", "lr")
-"""What settings differ in, as results name it."""
+"""The values of a setting, by their names in results."""
 
 
 _RUNS = 100_000
 
 
 class Summary(NamedTuple):
-    """The runs of one setting, which differ in their seeds: means with standard deviations, NaN for a single run."""
+    """The runs of one setting with several seeds: means with standard deviations, NaN for a single run."""
 
     setting: dict[str, Any]
     n: int
@@ -56,9 +56,9 @@ class Summary(NamedTuple):
 
 
 def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
-    """One for each setting, the runs of all seeds together, in whatever order they ended."""
+    """Summarize the seeds of each setting, independent of the order in which runs ended."""
     by_setting: dict[tuple, list[dict[str, Any]]] = {}
-    for result in sorted(results, key=operator.itemgetter("seed")):  # sums are rounded in their order
+    for result in sorted(results, key=operator.itemgetter("seed")):  # rounding depends on the order
         by_setting.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
 
     def spread(group: list[dict[str, Any]], name: str) -> tuple[float, float]:
@@ -79,12 +79,12 @@ def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
 
 
 def best(rows: Iterable[Summary]) -> Summary:
-    """The one with the highest accuracy on the validation set; the test set has no say."""
+    """Return the summary with the highest validation accuracy. The test set is not used."""
     return max(rows, key=lambda row: row.validation[0])
 
 
 def parse_surrogates(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    """Surrogates of ``SPEC,...``, in whose brackets there may be commas."""
+    """Parse surrogates, ``SPEC,...``. Their brackets may contain commas."""
     del ctx, param
     specs, depth = [""], 0
     for character in value:
@@ -103,7 +103,7 @@ def parse_surrogates(ctx: click.Context, param: click.Parameter, value: str) -> 
 
 
 def parse_reals(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
-    """Numbers above 0 of ``X,...`` and ``FROM:TO:xFACTOR`` or ``FROM:TO:+STEP``; none if not given."""
+    """Parse numbers above 0, ``X,...`` with ranges ``FROM:TO:xFACTOR`` or ``FROM:TO:+STEP``."""
     del ctx, param
     if value is None:
         return ()
@@ -144,7 +144,7 @@ def _range_option(name: str, help: str, **more: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """All combinations of these; ``peaks`` and ``half_widths`` are empty where each surrogate has its own."""
+    """All combinations of these values. Empty ``peaks`` or ``half_widths`` leave surrogates unchanged."""
 
     surrogates: tuple[str, ...] = declared(
         "Surrogates, such as 'sigmoid,arctan(alpha=2)'.", None, "--surrogate", "surrogates",
@@ -185,12 +185,12 @@ class Grid:
         return [axis for axis, values in zip(AXES, self._axes, strict=True) if len(values) > 1 or axis == "surrogate"]
 
     def settings(self) -> list[dict[str, Any]]:
-        """What :func:`learning.sweep` takes.
+        """Return the settings for :func:`trainer.sweep`.
 
         Raises
         ------
         ValueError
-            If a surrogate cannot be brought to a peak or half-width.
+            If a surrogate cannot be rescaled to a peak or half-width.
         """
         return [
             {**dict(zip(AXES, chosen, strict=True)), "spike": rescaled(get(chosen[0]), *chosen[1:3])}
@@ -265,7 +265,7 @@ def sweep(
         tables.sweep_progress(total, updates, grid.varying, quiet) as progress,
     ):
         run.save_record()
-        for result in learning.sweep(
+        for result in trainer.sweep(
             run.network,
             data,
             validation,

@@ -1,4 +1,4 @@
-"""What the command prints: progress on standard error, tables on standard output."""
+"""Output of the command: progress on standard error, tables on standard output."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from rich.table import Table
 from rich.text import Text
 
 from ..training import Report
-from .learning import Reporter
 from .streams import Output, spelt
+from .trainer import Reporter
 
 PIPE_WIDTH = 180
-"""Columns of a table that goes to a file or another program, where nothing has to fit a screen."""
+"""Width of a table in a file or a pipe."""
 
 
 class _Console(Console):
-    """What the stream has to spell is spelt before a table is laid out: it takes more room."""
+    """Replace characters that the stream lacks before layout, because their replacements are wider."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(spelt(text, self.encoding), **options)
 
 
 def console(stderr: bool = False) -> Console:
-    """Where to print. Brackets are text here, never markup."""
+    """Return a console. Brackets are text, not markup."""
     stream = Output(sys.stderr if stderr else sys.stdout, optional=stderr)
     return _Console(
         file=cast(TextIO, stream),
@@ -47,7 +47,7 @@ def percent(share: float) -> str:
 
 
 def accuracy(share: float, n: int) -> str:
-    """A share of n with its standard error."""
+    """Format a fraction of n with its standard error."""
     return f"{100 * share:.1f} ± {100 * math.sqrt(share * (1 - share) / n):.1f} %"
 
 
@@ -62,14 +62,14 @@ def _status(now: Report, test: float | None, activity: str) -> str:
     if test is not None:
         parts.append(f"held out {percent(test)}")
     parts.append(f"{activity} {now.epoch_metrics['rates'].mean():.2f}")
-    if now.seconds_left is not None:  # not before the pace is known
+    if now.seconds_left is not None:  # unknown before the second call
         parts.append(f"{_duration(now.seconds_left)} left")
     return "  ".join(parts)
 
 
 @contextmanager
 def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Reporter]:
-    """A live bar on a terminal; elsewhere a line at the start and for every tenth of the way."""
+    """Show a live bar on a terminal, or else a line at the start and for every tenth of the updates."""
     out, shown = console(stderr=True), -1
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.fields[status]}")]
     if out.width >= 100:
@@ -90,7 +90,7 @@ def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Rep
 
 
 def table(title: str | None, left: Iterable[str], right: Iterable[str], **more: Any) -> Table:
-    """A table with columns aligned to the left, and then to the right."""
+    """Return a table with columns aligned to the left, then to the right."""
     found = Table(title=title, **more)
     for heading in left:
         found.add_column(heading, overflow="fold")
@@ -100,7 +100,7 @@ def table(title: str | None, left: Iterable[str], right: Iterable[str], **more: 
 
 
 def results(record: dict[str, Any], parameters: int) -> list[Table]:
-    """The tables at the end of training."""
+    """Return the tables at the end of training."""
     options, data = record["options"], record["data"]
     n = data["test"]
     networks = table(
@@ -131,7 +131,7 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
 
 
 def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
-    """Why a network has not learnt, where its activity tells."""
+    """Return warnings about activity and accuracy."""
     found = []
     for i, (rate, silent) in enumerate(zip(spiking["rates"], spiking["silent"], strict=True)):
         if silent > 0.5:
@@ -147,12 +147,12 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
 
 
 def learnt(classes: int) -> float:
-    """The accuracy from which on something has been learnt: a share of guesses, and half that share of the rest."""
+    """Return the accuracy that counts as learning: guesses, and half of their fraction of the other examples."""
     return (1 + (1 - 1 / classes) / 2) / classes
 
 
 def large_losses(results: dict[str, Any], classes: int) -> list[str]:
-    """Networks that have learnt less than nothing, although every number is finite."""
+    """Return warnings about losses far above guessing."""
     guessing = math.log(classes)
     return [
         f"the loss of {name} is {row['loss']:.3g}, and that of guessing {guessing:.3g}: a smaller lr helps"
@@ -166,25 +166,25 @@ def label(value: Any) -> str:
 
 
 def spread(mean: float, deviation: float) -> str:
-    """A mean with its standard deviation, if there is one."""
+    """Format a mean with its standard deviation, if it is known."""
     return f"{100 * mean:.1f} %" if math.isnan(deviation) else f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
 
 
 class SweepProgress:
-    """A line for each result, and under them on a terminal a bar over all updates."""
+    """A line for each result, and on a terminal a bar over all updates below them."""
 
     def __init__(self, bar: Bar, total: int, updates: int, axes: list[str], quiet: bool) -> None:
         self.bar, self.total, self.of_run, self.axes, self.quiet, self.done = bar, total, updates, axes, quiet, 0
         self.task = bar.add_task("compiling", total=total * updates)
 
     def updates(self, count: int) -> None:
-        """Told of updates that were made, in the threads of the runs."""
+        """Add updates. It is called in the threads of the runs."""
         self.bar.update(self.task, advance=count, description=f"{self.done}/{self.total} runs")
 
     def result(self, result: dict[str, Any]) -> None:
-        """Told of a run that has ended."""
+        """Add the result of a run."""
         self.done += 1
-        completed = max(self.bar.tasks[self.task].completed, self.done * self.of_run)  # it may have been made before
+        completed = max(self.bar.tasks[self.task].completed, self.done * self.of_run)  # it may be from a resumed sweep
         self.bar.update(self.task, completed=completed, description=f"{self.done}/{self.total} runs")
         setting = "  ".join(f"{'' if axis == 'surrogate' else f'{axis} '}{label(result[axis])}" for axis in self.axes)
         text = (
@@ -197,7 +197,7 @@ class SweepProgress:
 
 @contextmanager
 def sweep_progress(total: int, updates: int, axes: list[str], quiet: bool) -> Iterator[SweepProgress]:
-    """Results as they come, and a live bar on a terminal."""
+    """Show results as runs end, and a live bar on a terminal."""
     out = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Bar(*columns, console=out, disable=quiet or not out.is_terminal) as bar:
@@ -207,7 +207,7 @@ def sweep_progress(total: int, updates: int, axes: list[str], quiet: bool) -> It
 def sweep(
     rows: list[Any], chosen: list[Any], best: Any, axes: list[str], record: dict[str, Any], validation: int
 ) -> list[Any]:
-    """All settings of a sweep; the best ones of each surrogate; and the best one in words."""
+    """Return tables of all settings and of the best setting of each surrogate, and a line about the best setting."""
     data = record["data"]
     examples = f"{validation:,} examples to choose by, {data['test']:,} held out ({data['test_from']})"
 
@@ -235,7 +235,7 @@ def sweep(
 
 
 def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:
-    """Accuracy of each class and of all; without labels, how often each class was the answer."""
+    """Return the accuracy of each class and of all classes, or without labels the number of answers."""
     given = np.bincount(answers, minlength=classes)
     if y is None:
         found = table(title, (), ("class", "answers"))

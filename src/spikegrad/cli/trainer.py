@@ -1,4 +1,4 @@
-"""How the command trains its networks, as a user of :func:`spikegrad.training.fit`, and how it scores them."""
+"""Training and scores of the networks of the command, with :func:`spikegrad.training.fit`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ..training._json_lines import jsonable
 from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
 from .options import Options
 from .processes import batch_sharding
-from .sources import examples, spaced
+from .sources import Examples, examples, spaced
 
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
-    """Each image of ``(n, height, width, ...)`` moved by up to ``pixels`` in each direction, zeros moving in."""
+    """Move each image of ``(n, height, width, ...)`` by up to ``pixels`` in each direction and fill in zeros."""
     n, height, width, *rest = x.shape
     padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels)] + [(0, 0)] * len(rest))
     offsets = jax.random.randint(key, (n, 2), 0, 2 * pixels + 1)
@@ -44,16 +44,27 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def learning_rate(lr: Any, updates: int) -> optax.Schedule:
+    """A learning rate that falls to 0 along a cosine."""
+    return optax.cosine_decay_schedule(lr, updates)
+
+
+def optimizer_of(lr: Any, updates: int) -> optax.GradientTransformation:
+    """The optimizer of every run of the command."""
+    return optax.adam(learning_rate(lr, updates))
+
+
 Reporter: TypeAlias = Callable[[training.Report, float | None], None]
-"""Called after each compiled call with its report, and with the latest accuracy on the test set, if there is one."""
+"""Receives the report of each compiled call and the latest test accuracy, None before the first epoch has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a network makes of examples.
+    """Predictions and firing statistics for a set of examples.
 
-    ``logits`` is ``(n, classes)``. For each hidden layer, ``rates`` has the spikes per neuron and step, and ``silent``
-    the share of neurons that never fire; of rectified linear units, the share that is active, and that never is.
+    ``logits`` is ``(n, classes)``. For each hidden layer, ``rates`` has the spikes per neuron and time step, and
+    ``silent`` the fraction of neurons that never fire. For rectified units they are the fractions of active units and
+    of units that are never active.
     """
 
     logits: np.ndarray
@@ -62,20 +73,20 @@ class Scores:
 
     @property
     def answers(self) -> np.ndarray:
-        """The class of the greatest logit, ``(n,)``."""
+        """The class with the largest logit, ``(n,)``."""
         return self.logits.argmax(1)
 
     def accuracy(self, y: np.ndarray) -> float:
-        """Share of the answers that equal the labels."""
+        """Fraction of the answers that equal the labels."""
         return float((self.answers == y).mean())
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A trained network: parameters, scores of the held-out examples, and one value per epoch of each curve.
+    """A trained network: parameters, test scores and one value per epoch of each learning curve.
 
-    ``failures`` says what went wrong on the way: a file that could not be written, or that it diverged; the parameters
-    are then the last good ones.
+    ``failures`` lists files that could not be written, and divergence. After divergence the parameters are the last
+    finite ones.
     """
 
     params: Params
@@ -87,16 +98,15 @@ class Fit:
 
 
 def forget_programs() -> None:
-    """Give back the memory of what has been compiled and is out of use, such as the training of a network before."""
-    gc.collect()  # a compiled function is part of circles
+    """Free the memory of compiled programs that are no longer used, such as those of an earlier network."""
+    gc.collect()  # compiled functions are in reference cycles
     release_memory()
 
 
 def make_evaluator(network: SpikingNetwork, call: Callable[..., tuple] | None = None) -> Callable[..., Scores]:
-    """A function that runs a network on any number of examples, compiled once for its own size of batch.
+    """Return a function of parameters and :class:`spikegrad.data.Sequences` that returns their :class:`Scores`.
 
-    It takes parameters and :class:`spikegrad.data.Sequences`. ``call`` is used instead of the network, with other
-    parameters.
+    It is compiled once for a fixed batch size. ``call`` replaces the network if parameters have another form.
     """
     call = network if call is None else call
 
@@ -116,7 +126,7 @@ def make_evaluator(network: SpikingNetwork, call: Callable[..., tuple] | None = 
             out, n = run(params, padded, steps, valid, jax.random.fold_in(jax.random.key(0), i))
             logits.append(np.asarray(out)[: len(part)])
             counts.append([np.asarray(c) for c in n])
-        share = source.lengths.mean() / source.steps if source.masked else 1.0  # of the steps that take place
+        share = source.lengths.mean() / source.steps if source.masked else 1.0  # of the time steps, the valid ones
         layers = [np.sum(layer, 0) / (len(source) * share) for layer in zip(*counts, strict=True)]
         return Scores(
             np.concatenate(logits), [float(r.mean()) for r in layers], [float((r == 0).mean()) for r in layers]
@@ -139,35 +149,35 @@ def fit(
     identity: dict[str, Any] | None = None,
     callbacks: Sequence[training.Callback] = (),
 ) -> Fit:
-    """Train by Adam, with a learning rate that falls to 0 along a cosine, on the cross-entropy of the logits.
+    """Train on the cross-entropy of the logits.
 
-    The held-out examples are scored after each epoch, to be drawn; nothing is chosen by them.
+    The test set is scored after each epoch for the learning curves, and is not used for any decision.
 
     Parameters
     ----------
     network : SpikingNetwork
-        What to train.
+        The network.
     params : tuple of Layer
-        Its parameters at the start.
+        Initial parameters.
     data : Split
         At least ``batch`` training examples.
     options : Options
-        Of them count ``epochs``, ``batch``, ``lr``, ``shift``, ``input_noise`` and ``seed``: the order, the shifts, the
-        noise and a random input encoding depend on the seed alone.
+        ``epochs``, ``batch``, ``lr``, ``shift``, ``input_noise`` and ``seed`` are used. The order of the examples, the
+        shifts, the noise and a random input encoding depend only on the seed.
     name : str
-        Of the network, in messages and files.
+        Name of the network in messages and files.
     report : Reporter
-        Told of each compiled call.
+        Called after each compiled call.
     stop : callable
-        Asked as often; true ends training, and what was learnt so far is returned.
+        Called after each compiled call. If it returns true, training ends and its current state is returned.
     folder : Path, optional
-        Where ``metrics.jsonl`` and checkpoints are written. Training goes on from the newest checkpoint that is there.
+        Folder of ``metrics.jsonl`` and checkpoints. Training resumes from the newest checkpoint in it.
     minutes : float
-        Between checkpoints.
+        Minimum time between checkpoints.
     identity : dict, optional
-        Everything that the result depends on, as JSON. Checkpoints store it, and one of another run raises an error.
+        Everything that determines the result, as JSON. Checkpoints store it. A checkpoint with another one raises.
     callbacks : sequence of Callback
-        Told more of it.
+        More callbacks of :func:`spikegrad.training.fit`.
 
     Returns
     -------
@@ -176,13 +186,13 @@ def fit(
     Raises
     ------
     DivergedError
-        If the loss is not finite before anything has been learnt.
+        If the loss is not finite in the first compiled call.
     CheckpointError
-        If the newest checkpoint in ``folder`` cannot be read, or belongs to another run.
+        If the newest checkpoint in ``folder`` cannot be read or belongs to another run.
     """
     epochs, per_epoch = options.epochs, len(data.train) // options.batch
-    schedule = jax.jit(optax.cosine_decay_schedule(options.lr, per_epoch * epochs))
-    optimizer = optax.adam(schedule)
+    optimizer = optimizer_of(options.lr, per_epoch * epochs)
+    rate = jax.jit(learning_rate(options.lr, per_epoch * epochs))
     loss, batches = _placed(_loss(network, options), data.train, options.batch)
     course = _Course(data.test, make_evaluator(network), report)
     told: list[training.Callback] = [course, *callbacks, lambda now: stop()]
@@ -198,7 +208,7 @@ def fit(
         lines = training.JsonLines(
             folder / METRICS,
             of={"network": name},
-            more=lambda now: {"learning_rate": schedule(now.step - 1)} | course.test_accuracy(now),
+            more=lambda now: {"learning_rate": rate(now.step - 1)} | course.test_accuracy(now),
             resume=True,
         )
         told[1:1] = [_Tolerant(lines, failures), _Tolerant(checkpoints, failures)]
@@ -236,26 +246,26 @@ def sweep(
     report: Callable[[int], Any],
     **more: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Train a network with each of several settings and seeds as :func:`fit` does, and score it, by
-    :func:`spikegrad.training.sweep`.
+    """Train and score a network with several settings and seeds, as :func:`fit` does for one.
 
     Parameters
     ----------
     data, validation : Split
-        The training and the test set; and the training and the validation set.
+        Both have the training set. ``data`` has the test set, ``validation`` has the validation set instead.
     options : Options
-        Of them count ``epochs``, ``batch``, ``shift`` and ``input_noise``.
+        ``epochs``, ``batch``, ``shift`` and ``input_noise`` are used.
     settings : list of dict
-        Each has a ``spike``, the surrogate; ``lr``; and whatever else is to be told of it.
+        Each has the surrogate ``spike``, the learning rate ``lr``, and values for the results.
     report : callable
-        Told of the updates that have been made since it was last called, in the threads of the runs.
+        Called in the threads of the runs with the number of updates since its last call.
     **more
-        For :func:`spikegrad.training.sweep`.
+        Further arguments of :func:`spikegrad.training.sweep`.
 
     Yields
     ------
     dict
-        With the accuracies ``validation`` and ``test``, and ``silent`` as :class:`Scores` has it.
+        Results of :func:`spikegrad.training.sweep` with the accuracies ``validation`` and ``test``, and with
+        ``silent`` of :class:`Scores`.
     """
     epochs, per_epoch = options.epochs, len(data.train) // options.batch
     one_loss = _loss(network, options)
@@ -287,7 +297,7 @@ def sweep(
         lambda key, setting: start(key),
         batches,
         settings,
-        optimizer=lambda setting: optax.adam(optax.cosine_decay_schedule(setting["lr"], per_epoch * epochs)),
+        optimizer=lambda setting: optimizer_of(setting["lr"], per_epoch * epochs),
         seeds=seeds,
         epochs=epochs,
         updates_per_call=_updates_per_call(network, options.batch, per_epoch),
@@ -298,7 +308,7 @@ def sweep(
 
 
 def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], Params]:
-    """What draws the parameters of a spiking network at the start: of recordings, by how much they drive it."""
+    """Return a function that draws initial parameters. For recordings, a sample of them scales the weights."""
 
     def plain(key: jax.Array) -> Params:
         return network.init(key, gains(network)[0])
@@ -311,61 +321,61 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     def start(key: jax.Array) -> Params:
         params = driven(x, lengths, key)
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-        return params if finite else plain(key)  # there are no events to go by
+        return params if finite else plain(key)  # not finite if the sample has no events
 
     return start
 
 
 _MEASURED = 128
-"""Recordings of which it is measured how much they drive: no more than are in a batch by default, which must fit."""
+"""Size of the sample: a default batch, which must fit into memory anyway."""
 
 
 def gains(network: SpikingNetwork) -> tuple[float, float]:
-    """Of the weights at the start, in a spiking network and in one without spikes.
+    """Gains of the initial weights, with and without spikes.
 
-    A membrane sums an input that stays over steps, so that it needs smaller weights than a ReLU; a recording varies.
+    A membrane sums constant inputs over time steps, so it needs smaller weights than a ReLU. Recordings vary.
     """
     return (math.sqrt(0.5), math.sqrt(0.5)) if network.encoding == NO_ENCODING else (0.5, 1.0)
 
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
-_WORK = 1.6e10  # additions and multiplications of one compiled call: a tenth of a second or so on two cores
+_WORK = 1.6e10  # additions and multiplications of one compiled call: about a tenth of a second on two cores
 
 
 def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> int:
-    """So many that starting a call costs little, and so few that an interrupt is soon noticed; counted, not timed."""
+    """Enough updates to amortize a call, but few enough to notice an interrupt soon. The count is deterministic."""
     of_update = 6.0 * batch * network.steps * network.count
     return max(1, min(per_epoch, int(_WORK / of_update)))
 
 
 def _placed(loss: Callable[..., Any], train: Sequences, size: int) -> tuple[Any, Callable[[int], Any]]:
-    """The loss, and batches by their seed: of row numbers if the examples fit the device, else of examples."""
-    rows = np.arange(len(train), dtype=np.int32)
-    numbers = functools.partial(training.ShuffledBatches, rows, size)
+    """Return the loss, and batches by seed: row numbers if the examples fit the device, or else examples."""
     if agreed(not _fits_the_device(train)):
-        return loss, lambda seed: _Read(train, numbers(seed))
-    return training.with_device_data(loss, jax.device_put(examples(train))), numbers
+        return loss, functools.partial(training.ShuffledBatches, _Rows(train), size)
+    rows = np.arange(len(train), dtype=np.int32)
+    loss = training.with_device_data(loss, jax.device_put(examples(train)))
+    return loss, functools.partial(training.ShuffledBatches, rows, size)
 
 
 def _fits_the_device(train: Sequences) -> bool:
-    """Whether half of its free memory holds the examples."""
-    if not isinstance(train.x, np.ndarray):  # which do not even fit into that of the system
+    """If True, half of the free memory of the device holds the examples."""
+    if not isinstance(train.x, np.ndarray):  # read from files, because the examples exceed the memory of the system
         return False
     free = device_memory()
     return free is None or train.x.nbytes <= free / 2
 
 
-class _Read:
-    """Batches of examples, read by their numbers."""
+class _Rows:
+    """Examples that are read by row numbers, for batches."""
 
-    def __init__(self, train: Sequences, numbers: training.ShuffledBatches) -> None:
-        self.train, self.numbers = train, numbers
+    def __init__(self, train: Sequences) -> None:
+        self.train = train
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.train)
 
-    def __call__(self, epoch: int) -> Iterator[Any]:
-        return (examples(self.train, rows) for rows in self.numbers(epoch))
+    def __getitem__(self, rows: np.ndarray) -> Examples:
+        return examples(self.train, rows)
 
 
 def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
@@ -379,7 +389,7 @@ def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
             x = x + options.input_noise * jax.random.normal(varying, x.shape)
         logits, spikes, _ = network(params, x, encoding, lengths)
         rates = jnp.stack([s.mean() for s in spikes])
-        if lengths is not None:  # beyond which nothing fires
+        if lengths is not None:  # nothing fires in the padding
             rates = rates * (x.shape[1] / lengths.mean())
         return cross_entropy(logits, y).mean(), {"accuracy": (logits.argmax(-1) == y).mean(), "rates": rates}
 
@@ -387,7 +397,7 @@ def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
 
 
 def _curves_of(extra: dict[str, Any], of: dict[str, Any], epochs: int, folder: Path) -> dict[str, list]:
-    """The learning curves that a checkpoint has, if it is one of this run."""
+    """Return the learning curves of a checkpoint. Raise if it belongs to another run."""
     if extra.get("run") != of:
         raise training.CheckpointError(f"the newest checkpoint in {folder} belongs to another run; remove it")
     try:
@@ -405,7 +415,7 @@ _CURVES = ("loss", "accuracy", "rates", "test")
 
 
 class _Tolerant:
-    """A callback whose files may fail to be written: that is noted, once, and training goes on."""
+    """A callback that continues if its file cannot be written, and records the first such error."""
 
     def __init__(self, callback: Any, failures: list[str]) -> None:
         self.callback, self.failures = callback, failures
@@ -429,7 +439,7 @@ class _Tolerant:
 
 
 class _Course:
-    """How training goes: a callback that keeps a value per epoch of each curve, and tells where it stands."""
+    """A callback that scores the test set, stores learning curves and reports progress."""
 
     def __init__(self, test: Sequences, score: Callable[..., Scores], report: Reporter) -> None:
         self.test, self.score, self.report = test, score, report
@@ -443,11 +453,11 @@ class _Course:
         self.report(now, self.curves["test"][-1] if self.curves["test"] else None)
 
     def scores(self, params: Params) -> Scores:
-        """Of the test set."""
+        """Scores of the test set."""
         return self.score(params, self.test)
 
     def close(self, scores: Scores) -> None:
-        """An epoch that was begun counts with what there is of it."""
+        """Append an unfinished epoch to the curves."""
         if self.last is not None and not self.last.epoch_ended:
             self._append(self.last, scores)
 
