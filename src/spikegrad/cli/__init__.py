@@ -1,4 +1,4 @@
-"""The command ``spikegrad``. A mistake of the user's is one line and exit code 2."""
+"""The command ``spikegrad``. Errors of the user are one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def main(args: list[str] | None = None) -> int:
     Parameters
     ----------
     args : list of str, optional
-        Arguments; those of the process if not given.
+        Arguments. By default those of the process.
 
     Returns
     -------
     int
-        Exit code: 0, 1 if something failed on the way, 2 for a wrong value, 130 after Ctrl-C, 143 after SIGTERM.
+        Exit code: 0, 1 after a failure, 2 for a wrong value, 130 after Ctrl-C, 143 after SIGTERM.
     """
     streams.prepare()
     try:
         code = _run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads no further has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, which is not an error
         streams.discard(sys.stdout)
         code = 0
     except KeyboardInterrupt:
@@ -45,15 +45,15 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(args: list[str] | None) -> int:
-    import click  # noqa: PLC0415  (the imports are those of an extra)
+    import click  # noqa: PLC0415  (from an extra)
     import jax  # noqa: PLC0415
 
     from ..data import DataError  # noqa: PLC0415
     from ..training import CheckpointError, DivergedError  # noqa: PLC0415
 
-    os.environ["MPLBACKEND"] = "agg"  # notebooks export a backend that may be missing, and figures go to files
+    os.environ["MPLBACKEND"] = "agg"  # notebooks export a backend that may be missing, and figures are files
     try:
-        from .commands import command  # noqa: PLC0415  (it makes arrays, which takes a device)
+        from .commands import command  # noqa: PLC0415  (it creates arrays, which needs a device)
 
         return command.main(args, prog_name="spikegrad", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:

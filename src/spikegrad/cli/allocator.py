@@ -1,4 +1,4 @@
-"""Memory that compiling takes, given back to the system before what was compiled runs. It tunes the whole process."""
+"""Return of memory to the system after compilations. It changes the allocator of the whole process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import jax
 from .._system import LIBC, release_memory
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of GNU's malloc.h
-_LONG = 0.5  # seconds; shorter compilations free little, and there are many of them
+_LONG = 0.5  # seconds; shorter compilations are many and free little
 
 
 @functools.cache
 def tune() -> None:
-    """Keep GNU's allocator small, once in a process, which must belong to the command."""
+    """Tune GNU's allocator once, in a process of the command."""
     if not hasattr(LIBC, "mallopt"):
         return
     LIBC.mallopt(_ARENA_MAX, 1)  # a trim does not reach the ends of other threads' heaps
-    LIBC.mallopt(_MMAP_THRESHOLD, 2**25)  # to which it would grow, if the other had not been set
-    LIBC.mallopt(_TRIM_THRESHOLD, 2**26)  # page faults at each call would take more time than this takes memory
+    LIBC.mallopt(_MMAP_THRESHOLD, 2**25)  # its maximum; it would grow by itself without the next line
+    LIBC.mallopt(_TRIM_THRESHOLD, 2**26)  # less would cost page faults at each call
     jax.monitoring.register_event_duration_secs_listener(_after_compiling)
 
 

@@ -1,4 +1,4 @@
-"""The figure of a run: how it learnt, one example passing through the network, and the surrogate."""
+"""The figures of a run and of a sweep."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN = 60  # neurons of a layer that fit a raster
 def run_figure(
     network: SpikingNetwork, surrogate: Surrogate, params: Params, test: Sequences, results: dict[str, Any], title: str
 ) -> Figure:
-    """Learning curves, a spike raster of a held-out example, and the surrogate's step, primal and slope."""
+    """Draw learning curves, one test example in the network, and the step, primal and slope of the surrogate."""
     figure = Figure(figsize=(11, 7.6), layout="constrained")
     figure.suptitle(spelt(title, "utf-8"), fontsize=11, parse_math=False)
     top, middle, bottom = np.asarray(figure.subfigures(3, 1, height_ratios=(1, 1.25, 1)))
@@ -127,7 +127,7 @@ def _example(
 
 
 def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
-    """Heat maps of the mean accuracy on the validation examples.
+    """Draw heat maps of the mean validation accuracy.
 
     ``rows`` are summaries of settings. The half-width is the horizontal axis if it varies, else the learning
     rate or the peak. The surrogate is the vertical one if it varies, else another axis that does. Each value of the

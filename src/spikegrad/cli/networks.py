@@ -17,27 +17,27 @@ from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
 from ..training import partition
 
 Params: TypeAlias = tuple[Layer, ...]
-"""The trained part of the layers, the readout last: what :func:`spikegrad.training.partition` returns."""
+"""The trainable part of the layers, from :func:`spikegrad.training.partition`. The readout is last."""
 
 ENCODINGS = ("current", "rate", "latency")
 NO_ENCODING = "none"
-"""The encoding of recordings, which have a time axis."""
+"""The encoding of recordings, because they have a time axis."""
 READOUTS = ("mean", "max", "last")
 CELLS: dict[str, tuple[type[LIF], tuple[str, ...]]] = {
     "lif": (LIF, ("decay",)),
     "synaptic": (SynapticLIF, ("decay", "synaptic_decay")),
     "adaptive": (AdaptiveLIF, ("decay", "adaptation_decay")),
 }
-"""Cells by name, with their leaks, each of which has a time constant."""
+"""Cells by name, with their decay factors."""
 
 
 def mask_of(lengths: jax.Array | None, steps: int) -> jax.Array | None:
-    """Which steps take place in recordings of these lengths, ``(steps, n)``; None if all do."""
+    """Return the mask of valid time steps for recordings of these lengths, ``(steps, n)``. None if all are valid."""
     return None if lengths is None else jnp.arange(steps)[:, None] < lengths[None]
 
 
 def _time_first(x: jax.Array) -> jax.Array:
-    """Recordings ``(n, steps, ...)`` as inputs ``(steps, n, inputs)``."""
+    """Convert recordings ``(n, steps, ...)`` to inputs ``(steps, n, inputs)``."""
     return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0)
 
 
@@ -48,24 +48,24 @@ class SpikingNetwork:
     Parameters
     ----------
     sizes : tuple of int
-        Number of inputs, of neurons of each hidden layer, and of classes.
+        Numbers of inputs, of neurons in each hidden layer, and of classes.
     cell : LIF or Rectified
-        The neurons of every hidden layer.
+        The neurons of all hidden layers.
     steps : int
-        Time steps.
+        Number of time steps.
     encoding : {"current", "rate", "latency", "none"}
-        How a value ``x`` from 0 to 1 becomes an input over time. ``"current"``: the constant ``x`` at every step.
-        ``"rate"``: a spike at each step with probability ``x``. ``"latency"``: one spike, at the first step for 1, at
-        the last for values just above 0, and none for 0. Values beyond 0 and 1 are clipped for the latter two.
-        ``"none"``: examples are recordings, ``(steps, ...)`` each, and go in as they are.
+        Encoding of a value ``x`` from 0 to 1 over time. ``"current"``: the constant ``x`` at every time step.
+        ``"rate"``: a spike at each time step with probability ``x``. ``"latency"``: one spike, at the first step for 1,
+        at the last for values just above 0, and no spike for 0. ``"rate"`` and ``"latency"`` clip values to 0 and 1.
+        ``"none"``: examples are recordings, ``(steps, ...)`` each, without encoding.
     readout : {"mean", "max", "last"}
-        How the readout's potentials become logits: their mean or maximum over the steps that there are, or the last.
+        Logits from the potentials of the readout: the mean or the maximum over valid time steps, or the last one.
     mode : str
-        What a backward pass keeps, as in :class:`spikegrad.Network`.
+        Memory mode of the backward pass, as in :class:`spikegrad.Network`.
     recurrent : bool
-        Whether neurons of a hidden layer are connected with each other.
+        If True, hidden layers have recurrent connections.
     readout_decay : float, optional
-        Leak of the readout; by default that of the cells' potential.
+        Decay factor of the readout. By default the one of the cells' potential.
     low, high : float
         For images: the values that are scaled to 0 and 1.
     """
@@ -86,16 +86,16 @@ class SpikingNetwork:
     ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
         """Run the layers on examples ``x`` of shape ``(n, ...)``, as :meth:`prepare` returns them.
 
-        Steps of a recording beyond its length, of ``lengths``, ``(n,)``, do not take place.
+        Time steps of a recording after its length in ``lengths``, ``(n,)``, are masked.
 
         Returns
         -------
         logits : jax.Array
             ``(n, classes)``.
         spikes : list of jax.Array
-            Those of each hidden layer, ``(steps, n, neurons)``.
+            Spikes of each hidden layer, ``(steps, n, neurons)``.
         potentials : jax.Array
-            Those of the readout, ``(steps, n, classes)``.
+            Potentials of the readout, ``(steps, n, classes)``.
         """
         layers, inputs = self._encoded(params, x, key)
         mask = mask_of(lengths, len(inputs))
@@ -105,16 +105,16 @@ class SpikingNetwork:
         return self.logits(states[-1][0], potentials, mask), spikes, potentials
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        """Examples of :class:`spikegrad.data.Sequences`, ``(n, steps, ...)``, on the device.
+        """Prepare examples of :class:`spikegrad.data.Sequences`, ``(n, steps, ...)``, on the device.
 
-        Images lose their single step and are scaled. Recordings were brought to their scale before.
+        Images lose their single time step and are scaled. Recordings are scaled already.
         """
         return x if self.encoding == NO_ENCODING else scale(x[:, 0], self.low, self.high)
 
     def taken_apart(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None
     ) -> tuple[Network, jax.Array, jax.Array | None]:
-        """The layers, what they are given over time, and which steps take place; every weight is a matrix."""
+        """Return the layers with matrices as weights, their inputs over time, and the mask of valid time steps."""
         if self.encoding == "current":
             layers, inputs = params, constant_encoding(x.reshape(len(x), -1), self.steps)
         else:
@@ -122,10 +122,10 @@ class SpikingNetwork:
         return Network(layers), inputs, mask_of(lengths, len(inputs))
 
     def init(self, key: jax.Array, gain: float = 1.0) -> Params:
-        """Weights drawn from a normal distribution, biases 0.
+        """Draw weights from a normal distribution. Biases are 0.
 
-        Its standard deviation is ``gain * sqrt(2 / inputs)``, and ``0.5 / sqrt(neurons)`` within a recurrent layer.
-        Each layer has one key, of which :meth:`spikegrad.Layer.init` would make three.
+        The standard deviation is ``gain * sqrt(2 / inputs)``, or ``0.5 / sqrt(neurons)`` for recurrent weights. Each
+        layer uses one key, unlike :meth:`spikegrad.Layer.init`, which would split it into three.
         """
         layers, depth = [], len(self.cells)
         for i, (own, n, m) in enumerate(zip(jax.random.split(key, depth), self.sizes, self.sizes[1:], strict=False)):
@@ -137,9 +137,10 @@ class SpikingNetwork:
         return partition(tuple(layers))[0]
 
     def init_driven(self, x: jax.Array, lengths: jax.Array | None, key: jax.Array) -> Params:
-        """Weights by which recordings make the potentials fluctuate by a threshold, biases 0.
+        """Draw weights for potentials that fluctuate by a threshold on these recordings. Biases are 0.
 
-        Weights for any inputs would leave a network silent on sparse events. Recordings without any give NaN.
+        Weights that ignore the inputs would leave the network silent on sparse events. Recordings without events give
+        NaN.
         """
         inputs, (*hidden, readout) = _time_first(x), self.cells
         mask = mask_of(lengths, len(inputs))
@@ -150,7 +151,7 @@ class SpikingNetwork:
 
     @property
     def shapes(self) -> Params:
-        """The parameters, each with a shape and a dtype in place of values."""
+        """Shapes and dtypes of the parameters."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
     @property
@@ -164,7 +165,7 @@ class SpikingNetwork:
         Raises
         ------
         ValueError, TypeError
-            If the network cannot run, such as for a surrogate with more levels than float32 can count.
+            If the network cannot run, for example if a surrogate has more levels than float32 can count.
         """
         time = (self.steps,) if self.encoding == NO_ENCODING else ()
         x = jax.ShapeDtypeStruct((1, *time, *shape), jnp.result_type(float))
@@ -177,9 +178,9 @@ class SpikingNetwork:
         return [*[self.cell] * (len(self.sizes) - 2), readout]
 
     def logits(self, last: jax.Array, potentials: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """The logits, of the readout's last potentials and of those over time."""
+        """Return logits from the last potentials of the readout and from its potentials over time."""
         if self.readout == "last":
-            return last  # it is that of the states, which masked steps leave as they are
+            return last  # from the states, which masked steps do not change
         if mask is None:
             return potentials.mean(0) if self.readout == "mean" else potentials.max(0)
         if self.readout == "mean":
@@ -187,11 +188,11 @@ class SpikingNetwork:
         return jnp.where(mask[:, :, None], potentials, -jnp.inf).max(0)
 
     def _encoded(self, params: Params, x: jax.Array, key: jax.Array) -> tuple[Params, jax.Array]:
-        """The layers, and their inputs over time."""
+        """Return the layers and their inputs over time."""
         if self.encoding == NO_ENCODING:
             return params, _time_first(x)
         x = x.reshape(len(x), -1)
-        if self.encoding == "current":  # the same at every step: one product, and inputs that are not looked at
+        if self.encoding == "current":  # constant over time: one product, and the inputs of the loop are not used
             first, *rest = params
             constant = jax.tree_util.Partial(lambda current, _: current, x @ jnp.asarray(first.weight))
             return (dataclasses.replace(first, weight=constant), *rest), jnp.zeros((self.steps, len(x)), bool)
@@ -199,23 +200,23 @@ class SpikingNetwork:
 
 
 def spike_key(params: Params, key: jax.Array) -> jax.Array | None:
-    """The key for stochastic spikes, independent of the key of the input encoding. None for other spikes."""
+    """Return the key for stochastic spikes, independent of the key of the input encoding. None for other spikes."""
     if not any(is_stochastic(layer.cell) for layer in params):
         return None
     return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl=KEYS)
 
 
 def with_surrogate(params: Params, surrogate: Any) -> Params:
-    """The same weights with another surrogate in each hidden layer."""
+    """Replace the surrogate of each hidden layer."""
     *hidden, readout = params
     cell = dataclasses.replace(hidden[0].cell, surrogate=surrogate)
     return (*(dataclasses.replace(layer, cell=cell) for layer in hidden), readout)
 
 
 class Rectified(Cell, pure=True):
-    """A leaky unit that does not spike: it puts out its potential where that is above 0, and is not reset.
+    """A leaky unit without spikes and resets. Its output is the positive part of its potential.
 
-    Its gain is 1, whatever the decay, so that recurrent units with long memory are stable.
+    Its gain is 1 for any decay factor, so recurrent units with long memory are stable.
     """
 
     decay: Any = parameter(default=0.9, at_least=0, at_most=1)

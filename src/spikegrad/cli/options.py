@@ -26,20 +26,20 @@ _LIF = LIF()
 
 
 def declared(help: str, kind: click.ParamType | None = None, *names: str, absent: Any = None, **click_options) -> Any:
-    """A field of a dataclass that is an option of a command.
+    """Declare a field of a dataclass that is an option of a command.
 
     Parameters
     ----------
     help : str
-        Its text in the help.
+        Help text.
     kind : click.ParamType, optional
-        The values that the command line and a record may have.
+        Accepted values on the command line and in a record.
     *names : str
-        As for ``click.option``. By default that of :func:`option_of`.
+        Names as for ``click.option``. By default the one of :func:`option_of`.
     absent : optional
         The value in a record if the option does not apply to the data.
     **click_options
-        Others of ``click.option``, such as ``default``. An option without one depends on the data.
+        More arguments of ``click.option``. An option without ``default`` depends on the data.
     """
     return dataclasses.field(
         metadata={"names": names, "kind": kind, "absent": absent, "click": {"help": help, "type": kind} | click_options}
@@ -47,7 +47,7 @@ def declared(help: str, kind: click.ParamType | None = None, *names: str, absent
 
 
 def option_of(name: str) -> str:
-    """How the command line writes the name of a field."""
+    """Return the option for the name of a field."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -83,7 +83,7 @@ def check_values(options: Any) -> None:
 
 
 def parse_surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
-    """A surrogate, or several, of their names."""
+    """Return a surrogate, or several, from names."""
     del ctx, param
     try:
         return get(value) if isinstance(value, str) else tuple(get(spec) for spec in value)
@@ -92,7 +92,7 @@ def parse_surrogate(ctx: click.Context, param: click.Parameter, value: str | tup
 
 
 def parse_hidden(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    """Sizes of layers, of ``N,...``."""
+    """Parse sizes of layers, ``N,...``."""
     del ctx, param
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", value) or 0 in map(int, value.split(",")):
         raise click.BadParameter(f"{value!r}: give the neurons of each layer, such as 256,256")
@@ -100,7 +100,7 @@ def parse_hidden(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 
 
 class RealRange(click.FloatRange):
-    """A finite number: NaN passes every comparison of a range."""
+    """A range of finite numbers. ``click.FloatRange`` accepts NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -110,7 +110,7 @@ class RealRange(click.FloatRange):
 
 
 def parse_taus(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
-    """Time constants, of ``TAU,...``; none if not given."""
+    """Parse time constants, ``TAU,...``."""
     del ctx, param
     try:
         taus = tuple(map(float, value.split(","))) if value is not None else ()
@@ -126,7 +126,7 @@ POSITIVE = RealRange(0, min_open=True)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """All that a run depends on."""
+    """Everything that determines a run."""
 
     data: str = declared("What to learn from (see above).", default="mnist5k", metavar="DATA")
     epochs: int = declared("Passes over the training data.", click.IntRange(1), default=40)
@@ -186,7 +186,7 @@ class Options:
             raise ValueError(f"taus of the cell {self.cell} are {leaks} or {leaks + 1}, got {len(self.taus)}")
 
     def network(self, data: Any) -> SpikingNetwork:
-        """The network for data with this ``shape``, ``classes``, ``low`` and ``high``."""
+        """Return the network for data with this ``shape``, ``classes``, ``low`` and ``high``."""
         kind, names = CELLS[self.cell]
         decays = [decay_from_tau(tau) for tau in self.taus] or [self.decay]
         readout = decays[len(names)] if len(decays) > len(names) else None
@@ -198,21 +198,21 @@ class Options:
 
     @property
     def binning(self) -> Binning:
-        """How events are binned; for other data its steps alone count."""
+        """The binning of events. Other data only uses its number of time steps."""
         return Binning(self.steps, self.bin * 1000 if self.bin else 1, pool=self.pool)
 
     def load(self) -> Split:
-        """The data of the run."""
+        """Read the data of the run."""
         return sources.load(self.data, self.seed, self.binning)
 
 
 def was_given(context: click.Context, name: str) -> bool:
-    """Whether the command line has this option; else its value is the default."""
+    """Return True if the command line has this option, False for its default."""
     return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
 
 
 def options_of(context: click.Context, data: str, **given: Any) -> Options:
-    """The options of a new run, with the defaults of its data; an error for those that do not go with it."""
+    """Return the options of a new run, with the defaults of its data. Raise for options that do not apply to it."""
     form = sources.form_of(data)
     timed = form.read is not None
     why = {}
@@ -239,12 +239,12 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
     given |= {name: value for name, value in defaults.items() if given[name] is None}
     try:
         return Options(data, **given)
-    except ValueError as error:  # the choices have been made sure of
+    except ValueError as error:  # click has checked the other values
         raise click.BadParameter(str(error), param_hint="'--taus'") from None
 
 
 def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:
-    """Options as far as the data permits them, and what was changed or may be wrong."""
+    """Adapt options to the data. Return them with warnings."""
     n, changed = len(data.train), []
     if options.batch > n:
         changed.append(f"--batch {options.batch} is cut to the {n} training examples")
@@ -283,13 +283,13 @@ quiet_option = click.option("--quiet", is_flag=True, show_default=False, help="N
 
 
 def with_sources(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The help, with the table of what ``--data`` takes."""
+    """Insert the table of values of ``--data`` into the help."""
     function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", sources.listed())
     return function
 
 
 def refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
-    """A run that goes on has its options: none may be given but those that do not matter to it."""
+    """Raise if an option is passed to a resumed run, except for ``allowed`` ones, which do not affect its result."""
     for parameter in context.command.params:
         name = parameter.name or ""
         if name not in allowed and was_given(context, name):

@@ -1,4 +1,4 @@
-"""Files that a command writes where it is told to."""
+"""Files that ``--output`` names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ force = click.option("--force", is_flag=True, help="Overwrite the file that --ou
 
 
 def check(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, ...] = ()) -> None:
-    """Raise, before the work, unless a file may be written: nothing is overwritten unasked, nor what is read."""
+    """Raise before the work if a file may not be written: without ``--force``, or because it is also read."""
     *others, last = endings
     problem = None
     if path.suffix not in endings:
@@ -28,12 +28,12 @@ def check(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, 
 
 
 def drawn(figure: Any, path: Path, dpi: int) -> Callable[[BinaryIO], Any]:
-    """A function that saves a figure to a stream, in the format that the ending of the path names."""
+    """Return a function that saves a figure to a stream, in the format of the path."""
     return lambda stream: figure.savefig(stream, dpi=dpi, format=path.suffix[1:])
 
 
 def write(path: Path, contents: Callable[[BinaryIO], Any]) -> None:
-    """Write it whole or not at all, by a function that is given a stream."""
+    """Write a file atomically. ``contents`` receives a stream."""
     try:
         write_atomically(path, contents)
     except OSError as error:

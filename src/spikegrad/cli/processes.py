@@ -1,4 +1,4 @@
-"""The command in several processes: all compute alike, and the first one alone reads, prints and writes."""
+"""The command in several processes: all compute together, and only process 0 reads, prints and writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = ("joining", "coordinator_address", "num_processes", "process_id")
 
 
 def options(function: Callable[..., int]) -> Callable[..., int]:
-    """Add the options to a command that has one ``quiet``, and run it in the processes that they speak of."""
+    """Add options for several processes to a command with an option ``quiet``."""
 
     @click.option(
         "--distributed",
@@ -66,7 +66,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
                 stack.enter_context(distributed(*addressed.values()))
             except (ValueError, RuntimeError) as error:
                 raise click.BadParameter(f"{error}", param_hint="'--distributed'") from None
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would only take note of it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would only record the signal
             _check_alike({"quiet": None, **rest}, click.get_current_context())
             if jax.process_index():
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
@@ -89,13 +89,13 @@ def _check_alike(values: dict[str, Any], context: click.Context) -> None:
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], int]]:
-    """As :func:`signals.deferred`; all processes must ask, and get the number of what came to any."""
+    """Like :func:`signals.deferred` for signals to any process. All processes must call its result."""
     with signals.deferred() as came:
         yield lambda: int(gathered(came()).max())
 
 
 def batch_sharding(batch: int) -> NamedSharding | None:
-    """How batches of so many examples are cut; None if the command has not been told that it is to be distributed."""
+    """Return the sharding of batches of this size. None without ``--distributed``."""
     if not jax.distributed.is_initialized():
         return None
     if batch % jax.device_count():
@@ -106,6 +106,6 @@ def batch_sharding(batch: int) -> NamedSharding | None:
 
 
 def leave(code: int) -> None:
-    """End after an error, if there are several processes: the others are not to be waited for."""
+    """If there are several processes, end this one after an error without waiting for the others."""
     if jax.distributed.is_initialized():
         _processes.leave(code, of_its_own=code < 128)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while there is something to keep."""
+"""Ctrl-C and SIGTERM during training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _TWICE = 0.5  # seconds; `timeout` and other launchers send one signal to the pr
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], int]]:
-    """Ctrl-C and SIGTERM end nothing within it, but are there to be asked for. A second one ends the program at once.
+    """Store Ctrl-C and SIGTERM instead of ending the program. A second signal ends it immediately.
 
     Yields
     ------
     callable
-        Without arguments: the number of the signal that came, or 0. The exit code is 128 and that number.
+        Called without arguments, it returns the number of the signal, or 0. The exit code is 128 plus this number.
     """
     number, when = 0, 0.0
 
@@ -33,7 +33,7 @@ def deferred() -> Iterator[Callable[[], int]]:
             signal.signal(signum, before[signal.Signals(signum)])
             os.kill(os.getpid(), signum)
 
-    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+    if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
         yield lambda: 0
         return
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}

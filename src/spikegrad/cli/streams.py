@@ -1,4 +1,4 @@
-"""Standard output and standard error, which may be closed, full, gone, or unable to write a Greek letter."""
+"""Standard output and standard error, which may be closed, full, or unable to encode Greek letters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPELT = {"±": "+-", "−": "-", "×": "x", "·": "*", "√": "sqrt", "≤": "<
 
 
 def prepare() -> None:
-    """Make both streams usable: a closed one leads nowhere, and what an encoding lacks is spelt in ASCII."""
+    """Make both streams usable: discard the output of closed streams, and replace missing characters by ASCII."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None or stream.closed:
@@ -34,13 +34,13 @@ codecs.register_error("spell", _spell)
 
 
 def spelt(text: str, encoding: str) -> str:
-    """The text as a stream of this encoding will have it."""
+    """Return the text as a stream of this encoding writes it."""
     return text.encode(encoding, "spell").decode(encoding)
 
 
 def _ascii(character: str, following: str = "") -> str:
     name = unicodedata.name(character, "")
-    apart = " " * following.isalpha()  # a product would read as one name
+    apart = " " * following.isalpha()  # otherwise a product would read as one name
     if name.startswith("GREEK"):
         return name.split()[-1].lower() + apart
     if name.startswith("SUPERSCRIPT"):
@@ -50,13 +50,13 @@ def _ascii(character: str, following: str = "") -> str:
 
 def fail(message: str, code: int) -> int:
     """Print an error in one line, and return the exit code."""
-    with contextlib.suppress(OSError):  # who has closed standard error does without
+    with contextlib.suppress(OSError):  # standard error may be closed
         print(f"spikegrad: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
 
 
 def brief(error: Exception) -> str:
-    """An error as part of a line."""
+    """Format an error as part of a line."""
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return message if len(message) <= _BRIEF else f"{message[:_BRIEF]}..."
 
@@ -65,9 +65,9 @@ _BRIEF = 200
 
 
 class Output:
-    """A standard stream to print on. That its reader has gone is no error.
+    """A standard stream. A reader that closes the pipe is not an error.
 
-    Nor is any other failure where ``optional``: progress that cannot be written is no reason to stop.
+    If ``optional``, no failure is an error, because progress output must not end training.
     """
 
     def __init__(self, stream: TextIO, optional: bool) -> None:
@@ -97,7 +97,7 @@ class Output:
 
 
 def discard(stream: TextIO) -> None:
-    """Lead a stream nowhere, with what waits in its buffer, over which Python would fail once more at its end."""
+    """Discard the output and the buffer of a stream. Otherwise Python would fail again at exit."""
     with contextlib.suppress(OSError, ValueError):  # a stream may have no descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
