@@ -1,4 +1,4 @@
-"""A callback that keeps slopes as wide as potentials are spread."""
+"""A callback that matches the widths of slopes to the spread of potentials."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from ._state import Report, State
 
 
 class AdaptWidths:
-    """Keep slopes as wide as the potentials of a network are spread: a callback of :func:`fit`.
+    """Match the widths of slopes to the spread of potentials during training: a callback for :func:`fit`.
 
-    After each compiled call it measures the potentials on the same inputs, and sets the widths as
-    :func:`spikegrad.match_widths` does. Widths are arrays of what is trained: nothing is compiled anew, and checkpoints
-    have them. To an optimizer their gradient is 0, unless the surrogate is :func:`spikegrad.learnable`.
+    After each compiled call it measures the potentials for ``inputs`` and sets the widths as
+    :func:`spikegrad.match_widths` does. Widths are trainable arrays, so another width does not recompile, and
+    checkpoints contain them. Their gradient is 0, unless the surrogate is :func:`spikegrad.learnable`.
 
     Parameters
     ----------
     static : pytree
-        What :func:`partition` has left of the network, which :func:`spikegrad.match_widths` has given widths.
+        The static part from :func:`partition` of a network with widths from :func:`spikegrad.match_widths`.
     inputs : array_like
-        To measure on, as the network takes them: ``(steps, examples, inputs)``.
+        Inputs of the network to measure with, ``(steps, examples, inputs)``.
     ratio, keep, mask, key
-        As in :func:`spikegrad.match_widths`, and best the same as there.
+        As in :func:`spikegrad.match_widths`. Pass equal values to both.
     each_epoch : bool, default False
-        Only at the end of each epoch.
+        If True, adapt only at the end of each epoch.
 
     Raises
     ------
     ValueError
-        When it is called, if what is trained has no widths.
+        When it is called, if the trainable parameters contain no widths.
 
     Notes
     -----
-    Callbacks that save the state come after it, so that they save the widths that training goes on with.
+    Put callbacks that save the state after it, so they save the new widths.
 
     References
     ----------
     Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
-    dynamics", IJCAI, whose widths follow the potentials of each batch.
+    dynamics", IJCAI. Their widths follow the potentials of each batch.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class AdaptWidths:
         self._spreads = jax.jit(lambda trainable: spreads(combine(trainable, static), inputs, mask=mask, key=key))
 
     def __call__(self, now: Report) -> State | None:
-        """The state with other widths."""
+        """Return the state with new widths."""
         if self.each_epoch and not now.epoch_ended:
             return None
         before = now.state.trainable
@@ -92,7 +92,7 @@ class AdaptWidths:
 
 
 def _trainable(before: Any, new: Network) -> Any:
-    """What is trained, with the widths of the new network, as arrays like those that were."""
+    """Replace the widths by those of the new network, in the dtype and sharding of the old arrays."""
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
     stays = [old is None or leaf is old for old, leaf in zip(olds, news, strict=False)]

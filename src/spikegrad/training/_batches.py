@@ -1,4 +1,4 @@
-"""Batches of examples that are in memory."""
+"""Batches of examples in memory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .._compat import take
 
 
 class ShuffledBatches:
-    """Batches of examples in an order that is drawn anew for each epoch.
+    """Batches of examples in a new random order for each epoch.
 
-    What is left of an epoch after its last full batch is left out of it.
+    Examples after the last full batch are left out of this epoch.
 
     Parameters
     ----------
     examples : pytree of numpy.ndarray
         Arrays with one row for each example, such as ``(x, y)``.
     size : int
-        Examples of a batch, 1 to the number of examples.
+        Number of examples in a batch, 1 to the number of examples.
     seed : int
-        Draws the order. That of an epoch depends on ``seed`` and the number of the epoch alone.
+        Draws the order, which only depends on ``seed`` and the number of the epoch.
 
     Raises
     ------
@@ -50,11 +50,11 @@ class ShuffledBatches:
         self.examples, self.size, self.seed = examples, size, seed
 
     def __len__(self) -> int:
-        """Number of batches of an epoch."""
+        """Number of batches in an epoch."""
         return self.count // self.size
 
     def __call__(self, epoch: int) -> Iterator[Any]:
-        """The batches of an epoch, from 0."""
+        """Iterate over the batches of an epoch, from 0."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         for i in range(len(self)):
             rows = order[i * self.size : (i + 1) * self.size]
@@ -62,20 +62,20 @@ class ShuffledBatches:
 
 
 def with_device_data(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
-    """A loss whose batches are the numbers of examples that are on the device already.
+    """Put examples on the device once, and return a loss for batches of row numbers.
 
     Parameters
     ----------
     loss : callable
-        ``loss(trainable, batch, key)``, of a batch of examples.
+        ``loss(trainable, batch, key)`` for a batch of examples.
     examples : pytree of arrays
-        One row for each example. They go to the device once, and must fit there.
+        Arrays with one row for each example, which must fit on the device.
 
     Returns
     -------
     callable
-        The same loss of a batch of row numbers, ``(size,)`` of integers, for :func:`fit`, or with a setting beside, for
-        :func:`sweep`.
+        The loss for a batch of row numbers, ``(size,)`` of integers, for :func:`fit`. With a setting as fourth argument
+        also for :func:`sweep`.
 
     Examples
     --------

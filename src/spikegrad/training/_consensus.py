@@ -1,4 +1,4 @@
-"""What several processes have to decide alike. Each must ask, and as often as the others."""
+"""Common decisions of several processes. All processes must call these functions equally often."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def gathered(*values: int) -> np.ndarray:
-    """Whole numbers of each process, a row for each: ``(processes, values)``."""
+    """Gather integers from all processes, a row for each process: ``(processes, values)``."""
     row = np.asarray(values, np.int32)
     if jax.process_count() == 1:
         return row[None]
@@ -24,12 +24,12 @@ def gathered(*values: int) -> np.ndarray:
 
 
 def agreed(wish: bool) -> bool:
-    """Whether any process wishes something."""
+    """Return True if ``wish`` is true in any process."""
     return bool(gathered(wish).any())
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What a function returns in process 0, which alone calls it; if it fails there, its error in all of them."""
+    """Call a function in process 0 only, and return its result, or raise its error, in all processes."""
     if jax.process_count() == 1:
         return make()
     from jax.experimental import multihost_utils  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The loop over updates: it knows of no network, no data, and no particular loss or optimizer."""
+"""The loop over updates, independent of network, data, loss and optimizer."""
 
 from __future__ import annotations
 
@@ -40,61 +40,59 @@ def fit(
     Parameters
     ----------
     loss : callable
-        ``loss(trainable, batch, key) -> (scalar, {name: metric})``: what is made small, and a dict of whatever else is
-        to be reported, numbers or arrays. It is traced by JAX. Arrays that a ``jax.tree_util.Partial`` binds are
-        arguments of the compiled program; those that a function closes over become constants of it, which takes memory
-        and time to compile: bind large ones.
+        ``loss(trainable, batch, key) -> (scalar, {name: metric})``: the value to minimize, and a dict of metrics to
+        report, numbers or arrays. JAX traces it. Arrays that a ``jax.tree_util.Partial`` binds are arguments of the
+        compiled program. Arrays that a function closes over become its constants, which cost memory and compile time:
+        bind large arrays.
     trainable : pytree of arrays, or State
-        What is trained, as :func:`partition` gives it; of floating-point arrays alone. A :class:`State` is gone on
-        from: the same seed, batches and calls give the same bits as if training had never stopped.
+        Trainable parameters as :func:`partition` returns them, only floating-point arrays. Pass a :class:`State` to
+        resume: equal batches and calls give bit-identical results to uninterrupted training.
     batches : iterable, or callable
-        Pytrees of arrays, of NumPy or of JAX; they may be sharded. An iterable is gone over once in each epoch; a
-        generator, which can be gone over only once, has a single epoch. A callable ``batches(epoch)``, of epochs
-        from 0, returns the iterable of an epoch, so that its order is known when training is resumed. If ``batches``
-        has a length, it is the number of batches of an epoch.
+        Pytrees of NumPy or JAX arrays, which may be sharded. An iterable is iterated once in each epoch, so a generator
+        lasts one epoch. A callable ``batches(epoch)``, with epochs from 0, returns the iterable of an epoch, so its
+        order is reproduced when training resumes. If ``batches`` has a length, it is the number of batches in an epoch.
     optimizer : optax.GradientTransformation
-        Any one of optax; those that ask for it get the loss and its gradient at other parameters too, such as
-        ``optax.lbfgs`` and ``optax.contrib.sam``.
+        Any optimizer of optax. Optimizers such as ``optax.lbfgs`` and ``optax.contrib.sam`` also get the loss and its
+        gradient at other parameters.
     key : jax.Array
-        The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. It must be given, unless a
-        :class:`State` has its own.
+        The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. It is required, unless
+        ``trainable`` is a :class:`State`, which has a key.
     epochs, steps : int, optional
-        When to end: after so many epochs, after so many updates, or with whichever comes first, counted from the very
-        start. One epoch if neither is given.
+        Numbers of epochs and updates after which training ends, whichever comes first. They count from the first
+        update, also if training resumes. The default is one epoch.
     updates_per_call : int, default 1
-        Updates in one compiled call, of which callbacks are told when it has ended. Small networks are faster with more
-        of them. The number is fixed, and decides nothing else: no clock has a part in what is computed. A call ends
-        early with the epoch, or before a batch of another shape.
+        Number of updates in a compiled call. Callbacks are called after each call. Larger numbers are faster for small
+        networks, and do not affect the result. A call ends early at the end of an epoch, or before a batch of another
+        shape.
     batch_sharding : jax.sharding.NamedSharding, or pytree of them, optional
-        How batches are spread over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)), P("batch"))``; a
-        pytree has one for each part of a batch. Every process makes whole batches, all the same ones, and puts its part
-        onto its devices; arrays of JAX that are spread already stay as they are. Everything else is on all devices,
-        what is trained too unless it is sharded itself. See :func:`distributed`.
+        Sharding of batches over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)), P("batch"))``. A
+        pytree has a sharding for each part of a batch. Every process makes equal whole batches and puts its part onto
+        its devices. Sharded JAX arrays keep their sharding. All other arrays are on all devices, except for parameters
+        that are sharded. See :func:`distributed`.
     callbacks : sequence of callable, default ()
         Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
-        ends, in all processes after the same update. One that returns a :class:`State`, such as
-        :class:`AdaptWidths`, has training go on from it, and those after it are told of it; every process must return
-        the same. One that has a method ``end`` has it called with the last state, that of :class:`DivergedError` too.
+        ends, in all processes after the same update. If one returns a :class:`State`, as :class:`AdaptWidths` does,
+        training continues from it, and later callbacks get it. All processes must return equal states. A method
+        ``end`` of a callback is called with the last state, also with the state of :class:`DivergedError`.
 
     Returns
     -------
     State
-        After the last update; ``state.trainable`` is what has been trained.
+        The state after the last update. The trained parameters are ``state.trainable``.
 
     Raises
     ------
     DivergedError
-        If the loss or the parameters are no longer finite. It has the last state that was.
+        If the loss or the parameters are not finite. It has the last finite state.
     TypeError, ValueError
-        For what cannot be trained, or with; where processes have different states at the start, or different numbers
-        of batches.
+        If an argument is invalid, or if processes have different initial states or numbers of batches.
 
     Notes
     -----
-    While a call is computed, the batches of the next one are read. The state before a call is kept until its loss is
-    known: parameters and the optimizer's state are there three times.
+    The batches of the next call are read while a call is computed. The state before a call is stored until its loss is
+    known, so memory contains parameters and optimizer state three times.
 
-    Each call of ``fit`` traces and compiles the loss anew, since what it closes over may have changed.
+    Each ``fit`` traces and compiles the loss again, because variables that it closes over may have changed.
 
     Examples
     --------
@@ -127,7 +125,7 @@ def fit(
 def run(
     call: Call, state: State, source: Source, epochs: int | None, steps: int | None, callbacks: Sequence[Callback]
 ) -> State:
-    """Call after call, until the end; see :func:`fit`."""
+    """Make all calls of :func:`fit`."""
     epochs = 1 if epochs is None and steps is None else epochs
     if source.once and epochs is not None and epochs > 1:
         raise ValueError(f"fit: batches is an iterator, which ends with its first epoch, and not after {epochs}")
@@ -146,7 +144,7 @@ def run(
         _any_stops(state, group, False)
         if group is None and not state.batches:
             raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
-        if group is None:  # ``steps`` ended an earlier call with the last batch of the epoch
+        if group is None:  # an earlier fit ended by ``steps`` with the last batch of the epoch
             state = dataclasses.replace(state, epoch=state.epoch + 1, batches=0, sums={})
         while group is not None and not stopped:
             result = call(state, group)
@@ -174,7 +172,7 @@ def _end(callbacks: Sequence[Callback], state: State) -> None:
 
 
 def _told(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bool]:
-    """The report with the state to go on from, and whether any callback wants to stop. Each of them is called."""
+    """Call every callback. Return the report with the new state, and True if any callback requested a stop."""
     stop = False
     for callback in callbacks:
         answer = callback(report)
@@ -204,7 +202,7 @@ def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: j
 
 
 def _on(mesh: Mesh | None, state: State) -> State:
-    """The state on all devices of a mesh, if there is one."""
+    """Put the state on all devices of a mesh."""
     if mesh is None:
         return state
     parts = {name: getattr(state, name) for name in ("trainable", "optimizer_state", "key")}
@@ -212,7 +210,7 @@ def _on(mesh: Mesh | None, state: State) -> State:
 
 
 def _any_stops(state: State, group: list | None, stop: bool) -> bool:
-    """Whether any process wants to stop; and whether all have the same to do next, without which they would hang."""
+    """Return True if any process requests a stop. Raise if processes differ in their next calls and would hang."""
     if jax.process_count() > 1 and not any(map(is_spread, jax.tree.leaves((group, state.trainable)))):
         raise ValueError(
             f"fit: there are {jax.process_count()} processes, and nothing is spread over them: give batch_sharding"
@@ -273,20 +271,20 @@ def _report(
 
 
 def _total(source: Source, epochs: int | None, steps: int | None) -> int | None:
-    """Updates in all, as far as it is known."""
+    """Total number of updates, None if unknown."""
     of_epochs = epochs * source.length if epochs is not None and source.length is not None else None
     return min((n for n in (of_epochs, steps) if n is not None), default=None)
 
 
 class _Clock:
-    """For display alone: nothing that is computed depends on it."""
+    """Times for display. No result depends on them."""
 
     def __init__(self, state: State) -> None:
         self.before, self.began = state.seconds, time.perf_counter()
-        self.compiled: tuple[int, float] | None = None  # the step and the time at which the first call had ended
+        self.compiled: tuple[int, float] | None = None  # step and time at the end of the first call
 
     def read(self, step: int, total: int | None) -> tuple[float, float | None]:
-        """Seconds that training has taken, and an estimate of those left."""
+        """Return the seconds of training, and an estimate of the seconds left."""
         now, left = time.perf_counter(), None
         if self.compiled is None:
             self.compiled = step, now

@@ -1,4 +1,4 @@
-"""Files of one JSON value a line, which grow while training runs and which a kill may leave with part of a line."""
+"""Files with one JSON value per line. They grow during training, and a kill may leave an incomplete line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .._files import write_atomically
 
 
 def resumed(path: Path, owner: str, resume: bool, keep: Callable[[Any], bool]) -> list[Any]:
-    """The values of a file that is to be continued, reduced to the complete lines whose values are to be kept.
+    """Remove incomplete lines and lines without ``keep(value)`` from a file to be continued. Return its values.
 
     Raises
     ------
     FileExistsError
-        If there is a file, and ``resume`` is false.
+        If the file exists and ``resume`` is false.
     """
     if not path.exists():
         return []
@@ -30,7 +30,7 @@ def resumed(path: Path, owner: str, resume: bool, keep: Callable[[Any], bool]) -
     for line in lines:
         try:
             value = json.loads(line)
-        except (ValueError, RecursionError):  # a kill left a part of it
+        except (ValueError, RecursionError):  # incomplete after a kill
             continue
         if keep(value):
             kept.append(line.rstrip(b"\r\n") + b"\n")
@@ -46,7 +46,7 @@ def append(path: Path, line: str) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON knows it: arrays as lists, NaN and infinities as null."""
+    """Convert a value to JSON: arrays to lists, NaN and infinity to null."""
     if isinstance(value, dict):
         return {name: jsonable(v) for name, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,8 @@
-"""A program of its own: it copies the log of several processes, and says in one line that one of them failed.
+"""A separate program that copies the log of several processes and reports a failed process in one line.
 
-JAX ends a process whose coordinator is gone by ``abort``, after dozens of lines. No code in it can change this:
-a Python ``missed_heartbeat_callback`` ends in ``std::bad_cast`` (JAX 0.6 to 0.12), and ``TF_CPP_MIN_LOG_LEVEL`` is read
-before a library can set it. So only a program that outlives the abort can say it. It needs the standard library alone.
+Without its coordinator, JAX prints dozens of lines and aborts the process. No code in the process can change this: a
+Python ``missed_heartbeat_callback`` ends in ``std::bad_cast`` (JAX 0.6 to 0.12), and ``TF_CPP_MIN_LOG_LEVEL`` is read
+before a library can set it. Only a program that outlives the abort can report it. It needs only the standard library.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ LOST = "spikegrad: error: another process was lost; this one ends too"
 
 _GREETING = re.compile(rb"\[Gloo\] Rank |connected peer ranks")
 _ENTRY = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")  # the first line of an entry in the log
-_NOTICED = re.compile(rb"[WE]\d{4} .* preemption_sync_manager.*Failed")  # the same, by another part of JAX
+_NOTICED = re.compile(rb"[WE]\d{4} .* preemption_sync_manager.*Failed")  # noticed by another part of JAX
 # an error of the coordination service, which JAX logs before it aborts; or LOST, if Python notices the failure first
 _FAILURE = re.compile(rb"[EF]\d{4} .*coordination.?service|" + LOST.encode())
 
 
 def filtered(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines up to the first about a failed process, of which all others are a consequence.
+    """Copy the lines up to the first one about a failed process. Later lines are only consequences.
 
-    Another part of JAX may notice it before. Its entries are dropped, with all of their lines.
+    Another part of JAX may notice the failure earlier. Its entries are dropped with all of their lines.
     """
     is_dropped = False
     for line in lines:
@@ -38,7 +38,7 @@ def filtered(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def main() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):  # launchers send them to groups of processes; only EOF ends this one
+    for signum in (signal.SIGINT, signal.SIGTERM):  # launchers send them to process groups; only EOF ends this one
         signal.signal(signum, signal.SIG_IGN)
     for line in filtered(sys.stdin.buffer):
         sys.stdout.buffer.write(line)

@@ -1,4 +1,4 @@
-"""A pytree taken apart into what is trained and the rest."""
+"""Trainable parameters and the static part of a pytree."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from .._pytree import is_array, split
 
 
 def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf: True) -> tuple[Any, Any]:
-    """Take a pytree apart into the arrays that are trained, and the rest.
+    """Split a pytree into trainable arrays and a static part.
 
     Parameters
     ----------
     tree : pytree
-        Parameters, a network, a model of another library that is a pytree.
+        Parameters, a network, or a model of another library that is a pytree.
     filter : callable, optional
-        ``filter(path, leaf)`` says whether a floating-point array is trained; by default all of them are. ``path`` has
-        the names on the way to it, such as ``"layers/0/weight"``. It is not asked of anything else: integers, Python
-        numbers and functions are never trained.
+        ``filter(path, leaf)`` returns true for floating-point arrays to train. By default all are trained. ``path`` has
+        the names of the tree, such as ``"layers/0/weight"``. Integers, Python numbers and functions are never trained.
 
     Returns
     -------
     trainable, static : pytree
-        Both look like ``tree``. Where one has a leaf, the other has None, which is no leaf to JAX: gradients,
-        optimizers and :func:`fit` see of ``trainable`` nothing but its arrays. :func:`combine` is the inverse.
+        Both have the structure of ``tree``, with None for each leaf of the other part. None is not a leaf for JAX, so
+        gradients, optimizers and :func:`fit` only see the arrays of ``trainable``. :func:`combine` is the inverse.
 
     Notes
     -----
-    A cell's ``decay=0.9`` is a Python number, a constant; ``decay=jnp.array(0.9)`` is trained.
+    A cell's ``decay=0.9`` is a Python number, a constant. ``decay=jnp.array(0.9)`` is trained.
 
     Examples
     --------
@@ -52,22 +51,22 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
 
 
 def combine(trainable: Any, static: Any) -> Any:
-    """Put together again what :func:`partition` took apart.
+    """Merge the two parts that :func:`partition` returns.
 
     Parameters
     ----------
     trainable, static : pytree
-        Two of one structure, if None counts as a leaf.
+        Pytrees of equal structure, with None for the leaves of the other part.
 
     Returns
     -------
     pytree
-        With the leaf that one of the two has in each place.
+        The pytree with the leaves of both parts.
 
     Raises
     ------
     ValueError
-        If both have one.
+        If both have a leaf in one place.
 
     Examples
     --------
@@ -89,5 +88,5 @@ def is_float_array(leaf: Any) -> bool:
 
 
 def name_of(path: Any) -> str:
-    """The names on the way to a leaf."""
+    """Return the path of a leaf as names."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

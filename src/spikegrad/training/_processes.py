@@ -1,4 +1,4 @@
-"""Several processes: joining them, and ending with one line where one of them is lost."""
+"""Several processes: join them, and end all with one line if one fails."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ import jax
 
 from . import _log_filter
 
-_HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
-_GRACE = 5  # seconds that the coordinator leaves to the others, which JAX aborts without it
+_HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as failed
+_GRACE = 5  # seconds that the coordinator waits for other processes, because JAX aborts them when it ends
 _LOST = re.compile(r"gloo|nccl|rccl|coordination service|heartbeat|\bUNAVAILABLE\b", re.IGNORECASE)
 
 
 class ProcessLostError(SystemExit):
-    """Another process has ended, or does not answer. As it is no use to go on, it ends the program, with exit code 1.
+    """Another process has ended or does not answer. It ends the program with exit code 1.
 
-    The line that says so has been printed when it is raised; what failed is its ``__cause__``.
+    Its message is already printed when it is raised. The failed operation is its ``__cause__``.
     """
 
     def __init__(self) -> None:
@@ -45,20 +45,20 @@ def distributed(
     process_id: int | None = None,
     **options: Any,
 ) -> Iterator[None]:
-    """Join the processes of a run: ``jax.distributed.initialize()``, and a good end.
+    """Join the processes of a run: ``jax.distributed.initialize()`` with an orderly end.
 
-    Each process calls it before it uses a device, and within it does what all do. At the end they wait for each other.
-    If one is lost, killed or with an error of its own, the others end within a minute, with one line on standard error
-    in place of JAX's log and an exit code other than 0. Whoever fails ends some seconds later, wherever the others are.
+    Each process enters it before it uses a device. All processes must run equal code in it, and wait for each other at
+    the end. If one is killed or fails, the others end within a minute. They print one line on standard error instead of
+    JAX's log and have a nonzero exit code. A failing process ends within seconds and does not wait.
 
     Parameters
     ----------
     coordinator_address, num_processes, process_id : optional
-        ``"host:port"`` of process 0, with a port that is free there; the number of processes; which one this is, from
-        0. Under SLURM, Open MPI, Kubernetes and on TPUs JAX finds them itself.
+        ``"host:port"`` of process 0 with a free port, the number of processes, and the number of this process, from 0.
+        JAX finds them under SLURM, Open MPI, Kubernetes and on TPUs.
     **options
-        Others of ``jax.distributed.initialize``. A process counts as lost after
-        ``heartbeat_timeout_seconds=30`` without a sign of life, where JAX has this option (0.7 or so).
+        Further options of ``jax.distributed.initialize``. A process counts as failed after
+        ``heartbeat_timeout_seconds=30`` without a heartbeat, if JAX has this option (0.7 or so).
 
     Yields
     ------
@@ -67,16 +67,16 @@ def distributed(
     Raises
     ------
     ProcessLostError
-        Within it, where an operation over all processes fails.
+        In the context, if an operation over all processes fails.
     ValueError
-        If processes are neither given nor found, or the address has no port.
+        If processes are neither passed nor found, or if the address has no port.
     RuntimeError
-        If a device has been used before, or the coordinator cannot be reached.
+        If a device has been used before, or if the coordinator cannot be reached.
 
     Notes
     -----
-    While it lasts, what compiled code prints goes through a small program that tells a lost process from other
-    messages; it goes to standard error, that for standard output too. ``sys.stdout`` and ``sys.stderr`` are as before.
+    In the context, a small program filters the output of compiled code and recognizes a failed process. All of this
+    output goes to standard error. ``sys.stdout`` and ``sys.stderr`` do not change.
 
     Examples
     --------
@@ -97,14 +97,14 @@ def distributed(
         raise ValueError(f"distributed: processes are neither given nor found: {error}") from None
     several = False
     try:
-        several = jax.process_count() > 1  # for which all must be there: now, and not after an error
+        several = jax.process_count() > 1  # all processes must be alive for this call, so it comes before any error
         yield
     except BaseException as error:
         failed = isinstance(error, Exception)
         lost = failed and several and bool(_LOST.search(str(error)))
         end = functools.partial(leave, 1, failed and not lost)
-        atexit.register(end)  # before JAX would wait for the others, who wait for this one
-        threading.Thread(target=_with_main_thread, args=[end], daemon=True).start()  # other threads may do, before that
+        atexit.register(end)  # earlier than JAX, which would wait for processes that wait for this one
+        threading.Thread(target=_with_main_thread, args=[end], daemon=True).start()  # atexit comes after other threads
         if lost:
             os.write(2, f"{_log_filter.LOST}\n".encode())
             raise ProcessLostError from error
@@ -119,25 +119,26 @@ def _with_main_thread(end: Callable[[], None]) -> None:
 
 
 def leave(code: int, of_its_own: bool) -> None:
-    """End the process without waiting for the others; after an error of its own, which they may find as well, in a
-    moment in which they can say so.
+    """End the process without waiting for other processes.
+
+    After an error of its own, the coordinator gives them time to report this error too.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    with contextlib.suppress(AssertionError, RuntimeError):  # of JAX, where there is no device
+    with contextlib.suppress(AssertionError, RuntimeError):  # raised by JAX without a device
         if of_its_own and jax.process_index() == 0:
             time.sleep(_GRACE)
     os._exit(code)
 
 
 def _filter_log() -> Callable[[], None]:
-    """Send what compiled code prints through :mod:`_log_filter`. ``sys.stdout`` and ``sys.stderr`` stay as they are.
+    """Send the output of compiled code through :mod:`_log_filter`, except for ``sys.stdout`` and ``sys.stderr``.
 
     Returns
     -------
     callable
-        What restores them. It is not called after an error, when JAX may still print.
+        Restores the streams. It is not called after an error, because JAX may still print.
     """
     kept = {"stdout": os.dup(1), "stderr": os.dup(2)}
     before = {name: getattr(sys, name) for name in kept}
@@ -157,7 +158,7 @@ def _filter_log() -> Callable[[], None]:
             os.dup2(descriptor, number)
             setattr(sys, name, before[name])
             os.close(descriptor)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # its input has ended, unless a child process has it too
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its input has ended, unless a child process has it
             log_filter.wait(1)
 
     return restore
@@ -166,7 +167,7 @@ def _filter_log() -> Callable[[], None]:
 def _leads_to(stream: Any, descriptor: int) -> bool:
     try:
         return stream.fileno() == descriptor
-    except (AttributeError, OSError, ValueError):  # none, or none of the system
+    except (AttributeError, OSError, ValueError):  # not a stream of the system
         return False
 
 

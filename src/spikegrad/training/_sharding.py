@@ -1,4 +1,4 @@
-"""Arrays spread over the devices of all processes."""
+"""Arrays that are sharded over the devices of all processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ._partition import name_of
 
 
 def mesh_of(batch_sharding: Any) -> Mesh:
-    """The mesh that batches are spread over.
+    """Return the mesh of a batch sharding.
 
     Raises
     ------
     TypeError
-        If there is anything but a NamedSharding, or nothing.
+        If it does not consist of NamedSharding.
     """
     shardings = jax.tree.leaves(batch_sharding)
     for sharding in shardings or [None]:
@@ -31,7 +31,7 @@ def mesh_of(batch_sharding: Any) -> Mesh:
 
 
 def spread(batch: Any, batch_sharding: Any) -> Any:
-    """A batch that every process has as a whole, of which each puts its part onto its devices."""
+    """Shard a batch. Every process has the whole batch, and puts its part onto its devices."""
 
     def under(sharding, part):
         return jax.tree.map(partial(_placed, sharding), part)
@@ -43,8 +43,8 @@ def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
     if is_spread(leaf):
         return leaf
     array = np.asarray(leaf)
-    array = array.astype(jnp.result_type(array), copy=False)  # as jit takes it
-    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))  # a number has no axes to cut
+    array = array.astype(jnp.result_type(array), copy=False)  # as jit does
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))  # scalars have no axes
     try:
         sharding.shard_shape(array.shape)
     except ValueError:
@@ -60,12 +60,12 @@ def is_spread(leaf: Any) -> bool:
 
 
 def replicated(tree: Any, mesh: Mesh, what: str) -> Any:
-    """Every array that is not spread yet, on all devices.
+    """Put every array that is not sharded on all devices.
 
     Raises
     ------
     ValueError
-        If processes have different values; it names ``what`` they are of.
+        If processes have different values of an array. The message starts its name with ``what``.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves = [leaf for _, leaf in paths]
@@ -94,10 +94,10 @@ def _is_key(leaf: Any) -> bool:
 
 
 def unwrap_key(leaf: jax.Array) -> jax.Array:
-    """An array, or the numbers of a key."""
+    """Return an array, or the numbers of a key."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def wrap_like(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
-    """The same numbers, as a key if ``leaf`` is one."""
+    """Return the numbers, as a key if ``leaf`` is a key."""
     return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else numbers

@@ -14,7 +14,7 @@ from ._state import State
 
 
 class Source:
-    """What ``fit`` was given as batches, an iterable or a function of the epoch, read in groups for one call each."""
+    """The ``batches`` of ``fit``, an iterable or a function of the epoch, read in groups for one call each."""
 
     def __init__(self, batches: Any, batch_sharding: Any = None) -> None:
         self.batches, self.sharding = batches, batch_sharding
@@ -23,7 +23,7 @@ class Source:
         self.last: int | None = None  # number of batches after which ``steps`` cuts the epoch short
 
     def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
-        """What is left of the epoch; no more is read than ``steps`` permits."""
+        """Read the rest of the epoch, at most up to ``steps``."""
         epoch: Any = self.batches(state.epoch) if callable(self.batches) else self.batches
         self.last = None if steps is None else state.batches + steps - state.step
         return _grouped(map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size)
@@ -34,7 +34,7 @@ class Source:
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
 
     def has_ended(self, used: int) -> bool:
-        """Whether an epoch has ended, of which nothing is left to be read. It may have been cut short by ``steps``."""
+        """Return True if the epoch has no more batches. False if ``steps`` may have cut it short."""
         if used == self.last and used != self.length:
             return False
         self.length = used
@@ -42,7 +42,7 @@ class Source:
 
 
 def _grouped(batches: Iterator[Any], size: int) -> Iterator[list]:
-    """Up to so many consecutive batches of one shape."""
+    """Group up to ``size`` consecutive batches of one shape."""
     group: list = []
     for batch in batches:
         if group and _type(batch) != _type(group[0]):

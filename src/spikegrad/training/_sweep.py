@@ -1,4 +1,4 @@
-"""Many runs of one program: settings, each with several seeds."""
+"""Sweeps: many settings, each with several seeds."""
 
 from __future__ import annotations
 
@@ -49,67 +49,68 @@ def sweep(
     resume: bool = False,
     jobs: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Train once for each setting and seed, and tell the results as they come.
+    """Train once for each setting and seed, and yield the results as runs end.
 
-    Each run is a :func:`fit`. What is compiled is shared by all settings that differ in floating-point numbers alone.
+    Each run is a :func:`fit`. Settings that differ only in floating-point numbers share compiled programs.
 
     Parameters
     ----------
     loss : callable
-        ``loss(trainable, batch, key, setting) -> (scalar, {name: metric})``, that of :func:`fit` with the setting
-        beside. In it, the setting's floats and arrays are traced; everything else, such as strings, integers and the
-        class of a surrogate, is constant.
+        ``loss(trainable, batch, key, setting) -> (scalar, {name: metric})``, the loss of :func:`fit` with the setting
+        as another argument. Floats and arrays of the setting are traced. Other values, such as strings, integers and
+        the class of a surrogate, are constants.
     start : callable
-        ``start(key, setting)`` returns what is trained, a pytree of floating-point arrays; ``key`` is
+        ``start(key, setting)`` returns the initial parameters, a pytree of floating-point arrays. ``key`` is
         ``jax.random.key(seed)``.
     batches : callable
-        ``batches(seed)`` returns what :func:`fit` takes, such as :class:`ShuffledBatches`.
+        ``batches(seed)`` returns batches as :func:`fit` takes them, such as :class:`ShuffledBatches`.
     settings : iterable of dict
-        A dict of values by name for each setting; a value is a number, a string, or any pytree, such as a surrogate.
-        All have the same names.
+        Each setting is a dict of values by name. A value is a number, a string or any pytree, such as a surrogate. All
+        settings have equal names.
     optimizer : callable, or optax.GradientTransformation
-        ``optimizer(setting)`` returns one of optax. It may depend on traced numbers of the setting.
+        ``optimizer(setting)`` returns an optimizer of optax. It may depend on traced numbers of the setting.
     seeds : iterable of int, default (0,)
-        Each setting has a run for each of them, with the key ``jax.random.key(seed)``.
+        Seeds of the runs of each setting. The key of a run is ``jax.random.key(seed)``.
     epochs, steps, updates_per_call : int, optional
-        As those of :func:`fit`.
+        As in :func:`fit`.
     score : callable, optional
-        ``score(trainable, setting)`` returns numbers by name, such as accuracies on examples to choose by and on others
-        to report. It is called with the trained arrays at the end of each run, and not traced.
+        ``score(trainable, setting)`` returns numbers by name, such as accuracies on a validation and a test set. It is
+        called with the trained arrays at the end of each run, outside ``jit``.
     callbacks : callable, optional
-        ``callbacks(setting, seed)`` returns those of a run, which are called in the thread of that run.
+        ``callbacks(setting, seed)`` returns the callbacks of a run. They are called in the thread of the run.
     stop : callable, optional
-        Asked after each compiled call. If it returns true, the sweep ends, without the runs under way.
+        Called after each compiled call. If it returns true, the sweep ends and unfinished runs are discarded.
     path : path, optional
-        A file for the results, a line of JSON for each run.
+        A file for the results, one line of JSON for each run.
     resume : bool, default False
-        Whether a file that exists is gone on with. Runs that it has are not made again, lines that a kill left
-        unfinished are dropped, and those of other settings are left alone. What is not in a setting is not compared.
+        If True, the file may exist. Its finished runs are not repeated, incomplete lines are removed, and runs of other
+        settings stay. Only the values in settings are compared.
     jobs : int, optional
-        How many runs there are at a time, in as many threads. By default the number of processors on a CPU, else 1.
+        Number of parallel runs, each in a thread. By default the number of processors on a CPU, otherwise 1.
 
     Yields
     ------
     dict
-        As it is written: the values of the setting (what JSON does not know as its ``repr``) and ``seed``; ``step``,
-        the updates made; ``seconds``; ``diverged``, None or the message of :class:`DivergedError`, after which the last
-        good state is scored; ``loss`` and the other metrics, means over the last epoch; what ``score`` returned.
+        The result as in the file. It has the values of the setting (as ``repr`` if they are not JSON) and ``seed``. The
+        number of updates is ``step``, and their time ``seconds``. ``diverged`` is None or the message of
+        :class:`DivergedError`, after which the last finite state is scored. ``loss`` and other metrics are means over
+        the last epoch. The scores follow.
 
     Raises
     ------
     FileExistsError, FileNotFoundError
-        If ``path`` exists and ``resume`` is false; if its folder does not exist.
+        If ``path`` exists and ``resume`` is false, or if its folder does not exist.
     TypeError, ValueError
-        If settings have different names, or names that results have; if one comes twice; if a constant of a setting has
-        no hash; and what :func:`fit` raises.
+        If settings have different names or names that results use, if a setting occurs twice, or if a constant of a
+        setting has no hash. Also errors of :func:`fit`.
 
     Notes
     -----
-    A run has the bits that :func:`fit` gives it with the setting's numbers as arrays, whatever runs beside it.
+    A run is bit-identical to :func:`fit` with the numbers of the setting as arrays. Parallel runs have no effect on it.
 
-    Small networks leave much of a CPU idle. On two cores two runs in two threads take 0.5 to 0.7 of the time of one
-    after the other, and batches of runs by ``jax.vmap`` 0.8 to 1.2 (``benchmarks/sweep.py``), which is why these are
-    not made. Threads see the global configuration of JAX, and not what a ``with`` around the sweep sets.
+    Small networks leave much of a CPU idle. On two cores, two runs in two threads take 0.5 to 0.7 of the time of two
+    consecutive runs. Batches of runs by ``jax.vmap`` take 0.8 to 1.2 (``benchmarks/sweep.py``) and are not used.
+    Threads see the global configuration of JAX, but not a ``with`` around the sweep.
 
     Examples
     --------
@@ -119,7 +120,7 @@ def sweep(
     >>> x = jax.random.uniform(jax.random.key(0), (100,))
     >>> def loss(weight, batch, key, setting):
     ...     spikes = setting["surrogate"](batch * weight - 1.0)
-    ...     return (spikes.mean() - 0.5) ** 2, {}  # half of them shall fire
+    ...     return (spikes.mean() - 0.5) ** 2, {}  # half of them must fire
     >>> results = sweep(
     ...     loss, lambda key, setting: jnp.array(0.5), lambda seed: [x],
     ...     [{"surrogate": rescaled(s, half_width=width)} for s in (Sigmoid(), Arctan()) for width in (0.1, 0.3)],
@@ -183,7 +184,7 @@ def _by_default() -> int:
 
 
 def _made(train: Callable, runs: list[tuple], jobs: int, ended: threading.Event) -> Iterator[Any]:
-    """What runs return, so many at a time, as they come. Who asks for no more ends those under way."""
+    """Yield the results of runs in ``jobs`` threads. Closing the iterator ends unfinished runs."""
     if jobs == 1:
         yield from (train(*run) for run in runs)
         return
@@ -198,7 +199,7 @@ def _made(train: Callable, runs: list[tuple], jobs: int, ended: threading.Event)
 
 
 class _Shared:
-    """What runs share whose settings differ in numbers alone: the first one compiles it, and others wait."""
+    """Programs for settings that differ only in numbers. The first run compiles them while the others wait."""
 
     def __init__(
         self, loss: Any, optimizer: Any, setting: Setting, updates_per_call: int, score: Callable[[Any, Any], Any]
@@ -222,7 +223,7 @@ class _Shared:
 
 
 def _first_alone(function: Callable) -> Callable:
-    """A function whose first call, which compiles, is over before others begin."""
+    """Delay other calls until the first call, which compiles, has returned."""
     lock, called = threading.Lock(), threading.Event()
 
     def call(*arguments: Any) -> Any:
@@ -245,7 +246,7 @@ def _is_number(leaf: Any) -> bool:
 
 
 def _constants(setting: Setting) -> Any:
-    """All of a setting but its floating-point numbers, as a key."""
+    """Return a setting without its floating-point numbers, as a dict key."""
     leaves, structure = jax.tree.flatten(lifted(dict(setting)))
     key = structure, tuple(None if _is_number(leaf) else (type(leaf), leaf) for leaf in leaves)
     try:
@@ -256,7 +257,7 @@ def _constants(setting: Setting) -> Any:
 
 
 def _planned(settings: Iterable[Setting], seeds: Iterable[int]) -> list[tuple[Setting, int, str]]:
-    """Setting, seed and name of each run: all settings with the first seed, then with the next."""
+    """List setting, seed and name of each run: all settings with the first seed, then with the next."""
     settings = list(settings)
     for setting in settings:
         _constants(setting)
@@ -273,7 +274,7 @@ def _planned(settings: Iterable[Setting], seeds: Iterable[int]) -> list[tuple[Se
 
 
 _OWN = ("seed", "step", "seconds", "diverged")
-"""What a result has beside the setting, metrics and scores."""
+"""Names in a result besides those of the setting, the metrics and the scores."""
 
 
 def _joined(*parts: dict[str, Any]) -> dict[str, Any]:
@@ -294,7 +295,7 @@ def _name(of: dict[str, Any]) -> str:
 
 
 def _in_turns(runs: list[tuple[Setting, int]]) -> list[tuple[Setting, int]]:
-    """One run of each program, then the next of each: while one is compiled, others need not wait."""
+    """Alternate between programs, so runs of one program do not wait while another one compiles."""
     before: Counter[Any] = Counter()
     turns = []
     for setting, _ in runs:
@@ -305,7 +306,7 @@ def _in_turns(runs: list[tuple[Setting, int]]) -> list[tuple[Setting, int]]:
 
 
 def _read(path: Path, resume: bool, names: set[str]) -> dict[str, dict[str, Any]]:
-    """The results in a file, each by the name of its run; the file is left with complete results alone."""
+    """Return the results in a file by the names of their runs, and remove incomplete lines."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"sweep: there is no folder {path.parent} for {path.name}")
     results = resumed(path, "sweep", resume, lambda value: isinstance(value, dict))

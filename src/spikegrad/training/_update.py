@@ -24,7 +24,7 @@ Loss = Callable[[Any, Any, jax.Array], tuple[Any, dict[str, Any]]]
 
 
 class Result(NamedTuple):
-    """Of one call, on the device. ``metrics`` has a row for each update, and rows beyond these."""
+    """Result of a call, on the device. ``metrics`` has a row for each update, then unused rows."""
 
     trainable: Any
     optimizer_state: Any
@@ -35,14 +35,16 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """Makes the updates of a group of batches. How many they are is no reason to compile again, nor are other values of
-    the arrays ``bound``, on which the loss and the optimizer depend beside.
+    """Make the updates of a group of batches.
+
+    Another number of batches does not recompile. Neither do other values of the arrays ``bound``, further arguments of
+    the loss and the optimizer.
     """
 
     advance: Callable[..., tuple]
     bound: Any
     size: int
-    room: list[int]  # batches that the compiled program takes, up to ``size``: each of them costs time to compile
+    room: list[int]  # number of batches that the compiled program takes, up to ``size``: each costs compile time
 
     def __call__(self, state: State, group: list) -> Result:
         self.room[0] = min(self.size, max(self.room[0], 1 << (len(group) - 1).bit_length()))
@@ -67,10 +69,10 @@ def compiled(
     state: State | None = None,
     length: int | None = None,
 ) -> Call:
-    """The call for a loss and an optimizer, which ``problem`` makes of the arrays ``bound``.
+    """Compile a call for a loss and an optimizer, which ``problem`` returns for the arrays ``bound``.
 
-    With a mesh, over which batches and the state are spread, the state stays where it is, and all devices have what is
-    told of it. With the ``length`` of an epoch, the program has room for a whole epoch at most, and is compiled once.
+    On a mesh the state keeps its sharding, and the metrics are on all devices. If the ``length`` of an epoch is known,
+    the program takes up to an epoch and is compiled once.
     """
     size = size if length is None else min(size, max(1, length))
     placed: Any = None
@@ -125,13 +127,13 @@ def compiled(
 
 
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
-    """The arrays of a pytree, such as a loss that is a Partial, and the rest of it."""
+    """Split the arrays off a pytree, such as a Partial as a loss."""
     arrays, rest = split(tree, lambda _, leaf: is_array(leaf))
     return jax.tree.map(jnp.asarray, arrays), rest
 
 
 def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
-    """What a loss function returned, if it is as agreed upon."""
+    """Return the result of a loss function. Raise if it has another form."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(f"fit: loss must return (scalar, {{name: metric}}), got {type(result).__name__}")
     value, metrics = result
@@ -152,7 +154,7 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def values_of(result: Result) -> tuple[dict[str, np.ndarray], bool]:
-    """Metrics of each update, in float64, and whether the loss and the parameters are finite. It waits for them."""
+    """Wait for a call. Return the metrics of each update in float64, and True if loss and parameters are finite."""
     metrics, finite = jax.device_get((result.metrics, result.finite))
     metrics = {"loss": metrics.pop("loss"), **metrics}  # first, as JAX sorts names
     values = {name: np.asarray(rows[: result.updates], np.float64) for name, rows in metrics.items()}
