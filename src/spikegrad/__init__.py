@@ -1,4 +1,4 @@
-"""Surrogate gradients for spiking neural networks on JAX: the step forward, a smooth slope backward."""
+"""Surrogate gradients for spiking neural networks in JAX: a step forward, a smooth slope backward."""
 
 import importlib
 import typing
@@ -135,10 +135,10 @@ __all__ = [
 ]
 
 
-if not typing.TYPE_CHECKING:  # to which every name would seem to exist
+if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name):
-        """What most programs do not need is imported when it is asked for."""
+        """Import the diagnosis of networks at its first use."""
         if name in ("diagnose", "diagnose_layer"):
             return getattr(importlib.import_module(".inspect.diagnosis", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

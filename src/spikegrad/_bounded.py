@@ -1,4 +1,4 @@
-"""A parameter that is trained and stays within its bounds."""
+"""Trainable parameters that stay within bounds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ._struct import Domain, Real, Struct, as_real, parameter
 
 
 class Bounded(Struct):
-    """A number that stays within bounds, whatever a training does: held by one that has none.
+    """A number that stays within bounds during training, stored as an unconstrained number.
 
-    It is made by :func:`bounded`. JAX takes it for the array ``value``; what is differentiated and trained is its
-    leaf ``raw``, so that a gradient of it holds the derivative in ``raw``.
+    :func:`bounded` creates it. JAX uses it as the array ``value``. Its leaf ``raw`` is trained, so gradients contain
+    the derivative in ``raw``.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Bounded(Struct):
 
     @property
     def value(self) -> jax.Array:
-        """The number itself, an array."""
+        """The number, an array."""
         raw, low, high = jnp.asarray(self.raw), self.low, self.high
         if math.isinf(low) and math.isinf(high):
             return raw
@@ -45,10 +45,10 @@ class Bounded(Struct):
             return low + jnp.exp(raw)
         if math.isinf(low):
             return high - jnp.exp(raw)
-        return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)  # the sum may be rounded beyond
+        return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)  # rounding may exceed the bounds
 
     def _within(self, low: float, high: float, owner: str, name: str) -> Bounded:
-        """The same value, within these bounds as well."""
+        """Return the value with these additional bounds."""
         low, high = max(self.low, low), min(self.high, high)
         return self if (low, high) == (self.low, self.high) else _bounded(self.value, low, high, owner, name)
 
@@ -68,11 +68,10 @@ for _name in ("neg", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rt
 
 
 def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
-    r"""A parameter that is trained and stays within its bounds.
+    r"""Make a trainable parameter that stays within its bounds.
 
-    Give it in place of a number to any parameter of a cell or a surrogate. The bounds are those of the parameter, a
-    decay's 0 and 1 say. No step of any optimizer passes them, since what is trained is a number :math:`r` without
-    bounds:
+    Pass it instead of a number for any parameter of a cell or a surrogate. Its bounds are those of the parameter, such
+    as 0 and 1 for a decay factor. No update can exceed them, because an unconstrained number :math:`r` is trained:
 
     .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{ and } b \\
               a + e^r & \text{above } a \\ b - e^r & \text{below } b \\ r & \text{without bounds} \end{cases}
@@ -80,16 +79,16 @@ def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
     Parameters
     ----------
     value : float or array
-        Where training starts, strictly between the bounds. An array, one number per neuron say, keeps its dtype; a
-        number gets the default one.
+        Initial value, strictly between the bounds. An array, for example one number per neuron, keeps its dtype. A
+        number gets the default float.
     low, high : float, default -inf and inf
-        Narrower bounds than the parameter's own, for a parameter that has none: ``threshold=bounded(1.0, 0.1, 10.0)``.
+        Additional bounds, for example for a parameter without bounds: ``threshold=bounded(1.0, 0.1, 10.0)``.
 
     Returns
     -------
     Bounded
-        A pytree with one leaf, ``raw``: an array, so that it is trained wherever arrays are. Its property
-        ``value`` is the array that it stands for, in arithmetic and to ``jnp.asarray``.
+        A pytree with one leaf, the array ``raw``, which is trainable. Its property ``value`` is the bounded array, also
+        used in arithmetic and by ``jnp.asarray``.
 
     Raises
     ------
@@ -99,7 +98,7 @@ def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
     References
     ----------
     Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking neural networks",
-    ICCV, trains a decay so.
+    ICCV, trains a decay factor in this way.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are written atomically."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ PARTIAL = ".part"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False) -> None:
-    """Write a file so that at any moment, also of a kill or a full disk, the old one or the new one is there, whole.
+    """Write a file atomically: a kill or a full disk leaves the complete old file or the complete new file.
 
     Parameters
     ----------
     path : Path
         The file. Its folder must exist.
     write : callable
-        Given a binary stream, it writes the contents.
+        Writes the contents to a binary stream.
     new : bool, default False
-        Whether there must be no old one: of several who write it at once, a single one does.
+        If True, the file must not exist. If several processes write it, one succeeds.
 
     Raises
     ------
     FileExistsError
-        If there is an old one, and ``new`` was asked for.
+        If the file exists and ``new`` is true.
     OSError
-        If it cannot be written; an old file is left as it was. What ``write`` raises is passed on, with the same
-        promise.
+        If it cannot be written. An old file stays, also if ``write`` raises an error.
     """
-    path = Path(os.path.realpath(path))  # through a link, or the link would be replaced
+    path = Path(os.path.realpath(path))  # follow links instead of replacing them
     partial, stream = _new_partial(path)
     try:
         with stream:
@@ -87,7 +86,7 @@ def _new_partial(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _rename_to_new(partial: Path, path: Path) -> None:
-    """Unlike a renaming, a link replaces nothing."""
+    """Rename without replacing a file: unlike a renaming, a link fails if the file exists."""
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -100,7 +99,7 @@ def _rename_to_new(partial: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name, too, outlives a power cut. Not every system can; the file is whole all the same."""
+    """Make the new name survive a power failure. Systems without this still have complete files."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""From a surrogate class, the function of the same name; and the public functions of a module."""
+"""Function forms of surrogate classes, and the public functions of a module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MISSING = object()
 
 
 def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P], jax.Array]:
-    """The function form of a surrogate class: ``f(x, ...)`` is ``cls(...)(x)``.
+    """Return the function form of a surrogate class: ``f(x, ...)`` is ``cls(...)(x)``.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
     Returns
     -------
     callable
-        Takes ``x`` and then the parameters of ``cls``, with its defaults, by position or keyword.
+        Takes ``x`` and the parameters of ``cls``, with its defaults, by position or keyword.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
     name = snake_case(cls.__name__)
 
     def function(x: Any = _MISSING, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
-        if x is _MISSING:  # other libraries have factories of these names
+        if x is _MISSING:  # other libraries use these names for factories
             raise TypeError(f"{name}: x is missing; write {cls.__name__}() for a surrogate that you pass on")
         return cls(*args, **kwargs)(x)
 
@@ -57,13 +57,13 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
     )
     function.__doc__ = f"""Function form of :class:`{cls.__name__}`: ``{name}(x, ...)`` is ``{cls.__name__}(...)(x)``.
 
-    Formula, parameters and errors are those of the class.
+    See the class for formula, parameters and errors.
     """
     return function
 
 
 def functions_of(module: ModuleType) -> dict[str, Callable]:
-    """The public functions that a module defines, by name."""
+    """Return the public functions that a module defines, by name."""
     return {
         name: value
         for name, value in vars(module).items()

@@ -1,4 +1,4 @@
-"""What an optimizer of optax may ask for beside a gradient. The core does not need optax."""
+"""Arguments of optax optimizers besides the gradient. This file does not import optax."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import jax
 def updates_of(
     optimizer: Any, gradient: Any, state: Any, trainable: Any, value: Any, loss: Callable[[Any], Any]
 ) -> tuple[Any, Any]:
-    """Updates and the state after them. ``value`` is the loss here, ``loss`` what it is elsewhere.
+    """Return updates and the new state. ``value`` is the loss at ``trainable``, ``loss`` a function of parameters.
 
-    Optax has several names for these, and no optimizer takes all of them.
+    Optax has several names for these arguments, and no optimizer takes all of them.
     """
 
     def value_fn(trainable: Any, obj_fn: Any = None, grad_fn: Any = None) -> Any:
-        return loss(trainable)  # a line search hands on to it what it has no use for, and wants it taken
+        return loss(trainable)  # a line search passes on arguments that it does not use
 
     offered = {
         "value": value,

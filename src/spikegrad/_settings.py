@@ -1,4 +1,4 @@
-"""Settings of the gradient rule around a surrogate: gradients of its parameters, and a slope kept in fewer bits."""
+"""Settings of the gradient rule: gradients of parameters, and a slope in fewer bits."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from ._surrogate import FLOATS, Surrogate, configured, curve_of, settings_of
 
 
 def learnable(surrogate: Surrogate) -> Surrogate:
-    r"""The same spike, whose parameters get a gradient.
+    r"""Give the parameters of a surrogate a gradient.
 
-    The step does not depend on the parameters, so a surrogate gives them none. With ``learnable``, the derivative in a
-    parameter is that of the smooth primal, as if it were the output:
+    The step does not depend on the parameters, so by default their gradient is 0. With ``learnable``, it is the
+    derivative of the smooth primal, as if the primal were the output:
 
     .. math:: \frac{\mathrm{d}\,s}{\mathrm{d}\alpha} = \frac{\partial}{\partial\alpha}\,\mathrm{surrogate\_fun}(x).
 
-    The output, the derivative in ``x`` and the derivative of that in a parameter are the same with and without it.
+    The output, the derivative in ``x``, and the derivative of the latter in a parameter do not change.
 
     Parameters
     ----------
     surrogate : Surrogate
-        One declared by annotations, which defines ``surrogate_fun``, with or without other settings.
+        A surrogate with annotated parameters and ``surrogate_fun``, with or without other settings.
 
     Returns
     -------
     Surrogate
-        Holds the curve in its field ``surrogate``, with every Python number as an array of JAX's default float. The
-        gradient of a function of it has the same structure.
+        The curve is its field ``surrogate``, with every Python number as an array of JAX's default float. Gradients
+        have its structure.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, has a hand-written ``__init__``, so that JAX sees no parameters in it, defines
-        no ``surrogate_fun``, or overrides ``__call__``.
+        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun``, or has a custom
+        ``__init__``, which hides its parameters from JAX.
 
     References
     ----------
@@ -66,36 +66,36 @@ def learnable(surrogate: Surrogate) -> Surrogate:
 
 
 def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
-    r"""The same spike, whose slope is kept for the backward pass in fewer bits.
+    r"""Store the slope in fewer bits for the backward pass.
 
-    JAX keeps one array of each call under differentiation, in the dtype of ``x``: the slope, or in half precision ``x``
-    itself. This setting rounds the slope to ``dtype`` and keeps it so: half the memory of float32 in bfloat16, a
-    quarter in an 8-bit float. Spikes are the same; the gradient in ``x`` has the rounding error of ``dtype``, and that
-    in the parameters (:func:`learnable`) none.
+    Under differentiation JAX stores one array per call in the dtype of ``x``: the slope, or ``x`` in half precision.
+    This setting rounds the slope to ``dtype`` and stores it. Compared with float32, bfloat16 needs half of the memory
+    and an 8-bit float a quarter. Spikes do not change. The gradient in ``x`` has the rounding error of ``dtype``, the
+    gradient in the parameters (:func:`learnable`) has none.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any, with or without other settings.
+        Any surrogate, with or without other settings.
     dtype : dtype
         ``bfloat16`` (relative error of the slope up to 2**-8), ``float16``, ``float8_e5m2`` (2**-3, slopes from 2**-16)
-        or ``float8_e4m3fn`` (2**-4, slopes from 2**-9 to 448, NaN above). One that is not narrower than ``x`` changes
-        nothing.
+        or ``float8_e4m3fn`` (2**-4, slopes from 2**-9 to 448, NaN above). A dtype that is not narrower than ``x`` has
+        no effect.
 
     Returns
     -------
     Surrogate
-        Holds the curve in its field ``surrogate``.
+        The curve is its field ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, overrides ``__call__`` or keeps its slope in another dtype already, or if
-        ``dtype`` is none of these.
+        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already stores its slope in another dtype, or if
+        ``dtype`` is not in this list.
 
     Notes
     -----
-    Derivatives of the second order differentiate the slope before it is rounded, and round the result in turn.
+    Second derivatives differentiate the slope before it is rounded, and round the result.
 
     Examples
     --------

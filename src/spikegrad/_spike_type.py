@@ -1,8 +1,8 @@
-"""The type of a spike: its forward output, and what others ask about it.
+"""The base class of spike types, and the step.
 
-A type has a value, a primal and a slope, made of those of a curve. The rule in ``_surrogate.py`` takes the value for
-the output, the slope for the derivative in ``x``, and under ``learnable`` the derivative of the primal for those in the
-parameters. So each type is its formulas and a few flags. All types but the step are in ``_spike_types.py``.
+A spike type computes a value, a primal and a slope from a curve. The rule in ``_surrogate.py`` returns the value. It
+uses the slope as the derivative in ``x`` and, under ``learnable``, the derivative of the primal in the parameters. So a
+spike type consists of formulas and a few flags. The types besides the step are in ``_spike_types.py``.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from ._checks import snake_case
 from ._struct import Struct
 
 Curve = Any
-"""What has ``surrogate_fun`` and ``surrogate_grad``."""
+"""An object with ``surrogate_fun`` and ``surrogate_grad``."""
 
 
 class SpikeType(Struct):
-    """How a spike looks, whatever its slope is. Cells, networks and checks read the flags and never the class."""
+    """The forward output of a spike. Cells, networks and checks read the flags and never the class."""
 
     is_step: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     """If True, the field ``key`` takes a random key before it fires."""
     graded: ClassVar[bool] = False
-    """If True, outputs are not whole numbers, and a neuron neither fires nor rests."""
+    """If True, outputs are real numbers instead of counts."""
     negative: ClassVar[bool] = False
     """If True, outputs may be below 0."""
     several: ClassVar[bool] = False
     """If True, one step may have more than one spike."""
     needs_primal: ClassVar[bool] = False
-    """If True, the output is made of the smooth primal."""
+    """If True, the output is computed from the smooth primal."""
     needs_magnitude: ClassVar[bool] = False
-    """If True, the sign of ``x`` does not tell which of a few values comes out."""
+    """If True, the sign of ``x`` does not determine the output."""
 
     @classmethod
     def _public_name(cls) -> str:
-        return snake_case(cls.__name__)  # the public function that makes it
+        return snake_case(cls.__name__)  # the public function that sets it
 
     def expression(self, curve: str) -> str:
-        """The expression that makes it, around that of a curve."""
+        """Return the expression that makes this surrogate, given the expression of its curve."""
         return f"{self._public_name()}({curve})"
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
-        """What comes out of ``x``, in its dtype. NaN need not be thought of."""
+        """Return the forward output in the dtype of ``x``. The caller handles NaN."""
         raise NotImplementedError
 
     def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
@@ -55,12 +55,12 @@ class SpikeType(Struct):
         return curve.surrogate_grad(x)
 
     def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
-        """Parameters of the type itself, in the shape of ``x``, each with the derivative in it."""
+        """Yield the parameters of the type in the shape of ``x``, each with the derivative in it."""
         del curve, x
         yield from ()
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
-        """The same within a cell of this threshold, which broadcasts to ``x``."""
+        """Return the type for a cell with this threshold, which broadcasts to ``x``."""
         del threshold, x
         return self
 

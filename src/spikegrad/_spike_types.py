@@ -1,7 +1,7 @@
-"""Types of spikes: the forward output, for any slope.
+"""Spike types: the forward output, for any slope.
 
-Each is a class with its formulas and flags (see :class:`SpikeType`), and the public function that gives it to a
-surrogate. A new one is both of these here, its name in ``spikegrad.__init__``, and a row in
+A spike type is a class with formulas and flags (see :class:`SpikeType`) and a public function that sets it on a
+surrogate. A new one needs both of them here, its name in ``spikegrad.__init__`` and a row in
 ``tests/core/test_kinds.py``.
 """
 
@@ -24,35 +24,35 @@ from ._surrogate import Surrogate, with_spike_type
 
 
 class Strict(SpikeType, pure=True):
-    needs_magnitude = True  # what is kept of a small positive number may be zero
+    needs_magnitude = True  # in few bits a small positive number may become zero
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         return (x > 0).astype(x.dtype)
 
 
 def strict(surrogate: Surrogate) -> Surrogate:
-    r"""A spike above the threshold, and none at the threshold itself, as several libraries have it.
+    r"""Fire above the threshold, and not at the threshold itself, as several libraries do.
 
     .. math:: s(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases} \qquad
               \mathrm{d}s = g(x)\, \mathrm{d}x
 
-    with :math:`g` the slope, at the threshold as well. It matters where potentials reach a threshold exactly, as those
-    of small integer weights do.
+    with :math:`g` the slope, also at the threshold. The type matters if potentials reach a threshold exactly, for
+    example with small integer weights.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any, with or without settings.
+        Any surrogate, with or without settings.
 
     Returns
     -------
     Surrogate
-        Holds the curve in its field ``surrogate``.
+        The curve is its field ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, overrides ``__call__``, or has another kind of spike already.
+        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike type.
 
     Examples
     --------
@@ -74,33 +74,33 @@ class Soft(SpikeType, pure=True):
 
 
 def soft(surrogate: Surrogate) -> Surrogate:
-    r"""The smooth primal in place of the spike, so that finite differences confirm the derivative.
+    r"""Return the smooth primal instead of a spike, so finite differences confirm the derivative.
 
     .. math:: s = f(x), \qquad \mathrm{d}s = f'(x)\, \mathrm{d}x
 
-    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. It is for checking the gradient of a
-    network, and is what surrogate gradients are compared with: the gradient of the spiking network takes its place
-    where all :math:`f` are near 0 or 1.
+    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. Use it to check the gradient of a network.
+    It is also the reference for surrogate gradients: they approach the gradient of the soft network if all :math:`f`
+    are near 0 or 1.
 
     Parameters
     ----------
     surrogate : Surrogate
-        One that defines ``surrogate_fun``, with or without settings.
+        A surrogate that defines ``surrogate_fun``, with or without settings.
 
     Returns
     -------
     Surrogate
-        Holds the curve in its field ``surrogate``.
+        The curve is its field ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, overrides ``__call__``, defines no ``surrogate_fun``, or has another kind of
-        spike already.
+        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun`` or already has another
+        spike type.
 
     Notes
     -----
-    The parameters get a gradient with :func:`learnable` alone, as ever; finite differences confirm that one too.
+    Parameters get a gradient only with :func:`learnable`. Finite differences confirm this gradient too.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def soft(surrogate: Surrogate) -> Surrogate:
 
 
 class Stochastic(SpikeType, pure=True):
-    """The key is None, which is no leaf, until a spike is to be drawn."""
+    """``key`` is None, which is not a leaf, until a call binds a random key."""
 
     draws = True
     needs_primal = True
@@ -128,13 +128,13 @@ class Stochastic(SpikeType, pure=True):
                 "stochastic: a spike is drawn, which takes a key: fire(x, key=key), cell(v, current, key=key), "
                 "network(inputs, key=key); a cell of your own has the surrogate in one of its fields"
             )
-        # in float32 at least: in half precision the probability would be rounded, and their mean be off
+        # At least float32: rounding the probability to half precision would bias the mean.
         probability = curve.surrogate_fun(x.astype(compute_dtype(x.dtype)))
         return (_uniform(self.key, probability) < probability).astype(x.dtype)
 
 
 def _uniform(key: Any, like: jax.Array) -> jax.Array:
-    """Numbers from 0 to 1, 1 excluded: of one key, or of one for each entry of the leading axes."""
+    """Draw numbers in [0, 1) from one key, or from one key for each entry of the leading axes."""
     if like.shape[: key.ndim] != key.shape:
         raise ValueError(f"stochastic: keys of shape {key.shape} are not the leading axes of x of shape {like.shape}")
     draw = functools.partial(jax.random.uniform, shape=like.shape[key.ndim :], dtype=like.dtype)
@@ -144,36 +144,36 @@ def _uniform(key: Any, like: jax.Array) -> jax.Array:
 
 
 def stochastic(surrogate: Surrogate) -> Surrogate:
-    r"""A spike that is drawn, with the smooth primal as its probability (escape noise).
+    r"""Draw the spike, with the smooth primal as its probability (escape noise).
 
     .. math:: P(s = 1) = \min(\max(f(x), 0), 1), \qquad \mathrm{d}s = f'(x)\, \mathrm{d}x
 
-    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope, which is the derivative of the mean wherever
-    :math:`f` is a probability. Slope and noise are a pair: :class:`Sigmoid` gives the logistic escape noise of
+    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. The slope is the derivative of the mean if
+    :math:`f` is a probability. Slope and noise are a pair: :class:`Sigmoid` gives logistic escape noise with
     probability :math:`\sigma(\alpha x)`.
 
-    It is called with a key, ``fire(x, key=key)``. So are a cell, :func:`unroll` and a :class:`Network`, which makes
-    the keys of its steps from one.
+    Pass a key to each call, ``fire(x, key=key)``, and likewise to a cell, to :func:`unroll` and to a :class:`Network`,
+    which derives the keys of its time steps from it.
 
     Parameters
     ----------
     surrogate : Surrogate
-        One that defines ``surrogate_fun``, with or without settings.
+        A surrogate that defines ``surrogate_fun``, with or without settings.
 
     Returns
     -------
     Surrogate
-        Holds the curve in its field ``surrogate``.
+        The curve is its field ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, overrides ``__call__``, defines no ``surrogate_fun``, or has another kind of
-        spike already. When it is called, without a key.
+        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun`` or already has another
+        spike type. Also when the result is called without a key.
 
     Notes
     -----
-    The same key draws the same spikes. The probability is computed in float32 at least.
+    Equal keys draw equal spikes. Probabilities are computed in at least float32.
 
     References
     ----------
@@ -214,7 +214,7 @@ class MultiSpike(SpikeType, pure=True):
         wide = x.astype(compute_dtype(x.dtype))
         theta = self._distance(wide)
         count = jnp.clip(jnp.floor(wide / theta) + 1, 0, self.n)
-        # A compiler may divide in another way, so that the quotient decides nothing: the multiples themselves do.
+        # Compilers differ in how they round a quotient, so the multiples decide and the quotient is only an estimate.
         more = (count < self.n) & (wide >= count * theta)
         less = (count > 0) & (wide < (count - 1) * theta)
         return (count + more.astype(wide.dtype) - less.astype(wide.dtype)).astype(x.dtype)
@@ -226,7 +226,7 @@ class MultiSpike(SpikeType, pure=True):
         if self.slopes == "first":
             return curve.surrogate_fun(x)
         k, half = self._nearest(x, theta), spread_as(theta / 2, x)
-        rise = curve.surrogate_fun(half) - curve.surrogate_fun(-half)  # from one level to the next
+        rise = curve.surrogate_fun(half) - curve.surrogate_fun(-half)  # between two levels
         return curve.surrogate_fun(x - k * theta) + k * rise
 
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
@@ -239,7 +239,7 @@ class MultiSpike(SpikeType, pure=True):
 
     def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
         theta = self._distance(x)
-        if self.n == 1 or self.slopes == "first":  # at x = 0 alone, wherever the others are
+        if self.n == 1 or self.slopes == "first":  # the only threshold that counts is x = 0
             return
         if self.slopes == "sum":
             moved = _total(lambda k: -k * curve.surrogate_grad(x - k * theta), range(1, self.n), x)
@@ -257,12 +257,12 @@ class MultiSpike(SpikeType, pure=True):
             )
 
     def _distance(self, x):
-        """The distance between thresholds. XLA flushes numbers below the least normal one to 0, and x/0 is NaN."""
+        """Distance between thresholds, at least the smallest normal number: XLA flushes smaller ones to 0."""
         theta, tiny = _threshold_like(self, x), jnp.finfo(x.dtype).tiny
         return jnp.where(jnp.abs(theta) < tiny, jnp.asarray(tiny, x.dtype), theta)
 
     def _nearest(self, x, theta):
-        """Which multiple of the threshold is the nearest that counts; a constant for the derivative."""
+        """Number of the nearest threshold, a constant for the derivative."""
         return jax.lax.stop_gradient(jnp.clip(jnp.floor(x / theta + 0.5), 0, self.n - 1))
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
@@ -270,45 +270,46 @@ class MultiSpike(SpikeType, pure=True):
 
 
 def multi_spike(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str = "sum") -> Surrogate:
-    r"""Up to ``n`` spikes in one step, one for each multiple of the threshold that the potential has reached.
+    r"""Fire up to ``n`` spikes in one time step, one for each multiple of the threshold that the potential has reached.
 
     .. math:: s = \sum_{k=0}^{n-1} H(x - k\theta), \qquad
               \frac{\partial s}{\partial x} = \sum_k g(x - k\theta), \qquad
               \frac{\partial s}{\partial\theta} = -\sum_k k\, g(x - k\theta)
 
-    with :math:`H` the step and :math:`g` the slope. As :math:`x` is the potential minus the threshold, the first spike
-    comes at :math:`x = 0`. With ``slopes="nearest"`` the sums have one term, of the multiple that is nearest to
-    :math:`x`; with ``"first"`` that of :math:`k = 0`, so that the slope is the curve as it stands and the distance of
-    multiples gets no gradient.
+    with :math:`H` the step and :math:`g` the slope. The first spike is at :math:`x = 0`, because :math:`x` is the
+    potential minus the threshold. With ``slopes="nearest"`` the sums have one term, for the multiple nearest to
+    :math:`x`. With ``"first"`` the only term is :math:`k = 0`, so the slope is the unchanged curve, and
+    :math:`\theta` gets no gradient.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any, with or without settings.
+        Any surrogate, with or without settings.
     n : int
-        The largest number of spikes, at least 1.
+        Largest number of spikes, at least 1.
     threshold : float or array, default 1.0
-        Distance :math:`\theta > 0` between two multiples, in the unit of ``x``. A cell multiplies it by its own
-        threshold, so that 1 means that of the cell. An array broadcasts to ``x``.
+        Distance :math:`\theta > 0` between two multiples, in the unit of ``x``. A cell multiplies it by its threshold,
+        so 1 means the threshold of the cell. An array broadcasts to ``x``.
     slopes : {"sum", "nearest", "first"}
-        The slope: that of all spikes together, or that of the nearest or of the first one alone.
+        The slope of all spikes, of the nearest spike or of the first spike.
 
     Returns
     -------
     Surrogate
-        Holds the curve in its field ``surrogate``, and ``n``, ``threshold`` and ``slopes`` in its field ``forward``.
+        The curve is its field ``surrogate``. Its field ``forward`` has ``n``, ``threshold`` and ``slopes``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, overrides ``__call__``, or has another kind of spike already.
+        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike type.
     ValueError
-        For a parameter out of its domain; when it is called, if ``n`` is more than the dtype of ``x`` can count to.
+        If a parameter is outside of its domain. When the result is called, also if the dtype of ``x`` cannot count to
+        ``n``.
 
     Notes
     -----
-    The sum takes ``n`` evaluations of the slope, the others take one. One level is the plain spike. A reset by
-    subtraction takes as many thresholds as there are spikes; one to a value is refused.
+    The sum evaluates the slope ``n`` times, ``"nearest"`` and ``"first"`` evaluate it once. With ``n=1`` the spike is
+    the step. A reset by subtraction subtracts one threshold for each spike. A reset to a value is not supported.
 
     References
     ----------
@@ -349,7 +350,7 @@ class Signed(SpikeType, pure=True):
         yield spread_as(_threshold_like(self, x), x), 2 * curve.surrogate_grad(self._mirrored(x))
 
     def _mirrored(self, x):
-        """``x`` of the opposite potential."""
+        """``x`` for the opposite potential."""
         return -x - 2 * _threshold_like(self, x)
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
@@ -357,39 +358,39 @@ class Signed(SpikeType, pure=True):
 
 
 def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
-    r"""Spikes of both signs: 1 above the threshold, -1 below its negative.
+    r"""Fire spikes of both signs: 1 above the threshold, -1 below its negative.
 
     .. math:: s = H(x) - H(-x - 2\theta), \qquad
               \frac{\partial s}{\partial x} = g(x) + g(-x - 2\theta), \qquad
               \frac{\partial s}{\partial\theta} = 2\, g(-x - 2\theta)
 
-    with :math:`H` the step and :math:`g` the slope. As :math:`x` is the potential :math:`v` minus the threshold, this
-    is 1 from :math:`v = \theta` on and -1 from :math:`v = -\theta` on downwards: an odd function of :math:`v`.
+    with :math:`H` the step and :math:`g` the slope. With the potential :math:`v = x + \theta`, the output is 1 for
+    :math:`v \ge \theta` and -1 for :math:`v \le -\theta`, an odd function of :math:`v`.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any, with or without settings.
+        Any surrogate, with or without settings.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta > 0`, in the unit of ``x``. A cell multiplies it by its own, so that 1 means that of the
-        cell. An array broadcasts to ``x``.
+        Threshold :math:`\theta > 0`, in the unit of ``x``. A cell multiplies it by its threshold, so 1 means the
+        threshold of the cell. An array broadcasts to ``x``.
 
     Returns
     -------
     Surrogate
-        Holds the curve in its field ``surrogate``, and ``threshold`` in its field ``forward``.
+        The curve is its field ``surrogate``. Its field ``forward`` has ``threshold``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, overrides ``__call__``, or has another kind of spike already.
+        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike type.
     ValueError
-        For a threshold that is not above 0.
+        If ``threshold`` is not above 0.
 
     Notes
     -----
-    A reset by subtraction adds the threshold at a negative spike; one to a value is refused, and so is a threshold that
-    adapts.
+    A reset by subtraction adds the threshold at a negative spike. Resets to a value and adaptive thresholds are not
+    supported.
 
     Examples
     --------

@@ -32,7 +32,7 @@ R = TypeVar("R", bound="Struct")
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """What a field may hold. ``check`` returns the value as it is stored, or raises."""
+    """The domain of a field. ``check`` returns the value to store, or raises."""
 
     above: float | None = None
     at_least: float | None = None
@@ -41,7 +41,7 @@ class Domain:
     choices: Sequence[Any] | None = None
     kind: Any = None
     bound: bool = False
-    """A number that is itself a bound: known when JAX traces, and infinite where there is none."""
+    """If True, the number is a bound: static, and possibly infinite."""
 
     @property
     def static(self) -> bool:
@@ -49,7 +49,7 @@ class Domain:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest number, whether or not they belong to the domain."""
+        """Lower and upper limit. They may be outside of the domain."""
         low = max(-math.inf if low is None else low for low in (self.above, self.at_least))
         return low, math.inf if self.at_most is None else self.at_most
 
@@ -67,7 +67,7 @@ class Domain:
                 refuse("one of " + ", ".join(map(repr, self.choices)))
             return value
         if self.kind is not None:
-            if isinstance(value, type):  # a class can be called, and would pass for a function
+            if isinstance(value, type):  # classes are callable and would pass as functions
                 cls = value.__name__
                 raise TypeError(f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()")
             if not isinstance(value, self.kind):
@@ -79,7 +79,7 @@ class Domain:
             value = int(value)
         else:
             value = as_real(owner, name, value)
-        if isinstance(value, (int, float, np.ndarray)):  # a jax.Array may be traced, and reading it would wait for it
+        if isinstance(value, (int, float, np.ndarray)):  # a jax.Array may be traced, or still be computed
             for bound, holds, sign in (
                 (self.above, np.greater, ">"),
                 (self.at_least, np.greater_equal, ">="),
@@ -93,7 +93,7 @@ class Domain:
 
 
 def as_real(owner: str, name: str, value: Any) -> Any:
-    """A number as a Python float, an array as it is (a NumPy array as a read-only copy)."""
+    """Return a number as a Python float, a JAX array unchanged, and a NumPy array as a read-only copy."""
     if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
     if isinstance(value, (bool, np.bool_)):
@@ -104,9 +104,9 @@ def as_real(owner: str, name: str, value: Any) -> Any:
         try:
             return float(value)
         except OverflowError:
-            return math.inf  # refused as not finite, with the other infinities
+            return math.inf  # the caller reports it as not finite
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer):
-        return _read_only(value.astype(float))  # as a number would be: JAX would cut it to 32 bits
+        return _read_only(value.astype(float))  # like numbers; JAX would truncate it to 32 bits
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating):
         return _read_only(value.copy())
     elif isinstance(value, jax.Array) and (
@@ -138,23 +138,23 @@ def parameter(
     Parameters
     ----------
     default
-        The value when none is given; without it the field is required.
+        Default value. Without it the field is required.
     above, at_least, at_most : float, optional
-        Bounds: greater than, at least, at most. Python and NumPy numbers are checked when the object is built, JAX
-        arrays never (they may be traced). A number must always be finite.
+        Bounds: greater than, at least, at most. Python and NumPy numbers are checked when the object is built. JAX
+        arrays are not checked, because they may be traced. Numbers must be finite.
     integer : bool, default False
-        An integer that must be known when JAX traces, such as a number of terms: static, so another value recompiles.
+        If True, the field is an integer and static, such as a number of terms. Another value recompiles.
     choices : sequence, optional
-        The values allowed; static as well.
+        Allowed values of a static field.
     kind : type, optional
-        The field holds an object of this type, not a number.
+        Type of the object in the field. By default the field is a number.
     kw_only : bool, default False
-        The parameter is given by its name alone, so that the places of a subclass's own follow those before it.
+        If True, the parameter is keyword-only, so positional parameters of subclasses follow those before it.
 
     Returns
     -------
     dataclasses.Field
-        What stands after the ``=`` of an annotated field, in the body of the class.
+        The value of an annotated field in the body of the class.
 
     Examples
     --------
@@ -181,9 +181,9 @@ def domain(field: dataclasses.Field) -> Domain:
 
 
 def _by_value(value: Any) -> Any:
-    """A key that hashes and compares as the value of a field does."""
+    """Return a key that hashes and compares by value."""
     if isinstance(value, Tracer):
-        return "traced", id(value)  # JAX hashes what it is given to jit, scan or checkpoint, also within another trace
+        return "traced", id(value)  # JAX hashes arguments of jit, scan and checkpoint, also within a trace
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         return array.shape, array.dtype.name, array.tobytes()
@@ -191,7 +191,7 @@ def _by_value(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """``repr``, which for a small array is an expression that makes it again."""
+    """Return ``repr``. For a small array it is an expression that evaluates to the array."""
     if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
         if value.size <= 32:
             made_by = "np" if isinstance(value, np.ndarray) else "jnp"  # jnp would round a float64 to float32
@@ -202,20 +202,20 @@ def shown(value: Any) -> str:
 
 @dataclass_transform(field_specifiers=(parameter,))  # not frozen_default: a class with its own __init__ sets attributes
 class Struct:
-    """Base of everything here that has parameters. See the module's text for its two forms."""
+    """Base of all objects with parameters. The docstring of the module describes its two forms."""
 
     _frozen: ClassVar[bool] = True
     _domains: ClassVar[Mapping[str, Domain]] = {}
     _numbers: ClassVar[tuple[str, ...]] = ()
     _objects: ClassVar[tuple[str, ...]] = ()
     _dynamic: ClassVar[tuple[str, ...]] = ()
-    """The fields that are leaves if they do not hold a number."""
+    """The fields that are leaves, unless they contain a number."""
     _constants: tuple[str, ...]
-    """The fields of this record that held a number when it was built. They stay constants of the tree, and the other
-    fields its leaves, whatever a transformation puts into them: ``jax.tree.map`` to floats keeps the structure."""
+    """The fields of this record that contained a number when it was built. They stay constants of the tree and other
+    fields stay leaves under any transformation. For example, ``jax.tree.map`` to floats keeps the structure."""
     _stated_pure: ClassVar[bool] = False
     _hints: ClassVar[MappingProxyType[str, str]] = MappingProxyType({})
-    """What to give instead of a parameter that other libraries have."""
+    """Replacements for parameter names of other libraries."""
 
     if not TYPE_CHECKING:  # a checker reads the parameters off __init__
 
@@ -228,8 +228,8 @@ class Struct:
 
     def __init_subclass__(cls, *, pure: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._stated_pure = pure  # stated by each class for itself: the methods of a subclass are its own
-        # dataclass() has not run on cls yet, so an __init__ in its own namespace is the author's
+        cls._stated_pure = pure  # each class states it, because a subclass has other methods
+        # dataclass() has not run on cls yet, so an __init__ in its namespace is custom
         nearest = next(c for c in cls.__mro__ if "__init__" in vars(c))
         cls._frozen = nearest is object or (nearest is not cls and getattr(nearest, "_frozen", False))
         if cls._frozen:
@@ -242,7 +242,7 @@ class Struct:
             _register(cls, cls._dynamic, static)
         elif pure:
             raise TypeError(f"{cls.__name__}: pure=True needs parameters declared by annotations, not an own __init__")
-        else:  # undo what a frozen ancestor hands down
+        else:  # undo the settings of a frozen ancestor
             cls._domains, cls._numbers, cls._objects, cls._dynamic = {}, (), (), ()
             for name in ("__setattr__", "__delattr__"):
                 if name not in vars(cls):
@@ -252,7 +252,7 @@ class Struct:
         owner = self._public_name()
         for name, domain in self._domains.items():
             value = getattr(self, name)
-            if domain.number and hasattr(value, "_within"):  # a Bounded number, whose class derives from this one
+            if domain.number and hasattr(value, "_within"):  # a Bounded number
                 value = value._within(*domain.bounds, owner, name)
             else:
                 value = domain.check(owner, name, value)
@@ -275,7 +275,7 @@ class Struct:
         return hash((type(self), self._key())) if self._frozen else object.__hash__(self)
 
     def _replaced(self: R, **changed: Any) -> R:
-        """The object with other values of some fields. They are checked again if the class declares them."""
+        """Replace the values of some fields. Declared fields are checked again."""
         if self._frozen:
             return dataclasses.replace(self, **changed)  # type: ignore[type-var]
         other = copy.copy(self)
@@ -283,7 +283,7 @@ class Struct:
         return other
 
     def _broadcast_to(self: R, dtype: Any, shape: tuple[int, ...], of: str = "x") -> R:
-        """The same record with its array parameters in this dtype, of this rank, broadcasting to this shape."""
+        """Convert array parameters to this dtype and rank. Raise if they do not broadcast to this shape."""
         arrays = [name for name in self._numbers if type(getattr(self, name)) is not float]
         if not arrays:
             return self
@@ -294,7 +294,7 @@ class Struct:
 
     @classmethod
     def _public_name(cls) -> str:
-        """What errors call it: the name that its user wrote."""
+        """The name in errors, as users write it."""
         return cls.__name__
 
     def _values(self) -> dict[str, Any]:
@@ -305,17 +305,17 @@ class Struct:
 
 
 def parts_of(value: Any) -> Iterator[Any]:
-    """An object, and the objects in its fields."""
+    """Yield an object and the objects in its fields."""
     yield value
     for name in getattr(value, "_objects", ()):
         yield from parts_of(getattr(value, name))
 
 
 def is_pure(value: Any) -> bool:
-    """Whether the methods of a class depend on nothing but fields and arguments, as its author says by ``pure=True``.
+    """Return True if the methods of a class depend only on fields and arguments, as ``pure=True`` states.
 
-    Asked of an object, the objects in its fields must be pure as well. What is not may read anything, a global or a
-    file, and is never answered from a cache.
+    If ``value`` is an object, the objects in its fields must also be pure. Impure objects may read globals or files,
+    so their results are not cached.
     """
     if isinstance(value, type):
         return issubclass(value, Struct) and value._stated_pure
@@ -329,16 +329,16 @@ def _is_value(value: Any) -> bool:
 
 
 def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
-    """Tell JAX how to take records of a class apart: ``names`` are fields that may be leaves, ``static`` never are."""
+    """Register a class as a pytree. The fields ``names`` may be leaves, ``static`` fields never are."""
 
     def flatten(record):
         values = record.__dict__
         constants = values["_constants"] if "_constants" in values else _constants_of(record)
-        if not constants:  # the case of every eager call
+        if not constants:  # the fast path of eager calls
             return [values[name] for name in names], ((), *[values[name] for name in static])
         fixed = [values[name] for name in constants]
         leaves = [values[name] for name in names if name not in constants]
-        # the types tell 1 from 1.0 and from True, which are equal
+        # types distinguish the equal values 1, 1.0 and True
         return leaves, (constants, *map(type, fixed), *fixed, *(values[name] for name in static))
 
     def flatten_with_keys(record):
@@ -346,7 +346,7 @@ def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
         free = (name for name in names if name not in structure[0])
         return list(zip(map(jax.tree_util.GetAttrKey, free), leaves, strict=True)), structure
 
-    def unflatten(structure, leaves):  # no __init__: leaves may be tracers, masks, None or axis numbers
+    def unflatten(structure, leaves):  # without __init__, because leaves may be tracers, masks, None or axes
         constants, *others = structure
         known = (*constants, *static)
         values = dict(zip(known, others[len(constants) :], strict=True))
@@ -357,7 +357,7 @@ def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
 
 
 def _constants_of(record: Struct) -> tuple[str, ...]:
-    """The fields that are constants: those found when the record was built, or else those that hold a number now."""
+    """Return the constant fields, determined when the record was built, or else from its values."""
     values = vars(record)
     if "_constants" in values:
         return values["_constants"]
@@ -365,7 +365,7 @@ def _constants_of(record: Struct) -> tuple[str, ...]:
 
 
 def new_unchecked(cls: type[T], values: Mapping[str, Any], constants: tuple[str, ...] | None = None) -> T:
-    """An instance with these field values, none of them checked."""
+    """Return an instance with these field values, without checks."""
     record = object.__new__(cls)
     vars(record).update(values)
     if constants is not None:
@@ -374,9 +374,9 @@ def new_unchecked(cls: type[T], values: Mapping[str, Any], constants: tuple[str,
 
 
 def lifted(tree: Any) -> Any:
-    """The tree with every Python number of a record as a leaf.
+    """Turn every Python number of a record into a leaf.
 
-    It is an argument for a compiled function that another number must not compile again.
+    As an argument of a compiled function, the tree does not recompile for other numbers.
     """
     if not _is_record(tree):
         return _map_records(lifted, tree)
@@ -390,7 +390,7 @@ def lifted(tree: Any) -> Any:
 
 
 def as_arrays(tree: Any) -> Any:
-    """The tree with every Python number of a record as an array, which gets a gradient."""
+    """Turn every Python number of a record into an array, which gets a gradient."""
     if not _is_record(tree):
         return _map_records(as_arrays, tree)
     values = {name: as_arrays(value) for name, value in tree._values().items()}
@@ -400,7 +400,7 @@ def as_arrays(tree: Any) -> Any:
 
 
 def as_numbers(tree: Any) -> Any:
-    """The tree with the mean of every array as a Python number."""
+    """Replace every array by its mean as a Python number."""
 
     def number(leaf):
         return leaf if isinstance(leaf, Struct) else float(np.mean(np.asarray(leaf, np.float64)))
@@ -409,7 +409,7 @@ def as_numbers(tree: Any) -> Any:
 
 
 def _constant(tree: Any) -> Any:
-    """The tree with every Python number of a record as a constant, also if it replaced an array."""
+    """Turn every Python number of a record into a constant, also if it replaced an array."""
     if not _is_record(tree):
         return _map_records(_constant, tree)
     values = {name: _constant(value) for name, value in tree._values().items()}

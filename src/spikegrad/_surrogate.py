@@ -1,9 +1,8 @@
-"""A surrogate: its curves, and the one hook that fires it under the settings of the rule.
+"""Surrogates: the curve, and the one function that fires it under the settings of the gradient rule.
 
-Curves are the two formulas of a class, ``surrogate_fun`` and ``surrogate_grad``. :func:`_fire` makes a spike of them.
-Settings (:func:`learnable`, :func:`keep_slope`, and the spike types of ``_spike_types.py``) are fields of one object
-around a curve, not layers around each other, so that setting one twice is setting it once, and their order cannot
-matter.
+A curve is the two formulas of a class, ``surrogate_fun`` and ``surrogate_grad``. :func:`_fire` turns them into a spike.
+The settings (:func:`learnable`, :func:`keep_slope` and the spike types of ``_spike_types.py``) are fields of one object
+around a curve instead of nested wrappers, so their order and repetition cannot matter.
 """
 
 from __future__ import annotations
@@ -32,23 +31,22 @@ T = TypeVar("T")
 class Surrogate(Struct):
     r"""A spike with a surrogate gradient: the step forward, a smooth slope backward.
 
-    Subclass it and define ``surrogate_grad(self, x)``, the slope, or ``surrogate_fun(self, x)``, the smooth primal
-    whose derivative is the slope, or both. Called on ``x``, the membrane potential minus the threshold, an instance
-    returns 1 where ``x >= 0`` and 0 elsewhere, and its derivative is ``surrogate_grad(x)``.
+    Subclass it and define ``surrogate_grad(self, x)``, the slope, or ``surrogate_fun(self, x)``, a smooth primal with
+    the slope as its derivative, or both. Call an instance on ``x``, the membrane potential minus the threshold. It
+    returns 1 for ``x >= 0`` and 0 otherwise, with the derivative ``surrogate_grad(x)``.
 
-    A subclass that annotates its parameters and writes no ``__init__`` becomes a frozen dataclass and a pytree:
-    compared, hashed and printed by value. A parameter that is an array can be traced, batched, sharded and trained. A
-    Python number is a constant.
-    A subclass with its own ``__init__`` stays a plain mutable object.
+    A subclass that annotates its parameters and defines no ``__init__`` becomes a frozen dataclass and a pytree. It is
+    compared, hashed and printed by value. An array parameter can be traced, batched, sharded and trained. A Python
+    number is a constant. A subclass with a custom ``__init__`` stays a plain mutable object.
 
     Notes
     -----
-    Both methods are elementwise formulas. They are handed ``x`` as a floating-point array of at least 32 bits (half
-    precision is computed in float32 and rounded once at the end) and array parameters in the same dtype; what they
-    return is brought to the shape and dtype of the caller's ``x``, and a NaN in ``x`` stays NaN.
+    Both methods are elementwise formulas. They receive ``x`` as a floating-point array of at least 32 bits, and array
+    parameters in its dtype. Half precision is computed in float32 and rounded once at the end. The result is cast to
+    the dtype of the caller's ``x`` and broadcast to its shape. A NaN in ``x`` stays NaN.
 
-    ``class Mine(Surrogate, pure=True)`` promises that the methods depend on nothing but their fields and arguments.
-    They then run as one compiled call outside ``jit`` too. A subclass states it again.
+    ``class Mine(Surrogate, pure=True)`` promises that the methods depend only on their fields and arguments. They then
+    also run as one compiled call outside ``jit``. Each subclass repeats the promise.
 
     Examples
     --------
@@ -66,9 +64,9 @@ class Surrogate(Struct):
     0.5
     """
 
-    _formula: ClassVar[str] = ""  # the slope in one line, as the command lists it: docstrings are gone under -OO
+    _formula: ClassVar[str] = ""  # the slope in one line for `spikegrad list`, because -OO removes docstrings
 
-    __array_ufunc__ = None  # NumPy leaves the product of an array and a surrogate to the surrogate
+    __array_ufunc__ = None  # NumPy then calls __rmul__ for the product of an array and a surrogate
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -86,7 +84,7 @@ class Surrogate(Struct):
                 )
 
     def surrogate_fun(self, x: Any) -> jax.Array:
-        """The smooth primal, whose derivative is :meth:`surrogate_grad`.
+        """Return the smooth primal. Its derivative is :meth:`surrogate_grad`.
 
         Parameters
         ----------
@@ -101,12 +99,12 @@ class Surrogate(Struct):
         Raises
         ------
         NotImplementedError
-            If the class defines none.
+            If the class does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no surrogate_fun")
 
     def surrogate_grad(self, x: Any) -> jax.Array:
-        """The slope that stands in for the derivative of the step.
+        """Return the slope, which replaces the derivative of the step.
 
         Parameters
         ----------
@@ -130,11 +128,11 @@ class Surrogate(Struct):
         return jnp.where(jnp.isnan(x), x, slope)
 
     def _without_primal(self) -> str:
-        """The class that defines no primal, itself or one that its primal is made of; else nothing."""
+        """Name the class without a primal: this class or one of its parts. Empty if all have a primal."""
         return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
 
     def _landmarks(self) -> np.ndarray:
-        """Points, ascending, at which to begin to look at a curve of any scale."""
+        """Ascending points at which to start measuring a curve of any scale."""
         inner = [value for name in self._objects if isinstance(value := getattr(self, name), Surrogate)]
         if inner:
             return np.unique(np.concatenate([surrogate._landmarks() for surrogate in inner]))
@@ -142,15 +140,15 @@ class Surrogate(Struct):
         return np.unique(np.concatenate([-half, half]))
 
     def __call__(self, x: ArrayLike, *, key: Any = None) -> jax.Array:
-        """Fire: 1 where ``x >= 0``, 0 elsewhere, NaN where ``x`` is NaN. Another kind of spike says what comes out.
+        """Fire: return 1 for ``x >= 0``, 0 for ``x < 0`` and NaN for NaN, unless a spike type changes the output.
 
         Parameters
         ----------
         x : array_like
             Membrane potential minus threshold, any shape. Ints and bools become the default float.
         key : array of jax.random.key, optional
-            Draws :func:`spikegrad.stochastic` spikes: one key, or an array of keys in the shape of leading axes of
-            ``x``, which draws for each entry as if alone. Other spike types ignore it.
+            Draws :func:`spikegrad.stochastic` spikes: one key, or an array of keys for the leading axes of ``x``. Each
+            key draws independently for its entry. Other spike types ignore it.
 
         Returns
         -------
@@ -160,7 +158,7 @@ class Surrogate(Struct):
         Raises
         ------
         TypeError
-            If ``x`` is not real, and if a key is missing or is none.
+            If ``x`` is not real, if ``key`` is not a key, or if stochastic spikes have no key.
         ValueError
             If an array parameter does not broadcast to ``x``.
         """
@@ -169,26 +167,26 @@ class Surrogate(Struct):
         x = real_array(x, type(curve).__name__)
         if learn or isinstance(x, Tracer):
             return _run(_fire, surrogate, x)
-        # a known x has no derivative to carry, so that the slope is not even computed
-        curve._broadcast_to(x.dtype, x.shape)  # raises where a parameter does not broadcast
+        # A known x has no derivative, so the slope is not computed.
+        curve._broadcast_to(x.dtype, x.shape)  # raises if a parameter does not broadcast
         if forward.is_step:
             return _spike(x, x)
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(forward))
         return _run(_fire if traced else _value, surrogate, x)
 
     def __mul__(self, factor: Real) -> Surrogate:
-        """The slope times a number or an array."""
+        """Multiply the slope by a number or an array."""
         return composed("*", lambda curve: Scaled(factor, curve), self)
 
     __rmul__ = __mul__
 
     def __add__(self, other: Surrogate) -> Surrogate:
-        """The sum of two slopes."""
+        """Add two slopes."""
         return composed("+", Sum, self, other)
 
 
 def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
-    """The rule: what comes out of ``x``, and the derivatives that the settings ask for."""
+    """Apply the rule: return the forward output with the derivatives that the settings require."""
     curve, learn, slope_dtype, forward = settings_of(surrogate)
     out = _with_slope(curve, x, slope_dtype, forward)
     zeros = [_zero_with_gradient(value.astype(x.dtype), slope) for value, slope in forward.own_slopes(curve, x)]
@@ -198,36 +196,36 @@ def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
 
 
 def _value(surrogate: Surrogate, x: jax.Array) -> jax.Array:
-    """What comes out, without derivatives."""
+    """Return the forward output without derivatives."""
     curve, _, _, forward = settings_of(surrogate)
     return jnp.where(jnp.isnan(x), x, forward.value(curve, x))
 
 
 def _with_slope(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: SpikeType) -> jax.Array:
-    """What the forward says, with its slope for the derivative in ``x``."""
+    """Return the forward output with the slope as its derivative in ``x``."""
     dtype = compute_dtype(x.dtype)
     if slope_dtype is not None and jnp.dtype(slope_dtype).itemsize < x.dtype.itemsize:
         out = spike(x, forward.slope(curve, x).astype(slope_dtype))
     elif dtype == x.dtype:
         out = spike(x, forward.slope(curve, x))
     else:
-        # In half precision the slope meets the cotangent in float32, so that the gradient is rounded once. The residual
-        # is x, in its own 16 bits, and the backward pass computes the slope from it.
+        # In half precision slope and cotangent are multiplied in float32, so the gradient is rounded once. The residual
+        # is x in 16 bits. The backward pass computes the slope from it.
         out = jax.checkpoint(lambda x: _spike(x, forward.slope(curve, x.astype(dtype))), prevent_cse=False)(x)
     if forward.is_step:
         return out
-    # the spike minus itself is exactly zero, and NaN for NaN
+    # A spike minus itself is exactly zero, or NaN for NaN, and carries the derivative.
     return jax.lax.stop_gradient(forward.value(curve, x)) + (out - jax.lax.stop_gradient(out))
 
 
 def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
-    """Zero, whose derivative in ``value`` is ``slope``: a spike of it, minus that spike."""
+    """Return zero with the derivative ``slope`` in ``value``: a spike of ``value`` minus itself."""
     fired = spike(value, slope)
     return fired - jax.lax.stop_gradient(fired)
 
 
 def _zeros_for_parameters(curve: Surrogate, x: jax.Array, forward: SpikeType) -> Iterator[jax.Array]:
-    """For each parameter of the curve a zero, whose derivative in it is that of the smooth primal."""
+    """Yield a zero for each parameter of the curve, with the derivative of the smooth primal in this parameter."""
     owner = type(curve).__name__
     paths, tree = jax.tree_util.tree_flatten_with_path(curve)
     leaves = [leaf for _, leaf in paths]
@@ -240,9 +238,9 @@ def _zeros_for_parameters(curve: Surrogate, x: jax.Array, forward: SpikeType) ->
         value = real_array(leaf, owner, name)
         value = spread_as(broadcast_checked(value, value.dtype, x.shape, owner, name), x)
         slope = finite(jax.jvp(primal, (value,), (jnp.ones_like(value),))[1])
-        # a primal that levels off has the derivative 0 far out, where its formula may be infinity times 0
+        # Far from the threshold a primal is flat. Its derivative is 0 there, but the formula may be infinity times 0.
         wide = x.astype(compute_dtype(x.dtype))
-        near = abs(wide) <= float(jnp.finfo(wide.dtype).max) ** 0.5  # which NaN is not either
+        near = abs(wide) <= float(jnp.finfo(wide.dtype).max) ** 0.5  # False for NaN
         slope = jnp.where(near | ~jnp.isnan(slope), slope, jnp.zeros_like(slope))
         yield _zero_with_gradient(value.astype(x.dtype), slope)
 
@@ -253,12 +251,12 @@ def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _compiled(method, surrogate, x):
-    """One compiled call. Parameters are arguments of it, so another value does not recompile."""
+    """Run one compiled call. Parameters are its arguments, so another value does not recompile."""
     return method(surrogate, x)
 
 
 def _elementwise(formula: Callable) -> Callable:
-    """Give a formula the contract of the class: checked input, float32 inside, the shape and dtype of ``x`` outside."""
+    """Wrap a formula: check ``x``, compute in at least float32, return the shape and dtype of ``x``."""
 
     def evaluate(self, x):
         dtype = compute_dtype(x.dtype)
@@ -275,7 +273,7 @@ def _elementwise(formula: Callable) -> Callable:
 
 
 def finite(x: jax.Array) -> jax.Array:
-    """``x`` with the largest number for infinity, so that no formula has to guard against it."""
+    """Replace infinities by the largest number, so formulas need no guards."""
     largest = jnp.finfo(x.dtype).max
     return jnp.where(x > largest, largest, jnp.where(x < -largest, -largest, x))
 
@@ -284,7 +282,7 @@ FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4
 
 
 class _Configured(Surrogate, pure=True):
-    """A curve, and the settings of the rule that differ from the default."""
+    """A curve with settings of the gradient rule."""
 
     surrogate: Surrogate = parameter(kind=Surrogate)
     learn: bool = parameter(default=False, choices=(False, True))
@@ -318,7 +316,7 @@ class _Configured(Surrogate, pure=True):
 
 
 def _number_of(leaf: Any) -> Any:
-    """The number of which ``learnable`` makes this array, if it is one number of the default dtype."""
+    """Return the number that ``learnable`` turned into this array, if it is one number of the default dtype."""
     if (
         isinstance(leaf, Tracer)
         or not isinstance(leaf, jax.Array)
@@ -326,11 +324,11 @@ def _number_of(leaf: Any) -> Any:
         or leaf.dtype != jnp.result_type(float)
     ):
         return leaf
-    return float(str(np.asarray(leaf)))  # the shortest decimals that are this array again
+    return float(str(np.asarray(leaf)))  # the shortest decimal that rounds to this array
 
 
 class Settings(NamedTuple):
-    """The curve of a surrogate, and the settings of its rule."""
+    """The curve of a surrogate and the settings of its gradient rule."""
 
     curve: Surrogate
     learn: bool = False
@@ -345,7 +343,7 @@ def settings_of(surrogate: Surrogate) -> Settings:
 
 
 def curve_of(owner: str, surrogate: Any) -> Surrogate:
-    """The curve of a surrogate that was given, or an error if settings cannot apply to it."""
+    """Return the curve of a surrogate. Raise if settings cannot apply to it."""
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
     if type(surrogate).__call__ is not Surrogate.__call__:
@@ -356,19 +354,19 @@ def curve_of(owner: str, surrogate: Any) -> Surrogate:
 
 
 def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
-    """Another curve under the settings of a surrogate."""
+    """Return ``curve`` with the settings of ``surrogate``."""
     return dataclasses.replace(surrogate, surrogate=curve) if isinstance(surrogate, _Configured) else curve
 
 
 def configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
-    """The same curve with further settings: one object for all, so that their order cannot matter."""
+    """Return the surrogate with further settings, all in one object."""
     if isinstance(surrogate, _Configured):
         return dataclasses.replace(surrogate, **settings)
     return _Configured(surrogate, **settings)
 
 
 def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
-    """The same surrogate with another spike type, or an error if it has one already."""
+    """Set the spike type of a surrogate. Raise if it has another one already."""
     owner, curve = kind._public_name(), curve_of(kind._public_name(), surrogate)
     before = settings_of(surrogate).forward
     if not before.is_step and before != kind:
@@ -382,11 +380,11 @@ def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
 
 
 class _Primal(NamedTuple):
-    """A primal at x: ``varying + constant``, and its value at the threshold of the curve.
+    """A primal at ``x``, ``varying + constant``, and its value ``middle`` at the threshold of the curve.
 
-    A primal is determined up to a constant, and a composition keeps that of what it is made of: its value where that
-    has its threshold, 1/2 mostly. All constants of a composition are collected before they meet what varies: where they
-    cancel, as in ``0.3 * s + 0.7 * t``, a small tail stays as accurate as it was.
+    The slope determines a primal up to a constant. A composition keeps the value that its parts have at their
+    threshold, usually 1/2. The constants are added up separately and added to ``varying`` last. If they cancel, as in
+    ``0.3 * s + 0.7 * t``, small tails stay accurate.
     """
 
     varying: Any
@@ -398,7 +396,7 @@ class _Primal(NamedTuple):
 
 
 def _inner(curve: Surrogate, name: str, x: jax.Array) -> jax.Array:
-    """A curve within another one, whose formula keeps the contract of both where that of the inner one is known."""
+    """Evaluate a curve within a curve. A pure inner formula runs unwrapped, because the outer wrapper serves both."""
     formula = getattr(getattr(type(curve), name), "__wrapped__", None)
     if formula is None or not is_pure(curve):
         return getattr(curve, name)(x)
@@ -412,14 +410,14 @@ def slope_of(curve: Surrogate, x: jax.Array) -> jax.Array:
 def primal_of(curve: Surrogate, x: jax.Array) -> _Primal:
     if isinstance(curve, Composition):
         return curve._broadcast_to(x.dtype, x.shape)._primal(x)
-    # a curve with its own __init__ is a leaf itself, and may hold arrays
+    # A curve with a custom __init__ is a leaf and may contain arrays.
     numbers = all(not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve))
     threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
     return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
 
 
 class Composition(Surrogate):
-    """A curve made of curves."""
+    """A curve composed of curves."""
 
     @classmethod
     def _public_name(cls):
@@ -430,7 +428,7 @@ class Composition(Surrogate):
 
     def _broadcast_to(self, dtype, shape, of="x"):
         for name in self._objects:
-            getattr(self, name)._broadcast_to(dtype, shape, of)  # raises where a parameter does not broadcast
+            getattr(self, name)._broadcast_to(dtype, shape, of)  # raises if a parameter does not broadcast
         return super()._broadcast_to(dtype, shape, of)
 
     def _without_primal(self):
@@ -469,7 +467,7 @@ class Sum(Composition, pure=True):
 
     def _primal(self, x):
         a, b = primal_of(self.first, x), primal_of(self.second, x)
-        middle = jnp.maximum(a.middle, b.middle)  # 1/2 where either has it
+        middle = jnp.maximum(a.middle, b.middle)  # 1/2 if either curve has it
         constant = a.constant + b.constant + (middle - a.middle - b.middle)
         return _Primal(a.varying + b.varying, constant, middle)
 
@@ -485,7 +483,7 @@ def _bracketed(curve: Surrogate, *kinds: type) -> str:
 
 
 def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate) -> Surrogate:
-    """What is built of the curves, under the settings of the rule that the surrogates have."""
+    """Build a curve from the curves of surrogates, and give it their settings, which must be equal."""
     whole = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
     first, *others = (with_curve(surrogate, whole) for surrogate in surrogates)
     if any(other != first for other in others):
@@ -494,17 +492,17 @@ def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate
     return first
 
 
-# --- what cells and networks ask for ---------------------------------------------------------------------------------
+# --- used by cells and networks ---------------------------------------------------------------------------------------
 
 
 def spike_types(tree: Any) -> list[SpikeType]:
-    """The spike types of the surrogates in a pytree, such as a cell; those that are just the step left out."""
+    """List the spike types of the surrogates in a pytree, such as a cell, except for the step."""
     leaves = jax.tree.leaves(tree, is_leaf=_is_configured)
     return [leaf.forward for leaf in leaves if _is_configured(leaf) and not leaf.forward.is_step]
 
 
 def with_key(tree: T, key: Any) -> T:
-    """The tree, whose surrogates draw with this key where they are stochastic; if several are, each on its own."""
+    """Bind a key to the stochastic surrogates in a pytree. Several surrogates draw independently."""
     count = itertools.count()
 
     def leaf(surrogate):
@@ -518,7 +516,7 @@ def with_key(tree: T, key: Any) -> T:
 
 
 def fold_in(key: jax.Array, data: Any) -> jax.Array:
-    """``jax.random.fold_in`` of each of several keys."""
+    """Apply ``jax.random.fold_in`` to each key of an array."""
     fold: Callable = functools.partial(jax.random.fold_in, data=data)
     for _ in key.shape:
         fold = jax.vmap(fold)
@@ -526,7 +524,7 @@ def fold_in(key: jax.Array, data: Any) -> jax.Array:
 
 
 def as_key(owner: str, key: Any) -> jax.Array:
-    """Keys of JAX's new type, or of the two numbers that keys once were."""
+    """Return typed keys. Legacy keys of two uint32 numbers are converted."""
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     if getattr(key, "dtype", None) == jnp.uint32 and key.shape[-1:] == (2,):
@@ -539,6 +537,6 @@ def _is_configured(value: Any) -> bool:
 
 
 def in_units_of(surrogate: Callable, threshold: Any, x: jax.Array) -> Callable:
-    """The surrogate of a cell of this threshold: other kinds of spike than the step come at multiples of it."""
+    """Return the surrogate of a cell with this threshold. Spike types scale their thresholds by it."""
     bind = getattr(surrogate, "in_units_of", None)
     return surrogate if bind is None else bind(threshold, x)

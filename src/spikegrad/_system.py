@@ -1,4 +1,4 @@
-"""What the machine has left."""
+"""Free memory and disk, and processors of the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-"""The C library, whose allocator may be GNU's; None where it is certainly not."""
+"""The C library on Linux, None on other systems. Its allocator may be the one of GNU."""
 
 
 def processors() -> int:
@@ -21,18 +21,18 @@ def processors() -> int:
 
 
 def free_disk(path: Path) -> int:
-    """Bytes that are free where a file or folder is, or will be."""
+    """Return the free bytes of the disk with a file or folder, which may not exist yet."""
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     return shutil.disk_usage(there).free
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that are free, within the limit of a container; None where the system does not say."""
+    """Return the free bytes of memory, within the limit of a container. None if unknown."""
     return min([*_of_the_system(), *_of_the_container()], default=None)
 
 
 def device_memory() -> int | None:
-    """Bytes that are free on the device; a processor's memory is that of the system."""
+    """Return the free bytes on the device. A CPU uses the memory of the system."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -40,7 +40,7 @@ def device_memory() -> int | None:
 
 
 def release_memory() -> None:
-    """Give the system back what was freed, which GNU's allocator keeps: tens of megabytes after compiling."""
+    """Return freed memory to the system. GNU's allocator keeps tens of megabytes after compiling."""
     if hasattr(LIBC, "malloc_trim"):
         LIBC.malloc_trim(0)
 
@@ -51,7 +51,7 @@ def _of_the_system() -> list[int]:
 
 
 def _of_the_container() -> list[int]:
-    """The limits of control groups, version 2, of this process and of what contains it, each less what is in use."""
+    """Return the limits minus the usage of the process's control groups, version 2, and of their parents."""
     free = []
     for line in _text(Path("/proc/self/cgroup")).splitlines():
         group = Path("/sys/fs/cgroup", line.partition("::")[2].lstrip("/"))
