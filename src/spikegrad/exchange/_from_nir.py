@@ -1,4 +1,4 @@
-"""A graph of NIR as a network."""
+"""Import of networks from NIR."""
 
 from __future__ import annotations
 
@@ -33,44 +33,44 @@ def from_nir(
     discretization: str,
     surrogate: Callable[[jax.Array], jax.Array] = LIF.surrogate,
 ) -> Network:
-    r"""A graph of NIR, the neuromorphic intermediate representation, as a network.
+    r"""Convert a graph of NIR, the neuromorphic intermediate representation, to a network.
 
     Parameters
     ----------
     graph : nir.NIRGraph
-        Layers, one on the other, as ``nir.read`` returns them: weights, neurons, and weights from these neurons
-        back to themselves if they are recurrent.
+        A stack of layers, for example from ``nir.read``: weights, neurons, and recurrent weights from these neurons to
+        themselves.
     dt : float
-        Length :math:`\Delta t` of a step of the network, in seconds.
+        Length :math:`\Delta t` of a time step of the network, in seconds.
     discretization : {"exact", "euler"}
-        How a time constant becomes a decay: :math:`e^{-\Delta t/\tau}` or :math:`1 - \Delta t/\tau`. To compute what
-        another simulator does, state what that one does: Euler for snnTorch and norse.
+        Conversion of a time constant to a decay factor: :math:`e^{-\Delta t/\tau}` or :math:`1 - \Delta t/\tau`. To
+        reproduce another simulator, pass its method, such as Euler for snnTorch and norse.
     surrogate : callable, default Sigmoid()
-        For all neurons: NIR has none.
+        The surrogate of all neurons, because NIR has none.
 
     Returns
     -------
     Network
-        Weights are matrices, or functions that are pytrees of their kernels. Images have channels first. Where
-        :math:`R = 1`, cells have ``norm_input``; any other factor of the input is in the weights.
+        Weights are matrices, or functions that are pytrees of their kernels. Images have channels first. If
+        :math:`R = 1`, cells have ``norm_input``. Other factors of the input are in the weights.
 
     Raises
     ------
     ValueError
-        If a node has no counterpart here, if the graph is not one layer on the other, if a parameter is not finite or
-        has another shape than its input, or if a time constant is shorter than a step of Euler's method.
+        If spikegrad does not support a node, if the graph is not a stack of layers, if a parameter is not finite or
+        has another shape than its input, or if a time constant is shorter than a time step of Euler's method.
     TypeError
         If ``graph`` is not a NIRGraph, ``dt`` is not a number, or a parameter is not an array of real numbers.
 
     See Also
     --------
-    to_nir : The way there, and what becomes what.
+    to_nir : Export a network, with a table of the nodes.
 
     Notes
     -----
-    Neurons start at ``v_leak``, from which potentials are counted here, as are ``v_threshold`` and ``v_reset``. What
-    comes back to a layer by its recurrent weights comes one step later. A neuron fires above its threshold in NIR: the
-    threshold here is the next number, which is reached by the same potentials.
+    Neurons start at ``v_leak``. Potentials, ``v_threshold`` and ``v_reset`` are converted to differences from it.
+    Recurrent inputs arrive one time step later. A neuron fires above its threshold in NIR, so the threshold of the cell
+    is the next larger number.
 
     Examples
     --------
@@ -110,18 +110,18 @@ def from_nir(
 
 
 class _Part(NamedTuple):
-    """What becomes a layer."""
+    """The part of a graph that becomes a layer."""
 
     operations: list[tuple[str, Any]]
-    """Names and nodes of what is done to the inputs."""
+    """Names and nodes of the operations on the inputs."""
     neurons: tuple[str, Any] | None = None
     threshold: tuple[str, Any] | None = None
-    """A Threshold that follows a node of neurons which do not fire."""
+    """A Threshold after neurons that do not fire."""
     recurrent: tuple[str, Any] | None = None
 
 
 def _parts(graph: nir.NIRGraph) -> tuple[list[_Part], Shape | None, Shape | None]:
-    """The parts of a graph, and the shapes of its Input and Output."""
+    """Return the parts of a graph, and the shapes of its Input and Output."""
     nodes, edges = _flat(graph)
     after: dict[str, list[str]] = {name: [] for name in nodes}
     for source, target in edges:
@@ -145,7 +145,7 @@ def _parts(graph: nir.NIRGraph) -> tuple[list[_Part], Shape | None, Shape | None
 
 
 def _in_order(nodes: dict[str, Any], after: dict[str, list[str]], start: str, end: str) -> tuple[list[_Part], set[str]]:
-    """The parts from the Input to the Output, and the names of the nodes in them."""
+    """Return the parts from the Input to the Output, and the names of their nodes."""
 
     def only(name: str, leave_out: str | None = None) -> str:
         others = [other for other in after[name] if other != leave_out]
@@ -167,7 +167,7 @@ def _in_order(nodes: dict[str, Any], after: dict[str, list[str]], start: str, en
         reached.add(name)
         node = nodes[name]
         if not isinstance(node, _NEURONS):
-            if not isinstance(node, (nir.Input, nir.Output)):  # those of a graph within the graph do nothing
+            if not isinstance(node, (nir.Input, nir.Output)):  # those of subgraphs do nothing
                 operations.append((name, node))
             name = only(name)
             continue
@@ -190,7 +190,7 @@ def _in_order(nodes: dict[str, Any], after: dict[str, list[str]], start: str, en
 
 
 def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Nodes and edges, with those of graphs within it."""
+    """Return nodes and edges, with those of subgraphs."""
     owner = f"from_nir: {brief(prefix[:-1])} (NIRGraph)" if prefix else "from_nir: graph"
     if not isinstance(graph.nodes, dict):
         raise TypeError(f"{owner}: nodes must be a dict, got {type(graph.nodes).__name__}")
@@ -216,7 +216,7 @@ def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[t
 
 
 def _edges(owner: str, graph: nir.NIRGraph) -> list[tuple[str, str]]:
-    """The edges of a graph, checked."""
+    """Return the checked edges of a graph."""
     found: dict[tuple[str, str], None] = {}
     try:
         edges = [tuple(edge) for edge in graph.edges]
@@ -237,11 +237,11 @@ def _edges(owner: str, graph: nir.NIRGraph) -> list[tuple[str, str]]:
 
 
 def _cell(part: _Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tuple[Cell, np.ndarray, Shape | None]:
-    """The cell of a node of neurons, the factor of its input, and the shape of its output."""
+    """Return the cell for a node of neurons, the factor of its input, and the shape of its output."""
     assert part.neurons is not None
     name, node = part.neurons
     owner = owner_of(name, node)
-    if signal is None:  # neither the Input nor a weight states it
+    if signal is None:  # neither the Input nor a weight defines it
         signal = shape_of(owner, node.input_type, "input")
 
     def values(parameter: str) -> np.ndarray:
@@ -291,18 +291,18 @@ def _decay(tau: np.ndarray, leak: Leak, owner: str) -> np.ndarray:
                 f"{owner}: Euler's method needs a dt of at most the time constant, {tau.min()}, got {leak.dt}; "
                 "give a smaller dt, or discretization='exact'"
             )
-        tau = np.maximum(tau, leak.dt)  # a time constant may have been rounded
+        tau = np.maximum(tau, leak.dt)  # the time constant may be rounded
     return leak.decay(tau)
 
 
 def _parameter(owner: str, name: str, values: np.ndarray) -> float | jax.Array:
-    """One number if it is the same for all neurons."""
+    """Return one number if all neurons have equal values, or else an array."""
     check_finite(owner, name, values)
     return float(values.flat[0]) if (values == values.flat[0]).all() else jnp.asarray(values, jnp.result_type(float))
 
 
 def _above(owner: str, threshold: np.ndarray, rest: Any = 0.0) -> float | jax.Array:
-    """The least potential, counted from rest, that is above the threshold."""
+    """Return the smallest potential above the threshold, relative to rest."""
     dtype = np.dtype(jnp.result_type(float)).type
     check_finite(owner, "v_threshold - v_leak", threshold - rest)
     above = np.nextafter(np.asarray(threshold - rest, dtype), dtype(np.inf))
@@ -310,7 +310,7 @@ def _above(owner: str, threshold: np.ndarray, rest: Any = 0.0) -> float | jax.Ar
 
 
 def _weight(part: _Part, done: list[Any], gain: np.ndarray) -> tuple[Any, jax.Array | None]:
-    """A matrix or a function, and a bias, of functions and of the factor of their output."""
+    """Combine functions and a factor of their output to a matrix or function, and a bias."""
     _multiply(done, gain)
     for values in jax.tree.leaves(done):
         check_finite(owner_of(*(part.neurons or part.operations[-1])), "a weight times the factors after it", values)
@@ -322,7 +322,7 @@ def _weight(part: _Part, done: list[Any], gain: np.ndarray) -> tuple[Any, jax.Ar
 
 
 def _functions(nodes: Sequence[tuple[str, Any]], signal: Shape | None) -> tuple[list[Any], Shape | None]:
-    """The functions of nodes, and the shape of their output."""
+    """Return the functions of nodes, and the shape of their output."""
     done: list[Any] = []
     for name, node in nodes:
         owner = owner_of(name, node)
@@ -339,7 +339,7 @@ def _functions(nodes: Sequence[tuple[str, Any]], signal: Shape | None) -> tuple[
 
 
 def _of_node(owner: str, node: Any, signal: Shape | None) -> list[Any]:
-    """What a node does: a function, and one more for its bias."""
+    """Return the function of a node, and a second function for its bias."""
     if isinstance(node, nir.Flatten):
         count = None if signal is None else len(signal)
         first, last = (axes(owner, node, name, 1, -(10**6))[0] for name in ("start_dim", "end_dim"))
@@ -390,7 +390,7 @@ def _padding(owner: str, node: Any, rank: int) -> Any:
 
 
 def _output_shape(owner: str, functions: Sequence[Any], signal: Shape) -> Shape:
-    """The shape of one example after functions, or an error."""
+    """Return the shape of one example after functions. Raise if they do not take the input."""
     try:
         example = jax.ShapeDtypeStruct((1, *signal), jnp.result_type(float))
         out = jax.eval_shape(lambda chain, x: chain(x), Chain(tuple(functions)), example).shape[1:]
@@ -406,11 +406,11 @@ def _output_shape(owner: str, functions: Sequence[Any], signal: Shape) -> Shape:
 
 
 _LARGEST = 2**31 - 1
-"""Values of one example after a node. XLA counts them in 32 bits in places, and ends the process if they are more."""
+"""Limit for the values of one example. XLA counts them in 32 bits in places, and aborts the process above."""
 
 
 def _multiply(done: list[Any], factor: Any) -> None:
-    """Multiply what comes out: within the last weight and bias if it can be, else by one function more."""
+    """Multiply the output: in the last weight and bias if possible, or else by another function."""
     factor = np.asarray(factor, np.float64)
     if (factor.astype(jnp.result_type(float)) == 1).all():
         return

@@ -1,6 +1,6 @@
-"""What nodes of NIR do to the inputs of one step, as functions that are pytrees of their weights.
+"""Nodes of NIR as functions of the inputs of one time step. They are pytrees of their weights.
 
-The first axis is that of the examples. Weights have the outputs, or channels of them, first, as in NIR.
+The first axis has the examples. Outputs, or their channels, are the first axis of weights, as in NIR.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Flatten:
     last: int
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        axes = x.ndim - 1  # those of an example, which NIR counts
+        axes = x.ndim - 1  # the axes of an example, which NIR counts
         before, after = self.first % axes + 1, self.last % axes + 2
         return x.reshape(*x.shape[:before], -1, *x.shape[after:])
 
@@ -86,5 +86,5 @@ class Chain:
 
 
 def _of_examples(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Values of one example, with the axis of examples."""
+    """Add the axis of examples to values of one example."""
     return jnp.expand_dims(values, tuple(range(x.ndim - values.ndim)))

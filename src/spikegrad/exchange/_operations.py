@@ -1,8 +1,8 @@
-"""What a layer does with its inputs, as nodes of NIR, read off the equations of its function.
+"""Conversion of the function of a layer to nodes of NIR, from the equations of the function.
 
-A function is run with a :class:`Signal` in place of the array that it is given. Equations of constants are computed;
-those of the signal must be products with a matrix, convolutions, sums with a bias, or changes of shape that leave the
-order of the numbers in memory as it is. A batch of one example is given, so that the axes of the batch do not count.
+A function runs with a :class:`Signal` instead of its input array. Equations of constants are computed. Equations of the
+signal must be products with a matrix, convolutions, sums with a bias, or changes of shape that keep the order of the
+numbers in memory. The batch has one example, so the axes of the batch do not matter.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from .._compat import bind, equations, evaluate
 
 @dataclasses.dataclass(frozen=True)
 class Signal:
-    """What is known of an array that depends on the inputs."""
+    """An array that depends on the inputs."""
 
     shape: tuple[int, ...]
-    """The shape in the function, axes of the batch included."""
+    """The shape in the function, with the axes of the batch."""
     example: tuple[int, ...]
     """The shape of one example, as in the function."""
     channels_last: bool | None = None
-    """Whether the numbers stand in memory with the channel last. In NIR it is first. None: no convolution said so."""
+    """If True, channels are last in memory. In NIR they are first. None before any convolution."""
     nodes: tuple[Any, ...] = ()
 
     def to_nir(self, values: np.ndarray) -> np.ndarray:
-        """Values of one example in the order of NIR."""
+        """Return values of one example in the order of NIR."""
         return np.moveaxis(values, -1, 0) if self.channels_last else values
 
 
 class UnknownError(ValueError):
-    """The function does something that has no node in NIR."""
+    """The function has an operation without a node in NIR."""
 
 
 def read_operations(function: Callable, signal: Signal, dtype: Any) -> Signal:
-    """The signal that comes out of a function, with the nodes that make it of the signal that goes in."""
-    # partial makes a new function, since JAX keeps what it traced for one that it has seen
+    """Return the output signal of a function, with the nodes that compute it from the input signal."""
+    # partial creates a new function, because JAX caches the traces of functions
     traced = jax.make_jaxpr(functools.partial(function))(jax.ShapeDtypeStruct((1, *signal.example), dtype))
     of, consts = equations(traced)
     given = dataclasses.replace(signal, shape=(1, *signal.example), nodes=())
@@ -144,7 +144,7 @@ def _convolution(equation: Any, operands: list, signal: Signal) -> Signal:
     else:
         single = padding if isinstance(padding, str) else padding[0]
         node = nir.Conv1d(shape[1], stride=strides[0], padding=single, dilation=spread[0], **common)
-    # what nir infers is wrong for groups and for kernels that are not square
+    # nir infers wrong types for groups and for kernels that are not square
     node.input_type = {"input": np.array(shape)}
     node.output_type = {"output": np.array([out[axis] for axis in (outputs[1], *outputs[2:])])}
     example = tuple(size for axis, size in enumerate(out) if axis != outputs[0])
@@ -177,14 +177,14 @@ def _biased(equation: Any, operands: list, signal: Signal) -> Signal:
 
 
 def _shape_in_nir(signal: Signal) -> tuple[int, ...]:
-    """Shape of one example: that of the last node, or of what came in."""
+    """Return the shape of one example after the last node, or of the input."""
     for node in reversed(signal.nodes):
         return tuple(int(size) for size in node.output_type["output"])
     return tuple(np.moveaxis(np.empty(signal.example), -1, 0).shape) if signal.channels_last else signal.example
 
 
 def _writable(values: Any) -> np.ndarray:
-    """A copy in a dtype that HDF5 knows."""
+    """Return a copy in a dtype of HDF5."""
     values = np.array(values, order="C")
     return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Parameters of NIR nodes: real, finite, and of the shape that the node needs."""
+"""Checks of the parameters of NIR nodes: real, finite, and of the right shape."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Shape = tuple[int, ...]
 
 
 def owner_of(name: str, node: Any) -> str:
-    """The start of a message about a node."""
+    """Return the start of a message about a node."""
     return f"from_nir: {brief(name)} ({type(node).__name__})"
 
 
 def numbers(owner: str, node: Any, name: str) -> np.ndarray:
-    """A parameter of a node in float64, or an error if it is not finite in JAX's default float."""
+    """Return a parameter of a node in float64. Raise if it is not finite in JAX's default float."""
     try:
         values = np.asarray(getattr(node, name))
     except Exception:  # nested lists of different lengths, and objects that only look like an array
@@ -31,7 +31,7 @@ def numbers(owner: str, node: Any, name: str) -> np.ndarray:
 
 
 def check_finite(owner: str, name: str, values: Any) -> None:
-    """Raise if values are not finite in JAX's default float, in which networks compute."""
+    """Raise if values are not finite in JAX's default float, the dtype of networks."""
     values, dtype = np.asarray(values), jnp.result_type(float)
     with np.errstate(over="ignore"):
         wrong = ~np.isfinite(values.astype(dtype))
@@ -40,7 +40,7 @@ def check_finite(owner: str, name: str, values: Any) -> None:
 
 
 def of_signal(owner: str, node: Any, name: str, signal: Shape | None) -> np.ndarray:
-    """A parameter with one value for all neurons or one for each. The rank is the signal's unless it is 0."""
+    """Return a parameter with one value, or one value per neuron in the rank of the signal."""
     values = numbers(owner, node, name)
     if signal is None:
         return values
@@ -51,7 +51,7 @@ def of_signal(owner: str, node: Any, name: str, signal: Shape | None) -> np.ndar
 
 
 def axes(owner: str, node: Any, name: str, count: int, least: int) -> Shape:
-    """A parameter with one integer for each axis, or one for all."""
+    """Return a parameter with one integer for each axis. One integer is repeated."""
     value = getattr(node, name)
     try:
         found = tuple(operator.index(n) for n in np.broadcast_to(np.asarray(value), (count,)).tolist())
@@ -63,7 +63,7 @@ def axes(owner: str, node: Any, name: str, count: int, least: int) -> Shape:
 
 
 def shape_of(owner: str, types: Any, name: str) -> Shape | None:
-    """The shape that a graph's input or output declares, or None if it declares none."""
+    """Return the shape that the input or output of a graph declares. None without a declaration."""
     value = types.get(name) if isinstance(types, dict) else None
     if value is None:
         return None

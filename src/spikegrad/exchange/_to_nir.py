@@ -1,4 +1,4 @@
-"""A network as a graph of NIR."""
+"""Export of networks to NIR."""
 
 from __future__ import annotations
 
@@ -28,62 +28,62 @@ def to_nir(
     input_shape: Sequence[int] | None = None,
     unit_resistance: bool = False,
 ) -> nir.NIRGraph:
-    r"""A network as a graph of NIR, the neuromorphic intermediate representation.
+    r"""Convert a network to a graph of NIR, the neuromorphic intermediate representation.
 
-    NIR has differential equations, :math:`\tau \dot v = v_\mathrm{leak} - v + R I`, and a network here has steps. The
-    graph has the time constants for which a simulator with this ``dt`` and ``discretization`` makes the same steps.
+    NIR has differential equations, :math:`\tau \dot v = v_\mathrm{leak} - v + R I`, and a network has time steps. The
+    time constants of the graph give equal time steps in a simulator with this ``dt`` and ``discretization``.
 
     Parameters
     ----------
     network : Network
-        Its cells are :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF` that reset to a value, with the spike,
-        or not at all, and :class:`~spikegrad.LeakyReadout`.
+        A network of the cells :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF`, with an immediate reset to a
+        value or no reset, and :class:`~spikegrad.LeakyReadout`.
     dt : float
-        Length :math:`\Delta t` of a step, in seconds, as the simulator that reads the graph will have it.
+        Length :math:`\Delta t` of a time step of the simulator that will read the graph, in seconds.
     discretization : {"exact", "euler"}
-        How that simulator makes a step of the equation. ``"exact"``: :math:`\tau = -\Delta t / \ln \beta`, for one that
-        solves it exactly, with the input held over the step. ``"euler"``: :math:`\tau = \Delta t / (1 - \beta)`, for
-        one that takes Euler's method, as snnTorch and norse do.
+        Integration method of this simulator. ``"exact"``: :math:`\tau = -\Delta t / \ln \beta`, the exact solution for
+        a constant input during the time step. ``"euler"``: :math:`\tau = \Delta t / (1 - \beta)`, Euler's method,
+        which snnTorch and norse use.
     input_shape : sequence of int, optional
-        Shape of one step of one example. Needed if the weight of the first layer is a function.
+        Shape of one time step of one example. It is required if the weight of the first layer is a function.
     unit_resistance : bool, default False
-        By default :math:`R = 1 / (1 - \beta)` undoes the factor :math:`1 - \beta` of the input, which a cell has here
-        with ``norm_input`` alone. True: :math:`R = 1`, and the weights have that factor, for importers that ignore
-        :math:`R`, as that of norse does for LIF.
+        By default :math:`R = 1 / (1 - \beta)` compensates the factor :math:`1 - \beta` of the input, which cells only
+        have with ``norm_input``. If True, :math:`R = 1` and the weights have this factor. Some importers ignore
+        :math:`R`, such as norse's for LIF.
 
     Returns
     -------
     nir.NIRGraph
-        Nodes ``input``, ``layer0.drive``, ``layer0.neurons`` and so on, and ``output``. Recurrent neurons are a graph
-        of their own, with nodes ``input``, ``neurons``, ``recurrent`` and ``output``.
+        Nodes ``input``, ``layer0.drive``, ``layer0.neurons`` and so on, and ``output``. Recurrent neurons are a
+        subgraph with nodes ``input``, ``neurons``, ``recurrent`` and ``output``.
 
     Raises
     ------
     ValueError
-        For what NIR cannot say: another kind of spike than the step, a reset by subtraction or a step late, an adaptive
-        threshold, a refractory period, a function that is neither a product, a convolution nor a change of shape, a
-        decay of 1 or, if exact, of 0 where there is no node for it.
+        If NIR does not support the network: spike types other than the step, a reset by subtraction, a delayed reset,
+        an adaptive threshold, a refractory period, or a function other than products, convolutions and changes of
+        shape. Also if a decay factor of 1, or with ``"exact"`` of 0, has no node.
     TypeError
-        If ``network`` is no :class:`~spikegrad.Network`, or ``dt`` no number.
+        If ``network`` is not a :class:`~spikegrad.Network` or ``dt`` is not a number.
 
     See Also
     --------
-    from_nir : The way back.
+    from_nir : Import a graph.
 
     Notes
     -----
     ======================================  ==========================================================================
-    here                                    there
+    spikegrad                               NIR
     ======================================  ==========================================================================
     ``weight``, ``bias``, ``recurrent``     ``Linear``, ``Affine``, ``Conv1d``, ``Conv2d``, ``Flatten``
     ``LIF``                                 ``LIF``, or ``IF`` if the decay is 1
     ``SynapticLIF``                         ``CubaLIF``, with :math:`w_\mathrm{in} = 1 / (1 - \gamma)`
     ``reset="none"``                        ``LI``, ``I`` or ``CubaLI``, and a ``Threshold``
-    ``LeakyReadout``                        ``LI``, or ``I`` if the decay is 1; nothing if it is 0
+    ``LeakyReadout``                        ``LI``, or ``I`` if the decay is 1, or no node if it is 0
     ======================================  ==========================================================================
 
-    A neuron fires above its threshold in NIR, and at its threshold here. The graph has the largest number below the
-    threshold, above which are the same numbers: 0.99999994 for 1. Images have channels first in NIR.
+    A neuron fires above its threshold in NIR, and at its threshold in spikegrad. So the graph has the largest number
+    below the threshold, such as 0.99999994 for 1. Images have channels first in NIR.
 
     References
     ----------
@@ -111,12 +111,12 @@ def to_nir(
     signal = Signal((1, *shape), shape)
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
-    before = "input"  # names are such that their alphabetical order, which a file has, is the order of the layers
+    before = "input"  # files sort names, so the alphabetical order must be the order of the layers
     for number, (layer, (_, spikes)) in enumerate(zip(network.layers, states, strict=True)):
         name = f"layer{number:0{len(str(len(states) - 1))}}"
         try:
             into = read_operations(layer.drive, signal, dtype)
-            if number == 0:  # a convolution tells how the inputs are to be read
+            if number == 0:  # a convolution determines the order of the inputs
                 start = Signal(signal.shape, shape, into.channels_last and len(shape) > 1)
                 nodes["input"] = nir.Input(input_type={"input": np.array(start.to_nir(np.empty(shape)).shape)})
             signal = Signal(spikes.shape, spikes.shape[1:], into.channels_last)
@@ -155,7 +155,7 @@ def _input_shape(first: Layer, given: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _check_finite(nodes: dict[str, Any]) -> None:
-    """Raise if a parameter is not finite, which importers read without a word."""
+    """Raise if a parameter is not finite, because importers do not check this."""
     for name, node in nodes.items():
         if isinstance(node, nir.NIRGraph):
             _check_finite({f"{name}/{inner}": of for inner, of in node.nodes.items()})
@@ -166,7 +166,7 @@ def _check_finite(nodes: dict[str, Any]) -> None:
 
 
 def _named(name: str, nodes: Sequence[nir.NIRNode]) -> dict[str, nir.NIRNode]:
-    """The nodes of a part of a layer: one has its name, and what comes before or after it another."""
+    """Name the nodes of a part of a layer. Flatten and Threshold have their own names."""
     named: dict[str, nir.NIRNode] = {}
     for node in nodes:
         other = {nir.Flatten: "flatten", nir.Threshold: "threshold"}.get(type(node))
@@ -176,17 +176,17 @@ def _named(name: str, nodes: Sequence[nir.NIRNode]) -> dict[str, nir.NIRNode]:
 
 
 def _recurrent(neurons: dict[str, nir.NIRNode], weights: dict[str, nir.NIRNode]) -> nir.NIRGraph:
-    """Neurons whose outputs come back to them, as a graph of its own: what importers expect."""
+    """Return recurrent neurons as a subgraph, as importers expect."""
     first, last = next(iter(neurons)), next(reversed(neurons))
     shape = neurons[first].input_type["input"]
     ends = {"input": nir.Input(input_type={"input": shape}), "output": nir.Output(output_type={"output": shape})}
-    edges = itertools.pairwise(["input", *neurons, *weights, first])  # norse gives other spikes in another order
+    edges = itertools.pairwise(["input", *neurons, *weights, first])  # norse depends on this order
     nodes = {"input": ends["input"], **neurons, **weights, "output": ends["output"]}
     return nir.NIRGraph(nodes=nodes, edges=[*edges, (last, "output")])
 
 
 def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> list[Any]:
-    """The nodes of a cell, the first of which takes the current."""
+    """Return the nodes of a cell. The first node receives the current."""
     owner = f"to_nir: layer {number}: {type(cell).__name__}"
     kind = vars(type(cell)).get("nir_node")
     if kind is None:
@@ -230,7 +230,7 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> 
 
 
 def _time_constant(leak: Leak, decay: np.ndarray, owner: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The time constant, and the factor that undoes the input's."""
+    """Return the time constant, and the factor that compensates the factor of the input."""
     if (decay >= 1).any():
         raise ValueError(
             f"{owner}: {name} must be below 1, or 1 for all neurons of a LIF: without a leak there is no tau"
@@ -244,13 +244,13 @@ def _time_constant(leak: Leak, decay: np.ndarray, owner: str, name: str) -> tupl
 
 
 def _below(threshold: np.ndarray, dtype: Any) -> np.ndarray:
-    """What a potential exceeds if it reaches the threshold: the next number of the dtype in which it is computed."""
+    """Return the largest number below the threshold in the dtype of the potential."""
     dtype = np.float64 if dtype == np.float64 else np.float32
     return np.nextafter(threshold.astype(dtype), dtype(-np.inf))
 
 
 def _scale(nodes: Sequence[nir.NIRNode], factor: np.ndarray, number: int) -> None:
-    """Put a factor for each neuron into the weights before them."""
+    """Multiply the weights of each neuron by a factor."""
     last: Any = nodes[-1] if nodes else None
     of_channels = factor.reshape(len(factor), -1)
     if isinstance(last, (nir.Linear, nir.Affine)):

@@ -1,7 +1,7 @@
-"""Surrogates made of others: shifted, stretched, truncated. Sums and multiples are in ``_surrogate.py``.
+"""Composed surrogates: shifted, stretched, truncated. Sums and multiples are in ``_surrogate.py``.
 
-Each is a curve like any: a slope, and a primal that has it for its derivative. Settings of the rule stand around the
-whole, wherever they were given.
+Each is a curve: a slope, and a primal with the slope as its derivative. Settings of the gradient rule apply to the
+composition.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Truncated(Composition, pure=True):
     half_width: Real = parameter(above=0)
 
     def _primal(self, x):
-        edge = signed(x, jnp.asarray(self.half_width, x.dtype))  # clip would halve the derivative there
+        edge = signed(x, jnp.asarray(self.half_width, x.dtype))  # jnp.clip halves the derivative at the edge
         return primal_of(self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge))
 
     def surrogate_grad(self, x):
@@ -68,35 +68,34 @@ class Truncated(Composition, pure=True):
 
 
 def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
-    r"""The same curves about another center.
+    r"""Move the curves of a surrogate to another center.
 
     .. math:: g(x) = g_s(x - c), \qquad f(x) = f_s(x - c)
 
-    The step stays where it is, at :math:`x = 0`.
+    The step stays at :math:`x = 0`.
 
     Parameters
     ----------
     surrogate : Surrogate
-        With or without settings of the rule.
+        Any surrogate, with or without settings.
     center : float or array
-        :math:`c`, where the curves are as those of ``surrogate`` at the threshold; finite, in the units of ``x``. An
-        array broadcasts to ``x``.
+        The new center :math:`c`, finite, in the unit of ``x``. An array broadcasts to ``x``.
 
     Returns
     -------
     Surrogate
-        With the settings that ``surrogate`` has.
+        The composition, with the settings of ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate or overrides ``__call__``, or if ``center`` is not real.
+        If ``surrogate`` is not a surrogate or overrides ``__call__``, or if ``center`` is not real.
     ValueError
         If ``center`` is not finite.
 
     Notes
     -----
-    The primal moves with the slope: one that rises from 0 to 1 does so still, and is 1/2 at the center.
+    The primal moves with the slope. If it rises from 0 to 1 around the threshold, it now is 1/2 at the center.
 
     Examples
     --------
@@ -112,28 +111,28 @@ def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
 
 
 def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
-    r"""The same slope, wider: its height stays, and its area grows with its width.
+    r"""Widen the slope of a surrogate. Its peak stays, and its area grows with the width.
 
     .. math:: g(x) = g_s(x / w), \qquad f(x) = m + w\,(f_s(x / w) - m)
 
-    with :math:`m` the value of :math:`f_s` at the threshold, 1/2 mostly.
+    with :math:`m` the value of :math:`f_s` at the threshold, usually 1/2.
 
     Parameters
     ----------
     surrogate : Surrogate
-        With or without settings of the rule.
+        Any surrogate, with or without settings.
     width : float or array
-        :math:`w`, how many times as wide; > 0, dimensionless. An array broadcasts to ``x``.
+        The factor :math:`w` > 0, dimensionless. An array broadcasts to ``x``.
 
     Returns
     -------
     Surrogate
-        With the settings that ``surrogate`` has.
+        The composition, with the settings of ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate or overrides ``__call__``, or if ``width`` is not real.
+        If ``surrogate`` is not a surrogate or overrides ``__call__``, or if ``width`` is not real.
     ValueError
         If ``width`` is not finite and > 0.
 
@@ -145,7 +144,7 @@ def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
     >>> float(jax.grad(fire)(0.0)), float(jax.grad(fire)(1.0)), float(jax.grad(fire)(2.0))
     (1.0, 0.5, 0.0)
 
-    The area stays as well with a factor:
+    A factor also keeps the area:
 
     >>> float(jax.grad(0.5 * fire)(0.0))
     0.5
@@ -154,7 +153,7 @@ def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
 
 
 def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
-    r"""The same slope within a window about the threshold, and 0 outside.
+    r"""Set the slope of a surrogate to 0 outside of a window about the threshold.
 
     .. math:: g(x) = \begin{cases} g_s(x) & |x| \le h \\ 0 & |x| > h \end{cases} \qquad
               f(x) = f_s(\mathrm{clip}(x, -h, h))
@@ -162,19 +161,19 @@ def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
     Parameters
     ----------
     surrogate : Surrogate
-        With or without settings of the rule.
+        Any surrogate, with or without settings.
     half_width : float or array
-        :math:`h`, > 0, in the units of ``x``. An array broadcasts to ``x``.
+        The half-width :math:`h` > 0 of the window, in the unit of ``x``. An array broadcasts to ``x``.
 
     Returns
     -------
     Surrogate
-        With the settings that ``surrogate`` has.
+        The composition, with the settings of ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate or overrides ``__call__``, or if ``half_width`` is not real.
+        If ``surrogate`` is not a surrogate or overrides ``__call__``, or if ``half_width`` is not real.
     ValueError
         If ``half_width`` is not finite and > 0.
 

@@ -1,4 +1,4 @@
-"""Measures of a slope, and surrogates of chosen measures."""
+"""Measures of a slope, and surrogates with a given peak and half-width."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ from .._surrogate import Surrogate
 from ._algebra import shifted, stretched
 
 _BLOCK = 2048  # points evaluated at once: one shape, so that a surrogate compiles once
-_ZOOMS = 5  # each to a thousandth, down to the last bits of a double
+_ZOOMS = 5  # each narrows the interval to a thousandth, down to the last bits of a double
 
 
 class Measures(NamedTuple):
-    """What :func:`measure` finds."""
+    """The result of :func:`measure`."""
 
     peak: float
-    """The slope where its size is greatest; negative for one that hangs down."""
+    """The slope with the largest absolute value. It may be negative."""
     at: float
-    """Where that is, to 13 digits of the peak: the place nearest to the threshold, if there are several."""
+    """Position of the peak, to 13 digits of its value. The nearest one to the threshold if there are several."""
     area: float
-    """The integral of the slope, which is the rise of the primal; infinite if that rises without end. NaN for a slope
-    that changes its sign for ever, and without a primal."""
+    """The integral of the slope, which is the rise of the primal. It is infinite for an unbounded primal, and NaN
+    without a primal or if the sign of the slope oscillates up to infinity."""
     half_width: float
-    """Half of the width at half of the peak: of the part about the peak where the slope is at least half of it."""
+    """Half of the width at half maximum: of the interval about the peak with at least half of its slope."""
     support: tuple[float, float]
     """Outside of this interval the slope is exactly 0."""
     symmetric: bool
-    """Whether the slope is the same on both sides of the threshold."""
+    """If True, the slope is symmetric about the threshold."""
     tails: tuple[float, float]
-    """The exponents p of the tails :math:`|x|^{-p}` on the left and on the right: 0 for a constant, infinite for what
-    falls faster than any power, NaN for a wave."""
+    """The exponents p of the tails :math:`|x|^{-p}` on the left and on the right. They are 0 for a constant, infinite
+    for tails that fall faster than any power, and NaN for waves."""
 
 
 def measure(surrogate: Surrogate) -> Measures:
-    """How high, wide and heavy-tailed a slope is.
+    """Measure the peak, the width and the tails of a slope.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any, with or without settings of the rule. Each parameter is one number, and known: none is traced.
+        Any surrogate, with or without settings. Each parameter is one number and not traced.
 
     Returns
     -------
     Measures
-        The fields ``peak``, ``at``, ``area``, ``half_width``, ``support``, ``symmetric`` and ``tails``, all floats but
-        for the two intervals and the one yes or no.
+        The fields ``peak``, ``at``, ``area`` and ``half_width``, floats, ``support`` and ``tails``, pairs of floats,
+        and ``symmetric``, a bool.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, or a parameter is traced.
+        If ``surrogate`` is not a surrogate, or if a parameter is traced.
     ValueError
         If a parameter is an array of several numbers.
 
     Notes
     -----
-    One numerical method for all, in double precision: the curves are evaluated from 1e-9 to 1e9 on both sides, and
-    closer and closer about what is looked for, until the last bits. The area comes from the primal at 1e50, 1e100
-    and 1e150, extrapolated as a power law.
+    All surrogates are measured numerically, in double precision. The curves are evaluated from 1e-9 to 1e9 on both
+    sides, then in smaller and smaller intervals, down to the last bits. The area is extrapolated from the primal at
+    1e50, 1e100 and 1e150 as a power law.
 
     Examples
     --------
@@ -96,18 +96,18 @@ def _measure(surrogate: Surrogate) -> Measures:
         return _measured(_evaluator(surrogate), surrogate._landmarks())
 
 
-_remembered = functools.lru_cache(maxsize=256)(_measure)  # a tenth of a second each, to compile
+_remembered = functools.lru_cache(maxsize=256)(_measure)  # compiling takes a tenth of a second
 
 
 def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
-    """Slope, its derivative, and primal at points of any number."""
+    """Return a function that evaluates slope, its derivative, and primal at any number of points."""
     has_primal = not surrogate._without_primal()
 
     def curves(x):
         slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
         return slope, second, surrogate.surrogate_fun(x) if has_primal else jnp.full_like(x, jnp.nan)
 
-    # compiled ahead, so that it runs at once also where JAX traces
+    # compiled ahead of time, so it also runs while JAX traces
     compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
 
     def evaluate(x):
@@ -133,7 +133,7 @@ def _measured(look: Callable, x: np.ndarray) -> Measures:
 
 
 def _zoom(low: Any, high: Any, step: Callable[[np.ndarray], Any]) -> float:
-    """The place that ``step`` finds between two: it is given points, and says after which one to look closer."""
+    """Find a position between two numbers. ``step`` receives points and returns the index of the next interval."""
     for _ in range(_ZOOMS):
         points = np.linspace(low, high, _BLOCK)
         i = step(points)
@@ -153,7 +153,7 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
     i = best(x, abs(slope))
     sign = np.sign(slope[i])
     low, high = x[max(i - 1, 0)], x[min(i + 1, len(x) - 1)]
-    for _ in range(_ZOOMS):  # towards a greater slope, and within a smooth summit to where its derivative is 0
+    for _ in range(_ZOOMS):  # towards a larger slope, and for a smooth peak to a zero of its derivative
         points = np.linspace(low, high, _BLOCK - 1)
         points = np.append(points, x[i])
         points.sort()
@@ -171,7 +171,7 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
 
 
 def _reach(look: Callable, at: float, side: int, peak: float) -> float:
-    """How far the slope stays at least half of the peak."""
+    """Return the distance up to which the slope is at least half of the peak."""
 
     def within(distance):
         return look(at + side * distance)[0] / peak >= 0.5
@@ -190,7 +190,7 @@ def _reach(look: Callable, at: float, side: int, peak: float) -> float:
 
 
 def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> float:
-    """Where the slope ends, towards greater x times ``side``."""
+    """Return the position at which the slope ends, in the direction ``side``."""
     some = np.flatnonzero(look(side * x)[0])
     last = some[-1]
     if last == len(x) - 1:
@@ -202,63 +202,62 @@ def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> f
 
     edge = _zoom(x[last], x[last + 1], step)
     inside = edge - 1e-6 * max(abs(edge - at), 1e-12)
-    if abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60:  # not an end, but a number that is too small
+    if abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60:  # underflow instead of an end
         return math.inf
     return _clean(edge)
 
 
 def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, float]:
-    """Whether the slope changes its sign for ever, and the exponent of its tail."""
+    """Return True if the sign of the slope oscillates up to infinity, and the exponent of its tail."""
     g, second, _ = look(at + side * unit * np.linspace(100, 300, _BLOCK))
     turns = [np.count_nonzero(np.diff(np.sign(curve))) > 4 for curve in (g, second)]
     if any(turns):
         return bool(turns[0]), math.nan
-    for distance in (1e12, 1e9, 1e6):  # as far as the slope is not too small a number
+    for distance in (1e12, 1e9, 1e6):  # as far as the slope does not underflow
         far = at + side * unit * distance * np.array([1.0, 2.0])
         g, second, _ = look(far)
         if g.all():
             near, twice = -far * second / g
-            return False, float(2 * twice - near) + 0.0  # what is lacking halves with twice the distance
+            return False, float(2 * twice - near) + 0.0  # the error halves with twice the distance
     return False, math.inf
 
 
 def _limit(look: Callable, side: int) -> float:
-    """The limit of the primal."""
+    """Return the limit of the primal."""
     a, b, c = look(side * np.array([1e50, 1e100, 1e150]))[2]
     if abs(c - b) <= 1e-13 * abs(c) or math.isnan(c):
         return float(c)
-    ratio = (c - b) / (b - a)  # a power law has the same again
+    ratio = (c - b) / (b - a)  # constant for a power law
     return float(c + (c - b) * ratio / (1 - ratio)) if ratio < 1 - 1e-6 else math.copysign(math.inf, c - b)
 
 
 def rescaled(surrogate: Surrogate, peak: Real | None = None, half_width: Real | None = None) -> Surrogate:
-    """The same shape with a chosen peak and half-width.
+    """Rescale a surrogate to a given peak and half-width.
 
-    Use it to compare shapes at an equal peak or at an equal half-width. The dampening and the sharpness of the
-    literature are these two.
+    Use it to compare shapes with equal peaks or equal half-widths. The literature calls these two dampening and
+    sharpness.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any that :func:`measure` takes, with a peak and a half-width: not a slope that stays as high on one side for
-        ever.
+        A surrogate for :func:`measure` with a finite half-width, so its slope falls below half of the peak on both
+        sides.
     peak : float or array, optional
-        The peak that is wanted, finite, dimensionless; by default that of ``surrogate``. It may be traced.
+        The new peak, finite, dimensionless. By default the peak stays. It may be traced.
     half_width : float or array, optional
-        The half-width at half of the peak that is wanted, > 0, in the units of ``x``; by default that of ``surrogate``.
-        It may be traced.
+        The new half-width at half maximum, > 0, in the unit of ``x``. By default it stays. It may be traced.
 
     Returns
     -------
     Surrogate
-        A product with what :func:`stretched` makes, about the peak; with the settings that ``surrogate`` has.
+        A multiple of the surrogate, :func:`stretched` about its peak, with the settings of ``surrogate``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is no surrogate, has parameters that are traced, or overrides ``__call__``.
+        If ``surrogate`` is not a surrogate, has traced parameters, or overrides ``__call__``.
     ValueError
-        If the slope has no half-width to be changed, or is 0, or if a parameter is an array of several numbers.
+        If the slope is 0 or has no finite half-width, or if a parameter is an array of several numbers.
 
     References
     ----------
@@ -282,7 +281,7 @@ def rescaled(surrogate: Surrogate, peak: Real | None = None, half_width: Real | 
             raise ValueError(f"rescaled: the slope of {brief(surrogate)} has no half-width to be changed")
         factor = wanted / found.half_width
         surrogate = stretched(surrogate, factor)
-        if found.at:  # where the peak is, it stays
+        if found.at:  # keep the position of the peak
             surrogate = shifted(surrogate, found.at * (1 - factor))
     if peak is not None:
         if not found.peak:

@@ -40,11 +40,11 @@ _ELSEWHERE = {
     "logistic": "k σ(kx) σ(−kx) is sigmoid(alpha=k); k is 25 in snnTorch, 4 in SpikingJelly",
     "tanh": "1 − tanh(kx)² is 2/k times sigmoid(alpha=2 * k)",
 }
-"""Names of other libraries and of papers, in lower case and without ``_``: the slope, and what it is called here."""
+"""Names of other libraries and of papers, in lower case and without ``_``, with their slopes and names here."""
 
 
 def names() -> list[str]:
-    """The names that :func:`get` knows: one for each surrogate of the library.
+    """Return the names for :func:`get`, one for each surrogate of the library.
 
     Returns
     -------
@@ -61,34 +61,33 @@ def names() -> list[str]:
 
 
 def get(spec: str, **parameters: Any) -> Surrogate:
-    """The surrogate that a string describes.
+    """Return the surrogate that a string describes.
 
     Parameters
     ----------
     spec : str
-        A name, ``"soft_sign"`` or ``"SoftSign"``, alone or with parameters in Python's notation,
-        ``"soft_sign(alpha=2.0)"``. ``peak`` and ``half_width`` beside the parameters are those of :func:`rescaled`.
-        Curves are composed as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
-        :func:`stretched`, :func:`truncated` and :func:`rescaled`, and have a kind of spike and settings as there,
+        A name, ``"soft_sign"`` or ``"SoftSign"``, optionally with parameters in Python syntax,
+        ``"soft_sign(alpha=2.0)"``. The parameters ``peak`` and ``half_width`` apply :func:`rescaled`. Compose
+        surrogates as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
+        :func:`stretched`, :func:`truncated` and :func:`rescaled`. Spike types and settings are functions,
         ``"soft(arctan)"``.
-        The ``repr`` of a surrogate with number parameters is such a string. Another library's name has its parameters
-        there, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
+        The ``repr`` of a surrogate with number parameters is such a string. Names of other libraries take the
+        parameters of these libraries, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
     **parameters
-        Parameters by keyword, for a name alone.
+        Parameters by keyword, if ``spec`` is only a name.
 
     Returns
     -------
     Surrogate
-        One of the library's, or what is composed of them.
+        A surrogate of the library, or a composition.
 
     Raises
     ------
     ValueError
-        For an unknown name (the message has the nearest one, or what a name of other libraries is called here), for one
-        of another library that has no counterpart (the message says why), for a string that cannot be read, and for
-        parameters out of their domain.
+        If the name is unknown, if spikegrad has no equivalent of another library's surrogate, if the string cannot be
+        parsed, or if a parameter is outside of its domain. Messages suggest similar names and give reasons.
     TypeError
-        For parameters that the surrogate does not have.
+        If the surrogate does not have a parameter.
 
     Examples
     --------
@@ -122,13 +121,13 @@ def get(spec: str, **parameters: Any) -> Surrogate:
             raise TypeError(f"get: parameters both in {brief(spec)} and by keyword")
         if isinstance(node, (ast.Name, ast.Attribute)):
             return _make(_dotted(node), (), parameters)
-    except (SyntaxError, MemoryError, RecursionError, _Malformed):  # the second and third for thousands of brackets
+    except (SyntaxError, MemoryError, RecursionError, _Malformed):  # thousands of brackets raise the second and third
         pass
     raise ValueError(f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...)")
 
 
 class _Malformed(Exception):  # noqa: N818
-    """A string that is no surrogate."""
+    """The string does not describe a surrogate."""
 
 
 _operations: dict[str, Callable[..., Surrogate]] = {
@@ -142,7 +141,7 @@ _operations: dict[str, Callable[..., Surrogate]] = {
 
 
 def _read(node: ast.expr) -> Surrogate:
-    """The surrogate that an expression describes: names, calls, products with numbers, and sums."""
+    """Return the surrogate of an expression: names, calls, products with numbers, and sums."""
     match node:
         case ast.Name() | ast.Attribute():
             return _make(_dotted(node), (), {})
@@ -162,7 +161,7 @@ def _read(node: ast.expr) -> Surrogate:
 
 
 def _dotted(node: ast.expr) -> str:
-    """A name, or one of a library."""
+    """Return a name, or a name of a library."""
     match node:
         case ast.Name(name):
             return name

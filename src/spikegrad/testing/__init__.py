@@ -1,4 +1,4 @@
-"""What this library holds its own surrogates and cells to, for yours: one line of a test.
+"""Checks of surrogates and cells. Use them in a test of your classes.
 
 >>> from spikegrad import Sigmoid
 >>> from spikegrad.testing import check_surrogate

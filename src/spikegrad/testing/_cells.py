@@ -43,7 +43,7 @@ def check_cell(
     - Examples of a batch are independent, and ``fire`` is elementwise. A NaN stays in its example.
     - ``jit``, ``vmap`` and ``scan`` change nothing. Forward mode and reverse mode agree.
     - The sign of the distance that ``encode`` returns is the spike, and ``decode`` returns the state.
-    - In every mode of a recurrent :class:`spikegrad.Network`, outputs and gradients are those of a plain loop.
+    - In every mode, outputs and gradients of a recurrent :class:`spikegrad.Network` equal a plain loop.
 
     Parameters
     ----------
@@ -53,30 +53,30 @@ def check_cell(
         Shape of the currents of one example, or its length. Array parameters must broadcast to it. A cell that sums
         over several receptors takes one more axis, ``features=(5, 2)`` for example.
     drive : float, default 1.0
-        Size of the currents, in the unit of the potential: such that the cell fires in some steps and not in others.
+        Size of the currents, in the unit of the potential. The cell must fire in some steps and be silent in others.
     steps : int, default 12
         Length of the sequences.
     raises : bool, default True
-        Whether a property that does not hold raises. Otherwise it is in the report alone.
+        If True, a property that does not hold raises. Otherwise it is only in the report.
 
     Returns
     -------
     Report
-        Each property with its largest error; print it.
+        Each property with its largest error. Print it.
 
     Raises
     ------
     CheckFailedError
         An ``AssertionError`` that names the first property that does not hold.
     TypeError
-        If ``cell`` is no cell, or stochastic.
+        If ``cell`` is not a cell, or stochastic.
 
     Notes
     -----
-    Errors are those of float64, relative to the largest value. Modes that store states in few bits have larger errors
-    and are compared by norm: ``"half"`` within 1%, ``"8-bit"`` within 10%. Over many steps some dynamics amplify
-    rounding errors, those of quadratic neurons for example. The check measures this factor. Limits grow with it, and
-    gradients that depend on rounding are not compared.
+    Errors are relative to the largest value, in float64. Modes that store states in few bits have larger errors and are
+    compared by norm: ``"half"`` within 1%, ``"8-bit"`` within 10%. Over many steps some dynamics amplify rounding
+    errors, for example in quadratic neurons. The check measures this factor. Limits grow with it, and gradients that
+    depend on rounding are not compared.
 
     Examples
     --------
@@ -303,7 +303,7 @@ def _derivatives(cell: Cell, trajectory: _Trajectory) -> Iterator[CheckResult]:
 
 
 def _encoding(cell: Cell, trajectory: _Trajectory) -> Iterator[CheckResult]:
-    """What a network makes of the states of all steps in few bits, and back."""
+    """Encode the states of all steps, store them in few bits, and decode them."""
     inverse, sign = "decode is the inverse of encode", "the sign of the distance is the spike"
     same = {name: f"in mode {name!r} the same neurons fire" for name, mode in MODES.items() if mode.storage.encodes}
     if not says_how_to_encode(cell):
@@ -354,7 +354,7 @@ def _modes(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Ar
     weights = np.cos(np.arange(len(currents) * silent.size)).reshape(len(currents), *silent.shape)
 
     def feedback(r, out):
-        """Into all receptors of the same neuron, if currents have more axes than outputs."""
+        """Add recurrent input to all receptors of a neuron, if currents have more axes than outputs."""
         return r * out.reshape(out.shape + (1,) * (len(features) + 1 - out.ndim))
 
     recurrent = (_BATCH, *features)[: len(silent.shape)] == silent.shape

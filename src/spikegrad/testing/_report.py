@@ -24,21 +24,21 @@ DTYPES = (*HALVES, "float32", "float64")
 
 
 class CheckResult(NamedTuple):
-    """What was found of one property.
+    """The result for one property.
 
     Attributes
     ----------
     property : str
-        What must hold.
+        The property.
     error : float or None
-        The largest error, in the unit that ``note`` says; infinite if something is no number, or missing. None if the
-        property does not apply, for the reason that ``note`` says.
+        The largest error, in the unit of ``note``. It is infinite if a value is not a number or is missing. It is None
+        if the property does not apply, with the reason in ``note``.
     limit : float
-        What it may be.
+        The largest accepted error.
     at : str
-        Where it was.
+        Position of the largest error.
     note : str
-        What the error is relative to, or why the property does not apply.
+        The reference of the error, or the reason why the property does not apply.
     """
 
     property: str
@@ -49,19 +49,19 @@ class CheckResult(NamedTuple):
 
     @builtins.property
     def passed(self) -> bool:
-        """Whether the property holds."""
+        """True if the property holds."""
         return self.error is None or self.error <= self.limit
 
 
 class Report(NamedTuple):
-    """What was found of all properties; printed, a table.
+    """The results for all properties. It prints as a table.
 
     Attributes
     ----------
     subject : str
-        What was checked.
+        The surrogate or cell.
     results : tuple of CheckResult
-        One for each property, in the order in which they were checked.
+        One result for each property, in the order of the checks.
     """
 
     subject: str
@@ -69,7 +69,7 @@ class Report(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether all properties hold."""
+        """True if all properties hold."""
         return all(result.passed for result in self.results)
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class Report(NamedTuple):
 
 
 class CheckFailedError(AssertionError):
-    """A property does not hold: the message names the first such property, and ``report`` has all."""
+    """A property does not hold. The message names the first one, ``report`` has all properties."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -113,9 +113,9 @@ def reported(subject: str, results: Iterator[CheckResult], raises: bool) -> Repo
 
 
 def compare(law: str, got: Any, expected: Any, limit: float, at: Any = None, scale: Any = 1.0, note: str = ""):
-    """The largest difference in units of ``scale``; ``at`` has x of each entry of the leading axis.
+    """Return the largest difference in units of ``scale``. ``at`` has ``x`` for each entry of the leading axis.
 
-    An error in place of a value, raised by the user's code, is the result.
+    If a value is an error of the user's code, the result reports this error.
     """
     if broken := next((value for value in (got, expected) if isinstance(value, Exception)), None):
         return CheckResult(law, math.inf, limit, note=f"{type(broken).__name__}: {broken}".partition("\n")[0])
@@ -150,7 +150,7 @@ def trainable(subject: Any) -> tuple[list, Callable[[Any], Any]]:
 
 
 def attempt(f: Callable, *args: Any) -> Any:
-    """What it returns, or the error that it raises."""
+    """Call a function. Return its result, or the error that it raises."""
     try:
         return f(*args)
     except Exception as error:
@@ -158,7 +158,7 @@ def attempt(f: Callable, *args: Any) -> Any:
 
 
 def evaluated(curves: dict[str, Callable], x: Any) -> dict[str, Any]:
-    """All curves in one program, or if that fails each in its own: one that fails is answered by its error."""
+    """Evaluate all curves in one program. If it fails, evaluate each curve, and return errors as values."""
     together = attempt(jax.jit(lambda x: {name: curve(x) for name, curve in curves.items()}), x)
     if isinstance(together, Exception):
         together = {name: attempt(jax.jit(curve), x) for name, curve in curves.items()}
@@ -173,7 +173,7 @@ def peak_of(values: Any) -> float:
 
 
 def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[CheckResult]:
-    """A copy, a pickle and what is printed are the same again; ``value`` is what they are compared by."""
+    """Check that a copy, a pickle and the ``repr`` reproduce the subject. Pickles are compared by ``value``."""
     by_value = subject._frozen and not jax.tree.leaves(subject)
     why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has its own __init__"
     types = {type(part).__name__: type(part) for part in parts_of(subject)}

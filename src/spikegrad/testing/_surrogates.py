@@ -48,26 +48,26 @@ def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = 
     surrogate : Surrogate
         An instance. Its parameters may be arrays.
     scale : float, default 1.0
-        The unit of :math:`x`: the slope should live between about 0.02 and 4 of it.
+        The unit of :math:`x`. Most of the slope should be between about 0.02 and 4 units.
     raises : bool, default True
-        Whether a property that does not hold raises. Otherwise it is in the report alone.
+        If True, a property that does not hold raises. Otherwise it is only in the report.
 
     Returns
     -------
     Report
-        Each property with its largest error and where that was; print it.
+        Each property with its largest error and the position of this error. Print it.
 
     Raises
     ------
     CheckFailedError
         An ``AssertionError`` that names the first property that does not hold.
     TypeError
-        If ``surrogate`` is no surrogate, or stochastic.
+        If ``surrogate`` is not a surrogate, or stochastic.
 
     Notes
     -----
-    Errors are relative to the largest value of the same curve, unless the note says otherwise. What does not apply,
-    such as properties of a primal that is not defined, is in the report with the reason.
+    Errors are relative to the largest value of the curve, unless the note defines another reference. The report gives
+    reasons for properties that do not apply, such as properties of an undefined primal.
 
     Examples
     --------
