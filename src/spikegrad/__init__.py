@@ -11,9 +11,6 @@ from ._spike import spike
 from ._spike_types import multi_spike, signed, soft, stochastic, strict
 from ._struct import parameter
 from ._surrogate import Surrogate
-from .inspect import residual_report
-from .network import Layer, Network, fluctuation_driven, match_widths
-from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
 from .surrogates import (
     ERF,
     S2NN,
@@ -57,7 +54,10 @@ from .surrogates._measures import measure, rescaled
 from .surrogates._registry import get, names
 
 if typing.TYPE_CHECKING:
+    from .inspect import residual_report
     from .inspect.diagnosis import diagnose, diagnose_layer
+    from .network import Layer, Network, fluctuation_driven, match_widths
+    from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
 
 __version__ = "0.1.0"
 __all__ = [
@@ -135,10 +135,19 @@ __all__ = [
 ]
 
 
+_ON_DEMAND = "neurons", "network", "inspect", "inspect.diagnosis"
+
 if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name):
-        """Import the diagnosis of networks at its first use."""
-        if name in ("diagnose", "diagnose_layer"):
-            return getattr(importlib.import_module(".inspect.diagnosis", __name__), name)
+        """Import neurons, networks and reports at their first use, because they take as long as the rest."""
+        if name in _ON_DEMAND:
+            return importlib.import_module(f".{name}", __name__)
+        for module in _ON_DEMAND if name in __all__ else ():
+            found = importlib.import_module(f".{module}", __name__)
+            if hasattr(found, name):
+                return globals().setdefault(name, getattr(found, name))
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__, *_ON_DEMAND[:3]})

@@ -23,13 +23,13 @@ def test_importing_loads_jax_and_itself():
     assert foreign <= {"jax", "jaxlib"}
     assert {name for name in extra if name.startswith("spikegrad.")}.isdisjoint(
         {"spikegrad.cli", "spikegrad.training", "spikegrad.data", "spikegrad.inspect.plot", "spikegrad.exchange"}
-        | {"spikegrad.inspect.diagnosis"}
+        | {"spikegrad.neurons", "spikegrad.network", "spikegrad.inspect"}
     )
     heavy_standard_library = {"asyncio", "multiprocessing", "unittest", "tkinter", "sqlite3", "http", "xml"}
     assert heavy_standard_library.isdisjoint(extra)
 
 
-def test_all_names_every_public_thing():
+def test_all_lists_every_public_name():
     names = spikegrad.__all__
     assert len(names) == len(set(names))
     public = {
@@ -37,18 +37,23 @@ def test_all_names_every_public_thing():
         for name, value in vars(spikegrad).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    on_demand = {"diagnose", "diagnose_layer"}
-    assert set(names) == public | on_demand
+    assert public <= set(names) <= set(dir(spikegrad))
+    assert not hasattr(spikegrad, "nothing")
 
 
-def test_star_import_brings_them_all():
+def test_networks_are_imported_at_their_first_use():
+    for statement in ("spikegrad.Network", "spikegrad.network.Network", "from spikegrad import Network"):
+        assert "spikegrad.network" in modules_after(f"import spikegrad; {statement}")
+
+
+def test_star_import_imports_all():
     namespace = {}
     exec("from spikegrad import *", namespace)
     assert set(namespace) - {"__builtins__"} == set(spikegrad.__all__)
     assert all(namespace[name] is getattr(spikegrad, name) for name in spikegrad.__all__)
 
 
-def test_it_is_typed_and_has_a_version():
+def test_package_is_typed_and_has_a_version():
     assert importlib.resources.files("spikegrad").joinpath("py.typed").is_file()
     assert importlib.metadata.version("spikegrad") == spikegrad.__version__
 
