@@ -429,7 +429,7 @@ def test_a_damaged_run_is_one_line(run, tmp_path, capsys, change, message):
     assert re.search(message, only_line(capsys))
 
 
-def test_more_that_predict_refuses(run, tmp_path, capsys):
+def test_predict_rejects_other_shapes_and_damaged_files(run, tmp_path, capsys):
     folder = str(run[0])
     assert main(["predict", folder, "mnist5k"]) == 2
     assert "of shape (28, 28), the network was trained on (8, 8)" in only_line(capsys)
@@ -617,7 +617,7 @@ def test_a_default_folder_is_always_a_new_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_of_two_runs_one_takes_the_folder(tmp_path, empty):
+def test_one_of_several_runs_claims_a_folder(tmp_path, empty):
     for i in range(20):
         folder = tmp_path / str(i)
         if empty:

@@ -25,7 +25,7 @@ QUICK = ["--data", "digits", "--epochs", "1", "--hidden", "16,12", "--steps", "4
 
 
 @pytest.mark.every
-def test_nothing_is_learnt_and_the_command_says_why(tmp_path, capsys):
+def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     run, numbers, picture = (str(tmp_path / name) for name in ("run", "numbers.json", "picture.png"))
     assert main(["train", *QUICK, "--lr", "50", "--output", run]) == 0
     printed = capsys.readouterr()
@@ -59,7 +59,7 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("classes", "guessed", "learnt"), [(2, 0.6, 0.7), (10, 0.13, 0.16), (35, 0.04, 0.05)])
-def test_what_is_better_than_guessing_is_learnt(classes, guessed, learnt):
+def test_accuracy_above_guessing_counts_as_learning(classes, guessed, learnt):
     def doubts(accuracy):
         return tables.warnings({"rates": [0.1], "silent": [0.0], "test": accuracy}, classes)
 

@@ -37,7 +37,7 @@ def test_the_list_fits_its_screen(width, capsys, monkeypatch):
     assert measures[names().index("sigmoid")] == ["1", "1", "0.4407"]
 
 
-def test_what_is_spelt_in_ascii_stays_in_line(monkeypatch):
+def test_ascii_replacements_stay_aligned(monkeypatch):
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", ascii_only)
     assert main(["list"]) == 0

@@ -60,7 +60,7 @@ sys.exit(7)
         '"$@" > >(head -n 1)',
     ],
 )
-def test_what_cannot_be_written_is_no_reason_to_stop(without_jax, shell):
+def test_failing_progress_output_does_not_stop_training(without_jax, shell):
     with without_jax(PRINTS, shell) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 7
@@ -121,7 +121,7 @@ def test_a_signal_before_training_ends_at_once(without_jax, number):
         assert process.wait(5) == -number
 
 
-def test_who_ignores_ctrl_c_goes_on_to(monkeypatch):
+def test_ignored_ctrl_c_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         monkeypatch.setattr(cli, "main", lambda: 3)
@@ -135,7 +135,7 @@ def test_who_ignores_ctrl_c_goes_on_to(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_training_is_there_to_be_asked_for(number):
+def test_signal_in_training_is_stored(number):
     before = signal.signal(number, lambda *args: None)
     try:
         with signals.deferred() as stop:

@@ -113,7 +113,7 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     np.testing.assert_allclose(many.rates, few.rates, rtol=1e-5)
 
 
-def test_what_is_compared_with_has_as_many_weights_and_the_same_leaks():
+def test_baseline_has_equal_weights_and_decays():
     network = network_of((4,), cell="synaptic", taus=(5.0, 3.0, 8.0), recurrent=True, readout="last")
     other = without_spikes(network)
     assert isinstance(other, RectifiedNetwork)
@@ -317,7 +317,7 @@ def write_mine(path, **change):
     return str(path)
 
 
-def test_what_does_not_fit_the_memory_is_read_when_it_is_needed(tmp_path, monkeypatch):
+def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
     path = write_mine(tmp_path / "mine.npz")
     whole = sources.load(path, 0, Binning())
     monkeypatch.setattr(_sequences, "available_memory", lambda: 4 * whole.train.x.nbytes - 1)

@@ -50,7 +50,7 @@ one_of_each_domain = of_fields({domain: (cls, name, domain) for cls, name, domai
 
 
 @every_number
-def test_no_number_is_refused_by_name(cls, name, domain):
+def test_parameter_that_is_no_number_is_named(cls, name, domain):
     with refuses(TypeError, f"{cls.__name__}: {name} must be a real number or array, got 'a'"):
         cls(**{name: "a"})
     with pytest.raises(ValueError, match=rf"^{cls.__name__}: {name} must be (finite|[<>]=? [01]), got nan$"):
@@ -271,7 +271,7 @@ def answering(value):
     ],
     ids=["more axes", "longer", "None", "str", "complex"],
 )
-def test_a_formula_of_the_wrong_result(value, error, message, run):
+def test_formula_with_a_wrong_result_raises(value, error, message, run):
     for ask in (answering(value).surrogate_grad, jax.grad(lambda x: answering(value)(x).sum())):
         with refuses(error, f"Mine: surrogate_grad(x) {message}"):
             run(ask)(jnp.ones(3))

@@ -83,7 +83,7 @@ def test_the_bounds_are_the_parameter_s_own():
     assert bounded(1.0).raw == 1
 
 
-def test_what_is_refused():
+def test_bounds_reject_invalid_arguments():
     for make, message in (
         (lambda: LIF(bounded(1.5)), "LIF: decay must be > 0 and < 1 to be bounded, got 1.5"),
         (lambda: LIF(bounded(1.0)), "LIF: decay must be > 0 and < 1 to be bounded, got 1.0"),
@@ -102,7 +102,7 @@ def test_what_is_refused():
         LIF(surrogate=bounded(1.0))
 
 
-def test_it_is_a_record_like_any():
+def test_bounded_number_is_a_record():
     cell = LIF(bounded(0.9), surrogate=Arctan(bounded(2.0)))
     for again in (
         eval(repr(cell), {"LIF": LIF, "Arctan": Arctan, "Bounded": Bounded, "jnp": jnp, "inf": math.inf}),
@@ -122,7 +122,7 @@ def test_it_is_a_record_like_any():
     assert hidden.decay.raw is None
 
 
-def test_it_stands_for_its_value():
+def test_bounded_number_acts_as_its_value():
     b, x = bounded(0.25, 0.0, 1.0), jnp.float32(0.25)
     for f in (
         lambda x: 1 - x,

@@ -52,7 +52,7 @@ def test_a_link_is_followed(path):
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
-def test_what_fails_leaves_the_old_file_and_nothing_else(path, error):
+def test_failing_write_leaves_only_the_old_file(path, error):
     def write(stream):
         stream.write(b"new")
         raise error

@@ -77,7 +77,7 @@ def test_a_scan_keeps_less(dtype, share):
     assert bytes_of(keep_slope(Sigmoid(), dtype)) <= share * bytes_of(Sigmoid())
 
 
-def test_it_is_a_surrogate_like_any_other():
+def test_keep_slope_returns_a_surrogate():
     kept = keep_slope(InvSquareGrad(25.0), "bfloat16")
     assert eval(repr(kept)) == kept
     assert hash(kept) == hash(keep_slope(InvSquareGrad(25.0), jnp.bfloat16))

@@ -168,7 +168,7 @@ def test_signed_is_an_odd_function_of_the_potential():
     np.testing.assert_allclose(fire.surrogate_grad(x), fire.surrogate_grad(mirrored), rtol=1e-6)
 
 
-def test_one_level_is_the_plain_spike():
+def test_multi_spike_of_one_is_the_step():
     x = jnp.asarray(np.append(X, [-0.0, np.inf, -np.inf, np.nan]), jnp.float32)
     plain, *others = (
         learnable(s)
@@ -198,7 +198,7 @@ def test_the_count_is_of_multiples_that_are_reached():
         np.testing.assert_array_equal(got, np.minimum(np.arange(200) + 1, 150))
 
 
-def test_what_is_no_number():
+def test_spike_types_of_nan_and_infinity():
     for make in KINDS.values():
         fire = make(Sigmoid(), 1.0)
         low, high, nan = fire(jnp.array([-jnp.inf, jnp.inf, jnp.nan]), key=KEY)
@@ -454,7 +454,7 @@ def test_every_layer_draws_on_its_own():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_noise_is_not_kept(mode):
+def test_noise_is_not_a_residual(mode):
     def bytes_of(surrogate, x, mask):
         def loss(w, x, key, mask):
             network = Network([Layer(w, LIF(0.9, 0.5, surrogate, "value"), w)])
@@ -468,7 +468,7 @@ def test_the_noise_is_not_kept(mode):
 
 
 @pytest.mark.parametrize("mode", [pytest.param("half", marks=pytest.mark.every), "8-bit"])
-def test_what_is_kept_in_few_bits_fires_the_same(mode):
+def test_states_in_few_bits_fire_equally(mode):
     """Also next to the thresholds. Without settling it, one in a few hundred would not."""
     u = np.float32(rng.uniform(-3, 4, 4096))
     multiples = np.float32(0.7) * rng.integers(-1, 5, 4096).astype(np.float32)
@@ -646,7 +646,7 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
         ),
     ],
 )
-def test_what_is_refused(error, message, make):
+def test_spike_types_reject_invalid_arguments(error, message, make):
     with pytest.raises(error) as raised:
         make()
     assert str(raised.value).startswith(message)
@@ -721,7 +721,7 @@ def test_slopes_of_many_levels_are_a_loop(x64, n):
     assert len(str(jax.make_jaxpr(jax.grad(fire))(0.3, theta))) < 20_000
 
 
-def test_more_slopes_than_anybody_waits_for():
+def test_multi_spike_limits_the_number_of_slopes():
     with pytest.raises(
         ValueError, match=r"multi_spike: n must be <= 65,536 with slopes='sum', .* pass slopes='nearest'"
     ):

@@ -226,7 +226,7 @@ def test_meta_gradient_through_an_unrolled_update(case):
     assert max(map(abs, gradient.values())) > 1e-7
 
 
-def test_a_step_of_constant_slope_has_no_curvature():
+def test_constant_slope_has_second_derivative_zero():
     ones = jnp.ones(3)
     fire = spikegrad.LeakyRelu(1.0, 1.0)
     np.testing.assert_array_equal(reverse(reverse(fire))(ones), jnp.zeros(3))

@@ -40,7 +40,7 @@ def everything(kind, given, x):
 
 
 @pytest.mark.parametrize("case", standing(DEFAULTS), ids=repr)
-def test_nothing_is_nan_and_bounds_hold(case, request):
+def test_values_are_finite_and_within_bounds(case, request):
     never_falls = not case.signed and set(case.numbers) <= set(case.row.domain)
 
     @settings(max_examples=1000 if request.config.getoption("every") else 60, deadline=None)

@@ -56,7 +56,7 @@ def test_any_other_class_is_run_every_time():
     assert runs[0] < runs[1] < runs[2]
 
 
-def test_a_subclass_states_it_again():
+def test_pure_is_not_inherited():
     pure = counting(pure=True)
 
     class Silent(pure):
@@ -90,7 +90,7 @@ def test_every_built_in_surrogate_is_pure():
     assert not is_pure(object)
 
 
-def test_a_cell_may_say_so_too():
+def test_cell_can_be_pure():
     class Mine(Cell, pure=True):
         pass
 

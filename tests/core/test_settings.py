@@ -154,7 +154,7 @@ def check(curve, settings, got):
 
 
 @every_curve
-def test_in_every_order_the_same_or_a_reason(curve):
+def test_settings_commute_or_raise(curve):
     measure, checked = measured_compiled if seen_by_jax(curve) else measured, set()
     for settings in PAIRS_AND_TRIPLES:
         reasons = "|".join(contradictions(settings, curve))

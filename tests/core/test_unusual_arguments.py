@@ -128,7 +128,7 @@ def test_a_key_is_no_parameter():
 # --- classes, and names of other libraries -------------------------------------------------------------------------
 
 
-def test_a_class_given_for_an_instance():
+def test_class_instead_of_an_instance_raises():
     with refuses(TypeError, "LIF: surrogate must be an instance, got the class Sigmoid: write Sigmoid()"):
         LIF(surrogate=Sigmoid)
 
@@ -202,7 +202,7 @@ def test_no_message_is_longer_than_one_reads(ask):
     assert len(str(caught.value)) < 700
 
 
-def test_a_message_says_how_long_it_would_have_been():
+def test_shortened_message_has_the_full_length():
     with refuses(
         TypeError, f"Sigmoid: alpha must be a real number or array, got '{'a' * 99}... (1,000,002 characters)"
     ):

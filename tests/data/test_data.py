@@ -254,7 +254,7 @@ def test_a_member_that_cannot_be_unpacked_is_named(tmp_path):
         load(str(path))
 
 
-def test_what_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
+def test_oversized_file_is_not_unpacked(tmp_path, monkeypatch):
     path = str(tmp_path / "mine.npz")
     np.savez_compressed(path, **IMAGES)
     monkeypatch.setattr(_npz, "_member", None)

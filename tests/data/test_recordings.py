@@ -81,7 +81,7 @@ def test_shd_is_binned_in_float64(tmp_path):
     assert (x[0].dtype, x[0].shape, sequences[0].mask) == (np.uint16, (100, 700), None)
 
 
-def test_no_voice_is_on_both_sides(tmp_path):
+def test_split_by_speaker_shares_no_speaker(tmp_path):
     recordings = read_shd(write_shd(tmp_path / "shd.h5"))
     splits = [split_by_speaker(recordings, 2, seed) for seed in range(8)]
     for rest, validation in splits:
@@ -142,7 +142,7 @@ def test_malformed_events_are_refused_when_they_are_read(tmp_path, change, messa
         recordings.subset([3, 0])[1]
 
 
-def test_what_is_no_hdf5_file(tmp_path, monkeypatch):
+def test_file_that_is_not_hdf5_is_rejected(tmp_path, monkeypatch):
     path = write_shd(tmp_path / "whole.h5")
     cut = tmp_path / "cut.h5"
     cut.write_bytes(path.read_bytes()[:1500])
@@ -254,7 +254,7 @@ def test_the_header_of_a_packet_says_if_valid_bits_count(tmp_path):
         assert [x for x, *_ in pixels(read_dvs_gesture(path), 0)] == expected
 
 
-def test_a_list_of_trials(tmp_path):
+def test_dvs_gesture_reads_a_list_of_trials(tmp_path):
     for name, label in (("user01_led", 1), ("user02_lab", 7), ("user03_lab", 9)):
         write_aedat(tmp_path / f"{name}.aedat", [packet([(label, 2, 1, 40)])], [(label, 0, 50)])
     (tmp_path / "trials_to_train.txt").write_text("user02_lab.aedat\r\nuser01_led.aedat\r\n\r\n")
@@ -422,7 +422,7 @@ def test_malformed_ts(tmp_path, change, message):
     assert str(error.value).startswith(str(path))
 
 
-def test_other_ts_errors(tmp_path):
+def test_missing_or_too_long_ts_file_is_rejected(tmp_path):
     with pytest.raises(DataError, match=r"none\.ts: no such file"):
         read_ts(tmp_path / "none.ts")
     with pytest.raises(DataError, match=r"has a sequence of 3 steps, more than the 2 asked for"):
@@ -439,7 +439,7 @@ def test_other_ts_errors(tmp_path):
         ("self_regulation_scp1", (268, 293), 896, 6, 2, (896, 896)),
     ],
 )
-def test_what_packages_ship(name, sizes, steps, channels, classes, lengths):
+def test_packaged_recordings_have_the_published_sizes(name, sizes, steps, channels, classes, lengths):
     package, file, *_ = datasets.PACKAGED[name]
     spec = importlib.util.find_spec(package)
     if spec is None:

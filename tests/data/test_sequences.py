@@ -19,7 +19,7 @@ def ragged():
     return Sequences("ragged", [rng.normal(size=(n, 2)).astype(np.float32) for n in LENGTHS], [0, 1, 2, 0, 1, 2, 0])
 
 
-def test_an_example(ragged):
+def test_sequence_is_padded_and_masked(ragged):
     assert [len(ragged), ragged.steps, ragged.shape, ragged.classes] == [7, 5, (2,), 3]
     assert repr(ragged) == "<ragged: 7 sequences, 1 to 5 steps, channels (2,), 3 classes>"
     for index, (x, y, mask) in enumerate(ragged):  # ends by itself

@@ -44,7 +44,7 @@ def test_a_graph_gives_the_networks_spikes(name, way):
 
 @ways
 @pytest.mark.parametrize("name", networks())
-def test_there_and_back(name, way, tmp_path):
+def test_export_and_import_restore_a_network(name, way, tmp_path):
     network, inputs = networks()[name], spikes_in()
     for options in {}, {"unit_resistance": True}:
         nir.write(tmp_path / "graph.nir", to_nir(network, **way, **options))
@@ -349,7 +349,7 @@ NOT_WRITTEN = {
 
 
 @pytest.mark.parametrize("message", NOT_WRITTEN)
-def test_what_nir_cannot_say(message):
+def test_export_rejects_networks_that_nir_lacks(message):
     with pytest.raises(ValueError, match=f"^to_nir: .*{message}"), jax.numpy_rank_promotion("allow"):
         to_nir(Network(NOT_WRITTEN[message]), **EXACT, input_shape=(3,))
 

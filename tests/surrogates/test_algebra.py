@@ -100,7 +100,7 @@ def curves(surrogates, x):
 
 
 @pytest.mark.parametrize("name", few(ALL, "all of them"))
-def test_every_law(name):
+def test_composition_passes_check_surrogate(name):
     assert check_surrogate(ALL[name]).passed
 
 
@@ -253,7 +253,7 @@ def refuses(error, message):
     return pytest.raises(error, match="^" + re.escape(message))
 
 
-def test_what_is_refused():
+def test_compositions_reject_invalid_arguments():
     s = Sigmoid()
 
     class Loud(Sigmoid):

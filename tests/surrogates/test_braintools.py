@@ -34,7 +34,7 @@ def settings(cls):
     return [default, {name: value + (1 if isinstance(value, int) else 0.5) for name, value in default.items()}]
 
 
-def test_every_name():
+def test_every_public_name_of_braintools_exists():
     assert len(classes) == len(functions) > 0
     assert set(peer.__all__) <= set(spikegrad.__all__)
 

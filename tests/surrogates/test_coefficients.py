@@ -10,7 +10,7 @@ functions = pytest.mark.parametrize("name", fitting["FUNCTIONS"])
 
 
 @functions
-def test_those_in_use_are_as_good_as_the_fit(name):
+def test_coefficients_are_as_good_as_the_fit(name):
     _, least, used = fitting["compare"](fitting["FUNCTIONS"][name])
     assert least <= used < fitting["ALLOWED"]
 

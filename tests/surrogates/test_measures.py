@@ -120,7 +120,7 @@ COMPOSED = {  # peak, at, area, half-width, support
 
 
 @pytest.mark.parametrize("surrogate", COMPOSED, ids=repr)
-def test_of_every_scale_and_of_compositions(surrogate):
+def test_measures_of_every_scale_and_of_compositions(surrogate):
     found = measure(surrogate)
     got = found.peak, found.at, found.area, found.half_width, *found.support
     *numbers, support = COMPOSED[surrogate]
@@ -173,7 +173,7 @@ def test_a_bounded_number_is_measured_as_its_value():
     assert measure(truncated(Sigmoid(), bounded(0.5))) == measure(truncated(Sigmoid(), 0.5))
 
 
-def test_what_cannot_be_measured_or_fitted():
+def test_measure_and_rescaled_reject_invalid_arguments():
     with pytest.raises(TypeError, match=r"^measure: surrogate must be a Surrogate, got 'sigmoid'$"):
         measure("sigmoid")
     with pytest.raises(ValueError, match=r"^measure: each parameter must be one number, got Sigmoid\(alpha=jnp"):
@@ -205,7 +205,7 @@ def test_the_list_without_docstrings():
     assert Sigmoid._formula in without
 
 
-def test_where_jax_compiles_nothing():
+def test_measure_works_without_jit():
     with jax.disable_jit():
         found = measure(Sigmoid(3.9))
     assert found.peak == pytest.approx(3.9 / 4, rel=1e-12)

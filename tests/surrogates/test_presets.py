@@ -166,7 +166,7 @@ def test_parameters_and_defaults_are_those_of_the_library(library):
             assert all(v is inspect.Parameter.empty or v == eval(want[k]) for k, v in given.items()), name
 
 
-def test_each_is_printed_as_what_it_is():
+def test_repr_of_a_preset_evaluates_to_it():
     for spec in RECORDED:
         surrogate = get(spec)
         assert eval(repr(surrogate), dict(NAMESPACE)) == surrogate == get(repr(surrogate)), spec
@@ -181,7 +181,7 @@ def test_by_name_and_as_a_function():
     assert get("0.5 * sparx.ATan") == 0.5 * presets.sparx.ATan()
 
 
-def test_what_fires_above_the_threshold_alone():
+def test_libraries_that_fire_above_the_threshold_are_strict():
     firing = {name for name, surrogate in BY_DEFAULT.items() if "strict" in repr(surrogate)}
     always = {"snntorch", "norse", "spyx", "jaxpike"}
     assert {name for name in PRESETS if name.partition(".")[0] in always} <= firing

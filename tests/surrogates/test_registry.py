@@ -52,7 +52,7 @@ def test_a_users_class_does_not_enter():
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_spelling(name):
+def test_get_accepts_every_spelling_of_a_name(name):
     surrogate = get(name)
     cls = type(surrogate)
     assert surrogate == cls() == get(cls.__name__) == get(f"{name}()") == get(f"  {name} ( ) \n")
@@ -244,7 +244,7 @@ def test_malformed(spec):
         get(spec)
 
 
-def test_a_sum_without_end():
+def test_get_rejects_a_sum_of_thousands():
     with pytest.raises(ValueError, match=r"^malformed surrogate 'sigmoid\+sigmoid"):
         get("+".join(["sigmoid"] * 5000))
 

@@ -81,7 +81,7 @@ def test_surrogates_of_the_documentation_pass(surrogate):
     assert check_surrogate(surrogate).passed
 
 
-def test_what_a_user_writes():
+def test_custom_surrogates_pass():
     report = check_surrogate(Logistic(jnp.array([2.0, 4.0])))
     assert report.passed
     assert "what is printed evaluates back" in str(report)
@@ -89,7 +89,7 @@ def test_what_a_user_writes():
 
 
 @pytest.mark.every
-def test_of_any_kind_and_scale():
+def test_other_spike_types_and_scales_pass():
     assert check_surrogate(learnable(signed(Logistic()))).passed
     assert check_surrogate(soft(Logistic())).passed
     assert check_surrogate(Logistic(0.01), scale=400.0).passed
@@ -333,7 +333,7 @@ def test_error_is_the_largest_difference_in_units_of_the_scale():
     assert compare("law", x[:2], x, 1e9).error == compare("law", ValueError("no"), x, 1e9).error == np.inf
 
 
-def test_what_is_said():
+def test_error_names_the_first_broken_property():
     with pytest.raises(
         CheckFailedError, match=r"Jump\(alpha=4.0\): the primal has no jumps: error 0.2.* at x = 1"
     ) as error:

@@ -178,7 +178,7 @@ def rewritten(path, change):
         (lambda arrays, about: arrays.update(key=np.array([None])), "is no checkpoint, or is damaged: ValueError"),
     ],
 )
-def test_what_does_not_fit_is_said(whole, tmp_path, change, message):
+def test_checkpoint_of_other_arrays_is_rejected(whole, tmp_path, change, message):
     Checkpoints(tmp_path).save(whole[0])
     rewritten(tmp_path / "step-000000010.npz", change)
     with pytest.raises(CheckpointError, match=rf"step-000000010.npz:? {message}"):

@@ -76,7 +76,7 @@ def whole():
     return run(BATCHES, epochs=3, updates_per_call=3, callbacks=[reports.append]), reports
 
 
-def test_it_is_gradient_descent(whole):
+def test_fit_is_gradient_descent(whole):
     state, reports = whole
     weight, bias, losses = by_hand([batch for epoch in range(3) for batch in BATCHES(epoch)])
     np.testing.assert_allclose(state.trainable["weight"], weight, rtol=1e-4, atol=1e-5)
@@ -276,7 +276,7 @@ def test_parameters_that_are_no_longer_finite_are_divergence_too():
         fit(steep, start(), [np.ones(3)], optimizer=optax.sgd(0.1), key=KEY)
 
 
-def test_what_is_refused():
+def test_fit_rejects_invalid_arguments():
     def of(result):
         return lambda params, batch, key: result(params)
 
@@ -430,7 +430,7 @@ def test_delta_coding_follows_the_signal():
     assert {-1.0, 0.0, 1.0} == set(np.unique(spikes))
 
 
-def test_what_encoders_refuse():
+def test_encoders_reject_invalid_arguments():
     with pytest.raises(ValueError, match="latency_encoding: steps must be an integer from 1 to 2147483647, got 0"):
         latency_encoding(X, 0)
     with pytest.raises(TypeError, match="rate_encoding: x must hold real numbers, got complex64"):
@@ -441,7 +441,7 @@ def test_what_encoders_refuse():
         delta_encoding(1.0, 0.5)
 
 
-def test_what_is_not_real_is_not_trained():
+def test_only_real_arrays_are_trained():
     with pytest.raises(TypeError, match="must hold floating-point arrays, got complex64"):
         fit(squared, jnp.zeros(3, complex), [(X, Y)], optimizer=optax.sgd(0.1), key=KEY)
     with pytest.raises(TypeError, match="metric 'm' must be real, got complex64"):

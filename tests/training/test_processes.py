@@ -278,7 +278,7 @@ def test_sigterm_of_one_stops_all_at_the_same_step(pair):
 
 
 @pytest.mark.every
-def test_what_would_hang_is_said(pair):
+def test_processes_that_would_hang_raise(pair):
     *_, found = pair
     for i in range(2):
         numbers, starts, nothing = found[i]["messages"]
@@ -456,7 +456,7 @@ with distributed(sys.argv[1], 2, int(sys.argv[2])):
 
 
 @pytest.mark.every
-def test_who_fails_leaves_time_for_the_error_of_the_other(tmp_path):
+def test_failing_process_waits_for_the_error_of_its_peer(tmp_path):
     address = f"localhost:{port()}"
     with Processes([[sys.executable, "-c", FAILING, address, str(i)] for i in range(2)], tmp_path) as processes:
         assert [process.wait(LIMIT) for process in processes.all] == [1, 1], processes.outputs()
@@ -466,7 +466,7 @@ def test_who_fails_leaves_time_for_the_error_of_the_other(tmp_path):
 
 
 @pytest.mark.every
-def test_what_the_command_refuses(tmp_path):
+def test_command_rejects_invalid_options_of_processes(tmp_path):
     slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
     call = [sys.executable, "-m", "spikegrad.cli", "train", "--distributed", "--data", "digits", "--batch", "33"]
     with Processes([call] * 2, tmp_path, [slurm | {"SLURM_PROCID": str(i)} for i in range(2)]) as processes:

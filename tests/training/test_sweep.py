@@ -146,7 +146,7 @@ def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
     assert len(path.read_text().splitlines()) == 16
 
 
-def test_who_asks_for_no_more_ends_the_runs(tmp_path):
+def test_closing_the_results_ends_the_runs(tmp_path):
     path, threads, steps = tmp_path / "runs.jsonl", threading.active_count(), [0]
 
     def quick(now):
@@ -193,7 +193,7 @@ def test_an_error_of_ones_own_comes_through():
         ({"seeds": [0.5]}, "float"),
     ],
 )
-def test_what_is_refused_before_anything_is_made(change, message):
+def test_sweep_rejects_invalid_arguments_before_any_run(change, message):
     with pytest.raises((TypeError, ValueError), match=message):
         run(**change)
 
