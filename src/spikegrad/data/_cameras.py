@@ -14,7 +14,7 @@ import numpy as np
 from .._checks import brief
 from ._accepted import DataError, path_of
 from ._events import Events, Recordings
-from ._forms import Form, parts_of, read_parts
+from ._forms import Form, in_folder
 from ._npz import read_array
 from ._reading import lines_of, opened, reading, whole_file, whole_rows
 
@@ -292,17 +292,13 @@ def _cut_events(path: Path) -> Events:
         return _camera_events(path, DVS128, milliseconds * 1000, x, y, polarity)
 
 
-def _nmnist(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
-    return read_parts(read_nmnist, *parts_of(path, ("Train", "Test")))
-
-
-def _dvs128(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
-    lists, arrays = ("trials_to_train.txt", "trials_to_test.txt"), ("ibmGestureTrain", "ibmGestureTest")
-    train, test = parts_of(path, lists, arrays)
-    return read_parts(read_dvs_gesture_arrays if train.is_dir() else read_dvs_gesture, train, test)
-
-
+_DVS128 = in_folder(
+    lambda path: (read_dvs_gesture_arrays if path.is_dir() else read_dvs_gesture)(path),
+    ("trials_to_train.txt", "trials_to_test.txt"),
+    ("ibmGestureTrain", "ibmGestureTest"),
+)
+_NMNIST = in_folder(read_nmnist, ("Train", "Test"))
 FORMS = (
-    Form("nmnist:PATH", "the folder with Train and Test", _nmnist, steps=100, bin_ms=3.5),
-    Form("dvs128:PATH", "DVS128 Gesture, a folder or list", _dvs128, steps=100, bin_ms=60, pool=4),
+    Form("nmnist:PATH", "the folder with Train and Test", _NMNIST, steps=100, bin_ms=3.5),
+    Form("dvs128:PATH", "DVS128 Gesture, a folder or list", _DVS128, steps=100, bin_ms=60, pool=4),
 )

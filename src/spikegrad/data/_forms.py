@@ -79,6 +79,17 @@ def generated(written: str, about: str, make: Callable[..., tuple[Sequences, Seq
     return Form(written, about, read, **more)
 
 
+def in_folder(reader: Callable[[Path], Source], *names: tuple[str, str]) -> Read:
+    """Read training and test set by known names in a folder, or one set by its path."""
+
+    def read(path: str, steps: int, seed: int) -> tuple[Source, Source | None]:
+        del steps, seed
+        train, test = parts_of(path, *names)
+        return reader(train), None if test is None else reader(test)
+
+    return read
+
+
 def parts_of(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
     """Paths of the training and the test set: the known names in a folder, or else ``path`` and None."""
     where = Path(path)
@@ -89,7 +100,3 @@ def parts_of(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
             if (where / train).exists():
                 return where / train, where / test
     return where, None
-
-
-def read_parts(read: Callable[[Path], Source], train: Path, test: Path | None) -> tuple[Source, Source | None]:
-    return read(train), None if test is None else read(test)

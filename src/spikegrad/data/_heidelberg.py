@@ -12,7 +12,7 @@ import numpy as np
 
 from ._accepted import DataError, check_labels, check_memory, path_of
 from ._events import Events, Recordings, split_by_speaker
-from ._forms import Form, Read, parts_of, read_parts
+from ._forms import Form, Read, in_folder
 from ._reading import file_size, reading
 
 UNITS = 700
@@ -146,13 +146,12 @@ class _File:
 
 
 def _published(name: str) -> Read:
-    def read(path: str, steps: int, seed: int) -> tuple[Recordings, Recordings | None]:
-        train, test = parts_of(path, (f"{name}_train.h5", f"{name}_test.h5"))
-        if train.is_dir():
+    def reader(path: Path) -> Recordings:
+        if path.is_dir():
             raise DataError(f"{path}: no {name}_train.h5 in this folder")
-        return read_parts(read_shd, train, test)
+        return read_shd(path)
 
-    return read
+    return in_folder(reader, (f"{name}_train.h5", f"{name}_test.h5"))
 
 
 FORMS = (
