@@ -11,7 +11,7 @@ import numpy as np
 
 from .._checks import brief
 from ._accepted import DataError, as_array, check_array, check_events, check_memory, integer, positive, shape_of
-from ._sequences import Labelled, Sequences
+from ._sequences import Labelled, Lazy, Sequences
 
 
 class Events(NamedTuple):
@@ -232,14 +232,10 @@ class Binned(Sequences):
 
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
         self.recordings, self.binning = recordings, binning
-        lengths = np.full(len(recordings), binning.steps)
-        super().__init__(
-            recordings.name,
-            _Bins(recordings, binning),
-            recordings.y,
-            lengths=lengths,
-            class_names=recordings.class_names,
-        )
+        bins = Lazy(len(recordings), _bins_of, recordings, binning)
+        bins.shape = (len(recordings), binning.steps, *binning.channels(recordings.shape))
+        lengths, names = np.full(len(recordings), binning.steps), recordings.class_names
+        super().__init__(recordings.name, bins, recordings.y, lengths=lengths, class_names=names)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}; {self.binning}>"
@@ -257,19 +253,11 @@ class Binned(Sequences):
         return Binned(self.recordings.subset(chosen), self.binning)
 
 
-class _Bins:
-    def __init__(self, recordings: Recordings, binning: Binning) -> None:
-        self.recordings, self.binning = recordings, binning
-        self.shape = (len(recordings), binning.steps, *binning.channels(recordings.shape))
-
-    def __len__(self) -> int:
-        return len(self.recordings)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        try:
-            return self.binning(self.recordings[index], self.recordings.shape)[0]
-        except OverflowError as error:
-            raise DataError(f"{self.recordings.name}: recording {index}: {error}") from None
+def _bins_of(recordings: Recordings, binning: Binning, index: int) -> np.ndarray:
+    try:
+        return binning(recordings[index], recordings.shape)[0]
+    except OverflowError as error:
+        raise DataError(f"{recordings.name}: recording {index}: {error}") from None
 
 
 def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> tuple[Recordings, Recordings]:

@@ -271,10 +271,10 @@ class Sequences(Labelled):
         function : callable
             Takes and returns ``(steps, channels...)``, and keeps the number of time steps. It gets no padding.
         """
-        return self._with(_Mapped(self, function), np.arange(len(self)))
+        return self._with(Lazy(len(self), _mapped, self, function), np.arange(len(self)))
 
     def _part(self, chosen: np.ndarray) -> Sequences:
-        return self._with(_Picked(self.x, chosen), chosen)
+        return self._with(Lazy(len(chosen), _picked, self.x, chosen), chosen)
 
     def _with(self, x: Any, chosen: np.ndarray) -> Sequences:
         return Sequences(
@@ -354,36 +354,34 @@ def _checked_arrays(name: str, x: Any) -> Any:
     return arrays
 
 
-class _Picked:
-    """Some items of a sequence, read when they are asked for."""
+class Lazy:
+    """Items that ``read(*bound, index)`` returns. They can be pickled, unlike a closure."""
 
-    def __init__(self, items: Any, chosen: np.ndarray) -> None:
-        self.items, self.chosen = items, chosen
+    shape: tuple[int, ...]
+    """Set if it is known without reading an item."""
+
+    def __init__(self, count: int, read: Callable[..., Any], *bound: Any) -> None:
+        self.count, self.read, self.bound = count, read, bound
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return self.count
 
     def __getitem__(self, index: int) -> Any:
-        return self.items[self.chosen[index]]
+        return self.read(*self.bound, index)
 
 
-class _Mapped:
-    """Sequences through a function, when they are asked for."""
+def _picked(items: Any, chosen: np.ndarray, index: int) -> Any:
+    return items[chosen[index]]
 
-    def __init__(self, source: Sequences, function: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.source, self.function = source, function
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        before = self.source.sequence(index)
-        after = as_array("map", "the function", self.function(before), "buif", "numbers")
-        if after.ndim < 2:
-            raise ValueError(f"map: the function must return (steps, channels...), got shape {after.shape}")
-        if len(after) != len(before):
-            raise ValueError(f"map: the function made {len(after)} steps of {len(before)}; the length must stay")
-        return after
+def _mapped(source: Sequences, function: Callable[[np.ndarray], np.ndarray], index: int) -> np.ndarray:
+    before = source.sequence(index)
+    after = as_array("map", "the function", function(before), "buif", "numbers")
+    if after.ndim < 2:
+        raise ValueError(f"map: the function must return (steps, channels...), got shape {after.shape}")
+    if len(after) != len(before):
+        raise ValueError(f"map: the function made {len(after)} steps of {len(before)}; the length must stay")
+    return after
 
 
 class Batches:
