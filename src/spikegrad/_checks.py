@@ -89,6 +89,14 @@ def as_shape(value: Any) -> tuple[int, ...]:
     return shape if all(size > 0 for size in shape) else ()
 
 
+def checked_shape(owner: str, value: Any) -> tuple[int, ...]:
+    """Return integers above 0 as a shape. Raise for other values."""
+    shape = as_shape(value)
+    if not shape:
+        raise ValueError(f"{owner} must be integers above 0, got {brief(value)}")
+    return shape
+
+
 def brief(value: Any) -> str:
     """``repr`` for a message."""
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import as_shape, brief
+from .._checks import brief, checked_shape
 
 Shape = tuple[int, ...]
 
@@ -65,9 +65,4 @@ def axes(owner: str, node: Any, name: str, count: int, least: int) -> Shape:
 def shape_of(owner: str, types: Any, name: str) -> Shape | None:
     """Return the shape that the input or output of a graph declares. None without a declaration."""
     value = types.get(name) if isinstance(types, dict) else None
-    if value is None:
-        return None
-    found = as_shape(value)
-    if not found:
-        raise ValueError(f"{owner}: the shape must be integers above 0, got {brief(value)}")
-    return found
+    return None if value is None else checked_shape(f"{owner}: the shape", value)

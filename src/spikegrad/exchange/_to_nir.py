@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 
-from .._checks import as_shape, brief
+from .._checks import checked_shape
 from .._surrogate import spike_types
 from ..network import Layer, Network
 from ..network._layer import matrix_of
@@ -144,10 +144,7 @@ def to_nir(
 
 def _input_shape(first: Layer, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is not None:
-        shape = as_shape(given)
-        if not shape:
-            raise ValueError(f"to_nir: input_shape must be integers above 0, got {brief(given)}")
-        return shape
+        return checked_shape("to_nir: input_shape", given)
     matrix = matrix_of(first.weight)
     if matrix is None:
         raise ValueError("to_nir: the weight of layer 0 is a function: give input_shape, of one step of one example")
