@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .._surrogate import Surrogate
 from ..data import Sequences
-from ..inspect.plot import draw
+from ..inspect.plot import draw, tidy
 from . import tables
 from .networks import NO_ENCODING, Params, SpikingNetwork
 from .sources import examples
@@ -41,14 +41,6 @@ def run_figure(
     return figure
 
 
-def _tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel(x, fontsize=8)
-    axes.set_ylabel(y, fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _curves(panels: Any, results: dict[str, Any]) -> None:
     loss, accuracy, rate = panels
     for name, key, color in (("spiking", "spiking", "C0"), ("ReLU", "relu", "0.55")):
@@ -67,9 +59,9 @@ def _curves(panels: Any, results: dict[str, Any]) -> None:
     loss.set_yscale("log")
     accuracy.set_ylim(top=100.5)
     rate.set_ylim(bottom=0)
-    _tidy(loss, "loss", "epoch", "cross-entropy, nats")
-    _tidy(accuracy, "accuracy", "epoch", "%")
-    _tidy(rate, "firing rate", "epoch", "per neuron and step")
+    tidy(loss, "loss", "epoch", "cross-entropy, nats")
+    tidy(accuracy, "accuracy", "epoch", "%")
+    tidy(rate, "firing rate", "epoch", "per neuron and step")
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=7, frameon=False)
@@ -89,10 +81,10 @@ def _example(
             x.reshape(len(x), -1).T, cmap="gray_r", aspect="auto", extent=(0.5, len(x) + 0.5, math.prod(x.shape[1:]), 0)
         )
         picture.yaxis.set_major_locator(MaxNLocator(integer=True))
-        _tidy(picture, f"held-out recording {i}, label {label}", "step", "channel")
+        tidy(picture, f"held-out recording {i}, label {label}", "step", "channel")
     elif x.ndim == 1:
         picture.plot(x, lw=1)
-        _tidy(picture, f"held-out example {i}, label {label}", "feature")
+        tidy(picture, f"held-out example {i}, label {label}", "feature")
     else:
         picture.imshow(x if x.ndim == 2 or x.shape[-1] in (3, 4) else x[..., 0], cmap="gray_r")
         picture.set_title(f"held-out image {i}, label {label}", fontsize=9)
@@ -110,7 +102,7 @@ def _example(
     raster.set_yticks(*zip(*ticks, strict=True))
     raster.set_xlim(0.5, len(potentials) + 0.5)
     raster.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _tidy(raster, "spikes", "step")
+    tidy(raster, "spikes", "step")
 
     answer = int(logits[0].argmax())
     time = np.arange(1, len(potentials) + 1)
@@ -123,7 +115,7 @@ def _example(
         )
     readout.xaxis.set_major_locator(MaxNLocator(integer=True))
     readout.legend(fontsize=7, frameon=False, loc="upper left")
-    _tidy(readout, "readout, a line per class", "step", "potential")
+    tidy(readout, "readout, a line per class", "step", "potential")
 
 
 def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:

@@ -85,15 +85,20 @@ def draw(left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLik
         with contextlib.suppress(NotImplementedError):  # a surrogate may consist of a slope alone
             left.plot(x, surrogate.surrogate_fun(x), **style)
         right.plot(x, surrogate.surrogate_grad(x), **style)
-    left.set_title("step (grey) and primal", fontsize=9)
-    right.set_title("slope", fontsize=9)
-    for axes in (left, right):
+    for axes, title in ((left, "step (grey) and primal"), (right, "slope")):
         axes.axvline(0, color="0.85", lw=0.8, zorder=0)
         axes.axhline(0, color="0.85", lw=0.8, zorder=0)
-        axes.set_xlabel("potential − threshold", fontsize=8)
         axes.margins(x=0)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, title, "potential − threshold")
+
+
+def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
+    """Label a panel, and remove its upper and right edge."""
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _named(surrogate: Surrogate) -> str:
