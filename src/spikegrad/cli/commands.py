@@ -31,6 +31,7 @@ from .options import (
     parse_surrogate,
     quiet_option,
     refuse_others,
+    resume_option,
     with_sources,
 )
 from .sweeping import sweep
@@ -61,12 +62,7 @@ def command() -> None:
     metavar="MINUTES",
     help="Time between checkpoints; a kill loses no more.",
 )
-@click.option(
-    "--resume",
-    type=click.Path(path_type=Path),
-    metavar="RUN",
-    help="Go on with a run that was interrupted or killed, with its options and the same result.",
-)
+@resume_option("RUN", "Go on with a run that was interrupted or killed, with its options and the same result.")
 @click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
 @quiet_option
 @processes.options
@@ -227,12 +223,7 @@ command.add_command(sweep)
 
 
 @command.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("data", metavar="[DATA]", required=False)
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="Write y_pred (m,) and logits (m, classes) to this .npz."
-)
-@outputs.force
+@outputs.of_run("Write y_pred (m,) and logits (m, classes) to this .npz.")
 def predict(run: Path, data: str | None, output: Path | None, force: bool) -> None:
     """Score data with a saved run.
 
@@ -288,7 +279,7 @@ def list_() -> None:
 
 @command.command()
 @click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The picture: .png, .svg or .pdf.")
+@click.option("--output", "-o", required=True, type=outputs.PATH, help="The picture: .png, .svg or .pdf.")
 @outputs.force
 def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
     """Draw surrogates side by side: step, primals and slopes.

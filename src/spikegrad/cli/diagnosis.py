@@ -103,17 +103,9 @@ def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
 
 
 @click.command("diagnose")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("data", metavar="[DATA]", required=False)
 @click.option("--initial", is_flag=True, help="Look at the weights that training began with, and at its first update.")
 @click.option("--examples", default=EXAMPLES, type=click.IntRange(2), show_default=True, help="How many are looked at.")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path),
-    help="Draw it to a .png, .svg or .pdf, or write all numbers to a .json.",
-)
-@outputs.force
+@outputs.of_run("Draw it to a .png, .svg or .pdf, or write all numbers to a .json.")
 def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None, force: bool) -> None:
     """Say why a saved run does not learn.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from inspect import cleandoc
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +21,7 @@ from ..neurons import LIF, decay_from_tau
 from ..surrogates._registry import get
 from . import sources
 from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
+from .outputs import PATH
 
 _LIF = LIF()
 
@@ -82,13 +83,20 @@ def check_values(options: Any) -> None:
             raise ValueError(f"{field.name} must be {wanted}, got {value!r:.40}")
 
 
+@contextmanager
+def bad_parameter(option: str | None = None) -> Iterator[None]:
+    """Turn invalid values into errors of an option, by default of the one whose callback runs."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint=option) from None
+
+
 def parse_surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
     """Return a surrogate, or several, from names."""
     del ctx, param
-    try:
+    with bad_parameter():
         return get(value) if isinstance(value, str) else tuple(get(spec) for spec in value)
-    except (TypeError, ValueError) as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def parse_hidden(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -237,10 +245,8 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
         "pool": form.pool,
     }
     given |= {name: value for name, value in defaults.items() if given[name] is None}
-    try:
+    with bad_parameter("'--taus'"):  # click has checked the other values
         return Options(data, **given)
-    except ValueError as error:  # click has checked the other values
-        raise click.BadParameter(str(error), param_hint="'--taus'") from None
 
 
 def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:
@@ -266,19 +272,23 @@ def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:
 
 def check_network(network: SpikingNetwork, data: Split) -> None:
     """Raise BadParameter before training if the network cannot run on the data."""
-    try:
+    with bad_parameter("'--surrogate'"):
         network.check(data.shape)
-    except (TypeError, ValueError) as error:
-        raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
 
 
 output_option = click.option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path),
+    type=PATH,
     show_default="runs/<date>-<time>",
     help="A new or empty folder for the results. Nothing is ever overwritten.",
 )
+
+
+def resume_option(metavar: str, help: str) -> Callable[[Callable], Callable]:
+    return click.option("--resume", type=PATH, metavar=metavar, help=help)
+
+
 quiet_option = click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
 
 

@@ -10,7 +10,19 @@ import click
 
 from .._files import write_atomically
 
+PATH = click.Path(path_type=Path)
 force = click.option("--force", is_flag=True, help="Overwrite the file that --output names.")
+
+
+def of_run(output: str) -> Callable[[Callable], Callable]:
+    """Add the arguments of a command that reads a run and data, and may write a file. ``output`` is a help text."""
+
+    def add(function: Callable) -> Callable:
+        function = click.option("--output", "-o", type=PATH, help=output)(force(function))
+        function = click.argument("data", metavar="[DATA]", required=False)(function)
+        return click.argument("run", type=PATH)(function)
+
+    return add
 
 
 def check(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, ...] = ()) -> None:

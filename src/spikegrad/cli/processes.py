@@ -42,20 +42,8 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         "--process-id", type=click.IntRange(0), help="With --coordinator-address: which of them this is, from 0."
     )
     @functools.wraps(function)
-    def run(
-        *args: Any,
-        joining: bool,
-        coordinator_address: str | None,
-        num_processes: int | None,
-        process_id: int | None,
-        quiet: bool,
-        **rest: Any,
-    ) -> int:
-        addressed = {
-            "--coordinator-address": coordinator_address,
-            "--num-processes": num_processes,
-            "--process-id": process_id,
-        }
+    def run(*args: Any, joining: bool, quiet: bool, **rest: Any) -> int:
+        addressed = {f"--{name.replace('_', '-')}": rest.pop(name) for name in NAMES[1:]}
         if not joining:
             for name, value in addressed.items():
                 if value is not None:

@@ -23,6 +23,7 @@ from . import runs, signals, sources, tables, trainer
 from .options import (
     Options,
     RealRange,
+    bad_parameter,
     check_values,
     declared,
     options_of,
@@ -30,6 +31,7 @@ from .options import (
     output_option,
     quiet_option,
     refuse_others,
+    resume_option,
     with_sources,
 )
 
@@ -94,11 +96,9 @@ def parse_surrogates(ctx: click.Context, param: click.Parameter, value: str) -> 
         else:
             specs[-1] += character
     specs = list(dict.fromkeys(spec.strip() for spec in specs))
-    try:
+    with bad_parameter():
         for spec in specs:
             get(spec)
-    except (TypeError, ValueError) as error:
-        raise click.BadParameter(str(error)) from None
     return tuple(specs)
 
 
@@ -203,12 +203,7 @@ class Grid:
 @options_of_class(Options, without=("surrogate", "lr"))
 @click.option("--jobs", type=click.IntRange(1), show_default="all processors", help="Runs at a time, each in a thread.")
 @output_option
-@click.option(
-    "--resume",
-    type=click.Path(path_type=Path),
-    metavar="SWEEP",
-    help="Go on with a sweep that was interrupted or killed, with its options; finished runs are kept.",
-)
+@resume_option("SWEEP", "Go on with a sweep that was interrupted or killed, with its options; finished runs are kept.")
 @quiet_option
 @click.pass_context
 @with_sources
@@ -250,7 +245,8 @@ def sweep(
         before = runs.read(resume, RECORD)
         options, grid = before.options, runs.read_part(before, "sweep", Grid)
         runs.or_damaged(resume / RECORD, grid.settings)
-    settings = _settings(grid)
+    with bad_parameter("'--surrogate'"):
+        settings = grid.settings()
     data, validation = sources.for_validation(options.load(), grid.validation_fraction, options.seed)
     jobs = processors() if jobs is None else jobs
     run = runs.Run.prepared(
@@ -317,10 +313,3 @@ def _grid(values: dict[str, Any]) -> Grid:
         return Grid(**values)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-
-
-def _settings(grid: Grid) -> list[dict[str, Any]]:
-    try:
-        return grid.settings()
-    except (TypeError, ValueError) as error:
-        raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
