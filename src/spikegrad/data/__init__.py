@@ -1,19 +1,19 @@
-"""Labelled examples: readers of recordings and of images, batches of them, and values as input over time.
+"""Labelled examples: readers of recordings and images, batches, and encodings over time.
 
-Nothing is downloaded. A file of one's own images holds, under these keys and no others,
+Readers do not download data. A file of your images contains these keys and no others:
 
 ============  ==========================================================================================
 ``x_train``   ``(n, features)`` or images ``(n, height, width)`` or ``(n, height, width, channels)``,
               ints or floats, finite
-``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, each of which occurs
-``x_test``    optional, ``(m, ...)``, shaped like ``x_train``: the examples to report on
+``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, all of them used
+``x_test``    optional, ``(m, ...)``, shaped like ``x_train``: the test set
 ``y_test``    its labels, ``(m,)``
 ============  ==========================================================================================
 
-Without ``x_test`` and ``y_test`` a fifth of each class, drawn with the seed, is held out. Values are scaled by one
-minimum and one maximum, those of all training values, to run from 0 to 1: bring features of different units to one
-scale before. Integers of at most 16 bits are scaled on the device, so that they take no more memory than the file. The
-arrays of a compressed file may take 8 GB at most, which is looked up before they are unpacked.
+Without ``x_test`` and ``y_test`` the test set is a fifth of each class, drawn with the seed. Values are scaled to 0 to
+1 by the minimum and maximum of all training values, so scale features with different units before. Integers of at most
+16 bits are scaled on the device and take no more memory than the file. The arrays of a compressed file are limited to
+8 GB, which is checked before they are unpacked.
 """
 
 from . import _cameras, _heidelberg, _images, _npz_sequences, _randman, _tasks, _text

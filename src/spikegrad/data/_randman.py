@@ -1,4 +1,4 @@
-"""Randman: random smooth manifolds as spike times, made and not read."""
+"""Randman: random smooth manifolds as spike times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _spectrum(name: str, alpha: float) -> _Spectrum:
     if name == "paper":
         return _Spectrum(k + 1, (k + 1) ** -alpha)
     amplitude = (k + 1) ** -alpha if name == "numpy" else 1 / ((k + 1) ** alpha + 1)
-    amplitude[0] = 0  # the constant term, which the released classes switch off
+    amplitude[0] = 0  # the constant term, disabled in the released classes
     return _Spectrum(k, amplitude)
 
 
@@ -39,7 +39,7 @@ def _sums_of_sines(x: np.ndarray, amplitude: np.ndarray, frequency: np.ndarray, 
     Amplitude, frequency and phase are ``(units, terms)``.
     """
     found = np.empty((len(x), len(amplitude)))
-    rows = max(1, 2**17 // amplitude.size)  # some samples at a time, (rows, units, terms), which bounds the memory
+    rows = max(1, 2**17 // amplitude.size)  # (rows, units, terms) at a time, to bound the memory
     for start in range(0, len(x), rows):
         part = x[start : start + rows, None, None]
         found[start : start + rows] = (amplitude * np.sin(2 * np.pi * (frequency * part + phase))).sum(-1)
@@ -58,15 +58,15 @@ def randman(
     spectrum: str = "paper",
     seed: int = 0,
 ) -> Sequences:
-    r"""Spike times from random smooth manifolds, one for each class [1]_.
+    r"""Generate spike times from random smooth manifolds, one for each class [1]_.
 
-    A class is a random curve, surface, ... in as many dimensions as there are units; an example is a point on it. Its
-    coordinate in the direction of unit j, with :math:`x_d` uniform in 0 to 1 and A, B and C drawn from 0 to 1 for each
-    class, unit, dimension and term, is
+    A class is a random curve or surface in a space with a dimension for each unit. An example is a point on it. Its
+    coordinate for unit j, with :math:`x_d` uniform in 0 to 1 and A, B and C drawn from 0 to 1 for each class, unit,
+    dimension and term, is
 
     .. math:: f_j(x) = \prod_d \sum_k A_{jdk} s_k \sin(2\pi (k x_d B_{jdk} + C_{jdk}))
 
-    brought to 0 to 1 by the minimum and maximum of the class and unit. Each unit fires once, at the step
+    scaled to 0 to 1 by the minimum and maximum of the class and unit. Each unit fires once, at time step
     ``int(steps * fraction * f)``.
 
     Parameters
@@ -76,23 +76,23 @@ def randman(
     dimensions : int, default 1
         Dimensions of the manifolds, above 0.
     alpha : float, default 1
-        How fast the spectrum falls off, above 0, at most 100: the greater, the smoother. There are
+        Decay of the spectrum, above 0, at most 100. Larger values are smoother. The sum has
         ``min(ceil(1000 ** (1 / alpha)), 1000)`` terms.
     steps : int, default 100
-        Steps of a sequence; in the paper 1 ms each.
+        Number of time steps. In the paper they are 1 ms long.
     fraction : float, default 0.5
-        The part of the steps, from the first one on, that has the spikes; above 0, at most 1.
+        Fraction of the time steps, from the first one, that contains the spikes, above 0, at most 1.
     spectrum : {"paper", "numpy", "torch"}
-        Three spectra go by this name. ``"paper"``: :math:`s_k = k^{-\alpha}`, k from 1, as printed. The released
-        classes [2]_ have k from 0, of which the constant term is switched off: ``"numpy"``:
-        :math:`s_k = (k+1)^{-\alpha}`; ``"torch"``, in JAX too: :math:`s_k = 1 / ((k+1)^\alpha + 1)`.
+        Randman has three published spectra. ``"paper"``: :math:`s_k = k^{-\alpha}`, k from 1, as printed. The released
+        classes [2]_ have k from 0 without the constant term: ``"numpy"`` :math:`s_k = (k+1)^{-\alpha}`, and
+        ``"torch"``, also in JAX, :math:`s_k = 1 / ((k+1)^\alpha + 1)`.
     seed : int, default 0
         Draws manifolds and points.
 
     Returns
     -------
     Sequences
-        ``classes * samples`` of them, a class after the other, ``(steps, units)`` of bool.
+        ``classes * samples`` sequences, class by class, ``(steps, units)`` of bool.
 
     Raises
     ------

