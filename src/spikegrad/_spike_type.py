@@ -66,6 +66,8 @@ class SpikeType(Struct):
 
 
 class Step(SpikeType, pure=True):
+    """The default spike type: 1 for ``x >= 0``, else 0."""
+
     is_step = True
 
     def expression(self, curve: str) -> str:

@@ -24,6 +24,8 @@ from ._surrogate import Surrogate, with_spike_type
 
 
 class Strict(SpikeType, pure=True):
+    """The spike type of :func:`strict`."""
+
     needs_magnitude = True  # in few bits a small positive number may become zero
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
@@ -66,6 +68,8 @@ def strict(surrogate: Surrogate) -> Surrogate:
 
 
 class Soft(SpikeType, pure=True):
+    """The spike type of :func:`soft`."""
+
     graded = True
     needs_primal = True
 
@@ -114,7 +118,7 @@ def soft(surrogate: Surrogate) -> Surrogate:
 
 
 class Stochastic(SpikeType, pure=True):
-    """``key`` is None, which is not a leaf, until a call binds a random key."""
+    """The spike type of :func:`stochastic`. ``key`` is None, which is not a leaf, until a call binds a random key."""
 
     draws = True
     needs_primal = True
@@ -193,6 +197,8 @@ def stochastic(surrogate: Surrogate) -> Surrogate:
 
 
 class MultiSpike(SpikeType, pure=True):
+    """The spike type of :func:`multi_spike`."""
+
     several = True
 
     n: int = parameter(integer=True, at_least=1)
@@ -329,6 +335,8 @@ def multi_spike(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes
 
 
 class Signed(SpikeType, pure=True):
+    """The spike type of :func:`signed`."""
+
     negative = True
     needs_magnitude = True
 

@@ -440,6 +440,8 @@ class Composition(Surrogate):
 
 
 class Scaled(Composition, pure=True):
+    """A multiple of a curve."""
+
     factor: Real = parameter()
     surrogate: Surrogate = parameter(kind=Surrogate)
 
@@ -458,6 +460,8 @@ class Scaled(Composition, pure=True):
 
 
 class Sum(Composition, pure=True):
+    """A sum of two curves."""
+
     first: Surrogate = parameter(kind=Surrogate)
     second: Surrogate = parameter(kind=Surrogate)
 

@@ -15,6 +15,8 @@ from ._math import signed
 
 
 class Shifted(Composition, pure=True):
+    """The curve of :func:`shifted`."""
+
     surrogate: Surrogate = parameter(kind=Surrogate)
     center: Real = parameter()
 
@@ -32,6 +34,8 @@ class Shifted(Composition, pure=True):
 
 
 class Stretched(Composition, pure=True):
+    """The curve of :func:`stretched`."""
+
     surrogate: Surrogate = parameter(kind=Surrogate)
     width: Real = parameter(above=0)
 
@@ -49,6 +53,8 @@ class Stretched(Composition, pure=True):
 
 
 class Truncated(Composition, pure=True):
+    """The curve of :func:`truncated`."""
+
     surrogate: Surrogate = parameter(kind=Surrogate)
     half_width: Real = parameter(above=0)
 
