@@ -56,7 +56,7 @@ from .surrogates._registry import get, names
 if typing.TYPE_CHECKING:
     from .inspect import residual_report
     from .inspect.diagnosis import diagnose, diagnose_layer
-    from .network import Layer, Network, fluctuation_driven, match_widths
+    from .network import Delayed, Join, Layer, Network, Window, fluctuation_driven, match_widths
     from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
 
 __version__ = "0.1.0"
@@ -68,8 +68,10 @@ __all__ = [
     "Arctan",
     "Bounded",
     "Cell",
+    "Delayed",
     "GaussianGrad",
     "InvSquareGrad",
+    "Join",
     "Layer",
     "LeakyReadout",
     "LeakyRelu",
@@ -89,6 +91,7 @@ __all__ = [
     "SquarewaveFourierSeries",
     "Surrogate",
     "SynapticLIF",
+    "Window",
     "arctan",
     "bounded",
     "decay_from_tau",

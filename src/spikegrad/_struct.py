@@ -42,10 +42,12 @@ class Domain:
     kind: Any = None
     bound: bool = False
     """If True, the number is a bound: static, and possibly infinite."""
+    wiring: bool = False
+    """If True, the field holds names, which are part of the structure of the tree. The class checks them itself."""
 
     @property
     def static(self) -> bool:
-        return self.integer or self.bound or self.choices is not None
+        return self.integer or self.bound or self.wiring or self.choices is not None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -176,6 +178,11 @@ def parameter(
     return dataclasses.field(default=default, kw_only=kw_only, metadata={"domain": domain})
 
 
+def wiring(default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field of names, which is part of the structure of the tree and no leaf."""
+    return dataclasses.field(default=default, metadata={"domain": Domain(wiring=True)})
+
+
 def domain(field: dataclasses.Field) -> Domain:
     return field.metadata.get("domain", Domain())
 
@@ -252,6 +259,8 @@ class Struct:
         owner = self._public_name()
         for name, domain in self._domains.items():
             value = getattr(self, name)
+            if domain.wiring:
+                continue
             if domain.number and hasattr(value, "_within"):  # a Bounded number
                 value = value._within(*domain.bounds, owner, name)
             else:

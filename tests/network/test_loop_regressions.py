@@ -261,7 +261,7 @@ def by_steps(w, mask):
         keep, states = active[:, None], network.step(before, x)[0]
         below, us = x, []
         for layer, (v, out), (_, above) in zip(network.layers, before, states, strict=True):
-            us.append(layer.cell.integrate(v, layer.current(below, out)))
+            us.append(layer.cell.integrate(v, layer.drive(below) + layer.feedback(out)))
             below = above
         (u, a), _, last = jax.tree.map(lambda a: jnp.where(keep, a, 0), us)
         states = jax.tree.map(lambda a, b: jnp.where(keep, a, b), states, before)

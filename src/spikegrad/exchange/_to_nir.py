@@ -14,7 +14,8 @@ import numpy as np
 from .._checks import checked_shape
 from .._surrogate import spike_types
 from ..network import Layer, Network
-from ..network._layer import matrix_of
+from ..network._connections import matrix_of
+from ..network._network import chain_of
 from ._leak import Leak, make_leak
 from ._operations import Signal, UnknownError, read_operations
 from ._parameters import check_finite
@@ -105,14 +106,15 @@ def to_nir(
     if not isinstance(network, Network):
         raise TypeError(f"to_nir: network must be a Network, got {type(network).__name__}")
     leak = make_leak("to_nir", dt, discretization)
-    shape = _input_shape(network.layers[0], input_shape)
+    layers = chain_of("to_nir", network)
+    shape = _input_shape(layers[0], input_shape)
     dtype = jnp.result_type(float)
     states = network.initial_state(jax.ShapeDtypeStruct((1, *shape), dtype))
     signal = Signal((1, *shape), shape)
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
     before = "input"  # files sort names, so the alphabetical order must be the order of the layers
-    for number, (layer, (_, spikes)) in enumerate(zip(network.layers, states, strict=True)):
+    for number, (layer, (_, spikes)) in enumerate(zip(layers, states, strict=True)):
         name = f"layer{number:0{len(str(len(states) - 1))}}"
         try:
             into = read_operations(layer.drive, signal, dtype)

@@ -222,8 +222,8 @@ class _Leaks(NamedTuple):
     synaptic_decay: Any
     gain: Any
 
-    def current(self, inputs: jax.Array, out: jax.Array) -> jax.Array:
-        return inputs
+    def current(self, given: jax.Array) -> jax.Array:
+        return given
 
     def integrate(self, v: State, current: jax.Array) -> State:
         u, i = v
@@ -308,7 +308,7 @@ def _of_each(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[
 
 def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array) -> jax.Array:
     """What reaches recurrent neurons, ``(steps, examples, neurons)``: outputs at the last step that took place."""
-    layer = CellSteps(cell, lambda x, _: x.astype(matrix.dtype) @ matrix, functools.partial(jax.random.fold_in, key))
+    layer = CellSteps(cell, lambda x: x.astype(matrix.dtype) @ matrix, functools.partial(jax.random.fold_in, key))
     shape = *inputs.shape[1:-1], matrix.shape[1]
     start = cell.initial_state(shape, matrix.dtype), jnp.zeros(shape, matrix.dtype)
     mask = None if mask is None else jnp.asarray(mask)

@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import brief, broadcast_checked, is_float
+from .._checks import broadcast_checked
 from .._compat import shard_as, zeros_like
-from .._struct import Struct, parameter
-from ..neurons import Cell, check_initial
+from .._struct import Struct, parameter, wiring
+from ..neurons import Cell, State, check_initial
+from ._connections import Connection, Delayed, Linear, Name, Window, check_weight, connections_of, matrix_of, product
 from ._initial import Initializer, draw
-from ._step import CellSteps, LayerState, fire, is_stochastic, keys_of
-
-Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
+from ._step import fire, is_stochastic
 
 
 class Layer(Struct):
     r"""Neurons, and the weights of what comes in.
 
     The current of a step is :math:`I_t = W x_t + R s_{t-1} + b`, with :math:`x` the inputs, or the outputs of the layer
-    below, and :math:`s` the layer's own outputs.
+    below, and :math:`s` the layer's own outputs. With several sources the current is the sum over all of them.
 
     Parameters
     ----------
-    weight : array or callable
+    weight : array, callable, Delayed, Window or mapping
         :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that JAX can trace: a
         convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Gradients reach what it closes over.
+        :class:`Delayed` and :class:`Window` read outputs of former steps. A mapping has a weight for each source, by
+        its name.
     cell : Cell
         The neurons.
-    recurrent : array or callable, optional
+    recurrent : array, callable, Delayed or Window, optional
         :math:`R`, a matrix ``(neurons, neurons)``, or a function of the layer's outputs. None: not recurrent.
     bias : array, optional
         :math:`b`, which broadcasts to the current.
+    of : str, optional
+        The name of the source, in a network whose layers have names. By default the entry above, the inputs for the
+        first one.
 
     Raises
     ------
     TypeError, ValueError
-        If ``cell`` is no :class:`Cell`, or a weight neither a matrix nor callable.
+        If ``cell`` is no :class:`Cell`, a weight neither a matrix nor callable, or ``of`` is given with a mapping.
 
     Notes
     -----
@@ -62,27 +65,53 @@ class Layer(Struct):
     >>> convolutional = Layer(lambda x: jax.lax.conv(x, kernel, (1, 1), "SAME"), LIF(0.95))
     """
 
-    weight: Linear = parameter(kind=object)
+    weight: Linear | Delayed | Window | Mapping[str, Any] = parameter(kind=object)
     cell: Cell = parameter(kind=Cell)
-    recurrent: Linear | None = parameter(default=None, kind=object)
+    recurrent: Linear | Delayed | Window | None = parameter(default=None, kind=object)
     bias: ArrayLike | None = parameter(default=None, kind=object)
+    of: str | None = wiring(None)
 
     def __init_subclass__(cls, **kwargs: Any) -> NoReturn:
         raise TypeError(f"{cls.__name__}: Layer cannot be derived from; give it a function as weight, or a Cell")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("weight", "recurrent"):
-            value = getattr(self, name)
-            if name == "recurrent" and value is None:
-                continue
-            matrix = matrix_of(value)
-            if matrix is None and not callable(value):
-                raise TypeError(f"Layer: {name} must be a matrix or callable, got {value!r}")
-            if matrix is not None and matrix.ndim != 2:
-                raise TypeError(f"Layer: {name} must be a matrix or callable, got an array of shape {matrix.shape}")
-            if matrix is not None and name == "recurrent" and matrix.shape[0] != matrix.shape[1]:
-                raise ValueError(f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}")
+        if isinstance(self.weight, Mapping):
+            if not self.weight or not all(isinstance(name, str) for name in self.weight):
+                raise TypeError(f"Layer: a mapping as weight must have names of sources as keys, got {self.weight!r}")
+            if self.of is not None:
+                raise ValueError(f"Layer: of is for one source, and weight names {list(self.weight)}; leave it out")
+            # in the order of names, which JAX gives the keys of a dict when it rebuilds one
+            object.__setattr__(self, "weight", {name: self.weight[name] for name in sorted(self.weight)})
+        elif self.of is not None and not isinstance(self.of, str):
+            raise TypeError(f"Layer: of must be the name of a source, got {self.of!r}")
+        for label, weight in self.weights.items():
+            if not isinstance(weight, (Delayed, Window)):
+                check_weight("Layer", label, weight)
+        matrix = matrix_of(self.recurrent)
+        if matrix is not None and matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}")
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """All weights but the bias: ``weight``, or ``weight['a']`` for each source, and ``recurrent``."""
+        several = isinstance(self.weight, Mapping)
+        found = {f"weight[{k!r}]": w for k, w in self.weight.items()} if several else {"weight": self.weight}
+        return found if self.recurrent is None else {**found, "recurrent": self.recurrent}
+
+    def connections(self, name: Name, above: Name | None = None) -> tuple[Connection, ...]:
+        """What the layer of this name reads. ``above`` is the source of a weight that names none."""
+        if isinstance(self.weight, Mapping):
+            sources: list[Name] = [*self.weight]
+        else:
+            sources = [above if self.of is None else self.of]  # type: ignore[list-item]
+        found = []
+        for label, source in zip(self.weights, [*sources, name], strict=False):
+            weight = self.weights[label]
+            if label == "recurrent" and not isinstance(weight, (Delayed, Window)):
+                weight = Delayed(weight, 1)
+            found += connections_of(label, source, weight)
+        return tuple(found)
 
     @classmethod
     def init(
@@ -186,26 +215,12 @@ class Layer(Struct):
 
     def feedback(self, out: jax.Array) -> jax.Array:
         """The part of the current that does: ``R s``, or zeros for a layer that is not recurrent."""
-        return zeros_like(out) if self.recurrent is None else _product(self.recurrent, out, "recurrent")
-
-    def current(self, inputs: jax.Array, out: jax.Array) -> jax.Array:
-        """The current of one step, of its inputs and of the outputs of the step before."""
-        drive = self.drive(inputs)
-        if self.recurrent is None:
-            return drive
-        feedback = self.feedback(out)
-        if drive.shape != feedback.shape:
-            raise ValueError(
-                f"Layer: weight gives a current of shape {drive.shape}, recurrent one of shape {feedback.shape}"
-            )
-        with jax.numpy_dtype_promotion("standard"):  # asked for here, whatever a user's arithmetic shall refuse
-            dtype = jnp.promote_types(drive.dtype, feedback.dtype)
-        return drive.astype(dtype) + feedback.astype(dtype)
+        return zeros_like(out) if self.recurrent is None else product(self.recurrent, out, "recurrent")
 
 
 def times_weight(layer: Layer, inputs: jax.Array) -> jax.Array:
     """``W x``."""
-    return _product(layer.weight, inputs, "weight")
+    return product(layer.weight, inputs, "weight")
 
 
 def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
@@ -216,54 +231,44 @@ def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
     return current + bias
 
 
-def times_matrix(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """``x W`` in the dtype of the matrix. Leading axes stay apart, since devices may share one of them."""
-    return jax.lax.dot_general(x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ())))
+def current_of(layer: Layer, connections: Sequence[Connection], looped: Collection[str], reads: Mapping) -> jax.Array:
+    """The current of one step, from what each connection reads.
+
+    The order of the sum is that of the connections in every mode: the bias, which goes with the first product, stands
+    before all that is part of a loop.
+    """
+    products = {c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label) for c in connections}
+    (first, current), *others = products.items()
+    for label, other in others:
+        if other.shape != current.shape:
+            raise ValueError(
+                f"Layer: {first} gives a current of shape {current.shape}, {label} one of shape {other.shape}"
+            )
+    if first in looped:
+        others, current = [(first, current), *others], zeros_like(current)
+    current = plus_bias(layer, current)
+    dtype = current.dtype
+    with jax.numpy_dtype_promotion("standard"):  # asked for here, whatever a user's arithmetic shall refuse
+        for _, other in others:
+            dtype = jnp.promote_types(dtype, other.dtype)
+    return sum((other.astype(dtype) for _, other in others), current.astype(dtype))
 
 
-def matrix_of(weight: Any) -> Any:
-    """The array that a weight is, or None: a variable of a framework can be called, and is an array all the same."""
-    if isinstance(weight, (jax.Array, np.ndarray)):
-        return weight
-    return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
-
-
-def steps_of(layer: Layer, n: int, key: jax.Array | None, examples: int | None) -> CellSteps:
-    """Layer ``n`` for :func:`layer_step`, evaluated as its user wrote it. It has keys if its spikes are drawn."""
-
-    def keys(number):
-        return None if key is None or not is_stochastic(layer.cell) else keys_of(key, number, n, examples)
-
-    return CellSteps(layer.cell, layer.current, keys)
-
-
-def initial_state(layer: Layer, x: Any) -> LayerState:
-    """State and output before the first step, in the dtype of the current. Only the type of the inputs matters."""
-    # partial makes a new function, since JAX looks up a method by a hash of all weights
-    drive, whole = functools.partial(layer.drive), functools.partial(layer.current)
-    current = jax.eval_shape(drive, x)
-    check_examples(layer, "weight", x)
+def initial_state(layer: Layer, current: Any) -> tuple[State, jax.Array]:
+    """State and output before the first step, of a current of this shape and dtype."""
     key = jax.random.key(0) if is_stochastic(layer.cell) else None
-    while True:
-        v = layer.cell.initial_state(current.shape, current.dtype)
-        v = jax.tree.map(lambda leaf, current=current: shard_as(jnp.asarray(leaf), current), v)
-        check_initial(layer.cell, v, current, key)
-        out = zeros_like(fire(layer.cell, v, key)[1])
-        if layer.recurrent is not None:
-            check_examples(layer, "recurrent", out)
-        wider = jax.eval_shape(whole, x, out)
-        if wider.dtype == current.dtype:
-            return v, out
-        current = wider
+    v = layer.cell.initial_state(current.shape, current.dtype)
+    v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), current), v)
+    check_initial(layer.cell, v, current, key)
+    return v, zeros_like(fire(layer.cell, v, key)[1])
 
 
-def check_examples(layer: Layer, name: str, x: Any) -> None:
+def check_examples(weight: Any, name: str, x: Any) -> None:
     """Raise if a weight is a function of one example, which some shapes of a batch let pass.
 
     ``x`` is the input, or its shape and dtype. One more example must give one more row. A function that closes over an
     array for each example may raise instead. It is accepted, because it does not take a single example either.
     """
-    weight = getattr(layer, name)
     if matrix_of(weight) is not None or len(x.shape) < 2:
         return
 
@@ -285,17 +290,3 @@ def check_examples(layer: Layer, name: str, x: Any) -> None:
             f"Layer: {name} must return a row for each of {rows} examples, got shape {out} for an input of shape "
             f"{x.shape}; for a function of one example pass jax.vmap({name})"
         )
-
-
-def _product(weight: Any, x: jax.Array, name: str) -> jax.Array:
-    matrix = matrix_of(weight)
-    if matrix is None:
-        if not isinstance(out := weight(x), jax.Array):
-            raise TypeError(f"Layer: {name} must return one array, got {type(out).__name__} from {brief(weight)}")
-        return out
-    if x.ndim == 0 or x.shape[-1] != matrix.shape[0]:
-        raise ValueError(f"Layer: {name} of shape {matrix.shape} does not take an input of shape {x.shape}")
-    matrix = jnp.asarray(matrix)
-    if not is_float(matrix):
-        matrix = matrix.astype(x.dtype if is_float(x) else jnp.result_type(float))
-    return times_matrix(x, matrix)

@@ -21,11 +21,14 @@ class Masks(NamedTuple):
     """Whether the derivative of the state ends here, at the first step of a window that takes place. None: nowhere."""
     number: Any = None
     """The number of the last step that has taken place, which is this one if it does. None if no key needs it."""
+    age: Any = None
+    """The steps of the window that took place before this one, a large number in the first window. Outputs of more
+    steps before have no derivative here. None: all have."""
 
     def part(self, start: int, stop: int) -> Masks:
         """The masks of a part of the sequence, as of a sequence of its own."""
-        active, cut = jax.tree.map(lambda mask: mask[start:stop], (self.active, self.cut))
-        return Masks(active, _started(active, stop - start), cut)
+        active, cut, age = jax.tree.map(lambda mask: mask[start:stop], (self.active, self.cut, self.age))
+        return Masks(active, _started(active, stop - start), cut, age=age)
 
     def numbered(self, start: int) -> Masks:
         """With numbers, of a part that begins with step ``start``. What is kept for the backward pass has none."""
@@ -38,8 +41,20 @@ class Masks(NamedTuple):
 
 def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Masks:
     """Masks of a whole sequence; ``active`` is ``(steps,)`` or ``(steps, batch)``, ``truncate`` a window's length."""
-    cut = None if truncate is None else _cut(active, jnp.arange(steps) // truncate)
-    return Masks(active, _started(active, steps), cut)
+    started = _started(active, steps)
+    if truncate is None:
+        return Masks(active, started)
+    cut = _cut(active, jnp.arange(steps) // truncate)
+    before = steps_before(active, steps)
+    age = before - jax.lax.associative_scan(jnp.maximum, jnp.where(cut, before, -(2**30)))
+    return Masks(active, started, cut, age=age)
+
+
+def steps_before(active: jax.Array | None, steps: int) -> jax.Array:
+    """The number of steps that took place before each: ``(steps,)`` or ``(steps, batch)``."""
+    if active is None:
+        return jnp.arange(steps)
+    return jnp.cumsum(active, 0, dtype=jnp.int32) - active.astype(jnp.int32)
 
 
 def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
@@ -66,6 +81,11 @@ def tree_where(mask: Any, yes: Any, no: Any) -> Any:
         return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
 
     return jax.tree.map(leaf, yes, no)
+
+
+def young(mask: Masks, lag: int, x: Any) -> Any:
+    """An output of so many steps before, without a derivative if it belongs to another window."""
+    return x if mask.age is None or not lag else tree_where(mask.age >= lag, x, jax.lax.stop_gradient(x))
 
 
 def cut_off(mask: Masks, states: Any) -> Any:

@@ -17,7 +17,7 @@ class Engine(NamedTuple):
     """A loop over time."""
 
     run: Callable
-    """``run(layers, inputs, states, masks, key, plan, mark)``, see ``engine._loop``."""
+    """``run(graph, inputs, states, pasts, masks, key, plan, mark)``, see ``engine._loop``."""
     cuts: bool
     """If True, the engine splits the steps into chunks and segments, and supports reverse-mode derivatives only."""
 

@@ -1,10 +1,10 @@
-"""Layers, one on the other, over time."""
+"""Layers over time: one on the other, or a graph of them."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,30 +14,48 @@ from jax.typing import ArrayLike
 
 from .._checks import brief
 from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varying_axes, shard_as
-from .._struct import Struct, is_pure, parameter
+from .._struct import Struct, is_pure, parameter, wiring
 from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
-from . import _layer
+from ._connections import Delayed, Join, Name, Window
+from ._graph import INPUT, Graph, make_graph
 from ._initial import Initializer
-from ._layer import Layer, steps_of
+from ._layer import Layer
 from ._masks import Masks, make_masks
 from ._modes import MODES, check_mode
+from ._nodes import initial_states, nodes_of
 from ._schedule import Plan, check_length
-from ._step import KEYS, LayerState, examples_of, is_stochastic, layer_step
+from ._step import KEYS, LayerState, examples_of, graph_step, is_stochastic
 
 
 class Network(Struct):
-    """Layers, one on the other, over time.
+    """Layers over time: one on the other, or a graph of them.
 
     A network is a pytree of its layers; which of its arrays are trained is decided by what you differentiate.
 
     Parameters
     ----------
-    layers : sequence of Layer
-        From the inputs to the outputs.
+    layers : sequence of Layer, or mapping of Layer and Join
+        A list goes from the inputs to the outputs. In a mapping each layer has a name, by which others read it: see
+        ``of`` and ``weight`` of :class:`Layer`, :class:`Join`, :class:`Delayed` and :class:`Window`. A layer that names
+        no source reads the entry above it, and the first one the inputs.
+    inputs : str or sequence of str, default "input"
+        The name of the inputs of a mapping. With a sequence of names the network is called with a dict of arrays.
+    outputs : str or sequence of str, optional
+        The layer or join of a mapping that is the output; by default the last entry. With a sequence of names the
+        network returns a dict of arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For entries that are no layers or joins, a source or output that is not there, a name that is given twice, and
+        layers that read each other in the same step without a delay.
 
     Notes
     -----
+    The order in which the entries of a mapping are given changes nothing but which entry is above another one. An edge
+    without a delay acts within the step. The outputs before the first step are zeros.
+
     Without ``jax.jit`` around it, a network of matrices and of cells and surrogates that are pure (the library's, and
     classes of your own that say so by ``pure=True``) is compiled at the first call and kept. One that holds functions
     of yours is compiled at each call, since these may have changed: put ``jax.jit`` around it.
@@ -62,13 +80,72 @@ class Network(Struct):
     True
     """
 
-    layers: Sequence[Layer] = parameter(kind=Sequence)
+    layers: Sequence[Layer] | Mapping[str, Layer | Join] = parameter(kind=Collection)
+    inputs: str | Sequence[str] = wiring(INPUT)
+    outputs: str | Sequence[str] | None = wiring(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+        named = isinstance(self.layers, Mapping)
+        entries = [*self.layers.values()] if isinstance(self.layers, Mapping) else [*self.layers]
+        if not entries or not all(isinstance(entry, (Layer, Join) if named else Layer) for entry in entries):
             raise TypeError(f"Network: layers must be one or more Layer objects, got {self.layers!r}")
-        object.__setattr__(self, "layers", tuple(self.layers))
+        if not named:
+            self._check_chain(entries)
+            object.__setattr__(self, "layers", tuple(entries))
+            return
+        inputs = self._names("inputs", self.inputs)
+        outputs = self._names("outputs", [*self.layers][-1] if self.outputs is None else self.outputs)
+        nodes: dict[str, Any] = {}
+        for name, node in self.layers.items():  # type: ignore[union-attr]
+            if not isinstance(name, str):
+                raise TypeError(f"Network: names of layers must be strings, got {name!r}")
+            if name in inputs:
+                raise ValueError(f"Network: {name!r} names both an entry and inputs; rename one of them")
+            if isinstance(node, Layer) and node.of is None and not isinstance(node.weight, Mapping):
+                if not nodes and len(inputs) > 1:
+                    raise ValueError(f"Network: {name!r} must say which of {list(inputs)} it reads: give it of")
+                node = dataclasses.replace(node, of=[*nodes][-1] if nodes else inputs[0])
+            nodes[name] = node
+        # In the order of names, which JAX gives the keys of a dict when it rebuilds one.
+        object.__setattr__(self, "layers", {name: nodes[name] for name in sorted(nodes)})
+        object.__setattr__(self, "inputs", self.inputs if isinstance(self.inputs, str) else inputs)
+        object.__setattr__(self, "outputs", outputs[0] if isinstance(self.outputs, str | None) else outputs)
+        for name in outputs:
+            if name not in nodes:
+                raise ValueError(f"Network: outputs must be names of {[*nodes]}, got {name!r}")
+        _ = self.graph  # or an error
+
+    def _names(self, what: str, names: Any) -> tuple[str, ...]:
+        found = (names,) if isinstance(names, str) else names
+        if not isinstance(found, Sequence) or not found or not all(isinstance(name, str) for name in found):
+            raise TypeError(f"Network: {what} must be a name or names, got {names!r}")
+        if len({*found}) < len(found):
+            raise ValueError(f"Network: {what} must be different names, got {names!r}")
+        return tuple(found)
+
+    def _check_chain(self, layers: list[Layer]) -> None:
+        if self.inputs != INPUT or self.outputs is not None:
+            raise TypeError("Network: inputs and outputs are names of a mapping of layers, and a list was given")
+        for n, layer in enumerate(layers):
+            if layer.of is not None or isinstance(layer.weight, Mapping):
+                raise TypeError(f"Network: layer {n} names its source, so all layers need names: give a mapping")
+
+    @property
+    def graph(self) -> Graph:
+        """Who reads whom. The layers of a list have their places for names."""
+        if isinstance(self.layers, Mapping):
+            inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
+            return make_graph(self.layers, inputs, {})
+        graph = make_graph(
+            dict(enumerate(self.layers)), (INPUT,), {n: n - 1 if n else INPUT for n in range(len(self.layers))}
+        )
+        if INPUT in graph.depths:
+            raise TypeError(
+                "Network: layer 0 reads inputs of former steps, for which the states of a list have no place: give "
+                "names, Network({'first': ...})"
+            )
+        return graph
 
     @classmethod
     def init(
@@ -167,26 +244,43 @@ class Network(Struct):
 
         Returns
         -------
-        list of tuple
-            The state of the cell and the output of each layer.
+        list or dict
+            The state of the cell and the output of each layer, as a tuple. Where outputs of former steps are read, all
+            of these stand in place of the last one, ``(steps, batch, neurons)`` with the oldest first; and so do those
+            of a join or of inputs.
         """
-        states, x = [], inputs if isinstance(inputs, jax.ShapeDtypeStruct) else real_inputs(inputs)
-        for n, layer in enumerate(self.layers):
-            with _layer_named(n):
-                states.append(_layer.initial_state(layer, x))
-            x = states[-1][1]
-        return states
+        graph = self.graph
+        return _as_given(self, graph, *initial_states(graph, self._named_inputs(inputs)))
 
-    def step(
-        self, states: Sequence[LayerState], inputs: ArrayLike, *, key: Any = None
-    ) -> tuple[list[LayerState], jax.Array]:
+    def _named_inputs(self, inputs: Any) -> dict[Name, Any]:
+        """The inputs by name, as arrays."""
+
+        def real(x):
+            return x if isinstance(x, jax.ShapeDtypeStruct) else real_inputs(x)
+
+        if isinstance(self.inputs, str):
+            return {self.inputs: real(inputs)}
+        if not isinstance(inputs, Mapping) or {*inputs} != {*self.inputs}:
+            got = [*inputs] if isinstance(inputs, Mapping) else brief(inputs)
+            raise TypeError(f"Network: inputs must be a dict of arrays with the keys {list(self.inputs)}, got {got}")
+        return {name: real(inputs[name]) for name in self.inputs}
+
+    def _of_outputs(self, outputs: Mapping[Name, jax.Array]) -> Any:
+        """The outputs as they are returned, from those of all nodes."""
+        if not isinstance(self.layers, Mapping):
+            return outputs[len(self.layers) - 1]
+        if isinstance(self.outputs, str):
+            return outputs[self.outputs]
+        return {name: outputs[name] for name in self.outputs or ()}
+
+    def step(self, states: Any, inputs: Any, *, key: Any = None) -> tuple[Any, Any]:
         """One step, for inference on a stream: the same spikes as in a call on the whole sequence.
 
         Parameters
         ----------
-        states : list of tuple
+        states : list or dict
             From :meth:`initial_state`, the step before, or a call.
-        inputs : array_like
+        inputs : array_like or dict
             Inputs of the step, without the time axis.
         key : array of jax.random.key, optional
             The key of the step, for :func:`stochastic` spikes: ``jax.random.fold_in(key, t)`` draws what step ``t`` of
@@ -194,44 +288,43 @@ class Network(Struct):
 
         Returns
         -------
-        states : list of tuple
+        states : list or dict
             After the step.
-        out : jax.Array
-            Output of the last layer.
+        out : jax.Array or dict
+            Output of the last layer, or of those that ``outputs`` names.
 
         Raises
         ------
         ValueError
             If the states are not those of such inputs: a whole sequence given for one step, say.
         """
-        x, before = real_inputs(inputs), _as_arrays(states)
-        if len(before) != len(self.layers):
+        graph, x = self.graph, self._named_inputs(inputs)
+        before = _as_arrays(self, states)
+        if not isinstance(self.layers, Mapping) and len(before) != len(self.layers):
             raise ValueError(f"Network: states must be of {len(self.layers)} layers, got {len(before)}")
         try:
-            after = self._advance(before, x, key)
-        except (TypeError, ValueError):
-            after = None
+            after, out = self._advance(graph, before, x, key)
+        except (TypeError, ValueError, KeyError):
+            after = out = None
         if after is None or _shapes(after) != _shapes(before):
-            if _shapes(before) != (fitting := _shapes(self.initial_state(x))):
+            if _shapes(before) != (fitting := _shapes(_as_given(self, graph, *initial_states(graph, x)))):
                 raise ValueError(
-                    f"Network: step takes the inputs of one step, got {x.shape}, which fit states {fitting}, "
+                    f"Network: step takes the inputs of one step, got {_shapes_of(x)}, which fit states {fitting}, "
                     f"not {_shapes(before)}; a sequence is given to the network itself"
                 )
-            after = self._advance(before, x, key)  # whatever it raised
-        return after, after[-1][1]
+            after, out = self._advance(graph, before, x, key)  # whatever it raised
+        return after, out
 
-    def _advance(self, before: list[LayerState], x: jax.Array, key: Any) -> list[LayerState]:
-        after, examples = [], examples_of(x)
+    def _advance(self, graph: Graph, before: Any, x: dict[Name, jax.Array], key: Any) -> tuple[Any, Any]:
         key = None if key is None else checked_key(key)
-        for n, (layer, state) in enumerate(zip(self.layers, before, strict=True)):
-            state, x, _ = layer_step(steps_of(layer, n, key, examples), state, x, Masks())
-            after.append(state)
-        return after
+        nodes = nodes_of(graph, key, examples_of(next(iter(x.values()))))
+        new = graph_step(nodes, *_as_named(graph, before), x, {}, Masks())
+        return _as_given(self, graph, new.states, new.pasts), self._of_outputs(new.outputs)
 
     def __call__(
         self,
-        inputs: ArrayLike,
-        states: Sequence[LayerState] | None = None,
+        inputs: Any,
+        states: Any = None,
         *,
         key: Any = None,
         mode: str = "exact",
@@ -240,17 +333,17 @@ class Network(Struct):
         mask: ArrayLike | None = None,
         truncate: int | None = None,
         all_layers: bool = False,
-        pre_spike: bool | Sequence[int] = False,
+        pre_spike: bool | Sequence[Any] = False,
         unroll: int | None = None,
     ) -> Any:
         """Run a sequence.
 
         Parameters
         ----------
-        inputs : array_like
+        inputs : array_like or dict
             Time first, then the examples: ``(steps, batch, inputs)`` for matrices. Booleans and integers serve as
-            well, and take less memory: they are cast step by step.
-        states : list of tuple, optional
+            well, and take less memory: they are cast step by step. A dict by name if the network names several inputs.
+        states : list or dict, optional
             Those of each layer before the first step. By default :meth:`initial_state`. Give what a former call
             returned to go on with a sequence.
         key : array of jax.random.key, optional
@@ -276,19 +369,21 @@ class Network(Struct):
             Length of a window of truncated backpropagation: derivatives of states end at its start, or where a mask
             leaves that out, at the first step of it that takes place.
         all_layers : bool, default False
-            Whether to return the outputs of every layer and not those of the last one alone.
-        pre_spike : bool or sequence of int, default False
-            The layers, counted from 0 or from -1 backwards, whose pre-spike states are returned as well; True: all.
+            Whether to return the outputs of every layer and join and not those of the last one alone.
+        pre_spike : bool or sequence of int or str, default False
+            The layers whose pre-spike states are returned as well, by name, or counted from 0 or from -1 backwards in
+            a list; True: all.
         unroll : int, optional
             Steps that one turn of a compiled loop makes. By default what is best on the platform, see the notes.
 
         Returns
         -------
-        states : list of tuple
-            After the last step.
-        outputs : jax.Array or tuple of jax.Array
-            Those of every step, ``(steps, batch, neurons)``, of the last layer or of each.
-        pre_spike : tuple
+        states : list or dict
+            After the last step, as those before the first one.
+        outputs : jax.Array, tuple or dict
+            Those of every step, ``(steps, batch, neurons)``, of the last layer or of each. Of layers with names, a dict
+            if several are asked for.
+        pre_spike : tuple or dict
             If asked for, the states before the spike of each of these layers, ``(steps, batch, neurons)`` for a state
             of one array; zeros for steps that did not take place.
 
@@ -311,17 +406,16 @@ class Network(Struct):
         ``unroll`` is 1 on CPUs, where more costs time of compilation and gains nothing, and 4 elsewhere, where a turn
         of a loop costs microseconds.
         """
-        inputs = real_inputs(inputs)
+        graph, x = self.graph, self._named_inputs(inputs)
         key = None if key is None else checked_key(key)
         mask = None if mask is None else jnp.asarray(mask)
-        states = None if states is None else _as_arrays(states)
-        check_shapes(inputs, mask)
-        steps = len(inputs)
+        states = None if states is None else _as_arrays(self, states)
+        steps = check_shapes(x, mask)
         check_mode("Network", mode)
         how = MODES[mode]
         check_length("truncate", truncate, steps)
-        depth = len(self.layers)
-        shown = _chosen(pre_spike, depth)
+        _check_windows(graph, steps)
+        shown = _chosen(self, graph, pre_spike)
         plan = Plan(
             mode=mode,
             storage=how.storage,
@@ -329,8 +423,8 @@ class Network(Struct):
             chunk=chunk,
             segment=segment,
             truncate=truncate,
-            outputs=(*[all_layers] * (depth - 1), True),
-            pre_spike=tuple(n in shown for n in range(depth)),
+            outputs=tuple(graph.nodes) if all_layers else self._output_names,
+            pre_spike=shown,
             unroll=_checked_unroll(unroll),
         )
         if how.engine.cuts:
@@ -340,44 +434,61 @@ class Network(Struct):
         try:
             if is_pure_network(self):
                 # marked outside the compiled function, which then stores these arrays and no copies of them
-                network, inputs, states = _marked(plan, (self, inputs, states))
-                ends, of_steps = _run_compiled(network, plan, inputs, states, mask, key)
+                network, x, states = _marked(plan, (self, x, states))
+                ends, (outs, seen) = _run_compiled(network, plan, x, states, mask, key)
             else:
-                ends, of_steps = _run(self, plan, inputs, states, mask, key, mark=functools.partial(_marked, plan))
+                ends, (outs, seen) = _run(self, plan, x, states, mask, key, mark=functools.partial(_marked, plan))
         except TypeError as error:
             if how.engine.cuts and is_forward_mode_error(error):
                 raise TypeError(_no_forward_mode(mode)) from error
             raise
-        outputs = tuple(out for out, _ in of_steps) if all_layers else of_steps[-1][0]
-        return (ends, outputs, tuple(of_steps[n][1] for n in shown)) if shown else (ends, outputs)
+        if isinstance(self.layers, Mapping):
+            outputs = outs if all_layers else self._of_outputs(outs)
+            return (ends, outputs, {name: seen[name] for name in shown}) if shown else (ends, outputs)
+        outputs = tuple(outs[n] for n in range(len(self.layers))) if all_layers else self._of_outputs(outs)
+        return (ends, outputs, tuple(seen[n] for n in shown)) if shown else (ends, outputs)
 
-
-@contextlib.contextmanager
-def _layer_named(n: int) -> Iterator[None]:
-    """Name the layer in the message of an error."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if type(error) in (TypeError, ValueError) and len(error.args) == 1:
-            error.args = (f"Network: layer {n}: {error}",)
-        raise
+    @property
+    def _output_names(self) -> tuple[Name, ...]:
+        if not isinstance(self.layers, Mapping):
+            return (len(self.layers) - 1,)
+        return (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs or ())
 
 
 def _run(
     network: Network,
     plan: Plan,
-    inputs: jax.Array,
+    inputs: dict[Name, jax.Array],
     states: Any,
     mask: jax.Array | None,
     key: Any,
     mark: Callable[[Any], Any] = lambda arrays: arrays,
 ):
-    """States after the last step; of each layer outputs and pre-spike states over time, or None."""
+    """States after the last step, and of each step the outputs and pre-spike states that are asked for."""
     layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
-    at_rest = match_varying_axes(Network(layers).initial_state(inputs[0]), like=inputs)
-    states = at_rest if states is None else _checked_states(states, at_rest)
-    masks = match_varying_axes(make_masks(len(inputs), mask, plan.truncate), like=inputs)
-    return MODES[plan.mode].engine.run(layers, inputs, states, masks, key, plan, mark)
+    graph = dataclasses.replace(network, layers=layers).graph
+    steps = len(next(iter(inputs.values())))
+    at_rest = match_varying_axes(initial_states(graph, {name: x[0] for name, x in inputs.items()}), like=inputs)
+    if states is not None:
+        states = _as_named(graph, _checked_states(states, _as_given(network, graph, *at_rest)))
+    masks = match_varying_axes(make_masks(steps, mask, plan.truncate), like=inputs)
+    run = MODES[plan.mode].engine.run
+    ends, shown = run(graph, inputs, *(at_rest if states is None else states), masks, key, plan, mark)
+    return _as_given(network, graph, *ends), shown
+
+
+def with_nodes(network: Network, changed: Mapping[Any, Layer | Join]) -> Network:
+    """The network with other layers or joins at these names, or at these places of a list."""
+    if isinstance(network.layers, Mapping):
+        return dataclasses.replace(network, layers={**network.layers, **changed})
+    return Network([changed.get(n, layer) for n, layer in enumerate(network.layers)])
+
+
+def chain_of(owner: str, network: Network) -> tuple[Layer, ...]:
+    """The layers of a list that read each other in the same step, or an error."""
+    if not isinstance(network.layers, Mapping) and not network.graph.depths:
+        return tuple(network.layers)
+    raise TypeError(f"{owner}: network must be a list of layers without delays, got a graph of named layers or delays")
 
 
 def _marked(plan: Plan, arrays: Any) -> Any:
@@ -397,13 +508,17 @@ def _run_compiled(network, plan, inputs, states, mask, key):
 def is_pure_network(network: Network) -> bool:
     """Whether all that the network does is known from its arrays, numbers and classes."""
     return all(
-        is_pure(layer.cell)
-        and all(
-            w is None or isinstance(w, (jax.Array, np.ndarray, float, int))
-            for w in (layer.weight, layer.recurrent, layer.bias)
-        )
-        for layer in network.layers
+        isinstance(node, Layer)
+        and is_pure(node.cell)
+        and all(_is_pure_weight(weight) for weight in (*node.weights.values(), node.bias))
+        for node in network.graph.nodes.values()
     )
+
+
+def _is_pure_weight(weight: Any) -> bool:
+    if isinstance(weight, (Delayed, Window)):
+        weight = weight.weight
+    return weight is None or isinstance(weight, (jax.Array, np.ndarray, float, int)) or is_pure(weight)
 
 
 def real_inputs(inputs: ArrayLike) -> jax.Array:
@@ -421,45 +536,92 @@ def checked_key(key: Any) -> jax.Array:
     return key
 
 
-def check_shapes(inputs: jax.Array, mask: jax.Array | None) -> None:
-    shape = inputs.shape
-    if inputs.ndim and not isinstance(shape[0], int):
-        raise TypeError(
-            f"Network: the number of steps must be known when JAX traces, got {shape[0]} in inputs of shape {shape}; "
-            "the number of examples may be left open"
-        )
-    if inputs.ndim < 2 or not shape[0]:
-        raise ValueError(f"Network: inputs must be of shape (steps, ..., inputs), got {shape}")
+def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> int:
+    """The number of steps, or an error for inputs or a mask of other shapes."""
+    for name, x in inputs.items():
+        shape, which = x.shape, f"inputs {name!r}" if len(inputs) > 1 else "inputs"
+        if x.ndim and not isinstance(shape[0], int):
+            raise TypeError(
+                f"Network: the number of steps must be known when JAX traces, got {shape[0]} in {which} of shape "
+                f"{shape}; the number of examples may be left open"
+            )
+        if x.ndim < 2 or not shape[0]:
+            raise ValueError(f"Network: {which} must be of shape (steps, ..., inputs), got {shape}")
+    shapes = {name: x.shape for name, x in inputs.items()}
+    if len({shape[: min(2, len(shape) - 1)] for shape in shapes.values()}) > 1:
+        raise ValueError(f"Network: all inputs must have the same steps and examples, got {shapes}")
+    shape = next(iter(shapes.values()))
     if mask is None:
-        return
-    if mask.dtype != bool or mask.ndim not in (1, min(2, inputs.ndim - 1)) or mask.shape != shape[: mask.ndim]:
-        wanted = f"(steps,), here {shape[:1]}" if inputs.ndim < 3 else f"(steps,) or (steps, batch), here {shape[:2]}"
+        return shape[0]
+    if mask.dtype != bool or mask.ndim not in (1, min(2, len(shape) - 1)) or mask.shape != shape[: mask.ndim]:
+        wanted = f"(steps,), here {shape[:1]}" if len(shape) < 3 else f"(steps,) or (steps, batch), here {shape[:2]}"
         raise ValueError(f"Network: mask must be of bool and of shape {wanted}, got {mask.dtype}{list(mask.shape)}")
+    return shape[0]
 
 
-def _checked_states(given: list[LayerState], at_rest: list[LayerState]) -> list[LayerState]:
+def _check_windows(graph: Graph, steps: int) -> None:
+    for name, edges in graph.edges.items():
+        for edge in edges:
+            if edge.windowed and len(edge.lags) > steps:
+                raise ValueError(
+                    f"Network: {name!r} reads a window of {len(edge.lags)} outputs of {edge.source!r}, longer than the "
+                    f"{steps} steps of the inputs"
+                )
+
+
+def _as_given(network: Network, graph: Graph, states: dict, pasts: dict) -> Any:
+    """States and pasts as a user has them: a list or dict of one entry for each node."""
+    layers = {name: (v, pasts.get(name, out)) for name, (v, out) in states.items()}
+    if isinstance(network.layers, Mapping):
+        return {**pasts, **layers}
+    return [layers[n] for n in range(len(network.layers))]
+
+
+def _as_named(graph: Graph, given: Any) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
+    """The inverse of :func:`_as_given`."""
+    named = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
+    states = {name: named[name] for name in graph.layers}
+    pasts = {name: states[name][1] if name in states else named[name] for name in graph.depths}
+    return {name: (v, out[-1] if name in pasts else out) for name, (v, out) in states.items()}, pasts
+
+
+def _checked_states(given: Any, at_rest: Any) -> Any:
     """The states, or an error if they are not those of the network."""
     if jax.tree.structure(given) != jax.tree.structure(at_rest) or _shapes(given) != _shapes(at_rest):
         raise ValueError(f"Network: states must be {_shapes(at_rest)}, got {_shapes(given)}")
     return jax.tree.map(shard_as, given, at_rest)
 
 
-def _as_arrays(states: Sequence[LayerState]) -> list[LayerState]:
-    if not isinstance(states, Sequence):
-        raise TypeError(f"Network: states must be a sequence, one entry a layer, got {brief(states)}")
-    return jax.tree.map(jnp.asarray, list(states))
+def _as_arrays(network: Network, states: Any) -> Any:
+    named = isinstance(network.layers, Mapping)
+    if not isinstance(states, Mapping if named else Sequence):
+        kind = "a mapping, one entry for each name" if named else "a sequence, one entry a layer"
+        raise TypeError(f"Network: states must be {kind}, got {brief(states)}")
+    return jax.tree.map(jnp.asarray, dict(states) if named else list(states))
 
 
 def _shapes(states: Any) -> Any:
     return jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", states)
 
 
-def _chosen(layers: bool | Sequence[int], depth: int) -> tuple[int, ...]:
-    """The numbers of the layers that are meant, from 0 on."""
+def _shapes_of(inputs: Mapping[Name, jax.Array]) -> Any:
+    shapes = {name: x.shape for name, x in inputs.items()}
+    return shapes if len(shapes) > 1 else next(iter(shapes.values()))
+
+
+def _chosen(network: Network, graph: Graph, layers: Any) -> tuple[Name, ...]:
+    """The names of the layers that are meant; in a list their numbers, from 0 on."""
+    named, depth = isinstance(network.layers, Mapping), len(network.layers)
     if isinstance(layers, bool):
-        return tuple(range(depth)) if layers else ()
-    if not isinstance(layers, Sequence):
+        every = graph.layers if named else range(depth)
+        return tuple(every) if layers else ()
+    if not isinstance(layers, Sequence) or isinstance(layers, str):
         raise TypeError(f"Network: pre_spike must be a bool or a sequence of layers, got {layers!r}")
+    if named:
+        for name in layers:
+            if name not in graph.layers:
+                raise ValueError(f"Network: pre_spike must name layers of {[*graph.layers]}, got {name!r}")
+        return tuple(layers)
     for n in layers:
         if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or not -depth <= n < depth:
             raise ValueError(f"Network: pre_spike must name layers from {-depth} to {depth - 1}, got {n!r}")

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from .._checks import compute_dtype
 from ..neurons import Cell, says_how_to_encode
+from ._connections import Name
 from ._network import Network
 
 
@@ -24,14 +25,16 @@ class LayerActivity(NamedTuple):
     output: jax.Array
 
 
-def activity_of_layers(network: Network, inputs: ArrayLike, **options: Any) -> list[LayerActivity]:
+def activity_of_layers(network: Network, inputs: Any, **options: Any) -> dict[Name, LayerActivity]:
     """The activity of each layer in a call of the network with these options (``mask``, ``key``, ``mode``, ...)."""
     _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
     mask = options.get("mask")
-    return [
-        LayerActivity(potential(u), _kept(mask, distance(layer.cell, u)), out)
-        for layer, u, out in zip(network.layers, pre_spike, outputs, strict=True)
-    ]
+    return {
+        name: LayerActivity(
+            potential(pre_spike[name]), _kept(mask, distance(layer.cell, pre_spike[name])), outputs[name]
+        )
+        for name, layer in network.graph.layers.items()
+    }
 
 
 def potential(u: Any) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._connections import Name
 from ._storage import Storage
 
 
@@ -21,9 +22,9 @@ class Plan(NamedTuple):
     chunk: int | None
     segment: int | None
     truncate: int | None
-    outputs: tuple[bool, ...]
-    """The layers whose outputs are returned."""
-    pre_spike: tuple[bool, ...]
+    outputs: tuple[Name, ...]
+    """The nodes whose outputs are returned."""
+    pre_spike: tuple[Name, ...]
     """The layers whose states before the spike are returned."""
     unroll: int
 

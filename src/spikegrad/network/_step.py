@@ -1,19 +1,21 @@
-"""One time step of one layer.
+"""One time step, of one layer and of several.
 
 Every loop over time calls :func:`layer_step`: both engines, the backward pass, :meth:`Network.step`, the recorder of
 ``diagnose`` and the initialization of weights. Each passes its own form of the layer, see :class:`Steps`.
 
 ::
 
-    state (v, out) ── cut ──> current(inputs, out) ──> integrate(v, current) ──> u ── fire(u, number) ──> state, output
-                                                                                           a masked step holds the state
+    state (v, out) ── cut ──> current(given) ──> integrate(v, current) ──> u ── fire(u, number) ──> state, output
+                                                                                    a masked step holds the state
+
+:func:`graph_step` makes the step of layers and joins that read each other.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -24,7 +26,9 @@ from .._compat import shard_as
 from .._surrogate import fold_in, spike_types
 from ..neurons import Cell, State
 from ..neurons import fire as fire_cell
-from ._masks import Masks, cut_off, tree_keep, tree_where
+from ._connections import Edge, Name
+from ._masks import Masks, cut_off, tree_keep, tree_where, young
+from ._past import push
 
 LayerState: TypeAlias = tuple[State, jax.Array]
 """The state of a layer between two time steps: the state of its cell, and its output."""
@@ -35,8 +39,8 @@ KEYS = "threefry2x32"
 class Steps(Protocol):
     """The functions of a layer that a step calls."""
 
-    def current(self, inputs: jax.Array, out: jax.Array, /) -> jax.Array:
-        """The current from the inputs of the step and the layer's own output of the step before."""
+    def current(self, given: Any, /) -> jax.Array:
+        """The current, from what the step gives the layer."""
         ...
 
     def integrate(self, v: State, current: jax.Array, /) -> State:
@@ -59,12 +63,67 @@ class Stepped(NamedTuple):
     """The state before the spike. Zeros in a masked step."""
 
 
-def layer_step(layer: Steps, state: LayerState, inputs: jax.Array, mask: Masks) -> Stepped:
+def layer_step(layer: Steps, state: LayerState, given: Any, mask: Masks) -> Stepped:
     """Make one step of a layer. All arrays have the axes of the examples and the neurons, ``(batch, neurons)``."""
-    v, out = cut_off(mask, state)  # truncated backpropagation: a window starts without a derivative
-    u = layer.integrate(v, layer.current(inputs, out))
+    u = layer.integrate(state[0], layer.current(given))
     after = layer.fire(u, mask.number)
     return Stepped(tree_where(mask.active, after, state), tree_keep(mask.active, after[1]), tree_keep(mask.active, u))
+
+
+class JoinSteps(NamedTuple):
+    """A join in a step: a function of what it is given."""
+
+    function: Callable[[Any], jax.Array]
+
+
+class Step(NamedTuple):
+    """The results of a step of several nodes, by name."""
+
+    states: dict
+    pasts: dict
+    outputs: dict
+    pre_spike: dict
+
+
+def graph_step(
+    nodes: Mapping[Name, tuple[Any, tuple[Edge, ...]]],
+    states: dict,
+    pasts: dict,
+    outputs: dict,
+    given: Mapping[Name, Any],
+    mask: Masks,
+) -> Step:
+    """Make one step of several nodes, each after those that it reads in the same step.
+
+    ``nodes`` has for each node its functions, and the edges that are read within the step. ``states`` are those of the
+    layers, ``pasts`` those of the sources that are read more than one step later, ``outputs`` those of the inputs.
+    ``given`` is what was computed before, and handed on to the layer.
+    """
+    states = cut_off(mask, states)  # truncated backpropagation: a window starts without a derivative
+    before, outputs = states, dict(outputs)
+    states, pre_spike = {}, {}
+
+    def read(edge: Edge) -> Any:
+        if edge.windowed:
+            return tuple(one(edge.source, lag) for lag in edge.lags)
+        return one(edge.source, *edge.lags)
+
+    def one(source: Name, lag: int) -> jax.Array:
+        if lag == 0:
+            return outputs[source]
+        if source in pasts:
+            return young(mask, lag, pasts[source][-lag])
+        return before[source][1]
+
+    for name, (node, edges) in nodes.items():
+        reads = {edge.label: read(edge) for edge in edges}
+        if isinstance(node, JoinSteps):
+            outputs[name] = node.function(reads)
+            continue
+        states[name], outputs[name], pre_spike[name] = layer_step(node, before[name], (given.get(name), reads), mask)
+    active = None if mask.active is None else mask.active[None]  # a past has the axis of its outputs before the others
+    pasts = {source: tree_where(active, push(past, outputs[source]), past) for source, past in pasts.items()}
+    return Step(states, pasts, outputs, pre_spike)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +131,7 @@ class CellSteps:
     """A cell as its user wrote it. An invalid result of ``fire`` raises."""
 
     cell: Cell
-    current: Callable[[jax.Array, jax.Array], jax.Array]
+    current: Callable[[Any], jax.Array]
     keys: Callable[[Any], Any]
     """The keys of a step from its number, or None for a deterministic cell."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,8 @@ from .._surrogate import Scaled, Surrogate, curve_of, with_curve
 from ..neurons import Cell, parameters_of, with_parameters
 from ..surrogates._algebra import Stretched
 from ..surrogates._measures import measure
-from ._network import Network
+from ._connections import Name
+from ._network import Network, with_nodes
 from ._potentials import activity_of_layers, moments
 
 _KEEP = ("peak", "area")
@@ -26,7 +27,7 @@ _KEEP = ("peak", "area")
 
 def match_widths(
     network: Network,
-    inputs: ArrayLike,
+    inputs: Any,
     *,
     ratio: float = 1.0,
     keep: str = "peak",
@@ -47,7 +48,7 @@ def match_widths(
     ----------
     network : Network
         Its layers may have weights of any kind.
-    inputs : array_like
+    inputs : array_like or dict
         As the network takes them, ``(steps, examples, inputs)``: a batch of the training data say.
     ratio : float, default 1.0
         :math:`r > 0`, dimensionless.
@@ -99,27 +100,26 @@ def check_choices(owner: str, ratio: Any, keep: Any) -> None:
         raise ValueError(f"{owner}: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}")
 
 
-def spreads(network: Network, inputs: ArrayLike, **options: Any) -> list[jax.Array]:
+def spreads(network: Network, inputs: Any, **options: Any) -> dict[Name, jax.Array]:
     """The standard deviation of each layer's distance to the threshold, or of its potential if none is known.
 
     JAX can trace this, but not :func:`with_widths`.
     """
-    return [
-        moments(layer.potential if layer.distance is None else layer.distance, options.get("mask"))[1]
-        for layer in activity_of_layers(network, inputs, **options)
-    ]
+    return {
+        name: moments(layer.potential if layer.distance is None else layer.distance, options.get("mask"))[1]
+        for name, layer in activity_of_layers(network, inputs, **options).items()
+    }
 
 
-def with_widths(network: Network, deviations: Sequence[Any], ratio: float, keep: str) -> Network:
+def with_widths(network: Network, deviations: Mapping[Name, Any], ratio: float, keep: str) -> Network:
     """The network whose slopes have half-widths of so many deviations."""
-    layers = []
-    for layer, deviation in zip(network.layers, deviations, strict=True):
+    changed = {}
+    for name, layer in network.graph.layers.items():
         surrogate = surrogate_of(layer.cell)
         if isinstance(surrogate, Surrogate):
-            new = _widened(surrogate, ratio * np.asarray(deviation, np.float64), keep)
-            layer = dataclasses.replace(layer, cell=with_parameters(layer.cell, surrogate=new))
-        layers.append(layer)
-    return Network(layers)
+            new = _widened(surrogate, ratio * np.asarray(deviations[name], np.float64), keep)
+            changed[name] = dataclasses.replace(layer, cell=with_parameters(layer.cell, surrogate=new))
+    return with_nodes(network, changed)
 
 
 def surrogate_of(cell: Cell) -> Any:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...network import Layer, Network
-from ...network._layer import _product, matrix_of
+from ...network._connections import matrix_of, product
 from ...neurons import parameters_of, with_parameters
 
 
@@ -133,12 +133,12 @@ class _OfInputs:
         x = x - jnp.broadcast_to(offset.reshape(x.shape[x.ndim - axes :]), x.shape)
         for channel, factor in self.factors:
             x = x.at[..., channel].multiply(factor)
-        return _product(weight, x, "weight")
+        return product(weight, x, "weight")
 
 
 def _centered(weight: Any, x: jax.Array) -> jax.Array:
     """Weights whose mean over the neurons is 0, ``(..., neurons)``, for a function."""
-    current = _product(weight, x, "weight")
+    current = product(weight, x, "weight")
     return current - current.mean(-1, keepdims=True)
 
 

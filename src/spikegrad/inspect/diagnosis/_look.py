@@ -17,7 +17,7 @@ from ..._pytree import is_array, merge, split
 from ..._struct import as_numbers, lifted
 from ..._surrogate import Surrogate
 from ...network import Network
-from ...network._layer import matrix_of
+from ...network._connections import matrix_of
 from ...network._network import is_pure_network
 from ...network._widths import surrogate_of
 from ...neurons import Cell, says_how_to_encode

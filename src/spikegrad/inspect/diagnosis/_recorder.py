@@ -18,10 +18,13 @@ import jax.numpy as jnp
 from ..._optimizer import updates_of
 from ..._pytree import inexact, is_inexact, merge
 from ...network import Network
+from ...network._graph import INPUT
 from ...network._masks import Masks, make_masks, tree_where
+from ...network._nodes import initial_states
 from ...network._step import LayerState, layer_step
 from ...network._storage import EIGHT_BIT
-from ...network.engine._layer_vjp import LayerVjp, trace_all
+from ...network.engine._convolution import canonical
+from ...network.engine._layer_vjp import DRIVE, LayerVjp, trace_all
 from ._numbers import Recorded
 from ._potential import Potential, candidates, find, select
 
@@ -49,8 +52,11 @@ def record(
     # over.
     masks = make_masks(len(inputs), mask, None)
     masks = masks if key is None else masks.numbered(0)
-    states = network.initial_state(inputs[0])
-    traced = trace_all(network.layers, inputs[0], states, key)
+    graph = network.graph
+    states, pasts = initial_states(graph, {INPUT: inputs[0]})
+    found = trace_all(graph, {INPUT: inputs[0]}, states, pasts, key)
+    states = [states[n] for n in graph.layers]
+    traced = [tuple(of_layer[n] for of_layer in found) for n in graph.layers]
     # The trainable arrays of each layer by function. Integers are None, so that an optimizer skips them.
     weights = [inexact({name: own[name] for name in _TRAINED if name in own}) for _, own, _ in traced]
 
@@ -109,7 +115,7 @@ class _Pass:
     def __init__(self, traced: Any, own: dict, trained: dict, state: LayerState, masks: Masks, x: jax.Array) -> None:
         def with_trained(mine):
             filled = {name: merge(arrays, own[name]) for name, arrays in mine.items()}
-            return LayerVjp(traced, {**own, **filled}, unroll=1)
+            return LayerVjp(traced, {**own, **filled})
 
         def products(mine, x):
             layer = with_trained(mine)
@@ -221,14 +227,15 @@ def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Mas
         state, free = carry
         given, mask = now
         # XLA merges this product with the equal one in the step.
-        feedback = layer.call("recurrent", state[1]) if layer.recurrent else None
-        state, out, u = layer_step(layer, state, given, mask)
+        feedback = layer.call("recurrent", state[1]) if "recurrent" in layer.arrays else None
+        state, out, u = layer_step(layer, state, ({DRIVE: given}, {"recurrent": state[1]}), mask)
         if has_free:
             free = tree_where(mask.active, layer.integrate(free, jax.lax.stop_gradient(given)), free)
         return (state, free), (out, (u, given, feedback, free))
 
     start = jax.lax.stop_gradient(state[0]) if has_free else None
-    _, (out, seen) = jax.lax.scan(layer.fast(step), (state, start), (drive, masks))
+    fast = canonical(step) if layer.traced.per_step else step
+    _, (out, seen) = jax.lax.scan(fast, (state, start), (drive, masks))
     return out, seen
 
 

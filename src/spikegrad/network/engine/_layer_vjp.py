@@ -1,11 +1,10 @@
-"""One layer over one chunk of steps, forward and back.
+"""Layers and joins as equations, over one chunk of steps.
 
-A layer is used as eight functions, each with the arrays that it closes over as an argument (see ``_functions``):
+A layer is used as these functions, each with the arrays that it closes over as an argument (see ``_functions``):
 
 =========  ======================================  ==============================================
-weight     inputs -> ``W x``                       waits for nothing
-bias       ``W x`` -> ``W x + b``                  waits for nothing
-recurrent  output -> ``R s``                       waits for the step before, in the forward pass
+a label    what an edge reads -> ``W x``           one for each edge, such as ``weight`` and ``recurrent``
+bias       ``W x`` -> ``W x + b``                  of the first edge that need not wait
 integrate  state, current -> pre-spike state       waits for the step before
 fire       pre-spike state, keys -> state, output  elementwise; keys of spikes that are drawn, or None
 encode     pre-spike state -> distance, rest       elementwise; see ``_storage``
@@ -14,9 +13,8 @@ at_rest    rest -> distance of a neuron at rest    elementwise; see ``_storage``
 =========  ======================================  ==============================================
 
 What waits for nothing is computed for all steps of a chunk at once, as one product of ``(chunk, batch, inputs)`` and a
-matrix. The backward pass has two phases. Step by step, from the last one, it computes the cotangents of states and
-currents; for these only the transposed recurrent product must wait. Then, for the chunk as a whole, it computes the
-gradients of the weights, each a sum over all steps and examples, and the cotangents of the inputs.
+matrix. The gradients of the weights, each a sum over all steps and examples, are computed for the chunk as a whole too,
+after the steps (see ``_component``).
 
 A convolution is no matrix product: many steps of it at once are no faster, take more memory, and would merge the axis
 of the examples, over which devices may share the work, with that of the steps. A layer that contains one takes its
@@ -27,20 +25,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from ..._checks import is_float
-from ..._compat import contract_leading, in_reverse_mode_alone, zeros_like
-from ..._pytree import is_inexact
+from ..._compat import contract_leading, zeros_like
 from ..._surrogate import spike_types
 from ...neurons import State, says_how_to_encode
-from .._layer import Layer, matrix_of, plus_bias, times_matrix, times_weight
-from .._masks import Masks, tree_where
-from .._step import LayerState, examples_of, fire, is_stochastic, keys_of, layer_step
+from .._connections import Edge, Join, Name, matrix_of, product, times_matrix
+from .._graph import Graph
+from .._layer import current_of, plus_bias
+from .._step import LayerState, examples_of, fire, is_stochastic, keys_of
 from .._storage import Storage, distance_at_rest
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
@@ -49,17 +47,24 @@ Gradients: TypeAlias = dict[str, Any]
 """By function, a gradient for each of its arrays; None for integers."""
 
 
-_PRODUCTS = ("weight", "recurrent", "bias")
-GRADIENTS = (*_PRODUCTS, "integrate", "fire")
-"""The functions whose arrays get a gradient."""
+WITHOUT_GRADIENT = ("encode", "decode", "at_rest", "key")
+"""What of a layer's arrays gets no gradient."""
+DRIVE = ""
+"""The label of the part of a current that waits for nothing."""
 
 
 class TracedLayer(NamedTuple):
     """A layer as equations. A function that a layer has not is missing."""
 
     calls: dict[str, Callable]
+    edges: tuple[Edge, ...]
+    """In the order in which their products are added."""
+    looped: frozenset[str]
+    """The labels of the edges that are part of a loop. They stand last."""
+    none: jax.ShapeDtypeStruct
+    """Zeros like a current, which a layer without other edges starts with."""
     matrices: frozenset[str]
-    """The products with a matrix."""
+    """The labels of products with a matrix."""
     per_step: bool
     """If True, the layer contains a convolution and computes its products step by step."""
     encoded: Any
@@ -67,44 +72,55 @@ class TracedLayer(NamedTuple):
     needs_magnitude: bool
     """Whether spikes depend on more of the distance to the threshold than its sign."""
     number: int
-    """The layer's own, counted from the inputs."""
+    """The layer's own, which its keys depend on."""
     examples: int | None
     """For how many examples it draws spikes, if it does."""
 
 
+class TracedJoin(NamedTuple):
+    """A join as equations."""
+
+    call: Callable
+    edges: tuple[Edge, ...]
+    per_step: bool
+
+
 def trace(
-    layer: Layer, x: jax.Array, state: Any, number: int, key: jax.Array | None, examples: int | None
+    graph: Graph, name: Name, reads: dict[str, Any], state: Any, key: jax.Array | None, examples: int | None
 ) -> tuple[TracedLayer, dict[str, Arrays], Any]:
-    """The layer, its arrays, and a pre-spike state that it can have: made of the inputs and the state of one step.
+    """A layer, its arrays, and a pre-spike state that it can have: made of the state of one step and what it reads.
 
     Where spikes are drawn, the key is one of the arrays.
     """
+    layer, looped, connections = graph.nodes[name], graph.looped[name], graph.connections[name]
     calls, arrays, matrices, convolutional = {}, {}, set(), []
 
     def add(name, function, *example):
         calls[name], arrays[name], jaxpr = close(function, *example)
         convolutional.append(has_convolution(jaxpr))
 
-    v, out = state
-    current = layer.current(x, out)  # for its dtype: that of the sum of both products
-    for name, given in (("weight", x), ("recurrent", out)):
-        weight = getattr(layer, name)
-        if weight is None:
-            continue
+    v, _ = state
+    current = current_of(layer, connections, looped, reads)  # for its dtype: that of the sum of all products
+    for n, (edge, weight) in enumerate(connections):
+        label, first = edge.label, n == 0 and edge.label not in looped
         if (matrix := matrix_of(weight)) is not None and is_float(matrix):
             # A known matrix is not traced. Its gradient is added in place, as one product per chunk (see ``_add``).
-            dtype = matrix.dtype if name == "weight" else current.dtype
-            calls[name], arrays[name] = functools.partial(_matrix_product, dtype), [jnp.asarray(matrix)]
-            matrices.add(name)
-        elif name == "weight":
-            add(name, lambda x: times_weight(layer, x), given)
+            dtype = matrix.dtype if first else current.dtype
+            calls[label], arrays[label] = functools.partial(_matrix_product, dtype), [jnp.asarray(matrix)]
+            matrices.add(label)
+        elif first:
+            add(label, functools.partial(product, weight, name=label), reads[label])
         else:
-            add(name, lambda out: layer.feedback(out).astype(current.dtype), given)
-    add("bias", lambda product: plus_bias(layer, product).astype(current.dtype), times_weight(layer, x))
+            cast = functools.partial(_product_as, current.dtype, weight, label)
+            add(label, cast, reads[label])
+    edge, weight = connections[0]
+    began = product(weight, reads[edge.label], edge.label)
+    began = zeros_like(began) if edge.label in looped else began
+    add("bias", lambda began: plus_bias(layer, began).astype(current.dtype), began)
     add("integrate", layer.cell.integrate, v, current)
     # The loop carries the last pre-spike state, so it needs a first value. No step reads it (``Masks.started``).
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
-    keys = None
+    number, keys = graph.numbers[name], None
     if key is not None and is_stochastic(layer.cell):
         arrays["key"], keys = [key], keys_of(key, None, number, examples)
     add("fire", lambda u, keys: fire(layer.cell, u, keys), u, keys)
@@ -116,37 +132,92 @@ def trace(
         if encoded[0] is not None:
             add("at_rest", distance_at_rest(layer.cell, encoded), encoded[1])
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
-    needs_magnitude = any(kind.needs_magnitude for kind in spike_types(layer.cell))
-    traced = TracedLayer(calls, frozenset(matrices), any(convolutional), encoded, needs_magnitude, number, examples)
+    traced = TracedLayer(
+        calls,
+        tuple(edge for edge, _ in connections),
+        looped,
+        jax.ShapeDtypeStruct(began.shape, began.dtype),
+        frozenset(matrices),
+        any(convolutional),
+        encoded,
+        any(kind.needs_magnitude for kind in spike_types(layer.cell)),
+        number,
+        examples,
+    )
     return traced, arrays, u
 
 
 def trace_all(
-    layers: Sequence[Layer], x: jax.Array, states: Sequence[LayerState], key: jax.Array | None
-) -> list[tuple[TracedLayer, dict[str, Arrays], Any]]:
-    """Trace each layer, from the lowest. ``x`` are the inputs of one step, ``(batch, inputs)``."""
-    inputs = [x, *(out for _, out in states[:-1])]
-    return [
-        trace(layer, given, state, n, key, examples_of(x))
-        for n, (layer, given, state) in enumerate(zip(layers, inputs, states, strict=True))
-    ]
+    graph: Graph, outputs: dict[Name, Any], states: dict[Name, LayerState], pasts: dict[Name, Any], key: Any
+) -> tuple[dict[Name, Any], dict[Name, dict[str, Arrays]], dict[Name, Any]]:
+    """Trace all nodes: their equations, their arrays, and a pre-spike state of each layer.
+
+    ``outputs`` are the inputs of one step, each ``(batch, inputs)``.
+    """
+    traced, arrays, pre_spike = {}, {}, {}
+    examples = examples_of(next(iter(outputs.values())))
+    outputs = {**outputs, **{name: out for name, (_, out) in states.items()}}
+
+    def one(source, lag):
+        return pasts[source][-lag] if lag and source in pasts else outputs[source]
+
+    for name, node in graph.nodes.items():
+        reads = {
+            edge.label: tuple(one(edge.source, lag) for lag in edge.lags)
+            if edge.windowed
+            else one(edge.source, *edge.lags)
+            for edge in graph.edges[name]
+        }
+        if isinstance(node, Join):
+            outputs[name] = node.function(*reads.values())
+            call, own, jaxpr = close(lambda reads, node=node: node.function(*reads.values()), reads)
+            traced[name], arrays[name] = TracedJoin(call, graph.edges[name], has_convolution(jaxpr)), {"function": own}
+        else:
+            traced[name], arrays[name], pre_spike[name] = trace(graph, name, reads, states[name], key, examples)
+    return traced, arrays, pre_spike
 
 
 def _matrix_product(dtype, arrays, x):
     return times_matrix(x, arrays[0]).astype(dtype)
 
 
+def _product_as(dtype, weight, label, x):
+    return product(weight, x, label).astype(dtype)
+
+
+class JoinVjp:
+    """A traced join with its arrays."""
+
+    stepwise = ("function",)
+
+    def __init__(self, traced: TracedJoin, arrays: dict[str, Arrays]) -> None:
+        self.traced, self.arrays = traced, arrays
+
+    def with_arrays(self, arrays: dict[str, Arrays]) -> JoinVjp:
+        return JoinVjp(self.traced, {**self.arrays, **arrays})
+
+    def function(self, reads: dict[str, Any]) -> jax.Array:
+        return self.traced.call(self.arrays["function"], reads)
+
+    def over_chunk(self, reads: dict[str, Any], arrays: dict[str, Arrays] | None = None) -> jax.Array:
+        """The outputs of a chunk, ``(chunk, batch, ...)``."""
+        own = (arrays or self.arrays)["function"]
+        if self.traced.per_step:
+            return jax.lax.map(canonical(functools.partial(self.traced.call, own)), reads)
+        return jax.vmap(self.traced.call, in_axes=(None, 0))(own, reads)
+
+
 class LayerVjp:
     """A traced layer with its arrays."""
 
-    def __init__(self, traced: TracedLayer, arrays: dict[str, Arrays], unroll: int, low_memory: bool = False) -> None:
-        self.traced, self.arrays, self.unroll, self.low_memory = traced, arrays, unroll, low_memory
-        self.recurrent = "recurrent" in arrays
-        # Phase 1 adds the gradients of these functions step by step. Phase 2 adds the others, a chunk at a time.
-        self.stepwise = ("fire", "integrate", *(_PRODUCTS if traced.per_step else ()))
+    def __init__(self, traced: TracedLayer, arrays: dict[str, Arrays], low_memory: bool = False) -> None:
+        self.traced, self.arrays, self.low_memory = traced, arrays, low_memory
+        # The steps add the gradients of these functions one by one. All others are added a chunk at a time.
+        products = [edge.label for edge in traced.edges] + ["bias"] if traced.per_step else []
+        self.stepwise = ("fire", "integrate", *products)
 
     def with_arrays(self, arrays: dict[str, Arrays]) -> LayerVjp:
-        return LayerVjp(self.traced, {**self.arrays, **arrays}, self.unroll, self.low_memory)
+        return LayerVjp(self.traced, {**self.arrays, **arrays}, self.low_memory)
 
     @property
     def _at_rest(self):
@@ -162,16 +233,40 @@ class LayerVjp:
         # vmap over the steps of a chunk: (chunk, batch, inputs) -> (chunk, batch, neurons). All steps share the arrays.
         return jax.vmap(self.traced.calls[name], in_axes=(None, *[0] * count))
 
-    def fast(self, step: Callable) -> Callable:
-        """Convert the convolutions of a step to the form that is fast inside a loop."""
-        return canonical(step) if self.traced.per_step else step
+    def drive(self, reads: dict[str, Any], chunk: int | None = None) -> jax.Array:
+        """The part of the current that waits for nothing, ``W x + b``, of one step or of a chunk."""
+        call = self.call if chunk is None else self.call_chunk
+        first, *others = self._waits_for_nothing
+        total = call("bias", call(first, reads[first]) if first else self._none(chunk))
+        return functools.reduce(lambda total, label: total + call(label, reads[label]), others, total)
 
-    def drive(self, x: jax.Array) -> jax.Array:
-        """The part of the current that does not depend on the layer's own spikes, ``W x + b`` of one step."""
-        return self.call("bias", self.call("weight", x))
+    @property
+    def _waits_for_nothing(self):
+        """The labels of the edges outside of loops, at least one: "" if there is none."""
+        return [edge.label for edge in self.traced.edges if edge.label not in self.traced.looped] or [""]
 
-    def current(self, drive: jax.Array, out: jax.Array) -> jax.Array:
-        return drive + self.call("recurrent", out) if self.recurrent else drive
+    def _none(self, chunk):
+        none = self.traced.none
+        return jnp.zeros(none.shape if chunk is None else (chunk, *none.shape), none.dtype)
+
+    def hoisted(self, reads: dict[str, Any], chunk: int) -> dict[str, Any]:
+        """What the steps of a chunk are given: products, or if ``per_step`` what these are of."""
+        if self.traced.per_step:
+            return reads
+        looped = {label: self.call_chunk(label, read) for label, read in reads.items() if label in self.traced.looped}
+        return {DRIVE: self.drive(reads, chunk), **looped}
+
+    def current(self, given: Any, call: Callable | None = None) -> jax.Array:
+        """The current, from what was computed before and what was read: of one step, or with ``call_chunk`` of many."""
+        hoisted, reads = given
+        call = self.call if call is None else call
+        if DRIVE not in hoisted:  # products step by step
+            reads = {**hoisted, **reads}
+            hoisted = {DRIVE: self.drive(reads)}
+        total = hoisted[DRIVE]
+        for label in (edge.label for edge in self.traced.edges if edge.label in self.traced.looped):
+            total = total + (hoisted[label] if label in hoisted else call(label, reads[label]))
+        return total
 
     def integrate(self, v: State, current: jax.Array) -> State:
         return self.call("integrate", v, current)
@@ -201,85 +296,25 @@ class LayerVjp:
             return kept
         return self.call("decode", *storage.read(kept, self.traced.encoded, self._at_rest))
 
-    def forward(
-        self, u: State, state: LayerState, x: jax.Array, masks: Masks, storage: Storage | None, pre_spike: bool
-    ):
-        """Pre-spike state and state after the chunk; of each step the output, the pre-spike state, what is kept.
+    def backward_looped(self, grads: Gradients, reads: dict[str, Any], ct_current: jax.Array) -> Gradients:
+        """Add the gradients of the weights that the steps had to wait for."""
+        return {**grads, **{k: self._add(k, grads[k], read, ct_current)[0] for k, read in reads.items()}}
 
-        The last two are None if not asked for: without a ``storage``, nothing is kept.
-        """
-        per_step = self.traced.per_step
-
-        # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out``, each (batch, neurons). Slices: the drive
-        # (batch, neurons), or the inputs (batch, ...) if ``per_step``, and the masks of the step.
-        def step(carry, now):
-            u, state = carry
-            given, mask = now
-            state, out, new = layer_step(self, state, self.drive(given) if per_step else given, mask)
-            u = tree_where(mask.active, new, u)  # held like the state: the backward pass rebuilds the state from it
-            kept = None if storage is None else self.store(storage, u, mask.number)
-            return (u, state), (out, new if pre_spike else None, kept)
-
-        given = x if per_step else self.call_chunk("bias", self.call_chunk("weight", x))
-        return jax.lax.scan(self.fast(step), (u, state), (given, masks), unroll=min(self.unroll, len(x)))
-
-    def backward_steps(self, ct_end: Any, grads: Gradients, cts: Any, befores: LayerState, x: Any, load, masks: Masks):
-        """Phase 1: cotangents of the state before the chunk, gradients added up, and a cotangent of each step.
-
-        The latter is that of the current, or if the layer takes its products step by step that of the inputs.
-        """
-        per_step = self.traced.per_step
-        given, known = x, False
-        # The derivative of ``integrate`` needs the current of the forward pass. The outputs of the whole chunk are
-        # known here, so one product of (chunk, batch, inputs) and a matrix computes the currents of all steps.
-        if not per_step:
-            given = self.call_chunk("bias", self.call_chunk("weight", x))
-            if self.recurrent:
-                given, known = given + self.call_chunk("recurrent", befores[1]), True
-
-        # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the state after the step, each
-        # (batch, neurons), and the accumulated gradients of ``stepwise``, in the shapes of their arrays. Slices: the
-        # cotangents of output and pre-spike state, the state before the step and ``given``, each (batch, neurons).
-        def step(carry, now):
-            ct_state, grads = carry
-            t, (ct_out, ct_shown), before, given, mask = now
-            u = load(t)
-
-            # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt`` replaces the computed
-            # values by known ones, so XLA removes their computation. Only the transposed recurrent product remains
-            # sequential (Appleyard, Kocisky, Blunsom 2016).
-            def again(arrays, state, given):
-                layer = _Rebuilt(self.with_arrays(arrays), u, given if known else None)
-                new = layer_step(layer, state, layer.layer.drive(given) if per_step else given, mask)
-                return new.state, None if ct_out is None else new.output, None if ct_shown is None else new.pre_spike
-
-            mine = {name: self.arrays[name] for name in grads}
-            new, ct_before, ct_step = pullback(again, (ct_state, ct_out, ct_shown), mine, before, given)
-            return (ct_before, _plus(grads, new)), ct_step
-
-        some = {name: grads[name] for name in self.stepwise if name in grads}
-        xs = jnp.arange(len(masks.started)), cts, befores, given, masks
-        (ct_start, some), ct_steps = jax.lax.scan(
-            self.fast(step), (ct_end, some), xs, reverse=True, unroll=min(self.unroll, len(masks.started))
-        )
-        return ct_start, {**grads, **some}, ct_steps
-
-    def backward_recurrent(self, grads: Gradients, outs: jax.Array, ct_currents: jax.Array) -> Gradients:
-        """Phase 2: add the gradients of the recurrent weights."""
-        # outs: outputs one step before each step of the chunk. Both arrays are (chunk, batch, neurons).
-        if not self.recurrent or self.traced.per_step:
-            return grads
-        return {**grads, "recurrent": self._add("recurrent", grads["recurrent"], outs, ct_currents)[0]}
-
-    def backward_weight(self, grads: Gradients, x: jax.Array, ct_steps: jax.Array) -> tuple[Gradients, Any]:
-        """Phase 2: add the gradients of the other weights; the cotangent of the inputs."""
+    def backward_hoisted(
+        self, grads: Gradients, reads: dict[str, Any], cts: dict[str, Any]
+    ) -> tuple[Gradients, dict[str, Any]]:
+        """Add the gradients of the other weights; the cotangents of what these read."""
         if self.traced.per_step:
-            return grads, ct_steps
+            return grads, cts
         # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
-        product = self.call_chunk("weight", x)
-        bias, ct_product = pullback(self._over_chunk("bias"), ct_steps, self.arrays["bias"], product)
-        weight, ct_x = self._add("weight", grads["weight"], x, ct_product)
-        return {**grads, "weight": weight, "bias": _plus(grads["bias"], bias)}, ct_x
+        first, *_ = self._waits_for_nothing
+        began = self.call_chunk(first, reads[first]) if first else self._none(len(cts[DRIVE]))
+        bias, ct_first = pullback(self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], began)
+        grads, ct_reads = {**grads, "bias": plus(grads["bias"], bias)}, {}
+        for label, read in reads.items():
+            ct = ct_first if label == first else cts[label] if label in cts else cts[DRIVE]
+            grads[label], ct_reads[label] = self._add(label, grads[label], read, ct)
+        return grads, ct_reads
 
     def _add(self, name, grad, x, ct):
         """The gradient of the arrays of a product, added to another, and the cotangent of its inputs."""
@@ -287,53 +322,12 @@ class LayerVjp:
         # For a matrix, ``new`` is unused and XLA removes it. ``add`` computes the same product and adds it in place, in
         # parts if memory is scarce.
         if name not in self.traced.matrices:
-            return _plus(grad, new), ct_x
+            return plus(grad, new), ct_x
         add = _add_in_parts if self.low_memory else _add_product
         return [add(grad[0], self.arrays[name][0], x, ct)], ct_x
 
 
-class _Rebuilt(NamedTuple):
-    """A layer in the backward pass, with known values of the pre-spike state and the current."""
-
-    layer: LayerVjp
-    u: State
-    known_current: jax.Array | None
-
-    def current(self, drive: jax.Array, out: jax.Array) -> jax.Array:
-        current = self.layer.current(drive, _summed(out))
-        return current if self.known_current is None else _known(self.known_current, current)
-
-    def integrate(self, v: State, current: jax.Array) -> State:
-        return jax.tree.map(_known, self.u, self.layer.integrate(_summed(v), current))
-
-    def fire(self, u: State, number: Any) -> LayerState:
-        return _summed(self.layer.fire(_summed(u), number))
-
-
-# Identity, whose cotangents are summed before JAX passes them on. It fixes the order of sums in the backward pass, so
-# rounding does not depend on the number of times that a function of a cell uses its argument.
-_summed = functools.partial(in_reverse_mode_alone, "Network: the backward pass has no forward mode")
-
-
-def _known(value: jax.Array, computed: jax.Array) -> jax.Array:
-    """Return ``value`` with the derivative of ``computed``. XLA removes the computation of ``computed``."""
-    return _with_derivative_of(value, computed) if is_inexact(value) else value
-
-
-# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second derivative, ``value`` also
-# has a derivative with respect to the residuals, from which it was read.
-@jax.custom_jvp
-def _with_derivative_of(value, computed):
-    del computed
-    return value
-
-
-@_with_derivative_of.defjvp
-def _with_derivative_of_jvp(primals, tangents):
-    return primals[0], tangents[1]
-
-
-def _plus(a: Any, b: Any) -> Any:
+def plus(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
 
 

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._layer import Layer, steps_of
+from .._connections import Name
+from .._graph import Graph
 from .._masks import Masks
+from .._nodes import nodes_of
 from .._schedule import Plan
-from .._step import LayerState, examples_of, layer_step
+from .._step import LayerState, examples_of, graph_step
 
 
 def run(
-    layers: Sequence[Layer],
-    inputs: jax.Array,
-    states: list[LayerState],
+    graph: Graph,
+    inputs: dict[Name, jax.Array],
+    states: dict[Name, LayerState],
+    pasts: dict[Name, jax.Array],
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
     mark: Callable[[Any], Any],
-) -> tuple[list[LayerState], list]:
-    """Return the states after the last step, and for each layer its outputs and pre-spike states, or None.
+) -> tuple[tuple[dict, dict], tuple[dict, dict]]:
+    """Return the states and pasts after the last step, and of each step the outputs and pre-spike states asked for.
 
     The scan runs over the time steps. Its carry is the state ``(v, out)`` of each layer, arrays of ``(batch,
-    neurons)``.
+    neurons)``, and the pasts, ``(depth, batch, neurons)``.
     """
     del mark  # JAX differentiates this loop, so no array needs a mark
-    steps = [steps_of(layer, n, key, examples_of(inputs[0])) for n, layer in enumerate(layers)]
+    nodes = nodes_of(graph, key, examples_of(next(iter(inputs.values()))[0]))
+    length = len(masks.started)
     if key is not None:
         # All examples share the number of the step, because spikes of masked steps are discarded.
-        masks = masks._replace(number=jnp.arange(len(inputs)))
+        masks = masks._replace(number=jnp.arange(length))
 
-    def step(states, now):
+    def step(carry, now):
         x, mask = now
-        new, shown = [], []
-        for n, (layer, state) in enumerate(zip(steps, states, strict=True)):
-            state, x, u = layer_step(layer, state, x, mask)
-            new.append(state)
-            shown.append((x if plan.outputs[n] else None, u if plan.pre_spike[n] else None))
-        return new, shown
+        new = graph_step(nodes, *carry, x, {}, mask)
+        shown = (
+            {name: new.outputs[name] for name in plan.outputs},
+            {name: new.pre_spike[name] for name in plan.pre_spike},
+        )
+        return (new.states, new.pasts), shown
 
-    return jax.lax.scan(step, states, (inputs, masks), unroll=min(plan.unroll, len(inputs)))
+    return jax.lax.scan(step, (states, pasts), (inputs, masks), unroll=min(plan.unroll, length))

@@ -1,0 +1,227 @@
+"""What a layer reads of its sources, now or some steps before, and joins of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from .._checks import brief, is_float
+from .._struct import Struct, parameter, wiring
+
+Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
+Name: TypeAlias = str | int
+"""The name of a layer, join or input. The layers of a list have their places for names."""
+
+
+class Delayed(Struct):
+    r"""A weight whose source acts some steps later: the current is :math:`W\, s_{t-d}`.
+
+    Parameters
+    ----------
+    weight : array or callable
+        :math:`W`, as :class:`Layer` takes it.
+    delay : int
+        :math:`d \ge 1`, in steps. A delay of 1 from a layer to itself is what ``recurrent`` of a layer means.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the delay is no integer from 1 on, or the weight neither a matrix nor callable.
+
+    Notes
+    -----
+    Before the first step all outputs are taken to be zeros. Steps that a mask leaves out do not count.
+
+    Examples
+    --------
+    A recurrent layer whose neurons hear each other three steps later:
+
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import Delayed, LIF, Layer, Network
+    >>> network = Network([Layer(jnp.full((1, 2), 2.0), LIF(0.5), recurrent=Delayed(jnp.eye(2), 3))])
+    >>> states, spikes = network(jnp.zeros((5, 1, 1)).at[0].set(1.0))
+    >>> spikes[:, 0, 0]
+    Array([1., 0., 0., 1., 0.], dtype=float32)
+    """
+
+    weight: Linear = parameter(kind=object)
+    delay: int = parameter(integer=True, at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weight("Delayed", "weight", self.weight)
+
+
+class Window(Struct):
+    r"""A weight of several outputs of its source, one after the other: :math:`\sum_{k<K} M_k\, s_{t-d-k}`.
+
+    Fixed and learned delays, filters of spikes and temporal convolutions are functions of such a window.
+
+    Parameters
+    ----------
+    weight : array or callable
+        :math:`M`, of shape ``(K, inputs, neurons)``, the latest output first. Or any function of the outputs, given
+        as an array ``(K, batch, ...)``, the latest first.
+    length : int, optional
+        :math:`K \ge 1`, the number of outputs that a function is given. That of an array is its first axis.
+    delay : int, default 0
+        :math:`d \ge 0`, the steps from the latest of these outputs to now.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array has no three axes, or a length is missing, below 1 or another one than that of the array.
+
+    Notes
+    -----
+    Before the first step all outputs are taken to be zeros. Steps that a mask leaves out do not count.
+
+    Examples
+    --------
+    Each neuron reads the sum of the last three inputs:
+
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import Layer, LeakyReadout, Network, Window
+    >>> layer = Layer(Window(jnp.ones((3, 1, 1))), LeakyReadout(0.0))
+    >>> states, sums = Network({"sum": layer})(jnp.arange(5.0).reshape(5, 1, 1))
+    >>> sums[:, 0, 0]
+    Array([0., 1., 3., 6., 9.], dtype=float32)
+    """
+
+    weight: Any = parameter(kind=object)
+    length: int | None = wiring(None)
+    delay: int = parameter(default=0, integer=True, at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        matrices, length = matrix_of(self.weight), self.length
+        if matrices is None and not callable(self.weight):
+            raise TypeError(f"Window: weight must be an array or callable, got {brief(self.weight)}")
+        if matrices is not None and matrices.ndim != 3:
+            raise TypeError(f"Window: weight must be of shape (length, inputs, neurons), got {matrices.shape}")
+        if matrices is not None and length not in (None, len(matrices)):
+            raise ValueError(f"Window: length is that of the array, {len(matrices)}, got {length}")
+        length = len(matrices) if length is None and matrices is not None else length
+        if not isinstance(length, (int, np.integer)) or isinstance(length, bool):
+            raise TypeError(f"Window: length must be an integer for a function, got {brief(length)}")
+        if length < 1:
+            raise ValueError(f"Window: length must be >= 1, got {length}")
+        object.__setattr__(self, "length", int(length))
+
+
+class Join(Struct):
+    """A node without neurons: any function of the outputs of others in the same step.
+
+    Residual sums, gates, concatenation and attention are joins.
+
+    Parameters
+    ----------
+    function : callable
+        Of as many arrays as there are sources, each ``(batch, ...)``, to one array with the examples in front.
+        Gradients reach what it closes over.
+    of : sequence of str
+        The names of the sources: layers, joins or inputs.
+
+    Raises
+    ------
+    TypeError
+        If the function cannot be called, or the names are none.
+
+    Examples
+    --------
+    >>> from spikegrad import Join
+    >>> residual = Join(lambda identity, branch: identity + branch, of=("stem", "branch"))
+    >>> gate = Join(lambda identity, branch: identity * (1 - branch), of=("stem", "branch"))  # IAND
+    """
+
+    function: Callable[..., jax.Array] = parameter(kind=object)
+    of: Sequence[str] = wiring()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.function):
+            raise TypeError(f"Join: function must be callable, got {brief(self.function)}")
+        of = (self.of,) if isinstance(self.of, str) else self.of
+        if not isinstance(of, Sequence) or not of or not all(isinstance(name, str) for name in of):
+            raise TypeError(f"Join: of must be the names of one or more sources, got {brief(self.of)}")
+        object.__setattr__(self, "of", tuple(of))
+
+
+class Edge(NamedTuple):
+    """What a node reads of a source."""
+
+    label: str
+    """Names the weight within its layer."""
+    source: Name
+    lags: tuple[int, ...]
+    """How many steps before each output was. 0 is this step."""
+    windowed: bool = False
+    """Whether the weight is a function of several outputs, given as a tuple."""
+
+
+class Connection(NamedTuple):
+    """An edge and its weight."""
+
+    edge: Edge
+    weight: Any
+
+
+def connections_of(label: str, source: Name, weight: Any) -> list[Connection]:
+    """A weight as connections of one output each, or of a window of them for a function."""
+    if isinstance(weight, Delayed):
+        return [Connection(Edge(label, source, (weight.delay,)), weight.weight)]
+    if not isinstance(weight, Window):
+        return [Connection(Edge(label, source, (0,)), weight)]
+    lags = tuple(range(weight.delay, weight.delay + (weight.length or 0)))
+    if (matrices := matrix_of(weight.weight)) is None:
+        return [Connection(Edge(label, source, lags, windowed=True), weight.weight)]
+    # A matrix for each lag, so that each is a product of its own: added in the same order in every mode, and those
+    # that need not wait for a loop do not.
+    matrices = jnp.asarray(matrices)
+    return [
+        Connection(Edge(f"{label}[{k}]", source, (lag,)), matrix)
+        for k, (lag, matrix) in enumerate(zip(lags, matrices, strict=True))
+    ]
+
+
+def matrix_of(weight: Any) -> Any:
+    """The array that a weight is, or None: a variable of a framework can be called, and is an array all the same."""
+    if isinstance(weight, (jax.Array, np.ndarray)):
+        return weight
+    return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
+
+
+def check_weight(owner: str, name: str, value: Any) -> None:
+    """Raise if a weight is neither a matrix nor callable."""
+    matrix = matrix_of(value)
+    if matrix is None and not callable(value):
+        raise TypeError(f"{owner}: {name} must be a matrix or callable, got {brief(value)}")
+    if matrix is not None and matrix.ndim != 2:
+        raise TypeError(f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}")
+
+
+def product(weight: Any, x: Any, name: str) -> jax.Array:
+    """The product of a weight with what it reads, an array or a tuple of them."""
+    if isinstance(x, tuple):
+        x = jnp.stack(x)
+    matrix = matrix_of(weight)
+    if matrix is None:
+        if not isinstance(out := weight(x), jax.Array):
+            raise TypeError(f"Layer: {name} must return one array, got {type(out).__name__} from {brief(weight)}")
+        return out
+    if x.ndim == 0 or x.shape[-1] != matrix.shape[0]:
+        raise ValueError(f"Layer: {name} of shape {matrix.shape} does not take an input of shape {x.shape}")
+    matrix = jnp.asarray(matrix)
+    if not is_float(matrix):
+        matrix = matrix.astype(x.dtype if is_float(x) else jnp.result_type(float))
+    return times_matrix(x, matrix)
+
+
+def times_matrix(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """``x W`` in the dtype of the matrix. Leading axes stay apart, since devices may share one of them."""
+    return jax.lax.dot_general(x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ())))

@@ -1,0 +1,108 @@
+"""The nodes of a graph as their user wrote them, and their states before the first step."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import is_float
+from .._compat import zeros_like
+from ._connections import Edge, Join, Name
+from ._graph import Graph
+from ._layer import check_examples, current_of, initial_state
+from ._step import CellSteps, JoinSteps, LayerState, is_stochastic, keys_of
+
+
+def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> dict[Name, tuple[Any, tuple[Edge, ...]]]:
+    """The nodes for :func:`graph_step`. Layers have keys if their spikes are drawn."""
+
+    def steps(name: Name) -> Any:
+        node = graph.nodes[name]
+        if isinstance(node, Join):
+            return JoinSteps(lambda reads: node.function(*reads.values()))
+
+        def current(given):
+            return current_of(node, graph.connections[name], graph.looped[name], given[1])
+
+        def keys(number):
+            if key is None or not is_stochastic(node.cell):
+                return None
+            return keys_of(key, number, graph.numbers[name], examples)
+
+        return CellSteps(node.cell, current, keys)
+
+    return {name: (steps(name), graph.edges[name]) for name in graph.nodes}
+
+
+def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
+    """States of the layers at rest, and pasts of zeros. Only shape and dtype of the inputs of one step matter.
+
+    A loop may make the dtype of a current wider, and with it that of an output, which others read. So the graph is
+    gone through until nothing changes.
+    """
+    outs: dict[Name, Any] = dict(inputs)
+    currents: dict[Name, Any] = {}
+    states: dict[Name, LayerState] = {}
+    changed = True
+    while changed:
+        changed = False
+        for name in graph.nodes:
+            with node_named(name):
+                out = _output(graph, name, outs, currents, states)
+            if out is not None and _type(out) != _type(outs.get(name)):
+                outs[name], changed = out, True
+    missing = [name for name in graph.nodes if name not in outs]
+    if missing:
+        raise ValueError(f"Network: {', '.join(map(repr, missing))} read each other alone, and no inputs")
+    pasts = {name: jnp.stack([zeros_like(outs[name])] * depth) for name, depth in graph.depths.items()}
+    return states, pasts
+
+
+def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict) -> Any:
+    """The output of a node before the first step, from what is known of its sources; None if that is too little."""
+    node = graph.nodes[name]
+    known = [edge for edge in graph.edges[name] if edge.source in outs]
+    if isinstance(node, Join):
+        return _joined(node, [outs[edge.source] for edge in known]) if len(known) == len(node.of) else None
+    if not known or any(edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]):
+        return None
+    reads = {e.label: (outs[e.source],) * len(e.lags) if e.windowed else outs[e.source] for e in known}
+    connections = [c for c in graph.connections[name] if c.edge.label in reads]
+    # partial makes a new function, since JAX looks up a method by a hash of all weights
+    current = jax.eval_shape(functools.partial(current_of, node, connections, graph.looped[name]), reads)
+    if name not in currents or _type(current) != _type(currents[name]):
+        for edge, weight in connections:
+            if not edge.windowed:
+                check_examples(weight, edge.label, reads[edge.label])
+        currents[name], states[name] = current, initial_state(node, current)
+    return states[name][1]
+
+
+def _joined(join: Join, sources: list) -> Any:
+    out = jax.eval_shape(functools.partial(join.function), *sources)
+    if not isinstance(out, jax.ShapeDtypeStruct) or not is_float(out) or out.shape[:1] != sources[0].shape[:1]:
+        given = ", ".join(str(source.shape) for source in sources)
+        raise TypeError(
+            f"Join: function must return one array of floats with the examples in front, got {out} from {given}"
+        )
+    return zeros_like(out)
+
+
+def _type(x: Any) -> Any:
+    return None if x is None else (x.shape, x.dtype)
+
+
+@contextlib.contextmanager
+def node_named(name: Name) -> Iterator[None]:
+    """Name the layer in the message of an error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) in (TypeError, ValueError) and len(error.args) == 1:
+            error.args = (f"Network: layer {name!r}: {error}",)
+        raise

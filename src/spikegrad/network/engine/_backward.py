@@ -1,0 +1,271 @@
+"""The backward pass over one segment: what is rebuilt, and where each cotangent goes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..._compat import merge_leading, zeros_like
+from ..._pytree import is_inexact
+from .._connections import Edge, Name
+from .._masks import cut_off, steps_before, tree_keep, tree_where
+from .._past import after, pick, places_of
+from ._functions import pullback
+from ._layer_vjp import DRIVE, plus
+from ._sequence import Sequence, window_of
+
+
+def backward(over: Sequence, first: Any, us: dict, pasts: dict, kept: dict, carry: tuple, ct_shown: tuple) -> tuple:
+    """Back over the segment; the carry: cotangents of states and pasts after it, gradients so far."""
+    chunk, back = over.part.chunk, _Rebuilding(over, first, us, pasts, kept)
+
+    # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk, (batch, neurons), those
+    # of the pasts, (depth, batch, neurons), and the gradients. Those of the inputs are stacked: (chunks, chunk, batch,
+    # inputs).
+    def body(carry, i):
+        (ct_states, ct_ends, grads), (ct_outs, ct_pre_spike) = carry, window_of(ct_shown, first + i * chunk, chunk)
+        cts = _Cotangents(back, i, ct_states, grads, ct_outs, ct_pre_spike)
+        cts.ended(ct_ends)
+        for names in reversed(over.components):
+            cts.of_component(names)
+        ct_inputs = {name: _total(cts.outs[name]) for name, x in over.inputs.items() if is_inexact(x)}
+        return (cts.of_states(), {source: _total(cts.pasts[source]) for source in ct_ends}, cts.grads), ct_inputs
+
+    return jax.lax.scan(body, carry, jnp.arange(over.part.segment // chunk), reverse=True)
+
+
+class _Cotangents:
+    """The cotangents of one chunk, collected from all that read a source."""
+
+    def __init__(self, back, i, ct_states, grads, ct_outs, ct_pre_spike):
+        self.back, self.i, self.over = back, i, back.over
+        self.masks, self.places = back.masks(i), back.places(i)
+        self.states, self.grads, self.pre_spike = dict(ct_states), dict(grads), ct_pre_spike
+        sources = (*self.over.inputs, *self.over.nodes)
+        self.outs = {source: [ct_outs[source]] if ct_outs.get(source) is not None else [] for source in sources}
+        """Of each source's outputs, (chunk, batch, ...)."""
+        self.pasts: dict[Name, list] = {source: [] for source in sources}
+        """Of its past before the chunk, (depth, batch, ...)."""
+
+    def ended(self, ct_ends):
+        """Begin with the cotangents of the pasts after the chunk."""
+        for source, ct in ct_ends.items():
+            self._to_source(source, lambda past, outs: after(past, outs, self.places), ct, within=True)
+
+    def _to_source(self, source, view, ct, within):
+        """Add the cotangent of a view of a source's past and outputs. ``within``: whether the view has these."""
+        ct_past, ct_out = pullback(view, ct, self.back.past(source, self.i), self.back.outs(source, self.i))
+        self.pasts[source].append(ct_past)
+        if within:
+            self.outs[source].append(ct_out)
+
+    def _send(self, edges, ct_reads):
+        """Add the cotangents of what edges read to those of their sources."""
+        for edge in edges:
+            cts = ct_reads[edge.label] if edge.windowed else (ct_reads[edge.label],)
+            for lag, ct in zip(edge.lags, cts, strict=True):
+                if ct is None:  # integers have none
+                    continue
+                if lag == 0:
+                    self.outs[edge.source].append(ct)
+                    continue
+                one = Edge(edge.label, edge.source, (lag,))
+
+                def view(past, outs, one=one):
+                    return self.over.read(one, lambda _: past, lambda _: outs, self.masks, self.places)
+
+                self._to_source(edge.source, view, ct, within=lag < self.over.part.chunk)
+
+    def of_component(self, names):
+        component = self.over.component(names)
+        if component is None:
+            self._of_join(*names)
+            return
+        ct_given = self._of_steps(component)
+        for name in reversed(names):
+            if name in component.layers:
+                self._of_weights(name, ct_given[name])
+            else:
+                self._send(self.over.hoisted[name], ct_given[name])
+
+    def _of_join(self, name):
+        if not self.outs[name]:
+            return  # nothing reads it
+        join, edges = self.over.nodes[name], self.over.hoisted[name]
+
+        def run(arrays, reads):
+            return tree_keep(self.masks.active, join.over_chunk(reads, arrays))
+
+        reads = self.back.reads(edges, self.i)
+        new, ct_reads = pullback(run, _total(self.outs[name]), join.arrays, reads)
+        self.grads[name] = plus(self.grads[name], new)
+        self._send(edges, ct_reads)
+
+    def _of_steps(self, component):
+        """Phase 1, the steps one by one: see :meth:`Component.backward_steps`."""
+        over, back, i, layers = self.over, self.back, self.i, component.layers
+        given = over.given({name: back.reads(over.hoisted[name], i) for name in component.nodes})
+        # The outputs of the whole chunk are known here, so one product of (chunk, batch, inputs) and a matrix computes
+        # the currents of all steps.
+        currents = {
+            name: layer.current((given[name], back.reads(over.within[name], i)), layer.call_chunk)
+            for name, layer in layers.items()
+            if over.within[name] and not layer.traced.per_step
+        }
+        befores = (
+            {name: back.steps(name, i)[0] for name in layers},
+            {name: back.befores(name, i, depth) for name, depth in component.depths.items()},
+        )
+        states, pasts, grads, ct_given = component.backward_steps(
+            {name: self.states[name] for name in layers},
+            {name: self.grads[name] for name in component.nodes},
+            (
+                {name: _total(self.outs[name]) for name in component.nodes if self.outs[name]},
+                {name: self.pre_spike[name] for name in layers if self.pre_spike.get(name) is not None},
+            ),
+            befores,
+            given,
+            currents,
+            functools.partial(back.pre_spike, i=i),
+            self.masks,
+        )
+        self.states |= states
+        self.grads |= grads
+        for source, ct in pasts.items():
+            self.pasts[source].append(_padded(ct, back.pasts[source]))
+        return ct_given
+
+    def _of_weights(self, name, ct):
+        """Phase 2: the weights of a layer, all steps of the chunk at once."""
+        over, layer = self.over, self.over.layers[name]
+        # Each matmul below needs a temporary of the size of its gradient, and rebuilt states and outputs of (chunk,
+        # batch, neurons). Without barriers, XLA may run the matmuls in parallel and keep all of these arrays alive. The
+        # first barrier delays the recurrent weights until phase 1 has ended. Rebuilding from ``late`` instead of ``i``
+        # prevents XLA from sharing arrays with phase 1.
+        late, ct = jax.lax.optimization_barrier((self.i, ct))
+        grads = self.grads[name]
+        if not layer.traced.per_step:
+            grads = layer.backward_looped(grads, self.back.reads(over.within[name], late), ct[DRIVE])
+        # The second barrier delays the input weights until the recurrent weights are done.
+        late, ct, grads = jax.lax.optimization_barrier((late, ct, grads))
+        edges = over.hoisted[name]
+        self.grads[name], ct_reads = layer.backward_hoisted(grads, self.back.reads(edges, late), ct)
+        self._send(edges, ct_reads)
+
+    def of_states(self):
+        """Of the states before the chunk, with what others read of the step before it."""
+        found = dict(self.states)
+        for name, (ct_v, ct_out) in self.states.items():
+            if name not in self.back.pasts and self.pasts[name]:
+                found[name] = ct_v, ct_out + _total(self.pasts[name])[0]
+        return found
+
+
+class _Rebuilding(NamedTuple):
+    """What the backward pass computes again of a segment: states, outputs and pasts, from what was kept."""
+
+    over: Sequence
+    first: Any
+    us: dict[Name, Any]
+    pasts: dict[Name, jax.Array]
+    kept: dict[Name, Any]
+
+    def masks(self, i):
+        return self.over.masks_of(self.first + i * self.over.part.chunk)
+
+    def places(self, i):
+        return places_of(self.masks(i).active)
+
+    def pre_spike(self, name, t, i):
+        """The pre-spike state of a layer at step t of chunk i."""
+        return self.over.layers[name].load(self.over.plan.storage, jax.tree.map(lambda k: k[i, t], self.kept[name]))
+
+    def steps(self, name, i):
+        """States and outputs of a layer before each step of chunk i, and the outputs of each step."""
+        over, chunk = self.over, self.over.part.chunk
+        start, fire = over.starts[name], over.layers[name].fire
+        masks = self.masks(i)
+
+        def ended(t, mask):
+            started = None if mask.active is None else mask.active | mask.started
+            return tree_where(started, fire(self.pre_spike(name, t, i), mask.number), start)
+
+        # The step before the chunk is the last one of the previous chunk, or of the previous segment (``us``).
+        last = tree_where(i > 0, self.pre_spike(name, -1, jnp.maximum(i - 1, 0)), self.us[name])
+        before = tree_where(masks.started[0], fire(last, over.number_before(self.first + i * chunk)), start)
+        # vmap over the steps of the chunk. ``ended`` is elementwise: (batch, neurons) -> (chunk, batch, neurons).
+        after = jax.vmap(ended)(jnp.arange(chunk), masks)
+        befores = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after)
+        # A second derivative must stop at the start of a window here too, as in the forward pass.
+        return cut_off(masks, befores), after[1]
+
+    def outs(self, source, i):
+        """The outputs of a source in chunk i. Those of steps that do not take place do not matter."""
+        over = self.over
+        if source in over.inputs:
+            return over.window(self.first + i * over.part.chunk)[0][source]
+        if source in over.layers:
+            return self.steps(source, i)[1]
+        return over.nodes[source].over_chunk(self.reads(over.graph.edges[source], i))
+
+    def past(self, source, i):
+        """The outputs of a source before chunk i."""
+        if source not in self.pasts:
+            return self.steps(source, i)[0][1][:1]
+        over, old = self.over, self.pasts[source]
+        depth, at = len(old), self.first + i * over.part.chunk
+        back = jnp.arange(depth) - depth
+        if (active := over.masks.active) is None:
+            steps, since = at + back, self.first
+        else:
+            # Each example has its own last steps that took place: (depth,) or (depth, batch).
+            before = steps_before(active, len(active))
+            order = jnp.argsort(~active, axis=0, stable=True)
+            steps, since = before[at] + back.reshape(-1, *[1] * (active.ndim - 1)), before[self.first]
+        # Counted from the start of the segment: outputs before it are those that were kept.
+        steps = steps - since
+        inside = steps >= 0
+        if active is None:
+            when = jnp.maximum(steps, 0)
+        else:
+            when = pick(order, jnp.maximum(steps + since, 0)) - self.first
+            when = jnp.where(inside, when, 0)
+        old = pick(old, jnp.clip(steps + depth, 0, depth - 1))
+        return tree_where(inside, self._outputs_at(source, when).astype(old.dtype), old)
+
+    def _outputs_at(self, source, steps):
+        """The outputs of a source at steps of the segment, ``(n,)`` or ``(n, batch)``."""
+        over = self.over
+        if source in over.inputs:
+            return pick(over.inputs[source], over.part.start + self.first + steps)
+        if source in over.layers:
+            layer, storage = over.layers[source], over.plan.storage
+            # (chunks, chunk, batch, ...) -> (steps, batch, ...)
+            kept = pick(jax.tree.map(merge_leading, self.kept[source]), steps)
+            numbers = None if over.masks.number is None else pick(over.masks.number, self.first + steps)
+            return jax.vmap(lambda kept, number: layer.fire(layer.load(storage, kept), number)[1])(kept, numbers)
+        edges = over.graph.edges[source]
+        return over.nodes[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
+
+    def reads(self, edges, i):
+        """What edges read in the steps of chunk i, by their label."""
+        masks, places = self.masks(i), self.places(i)
+        past, outs = functools.partial(self.past, i=i), functools.partial(self.outs, i=i)
+        return {edge.label: self.over.read(edge, past, outs, masks, places) for edge in edges}
+
+    def befores(self, source, i, depth):
+        """The past of a source before each step of chunk i, ``(chunk, depth, batch, neurons)``."""
+        edges = [Edge(str(lag), source, (lag,)) for lag in range(depth, 0, -1)]
+        return jnp.stack([*self.reads(edges, i).values()], 1)
+
+
+def _padded(ct: jax.Array, past: jax.Array) -> jax.Array:
+    """The cotangent of the last outputs of a past, with zeros for the others."""
+    return jnp.concatenate([zeros_like(past[: len(past) - len(ct)]).astype(ct.dtype), ct])
+
+
+def _total(cts: list) -> Any:
+    return sum(cts[1:], cts[0])

@@ -1,0 +1,192 @@
+"""Nodes that must run step by step together, over one chunk of steps, forward and back.
+
+One layer is the smallest set of this kind, and the only one in a chain. The backward pass has two phases. Step by step,
+from the last one, it computes the cotangents of states and currents; for these only the transposed products within the
+set must wait. Then, for the chunk as a whole, the gradients of the weights are computed (see ``_layer_vjp``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..._compat import in_reverse_mode_alone
+from ..._pytree import is_inexact
+from ...neurons import State
+from .._connections import Edge, Name
+from .._masks import Masks, tree_where
+from .._step import JoinSteps, LayerState, graph_step
+from .._storage import Storage
+from ._convolution import canonical
+from ._functions import pullback
+from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
+
+
+class Component:
+    """Layers, and joins that stand between them."""
+
+    def __init__(self, nodes: Mapping[Name, LayerVjp | JoinVjp], within: Mapping[Name, tuple[Edge, ...]], unroll: int):
+        self.nodes, self.within, self.unroll = nodes, within, unroll
+        self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
+        self.depths: dict[Name, int] = {}
+        """How many outputs of a node the steps carry, where that is more than the last one of a layer."""
+        for edge in (edge for edges in within.values() for edge in edges):
+            if (deepest := max(edge.lags)) > (1 if edge.source in self.layers else 0):
+                self.depths[edge.source] = max(deepest, self.depths.get(edge.source, 0))
+
+    def _fast(self, step: Callable) -> Callable:
+        """Convert the convolutions of a step to the form that is fast inside a loop."""
+        return canonical(step) if any(node.traced.per_step for node in self.nodes.values()) else step
+
+    def _as_steps(self, layers: Mapping[Name, Any], joins: Mapping[Name, JoinVjp]) -> dict:
+        return {
+            name: (layers[name] if name in layers else JoinSteps(joins[name].function), edges)
+            for name, edges in self.within.items()
+        }
+
+    def _joins(self) -> dict[Name, JoinVjp]:
+        return {name: node for name, node in self.nodes.items() if isinstance(node, JoinVjp)}
+
+    def forward(
+        self,
+        us: dict[Name, State],
+        states: dict[Name, LayerState],
+        pasts: dict[Name, jax.Array],
+        given: dict[Name, dict],
+        masks: Masks,
+        storage: Storage | None,
+        pre_spike: tuple[Name, ...],
+    ):
+        """Pre-spike states and states after the chunk; of each step the outputs, pre-spike states, what is kept.
+
+        The last two are empty if not asked for: without a ``storage``, nothing is kept.
+        """
+        nodes = self._as_steps(self.layers, self._joins())
+
+        # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each (batch, neurons), and
+        # the pasts that are read within the steps, (depth, batch, neurons). Slices: what was computed before, the drive
+        # (batch, neurons), or the inputs (batch, ...) if ``per_step``, and the masks of the step.
+        def step(carry, now):
+            us, states, pasts = carry
+            given, mask = now
+            new = graph_step(nodes, states, pasts, {}, given, mask)
+            # held like the state: the backward pass rebuilds the state from it
+            us = {name: tree_where(mask.active, new.pre_spike[name], u) for name, u in us.items()}
+            kept = {} if storage is None else {n: self.layers[n].store(storage, u, mask.number) for n, u in us.items()}
+            shown = {name: new.pre_spike[name] for name in self.layers if name in pre_spike}
+            return (us, new.states, new.pasts), (new.outputs, shown, kept)
+
+        (us, states, _), (outs, shown, kept) = jax.lax.scan(
+            self._fast(step), (us, states, pasts), (given, masks), unroll=min(self.unroll, len(masks.started))
+        )
+        return us, states, outs, shown, kept
+
+    def backward_steps(
+        self,
+        ct_states: dict[Name, LayerState],
+        grads: dict[Name, Gradients],
+        cts: tuple[dict, dict],
+        befores: tuple[dict, dict],
+        given: dict[Name, dict],
+        currents: dict[Name, jax.Array],
+        load: Callable,
+        masks: Masks,
+    ):
+        """Cotangents of states and pasts before the chunk, gradients added up, and the cotangents of ``given``.
+
+        ``cts`` are those of outputs and pre-spike states of each step. The derivative of ``integrate`` needs the
+        current of the forward pass: ``currents`` has those that were computed for the whole chunk at once.
+        """
+        trained = {
+            name: {k: grads[name][k] for k in node.stepwise if k in grads[name]} for name, node in self.nodes.items()
+        }
+        states, pasts = befores
+        ct_pasts = {name: jnp.zeros_like(pasts[name][0]) for name in self.depths}
+
+        # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states after the step, each
+        # (batch, neurons), those of the pasts, and the accumulated gradients of ``stepwise``, in the shapes of their
+        # arrays. Slices: the cotangents of outputs and pre-spike states, the states before the step and ``given``,
+        # each (batch, neurons).
+        def step(carry, now):
+            ct_states, ct_pasts, grads = carry
+            t, (ct_outs, ct_shown), states, pasts, given, currents, mask = now
+            us = {name: load(name, t) for name in self.layers}
+
+            # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt`` replaces the computed
+            # values by known ones, so XLA removes their computation. Only the transposed products within the step
+            # remain sequential (Appleyard, Kocisky, Blunsom 2016).
+            def again(arrays, states, pasts, given):
+                layers = {
+                    name: _Rebuilt(layer.with_arrays(arrays[name]), us[name], currents.get(name))
+                    for name, layer in self.layers.items()
+                }
+                joins = {name: join.with_arrays(arrays[name]) for name, join in self._joins().items()}
+                new = graph_step(self._as_steps(layers, joins), states, pasts, {}, given, mask)
+                return (
+                    new.states,
+                    new.pasts,
+                    {name: new.outputs[name] for name in ct_outs},
+                    {name: new.pre_spike[name] for name in ct_shown},
+                )
+
+            mine = {name: {k: self.nodes[name].arrays[k] for k in own} for name, own in grads.items()}
+            new, ct_states, ct_pasts, ct_given = pullback(
+                again, (ct_states, ct_pasts, ct_outs, ct_shown), mine, states, pasts, given
+            )
+            return (ct_states, ct_pasts, plus(grads, new)), ct_given
+
+        xs = jnp.arange(len(masks.started)), cts, states, pasts, given, currents, masks
+        (ct_states, ct_pasts, trained), ct_given = jax.lax.scan(
+            self._fast(step),
+            (ct_states, ct_pasts, trained),
+            xs,
+            reverse=True,
+            unroll=min(self.unroll, len(masks.started)),
+        )
+        return ct_states, ct_pasts, {name: {**own, **trained[name]} for name, own in grads.items()}, ct_given
+
+
+class _Rebuilt(NamedTuple):
+    """A layer in the backward pass, with known values of the pre-spike state and the current."""
+
+    layer: LayerVjp
+    u: State
+    known_current: jax.Array | None
+
+    def current(self, given: Any) -> jax.Array:
+        hoisted, reads = given
+        current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
+        return current if self.known_current is None else _known(self.known_current, current)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        return jax.tree.map(_known, self.u, self.layer.integrate(_summed(v), current))
+
+    def fire(self, u: State, number: Any) -> LayerState:
+        return _summed(self.layer.fire(_summed(u), number))
+
+
+# Identity, whose cotangents are summed before JAX passes them on. It fixes the order of sums in the backward pass, so
+# rounding does not depend on the number of times that a function of a cell uses its argument.
+_summed = functools.partial(in_reverse_mode_alone, "Network: the backward pass has no forward mode")
+
+
+def _known(value: jax.Array, computed: jax.Array) -> jax.Array:
+    """Return ``value`` with the derivative of ``computed``. XLA removes the computation of ``computed``."""
+    return _with_derivative_of(value, computed) if is_inexact(value) else value
+
+
+# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second derivative, ``value`` also
+# has a derivative with respect to the residuals, from which it was read.
+@jax.custom_jvp
+def _with_derivative_of(value, computed):
+    del computed
+    return value
+
+
+@_with_derivative_of.defjvp
+def _with_derivative_of_jvp(primals, tangents):
+    return primals[0], tangents[1]

@@ -1,0 +1,140 @@
+"""A sequence of the loop over time: what each node reads of a chunk, and the forward pass over one segment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._connections import Edge, Name
+from .._graph import Graph
+from .._masks import Masks, tree_keep, tree_where, young
+from .._past import after, lagged, places_of
+from .._schedule import Part, Plan
+from ._component import Component
+from ._layer_vjp import JoinVjp, LayerVjp
+
+
+class Sequence:
+    """What both passes are given. They go over one segment at a time, from the step ``first`` of the part on.
+
+    ``us`` are the pre-spike states of the step before it, and ``pasts`` the outputs before it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        part: Part,
+        graph: Graph,
+        nodes: dict[Name, LayerVjp | JoinVjp],
+        inputs: dict[Name, jax.Array],
+        starts: tuple[dict, dict],
+        masks: Masks,
+    ) -> None:
+        self.plan, self.part, self.graph, self.nodes = plan, part, graph, nodes
+        self.inputs, self.masks, (self.starts, _) = inputs, masks, starts
+        self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
+        self.components = graph.components(part.chunk)
+        self.within: dict[Name, tuple[Edge, ...]] = {}
+        """The edges of each node that its component reads step by step."""
+        for names in self.components:
+            for name in names:
+                self.within[name] = tuple(
+                    edge for edge in graph.edges[name] if edge.source in names and min(edge.lags) < part.chunk
+                )
+        self.hoisted = {
+            name: tuple(edge for edge in edges if edge not in self.within[name]) for name, edges in graph.edges.items()
+        }
+        """The others, which it reads for the whole chunk at once."""
+
+    def component(self, names):
+        """Layers and joins as one loop over steps, or None for a join that waits for no layer of its own."""
+        if len(names) == 1 and names[0] not in self.layers:
+            return None
+        return Component(
+            {name: self.nodes[name] for name in names}, {name: self.within[name] for name in names}, self.plan.unroll
+        )
+
+    def given(self, reads):
+        """What the steps of a chunk are given of what each node reads for the whole chunk."""
+        chunk = self.part.chunk
+        return {n: self.layers[n].hoisted(own, chunk) if n in self.layers else own for n, own in reads.items()}
+
+    def window(self, start):
+        """Inputs and masks of a chunk."""
+        return window_of(self.inputs, self.part.start + start, self.part.chunk), self.masks_of(start)
+
+    def masks_of(self, start):
+        return window_of(self.masks, start, self.part.chunk)
+
+    def number_before(self, step):
+        """The number of the last step that had taken place before this one; if there is none, it does not matter."""
+        return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
+
+    def read(self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Any) -> Any:
+        """What an edge reads in the steps of a chunk, from functions of a source: its past, and its outputs."""
+        chunk, source = self.part.chunk, edge.source
+
+        def one(lag):
+            if lag == 0:
+                return outs(source)
+            return young(masks, lag, lagged(past(source), None if lag >= chunk else outs(source), lag, chunk, places))
+
+        return tuple(map(one, edge.lags)) if edge.windowed else one(*edge.lags)
+
+    def forward(self, first, us, pasts, storage):
+        """Pre-spike states, states and pasts after the segment, what is returned of its steps, and what is kept."""
+
+        # Scan over chunks. Carry: pre-spike state and state of each layer, each (batch, neurons), and the pasts.
+        # ``outs`` are the outputs of all sources, (chunk, batch, ...). Stacked: (chunks, chunk, batch, neurons).
+        def chunk(carry, start):
+            us, states, pasts = carry
+            outs, masks = self.window(start)
+            places = places_of(masks.active)
+            before, us, states, shown, kept = states, dict(us), dict(states), {}, {}
+
+            def read(edge):
+                return self.read(edge, lambda source: _past(source, pasts, before), outs.__getitem__, masks, places)
+
+            for names in self.components:
+                reads = {name: {edge.label: read(edge) for edge in self.hoisted[name]} for name in names}
+                component = self.component(names)
+                if component is None:
+                    (name,) = names
+                    outs[name] = tree_keep(masks.active, self.nodes[name].over_chunk(reads[name]))
+                    continue
+                found = component.forward(
+                    {name: us[name] for name in component.layers},
+                    {name: before[name] for name in component.layers},
+                    {name: pasts[name][-depth:] for name, depth in component.depths.items()},
+                    self.given(reads),
+                    masks,
+                    storage,
+                    self.plan.pre_spike,
+                )
+                for known, new in zip((us, states, outs, shown, kept), found, strict=True):
+                    known |= new
+            pasts = {source: after(past, outs[source], places) for source, past in pasts.items()}
+            return (us, states, pasts), (({name: outs[name] for name in self.plan.outputs}, shown), kept)
+
+        # The states at the start of a segment follow from the pre-spike states one step before. An example without an
+        # active step so far still has its initial state.
+        started = self.masks.started[first]
+        last = self.number_before(first)
+        fired = {name: layer.fire(us[name], last) for name, layer in self.layers.items()}
+        carry = us, tree_where(started, fired, self.starts), pasts
+        starts = first + self.part.chunk * jnp.arange(self.part.segment // self.part.chunk)
+        (us, states, pasts), (shown, kept) = jax.lax.scan(chunk, carry, starts)
+        return us, (states, pasts), shown, kept
+
+
+def _past(source: Name, pasts: dict, states: dict) -> jax.Array:
+    """The past of a source before a chunk. Of a layer whose last output alone is read, this is part of its state."""
+    return pasts[source] if source in pasts else states[source][1][None]
+
+
+def window_of(tree: Any, start: Any, length: int) -> Any:
+    """Some steps of a sequence, looked up where they are used, since another layout of it may be a copy."""
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, length), tree)
