@@ -68,7 +68,7 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
         name: () if isinstance(node, Join) else node.connections(name, above.get(name)) for name, node in nodes.items()
     }
     edges = {
-        name: tuple(Edge(str(k), source, (0,)) for k, source in enumerate(node.of))
+        name: tuple(Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of))
         if isinstance(node, Join)
         else tuple(connection.edge for connection in connections[name])
         for name, node in nodes.items()

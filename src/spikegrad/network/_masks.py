@@ -54,7 +54,7 @@ def steps_before(active: jax.Array | None, steps: int) -> jax.Array:
     """The number of steps that took place before each: ``(steps,)`` or ``(steps, batch)``."""
     if active is None:
         return jnp.arange(steps)
-    return jnp.cumsum(active, 0, dtype=jnp.int32) - active.astype(jnp.int32)
+    return jnp.cumsum(active, 0, dtype=int) - active.astype(int)
 
 
 def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:

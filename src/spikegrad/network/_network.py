@@ -94,12 +94,13 @@ class Network(Struct):
             self._check_chain(entries)
             object.__setattr__(self, "layers", tuple(entries))
             return
+        for name in self.layers:
+            if not isinstance(name, str):
+                raise TypeError(f"Network: names of layers must be strings, got {name!r}")
         inputs = self._names("inputs", self.inputs)
         outputs = self._names("outputs", [*self.layers][-1] if self.outputs is None else self.outputs)
         nodes: dict[str, Any] = {}
         for name, node in self.layers.items():  # type: ignore[union-attr]
-            if not isinstance(name, str):
-                raise TypeError(f"Network: names of layers must be strings, got {name!r}")
             if name in inputs:
                 raise ValueError(f"Network: {name!r} names both an entry and inputs; rename one of them")
             if isinstance(node, Layer) and node.of is None and not isinstance(node.weight, Mapping):

@@ -35,7 +35,7 @@ def places_of(active: jax.Array | None) -> Places | None:
     if active is None:
         return None
     return Places(
-        steps_before(active, len(active)), jnp.argsort(~active, axis=0, stable=True), active.sum(0, dtype=jnp.int32)
+        steps_before(active, len(active)), jnp.argsort(~active, axis=0, stable=True), active.sum(0, dtype=int)
     )
 
 
@@ -61,8 +61,8 @@ def after(past: jax.Array, outs: jax.Array, places: Places | None) -> jax.Array:
     if places is None:
         return jnp.concatenate([past[len(outs) :], outs[-depth:].astype(past.dtype)])
     known = jnp.concatenate([past, pick(outs, places.order)])
-    steps = jnp.arange(depth, dtype=jnp.int32)
-    return pick(known, steps.reshape(-1, *[1] * places.count.ndim) + places.count)
+    steps = jnp.arange(depth, dtype=int)
+    return pick(known, steps.reshape(-1, *[1] * places.count.ndim) + places.count[None])
 
 
 def pick(tree: Any, steps: jax.Array) -> Any:

@@ -118,7 +118,7 @@ def graph_step(
     for name, (node, edges) in nodes.items():
         reads = {edge.label: read(edge) for edge in edges}
         if isinstance(node, JoinSteps):
-            outputs[name] = node.function(reads)
+            outputs[name] = tree_keep(mask.active, node.function({**given.get(name, {}), **reads}))
             continue
         states[name], outputs[name], pre_spike[name] = layer_step(node, before[name], (given.get(name), reads), mask)
     active = None if mask.active is None else mask.active[None]  # a past has the axis of its outputs before the others

@@ -224,7 +224,7 @@ class _Rebuilding(NamedTuple):
             # Each example has its own last steps that took place: (depth,) or (depth, batch).
             before = steps_before(active, len(active))
             order = jnp.argsort(~active, axis=0, stable=True)
-            steps, since = before[at] + back.reshape(-1, *[1] * (active.ndim - 1)), before[self.first]
+            steps, since = before[at][None] + back.reshape(-1, *[1] * (active.ndim - 1)), before[self.first][None]
         # Counted from the start of the segment: outputs before it are those that were kept.
         steps = steps - since
         inside = steps >= 0

@@ -1,0 +1,406 @@
+"""Networks as graphs, against a loop in Python that knows nothing of chunks, order or what is kept."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import MODES, STORAGES, few
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Refractory,
+    Sigmoid,
+    SynapticLIF,
+    Window,
+    signed,
+    soft,
+    stochastic,
+)
+
+STEPS, BATCH, UNITS = 8, 3, 3
+CELLS = {
+    "LIF": LIF(0.8, 0.6),
+    "adaptive": AdaptiveLIF(0.7, 0.5, adaptation=0.3, adaptation_decay=0.9),
+    "synaptic": SynapticLIF(0.8, 0.6),
+    "readout": LeakyReadout(0.7),
+    "soft": LIF(0.9, 0.5, surrogate=soft(Sigmoid(2.0))),
+    "signed": LIF(0.9, 0.5, surrogate=signed(Arctan(2.0))),
+    "refractory": Refractory(LIF(0.8, 0.4), 2),
+}
+JOINS = {
+    "add": lambda *x: sum(x),
+    "gate": lambda a, *b: a * (1 - sum(b) / 2),
+    "tanh": lambda *x: jnp.tanh(sum(x)),
+}
+INPUTS = ("x", "y")
+RUNS = [
+    {},
+    {"chunk": 1},
+    {"chunk": 3},
+    {"mode": "recompute", "segment": 4, "chunk": 2},
+    {"segment": 2, "chunk": 2},
+    {"mode": "scan"},
+    {"mode": "half"},
+    {"mode": "8-bit", "chunk": 4},
+]
+
+
+class Spec:
+    """A random graph in plain data: entries in an order in which each reads earlier ones without a delay."""
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        self.nodes, self.params = {}, {}
+        names = [f"n{k}" for k in rng.permutation(int(rng.integers(2, 9)))]
+        for n, name in enumerate(names):
+            earlier = [*INPUTS, *names[:n]]
+            if n and rng.uniform() < 0.25:
+                sources = rng.choice(earlier, size=min(len(earlier), int(rng.integers(1, 4))), replace=False)
+                self.nodes[name] = ("join", str(rng.choice([*JOINS])), [str(source) for source in sources])
+                continue
+            # at least one edge without a delay, from anywhere before; more of any kind, from anywhere
+            edges = {str(rng.choice(earlier)): ("plain", 0)}
+            for source in rng.choice([*INPUTS, *names], size=int(rng.integers(0, 4)), replace=False):
+                known = str(source) in earlier
+                kinds = ["plain", "window", "function", "delayed"] if known else ["delayed", "window later"]
+                edges.setdefault(str(source), (str(rng.choice(kinds)), int(rng.integers(1, 6))))
+            self.nodes[name] = ("layer", str(rng.choice([*CELLS])), edges)
+            for source, (kind, lag) in edges.items():
+                shape = (lag, UNITS, UNITS) if kind.startswith("window") else (UNITS, UNITS)
+                self.params[f"{name} of {source}"] = rng.normal(0.2, 0.7, shape)
+            if rng.uniform() < 0.5:
+                self.params[f"{name} bias"] = rng.normal(0, 0.2, UNITS)
+        self.outputs = tuple(rng.choice(names, size=int(rng.integers(1, len(names) + 1)), replace=False).tolist())
+        self.x = {name: rng.uniform(0, 1.5, (STEPS, BATCH, UNITS)) for name in INPUTS}
+        self.mask = None if rng.uniform() < 0.4 else rng.uniform(size=(STEPS, BATCH)) < 0.7
+        self.truncate = None if rng.uniform() < 0.6 else int(rng.integers(2, 6))
+        self.run = rng.permutation(len(RUNS))
+
+    def given(self):
+        return {"params": jax.tree.map(jnp.asarray, self.params), "x": jax.tree.map(jnp.asarray, self.x)}
+
+    def network(self, params):
+        def weight(name, source, kind, lag):
+            w = params[f"{name} of {source}"]
+            made = {
+                "plain": lambda: w,
+                "delayed": lambda: Delayed(w, lag),
+                "window": lambda: Window(w),
+                "window later": lambda: Window(w, delay=1),
+                "function": lambda: Window(lambda past: mixed(past) @ w, lag + 1),
+            }
+            return made[kind]()
+
+        layers = {}
+        for name, (kind, what, sources) in self.nodes.items():
+            if kind == "join":
+                layers[name] = Join(JOINS[what], sources)
+            else:
+                weights = {source: weight(name, source, *edge) for source, edge in sources.items()}
+                layers[name] = Layer(weights, CELLS[what], bias=params.get(f"{name} bias"))
+        return Network(layers, inputs=INPUTS, outputs=self.outputs)
+
+
+def mixed(past):
+    """A function of a window that is not linear, so that its derivative depends on the outputs."""
+    return jnp.sin(sum((k + 1) * one for k, one in enumerate(past)))
+
+
+def by_network(spec, given, **options):
+    network = spec.network(given["params"])
+    states, outs, before = network(
+        given["x"], mask=spec.mask, truncate=spec.truncate, all_layers=True, pre_spike=True, **options
+    )
+    return states, outs, before
+
+
+def by_hand(spec, given):
+    """One step after the other. Each source has a list of all that it put out, the latest first."""
+    zero = jnp.zeros((BATCH, UNITS))
+    params, deepest = given["params"], 8
+    layers = {name: CELLS[what] for name, (kind, what, _) in spec.nodes.items() if kind == "layer"}
+    states = {name: cell.initial_state(zero.shape, zero.dtype) for name, cell in layers.items()}
+    past = {name: [zero] * deepest for name in (*INPUTS, *spec.nodes)}
+    window, collected = np.zeros(BATCH, int), []
+    for t in range(STEPS):
+        active = np.ones(BATCH, bool) if spec.mask is None else spec.mask[t]
+        keep = functools.partial(jnp.where, active[:, None])
+        held = states, past
+        if spec.truncate:
+            cut = window < t // spec.truncate
+            states, past = jax.tree.map(functools.partial(without_derivative, cut), held)
+            window = np.where(active, t // spec.truncate, window)
+        now = {name: given["x"][name][t] for name in INPUTS}
+        before = {}
+        new = dict(states)
+        for name, (kind, what, sources) in spec.nodes.items():
+            if kind == "join":
+                now[name] = JOINS[what](*[now[source] for source in sources])
+                continue
+            current = zero + params.get(f"{name} bias", jnp.zeros(UNITS))[None]
+            for source, (edge, lag) in sources.items():
+                w = params[f"{name} of {source}"]
+                recent = [now.get(source), *past[source]]
+                if edge == "plain":
+                    current = current + recent[0] @ w
+                elif edge == "delayed":
+                    current = current + recent[lag] @ w
+                elif edge == "function":
+                    current = current + mixed(recent[: lag + 1]) @ w
+                else:
+                    first = 1 if edge == "window later" else 0
+                    current = current + sum(recent[first + k] @ w[k] for k in range(lag))
+            before[name] = layers[name].integrate(states[name], current)
+            new[name], now[name] = layers[name].fire(before[name])
+        shifted = {name: [now[name], *past[name][:-1]] for name in past}
+        states, past = jax.tree.map(keep, (new, shifted), held)
+        shown = {name: now[name] for name in spec.nodes}, before
+        collected.append(jax.tree.map(lambda a, keep=keep: keep(a, jnp.zeros_like(a)), shown))
+    outs, before = jax.tree.map(lambda *steps: jnp.stack(steps), *collected)
+    return states, outs, before
+
+
+def without_derivative(where, a):
+    return jnp.where(where.reshape(-1, *[1] * (a.ndim - 1)), jax.lax.stop_gradient(a), a)
+
+
+def loss(found):
+    """Of all that both return, each number with a weight of its own."""
+    leaves = [leaf for leaf in jax.tree.leaves(found) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    weights = [np.cos(np.arange(leaf.size) + n).reshape(leaf.shape) for n, leaf in enumerate(leaves)]
+    return sum((w * (leaf + 0.3 * leaf * leaf)).sum() for w, leaf in zip(weights, leaves, strict=True))
+
+
+def comparable(spec, found):
+    """Cells' states without last outputs and pasts, which the loop by hand does not have."""
+    states, outs, before = found
+    layers = [name for name, (kind, *_) in spec.nodes.items() if kind == "layer"]
+    return {name: states[name][0] for name in layers}, outs, before
+
+
+@pytest.mark.parametrize("seed", few(range(300), *range(8)))
+def test_random_graphs(seed, x64):
+    spec = Spec(seed)
+    given = spec.given()
+    wanted = by_hand(spec, given)
+    gradient = jax.grad(lambda given: loss(by_hand(spec, given)))(given)
+    for n in spec.run[:2]:
+        options = RUNS[n]
+        found = comparable(spec, by_network(spec, given, **options))
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=f"{options} {jax.tree_util.keystr(path)}")
+        got = jax.grad(lambda given, options=options: loss(comparable(spec, by_network(spec, given, **options))))(given)
+        storage = STORAGES.get(options.get("mode"))
+        error = 1e-9 if storage is None else max(1e-9, storage.gradient_error)
+        norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(gradient), strict=True):
+            off = np.sqrt(((np.asarray(a) - b) ** 2).sum())
+            assert off <= error * norm, f"{options} {jax.tree_util.keystr(path)}: {off:.2g} of {norm:.2g}"
+
+
+# --- one network said in several ways -----------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.uniform(0, 1.5, (12, BATCH, UNITS)), jnp.float32)
+W, R, V = (jnp.asarray(RNG.normal(0.2, 0.7, (UNITS, UNITS)), jnp.float32) for _ in range(3))
+
+
+def chain():
+    return Network([Layer(W, LIF(0.8), recurrent=R), Layer(V, LeakyReadout(0.9))])
+
+
+def named(**first):
+    first = first or {"recurrent": R}
+    return Network({"hidden": Layer(W, LIF(0.8), **first), "out": Layer(V, LeakyReadout(0.9))})
+
+
+def squared(network, x=X, **options):
+    return (network(x, **options)[1] ** 2).sum()
+
+
+@pytest.mark.parametrize("mode", few(MODES, "exact", "8-bit"))
+def test_a_list_is_a_chain(mode):
+    (states, out), (by_name, same) = chain()(X, mode=mode), named()(X, mode=mode)
+    np.testing.assert_array_equal(out, same)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, states, [by_name["hidden"], by_name["out"]]))
+    found = jax.tree.leaves(jax.grad(squared)(chain(), mode=mode))
+    for a, b in zip(found, jax.tree.leaves(jax.grad(squared)(named(), mode=mode)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mode", ["exact", "scan"])
+def test_a_delay_of_one_step_onto_itself_is_recurrent(mode):
+    loop = named(recurrent=Delayed(R, 1))
+    np.testing.assert_array_equal(named()(X, mode=mode)[1], loop(X, mode=mode)[1])
+    as_source = Network(
+        {"hidden": Layer({"input": W, "hidden": Delayed(R, 1)}, LIF(0.8)), "out": Layer(V, LeakyReadout(0.9))}
+    )
+    np.testing.assert_array_equal(named()(X, mode=mode)[1], as_source(X, mode=mode)[1])
+
+
+def test_the_order_of_entries_changes_nothing():
+    entries = {"a": Layer(W, LIF(0.8), of="input"), "b": Layer({"a": R, "input": V}, LIF(0.8))}
+    other = {"b": Layer({"input": V, "a": R}, LIF(0.8)), "a": Layer(W, LIF(0.8), of="input")}
+    first, second = (Network(layers, outputs="b") for layers in (entries, other))
+    np.testing.assert_array_equal(first(X)[1], second(X)[1])
+
+
+def looped():
+    return Network(
+        {
+            "a": Layer({"input": Window(jnp.stack([W, V])), "b": Delayed(R, 2)}, LIF(0.8)),
+            "gate": Join(lambda a, x: a * x, ("a", "input")),
+            "b": Layer({"gate": W, "a": Delayed(V, 5)}, LIF(0.8)),
+            "out": Layer(V, LeakyReadout(0.9), of="b"),
+        },
+        outputs=("out", "gate"),
+    )
+
+
+def test_step_gives_what_a_call_gives():
+    network = looped()
+    states, outs = network(X)
+    now, step = network.initial_state(X[0]), jax.jit(network.step)
+    for t, x in enumerate(X):
+        now, out = step(now, x)
+        assert jax.tree.all(jax.tree.map(lambda a, b, t=t: bool((a == b[t]).all()), out, outs))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), states, now)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 11])
+def test_a_call_can_be_cut_in_two(cut):
+    network = looped()
+
+    def whole(x):
+        states, outs = network(x)
+        return states, outs
+
+    def halves(x):
+        states, before = network(x[:cut])
+        states, after = network(x[cut:], states)
+        return states, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), before, after)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), whole(X), halves(X))
+    gradients = [jax.grad(lambda x, f=f: loss(f(x)))(X) for f in (whole, halves)]
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-5)
+
+
+def test_networks_side_by_side():
+    scales = jnp.asarray([0.5, 1.0, 1.5])
+    several = jax.vmap(lambda s: looped()(s * X)[1]["out"])(scales)
+    np.testing.assert_allclose(several[1], looped()(X)[1]["out"], rtol=1e-6)
+
+
+def test_parts_have_names():
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(looped())]
+    assert ".layers['a'].weight['b'].weight" in paths
+    assert ".layers['out'].weight" in paths
+
+
+def test_keys_of_graphs():
+    cell = LIF(0.8, surrogate=stochastic(Sigmoid(2.0)))
+    network = Network({"a": Layer({"input": W, "b": Delayed(R, 3)}, cell), "b": Layer(V, cell, of="a")})
+    key = jax.random.key(1)
+    outs = [network(X, key=key, **options)[1] for options in ({}, {"mode": "scan"}, {"mode": "8-bit"}, {"chunk": 5})]
+    for out in outs[1:]:
+        np.testing.assert_array_equal(outs[0], out)
+    gradients = [
+        jax.grad(lambda x, o=o: (network(x, key=key, **o)[1] ** 2).sum())(X)
+        for o in ({}, {"mode": "scan"}, {"chunk": 5})
+    ]
+    for gradient in gradients[1:]:
+        np.testing.assert_allclose(gradients[0], gradient, rtol=1e-4, atol=1e-5)
+
+
+# --- errors that name the nodes -----------------------------------------------------------------------------------
+
+L = Layer(W, LIF(0.8))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Network({"a": Layer({"b": W}, LIF()), "b": Layer(W, LIF(), of="a")}), ValueError, "'a' -> 'b' -> 'a'"),
+        (lambda: Network({"a": Layer({"input": W, "a": R}, LIF())}), ValueError, "'a' -> 'a' read each other"),
+        (lambda: Network({"a": Layer({"x": W}, LIF())}), ValueError, "'a' reads 'x', which is none of 'input', 'a'"),
+        (lambda: Network({"a": L, "j": Join(jnp.add, ("a", "c"))}), ValueError, "'j' reads 'c', which is none of"),
+        (lambda: Network({"input": L}), ValueError, "'input' names both an entry and inputs"),
+        (lambda: Network({"a": L}, outputs="b"), ValueError, r"outputs must be names of \['a'\], got 'b'"),
+        (lambda: Network({"a": L}, inputs=("x", "x")), ValueError, "inputs must be different names"),
+        (lambda: Network({"a": L}, inputs=("x", "y")), ValueError, "'a' must say which of"),
+        (lambda: Network({1: L}), TypeError, "names of layers must be strings, got 1"),
+        (lambda: Network({"a": W}), TypeError, "layers must be one or more Layer objects"),
+        (lambda: Network([Layer({"input": W}, LIF())]), TypeError, "layer 0 names its source"),
+        (lambda: Network([L], outputs="a"), TypeError, "names of a mapping of layers, and a list was given"),
+        (
+            lambda: Network([Layer(Window(W[None], delay=1), LIF())])(X),
+            TypeError,
+            "layer 0 reads inputs of former steps",
+        ),
+        (lambda: Layer({"a": W}, LIF(), of="a"), ValueError, "of is for one source"),
+        (lambda: Layer({}, LIF()), TypeError, "must have names of sources as keys"),
+        (lambda: Delayed(W, 0), ValueError, "Delayed: delay must be >= 1, got 0"),
+        (lambda: Delayed(None, 1), TypeError, "Delayed: weight must be a matrix or callable"),
+        (lambda: Window(W), TypeError, r"Window: weight must be of shape \(length, inputs, neurons\)"),
+        (lambda: Window(jnp.sin), TypeError, "Window: length must be an integer for a function, got None"),
+        (lambda: Window(jnp.sin, 0), ValueError, "Window: length must be >= 1, got 0"),
+        (lambda: Window(W[None], 2), ValueError, "Window: length is that of the array, 1, got 2"),
+        (lambda: Join(3, ("a",)), TypeError, "Join: function must be callable, got 3"),
+        (lambda: Join(jnp.add, ()), TypeError, "Join: of must be the names of one or more sources"),
+        (
+            lambda: Network({"a": Layer({"input": W, "b": Delayed(R, 1)}, LIF()), "b": Layer(V[:, :2], LIF(), of="a")})(
+                X
+            ),
+            ValueError,
+            "layer 'a': Layer: weight.* of shape",
+        ),
+        (
+            lambda: Network(
+                {"a": Layer({"input": W, "b": W[:, :2]}, LIF()), "b": Layer(W, LIF(), of="input")}, outputs="a"
+            )(X),
+            ValueError,
+            r"Network: layer 'a': Layer: weight\['b'\] gives a current of shape \(3, 2\), weight\['input'\] one of",
+        ),
+        (
+            lambda: Network({"a": L, "j": Join(lambda a: a.sum(), "a")})(X),
+            TypeError,
+            "layer 'j': Join: function must return one array of floats with the examples in front",
+        ),
+        (
+            lambda: Network({"a": Layer({"b": Delayed(W, 1)}, LIF()), "b": Layer({"a": Delayed(W, 1)}, LIF())})(X),
+            ValueError,
+            "'a', 'b' read each other alone, and no inputs",
+        ),
+        (
+            lambda: Network({"a": Layer(Window(lambda x: x[0] @ W, 30), LIF())})(X),
+            ValueError,
+            "'a' reads a window of 30 outputs of 'input', longer than the 12 steps",
+        ),
+        (lambda: Network({"a": L}, inputs=("x", "y"))(X), ValueError, "'a' must say which"),
+        (
+            lambda: Network({"a": Layer({"x": W, "y": W}, LIF())}, inputs=("x", "y"))(X),
+            TypeError,
+            r"inputs must be a dict of arrays with the keys \['x', 'y'\]",
+        ),
+        (
+            lambda: Network({"a": Layer({"x": W, "y": W}, LIF())}, inputs=("x", "y"))({"x": X, "y": X[:3]}),
+            ValueError,
+            "all inputs must have the same steps and examples",
+        ),
+        (lambda: named()(X, [1]), TypeError, "states must be a mapping"),
+        (lambda: named()(X, pre_spike=["x"]), ValueError, "pre_spike must name layers of"),
+    ],
+)
+def test_bad_graphs(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
