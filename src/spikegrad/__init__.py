@@ -56,7 +56,17 @@ from .surrogates._registry import get, names
 if typing.TYPE_CHECKING:
     from .inspect import residual_report
     from .inspect.diagnosis import diagnose, diagnose_layer
-    from .network import Delayed, Join, Layer, Network, Window, fluctuation_driven, match_widths
+    from .network import (
+        Delayed,
+        DelayKernel,
+        Join,
+        Layer,
+        Network,
+        Window,
+        fluctuation_driven,
+        match_widths,
+        rounded_delays,
+    )
     from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
 
 __version__ = "0.1.0"
@@ -68,6 +78,7 @@ __all__ = [
     "Arctan",
     "Bounded",
     "Cell",
+    "DelayKernel",
     "Delayed",
     "GaussianGrad",
     "InvSquareGrad",
@@ -121,6 +132,7 @@ __all__ = [
     "relu_grad",
     "rescaled",
     "residual_report",
+    "rounded_delays",
     "s2nn",
     "shifted",
     "sigmoid",

@@ -26,7 +26,7 @@ from spikegrad import (
     stochastic,
 )
 
-STEPS, BATCH, UNITS = 8, 3, 3
+STEPS, BATCH, UNITS = 6, 3, 3
 CELLS = {
     "LIF": LIF(0.8, 0.6),
     "adaptive": AdaptiveLIF(0.7, 0.5, adaptation=0.3, adaptation_decay=0.9),
@@ -45,12 +45,12 @@ INPUTS = ("x", "y")
 RUNS = [
     {},
     {"chunk": 1},
-    {"chunk": 3},
+    {"chunk": 4},
     {"mode": "recompute", "segment": 4, "chunk": 2},
     {"segment": 2, "chunk": 2},
     {"mode": "scan"},
     {"mode": "half"},
-    {"mode": "8-bit", "chunk": 4},
+    {"mode": "8-bit", "chunk": 3},
 ]
 
 
@@ -187,22 +187,31 @@ def comparable(spec, found):
     return {name: states[name][0] for name in layers}, outs, before
 
 
-@pytest.mark.parametrize("seed", few(range(300), *range(8)))
+def derivatives(run, given):
+    """What is found, and the gradient of the loss of it."""
+
+    def of(given):
+        found = run(given)
+        return loss(found), found
+
+    gradient, found = jax.grad(of, has_aux=True)(given)
+    return found, gradient
+
+
+@pytest.mark.parametrize("seed", few(range(300), 1, 2))
 def test_random_graphs(seed, x64):
     spec = Spec(seed)
-    given = spec.given()
-    wanted = by_hand(spec, given)
-    gradient = jax.grad(lambda given: loss(by_hand(spec, given)))(given)
+    wanted, gradient = derivatives(functools.partial(by_hand, spec), spec.given())
+    norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
     for n in spec.run[:2]:
         options = RUNS[n]
-        found = comparable(spec, by_network(spec, given, **options))
+        found, got = derivatives(lambda given, o=options: comparable(spec, by_network(spec, given, **o)), spec.given())
+        # spikes and states are the same in every mode; so are outputs that the mask leaves out
         assert jax.tree.structure(found) == jax.tree.structure(wanted)
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=f"{options} {jax.tree_util.keystr(path)}")
-        got = jax.grad(lambda given, options=options: loss(comparable(spec, by_network(spec, given, **options))))(given)
         storage = STORAGES.get(options.get("mode"))
-        error = 1e-9 if storage is None else max(1e-9, storage.gradient_error)
-        norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
+        error = 1e-9 if storage is None else storage.gradient_error
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(gradient), strict=True):
             off = np.sqrt(((np.asarray(a) - b) ** 2).sum())
             assert off <= error * norm, f"{options} {jax.tree_util.keystr(path)}: {off:.2g} of {norm:.2g}"

@@ -1,9 +1,20 @@
 """Layers of neurons over time, and what the backward pass keeps of them."""
 
 from ._connections import Delayed, Join, Window
+from ._delays import DelayKernel, rounded_delays
 from ._initial import fluctuation_driven
 from ._layer import Layer
 from ._network import Network
 from ._widths import match_widths
 
-__all__ = ["Delayed", "Join", "Layer", "Network", "Window", "fluctuation_driven", "match_widths"]
+__all__ = [
+    "DelayKernel",
+    "Delayed",
+    "Join",
+    "Layer",
+    "Network",
+    "Window",
+    "fluctuation_driven",
+    "match_widths",
+    "rounded_delays",
+]

@@ -99,14 +99,14 @@ class Window(Struct):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        matrices, length = matrix_of(self.weight), self.length
-        if matrices is None and not callable(self.weight):
+        shape, length = _shape_of(self.weight), self.length
+        if shape is None and not callable(self.weight):
             raise TypeError(f"Window: weight must be an array or callable, got {brief(self.weight)}")
-        if matrices is not None and matrices.ndim != 3:
-            raise TypeError(f"Window: weight must be of shape (length, inputs, neurons), got {matrices.shape}")
-        if matrices is not None and length not in (None, len(matrices)):
-            raise ValueError(f"Window: length is that of the array, {len(matrices)}, got {length}")
-        length = len(matrices) if length is None and matrices is not None else length
+        if shape is not None and len(shape) != 3:
+            raise TypeError(f"Window: weight must be of shape (length, inputs, neurons), got {shape}")
+        if shape is not None and length not in (None, shape[0]):
+            raise ValueError(f"Window: length is that of the array, {shape[0]}, got {length}")
+        length = shape[0] if length is None and shape is not None else length
         if not isinstance(length, (int, np.integer)) or isinstance(length, bool):
             raise TypeError(f"Window: length must be an integer for a function, got {brief(length)}")
         if length < 1:
@@ -171,22 +171,29 @@ class Connection(NamedTuple):
     weight: Any
 
 
-def connections_of(label: str, source: Name, weight: Any) -> list[Connection]:
-    """A weight as connections of one output each, or of a window of them for a function."""
+def edges_of(label: str, source: Name, weight: Any) -> list[Edge]:
+    """What a weight reads of its source."""
     if isinstance(weight, Delayed):
-        return [Connection(Edge(label, source, (weight.delay,)), weight.weight)]
+        return [Edge(label, source, (weight.delay,))]
     if not isinstance(weight, Window):
-        return [Connection(Edge(label, source, (0,)), weight)]
-    lags = tuple(range(weight.delay, weight.delay + (weight.length or 0)))
-    if (matrices := matrix_of(weight.weight)) is None:
-        return [Connection(Edge(label, source, lags, windowed=True), weight.weight)]
-    # A matrix for each lag, so that each is a product of its own: added in the same order in every mode, and those
+        return [Edge(label, source, (0,))]
+    lags = range(weight.delay, weight.delay + (weight.length or 0))
+    if not is_matrix(weight.weight):
+        return [Edge(label, source, tuple(lags), windowed=True)]
+    # An edge for each lag, so that each product is one of its own: added in the same order in every mode, and those
     # that need not wait for a loop do not.
-    matrices = jnp.asarray(matrices)
-    return [
-        Connection(Edge(f"{label}[{k}]", source, (lag,)), matrix)
-        for k, (lag, matrix) in enumerate(zip(lags, matrices, strict=True))
-    ]
+    return [Edge(f"{label}[{k}]", source, (lag,)) for k, lag in enumerate(lags)]
+
+
+def weights_of(label: str, weight: Any) -> dict[str, Any]:
+    """The weight of each of these edges, by its label."""
+    if isinstance(weight, Window) and (matrices := matrix_of(weight.weight)) is not None:
+        return {f"{label}[{k}]": matrix for k, matrix in enumerate(jnp.asarray(matrices))}
+    return {label: weight.weight if isinstance(weight, (Delayed, Window)) else weight}
+
+
+def is_matrix(weight: Any) -> bool:
+    return isinstance(weight, (jax.Array, np.ndarray)) or hasattr(weight, "__jax_array__")
 
 
 def matrix_of(weight: Any) -> Any:
@@ -194,6 +201,13 @@ def matrix_of(weight: Any) -> Any:
     if isinstance(weight, (jax.Array, np.ndarray)):
         return weight
     return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
+
+
+def _shape_of(weight: Any) -> tuple[int, ...] | None:
+    """The shape of the array that a weight is, or None."""
+    if not is_matrix(weight):
+        return None
+    return weight.shape if hasattr(weight, "shape") else weight.__jax_array__().shape
 
 
 def check_weight(owner: str, name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._connections import Connection, Edge, Join, Name
+from ._connections import Connection, Edge, Join, Name, weights_of
 
 if TYPE_CHECKING:
     from ._layer import Layer
@@ -22,15 +22,20 @@ class Graph(NamedTuple):
 
     nodes: dict[Name, Any]
     """Layers and joins, in the order of a step."""
-    connections: dict[Name, tuple[Connection, ...]]
-    """What each layer reads: first what it need not wait for, then what is part of a loop. Empty for joins."""
     edges: dict[Name, tuple[Edge, ...]]
-    """The edges of all nodes, in the same order."""
+    """What each node reads: a layer first what it need not wait for, then what is part of a loop."""
     looped: dict[Name, frozenset[str]]
     """The labels of the edges of each node that are part of a loop."""
     inputs: tuple[Name, ...]
     numbers: dict[Name, int]
     """The number of each layer, which its random keys depend on."""
+
+    def connections(self, name: Name) -> tuple[Connection, ...]:
+        """The edges of a layer and their weights."""
+        weights = {
+            k: w for label, weight in self.nodes[name].weights.items() for k, w in weights_of(label, weight).items()
+        }
+        return tuple(Connection(edge, weights[edge.label]) for edge in self.edges[name])
 
     @property
     def layers(self) -> dict[Name, Layer]:
@@ -64,13 +69,10 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
 
     ``above`` has the source of a layer that names none.
     """
-    connections = {
-        name: () if isinstance(node, Join) else node.connections(name, above.get(name)) for name, node in nodes.items()
-    }
     edges = {
         name: tuple(Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of))
         if isinstance(node, Join)
-        else tuple(connection.edge for connection in connections[name])
+        else node.edges(name, above.get(name))
         for name, node in nodes.items()
     }
     for name, own in edges.items():
@@ -93,17 +95,15 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
         name: frozenset(e.label for e in own if loop_of.get(e.source) == loop_of[name]) for name, own in edges.items()
     }
 
-    def sorted_edges(name: Name, found: Iterable, label: Any) -> tuple:
-        return tuple(sorted(found, key=lambda item: label(item) in looped[name]))
+    def in_order(name: Name) -> tuple[Edge, ...]:
+        if isinstance(nodes[name], Join):
+            return edges[name]
+        return tuple(sorted(edges[name], key=lambda edge: edge.label in looped[name]))
 
     layers = [name for name, node in nodes.items() if not isinstance(node, Join)]
     return Graph(
         {name: nodes[name] for name in order},
-        {name: sorted_edges(name, connections[name], lambda c: c.edge.label) for name in order},
-        {
-            name: edges[name] if isinstance(nodes[name], Join) else sorted_edges(name, edges[name], lambda e: e.label)
-            for name in order
-        },
+        {name: in_order(name) for name in order},
         looped,
         inputs,
         {name: n for n, name in enumerate(layers)},

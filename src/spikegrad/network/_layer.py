@@ -14,7 +14,7 @@ from .._checks import broadcast_checked
 from .._compat import shard_as, zeros_like
 from .._struct import Struct, parameter, wiring
 from ..neurons import Cell, State, check_initial
-from ._connections import Connection, Delayed, Linear, Name, Window, check_weight, connections_of, matrix_of, product
+from ._connections import Connection, Delayed, Edge, Linear, Name, Window, check_weight, edges_of, matrix_of, product
 from ._initial import Initializer, draw
 from ._step import fire, is_stochastic
 
@@ -99,18 +99,17 @@ class Layer(Struct):
         found = {f"weight[{k!r}]": w for k, w in self.weight.items()} if several else {"weight": self.weight}
         return found if self.recurrent is None else {**found, "recurrent": self.recurrent}
 
-    def connections(self, name: Name, above: Name | None = None) -> tuple[Connection, ...]:
+    def edges(self, name: Name, above: Name | None = None) -> tuple[Edge, ...]:
         """What the layer of this name reads. ``above`` is the source of a weight that names none."""
         if isinstance(self.weight, Mapping):
             sources: list[Name] = [*self.weight]
         else:
             sources = [above if self.of is None else self.of]  # type: ignore[list-item]
         found = []
-        for label, source in zip(self.weights, [*sources, name], strict=False):
-            weight = self.weights[label]
+        for (label, weight), source in zip(self.weights.items(), [*sources, name], strict=False):
             if label == "recurrent" and not isinstance(weight, (Delayed, Window)):
                 weight = Delayed(weight, 1)
-            found += connections_of(label, source, weight)
+            found += edges_of(label, source, weight)
         return tuple(found)
 
     @classmethod

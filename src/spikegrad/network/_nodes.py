@@ -26,8 +26,10 @@ def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> dict[
         if isinstance(node, Join):
             return JoinSteps(lambda reads: node.function(*reads.values()))
 
+        connections = graph.connections(name)
+
         def current(given):
-            return current_of(node, graph.connections[name], graph.looped[name], given[1])
+            return current_of(node, connections, graph.looped[name], given[1])
 
         def keys(number):
             if key is None or not is_stochastic(node.cell):
@@ -72,7 +74,7 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict) 
     if not known or any(edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]):
         return None
     reads = {e.label: (outs[e.source],) * len(e.lags) if e.windowed else outs[e.source] for e in known}
-    connections = [c for c in graph.connections[name] if c.edge.label in reads]
+    connections = [c for c in graph.connections(name) if c.edge.label in reads]
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     current = jax.eval_shape(functools.partial(current_of, node, connections, graph.looped[name]), reads)
     if name not in currents or _type(current) != _type(currents[name]):

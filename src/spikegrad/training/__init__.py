@@ -7,6 +7,7 @@ from ._checkpoint import CheckpointError, Checkpoints, OrbaxCheckpoints
 from ._fit import fit
 from ._partition import combine, partition
 from ._processes import ProcessLostError, distributed
+from ._shrink_delays import ShrinkDelays
 from ._state import Callback, DivergedError, Report, State
 from ._sweep import sweep
 from ._update import Loss
@@ -22,6 +23,7 @@ __all__ = [
     "OrbaxCheckpoints",
     "ProcessLostError",
     "Report",
+    "ShrinkDelays",
     "ShuffledBatches",
     "State",
     "TensorBoard",

@@ -92,7 +92,7 @@ def trace(
 
     Where spikes are drawn, the key is one of the arrays.
     """
-    layer, looped, connections = graph.nodes[name], graph.looped[name], graph.connections[name]
+    layer, looped, connections = graph.nodes[name], graph.looped[name], graph.connections(name)
     calls, arrays, matrices, convolutional = {}, {}, set(), []
 
     def add(name, function, *example):

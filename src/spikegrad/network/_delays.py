@@ -1,0 +1,131 @@
+"""Delays that are learned: weights that are spread over the steps around a real delay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._struct import Real, Struct, parameter
+from ._connections import check_weight, matrix_of
+
+
+class DelayKernel(Struct, pure=True):
+    r"""Weights with delays that are learned, for a :class:`Window`.
+
+    Each weight acts on the outputs of :math:`K` steps, most on those of its delay :math:`d`, a real number:
+
+    .. math:: M_k = W \frac{g(k - d)}{\sum_j g(j - d)}, \qquad
+              g(x) = e^{-x^2 / 2 \sigma^2} \;\text{(gaussian)}, \qquad
+              g(x) = \max(0,\; 1 + \sigma - |x|) \;\text{(triangular)}.
+
+    The wider a kernel, the farther the gradient of a delay reaches. So training begins with wide kernels, which shrink,
+    and ends with whole delays: :class:`spikegrad.training.ShrinkDelays` and :func:`rounded_delays`.
+
+    Parameters
+    ----------
+    weight : array
+        :math:`W`, a matrix ``(inputs, neurons)``.
+    delay : float or array
+        :math:`d`, in steps, from 0 to :math:`K - 1`; of shape ``(inputs, neurons)`` for a delay of each synapse,
+        ``(inputs, 1)`` of each axon, ``(1, neurons)`` of each dendrite. Give an array to have it learned, and best one
+        that is :func:`bounded` between 0 and :math:`K - 1`: beyond these a kernel is cut off.
+    length : int
+        :math:`K \ge 1`, the number of steps.
+    width : float or array, default 1.0
+        :math:`\sigma \ge 0`, in steps. No gradient reaches it. With a width of 0 a Gaussian kernel has the nearest step
+        alone, and a triangular one the two steps around the delay.
+    kernel : {"gaussian", "triangular"}
+        The shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the weight is no matrix, or a number is out of its domain.
+
+    Notes
+    -----
+    The library ``dcls`` has the same kernels, with :math:`\sigma` = \|SIG\| + 0.27 for its version ``"gauss"`` and
+    :math:`\sigma` = \|SIG\| for ``"max"``. Its position ``P`` is :math:`d = K - 1 - (P + \lfloor K/2 \rfloor)`.
+
+    References
+    ----------
+    Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in spiking neural networks using dilated
+    convolutions with learnable spacings", ICLR.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import DelayKernel
+    >>> kernel = DelayKernel(jnp.ones((1, 1)), delay=2.0, length=5, width=0.5)
+    >>> [f"{part:.2f}" for part in jnp.asarray(kernel)[:, 0, 0]]
+    ['0.00', '0.11', '0.79', '0.11', '0.00']
+    """
+
+    weight: Any = parameter(kind=object)
+    delay: Real = parameter(at_least=0)
+    length: int = parameter(integer=True, at_least=1)
+    width: Real = parameter(default=1.0, at_least=0)
+    kernel: str = parameter(default="gaussian", choices=("gaussian", "triangular"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weight("DelayKernel", "weight", self.weight)
+        if matrix_of(self.weight) is None:
+            raise TypeError(f"DelayKernel: weight must be a matrix, got {self.weight!r}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length, *matrix_of(self.weight).shape)
+
+    def __jax_array__(self) -> jax.Array:
+        weight = jnp.asarray(matrix_of(self.weight))
+        dtype = weight.dtype
+        delay = jnp.asarray(self.delay, dtype)
+        delay = delay.reshape((1,) * (3 - delay.ndim) + delay.shape)
+        width = jax.lax.stop_gradient(jnp.asarray(self.width, dtype))
+        lags = jnp.arange(self.length, dtype=dtype).reshape(-1, 1, 1)
+        away = lags - delay
+        if self.kernel == "triangular":
+            spread = jnp.maximum(1 + width - jnp.abs(away), 0)
+            spread = spread / (spread.sum(0, keepdims=True) + 1e-7)
+        else:
+            # a softmax, which has no sum of numbers that are all too small
+            spread = jax.nn.softmax(-(away**2) / (2 * jnp.where(width > 0, width, 1) ** 2), 0)
+            nearest = jnp.abs(lags - jnp.round(delay)) < 0.5
+            spread = jnp.where(width > 0, spread, nearest.astype(dtype))
+        return weight[None] * spread
+
+
+def rounded_delays(tree: Any) -> Any:
+    """A network with whole delays, for inference.
+
+    Parameters
+    ----------
+    tree : pytree
+        A :class:`Network`, or anything else that has :class:`DelayKernel` in it.
+
+    Returns
+    -------
+    pytree
+        The same with each delay rounded to the nearest step, and widths of 0. The one given does not change.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import DelayKernel, rounded_delays
+    >>> kernel = rounded_delays(DelayKernel(jnp.ones((1, 1)), delay=jnp.array(1.7), length=4))
+    >>> jnp.asarray(kernel)[:, 0, 0]
+    Array([0., 0., 1., 0.], dtype=float32)
+    """
+    return with_kernels(tree, lambda kernel: kernel._replaced(delay=jnp.round(jnp.asarray(kernel.delay)), width=0.0))
+
+
+def with_kernels(tree: Any, change: Any) -> Any:
+    """The tree with each :class:`DelayKernel` replaced by what a function makes of it."""
+    return jax.tree.map(
+        lambda leaf: change(leaf) if isinstance(leaf, DelayKernel) else leaf,
+        tree,
+        is_leaf=lambda leaf: isinstance(leaf, DelayKernel),
+    )

@@ -1,0 +1,82 @@
+"""A callback that narrows the kernels of learned delays."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from .._checks import brief
+from .._pytree import is_array
+from .._struct import new_unchecked
+from ..network._delays import DelayKernel, with_kernels
+from ._state import Report, State
+
+
+class ShrinkDelays:
+    r"""Narrow the kernels of learned delays while a network is trained: a callback of :func:`fit`.
+
+    After update :math:`n` of :math:`N` their width is
+
+    .. math:: \sigma_n = \sigma_0\, (\sigma_N / \sigma_0)^{\min(1,\, n/N)} .
+
+    Widths must be arrays, so that they are among what is trained. Their gradient is 0, and nothing is compiled anew.
+
+    Parameters
+    ----------
+    start, end : float
+        :math:`\sigma_0` and :math:`\sigma_N`, above 0, in steps.
+    updates : int
+        :math:`N \ge 1`, the updates until the end is reached.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its domain, or what is trained has no :class:`spikegrad.DelayKernel` with an array as
+        width.
+
+    References
+    ----------
+    Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in spiking neural networks using dilated
+    convolutions with learnable spacings", ICLR, shrinks them in the first quarter of the training.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from spikegrad import DelayKernel, Layer, LeakyReadout, Network, Window, bounded
+    >>> from spikegrad.training import ShrinkDelays, combine, fit, partition
+    >>> kernel = DelayKernel(jnp.ones((2, 1)), bounded(jnp.full((2, 1), 3.0), 0, 8), 9, width=jnp.array(4.0))
+    >>> trainable, static = partition(Network({"out": Layer(Window(kernel), LeakyReadout(0.0))}))
+    >>> def loss(trainable, batch, key):
+    ...     return (combine(trainable, static)(batch)[1] ** 2).mean(), {}
+    >>> state = fit(loss, trainable, [jnp.ones((12, 4, 2))], optimizer=optax.sgd(0.1), key=jax.random.key(2), epochs=3,
+    ...             callbacks=[ShrinkDelays(4.0, 0.5, updates=2)])
+    >>> combine(state.trainable, static).layers["out"].weight.weight.width
+    Array(0.5, dtype=float32)
+    """
+
+    def __init__(self, start: float, end: float, *, updates: int) -> None:
+        for name, value in (("start", start), ("end", end), ("updates", updates)):
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"ShrinkDelays: {name} must be > 0 and finite, got {brief(value)}")
+        self._widths, self._updates = (start, end), updates
+
+    def __call__(self, now: Report) -> State:
+        """The state with other widths."""
+        start, end = self._widths
+        width = start * (end / start) ** min(1.0, now.state.step / self._updates)
+        found = []
+
+        def narrowed(kernel: DelayKernel) -> Any:
+            if not is_array(kernel.width):
+                return kernel
+            found.append(kernel)
+            # not checked again, since the other parts may be None: what is not trained
+            return new_unchecked(DelayKernel, {**vars(kernel), "width": jnp.full_like(kernel.width, width)})
+
+        trainable = with_kernels(now.state.trainable, narrowed)
+        if not found:
+            raise ValueError("ShrinkDelays: what is trained has no DelayKernel with an array as width")
+        return dataclasses.replace(now.state, trainable=trainable)
