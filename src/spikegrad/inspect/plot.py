@@ -1,4 +1,4 @@
-"""Plots of surrogates, and of the activity that a network returns.
+"""Plots of surrogates, of the graph of a network, and of the activity that it returns.
 
 Every figure is unknown to ``matplotlib.pyplot``: save it with ``savefig``. Notebooks show it as it is.
 """
@@ -6,6 +6,7 @@ Every figure is unknown to ``matplotlib.pyplot``: save it with ``savefig``. Note
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +16,14 @@ from jax.typing import ArrayLike
 
 from .._checks import needed
 from .._surrogate import Surrogate
+from ..network import Network
 
 with needed("spikegrad.inspect.plot", "matplotlib", "plot"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-__all__ = ["activity", "plot", "raster", "traces"]
+__all__ = ["activity", "graph", "plot", "raster", "traces"]
 
 _DASHES = ("-", "--", "-.", ":")
 
@@ -347,3 +349,87 @@ def _finish(owner: str, panels: Any, like: Any, example: int, mask: Any) -> None
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("time step", fontsize=8)
+
+
+def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Figure:
+    """Draw who reads whom in a network.
+
+    Parameters
+    ----------
+    network : Network
+        Any. The layers of a list have their places for names.
+    figsize : tuple of float, optional
+        Width and height in inches; by default as large as the graph needs.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Layers are boxes with the class of their cell, joins are rounded, inputs have no frame. Each stands right of all
+        that it reads in the same step. A dashed line is an edge with a delay, and says of how many steps.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
+    >>> from spikegrad.inspect.plot import graph
+    >>> w = jnp.ones((3, 3))
+    >>> network = Network({"a": Layer({"input": w, "b": Delayed(w, 2)}, LIF()), "b": Layer(w, LIF(), of="a"),
+    ...                    "sum": Join(jnp.add, ("a", "b")), "out": Layer(w, LeakyReadout())})
+    >>> figure = graph(network)
+    >>> sorted(text.get_text() for text in figure.axes[0].texts)
+    ['2', 'a\\nLIF', 'b\\nLIF', 'input', 'out\\nLeakyReadout', 'sum']
+    """
+    wires = network.graph
+    columns: dict[Any, int] = dict.fromkeys(wires.inputs, 0)
+    for name, edges in wires.edges.items():
+        columns[name] = 1 + max((columns[edge.source] for edge in edges if 0 in edge.lags), default=0)
+    rows: dict[int, list[Any]] = {}
+    for name, column in columns.items():
+        rows.setdefault(column, []).append(name)
+    tallest = max(map(len, rows.values()))
+    place = {name: (1.9 * column, (len(own) - 1) / 2 - n) for column, own in rows.items() for n, name in enumerate(own)}
+    figure = Figure(figsize=figsize or (1.45 * len(rows), 0.8 * tallest + 0.1 * len(rows) + 0.8), layout="constrained")
+    axes = figure.add_subplot()
+    boxes = {}
+    for name, (x, y) in place.items():
+        node = wires.nodes.get(name)
+        kind = f"\n{type(wires.layers[name].cell).__name__}" if name in wires.layers else ""
+        frame = {"boxstyle": "round,pad=0.35" if node is not None and not kind else "square,pad=0.35"}
+        frame |= {"fc": "white", "ec": "none" if node is None else "black"}
+        boxes[name] = axes.text(x, y, f"{name}{kind}", ha="center", va="center", fontsize=9, bbox=frame)
+    for name, edges in wires.edges.items():
+        for source, lags in _merged(edges).items():
+            _connect(
+                axes, place[source], place[name], lags, [boxes[source].get_bbox_patch(), boxes[name].get_bbox_patch()]
+            )
+    widest = 1.9 * (len(rows) - 1)
+    axes.set(xlim=(-0.8, widest + 1.0), ylim=(-tallest / 2 - 0.6, tallest / 2 + 0.3 + 0.08 * widest), aspect="equal")
+    axes.set_axis_off()
+    return figure
+
+
+def _merged(edges: Any) -> dict[Any, list[int]]:
+    """All lags at which a node reads each of its sources."""
+    found: dict[Any, list[int]] = {}
+    for edge in edges:
+        found.setdefault(edge.source, []).extend(edge.lags)
+    return found
+
+
+def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float], lags: list[int], boxes: list) -> None:
+    """Draw an edge between two boxes; one with delays has these on it, and is dashed if it has nothing else."""
+    now, itself = min(lags) == 0, start == end
+    if itself:
+        start, end = (start[0] + 0.25, start[1] - 0.2), (end[0] - 0.25, end[1] - 0.2)
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    length = math.hypot(dx, dy)
+    # A line to the next column is straight. Others bend around what stands between, those back to the left below it.
+    height = 0.0 if 0 < dx < 2 and now else 0.3 + 0.08 * length
+    rad = -2 * height / length
+    style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={rad}", "color": "black", "lw": 0.9}
+    style |= {"shrinkA": 0, "shrinkB": 0} if itself else {"patchA": boxes[0], "patchB": boxes[1]}
+    axes.annotate("", end, start, arrowprops={**style, "linestyle": "-" if now else (0, (4, 3))})
+    if max(lags) > 0:
+        text = f"{min(lags)}" if len({*lags}) == 1 else f"{min(lags)}-{max(lags)}"
+        x, y = (start[0] + end[0] + rad * dy) / 2, (start[1] + end[1] - rad * dx) / 2  # the middle of the curve
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 1})

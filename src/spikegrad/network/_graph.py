@@ -110,12 +110,12 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
     )
 
 
-def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[tuple[Name, ...]]:
+def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name]]:
     """Groups of nodes that reach each other, each group after those that it reads (Tarjan 1972)."""
     number: dict[Name, int] = {}
     lowest: dict[Name, int] = {}
     stack: list[Name] = []
-    groups: list[tuple[Name, ...]] = []
+    groups: list[list[Name]] = []
     for root in sources:
         if root in number:
             continue
@@ -139,12 +139,12 @@ def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[tuple[Nam
                     lowest[work[-1][0]] = min(lowest[work[-1][0]], lowest[name])
                 if lowest[name] == number[name]:
                     at = stack.index(name)
-                    groups.append(tuple(stack[at:]))
+                    groups.append(stack[at:])
                     del stack[at:]
     return groups
 
 
-def _cycle(group: tuple[Name, ...], sources: Mapping[Name, list[Name]]) -> str:
+def _cycle(group: list[Name], sources: Mapping[Name, list[Name]]) -> str:
     """A cycle within a group, in words, in the direction of the signals."""
     path = [group[0]]
     while True:

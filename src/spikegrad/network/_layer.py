@@ -95,8 +95,9 @@ class Layer(Struct):
     @property
     def weights(self) -> dict[str, Any]:
         """All weights but the bias: ``weight``, or ``weight['a']`` for each source, and ``recurrent``."""
-        several = isinstance(self.weight, Mapping)
-        found = {f"weight[{k!r}]": w for k, w in self.weight.items()} if several else {"weight": self.weight}
+        found: dict[str, Any] = {"weight": self.weight}
+        if isinstance(self.weight, Mapping):
+            found = {f"weight[{name!r}]": weight for name, weight in self.weight.items()}
         return found if self.recurrent is None else {**found, "recurrent": self.recurrent}
 
     def edges(self, name: Name, above: Name | None = None) -> tuple[Edge, ...]:

@@ -100,14 +100,15 @@ class Network(Struct):
         inputs = self._names("inputs", self.inputs)
         outputs = self._names("outputs", [*self.layers][-1] if self.outputs is None else self.outputs)
         nodes: dict[str, Any] = {}
+        above: str | None = inputs[0] if len(inputs) == 1 else None
         for name, node in self.layers.items():  # type: ignore[union-attr]
             if name in inputs:
                 raise ValueError(f"Network: {name!r} names both an entry and inputs; rename one of them")
             if isinstance(node, Layer) and node.of is None and not isinstance(node.weight, Mapping):
-                if not nodes and len(inputs) > 1:
+                if above is None:
                     raise ValueError(f"Network: {name!r} must say which of {list(inputs)} it reads: give it of")
-                node = dataclasses.replace(node, of=[*nodes][-1] if nodes else inputs[0])
-            nodes[name] = node
+                node = dataclasses.replace(node, of=above)
+            nodes[name], above = node, name
         # In the order of names, which JAX gives the keys of a dict when it rebuilds one.
         object.__setattr__(self, "layers", {name: nodes[name] for name in sorted(nodes)})
         object.__setattr__(self, "inputs", self.inputs if isinstance(self.inputs, str) else inputs)
@@ -118,14 +119,14 @@ class Network(Struct):
         _ = self.graph  # or an error
 
     def _names(self, what: str, names: Any) -> tuple[str, ...]:
-        found = (names,) if isinstance(names, str) else names
+        found: Any = (names,) if isinstance(names, str) else names
         if not isinstance(found, Sequence) or not found or not all(isinstance(name, str) for name in found):
             raise TypeError(f"Network: {what} must be a name or names, got {names!r}")
         if len({*found}) < len(found):
             raise ValueError(f"Network: {what} must be different names, got {names!r}")
         return tuple(found)
 
-    def _check_chain(self, layers: list[Layer]) -> None:
+    def _check_chain(self, layers: Sequence[Any]) -> None:
         if self.inputs != INPUT or self.outputs is not None:
             raise TypeError("Network: inputs and outputs are names of a mapping of layers, and a list was given")
         for n, layer in enumerate(layers):
@@ -137,7 +138,7 @@ class Network(Struct):
         """Who reads whom. The layers of a list have their places for names."""
         if isinstance(self.layers, Mapping):
             inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
-            return make_graph(self.layers, inputs, {})
+            return make_graph(dict(self.layers.items()), inputs, {})
         graph = make_graph(
             dict(enumerate(self.layers)), (INPUT,), {n: n - 1 if n else INPUT for n in range(len(self.layers))}
         )
@@ -482,7 +483,8 @@ def with_nodes(network: Network, changed: Mapping[Any, Layer | Join]) -> Network
     """The network with other layers or joins at these names, or at these places of a list."""
     if isinstance(network.layers, Mapping):
         return dataclasses.replace(network, layers={**network.layers, **changed})
-    return Network([changed.get(n, layer) for n, layer in enumerate(network.layers)])
+    layers: list[Any] = [changed.get(n, layer) for n, layer in enumerate(network.layers)]
+    return Network(layers)
 
 
 def chain_of(owner: str, network: Network) -> tuple[Layer, ...]:
@@ -580,7 +582,7 @@ def _as_given(network: Network, graph: Graph, states: dict, pasts: dict) -> Any:
 
 def _as_named(graph: Graph, given: Any) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
     """The inverse of :func:`_as_given`."""
-    named = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
+    named: dict[Name, Any] = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
     states = {name: named[name] for name in graph.layers}
     pasts = {name: states[name][1] if name in states else named[name] for name in graph.depths}
     return {name: (v, out[-1] if name in pasts else out) for name, (v, out) in states.items()}, pasts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -86,13 +86,13 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict) 
 
 
 def _joined(join: Join, sources: list) -> Any:
-    out = jax.eval_shape(functools.partial(join.function), *sources)
+    out: Any = jax.eval_shape(functools.partial(join.function), *sources)
     if not isinstance(out, jax.ShapeDtypeStruct) or not is_float(out) or out.shape[:1] != sources[0].shape[:1]:
         given = ", ".join(str(source.shape) for source in sources)
         raise TypeError(
             f"Join: function must return one array of floats with the examples in front, got {out} from {given}"
         )
-    return zeros_like(out)
+    return zeros_like(cast("jax.Array", out))
 
 
 def _type(x: Any) -> Any:

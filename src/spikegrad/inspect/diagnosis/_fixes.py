@@ -50,7 +50,7 @@ class Fix:
         """
         if self.change not in CHANGES:
             raise ValueError(f"Fix: a network has no {self.change}: {self.text}")
-        layers = list(network.layers)
+        layers: list[Any] = list(network.layers)
         for one in (self, *self.others):
             layers[one.index] = CHANGES[one.change](layers[one.index], one.value)
         return dataclasses.replace(network, layers=layers)

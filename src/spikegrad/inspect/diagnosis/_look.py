@@ -74,10 +74,10 @@ class Look:
         found = jax.device_get(self._run(network))
         if not self.batched:
             found["layers"] = jax.tree.map(lambda a: a[:, None], found["layers"])
-        reports = [self._report(layer, n, found) for n, layer in enumerate(network.layers)]
+        reports = [self._report(layer, n, found) for n, layer in enumerate(network.graph.layers.values())]
         known = self.loss is not None
         of_network = NetworkReport(
-            [layer.cell for layer in network.layers],
+            [layer.cell for layer in network.graph.layers.values()],
             self.mode,
             [norm(of_step) for of_step in found["read"]] if known else (),
             _differences(self.flat),

@@ -31,7 +31,9 @@ def backward(over: Sequence, first: Any, us: dict, pasts: dict, kept: dict, carr
         cts.ended(ct_ends)
         for names in reversed(over.components):
             cts.of_component(names)
-        ct_inputs = {name: _total(cts.outs[name]) for name, x in over.inputs.items() if is_inexact(x)}
+        ct_inputs = {
+            name: _total(cts.outs[name]) for name, x in over.inputs.items() if cts.outs[name] and is_inexact(x)
+        }
         return (cts.of_states(), {source: _total(cts.pasts[source]) for source in ct_ends}, cts.grads), ct_inputs
 
     return jax.lax.scan(body, carry, jnp.arange(over.part.segment // chunk), reverse=True)
@@ -94,7 +96,7 @@ class _Cotangents:
     def _of_join(self, name):
         if not self.outs[name]:
             return  # nothing reads it
-        join, edges = self.over.nodes[name], self.over.hoisted[name]
+        join, edges = self.over.joins[name], self.over.hoisted[name]
 
         def run(arrays, reads):
             return tree_keep(self.masks.active, join.over_chunk(reads, arrays))
@@ -209,7 +211,7 @@ class _Rebuilding(NamedTuple):
             return over.window(self.first + i * over.part.chunk)[0][source]
         if source in over.layers:
             return self.steps(source, i)[1]
-        return over.nodes[source].over_chunk(self.reads(over.graph.edges[source], i))
+        return over.joins[source].over_chunk(self.reads(over.graph.edges[source], i))
 
     def past(self, source, i):
         """The outputs of a source before chunk i."""
@@ -218,6 +220,7 @@ class _Rebuilding(NamedTuple):
         over, old = self.over, self.pasts[source]
         depth, at = len(old), self.first + i * over.part.chunk
         back = jnp.arange(depth) - depth
+        order: Any = None
         if (active := over.masks.active) is None:
             steps, since = at + back, self.first
         else:
@@ -228,7 +231,7 @@ class _Rebuilding(NamedTuple):
         # Counted from the start of the segment: outputs before it are those that were kept.
         steps = steps - since
         inside = steps >= 0
-        if active is None:
+        if order is None:
             when = jnp.maximum(steps, 0)
         else:
             when = pick(order, jnp.maximum(steps + since, 0)) - self.first
@@ -248,7 +251,7 @@ class _Rebuilding(NamedTuple):
             numbers = None if over.masks.number is None else pick(over.masks.number, self.first + steps)
             return jax.vmap(lambda kept, number: layer.fire(layer.load(storage, kept), number)[1])(kept, numbers)
         edges = over.graph.edges[source]
-        return over.nodes[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
+        return over.joins[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
 
     def reads(self, edges, i):
         """What edges read in the steps of chunk i, by their label."""

@@ -40,7 +40,8 @@ def run(
 
     def step(carry, now):
         x, mask = now
-        new = graph_step(nodes, *carry, x, {}, mask)
+        states, pasts = carry
+        new = graph_step(nodes, states, pasts, x, {}, mask)
         shown = (
             {name: new.outputs[name] for name in plan.outputs},
             {name: new.pre_spike[name] for name in plan.pre_spike},

@@ -36,6 +36,7 @@ class Sequence:
         self.plan, self.part, self.graph, self.nodes = plan, part, graph, nodes
         self.inputs, self.masks, (self.starts, _) = inputs, masks, starts
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
+        self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
         self.components = graph.components(part.chunk)
         self.within: dict[Name, tuple[Edge, ...]] = {}
         """The edges of each node that its component reads step by step."""
@@ -103,7 +104,7 @@ class Sequence:
                 component = self.component(names)
                 if component is None:
                     (name,) = names
-                    outs[name] = tree_keep(masks.active, self.nodes[name].over_chunk(reads[name]))
+                    outs[name] = tree_keep(masks.active, self.joins[name].over_chunk(reads[name]))
                     continue
                 found = component.forward(
                     {name: us[name] for name in component.layers},
