@@ -21,10 +21,13 @@ from spikegrad import (
     Sigmoid,
     SynapticLIF,
     Window,
+    match_widths,
+    measure,
     signed,
     soft,
     stochastic,
 )
+from spikegrad.inspect.plot import graph
 
 STEPS, BATCH, UNITS = 6, 3, 3
 CELLS = {
@@ -413,3 +416,36 @@ L = Layer(W, LIF(0.8))
 def test_bad_graphs(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_widths_of_graphs():
+    network = Network(
+        {"a": Layer(W, LIF(0.8, surrogate=Arctan(3.0))), "j": Join(jnp.tanh, "a"), "out": Layer(V, LeakyReadout())}
+    )
+    matched = match_widths(network, X)
+    _, _, before = matched(X, pre_spike=["a"])
+    width = measure(matched.layers["a"].cell.surrogate).half_width
+    assert width == pytest.approx(float((before["a"] - 1).std()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("of_mesh", "masked"), [("auto", False), ("auto", True), ("explicit", False)])
+def test_a_sharded_batch_of_a_graph(of_mesh, masked):
+    x = jnp.tile(X, (1, 4, 1))[:, :8]
+    mask = jnp.asarray(np.random.default_rng(1).uniform(size=x.shape[:2]) < 0.7) if masked else None
+    network = looped()
+
+    def run(x, mask):
+        return jax.grad(lambda x: (network(x, mask=mask)[1]["out"] ** 2).sum())(x)
+
+    wanted = run(x, mask)
+    kind = getattr(jax.sharding.AxisType, of_mesh.capitalize()) if hasattr(jax.sharding, "AxisType") else None
+    mesh = jax.make_mesh((4,), ("batch",), **({} if kind is None else {"axis_types": (kind,)}))
+    spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
+    given = jax.device_put(x, spec), None if mask is None else jax.device_put(mask, spec)
+    np.testing.assert_allclose(jax.jit(run)(*given), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_graph_that_is_drawn():
+    figure = graph(looped())
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert {"a\nLIF", "b\nLIF", "out\nLeakyReadout", "gate", "input", "2", "5", "0-1"} <= {*texts}
