@@ -4,6 +4,7 @@
     python scripts/mutants.py network cli --jobs 2   the lists of these folders, two mistakes at a time
     python scripts/mutants.py -k "fsync|_files"      entries whose file, mistake or tests match
     python scripts/mutants.py --all                  the whole test selection for mistakes that the named tests miss
+    python scripts/mutants.py --sample 8             eight random entries of each list
     python scripts/mutants.py --stale                only the check that each entry still fits the code
 
 Each entry of ``scripts/mutants/<folder>.toml`` names a file, a text that occurs once in it, the text that replaces it,
@@ -17,6 +18,7 @@ import concurrent.futures
 import json
 import os
 import queue
+import random
 import re
 import shutil
 import signal
@@ -37,6 +39,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="names of lists (default: all)")
     parser.add_argument("-k", metavar="REGEX", default="", help="entries whose file, mistake or tests match")
+    parser.add_argument("--sample", type=int, metavar="N", help="at most N random entries of each list")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: 0)")
     parser.add_argument("--all", action="store_true", help="run the whole test selection if the named tests pass")
     parser.add_argument("--stale", action="store_true", help="run no test")
     parser.add_argument("--jobs", type=int, default=1, help="mistakes tested at a time (default: 1)")
@@ -45,6 +49,8 @@ def main():
     options = parser.parse_args()
 
     mutants = read(options.folders, options.k)
+    if options.sample is not None:
+        mutants = sample(mutants, options.sample, options.seed)
     stale = [m | {"result": "stale"} for m in mutants if (ROOT / m["file"]).read_text().count(m["before"]) != 1]
     todo = [] if options.stale else [m for m in mutants if m | {"result": "stale"} not in stale]
     done = test(todo, options) if todo else []
@@ -69,6 +75,16 @@ def read(folders, pattern):
     if not mutants:
         sys.exit("mutants: no entry matches")
     return mutants
+
+
+def sample(mutants, size, seed):
+    """At most ``size`` random entries of each list. Those of one list do not depend on the other lists."""
+    chosen = []
+    for folder in dict.fromkeys(mutant["folder"] for mutant in mutants):
+        entries = [mutant for mutant in mutants if mutant["folder"] == folder]
+        places = random.Random(f"{seed} {folder}").sample(range(len(entries)), min(size, len(entries)))
+        chosen += [entries[place] for place in sorted(places)]
+    return chosen
 
 
 def test(mutants, options):
