@@ -4,6 +4,8 @@ Each reference is one step of the source, with its names and its order, on the w
 spike with the library, and nothing else.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -272,26 +274,28 @@ CHECKED = {
 }
 
 
-@pytest.mark.parametrize("name", few(CHECKED, "EulerAdLIF", "BRF"))
+@pytest.mark.parametrize("name", few(CHECKED, "BRF"))
 def test_cells_of_papers_have_the_properties_of_cells(name):
     cell, drive = CHECKED[name]
     assert check_cell(cell, drive=drive, steps=40).passed
 
 
-@pytest.mark.parametrize("name", few(CHECKED, "SymplecticAdLIF", "HRF", "AdEx"))
+@pytest.mark.parametrize("name", few(CHECKED, "AdEx"))
 def test_every_mode_of_a_network_takes_them(name):
     cell, drive = CHECKED[name]
     inputs = jnp.asarray(RNG.normal(0.3 * drive, drive, (30, 3, 5)), jnp.float32)
 
-    def loss(weight, mode):
+    @functools.partial(jax.jit, static_argnums=1)
+    @jax.grad
+    def gradient(weight, mode):
         _, out = Network([Layer(weight, cell), Layer(jnp.ones((4, 2)) / 4, LeakyReadout())])(inputs, mode=mode)
         return (out**2).mean()
 
     weight = jnp.asarray(RNG.normal(size=(5, 4)) / 2, jnp.float32)
-    wanted = jax.grad(loss)(weight, "scan")
+    wanted = gradient(weight, "scan")
     assert np.abs(wanted).max() > 0
     for mode, error in (("exact", 1e-5), ("recompute", 1e-5), ("half", 0.05), ("8-bit", 0.3)):
-        got = jax.grad(loss)(weight, mode)
+        got = gradient(weight, mode)
         assert np.linalg.norm(got - wanted) <= error * np.linalg.norm(wanted), mode
 
 
