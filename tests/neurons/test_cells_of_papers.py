@@ -357,6 +357,21 @@ def test_a_balanced_neuron_on_the_boundary_neither_grows_nor_decays(x64):
         assert radius(SymplecticAdLIF(0.9, 0.99, a, threshold=1e9)) == pytest.approx(np.sqrt(0.9 * 0.99), rel=1e-9)
 
 
+@pytest.mark.parametrize("cls", [RF, BRF, HRF])
+def test_oscillations_do_not_depend_on_the_unit_of_time(x64, cls):
+    """A unit four times as long, in which a step is a quarter, and frequencies, damping and currents are four times."""
+    currents = jnp.asarray(RNG.normal(0, 10, (40, SIZE)))
+    damping = -2.5 if cls is RF else 1.0
+
+    def potentials(factor):
+        cell = cls(20.0 * factor, b=damping * factor, dt=0.01 / factor, threshold=1e9)
+        return unroll(cell, factor * currents)[0][0]
+
+    expected = potentials(1)
+    assert np.abs(expected).min() > 1e-3
+    np.testing.assert_allclose(potentials(4), expected, rtol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("message", "call"),
     [
