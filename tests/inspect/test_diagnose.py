@@ -183,16 +183,21 @@ def test_the_factor_per_step_is_the_decay_where_the_reset_passes_no_gradient():
 
 
 def test_the_free_potential_is_that_without_spikes():
+    """It holds its value in steps that do not take place, and these do not count."""
     w, r, _ = weights()
-    hidden, *_ = diagnose(Network([Layer(w, AdaptiveLIF(DECAY), r)]), spikes()).layers
-    v, free = 0.0, []
-    for x in spikes():
-        v = DECAY * v + x @ w
-        free.append(v)
-    assert hidden.rate > 0.1
-    np.testing.assert_allclose(
-        [hidden.free, hidden.free_mean], [np.sqrt(np.mean(np.square(free))), np.mean(free)], rtol=1e-5
-    )
+    active = np.random.default_rng(4).random((STEPS, BATCH)) < 0.7
+    for mask in (None, active):
+        hidden, *_ = diagnose(Network([Layer(w, AdaptiveLIF(DECAY), r)]), spikes(), mask=mask).layers
+        there = np.ones_like(active) if mask is None else mask
+        v, free = np.zeros((BATCH, NEURONS)), []
+        for x, now in zip(spikes(), there, strict=True):
+            v = np.where(now[:, None], DECAY * v + x @ w, v)
+            free.append(v)
+        free = np.array(free)[there]
+        assert hidden.rate > 0.1
+        np.testing.assert_allclose(
+            [hidden.free, hidden.free_mean], [np.sqrt(np.mean(np.square(free))), np.mean(free)], rtol=1e-5
+        )
 
 
 def test_steps_that_do_not_take_place_do_not_count():
