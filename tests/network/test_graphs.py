@@ -449,3 +449,10 @@ def test_a_graph_that_is_drawn():
     figure = graph(looped())
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert {"a\nLIF", "b\nLIF", "out\nLeakyReadout", "gate", "input", "2", "5", "0-1"} <= {*texts}
+
+
+def test_what_must_run_step_by_step():
+    """A loop, unless its delays are as long as a chunk: then all that it reads is known when the chunk starts."""
+    network = looped()  # b reads a by way of the gate, a reads b two steps later
+    assert sorted(map(len, network.graph.components(chunk=3))) == [1, 3]
+    assert sorted(map(len, network.graph.components(chunk=2))) == [1, 1, 1, 1]
