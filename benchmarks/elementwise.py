@@ -11,7 +11,8 @@ machine's drift nor page faults of fresh outputs are measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,29 +69,20 @@ def peers(spec: str) -> dict[str, Callable]:
     return found
 
 
-def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--dtype", default="float32", choices=("float16", "bfloat16", "float32"))
-    parser.add_argument("--only", metavar="NAME,...", help="these surrogates alone")
-    parser.add_argument("--peers", action="store_true", help="also the other libraries that are installed")
-    parser.add_argument("--elements", type=int, default=1 << 24)
-    parser.add_argument("--rounds", type=int, default=11)
-    options = parser.parse_args()
-    keep_memory()
-
+def measure(
+    specs: Iterable[str], dtype: str, elements: int, rounds: int, with_peers: bool = False
+) -> list[dict[str, Any]]:
+    """A row for each surrogate and library."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=options.elements), options.dtype)
-    ct = jnp.asarray(rng.normal(size=options.elements), options.dtype)
+    x = jnp.asarray(rng.normal(size=elements), dtype)
+    ct = jnp.asarray(rng.normal(size=elements), dtype)
     copy = jax.jit(lambda x: x * 1.5)
     product = jax.jit(lambda x, ct: x * ct)
     exponential = jax.jit(lambda x, ct: ct * jnp.exp(-x * x))
     rows = []
-    specs = [COMPOSED.get(name, name) for name in chosen([*spikegrad.names(), *COMPOSED], options.only)]
-    if "q_pseudo_spike" in specs:
-        specs.append("q_pseudo_spike(alpha=2.3)")
     for spec in specs:
         contenders = {"spikegrad": spikegrad.get(spec)} | (
-            peers(spec) if options.peers and spec in spikegrad.names() else {}
+            peers(spec) if with_peers and spec in spikegrad.names() else {}
         )
         forward = {name: jax.jit(fire) for name, fire in contenders.items()}
         backward = {
@@ -104,14 +96,14 @@ def main() -> None:
         for name in contenders:
             runs[f"{name} forward"] = lambda f=forward[name]: f(x).block_until_ready()
             runs[f"{name} vjp"] = lambda f=backward[name]: f(x, ct).block_until_ready()
-        seconds = interleave(runs, options.rounds)
+        seconds = interleave(runs, rounds)
         for name in contenders:
             vjp = ratio(seconds[f"{name} vjp"], seconds["product"])
             rows.append(
                 {
                     "surrogate": spec,
                     "library": name,
-                    "dtype": options.dtype,
+                    "dtype": dtype,
                     "forward": ratio(seconds[f"{name} forward"], seconds["copy"])["ratio"],
                     "vjp": vjp["ratio"],
                     "vjp_min": vjp["min"],
@@ -119,6 +111,22 @@ def main() -> None:
                     "exp": ratio(seconds["exp"], seconds["product"])["ratio"],
                 }
             )
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--dtype", default="float32", choices=("float16", "bfloat16", "float32"))
+    parser.add_argument("--only", metavar="NAME,...", help="these surrogates alone")
+    parser.add_argument("--peers", action="store_true", help="also the other libraries that are installed")
+    parser.add_argument("--elements", type=int, default=1 << 24)
+    parser.add_argument("--rounds", type=int, default=11)
+    options = parser.parse_args()
+    keep_memory()
+    specs = [COMPOSED.get(name, name) for name in chosen([*spikegrad.names(), *COMPOSED], options.only)]
+    if "q_pseudo_spike" in specs:
+        specs.append("q_pseudo_spike(alpha=2.3)")
+    rows = measure(specs, options.dtype, options.elements, options.rounds, options.peers)
     report(rows, options.json)
 
 
