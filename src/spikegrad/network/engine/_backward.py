@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ..._compat import merge_leading, zeros_like
 from ..._pytree import is_inexact
 from .._connections import Edge, Name
-from .._masks import cut_off, steps_before, tree_keep, tree_where
+from .._masks import steps_before, tree_keep, tree_where
 from .._past import after, pick, places_of
 from ._functions import pullback
 from ._layer_vjp import DRIVE, plus
@@ -201,8 +201,7 @@ class _Rebuilding(NamedTuple):
         # vmap over the steps of the chunk. ``ended`` is elementwise: (batch, neurons) -> (chunk, batch, neurons).
         after = jax.vmap(ended)(jnp.arange(chunk), masks)
         befores = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after)
-        # A second derivative must stop at the start of a window here too, as in the forward pass.
-        return cut_off(masks, befores), after[1]
+        return befores, after[1]
 
     def outs(self, source, i):
         """The outputs of a source in chunk i. Those of steps that do not take place do not matter."""
