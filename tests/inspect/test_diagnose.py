@@ -139,6 +139,7 @@ def test_numbers_are_those_by_hand():
     channels = [np.sqrt(((spikes()[:, :, [i]] * w[i]) ** 2).mean()) for i in range(INPUTS)]
     np.testing.assert_allclose(hidden.channels, channels, **close)
     np.testing.assert_allclose([hidden.offset, readout.offset], [w.mean(), weights()[2].mean()], **close)
+    np.testing.assert_allclose(hidden.currents, below.mean((0, 1)), **close)
     np.testing.assert_allclose(hidden.gain, (hidden.free / hidden.drive) ** 2, **close)
     np.testing.assert_allclose(hidden.weights["recurrent"], np.linalg.norm(r), **close)
 
@@ -193,6 +194,8 @@ def test_the_free_potential_is_that_without_spikes():
         for x, now in zip(spikes(), there, strict=True):
             v = np.where(now[:, None], DECAY * v + x @ w, v)
             free.append(v)
+        means = np.array(free)[there].mean(0)  # of each neuron
+        np.testing.assert_allclose(hidden.free_means, np.sqrt(np.mean(means**2)), rtol=1e-5)
         free = np.array(free)[there]
         assert hidden.rate > 0.1
         np.testing.assert_allclose(

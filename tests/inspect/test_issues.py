@@ -171,6 +171,18 @@ def test_update_overshoots_if_the_loss_rises():
     assert judged(WHOLE._replace(loss=np.nan, losses_after=[np.nan]), **large) == []
 
 
+def test_small_weights_are_scaled_with_their_small_threshold_if_updates_are_large():
+    """Only in the layers with such an update. The learning rate changes if it is too large for every layer."""
+    numbers = (6.0, 0.03), (0.2, 0.01), (6.0, 0.04), (0.6, 0.01)
+    layers = [dataclasses.replace(REPORT, updates={"weight": size}, scale=scale) for size, scale in numbers]
+    whole = WHOLE._replace(cells=[LIF(), LIF(), LIF(), LeakyReadout()], losses_after=[2.0, 0.5])
+    units, rate = issues(layers, whole)[-1].fixes
+    changes = [(one.index, one.change, one.value) for one in (units, *units.others)]
+    assert changes == [(0, "weights", 30.0), (0, "threshold", 30.0)]
+    assert rate.change == "learning rate"
+    assert [fix.change for fix in issues([layers[0]] * 2, whole)[-1].fixes] == ["learning rate"]
+
+
 def test_update_overshoots_without_a_loss_if_it_is_as_large_as_all_weights():
     without = WHOLE._replace(loss=None, losses_after=(), cells=[LIF()] * 2)
     layers = [dataclasses.replace(REPORT, updates={"weight": size}) for size in (5.0, 4.99, 200.0)]
@@ -392,7 +404,7 @@ ARRAYS = {
     "feedforward weights": (0.5, {"weight": lambda w: w * 0.5, "bias": lambda b: b * 0.5}),
     "weights": (0.5, {"weight": lambda w: w * 0.5, "bias": lambda b: b * 0.5, "recurrent": lambda r: r * 0.5}),
     "recurrent weights": (0.5, {"recurrent": lambda r: r * 0.5}),
-    "bias": (0.5, {"bias": lambda b: b + 0.5}),
+    "bias": ((0.5, -1.0) * 4, {"bias": lambda b: b + [0.5, -1.0] * 4}),
     "weight offset": (0.5, {"weight": lambda w: w + 0.5}),
     "input channels": (((1, 0.5), (3, 0.25)), {"weight": lambda w: w * np.array([[1], [0.5], [1], [0.25], [1]])}),
 }
@@ -513,7 +525,9 @@ def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
     again = dataclasses.replace(biases[1.0], text="in other words")
     assert offered([biases[1.0]], [again, Fix(2, "bias", 1.0, "")]) == [[1], [1]]
     refused = Fix(1, "decay", 7.0, ""), Fix(1, "adaptation", 0.1, "")  # not of this cell
-    assert offered([*refused, Fix(1, "learning rate", 0.1, "")]) == [[0.1]]
+    rate = Fix(1, "learning rate", 0.1, "")
+    assert offered([*refused, rate]) == [[0.1]]
+    assert offered([biases[1.0], rate]) == [[1, 0.1]]  # the rate leaves the layer as it is
 
 
 class TwoCompartments(Cell):
@@ -548,13 +562,14 @@ def inputs():
     return (np.random.default_rng(2).random((STEPS, BATCH, INPUTS)) < 0.3).astype(np.float32)
 
 
-def network(cell, gain=2.0, recurrent=None, readout=1.0, offset=0.0, dtype=np.float32):
+def network(cell, gain=2.0, recurrent=None, readout=1.0, offset=0.0, bias=None, dtype=np.float32):
     rng = np.random.default_rng(1)
     w, r, out = (
         rng.normal(0, 1 / np.sqrt(n), (n, m)) for n, m in ((INPUTS, NEURONS), (NEURONS,) * 2, (NEURONS, OUTPUTS))
     )
     feedback = None if recurrent is None else (recurrent * r).astype(np.float32)
-    hidden = Layer(jnp.asarray(gain * w + offset, dtype), cell, feedback)
+    bias = None if bias is None else jnp.asarray(bias, dtype)
+    hidden = Layer(jnp.asarray(gain * w + offset, dtype), cell, feedback, bias)
     return Network([hidden, Layer((readout * out).astype(np.float32), LeakyReadout(0.9))])
 
 
@@ -692,6 +707,8 @@ FAULTY = {
     "adaptation": (network(AdaptiveLIF(0.9, adaptation=60.0)), "adaptation"),
     "negative adaptation": (network(AdaptiveLIF(0.9, adaptation=-1.0)), "adaptation"),
     "sign": (network(LIF(0.9, threshold=-1.0)), "threshold"),
+    "millivolts": (network(LIF(0.9, threshold=-50.0, reset="value", reset_value=-65.0)), "threshold"),
+    "driven apart": (network(LIF(0.9), bias=30.0 * (-1) ** np.arange(NEURONS)), "bias"),
     "inhibition": (network(LIF(0.9), offset=-2.0), "weight offset"),
     "excitation": (network(LIF(0.9), offset=2.0), "weight offset"),
 }
@@ -701,7 +718,7 @@ def key(fix):
     return fix.index, fix.change, repr(fix.value)
 
 
-@pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "adaptation", "sign"))
+@pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "adaptation", "sign", "millivolts", "driven apart"))
 def test_remedy_that_is_offered_cures(kind):
     broken, change = FAULTY[kind]
     found = diagnose(broken, inputs(), LOSS)

@@ -25,11 +25,11 @@ class Fix:
     """Index into ``network.layers``."""
     change: str
     """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
-    ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"`` and to each ``"weight offset"``.
-    ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``, ``"detach_reset"`` and ``"mode"`` become it.
-    ``"input channels"`` multiplies the weights of some channels, and ``"inputs"`` the inputs themselves: ``value``
-    holds pairs of a channel and its factor. ``"input offset"`` has a number for each channel, which is subtracted.
-    ``"mean current"`` becomes 0 in each step."""
+    ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"``, where a tuple has a number for each
+    neuron, and to each ``"weight offset"``. ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``,
+    ``"detach_reset"`` and ``"mode"`` become it. ``"input channels"`` multiplies the weights of some channels, and
+    ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel and its factor. ``"input offset"`` has a
+    number for each channel, which is subtracted. ``"mean current"`` becomes 0 in each step."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -97,9 +97,9 @@ def _multiply_threshold(layer: Layer, factor: float) -> Layer:
     return _set("threshold", layer, factor * parameters_of(layer.cell).threshold)
 
 
-def _add_to_bias(layer: Layer, value: float) -> Layer:
-    bias = jnp.asarray(value) if layer.bias is None else jnp.asarray(layer.bias) + value
-    return dataclasses.replace(layer, bias=bias)
+def _add_to_bias(layer: Layer, value: float | tuple[float, ...]) -> Layer:
+    bias = 0.0 if layer.bias is None else jnp.asarray(layer.bias)
+    return dataclasses.replace(layer, bias=bias + jnp.asarray(value, getattr(bias, "dtype", None)))
 
 
 def _add_to_matrix(layer: Layer, offset: float) -> Layer:

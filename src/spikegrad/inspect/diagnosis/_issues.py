@@ -18,7 +18,7 @@ import numpy as np
 from ._fixes import Fix, is_idle
 from ._look import NetworkReport
 from ._numbers import LayerReport
-from ._proposals import Case, against_activity, against_growth, fit_slope, rounded, to_scale
+from ._proposals import Case, against_activity, against_growth, fit_slope, larger_units, rounded, to_scale
 from ._recorder import PARTS
 
 SILENT, FAINT = 0.95, 0.02
@@ -181,7 +181,8 @@ def _overshoots(cases: Sequence[Case]) -> Issue | None:
         factor = SAFE * PARTS[int(np.argmin(after))] if all_large else LOWERED
         factor = factor if after.min() < loss else 1.0
     finding = f"is overshot: the first update is {largest:.3g} times its weights"
-    return _issue(case, "overshoots", finding, _learning_rate(case, factor)) if overshot else None
+    fixes = [*([] if all_large else larger_units(cases, GOOD_UPDATE)), *_learning_rate(case, factor)]
+    return _issue(case, "overshoots", finding, fixes) if overshot else None
 
 
 def _learning_rate(case: Case, factor: float) -> list[Fix]:

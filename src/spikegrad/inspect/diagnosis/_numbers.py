@@ -98,6 +98,8 @@ class LayerReport:
     """Mean slope, in units of the peak."""
     current: float | None = None
     """Mean of the currents from below."""
+    currents: tuple[float, ...] = ()
+    """Mean of the currents of each neuron, if neurons have one axis."""
     drive: float | None = None
     """Root mean square of the currents from below."""
     feedback: float | None = None
@@ -112,6 +114,8 @@ class LayerReport:
     """Root mean square of the potential as it would be without a spike."""
     free_mean: float | None = None
     """Its mean."""
+    free_means: float | None = None
+    """Root mean square of the means of each neuron."""
     gain: float | None = None
     """Mean square of this potential over that of the currents from below: what the neurons' memory adds up."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -162,6 +166,7 @@ class LayerReport:
 
 def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None) -> dict[str, Any]:
     """The numbers of one layer, of those steps that are ``active``, ``(steps, examples)``."""
+    one_axis = seen.potential.ndim == 3
     seen = jax.tree.map(lambda a: np.asarray(a, bool if a.dtype == bool else np.float32), seen)
     seen = jax.tree.map(lambda a: a.reshape(*a.shape[:2], -1), seen)
     whole = active.all()
@@ -172,6 +177,9 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
 
     def mean(x):
         return float(np.mean(those(x), dtype=np.float64))
+
+    def of_neurons(x):
+        return those(x).reshape(-1, x.shape[-1]).mean(0, dtype=np.float64)
 
     at = seen.potential if seen.distance is None else seen.distance
     rest = {} if whole else {"where": active[:, :, None]}
@@ -195,12 +203,14 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
         found["slope"] = mean(slope) / peak if peak else 0.0
     if seen.current is not None:
         found["current"] = mean(seen.current)
+        found["currents"] = tuple(of_neurons(seen.current).tolist()) if one_axis else ()
         found["drive"] = math.sqrt(mean(seen.current.astype(np.float64) ** 2))
     if seen.feedback is not None:
         found["feedback"] = math.sqrt(mean(seen.feedback.astype(np.float64) ** 2))
     if seen.free is not None:
         power = mean(seen.free.astype(np.float64) ** 2)
         found |= {"free": math.sqrt(power), "free_mean": mean(seen.free)}
+        found["free_means"] = math.sqrt(float(np.mean(of_neurons(seen.free) ** 2)))
         given = found.get("drive", 0.0) ** 2
         found["gain"] = power / given if given else None
     if seen.gradient is not None:

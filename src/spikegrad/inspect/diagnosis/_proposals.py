@@ -98,10 +98,22 @@ def _lower_slopes(case: Case) -> Iterator[Fix]:
 
 
 def _sign(case: Case) -> Iterator[Fix]:
+    """A threshold above rest. In absolute units, as -50 mV with a reset to -65 mV, threshold and reset both change."""
     layer = case.layer
     if (layer.at_rest or 0) > 0.5 and layer.scale and hasattr(case.cell, "threshold"):
         text = "change the sign of its threshold, because neurons fire at rest"
         yield case.fix("threshold", -1.0, text)
+        free = layer.free or layer.scale
+        factor = rounded(free / layer.scale)
+        text = f"set its threshold to {layer.scale * factor:.3g}, above the potential at rest, which is 0"
+        scaled = dataclasses.replace(layer, scale=layer.scale * factor, std=free)
+        for reset in _reset(case):
+            parts = [
+                case.fix("threshold", -factor, text),
+                reset,
+                *fit_slope(case, "fit its slope to this threshold", scaled),
+            ]
+            yield joined(parts, ", and ".join(map(str, parts)))
 
 
 def _recurrence(case: Case) -> Iterator[Fix]:
@@ -185,6 +197,10 @@ def _bias(case: Case) -> Iterator[Fix]:
     if _of_one_sign(layer) and layer.current:
         bias = rounded(-layer.current)
         yield case.fix("bias", bias, f"add {bias:g} to its bias, because its mean current is {layer.current:.2g}")
+    elif (layer.free_means or 0.0) > _ONE_SIGN * (layer.free or 0.0) and layer.currents:  # each has its own sign
+        means = np.array(layer.currents)
+        text = f"subtract from its bias the mean current of each neuron, from {means.min():.2g} to {means.max():.2g}"
+        yield case.fix("bias", tuple((-means).tolist()), text)
 
 
 def _of_one_sign(layer: LayerReport) -> bool:
@@ -219,6 +235,18 @@ def to_scale(case: Case) -> Iterator[Fix]:
     else:
         keep_weights = abs(math.log(layer.free)) < abs(math.log(layer.scale))
     yield from [*found[1:], found[0]] if keep_weights else found
+
+
+def larger_units(cases: Sequence[Case], size: float) -> Iterator[Fix]:
+    """Scale weights and a small threshold alike. No spike changes, but an update becomes ``size`` of the weights."""
+    found: list[Fix] = []
+    for case in cases:
+        factor = rounded((case.layer.update or 0.0) / size)
+        if factor > 1 and hasattr(case.cell, "threshold") and factor * (case.layer.scale or math.inf) <= 1:
+            text = f"scale its weights and its threshold by {factor:g}"
+            found.append(joined([case.fix(part, factor, "") for part in ("weights", "threshold")], text))
+    if found:
+        yield joined(found, "; ".join(f"in layer {one.index + 1}, {one}" for one in found))
 
 
 def joined(parts: Sequence[Fix], text: str) -> Fix:

@@ -82,7 +82,7 @@ def _outcome_with(
     fix: Fix, network: Network, look: Look, seen: Seen, found: Sequence[Issue], issue: Issue
 ) -> Outcome | None:
     if fix.change not in CHANGES:  # a learning rate or a mode
-        return Outcome(faulty=False, faults=0, health=1.0)
+        return Outcome(faulty=False, faults=0, health=health(seen.layers[issue.index]))
     try:
         changed = fix.apply(network)
     except (TypeError, ValueError):  # a custom cell may have a constant of this name, or a narrower domain
