@@ -29,6 +29,7 @@ from spikegrad import (
     soft,
     stochastic,
 )
+from spikegrad.neurons import EIF
 
 RNG = np.random.default_rng(0)
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 12, 5, 4, 6, 2
@@ -197,10 +198,20 @@ def test_the_free_potential_is_that_without_spikes():
         means = np.array(free)[there].mean(0)  # of each neuron
         np.testing.assert_allclose(hidden.free_means, np.sqrt(np.mean(means**2)), rtol=1e-5)
         free = np.array(free)[there]
+        np.testing.assert_allclose(hidden.free_each, np.sqrt(np.mean(np.square(free), 0)), rtol=1e-5)
         assert hidden.rate > 0.1
         np.testing.assert_allclose(
             [hidden.free, hidden.free_mean], [np.sqrt(np.mean(np.square(free))), np.mean(free)], rtol=1e-5
         )
+
+
+def test_the_free_potential_is_measured_from_rest():
+    w, *_ = weights()
+    of = [
+        diagnose(Network([Layer(w, EIF(rest=rest, rheobase=9.0 + rest))]), spikes()).layers[0] for rest in (0.0, -65.0)
+    ]
+    for name in ("free", "free_mean"):
+        np.testing.assert_allclose(getattr(of[1], name), getattr(of[0], name), rtol=1e-3)
 
 
 def test_steps_that_do_not_take_place_do_not_count():

@@ -18,6 +18,7 @@ from spikegrad import (
     Layer,
     LeakyReadout,
     Network,
+    PiecewiseQuadratic,
     Refractory,
     Sigmoid,
     diagnose,
@@ -52,6 +53,7 @@ REPORT = LayerReport(
     peak=1.0,
     at=0.0,
     area=1.0,
+    at_threshold=1.0,
     within=0.2,
     reached=0.9,
     slope=0.2,
@@ -86,7 +88,10 @@ BOUNDS = {
         ({"silent": 0.95, "slope": 0.0199}, {"silent": 0.949, "slope": 0.0199}),
         ({"silent": 0.95, "slope": 0.0199}, {"silent": 0.95, "slope": 0.02}),
         ({"silent": 1.0}, {"silent": 1.0, "fires": False}),
+        ({"quiet": 0.9, "slope": 0.0199}, {"quiet": 0.9, "slope": 0.02}),
+        ({"quiet": 0.9, "slope": 0.0199}, {"quiet": 0.899, "slope": 0.0199}),
     ],
+    "alike": [({"alike": True}, {}), ({"alike": True}, {"alike": True, "fires": False})],
     "saturated": [
         ({"mean": 28.0, "std": 21.0}, {"mean": 28.0, "std": 20.99}),
         ({"mean": -28.0, "std": 21.0}, {"mean": -28.0, "std": 21.0, "scale": 1.01}),
@@ -100,6 +105,7 @@ BOUNDS = {
         ({"reached": 0.0199}, {"reached": 0.02}),
         ({"slope": 0.99e-3, "rate": 0.01}, {"slope": 1e-3, "rate": 0.01}),
         ({"slope": 0.99e-3, "rate": 0.01}, {"slope": 0.99e-3, "rate": 0.0099}),
+        ({"at_threshold": 0.99e-6}, {"at_threshold": -1.01e-6}),
     ],
     "explodes": [
         ({"by_lag": (1.0, 0.5, 8.5)}, {"by_lag": (1.0, 0.5, 8.49)}),
@@ -116,8 +122,8 @@ BOUNDS = {
         ),
     ],
     "stalls": [
-        ({"updates": {"weight": 1.99e-5}}, {"updates": {"weight": 2.01e-5}}),
-        ({"updates": {"weight": 1.99e-5}}, {"updates": {"weight": 0.0}}),
+        ({"updates": {"weight": 1.99e-4}}, {"updates": {"weight": 2.01e-4}}),
+        ({"updates": {"weight": 1.99e-4}}, {"updates": {"weight": 0.0}}),
     ],
     "not finite": [({"finite": False}, {}), ({"current_gradient": np.nan, "by_step": (np.nan, 1.0)}, {})],
     "cut off": [({"no_gradient": 1.0}, {"no_gradient": 0.99})],
@@ -278,6 +284,23 @@ def test_remedies_have_the_numbers_of_their_formulas():
     assert not {"feedforward weights", "threshold"} & proposed(**busy | {"free": 1.0}).keys()  # both would scale by 1
 
 
+def test_what_is_left_without_the_means_is_scaled_to_the_threshold():
+    """Half of the power of the currents is in the mean of each neuron."""
+    apart = {"free": 20.0, "free_means": 17.0, "currents": (5.0, -5.0), "drive": 50**0.5, "always": 0.9}
+    [found] = issues([dataclasses.replace(REPORT, **apart)], WHOLE)
+    alone, scaled, *_ = found.fixes
+    assert (alone.change, alone.value, alone.others) == ("bias", (-5.0, 5.0), ())
+    assert [(one.change, one.value) for one in scaled.others] == [("feedforward weights", 0.071)]
+    assert "bias" not in proposed(**apart | {"free_means": 15.9})
+    assert "bias" not in proposed(**apart | {"free": 1.1, "free_means": 0.99})  # the threshold is 1
+
+
+def test_neurons_of_different_scales_are_scaled_one_by_one():
+    wild = {"always": 0.9, "free": 6.1, "free_each": (0.5, 2.0, 20.0)}
+    assert proposed(**wild)["feedforward weights"] == (2.0, 0.5, 0.05)
+    assert proposed(**wild | {"free": 5.9})["feedforward weights"] == 0.17
+
+
 def curve(surrogate):
     x = np.linspace(-100, 100, 400_001, dtype=np.float32)
     return x.astype(float), np.asarray(surrogate.surrogate_grad(x), float)
@@ -305,6 +328,8 @@ def test_step_without_a_slope_gets_one():
     x, slope = curve(proposed(**step)["surrogate"])
     assert slope.max() == pytest.approx(1, rel=1e-3)
     assert np.trapezoid(slope, x) == pytest.approx(REPORT.std, rel=0.03)
+    endless = {"surrogate": None, "half_width": np.inf, "area": np.nan, "at_threshold": 0.0}
+    assert "Sigmoid" in repr(proposed(**endless)["surrogate"])
 
 
 def test_slope_grows_with_the_threshold_if_it_would_be_thin():
@@ -365,16 +390,16 @@ def test_threshold_changes_first_if_it_comes_nearer_to_1(scale, free, first):
 
 
 def test_remedies_of_inputs_are_for_the_first_layer():
-    shifted = WHOLE._replace(input_means=(5.1, -4.9, -5.1), input_stds=(0.5, 0.5, 0.5), channels=(1.0, 1.0, 31.0))
+    shifted = WHOLE._replace(input_means=(2.6, -2.4, -2.6), input_stds=(0.5, 0.5, 0.5), channels=(1.0, 1.0, 31.0))
     layer = dataclasses.replace(REPORT, always=0.9, free=5.0, channels=(1.0, 1.0, 1.0))
 
     def changes(whole, *layers):
         return {r.change: r.value for r in issues(layers, whole)[-1].fixes}
 
     found = changes(shifted, layer)
-    assert (found["input offset"], found["inputs"]) == ((5.1, 0.0, -5.1), ((2, 0.032),))
+    assert (found["input offset"], found["inputs"]) == ((2.6, 0.0, -2.6), ((2, 0.032),))
     assert not {"input offset", "inputs"} & changes(shifted._replace(cells=[LIF()] * 2), REPORT, layer).keys()
-    usual = shifted._replace(input_means=(4.9,) * 3, channels=(1.0, 1.0, 29.0))
+    usual = shifted._replace(input_means=(2.4,) * 3, channels=(1.0, 1.0, 29.0))
     assert not {"input offset", "inputs"} & changes(usual, layer).keys()
 
 
@@ -519,7 +544,7 @@ def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
     monkeypatch.setattr(_trials, "issues", lambda _, whole: whole)
     network = Network([Layer(np.ones((2, 2)), LIF()) for _ in range(3)])
     biases = {value: Fix(1, "bias", value, "") for value in shown}
-    assert offered([biases[value] for value in (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)]) == [[1, 2, 6]]
+    assert offered([biases[value] for value in (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)]) == [[1, 6, 2]]
     assert offered([biases[3.0], biases[5.0]]) == [[5]]
     assert offered([biases[3.0]]) == [[]]
     again = dataclasses.replace(biases[1.0], text="in other words")
@@ -702,6 +727,21 @@ def test_zero_inputs_are_named():
     assert str(issue) == "layer 1 is silent: its currents are zero"
 
 
+def test_equal_neurons_stay_equal_unless_a_gradient_tells_them_apart():
+    equal = network(LIF(0.9), gain=0.0, offset=0.4)
+    assert diagnose(equal, inputs(), LOSS).issues == ()  # the readout's weights differ
+    same = dataclasses.replace(equal.layers[1], weight=jnp.full((NEURONS, OUTPUTS), 0.3))
+    [issue] = diagnose(Network([equal.layers[0], same]), inputs(), LOSS).issues
+    assert (issue.kind, issue.index, issue.fixes) == ("alike", 0, ())
+
+
+def test_layer_that_fires_for_few_examples_is_silent():
+    wild = inputs() * np.where(np.arange(20) % 20 == 0, 1.0, 1e-3)[:, None][:BATCH]
+    many = np.concatenate([wild] + [1e-3 * inputs()] * 3, 1).astype(np.float32)
+    [issue] = diagnose(network(LIF(0.9, surrogate=PiecewiseQuadratic(1.5))), many, LOSS).issues
+    assert str(issue).startswith("layer 1 is silent: none of its neurons fires in 95.8 % of the examples")
+
+
 FAULTY = {
     "recurrence": (network(LIF(0.9), recurrent=30.0), "recurrent weights"),
     "adaptation": (network(AdaptiveLIF(0.9, adaptation=60.0)), "adaptation"),
@@ -715,7 +755,7 @@ FAULTY = {
 
 
 def key(fix):
-    return fix.index, fix.change, repr(fix.value)
+    return fix.index, fix.change, repr(fix.value), len(fix.others)
 
 
 @pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "adaptation", "sign", "millivolts", "driven apart"))

@@ -25,8 +25,8 @@ class Fix:
     """Index into ``network.layers``."""
     change: str
     """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
-    ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"``, where a tuple has a number for each
-    neuron, and to each ``"weight offset"``. ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``,
+    ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"`` and to each ``"weight offset"``. A
+    tuple has a number for each neuron. ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``,
     ``"detach_reset"`` and ``"mode"`` become it. ``"input channels"`` multiplies the weights of some channels, and
     ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel and its factor. ``"input offset"`` has a
     number for each channel, which is subtracted. ``"mean current"`` becomes 0 in each step."""
@@ -75,17 +75,18 @@ def _multiply(*names: str) -> Callable[[Layer, float], Layer]:
 def _times(factor: float, value: Any) -> Any:
     if callable(value) and not hasattr(value, "__jax_array__"):
         return jax.tree_util.Partial(_Times(factor), value)
-    return factor * jnp.asarray(value)
+    value = jnp.asarray(value)
+    return jnp.asarray(factor, value.dtype) * value
 
 
 @dataclasses.dataclass(frozen=True)
 class _Times:
     """A function of one step times a constant, which is not trained."""
 
-    factor: float
+    factor: float | tuple[float, ...]
 
     def __call__(self, function: Callable, x: jax.Array) -> jax.Array:
-        return self.factor * function(x)
+        return _times(self.factor, function(x))
 
 
 def _set(name: str, layer: Layer, value: Any) -> Layer:

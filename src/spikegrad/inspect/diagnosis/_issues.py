@@ -17,13 +17,14 @@ import numpy as np
 
 from ._fixes import Fix, is_idle
 from ._look import NetworkReport
-from ._numbers import LayerReport
+from ._numbers import SMALL, LayerReport
 from ._proposals import Case, against_activity, against_growth, fit_slope, larger_units, rounded, to_scale
 from ._recorder import PARTS
 
-SILENT, FAINT = 0.95, 0.02
-"""A layer is silent if none of its neurons fires. It is also silent if this share of them never fires and the mean
-slope, over its peak, is below the second bound: sparse networks learn while a few neurons fire."""
+SILENT, QUIET, FAINT = 0.95, 0.9, 0.02
+"""A layer is silent if none of its neurons fires. It is also silent if this share of them never fires, or the
+second share of the examples makes none of them fire, and the mean slope, over its peak, is below the last bound: sparse
+networks learn while a few neurons fire."""
 FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.5
 """Bounds of a saturated layer: distance of the potentials in thresholds, share of the neurons that always fire, share
 of the steps with a spike, and share of the neurons that fire at rest."""
@@ -35,10 +36,10 @@ GROWTH = 17.0
 unless the neurons' memory adds up as much. In networks that learn it hardly grows."""
 ARRIVES = 1e-3
 """It vanishes if so little of it arrives at the steps in which the examples differ."""
-UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-5
+UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-4
 """A first update overshoots if it is so many times the weights of a layer and raises the loss. Without a loss, it
 overshoots if it is as large in each layer: weights that begin small change by more than their size.
-In networks that learn, Adam's first update is about a tenth. It stalls if weights need 100,000 such updates."""
+In networks that learn, Adam's first update is about a tenth. It stalls if weights need 10,000 such updates."""
 SAFE, LOWERED = 0.3, 0.1
 """The part of the best first update that later updates bear. The learning rate becomes at most so much smaller, if
 only some layers are overshot: the others must still learn."""
@@ -51,7 +52,7 @@ class Issue:
     """What is wrong with a layer, and what helps. Its text says both in words."""
 
     kind: str
-    """``"not finite"``, ``"silent"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
+    """``"not finite"``, ``"silent"``, ``"alike"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
     ``"overshoots"``, ``"too few bits"`` or ``"cut off"``."""
     index: int
     """Which layer of ``network.layers``, counted from 0; in words it is counted from 1."""
@@ -80,20 +81,24 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
         if is_silent(case.layer):  # no spike reaches the layers above, and no learning rate changes that
             found.append(_silent(case))
             break
+        if case.layer.fires and case.layer.alike:
+            found.append(_alike(case))
+            break
         found += [_saturated(case) or _out_of_reach(case) or _explodes(case), _too_few_bits(case)]
     # A gradient comes from the loss. Layers that it reaches later cannot learn from one that has exploded.
     growing = [issue for issue in found if issue and issue.kind == "explodes"]
     found = [growing.pop() if issue and issue.kind == "explodes" else issue for issue in found]
     if not any(is_silent(layer) for layer in layers):
-        found.append(_overshoots(cases) or _stalls(cases))
-    if not any(found):
-        found.append(_not_finite(cases) or _vanishes(cases) or _cut_off(cases))
+        found.append(_overshoots(cases))
+    if not any(found):  # a gradient that vanishes makes small updates
+        found.append(_not_finite(cases) or _vanishes(cases) or _stalls(cases) or _cut_off(cases))
     return tuple(filter(None, found))
 
 
 def is_silent(layer: LayerReport) -> bool:
     """If True, a layer of spiking neurons passes too few spikes to learn from."""
-    return layer.fires and (layer.silent == 1 or (layer.silent >= SILENT and (layer.slope or 0) < FAINT))
+    few = layer.silent >= SILENT or layer.quiet >= QUIET
+    return layer.fires and (layer.silent == 1 or (few and (layer.slope or 0) < FAINT))
 
 
 def _issue(case: Case, kind: str, description: str, fixes: Iterable[Fix] = ()) -> Issue:
@@ -108,8 +113,16 @@ def _silent(case: Case) -> Issue:
     if layer.drive == 0:
         of = "inputs" if case.index == 0 and case.network.inputs == 0 else "currents"
         return _issue(case, "silent", f"is silent: its {of} are zero")
-    description = f"is silent: {_percent(layer.silent)} of its neurons never fire; {_where(layer)}"
+    share = f"{_percent(layer.silent)} of its neurons never fire"
+    if layer.quiet > layer.silent:
+        share = f"none of its neurons fires in {_percent(layer.quiet)} of the examples"
+    description = f"is silent: {share}; {_where(layer)}"
     return _issue(case, "silent", description, against_activity(case))
+
+
+def _alike(case: Case) -> Issue:
+    description = "has neurons that are alike, in potentials and gradients, and stay so: draw its weights at random"
+    return _issue(case, "alike", description)
 
 
 def _saturated(case: Case) -> Issue | None:
@@ -128,10 +141,17 @@ def _saturated(case: Case) -> Issue | None:
 def _out_of_reach(case: Case) -> Issue | None:
     layer = case.layer
     far = layer.reached is not None and layer.reached < REACHED
-    if not (far or (layer.slope is not None and layer.slope < NARROW and layer.rate >= SPARSE)):
+    beside = layer.peak and abs(layer.at_threshold or 0.0) < SMALL * abs(layer.peak)
+    if not (far or beside or (layer.slope is not None and layer.slope < NARROW and layer.rate >= SPARSE)):
         return None
     reached = f"reaches {_percent(layer.reached or 0)} of its potentials"
-    its_slope = reached if far else f"has {_percent(layer.slope or 0)} of its peak on average"
+    its_slope = (
+        "is 0 at the threshold"
+        if beside and not far
+        else reached
+        if far
+        else f"has {_percent(layer.slope or 0)} of its peak on average"
+    )
     description = (
         f"passes no gradient: it fires at {layer.rate:.2g} per step, but its slope {its_slope}; {_where(layer)}"
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..._surrogate import Surrogate
@@ -78,6 +79,10 @@ class LayerReport:
     """Standard deviation of the potential."""
     firing: float = 0.0
     """Share of the steps with at least one spike of a neuron."""
+    quiet: float = 0.0
+    """Share of the examples without a spike of any neuron."""
+    alike: bool = False
+    """If True, all neurons have the same potentials and gradients, and no update makes them differ."""
     scale: float | None = None
     """Distance of a neuron at rest to its threshold."""
     surrogate: Surrogate | None = None
@@ -90,6 +95,8 @@ class LayerReport:
     """Where the slope has its peak."""
     area: float | None = None
     """The slope's area."""
+    at_threshold: float | None = None
+    """The slope at the threshold."""
     within: float | None = None
     """Share of the potentials whose slope is at least half of the peak: they are within its half-width."""
     reached: float | None = None
@@ -111,11 +118,13 @@ class LayerReport:
     offset: float | None = None
     """Mean of the weights from below, if they are a matrix."""
     free: float | None = None
-    """Root mean square of the potential as it would be without a spike."""
+    """Root mean square of the potential as it would be without a spike, from its value at rest."""
     free_mean: float | None = None
     """Its mean."""
     free_means: float | None = None
     """Root mean square of the means of each neuron."""
+    free_each: tuple[float, ...] = ()
+    """Root mean square of each neuron, if neurons have one axis."""
     gain: float | None = None
     """Mean square of this potential over that of the currents from below: what the neurons' memory adds up."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -192,6 +201,7 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
         "silent": float((~fired.any((0, 1), **rest)).mean()),
         "always": float(fired.all((0, 1), **rest).mean()),
         "firing": mean(fired),
+        "quiet": float((~fired.any((0, 2), **rest)).mean()),
         "mean": mean(at),
         "std": float(np.std(those(at), dtype=np.float64)),
     }
@@ -211,12 +221,14 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
         power = mean(seen.free.astype(np.float64) ** 2)
         found |= {"free": math.sqrt(power), "free_mean": mean(seen.free)}
         found["free_means"] = math.sqrt(float(np.mean(of_neurons(seen.free) ** 2)))
+        found["free_each"] = tuple(np.sqrt(of_neurons(seen.free.astype(np.float64) ** 2)).tolist()) if one_axis else ()
         given = found.get("drive", 0.0) ** 2
         found["gain"] = power / given if given else None
     if seen.gradient is not None:
         found["current_gradient"] = norm(those(seen.gradient))
         found["no_gradient"] = float((seen.gradient == 0).all((0, 1), **rest).mean())
         found["by_step"] = tuple(map(norm, seen.gradient * active[:, :, None]))
+        found["alike"] = at.shape[-1] > 1 and seen.gradient.any() and all(map(_same, (at, seen.gradient)))
     if seen.received is not None:
         found["output_gradient"] = norm(those(seen.received))
     if seen.lagged is not None:
@@ -227,6 +239,11 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
         found["eight_bit_lost"] = mean(below)
         found["eight_bit_error"] = mean(abs(narrow - seen.slope)) / mean(slope) if slope.any() else 0.0
     return found
+
+
+def _same(x: np.ndarray) -> bool:
+    """If True, all neurons have the same numbers, except for rounding."""
+    return bool((x.max(-1) - x.min(-1)).max() <= SMALL * abs(x).max())
 
 
 def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str, Any]:
@@ -242,7 +259,14 @@ def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str
 def of_slope(surrogate: Surrogate) -> dict[str, Any]:
     """The numbers of a slope."""
     found = measure(surrogate)
-    return {"half_width": found.half_width, "peak": found.peak, "at": found.at, "area": found.area}
+    here = float(surrogate.surrogate_grad(jnp.zeros((), jnp.float32)))
+    return {
+        "half_width": found.half_width,
+        "peak": found.peak,
+        "at": found.at,
+        "area": found.area,
+        "at_threshold": here,
+    }
 
 
 def norm(x: Any) -> float:

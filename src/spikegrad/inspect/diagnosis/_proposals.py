@@ -27,8 +27,10 @@ _ONE_SIGN = 0.8
 """Currents have one sign if the mean of the potential is this part of its root mean square."""
 _OUTLIER = 30.0
 """An input channel is an outlier if its currents are this many times as large as the median."""
-_SHIFTED = 10.0
+_SHIFTED = 5.0
 """An input channel is far from 0 if its mean is larger than its standard deviation by this factor."""
+_UNEVEN = 3.0
+"""Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
 STEP = Sigmoid(4.0)
 """What replaces a step without a slope."""
 
@@ -158,7 +160,7 @@ def _inputs(case: Case) -> Iterator[Fix]:
     if (far := abs(means) > _SHIFTED * deviations).any():
         offsets = tuple(np.where(far, means, 0.0).tolist())
         text = f"subtract the mean of each channel, up to {abs(means).max():.3g}, from its inputs"
-        yield case.fix("input offset", offsets, text)
+        yield from _then_scaled(case, case.fix("input offset", offsets, text))
     if case.layer.channels and (pairs := _outliers(network.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.fix("inputs", pairs, text)
@@ -197,10 +199,22 @@ def _bias(case: Case) -> Iterator[Fix]:
     if _of_one_sign(layer) and layer.current:
         bias = rounded(-layer.current)
         yield case.fix("bias", bias, f"add {bias:g} to its bias, because its mean current is {layer.current:.2g}")
-    elif (layer.free_means or 0.0) > _ONE_SIGN * (layer.free or 0.0) and layer.currents:  # each has its own sign
+    elif layer.currents and (layer.free_means or 0.0) > max(_ONE_SIGN * (layer.free or 0.0), layer.scale or 0.0):
         means = np.array(layer.currents)
         text = f"subtract from its bias the mean current of each neuron, from {means.min():.2g} to {means.max():.2g}"
-        yield case.fix("bias", tuple((-means).tolist()), text)
+        yield from _then_scaled(case, case.fix("bias", tuple((-means).tolist()), text))
+
+
+def _then_scaled(case: Case, centered: Fix) -> Iterator[Fix]:
+    """A fix that takes away means, alone and with weights that bring what is left to the threshold."""
+    layer = case.layer
+    left = 1 - float(np.mean(np.square(layer.currents or 0.0))) / (layer.drive or 1.0) ** 2  # of the power
+    yield centered
+    if layer.scale and layer.free and left > 0:
+        gain = rounded(layer.scale / layer.free / math.sqrt(left))
+        yield joined(
+            [centered, case.fix("feedforward weights", gain, "")], f"{centered}, then scale its weights by {gain:g}"
+        )
 
 
 def _of_one_sign(layer: LayerReport) -> bool:
@@ -221,6 +235,11 @@ def to_scale(case: Case) -> Iterator[Fix]:
     gain, factor = rounded(layer.scale / layer.free), rounded(layer.free / layer.scale)
     weights = "weights" if gain < 1 and layer.feedback else "feedforward weights"
     found = [case.fix(weights, gain, f"scale its weights by {gain:g}")]
+    each = np.array(layer.free_each)
+    if len(each) and layer.free > _UNEVEN * np.median(each):
+        factors = layer.scale / np.where(each > 0, each, layer.scale)
+        text = f"scale the weights of each neuron, by {factors.min():.2g} to {factors.max():.2g}"
+        yield case.fix(weights, tuple(factors.tolist()), text)
     if hasattr(case.cell, "threshold"):
         verb, to = "lower" if factor < 1 else "raise", layer.scale * factor
         text = f"{verb} its threshold to {to:.3g}, by a factor of {factor:g}"
@@ -272,7 +291,7 @@ def fit_slope(case: Case, words: str, layer: LayerReport | None = None) -> Itera
     dynamics", IJCAI, has twice this width. Recurrent networks did not learn with it here.
     """
     layer = layer or case.layer
-    if layer.peak == 0:
+    if layer.peak == 0 or not math.isfinite(layer.half_width or 0.0):  # a step, or a slope without an end
         layer = dataclasses.replace(layer, surrogate=STEP, **of_slope(STEP))
     surrogate, box = layer.surrogate, _box(layer)
     if surrogate is None or box is None or not layer.half_width or not layer.std:

@@ -145,6 +145,7 @@ class _Pass:
 
     def look_at_rest(self, rest: Any) -> None:
         """Find the potential. The methods below depend on it."""
+        self.rest = rest
         number = None if self.number is None else self.number[0]
         known = self.layer.traced.encoded is not None
         if known and self.layer.traced.encoded[0] is None:  # a readout
@@ -166,7 +167,7 @@ class _Pass:
             self.out,
             self._slope(u),
             current,
-            None if free is None else self._read(free),
+            None if free is None else self._read(free) - self._read(self.rest, self.out[0])[None],
             ct_current,
             ct_out,
             self._back_steps(at_end)[1],

@@ -58,7 +58,7 @@ def _ordered(network: Network, look: Look, seen: Seen, found: Sequence[Issue], i
     helpful = [(fix, after) for fix, after in tried if after is not None and _helps(before, after)]
     ending = [(fix, after) for fix, after in helpful if not after.faulty] or helpful
     best = max((after.health for _, after in ending), default=0.0)
-    ending.sort(key=lambda pair: (pair[1].faults, pair[1].health < NEARLY * best))
+    ending.sort(key=lambda pair: (pair[1].health < NEARLY * best, pair[1].faults))
     return [fix for fix, _ in ending]
 
 
