@@ -53,7 +53,7 @@ class Issue:
 
     kind: str
     """``"not finite"``, ``"silent"``, ``"alike"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
-    ``"overshoots"``, ``"too few bits"`` or ``"cut off"``."""
+    ``"overshoots"``, ``"stalls"``, ``"too few bits"`` or ``"cut off"``."""
     index: int
     """Which layer of ``network.layers``, counted from 0; in words it is counted from 1."""
     description: str
