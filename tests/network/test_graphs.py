@@ -203,6 +203,8 @@ def derivatives(run, given):
 
 @pytest.mark.parametrize("seed", few(range(300), 1, 2))
 def test_random_graphs(seed, x64):
+    if seed % 20 == 0:
+        jax.clear_caches()  # hundreds of compiled graphs exceed what one process may map
     spec = Spec(seed)
     wanted, gradient = derivatives(functools.partial(by_hand, spec), spec.given())
     norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
