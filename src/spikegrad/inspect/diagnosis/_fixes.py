@@ -72,7 +72,7 @@ def _multiply(*names: str) -> Callable[[Layer, float], Layer]:
     return change
 
 
-def _times(factor: float, value: Any) -> Any:
+def _times(factor: float | tuple[float, ...], value: Any) -> Any:
     if callable(value) and not hasattr(value, "__jax_array__"):
         return jax.tree_util.Partial(_Times(factor), value)
     value = jnp.asarray(value)
