@@ -430,7 +430,9 @@ def test_widths_of_graphs():
     assert width == pytest.approx(float((before["a"] - 1).std()), rel=1e-4)
 
 
-@pytest.mark.parametrize(("of_mesh", "masked"), [("auto", False), ("auto", True), ("explicit", False)])
+@pytest.mark.parametrize(
+    ("of_mesh", "masked"), [("auto", False), ("auto", True), ("explicit", False), ("explicit", True)]
+)
 def test_a_sharded_batch_of_a_graph(of_mesh, masked):
     x = jnp.tile(X, (1, 4, 1))[:, :8]
     mask = jnp.asarray(np.random.default_rng(1).uniform(size=x.shape[:2]) < 0.7) if masked else None

@@ -376,7 +376,7 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     >>> network = Network({"a": Layer({"input": w, "b": Delayed(w, 2)}, LIF()), "b": Layer(w, LIF(), of="a"),
     ...                    "sum": Join(jnp.add, ("a", "b")), "out": Layer(w, LeakyReadout())})
     >>> figure = graph(network)
-    >>> sorted(text.get_text() for text in figure.axes[0].texts)
+    >>> sorted(filter(None, (text.get_text() for text in figure.axes[0].texts)))
     ['2', 'a\\nLIF', 'b\\nLIF', 'input', 'out\\nLeakyReadout', 'sum']
     """
     wires = network.graph

@@ -49,13 +49,14 @@ def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, La
     """
     outs: dict[Name, Any] = dict(inputs)
     currents: dict[Name, Any] = {}
+    checked: set[tuple[Name, str]] = set()
     states: dict[Name, LayerState] = {}
     changed = True
     while changed:
         changed = False
         for name in graph.nodes:
             with node_named(name):
-                out = _output(graph, name, outs, currents, states)
+                out = _output(graph, name, outs, currents, states, checked)
             if out is not None and _type(out) != _type(outs.get(name)):
                 outs[name], changed = out, True
     missing = [name for name in graph.nodes if name not in outs]
@@ -65,7 +66,7 @@ def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, La
     return states, pasts
 
 
-def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict) -> Any:
+def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, checked: set) -> Any:
     """The output of a node before the first step, from what is known of its sources; None if that is too little."""
     node = graph.nodes[name]
     known = [edge for edge in graph.edges[name] if edge.source in outs]
@@ -75,12 +76,13 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict) 
         return None
     reads = {e.label: (outs[e.source],) * len(e.lags) if e.windowed else outs[e.source] for e in known}
     connections = [c for c in graph.connections(name) if c.edge.label in reads]
+    for edge, weight in connections:
+        if not edge.windowed and (name, edge.label) not in checked:
+            check_examples(weight, edge.label, reads[edge.label])
+            checked.add((name, edge.label))
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     current = jax.eval_shape(functools.partial(current_of, node, connections, graph.looped[name]), reads)
     if name not in currents or _type(current) != _type(currents[name]):
-        for edge, weight in connections:
-            if not edge.windowed:
-                check_examples(weight, edge.label, reads[edge.label])
         currents[name], states[name] = current, initial_state(node, current)
     return states[name][1]
 

@@ -318,11 +318,11 @@ class LayerVjp:
 
     def _add(self, name, grad, x, ct):
         """The gradient of the arrays of a product, added to another, and the cotangent of its inputs."""
-        new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
-        # For a matrix, ``new`` is unused and XLA removes it. ``add`` computes the same product and adds it in place, in
-        # parts if memory is scarce.
         if name not in self.traced.matrices:
+            new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
             return plus(grad, new), ct_x
+        # The gradient of a matrix is added in place, in parts if memory is scarce.
+        (ct_x,) = pullback(functools.partial(self.call_chunk, name), ct, x)
         add = _add_in_parts if self.low_memory else _add_product
         return [add(grad[0], self.arrays[name][0], x, ct)], ct_x
 
