@@ -104,7 +104,7 @@ def _report(state):
         (
             lambda: ShrinkDelays(2.0, 1.0, updates=3)(_report(State(state_of(2.0), None, jax.random.key(0)))),
             ValueError,
-            "ShrinkDelays: what is trained has no DelayKernel with an array as width",
+            "ShrinkDelays: the trained parts have no DelayKernel with an array as width",
         ),
     ],
 )

@@ -352,20 +352,20 @@ def _finish(owner: str, panels: Any, like: Any, example: int, mask: Any) -> None
 
 
 def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Figure:
-    """Draw who reads whom in a network.
+    """Draw the nodes and edges of a network.
 
     Parameters
     ----------
     network : Network
-        Any. The layers of a list have their places for names.
+        Layers of a list are named by position.
     figsize : tuple of float, optional
-        Width and height in inches; by default as large as the graph needs.
+        Width and height in inches. By default they fit the graph.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Layers are boxes with the class of their cell, joins are rounded, inputs have no frame. Each stands right of all
-        that it reads in the same step. A dashed line is an edge with a delay, and says of how many steps.
+        Layers are boxes with the class of their cell, joins are rounded, inputs have no frame. A node is drawn to the
+        right of its sources in the same step. Dashed lines are edges with a delay, and show the number of steps.
 
     Examples
     --------
@@ -409,7 +409,7 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
 
 
 def _merged(edges: Any) -> dict[Any, list[int]]:
-    """All lags at which a node reads each of its sources."""
+    """Collect the lags of the edges from each source."""
     found: dict[Any, list[int]] = {}
     for edge in edges:
         found.setdefault(edge.source, []).extend(edge.lags)
@@ -417,13 +417,13 @@ def _merged(edges: Any) -> dict[Any, list[int]]:
 
 
 def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float], lags: list[int], boxes: list) -> None:
-    """Draw an edge between two boxes; one with delays has these on it, and is dashed if it has nothing else."""
+    """Draw an edge between two boxes, with its delays. Without a lag of 0 it is dashed."""
     now, itself = min(lags) == 0, start == end
     if itself:
         start, end = (start[0] + 0.25, start[1] - 0.2), (end[0] - 0.25, end[1] - 0.2)
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy)
-    # A line to the next column is straight. Others bend around what stands between, those back to the left below it.
+    # A line to the next column is straight. Other lines bend around the nodes between, lines to the left below them.
     height = 0.0 if 0 < dx < 2 and now else 0.3 + 0.08 * length
     rad = -2 * height / length
     style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={rad}", "color": "black", "lw": 0.9}

@@ -1,4 +1,4 @@
-"""What a layer reads of its sources, now or some steps before, and joins of outputs."""
+"""Edges between layers: plain, delayed or with a window of outputs; and joins of outputs."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Name: TypeAlias = str | int
 
 
 class Delayed(Struct):
-    r"""A weight whose source acts some steps later: the current is :math:`W\, s_{t-d}`.
+    r"""A weight with a delay: the current is :math:`W\, s_{t-d}`.
 
     Parameters
     ----------
     weight : array or callable
         :math:`W`, as :class:`Layer` takes it.
     delay : int
-        :math:`d \ge 1`, in steps. A delay of 1 from a layer to itself is what ``recurrent`` of a layer means.
+        :math:`d \ge 1`, in steps. ``recurrent`` of a layer has a delay of 1 by default.
 
     Raises
     ------
     TypeError, ValueError
-        If the delay is no integer from 1 on, or the weight neither a matrix nor callable.
+        If the delay is not an integer above 0, or the weight is neither a matrix nor callable.
 
     Notes
     -----
-    Before the first step all outputs are taken to be zeros. Steps that a mask leaves out do not count.
+    Outputs before the first step are zeros. Masked steps do not count.
 
     Examples
     --------
-    A recurrent layer whose neurons hear each other three steps later:
+    A recurrent layer with a delay of three steps:
 
     >>> import jax.numpy as jnp
     >>> from spikegrad import Delayed, LIF, Layer, Network
@@ -58,28 +58,28 @@ class Delayed(Struct):
 
 
 class Window(Struct):
-    r"""A weight of several outputs of its source, one after the other: :math:`\sum_{k<K} M_k\, s_{t-d-k}`.
+    r"""A weight that reads the last outputs of its source: :math:`\sum_{k<K} M_k\, s_{t-d-k}`.
 
-    Fixed and learned delays, filters of spikes and temporal convolutions are functions of such a window.
+    Fixed and learned delays, synaptic filters and temporal convolutions are functions of a window.
 
     Parameters
     ----------
     weight : array or callable
-        :math:`M`, of shape ``(K, inputs, neurons)``, the latest output first. Or any function of the outputs, given
-        as an array ``(K, batch, ...)``, the latest first.
+        :math:`M`, of shape ``(K, inputs, neurons)``, or a function of the outputs, an array ``(K, batch, ...)``. Both
+        start with the latest output.
     length : int, optional
-        :math:`K \ge 1`, the number of outputs that a function is given. That of an array is its first axis.
+        :math:`K \ge 1`, the number of outputs. A function needs it, an array has it as its first axis.
     delay : int, default 0
-        :math:`d \ge 0`, the steps from the latest of these outputs to now.
+        :math:`d \ge 0`, the delay of the latest output, in steps.
 
     Raises
     ------
     TypeError, ValueError
-        If an array has no three axes, or a length is missing, below 1 or another one than that of the array.
+        If an array does not have three axes, or if ``length`` is missing, below 1 or different from the array.
 
     Notes
     -----
-    Before the first step all outputs are taken to be zeros. Steps that a mask leaves out do not count.
+    Outputs before the first step are zeros. Masked steps do not count.
 
     Examples
     --------
@@ -115,22 +115,22 @@ class Window(Struct):
 
 
 class Join(Struct):
-    """A node without neurons: any function of the outputs of others in the same step.
+    """A node without neurons: a function of other outputs in the same step.
 
     Residual sums, gates, concatenation and attention are joins.
 
     Parameters
     ----------
     function : callable
-        Of as many arrays as there are sources, each ``(batch, ...)``, to one array with the examples in front.
-        Gradients reach what it closes over.
+        Takes one array per source, each ``(batch, ...)``, and returns one array with the examples first. Arrays in
+        its closure get gradients.
     of : sequence of str
         The names of the sources: layers, joins or inputs.
 
     Raises
     ------
     TypeError
-        If the function cannot be called, or the names are none.
+        If ``function`` is not callable, or ``of`` does not contain names.
 
     Examples
     --------
@@ -153,15 +153,15 @@ class Join(Struct):
 
 
 class Edge(NamedTuple):
-    """What a node reads of a source."""
+    """A connection from a source to a node."""
 
     label: str
     """Names the weight within its layer."""
     source: Name
     lags: tuple[int, ...]
-    """How many steps before each output was. 0 is this step."""
+    """The delay of each output, in steps. 0 is this step."""
     windowed: bool = False
-    """Whether the weight is a function of several outputs, given as a tuple."""
+    """If True, the weight is a function of several outputs, a tuple of arrays."""
 
 
 class Connection(NamedTuple):
@@ -172,7 +172,7 @@ class Connection(NamedTuple):
 
 
 def edges_of(label: str, source: Name, weight: Any) -> list[Edge]:
-    """What a weight reads of its source."""
+    """The edges of a weight."""
     if isinstance(weight, Delayed):
         return [Edge(label, source, (weight.delay,))]
     if not isinstance(weight, Window):
@@ -180,13 +180,12 @@ def edges_of(label: str, source: Name, weight: Any) -> list[Edge]:
     lags = range(weight.delay, weight.delay + (weight.length or 0))
     if not is_matrix(weight.weight):
         return [Edge(label, source, tuple(lags), windowed=True)]
-    # An edge for each lag, so that each product is one of its own: added in the same order in every mode, and those
-    # that need not wait for a loop do not.
+    # One edge per lag. All modes add the products in this order, and long delays do not wait for a loop.
     return [Edge(f"{label}[{k}]", source, (lag,)) for k, lag in enumerate(lags)]
 
 
 def weights_of(label: str, weight: Any) -> dict[str, Any]:
-    """The weight of each of these edges, by its label."""
+    """The weights of these edges, by label."""
     if isinstance(weight, Window) and (matrices := matrix_of(weight.weight)) is not None:
         return {f"{label}[{k}]": matrix for k, matrix in enumerate(jnp.asarray(matrices))}
     return {label: weight.weight if isinstance(weight, (Delayed, Window)) else weight}
@@ -197,14 +196,14 @@ def is_matrix(weight: Any) -> bool:
 
 
 def matrix_of(weight: Any) -> Any:
-    """The array that a weight is, or None: a variable of a framework can be called, and is an array all the same."""
+    """Return the array of a weight, or None. A variable of a framework is an array, although it is callable."""
     if isinstance(weight, (jax.Array, np.ndarray)):
         return weight
     return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
 
 
 def _shape_of(weight: Any) -> tuple[int, ...] | None:
-    """The shape of the array that a weight is, or None."""
+    """Return the shape of a matrix or of a window of matrices, or None for a function."""
     if not is_matrix(weight):
         return None
     return weight.shape if hasattr(weight, "shape") else weight.__jax_array__().shape
@@ -220,7 +219,7 @@ def check_weight(owner: str, name: str, value: Any) -> None:
 
 
 def product(weight: Any, x: Any, name: str) -> jax.Array:
-    """The product of a weight with what it reads, an array or a tuple of them."""
+    """Multiply a weight by its inputs, an array or a tuple of arrays."""
     if isinstance(x, tuple):
         x = jnp.stack(x)
     matrix = matrix_of(weight)

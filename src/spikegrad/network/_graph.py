@@ -1,6 +1,6 @@
-"""Who reads whom: the order of a step, loops, and how many outputs of each source are remembered.
+"""The graph of a network: the order of a step, loops, and the length of each past.
 
-A list of layers is a chain: a graph whose nodes have their places for names.
+A list of layers is a chain. Its nodes are named by position.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from ._layer import Layer
 
 INPUT = "input"
-"""The name of the inputs, unless a network gives others."""
+"""The default name of the inputs."""
 
 
 class Graph(NamedTuple):
-    """The nodes of a network and their edges. Its objects hold arrays, so that it is made anew for each call."""
+    """The nodes of a network and their edges. It holds arrays, so each call builds it again."""
 
     nodes: dict[Name, Any]
     """Layers and joins, in the order of a step."""
     edges: dict[Name, tuple[Edge, ...]]
-    """What each node reads: a layer first what it need not wait for, then what is part of a loop."""
+    """The edges of each node. In a layer, edges within a loop are last."""
     looped: dict[Name, frozenset[str]]
-    """The labels of the edges of each node that are part of a loop."""
+    """The labels of the edges within a loop, for each node."""
     inputs: tuple[Name, ...]
     numbers: dict[Name, int]
-    """The number of each layer, which its random keys depend on."""
+    """The number of each layer, used for its random keys."""
 
     def connections(self, name: Name) -> tuple[Connection, ...]:
         """The edges of a layer and their weights."""
@@ -43,7 +43,7 @@ class Graph(NamedTuple):
 
     @property
     def depths(self) -> dict[Name, int]:
-        """How many outputs of a source are remembered, where that is another number than a layer's last one."""
+        """The number of past outputs that are needed, for each source that needs more than a layer's last one."""
         deepest: dict[Name, int] = {}
         for edges in self.edges.values():
             for edge in edges:
@@ -52,9 +52,9 @@ class Graph(NamedTuple):
         return {name: depth for name, depth in deepest.items() if depth > (1 if name in layers else 0)}
 
     def components(self, chunk: int) -> list[tuple[Name, ...]]:
-        """Sets of nodes that must run step by step together, each after those that it waits for.
+        """Return the sets of nodes that run step by step together, in the order of their dependence.
 
-        An output of as many steps before as a chunk has is known when the chunk starts, so no node waits for it.
+        Outputs with a delay of at least a chunk are known when the chunk starts, so no node waits for them.
         """
         waits = {
             name: [edge.source for edge in edges if min(edge.lags) < chunk and edge.source in self.nodes]
@@ -65,9 +65,9 @@ class Graph(NamedTuple):
 
 
 def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mapping[Name, Name]) -> Graph:
-    """The graph of layers and joins, or an error that names the nodes at fault.
+    """Build the graph of layers and joins. Errors name the nodes.
 
-    ``above`` has the source of a layer that names none.
+    ``above`` has the source of each layer that does not name one.
     """
     edges = {
         name: tuple(Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of))
@@ -111,7 +111,7 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
 
 
 def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name]]:
-    """Groups of nodes that reach each other, each group after those that it reads (Tarjan 1972)."""
+    """Return the strongly connected components, sources first (Tarjan 1972)."""
     number: dict[Name, int] = {}
     lowest: dict[Name, int] = {}
     stack: list[Name] = []
@@ -119,7 +119,7 @@ def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name
     for root in sources:
         if root in number:
             continue
-        # an explicit stack, since a network may be deeper than Python's recursion
+        # an explicit stack, because a network may be deeper than the recursion limit
         work = [(root, iter(sources[root]))]
         number[root] = lowest[root] = len(number)
         stack.append(root)
@@ -145,7 +145,7 @@ def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name
 
 
 def _cycle(group: list[Name], sources: Mapping[Name, list[Name]]) -> str:
-    """A cycle within a group, in words, in the direction of the signals."""
+    """Describe a cycle of a group, in the direction of the signals."""
     path = [group[0]]
     while True:
         path.append(next(source for source in sources[path[-1]] if source in group))

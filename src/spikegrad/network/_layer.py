@@ -30,8 +30,7 @@ class Layer(Struct):
     weight : array, callable, Delayed, Window or mapping
         :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that JAX can trace: a
         convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Gradients reach what it closes over.
-        :class:`Delayed` and :class:`Window` read outputs of former steps. A mapping has a weight for each source, by
-        its name.
+        :class:`Delayed` and :class:`Window` read outputs of earlier steps. A mapping has a weight for each source.
     cell : Cell
         The neurons.
     recurrent : array, callable, Delayed or Window, optional
@@ -39,13 +38,13 @@ class Layer(Struct):
     bias : array, optional
         :math:`b`, which broadcasts to the current.
     of : str, optional
-        The name of the source, in a network whose layers have names. By default the entry above, the inputs for the
-        first one.
+        The name of the source, in a network with named layers. By default the previous entry, or the inputs.
 
     Raises
     ------
     TypeError, ValueError
-        If ``cell`` is no :class:`Cell`, a weight neither a matrix nor callable, or ``of`` is given with a mapping.
+        If ``cell`` is not a :class:`Cell`, if a weight is neither a matrix nor callable, or if ``of`` and a mapping
+        are both given.
 
     Notes
     -----
@@ -94,14 +93,14 @@ class Layer(Struct):
 
     @property
     def weights(self) -> dict[str, Any]:
-        """All weights but the bias: ``weight``, or ``weight['a']`` for each source, and ``recurrent``."""
+        """All weights except the bias: ``weight``, or ``weight['a']`` for each source, and ``recurrent``."""
         found: dict[str, Any] = {"weight": self.weight}
         if isinstance(self.weight, Mapping):
             found = {f"weight[{name!r}]": weight for name, weight in self.weight.items()}
         return found if self.recurrent is None else {**found, "recurrent": self.recurrent}
 
     def edges(self, name: Name, above: Name | None = None) -> tuple[Edge, ...]:
-        """What the layer of this name reads. ``above`` is the source of a weight that names none."""
+        """Return the edges of the layer with this name. ``above`` is the default source."""
         if isinstance(self.weight, Mapping):
             sources: list[Name] = [*self.weight]
         else:
@@ -232,10 +231,10 @@ def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
 
 
 def current_of(layer: Layer, connections: Sequence[Connection], looped: Collection[str], reads: Mapping) -> jax.Array:
-    """The current of one step, from what each connection reads.
+    """Return the current of one step, from the reads of each connection.
 
-    The order of the sum is that of the connections in every mode: the bias, which goes with the first product, stands
-    before all that is part of a loop.
+    All modes add the products in the order of the connections. The bias is added to the first product, before any
+    product within a loop.
     """
     products = {c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label) for c in connections}
     (first, current), *others = products.items()
@@ -255,7 +254,7 @@ def current_of(layer: Layer, connections: Sequence[Connection], looped: Collecti
 
 
 def initial_state(layer: Layer, current: Any) -> tuple[State, jax.Array]:
-    """State and output before the first step, of a current of this shape and dtype."""
+    """Return state and output before the first step, for a current of this shape and dtype."""
     key = jax.random.key(0) if is_stochastic(layer.cell) else None
     v = layer.cell.initial_state(current.shape, current.dtype)
     v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), current), v)

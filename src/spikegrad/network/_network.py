@@ -36,25 +36,25 @@ class Network(Struct):
     Parameters
     ----------
     layers : sequence of Layer, or mapping of Layer and Join
-        A list goes from the inputs to the outputs. In a mapping each layer has a name, by which others read it: see
-        ``of`` and ``weight`` of :class:`Layer`, :class:`Join`, :class:`Delayed` and :class:`Window`. A layer that names
-        no source reads the entry above it, and the first one the inputs.
+        A list is in order from the inputs to the outputs. In a mapping, layers have names and read sources by name, see
+        ``of`` and ``weight`` of :class:`Layer`, :class:`Join`, :class:`Delayed` and :class:`Window`. By default a layer
+        reads the previous entry, and the first layer reads the inputs.
     inputs : str or sequence of str, default "input"
-        The name of the inputs of a mapping. With a sequence of names the network is called with a dict of arrays.
+        The name of the inputs, for a mapping. A network with several names takes a dict of arrays.
     outputs : str or sequence of str, optional
-        The layer or join of a mapping that is the output; by default the last entry. With a sequence of names the
-        network returns a dict of arrays.
+        The output layer or join, for a mapping; by default the last entry. A network with several names returns a dict
+        of arrays.
 
     Raises
     ------
     TypeError, ValueError
-        For entries that are no layers or joins, a source or output that is not there, a name that is given twice, and
-        layers that read each other in the same step without a delay.
+        For entries other than layers and joins, unknown sources or outputs, duplicate names, and layers that read each
+        other in the same step.
 
     Notes
     -----
-    The order in which the entries of a mapping are given changes nothing but which entry is above another one. An edge
-    without a delay acts within the step. The outputs before the first step are zeros.
+    The order of a mapping only sets the default sources. An edge without a delay acts within the step. Outputs before
+    the first step are zeros.
 
     Without ``jax.jit`` around it, a network of matrices and of cells and surrogates that are pure (the library's, and
     classes of your own that say so by ``pure=True``) is compiled at the first call and kept. One that holds functions
@@ -135,7 +135,7 @@ class Network(Struct):
 
     @property
     def graph(self) -> Graph:
-        """Who reads whom. The layers of a list have their places for names."""
+        """The nodes and edges of the network. Layers of a list are named by position."""
         if isinstance(self.layers, Mapping):
             inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
             return make_graph(dict(self.layers.items()), inputs, {})
@@ -247,15 +247,15 @@ class Network(Struct):
         Returns
         -------
         list or dict
-            The state of the cell and the output of each layer, as a tuple. Where outputs of former steps are read, all
-            of these stand in place of the last one, ``(steps, batch, neurons)`` with the oldest first; and so do those
-            of a join or of inputs.
+            A tuple for each layer, the state of its cell and its last output. If a layer has readers with a longer
+            delay, its past replaces the last output: ``(steps, batch, neurons)``, the oldest first. Joins and inputs
+            with such readers have an entry with their past.
         """
         graph = self.graph
         return _as_given(self, graph, *initial_states(graph, self._named_inputs(inputs)))
 
     def _named_inputs(self, inputs: Any) -> dict[Name, Any]:
-        """The inputs by name, as arrays."""
+        """Return the inputs by name, as arrays."""
 
         def real(x):
             return x if isinstance(x, jax.ShapeDtypeStruct) else real_inputs(x)
@@ -268,7 +268,7 @@ class Network(Struct):
         return {name: real(inputs[name]) for name in self.inputs}
 
     def _of_outputs(self, outputs: Mapping[Name, jax.Array]) -> Any:
-        """The outputs as they are returned, from those of all nodes."""
+        """Select the outputs of a call from the outputs of all nodes."""
         if not isinstance(self.layers, Mapping):
             return outputs[len(self.layers) - 1]
         if isinstance(self.outputs, str):
@@ -293,7 +293,7 @@ class Network(Struct):
         states : list or dict
             After the step.
         out : jax.Array or dict
-            Output of the last layer, or of those that ``outputs`` names.
+            The output of the last layer, or the outputs named by ``outputs``.
 
         Raises
         ------
@@ -344,7 +344,7 @@ class Network(Struct):
         ----------
         inputs : array_like or dict
             Time first, then the examples: ``(steps, batch, inputs)`` for matrices. Booleans and integers serve as
-            well, and take less memory: they are cast step by step. A dict by name if the network names several inputs.
+            well, and take less memory: they are cast step by step. A dict if the network has several inputs.
         states : list or dict, optional
             Those of each layer before the first step. By default :meth:`initial_state`. Give what a former call
             returned to go on with a sequence.
@@ -371,20 +371,18 @@ class Network(Struct):
             Length of a window of truncated backpropagation: derivatives of states end at its start, or where a mask
             leaves that out, at the first step of it that takes place.
         all_layers : bool, default False
-            Whether to return the outputs of every layer and join and not those of the last one alone.
+            If True, return the outputs of all layers and joins.
         pre_spike : bool or sequence of int or str, default False
-            The layers whose pre-spike states are returned as well, by name, or counted from 0 or from -1 backwards in
-            a list; True: all.
+            Layers to return the pre-spike states of, by name, or by position in a list. True selects all.
         unroll : int, optional
             Steps that one turn of a compiled loop makes. By default what is best on the platform, see the notes.
 
         Returns
         -------
         states : list or dict
-            After the last step, as those before the first one.
+            After the last step, in the form of :meth:`initial_state`.
         outputs : jax.Array, tuple or dict
-            Those of every step, ``(steps, batch, neurons)``, of the last layer or of each. Of layers with names, a dict
-            if several are asked for.
+            The outputs of all steps, ``(steps, batch, neurons)``. A tuple or dict for several layers.
         pre_spike : tuple or dict
             If asked for, the states before the spike of each of these layers, ``(steps, batch, neurons)`` for a state
             of one array; zeros for steps that did not take place.
@@ -466,7 +464,7 @@ def _run(
     key: Any,
     mark: Callable[[Any], Any] = lambda arrays: arrays,
 ):
-    """States after the last step, and of each step the outputs and pre-spike states that are asked for."""
+    """Return the states after the last step, and the requested outputs and pre-spike states of each step."""
     layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
     graph = dataclasses.replace(network, layers=layers).graph
     steps = len(next(iter(inputs.values())))
@@ -480,7 +478,7 @@ def _run(
 
 
 def with_nodes(network: Network, changed: Mapping[Any, Layer | Join]) -> Network:
-    """The network with other layers or joins at these names, or at these places of a list."""
+    """Return the network with some nodes replaced, by name or by position."""
     if isinstance(network.layers, Mapping):
         return dataclasses.replace(network, layers={**network.layers, **changed})
     layers: list[Any] = [changed.get(n, layer) for n, layer in enumerate(network.layers)]
@@ -488,7 +486,7 @@ def with_nodes(network: Network, changed: Mapping[Any, Layer | Join]) -> Network
 
 
 def chain_of(owner: str, network: Network) -> tuple[Layer, ...]:
-    """The layers of a list that read each other in the same step, or an error."""
+    """Return the layers of a list without longer delays, or raise."""
     if not isinstance(network.layers, Mapping) and not network.graph.depths:
         return tuple(network.layers)
     raise TypeError(f"{owner}: network must be a list of layers without delays, got a graph of named layers or delays")
@@ -540,7 +538,7 @@ def checked_key(key: Any) -> jax.Array:
 
 
 def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> int:
-    """The number of steps, or an error for inputs or a mask of other shapes."""
+    """Return the number of steps. Raise if the shapes of inputs or mask do not fit."""
     for name, x in inputs.items():
         shape, which = x.shape, f"inputs {name!r}" if len(inputs) > 1 else "inputs"
         if x.ndim and not isinstance(shape[0], int):
@@ -573,7 +571,7 @@ def _check_windows(graph: Graph, steps: int) -> None:
 
 
 def _as_given(network: Network, graph: Graph, states: dict, pasts: dict) -> Any:
-    """States and pasts as a user has them: a list or dict of one entry for each node."""
+    """Return states and pasts in the user's form, a list or dict with an entry per node."""
     layers = {name: (v, pasts.get(name, out)) for name, (v, out) in states.items()}
     if isinstance(network.layers, Mapping):
         return {**pasts, **layers}
@@ -589,7 +587,7 @@ def _as_named(graph: Graph, given: Any) -> tuple[dict[Name, LayerState], dict[Na
 
 
 def _checked_states(given: Any, at_rest: Any) -> Any:
-    """The states, or an error if they are not those of the network."""
+    """Return the states, or raise if their types do not fit the network."""
     if jax.tree.structure(given) != jax.tree.structure(at_rest) or _shapes(given) != _shapes(at_rest):
         raise ValueError(f"Network: states must be {_shapes(at_rest)}, got {_shapes(given)}")
     return jax.tree.map(shard_as, given, at_rest)
@@ -613,7 +611,7 @@ def _shapes_of(inputs: Mapping[Name, jax.Array]) -> Any:
 
 
 def _chosen(network: Network, graph: Graph, layers: Any) -> tuple[Name, ...]:
-    """The names of the layers that are meant; in a list their numbers, from 0 on."""
+    """Return the names of the selected layers, or their positions in a list."""
     named, depth = isinstance(network.layers, Mapping), len(network.layers)
     if isinstance(layers, bool):
         every = graph.layers if named else range(depth)

@@ -1,4 +1,4 @@
-"""The nodes of a graph as their user wrote them, and their states before the first step."""
+"""The nodes of a graph as user code, and their states before the first step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._step import CellSteps, JoinSteps, LayerState, is_stochastic, keys_of
 
 
 def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> dict[Name, tuple[Any, tuple[Edge, ...]]]:
-    """The nodes for :func:`graph_step`. Layers have keys if their spikes are drawn."""
+    """Return the nodes for :func:`graph_step`, with keys for stochastic layers."""
 
     def steps(name: Name) -> Any:
         node = graph.nodes[name]
@@ -42,10 +42,9 @@ def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> dict[
 
 
 def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
-    """States of the layers at rest, and pasts of zeros. Only shape and dtype of the inputs of one step matter.
+    """Return the states of the layers at rest, and pasts of zeros, for inputs of this shape and dtype.
 
-    A loop may make the dtype of a current wider, and with it that of an output, which others read. So the graph is
-    gone through until nothing changes.
+    A loop may widen the dtype of a current and of outputs. The function repeats until all dtypes are stable.
     """
     outs: dict[Name, Any] = dict(inputs)
     currents: dict[Name, Any] = {}
@@ -67,7 +66,7 @@ def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, La
 
 
 def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, checked: set) -> Any:
-    """The output of a node before the first step, from what is known of its sources; None if that is too little."""
+    """Return the output of a node before the first step, or None if its sources are not known yet."""
     node = graph.nodes[name]
     known = [edge for edge in graph.edges[name] if edge.source in outs]
     if isinstance(node, Join):

@@ -1,7 +1,7 @@
 """The past of a source: its last outputs, ``(depth, batch, neurons)``, the oldest first.
 
-Only steps that take place count. An example that a mask leaves out at a step keeps its past, so that in a chunk of
-steps the examples may read outputs of different steps.
+Masked steps do not count: a masked example keeps its past. Therefore the examples of a chunk may read outputs of
+different steps.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ def push(past: jax.Array, out: jax.Array) -> jax.Array:
 
 
 class Places(NamedTuple):
-    """Where the outputs of a chunk stand among those that take place."""
+    """The positions of the outputs of a chunk among the active steps."""
 
     before: Any
-    """The number of steps of the chunk that take place before each: ``(chunk,)`` or ``(chunk, batch)``."""
+    """The number of active steps of the chunk before each step: ``(chunk,)`` or ``(chunk, batch)``."""
     order: Any
-    """The steps that take place, one after the other, then the others; of the same shape."""
+    """The active steps in order, followed by the masked steps. Same shape."""
     count: Any
-    """The number of steps that take place: a scalar, or ``(batch,)``."""
+    """The number of active steps: a scalar, or ``(batch,)``."""
 
 
 def places_of(active: jax.Array | None) -> Places | None:
-    """The places for a mask of a chunk. None if all steps take place, when nothing has to be looked up."""
+    """Return the places for the mask of a chunk, or None without a mask."""
     if active is None:
         return None
     return Places(
@@ -40,9 +40,9 @@ def places_of(active: jax.Array | None) -> Places | None:
 
 
 def lagged(past: jax.Array, outs: jax.Array | None, lag: int, chunk: int, places: Places | None) -> jax.Array:
-    """The outputs so many steps before each of a chunk, ``(chunk, batch, neurons)``.
+    """Return the outputs ``lag`` steps before each step of a chunk, ``(chunk, batch, neurons)``.
 
-    ``past`` is that before the chunk. The outputs of the chunk are not needed for a lag of its length or more.
+    ``past`` is the past before the chunk. A lag of at least a chunk does not need ``outs``.
     """
     if lag == 0:
         assert outs is not None
@@ -66,8 +66,8 @@ def after(past: jax.Array, outs: jax.Array, places: Places | None) -> jax.Array:
 
 
 def pick(tree: Any, steps: jax.Array) -> Any:
-    """Entries of a sequence. ``steps`` is ``(n,)``, or ``(n, batch)`` with other steps for each example."""
+    """Select steps of a sequence: ``(n,)``, or ``(n, batch)`` for separate steps of each example."""
     if steps.ndim == 1:
         return jax.tree.map(lambda a: a[steps], tree)
-    # vmap over the examples, which devices may share
+    # vmap over the examples, because devices may shard them
     return jax.tree.map(lambda a: jax.vmap(lambda one, steps: one[steps], 1, 1)(a, steps), tree)

@@ -93,11 +93,10 @@ def graph_step(
     given: Mapping[Name, Any],
     mask: Masks,
 ) -> Step:
-    """Make one step of several nodes, each after those that it reads in the same step.
+    """Make one step of several nodes, in the order of ``nodes``.
 
-    ``nodes`` has for each node its functions, and the edges that are read within the step. ``states`` are those of the
-    layers, ``pasts`` those of the sources that are read more than one step later, ``outputs`` those of the inputs.
-    ``given`` is what was computed before, and handed on to the layer.
+    ``nodes`` has the functions of each node and the edges to read in the step. ``states`` has the layers, ``pasts`` the
+    sources with longer delays, ``outputs`` the inputs. ``given`` has hoisted products for each layer.
     """
     states = cut_off(mask, states)  # truncated backpropagation: a window starts without a derivative
     before, outputs = states, dict(outputs)

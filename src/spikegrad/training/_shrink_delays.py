@@ -22,20 +22,21 @@ class ShrinkDelays:
 
     .. math:: \sigma_n = \sigma_0\, (\sigma_N / \sigma_0)^{\min(1,\, n/N)} .
 
-    Widths must be arrays, so that they are among what is trained. Their gradient is 0, and nothing is compiled anew.
+    Widths must be arrays, which :func:`partition` puts among the trained parts. Their gradient is 0. New widths compile
+    nothing.
 
     Parameters
     ----------
     start, end : float
         :math:`\sigma_0` and :math:`\sigma_N`, above 0, in steps.
     updates : int
-        :math:`N \ge 1`, the updates until the end is reached.
+        :math:`N > 0`, the number of updates.
 
     Raises
     ------
     ValueError
-        If a number is out of its domain, or what is trained has no :class:`spikegrad.DelayKernel` with an array as
-        width.
+        If a number is out of its domain, or if the trained parts have no :class:`spikegrad.DelayKernel` with an array
+        as width.
 
     References
     ----------
@@ -78,5 +79,5 @@ class ShrinkDelays:
 
         trainable = with_kernels(now.state.trainable, narrowed)
         if not found:
-            raise ValueError("ShrinkDelays: what is trained has no DelayKernel with an array as width")
+            raise ValueError("ShrinkDelays: the trained parts have no DelayKernel with an array as width")
         return dataclasses.replace(now.state, trainable=trainable)

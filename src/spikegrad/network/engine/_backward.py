@@ -1,4 +1,4 @@
-"""The backward pass over one segment: what is rebuilt, and where each cotangent goes."""
+"""The backward pass over one segment: it rebuilds outputs and sends each cotangent to its source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._sequence import Sequence, window_of
 
 
 def backward(over: Sequence, first: Any, us: dict, pasts: dict, kept: dict, carry: tuple, ct_shown: tuple) -> tuple:
-    """Back over the segment; the carry: cotangents of states and pasts after it, gradients so far."""
+    """Run backward over a segment. Carry: the cotangents of states and pasts after it, and the gradients."""
     chunk, back = over.part.chunk, _Rebuilding(over, first, us, pasts, kept)
 
     # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk, (batch, neurons), those
@@ -40,7 +40,7 @@ def backward(over: Sequence, first: Any, us: dict, pasts: dict, kept: dict, carr
 
 
 class _Cotangents:
-    """The cotangents of one chunk, collected from all that read a source."""
+    """The cotangents of one chunk, collected per source."""
 
     def __init__(self, back, i, ct_states, grads, ct_outs, ct_pre_spike):
         self.back, self.i, self.over = back, i, back.over
@@ -53,19 +53,19 @@ class _Cotangents:
         """Of its past before the chunk, (depth, batch, ...)."""
 
     def ended(self, ct_ends):
-        """Begin with the cotangents of the pasts after the chunk."""
+        """Add the cotangents of the pasts after the chunk."""
         for source, ct in ct_ends.items():
             self._to_source(source, lambda past, outs: after(past, outs, self.places), ct, within=True)
 
     def _to_source(self, source, view, ct, within):
-        """Add the cotangent of a view of a source's past and outputs. ``within``: whether the view has these."""
+        """Add the cotangent of a view of a source. ``within``: the view contains outputs of this chunk."""
         ct_past, ct_out = pullback(view, ct, self.back.past(source, self.i), self.back.outs(source, self.i))
         self.pasts[source].append(ct_past)
         if within:
             self.outs[source].append(ct_out)
 
     def _send(self, edges, ct_reads):
-        """Add the cotangents of what edges read to those of their sources."""
+        """Add the cotangents of reads to their sources."""
         for edge in edges:
             cts = ct_reads[edge.label] if edge.windowed else (ct_reads[edge.label],)
             for lag, ct in zip(edge.lags, cts, strict=True):
@@ -158,7 +158,7 @@ class _Cotangents:
         self._send(edges, ct_reads)
 
     def of_states(self):
-        """Of the states before the chunk, with what others read of the step before it."""
+        """Return the cotangents of the states before the chunk, including reads by other layers."""
         found = dict(self.states)
         for name, (ct_v, ct_out) in self.states.items():
             if name not in self.back.pasts and self.pasts[name]:
@@ -167,7 +167,7 @@ class _Cotangents:
 
 
 class _Rebuilding(NamedTuple):
-    """What the backward pass computes again of a segment: states, outputs and pasts, from what was kept."""
+    """Rebuilds the states, outputs and pasts of a segment from the residuals."""
 
     over: Sequence
     first: Any
@@ -182,11 +182,11 @@ class _Rebuilding(NamedTuple):
         return places_of(self.masks(i).active)
 
     def pre_spike(self, name, t, i):
-        """The pre-spike state of a layer at step t of chunk i."""
+        """Return the pre-spike state of a layer at step t of chunk i."""
         return self.over.layers[name].load(self.over.plan.storage, jax.tree.map(lambda k: k[i, t], self.kept[name]))
 
     def steps(self, name, i):
-        """States and outputs of a layer before each step of chunk i, and the outputs of each step."""
+        """Return states and outputs of a layer before each step of chunk i, and the outputs of each step."""
         over, chunk = self.over, self.over.part.chunk
         start, fire = over.starts[name], over.layers[name].fire
         masks = self.masks(i)
@@ -204,7 +204,7 @@ class _Rebuilding(NamedTuple):
         return befores, after[1]
 
     def outs(self, source, i):
-        """The outputs of a source in chunk i. Those of steps that do not take place do not matter."""
+        """Return the outputs of a source in chunk i. Outputs of masked steps are unused."""
         over = self.over
         if source in over.inputs:
             return over.window(self.first + i * over.part.chunk)[0][source]
@@ -213,7 +213,7 @@ class _Rebuilding(NamedTuple):
         return over.joins[source].over_chunk(self.reads(over.graph.edges[source], i))
 
     def past(self, source, i):
-        """The outputs of a source before chunk i."""
+        """Return the past of a source before chunk i."""
         if source not in self.pasts:
             return self.steps(source, i)[0][1][:1]
         over, old = self.over, self.pasts[source]
@@ -223,11 +223,11 @@ class _Rebuilding(NamedTuple):
         if (active := over.masks.active) is None:
             steps, since = at + back, self.first
         else:
-            # Each example has its own last steps that took place: (depth,) or (depth, batch).
+            # Each example has separate last active steps: (depth,) or (depth, batch).
             before = steps_before(active, len(active))
             order = jnp.argsort(~active, axis=0, stable=True)
             steps, since = before[at][None] + back.reshape(-1, *[1] * (active.ndim - 1)), before[self.first][None]
-        # Counted from the start of the segment: outputs before it are those that were kept.
+        # Count from the start of the segment. Earlier outputs are in the stored past.
         steps = steps - since
         inside = steps >= 0
         if order is None:
@@ -239,7 +239,7 @@ class _Rebuilding(NamedTuple):
         return tree_where(inside, self._outputs_at(source, when).astype(old.dtype), old)
 
     def _outputs_at(self, source, steps):
-        """The outputs of a source at steps of the segment, ``(n,)`` or ``(n, batch)``."""
+        """Return the outputs of a source at steps of the segment, ``(n,)`` or ``(n, batch)``."""
         over = self.over
         if source in over.inputs:
             return pick(over.inputs[source], over.part.start + self.first + steps)
@@ -253,19 +253,19 @@ class _Rebuilding(NamedTuple):
         return over.joins[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
 
     def reads(self, edges, i):
-        """What edges read in the steps of chunk i, by their label."""
+        """Return the reads of edges in chunk i, by label."""
         masks, places = self.masks(i), self.places(i)
         past, outs = functools.partial(self.past, i=i), functools.partial(self.outs, i=i)
         return {edge.label: self.over.read(edge, past, outs, masks, places) for edge in edges}
 
     def befores(self, source, i, depth):
-        """The past of a source before each step of chunk i, ``(chunk, depth, batch, neurons)``."""
+        """Return the past of a source before each step of chunk i, ``(chunk, depth, batch, neurons)``."""
         edges = [Edge(str(lag), source, (lag,)) for lag in range(depth, 0, -1)]
         return jnp.stack([*self.reads(edges, i).values()], 1)
 
 
 def _padded(ct: jax.Array, past: jax.Array) -> jax.Array:
-    """The cotangent of the last outputs of a past, with zeros for the others."""
+    """Fill the cotangent of a past with zeros for older outputs."""
     return jnp.concatenate([zeros_like(past[: len(past) - len(ct)]).astype(ct.dtype), ct])
 
 

@@ -1,6 +1,6 @@
-"""Nodes that must run step by step together, over one chunk of steps, forward and back.
+"""Nodes that run step by step together, over one chunk of steps, forward and backward.
 
-One layer is the smallest set of this kind, and the only one in a chain. The backward pass has two phases. Step by step,
+In a chain each component has one layer. The backward pass has two phases. Step by step,
 from the last one, it computes the cotangents of states and currents; for these only the transposed products within the
 set must wait. Then, for the chunk as a whole, the gradients of the weights are computed (see ``_layer_vjp``).
 """
@@ -33,7 +33,7 @@ class Component:
         self.nodes, self.within, self.unroll = nodes, within, unroll
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.depths: dict[Name, int] = {}
-        """How many outputs of a node the steps carry, where that is more than the last one of a layer."""
+        """The number of past outputs that the steps carry, for nodes that need more than a layer's last one."""
         for edge in (edge for edges in within.values() for edge in edges):
             if (deepest := max(edge.lags)) > (1 if edge.source in self.layers else 0):
                 self.depths[edge.source] = max(deepest, self.depths.get(edge.source, 0))
@@ -61,9 +61,9 @@ class Component:
         storage: Storage | None,
         pre_spike: tuple[Name, ...],
     ):
-        """Pre-spike states and states after the chunk; of each step the outputs, pre-spike states, what is kept.
+        """Return pre-spike states and states after the chunk; outputs, pre-spike states and residuals of each step.
 
-        The last two are empty if not asked for: without a ``storage``, nothing is kept.
+        Without a ``storage`` there are no residuals.
         """
         nodes = self._as_steps(self.layers, self._joins())
 

@@ -48,21 +48,21 @@ Gradients: TypeAlias = dict[str, Any]
 
 
 WITHOUT_GRADIENT = ("encode", "decode", "at_rest", "key")
-"""What of a layer's arrays gets no gradient."""
+"""The functions whose arrays do not get a gradient."""
 DRIVE = ""
-"""The label of the part of a current that waits for nothing."""
+"""The label of the current from edges outside loops."""
 
 
 class TracedLayer(NamedTuple):
-    """A layer as equations. A function that a layer has not is missing."""
+    """A layer as equations. Missing functions are left out."""
 
     calls: dict[str, Callable]
     edges: tuple[Edge, ...]
-    """In the order in which their products are added."""
+    """In the order of the sum of products."""
     looped: frozenset[str]
-    """The labels of the edges that are part of a loop. They stand last."""
+    """The labels of the edges within a loop. They are last."""
     none: jax.ShapeDtypeStruct
-    """Zeros like a current, which a layer without other edges starts with."""
+    """The type of zeros that replace the first product if all edges are within loops."""
     matrices: frozenset[str]
     """The labels of products with a matrix."""
     per_step: bool
@@ -72,9 +72,9 @@ class TracedLayer(NamedTuple):
     needs_magnitude: bool
     """Whether spikes depend on more of the distance to the threshold than its sign."""
     number: int
-    """The layer's own, which its keys depend on."""
+    """The number of the layer, used for its keys."""
     examples: int | None
-    """For how many examples it draws spikes, if it does."""
+    """The number of examples, for stochastic spikes."""
 
 
 class TracedJoin(NamedTuple):
@@ -88,9 +88,9 @@ class TracedJoin(NamedTuple):
 def trace(
     graph: Graph, name: Name, reads: dict[str, Any], state: Any, key: jax.Array | None, examples: int | None
 ) -> tuple[TracedLayer, dict[str, Arrays], Any]:
-    """A layer, its arrays, and a pre-spike state that it can have: made of the state of one step and what it reads.
+    """Trace a layer. Return its equations, its arrays, and an example of its pre-spike state.
 
-    Where spikes are drawn, the key is one of the arrays.
+    For stochastic spikes, the arrays contain the key.
     """
     layer, looped, connections = graph.nodes[name], graph.looped[name], graph.connections(name)
     calls, arrays, matrices, convolutional = {}, {}, set(), []
@@ -150,7 +150,7 @@ def trace(
 def trace_all(
     graph: Graph, outputs: dict[Name, Any], states: dict[Name, LayerState], pasts: dict[Name, Any], key: Any
 ) -> tuple[dict[Name, Any], dict[Name, dict[str, Arrays]], dict[Name, Any]]:
-    """Trace all nodes: their equations, their arrays, and a pre-spike state of each layer.
+    """Trace all nodes. Return their equations, their arrays, and an example of each pre-spike state.
 
     ``outputs`` are the inputs of one step, each ``(batch, inputs)``.
     """
@@ -212,7 +212,7 @@ class LayerVjp:
 
     def __init__(self, traced: TracedLayer, arrays: dict[str, Arrays], low_memory: bool = False) -> None:
         self.traced, self.arrays, self.low_memory = traced, arrays, low_memory
-        # The steps add the gradients of these functions one by one. All others are added a chunk at a time.
+        # The loop over steps adds the gradients of these functions. The others are added once per chunk.
         products = [edge.label for edge in traced.edges] + ["bias"] if traced.per_step else []
         self.stepwise = ("fire", "integrate", *products)
 
@@ -234,7 +234,7 @@ class LayerVjp:
         return jax.vmap(self.traced.calls[name], in_axes=(None, *[0] * count))
 
     def drive(self, reads: dict[str, Any], chunk: int | None = None) -> jax.Array:
-        """The part of the current that waits for nothing, ``W x + b``, of one step or of a chunk."""
+        """Return the current from edges outside loops, ``W x + b``, for one step or a chunk."""
         call = self.call if chunk is None else self.call_chunk
         first, *others = self._waits_for_nothing
         total = call("bias", call(first, reads[first]) if first else self._none(chunk))
@@ -242,7 +242,7 @@ class LayerVjp:
 
     @property
     def _waits_for_nothing(self):
-        """The labels of the edges outside of loops, at least one: "" if there is none."""
+        """The labels of the edges outside loops, or one empty label without any."""
         return [edge.label for edge in self.traced.edges if edge.label not in self.traced.looped] or [""]
 
     def _none(self, chunk):
@@ -250,14 +250,14 @@ class LayerVjp:
         return jnp.zeros(none.shape if chunk is None else (chunk, *none.shape), none.dtype)
 
     def hoisted(self, reads: dict[str, Any], chunk: int) -> dict[str, Any]:
-        """What the steps of a chunk are given: products, or if ``per_step`` what these are of."""
+        """Return the arguments of the steps of a chunk: products, or their inputs if ``per_step``."""
         if self.traced.per_step:
             return reads
         looped = {label: self.call_chunk(label, read) for label, read in reads.items() if label in self.traced.looped}
         return {DRIVE: self.drive(reads, chunk), **looped}
 
     def current(self, given: Any, call: Callable | None = None) -> jax.Array:
-        """The current, from what was computed before and what was read: of one step, or with ``call_chunk`` of many."""
+        """Return the current, from hoisted products and the reads of one step, or of a chunk with ``call_chunk``."""
         hoisted, reads = given
         call = self.call if call is None else call
         if DRIVE not in hoisted:  # products step by step
@@ -297,13 +297,13 @@ class LayerVjp:
         return self.call("decode", *storage.read(kept, self.traced.encoded, self._at_rest))
 
     def backward_looped(self, grads: Gradients, reads: dict[str, Any], ct_current: jax.Array) -> Gradients:
-        """Add the gradients of the weights that the steps had to wait for."""
+        """Add the gradients of the weights within loops."""
         return {**grads, **{k: self._add(k, grads[k], read, ct_current)[0] for k, read in reads.items()}}
 
     def backward_hoisted(
         self, grads: Gradients, reads: dict[str, Any], cts: dict[str, Any]
     ) -> tuple[Gradients, dict[str, Any]]:
-        """Add the gradients of the other weights; the cotangents of what these read."""
+        """Add the gradients of the other weights, and return the cotangents of their reads."""
         if self.traced.per_step:
             return grads, cts
         # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.

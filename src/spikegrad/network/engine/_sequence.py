@@ -1,4 +1,4 @@
-"""A sequence of the loop over time: what each node reads of a chunk, and the forward pass over one segment."""
+"""The forward pass over one segment, and the reads of each node in a chunk."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ._layer_vjp import JoinVjp, LayerVjp
 
 
 class Sequence:
-    """What both passes are given. They go over one segment at a time, from the step ``first`` of the part on.
+    """The arguments of both passes. A pass runs over one segment, which begins at the step ``first`` of the part.
 
-    ``us`` are the pre-spike states of the step before it, and ``pasts`` the outputs before it.
+    ``us`` are the pre-spike states of the step before ``first``, and ``pasts`` are the outputs before it.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Sequence:
         self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
         self.components = graph.components(part.chunk)
         self.within: dict[Name, tuple[Edge, ...]] = {}
-        """The edges of each node that its component reads step by step."""
+        """The edges that a component reads step by step, for each node."""
         for names in self.components:
             for name in names:
                 self.within[name] = tuple(
@@ -48,10 +48,10 @@ class Sequence:
         self.hoisted = {
             name: tuple(edge for edge in edges if edge not in self.within[name]) for name, edges in graph.edges.items()
         }
-        """The others, which it reads for the whole chunk at once."""
+        """The edges that are read for the whole chunk at once."""
 
     def component(self, names):
-        """Layers and joins as one loop over steps, or None for a join that waits for no layer of its own."""
+        """Return the loop over the steps of these nodes, or None for a single join."""
         if len(names) == 1 and names[0] not in self.layers:
             return None
         return Component(
@@ -59,23 +59,23 @@ class Sequence:
         )
 
     def given(self, reads):
-        """What the steps of a chunk are given of what each node reads for the whole chunk."""
+        """Return the arguments of the steps of a chunk, computed from the reads of the whole chunk."""
         chunk = self.part.chunk
         return {n: self.layers[n].hoisted(own, chunk) if n in self.layers else own for n, own in reads.items()}
 
     def window(self, start):
-        """Inputs and masks of a chunk."""
+        """Return the inputs and masks of a chunk."""
         return window_of(self.inputs, self.part.start + start, self.part.chunk), self.masks_of(start)
 
     def masks_of(self, start):
         return window_of(self.masks, start, self.part.chunk)
 
     def number_before(self, step):
-        """The number of the last step that had taken place before this one; if there is none, it does not matter."""
+        """Return the number of the last active step before this one. Without one, the value is unused."""
         return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
 
     def read(self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Any) -> Any:
-        """What an edge reads in the steps of a chunk, from functions of a source: its past, and its outputs."""
+        """Read an edge in all steps of a chunk. ``past`` and ``outs`` are functions of a source."""
         chunk, source = self.part.chunk, edge.source
 
         def one(lag):
@@ -86,7 +86,7 @@ class Sequence:
         return tuple(map(one, edge.lags)) if edge.windowed else one(*edge.lags)
 
     def forward(self, first, us, pasts, storage):
-        """Pre-spike states, states and pasts after the segment, what is returned of its steps, and what is kept."""
+        """Return pre-spike states, states and pasts after the segment, the requested outputs, and the residuals."""
 
         # Scan over chunks. Carry: pre-spike state and state of each layer, each (batch, neurons), and the pasts.
         # ``outs`` are the outputs of all sources, (chunk, batch, ...). Stacked: (chunks, chunk, batch, neurons).
@@ -132,10 +132,10 @@ class Sequence:
 
 
 def _past(source: Name, pasts: dict, states: dict) -> jax.Array:
-    """The past of a source before a chunk. Of a layer whose last output alone is read, this is part of its state."""
+    """Return the past of a source before a chunk. A layer with a delay of 1 has it in its state."""
     return pasts[source] if source in pasts else states[source][1][None]
 
 
 def window_of(tree: Any, start: Any, length: int) -> Any:
-    """Some steps of a sequence, looked up where they are used, since another layout of it may be a copy."""
+    """Slice a sequence at its place of use, because another layout may need a copy."""
     return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, length), tree)
