@@ -28,6 +28,8 @@ def backward(over: Sequence, first: Any, us: dict, pasts: dict, kept: dict, carr
     def body(carry, i):
         (ct_states, ct_ends, grads), (ct_outs, ct_pre_spike) = carry, window_of(ct_shown, first + i * chunk, chunk)
         cts = _Cotangents(back, i, ct_states, grads, ct_outs, ct_pre_spike)
+        # The order matters: a source needs all cotangents of its outputs before its own steps run. Its readers are in
+        # later components, or read a past, whose cotangent belongs to earlier chunks.
         cts.ended(ct_ends)
         for names in reversed(over.components):
             cts.of_component(names)
@@ -59,6 +61,7 @@ class _Cotangents:
 
     def _to_source(self, source, view, ct, within):
         """Add the cotangent of a view of a source. ``within``: the view contains outputs of this chunk."""
+        # A view is linear, so the rebuilt values are unused and XLA removes them. Only their shapes matter.
         ct_past, ct_out = pullback(view, ct, self.back.past(source, self.i), self.back.outs(source, self.i))
         self.pasts[source].append(ct_past)
         if within:
@@ -74,6 +77,8 @@ class _Cotangents:
                 if lag == 0:
                     self.outs[edge.source].append(ct)
                     continue
+                # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth, batch, neurons), and
+                # the others to outputs of this chunk.
                 one = Edge(edge.label, edge.source, (lag,))
 
                 def view(past, outs, one=one):
@@ -117,6 +122,7 @@ class _Cotangents:
             for name, layer in layers.items()
             if over.within[name] and not layer.traced.per_step
         }
+        # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch, neurons).
         befores = (
             {name: back.steps(name, i)[0] for name in layers},
             {name: back.befores(name, i, depth) for name, depth in component.depths.items()},
@@ -218,6 +224,7 @@ class _Rebuilding(NamedTuple):
             return self.steps(source, i)[0][1][:1]
         over, old = self.over, self.pasts[source]
         depth, at = len(old), self.first + i * over.part.chunk
+        # No outputs are kept. The pre-spike states fire again to give them.
         back = jnp.arange(depth) - depth
         order: Any = None
         if (active := over.masks.active) is None:
@@ -249,6 +256,7 @@ class _Rebuilding(NamedTuple):
             kept = pick(jax.tree.map(merge_leading, self.kept[source]), steps)
             numbers = None if over.masks.number is None else pick(over.masks.number, self.first + steps)
             return jax.vmap(lambda kept, number: layer.fire(layer.load(storage, kept), number)[1])(kept, numbers)
+        # A join has no state. Its outputs follow from its sources at the same steps.
         edges = over.graph.edges[source]
         return over.joins[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
 

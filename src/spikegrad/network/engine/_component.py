@@ -105,6 +105,7 @@ class Component:
             name: {k: grads[name][k] for k in node.stepwise if k in grads[name]} for name, node in self.nodes.items()
         }
         states, pasts = befores
+        # The pasts after the chunk have no cotangent here. The caller sends it to the whole past and to the outputs.
         ct_pasts = {name: jnp.zeros_like(pasts[name][0]) for name in self.depths}
 
         # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states after the step, each
@@ -114,6 +115,7 @@ class Component:
         def step(carry, now):
             ct_states, ct_pasts, grads = carry
             t, (ct_outs, ct_shown), states, pasts, given, currents, mask = now
+            # the stored pre-spike states of this step, (batch, neurons)
             us = {name: load(name, t) for name in self.layers}
 
             # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt`` replaces the computed

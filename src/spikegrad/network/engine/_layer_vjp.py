@@ -113,6 +113,8 @@ def trace(
         else:
             cast = functools.partial(_product_as, current.dtype, weight, label)
             add(label, cast, reads[label])
+    # The bias is added to the first product. Without an edge outside loops, zeros replace it, so that the order of
+    # the sum is the same in all modes.
     edge, weight = connections[0]
     began = product(weight, reads[edge.label], edge.label)
     began = zeros_like(began) if edge.label in looped else began
@@ -158,6 +160,7 @@ def trace_all(
     examples = examples_of(next(iter(outputs.values())))
     outputs = {**outputs, **{name: out for name, (_, out) in states.items()}}
 
+    # Examples of all reads, (batch, ...). Only their shapes and dtypes matter.
     def one(source, lag):
         return pasts[source][-lag] if lag and source in pasts else outputs[source]
 
@@ -202,6 +205,7 @@ class JoinVjp:
     def over_chunk(self, reads: dict[str, Any], arrays: dict[str, Arrays] | None = None) -> jax.Array:
         """The outputs of a chunk, ``(chunk, batch, ...)``."""
         own = (arrays or self.arrays)["function"]
+        # A convolution runs step by step, because XLA would merge the axis of steps with that of examples.
         if self.traced.per_step:
             return jax.lax.map(canonical(functools.partial(self.traced.call, own)), reads)
         return jax.vmap(self.traced.call, in_axes=(None, 0))(own, reads)
@@ -251,6 +255,8 @@ class LayerVjp:
 
     def hoisted(self, reads: dict[str, Any], chunk: int) -> dict[str, Any]:
         """Return the arguments of the steps of a chunk: products, or their inputs if ``per_step``."""
+        # Products within loops whose source is at least a chunk behind are hoisted as well. They stay separate from the
+        # drive, because the sum must keep its order.
         if self.traced.per_step:
             return reads
         looped = {label: self.call_chunk(label, read) for label, read in reads.items() if label in self.traced.looped}
@@ -263,6 +269,7 @@ class LayerVjp:
         if DRIVE not in hoisted:  # products step by step
             reads = {**hoisted, **reads}
             hoisted = {DRIVE: self.drive(reads)}
+        # The order of the sum is the order of the edges in every mode. Rounding could otherwise change a spike.
         total = hoisted[DRIVE]
         for label in (edge.label for edge in self.traced.edges if edge.label in self.traced.looped):
             total = total + (hoisted[label] if label in hoisted else call(label, reads[label]))
@@ -307,6 +314,8 @@ class LayerVjp:
         if self.traced.per_step:
             return grads, cts
         # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
+        # ct: (chunk, batch, neurons). All products enter the same sum, so each gets the cotangent of the current. The
+        # first product also passes the bias, which may change its dtype.
         first, *_ = self._waits_for_nothing
         began = self.call_chunk(first, reads[first]) if first else self._none(len(cts[DRIVE]))
         bias, ct_first = pullback(self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], began)

@@ -37,6 +37,8 @@ class Sequence:
         self.inputs, self.masks, (self.starts, _) = inputs, masks, starts
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
+        # The components depend on the length of a chunk: outputs with a delay of at least a chunk are known when the
+        # chunk starts, so they do not close a loop.
         self.components = graph.components(part.chunk)
         self.within: dict[Name, tuple[Edge, ...]] = {}
         """The edges that a component reads step by step, for each node."""
@@ -52,6 +54,7 @@ class Sequence:
 
     def component(self, names):
         """Return the loop over the steps of these nodes, or None for a single join."""
+        # A single join has no state, so all its steps run at once.
         if len(names) == 1 and names[0] not in self.layers:
             return None
         return Component(
@@ -60,6 +63,7 @@ class Sequence:
 
     def given(self, reads):
         """Return the arguments of the steps of a chunk, computed from the reads of the whole chunk."""
+        # Products of a layer: (chunk, batch, neurons). Reads of a join: unchanged, (chunk, batch, ...).
         chunk = self.part.chunk
         return {n: self.layers[n].hoisted(own, chunk) if n in self.layers else own for n, own in reads.items()}
 
@@ -76,6 +80,7 @@ class Sequence:
 
     def read(self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Any) -> Any:
         """Read an edge in all steps of a chunk. ``past`` and ``outs`` are functions of a source."""
+        # Result: (chunk, batch, neurons), or a tuple of these for a window.
         chunk, source = self.part.chunk, edge.source
 
         def one(lag):
@@ -94,6 +99,8 @@ class Sequence:
             us, states, pasts = carry
             outs, masks = self.window(start)
             places = places_of(masks.active)
+            # Edges with a delay read the states before the chunk, so ``before`` keeps them while components update
+            # ``states``.
             before, us, states, shown, kept = states, dict(us), dict(states), {}, {}
 
             def read(edge):
@@ -109,6 +116,7 @@ class Sequence:
                 found = component.forward(
                     {name: us[name] for name in component.layers},
                     {name: before[name] for name in component.layers},
+                    # The steps carry only the outputs that they read. The whole past moves on once per chunk, below.
                     {name: pasts[name][-depth:] for name, depth in component.depths.items()},
                     self.given(reads),
                     masks,
