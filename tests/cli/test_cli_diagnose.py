@@ -52,10 +52,18 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
 
 @pytest.mark.every
 def test_too_little_training_is_no_fault(tmp_path, capsys):
-    assert main(["train", *QUICK, "--lr", "1e-6", "--output", str(tmp_path / "run")]) == 0
+    assert main(["train", *QUICK, "--lr", "2e-5", "--output", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr()
     assert "is close to guessing one of 10 classes" in printed.out
     assert f"warning: {diagnosis.SOUND}" in printed.out
+
+
+@pytest.mark.every
+def test_a_learning_rate_that_moves_nothing_is_named(tmp_path, capsys):
+    assert main(["train", *QUICK, "--lr", "1e-6", "--output", str(tmp_path / "run")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "layer 1 hardly moves" in printed
+    assert "multiply the learning rate by" in printed
 
 
 @pytest.mark.parametrize(("classes", "guessed", "learnt"), [(2, 0.6, 0.7), (10, 0.13, 0.16), (35, 0.04, 0.05)])
