@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -163,6 +163,10 @@ class Edge(NamedTuple):
     windowed: bool = False
     """If True, the weight is a function of several outputs, a tuple of arrays."""
 
+    def read(self, one: Callable[[int], Any]) -> Any:
+        """Read each lag by ``one(lag)``. Return a tuple for a window, else one array."""
+        return tuple(map(one, self.lags)) if self.windowed else one(*self.lags)
+
 
 class Connection(NamedTuple):
     """An edge and its weight."""
@@ -182,6 +186,14 @@ def edges_of(label: str, source: Name, weight: Any) -> list[Edge]:
         return [Edge(label, source, tuple(lags), windowed=True)]
     # One edge per lag. All modes add the products in this order, and long delays do not wait for a loop.
     return [Edge(f"{label}[{k}]", source, (lag,)) for k, lag in enumerate(lags)]
+
+
+def depths_of(edges: Iterable[Edge], layers: Collection[Name]) -> dict[Name, int]:
+    """Return the number of past outputs that edges need, for each source that needs more than a layer's last one."""
+    deepest: dict[Name, int] = {}
+    for edge in edges:
+        deepest[edge.source] = max(deepest.get(edge.source, 0), *edge.lags)
+    return {name: depth for name, depth in deepest.items() if depth > (1 if name in layers else 0)}
 
 
 def weights_of(label: str, weight: Any) -> dict[str, Any]:

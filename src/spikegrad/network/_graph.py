@@ -5,10 +5,11 @@ A list of layers is a chain. Its nodes are named by position.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._connections import Connection, Edge, Join, Name, weights_of
+from ._connections import Connection, Edge, Join, Name, depths_of, weights_of
 
 if TYPE_CHECKING:
     from ._layer import Layer
@@ -44,12 +45,7 @@ class Graph(NamedTuple):
     @property
     def depths(self) -> dict[Name, int]:
         """The number of past outputs that are needed, for each source that needs more than a layer's last one."""
-        deepest: dict[Name, int] = {}
-        for edges in self.edges.values():
-            for edge in edges:
-                deepest[edge.source] = max(deepest.get(edge.source, 0), *edge.lags)
-        layers = self.layers
-        return {name: depth for name, depth in deepest.items() if depth > (1 if name in layers else 0)}
+        return depths_of(itertools.chain(*self.edges.values()), self.layers)
 
     def components(self, chunk: int) -> list[tuple[Name, ...]]:
         """Return the sets of nodes that run step by step together, in the order of their dependence.

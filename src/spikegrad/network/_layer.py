@@ -210,20 +210,15 @@ class Layer(Struct):
 
     def drive(self, inputs: jax.Array) -> jax.Array:
         """The part of the current that does not depend on the neurons: ``W x + b``."""
-        return plus_bias(self, times_weight(self, inputs))
+        return plus_bias(self, product(self.weight, inputs, "weight"))
 
     def feedback(self, out: jax.Array) -> jax.Array:
         """The part of the current that does: ``R s``, or zeros for a layer that is not recurrent."""
         return zeros_like(out) if self.recurrent is None else product(self.recurrent, out, "recurrent")
 
 
-def times_weight(layer: Layer, inputs: jax.Array) -> jax.Array:
-    """``W x``."""
-    return product(layer.weight, inputs, "weight")
-
-
 def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
-    """``W x + b``, of ``W x``."""
+    """Add the bias to ``W x``."""
     if layer.bias is None:
         return current
     bias = broadcast_checked(jnp.asarray(layer.bias), current.dtype, current.shape, "Layer", "bias", "the current")

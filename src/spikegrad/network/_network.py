@@ -87,7 +87,7 @@ class Network(Struct):
     def __post_init__(self) -> None:
         super().__post_init__()
         named = isinstance(self.layers, Mapping)
-        entries = [*self.layers.values()] if isinstance(self.layers, Mapping) else [*self.layers]
+        entries = self._nodes()
         if not entries or not all(isinstance(entry, (Layer, Join) if named else Layer) for entry in entries):
             raise TypeError(f"Network: layers must be one or more Layer objects, got {self.layers!r}")
         if not named:
@@ -117,6 +117,10 @@ class Network(Struct):
             if name not in nodes:
                 raise ValueError(f"Network: outputs must be names of {[*nodes]}, got {name!r}")
         _ = self.graph  # or an error
+
+    def _nodes(self) -> list[Any]:
+        """All layers and joins."""
+        return [*self.layers.values()] if isinstance(self.layers, Mapping) else [*self.layers]
 
     def _names(self, what: str, names: Any) -> tuple[str, ...]:
         found: Any = (names,) if isinstance(names, str) else names
@@ -512,7 +516,7 @@ def is_pure_network(network: Network) -> bool:
         isinstance(node, Layer)
         and is_pure(node.cell)
         and all(_is_pure_weight(weight) for weight in (*node.weights.values(), node.bias))
-        for node in network.graph.nodes.values()
+        for node in network._nodes()
     )
 
 

@@ -73,7 +73,7 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, 
         return _joined(node, [outs[edge.source] for edge in known]) if len(known) == len(node.of) else None
     if not known or any(edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]):
         return None
-    reads = {e.label: (outs[e.source],) * len(e.lags) if e.windowed else outs[e.source] for e in known}
+    reads = {edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known}
     connections = [c for c in graph.connections(name) if c.edge.label in reads]
     for edge, weight in connections:
         if not edge.windowed and (name, edge.label) not in checked:

@@ -102,11 +102,6 @@ def graph_step(
     before, outputs = states, dict(outputs)
     states, pre_spike = {}, {}
 
-    def read(edge: Edge) -> Any:
-        if edge.windowed:
-            return tuple(one(edge.source, lag) for lag in edge.lags)
-        return one(edge.source, *edge.lags)
-
     def one(source: Name, lag: int) -> jax.Array:
         if lag == 0:
             return outputs[source]
@@ -115,7 +110,7 @@ def graph_step(
         return before[source][1]
 
     for name, (node, edges) in nodes.items():
-        reads = {edge.label: read(edge) for edge in edges}
+        reads = {edge.label: edge.read(functools.partial(one, edge.source)) for edge in edges}
         if isinstance(node, JoinSteps):
             outputs[name] = tree_keep(mask.active, node.function({**given.get(name, {}), **reads}))
             continue

@@ -8,6 +8,7 @@ set must wait. Then, for the chunk as a whole, the gradients of the weights are 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from ..._compat import in_reverse_mode_alone
 from ..._pytree import is_inexact
 from ...neurons import State
-from .._connections import Edge, Name
+from .._connections import Edge, Name, depths_of
 from .._masks import Masks, tree_where
 from .._step import JoinSteps, LayerState, graph_step
 from .._storage import Storage
@@ -32,11 +33,8 @@ class Component:
     def __init__(self, nodes: Mapping[Name, LayerVjp | JoinVjp], within: Mapping[Name, tuple[Edge, ...]], unroll: int):
         self.nodes, self.within, self.unroll = nodes, within, unroll
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
-        self.depths: dict[Name, int] = {}
-        """The number of past outputs that the steps carry, for nodes that need more than a layer's last one."""
-        for edge in (edge for edges in within.values() for edge in edges):
-            if (deepest := max(edge.lags)) > (1 if edge.source in self.layers else 0):
-                self.depths[edge.source] = max(deepest, self.depths.get(edge.source, 0))
+        self.depths = depths_of(itertools.chain(*within.values()), self.layers)
+        """The number of past outputs that the steps carry."""
 
     def _fast(self, step: Callable) -> Callable:
         """Convert the convolutions of a step to the form that is fast inside a loop."""

@@ -165,12 +165,7 @@ def trace_all(
         return pasts[source][-lag] if lag and source in pasts else outputs[source]
 
     for name, node in graph.nodes.items():
-        reads = {
-            edge.label: tuple(one(edge.source, lag) for lag in edge.lags)
-            if edge.windowed
-            else one(edge.source, *edge.lags)
-            for edge in graph.edges[name]
-        }
+        reads = {edge.label: edge.read(functools.partial(one, edge.source)) for edge in graph.edges[name]}
         if isinstance(node, Join):
             outputs[name] = node.function(*reads.values())
             call, own, jaxpr = close(lambda reads, node=node: node.function(*reads.values()), reads)

@@ -88,7 +88,7 @@ class Sequence:
                 return outs(source)
             return young(masks, lag, lagged(past(source), None if lag >= chunk else outs(source), lag, chunk, places))
 
-        return tuple(map(one, edge.lags)) if edge.windowed else one(*edge.lags)
+        return edge.read(one)
 
     def forward(self, first, us, pasts, storage):
         """Return pre-spike states, states and pasts after the segment, the requested outputs, and the residuals."""
