@@ -64,6 +64,7 @@ if typing.TYPE_CHECKING:
         Network,
         Window,
         fluctuation_driven,
+        fold_normalization,
         match_widths,
         rounded_delays,
     )
@@ -110,6 +111,7 @@ __all__ = [
     "diagnose_layer",
     "erf",
     "fluctuation_driven",
+    "fold_normalization",
     "functional",
     "gaussian_grad",
     "get",

@@ -5,6 +5,7 @@ from ._delays import DelayKernel, rounded_delays
 from ._initial import fluctuation_driven
 from ._layer import Layer
 from ._network import Network
+from ._normalization import fold_normalization
 from ._widths import match_widths
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Network",
     "Window",
     "fluctuation_driven",
+    "fold_normalization",
     "match_widths",
     "rounded_delays",
 ]

@@ -126,11 +126,20 @@ class Join(Struct):
         its closure get gradients.
     of : sequence of str
         The names of the sources: layers, joins or inputs.
+    over_time : bool, default False
+        If True, the function takes whole sequences, arrays ``(steps, batch, ...)``, and returns one. It may also return
+        a pair, the sequence and a pytree of statistics, which the network returns in its states. If the call has a
+        mask, the function gets it as ``mask=``, of shape ``(steps, batch)``.
 
     Raises
     ------
     TypeError
         If ``function`` is not callable, or ``of`` does not contain names.
+
+    Notes
+    -----
+    A join over time normalizes by statistics of all steps. It cannot be part of a loop, nor run step by step. The
+    backward pass computes it again, so no array of its size is kept.
 
     Examples
     --------
@@ -139,8 +148,9 @@ class Join(Struct):
     >>> gate = Join(lambda identity, branch: identity * (1 - branch), of=("stem", "branch"))  # IAND
     """
 
-    function: Callable[..., jax.Array] = parameter(kind=object)
+    function: Callable[..., Any] = parameter(kind=object)
     of: Sequence[str] = wiring()
+    over_time: bool = wiring(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,6 +159,8 @@ class Join(Struct):
         of = (self.of,) if isinstance(self.of, str) else self.of
         if not isinstance(of, Sequence) or not of or not all(isinstance(name, str) for name in of):
             raise TypeError(f"Join: of must be the names of one or more sources, got {brief(self.of)}")
+        if not isinstance(self.over_time, bool):
+            raise TypeError(f"Join: over_time must be a bool, got {brief(self.over_time)}")
         object.__setattr__(self, "of", tuple(of))
 
 

@@ -25,6 +25,7 @@ from ._masks import Masks, make_masks
 from ._modes import MODES, check_mode
 from ._nodes import initial_states, nodes_of
 from ._schedule import Plan, check_length
+from ._stages import is_over_time, of_stage, run_stages, stages_of
 from ._step import KEYS, LayerState, examples_of, graph_step, is_stochastic
 
 
@@ -116,7 +117,7 @@ class Network(Struct):
         for name in outputs:
             if name not in nodes:
                 raise ValueError(f"Network: outputs must be names of {[*nodes]}, got {name!r}")
-        _ = self.graph  # or an error
+        stages_of(self.graph)  # or an error
 
     def _nodes(self) -> list[Any]:
         """All layers and joins."""
@@ -256,6 +257,7 @@ class Network(Struct):
             with such readers have an entry with their past.
         """
         graph = self.graph
+        _check_steps(graph)
         return _as_given(self, graph, *initial_states(graph, self._named_inputs(inputs)))
 
     def _named_inputs(self, inputs: Any) -> dict[Name, Any]:
@@ -305,6 +307,7 @@ class Network(Struct):
             If the states are not those of such inputs: a whole sequence given for one step, say.
         """
         graph, x = self.graph, self._named_inputs(inputs)
+        _check_steps(graph)
         before = _as_arrays(self, states)
         if not isinstance(self.layers, Mapping) and len(before) != len(self.layers):
             raise ValueError(f"Network: states must be of {len(self.layers)} layers, got {len(before)}")
@@ -384,7 +387,8 @@ class Network(Struct):
         Returns
         -------
         states : list or dict
-            After the last step, in the form of :meth:`initial_state`.
+            After the last step, in the form of :meth:`initial_state`. Joins over time have an entry with what they
+            return beside their outputs, which another call ignores.
         outputs : jax.Array, tuple or dict
             The outputs of all steps, ``(steps, batch, neurons)``. A tuple or dict for several layers.
         pre_spike : tuple or dict
@@ -471,14 +475,36 @@ def _run(
     """Return the states after the last step, and the requested outputs and pre-spike states of each step."""
     layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
     graph = dataclasses.replace(network, layers=layers).graph
-    steps = len(next(iter(inputs.values())))
-    at_rest = match_varying_axes(initial_states(graph, {name: x[0] for name, x in inputs.items()}), like=inputs)
-    if states is not None:
-        states = _as_named(graph, _checked_states(states, _as_given(network, graph, *at_rest)))
-    masks = match_varying_axes(make_masks(steps, mask, plan.truncate), like=inputs)
-    run = MODES[plan.mode].engine.run
-    ends, shown = run(graph, inputs, *(at_rest if states is None else states), masks, key, plan, mark)
-    return _as_given(network, graph, *ends), shown
+    if states is not None and (over_time := _over_time(graph)):
+        states = {name: states[name] for name in states if name not in over_time}  # their statistics
+        if {*states} != (names := {*graph.layers, *graph.depths}):
+            raise ValueError(f"Network: states must have the keys {sorted(names)}, got {sorted(states)}")
+
+    def start(part, inputs):
+        at_rest = match_varying_axes(initial_states(part, {name: x[0] for name, x in inputs.items()}), like=inputs)
+        if states is None:
+            return at_rest
+        given = states if part is graph else _as_given(network, part, *of_stage(part, *_as_named(graph, states)))
+        return _as_named(part, _checked_states(given, _as_given(network, part, *at_rest)))
+
+    masks = match_varying_axes(make_masks(len(next(iter(inputs.values()))), mask, plan.truncate), like=inputs)
+    engine = MODES[plan.mode].engine
+    ran = run_stages(graph, inputs, start, masks, key, plan, functools.partial(engine.run, mark=mark), lean=engine.cuts)
+    ends = _as_given(network, graph, ran.states, ran.pasts)
+    return ({**ends, **ran.statistics} if ran.statistics else ends), (ran.outputs, ran.pre_spike)
+
+
+def _over_time(graph: Graph) -> list[Name]:
+    return [name for name, node in graph.nodes.items() if is_over_time(node)]
+
+
+def _check_steps(graph: Graph) -> None:
+    """Raise if the network cannot run step by step."""
+    for name in _over_time(graph):
+        raise TypeError(
+            f"Network: join {name!r} takes all steps at once, so the network takes whole sequences only; for a stream, "
+            "use a function of one step, such as the normalization with its running statistics folded into the weights"
+        )
 
 
 def with_nodes(network: Network, changed: Mapping[Any, Layer | Join]) -> Network:

@@ -10,6 +10,9 @@ import numpy as np
 from ._connections import Name
 from ._storage import Storage
 
+KEPT = "spikegrad_kept"
+"""The name of the residuals of a loop for ``jax.checkpoint``."""
+
 
 class Plan(NamedTuple):
     """The static options of a call. A program is compiled for each plan and shape."""
@@ -27,6 +30,8 @@ class Plan(NamedTuple):
     pre_spike: tuple[Name, ...]
     """The layers whose states before the spike are returned."""
     unroll: int
+    staged: bool = False
+    """If True, the network runs in stages, and later stages read outputs of earlier ones. See ``_stages``."""
 
     def parts(self, steps: int, per_step: bool = False) -> tuple[Part, ...]:
         """Schedule this number of steps."""

@@ -20,6 +20,7 @@ from ._declared import says_how_to_encode as says_how_to_encode
 from ._declared import with_parameters as with_parameters
 from ._lif import LIF, SynapticLIF
 from ._nonlinear import CLIF, EIF, QIF, AdEx, Izhikevich
+from ._normalized import MPBN
 from ._oscillators import BRF, HRF, RF
 from ._readout import LeakyReadout
 from ._refractory import Refractory
@@ -31,6 +32,7 @@ __all__ = [
     "EIF",
     "HRF",
     "LIF",
+    "MPBN",
     "QIF",
     "RF",
     "TCLIF",

@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from ..._compat import in_reverse_mode_alone
-from ..._pytree import is_inexact
 from ...neurons import State
 from .._connections import Edge, Name, depths_of
 from .._masks import Masks, tree_where
 from .._step import JoinSteps, LayerState, graph_step
 from .._storage import Storage
 from ._convolution import canonical
-from ._functions import pullback
+from ._functions import known, pullback
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 
 
@@ -160,10 +159,10 @@ class _Rebuilt(NamedTuple):
     def current(self, given: Any) -> jax.Array:
         hoisted, reads = given
         current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
-        return current if self.known_current is None else _known(self.known_current, current)
+        return current if self.known_current is None else known(self.known_current, current)
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        return jax.tree.map(_known, self.u, self.layer.integrate(_summed(v), current))
+        return jax.tree.map(known, self.u, self.layer.integrate(_summed(v), current))
 
     def fire(self, u: State, number: Any) -> LayerState:
         return _summed(self.layer.fire(_summed(u), number))
@@ -172,21 +171,3 @@ class _Rebuilt(NamedTuple):
 # Identity, whose cotangents are summed before JAX passes them on. It fixes the order of sums in the backward pass, so
 # rounding does not depend on the number of times that a function of a cell uses its argument.
 _summed = functools.partial(in_reverse_mode_alone, "Network: the backward pass has no forward mode")
-
-
-def _known(value: jax.Array, computed: jax.Array) -> jax.Array:
-    """Return ``value`` with the derivative of ``computed``. XLA removes the computation of ``computed``."""
-    return _with_derivative_of(value, computed) if is_inexact(value) else value
-
-
-# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second derivative, ``value`` also
-# has a derivative with respect to the residuals, from which it was read.
-@jax.custom_jvp
-def _with_derivative_of(value, computed):
-    del computed
-    return value
-
-
-@_with_derivative_of.defjvp
-def _with_derivative_of_jvp(primals, tangents):
-    return primals[0], tangents[1]

@@ -68,3 +68,21 @@ def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
     given, others = split(args, lambda _, leaf: is_inexact(leaf))
     _, back = jax.vjp(lambda *given: inexact(function(*merge(given, others))), *given)
     return back(cotangent)
+
+
+def known(value: jax.Array, computed: jax.Array) -> jax.Array:
+    """Return ``value`` with the derivative of ``computed``. XLA removes the computation of ``computed``."""
+    return _with_derivative_of(value, computed) if is_inexact(value) else value
+
+
+# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second derivative, ``value`` also
+# has a derivative with respect to the residuals, from which it was read.
+@jax.custom_jvp
+def _with_derivative_of(value, computed):
+    del computed
+    return value
+
+
+@_with_derivative_of.defjvp
+def _with_derivative_of_jvp(primals, tangents):
+    return primals[0], tangents[1]

@@ -71,6 +71,8 @@ class TracedLayer(NamedTuple):
     """Shapes and dtypes of what ``encode`` returns; None if the cell has none."""
     needs_magnitude: bool
     """Whether spikes depend on more of the distance to the threshold than its sign."""
+    graded: bool
+    """Whether outputs are real numbers instead of counts."""
     number: int
     """The number of the layer, used for its keys."""
     examples: int | None
@@ -143,6 +145,7 @@ def trace(
         any(convolutional),
         encoded,
         any(kind.needs_magnitude for kind in spike_types(layer.cell)),
+        any(kind.graded for kind in spike_types(layer.cell)),
         number,
         examples,
     )

@@ -45,14 +45,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.tree_util import Partial
 
 from ..._compat import match_varying_axes, merge_leading, zeros_like
 from ..._pytree import inexact, is_inexact
 from .._connections import Name
 from .._graph import Graph
-from .._masks import Masks
-from .._schedule import Plan
+from .._masks import Masks, tree_keep
+from .._schedule import KEPT, Plan
 from .._step import LayerState
+from .._storage import Storage
 from ._backward import backward
 from ._functions import zero_cotangent
 from ._layer_vjp import WITHOUT_GRADIENT, JoinVjp, LayerVjp, TracedLayer, trace_all
@@ -68,10 +71,11 @@ def run(
     key: jax.Array | None,
     plan: Plan,
     mark: Callable[[Any], Any],
-) -> tuple[tuple[dict, dict], tuple[dict, dict]]:
+) -> tuple[tuple[dict, dict], tuple[dict, dict], dict[Name, Callable]]:
     """Return the states and pasts after the last step, and of each step the outputs and pre-spike states asked for.
 
-    ``mark`` is applied to all arrays with a derivative.
+    If the network runs in stages, the third value has a function for each layer whose outputs follow from its
+    residuals. It takes the masks. ``mark`` is applied to all arrays with a derivative.
     """
     traced, arrays, pre_spike = trace_all(graph, {name: x[0] for name, x in inputs.items()}, states, pasts, key)
     length = len(masks.started)
@@ -79,18 +83,51 @@ def run(
     parts = plan.parts(length, per_step=all(equations.per_step for equations in layers))
     arrays, inputs, starts = mark((match_varying_axes(arrays, like=inputs), inputs, (states, pasts)))
     # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or segment.
-    collected = []
+    collected, kept = [], []
     for part in parts:
-        starts, shown = _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks)
+        starts, shown, residuals = _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks)
         collected.append(shown)
+        kept.append(residuals)
+    again = {
+        name: Partial(functools.partial(_outputs, equations, plan.storage), arrays[name], [own[name] for own in kept])
+        for name, equations in traced.items()
+        if name in kept[0] and _is_rebuilt_exactly(equations, plan)
+    }
     if len(parts) == 1:
-        return starts, collected[0]
-    return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *collected)
+        return starts, collected[0], again
+    return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *collected), again
+
+
+def _is_rebuilt_exactly(equations: TracedLayer, plan: Plan) -> bool:
+    """Whether the outputs of a layer follow from its residuals without an error, as spikes do."""
+    if not plan.storage.encodes or equations.encoded is None:
+        return True
+    distance, _ = equations.encoded
+    return distance is not None and not equations.needs_magnitude and not equations.graded
+
+
+def _outputs(equations: TracedLayer, storage: Storage, arrays: dict, kept: list, masks: Masks) -> jax.Array:
+    """Return the outputs of a layer in all steps, ``(steps, batch, ...)``, from its residuals."""
+    layer = LayerVjp(equations, arrays)
+
+    # Scan over chunks, because all steps at once would need several temporaries of their size. Each residual is
+    # (chunks, chunk, batch, neurons). The number of a step selects its keys.
+    def chunk(now):
+        return jax.vmap(lambda kept, number: layer.fire(layer.load(storage, kept), number)[1])(*now)
+
+    outs, start = [], 0
+    for part in kept:
+        chunks, length, *_ = jax.tree.leaves(part)[0].shape
+        numbers = start + jnp.arange(chunks * length).reshape(chunks, length)
+        outs.append(merge_leading(jax.lax.map(chunk, (part, numbers))))
+        start += chunks * length
+    return tree_keep(masks.active, jnp.concatenate(outs) if len(outs) > 1 else outs[0])
 
 
 def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks):
     segmented = part.segment < part.steps
     firsts = np.arange(0, part.steps, part.segment)
+    onward = plan.staged and not segmented
     whole = part.steps == len(masks.started)
     masks = masks if whole else masks.part(part.start, part.start + part.steps)
 
@@ -129,18 +166,21 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
 
     @jax.custom_vjp
     def loop(arrays, inputs, pre_spike, starts, masks):
-        return forward(arrays, inputs, pre_spike, starts, masks, None)[0]
+        out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None)
+        return *out, kept if onward else {}
 
     def loop_forward(arrays, inputs, pre_spike, starts, masks):
         out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage)
-        return out, (arrays, inputs, pre_spike, starts, masks, kept)
+        if plan.staged:
+            kept = jax.tree.map(lambda a: checkpoint_name(a, KEPT), kept)
+        return (*out, kept if onward else {}), (arrays, inputs, pre_spike, starts, masks, kept)
 
     def loop_backward(residuals, cotangents):
         # A second derivative would treat the codes as constants and be silently wrong.
         if plan.storage.orders < 2:
             residuals, cotangents = _first_order_only(plan.mode, (residuals, cotangents))
         arrays, inputs, pre_spike, starts, masks, kept = residuals
-        (ct_states, ct_pasts), ct_shown = inexact(cotangents)
+        (ct_states, ct_pasts), ct_shown, _ = inexact(cotangents)
         over = sequence(arrays, inputs, starts, masks)
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
         trained = {

@@ -25,8 +25,10 @@ def run(
     key: jax.Array | None,
     plan: Plan,
     mark: Callable[[Any], Any],
-) -> tuple[tuple[dict, dict], tuple[dict, dict]]:
+) -> tuple[tuple[dict, dict], tuple[dict, dict], dict]:
     """Return the states and pasts after the last step, and of each step the outputs and pre-spike states asked for.
+
+    The third value is empty: JAX keeps the outputs that a later stage reads.
 
     The scan runs over the time steps. Its carry is the state ``(v, out)`` of each layer, arrays of ``(batch,
     neurons)``, and the pasts, ``(depth, batch, neurons)``.
@@ -48,4 +50,4 @@ def run(
         )
         return (new.states, new.pasts), shown
 
-    return jax.lax.scan(step, (states, pasts), (inputs, masks), unroll=min(plan.unroll, length))
+    return *jax.lax.scan(step, (states, pasts), (inputs, masks), unroll=min(plan.unroll, length)), {}

@@ -1,0 +1,80 @@
+"""Batch normalization, folded into the weights before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from .._checks import brief
+
+
+def fold_normalization(
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gain: ArrayLike = 1.0,
+    shift: ArrayLike = 0.0,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+) -> tuple[jax.Array, jax.Array]:
+    r"""Fold a batch normalization with running statistics into the weight before it, for inference.
+
+    .. math:: \gamma\, \frac{W x + b - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta = W' x + b'
+
+    Parameters
+    ----------
+    weight : array
+        :math:`W`, with the outputs along ``axis``: a matrix ``(inputs, neurons)``, or a kernel of a convolution.
+    bias : array, optional
+        :math:`b`, of shape ``(neurons,)``. None: 0.
+    mean, var : array
+        :math:`\mu` and :math:`\sigma^2`, the running statistics, of shape ``(neurons,)``.
+    gain, shift : float or array
+        :math:`\gamma` and :math:`\beta`, numbers or of shape ``(neurons,)``. For tdBN (Zheng et al. 2021),
+        :math:`\gamma` includes the factor :math:`\alpha V_{th}`.
+    axis : int, default -1
+        The axis of the outputs: -1 for matrices and kernels ``HWIO``, 0 for kernels ``OIHW``.
+    epsilon : float, default 1e-5
+        :math:`\epsilon`, which Flax and Equinox set to 1e-5 as well.
+
+    Returns
+    -------
+    weight, bias : jax.Array
+        :math:`W'` in the shape of the weight, and :math:`b'`, of shape ``(neurons,)``.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit. Gains and statistics for each step, as in TEBN and BNTT, need a weight for each step.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import fold_normalization
+    >>> weight, bias = fold_normalization(jnp.ones((4, 2)), mean=jnp.ones(2), var=jnp.full(2, 4.0), epsilon=0.0)
+    >>> weight[0].tolist(), bias.tolist()
+    ([0.5, 0.5], [-0.5, -0.5])
+    """
+    weight = jnp.asarray(weight)
+    neurons = weight.shape[axis]
+
+    def of_neurons(name: str, value: Any) -> jax.Array:
+        value = jnp.asarray(value, weight.dtype)
+        if value.shape not in ((), (neurons,)):
+            raise ValueError(
+                f"fold_normalization: {name} must be a number or of shape ({neurons},), got {brief(value)}; one for "
+                "each step needs one weight for each step"
+            )
+        return jnp.broadcast_to(value, (neurons,))
+
+    mean, var, gain, shift = map(of_neurons, ("mean", "var", "gain", "shift"), (mean, var, gain, shift))
+    scale = gain / jnp.sqrt(var + epsilon)
+    before = jnp.zeros_like(mean) if bias is None else of_neurons("bias", bias)
+    along = [1] * weight.ndim
+    along[axis] = neurons
+    return weight * scale.reshape(along), (before - mean) * scale + shift

@@ -1,0 +1,210 @@
+"""Stages: the parts of a network before and after its functions of whole sequences.
+
+A join over time needs all steps of its sources, as batch normalization does. So the network runs in stages. A stage
+evaluates the joins over time whose sources are complete, and then runs all nodes that depend on them in one loop over
+time. A network without such joins is a single stage.
+
+::
+
+    inputs ──> loop of stage 0 ──> joins over time ──> loop of stage 1 ──> ...
+
+A loop keeps the pre-spike states of its layers. The outputs that a later stage reads are computed from these states
+(see ``engine._loop``), and ``jax.checkpoint`` keeps nothing else: the backward pass computes the outputs and the joins
+over time again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import is_float
+from ._connections import Join, Name
+from ._graph import Graph, strongly_connected
+from ._masks import Masks, tree_keep
+from ._schedule import KEPT, Plan
+from ._step import LayerState
+from .engine._functions import known
+
+
+class Stage(NamedTuple):
+    """The nodes that one loop runs, and the joins over time before it."""
+
+    over_time: tuple[Name, ...]
+    graph: Graph
+    """The nodes of the loop. Its inputs are all that they read of earlier stages."""
+
+
+class Run(NamedTuple):
+    """The results of a network."""
+
+    states: dict[Name, LayerState]
+    pasts: dict[Name, jax.Array]
+    statistics: dict[Name, Any]
+    """What the joins over time returned beside their outputs."""
+    outputs: dict[Name, jax.Array]
+    pre_spike: dict[Name, Any]
+
+
+def is_over_time(node: Any) -> bool:
+    return isinstance(node, Join) and node.over_time
+
+
+def stages_of(graph: Graph) -> list[Stage]:
+    """Return the stages of a graph, in the order in which they run."""
+    if not any(map(is_over_time, graph.nodes.values())):
+        return [Stage((), graph)]
+    sources = {name: [edge.source for edge in edges] for name, edges in graph.edges.items()}
+    number = dict.fromkeys(graph.inputs, 0)
+    for group in strongly_connected({name: [s for s in own if s in graph.nodes] for name, own in sources.items()}):
+        over_time = [name for name in group if is_over_time(graph.nodes[name])]
+        if over_time and (len(group) > 1 or group[0] in sources[group[0]]):
+            raise ValueError(
+                f"Network: join {over_time[0]!r} takes all steps at once, and its sources depend on its outputs "
+                f"through {', '.join(repr(name) for name in group if name != over_time[0])}; a function of whole "
+                "sequences cannot be part of a loop, so normalize what enters the loop, or each step by itself"
+            )
+        before = max(number[source] for name in group for source in sources[name] if source in number)
+        number |= dict.fromkeys(group, before + bool(over_time))
+    stages = []
+    for n in range(max(number.values()) + 1):
+        mine = [name for name in graph.nodes if number[name] == n]
+        steps = [name for name in mine if not is_over_time(graph.nodes[name])]
+        outside = dict.fromkeys(source for name in steps for source in sources[name] if source not in steps)
+        part = Graph(
+            {name: graph.nodes[name] for name in steps},
+            {name: graph.edges[name] for name in steps},
+            {name: graph.looped[name] for name in steps},
+            tuple(outside),
+            graph.numbers,
+        )
+        stages.append(Stage(tuple(name for name in mine if is_over_time(graph.nodes[name])), part))
+    return stages
+
+
+def run_stages(
+    graph: Graph,
+    inputs: dict[Name, jax.Array],
+    start: Callable[[Graph, dict[Name, jax.Array]], tuple[dict, dict]],
+    masks: Masks,
+    key: jax.Array | None,
+    plan: Plan,
+    run: Callable[..., Any],
+    lean: bool,
+) -> Run:
+    """Run a network. ``start`` gives the states and pasts of a graph before its first step, from its inputs.
+
+    ``run`` is the engine, as a function of a graph, its inputs, states and pasts, the masks, the key and the plan.
+    With ``lean``, the backward pass of several stages keeps what the engine keeps and no more.
+    """
+    stages = stages_of(graph)
+    if len(stages) == 1:
+        (states, pasts), (outputs, seen), _ = run(graph, inputs, *start(graph, inputs), masks, key, plan)
+        return Run(states, pasts, {}, outputs, seen)
+    done: Any = Run({}, {}, {}, {}, {})
+    values, again = dict(inputs), {}
+    read = [{edge.source for name in (*s.over_time, *s.graph.nodes) for edge in graph.edges[name]} for s in stages]
+    for n, stage in enumerate(stages):
+        shown = {*plan.outputs}.union(*read[n + 1 :])
+        own = plan._replace(
+            outputs=tuple(name for name in stage.graph.nodes if name in shown),
+            pre_spike=tuple(name for name in plan.pre_spike if name in stage.graph.nodes),
+            staged=lean,
+        )
+        sources = {name: values[name] for name in sorted(read[n], key=str) if name in values}
+        one = functools.partial(_run_stage, graph, stage, start, run, own)
+        if lean:
+            one = jax.checkpoint(one, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
+        ran, outputs, more = one(sources, again, masks, key)
+        done = Run(*({**total, **new} for total, new in zip(done, ran, strict=True)))
+        values |= outputs
+        again |= more
+    done.outputs.update({name: values[name] for name in plan.outputs})
+    return done
+
+
+def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
+    """Return the results of one stage, the outputs of its nodes, and functions that compute outputs again."""
+    values = _Again(graph, again, masks).of(sources)
+    done, outputs = Run({}, {}, {}, {}, {}), {}
+    for name in stage.over_time:
+        join = graph.nodes[name]
+        outputs[name], statistics = _over_time(name, join, [values[source] for source in join.of], masks.active)
+        values[name] = outputs[name]
+        if statistics is not None:
+            done.statistics[name] = statistics
+    if not stage.graph.nodes:
+        return done, outputs, {}
+    own = {name: values[name] for name in stage.graph.inputs}
+    (states, pasts), (outs, seen), again = run(stage.graph, own, *start(stage.graph, own), masks, key, plan)
+    done.states.update(states)
+    # A stage may need fewer past outputs of a source than another one.
+    done.pasts.update({name: past for name, past in pasts.items() if len(past) == graph.depths.get(name)})
+    done.pre_spike.update(seen)
+    return done, outputs | outs, again
+
+
+class _Again(NamedTuple):
+    """Computes outputs of earlier stages again, from what the loops keep."""
+
+    graph: Graph
+    functions: Mapping[Name, Callable]
+    masks: Masks
+
+    def of(self, sources: Mapping[Name, jax.Array]) -> dict[Name, jax.Array]:
+        """Return the sources of a stage. The backward pass keeps only those that do not follow from residuals."""
+        return {name: known(self.output(name), out) if self.has(name) else out for name, out in sources.items()}
+
+    def has(self, name: Name) -> bool:
+        if name in self.functions:
+            return True
+        node = self.graph.nodes.get(name)
+        return isinstance(node, Join) and not node.over_time and all(map(self.has, node.of))
+
+    def output(self, name: Name) -> jax.Array:
+        if name in self.functions:
+            return self.functions[name](self.masks)
+        node = self.graph.nodes[name]
+        return tree_keep(self.masks.active, jax.vmap(node.function)(*map(self.output, node.of)))
+
+
+def _over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax.Array, Any]:
+    """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
+    owner, options = f"Network: join {name!r}", {}
+    lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
+    if active is not None:
+        options = {"mask": jnp.broadcast_to(active.reshape(active.shape + (1,) * (len(lead) - active.ndim)), lead)}
+        if not _takes_mask(join.function, len(sequences)):
+            raise TypeError(f"{owner}: the call has a mask, so a function over time must take it: function(..., mask)")
+    found: Any = join.function(*sequences, **options)
+    out, statistics = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    if not isinstance(out, jax.Array) or not is_float(out) or out.shape[: len(lead)] != lead:
+        raise TypeError(
+            f"{owner}: a function over time must return an array of floats with steps and examples in front, "
+            f"{lead}, and statistics beside it or none; got {jax.tree.map(jax.typeof, found)}"
+        )
+    return tree_keep(options.get("mask"), out), statistics
+
+
+def _takes_mask(function: Callable, count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count, mask=None)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
+
+
+def of_stage(graph: Graph, states: Mapping[Name, LayerState], pasts: Mapping[Name, jax.Array]) -> tuple[dict, dict]:
+    """Select the states and pasts that the loop of a graph starts with, from those of the network."""
+
+    def past(source, depth):
+        return (pasts[source] if source in pasts else states[source][1][None])[-depth:]
+
+    return {n: states[n] for n in graph.layers}, {source: past(source, depth) for source, depth in graph.depths.items()}

@@ -1,0 +1,138 @@
+"""Neurons that normalize their potential."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from .._struct import Real, parameter
+from ._lif import LIF
+
+
+class MPBN(LIF, pure=True):
+    r"""Leaky integrate-and-fire neurons with membrane potential batch normalization (MPBN).
+
+    .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\
+              s_t &= H\Big(\gamma\, \frac{u_t - \mu}{\sqrt{\sigma^2 + \epsilon}} + b - \theta\Big) \\
+              v_t &= R(u_t, s_t)
+
+    The spike depends on the normalized potential, and the reset changes the potential itself. In training,
+    :math:`\mu` and :math:`\sigma^2` are the mean and the variance of :math:`u_t` over the examples of the step, and
+    over all other axes except ``axis``. Gradients pass through them.
+
+    Parameters
+    ----------
+    decay, threshold, surrogate, reset, detach_reset, reset_value, norm_input
+        As in :class:`~spikegrad.LIF`, with a decay of 0.25, a threshold of 0.5 and ``reset="value"`` by default.
+    gain : float or array, default 1.0
+        :math:`\gamma`, dimensionless. It broadcasts to the state: ``(channels,)``, or ``(channels, 1, 1)`` for images
+        with the channels first.
+    bias : float or array, default 0.0
+        :math:`b`, in the unit of the threshold. It broadcasts to the state.
+    mean, var : array, optional
+        Running statistics, which replace those of the step. They broadcast to the state. Give both or none.
+    axis : int, default -1
+        The axis of the channels in a state with the examples in front.
+    epsilon : float, default 1e-5
+        :math:`\epsilon > 0`, in the squared unit of the potential.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, for ``delay_reset``, for one of ``mean`` and ``var`` without the other, and
+        for states without an axis of examples.
+
+    Notes
+    -----
+    A step couples the examples of a batch, and masked examples count. Networks keep the potential of each neuron and
+    step in full precision in all modes. Under ``jax.shard_map`` each device has statistics of its own.
+
+    The running statistics are yours to update: :meth:`statistics` of the states before the spike, which a
+    :class:`~spikegrad.Network` returns with ``pre_spike``. Guo et al. update them at every step. :meth:`folded` gives
+    plain neurons for inference.
+
+    References
+    ----------
+    Guo et al. 2023, "Membrane potential batch normalization for spiking neural networks", ICCV.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import MPBN
+    >>> cell = MPBN(gain=jnp.ones(3))
+    >>> currents = jax.random.normal(jax.random.key(0), (20, 64, 3)) * jnp.array([[[0.1, 1.0, 10.0]]])
+    >>> _, spikes = unroll(cell, currents)
+    >>> [f"{rate:.1f}" for rate in spikes.mean((0, 1))]
+    ['0.3', '0.3', '0.3']
+    """
+
+    nir_node = None
+
+    decay: Real = parameter(default=0.25, at_least=0, at_most=1)
+    threshold: Real = parameter(default=0.5)
+    reset: str = parameter(default="value", choices=("subtract", "value", "none"))
+    gain: Real = parameter(default=1.0, kw_only=True)
+    bias: Real = parameter(default=0.0, kw_only=True)
+    mean: ArrayLike | None = parameter(default=None, kind=object, kw_only=True)
+    var: ArrayLike | None = parameter(default=None, kind=object, kw_only=True)
+    axis: int = parameter(default=-1, integer=True, kw_only=True)
+    epsilon: float = parameter(default=1e-5, above=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delay_reset:
+            raise ValueError("MPBN: delay_reset must be False, because the last spike depends on the whole batch")
+        if (self.mean is None) != (self.var is None):
+            given, missing = ("var", "mean") if self.mean is None else ("mean", "var")
+            raise TypeError(f"MPBN: {missing} must be given with {given}; give both, or none in training")
+
+    def statistics(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each channel."""
+        if u.ndim < 2:
+            raise ValueError(f"MPBN: states must be of shape (batch, ..., neurons), got {u.shape}; give mean and var")
+        axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
+        return jnp.mean(u, axes, keepdims=True)[0], jnp.var(u, axes, keepdims=True)[0]
+
+    def normalized(self, u: jax.Array) -> jax.Array:
+        """Return the potential from which spikes are made."""
+        mean, var = self.statistics(u) if self.mean is None else (self.mean, self.var)
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+
+        def like(a: Any) -> jax.Array:
+            return jnp.broadcast_to(jnp.asarray(a, u.dtype), u.shape)
+
+        return cell.gain * (u - like(mean)) * jax.lax.rsqrt(like(var) + self.epsilon) + cell.bias
+
+    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cell = self._broadcast_to(u.dtype, u.shape, "v")
+        s = cell._spike(self.normalized(u), cell.threshold)
+        return cell._after_spike(u, s, cell.threshold), s
+
+    def folded(self) -> LIF:
+        r"""Return neurons without normalization that fire the same spikes, for inference.
+
+        Their threshold is :math:`(\theta - b) \sqrt{\sigma^2 + \epsilon} / \gamma + \mu`, an array.
+
+        Raises
+        ------
+        ValueError
+            If there are no running statistics, if a gain is not above 0, which would turn the comparison with the
+            threshold around, and for ``reset="subtract"``, which would subtract the other threshold.
+        """
+        if self.mean is None:
+            raise ValueError("MPBN: folded needs running statistics; give mean and var")
+        if not np.all(np.asarray(self.gain) > 0):
+            raise ValueError(f"MPBN: folded needs gains above 0, got {float(np.min(np.asarray(self.gain))):g}")
+        if self.reset == "subtract":
+            raise ValueError("MPBN: folded needs reset='value' or 'none', got 'subtract', which uses the threshold")
+        deviation = jnp.sqrt(jnp.asarray(self.var) + self.epsilon)
+        threshold = (self.threshold - self.bias) * deviation / self.gain + jnp.asarray(self.mean)
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(LIF)}
+        given["threshold"] = threshold
+        return LIF(**given)

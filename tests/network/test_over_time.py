@@ -1,0 +1,350 @@
+"""Functions of whole sequences within a network, such as batch normalization, against layers run one by one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import MODES, STORAGES, few
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    fold_normalization,
+    residual_report,
+    soft,
+    stochastic,
+)
+from spikegrad._compat import of_mesh
+
+STEPS, BATCH, UNITS = 7, 3, 4
+CELLS = {
+    "LIF": LIF(0.8, 0.6),
+    "adaptive": AdaptiveLIF(0.7, 0.5, adaptation=0.3, adaptation_decay=0.9),
+    "soft": LIF(0.9, 0.5, surrogate=soft(Sigmoid(2.0))),
+    "readout": LeakyReadout(0.7),
+}
+
+
+def normalized(x, gain, mask=None):
+    """Batch normalization over the steps that took place, and its statistics."""
+    wide = jnp.ones_like(x) if mask is None else jnp.broadcast_to(mask[..., None], x.shape).astype(x.dtype)
+
+    def mean_of(a):
+        return (wide * a).sum((0, 1), keepdims=True) / wide.sum((0, 1), keepdims=True)
+
+    mean = mean_of(x)
+    var = mean_of((x - mean) ** 2)
+    return gain[None, None] * (x - mean) / jnp.sqrt(var + 1e-5), {"mean": mean, "var": var}
+
+
+class Spec:
+    """A random feed-forward network of joins over time, joins of one step, and layers, which read earlier entries."""
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        self.nodes, self.params = {}, {}
+        names = [f"n{k}" for k in rng.permutation(int(rng.integers(3, 9)))]
+        for n, name in enumerate(names):
+            earlier = ["input", *names[:n]]
+            kind = str(rng.choice(["layer", "layer", "norm", "norm", "sum"]))
+            kind = {0: "norm", len(names) - 1: "layer"}.get(n, kind)
+            if kind == "layer":
+                sources = {str(rng.choice(earlier)): 0}
+                for source in rng.choice(earlier, size=int(rng.integers(0, 3)), replace=False):
+                    sources.setdefault(str(source), int(rng.integers(1, 4)))
+                own = bool(rng.uniform() < 0.3)
+                self.nodes[name] = ("layer", str(rng.choice([*CELLS])), sources, own)
+                for source in [*sources, *["own"] * own]:
+                    self.params[f"{name} of {source}"] = rng.normal(0.2, 0.7, (UNITS, UNITS))
+                continue
+            sources = rng.choice(earlier, size=min(len(earlier), int(rng.integers(1, 3))), replace=False)
+            self.nodes[name] = (kind, None, [str(source) for source in sources], False)
+            if kind == "norm":
+                self.params[f"{name} weight"] = rng.normal(0, 1, (UNITS, UNITS))
+                self.params[f"{name} gain"] = rng.uniform(0.5, 1.5, UNITS)
+        self.outputs = tuple(rng.choice(names, size=int(rng.integers(1, len(names) + 1)), replace=False).tolist())
+        self.x = rng.uniform(0, 1.5, (STEPS, BATCH, UNITS))
+        self.mask = None if rng.uniform() < 0.5 else rng.uniform(size=(STEPS, BATCH)) < 0.7
+
+    def given(self):
+        return {"params": jax.tree.map(jnp.asarray, self.params), "x": jnp.asarray(self.x)}
+
+    def network(self, params):
+        nodes = {}
+        for name, (kind, what, sources, own) in self.nodes.items():
+            if kind == "layer":
+                weights = {
+                    source: Delayed(params[f"{name} of {source}"], lag) if lag else params[f"{name} of {source}"]
+                    for source, lag in sources.items()
+                }
+                nodes[name] = Layer(weights, CELLS[what], recurrent=params[f"{name} of own"] if own else None)
+            elif kind == "norm":
+                w, gain = params[f"{name} weight"], params[f"{name} gain"]
+                nodes[name] = Join(
+                    lambda *x, mask=None, w=w, gain=gain: normalized(sum(x) @ w, gain, mask), sources, over_time=True
+                )
+            else:
+                nodes[name] = Join(lambda *x: jnp.tanh(sum(x)), sources)
+        return Network(nodes, outputs=self.outputs)
+
+
+def by_network(spec, given, **options):
+    states, outs, before = spec.network(given["params"])(
+        given["x"], mask=spec.mask, all_layers=True, pre_spike=True, **options
+    )
+    layers = [name for name, (kind, *_) in spec.nodes.items() if kind == "layer"]
+    statistics = {name: states[name] for name, (kind, *_) in spec.nodes.items() if kind == "norm"}
+    return {name: states[name][0] for name in layers}, statistics, outs, before
+
+
+def by_layers(spec, given):
+    """One entry after the other, each over all steps of every example by itself."""
+    params, outs, before, states, statistics = given["params"], {"input": given["x"]}, {}, {}, {}
+    mask = np.ones((STEPS, BATCH), bool) if spec.mask is None else spec.mask
+    for name, (kind, what, sources, own) in spec.nodes.items():
+        if kind == "norm":
+            x = sum(outs[source] for source in sources) @ params[f"{name} weight"]
+            found, statistics[name] = normalized(x, params[f"{name} gain"], mask)
+            outs[name] = jnp.where(mask[..., None], found, 0)
+        elif kind == "sum":
+            outs[name] = jnp.where(mask[..., None], jnp.tanh(sum(outs[source] for source in sources)), 0)
+        else:
+            cell, found = CELLS[what], []
+            for b in range(BATCH):
+                ran, t_before, out, v = [], [], jnp.zeros(UNITS), cell.initial_state((UNITS,), jnp.result_type(float))
+                times = [t for t in range(STEPS) if mask[t, b]]
+                for n in range(len(times)):
+                    current = jnp.zeros(UNITS)
+                    for source, lag in sources.items():
+                        if n >= lag:
+                            current = current + outs[source][times[n - lag], b] @ params[f"{name} of {source}"]
+                    if own and n:
+                        current = current + ran[-1] @ params[f"{name} of own"]
+                    u = cell.integrate(v, current)
+                    v, out = cell.fire(u)
+                    ran.append(out)
+                    t_before.append(u)
+                zero = jax.tree.map(jnp.zeros_like, (cell.initial_state((UNITS,), jnp.result_type(float)), out))
+                places = {t: n for n, t in enumerate(times)}
+                steps = [(t_before[places[t]], ran[places[t]]) if t in places else zero for t in range(STEPS)]
+                found.append((v, jax.tree.map(lambda *a: jnp.stack(a), *steps)))
+            stack = functools.partial(jax.tree.map, lambda *a: jnp.stack(a))
+            states[name] = stack(*[v for v, _ in found])
+            before[name], outs[name] = jax.tree.map(lambda *a: jnp.stack(a, 1), *[steps for _, steps in found])
+    del outs["input"]
+    return states, statistics, outs, before
+
+
+def loss(found):
+    """Of all that both return, each number with a weight of its own."""
+    leaves = jax.tree.leaves(found)
+    weights = [np.cos(np.arange(leaf.size) + n).reshape(leaf.shape) for n, leaf in enumerate(leaves)]
+    return sum((w * (leaf + 0.3 * leaf * leaf)).sum() for w, leaf in zip(weights, leaves, strict=True))
+
+
+def derivatives(run, given):
+    def of(given):
+        found = run(given)
+        return loss(found), found
+
+    gradient, found = jax.grad(of, has_aux=True)(given)
+    return found, gradient
+
+
+RUNS = [{"mode": mode} for mode in MODES] + [{"chunk": 2}, {"chunk": 3}]
+
+
+@pytest.mark.parametrize("seed", few(range(60), 3))
+def test_random_networks(seed, x64):
+    if seed % 10 == 0:
+        jax.clear_caches()  # the compiled networks of all seeds exceed what one process may map
+    spec = Spec(seed)
+    wanted, gradient = derivatives(functools.partial(by_layers, spec), spec.given())
+    norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
+    for options in (RUNS[seed % len(RUNS)], RUNS[(seed + 3) % len(RUNS)]):
+        found, got = derivatives(lambda given, o=options: by_network(spec, given, **o), spec.given())
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=f"{options} {jax.tree_util.keystr(path)}")
+        storage = STORAGES.get(options.get("mode"))
+        error = 1e-9 if storage is None else storage.gradient_error
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(gradient), strict=True):
+            off = np.sqrt(((np.asarray(a) - b) ** 2).sum())
+            assert off <= error * norm, f"{options} {jax.tree_util.keystr(path)}: {off:.2g} of {norm:.2g}"
+
+
+# --- one network in several ways ------------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.uniform(0, 1.5, (12, BATCH, UNITS)), jnp.float32)
+PARAMS = {
+    **{name: jnp.asarray(RNG.normal(0.2, 0.7, (UNITS, UNITS)), jnp.float32) for name in ("stem", "branch", "deep")},
+    "gain": jnp.asarray(RNG.uniform(0.5, 1.5, UNITS), jnp.float32),
+}
+
+
+def same(x):
+    return x
+
+
+def residual(params, function=normalized, cell=CELLS["LIF"]):
+    """Two blocks of weights, batch normalization and neurons, and a sum that skips the second."""
+
+    def block(name):
+        return lambda x, mask=None: function(x @ params[name], params["gain"], mask)
+
+    return Network(
+        {
+            "stem norm": Join(block("stem"), "input", over_time=True),
+            "stem": Layer(same, cell),
+            "branch norm": Join(block("branch"), "stem", over_time=True),
+            "branch": Layer(same, cell),
+            "sum": Join(lambda a, b: a + b, ("stem", "branch")),
+            "deep norm": Join(block("deep"), "sum", over_time=True),
+            "deep": Layer(same, cell),
+        }
+    )
+
+
+def squared(params, x=X, **options):
+    weights = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    return (weights * residual(params)(x, **options)[1]).sum()
+
+
+@pytest.mark.parametrize(("mode", "arrays"), [("exact", 3), ("half", 1.5), ("8-bit", 0.94)])
+def test_only_the_states_of_the_layers_are_kept(mode, arrays):
+    x = jnp.zeros((60, 8, UNITS))
+    bytes_of_a_layer = 4 * x.size
+    report = residual_report(lambda p: residual(p)(x, mode=mode)[1].sum(), PARAMS)
+    assert report.bytes <= 1.01 * arrays * bytes_of_a_layer
+
+
+def test_second_derivatives(x64):
+    params, x = jax.tree.map(lambda a: a.astype(float), (PARAMS, X))
+
+    def twice(mode):
+        return jax.grad(lambda p: sum(jnp.vdot(g, g) for g in jax.tree.leaves(jax.grad(squared)(p, x, mode=mode))))
+
+    exact, scan = (jax.jit(twice(mode))(params) for mode in ("exact", "scan"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8), exact, scan)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(scan))
+
+
+def test_forward_mode():
+    tangents = jax.tree.map(jnp.ones_like, PARAMS)
+    _, got = jax.jvp(lambda p: squared(p, mode="scan"), (PARAMS,), (tangents,))
+    gradient = jax.grad(squared)(PARAMS)
+    np.testing.assert_allclose(got, sum(g.sum() for g in jax.tree.leaves(gradient)), rtol=1e-4)
+    with pytest.raises(TypeError, match="mode='scan'"):
+        jax.jvp(squared, (PARAMS,), (tangents,))
+
+
+def test_networks_side_by_side():
+    several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), PARAMS)
+    both = jax.vmap(jax.grad(squared))(several)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-4, atol=1e-4),
+        both,
+        jax.grad(squared)(jax.tree.map(lambda a: a[1], several)),
+    )
+
+
+@pytest.mark.parametrize("kind", few([AxisType.Auto, AxisType.Explicit], AxisType.Explicit))
+def test_several_devices_share_the_examples(kind):
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,), devices=jax.devices()[:2])
+    x = jnp.concatenate([X, X[:, :1]], 1)
+    alone = jax.grad(squared)(PARAMS, x)
+    with of_mesh(mesh):
+        shared = jax.jit(jax.grad(squared))(PARAMS, jax.device_put(x, NamedSharding(mesh, P(None, "batch"))))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), alone, shared)
+
+
+@pytest.mark.parametrize("mode", few([mode for mode in MODES if mode != "scan"], "8-bit"))
+def test_keys_draw_the_same_spikes_in_every_mode(mode):
+    cell = LIF(0.8, 0.6, surrogate=stochastic(Sigmoid(2.0)))
+    mask = jnp.asarray(RNG.uniform(size=X.shape[:2]) < 0.7)
+    network, key = residual(PARAMS, cell=cell), jax.random.key(1)
+    outs, scan = (network(X, key=key, mask=mask, mode=mode, all_layers=True)[1] for mode in (mode, "scan"))
+    assert 0 < scan["deep"].sum() < scan["deep"].size
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), outs, scan)
+
+
+def test_states_go_on_where_a_call_ended():
+    network = residual(PARAMS, function=lambda x, gain, mask: gain[None, None] * x)
+    _, whole = network(X)
+    states, before = network(X[:5])
+    _, after = network(X[5:], states)
+    np.testing.assert_array_equal(whole, jnp.concatenate([before, after]))
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_of_whole_sequences_in_a_loop():
+    w = PARAMS["stem"]
+    with pytest.raises(
+        ValueError, match=r"join 'norm' takes all steps at once.*through 'cell'.*cannot be part of a loop"
+    ):
+        Network(
+            {
+                "cell": Layer({"input": w, "norm": Delayed(w, 1)}, LIF()),
+                "norm": Join(same, "cell", over_time=True),
+            }
+        )
+
+
+def test_a_network_that_needs_all_steps_has_no_step():
+    network = residual(PARAMS)
+    for call in (lambda: network.initial_state(X[0]), lambda: network.step({}, X[0])):
+        with pytest.raises(TypeError, match=r"join 'stem norm' takes all steps at once.*folded"):
+            call()
+
+
+def norm_of(function):
+    return Network({"norm": Join(function, "input", over_time=True), "out": Layer(same, LeakyReadout(0.9))})
+
+
+def test_what_a_function_of_whole_sequences_must_take_and_return():
+    with pytest.raises(TypeError, match=r"join 'norm': the call has a mask.*function\(..., mask\)"):
+        norm_of(lambda x: x)(X, mask=jnp.ones(len(X), bool))
+    with pytest.raises(TypeError, match=r"join 'norm': .*steps and examples in front, \(12, 3\).*got float32\[4\]"):
+        norm_of(lambda x: x.mean((0, 1)))(X)
+    with pytest.raises(TypeError, match="over_time must be a bool, got 1"):
+        Join(same, "input", over_time=1)  # type: ignore[arg-type]
+
+
+def test_states_of_other_entries():
+    network = residual(PARAMS)
+    states, _ = network(X)
+    del states["deep"]
+    with pytest.raises(ValueError, match=r"states must have the keys \['branch', 'deep', 'stem'\], got"):
+        network(X, states)
+
+
+# --- inference ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_folded_weights_compute_the_normalized_currents(axis, x64):
+    weight, x = RNG.normal(size=(5, UNITS)), RNG.normal(size=(BATCH, 5))
+    bias, mean, shift = RNG.normal(size=(3, UNITS))
+    var, gain = RNG.uniform(0.5, 2, UNITS), RNG.normal(size=UNITS)
+    wanted = gain * (x @ weight + bias - mean) / np.sqrt(var + 1e-3) + shift
+    given = weight if axis == -1 else weight.T
+    folded, own = fold_normalization(given, bias, mean=mean, var=var, gain=gain, shift=shift, axis=axis, epsilon=1e-3)
+    np.testing.assert_allclose(x @ (folded if axis == -1 else folded.T) + own[None], wanted, rtol=1e-12)
+
+
+def test_gains_of_each_step_do_not_fold():
+    with pytest.raises(ValueError, match=r"fold_normalization: gain must be a number or of shape \(2,\), got"):
+        fold_normalization(jnp.ones((4, 2)), mean=jnp.zeros(2), var=jnp.ones(2), gain=jnp.ones((6, 2)))

@@ -1,0 +1,97 @@
+"""MPBN against loops in NumPy, and against the neurons it folds into."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import LIF, Layer, Network, Sigmoid, soft, unroll
+from spikegrad.neurons import MPBN
+
+STEPS, BATCH = 9, 8
+RNG = np.random.default_rng(0)
+
+
+def mpbn(x, gain, bias, axis):
+    """Guo et al. 2023: the spike is of the normalized potential, the reset to zero of the potential itself."""
+    axes = tuple(n for n in range(x.ndim - 1) if n != axis % (x.ndim - 1))
+    v, spikes, potentials = np.zeros(x.shape[1:]), [], []
+    for current in x:
+        u = 0.25 * v + current
+        mean, var = u.mean(axes, keepdims=True), u.var(axes, keepdims=True)
+        s = gain * (u - mean) / np.sqrt(var + 1e-5) + bias >= 0.5
+        v = u * (1 - s)
+        spikes.append(s)
+        potentials.append(u)
+    return np.stack(spikes), np.stack(potentials)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3,), -1), ((2, 4, 3), -1), ((3, 4, 2), 1)])
+def test_spikes_are_those_of_the_paper(shape, axis, x64):
+    x = RNG.normal(0.3, 2, (STEPS, BATCH, *shape))
+    wide = (3,) + (1,) * (len(shape) - 1 if axis == 1 else 0)
+    gain, bias = RNG.normal(1, 0.5, wide), RNG.normal(0, 0.3, wide)
+    spikes, potentials = mpbn(x, gain, bias, axis)
+    cell = MPBN(gain=jnp.asarray(gain), bias=jnp.asarray(bias), axis=axis)
+    network = Network([Layer(lambda x: x, cell)])
+    for mode in ("exact", "8-bit", "scan"):
+        _, out, (us,) = network(jnp.asarray(x), mode=mode, pre_spike=True)
+        np.testing.assert_array_equal(out, spikes)
+        np.testing.assert_allclose(us, potentials, rtol=1e-12, atol=1e-12)
+    assert 0.1 < spikes.mean() < 0.9
+
+
+def test_gradients_pass_through_the_statistics(x64):
+    """With soft spikes the gradient is that of finite differences."""
+    x = jnp.asarray(RNG.normal(0.3, 2, (STEPS, BATCH, 3)))
+    weights = jnp.asarray(RNG.normal(size=x.shape))
+
+    def loss(x):
+        return (weights * unroll(MPBN(surrogate=soft(Sigmoid(2.0)), gain=jnp.asarray([1.0, 2, -1])), x)[1]).sum()
+
+    direction = jnp.asarray(RNG.normal(size=x.shape))
+    slope = (loss(x + 1e-6 * direction) - loss(x - 1e-6 * direction)) / 2e-6
+    np.testing.assert_allclose(jnp.vdot(jax.grad(loss)(x), direction), slope, rtol=1e-6)
+    # what all examples share does not change what is normalized
+    shared = jax.grad(loss)(x)[-1].sum(0)
+    np.testing.assert_allclose(shared, np.zeros(3), atol=1e-10)
+
+
+def running(**changed):
+    numbers = {"gain": [1.5, 0.5, 1.0], "bias": [0.1, 0, -0.2], "mean": [0.2, -0.3, 1], "var": [4.0, 0.5, 2.0]}
+    given: dict[str, Any] = {name: jnp.asarray(value) for name, value in numbers.items()}
+    given.update(changed)
+    return MPBN(**given)
+
+
+@pytest.mark.parametrize("reset", ["value", "none"])
+def test_folded_neurons_fire_the_same_spikes(reset, x64):
+    x = jnp.asarray(RNG.normal(0.3, 2, (STEPS, BATCH, 3)))
+    cell = running(reset=reset)
+    folded = cell.folded()
+    assert type(folded) is LIF
+    _, spikes = unroll(cell, x)
+    np.testing.assert_array_equal(unroll(folded, x)[1], spikes)
+    assert 0.1 < spikes.mean() < 0.9
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MPBN().folded(), "MPBN: folded needs running statistics; give mean and var"),
+        (lambda: running(gain=jnp.asarray([1.0, -0.5, 1])).folded(), "MPBN: folded needs gains above 0, got -0.5"),
+        (lambda: running(reset="subtract").folded(), "MPBN: folded needs reset='value' or 'none', got 'subtract'"),
+        (lambda: MPBN(mean=jnp.zeros(3)), "MPBN: var must be given with mean; give both, or none in training"),
+        (lambda: MPBN(delay_reset=True), "MPBN: delay_reset must be False"),
+        (
+            lambda: MPBN()(jnp.zeros(3), jnp.zeros(3)),
+            "MPBN: states must be of shape .batch, ..., neurons., got",
+        ),
+        (lambda: MPBN(epsilon=0.0), "MPBN: epsilon must be > 0"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
