@@ -2,6 +2,7 @@
 
 from ._connections import Delayed, Join, Window
 from ._delays import DelayKernel, rounded_delays
+from ._draw_weights import draw_weights
 from ._initial import fluctuation_driven
 from ._layer import Layer
 from ._network import Network
@@ -15,6 +16,7 @@ __all__ = [
     "Layer",
     "Network",
     "Window",
+    "draw_weights",
     "fluctuation_driven",
     "fold_normalization",
     "match_widths",

@@ -117,7 +117,7 @@ def fluctuation_driven(
     True
     """
     response = _response(cell)
-    std = _std(cell, mean, std)
+    std = deviation(cell, std, mean)
     measured = np.ndim(rate) > 0
     moments = _measure(response, jnp.asarray(rate), mask) if measured else _expect(response, rate, mask)
     _check(moments.square, jnp.isfinite(moments.square), "inputs are NaN or infinite")
@@ -168,7 +168,7 @@ def draw(
     elif measured == (rate is not None):
         raise TypeError("Layer.init: give a number of inputs and a rate, or inputs to measure, or weight")
     else:
-        sigma = _std(cell, mean, std)
+        sigma = deviation(cell, std, mean)
         part = sigma * FEEDFORWARD**0.5 if recurrent and other is None else sigma
         rate = inputs if measured else rate
         matrix = fluctuation_driven(cell, rate, mask=mask, mean=mean, std=part)(key, (n, neurons), dtype)
@@ -188,8 +188,8 @@ def _checked(name: str, initializer: Any) -> Initializer:
     return cast("Initializer", initializer)
 
 
-def _std(cell: Cell, mean: Any, std: Any) -> Any:
-    """The one that is wanted."""
+def deviation(cell: Cell, std: Any, mean: Any = 0.0) -> Any:
+    """The standard deviation that is wanted of a potential."""
     if std is None:
         threshold = _response(cell).threshold
         std = 1.0 if threshold is None else threshold - mean

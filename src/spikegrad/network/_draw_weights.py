@@ -1,0 +1,187 @@
+"""Weights at the start, for every matrix of a network that is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from .._pytree import is_array, merge, split
+from .._surrogate import as_key
+from ._connections import Delayed, Edge, Name, Window, weights_of
+from ._delays import DelayKernel
+from ._graph import Graph
+from ._initial import FEEDFORWARD, deviation, fluctuation_driven
+from ._layer import Layer
+from ._network import Network, with_nodes
+from ._nodes import node_named
+from ._step import is_stochastic
+
+
+def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | None = None, std: Any = None) -> Network:
+    r"""Draw all matrices of a network anew, so that each potential fluctuates up to its threshold.
+
+    The matrices of a network say their shapes, zeros for instance. Layers get their weights in the order of the
+    signals, each from the outputs of its sources, by :func:`fluctuation_driven`. A layer with several sources has the
+    variance of its potential from all of them in equal parts. Where delayed edges close a loop, they have 0.1 of the
+    variance.
+
+    Parameters
+    ----------
+    network : Network
+        A list or a graph of layers.
+    key : array of jax.random.key
+        Draws the weights, and the spikes of neurons that are :func:`stochastic`.
+    inputs : array_like or dict
+        Inputs to measure, as the network takes them, ``(steps, examples, inputs)``: a batch of the training data.
+    mask : array of bool, optional
+        The steps that take place, as the network takes it.
+    std : float or dict, optional
+        The standard deviation of the potentials, or one for each layer that is named. By default the threshold, and 1
+        for readouts.
+
+    Returns
+    -------
+    Network
+        Weights that are functions, biases and delays stay as they are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`fluctuation_driven` does, with the name of the layer: for a source that is silent, say.
+
+    Notes
+    -----
+    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as one.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network, draw_weights
+    >>> w = jnp.zeros((40, 40))
+    >>> network = Network(
+    ...     {
+    ...         "stem": Layer(w, LIF(0.9)),
+    ...         "branch": Layer({"stem": w, "branch": Delayed(w, 1)}, LIF(0.9)),
+    ...         "sum": Join(lambda a, b: a + b, ("stem", "branch")),
+    ...         "out": Layer(jnp.zeros((40, 3)), LeakyReadout(0.9)),
+    ...     }
+    ... )
+    >>> spikes = jax.random.bernoulli(jax.random.key(0), 0.1, (50, 8, 40))
+    >>> network = draw_weights(network, jax.random.key(1), spikes)
+    >>> _, outs = network(spikes, all_layers=True)
+    >>> bool(0.01 < outs["branch"].mean() < 0.5), bool(0.3 < outs["out"].std() < 3)
+    (True, True)
+    """
+    graph = network.graph
+    _check_names(std, graph)
+    drawing, spiking = jax.random.split(as_key("draw_weights", key))
+    noise = spiking if any(is_stochastic(layer.cell) for layer in graph.layers.values()) else None
+    _, functions = split(network, lambda _, leaf: is_array(leaf))
+
+    @jax.jit
+    def run(arrays):
+        return merge(arrays, functions)(inputs, mask=mask, key=noise, all_layers=True)[1]
+
+    def outputs():
+        outs = run(split(network, lambda _, leaf: is_array(leaf))[0])
+        return {**network._named_inputs(inputs), **(dict(enumerate(outs)) if isinstance(outs, tuple) else outs)}
+
+    # In the order of the signals, so that the sources of a layer have their weights. Delayed edges that close a loop
+    # come last, and are zeros until all layers of the loop have their other weights.
+    for names in graph.components(_EVER):
+        layers = [name for name in names if name in graph.layers]
+        parts = {name: _parts(graph, name) for name in layers}
+        network = with_nodes(network, {name: _with_zeros(graph.layers[name], parts[name].feedback) for name in layers})
+        for feedback in (False, True):
+            for name in layers:
+                weights = parts[name].feedback if feedback else parts[name].forward
+                if not weights:
+                    continue
+                drawing, own = jax.random.split(drawing)
+                share = 1 - FEEDFORWARD if feedback else FEEDFORWARD
+                share = share if parts[name].feedback and parts[name].forward else 1.0
+                wanted = std.get(name) if isinstance(std, Mapping) else std
+                with node_named(name):
+                    drawn = _draw(own, network.graph, name, weights, outputs(), mask, wanted, share)
+                network = with_nodes(network, {name: drawn})
+    return network
+
+
+_EVER = 2**62
+"""A chunk as long as any delay, so that all edges count as links of a loop."""
+
+
+class _Parts(NamedTuple):
+    """The weights of a layer with matrices, by label: edges of each."""
+
+    forward: dict[str, list[Edge]]
+    feedback: dict[str, list[Edge]]
+    """Delayed edges that close a loop."""
+
+
+def _parts(graph: Graph, name: Name) -> _Parts:
+    parts = _Parts({}, {})
+    for label, weight in graph.nodes[name].weights.items():
+        if _matrix(weight) is None:
+            continue
+        edges = [edge for edge in graph.edges[name] if edge.label in weights_of(label, weight)]
+        # a kernel of delays has one matrix for all its lags
+        edges = edges if _matrix(weight).ndim == 3 else edges[:1]
+        back = all(edge.label in graph.looped[name] and min(edge.lags) > 0 for edge in edges)
+        (parts.feedback if back else parts.forward)[label] = edges
+    return parts
+
+
+def _matrix(weight: Any) -> Any:
+    """Return the array to draw of a weight, ``(inputs, neurons)`` or ``(length, inputs, neurons)``, or None."""
+    inner = weight.weight if isinstance(weight, (Delayed, Window)) else weight
+    inner = inner.weight if isinstance(inner, DelayKernel) else inner
+    return jnp.asarray(inner) if is_array(inner) else None
+
+
+def _with_matrix(weight: Any, matrix: jax.Array) -> Any:
+    if isinstance(weight, (Delayed, Window, DelayKernel)):
+        return dataclasses.replace(weight, weight=_with_matrix(weight.weight, matrix))
+    return matrix
+
+
+def _with_matrices(layer: Layer, matrices: Mapping[str, jax.Array]) -> Layer:
+    new = {k: _with_matrix(w, matrices[k]) if k in matrices else w for k, w in layer.weights.items()}
+    recurrent = new.pop("recurrent", None)
+    weight = dict(zip(layer.weight, new.values(), strict=True)) if isinstance(layer.weight, Mapping) else new["weight"]
+    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
+
+
+def _with_zeros(layer: Layer, labels: Iterable[str]) -> Layer:
+    return _with_matrices(layer, {label: jnp.zeros_like(_matrix(layer.weights[label])) for label in labels})
+
+
+def _draw(key, graph, name, weights, outputs, mask, std, share):
+    """Return a layer with matrices that have a share of the variance of its potential together."""
+    layer, matrices = graph.nodes[name], {}
+    std = deviation(layer.cell, std) * (share / sum(map(len, weights.values()))) ** 0.5
+    for n, (label, edges) in enumerate(weights.items()):
+        old, keys = _matrix(layer.weights[label]), jax.random.split(jax.random.fold_in(key, n), len(edges))
+        drawn = [
+            fluctuation_driven(layer.cell, _delayed(outputs[edge.source], edge.lags[0]), mask=mask, std=std)(
+                own, old.shape[-2:], old.dtype
+            )
+            for edge, own in zip(edges, keys, strict=True)
+        ]
+        matrices[label] = jnp.stack(drawn) if old.ndim == 3 else drawn[0]
+    return _with_matrices(layer, matrices)
+
+
+def _delayed(x: jax.Array, lag: int) -> jax.Array:
+    return x if not lag else jnp.concatenate([jnp.zeros_like(x[:lag]), x[:-lag]])
+
+
+def _check_names(std: Any, graph: Graph) -> None:
+    unknown = [name for name in std if name not in graph.layers] if isinstance(std, Mapping) else []
+    if unknown:
+        raise ValueError(f"draw_weights: std must name layers of {[*graph.layers]}, got {unknown[0]!r}")

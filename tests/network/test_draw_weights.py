@@ -1,0 +1,102 @@
+"""Weights drawn for a network that is built: what each source adds to a potential, simulated in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import LIF, Delayed, DelayKernel, Join, Layer, LeakyReadout, Network, Window, draw_weights
+
+N, STEPS = 150, 60
+KEY = jax.random.key(3)
+SPIKES = jax.random.bernoulli(jax.random.key(0), 0.1, (STEPS, 20, N))
+ZEROS, ONES = jnp.zeros((N, N)), jnp.ones(N)
+CELL = LIF(0.9)
+
+
+def leaked(current, decay=0.9):
+    """The potential without spikes."""
+    u, out = np.zeros(current.shape[1:]), []
+    for one in np.asarray(current, np.float64):
+        u = decay * u + one
+        out.append(u)
+    return np.stack(out)
+
+
+def later(x, lag):
+    return np.concatenate([np.zeros_like(x[:lag]), np.asarray(x, float)[:-lag]]) if lag else np.asarray(x, float)
+
+
+def network(std=None):
+    built = Network(
+        {
+            "stem": Layer(ZEROS, CELL),
+            "branch": Layer(
+                {"stem": ZEROS, "input": Delayed(ZEROS, 3), "top": Delayed(ZEROS, 2)}, CELL, bias=jnp.ones(N)
+            ),
+            "window": Layer(Window(jnp.zeros((3, N, N))), CELL, recurrent=ZEROS, of="branch"),
+            "top": Layer({"branch": ZEROS}, CELL),
+            "sum": Join(lambda a, b: a + b, ("window", "top")),
+            "out": Layer(ZEROS, LeakyReadout(0.9)),
+        }
+    )
+    drawn = draw_weights(built, KEY, SPIKES, std=std)
+    outs = {**drawn(SPIKES, all_layers=True)[1], "input": SPIKES.astype(float)}
+    return drawn, {name: np.asarray(out) for name, out in outs.items()}
+
+
+def of_std(potential, wanted, rel=0.15):
+    """About: neurons that fire together give potentials that differ more from draw to draw."""
+    assert potential.std() == pytest.approx(wanted, rel=rel)
+
+
+def test_each_source_has_its_share_of_the_variance():
+    drawn, outs = network()
+    layers = drawn.layers
+    of_std(leaked(outs["input"] @ layers["stem"].weight), 1.0)
+    branch = layers["branch"].weight
+    of_std(leaked(outs["stem"] @ branch["stem"]), 0.45**0.5)  # 0.9 for two sources
+    of_std(leaked(later(outs["input"], 3) @ branch["input"].weight), 0.45**0.5)
+    window = layers["window"]
+    for lag in range(3):
+        of_std(leaked(later(outs["branch"], lag) @ window.weight.weight[lag]), 0.3**0.5)
+    of_std(leaked(outs["sum"] @ layers["out"].weight), 1.0)
+    np.testing.assert_array_equal(layers["branch"].bias, ONES)
+
+
+def test_loops_have_a_tenth_of_the_variance():
+    """By the outputs of the loop before its delayed edges have weights."""
+    drawn, outs = network()
+    branch = drawn.layers["branch"].weight["top"].weight
+    # about: with these weights the loop fires at other times
+    assert leaked(later(outs["top"], 2) @ branch).std() == pytest.approx(0.1**0.5, rel=0.35)
+    assert leaked(later(outs["window"], 1) @ drawn.layers["window"].recurrent).std() == pytest.approx(
+        0.1**0.5, rel=0.35
+    )
+
+
+def test_a_deviation_for_each_layer():
+    drawn, outs = network(std={"top": 0.5, "out": 3.0})
+    of_std(leaked(outs["branch"] @ drawn.layers["top"].weight["branch"]), 0.5)
+    of_std(leaked(outs["sum"] @ drawn.layers["out"].weight), 3.0)
+
+
+def test_a_list_and_a_kernel_of_delays():
+    kernel = DelayKernel(ZEROS, jnp.full((N, N), 2.0), length=5, width=0.0)
+    drawn = draw_weights(Network({"a": Layer(Window(kernel), CELL)}), KEY, SPIKES)
+    new = drawn.layers["a"].weight.weight
+    of_std(leaked(later(SPIKES, 2) @ new.weight), 1.0)
+    assert jnp.array_equal(new.delay, kernel.delay)
+    chain = draw_weights(Network([Layer(ZEROS, CELL, ZEROS), Layer(lambda x: x, CELL)]), KEY, SPIKES)
+    of_std(leaked(np.asarray(SPIKES, float) @ chain.layers[0].weight), 0.9**0.5)
+    assert chain.layers[0].recurrent.std() > 0
+
+
+def test_bad_input():
+    silent = Network({"a": Layer(ZEROS, LIF(threshold=50.0)), "b": Layer(ZEROS, LIF())})
+    with pytest.raises(ValueError, match="Network: layer 'b': fluctuation_driven: inputs are all 0"):
+        draw_weights(silent, KEY, SPIKES, std=0.1)
+    with pytest.raises(ValueError, match=r"draw_weights: std must name layers of \['a', 'b'\], got 'c'"):
+        draw_weights(silent, KEY, SPIKES, std={"c": 1.0})
+    with pytest.raises(TypeError, match="draw_weights: key must be"):
+        draw_weights(silent, 3, SPIKES)
