@@ -4,7 +4,9 @@ A stack of three layers of 512 neurons over 100 steps; the same with residual su
 above and recurrent weights; and a block of SEW-ResNet with 16 channels. ``temp_units`` are the temporary memory of the
 compiled program, in arrays of one float32 for each step, example and neuron; ``kept_units``, in the same unit, are the
 arrays that the backward pass is given. Times are ratios to ``scan`` of the same network, and to the stack in the same
-mode: the same layers without the joins.
+mode: the same layers without the joins. ``normalized`` is the stack with batch normalization over all steps in each
+layer. On a CPU it is compiled with a scheduler that saves memory, because the default one computes all normalizations
+again at the same time.
 
     python benchmarks/graphs.py --json FILE
 """
@@ -47,8 +49,24 @@ def dense(neurons: int, steps: int, batch: int) -> tuple[dict[str, Callable], li
         gate, total = Join(lambda a, b: a * (1 - b), ("a", "b")), Join(jnp.add, ("a", "c"))
         return Network({"a": a, "b": Layer(b.weight, CELL, of="a"), "ab": gate, "c": c, "ac": total, "out": out})
 
+    def normalized(w):
+        nodes, above = {}, "input"
+        for name, weight in zip("abc", w, strict=False):
+            function = functools.partial(normalization, weight)
+            nodes[f"{name} norm"] = Join(function, above, over_time=True)
+            nodes[name], above = Layer(lambda current: current, CELL), name
+        return Network(nodes | {"out": Layer(w[3], OUT)})
+
     networks = {"stack": lambda w: Network(layers(w)), "residual": residual, "feedback": feedback}
+    networks["normalized"] = normalized
     return networks, weights, inputs, 3 * neurons + 10
+
+
+def normalization(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """Normalize the currents of all steps and examples, for each neuron."""
+    current = x @ weight
+    mean = current.mean((0, 1), keepdims=True)
+    return (current - mean) * jax.lax.rsqrt(current.var((0, 1), keepdims=True) + 1e-5)
 
 
 def images(channels: int, size: int, steps: int, batch: int) -> tuple[dict[str, Callable], list, jax.Array, int]:
@@ -90,7 +108,13 @@ def measure(
         return (make(weights)(inputs, mode=mode)[1] ** 2).mean()
 
     losses = {key: functools.partial(loss, networks[key[0]], key[1]) for key in itertools.product(networks, modes)}
-    compiled = {k: jax.jit(jax.value_and_grad(f)).lower(weights, inputs).compile() for k, f in losses.items()}
+    saving = {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else {}
+    compiled = {
+        (name, mode): jax.jit(jax.value_and_grad(loss))
+        .lower(weights, inputs)
+        .compile(saving if name == "normalized" else {})
+        for (name, mode), loss in losses.items()
+    }
     runs = {k: (lambda run=run: jax.block_until_ready(run(weights, inputs))) for k, run in compiled.items()}
     seconds, rows = interleave(runs, rounds), []
     for (name, mode), run in compiled.items():
