@@ -1,0 +1,628 @@
+"""Residual blocks, delays, loops and normalization, compared with the libraries that have them.
+
+``scripts/record_graphs.py`` recorded outputs, gradients and running statistics in ``tests/recorded/graphs/``.
+"""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, few
+
+from spikegrad import (
+    LIF,
+    Arctan,
+    Delayed,
+    DelayKernel,
+    InvSquareGrad,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    Window,
+    decay_from_tau,
+    get,
+    parameter,
+    rounded_delays,
+    strict,
+    truncated,
+)
+from spikegrad.neurons import Cell
+
+pytestmark = pytest.mark.usefixtures("like_a_user")
+MODES = ("eval", "train")
+CURRENT = LeakyReadout(0.0)  # passes its current on
+
+
+@pytest.fixture
+def like_a_user(monkeypatch):
+    """Import examples, with the promotion rules that JAX has by default."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def same(current):
+    return current
+
+
+class Recorded:
+    """A case of a file."""
+
+    def __init__(self, file, case):
+        with np.load(ROOT / "tests" / "recorded" / "graphs" / f"{file}.npz") as cases:
+            self.record = cases[case]
+
+    def __getitem__(self, name):
+        return np.asarray(self.record[name], float)
+
+    def norm(self, name, statistics=("running_mean", "running_var")):
+        """Scale, offset, mean and variance of a normalization."""
+        return [self[f"{name}.{part}"] for part in ("weight", "bias", *statistics)]
+
+    def check(self, found, run=None, tolerance=1e-6):
+        """Compare all results of a run. Spikes must be equal, others may differ by a part of the largest number."""
+        names = [name for name in self.record.dtype.names if name.startswith(f"{run}/" if run else ("out", "d_"))]
+        largest = max(np.abs(self[name]).max() for name in names if "d_" in name)
+        for name in names:
+            got, expected = np.asarray(found[name.split("/")[-1]]), self[name]
+            assert got.shape == expected.shape, name
+            if self.record[name].dtype.kind != "f":
+                np.testing.assert_array_equal(got, expected, err_msg=name)
+            assert np.abs(expected).max() > 0, name
+            bound = tolerance * max(np.abs(expected).max(), 1e-3 * largest)
+            assert np.abs(got - expected).max() <= bound, (name, np.abs(got - expected).max(), bound)
+
+
+def differentiate(recorded, run, given):
+    """Call ``run(given)``, which returns outputs and more. Return both with the gradient of the recorded loss."""
+
+    def loss(given):
+        out, more = run(given)
+        return (recorded["cotangent"] * out).sum(), (out, more)
+
+    gradient, (out, more) = jax.jit(jax.grad(loss, has_aux=True))(given)
+    return out, gradient, more
+
+
+def blended(old, new, count=None):
+    """Update running statistics as torch does, with the unbiased variance of ``count`` numbers."""
+    return 0.9 * old + 0.1 * new * (count / (count - 1) if count else 1)
+
+
+# --- delays ----------------------------------------------------------------------------------------------------------
+
+
+def delay(position, length):
+    """The delay of a position of dcls, an array ``(inputs, neurons)``."""
+    return jnp.maximum(length - 1 - (position[0, :, :, 0].T + length // 2), 0)
+
+
+def dcls(recorded, given, kernel, length, width):
+    delays = DelayKernel(given["weight"][:, :, 0].T, delay(given["P"], length), length, width, kernel)
+    return Network({"out": Layer(Window(delays), CURRENT, bias=given["bias"])})
+
+
+@pytest.mark.parametrize(
+    ("case", "kernel", "more"), [("gauss", "gaussian", 0.27), ("max", "triangular", 0), ("rounded", "gaussian", 0)]
+)
+def test_kernels_of_dcls(x64, case, kernel, more):
+    recorded = Recorded("dcls", case)
+    given = {name: recorded[name] for name in ("weight", "bias", "P", "x")}
+
+    def run(given):
+        network = dcls(recorded, given, kernel, 7, recorded["SIG"] + more)
+        return (rounded_delays(network) if case == "rounded" else network)(given["x"])[::-1]
+
+    out, gradient, _ = differentiate(recorded, run, given)
+    found = {"out": out} | {f"d_{name}": value for name, value in gradient.items()}
+    if case == "rounded":  # both have no gradient
+        assert not np.any(found["d_P"])
+        assert not np.any(recorded["d_P"])
+        recorded.record = recorded.record[[name for name in recorded.record.dtype.names if name != "d_P"]]
+    recorded.check(found)
+
+
+def test_dcls_loses_synapses_of_even_kernels(x64):
+    """Its largest position lies beyond the end of a kernel of even length, so that these weights have no effect."""
+    recorded = Recorded("dcls", "even")
+    lost = recorded["P"] == 3
+    assert 8 < lost.sum() < lost.size
+    given = {name: recorded[name] for name in ("bias", "P")}
+    kept = {**given, "weight": np.where(lost[0], 0, recorded["weight"])}
+    out = dcls(recorded, kept, "gaussian", 6, 0.0)(recorded["x"])[1]
+    np.testing.assert_allclose(out, recorded["out"], atol=1e-6)
+    assert not np.any(recorded["d_weight"][lost[0]])
+    # a delay of 0 steps has all of its weight here
+    whole = dcls(recorded, {**given, "weight": recorded["weight"]}, "gaussian", 6, 0.0)
+    np.testing.assert_array_equal(jnp.asarray(whole.layers["out"].weight.weight).sum(0), recorded["weight"][:, :, 0].T)
+
+
+@pytest.mark.parametrize("case", ["wide", "rounded"])
+def test_delays_of_sparx(x64, case):
+    recorded = Recorded("sparx", case)
+    given = {name: recorded[name] for name in ("kernel", "delay", "bias", "x")}
+
+    def network(given):
+        kernel = DelayKernel(given["kernel"], given["delay"], 7, recorded["width"])
+        return Network({"out": Layer(Window(kernel), CURRENT, bias=given["bias"])})
+
+    out, gradient, _ = differentiate(recorded, lambda given: network(given)(given["x"])[::-1], given)
+    found = {"out": out} | {f"d_{name}": value for name, value in gradient.items()}
+    if case == "rounded":
+        assert not np.any(found["d_delay"])
+        assert not np.any(recorded["d_delay"])
+        recorded.record = recorded.record[[name for name in recorded.record.dtype.names if name != "d_delay"]]
+    recorded.check(found, tolerance=4e-6)
+    states, chunks = None, []
+    for x in np.split(recorded["x"], [1, 3, 12]):
+        states, y = network(given)(x, states)
+        chunks.append(y)
+    np.testing.assert_allclose(np.concatenate(chunks), recorded["chunks"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", few(["whole", "real", "wide"], "wide"))
+def test_recurrent_delays_of_delrec(x64, case):
+    """Each sender has a delay. The kernel is ``(1 + width - |lag - (1 + d)|)+ / (1 + width)^2``, for lags from 1."""
+    recorded = Recorded("delrec", case)
+    given = {name: recorded[name] for name in ("recurrent_weights", "recurrent_delays", "x")}
+
+    def run(given):
+        away = jnp.arange(1, 10)[:, None] - (1 + given["recurrent_delays"])
+        # at 0, torch has a derivative of 0 for the absolute value, and of 1 for clamp
+        height = 1 + recorded["width"] - away * jax.lax.stop_gradient(jnp.sign(away))
+        spread = jnp.where(height >= 0, height, 0) / (1 + recorded["width"]) ** 2
+        recurrent = Window(spread[:, :, None] * given["recurrent_weights"].T, delay=1)
+        return Network([Layer(jnp.eye(5), LIF(0.5, surrogate=Arctan(2.0)), recurrent)])(given["x"])[::-1]
+
+    out, gradient, _ = differentiate(recorded, run, given)
+    recorded.check({"out": out} | {f"d_{name}": value for name, value in gradient.items()}, "train")
+
+
+def test_a_queue_of_spikingjelly():
+    recorded = Recorded("nirtorch", "spikingjelly_delay")
+    network = Network({"out": Layer(Delayed(jnp.eye(1), 2), CURRENT)})
+    np.testing.assert_array_equal(network(recorded["x"])[1], recorded["out"])
+
+
+# --- loops and sums --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["loop", "loop_listed_backwards"])
+def test_a_loop_in_nirtorch_takes_one_step(case):
+    """In any order of nodes and edges. NIR itself does not say which edge of a loop has the delay."""
+    recorded = Recorded("nirtorch", case)
+    loop = Layer({"input": jnp.eye(1), "cell": Delayed(jnp.full((1, 1), 0.5), 1)}, CURRENT)
+    np.testing.assert_array_equal(Network({"cell": loop})(recorded["x"][:, None, None])[1].ravel(), recorded["out"])
+
+
+def test_a_sum_in_nirtorch():
+    recorded = Recorded("nirtorch", "residual")
+    network = Network(
+        {"b": Join(lambda a: 2 * a, "input"), "c": Join(jnp.add, ("input", "b"))},
+    )
+    np.testing.assert_array_equal(network(recorded["x"][:, None, None])[1].ravel(), recorded["out"])
+
+
+@pytest.mark.parametrize("case", ["recurrent", "skip"])
+def test_graphs_of_jaxpike(x64, case):
+    """A cycle reads the last output of the node before it. Here it is a join, with zeros for its past at the start.
+
+    jaxpike takes the edge that closes a cycle from the order of the list of edges. This library asks for a delay.
+    """
+    recorded = Recorded("jaxpike", case)
+    names = ("w_in", "w_rec", "w_out") if case == "recurrent" else ("stem", "branch")
+    given = {name: (recorded[f"{name}.weight"], recorded[f"{name}.bias"]) for name in names}
+    given["x"] = recorded["x"]
+    options = {"decay": decay_from_tau(20.0), "norm_input": True}
+    hidden, readout = LIF(threshold=0.5, surrogate=strict(InvSquareGrad(25.0)), **options), LeakyReadout(**options)
+
+    def run(given):
+        def dense(name):
+            return lambda x: x @ given[name][0].T + given[name][1]
+
+        if case == "recurrent":
+            layers = {
+                "hidden": Layer({"input": dense("w_in"), "w_rec": Delayed(same, 1)}, hidden),
+                "w_rec": Join(dense("w_rec"), "hidden"),
+                "out": Layer(dense("w_out"), readout, of="hidden"),
+            }
+        else:
+            layers = {
+                "n1": Layer(dense("stem"), hidden),
+                "out": Layer({"n1": lambda s: dense("branch")(s) + s}, readout),
+            }
+        return Network(layers)(given["x"])[::-1]
+
+    out, gradient, _ = differentiate(recorded, run, given)
+    found = {"out": out, "d_x": gradient.pop("x")}
+    for name, (weight, bias) in gradient.items():
+        found |= {f"d_{name}.weight": weight, f"d_{name}.bias": bias}
+    recorded.check(found)
+
+
+# --- residual blocks -------------------------------------------------------------------------------------------------
+
+
+def channels_last(x):
+    return jnp.moveaxis(x, 2, -1)
+
+
+def channels_first(x):
+    return jnp.moveaxis(x, -1, 2)
+
+
+def convolutions(recorded, names):
+    """Parameters for ``sew_resnet.py``. ``names`` has those of convolution and normalization, for each part."""
+    params = {}
+    for part, (conv, norm) in names.items():
+        scale, offset, *_ = recorded.norm(norm)
+        params[part] = {"kernel": recorded[f"{conv}.weight"].transpose(2, 3, 1, 0), "scale": scale, "offset": offset}
+    return params
+
+
+def gradients(gradient, names):
+    found = {}
+    for part, (conv, norm) in names.items():
+        found[f"d_{conv}.weight"] = gradient[part]["kernel"].transpose(3, 2, 0, 1)
+        found |= {f"d_{norm}.weight": gradient[part]["scale"], f"d_{norm}.bias": gradient[part]["offset"]}
+    return found
+
+
+def statistics(recorded, states, names, mode, count):
+    """The running statistics after training, from those of the batch, which are the states of joins over time."""
+    if mode == "eval":
+        return {}
+    found = {}
+    for name, (_, norm) in names.items():
+        *_, mean, var = recorded.norm(norm)
+        found[f"new_{norm}.running_mean"] = blended(mean, states[name][0])
+        found[f"new_{norm}.running_var"] = blended(var, states[name][1], count)
+    return found
+
+
+def check_block(recorded, run, layers, parts, mode):
+    """Compare a block called "block", of ``layers(params, running)``."""
+    running = {f"block.{part}": tuple(recorded.norm(norm)[2:]) for part, (_, norm) in parts.items()}
+    given = {"params": convolutions(recorded, parts), "x": channels_last(recorded["x"])}
+
+    def outputs(given):
+        states, out = Network(layers(given["params"], running if mode == "eval" else None))(given["x"])
+        return channels_first(out), states
+
+    out, gradient, states = differentiate(recorded, outputs, given)
+    found = {"out": out, "d_x": channels_first(gradient["x"])} | gradients(gradient["params"], parts)
+    named = {f"block.{part}": names for part, names in parts.items()}
+    found |= statistics(recorded, states, named, mode, out[:, :, 0].size)
+    recorded.check(found, run)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "block",
+    few(
+        [(case, how) for case in ("same", "half") for how in ("ADD", "AND", "IAND")], ("same", "AND"), ("half", "IAND")
+    ),
+)
+def test_blocks_of_sew_resnet(x64, block, mode):
+    """The ``BasicBlock``. In ``Bottleneck``, SpikingJelly 2.0.0 exchanges identity and branch, which changes IAND."""
+    example, (case, connect) = importlib.import_module("sew_resnet"), block
+    parts = {part: (part, part.replace("conv", "bn")) for part in ("conv1", "conv2")}
+    if case == "half":
+        parts["shortcut"] = ("downsample.0", "downsample.1")
+
+    def layers(params, running):
+        return example.sew_block("block", "input", params, running, connect=connect, stride=1 + (case == "half"))
+
+    check_block(Recorded("sew_resnet", case), f"{connect}/{mode}", layers, parts, mode)
+
+
+MS_BLOCKS = {
+    # SpikingJelly's block has a surrogate of twice the height and half the width. Its neurons fire at the threshold,
+    # those of the authors fire above it.
+    "authors": ("ms_resnet_authors", "", strict(get("spikingjelly.Rect"))),
+    "spikingjelly": ("ms_resnet", "alpha=2/", get("spikingjelly.Rect(alpha=2)")),
+    "spikingjelly, surrogate of the authors": ("ms_resnet", "alpha=1/", get("spikingjelly.Rect")),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "block",
+    few([(source, case) for source in MS_BLOCKS for case in ("same", "half")], ("authors", "half")),
+)
+def test_blocks_of_ms_resnet(x64, monkeypatch, block, mode):
+    example, (source, case) = importlib.import_module("ms_resnet"), block
+    file, run, surrogate = MS_BLOCKS[source]
+    monkeypatch.setattr(example, "NEURONS", LIF(0.25, 0.5, surrogate, reset="value", detach_reset=True))
+    if source == "authors":
+        conv, norm, shortcut = "residual_function.{}", "residual_function.{}.bn", ("shortcut.0", "shortcut.1.bn")
+        parts = {"conv1": (conv.format(1), norm.format(2)), "conv2": (conv.format(4), norm.format(5))}
+    else:
+        parts, shortcut = {"conv1": ("conv1", "bn1"), "conv2": ("conv2", "bn2")}, ("downsample.0", "downsample.1")
+    if case == "half":
+        parts["shortcut"] = shortcut
+
+    def layers(params, running):
+        return example.ms_block("block", "input", params, running, stride=1 + (case == "half"))
+
+    check_block(Recorded(file, case), run + mode, layers, parts, mode)
+
+
+@pytest.mark.parametrize("mode", few(MODES, "eval"))
+def test_a_network_of_spikingjelly_with_ms_blocks(x64, mode):
+    example = importlib.import_module("ms_resnet")
+    recorded = Recorded("ms_resnet", "network")
+    parts = {"stem": ("stem.0", "stem.1")}
+    for n in range(3):
+        name = f"layer{n + 1}.0"
+        parts |= {f"block{n}.conv{k}": (f"{name}.conv{k}", f"{name}.bn{k}") for k in (1, 2)}
+        parts[f"block{n}.shortcut"] = (f"{name}.downsample.0", f"{name}.downsample.1")
+    flat = convolutions(recorded, parts)
+    blocks = [{part: flat[f"block{n}.{part}"] for part in ("conv1", "conv2", "shortcut")} for n in range(3)]
+    params = {
+        "stem": flat["stem"],
+        "blocks": blocks,
+        "weight": recorded["head.weight"].T,
+        "bias": recorded["head.bias"],
+    }
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == recorded["parameters"] == 5083
+    running = {name: tuple(recorded.norm(norm)[2:]) for name, (_, norm) in parts.items()}
+
+    def run(params):
+        states, out = example.ms_resnet(params, running if mode == "eval" else None)(channels_last(recorded["x"]))
+        return out.mean(0), states
+
+    out, gradient, states = differentiate(recorded, run, params)
+    np.testing.assert_allclose(out, recorded[f"{mode}/out"], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(gradient["bias"], recorded[f"{mode}/d_head.bias"], rtol=1e-6)
+    if mode == "train":  # the gradients of other parts depend on the surrogate, which is another one in SpikingJelly
+        np.testing.assert_allclose(gradient["weight"].T, recorded["train/d_head.weight"], rtol=1e-6, atol=1e-7)
+        for name, (_, norm) in parts.items():
+            new = blended(recorded[f"{norm}.running_mean"], states[name][0])
+            np.testing.assert_allclose(new, recorded[f"train/new_{norm}.running_mean"], rtol=1e-6, atol=1e-7)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def load(module, recorded, linear, norm, part=slice(None)):
+    """Put recorded arrays into a linear layer with normalization of Flax."""
+    nnx = importlib.import_module("flax.nnx")
+    module.linear.kernel = nnx.Param(jnp.asarray(recorded[f"{linear}.weight"][part, :, 0].T))
+    scale, offset, mean, var = (jnp.asarray(array[part]) for array in recorded.norm(norm))
+    module.norm.scale, module.norm.bias = nnx.Param(scale), nnx.Param(offset)
+    module.norm.mean, module.norm.var = nnx.BatchStat(mean), nnx.BatchStat(var)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", few(["block", "attention"], "block"))
+def test_blocks_of_spikformer(x64, case, mode):
+    """Patches are another matter: SpikingJelly 2.0.0 pools them before the neurons, the authors after the neurons."""
+    nnx = pytest.importorskip("flax.nnx")
+    example = importlib.import_module("spikformer")
+    recorded = Recorded("spikformer", case)
+    prefix = "attn." if case == "block" else ""
+    where = {
+        part: (f"{prefix}qkv_conv_bn.0", f"{prefix}qkv_conv_bn.1", slice(32 * n, 32 * n + 32))
+        for n, part in enumerate("qkv")
+    }
+    where["project"] = f"{prefix}proj_conv_bn.0", f"{prefix}proj_conv_bn.1", slice(None)
+    if case == "block":
+        where |= {part: (f"mlp.{fc}.0", f"mlp.{fc}.1", slice(None)) for part, fc in (("up", "fc1"), ("down", "fc2"))}
+    block = example.SpikformerBlock(32, 2, nnx.Rngs(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(block, nnx.Param))) == 12864
+    for part, place in where.items():
+        load(getattr(block, part), recorded, *place)
+    block.set_attributes(use_running_average=mode == "eval")
+    graph, params, rest = nnx.split(block, nnx.Param, ...)
+
+    def run(given):
+        block = nnx.merge(graph, given["params"], rest)
+        layers = block.layers("block", "input") if case == "block" else block.attention("block", "input")
+        states, out = Network(layers, outputs="block" if case == "block" else "block.project")(given["x"])
+        return out.swapaxes(2, 3).reshape(recorded["x"].shape), states
+
+    tokens = recorded["x"].reshape(2, 2, 32, 16).swapaxes(2, 3)
+    out, gradient, states = differentiate(recorded, run, {"params": params, "x": tokens})
+    found, pieces = {"out": out, "d_x": gradient["x"].swapaxes(2, 3).reshape(recorded["x"].shape)}, {}
+    gradient = nnx.to_pure_dict(gradient["params"])
+    for part, (linear, norm, _) in where.items():
+        of_part = gradient[part]
+        new = {f"d_{linear}.weight": of_part["linear"]["kernel"].T[:, :, None]}
+        new |= {f"d_{norm}.weight": of_part["norm"]["scale"], f"d_{norm}.bias": of_part["norm"]["bias"]}
+        if mode == "train":  # Flax keeps the biased variance of 2 steps, 2 examples and 16 tokens
+            state = nnx.to_pure_dict(states[f"block.{part}.norm"])["norm"]
+            old = getattr(block, part).norm.var[...]
+            new[f"new_{norm}.running_mean"] = state["mean"]
+            new[f"new_{norm}.running_var"] = 0.9 * old + (state["var"] - 0.9 * old) * 64 / 63
+        for name, value in new.items():
+            pieces.setdefault(name, []).append(value)
+    recorded.check(found | {name: jnp.concatenate(values) for name, values in pieces.items()}, mode)
+
+
+@pytest.mark.parametrize("mode", few(MODES, "eval"))
+def test_spike_driven_attention(x64, mode):
+    """Queries, keys and values are spikes. A product of keys and values is summed over all tokens."""
+    example, recorded = importlib.import_module("sew_resnet"), Recorded("spikformer", "spike_driven")
+    parts = {part: (f"{part}_conv", f"{part}_bn") for part in ("q", "k", "v", "proj")}
+
+    def neurons(name, of, threshold=1.0):
+        cell = LIF(0.5, threshold, Sigmoid(4.0), reset="value", detach_reset=True, norm_input=True)
+        return example.spikes(name, of, cell)
+
+    running = {part: tuple(recorded.norm(norm)[2:]) for part, (_, norm) in parts.items()}
+    given = {"params": convolutions(recorded, parts), "bias": recorded["proj_conv.bias"]}
+    given["x"] = channels_last(recorded["x"])
+
+    def run(given):
+        # a bias before normalization moves the running mean
+        known = running | {"proj": (running["proj"][0] - given["bias"], running["proj"][1])} if mode == "eval" else None
+        layers = neurons("s", "input")
+        for part in "qkv":
+            layers |= example.conv_bn(part, "s", given["params"][part], known) | neurons(f"{part}.sn", part)
+        layers |= {"sum": Join(lambda k, v: (k * v).sum((1, 2), keepdims=True), ("k.sn", "v.sn"))}
+        layers |= neurons("kv", "sum", 0.5) | {"y": Join(jnp.multiply, ("q.sn", "kv"))}
+        layers |= example.conv_bn("proj", "y", given["params"]["proj"], known)
+        states, out = Network(layers | {"out": Join(jnp.add, ("input", "proj"))})(given["x"])
+        return channels_first(out), states
+
+    out, gradient, states = differentiate(recorded, run, given)
+    found = {"out": out, "d_x": channels_first(gradient["x"]), "d_proj_conv.bias": gradient["bias"]}
+    if mode == "train":
+        states = states | {"proj": (states["proj"][0] + given["bias"], states["proj"][1])}
+    found |= gradients(gradient["params"], parts) | statistics(recorded, states, parts, mode, out[:, :, 0].size)
+    recorded.check(found, mode)
+
+
+# --- normalization through time --------------------------------------------------------------------------------------
+
+
+def normalized(y, norm, axes=None):
+    """Normalize by recorded running statistics, or over axes. Return the mean and variance too."""
+    scale, offset, *moments = norm
+    mean, var = (y.mean(axes, keepdims=True), y.var(axes, keepdims=True)) if axes else moments
+    return (y - mean) / jnp.sqrt(var + 1e-5) * scale + offset, (mean, var)
+
+
+def td_bn(recorded, given, mode):
+    """Of threshold-dependent normalization, only the initial scale is special."""
+    norm = given["1.weight"], given["1.bias"], recorded["1.running_mean"], recorded["1.running_var"]
+    return lambda x: normalized(x @ given["0.weight"].T, norm, (0, 1) if mode == "train" else None)
+
+
+def te_bn(recorded, given, mode):
+    def function(x):
+        y, moments = td_bn(recorded, given, mode)(x)
+        return y * given["1.scale"][:, None, None], moments
+
+    return function
+
+
+def bntt(recorded, given, mode):
+    """Each step has statistics and scales of its own, and there is no offset."""
+
+    def function(x):
+        names = [f"1.bn_list.{t}" for t in range(4)]
+        scale = jnp.stack([given[f"{name}.weight"] for name in names])[:, None]
+        moments = [np.stack([recorded[f"{n}.running_{part}"] for n in names])[:, None] for part in ("mean", "var")]
+        return normalized(x @ given["0.weight"].T, (scale, 0.0, *moments), (1,) if mode == "train" else None)
+
+    return function
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", ["tdBN", "TEBN", "BNTT"])
+def test_norms_through_time(x64, case, mode):
+    recorded = Recorded("norms", case)
+    norm = {"tdBN": td_bn, "TEBN": te_bn, "BNTT": bntt}[case]
+    given = {name: recorded[name] for name in recorded.record.dtype.names if name.endswith(("weight", "bias", "scale"))}
+    given = {name: value for name, value in given.items() if name[0] in "01"} | {"x": recorded["x"]}
+
+    def run(given):
+        layers = {
+            "norm": Join(norm(recorded, given, mode), "input", over_time=True),
+            "spikes": Layer(same, LIF(0.5, 0.5, Arctan(2.0), reset="value")),
+        }
+        states, out = Network(layers)(given["x"])
+        return out, states
+
+    out, gradient, states = differentiate(recorded, run, given)
+    found = {"out": out} | {f"d_{name}": value for name, value in gradient.items()}
+    if mode == "train":
+        mean, var = states["norm"]
+        names = [f"1.bn_list.{t}" for t in range(4)] if case == "BNTT" else ["1"]
+        for t, name in enumerate(names):
+            count = 6 if case == "BNTT" else 24
+            found[f"new_{name}.running_mean"] = blended(recorded[f"{name}.running_mean"], mean[t, 0])
+            found[f"new_{name}.running_var"] = blended(recorded[f"{name}.running_var"], var[t, 0], count)
+    recorded.check(found, mode)
+    if case == "tdBN":  # a scale of alpha times the threshold
+        np.testing.assert_allclose(recorded["initial_1.weight"], 0.7071 * 0.5, rtol=1e-6)
+
+
+class NormalizedLIF(Cell):
+    """Spikes are those of the normalized potential. The potential itself, which is reset, is not normalized."""
+
+    scale: jax.Array = parameter(kind=object)
+    offset: jax.Array = parameter(kind=object)
+    moments: object = parameter(kind=object)
+
+    def integrate(self, v, current):
+        return 0.25 * v + current
+
+    def fire(self, u):
+        y, _ = normalized(u, (self.scale, self.offset, *(self.moments or ())), None if self.moments else (0, 2, 3))
+        s = MPBN(y - 0.5)
+        return u * (1 - s), s
+
+
+# The primal tanh(3 x) / (2 tanh(1.5)), cut off at the potentials 0 and 1.
+MPBN = strict(float(1 / np.tanh(1.5)) * truncated(Sigmoid(6.0), 0.5))
+
+
+@pytest.mark.parametrize("network_mode", few(["exact", "recompute", "scan"], "exact"))
+@pytest.mark.parametrize("mode", MODES)
+def test_normalized_potentials(x64, mode, network_mode):
+    """SpikingJelly 2.0.0 resets the normalized potential instead, and ignores scales below 0 when it folds them."""
+    recorded = Recorded("mpbn", "neurons")
+    moments = tuple(recorded[f"bn.running_{part}"][:, None, None] for part in ("mean", "var"))
+    given = {name: recorded[name] for name in ("bn.weight", "bn.bias", "x")}
+
+    def run(given):
+        scale, offset = (given[f"bn.{name}"][:, None, None] for name in ("weight", "bias"))
+        cell = NormalizedLIF(scale, offset, moments if mode == "eval" else None)
+        _, out, before = Network([Layer(same, cell)])(given["x"], pre_spike=True, mode=network_mode)
+        return out, before
+
+    out, gradient, (before,) = differentiate(recorded, run, given)
+    found = {"out": out} | {f"d_{name}": value for name, value in gradient.items()}
+    new = {part: recorded[f"bn.running_{part}"] for part in ("mean", "var")}
+    for u in before:  # one running mean for all steps, updated at each step
+        new = {
+            "mean": blended(new["mean"], u.mean((0, 2, 3))),
+            "var": blended(new["var"], u.var((0, 2, 3)), u[:, 0].size),
+        }
+    recorded.check(found | {f"new_bn.running_{part}": value for part, value in new.items()}, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_network_of_learned_delays(x64, mode):
+    """Each layer of Hammouamri et al. (2024) is longer than the one before. So each is a network here."""
+    recorded = Recorded("snn_delays", "network")
+    given = {name: recorded[name] for name in recorded.record.dtype.names if name[0] in "012"} | {"x": recorded["x"]}
+    given = {name: value for name, value in given.items() if not name.endswith(("SIG", "mean", "var"))}
+    decay = 1 - 1 / 1.005
+
+    def run(given):
+        x, found = given["x"], {}
+        for n in range(3):
+            weight, position = (given[f"{n}.weights.delays.{name}"] for name in ("weight", "P"))
+            kernel = DelayKernel(weight[:, :, 0].T, delay(position, 5), 5, 0.75 + 0.27)
+            x = jnp.pad(x, ((0, 2), (0, 0), (0, 0)))
+            if n == 2:
+                return Network({"out": Layer(Window(kernel), LeakyReadout(decay))})(x)[1], found
+            norm = given[f"{n}.norm.weight"], given[f"{n}.norm.bias"], *recorded.norm(f"{n}.norm")[2:]
+            layers = {
+                "current": Layer(Window(kernel), CURRENT),
+                "norm": Join(
+                    lambda y, norm=norm: normalized(y, norm, (0, 1) if mode == "train" else None),
+                    "current",
+                    over_time=True,
+                ),
+                "spikes": Layer(same, LIF(decay, 1.0, Arctan(5.0), reset="value", detach_reset=True)),
+            }
+            states, x = Network(layers)(x)
+            found[n] = states["norm"]
+        return None
+
+    out, gradient, moments = differentiate(recorded, run, given)
+    found = {"out": out} | {f"d_{name}": value for name, value in gradient.items()}
+    for n, (mean, var) in moments.items() if mode == "train" else ():
+        name = f"{n}.norm.running_"
+        found[f"new_{name}mean"] = blended(recorded[f"{name}mean"], mean[0, 0])
+        found[f"new_{name}var"] = blended(recorded[f"{name}var"], var[0, 0], (9 + 2 * (n + 1)) * 4)
+    recorded.check(found, mode)
