@@ -39,7 +39,7 @@ def train(network, params, fast):
         return value, statistics, jax.tree.map(lambda p, g: p - 0.5 * g, params, grads)
 
     losses, running = [], None
-    for _ in range(10 if fast else 100):
+    for _ in range(20 if fast else 100):
         loss, statistics, params = update(params)
         losses.append(float(loss))
         running = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, running or statistics, statistics)

@@ -97,10 +97,10 @@ def main(fast: bool = False):
 
         (value, states), grads = nnx.value_and_grad(loss, has_aux=True)(model)
         model.keep_statistics(states)
-        nnx.update(model, jax.tree.map(lambda p, g: p - 0.1 * g, nnx.state(model, nnx.Param), grads))
+        nnx.update(model, jax.tree.map(lambda p, g: p - 1.0 * g, nnx.state(model, nnx.Param), grads))
         return value
 
-    losses = [float(update(model)) for _ in range(10 if fast else 100)]
+    losses = [float(update(model)) for _ in range(20 if fast else 100)]
     model.eval()
     report(losses, model.network()(x)[1], labels)
     return losses

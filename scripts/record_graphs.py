@@ -6,10 +6,12 @@
     CHECKOUTS=folder python scripts/record_graphs.py delrec ms_resnet_authors mpbn
     python scripts/record_graphs.py jaxpike
     python scripts/record_graphs.py sparx
+    python scripts/record_graphs.py nest
 
 The first two lines need one environment with torch 2.13.0, spikingjelly 2.0.0, dcls 0.1.1, nir 1.0.8 and nirtorch 2.6.
 The second line also needs a folder with checkouts of the authors' repositories: DelRec (e427881), MPBN (149379d) and
-MS-ResNet (7c5f006). The third line needs jaxpike 0.1.4 (JAX 0.12.0), the fourth needs sparxml 0.1.1 (JAX 0.11.2).
+MS-ResNet (7c5f006). The third line needs jaxpike 0.1.4 (JAX 0.12.0), the fourth needs sparxml 0.1.1 (JAX 0.11.2),
+the fifth needs nest-simulator 3.10.0.
 
 A file has one record per case. Its fields are the inputs ``x``, the parameters, and the ``cotangent`` of the outputs.
 For each run, ``run/out`` is the output, ``run/d_name`` the gradient of ``(cotangent * out).sum()``, and
@@ -386,6 +388,39 @@ def nirtorch():
     yield "spikingjelly_delay", {"x": x.numpy(), "out": queue(x).numpy()}
 
 
+# --- NEST ------------------------------------------------------------------------------------------------------------
+
+
+def nest():
+    """48 excitatory and 12 inhibitory neurons over 500 steps of 1 ms, with a delay of 1 to 3 ms for each synapse."""
+    import nest as library  # noqa: PLC0415
+
+    neurons, steps, rng = 60, 500, np.random.default_rng(17)
+    sign = np.where(np.arange(neurons) < 48, 1, -4)[:, None]
+    connected = rng.uniform(size=(neurons, neurons)) < 0.2
+    weight = drawn(rng, "positive", (neurons, neurons)) * np.float16(0.08) * connected * sign.astype(np.float16)
+    delay = rng.integers(1, 4, (neurons, neurons)).astype(np.int8)
+    current = drawn(rng, "positive", neurons) * np.float16(1.2)  # where a potential without spikes goes
+    library.verbosity = library.VerbosityLevel.ERROR
+    library.resolution = 1.0
+    rest = {"E_L": 0.0, "V_m": 0.0, "V_reset": 0.0, "V_th": 1.0, "t_ref": 0.0, "tau_m": 10.0, "C_m": 10.0}
+    cells = library.Create("iaf_psc_delta", neurons, rest)
+    cells.I_e = current.astype(float).tolist()
+    for sender, receiver in zip(*np.nonzero(weight), strict=True):
+        synapse = {"weight": float(weight[sender, receiver]), "delay": float(delay[sender, receiver])}
+        library.Connect(cells[int(sender)], cells[int(receiver)], syn_spec=synapse)
+    recorder = library.Create("spike_recorder")
+    library.Connect(cells, recorder)
+    library.Simulate(steps + 1.0)
+    spikes = np.zeros((steps, neurons), bool)
+    times, senders = (recorder.events[name] for name in ("times", "senders"))
+    # the first step ends after 1 ms
+    kept = times <= steps
+    spikes[times[kept].astype(int) - 1, senders[kept] - cells[0].global_id] = True
+    print(f"  {spikes.mean():.3f} spikes a step")
+    yield "network", {"weight": weight, "delay": delay, "current": current, "out": spikes}
+
+
 # --- JAX -------------------------------------------------------------------------------------------------------------
 
 
@@ -487,6 +522,7 @@ FILES = {
         mpbn,
         delrec,
         nirtorch,
+        nest,
         jaxpike,
         sparx,
     )

@@ -244,6 +244,24 @@ def test_graphs_of_jaxpike(x64, case):
     recorded.check(found)
 
 
+@pytest.mark.parametrize("options", few([{}, {"mode": "scan"}, {"chunk": 2}, {"chunk": 50}], {}))
+def test_loops_with_delays_of_nest(x64, options):
+    """Two populations of neurons, all of which are connected with delays of 1 to 3 steps, have the spikes of NEST."""
+    recorded = Recorded("nest", "network")
+    decay = np.exp(-0.1)
+    delayed = np.stack([recorded["weight"] * (recorded["delay"] == d) for d in (1, 2, 3)])
+    parts = {"excitatory": slice(48), "inhibitory": slice(48, None)}
+    layers = {}
+    for name, receivers in parts.items():
+        weights = {sender: Window(delayed[:, senders, receivers], delay=1) for sender, senders in parts.items()}
+        constant = (1 - decay) * recorded["current"][receivers]
+        layers[name] = Layer({"input": lambda x, c=constant: x * c, **weights}, LIF(decay, reset="value"))
+    _, out = Network(layers, outputs=tuple(parts))(np.ones((500, 1, 1)), **options)
+    out = np.concatenate([out[name][:, 0] for name in parts], 1)
+    assert 0.03 < out.mean() < 0.3
+    np.testing.assert_array_equal(out, recorded["out"])
+
+
 # --- residual blocks -------------------------------------------------------------------------------------------------
 
 

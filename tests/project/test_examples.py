@@ -17,6 +17,7 @@ FRAMEWORKS = {
     "with_brainstate": "brainstate",
 }
 TRAINED = {"fit_equinox": "equinox", "fit_flax_nnx": "flax.nnx"}  # by spikegrad.training.fit, networks of their own
+BLOCKS = {"sew_resnet": None, "ms_resnet": None, "spikformer": "flax.nnx"}
 every_framework = pytest.mark.parametrize("name", FRAMEWORKS)
 
 
@@ -29,7 +30,7 @@ def in_the_folder(monkeypatch):
 def example(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the framework's own, while it is imported
-        if framework := (FRAMEWORKS | TRAINED)[name]:
+        if framework := (FRAMEWORKS | TRAINED | BLOCKS)[name]:
             pytest.importorskip(framework)
             pytest.importorskip("optax")
         module = importlib.import_module(name)
@@ -45,13 +46,15 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
         *FRAMEWORKS,
         *TRAINED,
+        *BLOCKS,
         "task",
+        "image_task",
         "export_network",
         "not_a_gradient",
     }
 
 
-@pytest.mark.parametrize("name", FRAMEWORKS | TRAINED)
+@pytest.mark.parametrize("name", FRAMEWORKS | TRAINED | BLOCKS)
 def test_the_loss_falls(name, capsys):
     with example(name) as module:
         losses = module.main(fast=True)
@@ -119,3 +122,38 @@ def test_an_exported_network_gives_the_same_potentials(capsys):
     np.testing.assert_allclose(potentials, want, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(last, want[-1], rtol=1e-5, atol=1e-5)
     assert "('cpu', 'cuda', 'rocm', 'tpu')" in capsys.readouterr().out
+
+
+def test_blocks_have_the_published_number_of_parameters():
+    """Those of the modules of SpikingJelly 2.0.0. ``test_graphs_of_other_libraries.py`` counts Spikformer's block."""
+    example = importlib.import_module("sew_resnet")
+
+    def count(function, *args, **options):
+        shapes = jax.eval_shape(lambda key: function(key, *args, **options), jax.random.key(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    assert count(example.init_block, 8, 8) == 1184
+    assert count(example.init_block, 8, 16, stride=2) == 3680
+    assert count(example.init, **example.SEW_RESNET_18) == 11_181_642
+
+
+def test_the_network_for_images_has_stages():
+    """Of SEW-ResNet-18, only shapes are computed."""
+    example = importlib.import_module("sew_resnet")
+
+    def shapes(key, x):
+        _, outs = example.sew_resnet(example.init(key, **example.SEW_RESNET_18))(x, all_layers=True)
+        return outs
+
+    with jax.numpy_rank_promotion("allow"):
+        found = jax.eval_shape(shapes, jax.random.key(0), jax.ShapeDtypeStruct((2, 1, 64, 64, 3), np.float32))
+    stages = {name: found[name].shape[2:] for name in ("stem", "pool", "block1", "block3", "block5", "block7", "out")}
+    assert stages == {
+        "stem": (32, 32, 64),
+        "pool": (16, 16, 64),
+        "block1": (16, 16, 64),
+        "block3": (8, 8, 128),
+        "block5": (4, 4, 256),
+        "block7": (2, 2, 512),
+        "out": (10,),
+    }
