@@ -36,7 +36,7 @@ def train(network, params, fast):
             return cross_entropy(outputs, labels), {name: states[name] for name in normalized}
 
         (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return value, statistics, jax.tree.map(lambda p, g: p - 0.5 * g, params, grads)
+        return value, statistics, jax.tree.map(lambda p, g: p - 1.0 * g, params, grads)
 
     losses, running = [], None
     for _ in range(20 if fast else 100):

@@ -97,7 +97,7 @@ def main(fast: bool = False):
 
         (value, states), grads = nnx.value_and_grad(loss, has_aux=True)(model)
         model.keep_statistics(states)
-        nnx.update(model, jax.tree.map(lambda p, g: p - 1.0 * g, nnx.state(model, nnx.Param), grads))
+        nnx.update(model, jax.tree.map(lambda p, g: p - 2.0 * g, nnx.state(model, nnx.Param), grads))
         return value
 
     losses = [float(update(model)) for _ in range(20 if fast else 100)]

@@ -7,7 +7,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, few
 
 EXAMPLES = ROOT / "examples"
 FRAMEWORKS = {
@@ -54,7 +54,7 @@ def test_every_example_is_run():
     }
 
 
-@pytest.mark.parametrize("name", FRAMEWORKS | TRAINED | BLOCKS)
+@pytest.mark.parametrize("name", [*FRAMEWORKS, *TRAINED, *few(BLOCKS, "ms_resnet")])
 def test_the_loss_falls(name, capsys):
     with example(name) as module:
         losses = module.main(fast=True)
@@ -137,6 +137,7 @@ def test_blocks_have_the_published_number_of_parameters():
     assert count(example.init, **example.SEW_RESNET_18) == 11_181_642
 
 
+@pytest.mark.every
 def test_the_network_for_images_has_stages():
     """Of SEW-ResNet-18, only shapes are computed."""
     example = importlib.import_module("sew_resnet")
