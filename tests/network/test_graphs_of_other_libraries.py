@@ -208,7 +208,8 @@ def test_a_sum_in_nirtorch():
     np.testing.assert_array_equal(network(recorded["x"][:, None, None])[1].ravel(), recorded["out"])
 
 
-@pytest.mark.parametrize("case", few(["recurrent", "skip"], "recurrent"))
+@pytest.mark.every
+@pytest.mark.parametrize("case", ["recurrent", "skip"])
 def test_graphs_of_jaxpike(x64, case):
     """A cycle reads the last output of the node before it. Here it is a join, with zeros for its past at the start.
 
@@ -414,7 +415,7 @@ def load(module, recorded, linear, norm, part=slice(None)):
 
 
 @pytest.mark.parametrize("mode", few(MODES, "train"))
-@pytest.mark.parametrize("case", few(["block", "attention"], "block"))
+@pytest.mark.parametrize("case", few(["block", "attention"], "attention"))
 def test_blocks_of_spikformer(x64, case, mode):
     """Patches are another matter: SpikingJelly 2.0.0 pools them before the neurons, the authors after the neurons."""
     nnx = pytest.importorskip("flax.nnx")

@@ -54,7 +54,7 @@ def test_every_example_is_run():
     }
 
 
-@pytest.mark.parametrize("name", [*FRAMEWORKS, *TRAINED, *few(BLOCKS, "ms_resnet")])
+@pytest.mark.parametrize("name", [*FRAMEWORKS, *TRAINED, *few(BLOCKS)])
 def test_the_loss_falls(name, capsys):
     with example(name) as module:
         losses = module.main(fast=True)
