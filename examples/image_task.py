@@ -1,10 +1,12 @@
-"""A task for the networks of images: tell the direction of a line in noise. And training with running statistics."""
+"""A task for networks of images, the direction of a line in noise, and training with running statistics."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spikegrad import Join
+
+LEARNING_RATE = 1.0
 
 
 def lines(steps=4, samples=32, size=8):
@@ -36,7 +38,7 @@ def train(network, params, fast):
             return cross_entropy(outputs, labels), {name: states[name] for name in normalized}
 
         (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return value, statistics, jax.tree.map(lambda p, g: p - 1.0 * g, params, grads)
+        return value, statistics, jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, grads)
 
     losses, running = [], None
     for _ in range(20 if fast else 100):

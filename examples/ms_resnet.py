@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from image_task import train
 from sew_resnet import conv_bn, init, spikes
 
-from spikegrad import LIF, Join, Network, get
+from spikegrad import LIF, Join, Network, PiecewiseLeakyRelu
 
-NEURONS = LIF(0.25, 0.5, get("spikingjelly.Rect"), reset="value", detach_reset=True)
+BOX = PiecewiseLeakyRelu(c=0.0, w=0.5)
+NEURONS = LIF(0.25, 0.5, BOX, reset="value", detach_reset=True)
 
 
 def ms_block(name, of, params, running=None, *, stride=1):
     """The layers of a block. The last one is called ``name`` and reads the currents ``of``."""
-    layers = spikes(f"{name}.sn1", of, NEURONS) | conv_bn(
-        f"{name}.conv1", f"{name}.sn1", params["conv1"], running, stride
-    )
+    layers = spikes(f"{name}.sn1", of, NEURONS)
+    layers |= conv_bn(f"{name}.conv1", f"{name}.sn1", params["conv1"], running, stride)
     layers |= spikes(f"{name}.sn2", f"{name}.conv1", NEURONS)
     layers |= conv_bn(f"{name}.conv2", f"{name}.sn2", params["conv2"], running)
     if "shortcut" in params:

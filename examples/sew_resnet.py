@@ -53,25 +53,21 @@ def sew_block(name, of, params, running=None, *, connect="ADD", stride=1):
     return layers | {name: Join(CONNECT[connect], of=(of, f"{name}.sn2"))}
 
 
-def sew_resnet(params, running=None, *, connect="ADD"):
-    """A stem, blocks, and a linear readout of the average over the image. A block with a shortcut halves the sides.
+def max_pool(x):
+    edges = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
-    A stem with a kernel of 7 halves the sides twice, as in the networks for ImageNet.
-    """
-    large = len(params["stem"]["kernel"]) == 7
+
+def sew_resnet(params, running=None, *, connect="ADD"):
+    """A stem, blocks, and a linear readout of the average over the image. A block with a shortcut halves the sides."""
+    large = params["stem"]["kernel"].shape[0] == 7  # for ImageNet, the stem halves the sides twice
     layers = conv_bn("stem", "input", params["stem"], running, 2 if large else 1) | spikes("stem.sn", "stem")
-    of = "stem.sn"
-    if large:
-        layers |= {(of := "pool"): Join(max_pool, "stem.sn")}
+    layers |= {"pool": Join(max_pool if large else lambda x: x, "stem.sn")}
+    of = "pool"
     for n, part in enumerate(params["blocks"]):
         layers |= sew_block(f"block{n}", of, part, running, connect=connect, stride=2 if "shortcut" in part else 1)
         of = f"block{n}"
     return Network(layers | {"out": Join(lambda x: x.mean((1, 2)) @ params["weight"] + params["bias"], of)})
-
-
-def max_pool(x):
-    edges = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
 
 SEW_RESNET_18 = {"channels": (64, 64, 64, 128, 128, 256, 256, 512, 512), "classes": 10, "inputs": 3, "side": 7}

@@ -14,6 +14,8 @@ from image_task import cross_entropy, lines, report
 
 from spikegrad import LIF, Join, Layer, Network, Sigmoid
 
+LEARNING_RATE = 2.0
+
 
 def neurons(of, threshold=1.0):
     cell = LIF(0.5, threshold, Sigmoid(4.0), reset="value", detach_reset=True, norm_input=True)
@@ -97,7 +99,7 @@ def main(fast: bool = False):
 
         (value, states), grads = nnx.value_and_grad(loss, has_aux=True)(model)
         model.keep_statistics(states)
-        nnx.update(model, jax.tree.map(lambda p, g: p - 2.0 * g, nnx.state(model, nnx.Param), grads))
+        nnx.update(model, jax.tree.map(lambda p, g: p - LEARNING_RATE * g, nnx.state(model, nnx.Param), grads))
         return value
 
     losses = [float(update(model)) for _ in range(20 if fast else 100)]

@@ -203,7 +203,7 @@ def snn_delays():
 
 def sew_resnet():
     from spikingjelly.activation_based import functional, layer, neuron  # noqa: PLC0415
-    from spikingjelly.activation_based.model.sew_resnet import BasicBlock, conv1x1  # noqa: PLC0415
+    from spikingjelly.activation_based.model.sew_resnet import BasicBlock, Bottleneck, conv1x1  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
     for case, outputs, stride in (("same", 8, 1), ("half", 16, 2)):
@@ -218,6 +218,10 @@ def sew_resnet():
             one = torch_runs(block.double(), x, np.random.default_rng(4))
             found |= {f"{connect}/{name}" if "/" in name else name: value for name, value in one.items()}
         yield case, found
+    rng = np.random.default_rng(18)
+    block = Bottleneck(8, 2, cnf="IAND", spiking_neuron=neuron.IFNode, detach_reset=True)
+    functional.set_step_mode(block, "m")
+    yield "bottleneck", torch_runs(block.double(), drawn(rng, "spikes", (4, 2, 8, 4, 4), 0.4), rng)
 
 
 def ms_resnet():

@@ -325,7 +325,6 @@ def check_block(recorded, run, layers, parts, mode):
     "block", few([f"{case} {gate}" for case in ("same", "half") for gate in ("ADD", "AND", "IAND")], "half IAND")
 )
 def test_blocks_of_sew_resnet(x64, block, mode):
-    """The ``BasicBlock``. In ``Bottleneck``, SpikingJelly 2.0.0 exchanges identity and branch, which changes IAND."""
     example, (case, connect) = importlib.import_module("sew_resnet"), block.split()
     parts = {part: (part, part.replace("conv", "bn")) for part in ("conv1", "conv2")}
     if case == "half":
@@ -335,6 +334,22 @@ def test_blocks_of_sew_resnet(x64, block, mode):
         return example.sew_block("block", "input", params, running, connect=connect, stride=1 + (case == "half"))
 
     check_block(Recorded("sew_resnet", case), f"{connect}/{mode}", layers, parts, mode)
+
+
+@pytest.mark.every
+def test_bottlenecks_of_spikingjelly_exchange_identity_and_branch(x64):
+    """As opposed to its ``BasicBlock``, and to the authors: IAND is ``branch * (1 - identity)`` there."""
+    example, recorded = importlib.import_module("sew_resnet"), Recorded("sew_resnet", "bottleneck")
+    parts = {f"conv{n}": (f"conv{n}", f"bn{n}") for n in (1, 2, 3)}
+
+    def layers(params, running):
+        layers, of = {}, "input"
+        for part in parts:
+            layers |= example.conv_bn(f"block.{part}", of, params[part], running)
+            layers |= example.spikes(of := f"block.{part}.sn", f"block.{part}")
+        return layers | {"block": Join(example.CONNECT["IAND"], (of, "input"))}
+
+    check_block(recorded, "train", layers, parts, "train")
 
 
 MS_BLOCKS = {
