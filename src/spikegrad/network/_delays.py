@@ -88,7 +88,9 @@ class DelayKernel(Struct, pure=True):
         lags = jnp.arange(self.length, dtype=dtype).reshape(-1, 1, 1)
         away = lags - delay
         if self.kernel == "triangular":
-            spread = jnp.maximum(1 + width - jnp.abs(away), 0)
+            # JAX differentiates abs(0) from the right, which would pull whole delays to one side
+            distance = jnp.where(away == 0, 0, jnp.abs(away))
+            spread = jnp.maximum(1 + width - distance, 0)
             spread = spread / (spread.sum(0, keepdims=True) + 1e-7)
         else:
             # a softmax, which has no sum of numbers that are all too small
