@@ -17,6 +17,7 @@ FRAMEWORKS = {
     "with_brainstate": "brainstate",
 }
 TRAINED = {"fit_equinox": "equinox", "fit_flax_nnx": "flax.nnx"}  # by spikegrad.training.fit, networks of their own
+LOOPS = {"learned_delays": None, "feedback": None}
 BLOCKS = {"sew_resnet": None, "ms_resnet": None, "spikformer": "flax.nnx"}
 every_framework = pytest.mark.parametrize("name", FRAMEWORKS)
 
@@ -30,7 +31,7 @@ def in_the_folder(monkeypatch):
 def example(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the framework's own, while it is imported
-        if framework := (FRAMEWORKS | TRAINED | BLOCKS)[name]:
+        if framework := (FRAMEWORKS | TRAINED | LOOPS | BLOCKS)[name]:
             pytest.importorskip(framework)
             pytest.importorskip("optax")
         module = importlib.import_module(name)
@@ -46,6 +47,7 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
         *FRAMEWORKS,
         *TRAINED,
+        *LOOPS,
         *BLOCKS,
         "task",
         "image_task",
@@ -54,7 +56,7 @@ def test_every_example_is_run():
     }
 
 
-@pytest.mark.parametrize("name", [*FRAMEWORKS, *TRAINED, *few(BLOCKS)])
+@pytest.mark.parametrize("name", [*FRAMEWORKS, *TRAINED, *few(LOOPS, "feedback"), *few(BLOCKS)])
 def test_the_loss_falls(name, capsys):
     with example(name) as module:
         losses = module.main(fast=True)
