@@ -27,8 +27,9 @@ from spikegrad import (
 )
 from spikegrad.inspect.diagnosis import Diagnosis, Fix, Issue, LayerReport, _trials
 from spikegrad.inspect.diagnosis._issues import issues
-from spikegrad.inspect.diagnosis._look import Look, NetworkReport, Seen
+from spikegrad.inspect.diagnosis._look import InputReport, Look, NetworkReport, Seen
 from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers
+from spikegrad.inspect.diagnosis._places import chain
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, _worsens, checked, health
 from spikegrad.surrogates._algebra import shifted
@@ -390,7 +391,8 @@ def test_threshold_changes_first_if_it_comes_nearer_to_1(scale, free, first):
 
 
 def test_remedies_of_inputs_are_for_the_first_layer():
-    shifted = WHOLE._replace(input_means=(2.6, -2.4, -2.6), input_stds=(0.5, 0.5, 0.5), channels=(1.0, 1.0, 31.0))
+    of_inputs = InputReport(means=(2.6, -2.4, -2.6), stds=(0.5, 0.5, 0.5), channels=(1.0, 1.0, 31.0))
+    shifted = WHOLE._replace(inputs={0: of_inputs})
     layer = dataclasses.replace(REPORT, always=0.9, free=5.0, channels=(1.0, 1.0, 1.0))
 
     def changes(whole, *layers):
@@ -399,7 +401,7 @@ def test_remedies_of_inputs_are_for_the_first_layer():
     found = changes(shifted, layer)
     assert (found["input offset"], found["inputs"]) == ((2.6, 0.0, -2.6), ((2, 0.032),))
     assert not {"input offset", "inputs"} & changes(shifted._replace(cells=[LIF()] * 2), REPORT, layer).keys()
-    usual = shifted._replace(input_means=(2.4,) * 3, channels=(1.0, 1.0, 29.0))
+    usual = WHOLE._replace(inputs={0: of_inputs._replace(means=(2.4,) * 3, channels=(1.0, 1.0, 29.0))})
     assert not {"input offset", "inputs"} & changes(usual, layer).keys()
 
 
@@ -492,7 +494,7 @@ def test_inputs_are_changed_before_the_weights(dtype):
 
 def test_program_is_that_of_the_function():
     """Functions as weights, which differ in nothing else."""
-    look = Look(jnp.asarray(inputs()), None, None, None, None, "exact")
+    look = Look({"input": jnp.asarray(inputs())}, None, None, None, None, "exact")
     matrix = jnp.ones((INPUTS, NEURONS))
     drives = [
         look(Network([Layer(f, LIF())])).layers[0].drive for f in (lambda x: x @ matrix, lambda x: 2 * x @ matrix)
@@ -675,7 +677,7 @@ def test_fix_that_harms_any_layer_is_rejected():
     def worsens(was, becomes, *faults):
         layers = [[REPORT, dataclasses.replace(REPORT, **numbers), REPORT] for numbers in (was, becomes)]
         new = tuple(Issue(fault, 2, "") for fault in faults)
-        return _worsens(Seen(layers[0], WHOLE), (Issue("saturated", 0, ""),), Seen(layers[1], WHOLE), new)
+        return _worsens(chain(3), Seen(layers[0], WHOLE), (Issue("saturated", 0, ""),), Seen(layers[1], WHOLE), new)
 
     assert worsens({}, {"finite": False})
     assert not worsens({"finite": False}, {"finite": False})
@@ -838,7 +840,7 @@ def test_steps_and_examples_count_if_they_take_place():
     judged = Network([network(cell).layers[0], Layer(np.ones((NEURONS, OUTPUTS), np.float32), LeakyReadout(0.9))])
     active = rng.random((STEPS, BATCH)) < 0.6
     spoilt = np.where(active[:, :, None], x, 1e3 * rng.normal(size=x.shape)).astype(np.float32)
-    layers, whole = Look(jnp.asarray(spoilt), jnp.asarray(active), key, LOSS, None, "exact")(judged)
+    layers, whole = Look({"input": jnp.asarray(spoilt)}, jnp.asarray(active), key, LOSS, None, "exact")(judged)
     _, (out, potentials), (u, _) = judged(x, mask=active, key=key, all_layers=True, pre_spike=True)
     hidden, fired, there = layers[0], np.asarray(out)[active], np.where(active[:, :, None], x, 0)
     assert hidden.always == (fired == 1).all(0).mean() > 0

@@ -12,9 +12,8 @@ from jax.typing import ArrayLike
 
 from ..._checks import brief, real_array
 from ...network import Network
-from ...network._graph import INPUT
 from ...network._modes import check_mode
-from ...network._network import chain_of, check_shapes, checked_key, real_inputs
+from ...network._network import check_shapes, checked_key
 from ._issues import issues
 from ._look import Look, NetworkReport, as_surrogate, report
 from ._numbers import Recorded, norm
@@ -104,12 +103,11 @@ def diagnose(
     if not isinstance(network, Network):
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
     check_mode("diagnose", mode)
-    chain_of("diagnose", network)
-    inputs = real_inputs(inputs)
+    named = network._named_inputs(inputs)
     key = None if key is None else checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)
-    check_shapes({INPUT: inputs}, mask)
-    look = Look(inputs, mask, key, loss, optimizer, mode)
+    check_shapes(named, mask)
+    look = Look(named, mask, key, loss, optimizer, mode)
     _check_active("diagnose", look.active)
     seen = look(network)
     losses_after = seen.network.losses_after

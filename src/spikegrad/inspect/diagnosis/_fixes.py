@@ -5,27 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...network import Layer, Network
+from ...network import Delayed, DelayKernel, Layer, Network, Window
 from ...network._connections import matrix_of, product
+from ...network._network import with_nodes
 from ...neurons import parameters_of, with_parameters
+from ._places import feedback_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Fix:
     """A change of one layer, or of several together, against a fault. ``str`` returns its text."""
 
-    index: int
-    """Index into ``network.layers``."""
+    index: int | str
+    """Index into ``network.layers``: a position in a list, or a name."""
     change: str
     """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
-    ``"learning rate"`` are multiplied by ``value``. It is added to ``"bias"`` and to each ``"weight offset"``. A
+    ``"learning rate"`` are multiplied by ``value``. Recurrent weights include feedback from other layers. It is added to ``"bias"`` and to each ``"weight offset"``. A
     tuple has a number for each neuron. ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``,
     ``"detach_reset"`` and ``"mode"`` become it. ``"input channels"`` multiplies the weights of some channels, and
     ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel and its factor. ``"input offset"`` has a
@@ -50,29 +52,48 @@ class Fix:
         """
         if self.change not in CHANGES:
             raise ValueError(f"Fix: a network has no {self.change}: {self.text}")
-        layers: list[Any] = list(network.layers)
+        graph = network.graph
+        nodes: dict[Any, Any] = dict(graph.nodes)
         for one in (self, *self.others):
-            layers[one.index] = CHANGES[one.change](layers[one.index], one.value)
-        return dataclasses.replace(network, layers=layers)
+            if one.change in _MULTIPLYING:
+                feedback = feedback_weights(graph, one.index)
+                nodes[one.index] = _multiplied(nodes[one.index], one.value, _MULTIPLYING[one.change], feedback)
+            else:
+                nodes[one.index] = _CHANGES[one.change](nodes[one.index], one.value)
+        return with_nodes(network, nodes)
 
 
 def is_idle(fix: Fix) -> bool:
     """Whether a fix changes nothing, because it multiplies by 1."""
-    return fix.change in (*_MULTIPLYING, "learning rate") and fix.value == 1
+    return fix.change in (*_MULTIPLYING, "threshold", "learning rate") and fix.value == 1
 
 
 # --- changes of a layer -----------------------------------------------------------------------------------------------
 
 
-def _multiply(*names: str) -> Callable[[Layer, float], Layer]:
-    def change(layer, factor):
-        values = {name: getattr(layer, name) for name in names}
-        return dataclasses.replace(layer, **{name: _times(factor, v) for name, v in values.items() if v is not None})
+def _multiplied(layer: Layer, factor: Any, parts: Collection[str], feedback: Collection[str]) -> Layer:
+    """Multiply parts of a layer: ``"sources"``, ``"bias"`` and ``"feedback"``."""
 
-    return change
+    def change(label: str, weight: Any) -> Any:
+        return _times(factor, weight) if ("feedback" if label in feedback else "sources") in parts else weight
+
+    layer = _with_weights(layer, change)
+    if layer.bias is not None and "bias" in parts:
+        layer = dataclasses.replace(layer, bias=_times(factor, layer.bias))
+    return layer
+
+
+def _with_weights(layer: Layer, change: Callable[[str, Any], Any]) -> Layer:
+    """Change each weight by a function of its label and the weight."""
+    new = {label: change(label, weight) for label, weight in layer.weights.items()}
+    recurrent = new.pop("recurrent", None)
+    weight = dict(zip(layer.weight, new.values(), strict=True)) if isinstance(layer.weight, Mapping) else new["weight"]
+    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
 
 
 def _times(factor: float | tuple[float, ...], value: Any) -> Any:
+    if isinstance(value, (Delayed, Window, DelayKernel)):
+        return dataclasses.replace(value, weight=_times(factor, value.weight))
     if callable(value) and not hasattr(value, "__jax_array__"):
         return jax.tree_util.Partial(_Times(factor), value)
     value = jnp.asarray(value)
@@ -137,27 +158,39 @@ class _OfInputs:
         return product(weight, x, "weight")
 
 
+def _center(label: str, weight: Any) -> Any:
+    """Subtract the mean over the neurons from the currents of a weight."""
+    if label == "recurrent":
+        return weight
+    if isinstance(weight, Window) and (matrices := matrix_of(weight.weight)) is not None:
+        return dataclasses.replace(weight, weight=matrices - jnp.mean(matrices, -1, keepdims=True))
+    if isinstance(weight, (Delayed, Window)):
+        return dataclasses.replace(weight, weight=_center(label, weight.weight))
+    return jax.tree_util.Partial(_centered, weight)
+
+
 def _centered(weight: Any, x: jax.Array) -> jax.Array:
-    """Weights whose mean over the neurons is 0, ``(..., neurons)``, for a function."""
+    """Currents whose mean over the neurons is 0, ``(..., neurons)``."""
     current = product(weight, x, "weight")
     return current - current.mean(-1, keepdims=True)
 
 
-_MULTIPLYING: dict[str, Callable[[Layer, Any], Layer]] = {
-    "feedforward weights": _multiply("weight", "bias"),
-    "weights": _multiply("weight", "bias", "recurrent"),
-    "recurrent weights": _multiply("recurrent"),
-    "threshold": _multiply_threshold,
+_MULTIPLYING = {
+    "feedforward weights": ("sources", "bias"),
+    "weights": ("sources", "bias", "feedback"),
+    "recurrent weights": ("feedback",),
 }
-CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
-    **_MULTIPLYING,
+_CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
+    "threshold": _multiply_threshold,
     "bias": _add_to_bias,
     "weight offset": _add_to_matrix,
     "input channels": _multiply_rows,
     "inputs": lambda layer, pairs: _change_inputs(layer, factors=pairs),
-    "mean current": lambda layer, _: dataclasses.replace(layer, weight=jax.tree_util.Partial(_centered, layer.weight)),
+    "mean current": lambda layer, _: _with_weights(layer, _center),
     "input offset": lambda layer, offset: _change_inputs(layer, offset=offset),
 }
-CHANGES |= {
+_CHANGES |= {
     name: functools.partial(_set, name) for name in ("surrogate", "adaptation", "reset_value", "decay", "detach_reset")
 }
+CHANGES = frozenset({*_MULTIPLYING, *_CHANGES})
+"""The changes that a network can have."""

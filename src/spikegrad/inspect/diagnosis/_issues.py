@@ -17,7 +17,7 @@ import numpy as np
 
 from ._fixes import Fix, is_idle
 from ._look import NetworkReport
-from ._numbers import SMALL, LayerReport
+from ._numbers import SMALL, LayerReport, norm_of_sources
 from ._proposals import Case, against_activity, against_growth, fit_slope, larger_units, rounded, to_scale
 from ._recorder import PARTS
 
@@ -54,8 +54,8 @@ class Issue:
     kind: str
     """``"not finite"``, ``"silent"``, ``"alike"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
     ``"overshoots"``, ``"stalls"``, ``"too few bits"`` or ``"cut off"``."""
-    index: int
-    """Which layer of ``network.layers``, counted from 0; in words it is counted from 1."""
+    index: int | str
+    """Index into ``network.layers``: a position in a list, counted from 0, or a name. The words count from 1."""
     description: str
     """What was found, in words."""
     fixes: tuple[Fix, ...] = ()
@@ -77,13 +77,18 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
     if broken:
         return (_issue(broken, "not finite", "has potentials that are NaN or infinite"),)
     found: list[Issue | None] = []
+    ends: set[int] = set()
     for case in cases:
+        if ends & case.place.below:
+            continue
         if is_silent(case.layer):  # no spike reaches the layers above, and no learning rate changes that
             found.append(_silent(case))
-            break
+            ends.add(case.index)
+            continue
         if case.layer.fires and case.layer.alike:
             found.append(_alike(case))
-            break
+            ends.add(case.index)
+            continue
         found += [_saturated(case) or _out_of_reach(case) or _explodes(case), _too_few_bits(case)]
     # A gradient comes from the loss. Layers that it reaches later cannot learn from one that has exploded.
     growing = [issue for issue in found if issue and issue.kind == "explodes"]
@@ -102,7 +107,7 @@ def is_silent(layer: LayerReport) -> bool:
 
 
 def _issue(case: Case, kind: str, description: str, fixes: Iterable[Fix] = ()) -> Issue:
-    return Issue(kind, case.index, f"{case.layer.name} {description}", tuple(r for r in fixes if not is_idle(r)))
+    return Issue(kind, case.place.index, f"{case.layer.name} {description}", tuple(r for r in fixes if not is_idle(r)))
 
 
 # --- rules: what a layer does wrong by itself, the first that applies ------------------------------------------------
@@ -111,7 +116,8 @@ def _issue(case: Case, kind: str, description: str, fixes: Iterable[Fix] = ()) -
 def _silent(case: Case) -> Issue:
     layer = case.layer
     if layer.drive == 0:
-        of = "inputs" if case.index == 0 and case.network.inputs == 0 else "currents"
+        inputs = case.network.inputs.get(case.index)
+        of = "inputs" if inputs is not None and inputs.largest == 0 else "currents"
         return _issue(case, "silent", f"is silent: its {of} are zero")
     share = f"{_percent(layer.silent)} of its neurons never fire"
     if layer.quiet > layer.silent:
@@ -226,20 +232,23 @@ def _most_updated(cases: Sequence[Case]) -> tuple[Case, float]:
 
 def _vanishes(cases: Sequence[Case]) -> Issue | None:
     """Whether what comes from where the loss looks arrives where the examples differ."""
-    network, layer = cases[0].network, cases[0].layer
-    gradient, differ, reads = (np.array(of_steps) for of_steps in (layer.by_step, network.differ, network.reads))
-    if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (gradient, differ, reads)):
+    network = cases[0].network
+    gradients = [np.array(case.layer.by_step) for case in cases if case.place.enters]
+    differ, reads = np.array(network.differ), np.array(network.reads)
+    if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (*gradients, differ, reads)):
         return None
-    last = cases[-1]
-    idle = last.layer.weight_gradients.get("weight") == 0  # nothing enters it in the steps that the loss sees
-    arrives = 0.0 if idle else float((gradient / gradient.max()) @ (differ / differ.sum()))
+    lasts = [case for case in cases if case.place.leaves]
+    # nothing enters them in the steps that the loss sees
+    idle = all(norm_of_sources(case.layer.weight_gradients) == 0 for case in lasts)
+    arrive = [float((gradient / gradient.max()) @ (differ / differ.sum())) for gradient in gradients]
+    arrives = 0.0 if idle else max(arrive, default=0.0)
     leaky = [(float(jnp.mean(case.cell.decay)), case) for case in cases if hasattr(case.cell, "decay")]
     if arrives >= ARRIVES or not leaky:
         return None
     time = np.arange(len(differ))
     lag = float(time @ reads / reads.sum() - time @ differ / differ.sum())
-    blind = idle or any(after < ARRIVES * now for now, after in pairwise(last.layer.by_lag[:2]))
-    decay, case = max(leaky, key=lambda pair: (blind and pair[1] is last, pair[0], pair[1].index))
+    blind = idle or all(any(b < ARRIVES * a for a, b in pairwise(case.layer.by_lag[:2])) for case in lasts)
+    decay, case = max(leaky, key=lambda pair: (blind and pair[1].place.leaves, pair[0], pair[1].index))
     better = rounded(math.exp(-1 / max(lag, 1.0)), 3)
     description = (
         f"forgets: the inputs differ {lag:.0f} steps before the loss looks at the outputs, where {arrives:.1e} of the "
@@ -259,11 +268,13 @@ def _not_finite(cases: Sequence[Case]) -> Issue | None:
 
 def _cut_off(cases: Sequence[Case]) -> Issue | None:
     """A layer without a gradient, unless only zero weights above it hold the gradient back, which an update changes."""
-    for n, case in reversed([*enumerate(cases)]):
-        above = cases[n + 1].layer.weights if n + 1 < len(cases) else {}
+    for case in reversed(cases):
         if case.layer.no_gradient == 1:
-            description = "gets no gradient of the loss, nor do the layers below"
-            return None if above.get("weight") == 0 else _issue(case, "cut off", description)
+            description = "gets no gradient of the loss"
+            if all(cases[n].layer.no_gradient == 1 for n in case.place.below):
+                description += ", nor do the layers below"
+            held = any(cases[n].layer.weights.get(weight) == 0 for n, weight in case.place.readers)
+            return None if held else _issue(case, "cut off", description)
     return None
 
 

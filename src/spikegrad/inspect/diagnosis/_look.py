@@ -6,7 +6,7 @@ Each fix is tried in this way too, so inputs and loss are prepared once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +17,28 @@ from ..._pytree import is_array, merge, split
 from ..._struct import as_numbers, lifted
 from ..._surrogate import Surrogate
 from ...network import Network
-from ...network._connections import matrix_of
+from ...network._connections import Delayed, Name, Window, matrix_of
+from ...network._graph import Graph
 from ...network._network import is_pure_network
+from ...network._nodes import initial_states
 from ...network._widths import surrogate_of
 from ...neurons import Cell, says_how_to_encode
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope
+from ._places import Place, chain, places_of, weights_of_edges
 from ._recorder import record
+
+
+class InputReport(NamedTuple):
+    """Numbers of inputs, over steps and examples."""
+
+    largest: float = 1.0
+    """The largest size of an input."""
+    means: Sequence[float] = ()
+    """Mean of each channel."""
+    stds: Sequence[float] = ()
+    """Its standard deviation."""
+    channels: tuple[float, ...] = ()
+    """Its root mean square."""
 
 
 class NetworkReport(NamedTuple):
@@ -34,17 +50,17 @@ class NetworkReport(NamedTuple):
     """Norm of the gradient of the loss in the outputs of each step."""
     differ: Sequence[float] = ()
     """Norm of the differences between the inputs of the examples, in each step."""
-    inputs: float = 1.0
-    """The largest size of an input."""
-    input_means: Sequence[float] = ()
-    """Mean of each channel of the inputs, over steps and examples."""
-    input_stds: Sequence[float] = ()
-    """Its standard deviation."""
-    channels: tuple[float, ...] = ()
-    """Root mean square of each channel of the inputs."""
+    inputs: Mapping[int, InputReport] = {}  # noqa: RUF012  (nothing changes it)
+    """The inputs of each layer that reads inputs and nothing else, without a delay."""
     loss: float | None = None
     losses_after: Sequence[float] = ()
     """The loss after the first update times each of ``PARTS``."""
+    known_places: Sequence[Place] = ()
+    """The places of the layers, unless each reads the one before."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        return self.known_places or chain(len(self.cells))
 
 
 class Seen(NamedTuple):
@@ -58,70 +74,87 @@ class Look:
     """Inputs, loss and optimizer. A call examines a network."""
 
     def __init__(
-        self, inputs: jax.Array, mask: Any, key: Any, loss: Callable | None, optimizer: Any, mode: str
+        self, inputs: dict[Name, jax.Array], mask: Any, key: Any, loss: Callable | None, optimizer: Any, mode: str
     ) -> None:
         self.inputs, self.mask, self.key, self.loss = inputs, mask, key, loss
         self.optimizer, self.mode, self._programs = optimizer, mode, {}
-        self.batched = inputs.ndim > 2
-        self.active = np.ones((len(inputs), inputs.shape[1] if self.batched else 1), bool)
+        x = next(iter(inputs.values()))
+        self.batched = x.ndim > 2
+        self.active = np.ones((len(x), x.shape[1] if self.batched else 1), bool)
         if mask is not None:
-            self.active &= np.asarray(mask).reshape(len(inputs), -1)
-        flat = np.asarray(inputs, np.float32).reshape(*self.active.shape, -1)
-        self.flat = flat * self.active[:, :, None]
+            self.active &= np.asarray(mask).reshape(len(x), -1)
+        flat = {name: np.asarray(x, np.float32).reshape(*self.active.shape, -1) for name, x in inputs.items()}
+        self.flat = {name: x * self.active[:, :, None] for name, x in flat.items()}
 
     @np.errstate(invalid="ignore")  # of NaN or infinite numbers, which have issues
     def __call__(self, network: Network) -> Seen:
-        found = jax.device_get(self._run(network))
+        found, graph = jax.device_get(self._run(network)), network.graph
         if not self.batched:
-            found["layers"] = jax.tree.map(lambda a: a[:, None], found["layers"])
-        reports = [self._report(layer, n, found) for n, layer in enumerate(network.graph.layers.values())]
+            found["layers"], found["joins"] = jax.tree.map(lambda a: a[:, None], (found["layers"], found["joins"]))
+        places = places_of(graph, network._output_names)
+        reports = [self._report(graph, place, found) for place in places]
         known = self.loss is not None
         of_network = NetworkReport(
-            [layer.cell for layer in network.graph.layers.values()],
+            [layer.cell for layer in graph.layers.values()],
             self.mode,
-            [norm(of_step) for of_step in found["read"]] if known else (),
-            _differences(self.flat),
-            *self._of_inputs(),
+            [norm(jax.tree.map(lambda a, t=t: a[t], found["read"])) for t in range(len(self.active))] if known else (),
+            _differences(np.concatenate([*self.flat.values()], -1)),
+            self._of_inputs(graph, places),
             float(found["loss"]) if known else None,
             np.asarray(found["losses_after"], float).tolist() if known and "losses_after" in found else (),
+            places,
         )
         return Seen(reports, of_network)
 
-    def _of_inputs(self) -> tuple[float, list[float], list[float], tuple[float, ...]]:
-        x = np.asarray(self.flat[self.active], np.float64)
-        of_channels = x.mean(0).tolist(), x.std(0).tolist(), tuple(np.sqrt((x**2).mean(0)).tolist())
-        return float(abs(x).max(initial=0)), *of_channels
+    def _of_inputs(self, graph: Graph, places: Sequence[Place]) -> dict[int, InputReport]:
+        found = {}
+        for n, place in enumerate(places):
+            source = _only_source(graph, place.index)
+            if source in self.flat:
+                x = np.asarray(self.flat[source][self.active], np.float64)
+                channels = tuple(np.sqrt((x**2).mean(0)).tolist())
+                largest = float(abs(x).max(initial=0))
+                found[n] = InputReport(largest, x.mean(0).tolist(), x.std(0).tolist(), channels)
+        return found
 
-    def _report(self, layer: Any, n: int, found: dict) -> LayerReport:
-        made_by, rest, spikes = surrogate_of(layer.cell), found["at_rest"][n], found["spikes"][n]
-        seen: Recorded = found["layers"][n]
+    def _report(self, graph: Graph, place: Place, found: dict) -> LayerReport:
+        name = place.index
+        layer = graph.nodes[name]
+        made_by, rest, spikes = surrogate_of(layer.cell), found["at_rest"][name], found["spikes"][name]
+        seen: Recorded = found["layers"][name]
         fires = rest is not None
         if not says_how_to_encode(layer.cell):  # it fires if it behaves so
             fires = bool(spikes) and bool((seen.out == np.round(seen.out)).all())
             if not fires:
                 rest, seen = None, seen._replace(distance=None)
+        weight_of = weights_of_edges(layer)
         norms: dict[str, Any] = {
-            name: {weight: norm(arrays) for weight, arrays in found[name][n].items()}
-            for name in ("weights", "weight_gradients", "updates")
-            if name in found
+            kind: {
+                weight: norm([arrays for edge, arrays in found[kind][name].items() if weight_of.get(edge, edge) == weight])
+                for weight in (*layer.weights, "bias")
+            }
+            for kind in ("weights", "weight_gradients", "updates")
+            if kind in found
         }
         if rest is not None:
             rest = np.asarray(rest, np.float64)  # NumPy would add in bfloat16
             norms |= {"scale": float(np.mean(abs(rest))), "at_rest": float(np.mean(rest >= 0))}
-        matrix = matrix_of(layer.weight)
-        if matrix is not None:
-            x = self.flat if n == 0 else found["layers"][n - 1].out
+        source = _only_source(graph, name)
+        if source is not None and (matrix := matrix_of(layer.weight)) is not None:
+            known = self.flat | found["joins"]
+            x = known[source] if source in known else found["layers"][source].out
             norms |= of_matrix(x.reshape(*self.active.shape, -1), matrix, self.active)
         surrogate = None if made_by is None else as_surrogate(made_by)
-        return report(f"layer {n + 1}", type(layer.cell).__name__, seen, self.active, surrogate, fires, **norms)
+        return report(place.text, type(layer.cell).__name__, seen, self.active, surrogate, fires, **norms)
 
     def _run(self, network: Network) -> dict[str, Any]:
         """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already."""
         arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or isinstance(leaf, (float, int)))
         others, structure = jax.tree.flatten(rest)
         rng = np.random.default_rng(0)
-        states = network.initial_state(self.inputs[0])
-        signs = [rng.choice(np.asarray([-1, 1], np.float32), out.shape) for _, out in states]
+        states, _ = initial_states(network.graph, {name: x[0] for name, x in self.inputs.items()})
+        one = np.asarray([-1, 1], np.float32)
+        signs = {name: rng.choice(one, states[name][1].shape) for name in network.graph.layers}
         last = last_steps(self.active)
         given = arrays, self.inputs, self.mask, self.key
         later = signs, last if self.batched else last[0]
@@ -173,6 +206,14 @@ class _Called(Surrogate):
 
     def surrogate_grad(self, x):
         return jax.jvp(self.function, (x,), (jnp.ones_like(x),))[1]
+
+
+def _only_source(graph: Graph, name: Name) -> Name | None:
+    """The source of a layer with one weight besides the recurrent one, without a delay; else None."""
+    layer = graph.nodes[name]
+    if isinstance(layer.weight, (Mapping, Delayed, Window)):
+        return None
+    return next(edge.source for edge in graph.edges[name] if edge.label == "weight")
 
 
 def _differences(x: np.ndarray) -> list[float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ class Recorded(NamedTuple):
     slope: Any
     """The derivative of the output in the potential."""
     current: Any = None
-    """From below, without what comes of the layer's own spikes."""
+    """From below, without feedback."""
     free: Any = None
     """The potential as it would be without a spike."""
     gradient: Any = None
@@ -46,7 +46,7 @@ class Recorded(NamedTuple):
     narrow: Any = None
     """In mode "8-bit": which distances are below the least that is kept; and the slope."""
     feedback: Any = None
-    """The currents from the layer's own spikes."""
+    """The currents from earlier spikes of the layer, and of layers in a loop with it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class LayerReport:
     """
 
     name: str
-    """``"layer 2"``, counted from 1."""
+    """``"layer 2"``, counted from 1, or ``"layer 'a'"`` in a network with names."""
     cell: str
     """Name of the class of its cell."""
     fires: bool
@@ -110,7 +110,8 @@ class LayerReport:
     drive: float | None = None
     """Root mean square of the currents from below."""
     feedback: float | None = None
-    """Root mean square of the currents from the layer's own spikes, or None without recurrent weights."""
+    """Root mean square of the currents from earlier spikes of the layer, and of layers in a loop with it. None without
+    such weights."""
     at_rest: float | None = None
     """Share of the neurons that are not below their threshold at rest."""
     channels: tuple[float, ...] = ()
@@ -128,7 +129,7 @@ class LayerReport:
     gain: float | None = None
     """Mean square of this potential over that of the currents from below: what the neurons' memory adds up."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Norm of each weight."""
+    """Norm of each weight: ``"weight"``, or ``"weight['a']"`` for each source, ``"recurrent"`` and ``"bias"``."""
     weight_gradients: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the gradient of each weight."""
     updates: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -136,7 +137,7 @@ class LayerReport:
     current_gradient: float | None = None
     """Norm of the gradient in the currents."""
     output_gradient: float | None = None
-    """Norm of the gradient in the outputs, as it comes from above: without what goes through the layer's own spikes."""
+    """Norm of the gradient in the outputs from their readers, without the layer's own recurrent weights."""
     no_gradient: float | None = None
     """Share of the neurons whose currents have a gradient of exactly 0, in all steps and examples."""
     by_step: tuple[float, ...] = ()
@@ -267,6 +268,12 @@ def of_slope(surrogate: Surrogate) -> dict[str, Any]:
         "area": found.area,
         "at_threshold": here,
     }
+
+
+def norm_of_sources(norms: Mapping[str, float]) -> float | None:
+    """The norm of the weights of all sources together, or None if it is unknown."""
+    known = [norm for weight, norm in norms.items() if weight not in ("recurrent", "bias")]
+    return math.hypot(*known) if known else None
 
 
 def norm(x: Any) -> float:

@@ -15,7 +15,8 @@ from ...surrogates._measures import rescaled
 from ...surrogates.logistic import Sigmoid
 from ._fixes import Fix
 from ._look import NetworkReport
-from ._numbers import LayerReport, of_slope
+from ._numbers import LayerReport, norm_of_sources, of_slope
+from ._places import Place
 
 _WIDENED = 5
 """A slope is widened by this factor at most."""
@@ -44,6 +45,10 @@ class Case:
     network: NetworkReport
 
     @property
+    def place(self) -> Place:
+        return self.network.places[self.index]
+
+    @property
     def layer(self) -> LayerReport:
         return self.layers[self.index]
 
@@ -53,7 +58,7 @@ class Case:
         return parameters_of(self.network.cells[self.index])
 
     def fix(self, change: str, value: Any, text: str) -> Fix:
-        return Fix(self.index, change, value, text)
+        return Fix(self.place.index, change, value, text)
 
 
 def against_activity(case: Case) -> Iterator[Fix]:
@@ -75,8 +80,8 @@ def against_growth(case: Case) -> Iterator[Fix]:
     layer = case.layer
     yield from _lower_slopes(case)
     if layer.feedback and (layer.factor or 0) > 1:
-        factor = rounded(1 / (layer.factor or 1))
-        yield case.fix("recurrent weights", factor, f"scale its recurrent weights by {factor:g}")
+        factor = rounded((layer.factor or 1) ** -case.place.delay)
+        yield case.fix("recurrent weights", factor, f"scale its {_feedback(case)} by {factor:g}")
     yield from _recurrence(case)
     yield from _adaptation(case)
     if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
@@ -94,7 +99,7 @@ def _lower_slopes(case: Case) -> Iterator[Fix]:
             own = dataclasses.replace(case, index=n)
             found += fit_slope(own, "make its slope lower, and as wide as the potentials vary")
     if len(found) > 1:
-        yield joined(found, "; ".join(f"in layer {one.index + 1}, {one}" for one in found))
+        yield together(found, case.network.places)
     else:
         yield from found
 
@@ -124,10 +129,15 @@ def _recurrence(case: Case) -> Iterator[Fix]:
         for part in (3, 30):  # fewer spikes make the currents smaller still
             factor = rounded(layer.drive / layer.feedback / part)
             text = (
-                f"scale its recurrent weights by {factor:g}, because its own spikes cause "
-                f"{layer.feedback / layer.drive:.2g} times the current from below"
+                f"scale its {_feedback(case)} by {factor:g}, because {'they' if case.place.feedback else 'its own spikes'} "
+                f"cause {layer.feedback / layer.drive:.2g} times the current from below"
             )
             yield case.fix("recurrent weights", factor, text)
+
+
+def _feedback(case: Case) -> str:
+    sources = case.place.feedback
+    return f"weights of feedback from {', '.join(map(repr, sources))}" if sources else "recurrent weights"
 
 
 def _adaptation(case: Case) -> Iterator[Fix]:
@@ -153,15 +163,15 @@ def _reset(case: Case) -> Iterator[Fix]:
 
 def _inputs(case: Case) -> Iterator[Fix]:
     """Inputs far from 0, or of very different sizes. Scaled weights would leave them, and each update is as large."""
-    if case.index:
+    if case.index not in case.network.inputs:
         return
-    network = case.network
-    means, deviations = np.array(network.input_means), np.array(network.input_stds)
+    inputs = case.network.inputs[case.index]
+    means, deviations = np.array(inputs.means), np.array(inputs.stds)
     if (far := abs(means) > _SHIFTED * deviations).any():
         offsets = tuple(np.where(far, means, 0.0).tolist())
         text = f"subtract the mean of each channel, up to {abs(means).max():.3g}, from its inputs"
         yield from _then_scaled(case, case.fix("input offset", offsets, text))
-    if case.layer.channels and (pairs := _outliers(network.channels)):
+    if case.layer.channels and (pairs := _outliers(inputs.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.fix("inputs", pairs, text)
 
@@ -265,7 +275,13 @@ def larger_units(cases: Sequence[Case], size: float) -> Iterator[Fix]:
             text = f"scale its weights and its threshold by {factor:g}"
             found.append(joined([case.fix(part, factor, "") for part in ("weights", "threshold")], text))
     if found:
-        yield joined(found, "; ".join(f"in layer {one.index + 1}, {one}" for one in found))
+        yield together(found, cases[0].network.places)
+
+
+def together(found: Sequence[Fix], places: Sequence[Place]) -> Fix:
+    """One fix for several layers."""
+    names = {place.index: place.text for place in places}
+    return joined(found, "; ".join(f"in {names[one.index]}, {one}" for one in found))
 
 
 def joined(parts: Sequence[Fix], text: str) -> Fix:
@@ -314,7 +330,7 @@ def _box(layer: LayerReport) -> float | None:
 
 def _size(layer: LayerReport) -> float:
     """The norm of a neuron's weights."""
-    return layer.weights.get("weight", 0.0) / math.sqrt(layer.neurons)
+    return (norm_of_sources(layer.weights) or 0.0) / math.sqrt(layer.neurons)
 
 
 def _highest(layer: LayerReport) -> float:

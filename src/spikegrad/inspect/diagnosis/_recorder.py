@@ -1,92 +1,123 @@
-"""One compiled program that runs a network forward and back, and hands out what each layer did.
+"""One compiled program that runs a network forward and backward and returns the activity of each layer.
 
-Layers depend on each other in one direction, so that each is run over all steps before the next one, in two parts: the
-products that wait for nothing, of all steps at once, and the steps one by one. Between the two stand the currents, and
-so their cotangent is at hand when it goes back. The steps of each layer are gone back a second time, from random signs
-on its own last outputs: how that gradient falls with the lag is the layer's own doing, whatever stands above it.
+Nodes that read each other form a component and run together, step by step. A layer of a list is a component by itself.
+Each component runs over all steps before the next one, in two parts: the products of other outputs, for all steps at
+once, and the steps. The currents are between the parts, so their cotangent is known in the backward pass. The steps of
+each component run backward a second time, from random signs on the last outputs of a layer. The decay of that gradient
+with the lag depends only on the component.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ..._compat import zeros_like
 from ..._optimizer import updates_of
-from ..._pytree import inexact, is_inexact, merge
+from ..._pytree import inexact, is_inexact, merge, split
 from ...network import Network
-from ...network._graph import INPUT
-from ...network._masks import Masks, make_masks, tree_where
+from ...network._connections import Edge, Name, depths_of, matrix_of
+from ...network._graph import Graph
+from ...network._masks import Masks, make_masks, tree_keep
 from ...network._nodes import initial_states
-from ...network._step import LayerState, layer_step
+from ...network._past import lagged, places_of
+from ...network._step import JoinSteps, LayerState, graph_step
 from ...network._storage import EIGHT_BIT
 from ...network.engine._convolution import canonical
-from ...network.engine._layer_vjp import DRIVE, LayerVjp, trace_all
+from ...network.engine._layer_vjp import DRIVE, WITHOUT_GRADIENT, JoinVjp, LayerVjp, TracedLayer, trace_all
+from ...neurons import State
 from ._numbers import Recorded
+from ._places import EVERY_DELAY, feedback_edges
 from ._potential import Potential, candidates, find, select
 
-_PRODUCTS = ("weight", "bias")
-_TRAINED = (*_PRODUCTS, "recurrent")
 PARTS = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """The parts of the first update that are tried."""
 
 
 def record(
     network: Network,
-    inputs: jax.Array,
+    inputs: dict[Name, jax.Array],
     mask: jax.Array | None,
     key: jax.Array | None,
     loss: Callable | None,
-    signs: list,
+    signs: dict[Name, Any],
     last: jax.Array,
     optimizer: Any,
 ) -> dict[str, Any]:
-    """What was recorded of each layer, its weights, their gradients and first updates; the loss before and after these.
+    """Return the activity of each layer, its weights, their gradients and first updates, and the losses, by name.
 
-    ``signs`` are those of the outputs of each layer, ``(examples, ...)``, ``last`` the last step of each example.
+    ``signs`` are for the outputs of each layer, ``(examples, ...)``. ``last`` has the last step of each example.
     """
     # The layers are traced as in the engine, because gradients must reach the arrays that a user's function closes
     # over.
-    masks = make_masks(len(inputs), mask, None)
-    masks = masks if key is None else masks.numbered(0)
     graph = network.graph
-    states, pasts = initial_states(graph, {INPUT: inputs[0]})
-    found = trace_all(graph, {INPUT: inputs[0]}, states, pasts, key)
-    states = [states[n] for n in graph.layers]
-    traced = [tuple(of_layer[n] for of_layer in found) for n in graph.layers]
-    # The trainable arrays of each layer by function. Integers are None, so that an optimizer skips them.
-    weights = [inexact({name: own[name] for name in _TRAINED if name in own}) for _, own, _ in traced]
+    masks = make_masks(len(next(iter(inputs.values()))), mask, None)
+    masks = masks if key is None else masks.numbered(0)
+    first = {name: x[0] for name, x in inputs.items()}
+    states, pasts = initial_states(graph, first)
+    traced, arrays, rest = trace_all(graph, first, states, pasts, key)
+    # The trainable arrays of each node by function. Integers are None, so that an optimizer skips them.
+    untrained = "fire", "integrate", *WITHOUT_GRADIENT
+    weights = inexact(
+        {name: {label: own[label] for label in own if label not in untrained} for name, own in arrays.items()}
+    )
+    nodes = {
+        name: LayerVjp(equations, arrays[name])
+        if isinstance(equations, TracedLayer)
+        else JoinVjp(equations, arrays[name])
+        for name, equations in traced.items()
+    }
+    components = graph.components(EVERY_DELAY)
 
     def forward(weights):
-        passes, x = [], inputs
-        for (equations, own, _), trained, state in zip(traced, weights, states, strict=True):
-            passes.append(_Pass(equations, own, trained, state, masks, x))
-            x = passes[-1].out
-        return passes
+        passes, outs = [], dict(inputs)
+        for names in components:
+            passes.append(_Pass(graph, names, nodes, weights, (states, pasts), masks, outs))
+            outs |= passes[-1].outs
+        return passes, outs
 
-    # Each layer runs over all steps, (steps, batch, inputs) -> (steps, batch, neurons). The backward pass reverses the
-    # order.
-    passes = forward(weights)
-    of_outputs = loss or functools.partial(_probe, signs[-1])
-    value, ct = jax.value_and_grad(of_outputs)(passes[-1].out)
-    found = {"loss": value, "read": ct, "layers": [], "weight_gradients": [], "weights": weights}
-    found |= {"at_rest": [], "spikes": []}
-    # ``ct`` passes downwards. It is the cotangent of a layer's outputs, (steps, batch, neurons), then of its inputs.
-    for one, own_signs, (_, _, rest) in reversed(list(zip(passes, signs, traced, strict=True))):
-        ct_out = ct
-        gradients, ct_current, ct = one.back(ct_out)
-        one.look_at_rest(rest)
-        found["weight_gradients"].insert(0, gradients)
-        found["layers"].insert(0, one.recorded(ct_current, ct_out, own_signs, last))
-        found["at_rest"].insert(0, one.distance(rest))
-        found["spikes"].insert(0, one.potential.spikes)
+    def loss_of_outs(outs):
+        if loss is None:
+            return _probe(outs, signs)
+        return loss(network._of_outputs(outs))
+
+    def outputs_of(outs):
+        return {name: outs[name] for name in network._output_names}
+
+    # Each component runs over all steps, (steps, batch, inputs) -> (steps, batch, neurons). The backward pass reverses
+    # the order. ``cts`` are the cotangents of outputs, (steps, batch, neurons), summed over the readers so far.
+    passes, outs = forward(weights)
+    value, read = jax.value_and_grad(loss_of_outs)(outputs_of(outs))
+    found: dict[str, Any] = {"loss": value, "read": read, "weights": weights, "weight_gradients": {}}
+    found |= {"layers": {}, "at_rest": {}, "spikes": {}}
+    cts = dict(read)
+    for one in reversed(passes):
+        gradients, ct_currents, ct_outs, ct_sources = one.back(cts)
+        found["weight_gradients"] |= gradients
+        for name, ct in ct_sources.items():
+            cts[name] = cts[name] + ct if name in cts else ct
+        for name in one.layers:
+            layer = _Activity(one.layers[name], one.seen[name], one.outs[name], rest[name], masks.number)
+            of_lags = one.back_from_end(name, signs[name], last)
+            found["layers"][name] = layer.recorded(ct_currents[name], ct_outs[name], of_lags)
+            found["at_rest"][name] = layer.distance(rest[name])
+            found["spikes"][name] = layer.potential.spikes
+    found["joins"] = {
+        edge.source: outs[edge.source]
+        for name, layer in graph.layers.items()
+        for edge in graph.edges[name]
+        if matrix_of(layer.weight) is not None and edge.source not in graph.layers and edge.source not in inputs
+    }
     if optimizer is not None:
 
         def loss_of(weights):
-            return of_outputs(forward(weights)[-1].out)
+            return loss_of_outs(outputs_of(forward(weights)[1]))
 
         # Try the first update at full size and at smaller sizes. If the loss falls only for small sizes, the learning
         # rate is too large. The sizes run sequentially, because each run needs the activity of all layers.
@@ -104,63 +135,210 @@ def record(
     return found
 
 
-def _probe(signs: jax.Array, out: jax.Array) -> jax.Array:
-    """What is differentiated where there is no loss: the outputs, added with random signs."""
-    return (out * signs.astype(out.dtype)[None]).mean()
+def _probe(outs: dict[Name, jax.Array], signs: dict[Name, Any]) -> jax.Array:
+    """Add the outputs with random signs, to differentiate without a loss."""
+
+    def signs_of(name, out):
+        if name in signs:
+            return signs[name]
+        return np.random.default_rng(1).choice(np.asarray([-1, 1], np.float32), out.shape[1:])  # of a join
+
+    probed = [(out * jnp.asarray(signs_of(name, out), out.dtype)[None]).mean() for name, out in outs.items()]
+    return functools.reduce(jnp.add, probed)
 
 
 class _Pass:
-    """A layer that was run over all steps, with what it takes to go back."""
+    """A component that has run over all steps, with the functions of the backward pass."""
 
-    def __init__(self, traced: Any, own: dict, trained: dict, state: LayerState, masks: Masks, x: jax.Array) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        names: tuple[Name, ...],
+        nodes: Mapping[Name, LayerVjp | JoinVjp],
+        weights: dict[Name, dict],
+        starts: tuple[dict[Name, LayerState], dict[Name, jax.Array]],
+        masks: Masks,
+        outs: dict[Name, jax.Array],
+    ) -> None:
+        self.names, self.masks = names, masks
+        steps, places = len(masks.started), places_of(masks.active)
+
         def with_trained(mine):
-            filled = {name: merge(arrays, own[name]) for name, arrays in mine.items()}
-            return LayerVjp(traced, {**own, **filled})
+            return {
+                name: nodes[name].with_arrays({k: merge(own, nodes[name].arrays[k]) for k, own in mine[name].items()})
+                for name in names
+            }
 
-        def products(mine, x):
-            layer = with_trained(mine)
-            return layer.call_chunk("bias", layer.call_chunk("weight", x))
-
-        def steps(mine, drive):
-            return _over_steps(with_trained(mine), drive, state, masks)
+        def products(mine, sources):
+            given = {}
+            for name, node in with_trained(mine).items():
+                edges = (edge for edge in graph.edges[name] if edge.source not in names)
+                reads = {edge.label: _read(edge, sources[edge.source], steps, places) for edge in edges}
+                given[name] = {DRIVE: node.drive(reads, steps)} if isinstance(node, LayerVjp) else reads
+            return split(given, lambda _, leaf: is_inexact(leaf))
 
         # The backward pass has two parts, which give access to the cotangent of the current between them. The first
         # part is W x + b, one product for all steps. The second part is the sequential steps.
-        self.layer, self.number = with_trained(trained), masks.number
-        feeding = {name: arrays for name, arrays in trained.items() if name in _PRODUCTS}
-        feedback = {name: arrays for name, arrays in trained.items() if name not in _PRODUCTS}
-        # Inputs of bools or integers have no derivative, and vjp does not take them.
-        if is_inexact(x):
-            drive, self._back_products = jax.vjp(products, feeding, x)
-        else:
-            drive, back = jax.vjp(lambda mine: products(mine, x), feeding)
-            self._back_products = lambda ct: (*back(ct), None)
-        self.out, self._back_steps, self._seen = jax.vjp(steps, feedback, drive, has_aux=True)
+        all_nodes = with_trained(weights)
+        self.layers = {name: node for name, node in all_nodes.items() if isinstance(node, LayerVjp)}
+        feeding, looped = {}, {}
+        for name, node in all_nodes.items():
+            later = node.traced.looped if isinstance(node, LayerVjp) else ("function",)
+            looped[name] = {label: own for label, own in weights[name].items() if label in later}
+            feeding[name] = {label: own for label, own in weights[name].items() if label not in later}
+        sources = {e.source: outs[e.source] for name in names for e in graph.edges[name] if e.source not in names}
+        given, self._back_products, fixed = _vjp(products, feeding, sources)
+        probes = {name: jnp.zeros((steps, *starts[0][name][1].shape), starts[0][name][1].dtype) for name in self.layers}
 
-    def back(self, ct_out: jax.Array) -> tuple[dict, jax.Array, Any]:
-        """Gradients of the weights, and the cotangents of currents and inputs."""
-        feedback, ct_current = self._back_steps(ct_out)
-        feeding, ct_inputs = self._back_products(ct_current)
-        return {**feeding, **feedback}, ct_current, ct_inputs
+        def run(mine, given, probes):
+            return _over_steps(graph, with_trained(mine), starts, merge(given, fixed), probes, masks)
 
-    def look_at_rest(self, rest: Any) -> None:
-        """Find the potential. The methods below depend on it."""
-        self.rest = rest
-        number = None if self.number is None else self.number[0]
-        known = self.layer.traced.encoded is not None
-        if known and self.layer.traced.encoded[0] is None:  # a readout
+        self.outs, self._back_steps, self.seen = _vjp(run, looped, given, probes)
+
+    def back(self, cts: Mapping[Name, jax.Array]) -> tuple[dict, dict, dict, dict]:
+        """Gradients of the weights, and the cotangents of currents, outputs and sources.
+
+        A layer's own reads are not in the cotangent of its outputs.
+        """
+        looped, ct_given, ct_outs = self._back_steps({n: cts.get(n, zeros_like(out)) for n, out in self.outs.items()})
+        feeding, ct_sources = self._back_products(ct_given)
+        gradients = {name: {**feeding[name], **looped[name]} for name in self.names}
+        ct_sources = {name: ct for name, ct in ct_sources.items() if ct is not None}
+        return gradients, {name: ct_given[name][DRIVE] for name in self.layers}, ct_outs, ct_sources
+
+    def back_from_end(self, name: Name, signs: Any, last: jax.Array) -> jax.Array:
+        """The cotangent of a layer's currents for cotangents of random signs at the last step of each example."""
+        # The decay of this gradient with the lag shows if it vanishes or explodes (Bengio, Simard, Frasconi 1994).
+        cts = {n: zeros_like(out) for n, out in self.outs.items()}  # (steps, batch, neurons)
+        index = (last,) if cts[name].ndim < 3 else (last, jnp.arange(len(last)))
+        cts[name] = cts[name].at[index].set(jnp.asarray(signs, cts[name].dtype))
+        return self._back_steps(cts)[1][name][DRIVE]
+
+
+def _vjp(function: Callable, *args: Any) -> tuple[Any, Callable, Any]:
+    """``jax.vjp`` of a function with auxiliary outputs. Arguments of bools and integers get cotangents of None."""
+    given, others = split(args, lambda _, leaf: is_inexact(leaf))
+    return jax.vjp(lambda *given: function(*merge(given, others)), *given, has_aux=True)
+
+
+def _read(edge: Edge, out: jax.Array, steps: int, places: Any) -> Any:
+    """Read an edge in all steps, (steps, batch, ...), or a tuple of these for a window."""
+
+    def one(lag):
+        return lagged(jnp.zeros((lag, *out.shape[1:]), out.dtype), out, lag, steps, places)
+
+    return edge.read(one)
+
+
+def _over_steps(
+    graph: Graph,
+    nodes: Mapping[Name, LayerVjp | JoinVjp],
+    starts: tuple[dict[Name, LayerState], dict[Name, jax.Array]],
+    given: dict[Name, dict],
+    probes: dict[Name, jax.Array],
+    masks: Masks,
+) -> tuple[dict[Name, jax.Array], dict[Name, _PreSpike]]:
+    """Outputs, and pre-spike states with the currents. ``probes`` are zeros, added to the outputs for other nodes."""
+    layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
+    if not layers:  # a join without a loop
+        return {name: tree_keep(masks.active, node.over_chunk(given[name])) for name, node in nodes.items()}, {}
+    states, pasts = {}, {}
+    steps: dict[Any, tuple[Any, tuple[Edge, ...]]] = {}
+    for name, node in nodes.items():
+        # Other nodes read a layer through its probe, and the layer itself reads its outputs directly.
+        edges = tuple(
+            edge._replace(source=_probed(edge.source)) if edge.source in layers and edge.source != name else edge
+            for edge in graph.edges[name]
+            if edge.source in nodes
+        )
+        if isinstance(node, JoinVjp):
+            steps[name] = JoinSteps(node.function), edges
+            continue
+        v, out = starts[0][name]
+        # without a spike the state after the step is that before it, if the cell has one kind of state
+        drive = jax.tree.map(lambda a: a[0], given[name][DRIVE])
+        has_free = _types(jax.eval_shape(node.integrate, v, drive)) == _types(v)
+        states[name] = (v, jax.lax.stop_gradient(v) if has_free else None), out
+        steps[name] = _Recording(node, feedback_edges(graph, name), has_free), edges
+        steps[_probed(name)] = JoinSteps(lambda reads: reads["out"] + reads["probe"]), (Edge("out", name, (0,)),)
+        pasts[name] = pasts[_probed(name)] = out
+    pasts = {**{name: past[0] for name, past in starts[1].items()}, **pasts}
+    depths = depths_of(itertools.chain(*(edges for _, edges in steps.values())), layers)
+
+    # Scan over the steps. Carry: the states, each (batch, neurons), and the pasts that are read within the steps,
+    # (depth, batch, neurons). Slices: the current of other nodes, (batch, neurons), and the masks.
+    def step(carry, now):
+        states, pasts = carry
+        given, probes, mask = now
+        given = given | {_probed(name): {"probe": probe} for name, probe in probes.items()}
+        new = graph_step(steps, states, dict(zip(depths, pasts, strict=True)), {}, given, mask)
+        outs = {name: new.outputs[_probed(name) if name in layers else name] for name in nodes}
+        return (new.states, [new.pasts[source] for source in depths]), (outs, new.pre_spike)
+
+    start = states, [jnp.stack([zeros_like(pasts[source])] * depth) for source, depth in depths.items()]
+    fast = canonical(step) if any(node.traced.per_step for node in nodes.values()) else step
+    _, (outs, seen) = jax.lax.scan(fast, start, (given, probes, masks))
+    return outs, seen
+
+
+def _probed(name: Name) -> Any:
+    return "probed", name
+
+
+class _PreSpike(NamedTuple):
+    """A pre-spike state, with the pre-spike state without spikes and the parts of the current."""
+
+    u: State
+    free: State
+    current: jax.Array
+    feedback: jax.Array | None
+
+
+class _Recording(NamedTuple):
+    """A layer that adds these to its pre-spike state."""
+
+    layer: LayerVjp
+    feedback: Collection[str]
+    """The labels of edges with spikes of former steps from a loop."""
+    has_free: bool
+
+    def current(self, given: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        hoisted, reads = given
+        # XLA merges these products with the equal ones in the sum of all.
+        parts = {label: self.layer.call(label, read) for label, read in reads.items()}
+        feedback = [part for label, part in parts.items() if label in self.feedback]
+        below = [part for label, part in parts.items() if label not in self.feedback]
+        return (
+            self.layer.current(given),
+            functools.reduce(jnp.add, below, hoisted[DRIVE]),
+            functools.reduce(jnp.add, feedback) if feedback else None,
+        )
+
+    def integrate(self, v: Any, current: Any) -> _PreSpike:
+        (v, free), (total, below, feedback) = v, current
+        if self.has_free:
+            free = self.layer.integrate(free, jax.lax.stop_gradient(below))
+        return _PreSpike(self.layer.integrate(v, total), free, below, feedback)
+
+    def fire(self, u: _PreSpike, number: Any) -> Any:
+        v, out = self.layer.fire(u.u, number)
+        return (v, u.free), out
+
+
+class _Activity:
+    """The activity of a layer."""
+
+    def __init__(self, layer: LayerVjp, seen: _PreSpike, out: jax.Array, rest: Any, number: Any) -> None:
+        self.layer, self.seen, self.out, self.rest, self.number = layer, seen, out, rest, number
+        first = None if number is None else number[0]
+        known = layer.traced.encoded is not None
+        if known and layer.traced.encoded[0] is None:  # a readout
             self.potential = Potential(jnp.zeros((), jnp.int32))
         else:
-            self.potential = find(rest, lambda u: self.layer.fire(u, number), self._encoded if known else None)
+            self.potential = find(rest, lambda u: layer.fire(u, first), self._encoded if known else None)
 
-    def recorded(self, ct_current: jax.Array, ct_out: jax.Array, signs: jax.Array, last: jax.Array) -> Recorded:
-        u, current, feedback, free = self._seen
-        # Cotangents with random signs at each example's last step and zeros elsewhere, (steps, batch, neurons). The
-        # decay of the resulting gradient with the lag shows if it vanishes or explodes (Bengio, Simard, Frasconi 1994).
-        # It depends only on this layer.
-        at_end = jnp.zeros_like(self.out)
-        index = (last,) if self.out.ndim < 3 else (last, jnp.arange(len(last)))
-        at_end = at_end.at[index].set(signs.astype(self.out.dtype))
+    def recorded(self, ct_current: jax.Array, ct_out: jax.Array, ct_lagged: jax.Array) -> Recorded:
+        u, free, current, feedback = self.seen
         return Recorded(
             self._read(u),
             jax.vmap(self.distance)(u),  # vmap over the steps
@@ -170,7 +348,7 @@ class _Pass:
             None if free is None else self._read(free) - self._read(self.rest, self.out[0])[None],
             ct_current,
             ct_out,
-            self._back_steps(at_end)[1],
+            ct_lagged,
             self._narrow(u),
             feedback,
         )
@@ -213,31 +391,6 @@ class _Pass:
         kept = self._each_step(lambda u, number: self.layer.store(EIGHT_BIT, u, number))(u, self.number)
         distance, _ = kept
         return EIGHT_BIT.lost(distance), self._slope(jax.vmap(lambda kept: self.layer.load(EIGHT_BIT, kept))(kept))
-
-
-def _over_steps(layer: LayerVjp, drive: jax.Array, state: LayerState, masks: Masks) -> tuple[jax.Array, tuple]:
-    """Outputs, then pre-spike states, both currents, and pre-spike states without spikes."""
-
-    # without a spike the state after the step is that before it, if the cell has one kind of state
-    after = jax.eval_shape(layer.integrate, state[0], drive[0])
-    has_free = _types(after) == _types(state[0])
-
-    # Scan over the steps. Carry: ``v``, ``out`` and the state without spikes, each (batch, neurons). Slices: the
-    # current of the inputs, (batch, neurons), and the masks.
-    def step(carry, now):
-        state, free = carry
-        given, mask = now
-        # XLA merges this product with the equal one in the step.
-        feedback = layer.call("recurrent", state[1]) if "recurrent" in layer.arrays else None
-        state, out, u = layer_step(layer, state, ({DRIVE: given}, {"recurrent": state[1]}), mask)
-        if has_free:
-            free = tree_where(mask.active, layer.integrate(free, jax.lax.stop_gradient(given)), free)
-        return (state, free), (out, (u, given, feedback, free))
-
-    start = jax.lax.stop_gradient(state[0]) if has_free else None
-    fast = canonical(step) if layer.traced.per_step else step
-    _, (out, seen) = jax.lax.scan(fast, (state, start), (drive, masks))
-    return out, seen
 
 
 def _types(tree: Any) -> Any:

@@ -11,7 +11,8 @@ from ._fixes import CHANGES, Fix
 from ._issues import GROWTH, Issue, growth, growth_through, is_silent, issues
 from ._look import Look, Seen
 from ._numbers import LayerReport
-from ._proposals import joined
+from ._places import Place, places_of
+from ._proposals import together
 
 BETTER, NEARLY = 1.5, 0.1
 """A fix that does not end a fault helps if the health of the layer grows by this factor. Fixes come last if they
@@ -42,19 +43,22 @@ class Outcome(NamedTuple):
 def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
     """Return the issues of a network with the fixes that help, the best first and each once."""
     found, result = issues(*seen), []
+    places = places_of(network.graph, network._output_names)
     for issue in found:
         offered = [other for earlier in result for other in earlier.fixes]
-        fixes = _ordered(network, look, seen, found, issue)
+        fixes = _ordered(network, look, seen, places, found, issue)
         new = (r for r in fixes if all(dataclasses.replace(other, text=r.text) != r for other in offered))
         result.append(dataclasses.replace(issue, fixes=tuple(new)))
     return tuple(result)
 
 
-def _ordered(network: Network, look: Look, seen: Seen, found: Sequence[Issue], issue: Issue) -> list[Fix]:
+def _ordered(
+    network: Network, look: Look, seen: Seen, places: Sequence[Place], found: Sequence[Issue], issue: Issue
+) -> list[Fix]:
     """The fixes that help, the best first; those that end the fault alone, if there are any."""
-    before = _outcome(seen, found, issue)
-    proposed = _proposed(issue, found)
-    tried = [(fix, _outcome_with(fix, network, look, seen, found, issue)) for fix in proposed]
+    before = _outcome(seen, places, found, issue)
+    proposed = _proposed(issue, places, found)
+    tried = [(fix, _outcome_with(fix, network, look, seen, places, found, issue)) for fix in proposed]
     helpful = [(fix, after) for fix, after in tried if after is not None and _helps(before, after)]
     ending = [(fix, after) for fix, after in helpful if not after.faulty] or helpful
     best = max((after.health for _, after in ending), default=0.0)
@@ -62,7 +66,7 @@ def _ordered(network: Network, look: Look, seen: Seen, found: Sequence[Issue], i
     return [fix for fix, _ in ending]
 
 
-def _proposed(issue: Issue, found: Sequence[Issue]) -> Iterator[Fix]:
+def _proposed(issue: Issue, places: Sequence[Place], found: Sequence[Issue]) -> Iterator[Fix]:
     """The fixes of a issue. The first of its kind is followed by those of all layers with this kind, as one."""
     for fix in issue.fixes:
         firsts = [next((r for r in other.fixes if _kind(r) == _kind(fix)), None) for other in found]
@@ -71,7 +75,7 @@ def _proposed(issue: Issue, found: Sequence[Issue]) -> Iterator[Fix]:
         if not several or fix.change not in BACKWARD:
             yield fix
         if several and shared[0] is fix:
-            yield joined(shared, "; ".join(f"in layer {one.index + 1}, {one}" for one in shared))
+            yield together(shared, places)
 
 
 def _kind(fix: Fix) -> tuple[str, ...]:
@@ -79,30 +83,43 @@ def _kind(fix: Fix) -> tuple[str, ...]:
 
 
 def _outcome_with(
-    fix: Fix, network: Network, look: Look, seen: Seen, found: Sequence[Issue], issue: Issue
+    fix: Fix,
+    network: Network,
+    look: Look,
+    seen: Seen,
+    places: Sequence[Place],
+    found: Sequence[Issue],
+    issue: Issue,
 ) -> Outcome | None:
     if fix.change not in CHANGES:  # a learning rate or a mode
-        return Outcome(faulty=False, faults=0, health=health(seen.layers[issue.index]))
+        return Outcome(faulty=False, faults=0, health=health(seen.layers[_positions(places)[issue.index]]))
     try:
         changed = fix.apply(network)
     except (TypeError, ValueError):  # a custom cell may have a constant of this name, or a narrower domain
         return None
     after = look(changed)
     found_after = issues(*after)
-    if _worsens(seen, found, after, found_after):
+    if _worsens(places, seen, found, after, found_after):
         return None
-    return _outcome(after, found_after, issue)
+    return _outcome(after, places, found_after, issue)
 
 
-def _worsens(seen: Seen, found: Sequence[Issue], after: Seen, found_after: Sequence[Issue]) -> bool:
+def _positions(places: Sequence[Place]) -> dict[int | str, int]:
+    """The position of each layer in the report."""
+    return {place.index: n for n, place in enumerate(places)}
+
+
+def _worsens(
+    places: Sequence[Place], seen: Seen, found: Sequence[Issue], after: Seen, found_after: Sequence[Issue]
+) -> bool:
     """If True, a layer that was healthy has a fault, or any layer's numbers or gradients are out of bounds."""
     for old, new in zip(seen.layers, after.layers, strict=True):
         if (old.finite and not new.finite) or _grows(new) > max(GROWTH, MUCH * _grows(old)):
             return True
-    silent = [n for n, layer in enumerate(seen.layers) if is_silent(layer)]
-    judged = min(silent, default=len(seen.layers))  # no spike reached the layers above
+    silent = {n for n, layer in enumerate(seen.layers) if is_silent(layer)}
     new = {v.index for v in found_after if v.kind in OF_LAYERS} - {v.index for v in found}
-    return any(n < judged for n in new)
+    # no spike reached the layers above a silent one
+    return any(place.index in new and not silent & place.below for place in places)
 
 
 def _grows(layer: LayerReport) -> float:
@@ -113,11 +130,15 @@ def _helps(before: Outcome, after: Outcome) -> bool:
     return not after.faulty or (after.health > BETTER * before.health and after.faults <= before.faults)
 
 
-def _outcome(seen: Seen, found: Sequence[Issue], issue: Issue) -> Outcome:
+def _outcome(seen: Seen, places: Sequence[Place], found: Sequence[Issue], issue: Issue) -> Outcome:
     """Growth needs healthy layers above, from which the gradient comes. Activity needs healthy layers below."""
-    side = -1 if issue.kind == "explodes" else 1
-    faulty = any(side * other.index <= side * issue.index for other in found)
-    return Outcome(faulty, len(found), health(seen.layers[issue.index]))
+    at = _positions(places)
+    mine, others = at[issue.index], [at[other.index] for other in found]
+    if issue.kind == "explodes":
+        faulty = any(mine in places[n].below for n in others)
+    else:
+        faulty = any(n in places[mine].below for n in others)
+    return Outcome(faulty, len(found), health(seen.layers[mine]))
 
 
 def health(layer: LayerReport) -> float:
