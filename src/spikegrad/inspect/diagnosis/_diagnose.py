@@ -23,7 +23,7 @@ from ._trials import checked
 
 def diagnose(
     network: Network,
-    inputs: ArrayLike,
+    inputs: Any,
     loss: Callable[[jax.Array], jax.Array] | None = None,
     *,
     optimizer: Any = None,
@@ -39,13 +39,13 @@ def diagnose(
     ----------
     network : Network
         Any, whatever its weights and cells.
-    inputs : array_like
+    inputs : array_like or dict
         Time first, then the examples, as the network takes them: ``(steps, batch, ...)``. A hundred examples tell
         as much as all.
     loss : callable, optional
-        A function from the outputs ``(steps, batch, neurons)`` of the last layer to one number. By default the outputs
-        are added with random signs: it shows what passes, but not what is learnt, and no issue depends on where the
-        loss looks.
+        A function from the outputs of the network, ``(steps, batch, neurons)`` or a dict, to one number. By default the
+        outputs are added with random signs: it shows what passes, but not what is learnt, and no issue depends on where
+        the loss looks.
     optimizer : optax.GradientTransformation, optional
         The optimizer of the training, learning rate included. ``diagnose`` judges its first update of weights and
         biases by its size and by the loss after it. The network itself does not change.
@@ -60,8 +60,8 @@ def diagnose(
     Returns
     -------
     Diagnosis
-        Numbers of each layer, ``layers``, and ``issues``, each with its fixes. It prints as a table, and has
-        ``plot()`` and ``to_dict()``.
+        Numbers of each layer in the order of a step, ``layers``, and ``issues``, each with its fixes. It prints as a
+        table, and has ``plot()`` and ``to_dict()``.
 
     Raises
     ------
@@ -71,8 +71,9 @@ def diagnose(
     Notes
     -----
     Norms and shares are over all examples and neurons. The gradient over lags goes back from a layer's own outputs of
-    the last step, with random signs, to its currents: its factor per step is ``decay`` for neurons that pass gradients
-    through the potential alone, less with a differentiated reset, more with recurrent weights.
+    the last step, with random signs, to its currents. Its factor per step is ``decay`` for neurons that pass gradients
+    through the potential alone, less with a differentiated reset, more with recurrent weights. In a loop of layers, it
+    also goes through the other layers.
 
     About ten arrays of ``(steps, batch, neurons)`` are kept for each layer: of long sequences take fewer examples. It
     is compiled at each call, since ``loss`` may have changed. A pure network (see :class:`Network`) with a loss that is

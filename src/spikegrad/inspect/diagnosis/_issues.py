@@ -90,6 +90,7 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
             ends.add(case.index)
             continue
         found += [_saturated(case) or _out_of_reach(case) or _explodes(case), _too_few_bits(case)]
+    found = [issue for issue in found if issue and not _follows(issue, cases, found)]
     # A gradient comes from the loss. Layers that it reaches later cannot learn from one that has exploded.
     growing = [issue for issue in found if issue and issue.kind == "explodes"]
     found = [growing.pop() if issue and issue.kind == "explodes" else issue for issue in found]
@@ -107,7 +108,7 @@ def is_silent(layer: LayerReport) -> bool:
 
 
 def _issue(case: Case, kind: str, description: str, fixes: Iterable[Fix] = ()) -> Issue:
-    return Issue(kind, case.place.index, f"{case.layer.name} {description}", tuple(r for r in fixes if not is_idle(r)))
+    return Issue(kind, case.place.name, f"{case.layer.name} {description}", tuple(r for r in fixes if not is_idle(r)))
 
 
 # --- rules: what a layer does wrong by itself, the first that applies ------------------------------------------------
@@ -176,6 +177,18 @@ def _explodes(case: Case) -> Issue | None:
         return None
     description = f"makes the gradient explode: it grows {' and '.join(found)}; {_peak(layer)}"
     return _issue(case, "explodes", description, against_growth(case))
+
+
+def _follows(issue: Issue, cases: Sequence[Case], found: Sequence[Issue | None]) -> bool:
+    """If True, the gradient grows in a loop of layers in which another layer has the cause."""
+    at = {case.place.name: case for case in cases}
+    case = at[issue.index]
+    others = [
+        other for other in found if other and other.index != issue.index and case.shares_loop_with(at[other.index])
+    ]
+    if issue.kind != "explodes" or not others:
+        return False
+    return any(other.kind != "explodes" or at[other.index].feedback > case.feedback for other in others)
 
 
 # --- rules beside these -----------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class NetworkReport(NamedTuple):
     """Norm of the gradient of the loss in the outputs of each step."""
     differ: Sequence[float] = ()
     """Norm of the differences between the inputs of the examples, in each step."""
-    inputs: Mapping[int, InputReport] = {}  # noqa: RUF012  (nothing changes it)
+    inputs: Mapping[int, InputReport] = {}
     """The inputs of each layer that reads inputs and nothing else, without a delay."""
     loss: float | None = None
     losses_after: Sequence[float] = ()
@@ -109,7 +109,7 @@ class Look:
     def _of_inputs(self, graph: Graph, places: Sequence[Place]) -> dict[int, InputReport]:
         found = {}
         for n, place in enumerate(places):
-            source = _only_source(graph, place.index)
+            source = _only_source(graph, place.name)
             if source in self.flat:
                 x = np.asarray(self.flat[source][self.active], np.float64)
                 channels = tuple(np.sqrt((x**2).mean(0)).tolist())
@@ -118,7 +118,7 @@ class Look:
         return found
 
     def _report(self, graph: Graph, place: Place, found: dict) -> LayerReport:
-        name = place.index
+        name = place.name
         layer = graph.nodes[name]
         made_by, rest, spikes = surrogate_of(layer.cell), found["at_rest"][name], found["spikes"][name]
         seen: Recorded = found["layers"][name]
@@ -130,7 +130,9 @@ class Look:
         weight_of = weights_of_edges(layer)
         norms: dict[str, Any] = {
             kind: {
-                weight: norm([arrays for edge, arrays in found[kind][name].items() if weight_of.get(edge, edge) == weight])
+                weight: norm(
+                    [arrays for edge, arrays in found[kind][name].items() if weight_of.get(edge, edge) == weight]
+                )
                 for weight in (*layer.weights, "bias")
             }
             for kind in ("weights", "weight_gradients", "updates")

@@ -16,7 +16,7 @@ EVERY_DELAY = 2**31
 class Place(NamedTuple):
     """The place of a layer. Other layers are given by their positions in the report."""
 
-    index: Name
+    name: Name
     """The name of the layer in ``network.layers``, or its position in a list."""
     below: frozenset[int]
     """The layers from which signals reach this one, itself included."""
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
     @property
     def text(self) -> str:
-        return f"layer {self.index + 1}" if isinstance(self.index, int) else f"layer {self.index!r}"
+        return f"layer {self.name + 1}" if isinstance(self.name, int) else f"layer {self.name!r}"
 
 
 def chain(count: int) -> list[Place]:
@@ -57,7 +57,7 @@ def places_of(graph: Graph, outputs: Iterable[Name]) -> list[Place]:
                 if source in position and source != name:
                     readers[source].append((position[name], weight_of[edge.label]))
     found = []
-    for name, layer in graph.layers.items():
+    for name in graph.layers:
         below, waiting = {name}, [name]
         while waiting:
             new = {s for s in sources[waiting.pop()] if s in position} - below

@@ -57,8 +57,16 @@ class Case:
         """The cell with the parameters of the neurons."""
         return parameters_of(self.network.cells[self.index])
 
+    @property
+    def feedback(self) -> float:
+        """The currents of feedback, in units of those from below."""
+        return (self.layer.feedback or 0.0) / (self.layer.drive or 1.0)
+
+    def shares_loop_with(self, other: Case) -> bool:
+        return self.index in other.place.below and other.index in self.place.below
+
     def fix(self, change: str, value: Any, text: str) -> Fix:
-        return Fix(self.place.index, change, value, text)
+        return Fix(self.place.name, change, value, text)
 
 
 def against_activity(case: Case) -> Iterator[Fix]:
@@ -126,11 +134,12 @@ def _sign(case: Case) -> Iterator[Fix]:
 def _recurrence(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if layer.feedback and layer.drive and layer.feedback > layer.drive:
+        cause = "they" if case.place.feedback else "its own spikes"
         for part in (3, 30):  # fewer spikes make the currents smaller still
             factor = rounded(layer.drive / layer.feedback / part)
             text = (
-                f"scale its {_feedback(case)} by {factor:g}, because {'they' if case.place.feedback else 'its own spikes'} "
-                f"cause {layer.feedback / layer.drive:.2g} times the current from below"
+                f"scale its {_feedback(case)} by {factor:g}, because {cause} cause {case.feedback:.2g} times the "
+                "current from below"
             )
             yield case.fix("recurrent weights", factor, text)
 
@@ -280,7 +289,7 @@ def larger_units(cases: Sequence[Case], size: float) -> Iterator[Fix]:
 
 def together(found: Sequence[Fix], places: Sequence[Place]) -> Fix:
     """One fix for several layers."""
-    names = {place.index: place.text for place in places}
+    names = {place.name: place.text for place in places}
     return joined(found, "; ".join(f"in {names[one.index]}, {one}" for one in found))
 
 

@@ -240,8 +240,9 @@ def _over_steps(
 ) -> tuple[dict[Name, jax.Array], dict[Name, _PreSpike]]:
     """Outputs, and pre-spike states with the currents. ``probes`` are zeros, added to the outputs for other nodes."""
     layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
+    joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
     if not layers:  # a join without a loop
-        return {name: tree_keep(masks.active, node.over_chunk(given[name])) for name, node in nodes.items()}, {}
+        return {name: tree_keep(masks.active, node.over_chunk(given[name])) for name, node in joins.items()}, {}
     states, pasts = {}, {}
     steps: dict[Any, tuple[Any, tuple[Edge, ...]]] = {}
     for name, node in nodes.items():

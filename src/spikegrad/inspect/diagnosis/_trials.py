@@ -106,7 +106,7 @@ def _outcome_with(
 
 def _positions(places: Sequence[Place]) -> dict[int | str, int]:
     """The position of each layer in the report."""
-    return {place.index: n for n, place in enumerate(places)}
+    return {place.name: n for n, place in enumerate(places)}
 
 
 def _worsens(
@@ -119,7 +119,7 @@ def _worsens(
     silent = {n for n, layer in enumerate(seen.layers) if is_silent(layer)}
     new = {v.index for v in found_after if v.kind in OF_LAYERS} - {v.index for v in found}
     # no spike reached the layers above a silent one
-    return any(place.index in new and not silent & place.below for place in places)
+    return any(place.name in new and not silent & place.below for place in places)
 
 
 def _grows(layer: LayerReport) -> float:
