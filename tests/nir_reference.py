@@ -9,28 +9,45 @@ from spikegrad import LIF, Layer, Network, SynapticLIF
 
 
 def simulate(graph, inputs, dt, method):
-    """Outputs ``(steps, ...)`` of one example, of inputs ``(steps, ...)``. What comes back comes a step later."""
+    """Outputs ``(steps, ...)`` of one example, of inputs ``(steps, ...)``. What comes back comes a step later.
+
+    Of several inputs or outputs a dict. Neurons take their steps in the order of the nodes.
+    """
     nodes, edges = flat(graph)
     sources = {name: [a for a, b in edges if b == name] for name in nodes}
     states = {name: Neurons(node, dt, method) for name, node in nodes.items() if hasattr(node, "r")}
-    start, end = next(iter(nodes)), next(reversed(nodes))
-    assert isinstance(nodes[start], nir.Input)
-    assert isinstance(nodes[end], nir.Output)
+    delays = {
+        name: [np.zeros(np.shape(node.delay))] * round(np.ravel(node.delay)[0] / dt)
+        for name, node in nodes.items()
+        if isinstance(node, nir.Delay)
+    }
+    starts, ends = ([n for n in graph.nodes if isinstance(nodes.get(n), kind)] for kind in (nir.Input, nir.Output))
+    inputs = inputs if isinstance(inputs, dict) else {starts[0]: inputs}
+    delayed = {}  # of this step
 
     def value(name, x):
         if name in states:
             return states[name].out
-        return x if name == start else apply(nodes[name], into(name, x))
+        if name in delays:
+            if name not in delayed:
+                delays[name].append(into(name, x))
+                delayed[name] = delays[name].pop(0)
+            return delayed[name]
+        return x[name] if name in starts else apply(nodes[name], into(name, x))
 
     def into(name, x):
         return sum(value(source, x) for source in sources[name])
 
-    outputs = []
-    for x in np.asarray(inputs, float):
+    outputs = {end: [] for end in ends}
+    for t in range(len(inputs[starts[0]])):
+        x = {name: np.asarray(inputs[name][t], float) for name in starts}
+        delayed.clear()
         for name, neurons in states.items():  # in the order of the layers
             neurons.step(into(name, x))
-        outputs.append(value(end, x))
-    return np.array(outputs)
+        for end in ends:
+            outputs[end].append(value(end, x))
+    found = {end: np.array(of) for end, of in outputs.items()}
+    return found if len(ends) > 1 else found[ends[0]]
 
 
 def flat(graph, name=""):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +14,18 @@ import numpy as np
 
 from .. import neurons
 from .._checks import brief, shorten
-from ..network import Layer, Network
+from ..network import Delayed, Join, Layer, Network, Window
+from ..network._connections import is_matrix
 from ..neurons import LIF, Cell, LeakyReadout
-from ._functions import Chain, Convolution, Flatten, Product, Scale, Shift
+from ._functions import Chain, Convolution, Flatten, Product, Scale, Shift, add
 from ._leak import Leak, make_leak
+from ._loops import in_order
 from ._parameters import Shape, axes, check_finite, numbers, of_signal, owner_of, shape_of
+from ._parts import FIRE, NEURONS, Part, Parts, late_edges
 
-_FIRE = (nir.LIF, nir.IF, nir.CubaLIF)
 _CELLS: dict[str, Any] = {
     node: cls for cls in vars(neurons).values() if isinstance(cls, type) and (node := vars(cls).get("nir_node"))
 }
-_NEURONS = (*_FIRE, nir.LI, nir.I, nir.CubaLI, nir.Threshold)
 
 
 def from_nir(
@@ -85,108 +87,142 @@ def from_nir(
     if not isinstance(graph, nir.NIRGraph):
         raise TypeError(f"from_nir: graph must be a NIRGraph, got {type(graph).__name__}")
     leak = make_leak("from_nir", dt, discretization)
-    layers = []
     try:
-        parts, signal, end = _parts(graph)
+        nodes, edges = _flat(graph)
     except RecursionError:
         raise ValueError("from_nir: graph must not contain itself, nor a hundred graphs within each other") from None
-    for part in parts:
-        cell, gain = LeakyReadout(decay=0.0), np.ones(())
-        functions, signal = _functions(part.operations, signal)
-        if part.neurons is not None:
-            cell, gain, signal = _cell(part, leak, surrogate, signal)
-        weight, bias = _weight(part, functions, gain)
-        recurrent = None
-        if part.recurrent is not None:
-            back, found = _functions([part.recurrent], signal)
-            if found != signal:
-                raise ValueError(f"{owner_of(*part.recurrent)}: the output must have shape {signal}, got {found}")
-            recurrent, more = _weight(part, back, gain)
+    parts = Parts(graph.nodes, nodes, edges)
+    read = _Read(parts, late_edges(parts), leak, surrogate)
+    entries: dict[str, Layer | Join] = {name: Join(add, of) for name, of in parts.joins.items()}
+    entries |= {name: read.layer(name) for name in parts.layers}
+    outputs = read.outputs()
+    if (stack := _stack(parts, entries)) is not None:
+        return Network(stack)
+    ends = {"inputs": parts.inputs, "outputs": outputs}
+    return Network(entries, **{what: names[0] if len(names) == 1 else names for what, names in ends.items()})
+
+
+class _Read:
+    """The cells of the layers, and the functions and shapes of their weights."""
+
+    def __init__(self, parts: Parts, late: frozenset[tuple[str, str]], leak: Leak, surrogate: Any) -> None:
+        self.parts, self.late, self.leak = parts, late, leak
+        self.signals = {
+            name: shape_of(owner_of(name, parts.nodes[name]), parts.nodes[name].input_type, "input")
+            for name in parts.inputs
+        }
+        self.cells: dict[str, tuple[Cell, np.ndarray]] = {}
+        self.functions: dict[str, dict[int, list]] = {name: {} for name in parts.layers}
+        for name in in_order(parts.sources, late):
+            if name in parts.joins:
+                shapes = {self.signals[source] for source in parts.joins[name]} - {None}
+                if len(shapes) > 1:
+                    raise ValueError(f"from_nir: outputs must have one shape to be added, got {shapes} of {name!r}")
+                self.signals[name] = next(iter(shapes), None)
+                continue
+            for n, source in enumerate(parts.read[name]):
+                if source in self.signals and source != name:
+                    signal = self._read(name, n)
+                    if name not in self.cells:
+                        self.cells[name], self.signals[name] = _cell(parts.layers[name], leak, surrogate, signal)
+            if name not in self.cells:  # all of its weights arrive later
+                part = parts.layers[name]
+                _, signal = _functions(part.chains[0].operations, None)
+                self.cells[name], self.signals[name] = _cell(part, leak, surrogate, signal)
+
+    def _read(self, name: str, n: int) -> Shape | None:
+        chain = self.parts.layers[name].chains[n]
+        source = self.signals[self.parts.read[name][n]]
+        self.functions[name][n], signal = _functions(chain.operations, source)
+        if name in self.cells and self.signals[name] not in (None, signal):
+            neurons = self.parts.layers[name].neurons
+            owner = owner_of(*[*([neurons] if neurons else []), *chain.operations][-1])
+            raise ValueError(f"{owner}: the output must have shape {self.signals[name]}, got {signal}")
+        return signal
+
+    def layer(self, name: str) -> Layer:
+        part, (cell, gain) = self.parts.layers[name], self.cells[name]
+        weights: dict[str, dict[int, list]] = {}
+        bias = None
+        for n, (chain, source) in enumerate(zip(part.chains, self.parts.read[name], strict=True)):
+            if n not in self.functions[name]:
+                self._read(name, n)
+            named = [*chain.delays, *chain.operations, *([part.neurons] if part.neurons else [])]
+            weight, more = _weight(owner_of(*named[-1]) if named else "from_nir", self.functions[name][n], gain)
             bias = more if bias is None else bias if more is None else bias + more
-        layers.append(Layer(weight, cell, recurrent, bias))
-    if None not in (signal, end) and signal != end:
-        raise ValueError(f"from_nir: the shape of the Output must be that of the last node, {signal}, got {end}")
-    return Network(layers)
+            steps = [_steps(owner_of(*delay), delay[1], self.leak) for delay in chain.delays]
+            lag = sum(steps) + ((source, name) in self.late)
+            weights.setdefault(source, {}).setdefault(lag, []).append(weight)
+        own = {source: _combined(name, source, lags) for source, lags in weights.items()}
+        recurrent = own.pop(name, None) if len(own) > 1 else None
+        if isinstance(recurrent, Delayed) and recurrent.delay == 1:
+            recurrent = recurrent.weight
+        if len(own) == 1:
+            ((source, weight),) = own.items()
+            return Layer(weight, cell, recurrent, bias, of=source)
+        return Layer(own, cell, recurrent, bias)
+
+    def outputs(self) -> list[str]:
+        """Return the names of the outputs, with checked shapes."""
+        for end, name in self.parts.outputs.items():
+            shape = shape_of(owner_of(end, self.parts.nodes[end]), self.parts.nodes[end].output_type, "output")
+            if None not in (self.signals[name], shape) and self.signals[name] != shape:
+                raise ValueError(
+                    "from_nir: the shape of the Output must be that of the last node, "
+                    f"{self.signals[name]}, got {shape}"
+                )
+        names = [*self.parts.outputs.values()]
+        if len({*names}) < len(names):
+            raise ValueError(f"from_nir: each Output must read another node, got {brief(self.parts.outputs)}")
+        return names
 
 
-class _Part(NamedTuple):
-    """The part of a graph that becomes a layer."""
+def _stack(parts: Parts, entries: dict[str, Layer | Join]) -> list[Layer] | None:
+    """Return the layers as a list, if each reads the one before, and their nodes are not named by the layers."""
+    reader = {entry.of: name for name, entry in entries.items() if isinstance(entry, Layer)}
+    layers: list[Layer] = []
+    name = parts.inputs[0]
+    while (name := reader.pop(name, "")) and isinstance(entry := entries[name], Layer):
+        if isinstance(entry.weight, (Mapping, Delayed, Window)):
+            return None
+        layers.append(dataclasses.replace(entry, of=None))
+    names = [
+        [node.startswith(f"{name}.") for node, _ in (*chain.delays, *chain.operations)]
+        for name, part in parts.layers.items()
+        for chain in part.chains
+        if part.neurons is not None and name not in chain.sources
+    ]
+    named = any(names) and all(map(all, names))
+    whole = len(layers) == len(entries) and len(parts.inputs) == len(parts.outputs) == 1
+    return layers if whole and not named else None
 
-    operations: list[tuple[str, Any]]
-    """Names and nodes of the operations on the inputs."""
-    neurons: tuple[str, Any] | None = None
-    threshold: tuple[str, Any] | None = None
-    """A Threshold after neurons that do not fire."""
-    recurrent: tuple[str, Any] | None = None
+
+def _steps(owner: str, node: nir.Delay, leak: Leak) -> int:
+    """Return the delay in time steps."""
+    delays = numbers(owner, node, "delay")
+    if not delays.size or (delays != delays.flat[0]).any():
+        raise ValueError(f"{owner}: delay must be one number for all, got {brief(node.delay)}")
+    steps = float(delays.flat[0]) / leak.dt
+    if round(steps) < 0 or abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
+        raise ValueError(f"{owner}: delay must be a multiple of dt, 0 or more, got {delays.flat[0]} for dt={leak.dt}")
+    return round(steps)
 
 
-def _parts(graph: nir.NIRGraph) -> tuple[list[_Part], Shape | None, Shape | None]:
-    """Return the parts of a graph, and the shapes of its Input and Output."""
-    nodes, edges = _flat(graph)
-    after: dict[str, list[str]] = {name: [] for name in nodes}
-    for source, target in edges:
-        after[source].append(target)
-    inputs = [name for name in graph.nodes if isinstance(graph.nodes[name], nir.Input)]
-    outputs = [name for name in graph.nodes if isinstance(graph.nodes[name], nir.Output)]
-    if len(inputs) != 1 or len(outputs) != 1:
+def _combined(name: str, source: str, lags: dict[int, list]) -> Any:
+    """Return one weight for the weights of a source, by their delays."""
+    (lag, weights), *others = lags.items()
+    if not others and len(weights) == 1:
+        return Delayed(weights[0], lag) if lag else weights[0]
+    if not all(is_matrix(weight) for weights in lags.values() for weight in weights):
         raise ValueError(
-            f"from_nir: the graph must have one Input and one Output, got {brief(inputs)} and {brief(outputs)}"
+            f"from_nir: {brief(name)} reads {brief(source)} by several nodes; add their weights up, or make all of "
+            "them Linear"
         )
-    parts, reached = _in_order(nodes, after, inputs[0], outputs[0])
-    for name in nodes:
-        if name not in reached:
-            raise ValueError(f"{owner_of(name, nodes[name])} is not on the way from Input to Output; remove the node")
-    start, end = nodes[inputs[0]], nodes[outputs[0]]
-    return (
-        parts,
-        shape_of(owner_of(inputs[0], start), start.input_type, "input"),
-        shape_of(owner_of(outputs[0], end), end.output_type, "output"),
-    )
-
-
-def _in_order(nodes: dict[str, Any], after: dict[str, list[str]], start: str, end: str) -> tuple[list[_Part], set[str]]:
-    """Return the parts from the Input to the Output, and the names of their nodes."""
-
-    def only(name: str, leave_out: str | None = None) -> str:
-        others = [other for other in after[name] if other != leave_out]
-        if len(others) != 1:
-            onward = shorten(", ".join(map(repr, others))) or "nothing"
-            raise ValueError(f"from_nir: a network is one layer on the other, but after {brief(name)} comes {onward}")
-        return others[0]
-
-    if after[end]:
-        raise ValueError(f"from_nir: nothing may come after the Output, got {brief(after[end])}")
-    parts: list[_Part] = []
-    operations: list[tuple[str, Any]] = []
-    reached, name = {start, end}, only(start)
-    while name != end:
-        if name in reached:
-            raise ValueError(
-                f"from_nir: a network is one layer on the other, but the graph comes back to {brief(name)}"
-            )
-        reached.add(name)
-        node = nodes[name]
-        if not isinstance(node, _NEURONS):
-            if not isinstance(node, (nir.Input, nir.Output)):  # those of subgraphs do nothing
-                operations.append((name, node))
-            name = only(name)
-            continue
-        first, threshold = name, None
-        if isinstance(node, (nir.LI, nir.I, nir.CubaLI)) and [type(nodes[n]) for n in after[name]] == [nir.Threshold]:
-            name = after[name][0]
-            threshold = (name, nodes[name])
-        loops = [other for other in after[name] if after[other] == [first]]
-        if len(loops) > 1:
-            raise ValueError(
-                f"from_nir: {brief(first)} comes back to itself by several nodes, {brief(loops)}; add their weights up"
-            )
-        loop = loops[0] if loops else None
-        reached |= {name, *loops}
-        parts.append(_Part(operations, (first, node), threshold, None if loop is None else (loop, nodes[loop])))
-        name, operations = only(name, loop), []
-    if operations or not parts:
-        parts.append(_Part(operations))
-    return parts, reached
+    first, last = min(lags), max(lags)
+    matrices = [sum(lags.get(lag, [])) + jnp.zeros_like(weights[0]) for lag in range(first, last + 1)]
+    if first == last:
+        return Delayed(matrices[0], first) if first else matrices[0]
+    return Window(jnp.stack(matrices), delay=first)
 
 
 def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -230,16 +266,29 @@ def _edges(owner: str, graph: nir.NIRGraph) -> list[tuple[str, str]]:
                 raise ValueError(
                     f"{owner}: the edge {brief(edge)} must be between nodes of the graph, which has no {brief(name)}"
                 )
+        if isinstance(graph.nodes[edge[0]], nir.Output):
+            raise ValueError(f"{owner}: nothing may come after the Output {brief(edge[0])}, got {brief(edge[1])}")
+        if isinstance(graph.nodes[edge[1]], nir.Input):
+            raise ValueError(f"{owner}: nothing may come before the Input {brief(edge[1])}, got {brief(edge[0])}")
         if edge in found:
             raise ValueError(f"{owner}: the edge {brief(edge)} occurs twice")
         found[edge] = None
     return list(found)
 
 
-def _cell(part: _Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tuple[Cell, np.ndarray, Shape | None]:
+def _cell(part: Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tuple[tuple[Cell, np.ndarray], Shape | None]:
+    """Return the cell of a layer and the factor of its input, and the shape of its output."""
+    if part.neurons is None:
+        return (LeakyReadout(decay=0.0), np.ones(())), signal
+    cell, gain, signal = _neurons(part.neurons, part.threshold, leak, surrogate, signal)
+    return (cell, gain), signal
+
+
+def _neurons(
+    neurons: tuple[str, Any], with_threshold: tuple[str, Any] | None, leak: Leak, surrogate: Any, signal: Shape | None
+) -> tuple[Cell, np.ndarray, Shape | None]:
     """Return the cell for a node of neurons, the factor of its input, and the shape of its output."""
-    assert part.neurons is not None
-    name, node = part.neurons
+    name, node = neurons
     owner = owner_of(name, node)
     if signal is None:  # neither the Input nor a weight defines it
         signal = shape_of(owner, node.input_type, "input")
@@ -249,7 +298,7 @@ def _cell(part: _Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tupl
 
     if isinstance(node, nir.Threshold):
         return LIF(0.0, _above(owner, values("threshold")), surrogate, "none"), np.ones(()), signal
-    fires, rest = isinstance(node, _FIRE), np.zeros(())
+    fires, rest = isinstance(node, FIRE), np.zeros(())
     cell: dict[str, Any] = {}
     gain = values("r")
     if isinstance(node, (nir.IF, nir.I)):
@@ -262,7 +311,7 @@ def _cell(part: _Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tupl
             cell["norm_input"], gain = True, np.ones(())
         else:
             gain = gain * (1 - decay)
-    if not fires and part.threshold is None:
+    if not fires and with_threshold is None:
         if rest.any():
             raise ValueError(f"{owner}: v_leak must be 0 for neurons that do not fire, whose potential is the output")
         if hasattr(node, "tau_syn"):
@@ -273,12 +322,12 @@ def _cell(part: _Part, leak: Leak, surrogate: Any, signal: Shape | None) -> tupl
         cell["synaptic_decay"] = _parameter(owner, "synaptic_decay", synapse)
         gain = gain * values("w_in") * (1 - synapse)
     cell |= {"surrogate": surrogate, "reset": "none"}
-    if part.threshold is None:
+    if with_threshold is None:
         reset = _parameter(owner, "v_reset - v_leak", values("v_reset") - rest)
         cell |= {"threshold": _above(owner, values("v_threshold"), rest), "reset": "value", "reset_value": reset}
     else:
-        of = owner_of(*part.threshold)
-        cell["threshold"] = _above(of, of_signal(of, part.threshold[1], "threshold", signal), rest)
+        of = owner_of(*with_threshold)
+        cell["threshold"] = _above(of, of_signal(of, with_threshold[1], "threshold", signal), rest)
     return _CELLS["CubaLIF" if hasattr(node, "tau_syn") else "LIF"](**cell), gain, signal
 
 
@@ -309,11 +358,11 @@ def _above(owner: str, threshold: np.ndarray, rest: Any = 0.0) -> float | jax.Ar
     return _parameter(owner, "v_threshold - v_leak", above.astype(np.float64))
 
 
-def _weight(part: _Part, done: list[Any], gain: np.ndarray) -> tuple[Any, jax.Array | None]:
+def _weight(owner: str, done: list[Any], gain: np.ndarray) -> tuple[Any, jax.Array | None]:
     """Combine functions and a factor of their output to a matrix or function, and a bias."""
     _multiply(done, gain)
     for values in jax.tree.leaves(done):
-        check_finite(owner_of(*(part.neurons or part.operations[-1])), "a weight times the factors after it", values)
+        check_finite(owner, "a weight times the factors after it", values)
     done = jax.tree.map(lambda values: jnp.asarray(values, jnp.result_type(float)), done)
     bias = done.pop().bias if done and isinstance(done[-1], Shift) else None
     if len(done) == 1:
@@ -370,7 +419,7 @@ def _of_node(owner: str, node: Any, signal: Shape | None) -> list[Any]:
     else:
         raise ValueError(
             f"{owner} has no counterpart here; known are Affine, Linear, Scale, Conv1d, Conv2d, Flatten and, as "
-            f"neurons, {', '.join(kind.__name__ for kind in _NEURONS)}"
+            f"neurons, {', '.join(kind.__name__ for kind in NEURONS)}"
         )
     if getattr(node, "bias", None) is None:
         return [function]

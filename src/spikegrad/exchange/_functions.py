@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -83,6 +83,11 @@ class Chain:
         for function in self.functions:
             x = function(x)
         return x
+
+
+def add(*outputs: jax.Array) -> jax.Array:
+    """The function of a join that adds its sources."""
+    return reduce(jnp.add, outputs)
 
 
 def _of_examples(values: jax.Array, x: jax.Array) -> jax.Array:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,40 @@ def read_operations(function: Callable, signal: Signal, dtype: Any) -> Signal:
     if out.shape[0] != 1:
         raise UnknownError(f"its result of shape {out.shape} has no axis of examples first")
     return dataclasses.replace(out, example=out.shape[1:])
+
+
+def is_sum(function: Callable, examples: Sequence[Any]) -> bool:
+    """If True, a function adds its arguments, each once, and does nothing else."""
+    traced, out = jax.make_jaxpr(functools.partial(function), return_shape=True)(*examples)
+    of, consts = equations(traced)
+    given = [_Summands((n,)) for n in range(len(examples))]
+    try:
+        (total,) = evaluate(of, *consts, *given, run=_add)
+    except UnknownError:
+        return False
+    once = isinstance(total, _Summands) and sorted(total.places) == list(range(len(examples)))
+    return once and all(example.shape == out.shape for example in examples)
+
+
+class _Summands(NamedTuple):
+    """A sum of arguments of a function."""
+
+    places: tuple[int, ...]
+
+
+def _add(equation: Any, operands: list) -> list:
+    name, params = equation.primitive.name, equation.params
+    if not any(isinstance(x, _Summands) for x in operands):
+        return bind(equation, operands)
+    for inner in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if inner in params and name in _CALLS:
+            of, consts = equations(params[inner])
+            return evaluate(of, *consts, *operands, run=_add)
+    # Python's sum starts at 0
+    others = [x for x in operands if not isinstance(x, _Summands)]
+    if name not in ("add", "add_any", "convert_element_type", "copy", "copy_p") or np.any([np.any(x) for x in others]):
+        raise UnknownError(f"{name} is not a sum")
+    return [_Summands(tuple(place for x in operands if isinstance(x, _Summands) for place in x.places))]
 
 
 def _apply(equation: Any, operands: list) -> list:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,14 @@ import numpy as np
 
 from .._checks import checked_shape
 from .._surrogate import spike_types
-from ..network import Layer, Network
-from ..network._connections import matrix_of
-from ..network._network import chain_of
+from ..network import Join, Network
+from ..network._connections import Edge, Name, matrix_of, product
+from ..network._graph import Graph
+from ..network._layer import plus_bias
+from ..network._nodes import initial_states
 from ._leak import Leak, make_leak
-from ._operations import Signal, UnknownError, read_operations
+from ._loops import cuts, in_order, loops, returning
+from ._operations import Signal, UnknownError, is_sum, read_operations
 from ._parameters import check_finite
 
 
@@ -26,7 +30,7 @@ def to_nir(
     *,
     dt: float,
     discretization: str,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     unit_resistance: bool = False,
 ) -> nir.NIRGraph:
     r"""Convert a network to a graph of NIR, the neuromorphic intermediate representation.
@@ -105,52 +109,240 @@ def to_nir(
     """
     if not isinstance(network, Network):
         raise TypeError(f"to_nir: network must be a Network, got {type(network).__name__}")
-    leak = make_leak("to_nir", dt, discretization)
-    layers = chain_of("to_nir", network)
-    shape = _input_shape(layers[0], input_shape)
-    dtype = jnp.result_type(float)
-    states = network.initial_state(jax.ShapeDtypeStruct((1, *shape), dtype))
-    signal = Signal((1, *shape), shape)
-    nodes: dict[str, Any] = {}
-    edges: list[tuple[str, str]] = []
-    before = "input"  # files sort names, so the alphabetical order must be the order of the layers
-    for number, (layer, (_, spikes)) in enumerate(zip(layers, states, strict=True)):
-        name = f"layer{number:0{len(str(len(states) - 1))}}"
-        try:
-            into = read_operations(layer.drive, signal, dtype)
-            if number == 0:  # a convolution determines the order of the inputs
-                start = Signal(signal.shape, shape, into.channels_last and len(shape) > 1)
-                nodes["input"] = nir.Input(input_type={"input": np.array(start.to_nir(np.empty(shape)).shape)})
-            signal = Signal(spikes.shape, spikes.shape[1:], into.channels_last)
-            back = None if layer.recurrent is None else read_operations(layer.feedback, signal, spikes.dtype)
-        except UnknownError as error:
-            raise ValueError(f"to_nir: layer {number} has a function that NIR cannot say: {error}") from None
-        neurons = _neurons(layer.cell, signal, spikes.dtype, leak, number)
+    leak, graph = make_leak("to_nir", dt, discretization), network.graph
+    signals, reads = _read_all(graph, _input_shapes(graph, input_shape))
+    off, made = _steps_off(graph), _Made(isinstance(network.layers, Mapping), len(graph.layers))
+    for name in graph.inputs:
+        made.add(name, nir.Input(input_type={"input": np.array(signals[name].in_nir)}))
+        made.ends[name] = [str(name)]
+    read_by = {name: [edge.source for edge in edges] for name, edges in graph.edges.items()}
+    for name in in_order(read_by, off):
+        node = graph.nodes[name]
+        if isinstance(node, Join):
+            made.ends[name] = [end for source in node.of for end in made.ends[source]]
+            continue
+        own = signals[name]
+        neurons = _neurons(node.cell, own.signal, own.dtype, leak, text_of(name))
         if unit_resistance and neurons:
             factor, neurons[0].r = neurons[0].r, np.ones_like(neurons[0].r)
-            for read in (into, back) if back else (into,):
-                _scale(read.nodes, factor, number)
-        if back is not None:
-            if not neurons or not back.nodes:
-                raise ValueError(f"to_nir: layer {number} is recurrent without neurons, or without weights, in between")
-            neurons = [_recurrent(_named("neurons", neurons), _named("recurrent", back.nodes))]
-        chain = {**_named(f"{name}.drive", into.nodes), **_named(f"{name}.neurons", neurons)}
-        edges += itertools.pairwise([before, *chain])
-        nodes |= chain
-        before = next(reversed(nodes))
-    nodes["output"] = nir.Output(output_type={"output": np.array(signal.to_nir(np.empty(signal.example)).shape)})
-    edges.append((before, "output"))
-    _check_finite(nodes)
-    return nir.NIRGraph(nodes=nodes, edges=edges, metadata={"dt": leak.dt, "discretization": leak.discretization})
+            for _, read in reads[name]:
+                _scale(read.nodes, factor, text_of(name))
+        chains, back = [], []
+        for edge, read in reads[name]:
+            steps = edge.lags[0] - ((edge.source, name) in off)
+            delay = [nir.Delay(np.full(signals[edge.source].in_nir, steps * leak.dt))] if steps else []
+            if edge.source != name:
+                kind = "recurrent" if (edge.source, name) in off else "drive"
+                chains.append((edge.source, kind, [*delay, *read.nodes]))
+            elif neurons and read.nodes:
+                back.append([*delay, *read.nodes])
+            else:
+                raise ValueError(
+                    f"to_nir: {text_of(name)} is recurrent without neurons, or without weights, in between"
+                )
+        if made.named and not neurons and (len(chains) > 1 or not chains[0][2]):
+            neurons = [nir.Scale(np.ones(own.in_nir))]  # it has the name, and adds up the sources
+        made.add_layer(name, chains, neurons, back)
+    outputs = network._output_names
+    for name in outputs:
+        output = nir.Output(output_type={"output": np.array(signals[name].in_nir)})
+        made.link(name, [made.add("output" if len(outputs) == 1 else f"{name}.output", output)])
+    _check_finite(made.nodes)
+    metadata = {"dt": leak.dt, "discretization": leak.discretization}
+    return nir.NIRGraph(nodes=made.nodes, edges=made.finished(), metadata=metadata)
 
 
-def _input_shape(first: Layer, given: Sequence[int] | None) -> tuple[int, ...]:
+def _input_shapes(graph: Graph, given: Any) -> dict[Name, tuple[int, ...]]:
+    """Return the shape of one step of one example for each input."""
+    if isinstance(given, Mapping):
+        if {*given} != {*graph.inputs}:
+            raise ValueError(f"to_nir: input_shape must have the keys {list(graph.inputs)}, got {list(given)}")
+        return {name: checked_shape(f"to_nir: input_shape[{name!r}]", given[name]) for name in graph.inputs}
     if given is not None:
-        return checked_shape("to_nir: input_shape", given)
-    matrix = matrix_of(first.weight)
-    if matrix is None:
-        raise ValueError("to_nir: the weight of layer 0 is a function: give input_shape, of one step of one example")
-    return (matrix.shape[0],)
+        if len(graph.inputs) > 1:
+            raise TypeError(f"to_nir: input_shape must be a dict with the keys {list(graph.inputs)}, got {given!r}")
+        return dict.fromkeys(graph.inputs, checked_shape("to_nir: input_shape", given))
+    shapes: dict[Name, tuple[int, ...]] = {}
+    for name in graph.layers:
+        for edge, weight in graph.connections(name):
+            if (matrix := matrix_of(weight)) is not None:
+                shapes[edge.source] = matrix.shape[:1]
+    for name, node in reversed(graph.nodes.items()):
+        if isinstance(node, Join) and name in shapes:  # the sources of a sum have its shape
+            shapes |= dict.fromkeys(node.of, shapes[name])
+    for name in graph.inputs:
+        if name not in shapes:
+            raise ValueError(f"to_nir: no weight of {name!r} is a matrix: give input_shape, of one step of one example")
+    return {name: shapes[name] for name in graph.inputs}
+
+
+class _Output(NamedTuple):
+    """The output of a node: the place of a signal."""
+
+    signal: Signal
+    dtype: Any
+
+    @property
+    def in_nir(self) -> tuple[int, ...]:
+        return self.signal.to_nir(np.empty(self.signal.example)).shape
+
+
+def _read_all(graph: Graph, shapes: dict[Name, tuple[int, ...]]) -> tuple[dict, dict]:
+    """Return the output of each node, and the edges of each layer with the NIR nodes of their weights."""
+    dtype = jnp.result_type(float)
+    states, _ = initial_states(graph, {n: jax.ShapeDtypeStruct((1, *shape), dtype) for n, shape in shapes.items()})
+    found = {name: _Output(Signal((1, *shape), shape), dtype) for name, shape in shapes.items()}
+
+    def read(name: Name, edge: Edge, weight: Any) -> Signal:
+        layer, source = graph.nodes[name], found[edge.source]
+        first = edge == graph.edges[name][0]
+        if edge.windowed:
+            raise ValueError(f"to_nir: {text_of(name)} has a function of a window, which has no node in NIR")
+
+        def current(x):
+            out = product(weight, x, edge.label)
+            return plus_bias(layer, out) if first else out
+
+        try:
+            return read_operations(current, source.signal, source.dtype)
+        except UnknownError as error:
+            raise ValueError(f"to_nir: {text_of(name)} has a function that NIR cannot say: {error}") from None
+
+    for name in graph.layers:  # a convolution determines the order of the axes of the inputs
+        for edge, weight in graph.connections(name):
+            if edge.source in shapes and len(shapes[edge.source]) > 1:
+                known, last = found[edge.source], read(name, edge, weight).channels_last
+                if known.signal.channels_last is None:
+                    found[edge.source] = known._replace(signal=dataclasses.replace(known.signal, channels_last=last))
+    reads: dict[Name, dict[str, tuple[Edge, Signal]]] = {name: {} for name in graph.layers}
+    for name, node in graph.nodes.items():
+        if isinstance(node, Join):
+            found[name] = _summed(name, node, [found[source] for source in node.of])
+            continue
+        for edge, weight in graph.connections(name):
+            if edge.source in found:
+                reads[name][edge.label] = edge, read(name, edge, weight)
+        orders = {one.channels_last for _, one in reads[name].values()}
+        _, spikes = states[name]
+        found[name] = _Output(Signal(spikes.shape, spikes.shape[1:], _order(text_of(name), orders)), spikes.dtype)
+    for name in graph.layers:  # edges from nodes that come later
+        for edge, weight in graph.connections(name):
+            if edge.label not in reads[name]:
+                reads[name][edge.label] = edge, read(name, edge, weight)
+    return found, {name: [own[edge.label] for edge in graph.edges[name]] for name, own in reads.items()}
+
+
+def _summed(name: Name, join: Join, sources: list[_Output]) -> _Output:
+    """Return the output of a join. Raise if it is not the sum of its sources."""
+    examples = [jax.ShapeDtypeStruct(source.signal.shape, source.dtype) for source in sources]
+    if not is_sum(join.function, examples):
+        raise ValueError(
+            f"to_nir: the join {name!r} has no node in NIR, which only adds outputs of one shape: lambda a, b: a + b"
+        )
+    order = _order(f"the join {name!r}", {source.signal.channels_last for source in sources})
+    signal = dataclasses.replace(sources[0].signal, channels_last=order)
+    return _Output(signal, jnp.result_type(*(source.dtype for source in sources)))
+
+
+def _order(owner: str, orders: set[bool | None]) -> bool | None:
+    known = orders - {None}
+    if len(known) > 1:
+        raise ValueError(f"to_nir: {owner} adds arrays with channels first and last; use one order")
+    return next(iter(known), None)
+
+
+def _steps_off(graph: Graph) -> frozenset[tuple[Name, Name]]:
+    """Return the sources and targets of edges that lose a step, which each loop in NIR takes by itself."""
+    edges: dict[tuple[Name, Name], bool] = {}
+    for name, own in graph.edges.items():
+        for edge in own:
+            if edge.source in graph.nodes:
+                edges[edge.source, name] = edges.get((edge.source, name), True) and min(edge.lags) > 0
+    cycles = loops("to_nir", edges)
+    delayed = {edge for edge, late in edges.items() if late}
+    read_by = [(edge.source, name) for name, own in graph.edges.items() for edge in own]
+    back = returning(graph.inputs, read_by, cycles, delayed)
+    found = next(cuts(cycles, back), next(cuts(cycles, delayed), None))
+    if found is None:
+        names = sorted({repr(name) for cycle in cycles for name, _ in cycle})
+        raise ValueError(
+            f"to_nir: each loop in NIR takes one step by itself, and no choice of delayed weights of "
+            f"{', '.join(names)} has one in each loop; delay other weights"
+        )
+    return found
+
+
+class _Made:
+    """The nodes and edges so far."""
+
+    def __init__(self, named: bool, count: int) -> None:
+        self.named, self.digits = named, len(str(count - 1))
+        self.nodes: dict[str, Any] = {}
+        self.edges: list[tuple[str, str]] = []
+        self.ends: dict[Name, list[str]] = {}
+        """The nodes whose sum is the output of a layer, join or input."""
+        self.waiting: list[tuple[Name, str]] = []
+        """Edges from layers that come later."""
+
+    def add(self, name: Any, node: Any) -> str:
+        if name in self.nodes:
+            raise ValueError(f"to_nir: two nodes would have the name {name!r}; rename an entry of the network")
+        self.nodes[name] = node
+        return name
+
+    def link(self, source: Name, path: list[str]) -> None:
+        """Add edges from the output of a layer, join or input along nodes."""
+        if source in self.ends:
+            self.edges += [(end, path[0]) for end in self.ends[source]]
+        else:
+            self.waiting.append((source, path[0]))
+        self.edges += itertools.pairwise(path)
+
+    def add_layer(self, name: Name, chains: list[tuple[Name, str, list]], neurons: list, back: list[list]) -> None:
+        """Add the weights of each source, the neurons, and their recurrent weights."""
+        # In a file the names are sorted. The order of the layers of a list is alphabetical.
+        prefix = name if self.named else f"layer{name:0{self.digits}}"
+        paths = []
+        for source, kind, nodes in chains:
+            suffix = f".{source}" if self.named else ""
+            taken = _named(nodes, lambda kind, n, suffix=suffix: f"{prefix}.{kind}{n}{suffix}", kind, self.nodes)
+            if self.named and not neurons:  # the last node has the name of the layer
+                *others, last = taken
+                taken = {one: taken[one] for one in others} | {str(name): taken[last]}
+            paths.append((source, [self.add(one, node) for one, node in taken.items()]))
+        inner = _named(neurons, lambda kind, n: f"{kind}{n}", "neurons", {})
+        if back:
+            body = _recurrent(inner, back)
+            ends = [self.add(name if self.named else f"{prefix}.neurons", body)]
+        else:
+            names = [f"{prefix}.{one}" for one in inner]
+            if self.named and names:
+                names[-1] = str(name)
+            ends = [self.add(one, node) for one, node in zip(names, neurons, strict=True)]
+        for source, path in paths:
+            if path or ends:
+                self.link(source, [*path, *ends[:1]])
+        self.edges += itertools.pairwise(ends)
+        last = [end for source, path in paths for end in (path[-1:] or self.ends[source])]
+        self.ends[name] = ends[-1:] or last
+
+    def finished(self) -> list[tuple[str, str]]:
+        """Return all edges. Raise if NIR does not support them."""
+        edges = [*self.edges, *((end, target) for source, target in self.waiting for end in self.ends[source])]
+        for edge in edges:
+            if edges.count(edge) > 1:
+                raise ValueError(
+                    f"to_nir: {edge[0]!r} enters {edge[1]!r} twice, because joins add it twice; NIR has each edge once"
+                )
+        sources = {source for source, _ in edges}
+        for name, node in self.nodes.items():
+            if name not in sources and not isinstance(node, nir.Output):
+                raise ValueError(f"to_nir: {name!r} has no readers and is not an output; leave it out")
+        return edges
+
+
+def text_of(name: Name) -> str:
+    return f"layer {name!r}"
 
 
 def _check_finite(nodes: dict[str, Any]) -> None:
@@ -164,29 +356,33 @@ def _check_finite(nodes: dict[str, Any]) -> None:
                 check_finite(f"to_nir: {name!r} ({type(node).__name__})", field, values)
 
 
-def _named(name: str, nodes: Sequence[nir.NIRNode]) -> dict[str, nir.NIRNode]:
-    """Name the nodes of a part of a layer. Flatten and Threshold have their own names."""
-    named: dict[str, nir.NIRNode] = {}
+def _named(nodes: Sequence[Any], form: Callable[..., str], kind: str, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """Name nodes by ``form(kind, number)``. Delay, Flatten and Threshold have their own kinds."""
+    kinds = {nir.Flatten: "flatten", nir.Threshold: "threshold", nir.Delay: "delay"}
+    named: dict[str, Any] = {}
     for node in nodes:
-        other = {nir.Flatten: "flatten", nir.Threshold: "threshold"}.get(type(node))
-        own = ".".join([*name.split(".")[:-1], other]) if other else name
-        named[f"{own}{sum(key.startswith(own) for key in named) or ''}"] = node
+        forms = (form(kinds.get(type(node), kind), n or "") for n in itertools.count())
+        named[next(name for name in forms if name not in named and name not in taken)] = node
     return named
 
 
-def _recurrent(neurons: dict[str, nir.NIRNode], weights: dict[str, nir.NIRNode]) -> nir.NIRGraph:
+def _recurrent(neurons: dict[str, Any], back: list[list]) -> nir.NIRGraph:
     """Return recurrent neurons as a subgraph, as importers expect."""
     first, last = next(iter(neurons)), next(reversed(neurons))
     shape = neurons[first].input_type["input"]
-    ends = {"input": nir.Input(input_type={"input": shape}), "output": nir.Output(output_type={"output": shape})}
-    edges = itertools.pairwise(["input", *neurons, *weights, first])  # norse depends on this order
-    nodes = {"input": ends["input"], **neurons, **weights, "output": ends["output"]}
+    nodes = {"input": nir.Input(input_type={"input": shape}), **neurons}
+    edges = [*itertools.pairwise(["input", *neurons])]  # norse depends on this order
+    for chain in back:
+        weights = _named(chain, lambda kind, n: f"{kind}{n}", "recurrent", nodes)
+        nodes |= weights
+        edges += itertools.pairwise([last, *weights, first])
+    nodes["output"] = nir.Output(output_type={"output": shape})
     return nir.NIRGraph(nodes=nodes, edges=[*edges, (last, "output")])
 
 
-def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, number: int) -> list[Any]:
+def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, layer: str) -> list[Any]:
     """Return the nodes of a cell. The first node receives the current."""
-    owner = f"to_nir: layer {number}: {type(cell).__name__}"
+    owner = f"to_nir: {layer}: {type(cell).__name__}"
     kind = vars(type(cell)).get("nir_node")
     if kind is None:
         raise ValueError(f"{owner} has no node in NIR; train with LIF or SynapticLIF to exchange the network")
@@ -248,7 +444,7 @@ def _below(threshold: np.ndarray, dtype: Any) -> np.ndarray:
     return np.nextafter(threshold.astype(dtype), dtype(-np.inf))
 
 
-def _scale(nodes: Sequence[nir.NIRNode], factor: np.ndarray, number: int) -> None:
+def _scale(nodes: Sequence[nir.NIRNode], factor: np.ndarray, layer: str) -> None:
     """Multiply the weights of each neuron by a factor."""
     last: Any = nodes[-1] if nodes else None
     of_channels = factor.reshape(len(factor), -1)
@@ -257,9 +453,7 @@ def _scale(nodes: Sequence[nir.NIRNode], factor: np.ndarray, number: int) -> Non
     elif isinstance(last, (nir.Conv1d, nir.Conv2d)) and (of_channels == of_channels[:, :1]).all():
         factor = of_channels[:, 0]
     else:
-        raise ValueError(
-            f"to_nir: layer {number} has no weight of each neuron that could take unit_resistance's factor"
-        )
+        raise ValueError(f"to_nir: {layer} has no weight of each neuron that could take unit_resistance's factor")
     last.weight = (last.weight * factor.reshape(-1, *[1] * (last.weight.ndim - 1))).astype(last.weight.dtype)
     if not isinstance(last, nir.Linear):
         last.bias = (last.bias * factor).astype(last.bias.dtype)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import zeros_like
-from ._connections import Edge, Join, Name
+from ._connections import Edge, Join, Name, matrix_of
 from ._graph import Graph
 from ._layer import check_examples, current_of, initial_state
 from ._step import CellSteps, JoinSteps, LayerState, is_stochastic, keys_of
@@ -58,11 +58,35 @@ def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, La
                 out = _output(graph, name, outs, currents, states, checked)
             if out is not None and _type(out) != _type(outs.get(name)):
                 outs[name], changed = out, True
+        if not changed and (known := _input_of_matrix(graph, outs)):
+            outs, changed = outs | known, True
     missing = [name for name in graph.nodes if name not in outs]
     if missing:
         raise ValueError(f"Network: {', '.join(map(repr, missing))} read each other alone, and no inputs")
     pasts = {name: jnp.stack([zeros_like(outs[name])] * depth) for name, depth in graph.depths.items()}
     return states, pasts
+
+
+def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
+    """Return an unknown output that a matrix reads, whose shape follows from the matrix.
+
+    A loop through a join needs it, if the layer before the join reads only outputs of the loop.
+    """
+    x = next(iter(outs.values()))
+
+    def like(x, neurons):
+        return jnp.broadcast_to(x.reshape(len(x), -1)[:, :1] if x.ndim > 1 else x[:1], (*x.shape[:-1][:1], neurons))
+
+    reached = {*graph.inputs}
+    for _ in graph.nodes:
+        reached |= {name for name, edges in graph.edges.items() if any(edge.source in reached for edge in edges)}
+    for name in reached & graph.layers.keys():
+        for edge, weight in graph.connections(name):
+            matrix = matrix_of(weight)
+            if matrix is not None and edge.source not in outs:
+                out = jax.eval_shape(functools.partial(like, neurons=len(matrix)), x)
+                return {edge.source: zeros_like(out).astype(jnp.result_type(float))}
+    return {}
 
 
 def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, checked: set) -> Any:
