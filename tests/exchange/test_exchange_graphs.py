@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few
 
 nir = pytest.importorskip("nir")
 
@@ -26,6 +27,7 @@ from spikegrad.exchange import from_nir, to_nir  # noqa: E402
 from spikegrad.exchange._loops import cuts, loops  # noqa: E402
 
 EULER, EXACT = {"dt": 1e-4, "discretization": "euler"}, {"dt": 1e-3, "discretization": "exact"}
+EVERY = pytest.mark.every
 lif, synaptic = LIF(0.9, reset="value"), SynapticLIF(0.8, reset="value", synaptic_decay=0.5)
 none = LIF(0.8, reset="none")
 
@@ -119,24 +121,27 @@ def reference(graph, inputs, way):
     )
 
 
-@pytest.mark.parametrize("name", networks())
-def test_graphs_keep_their_outputs_and_names(name, tmp_path):
+CHOSEN = "residual", "two sources", "delayed feedback", "delays", "two inputs and outputs"
+
+
+@pytest.mark.parametrize(("way", "options"), [(EULER, {}), pytest.param(EXACT, {"unit_resistance": True}, marks=EVERY)])
+@pytest.mark.parametrize("name", few(networks(), *CHOSEN))
+def test_graphs_keep_their_outputs_and_names(name, way, options, tmp_path):
     network = networks()[name]
     inputs = inputs_of(network)
     want = run(network, inputs)
-    for way, options in ((EULER, {}), (EXACT, {"unit_resistance": True})):
-        graph = to_nir(network, **way, **options)
-        nir.write(tmp_path / "graph.nir", graph)
-        back = from_nir(nir.read(tmp_path / "graph.nir"), **way)
-        for ends in ("inputs", "outputs"):  # a file sorts names
-            assert {*np.ravel(getattr(back, ends))} == {*np.ravel(getattr(network, ends))}
-        assert {*network.layers} <= {*back.layers}
-        found = reference(graph, inputs, way)
-        for output, values in want.items():
-            assert 0.005 < abs(values).mean() < 5
-            of_nir = found[output] if isinstance(found, dict) else found
-            np.testing.assert_allclose(values, of_nir, rtol=1e-4, atol=1e-5, err_msg=output)
-            np.testing.assert_allclose(values, run(back, inputs)[output], rtol=1e-4, atol=1e-5, err_msg=output)
+    graph = to_nir(network, **way, **options)
+    nir.write(tmp_path / "graph.nir", graph)
+    back = from_nir(nir.read(tmp_path / "graph.nir"), **way)
+    for ends in ("inputs", "outputs"):  # a file sorts names
+        assert {*np.ravel(getattr(back, ends))} == {*np.ravel(getattr(network, ends))}
+    assert {*network.layers} <= {*back.layers}
+    found, again = reference(graph, inputs, way), run(back, inputs)
+    for output, values in want.items():
+        assert 0.005 < abs(values).mean() < 5
+        of_nir = found[output] if isinstance(found, dict) else found
+        np.testing.assert_allclose(values, of_nir, rtol=1e-4, atol=1e-5, err_msg=output)
+        np.testing.assert_allclose(values, again[output], rtol=1e-4, atol=1e-5, err_msg=output)
     if name not in ("no neurons", "learned delays"):  # these come back in another form
         assert {*network.layers} == {*back.layers}
         for entry, layer in network.layers.items():
@@ -262,6 +267,10 @@ REFUSED = {
         "first": Join(lambda a, b: a, of=("a", "b")),
     },
     r"the join 'more' has no node": {"a": Layer(w(12, 8), lif), "more": Join(lambda a: a + 1.0, of="a")},
+    r"the join 'norm' takes whole sequences": {
+        "norm": Join(lambda x: x - x.mean(0), of="input", over_time=True),
+        "a": Layer(w(12, 8), lif),
+    },
     r"'a' enters 'output' twice": {
         "a": Layer(w(12, 8), lif),
         "b": Layer(w(8, 8), lif),

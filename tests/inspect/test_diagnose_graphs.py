@@ -211,6 +211,45 @@ def test_key_draws_the_spikes_of_the_graph():
         np.testing.assert_allclose(report.rate, outs[report.name[-2]].mean(), rtol=1e-6)
 
 
+@pytest.mark.every
+@pytest.mark.parametrize("masked", [False, True])
+def test_joins_over_time_are_in_the_gradient(masked):
+    x = spikes(5, 12, 4)
+    mask = np.random.default_rng(3).random((12, 4)) < 0.8 if masked else None
+
+    def network(w, out, late):
+        def normalized(x, mask=None):
+            there = jnp.ones(x.shape[:2]) if mask is None else mask.astype(float)
+            current, there = x @ w, there[:, :, None] / there.sum()
+            centered = current - (current * there).sum((0, 1), keepdims=True)
+            return centered / jnp.sqrt((centered**2 * there).sum((0, 1), keepdims=True)), there.sum()
+
+        return Network(
+            {
+                "norm": Join(normalized, of="input", over_time=True),
+                "hidden": Layer(lambda current: current, LIF(0.9)),
+                "out": Layer({"hidden": out, "norm": Delayed(late, 2)}, LeakyReadout(0.8)),
+            }
+        )
+
+    weights = matrix("w", 5, 6), matrix("out", 6, 3), matrix("late", 6, 3)
+    found = diagnose(network(*weights), x, loss, mask=mask, optimizer=optax.sgd(0.1))
+    hidden, out = found.layers
+
+    @jax.jit
+    @jax.value_and_grad
+    def expected(weights):
+        return loss(network(*weights)(x, mask=mask)[1])
+
+    value, gradients = expected(weights)
+    np.testing.assert_allclose(found.loss, value, rtol=1e-5)
+    after, _ = expected(tuple(w - 0.1 * g for w, g in zip(weights, gradients, strict=True)))
+    np.testing.assert_allclose(found.loss_after, after, rtol=1e-4)
+    assert hidden.drive == pytest.approx(1, rel=1e-3)
+    sizes = [out.weight_gradients[f"weight['{name}']"] for name in ("hidden", "norm")]
+    np.testing.assert_allclose(sizes, [np.linalg.norm(g) for g in gradients[1:]], rtol=1e-4)
+
+
 def test_places_of_a_list_are_a_chain():
     network = Network([Layer(matrix("w", 6, 6), LIF(), Delayed(matrix("r", 6, 6), d)) for d in (1, 2, 3)])
     places = places_of(network.graph, network._output_names)
@@ -362,6 +401,7 @@ def test_fixes_reach_the_weights_of_every_source():
 # --- other reports ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every
 def test_widths_and_residuals_of_a_graph():
     network, x = loop(), spikes()
     wider = match_widths(network, x)

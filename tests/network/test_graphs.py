@@ -309,6 +309,19 @@ def test_a_call_can_be_cut_in_two(cut):
     np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-5)
 
 
+def test_loop_through_a_join():
+    """The layer before the join reads only delayed outputs of the loop, so its matrix gives the shape of these."""
+    rng = np.random.default_rng(3)
+    w, r = (jnp.asarray(rng.normal(0, 0.8, (UNITS, UNITS)), jnp.float32) for _ in range(2))
+    back = Layer(Delayed(r, 2), LIF(0.7), of="a")
+    joined = Network({"sum": Join(lambda x, b: x + b, ("input", "b")), "a": Layer(w, LIF(0.8)), "b": back}, outputs="a")
+    summed = Network({"a": Layer({"input": w, "b": w}, LIF(0.8)), "b": back}, outputs="a")
+    want = summed(X)[1]
+    assert want.mean() > 0.1
+    for mode in ("exact", "scan"):
+        np.testing.assert_array_equal(joined(X, mode=mode)[1], want)
+
+
 def test_networks_side_by_side():
     scales = jnp.asarray([0.5, 1.0, 1.5])
     several = jax.vmap(lambda s: looped()(s * X)[1]["out"])(scales)

@@ -110,6 +110,7 @@ def to_nir(
     if not isinstance(network, Network):
         raise TypeError(f"to_nir: network must be a Network, got {type(network).__name__}")
     leak, graph = make_leak("to_nir", dt, discretization), network.graph
+    _check_joins(graph)
     signals, reads = _read_all(graph, _input_shapes(graph, input_shape))
     off, made = _steps_off(graph), _Made(isinstance(network.layers, Mapping), len(graph.layers))
     for name in graph.inputs:
@@ -150,6 +151,15 @@ def to_nir(
     _check_finite(made.nodes)
     metadata = {"dt": leak.dt, "discretization": leak.discretization}
     return nir.NIRGraph(nodes=made.nodes, edges=made.finished(), metadata=metadata)
+
+
+def _check_joins(graph: Graph) -> None:
+    for name, node in graph.nodes.items():
+        if isinstance(node, Join) and node.over_time:
+            raise ValueError(
+                f"to_nir: the join {name!r} takes whole sequences, which has no node in NIR; fold a normalization into "
+                "the weights (fold_normalization)"
+            )
 
 
 def _input_shapes(graph: Graph, given: Any) -> dict[Name, tuple[int, ...]]:

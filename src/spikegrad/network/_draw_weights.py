@@ -16,7 +16,7 @@ from ._connections import Delayed, Edge, Name, Window, weights_of
 from ._delays import DelayKernel
 from ._graph import Graph
 from ._initial import FEEDFORWARD, deviation, fluctuation_driven
-from ._layer import Layer
+from ._layer import Layer, with_weights
 from ._network import Network, with_nodes
 from ._nodes import node_named
 from ._step import is_stochastic
@@ -151,10 +151,7 @@ def _with_matrix(weight: Any, matrix: jax.Array) -> Any:
 
 
 def _with_matrices(layer: Layer, matrices: Mapping[str, jax.Array]) -> Layer:
-    new = {k: _with_matrix(w, matrices[k]) if k in matrices else w for k, w in layer.weights.items()}
-    recurrent = new.pop("recurrent", None)
-    weight = dict(zip(layer.weight, new.values(), strict=True)) if isinstance(layer.weight, Mapping) else new["weight"]
-    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
+    return with_weights(layer, {label: _with_matrix(layer.weights[label], m) for label, m in matrices.items()})
 
 
 def _with_zeros(layer: Layer, labels: Iterable[str]) -> Layer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
@@ -215,6 +216,14 @@ class Layer(Struct):
     def feedback(self, out: jax.Array) -> jax.Array:
         """The part of the current that does: ``R s``, or zeros for a layer that is not recurrent."""
         return zeros_like(out) if self.recurrent is None else product(self.recurrent, out, "recurrent")
+
+
+def with_weights(layer: Layer, changed: Mapping[str, Any]) -> Layer:
+    """Return the layer with other weights, by their labels in ``weights``."""
+    new = {**layer.weights, **changed}
+    recurrent = new.pop("recurrent", None)
+    weight = dict(zip(layer.weight, new.values(), strict=True)) if isinstance(layer.weight, Mapping) else new["weight"]
+    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
 
 
 def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:

@@ -80,7 +80,7 @@ def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
     reached = {*graph.inputs}
     for _ in graph.nodes:
         reached |= {name for name, edges in graph.edges.items() if any(edge.source in reached for edge in edges)}
-    for name in reached & graph.layers.keys():
+    for name in (name for name in graph.layers if name in reached):
         for edge, weight in graph.connections(name):
             matrix = matrix_of(weight)
             if matrix is not None and edge.source not in outs:

@@ -134,7 +134,7 @@ def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
     done, outputs = Run({}, {}, {}, {}, {}), {}
     for name in stage.over_time:
         join = graph.nodes[name]
-        outputs[name], statistics = _over_time(name, join, [values[source] for source in join.of], masks.active)
+        outputs[name], statistics = over_time(name, join, [values[source] for source in join.of], masks.active)
         values[name] = outputs[name]
         if statistics is not None:
             done.statistics[name] = statistics
@@ -173,7 +173,7 @@ class _Again(NamedTuple):
         return tree_keep(self.masks.active, jax.vmap(node.function)(*map(self.output, node.of)))
 
 
-def _over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax.Array, Any]:
+def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax.Array, Any]:
     """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
     owner, options = f"Network: join {name!r}", {}
     lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]

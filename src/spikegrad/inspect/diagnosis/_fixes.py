@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 
 from ...network import Delayed, DelayKernel, Layer, Network, Window
 from ...network._connections import matrix_of, product
+from ...network._layer import with_weights
 from ...network._network import with_nodes
 from ...neurons import parameters_of, with_parameters
 from ._places import feedback_weights
@@ -78,18 +79,15 @@ def _multiplied(layer: Layer, factor: Any, parts: Collection[str], feedback: Col
     def change(label: str, weight: Any) -> Any:
         return _times(factor, weight) if ("feedback" if label in feedback else "sources") in parts else weight
 
-    layer = _with_weights(layer, change)
+    layer = _each_weight(layer, change)
     if layer.bias is not None and "bias" in parts:
         layer = dataclasses.replace(layer, bias=_times(factor, layer.bias))
     return layer
 
 
-def _with_weights(layer: Layer, change: Callable[[str, Any], Any]) -> Layer:
+def _each_weight(layer: Layer, change: Callable[[str, Any], Any]) -> Layer:
     """Change each weight by a function of its label and the weight."""
-    new = {label: change(label, weight) for label, weight in layer.weights.items()}
-    recurrent = new.pop("recurrent", None)
-    weight = dict(zip(layer.weight, new.values(), strict=True)) if isinstance(layer.weight, Mapping) else new["weight"]
-    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
+    return with_weights(layer, {label: change(label, weight) for label, weight in layer.weights.items()})
 
 
 def _times(factor: float | tuple[float, ...], value: Any) -> Any:
@@ -187,7 +185,7 @@ _CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "weight offset": _add_to_matrix,
     "input channels": _multiply_rows,
     "inputs": lambda layer, pairs: _change_inputs(layer, factors=pairs),
-    "mean current": lambda layer, _: _with_weights(layer, _center),
+    "mean current": lambda layer, _: _each_weight(layer, _center),
     "input offset": lambda layer, offset: _change_inputs(layer, offset=offset),
 }
 _CHANGES |= {

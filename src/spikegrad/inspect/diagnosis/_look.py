@@ -20,12 +20,11 @@ from ...network import Network
 from ...network._connections import Delayed, Name, Window, matrix_of
 from ...network._graph import Graph
 from ...network._network import is_pure_network
-from ...network._nodes import initial_states
 from ...network._widths import surrogate_of
 from ...neurons import Cell, says_how_to_encode
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope
 from ._places import Place, chain, places_of, weights_of_edges
-from ._recorder import record
+from ._recorder import layer_outputs, record
 
 
 class InputReport(NamedTuple):
@@ -154,9 +153,9 @@ class Look:
         arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or isinstance(leaf, (float, int)))
         others, structure = jax.tree.flatten(rest)
         rng = np.random.default_rng(0)
-        states, _ = initial_states(network.graph, {name: x[0] for name, x in self.inputs.items()})
+        outs = layer_outputs(network, self.inputs, self.mask, self.key)
         one = np.asarray([-1, 1], np.float32)
-        signs = {name: rng.choice(one, states[name][1].shape) for name in network.graph.layers}
+        signs = {name: rng.choice(one, outs[name].shape) for name in network.graph.layers}
         last = last_steps(self.active)
         given = arrays, self.inputs, self.mask, self.key
         later = signs, last if self.batched else last[0]

@@ -27,10 +27,12 @@ from ...network._graph import Graph
 from ...network._masks import Masks, make_masks, tree_keep
 from ...network._nodes import initial_states
 from ...network._past import lagged, places_of
+from ...network._stages import is_over_time, over_time, stages_of
 from ...network._step import JoinSteps, LayerState, graph_step
 from ...network._storage import EIGHT_BIT
 from ...network.engine._convolution import canonical
-from ...network.engine._layer_vjp import DRIVE, WITHOUT_GRADIENT, JoinVjp, LayerVjp, TracedLayer, trace_all
+from ...network.engine._functions import close
+from ...network.engine._layer_vjp import DRIVE, WITHOUT_GRADIENT, JoinVjp, LayerVjp, TracedJoin, trace_all
 from ...neurons import State
 from ._numbers import Recorded
 from ._places import EVERY_DELAY, feedback_edges
@@ -59,20 +61,17 @@ def record(
     graph = network.graph
     masks = make_masks(len(next(iter(inputs.values()))), mask, None)
     masks = masks if key is None else masks.numbered(0)
-    first = {name: x[0] for name, x in inputs.items()}
-    states, pasts = initial_states(graph, first)
-    traced, arrays, rest = trace_all(graph, first, states, pasts, key)
+    states, pasts, traced, arrays, rest = _traced(network, inputs, masks, key)
     # The trainable arrays of each node by function. Integers are None, so that an optimizer skips them.
     untrained = "fire", "integrate", *WITHOUT_GRADIENT
     weights = inexact(
         {name: {label: own[label] for label in own if label not in untrained} for name, own in arrays.items()}
     )
-    nodes = {
-        name: LayerVjp(equations, arrays[name])
-        if isinstance(equations, TracedLayer)
-        else JoinVjp(equations, arrays[name])
-        for name, equations in traced.items()
+    kinds = {
+        name: LayerVjp if name in graph.layers else _OverTime if is_over_time(node) else JoinVjp
+        for name, node in graph.nodes.items()
     }
+    nodes = {name: kinds[name](equations, arrays[name]) for name, equations in traced.items()}
     components = graph.components(EVERY_DELAY)
 
     def forward(weights):
@@ -133,6 +132,61 @@ def record(
 
         found["losses_after"] = jax.lax.map(loss_after, jnp.asarray(PARTS))
     return found
+
+
+def layer_outputs(network: Network, inputs: dict[Name, jax.Array], mask: Any, key: Any) -> dict[Name, Any]:
+    """Shape and dtype of the outputs of each node in one step, ``(batch, neurons)``. Joins may be missing."""
+    if not any(map(is_over_time, network.graph.nodes.values())):
+        states, _ = initial_states(network.graph, {name: x[0] for name, x in inputs.items()})
+        return {name: out for name, (_, out) in states.items()}
+    given = inputs[network.inputs] if isinstance(network.inputs, str) else inputs
+    outs = jax.eval_shape(lambda: network(given, mask=mask, key=key, all_layers=True)[1])
+    return {name: jax.ShapeDtypeStruct(out.shape[1:], out.dtype) for name, out in outs.items()}
+
+
+def _traced(network: Network, inputs: dict[Name, jax.Array], masks: Masks, key: Any) -> list[dict]:
+    """States, pasts, equations, arrays and pre-spike states of all nodes, which are traced by stage as in a call."""
+    stages = stages_of(network.graph)
+    steps, found = len(masks.started), [{}, {}, {}, {}, {}]
+    known = {name: x[0] for name, x in inputs.items()}
+    if len(stages) > 1:
+        shapes = layer_outputs(network, inputs, masks.active, key)
+        known |= {name: jnp.zeros(out.shape, out.dtype) for name, out in shapes.items()}
+    for stage in stages:
+        for name in stage.over_time:
+            join, edges = network.graph.nodes[name], network.graph.edges[name]
+
+            def function(reads, active, name=name, join=join):
+                return over_time(name, join, [*reads.values()], active)[0]
+
+            reads = {
+                edge.label: jnp.broadcast_to(known[edge.source], (steps, *known[edge.source].shape)) for edge in edges
+            }
+            call, own, _ = close(function, reads, masks.active)
+            found[2][name] = TracedJoin(functools.partial(_with_mask, call, masks.active), edges, per_step=False)
+            found[3][name] = {"function": own}
+        graph = stage.graph
+        if not graph.nodes:
+            continue
+        first = {name: known[name] for name in graph.inputs}
+        states, pasts = initial_states(graph, first)
+        for total, new in zip(found, (states, pasts, *trace_all(graph, first, states, pasts, key)), strict=True):
+            total |= new
+    return found
+
+
+def _with_mask(call: Callable, active: Any, arrays: Any, reads: dict) -> jax.Array:
+    return call(arrays, reads, active)
+
+
+class _OverTime(JoinVjp):
+    """A join over time."""
+
+    def with_arrays(self, arrays: dict[str, Any]) -> _OverTime:
+        return _OverTime(self.traced, {**self.arrays, **arrays})
+
+    def over_chunk(self, reads: dict[str, Any], arrays: Any = None) -> jax.Array:
+        return self.function(reads)
 
 
 def _probe(outs: dict[Name, jax.Array], signs: dict[Name, Any]) -> jax.Array:
