@@ -40,8 +40,7 @@ def from_nir(
     Parameters
     ----------
     graph : nir.NIRGraph
-        A stack of layers, for example from ``nir.read``: weights, neurons, and recurrent weights from these neurons to
-        themselves.
+        Weights, neurons, delays, sums and loops, for example from ``nir.read``.
     dt : float
         Length :math:`\Delta t` of a time step of the network, in seconds.
     discretization : {"exact", "euler"}
@@ -54,13 +53,16 @@ def from_nir(
     -------
     Network
         Weights are matrices, or functions that are pytrees of their kernels. Images have channels first. If
-        :math:`R = 1`, cells have ``norm_input``. Other factors of the input are in the weights.
+        :math:`R = 1`, cells have ``norm_input``. Other factors of the input are in the weights. Layers have the names
+        of their neurons. If each layer reads the one before, the network is a list without names, unless the graph has
+        the names of :func:`to_nir` for a graph.
 
     Raises
     ------
     ValueError
-        If spikegrad does not support a node, if the graph is not a stack of layers, if a parameter is not finite or
-        has another shape than its input, or if a time constant is shorter than a time step of Euler's method.
+        If spikegrad does not support a node, if a node is not on the way from an input to an output, if a parameter is
+        not finite or has another shape than its input, if a time constant is shorter than a time step of Euler's
+        method, or if a delay is not a multiple of ``dt``. Also if it is not defined which edge of a loop takes a step.
     TypeError
         If ``graph`` is not a NIRGraph, ``dt`` is not a number, or a parameter is not an array of real numbers.
 
@@ -70,9 +72,11 @@ def from_nir(
 
     Notes
     -----
-    Neurons start at ``v_leak``. Potentials, ``v_threshold`` and ``v_reset`` are converted to differences from it.
-    Recurrent inputs arrive one time step later. A neuron fires above its threshold in NIR, so the threshold of the cell
-    is the next larger number.
+    Neurons start at ``v_leak``. Potentials, ``v_threshold`` and ``v_reset`` are converted to differences from it. A
+    neuron fires above its threshold in NIR, so the threshold of the cell is the next larger number.
+
+    Each loop takes one time step more than its delays. The step is on the edge whose nodes are called ``a.recurrent``,
+    with the name of its target, or else on the edge that leads back towards the inputs.
 
     Examples
     --------

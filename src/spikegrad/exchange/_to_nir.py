@@ -41,16 +41,17 @@ def to_nir(
     Parameters
     ----------
     network : Network
-        A network of the cells :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF`, with an immediate reset to a
-        value or no reset, and :class:`~spikegrad.LeakyReadout`.
+        A list or a graph of the cells :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF`, with an immediate
+        reset to a value or no reset, and :class:`~spikegrad.LeakyReadout`.
     dt : float
         Length :math:`\Delta t` of a time step of the simulator that will read the graph, in seconds.
     discretization : {"exact", "euler"}
         Integration method of this simulator. ``"exact"``: :math:`\tau = -\Delta t / \ln \beta`, the exact solution for
         a constant input during the time step. ``"euler"``: :math:`\tau = \Delta t / (1 - \beta)`, Euler's method,
         which snnTorch and norse use.
-    input_shape : sequence of int, optional
-        Shape of one time step of one example. It is required if the weight of the first layer is a function.
+    input_shape : sequence of int or dict, optional
+        Shape of one time step of one example, or a dict of shapes for several inputs. It is required if no weight of
+        an input is a matrix.
     unit_resistance : bool, default False
         By default :math:`R = 1 / (1 - \beta)` compensates the factor :math:`1 - \beta` of the input, which cells only
         have with ``norm_input``. If True, :math:`R = 1` and the weights have this factor. Some importers ignore
@@ -59,15 +60,18 @@ def to_nir(
     Returns
     -------
     nir.NIRGraph
-        Nodes ``input``, ``layer0.drive``, ``layer0.neurons`` and so on, and ``output``. Recurrent neurons are a
-        subgraph with nodes ``input``, ``neurons``, ``recurrent`` and ``output``.
+        For a list, nodes ``input``, ``layer0.drive``, ``layer0.neurons`` and so on, and ``output``. For a graph, inputs
+        and layers keep their names. The weights of layer ``a`` from source ``b`` are ``a.drive.b``, with the delay
+        ``a.delay.b``. Several outputs are ``a.output`` and so on. Recurrent neurons are a subgraph with nodes
+        ``input``, ``neurons``, ``recurrent`` and ``output``.
 
     Raises
     ------
     ValueError
         If NIR does not support the network: spike types other than the step, a reset by subtraction, a delayed reset,
-        an adaptive threshold, a refractory period, or a function other than products, convolutions and changes of
-        shape. Also if a decay factor of 1, or with ``"exact"`` of 0, has no node.
+        an adaptive threshold, a refractory period, a function other than products, convolutions and changes of shape,
+        or a join that does more than add its sources. Also if a decay factor of 1, or with ``"exact"`` of 0, has no
+        node.
     TypeError
         If ``network`` is not a :class:`~spikegrad.Network` or ``dt`` is not a number.
 
@@ -81,6 +85,8 @@ def to_nir(
     spikegrad                               NIR
     ======================================  ==========================================================================
     ``weight``, ``bias``, ``recurrent``     ``Linear``, ``Affine``, ``Conv1d``, ``Conv2d``, ``Flatten``
+    several sources, joins that add         several edges into one node
+    ``Delayed``, ``Window`` of matrices     ``Delay`` and ``Linear``
     ``LIF``                                 ``LIF``, or ``IF`` if the decay is 1
     ``SynapticLIF``                         ``CubaLIF``, with :math:`w_\mathrm{in} = 1 / (1 - \gamma)`
     ``reset="none"``                        ``LI``, ``I`` or ``CubaLI``, and a ``Threshold``
@@ -89,6 +95,10 @@ def to_nir(
 
     A neuron fires above its threshold in NIR, and at its threshold in spikegrad. So the graph has the largest number
     below the threshold, such as 0.99999994 for 1. Images have channels first in NIR.
+
+    Each loop takes one time step by itself, as in nirtorch. NIR does not define this. So one delayed edge of each loop
+    loses one step: its ``Delay`` is :math:`(d - 1)\,\Delta t`, and is left out for a delay of 1. The weights of such an
+    edge are called ``a.recurrent.b``. If loops overlap and no choice of edges meets each loop once, an error is raised.
 
     References
     ----------
