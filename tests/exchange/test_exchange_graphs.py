@@ -81,6 +81,7 @@ def networks():
             "out": Layer(Window(np.stack([w(8, 5, seed) for seed in range(3)])), lif),
         },
         "learned delays": {"stem": stem, "out": Layer(Window(kernel), lif)},
+        "sum as output": {"stem": stem, "two": Layer(w(8, 8, 2), lif), "sum": Join(add, of=("stem", "two"))},
         "names of a chain": {"stem": stem, "out": out},
         "no neurons": {"stem": stem, "out": Layer({"stem": w(8, 5), "input": w(12, 5)}, LeakyReadout(0.0))},
     }

@@ -30,7 +30,7 @@ def loops(owner: str, edges: Iterable[Edge]) -> list[tuple[Edge, ...]]:
     for group in strongly_connected(sources):
         place = {name: n for n, name in enumerate(group)}
         for start in group:
-            # each cycle once, from its first node; an explicit stack, because a graph may be deep
+            # Each cycle once, from its first node, with an explicit stack, because a graph may be deep.
             paths: list[tuple[Any, ...]] = [(start,)]
             while paths:
                 path = paths.pop()

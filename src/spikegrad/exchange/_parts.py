@@ -79,7 +79,7 @@ class Parts:
         before = self.before[name]
         if not self._is_operation(name) or len(before) != 1 or not self._is_operation(before[0]):
             return False
-        # delays come first in a chain, because a bias before a delay arrives later
+        # Delays come first in a chain, because a bias before a delay arrives later.
         late = isinstance(self.nodes[name], nir.Delay) and not isinstance(self.nodes[before[0]], nir.Delay)
         return len(self.after[before[0]]) == 1 and not late
 
@@ -99,8 +99,8 @@ class Parts:
                 while len(self.after[path[-1]]) == 1 and self._continues(self.after[path[-1]][0]):
                     path += self.after[path[-1]]
                 paths[path[-1]] = path
-        # a chain into neurons is one of their weights; any other is a layer without neurons
-        alone = {last for last in paths if len(self.after[last]) > 1 or self.after[last][0] not in neurons}
+        # A chain into neurons is one of their weights. Any other chain is a layer without neurons.
+        alone = [last for last in paths if len(self.after[last]) > 1 or self.after[last][0] not in neurons]
         outputs = {name: thresholds.get(name, name) for name in neurons} | {last: last for last in alone}
         for name in outputs.values():
             self._values[name] = self._free(name.removesuffix("/neurons").removesuffix("/threshold"), name)

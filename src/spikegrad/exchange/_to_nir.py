@@ -157,7 +157,9 @@ def to_nir(
     outputs = network._output_names
     for name in outputs:
         output = nir.Output(output_type={"output": np.array(signals[name].in_nir)})
-        made.link(name, [made.add("output" if len(outputs) == 1 else f"{name}.output", output)])
+        # from_nir gives a join its name by its Output
+        single = len(outputs) == 1 and name in graph.layers
+        made.link(name, [made.add("output" if single else f"{name}.output", output)])
     _check_finite(made.nodes)
     metadata = {"dt": leak.dt, "discretization": leak.discretization}
     return nir.NIRGraph(nodes=made.nodes, edges=made.finished(), metadata=metadata)
@@ -267,7 +269,7 @@ def _summed(name: Name, join: Join, sources: list[_Output]) -> _Output:
 def _order(owner: str, orders: set[bool | None]) -> bool | None:
     known = orders - {None}
     if len(known) > 1:
-        raise ValueError(f"to_nir: {owner} adds arrays with channels first and last; use one order")
+        raise ValueError(f"to_nir: {owner} must add arrays of one order of axes, got channels first and last")
     return next(iter(known), None)
 
 

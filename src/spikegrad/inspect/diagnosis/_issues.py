@@ -180,7 +180,7 @@ def _explodes(case: Case) -> Issue | None:
 
 
 def _follows(issue: Issue, cases: Sequence[Case], found: Sequence[Issue | None]) -> bool:
-    """If True, the gradient grows in a loop of layers in which another layer has the cause."""
+    """If True, the gradient grows in a loop, and another layer of the loop has the cause."""
     at = {case.place.name: case for case in cases}
     case = at[issue.index]
     others = [
@@ -251,7 +251,7 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
     if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (*gradients, differ, reads)):
         return None
     lasts = [case for case in cases if case.place.leaves]
-    # nothing enters them in the steps that the loss sees
+    # If their weights get no gradient, nothing enters them in the steps that the loss reads.
     idle = all(norm_of_sources(case.layer.weight_gradients) == 0 for case in lasts)
     arrive = [float((gradient / gradient.max()) @ (differ / differ.sum())) for gradient in gradients]
     arrives = 0.0 if idle else max(arrive, default=0.0)

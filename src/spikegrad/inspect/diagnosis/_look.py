@@ -210,7 +210,7 @@ class _Called(Surrogate):
 
 
 def _only_source(graph: Graph, name: Name) -> Name | None:
-    """The source of a layer with one weight besides the recurrent one, without a delay; else None."""
+    """The source of a layer, or None if it has several sources or a delay."""
     layer = graph.nodes[name]
     if isinstance(layer.weight, (Mapping, Delayed, Window)):
         return None

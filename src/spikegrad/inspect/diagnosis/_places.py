@@ -1,4 +1,4 @@
-"""Where each layer is in its network: the layers below, the inputs that it reads, and the weights of feedback."""
+"""The place of each layer in its network: layers below, readers and feedback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...network._connections import Name, edges_of
 from ...network._graph import Graph
 
 EVERY_DELAY = 2**31
-"""A chunk that is longer than any delay, so that all edges count for the components of a graph."""
+"""A chunk longer than any delay. With it, all edges count for the components of a graph."""
 
 
 class Place(NamedTuple):
@@ -19,15 +19,15 @@ class Place(NamedTuple):
     name: Name
     """The name of the layer in ``network.layers``, or its position in a list."""
     below: frozenset[int]
-    """The layers from which signals reach this one, itself included."""
+    """The layers with a path to this one, and the layer itself."""
     readers: tuple[tuple[int, str], ...] = ()
-    """The layers that read this one, also through joins, and the weights of their sources."""
+    """The layers that read this one, directly or through joins, each with its weight."""
     enters: bool = True
     """If True, the layer reads inputs."""
     leaves: bool = True
     """If True, the layer is an output, or a part of one by joins."""
     feedback: tuple[Name, ...] = ()
-    """Other layers and joins from which the layer gets feedback."""
+    """The other sources of the layer's feedback."""
     delay: int = 1
     """The shortest delay of the feedback, in steps."""
 
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 
 def chain(count: int) -> list[Place]:
-    """The places of layers of which each reads the one before."""
+    """The places of the layers of a list."""
     return [
         Place(n, frozenset(range(n + 1)), ((n + 1, "weight"),) * (n + 1 < count), n == 0, n + 1 == count)
         for n in range(count)
@@ -98,9 +98,9 @@ def feedback_edges(graph: Graph, name: Name) -> frozenset[str]:
 
 
 def feedback_weights(graph: Graph, name: Name) -> frozenset[str]:
-    """The labels of a layer's weights of feedback: all read outputs of earlier steps from a loop with the layer.
+    """The labels of a layer's feedback weights, which read earlier outputs of a loop with the layer.
 
-    If the layer has no other weights, its feedback comes only from itself.
+    If a layer does not have other weights, only its own outputs are feedback.
     """
     layer, edges = graph.nodes[name], graph.edges[name]
     weight_of = weights_of_edges(layer)
