@@ -272,7 +272,7 @@ REFUSED = {
         "norm": Join(lambda x: x - x.mean(0), of="input", over_time=True),
         "a": Layer(w(12, 8), lif),
     },
-    r"'a' enters 'output' twice": {
+    r"'a' enters 'two.output' twice": {
         "a": Layer(w(12, 8), lif),
         "b": Layer(w(8, 8), lif),
         "one": Join(add, of=("a", "b")),

@@ -515,13 +515,6 @@ def with_nodes(network: Network, changed: Mapping[Any, Layer | Join]) -> Network
     return Network(layers)
 
 
-def chain_of(owner: str, network: Network) -> tuple[Layer, ...]:
-    """Return the layers of a list without longer delays, or raise."""
-    if not isinstance(network.layers, Mapping) and not network.graph.depths:
-        return tuple(network.layers)
-    raise TypeError(f"{owner}: network must be a list of layers without delays, got a graph of named layers or delays")
-
-
 def _marked(plan: Plan, arrays: Any) -> Any:
     """The same arrays, which cannot be differentiated in forward mode unless the mode has that."""
     return in_reverse_mode_alone(_no_forward_mode(plan.mode), arrays) if MODES[plan.mode].engine.cuts else arrays
