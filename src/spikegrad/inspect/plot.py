@@ -252,7 +252,8 @@ def activity(
     ----------
     *layers : array_like
         The inputs and the outputs of each layer, ``(steps, examples, neurons...)``: ``activity(inputs, *outputs)`` with
-        the outputs that a network returns for ``all_layers=True``.
+        the outputs that a network returns for ``all_layers=True``. For a graph, ``activity(inputs, *outputs.values(),
+        names=["inputs", *outputs])``.
     names : sequence of str, optional
         A name for each panel. By default inputs, layer 0, layer 1, ...
     example, mask
