@@ -122,7 +122,7 @@ def reference(graph, inputs, way):
     )
 
 
-CHOSEN = "residual", "two sources", "delayed feedback", "delays", "two inputs and outputs"
+CHOSEN = "residual", "delayed feedback", "two inputs and outputs"
 
 
 @pytest.mark.parametrize(("way", "options"), [(EULER, {}), pytest.param(EXACT, {"unit_resistance": True}, marks=EVERY)])
