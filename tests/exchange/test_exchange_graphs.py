@@ -199,13 +199,14 @@ def impulse(graph, steps=5):
 
 
 def test_loop_takes_one_step_as_in_nirtorch():
-    """nirtorch 2.6 gives these outputs for the same graphs, whatever the order of nodes and edges."""
+    """nirtorch 2.6 gives these outputs of a loop and of a sum, whatever the order of nodes and edges."""
     edges = [("input", "a"), ("a", "rec"), ("rec", "a"), ("a", "output")]
     for order in (edges, edges[::-1]):
         graph = graph_of(order, rec=linear(0.5), a=scale())
         assert impulse(graph) == [1, 0.5, 0.25, 0.125, 0.0625]
     edges = [("input", "a"), ("input", "b"), ("a", "output"), ("b", "output")]
     assert impulse(graph_of(edges, a=linear(1.0), b=linear(2.0))) == [3, 0, 0, 0, 0]
+    # a delay of two steps adds to the step of the loop
     edges = [("input", "a"), ("a", "rec"), ("rec", "d"), ("d", "a"), ("a", "output")]
     graph = graph_of(edges, rec=linear(0.5), a=scale(), d=nir.Delay(np.full(1, 2e-4)))
     assert impulse(graph, 7) == [1, 0, 0, 0.5, 0, 0, 0.25]

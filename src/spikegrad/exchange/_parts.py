@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -219,8 +220,8 @@ def _neighbors(
     names = [name for name in nodes if name in kept or not (isinstance(nodes[name], inner) and "/" in name)]
     before: dict[str, list[str]] = {name: [] for name in names}
     after: dict[str, list[str]] = {name: [] for name in names}
-    for edge in edges:
-        if edges.count(edge) > 1:
+    for edge, count in collections.Counter(edges).items():
+        if count > 1:
             raise ValueError(f"from_nir: the edge {brief(edge)} occurs twice")
         before[edge[1]].append(edge[0])
         after[edge[0]].append(edge[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -351,11 +352,11 @@ class _Made:
     def finished(self) -> list[tuple[str, str]]:
         """Return all edges. Raise if NIR does not support them."""
         edges = [*self.edges, *((end, target) for source, target in self.waiting for end in self.ends[source])]
-        for edge in edges:
-            if edges.count(edge) > 1:
-                raise ValueError(
-                    f"to_nir: {edge[0]!r} enters {edge[1]!r} twice, because joins add it twice; NIR has each edge once"
-                )
+        (edge, count), *_ = collections.Counter(edges).most_common(1)
+        if count > 1:
+            raise ValueError(
+                f"to_nir: {edge[0]!r} enters {edge[1]!r} twice, because joins add it twice; NIR has each edge once"
+            )
         sources = {source for source, _ in edges}
         for name, node in self.nodes.items():
             if name not in sources and not isinstance(node, nir.Output):
