@@ -1,0 +1,153 @@
+"""The connections of a linear function: how many outputs each input reaches.
+
+A weight may be any function. Its equations run on a :class:`_Signal` instead of an input. Every kernel becomes its
+pattern, ones or the places of its nonzero numbers, and biases become zeros. The result is linear, and the transpose of
+it applied to ones is the number of connections of each input (``jax.linear_transpose``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._compat import bind, equations, evaluate, in_double_precision
+
+
+class NotLinearError(ValueError):
+    """The function has no connections that could be counted."""
+
+
+class _Signal(NamedTuple):
+    """A value that depends on the input."""
+
+    value: jax.Array
+    products: int
+    """The largest number of products on the way from the input."""
+
+
+def connections_of(function: Callable, like: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of outputs that each input reaches, and that number without weights of zero.
+
+    ``like`` has the shape and dtype of the inputs. Both arrays have this shape. A function that is not linear, except
+    for a bias, raises :class:`NotLinearError`.
+    """
+    # partial makes a new function, because JAX caches the traces of functions
+    traced = jax.make_jaxpr(functools.partial(function))(jax.ShapeDtypeStruct(like.shape, like.dtype))
+    of, consts = equations(traced)
+
+    def reached(pattern):
+        run = functools.partial(_apply, pattern=pattern)
+
+        def ones(x):
+            (out,) = evaluate(of, *consts, _Signal(x, 0), run=run)
+            return out.value if isinstance(out, _Signal) else jnp.zeros((), x.dtype)
+
+        x = jax.ShapeDtypeStruct(like.shape, jnp.float64)
+        out = jax.eval_shape(ones, x)
+        (found,) = jax.linear_transpose(ones, x)(jnp.ones(out.shape, out.dtype))
+        return np.asarray(found).astype(np.int64)
+
+    with in_double_precision():  # exact up to 2^53
+        return reached(jnp.ones_like), reached(lambda kernel: kernel != 0)
+
+
+def _apply(equation: Any, operands: list, pattern: Callable) -> list:
+    signals = [x for x in operands if isinstance(x, _Signal)]
+    if not signals:
+        return bind(equation, operands)
+    name, params = equation.primitive.name, equation.params
+    for inner in _INNER:
+        if inner in params and name in _CALLS:
+            of, consts = equations(params[inner])
+            return evaluate(of, *consts, *operands, run=functools.partial(_apply, pattern=pattern))
+    if name not in _RULES:
+        raise NotLinearError(f"{name} is not linear")
+    return _RULES[name](equation, operands, signals, lambda kernel: pattern(jnp.asarray(kernel)).astype(jnp.float64))
+
+
+_INNER = "jaxpr", "call_jaxpr", "fun_jaxpr"
+_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat2"}
+
+
+def _moved(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+    """Operations that move or add values. Constants among them are biases."""
+    del kernel
+    products = max(signal.products for signal in signals)
+    dtype = next(var.aval.dtype for var, x in zip(equation.invars, operands, strict=True) if isinstance(x, _Signal))
+
+    def of(x, var):
+        if isinstance(x, _Signal):
+            return x.value
+        return jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x  # else indices
+
+    out = bind(equation, [of(x, var) for x, var in zip(operands, equation.invars, strict=True)])
+    return [_Signal(value, products) for value in out]
+
+
+def _chosen(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+    if isinstance(operands[0], _Signal):
+        raise NotLinearError("a choice that depends on the input is not linear")
+    return _moved(equation, operands, signals, kernel)
+
+
+def _same(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+    """A sign or another float changes no connection."""
+    del operands, kernel
+    before, after = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+    if jnp.issubdtype(before, jnp.floating) and not jnp.issubdtype(after, jnp.floating):
+        raise NotLinearError(f"a conversion from {before} to {after} is not linear")
+    return signals
+
+
+def _sum(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+    """Sums and differences. Counts add up in both."""
+    del operands, kernel
+    total = sum(signal.value for signal in signals)
+    total = jnp.broadcast_to(total, equation.outvars[0].aval.shape)
+    return [_Signal(total, max(signal.products for signal in signals))]
+
+
+def _scaled(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+    """A product or quotient, number by number."""
+    signal = _only(equation, signals)
+    if equation.primitive.name == "div":
+        if isinstance(operands[1], _Signal):
+            raise NotLinearError("a division by a value that depends on the input is not linear")
+        return [signal]
+    factor = operands[1] if operands[0] is signal else operands[0]
+    return [_Signal(signal.value * kernel(factor), signal.products)]
+
+
+def _product(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+    """A matrix product or a convolution."""
+    signal = _only(equation, signals)
+    if signal.products:
+        raise NotLinearError("two products in series have operations that depend on the values between them")
+    values = [signal.value if x is signal else kernel(x) for x in operands]
+    return [_Signal(out, 1) for out in bind(equation, values, preferred_element_type=np.dtype(np.float64))]
+
+
+def _only(equation: Any, signals: list) -> _Signal:
+    if len(signals) > 1:
+        raise NotLinearError(f"{equation.primitive.name} of two values that depend on the input is not linear")
+    return signals[0]
+
+
+_MOVES = (
+    *("broadcast_in_dim", "concatenate", "copy", "copy_p", "cumsum", "dynamic_slice", "dynamic_update_slice"),
+    *("expand_dims", "gather", "pad", "reduce_sum", "reduce_window_sum", "reshape", "rev", "scatter", "scatter-add"),
+    *("scatter_add", "sharding_constraint", "slice", "split", "squeeze", "transpose"),
+)
+_RULES: dict[str, Callable[[Any, list, list, Callable], list]] = {
+    **dict.fromkeys(_MOVES, _moved),
+    **dict.fromkeys(("convert_element_type", "neg", "reduce_precision"), _same),
+    **dict.fromkeys(("add", "add_any", "sub"), _sum),
+    **dict.fromkeys(("mul", "div"), _scaled),
+    **dict.fromkeys(("conv_general_dilated", "dot_general"), _product),
+    "select_n": _chosen,
+}

@@ -1,0 +1,316 @@
+"""Costs: the events and operations of a network for given inputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from .._checks import brief
+from ..network import Layer, Network
+from ..network._connections import Edge, Name, matrix_of, product, weights_of
+from ..network._graph import Graph
+from ..network._nodes import initial_states
+from ..network._past import lagged, places_of
+from ._connections import NotLinearError, connections_of
+from ._energy import EnergyPrices, EnergyReport, energy_of
+
+
+class Operations(NamedTuple):
+    """Events of one kind, and their synaptic operations."""
+
+    events: int = 0
+    """Values other than 0 that arrive."""
+    fan_out: int = 0
+    """Connections of these values, weights of zero included."""
+    effective: int = 0
+    """Connections of these values without weights of zero."""
+
+
+class Cost(NamedTuple):
+    """Counts of a connection, of a layer, or of a network. All are exact integers."""
+
+    spikes: Operations = Operations()
+    """Values of 1 and -1, with one addition per connection."""
+    graded: Operations = Operations()
+    """Other whole numbers, with one multiplication, or repeated additions, per connection."""
+    real: Operations = Operations()
+    """All other values, with one multiplication per connection."""
+    connections: int = 0
+    """Connections of one example, without padding."""
+    dense: int = 0
+    """Operations if every value is other than 0: connections times valid time steps of all examples."""
+    updates: int = 0
+    """Neurons times valid time steps of all examples."""
+    state_words: int = 0
+    """Numbers of the states that these updates read and write."""
+
+    @property
+    def synaptic_operations(self) -> int:
+        """Effective operations of all kinds of values."""
+        return self.spikes.effective + self.graded.effective + self.real.effective
+
+
+class CostRow(NamedTuple):
+    """The costs of a connection, or of the neurons of a layer."""
+
+    layer: Name
+    """The name of the layer, or its position in a list."""
+    part: str
+    """``"weight"``, ``"weight['a']"`` or ``"recurrent"``, or ``"neurons"``."""
+    cost: Cost | None
+    """The counts, None if the weight has none."""
+    message: str = ""
+    """The reason if the weight has no counts."""
+
+
+class CostReport(NamedTuple):
+    """Costs of a network. Its text is a table."""
+
+    rows: tuple[CostRow, ...]
+    """A row for each connection, and one for the neurons of each layer."""
+    examples: int
+    """The number of examples."""
+    steps: int
+    """The number of valid time steps of all examples together."""
+    uncounted: tuple[Name, ...]
+    """The joins. Their operations are not counted."""
+
+    @property
+    def total(self) -> Cost:
+        """The sum of all rows."""
+        return _sum(row.cost for row in self.rows)
+
+    @property
+    def complete(self) -> bool:
+        """If False, some weight has no counts, and ``total`` lacks it."""
+        return all(row.cost is not None for row in self.rows)
+
+    @property
+    def layers(self) -> dict[Name, Cost]:
+        """The sum of the rows of each layer."""
+        names = dict.fromkeys(row.layer for row in self.rows)
+        return {name: _sum(row.cost for row in self.rows if row.layer == name) for name in names}
+
+    def energy(
+        self, *prices: str | EnergyPrices, dense: str | EnergyPrices = "45nm int8", passes: int = 1
+    ) -> EnergyReport:
+        """Return the energy per example for named prices, next to a quantized dense network of the same size.
+
+        Parameters
+        ----------
+        *prices : str or EnergyPrices
+            Prices of the spiking network: names of presets, or your own. See :class:`EnergyPrices`.
+        dense : str or EnergyPrices, default "45nm int8"
+            Prices of the dense network, which makes one multiply-add per connection.
+        passes : int, default 1
+            How often the dense network runs for an example: 1 for a constant input, the number of time steps for a
+            sequence.
+
+        Returns
+        -------
+        EnergyReport
+            A range in picojoules for each. Its text is a table with all assumptions.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Without prices; for an unknown preset; for prices without multiplications if the network has some; if some
+            weight has no counts.
+        """
+        if not self.complete:
+            raise ValueError(f"energy: all weights must have counts; {self._messages()[0]}")
+        return energy_of(self.total, self.examples, prices, dense, passes)
+
+    def _messages(self) -> list[str]:
+        return [
+            f"{row.part} of layer {row.layer!r} has no counts: {row.message}; move that part into the cell or a Join"
+            for row in self.rows
+            if row.message
+        ]
+
+    def __str__(self) -> str:
+        titles = "layer", "part", "events", "fan-out", "effective", "graded", "real", "dense", "updates", "state words"
+        rows = [titles, *(_cells(str(row.layer), row.part, row.cost) for row in self.rows)]
+        rows.append(_cells("total", "", self.total))
+        widths = [max(len(row[n]) for row in rows) for n in range(len(titles))]
+        aligned = ["<", "<", *">" * 8]
+        lines = [
+            "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, aligned, widths, strict=True))
+            for row in rows
+        ]
+        lines.append(f"examples: {self.examples:,}; valid time steps of all examples together: {self.steps:,}")
+        if self.uncounted:
+            lines.append("not counted: " + ", ".join(f"join {name!r}" for name in self.uncounted))
+        return "\n".join(line.rstrip() for line in [*lines, *self._messages()])
+
+
+def _sum(costs: Iterable[Cost | None]) -> Cost:
+    return jax.tree.map(lambda *counts: sum(counts), Cost(), *(cost for cost in costs if cost is not None))
+
+
+def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
+    if cost is None:
+        return layer, part, *["?"] * 6, "", ""
+    neurons = [f"{cost.updates:,}", f"{cost.state_words:,}"]
+    if part == "neurons":
+        return layer, part, *[""] * 6, *neurons
+    counts = *cost.spikes, cost.graded.effective, cost.real.effective, cost.dense
+    return layer, part, *(f"{count:,}" for count in counts), *(neurons if not part else ["", ""])
+
+
+def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLike | None = None) -> CostReport:
+    r"""Count the events, synaptic operations and neuron updates of a network for given inputs.
+
+    Let :math:`x` be a value that a weight reads, and :math:`c` the number of outputs of the weight that depend on it.
+    For each weight the report has the number of values :math:`x \ne 0` (events), the sum of :math:`c` over these
+    (fan-out), the same sum without weights of zero (effective), and the sum of :math:`c` over all values and time
+    steps (dense).
+
+    Parameters
+    ----------
+    network : Network
+        A list or a graph of layers.
+    inputs : array_like or dict
+        As the network takes them: ``(steps, batch, ...)``.
+    key : array of jax.random.key, optional
+        For :func:`~spikegrad.stochastic` spikes.
+    mask : array_like of bool, optional
+        The valid time steps, ``(steps, batch)`` or ``(steps,)``. Other steps cost nothing.
+
+    Returns
+    -------
+    CostReport
+        Exact integers, summed over examples and valid time steps. It prints as a table. Divide by ``examples`` for
+        costs per example.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``network`` is not a network, or if inputs, key or mask do not fit it. If the function is called under
+        ``jax.jit``.
+
+    Notes
+    -----
+    Each value counts by itself. 1 and -1 are spikes, other whole numbers are graded, all others are real. The costs of
+    a batch are the sum of the costs of its examples.
+
+    A weight may be any linear function: a matrix, a convolution, pooling, a mask, or several of these with at most one
+    product with a kernel. Biases do not count. For another function the row has a message instead of counts. Padding
+    does not count, neither as effective nor as dense operations. A :class:`~spikegrad.Window` counts an event once, and
+    the operations of each delay. Operations within cells and joins are not counted.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.inspect import cost_report
+    >>> network = Network([Layer(jnp.array([[0.5, 0.0], [0.5, 0.5]]), LIF(0.9))])
+    >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])  # two steps, one example, two inputs
+    >>> cost = cost_report(network, spikes).total
+    >>> cost.spikes, cost.dense
+    (Operations(events=3, fan_out=6, effective=4), 8)
+    """
+    if not isinstance(network, Network):
+        raise TypeError(f"cost_report: network must be a Network, got {brief(network)}")
+    x = network._named_inputs(inputs)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
+        raise TypeError("cost_report: inputs and network must have known values; call it outside of jax.jit")
+    mask = None if mask is None else jnp.asarray(mask)
+    _, outputs = network(inputs, key=key, mask=mask, all_layers=True)
+    if not isinstance(network.layers, Mapping):
+        outputs = dict(enumerate(outputs))
+    reads = _Reads(network.graph, {**x, **outputs}, mask, {name: a[0] for name, a in x.items()})
+    rows = itertools.chain(*(_rows_of(name, layer, reads) for name, layer in reads.graph.layers.items()))
+    joins = tuple(name for name in reads.graph.nodes if name not in reads.graph.layers)
+    return CostReport(tuple(rows), len(reads.valid), int(reads.valid.sum()), joins)
+
+
+class _Reads:
+    """The values that edges read in all valid time steps."""
+
+    def __init__(self, graph: Graph, values: dict[Name, jax.Array], mask: Any, first: dict[Name, jax.Array]) -> None:
+        self.graph, self.values, self.mask, self.places = graph, values, mask, places_of(mask)
+        self.states, self.pasts = initial_states(graph, first)
+        x = next(iter(first.values()))
+        steps, examples = len(next(iter(values.values()))), x.shape[0] if x.ndim > 1 else 1
+        active = np.ones((steps, 1), bool) if mask is None else np.asarray(mask).reshape(steps, -1)
+        self.valid = np.broadcast_to(active, (steps, examples)).sum(0, dtype=np.int64)
+        """The number of valid time steps of each example, ``(batch,)``."""
+
+    def like(self, edge: Edge) -> jax.ShapeDtypeStruct:
+        """The shape and dtype of what an edge reads in one step."""
+        x = self.values[edge.source]
+        shape = (len(edge.lags), *x.shape[1:]) if edge.windowed else x.shape[1:]
+        return jax.ShapeDtypeStruct(shape, x.dtype)
+
+    def counts(self, edge: Edge) -> np.ndarray:
+        """Count values of each kind over time, for each place of what an edge reads: ``(3, ...)``."""
+        outs, source = self.values[edge.source], edge.source
+        past: Any = self.states[source][1][None] if source in self.states else None
+        past = self.pasts.get(source, past)
+        # outs: (steps, batch, ...). All steps are one chunk, so a lag reads the past before the first step, then outs.
+        found = [_kinds(lagged(past, outs, lag, len(outs), self.places), self.mask) for lag in edge.lags]
+        counts = np.stack([np.stack([np.asarray(kind, np.int64) for kind in kinds]) for kinds in found], 1)
+        return counts if edge.windowed else counts[:, 0]
+
+
+@jax.jit
+def _kinds(x: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
+    """Count spikes, graded and real values over the steps, each ``(batch, ...)``."""
+    if x.dtype == bool:
+        x = x.astype(jnp.int8)
+    spikes = abs(x) == 1
+    whole = (jnp.round(x) == x) & jnp.isfinite(x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.ones(x.shape, bool)
+    graded = whole & ~spikes & (x != 0)
+    valid = jnp.ones((), bool) if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    return tuple((kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~whole))
+
+
+def _rows_of(name: Name, layer: Layer, reads: _Reads) -> list[CostRow]:
+    edges = {edge.label: edge for edge in reads.graph.edges[name]}
+    rows = []
+    for label, weight in layer.weights.items():
+        # several edges for a window of matrices, one for each lag
+        parts = [(edges[part], own) for part, own in weights_of(label, weight).items()]
+        try:
+            rows.append(CostRow(name, label, _cost_of(parts, reads)))
+        except NotLinearError as error:
+            rows.append(CostRow(name, label, None, str(error)))
+    v, out = reads.states[name]
+    examples, steps = len(reads.valid), int(reads.valid.sum())
+    # (batch, neurons), or numbers that all examples share
+    sizes = [(jnp.shape(a), jnp.size(a)) for a in jax.tree.leaves(v)]
+    words = sum(size // examples if shape[:1] == (examples,) else size for shape, size in sizes)
+    neurons = Cost(updates=out.size // examples * steps, state_words=2 * words * steps)
+    return [*rows, CostRow(name, "neurons", neurons)]
+
+
+def _cost_of(parts: list, reads: _Reads) -> Cost:
+    """The cost of one weight, which may read several lags as separate edges."""
+    costs = []
+    for n, (edge, weight) in enumerate(parts):
+        like, counts = reads.like(edge), reads.counts(edge)
+        fan_out, effective = _connections(weight, like, edge.label)
+        arriving = counts[:, 0] if edge.windowed else counts  # a window counts an event at its smallest lag
+        kinds = [
+            Operations(0 if n else int(a.sum()), int((c * fan_out).sum()), int((c * effective).sum()))
+            for a, c in zip(arriving, counts, strict=True)
+        ]
+        connections = int(np.broadcast_to(fan_out, like.shape).sum()) // len(reads.valid)
+        costs.append(Cost(*kinds, connections=connections, dense=connections * int(reads.valid.sum())))
+    return _sum(costs)
+
+
+def _connections(weight: Any, like: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """The connections of each value that is read, of all and of nonzero weights. Both broadcast to ``like``."""
+    if (matrix := matrix_of(weight)) is None:
+        return connections_of(lambda x: product(weight, x, label), like)
+    matrix = np.asarray(matrix)
+    return np.full(len(matrix), matrix.shape[1], np.int64), (matrix != 0).sum(1, dtype=np.int64)

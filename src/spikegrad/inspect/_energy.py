@@ -1,0 +1,153 @@
+"""Energy: named prices of operations, applied to the counts of a network."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._checks import brief
+
+
+class EnergyPrices(NamedTuple):
+    """Prices of operations in picojoules, with a name and a source.
+
+    Examples
+    --------
+    >>> from spikegrad.inspect import EnergyPrices
+    >>> chip = EnergyPrices("my chip", "its data sheet, 28 nm", addition=0.05, multiplication=0.4, word=1.5)
+    """
+
+    name: str
+    """Printed with every energy."""
+    source: str
+    """Where the numbers are from."""
+    addition: float
+    """One synaptic operation of a spike: the sum of a weight and a potential."""
+    multiplication: float | None
+    """One multiply-add. None if the device has none."""
+    word: float = 0.0
+    """One access to one number in memory. 0 if the other prices include it."""
+    update: float | None = None
+    """One update of one neuron. None: one multiply-add for each number of its state."""
+
+
+_HOROWITZ = "Horowitz 2014 (ISSCC), 45 nm, 0.9 V; words from an 8 kB memory, 10 pJ per 64 bits"
+_DAVIES = "Davies et al. 2018, as quoted by KerasSpiking 0.3.0"
+_HOEPPNER = "Höppner et al. 2019 (arXiv:1903.08941), as quoted by KerasSpiking 0.3.0"
+PRESETS = {
+    prices.name: prices
+    for prices in (
+        EnergyPrices("45nm fp32", _HOROWITZ, 0.9, 4.6, 5.0),
+        EnergyPrices("45nm fp16", _HOROWITZ, 0.4, 1.5, 2.5),
+        EnergyPrices("45nm int32", _HOROWITZ, 0.1, 3.2, 5.0),
+        EnergyPrices("45nm int8", _HOROWITZ, 0.03, 0.23, 1.25),
+        EnergyPrices("Loihi", _DAVIES, 23.6 + 3.5, None, update=81.0),
+        EnergyPrices("SpiNNaker", _HOEPPNER, 13_300.0, None, update=26_000.0),
+        EnergyPrices("SpiNNaker2", _HOEPPNER, 450.0, None, update=2_190.0),
+    )
+}
+
+
+class EnergyRange(NamedTuple):
+    """The energy of one example, in picojoules."""
+
+    prices: EnergyPrices
+    low: float
+    """All operands are in registers, and weights of zero are skipped."""
+    high: float
+    """Every operand comes from memory, and weights of zero are not skipped."""
+
+
+class EnergyReport(NamedTuple):
+    """Energies of a spiking network and of a dense one. Its text is a table with all assumptions."""
+
+    spiking: tuple[EnergyRange, ...]
+    """A range for each of the prices."""
+    dense: EnergyRange
+    """The range of the dense network."""
+    passes: int
+    """How often the dense network runs for an example."""
+
+    @property
+    def ratio(self) -> tuple[float, float]:
+        """The smallest and largest energy of the spiking network over that of the dense one."""
+        low, high = min(row.low for row in self.spiking), max(row.high for row in self.spiking)
+        return low / self.dense.high, high / self.dense.low
+
+    def __str__(self) -> str:
+        named = [("spiking", row) for row in self.spiking] + [("dense", self.dense)]
+        rows = [(kind, row.prices.name, f"{_joules(row.low)} to {_joules(row.high)}") for kind, row in named]
+        widths = [max(len(row[n]) for row in rows) for n in (0, 1)]
+        lines = [f"{kind:<{widths[0]}}  {name:<{widths[1]}}  {size}" for kind, name, size in rows]
+        low, high = self.ratio
+        prices = {row.prices.name: row.prices for _, row in named}
+        return "\n".join(
+            [
+                *lines,
+                f"spiking over dense: {low:.2g} to {high:.2g}",
+                "per example, every neuron updated in every valid time step",
+                "low: operands in registers, weights of zero skipped",
+                "high: three words of memory per synaptic operation, two per multiply-add of the dense network, and "
+                "all words of states",
+                f"passes of the dense network per example: {self.passes:,}, one multiply-add per connection; its "
+                "accuracy is not known",
+                "not included: leakage, routing of spikes, input and output of a chip, operations of joins",
+                *(f"{name}: {each.source}" for name, each in prices.items()),
+            ]
+        )
+
+
+def energy_of(cost: Any, examples: int, prices: tuple, dense: Any, passes: int) -> EnergyReport:
+    """Return the energies of counts, of which ``dense`` and others are sums over all examples."""
+    if not prices:
+        raise TypeError(f"energy: give prices, an EnergyPrices or the name of a preset: {', '.join(PRESETS)}")
+    if not isinstance(passes, int) or isinstance(passes, bool) or passes < 1:
+        raise ValueError(f"energy: passes must be an integer >= 1, got {brief(passes)}")
+    spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
+    own, macs = _prices(dense), cost.connections * passes
+    if own.multiplication is None:
+        raise ValueError(f"energy: dense must have a price of a multiplication, got {own.name!r}")
+    low = macs * own.multiplication
+    return EnergyReport(spiking, EnergyRange(own, low, low + 2 * macs * own.word), passes)
+
+
+def _prices(given: Any) -> EnergyPrices:
+    if isinstance(given, EnergyPrices):
+        return given
+    if not isinstance(given, str) or given not in PRESETS:
+        raise ValueError(
+            f"energy: prices must be an EnergyPrices or one of {', '.join(map(repr, PRESETS))}, got {brief(given)}"
+        )
+    return PRESETS[given]
+
+
+def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
+    products = cost.graded, cost.real
+    multiplication = prices.multiplication
+    if multiplication is None:
+        if count := sum(each.effective for each in products):
+            raise ValueError(
+                f"energy: {prices.name!r} has no price of a multiplication, and the network has {count:,}; encode the "
+                "inputs as spikes, or give EnergyPrices"
+            )
+        multiplication = 0.0
+    # Without a price, an update is a multiply-add for each number of the state, which is read and written.
+    update = cost.updates * prices.update if prices.update is not None else cost.state_words / 2 * multiplication
+
+    def operations(which):
+        return getattr(cost.spikes, which), sum(getattr(each, which) for each in products)
+
+    def energy(added, multiplied, words):
+        total = added * prices.addition + multiplied * multiplication + update + words * prices.word
+        return total / examples
+
+    added, multiplied = operations("fan_out")
+    # A synaptic operation reads a weight, and reads and writes a potential.
+    high = energy(added, multiplied, 3 * (added + multiplied) + cost.state_words)
+    return EnergyRange(prices, energy(*operations("effective"), 0), high)
+
+
+def _joules(picojoules: float) -> str:
+    for unit, size in (("mJ", 1e9), ("µJ", 1e6), ("nJ", 1e3)):
+        if picojoules >= size:
+            return f"{picojoules / size:.3g} {unit}"
+    return f"{picojoules:.3g} pJ"
