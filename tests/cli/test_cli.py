@@ -113,6 +113,24 @@ def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
     assert [cell.strip() for cell in row.split("│")[2:4]] == [str(count), str(count - wrong.sum())]
 
 
+def test_synaptic_operations_per_example(run, capsys):
+    folder, done = run
+    assert main(["predict", str(folder)]) == 0
+    pattern = r"^synaptic operations per example: ([\d,]+) \(([\d,]+) multiplications\), dense ([\d,]+)$"
+    trained, saved = (re.search(pattern, text, re.MULTILINE) for text in (done.stdout, capsys.readouterr().out))
+    assert trained[0] == saved[0]
+    total, products, dense = (int(number.replace(",", "")) for number in saved.groups())
+    pixels = np.asarray(data.load("digits", 0).test.x)[np.linspace(0, 358, 128).astype(int)]
+    real = (pixels % 1 != 0).sum() / 128 * 4 * 32
+    assert products == round(real)  # four steps of 32 neurons
+    assert dense == 4 * (64 * 32 + 32 * 16 + 16 * 10)
+    spikes = (pixels == 1).sum() / 128 * 4 * 32
+    params = runs.read_parameters(runs.read(folder))
+    rates = trainer.make_evaluator(runs.read(folder).network)(params, data.load("digits", 0).test).rates
+    hidden = 4 * (rates[0] * 32 * 16 + rates[1] * 16 * 10)  # of all examples, so about the same
+    assert total - products == pytest.approx(spikes + hidden, rel=0.05)
+
+
 def test_data_of_ones_own_is_trained_on_and_scored(tmp_path, capsys):
     rng = np.random.default_rng(0)
     y = np.arange(300) % 3

@@ -20,7 +20,7 @@ from ..surrogates._measures import measure
 from ..surrogates._registry import get, names
 from ..training import Callback
 from ..training._consensus import from_first
-from . import allocator, diagnosis, outputs, processes, runs, tables, trainer
+from . import allocator, costs, diagnosis, outputs, processes, runs, tables, trainer
 from .networks import NO_ENCODING, Params, SpikingNetwork, without_spikes
 from .options import (
     Options,
@@ -175,6 +175,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         trainer.forget_programs()
         reasons = why(spiking.params) if doubts or spiking.failures else []
         lines = [*doubts, *(reasons or [diagnosis.SOUND] * bool(doubts))]
+        cost = costs.line(network, spiking.params, test)
         trainer.forget_programs()
 
         def figure() -> Figure:
@@ -194,6 +195,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     out = tables.console()
     for table in tables.results(record, network.count):
         out.print(table)
+    out.print(cost, soft_wrap=True)
     for line in lines:
         out.print(f"warning: {line}", soft_wrap=True)
     if not doubts and not run.failures:
@@ -247,7 +249,9 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
         outputs.write(output, lambda stream: np.savez(stream, **arrays))
     title = f"{source}: {len(found):,} examples, {run}"
-    tables.console().print(tables.by_class(scores.answers, found.y if labelled else None, saved.about.classes, title))
+    out = tables.console()
+    out.print(tables.by_class(scores.answers, found.y if labelled else None, saved.about.classes, title))
+    out.print(costs.line(saved.network, params, found), soft_wrap=True)
 
 
 def _size(value: float) -> str:
