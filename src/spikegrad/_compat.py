@@ -63,11 +63,13 @@ def of_mesh(mesh: Any) -> AbstractContextManager:
 
 
 def shard_as(x: jax.Array, like: Any) -> jax.Array:
-    """Give ``x`` the sharding in the type of ``like``, if their shapes are equal."""
-    sharding = explicit_sharding(like)
-    if sharding is None or x.shape != like.shape or explicit_sharding(x) == sharding:
+    """Give ``x`` the sharding in the type of ``like``, if all leading axes that both have are equal."""
+    sharding, common = explicit_sharding(like), min(x.ndim, len(like.shape))
+    if sharding is None or x.shape[:common] != like.shape[:common]:
         return x
-    return jax.sharding.reshard(x, sharding)
+    spec = [*sharding.spec, *[None] * x.ndim][: x.ndim]
+    sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
+    return x if explicit_sharding(x) == sharding else jax.sharding.reshard(x, sharding)
 
 
 def spread_as(x: jax.Array, like: Any) -> jax.Array:

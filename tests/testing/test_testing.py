@@ -26,6 +26,7 @@ from spikegrad import (
     stochastic,
     testing,
 )
+from spikegrad.neurons import MultiSynapticLIF
 from spikegrad.testing import CheckFailedError, check_cell, check_surrogate
 from spikegrad.testing._report import compare
 
@@ -423,6 +424,7 @@ class Counting(Cell):
 
 
 RIGHT_CELLS = {
+    "multisynaptic": (MultiSynapticLIF(synaptic_decay=jnp.array([0.5, 0.8])), {"features": (5, 2)}),
     "several receptors": (Receptors(), {"features": (5, 2), "steps": 60}),  # a loop in Python would not end
     "quadratic": (Quadratic(), {}),
     "quadratic over many steps": (Quadratic(), {"steps": 60}),

@@ -312,5 +312,5 @@ def _connections(weight: Any, like: Any, label: str) -> tuple[np.ndarray, np.nda
     """The connections of each value that is read, of all and of nonzero weights. Both broadcast to ``like``."""
     if (matrix := matrix_of(weight)) is None:
         return connections_of(lambda x: product(weight, x, label), like)
-    matrix = np.asarray(matrix)
-    return np.full(len(matrix), matrix.shape[1], np.int64), (matrix != 0).sum(1, dtype=np.int64)
+    flat = np.asarray(matrix).reshape(len(matrix), -1)
+    return np.full(len(flat), flat.shape[1], np.int64), (flat != 0).sum(1, dtype=np.int64)

@@ -238,7 +238,7 @@ def check_weight(owner: str, name: str, value: Any) -> None:
     matrix = matrix_of(value)
     if matrix is None and not callable(value):
         raise TypeError(f"{owner}: {name} must be a matrix or callable, got {brief(value)}")
-    if matrix is not None and matrix.ndim != 2:
+    if matrix is not None and matrix.ndim not in (2, 3):  # the third axis has the receptors of a neuron
         raise TypeError(f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}")
 
 

@@ -49,8 +49,10 @@ AtRest: TypeAlias = Callable[[Any], jax.Array]
 """The distance to the threshold of a neuron at rest, as a function of the second value of ``encode``."""
 
 
-def distance_at_rest(cell: Cell, encoded: Any) -> AtRest:
+def distance_at_rest(cell: Cell, encoded: Any, shape: tuple[int, ...]) -> AtRest:
     """The :data:`AtRest` of a cell. It is derived from ``encode``, ``decode`` and ``initial_state``.
+
+    ``shape`` is the shape of the current, which may have an axis of receptors after the neurons.
 
     The arrays of a state that ``decode`` computes from the distance are the initial ones, the others are unchanged.
     """
@@ -60,7 +62,7 @@ def distance_at_rest(cell: Cell, encoded: Any) -> AtRest:
 
     def at_rest(rest):
         u = cell.decode(jnp.zeros(distance.shape, distance.dtype), rest)
-        resting = cell.initial_state(distance.shape, distance.dtype)
+        resting = cell.initial_state(shape, distance.dtype)
         u = jax.tree.map(
             lambda leaf, initial, varies: jnp.asarray(initial, leaf.dtype) if varies else leaf, u, resting, of_distance
         )

@@ -18,7 +18,7 @@ from ._declared import linear_response as linear_response
 from ._declared import parameters_of as parameters_of
 from ._declared import says_how_to_encode as says_how_to_encode
 from ._declared import with_parameters as with_parameters
-from ._lif import LIF, SynapticLIF
+from ._lif import LIF, MultiSynapticLIF, SynapticLIF
 from ._nonlinear import CLIF, EIF, QIF, AdEx, Izhikevich
 from ._normalized import MPBN
 from ._oscillators import BRF, HRF, RF
@@ -44,6 +44,7 @@ __all__ = [
     "Izhikevich",
     "LeakyReadout",
     "LinearResponse",
+    "MultiSynapticLIF",
     "Refractory",
     "State",
     "Step",

@@ -1,4 +1,4 @@
-"""Leaky integrate-and-fire neurons, plain and with a synapse."""
+"""Leaky integrate-and-fire neurons, plain, with a synapse and with several receptors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from .._checks import brief
-from .._struct import Real, parameter
+from .._checks import brief, broadcast_checked
+from .._struct import Real, Struct, new_unchecked, parameter
 from ..surrogates import Sigmoid
 from ._cell import LinearResponse, State, leaky_integration, parts_of_state, response_of_leak
 from ._spiking import Spiking
@@ -213,3 +214,82 @@ class SynapticLIF(LIF, pure=True):
 
     def linear_response(self) -> LinearResponse:
         return super().linear_response()._replace(synaptic_decay=self.synaptic_decay)
+
+
+class MultiSynapticLIF(SynapticLIF, pure=True):
+    r"""Leaky integrate-and-fire neurons with several receptors, each a synapse with its own decay (current-based).
+
+    .. math:: i^r_t = \gamma_r\, i^r_{t-1} + I^r_t, \qquad u_t = \beta\, v_{t-1} + g \sum_r i^r_t
+
+    and spikes and resets as in :class:`LIF`. Currents have one more axis than the neurons: ``(batch, neurons,
+    receptors)``, from weights of shape ``(inputs, neurons, receptors)``. The state is the pair :math:`(v, i)`. The
+    potential :math:`v` has the shape of the outputs, ``(batch, neurons)``, and :math:`i` the shape of the currents.
+
+    Parameters
+    ----------
+    decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
+        As in :class:`LIF`. Arrays broadcast to ``(batch, neurons)``.
+    synaptic_decay : array
+        Decay factor :math:`\gamma_r` of each receptor per time step, from 0 to 1, dimensionless, of shape
+        ``(receptors,)`` or ``(neurons, receptors)``; given by name.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of its domain, and if the last axis of the currents is not the receptors.
+
+    Notes
+    -----
+    The potential without spikes is the sum of the potentials of one :class:`SynapticLIF` for each receptor.
+
+    Examples
+    --------
+    A fast and a slow receptor:
+
+    >>> import numpy as np, jax.numpy as jnp
+    >>> from spikegrad import unroll
+    >>> from spikegrad.neurons import MultiSynapticLIF
+    >>> cell = MultiSynapticLIF(decay=0.5, synaptic_decay=np.array([0.0, 0.5]))
+    >>> currents = jnp.array([[[0.5, 0.25]], [[0.0, 0.0]], [[0.0, 0.0]]])  # steps, neurons, receptors
+    >>> (v, i), spikes = unroll(cell, currents)
+    >>> v.tolist(), i.tolist(), spikes.shape
+    ([0.3125], [[0.0, 0.0625]], (3, 1))
+    """
+
+    state_names = "potential", "synaptic currents"
+    nir_node = None
+
+    synaptic_decay: Real = parameter(at_least=0, at_most=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not np.ndim(jnp.asarray(self.synaptic_decay)):
+            got = brief(self.synaptic_decay)
+            raise ValueError(
+                f"{type(self).__name__}: synaptic_decay must be an array with a number for each receptor, got {got}"
+            )
+
+    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+        receptors = jnp.shape(jnp.asarray(self.synaptic_decay))[-1]
+        if shape[-1:] != (receptors,):
+            raise ValueError(
+                f"{type(self).__name__}: currents must have the {receptors} receptors of synaptic_decay as last axis, "
+                f"got shape {shape}; use weights of shape (inputs, neurons, receptors)"
+            )
+        return jnp.zeros(shape[:-1], dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        v, i = parts_of_state(self, v)
+
+        def like(x, name):
+            return broadcast_checked(jnp.asarray(x), i.dtype, i.shape, type(self).__name__, name, "the receptors")
+
+        i = like(self.synaptic_decay, "synaptic_decay") * i + like(current, "current")
+        return LIF.integrate(self, v, i.sum(-1)), i
+
+    def _broadcast_to(self, dtype: Any, shape: tuple[int, ...], of: str = "x") -> Any:
+        """The parameters of the potential. Those of the receptors have one more axis."""
+        of_potential = new_unchecked(type(self), self._values() | {"synaptic_decay": 0.0})
+        return Struct._broadcast_to(of_potential, dtype, shape, of)
+
+    encode, decode = SynapticLIF.encode, SynapticLIF.decode

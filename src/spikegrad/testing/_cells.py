@@ -324,7 +324,7 @@ def _encoding(cell: Cell, trajectory: _Trajectory) -> Iterator[CheckResult]:
     for mode, law in same.items():
 
         def again(mode=mode):
-            at_rest = distance_at_rest(cell, encoded)
+            at_rest = distance_at_rest(cell, encoded, trajectory.current.shape)
             storage = MODES[mode].storage
             kept = storage.write(encoded, at_rest)
             return cell.fire(cell.decode(*storage.read(kept, encoded, at_rest)))[1]

@@ -250,7 +250,7 @@ def _same(x: np.ndarray) -> bool:
 def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str, Any]:
     """The numbers of a matrix of weights and its inputs, ``(steps, examples, channels)``."""
     power = np.mean(np.asarray(x, np.float64)[active] ** 2, 0)
-    matrix = np.asarray(matrix, np.float64)
+    matrix = np.asarray(matrix, np.float64).reshape(len(matrix), -1)  # with receptors: (inputs, neurons, receptors)
     return {
         "channels": tuple(np.sqrt(power * np.mean(matrix**2, 1)).tolist()),
         "offset": float(matrix.mean()),

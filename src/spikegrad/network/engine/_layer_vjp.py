@@ -105,7 +105,7 @@ def trace(
     current = current_of(layer, connections, looped, reads)  # for its dtype: that of the sum of all products
     for n, (edge, weight) in enumerate(connections):
         label, first = edge.label, n == 0 and edge.label not in looped
-        if (matrix := matrix_of(weight)) is not None and is_float(matrix):
+        if (matrix := matrix_of(weight)) is not None and is_float(matrix) and matrix.ndim == 2:
             # A known matrix is not traced. Its gradient is added in place, as one product per chunk (see ``_add``).
             dtype = matrix.dtype if first else current.dtype
             calls[label], arrays[label] = functools.partial(_matrix_product, dtype), [jnp.asarray(matrix)]
@@ -134,7 +134,7 @@ def trace(
         encoded = layer.cell.encode(u)
         add("decode", layer.cell.decode, *encoded)
         if encoded[0] is not None:
-            add("at_rest", distance_at_rest(layer.cell, encoded), encoded[1])
+            add("at_rest", distance_at_rest(layer.cell, encoded, current.shape), encoded[1])
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
     traced = TracedLayer(
         calls,
