@@ -142,9 +142,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", few(FUNCTIONS, "convolution", "with a bias", "under jit", "pooling, then convolution", "differences")
-)
+@pytest.mark.parametrize("name", few(FUNCTIONS, "with a bias", "under jit", "pooling, then convolution", "differences"))
 def test_connections_of_a_function(name):
     weight = FUNCTIONS[name]
     x = rng.choice([0, 0, 1], (2, 3, 2, 6, 6))
@@ -269,6 +267,7 @@ def test_graph_with_delays_windows_joins_and_two_inputs():
     assert report.steps == mask.sum()
 
 
+@pytest.mark.every
 def test_whole_delays_have_one_effective_operation_for_each_synapse():
     kernel = DelayKernel(jnp.ones((4, 6)), jnp.asarray(rng.uniform(0, 4, (4, 6)), jnp.float32), 5)
     network = Network({"a": Layer(Window(kernel), LIF(0.9))})

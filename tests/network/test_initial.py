@@ -18,8 +18,23 @@ from spikegrad import (
     bounded,
     fluctuation_driven,
     parameter,
+    sigmoid,
 )
-from spikegrad.neurons import LinearResponse
+from spikegrad.neurons import (
+    BRF,
+    CLIF,
+    EIF,
+    HRF,
+    QIF,
+    RF,
+    TCLIF,
+    AdEx,
+    AdLIF,
+    EulerAdLIF,
+    Izhikevich,
+    LinearResponse,
+    MultiSynapticLIF,
+)
 
 N, NEURONS = 300, 250
 KEY = jax.random.key(3)
@@ -238,6 +253,17 @@ class Declared(LIF):
         return LinearResponse(0.5, 3.0, threshold=2.0)
 
 
+class InOneArray(Cell):
+    def initial_state(self, shape, dtype):
+        return jnp.zeros((*shape, 2), dtype)
+
+    def integrate(self, v, current):
+        return jnp.stack([0.9 * v[..., 0] + current, v[..., 1]], -1)
+
+    def fire(self, u):
+        return u, (u[..., 0] >= 1).astype(u.dtype)
+
+
 class Around(Cell):
     cell: Cell = parameter(kind=Cell)
 
@@ -253,14 +279,175 @@ def test_a_cell_declares_its_linear_response(cell, rate):
     np.testing.assert_allclose(fluctuation_driven(cell, rate)(KEY, (9, 5)), known / 3, rtol=1e-6)
 
 
+# --- cells that are measured ------------------------------------------------------------------------------------------
+
+
+class TwoStates(Cell):
+    """The potential comes second and has no name, and the threshold is in the code of ``fire`` alone."""
+
+    decay: float = parameter(default=0.9)
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape, int)
+
+    def integrate(self, v, current):
+        i, u, count = v
+        i = 0.8 * i + current
+        return i, self.decay * u + i, count
+
+    def fire(self, u):
+        i, u, count = u
+        s = sigmoid(u - 2.5)
+        return (i, u - s, count + 1), s
+
+
+class Quadratic(Cell):
+    """Linear at rest."""
+
+    def integrate(self, v, current):
+        return 0.9 * v + 0.05 * v * v + current
+
+    def fire(self, u):
+        s = sigmoid(u - 1)
+        return u * (1 - s), s
+
+
+class Steady(Cell):
+    """Fires without inputs, every ``1 / step`` steps."""
+
+    step: float = parameter(default=0.25)
+
+    def integrate(self, v, current):
+        return v + self.step + current
+
+    def fire(self, u):
+        s = sigmoid(u - 1)
+        return u * (1 - s), s
+
+
+class Sums(Cell):
+    """A readout that says nothing about itself."""
+
+    def integrate(self, v, current):
+        return 0.9 * v + current
+
+    def fire(self, u):
+        return u, u
+
+
+MEASURED = {
+    "another leak": (Faster(), LIF(0.5), None),
+    "several states": (TwoStates(), SynapticLIF(0.9, threshold=2.5, synaptic_decay=0.8), None),
+    "decays of neurons": (TwoStates(np.array([[0.9, 0.5, 0.7]])), SynapticLIF(np.array([0.9, 0.5, 0.7])), 2.5),
+    "readout": (Sums(), LeakyReadout(0.9), None),
+    "not linear": (Quadratic(), LIF(0.9), None),
+    "one receptor": (MultiSynapticLIF(0.9, synaptic_decay=np.array([0.8])), SynapticLIF(0.9), None),
+}
+WINDOW = rng().random((30, 4, 9)) < 0.3
+HOLES = rng().random((30, 4)) < 0.7
+
+
+@pytest.mark.parametrize("name", few(MEASURED, "several states"))
+@pytest.mark.parametrize("mean", few([0.0, 0.2], 0.2))
+@pytest.mark.parametrize("options", [{"rate": 0.1}, {"rate": WINDOW, "mask": HOLES}], ids=["rate", "inputs"])
+def test_a_measured_response_is_that_of_the_declared_cell(name, mean, options):
+    cell, known, threshold = MEASURED[name]
+    std = {} if threshold is None else {"std": threshold - mean}
+    expected = fluctuation_driven(known, **options, mean=mean, **std)(KEY, (9, 3))
+    found = fluctuation_driven(cell, **options, mean=mean)(KEY, (9, 3, 1) if name == "one receptor" else (9, 3))
+    error = 0.01 if name == "not linear" else 1e-4
+    assert np.linalg.norm(found.reshape(9, 3) - expected) < error * np.linalg.norm(expected)
+
+
+def test_a_cell_that_fires_without_inputs_responds_until_then():
+    """It starts 0.75 below the threshold after its first step, and fires in the fourth."""
+    n, p = 50, 0.1
+    square = (p - p**2) * 3 + (3 * p) ** 2
+    weight = fluctuation_driven(Steady(), p)(KEY, (n, 7))
+    np.testing.assert_allclose(weight, 0.75 / np.sqrt(n * square) * jax.random.normal(KEY, (n, 7)), rtol=1e-4)
+
+
+def test_potentials_of_adaptive_neurons():
+    """Subthreshold adaptation, in NumPy: two variables that drive each other."""
+    cell = AdLIF(0.9, adaptation_decay=0.95, a=0.5)
+    spikes = rng().random((60, 20, N)) < 0.05
+    for inputs in (0.05, spikes):
+        steps = spikes if np.ndim(inputs) else rng().random((400, 10, N)) < 0.05
+        currents = steps @ np.asarray(fluctuation_driven(cell, inputs)(KEY, (N, NEURONS)), np.float64)
+        u = w = np.zeros(currents.shape[1:])
+        us = []
+        for current in currents:
+            u = 0.9 * u + 0.1 * (current - w)
+            w = 0.95 * w + 0.5 * u
+            us.append(u)
+        assert np.std(us[0 if np.ndim(inputs) else 100 :]) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("measured", few([False, True], True))
+def test_receptors_give_equal_parts_of_the_variance(measured):
+    gamma = np.array([0.3, 0.9])
+    cell = MultiSynapticLIF(0.9, threshold=2.0, synaptic_decay=gamma)
+    spikes = rng().random((300, 10, N)) < 0.05
+    inputs = {"inputs": spikes} if measured else {"inputs": N, "rate": 0.05}
+    layer = Layer.init(KEY, neurons=(NEURONS, 2), cell=cell, recurrent=True, bias=True, **inputs)
+    assert layer.weight.shape == (N, NEURONS, 2)
+    assert layer.recurrent.shape == (NEURONS, NEURONS, 2)
+    assert layer.bias.shape == (NEURONS, 2)
+    parts = [
+        potentials(spikes @ np.asarray(layer.weight[..., r], np.float64), 0.9, gamma[r], 1.0)[0 if measured else 100 :]
+        for r in range(2)
+    ]
+    for part in parts:
+        assert part.std() == pytest.approx(2.0 * np.sqrt(0.9 / 2), rel=0.05)
+    assert sum(parts).std() == pytest.approx(2.0 * np.sqrt(0.9), rel=0.05)
+
+
+OTHERS = {cell.__name__: cell for cell in (AdEx, AdLIF, BRF, CLIF, EIF, EulerAdLIF, HRF, Izhikevich, QIF, RF, TCLIF)}
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_cell_of_the_library_fires_at_first(name):
+    spikes = rng().random((60, 8, 40)) < 0.05
+    network = Network.init(KEY, spikes, (30, 3), OTHERS[name](), recurrent=True)
+    _, (fired, out) = network(spikes, all_layers=True)
+    assert 0.005 < fired.mean() < 0.3
+    assert 0.2 < out.std() < 5
+
+
+@pytest.mark.every
+def test_a_measured_cell_under_transformations():
+    def drawn(key):
+        return Layer.init(key, 20, 5, TwoStates(), rate=0.1, recurrent=True).recurrent
+
+    keys = jax.random.split(KEY, 2)
+    np.testing.assert_allclose(jax.jit(jax.vmap(drawn))(keys)[1], drawn(keys[1]), rtol=1e-5)
+
+
 SPIKES = np.zeros((3, 2, 4), bool)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: fluctuation_driven(Mine(), 0.1), TypeError, "cell must declare its linear_response, got Mine()"),
-        (lambda: fluctuation_driven(Faster(), 0.1), TypeError, "cell must declare its linear_response, got Faster"),
+        (lambda: fluctuation_driven(Mine(), 0.1)(KEY, (4, 2)), NotImplementedError, "Mine defines no integrate"),
+        (
+            lambda: fluctuation_driven(TCLIF(), 0.1)(KEY, (4, 2)),
+            ValueError,
+            "the response is not over after 4096 steps: give inputs to measure",
+        ),
+        (
+            lambda: fluctuation_driven(InOneArray(), 0.1)(KEY, (4, 2)),
+            TypeError,
+            "InOneArray has no state of the shape of its output, (1, 2); define encode",
+        ),
+        (
+            lambda: fluctuation_driven(Steady(step=2.0), 0.1)(KEY, (4, 2)),
+            ValueError,
+            "Steady does not respond to a current before it fires; give another initializer",
+        ),
+        (lambda: fluctuation_driven(Faster(), SPIKES)(KEY, (4, 2)), ValueError, "inputs are all 0"),
+        (lambda: fluctuation_driven(Faster(), ~SPIKES)(KEY, (5, 2)), ValueError, "shape is (5, 2), but there are 4"),
         (lambda: fluctuation_driven(LIF(), 1.5), ValueError, "rate must be > 0 and <= 1, got 1.5; other inputs"),
         (lambda: fluctuation_driven(LIF(), 0), ValueError, "rate must be > 0 and <= 1, got 0"),
         (lambda: fluctuation_driven(LIF(), 0.1, std=-1.0), ValueError, "std must be > 0, got -1"),

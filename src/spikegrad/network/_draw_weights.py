@@ -15,7 +15,7 @@ from .._surrogate import as_key
 from ._connections import Delayed, Edge, Name, Window, weights_of
 from ._delays import DelayKernel
 from ._graph import Graph
-from ._initial import FEEDFORWARD, deviation, fluctuation_driven
+from ._initial import FEEDFORWARD, deviation, driven, measuring
 from ._layer import Layer, with_weights
 from ._network import Network, with_nodes
 from ._nodes import node_named
@@ -131,7 +131,7 @@ def _parts(graph: Graph, name: Name) -> _Parts:
             continue
         edges = [edge for edge in graph.edges[name] if edge.label in weights_of(label, weight)]
         # a kernel of delays has one matrix for all its lags
-        edges = edges if _matrix(weight).ndim == 3 else edges[:1]
+        edges = edges if _is_window(weight) else edges[:1]
         back = all(edge.label in graph.looped[name] and min(edge.lags) > 0 for edge in edges)
         (parts.feedback if back else parts.forward)[label] = edges
     return parts
@@ -161,17 +161,25 @@ def _with_zeros(layer: Layer, labels: Iterable[str]) -> Layer:
 def _draw(key, graph, name, weights, outputs, mask, std, share):
     """Return a layer with matrices that have a share of the variance of its potential together."""
     layer, matrices = graph.nodes[name], {}
-    std = deviation(layer.cell, std) * (share / sum(map(len, weights.values()))) ** 0.5
+    std = deviation(std, share=share / sum(map(len, weights.values())))
+    respond = measuring(layer.cell)
     for n, (label, edges) in enumerate(weights.items()):
-        old, keys = _matrix(layer.weights[label]), jax.random.split(jax.random.fold_in(key, n), len(edges))
+        weight, keys = layer.weights[label], jax.random.split(jax.random.fold_in(key, n), len(edges))
+        old, window = _matrix(weight), _is_window(weight)
+        shape = old.shape[1:] if window else old.shape
         drawn = [
-            fluctuation_driven(layer.cell, _delayed(outputs[edge.source], edge.lags[0]), mask=mask, std=std)(
-                own, old.shape[-2:], old.dtype
+            driven(layer.cell, _delayed(outputs[edge.source], edge.lags[0]), mask, 0.0, std, respond)(
+                own, shape, old.dtype
             )
             for edge, own in zip(edges, keys, strict=True)
         ]
-        matrices[label] = jnp.stack(drawn) if old.ndim == 3 else drawn[0]
+        matrices[label] = jnp.stack(drawn) if window else drawn[0]
     return _with_matrices(layer, matrices)
+
+
+def _is_window(weight: Any) -> bool:
+    """If True, the first axis of the array has the lags of a window."""
+    return isinstance(weight, Window) and is_array(weight.weight)
 
 
 def _delayed(x: jax.Array, lag: int) -> jax.Array:

@@ -19,13 +19,17 @@ from jax.typing import ArrayLike
 
 from .._checks import brief, is_float
 from .._struct import as_real
-from ..neurons import Cell, LinearResponse, State, linear_response, parameters_of
+from ..neurons import Cell, LinearResponse, State, linear_response
+from ._connections import times_matrix
 from ._masks import Masks, tree_keep
+from ._response import Response, measure_response, receptors_of
 from ._step import CellSteps, LayerState, Steps, layer_step
 
 Initializer: TypeAlias = Callable[..., jax.Array]
 """``initializer(key, shape, dtype) -> weights``, such as those of ``jax.nn.initializers``."""
 
+_LONG = 4096
+"""Time steps in which the response to one spike must end."""
 FEEDFORWARD = 0.9
 """Share of a potential's variance that is left to the inputs where a layer is recurrent, as in the paper."""
 
@@ -116,28 +120,51 @@ def fluctuation_driven(
     >>> bool(abs(u[50:].std() - 1) < 0.1)
     True
     """
-    response = _response(cell)
-    std = deviation(cell, std, mean)
-    measured = np.ndim(rate) > 0
-    moments = _measure(response, jnp.asarray(rate), mask) if measured else _expect(response, rate, mask)
-    _check(moments.square, jnp.isfinite(moments.square), "inputs are NaN or infinite")
-    _check(moments.square, moments.square > 0, "inputs are all 0, and no weights make them count")
+    return driven(cell, rate, mask, mean, deviation(std, mean), measuring(cell))
+
+
+def measuring(cell: Cell) -> Callable[[tuple[int, ...], int], Response]:
+    """Return :func:`measure_response` of a cell, which runs once for equal arguments."""
+    return functools.cache(functools.partial(measure_response, cell))
+
+
+def driven(
+    cell: Cell, rate: Any, mask: Any, mean: Any, std: Callable[[Any], Any], respond: Callable[..., Response]
+) -> Initializer:
+    """:func:`fluctuation_driven`, with the standard deviation as a function of the threshold."""
+    several = np.ndim(rate) > 0
+    if several and (np.ndim(rate) < 3 or not np.size(rate)):
+        raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {np.shape(rate)}")
+    p: Any = jnp.asarray(rate) if several else as_real("fluctuation_driven", "rate", rate)
+    mask = None if mask is None else jnp.asarray(mask)
+    if not several:
+        if mask is not None:
+            raise TypeError("fluctuation_driven: mask goes with inputs to measure, got a rate")
+        _check(p, (p > 0) & (p <= 1), "rate must be > 0 and <= 1, got {}; other inputs are given to be measured")
+    declared = None
+    if (response := _declared(cell)) is not None:
+        moments = _measure(response, p, mask) if several else _expect(response, p)
+        declared = _checked_moments(moments), std(response.threshold)
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
-        n = math.prod(shape[:-1])
-        if measured and len(shape) == 2 and n != np.shape(rate)[-1]:
-            raise ValueError(f"fluctuation_driven: shape is {shape}, but there are {np.shape(rate)[-1]} inputs")
-        mu, variance = 0.0, std**2
+        like = _neurons_of(cell, shape)
+        summed = shape[: -len(like)]
+        n = math.prod(summed)
+        if several and len(summed) == 1 and n != p.shape[-1]:
+            raise ValueError(f"fluctuation_driven: shape is {shape}, but there are {p.shape[-1]} inputs")
+        found, sigma = declared or _of_kernel(respond, like, p, mask, std)
+        parts = like[1] if len(like) > 1 else 1  # receptors have equal parts of the mean and of the variance
+        mu, variance = 0.0, sigma**2 / parts
         if not _is_zero(mean):
-            if measured and len(shape) != 2:
+            if several and len(summed) != 1:
                 raise ValueError(f"fluctuation_driven: of inputs that are measured, mean must be 0 for shape {shape}")
-            _check(moments.mean, moments.mean != 0, f"mean {mean} cannot come of inputs of mean 0")
-            mu = mean / (n * moments.mean)
-            variance = variance - mu**2 * moments.variance_of_sum(n)
+            _check(found.mean, found.mean != 0, f"mean {mean} cannot come of inputs of mean 0")
+            mu = mean / (parts * n * found.mean)
+            variance = variance - mu**2 * found.variance_of_sum(n)
             _check(variance, variance > 0, f"deviation is too small: equal weights for mean {mean} exceed it")
         dtype = jnp.result_type(float) if dtype is None else dtype
         normal = jax.random.normal(key, shape, dtype)
-        sigma = (variance / (n * moments.square)) ** 0.5
+        sigma = (variance / (n * found.square)) ** 0.5
         return _of_neurons(mu, shape, dtype) + _of_neurons(sigma, shape, dtype) * normal
 
     return initialize
@@ -146,7 +173,7 @@ def fluctuation_driven(
 def draw(
     key: jax.Array,
     inputs: Any,
-    neurons: int,
+    neurons: int | tuple[int, ...],
     cell: Cell,
     *,
     rate: Any,
@@ -161,25 +188,26 @@ def draw(
     dtype = jnp.result_type(float) if dtype is None else dtype
     measured = np.ndim(inputs) > 0
     n = np.shape(inputs)[-1] if measured else inputs
+    axes: tuple[int, ...] = tuple(np.atleast_1d(neurons).tolist())
     key, key_recurrent, key_spikes = jax.random.split(key, 3)
     other = weight if recurrent is True else recurrent or None
     if weight is not None:
-        matrix = _checked("weight", weight)(key, (n, neurons), dtype)
+        matrix = _checked("weight", weight)(key, (n, *axes), dtype)
     elif measured == (rate is not None):
         raise TypeError("Layer.init: give a number of inputs and a rate, or inputs to measure, or weight")
     else:
-        sigma = deviation(cell, std, mean)
-        part = sigma * FEEDFORWARD**0.5 if recurrent and other is None else sigma
+        respond, both = measuring(cell), recurrent and other is None
         rate = inputs if measured else rate
-        matrix = fluctuation_driven(cell, rate, mask=mask, mean=mean, std=part)(key, (n, neurons), dtype)
-        if recurrent and other is None:
+        of_inputs = deviation(std, mean, FEEDFORWARD if both else 1.0)
+        matrix = driven(cell, rate, mask, mean, of_inputs, respond)(key, (n, *axes), dtype)
+        if both:
             if measured:
                 rate = _spikes(cell, matrix, jnp.asarray(inputs), mask, key_spikes)
                 _check(rate, rate.any(), "no neuron fires, so that recurrent has nothing to go by: raise std")
-            other = fluctuation_driven(cell, rate, mask=mask, std=sigma * (1 - FEEDFORWARD) ** 0.5)
+            other = driven(cell, rate, mask, 0.0, deviation(std, mean, 1 - FEEDFORWARD), respond)
     if other is None:
         return matrix, None
-    return matrix, _checked("recurrent", other)(key_recurrent, (neurons, neurons), dtype)
+    return matrix, _checked("recurrent", other)(key_recurrent, (axes[0], *axes), dtype)
 
 
 def _checked(name: str, initializer: Any) -> Initializer:
@@ -188,20 +216,31 @@ def _checked(name: str, initializer: Any) -> Initializer:
     return cast("Initializer", initializer)
 
 
-def deviation(cell: Cell, std: Any, mean: Any = 0.0) -> Any:
-    """The standard deviation that is wanted of a potential."""
-    if std is None:
-        threshold = _response(cell).threshold
-        std = 1.0 if threshold is None else threshold - mean
-    std = _numbers(std, "std")
-    _check(std, std > 0, "std must be > 0, got {}")
-    return std
+def deviation(std: Any, mean: Any = 0.0, share: float = 1.0) -> Callable[[Any], Any]:
+    """The standard deviation that is wanted of a potential, as a function of the threshold.
+
+    ``share`` is a part of its variance. A cell without a threshold has None.
+    """
+
+    def of(threshold: Any) -> Any:
+        default = 1.0 if threshold is None else threshold - mean
+        wanted = _numbers(default if std is None else std, "std")
+        _check(wanted, wanted > 0, "std must be > 0, got {}")
+        return wanted * share**0.5
+
+    return of
 
 
 def _of_neurons(value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """One number, or one for each neuron, with the axes of weights."""
+    """One number, or one for each neuron and receptor, with the axes of weights."""
     value = jnp.asarray(value, dtype)
     return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+
+
+def _neurons_of(cell: Cell, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The neurons of weights of this shape, and their receptors if the cell has an axis for these."""
+    several = _declared(cell) is None and receptors_of(cell, shape)
+    return shape[-2:] if several else shape[-1:]
 
 
 class _Moments(NamedTuple):
@@ -234,13 +273,10 @@ class _Leaks(NamedTuple):
         return u, u[0]
 
 
-def _response(cell: Cell) -> LinearResponse:
+def _declared(cell: Cell) -> LinearResponse | None:
     response = linear_response(cell)
     if response is None:
-        got = brief(parameters_of(cell))
-        raise TypeError(
-            f"fluctuation_driven: cell must declare its linear_response, got {got}; give another initializer"
-        )
+        return None
     numbers = {name: _numbers(value, name) for name, value in response._asdict().items() if value is not None}
     return response._replace(**numbers)
 
@@ -253,36 +289,102 @@ def _numbers(value: Any, name: str) -> Any:
     return value if isinstance(value, float) else jnp.asarray(value, jnp.result_type(float))
 
 
-def _expect(response: LinearResponse, rate: Any, mask: Any) -> _Moments:
+def _checked_moments(moments: _Moments) -> _Moments:
+    _check(moments.square, jnp.isfinite(moments.square), "inputs are NaN or infinite")
+    _check(moments.square, moments.square > 0, "inputs are all 0, and no weights make them count")
+    return moments
+
+
+def _expect(response: LinearResponse, p: Any) -> _Moments:
     """The moments of independent spikes, in sequences so long that their beginning does not matter."""
-    if mask is not None:
-        raise TypeError("fluctuation_driven: mask goes with inputs to measure, got a rate")
-    p = as_real("fluctuation_driven", "rate", rate)
-    _check(p, (p > 0) & (p <= 1), "rate must be > 0 and <= 1, got {}; other inputs are given to be measured")
     b, g, c, _ = response
     for value in (b, c):
         _check(value, value < 1, "a decay of 1 has no stationary potential: give inputs to measure")
     total = g / ((1 - b) * (1 - c))
     squares = g**2 * (1 + b * c) / ((1 - b * c) * (1 - b**2) * (1 - c**2))
+    return _of_spikes(p, total, squares)
+
+
+def _of_spikes(p: Any, total: Any, squares: Any) -> _Moments:
+    """The moments of spikes of probability p, from the sums of a response and of its squares."""
     variance = (p - p**2) * squares
     return _Moments(p * total, variance + (p * total) ** 2, lambda n: n * variance)
 
 
 def _measure(response: LinearResponse, inputs: jax.Array, mask: Any) -> _Moments:
     """The moments of inputs ``(steps, examples, ..., inputs)``."""
-    if inputs.ndim < 3 or not inputs.size:
-        raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {inputs.shape}")
-    mask = None if mask is None else jnp.asarray(mask)
     b, g, c, _ = response
     leaks = [jnp.asarray(value, jnp.result_type(float)) for value in (b, c, g)]
     several = any(value.ndim for value in leaks)
-    sums = _of_each(jnp.broadcast_arrays(*leaks), inputs, mask) if several else _sums(leaks, inputs, mask)
+    return _of_sums(
+        _of_each(jnp.broadcast_arrays(*leaks), inputs, mask) if several else _sums(leaks, inputs, mask), inputs, mask
+    )
+
+
+def _of_sums(sums: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> _Moments:
+    """The moments, from sums of the total over inputs, its square, and the squares of inputs."""
     taken = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
         taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
     total, total_square, square = (value / taken for value in sums)
     n = inputs.shape[-1]
     return _Moments(total / n, square / n, lambda _: total_square - total**2)
+
+
+def _of_kernel(
+    respond: Callable[..., Response], like: tuple[int, ...], rate: Any, mask: Any, std: Callable
+) -> tuple[_Moments, Any]:
+    """The moments and the deviation for a cell that is measured, with the axes ``like``."""
+    inputs = rate if np.ndim(rate) else None
+    kernel, threshold = respond(like, _LONG if inputs is None else len(inputs))
+    if inputs is None:
+        squares = (kernel**2).sum(0)
+        late = (kernel[-_LONG // 4 :] ** 2).sum(0)
+        message = f"the response is not over after {_LONG} steps: give inputs to measure"
+        _check(late, late <= 1e-6 * squares, message)
+        moments = _of_spikes(rate, kernel.sum(0), squares)
+    else:
+        rows, which = _distinct(kernel.reshape(len(kernel), -1).T)
+        sums = [value[which].reshape(kernel.shape[1:]) for value in _convolved(rows, inputs, mask)]
+        moments = _of_sums(sums, inputs, mask)
+
+    def arranged(value):  # (receptors, neurons) -> (neurons, receptors), or (neurons,)
+        return value.T if len(like) > 1 else value[0]
+
+    moments = _Moments(
+        arranged(moments.mean), arranged(moments.square), lambda n, of=moments: arranged(of.variance_of_sum(n))
+    )
+    sigma = std(threshold)
+    return _checked_moments(moments), jnp.asarray(sigma)[..., None] if len(like) > 1 and np.ndim(sigma) else sigma
+
+
+@jax.jit
+def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Array]:
+    """The sums of :func:`_sums` for each kernel, of shape ``(kernels, steps)``.
+
+    One example at a time, because a transform of all inputs would take much memory.
+    """
+    steps, examples = inputs.shape[:2]
+    active = jnp.ones((steps, 1), bool) if mask is None else _wide(mask)
+    active = jnp.broadcast_to(active, (steps, examples))
+
+    def of_example(now):
+        x, there = now
+        # valid steps first, which see no others; zeros after them do not matter
+        x = jnp.where(there.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))[jnp.argsort(~there, stable=True)]
+        valid = jnp.arange(steps) < there.sum()
+        spectrum = jnp.fft.rfft(x.astype(kernel.dtype), 2 * steps, axis=0)
+
+        def of_kernel(k):
+            response = jnp.fft.rfft(k, 2 * steps).reshape(-1, *[1] * (x.ndim - 1))
+            u = jnp.fft.irfft(spectrum * response, axis=0)[:steps]
+            u = jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), u, 0)
+            total = u.sum(-1)
+            return total.sum(), (total**2).sum(), (u**2).sum()
+
+        return jax.lax.map(of_kernel, kernel)
+
+    return [value.sum(0) for value in jax.lax.map(of_example, (jnp.moveaxis(inputs, 1, 0), active.T))]
 
 
 @jax.jit
@@ -299,18 +401,24 @@ def _sums(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax
 
 def _of_each(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     """The same for the decays of each neuron, computed once for those that are alike."""
-    rows, which = jnp.stack(leaks, 1), None
-    if not isinstance(rows, Tracer):
-        rows, which = np.unique(np.asarray(rows), axis=0, return_inverse=True)
-    out = jax.lax.map(lambda row: _sums(list(row), inputs, mask), jnp.asarray(rows))
-    return out if which is None else tuple(value[which.reshape(-1)] for value in out)
+    rows, which = _distinct(jnp.stack(leaks, 1))
+    out = jax.lax.map(lambda row: _sums(list(row), inputs, mask), rows)
+    return tuple(value[which] for value in out)
+
+
+def _distinct(rows: jax.Array) -> tuple[jax.Array, Any]:
+    """The distinct rows and the place of each row among them. Rows that are traced count as distinct."""
+    if isinstance(rows, Tracer):
+        return rows, slice(None)
+    found, which = np.unique(np.asarray(rows), axis=0, return_inverse=True)
+    return jnp.asarray(found), which.reshape(-1)
 
 
 def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array) -> jax.Array:
     """What reaches recurrent neurons, ``(steps, examples, neurons)``: outputs at the last step that took place."""
-    layer = CellSteps(cell, lambda x: x.astype(matrix.dtype) @ matrix, functools.partial(jax.random.fold_in, key))
-    shape = *inputs.shape[1:-1], matrix.shape[1]
-    start = cell.initial_state(shape, matrix.dtype), jnp.zeros(shape, matrix.dtype)
+    layer = CellSteps(cell, lambda x: times_matrix(x, matrix), functools.partial(jax.random.fold_in, key))
+    v = jax.tree.map(jnp.asarray, cell.initial_state((*inputs.shape[1:-1], *matrix.shape[1:]), matrix.dtype))
+    start = v, jnp.zeros_like(layer.fire(v, 0)[1])
     mask = None if mask is None else jnp.asarray(mask)
     return tree_keep(mask, _over_steps(layer, start, inputs, mask, lambda before, _: before))
 

@@ -1,0 +1,163 @@
+"""The response of a cell to small currents, measured by running it.
+
+A cell that does not declare its linear response runs from rest, once without a current and once with a small current
+in the first step. The difference of the potentials over the current is the response. It is exact for cells that are
+linear between spikes. For other cells it is the response to small fluctuations around rest. If a cell fires without
+inputs, it is the response until the first spike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from .._pytree import is_inexact
+from ..neurons import Cell, State, fire, says_how_to_encode
+from ._masks import tree_where
+
+_SETTLE = 1000
+"""Time steps from the initial state to rest."""
+_SMALL = 0.01
+"""The peak of the potential in a measurement, relative to the distance of the threshold."""
+_LEVELS = 100
+"""Potentials that are tried at once to find a threshold."""
+
+
+class Response(NamedTuple):
+    """The potential after a current of 1 in the first step."""
+
+    kernel: jax.Array
+    """``(steps, receptors, neurons)``. One receptor if the cell has no axis of receptors."""
+    threshold: jax.Array | None
+    """The distance of the threshold from the potential at rest, ``(neurons,)``, None if the cell never fires."""
+
+
+def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
+    """If True, the last axis of weights of this shape has receptors, which the cell sums up."""
+
+    def out(like: tuple[int, ...]) -> tuple[int, ...]:
+        dtype = jnp.result_type(float)
+        return jax.eval_shape(lambda: fire(cell, cell.initial_state((1, *like), dtype), jax.random.key(0))[1]).shape
+
+    try:
+        return len(shape) > 2 and out(shape[-2:]) == (1, shape[-2])
+    except (TypeError, ValueError):  # parameters of neurons, which do not fit these two axes
+        return False
+
+
+def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
+    """Measure the response over a number of steps. ``like`` is ``(neurons,)`` or ``(neurons, receptors)``."""
+    with jax.ensure_compile_time_eval():  # known within jax.jit too, unless parameters are traced
+        return _measured(cell, like, steps)
+
+
+def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
+    dtype = jnp.result_type(float)
+    several = like[1] if len(like) > 1 else 1  # examples, one for each receptor
+    shape = several, *like
+
+    def run(v: State, pulse: jax.Array, numbers: jax.Array, look: Callable) -> tuple[State, Any]:
+        def step(v, n):
+            u = cell.integrate(v, jnp.where(n == 0, pulse, 0))
+            v, out = fire(cell, u, jax.random.fold_in(jax.random.key(0), n))
+            return v, (look(u, out), abs(out) >= 0.5)
+
+        return jax.lax.scan(step, v, numbers)
+
+    silence = jnp.zeros(shape, dtype)
+    start = jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
+    rest, (_, fired) = run(start, silence, jnp.arange(_SETTLE), lambda u, out: None)
+    # A cell that fires without inputs has no rest. It starts from its initial state, and a spike ends the response.
+    rest = tree_where(fired.any(), start, rest)
+    u = cell.integrate(rest, silence)
+    potential, threshold = _potential_of(cell, u, fire(cell, u, jax.random.key(0))[1])
+    respond = jax.jit(lambda pulse: run(rest, pulse, jnp.arange(steps), potential)[1])  # compiled once for three calls
+    base, fired = respond(silence)
+
+    # one example for each receptor: (receptors, neurons, receptors)
+    unit = jnp.ones(shape, dtype) if len(like) == 1 else jnp.broadcast_to(jnp.eye(several, dtype=dtype)[:, None], shape)
+
+    def response(size):  # size: (receptors, neurons)
+        after, also = respond(unit * (size if len(like) == 1 else size[..., None]))
+        found = (after - base) / size[None]
+        return found if threshold is None else jnp.where(jnp.cumsum(fired | also, 0) == 0, found, 0)
+
+    gap = jnp.ones(base.shape[1:], dtype)
+    gap = gap if threshold is None else jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
+    # A smaller current would be inaccurate, because the difference rounds. A larger one may leave the linear range.
+    peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
+    kernel = response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
+    responds = (kernel != 0).any((0, 1))
+    if not isinstance(responds, Tracer) and not responds.all():
+        raise ValueError(
+            f"fluctuation_driven: {type(cell).__name__} does not respond to a current before it fires; give another "
+            "initializer"
+        )
+    return Response(kernel, None if threshold is None else threshold[0])
+
+
+def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State, jax.Array], jax.Array], Any]:
+    """Return the potential as a function of state and output, and the distance of the threshold.
+
+    ``u`` is the state at rest, before a spike. The distance is None if the cell never fires.
+    """
+    if says_how_to_encode(cell):
+        if (distance := cell.encode(u)[0]) is None:
+            return lambda u, out: out, None
+        return lambda u, out: jnp.asarray(cell.encode(u)[0]), -distance
+    leaves = jax.tree.leaves(u)
+    places = [n for n, leaf in enumerate(leaves) if is_inexact(leaf) and leaf.shape == out.shape]
+    if not places:
+        raise TypeError(
+            f"fluctuation_driven: {type(cell).__name__} has no state of the shape of its output, {out.shape}; define "
+            "encode, or give another initializer"
+        )
+    levels = [_level(cell, u, n) for n in places]
+    # of several states that make a neuron fire, the one that needs least
+    which = jnp.argmin(jnp.stack([level.mean() for level in levels]))
+    chosen = jax.lax.select_n(which, *levels) if len(levels) > 1 else levels[0]
+
+    def potential(u, out):
+        of = [jax.tree.leaves(u)[n] for n in places]
+        return jax.lax.select_n(which, *of) if len(of) > 1 else of[0]
+
+    finite = jnp.isfinite(chosen)
+    if not isinstance(finite, Tracer) and not finite.any():
+        return lambda u, out: out, None
+    return potential, jnp.where(finite, chosen, 1)
+
+
+def _level(cell: Cell, u: State, place: int) -> jax.Array:
+    """How far a state has to rise above rest for a spike, infinite if it never makes one. Shape of the output."""
+    leaves, structure = jax.tree.flatten(u)
+    rest = leaves[place]
+
+    @jax.jit
+    def fires(levels):  # (levels, ...): one at a time, because a cell may use the axis of examples
+        def one(level):
+            given = [*leaves[:place], rest + level, *leaves[place + 1 :]]
+            return fire(cell, structure.unflatten(given), jax.random.key(0))[1]
+
+        out = jax.lax.map(one, levels)
+        # the output of a readout is no whole number
+        return (abs(out) >= 0.5) & (out == jnp.round(out)).all(0)[None]
+
+    # from a thousandth to a million, in steps of a quarter; then a part of such a step
+    powers = jnp.linspace(-3, 6, _LEVELS, dtype=rest.dtype)
+    high = 10 ** powers[:, *[None] * rest.ndim] * jnp.ones_like(rest)[None]
+    low = top = jnp.zeros_like(rest)
+    ever = fires(high).any(0)
+    for _ in range(4):
+        there = fires(high)
+        first = jnp.argmax(there, 0)[None]
+        below = jnp.where(first[0] > 0, jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0], low)
+        low, top = below, jnp.take_along_axis(high, first, 0)[0]
+        high = (
+            low[None]
+            + (top - low)[None] * jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=rest.dtype)[:, *[None] * rest.ndim]
+        )
+    return jnp.where(ever, top, jnp.inf)
