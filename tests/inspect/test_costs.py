@@ -267,6 +267,14 @@ def test_graph_with_delays_windows_joins_and_two_inputs():
     assert report.steps == mask.sum()
 
 
+def test_joins_over_time_are_not_counted():
+    centered = Join(lambda x: x - x.mean(0, keepdims=True), of="x", over_time=True)
+    network = Network({"c": centered, "a": Layer(jnp.ones((4, 3)), LIF(), of="c")}, inputs="x")
+    report = cost_report(network, [[[1.0, 0, 1, 0]], [[1.0, 1, 0, 0]]])
+    assert report.uncounted == ("c",)
+    assert report.total[:3] == (NOTHING, NOTHING, (4, 12, 12))
+
+
 @pytest.mark.every
 def test_whole_delays_have_one_effective_operation_for_each_synapse():
     kernel = DelayKernel(jnp.ones((4, 6)), jnp.asarray(rng.uniform(0, 4, (4, 6)), jnp.float32), 5)

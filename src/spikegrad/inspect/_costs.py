@@ -13,10 +13,9 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from ..network import Layer, Network
+from ..network import Network
 from ..network._connections import Edge, Name, matrix_of, product, weights_of
 from ..network._graph import Graph
-from ..network._nodes import initial_states
 from ..network._past import lagged, places_of
 from ._connections import NotLinearError, connections_of
 from ._energy import EnergyPrices, EnergyReport, energy_of
@@ -223,11 +222,12 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
         raise TypeError("cost_report: inputs and network must have known values; call it outside of jax.jit")
     mask = None if mask is None else jnp.asarray(mask)
-    _, outputs = network(inputs, key=key, mask=mask, all_layers=True)
+    states, outputs = network(inputs, key=key, mask=mask, all_layers=True)
     if not isinstance(network.layers, Mapping):
-        outputs = dict(enumerate(outputs))
-    reads = _Reads(network.graph, {**x, **outputs}, mask, {name: a[0] for name, a in x.items()})
-    rows = itertools.chain(*(_rows_of(name, layer, reads) for name, layer in reads.graph.layers.items()))
+        states, outputs = dict(enumerate(states)), dict(enumerate(outputs))
+    first = next(iter(x.values()))
+    reads = _Reads(network.graph, {**x, **outputs}, mask, len(first), first.shape[1] if first.ndim > 2 else 1)
+    rows = itertools.chain(*(_rows_of(name, states[name][0], reads) for name in reads.graph.layers))
     joins = tuple(name for name in reads.graph.nodes if name not in reads.graph.layers)
     return CostReport(tuple(rows), len(reads.valid), int(reads.valid.sum()), joins)
 
@@ -235,11 +235,8 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
 class _Reads:
     """The values that edges read in all valid time steps."""
 
-    def __init__(self, graph: Graph, values: dict[Name, jax.Array], mask: Any, first: dict[Name, jax.Array]) -> None:
+    def __init__(self, graph: Graph, values: dict[Name, jax.Array], mask: Any, steps: int, examples: int) -> None:
         self.graph, self.values, self.mask, self.places = graph, values, mask, places_of(mask)
-        self.states, self.pasts = initial_states(graph, first)
-        x = next(iter(first.values()))
-        steps, examples = len(next(iter(values.values()))), x.shape[0] if x.ndim > 1 else 1
         active = np.ones((steps, 1), bool) if mask is None else np.asarray(mask).reshape(steps, -1)
         self.valid = np.broadcast_to(active, (steps, examples)).sum(0, dtype=np.int64)
         """The number of valid time steps of each example, ``(batch,)``."""
@@ -252,10 +249,9 @@ class _Reads:
 
     def counts(self, edge: Edge) -> np.ndarray:
         """Count values of each kind over time, for each place of what an edge reads: ``(3, ...)``."""
-        outs, source = self.values[edge.source], edge.source
-        past: Any = self.states[source][1][None] if source in self.states else None
-        past = self.pasts.get(source, past)
-        # outs: (steps, batch, ...). All steps are one chunk, so a lag reads the past before the first step, then outs.
+        # outs: (steps, batch, ...). All steps are one chunk, so a lag reads zeros before the first step, then outs.
+        outs = self.values[edge.source]
+        past = jnp.zeros((max(1, *edge.lags), *outs.shape[1:]), outs.dtype)
         found = [_kinds(lagged(past, outs, lag, len(outs), self.places), self.mask) for lag in edge.lags]
         counts = np.stack([np.stack([np.asarray(kind, np.int64) for kind in kinds]) for kinds in found], 1)
         return counts if edge.windowed else counts[:, 0]
@@ -273,20 +269,19 @@ def _kinds(x: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     return tuple((kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~whole))
 
 
-def _rows_of(name: Name, layer: Layer, reads: _Reads) -> list[CostRow]:
+def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
     edges = {edge.label: edge for edge in reads.graph.edges[name]}
     rows = []
-    for label, weight in layer.weights.items():
+    for label, weight in reads.graph.nodes[name].weights.items():
         # several edges for a window of matrices, one for each lag
         parts = [(edges[part], own) for part, own in weights_of(label, weight).items()]
         try:
             rows.append(CostRow(name, label, _cost_of(parts, reads)))
         except NotLinearError as error:
             rows.append(CostRow(name, label, None, str(error)))
-    v, out = reads.states[name]
-    examples, steps = len(reads.valid), int(reads.valid.sum())
+    out, examples, steps = reads.values[name][0], len(reads.valid), int(reads.valid.sum())
     # (batch, neurons), or numbers that all examples share
-    sizes = [(jnp.shape(a), jnp.size(a)) for a in jax.tree.leaves(v)]
+    sizes = [(a.shape, a.size) for a in jax.tree.leaves(state)]
     words = sum(size // examples if shape[:1] == (examples,) else size for shape, size in sizes)
     neurons = Cost(updates=out.size // examples * steps, state_words=2 * words * steps)
     return [*rows, CostRow(name, "neurons", neurons)]
