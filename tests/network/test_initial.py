@@ -16,6 +16,7 @@ from spikegrad import (
     Refractory,
     SynapticLIF,
     bounded,
+    draw_weights,
     fluctuation_driven,
     parameter,
     sigmoid,
@@ -400,6 +401,10 @@ def test_receptors_give_equal_parts_of_the_variance(measured):
     for part in parts:
         assert part.std() == pytest.approx(2.0 * np.sqrt(0.9 / 2), rel=0.05)
     assert sum(parts).std() == pytest.approx(2.0 * np.sqrt(0.9), rel=0.05)
+    if measured:
+        drawn = draw_weights(Network([layer]), KEY, spikes).layers[0]
+        assert drawn.weight.std() == pytest.approx(float(layer.weight.std()), rel=0.01)
+        assert drawn.recurrent.std() == pytest.approx(float(layer.recurrent.std()), rel=0.1)
 
 
 OTHERS = {cell.__name__: cell for cell in (AdEx, AdLIF, BRF, CLIF, EIF, EulerAdLIF, HRF, Izhikevich, QIF, RF, TCLIF)}

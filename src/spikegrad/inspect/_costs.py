@@ -222,6 +222,7 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
         raise TypeError("cost_report: inputs and network must have known values; call it outside of jax.jit")
     mask = None if mask is None else jnp.asarray(mask)
+    states: Any
     states, outputs = network(inputs, key=key, mask=mask, all_layers=True)
     if not isinstance(network.layers, Mapping):
         states, outputs = dict(enumerate(states)), dict(enumerate(outputs))

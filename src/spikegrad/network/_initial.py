@@ -59,8 +59,8 @@ def fluctuation_driven(
     Parameters
     ----------
     cell : Cell
-        The neurons that get the weights, or a wrapper around them. They define :meth:`Cell.linear_response`, as all of
-        the library's do. A decay may be an array, one for each neuron.
+        The neurons that get the weights, or a wrapper around them. The response of a cell that does not define
+        :meth:`Cell.linear_response` is measured. A decay may be an array, one for each neuron.
     rate : float or array
         The probability p of a spike of an input in a step, above 0, at most 1. Or inputs to measure, as a
         :class:`Network` takes them: ``(steps, examples, inputs)``, of any kind.
@@ -77,12 +77,12 @@ def fluctuation_driven(
     callable
         ``initializer(key, shape, dtype)``, as those of ``jax.nn.initializers``. The last axis of the shape is that of
         the neurons, the others are those that a weighted sum goes over: ``(inputs, neurons)`` of a matrix, ``(height,
-        width, channels, neurons)`` of a convolution.
+        width, channels, neurons)`` of a convolution, ``(inputs, neurons, receptors)`` for a cell with receptors.
 
     Raises
     ------
     TypeError
-        For a cell that declares no linear response.
+        For a cell without a state of the shape of its output, unless it defines :meth:`Cell.encode`.
     ValueError
         For a rate out of its domain; for inputs that are all zeros; for a mean that inputs of mean 0 cannot give, or
         that has a greater deviation already than the one wanted; and at the call for a shape that does not fit the
@@ -98,6 +98,11 @@ def fluctuation_driven(
     The paper leaves out the second term of the variance, and q - m\ :sup:`2` is q there: the same for rare spikes,
     :math:`p\, \bar\varepsilon^2 \ll \hat\varepsilon`. For frequent ones most of a potential's spread is between
     neurons, which would then be further from the threshold than asked for.
+
+    A cell that does not declare its response runs from rest with a small current in the first step, so each potential
+    follows the cell's own equations. This is exact for cells that are linear between spikes, and holds for small
+    fluctuations of other cells. If a cell fires without inputs, its response lasts until the first spike. Receptors
+    have equal parts of mean and variance.
 
     In the library's convention the kernel of the paper, with :math:`\bar\varepsilon = \tau_s` and
     :math:`\hat\varepsilon = \tau_s^2 / (2\tau_s + 2\tau_m)`, is the limit of short steps with ``norm_input=True``.

@@ -30,7 +30,8 @@ class Layer(Struct):
     ----------
     weight : array, callable, Delayed, Window or mapping
         :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that JAX can trace: a
-        convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Gradients reach what it closes over.
+        convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Gradients reach what it closes over. A cell
+        with receptors takes an array ``(inputs, neurons, receptors)``.
         :class:`Delayed` and :class:`Window` read outputs of earlier steps. A mapping has a weight for each source.
     cell : Cell
         The neurons.
@@ -118,7 +119,7 @@ class Layer(Struct):
         cls,
         key: jax.Array,
         inputs: int | ArrayLike,
-        neurons: int,
+        neurons: int | tuple[int, int],
         cell: Cell,
         *,
         rate: float | None = None,
@@ -138,8 +139,8 @@ class Layer(Struct):
             Draws the weights, and the spikes of neurons that are :func:`stochastic`.
         inputs : int or array
             The number of inputs, or inputs to measure, as a :class:`Network` takes them: ``(steps, examples, inputs)``.
-        neurons : int
-            Their number.
+        neurons : int, or pair of int
+            Their number. For a cell with receptors, the numbers of neurons and of receptors.
         cell : Cell
             The neurons.
         rate : float, optional

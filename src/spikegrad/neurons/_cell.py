@@ -16,7 +16,7 @@ from .._surrogate import with_key
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 State: TypeAlias = Any
-"""An array, or a tuple of arrays of the same shape with the potential first."""
+"""An array, or a tuple of arrays with the potential first."""
 
 
 class LinearResponse(NamedTuple):
@@ -41,7 +41,7 @@ class Cell(Struct):
     - ``state_names``, if the state is a tuple of arrays.
     - :meth:`initial_state`, if the state at rest is not zeros.
     - :meth:`encode` and :meth:`decode`, for the modes in few bits and for the diagnosis of a network.
-    - :meth:`linear_response`, for the initialization of weights.
+    - :meth:`linear_response`, for the initialization of weights, which measures it otherwise.
     - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and diagnosis then use the
       parameters of the inner cell.
     - ``nir_node``, if NIR has this neuron.
