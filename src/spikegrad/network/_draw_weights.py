@@ -138,7 +138,10 @@ def _parts(graph: Graph, name: Name) -> _Parts:
 
 
 def _matrix(weight: Any) -> Any:
-    """Return the array to draw of a weight, ``(inputs, neurons)`` or ``(length, inputs, neurons)``, or None."""
+    """Return the array to draw of a weight, or None.
+
+    A window has ``length`` as its first axis. Receptors are the last axis: ``(inputs, neurons, receptors)``.
+    """
     inner = weight.weight if isinstance(weight, (Delayed, Window)) else weight
     inner = inner.weight if isinstance(inner, DelayKernel) else inner
     return jnp.asarray(inner) if is_array(inner) else None
