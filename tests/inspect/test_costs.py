@@ -142,7 +142,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", few(FUNCTIONS, "with a bias", "under jit", "pooling, then convolution", "differences"))
+@pytest.mark.parametrize("name", few(FUNCTIONS, "with a bias", "pooling, then convolution"))
 def test_connections_of_a_function(name):
     weight = FUNCTIONS[name]
     x = rng.choice([0, 0, 1], (2, 3, 2, 6, 6))
@@ -286,6 +286,7 @@ def test_whole_delays_have_one_effective_operation_for_each_synapse():
     assert whole == (8, 8 * 6 * 5, 8 * 6)
 
 
+@pytest.mark.every
 def test_inputs_without_examples_and_drawn_spikes():
     x = spikes(5, 3)
     assert cost_report(Network([Layer(jnp.ones((3, 2)), LIF())]), x).total.spikes == (x.sum(), 2 * x.sum(), 2 * x.sum())
@@ -339,6 +340,7 @@ def test_energy_text_names_prices_sources_and_assumptions():
         assert part in text
 
 
+@pytest.mark.every
 def test_presets_have_the_multiply_adds_of_their_source():
     """Horowitz 2014: additions and multiplications in picojoules. A multiply-add is the sum of both."""
     table = {"fp32": (0.9, 3.7), "fp16": (0.4, 1.1), "int32": (0.1, 3.1), "int8": (0.03, 0.2)}

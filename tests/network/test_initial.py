@@ -350,7 +350,11 @@ HOLES = rng().random((30, 4)) < 0.7
 
 @pytest.mark.parametrize("name", few(MEASURED, "several states"))
 @pytest.mark.parametrize("mean", few([0.0, 0.2], 0.2))
-@pytest.mark.parametrize("options", [{"rate": 0.1}, {"rate": WINDOW, "mask": HOLES}], ids=["rate", "inputs"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({"rate": 0.1}, marks=pytest.mark.every), {"rate": WINDOW, "mask": HOLES}],
+    ids=["rate", "inputs"],
+)
 def test_a_measured_response_is_that_of_the_declared_cell(name, mean, options):
     cell, known, threshold = MEASURED[name]
     std = {} if threshold is None else {"std": threshold - mean}
@@ -368,6 +372,7 @@ def test_a_cell_that_fires_without_inputs_responds_until_then():
     np.testing.assert_allclose(weight, 0.75 / np.sqrt(n * square) * jax.random.normal(KEY, (n, 7)), rtol=1e-4)
 
 
+@pytest.mark.every
 def test_potentials_of_adaptive_neurons():
     """Subthreshold adaptation, in NumPy: two variables that drive each other."""
     cell = AdLIF(0.9, adaptation_decay=0.95, a=0.5)
@@ -436,10 +441,11 @@ SPIKES = np.zeros((3, 2, 4), bool)
     ("call", "error", "message"),
     [
         (lambda: fluctuation_driven(Mine(), 0.1)(KEY, (4, 2)), NotImplementedError, "Mine defines no integrate"),
-        (
+        pytest.param(
             lambda: fluctuation_driven(TCLIF(), 0.1)(KEY, (4, 2)),
             ValueError,
             "the response is not over after 4096 steps: give inputs to measure",
+            marks=pytest.mark.every,
         ),
         (
             lambda: fluctuation_driven(InOneArray(), 0.1)(KEY, (4, 2)),

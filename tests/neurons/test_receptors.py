@@ -73,6 +73,7 @@ def test_spikes_and_resets(reset, after, x64):
     np.testing.assert_array_equal(jnp.stack(outs), expected)
 
 
+@pytest.mark.every
 def test_one_receptor_is_a_synaptic_neuron():
     w, x = f32(rng.normal(size=(6, 5))), f32(rng.random((20, 4, 6)) < 0.3)
 
@@ -143,7 +144,9 @@ def network_of(params, name):
 
 
 @pytest.mark.parametrize("mode", few(MODES, "exact"))
-@pytest.mark.parametrize(("name", "masked"), [("multisynaptic", True), ("conductances", False)])
+@pytest.mark.parametrize(
+    ("name", "masked"), [("multisynaptic", True), pytest.param("conductances", False, marks=pytest.mark.every)]
+)
 def test_arrays_of_three_axes_as_weights(name, mode, masked):
     mask = jnp.asarray(np.random.default_rng(1).random((23, 4)) < (0.8 if masked else 1))
 
@@ -192,7 +195,8 @@ def test_each_source_of_a_graph_may_have_its_own_receptor():
     np.testing.assert_allclose(v, sum(parts), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", few([AxisType.Auto, AxisType.Explicit], AxisType.Explicit))
+@pytest.mark.every
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_several_devices(kind):
     mesh = jax.make_mesh((4,), ("d",), axis_types=(kind,))
     x = jax.device_put(INPUTS, NamedSharding(mesh, P(None, "d")))
@@ -202,10 +206,12 @@ def test_several_devices(kind):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.every
 def test_a_network_with_receptors_can_be_diagnosed():
     assert diagnose(network_of(PARAMS, "multisynaptic"), INPUTS).layers[0].neurons == 5
 
 
+@pytest.mark.every
 def test_bounded_decays_of_receptors():
     cell = MultiSynapticLIF(0.9, synaptic_decay=bounded(jnp.array([0.4, 0.8])))
     np.testing.assert_allclose(
