@@ -221,14 +221,14 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
 
     .. math:: i^r_t = \gamma_r\, i^r_{t-1} + I^r_t, \qquad u_t = \beta\, v_{t-1} + g \sum_r i^r_t
 
-    and spikes and resets as in :class:`LIF`. Currents have one more axis than the neurons: ``(batch, neurons,
+    and spikes and resets as in :class:`~spikegrad.LIF`. Currents have one more axis than the neurons: ``(batch, neurons,
     receptors)``, from weights of shape ``(inputs, neurons, receptors)``. The state is the pair :math:`(v, i)`. The
     potential :math:`v` has the shape of the outputs, ``(batch, neurons)``, and :math:`i` the shape of the currents.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`LIF`. Arrays broadcast to ``(batch, neurons)``.
+        As in :class:`~spikegrad.LIF`. Arrays broadcast to ``(batch, neurons)``.
     synaptic_decay : array
         Decay factor :math:`\gamma_r` of each receptor per time step, from 0 to 1, dimensionless, of shape
         ``(receptors,)`` or ``(neurons, receptors)``; given by name.
@@ -240,7 +240,7 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
 
     Notes
     -----
-    The potential without spikes is the sum of the potentials of one :class:`SynapticLIF` for each receptor.
+    The potential without spikes is the sum of the potentials of one :class:`~spikegrad.SynapticLIF` for each receptor.
 
     Examples
     --------
