@@ -222,8 +222,9 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
     .. math:: i^r_t = \gamma_r\, i^r_{t-1} + I^r_t, \qquad u_t = \beta\, v_{t-1} + g \sum_r i^r_t
 
     and spikes and resets as in :class:`~spikegrad.LIF`. Currents have one more axis than the neurons:
-    ``(batch, neurons, receptors)``, from weights of shape ``(inputs, neurons, receptors)``. The state is the pair :math:`(v, i)`. The
-    potential :math:`v` has the shape of the outputs, ``(batch, neurons)``, and :math:`i` the shape of the currents.
+    ``(batch, neurons, receptors)``, from weights of shape ``(inputs, neurons, receptors)``. The state is the pair
+    :math:`(v, i)`. The potential :math:`v` has the shape of the outputs, ``(batch, neurons)``, and :math:`i` the shape
+    of the currents.
 
     Parameters
     ----------
