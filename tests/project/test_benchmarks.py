@@ -17,6 +17,7 @@ RUNS = {  # with what must be printed
     "graphs.py --neurons 6 --steps 12 --batch 4 --rounds 1": "sew, images",
     "importing.py --rounds 1": "spikegrad",
     "training.py --worker --epochs 2": "ReLU, an update",
+    "yin_yang.py --seeds 1 --epochs 1": "spiking, 120 hidden",
 }
 
 
