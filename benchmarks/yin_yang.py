@@ -103,7 +103,7 @@ NETWORKS = {
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--only", default="", help="a part of the names to run")
     options = parser.parse_args()
     rows = []
