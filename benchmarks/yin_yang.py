@@ -1,7 +1,7 @@
 """Yin-Yang: one hidden layer of spiking neurons, a readout without one, and two non-spiking networks, five seeds each.
 
 The points are the published ones: 5,000 to train on, 1,000 to test. The settings were chosen on the published 1,000
-for validation. Accuracies are those after the last update.
+for validation, except for the number of epochs. Accuracies are those after the last update.
 
 A point is five spikes in 60 steps of 0.5 ms. Time constants are 5 ms for membranes, 2.5 ms for synapses and 10 ms for
 the readout. Logits are the maxima of the readout over time. The non-spiking networks get spike times as numbers.
