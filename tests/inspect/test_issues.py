@@ -94,8 +94,22 @@ BOUNDS = {
     ],
     "alike": [({"alike": True}, {}), ({"alike": True}, {"alike": True, "fires": False})],
     "saturated": [
-        ({"mean": 28.0, "std": 21.0}, {"mean": 28.0, "std": 20.99}),
-        ({"mean": -28.0, "std": 21.0}, {"mean": -28.0, "std": 21.0, "scale": 1.01}),
+        ({"mean": 28.0, "std": 21.0, "free": 12.0}, {"mean": 28.0, "std": 20.99, "free": 12.0}),
+        (
+            {"mean": -28.0, "std": 21.0, "free": 12.0},
+            {"mean": -28.0, "std": 21.0, "free": 12.0, "scale": 1.01},
+        ),
+        # The threshold is 3, the potential without spikes 4, and 7.4 with feedback of 0.85 times the currents.
+        (
+            {"mean": 12.0, "std": 16.0, "scale": 3.0, "free": 4.0},
+            {"mean": 12.0, "std": 15.99, "scale": 3.0, "free": 4.0},
+        ),
+        (
+            {"mean": 19.1, "std": 25.6, "scale": 3.0, "free": 4.0, "drive": 0.2, "feedback": 0.17},
+            {"mean": 19.1, "std": 25.3, "scale": 3.0, "free": 4.0, "drive": 0.2, "feedback": 0.17},
+        ),
+        ({"mean": 30.0}, {"mean": 30.0, "drive": None}),
+        ({"mean": 30.0}, {"mean": 30.0, "free": np.inf}),
         ({"always": 0.5}, {"always": 0.499}),
         ({"firing": 0.8}, {"firing": 0.799}),
         ({"at_rest": 0.51}, {"at_rest": 0.5}),
@@ -125,6 +139,16 @@ BOUNDS = {
     "stalls": [
         ({"updates": {"weight": 1.99e-4}}, {"updates": {"weight": 2.01e-4}}),
         ({"updates": {"weight": 1.99e-4}}, {"updates": {"weight": 0.0}}),
+    ],
+    "shrinks": [
+        (
+            {"decays": {"weight": 0.02}, "learned": {"weight": 0.0066}},
+            {"decays": {"weight": 0.0199}, "learned": {"weight": 0.0066}},
+        ),
+        (
+            {"decays": {"weight": 0.02}, "learned": {"weight": 0.0066}},
+            {"decays": {"weight": 0.02}, "learned": {"weight": 0.0067}},
+        ),
     ],
     "not finite": [({"finite": False}, {}), ({"current_gradient": np.nan, "by_step": (np.nan, 1.0)}, {})],
     "cut off": [({"no_gradient": 1.0}, {"no_gradient": 0.99})],
@@ -233,6 +257,39 @@ def test_readout_that_forgets_gets_a_longer_time_constant():
         layers = [dataclasses.replace(hidden, by_step=hidden_steps), dataclasses.replace(readout, **changed)]
         [found] = issues(layers, late)
         assert (found.kind, found.index, found.fix.value) == ("vanishes", index, pytest.approx(0.607, rel=1e-3))
+
+
+def test_epsilon_is_named_if_updates_would_be_large_without_it():
+    """The weights have a norm of 2. The update becomes a tenth of them, and the epsilon a tenth of the gradient."""
+    for update, without, fixes in (
+        (2e-6, 0.02, {"epsilon": 1e-5, "learning rate": 1e5}),
+        (2e-6, 6.1e-4, {"epsilon": 3.3e-4, "learning rate": 1e5}),
+        (2e-6, 5.9e-4, {"learning rate": 1e5}),  # the learning rate is too small for any gradient
+        (2e-6, np.inf, {"learning rate": 1e5}),
+        (5.9e-4, 5.91e-3, {"epsilon": 0.01, "learning rate": 340.0}),
+        (5.9e-4, 5.89e-3, None),
+        (6.1e-4, 1.0, None),
+    ):
+        layer = dataclasses.replace(REPORT, updates={"weight": update}, without_epsilon={"weight": without})
+        found = issues([layer], WHOLE)
+        assert [issue.kind for issue in found] == ["stalls"] * (fixes is not None)
+        assert all({fix.change: fix.value for fix in issue.fixes} == fixes for issue in found), (update, without)
+
+
+def test_optimizer_stalls_if_its_first_hundred_updates_are_zero():
+    still = dataclasses.replace(REPORT, updates={"weight": 0.0})
+    assert issues([still], WHOLE._replace(idle_updates=99)) == ()
+    [found] = issues([still], WHOLE._replace(idle_updates=100))
+    assert (found.kind, found.fixes) == ("stalls", ())
+
+
+def test_weight_with_the_largest_decay_is_named():
+    """Twice 0.04 of a weight and 0.08 of another, which a decay of 1/800 brings to 1/10,000."""
+    strong = {"weights": {"weight": 2.0, "recurrent": 1.0}, "decays": {"weight": 0.08, "recurrent": 0.08}}
+    layers = [REPORT, dataclasses.replace(REPORT, **strong, learned={"weight": 0.0, "recurrent": 0.01})]
+    [found] = issues(layers, WHOLE._replace(cells=[LIF()] * 2))
+    assert (found.index, found.fix.change, found.fix.value) == (1, "weight decay", 0.0013)
+    assert "weight decay takes away 8 % of its recurrent in one update, and the gradient changes 1 %" in str(found)
 
 
 def test_silent_layer_ends_the_list_of_verdicts():
@@ -748,6 +805,7 @@ FAULTY = {
     "recurrence": (network(LIF(0.9), recurrent=30.0), "recurrent weights"),
     "adaptation": (network(AdaptiveLIF(0.9, adaptation=60.0)), "adaptation"),
     "negative adaptation": (network(AdaptiveLIF(0.9, adaptation=-1.0)), "adaptation"),
+    "far reset": (network(LIF(0.9, reset="value", reset_value=-30.0)), "reset_value"),
     "sign": (network(LIF(0.9, threshold=-1.0)), "threshold"),
     "millivolts": (network(LIF(0.9, threshold=-50.0, reset="value", reset_value=-65.0)), "threshold"),
     "driven apart": (network(LIF(0.9), bias=30.0 * (-1) ** np.arange(NEURONS)), "bias"),
@@ -760,7 +818,7 @@ def key(fix):
     return fix.index, fix.change, repr(fix.value), len(fix.others)
 
 
-@pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "adaptation", "sign", "millivolts", "driven apart"))
+@pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "negative adaptation", "sign", "millivolts", "driven apart"))
 def test_remedy_that_is_offered_cures(kind):
     broken, change = FAULTY[kind]
     found = diagnose(broken, inputs(), LOSS)
@@ -804,6 +862,65 @@ def test_one_large_channel_is_scaled_alone():
 def test_small_readout_is_healthy(readout):
     found = diagnose(network(LIF(0.9), readout=readout), inputs(), LOSS, optimizer=optax.adam(0.01))
     assert found.issues == ()
+
+
+OPTIMIZERS = {
+    "epsilon": (optax.adam(1e-3, eps=100), "stalls", "epsilon", "an optimizer's epsilon"),
+    "decay": (optax.adamw(1e-3, weight_decay=50), "shrinks", "weight decay", "weight decay takes away 5 % of its"),
+    "rate": (optax.adam(1e-8), "stalls", "learning rate", "hardly moves"),
+    "zero": (optax.chain(optax.sgd(1e-3), optax.scale(0.0)), "stalls", None, "first 100 updates are 0"),
+    "set to zero": (optax.set_to_zero(), "stalls", None, "first 100 updates are 0"),
+    "decay of sgd": (optax.chain(optax.add_decayed_weights(50.0), optax.sgd(1e-3)), "shrinks", "weight decay", "5 %"),
+}
+
+
+@pytest.mark.parametrize("kind", few(OPTIMIZERS, "epsilon", "decay"))
+def test_constant_of_an_optimizer_is_named(kind):
+    optimizer, expected, change, words = OPTIMIZERS[kind]
+    [issue] = diagnose(network(LIF(0.9)), inputs(), LOSS, optimizer=optimizer).issues
+    assert issue.kind == expected
+    assert words in str(issue)
+    if change is None:
+        assert issue.fixes == ()
+    else:
+        assert issue.fix.change == change
+        with pytest.raises(ValueError, match=f"Fix: a network has no {change}"):
+            issue.fix.apply(network(LIF(0.9)))
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("kind", ["epsilon", "decay"])
+def test_constant_that_is_offered_ends_the_issue(kind):
+    make, value = {
+        "epsilon": (lambda eps: optax.adam(1e-3, eps=eps), 100.0),
+        "decay": (lambda decay: optax.adamw(1e-3, weight_decay=decay), 50.0),
+    }[kind]
+    [issue] = diagnose(network(LIF(0.9)), inputs(), LOSS, optimizer=make(value)).issues
+    assert diagnose(network(LIF(0.9)), inputs(), LOSS, optimizer=make(value * issue.fix.value)).issues == ()
+
+
+USUAL = {
+    "adam": optax.adam(1e-3),
+    "fast adam": optax.adam(1e-2),
+    "adamw": optax.adamw(1e-3),
+    "adamw of 0.1": optax.adamw(1e-3, weight_decay=0.1),
+    "sgd": optax.sgd(0.1),
+    "momentum and decay": optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)),
+    "adam with decayed gradients": optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-3)),
+    "clipped": optax.chain(optax.clip_by_global_norm(1e3), optax.sgd(1e-5)),
+    "noisy": optax.chain(optax.add_noise(1.0, 0.55, 0), optax.sgd(0.1)),
+    "warmup": optax.adam(optax.linear_schedule(0.0, 1e-3, 100)),
+    "several steps": optax.MultiSteps(optax.adam(1e-3), 8).gradient_transformation(),
+    "lion": optax.lion(1e-4),
+    "frozen readout": optax.multi_transform(
+        {"train": optax.adam(1e-3), "freeze": optax.set_to_zero()}, lambda tree: {0: "train", 1: "freeze"}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", few(USUAL, "several steps"))
+def test_usual_optimizer_gets_no_alarm(kind):
+    assert diagnose(network(LIF(0.9)), inputs(), LOSS, optimizer=USUAL[kind]).issues == ()
 
 
 # --- numbers of a layer ---------------------------------------------------------------------------------------------

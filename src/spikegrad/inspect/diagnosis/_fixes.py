@@ -27,13 +27,13 @@ class Fix:
     index: int | str
     """Index into ``network.layers``: a position in a list, or a name."""
     change: str
-    """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"`` and
-    ``"learning rate"`` are multiplied by ``value``. Recurrent weights include feedback from other layers. ``value`` is
-    added to ``"bias"`` and to each ``"weight offset"``. A tuple has a number for each neuron. ``"surrogate"``,
-    ``"decay"``, ``"adaptation"``, ``"reset_value"``, ``"detach_reset"`` and ``"mode"`` become it. ``"input channels"``
-    multiplies the weights of some channels, and ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel
-    and its factor. ``"input offset"`` has a number for each channel, which is subtracted. ``"mean current"`` becomes 0
-    in each step."""
+    """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"``,
+    ``"learning rate"``, ``"weight decay"`` and ``"epsilon"`` are multiplied by ``value``. Recurrent weights include
+    feedback from other layers. ``value`` is added to ``"bias"`` and to each ``"weight offset"``. A tuple has a number
+    for each neuron. ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``, ``"detach_reset"`` and
+    ``"mode"`` become it. ``"input channels"`` multiplies the weights of some channels, and ``"inputs"`` the inputs
+    themselves: ``value`` holds pairs of a channel and its factor. ``"input offset"`` has a number for each channel,
+    which is subtracted. ``"mean current"`` becomes 0 in each step."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -50,7 +50,7 @@ class Fix:
         Raises
         ------
         ValueError
-            If the change is a learning rate or a mode, which a network does not have.
+            If the change is one of the optimizer or a mode, which a network does not have.
         """
         if self.change not in CHANGES:
             raise ValueError(f"Fix: a network has no {self.change}: {self.text}")

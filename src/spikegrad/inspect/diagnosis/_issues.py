@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._fixes import Fix, is_idle
-from ._look import NetworkReport
+from ._look import MANY, NetworkReport
 from ._numbers import SMALL, LayerReport, norm_of_sources
 from ._proposals import Case, against_activity, against_growth, fit_slope, larger_units, rounded, to_scale
 from ._recorder import PARTS
@@ -28,6 +28,9 @@ networks learn while a few neurons fire."""
 FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.5
 """Bounds of a saturated layer: distance of the potentials in thresholds, share of the neurons that always fire, share
 of the steps with a spike, and share of the neurons that fire at rest."""
+DRIVEN = 4.0
+"""A layer is also saturated if its potentials are this many times as far from the threshold as currents drive them:
+then its own spikes do, through an adaptation or a reset. The ratio is 0.2 to 1.3 in healthy layers of every cell."""
 REACHED, NARROW, SPARSE = 0.02, 1e-3, 0.01
 """A slope is out of reach if it reaches a smaller share of the potentials. It also is if its mean over its peak is
 below the second bound, although neurons fire at the third: then it is too narrow, however long its tails are."""
@@ -40,6 +43,12 @@ UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-4
 """A first update overshoots if it is so many times the weights of a layer and raises the loss. Without a loss, it
 overshoots if it is as large in each layer: weights that begin small change by more than their size.
 In networks that learn, Adam's first update is about a tenth. It stalls if weights need 10,000 such updates."""
+SLOWED, SLOW_UPDATE = 10.0, 3e-4
+"""An update also stalls if it is below the second bound, and would be this many times as large without the epsilon of
+the optimizer."""
+SHRUNK, MORE = 0.01, 3.0
+"""Weight decay is too large if an update takes away this part of a weight, and this many times what its gradient
+changes. Whatever the gradient is, the weight then shrinks below a third. Usual weight decays take less than 1/1000."""
 SAFE, LOWERED = 0.3, 0.1
 """The part of the best first update that later updates bear. The learning rate becomes at most so much smaller, if
 only some layers are overshot: the others must still learn."""
@@ -53,7 +62,7 @@ class Issue:
 
     kind: str
     """``"not finite"``, ``"silent"``, ``"alike"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
-    ``"overshoots"``, ``"stalls"``, ``"too few bits"`` or ``"cut off"``."""
+    ``"overshoots"``, ``"stalls"``, ``"shrinks"``, ``"too few bits"`` or ``"cut off"``."""
     index: int | str
     """Index into ``network.layers``: a position in a list, counted from 0, or a name. The words count from 1."""
     description: str
@@ -95,7 +104,7 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
     growing = [issue for issue in found if issue and issue.kind == "explodes"]
     found = [growing.pop() if issue and issue.kind == "explodes" else issue for issue in found]
     if not any(is_silent(layer) for layer in layers):
-        found.append(_overshoots(cases))
+        found.append(_shrinks(cases) or _overshoots(cases))
     if not any(found):  # a gradient that vanishes makes small updates
         found.append(_not_finite(cases) or _vanishes(cases) or _stalls(cases) or _cut_off(cases))
     return tuple(filter(None, found))
@@ -136,13 +145,28 @@ def _saturated(case: Case) -> Issue | None:
     layer = case.layer
     scale = layer.scale or 0.0
     far = scale > 0 and layer.off >= FAR * scale
+    driven = _driven(case)
     at_rest = scale > 0 and (layer.at_rest or 0) > AT_REST and hasattr(case.cell, "threshold")
-    if not (layer.fires and (far or at_rest or layer.always >= ALWAYS or layer.firing >= BUSY)):
+    if not (layer.fires and (far or driven >= DRIVEN or at_rest or layer.always >= ALWAYS or layer.firing >= BUSY)):
         return None
     description = f"is saturated: it fires at {layer.rate:.2g} per step; {_where(layer)}"
+    if driven >= DRIVEN:
+        description += f", {driven:.2g} times as far as its currents drive them"
     if at_rest:
         description += f", and {_percent(layer.at_rest or 0)} of its neurons fire at rest"
     return _issue(case, "saturated", description, against_activity(case))
+
+
+def _driven(case: Case) -> float:
+    """The distance of the potentials from the threshold, in units of the distance that the currents explain.
+
+    Without a spike, the potentials are ``free`` away from rest, and the threshold ``scale``. Feedback adds to the
+    currents from below.
+    """
+    layer = case.layer
+    if not layer.drive or not layer.free or not math.isfinite(layer.free):
+        return 0.0
+    return layer.off / math.hypot(layer.scale or 0.0, layer.free * (1 + case.feedback))
 
 
 def _out_of_reach(case: Case) -> Issue | None:
@@ -232,10 +256,45 @@ def _learning_rate(case: Case, factor: float) -> list[Fix]:
 def _stalls(cases: Sequence[Case]) -> Issue | None:
     """An update that hardly changes the weights. One of 0 may be the first of a schedule that rises."""
     case, largest = _most_updated(cases)
-    if not 0 < largest < LEAST_UPDATE:
+    if largest == 0 and case.network.idle_updates >= MANY:
+        description = f"does not move, nor do the others: the first {MANY} updates are 0 for gradients that are not"
+        return _issue(case, "stalls", f"{description}. Look for a factor or a mask of 0 in the optimizer")
+    without = case.layer.update_without_epsilon or 0.0
+    slowed = without >= max(SLOWED * largest, SLOW_UPDATE) and math.isfinite(without)
+    if not 0 < largest < (SLOW_UPDATE if slowed else LEAST_UPDATE):
         return None
     description = f"hardly moves: the first update is {largest:.3g} times its weights"
-    return _issue(case, "stalls", description, _learning_rate(case, GOOD_UPDATE / largest))
+    fixes = []
+    if slowed:
+        description += (
+            f", and {without:.3g} times with an optimizer's epsilon (`eps`) that is small beside its gradient"
+        )
+        factor = rounded(GOOD_UPDATE * largest / without)
+        fixes = [case.fix("epsilon", factor, f"multiply the epsilon by {factor:g}")]
+    return _issue(case, "stalls", description, [*fixes, *_learning_rate(case, GOOD_UPDATE / largest)])
+
+
+def _shrinks(cases: Sequence[Case]) -> Issue | None:
+    """Weight decay that takes away weights faster than gradients change them."""
+    found = [
+        (layer.decays[weight] / size, weight, case)
+        for case in cases
+        for layer in (case.layer,)
+        for weight, size in layer.weights.items()
+        if weight in layer.decays and size and layer.decays[weight] >= MORE * layer.learned[weight]
+    ]
+    part, weight, case = max(found, key=lambda one: one[0], default=(0.0, "", cases[0]))
+    if not part >= SHRUNK:
+        return None
+    learned = case.layer.learned[weight] / case.layer.weights[weight]
+    description = (
+        f"is shrunk: weight decay takes away {_percent(part)} of its {weight} in one update, and the gradient changes "
+        f"{_percent(learned)}"
+    )
+    factor = rounded(LEAST_UPDATE / part)
+    return _issue(
+        case, "shrinks", description, [case.fix("weight decay", factor, f"multiply the weight decay by {factor:g}")]
+    )
 
 
 def _most_updated(cases: Sequence[Case]) -> tuple[Case, float]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._optimizer import updates_of
 from ..._pytree import is_array, merge, split
 from ..._struct import as_numbers, lifted
 from ..._surrogate import Surrogate
@@ -25,6 +26,9 @@ from ...neurons import Cell, says_how_to_encode
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope
 from ._places import Place, chain, places_of, weights_of_edges
 from ._recorder import layer_outputs, record
+
+MANY = 100
+"""The number of updates in which an optimizer must move some weight."""
 
 
 class InputReport(NamedTuple):
@@ -54,6 +58,8 @@ class NetworkReport(NamedTuple):
     loss: float | None = None
     losses_after: Sequence[float] = ()
     """The loss after the first update times each of ``PARTS``."""
+    idle_updates: int = 0
+    """The number of first updates that leave all weights as they are, up to ``MANY``, although they have gradients."""
     known_places: Sequence[Place] = ()
     """The places of the layers, unless each reads the one before."""
 
@@ -101,9 +107,27 @@ class Look:
             self._of_inputs(graph, places),
             float(found["loss"]) if known else None,
             np.asarray(found["losses_after"], float).tolist() if known and "losses_after" in found else (),
+            0 if self.optimizer is None else self._idle_updates(found),
             places,
         )
         return Seen(reports, of_network)
+
+    def _idle_updates(self, found: dict) -> int:
+        gradients, weights, updates = found["weight_gradients"], found["weights"], found["updates"]
+        if _is_zero(gradients) or not _is_zero(updates):
+            return 0
+
+        @jax.jit
+        def update(state):
+            return updates_of(self.optimizer, gradients, state, weights, found["loss"], lambda _: found["loss"])
+
+        # A schedule may begin with 0, and an optimizer may collect gradients over several steps.
+        state = self.optimizer.init(weights)
+        for n in range(MANY):
+            updates, state = update(state)
+            if not _is_zero(updates):
+                return n
+        return MANY
 
     def _of_inputs(self, graph: Graph, places: Sequence[Place]) -> dict[int, InputReport]:
         found = {}
@@ -134,7 +158,7 @@ class Look:
                 )
                 for weight in (*layer.weights, "bias")
             }
-            for kind in ("weights", "weight_gradients", "updates")
+            for kind in ("weights", "weight_gradients", "updates", "decays", "learned", "without_epsilon")
             if kind in found
         }
         if rest is not None:
@@ -215,6 +239,10 @@ def _only_source(graph: Graph, name: Name) -> Name | None:
     if isinstance(layer.weight, (Mapping, Delayed, Window)):
         return None
     return next(edge.source for edge in graph.edges[name] if edge.label == "weight")
+
+
+def _is_zero(tree: Any) -> bool:
+    return not any(np.any(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def _differences(x: np.ndarray) -> list[float]:

@@ -134,6 +134,12 @@ class LayerReport:
     """Norm of the gradient of each weight."""
     updates: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the first update of each weight."""
+    decays: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Norm of the part of each weight that the first update takes away without a gradient: the weight decay."""
+    learned: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Norm of the first update of each weight, less the update without a gradient."""
+    without_epsilon: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Norm of the first update of each weight if the optimizer's epsilon were small beside the gradient."""
     current_gradient: float | None = None
     """Norm of the gradient in the currents."""
     output_gradient: float | None = None
@@ -168,9 +174,15 @@ class LayerReport:
     @property
     def update(self) -> float | None:
         """Norm of the first update, in units of the norm of what it changes; biases, often 0, are left out."""
-        ratios = [
-            self.updates[name] / w for name, w in self.weights.items() if name in self.updates and name != "bias" and w
-        ]
+        return self._largest_of_weights(self.updates)
+
+    @property
+    def update_without_epsilon(self) -> float | None:
+        """Norm of the first update in these units, if the optimizer's epsilon were small."""
+        return self._largest_of_weights(self.without_epsilon)
+
+    def _largest_of_weights(self, norms: Mapping[str, float]) -> float | None:
+        ratios = [norms[name] / w for name, w in self.weights.items() if name in norms and name != "bias" and w]
         return max(ratios, default=None)
 
 

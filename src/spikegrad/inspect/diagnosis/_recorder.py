@@ -40,6 +40,12 @@ from ._potential import Potential, candidates, find, select
 
 PARTS = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """The parts of the first update that are tried."""
+LARGER = 1e10
+"""The factor of a gradient beside which the epsilon of an optimizer is small."""
+
+
+SAME_DIRECTION = 0.99
+"""The cosine of updates from which on they have one direction."""
 
 
 def record(
@@ -123,6 +129,16 @@ def record(
         gradients, at_start = found["weight_gradients"], optimizer.init(weights)
         found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
 
+        def update_for(factor):
+            """The first update for a multiple of the gradient, and a loss that does not depend on the weights."""
+            scaled = jax.tree.map(lambda gradient: gradient * jnp.asarray(factor, gradient.dtype), gradients)
+            return updates_of(optimizer, scaled, at_start, weights, value, lambda _: value)[0]
+
+        idle = update_for(0.0)
+        found["decays"] = jax.tree.map(_towards_zero, weights, idle)
+        found["learned"] = jax.tree.map(jnp.subtract, found["updates"], idle)
+        found["without_epsilon"] = jax.tree.map(_if_turned, found["updates"], update_for(LARGER))
+
         def loss_after(part):
             return loss_of(
                 jax.tree.map(
@@ -132,6 +148,25 @@ def record(
 
         found["losses_after"] = jax.lax.map(loss_after, jnp.asarray(PARTS))
     return found
+
+
+def _towards_zero(w: jax.Array, update: jax.Array) -> jax.Array:
+    """The part of an update that multiplies a weight by less than 1. Noise has none."""
+    w, update = w.astype(jnp.float32), update.astype(jnp.float32)
+    size = jnp.vdot(w, w)
+    return jnp.where(size > 0, jnp.minimum(jnp.vdot(w, update) / size, 0), 0) * w
+
+
+def _if_turned(update: jax.Array, larger: jax.Array) -> jax.Array:
+    """The update for a larger gradient, if it has another direction.
+
+    An epsilon turns an update, because it adds to each element. Neither a learning rate nor a limit of the norm does.
+    """
+    u, v = update.astype(jnp.float32), larger.astype(jnp.float32)
+    size = jnp.maximum(abs(v).max(initial=0), jnp.finfo(jnp.float32).tiny)  # its square would overflow
+    v = v / size
+    turned = jnp.vdot(u, v) < SAME_DIRECTION * jnp.sqrt(jnp.vdot(u, u) * jnp.vdot(v, v))
+    return jnp.where(turned, larger, update)
 
 
 def layer_outputs(network: Network, inputs: dict[Name, jax.Array], mask: Any, key: Any) -> dict[Name, Any]:

@@ -91,7 +91,7 @@ def _outcome_with(
     found: Sequence[Issue],
     issue: Issue,
 ) -> Outcome | None:
-    if fix.change not in CHANGES:  # a learning rate or a mode
+    if fix.change not in CHANGES:  # a constant of the optimizer or a mode
         return Outcome(faulty=False, faults=0, health=health(seen.layers[_positions(places)[issue.index]]))
     try:
         changed = fix.apply(network)
