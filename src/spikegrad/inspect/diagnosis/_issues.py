@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-import jax.numpy as jnp
 import numpy as np
 
 from ._fixes import Fix, is_idle
@@ -314,7 +313,9 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
     idle = all(norm_of_sources(case.layer.weight_gradients) == 0 for case in lasts)
     arrive = [float((gradient / gradient.max()) @ (differ / differ.sum())) for gradient in gradients]
     arrives = 0.0 if idle else max(arrive, default=0.0)
-    leaky = [(float(jnp.mean(case.cell.decay)), case) for case in cases if hasattr(case.cell, "decay")]
+    leaky = [
+        (float(np.mean(np.asarray(case.cell.decay, float))), case) for case in cases if hasattr(case.cell, "decay")
+    ]
     if arrives >= ARRIVES or not leaky:
         return None
     time = np.arange(len(differ))

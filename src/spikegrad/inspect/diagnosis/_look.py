@@ -175,6 +175,8 @@ class Look:
     def _run(self, network: Network) -> dict[str, Any]:
         """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already."""
         arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or isinstance(leaf, (float, int)))
+        # In 32 bits, JAX may pass a NumPy array of 64 bits to a program of 32 bits if 64 bits were on before.
+        arrays = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, arrays)
         others, structure = jax.tree.flatten(rest)
         rng = np.random.default_rng(0)
         outs = layer_outputs(network, self.inputs, self.mask, self.key)
