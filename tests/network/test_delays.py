@@ -114,7 +114,7 @@ def _report(state):
         (
             lambda: ShrinkDelays(2.0, 1.0, updates=3)(_report(State(state_of(2.0), None, jax.random.key(0)))),
             ValueError,
-            "ShrinkDelays: the trained parts have no DelayKernel with an array as width",
+            "ShrinkDelays: trainable must contain a DelayKernel with an array as width",
         ),
     ],
 )

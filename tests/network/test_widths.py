@@ -174,7 +174,9 @@ def test_what_cannot_be():
         match_widths(one, X, ratio=-1)
     with pytest.raises(ValueError, match="AdaptWidths: keep must be one of 'peak', 'area', got 'height'"):
         AdaptWidths(None, X, keep="height")
-    with pytest.raises(ValueError, match=r"match_widths: the slope of LeakyRelu\(.*\) has no half-width"):
+    with pytest.raises(
+        ValueError, match=r"match_widths: surrogate must have a finite half-width > 0, got LeakyRelu\(.*\)"
+    ):
         match_widths(Network([Layer(weight(5, 8), LIF(surrogate=LeakyRelu()))]), X)
 
     def train(network, chosen=lambda path, leaf: True):
@@ -188,7 +190,5 @@ def test_what_cannot_be():
     weights_alone = match_widths(one, X), lambda path, leaf: "weight" in path
     two = Network([*one.layers, Layer(weight(8, 2), LeakyReadout())])
     for network, chosen in ((one, lambda *_: True), (two, lambda *_: True), weights_alone):
-        with pytest.raises(
-            ValueError, match="what is trained has no widths: match_widths gives them, before partition"
-        ):
+        with pytest.raises(ValueError, match="trainable contains no widths; call match_widths before partition"):
             train(network, chosen)

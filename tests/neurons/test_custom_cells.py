@@ -271,7 +271,7 @@ OTHERS = {  # what users of other libraries write, and the fix that the message 
     ),
     "hard": (lambda: LIF(reset="hard"), ValueError, "got 'hard'; write reset='value'"),
     "soft": (lambda: LIF(reset="soft"), ValueError, "got 'soft'; write reset='subtract'"),
-    "a factory": (lambda: LIF(surrogate=sigmoid(alpha=2.0)), TypeError, "sigmoid: x is missing; write Sigmoid()"),
+    "a factory": (lambda: LIF(surrogate=sigmoid(alpha=2.0)), TypeError, "sigmoid: x is missing; use Sigmoid()"),
     "a network": (
         lambda: unroll(Network([Layer(W, LIF())]), X),
         TypeError,

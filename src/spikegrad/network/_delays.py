@@ -1,4 +1,4 @@
-"""Delays that are learned: weights that are spread over the steps around a real delay."""
+"""Learned delays: weights spread over the steps around a real delay."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from ._connections import check_weight, matrix_of
 
 
 class DelayKernel(Struct, pure=True):
-    r"""Weights with delays that are learned, for a :class:`Window`.
+    r"""Weights with learned delays, for a :class:`Window`.
 
-    Each weight acts on the outputs of :math:`K` steps, most on those of its delay :math:`d`, a real number:
+    Each weight acts on the outputs of :math:`K` steps, and most on steps near its delay :math:`d`, a real number:
 
     .. math:: M_k = W \frac{g(k - d)}{\sum_j g(j - d)}, \qquad
               g(x) = e^{-x^2 / 2 \sigma^2} \;\text{(gaussian)}, \qquad
               g(x) = \max(0,\; 1 + \sigma - |x|) \;\text{(triangular)}.
 
-    The wider a kernel, the farther the gradient of a delay reaches. So training begins with wide kernels, which shrink,
-    and ends with whole delays: :class:`spikegrad.training.ShrinkDelays` and :func:`rounded_delays`.
+    A wider kernel extends the range of the gradient of a delay. So training starts with wide kernels, shrinks them, and
+    ends with integer delays: :class:`spikegrad.training.ShrinkDelays` and :func:`rounded_delays`.
 
     Parameters
     ----------
     weight : array
         :math:`W`, a matrix ``(inputs, neurons)``.
     delay : float or array
-        :math:`d`, in steps, from 0 to :math:`K - 1`; of shape ``(inputs, neurons)`` for a delay of each synapse,
-        ``(inputs, 1)`` of each axon, ``(1, neurons)`` of each dendrite. Give an array to have it learned, and best one
-        that is :func:`bounded` between 0 and :math:`K - 1`: beyond these a kernel is cut off.
+        :math:`d`, in steps, from 0 to :math:`K - 1`. The shape is ``(inputs, neurons)`` for a delay per synapse,
+        ``(inputs, 1)`` per axon, ``(1, neurons)`` per dendrite. Pass an array to learn it. It should be :func:`bounded`
+        between 0 and :math:`K - 1`, because a kernel is cut off outside.
     length : int
         :math:`K \ge 1`, the number of steps.
     width : float or array, default 1.0
-        :math:`\sigma \ge 0`, in steps. No gradient reaches it. With a width of 0 a Gaussian kernel has the nearest step
-        alone, and a triangular one the two steps around the delay.
+        :math:`\sigma \ge 0`, in steps. It does not get a gradient. With a width of 0 a Gaussian kernel has only the
+        nearest step, and a triangular one the two steps around the delay.
     kernel : {"gaussian", "triangular"}
         The shape.
 
     Raises
     ------
     TypeError, ValueError
-        If the weight is no matrix, or a number is out of its domain.
+        If the weight is not a matrix, or if a number is out of its domain.
 
     Notes
     -----
@@ -93,7 +93,7 @@ class DelayKernel(Struct, pure=True):
             spread = jnp.maximum(1 + width - distance, 0)
             spread = spread / (spread.sum(0, keepdims=True) + 1e-7)
         else:
-            # a softmax, which has no sum of numbers that are all too small
+            # A softmax stays finite even if all terms underflow.
             spread = jax.nn.softmax(-(away**2) / (2 * jnp.where(width > 0, width, 1) ** 2), 0)
             nearest = jnp.abs(lags - jnp.round(delay)) < 0.5
             spread = jnp.where(width > 0, spread, nearest.astype(dtype))
@@ -101,17 +101,17 @@ class DelayKernel(Struct, pure=True):
 
 
 def rounded_delays(tree: Any) -> Any:
-    """A network with whole delays, for inference.
+    """Round the delays of a network to integers, for inference.
 
     Parameters
     ----------
     tree : pytree
-        A :class:`Network`, or anything else that has :class:`DelayKernel` in it.
+        A :class:`Network`, or another pytree that contains :class:`DelayKernel` objects.
 
     Returns
     -------
     pytree
-        The same with each delay rounded to the nearest step, and widths of 0. The one given does not change.
+        A copy with each delay rounded to the nearest step, and widths of 0.
 
     Examples
     --------
@@ -125,7 +125,7 @@ def rounded_delays(tree: Any) -> Any:
 
 
 def with_kernels(tree: Any, change: Any) -> Any:
-    """The tree with each :class:`DelayKernel` replaced by what a function makes of it."""
+    """Apply a function to each :class:`DelayKernel` of a tree."""
     return jax.tree.map(
         lambda leaf: change(leaf) if isinstance(leaf, DelayKernel) else leaf,
         tree,

@@ -1,7 +1,7 @@
-"""Weights at the start, from what the inputs do to a potential.
+"""Initial weights, from the effect of the inputs on a potential.
 
-Without spikes a potential is a weighted sum of the inputs, each of which has passed the leaks of the cell. So two
-numbers of these say how the weights have to be drawn for a potential of a chosen mean and standard deviation.
+Without spikes a potential is a weighted sum of inputs that the leaks of the cell have filtered. Mean and mean square of
+the filtered inputs determine the weights for a chosen mean and standard deviation of the potential.
 """
 
 from __future__ import annotations
@@ -26,78 +26,78 @@ from ._response import Response, measure_response, receptors_of
 from ._step import CellSteps, LayerState, Steps, layer_step
 
 Initializer: TypeAlias = Callable[..., jax.Array]
-"""``initializer(key, shape, dtype) -> weights``, such as those of ``jax.nn.initializers``."""
+"""``initializer(key, shape, dtype) -> weights``, such as an initializer of ``jax.nn.initializers``."""
 
 _LONG = 4096
 """Time steps in which the response to one spike must end."""
 FEEDFORWARD = 0.9
-"""Share of a potential's variance that is left to the inputs where a layer is recurrent, as in the paper."""
+"""Fraction of a potential's variance that comes from the inputs in a recurrent layer, as in the paper."""
 
 
 def fluctuation_driven(
     cell: Cell, rate: ArrayLike, *, mask: ArrayLike | None = None, mean: float = 0.0, std: Any = None
 ) -> Initializer:
-    r"""Normal weights that make the potential fluctuate by as much as the threshold is away.
+    r"""Create an initializer of normal weights that make the potential fluctuate up to the threshold.
 
-    A spike of unit weight leaves the trace :math:`\varepsilon_k` on a potential, k steps later. Its sum and that of
-    its squares are, with the decays and the gain of :class:`LIF` and :class:`SynapticLIF` (:math:`\gamma = 0` without a
-    synapse),
+    A spike of unit weight leaves the trace :math:`\varepsilon_k` on a potential, k steps later. The decays and the gain
+    of :class:`LIF` and :class:`SynapticLIF` (:math:`\gamma = 0` without a synapse) give its sum and the sum of its
+    squares:
 
     .. math:: \bar\varepsilon = \frac{g}{(1-\beta)(1-\gamma)}, \qquad
               \hat\varepsilon = \frac{g^2\,(1+\beta\gamma)}{(1-\beta\gamma)(1-\beta^2)(1-\gamma^2)}.
 
-    For n independent inputs of mean m and mean square q in a step, which are m = q = p for spikes of probability p,
-    weights of mean :math:`\mu_w` and variance :math:`\sigma_w^2` give a potential of mean
-    :math:`\mu_U = n \mu_w m \bar\varepsilon` and, over neurons, examples and steps, of variance
+    Take n independent inputs of mean m and mean square q in a step. For spikes of probability p, m = q = p. Weights of
+    mean :math:`\mu_w` and variance :math:`\sigma_w^2` give a potential of mean :math:`\mu_U = n \mu_w m
+    \bar\varepsilon` and, over neurons, examples and steps, of variance
 
     .. math:: \sigma_U^2 = n\, (\mu_w^2 + \sigma_w^2)\, (q - m^2)\, \hat\varepsilon
               + n\, \sigma_w^2\, m^2\, \bar\varepsilon^2.
 
-    The first term is how each neuron fluctuates in time, the second how neurons differ, since their weights do. These
-    two equations are solved for :math:`\mu_w` and :math:`\sigma_w`.
+    The first term is the fluctuation of each neuron in time. The second is the difference between neurons, because
+    their weights differ. The initializer solves these two equations for :math:`\mu_w` and :math:`\sigma_w`.
 
     Parameters
     ----------
     cell : Cell
         The neurons that get the weights, or a wrapper around them. The response of a cell that does not define
-        :meth:`Cell.linear_response` is measured. A decay may be an array, one for each neuron.
+        :meth:`Cell.linear_response` is measured. A decay may be an array with one value per neuron.
     rate : float or array
-        The probability p of a spike of an input in a step, above 0, at most 1. Or inputs to measure, as a
-        :class:`Network` takes them: ``(steps, examples, inputs)``, of any kind.
+        The probability p of an input spike per step, above 0, at most 1. Or inputs to measure, in the form of a
+        :class:`Network`: ``(steps, examples, inputs)``, of any kind.
     mask : array of bool, optional
-        The steps that take place, where inputs are measured, as a :class:`Network` takes it.
+        The valid steps of measured inputs, in the form of a :class:`Network`.
     mean : float, default 0.0
         :math:`\mu_U`, in the unit of the potential.
     std : float or array, optional
         :math:`\sigma_U > 0`, in the unit of the potential. By default :math:`\theta - \mu_U`, which the paper calls
-        :math:`\xi = 1` and its examples use; of a readout, which has no threshold, 1. Usual are a third of it to all.
+        :math:`\xi = 1` and uses in its examples. Usual values are one third of it up to all of it. A readout has no
+        threshold, and its default is 1.
 
     Returns
     -------
     callable
-        ``initializer(key, shape, dtype)``, as those of ``jax.nn.initializers``. The last axis of the shape is that of
-        the neurons, the others are those that a weighted sum goes over: ``(inputs, neurons)`` of a matrix, ``(height,
-        width, channels, neurons)`` of a convolution, ``(inputs, neurons, receptors)`` for a cell with receptors.
+        ``initializer(key, shape, dtype)``, like the functions of ``jax.nn.initializers``. The last axis of the shape
+        has the neurons. A weighted sum runs over all other axes: ``(inputs, neurons)`` for a matrix, ``(height, width,
+        channels, neurons)`` for a convolution. For a cell with receptors the shape is ``(inputs, neurons, receptors)``.
 
     Raises
     ------
     TypeError
-        For a cell without a state of the shape of its output, unless it defines :meth:`Cell.encode`.
+        If the cell has no state with the shape of its output, unless it defines :meth:`Cell.encode`.
     ValueError
-        For a rate out of its domain; for inputs that are all zeros; for a mean that inputs of mean 0 cannot give, or
-        that has a greater deviation already than the one wanted; and at the call for a shape that does not fit the
-        inputs.
+        If the rate is out of its domain, if all inputs are zero, if inputs of mean 0 cannot give the mean, or if equal
+        weights for this mean already exceed the standard deviation. When called, if the shape does not fit the inputs.
 
     Notes
     -----
-    Inputs that are measured go through the leaks of the cell, and the moments of what comes out take the place of
-    :math:`m \bar\varepsilon` and the others. So they need not be independent of each other or from step to step, a
-    sequence may be too short for the potential to become stationary, and values may be real: what counts is their mean
-    *square*, so that inputs of mean 0 drive as well. With a number, spikes are independent and the sequence is long.
+    Measured inputs pass the leaks of the cell. The moments of the result replace :math:`m \bar\varepsilon` and the
+    other terms. So inputs may be correlated, also between steps. A sequence may be too short for a stationary
+    potential. Values may be real: their mean *square* matters, so inputs of mean 0 also drive neurons. A number as rate
+    assumes independent spikes and a long sequence.
 
-    The paper leaves out the second term of the variance, and q - m\ :sup:`2` is q there: the same for rare spikes,
-    :math:`p\, \bar\varepsilon^2 \ll \hat\varepsilon`. For frequent ones most of a potential's spread is between
-    neurons, which would then be further from the threshold than asked for.
+    The paper leaves out the second term of the variance and replaces q - m\ :sup:`2` by q. For rare spikes, :math:`p\,
+    \bar\varepsilon^2 \ll \hat\varepsilon`, this makes no difference. For frequent spikes most of a potential's variance
+    is between neurons. They would then be further from the threshold than requested.
 
     A cell that does not declare its response runs from rest with a small current in the first step, so each potential
     follows the cell's own equations. This is exact for cells that are linear between spikes, and holds for small
@@ -136,7 +136,7 @@ def measuring(cell: Cell) -> Callable[[tuple[int, ...], int], Response]:
 def driven(
     cell: Cell, rate: Any, mask: Any, mean: Any, std: Callable[[Any], Any], respond: Callable[..., Response]
 ) -> Initializer:
-    """:func:`fluctuation_driven`, with the standard deviation as a function of the threshold."""
+    """Return :func:`fluctuation_driven`, with the standard deviation as a function of the threshold."""
     several = np.ndim(rate) > 0
     if several and (np.ndim(rate) < 3 or not np.size(rate)):
         raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {np.shape(rate)}")
@@ -144,8 +144,8 @@ def driven(
     mask = None if mask is None else jnp.asarray(mask)
     if not several:
         if mask is not None:
-            raise TypeError("fluctuation_driven: mask goes with inputs to measure, got a rate")
-        _check(p, (p > 0) & (p <= 1), "rate must be > 0 and <= 1, got {}; other inputs are given to be measured")
+            raise TypeError("fluctuation_driven: mask requires inputs to measure, got a rate; leave mask out")
+        _check(p, (p > 0) & (p <= 1), "rate must be > 0 and <= 1, got {}; for other inputs, pass an array to measure")
     declared = None
     if (response := _declared(cell)) is not None:
         moments = _measure(response, p, mask) if several else _expect(response, p)
@@ -156,17 +156,17 @@ def driven(
         summed = shape[: -len(like)]
         n = math.prod(summed)
         if several and len(summed) == 1 and n != p.shape[-1]:
-            raise ValueError(f"fluctuation_driven: shape is {shape}, but there are {p.shape[-1]} inputs")
+            raise ValueError(f"fluctuation_driven: shape must fit {p.shape[-1]} inputs, got {shape}")
         found, sigma = declared or _of_kernel(respond, like, p, mask, std)
         parts = like[1] if len(like) > 1 else 1  # receptors have equal parts of the mean and of the variance
         mu, variance = 0.0, sigma**2 / parts
         if not _is_zero(mean):
             if several and len(summed) != 1:
-                raise ValueError(f"fluctuation_driven: of inputs that are measured, mean must be 0 for shape {shape}")
-            _check(found.mean, found.mean != 0, f"mean {mean} cannot come of inputs of mean 0")
+                raise ValueError(f"fluctuation_driven: mean must be 0 for inputs and shape {shape}, got {mean}")
+            _check(found.mean, found.mean != 0, f"mean must be 0 for inputs of mean 0, got {mean}")
             mu = mean / (parts * n * found.mean)
             variance = variance - mu**2 * found.variance_of_sum(n)
-            _check(variance, variance > 0, f"deviation is too small: equal weights for mean {mean} exceed it")
+            _check(variance, variance > 0, f"std is too small: equal weights for mean {mean} exceed it")
         dtype = jnp.result_type(float) if dtype is None else dtype
         normal = jax.random.normal(key, shape, dtype)
         sigma = (variance / (n * found.square)) ** 0.5
@@ -189,7 +189,7 @@ def draw(
     recurrent: bool | Initializer,
     dtype: Any,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The weights of a layer, as ``Layer.init`` has them."""
+    """Draw the input and recurrent weights of a layer, see ``Layer.init``."""
     dtype = jnp.result_type(float) if dtype is None else dtype
     measured = np.ndim(inputs) > 0
     n = np.shape(inputs)[-1] if measured else inputs
@@ -199,7 +199,7 @@ def draw(
     if weight is not None:
         matrix = _checked("weight", weight)(key, (n, *axes), dtype)
     elif measured == (rate is not None):
-        raise TypeError("Layer.init: give a number of inputs and a rate, or inputs to measure, or weight")
+        raise TypeError("Layer.init: pass a number of inputs and a rate, or inputs to measure, or weight")
     else:
         respond, both = measuring(cell), recurrent and other is None
         rate = inputs if measured else rate
@@ -208,7 +208,7 @@ def draw(
         if both:
             if measured:
                 rate = _spikes(cell, matrix, jnp.asarray(inputs), mask, key_spikes)
-                _check(rate, rate.any(), "no neuron fires, so that recurrent has nothing to go by: raise std")
+                _check(rate, rate.any(), "no neuron fires, so recurrent weights cannot be scaled; raise std")
             other = driven(cell, rate, mask, 0.0, deviation(std, mean, 1 - FEEDFORWARD), respond)
     if other is None:
         return matrix, None
@@ -217,14 +217,14 @@ def draw(
 
 def _checked(name: str, initializer: Any) -> Initializer:
     if not callable(initializer):
-        raise TypeError(f"Layer.init: {name} must be one of jax.nn.initializers or the like, got {brief(initializer)}")
+        raise TypeError(f"Layer.init: {name} must be an initializer such as jax's, got {brief(initializer)}")
     return cast("Initializer", initializer)
 
 
 def deviation(std: Any, mean: Any = 0.0, share: float = 1.0) -> Callable[[Any], Any]:
-    """The standard deviation that is wanted of a potential, as a function of the threshold.
+    """Return the standard deviation of a potential as a function of the threshold.
 
-    ``share`` is a part of its variance. A cell without a threshold has None.
+    ``share`` is a fraction of its variance. The threshold is None for a cell without one.
     """
 
     def of(threshold: Any) -> Any:
@@ -237,26 +237,26 @@ def deviation(std: Any, mean: Any = 0.0, share: float = 1.0) -> Callable[[Any], 
 
 
 def _of_neurons(value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """One number, or one for each neuron and receptor, with the axes of weights."""
+    """Reshape a number, or one number per neuron and receptor, to the axes of weights."""
     value = jnp.asarray(value, dtype)
     return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
 
 
 def _neurons_of(cell: Cell, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The neurons of weights of this shape, and their receptors if the cell has an axis for these."""
+    """Return the neurons of weights of this shape, and their receptors if the cell has an axis for these."""
     several = _declared(cell) is None and receptors_of(cell, shape)
     return shape[-2:] if several else shape[-1:]
 
 
 class _Moments(NamedTuple):
-    """What inputs are once they have passed the leaks, each a number or one for each neuron."""
+    """Moments of inputs that have passed the leaks. Each is a number, or one number per neuron."""
 
     mean: Any
     """The mean of an input."""
     square: Any
     """The mean square of an input."""
     variance_of_sum: Callable[[int], Any]
-    """The variance of the sum of so many."""
+    """The variance of the sum of a number of inputs."""
 
 
 class _Leaks(NamedTuple):
@@ -287,7 +287,7 @@ def _declared(cell: Cell) -> LinearResponse | None:
 
 
 def _numbers(value: Any, name: str) -> Any:
-    """A number, or one for each neuron."""
+    """Return a checked number, or one number per neuron."""
     value = as_real("fluctuation_driven", name, value)
     if np.ndim(value) > 1:
         raise ValueError(f"fluctuation_driven: {name} must be a number or one for each neuron, got {np.shape(value)}")
@@ -295,29 +295,29 @@ def _numbers(value: Any, name: str) -> Any:
 
 
 def _checked_moments(moments: _Moments) -> _Moments:
-    _check(moments.square, jnp.isfinite(moments.square), "inputs are NaN or infinite")
-    _check(moments.square, moments.square > 0, "inputs are all 0, and no weights make them count")
+    _check(moments.square, jnp.isfinite(moments.square), "inputs must be finite, got NaN or infinity")
+    _check(moments.square, moments.square > 0, "inputs are all 0, so no weights can drive the neurons")
     return moments
 
 
 def _expect(response: LinearResponse, p: Any) -> _Moments:
-    """The moments of independent spikes, in sequences so long that their beginning does not matter."""
+    """Return the moments of independent spikes in long sequences. Their first steps are neglected."""
     b, g, c, _ = response
     for value in (b, c):
-        _check(value, value < 1, "a decay of 1 has no stationary potential: give inputs to measure")
+        _check(value, value < 1, "decay must be < 1 for a rate, got {}; pass inputs to measure")
     total = g / ((1 - b) * (1 - c))
     squares = g**2 * (1 + b * c) / ((1 - b * c) * (1 - b**2) * (1 - c**2))
     return _of_spikes(p, total, squares)
 
 
 def _of_spikes(p: Any, total: Any, squares: Any) -> _Moments:
-    """The moments of spikes of probability p, from the sums of a response and of its squares."""
+    """Return the moments of spikes of probability p, from the sums of a response and of its squares."""
     variance = (p - p**2) * squares
     return _Moments(p * total, variance + (p * total) ** 2, lambda n: n * variance)
 
 
 def _measure(response: LinearResponse, inputs: jax.Array, mask: Any) -> _Moments:
-    """The moments of inputs ``(steps, examples, ..., inputs)``."""
+    """Measure the moments of inputs ``(steps, examples, ..., inputs)``."""
     b, g, c, _ = response
     leaks = [jnp.asarray(value, jnp.result_type(float)) for value in (b, c, g)]
     several = any(value.ndim for value in leaks)
@@ -327,7 +327,7 @@ def _measure(response: LinearResponse, inputs: jax.Array, mask: Any) -> _Moments
 
 
 def _of_sums(sums: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> _Moments:
-    """The moments, from sums of the total over inputs, its square, and the squares of inputs."""
+    """Return the moments, from sums of the total over inputs, its square, and the squares of inputs."""
     taken = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
         taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
@@ -339,13 +339,13 @@ def _of_sums(sums: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> _Moment
 def _of_kernel(
     respond: Callable[..., Response], like: tuple[int, ...], rate: Any, mask: Any, std: Callable
 ) -> tuple[_Moments, Any]:
-    """The moments and the deviation for a cell that is measured, with the axes ``like``."""
+    """Return the moments and the standard deviation for a measured cell, with the axes ``like``."""
     inputs = rate if np.ndim(rate) else None
     kernel, threshold = respond(like, _LONG if inputs is None else len(inputs))
     if inputs is None:
         squares = (kernel**2).sum(0)
         late = (kernel[-_LONG // 4 :] ** 2).sum(0)
-        message = f"the response is not over after {_LONG} steps: give inputs to measure"
+        message = f"the response must end within {_LONG} steps; pass inputs to measure"
         _check(late, late <= 1e-6 * squares, message)
         moments = _of_spikes(rate, kernel.sum(0), squares)
     else:
@@ -365,7 +365,7 @@ def _of_kernel(
 
 @jax.jit
 def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Array]:
-    """The sums of :func:`_sums` for each kernel, of shape ``(kernels, steps)``.
+    """Return the sums of :func:`_sums` for each kernel, of shape ``(kernels, steps)``.
 
     One example at a time, because a transform of all inputs would take much memory.
     """
@@ -375,7 +375,7 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
 
     def of_example(now):
         x, there = now
-        # valid steps first, which see no others; zeros after them do not matter
+        # Sort valid steps first, so masked steps do not affect them. Zeros after them have no effect either.
         x = jnp.where(there.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))[jnp.argsort(~there, stable=True)]
         valid = jnp.arange(steps) < there.sum()
         spectrum = jnp.fft.rfft(x.astype(kernel.dtype), 2 * steps, axis=0)
@@ -394,7 +394,7 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
 
 @jax.jit
 def _sums(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
-    """Sums over steps and examples of inputs that have passed the leaks: of their total, its square, their squares."""
+    """Sum filtered inputs over steps and examples: their total over inputs, its square, and the squares."""
 
     def look(_, u):
         total = u.sum(-1)
@@ -405,14 +405,14 @@ def _sums(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax
 
 
 def _of_each(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
-    """The same for the decays of each neuron, computed once for those that are alike."""
+    """Compute :func:`_sums` for the decays of each neuron, once per distinct row of decays."""
     rows, which = _distinct(jnp.stack(leaks, 1))
     out = jax.lax.map(lambda row: _sums(list(row), inputs, mask), rows)
     return tuple(value[which] for value in out)
 
 
 def _distinct(rows: jax.Array) -> tuple[jax.Array, Any]:
-    """The distinct rows and the place of each row among them. Rows that are traced count as distinct."""
+    """Return the distinct rows and the position of each row among them. Traced rows count as distinct."""
     if isinstance(rows, Tracer):
         return rows, slice(None)
     found, which = np.unique(np.asarray(rows), axis=0, return_inverse=True)
@@ -420,7 +420,7 @@ def _distinct(rows: jax.Array) -> tuple[jax.Array, Any]:
 
 
 def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array) -> jax.Array:
-    """What reaches recurrent neurons, ``(steps, examples, neurons)``: outputs at the last step that took place."""
+    """Return the inputs of recurrent weights, ``(steps, examples, neurons)``: outputs of the last valid step."""
     layer = CellSteps(cell, lambda x: times_matrix(x, matrix), functools.partial(jax.random.fold_in, key))
     v = jax.tree.map(jnp.asarray, cell.initial_state((*inputs.shape[1:-1], *matrix.shape[1:]), matrix.dtype))
     start = v, jnp.zeros_like(layer.fire(v, 0)[1])
@@ -429,7 +429,7 @@ def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: ja
 
 
 def _over_steps(layer: Steps, start: LayerState, inputs: jax.Array, mask: Any, look: Callable) -> Any:
-    """``look(output of the step before, output)`` of each step."""
+    """Return ``look(previous output, output)`` of each step."""
 
     def turn(state, now):
         number, x, active = now
@@ -449,6 +449,6 @@ def _is_zero(value: Any) -> bool:
 
 
 def _check(value: Any, holds: Any, message: str) -> None:
-    """Raise unless it holds. What is traced is not looked at."""
+    """Raise unless ``holds`` is true everywhere. Traced values are not checked."""
     if not isinstance(holds, Tracer) and not np.all(holds):
         raise ValueError(f"fluctuation_driven: {message.format(brief(value))}")

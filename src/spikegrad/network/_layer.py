@@ -1,4 +1,4 @@
-"""A layer: neurons, and the weights of what comes in."""
+"""Layers: neurons and the weights of their inputs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ._step import fire, is_stochastic
 
 
 class Layer(Struct):
-    r"""Neurons, and the weights of what comes in.
+    r"""Neurons and the weights of their inputs.
 
-    The current of a step is :math:`I_t = W x_t + R s_{t-1} + b`, with :math:`x` the inputs, or the outputs of the layer
-    below, and :math:`s` the layer's own outputs. With several sources the current is the sum over all of them.
+    The current of a step is :math:`I_t = W x_t + R s_{t-1} + b`. Here :math:`x` is the input, or the output of the
+    layer below, and :math:`s` is the layer's own output. With several sources the current is the sum over all of them.
 
     Parameters
     ----------
     weight : array, callable, Delayed, Window or mapping
         :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that JAX can trace: a
-        convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Gradients reach what it closes over. A cell
-        with receptors takes an array ``(inputs, neurons, receptors)``.
-        :class:`Delayed` and :class:`Window` read outputs of earlier steps. A mapping has a weight for each source.
+        convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Arrays that the function closes over get
+        gradients. A cell with receptors takes an array ``(inputs, neurons, receptors)``. :class:`Delayed` and
+        :class:`Window` read outputs of earlier steps. A mapping has a weight for each source.
     cell : Cell
         The neurons.
     recurrent : array, callable, Delayed or Window, optional
@@ -50,12 +50,12 @@ class Layer(Struct):
 
     Notes
     -----
-    A matrix of floats computes in its own dtype, to which the inputs are cast. One of integers or bools, a mask of
-    connections say, is cast to that of the inputs. Where :math:`W x` and :math:`R s` differ in dtype, the current has
-    the wider one. A class derived from this one is refused: what else a layer shall do is a function or a cell.
+    Inputs are cast to the dtype of a float matrix. A matrix of integers or bools, such as a connection mask, is cast to
+    the dtype of the inputs. If :math:`W x` and :math:`R s` differ in dtype, the current has the wider one. A layer
+    cannot be subclassed. Pass a function as weight, or define a custom cell.
 
-    A function takes all examples of a step and has no side effects. A key for dropout and running statistics are values
-    that it closes over, and are changed outside of the network.
+    A function takes all examples of a step and has no side effects. It closes over its dropout key or running
+    statistics, and you change these outside of the network.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class Layer(Struct):
     of: str | None = wiring(None)
 
     def __init_subclass__(cls, **kwargs: Any) -> NoReturn:
-        raise TypeError(f"{cls.__name__}: Layer cannot be derived from; give it a function as weight, or a Cell")
+        raise TypeError(f"{cls.__name__}: Layer cannot be subclassed; pass a function as weight or define a Cell")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +82,7 @@ class Layer(Struct):
                 raise TypeError(f"Layer: a mapping as weight must have names of sources as keys, got {self.weight!r}")
             if self.of is not None:
                 raise ValueError(f"Layer: of is for one source, and weight names {list(self.weight)}; leave it out")
-            # in the order of names, which JAX gives the keys of a dict when it rebuilds one
+            # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
             object.__setattr__(self, "weight", {name: self.weight[name] for name in sorted(self.weight)})
         elif self.of is not None and not isinstance(self.of, str):
             raise TypeError(f"Layer: of must be the name of a source, got {self.of!r}")
@@ -131,34 +131,35 @@ class Layer(Struct):
         bias: bool = False,
         dtype: Any = None,
     ) -> Layer:
-        """A layer of matrices that are drawn: fluctuation-driven, or by any initializer of ``jax.nn.initializers``.
+        """Create a layer with random matrices: fluctuation-driven, or from any initializer of ``jax.nn.initializers``.
 
         Parameters
         ----------
         key : array of jax.random.key
-            Draws the weights, and the spikes of neurons that are :func:`stochastic`.
+            Key for the weights, and for the spikes of :func:`stochastic` neurons.
         inputs : int or array
-            The number of inputs, or inputs to measure, as a :class:`Network` takes them: ``(steps, examples, inputs)``.
+            The number of inputs, or inputs to measure in the form of a :class:`Network`: ``(steps, examples, inputs)``.
         neurons : int, or pair of int
-            Their number. For a cell with receptors, the numbers of neurons and of receptors.
+            The number of neurons. For a cell with receptors, the numbers of neurons and of receptors.
         cell : Cell
             The neurons.
         rate : float, optional
-            With a number of inputs: the probability of a spike of an input in a step, above 0, at most 1.
+            With a number of inputs: the probability of an input spike per step, above 0, at most 1.
         mask : array of bool, optional
-            The steps of measured inputs that take place, as a :class:`Network` takes it.
+            The valid steps of measured inputs, in the form of a :class:`Network`.
         mean, std : float, optional
-            Those of the potential without spikes: see :func:`fluctuation_driven`, which has the defaults.
+            Mean and standard deviation of the potential without spikes. For the defaults see
+            :func:`fluctuation_driven`.
         weight : callable, optional
-            ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``, in place of fluctuation-driven
-            weights. It needs no rate.
+            ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``. It replaces the
+            fluctuation-driven weights and does not need a rate.
         recurrent : bool or callable, default False
-            Whether the neurons are connected with each other: True, by weights like those of the inputs, or by those of
-            another initializer, ``jax.nn.initializers.orthogonal()`` say.
+            If True, add recurrent weights, drawn like the input weights. A callable is their initializer, such as
+            ``jax.nn.initializers.orthogonal()``.
         bias : bool, default False
-            Whether there is a bias, zeros at the start.
+            If True, add a bias, initially zero.
         dtype : dtype, optional
-            The dtype of all of them; by default JAX's default float.
+            The dtype of all weights. By default JAX's default float.
 
         Returns
         -------
@@ -167,15 +168,16 @@ class Layer(Struct):
         Raises
         ------
         TypeError
-            If neither a rate nor inputs to measure nor ``weight`` are given, or too many of them.
+            If ``weight`` is missing and you pass neither or both of a rate and inputs to measure.
         ValueError
-            As in :func:`fluctuation_driven`; and if no neuron fires, whose spikes recurrent weights go by.
+            As in :func:`fluctuation_driven`. Also if no neuron fires, because recurrent weights are scaled to its
+            spikes.
 
         Notes
         -----
-        Recurrent weights that are fluctuation-driven give 0.1 of the variance of the potential, and those of the inputs
-        0.9; the mean comes of the inputs alone. The rate of the neurons is that of the inputs where it is a number;
-        else it is measured as well, without the recurrent weights.
+        Fluctuation-driven recurrent weights give 0.1 of the variance of the potential, and input weights give 0.9. The
+        mean results only from the inputs. A number as rate is also the rate of the neurons. With measured inputs, the
+        rate of the neurons is measured too, without the recurrent weights.
 
         Zenke and Vogels 2021 draw all weights evenly from -1/sqrt(n) to 1/sqrt(n), with n the inputs of a neuron:
         ``weight=jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")``.
@@ -211,11 +213,11 @@ class Layer(Struct):
         return cls(matrix, cell, own, jnp.zeros(neurons, matrix.dtype) if bias else None)
 
     def drive(self, inputs: jax.Array) -> jax.Array:
-        """The part of the current that does not depend on the neurons: ``W x + b``."""
+        """Return the part of the current that does not depend on the neurons: ``W x + b``."""
         return plus_bias(self, product(self.weight, inputs, "weight"))
 
     def feedback(self, out: jax.Array) -> jax.Array:
-        """The part of the current that does: ``R s``, or zeros for a layer that is not recurrent."""
+        """Return the recurrent part of the current: ``R s``, or zeros for a layer that is not recurrent."""
         return zeros_like(out) if self.recurrent is None else product(self.recurrent, out, "recurrent")
 
 
@@ -252,7 +254,7 @@ def current_of(layer: Layer, connections: Sequence[Connection], looped: Collecti
         others, current = [(first, current), *others], zeros_like(current)
     current = plus_bias(layer, current)
     dtype = current.dtype
-    with jax.numpy_dtype_promotion("standard"):  # asked for here, whatever a user's arithmetic shall refuse
+    with jax.numpy_dtype_promotion("standard"):  # A user may have set strict promotion.
         for _, other in others:
             dtype = jnp.promote_types(dtype, other.dtype)
     return sum((other.astype(dtype) for _, other in others), current.astype(dtype))

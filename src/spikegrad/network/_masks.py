@@ -1,4 +1,4 @@
-"""Which steps of a sequence count, and selecting by it."""
+"""Masks of the steps of a sequence, and selection by masks."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from .._compat import zeros_like
 
 
 class Masks(NamedTuple):
-    """The masks of one step, or of all, stacked. Each is a bool for all examples, or one for each: ``(batch,)``."""
+    """The masks of one step, or of all steps, stacked. Each is one bool, or one per example: ``(batch,)``."""
 
     active: Any = None
-    """Whether the step takes place. If not, states are held and the output is 0. None: all take place."""
+    """True for a valid step. A masked step holds the states, and its output is 0. None: all steps are valid."""
     started: Any = None
-    """Whether a step has taken place before this one. If not, the state is the initial one. None if unused."""
+    """True after the first valid step. Before it, the state is the initial state. None if unused."""
     cut: Any = None
-    """Whether the derivative of the state ends here, at the first step of a window that takes place. None: nowhere."""
+    """True if the derivative of the state ends here, at the first valid step of a window. None: at no step."""
     number: Any = None
-    """The number of the last step that has taken place, which is this one if it does. None if no key needs it."""
+    """The number of the last valid step up to this one. None if no key needs it."""
     age: Any = None
-    """The steps of the window that took place before this one, a large number in the first window. Outputs of more
-    steps before have no derivative here. None: all have."""
+    """The number of valid steps of the window before this one, a large number in the first window. Older outputs have a
+    zero derivative here. None: all outputs have a derivative."""
 
     def part(self, start: int, stop: int) -> Masks:
-        """The masks of a part of the sequence, as of a sequence of its own."""
+        """Return the masks of a part of the sequence, as for a separate sequence."""
         active, cut, age = jax.tree.map(lambda mask: mask[start:stop], (self.active, self.cut, self.age))
         return Masks(active, _started(active, stop - start), cut, age=age)
 
     def numbered(self, start: int) -> Masks:
-        """With numbers, of a part that begins with step ``start``. What is kept for the backward pass has none."""
+        """Add the numbers of the steps, for a part that begins with step ``start``. Residuals do not contain them."""
         t = jnp.arange(len(self.started))
         if self.active is not None:
             t = jnp.where(self.active, t.reshape(-1, *[1] * (self.active.ndim - 1)), 0)
@@ -40,7 +40,7 @@ class Masks(NamedTuple):
 
 
 def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Masks:
-    """Masks of a whole sequence; ``active`` is ``(steps,)`` or ``(steps, batch)``, ``truncate`` a window's length."""
+    """Create masks. ``active`` is ``(steps,)`` or ``(steps, batch)``, ``truncate`` a window length."""
     started = _started(active, steps)
     if truncate is None:
         return Masks(active, started)
@@ -51,17 +51,17 @@ def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Ma
 
 
 def steps_before(active: jax.Array | None, steps: int) -> jax.Array:
-    """The number of steps that took place before each: ``(steps,)`` or ``(steps, batch)``."""
+    """Return the number of valid steps before each step: ``(steps,)`` or ``(steps, batch)``."""
     if active is None:
         return jnp.arange(steps)
     return jnp.cumsum(active, 0, dtype=int) - active.astype(int)
 
 
 def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
-    """Whether a step begins with a state of another window, be it one of several steps before."""
+    """Return True for each step that begins with a state of an earlier window, also after masked steps."""
     if active is not None:
         window = jnp.where(active, window.reshape(-1, *[1] * (active.ndim - 1)), 0)
-        window = jax.lax.associative_scan(jnp.maximum, window)  # that of the last step that did
+        window = jax.lax.associative_scan(jnp.maximum, window)  # the window of the last valid step
     return jnp.concatenate([zeros_like(window[:1]), window[:-1]]) < window
 
 
@@ -73,7 +73,7 @@ def _started(active: jax.Array | None, steps: int) -> jax.Array:
 
 
 def tree_where(mask: Any, yes: Any, no: Any) -> Any:
-    """``yes`` where the mask is set, ``no`` elsewhere, leaf by leaf. A mask of None is set."""
+    """Select ``yes`` if the mask is True, otherwise ``no``, leaf by leaf. A mask of None is True."""
     if mask is None:
         return yes
 
@@ -84,15 +84,15 @@ def tree_where(mask: Any, yes: Any, no: Any) -> Any:
 
 
 def young(mask: Masks, lag: int, x: Any) -> Any:
-    """An output of so many steps before, without a derivative if it belongs to another window."""
+    """Stop the gradient of an output ``lag`` steps before if it belongs to another window."""
     return x if mask.age is None or not lag else tree_where(mask.age >= lag, x, jax.lax.stop_gradient(x))
 
 
 def cut_off(mask: Masks, states: Any) -> Any:
-    """The states before a step, or before each of many, without a derivative where that ends."""
+    """Stop the gradient of the states before each step at which a window starts."""
     return states if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(states), states)
 
 
 def tree_keep(mask: Any, tree: Any) -> Any:
-    """The tree where the mask is set, zeros elsewhere."""
+    """Keep the tree if the mask is True, and replace it by zeros otherwise."""
     return tree if mask is None else tree_where(mask, tree, jax.tree.map(zeros_like, tree))

@@ -1,4 +1,4 @@
-"""Layers over time: one on the other, or a graph of them."""
+"""Networks: layers over time, as a stack or a graph."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from ._step import KEYS, LayerState, examples_of, graph_step, is_stochastic
 
 
 class Network(Struct):
-    """Layers over time: one on the other, or a graph of them.
+    """Layers over time, as a stack or a graph.
 
-    A network is a pytree of its layers; which of its arrays are trained is decided by what you differentiate.
+    A network is a pytree of its layers. The arrays that you differentiate are the ones you train.
 
     Parameters
     ----------
     layers : sequence of Layer, or mapping of Layer and Join
-        A list is in order from the inputs to the outputs. In a mapping, layers have names and read sources by name, see
-        ``of`` and ``weight`` of :class:`Layer`, :class:`Join`, :class:`Delayed` and :class:`Window`. By default a layer
-        reads the previous entry, and the first layer reads the inputs.
+        A list runs from the inputs to the outputs. In a mapping, layers have names and read sources by name, see ``of``
+        and ``weight`` of :class:`Layer`, :class:`Join`, :class:`Delayed` and :class:`Window`. By default a layer reads
+        the previous entry, and the first layer reads the inputs.
     inputs : str or sequence of str, default "input"
         The name of the inputs, for a mapping. A network with several names takes a dict of arrays.
     outputs : str or sequence of str, optional
-        The output layer or join, for a mapping; by default the last entry. A network with several names returns a dict
+        The output layer or join, for a mapping. By default the last entry. A network with several names returns a dict
         of arrays.
 
     Raises
@@ -57,12 +57,12 @@ class Network(Struct):
     The order of a mapping only sets the default sources. An edge without a delay acts within the step. Outputs before
     the first step are zeros.
 
-    Without ``jax.jit`` around it, a network of matrices and of cells and surrogates that are pure (the library's, and
-    classes of your own that say so by ``pure=True``) is compiled at the first call and kept. One that holds functions
-    of yours is compiled at each call, since these may have changed: put ``jax.jit`` around it.
+    Outside ``jax.jit``, a network of matrices, pure cells and pure surrogates is compiled at the first call and cached.
+    The library's classes are pure, and so are your classes with ``pure=True``. A network with your functions is
+    compiled at each call, because they may have changed. Put ``jax.jit`` around it.
 
-    A network can be called. A function that takes either a pytree or a callable, such as ``optax.multi_transform``
-    does for its labels, is best given ``lambda params: labels``.
+    A network is callable. Some functions take a pytree or a callable, such as ``optax.multi_transform`` for its labels.
+    Pass ``lambda params: labels`` to these.
 
     Examples
     --------
@@ -107,20 +107,20 @@ class Network(Struct):
                 raise ValueError(f"Network: {name!r} names both an entry and inputs; rename one of them")
             if isinstance(node, Layer) and node.of is None and not isinstance(node.weight, Mapping):
                 if above is None:
-                    raise ValueError(f"Network: {name!r} must say which of {list(inputs)} it reads: give it of")
+                    raise ValueError(f"Network: {name!r} must name one source of {list(inputs)}; pass of= to the layer")
                 node = dataclasses.replace(node, of=above)
             nodes[name], above = node, name
-        # In the order of names, which JAX gives the keys of a dict when it rebuilds one.
+        # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
         object.__setattr__(self, "layers", {name: nodes[name] for name in sorted(nodes)})
         object.__setattr__(self, "inputs", self.inputs if isinstance(self.inputs, str) else inputs)
         object.__setattr__(self, "outputs", outputs[0] if isinstance(self.outputs, str | None) else outputs)
         for name in outputs:
             if name not in nodes:
                 raise ValueError(f"Network: outputs must be names of {[*nodes]}, got {name!r}")
-        stages_of(self.graph)  # or an error
+        stages_of(self.graph)  # raises if the graph is invalid
 
     def _nodes(self) -> list[Any]:
-        """All layers and joins."""
+        """Return all layers and joins."""
         return [*self.layers.values()] if isinstance(self.layers, Mapping) else [*self.layers]
 
     def _names(self, what: str, names: Any) -> tuple[str, ...]:
@@ -133,10 +133,10 @@ class Network(Struct):
 
     def _check_chain(self, layers: Sequence[Any]) -> None:
         if self.inputs != INPUT or self.outputs is not None:
-            raise TypeError("Network: inputs and outputs are names of a mapping of layers, and a list was given")
+            raise TypeError("Network: inputs and outputs require named layers, got a list; pass a mapping of layers")
         for n, layer in enumerate(layers):
             if layer.of is not None or isinstance(layer.weight, Mapping):
-                raise TypeError(f"Network: layer {n} names its source, so all layers need names: give a mapping")
+                raise TypeError(f"Network: layer {n} names its source, so all layers need names; pass a mapping")
 
     @property
     def graph(self) -> Graph:
@@ -149,8 +149,8 @@ class Network(Struct):
         )
         if INPUT in graph.depths:
             raise TypeError(
-                "Network: layer 0 reads inputs of former steps, for which the states of a list have no place: give "
-                "names, Network({'first': ...})"
+                "Network: layer 0 reads inputs of earlier steps, which needs named layers; pass a mapping, "
+                "Network({'first': ...})"
             )
         return graph
 
@@ -171,25 +171,25 @@ class Network(Struct):
         bias: bool = False,
         dtype: Any = None,
     ) -> Network:
-        """Fully connected layers, and a readout, of matrices that are drawn as by :meth:`Layer.init`.
+        """Create fully connected layers and a readout with random weights, as in :meth:`Layer.init`.
 
-        Inputs that are given are measured, and the outputs of each layer are, for the one above it. With a number and a
-        rate, all layers are taken to fire at this rate.
+        An array of inputs is measured, and the outputs of each layer are measured for the next layer. With a number of
+        inputs and a rate, all layers are assumed to fire at this rate.
 
         Parameters
         ----------
         key : array of jax.random.key
-            Draws the weights.
+            Key for the weights.
         inputs : int or array
-            The number of inputs, or inputs to measure: ``(steps, examples, inputs)``, a batch of the training data say.
+            The number of inputs, or inputs to measure: ``(steps, examples, inputs)``, for example a training batch.
         sizes : sequence of int
-            Neurons of each layer, the readout last.
+            Number of neurons of each layer. The readout is last.
         cell : Cell
-            The neurons of the others.
+            The neurons of all other layers.
         readout : Cell, default LeakyReadout()
-            Those of the last layer.
+            The neurons of the last layer.
         rate, mask, std, weight, recurrent, bias, dtype
-            As in :meth:`Layer.init`. The readout is not recurrent, and has the deviation that is its default.
+            As in :meth:`Layer.init`. The readout is not recurrent, and uses its default standard deviation.
 
         Returns
         -------
@@ -198,7 +198,7 @@ class Network(Struct):
         Raises
         ------
         TypeError, ValueError
-            As :meth:`Layer.init` does, and if a layer is silent where that above it is to be measured.
+            As in :meth:`Layer.init`, and if a silent layer leaves no spikes to measure for the next layer.
 
         Examples
         --------
@@ -242,17 +242,17 @@ class Network(Struct):
         return cls(layers)
 
     def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> list[LayerState]:
-        """The states before the first step: neurons at rest, no spikes.
+        """Return the states before the first step: neurons at rest, no spikes.
 
         Parameters
         ----------
         inputs : array_like or jax.ShapeDtypeStruct
-            The inputs of one step, of which the shape and dtype matter.
+            The inputs of one step. Only shape and dtype matter.
 
         Returns
         -------
         list or dict
-            A tuple for each layer, the state of its cell and its last output. If a layer has readers with a longer
+            A tuple for each layer: the state of its cell and its last output. If a layer has readers with a longer
             delay, its past replaces the last output: ``(steps, batch, neurons)``, the oldest first. Joins and inputs
             with such readers have an entry with their past.
         """
@@ -282,29 +282,29 @@ class Network(Struct):
         return {name: outputs[name] for name in self.outputs or ()}
 
     def step(self, states: Any, inputs: Any, *, key: Any = None) -> tuple[Any, Any]:
-        """One step, for inference on a stream: the same spikes as in a call on the whole sequence.
+        """Run one time step, for inference on a stream. The spikes equal those of a call on all steps.
 
         Parameters
         ----------
         states : list or dict
-            From :meth:`initial_state`, the step before, or a call.
+            From :meth:`initial_state`, the previous step, or a call.
         inputs : array_like or dict
             Inputs of the step, without the time axis.
         key : array of jax.random.key, optional
-            The key of the step, for :func:`stochastic` spikes: ``jax.random.fold_in(key, t)`` draws what step ``t`` of
-            a call with ``key`` draws.
+            The key of the step, for :func:`stochastic` spikes. ``jax.random.fold_in(key, t)`` gives the spikes of step
+            ``t`` in a call with ``key``.
 
         Returns
         -------
         states : list or dict
-            After the step.
+            The states after the step.
         out : jax.Array or dict
             The output of the last layer, or the outputs named by ``outputs``.
 
         Raises
         ------
         ValueError
-            If the states are not those of such inputs: a whole sequence given for one step, say.
+            If the states do not fit the inputs, for example for a sequence instead of one step.
         """
         graph, x = self.graph, self._named_inputs(inputs)
         _check_steps(graph)
@@ -318,10 +318,10 @@ class Network(Struct):
         if after is None or _shapes(after) != _shapes(before):
             if _shapes(before) != (fitting := _shapes(_as_given(self, graph, *initial_states(graph, x)))):
                 raise ValueError(
-                    f"Network: step takes the inputs of one step, got {_shapes_of(x)}, which fit states {fitting}, "
-                    f"not {_shapes(before)}; a sequence is given to the network itself"
+                    f"Network: step takes the inputs of one step, got {_shapes_of(x)}, which need states {fitting}, "
+                    f"got {_shapes(before)}; for a sequence, call the network"
                 )
-            after, out = self._advance(graph, before, x, key)  # whatever it raised
+            after, out = self._advance(graph, before, x, key)  # raises the error again
         return after, out
 
     def _advance(self, graph: Graph, before: Any, x: dict[Name, jax.Array], key: Any) -> tuple[Any, Any]:
@@ -350,69 +350,74 @@ class Network(Struct):
         Parameters
         ----------
         inputs : array_like or dict
-            Time first, then the examples: ``(steps, batch, inputs)`` for matrices. Booleans and integers serve as
-            well, and take less memory: they are cast step by step. A dict if the network has several inputs.
+            Time first, then the examples: ``(steps, batch, inputs)`` for matrices. Booleans and integers take less
+            memory, because they are cast step by step. A dict if the network has several inputs.
         states : list or dict, optional
-            Those of each layer before the first step. By default :meth:`initial_state`. Give what a former call
-            returned to go on with a sequence.
+            The states before the first step. By default :meth:`initial_state`. To continue a sequence, pass the states
+            that an earlier call returned.
         key : array of jax.random.key, optional
-            For :func:`stochastic` spikes, which are drawn again in the backward pass: nothing more is kept. To go on
-            with a sequence, give another one.
+            For :func:`stochastic` spikes. The backward pass draws them again, so they need no memory. To continue a
+            sequence, pass another key.
         mode : {"exact", "half", "8-bit", "recompute", "scan"}
-            What the backward pass keeps of each neuron and step. ``"exact"``: its pre-spike state, once. ``"half"``:
-            in 16 bits; spikes stay exact, slopes get a relative error of up to 0.4 %. ``"8-bit"``: the distance to the
-            threshold in 8 bits, other states in 16. ``"recompute"``: its state once in a segment of about the square
-            root of the number of steps; the rest is computed again. ``"scan"``: what JAX keeps of a plain
-            ``jax.lax.scan``, for forward mode; convolutions are slow in it on CPUs. Outputs are the same in all modes.
+            The residuals stored for the backward pass. Outputs are equal in all modes.
+
+            - ``"exact"``: the pre-spike state of each neuron and step.
+            - ``"half"``: this state in 16 bits. Spikes stay exact. Slopes get a relative error of up to 0.4%.
+            - ``"8-bit"``: the distance to the threshold in 8 bits, other states in 16.
+            - ``"recompute"``: one state per segment. A segment is about the square root of the number of steps.
+              States within it are recomputed.
+            - ``"scan"``: the residuals that JAX chooses for a plain ``jax.lax.scan``. It supports forward mode.
+              Convolutions are slow in it on CPUs.
         segment : int, optional
-            Steps of a segment. Given for another mode, it makes segments there.
+            Number of steps in a segment. Other modes than ``"recompute"`` use segments only if you pass it.
         chunk : int, optional
-            Steps whose products are taken at a time where they need not wait for each other, in the backward pass too.
-            More is faster and takes more memory; by default about 10 in mode ``"exact"``, about 5 in the others, and 1
-            if all layers are convolutions, which are no faster together. Best a divisor of the number of steps, and it
-            must be one of ``segment``.
+            Number of steps that compute their independent products together, forward and backward. Longer chunks are
+            faster and take more memory. The default is about 10 in mode ``"exact"`` and about 5 in other modes. It is 1
+            if all layers are convolutions, which are not faster together. It must divide ``segment``, and should divide
+            the number of steps.
         mask : array_like of bool, optional
-            ``(steps, batch)`` or ``(steps,)``: False for steps that do not take place, such as those after the end of
-            a shorter sequence. They leave states as they are, and their outputs are 0.
+            ``(steps, batch)`` or ``(steps,)``: False for padding, such as steps after the end of a shorter sequence.
+            Masked steps do not change states, and their outputs are 0.
         truncate : int, optional
-            Length of a window of truncated backpropagation: derivatives of states end at its start, or where a mask
-            leaves that out, at the first step of it that takes place.
+            Window length of truncated backpropagation. Derivatives of states end at the first unmasked step of each
+            window.
         all_layers : bool, default False
             If True, return the outputs of all layers and joins.
         pre_spike : bool or sequence of int or str, default False
-            Layers to return the pre-spike states of, by name, or by position in a list. True selects all.
+            The layers whose pre-spike states are returned, by name, or by position in a list. True selects all.
         unroll : int, optional
-            Steps that one turn of a compiled loop makes. By default what is best on the platform, see the notes.
+            Steps unrolled per iteration of a compiled loop. The default depends on the platform, see the notes.
 
         Returns
         -------
         states : list or dict
-            After the last step, in the form of :meth:`initial_state`. Joins over time have an entry with what they
-            return beside their outputs, which another call ignores.
+            The states after the last step, in the form of :meth:`initial_state`. Joins over time have an entry with
+            their second result, such as statistics. The next call ignores it.
         outputs : jax.Array, tuple or dict
             The outputs of all steps, ``(steps, batch, neurons)``. A tuple or dict for several layers.
         pre_spike : tuple or dict
-            If asked for, the states before the spike of each of these layers, ``(steps, batch, neurons)`` for a state
-            of one array; zeros for steps that did not take place.
+            If requested, the states before the spike of the selected layers, ``(steps, batch, neurons)`` for a state of
+            one array. Masked steps have zeros.
 
         Raises
         ------
         ValueError, TypeError
-            For an unknown mode, a length that is no integer from 1 to the number of steps, a ``chunk`` that does not
-            divide ``segment``, shapes that do not fit, and a number of steps that is not known when JAX traces.
+            If the mode is unknown, if a length is not an integer from 1 to the number of steps, if ``chunk`` does not
+            divide ``segment``, if shapes do not fit, or if the number of steps is unknown when JAX traces.
 
         Notes
         -----
         With a key, example ``b`` of layer ``n`` draws its spikes of step ``t`` from ``key`` folded by
-        ``jax.random.fold_in`` with ``t``, then ``n``, then ``b``. So spikes are the same in every mode, in
-        :meth:`step`, and whatever other examples there are.
+        ``jax.random.fold_in`` with ``t``, then ``n``, then ``b``. So every mode and :meth:`step` draw equal spikes,
+        independent of other examples.
 
-        ``mode="scan"`` is differentiable in forward and reverse mode. The other modes have a derivative of their own in
-        reverse mode, and ``jax.jvp`` raises a TypeError. All give derivatives of all orders, ``jax.hessian`` included,
-        except that ``"half"`` and ``"8-bit"`` have the first alone, and raise a TypeError for others.
+        ``mode="scan"`` is differentiable in forward and reverse mode. The other modes define a custom reverse-mode
+        derivative, and ``jax.jvp`` raises a TypeError. The modes support derivatives of all orders, including
+        ``jax.hessian``. Only ``"half"`` and ``"8-bit"`` are limited to the first order, and raise a TypeError for
+        higher orders.
 
-        ``unroll`` is 1 on CPUs, where more costs time of compilation and gains nothing, and 4 elsewhere, where a turn
-        of a loop costs microseconds.
+        ``unroll`` is 1 on CPUs, because more steps only cost compilation time. It is 4 on other platforms, because an
+        iteration of a loop costs microseconds there.
         """
         graph, x = self.graph, self._named_inputs(inputs)
         key = None if key is None else checked_key(key)
@@ -436,12 +441,14 @@ class Network(Struct):
             unroll=_checked_unroll(unroll),
         )
         if how.engine.cuts:
-            plan.parts(steps)  # or an error
+            plan.parts(steps)  # raises if the lengths are invalid
         elif chunk is not None or segment is not None:
-            raise ValueError(f"Network: mode {mode!r} has no chunk and no segment, got {chunk} and {segment}")
+            raise ValueError(
+                f"Network: mode {mode!r} has no chunk and no segment, got {chunk} and {segment}; leave them out"
+            )
         try:
             if is_pure_network(self):
-                # marked outside the compiled function, which then stores these arrays and no copies of them
+                # Marked outside the compiled function. It then stores these arrays instead of copies.
                 network, x, states = _marked(plan, (self, x, states))
                 ends, (outs, seen) = _run_compiled(network, plan, x, states, mask, key)
             else:
@@ -502,8 +509,8 @@ def _check_steps(graph: Graph) -> None:
     """Raise if the network cannot run step by step."""
     for name in _over_time(graph):
         raise TypeError(
-            f"Network: join {name!r} takes all steps at once, so the network takes whole sequences only; for a stream, "
-            "use a function of one step, such as the normalization with its running statistics folded into the weights"
+            f"Network: join {name!r} takes all steps at once and needs a complete sequence; for a stream, "
+            "pass a function of one step, such as a normalization folded into the weights with its running statistics"
         )
 
 
@@ -516,7 +523,7 @@ def with_nodes(network: Network, changed: Mapping[Any, Layer | Join]) -> Network
 
 
 def _marked(plan: Plan, arrays: Any) -> Any:
-    """The same arrays, which cannot be differentiated in forward mode unless the mode has that."""
+    """Mark arrays. Forward-mode differentiation of them raises an error unless the mode supports it."""
     return in_reverse_mode_alone(_no_forward_mode(plan.mode), arrays) if MODES[plan.mode].engine.cuts else arrays
 
 
@@ -530,7 +537,7 @@ def _run_compiled(network, plan, inputs, states, mask, key):
 
 
 def is_pure_network(network: Network) -> bool:
-    """Whether all that the network does is known from its arrays, numbers and classes."""
+    """Return True if arrays, numbers and classes determine the network completely."""
     return all(
         isinstance(node, Layer)
         and is_pure(node.cell)
@@ -546,16 +553,16 @@ def _is_pure_weight(weight: Any) -> bool:
 
 
 def real_inputs(inputs: ArrayLike) -> jax.Array:
-    """Inputs as an array. Booleans and integers stay what they are."""
+    """Convert inputs to an array. Booleans and integers keep their dtype."""
     inputs = jnp.asarray(inputs)
     if jnp.issubdtype(inputs.dtype, jnp.complexfloating):
-        raise TypeError(f"Network: inputs must be real, got {inputs.dtype}")
+        raise TypeError(f"Network: inputs must be real, got {inputs.dtype}; pass real and imaginary parts separately")
     return inputs
 
 
 def checked_key(key: Any) -> jax.Array:
     key = as_key("Network", key)
-    if key.shape or str(jax.random.key_impl(key)) != KEYS:  # other kinds draw something else in jax.vmap
+    if key.shape or str(jax.random.key_impl(key)) != KEYS:  # other kinds draw other numbers in jax.vmap
         raise TypeError(f"Network: key must be one of jax.random.key(seed, impl={KEYS!r}), got {key.dtype}{key.shape}")
     return key
 
@@ -567,13 +574,13 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> in
         if x.ndim and not isinstance(shape[0], int):
             raise TypeError(
                 f"Network: the number of steps must be known when JAX traces, got {shape[0]} in {which} of shape "
-                f"{shape}; the number of examples may be left open"
+                f"{shape}; only the number of examples may be symbolic"
             )
         if x.ndim < 2 or not shape[0]:
             raise ValueError(f"Network: {which} must be of shape (steps, ..., inputs), got {shape}")
     shapes = {name: x.shape for name, x in inputs.items()}
     if len({shape[: min(2, len(shape) - 1)] for shape in shapes.values()}) > 1:
-        raise ValueError(f"Network: all inputs must have the same steps and examples, got {shapes}")
+        raise ValueError(f"Network: all inputs must agree in steps and examples, got {shapes}")
     shape = next(iter(shapes.values()))
     if mask is None:
         return shape[0]
@@ -589,7 +596,7 @@ def _check_windows(graph: Graph, steps: int) -> None:
             if edge.windowed and len(edge.lags) > steps:
                 raise ValueError(
                     f"Network: {name!r} reads a window of {len(edge.lags)} outputs of {edge.source!r}, longer than the "
-                    f"{steps} steps of the inputs"
+                    f"{steps} steps of the inputs; shorten the window or pass more steps"
                 )
 
 
@@ -602,7 +609,7 @@ def _as_given(network: Network, graph: Graph, states: dict, pasts: dict) -> Any:
 
 
 def _as_named(graph: Graph, given: Any) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
-    """The inverse of :func:`_as_given`."""
+    """Return states and pasts by name. The inverse of :func:`_as_given`."""
     named: dict[Name, Any] = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
     states = {name: named[name] for name in graph.layers}
     pasts = {name: states[name][1] if name in states else named[name] for name in graph.depths}

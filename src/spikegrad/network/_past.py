@@ -15,7 +15,7 @@ from ._masks import steps_before
 
 
 def push(past: jax.Array, out: jax.Array) -> jax.Array:
-    """The past after a step."""
+    """Return the past after a step."""
     return jnp.concatenate([past[1:], out[None].astype(past.dtype)])
 
 
@@ -56,7 +56,7 @@ def lagged(past: jax.Array, outs: jax.Array | None, lag: int, chunk: int, places
 
 
 def after(past: jax.Array, outs: jax.Array, places: Places | None) -> jax.Array:
-    """The past after a chunk."""
+    """Return the past after a chunk."""
     depth = len(past)
     if places is None:
         return jnp.concatenate([past[len(outs) :], outs[-depth:].astype(past.dtype)])

@@ -1,4 +1,4 @@
-"""The potentials of all layers before the spike, and how they are spread."""
+"""The potentials of all layers before the spike, and their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ._network import Network
 
 
 class LayerActivity(NamedTuple):
-    """The activity of a layer over time, each ``(steps, batch, neurons)``. Steps that do not take place are zeros."""
+    """The activity of a layer over time, each ``(steps, batch, neurons)``. Masked steps are zeros."""
 
     potential: jax.Array
-    """Before the spike."""
+    """The potential before the spike."""
     distance: jax.Array | None
-    """To the threshold of the moment, which is what a surrogate is given. None for a cell that does not fire, and for
-    one of a user's that does not say where its threshold is (:meth:`Cell.encode`)."""
+    """The distance to the current threshold, which is the argument of a surrogate. None for a cell that does not fire,
+    and for a custom cell that does not define its threshold (:meth:`Cell.encode`)."""
     output: jax.Array
 
 
 def activity_of_layers(network: Network, inputs: Any, **options: Any) -> dict[Name, LayerActivity]:
-    """The activity of each layer in a call of the network with these options (``mask``, ``key``, ``mode``, ...)."""
+    """Return the activity of each layer in a call with these options (``mask``, ``key``, ``mode``, ...)."""
     _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
     mask = options.get("mask")
     return {
@@ -38,17 +38,17 @@ def activity_of_layers(network: Network, inputs: Any, **options: Any) -> dict[Na
 
 
 def potential(u: Any) -> jax.Array:
-    """The potential, which comes first in a state."""
+    """Return the potential, which is the first array of a state."""
     return jax.tree.leaves(u)[0]
 
 
 def distance(cell: Cell, u: Any) -> jax.Array | None:
-    """The distance of states before the spike, which may have axes before those of the cell; None if it is unknown."""
+    """Return the distance of pre-spike states, which may have additional leading axes. None if it is unknown."""
     return cell.encode(u)[0] if says_how_to_encode(cell) else None
 
 
 def moments(x: jax.Array, mask: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of ``(steps, batch, ...)``, over all steps that take place, examples and neurons."""
+    """Return mean and standard deviation of ``(steps, batch, ...)`` over all valid steps, examples and neurons."""
     x = x.astype(compute_dtype(x.dtype))
     if mask is None:
         return x.mean(), x.std()
@@ -58,7 +58,7 @@ def moments(x: jax.Array, mask: ArrayLike | None = None) -> tuple[jax.Array, jax
 
 
 def where_active(mask: ArrayLike, x: jax.Array) -> jax.Array:
-    """``x`` in steps that take place, zeros in others."""
+    """Return ``x`` in valid steps and zeros in masked steps."""
     return jnp.where(_like(mask, x), x, 0)
 
 
@@ -67,6 +67,6 @@ def _kept(mask: ArrayLike | None, x: jax.Array | None) -> jax.Array | None:
 
 
 def _like(mask: ArrayLike, x: jax.Array) -> jax.Array:
-    """A mask ``(steps, batch)`` or ``(steps,)`` with the axes of ``x``."""
+    """Reshape a mask ``(steps, batch)`` or ``(steps,)`` to the axes of ``x``."""
     mask = jnp.asarray(mask)
     return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))

@@ -1,4 +1,4 @@
-"""How the steps of a sequence are cut: the one place where it is decided."""
+"""The schedule of a sequence: parts, segments and chunks of its steps."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ class Part(NamedTuple):
     start: int
     steps: int
     segment: int
-    """Steps after which the states are kept and all else is computed again. All of them: nothing is."""
+    """The number of steps between stored states. Other values are recomputed. With all steps, no value is
+    recomputed."""
     chunk: int
-    """Steps of which what need not wait for each other is computed at a time."""
+    """The number of steps that compute their independent products together."""
 
 
 def schedule(
@@ -61,7 +62,7 @@ def schedule(
     recompute: bool = False,
     per_step: bool = False,
 ) -> tuple[Part, ...]:
-    """One part, and a second of the steps that are left over where the cut does not come out even.
+    """Return one part, and a second part for the remaining steps if segments or chunks do not divide the steps.
 
     The default length of a chunk is about ``near`` steps. It is one step if ``per_step``, because then no layer
     computes the products of a chunk together.
@@ -91,7 +92,7 @@ def schedule(
 
 
 def check_length(name: str, value: Any, steps: int | None) -> None:
-    """Raise if an optional number of steps is none from 1 to all; with ``steps`` of None, to any."""
+    """Raise unless an optional number of steps is from 1 to ``steps``, or at least 1 if ``steps`` is None."""
     if value is None:
         return
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
@@ -103,7 +104,7 @@ def check_length(name: str, value: Any, steps: int | None) -> None:
 
 
 def _divisor(n: int, near: int, least: int | None = None) -> int:
-    """The divisor of n nearest to a number, or the number itself if none is within a factor of two (or ``least``)."""
+    """Return the divisor of n nearest to ``near``, or ``near`` if none is within a factor of two (or ``least``)."""
     return min(
         (d for d in range(least or -(-near // 2), 2 * near + 1) if n % d == 0),
         key=lambda d: abs(math.log(d / near)),

@@ -3,15 +3,15 @@
 Each storage is an object that declares its errors and the orders of derivatives that it supports. ``_modes`` lists
 them.
 
-A cell's ``encode`` splits a state into the distance to the threshold and the rest. The sign of the distance is the
-spike. :class:`Half` stores both in bfloat16. :class:`EightBit` stores the distance in a byte. It stores the rest in
-bfloat16, because a readout's potential or a trace may have any size. Integers and bools are stored unchanged, and so is
-the state of a cell without ``encode``.
+A cell's ``encode`` splits a state into the distance to the threshold and a remainder (``rest``). The sign of the
+distance is the spike. :class:`Half` stores both in bfloat16. :class:`EightBit` stores the distance in a byte. It stores
+the remainder in bfloat16, because a readout's potential or a trace may have any size. Integers and bools are stored
+unchanged, and so is the state of a cell without ``encode``.
 
 Graded and stochastic spikes depend on the value of the distance too. :meth:`FewBits.settle` preserves them.
 
-A byte holds a sign and one of 128 codes. All neurons of one example in one step share a unit, the power of two for
-which the largest finite magnitude just fits. In this unit, a code means
+A byte holds a sign and one of 128 codes. All neurons of one example in one step share a unit. It is the smallest power
+of two that makes the largest finite magnitude representable. In this unit, a code means
 
 =========  ===================================================================================
 0          zero, which fires
@@ -50,17 +50,18 @@ AtRest: TypeAlias = Callable[[Any], jax.Array]
 
 
 def distance_at_rest(cell: Cell, encoded: Any, shape: tuple[int, ...]) -> AtRest:
-    """The :data:`AtRest` of a cell. It is derived from ``encode``, ``decode`` and ``initial_state``.
+    """Return the :data:`AtRest` of a cell. It is derived from ``encode``, ``decode`` and ``initial_state``.
 
-    ``shape`` is the shape of the current, which may have an axis of receptors after the neurons.
-
-    The arrays of a state that ``decode`` computes from the distance are the initial ones, the others are unchanged.
+    ``shape`` is the shape of the current, which may have an axis of receptors after the neurons. The arrays of a state
+    that ``decode`` computes from the distance get their initial values. All other arrays are unchanged.
     """
     distance, rest = encoded
-    # In an AdaptiveLIF the potential depends on the distance. The adaptation does not, so it keeps its value.
+    # distance: (batch, neurons). In an AdaptiveLIF the potential depends on the distance. The adaptation does not, so
+    # it keeps its value.
     of_distance = depends(cell.decode, distance, rest)
 
     def at_rest(rest):
+        # The distance passed to ``decode`` is arbitrary, because the arrays that depend on it are replaced below.
         u = cell.decode(jnp.zeros(distance.shape, distance.dtype), rest)
         resting = cell.initial_state(shape, distance.dtype)
         u = jax.tree.map(
@@ -84,7 +85,7 @@ class Storage:
     """The tolerance of ``check_cell`` and the tests for gradients, relative to their norm."""
 
     def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
-        """Store ``encoded``, the distance and the rest of a state."""
+        """Store ``encoded``, the distance and the remainder of a state."""
         return encoded
 
     def read(self, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
@@ -92,12 +93,12 @@ class Storage:
         return kept
 
     def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
-        """Change stored distances for which ``same(kept)`` is False, so that they give the forward pass's spikes."""
+        """Change stored distances until they give the spikes of the forward pass, which ``same(kept)`` tests."""
         return kept
 
 
 class FewBits(Storage):
-    """Storage of the distance to the threshold in low precision, and of the rest of a state in 16 bits.
+    """Storage of the distance to the threshold in low precision, and of the remainder of a state in 16 bits.
 
     A subclass declares its errors, and its number format by :meth:`pack`, :meth:`unpack`, ``sign`` and ``largest``.
     """
@@ -105,7 +106,7 @@ class FewBits(Storage):
     orders = 1
     encodes = True
     sign: ClassVar[int]
-    """The sign bit of a code. The other bits increase with the magnitude."""
+    """The sign bit of a code. All lower bits increase with the magnitude."""
     largest: ClassVar[int]
     """The code of the largest finite magnitude."""
 
@@ -117,7 +118,7 @@ class FewBits(Storage):
         raise NotImplementedError
 
     def holds(self, dtype: Any) -> bool:
-        """If True, the format stores this dtype without error."""
+        """Return True if the format stores this dtype without error."""
         return False
 
     def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
@@ -125,17 +126,18 @@ class FewBits(Storage):
         distance, rest = encoded
         if distance is not None:
             if at_rest is not None and not self.holds(distance.dtype):
-                # The distance at rest, and the same distance as the backward pass computes it from the rounded rest.
+                # The distance at rest, from the exact remainder and, as in the backward pass, from the rounded one.
                 resting, read_resting = at_rest(rest), at_rest(jax.tree.map(_rounded, rest))
                 # Rounding an adaptation can shift the distance at rest by more than the neuron is away from rest.
                 near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
-                # Both must have the same sign, because the sign is the spike.
+                # Replace the distance only if the sign is unchanged, because the sign is the spike.
                 distance = jnp.where(near & ((resting < 0) == (read_resting < 0)), read_resting, distance)
                 # This factor makes the distance at rest a power of two, which all formats store exactly.
                 factor = _factor(read_resting)
+                # Division or rounding may give zero, and a distance of zero fires. A tiny negative distance does not.
                 scaled = distance.astype(factor.dtype) / factor
                 tiny = jnp.asarray(-BFLOAT16.tiny, scaled.dtype)
-                distance = jnp.where((distance < 0) & (scaled > tiny), tiny, scaled)  # zero would fire
+                distance = jnp.where((distance < 0) & (scaled > tiny), tiny, scaled)
             distance = self.pack(distance)
         return distance, jax.tree.map(_to_half, rest)
 
@@ -147,6 +149,7 @@ class FewBits(Storage):
             if at_rest is None or self.holds(dtype):
                 distance = self.unpack(distance, dtype)
             else:
+                # ``write`` computed the factor from the rounded remainder too, so both factors are equal.
                 factor = _factor(at_rest(rest))
                 distance = (self.unpack(distance, factor.dtype) * factor).astype(dtype)
         return distance, rest
@@ -154,10 +157,11 @@ class FewBits(Storage):
     def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
         """Move a stored distance to the next number above or below if only that number gives the right spike.
 
-        A state lies between two numbers of the format. The output increases with the distance, so at least one of the
-        two has the output of the state. It may be the farther one.
+        A state is between two numbers of the format. The output increases with the distance, so at least one of the two
+        has the output of the state. It may be the farther one.
         """
         distance, rest = kept
+        # Half has only codes, (batch, neurons). EightBit also has the exponent of the unit, (batch, 1).
         codes, *unit = distance if isinstance(distance, tuple) else (distance,)
         if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
             return kept  # the state has 16 bits itself, and is stored exactly
@@ -165,9 +169,11 @@ class FewBits(Storage):
         def made_of(codes):
             return ((codes, *unit) if unit else codes), rest
 
-        # codes, found: (batch, neurons). The spikes of three candidates are computed, one after the other.
+        # codes, found: (batch, neurons). The three candidates fire in turn: the stored code, the next above, the next
+        # below.
         found = same(kept)
         for by in (1, -1):
+            # A candidate replaces only codes that do not give the right spike so far.
             other = self._next(codes, by)
             better = ~found & same(made_of(other))
             codes, found = jnp.where(better, other, codes), found | better
@@ -177,6 +183,7 @@ class FewBits(Storage):
         """Return the next codes above or below, and unchanged codes for infinity and NaN."""
         # Signed integers have the order of the numbers. This skips -0.
         code = codes.astype(jnp.int32)
+        # size: the code of the magnitude, without the sign bit.
         size = code % self.sign
         moved = jnp.clip(jnp.where(code < self.sign, size, -size) + by, -self.largest, self.largest)
         moved = jnp.where(moved < 0, self.sign - moved, moved)
@@ -186,25 +193,25 @@ class FewBits(Storage):
 def _factor(at_rest: jax.Array) -> jax.Array:
     """Divide the distance at rest by its sign and a power of two: from 0.71 to 1.41, or 1 for a distance of 0."""
     size = jnp.abs(at_rest).astype(compute_dtype(at_rest.dtype))
-    # The factor jumps at the square root of two. Few thresholds are close to it, so both passes compute the same
-    # factor even if compilers round differently.
-    # The mask leaves the exponent of a float32.
+    # The factor jumps at the square root of two. Few thresholds are close to it, so both passes compute equal factors
+    # even if compilers round differently. The bit mask keeps only the exponent of a float32, which is a power of two.
     power = _float(_bits((size * 2**0.5).astype(jnp.float32)) & jnp.uint32(0x7F800000))
     return jnp.where((power > 0) & (power < jnp.inf), size / power.astype(size.dtype), 1)
 
 
 def _rounded(x: jax.Array) -> jax.Array:
-    """``x`` rounded to 16 bits. Compilers may leave out a conversion to bfloat16 and back."""
+    """Return ``x`` rounded to 16 bits. Compilers may remove a conversion to bfloat16 and back."""
+    # 8 bits of exponent and 7 of mantissa are the format of bfloat16.
     return x if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16 else jax.lax.reduce_precision(x, 8, 7)
 
 
 def _to_half(x: jax.Array) -> jax.Array:
     if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16:
         return x
-    # to the nearest, but never to a zero of the other side: the sign may be the spike
+    # Round to the nearest number, but never from below zero to zero, because the sign may be the spike.
     tiny = jnp.asarray(-BFLOAT16.tiny, x.dtype)
     x = jnp.where((x < 0) & (x > tiny), tiny, x)
-    # as an integer: compilers for processors that do not compute in bfloat16 would keep a float32 copy beside it
+    # Stored as an integer. For processors without bfloat16 arithmetic, compilers would add a float32 copy.
     return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
 
 
@@ -231,7 +238,7 @@ class Half(FewBits):
 
 _LARGEST, _INFINITY, _NAN = 53248.0, 126, 127
 _ONE = 127 << 3  # the exponent and the mantissa's first 3 bits of 1.0
-_SHIFT = 23 - 3  # bits of a float32's mantissa that a code has not
+_SHIFT = 23 - 3  # the bits of a float32's mantissa that a code does not have
 
 
 class EightBit(FewBits):
@@ -242,14 +249,16 @@ class EightBit(FewBits):
     sign, largest = 0x80, _INFINITY - 1
 
     def pack(self, distance: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The bytes, and for each example the exponent of its unit, as a float32 has it."""
+        """Return the bytes, and the biased float32 exponent of the unit for each example."""
         x = distance
         # A code is a float32 with a shorter mantissa, so integer arithmetic on the bits of a float32 computes it.
         # size, scaled, code: (batch, neurons). largest, exponent: (batch, 1), because devices may shard the examples.
         size = jnp.abs(x.astype(jnp.float32))
+        # Infinity and NaN have their own codes and must not set the unit.
         over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
         largest = jnp.max(jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0)
-        up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)  # to the next power of two, which has no mantissa
+        up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)  # to the next power of two, with mantissa 0
+        # From 1 to 253, so the unit and its inverse, with exponent 254 minus this one, are normal float32 numbers.
         exponent = jnp.clip(up >> 23, 1, 253)
         scaled = size * _float((jnp.uint32(254) - exponent) << 23)  # by the inverse of the unit
         # The exponent and 3 bits of the mantissa. Adding half of the last bit first rounds to the nearest code.
@@ -258,10 +267,12 @@ class EightBit(FewBits):
         code = jnp.where(code == 0, (scaled > 9 / 16).astype(jnp.uint32), code)
         code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
         code = jnp.where(size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code))
+        # The sign is bit 7. A NaN and a distance of -0 have sign 0, because neither is less than zero.
         sign = (x < 0).astype(jnp.uint32) << 7
         return (code | sign).astype(jnp.uint8), exponent.astype(jnp.uint8)
 
     def unpack(self, packed: tuple[jax.Array, jax.Array], dtype: Any) -> jax.Array:
+        # byte: (batch, neurons). exponent: (batch, 1), the unit of each example.
         byte, exponent = (part.astype(jnp.uint32) for part in packed)
         code = byte & jnp.uint32(127)
         # The product of the code as a float32 and its unit is exact, because the unit is a power of two.
@@ -270,7 +281,7 @@ class EightBit(FewBits):
         return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
 
     def lost(self, packed: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """True for distances stored as zero or the least magnitude. The format cannot resolve smaller ones."""
+        """Return True for distances stored as zero or the least magnitude. The format cannot resolve smaller ones."""
         codes, _ = packed
         return codes % self.sign <= 1
 

@@ -1,4 +1,4 @@
-"""Slopes as wide as the potentials are spread."""
+"""Surrogate widths that match the spread of the potentials."""
 
 from __future__ import annotations
 
@@ -34,48 +34,48 @@ def match_widths(
     mask: ArrayLike | None = None,
     key: Any = None,
 ) -> Network:
-    r"""The network with slopes as wide as its potentials are spread.
+    r"""Match the widths of the surrogates of a network to the spread of its potentials.
 
-    The half-width at half of the peak of each layer's surrogate becomes
+    The half-width at half maximum of each layer's surrogate derivative (slope) becomes
 
     .. math:: w = r\, \sigma_U,
 
     with :math:`\sigma_U` the standard deviation of the distance between potential and threshold, before the spike, over
-    all steps, examples and neurons of the layer. So neurons see a slope where they are, neither too narrow for most
-    of them nor so wide that it says nothing of the threshold.
+    all steps, examples and neurons of the layer. The slope then covers most neurons, and is still specific to the
+    threshold.
 
     Parameters
     ----------
     network : Network
         Its layers may have weights of any kind.
     inputs : array_like or dict
-        As the network takes them, ``(steps, examples, inputs)``: a batch of the training data say.
+        Inputs of the network, ``(steps, examples, inputs)``, for example a training batch.
     ratio : float, default 1.0
         :math:`r > 0`, dimensionless.
     keep : {"peak", "area"}
-        What stays of a slope as it gets wider.
+        The property of a slope that a new width preserves.
     mask, key : optional
-        As the network takes them.
+        As in a call of the network.
 
     Returns
     -------
     Network
-        With surrogates that are :func:`stretched` by an array, so that another width compiles nothing anew. Layers
-        without a :class:`Surrogate`, such as readouts, stay as they are, and so does the width in a layer whose
-        potentials are all equal. Called on what it has returned, it sets the same widths anew.
+        A network with surrogates that are :func:`stretched` by an array. Another width does not recompile. Layers
+        without a :class:`Surrogate`, such as readouts, are unchanged. So is the width of a layer with constant
+        potentials. A second call replaces the widths that the first call set.
 
     Raises
     ------
     ValueError
-        If a slope has no half-width to be changed.
+        If a slope does not have a half-width.
     TypeError
-        If its parameters are traced: it is not for ``jax.jit``.
+        If the parameters of a surrogate are traced. The function does not support ``jax.jit``.
 
     References
     ----------
     MPD-AGL (Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
-    dynamics", IJCAI) has a rectangle of area 1 with the half-width :math:`\sigma_U`, each time anew: ``keep="area"``
-    on ``ReluGrad`` or any other shape, and :class:`spikegrad.training.AdaptWidths`.
+    dynamics", IJCAI) uses a rectangle of area 1 with the half-width :math:`\sigma_U`, updated in training. This is
+    ``keep="area"`` on ``ReluGrad`` or any other shape, with :class:`spikegrad.training.AdaptWidths`.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def match_widths(
 
 
 def check_choices(owner: str, ratio: Any, keep: Any) -> None:
-    """Raise for a ratio or a choice that no slope can be widened with."""
+    """Raise if the ratio or the choice is invalid."""
     if not (isinstance(ratio, numbers.Real) and 0 < float(ratio) < math.inf):
         raise ValueError(f"{owner}: ratio must be > 0 and finite, got {brief(ratio)}")
     if keep not in _KEEP:
@@ -101,7 +101,7 @@ def check_choices(owner: str, ratio: Any, keep: Any) -> None:
 
 
 def spreads(network: Network, inputs: Any, **options: Any) -> dict[Name, jax.Array]:
-    """The standard deviation of each layer's distance to the threshold, or of its potential if none is known.
+    """Return the standard deviation of each layer's distance to the threshold, or of its potential if it is unknown.
 
     JAX can trace this, but not :func:`with_widths`.
     """
@@ -112,7 +112,7 @@ def spreads(network: Network, inputs: Any, **options: Any) -> dict[Name, jax.Arr
 
 
 def with_widths(network: Network, deviations: Mapping[Name, Any], ratio: float, keep: str) -> Network:
-    """The network whose slopes have half-widths of so many deviations."""
+    """Set the half-widths of the slopes to ``ratio`` times the standard deviations."""
     changed = {}
     for name, layer in network.graph.layers.items():
         surrogate = surrogate_of(layer.cell)
@@ -130,7 +130,7 @@ def _widened(surrogate: Surrogate, width: Any, keep: str) -> Surrogate:
     base, before = _before_widening(curve_of("match_widths", surrogate), keep)
     natural = measure(base).half_width
     if not 0 < natural < math.inf:
-        raise ValueError(f"match_widths: the slope of {brief(base)} has no half-width to be changed")
+        raise ValueError(f"match_widths: surrogate must have a finite half-width > 0, got {brief(base)}")
     factor = float(width) / natural
     factor = jnp.asarray(factor if 0 < factor < math.inf else before, jnp.result_type(float))
     curve: Surrogate = Stretched(base, factor)
@@ -138,7 +138,7 @@ def _widened(surrogate: Surrogate, width: Any, keep: str) -> Surrogate:
 
 
 def _before_widening(curve: Surrogate, keep: str) -> tuple[Surrogate, Any]:
-    """What a curve was before it was given a width in this way, and by how much it is wider since."""
+    """Return the curve before an earlier call, and the factor by which that call widened it."""
     inner = curve
     if keep == "area" and isinstance(curve, Scaled) and isinstance(curve.surrogate, Stretched):
         inner = curve.surrogate

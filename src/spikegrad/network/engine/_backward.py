@@ -1,4 +1,4 @@
-"""The backward pass over one segment: it rebuilds outputs and sends each cotangent to its source."""
+"""The backward pass over one segment. It rebuilds outputs and adds each cotangent to its source."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ def backward(over: Sequence, first: Any, us: dict, pasts: dict, kept: dict, carr
     """Run backward over a segment. Carry: the cotangents of states and pasts after it, and the gradients."""
     chunk, back = over.part.chunk, _Rebuilding(over, first, us, pasts, kept)
 
-    # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk, (batch, neurons), those
-    # of the pasts, (depth, batch, neurons), and the gradients. Those of the inputs are stacked: (chunks, chunk, batch,
-    # inputs).
+    # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk, (batch, neurons),
+    # cotangents of the pasts, (depth, batch, neurons), and the gradients. Cotangents of inputs are stacked: (chunks,
+    # chunk, batch, inputs).
     def body(carry, i):
         (ct_states, ct_ends, grads), (ct_outs, ct_pre_spike) = carry, window_of(ct_shown, first + i * chunk, chunk)
         cts = _Cotangents(back, i, ct_states, grads, ct_outs, ct_pre_spike)
         # The order matters: a source needs all cotangents of its outputs before its own steps run. Its readers are in
-        # later components, or read a past, whose cotangent belongs to earlier chunks.
+        # later components. A reader of a past adds to the cotangent of earlier chunks.
         cts.ended(ct_ends)
+        # Components are sorted with sources first, so the reverse order runs all readers before a source.
         for names in reversed(over.components):
             cts.of_component(names)
         ct_inputs = {
@@ -47,15 +48,17 @@ class _Cotangents:
     def __init__(self, back, i, ct_states, grads, ct_outs, ct_pre_spike):
         self.back, self.i, self.over = back, i, back.over
         self.masks, self.places = back.masks(i), back.places(i)
+        # copies, because the methods below replace entries, and the arguments belong to the carry of the scan
         self.states, self.grads, self.pre_spike = dict(ct_states), dict(grads), ct_pre_spike
         sources = (*self.over.inputs, *self.over.nodes)
         self.outs = {source: [ct_outs[source]] if ct_outs.get(source) is not None else [] for source in sources}
-        """Of each source's outputs, (chunk, batch, ...)."""
+        """The cotangents of each source's outputs, (chunk, batch, ...), to be added."""
         self.pasts: dict[Name, list] = {source: [] for source in sources}
-        """Of its past before the chunk, (depth, batch, ...)."""
+        """The cotangents of each source's past before the chunk, (depth, batch, ...), to be added."""
 
     def ended(self, ct_ends):
         """Add the cotangents of the pasts after the chunk."""
+        # A past after the chunk contains outputs of this chunk and, if it is longer, of the past before.
         for source, ct in ct_ends.items():
             self._to_source(source, lambda past, outs: after(past, outs, self.places), ct, within=True)
 
@@ -72,13 +75,13 @@ class _Cotangents:
         for edge in edges:
             cts = ct_reads[edge.label] if edge.windowed else (ct_reads[edge.label],)
             for lag, ct in zip(edge.lags, cts, strict=True):
-                if ct is None:  # integers have none
+                if ct is None:  # integers do not have a cotangent
                     continue
-                if lag == 0:
+                if lag == 0:  # all of ct belongs to outputs of this chunk
                     self.outs[edge.source].append(ct)
                     continue
-                # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth, batch, neurons), and
-                # the others to outputs of this chunk.
+                # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth, batch, neurons).
+                # Later steps belong to outputs of this chunk.
                 one = Edge(edge.label, edge.source, (lag,))
 
                 def view(past, outs, one=one):
@@ -92,6 +95,8 @@ class _Cotangents:
             self._of_join(*names)
             return
         ct_given = self._of_steps(component)
+        # ct_given: (chunk, batch, neurons) for the products of a layer, and (chunk, batch, ...) for the reads of a
+        # join.
         for name in reversed(names):
             if name in component.layers:
                 self._of_weights(name, ct_given[name])
@@ -100,23 +105,24 @@ class _Cotangents:
 
     def _of_join(self, name):
         if not self.outs[name]:
-            return  # nothing reads it
+            return  # it has no readers, so its cotangent is zero
         join, edges = self.over.joins[name], self.over.hoisted[name]
 
         def run(arrays, reads):
             return tree_keep(self.masks.active, join.over_chunk(reads, arrays))
 
+        # reads: (chunk, batch, ...). A join has no state, so one pullback covers all steps of the chunk.
         reads = self.back.reads(edges, self.i)
         new, ct_reads = pullback(run, _total(self.outs[name]), join.arrays, reads)
         self.grads[name] = plus(self.grads[name], new)
         self._send(edges, ct_reads)
 
     def _of_steps(self, component):
-        """Phase 1, the steps one by one: see :meth:`Component.backward_steps`."""
+        """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`."""
         over, back, i, layers = self.over, self.back, self.i, component.layers
         given = over.given({name: back.reads(over.hoisted[name], i) for name in component.nodes})
-        # The outputs of the whole chunk are known here, so one product of (chunk, batch, inputs) and a matrix computes
-        # the currents of all steps.
+        # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a matrix computes the
+        # currents of all steps, (chunk, batch, neurons).
         currents = {
             name: layer.current((given[name], back.reads(over.within[name], i)), layer.call_chunk)
             for name, layer in layers.items()
@@ -143,11 +149,12 @@ class _Cotangents:
         self.states |= states
         self.grads |= grads
         for source, ct in pasts.items():
+            # The steps carry only the newest outputs of a past. Older outputs get zeros.
             self.pasts[source].append(_padded(ct, back.pasts[source]))
         return ct_given
 
     def _of_weights(self, name, ct):
-        """Phase 2: the weights of a layer, all steps of the chunk at once."""
+        """Run phase 2, the weights of a layer, for all steps of the chunk at once."""
         over, layer = self.over, self.over.layers[name]
         # Each matmul below needs a temporary of the size of its gradient, and rebuilt states and outputs of (chunk,
         # batch, neurons). Without barriers, XLA may run the matmuls in parallel and keep all of these arrays alive. The
@@ -168,12 +175,13 @@ class _Cotangents:
         found = dict(self.states)
         for name, (ct_v, ct_out) in self.states.items():
             if name not in self.back.pasts and self.pasts[name]:
+                # A past with depth 1 is the last output in the state: (1, batch, neurons) -> (batch, neurons).
                 found[name] = ct_v, ct_out + _total(self.pasts[name])[0]
         return found
 
 
 class _Rebuilding(NamedTuple):
-    """Rebuilds the states, outputs and pasts of a segment from the residuals."""
+    """Functions that rebuild the states, outputs and pasts of a segment from the residuals."""
 
     over: Sequence
     first: Any
@@ -189,6 +197,7 @@ class _Rebuilding(NamedTuple):
 
     def pre_spike(self, name, t, i):
         """Return the pre-spike state of a layer at step t of chunk i."""
+        # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only.
         return self.over.layers[name].load(self.over.plan.storage, jax.tree.map(lambda k: k[i, t], self.kept[name]))
 
     def steps(self, name, i):
@@ -197,6 +206,7 @@ class _Rebuilding(NamedTuple):
         start, fire = over.starts[name], over.layers[name].fire
         masks = self.masks(i)
 
+        # Before its first valid step, an example has the initial state.
         def ended(t, mask):
             started = None if mask.active is None else mask.active | mask.started
             return tree_where(started, fire(self.pre_spike(name, t, i), mask.number), start)
@@ -224,7 +234,7 @@ class _Rebuilding(NamedTuple):
             return self.steps(source, i)[0][1][:1]
         over, old = self.over, self.pasts[source]
         depth, at = len(old), self.first + i * over.part.chunk
-        # No outputs are kept. The pre-spike states fire again to give them.
+        # Outputs are not stored. The pre-spike states fire again.
         back = jnp.arange(depth) - depth
         order: Any = None
         if (active := over.masks.active) is None:
@@ -256,7 +266,7 @@ class _Rebuilding(NamedTuple):
             kept = pick(jax.tree.map(merge_leading, self.kept[source]), steps)
             numbers = None if over.masks.number is None else pick(over.masks.number, self.first + steps)
             return jax.vmap(lambda kept, number: layer.fire(layer.load(storage, kept), number)[1])(kept, numbers)
-        # A join has no state. Its outputs follow from its sources at the same steps.
+        # The outputs of a join follow from its sources at these steps.
         edges = over.graph.edges[source]
         return over.joins[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
 

@@ -1,8 +1,8 @@
 """Nodes that run step by step together, over one chunk of steps, forward and backward.
 
-In a chain each component has one layer. The backward pass has two phases. Step by step,
-from the last one, it computes the cotangents of states and currents; for these only the transposed products within the
-set must wait. Then, for the chunk as a whole, the gradients of the weights are computed (see ``_layer_vjp``).
+In a chain each component has one layer. The backward pass has two phases. The first runs step by step, from the last
+step, and computes the cotangents of states and currents. Only transposed products within the component depend on later
+steps. The second phase computes the gradients of the weights for the complete chunk (see ``_layer_vjp``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 
 
 class Component:
-    """Layers, and joins that stand between them."""
+    """Layers, and the joins between them."""
 
     def __init__(self, nodes: Mapping[Name, LayerVjp | JoinVjp], within: Mapping[Name, tuple[Edge, ...]], unroll: int):
         self.nodes, self.within, self.unroll = nodes, within, unroll
@@ -58,21 +58,24 @@ class Component:
         storage: Storage | None,
         pre_spike: tuple[Name, ...],
     ):
-        """Return pre-spike states and states after the chunk; outputs, pre-spike states and residuals of each step.
+        """Return pre-spike states and states after the chunk, and outputs, pre-spike states and residuals of all steps.
 
-        Without a ``storage`` there are no residuals.
+        If ``storage`` is None, the residuals are empty.
         """
         nodes = self._as_steps(self.layers, self._joins())
 
-        # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each (batch, neurons), and
-        # the pasts that are read within the steps, (depth, batch, neurons). Slices: what was computed before, the drive
-        # (batch, neurons), or the inputs (batch, ...) if ``per_step``, and the masks of the step.
+        # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each (batch, neurons), and the
+        # pasts that are read within the steps, (depth, batch, neurons). Slices: the drive (batch, neurons), or the
+        # inputs (batch, ...) if ``per_step``, and the masks of the step. Stacked: outputs, requested pre-spike states
+        # and residuals, each (chunk, batch, neurons).
         def step(carry, now):
             us, states, pasts = carry
             given, mask = now
             new = graph_step(nodes, states, pasts, {}, given, mask)
-            # held like the state: the backward pass rebuilds the state from it
+            # A masked step holds the pre-spike state like the state, because the backward pass rebuilds the state from
+            # it.
             us = {name: tree_where(mask.active, new.pre_spike[name], u) for name, u in us.items()}
+            # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks them.
             kept = {} if storage is None else {n: self.layers[n].store(storage, u, mask.number) for n, u in us.items()}
             shown = {name: new.pre_spike[name] for name in self.layers if name in pre_spike}
             return (us, new.states, new.pasts), (new.outputs, shown, kept)
@@ -93,22 +96,26 @@ class Component:
         load: Callable,
         masks: Masks,
     ):
-        """Cotangents of states and pasts before the chunk, gradients added up, and the cotangents of ``given``.
+        """Return cotangents of states and pasts before the chunk, the added gradients, and cotangents of ``given``.
 
-        ``cts`` are those of outputs and pre-spike states of each step. The derivative of ``integrate`` needs the
-        current of the forward pass: ``currents`` has those that were computed for the whole chunk at once.
+        ``cts`` has the cotangents of outputs and pre-spike states of each step. The derivative of ``integrate`` needs
+        the current of the forward pass. ``currents`` has the currents that one product computed for all steps of the
+        chunk.
         """
+        # Only these gradients are in the carry. Phase 2 adds the gradients of products that run for a chunk at once.
         trained = {
             name: {k: grads[name][k] for k in node.stepwise if k in grads[name]} for name, node in self.nodes.items()
         }
         states, pasts = befores
-        # The pasts after the chunk have no cotangent here. The caller sends it to the whole past and to the outputs.
+        # The cotangent of the pasts after the chunk starts at zero, because the caller has already added it to the
+        # pasts before the chunk and to the outputs.
         ct_pasts = {name: jnp.zeros_like(pasts[name][0]) for name in self.depths}
 
         # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states after the step, each
-        # (batch, neurons), those of the pasts, and the accumulated gradients of ``stepwise``, in the shapes of their
-        # arrays. Slices: the cotangents of outputs and pre-spike states, the states before the step and ``given``,
-        # each (batch, neurons).
+        # (batch, neurons), cotangents of the pasts, and the accumulated gradients of ``stepwise``, in the shapes of
+        # their arrays. Slices: the cotangents of outputs and pre-spike states, the states before the step and
+        # ``given``, each (batch, neurons). Stacked: the cotangents of ``given``, each (chunk, batch, neurons), for
+        # phase 2.
         def step(carry, now):
             ct_states, ct_pasts, grads = carry
             t, (ct_outs, ct_shown), states, pasts, given, currents, mask = now
@@ -132,6 +139,7 @@ class Component:
                     {name: new.pre_spike[name] for name in ct_shown},
                 )
 
+            # Differentiate with respect to the arrays in the carry only. All other arrays are constants of the step.
             mine = {name: {k: self.nodes[name].arrays[k] for k in own} for name, own in grads.items()}
             new, ct_states, ct_pasts, ct_given = pullback(
                 again, (ct_states, ct_pasts, ct_outs, ct_shown), mine, states, pasts, given
@@ -158,6 +166,7 @@ class _Rebuilt(NamedTuple):
 
     def current(self, given: Any) -> jax.Array:
         hoisted, reads = given
+        # If the current is known, only the derivative of this sum is used, and XLA removes its value.
         current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
         return current if self.known_current is None else known(self.known_current, current)
 
@@ -168,6 +177,6 @@ class _Rebuilt(NamedTuple):
         return _summed(self.layer.fire(_summed(u), number))
 
 
-# Identity, whose cotangents are summed before JAX passes them on. It fixes the order of sums in the backward pass, so
-# rounding does not depend on the number of times that a function of a cell uses its argument.
-_summed = functools.partial(in_reverse_mode_alone, "Network: the backward pass has no forward mode")
+# Identity that sums the cotangents of its uses before JAX passes them on. It fixes the order of sums in the backward
+# pass, so rounding does not depend on the number of times that a function of a cell uses its argument.
+_summed = functools.partial(in_reverse_mode_alone, "Network: the backward pass supports reverse mode only")

@@ -1,24 +1,23 @@
-"""Convolutions in the form that is fast within a loop.
+"""Convolutions in the form that is fast inside a loop.
 
-XLA's fast convolution on CPU takes images in the order ``NHWC`` and kernels in the order ``HWIO``. The compiler brings
-every other order into this one by transposes, but only in the outermost computation of a program: what stands in the
-body of a loop is left as it is, and a convolution in another order then runs in plain nested loops. The derivatives of
-a convolution are convolutions in other orders, whatever the order of the convolution itself: the gradient of a kernel
-takes channels for examples, and examples for channels. Within a loop over time they cost 20 to 100 times what they
-cost outside of one.
+XLA's fast convolution on CPU takes images in the order ``NHWC`` and kernels in the order ``HWIO``. The compiler
+transposes other orders to this one, but only in the outermost computation of a program. It does not change the body of
+a loop, and a convolution in another order then runs in plain nested loops. The derivatives of a convolution always use
+other orders: the gradient of a kernel swaps the axes of channels and examples. Inside a loop over time they take 20 to
+100 times as long as outside.
 
-So the transposes are made here, where the function of a layer and its derivatives stand as equations:
+So this module inserts the transposes, into the equations of a layer's function and of its derivatives:
 
 ==================  ===============================  ==============================
 convolution         canonical form                   results
 ==================  ===============================  ==============================
-in any order        transposed, then in order        the same bits
-in groups of the    the groups as groups of          a sum in another order:
-batch               channels, which is as fast       equal but for rounding
+in any order        transposed, then in order        bit-identical
+in groups of the    the groups as groups of          equal up to rounding, because
+batch               channels, which is as fast       the order of the sum differs
 ==================  ===============================  ==============================
 
-The gradient of the kernel of a grouped convolution is the one that comes in groups of the batch. On other platforms
-the equations stay as they were; which platform it is shows when a program is lowered, and costs nothing.
+The gradient of the kernel of a grouped convolution has groups of the batch. On other platforms the equations do not
+change. The platform is known when JAX lowers a program, so the choice costs nothing at run time.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ _NESTED = frozenset(
         *("cond", "scan", "while"),
     }
 )
-"""Primitives, by the names that versions of JAX gave them, whose jaxprs may be replaced by others of the same types."""
+"""Primitives that accept replaced jaxprs of equal types. The names are from all supported versions of JAX."""
 _FEW = 4
-"""Up to so many channels in each group, plain nested loops are the faster ones: by a factor of 2 at 4, and 40 at 1."""
+"""Up to this number of channels per group, plain nested loops are faster: by a factor of 2 at 4, and of 40 at 1."""
 
 
 def canonical(function: Callable) -> Callable:
-    """The function with each convolution in canonical form. Arguments and results are pytrees of arrays."""
+    """Convert each convolution of a function to canonical form. Arguments and results are pytrees of arrays."""
 
     def rewritten(*args):
-        # partial makes a new function, since JAX may keep what it traced for one that it has seen
+        # JAX may cache the trace of a function object, so ``partial`` makes a new one
         closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*args)
         of, consts = equations(closed)
         out = evaluate(of, *consts, *jax.tree.leaves(args), run=_bind_canonical)
@@ -61,7 +60,7 @@ def canonical(function: Callable) -> Callable:
 
 
 def has_convolution(jaxpr: Any) -> bool:
-    """Whether any equation is a convolution, those of nested jaxprs included."""
+    """Return True if any equation is a convolution, including nested jaxprs."""
     return any(
         eqn.primitive.name == _CONVOLUTION or any(map(has_convolution, _jaxprs(list(eqn.params.values()))))
         for eqn in jaxpr.eqns
@@ -83,14 +82,14 @@ def _bind_canonical(equation: Any, operands: list) -> list:
 
 
 def _rewrite_nested(param: Any) -> Any:
-    """A parameter with its convolutions in canonical form, if it is a jaxpr that has any; the types stay."""
+    """Convert the convolutions of a parameter that is a jaxpr. Its types do not change."""
     if not hasattr(param, "eqns") or not has_convolution(param):
         return param
     of, consts = equations(param)
     new = jax.make_jaxpr(functools.partial(evaluate, of, *consts, run=_bind_canonical))(
         *[var.aval for var in of.inputs[len(consts) :]]
     )
-    return new if hasattr(param, "consts") else new.jaxpr  # JAX had jaxprs that hold their constants, and others
+    return new if hasattr(param, "consts") else new.jaxpr  # a closed jaxpr has constants
 
 
 def _convolve(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -101,7 +100,7 @@ def _convolve(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> 
 
 
 def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether the canonical form is another one, and the faster one."""
+    """Return True if the canonical form differs and is faster."""
     numbers, spatial = params["dimension_numbers"], x.ndim - 2
     known = x.dtype == kernel.dtype and jnp.issubdtype(x.dtype, jnp.floating) and 1 <= spatial <= 3
     if params["batch_group_count"] > 1:
@@ -112,13 +111,13 @@ def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
 
 
 def _numbers(spatial: int) -> jax.lax.ConvDimensionNumbers:
-    """``NHWC, HWIO -> NHWC``, for any number of spatial axes."""
+    """Return ``NHWC, HWIO -> NHWC``, for any number of spatial axes."""
     image = (0, spatial + 1, *range(1, spatial + 1))
     return jax.lax.ConvDimensionNumbers(image, (spatial + 1, spatial, *range(spatial)), image)
 
 
 def _canonical(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution in canonical form, by transposes of its operands and of its result."""
+    """Apply a convolution in canonical form. Transpose its operands and its result."""
     (n, c, *at), (o, i, *window), (out_n, out_c, *out_at) = params["dimension_numbers"]
     x, kernel = x.transpose(n, *at, c), kernel.transpose(*window, i, o)
     changed: dict = {"dimension_numbers": _numbers(len(at))}

@@ -1,9 +1,9 @@
-"""Functions as equations, so that whatever they close over becomes an argument.
+"""Functions as equations. The arrays that a function closes over become an argument.
 
-A weight may be any function: a lambda, a module of a framework, a bound method. The loop has a derivative of its own,
-and a function with a derivative of its own gets gradients for its arguments alone: an array that a user's function
-closes over would get none. So each function is traced once, and the arrays found in it are handed to the loop as
-arguments. The equations are then run wherever the function is needed.
+A weight may be any function: a lambda, a module of a framework, a bound method. The loop over time defines a custom
+derivative. JAX gives a function with a custom derivative gradients only for its arguments. An array that a user's
+function closes over would get no gradient. So each function is traced once, and its arrays are passed to the loop as
+arguments. The loop evaluates the equations instead of the function.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..._compat import bind_over_any_axes, equations, evaluate, zeros_like
 from ..._pytree import inexact, is_inexact, merge, split
 
 Arrays = list
-"""What a function closes over, in the order of its equations."""
+"""The arrays that a function closes over, in the order of its equations."""
 
 
 def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
-    """``call`` and ``arrays`` such that ``call(arrays, *args)`` is ``function(*args)`` for arguments like these.
+    """Return ``call``, ``arrays`` and the jaxpr of a function.
 
-    The third value is the jaxpr.
+    ``call(arrays, *args)`` equals ``function(*args)`` for arguments like the examples.
     """
-    # partial makes a new function: JAX keeps what it traced for one that it has seen, and a user's may have changed
+    # JAX may cache the trace of a function object, and a user's function may have changed. ``partial`` makes a new one.
     closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*example)
     of, consts = equations(closed)
     structure = jax.tree.structure(shape)
@@ -39,14 +39,14 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
 
 
 def depends(function: Callable, first: Any, *others: Any) -> Any:
-    """The structure of the outputs of a function, with True for each that depends on its first argument."""
+    """Return the structure of a function's outputs, with True for each output that depends on the first argument."""
     closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(first, *others)
     given = [True] * len(jax.tree.leaves(first)) + [False] * len(jax.tree.leaves(others))
     return jax.tree.structure(shape).unflatten(_follow(closed, given))
 
 
 def _follow(jaxpr: Any, given: list[bool]) -> list[bool]:
-    """The outputs of equations that depend on any of the inputs for which ``given`` is True."""
+    """Return True for each output of a jaxpr that depends on an input with ``given`` True."""
     of, consts = equations(jaxpr)
     reached = {var for var, yes in zip(of.inputs[len(consts) :], given, strict=True) if yes}
     for equation in of.equations:
@@ -64,7 +64,7 @@ def zero_cotangent(tree: Any) -> Any:
 
 
 def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
-    """Cotangents of the arguments, with None for what has no derivative, which ``cotangent`` has as well."""
+    """Return the cotangents of the arguments. Leaves without a derivative are None, also in ``cotangent``."""
     given, others = split(args, lambda _, leaf: is_inexact(leaf))
     _, back = jax.vjp(lambda *given: inexact(function(*merge(given, others))), *given)
     return back(cotangent)
@@ -76,7 +76,7 @@ def known(value: jax.Array, computed: jax.Array) -> jax.Array:
 
 
 # A forward-mode rule, because JAX can transpose it and differentiate it again. In a second derivative, ``value`` also
-# has a derivative with respect to the residuals, from which it was read.
+# has a derivative with respect to its residual.
 @jax.custom_jvp
 def _with_derivative_of(value, computed):
     del computed

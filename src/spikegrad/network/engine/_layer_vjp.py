@@ -1,24 +1,24 @@
 """Layers and joins as equations, over one chunk of steps.
 
-A layer is used as these functions, each with the arrays that it closes over as an argument (see ``_functions``):
+A layer consists of these functions. Each takes the arrays that it closes over as an argument (see ``_functions``):
 
 =========  ======================================  ==============================================
-a label    what an edge reads -> ``W x``           one for each edge, such as ``weight`` and ``recurrent``
-bias       ``W x`` -> ``W x + b``                  of the first edge that need not wait
-integrate  state, current -> pre-spike state       waits for the step before
-fire       pre-spike state, keys -> state, output  elementwise; keys of spikes that are drawn, or None
-encode     pre-spike state -> distance, rest       elementwise; see ``_storage``
+a label    read of an edge -> ``W x``              one for each edge, such as ``weight`` and ``recurrent``
+bias       ``W x`` -> ``W x + b``                  on the first edge outside loops
+integrate  state, current -> pre-spike state       depends on the previous step
+fire       pre-spike state, keys -> state, output  elementwise, with keys for stochastic spikes, or None
+encode     pre-spike state -> distance, rest       elementwise, see ``_storage``
 decode     distance, rest -> pre-spike state       elementwise
-at_rest    rest -> distance of a neuron at rest    elementwise; see ``_storage``
+at_rest    rest -> distance of a neuron at rest    elementwise, see ``_storage``
 =========  ======================================  ==============================================
 
-What waits for nothing is computed for all steps of a chunk at once, as one product of ``(chunk, batch, inputs)`` and a
-matrix. The gradients of the weights, each a sum over all steps and examples, are computed for the chunk as a whole too,
-after the steps (see ``_component``).
+Products that do not depend on earlier steps are computed for a chunk at once, as one product of ``(chunk, batch,
+inputs)`` and a matrix. The gradient of a weight is a sum over steps and examples. It is also computed for a chunk at
+once, after the steps (see ``_component``).
 
-A convolution is no matrix product: many steps of it at once are no faster, take more memory, and would merge the axis
-of the examples, over which devices may share the work, with that of the steps. A layer that contains one takes its
-products step by step.
+A convolution is not a matrix product. Many steps of it together are not faster and take more memory. They would also
+merge the axis of examples with the axis of steps, and devices may shard the examples. So a layer with a convolution
+computes its products step by step.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
 
 Gradients: TypeAlias = dict[str, Any]
-"""By function, a gradient for each of its arrays; None for integers."""
+"""Gradients by function, one for each of its arrays. None for integers."""
 
 
 WITHOUT_GRADIENT = ("encode", "decode", "at_rest", "key")
-"""The functions whose arrays do not get a gradient."""
+"""Functions with arrays that do not get a gradient."""
 DRIVE = ""
 """The label of the current from edges outside loops."""
 
@@ -68,11 +68,11 @@ class TracedLayer(NamedTuple):
     per_step: bool
     """If True, the layer contains a convolution and computes its products step by step."""
     encoded: Any
-    """Shapes and dtypes of what ``encode`` returns; None if the cell has none."""
+    """Shapes and dtypes of the result of ``encode``. None if the cell does not define it."""
     needs_magnitude: bool
-    """Whether spikes depend on more of the distance to the threshold than its sign."""
+    """If True, spikes depend on the value of the distance to the threshold, besides its sign."""
     graded: bool
-    """Whether outputs are real numbers instead of counts."""
+    """If True, outputs are real numbers instead of counts."""
     number: int
     """The number of the layer, used for its keys."""
     examples: int | None
@@ -94,15 +94,17 @@ def trace(
 
     For stochastic spikes, the arrays contain the key.
     """
+    # reads: {label: (batch, inputs)}. state: (v, output), each (batch, neurons).
     layer, looped, connections = graph.nodes[name], graph.looped[name], graph.connections(name)
     calls, arrays, matrices, convolutional = {}, {}, set(), []
 
     def add(name, function, *example):
+        # The arrays become arguments, because the custom derivative of the loop gives gradients only to arguments.
         calls[name], arrays[name], jaxpr = close(function, *example)
         convolutional.append(has_convolution(jaxpr))
 
     v, _ = state
-    current = current_of(layer, connections, looped, reads)  # for its dtype: that of the sum of all products
+    current = current_of(layer, connections, looped, reads)  # (batch, neurons), in the dtype of the complete sum
     for n, (edge, weight) in enumerate(connections):
         label, first = edge.label, n == 0 and edge.label not in looped
         if (matrix := matrix_of(weight)) is not None and is_float(matrix) and matrix.ndim == 2:
@@ -113,10 +115,11 @@ def trace(
         elif first:
             add(label, functools.partial(product, weight, name=label), reads[label])
         else:
+            # All later products are added to the current, so they are cast to its dtype first.
             cast = functools.partial(_product_as, current.dtype, weight, label)
             add(label, cast, reads[label])
-    # The bias is added to the first product. Without an edge outside loops, zeros replace it, so that the order of
-    # the sum is the same in all modes.
+    # The bias is added to the first product. Without an edge outside loops, zeros replace it. The order of the sum is
+    # then equal in all modes.
     edge, weight = connections[0]
     began = product(weight, reads[edge.label], edge.label)
     began = zeros_like(began) if edge.label in looped else began
@@ -126,6 +129,7 @@ def trace(
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
     number, keys = graph.numbers[name], None
     if key is not None and is_stochastic(layer.cell):
+        # One key of the call is an argument like an array. ``fire`` derives the keys of a step from it, (batch,).
         arrays["key"], keys = [key], keys_of(key, None, number, examples)
     add("fire", lambda u, keys: fire(layer.cell, u, keys), u, keys)
     encoded = None
@@ -134,8 +138,11 @@ def trace(
         encoded = layer.cell.encode(u)
         add("decode", layer.cell.decode, *encoded)
         if encoded[0] is not None:
+            # A cell without a threshold has no distance, and the storage needs no distance at rest.
             add("at_rest", distance_at_rest(layer.cell, encoded, current.shape), encoded[1])
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
+    # Static values only: shapes, labels and functions without arrays. The arrays are returned separately, because the
+    # loop must get them as arguments.
     traced = TracedLayer(
         calls,
         tuple(edge for edge, _ in connections),
@@ -161,6 +168,7 @@ def trace_all(
     """
     traced, arrays, pre_spike = {}, {}, {}
     examples = examples_of(next(iter(outputs.values())))
+    # A layer may read the last output of a later layer, so all of them are known before the loop below.
     outputs = {**outputs, **{name: out for name, (_, out) in states.items()}}
 
     # Examples of all reads, (batch, ...). Only their shapes and dtypes matter.
@@ -170,6 +178,7 @@ def trace_all(
     for name, node in graph.nodes.items():
         reads = {edge.label: edge.read(functools.partial(one, edge.source)) for edge in graph.edges[name]}
         if isinstance(node, Join):
+            # Later nodes read the output of a join in this step, so it runs once on the examples.
             outputs[name] = node.function(*reads.values())
             call, own, jaxpr = close(lambda reads, node=node: node.function(*reads.values()), reads)
             traced[name], arrays[name] = TracedJoin(call, graph.edges[name], has_convolution(jaxpr)), {"function": own}
@@ -201,11 +210,12 @@ class JoinVjp:
         return self.traced.call(self.arrays["function"], reads)
 
     def over_chunk(self, reads: dict[str, Any], arrays: dict[str, Arrays] | None = None) -> jax.Array:
-        """The outputs of a chunk, ``(chunk, batch, ...)``."""
+        """Return the outputs of a chunk, ``(chunk, batch, ...)``."""
         own = (arrays or self.arrays)["function"]
-        # A convolution runs step by step, because XLA would merge the axis of steps with that of examples.
+        # A convolution runs step by step, because XLA would merge the axes of steps and examples.
         if self.traced.per_step:
             return jax.lax.map(canonical(functools.partial(self.traced.call, own)), reads)
+        # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the arrays.
         return jax.vmap(self.traced.call, in_axes=(None, 0))(own, reads)
 
 
@@ -214,11 +224,12 @@ class LayerVjp:
 
     def __init__(self, traced: TracedLayer, arrays: dict[str, Arrays], low_memory: bool = False) -> None:
         self.traced, self.arrays, self.low_memory = traced, arrays, low_memory
-        # The loop over steps adds the gradients of these functions. The others are added once per chunk.
+        # The loop over steps adds the gradients of these functions. All other gradients are added once per chunk.
         products = [edge.label for edge in traced.edges] + ["bias"] if traced.per_step else []
         self.stepwise = ("fire", "integrate", *products)
 
     def with_arrays(self, arrays: dict[str, Arrays]) -> LayerVjp:
+        # The backward pass differentiates with respect to some arrays, and replaces only these.
         return LayerVjp(self.traced, {**self.arrays, **arrays}, self.low_memory)
 
     @property
@@ -238,6 +249,8 @@ class LayerVjp:
     def drive(self, reads: dict[str, Any], chunk: int | None = None) -> jax.Array:
         """Return the current from edges outside loops, ``W x + b``, for one step or a chunk."""
         call = self.call if chunk is None else self.call_chunk
+        # Products and sum: (batch, neurons), or (chunk, batch, neurons). The bias is added to the first product, before
+        # the other products, so the order of the sum is equal in all modes.
         first, *others = self._waits_for_nothing
         total = call("bias", call(first, reads[first]) if first else self._none(chunk))
         return functools.reduce(lambda total, label: total + call(label, reads[label]), others, total)
@@ -253,8 +266,8 @@ class LayerVjp:
 
     def hoisted(self, reads: dict[str, Any], chunk: int) -> dict[str, Any]:
         """Return the arguments of the steps of a chunk: products, or their inputs if ``per_step``."""
-        # Products within loops whose source is at least a chunk behind are hoisted as well. They stay separate from the
-        # drive, because the sum must keep its order.
+        # A product within a loop is hoisted too if its source is at least a chunk behind. These products stay separate
+        # from the drive, because the sum must keep its order. A layer with a convolution gets its reads.
         if self.traced.per_step:
             return reads
         looped = {label: self.call_chunk(label, read) for label, read in reads.items() if label in self.traced.looped}
@@ -277,43 +290,49 @@ class LayerVjp:
         return self.call("integrate", v, current)
 
     def fire(self, u: State, number: Any) -> LayerState:
-        """State and output after a step, of which the number matters where spikes are drawn."""
+        """Return state and output after a step. Only stochastic spikes depend on its number."""
+        # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward pass calls this again
+        # and draws equal spikes, because the keys depend only on these numbers.
         key = self.arrays.get("key")
         keys = None if key is None else keys_of(key[0], number, self.traced.number, self.traced.examples)
         return self.call("fire", u, keys)
 
     def store(self, storage: Storage, u: State, number: Any) -> Any:
-        """What is kept of a pre-spike state."""
+        """Return the residual of a pre-spike state."""
+        # u, and both results of ``encode``: (batch, neurons). A cell without ``encode`` is stored unchanged.
         if not storage.encodes or self.traced.encoded is None:
             return u
         kept = storage.write(self.call("encode", u), self._at_rest)
         # A step depends only on the sign of the distance, and every storage preserves signs. Graded and stochastic
-        # spikes depend on its value, so the stored value may have to move for the backward pass to fire the same
-        # spikes.
+        # spikes depend on its value, so the stored value may have to move until the backward pass fires these spikes
+        # too.
         if not self.traced.needs_magnitude:
             return kept
         spikes = self.fire(u, number)[1]
         return storage.settle(kept, lambda kept: self.fire(self.load(storage, kept), number)[1] == spikes)
 
     def load(self, storage: Storage, kept: Any) -> State:
-        """The pre-spike state again."""
+        """Restore the pre-spike state from its residual."""
         if not storage.encodes or self.traced.encoded is None:
             return kept
+        # ``encoded`` has the shapes and dtypes of the cell, because the stored arrays have fewer bits.
         return self.call("decode", *storage.read(kept, self.traced.encoded, self._at_rest))
 
     def backward_looped(self, grads: Gradients, reads: dict[str, Any], ct_current: jax.Array) -> Gradients:
         """Add the gradients of the weights within loops."""
+        # read: (chunk, batch, inputs). ct_current: (chunk, batch, neurons). The steps have already sent the cotangents
+        # of these reads to their sources, so only the gradients are used.
         return {**grads, **{k: self._add(k, grads[k], read, ct_current)[0] for k, read in reads.items()}}
 
     def backward_hoisted(
         self, grads: Gradients, reads: dict[str, Any], cts: dict[str, Any]
     ) -> tuple[Gradients, dict[str, Any]]:
-        """Add the gradients of the other weights, and return the cotangents of their reads."""
+        """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
         if self.traced.per_step:
-            return grads, cts
-        # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
-        # ct: (chunk, batch, neurons). All products enter the same sum, so each gets the cotangent of the current. The
-        # first product also passes the bias, which may change its dtype.
+            return grads, cts  # the loop over steps has added these gradients, and ``cts`` belong to the reads
+        # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples. ct: (chunk, batch,
+        # neurons). All products are terms of one sum, so each gets the cotangent of the current. The first product also
+        # passes the bias, which may change its dtype.
         first, *_ = self._waits_for_nothing
         began = self.call_chunk(first, reads[first]) if first else self._none(len(cts[DRIVE]))
         bias, ct_first = pullback(self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], began)
@@ -324,11 +343,14 @@ class LayerVjp:
         return grads, ct_reads
 
     def _add(self, name, grad, x, ct):
-        """The gradient of the arrays of a product, added to another, and the cotangent of its inputs."""
+        """Add the gradient of the arrays of a product to ``grad``. Return the sum and the cotangent of the inputs."""
+        # x: (chunk, batch, inputs). ct: (chunk, batch, neurons).
         if name not in self.traced.matrices:
+            # A function: JAX's gradient of the vmapped call is already summed over the steps.
             new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
             return plus(grad, new), ct_x
-        # The gradient of a matrix is added in place, in parts if memory is scarce.
+        # The gradient of a matrix is added in place, in parts if memory is scarce. ct_x: (chunk, batch, inputs). XLA
+        # removes this product if the caller does not use it.
         (ct_x,) = pullback(functools.partial(self.call_chunk, name), ct, x)
         add = _add_in_parts if self.low_memory else _add_product
         return [add(grad[0], self.arrays[name][0], x, ct)], ct_x
@@ -339,13 +361,14 @@ def plus(a: Any, b: Any) -> Any:
 
 
 def _add_product(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
-    """``grad`` plus the sum of ``x^T ct`` over all leading axes, which stay apart as in ``times_matrix``."""
+    """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes, without merging them (``times_matrix``)."""
+    # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
     return grad + contract_leading(x.astype(matrix.dtype), ct.astype(matrix.dtype), like=matrix)
 
 
 def _add_in_parts(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
-    """The same. A large product is made a part at a time, which takes room for a part, and a little more time."""
-    # Smaller matrices are done at once, because their temporary is small beside the residuals.
+    """Like :func:`_add_product`, in parts for a large matrix. This needs less memory and slightly more time."""
+    # The temporary of a smaller matrix is small compared with the residuals, so one part is enough.
     parts = math.gcd(len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1)
     if parts == 1:
         return _add_product(grad, matrix, x, ct)

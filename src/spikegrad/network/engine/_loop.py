@@ -1,38 +1,38 @@
-"""The loop over time, with a derivative of its own.
+"""The loop over time with a custom derivative.
 
-``jax.lax.scan`` saves for its backward pass the inputs of its body and what the derivative of its body needs: of
-leaky integrate-and-fire neurons three arrays of ``(steps, batch, neurons)`` for each layer. One is enough. All that
-happens at a spike (the spike, the reset, the slope) is an elementwise function of the state before it, and cheap to
-compute again; the product that led to this state is dear, and is not needed again. So the forward pass keeps the
-pre-spike state of each step, in as many bits as the mode says, and the backward pass rebuilds the rest from it.
+For its backward pass, ``jax.lax.scan`` saves the inputs of its body and the residuals of its body. Leaky
+integrate-and-fire neurons need three arrays of ``(steps, batch, neurons)`` per layer. One is enough. The spike, the
+reset and the slope are elementwise functions of the pre-spike state, and cheap to recompute. The product that led to
+this state is expensive, but its value is not needed again. So the forward pass stores the pre-spike state of each step,
+in the precision of the mode. The backward pass rebuilds all other values from it.
 
 ::
 
-    forward    for each segment                 segments: what is kept is the pre-spike state at their start alone,
-                 for each chunk                           and the backward pass runs them forward again
+    forward    for each segment                 With segments, only the pre-spike state at their start is stored.
+                 for each chunk                 The backward pass runs each segment forward again.
                    for each component, upwards
                      weight products of the chunk, then its steps one by one
 
     backward   for each segment, from the last
                  for each chunk, from the last
                    for each component, downwards
-                     rebuild states and outputs; steps one by one; weight gradients of the chunk
+                     rebuild states and outputs, then steps one by one, then weight gradients of the chunk
 
 =========================  ==============================================================================
 ``inputs``                 ``(steps, batch, features)``
-kept, of each layer        ``(chunks, chunk, batch, neurons)``, or with segments ``(segments, batch, neurons)``
-outputs, of each layer     ``(chunks, chunk, batch, neurons)``, merged at the end into ``(steps, ...)``
-carry, forward             of each layer the last pre-spike state, and the state and output after it; the pasts
+residuals of each layer    ``(chunks, chunk, batch, neurons)``, or with segments ``(segments, batch, neurons)``
+outputs of each layer      ``(chunks, chunk, batch, neurons)``, merged at the end into ``(steps, ...)``
+carry, forward             the last pre-spike state of each layer, the state and output after it, and the pasts
 carry, backward            the cotangents of these states and pasts, and the gradients so far
 =========================  ==============================================================================
 
 A component is one layer, one join, or several of them that read each other (see ``_component``). Joins, and outputs of
-former steps, are rebuilt from the pre-spike states of the layers; nothing else is kept of them. Only where a segment
-begins, the outputs that are still read later are kept as well.
+earlier steps, are rebuilt from the pre-spike states of the layers, and have no residuals. There is one exception: the
+start of a segment stores the outputs that are still read later.
 
-Why the pre-spike state and not the potential after the reset: a reset cannot be undone, a spike can be repeated.
-Rebuilding from checkpoints is Griewank and Walther 2000 ("Algorithm 799: revolve", ACM TOMS 26) with one level;
-chunks of products that need not wait are those of cuDNN's recurrent networks (Appleyard, Kocisky, Blunsom 2016,
+The pre-spike state is stored instead of the potential after the reset, because a reset cannot be undone and a spike can
+be repeated. Rebuilding from checkpoints is from Griewank and Walther 2000 ("Algorithm 799: revolve", ACM TOMS 26), with
+one level. Chunks of independent products are from cuDNN's recurrent networks (Appleyard, Kocisky, Blunsom 2016,
 arXiv:1604.01946).
 """
 
@@ -72,15 +72,20 @@ def run(
     plan: Plan,
     mark: Callable[[Any], Any],
 ) -> tuple[tuple[dict, dict], tuple[dict, dict], dict[Name, Callable]]:
-    """Return the states and pasts after the last step, and of each step the outputs and pre-spike states asked for.
+    """Return the states and pasts after the last step, and the requested outputs and pre-spike states of each step.
 
-    If the network runs in stages, the third value has a function for each layer whose outputs follow from its
-    residuals. It takes the masks. ``mark`` is applied to all arrays with a derivative.
+    If the network runs in stages, the third value has a function of the masks for some layers. It recomputes the
+    outputs of a layer from the residuals, and exists if they determine these outputs exactly. ``mark`` is applied to
+    all arrays with a derivative.
     """
+    # Traced on the first step, because all steps have equal shapes: (steps, batch, features) -> (batch, features).
     traced, arrays, pre_spike = trace_all(graph, {name: x[0] for name, x in inputs.items()}, states, pasts, key)
     length = len(masks.started)
     layers = [equations for equations in traced.values() if isinstance(equations, TracedLayer)]
+    # Chunks are only faster if a layer computes the products of a chunk together.
     parts = plan.parts(length, per_step=all(equations.per_step for equations in layers))
+    # In ``shard_map`` the inputs differ between devices. The weights get their type, because the gradients are in the
+    # carry of the backward scan, and a scan must not change the types of its carry.
     arrays, inputs, starts = mark((match_varying_axes(arrays, like=inputs), inputs, (states, pasts)))
     # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or segment.
     collected, kept = [], []
@@ -88,6 +93,7 @@ def run(
         starts, shown, residuals = _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks)
         collected.append(shown)
         kept.append(residuals)
+    # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
     again = {
         name: Partial(functools.partial(_outputs, equations, plan.storage), arrays[name], [own[name] for own in kept])
         for name, equations in traced.items()
@@ -95,11 +101,14 @@ def run(
     }
     if len(parts) == 1:
         return starts, collected[0], again
+    # (steps of one part, batch, neurons) -> (steps, batch, neurons)
     return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *collected), again
 
 
 def _is_rebuilt_exactly(equations: TracedLayer, plan: Plan) -> bool:
-    """Whether the outputs of a layer follow from its residuals without an error, as spikes do."""
+    """Return True if the residuals of a layer determine its outputs exactly, for example its spikes."""
+    # A storage preserves the sign of the distance, which determines a spike. Graded outputs and stochastic spikes
+    # depend on its value. A cell without a distance, such as a readout, outputs other arrays. Both are rounded.
     if not plan.storage.encodes or equations.encoded is None:
         return True
     distance, _ = equations.encoded
@@ -117,6 +126,7 @@ def _outputs(equations: TracedLayer, storage: Storage, arrays: dict, kept: list,
 
     outs, start = [], 0
     for part in kept:
+        # chunk: (chunk, batch, neurons) per iteration, stacked to (chunks, chunk, batch, neurons) and merged.
         chunks, length, *_ = jax.tree.leaves(part)[0].shape
         numbers = start + jnp.arange(chunks * length).reshape(chunks, length)
         outs.append(merge_leading(jax.lax.map(chunk, (part, numbers))))
@@ -127,6 +137,7 @@ def _outputs(equations: TracedLayer, storage: Storage, arrays: dict, kept: list,
 def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks):
     segmented = part.segment < part.steps
     firsts = np.arange(0, part.steps, part.segment)
+    # The residuals are also a result of the loop if a later stage may rebuild outputs from them.
     onward = plan.staged and not segmented
     whole = part.steps == len(masks.started)
     masks = masks if whole else masks.part(part.start, part.start + part.steps)
@@ -136,6 +147,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     def sequence(arrays, inputs, starts, masks):
         if any("key" in own for own in arrays.values()):
             masks = masks.numbered(part.start)
+        # These modes trade time for memory, so large weight gradients are added in parts.
         low_memory = plan.storage.encodes or segmented
         nodes = {
             name: LayerVjp(equations, arrays[name], low_memory)
@@ -164,6 +176,8 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         (_, ends), (shown, kept) = jax.lax.scan(segment, (pre_spike, starts), firsts)
         return (ends, jax.tree.map(lambda a: merge_leading(merge_leading(a)), shown)), kept
 
+    # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage. To differentiate, JAX
+    # runs ``loop_forward`` and ``loop_backward``.
     @jax.custom_vjp
     def loop(arrays, inputs, pre_spike, starts, masks):
         out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None)
@@ -172,6 +186,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     def loop_forward(arrays, inputs, pre_spike, starts, masks):
         out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage)
         if plan.staged:
+            # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
             kept = jax.tree.map(lambda a: checkpoint_name(a, KEPT), kept)
         return (*out, kept if onward else {}), (arrays, inputs, pre_spike, starts, masks, kept)
 
@@ -180,6 +195,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         if plan.storage.orders < 2:
             residuals, cotangents = _first_order_only(plan.mode, (residuals, cotangents))
         arrays, inputs, pre_spike, starts, masks, kept = residuals
+        # Integers have cotangents of type float0, which ``inexact`` replaces by None. The third cotangent belongs to
+        # the residuals. It is zero, because a later stage gives rebuilt outputs the derivative of the outputs
+        # (``known``).
         (ct_states, ct_pasts), ct_shown, _ = inexact(cotangents)
         over = sequence(arrays, inputs, starts, masks)
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
@@ -188,14 +206,14 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             for name, own in arrays.items()
         }
         grads = match_varying_axes(zero_cotangent(trained), like=inputs)
+        # Carry: cotangents of states, (batch, neurons), and of pasts, (depth, batch, neurons), and the gradients.
         carry = ct_states, ct_pasts, grads
         if not segmented:
             carry, ct_inputs = backward(over, 0, pre_spike, starts[1], kept, carry, ct_shown)
         else:
-            # Scan over segments, from last to first. Carry: the cotangents of states and pasts, (batch, neurons) and
-            # (depth, batch, neurons), and the gradients. Each segment is recomputed from the pre-spike states at its
-            # start. Firing them again gives the states, so the residuals do not contain these (Griewank and Walther
-            # 2000).
+            # Scan over segments, from last to first. Slices: the first step of the segment, and its stored pre-spike
+            # states and pasts. Each segment is recomputed from the pre-spike states at its start. Firing them again
+            # gives the states, so the residuals do not contain these (Griewank and Walther 2000).
             def segment(carry, now):
                 first, (us, pasts) = now
                 *_, kept = over.forward(first, us, pasts, plan.storage)
@@ -205,7 +223,8 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         if not whole:
-            # The argument of the loop is the whole sequence, because a slice of the inputs would be a copy.
+            # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has their shape
+            # (steps, batch, features), with zeros outside of this part.
             ct_inputs = {
                 name: jax.lax.dynamic_update_slice_in_dim(zeros_like(inputs[name]), ct, part.start, 0)
                 for name, ct in ct_inputs.items()
@@ -213,6 +232,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         ct_states, ct_pasts, grads = carry
         ct_arrays = {name: {label: grads[name].get(label) for label in own} for name, own in arrays.items()}
         ct_starts = ct_states, {name: ct_pasts.get(name) for name in starts[1]}
+        # None is a zero cotangent: masks are bools and integers, and no step reads the first pre-spike state.
         return ct_arrays, {name: ct_inputs.get(name) for name in inputs}, None, ct_starts, None
 
     loop.defvjp(loop_forward, loop_backward)
@@ -220,7 +240,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
 
 
 def _first_order_only(mode: str, tree: Any) -> Any:
-    """Identity that raises when differentiated: quantised residuals would pass as constants."""
+    """Return the tree, and raise if it is differentiated. Quantized residuals would otherwise act as constants."""
     return jax.tree.map(lambda leaf: _no_derivative(mode, leaf) if is_inexact(leaf) else leaf, tree)
 
 
@@ -231,4 +251,4 @@ def _no_derivative(mode, x):
 
 @_no_derivative.defjvp
 def _no_derivative_jvp(mode, primals, tangents):
-    raise TypeError(f"Network: mode {mode!r} has a first derivative only; for higher ones use mode 'exact'")
+    raise TypeError(f"Network: mode {mode!r} has a first derivative only; for higher orders use mode 'exact'")

@@ -26,9 +26,9 @@ def run(
     plan: Plan,
     mark: Callable[[Any], Any],
 ) -> tuple[tuple[dict, dict], tuple[dict, dict], dict]:
-    """Return the states and pasts after the last step, and of each step the outputs and pre-spike states asked for.
+    """Return the states and pasts after the last step, and the requested outputs and pre-spike states of each step.
 
-    The third value is empty: JAX keeps the outputs that a later stage reads.
+    The third value is empty, because JAX stores the outputs that a later stage reads.
 
     The scan runs over the time steps. Its carry is the state ``(v, out)`` of each layer, arrays of ``(batch,
     neurons)``, and the pasts, ``(depth, batch, neurons)``.

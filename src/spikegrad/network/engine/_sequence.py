@@ -18,7 +18,7 @@ from ._layer_vjp import JoinVjp, LayerVjp
 
 
 class Sequence:
-    """The arguments of both passes. A pass runs over one segment, which begins at the step ``first`` of the part.
+    """The arguments of both passes. A pass runs over one segment, which starts at the step ``first`` of the part.
 
     ``us`` are the pre-spike states of the step before ``first``, and ``pasts`` are the outputs before it.
     """
@@ -35,6 +35,7 @@ class Sequence:
     ) -> None:
         self.plan, self.part, self.graph, self.nodes = plan, part, graph, nodes
         self.inputs, self.masks, (self.starts, _) = inputs, masks, starts
+        # Layers have states and residuals. Joins are functions of one step.
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
         # The components depend on the length of a chunk: outputs with a delay of at least a chunk are known when the
@@ -50,11 +51,11 @@ class Sequence:
         self.hoisted = {
             name: tuple(edge for edge in edges if edge not in self.within[name]) for name, edges in graph.edges.items()
         }
-        """The edges that are read for the whole chunk at once."""
+        """The edges that are read for all steps of a chunk at once."""
 
     def component(self, names):
         """Return the loop over the steps of these nodes, or None for a single join."""
-        # A single join has no state, so all its steps run at once.
+        # A join does not have a state, so its steps do not depend on each other and run at once.
         if len(names) == 1 and names[0] not in self.layers:
             return None
         return Component(
@@ -62,13 +63,15 @@ class Sequence:
         )
 
     def given(self, reads):
-        """Return the arguments of the steps of a chunk, computed from the reads of the whole chunk."""
+        """Return the arguments of the steps of a chunk, computed from its reads."""
         # Products of a layer: (chunk, batch, neurons). Reads of a join: unchanged, (chunk, batch, ...).
         chunk = self.part.chunk
         return {n: self.layers[n].hoisted(own, chunk) if n in self.layers else own for n, own in reads.items()}
 
     def window(self, start):
         """Return the inputs and masks of a chunk."""
+        # Inputs: (steps, batch, features) of all parts, so the slice starts at the first step of the part. Masks belong
+        # to the part.
         return window_of(self.inputs, self.part.start + start, self.part.chunk), self.masks_of(start)
 
     def masks_of(self, start):
@@ -86,6 +89,7 @@ class Sequence:
         def one(lag):
             if lag == 0:
                 return outs(source)
+            # Outputs at least a chunk old are in the past. They do not need ``outs``, whose steps may not have run yet.
             return young(masks, lag, lagged(past(source), None if lag >= chunk else outs(source), lag, chunk, places))
 
         return edge.read(one)
@@ -116,13 +120,15 @@ class Sequence:
                 found = component.forward(
                     {name: us[name] for name in component.layers},
                     {name: before[name] for name in component.layers},
-                    # The steps carry only the outputs that they read. The whole past moves on once per chunk, below.
+                    # The steps carry only the outputs that they read. The complete past is updated once per chunk,
+                    # below.
                     {name: pasts[name][-depth:] for name, depth in component.depths.items()},
                     self.given(reads),
                     masks,
                     storage,
                     self.plan.pre_spike,
                 )
+                # Later components of the chunk read these outputs, (chunk, batch, ...).
                 for known, new in zip((us, states, outs, shown, kept), found, strict=True):
                     known |= new
             pasts = {source: after(past, outs[source], places) for source, past in pasts.items()}
@@ -134,6 +140,7 @@ class Sequence:
         last = self.number_before(first)
         fired = {name: layer.fire(us[name], last) for name, layer in self.layers.items()}
         carry = us, tree_where(started, fired, self.starts), pasts
+        # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and masks by them.
         starts = first + self.part.chunk * jnp.arange(self.part.segment // self.part.chunk)
         (us, states, pasts), (shown, kept) = jax.lax.scan(chunk, carry, starts)
         return us, (states, pasts), shown, kept
@@ -146,4 +153,5 @@ def _past(source: Name, pasts: dict, states: dict) -> jax.Array:
 
 def window_of(tree: Any, start: Any, length: int) -> Any:
     """Slice a sequence at its place of use, because another layout may need a copy."""
+    # (steps, ...) -> (length, ...). A scan over (chunks, chunk, ...) would need the inputs in this shape.
     return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, length), tree)
