@@ -289,17 +289,17 @@ def test_compositions_reject_invalid_arguments():
         shifted(s, np.ones(2))(jnp.ones(3))
     with refuses(TypeError, "shifted: surrogate must be a Surrogate, got 'sigmoid'"):
         shifted("sigmoid", 1)
-    with refuses(TypeError, "*: Loud has its own __call__, which no setting of the rule reaches"):
+    with refuses(TypeError, "*: Loud overrides __call__, so settings would have no effect"):
         2 * Loud()
-    with refuses(TypeError, f"+: {learnable(s)!r} and Arctan(alpha=1.0) have different settings: set them around the"):
+    with refuses(TypeError, f"+: {learnable(s)!r} and Arctan(alpha=1.0) have different settings; apply the settings"):
         learnable(s) + Arctan()
     for whole in (shifted(SlopeAlone(), 1.0), s + 2 * SlopeAlone()):
-        with refuses(TypeError, "learnable: SlopeAlone defines no surrogate_fun"):
+        with refuses(TypeError, "learnable: SlopeAlone must define surrogate_fun"):
             learnable(whole)
         with refuses(NotImplementedError, "SlopeAlone defines no surrogate_fun"):
             whole.surrogate_fun(0.0)
         assert np.isfinite(jax.grad(whole)(0.5))
-    with refuses(TypeError, "learnable: Written has its own __init__"):
+    with refuses(TypeError, "learnable: Written has a custom __init__"):
         learnable(2 * Written())
     assert float((2 * Written()).surrogate_grad(0.0)) == 2
     for wrong in (jnp.ones(3) * s, shifted(Sigmoid(jnp.ones(3)), 1.0)):

@@ -178,15 +178,15 @@ def test_measure_and_rescaled_reject_invalid_arguments():
         measure("sigmoid")
     with pytest.raises(ValueError, match=r"^measure: each parameter must be one number, got Sigmoid\(alpha=jnp"):
         measure(Sigmoid(jnp.ones(2)))
-    with pytest.raises(TypeError, match=r"^measure: the parameters of .* must be known, not traced"):
+    with pytest.raises(TypeError, match=r"^measure: parameters must be known, got traced ones in"):
         jax.jit(lambda a: measure(Sigmoid(a)).peak)(1.0)
-    with pytest.raises(ValueError, match=r"^rescaled: the slope of LeakyRelu\(alpha=0.1, beta=1.0\) has no half-width"):
+    with pytest.raises(ValueError, match=r"^rescaled: surrogate must have a finite half-width > 0, got LeakyRelu\("):
         rescaled(LeakyRelu(), half_width=1.0)
     with pytest.raises(ValueError, match=r"^rescaled: half_width must be > 0, got -0.3$"):
         rescaled(Sigmoid(), half_width=-0.3)
     with pytest.raises(TypeError, match=r"^rescaled: peak must be a real number or array, got 'high'$"):
         rescaled(Sigmoid(), peak="high")
-    with pytest.raises(ValueError, match=r"^rescaled: the slope of 0.0 \* Sigmoid\(alpha=4.0\) is 0, and no factor"):
+    with pytest.raises(ValueError, match=r"^rescaled: surrogate must have a slope other than 0, got 0.0 \* Sigmoid"):
         rescaled(0 * Sigmoid(), peak=1.0)
     assert math.isnan(measure(stretched(SquarewaveFourierSeries(20), 1e5)).area)
 

@@ -161,7 +161,7 @@ def test_names_of_other_libraries_lead_to_the_slope_they_stand_for(aliases):
 
 
 def test_defaults_in_hints_are_those_of_the_library_s_preset():
-    """``k is 25 in snnTorch``: some surrogate of this library has this slope by default."""
+    """``k = 25 in snnTorch``: some surrogate of this library has this slope by default."""
     x = np.linspace(-1, 1, 41, dtype=np.float32)
     slopes = {}
     for name, make in spikegrad.surrogates.presets.PRESETS.items():
@@ -171,7 +171,7 @@ def test_defaults_in_hints_are_those_of_the_library_s_preset():
     for alias in ("fast_sigmoid", "atan", "heavi_erfc", "logistic"):
         with pytest.raises(ValueError, match="the slope ") as error:
             get(alias)
-        call = re.search(r"is ([a-z_]+)\((.*)\); k is (.*)$", str(error.value))
+        call = re.search(r"is ([a-z_]+)\((.*)\), with k = (.*)$", str(error.value))
         for value, libraries in re.findall(r"(\d+) in ([\w ]+)", call[3]):
             arguments = dict(argument.split("=") for argument in call[2].split(", "))
             slope = get(call[1], **{k: eval(v, {"k": int(value)}) for k, v in arguments.items()}).surrogate_grad(x)
@@ -276,8 +276,12 @@ def test_not_a_string(spec):
         ("sigmoid", {"beta": 1}, "Sigmoid: got an unexpected keyword argument 'beta'; its parameters are alpha"),
         ("relu_grad(1, 2, 3)", {}, "ReluGrad: too many positional arguments; its parameters are alpha, width"),
         ("sigmoid(1, alpha=2)", {}, "Sigmoid: multiple values for argument 'alpha'; its parameters are alpha"),
-        ("sigmoid(1)", {"alpha": 2}, "get: parameters both in 'sigmoid(1)' and by keyword"),
-        ("sigmoid(alpha=1)", {"alpha": 2}, "get: parameters both in 'sigmoid(alpha=1)' and by keyword"),
+        ("sigmoid(1)", {"alpha": 2}, "get: parameters must be in spec or keywords, got both with 'sigmoid(1)'"),
+        (
+            "sigmoid(alpha=1)",
+            {"alpha": 2},
+            "get: parameters must be in spec or keywords, got both with 'sigmoid(alpha=1)'",
+        ),
         ("sigmoid('a')", {}, "Sigmoid: alpha must be a real number or array, got 'a'"),
         ("sigmoid(True)", {}, "Sigmoid: alpha must be a real number or array, got True"),
         ("sigmoid([1, 2])", {}, "Sigmoid: alpha must be a real number or array, got [1, 2]"),

@@ -1,4 +1,4 @@
-"""The catalogue: one file per family of shapes, one class per surrogate. Those of braintools are also functions."""
+"""The catalogue: one file per family, one class per surrogate. The 18 surrogates of braintools are also functions."""
 
 import importlib
 
@@ -96,7 +96,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    """The presets of other libraries, which most programs do not need, are imported when they are asked for."""
+    """Import the presets of other libraries at their first use, because most programs do not need them."""
     if name == "presets":
         return importlib.import_module(".presets", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

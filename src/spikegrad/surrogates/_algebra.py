@@ -1,7 +1,7 @@
 """Composed surrogates: shifted, stretched, truncated. Sums and multiples are in ``_surrogate.py``.
 
-Each is a curve: a slope, and a primal with the slope as its derivative. Settings of the gradient rule apply to the
-composition.
+Each is a curve: a slope, and a smooth step (primal) with the slope as its derivative. Settings of the gradient rule
+apply to the composition.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
 
     Notes
     -----
-    The primal moves with the slope. If it rises from 0 to 1 around the threshold, it now is 1/2 at the center.
+    The smooth step moves with the slope. If it rises from 0 to 1 around the threshold, it now is 1/2 at the center.
 
     Examples
     --------
@@ -185,7 +185,7 @@ def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
 
     References
     ----------
-    Perez-Nieves, Goodman 2021, "Sparse spiking gradient descent", NeurIPS 34: neurons whose slope is 0 need no
+    Perez-Nieves, Goodman 2021, "Sparse spiking gradient descent", NeurIPS 34: neurons with a slope of 0 need no
     computation backward.
 
     Examples

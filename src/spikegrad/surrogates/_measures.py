@@ -18,7 +18,7 @@ from .._struct import Real, as_real, is_pure
 from .._surrogate import Surrogate
 from ._algebra import shifted, stretched
 
-_BLOCK = 2048  # points evaluated at once: one shape, so that a surrogate compiles once
+_BLOCK = 2048  # points evaluated together, in one shape, so a surrogate compiles once
 _ZOOMS = 5  # each narrows the interval to a thousandth, down to the last bits of a double
 
 
@@ -28,12 +28,12 @@ class Measures(NamedTuple):
     peak: float
     """The slope with the largest absolute value. It may be negative."""
     at: float
-    """Position of the peak, to 13 digits of its value. The nearest one to the threshold if there are several."""
+    """Position of the peak, to 13 digits of its value. The peak nearest to the threshold if several are equal."""
     area: float
-    """The integral of the slope, which is the rise of the primal. It is infinite for an unbounded primal, and NaN
-    without a primal or if the sign of the slope oscillates up to infinity."""
+    """The integral of the slope, which is the rise of the smooth step. It is infinite for an unbounded smooth step, and
+    NaN without a smooth step or if the sign of the slope oscillates up to infinity."""
     half_width: float
-    """Half of the width at half maximum: of the interval about the peak with at least half of its slope."""
+    """Half of the width at half maximum. In this interval about the peak the slope is at least half of the peak."""
     support: tuple[float, float]
     """Outside of this interval the slope is exactly 0."""
     symmetric: bool
@@ -49,7 +49,7 @@ def measure(surrogate: Surrogate) -> Measures:
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings. Each parameter is one number and not traced.
+        Any surrogate, with or without settings. Each parameter must be one number, not a traced array.
 
     Returns
     -------
@@ -67,8 +67,8 @@ def measure(surrogate: Surrogate) -> Measures:
     Notes
     -----
     All surrogates are measured numerically, in double precision. The curves are evaluated from 1e-9 to 1e9 on both
-    sides, then in smaller and smaller intervals, down to the last bits. The area is extrapolated from the primal at
-    1e50, 1e100 and 1e150 as a power law.
+    sides, then in smaller and smaller intervals, down to the last bits. The area is extrapolated from the smooth step
+    at 1e50, 1e100 and 1e150 as a power law.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def measure(surrogate: Surrogate) -> Measures:
         raise TypeError(f"measure: surrogate must be a Surrogate, got {brief(surrogate)}")
     for leaf in jax.tree.leaves(surrogate):
         if isinstance(leaf, Tracer):
-            raise TypeError(f"measure: the parameters of {brief(surrogate)} must be known, not traced")
+            raise TypeError(f"measure: parameters must be known, got traced ones in {brief(surrogate)}")
         if not isinstance(leaf, Surrogate) and np.ndim(leaf):
             raise ValueError(f"measure: each parameter must be one number, got {brief(surrogate)}")
     return _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
@@ -100,7 +100,7 @@ _remembered = functools.lru_cache(maxsize=256)(_measure)  # compiling takes a te
 
 
 def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
-    """Return a function that evaluates slope, its derivative, and primal at any number of points."""
+    """Return a function that evaluates slope, its derivative, and smooth step at any number of points."""
     has_primal = not surrogate._without_primal()
 
     def curves(x):
@@ -171,7 +171,7 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
 
 
 def _reach(look: Callable, at: float, side: int, peak: float) -> float:
-    """Return the distance up to which the slope is at least half of the peak."""
+    """Return the distance from the peak within which the slope is at least half of it."""
 
     def within(distance):
         return look(at + side * distance)[0] / peak >= 0.5
@@ -190,7 +190,7 @@ def _reach(look: Callable, at: float, side: int, peak: float) -> float:
 
 
 def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> float:
-    """Return the position at which the slope ends, in the direction ``side``."""
+    """Return the end of the slope in the direction ``side``."""
     some = np.flatnonzero(look(side * x)[0])
     last = some[-1]
     if last == len(x) - 1:
@@ -223,7 +223,7 @@ def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, floa
 
 
 def _limit(look: Callable, side: int) -> float:
-    """Return the limit of the primal."""
+    """Return the limit of the smooth step."""
     a, b, c = look(side * np.array([1e50, 1e100, 1e150]))[2]
     if abs(c - b) <= 1e-13 * abs(c) or math.isnan(c):
         return float(c)
@@ -257,7 +257,7 @@ def rescaled(surrogate: Surrogate, peak: Real | None = None, half_width: Real | 
     TypeError
         If ``surrogate`` is not a surrogate, has traced parameters, or overrides ``__call__``.
     ValueError
-        If the slope is 0 or has no finite half-width, or if a parameter is an array of several numbers.
+        If the slope is 0, if its half-width is not finite, or if a parameter is an array of several numbers.
 
     References
     ----------
@@ -278,14 +278,14 @@ def rescaled(surrogate: Surrogate, peak: Real | None = None, half_width: Real | 
         if not isinstance(wanted, jax.Array) and not np.all(wanted > 0):
             raise ValueError(f"rescaled: half_width must be > 0, got {brief(wanted)}")
         if not 0 < found.half_width < math.inf:
-            raise ValueError(f"rescaled: the slope of {brief(surrogate)} has no half-width to be changed")
+            raise ValueError(f"rescaled: surrogate must have a finite half-width > 0, got {brief(surrogate)}")
         factor = wanted / found.half_width
         surrogate = stretched(surrogate, factor)
         if found.at:  # keep the position of the peak
             surrogate = shifted(surrogate, found.at * (1 - factor))
     if peak is not None:
         if not found.peak:
-            raise ValueError(f"rescaled: the slope of {brief(surrogate)} is 0, and no factor makes it higher")
+            raise ValueError(f"rescaled: surrogate must have a slope other than 0, got {brief(surrogate)}")
         wanted = as_real("rescaled", "peak", peak)
         surrogate = wanted / found.peak * surrogate
     return surrogate

@@ -22,11 +22,11 @@ _classes: dict[str, type[Surrogate]] = {
     if inspect.isclass(value) and issubclass(value, Surrogate)
 }
 
-_INVERSE_SQUARE = "1/(1 + k|x|)² is inv_square_grad(alpha=k); k is 25 in snnTorch and spyx, 100 in norse"
-_TRIANGLE = "h max(0, 1 − |x|/w) is relu_grad(alpha=h / w, width=w); h is 0.3 and w is 1 in norse"
+_INVERSE_SQUARE = "1/(1 + k|x|)² is inv_square_grad(alpha=k), with k = 25 in snnTorch and spyx, 100 in norse"
+_TRIANGLE = "h max(0, 1 − |x|/w) is relu_grad(alpha=h / w, width=w), with h = 0.3 and w = 1 in norse"
 _BOX = "1/(2w) for |x| ≤ w is piecewise_leaky_relu(c=0, w=w)"
 _EXPONENTIAL = "exp(−k|x|) is slayer_grad(alpha=k), and (k/2) exp(−k|x|) is piecewise_exp(alpha=k)"
-_CAUCHY = "(k/2) / (1 + (πkx/2)²) is arctan(alpha=k); k is 2 in snnTorch and SpikingJelly"
+_CAUCHY = "(k/2) / (1 + (πkx/2)²) is arctan(alpha=k), with k = 2 in snnTorch and SpikingJelly"
 _STRAIGHT = "1 is leaky_relu(alpha=1, beta=1)"
 _ELSEWHERE = {
     **dict.fromkeys(("fastsigmoid", "superspike"), _INVERSE_SQUARE),
@@ -36,8 +36,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("atan", "arctangent", "cauchy", "lorentzian"), _CAUCHY),
     **dict.fromkeys(("ste", "straightthrough", "straightthroughestimator"), _STRAIGHT),
     "heaviside": "0 for x < 0 and 1 for x ≥ 0 is leaky_relu(alpha=0, beta=1)",
-    "heavierfc": "(2/√π) exp(−k²x²) is gaussian_grad(sigma=0.5**0.5 / k, alpha=2 / k); k is 100 in norse",
-    "logistic": "k σ(kx) σ(−kx) is sigmoid(alpha=k); k is 25 in snnTorch, 4 in SpikingJelly",
+    "heavierfc": "(2/√π) exp(−k²x²) is gaussian_grad(sigma=0.5**0.5 / k, alpha=2 / k), with k = 100 in norse",
+    "logistic": "k σ(kx) σ(−kx) is sigmoid(alpha=k), with k = 25 in snnTorch, 4 in SpikingJelly",
     "tanh": "1 − tanh(kx)² is 2/k times sigmoid(alpha=2 * k)",
 }
 """Names of other libraries and of papers, in lower case and without ``_``, with their slopes and names here."""
@@ -84,7 +84,7 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Raises
     ------
     ValueError
-        If the name is unknown, if spikegrad has no equivalent of another library's surrogate, if the string cannot be
+        If the name is unknown, if spikegrad lacks an equivalent of another library's surrogate, if the string cannot be
         parsed, or if a parameter is outside of its domain. Messages suggest similar names and give reasons.
     TypeError
         If the surrogate does not have a parameter.
@@ -118,7 +118,7 @@ def get(spec: str, **parameters: Any) -> Surrogate:
         if isinstance(node, ast.Call) and not (node.args or node.keywords):
             node = node.func
         if isinstance(node, ast.Call):
-            raise TypeError(f"get: parameters both in {brief(spec)} and by keyword")
+            raise TypeError(f"get: parameters must be in spec or keywords, got both with {brief(spec)}")
         if isinstance(node, (ast.Name, ast.Attribute)):
             return _make(_dotted(node), (), parameters)
     except (SyntaxError, MemoryError, RecursionError, _Malformed):  # thousands of brackets raise the second and third

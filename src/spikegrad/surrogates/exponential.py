@@ -27,8 +27,7 @@ class PiecewiseExp(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha/2` at 0, a kink there; area 1; exponential tails. :class:`SlayerGrad` is the same shape with
-    peak 1.
+    Peak :math:`\alpha/2` at 0, with a kink. Area 1. Exponential tails. :class:`SlayerGrad` has this shape with peak 1.
 
     References
     ----------
@@ -68,7 +67,7 @@ class SlayerGrad(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, a kink there; area :math:`2/\alpha`. :class:`PiecewiseExp` is the same shape with area 1.
+    Peak 1 at 0, with a kink. Area :math:`2/\alpha`. :class:`PiecewiseExp` has this shape with area 1.
 
     References
     ----------

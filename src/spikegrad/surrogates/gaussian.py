@@ -1,4 +1,4 @@
-"""Bells: Gaussians, alone and with flanks."""
+"""Bells: Gaussians, with and without flanks."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from .._struct import Real, parameter
 from .._surrogate import Surrogate
 from ._math import bounded, exp, from_tail
 
-_FAR = 40  # where every bell has long been 0
+_FAR = 40  # every bell is exactly 0 from here
 
 
 def _bell(z, rate):
-    """``exp(-rate z^2)`` for a rate of 1 or 1/2, by which a product is exact."""
+    """Return ``exp(-rate z^2)`` for a rate of 1 or 1/2. A product with these rates is exact."""
     z = bounded(z, _FAR)
     return exp(-rate * z * z)
 
 
 @jax.custom_jvp
 def _bell_tail(z):
-    """The share of the area of ``exp(-z^2)`` above z."""
+    """Return the fraction of the area of ``exp(-z^2)`` above z."""
     return erfc(bounded(z, _FAR)) / 2
 
 
 @_bell_tail.defjvp
 def _bell_tail_jvp(primals, tangents):
-    # JAX has the same, but for JAX 0.12 within jax.shard_map, where it raises
+    # This is JAX's own rule, which raises in JAX 0.12 inside jax.shard_map.
     (z,) = primals
     return _bell_tail(z), -_bell(z, 1) / math.sqrt(math.pi) * tangents[0]
 
 
 def _normal(z):
-    """Density of the standard normal distribution."""
+    """Return the density of the standard normal distribution."""
     return _bell(z, 0.5) / math.sqrt(2 * math.pi)
 
 
 def _normal_tail(z):
-    """Probability that a standard normal variable is above z."""
+    """Return the probability that a standard normal variable is above z."""
     return _bell_tail(z / math.sqrt(2))
 
 
@@ -152,12 +152,12 @@ class MultiGaussianGrad(Surrogate, pure=True):
     sigma : float or array, default 0.5
         Standard deviation of the central bump, > 0, in the units of ``x``.
     scale : float or array, default 0.5
-        Factor of the whole, finite, dimensionless.
+        Factor of the slope, finite, dimensionless.
 
     Notes
     -----
     Area :math:`\mathrm{scale}\,(1 - h)`. For :math:`h > 0` and :math:`s > 1` the slope is negative far from the
-    threshold, and the primal is not monotone.
+    threshold, and the smooth step is not monotone.
 
     References
     ----------

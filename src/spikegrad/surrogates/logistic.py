@@ -68,7 +68,7 @@ class Dspike(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`b / (2 \tanh(b/2))` at 0; area 1; jumps to exactly 0 at :math:`\pm\frac12`, the edges belonging to the
+    Peak :math:`b / (2 \tanh(b/2))` at 0. Area 1. Jumps to exactly 0 at :math:`\pm\frac12`, with the edges inside the
     window. The paper's input runs from 0 to 1 and has its threshold at 1/2. Its width grows with
     :func:`~spikegrad.stretched`.
 
@@ -92,7 +92,7 @@ class Dspike(Surrogate, pure=True):
     def surrogate_fun(self, x):
         a = jnp.where(jnp.abs(x) <= 0.5, jnp.abs(x), 0.5)
         e = exp(-2 * self.b * a)
-        # near the edge, where the primal is the difference of two hyperbolic tangents, their quotient
+        # Near the edge, a difference of two hyperbolic tangents would cancel. This is their quotient.
         edge = e / (1 + e) * jnp.expm1(-2 * self.b * (0.5 - a)) / jnp.expm1(-self.b * jnp.ones_like(a))
         middle = 0.5 - jnp.tanh(self.b * a) / (2 * jnp.tanh(self.b / 2 * jnp.ones_like(a)))
         return from_tail(x, jnp.where((a < 0.25) & (self.b * a < 0.5), middle, edge))

@@ -1,4 +1,4 @@
-"""Slopes that treat the two sides of the threshold differently."""
+"""Slopes that differ between the two sides of the threshold."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class S2NN(Surrogate, pure=True):
     beta : float or array, default 1.0
         Slope just above the threshold, finite, dimensionless.
     epsilon : float or array, default 1e-8
-        Offset inside the logarithm of the primal, >= 0.
+        Offset inside the logarithm of the smooth step, >= 0.
 
     Notes
     -----
-    Jumps from :math:`\alpha/4` to :math:`\beta` at the threshold. Peak :math:`\max(\alpha/4, \beta)`, area unbounded,
+    Jump from :math:`\alpha/4` to :math:`\beta` at the threshold. Peak :math:`\max(\alpha/4, \beta)`, area unbounded,
     tails exponential below and :math:`\beta/x` above.
 
     References
@@ -80,8 +80,8 @@ class LeakyRelu(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\max(\alpha, \beta)`, area unbounded, no decay. Its primal is 0 at the threshold. ``LeakyRelu(1, 1)``
-    is the straight-through estimator.
+    Peak :math:`\max(\alpha, \beta)`, area unbounded, without decay. Its smooth step is 0 at the threshold.
+    ``LeakyRelu(1, 1)`` is the straight-through estimator.
 
     References
     ----------
@@ -124,8 +124,8 @@ class LogTailedRelu(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\max(\alpha, 1)`, area unbounded. Its primal is 0 at the threshold, and has a continuous derivative at
-    :math:`x = 1`.
+    Peak :math:`\max(\alpha, 1)`, area unbounded. Its smooth step is 0 at the threshold, and has a continuous derivative
+    at :math:`x = 1`.
 
     References
     ----------
@@ -167,13 +167,14 @@ class OneSidedInvSquare(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1, reached at 0 with a kink and kept above; area unbounded; tail :math:`1/(\alpha x)^2` below. The same as
-    :class:`~spikegrad.InvSquareGrad` of the potential clamped at the threshold, but for a gradient that passes above.
+    Peak 1, from 0 upwards, with a kink at 0. Area unbounded. Tail :math:`1/(\alpha x)^2` below. It equals
+    :class:`~spikegrad.InvSquareGrad` of a potential clamped at the threshold, except that it also passes a gradient
+    above.
 
     References
     ----------
     Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
-    Computing and Engineering 2(4):044016, in whose library stork it is ``SuperSpike_MemClamp``.
+    Computing and Engineering 2(4):044016 (``SuperSpike_MemClamp`` in their library stork).
 
     Examples
     --------
@@ -209,13 +210,13 @@ class OneSidedExp(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1, reached at 0 with a kink and kept above; area unbounded; exponential tail below. The slope of graded spikes,
-    whose height is the potential.
+    Peak 1, from 0 upwards, with a kink at 0. Area unbounded. Exponential tail below. This is the slope of graded spikes
+    with the potential as height.
 
     References
     ----------
-    Shrestha, Orchard 2018, "SLAYER: spike layer error reassignment in time", NeurIPS 31:1412-1421; this side of it in
-    Intel's library lava-dl, with ``graded_spike=True``.
+    Shrestha, Orchard 2018, "SLAYER: spike layer error reassignment in time", NeurIPS 31:1412-1421. Intel's library
+    lava-dl uses this side with ``graded_spike=True``.
 
     Examples
     --------
@@ -247,13 +248,13 @@ class EscapeExp(Surrogate, pure=True):
     p : float or array, default 0.01
         Probability of a spike at the threshold, > 0, dimensionless.
     d : float or array, default 0.133
-        Width, > 0, in the units of ``x``: the potential over which the rate rises e-fold.
+        Width, > 0, in the units of ``x``. The rate rises e-fold over this potential.
 
     Notes
     -----
-    The primal is the probability of a spike, :math:`p\,e^{x/d}`, up to where it is 1, and is :math:`p` at the
-    threshold. Above, the slope still grows, as published; at :math:`x = 10 d`, where the probability has long been 1,
-    both curves go on as straight lines, so that no number overflows. Exponential tail below; area unbounded.
+    The smooth step is the probability of a spike, :math:`p\,e^{x/d}`, until this reaches 1. It is :math:`p` at the
+    threshold. Above, the slope still grows, as published. From :math:`x = 10 d` on, both curves are straight lines, so
+    no number overflows. The probability reaches 1 well before. Exponential tail below. Area unbounded.
 
     References
     ----------
@@ -302,14 +303,14 @@ class Softplus(Surrogate, pure=True):
 
     Notes
     -----
-    1/2 at the threshold, rises to 1 above and does not decay there; area unbounded; exponential tail below. Where a
-    spike is drawn with the probability :math:`\sigma(\alpha x)`, this is that probability and not its derivative,
-    which is :class:`~spikegrad.Sigmoid`.
+    1/2 at the threshold, rises to 1 above, without decay. Area unbounded. Exponential tail below. For stochastic spikes
+    with the probability :math:`\sigma(\alpha x)`, this slope is the probability instead of its derivative. The
+    derivative is :class:`~spikegrad.Sigmoid`.
 
     References
     ----------
     Heckel, Nowotny 2024, "Spyx: a library for just-in-time compiled optimization of spiking neural networks",
-    arXiv:2402.18994, in whose ``sigmoid_bernoulli`` it has the height ``max_prob``.
+    arXiv:2402.18994. Their ``sigmoid_bernoulli`` has this slope with the height ``max_prob``.
 
     Examples
     --------
@@ -346,13 +347,14 @@ class HardTanhGrad(Surrogate, pure=True):
 
     Notes
     -----
-    1 at the threshold, exactly 0 below :math:`-1/\alpha`, 2 above :math:`1/\alpha`, kinks there; area unbounded. Its
-    smooth companion, :math:`1 + \mathrm{sech}^2(\alpha x)`, is ``LeakyRelu(1, 1) + 2 / alpha * Sigmoid(2 * alpha)``.
+    1 at the threshold, exactly 0 below :math:`-1/\alpha`, 2 above :math:`1/\alpha`, with kinks at these points. Area
+    unbounded. Its smooth companion, :math:`1 + \mathrm{sech}^2(\alpha x)`, is ``LeakyRelu(1, 1) + 2 / alpha * Sigmoid(2
+    * alpha)``.
 
     References
     ----------
     Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
-    Computing and Engineering 2(4):044016, in whose library stork it is ``HardTanhSpike``, with 100.
+    Computing and Engineering 2(4):044016 (``HardTanhSpike`` in their library stork, with 100).
 
     Examples
     --------
@@ -376,7 +378,7 @@ class HardTanhGrad(Surrogate, pure=True):
         return jnp.where(past, 2, self.alpha * rest)
 
     def _places(self, x):
-        """The half-width, the distance to where the ramp begins, 0 below and beyond, and whether x is beyond."""
+        """Return half-width, distance from the start of the ramp (0 outside), and True if x is above the ramp."""
         w, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
         past = (x - w) - lack > 0
         rest = (jnp.where(past, 0, x) + w) + lack

@@ -21,7 +21,7 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
     Parameters
     ----------
     n : int, default 2
-        Number of terms, from 1 to 128; static: another number compiles anew, the longer the more terms.
+        Number of terms, from 1 to 128. It is static: another number recompiles, and more terms compile longer.
     t_period : float or array, default 8.0
         Period :math:`T`, > 0, in the units of ``x``.
 
@@ -33,7 +33,7 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
     References
     ----------
     Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for spike-based
-    intelligence", Science Advances 9(40), whose ``n`` is one more than the number of terms.
+    intelligence", Science Advances 9(40). Their ``n`` is one more than the number of terms.
 
     Examples
     --------
@@ -83,13 +83,13 @@ class PeriodicExp(Surrogate, pure=True):
     beta : float or array, default 2.0
         Steepness above it, > 0, dimensionless.
     t_period : float or array, default 1.0
-        Period :math:`T`, > 0, in the units of ``x``: the threshold, where a neuron fires once more at each multiple.
+        Period :math:`T`, > 0, in the units of ``x``: the threshold, if a neuron fires again at each multiple.
 
     Notes
     -----
-    Peak 1 at 0 and at each multiple of :math:`T` above, kinks there and half-way between; area unbounded; exponential
-    tail below. With a window :math:`w`, rockpool has :math:`\alpha = \beta = 1/w` and the height :math:`1/T`, up to its
-    greatest number of spikes; sinabs has :math:`\beta = 2\alpha = 2/w` and a height of its own.
+    Peak 1 at 0 and at each multiple of :math:`T` above, with kinks at these points and half-way between. Area
+    unbounded. Exponential tail below. With a window :math:`w`, rockpool has :math:`\alpha = \beta = 1/w` and the height
+    :math:`1/T`, up to its maximum number of spikes. Sinabs has :math:`\beta = 2\alpha = 2/w` and a separate height.
 
     References
     ----------
@@ -120,7 +120,7 @@ class PeriodicExp(Surrogate, pure=True):
         return exp(jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._rest(x))))
 
     def _rest(self, x):
-        """The distance from the nearest multiple of the period."""
+        """Return the distance from the nearest multiple of the period."""
         r = self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
         half = self.t_period / 2  # half-way, the rounding of the count is felt, and the slope has a kink
         return jnp.where(r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r))

@@ -12,7 +12,7 @@ from ._math import from_tail, reciprocal
 
 
 def _rest(x: jax.Array, edge: Real, lack: Real = 0.0) -> jax.Array:
-    """The distance from ``|x|`` to the edge of a triangle, 0 outside; ``lack`` is what the edge was rounded off by."""
+    """Return the distance from ``|x|`` to the edge of a triangle, 0 outside. ``lack`` is the edge's rounding error."""
     rest = (edge - jnp.abs(x)) + lack
     return jnp.where(rest > 0, rest, 0)
 
@@ -31,9 +31,9 @@ class PiecewiseQuadratic(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha` at 0, a kink there and at :math:`\pm 1/\alpha`; area 1; exactly 0 beyond, so that a neuron that
-    stays further below the threshold than :math:`1/\alpha` learns nothing. :class:`ReluGrad` has the height and the
-    width as two parameters.
+    Peak :math:`\alpha` at 0, with kinks at 0 and :math:`\pm 1/\alpha`. Area 1. Exactly 0 beyond, so a neuron that stays
+    further below the threshold than :math:`1/\alpha` learns nothing. :class:`ReluGrad` has the height and the width as
+    two parameters.
 
     References
     ----------
@@ -82,8 +82,8 @@ class ReluGrad(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha w` at 0, a kink there and at :math:`\pm w`; area :math:`\alpha w^2`; exactly 0 beyond. With a
-    negative ``alpha`` the triangle hangs down, inside the same window.
+    Peak :math:`\alpha w` at 0, with kinks at 0 and :math:`\pm w`. Area :math:`\alpha w^2`. Exactly 0 beyond. A negative
+    ``alpha`` gives a negative triangle in this window.
 
     References
     ----------
@@ -136,8 +136,8 @@ class PiecewiseLeakyRelu(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`1/(2w)`; the box has area 1 and the floor adds an unbounded one; jumps at :math:`\pm w`, the edges
-    belonging to the box.
+    Peak :math:`1/(2w)`. The box has area 1 and the floor adds an unbounded area. Jumps at :math:`\pm w`, with the edges
+    inside the box.
 
     References
     ----------

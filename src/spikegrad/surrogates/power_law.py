@@ -1,4 +1,4 @@
-"""Power laws: slopes whose tails are powers of the distance to the threshold."""
+"""Power laws: slopes with tails that are powers of the distance to the threshold."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class SoftSign(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha/2` at 0, a kink there; area 1; tails :math:`1/(2\alpha x^2)`, which still pass a gradient far
-    from the threshold. :class:`InvSquareGrad` is the same shape with peak 1.
+    Peak :math:`\alpha/2` at 0, with a kink. Area 1. Tails :math:`1/(2\alpha x^2)`, which still pass a gradient far from
+    the threshold. :class:`InvSquareGrad` has this shape with peak 1.
 
     References
     ----------
@@ -79,9 +79,9 @@ class InvSquareGrad(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, a kink there; area :math:`2/\alpha`, so that the strength falls with the steepness; tails
-    :math:`1/(\alpha x)^2`. Known as SuperSpike or fast sigmoid, with other defaults (25, 10) elsewhere.
-    :class:`SoftSign` is the same shape with area 1.
+    Peak 1 at 0, with a kink. Area :math:`2/\alpha`, so the strength falls with the steepness. Tails :math:`1/(\alpha
+    x)^2`. Known as SuperSpike or fast sigmoid, with other defaults (25, 10) in other libraries. :class:`SoftSign` has
+    this shape with area 1.
 
     References
     ----------
@@ -168,9 +168,9 @@ class QPseudoSpike(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, a kink there; area :math:`(\alpha + 1)/(\alpha - 1)` for :math:`\alpha > 1`, else unbounded; tails
-    :math:`|x|^{-\alpha}`. The paper, and SpikingJelly, divide by :math:`\alpha - 1` instead, which needs
-    :math:`\alpha > 1`: a different curve. This one is finite for every positive exponent.
+    Peak 1 at 0, with a kink. Area :math:`(\alpha + 1)/(\alpha - 1)` for :math:`\alpha > 1`, else unbounded. Tails
+    :math:`|x|^{-\alpha}`. The paper and SpikingJelly divide by :math:`\alpha - 1` instead, which needs :math:`\alpha >
+    1` and is a different curve. This curve is finite for every positive exponent.
 
     References
     ----------
@@ -203,7 +203,7 @@ q_pseudo_spike = functional(QPseudoSpike)
 
 @jax.custom_jvp
 def _power_tail(t, alpha):
-    """``(1 + t)^-alpha``; at the default exponent, where it is the same for every element, without ``pow``."""
+    """Return ``(1 + t)^-alpha``, without ``pow`` if the default exponent applies to all elements."""
 
     def square():
         r = 1 / (1 + t)
@@ -218,7 +218,7 @@ def _power_tail(t, alpha):
 @_power_tail.defjvp
 def _power_tail_jvp(primals, tangents):
     (t, alpha), (dt, dalpha) = primals, tangents
-    y = _power_tail(t, alpha)  # a branch that has no exponent in it would have no derivative in it
+    y = _power_tail(t, alpha)  # A branch without the exponent would not give it a derivative.
     return y, -y * (alpha / (1 + t) * dt + log1p(t) * dalpha)
 
 
@@ -235,8 +235,8 @@ class NonzeroSignLog(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha` at 0, a kink there; area unbounded; tails :math:`1/|x|`, the heaviest of these. Its primal
-    is unbounded and 0 at the threshold.
+    Peak :math:`\alpha` at 0, with a kink. Area unbounded. Tails :math:`1/|x|`, the heaviest of this family. The smooth
+    step is unbounded and 0 at the threshold.
 
     References
     ----------
@@ -256,7 +256,7 @@ class NonzeroSignLog(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         a = jnp.abs(x)
-        far = a > 1e20  # where the product may overflow and the 1 has long been lost
+        far = a > 1e20  # the product may overflow, and the 1 is below rounding
         tail = jnp.log(self.alpha) + jnp.log(jnp.where(far, a, 1))
         return signed(x, jnp.where(far, tail, jnp.log1p(self.alpha * jnp.where(far, 0, a))))
 
@@ -281,8 +281,8 @@ class PowerTail(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, a kink there; area 1 for every exponent; tails :math:`|x|^{-q}`. This is the q-PseudoSpike as the paper
-    has it, and SpikingJelly; :class:`~spikegrad.QPseudoSpike` divides by :math:`\alpha + 1`. The paper's dampening
+    Peak 1 at 0, with a kink. Area 1 for every exponent. Tails :math:`|x|^{-q}`. This is the q-PseudoSpike of the paper
+    and of SpikingJelly. :class:`~spikegrad.QPseudoSpike` divides by :math:`\alpha + 1`. The paper's dampening
     :math:`\gamma` and sharpness :math:`\beta` are ``gamma * stretched(PowerTail(q), 1 / beta)``.
 
     References
@@ -302,7 +302,7 @@ class PowerTail(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         steepness, a = 2 / (jnp.asarray(self.q, x.dtype) - 1), jnp.abs(x)
-        far = a > 1e20  # where the product may overflow and the 1 has long been lost
+        far = a > 1e20  # the product may overflow, and the 1 is below rounding
         log = jnp.log(steepness) + jnp.log(jnp.where(far, a, 1))
         log = jnp.where(far, log, log1p(steepness * jnp.where(far, 0, a)))
         return from_tail(x, exp((1 - self.q) * log) / 2)
@@ -321,16 +321,15 @@ class Circle(Surrogate, pure=True):
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Width, > 0, in the units of ``x``: here a larger one is wider. An array broadcasts to ``x``.
+        Width, > 0, in the units of ``x``. A larger value is wider. An array broadcasts to ``x``.
 
     Notes
     -----
-    Peak 1 at 0, smooth there; area :math:`2 \alpha`; tails :math:`(\alpha / |x|)^3`.
+    Peak 1 at 0, smooth. Area :math:`2 \alpha`. Tails :math:`(\alpha / |x|)^3`.
 
     References
     ----------
-    Pehle, Pedersen 2021, "Norse - a deep learning library for spiking neural networks", Zenodo, whose ``heavi_circ``
-    it is.
+    Pehle, Pedersen 2021, "Norse - a deep learning library for spiking neural networks", Zenodo (``heavi_circ``).
 
     Examples
     --------
@@ -366,12 +365,13 @@ class CappedInverse(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha`, level up to :math:`\pm 1/\alpha` and a kink there; area unbounded; tails :math:`1/|x|`.
+    Peak :math:`\alpha`, constant up to :math:`\pm 1/\alpha`, with kinks at the ends. Area unbounded. Tails
+    :math:`1/|x|`.
 
     References
     ----------
     Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for spike-based
-    intelligence", Science Advances 9(40), whose ``FakeNumericalGradient`` it is.
+    intelligence", Science Advances 9(40) (``FakeNumericalGradient``).
 
     Examples
     --------
@@ -412,8 +412,8 @@ class ArctanApprox(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, smooth there; negative beyond :math:`1.89/\alpha`, where the approximation of the arctangent ends, with
-    tails :math:`-1/(0.28\,\alpha^2 x^2)`; area 0. The primal falls there accordingly.
+    Peak 1 at 0, smooth. Area 0. The approximation of the arctangent ends at :math:`1.89/\alpha`. Beyond, the slope is
+    negative with tails :math:`-1/(0.28\,\alpha^2 x^2)`, and the smooth step falls.
 
     References
     ----------

@@ -1,7 +1,7 @@
-"""Other libraries' surrogates under the names, parameters and defaults that they have there.
+"""Surrogates of other libraries, with their original names, parameters and defaults.
 
-One module per library and one function per name, which returns a composition of this library's curves: print it to see
-what the other library's surrogate is. :data:`ABSENT` lists the names without a counterpart, with the reasons.
+Each library has a module, and each name has a function. It returns a composition of this library's curves. Print it to
+see the definition of the original surrogate. :data:`ABSENT` lists the names without a counterpart, with the reasons.
 
 >>> from spikegrad.surrogates.presets import snntorch
 >>> snntorch.fast_sigmoid(slope=25)
@@ -25,7 +25,7 @@ _BY_NAME = {
 
 
 def _order(name: str) -> tuple[bool, bool, str]:
-    """Acronyms first, then classes, then functions."""
+    """Sort acronyms first, then classes, then functions."""
     return not name.isupper(), name[0].islower(), name
 
 
@@ -41,4 +41,4 @@ ABSENT: dict[str, str] = {
     for library, module in _BY_NAME.items()
     for name, why in getattr(module, "ABSENT", {}).items()
 }
-"""Names of these libraries that have no counterpart here, each with the reason."""
+"""Names of these libraries without a counterpart here, each with the reason."""

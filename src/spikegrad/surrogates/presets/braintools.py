@@ -1,4 +1,4 @@
-"""braintools 0.4.0, ``braintools.surrogate``: the same names, parameters and defaults as here."""
+"""braintools 0.4.0, ``braintools.surrogate``. Names, parameters and defaults are equal to this library's."""
 
 from .. import (
     ERF,

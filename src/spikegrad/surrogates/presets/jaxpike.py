@@ -1,4 +1,4 @@
-"""jaxpike 0.1.4, ``jaxpike.surrogate``. It fires where x > 0."""
+"""jaxpike 0.1.4, ``jaxpike.surrogate``. It fires for x > 0."""
 
 from ..._spike_types import strict
 from ..._struct import Real
@@ -23,5 +23,5 @@ def Triangular(width: Real = 1.0) -> Surrogate:
 
 
 def Boxcar(width: Real = 1.0) -> Surrogate:
-    """Box of area 1; at its edges it has half its height there."""
+    """Box of area 1. At its edges, jaxpike has half of the height."""
     return strict(PiecewiseLeakyRelu(0, width / 2))

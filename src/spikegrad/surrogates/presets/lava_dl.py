@@ -1,4 +1,4 @@
-"""lava-dl 0.6.0 and its repository, ``lava.lib.dl.slayer``: the spike, and what neurons make of their parameters."""
+"""lava-dl 0.6.0 and its repository, ``lava.lib.dl.slayer``: the spike, and its parameters in each neuron."""
 
 from ..._spike_types import strict
 from ..._struct import Real
@@ -9,7 +9,7 @@ from ._ratio import ratio
 ABSENT = {
     "rf": "its spike has a complex input",
     "adrf": "its spike has a complex input",
-    "graded_spike": "its output is the potential: its slope is scale_rho * OneSidedExp(1 / tau_rho)",
+    "graded_spike": "its output is the potential, with the slope scale_rho * OneSidedExp(1 / tau_rho)",
 }
 
 
@@ -23,20 +23,20 @@ def _of_neuron(threshold: Real, tau_grad: Real, scale_grad: Real) -> Surrogate:
 
 
 def cuba(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """That of its current-based neuron: a hundred thresholds wide; fires where x > 0, there from x = 0.01/4096 on."""
+    """Spike of its current-based neuron, 100 thresholds wide. It fires for x > 0, in lava-dl for x ≥ 0.01/4096."""
     return strict(_of_neuron(threshold, tau_grad, scale_grad))
 
 
 def alif(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """That of its adaptive neuron: as that of cuba, but it fires where x ≥ 0."""
+    """Spike of its adaptive neuron. It works like cuba, except that it fires for x ≥ 0."""
     return _of_neuron(threshold, tau_grad, scale_grad)
 
 
 def rf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """That of Izhikevich's resonator: as that of alif."""
+    """Spike of Izhikevich's resonator. It works like alif."""
     return _of_neuron(threshold, tau_grad, scale_grad)
 
 
 def adrf_iz(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """That of Izhikevich's adaptive resonator: as that of alif."""
+    """Spike of Izhikevich's adaptive resonator. It works like alif."""
     return _of_neuron(threshold, tau_grad, scale_grad)

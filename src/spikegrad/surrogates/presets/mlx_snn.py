@@ -1,4 +1,4 @@
-"""mlx-snn 0.5.0, ``mlxsnn.surrogate``. ``get_surrogate`` gives its ``scale``, 25, to any first parameter."""
+"""mlx-snn 0.5.0, ``mlxsnn.surrogate``. ``get_surrogate`` passes its ``scale``, 25, as the first parameter."""
 
 import math
 
@@ -6,11 +6,11 @@ from ..._struct import Real
 from ..._surrogate import Surrogate
 from .. import Arctan, LeakyRelu, ReluGrad, Sigmoid, SoftSign
 
-ABSENT = {"custom_surrogate": "a function of one's own: subclass Surrogate"}
+ABSENT = {"custom_surrogate": "it takes a custom function: subclass Surrogate"}
 
 
 def fast_sigmoid_surrogate(scale: Real = 25.0) -> Surrogate:
-    """Inverse square of area 1: scale/2 times as high as that of snnTorch, which it says it matches."""
+    """Inverse square of area 1. It claims to match snnTorch, but is scale/2 times as high."""
     return SoftSign(scale)
 
 
@@ -20,7 +20,7 @@ def arctan_surrogate(alpha: Real = 2.0) -> Surrogate:
 
 
 def straight_through_surrogate(scale: Real = 1.0) -> Surrogate:
-    """Straight-through estimator; scale has no effect."""
+    """Straight-through estimator. The scale is ignored."""
     del scale
     return LeakyRelu(1, 1)
 
@@ -31,6 +31,6 @@ def sigmoid_surrogate(slope: Real = 25.0) -> Surrogate:
 
 
 def triangular_surrogate(scale: Real = 1.0) -> Surrogate:
-    """Triangle of height and width 1; scale has no effect."""
+    """Triangle of height and width 1. The scale is ignored."""
     del scale
     return ReluGrad(1, 1)

@@ -5,14 +5,14 @@ from ..._surrogate import Surrogate
 from .. import NonzeroSignLog, PiecewiseLeakyRelu
 from ._ratio import ratio
 
-ABSENT = {"sigmoid_surrogate": "its derivative raises a TypeError there; what it means is Sigmoid(beta)"}
+ABSENT = {"sigmoid_surrogate": "its derivative raises a TypeError in snnax. Use Sigmoid(beta)"}
 
 
 def superspike_surrogate(beta: Real = 10.0) -> Surrogate:
-    """No SuperSpike: 1/(1 + beta·|x|), not squared."""
+    """Slope 1/(1 + beta·|x|). Unlike SuperSpike, it is not squared."""
     return ratio(1, beta) * NonzeroSignLog(beta)
 
 
 def piecewise_surrogate(beta: Real = 0.5) -> Surrogate:
-    """Box of height 1; at its edges it is 0 there."""
+    """Box of height 1. At its edges, snnax has 0."""
     return 2 * beta * PiecewiseLeakyRelu(0, beta)

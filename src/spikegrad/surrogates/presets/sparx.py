@@ -28,7 +28,7 @@ def Triangle(width: Real = 1.0, scale: Real = 1.0) -> Surrogate:
 
 
 def Rectangle(width: Real = 1.0) -> Surrogate:
-    """Box of area 1, Wu et al. 2018; at its edges it is 0 there."""
+    """Box of area 1, Wu et al. 2018. At its edges, sparx has 0."""
     return PiecewiseLeakyRelu(0, width / 2)
 
 

@@ -1,4 +1,4 @@
-"""SpikingJelly 2.0.0, ``spikingjelly.activation_based.surrogate``. With ``spiking=False`` the primal comes out."""
+"""SpikingJelly 2.0.0, ``spikingjelly.activation_based.surrogate``. ``spiking=False`` returns the smooth step."""
 
 from ... import surrogates
 from ..._spike_types import soft, stochastic
@@ -7,9 +7,9 @@ from ..._surrogate import Surrogate
 from ._ratio import ratio
 
 ABSENT = {
-    "MultiLevelSpikeCount": "it rounds x, so that the first spike comes at 1/2: in a cell of threshold 0.5 it is "
-    "multi_spike(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, 'first'), but for ties, rounded to "
-    "even",
+    "MultiLevelSpikeCount": "it rounds x, so the first spike is at 1/2. In a cell of threshold 0.5 it is "
+    "multi_spike(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, 'first'), except that ties are "
+    "rounded to even",
 }
 
 
@@ -38,7 +38,7 @@ def SoftSign(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
 
 
 def SuperSpike(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
-    """Inverse square of steepness 1, of which alpha is the height; it has no primal there."""
+    """Inverse square of steepness 1 and height alpha. SpikingJelly does not define its smooth step."""
     return _mode(alpha * surrogates.InvSquareGrad(1), spiking)
 
 
@@ -58,7 +58,7 @@ def Erf(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
 
 
 def PiecewiseLeakyReLU(w: Real = 1.0, c: Real = 0.01, spiking: bool = True) -> Surrogate:
-    """Box with a floor; at |x| = w it has the height of the floor there."""
+    """Box with a floor. At |x| = w, SpikingJelly has the height of the floor."""
     return _mode(surrogates.PiecewiseLeakyRelu(c, w), spiking)
 
 
@@ -73,12 +73,12 @@ def S2NN(alpha: Real = 4.0, beta: Real = 1.0, spiking: bool = True) -> Surrogate
 
 
 def QPseudoSpike(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
-    """Power law as in the paper, Herranz-Celotti and Rouat 2022, alpha > 1; braintools has another one of this name."""
+    """Power law of Herranz-Celotti and Rouat 2022, alpha > 1. The surrogate of braintools with this name differs."""
     return _mode(surrogates.PowerTail(alpha), spiking)
 
 
 def LeakyKReLU(leak: Real = 0.0, k: Real = 1.0, spiking: bool = True) -> Surrogate:
-    """A constant on each side."""
+    """Constant on each side of the threshold."""
     return _mode(surrogates.LeakyRelu(leak, k), spiking)
 
 
@@ -98,10 +98,10 @@ def DeterministicPass(spiking: bool = True) -> Surrogate:
 
 
 def PoissonPass(spiking: bool = True) -> Surrogate:
-    """A spike of probability x, between 0 and 1, straight through; of another x it raises there."""
+    """Spike of probability x, between 0 and 1, straight-through. For other x, SpikingJelly raises an error."""
     return stochastic(surrogates.LeakyRelu(1, 1)) if spiking else soft(surrogates.LeakyRelu(1, 1))
 
 
 def Rect(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
-    """Box of area 1; at its edges it is 0 there."""
+    """Box of area 1. At its edges, SpikingJelly has 0."""
     return _mode(surrogates.PiecewiseLeakyRelu(0, ratio(0.5, alpha)), spiking)

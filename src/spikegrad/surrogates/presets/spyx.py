@@ -1,4 +1,4 @@
-"""spyx 1.0.0, ``spyx.axn``. It fires where x > 0."""
+"""spyx 1.0.0, ``spyx.axn``. It fires for x > 0."""
 
 import math
 
@@ -9,24 +9,24 @@ from .. import Arctan, HardTanhGrad, InvSquareGrad, LeakyRelu, PiecewiseLeakyRel
 from ._ratio import ratio
 
 ABSENT = {
-    "sigmoid_bernoulli": "its slope is the probability, max_prob * Softplus(k), not the derivative of it, as that of "
-    "stochastic(Sigmoid(k)) is",
-    "refractory_sigmoid_bernoulli": "its slope is the probability and not the derivative of it, and no curve here",
+    "sigmoid_bernoulli": "its slope is the probability, max_prob * Softplus(k). stochastic(Sigmoid(k)) has the "
+    "derivative of the probability",
+    "refractory_sigmoid_bernoulli": "its slope is the probability instead of its derivative, and is not a curve here",
 }
 
 
 def custom() -> Surrogate:
-    """The default, said to be straight-through: the slope is x itself, here up to |x| = 64, and level beyond."""
+    """Default of spyx, documented as straight-through. The slope is x, here up to |x| = 64 and constant beyond."""
     return strict(64 * HardTanhGrad(1 / 64) + LeakyRelu(-64, -64))
 
 
 def tanh(k: Real = 1) -> Surrogate:
-    """1 − tanh(k·x)²: peak 1, whatever the steepness."""
+    """1 − tanh(k·x)², with peak 1 for any steepness."""
     return strict(ratio(2, k) * Sigmoid(2 * k))
 
 
 def boxcar(width: Real = 2, height: Real = 0.5) -> Surrogate:
-    """Box; at its edges it is 0 there."""
+    """Box. At its edges, spyx has 0."""
     return strict(height * width * PiecewiseLeakyRelu(0, width / 2))
 
 
@@ -36,7 +36,7 @@ def triangular(k: Real = 2) -> Surrogate:
 
 
 def arctan(k: Real = 2) -> Surrogate:
-    """Arctangent of height 1/π, whatever the steepness."""
+    """Arctangent of height 1/π for any steepness."""
     return strict(ratio(1 / math.pi, k) * Arctan(2 * k))
 
 

@@ -1,4 +1,4 @@
-"""stork, ``stork.activations`` of its repository. Parameters are attributes of classes there. It fires where x > 0."""
+"""stork, ``stork.activations`` of its repository. In stork, parameters are class attributes. It fires for x > 0."""
 
 from ..._spike_types import multi_spike, stochastic, strict
 from ..._struct import Real
@@ -8,7 +8,7 @@ from ._ratio import ratio
 
 ABSENT = {
     "SuperSpike_norm": "its slope is divided by a norm over the batch",
-    "MultilayerSpiker": "of CustomSpike: by mistake its slope is x itself, where the spike is meant",
+    "MultilayerSpiker": "a surrogate_type of CustomSpike. By mistake its slope is x instead of the spike",
 }
 
 
@@ -24,7 +24,7 @@ def CustomSpike(
     p0: Real = 0.01,
     delta_u: Real = 0.133,
 ) -> Surrogate:
-    """A slope and escape noise of one's choice, Gygax and Zenke 2025; noise goes with its own slope alone here."""
+    """Selectable slope and escape noise, Gygax and Zenke 2025. Here noise requires the slope with its name."""
     curves = {"SuperSpike": InvSquareGrad(beta), "sigmoid": Sigmoid(beta), "exponential": EscapeExp(p0, delta_u)}
     if surrogate_type not in curves:
         raise ValueError(
@@ -44,12 +44,12 @@ def SuperSpike_MemClamp(beta: Real = 20.0) -> Surrogate:
 
 
 def SuperSpike_rescaled(beta: Real = 20.0) -> Surrogate:
-    """SuperSpike that is 1 at x = −1, the resting potential."""
+    """SuperSpike with the value 1 at x = −1, the resting potential."""
     return strict((beta + 1) ** 2 * InvSquareGrad(beta))
 
 
 def MultiSpike(beta: Real = 100, maxspk: int = 10) -> Surrogate:
-    """Spikes at multiples of the threshold; there it excludes the odd ones, and goes on with slopes beyond maxspk."""
+    """Spikes at multiples of the threshold. Stork excludes odd multiples, and has slopes beyond maxspk."""
     return multi_spike(InvSquareGrad(beta), maxspk, slopes="nearest")
 
 
@@ -59,7 +59,7 @@ def SuperSpike_asymptote(beta: Real = 100) -> Surrogate:
 
 
 def TanhSpike(beta: Real = 100) -> Surrogate:
-    """1 everywhere, and 1 − tanh(beta·x)² more."""
+    """The sum of 1 and 1 − tanh(beta·x)²."""
     return strict(LeakyRelu(1, 1) + ratio(2, beta) * Sigmoid(2 * beta))
 
 
