@@ -110,11 +110,11 @@ def test_the_lower_bound_wakes_a_network_that_starts_silent():
 def test_what_cannot_be():
     with pytest.raises(ValueError, match=r"lower_bound: spikes must be \(steps, examples, neurons\), got \(30, 4\)"):
         lower_bound(SPIKES[:, :, 0])
-    with pytest.raises(ValueError, match="lower_bound: spikes must be of one layer or more, got none"):
+    with pytest.raises(ValueError, match="lower_bound: spikes must have one layer or more, got none"):
         lower_bound([])
     with pytest.raises(ValueError, match="upper_bound: power must be one of 1, 2, got 3"):
         upper_bound(SPIKES, 4, power=3)
-    with pytest.raises(ValueError, match="voltage_bound: give low or high, or both"):
+    with pytest.raises(ValueError, match="voltage_bound: low and high are missing; pass at least"):
         voltage_bound(SPIKES)
 
 

@@ -1,4 +1,4 @@
-"""Terms of a loss that keep a network's activity within bounds, as functions of what the network returns."""
+"""Loss terms that keep a network's activity within bounds, as functions of its outputs."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def lower_bound(
     power: int = 2,
     population: bool = False,
 ) -> jax.Array:
-    r"""A term of the loss for neurons that fire too little.
+    r"""Compute a loss term for neurons that fire too little.
 
     .. math:: \lambda\, \big\langle \max(0,\, b - z)^p \big\rangle
 
-    with :math:`z` the number of spikes that a neuron makes in a sequence, and the mean over examples and neurons. Its
-    gradient goes through the surrogate, and wakes a network that is silent: the defaults are those of the paper.
+    with :math:`z` the number of spikes of a neuron in a sequence, and the mean over examples and neurons. Its gradient
+    passes the surrogate and wakes a silent network. The defaults are from the paper.
 
     Parameters
     ----------
     spikes : array_like or sequence of them
-        Outputs of a layer, ``(steps, examples, neurons...)``, or of several, whose terms are added up: those that a
-        :class:`spikegrad.Network` returns with ``all_layers=True``, the readout left out. Steps that a mask leaves out
-        are zeros there, and do not count.
+        Outputs of a layer, ``(steps, examples, neurons...)``. For several layers the terms are added. Pass the outputs
+        that a :class:`spikegrad.Network` returns with ``all_layers=True``, without the readout. Masked steps have zeros
+        in these outputs, so they have no effect.
     bound : float or array, default 1e-3
-        :math:`b`, in spikes of a sequence. An array broadcasts to ``(examples, neurons...)``, with ``population`` to
-        ``(examples,)``: a rate times the length of each sequence, say.
+        :math:`b`, in spikes per sequence. An array broadcasts to ``(examples, neurons...)``, or with ``population`` to
+        ``(examples,)``. An example is a rate times the length of each sequence.
     strength : float, default 100.0
         :math:`\lambda`, in the unit of the loss.
     power : {2, 1}
         :math:`p`.
     population : bool, default False
-        Whether the mean of :math:`z` over the neurons of a layer is bounded, and not each of them.
+        If True, bound the mean of :math:`z` over the neurons of a layer instead of each neuron.
 
     Returns
     -------
@@ -53,8 +53,8 @@ def lower_bound(
     Raises
     ------
     ValueError
-        For outputs without an axis of examples, for those of no layer, another power, and a bound that does not
-        broadcast.
+        If outputs have no axis of examples, if the sequence of outputs is empty, if ``power`` is not 1 or 2, or if the
+        bound does not broadcast.
 
     References
     ----------
@@ -86,11 +86,11 @@ def upper_bound(
     power: int = 2,
     population: bool = True,
 ) -> jax.Array:
-    r"""A term of the loss for neurons that fire too much.
+    r"""Compute a loss term for neurons that fire too much.
 
     .. math:: \lambda\, \big\langle \max(0,\, z - b)^p \big\rangle
 
-    with :math:`z` the number of spikes in a sequence, by default the mean over the neurons of a layer, and the mean
+    with :math:`z` the number of spikes in a sequence, by default averaged over the neurons of a layer, and the mean
     over examples.
 
     Parameters
@@ -98,14 +98,14 @@ def upper_bound(
     spikes : array_like or sequence of them
         As in :func:`lower_bound`.
     bound : float or array
-        :math:`b`, in spikes of a sequence, as in :func:`lower_bound`. The paper's examples have 4 for 200 ms and 7 for
+        :math:`b`, in spikes per sequence, as in :func:`lower_bound`. The paper's examples have 4 for 200 ms and 7 for
         700 ms, 10 to 20 Hz.
     strength : float, default 0.1
         :math:`\lambda`, in the unit of the loss.
     power : {2, 1}
         :math:`p`.
     population : bool, default True
-        Whether the mean over the neurons of a layer is bounded, and not each of them.
+        If True, bound the mean over the neurons of a layer instead of each neuron.
 
     Returns
     -------
@@ -115,8 +115,7 @@ def upper_bound(
     Raises
     ------
     ValueError
-        For outputs without an axis of examples, for those of no layer, another power, and a bound that does not
-        broadcast.
+        As in :func:`lower_bound`.
 
     References
     ----------
@@ -143,27 +142,27 @@ def voltage_bound(
     power: int = 2,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""A term of the loss for potentials that go too far.
+    r"""Compute a loss term for potentials out of bounds.
 
     .. math:: \lambda\, \big\langle \max(0,\, a - u)^p + \max(0,\, u - b)^p \big\rangle
 
-    with the mean over steps, examples and neurons. Potentials near the threshold are where slopes are not 0; unlike
-    spikes, they have a gradient however far from there they are.
+    with the mean over steps, examples and neurons. It keeps potentials near the threshold, because slopes vanish far
+    from it. Unlike spikes, potentials have a gradient at any distance from the threshold.
 
     Parameters
     ----------
     potentials : array_like, or tuple of them
-        ``(steps, examples, neurons...)``: outputs of a readout, or states before the spike, of which the first array is
-        the potential, as ``network(inputs, pre_spike=[n])`` returns them for layer n.
+        ``(steps, examples, neurons...)``: outputs of a readout, or the pre-spike states that ``network(inputs,
+        pre_spike=[n])`` returns for layer n. The first array of a state is the potential.
     low, high : float, optional
-        :math:`a` and :math:`b`, in the unit of the potential. None: not bounded on this side.
+        :math:`a` and :math:`b`, in the unit of the potential. None: no bound on this side.
     strength : float, default 1.0
         :math:`\lambda`, in the unit of the loss.
     power : {2, 1}
         :math:`p`.
     mask : array of bool, optional
-        ``(steps, examples)`` or ``(steps,)``: the steps that take place, over which the mean is; of none it is 0.
-        Without it, those that do not count as zeros.
+        ``(steps, examples)`` or ``(steps,)``: the valid steps, for the mean. The mean of no steps is 0. Without a mask,
+        padded steps enter the mean as potentials of 0.
 
     Returns
     -------
@@ -173,7 +172,7 @@ def voltage_bound(
     Raises
     ------
     ValueError
-        If there is no bound, or for another power.
+        If both bounds are missing, or if ``power`` is not 1 or 2.
 
     Examples
     --------
@@ -188,7 +187,7 @@ def voltage_bound(
     (True, True)
     """
     if low is None and high is None:
-        raise ValueError("voltage_bound: give low or high, or both")
+        raise ValueError("voltage_bound: low and high are missing; pass at least one of them")
     u = _wide(real_array(jax.tree.leaves(potentials)[0], "voltage_bound", "potentials"))
     beyond = jnp.zeros_like(u)
     if low is not None:
@@ -207,7 +206,7 @@ def _bounded(
 ) -> jax.Array:
     terms, layers = [], spikes if isinstance(spikes, (list, tuple)) else [spikes]
     if not layers:
-        raise ValueError(f"{owner}: spikes must be of one layer or more, got none")
+        raise ValueError(f"{owner}: spikes must have one layer or more, got none")
     for layer in layers:
         z = _wide(real_array(layer, owner, "spikes"))
         if z.ndim < 3:

@@ -24,8 +24,8 @@ def reduce_time(outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | N
         Spikes or potentials of the last layer, ``(steps, examples, classes)``. Losses of each step, ``(steps,
         examples)``, have a mean over the valid steps as well.
     reduction : {"mean", "sum", "max", "last", "softmax_sum"}
-        The mean, sum or maximum over the valid steps; the last valid step; or the sum over the valid steps of
-        :math:`\operatorname{softmax}(o_t)`.
+        The mean, sum or maximum over the valid steps, the last valid step, or the sum of
+        :math:`\operatorname{softmax}(o_t)` over the valid steps.
     mask : array_like of bool, optional
         The valid steps. By default all.
 
@@ -37,14 +37,14 @@ def reduce_time(outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | N
     Raises
     ------
     ValueError
-        For another reduction, for outputs without time steps, and for a mask of another shape.
+        If the reduction is unknown, if the outputs have no time steps, or if the shape of the mask does not fit.
     TypeError
-        For outputs that are not real, and a mask that is not boolean.
+        If the outputs are not real, or if the mask is not boolean.
 
     Notes
     -----
-    The gradient of the maximum goes to the step where it is reached, in equal parts to several of them. With few steps
-    ``"softmax_sum"`` bounds the loss from below: a cross-entropy of a sum of ``T`` softmax outputs over ``C`` classes
+    The gradient of the maximum goes to the step that reaches it, in equal parts to several such steps. With few steps
+    ``"softmax_sum"`` bounds the loss from below. A cross-entropy of a sum of ``T`` softmax outputs over ``C`` classes
     is at least :math:`\ln(1 + (C - 1) e^{-T})`.
 
     Examples
@@ -108,8 +108,7 @@ def count_error(
     Raises
     ------
     ValueError, TypeError
-        As in :func:`reduce_time`, for outputs without classes, and for labels that are not integers, one for each
-        example.
+        As in :func:`reduce_time`. Also if outputs have no classes, or if labels are not one integer per example.
 
     Examples
     --------
@@ -207,10 +206,10 @@ def potential_error(
 def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
     r"""Find the time of each neuron's first spike, in valid time steps, with a derivative.
 
-    A step counts from 0. The derivative of the time is -1 in the spike of that step, and 0 in all others: more spike at
-    this step moves the first spike to an earlier time. A neuron without a spike has the number of valid steps as its
-    time, and the derivative -1 in its output at the last valid step, so that a loss that rewards early spikes can wake
-    it.
+    A step counts from 0. The derivative of the time is -1 in the spike of that step, and 0 in all other outputs. So a
+    larger spike at this step moves the first spike to an earlier time. For a neuron without a spike, the time is the
+    number of valid steps. Its derivative is -1 in the output at the last valid step. A loss that rewards early spikes
+    can then wake it.
 
     Parameters
     ----------
@@ -248,7 +247,7 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     fires = (x != 0) & valid
     fired = fires.any(0)
     step = jnp.where(fired, fires.argmax(0), _last(valid))
-    number = jnp.cumsum(valid, 0)  # of valid steps up to each one, with it
+    number = jnp.cumsum(valid, 0)  # the number of valid steps up to and including each step
     steps = jnp.take_along_axis(jnp.broadcast_to(number, x.shape), step[None], 0)[0]
     output = _at(x, step, valid)
     zero = output - jax.lax.stop_gradient(output)  # with the derivative of the output
@@ -261,7 +260,7 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     .. math:: D^2 = \frac1\tau \int_0^\infty \big(f(t) - \hat f(t)\big)^2\,dt
 
     with :math:`f` the sum of :math:`e^{-(t - t_i)/\tau}` over the spikes before :math:`t`. The integral is exact for
-    spikes on the grid of time steps, with the tail after the last step, and takes one pass over the steps. A spike
+    spikes on the grid of time steps, includes the tail after the last step, and takes one pass over the steps. A spike
     without a partner contributes 1/2.
 
     Parameters
@@ -269,11 +268,11 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     spikes : array_like
         Outputs of a layer, ``(steps, examples, neurons)``.
     targets : array_like
-        The spike trains to reach, of the same shape.
+        The target spike trains, with the shape of ``spikes``.
     tau : float or array
-        The time constant in time steps, > 0; an array broadcasts to ``(examples, neurons)``.
+        The time constant in time steps, > 0. An array broadcasts to ``(examples, neurons)``.
     mask : array_like of bool, optional
-        The valid steps; no time passes in others. By default all.
+        The valid steps. No time passes in masked steps. By default all.
 
     Returns
     -------
@@ -283,7 +282,8 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     Raises
     ------
     ValueError, TypeError
-        As in :func:`reduce_time`, for targets of another shape, and for a ``tau`` that is known and not above 0.
+        As in :func:`reduce_time`. Also if the shape of the targets differs, or if ``tau`` is not above 0. A traced
+        ``tau`` is not checked.
 
     References
     ----------
@@ -308,19 +308,19 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     decay = jnp.broadcast_to(jnp.exp(-1 / tau), x.shape[1:])
 
     def step(carry, now):
-        trace, area = carry  # of the difference, before the step; the sum of its squares
+        trace, area = carry  # the filtered difference before the step, and the sum of its squares
         difference, valid = now
         after = decay * trace + difference
         return (jnp.where(valid, after, trace), jnp.where(valid, area + after**2, area)), None
 
     zeros = jnp.zeros_like(x[0])
     (end, area), _ = jax.lax.scan(step, (zeros, zeros), (x - y, jnp.broadcast_to(valid, x.shape)))
-    # a step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2, the tail that of all later ones
+    # A step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2. The tail sums all later steps.
     return (-jnp.expm1(-2 / tau) * area / 2 + decay**2 * end**2 / 2).mean()
 
 
 def _over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
-    """The outputs, ``(steps, examples, ...)``, and the mask with as many axes."""
+    """Return the outputs, ``(steps, examples, ...)``, and the mask reshaped to their number of axes."""
     x = real_array(outputs, owner, name)
     x = x.astype(compute_dtype(x.dtype))
     if x.ndim < 2 or not len(x):
@@ -334,23 +334,23 @@ def _over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Arra
 
 
 def _count(valid: jax.Array, x: jax.Array) -> jax.Array:
-    """The number of valid steps, and 1 where there is none."""
+    """Return the number of valid steps, at least 1."""
     return jnp.maximum(valid.sum(0), 1).astype(x.dtype)
 
 
 def _last(valid: jax.Array) -> jax.Array:
-    """The last valid step."""
+    """Return the last valid step."""
     return len(valid) - 1 - jnp.flip(valid, 0).argmax(0)
 
 
 def _at(x: jax.Array, step: jax.Array, valid: jax.Array) -> jax.Array:
-    """The values at one step of each example or neuron, and 0 for an example without a valid step."""
+    """Return the values at one step of each example or neuron, and 0 for an example without a valid step."""
     step = jnp.broadcast_to(step, x.shape[1:])
     return jnp.where(valid.any(0), jnp.take_along_axis(x, step[None], 0)[0], 0)
 
 
 def _targets(owner: str, x: jax.Array, labels: Any, correct: Any, incorrect: Any) -> jax.Array:
-    """The target of each class: ``(examples, classes)``."""
+    """Return the target of each class, ``(examples, classes)``."""
     labels = jnp.asarray(labels)
     if x.ndim != 3:
         raise ValueError(f"{owner}: outputs must be (steps, examples, classes), got {x.shape}")
