@@ -161,21 +161,21 @@ def rewritten(path, change):
     [
         (
             lambda arrays, about: arrays.pop("trainable/scale"),
-            "has no trainable/scale: parameters or optimizer",
+            "lacks trainable/scale; resume with the original parameters",
         ),
-        (lambda arrays, about: arrays.update(more=np.ones(2)), "has more, which these parameters and this optimizer"),
+        (lambda arrays, about: arrays.update(more=np.ones(2)), "has more, which parameters and optimizer"),
         (
             lambda arrays, about: arrays.update({"trainable/scale": np.ones(4, np.float32)}),
-            r"trainable/scale is float32 of shape \(4,\), and must be float32 of shape \(2, 2\)",
+            r"trainable/scale must be float32 of shape \(2, 2\), got float32 of shape \(4,\)",
         ),
         (
             lambda arrays, about: about["dtypes"].update({"trainable/scale": "float64"}),
-            r"trainable/scale is float64 of shape \(2, 2\), and must be float32 of",
+            r"trainable/scale must be float32 of shape \(2, 2\), got float64 of",
         ),
-        (lambda arrays, about: about["dtypes"].update(key="key<rbg>"), r"key is key<rbg> of .* must be key<fry>"),
-        (lambda arrays, about: about.update(format=2), "is in format 2, and not 1, which is read here"),
-        (lambda arrays, about: about.pop("progress"), "is no checkpoint, or is damaged: KeyError"),
-        (lambda arrays, about: arrays.update(key=np.array([None])), "is no checkpoint, or is damaged: ValueError"),
+        (lambda arrays, about: about["dtypes"].update(key="key<rbg>"), r"key must be key<fry> of .* got key<rbg>"),
+        (lambda arrays, about: about.update(format=2), "must be in format 1, got format 2"),
+        (lambda arrays, about: about.pop("progress"), "is not a checkpoint or is damaged: KeyError"),
+        (lambda arrays, about: arrays.update(key=np.array([None])), "is not a checkpoint or is damaged: ValueError"),
     ],
 )
 def test_checkpoint_of_other_arrays_is_rejected(whole, tmp_path, change, message):
@@ -191,7 +191,7 @@ def test_a_damaged_file_is_said(whole, tmp_path):
     content = path.read_bytes()
     for damaged in (b"", content[:-30], content[: len(content) // 2], b"not a file of NumPy"):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="is no checkpoint, or is damaged"):
+        with pytest.raises(CheckpointError, match="is not a checkpoint or is damaged"):
             Checkpoints(tmp_path).restore(start())
     path.unlink()
     path.mkdir()
@@ -210,7 +210,7 @@ def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
     train(start(), callbacks=[checkpoints])
     older, newest = checkpoints.all()
     newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=rf"{newest.name} is no .*; remove it to resume from {older.name}$"):
+    with pytest.raises(CheckpointError, match=rf"{newest.name} is not a .*; remove it to resume from {older.name}$"):
         checkpoints.restore(start())
     newest.unlink()
     assert same(train(checkpoints.restore(start())), whole[0])
@@ -243,7 +243,7 @@ def test_invalid_progress_is_refused(whole, tmp_path, part, value):
         inner = inner[name]
     inner[part[-1]] = value
     np.savez(path, **arrays | {"about": np.asarray(json.dumps(about))})
-    with pytest.raises(CheckpointError, match="is no checkpoint, or is damaged"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint or is damaged"):
         Checkpoints(tmp_path).restore(start())
 
 
@@ -279,7 +279,7 @@ def test_orbax_brings_a_state_back_with_another_sharding(whole, tmp_path):
     )
     assert same(train(state), final)
     params = start().trainable | {"scale": jnp.ones(3)}
-    with pytest.raises(CheckpointError, match=r"scale is float32 of shape \(2, 2\), and must be"):
+    with pytest.raises(CheckpointError, match=r"scale must be .*, got float32 of shape \(2, 2\)"):
         again.restore(State.create(params, OPTIMIZER, jax.random.key(0)))
 
 
@@ -356,7 +356,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
         with pytest.raises(Killed):
             main(["train", *arguments, "-o", str(folder)])
     assert main(["train", "--resume", str(folder), "--epochs", "9"]) == 2
-    assert "the run has its own options: leave out --epochs" in capsys.readouterr().err
+    assert "--resume uses the options of the original run; remove --epochs" in capsys.readouterr().err
     with runs.held(folder):
         assert main(["train", "--resume", str(folder)]) == 2
     assert "is in use: another process is training it" in capsys.readouterr().err
@@ -398,7 +398,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
 def test_checkpoints_of_another_training_stay(whole, tmp_path):
     train(start(), epochs=4, callbacks=[Checkpoints(tmp_path)])
     before = [path.name for path in Checkpoints(tmp_path).all()]
-    with pytest.raises(CheckpointError, match=r"step-000000020\.npz is of a later step than 2: go on from it"):
+    with pytest.raises(CheckpointError, match=r"step-000000020\.npz is of a later step than 2; resume from it"):
         train(start(), epochs=1, callbacks=[Checkpoints(tmp_path)])
     assert [path.name for path in Checkpoints(tmp_path).all()] == before
 
@@ -421,5 +421,5 @@ def test_sums_that_are_infinite_come_back(tmp_path):
 def test_orbax_says_that_it_cannot_save_nothing(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     state = State.create({"none": jnp.zeros((0, 3))}, optax.sgd(0.1), jax.random.key(0))
-    with pytest.raises(CheckpointError, match="trainable/none has no elements, which Orbax does not save"):
+    with pytest.raises(CheckpointError, match="trainable/none is empty, and Orbax cannot save empty arrays"):
         OrbaxCheckpoints(tmp_path / "run").save(state)

@@ -283,8 +283,8 @@ def test_processes_that_would_hang_raise(pair):
     for i in range(2):
         numbers, starts, nothing = found[i]["messages"]
         assert re.fullmatch(r"fit: processes have different numbers of batches after update 3: \[0 1\]", numbers)
-        assert starts.startswith("fit: trainable/w differs between processes: all must start alike")
-        assert "there are 2 processes, and nothing is spread over them: give batch_sharding" in nothing
+        assert starts.startswith("fit: trainable/w differs between processes; start all processes")
+        assert "batch_sharding is missing, but training has 2 processes" in nothing
 
 
 @pytest.mark.every
@@ -367,7 +367,7 @@ def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
         ("key", jax.random.key(1)),
     ):
         for pair in ((tree(), tree(**{name: value})), (tree(**{name: value}), tree())):
-            with pytest.raises(ValueError, match=f"fit: start/layers/0/{name} differs between processes: all must"):
+            with pytest.raises(ValueError, match=f"fit: start/layers/0/{name} differs between processes; start all"):
                 in_both(*pair)
 
 
@@ -472,12 +472,12 @@ def test_command_rejects_invalid_options_of_processes(tmp_path):
     with Processes([call] * 2, tmp_path, [slurm | {"SLURM_PROCID": str(i)} for i in range(2)]) as processes:
         assert [process.wait(LIMIT) for process in processes.all] == [2, 2], processes.outputs()
         for _, err in processes.outputs():
-            assert "batches of 33 examples cannot be cut over 2 devices" in err
+            assert "batches of 33 examples cannot be sharded over 2 devices" in err
             assert len(err.splitlines()) == 1
     for more, message in (
-        (["--distributed"], "processes are neither given nor found"),
+        (["--distributed"], "no processes found; pass all three arguments"),
         (["--distributed", "--coordinator-address", "head"], "coordinator_address must be host:port, got 'head'"),
-        (["--process-id", "1"], "it goes with --distributed"),
+        (["--process-id", "1"], "it requires --distributed"),
     ):
         with Processes([[*call[:4], *more]], tmp_path) as processes:
             assert processes.all[0].wait(LIMIT) == 2

@@ -131,7 +131,7 @@ def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
     whole = of(run(path=path))
     lines = path.read_text().splitlines()
     assert of(map(json.loads, lines)) == whole
-    with pytest.raises(FileExistsError, match="exists; with resume=True"):
+    with pytest.raises(FileExistsError, match="already exists; pass resume=True"):
         run(path=path)
     path.write_text("\n".join(lines[:5]) + "\n" + lines[5][:40])
     begun = []
@@ -184,10 +184,10 @@ def test_an_error_of_ones_own_comes_through():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": [{"surrogate": 1}, {"width": 1}]}, "different names"),
-        ({"settings": [{"a": 1.0}, {"a": 1.0}]}, "comes twice"),
+        ({"settings": [{"surrogate": 1}, {"width": 1}]}, "must have equal names"),
+        ({"settings": [{"a": 1.0}, {"a": 1.0}]}, "occurs twice"),
         ({"settings": [{"seed": 1}]}, "cannot be named 'seed'"),
-        ({"settings": [{"a": np.arange(3)}]}, "must have a hash"),
+        ({"settings": [{"a": np.arange(3)}]}, "must be hashable"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
         ({"seeds": [0.5]}, "float"),
@@ -270,8 +270,8 @@ def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "best by validation" in out
     for arguments, message in (
-        (["--resume", str(folder), "--epochs", "3"], "leave out --epochs"),
-        (["--resume", str(tmp_path)], "no sweep.json"),
+        (["--resume", str(folder), "--epochs", "3"], "remove --epochs"),
+        (["--resume", str(tmp_path)], "sweep.json is missing"),
         ([*QUICK, "-o", str(folder)], "is not empty"),
     ):
         assert main(["sweep", *arguments]) == 2

@@ -86,18 +86,18 @@ class AdaptWidths:
         before = now.state.trainable
         network = combine(before, self.static)
         if not isinstance(network, Network):
-            raise TypeError(f"AdaptWidths: what is trained must be parts of a Network, got {type(network).__name__}")
+            raise TypeError(f"AdaptWidths: trainable must be parts of a Network, got {type(network).__name__}")
         new = with_widths(network, jax.device_get(self._spreads(before)), self.ratio, self.keep)
         return dataclasses.replace(now.state, trainable=_trainable(before, new))
 
 
 def _trainable(before: Any, new: Network) -> Any:
-    """Replace the widths by those of the new network, in the dtype and sharding of the old arrays."""
+    """Replace the widths by the widths of the new network, in the dtype and sharding of the old arrays."""
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
     stays = [old is None or leaf is old for old, leaf in zip(olds, news, strict=False)]
     if structure != other or all(stays):
-        raise ValueError("AdaptWidths: what is trained has no widths: match_widths gives them, before partition")
+        raise ValueError("AdaptWidths: trainable contains no widths; call match_widths before partition")
     leaves = [old if same else _like(leaf, old) for old, leaf, same in zip(olds, news, stays, strict=True)]
     return structure.unflatten(leaves)
 

@@ -15,7 +15,7 @@ from .._compat import take
 class ShuffledBatches:
     """Batches of examples in a new random order for each epoch.
 
-    Examples after the last full batch are left out of this epoch.
+    Examples after the last full batch are skipped in this epoch.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class ShuffledBatches:
         self.examples, self.size, self.seed = examples, size, seed
 
     def __len__(self) -> int:
-        """Number of batches in an epoch."""
+        """Return the number of batches in an epoch."""
         return self.count // self.size
 
     def __call__(self, epoch: int) -> Iterator[Any]:

@@ -19,9 +19,9 @@ from ._state import Report, State
 class JsonLines:
     """Write metrics to a file during training, one line of JSON for each compiled call.
 
-    A line has ``step``, ``epoch``, ``seconds``, the loss and the other metrics, as means over the call. Arrays are
-    lists. NaN and infinity are null. At the end of an epoch, ``epoch_ended`` is true. Follow the file with ``tail -f``,
-    or read it with ``pandas.read_json(path, lines=True)``.
+    A line has ``step``, ``epoch``, ``seconds``, the loss and all metrics, as means over the call. Arrays are lists. NaN
+    and infinity are null. At the end of an epoch, ``epoch_ended`` is true. Follow the file with ``tail -f``, or read it
+    with ``pandas.read_json(path, lines=True)``.
 
     Parameters
     ----------
@@ -71,7 +71,9 @@ class JsonLines:
         line = self.of | {"step": report.step, "epoch": report.epoch, "seconds": round(report.seconds, 3)}
         values = report.metrics | self.more(report)
         if taken := values.keys() & {*line, "epoch_ended"}:
-            raise ValueError(f"JsonLines: a metric cannot be named {min(taken)!r}, as lines have that")
+            raise ValueError(
+                f"JsonLines: a metric cannot be named {min(taken)!r}, because lines use this name; rename it"
+            )
         line |= report.metrics | ({"epoch_ended": True} if report.epoch_ended else {}) | values
         if jax.process_index() != 0:
             return

@@ -1,4 +1,4 @@
-"""Training states on disk, from which training resumes bit-identically."""
+"""Training states on disk. Training resumes from them bit-identically."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Checkpoints:
     ----------
     folder : path
         Checkpoint folder. It is created if it does not exist. With several processes only process 0 reads and writes it
-        and sends the contents to the others, so they do not need access to it.
+        and sends the contents to all other processes, so they do not need access to it.
     minutes : float, optional
         Minimum time between checkpoints, checked after each call. Replaces saving at the end of each epoch.
     keep : int, default 2
@@ -119,11 +119,11 @@ class Checkpoints:
         newest = from_first(lambda: self.all()[-1:])
         if newest and self._step_of(newest[0]) > step:
             raise CheckpointError(
-                f"{newest[0]} is of a later step than {step}: go on from it with latest, or take another folder"
+                f"{newest[0]} is of a later step than {step}; resume from it with latest, or choose another folder"
             )
 
     def save(self, state: State) -> None:
-        """Save a state, and remove all but the newest checkpoints.
+        """Save a state, and remove old checkpoints.
 
         Raises
         ------
@@ -150,8 +150,8 @@ class Checkpoints:
         Raises
         ------
         CheckpointError
-            If the file cannot be read, does not match ``start``, or has another key. The message names the checkpoint
-            before it, if there is one.
+            If the file cannot be read, does not match ``start``, or has another key. The message names the previous
+            checkpoint, if it exists.
         """
         found = from_first(self.all)  # other processes may see other files
         if not found:
@@ -187,7 +187,7 @@ class Checkpoints:
         named = _named(state)
         for name, leaf in named.items():
             if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-                raise CheckpointError(f"{path}: {name} is sharded over several processes: use OrbaxCheckpoints")
+                raise CheckpointError(f"{path}: {name} is sharded over several processes; use OrbaxCheckpoints")
         if jax.process_index() != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -219,12 +219,12 @@ def _readable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:
-        raise CheckpointError(f"{path} is no checkpoint, or is damaged: {error!r}") from None
+        raise CheckpointError(f"{path} is not a checkpoint or is damaged: {error!r}") from None
 
 
 def _checked(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     if about["format"] != FORMAT:
-        raise CheckpointError(f"{path} is in format {about['format']}, and not {FORMAT}, which is read here")
+        raise CheckpointError(f"{path} must be in format {FORMAT}, got format {about['format']}")
     if missing := {"dtypes", "progress", "extra"} - set(about):
         raise KeyError(min(missing))
     for name in ("dtypes", "progress", "extra"):
@@ -280,14 +280,14 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
     """Raise if a checkpoint does not have the arrays of the state that resumes from it."""
     for name in wanted:
         if name not in arrays:
-            raise CheckpointError(f"{path} has no {name}: parameters or optimizer are not those that it was made with")
+            raise CheckpointError(f"{path} lacks {name}; resume with the original parameters and optimizer")
     for name, array in arrays.items():
         if name not in wanted:
-            raise CheckpointError(f"{path} has {name}, which these parameters and this optimizer have not")
+            raise CheckpointError(f"{path} has {name}, which parameters and optimizer lack")
         shape, dtype = unwrap_key(wanted[name]).shape, str(wanted[name].dtype)
         if array.shape != shape or dtypes.get(name) != dtype:
             raise CheckpointError(
-                f"{path}: {name} is {dtypes.get(name)} of shape {array.shape}, and must be {dtype} of shape {shape}"
+                f"{path}: {name} must be {dtype} of shape {shape}, got {dtypes.get(name)} of shape {array.shape}"
             )
 
 
@@ -327,7 +327,7 @@ class OrbaxCheckpoints(Checkpoints):
         self.folder.mkdir(parents=True, exist_ok=True)
         named = _named(state)
         if empty := next((name for name, leaf in named.items() if not leaf.size), None):
-            raise CheckpointError(f"{path}: {empty} has no elements, which Orbax does not save: use Checkpoints")
+            raise CheckpointError(f"{path}: {empty} is empty, and Orbax cannot save empty arrays; use Checkpoints")
         arrays = {name: unwrap_key(leaf) for name, leaf in named.items()}
         self._orbax.save(path, arrays, custom_metadata=_about(state, self.extra), overwrite=True)
 

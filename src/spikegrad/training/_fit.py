@@ -58,7 +58,7 @@ def fit(
         The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. It is required, unless
         ``trainable`` is a :class:`State`, which has a key.
     epochs, steps : int, optional
-        Numbers of epochs and updates after which training ends, whichever comes first. They count from the first
+        Maximum numbers of epochs and updates. Training ends at the first that it reaches. They count from the first
         update, also if training resumes. The default is one epoch.
     updates_per_call : int, default 1
         Number of updates in a compiled call. Callbacks are called after each call. Larger numbers are faster for small
@@ -66,14 +66,14 @@ def fit(
         shape.
     batch_sharding : jax.sharding.NamedSharding, or pytree of them, optional
         Sharding of batches over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)), P("batch"))``. A
-        pytree has a sharding for each part of a batch. Every process makes equal whole batches and puts its part onto
-        its devices. Sharded JAX arrays keep their sharding. All other arrays are on all devices, except for parameters
-        that are sharded. See :func:`distributed`.
+        pytree has a sharding for each part of a batch. Every process makes equal complete batches and puts its part
+        onto its devices. Sharded JAX arrays keep their sharding. All other arrays are on all devices, except for
+        sharded parameters. See :func:`distributed`.
     callbacks : sequence of callable, default ()
         Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
-        ends, in all processes after the same update. If one returns a :class:`State`, as :class:`AdaptWidths` does,
-        training continues from it, and later callbacks get it. All processes must return equal states. A method
-        ``end`` of a callback is called with the last state, also with the state of :class:`DivergedError`.
+        ends, in all processes after the same update. If one returns a :class:`State`, like :class:`AdaptWidths`,
+        training continues from it, and later callbacks get it. All processes must return equal states. A method ``end``
+        of a callback is called with the last state, also with the state of :class:`DivergedError`.
 
     Returns
     -------
@@ -128,7 +128,9 @@ def run(
     """Make all calls of :func:`fit`."""
     epochs = 1 if epochs is None and steps is None else epochs
     if source.once and epochs is not None and epochs > 1:
-        raise ValueError(f"fit: batches is an iterator, which ends with its first epoch, and not after {epochs}")
+        raise ValueError(
+            f"fit: batches is an iterator and lasts one epoch, got epochs={epochs}; pass a list or a function"
+        )
     clock = _Clock(state)
     good, stopped = state, False
 
@@ -194,10 +196,10 @@ def check_counts(owner: str, **counts: int | None) -> None:
 def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array | None) -> State:
     if isinstance(trainable, State):
         if key is not None:
-            raise TypeError("fit: a State has its own key, so that none can be given")
+            raise TypeError("fit: key must be None with a State, which contains its key; leave key out")
         return trainable
     if key is None:
-        raise TypeError("fit: key is missing, such as key=jax.random.key(0)")
+        raise TypeError("fit: key is missing; pass for example key=jax.random.key(0)")
     return State.create(trainable, optimizer, jnp.asarray(key))
 
 
@@ -213,7 +215,7 @@ def _any_stops(state: State, group: list | None, stop: bool) -> bool:
     """Return True if any process requests a stop. Raise if processes differ in their next calls and would hang."""
     if jax.process_count() > 1 and not any(map(is_spread, jax.tree.leaves((group, state.trainable)))):
         raise ValueError(
-            f"fit: there are {jax.process_count()} processes, and nothing is spread over them: give batch_sharding"
+            f"fit: batch_sharding is missing, but training has {jax.process_count()} processes; pass batch_sharding"
         )
     wishes, counts = gathered(stop, len(group or ())).T
     if len(set(counts)) > 1:
@@ -271,7 +273,7 @@ def _report(
 
 
 def _total(source: Source, epochs: int | None, steps: int | None) -> int | None:
-    """Total number of updates, None if unknown."""
+    """Return the total number of updates, or None if unknown."""
     of_epochs = epochs * source.length if epochs is not None and source.length is not None else None
     return min((n for n in (of_epochs, steps) if n is not None), default=None)
 

@@ -25,7 +25,7 @@ def resumed(path: Path, owner: str, resume: bool, keep: Callable[[Any], bool]) -
     if not path.exists():
         return []
     if not resume:
-        raise FileExistsError(f"{owner}: {path} exists; with resume=True it is gone on with")
+        raise FileExistsError(f"{owner}: {path} already exists; pass resume=True to continue it")
     lines, kept, values = path.read_bytes().splitlines(keepends=True), [], []
     for line in lines:
         try:

@@ -12,12 +12,12 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 
-LOST = "spikegrad: error: another process was lost; this one ends too"
+LOST = "spikegrad: error: another process failed, so this process ends too"
 
 _GREETING = re.compile(rb"\[Gloo\] Rank |connected peer ranks")
 _ENTRY = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")  # the first line of an entry in the log
 _NOTICED = re.compile(rb"[WE]\d{4} .* preemption_sync_manager.*Failed")  # noticed by another part of JAX
-# an error of the coordination service, which JAX logs before it aborts; or LOST, if Python notices the failure first
+# an error of the coordination service, which JAX logs before it aborts, or LOST, if Python notices the failure first
 _FAILURE = re.compile(rb"[EF]\d{4} .*coordination.?service|" + LOST.encode())
 
 
@@ -38,12 +38,13 @@ def filtered(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def main() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):  # launchers send them to process groups; only EOF ends this one
+    # launchers send these signals to process groups, but only EOF ends this program
+    for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     for line in filtered(sys.stdin.buffer):
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
-    sys.stdin.buffer.read()  # so that JAX never writes to a closed pipe
+    sys.stdin.buffer.read()  # JAX must never write to a closed pipe
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
     Returns
     -------
     trainable, static : pytree
-        Both have the structure of ``tree``, with None for each leaf of the other part. None is not a leaf for JAX, so
+        Both have the structure of ``tree``, with None for each missing leaf. JAX does not count None as a leaf, so
         gradients, optimizers and :func:`fit` only see the arrays of ``trainable``. :func:`combine` is the inverse.
 
     Notes
@@ -56,7 +56,7 @@ def combine(trainable: Any, static: Any) -> Any:
     Parameters
     ----------
     trainable, static : pytree
-        Pytrees of equal structure, with None for the leaves of the other part.
+        Pytrees of equal structure, with None for leaves that are in the second tree.
 
     Returns
     -------

@@ -20,7 +20,7 @@ import jax
 
 from . import _log_filter
 
-_HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as failed
+_HEARTBEAT = 30  # seconds without a heartbeat until a process counts as failed
 _GRACE = 5  # seconds that the coordinator waits for other processes, because JAX aborts them when it ends
 _LOST = re.compile(r"gloo|nccl|rccl|coordination service|heartbeat|\bUNAVAILABLE\b", re.IGNORECASE)
 
@@ -48,8 +48,8 @@ def distributed(
     """Join the processes of a run: ``jax.distributed.initialize()`` with an orderly end.
 
     Each process enters it before it uses a device. All processes must run equal code in it, and wait for each other at
-    the end. If one is killed or fails, the others end within a minute. They print one line on standard error instead of
-    JAX's log and have a nonzero exit code. A failing process ends within seconds and does not wait.
+    the end. If one is killed or fails, all remaining processes end within a minute. They print one line on standard
+    error instead of JAX's log and have a nonzero exit code. A failing process ends within seconds and does not wait.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def distributed(
     ProcessLostError
         In the context, if an operation over all processes fails.
     ValueError
-        If processes are neither passed nor found, or if the address has no port.
+        If you pass no processes and JAX finds none, or if the address lacks a port.
     RuntimeError
         If a device has been used before, or if the coordinator cannot be reached.
 
@@ -94,7 +94,7 @@ def distributed(
         jax.distributed.initialize(coordinator_address, num_processes, process_id, **options)
     except ValueError as error:
         restore()
-        raise ValueError(f"distributed: processes are neither given nor found: {error}") from None
+        raise ValueError(f"distributed: no processes found; pass all three arguments: {error}") from None
     several = False
     try:
         several = jax.process_count() > 1  # all processes must be alive for this call, so it comes before any error
@@ -121,7 +121,7 @@ def _with_main_thread(end: Callable[[], None]) -> None:
 def leave(code: int, of_its_own: bool) -> None:
     """End the process without waiting for other processes.
 
-    After an error of its own, the coordinator gives them time to report this error too.
+    If the coordinator itself fails, it gives them time to report this error too.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

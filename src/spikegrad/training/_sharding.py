@@ -31,7 +31,7 @@ def mesh_of(batch_sharding: Any) -> Mesh:
 
 
 def spread(batch: Any, batch_sharding: Any) -> Any:
-    """Shard a batch. Every process has the whole batch, and puts its part onto its devices."""
+    """Shard a batch. Every process has the complete batch, and puts its part onto its devices."""
 
     def under(sharding, part):
         return jax.tree.map(partial(_placed, sharding), part)
@@ -44,12 +44,12 @@ def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
         return leaf
     array = np.asarray(leaf)
     array = array.astype(jnp.result_type(array), copy=False)  # as jit does
-    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))  # scalars have no axes
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))  # scalars lack axes
     try:
         sharding.shard_shape(array.shape)
     except ValueError:
         raise ValueError(
-            f"fit: a batch has an array of shape {array.shape}, which {sharding.spec} cannot cut evenly over "
+            f"fit: a batch has an array of shape {array.shape}, which {sharding.spec} cannot divide evenly over "
             f"{dict(sharding.mesh.shape)} devices"
         ) from None
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
@@ -76,7 +76,7 @@ def replicated(tree: Any, mesh: Mesh, what: str) -> Any:
         for i, column in zip(local, hashes.T, strict=True):
             if len(set(column)) > 1:
                 name = "/".join(filter(None, (what, name_of(paths[i][0]))))
-                raise ValueError(f"fit: {name} differs between processes: all must start alike, from the same seed")
+                raise ValueError(f"fit: {name} differs between processes; start all processes from one seed")
     everywhere = NamedSharding(mesh, PartitionSpec())
     for i, array in host.items():
         leaves[i] = wrap_like(jax.make_array_from_callback(array.shape, everywhere, array.__getitem__), leaves[i])

@@ -35,8 +35,8 @@ class ShrinkDelays:
     Raises
     ------
     ValueError
-        If a number is out of its domain, or if the trained parts have no :class:`spikegrad.DelayKernel` with an array
-        as width.
+        If a number is out of its domain, or if the trained parts lack a :class:`spikegrad.DelayKernel` with an array as
+        width.
 
     References
     ----------
@@ -65,7 +65,7 @@ class ShrinkDelays:
         self._widths, self._updates = (start, end), updates
 
     def __call__(self, now: Report) -> State:
-        """The state with other widths."""
+        """Return the state with new widths."""
         start, end = self._widths
         width = start * (end / start) ** min(1.0, now.state.step / self._updates)
         found = []
@@ -74,10 +74,10 @@ class ShrinkDelays:
             if not is_array(kernel.width):
                 return kernel
             found.append(kernel)
-            # not checked again, since the other parts may be None: what is not trained
+            # Not checked again, because parameters that are not trained may be None.
             return new_unchecked(DelayKernel, {**vars(kernel), "width": jnp.full_like(kernel.width, width)})
 
         trainable = with_kernels(now.state.trainable, narrowed)
         if not found:
-            raise ValueError("ShrinkDelays: the trained parts have no DelayKernel with an array as width")
+            raise ValueError("ShrinkDelays: trainable must contain a DelayKernel with an array as width")
         return dataclasses.replace(now.state, trainable=trainable)

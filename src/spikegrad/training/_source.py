@@ -20,10 +20,10 @@ class Source:
         self.batches, self.sharding = batches, batch_sharding
         self.length: int | None = len(batches) if hasattr(batches, "__len__") else None
         self.once = not callable(batches) and iter(batches) is batches
-        self.last: int | None = None  # number of batches after which ``steps`` cuts the epoch short
+        self.last: int | None = None  # number of batches until ``steps`` cuts the epoch short
 
     def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
-        """Read the rest of the epoch, at most up to ``steps``."""
+        """Read the remaining batches of the epoch, at most up to ``steps``."""
         epoch: Any = self.batches(state.epoch) if callable(self.batches) else self.batches
         self.last = None if steps is None else state.batches + steps - state.step
         return _grouped(map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size)
@@ -34,7 +34,7 @@ class Source:
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
 
     def has_ended(self, used: int) -> bool:
-        """Return True if the epoch has no more batches. False if ``steps`` may have cut it short."""
+        """Return True if all batches of the epoch are used, False if ``steps`` may have cut it short."""
         if used == self.last and used != self.length:
             return False
         self.length = used

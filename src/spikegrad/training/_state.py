@@ -64,7 +64,7 @@ class State:
                 what = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
                 raise TypeError(
                     f"fit: trainable must hold floating-point arrays, got {what} at {name_of(path) or 'its root'}; "
-                    "partition(tree) takes the rest apart"
+                    "separate these leaves with partition(tree)"
                 )
         trainable = _as_arrays(trainable)
         return cls(trainable, _as_arrays(optimizer.init(trainable)), key)

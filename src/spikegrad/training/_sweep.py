@@ -92,9 +92,9 @@ def sweep(
     ------
     dict
         The result as in the file. It has the values of the setting (as ``repr`` if they are not JSON) and ``seed``. The
-        number of updates is ``step``, and their time ``seconds``. ``diverged`` is None or the message of
-        :class:`DivergedError`, after which the last finite state is scored. ``loss`` and other metrics are means over
-        the last epoch. The scores follow.
+        number of updates is ``step``, their time is ``seconds``. ``diverged`` is None or the message of
+        :class:`DivergedError`. A diverged run is scored at its last finite state. ``loss`` and other metrics are means
+        over the last epoch. The scores follow.
 
     Raises
     ------
@@ -102,15 +102,15 @@ def sweep(
         If ``path`` exists and ``resume`` is false, or if its folder does not exist.
     TypeError, ValueError
         If settings have different names or names that results use, if a setting occurs twice, or if a constant of a
-        setting has no hash. Also errors of :func:`fit`.
+        setting is not hashable. Also errors of :func:`fit`.
 
     Notes
     -----
-    A run is bit-identical to :func:`fit` with the numbers of the setting as arrays. Parallel runs have no effect on it.
+    A run is bit-identical to :func:`fit` with the numbers of the setting as arrays. Parallel runs do not change it.
 
     Small networks leave much of a CPU idle. On two cores, two runs in two threads take 0.5 to 0.7 of the time of two
     consecutive runs. Batches of runs by ``jax.vmap`` take 0.8 to 1.2 (``benchmarks/sweep.py``) and are not used.
-    Threads see the global configuration of JAX, but not a ``with`` around the sweep.
+    Threads see the global configuration of JAX, without the configuration of a ``with`` around the sweep.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def _made(train: Callable, runs: list[tuple], jobs: int, ended: threading.Event)
 
 
 class _Shared:
-    """Programs for settings that differ only in numbers. The first run compiles them while the others wait."""
+    """Programs for settings that differ only in numbers. The first run compiles them while all others wait."""
 
     def __init__(
         self, loss: Any, optimizer: Any, setting: Setting, updates_per_call: int, score: Callable[[Any, Any], Any]
@@ -252,7 +252,9 @@ def _constants(setting: Setting) -> Any:
     try:
         hash(key)
     except TypeError as error:
-        raise TypeError(f"sweep: all of a setting but its floating-point numbers must have a hash: {error}") from None
+        raise TypeError(
+            f"sweep: constants of a setting must be hashable, except floating-point numbers: {error}"
+        ) from None
     return key
 
 
@@ -262,26 +264,26 @@ def _planned(settings: Iterable[Setting], seeds: Iterable[int]) -> list[tuple[Se
     for setting in settings:
         _constants(setting)
         if set(setting) != set(settings[0]):
-            raise ValueError(f"sweep: settings have different names: {sorted(settings[0])} and {sorted(setting)}")
+            raise ValueError(f"sweep: settings must have equal names, got {sorted(settings[0])} and {sorted(setting)}")
         if taken := set(setting) & {*_OWN, "loss"}:
-            raise ValueError(f"sweep: a setting cannot be named {min(taken)!r}, as results have that")
+            raise ValueError(f"sweep: a setting cannot be named {min(taken)!r}, because results use this name")
     seeds = list(map(operator.index, seeds))
     planned = [(setting, seed, _name(_joined(dict(setting), {"seed": seed}))) for seed in seeds for setting in settings]
     for (_, _, name), (_, _, following) in itertools.pairwise(sorted(planned, key=operator.itemgetter(2))):
         if name == following:
-            raise ValueError(f"sweep: the run {name} comes twice")
+            raise ValueError(f"sweep: the run {name} occurs twice; remove the duplicate setting or seed")
     return planned
 
 
 _OWN = ("seed", "step", "seconds", "diverged")
-"""Names in a result besides those of the setting, the metrics and the scores."""
+"""Names in a result that are not from the setting, the metrics or the scores."""
 
 
 def _joined(*parts: dict[str, Any]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for part in parts:
         if twice := set(joined) & set(part):
-            raise ValueError(f"sweep: a result would have two values named {min(twice)!r}")
+            raise ValueError(f"sweep: a result would have two values named {min(twice)!r}; rename one of them")
         joined |= part
     return joined
 
@@ -308,7 +310,7 @@ def _in_turns(runs: list[tuple[Setting, int]]) -> list[tuple[Setting, int]]:
 def _read(path: Path, resume: bool, names: set[str]) -> dict[str, dict[str, Any]]:
     """Return the results in a file by the names of their runs, and remove incomplete lines."""
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"sweep: there is no folder {path.parent} for {path.name}")
+        raise FileNotFoundError(f"sweep: folder {path.parent} of {path.name} does not exist; create it")
     results = resumed(path, "sweep", resume, lambda value: isinstance(value, dict))
     of_runs = [result for result in results if {*names, *_OWN} <= set(result)]
     return {_name({name: result[name] for name in names}): result for result in of_runs}

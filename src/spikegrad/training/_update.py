@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """Make the updates of a group of batches.
+    """The compiled updates of a group of batches.
 
     Another number of batches does not recompile. Neither do other values of the arrays ``bound``, further arguments of
     the loss and the optimizer.
@@ -138,9 +138,9 @@ def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
         raise TypeError(f"fit: loss must return (scalar, {{name: metric}}), got {type(result).__name__}")
     value, metrics = result
     if jnp.shape(value):
-        raise TypeError(f"fit: the loss must be a scalar, got shape {jnp.shape(value)}: take its mean")
+        raise TypeError(f"fit: the loss must be a scalar, got shape {jnp.shape(value)}; take its mean")
     if "loss" in metrics:
-        raise ValueError("fit: the metric 'loss' is the loss itself; give another name")
+        raise ValueError("fit: a metric cannot be named 'loss', which is the loss itself; rename it")
     for name, metric in metrics.items():
         if not hasattr(metric, "dtype") and not isinstance(metric, (bool, int, float)):
             raise TypeError(f"fit: metric {name!r} must be a number or an array, got {type(metric).__name__}")
