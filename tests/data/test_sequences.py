@@ -44,7 +44,7 @@ def test_a_subset_fits_the_compiled_function_of_the_whole(ragged):
     one = ragged.subset(ragged.lengths == 1)
     assert one[0].x.shape == (5, 2)
     assert ragged.subset([4, 2]).subset([1])[0].x.tolist() == ragged[2].x.tolist()
-    with pytest.raises(DataError, match="ragged: a subset of none"):
+    with pytest.raises(DataError, match="ragged: indices must select at least one"):
         ragged.subset(ragged.lengths > 5)
 
 
@@ -90,7 +90,7 @@ def test_a_share_of_each_class_is_held_out():
     assert [y[number] for number in numbers] == [*rest.y, *test.y]
     other = train_test_split(source, 0.2, seed=2)[1]
     assert other.as_batch().x.tolist() != test.as_batch().x.tolist()
-    with pytest.raises(DataError, match=r"numbers: too few examples to hold out 0\.01 of each class"):
+    with pytest.raises(DataError, match=r"numbers: too few examples for a test set of 0\.01 of each class"):
         train_test_split(source, 0.01)
     with pytest.raises(ValueError, match="train_test_split: share must be above 0 and below 1, got 1"):
         train_test_split(source, 1)
@@ -110,7 +110,7 @@ def test_channels_are_standardised_over_the_steps_that_there_are(ragged):
         (ragged.sequence(0)[:, 0] - 1e4 - 2 * raw[:, 0].mean()) / (2 * raw[:, 0].std()),
         rtol=1e-6,
     )
-    with pytest.raises(ValueError, match="map: the function made 1 steps of 3; the length must stay"):
+    with pytest.raises(ValueError, match="map: the function must keep the number of steps, 3, got 1"):
         ragged.map(lambda x: x[:1])[0]
 
 
@@ -125,12 +125,12 @@ def test_a_constant_channel_is_not_divided_by_the_rounding_of_its_mean():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([], []), "bad: no sequences"),
+        (([], []), "bad: x must have at least one sequence, got none"),
         ((np.zeros((2, 3)), [0, 1]), r"a sequence must have shape \(steps, channels\.\.\.\), got \(3,\)"),
         (([np.zeros((1, 1))], [0.0]), "y must hold integers, got float64"),
         (([np.zeros((1, 1))], [-1]), "y must hold labels from 0 to 999,999, got -1"),
         (([np.zeros((1, 1))], [0, 1]), "1 sequences, 1 lengths and 2 labels"),
-        (([np.zeros((1, 1)), np.zeros((0, 1))], [0, 1]), "sequence 1 has 0 steps, not 1 to 1"),
+        (([np.zeros((1, 1)), np.zeros((0, 1))], [0, 1]), "sequence 1 must have 1 to 1 steps, got 0"),
     ],
 )
 def test_malformed_sequences(arguments, message):

@@ -5,7 +5,7 @@ Readers do not download data. A file of your images contains these keys and no o
 ============  ==========================================================================================
 ``x_train``   ``(n, features)`` or images ``(n, height, width)`` or ``(n, height, width, channels)``,
               ints or floats, finite
-``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, all of them used
+``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, each in use
 ``x_test``    optional, ``(m, ...)``, shaped like ``x_train``: the test set
 ``y_test``    its labels, ``(m,)``
 ============  ==========================================================================================

@@ -25,7 +25,7 @@ class DataError(ValueError):
     Parameters
     ----------
     message : str
-        Control characters are escaped. The middle of messages above 300 characters is left out.
+        Control characters are escaped. Messages above 300 characters lose their middle.
     """
 
     def __init__(self, message: str) -> None:
@@ -103,7 +103,7 @@ def as_array(owner: str, name: str, value: Any, kinds: str, wanted: str) -> np.n
         array = native(np.asarray(value))
     except (TypeError, ValueError):  # nested lists of different lengths
         array = np.asarray(None)
-    kind = "f" if jnp.issubdtype(array.dtype, np.floating) else array.dtype.kind  # NumPy has no kind for bfloat16
+    kind = "f" if jnp.issubdtype(array.dtype, np.floating) else array.dtype.kind  # NumPy lacks a kind for bfloat16
     if kind not in kinds:
         found = brief(value) if array.dtype == object else array.dtype
         raise DataError(f"{owner}: {name} must hold {wanted}, got {found}")
@@ -135,12 +135,12 @@ def check_labels(owner: str, key: str, y: Any, count: int | None = None) -> np.n
 
 
 def check_classes(owner: str, key: str, y: np.ndarray) -> None:
-    """Raise if a label below the largest has no example, or if all examples have one class."""
+    """Raise if a label below the largest is unused, or if all examples have one class."""
     present = np.unique(y)
     missing = np.flatnonzero(present != np.arange(len(present)))
     if missing.size:
         raise DataError(
-            f"{owner}: {key} must hold every label from 0 to the greatest, {present[-1]}, but has no {missing[0]}"
+            f"{owner}: {key} must hold every label from 0 to the greatest, {present[-1]}, but lacks {missing[0]}"
         )
     if len(present) < 2:
         raise DataError(f"{owner}: {key} must hold at least two classes, got one")

@@ -65,7 +65,7 @@ def read_nmnist(folder: str | os.PathLike) -> Recordings:
     Raises
     ------
     DataError
-        If the folder has no such files. When a recording is read, also if its file is truncated or if an event is
+        If the folder lacks such files. When a recording is read, also if its file is truncated or if an event is
         outside of the picture.
 
     References
@@ -121,7 +121,7 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
     -----
     A packet has a header of 28 bytes and space for *capacity* events, and contains *number* events. An event has 8
     bytes. Its address has x from bit 17, y from bit 2, polarity in bit 1 and a valid flag in bit 0. Invalid events are
-    left out if the header counts fewer valid events than events. Packets of other types are skipped.
+    skipped if the header counts fewer valid events than events. Packets of other types are skipped.
 
     References
     ----------
@@ -139,7 +139,7 @@ def _listed(path: Path) -> list[Path]:
         return [path]
     names = " ".join(lines_of(path)).split()
     if not names or not all(name.endswith(".aedat") for name in names):
-        raise DataError(f"{path}: neither an .aedat file nor a list of such")
+        raise DataError(f"{path}: must be an .aedat file or a list of .aedat files")
     return [path.parent / name for name in names]
 
 
@@ -188,7 +188,7 @@ _EVENT = np.dtype([("address", "<u4"), ("time", "<u4")])
 
 
 class _Packet(NamedTuple):
-    position: int  # of its first event in the file
+    position: int  # offset of its first event in the file
     number: int
     all_valid: bool
     epoch: int  # start of its times in microseconds
@@ -267,7 +267,7 @@ def read_dvs_gesture_arrays(folder: str | os.PathLike) -> Recordings:
     Raises
     ------
     DataError
-        If the folder has no such files. When a recording is read, also if its array has another shape or dtype. Files
+        If the folder lacks such files. When a recording is read, also if its array has another shape or dtype. Files
         are read without pickle.
     """
     folder = path_of("read_dvs_gesture_arrays", folder)

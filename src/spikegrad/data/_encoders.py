@@ -49,12 +49,12 @@ def rate_encoding(x: Any, steps: int, key: jax.Array) -> jax.Array:
     steps : int
         Number of steps, at least 1.
     key : jax.Array
-        Draws the spikes.
+        Key for the spikes.
 
     Returns
     -------
     jax.Array
-        ``(steps, *x.shape)``, bool. There is no derivative with respect to ``x``.
+        ``(steps, *x.shape)``, bool, without a derivative with respect to ``x``.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def latency_encoding(x: Any, steps: int) -> jax.Array:
     Returns
     -------
     jax.Array
-        ``(steps, *x.shape)``, bool. There is no derivative with respect to ``x``.
+        ``(steps, *x.shape)``, bool, without a derivative with respect to ``x``.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def delta_encoding(x: Any, threshold: float) -> jax.Array:
     -------
     jax.Array
         -1, 0 and 1 in the shape and dtype of ``x``, and 0 at the first time step. Integers and bools become the default
-        float. It has no derivative with respect to ``x``.
+        float. They have no derivative with respect to ``x``.
 
     References
     ----------

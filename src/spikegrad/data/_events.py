@@ -34,9 +34,9 @@ class Events(NamedTuple):
 class Binning:
     """Conversion of events to a sequence: time step ``i`` has the events from ``i * step_us`` to ``(i + 1) * step_us``.
 
-    The start belongs to the step, the end does not. Events before 0 or after the last step are left out and counted:
-    see :meth:`Binned.outside`. The step of an event is computed in float64 for times of any dtype. A time that equals
-    the start of a step up to rounding, such as 1.001 s with steps of 1 ms, belongs to this step.
+    The start belongs to the step, the end does not. Events before 0 or after the last step are ignored and counted, see
+    :meth:`Binned.outside`. The step of an event is computed in float64 for times of any dtype. A time that equals the
+    start of a step up to rounding, such as 1.001 s with steps of 1 ms, belongs to this step.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Binning:
         return tuple(-(-size // pool) for size, pool in zip(shape, self._pools(shape), strict=True))
 
     def _pools(self, shape: Sequence[int]) -> list[int]:
-        """Number of pooled units along each axis. The last of several axes is the polarity."""
+        """Return the number of pooled units along each axis. The last of several axes is the polarity."""
         return [self.pool] if len(shape) == 1 else [*[self.pool] * (len(shape) - 1), 1]
 
     def __call__(self, events: Events, shape: Sequence[int]) -> tuple[np.ndarray, int]:
@@ -263,7 +263,7 @@ def _bins_of(recordings: Recordings, binning: Binning, index: int) -> np.ndarray
 def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> tuple[Recordings, Recordings]:
     """Split recordings by speakers into a training and a test set.
 
-    Use it for a validation set of SHD, which has none. Its test set has speakers that the training set does not have.
+    Use it for a validation set of SHD, which lacks one. Its test set has speakers that the training set does not have.
 
     Parameters
     ----------
@@ -277,12 +277,12 @@ def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> t
     Returns
     -------
     train, test : Recordings
-        The recordings of the other speakers, and of the drawn speakers.
+        The recordings of the remaining speakers, and of the drawn speakers.
 
     Raises
     ------
     DataError
-        If the recordings have no speakers, or too few of them.
+        If the recordings lack speakers, or have fewer than two.
 
     Examples
     --------
@@ -297,10 +297,10 @@ def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> t
     if not isinstance(recordings, Recordings):
         raise TypeError(f"split_by_speaker: recordings must be Recordings, got {brief(recordings)}")
     if recordings.speakers is None:
-        raise DataError(f"{recordings.name}: does not say who speaks")
+        raise DataError(f"{recordings.name}: speakers are missing; pass speakers= to Recordings")
     present = np.unique(recordings.speakers)
     if len(present) < 2:
-        raise DataError(f"{recordings.name}: all recordings are of one speaker")
+        raise DataError(f"{recordings.name}: speakers must be at least two, got one")
     integer("split_by_speaker", "count", count, 1, len(present) - 1)
     integer("split_by_speaker", "seed", seed)
     chosen = np.random.default_rng(seed).choice(present, count, replace=False)

@@ -1,4 +1,4 @@
-"""Forms of data: what the command accepts as ``--data``. Each reader declares its own in ``FORMS``."""
+"""Forms of data: the values that the command accepts as ``--data``. Each reader declares its form in ``FORMS``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Form:
     about : str
         A description in one line.
     read : callable, optional
-        Reader of recordings. Images have none, because :func:`spikegrad.data.load` reads them.
+        Reader of recordings. None for images, because :func:`spikegrad.data.load` reads them.
     key : str
         For a ``.npz`` file of the user: the key that only this form has.
     file : callable, optional
@@ -41,7 +41,7 @@ class Form:
     bin_ms : float, optional
         Default length of a time step of events, None for other data.
     pool, shift : int
-        Default number of neighboring units in a channel, and of pixels by which training images are moved.
+        Default number of neighboring units in a channel, and of pixels of the random shift of training images.
     """
 
     written: str
@@ -58,17 +58,17 @@ class Form:
 
     @property
     def name(self) -> str:
-        """The text before a path, or all of it."""
+        """The text before a path, or the complete text."""
         return self.written.partition(":")[0]
 
 
 def own_file(about: str, key: str, reader: Callable[..., Recorded], **defaults: Any) -> Form:
-    """The form of a ``.npz`` file of the user."""
+    """Return the form of a ``.npz`` file of the user."""
     return Form("FILE.npz", about, lambda path, *_: (reader(path), None), key, reader, **defaults)
 
 
 def generated(written: str, about: str, make: Callable[..., tuple[Sequences, Sequences | None]], **more: Any) -> Form:
-    """The form of a generated task, ``make(steps=steps, seed=seed)``."""
+    """Return the form of a generated task, ``make(steps=steps, seed=seed)``."""
 
     def read(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
         try:
@@ -91,7 +91,7 @@ def in_folder(reader: Callable[[Path], Source], *names: tuple[str, str]) -> Read
 
 
 def parts_of(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
-    """Paths of the training and the test set: the known names in a folder, or else ``path`` and None."""
+    """Return the paths of the training and the test set: the known names in a folder, or else ``path`` and None."""
     where = Path(path)
     with reading(path):
         if not where.exists():

@@ -20,15 +20,15 @@ MICROSECONDS = 1e6  # in a second, the unit of the files
 
 
 def read_shd(path: str | os.PathLike) -> Recordings:
-    """Recordings of an HDF5 file of SHD or SSC [1]_, such as ``shd_train.h5``.
+    """Read an HDF5 file of SHD or SSC [1]_, such as ``shd_train.h5``.
 
-    Read are ``spikes/times`` (of variable length, in float16, seconds), ``spikes/units`` (0 to 699), ``labels`` and,
-    where they exist, ``extra/speaker`` and ``extra/keys``.
+    It reads ``spikes/times`` (of variable length, in float16, seconds), ``spikes/units`` (0 to 699), ``labels`` and, if
+    they exist, ``extra/speaker`` and ``extra/keys``.
 
     Parameters
     ----------
     path : str or path-like
-        The file, as it was published but for its compression by gzip.
+        The published file, after decompression with gzip.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     Notes
     -----
     float16 resolves 0.5 ms from half a second on and 1 ms from one second on, and ends at 65,504: such a time must not
-    be multiplied by a million. SHD has no validation split, and its test has two speakers that the training data does
+    be multiplied by a million. SHD lacks a validation split, and its test has two speakers that the training data does
     not have: see :func:`split_by_speaker`.
 
     References
@@ -88,7 +88,7 @@ class _File:
 
     @contextlib.contextmanager
     def checked(self) -> Iterator[None]:
-        """Errors of HDF5 as a DataError that names the file."""
+        """Convert errors of HDF5 to a DataError that names the file."""
         try:
             with reading(self.path):
                 yield
@@ -98,7 +98,7 @@ class _File:
             raise DataError(f"{self.path}: damaged: {error}") from None
 
     def rows(self, key: str, kinds: str) -> Any:
-        """A dataset of rows of any length."""
+        """Return a dataset of rows of any length."""
         dataset = self._dataset(key)
         if dataset is None:
             raise DataError(f"{self.path}: no dataset {key!r}")
@@ -109,7 +109,7 @@ class _File:
         return dataset
 
     def array(self, key: str, wanted: str, count: int | None = None) -> np.ndarray | None:
-        """A dataset of one axis, or None. ``count`` is its length, which a damaged file may give as any number."""
+        """Return a dataset of one axis, or None. ``count`` is its length, which is arbitrary in a damaged file."""
         dataset = self._dataset(key)
         if dataset is None:
             return None

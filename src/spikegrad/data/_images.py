@@ -57,7 +57,7 @@ def load(source: str, seed: int = 0) -> Split:
     Raises
     ------
     DataError
-        If there is no such data, or it is malformed.
+        If the data does not exist or is malformed.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def load_for_prediction(
     images : Sequences
         Images on the scale of the training data, as from :func:`load`.
     labelled : bool
-        False if the data has no labels. They are 0 in this case.
+        False if the data lacks labels. They are 0 in this case.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def scale(x: Any, low: float, high: float) -> Any:
 
 
 def _stored(name: str, x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``x`` as :func:`load` returns it: integers of at most 16 bits unchanged, others scaled in float32."""
+    """Return ``x`` in the form of :func:`load`: integers of at most 16 bits unchanged, others scaled in float32."""
     if x.dtype.kind in "iu" and x.dtype.itemsize <= 2:
         return x
     stored = np.empty(x.shape, np.float32)
@@ -176,12 +176,12 @@ def _stored(name: str, x: np.ndarray, low: float, high: float) -> np.ndarray:
         with np.errstate(over="ignore"):
             stored[part] = (x[part].astype(np.float64) - low) / (high - low)
         if not np.isfinite(stored[part]).all():
-            raise DataError(f"{name} has values too far from those of the training data, {low:g} to {high:g}")
+            raise DataError(f"{name} has values too far from the range of the training data, {low:g} to {high:g}")
     return stored
 
 
 def _narrow(x: np.ndarray) -> np.ndarray:
-    """Integers in the fewest bits that hold them."""
+    """Return integers in the fewest bits that hold them."""
     low, high = int(x.min()), int(x.max())
     return x.astype(np.min_scalar_type(high if low >= 0 else min(low, ~high)), copy=False)
 
@@ -202,21 +202,21 @@ def _split(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
             if x_test.shape[1:] != x.shape[1:]:
                 raise DataError(
                     f"{source}: x_test of shape {x_test.shape} does not match x_train of shape {x.shape}: "
-                    "all but the first must agree"
+                    "all axes except the first must agree"
                 )
             if y_test.max() > y.max():
                 raise DataError(f"{source}: y_test has label {y_test.max()}, which y_train does not have")
             return x, y, x_test, y_test, "x_test and y_test of the file"
     chosen = chosen_of_each(y, 0.2, seed)
     if not chosen.any():
-        raise DataError(f"{source}: too few examples to hold out a fifth of each class; add x_test and y_test")
+        raise DataError(f"{source}: too few examples for a test set of a fifth of each class; add x_test and y_test")
     return x[~chosen], y[~chosen], x[chosen], y[chosen], f"a fifth of each class, drawn with seed {seed}"
 
 
 def _read(source: str, known: tuple[str, ...]) -> dict[str, np.ndarray]:
     path = Path(source)
     if path.suffix != ".npz":
-        raise DataError(f"no data {brief(source)}: give {', '.join(BUILT_IN)}, or the path of a .npz file")
+        raise DataError(f"unknown data {brief(source)}: use {', '.join(BUILT_IN)}, or the path of a .npz file")
     return read_arrays(path, known)
 
 

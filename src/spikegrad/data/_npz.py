@@ -18,14 +18,14 @@ from ._reading import opened
 UNPACKED_LIMIT = 8 * 10**9
 """Limit for the arrays of a compressed file in bytes: a file of kilobytes can claim terabytes."""
 
-_HEADER = 2**16  # bytes in which a header must end; NumPy accepts 10,000 characters
+_HEADER = 2**16  # most bytes of a header. NumPy accepts 10,000 characters.
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class _Header(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
-    start: int  # where the numbers begin
+    start: int  # offset of the numbers
 
     @property
     def nbytes(self) -> int:
@@ -115,7 +115,7 @@ def _header(name: str, start: bytes, size: int) -> _Header:
         version = np.lib.format.read_magic(stream)
         shape, _, dtype = _HEADERS[version](stream)
     except Exception:  # it parses Python and can raise any error of a parser
-        raise DataError(f"{name} is no array, or its header is damaged") from None
+        raise DataError(f"{name} is not an array, or its header is damaged") from None
     header = _Header(shape, dtype, stream.tell())
     if dtype.hasobject:
         raise DataError(f"{name} is an array of Python objects, which is never loaded")
@@ -128,8 +128,8 @@ def _check_size(path: Path, members: dict[str, zipfile.ZipInfo], headers: dict[s
     size = sum(header.nbytes for header in headers.values())
     if size > UNPACKED_LIMIT and any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
         raise DataError(
-            f"{path}: its arrays take {size / 1e9:,.1f} GB, and those of a compressed file may take "
-            f"{UNPACKED_LIMIT / 1e9:g} GB: numpy.savez writes one that is not compressed"
+            f"{path}: its arrays take {size / 1e9:,.1f} GB, and arrays of a compressed file may take "
+            f"{UNPACKED_LIMIT / 1e9:g} GB; save without compression by numpy.savez"
         )
     check_memory(f"{path}: its arrays", size)
 

