@@ -38,7 +38,7 @@ def check_cell(
 
     The check has these properties, each for every step of a random sequence:
 
-    - A step is ``integrate``, then ``fire``. Shapes and dtypes are kept, from the initial state on.
+    - A step is ``integrate``, then ``fire``. Shapes and dtypes are preserved, from the initial state on.
     - Without spikes the potential is the linear response, if the cell declares one.
     - Examples of a batch are independent, and ``fire`` is elementwise. A NaN stays in its example.
     - ``jit``, ``vmap`` and ``scan`` change nothing. Forward mode and reverse mode agree.
@@ -194,7 +194,7 @@ def _elementwise(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     """Change the potentials of one neuron and compare all others. Neurons are on the axis after the examples."""
     law, neurons = "fire is elementwise: neurons do not see each other", trajectory.out.shape[2:3]
     if neurons in ((), (1,)):
-        return CheckResult(law, None, note="there is one neuron")
+        return CheckResult(law, None, note="it has one neuron")
 
     def others(after):
         return jax.tree.map(lambda a: a[:, :, 1:] if a.shape[2:3] == neurons else None, after)
@@ -214,7 +214,7 @@ def _equal(law: str, got: Any, expected: Any) -> CheckResult:
     if isinstance(got, Exception):
         return compare(law, got, expected, 1e-13)
     if jax.tree.structure(got) != jax.tree.structure(expected):
-        return CheckResult(law, math.inf, note=f"{jax.tree.structure(got)} in place of {jax.tree.structure(expected)}")
+        return CheckResult(law, math.inf, note=f"{jax.tree.structure(got)} instead of {jax.tree.structure(expected)}")
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
     return max((compare(law, a, b, 1e-13, scale=peak_of(b)) for a, b in pairs), key=lambda result: result.error or 0.0)
 
@@ -242,7 +242,7 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 
 
 def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> CheckResult:
-    law, shape = "shapes and dtypes are kept", (2, *features)
+    law, shape = "shapes and dtypes are preserved", (2, *features)
 
     def types(tree):
         return jax.tree.map(lambda leaf: f"{jnp.dtype(leaf.dtype)} {list(leaf.shape)}", tree)
@@ -305,7 +305,7 @@ def _derivatives(cell: Cell, trajectory: _Trajectory) -> Iterator[CheckResult]:
 def _encoding(cell: Cell, trajectory: _Trajectory) -> Iterator[CheckResult]:
     """Encode the states of all steps, store them in few bits, and decode them."""
     inverse, sign = "decode is the inverse of encode", "the sign of the distance is the spike"
-    same = {name: f"in mode {name!r} the same neurons fire" for name, mode in MODES.items() if mode.storage.encodes}
+    same = {name: f"in mode {name!r} spikes do not change" for name, mode in MODES.items() if mode.storage.encodes}
     if not says_how_to_encode(cell):
         why = f"{type(cell).__name__} does not encode its state: modes store it unchanged"
         yield from (CheckResult(law, None, note=why) for law in (inverse, sign, *same.values()))
@@ -344,7 +344,7 @@ def _wrong_signs(cell: Cell, distance: jax.Array, rest: Any) -> Any:
 
 
 def _modes(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Array) -> Iterator[CheckResult]:
-    """A recurrent layer in a network against a loop, with the gradient of inputs, weights and parameters."""
+    """Compare a recurrent layer in a network with a loop, with the gradient of inputs, weights and parameters."""
     rng = np.random.default_rng(1)
     scale = drive * rng.uniform(0.5, 1.0, features), drive * rng.uniform(-0.5, 0.5, features)
     trained, rebuild = trainable(cell)
@@ -404,7 +404,7 @@ def _modes(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Ar
         if storage.encodes and not says_how_to_encode(cell):
             continue
         limit = storage.gradient_error or exact
-        values, gradients = (f"in mode {mode!r} {what} are those of a loop" for what in ("outputs", "gradients"))
+        values, gradients = (f"in mode {mode!r} {what} equal those of a loop" for what in ("outputs", "gradients"))
         if amplified > (1e8 if limit == exact else 10):
             why = f"the dynamics amplify a relative change of the currents by {amplified:.0e}"
             yield from (CheckResult(law, None, note=why) for law in (values, gradients))

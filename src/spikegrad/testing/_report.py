@@ -31,8 +31,8 @@ class CheckResult(NamedTuple):
     property : str
         The property.
     error : float or None
-        The largest error, in the unit of ``note``. It is infinite if a value is not a number or is missing. It is None
-        if the property does not apply, with the reason in ``note``.
+        The largest error, in the unit of ``note``. It is infinite for NaN and for missing values. It is None if the
+        property does not apply, with the reason in ``note``.
     limit : float
         The largest accepted error.
     at : str
@@ -102,7 +102,7 @@ class CheckFailedError(AssertionError):
 
 def refuse_noise(owner: str, subject: Any) -> None:
     if any(kind.draws for kind in spike_types(subject)):
-        raise TypeError(f"{owner}: {subject!r} draws its spikes, of which no law is exact: check what it is made of")
+        raise TypeError(f"{owner}: {subject!r} is stochastic and has no exact check; check the surrogate inside it")
 
 
 def reported(subject: str, results: Iterator[CheckResult], raises: bool) -> Report:
@@ -121,7 +121,7 @@ def compare(law: str, got: Any, expected: Any, limit: float, at: Any = None, sca
         return CheckResult(law, math.inf, limit, note=f"{type(broken).__name__}: {broken}".partition("\n")[0])
     got, expected = (np.asarray(v, np.float64) for v in (got, expected))
     if got.shape != expected.shape:
-        return CheckResult(law, math.inf, limit, note=f"shape {got.shape} in place of {expected.shape}")
+        return CheckResult(law, math.inf, limit, note=f"shape {got.shape} instead of {expected.shape}")
     with np.errstate(all="ignore"):
         same = (got == expected) | (np.isnan(got) & np.isnan(expected))
         error = np.where(same, 0, np.abs(got - expected) / scale)
@@ -175,19 +175,19 @@ def peak_of(values: Any) -> float:
 def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[CheckResult]:
     """Check that a copy, a pickle and the ``repr`` reproduce the subject. Pickles are compared by ``value``."""
     by_value = subject._frozen and not jax.tree.leaves(subject)
-    why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has its own __init__"
+    why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has a custom __init__"
     types = {type(part).__name__: type(part) for part in parts_of(subject)}
 
     def is_equal(other):
         return other == subject and hash(other) == hash(subject)
 
     for law, again in (
-        ("a copy is equal and has the same hash", lambda: copy.deepcopy(subject)),
-        ("what is printed evaluates back", lambda: eval(repr(subject), vars(spikegrad) | types)),
+        ("a copy has an equal value and hash", lambda: copy.deepcopy(subject)),
+        ("the repr evaluates to an equal object", lambda: eval(repr(subject), vars(spikegrad) | types)),
     ):
         same = attempt(lambda again=again: is_equal(again()))
         yield compare(law, same, True, 0.0) if by_value else CheckResult(law, None, note=why_not)
-    law, cls = "a pickle gives the same values", type(subject)
+    law, cls = "a pickle preserves values", type(subject)
     if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is not cls:
         yield CheckResult(law, None, note=f"{cls.__qualname__} cannot be imported by its name")
         return

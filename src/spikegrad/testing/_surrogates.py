@@ -32,14 +32,14 @@ from ._report import (
 
 
 def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True) -> Report:
-    r"""Check all that the library promises of a surrogate.
+    r"""Check all properties that the library promises for a surrogate.
 
     The check has these properties:
 
     - The spike is the step. Its derivative is the slope, in forward and reverse mode and to the second order.
-    - The slope is the derivative of the primal, for other values of the parameters too. The primal has no jumps.
+    - The slope is the derivative of the primal, for other values of the parameters too. The primal is continuous.
     - The slope has a derivative, which finite differences confirm, and is not a staircase.
-    - Values are finite, and NaN only for NaN. Shapes and dtypes are kept, and half precision is accurate.
+    - Values are finite, and NaN only for NaN. Shapes and dtypes are preserved, and half precision is accurate.
     - ``jit``, ``vmap``, ``scan`` and ``checkpoint`` change nothing.
     - Parameters matter and get the gradients of :func:`spikegrad.learnable`. Copies are equal.
 
@@ -109,15 +109,15 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 class _Points(NamedTuple):
-    """Where the properties are looked at, each with the trailing axes of the parameters."""
+    """Points at which the properties are tested, each with the trailing axes of the parameters."""
 
     x: np.ndarray  # near the threshold and far away, in float64
     below: np.ndarray  # next to each of them
     above: np.ndarray
-    edges: np.ndarray  # of intervals, one after the other
+    edges: np.ndarray  # ends of adjacent intervals
     nodes: np.ndarray  # within them, to integrate
     halves: dict[str, np.ndarray]  # numbers of the half precisions, as float64
-    extremes: dict[str, np.ndarray]  # of each dtype
+    extremes: dict[str, np.ndarray]  # the extreme numbers of each dtype
 
 
 def _points(scale: float, trailing: tuple[int, ...]) -> _Points:
@@ -158,9 +158,9 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[CheckResult]:
     g, bend = found["slope"], found["of slope"]
     if isinstance(g, Exception) or isinstance(bend, Exception):
         yield compare("the slope can be differentiated", bend, g, 0.0)
-        return  # there is nothing to compare with
+        return  # without a slope the other properties cannot be compared
     if spike_types(s):
-        yield CheckResult("the spike is the step", None, note="it is of another kind")
+        yield CheckResult("the spike is the step", None, note="it has another spike type")
     else:
         yield compare("the spike is the step", found["spike"], x >= 0, 0.0, at, note="absolute")
     yield compare("the derivative is the slope", found["reverse"], g, 1e-13, at, peak_of(g))
@@ -168,7 +168,7 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[CheckResult]:
     yield from _of_slope(found, points, scale, at)
     for way in ("second, reverse", "second, mixed"):
         yield compare(
-            f"the derivative of the derivative ({way[8:]}) is that of the slope",
+            f"the second derivative ({way[8:]}) is the derivative of the slope",
             found[way],
             bend,
             1e-12,
@@ -182,18 +182,18 @@ def _laws_of_surrogate(s: Surrogate, scale: float) -> Iterator[CheckResult]:
         yield compare("the slope is the derivative of the primal", found["of primal"], g, 1e-6, at, peak_of(g))
         yield _without_jumps(found, points)
     else:
-        for law in ("the slope is the derivative of the primal", "the primal has no jumps"):
+        for law in ("the slope is the derivative of the primal", "the primal is continuous"):
             yield CheckResult(law, None, note=f"{s._without_primal()} defines no surrogate_fun")
     yield from _extremes(s, points, primal, scale)
     yield from _precisions(s, points, found)
-    near = np.abs(at) <= 4 * scale  # far away, a small change of a period or a width is no small change of a curve
+    near = np.abs(at) <= 4 * scale  # far away, a small change of a period changes a curve a lot
     yield from _parameters(s, x[near], at[near], primal)
     yield from _transforms(s, found, x, at)
     yield from copies(s, type(s), lambda other: np.asarray(other.surrogate_grad(x)))
 
 
 def _curves(s: Surrogate, points: _Points, primal: bool) -> dict[str, Callable]:
-    """All that is compared in double precision."""
+    """Return all functions for comparisons in double precision."""
     curves = {
         "spike": s,
         "slope": s.surrogate_grad,
@@ -220,7 +220,7 @@ def _curves(s: Surrogate, points: _Points, primal: bool) -> dict[str, Callable]:
 
 
 def _dtypes_of(s: Surrogate, x: np.ndarray, primal: bool) -> CheckResult:
-    law = "shapes and dtypes are kept"
+    law = "shapes and dtypes are preserved"
     curves = {"the spike": s, "the slope": s.surrogate_grad, "the gradient": _reverse(s)}
     if primal:
         curves["the primal"] = s.surrogate_fun
@@ -237,15 +237,15 @@ def _dtypes_of(s: Surrogate, x: np.ndarray, primal: bool) -> CheckResult:
 
 
 def _of_slope(found: dict, points: _Points, scale: float, at: np.ndarray) -> Iterator[CheckResult]:
-    """Finite differences of the slope: to both sides, and from edge to edge."""
-    law, staircase = "the derivative of the slope is that of finite differences", "the slope is no staircase"
+    """Compare the slope with finite differences: to both sides, and from edge to edge."""
+    law, staircase = "the derivative of the slope equals finite differences", "the slope is not a staircase"
     values = [found[name] for name in ("slope", "slope below", "slope above", "of slope")]
     if broken := next((value for value in values if isinstance(value, Exception)), None):
         yield compare(law, broken, broken, 0.0)
         return
     g, below, above, bend = values
     sides = (g - below) / (points.x - points.below), (above - g) / (points.above - points.x)
-    # at a kink any derivative between them will do, and they are off by a small part of their difference
+    # At a kink any derivative between both sides is valid. They are wrong by a small part of their difference.
     near = 0.01 * np.abs(sides[0] - sides[1])
     least, most = np.minimum(*sides) - near, np.maximum(*sides) + near
     rounding = 8 * np.finfo(float).eps * peak_of(g) / (points.above - points.x)
@@ -260,7 +260,7 @@ _MOST_JUMPS = 12.0
 
 
 def _unexplained(values: np.ndarray, ends: np.ndarray, within: np.ndarray, points: _Points) -> np.ndarray:
-    """From edge to edge, by how much values change beyond the integral of their derivative."""
+    """Return the change of values from edge to edge, beyond the integral of their derivative."""
     half = np.diff(points.edges, axis=0) / 2
     weights = _WEIGHTS.reshape(-1, *[1] * (points.nodes.ndim - 2))
     area = (within * weights).sum(1) * half
@@ -272,16 +272,16 @@ def _unexplained(values: np.ndarray, ends: np.ndarray, within: np.ndarray, point
 
 
 def _without_jumps(found: dict, points: _Points) -> CheckResult:
-    """Between any two edges the primal rises by the integral of the slope."""
+    """Check that between any two edges the primal rises by the integral of the slope."""
     primal, ends, within = (found[name] for name in ("primal at edges", "slope at edges", "slope at nodes"))
     beyond = _unexplained(primal, ends, within, points)
     at = points.edges.reshape(len(ends), -1)[:-1, 0]
     size = max(peak_of(primal), peak_of(within))
-    return compare("the primal has no jumps", beyond, np.zeros_like(beyond), 1e-6, at, size)
+    return compare("the primal is continuous", beyond, np.zeros_like(beyond), 1e-6, at, size)
 
 
 def _extremes(s: Surrogate, points: _Points, primal: bool, scale: float) -> Iterator[CheckResult]:
-    """At zeros, the least and the largest numbers, infinities and NaN, in every dtype."""
+    """Check zeros, the smallest and the largest numbers, infinities and NaN, in every dtype."""
     curves = {"spike": s, "slope": s.surrogate_grad, "bend": _forward(s.surrogate_grad), "gradient": _reverse(s)}
     curves |= {"primal": s.surrogate_fun} if primal else {}
     at = points.extremes
@@ -291,7 +291,7 @@ def _extremes(s: Surrogate, points: _Points, primal: bool, scale: float) -> Iter
     for name, value in found.items():
         x = at[name.split()[-1]].astype(np.float64)
         value = np.full(x.shape, np.nan) if isinstance(value, Exception) else np.asarray(value, np.float64)
-        if name.startswith("bend"):  # the square of a large number is infinite, and no first derivative has it
+        if name.startswith("bend"):  # the square of a large number is infinite, but no first derivative is
             x, value = x[np.abs(x) <= scale], value[np.abs(x) <= scale]
         stays = np.isnan(value) | name.startswith("bend") | ~np.isnan(x)
         good = np.isnan(x) | (~np.isnan(value) if name.startswith("primal") else np.isfinite(value))
@@ -304,23 +304,23 @@ def _extremes(s: Surrogate, points: _Points, primal: bool, scale: float) -> Iter
 
 
 def _precisions(s: Surrogate, points: _Points, found: dict) -> Iterator[CheckResult]:
-    """The slope in fewer bits, against double precision."""
+    """Compare the slope in lower precision with double precision."""
     xs = {dtype: x.astype(jnp.dtype(dtype)) for dtype, x in points.halves.items()}
     xs["float32"] = points.x.astype(np.float32)
     curves = {dtype: lambda xs, dtype=dtype: s.surrogate_grad(xs[dtype]) for dtype in xs}
     slopes = evaluated(curves | {"float64": lambda xs: s.surrogate_grad(xs["float32"].astype(jnp.float64))}, xs)
     exact, peak = slopes["float64"], peak_of(slopes["float64"])
-    law = "in float32 the slope is that of float64"
+    law = "in float32 the slope equals float64"
     at = points.x.reshape(len(points.x), -1)[:, 0]
-    # the derivative of a formula that levels off is a difference of nearly equal numbers
+    # automatic derivatives of a formula that levels off subtract nearly equal numbers
     automatic = any(type(part).surrogate_grad is Surrogate.surrogate_grad for part in parts_of(s) if _is_curve(part))
     floor = peak / (100 if automatic else 1000)
     yield compare(law, slopes["float32"], exact, 1e-4, at, np.abs(exact) + floor, "relative")
     for dtype, x in points.halves.items():
         exact, info = found[dtype], jnp.finfo(dtype)
         unit = np.ldexp(float(info.eps), np.frexp(np.maximum(np.abs(exact), float(info.tiny)))[1] - 1)
-        allowed = unit + 1e-5 * peak  # float32, in which it is computed, has its own error where curves cancel
-        law = f"in {dtype} the slope is that of float64, rounded"
+        allowed = unit + 1e-5 * peak  # it is computed in float32, which has a larger error if curves cancel
+        law = f"in {dtype} the slope equals rounded float64"
         yield compare(law, slopes[dtype], exact, 1.0, x.reshape(len(x), -1)[:, 0], allowed, "units in the last place")
 
 
@@ -333,7 +333,7 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
     other = "the slope is the derivative of the primal for other parameters"
     values, rebuild = trainable(s)
     if not values:
-        why = "no parameters" if s._frozen else f"{type(s).__name__} has its own __init__: JAX sees no parameters"
+        why = "no parameters" if s._frozen else f"{type(s).__name__} has a custom __init__, so JAX sees no parameters"
         yield from (CheckResult(law, None, note=why) for law in (matter, other, learn))
         return
     paths, _ = jax.tree_util.tree_flatten_with_path(rebuild(values))
@@ -345,14 +345,14 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
     steps = [1e-5 * jnp.maximum(jnp.abs(value), 1e-3) for value in values]
 
     def moved(i, by, others=0.0):
-        """The surrogate with one parameter moved by so many of its steps, and all others."""
+        """Return the surrogate with one parameter moved by ``by`` steps, and all others by ``others`` steps."""
         far = (by if j == i else others for j in range(len(values)))
         return rebuild([value + n * step for value, n, step in zip(values, far, steps, strict=True)])
 
     def changes(i):
-        """How far the curves move, and the derivative of the primal between its differences to both sides."""
+        """Return the change of the curves, and the derivative of the primal between its differences to both sides."""
         less, here, more = (moved(i, by) for by in (-1.0, 0.0, 1.0))
-        pairs = (here, more), (moved(i, 0.0, 1.0), moved(i, 1.0, 1.0))  # a factor of 0 hides what it multiplies
+        pairs = (here, more), (moved(i, 0.0, 1.0), moved(i, 1.0, 1.0))  # a factor of 0 hides other parameters
         change = jnp.stack([jnp.abs(a.surrogate_grad(x) - b.surrogate_grad(x)).max() for a, b in pairs]).max()
         if not primal:
             return change, (), ()
@@ -363,7 +363,7 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
         one = jnp.ones_like(values[i])
         learnt = jax.jvp(lambda by: learnable(moved(i, by / steps[i]))(x), (0 * one,), (one,))[1]
         sides = (above - middle) / steps[i], (middle - below) / steps[i]
-        rounding = jnp.finfo(jnp.float64).eps * jnp.abs(middle) / steps[i]  # below that of the sides it is as good as 0
+        rounding = jnp.finfo(jnp.float64).eps * jnp.abs(middle) / steps[i]  # smaller values are equivalent to 0
         return change, (learnt, jnp.clip(learnt, jnp.minimum(*sides), jnp.maximum(*sides)), rounding), pair
 
     found = evaluated({name: lambda _, i=i: changes(i) for i, name in enumerate(names)}, 0.0)
@@ -388,7 +388,7 @@ def _parameters(s: Surrogate, x: np.ndarray, at: np.ndarray, primal: bool) -> It
 
 
 def _transforms(s: Surrogate, found: dict, x: np.ndarray, at: np.ndarray) -> Iterator[CheckResult]:
-    """Each way of running it, against JAX without any."""
+    """Compare each transformation with an eager call."""
     both = lambda fire: lambda x: (fire(x), _reverse(fire)(x))  # noqa: E731
     eager = attempt(both(s), jnp.asarray(x))
     ways = {
