@@ -316,56 +316,71 @@ WRONG = {
     "decay": (["train", "--decay", "1.1"], "1.1 is not in the range 0<=x<=1"),
     "encoding": (["train", "--encoding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
-    "hidden": (["train", "--hidden", "256,,256"], "'256,,256': give the neurons of each layer, such as 256,256"),
-    "empty layer": (["train", "--hidden", "256,0"], "'256,0': give the neurons of each layer"),
-    "no data": (["train", "--data", "mnist"], "no data 'mnist': give mnist5k, digits, shd:PATH, "),
-    "no path": (["train", "--data", "shd"], "no data 'shd': give shd:PATH"),
-    "an empty path": (["train", "--data", "ts:"], "no data 'ts:': give ts:PATH"),
-    "a path too many": (["train", "--data", "randman:a"], "no data 'randman:a': give randman"),
+    "hidden": (["train", "--hidden", "256,,256"], "'256,,256': pass the neurons of each layer, such as 256,256"),
+    "empty layer": (["train", "--hidden", "256,0"], "'256,0': pass the neurons of each layer"),
+    "no data": (["train", "--data", "mnist"], "unknown data 'mnist': use mnist5k, digits, shd:PATH, "),
+    "no path": (["train", "--data", "shd"], "unknown data 'shd': use shd:PATH"),
+    "an empty path": (["train", "--data", "ts:"], "unknown data 'ts:': use ts:PATH"),
+    "a path too many": (["train", "--data", "randman:a"], "unknown data 'randman:a': use randman"),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
     "no recordings": (["train", "--data", "dvs128:used"], "used: no .npy files in it"),
     "encoding of recordings": (
         ["train", "--data", "randman", "--encoding", "rate"],
-        "'--encoding': rate: it goes with images, and randman has a time axis",
+        "'--encoding': rate: only images support it, and randman has a time axis",
     ),
     "shift of recordings": (
         ["train", "--data", "events.npz", "--shift", "1"],
-        "1: it goes with images, and events.npz",
+        "1: only images support it, and events.npz",
     ),
     "noise on images": (
         ["train", "--input-noise", "0.1"],
-        "0.1: it goes with recordings, and mnist5k has no time axis",
+        "0.1: only recordings support it, and mnist5k lacks a time axis",
     ),
-    "bins without events": (["train", "--data", "sequences.npz", "--bin", "2"], "2.0: it goes with events, and sequ"),
-    "pools without events": (["train", "--data", "randman", "--pool", "2"], "'--pool': 2: it goes with events, and r"),
-    "steps of sequences": (["train", "--data", "japanese_vowels", "--steps", "9"], "9: japanese_vowels has steps of"),
+    "bins without events": (
+        ["train", "--data", "sequences.npz", "--bin", "2"],
+        "2.0: only events support it, and sequ",
+    ),
+    "pools without events": (
+        ["train", "--data", "randman", "--pool", "2"],
+        "'--pool': 2: only events support it, and r",
+    ),
+    "steps of sequences": (
+        ["train", "--data", "japanese_vowels", "--steps", "9"],
+        "9: japanese_vowels defines its steps",
+    ),
     "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
     "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
     "readout": (["train", "--readout", "sum"], "'sum' is not one of 'mean', 'max', 'last'"),
     "mode": (["train", "--mode", "fast"], f"'fast' is not one of {', '.join(map(repr, MODES))}"),
-    "no taus": (["train", "--taus", "a,2"], "'--taus': 'a,2': give time constants above 0, in steps, such as 20"),
-    "a tau of 0": (["train", "--taus", "0"], "'--taus': '0': give time constants above 0"),
-    "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus of the cell lif are 1 or 2, got 3"),
-    "taus and decay": (["train", "--taus", "9", "--decay", "0.9"], "'--decay': 0.9: --taus say it already"),
-    "one class": (["train", "--data", "events.npz"], "all recordings to train on are of class 0; two are needed"),
+    "no taus": (["train", "--taus", "a,2"], "'--taus': 'a,2': pass time constants above 0, in steps, such as 20"),
+    "a tau of 0": (["train", "--taus", "0"], "'--taus': '0': pass time constants above 0"),
+    "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus must have 1 or 2 values for the cell lif, got 3"),
+    "taus and decay": (["train", "--taus", "9", "--decay", "0.9"], "'--decay': 0.9: --taus already sets the decay"),
+    "one class": (
+        ["train", "--data", "events.npz"],
+        "training recordings must have at least two classes, got only class 0",
+    ),
     "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
     "bad file": (["train", "--data", "flat.npz"], "flat.npz: x_train must have shape (n, features)"),
-    "no images": (["train", "--data", "table.npz", "--shift", "1", "--batch", "5"], "table.npz has no images to move"),
+    "no images": (
+        ["train", "--data", "table.npz", "--shift", "1", "--batch", "5"],
+        "table.npz has 2 features instead of images to move",
+    ),
     "output below a file": (
         ["train", "--data", "digits", "--output", "table.npz/run"],
         "output folder table.npz/run cannot be written: Not a directory",
     ),
     "output is a file": (["train", "--data", "digits", "--output", "table.npz"], "table.npz cannot be written"),
-    "output in use": (["train", "--data", "digits", "--output", "used"], "used is not empty; nothing is overwritten"),
+    "output in use": (["train", "--data", "digits", "--output", "used"], "used is not empty; choose an empty folder"),
     "no name": (["plot", "-o", "a.png"], "Missing argument 'NAME...'"),
     "no output": (["plot", "sigmoid"], "Missing option '--output'"),
     "plot unknown": (["plot", "sigmoid", "sigmoit", "-o", "a.png"], "did you mean 'sigmoid'?"),
-    "plot over a file": (["plot", "sigmoid", "-o", "used.png"], "used.png exists; --force overwrites it"),
+    "plot over a file": (["plot", "sigmoid", "-o", "used.png"], "used.png exists; pass --force to overwrite it"),
     "plot format": (["plot", "sigmoid", "-o", "a.docx"], "a.docx must end in .png, .svg or .pdf"),
     "plot nowhere": (["plot", "sigmoid", "-o", "no/a.png"], "no/a.png cannot be written: No such file or directory"),
-    "no run": (["predict", "nowhere", "digits"], "nowhere holds no run: no run.json"),
-    "run is a file": (["predict", "table.npz", "digits"], "table.npz holds no run: no run.json"),
+    "no run": (["predict", "nowhere", "digits"], "nowhere contains no run: run.json is missing"),
+    "run is a file": (["predict", "table.npz", "digits"], "table.npz contains no run: run.json is missing"),
 }
 
 
@@ -424,7 +439,7 @@ def damaged(folder, tmp_path, change):
         (lambda r, a: a.update(bias_0=np.full(32, 1e300)), r"parameters.npz: bias_0 has NaN or infinite values"),
         (lambda r, a: r.update(format=3), r"run.json is not a run in format 4"),
         (lambda r, a: r.pop("data"), r"run.json is damaged: 'data' is missing"),
-        (lambda r, a: r.update(data=[1]), r"run.json is damaged: \[1\] is no table"),
+        (lambda r, a: r.update(data=[1]), r"run.json is damaged: \[1\] must be a table"),
         (lambda r, a: r["data"].update(shape=[8, 1e999]), r"shape must be a list of whole numbers .*, got \[8, inf\]"),
         (lambda r, a: r["data"].update(classes="10"), r"classes must be a whole number from 0 to .*, got '10'"),
         (lambda r, a: r["data"].update(high=float("nan")), r"high must be a finite number, got nan"),
@@ -472,7 +487,7 @@ def test_predict_rejects_other_shapes_and_damaged_files(run, tmp_path, capsys):
         assert message in only_line(capsys)
     (tmp_path / "parameters.npz").unlink()
     assert main(["predict", str(tmp_path), "digits"]) == 2
-    assert "holds no run that has begun to learn: no parameters.npz" in only_line(capsys)
+    assert "contains no trained run: parameters.npz is missing" in only_line(capsys)
 
 
 NASTY = [
@@ -530,10 +545,10 @@ def test_predict_overwrites_nothing_unasked_and_never_what_it_reads(run, tmp_pat
     link.symlink_to(mine)
     content = parameters.read_bytes(), mine.read_bytes()
     for output, force, message in (
-        (mine, [], "mine.npz is what is read"),
-        (mine, ["--force"], "mine.npz is what is read"),
-        (link, ["--force"], "link.npz is what is read"),
-        (parameters, ["--force"], "parameters.npz is what is read"),
+        (mine, [], "mine.npz is also an input"),
+        (mine, ["--force"], "mine.npz is also an input"),
+        (link, ["--force"], "link.npz is also an input"),
+        (parameters, ["--force"], "parameters.npz is also an input"),
     ):
         assert main(["predict", str(folder), str(mine), "-o", str(output), *force]) == 2
         assert message in only_line(capsys)
@@ -541,7 +556,7 @@ def test_predict_overwrites_nothing_unasked_and_never_what_it_reads(run, tmp_pat
     other = tmp_path / "other.npz"
     other.write_text("mine")
     assert main(["predict", str(folder), str(mine), "-o", str(other)]) == 2
-    assert "other.npz exists; --force overwrites it" in only_line(capsys)
+    assert "other.npz exists; pass --force to overwrite it" in only_line(capsys)
     assert main(["predict", str(folder), str(mine), "-o", str(other), "--force"]) == 0
     with np.load(other) as predictions:
         assert predictions["logits"].shape == (2, 10)
@@ -643,9 +658,7 @@ def test_one_of_several_runs_claims_a_folder(tmp_path, empty):
             (folder / ".run.json.0123abcd.part").touch()  # what a kill left
         refused = [error for error in together(2, lambda: runs.claim(folder, {})) if error != folder]  # noqa: B023
         assert record(folder) == {}
-        assert [str(e) for e in refused] == [
-            f"output folder {folder} is not empty; nothing is overwritten, choose another"
-        ]
+        assert [str(e) for e in refused] == [f"output folder {folder} is not empty; choose an empty folder"]
 
 
 @pytest.fixture(scope="module")
@@ -677,7 +690,7 @@ def test_a_baseline_that_diverges_leaves_the_tables(learnt, tmp_path, capsys):
     learnt["ReluNetwork"] = training.DivergedError("the loss is nan in epoch 1", None)
     assert main(["train", *QUICK, "-o", str(tmp_path / "run")]) == 1
     captured = capsys.readouterr()
-    assert "spiking layers, on the held-out examples" in captured.out
+    assert "spiking layers, on the test set" in captured.out
     assert "parameters.npz, run.json, figure.png" in captured.out
     assert captured.err.splitlines()[-1] == "spikegrad: error: the loss is nan in epoch 1"
     assert record(tmp_path / "run")["results"]["relu"] is None
@@ -724,7 +737,7 @@ def test_a_full_disk_leaves_the_tables_and_what_was_saved(tmp_path, monkeypatch,
     folder = tmp_path / "run"
     assert main(["train", *QUICK, "--quiet", "-o", str(folder)]) == 1
     captured = capsys.readouterr()
-    assert "spiking layers, on the held-out examples" in captured.out
+    assert "spiking layers, on the test set" in captured.out
     assert captured.err == f"spikegrad: error: {folder / full} cannot be written: No space left on device\n"
     assert calls.count("parameters.npz") == 1
     about = record(folder)

@@ -104,7 +104,7 @@ def test_damaged_file_is_one_line(copy, capsys, name, content):
     CONTENTS[content](path)
     assert main(["train", "--resume", str(copy)] if name != "parameters.npz" else ["predict", str(copy)]) == 2
     line = only_line(capsys)
-    assert (older or name) in line or "holds no run" in line
+    assert (older or name) in line or "contains no run" in line
 
 
 OPTIONS = {
@@ -239,7 +239,7 @@ def test_failing_figure_and_diagnosis_lose_no_result(source, tmp_path, monkeypat
     folder = tmp_path / "run"
     assert main(["train", "--data", str(source), *ARGS, "-o", str(folder)]) == 1
     captured = capsys.readouterr()
-    assert "spiking layers, on the held-out examples" in captured.out
+    assert "spiking layers, on the test set" in captured.out
     assert f"warning: the diagnosis failed: {type(error).__name__}" in captured.out
     (line,) = captured.err.splitlines()
     assert line.startswith(f"spikegrad: error: {folder}/figure.png cannot be drawn: {type(error).__name__}")

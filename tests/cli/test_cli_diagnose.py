@@ -30,7 +30,7 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     assert main(["train", *QUICK, "--lr", "50", "--output", run]) == 0
     printed = capsys.readouterr()
     said = "at the start, layer 1 is overshot: the first update is"
-    assert f"nothing is learnt in epoch 1: {said}" in printed.err
+    assert f"no learning in epoch 1: {said}" in printed.err
     assert f"warning: {said}" in printed.out
 
     assert main(["diagnose", run, "--initial", "-o", numbers]) == 0
@@ -45,9 +45,9 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     assert "weights as trained, 40 examples of digits" in capsys.readouterr().out
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["diagnose", run, "-o", picture]) == 2
-    assert "exists; --force overwrites it" in capsys.readouterr().err
+    assert "exists; pass --force to overwrite it" in capsys.readouterr().err
     assert main(["diagnose", str(tmp_path)]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
 
 
 @pytest.mark.every
@@ -115,7 +115,7 @@ def test_watch_reports_the_first_epoch_without_learning_once(capsys):
         return capsys.readouterr().err.splitlines()
 
     course = [(1, False, 0.0), (1, True, at), (2, True, 1.0), (3, False, below), (3, True, below), (4, True, 0.0)]
-    assert watched(*course) == [f"nothing is learnt in epoch 3: {reason}" for reason in ("one reason", "another")]
+    assert watched(*course) == [f"no learning in epoch 3: {reason}" for reason in ("one reason", "another")]
     assert asked == [3]
     assert watched(*course[:3]) == watched(*course, quiet=True) == []
     assert asked == [3]

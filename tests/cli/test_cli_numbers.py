@@ -271,7 +271,7 @@ def test_printed_tables_have_the_results(run):
     _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.test.y)
     for i, (rate, never) in enumerate(zip(rates, silent, strict=True)):
         assert cells(run.out, str(i + 1)) == [str(OPTIONS["hidden"][i]), f"{rate:.3f}", f"{100 * never:.1f} %"]
-    assert "72 examples to train on, 18 held out" in re.sub(r"\s+", " ", run.out)
+    assert "72 training examples, 18 test examples" in re.sub(r"\s+", " ", run.out)
 
 
 def test_figure_shows_the_results(run):
@@ -281,7 +281,7 @@ def test_figure_shows_the_results(run):
         curves = run.record["results"][key]["curves"]
         for panel, label, values in (
             ("loss", name, curves["loss"]),
-            ("accuracy", f"{name}, held out", np.multiply(100, curves["test"])),
+            ("accuracy", f"{name}, test", np.multiply(100, curves["test"])),
             ("accuracy", f"{name}, training", np.multiply(100, curves["accuracy"])),
         ):
             (line,) = [line for line in axes[panel].get_lines() if line.get_label() == label]
@@ -398,4 +398,4 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
     shown = [f"{100 * m:.1f} ± {100 * s:.1f} %" for m, s in zip(means[best], spreads[best], strict=True)]
     chosen = out.partition("chosen by validation")[2]
     assert cells(chosen, "sigmoid")[:3] == [f"{best:g}", *shown]
-    assert f"lr {best:g}; {shown[1]} of what is held out, 2 runs" in re.sub(r"\s+", " ", out)
+    assert f"lr {best:g}; {shown[1]} of the test set, 2 runs" in re.sub(r"\s+", " ", out)

@@ -272,7 +272,7 @@ def test_losses_above_ten_times_guessing_are_reported(classes):
     small, large = ({"loss": np.nextafter(most, side)} for side in (0, np.inf))
     assert tables.large_losses({"spiking": small, "relu": None}, classes) == []
     (line,) = tables.large_losses({"spiking": small, "relu": large}, classes)
-    assert line.startswith(f"the loss of the ReLU network is {most:.3g}, and that of guessing {most / 10:.3g}")
+    assert line.startswith(f"the loss of the ReLU network is {most:.3g}, and guessing gives {most / 10:.3g}")
     (line,) = tables.large_losses({"spiking": large, "relu": None}, classes)
     assert line.startswith("the loss of the spiking network is")
 
@@ -280,5 +280,5 @@ def test_losses_above_ten_times_guessing_are_reported(classes):
 def test_a_huge_loss_is_not_silent():
     huge = {"loss": 1e20}
     lines = tables.large_losses({"spiking": huge, "relu": huge}, 10)
-    assert lines[0] == "the loss of the spiking network is 1e+20, and that of guessing 2.3: a smaller lr helps"
+    assert lines[0] == "the loss of the spiking network is 1e+20, and guessing gives 2.3; use a smaller lr"
     assert "the ReLU network" in lines[1]

@@ -428,7 +428,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     write_mine(tmp_path / "wide.npz", x=np.ones((40, 9, 5)))
     write_mine(tmp_path / "more.npz", y=np.arange(40) % 5)
     for given, message in (
-        ("digits", "digits has no time axis, and the network was trained on"),
+        ("digits", "digits lacks a time axis, but the network was trained on"),
         (str(tmp_path / "wide.npz"), "have channels of shape (5,), the network was trained on (4,)"),
         (str(tmp_path / "more.npz"), "has label 4, the network was trained on 3 classes"),
         ("ts:none.ts", "none.ts: no such file or folder"),
@@ -436,7 +436,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
         assert main(["predict", run, given]) == 2
         assert message in capsys.readouterr().err
     assert main(["diagnose", run, str(tmp_path / "seven.npz")]) == 2
-    assert "seven.npz has no labels, which the loss needs" in capsys.readouterr().err
+    assert "seven.npz must have labels, because the loss needs them" in capsys.readouterr().err
     assert main(["train", "--data", str(tmp_path / "seven.npz")]) == 2
     assert "seven.npz: no key 'y'; it has lengths, x" in capsys.readouterr().err
 
@@ -447,7 +447,7 @@ def test_a_record_of_recordings_that_is_damaged(trained, tmp_path):
     whole = json.loads((tmp_path / "run" / "run.json").read_text())
     for part, change, message in (
         ("options", {"taus": [6, 3]}, None),
-        ("options", {"taus": [6]}, "taus of the cell synaptic are 2 or 3, got 1"),
+        ("options", {"taus": [6]}, "taus must have 2 or 3 values for the cell synaptic, got 1"),
         ("options", {"taus": [6, -3]}, "tau must be > 0, got -3.0"),
         ("options", {"taus": [6, "3"]}, "taus must be a list of finite numbers"),
         ("options", {"cell": "izhikevich"}, "cell must be one of lif, synaptic, adaptive, got 'izhikevich'"),
@@ -457,7 +457,7 @@ def test_a_record_of_recordings_that_is_damaged(trained, tmp_path):
         ("options", {"bin": -1}, "bin must be above 0, got -1"),
         ("options", {"recurrent": False}, None),
         ("data", {"mean": [1]}, "mean and std must be numbers for each of"),
-        ("data", {"std": [1, 1, 0, 1]}, "no std 0"),
+        ("data", {"std": [1, 1, 0, 1]}, "with std other than 0"),
     ):
         (tmp_path / "run" / "run.json").write_text(json.dumps({**whole, part: {**whole[part], **change}}))
         if message is None:

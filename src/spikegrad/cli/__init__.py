@@ -16,7 +16,7 @@ def main(args: list[str] | None = None) -> int:
     Parameters
     ----------
     args : list of str, optional
-        Arguments. By default those of the process.
+        Arguments. By default the arguments of the process.
 
     Returns
     -------

@@ -46,7 +46,7 @@ def examine(
 
 
 def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float) -> Callable[[Params], list[str]]:
-    """Return a function that lists issues of the initial parameters, or else of its argument."""
+    """Return a function that lists issues of the initial parameters. Without any, it lists issues of its argument."""
     few = train.subset(spaced(len(train), EXAMPLES)).in_memory()  # does not keep all examples in memory
 
     @functools.cache  # may be called again, and compiles
@@ -62,7 +62,7 @@ def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float)
     return why
 
 
-SOUND = "potentials and gradients show nothing else amiss: more epochs may help"
+SOUND = "potentials and gradients show no other issue. More epochs may help"
 """The message if :func:`reasons` finds no issue."""
 
 
@@ -78,7 +78,7 @@ class Watch:
         self.looked = True
         out = tables.console(stderr=True)
         for line in self.why(now.state.trainable):
-            out.print(f"nothing is learnt in epoch {now.epoch}: {line}", soft_wrap=True)
+            out.print(f"no learning in epoch {now.epoch}: {line}", soft_wrap=True)
 
 
 @contextmanager
@@ -103,17 +103,17 @@ def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
 
 
 @click.command("diagnose")
-@click.option("--initial", is_flag=True, help="Look at the weights that training began with, and at its first update.")
-@click.option("--examples", default=EXAMPLES, type=click.IntRange(2), show_default=True, help="How many are looked at.")
+@click.option("--initial", is_flag=True, help="Diagnose the initial weights and the first update.")
+@click.option("--examples", default=EXAMPLES, type=click.IntRange(2), show_default=True, help="Number of examples.")
 @outputs.of_run("Draw it to a .png, .svg or .pdf, or write all numbers to a .json.")
 def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None, force: bool) -> None:
-    """Say why a saved run does not learn.
+    """Diagnose why a trained run does not learn.
 
-    RUN is the folder that train wrote, DATA as for predict. For each layer: spikes per neuron and step, neurons that
-    never or always fire, the potential about its threshold (mean and standard deviation), the slope's half-width and
-    the share of potentials within it, the mean slope over its peak, norms of the gradient in weights and currents,
-    neurons without any gradient, and by which factor the gradient changes with each step back. Then what is wrong, and
-    what helps.
+    RUN is the folder that train wrote, DATA as for predict. The tables have for each layer: spikes per neuron and step,
+    neurons that never or always fire, the potential about its threshold (mean and standard deviation), the slope's
+    half-width and the fraction of potentials within it, the mean slope over its peak. Then follow norms of the gradient
+    in weights and currents, neurons without any gradient, and the factor of the gradient per step back. The last lines
+    list issues and fixes.
     """
     saved = runs.read(run)
     source = saved.options.data if data is None else data
@@ -121,7 +121,7 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
         outputs.check(output, (".png", ".svg", ".pdf", ".json"), force, reads=(run / runs.RECORD, Path(source)))
     found, labelled = runs.to_score(saved, source)
     if not labelled:
-        raise runs.RunError(f"{source} has no labels, which the loss needs")
+        raise runs.RunError(f"{source} must have labels, because the loss needs them")
     params, lr = runs.read_parameters(saved), None
     if initial:
         params = trainer.starts(saved.network, saved.options.load().train)(jax.random.key(saved.options.seed))

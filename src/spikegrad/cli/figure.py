@@ -50,7 +50,7 @@ def _curves(panels: Any, results: dict[str, Any]) -> None:
         epochs = np.arange(1, len(curves["loss"]) + 1)
         style = {"color": color, "marker": "." if len(epochs) == 1 else ""}
         loss.plot(epochs, curves["loss"], label=name, **style)
-        accuracy.plot(epochs, np.multiply(100, curves["test"]), label=f"{name}, held out", **style)
+        accuracy.plot(epochs, np.multiply(100, curves["test"]), label=f"{name}, test", **style)
         accuracy.plot(epochs, np.multiply(100, curves["accuracy"]), ls=":", label=f"{name}, training", **style)
         if key == "spiking":
             for i, values in enumerate(zip(*curves["rates"], strict=True)):
@@ -81,13 +81,13 @@ def _example(
             x.reshape(len(x), -1).T, cmap="gray_r", aspect="auto", extent=(0.5, len(x) + 0.5, math.prod(x.shape[1:]), 0)
         )
         picture.yaxis.set_major_locator(MaxNLocator(integer=True))
-        tidy(picture, f"held-out recording {i}, label {label}", "step", "channel")
+        tidy(picture, f"test recording {i}, label {label}", "step", "channel")
     elif x.ndim == 1:
         picture.plot(x, lw=1)
-        tidy(picture, f"held-out example {i}, label {label}", "feature")
+        tidy(picture, f"test example {i}, label {label}", "feature")
     else:
         picture.imshow(x if x.ndim == 2 or x.shape[-1] in (3, 4) else x[..., 0], cmap="gray_r")
-        picture.set_title(f"held-out image {i}, label {label}", fontsize=9)
+        picture.set_title(f"test image {i}, label {label}", fontsize=9)
         picture.set_xticks([])
         picture.set_yticks([])
 
@@ -121,9 +121,9 @@ def _example(
 def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
     """Draw heat maps of the mean validation accuracy.
 
-    ``rows`` are summaries of settings. The half-width is the horizontal axis if it varies, else the learning
-    rate or the peak. The surrogate is the vertical one if it varies, else another axis that does. Each value of the
-    remaining axis has a map of its own. The best setting is framed.
+    ``rows`` are summaries of settings. The half-width is the horizontal axis if it varies, else the learning rate or
+    the peak. The surrogate is the vertical axis if it varies, else another varying axis. Each value of the remaining
+    axis has a separate map. The best setting is framed.
     """
     values = {axis: list(dict.fromkeys(row.setting[axis] for row in rows)) for axis in best.setting}
     varying = [axis for axis in ("half_width", "lr", "peak") if len(values[axis]) > 1]
@@ -165,7 +165,7 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
         bar.set_label("mean accuracy on the validation examples, %", fontsize=8)
         bar.ax.tick_params(labelsize=8)
     reached = tables.spread(*best.test)
-    shown = spelt(f"{title}\nframed: the best by validation, {reached} of what is held out", "utf-8")
+    shown = spelt(f"{title}\nframed: the best by validation, {reached} of the test set", "utf-8")
     figure.suptitle(shown, fontsize=9, parse_math=False)
     return figure
 

@@ -65,7 +65,7 @@ class SpikingNetwork:
     recurrent : bool
         If True, hidden layers have recurrent connections.
     readout_decay : float, optional
-        Decay factor of the readout. By default the one of the cells' potential.
+        Decay factor of the readout. By default the decay factor of the cells' potential.
     low, high : float
         For images: the values that are scaled to 0 and 1.
     """
@@ -200,7 +200,7 @@ class SpikingNetwork:
 
 
 def spike_key(params: Params, key: jax.Array) -> jax.Array | None:
-    """Return the key for stochastic spikes, independent of the key of the input encoding. None for other spikes."""
+    """Return the key for stochastic spikes, independent of the key of the input encoding, or None for other spikes."""
     if not any(is_stochastic(layer.cell) for layer in params):
         return None
     return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl=KEYS)
@@ -229,7 +229,7 @@ class Rectified(Cell, pure=True):
 
 
 class RectifiedNetwork(SpikingNetwork):
-    """The same layers over time, of :class:`Rectified` units."""
+    """Layers of :class:`Rectified` units over time."""
 
     def __call__(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
@@ -239,7 +239,7 @@ class RectifiedNetwork(SpikingNetwork):
 
 
 def without_spikes(network: SpikingNetwork) -> SpikingNetwork:
-    """The network to compare a spiking one with: as many weights, and of recordings the same leaks."""
+    """Return a non-spiking network with an equal number of weights, and with equal leaks for recordings."""
     fields: dict[str, Any] = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
     fields["cell"] = Rectified(network.cell.decay)
     if network.encoding == NO_ENCODING:
@@ -248,19 +248,19 @@ def without_spikes(network: SpikingNetwork) -> SpikingNetwork:
 
 
 class ReluNetwork(SpikingNetwork):
-    """The same layers with rectified linear units in place of spiking neurons, and without time."""
+    """Layers of rectified linear units instead of spiking neurons, without time."""
 
     def __call__(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
     ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-        """Run the network on images ``x`` of shape ``(n, ...)``; ``key`` and ``lengths`` are not used.
+        """Run the network on images ``x`` of shape ``(n, ...)``. It does not use ``key`` and ``lengths``.
 
         Returns
         -------
         logits : jax.Array
             ``(n, classes)``.
         active : list of jax.Array
-            Which units of each hidden layer are above 0, ``(1, n, units)``.
+            Units above 0 in each hidden layer, ``(1, n, units)``.
         readout : jax.Array
             The logits as one step, ``(1, n, classes)``.
         """

@@ -36,7 +36,7 @@ def declared(help: str, kind: click.ParamType | None = None, *names: str, absent
     kind : click.ParamType, optional
         Accepted values on the command line and in a record.
     *names : str
-        Names as for ``click.option``. By default the one of :func:`option_of`.
+        Names as for ``click.option``. By default the name of :func:`option_of`.
     absent : optional
         The value in a record if the option does not apply to the data.
     **click_options
@@ -85,7 +85,7 @@ def check_values(options: Any) -> None:
 
 @contextmanager
 def bad_parameter(option: str | None = None) -> Iterator[None]:
-    """Turn invalid values into errors of an option, by default of the one whose callback runs."""
+    """Turn invalid values into errors of an option, by default of the option with the running callback."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -103,7 +103,7 @@ def parse_hidden(ctx: click.Context, param: click.Parameter, value: str) -> tupl
     """Parse sizes of layers, ``N,...``."""
     del ctx, param
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", value) or 0 in map(int, value.split(",")):
-        raise click.BadParameter(f"{value!r}: give the neurons of each layer, such as 256,256")
+        raise click.BadParameter(f"{value!r}: pass the neurons of each layer, such as 256,256")
     return tuple(map(int, value.split(",")))
 
 
@@ -125,7 +125,7 @@ def parse_taus(ctx: click.Context, param: click.Parameter, value: str | None) ->
     except ValueError:
         taus = (0.0,)
     if not all(0 < tau < math.inf for tau in taus):
-        raise click.BadParameter(f"{value!r}: give time constants above 0, in steps, such as 20 or 20,10")
+        raise click.BadParameter(f"{value!r}: pass time constants above 0, in steps, such as 20 or 20,10")
     return taus
 
 
@@ -136,7 +136,7 @@ POSITIVE = RealRange(0, min_open=True)
 class Options:
     """Everything that determines a run."""
 
-    data: str = declared("What to learn from (see above).", default="mnist5k", metavar="DATA")
+    data: str = declared("Training data (see above).", default="mnist5k", metavar="DATA")
     epochs: int = declared("Passes over the training data.", click.IntRange(1), default=40)
     batch: int = declared("Examples per update.", click.IntRange(1), default=128)
     hidden: tuple[int, ...] = declared(
@@ -145,7 +145,7 @@ class Options:
     cell: str = declared("The neurons: LIF, SynapticLIF, AdaptiveLIF.", click.Choice(tuple(CELLS)), default="lif")
     recurrent: bool = declared("Connect the neurons of each hidden layer.", is_flag=True, show_default=False)
     readout: str = declared("Logits from the readout's potentials.", click.Choice(READOUTS), default="mean")
-    mode: str = declared("What the backward pass keeps (Network's mode).", click.Choice(tuple(MODES)), default="exact")
+    mode: str = declared("Memory mode of the backward pass (see Network).", click.Choice(tuple(MODES)), default="exact")
     steps: int = declared("Time steps.", click.IntRange(1), show_default="8 for images, 100 for events and randman")
     bin: float = declared("Length of a step of events.", POSITIVE, absent=0.0, metavar="MS", show_default="of the data")
     pool: int = declared(
@@ -160,16 +160,18 @@ class Options:
         show_default="2 for mnist5k, else 0",
     )
     input_noise: float = declared(
-        "Deviation of what is added to recordings in training, anew each time.", RealRange(0), default=0.0
+        "Standard deviation of Gaussian noise added to training recordings.", RealRange(0), default=0.0
     )
-    decay: float = declared("Share of a potential left after a step.", RealRange(0, 1), default=_LIF.decay)
+    decay: float = declared(
+        "Decay factor of the membrane potential per time step.", RealRange(0, 1), default=_LIF.decay
+    )
     taus: tuple[float, ...] = declared(
-        "Time constants in steps, in place of --decay: of membrane, synapse or adaptation, and readout (see above).",
+        "Time constants in steps, instead of --decay, for membrane, synapse or adaptation, and readout (see above).",
         callback=parse_taus,
         metavar="TAU,...",
     )
     reset: str = declared(
-        "What a spike does to the potential.",
+        "Effect of a spike on the potential.",
         click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
         default=_LIF.reset,
     )
@@ -183,7 +185,7 @@ class Options:
         metavar="SPEC",
     )
     seed: int = declared("Seed of the split, the weights and the order.", click.IntRange(0, 2**32 - 1), default=0)
-    lr: float = declared("Learning rate at the start; it falls to 0.", POSITIVE, default=2e-3)
+    lr: float = declared("Initial learning rate (cosine decay to 0).", POSITIVE, default=2e-3)
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -191,7 +193,9 @@ class Options:
             raise ValueError("hidden must have one layer or more, got none")
         leaks = len(CELLS[self.cell][1])
         if len(self.taus) not in (0, leaks, leaks + 1):
-            raise ValueError(f"taus of the cell {self.cell} are {leaks} or {leaks + 1}, got {len(self.taus)}")
+            raise ValueError(
+                f"taus must have {leaks} or {leaks + 1} values for the cell {self.cell}, got {len(self.taus)}"
+            )
 
     def network(self, data: Any) -> SpikingNetwork:
         """Return the network for data with this ``shape``, ``classes``, ``low`` and ``high``."""
@@ -225,15 +229,15 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
     timed = form.read is not None
     why = {}
     if timed:
-        why |= dict.fromkeys(("encoding", "shift"), f"it goes with images, and {data} has a time axis")
+        why |= dict.fromkeys(("encoding", "shift"), f"only images support it, and {data} has a time axis")
     else:
-        why["input_noise"] = f"it goes with recordings, and {data} has no time axis"
+        why["input_noise"] = f"only recordings support it, and {data} lacks a time axis"
     if form.bin_ms is None:
-        why |= dict.fromkeys(("bin", "pool"), f"it goes with events, and {data} has none")
+        why |= dict.fromkeys(("bin", "pool"), f"only events support it, and {data} has other values")
     if form.steps is None:
-        why["steps"] = f"{data} has steps of its own"
+        why["steps"] = f"{data} defines its steps"
     if given["taus"]:
-        why["decay"] = "--taus say it already"
+        why["decay"] = "--taus already sets the decay factors"
     for name, reason in why.items():
         if was_given(context, name):
             raise click.BadParameter(f"{context.params[name]}: {reason}", param_hint=f"'{option_of(name)}'")
@@ -245,7 +249,7 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
         "pool": form.pool,
     }
     given |= {name: value for name, value in defaults.items() if given[name] is None}
-    with bad_parameter("'--taus'"):  # click has checked the other values
+    with bad_parameter("'--taus'"):  # click has already checked all other values
         return Options(data, **given)
 
 
@@ -261,7 +265,7 @@ def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:
         return dataclasses.replace(options, steps=data.train.steps), [*changed, *data.doubts]
     if options.shift and len(data.shape) == 1:
         raise click.BadParameter(
-            f"{options.data} has no images to move, but {data.shape[0]} features", param_hint="'--shift'"
+            f"{options.data} has {data.shape[0]} features instead of images to move", param_hint="'--shift'"
         )
     if options.shift and options.shift >= min(data.shape[:2]):
         raise click.BadParameter(
@@ -281,7 +285,7 @@ output_option = click.option(
     "-o",
     type=PATH,
     show_default="runs/<date>-<time>",
-    help="A new or empty folder for the results. Nothing is ever overwritten.",
+    help="New or empty folder for the results. The command never overwrites a file.",
 )
 
 
@@ -304,5 +308,5 @@ def refuse_others(context: click.Context, allowed: tuple[str, ...]) -> None:
         name = parameter.name or ""
         if name not in allowed and was_given(context, name):
             raise click.BadParameter(
-                f"the run has its own options: leave out {parameter.opts[0]}", param_hint="'--resume'"
+                f"--resume uses the options of the original run; remove {parameter.opts[0]}", param_hint="'--resume'"
             )

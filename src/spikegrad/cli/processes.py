@@ -29,17 +29,17 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         "--distributed",
         "joining",
         is_flag=True,
-        help="Train on all devices of several processes, each started with this option; SLURM, Open MPI and Kubernetes "
+        help="Train on all devices of several processes. Start each with this option. SLURM, Open MPI and Kubernetes "
         "are recognized.",
     )
     @click.option(
-        "--coordinator-address", metavar="HOST:PORT", help="For others: a free port of the machine of process 0."
+        "--coordinator-address",
+        metavar="HOST:PORT",
+        help="For other launchers: a free port of the machine of process 0.",
     )
+    @click.option("--num-processes", type=click.IntRange(1), help="With --coordinator-address: number of processes.")
     @click.option(
-        "--num-processes", type=click.IntRange(1), help="With --coordinator-address: how many processes there are."
-    )
-    @click.option(
-        "--process-id", type=click.IntRange(0), help="With --coordinator-address: which of them this is, from 0."
+        "--process-id", type=click.IntRange(0), help="With --coordinator-address: number of this process, from 0."
     )
     @functools.wraps(function)
     def run(*args: Any, joining: bool, quiet: bool, **rest: Any) -> int:
@@ -47,7 +47,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         if not joining:
             for name, value in addressed.items():
                 if value is not None:
-                    raise click.BadParameter("it goes with --distributed", param_hint=f"'{name}'")
+                    raise click.BadParameter("it requires --distributed", param_hint=f"'{name}'")
             return function(*args, quiet=quiet, **rest)
         with ExitStack() as stack:
             try:
@@ -83,17 +83,17 @@ def deferred() -> Iterator[Callable[[], int]]:
 
 
 def batch_sharding(batch: int) -> NamedSharding | None:
-    """Return the sharding of batches of this size. None without ``--distributed``."""
+    """Return the sharding of batches of this size, or None without ``--distributed``."""
     if not jax.distributed.is_initialized():
         return None
     if batch % jax.device_count():
         raise click.BadParameter(
-            f"batches of {batch} examples cannot be cut over {jax.device_count()} devices", param_hint="'--batch'"
+            f"batches of {batch} examples cannot be sharded over {jax.device_count()} devices", param_hint="'--batch'"
         )
     return NamedSharding(Mesh(jax.devices(), ("batch",)), PartitionSpec("batch"))
 
 
 def leave(code: int) -> None:
-    """If there are several processes, end this one after an error without waiting for the others."""
+    """End one of several processes after an error, without waiting for other processes."""
     if jax.distributed.is_initialized():
         _processes.leave(code, of_its_own=code < 128)

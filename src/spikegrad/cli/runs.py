@@ -48,7 +48,7 @@ class RunError(DataError):
 
 
 def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Path:
-    """Take a folder for a run before training. If several processes try, one gets it.
+    """Create the folder of a run before training. If several processes try, one succeeds.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Pa
             return folder
         except FileExistsError:
             if output is not None and folder.is_dir():
-                raise RunError(f"output folder {folder} is not empty; nothing is overwritten, choose another") from None
+                raise RunError(f"output folder {folder} is not empty; choose an empty folder") from None
             if output is not None:
                 raise RunError(f"output folder {folder} cannot be written: it is a file") from None
         except OSError as error:
             raise RunError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
-    raise AssertionError  # the default folders have no end
+    raise AssertionError  # the default folders are infinitely many
 
 
 def _default_folders() -> Iterator[Path]:
@@ -239,7 +239,7 @@ class Run:
         before : Run, optional
             The interrupted run.
         surrogates : tuple of str
-            The surrogates of the run. By default the one of the options.
+            The surrogates of the run. By default the surrogate of the options.
         jobs : int
             Number of networks that are trained in parallel.
         **more
@@ -278,13 +278,13 @@ class Run:
         save(self.folder / self.name, lambda stream: stream.write(_text(self.record)))
 
     def save_parameters(self, params: Params) -> None:
-        """Write ``parameters.npz`` (``weight_0``, ``bias_0``, ... of each layer)."""
+        """Write ``parameters.npz``, with ``weight_0``, ``bias_0``, ... for the layers."""
         arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _named(params).items()}
         save(self.folder / PARAMETERS, lambda stream: np.savez(stream, **arrays))
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Record failures after which the results are still shown."""
+        """Record failures, and show the results after them."""
         try:
             yield
         except (training.DivergedError, OSError) as error:
@@ -376,7 +376,7 @@ def to_score(run: Run, source: str) -> tuple[Sequences, bool]:
     else:
         form = sources.form_of(source)
         if form.read is not None and form not in sources.OWN:
-            raise RunError(f"{source} has a time axis, and the network was trained on {options.data}, which has none")
+            raise RunError(f"{source} has a time axis, but the network was trained on {options.data} without one")
         found = datasets.load_for_prediction(source, options.seed, about.shape, about.classes, about.low, about.high)
     _require(
         f"scoring {len(found[0]):,} examples", _states(options, min(len(found[0]), 512)), device_memory(), "memory",
@@ -386,7 +386,7 @@ def to_score(run: Run, source: str) -> tuple[Sequences, bool]:
 
 
 def _states(options: Options, examples: int) -> int:
-    """Bytes of the potentials of all hidden neurons at all time steps."""
+    """Return the bytes of the potentials of all hidden neurons at all time steps."""
     return 4 * examples * options.steps * sum(options.hidden)
 
 
@@ -428,10 +428,10 @@ def read(folder: Path, name: str = RECORD) -> Run:
     Raises
     ------
     RunError
-        If the folder contains no run, or if the run is damaged or from another version.
+        If the folder does not contain a run, or if the run is damaged or from another version.
     """
     path = folder / name
-    record = _read_json(path, f"{folder} holds no run: no {name}")
+    record = _read_json(path, f"{folder} contains no run: {name} is missing")
     given, known = record.get("options"), {field.name for field in dataclasses.fields(Options)}
     if isinstance(given, dict) and (other := given.keys() ^ known):
         differs = f"{'no' if min(other) in known else 'unknown'} option {min(other)!r:.40}"
@@ -442,8 +442,8 @@ def read(folder: Path, name: str = RECORD) -> Run:
         if not data.low < data.high:
             raise ValueError(f"low must be less than high, got {data.low:g} and {data.high:g}")
         if not len(data.mean) == len(data.std) in (0, math.prod(data.shape)) or 0 in data.std:
-            raise ValueError(f"mean and std must be numbers for each of {data.shape}, and no std 0")
-        _ = options.binning  # or an error
+            raise ValueError(f"mean and std must be numbers for each of {data.shape}, with std other than 0")
+        _ = options.binning  # raises if invalid
         _check_network(options.network(data), data.shape)
         return Run(folder, options, data, record, name)
 
@@ -456,12 +456,12 @@ def _check_network(network: SpikingNetwork, shape: tuple[int, ...]) -> None:
 
 
 def read_part(run: Run, part: str | None, kind: type[T]) -> T:
-    """Read a dataclass from one part of a record, or from the record itself. Errors are those of :func:`read`."""
+    """Read a dataclass from one part of a record, or from the record itself. Raises like :func:`read`."""
     return or_damaged(run.folder / run.name, lambda: _typed(kind, run.record if part is None else run.record[part]))
 
 
 def or_damaged(path: Path, read: Callable[[], T]) -> T:
-    """Call a function that reads a record and raises if a value is invalid. Errors are those of :func:`read`."""
+    """Call a function that reads a record and raises if a value is invalid. Raises like :func:`read`."""
     try:
         return read()
     except (KeyError, TypeError, ValueError, RecursionError, click.BadParameter) as error:
@@ -507,7 +507,7 @@ _KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
 def _typed(kind: Any, values: Any) -> Any:
     """Read a dataclass from a record. Raise if a field is not of its annotated type."""
     if not isinstance(values, dict):
-        raise TypeError(f"{values!r:.40} is no table")
+        raise TypeError(f"{values!r:.40} must be a table")
     fields = {}
     for name, annotation in get_type_hints(kind).items():
         wanted, fits, convert = _KINDS[annotation]
@@ -518,10 +518,10 @@ def _typed(kind: Any, values: Any) -> Any:
 
 
 def read_parameters(run: Run) -> Params:
-    """Read saved parameters and compare them with the network. Errors are those of :func:`read`."""
+    """Read saved parameters and compare them with the network. Raises like :func:`read`."""
     path, shapes = run.folder / PARAMETERS, run.network.shapes
     if not path.exists():
-        raise RunError(f"{run.folder} holds no run that has begun to learn: no {PARAMETERS}")
+        raise RunError(f"{run.folder} contains no trained run: {PARAMETERS} is missing")
     try:
         arrays = read_arrays(path)
     except DataError as error:
@@ -534,7 +534,7 @@ def read_parameters(run: Run) -> Params:
             found = "it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"
             raise RunError(f"{path}: {name} must hold floats of shape {leaf.shape}, {found}")
         with np.errstate(over="ignore"):
-            array = array.astype(leaf.dtype)  # the file's byte order may be another
+            array = array.astype(leaf.dtype)  # the byte order of the file may differ
         if not np.isfinite(array).all():
             raise RunError(f"{path}: {name} has NaN or infinite values")
         params.append(jnp.asarray(array))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_TWICE = 0.5  # seconds; `timeout` and other launchers send one signal to the process and to its group
+_TWICE = 0.5  # seconds. `timeout` and other launchers send one signal to the process and to its group
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Data of the command: the form of a value of ``--data``, and how it is read, split, binned and scaled."""
+"""Data of the command: the form of a value of ``--data``, and functions that read, split, bin and scale it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..data._npz import keys_of
 from ..data._sequences import moments, standardized
 
 OWN = [form for form in FORMS if form.key]
-"""Files of the user, told apart by their keys."""
+"""Files of the user, distinguished by their keys."""
 
 
 def listed() -> str:
@@ -40,14 +40,14 @@ def form_of(source: str) -> Form:
     if form is None and source.endswith(".npz"):
         return _form_of_file(Path(source))
     if form is None:
-        raise DataError(f"no data {source!r}: give {', '.join(dict.fromkeys(form.written for form in FORMS))}")
+        raise DataError(f"unknown data {source!r}: use {', '.join(dict.fromkeys(form.written for form in FORMS))}")
     if (":" in form.written) != bool(path) or bool(colon) != bool(path):
-        raise DataError(f"no data {source!r}: give {form.written}")
+        raise DataError(f"unknown data {source!r}: use {form.written}")
     return form
 
 
 def _form_of_file(path: Path) -> Form:
-    """The last form that has a key of the file. By default images, with a reader that reports any error."""
+    """Return the last form with a key of the file. By default images, with a reader that reports any error."""
     keys = keys_of(path)
     return next((form for form in reversed(OWN) if form.key in keys), OWN[0])
 
@@ -106,11 +106,11 @@ def _recordings(form: Form, read: Read, source: str, seed: int, binning: Binning
         train, test = form.split(train, seed)
     if test.shape != train.shape or test.class_names != train.class_names:
         raise DataError(
-            f"{test.name} does not match {train.name}: channels {test.shape} of {len(test.class_names)} classes, "
+            f"{test.name} must match {train.name}: got channels {test.shape} of {len(test.class_names)} classes, "
             f"and {train.shape} of {len(train.class_names)}"
         )
     if len(np.unique(train.y)) < 2:
-        raise DataError(f"{source}: all recordings to train on are of class {train.y[0]}; two are needed")
+        raise DataError(f"{source}: training recordings must have at least two classes, got only class {train.y[0]}")
     train, test = _sequences(train, binning), _sequences(test, binning)
     doubts = _events_outside(train)
     mean = std = np.zeros(0)
@@ -132,13 +132,13 @@ def for_validation(split: Split, share: float, seed: int) -> tuple[Split, Split]
     Raises
     ------
     DataError
-        If there are too few examples.
+        If a class has too few examples.
     """
     train = split.train
     chosen = chosen_of_each(train.y, share, seed)
     missing = np.setdiff1d(train.y, train.y[~chosen])
     if not chosen.any() or missing.size:
-        raise DataError(f"{train.name}: too few training examples to choose by {share:g} of each class")
+        raise DataError(f"{train.name}: too few training examples for a validation set of {share:g} of each class")
     split = dataclasses.replace(split, train=train.subset(~chosen).in_memory())
     return split, dataclasses.replace(split, test=train.subset(chosen).in_memory())
 
@@ -146,11 +146,11 @@ def for_validation(split: Split, share: float, seed: int) -> tuple[Split, Split]
 def load_to_score(source: str, trained_on: str, seed: int, binning: Binning, like: Any) -> tuple[Sequences, bool]:
     """Read recordings to score with a trained network. Return them, and True if they have labels.
 
-    Possible training examples are left out: published training sets, and all but the test set of the training data.
+    Possible training examples are excluded: published training sets, and the training part of the training data.
     """
     form = form_of(source)
     if form.read is None:
-        raise DataError(f"{source} has no time axis, and the network was trained on {trained_on}, which has one")
+        raise DataError(f"{source} lacks a time axis, but the network was trained on {trained_on} with one")
     labelled = form.file is None or "y" in keys_of(Path(source))
     if form.file and not labelled:
         test = form.file(source, label=0)
@@ -194,7 +194,7 @@ def _events_outside(sequences: Sequences) -> tuple[str, ...]:
         return ()
     doubts, binning = [], sequences.binning
     if early > events / 1000:
-        doubts.append(f"{early:,} of {events:,} events of {len(few)} recordings come before 0, and are left out")
+        doubts.append(f"{early:,} of {events:,} events of {len(few)} recordings come before 0 and are ignored")
     if outside - early > events / 1000:
         doubts.append(
             f"{outside - early:,} of {events:,} events of {len(few)} recordings come after the last step, "

@@ -98,7 +98,7 @@ class Output:
 
 def discard(stream: TextIO) -> None:
     """Discard the output and the buffer of a stream. Otherwise Python would fail again at exit."""
-    with contextlib.suppress(OSError, ValueError):  # a stream may have no descriptor
+    with contextlib.suppress(OSError, ValueError):  # a stream may lack a descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

@@ -58,7 +58,7 @@ class Summary(NamedTuple):
 
 
 def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
-    """Summarize the seeds of each setting, independent of the order in which runs ended."""
+    """Summarize the seeds of each setting, independent of their order."""
     by_setting: dict[tuple, list[dict[str, Any]]] = {}
     for result in sorted(results, key=operator.itemgetter("seed")):  # rounding depends on the order
         by_setting.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
@@ -113,7 +113,7 @@ def parse_reals(ctx: click.Context, param: click.Parameter, value: str | None) -
         reals = []
     if not reals or not all(0 < x < math.inf for x in reals):
         raise click.BadParameter(
-            f"{value!r:.80}: give numbers above 0, such as 0.1,0.3, or a range, such as 0.05:3.2:x2 or 0.1:0.5:+0.1"
+            f"{value!r:.80}: pass numbers above 0, such as 0.1,0.3, or a range, such as 0.05:3.2:x2 or 0.1:0.5:+0.1"
         )
     return tuple(dict.fromkeys(reals))
 
@@ -152,12 +152,12 @@ class Grid:
     )  # fmt: skip
     half_widths: tuple[float, ...] = _range_option(
         "--half-width",
-        "Half-widths at half of the peak, in units of the potential.",
+        "Half-widths at half maximum, in units of the potential.",
         show_default="each surrogate's own",
     )
     peaks: tuple[float, ...] = _range_option("--peak", "Peaks of the slopes.", show_default="each surrogate's own")
-    lrs: tuple[float, ...] = _range_option("--lr", "Learning rates at the start; they fall to 0.", default="0.002")
-    seeds: int = declared("Runs of each setting: --seed, and the next.", click.IntRange(1, 10_000), default=3)
+    lrs: tuple[float, ...] = _range_option("--lr", "Initial learning rates (cosine decay to 0).", default="0.002")
+    seeds: int = declared("Number of seeds per setting, starting at --seed.", click.IntRange(1, 10_000), default=3)
     validation_fraction: float = declared(
         "Fraction of each training class that is the validation set.",
         RealRange(0, 1, min_open=True, max_open=True),
@@ -201,36 +201,38 @@ class Grid:
 @click.command(context_settings={"show_default": True})
 @options_of_class(Grid)
 @options_of_class(Options, without=("surrogate", "lr"))
-@click.option("--jobs", type=click.IntRange(1), show_default="all processors", help="Runs at a time, each in a thread.")
+@click.option(
+    "--jobs", type=click.IntRange(1), show_default="all processors", help="Number of parallel runs, each in a thread."
+)
 @output_option
-@resume_option("SWEEP", "Go on with a sweep that was interrupted or killed, with its options; finished runs are kept.")
+@resume_option("SWEEP", "Resume an interrupted sweep with its original options. Finished runs are not repeated.")
 @quiet_option
 @click.pass_context
 @with_sources
 def sweep(
     context: click.Context, jobs: int | None, output: Path | None, resume: Path | None, quiet: bool, **given: Any
 ) -> int:
-    """Train with many surrogates, widths and learning rates, and tell which are best.
+    """Train with many surrogates, widths and learning rates, and report the best.
 
-    There is a run for each combination and seed. A run is one of train, on fewer examples: a share of them is left out
-    to choose by. The best setting is the one with the highest mean accuracy on these, and is reported by its accuracy
-    on the held-out examples, which have no part in the choice. All runs have the same examples.
+    Each combination and seed is one run of train, on fewer examples: a fraction of the training examples is the
+    validation set. The best setting has the highest mean accuracy on the validation set. The report has its accuracy on
+    the test set, which is not used for selection. All runs use equal examples.
 
     Writes runs.jsonl (a line for each run, as it ends: setting, seed, accuracies, loss, rates, seconds), sweep.json
-    (options, data, versions, means and spreads) and figure.png. Runs of one surrogate are compiled once, whatever their
-    numbers. After Ctrl-C, SIGTERM or a kill, --resume goes on; no finished run is made again.
+    (options, data, versions, means and spreads) and figure.png. Runs that differ only in numbers are compiled once.
+    After Ctrl-C, SIGTERM or a kill, --resume continues without repeating finished runs.
 
     \b
     A RANGE is a list of numbers and ranges:
-      0.1,0.3,1     these
-      0.05:3.2:x2   from 0.05 to 3.2, each twice the one before
+      0.1,0.3,1     these numbers
+      0.05:3.2:x2   from 0.05 to 3.2, doubling each time
       0.1:0.5:+0.1  from 0.1 to 0.5 in steps of 0.1
 
     \b
     Data:
       {sources}
 
-    train --help says more of data, encodings and time constants.
+    train --help describes data, encodings and time constants.
     """
     began = time.perf_counter()
     runs.require("matplotlib")
@@ -304,7 +306,7 @@ def sweep(
         for table in tables.sweep(rows, chosen, best(rows), grid.varying, record, len(validation.test)):
             out.print(table)
     if interrupted:
-        out.print(f"interrupted: {len(results)} of {total} runs; spikegrad sweep --resume {run.folder} goes on")
+        out.print(f"interrupted: {len(results)} of {total} runs; spikegrad sweep --resume {run.folder} continues")
     return run.end(out, (RESULTS, RECORD, runs.FIGURE), began, stop())
 
 

@@ -24,7 +24,7 @@ PIPE_WIDTH = 180
 
 
 class _Console(Console):
-    """Replace characters that the stream lacks before layout, because their replacements are wider."""
+    """A console that replaces characters that the stream lacks before layout, because replacements are wider."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(spelt(text, self.encoding), **options)
@@ -60,7 +60,7 @@ def _status(now: Report, test: float | None, activity: str) -> str:
     loss, accuracy = (float(now.epoch_metrics[name]) for name in ("loss", "accuracy"))
     parts = [f"loss {loss:.3f}" if loss < 1000 else f"loss {loss:.2e}", f"train {percent(accuracy)}"]
     if test is not None:
-        parts.append(f"held out {percent(test)}")
+        parts.append(f"test {percent(test)}")
     parts.append(f"{activity} {now.epoch_metrics['rates'].mean():.2f}")
     if now.seconds_left is not None:  # unknown before the second call
         parts.append(f"{_duration(now.seconds_left)} left")
@@ -104,9 +104,9 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
     options, data = record["options"], record["data"]
     n = data["test"]
     networks = table(
-        f"{options['data']}: {data['training']:,} examples to train on, {n:,} held out ({data['test_from']})",
+        f"{options['data']}: {data['training']:,} training examples, {n:,} test examples ({data['test_from']})",
         ["network"],
-        ("held out", "training", "parameters", "epochs", "time"),
+        ("test", "training", "parameters", "epochs", "time"),
         caption=f"spiking: {options['surrogate']}, {options['steps']} steps; both: seed {options['seed']}",
     )
     for name, key in (("spiking", "spiking"), ("ReLU, no spikes", "relu")):
@@ -123,7 +123,7 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
             f"{row['seconds']:.1f} s",
         )
     headings = ("layer", "neurons", "spikes per neuron and step", "silent")
-    layers = table("spiking layers, on the held-out examples", (), headings)
+    layers = table("spiking layers, on the test set", (), headings)
     spiking = record["results"]["spiking"]
     for i, (size, rate, silent) in enumerate(zip(options["hidden"], spiking["rates"], spiking["silent"], strict=True)):
         layers.add_row(str(i + 1), str(size), f"{rate:.3f}", percent(silent))
@@ -136,18 +136,18 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
     for i, (rate, silent) in enumerate(zip(spiking["rates"], spiking["silent"], strict=True)):
         if silent > 0.5:
             found.append(
-                f"layer {i + 1}: {percent(silent)} of the neurons never fire; more steps, a slower decay or a wider "
-                "surrogate help"
+                f"layer {i + 1}: {percent(silent)} of the neurons never fire; use more steps, a slower decay or a "
+                "wider surrogate"
             )
         elif rate > 0.9:
-            found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes; a faster decay or smaller lr helps")
+            found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes; use a faster decay or smaller lr")
     if spiking["test"] < learnt(classes):
         found.append(f"{percent(spiking['test'])} is close to guessing one of {classes} classes")
     return found
 
 
 def learnt(classes: int) -> float:
-    """Return the accuracy that counts as learning: guesses, and half of their fraction of the other examples."""
+    """Return the least accuracy that counts as learning: guessing, and half of that rate on all errors."""
     return (1 + (1 - 1 / classes) / 2) / classes
 
 
@@ -155,7 +155,7 @@ def large_losses(results: dict[str, Any], classes: int) -> list[str]:
     """Return warnings about losses far above guessing."""
     guessing = math.log(classes)
     return [
-        f"the loss of {name} is {row['loss']:.3g}, and that of guessing {guessing:.3g}: a smaller lr helps"
+        f"the loss of {name} is {row['loss']:.3g}, and guessing gives {guessing:.3g}; use a smaller lr"
         for name, row in (("the spiking network", results["spiking"]), ("the ReLU network", results["relu"]))
         if row is not None and row["loss"] > 10 * guessing
     ]
@@ -209,11 +209,11 @@ def sweep(
 ) -> list[Any]:
     """Return tables of all settings and of the best setting of each surrogate, and a line about the best setting."""
     data = record["data"]
-    examples = f"{validation:,} examples to choose by, {data['test']:,} held out ({data['test_from']})"
+    examples = f"{validation:,} validation examples, {data['test']:,} test examples ({data['test_from']})"
 
     def settings(title: str, of: list[Any], told: bool) -> Table:
         left = [axis for axis in axes if axis == "surrogate"]
-        right = [*axes[len(left) :], "validation", *(["held out"] if told else []), "runs", "firing"]
+        right = [*axes[len(left) :], "validation", *(["test"] if told else []), "runs", "firing"]
         found = table(title, left, right, caption=examples if told else None)
         for row in of:
             runs = f"{row.n}" + (f", {row.diverged} diverged" if row.diverged else "")
@@ -227,10 +227,10 @@ def sweep(
         return found
 
     found: list[Any] = [settings(f"{record['options']['data']}, all settings", rows, False)]
-    found.append(settings("chosen by validation, reported on what is held out", chosen, True))
+    found.append(settings("chosen by validation, reported on the test set", chosen, True))
     name = ", ".join(f"{axis} {label(best.setting[axis])}" for axis in axes)
     runs = "one run" if best.n == 1 else f"{best.n} runs"
-    found.append(f"best by validation: {name}; {spread(*best.test)} of what is held out, {runs}")
+    found.append(f"best by validation: {name}; {spread(*best.test)} of the test set, {runs}")
     return found
 
 

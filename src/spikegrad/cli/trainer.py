@@ -40,17 +40,17 @@ def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy of each example, in nats."""
+    """Return the cross-entropy of each example, in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def learning_rate(lr: Any, updates: int) -> optax.Schedule:
-    """A learning rate that falls to 0 along a cosine."""
+    """Return a learning rate that falls to 0 along a cosine."""
     return optax.cosine_decay_schedule(lr, updates)
 
 
 def optimizer_of(lr: Any, updates: int) -> optax.GradientTransformation:
-    """The optimizer of every run of the command."""
+    """Return the optimizer of every run of the command."""
     return optax.adam(learning_rate(lr, updates))
 
 
@@ -77,7 +77,7 @@ class Scores:
         return self.logits.argmax(1)
 
     def accuracy(self, y: np.ndarray) -> float:
-        """Fraction of the answers that equal the labels."""
+        """Return the fraction of answers that equal the labels."""
         return float((self.answers == y).mean())
 
 
@@ -98,7 +98,7 @@ class Fit:
 
 
 def forget_programs() -> None:
-    """Free the memory of compiled programs that are no longer used, such as those of an earlier network."""
+    """Free the memory of compiled programs that are no longer used, such as programs of an earlier network."""
     gc.collect()  # compiled functions are in reference cycles
     release_memory()
 
@@ -331,7 +331,7 @@ _MEASURED = 128
 
 
 def gains(network: SpikingNetwork) -> tuple[float, float]:
-    """Gains of the initial weights, with and without spikes.
+    """Return the gains of the initial weights, with and without spikes.
 
     A membrane sums constant inputs over time steps, so it needs smaller weights than a ReLU. Recordings vary.
     """
@@ -343,7 +343,7 @@ _WORK = 1.6e10  # additions and multiplications of one compiled call: about a te
 
 
 def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> int:
-    """Enough updates to amortize a call, but few enough to notice an interrupt soon. The count is deterministic."""
+    """Return enough updates to amortize a call, but few enough to notice an interrupt soon. It is deterministic."""
     of_update = 6.0 * batch * network.steps * network.count
     return max(1, min(per_epoch, int(_WORK / of_update)))
 
@@ -358,7 +358,7 @@ def _placed(loss: Callable[..., Any], train: Sequences, size: int) -> tuple[Any,
 
 
 def _fits_the_device(train: Sequences) -> bool:
-    """If True, half of the free memory of the device holds the examples."""
+    """Return True if half of the free memory of the device holds the examples."""
     if not isinstance(train.x, np.ndarray):  # read from files, because the examples exceed the memory of the system
         return False
     free = device_memory()
@@ -389,7 +389,7 @@ def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
             x = x + options.input_noise * jax.random.normal(varying, x.shape)
         logits, spikes, _ = network(params, x, encoding, lengths)
         rates = jnp.stack([s.mean() for s in spikes])
-        if lengths is not None:  # nothing fires in the padding
+        if lengths is not None:  # padding has no spikes
             rates = rates * (x.shape[1] / lengths.mean())
         return cross_entropy(logits, y).mean(), {"accuracy": (logits.argmax(-1) == y).mean(), "rates": rates}
 
@@ -453,7 +453,7 @@ class _Course:
         self.report(now, self.curves["test"][-1] if self.curves["test"] else None)
 
     def scores(self, params: Params) -> Scores:
-        """Scores of the test set."""
+        """Return the scores of the test set."""
         return self.score(params, self.test)
 
     def close(self, scores: Scores) -> None:
