@@ -159,7 +159,7 @@ _ON_DEMAND = "neurons", "network", "inspect", "inspect.diagnosis"
 if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name):
-        """Import neurons, networks and reports at their first use, because they take as long as the rest."""
+        """Import neurons, networks and reports at their first use, because they take as long as all other imports."""
         if name in _ON_DEMAND:
             return importlib.import_module(f".{name}", __name__)
         for module in _ON_DEMAND if name in __all__ else ():

@@ -70,8 +70,8 @@ for _name in ("neg", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rt
 def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
     r"""Make a trainable parameter that stays within its bounds.
 
-    Pass it instead of a number for any parameter of a cell or a surrogate. Its bounds are those of the parameter, such
-    as 0 and 1 for a decay factor. No update can exceed them, because an unconstrained number :math:`r` is trained:
+    Pass it instead of a number for any parameter of a cell or a surrogate. The bounds come from the parameter, such as
+    0 and 1 for a decay factor. No update can exceed them, because an unconstrained number :math:`r` is trained:
 
     .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{ and } b \\
               a + e^r & \text{above } a \\ b - e^r & \text{below } b \\ r & \text{without bounds} \end{cases}

@@ -98,7 +98,7 @@ def checked_shape(owner: str, value: Any) -> tuple[int, ...]:
 
 
 def brief(value: Any) -> str:
-    """``repr`` for a message."""
+    """Return ``repr`` for a message."""
     try:
         return shorten(repr(value))
     except ValueError:  # an int of thousands of digits
@@ -111,5 +111,5 @@ def shorten(text: str) -> str:
 
 
 def snake_case(name: str) -> str:
-    """``SoftSign`` to ``soft_sign``, ``QPseudoSpike`` to ``q_pseudo_spike``, ``S2NN`` to ``s2nn``."""
+    """Convert ``SoftSign`` to ``soft_sign``, ``QPseudoSpike`` to ``q_pseudo_spike``, ``S2NN`` to ``s2nn``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

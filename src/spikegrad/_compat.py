@@ -15,7 +15,7 @@ from jax.interpreters import partial_eval
 
 
 def varying_axes(tree: Any) -> frozenset[str]:
-    """Return the mesh axes over which any of the arrays varies. Outside of ``jax.shard_map`` it is empty."""
+    """Return the mesh axes of variation of all arrays. Outside of ``jax.shard_map`` the set is empty."""
 
     def leaf(x):
         kind: Any = jax.typeof(x)
@@ -57,7 +57,7 @@ def explicit_sharding(x: Any) -> Any:
 
 
 def of_mesh(mesh: Any) -> AbstractContextManager:
-    """Return a context for tracing on a mesh. JAX must know an Explicit mesh before it traces."""
+    """Return a context for tracing on a mesh. JAX needs an Explicit mesh before it traces."""
     explicit = getattr(mesh, "_any_axis_explicit", False) and hasattr(jax, "set_mesh")
     return jax.set_mesh(mesh) if explicit else nullcontext()
 
@@ -78,7 +78,7 @@ def spread_as(x: jax.Array, like: Any) -> jax.Array:
 
 
 def zeros_like(x: jax.Array) -> jax.Array:
-    """``jnp.zeros_like`` with the sharding, which JAX drops if no mesh is set."""
+    """Return ``jnp.zeros_like`` with the sharding, which JAX drops if no mesh is set."""
     return shard_as(jnp.zeros_like(x), x)
 
 
@@ -92,7 +92,7 @@ def take(x: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def merge_leading(x: jax.Array) -> jax.Array:
-    """Merge the first two axes. On an Explicit mesh the other axes keep their sharding."""
+    """Merge the first two axes. On an Explicit mesh the remaining axes keep their sharding."""
     shape = (x.shape[0] * x.shape[1], *x.shape[2:])
     sharding = explicit_sharding(x)
     if sharding is None:
@@ -108,7 +108,7 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
     if sharding is None and (summed := explicit_sharding(a)) is not None:
         sharding = jax.sharding.NamedSharding(summed.mesh, jax.sharding.PartitionSpec(None, None))
     options: Any = {} if sharding is None else {"out_sharding": sharding}
-    if jax.device_count() == 1:  # no sharding; XLA would make a transposed copy to sum over two axes
+    if jax.device_count() == 1:  # not sharded, and XLA would make a transposed copy to sum over two axes
         a, b, leading = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), (0,)
     return jax.lax.dot_general(a, b, ((leading, leading), ((), ())), **options)
 
@@ -146,7 +146,7 @@ def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> l
 
 
 def used_inputs(closed: Any) -> list[bool]:
-    """For each input of a closed jaxpr, True if any output depends on it. True if JAX cannot compute this."""
+    """Return True for each input of a closed jaxpr that any output depends on, and for all if JAX cannot compute it."""
     eliminate = getattr(partial_eval, "dce_jaxpr", None)
     if eliminate is None:
         return [True] * len(closed.jaxpr.invars)
@@ -157,7 +157,7 @@ def bind(equation: Any, operands: list, **changed: Any) -> list:
     """Apply the primitive of an equation, with some of its parameters changed."""
     primitive = equation.primitive
     params = primitive.get_bind_params(equation.params | changed)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # JAX has had both forms
+    functions, params = params if isinstance(params, tuple) else ((), params)  # JAX versions use both forms
     out = primitive.bind(*functions, *operands, **params)
     return out if primitive.multiple_results else [out]
 
@@ -200,7 +200,7 @@ def _reversible_jvp(message, primals, tangents):
 
 
 def is_forward_mode_error(error: TypeError) -> bool:
-    """Return True for JAX's own error in forward mode, which comes first under ``jax.vmap`` and has no type."""
+    """Return True for JAX's error in forward mode. Under ``jax.vmap`` it comes first. It lacks a class."""
     return "custom_vjp" in str(error)
 
 
@@ -210,7 +210,7 @@ def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
 
 @functools.cache
 def _tangent() -> Any:
-    """Create a primitive that can be transposed but not computed.
+    """Create a primitive that supports transposition and raises when computed.
 
     It is created late, because importing ``jax.extend`` takes a third of the time of this library.
     """

@@ -16,7 +16,7 @@ except ModuleNotFoundError:  # only Unix has it
     fcntl = None
 
 PARTIAL = ".part"
-"""Ending of the name of an incomplete file. A killed process leaves an incomplete file beside the old one."""
+"""Ending of the name of an incomplete file. A killed process leaves an incomplete file next to the old one."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False) -> None:
@@ -64,7 +64,7 @@ def remove_partials(folder: Path, name: str | None = None) -> None:
     name : str, optional
         Only partial files of the file with this name.
     """
-    if fcntl is None:  # without locks, abandoned files cannot be told from active ones
+    if fcntl is None:  # without locks, abandoned and active files look equal
         return
     for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
         with contextlib.suppress(OSError), path.open("rb") as stream:

@@ -45,7 +45,7 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
 
     def function(x: Any = _MISSING, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
         if x is _MISSING:  # other libraries use these names for factories
-            raise TypeError(f"{name}: x is missing; write {cls.__name__}() for a surrogate that you pass on")
+            raise TypeError(f"{name}: x is missing; use {cls.__name__}() to pass the surrogate")
         return cls(*args, **kwargs)(x)
 
     signature = inspect.signature(cls)

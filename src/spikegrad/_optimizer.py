@@ -14,7 +14,7 @@ def updates_of(
 ) -> tuple[Any, Any]:
     """Return updates and the new state. ``value`` is the loss at ``trainable``, ``loss`` a function of parameters.
 
-    Optax has several names for these arguments, and no optimizer takes all of them.
+    Optax has several names for these arguments, and none of the optimizers takes all of them.
     """
 
     def value_fn(trainable: Any, obj_fn: Any = None, grad_fn: Any = None) -> Any:

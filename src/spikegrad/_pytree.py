@@ -1,7 +1,7 @@
 """Split the leaves of a pytree into two trees, and merge them again.
 
-Both trees keep the structure, with None for each leaf of the other tree. JAX does not count None as a leaf, so a
-derivative with respect to one tree has exactly its leaves.
+Both trees keep the structure, with None for each leaf that is only in the second tree. JAX does not count None as a
+leaf, so a derivative with respect to one tree has exactly its leaves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def split(tree: Any, wanted: Callable[[Any, Any], bool]) -> tuple[Any, Any]:
-    """Return a tree of the leaves with ``wanted(path, leaf)``, and a tree of the others."""
+    """Return a tree of the leaves with ``wanted(path, leaf)``, and a tree of all remaining leaves."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     # called once per leaf, because it may be a user's function
     chosen = [bool(wanted(path, leaf)) for path, leaf in leaves]
@@ -37,7 +37,7 @@ def is_array(leaf: Any) -> bool:
 
 
 def is_inexact(leaf: Any) -> bool:
-    """If True, the array can have a derivative. Integers, bools and random keys cannot."""
+    """Return True if the array can have a derivative. Integers, bools and random keys cannot."""
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 

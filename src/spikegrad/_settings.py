@@ -19,7 +19,7 @@ def learnable(surrogate: Surrogate) -> Surrogate:
 
     .. math:: \frac{\mathrm{d}\,s}{\mathrm{d}\alpha} = \frac{\partial}{\partial\alpha}\,\mathrm{surrogate\_fun}(x).
 
-    The output, the derivative in ``x``, and the derivative of the latter in a parameter do not change.
+    The output, the derivative in ``x``, and the mixed derivative in ``x`` and a parameter do not change.
 
     Parameters
     ----------
@@ -57,11 +57,11 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     for part in parts_of(curve):
         if isinstance(part, Surrogate) and not part._frozen:
             raise TypeError(
-                f"learnable: {type(part).__name__} has its own __init__, so that JAX sees no parameters in it; declare "
+                f"learnable: {type(part).__name__} has a custom __init__, which hides its parameters from JAX; declare "
                 "them by annotations"
             )
     if lacking := curve._without_primal():
-        raise TypeError(f"learnable: {lacking} defines no surrogate_fun, whose derivative the parameters would get")
+        raise TypeError(f"learnable: {lacking} must define surrogate_fun, because its derivative trains the parameters")
     return configured(surrogate, learn=True)
 
 
@@ -115,5 +115,5 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
         raise TypeError(f"keep_slope: dtype must be one of {', '.join(FLOATS)}, got {name or brief(dtype)}")
     before = settings_of(surrogate).slope_dtype
     if before not in (None, name):
-        raise TypeError(f"keep_slope: the slope is kept in {before} already, and cannot be kept in {name} as well")
+        raise TypeError(f"keep_slope: dtype is already {before}, got {name} as a second dtype; call keep_slope once")
     return configured(surrogate, slope_dtype=name)

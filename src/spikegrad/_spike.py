@@ -66,7 +66,7 @@ def _step(x, slope):
 
 
 def _half_step(x):
-    """The step in 16 bits. It compares bits, because many processors would convert bfloat16 to float32 and back."""
+    """Compute the step in 16 bits. It compares bits, because many processors would convert bfloat16 to float32."""
     zero, one, infinity, minus_zero = np.asarray([0, 1, np.inf, -0.0], x.dtype).view(np.uint16)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
     is_nan = bits & np.uint16(~minus_zero) > infinity  # without the sign, numbers and their bits have equal order

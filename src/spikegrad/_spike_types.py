@@ -33,7 +33,7 @@ class Strict(SpikeType, pure=True):
 
 
 def strict(surrogate: Surrogate) -> Surrogate:
-    r"""Fire above the threshold, and not at the threshold itself, as several libraries do.
+    r"""Fire only above the threshold, like several other libraries. At the threshold itself the output is 0.
 
     .. math:: s(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases} \qquad
               \mathrm{d}s = g(x)\, \mathrm{d}x
@@ -129,8 +129,8 @@ class Stochastic(SpikeType, pure=True):
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         if self.key is None:
             raise TypeError(
-                "stochastic: a spike is drawn, which takes a key: fire(x, key=key), cell(v, current, key=key), "
-                "network(inputs, key=key); a cell of your own has the surrogate in one of its fields"
+                "stochastic: key is missing; pass it as fire(x, key=key), cell(v, current, key=key) or "
+                "network(inputs, key=key), and store the surrogate in a field of a custom cell"
             )
         # At least float32: rounding the probability to half precision would bias the mean.
         probability = curve.surrogate_fun(x.astype(compute_dtype(x.dtype)))
@@ -140,7 +140,7 @@ class Stochastic(SpikeType, pure=True):
 def _uniform(key: Any, like: jax.Array) -> jax.Array:
     """Draw numbers in [0, 1) from one key, or from one key for each entry of the leading axes."""
     if like.shape[: key.ndim] != key.shape:
-        raise ValueError(f"stochastic: keys of shape {key.shape} are not the leading axes of x of shape {like.shape}")
+        raise ValueError(f"stochastic: keys must have the leading axes of x, {like.shape}, got shape {key.shape}")
     draw = functools.partial(jax.random.uniform, shape=like.shape[key.ndim :], dtype=like.dtype)
     for _ in key.shape:
         draw = jax.vmap(draw)
@@ -181,7 +181,7 @@ def stochastic(surrogate: Surrogate) -> Surrogate:
 
     References
     ----------
-    Gerstner, Kistler, Naud, Paninski 2014, "Neuronal Dynamics", chapter 9; Gygax, Zenke 2025, "Elucidating the
+    Gerstner, Kistler, Naud, Paninski 2014, "Neuronal Dynamics", chapter 9. Gygax, Zenke 2025, "Elucidating the
     theoretical underpinnings of surrogate gradient learning in spiking neural networks", Neural Computation 37.
 
     Examples
@@ -216,11 +216,11 @@ class MultiSpike(SpikeType, pure=True):
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
         if self.n > most:
-            raise ValueError(f"multi_spike: n must be <= {most}, up to which {x.dtype} counts, got {self.n}")
+            raise ValueError(f"multi_spike: n must be <= {most}, the largest exact count in {x.dtype}, got {self.n}")
         wide = x.astype(compute_dtype(x.dtype))
         theta = self._distance(wide)
         count = jnp.clip(jnp.floor(wide / theta) + 1, 0, self.n)
-        # Compilers differ in how they round a quotient, so the multiples decide and the quotient is only an estimate.
+        # Compilers round a quotient differently, so the multiples decide and the quotient is only an estimate.
         more = (count < self.n) & (wide >= count * theta)
         less = (count > 0) & (wide < (count - 1) * theta)
         return (count + more.astype(wide.dtype) - less.astype(wide.dtype)).astype(x.dtype)
@@ -263,12 +263,12 @@ class MultiSpike(SpikeType, pure=True):
             )
 
     def _distance(self, x):
-        """Distance between thresholds, at least the smallest normal number: XLA flushes smaller ones to 0."""
+        """Return the distance between thresholds, at least the smallest normal number. XLA flushes others to 0."""
         theta, tiny = _threshold_like(self, x), jnp.finfo(x.dtype).tiny
         return jnp.where(jnp.abs(theta) < tiny, jnp.asarray(tiny, x.dtype), theta)
 
     def _nearest(self, x, theta):
-        """Number of the nearest threshold, a constant for the derivative."""
+        """Return the number of the nearest threshold, a constant for the derivative."""
         return jax.lax.stop_gradient(jnp.clip(jnp.floor(x / theta + 0.5), 0, self.n - 1))
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
@@ -358,7 +358,7 @@ class Signed(SpikeType, pure=True):
         yield spread_as(_threshold_like(self, x), x), 2 * curve.surrogate_grad(self._mirrored(x))
 
     def _mirrored(self, x):
-        """``x`` for the opposite potential."""
+        """Return ``x`` for the opposite potential."""
         return -x - 2 * _threshold_like(self, x)
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:

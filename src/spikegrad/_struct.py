@@ -108,7 +108,7 @@ def as_real(owner: str, name: str, value: Any) -> Any:
         except OverflowError:
             return math.inf  # the caller reports it as not finite
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer):
-        return _read_only(value.astype(float))  # like numbers; JAX would truncate it to 32 bits
+        return _read_only(value.astype(float))  # like numbers, because JAX would truncate it to 32 bits
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating):
         return _read_only(value.copy())
     elif isinstance(value, jax.Array) and (
@@ -151,7 +151,7 @@ def parameter(
     kind : type, optional
         Type of the object in the field. By default the field is a number.
     kw_only : bool, default False
-        If True, the parameter is keyword-only, so positional parameters of subclasses follow those before it.
+        If True, the parameter is keyword-only, so positional parameters of subclasses follow the parameters before it.
 
     Returns
     -------
@@ -248,7 +248,7 @@ class Struct:
             cls._dynamic = tuple(name for name in cls._domains if name not in static)
             _register(cls, cls._dynamic, static)
         elif pure:
-            raise TypeError(f"{cls.__name__}: pure=True needs parameters declared by annotations, not an own __init__")
+            raise TypeError(f"{cls.__name__}: pure=True needs annotated parameters, got a custom __init__")
         else:  # undo the settings of a frozen ancestor
             cls._domains, cls._numbers, cls._objects, cls._dynamic = {}, (), (), ()
             for name in ("__setattr__", "__delattr__"):
@@ -303,7 +303,7 @@ class Struct:
 
     @classmethod
     def _public_name(cls) -> str:
-        """The name in errors, as users write it."""
+        """Return the name for errors, as users write it."""
         return cls.__name__
 
     def _values(self) -> dict[str, Any]:

@@ -31,9 +31,9 @@ T = TypeVar("T")
 class Surrogate(Struct):
     r"""A spike with a surrogate gradient: the step forward, a smooth slope backward.
 
-    Subclass it and define ``surrogate_grad(self, x)``, the slope, or ``surrogate_fun(self, x)``, a smooth primal with
-    the slope as its derivative, or both. Call an instance on ``x``, the membrane potential minus the threshold. It
-    returns 1 for ``x >= 0`` and 0 otherwise, with the derivative ``surrogate_grad(x)``.
+    Subclass it and define ``surrogate_grad(self, x)``, the slope, or ``surrogate_fun(self, x)``, a smooth step with the
+    slope as its derivative, or both. Call an instance on ``x``, the membrane potential minus the threshold. It returns
+    1 for ``x >= 0`` and 0 otherwise, with the derivative ``surrogate_grad(x)``.
 
     A subclass that annotates its parameters and defines no ``__init__`` becomes a frozen dataclass and a pytree. It is
     compared, hashed and printed by value. An array parameter can be traced, batched, sharded and trained. A Python
@@ -79,12 +79,12 @@ class Surrogate(Struct):
         for name in self._objects:
             if isinstance(value := getattr(self, name), _Configured):
                 raise TypeError(
-                    f"{type(self).__name__}: {name} must be a curve, got {brief(value)}, whose settings would be lost: "
-                    "set them around the whole"
+                    f"{type(self).__name__}: {name} must be a curve without settings, got {brief(value)}; apply "
+                    "the settings to the composition"
                 )
 
     def surrogate_fun(self, x: Any) -> jax.Array:
-        """Return the smooth primal. Its derivative is :meth:`surrogate_grad`.
+        """Return the smooth step. Its derivative is :meth:`surrogate_grad`.
 
         Parameters
         ----------
@@ -122,7 +122,7 @@ class Surrogate(Struct):
             If the class defines neither this method nor ``surrogate_fun``.
         """
         if type(self).surrogate_fun is Surrogate.surrogate_fun:
-            raise NotImplementedError(f"{type(self).__name__} defines neither surrogate_grad nor surrogate_fun")
+            raise NotImplementedError(f"{type(self).__name__} must define surrogate_grad or surrogate_fun")
         x = real_array(x, type(self).__name__)
         slope = jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
         return jnp.where(jnp.isnan(x), x, slope)
@@ -132,7 +132,7 @@ class Surrogate(Struct):
         return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
 
     def _landmarks(self) -> np.ndarray:
-        """Ascending points at which to start measuring a curve of any scale."""
+        """Return ascending points for a first measurement of a curve of any scale."""
         inner = [value for name in self._objects if isinstance(value := getattr(self, name), Surrogate)]
         if inner:
             return np.unique(np.concatenate([surrogate._landmarks() for surrogate in inner]))
@@ -167,7 +167,7 @@ class Surrogate(Struct):
         x = real_array(x, type(curve).__name__)
         if learn or isinstance(x, Tracer):
             return _run(_fire, surrogate, x)
-        # A known x has no derivative, so the slope is not computed.
+        # A constant x does not need a slope.
         curve._broadcast_to(x.dtype, x.shape)  # raises if a parameter does not broadcast
         if forward.is_step:
             return _spike(x, x)
@@ -225,7 +225,7 @@ def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
 
 
 def _zeros_for_parameters(curve: Surrogate, x: jax.Array, forward: SpikeType) -> Iterator[jax.Array]:
-    """Yield a zero for each parameter of the curve, with the derivative of the smooth primal in this parameter."""
+    """Yield a zero for each parameter of the curve, with the derivative of the smooth step in this parameter."""
     owner = type(curve).__name__
     paths, tree = jax.tree_util.tree_flatten_with_path(curve)
     leaves = [leaf for _, leaf in paths]
@@ -347,9 +347,7 @@ def curve_of(owner: str, surrogate: Any) -> Surrogate:
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
     if type(surrogate).__call__ is not Surrogate.__call__:
-        raise TypeError(
-            f"{owner}: {type(surrogate).__name__} has its own __call__, which no setting of the rule reaches"
-        )
+        raise TypeError(f"{owner}: {type(surrogate).__name__} overrides __call__, so settings would have no effect")
     return settings_of(surrogate).curve
 
 
@@ -370,9 +368,9 @@ def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
     owner, curve = kind._public_name(), curve_of(kind._public_name(), surrogate)
     before = settings_of(surrogate).forward
     if not before.is_step and before != kind:
-        raise TypeError(f"{owner}: {brief(surrogate)} has a kind of spike already, and cannot have another as well")
+        raise TypeError(f"{owner}: surrogate already has a spike type, got {brief(surrogate)}; use one spike type")
     if kind.needs_primal and (lacking := curve._without_primal()):
-        raise TypeError(f"{owner}: {lacking} defines no surrogate_fun, of which the output is made")
+        raise TypeError(f"{owner}: {lacking} must define surrogate_fun, because the output is computed from it")
     return configured(surrogate, forward=kind)
 
 
@@ -492,7 +490,7 @@ def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate
     first, *others = (with_curve(surrogate, whole) for surrogate in surrogates)
     if any(other != first for other in others):
         given = " and ".join(map(repr, surrogates))
-        raise TypeError(f"{owner}: {given} have different settings: set them around the whole")
+        raise TypeError(f"{owner}: {given} have different settings; apply the settings to the composition")
     return first
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 
 LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-"""The C library on Linux, None on other systems. Its allocator may be the one of GNU."""
+"""The C library on Linux, None on other systems. Its allocator may be GNU's."""
 
 
 def processors() -> int:
-    """Number of processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -27,7 +27,7 @@ def free_disk(path: Path) -> int:
 
 
 def available_memory() -> int | None:
-    """Return the free bytes of memory, within the limit of a container. None if unknown."""
+    """Return the free bytes of memory, within the limit of a container, or None if unknown."""
     return min([*_of_the_system(), *_of_the_container()], default=None)
 
 

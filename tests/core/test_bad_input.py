@@ -156,7 +156,7 @@ def test_wrong_arguments():
         Sigmoid(1.0, 2.0)
     with pytest.raises(TypeError, match=r"Sigmoid.*unexpected keyword argument 'beta'"):
         spikegrad.sigmoid(0.3, beta=1.0)
-    with pytest.raises(TypeError, match=r"sigmoid: x is missing; write Sigmoid\(\) for a surrogate"):
+    with pytest.raises(TypeError, match=r"sigmoid: x is missing; use Sigmoid\(\) to pass the surrogate"):
         spikegrad.sigmoid(alpha=1.0)
 
 
@@ -290,7 +290,7 @@ def test_learnable_of_the_wrong_thing():
             learnable(value)
     with refuses(
         TypeError,
-        "learnable: Own has its own __init__, so that JAX sees no parameters in it; declare them by annotations",
+        "learnable: Own has a custom __init__, which hides its parameters from JAX; declare them by annotations",
     ):
         learnable(Own())
 
@@ -302,7 +302,7 @@ def test_learnable_without_a_primal():
         def surrogate_grad(self, x):
             return self.alpha * x
 
-    with refuses(TypeError, "learnable: Slope defines no surrogate_fun, whose derivative the parameters would get"):
+    with refuses(TypeError, "learnable: Slope must define surrogate_fun, because its derivative trains the parameters"):
         learnable(Slope())
 
 

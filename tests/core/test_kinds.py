@@ -294,7 +294,7 @@ def test_settings_are_one_object_in_every_order_or_a_reason():
         several = len(set(names) & set(KINDS)) > 1
         under = lambda names: functools.reduce(lambda s, name: WRAPPERS[name](s), names, Sigmoid(2.0))  # noqa: E731
         if several:
-            with pytest.raises(TypeError, match="has a kind of spike already, and cannot have another as well"):
+            with pytest.raises(TypeError, match=r"surrogate already has a spike type, got .*; use one spike type"):
                 under(names)
             continue
         surrogate, once = under(names), under(sorted(set(names)))
@@ -575,12 +575,12 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
 @pytest.mark.parametrize(
     ("error", "message", "make"),
     [
-        (TypeError, "stochastic: a spike is drawn, which takes a key: fire(x, key=key)", lambda: NOISY(0.3)),
-        (TypeError, "stochastic: a spike is drawn, which takes a key", lambda: LAYERS(jnp.ones((4, 2)))),
-        (TypeError, "stochastic: a spike is drawn", lambda: LAYERS(jnp.ones((4, 2)), mode="scan")),
+        (TypeError, "stochastic: key is missing; pass it as fire(x, key=key)", lambda: NOISY(0.3)),
+        (TypeError, "stochastic: key is missing; pass it as", lambda: LAYERS(jnp.ones((4, 2)))),
+        (TypeError, "stochastic: key is missing", lambda: LAYERS(jnp.ones((4, 2)), mode="scan")),
         (
             TypeError,
-            "stochastic: a spike is drawn",
+            "stochastic: key is missing",
             lambda: LAYERS.step(LAYERS.initial_state(jnp.ones(2)), jnp.ones(2)),
         ),
         (TypeError, "stochastic: key must be one of jax.random.key, got 3", lambda: NOISY(0.3, key=3)),
@@ -592,17 +592,21 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
         ),
         (
             ValueError,
-            "stochastic: keys of shape (2,) are not the leading axes of x of shape (3,)",
+            "stochastic: keys must have the leading axes of x, (3,), got shape (2,)",
             lambda: NOISY(jnp.ones(3), key=jax.random.split(KEY)),
         ),
-        (TypeError, "soft: SlopeAlone defines no surrogate_fun", lambda: soft(SlopeAlone())),
-        (TypeError, "stochastic: SlopeAlone defines no surrogate_fun", lambda: stochastic(SlopeAlone())),
-        (TypeError, "multi_spike: Loud has its own __call__", lambda: multi_spike(Loud(), 3)),
+        (TypeError, "soft: SlopeAlone must define surrogate_fun", lambda: soft(SlopeAlone())),
+        (TypeError, "stochastic: SlopeAlone must define surrogate_fun", lambda: stochastic(SlopeAlone())),
+        (TypeError, "multi_spike: Loud overrides __call__", lambda: multi_spike(Loud(), 3)),
         (TypeError, "signed: surrogate must be a Surrogate, got 3", lambda: signed(3)),
-        (TypeError, "soft: signed(Sigmoid(alpha=4.0)) has a kind of spike already", lambda: soft(signed(Sigmoid()))),
         (
             TypeError,
-            "multi_spike: multi_spike(Sigmoid(alpha=4.0), 2) has a kind",
+            "soft: surrogate already has a spike type, got signed(Sigmoid(alpha=4.0))",
+            lambda: soft(signed(Sigmoid())),
+        ),
+        (
+            TypeError,
+            "multi_spike: surrogate already has a spike type, got multi_spike(Sigmoid(alpha=4.0), 2)",
             lambda: multi_spike(multi_spike(Sigmoid(), 2), 3),
         ),
         (ValueError, "multi_spike: n must be >= 1, got 0", lambda: multi_spike(Sigmoid(), 0)),
@@ -616,7 +620,7 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
         (ValueError, "signed: threshold must be > 0, got 0.0", lambda: signed(Sigmoid(), 0)),
         (
             ValueError,
-            "multi_spike: n must be <= 256, up to which bfloat16 counts, got 257",
+            "multi_spike: n must be <= 256, the largest exact count in bfloat16, got 257",
             lambda: multi_spike(Sigmoid(), 257)(jnp.ones(2, jnp.bfloat16)),
         ),
         (

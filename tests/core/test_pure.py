@@ -102,9 +102,7 @@ def test_cell_can_be_pure():
 
 
 def test_an_object_that_changes_is_not_pure():
-    with pytest.raises(
-        TypeError, match=r"^Own: pure=True needs parameters declared by annotations, not an own __init__"
-    ):
+    with pytest.raises(TypeError, match=r"^Own: pure=True needs annotated parameters, got a custom __init__"):
 
         class Own(Surrogate, pure=True):
             def __init__(self):

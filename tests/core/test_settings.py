@@ -126,11 +126,11 @@ def seen_by_jax(surrogate):
 def contradictions(settings, curve):
     """What may be said of settings that cannot be: one line for each reason."""
     if len(set(settings) - {"learnable"}) > 1:
-        yield r"^keep_slope: the slope is kept in \w+ already, and cannot be kept in \w+ as well$"
+        yield r"^keep_slope: dtype is already \w+, got \w+ as a second dtype; call keep_slope once$"
     if "learnable" in settings and not seen_by_jax(curve):
-        yield r"^learnable: \w+ has its own __init__"
+        yield r"^learnable: \w+ has a custom __init__"
     if "learnable" in settings and isinstance(curve, SlopeAlone):
-        yield r"^learnable: SlopeAlone defines no surrogate_fun"
+        yield r"^learnable: SlopeAlone must define surrogate_fun"
 
 
 def check(curve, settings, got):
@@ -219,7 +219,7 @@ def test_no_setting_is_lost_inside_a_curve():
             return self.factor * self.surrogate.surrogate_grad(x)
 
     for inner in (learnable(Arctan()), keep_slope(Arctan(), "bfloat16")):
-        message = f"Scaled: surrogate must be a curve, got {inner!r}, whose settings would be lost: set them around"
+        message = f"Scaled: surrogate must be a curve without settings, got {inner!r}; apply the settings"
         with pytest.raises(TypeError, match="^" + re.escape(message)):
             Scaled(inner)
     gradient = jax.grad(lambda s: s(X).sum())(learnable(Scaled(Arctan())))
@@ -233,5 +233,5 @@ def test_a_class_that_calls_itself_takes_no_setting():
             return 2 * super().__call__(x)
 
     for setting in SETTINGS.values():
-        with pytest.raises(TypeError, match=r": Loud has its own __call__, which no setting of the rule reaches$"):
+        with pytest.raises(TypeError, match=r": Loud overrides __call__, so settings would have no effect$"):
             setting(Loud())
