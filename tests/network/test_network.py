@@ -580,7 +580,7 @@ def second_derivatives_of_loop(cut):
 @pytest.mark.parametrize(
     ("options", "cut"),
     [
-        ({}, 1),
+        pytest.param({}, 1, marks=pytest.mark.every),
         ({}, 3),
         ({"mode": "recompute", "segment": 4, "chunk": 2}, 3),
         pytest.param({"mode": "scan"}, 3, marks=pytest.mark.every),  # test_loop_properties.py stands for it

@@ -258,6 +258,7 @@ def test_forward_mode():
         jax.jvp(squared, (PARAMS,), (tangents,))
 
 
+@pytest.mark.every
 def test_networks_side_by_side():
     several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), PARAMS)
     both = jax.vmap(jax.grad(squared))(several)
