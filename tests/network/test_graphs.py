@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MODES, STORAGES, few
+from conftest import MODES, assert_runs_agree, few, loss
 
 from spikegrad import (
     LIF,
@@ -176,13 +176,6 @@ def without_derivative(where, a):
     return jnp.where(where.reshape(-1, *[1] * (a.ndim - 1)), jax.lax.stop_gradient(a), a)
 
 
-def loss(found):
-    """Of all that both return, each number with a weight of its own."""
-    leaves = [leaf for leaf in jax.tree.leaves(found) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    weights = [np.cos(np.arange(leaf.size) + n).reshape(leaf.shape) for n, leaf in enumerate(leaves)]
-    return sum((w * (leaf + 0.3 * leaf * leaf)).sum() for w, leaf in zip(weights, leaves, strict=True))
-
-
 def comparable(spec, found):
     """Cells' states without last outputs and pasts, which the loop by hand does not have."""
     states, outs, before = found
@@ -190,36 +183,16 @@ def comparable(spec, found):
     return {name: states[name][0] for name in layers}, outs, before
 
 
-def derivatives(run, given):
-    """What is found, and the gradient of the loss of it."""
-
-    def of(given):
-        found = run(given)
-        return loss(found), found
-
-    gradient, found = jax.grad(of, has_aux=True)(given)
-    return found, gradient
-
-
 @pytest.mark.parametrize("seed", few(range(300), 2))
 def test_random_graphs(seed, x64):
     if seed % 20 == 0:
         jax.clear_caches()  # hundreds of compiled graphs exceed what one process may map
     spec = Spec(seed)
-    wanted, gradient = derivatives(functools.partial(by_hand, spec), spec.given())
-    norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
-    for n in spec.run[:2]:
-        options = RUNS[n]
-        found, got = derivatives(lambda given, o=options: comparable(spec, by_network(spec, given, **o)), spec.given())
-        # spikes and states are the same in every mode; so are outputs that the mask leaves out
-        assert jax.tree.structure(found) == jax.tree.structure(wanted)
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=f"{options} {jax.tree_util.keystr(path)}")
-        storage = STORAGES.get(options.get("mode"))
-        error = 1e-9 if storage is None else storage.gradient_error
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(gradient), strict=True):
-            off = np.sqrt(((np.asarray(a) - b) ** 2).sum())
-            assert off <= error * norm, f"{options} {jax.tree_util.keystr(path)}: {off:.2g} of {norm:.2g}"
+
+    def run(given, **options):
+        return comparable(spec, by_network(spec, given, **options))
+
+    assert_runs_agree(run, functools.partial(by_hand, spec), spec.given(), [RUNS[n] for n in spec.run[:2]])
 
 
 # --- one network said in several ways -----------------------------------------------------------------------------

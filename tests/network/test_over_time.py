@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MODES, STORAGES, few
+from conftest import MODES, assert_runs_agree, few
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -146,22 +146,6 @@ def by_layers(spec, given):
     return states, statistics, outs, before
 
 
-def loss(found):
-    """Of all that both return, each number with a weight of its own."""
-    leaves = jax.tree.leaves(found)
-    weights = [np.cos(np.arange(leaf.size) + n).reshape(leaf.shape) for n, leaf in enumerate(leaves)]
-    return sum((w * (leaf + 0.3 * leaf * leaf)).sum() for w, leaf in zip(weights, leaves, strict=True))
-
-
-def derivatives(run, given):
-    def of(given):
-        found = run(given)
-        return loss(found), found
-
-    gradient, found = jax.grad(of, has_aux=True)(given)
-    return found, gradient
-
-
 RUNS = [{"mode": mode} for mode in MODES] + [{"chunk": 2}, {"chunk": 3}]
 
 
@@ -170,18 +154,8 @@ def test_random_networks(seed, x64):
     if seed % 10 == 0:
         jax.clear_caches()  # the compiled networks of all seeds exceed what one process may map
     spec = Spec(seed)
-    wanted, gradient = derivatives(functools.partial(by_layers, spec), spec.given())
-    norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
-    for options in (RUNS[seed % len(RUNS)], RUNS[(seed + 3) % len(RUNS)]):
-        found, got = derivatives(lambda given, o=options: by_network(spec, given, **o), spec.given())
-        assert jax.tree.structure(found) == jax.tree.structure(wanted)
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=f"{options} {jax.tree_util.keystr(path)}")
-        storage = STORAGES.get(options.get("mode"))
-        error = 1e-9 if storage is None else storage.gradient_error
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(gradient), strict=True):
-            off = np.sqrt(((np.asarray(a) - b) ** 2).sum())
-            assert off <= error * norm, f"{options} {jax.tree_util.keystr(path)}: {off:.2g} of {norm:.2g}"
+    runs = RUNS[seed % len(RUNS)], RUNS[(seed + 3) % len(RUNS)]
+    assert_runs_agree(functools.partial(by_network, spec), functools.partial(by_layers, spec), spec.given(), runs)
 
 
 # --- one network in several ways ------------------------------------------------------------------------------------
