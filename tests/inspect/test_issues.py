@@ -868,8 +868,8 @@ OPTIMIZERS = {
     "epsilon": (optax.adam(1e-3, eps=100), "stalls", "epsilon", "an optimizer's epsilon"),
     "decay": (optax.adamw(1e-3, weight_decay=50), "shrinks", "weight decay", "weight decay takes away 5 % of its"),
     "rate": (optax.adam(1e-8), "stalls", "learning rate", "hardly moves"),
-    "zero": (optax.chain(optax.sgd(1e-3), optax.scale(0.0)), "stalls", None, "first 100 updates are 0"),
-    "set to zero": (optax.set_to_zero(), "stalls", None, "first 100 updates are 0"),
+    "zero": (optax.chain(optax.sgd(1e-3), optax.scale(0.0)), "stalls", None, "first 1000 updates are 0"),
+    "set to zero": (optax.set_to_zero(), "stalls", None, "first 1000 updates are 0"),
     "decay of sgd": (optax.chain(optax.add_decayed_weights(50.0), optax.sgd(1e-3)), "shrinks", "weight decay", "5 %"),
 }
 
@@ -908,9 +908,11 @@ USUAL = {
     "momentum and decay": optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)),
     "adam with decayed gradients": optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-3)),
     "clipped": optax.chain(optax.clip_by_global_norm(1e3), optax.sgd(1e-5)),
+    "clipped elements": optax.chain(optax.clip(100.0), optax.sgd(2e-5)),
     "noisy": optax.chain(optax.add_noise(1.0, 0.55, 0), optax.sgd(0.1)),
     "warmup": optax.adam(optax.linear_schedule(0.0, 1e-3, 100)),
     "several steps": optax.MultiSteps(optax.adam(1e-3), 8).gradient_transformation(),
+    "many steps": optax.MultiSteps(optax.adam(1e-3), 256).gradient_transformation(),
     "lion": optax.lion(1e-4),
     "frozen readout": optax.multi_transform(
         {"train": optax.adam(1e-3), "freeze": optax.set_to_zero()}, lambda tree: {0: "train", 1: "freeze"}

@@ -27,7 +27,7 @@ from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matri
 from ._places import Place, chain, places_of, weights_of_edges
 from ._recorder import layer_outputs, record
 
-MANY = 100
+MANY = 1000
 """The number of updates in which an optimizer must move some weight."""
 
 

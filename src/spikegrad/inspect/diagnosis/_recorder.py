@@ -46,6 +46,9 @@ LARGER = 1e10
 
 SAME_DIRECTION = 0.99
 """The cosine of updates from which on they have one direction."""
+LINEAR_HALF = 0.48
+"""The part of its largest size that an update reaches without an epsilon, where it would be half of it if it grew
+linearly. With g / (g + epsilon) it is a third, and with g / sqrt(g**2 + epsilon**2) it is 0.45."""
 
 
 def record(
@@ -129,15 +132,17 @@ def record(
         gradients, at_start = found["weight_gradients"], optimizer.init(weights)
         found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
 
-        def update_for(factor):
-            """The first update for a multiple of the gradient, and a loss that does not depend on the weights."""
-            scaled = jax.tree.map(lambda gradient: gradient * jnp.asarray(factor, gradient.dtype), gradients)
+        def update_for(factors):
+            """The first update for multiples of the gradients, and a loss that does not depend on the weights."""
+            scaled = jax.tree.map(lambda gradient, factor: gradient * factor.astype(gradient.dtype), gradients, factors)
             return updates_of(optimizer, scaled, at_start, weights, value, lambda _: value)[0]
 
-        idle = update_for(0.0)
+        idle = update_for(jax.tree.map(jnp.zeros_like, gradients))
         found["decays"] = jax.tree.map(_towards_zero, weights, idle)
         found["learned"] = jax.tree.map(jnp.subtract, found["updates"], idle)
-        found["without_epsilon"] = jax.tree.map(_if_turned, found["updates"], update_for(LARGER))
+        larger = update_for(jax.tree.map(lambda gradient: jnp.full_like(gradient, LARGER), gradients))
+        halves = update_for(jax.tree.map(_factor_to_half, found["updates"], larger))
+        found["without_epsilon"] = jax.tree.map(_if_slowed, found["updates"], halves, larger)
 
         def loss_after(part):
             return loss_of(
@@ -157,16 +162,27 @@ def _towards_zero(w: jax.Array, update: jax.Array) -> jax.Array:
     return jnp.where(size > 0, jnp.minimum(jnp.vdot(w, update) / size, 0), 0) * w
 
 
-def _if_turned(update: jax.Array, larger: jax.Array) -> jax.Array:
-    """The update for a larger gradient, if it has another direction.
+def _factor_to_half(update: jax.Array, larger: jax.Array) -> jax.Array:
+    """The factor of a gradient that would make an update half of a larger one, if it were linear."""
+    size = _magnitude(update)
+    return jnp.where(size > 0, _magnitude(larger) / (2 * jnp.where(size > 0, size, 1)), 1)
+
+
+def _if_slowed(update: jax.Array, half: jax.Array, larger: jax.Array) -> jax.Array:
+    """The update for a larger gradient, if an epsilon makes this one smaller.
 
     An epsilon turns an update, because it adds to each element. Neither a learning rate nor a limit of the norm does.
+    A limit of each element (``optax.clip``) turns it too, but the update grows linearly up to the limit.
     """
     u, v = update.astype(jnp.float32), larger.astype(jnp.float32)
-    size = jnp.maximum(abs(v).max(initial=0), jnp.finfo(jnp.float32).tiny)  # its square would overflow
+    size = jnp.maximum(_magnitude(larger), jnp.finfo(jnp.float32).tiny)  # its square would overflow
     v = v / size
     turned = jnp.vdot(u, v) < SAME_DIRECTION * jnp.sqrt(jnp.vdot(u, u) * jnp.vdot(v, v))
-    return jnp.where(turned, larger, update)
+    return jnp.where(turned & (_magnitude(half) < LINEAR_HALF * size), larger, update)
+
+
+def _magnitude(array: jax.Array) -> jax.Array:
+    return abs(array.astype(jnp.float32)).max(initial=0)
 
 
 def layer_outputs(network: Network, inputs: dict[Name, jax.Array], mask: Any, key: Any) -> dict[Name, Any]:
