@@ -170,7 +170,7 @@ def assert_runs_agree(run, by_hand, given, runs):
             found = function(given)
             return loss(found), found
 
-        gradient, found = jax.grad(of, has_aux=True)(given)
+        gradient, found = jax.jit(jax.grad(of, has_aux=True))(given)
         return found, gradient
 
     wanted, gradient = derivatives(by_hand)

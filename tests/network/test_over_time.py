@@ -259,7 +259,9 @@ def test_keys_draw_the_same_spikes_in_every_mode(mode):
     mask = jnp.asarray(RNG.uniform(size=X.shape[:2]) < 0.7)
     network, key = residual(PARAMS, cell=cell), jax.random.key(1)
     runs = {"mode": mode, "chunk": 5}, {"mode": "scan"}
-    outs, scan = (network(X, key=key, mask=mask, all_layers=True, **options)[1] for options in runs)
+    outs, scan = (
+        jax.jit(functools.partial(network, mask=mask, all_layers=True, **options))(X, key=key)[1] for options in runs
+    )
     assert 0 < scan["deep"].sum() < scan["deep"].size
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), outs, scan)
 

@@ -69,28 +69,39 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         return jax.lax.scan(step, v, numbers)
 
     silence = jnp.zeros(shape, dtype)
-    start = jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
-    rest, (_, fired) = run(start, silence, jnp.arange(_SETTLE), lambda u, out: None)
-    # A cell that fires without inputs has no rest. It starts from its initial state, and a spike ends the response.
-    rest = tree_where(fired.any(), start, rest)
-    u = cell.integrate(rest, silence)
-    potential, threshold = _potential_of(cell, u, fire(cell, u, jax.random.key(0))[1])
-    respond = jax.jit(lambda pulse: run(rest, pulse, jnp.arange(steps), potential)[1])  # compiled once for three calls
-    base, fired = respond(silence)
 
+    # Each part is compiled as a whole, because un-jitted operations would compile one by one.
+    @jax.jit
+    def settle() -> tuple[State, State, jax.Array]:
+        start = jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
+        rest, (_, fired) = run(start, silence, jnp.arange(_SETTLE), lambda u, out: None)
+        # A cell that fires without inputs has no rest. It starts from its initial state, and a spike ends the response.
+        rest = tree_where(fired.any(), start, rest)
+        u = cell.integrate(rest, silence)
+        return rest, u, fire(cell, u, jax.random.key(0))[1]
+
+    rest, u, out = settle()
+    potential, threshold = _potential_of(cell, u, out)
     # one example for each receptor: (receptors, neurons, receptors)
     unit = jnp.ones(shape, dtype) if len(like) == 1 else jnp.broadcast_to(jnp.eye(several, dtype=dtype)[:, None], shape)
 
-    def response(size):  # size: (receptors, neurons)
-        after, also = respond(unit * (size if len(like) == 1 else size[..., None]))
-        found = (after - base) / size[None]
-        return found if threshold is None else jnp.where(jnp.cumsum(fired | also, 0) == 0, found, 0)
+    @jax.jit
+    def respond(rest: State, threshold: jax.Array | None) -> jax.Array:
+        one = jax.jit(lambda pulse: run(rest, pulse, jnp.arange(steps), potential)[1])  # traced once for three calls
+        base, fired = one(silence)
 
-    gap = jnp.ones(base.shape[1:], dtype)
-    gap = gap if threshold is None else jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
-    # A smaller current would be inaccurate, because the difference rounds. A larger one may leave the linear range.
-    peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
-    kernel = response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
+        def response(size):  # size: (receptors, neurons)
+            after, also = one(unit * (size if len(like) == 1 else size[..., None]))
+            found = (after - base) / size[None]
+            return found if threshold is None else jnp.where(jnp.cumsum(fired | also, 0) == 0, found, 0)
+
+        gap = jnp.ones(base.shape[1:], dtype)
+        gap = gap if threshold is None else jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
+        # A smaller current would be inaccurate, because the difference rounds. A larger one may leave the linear range.
+        peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
+        return response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
+
+    kernel = respond(rest, threshold)
     responds = (kernel != 0).any((0, 1))
     if not isinstance(responds, Tracer) and not responds.all():
         raise ValueError(
@@ -134,30 +145,39 @@ def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State
 def _level(cell: Cell, u: State, place: int) -> jax.Array:
     """How far a state has to rise above rest for a spike, infinite if it never makes one. Shape of the output."""
     leaves, structure = jax.tree.flatten(u)
-    rest = leaves[place]
+    portions = jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=leaves[place].dtype)
 
-    @jax.jit
-    def fires(levels):  # (levels, ...): one at a time, because a cell may use the axis of examples
-        def one(level):
-            given = [*leaves[:place], rest + level, *leaves[place + 1 :]]
+    def fires(levels: jax.Array, leaves: list) -> jax.Array:  # (levels, ...)
+        def one(level):  # one at a time, because a cell may use the axis of examples
+            given = [*leaves[:place], leaves[place] + level, *leaves[place + 1 :]]
             return fire(cell, structure.unflatten(given), jax.random.key(0))[1]
 
         out = jax.lax.map(one, levels)
         # the output of a readout is no whole number
         return (abs(out) >= 0.5) & (out == jnp.round(out)).all(0)[None]
 
-    # from a thousandth to a million, in steps of a quarter; then a part of such a step
-    powers = jnp.linspace(-3, 6, _LEVELS, dtype=rest.dtype)
-    high = 10 ** powers[:, *[None] * rest.ndim] * jnp.ones_like(rest)[None]
-    low = top = jnp.zeros_like(rest)
-    ever = fires(high).any(0)
-    for _ in range(4):
-        there = fires(high)
-        first = jnp.argmax(there, 0)[None]
-        below = jnp.where(first[0] > 0, jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0], low)
-        low, top = below, jnp.take_along_axis(high, first, 0)[0]
-        high = (
-            low[None]
-            + (top - low)[None] * jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=rest.dtype)[:, *[None] * rest.ndim]
-        )
-    return jnp.where(ever, top, jnp.inf)
+    @jax.jit
+    def find(leaves: list) -> jax.Array:
+        rest = leaves[place]
+        along = ..., *[None] * rest.ndim  # the levels come first
+
+        def refine(n, carry):
+            low, _, high, ever = carry
+            there = fires(high, leaves)
+            first = jnp.argmax(there, 0)[None]
+            below = jnp.where(first[0] > 0, jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0], low)
+            top = jnp.take_along_axis(high, first, 0)[0]
+            return (
+                below,
+                top,
+                below[None] + (top - below)[None] * portions[along],
+                jnp.where(n == 0, there.any(0), ever),
+            )
+
+        # from a thousandth to a million, in steps of a quarter; then a part of such a step
+        high = 10 ** jnp.linspace(-3, 6, _LEVELS, dtype=rest.dtype)[along] * jnp.ones_like(rest)[None]
+        zero = jnp.zeros_like(rest)
+        _, top, _, ever = jax.lax.fori_loop(0, 4, refine, (zero, zero, high, zero != 0))
+        return jnp.where(ever, top, jnp.inf)
+
+    return find(leaves)
