@@ -264,22 +264,38 @@ def test_step_gives_what_a_call_gives():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), states, now)
 
 
+def test_graphs_are_compared_and_hashed_by_value():
+    def make(scale=1.0):
+        weights = {"input": jnp.array(W), "a": Delayed(scale * R, 1)}
+        return Network({"a": Layer(weights, LIF(0.8)), "sum": Join(jnp.add, ("a", "input"))})
+
+    graph, other = make(), make()
+    assert graph == other
+    assert hash(graph) == hash(other)
+    assert graph != make(scale=2.0)
+    outs = jax.jit(graph)(X)[1]  # jit hashes the function
+    np.testing.assert_allclose(outs, graph(X)[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("cut", few([1, 4, 11], 4))
 def test_a_call_can_be_cut_in_two(cut):
     network = looped()
-
-    def whole(x):
-        states, outs = network(x)
-        return states, outs
 
     def halves(x):
         states, before = network(x[:cut])
         states, after = network(x[cut:], states)
         return states, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), before, after)
 
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), whole(X), halves(X))
-    gradients = [jax.grad(lambda x, f=f: loss(f(x)))(X) for f in (whole, halves)]
-    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-5)
+    def run(function):
+        def of(x):
+            found = function(x)
+            return loss(found), found
+
+        return jax.jit(jax.grad(of, has_aux=True))(X)
+
+    (gradient, whole), (summed, parts) = run(network), run(halves)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), whole, parts)
+    np.testing.assert_allclose(summed, gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_loop_through_a_join():
@@ -435,6 +451,7 @@ def test_a_sharded_batch_of_a_graph(of_mesh, masked):
     mask = jnp.asarray(np.random.default_rng(1).uniform(size=x.shape[:2]) < 0.7) if masked else None
     network = looped()
 
+    @jax.jit
     def run(x, mask):
         return jax.grad(lambda x: (network(x, mask=mask)[1]["out"] ** 2).sum())(x)
 
@@ -443,7 +460,7 @@ def test_a_sharded_batch_of_a_graph(of_mesh, masked):
     mesh = jax.make_mesh((4,), ("batch",), **({} if kind is None else {"axis_types": (kind,)}))
     spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
     given = jax.device_put(x, spec), None if mask is None else jax.device_put(mask, spec)
-    np.testing.assert_allclose(jax.jit(run)(*given), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(*given), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_graph_that_is_drawn():
