@@ -5,6 +5,7 @@ PR 444 and syops 0.0.5. ``docs/cost.md`` has their numbers.
 """
 
 import fractions
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -236,7 +237,7 @@ def test_graph_with_delays_windows_joins_and_two_inputs():
     inputs = {"x": x, "cue": cue}
     report = cost_report(network, inputs, mask=mask)
     assert report.uncounted == ("j",)
-    outs = {**inputs, **network(inputs, mask=mask, all_layers=True)[1]}
+    outs = {**inputs, **jax.jit(functools.partial(network, all_layers=True))(inputs, mask=mask)[1]}
     outs = {name: np.asarray(out) for name, out in outs.items()}
 
     def read(source, lag):

@@ -276,10 +276,10 @@ def test_epsilon_is_named_if_updates_would_be_large_without_it():
         assert all({fix.change: fix.value for fix in issue.fixes} == fixes for issue in found), (update, without)
 
 
-def test_optimizer_stalls_if_its_first_hundred_updates_are_zero():
+def test_optimizer_stalls_if_its_first_thousand_updates_are_zero():
     still = dataclasses.replace(REPORT, updates={"weight": 0.0})
-    assert issues([still], WHOLE._replace(idle_updates=99)) == ()
-    [found] = issues([still], WHOLE._replace(idle_updates=100))
+    assert issues([still], WHOLE._replace(idle_updates=999)) == ()
+    [found] = issues([still], WHOLE._replace(idle_updates=1000))
     assert (found.kind, found.fixes) == ("stalls", ())
 
 
