@@ -920,7 +920,7 @@ USUAL = {
 }
 
 
-@pytest.mark.parametrize("kind", few(USUAL, "several steps"))
+@pytest.mark.parametrize("kind", few(USUAL, "several steps", "clipped elements"))
 def test_usual_optimizer_gets_no_alarm(kind):
     assert diagnose(network(LIF(0.9)), inputs(), LOSS, optimizer=USUAL[kind]).issues == ()
 
