@@ -1,8 +1,11 @@
-"""A trained network as a file that needs neither this library nor its Python code: ``jax.export``.
+"""A trained network as a file that needs neither this library nor its Python
+code: ``jax.export``.
 
-Two programs are saved. One makes a step, for a stream: states and inputs of one step in, states and outputs out. The
-other runs a whole sequence. The number of examples is left open in both, and the number of steps in the second. They
-are made for several platforms, whichever they are made on. Run with ``python examples/export_network.py``.
+Two programs are saved. One makes a step, for a stream: states and inputs of one
+step in, states and outputs out. The other runs a whole sequence. The number of
+examples is left open in both, and the number of steps in the second. They are
+made for several platforms, whichever they are made on. Run with ``python
+examples/export_network.py``.
 """
 
 from pathlib import Path
@@ -20,12 +23,18 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def trained():
-    """The network of ``plain_jax.py`` after a few updates, its weights constants within it."""
+    """The network of ``plain_jax.py`` after a few updates, its weights
+    constants within it."""
     weights = task.initial_weights()
     for _ in range(10):
         _, weights = plain_jax.train_step(weights, *task.data())
     *hidden, last = weights
-    return Network([*(Layer(w, plain_jax.hidden) for w in hidden), Layer(last, LeakyReadout(0.9))])
+    return Network(
+        [
+            *(Layer(w, plain_jax.hidden) for w in hidden),
+            Layer(last, LeakyReadout(0.9)),
+        ]
+    )
 
 
 def programs(network):
@@ -35,11 +44,20 @@ def programs(network):
     states = jax.eval_shape(network.initial_state, inputs)
     sequence = jax.ShapeDtypeStruct((steps, *inputs.shape), jnp.float32)
 
-    def run(sequence):  # a loop over steps whose number is open; a call of the network itself wants it known
-        return jax.lax.scan(network.step, network.initial_state(sequence[0]), sequence)[1]
+    # a loop over steps whose number is open; a call of the network itself wants
+    # it known
+    def run(sequence):
+        return jax.lax.scan(
+            network.step, network.initial_state(sequence[0]), sequence
+        )[1]
 
-    export = lambda f, *of: jax.export.export(jax.jit(f), platforms=PLATFORMS)(*of)  # noqa: E731
-    return {"step": export(network.step, states, inputs), "sequence": export(run, sequence)}
+    def export(function, *of):
+        return jax.export.export(jax.jit(function), platforms=PLATFORMS)(*of)
+
+    return {
+        "step": export(network.step, states, inputs),
+        "sequence": export(run, sequence),
+    }
 
 
 def main(fast: bool = False):
@@ -50,14 +68,17 @@ def main(fast: bool = False):
             Path(folder, name).write_bytes(program.serialize())
         # elsewhere: the files and JAX are all that is needed
         step, sequence = (
-            jax.export.deserialize(bytearray(Path(folder, name).read_bytes())) for name in ("step", "sequence")
+            jax.export.deserialize(bytearray(Path(folder, name).read_bytes()))
+            for name in ("step", "sequence")
         )
     potentials = sequence.call(spikes)
     states = network.initial_state(spikes[0])
     for inputs in spikes:
         states, out = step.call(states, inputs)
-    print(f"{len(spikes)} steps of {spikes.shape[1]} examples, {sequence.platforms}")
-    print(f"accuracy {(potentials.mean(0).argmax(-1) == labels[: spikes.shape[1]]).mean():.0%}")
+    examples = spikes.shape[1]
+    print(f"{len(spikes)} steps of {examples} examples, {sequence.platforms}")
+    right = potentials.mean(0).argmax(-1) == labels[:examples]
+    print(f"accuracy {right.mean():.0%}")
     return network, spikes, potentials, out
 
 

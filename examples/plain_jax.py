@@ -1,4 +1,5 @@
-"""A spiking network in plain JAX: parameters are a list of matrices, the network is a function of them.
+"""A spiking network in plain JAX: parameters are a list of matrices, the
+network is a function of them.
 
 Run with ``python examples/plain_jax.py``.
 """
@@ -9,13 +10,15 @@ from task import LEARNING_RATE, data, initial_weights
 
 from spikegrad import LIF, Arctan, LeakyReadout, unroll
 
-# Cells are values: closed over here, they are constants; passed as arguments, their numbers could be trained.
+# Cells are values: closed over here, they are constants; passed as arguments,
+# their numbers could be trained.
 hidden = LIF(decay=0.9, threshold=1.0, surrogate=Arctan(alpha=2.0))
 readout = LeakyReadout(decay=0.9)
 
 
 def network(weights, spikes):
-    """Class scores ``(samples, classes)`` of input spikes ``(steps, samples, inputs)``."""
+    """Class scores ``(samples, classes)`` of input spikes ``(steps, samples,
+    inputs)``."""
     *hidden_weights, last = weights
     for w in hidden_weights:
         _, spikes = unroll(hidden, spikes @ w)
@@ -31,11 +34,14 @@ def loss(weights, spikes, labels):
 @jax.jit
 def train_step(weights, spikes, labels):
     value, grads = jax.value_and_grad(loss)(weights, spikes, labels)
-    return value, jax.tree.map(lambda w, g: w - LEARNING_RATE * g, weights, grads)
+    return value, jax.tree.map(
+        lambda w, g: w - LEARNING_RATE * g, weights, grads
+    )
 
 
 def gradients():
-    """Gradient of the loss at the initial weights, one matrix ``(inputs, outputs)`` per layer."""
+    """Gradient of the loss at the initial weights, one matrix ``(inputs,
+    outputs)`` per layer."""
     return jax.jit(jax.grad(loss))(initial_weights(), *data())
 
 

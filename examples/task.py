@@ -1,7 +1,9 @@
-"""What the four examples share: a small classification task, the shape of the network, its weights at the start.
+"""What the four examples share: a small classification task, the shape of the
+network, its weights at the start.
 
-Four patterns of input, each a firing rate for every input line, are sent as random spikes for ``STEPS`` steps; the
-network tells which pattern it was. Everything follows from the seeds.
+Four patterns of input, each a firing rate for every input line, are sent as
+random spikes for ``STEPS`` steps; the network tells which pattern it was.
+Everything follows from the seeds.
 """
 
 import itertools
@@ -18,10 +20,15 @@ def data():
     rng = np.random.default_rng(1)
     labels = np.arange(SAMPLES, dtype=np.int32) % SIZES[-1]
     rates = rng.uniform(0.0, 0.6, (SIZES[-1], SIZES[0]))[labels]
-    return (rng.random((STEPS, *rates.shape)) < rates).astype(np.float32), labels
+    return (rng.random((STEPS, *rates.shape)) < rates).astype(
+        np.float32
+    ), labels
 
 
 def initial_weights():
     """One matrix ``(inputs, outputs)`` per layer."""
     rng = np.random.default_rng(2)
-    return [rng.normal(0, 1.5 / np.sqrt(n), (n, m)).astype(np.float32) for n, m in LAYERS]
+    return [
+        rng.normal(0, 1.5 / np.sqrt(n), (n, m)).astype(np.float32)
+        for n, m in LAYERS
+    ]

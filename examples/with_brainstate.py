@@ -1,4 +1,5 @@
-"""The network of ``plain_jax.py`` in brainstate: neurons keep their potential in a state, as its modules do.
+"""The network of ``plain_jax.py`` in brainstate: neurons keep their potential
+in a state, as its modules do.
 
 Run with ``python examples/with_brainstate.py``.
 """
@@ -14,7 +15,8 @@ from spikegrad import LIF, Arctan, LeakyReadout
 class Neurons(brainstate.nn.Module):
     """A layer of spikegrad's cells around brainstate's kind of state.
 
-    A neuron written by hand uses the surrogate directly: ``self.surrogate(self.v.value - threshold)``.
+    A neuron written by hand uses the surrogate directly:
+    ``self.surrogate(self.v.value - threshold)``.
     """
 
     def __init__(self, size, cell):
@@ -32,13 +34,18 @@ class Neurons(brainstate.nn.Module):
 class SpikingNetwork(brainstate.nn.Module):
     def __init__(self):
         super().__init__()
-        self.layers = [brainstate.nn.Linear(n, m, b_init=None) for n, m in LAYERS]
+        self.layers = [
+            brainstate.nn.Linear(n, m, b_init=None) for n, m in LAYERS
+        ]
         hidden = LIF(decay=0.9, threshold=1.0, surrogate=Arctan(alpha=2.0))
         cells = [hidden] * (len(LAYERS) - 1) + [LeakyReadout(decay=0.9)]
-        self.neurons = [Neurons(m, cell) for (_, m), cell in zip(LAYERS, cells, strict=True)]
+        self.neurons = [
+            Neurons(m, cell) for (_, m), cell in zip(LAYERS, cells, strict=True)
+        ]
 
     def update(self, x):
-        """One step: potentials of the readout ``(samples, classes)`` for spikes ``(samples, inputs)``."""
+        """One step: potentials of the readout ``(samples, classes)`` for spikes
+        ``(samples, inputs)``."""
         for layer, neurons in zip(self.layers, self.neurons, strict=True):
             x = neurons(layer(x))
         return x
@@ -54,15 +61,20 @@ def initial_model():
 
 def loss_of(model, spikes, labels):
     brainstate.nn.init_all_states(model, batch_size=SAMPLES)
-    scores = jax.nn.log_softmax(brainstate.transform.for_loop(model, jnp.asarray(spikes)).mean(axis=0))
+    scores = jax.nn.log_softmax(
+        brainstate.transform.for_loop(model, jnp.asarray(spikes)).mean(axis=0)
+    )
     return -jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
 
 
 def gradients():
-    """Gradient of the loss at the initial weights, one matrix ``(inputs, outputs)`` per layer."""
+    """Gradient of the loss at the initial weights, one matrix ``(inputs,
+    outputs)`` per layer."""
     model = initial_model()
     weights = [layer.weight for layer in model.layers]
-    grads = brainstate.transform.jit(brainstate.transform.grad(lambda: loss_of(model, *data()), weights))()
+    grads = brainstate.transform.jit(
+        brainstate.transform.grad(lambda: loss_of(model, *data()), weights)
+    )()
     return [g["weight"] for g in grads]
 
 
@@ -72,10 +84,14 @@ def main(fast: bool = False):
 
     @brainstate.transform.jit
     def train_step(spikes, labels):
-        grad = brainstate.transform.grad(lambda: loss_of(model, spikes, labels), weights, return_value=True)
+        grad = brainstate.transform.grad(
+            lambda: loss_of(model, spikes, labels), weights, return_value=True
+        )
         grads, value = grad()
         for name, state in weights.items():
-            state.value = jax.tree.map(lambda w, g: w - LEARNING_RATE * g, state.value, grads[name])
+            state.value = jax.tree.map(
+                lambda w, g: w - LEARNING_RATE * g, state.value, grads[name]
+            )
         return value
 
     for epoch in range(10 if fast else 50):

@@ -1,4 +1,5 @@
-"""The network of ``plain_jax.py`` as an Equinox module, trained with optax; its decays are trained as well.
+"""The network of ``plain_jax.py`` as an Equinox module, trained with optax; its
+decays are trained as well.
 
 Run with ``python examples/with_equinox.py``.
 """
@@ -19,10 +20,17 @@ class SpikingNetwork(eqx.Module):
 
     def __init__(self, key):
         keys = jax.random.split(key, len(LAYERS))
-        self.layers = [eqx.nn.Linear(n, m, use_bias=False, key=k) for (n, m), k in zip(LAYERS, keys, strict=True)]
-        # A cell is a pytree, like a module. Its Python numbers are no arrays, so that Equinox's filters leave them
-        # alone; a bounded number holds one, is trained along with the weights, and stays between 0 and 1.
-        self.hidden = LIF(decay=bounded(0.9), threshold=1.0, surrogate=Arctan(alpha=2.0))
+        self.layers = [
+            eqx.nn.Linear(n, m, use_bias=False, key=k)
+            for (n, m), k in zip(LAYERS, keys, strict=True)
+        ]
+        # A cell is a pytree, like a module. Its Python numbers are no arrays,
+        # so that Equinox's filters leave them
+        # alone; a bounded number holds one, is trained along with the weights,
+        # and stays between 0 and 1.
+        self.hidden = LIF(
+            decay=bounded(0.9), threshold=1.0, surrogate=Arctan(alpha=2.0)
+        )
         self.readout = LeakyReadout(decay=bounded(0.9))
 
     def __call__(self, spikes):
@@ -36,7 +44,9 @@ class SpikingNetwork(eqx.Module):
 
 def loss(model, spikes, labels):
     scores = jax.vmap(model, in_axes=1)(spikes)
-    return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(
+        scores, labels
+    ).mean()
 
 
 optimizer = optax.sgd(LEARNING_RATE)
@@ -50,15 +60,24 @@ def train_step(model, state, spikes, labels):
 
 
 def initial_model():
-    """A network with the weights of the task, which Equinox holds as ``(outputs, inputs)``."""
+    """A network with the weights of the task, which Equinox holds as
+    ``(outputs, inputs)``."""
     model = SpikingNetwork(jax.random.key(0))
     weights = [jnp.asarray(w.T) for w in initial_weights()]
-    return eqx.tree_at(lambda m: [layer.weight for layer in m.layers], model, weights)
+    return eqx.tree_at(
+        lambda m: [layer.weight for layer in m.layers], model, weights
+    )
 
 
 def gradients():
-    """Gradient of the loss at the initial weights, one matrix ``(inputs, outputs)`` per layer."""
-    return [layer.weight.T for layer in eqx.filter_jit(eqx.filter_grad(loss))(initial_model(), *data()).layers]
+    """Gradient of the loss at the initial weights, one matrix ``(inputs,
+    outputs)`` per layer."""
+    return [
+        layer.weight.T
+        for layer in eqx.filter_jit(eqx.filter_grad(loss))(
+            initial_model(), *data()
+        ).layers
+    ]
 
 
 def main(fast: bool = False):

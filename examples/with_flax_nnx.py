@@ -13,13 +13,17 @@ from spikegrad import LIF, Arctan, LeakyReadout, unroll
 
 class SpikingNetwork(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
-        self.first, self.second, self.third = (nnx.Linear(n, m, use_bias=False, rngs=rngs) for n, m in LAYERS)
-        # Cells of Python numbers are values that compare and hash, and so static attributes, no variables.
+        self.first, self.second, self.third = (
+            nnx.Linear(n, m, use_bias=False, rngs=rngs) for n, m in LAYERS
+        )
+        # Cells of Python numbers are values that compare and hash, and so
+        # static attributes, no variables.
         self.hidden = LIF(decay=0.9, threshold=1.0, surrogate=Arctan(alpha=2.0))
         self.readout = LeakyReadout(decay=0.9)
 
     def __call__(self, spikes):
-        """Class scores ``(samples, classes)`` of input spikes ``(steps, samples, inputs)``."""
+        """Class scores ``(samples, classes)`` of input spikes ``(steps,
+        samples, inputs)``."""
         for layer in (self.first, self.second):
             _, spikes = unroll(self.hidden, layer(spikes))
         _, potentials = unroll(self.readout, self.third(spikes))
@@ -27,7 +31,9 @@ class SpikingNetwork(nnx.Module):
 
 
 def loss(model, spikes, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(model(spikes), labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(
+        model(spikes), labels
+    ).mean()
 
 
 @nnx.jit
@@ -40,13 +46,16 @@ def train_step(model, optimizer, spikes, labels):
 def initial_model():
     """A network with the weights of the task."""
     model = SpikingNetwork(nnx.Rngs(0))
-    for layer, weights in zip((model.first, model.second, model.third), initial_weights(), strict=True):
+    for layer, weights in zip(
+        (model.first, model.second, model.third), initial_weights(), strict=True
+    ):
         layer.kernel[...] = jnp.asarray(weights)
     return model
 
 
 def gradients():
-    """Gradient of the loss at the initial weights, one matrix ``(inputs, outputs)`` per layer."""
+    """Gradient of the loss at the initial weights, one matrix ``(inputs,
+    outputs)`` per layer."""
     grads = nnx.jit(nnx.grad(loss))(initial_model(), *data())
     return [grads[name]["kernel"][...] for name in ("first", "second", "third")]
 

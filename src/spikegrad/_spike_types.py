@@ -111,7 +111,8 @@ def soft(surrogate: Surrogate) -> Surrogate:
     >>> import jax
     >>> from spikegrad import Sigmoid, soft
     >>> fire = soft(Sigmoid(4.0))
-    >>> print(f"{fire(0.3):.3f} {(fire(0.35) - fire(0.25)) / 0.1:.2f} {jax.grad(fire)(0.3):.2f}")
+    >>> difference = (fire(0.35) - fire(0.25)) / 0.1
+    >>> print(f"{fire(0.3):.3f} {difference:.2f} {jax.grad(fire)(0.3):.2f}")
     0.769 0.71 0.71
     """
     return with_spike_type(surrogate, Soft())
@@ -404,7 +405,9 @@ def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad import LIF, Sigmoid, signed, unroll
-    >>> v, spikes = unroll(LIF(1.0, 0.5, signed(Sigmoid())), jnp.array([0.75, -1.0, 0.0, 0.5]))
+    >>> v, spikes = unroll(
+    ...     LIF(1.0, 0.5, signed(Sigmoid())), jnp.array([0.75, -1.0, 0.0, 0.5])
+    ... )
     >>> spikes.tolist(), v.tolist()
     ([1.0, -1.0, 0.0, 0.0], 0.25)
     """

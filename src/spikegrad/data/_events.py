@@ -156,7 +156,10 @@ class Recordings(Labelled):
     --------
     >>> import numpy as np
     >>> from spikegrad.data import Events, Recordings
-    >>> clicks = [Events(np.array([0.0, 500.0]), np.array([0, 2])), Events(np.array([250.0]), np.array([1]))]
+    >>> clicks = [
+    ...     Events(np.array([0.0, 500.0]), np.array([0, 2])),
+    ...     Events(np.array([250.0]), np.array([1])),
+    ... ]
     >>> recordings = Recordings("clicks", (3,), [0, 1], clicks.__getitem__)
     >>> recordings
     <clicks: 2 recordings, units (3,), 2 classes>
@@ -289,7 +292,13 @@ def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> t
     >>> import numpy as np
     >>> from spikegrad.data import Events, Recordings, split_by_speaker
     >>> silence = Events(np.zeros(0), np.zeros(0, int))
-    >>> recordings = Recordings("silence", (3,), [0, 1, 0, 1], lambda number: silence, speakers=[4, 4, 7, 7])
+    >>> recordings = Recordings(
+    ...     "silence",
+    ...     (3,),
+    ...     [0, 1, 0, 1],
+    ...     lambda number: silence,
+    ...     speakers=[4, 4, 7, 7],
+    ... )
     >>> rest, test = split_by_speaker(recordings)
     >>> len(rest), len(test), len(set(test.speakers.tolist()))
     (2, 2, 1)

@@ -64,7 +64,8 @@ def load(source: str, seed: int = 0) -> Split:
     >>> from spikegrad.data import load, scale
     >>> split = load("digits")
     >>> split.train, split.test
-    (<digits: 1438 sequences, 1 steps, channels (8, 8), 10 classes>, <digits: 359 sequences, 1 steps, ...>)
+    (<digits: 1438 sequences, 1 steps, channels (8, 8), 10 classes>,
+    <digits: 359 sequences, 1 steps, ...>)
     >>> images = scale(split.train.padded()[:, 0], split.low, split.high)
     >>> images.shape, images.dtype
     ((1438, 8, 8), dtype('float32'))
@@ -110,7 +111,9 @@ def load_for_prediction(
     Examples
     --------
     >>> from spikegrad.data import load_for_prediction
-    >>> load_for_prediction("digits", seed=0, shape=(8, 8), classes=10, low=0.0, high=16.0)
+    >>> load_for_prediction(
+    ...     "digits", seed=0, shape=(8, 8), classes=10, low=0.0, high=16.0
+    ... )
     (<digits: 359 sequences, 1 steps, channels (8, 8), 10 classes>, True)
     """
     source = path_of("load_for_prediction", source)

@@ -51,7 +51,12 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     >>> import numpy as np, tempfile, os
     >>> from spikegrad.data import read_npz
     >>> path = os.path.join(tempfile.mkdtemp(), "mine.npz")
-    >>> np.savez_compressed(path, x=np.zeros((4, 50, 3), np.uint8), y=[0, 1, 0, 1], lengths=[50, 20, 30, 50])
+    >>> np.savez_compressed(
+    ...     path,
+    ...     x=np.zeros((4, 50, 3), np.uint8),
+    ...     y=[0, 1, 0, 1],
+    ...     lengths=[50, 20, 30, 50],
+    ... )
     >>> x, y, mask = next(iter(read_npz(path).batches(4)))
     >>> x.shape, mask.sum(0).tolist()
     ((50, 4, 3), [50, 20, 30, 50])
@@ -108,7 +113,12 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     >>> import numpy as np, tempfile, os
     >>> from spikegrad.data import Binning, read_npz_events
     >>> path = os.path.join(tempfile.mkdtemp(), "mine.npz")
-    >>> events = {"times": [0.0, 1.5, 0.2], "time_unit": "ms", "units": [4, 0, 2], "shape": [5]}
+    >>> events = {
+    ...     "times": [0.0, 1.5, 0.2],
+    ...     "time_unit": "ms",
+    ...     "units": [4, 0, 2],
+    ...     "shape": [5],
+    ... }
     >>> np.savez_compressed(path, **events, offsets=[0, 2, 3], y=[0, 1])
     >>> read_npz_events(path)[0]
     Events(times=array([   0., 1500.]), units=array([4, 0]))

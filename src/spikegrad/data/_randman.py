@@ -110,7 +110,8 @@ def randman(
     >>> from spikegrad.data import randman
     >>> source = randman(classes=2, samples=5)
     >>> source
-    <randman, paper spectrum, alpha 1, seed 0: 10 sequences, 100 steps, channels (20,), 2 classes>
+    <randman, paper spectrum, alpha 1, seed 0: 10 sequences, 100 steps,
+    channels (20,), 2 classes>
     >>> x, y, _ = source[0]
     >>> x.sum(0).tolist() == [1] * 20  # each unit fires once,
     True

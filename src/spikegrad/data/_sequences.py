@@ -410,7 +410,8 @@ class Batches:
     --------
     >>> from spikegrad.data import randman
     >>> batches = randman(classes=2, samples=5).batches(4, seed=0)
-    >>> first, second = [batch.y.tolist() for batch in batches], [batch.y.tolist() for batch in batches]
+    >>> first = [batch.y.tolist() for batch in batches]
+    >>> second = [batch.y.tolist() for batch in batches]
     >>> first != second, len(batches)
     (True, 2)
     >>> [batch.y.tolist() for batch in batches(1)] == second
@@ -544,7 +545,8 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
     --------
     >>> import numpy as np
     >>> from spikegrad.data import Sequences, standardize
-    >>> train, test = Sequences("train", np.array([[[1.0], [3.0]]]), [0]), Sequences("test", np.array([[[5.0]]]), [0])
+    >>> train = Sequences("train", np.array([[[1.0], [3.0]]]), [0])
+    >>> test = Sequences("test", np.array([[[5.0]]]), [0])
     >>> train, test = standardize(train, test)
     >>> train[0].x.tolist(), test[0].x.tolist()
     ([[-1.0], [1.0]], [[3.0]])

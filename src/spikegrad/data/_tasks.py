@@ -210,7 +210,8 @@ def cue_accumulation(
     >>> from spikegrad.data import cue_accumulation
     >>> source = cue_accumulation(20)
     >>> source
-    <cue accumulation, 7 cues, seed 0: 20 sequences, 2250 steps, channels (40,), 2 classes>
+    <cue accumulation, 7 cues, seed 0: 20 sequences, 2250 steps,
+    channels (40,), 2 classes>
     >>> bool(source[0].x[:50, :30].any()), bool(source[0].x[-150:, 20:30].any())
     (False, True)
     """

@@ -46,7 +46,9 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     >>> import pathlib, tempfile
     >>> from spikegrad.data import read_ts
     >>> path = pathlib.Path(tempfile.mkdtemp(), "steps.ts")
-    >>> _ = path.write_text("@classLabel true up down\\n@data\\n1,2,3:0,0,0:up\\n3,2:0,1:down\\n")
+    >>> _ = path.write_text(
+    ...     "@classLabel true up down\\n@data\\n1,2,3:0,0,0:up\\n3,2:0,1:down\\n"
+    ... )
     >>> sequences = read_ts(path)
     >>> sequences.sequence(1).tolist(), sequences.class_names
     ([[3.0, 0.0], [2.0, 1.0]], ('up', 'down'))

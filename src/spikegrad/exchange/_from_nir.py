@@ -83,9 +83,17 @@ def from_nir(
     >>> import nir, numpy as np
     >>> from spikegrad.exchange import from_nir
     >>> linear, ones = nir.Linear(np.ones((2, 3))), np.ones(2)
-    >>> graph = nir.NIRGraph.from_list(linear, nir.LIF(tau=0.01 * ones, r=ones, v_leak=0 * ones, v_threshold=ones))
+    >>> graph = nir.NIRGraph.from_list(
+    ...     linear,
+    ...     nir.LIF(tau=0.01 * ones, r=ones, v_leak=0 * ones, v_threshold=ones),
+    ... )
     >>> (layer,) = from_nir(graph, dt=1e-3, discretization="euler").layers
-    >>> layer.weight.shape, layer.cell.decay, layer.cell.reset, layer.cell.norm_input
+    >>> (
+    ...     layer.weight.shape,
+    ...     layer.cell.decay,
+    ...     layer.cell.reset,
+    ...     layer.cell.norm_input,
+    ... )
     ((3, 2), 0.9, 'value', True)
     """
     if not isinstance(graph, nir.NIRGraph):

@@ -135,13 +135,13 @@ class CostReport(NamedTuple):
         ]
 
     def __str__(self) -> str:
-        titles = "layer", "part", "events", "fan-out", "effective", "graded", "real", "dense", "updates", "state words"
+        titles = "layer", "part", "events", "fan-out", "effective", "graded", "real", "dense", "updates", "words"
         rows = [titles, *(_cells(str(row.layer), row.part, row.cost) for row in self.rows)]
         rows.append(_cells("total", "", self.total))
         widths = [max(len(row[n]) for row in rows) for n in range(len(titles))]
         aligned = ["<", "<", *">" * 8]
         lines = [
-            "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, aligned, widths, strict=True))
+            " ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, aligned, widths, strict=True))
             for row in rows
         ]
         lines.append(f"examples: {self.examples:,}; valid time steps of all examples together: {self.steps:,}")
@@ -211,7 +211,8 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
     >>> from spikegrad import LIF, Layer, Network
     >>> from spikegrad.inspect import cost_report
     >>> network = Network([Layer(jnp.array([[0.5, 0.0], [0.5, 0.5]]), LIF(0.9))])
-    >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])  # two steps, one example, two inputs
+    >>> # two steps, one example, two inputs
+    >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])
     >>> cost = cost_report(network, spikes).total
     >>> cost.spikes, cost.dense
     (Operations(events=3, fan_out=6, effective=4), 8)

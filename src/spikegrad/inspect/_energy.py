@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, NamedTuple
 
 from .._checks import brief
@@ -13,7 +14,13 @@ class EnergyPrices(NamedTuple):
     Examples
     --------
     >>> from spikegrad.inspect import EnergyPrices
-    >>> chip = EnergyPrices("my chip", "its data sheet, 28 nm", addition=0.05, multiplication=0.4, word=1.5)
+    >>> chip = EnergyPrices(
+    ...     "my chip",
+    ...     "its data sheet, 28 nm",
+    ...     addition=0.05,
+    ...     multiplication=0.4,
+    ...     word=1.5,
+    ... )
     """
 
     name: str
@@ -80,20 +87,18 @@ class EnergyReport(NamedTuple):
         lines = [f"{kind:<{widths[0]}}  {name:<{widths[1]}}  {size}" for kind, name, size in rows]
         low, high = self.ratio
         prices = {row.prices.name: row.prices for _, row in named}
-        return "\n".join(
-            [
-                *lines,
-                f"spiking over dense: {low:.2g} to {high:.2g}",
-                "per example, every neuron updated in every valid time step",
-                "low: operands in registers, weights of zero skipped",
-                "high: three words of memory per synaptic operation, two per multiply-add of the dense network, and "
-                "all words of states",
-                f"passes of the dense network per example: {self.passes:,}, one multiply-add per connection; its "
-                "accuracy is not known",
-                "not included: leakage, routing of spikes, input and output of a chip, operations of joins",
-                *(f"{name}: {each.source}" for name, each in prices.items()),
-            ]
+        notes = (
+            f"spiking over dense: {low:.2g} to {high:.2g}",
+            "per example, every neuron updated in every valid time step",
+            "low: operands in registers, weights of zero skipped",
+            "high: three words of memory per synaptic operation, two per multiply-add of the dense network, and all "
+            "words of states",
+            f"passes of the dense network per example: {self.passes:,}, one multiply-add per connection; its accuracy "
+            "is not known",
+            "not included: leakage, routing of spikes, input and output of a chip, operations of joins",
+            *(f"{name}: {each.source}" for name, each in prices.items()),
         )
+        return "\n".join([*lines, *(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes)])
 
 
 def energy_of(cost: Any, examples: int, prices: tuple, dense: Any, passes: int) -> EnergyReport:

@@ -151,7 +151,9 @@ def raster(spikes: ArrayLike, *, example: int = 0, mask: ArrayLike | None = None
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, Layer, Network
     >>> from spikegrad.inspect.plot import raster
-    >>> _, spikes = Network([Layer(jnp.ones((3, 8)) / 8, LIF(0.9))])(jnp.ones((100, 4, 3)))
+    >>> _, spikes = Network([Layer(jnp.ones((3, 8)) / 8, LIF(0.9))])(
+    ...     jnp.ones((100, 4, 3))
+    ... )
     >>> figure = raster(spikes, example=2)
     >>> print(*figure.axes[0].get_xlim())
     -0.5 99.5
@@ -275,7 +277,9 @@ def activity(
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, LeakyReadout, Network
     >>> from spikegrad.inspect.plot import activity
-    >>> network = Network.init(jax.random.key(0), 20, (30, 4), LIF(0.9), LeakyReadout(0.9), rate=0.1)
+    >>> network = Network.init(
+    ...     jax.random.key(0), 20, (30, 4), LIF(0.9), LeakyReadout(0.9), rate=0.1
+    ... )
     >>> inputs = jax.random.bernoulli(jax.random.key(1), 0.1, (80, 2, 20))
     >>> _, outputs = network(inputs, all_layers=True)
     >>> len(activity(inputs, *outputs, example=1).axes)
@@ -374,8 +378,12 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     >>> from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
     >>> from spikegrad.inspect.plot import graph
     >>> w = jnp.ones((3, 3))
-    >>> network = Network({"a": Layer({"input": w, "b": Delayed(w, 2)}, LIF()), "b": Layer(w, LIF(), of="a"),
-    ...                    "sum": Join(jnp.add, ("a", "b")), "out": Layer(w, LeakyReadout())})
+    >>> network = Network({
+    ...     "a": Layer({"input": w, "b": Delayed(w, 2)}, LIF()),
+    ...     "b": Layer(w, LIF(), of="a"),
+    ...     "sum": Join(jnp.add, ("a", "b")),
+    ...     "out": Layer(w, LeakyReadout()),
+    ... })
     >>> figure = graph(network)
     >>> sorted(filter(None, (text.get_text() for text in figure.axes[0].texts)))
     ['2', 'a\\nLIF', 'b\\nLIF', 'input', 'out\\nLeakyReadout', 'sum']

@@ -51,13 +51,15 @@ def reduce_time(outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | N
     --------
     >>> import jax, jax.numpy as jnp, optax
     >>> from spikegrad.losses import reduce_time
-    >>> potentials = jnp.array([[[0.0, 1.0]], [[2.0, 1.0]], [[9.0, 9.0]]])  # 3 steps, 1 example, 2 classes
+    >>> # 3 steps, 1 example, 2 classes
+    >>> potentials = jnp.array([[[0.0, 1.0]], [[2.0, 1.0]], [[9.0, 9.0]]])
     >>> mask = jnp.array([True, True, False])
     >>> reduce_time(potentials, "mean", mask), reduce_time(potentials, "last", mask)
     (Array([[1., 1.]], dtype=float32), Array([[2., 1.]], dtype=float32))
     >>> labels = jnp.array([0])
     >>> cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    >>> print(f"{cross_entropy(reduce_time(potentials, 'max', mask), labels).mean():.3f}")
+    >>> loss = cross_entropy(reduce_time(potentials, "max", mask), labels)
+    >>> print(f"{loss.mean():.3f}")
     0.313
 
     The cross-entropy of each step, averaged over the valid steps:
@@ -114,7 +116,8 @@ def count_error(
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad.losses import count_error
-    >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])  # 2 steps, 1 example, 2 classes
+    >>> # 2 steps, 1 example, 2 classes
+    >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])
     >>> float(count_error(spikes, jnp.array([0]), correct=2, incorrect=0))
     0.5
     """
@@ -237,7 +240,8 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     --------
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad.losses import first_spike_time
-    >>> spikes = jnp.array([[[0.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]]])  # 3 steps, 1 example, 2 neurons
+    >>> # 3 steps, 1 example, 2 neurons
+    >>> spikes = jnp.array([[[0.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]]])
     >>> first_spike_time(spikes)
     Array([[1., 3.]], dtype=float32)
     >>> jax.grad(lambda s: first_spike_time(s).sum())(spikes)[:, 0, 0]

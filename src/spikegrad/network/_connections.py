@@ -43,7 +43,9 @@ class Delayed(Struct):
 
     >>> import jax.numpy as jnp
     >>> from spikegrad import Delayed, LIF, Layer, Network
-    >>> network = Network([Layer(jnp.full((1, 2), 2.0), LIF(0.5), recurrent=Delayed(jnp.eye(2), 3))])
+    >>> network = Network([
+    ...     Layer(jnp.full((1, 2), 2.0), LIF(0.5), recurrent=Delayed(jnp.eye(2), 3))
+    ... ])
     >>> states, spikes = network(jnp.zeros((5, 1, 1)).at[0].set(1.0))
     >>> spikes[:, 0, 0]
     Array([1., 0., 0., 1., 0.], dtype=float32)
@@ -144,8 +146,13 @@ class Join(Struct):
     Examples
     --------
     >>> from spikegrad import Join
-    >>> residual = Join(lambda identity, branch: identity + branch, of=("stem", "branch"))
-    >>> gate = Join(lambda identity, branch: identity * (1 - branch), of=("stem", "branch"))  # IAND
+    >>> residual = Join(
+    ...     lambda identity, branch: identity + branch, of=("stem", "branch")
+    ... )
+    >>> # IAND
+    >>> gate = Join(
+    ...     lambda identity, branch: identity * (1 - branch), of=("stem", "branch")
+    ... )
     """
 
     function: Callable[..., Any] = parameter(kind=object)

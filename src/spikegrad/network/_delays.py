@@ -117,7 +117,9 @@ def rounded_delays(tree: Any) -> Any:
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad import DelayKernel, rounded_delays
-    >>> kernel = rounded_delays(DelayKernel(jnp.ones((1, 1)), delay=jnp.array(1.7), length=4))
+    >>> kernel = rounded_delays(
+    ...     DelayKernel(jnp.ones((1, 1)), delay=jnp.array(1.7), length=4)
+    ... )
     >>> jnp.asarray(kernel)[:, 0, 0]
     Array([0., 0., 1., 0.], dtype=float32)
     """

@@ -61,7 +61,8 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
     Examples
     --------
     >>> import jax, jax.numpy as jnp
-    >>> from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network, draw_weights
+    >>> from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
+    >>> from spikegrad import draw_weights
     >>> w = jnp.zeros((40, 40))
     >>> network = Network(
     ...     {

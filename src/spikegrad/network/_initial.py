@@ -121,7 +121,9 @@ def fluctuation_driven(
     >>> weight = initializer(jax.random.key(1), (100, 50))
     >>> print(f"{weight.std():.2f}")
     0.14
-    >>> _, _, (u,) = Network([Layer(weight, LIF(0.9, reset="none"))])(spikes, pre_spike=[0])
+    >>> _, _, (u,) = Network([Layer(weight, LIF(0.9, reset="none"))])(
+    ...     spikes, pre_spike=[0]
+    ... )
     >>> bool(abs(u[50:].std() - 1) < 0.1)
     True
     """

@@ -63,7 +63,9 @@ class Layer(Struct):
     >>> from spikegrad import LIF, Layer
     >>> dense = Layer(jnp.ones((3, 2)), LIF(0.95), recurrent=jnp.zeros((2, 2)))
     >>> kernel = jnp.ones((4, 1, 3, 3))
-    >>> convolutional = Layer(lambda x: jax.lax.conv(x, kernel, (1, 1), "SAME"), LIF(0.95))
+    >>> convolutional = Layer(
+    ...     lambda x: jax.lax.conv(x, kernel, (1, 1), "SAME"), LIF(0.95)
+    ... )
     """
 
     weight: Linear | Delayed | Window | Mapping[str, Any] = parameter(kind=object)
@@ -186,7 +188,9 @@ class Layer(Struct):
         --------
         >>> import jax
         >>> from spikegrad import LIF, Layer
-        >>> layer = Layer.init(jax.random.key(0), 700, 128, LIF(0.9), rate=0.02, recurrent=True)
+        >>> layer = Layer.init(
+        ...     jax.random.key(0), 700, 128, LIF(0.9), rate=0.02, recurrent=True
+        ... )
         >>> layer.weight.shape, layer.recurrent.shape
         ((700, 128), (128, 128))
         >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.02, (50, 8, 700))

@@ -70,7 +70,10 @@ class Network(Struct):
     >>> from spikegrad import LIF, Layer, LeakyReadout, Network
     >>> def loss(weights, inputs, **options):
     ...     w, r, out = weights
-    ...     network = Network([Layer(w, LIF(0.95), recurrent=r), Layer(out, LeakyReadout(0.95))])
+    ...     network = Network([
+    ...         Layer(w, LIF(0.95), recurrent=r),
+    ...         Layer(out, LeakyReadout(0.95)),
+    ...     ])
     ...     states, potentials = network(inputs, **options)
     ...     return (potentials**2).mean()
     >>> weights = jnp.full((3, 8), 0.4), jnp.eye(8), jnp.ones((8, 2))
@@ -205,7 +208,9 @@ class Network(Struct):
         >>> import jax
         >>> from spikegrad import LIF, LeakyReadout, Network
         >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
-        >>> network = Network.init(jax.random.key(0), spikes, (64, 64, 10), LIF(0.9), LeakyReadout(0.95))
+        >>> network = Network.init(
+        ...     jax.random.key(0), spikes, (64, 64, 10), LIF(0.9), LeakyReadout(0.95)
+        ... )
         >>> _, (first, second, potentials) = network(spikes, all_layers=True)
         >>> bool(0.01 < second.mean() < 0.5), bool(0.3 < potentials.std() < 3)
         (True, True)

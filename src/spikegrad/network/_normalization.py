@@ -56,7 +56,9 @@ def fold_normalization(
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad import fold_normalization
-    >>> weight, bias = fold_normalization(jnp.ones((4, 2)), mean=jnp.ones(2), var=jnp.full(2, 4.0), epsilon=0.0)
+    >>> weight, bias = fold_normalization(
+    ...     jnp.ones((4, 2)), mean=jnp.ones(2), var=jnp.full(2, 4.0), epsilon=0.0
+    ... )
     >>> weight[0].tolist(), bias.tolist()
     ([0.5, 0.5], [-0.5, -0.5])
     """

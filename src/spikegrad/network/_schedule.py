@@ -68,9 +68,11 @@ def schedule(
     computes the products of a chunk together.
 
     >>> schedule(250), schedule(250, near=5, recompute=True)
-    ((Part(start=0, steps=250, segment=250, chunk=10),), (Part(start=0, steps=250, segment=10, chunk=5),))
+    ((Part(start=0, steps=250, segment=250, chunk=10),),
+    (Part(start=0, steps=250, segment=10, chunk=5),))
     >>> schedule(11, chunk=4)
-    (Part(start=0, steps=8, segment=8, chunk=4), Part(start=8, steps=3, segment=3, chunk=3))
+    (Part(start=0, steps=8, segment=8, chunk=4),
+    Part(start=8, steps=3, segment=3, chunk=3))
     """
     check_length("chunk", chunk, steps)
     check_length("segment", segment, steps)

@@ -82,10 +82,14 @@ def match_widths(
     >>> import jax
     >>> from spikegrad import LIF, Arctan, Network, match_widths, measure
     >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
-    >>> network = Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9, surrogate=Arctan(10.0)))
+    >>> network = Network.init(
+    ...     jax.random.key(0), spikes, (64, 10), LIF(0.9, surrogate=Arctan(10.0))
+    ... )
     >>> network = match_widths(network, spikes)
     >>> _, _, (u,) = network(spikes, pre_spike=[0])
-    >>> print(f"{measure(network.layers[0].cell.surrogate).half_width / u.std():.3f}")
+    >>> print(
+    ...     f"{measure(network.layers[0].cell.surrogate).half_width / u.std():.3f}"
+    ... )
     1.000
     """
     check_choices("match_widths", ratio, keep)

@@ -142,7 +142,9 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
     >>> import jax.numpy as jnp
     >>> from spikegrad import unroll
     >>> from spikegrad.neurons import SynapticAdaptiveLIF
-    >>> cell = SynapticAdaptiveLIF(decay=0.0, adaptation=0.5, adaptation_decay=0.5, synaptic_decay=0.5)
+    >>> cell = SynapticAdaptiveLIF(
+    ...     decay=0.0, adaptation=0.5, adaptation_decay=0.5, synaptic_decay=0.5
+    ... )
     >>> (v, a, i), spikes = unroll(cell, jnp.array([[2.0], [0.0], [0.0]]))
     >>> spikes[:, 0].tolist(), i.tolist()
     ([1.0, 0.0, 0.0], [0.5])

@@ -251,7 +251,8 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
     >>> from spikegrad import unroll
     >>> from spikegrad.neurons import MultiSynapticLIF
     >>> cell = MultiSynapticLIF(decay=0.5, synaptic_decay=np.array([0.0, 0.5]))
-    >>> currents = jnp.array([[[0.5, 0.25]], [[0.0, 0.0]], [[0.0, 0.0]]])  # steps, neurons, receptors
+    >>> # steps, neurons, receptors
+    >>> currents = jnp.array([[[0.5, 0.25]], [[0.0, 0.0]], [[0.0, 0.0]]])
     >>> (v, i), spikes = unroll(cell, currents)
     >>> v.tolist(), i.tolist(), spikes.shape
     ([0.3125], [[0.0, 0.0625]], (3, 1))

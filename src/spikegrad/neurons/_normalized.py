@@ -66,7 +66,9 @@ class MPBN(LIF, pure=True):
     >>> from spikegrad import unroll
     >>> from spikegrad.neurons import MPBN
     >>> cell = MPBN(gain=jnp.ones(3))
-    >>> currents = jax.random.normal(jax.random.key(0), (20, 64, 3)) * jnp.array([[[0.1, 1.0, 10.0]]])
+    >>> currents = jax.random.normal(jax.random.key(0), (20, 64, 3)) * jnp.array([
+    ...     [[0.1, 1.0, 10.0]]
+    ... ])
     >>> _, spikes = unroll(cell, currents)
     >>> [f"{rate:.1f}" for rate in spikes.mean((0, 1))]
     ['0.3', '0.3', '0.3']

@@ -54,7 +54,8 @@ class RF(Spiking, pure=True):
     >>> from spikegrad import unroll
     >>> from spikegrad.neurons import RF
     >>> t = jnp.arange(400.0)
-    >>> inputs = 20 * jnp.sin(0.1 * t)[:, None]  # an angular frequency of 10 per unit of time
+    >>> # an angular frequency of 10 per unit of time
+    >>> inputs = 20 * jnp.sin(0.1 * t)[:, None]
     >>> [bool(unroll(RF(omega, b=-5.0), inputs)[1].any()) for omega in (10.0, 30.0)]
     [True, False]
     """
@@ -136,7 +137,8 @@ class BRF(Spiking, pure=True):
     >>> from spikegrad import unroll
     >>> from spikegrad.neurons import BRF
     >>> t = jnp.arange(400.0)
-    >>> inputs = 8 * jnp.sin(0.1 * t)[:, None]  # an angular frequency of 10 per unit of time
+    >>> # an angular frequency of 10 per unit of time
+    >>> inputs = 8 * jnp.sin(0.1 * t)[:, None]
     >>> [bool(unroll(BRF(omega), inputs)[1].any()) for omega in (10.0, 30.0)]
     [True, False]
     """
@@ -214,7 +216,8 @@ class HRF(BRF, pure=True):
     >>> from spikegrad import unroll
     >>> from spikegrad.neurons import HRF
     >>> t = jnp.arange(400.0)
-    >>> inputs = 8 * jnp.sin(0.1 * t)[:, None]  # an angular frequency of 10 per unit of time
+    >>> # an angular frequency of 10 per unit of time
+    >>> inputs = 8 * jnp.sin(0.1 * t)[:, None]
     >>> [bool(unroll(HRF(omega), inputs)[1].any()) for omega in (10.0, 30.0)]
     [True, False]
     """

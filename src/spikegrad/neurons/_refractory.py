@@ -44,7 +44,9 @@ class Refractory(Cell, pure=True):
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad import LIF, Refractory, unroll
-    >>> states, spikes = unroll(Refractory(LIF(decay=1.0), steps=2), jnp.full((8, 1), 0.5))
+    >>> states, spikes = unroll(
+    ...     Refractory(LIF(decay=1.0), steps=2), jnp.full((8, 1), 0.5)
+    ... )
     >>> spikes[:, 0].tolist()
     [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     """

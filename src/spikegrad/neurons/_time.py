@@ -45,9 +45,13 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
     Examples
     --------
     >>> from spikegrad import LIF, decay_from_tau
-    >>> f"{decay_from_tau(20.0):.4f} {decay_from_tau(20.0, discretization='euler'):.4f}"
+    >>> euler = decay_from_tau(20.0, discretization="euler")
+    >>> f"{decay_from_tau(20.0):.4f} {euler:.4f}"
     '0.9512 0.9500'
-    >>> LIF(decay=decay_from_tau(tau=20e-3, dt=5e-3, discretization="euler"), norm_input=True).decay
+    >>> LIF(
+    ...     decay=decay_from_tau(tau=20e-3, dt=5e-3, discretization="euler"),
+    ...     norm_input=True,
+    ... ).decay
     0.75
     """
     tau, dt = _positive("tau", tau), _positive("dt", dt)

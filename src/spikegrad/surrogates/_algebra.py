@@ -147,7 +147,11 @@ def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
     >>> import jax
     >>> from spikegrad import ReluGrad, stretched
     >>> fire = stretched(ReluGrad(alpha=1.0, width=1.0), 2.0)
-    >>> float(jax.grad(fire)(0.0)), float(jax.grad(fire)(1.0)), float(jax.grad(fire)(2.0))
+    >>> (
+    ...     float(jax.grad(fire)(0.0)),
+    ...     float(jax.grad(fire)(1.0)),
+    ...     float(jax.grad(fire)(2.0)),
+    ... )
     (1.0, 0.5, 0.0)
 
     A factor also keeps the area:

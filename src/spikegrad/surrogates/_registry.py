@@ -107,7 +107,8 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     >>> get("boxcar")
     Traceback (most recent call last):
     ...
-    ValueError: unknown surrogate 'boxcar': the slope 1/(2w) for |x| ≤ w is piecewise_leaky_relu(c=0, w=w)
+    ValueError: unknown surrogate 'boxcar': the slope 1/(2w) for |x| ≤ w is
+    piecewise_leaky_relu(c=0, w=w)
     """
     if not isinstance(spec, str):
         raise TypeError(f"get: spec must be a string, got {brief(spec)}")

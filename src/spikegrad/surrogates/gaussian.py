@@ -168,7 +168,8 @@ class MultiGaussianGrad(Surrogate, pure=True):
     --------
     >>> import jax
     >>> from spikegrad import MultiGaussianGrad
-    >>> print(f"{jax.grad(MultiGaussianGrad())(0.0):.4f} {jax.grad(MultiGaussianGrad())(2.0):.4f}")
+    >>> slope = jax.grad(MultiGaussianGrad())
+    >>> print(f"{slope(0.0):.4f} {slope(2.0):.4f}")
     0.4391 -0.0157
     """
 

@@ -46,7 +46,10 @@ class PiecewiseQuadratic(Surrogate, pure=True):
     --------
     >>> import jax
     >>> from spikegrad import PiecewiseQuadratic
-    >>> float(jax.grad(PiecewiseQuadratic(alpha=2.0))(0.25)), float(jax.grad(PiecewiseQuadratic(alpha=2.0))(0.5))
+    >>> (
+    ...     float(jax.grad(PiecewiseQuadratic(alpha=2.0))(0.25)),
+    ...     float(jax.grad(PiecewiseQuadratic(alpha=2.0))(0.5)),
+    ... )
     (1.0, 0.0)
     """
 

@@ -53,13 +53,25 @@ class AdaptWidths:
     >>> from spikegrad import LIF, Network, match_widths
     >>> from spikegrad.training import AdaptWidths, combine, fit, partition
     >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
-    >>> network = match_widths(Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9)), spikes)
+    >>> network = match_widths(
+    ...     Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9)), spikes
+    ... )
     >>> trainable, static = partition(network)
     >>> def loss(trainable, batch, key):
     ...     return (combine(trainable, static)(batch)[1] ** 2).mean(), {}
-    >>> state = fit(loss, trainable, [spikes], optimizer=optax.sgd(0.1), key=jax.random.key(2), epochs=3,
-    ...             callbacks=[AdaptWidths(static, spikes)])
-    >>> before, after = (n.layers[0].cell.surrogate.width for n in (network, combine(state.trainable, static)))
+    >>> state = fit(
+    ...     loss,
+    ...     trainable,
+    ...     [spikes],
+    ...     optimizer=optax.sgd(0.1),
+    ...     key=jax.random.key(2),
+    ...     epochs=3,
+    ...     callbacks=[AdaptWidths(static, spikes)],
+    ... )
+    >>> before, after = (
+    ...     n.layers[0].cell.surrogate.width
+    ...     for n in (network, combine(state.trainable, static))
+    ... )
     >>> bool(before != after)
     True
     """

@@ -36,7 +36,11 @@ class ShuffledBatches:
     >>> import numpy as np
     >>> from spikegrad.training import ShuffledBatches
     >>> batches = ShuffledBatches(np.arange(7), 3, seed=0)
-    >>> len(batches), [batch.tolist() for batch in batches(0)], [batch.tolist() for batch in batches(1)]
+    >>> (
+    ...     len(batches),
+    ...     [batch.tolist() for batch in batches(0)],
+    ...     [batch.tolist() for batch in batches(1)],
+    ... )
     (2, [...], [...])
     """
 
@@ -86,7 +90,14 @@ def with_device_data(loss: Callable[..., Any], examples: Any) -> Callable[..., A
     >>> x = np.random.default_rng(0).normal(5, 1, 100)
     >>> rows = ShuffledBatches(np.arange(100), 20, seed=0)
     >>> loss_of_rows, optimizer = with_device_data(loss, x), optax.sgd(0.1)
-    >>> state = fit(loss_of_rows, np.zeros(1), rows, optimizer=optimizer, key=jax.random.key(0), epochs=20)
+    >>> state = fit(
+    ...     loss_of_rows,
+    ...     np.zeros(1),
+    ...     rows,
+    ...     optimizer=optimizer,
+    ...     key=jax.random.key(0),
+    ...     epochs=20,
+    ... )
     >>> bool(abs(state.trainable[0] - x.mean()) < 0.1)
     True
     """

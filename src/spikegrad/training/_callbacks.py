@@ -47,8 +47,14 @@ class JsonLines:
     >>> import tempfile, pathlib, jax, jax.numpy as jnp, optax
     >>> from spikegrad.training import JsonLines, fit
     >>> path = pathlib.Path(tempfile.mkdtemp(), "metrics.jsonl")
-    >>> state = fit(lambda w, batch, key: (w**2, {}), jnp.array(1.0), [0, 0], optimizer=optax.sgd(0.25),
-    ...             key=jax.random.key(0), callbacks=[JsonLines(path)])
+    >>> state = fit(
+    ...     lambda w, batch, key: (w**2, {}),
+    ...     jnp.array(1.0),
+    ...     [0, 0],
+    ...     optimizer=optax.sgd(0.25),
+    ...     key=jax.random.key(0),
+    ...     callbacks=[JsonLines(path)],
+    ... )
     >>> print(path.read_text())
     {"step": 1, "epoch": 1, "seconds": ..., "loss": 1.0}
     {"step": 2, "epoch": 1, "seconds": ..., "loss": 0.25, "epoch_ended": true}

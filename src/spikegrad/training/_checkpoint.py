@@ -68,9 +68,17 @@ class Checkpoints:
     >>> def train(folder, epochs):
     ...     optimizer = optax.sgd(0.1, momentum=0.9)
     ...     checkpoints = Checkpoints(folder)
-    ...     state = checkpoints.restore(State.create(jnp.array(1.0), optimizer, jax.random.key(0)))
-    ...     return fit(lambda w, batch, key: ((w - batch) ** 2, {}), state, [1.0, 2.0], optimizer=optimizer,
-    ...                epochs=epochs, callbacks=[checkpoints])
+    ...     state = checkpoints.restore(
+    ...         State.create(jnp.array(1.0), optimizer, jax.random.key(0))
+    ...     )
+    ...     return fit(
+    ...         lambda w, batch, key: ((w - batch) ** 2, {}),
+    ...         state,
+    ...         [1.0, 2.0],
+    ...         optimizer=optimizer,
+    ...         epochs=epochs,
+    ...         callbacks=[checkpoints],
+    ...     )
     >>> folder = tempfile.mkdtemp()
     >>> train(folder, 2).step, train(folder, 5).step  # the second resumes the first
     (4, 10)

@@ -103,8 +103,14 @@ def fit(
     ...     error = (x @ weight - y) ** 2
     ...     return error.mean(), {"worst": error.max()}
     >>> x = jax.random.normal(jax.random.key(0), (8, 2))
-    >>> state = fit(loss, jnp.zeros(2), [(x, x @ jnp.array([1.0, -2.0]))], optimizer=optax.sgd(0.3),
-    ...             key=jax.random.key(1), epochs=100)
+    >>> state = fit(
+    ...     loss,
+    ...     jnp.zeros(2),
+    ...     [(x, x @ jnp.array([1.0, -2.0]))],
+    ...     optimizer=optax.sgd(0.3),
+    ...     key=jax.random.key(1),
+    ...     epochs=100,
+    ... )
     >>> print(state.step, state.trainable.round(3))
     100 [ 1. -2.]
     """

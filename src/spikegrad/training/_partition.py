@@ -39,7 +39,8 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
     >>> network = {"hidden": jnp.ones(2), "readout": jnp.zeros(2), "steps": 8}
     >>> trainable, static = partition(network)
     >>> trainable
-    {'hidden': Array([1., 1.], dtype=float32), 'readout': Array([0., 0.], dtype=float32), 'steps': None}
+    {'hidden': Array([1., 1.], dtype=float32),
+    'readout': Array([0., 0.], dtype=float32), 'steps': None}
     >>> static
     {'hidden': None, 'readout': None, 'steps': 8}
     >>> partition(network, lambda path, leaf: path == "readout")[0]

@@ -46,14 +46,29 @@ class ShrinkDelays:
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
-    >>> from spikegrad import DelayKernel, Layer, LeakyReadout, Network, Window, bounded
+    >>> from spikegrad import DelayKernel, Layer, LeakyReadout, Network, Window
+    >>> from spikegrad import bounded
     >>> from spikegrad.training import ShrinkDelays, combine, fit, partition
-    >>> kernel = DelayKernel(jnp.ones((2, 1)), bounded(jnp.full((2, 1), 3.0), 0, 8), 9, width=jnp.array(4.0))
-    >>> trainable, static = partition(Network({"out": Layer(Window(kernel), LeakyReadout(0.0))}))
+    >>> kernel = DelayKernel(
+    ...     jnp.ones((2, 1)),
+    ...     bounded(jnp.full((2, 1), 3.0), 0, 8),
+    ...     9,
+    ...     width=jnp.array(4.0),
+    ... )
+    >>> trainable, static = partition(
+    ...     Network({"out": Layer(Window(kernel), LeakyReadout(0.0))})
+    ... )
     >>> def loss(trainable, batch, key):
     ...     return (combine(trainable, static)(batch)[1] ** 2).mean(), {}
-    >>> state = fit(loss, trainable, [jnp.ones((12, 4, 2))], optimizer=optax.sgd(0.1), key=jax.random.key(2), epochs=3,
-    ...             callbacks=[ShrinkDelays(4.0, 0.5, updates=2)])
+    >>> state = fit(
+    ...     loss,
+    ...     trainable,
+    ...     [jnp.ones((12, 4, 2))],
+    ...     optimizer=optax.sgd(0.1),
+    ...     key=jax.random.key(2),
+    ...     epochs=3,
+    ...     callbacks=[ShrinkDelays(4.0, 0.5, updates=2)],
+    ... )
     >>> combine(state.trainable, static).layers["out"].weight.weight.width
     Array(0.5, dtype=float32)
     """

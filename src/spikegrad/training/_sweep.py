@@ -122,11 +122,21 @@ def sweep(
     ...     spikes = setting["surrogate"](batch * weight - 1.0)
     ...     return (spikes.mean() - 0.5) ** 2, {}  # half of them must fire
     >>> results = sweep(
-    ...     loss, lambda key, setting: jnp.array(0.5), lambda seed: [x],
-    ...     [{"surrogate": rescaled(s, half_width=width)} for s in (Sigmoid(), Arctan()) for width in (0.1, 0.3)],
-    ...     optimizer=optax.sgd(1.0), epochs=20, score=lambda weight, setting: {"fire": (x * weight >= 1).mean()},
+    ...     loss,
+    ...     lambda key, setting: jnp.array(0.5),
+    ...     lambda seed: [x],
+    ...     [
+    ...         {"surrogate": rescaled(s, half_width=width)}
+    ...         for s in (Sigmoid(), Arctan())
+    ...         for width in (0.1, 0.3)
+    ...     ],
+    ...     optimizer=optax.sgd(1.0),
+    ...     epochs=20,
+    ...     score=lambda weight, setting: {"fire": (x * weight >= 1).mean()},
     ... )
-    >>> for result in sorted(results, key=lambda result: (result["fire"], result["surrogate"])):
+    >>> for result in sorted(
+    ...     results, key=lambda result: (result["fire"], result["surrogate"])
+    ... ):
     ...     print(f"{result['fire']:.2f} {result['surrogate']}")
     0.00 stretched(Arctan(alpha=1.0), 0.157...)
     0.00 stretched(Sigmoid(alpha=4.0), 0.226...)

@@ -91,8 +91,12 @@ def diagnose(
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, Layer, LeakyReadout, Network, diagnose
     >>> keys = jax.random.split(jax.random.key(0), 3)
-    >>> w, out = jax.random.normal(keys[0], (20, 30)), jax.random.normal(keys[1], (30, 2))
-    >>> network = Network([Layer(w, LIF(0.9, threshold=60.0)), Layer(out, LeakyReadout(0.9))])
+    >>> w = jax.random.normal(keys[0], (20, 30))
+    >>> out = jax.random.normal(keys[1], (30, 2))
+    >>> network = Network([
+    ...     Layer(w, LIF(0.9, threshold=60.0)),
+    ...     Layer(out, LeakyReadout(0.9)),
+    ... ])
     >>> spikes = jax.random.bernoulli(keys[2], 0.1, (25, 16, 20))
     >>> found = diagnose(network, spikes, lambda out: (out[-1] ** 2).mean())
     >>> [(issue.kind, issue.index) for issue in found.issues]
@@ -172,7 +176,8 @@ def diagnose_layer(
     >>> narrow = PiecewiseQuadratic(alpha=500.0)
     >>> [issue] = diagnose_layer(distance, narrow(distance), narrow).issues
     >>> print(issue.fix)
-    fit its slope to them (`rescaled(PiecewiseQuadratic(alpha=500.0), peak=1, half_width=0.44)`)
+    fit its slope to them (`rescaled(PiecewiseQuadratic(alpha=500.0), peak=1,
+    half_width=0.44)`)
     """
     given: dict[str, Any] = {"distance": distance, "spikes": spikes, "gradient": gradient, "lagged": lagged}
     for what, array in given.items():
