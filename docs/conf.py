@@ -27,6 +27,7 @@ from spikegrad.surrogates import presets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+sys.path.insert(0, str(HERE))  # for pictures.py
 
 project = "spikegrad"
 author = "The spikegrad authors"
@@ -41,12 +42,14 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css", "tables.css"]
 html_title = f"spikegrad {version}"
 html_show_copyright = False
 
@@ -55,6 +58,8 @@ autodoc_member_order = "bysource"
 autosummary_imported_members = True
 numpydoc_show_class_members = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
+copybutton_prompt_text = r">>> |\.\.\. "  # outputs are not copied
+copybutton_prompt_is_regexp = True
 suppress_warnings = ["config.cache"]
 rst_prolog = ".. |x| replace:: \\|x\\|"  # in a docstring's formula these are bars and not a substitution
 
@@ -64,6 +69,7 @@ plot_html_show_formats = False
 plot_html_show_source_link = False
 plot_pre_code = """
 import matplotlib.pyplot as plt
+import pictures
 import spikegrad
 from spikegrad.inspect.plot import plot
 """
@@ -83,6 +89,14 @@ def families():
 def public_name(cls):
     """Where it is imported from, within the package."""
     return cls.__name__ if cls.__name__ in spikegrad.__all__ else f"surrogates.{cls.__name__}"
+
+
+def cells():
+    """The name of each cell, and its full name."""
+    for name in neurons.__all__:
+        cls = getattr(neurons, name)
+        if inspect.isclass(cls) and issubclass(cls, neurons.Cell) and cls is not neurons.Cell:
+            yield name, f"spikegrad.{name}" if name in spikegrad.__all__ else f"spikegrad.neurons.{name}"
 
 
 def public():
@@ -209,6 +223,7 @@ autosummary_context = {
 }
 context = {
     "families": list(families()),
+    "cells": list(cells()),
     "examples": list(scripts("examples")),
     "benchmarks": list(scripts("benchmarks")),
     "results": {path.stem: json.loads(path.read_text()) for path in ROOT.glob("benchmarks/results/*.json")},

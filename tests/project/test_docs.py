@@ -1,5 +1,6 @@
 """What the README and the guide say, run: their Python, and whether the commands they print exist."""
 
+import ast
 import doctest
 import importlib.metadata
 import re
@@ -52,7 +53,8 @@ def test_python_of_a_page(page):
             exec(compile("\n" * line + block[2], str(page), "exec"), space)
             continue
         session = doctest.DocTestParser().get_doctest(block[2], space, name(page), str(page), line)
-        failed, _ = doctest.DocTestRunner().run(session, clear_globs=False)
+        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)  # long outputs are wrapped
+        failed, _ = runner.run(session, clear_globs=False)
         assert not failed, f"{page}: see above"
         space = session.globs
 
@@ -93,3 +95,36 @@ def test_figures_of_a_page_have_files_of_their_own():
         figures = re.findall(r"^\.\. plot::\n((?: +:.*\n)*)", page.read_text(), re.MULTILINE)
         names = [found[1] for options in figures if (found := re.search(r":filename-prefix: (\S+)", options))]
         assert len(set(names)) == len(names) >= len(figures) - 1, page.name
+
+
+FENCE = re.compile(r"^(`{3,})(\{?[\w-]*\}?).*?\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+
+
+def code_of_page(page):
+    """The lines of the blocks that are shown as code."""
+    for _, kind, block in FENCE.findall(page.read_text()):
+        if not kind.startswith("{") or kind == "{code-cell}":
+            yield from block.splitlines()
+
+
+def code_of_docstrings(path):
+    """The lines of the examples, with their prompts and outputs."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+            for example in doctest.DocTestParser().get_examples(text):
+                yield from (f">>> {line}" for line in example.source.splitlines())
+                yield from example.want.splitlines()
+
+
+def test_code_fits_the_text_column():
+    """Of 80 characters. What is longer is cut off."""
+    lines = [(page, line) for page in [*PAGES, ROOT / "CONTRIBUTING.md"] for line in code_of_page(page)]
+    lines += [(path, line) for path in (ROOT / "src").rglob("*.py") for line in code_of_docstrings(path)]
+    assert len(lines) > 2000
+    assert [f"{name(path)}: {line}" for path, line in lines if len(line) > 80] == []
+
+
+def test_titles_have_at_most_six_words():
+    for page in PAGES:
+        for title in re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE):
+            assert len(title.split()) <= 6, f"{name(page)}: {title}"

@@ -1,0 +1,87 @@
+"""Pictures of the landing page and of the galleries, drawn when the documentation is built."""
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import spikegrad
+from spikegrad import Arctan, neurons
+from spikegrad.inspect.plot import tidy, traces
+
+STEPS, ON, OFF = 160, 20, 120  # a current flows from step ON to step OFF
+CURRENT = 0.2
+SETTINGS = {  # parameters and current of a cell, if the defaults and CURRENT do not make it fire
+    "AdEx": ({}, 0.3),
+    "AdLIF": ({}, 8.0),
+    "BRF": ({}, 25.0),
+    "CLIF": ({}, 0.6),
+    "EIF": ({"sharpness": 0.25}, 0.8),
+    "EulerAdLIF": ({}, 8.0),
+    "HRF": ({}, 25.0),
+    "Izhikevich": ({}, 10.0),
+    "MPBN": ({"mean": 0.0, "var": 1.0}, 0.38),
+    "MultiSynapticLIF": ({"synaptic_decay": jnp.array([0.5, 0.95])}, [0.01, 0.01]),
+    "QIF": ({}, 0.6),
+    "RF": ({}, 12.0),
+    "Refractory": ({"cell": spikegrad.LIF(), "steps": 10}, 0.2),
+    "SymplecticAdLIF": ({}, 12.0),
+    "SynapticAdaptiveLIF": ({}, 0.06),
+    "SynapticLIF": ({}, 0.04),
+    "TCLIF": ({}, 0.3),
+}
+
+
+def neuron(name):
+    """A step of current, and the potential and the spikes of a cell."""
+    parameters, size = SETTINGS.get(name, ({}, CURRENT))
+    cell = getattr(neurons, name)(**parameters)
+    n = np.arange(STEPS)
+    currents = jnp.multiply.outer((n >= ON) & (n < OFF), jnp.asarray(size))  # (steps,) or (steps, receptors)
+    potential, outs = response(cell, currents)
+    fires = bool(jnp.isin(outs, jnp.arange(2)).all())  # a readout has another output, its potential
+    parts = [potential, outs if fires else None, currents.reshape(STEPS, -1).sum(1)]
+    figure = traces(*(x if x is None else x[:, None] for x in parts), neurons=[0], figsize=(3.2, 2.6))
+    figure.axes[0].get_legend().remove()
+    figure.axes[-1].set_yticks([])
+    plt.figure(figure)
+
+
+def response(cell, currents):
+    """The first array of the state before the spike, and the output, at each step."""
+
+    def step(v, current):
+        u = cell.integrate(v, current)
+        v, out = cell.fire(u)
+        return v, (jax.tree.leaves(u)[0], out)
+
+    return jax.lax.scan(step, cell.initial_state(currents.shape[1:], currents.dtype), currents)[1]
+
+
+def surrogate(name):
+    """Step, smooth step and slope of a surrogate with its default parameters."""
+    axes = plt.figure(figsize=(3.2, 2), layout="constrained").subplots()
+    draw(axes, getattr(spikegrad.surrogates, name)(), np.linspace(-2, 2, 801, dtype=np.float32))
+
+
+def draw(axes, fire, x):
+    axes.plot(x, x >= 0, color="0.6", lw=1.2, label="step")
+    axes.plot(x, fire.surrogate_grad(x), color="C1", lw=1.8, label="slope")
+    axes.margins(x=0)
+    tidy(axes, "", "potential − threshold")
+
+
+def spike_and_slope():
+    """A potential with its spikes, and the step and the slope of a surrogate."""
+    left, right = plt.figure(figsize=(6.6, 2.5), layout="constrained").subplots(1, 2, width_ratios=[3, 2])
+    noise = np.random.default_rng(0).normal(0.11, 0.12, 120)
+    potential, spikes = response(spikegrad.LIF(0.95), jnp.asarray(noise, jnp.float32))
+    left.plot(potential, lw=1.6)
+    left.axhline(1, color="0.6", lw=1, ls="--")
+    left.vlines(np.flatnonzero(spikes), 1.25, 1.5, color="C3", lw=1.8)
+    left.set_yticks([0, 1], ["0", "threshold"])
+    left.margins(x=0)
+    tidy(left, "potential and spikes", "time step")
+    draw(right, Arctan(alpha=2.0), np.linspace(-2, 2, 801))
+    right.set_title("forward: step, backward: slope", fontsize=9)
+    right.legend(fontsize=8, frameon=False)
