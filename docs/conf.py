@@ -49,7 +49,7 @@ exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["site.css", "tables.css"]
+html_css_files = ["site.css"]
 html_title = f"spikegrad {version}"
 html_show_copyright = False
 
