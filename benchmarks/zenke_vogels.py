@@ -5,7 +5,8 @@ neural networks", Neural Computation 33(4):899-925. All constants are from the p
 runs here are shorter.
 
     python benchmarks/zenke_vogels.py --quick
-    python benchmarks/zenke_vogels.py --folder runs/zenke-vogels --json benchmarks/results/zenke-vogels.json
+    python benchmarks/zenke_vogels.py --folder runs/zenke-vogels \\
+        --json benchmarks/results/zenke-vogels.json
 
 ``--quick`` trains a small part of the grid and takes less than two minutes. The whole grid takes half an hour on two
 cores. The folder gets ``runs.jsonl``, a line for each run, and ``figure.png``. Runs that it already has are not
@@ -391,9 +392,9 @@ def figure(rows: Iterable[dict[str, Any]], long: Iterable[dict[str, Any]], title
     Lines are means over seeds, dots the seeds; dashed, what was trained at length.
     """
     rows, long = list(rows), list(long)
-    drawn = Figure(figsize=(11.5, 5.6), layout="constrained")
+    drawn = Figure(figsize=(7.4, 9), layout="constrained")
     drawn.suptitle(title, fontsize=10)
-    axes = drawn.subplots(2, 4, sharex=True, sharey=True)
+    axes = drawn.subplots(4, 2, sharex=True, sharey=True)
     for panel, flags in zip(axes.ravel(), np.ndindex(2, 2, 2), strict=True):
         recurrent, differentiated, asymptotic = map(bool, flags)
         condition = Condition(recurrent, not differentiated, asymptotic)
@@ -409,7 +410,7 @@ def figure(rows: Iterable[dict[str, Any]], long: Iterable[dict[str, Any]], title
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
         panel.axhline(100 / CLASSES, color="0.7", lw=0.8, ls=":")
-    for panel in axes[1]:
+    for panel in axes[-1]:
         panel.set_xlabel("steepness β", fontsize=8)
     for panel in axes[:, 0]:
         panel.set_ylabel("held-out accuracy, %", fontsize=8)

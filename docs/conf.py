@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,20 @@ def choices(results, question):
     else:
         for name in dict.fromkeys(row["data"] for row in rows):
             lines += [f"*{name}*", "", *choices_of([row for row in rows if row["data"] == name], axes, place), ""]
-    commands = dict.fromkeys(row["command"] for row in rows)
+    commands = dict.fromkeys(wrapped(row["command"]) for row in rows)
     return "\n".join([*lines, "", "```bash", *commands, "```"])
+
+
+def wrapped(command):
+    """A command of the shell in lines of at most 80 characters. A list goes on at the margin, or it would end there."""
+    lines = []
+    for line in textwrap.wrap(command, 78, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False):
+        while len(line) > 78:
+            cut = line.rindex(",", 0, 78) + 1
+            lines.append(line[:cut] + "\\")
+            line = line[cut:]
+        lines.append(line + " \\")
+    return "\n".join(lines).removesuffix(" \\")
 
 
 def choices_of(rows, axes, place):

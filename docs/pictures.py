@@ -60,7 +60,7 @@ def response(cell, currents):
 
 def surrogate(name):
     """Step, smooth step and slope of a surrogate with its default parameters."""
-    axes = plt.figure(figsize=(3.2, 2), layout="constrained").subplots()
+    axes = plt.figure(figsize=(2.7, 1.9), layout="constrained").subplots()
     draw(axes, getattr(spikegrad.surrogates, name)(), np.linspace(-2, 2, 801, dtype=np.float32))
 
 

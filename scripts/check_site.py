@@ -20,6 +20,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parent.parent
 WIDE, NARROW, HEIGHT = 1400, 420, 900
 BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
+REMOTE = "http", "https"
 READABLE = 8  # pixels of the smallest letters in a picture
 AT_ANY_WIDTH = """() => {
   const parts = [document.documentElement, ...document.querySelectorAll(".content")];
@@ -47,20 +48,16 @@ PICTURES = "() => [...document.images].map(image => [image.src, image.clientWidt
 
 def faults_of(page, path):
     """What is wrong with one page, each in a line."""
-    foreign = []
-    page.on("request", lambda request: foreign.append(request.url) if urlparse(request.url).scheme != "file" else None)
     page.set_viewport_size({"width": WIDE, "height": HEIGHT})
     page.goto(path.resolve().as_uri())
     yield from page.evaluate(AT_WIDE)
-    for width in (WIDE, NARROW):
-        page.set_viewport_size({"width": width, "height": HEIGHT})
-        yield from (f"{fault} at {width} pixels" for fault in page.evaluate(AT_ANY_WIDTH))
-    page.set_viewport_size({"width": WIDE, "height": HEIGHT})
     for source, width in page.evaluate(PICTURES):
         size = smallest_letters(Path(unquote(urlparse(source).path)), width)
         if size < READABLE:
             yield f"image {Path(source).name} has letters of {size:.1f} pixels"
-    yield from (f"{url} comes from another host" for url in foreign)
+    for width in (WIDE, NARROW):
+        page.set_viewport_size({"width": width, "height": HEIGHT})
+        yield from (f"{fault} at {width} pixels" for fault in page.evaluate(AT_ANY_WIDTH))
 
 
 def smallest_letters(picture, width):
@@ -89,12 +86,16 @@ def main():
     found = 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.browser)
+        page = browser.new_page()
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
         for path in pages:
-            page = browser.new_page()
-            for fault in faults_of(page, path):
-                found += 1
+            faults = list(faults_of(page, path))
+            faults += [f"{url} comes from another host" for url in requests if urlparse(url).scheme in REMOTE]
+            requests.clear()
+            for fault in faults:
                 print(f"{path.relative_to(options.folder)}: {fault}", flush=True)
-            page.close()
+            found += len(faults)
         browser.close()
     print(f"{len(pages)} pages, {found} faults")
     return 1 if found else 0
