@@ -43,7 +43,9 @@ def neuron(name):
     parts = [potential, outs if fires else None, currents.reshape(STEPS, -1).sum(1)]
     figure = traces(*(x if x is None else x[:, None] for x in parts), neurons=[0], figsize=(3.2, 2.6))
     figure.axes[0].get_legend().remove()
-    figure.axes[-1].set_yticks([])
+    if fires:
+        figure.axes[-1].set_yticks([])
+        figure.axes[-1].set_ylabel("spikes", fontsize=8)
     plt.figure(figure)
 
 
@@ -61,7 +63,11 @@ def response(cell, currents):
 def surrogate(name):
     """Step, smooth step and slope of a surrogate with its default parameters."""
     axes = plt.figure(figsize=(2.7, 1.9), layout="constrained").subplots()
-    draw(axes, getattr(spikegrad.surrogates, name)(), np.linspace(-2, 2, 801, dtype=np.float32))
+    fire = getattr(spikegrad.surrogates, name)()
+    width = spikegrad.measure(fire).half_width
+    reach = 2 * width if 1 < width < np.inf else 2
+    draw(axes, fire, np.linspace(-reach, reach, 801, dtype=np.float32))
+    axes.set_ylim(top=min(axes.get_ylim()[1], 3))  # one of them is an exponential
 
 
 def draw(axes, fire, x):

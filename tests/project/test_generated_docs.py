@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 import spikegrad
-from spikegrad import surrogates
+from spikegrad import neurons, surrogates
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,32 @@ def test_pages_are_filled(pages):
             assert rows, (name, header)
             assert {len(row) for row in rows} == {len(header)}, (name, header)
             assert not {"None", "Undefined", "nan"} & {word for row in rows for word in row}, (name, header)
+
+
+def test_titles_have_at_most_six_words_and_commands_fit_the_text_column(pages):
+    for name, text in pages.items():
+        for markdown, underlined in re.findall(r"^#+ (.+)$|^(.+)\n(?:=+|-+)$", text, re.MULTILINE):
+            assert len((markdown or underlined).split()) <= 6, (name, markdown, underlined)
+        for block in re.findall(r"^```(?:bash|text)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            assert max(map(len, block.splitlines())) <= 80, name
+
+
+def test_wrapped_commands_are_the_same_for_a_shell(conf):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        words = ["".join(rng.choice(list("abc-="), n)) for n in rng.integers(1, 40, 12)]
+        words.insert(3, ",".join(words))
+        text = conf.wrapped(" ".join(words))
+        assert max(map(len, text.splitlines())) <= 80
+        assert text.replace("\\\n", "").split() == words
+
+
+def test_the_gallery_has_each_neuron(conf, pages):
+    cells = {name for name in neurons.__all__ if hasattr(getattr(neurons, name), "integrate")} - {"Cell"}
+    drawn = re.findall(r'pictures\.neuron\("(\w+)"\)', pages["gallery-neurons.rst"])
+    assert sorted(drawn) == sorted(cells)
+    documented = {name for name, _ in conf.public()}
+    assert {full for _, full in conf.context["cells"]} <= documented
 
 
 @pytest.mark.parametrize("differs", ["surrogate", "depth", "detached"])

@@ -1,4 +1,4 @@
-"""Slopes that differ between the two sides of the threshold."""
+"""Asymmetric slopes: the two sides of the threshold differ."""
 
 from __future__ import annotations
 
