@@ -115,7 +115,7 @@ def attributes(cls):
         if owner == cls.__name__:
             yield "autoattribute", name
     for name, value in vars(cls).items():
-        if isinstance(value, property):
+        if isinstance(value, property) and not name.startswith("_"):
             yield "autoproperty", name
 
 

@@ -30,8 +30,8 @@ AT_ANY_WIDTH = """() => {
       .map(image => `image ${image.getAttribute("src")} did not load`),
   ];
 }"""
-AT_WIDE = """() => {
-  const text = element => element.textContent.trim(), shown = element => text(element).slice(0, 60);
+AT_WIDE = r"""() => {
+  const text = element => element.textContent.trim(), shown = element => text(element).replace(/\s+/g, " ").slice(0, 60);
   const empty = element => !text(element) && !element.querySelector("img, mjx-container");
   const tables = [...document.querySelectorAll(".content table")];
   return [
@@ -43,7 +43,8 @@ AT_WIDE = """() => {
       .map(table => `a table has an empty row: ${shown(table.rows[0])}`),
   ];
 }"""
-PICTURES = "() => [...document.images].map(image => [image.src, image.clientWidth])"
+PICTURES = """() => [...document.images].filter(image => image.naturalWidth)
+  .map(image => [image.src, image.clientWidth])"""
 
 
 def faults_of(page, path):
