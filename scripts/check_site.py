@@ -31,7 +31,8 @@ AT_ANY_WIDTH = """() => {
   ];
 }"""
 AT_WIDE = r"""() => {
-  const text = element => element.textContent.trim(), shown = element => text(element).replace(/\s+/g, " ").slice(0, 60);
+  const text = element => element.textContent.trim();
+  const shown = element => text(element).replace(/\s+/g, " ").slice(0, 60);
   const empty = element => !text(element) && !element.querySelector("img, mjx-container");
   const tables = [...document.querySelectorAll(".content table")];
   return [
