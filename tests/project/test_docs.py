@@ -103,8 +103,10 @@ FENCE = re.compile(r"^(`{3,})(\{?[\w-]*\}?).*?\n(.*?)^\1$", re.MULTILINE | re.DO
 def code_of_page(page):
     """The lines of the blocks that are shown as code."""
     for _, kind, block in FENCE.findall(page.read_text()):
-        if not kind.startswith("{") or kind == "{code-cell}":
+        if not kind.startswith("{"):
             yield from block.splitlines()
+        if kind == "{code-cell}":
+            yield from (line for line in block.splitlines() if not line.startswith(":"))
 
 
 def code_of_docstrings(path):
