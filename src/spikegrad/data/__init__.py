@@ -3,6 +3,8 @@
 Readers do not download data. A file of your images contains these keys and no others:
 
 ============  ==========================================================================================
+array         contents
+============  ==========================================================================================
 ``x_train``   ``(n, features)`` or images ``(n, height, width)`` or ``(n, height, width, channels)``,
               ints or floats, finite
 ``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, each in use

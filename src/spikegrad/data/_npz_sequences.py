@@ -23,6 +23,8 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     """Read sequences from your ``.npz`` file.
 
     ===========  ================================================================================================
+    array        contents
+    ===========  ================================================================================================
     ``x``        ``(n, steps, channels)`` or ``(n, steps, height, width, channels)``: bools, integers or floats, finite.
                  Values after the length of a sequence are ignored.
     ``y``        ``(n,)``, integer labels from 0
@@ -81,6 +83,8 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
 def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Recordings:
     """Read recordings of events from your ``.npz`` file, with the events of all recordings in one array.
 
+    =============  ==============================================================================================
+    array          contents
     =============  ==============================================================================================
     ``times``      ``(events,)``, floats or integers, finite, from the start of the recording
     ``time_unit``  ``"s"``, ``"ms"`` or ``"us"``, the unit of ``times``
