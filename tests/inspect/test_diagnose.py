@@ -553,7 +553,7 @@ def test_what_is_no_network_is_refused():
     optimizer = pytest.importorskip("optax").sgd(1e3)
     too_fast = issue(small(), loss=loss, optimizer=optimizer)
     assert too_fast.kind == "overshoots"
-    with pytest.raises(ValueError, match="Fix: a network has no learning rate"):
+    with pytest.raises(ValueError, match="Fix: apply changes a network, and this fix is a change of learning rate"):
         too_fast.fix.apply(small())
 
 

@@ -30,7 +30,7 @@ class EnergyPrices(NamedTuple):
     """One update of one neuron. None: one multiply-add for each number of its state."""
 
 
-_HOROWITZ = "Horowitz 2014 (ISSCC), 45 nm, 0.9 V; words from an 8 kB memory, 10 pJ per 64 bits"
+_HOROWITZ = "Horowitz 2014 (ISSCC), 45 nm, 0.9 V, words from an 8 kB memory, 10 pJ per 64 bits"
 _DAVIES = "Davies et al. 2018, as quoted by KerasSpiking 0.3.0"
 _HOEPPNER = "Höppner et al. 2019 (arXiv:1903.08941), as quoted by KerasSpiking 0.3.0"
 PRESETS = {
@@ -88,8 +88,8 @@ class EnergyReport(NamedTuple):
                 "low: operands in registers, weights of zero skipped",
                 "high: three words of memory per synaptic operation, two per multiply-add of the dense network, and "
                 "all words of states",
-                f"passes of the dense network per example: {self.passes:,}, one multiply-add per connection; its "
-                "accuracy is not known",
+                f"passes of the dense network per example: {self.passes:,}, one multiply-add per connection, "
+                "of unknown accuracy",
                 "not included: leakage, routing of spikes, input and output of a chip, operations of joins",
                 *(f"{name}: {each.source}" for name, each in prices.items()),
             ]
@@ -126,8 +126,8 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
     if multiplication is None:
         if count := sum(each.effective for each in products):
             raise ValueError(
-                f"energy: {prices.name!r} has no price of a multiplication, and the network has {count:,}; encode the "
-                "inputs as spikes, or give EnergyPrices"
+                f"energy: prices must have a price of a multiplication for {count:,} multiplications, got "
+                f"{prices.name!r}; encode the inputs as spikes, or pass EnergyPrices"
             )
         multiplication = 0.0
     # Without a price, an update is a multiply-add for each number of the state, which is read and written.

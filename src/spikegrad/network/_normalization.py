@@ -67,8 +67,8 @@ def fold_normalization(
         value = jnp.asarray(value, weight.dtype)
         if value.shape not in ((), (neurons,)):
             raise ValueError(
-                f"fold_normalization: {name} must be a number or of shape ({neurons},), got {brief(value)}; one for "
-                "each step needs one weight for each step"
+                f"fold_normalization: {name} must be a number or of shape ({neurons},), got {brief(value)}; for "
+                "values of each step, fold them into one weight for each step"
             )
         return jnp.broadcast_to(value, (neurons,))
 

@@ -124,8 +124,8 @@ def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State
     places = [n for n, leaf in enumerate(leaves) if is_inexact(leaf) and leaf.shape == out.shape]
     if not places:
         raise TypeError(
-            f"fluctuation_driven: {type(cell).__name__} has no state of the shape of its output, {out.shape}; define "
-            "encode, or give another initializer"
+            f"fluctuation_driven: the state of {type(cell).__name__} must include an array of the output's shape, "
+            f"{out.shape}; define encode, or pass another initializer"
         )
     levels = [_level(cell, u, n) for n in places]
     # of several states that make a neuron fire, the one that needs least

@@ -66,8 +66,8 @@ def stages_of(graph: Graph) -> list[Stage]:
         if over_time and (len(group) > 1 or group[0] in sources[group[0]]):
             raise ValueError(
                 f"Network: join {over_time[0]!r} takes all steps at once, and its sources depend on its outputs "
-                f"through {', '.join(repr(name) for name in group if name != over_time[0])}; a function of whole "
-                "sequences cannot be part of a loop, so normalize what enters the loop, or each step by itself"
+                f"through {', '.join(repr(name) for name in group if name != over_time[0])}; "
+                "normalize the inputs of the loop, or each step by itself"
             )
         before = max(number[source] for name in group for source in sources[name] if source in number)
         number |= dict.fromkeys(group, before + bool(over_time))
@@ -185,8 +185,8 @@ def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax
     out, statistics = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(out, jax.Array) or not is_float(out) or out.shape[: len(lead)] != lead:
         raise TypeError(
-            f"{owner}: a function over time must return an array of floats with steps and examples in front, "
-            f"{lead}, and statistics beside it or none; got {jax.tree.map(jax.typeof, found)}"
+            f"{owner}: a function over time must return an array of floats with the leading axes steps and examples, "
+            f"{lead}, or a pair of it and statistics, got {jax.tree.map(jax.typeof, found)}"
         )
     return tree_keep(options.get("mask"), out), statistics
 

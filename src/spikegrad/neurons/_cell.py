@@ -199,7 +199,7 @@ def _initial(cell: Cell, shape: tuple[int, ...], dtype: Any) -> State:
 def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
     """Raise if a step does not take the initial state ``v``, or does not return a state like it."""
     owner = type(cell).__name__
-    fix = "define initial_state(shape, dtype), which returns a state like that of fire"
+    fix = "define initial_state(shape, dtype) to return a state like fire"
     if not jax.tree.leaves(v):
         raise TypeError(f"{owner}: initial_state must return one or more arrays, got {brief(v)}")
 
@@ -217,7 +217,7 @@ def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
                 continue
             if several == jax.tree.structure((v,) * n):
                 raise TypeError(
-                    f"{owner}: the state is a tuple of {n}, but the initial one is one array; {fix}"
+                    f"{owner}: the initial state must be a tuple of {n} arrays, got one array; {fix}"
                 ) from None
         raise
     if after != jax.tree.structure(v):

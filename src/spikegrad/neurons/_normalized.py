@@ -87,10 +87,10 @@ class MPBN(LIF, pure=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.delay_reset:
-            raise ValueError("MPBN: delay_reset must be False, because the last spike depends on the whole batch")
+            raise ValueError("MPBN: delay_reset must be False, because the last spike depends on all examples")
         if (self.mean is None) != (self.var is None):
             given, missing = ("var", "mean") if self.mean is None else ("mean", "var")
-            raise TypeError(f"MPBN: {missing} must be given with {given}; give both, or none in training")
+            raise TypeError(f"MPBN: {missing} is missing, but {given} is not; pass both, or neither in training")
 
     def statistics(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each channel."""
