@@ -366,7 +366,7 @@ def test_devices_have_a_price_of_updates_and_none_of_multiplications():
         report.energy("Loihi", dense="Loihi")
     with pytest.raises(ValueError, match=r"one of '45nm fp32', .*, got 'loihi'"):
         report.energy("loihi")
-    with pytest.raises(TypeError, match="give prices"):
+    with pytest.raises(TypeError, match="prices are missing"):
         report.energy()
     with pytest.raises(ValueError, match="passes must be an integer >= 1, got 0"):
         report.energy("Loihi", passes=0)

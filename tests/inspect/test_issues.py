@@ -800,7 +800,7 @@ def test_layer_that_fires_for_few_examples_is_silent():
     wild = inputs() * np.where(np.arange(20) % 20 == 0, 1.0, 1e-3)[:, None][:BATCH]
     many = np.concatenate([wild] + [1e-3 * inputs()] * 3, 1).astype(np.float32)
     [issue] = diagnose(network(LIF(0.9, surrogate=PiecewiseQuadratic(1.5))), many, LOSS).issues
-    assert str(issue).startswith("layer 1 is silent: none of its neurons fires in 95.8 % of the examples")
+    assert str(issue).startswith("layer 1 is silent: no neuron fires in 95.8 % of the examples")
 
 
 FAULTY = {

@@ -1,6 +1,6 @@
 """The cells of the page "from other libraries" against what these libraries computed themselves.
 
-``tests/recorded/`` holds their spikes and gradients, made by ``scripts/record_neurons.py``. Libraries without a release,
+``scripts/record_neurons.py`` recorded their spikes and gradients in ``tests/recorded/``. Libraries without a release,
 and a cell that was not recorded, are compared with a loop in the order of their code.
 """
 

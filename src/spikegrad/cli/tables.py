@@ -230,7 +230,7 @@ def sweep(
     found.append(settings("chosen by validation, reported on the test set", chosen, True))
     name = ", ".join(f"{axis} {label(best.setting[axis])}" for axis in axes)
     runs = "one run" if best.n == 1 else f"{best.n} runs"
-    found.append(f"best by validation: {name}; {spread(*best.test)} of the test set, {runs}")
+    found.append(f"best by validation: {name}, with {spread(*best.test)} of the test set, {runs}")
     return found
 
 

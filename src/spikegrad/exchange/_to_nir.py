@@ -170,8 +170,8 @@ def _check_joins(graph: Graph) -> None:
     for name, node in graph.nodes.items():
         if isinstance(node, Join) and node.over_time:
             raise ValueError(
-                f"to_nir: the join {name!r} takes complete sequences, which NIR does not support; fold a normalization into "
-                "the weights (fold_normalization)"
+                f"to_nir: the join {name!r} takes complete sequences, which NIR does not support; fold a normalization "
+                "into the weights (fold_normalization)"
             )
 
 

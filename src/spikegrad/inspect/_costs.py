@@ -129,7 +129,7 @@ class CostReport(NamedTuple):
 
     def _messages(self) -> list[str]:
         return [
-            f"{row.part} of layer {row.layer!r} cannot be counted: {row.message}; move that part into the cell or a Join"
+            f"{row.part} of layer {row.layer!r} cannot be counted: {row.message}; move it into the cell or a Join"
             for row in self.rows
             if row.message
         ]

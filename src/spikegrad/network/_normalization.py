@@ -31,7 +31,7 @@ def fold_normalization(
     weight : array
         :math:`W`, with the outputs along ``axis``: a matrix ``(inputs, neurons)``, or a kernel of a convolution.
     bias : array, optional
-        :math:`b`, of shape ``(neurons,)``. None: 0.
+        :math:`b`, of shape ``(neurons,)``. By default 0.
     mean, var : array
         :math:`\mu` and :math:`\sigma^2`, the running statistics, of shape ``(neurons,)``.
     gain, shift : float or array
