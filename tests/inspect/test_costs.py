@@ -189,7 +189,7 @@ def test_a_function_that_is_not_linear_has_a_message_and_no_counts(weight, messa
     assert report.rows[2].cost is None
     assert report.total.spikes == report.layers[0].spikes == (6, 12, 12)
     assert f"weight of layer 1 cannot be counted: {message}" in str(report)
-    with pytest.raises(ValueError, match="all weights must have counts; weight of layer 1"):
+    with pytest.raises(ValueError, match="all weights must have counts: weight of layer 1"):
         report.energy("45nm fp32")
 
 

@@ -124,7 +124,7 @@ class CostReport(NamedTuple):
             weight has no counts.
         """
         if not self.complete:
-            raise ValueError(f"energy: all weights must have counts; {self._messages()[0]}")
+            raise ValueError(f"energy: all weights must have counts: {self._messages()[0]}")
         return energy_of(self.total, self.examples, prices, dense, passes)
 
     def _messages(self) -> list[str]:

@@ -48,8 +48,8 @@ class LIF(Spiking, pure=True):
         If True, the reset is one step later, after leak and input: :math:`u_t = R(\beta\, u_{t-1} + g\, I_t,\,
         s_{t-1})`. The state is then the potential before the reset. Keyword only.
     norm_input : bool, default False
-        If True, the input gain :math:`g` is :math:`1 - \beta` instead of 1. A constant current then drives the potential
-        to its own value for every time constant. Keyword only.
+        If True, the input gain :math:`g` is :math:`1 - \beta` instead of 1. A constant current then drives the
+        potential to its own value for every time constant. Keyword only.
 
     Raises
     ------
