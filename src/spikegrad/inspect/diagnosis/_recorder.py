@@ -337,6 +337,7 @@ class _Pass:
 
     def back_from_end(self, name: Name, signs: Any, last: jax.Array) -> jax.Array:
         """Return the cotangent of a layer's currents for random signs at the last step of each example."""
+        # Other outputs have zero cotangents, so the gradient at a lag depends only on this component.
         # The decay of this gradient with the lag shows if it vanishes or explodes (Bengio, Simard, Frasconi 1994).
         cts = {n: zeros_like(out) for n, out in self.outs.items()}  # (steps, batch, neurons)
         # ``last`` is (batch,), with a separate step for each example, or a scalar for inputs without a batch axis.
@@ -442,7 +443,8 @@ class _Recording(NamedTuple):
 
     def current(self, given: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         hoisted, reads = given
-        # XLA merges these products with the equal ones in the sum of all.
+        # XLA merges these products with the equal products of ``layer.current``. The current of the layer is still the
+        # engine's sum, because another order could change a spike. The other two are statistics, (batch, neurons).
         parts = {label: self.layer.call(label, read) for label, read in reads.items()}
         feedback = [part for label, part in parts.items() if label in self.feedback]
         below = [part for label, part in parts.items() if label not in self.feedback]
@@ -528,7 +530,8 @@ class _Activity:
         """Return a mask of distances that mode "8-bit" cannot resolve, and the slopes after storage."""
         if self.layer.traced.encoded is None or self.layer.traced.encoded[0] is None:
             return None
-        # vmap over the steps, because the engine also stores (batch, neurons) of one step at a time.
+        # vmap over the steps, because the engine also stores (batch, neurons) of one step at a time. The unit of the
+        # codes depends on all neurons of one example in one step.
         kept = self._each_step(lambda u, number: self.layer.store(EIGHT_BIT, u, number))(u, self.number)
         distance, _ = kept
         return EIGHT_BIT.lost(distance), self._slope(jax.vmap(lambda kept: self.layer.load(EIGHT_BIT, kept))(kept))
