@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spikegrad import AdaptiveLIF, Arctan, Layer, LeakyReadout, Network
+from spikegrad import LIF, AdaptiveLIF, Arctan, Layer, LeakyReadout, Network
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 30, 3, 5, 7, 2
 BETA, THRESHOLD, KAPPA, RHO, LEAK = 0.85, 0.7, 0.25, 0.9, 0.8
@@ -53,9 +53,11 @@ def by_traces(adaptation, detach_reset):
 
 
 def by_network(adaptation, detach_reset, feedback, **options):
-    cell = AdaptiveLIF(
-        BETA, THRESHOLD, Arctan(2.0), detach_reset=detach_reset, adaptation=adaptation, adaptation_decay=RHO
-    )
+    cell = LIF(BETA, THRESHOLD, Arctan(2.0), detach_reset=detach_reset)
+    if adaptation:
+        cell = AdaptiveLIF(
+            BETA, THRESHOLD, Arctan(2.0), detach_reset=detach_reset, adaptation=adaptation, adaptation_decay=RHO
+        )
 
     def loss(w, r):
         network = Network([Layer(w, cell, recurrent=feedback(r)), Layer(jnp.asarray(OUT), LeakyReadout(LEAK))])
