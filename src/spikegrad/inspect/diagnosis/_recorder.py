@@ -148,6 +148,8 @@ def record(
         idle = update_for(jax.tree.map(jnp.zeros_like, gradients))
         found["decays"] = jax.tree.map(_towards_zero, weights, idle)
         found["learned"] = jax.tree.map(jnp.subtract, found["updates"], idle)
+        # A huge gradient hides an epsilon. The second update is for gradients at which a linear optimizer would reach
+        # half of the first. With an epsilon it is smaller, and with a limit of each element it is not.
         larger = update_for(jax.tree.map(lambda gradient: jnp.full_like(gradient, LARGER), gradients))
         halves = update_for(jax.tree.map(_factor_to_half, found["updates"], larger))
         found["without_epsilon"] = jax.tree.map(_if_slowed, found["updates"], halves, larger)
