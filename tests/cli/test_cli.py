@@ -282,7 +282,7 @@ def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "at the start, layer 3 gets a gradient of the loss that is NaN or infinite",
-        "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in epoch 1; a smaller learning "
+        "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in epoch 1. A smaller learning "
         "rate may help",
     ]
 

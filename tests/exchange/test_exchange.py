@@ -595,7 +595,7 @@ SHAPES = {
     "the input must have shape (5,), got (4,)": lambda: loop(nir.Linear(np.ones((4, 5)))),
     "the output must have shape (4,), got (5,)": lambda: loop(nir.Linear(np.ones((5, 4)))),
     "bias must have shape (4,), got (3,)": lambda: loop(nir.Affine(np.ones((4, 4)), np.ones(3))),
-    "has no counterpart": lambda: loop(pool()),
+    "is not supported": lambda: loop(pool()),
     "start_dim and end_dim must be axes of (2, 3, 4) in order, got 9 and -1": lambda: line(flat(9, -1)),
     "start_dim and end_dim must be axes of (2, 3, 4) in order, got 0 and 3": lambda: line(flat(0, 3)),
     "start_dim and end_dim must be axes of (2, 3, 4) in order, got 2 and 0": lambda: line(flat(2, 0)),

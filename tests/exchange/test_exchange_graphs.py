@@ -262,13 +262,13 @@ REFUSED = {
         "b": Layer(w(8, 8), lif),
         "gate": Join(lambda a, b: a * (1 - b), of=("a", "b")),
     },
-    r"the join 'twice' has no node": {"a": Layer(w(12, 8), lif), "twice": Join(lambda a: a + a, of="a")},
-    r"the join 'first' has no node": {
+    r"the join 'twice' must add outputs": {"a": Layer(w(12, 8), lif), "twice": Join(lambda a: a + a, of="a")},
+    r"the join 'first' must add outputs": {
         "a": Layer(w(12, 8), lif),
         "b": Layer(w(8, 8), lif),
         "first": Join(lambda a, b: a, of=("a", "b")),
     },
-    r"the join 'more' has no node": {"a": Layer(w(12, 8), lif), "more": Join(lambda a: a + 1.0, of="a")},
+    r"the join 'more' must add outputs": {"a": Layer(w(12, 8), lif), "more": Join(lambda a: a + 1.0, of="a")},
     r"the join 'norm' takes complete sequences": {
         "norm": Join(lambda x: x - x.mean(0), of="input", over_time=True),
         "a": Layer(w(12, 8), lif),
