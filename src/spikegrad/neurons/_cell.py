@@ -140,7 +140,7 @@ class Cell(Struct):
             State before the step.
         current : array_like
             Input of this step. It is cast to the dtype of the state, and broadcasts to it. For a cell that sums over an
-            axis of its inputs, :meth:`initial_state` of the shape of the current must have the shape of the state.
+            axis of its inputs, ``initial_state`` of the shape of the current must have the shape of the state.
         key : array of jax.random.key, optional
             The key of this step, for :func:`spikegrad.stochastic` spikes.
 
