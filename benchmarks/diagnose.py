@@ -52,7 +52,7 @@ def row(fault: Fault, seed: int, twin: float) -> dict:
         "network": fault.of,
         "fault": fault.name,
         "found": any(issue.index in fault.layers for issue in first[:2]),
-        "issue": str(first[0]) if first else "nothing is amiss",
+        "issue": str(first[0]) if first else "no issues found",
         "fixes": fixes,
         "as it was": before,
         "fixed": after,

@@ -347,7 +347,7 @@ def curve_of(owner: str, surrogate: Any) -> Surrogate:
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
     if type(surrogate).__call__ is not Surrogate.__call__:
-        raise TypeError(f"{owner}: {type(surrogate).__name__} overrides __call__, so settings would have no effect")
+        raise TypeError(f"{owner}: {type(surrogate).__name__} must not override __call__, which would ignore settings")
     return settings_of(surrogate).curve
 
 

@@ -79,7 +79,7 @@ def test_a_run_is_written_in_full(run):
     total = sum(int(np.prod(shape)) for shape in shapes.values())
     for part in (f"{spiking['test']:.1%}"[:-1], f"{relu['test']:.1%}"[:-1], f"{total:,}", str(folder)):
         assert part in done.stdout
-    assert "nothing is amiss in accuracy and rates; spikegrad diagnose" in done.stdout
+    assert "accuracy and rates show no issue. For more checks, run spikegrad diagnose" in done.stdout
     lines = done.stderr.splitlines()
     assert 2 <= len(lines) <= 24
     assert all(re.match(r"(spiking|ReLU) .*loss .* train .* (firing|active) ", line) for line in lines)
@@ -241,7 +241,7 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     out, err = capsys.readouterr()
     assert " 1/1000000" in err
-    assert "interrupted: what was learnt so far is kept" in out
+    assert "interrupted: results so far are saved" in out
     assert {p.name for p in folder.iterdir()} == {
         "parameters.npz", "run.json", "figure.png", "metrics.jsonl", "checkpoints"
     }  # fmt: skip
@@ -282,7 +282,7 @@ def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "at the start, layer 3 gets a gradient of the loss that is NaN or infinite",
-        "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in epoch 1; a smaller learning "
+        "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in epoch 1. A smaller learning "
         "rate may help",
     ]
 
@@ -577,7 +577,7 @@ def test_predict_says_that_the_data_of_the_run_has_changed(run, monkeypatch, cap
     assert len(hashes) == 8
     monkeypatch.setattr(runs, "sha256", lambda *given: "another")
     assert main(["predict", str(run[0])]) == 0
-    assert capsys.readouterr().err == "warning: digits has changed since the run held examples out of it\n"
+    assert capsys.readouterr().err == "warning: digits has changed since the run drew its test set\n"
 
 
 def test_list_has_every_surrogate_with_peak_and_area(capsys):

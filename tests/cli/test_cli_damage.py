@@ -248,7 +248,7 @@ def test_failing_figure_and_diagnosis_lose_no_result(source, tmp_path, monkeypat
     assert record["results"]["spiking"]["test"] == 0.25
     assert runs.read(folder).network.sizes == (3, 3, 2)
     assert main(["train", "--resume", str(folder)]) == 2
-    assert "has finished" in only_line(capsys)
+    assert "is already finished" in only_line(capsys)
 
 
 @pytest.mark.usefixtures("trained")

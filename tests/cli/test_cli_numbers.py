@@ -398,4 +398,4 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
     shown = [f"{100 * m:.1f} ± {100 * s:.1f} %" for m, s in zip(means[best], spreads[best], strict=True)]
     chosen = out.partition("chosen by validation")[2]
     assert cells(chosen, "sigmoid")[:3] == [f"{best:g}", *shown]
-    assert f"lr {best:g}; {shown[1]} of the test set, 2 runs" in re.sub(r"\s+", " ", out)
+    assert f"lr {best:g}, with {shown[1]} of the test set, 2 runs" in re.sub(r"\s+", " ", out)

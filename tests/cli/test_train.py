@@ -280,5 +280,5 @@ def test_losses_above_ten_times_guessing_are_reported(classes):
 def test_a_huge_loss_is_not_silent():
     huge = {"loss": 1e20}
     lines = tables.large_losses({"spiking": huge, "relu": huge}, 10)
-    assert lines[0] == "the loss of the spiking network is 1e+20, and guessing gives 2.3; use a smaller lr"
+    assert lines[0] == "the loss of the spiking network is 1e+20, and guessing gives 2.3. Use a smaller lr"
     assert "the ReLU network" in lines[1]

@@ -438,7 +438,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     assert main(["diagnose", run, str(tmp_path / "seven.npz")]) == 2
     assert "seven.npz must have labels, because the loss needs them" in capsys.readouterr().err
     assert main(["train", "--data", str(tmp_path / "seven.npz")]) == 2
-    assert "seven.npz: no key 'y'; it has lengths, x" in capsys.readouterr().err
+    assert "seven.npz: key 'y' is missing, got lengths, x" in capsys.readouterr().err
 
 
 @pytest.mark.every

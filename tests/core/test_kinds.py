@@ -597,7 +597,7 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
         ),
         (TypeError, "soft: SlopeAlone must define surrogate_fun", lambda: soft(SlopeAlone())),
         (TypeError, "stochastic: SlopeAlone must define surrogate_fun", lambda: stochastic(SlopeAlone())),
-        (TypeError, "multi_spike: Loud overrides __call__", lambda: multi_spike(Loud(), 3)),
+        (TypeError, "multi_spike: Loud must not override __call__", lambda: multi_spike(Loud(), 3)),
         (TypeError, "signed: surrogate must be a Surrogate, got 3", lambda: signed(3)),
         (
             TypeError,

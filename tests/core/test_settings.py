@@ -233,5 +233,5 @@ def test_a_class_that_calls_itself_takes_no_setting():
             return 2 * super().__call__(x)
 
     for setting in SETTINGS.values():
-        with pytest.raises(TypeError, match=r": Loud overrides __call__, so settings would have no effect$"):
+        with pytest.raises(TypeError, match=r": Loud must not override __call__, which would ignore settings$"):
             setting(Loud())

@@ -103,9 +103,9 @@ def test_without_a_test_set_a_fifth_of_each_class_is_held_out(tmp_path):
 
 
 MALFORMED = {
-    "no x_train": ({"x_train": None}, r"no key 'x_train'; it has x_test, y_test, y_train"),
-    "no y_test": ({"y_test": None}, r"no key 'y_test'; it has"),
-    "unknown key": ({"X_test": np.zeros(3)}, r"unknown key 'X_test'; known are x_train, y_train, x_test, y_test"),
+    "no x_train": ({"x_train": None}, r"key 'x_train' is missing, got x_test, y_test, y_train"),
+    "no y_test": ({"y_test": None}, r"key 'y_test' is missing, got"),
+    "unknown key": ({"X_test": np.zeros(3)}, r"unknown key 'X_test', known are x_train, y_train, x_test, y_test"),
     "one axis": ({"x_train": np.zeros(20)}, r"x_train must have shape \(n, features\), .* got \(20,\)"),
     "five axes": ({"x_train": np.zeros((20, 1, 1, 1, 1))}, r"got \(20, 1, 1, 1, 1\)"),
     "empty": ({"x_train": np.zeros((0, 3))}, r"got \(0, 3\)"),
@@ -336,9 +336,9 @@ def test_data_to_score(tmp_path):
     [
         ({"x": np.zeros((2, 4))}, r"x holds examples of shape \(4,\), the network was trained on \(3,\)"),
         ({"x": np.zeros((2, 3)), "y": np.array([0, 2])}, r"y has label 2, the network was trained on 2 classes"),
-        ({"y": np.array([0, 2])}, r"no key 'x'"),
-        ({"z": np.zeros((2, 3))}, r"unknown key 'z'; known are x, y, x_train"),
-        ({"x_test": np.zeros((2, 3))}, r"no key 'x_train'"),
+        ({"y": np.array([0, 2])}, r"key 'x' is missing"),
+        ({"z": np.zeros((2, 3))}, r"unknown key 'z', known are x, y, x_train"),
+        ({"x_test": np.zeros((2, 3))}, r"key 'x_train' is missing"),
     ],
 )
 def test_data_that_cannot_be_scored(tmp_path, arrays, message):

@@ -507,8 +507,8 @@ def test_files_of_ones_own_without_labels(tmp_path):
 @pytest.mark.parametrize(
     ("read", "arrays", "change", "message"),
     [
-        (read_npz, DENSE, {"y": None}, "no key 'y'; it has lengths, x"),
-        (read_npz, DENSE, {"Y": np.zeros(3)}, "unknown key 'Y'; known are x, y, lengths"),
+        (read_npz, DENSE, {"y": None}, "key 'y' is missing, got lengths, x"),
+        (read_npz, DENSE, {"Y": np.zeros(3)}, "unknown key 'Y', known are x, y, lengths"),
         (partial(read_npz_events, label=0), SPARSE, {"y": None, "offsets": np.array([], int)}, "offsets must hold int"),
         (
             read_npz,
@@ -525,7 +525,7 @@ def test_files_of_ones_own_without_labels(tmp_path):
         (read_npz, DENSE, {"lengths": np.array([4, 0, 1])}, "sequence 1 must have 1 to 4 steps, got 0"),
         (read_npz, DENSE, {"lengths": np.array([4, 5, 1])}, "sequence 1 must have 1 to 4 steps, got 5"),
         (read_npz, DENSE, {"lengths": np.ones(3)}, "lengths must be 3 integers, got float64"),
-        (read_npz_events, SPARSE, {"time_unit": None}, "no key 'time_unit'"),
+        (read_npz_events, SPARSE, {"time_unit": None}, "key 'time_unit' is missing"),
         (read_npz_events, SPARSE, {"time_unit": "min"}, "time_unit must be one of s, ms, us, got 'min'"),
         (read_npz_events, SPARSE, {"times": np.full(4, "a")}, "times must hold numbers of one axis, got <U1"),
         (read_npz_events, SPARSE, {"units": np.zeros(4)}, r"units must hold integers of shape \(4,\), got float64"),

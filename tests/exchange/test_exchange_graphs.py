@@ -257,19 +257,19 @@ def test_loops_without_a_common_choice_are_refused():
 
 
 REFUSED = {
-    r"the join 'gate' has no node in NIR, which only adds outputs": {
+    r"the join 'gate' must add outputs of one shape": {
         "a": Layer(w(12, 8), lif),
         "b": Layer(w(8, 8), lif),
         "gate": Join(lambda a, b: a * (1 - b), of=("a", "b")),
     },
-    r"the join 'twice' has no node": {"a": Layer(w(12, 8), lif), "twice": Join(lambda a: a + a, of="a")},
-    r"the join 'first' has no node": {
+    r"the join 'twice' must add outputs": {"a": Layer(w(12, 8), lif), "twice": Join(lambda a: a + a, of="a")},
+    r"the join 'first' must add outputs": {
         "a": Layer(w(12, 8), lif),
         "b": Layer(w(8, 8), lif),
         "first": Join(lambda a, b: a, of=("a", "b")),
     },
-    r"the join 'more' has no node": {"a": Layer(w(12, 8), lif), "more": Join(lambda a: a + 1.0, of="a")},
-    r"the join 'norm' takes whole sequences": {
+    r"the join 'more' must add outputs": {"a": Layer(w(12, 8), lif), "more": Join(lambda a: a + 1.0, of="a")},
+    r"the join 'norm' takes complete sequences": {
         "norm": Join(lambda x: x - x.mean(0), of="input", over_time=True),
         "a": Layer(w(12, 8), lif),
     },
@@ -279,7 +279,7 @@ REFUSED = {
         "one": Join(add, of=("a", "b")),
         "two": Join(add, of=("one", "a")),
     },
-    r"'unread' has no readers and is not an output": {
+    r"'unread' must have readers or be an output": {
         "unread": Layer(w(12, 8), lif),
         "out": Layer(w(12, 8), lif, of="input"),
     },

@@ -188,8 +188,8 @@ def test_a_function_that_is_not_linear_has_a_message_and_no_counts(weight, messa
     assert message in report.rows[2].message
     assert report.rows[2].cost is None
     assert report.total.spikes == report.layers[0].spikes == (6, 12, 12)
-    assert f"weight of layer 1 has no counts: {message}" in str(report)
-    with pytest.raises(ValueError, match="all weights must have counts; weight of layer 1"):
+    assert f"weight of layer 1 cannot be counted: {message}" in str(report)
+    with pytest.raises(ValueError, match="all weights must have counts: weight of layer 1"):
         report.energy("45nm fp32")
 
 
@@ -358,13 +358,15 @@ def test_devices_have_a_price_of_updates_and_none_of_multiplications():
     spiking = Network([Layer(jnp.ones((4, 3)), LIF())])
     report = cost_report(spiking, X != 0)
     assert report.energy("Loihi").spiking[0].low == pytest.approx((9 * 27.1 + 12 * 81) / 2)
-    with pytest.raises(ValueError, match="'Loihi' has no price of a multiplication, and the network has 3"):
+    with pytest.raises(
+        ValueError, match="prices must have a price of a multiplication for 3 multiplications, got 'Loihi'"
+    ):
         cost_report(spiking, X).energy("Loihi")
     with pytest.raises(ValueError, match="dense must have a price of a multiplication, got 'Loihi'"):
         report.energy("Loihi", dense="Loihi")
     with pytest.raises(ValueError, match=r"one of '45nm fp32', .*, got 'loihi'"):
         report.energy("loihi")
-    with pytest.raises(TypeError, match="give prices"):
+    with pytest.raises(TypeError, match="prices are missing"):
         report.energy()
     with pytest.raises(ValueError, match="passes must be an integer >= 1, got 0"):
         report.energy("Loihi", passes=0)

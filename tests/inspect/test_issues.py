@@ -518,7 +518,9 @@ def test_remedy_changes_what_it_names_and_nothing_else(dtype):
         cell_effects = {} if change in ARRAYS else effects
         assert changed.cell == dataclasses.replace(layer.cell, **cell_effects)
     for change in ("learning rate", "mode"):
-        with pytest.raises(ValueError, match=f"Fix: a network has no {change}: do it"):
+        with pytest.raises(
+            ValueError, match=f"Fix: apply changes a network, and this fix is a change of {change}: do it"
+        ):
             Fix(1, change, 0.5, "do it").apply(network)
 
 
@@ -798,7 +800,7 @@ def test_layer_that_fires_for_few_examples_is_silent():
     wild = inputs() * np.where(np.arange(20) % 20 == 0, 1.0, 1e-3)[:, None][:BATCH]
     many = np.concatenate([wild] + [1e-3 * inputs()] * 3, 1).astype(np.float32)
     [issue] = diagnose(network(LIF(0.9, surrogate=PiecewiseQuadratic(1.5))), many, LOSS).issues
-    assert str(issue).startswith("layer 1 is silent: none of its neurons fires in 95.8 % of the examples")
+    assert str(issue).startswith("layer 1 is silent: no neuron fires in 95.8 % of the examples")
 
 
 FAULTY = {
@@ -884,7 +886,7 @@ def test_constant_of_an_optimizer_is_named(kind):
         assert issue.fixes == ()
     else:
         assert issue.fix.change == change
-        with pytest.raises(ValueError, match=f"Fix: a network has no {change}"):
+        with pytest.raises(ValueError, match=f"Fix: apply changes a network, and this fix is a change of {change}"):
             issue.fix.apply(network(LIF(0.9)))
 
 

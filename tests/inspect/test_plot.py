@@ -151,7 +151,7 @@ def test_activity_draws_spikes_lines_and_images_with_grey_steps_that_are_not_val
         ("traces: arrays must have one shape, got for one example potential", lambda: traces(SPIKES[..., 0], SPIKES)),
         ("activity: give the inputs and the outputs", activity),
         ("activity: names must be 2, one for each layer, got 1", lambda: activity(SPIKES, SPIKES, names=["a"])),
-        (r"activity: layers must have the same steps, got \[40, 30\]", lambda: activity(SPIKES, SPIKES[:30])),
+        (r"activity: layers must have equal numbers of steps, got \[40, 30\]", lambda: activity(SPIKES, SPIKES[:30])),
     ],
 )
 def test_plots_of_activity_reject_invalid_arguments(message, call):

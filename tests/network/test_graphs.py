@@ -353,8 +353,8 @@ L = Layer(W, LIF(0.8))
     [
         (lambda: Network({"a": Layer({"b": W}, LIF()), "b": Layer(W, LIF(), of="a")}), ValueError, "'a' -> 'b' -> 'a'"),
         (lambda: Network({"a": Layer({"input": W, "a": R}, LIF())}), ValueError, "'a' -> 'a' read each other"),
-        (lambda: Network({"a": Layer({"x": W}, LIF())}), ValueError, "'a' reads 'x', which is none of 'input', 'a'"),
-        (lambda: Network({"a": L, "j": Join(jnp.add, ("a", "c"))}), ValueError, "'j' reads 'c', which is none of"),
+        (lambda: Network({"a": Layer({"x": W}, LIF())}), ValueError, "'a' reads 'x', which is not one of 'input', 'a'"),
+        (lambda: Network({"a": L, "j": Join(jnp.add, ("a", "c"))}), ValueError, "'j' reads 'c', which is not one of"),
         (lambda: Network({"input": L}), ValueError, "'input' names both an entry and inputs"),
         (lambda: Network({"a": L}, outputs="b"), ValueError, r"outputs must be names of \['a'\], got 'b'"),
         (lambda: Network({"a": L}, inputs=("x", "x")), ValueError, "inputs must be different names"),
@@ -375,7 +375,7 @@ L = Layer(W, LIF(0.8))
         (lambda: Window(W), TypeError, r"Window: weight must be of shape \(length, inputs, neurons\)"),
         (lambda: Window(jnp.sin), TypeError, "Window: length must be an integer for a function, got None"),
         (lambda: Window(jnp.sin, 0), ValueError, "Window: length must be >= 1, got 0"),
-        (lambda: Window(W[None], 2), ValueError, "Window: length is that of the array, 1, got 2"),
+        (lambda: Window(W[None], 2), ValueError, "Window: length must equal the length of the array, 1, got 2"),
         (lambda: Join(3, ("a",)), TypeError, "Join: function must be callable, got 3"),
         (lambda: Join(jnp.add, ()), TypeError, "Join: of must be the names of one or more sources"),
         (
@@ -400,7 +400,7 @@ L = Layer(W, LIF(0.8))
         (
             lambda: Network({"a": Layer({"b": Delayed(W, 1)}, LIF()), "b": Layer({"a": Delayed(W, 1)}, LIF())})(X),
             ValueError,
-            "'a', 'b' read each other alone, and no inputs",
+            "'a', 'b' read only each other and no inputs",
         ),
         (
             lambda: Network({"a": Layer(Window(lambda x: x[0] @ W, 30), LIF())})(X),

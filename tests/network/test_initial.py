@@ -450,12 +450,12 @@ SPIKES = np.zeros((3, 2, 4), bool)
         (
             lambda: fluctuation_driven(InOneArray(), 0.1)(KEY, (4, 2)),
             TypeError,
-            "InOneArray has no state of the shape of its output, (1, 2); define encode",
+            "the state of InOneArray must include an array of the output's shape, (1, 2); define encode",
         ),
         (
             lambda: fluctuation_driven(Steady(step=2.0), 0.1)(KEY, (4, 2)),
             ValueError,
-            "Steady does not respond to a current before it fires; give another initializer",
+            "Steady must respond to a current before it fires; pass another initializer",
         ),
         (lambda: fluctuation_driven(Faster(), SPIKES)(KEY, (4, 2)), ValueError, "inputs are all 0"),
         (lambda: fluctuation_driven(Faster(), ~SPIKES)(KEY, (5, 2)), ValueError, "shape must fit 4 inputs, got (5, 2)"),

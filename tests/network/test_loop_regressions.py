@@ -398,7 +398,7 @@ def test_refusals():
             ValueError,
             "Network: states must be of 3 layers",
         ),
-        (lambda: network(X, mode="scan", chunk=2), ValueError, "Network: mode 'scan' has no chunk and no segment"),
+        (lambda: network(X, mode="scan", chunk=2), ValueError, "Network: mode 'scan' does not take chunk or segment"),
         (lambda: type("Own", (Layer,), {}), TypeError, "Own: Layer cannot be subclassed"),
         (lambda: LIF(tau=10.0), TypeError, "LIF: no parameter tau; give decay=decay_from_tau(tau, dt)"),
         (lambda: LeakyReadout(beta=0.9), TypeError, "LeakyReadout: no parameter beta; give decay=beta"),

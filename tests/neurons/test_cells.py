@@ -265,7 +265,7 @@ def test_an_array_is_no_state_of_two_parts(cell, parts):
     with pytest.raises(TypeError) as raised:
         cell(jnp.ones(2), jnp.ones(2))
     assert str(raised.value) == (
-        f"{type(cell).__name__}: v must be a tuple {parts}, as initial_state makes it, got an array of shape (2,)"
+        f"{type(cell).__name__}: v must be a tuple {parts}, as returned by initial_state, got an array of shape (2,)"
     )
 
 
@@ -305,7 +305,7 @@ def test_a_refractory_cell_of_ones_own():
 
 def test_a_reset_value_without_a_reset_to_it():
     for value in (0.5, np.array([0.0, 0.5])):
-        with pytest.raises(ValueError, match=r"^LIF: reset_value goes with reset='value', got"):
+        with pytest.raises(ValueError, match=r"^LIF: reset_value requires reset='value', got"):
             LIF(reset_value=value)
     assert dataclasses.replace(LIF(reset="value"), reset_value=0.5).reset_value == 0.5
 

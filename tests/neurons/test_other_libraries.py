@@ -1,6 +1,7 @@
 """The cells of the page "from other libraries" against what these libraries computed themselves.
 
-``tests/recorded/`` holds their spikes and gradients, made by ``scripts/record_neurons.py``.
+``scripts/record_neurons.py`` recorded their spikes and gradients in ``tests/recorded/``. Libraries without a release,
+and a cell that was not recorded, are compared with a loop in the order of their code.
 """
 
 import re
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, few
 
 PAGE = ROOT / "docs" / "from-other-libraries.md"
 SPIKES_ONLY = {"norse_lif_refractory", "sinabs_alif"}
@@ -47,7 +48,8 @@ def compute(case):
 
 def test_every_case_of_the_page_was_recorded():
     libraries = {case.partition("_")[0] for case in RECORDED}
-    shown = {name for name in FUNCTIONS if name.partition("_")[0] in libraries and name != "norse_decay"}
+    others = {"norse_decay", *(name.partition(",")[0] for name in LOOPS)}
+    shown = {name for name in FUNCTIONS if name.partition("_")[0] in libraries and name not in others}
     assert shown == set(RECORDED)
     assert libraries == {"snntorch", "spikingjelly", "norse", "sinabs", "spyx", "jaxpike"}
 
@@ -77,3 +79,111 @@ def test_spikes_and_gradients_are_those_of_the_library(x64, case):
         expected = RECORDED[case][f"d_{name}"]
         agree &= bool(np.abs(np.asarray(got) - expected).max() <= 1e-5 * np.abs(expected).max())
     assert agree != (case in SPIKES_ONLY)
+
+
+def spytorch_step(p, state, current, fire, stop):
+    """SpyTorch's tutorials 1 to 4: the spike of the old potential, which reads the old synaptic current."""
+    mem, syn = state
+    out = fire(mem - 1.0, 100.0)
+    rst = stop(out)
+    return ((p["beta"] * mem + syn) * (1.0 - rst), p["alpha"] * syn + current), out
+
+
+def stork_step(p, state, current, fire, stop):
+    """stork's ``LIFGroup.forward``."""
+    mem, syn = state
+    out = fire(mem - 1.0, 20.0)
+    rst = out if p["diff_reset"] else stop(out)
+    new_syn = p["alpha"] * syn + current
+    return ((p["beta"] * mem + (1.0 - p["beta"]) * syn) * (1.0 - rst), new_syn), out
+
+
+def norse_lsnn_step(p, state, current, fire, stop):
+    """norse's ``lsnn_feed_forward_step``, and ``lsnn_step``, which differentiates no spike of reset and threshold."""
+    v, i, b = state
+    v_decayed = v + 0.001 * p["tau_mem_inv"] * ((0.0 - v) + i)
+    i_decayed = i - 0.001 * p["tau_syn_inv"] * i
+    b_decayed = b + 0.001 * p["tau_adapt_inv"] * (p["v_th"] - b)
+    z = fire(v_decayed - b_decayed, 1.0)
+    used = stop(z) if p["recurrent"] else z
+    return ((1 - used) * v_decayed, i_decayed + current, b_decayed + used * p["beta"]), z
+
+
+TIMES = {"tau_mem": 0.01, "tau_syn": 0.005, "time_step": 0.001}
+DECAYS = {"alpha": np.exp(-0.001 / 0.005), "beta": np.exp(-0.001 / 0.01)}
+LSNN = {"tau_syn_inv": 200.0, "tau_mem_inv": 100.0, "tau_adapt_inv": 20.0, "v_th": 0.4, "beta": 0.6}
+LOOPS = {  # the step, its parameters and those of the page, the state at the start, steps of a connection, weights
+    "spytorch": (spytorch_step, DECAYS, TIMES, (0.0, 0.0), 0, 0.3),
+    "spytorch, recurrent": (spytorch_step, DECAYS, TIMES, (0.0, 0.0), 0, 0.3),
+    "stork_lif": (stork_step, DECAYS | {"diff_reset": False}, TIMES, (0.0, 0.0), 1, 2.0),
+    "stork_lif, diff_reset": (
+        stork_step,
+        DECAYS | {"diff_reset": True},
+        TIMES | {"diff_reset": True},
+        (0.0, 0.0),
+        1,
+        2.0,
+    ),
+    "stork_lif, recurrent": (stork_step, DECAYS | {"diff_reset": False}, TIMES, (0.0, 0.0), 1, 2.0),
+    "norse_lsnn": (norse_lsnn_step, LSNN | {"recurrent": False}, LSNN, (0.0, 0.0, LSNN["v_th"]), 0, 1.0),
+    "norse_lsnn, recurrent": (norse_lsnn_step, LSNN | {"recurrent": True}, LSNN, (0.0, 0.0, LSNN["v_th"]), 0, 1.0),
+}
+DIFFERENT_GRADIENTS = {"norse_lsnn, recurrent"}
+
+
+def scan(step, carry, xs):
+    """``jax.lax.scan`` in NumPy."""
+    outs = []
+    for x in xs:
+        carry, out = step(carry, x)
+        outs.append(out)
+    return carry, np.stack(outs)
+
+
+def loop_of(name, xp, scan, fire, stop):
+    """All steps of the source, with NumPy or JAX. Neither the loop nor the spike is the library's."""
+    step, p, _, start, connection, _ = LOOPS[name]
+
+    def run(weight, inputs, recurrent=None):
+        currents = xp.concatenate([inputs[:connection] * 0, inputs[: len(inputs) - connection]]) @ weight
+        zeros = xp.zeros(currents.shape[1:])
+
+        def one(carry, current):
+            state, out = carry
+            if recurrent is not None:
+                current = current + out @ recurrent
+            state, out = step(p, state, current, fire, stop)
+            return (state, out), out
+
+        return scan(one, (tuple(zeros + value for value in start), zeros), currents)[1]
+
+    return run
+
+
+def straight_through(x, steepness):
+    """A step with the slope of SuperSpike: the slope times a difference that is 0."""
+    slope = 1 / (1 + steepness * jnp.abs(x)) ** 2
+    return (x > 0).astype(x.dtype) + jax.lax.stop_gradient(slope) * (x - jax.lax.stop_gradient(x))
+
+
+@pytest.mark.parametrize("name", few(LOOPS, "spytorch", "stork_lif, recurrent", "norse_lsnn, recurrent"))
+def test_spikes_and_gradients_are_those_of_the_code(x64, name):
+    *_, given, _, _, scale = LOOPS[name]
+    rng = np.random.default_rng(sum(name.encode()))
+    weight, inputs = rng.normal(scale / 3, scale, (4, 6)), rng.uniform(0, 1, (24, 2, 4))
+    data = [weight, inputs]
+    if "recurrent" in name:
+        data.append(rng.normal(0, scale / 2, (6, 6)) * (1 - np.eye(6)))
+    expected = loop_of(name, np, scan, lambda x, _: (x > 0).astype(float), lambda x: x)(*data)
+    assert 0.1 < expected.mean() < 0.6
+
+    cotangent = rng.normal(size=expected.shape)
+    data = [jnp.asarray(array) for array in data]
+    spikes, back = jax.vjp(lambda *data: FUNCTIONS[name.partition(",")[0]](*data, **given), *data)
+    np.testing.assert_array_equal(spikes, expected)
+    loop = loop_of(name, jnp, jax.lax.scan, straight_through, jax.lax.stop_gradient)
+    wanted = jax.vjp(loop, *data)[1](jnp.asarray(cotangent))
+    error = max(
+        np.abs(got - want).max() / np.abs(want).max() for got, want in zip(back(cotangent), wanted, strict=True)
+    )
+    assert (error < 1e-9) != (name in DIFFERENT_GRADIENTS)

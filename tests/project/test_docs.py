@@ -34,7 +34,8 @@ def default_promotion():
 
 
 RUN = [page for page in PAGES if blocks(page, "python")]
-LONG = "diagnose", "kinds", "layers", "neurons", "own", "starting", "sweep", "training"  # most of the time of all
+# most of the time of all
+LONG = "diagnose", "frameworks", "kinds", "layers", "neurons", "own", "starting", "sweep", "training"
 
 
 @pytest.mark.parametrize("page", few(RUN, *(page for page in RUN if page.stem not in LONG)), ids=name)

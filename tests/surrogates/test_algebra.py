@@ -289,7 +289,7 @@ def test_compositions_reject_invalid_arguments():
         shifted(s, np.ones(2))(jnp.ones(3))
     with refuses(TypeError, "shifted: surrogate must be a Surrogate, got 'sigmoid'"):
         shifted("sigmoid", 1)
-    with refuses(TypeError, "*: Loud overrides __call__, so settings would have no effect"):
+    with refuses(TypeError, "*: Loud must not override __call__, which would ignore settings"):
         2 * Loud()
     with refuses(TypeError, f"+: {learnable(s)!r} and Arctan(alpha=1.0) have different settings; apply the settings"):
         learnable(s) + Arctan()

@@ -212,7 +212,7 @@ def test_errors(spec, message):
 
 def test_parameters_that_a_preset_lacks():
     with pytest.raises(
-        TypeError, match=r"snntorch\.atan: got an unexpected keyword argument 'k'; its parameters are alp"
+        TypeError, match=r"snntorch\.atan: got an unexpected keyword argument 'k', its parameters are alp"
     ):
         get("snntorch.atan(k=2)")
 

@@ -367,7 +367,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
     assert record["finished"]
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
     assert main(["train", "--resume", str(folder)]) == 2
-    assert f"{folder} has finished: there is nothing to go on with" in capsys.readouterr().err
+    assert f"{folder} is already finished; start a new run" in capsys.readouterr().err
 
 
 @pytest.mark.every
@@ -383,7 +383,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
         done = subprocess.run(
             command("train", "--resume", folder, "--quiet"), check=False, capture_output=True, text=True
         )
-        assert done.returncode == 0 or "has finished" in done.stderr, done.stderr
+        assert done.returncode == 0 or "is already finished" in done.stderr, done.stderr
         arrays, found, record = results(folder)
         assert record["finished"]
         assert found == curves

@@ -418,7 +418,7 @@ def test_the_command_in_two_processes_is_stopped_and_resumed(tmp_path):
         processes.all[1].send_signal(signal.SIGTERM)
         assert [process.wait(LIMIT) for process in processes.all] == [143, 143], processes.outputs()
         (out, _), quiet = processes.outputs()
-        assert "interrupted: what was learnt so far is kept" in out
+        assert "interrupted: results so far are saved" in out
         assert quiet == ["", ""]
     number = port()
     calls = [command(tmp_path, number, i, "--resume", str(run), "--quiet") for i in range(2)]

@@ -46,9 +46,9 @@ _WIDE = 120
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="spikegrad")
 def command() -> None:
-    """Train spiking networks with surrogate gradients, and look at surrogates.
+    """Train spiking networks with surrogate gradients, and compare surrogates.
 
-    Exit codes: 0 done, 1 something failed on the way, 2 a wrong value, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 0 done, 1 failure during the run, 2 invalid value, 130 Ctrl-C, 143 SIGTERM.
     """
 
 
@@ -60,10 +60,10 @@ def command() -> None:
     default=1.0,
     type=RealRange(0),
     metavar="MINUTES",
-    help="Time between checkpoints; a kill loses no more.",
+    help="Minutes between checkpoints. A kill loses at most this much.",
 )
-@resume_option("RUN", "Go on with a run that was interrupted or killed, with its options and the same result.")
-@click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of the same size.")
+@resume_option("RUN", "Resume an interrupted run with its original options. The result is bit-identical.")
+@click.option("--baseline/--no-baseline", default=True, help="Also train a non-spiking network of equal size.")
 @quiet_option
 @processes.options
 @click.pass_context
@@ -80,38 +80,37 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     """Train a spiking network and save it.
 
     Writes parameters.npz (weight_0, bias_0, ... of each layer), run.json (options, data, versions, results and learning
-    curves), figure.png and, while it runs, metrics.jsonl (step, epoch, loss, accuracy, rates, learning rate, seconds).
-    Ctrl-C ends training and keeps what was learnt so far, exit code 130; pressed twice, it ends at once. So does
-    SIGTERM, exit code 143. Until a run has finished, it has checkpoints, and --resume goes on with it.
+    curves), figure.png and, in training, metrics.jsonl (step, epoch, loss, accuracy, rates, learning rate, seconds).
+    Ctrl-C ends training and saves the results so far, with exit code 130. Pressed twice, it ends immediately. SIGTERM
+    works like Ctrl-C, with exit code 143. An unfinished run has checkpoints, and --resume continues it.
 
     \b
     Data:
       {sources}
 
-    The documentation lists the keys of a file of one's own. The held-out
-    examples are the test set where there is one, such as the published one
-    in a folder. Elsewhere they are a fifth of each class, of randman a tenth,
-    and of shd all of two speakers, drawn with the seed. They are never trained
-    on, and nothing is chosen by them.
+    The documentation lists the keys of a custom file. The test set is the
+    published one if the data has one. Otherwise it is a fifth of each class,
+    a tenth for randman, or all recordings of two speakers for shd, drawn with
+    the seed. The test set is not used for training or for selection.
 
     \b
-    Images go in over time by an encoding of each value x, scaled to 0 to 1:
+    Images are encoded over time, from values x scaled to 0 to 1:
       current  the constant x at every step
       rate     a spike at each step with probability x
-      latency  one spike, the earlier the greater x; none for 0
+      latency  one spike, the earlier the greater x, and no spike for x = 0
 
-    Recordings go in as they are: events are counted in --steps of --bin
-    milliseconds, real numbers are brought to mean 0 and deviation 1 in each
-    channel. What shorter sequences are filled up with has no effect. Up to
-    128 of them are measured, for weights at the start that make potentials
-    fluctuate by a threshold.
+    Recordings are fed to the network without spike encoding. Events are
+    counted in --steps of --bin milliseconds. Real numbers are shifted and
+    scaled to mean 0 and standard deviation 1 in each channel. Padding of
+    shorter sequences has no effect. Up to 128 recordings are measured, and
+    the initial weights make potentials fluctuate by about a threshold.
 
     \b
     Time constants, --taus:
       lif        membrane
       synaptic   membrane,synapse
       adaptive   membrane,adaptation
-    One more is that of the readout, by default the membrane's.
+    One more value sets the readout, by default the membrane's.
     """
     began = time.perf_counter()
     allocator.tune()
@@ -122,7 +121,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     def begin() -> tuple[runs.Run, Split]:
         before = None if resume is None else runs.read(resume)
         if before is not None and runs.read_part(before, None, runs.Stage).finished:
-            raise runs.RunError(f"{resume} has finished: there is nothing to go on with")
+            raise runs.RunError(f"{resume} is already finished; start a new run")
         options = options_of(context, **given) if before is None else before.options
         data = options.load()
         stage = {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
@@ -161,7 +160,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         with run.collecting():
             run.save_parameters(spiking.params)
             run.save_record()
-        run.failures[:] = from_first(lambda: run.failures)  # it alone writes
+        run.failures[:] = from_first(lambda: run.failures)  # only the first process writes
         if not stop() and record["baseline"] and not run.failures:
             with run.collecting():
                 other = without_spikes(network)
@@ -182,7 +181,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
             from .figure import run_figure  # noqa: PLC0415  (it takes memory that training needs)
 
             title = (
-                f"{options.data}, {spiking.scores.accuracy(test.y):.1%} of {len(test):,} held-out examples right, "
+                f"{options.data}, {spiking.scores.accuracy(test.y):.1%} of {len(test):,} test examples right, "
                 f"seed {options.seed}" + (", interrupted" if record["interrupted"] else "")
             )
             return run_figure(network, get(options.surrogate), spiking.params, test, record["results"], title)
@@ -200,10 +199,10 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         out.print(f"warning: {line}", soft_wrap=True)
     if not doubts and not run.failures:
         out.print(
-            f"nothing is amiss in accuracy and rates; spikegrad diagnose {run.folder} looks closer", soft_wrap=True
+            f"accuracy and rates show no issue. For more checks, run spikegrad diagnose {run.folder}", soft_wrap=True
         )
     if record["interrupted"]:
-        out.print(f"interrupted: what was learnt so far is kept; spikegrad train --resume {run.folder} goes on")
+        out.print(f"interrupted: results so far are saved. To continue, run spikegrad train --resume {run.folder}")
     return run.end(out, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, trainer.METRICS), began, stop())
 
 
@@ -225,13 +224,13 @@ command.add_command(sweep)
 
 
 @command.command()
-@outputs.of_run("Write y_pred (m,) and logits (m, classes) to this .npz.")
+@outputs.of_run("Write y_pred (m,) and logits (m, classes) to this .npz file.")
 def predict(run: Path, data: str | None, output: Path | None, force: bool) -> None:
     """Score data with a saved run.
 
-    RUN is the folder that train wrote. DATA is what train takes: of the run's own data, and by default, what it has
-    held out is scored, of other recordings the test set, or all where there is none. A .npz of your own may lack the
-    labels y (m,), and images may come in one with x (m, ...). Values are scaled as those of the training data were.
+    RUN is a folder written by train. DATA accepts the values of train. By default, and for the data of the run, its
+    test set is scored. For other recordings it is their test set, or all examples if they have none. A custom .npz may
+    lack the labels y (m,), and images may be in one array x (m, ...). Values are scaled like the training data.
     """
     saved = runs.read(run)
     params = runs.read_parameters(saved)
@@ -241,10 +240,10 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     found, labelled = runs.to_score(saved, source)
     is_image = saved.options.encoding != NO_ENCODING
     if data is None and (not labelled or runs.sha256(found, is_image) != saved.about.test_sha256):
-        tables.console(stderr=True).print(f"warning: {source} has changed since the run held examples out of it")
+        tables.console(stderr=True).print(f"warning: {source} has changed since the run drew its test set")
     scores = trainer.make_evaluator(saved.network)(params, found)
     if not np.isfinite(scores.logits).all():
-        raise runs.RunError(f"{run}: its answers to {source} are NaN or infinite")
+        raise runs.RunError(f"{run}: scores of {source} are NaN or infinite")
     if output is not None:
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
         outputs.write(output, lambda stream: np.savez(stream, **arrays))
@@ -260,7 +259,7 @@ def _size(value: float) -> str:
 
 @command.command("list")
 def list_() -> None:
-    """List every surrogate: formula, parameters with defaults, peak, area, half-width at half of the peak."""
+    """List every surrogate with its formula, default parameters, peak, area and half-width at half maximum."""
     out = tables.console()
     narrow = out.width < _WIDE
     measures = ("peak", "area", "half-width")
@@ -283,12 +282,12 @@ def list_() -> None:
 
 @command.command()
 @click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
-@click.option("--output", "-o", required=True, type=outputs.PATH, help="The picture: .png, .svg or .pdf.")
+@click.option("--output", "-o", required=True, type=outputs.PATH, help="Image file: .png, .svg or .pdf.")
 @outputs.force
 def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
-    """Draw surrogates side by side: step, primals and slopes.
+    """Plot surrogates side by side: step, smooth steps and slopes.
 
-    NAME is one that list prints, with parameters if you like: sigmoid 'arctan(alpha=2)'.
+    NAME is a name from spikegrad list, with optional parameters: sigmoid 'arctan(alpha=2)'.
     """
     from ..inspect.plot import plot  # noqa: PLC0415  (only this command and train need matplotlib)
 

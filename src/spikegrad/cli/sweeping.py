@@ -306,7 +306,9 @@ def sweep(
         for table in tables.sweep(rows, chosen, best(rows), grid.varying, record, len(validation.test)):
             out.print(table)
     if interrupted:
-        out.print(f"interrupted: {len(results)} of {total} runs; spikegrad sweep --resume {run.folder} continues")
+        out.print(
+            f"interrupted: {len(results)} of {total} runs. To continue, run spikegrad sweep --resume {run.folder}"
+        )
     return run.end(out, (RESULTS, RECORD, runs.FIGURE), began, stop())
 
 

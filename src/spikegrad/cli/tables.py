@@ -136,11 +136,11 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
     for i, (rate, silent) in enumerate(zip(spiking["rates"], spiking["silent"], strict=True)):
         if silent > 0.5:
             found.append(
-                f"layer {i + 1}: {percent(silent)} of the neurons never fire; use more steps, a slower decay or a "
+                f"layer {i + 1}: {percent(silent)} of the neurons never fire. Use more steps, a slower decay or a "
                 "wider surrogate"
             )
         elif rate > 0.9:
-            found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes; use a faster decay or smaller lr")
+            found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes. Use a faster decay or smaller lr")
     if spiking["test"] < learnt(classes):
         found.append(f"{percent(spiking['test'])} is close to guessing one of {classes} classes")
     return found
@@ -155,7 +155,7 @@ def large_losses(results: dict[str, Any], classes: int) -> list[str]:
     """Return warnings about losses far above guessing."""
     guessing = math.log(classes)
     return [
-        f"the loss of {name} is {row['loss']:.3g}, and guessing gives {guessing:.3g}; use a smaller lr"
+        f"the loss of {name} is {row['loss']:.3g}, and guessing gives {guessing:.3g}. Use a smaller lr"
         for name, row in (("the spiking network", results["spiking"]), ("the ReLU network", results["relu"]))
         if row is not None and row["loss"] > 10 * guessing
     ]
@@ -230,7 +230,7 @@ def sweep(
     found.append(settings("chosen by validation, reported on the test set", chosen, True))
     name = ", ".join(f"{axis} {label(best.setting[axis])}" for axis in axes)
     runs = "one run" if best.n == 1 else f"{best.n} runs"
-    found.append(f"best by validation: {name}; {spread(*best.test)} of the test set, {runs}")
+    found.append(f"best by validation: {name}, with {spread(*best.test)} of the test set, {runs}")
     return found
 
 

@@ -225,7 +225,7 @@ def fit(
             callbacks=told,
         )
     except training.DivergedError as error:
-        failures.append(f"the {name} network diverged: {error}; a smaller learning rate may help")
+        failures.append(f"the {name} network diverged: {error}. A smaller learning rate may help")
         if course.last is None and not course.curves["loss"]:
             raise training.DivergedError(failures[-1], error.state) from None
         state, diverged = error.state, True

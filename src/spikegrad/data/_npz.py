@@ -53,7 +53,7 @@ def read_arrays(path: Path, known: tuple[str, ...] = ()) -> dict[str, np.ndarray
             members = _members(path, archive)
             for key in members:
                 if known and key not in known:
-                    raise DataError(f"{path}: unknown key {key!r}; known are {', '.join(known)}")
+                    raise DataError(f"{path}: unknown key {key!r}, known are {', '.join(known)}")
             headers = {key: _member_header(f"{path}: {key}", archive, info) for key, info in members.items()}
             _check_size(path, members, headers)
             return {key: _member(f"{path}: {key}", archive, info) for key, info in members.items()}
@@ -84,7 +84,7 @@ def read_array(path: Path) -> np.ndarray:
 
 def missing_key(path: Any, key: str, arrays: Iterable[str]) -> DataError:
     """Return the error for a missing key."""
-    return DataError(f"{path}: no key {key!r}; it has {some(sorted(arrays))}")
+    return DataError(f"{path}: key {key!r} is missing, got {some(sorted(arrays))}")
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

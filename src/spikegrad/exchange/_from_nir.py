@@ -102,7 +102,7 @@ def from_nir(
     try:
         nodes, edges = _flat(graph)
     except RecursionError:
-        raise ValueError("from_nir: graph must not contain itself, nor a hundred graphs within each other") from None
+        raise ValueError("from_nir: graph must not contain itself or a hundred nested graphs") from None
     parts = Parts(graph.nodes, nodes, edges)
     read = _Read(parts, late_edges(parts), leak, surrogate)
     entries: dict[str, Layer | Join] = {name: Join(add, of) for name, of in parts.joins.items()}
@@ -180,7 +180,7 @@ class _Read:
             shape = shape_of(owner_of(end, self.parts.nodes[end]), self.parts.nodes[end].output_type, "output")
             if None not in (self.signals[name], shape) and self.signals[name] != shape:
                 raise ValueError(
-                    "from_nir: the shape of the Output must be that of the last node, "
+                    "from_nir: the shape of the Output must equal the shape of the last node, "
                     f"{self.signals[name]}, got {shape}"
                 )
         names = [*self.parts.outputs.values()]
@@ -227,8 +227,7 @@ def _combined(name: str, source: str, lags: dict[int, list]) -> Any:
         return Delayed(weights[0], lag) if lag else weights[0]
     if not all(is_matrix(weight) for weights in lags.values() for weight in weights):
         raise ValueError(
-            f"from_nir: {brief(name)} reads {brief(source)} by several nodes; add their weights up, or make all of "
-            "them Linear"
+            f"from_nir: {brief(name)} reads {brief(source)} by several nodes; add up their weights, or use only Linear"
         )
     first, last = min(lags), max(lags)
     matrices = [sum(lags.get(lag, [])) + jnp.zeros_like(weights[0]) for lag in range(first, last + 1)]
@@ -276,12 +275,16 @@ def _edges(owner: str, graph: nir.NIRGraph) -> list[tuple[str, str]]:
         for name in edge:
             if name not in graph.nodes:
                 raise ValueError(
-                    f"{owner}: the edge {brief(edge)} must be between nodes of the graph, which has no {brief(name)}"
+                    f"{owner}: edges must be between nodes of the graph, got {brief(edge)} without a node {brief(name)}"
                 )
         if isinstance(graph.nodes[edge[0]], nir.Output):
-            raise ValueError(f"{owner}: nothing may come after the Output {brief(edge[0])}, got {brief(edge[1])}")
+            raise ValueError(
+                f"{owner}: the Output {brief(edge[0])} must be the end of a path, got an edge to {brief(edge[1])}"
+            )
         if isinstance(graph.nodes[edge[1]], nir.Input):
-            raise ValueError(f"{owner}: nothing may come before the Input {brief(edge[1])}, got {brief(edge[0])}")
+            raise ValueError(
+                f"{owner}: the Input {brief(edge[1])} must be the start of a path, got an edge from {brief(edge[0])}"
+            )
         if edge in found:
             raise ValueError(f"{owner}: the edge {brief(edge)} occurs twice")
         found[edge] = None
@@ -325,7 +328,9 @@ def _neurons(
             gain = gain * (1 - decay)
     if not fires and with_threshold is None:
         if rest.any():
-            raise ValueError(f"{owner}: v_leak must be 0 for neurons that do not fire, whose potential is the output")
+            raise ValueError(
+                f"{owner}: v_leak must be 0 for neurons that do not fire, because their potential is the output"
+            )
         if hasattr(node, "tau_syn"):
             raise ValueError(f"{owner}: a synapse needs neurons that fire, a CubaLIF, or a Threshold after it")
         return _CELLS["LI"](**cell), gain, signal
@@ -350,7 +355,7 @@ def _decay(tau: np.ndarray, leak: Leak, owner: str) -> np.ndarray:
         if (tau < leak.dt * (1 - 1e-6)).any():
             raise ValueError(
                 f"{owner}: Euler's method needs a dt of at most the time constant, {tau.min()}, got {leak.dt}; "
-                "give a smaller dt, or discretization='exact'"
+                "pass a smaller dt or discretization='exact'"
             )
         tau = np.maximum(tau, leak.dt)  # the time constant may be rounded
     return leak.decay(tau)
@@ -430,7 +435,7 @@ def _of_node(owner: str, node: Any, signal: Shape | None) -> list[Any]:
         )
     else:
         raise ValueError(
-            f"{owner} has no counterpart here; known are Affine, Linear, Scale, Conv1d, Conv2d, Flatten and, as "
+            f"{owner} is not supported; use Affine, Linear, Scale, Conv1d, Conv2d, Flatten or, as "
             f"neurons, {', '.join(kind.__name__ for kind in NEURONS)}"
         )
     if getattr(node, "bias", None) is None:

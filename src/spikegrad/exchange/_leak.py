@@ -1,4 +1,4 @@
-"""Decays of a step, and the time constants that they stand for."""
+"""Decay factors per step, and the corresponding time constants."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _DISCRETIZATIONS = ("exact", "euler")
 
 
 class Leak(NamedTuple):
-    r"""How the differential equation :math:`\tau \dot v = x - v` becomes a step of :math:`\Delta t`.
+    r"""A discretization of the differential equation :math:`\tau \dot v = x - v`, with steps of :math:`\Delta t`.
 
-    In either way it is :math:`v_t = \beta v_{t-1} + (1 - \beta) x_t`, with :math:`\beta = e^{-\Delta t/\tau}` if it is
-    solved exactly for an input that is constant over the step, and :math:`\beta = 1 - \Delta t/\tau` by Euler's method.
+    A step is :math:`v_t = \beta v_{t-1} + (1 - \beta) x_t`. The exact solution for an input that is constant over the
+    step has :math:`\beta = e^{-\Delta t/\tau}`. Euler's method has :math:`\beta = 1 - \Delta t/\tau`.
     """
 
     dt: float
     discretization: str
 
     def tau(self, decay: np.ndarray) -> np.ndarray:
-        """The time constant of a decay from 0, exclusive if exact, to below 1."""
+        """Return the time constant of a decay from 0, exclusive if exact, to below 1."""
         return self.dt / (1 - decay) if self.discretization == "euler" else -self.dt / np.log(decay)
 
     def decay(self, tau: np.ndarray) -> np.ndarray:
-        """The decay of a time constant."""
+        """Return the decay of a time constant."""
         return np.asarray(decay_from_tau(tau, self.dt, self.discretization))
 
 
 def make_leak(owner: str, dt: Any, discretization: Any) -> Leak:
-    """The leak of what a user states, or an error."""
+    """Return the checked leak for arguments of a user."""
     if not isinstance(dt, numbers.Real) or isinstance(dt, bool):
         raise TypeError(f"{owner}: dt must be a number of seconds, got {brief(dt)}")
     seconds: Any = dt

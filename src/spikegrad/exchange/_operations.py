@@ -49,9 +49,9 @@ def read_operations(function: Callable, signal: Signal, dtype: Any) -> Signal:
     given = dataclasses.replace(signal, shape=(1, *signal.example), nodes=())
     (out,) = evaluate(of, *consts, given, run=_apply)
     if not isinstance(out, Signal):
-        raise UnknownError("its result does not depend on its input")
+        raise UnknownError("a result that does not depend on the input")
     if out.shape[0] != 1:
-        raise UnknownError(f"its result of shape {out.shape} has no axis of examples first")
+        raise UnknownError(f"a result of shape {out.shape} without examples as its first axis")
     return dataclasses.replace(out, example=out.shape[1:])
 
 
@@ -99,9 +99,9 @@ def _apply(equation: Any, operands: list) -> list:
             of, consts = equations(params[inner])
             return evaluate(of, *consts, *operands, run=_apply)
     if name not in _RULES:
-        raise UnknownError(f"{name} has no node there")
+        raise UnknownError(name)
     if len(signals) > 1:
-        raise UnknownError(f"{name} of two values that depend on the inputs has no node there")
+        raise UnknownError(f"{name} of two values that depend on the inputs")
     return [_RULES[name](equation, operands, signals[0])]
 
 
@@ -112,7 +112,7 @@ def _same(equation: Any, operands: list, signal: Signal) -> Signal:
     del operands
     dtype = equation.outvars[0].aval.dtype
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise UnknownError(f"a conversion to {dtype} has no node there")
+        raise UnknownError(f"a conversion to {dtype}")
     return signal
 
 
@@ -120,7 +120,7 @@ def _reshaped(equation: Any, operands: list, signal: Signal) -> Signal:
     places = np.arange(np.prod(signal.shape, dtype=int)).reshape(signal.shape)
     moved = np.asarray(bind(equation, [jnp.asarray(places), *operands[1:]])[0])
     if not np.array_equal(moved.ravel(), places.ravel()):
-        raise UnknownError(f"{equation.primitive.name} to another order of values has no node there")
+        raise UnknownError(f"{equation.primitive.name} to another order of values")
     return dataclasses.replace(signal, shape=moved.shape)
 
 
@@ -131,7 +131,7 @@ def _product(equation: Any, operands: list, signal: Signal) -> Signal:
     sizes = [matrix.shape[axis] for axis in batched[1 if operands[0] is signal else 0]]
     summed = np.prod([signal.shape[axis] for axis in mine], dtype=int)
     if any(size != 1 for size in sizes) or summed != np.prod(signal.shape, dtype=int):
-        raise UnknownError("a product along some of the axes of an example has no node there")
+        raise UnknownError("a product along some of the axes of an example")
     axes = [axis for _, axis in sorted(zip(mine, axes, strict=True))]
     rest = [axis for axis in range(matrix.ndim) if axis not in axes]
     matrix = matrix.transpose(*axes, *rest).reshape(summed, -1)
@@ -148,7 +148,7 @@ def _product(equation: Any, operands: list, signal: Signal) -> Signal:
 def _convolution(equation: Any, operands: list, signal: Signal) -> Signal:
     params, kernel = equation.params, operands[1]
     if operands[0] is not signal:
-        raise UnknownError("a convolution of a constant has no node there")
+        raise UnknownError("a convolution of a constant")
     images, kernels, outputs = params["dimension_numbers"]
     spatial, strides, spread = images[2:], params["window_strides"], params["rhs_dilation"]
     last = bool(images[1] > max(spatial))
@@ -156,18 +156,16 @@ def _convolution(equation: Any, operands: list, signal: Signal) -> Signal:
         list(spatial) == sorted(spatial) and (last or images[1] < min(spatial)) and tuple(images) == tuple(outputs)
     )
     if not in_order or signal.channels_last not in (None, last):
-        raise UnknownError(
-            "axes in another order than channels first or last, or in several orders, have no node there"
-        )
+        raise UnknownError("axes in another order than channels first or last, or in several orders")
     if len(spatial) > 2 or params["batch_group_count"] != 1 or set(params["lhs_dilation"]) - {1}:
-        raise UnknownError("a convolution of three dimensions, of groups of the batch or transposed has no node there")
+        raise UnknownError("a convolution of three dimensions, of groups of the batch or transposed")
     kernel = np.asarray(kernel).transpose(kernels)
     padding: Any = tuple(low for low, _ in params["padding"])
     if any(low != high for low, high in params["padding"]):
         wanted = [step * (size - 1) for step, size in zip(spread, kernel.shape[2:], strict=True)]
         same = [(total // 2, total - total // 2) for total in wanted]
         if set(strides) != {1} or list(params["padding"]) != same:
-            raise UnknownError(f"a padding of {params['padding']} has no node there")
+            raise UnknownError(f"a padding of {params['padding']}")
         padding = "same"
     shape = tuple(signal.shape[axis] for axis in (images[1], *spatial))
     out = equation.outvars[0].aval.shape
@@ -189,10 +187,10 @@ def _biased(equation: Any, operands: list, signal: Signal) -> Signal:
     bias = np.asarray(operands[1] if operands[0] is signal else operands[0])
     if equation.primitive.name == "sub":
         if operands[0] is not signal:
-            raise UnknownError("a difference from a constant has no node there")
+            raise UnknownError("a difference from a constant")
         bias = -bias
     if not signal.nodes or isinstance(signal.nodes[-1], nir.Flatten):
-        raise UnknownError("a sum without a product before it has no node there")
+        raise UnknownError("a sum without a product before it")
     *nodes, last = signal.nodes
     bias = np.broadcast_to(bias, signal.shape)
     if isinstance(last, nir.Linear):
@@ -204,7 +202,7 @@ def _biased(equation: Any, operands: list, signal: Signal) -> Signal:
         whole = bias.reshape(*shape[1:], shape[0]).T if signal.channels_last else bias.reshape(shape)
         whole = whole.reshape(shape[0], -1)
         if (whole != whole[:, :1]).any():
-            raise UnknownError("a bias that differs within a channel has no node there")
+            raise UnknownError("a bias that differs within a channel")
         node = last
         node.bias = node.bias + whole[:, 0]
     return dataclasses.replace(signal, nodes=(*nodes, node))

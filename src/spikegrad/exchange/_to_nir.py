@@ -170,8 +170,8 @@ def _check_joins(graph: Graph) -> None:
     for name, node in graph.nodes.items():
         if isinstance(node, Join) and node.over_time:
             raise ValueError(
-                f"to_nir: the join {name!r} takes whole sequences, which has no node in NIR; fold a normalization into "
-                "the weights (fold_normalization)"
+                f"to_nir: the join {name!r} takes complete sequences, which NIR does not support; fold a normalization "
+                "into the weights (fold_normalization)"
             )
 
 
@@ -220,7 +220,7 @@ def _read_all(graph: Graph, shapes: dict[Name, tuple[int, ...]]) -> tuple[dict, 
         layer, source = graph.nodes[name], found[edge.source]
         first = edge == graph.edges[name][0]
         if edge.windowed:
-            raise ValueError(f"to_nir: {text_of(name)} has a function of a window, which has no node in NIR")
+            raise ValueError(f"to_nir: {text_of(name)} has a function of a window, which NIR does not support")
 
         def current(x):
             out = product(weight, x, edge.label)
@@ -229,7 +229,7 @@ def _read_all(graph: Graph, shapes: dict[Name, tuple[int, ...]]) -> tuple[dict, 
         try:
             return read_operations(current, source.signal, source.dtype)
         except UnknownError as error:
-            raise ValueError(f"to_nir: {text_of(name)} has a function that NIR cannot say: {error}") from None
+            raise ValueError(f"to_nir: {text_of(name)} has a function that NIR does not support: {error}") from None
 
     for name in graph.layers:  # a convolution determines the order of the axes of the inputs
         for edge, weight in graph.connections(name):
@@ -259,9 +259,7 @@ def _summed(name: Name, join: Join, sources: list[_Output]) -> _Output:
     """Return the output of a join. Raise if it is not the sum of its sources."""
     examples = [jax.ShapeDtypeStruct(source.signal.shape, source.dtype) for source in sources]
     if not is_sum(join.function, examples):
-        raise ValueError(
-            f"to_nir: the join {name!r} has no node in NIR, which only adds outputs of one shape: lambda a, b: a + b"
-        )
+        raise ValueError(f"to_nir: the join {name!r} must add outputs of one shape, as in lambda a, b: a + b")
     order = _order(f"the join {name!r}", {source.signal.channels_last for source in sources})
     signal = dataclasses.replace(sources[0].signal, channels_last=order)
     return _Output(signal, jnp.result_type(*(source.dtype for source in sources)))
@@ -355,12 +353,12 @@ class _Made:
         (edge, count), *_ = collections.Counter(edges).most_common(1)
         if count > 1:
             raise ValueError(
-                f"to_nir: {edge[0]!r} enters {edge[1]!r} twice, because joins add it twice; NIR has each edge once"
+                f"to_nir: {edge[0]!r} enters {edge[1]!r} twice, because joins add it twice, but NIR has each edge once"
             )
         sources = {source for source, _ in edges}
         for name, node in self.nodes.items():
             if name not in sources and not isinstance(node, nir.Output):
-                raise ValueError(f"to_nir: {name!r} has no readers and is not an output; leave it out")
+                raise ValueError(f"to_nir: {name!r} must have readers or be an output; leave it out")
         return edges
 
 
@@ -408,7 +406,7 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, layer: str) -> l
     owner = f"to_nir: {layer}: {type(cell).__name__}"
     kind = vars(type(cell)).get("nir_node")
     if kind is None:
-        raise ValueError(f"{owner} has no node in NIR; train with LIF or SynapticLIF to exchange the network")
+        raise ValueError(f"{owner} is not supported by NIR; train with LIF or SynapticLIF to exchange the network")
     fires, has_synapse = kind != "LI", kind == "CubaLIF"
     if fires and spike_types(cell):
         raise ValueError(f"{owner} has {cell.surrogate!r}, and neurons in NIR spike once or not at all")
@@ -451,10 +449,10 @@ def _time_constant(leak: Leak, decay: np.ndarray, owner: str, name: str) -> tupl
     """Return the time constant, and the factor that compensates the factor of the input."""
     if (decay >= 1).any():
         raise ValueError(
-            f"{owner}: {name} must be below 1, or 1 for all neurons of a LIF: without a leak there is no tau"
+            f"{owner}: {name} must be below 1, or 1 for all neurons of a LIF, because tau would be infinite"
         )
     if leak.discretization == "exact" and (decay <= 0).any():
-        raise ValueError(f"{owner}: {name} must be above 0 with discretization='exact', whose tau would be 0")
+        raise ValueError(f"{owner}: {name} must be above 0 with discretization='exact', because tau would be 0")
     if (decay < 0).any():
         raise ValueError(f"{owner}: {name} must be 0 or more, got {decay.min()}")
     with np.errstate(over="ignore"):  # checked with the graph
@@ -476,7 +474,9 @@ def _scale(nodes: Sequence[nir.NIRNode], factor: np.ndarray, layer: str) -> None
     elif isinstance(last, (nir.Conv1d, nir.Conv2d)) and (of_channels == of_channels[:, :1]).all():
         factor = of_channels[:, 0]
     else:
-        raise ValueError(f"to_nir: {layer} has no weight of each neuron that could take unit_resistance's factor")
+        raise ValueError(
+            f"to_nir: {layer} must have a weight for each neuron, which takes the factor of unit_resistance"
+        )
     last.weight = (last.weight * factor.reshape(-1, *[1] * (last.weight.ndim - 1))).astype(last.weight.dtype)
     if not isinstance(last, nir.Linear):
         last.bias = (last.bias * factor).astype(last.bias.dtype)

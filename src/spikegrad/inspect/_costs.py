@@ -124,12 +124,12 @@ class CostReport(NamedTuple):
             weight has no counts.
         """
         if not self.complete:
-            raise ValueError(f"energy: all weights must have counts; {self._messages()[0]}")
+            raise ValueError(f"energy: all weights must have counts: {self._messages()[0]}")
         return energy_of(self.total, self.examples, prices, dense, passes)
 
     def _messages(self) -> list[str]:
         return [
-            f"{row.part} of layer {row.layer!r} has no counts: {row.message}; move that part into the cell or a Join"
+            f"{row.part} of layer {row.layer!r} cannot be counted: {row.message}; move it into the cell or a Join"
             for row in self.rows
             if row.message
         ]
@@ -144,7 +144,7 @@ class CostReport(NamedTuple):
             " ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, aligned, widths, strict=True))
             for row in rows
         ]
-        lines.append(f"examples: {self.examples:,}; valid time steps of all examples together: {self.steps:,}")
+        lines.append(f"examples: {self.examples:,}, valid time steps of all examples together: {self.steps:,}")
         if self.uncounted:
             lines.append("not counted: " + ", ".join(f"join {name!r}" for name in self.uncounted))
         return "\n".join(line.rstrip() for line in [*lines, *self._messages()])

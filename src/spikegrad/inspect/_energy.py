@@ -24,20 +24,20 @@ class EnergyPrices(NamedTuple):
     """
 
     name: str
-    """Printed with every energy."""
+    """Name, printed with every energy."""
     source: str
-    """Where the numbers are from."""
+    """Source of the prices."""
     addition: float
     """One synaptic operation of a spike: the sum of a weight and a potential."""
     multiplication: float | None
-    """One multiply-add. None if the device has none."""
+    """One multiply-add. None if the device does not multiply."""
     word: float = 0.0
     """One access to one number in memory. 0 if the other prices include it."""
     update: float | None = None
-    """One update of one neuron. None: one multiply-add for each number of its state."""
+    """One update of one neuron. By default one multiply-add for each number of its state."""
 
 
-_HOROWITZ = "Horowitz 2014 (ISSCC), 45 nm, 0.9 V; words from an 8 kB memory, 10 pJ per 64 bits"
+_HOROWITZ = "Horowitz 2014 (ISSCC), 45 nm, 0.9 V, words from an 8 kB memory, 10 pJ per 64 bits"
 _DAVIES = "Davies et al. 2018, as quoted by KerasSpiking 0.3.0"
 _HOEPPNER = "Höppner et al. 2019 (arXiv:1903.08941), as quoted by KerasSpiking 0.3.0"
 PRESETS = {
@@ -65,18 +65,18 @@ class EnergyRange(NamedTuple):
 
 
 class EnergyReport(NamedTuple):
-    """Energies of a spiking network and of a dense one. Its text is a table with all assumptions."""
+    """Energies of a spiking and a dense network. It prints as a table with all assumptions."""
 
     spiking: tuple[EnergyRange, ...]
-    """A range for each of the prices."""
+    """One range for each set of prices."""
     dense: EnergyRange
     """The range of the dense network."""
     passes: int
-    """How often the dense network runs for an example."""
+    """Number of passes of the dense network per example."""
 
     @property
     def ratio(self) -> tuple[float, float]:
-        """The smallest and largest energy of the spiking network over that of the dense one."""
+        """Smallest and largest ratio of the energies of the spiking and the dense network."""
         low, high = min(row.low for row in self.spiking), max(row.high for row in self.spiking)
         return low / self.dense.high, high / self.dense.low
 
@@ -93,8 +93,8 @@ class EnergyReport(NamedTuple):
             "low: operands in registers, weights of zero skipped",
             "high: three words of memory per synaptic operation, two per multiply-add of the dense network, and all "
             "words of states",
-            f"passes of the dense network per example: {self.passes:,}, one multiply-add per connection; its accuracy "
-            "is not known",
+            f"passes of the dense network per example: {self.passes:,}, one multiply-add per connection, of unknown "
+            "accuracy",
             "not included: leakage, routing of spikes, input and output of a chip, operations of joins",
             *(f"{name}: {each.source}" for name, each in prices.items()),
         )
@@ -102,9 +102,11 @@ class EnergyReport(NamedTuple):
 
 
 def energy_of(cost: Any, examples: int, prices: tuple, dense: Any, passes: int) -> EnergyReport:
-    """Return the energies of counts, of which ``dense`` and others are sums over all examples."""
+    """Return the energies for counts. The counts are sums over all examples."""
     if not prices:
-        raise TypeError(f"energy: give prices, an EnergyPrices or the name of a preset: {', '.join(PRESETS)}")
+        raise TypeError(
+            f"energy: prices are missing; pass an EnergyPrices or the name of a preset: {', '.join(PRESETS)}"
+        )
     if not isinstance(passes, int) or isinstance(passes, bool) or passes < 1:
         raise ValueError(f"energy: passes must be an integer >= 1, got {brief(passes)}")
     spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
@@ -131,8 +133,8 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
     if multiplication is None:
         if count := sum(each.effective for each in products):
             raise ValueError(
-                f"energy: {prices.name!r} has no price of a multiplication, and the network has {count:,}; encode the "
-                "inputs as spikes, or give EnergyPrices"
+                f"energy: prices must have a price of a multiplication for {count:,} multiplications, got "
+                f"{prices.name!r}; encode the inputs as spikes, or pass EnergyPrices"
             )
         multiplication = 0.0
     # Without a price, an update is a multiply-add for each number of the state, which is read and written.

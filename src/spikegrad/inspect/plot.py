@@ -292,7 +292,7 @@ def activity(
         raise ValueError(f"activity: names must be {len(layers)}, one for each layer, got {len(names)}")
     arrays = [_of_example("activity", name, x, example) for name, x in zip(names, layers, strict=True)]
     if len({len(x) for x in arrays}) > 1:
-        raise ValueError(f"activity: layers must have the same steps, got {[len(x) for x in arrays]}")
+        raise ValueError(f"activity: layers must have equal numbers of steps, got {[len(x) for x in arrays]}")
     figure = Figure(figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained")
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name, x in zip(panels, names, arrays, strict=True):

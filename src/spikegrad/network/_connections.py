@@ -107,7 +107,7 @@ class Window(Struct):
         if shape is not None and len(shape) != 3:
             raise TypeError(f"Window: weight must be of shape (length, inputs, neurons), got {shape}")
         if shape is not None and length not in (None, shape[0]):
-            raise ValueError(f"Window: length is that of the array, {shape[0]}, got {length}")
+            raise ValueError(f"Window: length must equal the length of the array, {shape[0]}, got {length}")
         length = shape[0] if length is None and shape is not None else length
         if not isinstance(length, (int, np.integer)) or isinstance(length, bool):
             raise TypeError(f"Window: length must be an integer for a function, got {brief(length)}")

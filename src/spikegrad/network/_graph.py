@@ -75,7 +75,7 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
         for edge in own:
             if edge.source not in nodes and edge.source not in inputs:
                 known = ", ".join(map(repr, (*inputs, *nodes)))
-                raise ValueError(f"Network: {name!r} reads {edge.source!r}, which is none of {known}")
+                raise ValueError(f"Network: {name!r} reads {edge.source!r}, which is not one of {known}")
     now = {name: [e.source for e in own if 0 in e.lags and e.source in nodes] for name, own in edges.items()}
     groups = strongly_connected(now)
     for group in groups:

@@ -449,7 +449,7 @@ class Network(Struct):
             plan.parts(steps)  # raises if the lengths are invalid
         elif chunk is not None or segment is not None:
             raise ValueError(
-                f"Network: mode {mode!r} has no chunk and no segment, got {chunk} and {segment}; leave them out"
+                f"Network: mode {mode!r} does not take chunk or segment, got {chunk} and {segment}; leave them out"
             )
         try:
             if is_pure_network(self):
@@ -515,7 +515,7 @@ def _check_steps(graph: Graph) -> None:
     for name in _over_time(graph):
         raise TypeError(
             f"Network: join {name!r} takes all steps at once and needs a complete sequence; for a stream, "
-            "pass a function of one step, such as a normalization folded into the weights with its running statistics"
+            "fold a normalization into the weights with its running statistics"
         )
 
 

@@ -62,7 +62,7 @@ def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, La
             outs, changed = outs | known, True
     missing = [name for name in graph.nodes if name not in outs]
     if missing:
-        raise ValueError(f"Network: {', '.join(map(repr, missing))} read each other alone, and no inputs")
+        raise ValueError(f"Network: {', '.join(map(repr, missing))} read only each other and no inputs")
     pasts = {name: jnp.stack([zeros_like(outs[name])] * depth) for name, depth in graph.depths.items()}
     return states, pasts
 

@@ -31,7 +31,7 @@ def fold_normalization(
     weight : array
         :math:`W`, with the outputs along ``axis``: a matrix ``(inputs, neurons)``, or a kernel of a convolution.
     bias : array, optional
-        :math:`b`, of shape ``(neurons,)``. None: 0.
+        :math:`b`, of shape ``(neurons,)``. By default 0.
     mean, var : array
         :math:`\mu` and :math:`\sigma^2`, the running statistics, of shape ``(neurons,)``.
     gain, shift : float or array
@@ -69,8 +69,8 @@ def fold_normalization(
         value = jnp.asarray(value, weight.dtype)
         if value.shape not in ((), (neurons,)):
             raise ValueError(
-                f"fold_normalization: {name} must be a number or of shape ({neurons},), got {brief(value)}; one for "
-                "each step needs one weight for each step"
+                f"fold_normalization: {name} must be a number or of shape ({neurons},), got {brief(value)}; for "
+                "values of each step, fold them into one weight for each step"
             )
         return jnp.broadcast_to(value, (neurons,))
 

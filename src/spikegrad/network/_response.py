@@ -24,20 +24,20 @@ _SETTLE = 1000
 _SMALL = 0.01
 """The peak of the potential in a measurement, relative to the distance of the threshold."""
 _LEVELS = 100
-"""Potentials that are tried at once to find a threshold."""
+"""The number of potentials per step of the search for a threshold."""
 
 
 class Response(NamedTuple):
     """The potential after a current of 1 in the first step."""
 
     kernel: jax.Array
-    """``(steps, receptors, neurons)``. One receptor if the cell has no axis of receptors."""
+    """``(steps, receptors, neurons)``, with one receptor for cells without an axis of receptors."""
     threshold: jax.Array | None
-    """The distance of the threshold from the potential at rest, ``(neurons,)``, None if the cell never fires."""
+    """The distance of the threshold from the potential at rest, ``(neurons,)``, or None if the cell never fires."""
 
 
 def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
-    """If True, the last axis of weights of this shape has receptors, which the cell sums up."""
+    """If True, the last axis of weights of this shape contains receptors, which the cell combines."""
 
     def out(like: tuple[int, ...]) -> tuple[int, ...]:
         dtype = jnp.result_type(float)
@@ -75,7 +75,7 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     def settle() -> tuple[State, State, jax.Array]:
         start = jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
         rest, (_, fired) = run(start, silence, jnp.arange(_SETTLE), lambda u, out: None)
-        # A cell that fires without inputs has no rest. It starts from its initial state, and a spike ends the response.
+        # A cell that fires without inputs never rests. It starts from its initial state, and a spike ends the response.
         rest = tree_where(fired.any(), start, rest)
         u = cell.integrate(rest, silence)
         return rest, u, fire(cell, u, jax.random.key(0))[1]
@@ -105,7 +105,7 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     responds = (kernel != 0).any((0, 1))
     if not isinstance(responds, Tracer) and not responds.all():
         raise ValueError(
-            f"fluctuation_driven: {type(cell).__name__} does not respond to a current before it fires; give another "
+            f"fluctuation_driven: {type(cell).__name__} must respond to a current before it fires; pass another "
             "initializer"
         )
     return Response(kernel, None if threshold is None else threshold[0])
@@ -124,11 +124,11 @@ def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State
     places = [n for n, leaf in enumerate(leaves) if is_inexact(leaf) and leaf.shape == out.shape]
     if not places:
         raise TypeError(
-            f"fluctuation_driven: {type(cell).__name__} has no state of the shape of its output, {out.shape}; define "
-            "encode, or give another initializer"
+            f"fluctuation_driven: the state of {type(cell).__name__} must include an array of the output's shape, "
+            f"{out.shape}; define encode, or pass another initializer"
         )
     levels = [_level(cell, u, n) for n in places]
-    # of several states that make a neuron fire, the one that needs least
+    # If several arrays of the state can cause a spike, use the array with the lowest threshold.
     which = jnp.argmin(jnp.stack([level.mean() for level in levels]))
     chosen = jax.lax.select_n(which, *levels) if len(levels) > 1 else levels[0]
 
@@ -143,7 +143,7 @@ def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State
 
 
 def _level(cell: Cell, u: State, place: int) -> jax.Array:
-    """How far a state has to rise above rest for a spike, infinite if it never makes one. Shape of the output."""
+    """Return the rise above rest that causes a spike, in the shape of the output. Infinite without a spike."""
     leaves, structure = jax.tree.flatten(u)
     portions = jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=leaves[place].dtype)
 
@@ -153,7 +153,7 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
             return fire(cell, structure.unflatten(given), jax.random.key(0))[1]
 
         out = jax.lax.map(one, levels)
-        # the output of a readout is no whole number
+        # excludes readouts, because their outputs are not integers
         return (abs(out) >= 0.5) & (out == jnp.round(out)).all(0)[None]
 
     @jax.jit
@@ -174,7 +174,7 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
                 jnp.where(n == 0, there.any(0), ever),
             )
 
-        # from a thousandth to a million, in steps of a quarter; then a part of such a step
+        # from a thousandth to a million in steps of about a quarter, and then between two of these steps
         high = 10 ** jnp.linspace(-3, 6, _LEVELS, dtype=rest.dtype)[along] * jnp.ones_like(rest)[None]
         zero = jnp.zeros_like(rest)
         _, top, _, ever = jax.lax.fori_loop(0, 4, refine, (zero, zero, high, zero != 0))

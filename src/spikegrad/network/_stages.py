@@ -1,16 +1,15 @@
-"""Stages: the parts of a network before and after its functions of whole sequences.
+"""Stages: the parts of a network before and after its functions of complete sequences.
 
-A join over time needs all steps of its sources, as batch normalization does. So the network runs in stages. A stage
-evaluates the joins over time whose sources are complete, and then runs all nodes that depend on them in one loop over
-time. A network without such joins is a single stage.
+A join over time, such as a batch normalization, needs all steps of its sources. The network therefore runs in stages.
+A stage evaluates the joins over time with complete sources. It then runs all nodes that depend on them in one loop
+over time. A network without such joins is a single stage.
 
 ::
 
     inputs ──> loop of stage 0 ──> joins over time ──> loop of stage 1 ──> ...
 
-A loop keeps the pre-spike states of its layers. The outputs that a later stage reads are computed from these states
-(see ``engine._loop``), and ``jax.checkpoint`` keeps nothing else: the backward pass computes the outputs and the joins
-over time again.
+A loop stores the pre-spike states of its layers, and ``jax.checkpoint`` stores no other arrays. The backward pass
+computes the outputs that a later stage reads from these states (see ``engine._loop``), and then the joins over time.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Stage(NamedTuple):
 
     over_time: tuple[Name, ...]
     graph: Graph
-    """The nodes of the loop. Its inputs are all that they read of earlier stages."""
+    """The nodes of the loop. Its inputs are their sources in earlier stages."""
 
 
 class Run(NamedTuple):
@@ -46,7 +45,7 @@ class Run(NamedTuple):
     states: dict[Name, LayerState]
     pasts: dict[Name, jax.Array]
     statistics: dict[Name, Any]
-    """What the joins over time returned beside their outputs."""
+    """The second values that joins over time returned, such as running statistics."""
     outputs: dict[Name, jax.Array]
     pre_spike: dict[Name, Any]
 
@@ -66,8 +65,8 @@ def stages_of(graph: Graph) -> list[Stage]:
         if over_time and (len(group) > 1 or group[0] in sources[group[0]]):
             raise ValueError(
                 f"Network: join {over_time[0]!r} takes all steps at once, and its sources depend on its outputs "
-                f"through {', '.join(repr(name) for name in group if name != over_time[0])}; a function of whole "
-                "sequences cannot be part of a loop, so normalize what enters the loop, or each step by itself"
+                f"through {', '.join(repr(name) for name in group if name != over_time[0])}; "
+                "normalize the inputs of the loop, or each step by itself"
             )
         before = max(number[source] for name in group for source in sources[name] if source in number)
         number |= dict.fromkeys(group, before + bool(over_time))
@@ -97,10 +96,10 @@ def run_stages(
     run: Callable[..., Any],
     lean: bool,
 ) -> Run:
-    """Run a network. ``start`` gives the states and pasts of a graph before its first step, from its inputs.
+    """Run a network. ``start`` returns the states and pasts of a graph before its first step, from its inputs.
 
     ``run`` is the engine, as a function of a graph, its inputs, states and pasts, the masks, the key and the plan.
-    With ``lean``, the backward pass of several stages keeps what the engine keeps and no more.
+    With ``lean``, the backward pass of several stages stores only the residuals of the engine.
     """
     stages = stages_of(graph)
     if len(stages) == 1:
@@ -129,7 +128,7 @@ def run_stages(
 
 
 def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
-    """Return the results of one stage, the outputs of its nodes, and functions that compute outputs again."""
+    """Return the results of one stage, the outputs of its nodes, and functions that recompute outputs."""
     values = _Again(graph, again, masks).of(sources)
     done, outputs = Run({}, {}, {}, {}, {}), {}
     for name in stage.over_time:
@@ -143,21 +142,21 @@ def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
     own = {name: values[name] for name in stage.graph.inputs}
     (states, pasts), (outs, seen), again = run(stage.graph, own, *start(stage.graph, own), masks, key, plan)
     done.states.update(states)
-    # A stage may need fewer past outputs of a source than another one.
+    # Stages need different numbers of past outputs of a source. Only the longest past is a state of the network.
     done.pasts.update({name: past for name, past in pasts.items() if len(past) == graph.depths.get(name)})
     done.pre_spike.update(seen)
     return done, outputs | outs, again
 
 
 class _Again(NamedTuple):
-    """Computes outputs of earlier stages again, from what the loops keep."""
+    """Recomputes outputs of earlier stages from the residuals of their loops."""
 
     graph: Graph
     functions: Mapping[Name, Callable]
     masks: Masks
 
     def of(self, sources: Mapping[Name, jax.Array]) -> dict[Name, jax.Array]:
-        """Return the sources of a stage. The backward pass keeps only those that do not follow from residuals."""
+        """Return the sources of a stage. The backward pass stores only sources that residuals do not determine."""
         return {name: known(self.output(name), out) if self.has(name) else out for name, out in sources.items()}
 
     def has(self, name: Name) -> bool:
@@ -185,8 +184,8 @@ def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax
     out, statistics = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(out, jax.Array) or not is_float(out) or out.shape[: len(lead)] != lead:
         raise TypeError(
-            f"{owner}: a function over time must return an array of floats with steps and examples in front, "
-            f"{lead}, and statistics beside it or none; got {jax.tree.map(jax.typeof, found)}"
+            f"{owner}: a function over time must return an array of floats with the leading axes steps and examples, "
+            f"{lead}, or a pair of it and statistics, got {jax.tree.map(jax.typeof, found)}"
         )
     return tree_keep(options.get("mask"), out), statistics
 
@@ -196,13 +195,13 @@ def _takes_mask(function: Callable, count: int) -> bool:
         inspect.signature(function).bind(*[None] * count, mask=None)
     except TypeError:
         return False
-    except ValueError:  # it has no signature
+    except ValueError:  # built-in functions may lack a signature
         return True
     return True
 
 
 def of_stage(graph: Graph, states: Mapping[Name, LayerState], pasts: Mapping[Name, jax.Array]) -> tuple[dict, dict]:
-    """Select the states and pasts that the loop of a graph starts with, from those of the network."""
+    """Select the initial states and pasts of a graph's loop from the states and pasts of the network."""
 
     def past(source, depth):
         return (pasts[source] if source in pasts else states[source][1][None])[-depth:]

@@ -1,4 +1,4 @@
-"""Neurons that their own spikes make less excitable."""
+"""Neurons with an adaptation that reduces their excitability after spikes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from ._spiking import Spiking, check_known, from_distance
 
 
 class AdaptiveLIF(LIF, pure=True):
-    r"""Leaky integrate-and-fire neurons whose threshold rises with each of their spikes, and falls back (ALIF).
+    r"""Leaky integrate-and-fire neurons with an adaptive threshold, which rises with each spike and decays (ALIF).
 
     .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - (\theta + a_t)) \\
               a_{t+1} &= \rho\, a_t + \kappa\, s_t
 
-    and resets as in :class:`LIF`, with the threshold of the moment: a reset by subtraction takes
-    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, zeros at the start; with
-    ``delay_reset``, :math:`(u_t, a_t)`.
+    and resets as in :class:`LIF`, with the current threshold: a reset by subtraction subtracts
+    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, initially zeros. With
+    ``delay_reset`` it is :math:`(u_t, a_t)`.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`LIF`; ``threshold`` is that of a neuron that has not fired for long. One more reset,
-        ``"baseline"``, subtracts this threshold :math:`\theta` and not that of the moment.
+        As in :class:`LIF`. ``threshold`` is the threshold :math:`\theta` without adaptation. An additional reset,
+        ``"baseline"``, subtracts :math:`\theta` instead of :math:`\theta + a_t`.
     adaptation : float or array, default 0.2
-        How much :math:`\kappa` one spike raises the threshold, finite, in the unit of the potential. An array
-        broadcasts to the state.
+        Increase :math:`\kappa` of the threshold per spike, finite, in the unit of the potential. An array broadcasts to
+        the state.
     adaptation_decay : float or array, default 0.99
-        Share :math:`\rho` of the adaptation that is left after one step, from 0 to 1, dimensionless:
-        :func:`decay_from_tau` makes it of a time constant. An array broadcasts to the state.
+        Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless. :func:`decay_from_tau`
+        converts a time constant. An array broadcasts to the state.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class AdaptiveLIF(LIF, pure=True):
 
     Notes
     -----
-    With ``detach_reset`` the adaptation is still differentiated: it is how such a neuron remembers.
+    With ``detach_reset`` the adaptation is still differentiated, because it is the memory of the neuron.
 
     References
     ----------
@@ -105,14 +105,14 @@ class AdaptiveLIF(LIF, pure=True):
 
     def decode(self, distance: Any, rest: Any) -> State:
         threshold = self._broadcast_to(rest.dtype, rest.shape, "v")._threshold(rest)
-        return from_distance(distance, threshold), rest  # the adaptation is not what it was: it is in 16 bits
+        return from_distance(distance, threshold), rest  # the adaptation was rounded to 16 bits
 
     def linear_response(self) -> LinearResponse:
-        return super().linear_response()  # declared again with integrate: without spikes nothing adapts
+        return super().linear_response()  # declared again with integrate, which stays linear without spikes
 
 
 class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
-    r"""Neurons with an adaptive threshold whose input passes a synapse, a second leak.
+    r"""Neurons with an adaptive threshold and a synapse, a second leak of the input.
 
     .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
 
@@ -135,7 +135,7 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     References
     ----------
-    Bellec et al. 2018, as of :class:`spikegrad.AdaptiveLIF`; the synapse is that of :class:`spikegrad.SynapticLIF`.
+    Bellec et al. 2018, see :class:`spikegrad.AdaptiveLIF`. The synapse is the one of :class:`spikegrad.SynapticLIF`.
 
     Examples
     --------
@@ -182,12 +182,12 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
 
 class AdLIF(Spiking, pure=True):
-    r"""Neurons whose potential and adaptation drive each other (adLIF), which can resonate.
+    r"""Neurons with coupled potential and adaptation (adLIF), which can resonate.
 
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-1}) \\ s_t &= H(u_t - \theta) \\
               v_t &= u_t - \theta s_t \\ w_t &= \beta\, w_{t-1} + a\, u_t + b\, s_t
 
-    The adaptation follows the potential before the reset. The state is the pair :math:`(v, w)`, zeros at the start.
+    The adaptation depends on the potential before the reset. The state is the pair :math:`(v, w)`, initially zeros.
 
     Parameters
     ----------
@@ -196,27 +196,27 @@ class AdLIF(Spiking, pure=True):
     adaptation_decay : float or array, default 0.98
         Decay factor :math:`\beta` of the adaptation per time step, from 0 to 1, dimensionless.
     a : float or array, default 0.5
-        How much the potential drives the adaptation, dimensionless. The subthreshold dynamics are stable for
+        Coupling of the adaptation to the potential, dimensionless. The subthreshold dynamics are stable for
         :math:`-(1 - \beta) \le a \le (1 + \alpha)(1 + \beta) / (1 - \alpha)`.
     b : float or array, default 1.0
-        How much a spike drives the adaptation, in the unit of the potential.
+        Increase of the adaptation per spike, in the unit of the potential.
     threshold : float or array, default 1.0
         Threshold :math:`\theta`, in the unit of the potential.
     surrogate : callable, default Sigmoid()
-        Makes spikes of ``u - threshold``.
+        The function from ``u - threshold`` to spikes.
     detach_reset : bool, default False
-        Whether the spike in the reset is a constant for the derivative. The spike in the adaptation never is.
+        If True, the spike in the reset is a constant in the derivative. The spike in the adaptation never is.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for numbers that are not stable. Arrays of JAX, which are trained, are
-        not looked at: bound them by :func:`spikegrad.bounded`.
+        For a parameter out of its domain, and for unstable numbers. JAX arrays, which may be trained, are not checked.
+        Use :func:`spikegrad.bounded` for their bounds.
 
     Notes
     -----
-    The order of the updates is that of the authors' code, sparch. It draws ``a`` from -1 to 1, where half of the
-    neurons are unstable, and starts from random potentials and spikes.
+    The order of the updates follows the authors' code, sparch. sparch draws ``a`` from -1 to 1, which makes half of the
+    neurons unstable, and starts from random potentials and spikes.
 
     References
     ----------
@@ -267,20 +267,20 @@ class AdLIF(Spiking, pure=True):
 
 
 def _driven(cell: AdLIF | SymplecticAdLIF, v: State, current: jax.Array) -> State:
-    """The potential after its leak, driven by the current minus the adaptation, and the adaptation as it is."""
+    """Return the potential after its leak and the current minus the adaptation, and the unchanged adaptation."""
     v, w = parts_of_state(cell, v)
     cell = cell._broadcast_to(v.dtype, v.shape, "v")
     return cell.decay * v + (1 - cell.decay) * (current - w), w
 
 
 class SymplecticAdLIF(Spiking, pure=True):
-    r"""Neurons whose potential and adaptation drive each other, by the symplectic Euler method (SE-adLIF).
+    r"""Neurons with coupled potential and adaptation, by the symplectic Euler method (SE-adLIF).
 
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-1}) \\ s_t &= H(u_t - \theta) \\
               v_t &= u_t (1 - s_t) \\ w_t &= \rho\, w_{t-1} + (1 - \rho)\, q\, (a\, v_t + b\, s_t)
 
-    The adaptation follows the potential of the same step, after the reset, so that its damping does not depend on the
-    coupling. The state is the pair :math:`(v, w)`, zeros at the start.
+    The adaptation depends on the potential of this step after the reset. The damping is therefore independent of the
+    coupling. The state is the pair :math:`(v, w)`, initially zeros.
 
     Parameters
     ----------
@@ -289,23 +289,23 @@ class SymplecticAdLIF(Spiking, pure=True):
     adaptation_decay : float or array, default 0.99
         Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
     a : float or array, default 0.5
-        How much the potential drives the adaptation, dimensionless; from 0 to 1 in the paper. The subthreshold
+        Coupling of the adaptation to the potential, dimensionless, from 0 to 1 in the paper. The subthreshold
         dynamics are stable for :math:`-1 \le q a \le (1 + \alpha)(1 + \rho) / ((1 - \alpha)(1 - \rho))`.
     b : float or array, default 1.0
-        How much a spike drives the adaptation, in the unit of the potential; from 0 to 2 in the paper.
+        Increase of the adaptation per spike, in the unit of the potential, from 0 to 2 in the paper.
     q : float or array, default 120.0
         Scale of the adaptation, dimensionless.
     threshold : float or array, default 1.0
         Threshold :math:`\theta`, in the unit of the potential.
     surrogate : callable, default Sigmoid()
-        Makes spikes of ``u - threshold``.
+        The function from ``u - threshold`` to spikes.
     detach_reset : bool, default True
-        Whether the spike in the reset is a constant for the derivative. The spike in the adaptation never is.
+        If True, the spike in the reset is a constant in the derivative. The spike in the adaptation never is.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, for numbers that are not stable, and for spikes that are counts or negative.
+        For a parameter out of its domain, for unstable numbers, and for spikes that are counts or negative.
 
     References
     ----------
@@ -362,21 +362,21 @@ class SymplecticAdLIF(Spiking, pure=True):
 
 
 class EulerAdLIF(SymplecticAdLIF, pure=True):
-    r"""Neurons whose potential and adaptation drive each other, by the forward Euler method (EF-adLIF).
+    r"""Neurons with coupled potential and adaptation, by the forward Euler method (EF-adLIF).
 
-    As :class:`SymplecticAdLIF`, but that the potential follows the adaptation of the step before:
+    Like :class:`SymplecticAdLIF`, except that the potential depends on the adaptation one step earlier:
 
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-2}), \\
               w_t &= \rho\, w_{t-1} + (1 - \rho)\, q\, (a\, v_t + b\, s_t)
 
-    The state is the pair :math:`(p, w)`, zeros at the start, with :math:`p_t = \alpha v_t - (1 - \alpha) w_{t-1}`, the
+    The state is the pair :math:`(p, w)`, initially zeros, with :math:`p_t = \alpha v_t - (1 - \alpha) w_{t-1}`, the
     part of the next potential that does not depend on the input.
 
     Parameters
     ----------
     decay, adaptation_decay, a, b, threshold, surrogate, detach_reset
         As in :class:`SymplecticAdLIF`. The subthreshold dynamics are stable for
-        :math:`-1 \le q a \le (1 - \alpha \rho) / ((1 - \alpha)(1 - \rho))`, a bound that is much lower.
+        :math:`-1 \le q a \le (1 - \alpha \rho) / ((1 - \alpha)(1 - \rho))`, a much lower bound.
     q : float or array, default 65.0
         Scale of the adaptation, dimensionless.
 
@@ -387,7 +387,7 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
 
     References
     ----------
-    Baronig et al. 2025, as of :class:`SymplecticAdLIF`.
+    Baronig et al. 2025, see :class:`SymplecticAdLIF`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What every cell is, and what several share."""
+"""The base class of cells, and functions that several cells share."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class LinearResponse(NamedTuple):
     gain: Any
     synaptic_decay: Any = 0.0
     threshold: Any = None
-    """The potential that fires a neuron at rest, None if it never fires."""
+    """The threshold, relative to the potential at rest, or None if the cell never fires."""
 
 
 class Cell(Struct):
-    """What a neuron is: how it integrates and how it fires.
+    """A neuron model: integration and firing.
 
-    Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and :meth:`fire`. The step
-    is cut in two there because everything that happens at a spike can be computed again from the state before it: a
-    :class:`Network` keeps this one array per step for the backward pass, and nothing else.
+    Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and :meth:`fire`. These
+    two methods separate the state before a spike from the state after it. The spike, the reset and the slope follow
+    from the state before the spike, so a :class:`Network` stores only this state for the backward pass.
 
-    Everything else about a cell is declared by the cell too, and nothing looks up its class. Define what applies:
+    A cell also declares its other properties. Define these if they apply:
 
     - ``state_names``, if the state is a tuple of arrays.
     - :meth:`initial_state`, if the state at rest is not zeros.
-    - :meth:`encode` and :meth:`decode`, for the modes in few bits and for the diagnosis of a network.
-    - :meth:`linear_response`, for the initialization of weights, which measures it otherwise.
+    - :meth:`encode` and :meth:`decode`, for low-precision modes and for the diagnosis of a network.
+    - :meth:`linear_response`, for the initialization of weights. By default it is measured.
     - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and diagnosis then use the
       parameters of the inner cell.
     - ``nir_node``, if NIR has this neuron.
 
     Examples
     --------
-    A neuron whose potential is pulled back to zero the more, the further away it is:
+    A neuron with a cubic leak:
 
     >>> import jax.numpy as jnp
     >>> from spikegrad import Cell, Sigmoid, parameter
@@ -67,18 +67,18 @@ class Cell(Struct):
     """
 
     state_names: ClassVar[tuple[str, ...]] = ("potential",)
-    """The arrays of the state, named for errors."""
+    """Names of the arrays of the state."""
     inner: ClassVar[Any] = None
-    """The cell that this one wraps, None if it wraps none."""
+    """The wrapped cell of a wrapper, otherwise None."""
     nir_node: ClassVar[str | None] = None
-    """The node of NIR that computes the same: ``"LI"``, ``"LIF"`` or ``"CubaLIF"``, None if there is none.
+    """The equivalent node of NIR: ``"LI"``, ``"LIF"`` or ``"CubaLIF"``, or None without an equivalent.
 
-    The class has the fields of :class:`LeakyReadout`, :class:`LIF` or :class:`SynapticLIF`. Each class states it for
-    itself, because another ``integrate`` or ``fire`` would be another neuron.
+    The class must have the fields of :class:`LeakyReadout`, :class:`LIF` or :class:`SynapticLIF`. Subclasses do not
+    inherit this value, because another ``integrate`` or ``fire`` defines another neuron.
     """
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
-        """The state at rest: zeros for each of ``state_names``, unless a cell defines another.
+        """Return the state at rest, by default zeros for each of ``state_names``.
 
         Parameters
         ----------
@@ -91,18 +91,18 @@ class Cell(Struct):
         return tuple(zeros) if len(zeros) > 1 else zeros[0]
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        """The state before the spike: what is left of ``v``, the state after the last spike, and the current."""
+        """Return the state before the spike, from ``v``, the state after the last spike, and the current."""
         raise NotImplementedError(f"{type(self).__name__} defines no integrate")
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
-        """The state after the spike, and the output, of ``u``, the state before the spike. Elementwise."""
+        """Return the state after the spike and the output, from ``u``, the state before the spike. Elementwise."""
         raise NotImplementedError(f"{type(self).__name__} defines no fire")
 
     def encode(self, u: State) -> tuple[jax.Array | None, Any]:
-        """What is kept of ``u`` in low precision: its distance to the threshold, and the rest.
+        """Separate ``u`` for storage in low precision into the distance to the threshold and the remaining state.
 
-        Define it, and :meth:`decode`, for the modes ``"half"`` and ``"8-bit"`` of a :class:`Network`. Without it, they
-        keep the state as it is.
+        Define it, and :meth:`decode`, for the modes ``"half"`` and ``"8-bit"`` of a :class:`Network`. Without it, these
+        modes store the state unchanged.
 
         Parameters
         ----------
@@ -112,34 +112,35 @@ class Cell(Struct):
         Returns
         -------
         distance : array or None
-            Not negative where the neuron fires, negative elsewhere; its sign is always kept. In 8 bits its error is
-            1/16 of itself or 1/40,000 of the largest of an example. None for a cell that does not fire.
+            Negative if and only if the neuron does not fire. The sign is stored exactly. In 8 bits the error of the
+            magnitude is 1/16 of it, or 1/40,000 of the largest magnitude of an example. None for a cell that does not
+            fire.
         rest : pytree of arrays
-            Whatever else :meth:`decode` needs, kept in 16 bits.
+            All other values that :meth:`decode` needs. They are stored in 16 bits.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no encode")
 
     def decode(self, distance: Any, rest: Any) -> State:
-        """The inverse of :meth:`encode`."""
+        """Return the state from the results of :meth:`encode`."""
         raise NotImplementedError(f"{type(self).__name__} defines no decode")
 
     def linear_response(self) -> LinearResponse:
-        """How the potential follows the input without spikes, for :func:`spikegrad.fluctuation_driven` weights.
+        """Return the response of the potential to inputs without spikes, for :func:`spikegrad.fluctuation_driven`.
 
         Define it, together with :meth:`integrate`, if the cell is linear between spikes.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no linear_response")
 
     def __call__(self, v: State, current: ArrayLike, *, key: Any = None) -> tuple[State, jax.Array]:
-        """One step.
+        """Run one time step.
 
         Parameters
         ----------
         v : array_like or tuple of array_like
             State before the step.
         current : array_like
-            Input of this step. It is cast to the dtype of the state. It broadcasts to the state, unless
-            the initial state for its shape has the shape of the state: a cell may sum over an axis of its inputs.
+            Input of this step. It is cast to the dtype of the state, and broadcasts to it. For a cell that sums over an
+            axis of its inputs, ``initial_state`` of the shape of the current must have the shape of the state.
         key : array of jax.random.key, optional
             The key of this step, for :func:`spikegrad.stochastic` spikes.
 
@@ -157,17 +158,17 @@ class Cell(Struct):
 
 
 def fire(cell: Cell, u: State, key: Any = None) -> tuple[State, jax.Array]:
-    """``cell.fire(u)``, with a key for what is drawn."""
+    """Return ``cell.fire(u)``, with a key for stochastic spikes."""
     return (cell if key is None else with_key(cell, key)).fire(u)
 
 
 def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:
-    """Inputs as a floating-point array. Lists are array_like too."""
+    """Convert inputs to a floating-point array. Lists are array_like too."""
     return real_array(np.asarray(current) if isinstance(current, (list, tuple)) else current, owner, name)
 
 
 def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
-    """``v`` as arrays, real if the initial state is. ``shape`` is the shape of the current."""
+    """Convert ``v`` to arrays, real if the initial state is real. ``shape`` is the shape of the current."""
     leaves = jax.tree.leaves(v)
     if not leaves:
         raise TypeError(f"{owner}: v must be the state, an array or a tuple of arrays, got {brief(v)}")
@@ -181,7 +182,7 @@ def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
 
 
 def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
-    """The current in the dtype of the state, and of a shape that fits the state."""
+    """Return the current in the dtype of the state and in a shape that fits the state."""
     leaves = jax.tree.leaves(v)
     like = next(filter(is_float, leaves), leaves[0])
     if current.shape != like.shape:
@@ -192,14 +193,14 @@ def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
 
 
 def _initial(cell: Cell, shape: tuple[int, ...], dtype: Any) -> State:
-    """The initial state as arrays. To make it is faster than to trace it for its shapes."""
+    """Return the initial state as arrays. Creating it is faster than tracing its shapes."""
     return jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
 
 
 def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
     """Raise if a step does not take the initial state ``v``, or does not return a state like it."""
     owner = type(cell).__name__
-    fix = "define initial_state(shape, dtype), which returns a state like that of fire"
+    fix = "define initial_state(shape, dtype) to return a state like fire"
     if not jax.tree.leaves(v):
         raise TypeError(f"{owner}: initial_state must return one or more arrays, got {brief(v)}")
 
@@ -213,11 +214,11 @@ def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
         for n in (2, 3, 4) if type(cell).initial_state is Cell.initial_state else ():
             try:
                 several = structure_after((v,) * n)
-            except Exception:  # any method, any error: it does not take these either
+            except Exception:  # a custom method may raise any error for this number of arrays
                 continue
             if several == jax.tree.structure((v,) * n):
                 raise TypeError(
-                    f"{owner}: the state is a tuple of {n}, but the initial one is one array; {fix}"
+                    f"{owner}: the initial state must be a tuple of {n} arrays, got one array; {fix}"
                 ) from None
         raise
     if after != jax.tree.structure(v):
@@ -232,21 +233,21 @@ def _described(state: State) -> str:
 
 
 def parts_of_state(cell: Cell, v: State) -> State:
-    """The arrays of a state of several, named by the class. An array of two rows is not a state of two."""
+    """Return the arrays of a state of several arrays. An array with two rows is not a state of two arrays."""
     names = cell.state_names
     if isinstance(v, (tuple, list)) and len(v) == len(names):
         return v
     got = f"{type(v).__name__} of {len(v)}" if isinstance(v, (tuple, list)) else f"an array of shape {jnp.shape(v)}"
     raise TypeError(
-        f"{type(cell).__name__}: v must be a tuple ({', '.join(names)}), as initial_state makes it, got {got}"
+        f"{type(cell).__name__}: v must be a tuple ({', '.join(names)}), as returned by initial_state, got {got}"
     )
 
 
 def leaky_integration(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:
-    """The potential after its leak, plus the input."""
+    """Return the potential after its leak, plus the input."""
     return cell.decay * v + ((1 - cell.decay) * current if cell.norm_input else current)
 
 
 def response_of_leak(cell: Any) -> LinearResponse:
-    """The linear response of :func:`leaky_integration`."""
+    """Return the linear response of :func:`leaky_integration`."""
     return LinearResponse(cell.decay, 1 - cell.decay if cell.norm_input else 1.0)

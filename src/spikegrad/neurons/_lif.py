@@ -22,7 +22,7 @@ class LIF(Spiking, pure=True):
 
     .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - \theta) \\ v_t &= R(u_t, s_t)
 
-    with :math:`H` the step, whose derivative is that of ``surrogate``, and the reset
+    with the step :math:`H`, the derivative of ``surrogate`` in the backward pass, and the reset
 
     .. math:: R(u, s) = \begin{cases} u - \theta s & \text{by subtraction} \\
               u\, (1 - s) + v_r\, s & \text{to a value} \\ u & \text{none.} \end{cases}
@@ -30,27 +30,26 @@ class LIF(Spiking, pure=True):
     Parameters
     ----------
     decay : float or array, default 0.9
-        Share :math:`\beta` of the potential that is left after one step, from 0 to 1, dimensionless:
-        :func:`decay_from_tau` makes it of a time constant. 1 does not leak. An array (one per neuron, say) broadcasts
-        to the state.
+        Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless. :func:`decay_from_tau`
+        converts a time constant. A neuron with a decay of 1 does not leak. An array, for example one value per neuron,
+        broadcasts to the state.
     threshold : float or array, default 1.0
         Threshold :math:`\theta`, finite, in the unit of the potential. An array broadcasts to the state.
     surrogate : callable, default Sigmoid()
-        Makes spikes of ``u - threshold``: any surrogate, or any function with a derivative to your liking.
+        The function from ``u - threshold`` to spikes: any surrogate, or a function with a custom derivative.
     reset : {"subtract", "value", "none"}
-        What a spike does to the potential.
+        The effect of a spike on the potential, by default ``"subtract"``.
     detach_reset : bool, default False
-        Whether the spike in the reset is a constant for the derivative, so that gradients flow through the potential
-        alone.
+        If True, the spike in the reset is a constant in the derivative, and gradients flow only through the potential.
     reset_value : float or array, default 0.0
-        Where ``reset="value"`` puts the potential, :math:`v_r`, finite, in its unit; given by name. An array broadcasts
-        to the state.
+        The potential :math:`v_r` after a spike with ``reset="value"``, finite, in the unit of the potential. Keyword
+        only. An array broadcasts to the state.
     delay_reset : bool, default False
-        Whether the reset comes a step later, after leak and input: :math:`u_t = R(\beta\, u_{t-1} + g\, I_t,\,
-        s_{t-1})`. The state is then the potential before the reset. Given by name.
+        If True, the reset is one step later, after leak and input: :math:`u_t = R(\beta\, u_{t-1} + g\, I_t,\,
+        s_{t-1})`. The state is then the potential before the reset. Keyword only.
     norm_input : bool, default False
-        The gain :math:`g` of the input: 1, or with ``norm_input`` :math:`1 - \beta`, so that a constant current drives
-        the potential to its own value, whatever the time constant. Given by name.
+        If True, the input gain :math:`g` is :math:`1 - \beta` instead of 1. A constant current then drives the
+        potential to its own value for every time constant. Keyword only.
 
     Raises
     ------
@@ -59,8 +58,8 @@ class LIF(Spiking, pure=True):
 
     Notes
     -----
-    The current is in the unit of the potential per step, or with ``norm_input`` in that of the potential. The potential
-    is 0 at rest: of one that rests elsewhere, subtract that from threshold and reset value.
+    The current is in the unit of the potential per step, or with ``norm_input`` in the unit of the potential. The
+    potential is 0 at rest. For another potential at rest, subtract it from the threshold and the reset value.
 
     References
     ----------
@@ -108,7 +107,7 @@ class LIF(Spiking, pure=True):
         super().__post_init__()
         if self.reset != "value" and isinstance(self.reset_value, (float, np.ndarray)) and np.any(self.reset_value):
             owner, value = type(self).__name__, brief(self.reset_value)
-            raise ValueError(f"{owner}: reset_value goes with reset='value', got {value} with reset={self.reset!r}")
+            raise ValueError(f"{owner}: reset_value requires reset='value', got {value} with reset={self.reset!r}")
         if self.delay_reset:
             self._refuse("delay_reset, which computes the last spike again", "draws")
         if self.reset == "value":
@@ -144,11 +143,11 @@ _RESETS = {
     **dict.fromkeys(("zero", "hard", "to_zero"), "reset='value'"),
     **dict.fromkeys(("soft", "subtraction"), "reset='subtract'"),
 }
-"""Names of other libraries, and ours."""
+"""Names of resets in other libraries, with the equivalents here."""
 
 
 class SynapticLIF(LIF, pure=True):
-    r"""Leaky integrate-and-fire neurons whose input passes a synapse, a second leak (current-based, CuBa).
+    r"""Leaky integrate-and-fire neurons with a synapse, a second leak of the input (current-based, CuBa).
 
     .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
 
@@ -159,8 +158,8 @@ class SynapticLIF(LIF, pure=True):
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
         As in :class:`LIF`.
     synaptic_decay : float or array, default 0.8
-        Share :math:`\gamma` of the synaptic current that is left after one step, from 0 to 1, dimensionless:
-        :func:`decay_from_tau` makes it of a time constant. An array broadcasts to the state.
+        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1, dimensionless.
+        :func:`decay_from_tau` converts a time constant. An array broadcasts to the state.
 
     Raises
     ------
@@ -169,7 +168,7 @@ class SynapticLIF(LIF, pure=True):
 
     Notes
     -----
-    A :class:`Network` keeps the potential alone of the two arrays of its state, unless ``synaptic_decay`` is trained.
+    A :class:`Network` stores only the potential, and also the synaptic current if ``synaptic_decay`` is trained.
 
     References
     ----------
@@ -232,7 +231,7 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
         As in :class:`~spikegrad.LIF`. Arrays broadcast to ``(batch, neurons)``.
     synaptic_decay : array
         Decay factor :math:`\gamma_r` of each receptor per time step, from 0 to 1, dimensionless, of shape
-        ``(receptors,)`` or ``(neurons, receptors)``; given by name.
+        ``(receptors,)`` or ``(neurons, receptors)``. Keyword only.
 
     Raises
     ------

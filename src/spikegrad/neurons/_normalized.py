@@ -22,8 +22,8 @@ class MPBN(LIF, pure=True):
               v_t &= R(u_t, s_t)
 
     The spike depends on the normalized potential, and the reset changes the potential itself. In training,
-    :math:`\mu` and :math:`\sigma^2` are the mean and the variance of :math:`u_t` over the examples of the step, and
-    over all other axes except ``axis``. Gradients pass through them.
+    :math:`\mu` and :math:`\sigma^2` are the mean and the variance of :math:`u_t` over the examples of the step and
+    all other axes except ``axis``. Gradients pass through them.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class MPBN(LIF, pure=True):
     bias : float or array, default 0.0
         :math:`b`, in the unit of the threshold. It broadcasts to the state.
     mean, var : array, optional
-        Running statistics, which replace those of the step. They broadcast to the state. Give both or none.
+        Running statistics, which replace the statistics of the step. They broadcast to the state. Pass both or neither.
     axis : int, default -1
         The axis of the channels in a state with the examples in front.
     epsilon : float, default 1e-5
@@ -44,17 +44,17 @@ class MPBN(LIF, pure=True):
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, for ``delay_reset``, for one of ``mean`` and ``var`` without the other, and
-        for states without an axis of examples.
+        For a parameter out of its domain, for ``delay_reset``, if only one of ``mean`` and ``var`` is
+        passed, and for states without an axis of examples.
 
     Notes
     -----
-    A step couples the examples of a batch, and masked examples count. Networks keep the potential of each neuron and
-    step in full precision in all modes. Under ``jax.shard_map`` each device has statistics of its own.
+    A step couples the examples of a batch, including masked examples. Networks store the potential of each neuron and
+    step in full precision in all modes. Under ``jax.shard_map`` each device computes separate statistics.
 
-    The running statistics are yours to update: :meth:`statistics` of the states before the spike, which a
-    :class:`~spikegrad.Network` returns with ``pre_spike``. Guo et al. update them at every step. :meth:`folded` gives
-    plain neurons for inference.
+    You update the running statistics, with :meth:`statistics` of the states before the spike. A
+    :class:`~spikegrad.Network` returns these with ``pre_spike``. Guo et al. update them at every step. :meth:`folded`
+    returns plain neurons for inference.
 
     References
     ----------
@@ -89,20 +89,20 @@ class MPBN(LIF, pure=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.delay_reset:
-            raise ValueError("MPBN: delay_reset must be False, because the last spike depends on the whole batch")
+            raise ValueError("MPBN: delay_reset must be False, because the last spike depends on all examples")
         if (self.mean is None) != (self.var is None):
             given, missing = ("var", "mean") if self.mean is None else ("mean", "var")
-            raise TypeError(f"MPBN: {missing} must be given with {given}; give both, or none in training")
+            raise TypeError(f"MPBN: {missing} is missing, but {given} is not; pass both, or neither in training")
 
     def statistics(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each channel."""
         if u.ndim < 2:
-            raise ValueError(f"MPBN: states must be of shape (batch, ..., neurons), got {u.shape}; give mean and var")
+            raise ValueError(f"MPBN: states must be of shape (batch, ..., neurons), got {u.shape}; pass mean and var")
         axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
         return jnp.mean(u, axes, keepdims=True)[0], jnp.var(u, axes, keepdims=True)[0]
 
     def normalized(self, u: jax.Array) -> jax.Array:
-        """Return the potential from which spikes are made."""
+        """Return the normalized potential, which is compared with the threshold."""
         mean, var = self.statistics(u) if self.mean is None else (self.mean, self.var)
         cell = self._broadcast_to(u.dtype, u.shape, "v")
 
@@ -124,11 +124,11 @@ class MPBN(LIF, pure=True):
         Raises
         ------
         ValueError
-            If there are no running statistics, if a gain is not above 0, which would turn the comparison with the
-            threshold around, and for ``reset="subtract"``, which would subtract the other threshold.
+            Without running statistics. Also for gains of 0 or less, which would reverse the comparison with the
+            threshold, and for ``reset="subtract"``, which would subtract the folded threshold.
         """
         if self.mean is None:
-            raise ValueError("MPBN: folded needs running statistics; give mean and var")
+            raise ValueError("MPBN: folded needs running statistics; pass mean and var")
         if not np.all(np.asarray(self.gain) > 0):
             raise ValueError(f"MPBN: folded needs gains above 0, got {float(np.min(np.asarray(self.gain))):g}")
         if self.reset == "subtract":

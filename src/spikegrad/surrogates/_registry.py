@@ -186,7 +186,7 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
         if known := _ELSEWHERE.get(name.lower().replace("_", "")):
             raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
         near = difflib.get_close_matches(snake_case(name), _classes, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(names())}"
+        hint = f", did you mean {near[0]!r}?" if near else f", known are {', '.join(names())}"
         raise ValueError(f"unknown surrogate {brief(name)}{hint}")
     size = {key: parameters[key] for key in ("peak", "half_width") if key in parameters}
     parameters = {key: value for key, value in parameters.items() if key not in size}
@@ -219,6 +219,6 @@ def _called(make: Callable[..., Surrogate], name: str, args: tuple[Any, ...], pa
         signature.bind(*args, **parameters)
     except TypeError as error:
         raise TypeError(
-            f"{name}: {shorten(str(error))}; its parameters are {', '.join(signature.parameters)}"
+            f"{name}: {shorten(str(error))}, its parameters are {', '.join(signature.parameters)}"
         ) from None
     return make(*args, **parameters)

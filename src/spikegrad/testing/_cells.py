@@ -404,7 +404,7 @@ def _modes(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Ar
         if storage.encodes and not says_how_to_encode(cell):
             continue
         limit = storage.gradient_error or exact
-        values, gradients = (f"in mode {mode!r} {what} equal those of a loop" for what in ("outputs", "gradients"))
+        values, gradients = (f"in mode {mode!r} {what} equal the loop's {what}" for what in ("outputs", "gradients"))
         if amplified > (1e8 if limit == exact else 10):
             why = f"the dynamics amplify a relative change of the currents by {amplified:.0e}"
             yield from (CheckResult(law, None, note=why) for law in (values, gradients))

@@ -102,7 +102,9 @@ class CheckFailedError(AssertionError):
 
 def refuse_noise(owner: str, subject: Any) -> None:
     if any(kind.draws for kind in spike_types(subject)):
-        raise TypeError(f"{owner}: {subject!r} is stochastic and has no exact check; check the surrogate inside it")
+        raise TypeError(
+            f"{owner}: {subject!r} must not be stochastic, because the check is exact; check the surrogate inside it"
+        )
 
 
 def reported(subject: str, results: Iterator[CheckResult], raises: bool) -> Report:

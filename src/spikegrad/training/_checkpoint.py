@@ -127,7 +127,7 @@ class Checkpoints:
         newest = from_first(lambda: self.all()[-1:])
         if newest and self._step_of(newest[0]) > step:
             raise CheckpointError(
-                f"{newest[0]} is of a later step than {step}; resume from it with latest, or choose another folder"
+                f"{newest[0]} is of a later step than {step}; resume from it with restore, or choose another folder"
             )
 
     def save(self, state: State) -> None:

@@ -140,7 +140,7 @@ def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
     if jnp.shape(value):
         raise TypeError(f"fit: the loss must be a scalar, got shape {jnp.shape(value)}; take its mean")
     if "loss" in metrics:
-        raise ValueError("fit: a metric cannot be named 'loss', which is the loss itself; rename it")
+        raise ValueError("fit: a metric cannot be named 'loss', because the loss has this name; rename it")
     for name, metric in metrics.items():
         if not hasattr(metric, "dtype") and not isinstance(metric, (bool, int, float)):
             raise TypeError(f"fit: metric {name!r} must be a number or an array, got {type(metric).__name__}")

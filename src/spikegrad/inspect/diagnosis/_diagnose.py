@@ -1,4 +1,4 @@
-"""The two questions: of a network, and of one layer of a loop of one's own."""
+"""The diagnosis of a network, and of one layer of a custom loop."""
 
 from __future__ import annotations
 
@@ -31,60 +31,60 @@ def diagnose(
     mask: ArrayLike | None = None,
     mode: str = "exact",
 ) -> Diagnosis:
-    """Why a network does not learn: what each layer does forward and back, what is wrong, and what helps.
+    """Diagnose why a network does not learn: statistics of each layer, issues and fixes.
 
-    The network runs forward and back in one compiled program, and once more for each fix that is tried.
+    The network runs forward and backward in one compiled program, and again for each fix that is tried.
 
     Parameters
     ----------
     network : Network
-        Any, whatever its weights and cells.
+        The network, with any weights and cells.
     inputs : array_like or dict
-        Time first, then the examples, as the network takes them: ``(steps, batch, ...)``. A hundred examples tell
-        as much as all.
+        Inputs of the network, ``(steps, batch, ...)``. A hundred examples are enough.
     loss : callable, optional
         A function from the outputs of the network, ``(steps, batch, neurons)`` or a dict, to one number. By default the
-        outputs are added with random signs: it shows what passes, but not what is learnt, and no issue depends on where
-        the loss looks.
+        outputs are added with random signs. The gradient then shows the flow through the network, but not the
+        learning, and no issue depends on the steps that the loss reads.
     optimizer : optax.GradientTransformation, optional
         The optimizer of the training, learning rate included. ``diagnose`` judges its first update of weights and
         biases by its size and by the loss after it. The network itself does not change.
     key : array of jax.random.key, optional
         For :func:`stochastic` spikes.
     mask : array_like of bool, optional
-        Which steps take place, ``(steps, batch)`` or ``(steps,)``.
+        The valid steps, ``(steps, batch)`` or ``(steps,)``.
     mode : str, default "exact"
-        In which mode the network is trained. With ``"8-bit"`` it is judged whether 8 bits suffice; their error is in
-        the numbers anyway.
+        The mode of the training. For ``"8-bit"``, too few bits are an issue. The error of 8 bits is reported in every
+        mode.
 
     Returns
     -------
     Diagnosis
-        Numbers of each layer in the order of a step, ``layers``, and ``issues``, each with its fixes. It prints as a
-        table, and has ``plot()`` and ``to_dict()``.
+        The statistics of each layer in the order of a step, ``layers``, and ``issues`` with their fixes. It prints as
+        a table and has ``plot()`` and ``to_dict()``.
 
     Raises
     ------
     TypeError, ValueError
-        As the network does for its inputs, key and mask; if no step takes place; if ``loss`` returns no single number.
+        For invalid inputs, key or mask, as in :class:`Network`. Also if no step is valid, or if ``loss`` does not
+        return one number.
 
     Notes
     -----
-    Norms and shares are over all examples and neurons. The gradient over lags goes back from a layer's own outputs of
-    the last step, with random signs, to its currents. Its factor per step is ``decay`` for neurons that pass gradients
-    through the potential alone, less with a differentiated reset, more with recurrent weights. In a loop of layers, it
-    also goes through the other layers.
+    Norms and fractions are over all examples and neurons. The gradient over lags is the gradient of a layer's own
+    outputs in the last step, with random signs, with respect to its currents. Its factor per step is ``decay`` for
+    neurons that pass gradients only through the potential. A differentiated reset reduces it, and recurrent weights
+    increase it. In a loop of layers, the gradient also passes through the other layers.
 
-    About ten arrays of ``(steps, batch, neurons)`` are kept for each layer: of long sequences take fewer examples. It
-    is compiled at each call, since ``loss`` may have changed. A pure network (see :class:`Network`) with a loss that is
-    a ``jax.tree_util.Partial`` of a function and arrays is compiled once, whatever the numbers of its cells.
+    The diagnosis stores about ten arrays of ``(steps, batch, neurons)`` for each layer, so use fewer examples for long
+    sequences. Each call compiles, because ``loss`` may have changed. A pure network (see :class:`Network`) with a
+    ``jax.tree_util.Partial`` of a function and arrays as loss is compiled once, for all values of its cells.
 
     References
     ----------
     Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
-    Computing and Engineering 2(4):044016, has the scale of the potential. Zenke, Vogels 2021, "The remarkable
+    Computing and Engineering 2(4):044016, for the scale of the potential. Zenke, Vogels 2021, "The remarkable
     robustness of surrogate gradient learning for instilling complex function in spiking neural networks", Neural
-    Computation 33(4):899-925, has the slopes that explode.
+    Computation 33(4):899-925, for slopes that explode.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def diagnose_layer(
     mask: ArrayLike | None = None,
     name: str = "the layer",
 ) -> Diagnosis:
-    """The same for one layer of a loop of your own, from what you recorded of it.
+    """Diagnose one layer of a custom loop from recorded arrays.
 
     Parameters
     ----------
@@ -143,30 +143,30 @@ def diagnose_layer(
     spikes : array_like
         The outputs, of the same shape.
     surrogate : callable
-        What made them of ``distance``.
+        The function from ``distance`` to ``spikes``.
     threshold : float, default 1.0
         Distance of the threshold from the potential at rest.
     gradient : array_like, optional
-        The gradient of the loss in the currents, of the same shape: add zeros to the currents, and differentiate in
-        them.
+        The gradient of the loss with respect to the currents, of the same shape. To get it, add zeros to the currents
+        and differentiate with respect to these zeros.
     lagged : array_like, optional
-        Likewise, the gradient of the outputs of the last step, added with random signs, in place of the loss.
+        The gradient of the outputs of the last step, added with random signs, with respect to the currents.
     weights, weight_gradients, updates : dict, optional
-        By name, the weights of the layer, their gradients, and the first update that the optimizer makes of these.
+        The weights of the layer, their gradients, and the first update of the optimizer, by name.
     mask : array_like of bool, optional
-        Which steps take place, ``(steps, batch)``.
+        The valid steps, ``(steps, batch)``.
     name : str, default "the layer"
-        What the layer is called in the text.
+        Name of the layer in texts.
 
     Returns
     -------
     Diagnosis
-        That of one layer. Its fixes have numbers and words; what a :class:`Network` is needed for is not known.
+        The diagnosis of one layer. Its fixes have values and texts. Statistics that need a :class:`Network` are None.
 
     Raises
     ------
     TypeError, ValueError
-        If an array is not real; if shapes differ, or no step takes place.
+        If an array is not real, if shapes differ, or if no step is valid.
 
     Examples
     --------
@@ -209,4 +209,4 @@ def diagnose_layer(
 
 def _check_active(owner: str, active: np.ndarray) -> None:
     if not active.any():
-        raise ValueError(f"{owner}: mask leaves no step of any example")
+        raise ValueError(f"{owner}: mask must contain at least one valid step")

@@ -53,7 +53,7 @@ class Fix:
             If the change is one of the optimizer or a mode, which a network does not have.
         """
         if self.change not in CHANGES:
-            raise ValueError(f"Fix: a network has no {self.change}: {self.text}")
+            raise ValueError(f"Fix: apply changes a network, and this fix is a change of {self.change}: {self.text}")
         graph = network.graph
         nodes: dict[Any, Any] = dict(graph.nodes)
         for one in (self, *self.others):

@@ -1,8 +1,8 @@
-"""From the numbers of the layers to what is wrong with them, in words, and to what helps.
+"""Rules that derive issues and fixes from the statistics of the layers.
 
-Each rule is a function of a few numbers, whose bounds stand first. A rule looks at what a layer does by itself, so that
-the layer is named in which the fault lies and not one that suffers from it. ``docs/diagnose.md`` has what each fix
-gained in networks that were broken on purpose.
+Each rule is a function of a few statistics. Their bounds are at the top. A rule uses only the behavior of one layer by
+itself, so it names the layer with the fault instead of layers that suffer from it. ``docs/diagnose.md`` has the gain of
+each fix in deliberately broken networks.
 """
 
 from __future__ import annotations
@@ -21,57 +21,58 @@ from ._proposals import Case, against_activity, against_growth, fit_slope, large
 from ._recorder import PARTS
 
 SILENT, QUIET, FAINT = 0.95, 0.9, 0.02
-"""A layer is silent if none of its neurons fires. It is also silent if this share of them never fires, or the
-second share of the examples makes none of them fire, and the mean slope, over its peak, is below the last bound: sparse
-networks learn while a few neurons fire."""
+"""A layer is silent if no neuron fires. It is also silent if the mean slope, over its peak, is below the last bound and
+one of two fractions is reached: of neurons that never fire, or of examples without any spike. Sparse networks learn
+while a few neurons fire."""
 FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.5
-"""Bounds of a saturated layer: distance of the potentials in thresholds, share of the neurons that always fire, share
-of the steps with a spike, and share of the neurons that fire at rest."""
+"""Bounds of a saturated layer: distance of the potentials in thresholds, fraction of neurons that always fire, fraction
+of steps with a spike, and fraction of neurons that fire at rest."""
 DRIVEN = 4.0
-"""A layer is also saturated if its potentials are this many times as far from the threshold as currents drive them:
-then its own spikes do, through an adaptation or a reset. The ratio is 0.2 to 1.3 in healthy layers of every cell."""
+"""A layer is also saturated if its potentials are farther from the threshold than its currents explain, by this factor.
+Its own spikes then drive them, through an adaptation or a reset. The ratio is 0.2 to 1.3 in healthy layers of every
+cell."""
 REACHED, NARROW, SPARSE = 0.02, 1e-3, 0.01
-"""A slope is out of reach if it reaches a smaller share of the potentials. It also is if its mean over its peak is
-below the second bound, although neurons fire at the third: then it is too narrow, however long its tails are."""
+"""A slope is out of reach if it reaches a smaller fraction of the potentials. It is also out of reach if its mean over
+its peak is below the second bound, although neurons fire at the third. It is then too narrow, even with long tails."""
 GROWTH = 17.0
-"""The gradient explodes if it grows by so much within a layer: back over steps, or from outputs to currents
-unless the neurons' memory adds up as much. In networks that learn it hardly grows."""
+"""The gradient explodes if it grows by this factor within a layer: backward over steps, or from outputs to currents. In
+the second case the factor must also exceed the gain of the memory. In networks that learn it hardly grows."""
 ARRIVES = 1e-3
-"""It vanishes if so little of it arrives at the steps in which the examples differ."""
+"""The gradient vanishes if a smaller fraction reaches the steps in which the examples differ."""
 UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-4
-"""A first update overshoots if it is so many times the weights of a layer and raises the loss. Without a loss, it
-overshoots if it is as large in each layer: weights that begin small change by more than their size.
-In networks that learn, Adam's first update is about a tenth. It stalls if weights need 10,000 such updates."""
+"""A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
+loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
+networks that learn, Adam's first update is about a tenth. It stalls if weights need 10,000 such updates."""
 SLOWED, SLOW_UPDATE = 10.0, 3e-4
-"""An update also stalls if it is below the second bound, and would be this many times as large without the epsilon of
-the optimizer."""
+"""An update also stalls if it is below the second bound, and larger by the first factor without the optimizer's
+epsilon."""
 SHRUNK, MORE = 0.01, 3.0
-"""Weight decay is too large if an update takes away this part of a weight, and this many times what its gradient
-changes. Whatever the gradient is, the weight then shrinks below a third. Usual weight decays take less than 1/1000."""
+"""Weight decay is too large if an update removes this fraction of a weight, and this multiple of the change by the
+gradient. For every gradient the weight then shrinks below a third. Usual weight decays remove less than 1/1000."""
 SAFE, LOWERED = 0.3, 0.1
-"""The part of the best first update that later updates bear. The learning rate becomes at most so much smaller, if
-only some layers are overshot: the others must still learn."""
+"""The fraction of the best first update that is safe for later updates. The second value limits the reduction of the
+learning rate if only some layers overshoot, because the other layers must still learn."""
 COARSE = 0.25
-"""Error of the slopes from which on 8 bits are too few."""
+"""The error of the slopes above which 8 bits are too few."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Issue:
-    """What is wrong with a layer, and what helps. Its text says both in words."""
+    """An issue of a layer with its fixes. ``str`` returns both as text."""
 
     kind: str
     """``"not finite"``, ``"silent"``, ``"alike"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
     ``"overshoots"``, ``"stalls"``, ``"shrinks"``, ``"too few bits"`` or ``"cut off"``."""
     index: int | str
-    """Index into ``network.layers``: a position in a list, counted from 0, or a name. The words count from 1."""
+    """Index into ``network.layers``: a position in a list, counted from 0, or a name. Texts count from 1."""
     description: str
-    """What was found, in words."""
+    """Text of the finding."""
     fixes: tuple[Fix, ...] = ()
-    """The best first."""
+    """The fixes, the best first."""
 
     @property
     def fix(self) -> Fix | None:
-        """The best of the fixes; None if the numbers tell none."""
+        """The best fix, or None if the statistics suggest no fix."""
         return self.fixes[0] if self.fixes else None
 
     def __str__(self) -> str:
@@ -79,7 +80,7 @@ class Issue:
 
 
 def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue, ...]:
-    """Return the faults, from the inputs on, without the consequences of other faults."""
+    """Return the issues in order from the inputs, without consequences of other issues."""
     cases = [Case(n, layers, network) for n in range(len(layers))]
     broken = next((case for case in cases if not case.layer.finite), None)
     if broken:
@@ -119,7 +120,7 @@ def _issue(case: Case, kind: str, description: str, fixes: Iterable[Fix] = ()) -
     return Issue(kind, case.place.name, f"{case.layer.name} {description}", tuple(r for r in fixes if not is_idle(r)))
 
 
-# --- rules: what a layer does wrong by itself, the first that applies ------------------------------------------------
+# --- rules about one layer by itself, of which the first applies ------------------------------------------------------
 
 
 def _silent(case: Case) -> Issue:
@@ -130,13 +131,13 @@ def _silent(case: Case) -> Issue:
         return _issue(case, "silent", f"is silent: its {of} are zero")
     share = f"{_percent(layer.silent)} of its neurons never fire"
     if layer.quiet > layer.silent:
-        share = f"none of its neurons fires in {_percent(layer.quiet)} of the examples"
+        share = f"no neuron fires in {_percent(layer.quiet)} of the examples"
     description = f"is silent: {share}; {_where(layer)}"
     return _issue(case, "silent", description, against_activity(case))
 
 
 def _alike(case: Case) -> Issue:
-    description = "has neurons that are alike, in potentials and gradients, and stay so: draw its weights at random"
+    description = "has neurons with equal potentials and gradients in every update: draw its weights at random"
     return _issue(case, "alike", description)
 
 
@@ -157,10 +158,10 @@ def _saturated(case: Case) -> Issue | None:
 
 
 def _driven(case: Case) -> float:
-    """The distance of the potentials from the threshold, in units of the distance that the currents explain.
+    """Return the distance of the potentials from the threshold, over the distance that the currents explain.
 
-    Without a spike, the potentials are ``free`` away from rest, and the threshold ``scale``. Feedback adds to the
-    currents from below.
+    Without spikes, the distance from rest is ``free`` for the potentials and ``scale`` for the threshold. Feedback adds
+    to the input currents.
     """
     layer = case.layer
     if not layer.drive or not layer.free or not math.isfinite(layer.free):
@@ -214,7 +215,7 @@ def _follows(issue: Issue, cases: Sequence[Case], found: Sequence[Issue | None])
     return any(other.kind != "explodes" or at[other.index].feedback > case.feedback for other in others)
 
 
-# --- rules beside these -----------------------------------------------------------------------------------------------
+# --- further rules ----------------------------------------------------------------------------------------------------
 
 
 def _too_few_bits(case: Case) -> Issue | None:
@@ -253,10 +254,10 @@ def _learning_rate(case: Case, factor: float) -> list[Fix]:
 
 
 def _stalls(cases: Sequence[Case]) -> Issue | None:
-    """An update that hardly changes the weights. One of 0 may be the first of a schedule that rises."""
+    """Return an issue for an update that hardly changes the weights. A rising schedule may start with updates of 0."""
     case, largest = _most_updated(cases)
     if largest == 0 and case.network.idle_updates >= MANY:
-        description = f"does not move, nor do the others: the first {MANY} updates are 0 for gradients that are not"
+        description = f"does not move, like all other layers: the first {MANY} updates are 0, but the gradients are not"
         return _issue(case, "stalls", f"{description}. Look for a factor or a mask of 0 in the optimizer")
     without = case.layer.update_without_epsilon or 0.0
     slowed = without >= max(SLOWED * largest, SLOW_UPDATE) and math.isfinite(without)
@@ -266,7 +267,7 @@ def _stalls(cases: Sequence[Case]) -> Issue | None:
     fixes = []
     if slowed:
         description += (
-            f", and {without:.3g} times with an optimizer's epsilon (`eps`) that is small beside its gradient"
+            f", and {without:.3g} times with an optimizer's epsilon (`eps`) that is small compared with its gradient"
         )
         factor = rounded(GOOD_UPDATE * largest / without)
         fixes = [case.fix("epsilon", factor, f"multiply the epsilon by {factor:g}")]
@@ -274,7 +275,7 @@ def _stalls(cases: Sequence[Case]) -> Issue | None:
 
 
 def _shrinks(cases: Sequence[Case]) -> Issue | None:
-    """Weight decay that takes away weights faster than gradients change them."""
+    """Return an issue for weight decay that removes weights faster than gradients change them."""
     found = [
         (layer.decays[weight] / size, weight, case)
         for case in cases
@@ -302,14 +303,14 @@ def _most_updated(cases: Sequence[Case]) -> tuple[Case, float]:
 
 
 def _vanishes(cases: Sequence[Case]) -> Issue | None:
-    """Whether what comes from where the loss looks arrives where the examples differ."""
+    """Return an issue if the gradient from the steps that the loss reads does not reach the steps that differ."""
     network = cases[0].network
     gradients = [np.array(case.layer.by_step) for case in cases if case.place.enters]
     differ, reads = np.array(network.differ), np.array(network.reads)
     if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (*gradients, differ, reads)):
         return None
     lasts = [case for case in cases if case.place.leaves]
-    # If their weights get no gradient, nothing enters them in the steps that the loss reads.
+    # Without a weight gradient, these layers have no input in the steps that the loss reads.
     idle = all(norm_of_sources(case.layer.weight_gradients) == 0 for case in lasts)
     arrive = [float((gradient / gradient.max()) @ (differ / differ.sum())) for gradient in gradients]
     arrives = 0.0 if idle else max(arrive, default=0.0)
@@ -332,7 +333,7 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
 
 
 def _not_finite(cases: Sequence[Case]) -> Issue | None:
-    """Where no layer makes it so, it comes of the loss: the logarithm of 0 is the usual cause."""
+    """Return an issue for a gradient that the loss makes infinite or NaN, usually by the logarithm of 0."""
     for case in reversed(cases):
         if not math.isfinite(case.layer.current_gradient or 0.0):
             return _issue(case, "not finite", "gets a gradient of the loss that is NaN or infinite")
@@ -340,22 +341,22 @@ def _not_finite(cases: Sequence[Case]) -> Issue | None:
 
 
 def _cut_off(cases: Sequence[Case]) -> Issue | None:
-    """A layer without a gradient, unless only zero weights above it hold the gradient back, which an update changes."""
+    """Return an issue for a layer without a gradient, unless only zero weights above it block the gradient."""
     for case in reversed(cases):
         if case.layer.no_gradient == 1:
             description = "gets no gradient of the loss"
             if all(cases[n].layer.no_gradient == 1 for n in case.place.below):
-                description += ", nor do the layers below"
+                description += ", like the layers below"
             held = any(cases[n].layer.weights.get(weight) == 0 for n, weight in case.place.readers)
             return None if held else _issue(case, "cut off", description)
     return None
 
 
-# --- numbers and words ------------------------------------------------------------------------------------------------
+# --- numbers and text -------------------------------------------------------------------------------------------------
 
 
 def growth(layer: LayerReport) -> float:
-    """By how much the gradient grows at most, from any lag to a longer one. What is not finite has grown."""
+    """Return the maximum growth of the gradient from a lag to a longer lag. Infinite and NaN norms count as growth."""
     sizes = np.array([size for size in layer.by_lag if size != 0])
     sizes = np.where(np.isfinite(sizes), sizes, np.inf)
     if not len(sizes) or sizes[0] == np.inf:
@@ -364,7 +365,7 @@ def growth(layer: LayerReport) -> float:
 
 
 def growth_through(layer: LayerReport) -> float:
-    """How much larger the gradient is in the currents than in the outputs."""
+    """Return the ratio of the gradients with respect to currents and outputs."""
     inner, outer = layer.current_gradient, layer.output_gradient
     return inner / outer if layer.fires and inner and outer and math.isfinite(outer) else 1.0
 

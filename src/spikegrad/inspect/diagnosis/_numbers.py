@@ -1,6 +1,6 @@
-"""What one layer did over time, in numbers. Nothing here knows a network: a layer is the arrays that were recorded.
+"""Statistics of one layer over time, computed from recorded arrays and independent of a network.
 
-The numbers are taken on the host. Compiled, they would take longer to compile than the network itself.
+NumPy computes the statistics. Their compilation would take longer than the compilation of the network.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from ..._surrogate import Surrogate
 from ...surrogates._measures import measure
 
 SMALL = 1e-6
-"""A slope below this part of its peak passes nothing: its gradient is lost beside that of others in float32."""
+"""The smallest relevant slope, as a fraction of its peak. In float32, smaller gradients are lost in a sum."""
 _SAMPLED, _BINS = 65536, 60
 
 
 class Recorded(NamedTuple):
-    """One layer as arrays over time, ``(steps, examples, neurons)`` or with more axes; None where nobody knows."""
+    """Recorded arrays of one layer, ``(steps, examples, neurons)`` or with more axes. None if unknown."""
 
     potential: Any
-    """Before the spike."""
+    """The potential before the spike."""
     distance: Any
-    """The potential less the threshold."""
+    """The potential minus the threshold."""
     out: Any
     slope: Any
-    """The derivative of the output in the potential."""
+    """The derivative of the output with respect to the potential."""
     current: Any = None
-    """From below, without feedback."""
+    """The current from other layers and inputs, without feedback."""
     free: Any = None
-    """The potential as it would be without a spike."""
+    """The potential of neurons that never fire."""
     gradient: Any = None
-    """The gradient of the loss in the currents."""
+    """The gradient of the loss with respect to the currents."""
     received: Any = None
-    """That in the outputs, as it comes from the layer above."""
+    """The gradient with respect to the outputs, from the layers above."""
     lagged: Any = None
-    """The gradient in the currents of the layer's own outputs in the last step of each example, added with random
-    signs."""
+    """The gradient with respect to the currents, of the layer's outputs in the last step of each example, added with
+    random signs."""
     narrow: Any = None
-    """In mode "8-bit": which distances are below the least that is kept; and the slope."""
+    """For mode "8-bit": a mask of distances stored as zero or the smallest magnitude, and the slopes after storage."""
     feedback: Any = None
     """The currents from earlier spikes of the layer, and of layers in a loop with it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerReport:
-    """What one layer did, in numbers; None where nobody knows. Means are over steps, examples and neurons.
+    """Statistics of one layer. Unknown values are None. Means are over steps, examples and neurons.
 
-    Potentials are those before the spike, as a distance to the threshold where the cell says it (see
-    :meth:`~spikegrad.Cell.encode`), and as they are elsewhere.
+    Potentials are from before the spike. If the cell defines :meth:`~spikegrad.Cell.encode`, they are relative to the
+    threshold.
     """
 
     name: str
@@ -62,72 +62,72 @@ class LayerReport:
     cell: str
     """Name of the class of its cell."""
     fires: bool
-    """Whether these are neurons with a threshold, and not a readout."""
+    """True for neurons with a threshold, False for a readout."""
     neurons: int
     """Number of neurons."""
     finite: bool
-    """Whether no potential is NaN or infinite."""
+    """True if all potentials are finite."""
     rate: float
-    """Mean output: of spikes, how many there are per neuron and step."""
+    """Mean output. For spikes, their number per neuron and step."""
     silent: float
-    """Share of the neurons that never fire, or whose output is always 0. A soft spike is one from a half on."""
+    """Fraction of neurons that never fire, or with an output of 0 in every step. A soft spike counts from 1/2."""
     always: float
-    """Share of the neurons that fire in every step of every example."""
+    """Fraction of neurons that fire in every step of every example."""
     mean: float
     """Mean of the potential, or of its distance to the threshold."""
     std: float
     """Standard deviation of the potential."""
     firing: float = 0.0
-    """Share of the steps with at least one spike of a neuron."""
+    """Fraction of steps with a spike, over all neurons and examples."""
     quiet: float = 0.0
-    """Share of the examples without a spike of any neuron."""
+    """Fraction of examples without any spike."""
     alike: bool = False
     """If True, all neurons have the same potentials and gradients, and no update makes them differ."""
     scale: float | None = None
     """Distance of a neuron at rest to its threshold."""
     surrogate: Surrogate | None = None
-    """What makes the spikes; of parameters that differ from neuron to neuron, their means."""
+    """The surrogate, with the means of parameters that differ between neurons."""
     half_width: float | None = None
-    """Half of the slope's width at half of its peak."""
+    """Half-width of the slope at half maximum."""
     peak: float | None = None
-    """The slope's peak."""
+    """Peak of the slope."""
     at: float | None = None
-    """Where the slope has its peak."""
+    """Position of the peak of the slope."""
     area: float | None = None
-    """The slope's area."""
+    """Area of the slope."""
     at_threshold: float | None = None
-    """The slope at the threshold."""
+    """Slope at the threshold."""
     within: float | None = None
-    """Share of the potentials whose slope is at least half of the peak: they are within its half-width."""
+    """Fraction of potentials with a slope of at least half of the peak, which is within the half-width."""
     reached: float | None = None
-    """Share of the potentials whose slope is more than a millionth of the peak."""
+    """Fraction of potentials with a slope above a millionth of the peak."""
     slope: float | None = None
     """Mean slope, in units of the peak."""
     current: float | None = None
-    """Mean of the currents from below."""
+    """Mean of the currents from other layers and inputs."""
     currents: tuple[float, ...] = ()
     """Mean of the currents of each neuron, if neurons have one axis."""
     drive: float | None = None
-    """Root mean square of the currents from below."""
+    """Root mean square of the currents from other layers and inputs."""
     feedback: float | None = None
     """Root mean square of the currents from earlier spikes of the layer, and of layers in a loop with it. None without
     such weights."""
     at_rest: float | None = None
-    """Share of the neurons that are not below their threshold at rest."""
+    """Fraction of neurons at or above their threshold at rest."""
     channels: tuple[float, ...] = ()
     """Root mean square of the currents from each input channel, if the weight is a matrix."""
     offset: float | None = None
-    """Mean of the weights from below, if they are a matrix."""
+    """Mean of the input weights, if they are a matrix."""
     free: float | None = None
-    """Root mean square of the potential as it would be without a spike, from its value at rest."""
+    """Root mean square of the potential without spikes, relative to its value at rest."""
     free_mean: float | None = None
-    """Its mean."""
+    """Mean of the potential without spikes."""
     free_means: float | None = None
-    """Root mean square of the means of each neuron."""
+    """Root mean square, over neurons, of the means of the potential without spikes."""
     free_each: tuple[float, ...] = ()
-    """Root mean square of each neuron, if neurons have one axis."""
+    """Root mean square of the potential without spikes of each neuron, if neurons have one axis."""
     gain: float | None = None
-    """Mean square of this potential over that of the currents from below: what the neurons' memory adds up."""
+    """Mean square of the potential without spikes, over the mean square of the input currents: the memory's gain."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of each weight: ``"weight"``, or ``"weight['a']"`` for each source, ``"recurrent"`` and ``"bias"``."""
     weight_gradients: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -135,35 +135,35 @@ class LayerReport:
     updates: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the first update of each weight."""
     decays: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Norm of the part of each weight that the first update takes away without a gradient: the weight decay."""
+    """Norm of the first update of each weight for a gradient of 0, which is the weight decay."""
     learned: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Norm of the first update of each weight, less the update without a gradient."""
+    """Norm of the first update of each weight, without the weight decay."""
     without_epsilon: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Norm of the first update of each weight if the optimizer's epsilon were small beside the gradient."""
+    """Norm of the first update of each weight for an optimizer with negligible epsilon."""
     current_gradient: float | None = None
-    """Norm of the gradient in the currents."""
+    """Norm of the gradient with respect to the currents."""
     output_gradient: float | None = None
-    """Norm of the gradient in the outputs from their readers, without the layer's own recurrent weights."""
+    """Norm of the gradient with respect to the outputs, from readers other than the layer itself."""
     no_gradient: float | None = None
-    """Share of the neurons whose currents have a gradient of exactly 0, in all steps and examples."""
+    """Fraction of neurons with a gradient of exactly 0 with respect to the currents, in all steps and examples."""
     by_step: tuple[float, ...] = ()
-    """Norm of the gradient in the currents of each step."""
+    """Norm of the gradient with respect to the currents of each step."""
     by_lag: tuple[float, ...] = ()
-    """Norm of the gradient that goes back from the layer's outputs of the last step to its currents so much before."""
+    """Norm of the gradient of the layer's outputs in the last step with respect to its currents, by lag in steps."""
     factor: float | None = None
-    """By which the norm changes from one lag to the next: a least-squares fit of its logarithm."""
+    """Factor of this norm per step of lag: a least-squares fit of its logarithm."""
     eight_bit_lost: float | None = None
-    """Share of the distances that mode "8-bit" cannot tell from the least that it keeps."""
+    """Fraction of distances that mode "8-bit" stores as zero or as the smallest magnitude."""
     eight_bit_error: float | None = None
-    """Error of the slopes in mode "8-bit": mean size of the difference over mean size of the slope."""
+    """Error of the slopes in mode "8-bit": mean absolute difference over mean absolute slope."""
     edges: tuple[float, ...] = ()
     """Edges of a histogram of the potentials."""
     shares: tuple[float, ...] = ()
-    """Share of the potentials between two edges."""
+    """Fraction of potentials between two edges."""
 
     @property
     def off(self) -> float:
-        """Root mean square of the potential about its threshold."""
+        """Root mean square distance of the potential from its threshold."""
         return math.hypot(self.mean, self.std)
 
     @property
@@ -173,12 +173,12 @@ class LayerReport:
 
     @property
     def update(self) -> float | None:
-        """Norm of the first update, in units of the norm of what it changes; biases, often 0, are left out."""
+        """Norm of the first update over the norm of the weight: the maximum over weights. Biases are excluded."""
         return self._largest_of_weights(self.updates)
 
     @property
     def update_without_epsilon(self) -> float | None:
-        """Norm of the first update in these units, if the optimizer's epsilon were small."""
+        """``update`` for an optimizer with negligible epsilon."""
         return self._largest_of_weights(self.without_epsilon)
 
     def _largest_of_weights(self, norms: Mapping[str, float]) -> float | None:
@@ -187,14 +187,14 @@ class LayerReport:
 
 
 def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None) -> dict[str, Any]:
-    """The numbers of one layer, of those steps that are ``active``, ``(steps, examples)``."""
+    """Return the statistics of one layer over the ``active`` steps, ``(steps, examples)``."""
     one_axis = seen.potential.ndim == 3
     seen = jax.tree.map(lambda a: np.asarray(a, bool if a.dtype == bool else np.float32), seen)
     seen = jax.tree.map(lambda a: a.reshape(*a.shape[:2], -1), seen)
     whole = active.all()
 
     def those(x):
-        """The rows of steps that take place."""
+        """Select the active steps."""
         return x if whole else x[active]
 
     def mean(x):
@@ -255,12 +255,12 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
 
 
 def _same(x: np.ndarray) -> bool:
-    """If True, all neurons have the same numbers, except for rounding."""
+    """If True, all neurons have equal values, except for rounding."""
     return bool((x.max(-1) - x.min(-1)).max() <= SMALL * abs(x).max())
 
 
 def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str, Any]:
-    """The numbers of a matrix of weights and its inputs, ``(steps, examples, channels)``."""
+    """Return the statistics of a weight matrix and its inputs, ``(steps, examples, channels)``."""
     power = np.mean(np.asarray(x, np.float64)[active] ** 2, 0)
     matrix = np.asarray(matrix, np.float64).reshape(len(matrix), -1)  # with receptors: (inputs, neurons, receptors)
     return {
@@ -270,7 +270,7 @@ def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str
 
 
 def of_slope(surrogate: Surrogate) -> dict[str, Any]:
-    """The numbers of a slope."""
+    """Return the measures of a slope."""
     found = measure(surrogate)
     here = float(surrogate.surrogate_grad(jnp.zeros((), jnp.float32)))
     return {
@@ -283,32 +283,32 @@ def of_slope(surrogate: Surrogate) -> dict[str, Any]:
 
 
 def norm_of_sources(norms: Mapping[str, float]) -> float | None:
-    """The norm of the weights of all sources together, or None if it is unknown."""
+    """Return the norm of the weights of all sources, or None if unknown."""
     known = [norm for weight, norm in norms.items() if weight not in ("recurrent", "bias")]
     return math.hypot(*known) if known else None
 
 
 def norm(x: Any) -> float:
-    """The Euclidean norm of all numbers of a tree."""
+    """Return the Euclidean norm of all values of a pytree."""
     return math.sqrt(sum(float(np.sum(np.asarray(leaf, np.float64) ** 2)) for leaf in jax.tree.leaves(x)))
 
 
 def last_steps(active: np.ndarray) -> np.ndarray:
-    """The last step of each example that takes place, ``(examples,)``."""
+    """Return the last active step of each example, ``(examples,)``."""
     return len(active) - 1 - np.argmax(active[::-1], 0)
 
 
 def _by_lag(lagged: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """Backwards from the last step of each example, zeros beyond its first."""
+    """Reverse time from the last active step of each example, with zeros before its first step."""
     steps = last_steps(active)[None] - np.arange(len(lagged))[:, None]
     there = np.take_along_axis(lagged, np.maximum(steps, 0)[:, :, None], 0)
     return there * (steps >= 0)[:, :, None]
 
 
 def factor_per_step(by_lag: Iterable[float]) -> float | None:
-    """By how much a norm changes from one lag to the next: the least-squares line through its logarithm.
+    """Return the factor of a norm per step of lag, from a least-squares line through its logarithm.
 
-    A norm that is 0 or infinite, as that of a gradient that vanishes or explodes soon is, counts as not there.
+    Norms of 0 and infinite norms are excluded. A vanishing or exploding gradient soon has such norms.
     """
     sizes = np.array([*by_lag])
     lags = np.flatnonzero(np.isfinite(sizes) & (sizes > 0))
@@ -316,7 +316,7 @@ def factor_per_step(by_lag: Iterable[float]) -> float | None:
 
 
 def _histogram(x: np.ndarray) -> tuple[tuple, tuple]:
-    """Edges and shares of a histogram, from a sample where there are many numbers."""
+    """Return edges and fractions of a histogram. Large arrays are sampled."""
     x = x.ravel()
     if len(x) > _SAMPLED:
         x = x[np.random.default_rng(0).integers(len(x), size=_SAMPLED)]

@@ -41,14 +41,12 @@ from ._potential import Potential, candidates, find, select
 PARTS = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """The parts of the first update that are tried."""
 LARGER = 1e10
-"""The factor of a gradient beside which the epsilon of an optimizer is small."""
-
-
+"""A factor of the gradient that makes the epsilon of an optimizer negligible."""
 SAME_DIRECTION = 0.99
-"""The cosine of updates from which on they have one direction."""
+"""Updates with at least this cosine have one direction."""
 LINEAR_HALF = 0.48
-"""The part of its largest size that an update reaches without an epsilon, where it would be half of it if it grew
-linearly. With g / (g + epsilon) it is a third, and with g / sqrt(g**2 + epsilon**2) it is 0.45."""
+"""The part of its largest size that an update reaches without an epsilon, for a gradient at which a linear update would
+reach half. With g / (g + epsilon) it is a third, and with g / sqrt(g**2 + epsilon**2) it is 0.45."""
 
 
 def record(
@@ -69,9 +67,11 @@ def record(
     # over.
     graph = network.graph
     masks = make_masks(len(next(iter(inputs.values()))), mask, None)
+    # Spikes of a key must equal the spikes of a call of the network, which derives the keys of a step from its number.
     masks = masks if key is None else masks.numbered(0)
     states, pasts, traced, arrays, rest = _traced(network, inputs, masks, key)
-    # The trainable arrays of each node by function. Integers are None, so that an optimizer skips them.
+    # The trainable arrays of each node by function. Integers are None, so an optimizer skips them. The parameters of
+    # cells are constants here, because the rules judge the updates of weights only.
     untrained = "fire", "integrate", *WITHOUT_GRADIENT
     weights = inexact(
         {name: {label: own[label] for label in own if label not in untrained} for name, own in arrays.items()}
@@ -83,6 +83,8 @@ def record(
     nodes = {name: kinds[name](equations, arrays[name]) for name, equations in traced.items()}
     components = graph.components(EVERY_DELAY)
 
+    # One pass and one pullback per component. A single pullback of the complete network would return the gradients of
+    # the weights, but not the cotangents between the components.
     def forward(weights):
         passes, outs = [], dict(inputs)
         for names in components:
@@ -106,16 +108,21 @@ def record(
     found |= {"layers": {}, "at_rest": {}, "spikes": {}}
     cts = dict(read)
     for one in reversed(passes):
+        # The readers of a component are later components, so ``cts`` has all terms of its outputs now. The currents and
+        # outputs of its layers get cotangents of (steps, batch, neurons).
         gradients, ct_currents, ct_outs, ct_sources = one.back(cts)
         found["weight_gradients"] |= gradients
         for name, ct in ct_sources.items():
             cts[name] = cts[name] + ct if name in cts else ct
         for name in one.layers:
             layer = _Activity(one.layers[name], one.seen[name], one.outs[name], rest[name], masks.number)
+            # Calls the pullback of the steps again, for another cotangent. Its other results are unused.
             of_lags = one.back_from_end(name, signs[name], last)
             found["layers"][name] = layer.recorded(ct_currents[name], ct_outs[name], of_lags)
             found["at_rest"][name] = layer.distance(rest[name])
             found["spikes"][name] = layer.potential.spikes
+    # Statistics of a weight matrix need its inputs, (steps, batch, inputs). The caller has the inputs of the network
+    # and the outputs of layers, so only outputs of joins are added.
     found["joins"] = {
         edge.source: outs[edge.source]
         for name, layer in graph.layers.items()
@@ -127,24 +134,30 @@ def record(
         def loss_of(weights):
             return loss_of_outs(outputs_of(forward(weights)[1]))
 
-        # Try the first update at full size and at smaller sizes. If the loss falls only for small sizes, the learning
-        # rate is too large. The sizes run sequentially, because each run needs the activity of all layers.
+        # Every update below starts from the initial state of the optimizer, so they differ only in the gradient.
         gradients, at_start = found["weight_gradients"], optimizer.init(weights)
         found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
 
         def update_for(factors):
-            """The first update for multiples of the gradients, and a loss that does not depend on the weights."""
+            """Return the first update for multiples of the gradients."""
+            # A line search would call the loss, which does not belong to the scaled gradient. Its loss is constant.
             scaled = jax.tree.map(lambda gradient, factor: gradient * factor.astype(gradient.dtype), gradients, factors)
             return updates_of(optimizer, scaled, at_start, weights, value, lambda _: value)[0]
 
+        # A gradient of 0 leaves the weight decay, and the noise of an optimizer that adds noise.
         idle = update_for(jax.tree.map(jnp.zeros_like, gradients))
         found["decays"] = jax.tree.map(_towards_zero, weights, idle)
         found["learned"] = jax.tree.map(jnp.subtract, found["updates"], idle)
+        # A huge gradient hides an epsilon. The second update is for gradients at which a linear optimizer would reach
+        # half of the first. With an epsilon it is smaller, and with a limit of each element it is not.
         larger = update_for(jax.tree.map(lambda gradient: jnp.full_like(gradient, LARGER), gradients))
         halves = update_for(jax.tree.map(_factor_to_half, found["updates"], larger))
         found["without_epsilon"] = jax.tree.map(_if_slowed, found["updates"], halves, larger)
 
+        # Try the first update at full size and at smaller sizes. If the loss falls only for small sizes, the learning
+        # rate is too large. The sizes run sequentially, because each run needs the activity of all layers.
         def loss_after(part):
+            # The update is scaled in at least float32 and rounded once. In half precision, a part of it may be 0.
             return loss_of(
                 jax.tree.map(
                     lambda w, update: w + (part * update.astype(part.dtype)).astype(w.dtype), weights, found["updates"]
@@ -156,23 +169,26 @@ def record(
 
 
 def _towards_zero(w: jax.Array, update: jax.Array) -> jax.Array:
-    """The part of an update that multiplies a weight by less than 1. Noise has none."""
+    """Return the part of an update that multiplies a weight by a factor below 1. For noise this part is about zero."""
+    # The projection of the update on the weight. Decoupled weight decay is parallel to the weight. Noise is nearly
+    # orthogonal to it in many dimensions.
     w, update = w.astype(jnp.float32), update.astype(jnp.float32)
     size = jnp.vdot(w, w)
     return jnp.where(size > 0, jnp.minimum(jnp.vdot(w, update) / size, 0), 0) * w
 
 
 def _factor_to_half(update: jax.Array, larger: jax.Array) -> jax.Array:
-    """The factor of a gradient that would make an update half of a larger one, if it were linear."""
+    """Return the factor of a gradient that would make a linear update half of a larger one."""
     size = _magnitude(update)
     return jnp.where(size > 0, _magnitude(larger) / (2 * jnp.where(size > 0, size, 1)), 1)
 
 
 def _if_slowed(update: jax.Array, half: jax.Array, larger: jax.Array) -> jax.Array:
-    """The update for a larger gradient, if an epsilon makes this one smaller.
+    """Return the update for a larger gradient if an epsilon makes the update smaller, otherwise the update.
 
-    An epsilon turns an update, because it adds to each element. Neither a learning rate nor a limit of the norm does.
-    A limit of each element (``optax.clip``) turns it too, but the update grows linearly up to the limit.
+    An epsilon changes the direction, because it is added to each element. A learning rate and a limit of the norm only
+    scale the update. A limit of each element (``optax.clip``) changes the direction too, but the update grows linearly
+    up to the limit.
     """
     u, v = update.astype(jnp.float32), larger.astype(jnp.float32)
     size = jnp.maximum(_magnitude(larger), jnp.finfo(jnp.float32).tiny)  # its square would overflow
@@ -186,7 +202,7 @@ def _magnitude(array: jax.Array) -> jax.Array:
 
 
 def layer_outputs(network: Network, inputs: dict[Name, jax.Array], mask: Any, key: Any) -> dict[Name, Any]:
-    """Shape and dtype of the outputs of each node in one step, ``(batch, neurons)``. Joins may be missing."""
+    """Return shape and dtype of the outputs of each node in one step, ``(batch, neurons)``. Joins may be missing."""
     if not any(map(is_over_time, network.graph.nodes.values())):
         states, _ = initial_states(network.graph, {name: x[0] for name, x in inputs.items()})
         return {name: out for name, (_, out) in states.items()}
@@ -196,11 +212,12 @@ def layer_outputs(network: Network, inputs: dict[Name, jax.Array], mask: Any, ke
 
 
 def _traced(network: Network, inputs: dict[Name, jax.Array], masks: Masks, key: Any) -> list[dict]:
-    """States, pasts, equations, arrays and pre-spike states of all nodes, which are traced by stage as in a call."""
+    """Return states, pasts, equations, arrays and pre-spike states of all nodes, traced by stage as in a call."""
     stages = stages_of(network.graph)
     steps, found = len(masks.started), [{}, {}, {}, {}, {}]
     known = {name: x[0] for name, x in inputs.items()}
     if len(stages) > 1:
+        # A stage reads outputs of earlier stages. Tracing needs only shapes and dtypes, so zeros replace these outputs.
         shapes = layer_outputs(network, inputs, masks.active, key)
         known |= {name: jnp.zeros(out.shape, out.dtype) for name, out in shapes.items()}
     for stage in stages:
@@ -210,9 +227,11 @@ def _traced(network: Network, inputs: dict[Name, jax.Array], masks: Masks, key: 
             def function(reads, active, name=name, join=join):
                 return over_time(name, join, [*reads.values()], active)[0]
 
+            # A function over time takes complete sequences, (steps, batch, ...), instead of the inputs of one step.
             reads = {
                 edge.label: jnp.broadcast_to(known[edge.source], (steps, *known[edge.source].shape)) for edge in edges
             }
+            # The backward pass calls a join with its arrays and reads, so the mask is bound here.
             call, own, _ = close(function, reads, masks.active)
             found[2][name] = TracedJoin(functools.partial(_with_mask, call, masks.active), edges, per_step=False)
             found[3][name] = {"function": own}
@@ -242,6 +261,7 @@ class _OverTime(JoinVjp):
 
 def _probe(outs: dict[Name, jax.Array], signs: dict[Name, Any]) -> jax.Array:
     """Add the outputs with random signs, to differentiate without a loss."""
+    # In a plain sum, gradients of neurons would cancel. The signs are (batch, neurons), and constant over the steps.
 
     def signs_of(name, out):
         if name in signs:
@@ -266,6 +286,7 @@ class _Pass:
         outs: dict[Name, jax.Array],
     ) -> None:
         self.names, self.masks = names, masks
+        # With masks per example, a lag counts the valid steps of each example (see ``_past``).
         steps, places = len(masks.started), places_of(masks.active)
 
         def with_trained(mine):
@@ -280,10 +301,12 @@ class _Pass:
                 edges = (edge for edge in graph.edges[name] if edge.source not in names)
                 reads = {edge.label: _read(edge, sources[edge.source], steps, places) for edge in edges}
                 given[name] = {DRIVE: node.drive(reads, steps)} if isinstance(node, LayerVjp) else reads
+            # Only floats are differentiated outputs. Reads of integers, such as event counts, are auxiliary outputs.
             return split(given, lambda _, leaf: is_inexact(leaf))
 
         # The backward pass has two parts, which give access to the cotangent of the current between them. The first
         # part is W x + b, one product for all steps. The second part is the sequential steps.
+        # A weight belongs to the part that uses it: within the steps (``looped``), or before them (``feeding``).
         all_nodes = with_trained(weights)
         self.layers = {name: node for name, node in all_nodes.items() if isinstance(node, LayerVjp)}
         feeding, looped = {}, {}
@@ -293,6 +316,7 @@ class _Pass:
             feeding[name] = {label: own for label, own in weights[name].items() if label not in later}
         sources = {e.source: outs[e.source] for name in names for e in graph.edges[name] if e.source not in names}
         given, self._back_products, fixed = _vjp(products, feeding, sources)
+        # The cotangent of a probe, (steps, batch, neurons), is the gradient of the outputs from their readers.
         probes = {name: jnp.zeros((steps, *starts[0][name][1].shape), starts[0][name][1].dtype) for name in self.layers}
 
         def run(mine, given, probes):
@@ -301,10 +325,12 @@ class _Pass:
         self.outs, self._back_steps, self.seen = _vjp(run, looped, given, probes)
 
     def back(self, cts: Mapping[Name, jax.Array]) -> tuple[dict, dict, dict, dict]:
-        """Gradients of the weights, and the cotangents of currents, outputs and sources.
+        """Return the gradients of the weights, and the cotangents of currents, outputs and sources.
 
         A layer's own reads are not in the cotangent of its outputs.
         """
+        # The parts run backward in reverse order. ``ct_given`` connects them: the current of a layer, the reads of a
+        # join. An output without readers has a cotangent of zeros.
         looped, ct_given, ct_outs = self._back_steps({n: cts.get(n, zeros_like(out)) for n, out in self.outs.items()})
         feeding, ct_sources = self._back_products(ct_given)
         gradients = {name: {**feeding[name], **looped[name]} for name in self.names}
@@ -312,9 +338,11 @@ class _Pass:
         return gradients, {name: ct_given[name][DRIVE] for name in self.layers}, ct_outs, ct_sources
 
     def back_from_end(self, name: Name, signs: Any, last: jax.Array) -> jax.Array:
-        """The cotangent of a layer's currents for cotangents of random signs at the last step of each example."""
+        """Return the cotangent of a layer's currents for random signs at the last step of each example."""
+        # Other outputs have zero cotangents, so the gradient at a lag depends only on this component.
         # The decay of this gradient with the lag shows if it vanishes or explodes (Bengio, Simard, Frasconi 1994).
         cts = {n: zeros_like(out) for n, out in self.outs.items()}  # (steps, batch, neurons)
+        # ``last`` is (batch,), with a separate step for each example, or a scalar for inputs without a batch axis.
         index = (last,) if cts[name].ndim < 3 else (last, jnp.arange(len(last)))
         cts[name] = cts[name].at[index].set(jnp.asarray(signs, cts[name].dtype))
         return self._back_steps(cts)[1][name][DRIVE]
@@ -329,6 +357,7 @@ def _vjp(function: Callable, *args: Any) -> tuple[Any, Callable, Any]:
 def _read(edge: Edge, out: jax.Array, steps: int, places: Any) -> Any:
     """Read an edge in all steps, (steps, batch, ...), or a tuple of these for a window."""
 
+    # Before the first step, outputs are zeros: (lag, batch, ...). A lag of 0 has an empty past.
     def one(lag):
         return lagged(jnp.zeros((lag, *out.shape[1:]), out.dtype), out, lag, steps, places)
 
@@ -343,7 +372,10 @@ def _over_steps(
     probes: dict[Name, jax.Array],
     masks: Masks,
 ) -> tuple[dict[Name, jax.Array], dict[Name, _PreSpike]]:
-    """Outputs, and pre-spike states with the currents. ``probes`` are zeros, added to the outputs for other nodes."""
+    """Return outputs, and pre-spike states with the currents.
+
+    ``probes`` are zeros that are added to the outputs for other nodes.
+    """
     layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
     joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
     if not layers:  # a join without a loop
@@ -361,11 +393,13 @@ def _over_steps(
             steps[name] = JoinSteps(node.function), edges
             continue
         v, out = starts[0][name]
-        # without a spike the state after the step is that before it, if the cell has one kind of state
+        # Without a spike, the state before a spike is also the state after it, if both have equal shapes and dtypes.
+        # The second state below then runs without spikes. It is a statistic and gets no gradient.
         drive = jax.tree.map(lambda a: a[0], given[name][DRIVE])
         has_free = _types(jax.eval_shape(node.integrate, v, drive)) == _types(v)
         states[name] = (v, jax.lax.stop_gradient(v) if has_free else None), out
         steps[name] = _Recording(node, feedback_edges(graph, name), has_free), edges
+        # In a loop of layers, the readers in the component get the probed output from this additional join.
         steps[_probed(name)] = JoinSteps(lambda reads: reads["out"] + reads["probe"]), (Edge("out", name, (0,)),)
         pasts[name] = pasts[_probed(name)] = out
     pasts = {**{name: past[0] for name, past in starts[1].items()}, **pasts}
@@ -382,6 +416,7 @@ def _over_steps(
         return (new.states, [new.pasts[source] for source in depths]), (outs, new.pre_spike)
 
     start = states, [jnp.stack([zeros_like(pasts[source])] * depth) for source, depth in depths.items()]
+    # XLA's convolutions are slow in loops unless their axes have one order (see ``engine._convolution``).
     fast = canonical(step) if any(node.traced.per_step for node in nodes.values()) else step
     _, (outs, seen) = jax.lax.scan(fast, start, (given, probes, masks))
     return outs, seen
@@ -410,7 +445,8 @@ class _Recording(NamedTuple):
 
     def current(self, given: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         hoisted, reads = given
-        # XLA merges these products with the equal ones in the sum of all.
+        # XLA merges these products with the equal products of ``layer.current``. The current of the layer is still the
+        # engine's sum, because another order could change a spike. The other two are statistics, (batch, neurons).
         parts = {label: self.layer.call(label, read) for label, read in reads.items()}
         feedback = [part for label, part in parts.items() if label in self.feedback]
         below = [part for label, part in parts.items() if label not in self.feedback]
@@ -421,6 +457,7 @@ class _Recording(NamedTuple):
         )
 
     def integrate(self, v: Any, current: Any) -> _PreSpike:
+        # The state without spikes receives only the current from below. The gradient must not pass through it.
         (v, free), (total, below, feedback) = v, current
         if self.has_free:
             free = self.layer.integrate(free, jax.lax.stop_gradient(below))
@@ -436,6 +473,7 @@ class _Activity:
 
     def __init__(self, layer: LayerVjp, seen: _PreSpike, out: jax.Array, rest: Any, number: Any) -> None:
         self.layer, self.seen, self.out, self.rest, self.number = layer, seen, out, rest, number
+        # The search for the threshold fires a neuron at rest repeatedly. It uses the key of the first step.
         first = None if number is None else number[0]
         known = layer.traced.encoded is not None
         if known and layer.traced.encoded[0] is None:  # a readout
@@ -460,7 +498,7 @@ class _Activity:
         )
 
     def distance(self, u: Any) -> Any:
-        """The distance of a pre-spike state to the threshold, or None for a readout."""
+        """Return the distance of a pre-spike state to the threshold, or None for a readout."""
         if self.potential.level is None:
             return self._encoded(u)
         return self._read(u, self.potential.level) - self.potential.level
@@ -469,6 +507,7 @@ class _Activity:
         return self.layer.call("encode", u)[0]
 
     def _read(self, u: Any, like: Any = None) -> jax.Array:
+        # The potential has the shape of the output. Other arrays of a state, such as receptors, may have more axes.
         like = self.out if like is None else like
         arrays, _ = candidates(u, like)
         return select(self.potential.which, arrays) if arrays else like
@@ -477,7 +516,7 @@ class _Activity:
         return jax.vmap(function, in_axes=(0, None if self.number is None else 0))
 
     def _slope(self, u: Any) -> jax.Array:
-        """The derivative of the output in the potential."""
+        """Return the derivative of the output with respect to the potential."""
 
         # ``fire`` is elementwise, so a tangent of ones gives the derivative of every neuron. vmap is over the steps.
         def slope(u, number):
@@ -490,10 +529,11 @@ class _Activity:
         return self._each_step(slope)(u, self.number)
 
     def _narrow(self, u: Any) -> Any:
-        """Of mode "8-bit", which distances it cannot tell from zero, and the slopes that it reads again."""
+        """Return a mask of distances that mode "8-bit" cannot resolve, and the slopes after storage."""
         if self.layer.traced.encoded is None or self.layer.traced.encoded[0] is None:
             return None
-        # vmap over the steps, because the engine also stores (batch, neurons) of one step at a time.
+        # vmap over the steps, because the engine also stores (batch, neurons) of one step at a time. The unit of the
+        # codes depends on all neurons of one example in one step.
         kept = self._each_step(lambda u, number: self.layer.store(EIGHT_BIT, u, number))(u, self.number)
         distance, _ = kept
         return EIGHT_BIT.lost(distance), self._slope(jax.vmap(lambda kept: self.layer.load(EIGHT_BIT, kept))(kept))

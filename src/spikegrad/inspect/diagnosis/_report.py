@@ -22,16 +22,16 @@ HEADINGS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What :func:`~spikegrad.diagnose` found. Its text is a table with the issues below."""
+    """The result of :func:`~spikegrad.diagnose`. It prints as a table, followed by the issues."""
 
     layers: tuple[LayerReport, ...]
     """The numbers of each layer, from the inputs."""
     issues: tuple[Issue, ...]
-    """What is wrong; empty if nothing is amiss."""
+    """The issues. Empty if no issue was found."""
     loss: float | None = None
-    """The loss of the examples; None without one."""
+    """The loss of the examples, or None without a loss."""
     loss_after: float | None = None
-    """The loss after the first update; None without an optimizer, or without a loss."""
+    """The loss after the first update, or None without an optimizer or a loss."""
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table, a row of text for each layer, under the headings of the text."""
@@ -42,11 +42,11 @@ class Diagnosis:
         return "\n\n".join([*texts, "\n".join(self.lines())])
 
     def lines(self) -> list[str]:
-        """The issues in words."""
-        return [str(issue) for issue in self.issues] or ["nothing is amiss"]
+        """Return the issues as text."""
+        return [str(issue) for issue in self.issues] or ["no issues found"]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as what JSON has: numbers that are NaN or infinite are None."""
+        """Return all fields in JSON types. NaN and infinite numbers become None."""
         own = {"loss": self.loss, "loss_after": self.loss_after, "layers": self.layers, "issues": self.issues}
         return _plain(own)
 
@@ -56,7 +56,7 @@ class Diagnosis:
 
 
 def laid_out(rows: list[tuple[str, ...]], width: int, between: int) -> list[list[tuple[str, ...]]]:
-    """The numbers with their headings, a layer in a row; where that is too wide, in a column, of as many as fit."""
+    """Return the table with one row per layer, or, if it is too wide, tables with one column per layer."""
     whole = [HEADINGS, *rows]
     if sum(max(map(len, column)) + between for column in zip(*whole, strict=True)) < width:
         return [whole]

@@ -184,6 +184,9 @@ class _Rebuilding(NamedTuple):
     """Functions that rebuild the states, outputs and pasts of a segment from the residuals."""
 
     over: Sequence
+    # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the step before it: (batch,
+    # neurons) and (depth, batch, neurons). ``kept`` has the residuals of all steps, (chunks, chunk, batch, neurons) in
+    # the dtypes of the storage.
     first: Any
     us: dict[Name, Any]
     pasts: dict[Name, jax.Array]
@@ -222,6 +225,7 @@ class _Rebuilding(NamedTuple):
     def outs(self, source, i):
         """Return the outputs of a source in chunk i. Outputs of masked steps are unused."""
         over = self.over
+        # The inputs are residuals of the complete loop, so a chunk slices them again: (chunk, batch, ...).
         if source in over.inputs:
             return over.window(self.first + i * over.part.chunk)[0][source]
         if source in over.layers:
@@ -278,6 +282,8 @@ class _Rebuilding(NamedTuple):
 
     def befores(self, source, i, depth):
         """Return the past of a source before each step of chunk i, ``(chunk, depth, batch, neurons)``."""
+        # One read for each place of the past, the oldest first, as ``push`` orders them. The new axis is second,
+        # because the scan over steps slices the first axis.
         edges = [Edge(str(lag), source, (lag,)) for lag in range(depth, 0, -1)]
         return jnp.stack([*self.reads(edges, i).values()], 1)
 

@@ -187,6 +187,7 @@ def trace_all(
     return traced, arrays, pre_spike
 
 
+# The cast is part of the product, so its transpose brings the cotangent of the current to the dtype of the matrix.
 def _matrix_product(dtype, arrays, x):
     return times_matrix(x, arrays[0]).astype(dtype)
 
@@ -198,6 +199,7 @@ def _product_as(dtype, weight, label, x):
 class JoinVjp:
     """A traced join with its arrays."""
 
+    # A join between the layers of a loop runs in the steps, and the loop over steps adds its gradients, as for a layer.
     stepwise = ("function",)
 
     def __init__(self, traced: TracedJoin, arrays: dict[str, Arrays]) -> None:
@@ -261,6 +263,7 @@ class LayerVjp:
         return [edge.label for edge in self.traced.edges if edge.label not in self.traced.looped] or [""]
 
     def _none(self, chunk):
+        # (batch, neurons), or (chunk, batch, neurons). The bias is added to these zeros instead of a first product.
         none = self.traced.none
         return jnp.zeros(none.shape if chunk is None else (chunk, *none.shape), none.dtype)
 
@@ -338,6 +341,7 @@ class LayerVjp:
         bias, ct_first = pullback(self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], began)
         grads, ct_reads = {**grads, "bias": plus(grads["bias"], bias)}, {}
         for label, read in reads.items():
+            # A hoisted product within a loop was a separate argument of the steps, so it has its own cotangent.
             ct = ct_first if label == first else cts[label] if label in cts else cts[DRIVE]
             grads[label], ct_reads[label] = self._add(label, grads[label], read, ct)
         return grads, ct_reads
