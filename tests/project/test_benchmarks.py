@@ -10,6 +10,7 @@ BENCHMARKS = ROOT / "benchmarks"
 RUNS = {  # with what must be printed
     "accuracy.py --only circle --dtype float16": "Circle",
     "bptt.py --sizes 8x6 --batch 4 --rounds 1": "recompute",
+    "cells.py --rounds 1 --neurons 4 --steps 5": "TCLIF",
     "distributed.py --worker 1 0 0": "all-reduce",
     "eager.py --only arctan,circle --rounds 1": "circle",
     "elementwise.py --only arctan,shifted --elements 1024 --rounds 1": "shifted(sigmoid, 0.5)",
