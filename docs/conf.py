@@ -34,7 +34,7 @@ version = release = spikegrad.__version__
 
 extensions = [
     "matplotlib.sphinxext.plot_directive",
-    "myst_parser",
+    "myst_nb",  # Markdown, and the tutorials, which it runs
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx-mathjax-offline",  # the script that sets formulas, part of the pages: nothing comes from another host
@@ -55,6 +55,10 @@ autodoc_member_order = "bysource"
 autosummary_imported_members = True
 numpydoc_show_class_members = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
+nb_execution_mode = "force"  # a page that is read is run, so the tutorials run with the code of today
+nb_execution_raise_on_error = True
+nb_execution_timeout = 60  # seconds for one cell
+nb_output_stderr = "remove-warn"  # a warning, which -W makes an error
 suppress_warnings = ["config.cache"]
 rst_prolog = ".. |x| replace:: \\|x\\|"  # in a docstring's formula these are bars and not a substitution
 
