@@ -9,6 +9,7 @@ import inspect
 import itertools
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ numpydoc_show_class_members = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 nb_execution_mode = "force"  # a page that is read is run, so the tutorials run with the code of today
 nb_execution_raise_on_error = True
-nb_execution_timeout = 60  # seconds for one cell
+nb_execution_timeout = 240  # seconds for one cell
 nb_output_stderr = "remove-warn"  # a warning, which -W makes an error
 suppress_warnings = ["config.cache"]
 rst_prolog = ".. |x| replace:: \\|x\\|"  # in a docstring's formula these are bars and not a substitution
@@ -237,5 +238,17 @@ def every_public_name_has_a_page(app, env):
         raise ExtensionError(f"public names without a page: {', '.join(missing)}")
 
 
+def notebooks_stand_alone(app, env):
+    """Remove the links of the tutorials' notebooks, which have no targets outside of these pages."""
+    for path in Path(env.mystnb_config.output_folder).rglob("*.ipynb"):
+        notebook = json.loads(path.read_text())
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                text = re.sub(r"\s+Download:\s+{nb-download}`[^`]+`\.", "", "".join(cell["source"]))
+                cell["source"] = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"*\1*", text)
+        path.write_text(json.dumps(notebook, indent=1))
+
+
 def setup(app):
+    app.connect("env-updated", notebooks_stand_alone)
     app.connect("env-check-consistency", every_public_name_has_a_page)
