@@ -239,10 +239,13 @@ def every_public_name_has_a_page(app, env):
 
 
 def notebooks_stand_alone(app, env):
-    """Remove the links of the tutorials' notebooks, which have no targets outside of these pages."""
+    """Remove links between pages from the notebooks for download, and check that their pictures are there."""
     for path in Path(env.mystnb_config.output_folder).rglob("*.ipynb"):
         notebook = json.loads(path.read_text())
         for cell in notebook["cells"]:
+            pictures = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+            if "mystnb" in cell["metadata"] and not pictures:  # which has the text for one that cannot be seen
+                raise ExtensionError(f"{path.stem}: a cell has no picture: {''.join(cell['source'])}")
             if cell["cell_type"] == "markdown":
                 text = re.sub(r"\s+Download:\s+{nb-download}`[^`]+`\.", "", "".join(cell["source"]))
                 cell["source"] = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"*\1*", text)
