@@ -43,7 +43,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build", "_templates", "jupyter_execute"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static"]
