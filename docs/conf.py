@@ -59,6 +59,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 nb_execution_mode = "force"  # a page that is read is run, so the tutorials run with the code of today
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240  # seconds for one cell
+nb_merge_streams = True
 nb_output_stderr = "remove-warn"  # a warning, which -W makes an error
 suppress_warnings = ["config.cache"]
 rst_prolog = ".. |x| replace:: \\|x\\|"  # in a docstring's formula these are bars and not a substitution
