@@ -9,6 +9,7 @@ import inspect
 import itertools
 import json
 import math
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -36,7 +37,7 @@ version = release = spikegrad.__version__
 
 extensions = [
     "matplotlib.sphinxext.plot_directive",
-    "myst_parser",
+    "myst_nb",  # Markdown, and the tutorials, which it runs
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx-mathjax-offline",  # the script that sets formulas, part of the pages: nothing comes from another host
@@ -46,7 +47,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build", "_templates", "jupyter_execute"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -61,6 +62,11 @@ numpydoc_show_class_members = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 copybutton_prompt_text = r">>> |\.\.\. "  # outputs are not copied
 copybutton_prompt_is_regexp = True
+nb_execution_mode = "force"  # a page that is read is run, so the tutorials run with the code of today
+nb_execution_raise_on_error = True
+nb_execution_timeout = 240  # seconds for one cell
+nb_merge_streams = True
+nb_output_stderr = "remove-warn"  # a warning, which -W makes an error
 suppress_warnings = ["config.cache"]
 rst_prolog = ".. |x| replace:: \\|x\\|"  # in a docstring's formula these are bars and not a substitution
 
@@ -261,5 +267,20 @@ def every_public_name_has_a_page(app, env):
         raise ExtensionError(f"public names without a page: {', '.join(missing)}")
 
 
+def notebooks_stand_alone(app, env):
+    """Remove links between pages from the notebooks for download, and check that their pictures are there."""
+    for path in Path(env.mystnb_config.output_folder).rglob("*.ipynb"):
+        notebook = json.loads(path.read_text())
+        for cell in notebook["cells"]:
+            pictures = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+            if "mystnb" in cell["metadata"] and not pictures:  # which has the text for one that cannot be seen
+                raise ExtensionError(f"{path.stem}: a cell has no picture: {''.join(cell['source'])}")
+            if cell["cell_type"] == "markdown":
+                text = re.sub(r"\s+Download:\s+{nb-download}`[^`]+`\.", "", "".join(cell["source"]))
+                cell["source"] = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"*\1*", text)
+        path.write_text(json.dumps(notebook, indent=1))
+
+
 def setup(app):
+    app.connect("env-updated", notebooks_stand_alone)
     app.connect("env-check-consistency", every_public_name_has_a_page)

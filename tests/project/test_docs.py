@@ -1,4 +1,7 @@
-"""What the README and the guide say, run: their Python, and whether the commands they print exist."""
+"""What the README and the guide say, run: their Python, and whether the commands they print exist.
+
+The cells of docs/tutorials run when the documentation is built, and an error in a cell ends the build.
+"""
 
 import ast
 import doctest
