@@ -175,7 +175,7 @@ def test_invalid_curves_of_a_checkpoint_are_one_line(copy, capsys, curves):
     about["extra"]["curves"] = curves
     np.savez(newest(copy), **arrays | {"about": np.asarray(json.dumps(about))})
     assert main(["train", "--resume", str(copy)]) == 2
-    assert "is damaged: its curves" in only_line(capsys)
+    assert "has damaged curves" in only_line(capsys)
 
 
 def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, killed):

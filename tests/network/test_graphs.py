@@ -352,7 +352,7 @@ L = Layer(W, LIF(0.8))
     ("make", "error", "message"),
     [
         (lambda: Network({"a": Layer({"b": W}, LIF()), "b": Layer(W, LIF(), of="a")}), ValueError, "'a' -> 'b' -> 'a'"),
-        (lambda: Network({"a": Layer({"input": W, "a": R}, LIF())}), ValueError, "'a' -> 'a' read each other"),
+        (lambda: Network({"a": Layer({"input": W, "a": R}, LIF())}), ValueError, "'a' -> 'a' form a cycle"),
         (lambda: Network({"a": Layer({"x": W}, LIF())}), ValueError, "'a' reads 'x', which is not one of 'input', 'a'"),
         (lambda: Network({"a": L, "j": Join(jnp.add, ("a", "c"))}), ValueError, "'j' reads 'c', which is not one of"),
         (lambda: Network({"input": L}), ValueError, "'input' names both an entry and inputs"),
@@ -368,7 +368,7 @@ L = Layer(W, LIF(0.8))
             TypeError,
             "layer 0 reads inputs of earlier steps",
         ),
-        (lambda: Layer({"a": W}, LIF(), of="a"), ValueError, "of is for one source"),
+        (lambda: Layer({"a": W}, LIF(), of="a"), ValueError, "weight names the sources"),
         (lambda: Layer({}, LIF()), TypeError, "must have names of sources as keys"),
         (lambda: Delayed(W, 0), ValueError, "Delayed: delay must be >= 1, got 0"),
         (lambda: Delayed(None, 1), TypeError, "Delayed: weight must be a matrix or callable"),
@@ -377,7 +377,7 @@ L = Layer(W, LIF(0.8))
         (lambda: Window(jnp.sin, 0), ValueError, "Window: length must be >= 1, got 0"),
         (lambda: Window(W[None], 2), ValueError, "Window: length must equal the length of the array, 1, got 2"),
         (lambda: Join(3, ("a",)), TypeError, "Join: function must be callable, got 3"),
-        (lambda: Join(jnp.add, ()), TypeError, "Join: of must be the names of one or more sources"),
+        (lambda: Join(jnp.add, ()), TypeError, "Join: of must name one or more sources"),
         (
             lambda: Network({"a": Layer({"input": W, "b": Delayed(R, 1)}, LIF()), "b": Layer(V[:, :2], LIF(), of="a")})(
                 X

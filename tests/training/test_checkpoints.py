@@ -367,7 +367,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
     assert record["finished"]
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
     assert main(["train", "--resume", str(folder)]) == 2
-    assert f"{folder} is already finished; start a new run" in capsys.readouterr().err
+    assert f"{folder} is already finished. Start a new run" in capsys.readouterr().err
 
 
 @pytest.mark.every

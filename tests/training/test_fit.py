@@ -304,7 +304,7 @@ def test_fit_rejects_invalid_arguments():
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             run(BATCHES, **options)
-    with pytest.raises(TypeError, match="key must be None with a State"):
+    with pytest.raises(TypeError, match="a State contains a key"):
         fit(loss, State.create(start(), optax.sgd(0.1), KEY), BATCHES, optimizer=optax.sgd(0.1), key=KEY)
     with pytest.raises(ValueError, match="batches is empty in epoch 1"):
         run([])

@@ -121,7 +121,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     def begin() -> tuple[runs.Run, Split]:
         before = None if resume is None else runs.read(resume)
         if before is not None and runs.read_part(before, None, runs.Stage).finished:
-            raise runs.RunError(f"{resume} is already finished; start a new run")
+            raise runs.RunError(f"{resume} is already finished. Start a new run")
         options = options_of(context, **given) if before is None else before.options
         data = options.load()
         stage = {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}

@@ -32,7 +32,7 @@ def check(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, 
     if path.suffix not in endings:
         problem = f"{path} must end in {', '.join(others)} or {last}" if others else f"{path} must end in {last}"
     elif path.exists() and any(other.exists() and path.samefile(other) for other in reads):
-        problem = f"{path} is also an input; choose another file"
+        problem = f"{path} is also an input. Choose another file"
     elif path.exists() and not force:
         problem = f"{path} exists; pass --force to overwrite it"
     if problem:

@@ -321,7 +321,7 @@ def check_result(path: Path, result: dict[str, Any]) -> None:
     rates = result.get("rates", [0])
     numbers = (result.get("validation"), result.get("test"), result["seconds"], result.get("spikes", 0))
     if not isinstance(rates, list) or not all(isinstance(x, (int, float)) for x in (*numbers, *rates)):
-        raise RunError(f"{path} has a damaged line: {result!s:.100}; remove the line")
+        raise RunError(f"{path} has a damaged line: {result!s:.100}. Remove the line")
 
 
 def check_resources(folder: Path, options: Options, data: Split, parameters: int, checkpoints: int = 0) -> list[str]:

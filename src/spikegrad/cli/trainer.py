@@ -399,7 +399,7 @@ def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
 def _curves_of(extra: dict[str, Any], of: dict[str, Any], epochs: int, folder: Path) -> dict[str, list]:
     """Return the learning curves of a checkpoint. Raise if it belongs to another run."""
     if extra.get("run") != of:
-        raise training.CheckpointError(f"the newest checkpoint in {folder} belongs to another run; remove it")
+        raise training.CheckpointError(f"the newest checkpoint in {folder} belongs to another run. Remove it")
     try:
         curves = {name: list(extra["curves"][name]) for name in _CURVES}
         for name, curve in curves.items():
@@ -407,7 +407,7 @@ def _curves_of(extra: dict[str, Any], of: dict[str, Any], epochs: int, folder: P
             if len(values) != epochs or values.ndim > 1 + (name == "rates") or not np.isfinite(values).all():
                 raise ValueError(name)
     except (KeyError, TypeError, ValueError):
-        raise training.CheckpointError(f"the newest checkpoint in {folder} is damaged: its curves; remove it") from None
+        raise training.CheckpointError(f"the newest checkpoint in {folder} has damaged curves. Remove it") from None
     return curves
 
 

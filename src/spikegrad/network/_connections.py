@@ -165,7 +165,7 @@ class Join(Struct):
             raise TypeError(f"Join: function must be callable, got {brief(self.function)}")
         of = (self.of,) if isinstance(self.of, str) else self.of
         if not isinstance(of, Sequence) or not of or not all(isinstance(name, str) for name in of):
-            raise TypeError(f"Join: of must be the names of one or more sources, got {brief(self.of)}")
+            raise TypeError(f"Join: of must name one or more sources, got {brief(self.of)}")
         if not isinstance(self.over_time, bool):
             raise TypeError(f"Join: over_time must be a bool, got {brief(self.over_time)}")
         object.__setattr__(self, "of", tuple(of))

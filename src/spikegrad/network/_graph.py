@@ -81,7 +81,7 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
     for group in groups:
         if len(group) > 1 or group[0] in now[group[0]]:
             raise ValueError(
-                f"Network: {_cycle(group, now)} read each other in the same step; give one of these edges a delay: "
+                f"Network: {_cycle(group, now)} form a cycle without a delay; give one of these edges a delay: "
                 "Delayed(weight, 1)"
             )
     order = [name for (name,) in groups]

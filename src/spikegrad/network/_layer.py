@@ -83,11 +83,11 @@ class Layer(Struct):
             if not self.weight or not all(isinstance(name, str) for name in self.weight):
                 raise TypeError(f"Layer: a mapping as weight must have names of sources as keys, got {self.weight!r}")
             if self.of is not None:
-                raise ValueError(f"Layer: of is for one source, and weight names {list(self.weight)}; leave it out")
+                raise ValueError(f"Layer: weight names the sources {list(self.weight)}; leave of out")
             # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
             object.__setattr__(self, "weight", {name: self.weight[name] for name in sorted(self.weight)})
         elif self.of is not None and not isinstance(self.of, str):
-            raise TypeError(f"Layer: of must be the name of a source, got {self.of!r}")
+            raise TypeError(f"Layer: of must name a source, got {self.of!r}")
         for label, weight in self.weights.items():
             if not isinstance(weight, (Delayed, Window)):
                 check_weight("Layer", label, weight)

@@ -202,7 +202,7 @@ def check_counts(owner: str, **counts: int | None) -> None:
 def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array | None) -> State:
     if isinstance(trainable, State):
         if key is not None:
-            raise TypeError("fit: key must be None with a State, because the State contains a key; leave key out")
+            raise TypeError("fit: a State contains a key; leave key out")
         return trainable
     if key is None:
         raise TypeError("fit: key is missing; pass for example key=jax.random.key(0)")

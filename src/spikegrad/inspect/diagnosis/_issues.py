@@ -325,8 +325,8 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
     decay, case = max(leaky, key=lambda pair: (blind and pair[1].place.leaves, pair[0], pair[1].index))
     better = rounded(math.exp(-1 / max(lag, 1.0)), 3)
     description = (
-        f"forgets: the inputs differ {lag:.0f} steps before the loss looks at the outputs, where {arrives:.1e} of the "
-        f"gradient arrives, and {'it keeps' if blind else 'no layer keeps more than its'} {decay:.2g} per step"
+        f"forgets: the inputs differ {lag:.0f} steps before the loss reads the outputs. Only {arrives:.1e} of the "
+        f"gradient arrives there, and {'it keeps' if blind else 'no layer keeps more than its'} {decay:.2g} per step"
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
     return _issue(case, "vanishes", description, [case.fix("decay", better, text)])
