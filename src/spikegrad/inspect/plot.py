@@ -1,6 +1,7 @@
 """Plots of surrogates, of the graph of a network, and of the activity that it returns.
 
-Every figure is unknown to ``matplotlib.pyplot``: save it with ``savefig``. Notebooks show it as it is.
+The figures are not registered with ``matplotlib.pyplot``. Save them with ``savefig``. A notebook shows them after
+``%matplotlib inline``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[floa
     Returns
     -------
     matplotlib.figure.Figure
-        Not known to ``matplotlib.pyplot``: save it with ``savefig``. Notebooks show it as it is.
+        It is not registered with ``matplotlib.pyplot``. Save it with ``savefig``. A notebook shows it after
+        ``%matplotlib inline``.
 
     Raises
     ------
