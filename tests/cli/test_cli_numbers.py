@@ -288,12 +288,14 @@ def test_figure_shows_the_results(run):
             assert line.get_xdata().tolist() == [1, 2, 3]
             np.testing.assert_allclose(line.get_ydata(), values)
     readout, spikes = forward(run.layers, run.x_test[9:10])  # the example in the middle
-    drawn_spikes = [collection.get_offsets() for collection in axes["spikes"].collections]
-    base = 0
-    for layer, points in zip(spikes, drawn_spikes, strict=True):
+    (drawn_spikes,) = axes["spikes"].collections
+    expected, base = [], 0
+    for layer in spikes:
         steps, neurons = np.nonzero(layer[:, 0])
-        assert sorted(map(tuple, points)) == sorted(zip(steps + 1, neurons + base, strict=True))
+        expected += zip(steps, neurons + base, strict=True)
         base += layer.shape[-1] + 4
+    found = sorted(tuple(ends.mean(0).round(6)) for ends in drawn_spikes.get_segments())
+    assert found == sorted(expected)
     label, answer = run.data.test.y[9], readout.mean(0)[0].argmax()
     for k, line in enumerate(axes["readout, a line per class"].get_lines()):
         np.testing.assert_allclose(line.get_ydata(), readout[:, 0, k], rtol=1e-4, atol=1e-5)

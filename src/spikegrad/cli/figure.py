@@ -16,13 +16,14 @@ from matplotlib.ticker import MaxNLocator
 
 from .._surrogate import Surrogate
 from ..data import Sequences
-from ..inspect.plot import draw, tidy
+from ..inspect.plot import draw, draw_spikes, tidy
 from . import tables
 from .networks import NO_ENCODING, Params, SpikingNetwork
 from .sources import examples
 from .streams import spelt
 
 _SHOWN = 60  # neurons of a layer that fit a raster
+_GAP = 4  # rows between two layers
 
 
 def run_figure(
@@ -78,10 +79,13 @@ def _example(
     x = x if timed else x[0]
     if timed:
         picture.imshow(
-            x.reshape(len(x), -1).T, cmap="gray_r", aspect="auto", extent=(0.5, len(x) + 0.5, math.prod(x.shape[1:]), 0)
+            x.reshape(len(x), -1).T,
+            cmap="gray_r",
+            aspect="auto",
+            extent=(-0.5, len(x) - 0.5, math.prod(x.shape[1:]), 0),
         )
         picture.yaxis.set_major_locator(MaxNLocator(integer=True))
-        tidy(picture, f"test recording {i}, label {label}", "step", "channel")
+        tidy(picture, f"test recording {i}, label {label}", "time step", "channel")
     elif x.ndim == 1:
         picture.plot(x, lw=1)
         tidy(picture, f"test example {i}, label {label}", "feature")
@@ -91,21 +95,23 @@ def _example(
         picture.set_xticks([])
         picture.set_yticks([])
 
-    base, ticks = 0, []
+    columns, colors, ticks = [], [], []
     for k, layer in enumerate(spikes):
         every = -(-layer.shape[-1] // _SHOWN)
         shown = np.asarray(layer[:, 0, ::every])
-        steps, neurons = np.nonzero(shown)
-        raster.scatter(steps + 1, neurons + base, s=9, color=f"C{k + 1}", linewidths=0)
-        ticks.append((base + shown.shape[1] / 2, f"layer {k + 1}\n1 in {every}" if every > 1 else f"layer {k + 1}"))
-        base += shown.shape[1] + 4
+        name = f"layer {k + 1}\n1 in {every}" if every > 1 else f"layer {k + 1}"
+        ticks.append((len(colors) + shown.shape[1] / 2, name))
+        columns += [shown, np.zeros((len(shown), _GAP))]
+        colors += [f"C{k + 1}"] * (shown.shape[1] + _GAP)
+    draw_spikes(raster, np.concatenate(columns, 1), colors)
     raster.set_yticks(*zip(*ticks, strict=True))
-    raster.set_xlim(0.5, len(potentials) + 0.5)
+    raster.set_ylabel("")
+    raster.set_xlim(-0.5, len(potentials) - 0.5)
     raster.xaxis.set_major_locator(MaxNLocator(integer=True))
-    tidy(raster, "spikes", "step")
+    tidy(raster, "spikes", "time step")
 
     answer = int(logits[0].argmax())
-    time = np.arange(1, len(potentials) + 1)
+    time = np.arange(len(potentials))
     for k, course in enumerate(np.asarray(potentials)[:, 0].T):
         named = {label: "label", answer: "answer"} | ({label: "label and answer"} if label == answer else {})
         color = {label: "C2", answer: "C3"} | ({label: "C2"} if label == answer else {})
@@ -115,7 +121,7 @@ def _example(
         )
     readout.xaxis.set_major_locator(MaxNLocator(integer=True))
     readout.legend(fontsize=7, frameon=False, loc="upper left")
-    tidy(readout, "readout, a line per class", "step", "potential")
+    tidy(readout, "readout, a line per class", "time step", "potential")
 
 
 def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:

@@ -162,7 +162,7 @@ def raster(spikes: ArrayLike, *, example: int = 0, mask: ArrayLike | None = None
     """
     figure = Figure(figsize=figsize, layout="constrained")
     axes = figure.subplots()
-    _draw_spikes(axes, _of_example("raster", "spikes", spikes, example))
+    draw_spikes(axes, _of_example("raster", "spikes", spikes, example))
     _finish("raster", [axes], spikes, example, mask)
     return figure
 
@@ -227,7 +227,7 @@ def traces(
     panels = figure.subplots(len(given), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (name, x) in zip(panels, given.items(), strict=True):
         if name == "spikes":
-            _draw_spikes(axes, x[:, chosen], colors=[f"C{i % 10}" for i in range(len(chosen))])
+            draw_spikes(axes, x[:, chosen], colors=[f"C{i % 10}" for i in range(len(chosen))])
             axes.set_yticks(range(len(chosen)), chosen)
             continue
         for i, n in enumerate(chosen):
@@ -299,7 +299,7 @@ def activity(
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name, x in zip(panels, names, arrays, strict=True):
         if (x == np.rint(x)).all():
-            _draw_spikes(axes, x)
+            draw_spikes(axes, x)
             name = f"{name}, {(x != 0).mean():.3f} spikes per step"
         elif x.shape[1] <= _LINES:
             for n, line in enumerate(x.T):
@@ -329,7 +329,7 @@ def _of_example(owner: str, name: str, x: Any, example: int) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float64)
 
 
-def _draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None) -> None:
+def draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None) -> None:
     """A vertical line for each value of ``(steps, neurons)`` that is not 0."""
     t, n = np.nonzero(spikes)
     own = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
