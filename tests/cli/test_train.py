@@ -238,7 +238,7 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
 def test_a_loss_that_is_not_finite_ends_training(digits):
     broken = np.where(digits.train.x[:, 0] > 0, np.inf, 0).astype(np.float32)
     broken = dataclasses.replace(digits, train=images(broken, digits.train.y))
-    with pytest.raises(DivergedError, match="the spiking network diverged: the loss is nan at update 1, in epoch 1; a"):
+    with pytest.raises(DivergedError, match="the spiking network diverged: the loss is nan at update 1, in epoch 1. A"):
         small(broken)
 
 
@@ -250,7 +250,7 @@ def test_divergence_keeps_the_last_good_parameters(digits, monkeypatch):
     broken = dataclasses.replace(digits, train=images(x, digits.train.y))
     result = small(broken, report=lambda now, test: good.append(now.step))
     assert re.match(
-        r"the spiking network diverged: the loss is (nan|inf) at update \d+, in epoch 1; a", result.failures[0]
+        r"the spiking network diverged: the loss is (nan|inf) at update \d+, in epoch 1. A", result.failures[0]
     )
     assert 0 < good[-1] < 22
     assert not result.interrupted

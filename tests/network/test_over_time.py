@@ -293,7 +293,7 @@ def test_joins_over_time_share_a_stage_where_they_can():
 def test_a_function_of_whole_sequences_in_a_loop():
     w = PARAMS["stem"]
     with pytest.raises(
-        ValueError, match=r"join 'norm' takes all steps at once.*through 'cell'.*cannot be part of a loop"
+        ValueError, match=r"join 'norm' takes all steps at once.*through 'cell'; normalize the inputs of the loop"
     ):
         Network(
             {
@@ -306,7 +306,7 @@ def test_a_function_of_whole_sequences_in_a_loop():
 def test_a_network_that_needs_all_steps_has_no_step():
     network = residual(PARAMS)
     for call in (lambda: network.initial_state(X[0]), lambda: network.step({}, X[0])):
-        with pytest.raises(TypeError, match=r"join 'stem norm' takes all steps at once.*folded"):
+        with pytest.raises(TypeError, match=r"join 'stem norm' takes all steps at once.*fold a normalization"):
             call()
 
 
@@ -317,7 +317,7 @@ def norm_of(function):
 def test_what_a_function_of_whole_sequences_must_take_and_return():
     with pytest.raises(TypeError, match=r"join 'norm': the call has a mask.*function\(..., mask\)"):
         norm_of(lambda x: x)(X, mask=jnp.ones(len(X), bool))
-    with pytest.raises(TypeError, match=r"join 'norm': .*steps and examples in front, \(12, 3\).*got float32\[4\]"):
+    with pytest.raises(TypeError, match=r"join 'norm': .*leading axes steps and examples, \(12, 3\).*got float32\[4\]"):
         norm_of(lambda x: x.mean((0, 1)))(X)
     with pytest.raises(TypeError, match="over_time must be a bool, got 1"):
         Join(same, "input", over_time=1)  # type: ignore[arg-type]

@@ -244,7 +244,7 @@ class Empty(Pair):
     "run", [lambda cell, x: Network([Layer(jnp.eye(5), cell)])(x), unroll], ids=["network", "unroll"]
 )
 def test_state_of_two_arrays_needs_an_initial_state(run, batch):
-    with pytest.raises(TypeError, match=r"Pair: .* define initial_state\(shape, dtype\), which returns a state like"):
+    with pytest.raises(TypeError, match=r"Pair: .* define initial_state\(shape, dtype\) to return a state like"):
         run(Pair(), X[:, :batch])
     with pytest.raises(TypeError, match=r"Empty: initial_state must return one or more arrays, got \(\)"):
         run(Empty(), X[:, :batch])
