@@ -1,7 +1,7 @@
 """Settings of the documentation.
 
-Nothing here or in the pages lists a surrogate, an example, a benchmark or an option: templates/pages are filled from
-the code before the build, into generated/.
+Before the build, the templates of pages are filled from the code, into generated/. So the pages never repeat lists of
+surrogates, examples, benchmarks or options.
 """
 
 import ast
@@ -40,7 +40,7 @@ extensions = [
     "myst_nb",  # Markdown, and the tutorials, which it runs
     "numpydoc",
     "sphinx.ext.autodoc",
-    "sphinx-mathjax-offline",  # the script that sets formulas, part of the pages: nothing comes from another host
+    "sphinx-mathjax-offline",  # includes the script for formulas, so pages load nothing from other hosts
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
@@ -55,20 +55,20 @@ html_css_files = ["site.css"]
 html_title = f"spikegrad {version}"
 html_show_copyright = False
 
-autodoc_typehints = "none"  # the docstrings say the types
+autodoc_typehints = "none"  # the docstrings contain the types
 autodoc_member_order = "bysource"
 autosummary_imported_members = True
 numpydoc_show_class_members = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 copybutton_prompt_text = r">>> |\.\.\. "  # outputs are not copied
 copybutton_prompt_is_regexp = True
-nb_execution_mode = "force"  # a page that is read is run, so the tutorials run with the code of today
+nb_execution_mode = "force"  # tutorials run with the current code whenever they are read
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240  # seconds for one cell
 nb_merge_streams = True
-nb_output_stderr = "remove-warn"  # a warning, which -W makes an error
+nb_output_stderr = "remove-warn"  # text on stderr becomes a warning, which -W turns into an error
 suppress_warnings = ["config.cache"]
-rst_prolog = ".. |x| replace:: \\|x\\|"  # in a docstring's formula these are bars and not a substitution
+rst_prolog = ".. |x| replace:: \\|x\\|"  # bars in formulas of docstrings, not a substitution
 
 matplotlib.use("Agg")
 plot_formats = [("svg", 100)]
@@ -83,7 +83,7 @@ from spikegrad.inspect.plot import plot
 
 
 def families():
-    """The surrogates of each file, in the order of the source, under what the file says of itself."""
+    """Yield the title, text and surrogates of each module. Surrogates are in source order."""
     classes = [type(spikegrad.get(name)) for name in spikegrad.names()]
     default = type(spikegrad.LIF().surrogate).__module__  # its family comes first
     modules = sorted({cls.__module__ for cls in classes}, key=lambda module: (module != default, module))
@@ -94,12 +94,12 @@ def families():
 
 
 def public_name(cls):
-    """Where it is imported from, within the package."""
+    """Return the name of a surrogate within the package."""
     return cls.__name__ if cls.__name__ in spikegrad.__all__ else f"surrogates.{cls.__name__}"
 
 
 def cells():
-    """The name of each cell, and its full name."""
+    """Yield the name and the full name of each cell."""
     for name in neurons.__all__:
         cls = getattr(neurons, name)
         if inspect.isclass(cls) and issubclass(cls, neurons.Cell) and cls is not neurons.Cell:
@@ -107,7 +107,7 @@ def cells():
 
 
 def public():
-    """Each public class and function by its full name. Tables and aliases of types, public too, have no page."""
+    """Yield each public class and function with its full name. Public tables and type aliases do not get a page."""
     for module in (spikegrad, data, diagnosis, exchange, losses, neurons, plot, surrogates, testing, training):
         for name in set(module.__all__) - (set() if module is spikegrad else set(spikegrad.__all__)):
             value = getattr(module, name)
@@ -116,7 +116,7 @@ def public():
 
 
 def attributes(cls):
-    """Its fields that have a text of their own, and its properties, each with the directive for it."""
+    """Yield the documented fields and the properties of a class, each with its directive."""
     for owner, name in ModuleAnalyzer.for_module(cls.__module__).find_attr_docs():
         if owner == cls.__name__:
             yield "autoattribute", name
@@ -126,7 +126,7 @@ def attributes(cls):
 
 
 def libraries():
-    """Each library of the presets: what its module says, its names with what they are here, and those it lacks."""
+    """Yield each library of the presets: its text, its names with their surrogates, and its unsupported names."""
     for library, found in itertools.groupby(presets.PRESETS.items(), lambda item: item[0].partition(".")[0]):
         module = getattr(presets, library)
         rows = [
@@ -145,13 +145,13 @@ def shown_call(name, make):
 
 
 def by_default(make):
-    """What it makes, of ones for parameters that have no default."""
+    """Return the surrogate for default parameters, with 1 for parameters without a default."""
     parameters = inspect.signature(make).parameters.values()
     return make(**{p.name: 1 for p in parameters if p.default is p.empty})
 
 
 def scripts(folder):
-    """The path and the docstring of each script."""
+    """Yield the path and the docstring of each script."""
     for path in sorted(ROOT.glob(f"{folder}/[!_]*.py")):
         yield path.relative_to(ROOT).as_posix(), ast.get_docstring(ast.parse(path.read_text())) or ""
 
@@ -163,7 +163,7 @@ def helps():
 
 
 def short(value):
-    """Two digits of a number, without a plus or zeros in its exponent."""
+    """Format a number with two digits, without a plus or zeros in its exponent."""
     if not isinstance(value, float):
         return value
     return (
@@ -174,7 +174,7 @@ def short(value):
 
 
 def infinity(value):
-    """Four digits, or a sign for what has none."""
+    """Format a number with four digits, or as a sign for infinity and NaN."""
     return "—" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
 
 
@@ -183,10 +183,10 @@ def percent(mean, deviation):
 
 
 def choices(results, question):
-    """Tables of what a choice did to the accuracy on held-out examples, and the commands that made them.
+    """Return tables of the test accuracy for each choice, and the commands that measured it.
 
-    A column is a data set; where depth or reset differ too, each data set has a table of its own, with a column for
-    each of these. In a column the best by validation is bold.
+    A column is a data set. If depth or reset also differ, each data set has its own table, with a column for each depth
+    or reset. The choice with the best validation accuracy of a column is bold.
     """
     rows = [row for row in results["choosing"]["rows"] if row["question"] == question]
     axes = [axis for axis in ("surrogate", "peak", "half_width") if len({row[axis] for row in rows}) > 1]
@@ -202,7 +202,7 @@ def choices(results, question):
 
 
 def wrapped(command):
-    """A command of the shell in lines of at most 80 characters. A list goes on at the margin, or it would end there."""
+    """Wrap a shell command at 80 characters. A list continues at the margin, because spaces would end it."""
     lines = []
     for line in textwrap.wrap(command, 78, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False):
         while len(line) > 78:
@@ -214,7 +214,7 @@ def wrapped(command):
 
 
 def choices_of(rows, axes, place):
-    """The lines of one table."""
+    """Return the lines of one table."""
     columns = list(dict.fromkeys(row[place] for row in rows))
     settings = list(dict.fromkeys(tuple(row[axis] for axis in axes) for row in rows))
     cells = {}
@@ -249,7 +249,7 @@ context = {
     "help": list(helps()),
     "libraries": list(libraries()),
     "measures": [(public_name(type(s)), spikegrad.measure(s)) for s in map(spikegrad.get, spikegrad.names())],
-    "data": inspect.getdoc(data).partition("\n\n")[2],  # the file; before it stands what else there is
+    "data": inspect.getdoc(data).partition("\n\n")[2],  # without the summary, only the format of the file
 }
 pages = jinja2.Environment(trim_blocks=True)
 pages.filters |= {"short": short, "infinity": infinity, "choices": choices}
@@ -268,13 +268,13 @@ def every_public_name_has_a_page(app, env):
 
 
 def notebooks_stand_alone(app, env):
-    """Remove links between pages from the notebooks for download, and check that their pictures are there."""
+    """Remove links between pages from the notebooks for download, and check that their pictures exist."""
     for path in Path(env.mystnb_config.output_folder).rglob("*.ipynb"):
         notebook = json.loads(path.read_text())
         for cell in notebook["cells"]:
             pictures = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-            if "mystnb" in cell["metadata"] and not pictures:  # which has the text for one that cannot be seen
-                raise ExtensionError(f"{path.stem}: a cell has no picture: {''.join(cell['source'])}")
+            if "mystnb" in cell["metadata"] and not pictures:  # it contains the text alternative of a picture
+                raise ExtensionError(f"{path.stem}: a cell did not draw its picture: {''.join(cell['source'])}")
             if cell["cell_type"] == "markdown":
                 text = re.sub(r"\s+Download:\s+{nb-download}`[^`]+`\.", "", "".join(cell["source"]))
                 cell["source"] = re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"*\1*", text)

@@ -47,22 +47,23 @@ def from_nir(
         Conversion of a time constant to a decay factor: :math:`e^{-\Delta t/\tau}` or :math:`1 - \Delta t/\tau`. To
         reproduce another simulator, pass its method, such as Euler for snnTorch and norse.
     surrogate : callable, default Sigmoid()
-        The surrogate of all neurons, because NIR has none.
+        The surrogate of all neurons. NIR does not define surrogates.
 
     Returns
     -------
     Network
         Weights are matrices, or functions that are pytrees of their kernels. Images have channels first. If
         :math:`R = 1`, cells have ``norm_input``. Other factors of the input are in the weights. Layers have the names
-        of their neurons. If each layer reads the one before, the network is a list without names, unless the graph has
-        the names of :func:`to_nir` for a graph.
+        of their neurons. If each layer reads the previous layer, the network is a list without names, unless the nodes
+        have the names that :func:`to_nir` gives to a graph.
 
     Raises
     ------
     ValueError
-        If spikegrad does not support a node, if a node is not on the way from an input to an output, if a parameter is
-        not finite or has another shape than its input, if a time constant is shorter than a time step of Euler's
-        method, or if a delay is not a multiple of ``dt``. Also if it is not defined which edge of a loop takes a step.
+        If spikegrad does not support a node, or if a node is not on a path from an input to an output. If a parameter
+        is not finite or has another shape than its input. If a time constant is shorter than a time step of Euler's
+        method, or if a delay is not a multiple of ``dt``. If the graph does not define the edge of a loop that takes a
+        step.
     TypeError
         If ``graph`` is not a NIRGraph, ``dt`` is not a number, or a parameter is not an array of real numbers.
 
@@ -75,8 +76,8 @@ def from_nir(
     Neurons start at ``v_leak``. Potentials, ``v_threshold`` and ``v_reset`` are converted to differences from it. A
     neuron fires above its threshold in NIR, so the threshold of the cell is the next larger number.
 
-    Each loop takes one time step more than its delays. The step is on the edge whose nodes are called ``a.recurrent``,
-    with the name of its target, or else on the edge that leads back towards the inputs.
+    Each loop takes one time step more than its delays. The step is on the edge with nodes called ``a.recurrent``,
+    for the target ``a``. Without such names it is on the edge that leads back towards the inputs.
 
     Examples
     --------
@@ -137,7 +138,7 @@ class _Read:
                     signal = self._read(name, n)
                     if name not in self.cells:
                         self.cells[name], self.signals[name] = _cell(parts.layers[name], leak, surrogate, signal)
-            if name not in self.cells:  # all of its weights arrive later
+            if name not in self.cells:  # all its weights arrive later
                 part = parts.layers[name]
                 _, signal = _functions(part.chains[0].operations, None)
                 self.cells[name], self.signals[name] = _cell(part, leak, surrogate, signal)
@@ -190,7 +191,7 @@ class _Read:
 
 
 def _stack(parts: Parts, entries: dict[str, Layer | Join]) -> list[Layer] | None:
-    """Return the layers as a list, if each reads the one before, and their nodes are not named by the layers."""
+    """Return the layers as a list if each reads the previous layer and nodes are not named by layers, or else None."""
     reader = {entry.of: name for name, entry in entries.items() if isinstance(entry, Layer)}
     layers: list[Layer] = []
     name = parts.inputs[0]
@@ -221,7 +222,7 @@ def _steps(owner: str, node: nir.Delay, leak: Leak) -> int:
 
 
 def _combined(name: str, source: str, lags: dict[int, list]) -> Any:
-    """Return one weight for the weights of a source, by their delays."""
+    """Combine the weights of a source, given by delay, into one weight."""
     (lag, weights), *others = lags.items()
     if not others and len(weights) == 1:
         return Delayed(weights[0], lag) if lag else weights[0]
@@ -237,7 +238,7 @@ def _combined(name: str, source: str, lags: dict[int, list]) -> Any:
 
 
 def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Return nodes and edges, with those of subgraphs."""
+    """Return nodes and edges, including subgraphs."""
     owner = f"from_nir: {brief(prefix[:-1])} (NIRGraph)" if prefix else "from_nir: graph"
     if not isinstance(graph.nodes, dict):
         raise TypeError(f"{owner}: nodes must be a dict, got {type(graph.nodes).__name__}")
@@ -305,7 +306,7 @@ def _neurons(
     """Return the cell for a node of neurons, the factor of its input, and the shape of its output."""
     name, node = neurons
     owner = owner_of(name, node)
-    if signal is None:  # neither the Input nor a weight defines it
+    if signal is None:  # not defined by the Input or a weight
         signal = shape_of(owner, node.input_type, "input")
 
     def values(parameter: str) -> np.ndarray:
@@ -472,7 +473,7 @@ def _output_shape(owner: str, functions: Sequence[Any], signal: Shape) -> Shape:
 
 
 _LARGEST = 2**31 - 1
-"""Limit for the values of one example. XLA counts them in 32 bits in places, and aborts the process above."""
+"""Limit for the values of one example. XLA sometimes counts them in 32 bits, and aborts the process above it."""
 
 
 def _multiply(done: list[Any], factor: Any) -> None:

@@ -69,10 +69,10 @@ def to_nir(
     Raises
     ------
     ValueError
-        If NIR does not support the network: spike types other than the step, a reset by subtraction, a delayed reset,
-        an adaptive threshold, a refractory period, a function other than products, convolutions and changes of shape,
-        or a join that does more than add its sources. Also if a decay factor of 1, or with ``"exact"`` of 0, has no
-        node.
+        If NIR does not support a cell: spike types other than the step, a reset by subtraction, a delayed reset, an
+        adaptive threshold or a refractory period. If a function is not a product, a convolution or a change of shape,
+        or if a join does more than add its sources. If NIR does not have a node for a decay factor of 1, or of 0 with
+        ``"exact"``.
     TypeError
         If ``network`` is not a :class:`~spikegrad.Network` or ``dt`` is not a number.
 
@@ -98,7 +98,7 @@ def to_nir(
     below the threshold, such as 0.99999994 for 1. Images have channels first in NIR.
 
     Each loop takes one time step by itself, as in nirtorch. NIR does not define this. So one delayed edge of each loop
-    loses one step: its ``Delay`` is :math:`(d - 1)\,\Delta t`, and is left out for a delay of 1. The weights of such an
+    loses one step: its ``Delay`` is :math:`(d - 1)\,\Delta t`, and is omitted for a delay of 1. The weights of such an
     edge are called ``a.recurrent.b``. If loops overlap and no choice of edges meets each loop once, an error is raised.
 
     References
@@ -153,7 +153,7 @@ def to_nir(
                     f"to_nir: {text_of(name)} is recurrent without neurons, or without weights, in between"
                 )
         if made.named and not neurons and (len(chains) > 1 or not chains[0][2]):
-            neurons = [nir.Scale(np.ones(own.in_nir))]  # it has the name, and adds up the sources
+            neurons = [nir.Scale(np.ones(own.in_nir))]  # has the name of the layer and adds its sources
         made.add_layer(name, chains, neurons, back)
     outputs = network._output_names
     for name in outputs:
@@ -301,7 +301,7 @@ class _Made:
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.ends: dict[Name, list[str]] = {}
-        """The nodes whose sum is the output of a layer, join or input."""
+        """The nodes that add up to the output of a layer, join or input."""
         self.waiting: list[tuple[Name, str]] = []
         """Edges from layers that come later."""
 
@@ -358,7 +358,7 @@ class _Made:
         sources = {source for source, _ in edges}
         for name, node in self.nodes.items():
             if name not in sources and not isinstance(node, nir.Output):
-                raise ValueError(f"to_nir: {name!r} must have readers or be an output; leave it out")
+                raise ValueError(f"to_nir: {name!r} must have readers or be an output; remove it")
         return edges
 
 
@@ -412,9 +412,9 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, layer: str) -> l
         raise ValueError(f"{owner} has {cell.surrogate!r}, and neurons in NIR spike once or not at all")
     resets = fires and cell.reset == "value"
     if fires and cell.reset == "subtract":
-        raise ValueError(f"{owner} resets by subtraction, and neurons in NIR to a value; train with reset='value'")
+        raise ValueError(f"{owner} resets by subtraction, but NIR resets to a value; train with reset='value'")
     if resets and cell.delay_reset:
-        raise ValueError(f"{owner} resets a step late, and neurons in NIR at once; train with delay_reset=False")
+        raise ValueError(f"{owner} resets a step late, but NIR resets at once; train with delay_reset=False")
 
     def values(name: str) -> np.ndarray:
         value = getattr(cell, name)
@@ -430,7 +430,7 @@ def _neurons(cell: Any, signal: Signal, dtype: Any, leak: Leak, layer: str) -> l
         ends = {"v_threshold": _below(values("threshold"), dtype), "v_reset": values("reset_value")}
     if (decay == 1).all() and not has_synapse:
         if cell.norm_input:
-            raise ValueError(f"{owner}: decay must be below 1 with norm_input, which leaves nothing of the input else")
+            raise ValueError(f"{owner}: decay must be below 1 with norm_input, or the input would be scaled to 0")
         node = (nir.IF if resets else nir.I)(r=np.full_like(decay, 1 / leak.dt), **ends)
     else:
         tau, r = _time_constant(leak, decay, owner, "decay")
@@ -455,7 +455,7 @@ def _time_constant(leak: Leak, decay: np.ndarray, owner: str, name: str) -> tupl
         raise ValueError(f"{owner}: {name} must be above 0 with discretization='exact', because tau would be 0")
     if (decay < 0).any():
         raise ValueError(f"{owner}: {name} must be 0 or more, got {decay.min()}")
-    with np.errstate(over="ignore"):  # checked with the graph
+    with np.errstate(over="ignore"):  # the check of the graph reports infinite values
         return leak.tau(decay), 1 / (1 - decay)
 
 
@@ -474,9 +474,7 @@ def _scale(nodes: Sequence[nir.NIRNode], factor: np.ndarray, layer: str) -> None
     elif isinstance(last, (nir.Conv1d, nir.Conv2d)) and (of_channels == of_channels[:, :1]).all():
         factor = of_channels[:, 0]
     else:
-        raise ValueError(
-            f"to_nir: {layer} must have a weight for each neuron, which takes the factor of unit_resistance"
-        )
+        raise ValueError(f"to_nir: {layer} must have a weight for each neuron, to apply the factor of unit_resistance")
     last.weight = (last.weight * factor.reshape(-1, *[1] * (last.weight.ndim - 1))).astype(last.weight.dtype)
     if not isinstance(last, nir.Linear):
         last.bias = (last.bias * factor).astype(last.bias.dtype)

@@ -64,9 +64,9 @@ class CostRow(NamedTuple):
     part: str
     """``"weight"``, ``"weight['a']"`` or ``"recurrent"``, or ``"neurons"``."""
     cost: Cost | None
-    """The counts, None if the weight has none."""
+    """The counts, or None if the weight cannot be counted."""
     message: str = ""
-    """The reason if the weight has no counts."""
+    """The reason if the weight cannot be counted, or else an empty text."""
 
 
 class CostReport(NamedTuple):
@@ -88,7 +88,7 @@ class CostReport(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """If False, some weight has no counts, and ``total`` lacks it."""
+        """If False, some weights cannot be counted, and ``total`` does not include them."""
         return all(row.cost is not None for row in self.rows)
 
     @property
@@ -100,7 +100,7 @@ class CostReport(NamedTuple):
     def energy(
         self, *prices: str | EnergyPrices, dense: str | EnergyPrices = "45nm int8", passes: int = 1
     ) -> EnergyReport:
-        """Return the energy per example for named prices, next to a quantized dense network of the same size.
+        """Return the energy per example for named prices, and for a quantized dense network of equal size.
 
         Parameters
         ----------
@@ -109,8 +109,7 @@ class CostReport(NamedTuple):
         dense : str or EnergyPrices, default "45nm int8"
             Prices of the dense network, which makes one multiply-add per connection.
         passes : int, default 1
-            How often the dense network runs for an example: 1 for a constant input, the number of time steps for a
-            sequence.
+            Runs of the dense network per example: 1 for a constant input, the number of time steps for a sequence.
 
         Returns
         -------
@@ -120,8 +119,8 @@ class CostReport(NamedTuple):
         Raises
         ------
         TypeError, ValueError
-            Without prices; for an unknown preset; for prices without multiplications if the network has some; if some
-            weight has no counts.
+            If no prices are passed, if a preset is unknown, if the prices lack multiplications that the network needs,
+            or if a weight cannot be counted.
         """
         if not self.complete:
             raise ValueError(f"energy: all weights must have counts: {self._messages()[0]}")
@@ -168,16 +167,19 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
     r"""Count the events, synaptic operations and neuron updates of a network for given inputs.
 
     Let :math:`x` be a value that a weight reads, and :math:`c` the number of outputs of the weight that depend on it.
-    For each weight the report has the number of values :math:`x \ne 0` (events), the sum of :math:`c` over these
-    (fan-out), the same sum without weights of zero (effective), and the sum of :math:`c` over all values and time
-    steps (dense).
+    For each weight the report has four counts:
+
+    - events, the number of values :math:`x \ne 0`,
+    - fan-out, the sum of :math:`c` over these values,
+    - effective, this sum without weights of zero,
+    - dense, the sum of :math:`c` over all values and time steps.
 
     Parameters
     ----------
     network : Network
         A list or a graph of layers.
     inputs : array_like or dict
-        As the network takes them: ``(steps, batch, ...)``.
+        Inputs of the network, ``(steps, batch, ...)``.
     key : array of jax.random.key, optional
         For :func:`~spikegrad.stochastic` spikes.
     mask : array_like of bool, optional
@@ -202,8 +204,8 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
 
     A weight may be any linear function: a matrix, a convolution, pooling, a mask, or several of these with at most one
     product with a kernel. Biases do not count. For another function the row has a message instead of counts. Padding
-    does not count, neither as effective nor as dense operations. A :class:`~spikegrad.Window` counts an event once, and
-    the operations of each delay. Operations within cells and joins are not counted.
+    does not count as effective or dense operations. A :class:`~spikegrad.Window` counts an event once, and the
+    operations of each delay. Operations within cells and joins are not counted.
 
     Examples
     --------
@@ -221,7 +223,7 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
         raise TypeError(f"cost_report: network must be a Network, got {brief(network)}")
     x = network._named_inputs(inputs)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
-        raise TypeError("cost_report: inputs and network must have known values; call it outside of jax.jit")
+        raise TypeError("cost_report: inputs and network must have concrete values; call it outside of jax.jit")
     mask = None if mask is None else jnp.asarray(mask)
     states: Any
     states, outputs = network(inputs, key=key, mask=mask, all_layers=True)
@@ -244,13 +246,13 @@ class _Reads:
         """The number of valid time steps of each example, ``(batch,)``."""
 
     def like(self, edge: Edge) -> jax.ShapeDtypeStruct:
-        """The shape and dtype of what an edge reads in one step."""
+        """Return the shape and dtype of the values that an edge reads in one step."""
         x = self.values[edge.source]
         shape = (len(edge.lags), *x.shape[1:]) if edge.windowed else x.shape[1:]
         return jax.ShapeDtypeStruct(shape, x.dtype)
 
     def counts(self, edge: Edge) -> np.ndarray:
-        """Count values of each kind over time, for each place of what an edge reads: ``(3, ...)``."""
+        """Count values of each kind over time, for each position that an edge reads: ``(3, ...)``."""
         # outs: (steps, batch, ...). All steps are one chunk, so a lag reads zeros before the first step, then outs.
         outs = self.values[edge.source]
         past = jnp.zeros((max(1, *edge.lags), *outs.shape[1:]), outs.dtype)
@@ -290,7 +292,7 @@ def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
 
 
 def _cost_of(parts: list, reads: _Reads) -> Cost:
-    """The cost of one weight, which may read several lags as separate edges."""
+    """Return the cost of one weight. It may read several lags as separate edges."""
     costs = []
     for n, (edge, weight) in enumerate(parts):
         like, counts = reads.like(edge), reads.counts(edge)
@@ -306,7 +308,7 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
 
 
 def _connections(weight: Any, like: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """The connections of each value that is read, of all and of nonzero weights. Both broadcast to ``like``."""
+    """Return the connections of each value, for all and for nonzero weights. Both broadcast to ``like``."""
     if (matrix := matrix_of(weight)) is None:
         return connections_of(lambda x: product(weight, x, label), like)
     flat = np.asarray(matrix).reshape(len(matrix), -1)

@@ -35,12 +35,13 @@ def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[floa
     Parameters
     ----------
     *surrogates : Surrogate
-        One or more. Their parameters must broadcast to ``x``. One without ``surrogate_fun`` is drawn as a slope alone.
+        One or more surrogates. Their parameters must broadcast to ``x``. Surrogates without ``surrogate_fun`` are drawn
+        only on the right.
     x : array_like, optional
-        Where to draw them, ``(points,)``, ascending; by default 2001 points from -4 to 4, or closer about 0 if all
-        slopes are steep.
+        Points, ``(points,)``, in ascending order. By default 2001 points from -4 to 4, or from a smaller range around 0
+        if all slopes are steep.
     figsize : tuple of float, optional
-        Width and height in inches; by default 7 by 2.6, and higher where the legend needs it.
+        Width and height in inches. By default 7 by 2.6, with more height for a legend.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[floa
     Raises
     ------
     ValueError
-        Without a surrogate, or if ``x`` is not one-dimensional.
+        If no surrogate is passed, or if ``x`` is not one-dimensional.
 
     Examples
     --------
@@ -78,7 +79,7 @@ def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[floa
 
 
 def draw(left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLike | None = None) -> None:
-    """The two panels of :func:`plot`, in axes that exist."""
+    """Draw the two panels of :func:`plot` in existing axes."""
     x = _around(surrogates) if x is None else np.asarray(x)
     if x.ndim != 1:
         raise ValueError(f"plot: x must have one dimension, got shape {x.shape}")
@@ -86,7 +87,7 @@ def draw(left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLik
     left.plot(x, x >= 0, color="0.6", lw=1.2, label="step", zorder=1)
     for i, surrogate in enumerate(surrogates):
         style = {"color": f"C{i % 10}", "ls": _DASHES[i // 10 % len(_DASHES)], "lw": 1.6, "label": _named(surrogate)}
-        with contextlib.suppress(NotImplementedError):  # a surrogate may consist of a slope alone
+        with contextlib.suppress(NotImplementedError):  # some surrogates define only the slope
             left.plot(x, surrogate.surrogate_fun(x), **style)
         right.plot(x, surrogate.surrogate_grad(x), **style)
     for axes, title in ((left, "step (grey) and primal"), (right, "slope")):
@@ -97,7 +98,7 @@ def draw(left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLik
 
 
 def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
-    """Label a panel, and remove its upper and right edge."""
+    """Label a panel, and remove its upper and right edges."""
     axes.set_title(title, fontsize=9)
     axes.set_xlabel(x, fontsize=8)
     axes.set_ylabel(y, fontsize=8)
@@ -106,12 +107,12 @@ def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
 
 
 def _named(surrogate: Surrogate) -> str:
-    """What is printed of it, with at most four digits of a number."""
+    """Return the text of a surrogate, with long decimals rounded to four digits."""
     return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda found: f"{float(found[0]):.4g}", repr(surrogate))
 
 
 def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
-    """Points from -4 to 4, or from a quarter of that and so on while every slope fills but an eighth of the panel."""
+    """Return points from -4 to 4. Divide this range by 4 while all slopes fill less than an eighth of it."""
     x = np.linspace(-4, 4, 2001)
 
     def narrow(surrogate):
@@ -130,23 +131,23 @@ def raster(spikes: ArrayLike, *, example: int = 0, mask: ArrayLike | None = None
     ----------
     spikes : array_like
         Outputs of a layer: ``(steps, examples, neurons...)``, ``(steps, neurons)`` or ``(steps,)``. Any value other
-        than 0 is a spike; negative ones are red.
+        than 0 is a spike. Negative spikes are red.
     example : int, default 0
-        The example, if there is an axis of examples.
+        The example to draw, if the spikes have an axis of examples.
     mask : array_like of bool, optional
-        ``(steps, examples)`` or ``(steps,)``, the valid steps. The others are grey.
+        ``(steps, examples)`` or ``(steps,)``, the valid steps. All other steps are grey.
     figsize : tuple of float, default (7, 2.6)
         Width and height in inches.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Its axes span all steps and neurons, also without a spike.
+        Its axes span all steps and neurons, even without spikes.
 
     Raises
     ------
     ValueError
-        For an example or a mask that the spikes do not have.
+        If ``example`` is out of range, or if ``mask`` does not fit the spikes.
 
     Examples
     --------
@@ -178,19 +179,19 @@ def traces(
     mask: ArrayLike | None = None,
     figsize: Any = None,
 ) -> Figure:
-    """Draw the currents, potentials and spikes of some neurons of one example, one above the other.
+    """Draw the currents, potentials and spikes of some neurons of one example, in a column of panels.
 
     Parameters
     ----------
     potentials : array_like or tuple of them
-        Pre-spike states, of which the first array is the potential, as a network returns them for ``pre_spike``; or
-        outputs of a readout. Shapes as in :func:`raster`.
+        Pre-spike states, as a network returns them for ``pre_spike``. The first array is the potential. Or outputs of a
+        readout. Shapes as in :func:`raster`.
     spikes, currents : array_like, optional
-        Of the same shape. Without them their panels are left out.
+        Arrays of equal shape. Their panels are drawn only if you pass them.
     threshold : float, optional
-        Drawn as a dashed line among the potentials.
+        The threshold, drawn as a dashed line in the panel of the potentials.
     neurons : sequence of int, default (0, 1, 2)
-        The neurons, counted over all their axes. Those that the layer does not have are left out.
+        Neurons to draw, counted over all their axes. Numbers outside the layer are ignored.
     example, mask
         As in :func:`raster`.
     figsize : tuple of float, optional
@@ -203,7 +204,7 @@ def traces(
     Raises
     ------
     ValueError
-        For shapes that differ, and as in :func:`raster`.
+        If the shapes differ, and as in :func:`raster`.
 
     Examples
     --------
@@ -250,7 +251,7 @@ def activity(
     """Draw the activity of a network in one example: a panel for the inputs and for each layer.
 
     Spikes, which are integers, are drawn as a raster, with the number of spikes per neuron and step. Real numbers are
-    drawn as lines, or as an image if there are more than 12 of them.
+    drawn as lines, or as an image for more than 12 neurons.
 
     Parameters
     ----------
@@ -272,7 +273,7 @@ def activity(
     Raises
     ------
     ValueError
-        Without a layer, for a wrong number of names, and as in :func:`raster`.
+        If no layer is passed, if the number of names is wrong, and as in :func:`raster`.
 
     Examples
     --------
@@ -314,11 +315,11 @@ def activity(
 
 
 _LINES = 12
-"""Real outputs of more neurons are an image."""
+"""Maximum number of neurons with real outputs as lines. Outputs of more neurons are an image."""
 
 
 def _of_example(owner: str, name: str, x: Any, example: int) -> np.ndarray:
-    """One example of ``(steps, examples, neurons...)``, as ``(steps, neurons)``."""
+    """Return one example of ``(steps, examples, neurons...)`` as ``(steps, neurons)``."""
     x = np.asarray(x)
     if not x.ndim or not len(x):
         raise ValueError(f"{owner}: {name} must have one step or more, got shape {x.shape}")
@@ -330,10 +331,10 @@ def _of_example(owner: str, name: str, x: Any, example: int) -> np.ndarray:
 
 
 def draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None) -> None:
-    """A vertical line for each value of ``(steps, neurons)`` that is not 0."""
+    """Draw a vertical line for each nonzero value of ``(steps, neurons)``."""
     t, n = np.nonzero(spikes)
     own = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
-    height = 0.4 if spikes.shape[1] < 100 else 0.5  # a gap between rows that one can tell apart
+    height = 0.4 if spikes.shape[1] < 100 else 0.5  # a gap between rows, if it is visible
     axes.vlines(t, n - height, n + height, colors=np.where(spikes[t, n] < 0, "red", own).tolist(), lw=1)
     axes.set_ylim(-0.5, max(spikes.shape[1], 1) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -341,7 +342,7 @@ def draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = N
 
 
 def _finish(owner: str, panels: Any, like: Any, example: int, mask: Any) -> None:
-    """Fix the axis of time to the sequence, and shade the steps that are not valid."""
+    """Set the time axis to the steps of the sequence, and shade the invalid steps."""
     steps = len(np.asarray(like))
     valid = np.ones(steps, bool) if mask is None else np.asarray(mask)
     if valid.ndim > 1:
@@ -371,8 +372,8 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     Returns
     -------
     matplotlib.figure.Figure
-        Layers are boxes with the class of their cell, joins are rounded, inputs have no frame. A node is drawn to the
-        right of its sources in the same step. Dashed lines are edges with a delay, and show the number of steps.
+        Layers are boxes with the class of their cell, joins are rounded, inputs have no frame. A node is to the right
+        of the sources that it reads without delay. Dashed lines are edges with a delay, and show the number of steps.
 
     Examples
     --------
@@ -428,13 +429,14 @@ def _merged(edges: Any) -> dict[Any, list[int]]:
 
 
 def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float], lags: list[int], boxes: list) -> None:
-    """Draw an edge between two boxes, with its delays. Without a lag of 0 it is dashed."""
+    """Draw an edge between two boxes, with its delays. It is dashed if all its lags are above 0."""
     now, itself = min(lags) == 0, start == end
     if itself:
         start, end = (start[0] + 0.25, start[1] - 0.2), (end[0] - 0.25, end[1] - 0.2)
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy)
-    # A line to the next column is straight. Other lines bend around the nodes between, lines to the left below them.
+    # A line to the next column is straight. Other lines bend around the nodes in between, and lines to the left pass
+    # below them.
     height = 0.0 if 0 < dx < 2 and now else 0.3 + 0.08 * length
     rad = -2 * height / length
     style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={rad}", "color": "black", "lw": 0.9}

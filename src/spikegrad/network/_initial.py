@@ -29,7 +29,7 @@ Initializer: TypeAlias = Callable[..., jax.Array]
 """``initializer(key, shape, dtype) -> weights``, such as an initializer of ``jax.nn.initializers``."""
 
 _LONG = 4096
-"""Time steps in which the response to one spike must end."""
+"""Maximum duration of the response to one spike, in time steps."""
 FEEDFORWARD = 0.9
 """Fraction of a potential's variance that comes from the inputs in a recurrent layer, as in the paper."""
 
@@ -83,15 +83,16 @@ def fluctuation_driven(
     Raises
     ------
     TypeError
-        If the cell has no state with the shape of its output, unless it defines :meth:`Cell.encode`.
+        If no state of the cell has the shape of its output, unless the cell defines :meth:`Cell.encode`.
     ValueError
-        If the rate is out of its domain, if all inputs are zero, if inputs of mean 0 cannot give the mean, or if equal
-        weights for this mean already exceed the standard deviation. When called, if the shape does not fit the inputs.
+        If the rate is out of its domain, or if all inputs are zero. If inputs of mean 0 cannot give the mean, or if
+        equal weights for this mean already exceed the standard deviation. The initializer raises it if the shape does
+        not fit the inputs.
 
     Notes
     -----
     Measured inputs pass the leaks of the cell. The moments of the result replace :math:`m \bar\varepsilon` and the
-    other terms. So inputs may be correlated, also between steps. A sequence may be too short for a stationary
+    terms of the variance. So inputs may be correlated, also between steps. A sequence may be too short for a stationary
     potential. Values may be real: their mean *square* matters, so inputs of mean 0 also drive neurons. A number as rate
     assumes independent spikes and a long sequence.
 
@@ -226,7 +227,7 @@ def _checked(name: str, initializer: Any) -> Initializer:
 def deviation(std: Any, mean: Any = 0.0, share: float = 1.0) -> Callable[[Any], Any]:
     """Return the standard deviation of a potential as a function of the threshold.
 
-    ``share`` is a fraction of its variance. The threshold is None for a cell without one.
+    ``share`` is the fraction of the variance to keep. The threshold is None for a cell without threshold.
     """
 
     def of(threshold: Any) -> Any:

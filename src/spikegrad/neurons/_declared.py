@@ -1,4 +1,4 @@
-"""What others ask of a cell, of a wrapped one of the cell within: never its class."""
+"""Properties that cells declare. Other modules read them instead of the class, also through wrappers of cells."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ._cell import Cell, LinearResponse
 
 
 def parameters_of(cell: Any) -> Any:
-    """The cell with the parameters: the cell itself, or the innermost one that it wraps."""
+    """Return the cell with the parameters: the cell itself, or the innermost cell of a wrapper."""
     inner = getattr(cell, "inner", None)
     return cell if inner is None else parameters_of(inner)
 
 
 def with_parameters(cell: Any, /, **changed: Any) -> Any:
-    """The cell with other parameters, of the innermost one that it wraps."""
+    """Return the cell with changed parameters. For a wrapper, the innermost cell gets them."""
     inner = getattr(cell, "inner", None)
     if inner is None:
         return cell._replaced(**changed)
@@ -31,7 +31,7 @@ def with_parameters(cell: Any, /, **changed: Any) -> Any:
 
 
 def says_how_to_encode(cell: Cell) -> bool:
-    """Whether ``encode`` belongs to the cell's own state: a class that redefines the state must redefine it too."""
+    """Return True if ``encode`` fits the state of the cell. A class that redefines the state must redefine it too."""
     inner = getattr(cell, "inner", None)
     if inner is not None and not says_how_to_encode(inner):
         return False
@@ -39,9 +39,9 @@ def says_how_to_encode(cell: Cell) -> bool:
 
 
 def linear_response(cell: Any) -> LinearResponse | None:
-    """The linear response of a cell or of the one that it wraps. None if it is not declared.
+    """Return the linear response of a cell, or of the cell in a wrapper. None if it is not declared.
 
-    Parameters are brought to JAX's default float first, in which weights are computed.
+    Parameters are first converted to JAX's default float, the dtype for the computation of weights.
     """
     cell = parameters_of(cell)
     if not (isinstance(cell, Cell) and _declares(cell, "linear_response", "integrate")):
@@ -55,7 +55,7 @@ def linear_response(cell: Any) -> LinearResponse | None:
 
 
 def _declares(cell: Cell, name: str, *others: str) -> bool:
-    """Whether a method is defined no further up than the others, which it describes: they may have been redefined."""
+    """Return True if a subclass of Cell defines the method, and none below it redefines the methods it describes."""
     order = type(cell).__mro__
 
     def depth(name: str) -> int:

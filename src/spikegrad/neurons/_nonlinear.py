@@ -1,4 +1,4 @@
-"""Neurons whose potential is not a linear function of itself between spikes."""
+"""Neurons with a nonlinear potential between spikes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._spiking import Spiking
 
 
 class _Escaping(Spiking, pure=True):
-    """Neurons that start at rest and are set to a value by a spike."""
+    """Neurons that start at rest. A spike resets them to a value."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +45,7 @@ class QIF(_Escaping, pure=True):
     critical : float or array, default 0.8
         Potential :math:`v_c` above which the neuron fires by itself, in the unit of the potential.
     rest : float or array, default 0.0
-        Potential :math:`v_0` at rest, at which a neuron starts.
+        Potential :math:`v_0` at rest, the initial potential.
     a : float or array, default 1.0
         Curvature, above 0, in 1 per unit of the potential.
     threshold : float or array, default 1.0
@@ -53,18 +53,18 @@ class QIF(_Escaping, pure=True):
     reset_value : float or array, default 0.0
         Potential :math:`v_r` after a spike.
     surrogate : callable, default Sigmoid()
-        Makes spikes of ``u - threshold``.
+        The function from ``u - threshold`` to spikes.
     detach_reset : bool, default False
-        Whether the spike in the reset is a constant for the derivative.
+        If True, the spike in the reset is a constant in the derivative.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for spikes that are counts or negative.
+        If a parameter is out of its domain, or if spikes are counts or negative.
 
     Notes
     -----
-    The update is that of SpikingJelly, whose class resets to -0.1.
+    The update equals SpikingJelly's. SpikingJelly's class resets to -0.1.
 
     References
     ----------
@@ -101,34 +101,35 @@ class EIF(_Escaping, pure=True):
     .. math:: u_t = v_{t-1} + \frac1\tau
               \big(I_t + v_0 - v_{t-1} + \Delta\, e^{(v_{t-1} - \theta_\mathrm{rh}) / \Delta}\big)
 
-    and spikes and resets as in :class:`QIF`.
+    Spikes and resets are as in :class:`QIF`.
 
     Parameters
     ----------
     tau : float or array, default 2.0
         Time constant :math:`\tau`, above 0, in time steps.
     rheobase : float or array, default 0.8
-        Potential :math:`\theta_\mathrm{rh}` at which the exponential takes over, in the unit of the potential.
+        Potential :math:`\theta_\mathrm{rh}` above which the exponential dominates, in the unit of the potential.
     sharpness : float or array, default 1.0
         :math:`\Delta`, above 0, in the unit of the potential.
     rest : float or array, default 0.0
-        Potential :math:`v_0` at rest, at which a neuron starts.
+        Potential :math:`v_0` at rest, the initial potential.
     threshold, reset_value, surrogate, detach_reset
         As in :class:`QIF`.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for spikes that are counts or negative.
+        If a parameter is out of its domain, or if spikes are counts or negative.
 
     Notes
     -----
-    A potential that starts a step far above the rheobase overflows: keep the threshold within some ``sharpness`` of it.
+    A potential far above the rheobase overflows in the next step. Keep the threshold within a few ``sharpness`` of the
+    rheobase.
 
     References
     ----------
     Fourcaud-Trocmé, Hansel, van Vreeswijk, Brunel 2003, "How spike generation mechanisms determine the neuronal
-    response to fluctuating inputs", Journal of Neuroscience 23(37):11628-11640. The update is that of SpikingJelly.
+    response to fluctuating inputs", Journal of Neuroscience 23(37):11628-11640. The update equals SpikingJelly's.
 
     Examples
     --------
@@ -156,14 +157,14 @@ class EIF(_Escaping, pure=True):
 
 
 class AdEx(Spiking, pure=True):
-    r"""Adaptive exponential integrate-and-fire neurons (AdEx) with a synapse, in the order of norse.
+    r"""Adaptive exponential integrate-and-fire neurons (AdEx) with a synapse, in norse's order of operations.
 
     .. math:: i_t &= \gamma\, i_{t-1} + I_t \\
               u_t &= v_{t-1} + (1 - \beta) \big(\Delta\, e^{(v_{t-1} - \theta)/\Delta} - v_{t-1} + i_t - a_{t-1}\big) \\
               s_t &= H(u_t - \theta), \qquad v_t = u_t (1 - s_t) + v_r s_t \\
               a_t &= a_{t-1} + (1 - \rho) (c\, v_{t-1} - a_{t-1}) + d\, s_t
 
-    The state is the triple :math:`(v, a, i)`, zeros at the start.
+    The state is the triple :math:`(v, a, i)`, initially zeros.
 
     Parameters
     ----------
@@ -174,9 +175,9 @@ class AdEx(Spiking, pure=True):
     adaptation_decay : float or array, default 0.998
         Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
     coupling : float or array, default 4.0
-        How much the potential drives the adaptation, :math:`c`, dimensionless.
+        Factor :math:`c` from the potential to the adaptation, dimensionless.
     adaptation : float or array, default 0.02
-        How much a spike raises the adaptation, :math:`d`, in the unit of the potential.
+        Increase :math:`d` of the adaptation per spike, in the unit of the potential.
     sharpness : float or array, default 0.5
         :math:`\Delta`, above 0, in the unit of the potential.
     threshold, reset_value, surrogate, detach_reset
@@ -185,12 +186,12 @@ class AdEx(Spiking, pure=True):
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for spikes that are counts or negative.
+        If a parameter is out of its domain, or if spikes are counts or negative.
 
     Notes
     -----
-    The potential is 0 at rest. The defaults are those of norse with its time step of 1 ms: decay factors of 1 minus the
-    step over the time constant.
+    The potential is 0 at rest. The defaults equal norse's for its time step of 1 ms. Norse's decay factors are 1 minus
+    the time step over the time constant.
 
     References
     ----------
@@ -246,38 +247,38 @@ class Izhikevich(Spiking, pure=True):
 
     .. math:: \dot v = 0.04\, v^2 + 5 v + 140 - w + I, \qquad \dot w = a\, (b\, v - w)
 
-    where a spike, at the threshold, sets :math:`v` to :math:`c` and adds :math:`d` to :math:`w`. The state is the pair
-    :math:`(v, w)`, at the start :math:`(c, b\,c)`.
+    A spike at the threshold sets :math:`v` to :math:`c` and adds :math:`d` to :math:`w`. The state is the pair
+    :math:`(v, w)`, initially :math:`(c, b\,c)`.
 
     Parameters
     ----------
     a : float or array, default 0.02
         Rate of the recovery :math:`w`, above 0, in 1/ms.
     b : float or array, default 0.2
-        How much the recovery follows the potential, dimensionless.
+        Factor from the potential to the recovery, dimensionless.
     c : float or array, default -65.0
         Potential after a spike, in mV.
     d : float or array, default 8.0
-        What a spike adds to the recovery, in mV/ms.
+        Increase of the recovery per spike, in mV/ms.
     threshold : float or array, default 30.0
         Peak of a spike, in mV.
     surrogate : callable, default Sigmoid()
-        Makes spikes of ``(v - threshold) / width``.
+        The function from ``(v - threshold) / width`` to spikes.
     width : float or array, default 10.0
         Unit of the surrogate, above 0, in mV.
     detach_reset : bool, default False
-        Whether the spike in the resets is a constant for the derivative.
+        If True, the spike in the resets is a constant in the derivative.
     order : {"published", "semi-implicit", "euler"}
         ``"published"``: two half steps of :math:`v`, then :math:`w` from the new :math:`v`. ``"semi-implicit"``: one
-        step of :math:`v`, then :math:`w` from the new one. ``"euler"``: both from the old values. Orders give other
-        spikes.
+        step of :math:`v`, then :math:`w` from the new :math:`v`. ``"euler"``: both from the old values. Spikes depend
+        on the order.
     dt : float, default 1.0
         Length of a time step, above 0, in ms.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for spikes that are counts or negative.
+        If a parameter is out of its domain, or if spikes are counts or negative.
 
     References
     ----------
@@ -337,12 +338,12 @@ class Izhikevich(Spiking, pure=True):
 
 
 class CLIF(Spiking, pure=True):
-    r"""Complementary leaky integrate-and-fire neurons (CLIF), which reset the more, the more they fired.
+    r"""Complementary leaky integrate-and-fire neurons (CLIF), with a stronger reset after more spikes.
 
     .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - \theta) \\
               m_t &= m_{t-1}\, \sigma\big((1 - \beta)\, u_t\big) + s_t \\ v_t &= u_t - s_t (\theta + \sigma(m_t))
 
-    with :math:`\sigma` the logistic function. The state is the pair :math:`(v, m)`, zeros at the start.
+    Here :math:`\sigma` is the logistic function. The state is the pair :math:`(v, m)`, initially zeros.
 
     Parameters
     ----------
@@ -351,19 +352,19 @@ class CLIF(Spiking, pure=True):
     threshold : float or array, default 1.0
         Threshold :math:`\theta`, in the unit of the potential.
     surrogate : callable, default Sigmoid()
-        Makes spikes of ``u - threshold``.
+        The function from ``u - threshold`` to spikes.
     detach_reset : bool, default False
-        Whether the spike in the reset is a constant for the derivative. The spike in :math:`m` never is.
+        If True, the spike in the reset is a constant in the derivative. The spike in :math:`m` never is.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for spikes that are negative.
+        If a parameter is out of its domain, or if spikes are negative.
 
     References
     ----------
     Huang et al. 2024, "CLIF: complementary leaky integrate-and-fire neuron for spiking neural networks", ICML,
-    arXiv:2402.04663. The update is that of SpikingJelly.
+    arXiv:2402.04663. The update equals SpikingJelly's.
 
     Examples
     --------
@@ -401,11 +402,11 @@ class CLIF(Spiking, pure=True):
 
 
 def refuse_counts(cell: Spiking) -> None:
-    """Raise for spike types that are no 0 or 1."""
+    """Raise for spike types with values other than 0 and 1."""
     cell._refuse("a reset to a value, which takes one spike a step", "several", "negative")
 
 
 def to_value(cell: Any, u: jax.Array, s: jax.Array) -> jax.Array:
-    """The potential after a reset to ``cell.reset_value``."""
+    """Return the potential after a reset to ``cell.reset_value``."""
     s = cell._for_reset(s)
     return u * (1 - s) + cell.reset_value * s

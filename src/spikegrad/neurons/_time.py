@@ -1,4 +1,4 @@
-"""Cells over time: their time constants, and every step of a sequence."""
+"""Time constants of cells, and runs of a cell over a sequence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._cell import Cell, State, Step, as_current, as_state, check_initial
 
 
 def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "exact") -> Any:
-    r"""The share of a leaky quantity that is left after one step, of its time constant.
+    r"""Convert a time constant to a decay factor per time step.
 
     .. math:: \beta = \begin{cases} e^{-\Delta t/\tau} & \text{exact: the solution of } \tau\, \dot v = -v \\
               1 - \Delta t/\tau & \text{Euler: one step of the forward Euler method} \end{cases}
@@ -26,21 +26,22 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
     Parameters
     ----------
     tau : float or array
-        Time constant :math:`\tau > 0`. Infinite: no leak.
+        Time constant :math:`\tau > 0`. If it is infinite, nothing leaks.
     dt : float or array, default 1.0
-        Length of a step :math:`\Delta t > 0`, in the unit of ``tau``.
+        Length of a time step :math:`\Delta t > 0`, in the unit of ``tau``.
     discretization : {"exact", "euler"}
-        Euler's needs a step no longer than ``tau``.
+        Integration method. Euler's method requires ``dt <= tau``.
 
     Returns
     -------
     float or array
-        From 0 to 1, for any decay of a cell. The gain that goes with it is 1 less it: ``LIF(..., norm_input=True)``.
+        The decay factor :math:`\beta`, from 0 to 1, for any decay of a cell. The input gain for it is
+        :math:`1 - \beta`, as in ``LIF(..., norm_input=True)``.
 
     Raises
     ------
     ValueError, TypeError
-        For numbers out of these domains, of Python or NumPy; arrays of JAX are not looked at.
+        If a number of Python or NumPy is out of its domain. JAX arrays are not checked.
 
     Examples
     --------
@@ -55,7 +56,7 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
     0.75
     """
     tau, dt = _positive("tau", tau), _positive("dt", dt)
-    if not isinstance(dt, jax.Array) and not np.all(np.isfinite(dt)):  # infinite time constants forget nothing
+    if not isinstance(dt, jax.Array) and not np.all(np.isfinite(dt)):  # unlike tau
         raise ValueError(f"decay_from_tau: dt must be finite, got {dt}")
     share: Any = dt / tau
     known = not isinstance(share, jax.Array)
@@ -78,7 +79,7 @@ def _positive(name: str, value: Any) -> Any:
 
 
 def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any = None) -> tuple[State, jax.Array]:
-    """Run a cell over time, by ``jax.lax.scan``.
+    """Run a cell over time with ``jax.lax.scan``.
 
     Parameters
     ----------
@@ -87,10 +88,10 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
     currents : array_like
         Inputs, time first: ``(steps, ...)``.
     v : array_like or tuple of array_like, optional
-        State before the first step, at rest if not given: :meth:`Cell.initial_state`, or zeros for another callable.
-        Give the state that a former call returned to go on with a sequence.
+        State before the first step. By default the state at rest: :meth:`Cell.initial_state`, or zeros for another
+        callable. To continue a sequence, pass the state that the previous call returned.
     key : array of jax.random.key, optional
-        For :func:`stochastic` spikes: step ``t`` is given ``key=jax.random.fold_in(key, t)``. Another call on the same
+        For :func:`stochastic` spikes. Step ``t`` gets ``key=jax.random.fold_in(key, t)``. A call that continues a
         sequence needs another key.
 
     Returns
@@ -121,13 +122,13 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
         rest = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
-        now = jax.eval_shape(lambda currents: currents.sum(0, dtype=currents.dtype), currents)  # there may be no step
+        now = jax.eval_shape(lambda currents: currents.sum(0, dtype=currents.dtype), currents)  # also for 0 steps
         v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), rest(now.shape, now.dtype))
         v = match_varying_axes(v, like=currents)
         try:
             return _scan(cell, currents, v, key)
         except (TypeError, ValueError):
-            if isinstance(cell, Cell):  # the initial state may be the reason; to check it takes as long as a short run
+            if isinstance(cell, Cell):  # checked only now, because it takes as long as a short run
                 check_initial(cell, v, now, key=None if key is None else jax.random.key(0))
             raise
     return _scan(cell, currents, v, key)
@@ -140,15 +141,15 @@ def _scan(cell: Step, currents: jax.Array, v: State, key: Any) -> tuple[State, j
         return cell(v, current)
 
     if key is not None:
-        keys, given = as_key("unroll", key), cast("Callable", cell)  # a callable of one's own need not take a key
+        keys, given = as_key("unroll", key), cast("Callable", cell)  # the type does not require a key argument
 
         def keyed_step(v, now):
             current, t = now
             return given(v, current, key=fold_in(keys, t))
 
         return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
-    # scan keeps what it compiled for an equal function: right for a cell of this library, which is nothing but its
-    # value, wrong for one that may have changed since
+    # scan reuses the program that it compiled for an equal function. This is correct for pure cells. Other cells may
+    # have changed since, so they get a new function.
     return jax.lax.scan(cell if is_pure(cell) else step, start, currents)
 
 

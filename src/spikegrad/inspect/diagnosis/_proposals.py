@@ -1,4 +1,4 @@
-"""Proposals of fixes, with their numbers. ``_trials.py`` runs the network with each and keeps the helpful ones."""
+"""Proposals of fixes, with their numbers. ``_trials.py`` tries each fix and keeps the helpful fixes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ._numbers import LayerReport, norm_of_sources, of_slope
 from ._places import Place
 
 _WIDENED = 5
-"""A slope is widened by this factor at most."""
+"""A slope is widened by at most this factor."""
 _THIN = 0.1
 """A slope becomes wider with the threshold if it is narrower than this part of the potentials."""
 _SMALL = 0.1
-"""A slope becomes no narrower if the norm of a neuron's weights is smaller: an update would leave it at once."""
+"""A slope does not become narrower if the norm of a neuron's weights is smaller: one update would leave the slope."""
 _ONE_SIGN = 0.8
 """Currents have one sign if the mean of the potential is this part of its root mean square."""
 _OUTLIER = 30.0
@@ -33,7 +33,7 @@ _SHIFTED = 5.0
 _UNEVEN = 3.0
 """Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
 STEP = Sigmoid(4.0)
-"""What replaces a step without a slope."""
+"""Replacement for a step without a slope."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Case:
 
     @property
     def feedback(self) -> float:
-        """The currents of feedback, in units of those from below."""
+        """The ratio of the feedback currents to the currents from below."""
         return (self.layer.feedback or 0.0) / (self.layer.drive or 1.0)
 
     def shares_loop_with(self, other: Case) -> bool:
@@ -70,7 +70,7 @@ class Case:
 
 
 def against_activity(case: Case) -> Iterator[Fix]:
-    """Against too few or too many spikes. Causes that can be named come first, then the scale of the potential."""
+    """Propose fixes for too few or too many spikes: first for specific causes, then for the scale of the potential."""
     yield from _sign(case)
     yield from _recurrence(case)
     yield from _adaptation(case)
@@ -84,7 +84,7 @@ def against_activity(case: Case) -> Iterator[Fix]:
 
 
 def against_growth(case: Case) -> Iterator[Fix]:
-    """Against a gradient that grows within the layer."""
+    """Propose fixes for a gradient that grows within the layer."""
     layer = case.layer
     yield from _lower_slopes(case)
     if layer.feedback and (layer.factor or 0) > 1:
@@ -98,7 +98,7 @@ def against_growth(case: Case) -> Iterator[Fix]:
 
 
 def _lower_slopes(case: Case) -> Iterator[Fix]:
-    """Lower the steep slopes of all layers, because each passes on what the others have let grow."""
+    """Lower the steep slopes of all layers, because each layer passes on the growth in other layers."""
     found: list[Fix] = []
     for n, layer in enumerate(case.layers):
         box = _box(layer)
@@ -113,7 +113,7 @@ def _lower_slopes(case: Case) -> Iterator[Fix]:
 
 
 def _sign(case: Case) -> Iterator[Fix]:
-    """A threshold above rest. In absolute units, as -50 mV with a reset to -65 mV, threshold and reset both change."""
+    """Set a threshold above rest. In absolute units, as -50 mV with a reset to -65 mV, threshold and reset change."""
     layer = case.layer
     if (layer.at_rest or 0) > 0.5 and layer.scale and hasattr(case.cell, "threshold"):
         text = "change the sign of its threshold, because neurons fire at rest"
@@ -135,7 +135,7 @@ def _recurrence(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if layer.feedback and layer.drive and layer.feedback > layer.drive:
         cause = "they" if case.place.feedback else "its own spikes"
-        for part in (3, 30):  # fewer spikes make the currents smaller still
+        for part in (3, 30):  # fewer spikes reduce the currents further
             factor = rounded(layer.drive / layer.feedback / part)
             text = (
                 f"scale its {_feedback(case)} by {factor:g}, because {cause} cause {case.feedback:.2g} times the "
@@ -150,7 +150,7 @@ def _feedback(case: Case) -> str:
 
 
 def _adaptation(case: Case) -> Iterator[Fix]:
-    """An adaptation that doubles the threshold after ten spikes within its time constant."""
+    """Set an adaptation that doubles the threshold after ten spikes within its time constant."""
     layer, cell = case.layer, case.cell
     if not hasattr(cell, "adaptation") or not layer.scale:
         return
@@ -162,7 +162,7 @@ def _adaptation(case: Case) -> Iterator[Fix]:
 
 
 def _reset(case: Case) -> Iterator[Fix]:
-    """A value that is as far from rest as the threshold, or farther, drives the potential more than the currents."""
+    """Replace a reset value at least as far from rest as the threshold. Resets would exceed the effect of currents."""
     layer, cell = case.layer, case.cell
     scale = layer.scale or math.inf
     far = getattr(cell, "reset", "") == "value" and np.abs(np.asarray(cell.reset_value, float)).max() >= scale
@@ -171,7 +171,10 @@ def _reset(case: Case) -> Iterator[Fix]:
 
 
 def _inputs(case: Case) -> Iterator[Fix]:
-    """Inputs far from 0, or of very different sizes. Scaled weights would leave them, and each update is as large."""
+    """Subtract means far from 0, and scale channels of very different sizes.
+
+    Scaled weights would not help, because each update still acts through the unchanged inputs.
+    """
     if case.index not in case.network.inputs:
         return
     inputs = case.network.inputs[case.index]
@@ -192,7 +195,7 @@ def _channels(case: Case) -> Iterator[Fix]:
 
 
 def _outliers(sizes: Sequence[float]) -> tuple[tuple[int, float], ...]:
-    """The channels that are larger than ``_OUTLIER`` times the median, and factors that bring them to the median."""
+    """Return the channels above ``_OUTLIER`` times the median, and the factors that bring them to the median."""
     found = np.array(sizes)
     if not (found > 0).any():
         return ()
@@ -207,7 +210,7 @@ def _named(pairs: Sequence[tuple[int, float]]) -> str:
 
 def _offset(case: Case) -> Iterator[Fix]:
     layer, offset = case.layer, rounded(-(case.layer.offset or 0.0))
-    if layer.current and layer.offset is None and _of_one_sign(layer):  # a function
+    if layer.current and layer.offset is None and _of_one_sign(layer):  # the weight is a function
         yield case.fix("mean current", 0.0, "subtract from its currents in each step their mean over the neurons")
     if offset and _of_one_sign(layer):
         yield case.fix("weight offset", offset, f"add {offset:g} to each of its weights to make their mean 0")
@@ -225,9 +228,9 @@ def _bias(case: Case) -> Iterator[Fix]:
 
 
 def _then_scaled(case: Case, centered: Fix) -> Iterator[Fix]:
-    """A fix that takes away means, alone and with weights that bring what is left to the threshold."""
+    """Yield a fix that subtracts means, and a second one that also scales the remaining potential to the threshold."""
     layer = case.layer
-    left = 1 - float(np.mean(np.square(layer.currents or 0.0))) / (layer.drive or 1.0) ** 2  # of the power
+    left = 1 - float(np.mean(np.square(layer.currents or 0.0))) / (layer.drive or 1.0) ** 2  # fraction of the power
     yield centered
     if layer.scale and layer.free and left > 0:
         gain = rounded(layer.scale / layer.free / math.sqrt(left))
@@ -241,7 +244,7 @@ def _of_one_sign(layer: LayerReport) -> bool:
 
 
 def to_scale(case: Case) -> Iterator[Fix]:
-    """Scale weights or threshold until the root mean square of the potential without spikes is the threshold.
+    """Scale weights or threshold until the root mean square of the potential without spikes equals the threshold.
 
     This is fluctuation-driven initialization (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing and Engineering 2)
     with a target of one standard deviation. The weights come first if the change brings the norm of a neuron's weights
@@ -276,7 +279,7 @@ def to_scale(case: Case) -> Iterator[Fix]:
 
 
 def larger_units(cases: Sequence[Case], size: float) -> Iterator[Fix]:
-    """Scale weights and a small threshold alike. No spike changes, but an update becomes ``size`` of the weights."""
+    """Scale weights and a small threshold together. Spikes do not change. Updates become ``size`` times the weights."""
     found: list[Fix] = []
     for case in cases:
         factor = rounded((case.layer.update or 0.0) / size)
@@ -288,13 +291,13 @@ def larger_units(cases: Sequence[Case], size: float) -> Iterator[Fix]:
 
 
 def together(found: Sequence[Fix], places: Sequence[Place]) -> Fix:
-    """One fix for several layers."""
+    """Combine fixes of several layers into one."""
     names = {place.name: place.text for place in places}
     return joined(found, "; ".join(f"in {names[one.index]}, {one}" for one in found))
 
 
 def joined(parts: Sequence[Fix], text: str) -> Fix:
-    """Several changes as one fix."""
+    """Combine several changes into one fix."""
     first, *others = (one for part in parts for one in (dataclasses.replace(part, others=()), *part.others))
     return dataclasses.replace(first, text=text, others=tuple(others))
 
@@ -331,22 +334,22 @@ def fit_slope(case: Case, words: str, layer: LayerReport | None = None) -> Itera
 
 
 def _box(layer: LayerReport) -> float | None:
-    """Area over height, the width of an equal box. It is infinite for a slope without an area."""
+    """Return area over height, the width of an equal box. It is infinite for a slope without an area."""
     if not layer.peak or layer.area is None:
         return None
     return math.inf if math.isnan(layer.area) else abs(layer.area / layer.peak)
 
 
 def _size(layer: LayerReport) -> float:
-    """The norm of a neuron's weights."""
+    """Return the norm of a neuron's weights."""
     return (norm_of_sources(layer.weights) or 0.0) / math.sqrt(layer.neurons)
 
 
 def _highest(layer: LayerReport) -> float:
-    """The largest height that keeps height times threshold, the slope of a reset by subtraction, at most 1."""
+    """Return the largest height that keeps height times threshold, the slope of a subtractive reset, at most 1."""
     return rounded(1 / max(layer.scale or 1.0, 1.0))
 
 
 def rounded(x: float, digits: int = 2) -> float:
-    """The number with the printed digits, to apply exactly the printed number."""
+    """Round to the printed digits, to apply exactly the printed number."""
     return float(f"{x:.{digits}g}")

@@ -1,4 +1,4 @@
-"""Trials of fixes: run the network with each and drop the useless ones."""
+"""Trials of fixes: run the network with each fix and drop useless fixes."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from ._places import Place, places_of
 from ._proposals import together
 
 BETTER, NEARLY = 1.5, 0.1
-"""A fix that does not end a fault helps if the health of the layer grows by this factor. Fixes come last if they
-leave the layer with less than this part of the best health."""
+"""A fix that does not end a fault helps if the health of the layer grows by the first factor. A fix comes last if the
+health after it is below the second factor times the best health."""
 ENOUGH = 0.1
-"""A mean slope that passes gradients. A tiny threshold brings all potentials to the peak, and is no better for that."""
+"""A mean slope that passes gradients. Larger slopes do not add to the health, because a tiny threshold brings all
+potentials to the peak."""
 
 
 OF_LAYERS = "silent", "saturated", "out of reach", "explodes"
-"""Faults of a layer by itself."""
+"""Faults of a single layer."""
 BACKWARD = "surrogate", "detach_reset"
-"""Changes without an effect on the spikes, and so on the same fault of other layers. Only all together end it."""
+"""Changes that do not affect the spikes, so other layers keep this fault. Only all layers together end it."""
 SCALES = ("feedforward weights",), ("weights",), ("threshold",)
-"""Changes of a scale, which depends on the layer below: they are tried in one layer after the other."""
+"""Changes of a scale. It depends on the layer below, so these changes are tried in one layer at a time."""
 MUCH = 3.0
-"""A fix is rejected if the gradient explodes in any layer and grows by so many times what it grew."""
+"""A fix is rejected if it makes the gradient of any layer explode, and multiplies its growth by more than this."""
 
 
 class Outcome(NamedTuple):
-    """The state of a network, seen from one of its layers."""
+    """The state of a network for one of its layers."""
 
     faulty: bool
-    """If True, the layer still has a fault, or a layer that must be healthy before it has one."""
+    """If True, the layer has a fault, or a layer that must be healthy first has a fault."""
     faults: int
     health: float
 
 
 def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
-    """Return the issues of a network with the fixes that help, the best first and each once."""
+    """Return the issues of a network with the fixes that help, best first and each fix once."""
     found, result = issues(*seen), []
     places = places_of(network.graph, network._output_names)
     for issue in found:
@@ -55,7 +56,7 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
 def _ordered(
     network: Network, look: Look, seen: Seen, places: Sequence[Place], found: Sequence[Issue], issue: Issue
 ) -> list[Fix]:
-    """The fixes that help, the best first; those that end the fault alone, if there are any."""
+    """Return the fixes that help, best first. If some fixes end the fault, return only these."""
     before = _outcome(seen, places, found, issue)
     proposed = _proposed(issue, places, found)
     tried = [(fix, _outcome_with(fix, network, look, seen, places, found, issue)) for fix in proposed]
@@ -67,7 +68,7 @@ def _ordered(
 
 
 def _proposed(issue: Issue, places: Sequence[Place], found: Sequence[Issue]) -> Iterator[Fix]:
-    """The fixes of a issue. The first of its kind is followed by those of all layers with this kind, as one."""
+    """Yield the fixes of an issue. After the first fix of a kind, yield this kind in all its layers as one fix."""
     for fix in issue.fixes:
         firsts = [next((r for r in other.fixes if _kind(r) == _kind(fix)), None) for other in found]
         shared = [first for first in firsts if first is not None]
@@ -105,20 +106,20 @@ def _outcome_with(
 
 
 def _positions(places: Sequence[Place]) -> dict[int | str, int]:
-    """The position of each layer in the report."""
+    """Return the position of each layer in the report."""
     return {place.name: n for n, place in enumerate(places)}
 
 
 def _worsens(
     places: Sequence[Place], seen: Seen, found: Sequence[Issue], after: Seen, found_after: Sequence[Issue]
 ) -> bool:
-    """If True, a layer that was healthy has a fault, or any layer's numbers or gradients are out of bounds."""
+    """Return True if a healthy layer gets a fault, or if numbers or gradients of any layer are out of bounds."""
     for old, new in zip(seen.layers, after.layers, strict=True):
         if (old.finite and not new.finite) or _grows(new) > max(GROWTH, MUCH * _grows(old)):
             return True
     silent = {n for n, layer in enumerate(seen.layers) if is_silent(layer)}
     new = {v.index for v in found_after if v.kind in OF_LAYERS} - {v.index for v in found}
-    # no spike reached the layers above a silent one
+    # faults above a silent layer do not count, because no spikes arrived there before
     return any(place.name in new and not silent & place.below for place in places)
 
 
@@ -131,7 +132,11 @@ def _helps(before: Outcome, after: Outcome) -> bool:
 
 
 def _outcome(seen: Seen, places: Sequence[Place], found: Sequence[Issue], issue: Issue) -> Outcome:
-    """Growth needs healthy layers above, from which the gradient comes. Activity needs healthy layers below."""
+    """Return the outcome for one issue.
+
+    The gradient comes from the layers above, so its growth needs healthy layers above. Activity needs healthy layers
+    below.
+    """
     at = _positions(places)
     mine, others = at[issue.index], [at[other.index] for other in found]
     if issue.kind == "explodes":
@@ -142,7 +147,7 @@ def _outcome(seen: Seen, places: Sequence[Place], found: Sequence[Issue], issue:
 
 
 def health(layer: LayerReport) -> float:
-    """The share of the neurons that sometimes fire, times the mean slope over its peak, up to ``ENOUGH``."""
+    """Return the fraction of neurons that sometimes fire, times the mean slope over its peak, up to ``ENOUGH``."""
     if not (layer.fires and layer.finite):
         return 0.0
     return max(1 - layer.silent - layer.always, 0.0) * min(layer.slope or 0.0, ENOUGH)
