@@ -238,7 +238,8 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
 def test_a_loss_that_is_not_finite_ends_training(digits):
     broken = np.where(digits.train.x[:, 0] > 0, np.inf, 0).astype(np.float32)
     broken = dataclasses.replace(digits, train=images(broken, digits.train.y))
-    with pytest.raises(DivergedError, match="the spiking network diverged: the loss is nan at update 1, in epoch 1. A"):
+    said = r"the spiking network diverged: the loss is nan at update 1, in epoch 1\. A"
+    with pytest.raises(DivergedError, match=said):
         small(broken)
 
 
