@@ -55,6 +55,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def kept_in(folder: Path | None) -> Path | None:
+    """Return the file for the runs of a sweep in a folder, which is created."""
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "runs.jsonl"
+
+
 def report(rows: list[dict[str, Any]], path: Path | None) -> None:
     """Print the rows as a table, and write them with the setting they were measured in."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

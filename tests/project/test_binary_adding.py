@@ -1,0 +1,130 @@
+"""Binary adding: its networks against NumPy, and its surrogates against the published formulas."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, enable_x64
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import binary_adding as task
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def gaussian(x, mean, deviation):
+    return np.exp(-(((x - mean) / deviation) ** 2) / 2) / deviation / np.sqrt(2 * np.pi)
+
+
+SOURCE = {  # functions of the distance to the threshold, with the width 0.4
+    "rectangle": lambda x: (abs(x) < 0.2) * 1.0,
+    "triangle": lambda x: np.maximum(0.4 - abs(x), 0) / 0.4**2,
+    "multi-Gaussian": lambda x: (
+        0.2 * (1.15 * gaussian(x, 0, 0.2) - 0.15 * gaussian(x, 0.2, 1.2) - 0.15 * gaussian(x, -0.2, 1.2))
+    ),
+    "sigmoid": lambda x: 10 / (2 + np.exp(10 * x) + np.exp(-10 * x)),
+    "arctan": lambda x: 2.5 / (1 + (2 / np.pi * 5 * x) ** 2),
+}
+
+
+@pytest.mark.parametrize("name", SOURCE)
+def test_surrogates_are_those_of_the_source(name):
+    x = np.linspace(-1, 1, 42)
+    slope = jax.vmap(jax.grad(task.SURROGATES[name]))(jnp.asarray(x, jnp.float32))
+    assert slope == pytest.approx(SOURCE[name](x), rel=1e-4, abs=1e-6)
+
+
+def of(neuron, recurrent, surrogate="rectangle"):
+    (found,) = (
+        one
+        for one in task.networks(task.Size())
+        if (one["neuron"], one["recurrent"], one["surrogate"]) == (neuron, recurrent, surrogate)
+    )
+    return found
+
+
+@pytest.mark.parametrize(("recurrent", "published"), [(True, 34_698), (False, 18_186)])
+def test_it_has_the_published_number_of_parameters(recurrent, published):
+    parameters = jax.eval_shape(lambda key: task.start(key, of("LIF", recurrent)), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(parameters)) == published
+
+
+def lif_loop(layer, currents, recurrent):
+    decay = 0.5 if recurrent else 0.98
+    weight, bias = (layer["recurrent"][name] for name in ("weight", "bias")) if "recurrent" in layer else (0, 0)
+    v, s, spikes = 0.0, np.zeros_like(currents[0]), []
+    for current in currents:
+        v = decay * v * (1 - s) + current + (s @ weight + bias if "recurrent" in layer else 0)
+        s = (v > 0.5) * 1.0
+        spikes.append(s)
+    return np.array(spikes)
+
+
+def adlif_loop(layer, currents, recurrent):
+    p = layer["cell"]
+    v, w, s, spikes = 0.0, 0.0, np.zeros_like(currents[0]), []
+    for current in currents:
+        if "recurrent" in layer:
+            current = current + s @ layer["recurrent"]["weight"] + layer["recurrent"]["bias"]
+        w = p["adaptation_decay"] * w + p["a"] * v + p["b"] * s
+        v = p["decay"] * (v - 0.5 * s) + (1 - p["decay"]) * (current - w)
+        s = (v > 0.5) * 1.0
+        spikes.append(s)
+    return np.array(spikes)
+
+
+@pytest.mark.parametrize(("neuron", "loop"), [("LIF", lif_loop), ("adLIF", adlif_loop)])
+@pytest.mark.parametrize("recurrent", [True, pytest.param(False, marks=pytest.mark.every)])
+def test_networks_are_their_equations(neuron, loop, recurrent):
+    with enable_x64():
+        parameters = task.start(jax.random.key(1), of(neuron, recurrent))
+        rng = np.random.default_rng(0)
+        for layer in parameters["layers"]:  # enough spikes in both layers
+            layer["input"]["weight"] *= 3
+            if neuron == "adLIF":
+                layer["gain"] *= 3.0
+                layer["cell"] |= {"a": rng.uniform(0, 0.1, 128), "b": rng.uniform(0, 2, 128)}
+        x = rng.random((6, 40, 2)) < 0.5
+        logits, statistics = task.run(parameters, jnp.asarray(x), of(neuron, recurrent))
+        given, _ = task.run(parameters, jnp.asarray(x[:2]), of(neuron, recurrent), statistics)
+    parameters = jax.tree.map(np.asarray, parameters)
+    outputs = x.swapaxes(0, 1).astype(float)
+    for layer in parameters["layers"]:
+        currents = outputs @ layer["input"]["weight"] + layer["input"]["bias"]
+        if neuron == "adLIF":
+            deviation = np.sqrt(currents.var((0, 1)) + 1e-5)
+            currents = layer["gain"] * (currents - currents.mean((0, 1))) / deviation + layer["shift"]
+        outputs = loop(layer, currents, recurrent)
+        assert 0.01 < outputs.mean() < 0.9
+    expected = outputs[-1] @ parameters["readout"]["weight"] + parameters["readout"]["bias"]
+    assert logits == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert given == pytest.approx(expected[:2], rel=1e-6, abs=1e-6)  # with statistics of the six
+
+
+def test_learning_rates_fall_in_fifths():
+    optimizer = task.optimizer({"lr": 0.5}, 10)
+    state, steps = optimizer.init(jnp.zeros(())), []
+    for _ in range(10):
+        update, state = optimizer.update(jnp.ones(()), state)  # Adam takes whole steps along constant gradients
+        steps.append(-float(update))
+    assert steps == pytest.approx(np.repeat([0.5 * 0.8**n for n in range(5)], 2), rel=1e-4)
+
+
+def test_labels_are_smoothed():
+    x, y = task.examples(20, 0)
+    parameters = task.start(jax.random.key(0), of("LIF", False))
+    logits, _ = task.run(parameters, jnp.asarray(x[:, :10]), of("LIF", False))
+    value, _ = task.loss(parameters, (jnp.asarray(x[:, :10]), jnp.asarray(y)), None, of("LIF", False))
+    log_shares = np.asarray(logits - jax.nn.logsumexp(logits, -1, keepdims=True))
+    assert value == pytest.approx(-(0.8 * log_shares[np.arange(20), y] + 0.2 * log_shares.mean(-1)).mean(), rel=1e-5)
+
+
+def test_rank_correlation():
+    assert task.rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
+    assert task.rank_correlation([0.1, 0.3, 0.2], [3, 1, 2]) == pytest.approx(-1)

@@ -1,0 +1,104 @@
+"""Cue accumulation: the network against NumPy."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, enable_x64
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import cue_accumulation as task
+
+STEPS = 160
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def reference(weights, x, adaptive):
+    """The equations in NumPy: outputs and spikes of all steps."""
+    to_hidden, recurrent, to_readout = (np.asarray(w) for w in weights)
+    recurrent = recurrent * (1 - np.eye(100))
+    alpha, rho = np.exp(-1 / 20), np.exp(-1 / 2000)
+    beta = np.where(np.arange(100) < 100 - adaptive, 0, 1.7 * (1 - rho) / (1 - alpha))
+    v, a, s, o = (np.zeros((x.shape[1], n)) for n in (100, 100, 100, 2))
+    rest = np.zeros_like(v)
+    outputs, spikes = [], []
+    for now in x:
+        u = np.where(rest > 0, v, alpha * v + now @ to_hidden + s @ recurrent)
+        s = ((u >= 0.6 + a) & (rest == 0)) * 1.0
+        v, a = u - 0.6 * s, rho * a + beta * s
+        rest = np.where(s > 0, 4, np.maximum(rest - 1, 0))
+        o = alpha * o + (1 - alpha) * s @ to_readout
+        outputs.append(o)
+        spikes.append(s)
+    return np.array(outputs), np.array(spikes)
+
+
+@pytest.mark.parametrize(("adaptive", "gradient"), [(50, "e-prop"), pytest.param(0, "all", marks=pytest.mark.every)])
+def test_the_network_is_its_equations(adaptive, gradient):
+    x = np.random.default_rng(0).random((STEPS, 3, 40)) < 0.03
+    y = np.array([0, 1, 1])
+    with enable_x64():
+        weights = task.start(jax.random.key(0))
+        setting = {"adaptive": adaptive, "gradient": gradient}
+        value, found = jax.jit(lambda w: task.loss(w, (jnp.asarray(x), jnp.asarray(y)), None, setting))(weights)
+        outputs, spikes = map(np.asarray, task.run(weights, jnp.asarray(x), adaptive, gradient))
+    expected, all_spikes = reference(weights, x, adaptive)
+    assert 0.01 < all_spikes.mean() < 0.2
+    assert (spikes == all_spikes).all()
+    expected = expected[-150:]
+    assert outputs == pytest.approx(expected, abs=1e-9)
+    log_shares = expected - np.log(np.exp(expected).sum(-1, keepdims=True))
+    rates = all_spikes.mean((0, 1))
+    of_classes = -log_shares[:, np.arange(3), y].mean()
+    assert value == pytest.approx(of_classes + ((rates - 0.01) ** 2).sum(), rel=1e-9)
+    assert found["error"] == pytest.approx((expected.mean(0).argmax(-1) != y).mean())
+
+
+def test_eprop_is_the_sum_of_eligibility_traces():
+    """Traces of e-prop, forward in time: derivatives of a neuron's spikes in its weights, for given other spikes."""
+    rng = np.random.default_rng(0)
+    x = rng.random((STEPS, 2, 40)) < 0.03
+    signals = rng.normal(size=(STEPS, 2, 100))  # the learning signals: derivatives of the objective in the spikes
+    with enable_x64():
+        weights = task.start(jax.random.key(0))
+
+        def objective(weights):
+            return (signals * task.run(weights, jnp.asarray(x), 50, "e-prop")[1]).sum()
+
+        found = [np.asarray(g) for g in jax.jit(jax.grad(objective))(weights)[:2]]
+    recurrent = np.asarray(weights[1]) * (1 - np.eye(100))
+    alpha, rho = np.exp(-1 / 20), np.exp(-1 / 2000)
+    beta = np.where(np.arange(100) < 50, 0, 1.7 * (1 - rho) / (1 - alpha))
+    v, a, s, rest = np.zeros((4, 2, 100))
+    of_v, of_a = np.zeros((2, 2, 140, 100))  # traces of potential and adaptation, for inputs and recurrent weights
+    expected = np.zeros((140, 100))
+    for now, signal in zip(x.astype(float), signals, strict=True):
+        before = np.concatenate([now, s], 1)[..., None]
+        held = (rest > 0)[:, None]
+        of_v = np.where(held, of_v, alpha * of_v + before)
+        u = np.where(rest > 0, v, alpha * v + now @ np.asarray(weights[0]) + s @ recurrent)
+        slope = np.where(rest > 0, 0, 0.3 / 0.6 * np.maximum(0, 1 - abs(u - 0.6 - a) / 0.6))
+        of_s = slope[:, None] * (of_v - of_a)
+        expected += (signal[:, None] * of_s).sum(0)
+        s = ((u >= 0.6 + a) & (rest == 0)) * 1.0
+        v, a, of_a = u - 0.6 * s, rho * a + beta * s, rho * of_a + beta * of_s
+        rest = np.where(s > 0, 4, np.maximum(rest - 1, 0))
+    assert found[0] == pytest.approx(expected[:40], rel=1e-9, abs=1e-9)
+    assert found[1] == pytest.approx(expected[40:] * (1 - np.eye(100)), rel=1e-9, abs=1e-9)
+
+
+def test_examples_of_training_are_new():
+    batches = task.batches(150, 0), task.batches(150, 1)
+    (first, _), (second, _) = (next(batches[0](epoch)) for epoch in (0, 1))
+    again, _ = next(task.batches(150, 0)(0))
+    other, _ = next(batches[1](0))
+    assert (first == again).all()
+    assert (first != second).any()
+    assert (first != other).any()
