@@ -100,7 +100,7 @@ def public_name(cls):
 
 def cells():
     """Yield the name and the full name of each cell."""
-    for name in neurons.__all__:
+    for name in sorted(neurons.__all__, key=str.lower):
         cls = getattr(neurons, name)
         if inspect.isclass(cls) and issubclass(cls, neurons.Cell) and cls is not neurons.Cell:
             yield name, f"spikegrad.{name}" if name in spikegrad.__all__ else f"spikegrad.neurons.{name}"

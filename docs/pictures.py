@@ -38,24 +38,29 @@ def neuron(name):
     cell = getattr(neurons, name)(**parameters)
     n = np.arange(STEPS)
     currents = jnp.multiply.outer((n >= ON) & (n < OFF), jnp.asarray(size))  # (steps,) or (steps, receptors)
-    potential, outs = response(cell, currents)
-    fires = bool(jnp.isin(outs, jnp.arange(2)).all())  # a readout has another output, its potential
+    potential, threshold, outs = response(cell, currents)
+    fires = threshold is not None  # the output of a readout is its potential
     parts = [potential, outs if fires else None, currents.reshape(STEPS, -1).sum(1)]
     figure = traces(*(x if x is None else x[:, None] for x in parts), neurons=[0], figsize=(3.2, 2.6))
-    figure.axes[0].get_legend().remove()
+    top, middle, *_ = figure.axes
+    top.get_legend().remove()
+    top.lines[0].set_drawstyle("steps-post")
+    top.set_xticks(range(0, STEPS, 40))
     if fires:
+        middle.plot(threshold, color="0.4", lw=0.8, ls="--")
         figure.axes[-1].set_yticks([])
         figure.axes[-1].set_ylabel("spikes", fontsize=8)
     plt.figure(figure)
 
 
 def response(cell, currents):
-    """The first array of the state before the spike, and the output, at each step."""
+    """The first array of the state before the spike, the threshold if the cell fires, and the output, at each step."""
 
     def step(v, current):
         u = cell.integrate(v, current)
         v, out = cell.fire(u)
-        return v, (jax.tree.leaves(u)[0], out)
+        potential, distance = jax.tree.leaves(u)[0], cell.encode(u)[0]
+        return v, (potential, None if distance is None else potential - distance, out)
 
     return jax.lax.scan(step, cell.initial_state(currents.shape[1:], currents.dtype), currents)[1]
 
@@ -67,7 +72,9 @@ def surrogate(name):
     width = spikegrad.measure(fire).half_width
     reach = 2 * width if 1 < width < np.inf else 2
     draw(axes, fire, np.linspace(-reach, reach, 801, dtype=np.float32))
-    axes.set_ylim(top=min(axes.get_ylim()[1], 3))  # one of them is an exponential
+    low, high = axes.dataLim.intervaly
+    high = min(high, 3)  # one of them is an exponential
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
 def draw(axes, fire, x):
@@ -79,14 +86,16 @@ def draw(axes, fire, x):
 
 def spike_and_slope():
     """A potential with its spikes, and the step and the slope of a surrogate."""
-    left, right = plt.figure(figsize=(6.6, 2.5), layout="constrained").subplots(1, 2, width_ratios=[3, 2])
+    figure = plt.figure(figsize=(6.6, 2.5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    figure.get_layout_engine().set(wspace=0.1)
     noise = np.random.default_rng(0).normal(0.11, 0.12, 120)
-    potential, spikes = response(spikegrad.LIF(0.95), jnp.asarray(noise, jnp.float32))
+    potential, _, spikes = response(spikegrad.LIF(0.95), jnp.asarray(noise, jnp.float32))
     left.plot(potential, lw=1.6)
     left.axhline(1, color="0.6", lw=1, ls="--")
     left.vlines(np.flatnonzero(spikes), 1.25, 1.5, color="C3", lw=1.8)
     left.set_yticks([0, 1], ["0", "threshold"])
-    left.margins(x=0)
+    left.margins(x=0.02)
     tidy(left, "potential and spikes", "time step")
     draw(right, Arctan(alpha=2.0), np.linspace(-2, 2, 801))
     right.set_title("forward: step, backward: slope", fontsize=9)

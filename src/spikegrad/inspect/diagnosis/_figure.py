@@ -61,7 +61,10 @@ def _potentials(axes: Axes, layer: LayerReport, color: str) -> None:
     if layer.surrogate is None or not layer.peak or not layer.edges:
         return
     low, high = min(layer.edges[0], 0), max(layer.edges[-1], 0)
-    near = (layer.at or 0) + 6 * (layer.half_width or 0) * np.linspace(-1, 1, 200)
+    at, half_width = layer.at or 0, layer.half_width or 0
+    beside = min(2 * half_width, high - low)  # both flanks, but the bars keep at least a third of the panel
+    low, high = min(low, at - beside), max(high, at + beside)
+    near = at + 6 * half_width * np.linspace(-1, 1, 200)
     x = np.sort(np.concatenate([np.linspace(low, high, 500), near[(near >= low) & (near <= high)]]))
     slope = axes.twinx()
     slope.plot(x, np.asarray(layer.surrogate.surrogate_grad(x.astype(np.float32))), color="k", lw=1.2)
