@@ -538,6 +538,8 @@ def test_a_diagnosis_is_text_and_data_and_a_figure():
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:2] == ["layer 1, rate 0", "layer 2"]
     assert "gradient over lags" in titles
+    slope = next(axes for axes in figure.axes if axes.get_ylabel() == "slope").lines[0].get_xdata()
+    assert slope.min() < -1 < 0.4 < slope.max() < 1  # both flanks, above potentials that are all below the threshold
     w, _, out = weights()
     broken = Network([Layer(w * np.float32(np.nan), LIF()), Layer(out, LeakyReadout())])
     assert len(diagnose(broken, spikes(), loss).plot().axes) == 4  # two potentials, of nothing; lags; shares
