@@ -54,6 +54,23 @@ def test_every_case_of_the_page_was_recorded():
     assert libraries == {"snntorch", "spikingjelly", "norse", "sinabs", "spyx", "jaxpike"}
 
 
+def test_model_of_snntorch_is_its_loop():
+    """``Leaky`` subtracts the threshold one step after the spike, and fires only above it."""
+    rng = np.random.default_rng(0)
+    inputs = (rng.random((25, 4, 20)) < 0.3).astype(np.float32)
+    arrays = [rng.normal(0, 0.5, shape).astype(np.float32) for shape in ((30, 20), (30,), (10, 30), (10,))]
+    expected = inputs
+    for w, b in zip(arrays[::2], arrays[1::2], strict=True):
+        potential, found = np.zeros((4, len(b)), np.float32), []
+        for x in expected:
+            potential = np.float32(0.9) * potential + (x @ w.T + b) - (potential > 1)
+            found.append((potential > 1).astype(np.float32))
+        expected = np.stack(found)
+    spikes = FUNCTIONS["model"](*map(jnp.asarray, arrays))(jnp.asarray(inputs))[1]
+    assert 0.05 < expected.mean() < 0.6
+    np.testing.assert_array_equal(spikes, expected)
+
+
 def test_page_imports_by_name():
     """Both libraries are imported during a migration, and a star import would replace names of the other one."""
     assert "import *" not in PAGE.read_text()
