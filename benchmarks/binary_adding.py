@@ -4,7 +4,8 @@ A sequence has 100 bits, of which 9 are marked. The label is the number of marke
 128 neurons and a linear readout of the last spikes. Neurons, surrogates and learning rates are those of the published
 code if it has them. The training is shorter.
 
-    python benchmarks/binary_adding.py --folder runs/binary-adding --json benchmarks/results/binary-adding.json
+    python benchmarks/binary_adding.py --folder runs/binary-adding \\
+        --json benchmarks/results/binary-adding.json
 
 The folder gets ``runs.jsonl``, a line for each run. Runs that it already has are not repeated, so an interrupted
 benchmark continues, and ``--seeds`` may add runs. ``--only`` selects networks. Accuracies are those of the test set

@@ -6,7 +6,8 @@ recurrent currents and resets, so errors pass through the state of each neuron o
 trained with all gradients. Training ends early if the error on validation examples is below 7 %. The errors in the
 table are those of other examples.
 
-    python benchmarks/cue_accumulation.py --folder runs/cue-accumulation --json benchmarks/results/cue-accumulation.json
+    python benchmarks/cue_accumulation.py --folder runs/cue-accumulation \\
+        --json benchmarks/results/cue-accumulation.json
 
 The folder gets ``runs.jsonl``, a line for each run. Runs that it already has are not repeated.
 """
