@@ -9,7 +9,7 @@ from conftest import ROOT
 BENCHMARKS = ROOT / "benchmarks"
 RUNS = {  # with what must be printed
     "accuracy.py --only circle --dtype float16": "Circle",
-    "binary_adding.py --only BRF* SE-adLIF* ALIF* TC-LIF* --samples 50 --held-out 20 --epochs 1 --seeds 1": "SE-adLIF",
+    "binary_adding.py --only BRF* --samples 50 --held-out 20 --epochs 1 --seeds 1": "BRF",
     "bptt.py --sizes 8x6 --batch 4 --rounds 1": "recompute",
     "cells.py --rounds 1 --neurons 4 --steps 5": "TCLIF",
     "cue_accumulation.py --delay 150 --updates 2 --seeds 1 --held-out 8": "50 LIF, 50 adaptive",
