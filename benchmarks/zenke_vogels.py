@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _measure import arguments, setting
+from _measure import arguments, kept_in, setting
 from matplotlib.axes import Axes
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
@@ -473,9 +473,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     grid = QUICK if options.quick else Grid()
     grid = dataclasses.replace(grid, seeds=options.seeds or grid.seeds)
-    options.folder.mkdir(parents=True, exist_ok=True)
     found = []
-    for run in results(grid, options.folder / "runs.jsonl", options.jobs):
+    for run in results(grid, kept_in(options.folder), options.jobs):
         found.append(run)
         about = "  ".join(f"{name} {run[name]}" for name in _SHOWN)
         print(f"{len(found)}/{grid.runs}  {about}", file=sys.stderr)

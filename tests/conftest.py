@@ -159,24 +159,26 @@ def loss(found):
     return sum((w * (leaf + 0.3 * leaf * leaf)).sum() for w, leaf in zip(weights, leaves, strict=True))
 
 
+def derivatives(function, given):
+    """What ``function(given)`` returns, and the gradient of its :func:`loss`, compiled as one program."""
+
+    def of(given):
+        found = function(given)
+        return loss(found), found
+
+    gradient, found = jax.jit(jax.grad(of, has_aux=True))(given)
+    return found, gradient
+
+
 def assert_runs_agree(run, by_hand, given, runs):
     """Values and gradients of ``run(given, **options)`` are those of ``by_hand(given)``, for each of the options.
 
     Spikes and states are the same in every mode, and gradients up to the error that the storage states.
     """
-
-    def derivatives(function):
-        def of(given):
-            found = function(given)
-            return loss(found), found
-
-        gradient, found = jax.jit(jax.grad(of, has_aux=True))(given)
-        return found, gradient
-
-    wanted, gradient = derivatives(by_hand)
+    wanted, gradient = derivatives(by_hand, given)
     norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
     for options in runs:
-        found, got = derivatives(lambda given, o=options: run(given, **o))
+        found, got = derivatives(lambda given, o=options: run(given, **o), given)
         assert jax.tree.structure(found) == jax.tree.structure(wanted)
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=f"{options} {jax.tree_util.keystr(path)}")

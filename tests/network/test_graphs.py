@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MODES, assert_runs_agree, few, loss
+from conftest import MODES, assert_runs_agree, derivatives, few
 
 from spikegrad import (
     LIF,
@@ -286,14 +286,7 @@ def test_a_call_can_be_cut_in_two(cut):
         states, after = network(x[cut:], states)
         return states, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), before, after)
 
-    def run(function):
-        def of(x):
-            found = function(x)
-            return loss(found), found
-
-        return jax.jit(jax.grad(of, has_aux=True))(X)
-
-    (gradient, whole), (summed, parts) = run(network), run(halves)
+    (whole, gradient), (parts, summed) = derivatives(network, X), derivatives(halves, X)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), whole, parts)
     np.testing.assert_allclose(summed, gradient, rtol=1e-5, atol=1e-5)
 
