@@ -5,6 +5,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import ROOT, enable_x64
 
@@ -107,13 +108,20 @@ def test_networks_are_their_equations(neuron, loop, recurrent):
     assert given == pytest.approx(expected[:2], rel=1e-6, abs=1e-6)  # with statistics of the six
 
 
-def test_learning_rates_fall_in_fifths():
-    optimizer = task.optimizer({"lr": 0.5}, 10)
+def test_learning_rates_fall_to_zero():
+    optimizer = task.optimizer({"lr": 0.5, "samples": 50, "batch": 10, "epochs": 2})
     state, steps = optimizer.init(jnp.zeros(())), []
-    for _ in range(10):
+    for _ in range(11):
         update, state = optimizer.update(jnp.ones(()), state)  # Adam takes whole steps along constant gradients
         steps.append(-float(update))
-    assert steps == pytest.approx(np.repeat([0.5 * 0.8**n for n in range(5)], 2), rel=1e-4)
+    assert steps == pytest.approx([0.5 * (1 + np.cos(np.pi * n / 10)) for n in range(11)], rel=1e-4, abs=1e-7)
+
+
+def test_large_gradients_are_scaled_to_a_norm_of_one():
+    optimizer = task.optimizer({"lr": 0.5, "samples": 50, "batch": 10, "epochs": 2})
+    state = optimizer.init(jnp.zeros(2))
+    _, state = optimizer.update(jnp.array([30.0, 40.0]), state)
+    assert optax.tree.get(state, "mu") == pytest.approx(0.1 * np.array([0.6, 0.8]), rel=1e-5)
 
 
 def test_labels_are_smoothed():
