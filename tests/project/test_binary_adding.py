@@ -109,7 +109,7 @@ def test_networks_are_their_equations(neuron, loop, recurrent):
 
 
 def test_learning_rates_fall_to_zero():
-    optimizer = task.optimizer({"lr": 0.5, "samples": 50, "batch": 10, "epochs": 2})
+    optimizer = task.optimizer({"neuron": "LIF", "lr": 0.5, "samples": 50, "batch": 10, "epochs": 2})
     state, steps = optimizer.init(jnp.zeros(())), []
     for _ in range(11):
         update, state = optimizer.update(jnp.ones(()), state)  # Adam takes whole steps along constant gradients
@@ -117,11 +117,12 @@ def test_learning_rates_fall_to_zero():
     assert steps == pytest.approx([0.5 * (1 + np.cos(np.pi * n / 10)) for n in range(11)], rel=1e-4, abs=1e-7)
 
 
-def test_large_gradients_are_scaled_to_a_norm_of_one():
-    optimizer = task.optimizer({"lr": 0.5, "samples": 50, "batch": 10, "epochs": 2})
+@pytest.mark.parametrize(("neuron", "norm"), [("LIF", 1), ("ALIF", 50)])
+def test_large_gradients_are_scaled_to_a_norm_of_one(neuron, norm):
+    optimizer = task.optimizer({"neuron": neuron, "lr": 0.5, "samples": 50, "batch": 10, "epochs": 2})
     state = optimizer.init(jnp.zeros(2))
     _, state = optimizer.update(jnp.array([30.0, 40.0]), state)
-    assert optax.tree.get(state, "mu") == pytest.approx(0.1 * np.array([0.6, 0.8]), rel=1e-5)
+    assert optax.tree.get(state, "mu") == pytest.approx(0.1 * norm * np.array([0.6, 0.8]), rel=1e-5)
 
 
 def test_labels_are_smoothed():
