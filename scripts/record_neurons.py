@@ -4,10 +4,14 @@
 Run with the names of libraries that are installed, each in an environment of its own if need be:
 
     python scripts/record_neurons.py snntorch spikingjelly norse sinabs
+    CHECKOUTS=folder python scripts/record_neurons.py seadlif sparch brf tclif
     python scripts/record_neurons.py spyx jaxpike
+    python scripts/record_neurons.py sparx
 
-Recorded with snntorch 1.0.0, spikingjelly 2.0.0, norse 1.1.0 and sinabs 3.1.3 (PyTorch 2.13.0), and with spyx 1.0.0 and
-jaxpike 0.1.4 (JAX 0.12.0), in float64 on a CPU, and written in float32.
+Recorded with snntorch 1.0.0, spikingjelly 2.0.0, norse 1.1.0 and sinabs 3.1.3 (PyTorch 2.13.0), with spyx 1.0.0 and
+jaxpike 0.1.4 (JAX 0.12.0), and with sparxml 0.1.1 (JAX 0.11.2), in float64 on a CPU, and written in float32. The second
+line needs omegaconf and a folder with checkouts of the authors' repositories: SE-adlif (e980397), sparch (f875625),
+brf-neurons (5d45b0e) and TC-LIF (1d24704).
 
 Of each case a file holds a record: the arrays of which the library computes (``inputs``, ``weight``, ``recurrent``
 if there are such connections, and numbers that are parameters), the ``spikes``, and of the loss
@@ -16,7 +20,11 @@ if there are such connections, and numbers that are parameters), the ``spikes``,
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
 import sys
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +33,9 @@ STEPS, BATCH, INPUTS, NEURONS = 24, 2, 4, 6
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "recorded"
 
 
-def draw(case, spikes_of, recurrent):
+def draw(case, spikes_of, recurrent, least=0.15):
     """Inputs, weights and the cotangent of the spikes; weights so large that neurons fire in a part of the steps."""
-    for scale in 0.1 * 1.2 ** np.arange(30):
+    for scale in 0.1 * 1.2 ** np.arange(40):
         rng = np.random.default_rng(sum(case.encode()))
         arrays = {
             "inputs": rng.uniform(0, 1, (STEPS, BATCH, INPUTS)),
@@ -38,7 +46,7 @@ def draw(case, spikes_of, recurrent):
             arrays["recurrent"] = rng.normal(0, scale / 2, (NEURONS, NEURONS)) * (1 - np.eye(NEURONS))
         arrays = {name: array.astype(np.float16).astype(np.float64) for name, array in arrays.items()}
         spikes = spikes_of(*(arrays[name] for name in ("inputs", "weight", "recurrent") if name in arrays))
-        if spikes.mean() > 0.15:
+        if spikes.mean() > least:
             return arrays
     raise ValueError(f"{case}: silent")
 
@@ -46,7 +54,7 @@ def draw(case, spikes_of, recurrent):
 # --- PyTorch ---------------------------------------------------------------------------------------------------------
 
 
-def torch_case(case, make, *, trained=(), recurrent=False, **parameters):
+def torch_case(case, make, *, trained=(), recurrent=False, least=0.15, **parameters):
     """``make(**parameters)`` gives ``run(currents)``, or with recurrent weights ``run(inputs, weight, recurrent)``."""
     import torch  # noqa: PLC0415
 
@@ -61,7 +69,7 @@ def torch_case(case, make, *, trained=(), recurrent=False, **parameters):
             numbers = {n: torch.tensor(p) if n in trained else p for n, p in parameters.items()}
             return run(numbers, *map(torch.tensor, arrays)).numpy()
 
-    drawn = draw(case, spikes_of, recurrent)
+    drawn = draw(case, spikes_of, recurrent, least)
     given = {n: torch.tensor(a, requires_grad=True) for n, a in drawn.items() if n != "cotangent"}
     numbers = {n: torch.tensor(p, requires_grad=True) if n in trained else p for n, p in parameters.items()}
     spikes = run(numbers, *given.values())
@@ -161,16 +169,40 @@ def spikingjelly():
         node.w = w
         return node
 
+    def node(cls, **options):
+        return lambda **parameters: cls(**parameters, step_mode="m", **options)
+
+    def cuba(**parameters):
+        cell = neuron.CUBALIFNode(**parameters)
+        cell.step_mode = "m"
+        return cell
+
     yield torch_case("lif", lif(), tau=2.0)
     yield torch_case("lif_no_decay_input", lif(decay_input=False), tau=3.0, v_threshold=0.8, v_reset=-0.25)
     yield torch_case("lif_soft_detached", soft, tau=2.5, v_threshold=0.8)
     yield torch_case("plif", parametric, trained=("w",), w=-0.7)
-    yield torch_case("if", lambda v_threshold: neuron.IFNode(v_threshold, step_mode="m"), v_threshold=1.0)
+    yield torch_case("if", node(neuron.IFNode), v_threshold=1.0)
+    yield torch_case("cuba", cuba, c_decay=0.5, v_decay=0.75, v_threshold=0.5)
+    yield torch_case("clif", node(neuron.ComplementaryLIFNode), tau=2.0, v_threshold=1.0)
+    values = {"tau": 2.0, "v_threshold": 1.0, "v_rest": 0.0, "v_reset": -0.1}
+    yield torch_case("qif", node(neuron.QIFNode), v_c=0.8, a0=1.0, **values)
+    yield torch_case("eif", node(neuron.EIFNode), delta_T=1.0, theta_rh=0.8, **values)
+    values = {"tau": 2.0, "v_threshold": 1.0, "v_rest": -0.1, "v_reset": 0.0}
+    yield torch_case("izhikevich", node(neuron.IzhikevichNode), v_c=0.8, a0=1.0, tau_w=4.0, a=0.1, b=0.2, **values)
 
 
 def norse():
     import torch  # noqa: PLC0415
-    from norse.torch.functional import lif, lif_box, lif_refrac, reset  # noqa: PLC0415
+    from norse.torch.functional import (  # noqa: PLC0415
+        izhikevich,
+        lif,
+        lif_adex,
+        lif_box,
+        lif_ex,
+        lif_refrac,
+        lsnn,
+        reset,
+    )
 
     def feed_forward(tau_syn_inv, tau_mem_inv, v_th, v_reset):
         p = lif.LIFParameters(*map(torch.tensor, (tau_syn_inv, tau_mem_inv, 0.0, v_th, v_reset)))
@@ -218,10 +250,51 @@ def norse():
 
         return over_time(step)
 
+    def exponential(step, state, parameters):
+        def make(**values):
+            p = parameters(**{name: torch.tensor(value) for name, value in values.items()})
+            zeros = torch.zeros(BATCH, NEURONS)
+            return over_time(lambda current, now: step(current, now, p), state(*(zeros for _ in state._fields)))
+
+        return make
+
+    def quadratic(v, **values):
+        p = izhikevich.IzhikevichParameters(**values)
+        v = torch.full((BATCH, NEURONS), v)
+        start = izhikevich.IzhikevichState(v, p.b * v)
+        return over_time(lambda current, now: izhikevich.izhikevich_feed_forward_step(current, now, p), start)
+
+    def adaptive(*, recurrent=False, **values):
+        p = lsnn.LSNNParameters(**{name: torch.tensor(value) for name, value in values.items()})
+        zeros = torch.zeros(BATCH, NEURONS)
+        if not recurrent:
+            start = lsnn.LSNNFeedForwardState(zeros, zeros, zeros + p.v_th)
+            return over_time(lambda current, now: lsnn.lsnn_feed_forward_step(current, now, p), start)
+
+        def run(inputs, weight, recurrent):
+            start = lsnn.LSNNState(zeros, zeros, zeros, zeros + p.v_th)
+            return over_time(lambda x, now: lsnn.lsnn_step(x, now, weight.T, recurrent.T, p), start)(inputs)
+
+        return run
+
     yield torch_case("lif", feed_forward, tau_syn_inv=200.0, tau_mem_inv=100.0, v_th=0.5, v_reset=-0.1)
     yield torch_case("lif_recurrent", recurrent, recurrent=True, tau_syn_inv=200.0, tau_mem_inv=100.0, v_th=0.5)
     yield torch_case("lif_box", box, tau_mem_inv=250.0, v_th=0.5)
     yield torch_case("lif_refractory", refractory, tau_syn_inv=200.0, tau_mem_inv=100.0, rho_reset=3.0)
+    times = {"tau_syn_inv": 200.0, "tau_mem_inv": 100.0}
+    make = exponential(lif_ex.lif_ex_feed_forward_step, lif_ex.LIFExFeedForwardState, lif_ex.LIFExParameters)
+    yield torch_case("lif_ex", make, **times, delta_T=0.5, v_th=1.0, v_reset=-0.1)
+    make = exponential(
+        lif_adex.lif_adex_feed_forward_step, lif_adex.LIFAdExFeedForwardState, lif_adex.LIFAdExParameters
+    )
+    values = {"tau_ada_inv": 20.0, "adaptation_current": 4.0, "adaptation_spike": 0.02, "delta_T": 0.5}
+    yield torch_case("lif_adex", make, **times, **values, v_th=1.0, v_reset=-0.1)
+    values = {"a": 0.02, "b": 0.2, "c": -65.0, "d": 6.0, "tau_inv": 250.0}
+    yield torch_case("izhikevich", quadratic, least=0.05, v=-70.0, **values)
+    values = {"tau_adapt_inv": 20.0, "v_th": 0.4, "beta": 0.6}
+    yield torch_case("lsnn", adaptive, **times, **values)
+    adaptive_recurrent = functools.partial(adaptive, recurrent=True)
+    yield torch_case("lsnn_recurrent", adaptive_recurrent, recurrent=True, **times, **values)
 
 
 def sinabs():
@@ -252,10 +325,120 @@ def sinabs():
     yield torch_case("alif", make(layers.ALIF), tau_mem=6.0, tau_adapt=12.0, adapt_scale=1.5)
 
 
+def checkout(folder, module):
+    """Import a module of an author's repository."""
+    path = str(Path(os.environ["CHECKOUTS"], folder))
+    sys.path.insert(0, path)
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(path)
+
+
+def give(module, **values):
+    """Put tensors, which are no parameters, in place of parameters."""
+    for name, value in values.items():
+        delattr(module, name)
+        setattr(module, name, value)
+
+
+def seadlif():
+    import torch  # noqa: PLC0415
+    from omegaconf import DictConfig  # noqa: PLC0415
+
+    alif = checkout("SE-adlif", "models.alif")
+
+    def make(layer):
+        def of(tau_u, tau_w, a, b, q):
+            ranges = {"tau_u_range": [0.0, 1.0], "tau_w_range": [0.0, 1.0]}  # so that the weight is the time constant
+            options = {"input_size": NEURONS, "n_neurons": NEURONS, "q": q, "use_recurrent": False}
+            cell = layer(DictConfig(ranges | options))
+            give(cell, weight=torch.eye(NEURONS), a=a, b=b)
+            give(cell.tau_u_trainer, weight=tau_u)
+            give(cell.tau_w_trainer, weight=tau_w)
+            return over_time(cell, (torch.zeros(BATCH, NEURONS),) * 3)
+
+        return of
+
+    values = {"tau_u": 10.0, "tau_w": 100.0, "a": 0.5, "b": 1.0}
+    yield torch_case("se", make(alif.SEAdLIF), trained=tuple(values), **values, q=120.0)
+    yield torch_case("ef", make(alif.EFAdLIF), trained=tuple(values), **values, q=65.0)
+
+
+def sparch():
+    """Cells that start from zeros instead of random numbers, with spikes of 64 bits."""
+    import torch  # noqa: PLC0415
+
+    snns = checkout("sparch", "sparch.models.snns")
+
+    def run(method, currents):
+        patch = unittest.mock.patch
+        with patch("torch.rand", torch.zeros), patch("torch.Tensor.float", torch.Tensor.double):
+            return method(currents.swapaxes(0, 1)).swapaxes(0, 1)
+
+    def adlif(**values):
+        cell = snns.adLIFLayer(NEURONS, NEURONS, BATCH, normalization="none")
+        give(cell, **values)
+        return lambda currents: run(cell._adlif_cell, currents)
+
+    def radlif(**values):
+        cell = snns.RadLIFLayer(NEURONS, NEURONS, BATCH, normalization="none")
+        give(cell, **values)
+
+        def recurrent_run(inputs, weight, recurrent):
+            give(cell.V, weight=recurrent)
+            return run(cell._radlif_cell, inputs @ weight)
+
+        return recurrent_run
+
+    values = {"alpha": 0.9, "beta": 0.98, "a": 0.04, "b": 1.5}
+    yield torch_case("adlif", adlif, trained=tuple(values), **values)
+    yield torch_case("radlif", radlif, trained=tuple(values), recurrent=True, **values)
+
+
+def brf():
+    import torch  # noqa: PLC0415
+
+    modules = checkout("brf-neurons", "snn.modules")
+
+    def make(layer, states):
+        def of(omega, b_offset):
+            cell = layer(NEURONS, NEURONS)
+            cell.linear = torch.nn.Identity()
+            give(cell, omega=omega, b_offset=b_offset)
+
+            def step(current, state):
+                state = cell(current, state)
+                return state[0], state
+
+            return over_time(step, (torch.zeros(BATCH, NEURONS),) * states)
+
+        return of
+
+    both = ("omega", "b_offset")
+    yield torch_case("rf", make(modules.RFCell, 3), trained=both, omega=20.0, b_offset=2.5)
+    yield torch_case("brf", make(modules.BRFCell, 4), trained=both, omega=20.0, b_offset=1.0)
+    yield torch_case("hrf", make(modules.HRFCell, 4), trained=both, omega=20.0, b_offset=1.0)
+
+
+def tclif():
+    import torch  # noqa: PLC0415
+
+    node = checkout("TC-LIF/MNIST", "spiking_neuron.TCLIF").TCLIFNode
+    triangle = checkout("TC-LIF/MNIST", "surrogate").Triangle
+
+    def make(c1, c2, v_threshold, gamma):
+        cell = node(v_threshold, surrogate_function=triangle.apply, gamma=gamma)
+        give(cell, decay_factor=torch.stack([c1, c2])[None])
+        return over_time(lambda current, _: (cell(current), None))
+
+    yield torch_case("node", make, trained=("c1", "c2"), c1=0.4, c2=-0.4, v_threshold=1.0, gamma=0.5)
+
+
 # --- JAX -------------------------------------------------------------------------------------------------------------
 
 
-def jax_case(case, make, *, trained=(), recurrent=False, **parameters):
+def jax_case(case, make, *, trained=(), recurrent=False, least=0.15, **parameters):
     """As :func:`torch_case`, with ``make(**parameters)`` a function of currents and recurrent weights."""
     import jax  # noqa: PLC0415
     import jax.numpy as jnp  # noqa: PLC0415
@@ -269,7 +452,7 @@ def jax_case(case, make, *, trained=(), recurrent=False, **parameters):
         numbers = {n: jnp.float64(parameters[n]) for n in trained}
         return run({**dict(zip(("inputs", "weight", "recurrent"), arrays, strict=False)), **numbers})
 
-    drawn = draw(case, spikes_of, recurrent)
+    drawn = draw(case, spikes_of, recurrent, least)
     values = {n: jnp.asarray(a) for n, a in drawn.items() if n != "cotangent"}
     values |= {n: jnp.float64(parameters[n]) for n in trained}
     spikes, back = jax.vjp(run, values)
@@ -280,6 +463,7 @@ def jax_case(case, make, *, trained=(), recurrent=False, **parameters):
 def spyx():
     import spyx.nn  # noqa: PLC0415
     from flax import nnx  # noqa: PLC0415
+    from spyx.experimental import ResonateFire  # noqa: PLC0415
 
     def make(layer):
         def of(**parameters):
@@ -299,11 +483,19 @@ def spyx():
 
         return of
 
+    def resonate(decay, omega, threshold):
+        cell = ResonateFire((NEURONS,), decay, omega, threshold, rngs=nnx.Rngs(0))
+        return lambda currents: spyx.nn.run(cell, currents)[0]
+
     yield jax_case("if", make(spyx.nn.IF), threshold=1.0)
     yield jax_case("lif", make(spyx.nn.LIF), trained=("beta",), beta=0.85, threshold=0.8)
     yield jax_case("rlif", make(spyx.nn.RLIF), trained=("beta",), recurrent=True, beta=0.85, threshold=0.8)
-    yield jax_case("cubalif", make(spyx.nn.CuBaLIF), trained=("alpha", "beta"), alpha=0.6, beta=0.8, threshold=1.2)
+    values = {"alpha": 0.6, "beta": 0.8, "threshold": 1.2}
+    yield jax_case("cubalif", make(spyx.nn.CuBaLIF), trained=("alpha", "beta"), **values)
+    yield jax_case("rcubalif", make(spyx.nn.RCuBaLIF), trained=("alpha", "beta"), recurrent=True, **values)
     yield jax_case("alif", make(spyx.nn.ALIF), trained=("beta", "gamma"), beta=0.85, gamma=0.9, threshold=0.8)
+    yield jax_case("psu_lif", make(spyx.nn.PSU_LIF), trained=("beta",), beta=0.85, threshold=0.8)
+    yield jax_case("resonate_fire", resonate, decay=0.1, omega=0.6, threshold=1.0)
 
 
 def jaxpike():
@@ -336,11 +528,51 @@ def jaxpike():
     yield jax_case("alif", make(jaxpike.neurons.ALIF), trained=("log_tau",), log_tau=log_tau, tau_a=15.0, beta=0.5)
 
 
-LIBRARIES = {f.__name__: f for f in (snntorch, spikingjelly, norse, sinabs, spyx, jaxpike)}
+def sparx():
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+    from sparx import dynamics  # noqa: PLC0415
+    from sparx.dynamics import SynapticInput  # noqa: PLC0415
+
+    def make(model, drive="jump", **options):
+        def of(**parameters):
+            cell = model(**parameters, **options)
+
+            def run(currents):
+                def step(state, x):
+                    state, output = cell.step(state, SynapticInput(**{drive: x}), 1.0)
+                    return state, output.value
+
+                return jax.lax.scan(step, cell.init_state(currents.shape[1:], jnp.float64), currents)[1]
+
+            return run
+
+        return of
+
+    def synaptic(decay, synapse_decay, threshold):
+        membrane = dynamics.LIFCell(decay, threshold)
+        return make(lambda: dynamics.Serial(dynamics.LICell(synapse_decay), membrane))()
+
+    lif, both = dynamics.LIFCell, ("decay", "threshold")
+    yield jax_case("lif", make(lif), trained=both, decay=0.85, threshold=0.8)
+    yield jax_case("lif_zero", make(lif, reset="zero", detach_reset=True), trained=both, decay=0.85, threshold=0.8)
+    values = {"decay": 0.85, "synapse_decay": 0.6, "threshold": 1.2}
+    yield jax_case("synaptic", synaptic, trained=tuple(values), **values)
+    values = {"decay": 0.85, "adapt_decay": 0.95, "beta": 0.3}
+    yield jax_case("alif", make(dynamics.ALIFCell), trained=tuple(values), **values, threshold=0.8)
+    values = {"a": 0.02, "b": 0.2, "c": -65.0, "d": 8.0}
+    for scheme in ("published", "euler", "semi_implicit"):
+        izhikevich = make(dynamics.Izhikevich, "current", scheme=scheme)
+        yield jax_case(f"izhikevich_{scheme}", izhikevich, trained=tuple(values), least=0.05, **values)
+
+
+LIBRARIES = {
+    f.__name__: f for f in (snntorch, spikingjelly, norse, sinabs, seadlif, sparch, brf, tclif, spyx, jaxpike, sparx)
+}
 
 
 def main(names):
-    if {"spyx", "jaxpike"} & {*names}:
+    if {"spyx", "jaxpike", "sparx"} & {*names}:
         import jax  # noqa: PLC0415
 
         jax.config.update("jax_enable_x64", True)
