@@ -91,6 +91,8 @@ BOUNDS = {
         ({"silent": 1.0}, {"silent": 1.0, "fires": False}),
         ({"quiet": 0.9, "slope": 0.0199}, {"quiet": 0.9, "slope": 0.02}),
         ({"quiet": 0.9, "slope": 0.0199}, {"quiet": 0.899, "slope": 0.0199}),
+        ({"silent": 0.95, "quiet": 0.9}, {"silent": 0.949, "quiet": 0.9}),
+        ({"silent": 0.95, "quiet": 0.9}, {"silent": 0.95, "quiet": 0.899}),
     ],
     "alike": [({"alike": True}, {}), ({"alike": True}, {"alike": True, "fires": False})],
     "saturated": [
@@ -126,8 +128,6 @@ BOUNDS = {
         ({"by_lag": (1.0, 0.5, 8.5)}, {"by_lag": (1.0, 0.5, 8.49)}),
         ({"by_lag": (1.0, np.inf)}, {"by_lag": (1.0, 0.0, 1.0)}),
         ({"by_lag": (1.0, 17.0)}, {"by_lag": (18.0, 1.0)}),
-        ({"current_gradient": 17.0}, {"current_gradient": 16.99}),
-        ({"current_gradient": 20.0, "gain": 20.0}, {"current_gradient": 19.9, "gain": 20.0}),
     ],
     "overshoots": [
         ({"updates": {"weight": 5.0}}, {"updates": {"weight": 4.99}}),
@@ -139,6 +139,15 @@ BOUNDS = {
     "stalls": [
         ({"updates": {"weight": 1.99e-4}}, {"updates": {"weight": 2.01e-4}}),
         ({"updates": {"weight": 1.99e-4}}, {"updates": {"weight": 0.0}}),
+        # Usual weights of 50 neurons have a norm of sqrt(50).
+        (
+            {"weights": {"weight": 0.0}, "updates": {"weight": 7.0e-4}},
+            {"weights": {"weight": 0.0}, "updates": {"weight": 7.1e-4}},
+        ),
+        (
+            {"weights": {"weight": 2.0, "recurrent": 0.0}, "updates": {"weight": 0.0, "recurrent": 7.0e-4}},
+            {"weights": {"weight": 2.0, "recurrent": 0.0}, "updates": {"weight": 2.01e-4, "recurrent": 7.0e-4}},
+        ),
     ],
     "shrinks": [
         (
@@ -169,6 +178,19 @@ def test_layer_has_one_fault():
     assert judged(**faults) == ["saturated"]
     assert judged(**faults | {"always": 0.0}) == ["out of reach"]
     assert judged(**faults | {"always": 0.0, "reached": 0.5}) == ["explodes"]
+
+
+def test_growth_from_outputs_to_currents_matters_to_layers_below():
+    """In the lowest layer it changes the size of the weights' gradient only."""
+    for changed, explodes in (
+        ({"current_gradient": 17.0}, True),
+        ({"current_gradient": 16.99}, False),
+        ({"current_gradient": 20.0, "gain": 20.0}, True),
+        ({"current_gradient": 19.9, "gain": 20.0}, False),
+    ):
+        layer, two = dataclasses.replace(REPORT, **changed), WHOLE._replace(cells=[LIF(0.9)] * 2)
+        assert issues([layer, REPORT], two) == ()
+        assert [(v.kind, v.index) for v in issues([REPORT, layer], two)] == [("explodes", 1)] * explodes
 
 
 def test_eight_bits_are_judged_in_their_mode():
@@ -459,7 +481,14 @@ def test_remedies_of_inputs_are_for_the_first_layer():
     assert (found["input offset"], found["inputs"]) == ((2.6, 0.0, -2.6), ((2, 0.032),))
     assert not {"input offset", "inputs"} & changes(shifted._replace(cells=[LIF()] * 2), REPORT, layer).keys()
     usual = WHOLE._replace(inputs={0: of_inputs._replace(means=(2.4,) * 3, channels=(1.0, 1.0, 29.0))})
-    assert not {"input offset", "inputs"} & changes(usual, layer).keys()
+    assert not {"input offset", "inputs", "input scale"} & changes(usual, layer).keys()
+
+
+@pytest.mark.parametrize(("largest", "factor"), [(0.049, 20.0), (0.05, None), (50.0, None), (51.0, 0.02)])
+def test_inputs_of_an_unusual_size_are_scaled(largest, factor):
+    of_inputs = InputReport(largest, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3)
+    [found] = issues([dataclasses.replace(REPORT, silent=1.0, free=0.01)], WHOLE._replace(inputs={0: of_inputs}))
+    assert {fix.change: fix.value for fix in found.fixes}.get("input scale") == factor
 
 
 def test_weights_are_scaled_first_if_they_are_unusual():
@@ -545,6 +574,7 @@ def test_inputs_are_changed_before_the_weights(dtype):
         ("input offset", 3.0, wide - 3),
         ("input offset", tuple(range(INPUTS)), wide - np.arange(INPUTS)),
         ("inputs", ((1, 0.5), (3, 0.25)), wide * np.array([1, 0.5, 1, 0.25, 1])),
+        ("input scale", 0.125, wide / 8),
     ):
         weight = Fix(0, change, value, "").apply(Network([layer])).layers[0].weight
         assert jax.tree.leaves(weight) == [layer.weight]
@@ -779,6 +809,26 @@ def test_silence_is_named_first(kind):
     assert (issue.kind, issue.index) == ("silent", 0)
     assert "learning rate" not in str(issue)
     assert diagnose(issue.fix.apply(SILENT[kind]), inputs(), LOSS).issues == ()
+
+
+def test_silent_layer_that_training_wakes_is_no_issue():
+    """Its wide slope passes gradients, and the network learns in 30 updates."""
+    quiet, fast = network(LIF(0.9), gain=0.1), optax.adam(0.05)
+
+    def kinds(network, optimizer=None):
+        return [issue.kind for issue in diagnose(network, inputs(), LOSS, optimizer=optimizer).issues]
+
+    assert kinds(quiet) == ["silent"]
+    assert kinds(quiet, fast) == []
+    assert kinds(quiet, optax.adam(1e-5)) == ["silent"]
+    assert kinds(network(LIF(0.9), gain=0.05), fast) == ["silent"]  # its inputs hardly matter
+    # The loss falls because of the readout alone, and the layer stays as it is.
+    biased = Network([quiet.layers[0], dataclasses.replace(quiet.layers[1], bias=jnp.full(OUTPUTS, 3.0))])
+
+    def frozen(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: "layers[0]" in jax.tree_util.keystr(path), params)
+
+    assert kinds(biased, optax.chain(fast, optax.masked(optax.set_to_zero(), frozen))) == ["silent"]
 
 
 def test_zero_inputs_are_named():

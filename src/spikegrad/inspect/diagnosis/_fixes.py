@@ -32,8 +32,8 @@ class Fix:
     feedback from other layers. ``value`` is added to ``"bias"`` and to each ``"weight offset"``. A tuple has a number
     for each neuron. ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``, ``"detach_reset"`` and
     ``"mode"`` become it. ``"input channels"`` multiplies the weights of some channels, and ``"inputs"`` the inputs
-    themselves: ``value`` holds pairs of a channel and its factor. ``"input offset"`` has a number for each channel,
-    which is subtracted. ``"mean current"`` becomes 0 in each step."""
+    themselves: ``value`` holds pairs of a channel and its factor. ``"input scale"`` multiplies all inputs.
+    ``"input offset"`` has a number for each channel, which is subtracted. ``"mean current"`` becomes 0 in each step."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -145,13 +145,14 @@ class _OfInputs:
 
     offset: float | tuple[float, ...] = 0.0
     factors: tuple[tuple[int, float], ...] = ()
+    scale: float = 1.0
 
     def __call__(self, weight: Any, x: jax.Array) -> jax.Array:
         x = x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
         offset, axes = jnp.asarray(self.offset, x.dtype), 0
         while math.prod(x.shape[x.ndim - axes :]) < offset.size:  # the channels are the last axes, flattened
             axes += 1
-        x = x - jnp.broadcast_to(offset.reshape(x.shape[x.ndim - axes :]), x.shape)
+        x = (x - jnp.broadcast_to(offset.reshape(x.shape[x.ndim - axes :]), x.shape)) * self.scale
         for channel, factor in self.factors:
             x = x.at[..., channel].multiply(factor)
         return product(weight, x, "weight")
@@ -185,6 +186,7 @@ _CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "weight offset": _add_to_matrix,
     "input channels": _multiply_rows,
     "inputs": lambda layer, pairs: _change_inputs(layer, factors=pairs),
+    "input scale": lambda layer, factor: _change_inputs(layer, scale=factor),
     "mean current": lambda layer, _: _each_weight(layer, _center),
     "input offset": lambda layer, offset: _change_inputs(layer, offset=offset),
 }

@@ -181,6 +181,15 @@ class LayerReport:
         """``update`` for an optimizer with negligible epsilon."""
         return self._largest_of_weights(self.without_epsilon)
 
+    @property
+    def update_from_zero(self) -> float:
+        """Norm of the first update of weights that are zero, over the norm of usual weights: the maximum over weights.
+
+        With n inputs, usual weights have a deviation of 1/sqrt(n), and so a norm of the square root of the neurons.
+        """
+        norms = [self.updates[name] for name, w in self.weights.items() if not w and name in self.updates]
+        return max(norms, default=0.0) / math.sqrt(self.neurons)
+
     def _largest_of_weights(self, norms: Mapping[str, float]) -> float | None:
         ratios = [norms[name] / w for name, w in self.weights.items() if name in norms and name != "bias" and w]
         return max(ratios, default=None)

@@ -30,6 +30,8 @@ _OUTLIER = 30.0
 """An input channel is an outlier if its currents are this many times as large as the median."""
 _SHIFTED = 5.0
 """An input channel is far from 0 if its mean is larger than its standard deviation by this factor."""
+_USUAL_INPUTS = 0.05, 50.0
+"""Inputs are scaled if the largest is out of this range. Images may be divided by 255 twice, or not at all."""
 _UNEVEN = 3.0
 """Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
 STEP = Sigmoid(4.0)
@@ -171,7 +173,7 @@ def _reset(case: Case) -> Iterator[Fix]:
 
 
 def _inputs(case: Case) -> Iterator[Fix]:
-    """Subtract means far from 0, and scale channels of very different sizes.
+    """Subtract means far from 0, and scale channels of very different sizes, or all channels.
 
     Scaled weights would not help, because each update still acts through the unchanged inputs.
     """
@@ -186,6 +188,10 @@ def _inputs(case: Case) -> Iterator[Fix]:
     if case.layer.channels and (pairs := _outliers(inputs.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.fix("inputs", pairs, text)
+    elif inputs.largest and not _USUAL_INPUTS[0] <= inputs.largest <= _USUAL_INPUTS[1]:
+        factor = rounded(1 / inputs.largest)
+        text = f"multiply its inputs by {factor:g}, because the largest is {inputs.largest:.2g}"
+        yield case.fix("input scale", factor, text)
 
 
 def _channels(case: Case) -> Iterator[Fix]:
