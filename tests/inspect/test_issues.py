@@ -28,7 +28,7 @@ from spikegrad import (
 from spikegrad.inspect.diagnosis import Diagnosis, Fix, Issue, LayerReport, _trials
 from spikegrad.inspect.diagnosis._issues import issues
 from spikegrad.inspect.diagnosis._look import InputReport, Look, NetworkReport, Seen
-from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers
+from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers, offset_of_one_sign
 from spikegrad.inspect.diagnosis._places import chain
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, _worsens, checked, health
@@ -364,6 +364,16 @@ def test_remedies_have_the_numbers_of_their_formulas():
     assert not {"feedforward weights", "threshold"} & proposed(**busy | {"free": 1.0}).keys()  # both would scale by 1
 
 
+def test_recurrent_weights_of_one_sign_lose_their_mean():
+    """Sixteen weights of each neuron with a deviation of 1, so their mean has one of 1/4."""
+    matrix = np.tile([[1.0, -1.0], [-1.0, 1.0]], (8, 8))
+    assert offset_of_one_sign(matrix + 0.74) is None
+    assert offset_of_one_sign(matrix - 0.76) == pytest.approx(-0.76)
+    strong = {"always": 0.9, "feedback": 6.0, "drive": 0.5, "recurrent_offset": -0.76}
+    assert proposed(**strong)["recurrent offset"] == 0.76
+    assert "recurrent offset" not in proposed(**strong | {"recurrent_offset": None})
+
+
 def test_what_is_left_without_the_means_is_scaled_to_the_threshold():
     """Half of the power of the currents is in the mean of each neuron."""
     apart = {"free": 20.0, "free_means": 17.0, "currents": (5.0, -5.0), "drive": 50**0.5, "always": 0.9}
@@ -519,6 +529,7 @@ ARRAYS = {
     "recurrent weights": (0.5, {"recurrent": lambda r: r * 0.5}),
     "bias": ((0.5, -1.0) * 4, {"bias": lambda b: b + [0.5, -1.0] * 4}),
     "weight offset": (0.5, {"weight": lambda w: w + 0.5}),
+    "recurrent offset": (0.5, {"recurrent": lambda r: r + 0.5}),
     "input channels": (((1, 0.5), (3, 0.25)), {"weight": lambda w: w * np.array([[1], [0.5], [1], [0.25], [1]])}),
 }
 PARAMETERS = {
@@ -853,8 +864,14 @@ def test_layer_that_fires_for_few_examples_is_silent():
     assert str(issue).startswith("layer 1 is silent: no neuron fires in 95.8 % of the examples")
 
 
+def shifted_recurrence(network):
+    hidden, readout = network.layers
+    return Network([dataclasses.replace(hidden, recurrent=hidden.recurrent + 1.0), readout])
+
+
 FAULTY = {
     "recurrence": (network(LIF(0.9), recurrent=30.0), "recurrent weights"),
+    "recurrence of one sign": (shifted_recurrence(network(LIF(0.9), recurrent=0.5)), "recurrent offset"),
     "adaptation": (network(AdaptiveLIF(0.9, adaptation=60.0)), "adaptation"),
     "negative adaptation": (network(AdaptiveLIF(0.9, adaptation=-1.0)), "adaptation"),
     "far reset": (network(LIF(0.9, reset="value", reset_value=-30.0)), "reset_value"),
@@ -870,7 +887,10 @@ def key(fix):
     return fix.index, fix.change, repr(fix.value), len(fix.others)
 
 
-@pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "negative adaptation", "sign", "millivolts", "driven apart"))
+@pytest.mark.parametrize(
+    "kind",
+    few(FAULTY, "recurrence of one sign", "negative adaptation", "sign", "millivolts", "driven apart"),
+)
 def test_remedy_that_is_offered_cures(kind):
     broken, change = FAULTY[kind]
     found = diagnose(broken, inputs(), LOSS)

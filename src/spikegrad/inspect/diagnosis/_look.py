@@ -23,7 +23,7 @@ from ...network._graph import Graph
 from ...network._network import is_pure_network
 from ...network._widths import surrogate_of
 from ...neurons import Cell, says_how_to_encode
-from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope
+from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope, offset_of_one_sign
 from ._places import Place, chain, places_of, weights_of_edges
 from ._recorder import layer_outputs, record
 
@@ -195,6 +195,8 @@ class Look:
             known = self.flat | found["joins"]
             x = known[source] if source in known else found["layers"][source].out
             norms |= of_matrix(x.reshape(*self.active.shape, -1), matrix, self.active)
+        if (recurrent := matrix_of(layer.recurrent)) is not None:
+            norms["recurrent_offset"] = offset_of_one_sign(recurrent)
         surrogate = None if made_by is None else as_surrogate(made_by)
         return report(place.text, type(layer.cell).__name__, seen, self.active, surrogate, fires, **norms)
 

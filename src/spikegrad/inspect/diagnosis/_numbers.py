@@ -118,6 +118,8 @@ class LayerReport:
     """Root mean square of the currents from each input channel, if the weight is a matrix."""
     offset: float | None = None
     """Mean of the input weights, if they are a matrix."""
+    recurrent_offset: float | None = None
+    """Mean of the recurrent weights, if they are a matrix of mostly one sign."""
     free: float | None = None
     """Root mean square of the potential without spikes, relative to its value at rest."""
     free_mean: float | None = None
@@ -276,6 +278,13 @@ def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str
         "channels": tuple(np.sqrt(power * np.mean(matrix**2, 1)).tolist()),
         "offset": float(matrix.mean()),
     }
+
+
+def offset_of_one_sign(matrix: np.ndarray) -> float | None:
+    """Return the mean of recurrent weights if it is larger than three standard errors of a neuron's mean weight."""
+    matrix = np.asarray(matrix, np.float64)
+    mean = float(matrix.mean())
+    return mean if abs(mean) * math.sqrt(len(matrix)) > 3 * matrix.std() else None
 
 
 def of_slope(surrogate: Surrogate) -> dict[str, Any]:

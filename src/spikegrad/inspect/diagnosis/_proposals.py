@@ -136,6 +136,9 @@ def _sign(case: Case) -> Iterator[Fix]:
 def _recurrence(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if layer.feedback and layer.drive and layer.feedback > layer.drive:
+        if offset := rounded(-(layer.recurrent_offset or 0.0)):
+            text = f"add {offset:g} to each of its recurrent weights to make their mean 0"
+            yield case.fix("recurrent offset", offset, text)
         cause = "they" if case.place.feedback else "its own spikes"
         for part in (3, 30):  # fewer spikes reduce the currents further
             factor = rounded(layer.drive / layer.feedback / part)

@@ -62,19 +62,20 @@ def _without_waking(found: Sequence[Issue], network: Network, look: Look, seen: 
 
     A wide slope passes gradients to neurons that never fire. So a silent layer may begin to fire if its inputs matter.
     """
-    layers = dict(zip((place.name for place in seen.network.places), seen.layers, strict=True))
-    silent = {
-        issue.index
-        for issue in found
-        if issue.kind == "silent" and layers[issue.index].std >= VARIED * (layers[issue.index].scale or math.inf)
-    }
+    silent = [issue.index for issue in found if issue.kind == "silent"]
     if not silent or look.optimizer is None or seen.network.loss is None:
         return found
-    after = look(look.trained(network))
-    if not (after.network.loss or math.inf) < FALLEN * seen.network.loss:
+    at = _positions(seen.network.places)
+    layers = {index: seen.layers[at[index]] for index in silent}
+    varied = {index for index, layer in layers.items() if layer.std >= VARIED * (layer.scale or math.inf)}
+    if not varied:
         return found
-    still = {place.name for place, layer in zip(seen.network.places, after.layers, strict=True) if is_silent(layer)}
-    return [issue for issue in found if issue.index not in silent - still]
+    after = look(look.trained(network))
+    loss = after.network.loss
+    if loss is None or not loss < FALLEN * seen.network.loss:
+        return found
+    woken = {index for index in varied if not is_silent(after.layers[at[index]])}
+    return [issue for issue in found if issue.index not in woken]
 
 
 def _ordered(
