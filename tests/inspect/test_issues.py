@@ -21,6 +21,7 @@ from spikegrad import (
     PiecewiseQuadratic,
     Refractory,
     Sigmoid,
+    bounded,
     diagnose,
     parameter,
     stochastic,
@@ -213,6 +214,25 @@ def test_gradient_vanishes_below_a_thousandth():
         late._replace(differ=[1.0, 0.0, 0.0, 0.0], reads=[0.0, 0.0, 0.0, 1.0]),
     )
     assert (found.fix.change, found.fix.value) == ("decay", pytest.approx(np.exp(-1 / 3), rel=1e-3))
+
+
+def test_gradient_vanishes_if_most_differences_get_none():
+    """Of ten steps that differ, nine get less than a thousandth of the largest gradient. The others get all of it."""
+    late = WHOLE._replace(differ=[1.0] * 10, reads=[0.0] * 9 + [1.0])
+    [found] = issues([dataclasses.replace(REPORT, by_step=(0.99e-3,) * 9 + (1.0,))], late)
+    assert found.kind == "vanishes"
+    assert "90 % of the differences get less than a thousandth of the gradient" in str(found)
+    assert (found.fix.change, found.fix.value) == ("decay", pytest.approx(np.exp(-1 / 4.5), rel=1e-3))
+    assert judged(late, by_step=(0.99e-3,) * 8 + (1.01e-3, 1.0)) == []
+    assert judged(late._replace(differ=[1.0] * 9 + [1.01]), by_step=(0.99e-3,) * 9 + (1.0,)) == []
+
+
+def test_loss_may_read_before_the_inputs_differ():
+    """It reads the first of 21 steps, and the mean of the steps that differ is 10."""
+    first = WHOLE._replace(differ=[1.0] * 21, reads=[1.0] + [0.0] * 20)
+    [found] = issues([dataclasses.replace(REPORT, by_step=(1.0,) + (0.0,) * 20)], first)
+    assert (found.kind, found.fixes) == ("vanishes", ())
+    assert "the loss reads the outputs 10 steps before the inputs differ" in str(found)
 
 
 def test_update_overshoots_if_the_loss_rises():
@@ -499,6 +519,19 @@ def test_inputs_of_an_unusual_size_are_scaled(largest, factor):
     of_inputs = InputReport(largest, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3)
     [found] = issues([dataclasses.replace(REPORT, silent=1.0, free=0.01)], WHOLE._replace(inputs={0: of_inputs}))
     assert {fix.change: fix.value for fix in found.fixes}.get("input scale") == factor
+
+
+@pytest.mark.parametrize(("deviation", "factor"), [(10.1, 0.099), (9.9, None), (0.101, None), (0.099, 10.0)])
+def test_inputs_without_their_means_are_scaled(deviation, factor):
+    """The fix scales what is left, so its parts apply in the reverse order."""
+    of_inputs = InputReport(99.0, (99.0,) * 2, (deviation,) * 2, (99.0,) * 2)
+    [found] = issues([dataclasses.replace(REPORT, always=0.9, free=5.0)], WHOLE._replace(inputs={0: of_inputs}))
+    first = found.fix
+    assert (first.change, first.value) == (("input scale", factor) if factor else ("input offset", (99.0,) * 2))
+    if factor:
+        x, w = jnp.full((1, 2), 100.0), jnp.asarray([[1.0], [2.0]])
+        weight = first.apply(Network([Layer(w, LIF())])).layers[0].weight
+        np.testing.assert_allclose(weight(x), [[3 * factor]], rtol=1e-5)
 
 
 def test_weights_are_scaled_first_if_they_are_unusual():
@@ -796,6 +829,35 @@ def test_infinite_inputs_print_no_warning():
         assert [v.kind for v in diagnose(network(LIF()), spoilt, LOSS).issues] == ["not finite"]
 
 
+class Choosing(Cell, pure=True):
+    """A cell that branches on an option."""
+
+    sharp: bool = parameter(default=True, kind=bool)
+
+    def integrate(self, v, current):
+        return 0.9 * v + current
+
+    def fire(self, u):
+        s = (u > 1).astype(u.dtype) if self.sharp else Sigmoid(4.0)(u - 1)
+        return u - s, s
+
+
+def test_cell_may_branch_on_an_option():
+    assert [v.kind for v in diagnose(network(Choosing()), inputs(), LOSS).issues] == ["out of reach"]
+    assert diagnose(network(Choosing(False)), inputs(), LOSS).issues == ()
+
+
+def test_bounded_parameters_are_read_as_arrays():
+    decay = bounded(np.full(NEURONS, 0.9, np.float32), 0, 1)
+    assert diagnose(network(LIF(decay)), inputs(), LOSS).issues == ()
+    strong = bounded(np.full(NEURONS, 60.0, np.float32), 0, 100)
+    [issue, *_] = diagnose(network(AdaptiveLIF(decay, adaptation=strong)), inputs(), LOSS).issues
+    assert issue.fix.change == "adaptation"
+    far = bounded(np.full(NEURONS, -30.0, np.float32), -100, 0)
+    found = diagnose(network(LIF(decay, reset="value", reset_value=far)), inputs(), LOSS).issues
+    assert found[0].fix.change == "reset_value"
+
+
 def test_constant_of_a_custom_cell_gets_no_fix():
     weak = network(Fixed(), gain=2e-3)
     [issue] = diagnose(weak, inputs(), LOSS).issues
@@ -898,7 +960,7 @@ def test_remedy_that_is_offered_cures(kind):
     assert (issue.index, issue.fix.change) == (0, change)
     offered = [fix for v in found.issues for fix in v.fixes]
     assert len({key(fix) for fix in offered}) == len(offered)
-    assert all(fix.value != 1 for fix in offered)
+    assert all(fix.value != 1 for fix in offered if fix.change != "detach_reset")
     after = diagnose(issue.fix.apply(broken), inputs(), LOSS)
     assert not after.issues
     assert 0.005 < after.layers[0].rate < 0.5

@@ -38,8 +38,9 @@ GROWTH = 17.0
 """The gradient explodes if it grows by this factor within a layer: backward over steps, or from outputs to currents. In
 the second case the factor must also exceed the gain of the memory, and another layer must be below. In networks that
 learn it hardly grows."""
-ARRIVES = 1e-3
-"""The gradient vanishes if a smaller fraction reaches the steps in which the examples differ."""
+ARRIVES, UNSEEN = 1e-3, 0.9
+"""The gradient vanishes if a smaller fraction than the first reaches the steps in which the examples differ. It also
+vanishes if it is smaller than this fraction of its largest in steps with the second part of the differences."""
 UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-4
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
@@ -321,19 +322,28 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
     idle = all(norm_of_sources(case.layer.weight_gradients) == 0 for case in lasts)
     arrive = [float((gradient / gradient.max()) @ (differ / differ.sum())) for gradient in gradients]
     arrives = 0.0 if idle else max(arrive, default=0.0)
-    leaky = [
-        (float(np.mean(np.asarray(case.cell.decay, float))), case) for case in cases if hasattr(case.cell, "decay")
-    ]
-    if arrives >= ARRIVES or not leaky:
+    unseen = [float(differ[of_steps < ARRIVES * of_steps.max()].sum() / differ.sum()) for of_steps in gradients]
+    leaky = [(float(case.values("decay").mean()), case) for case in cases if hasattr(case.cell, "decay")]
+    if (arrives >= ARRIVES and min(unseen) < UNSEEN) or not leaky:
         return None
     time = np.arange(len(differ))
     lag = float(time @ reads / reads.sum() - time @ differ / differ.sum())
+    if lag <= -1:
+        description = (
+            f"gets a gradient too early: the loss reads the outputs {-lag:.0f} steps before the inputs differ most"
+        )
+        return _issue(lasts[0], "vanishes", description)
     blind = idle or all(any(b < ARRIVES * a for a, b in pairwise(case.layer.by_lag[:2])) for case in lasts)
     decay, case = max(leaky, key=lambda pair: (blind and pair[1].place.leaves, pair[0], pair[1].index))
     better = rounded(math.exp(-1 / max(lag, 1.0)), 3)
+    arrival = (
+        f"Only {arrives:.1e} of the gradient arrives there"
+        if arrives < ARRIVES
+        else f"{_percent(min(unseen))} of the differences get less than a thousandth of the gradient"
+    )
     description = (
-        f"forgets: the inputs differ {lag:.0f} steps before the loss reads the outputs. Only {arrives:.1e} of the "
-        f"gradient arrives there, and {'it keeps' if blind else 'no layer keeps more than its'} {decay:.2g} per step"
+        f"forgets: the inputs differ {lag:.0f} steps before the loss reads the outputs. {arrival}, and "
+        f"{'it keeps' if blind else 'no layer keeps more than its'} {decay:.2g} per step"
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
     return _issue(case, "vanishes", description, [case.fix("decay", better, text)])

@@ -218,7 +218,7 @@ class Look:
 
     def _run(self, network: Network) -> dict[str, Any]:
         """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already."""
-        arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or isinstance(leaf, (float, int)))
+        arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or _is_number(leaf))
         optimizer, own = self._optimizer_of(network, arrays)
         # In 32 bits, JAX may pass a NumPy array of 64 bits to a program of 32 bits if 64 bits were on before.
         arrays = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, arrays)
@@ -245,6 +245,11 @@ def _recorded(structure, others, optimizer, own, arrays, inputs, mask, key, loss
 
 
 _compiled = jax.jit(_recorded, static_argnums=(0, 1, 2, 3))
+
+
+def _is_number(leaf: Any) -> bool:
+    """Return True for a Python number. A bool is an option, on which a cell may branch."""
+    return isinstance(leaf, (float, int)) and not isinstance(leaf, bool)
 
 
 class _OfNetwork:
