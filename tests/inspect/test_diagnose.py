@@ -1,5 +1,6 @@
 """What diagnose counts, against NumPy and against the network itself, and what it says."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -582,6 +583,44 @@ def test_whatever_trains_the_network(optimizer):
     found = diagnose(small(), spikes(), loss, optimizer=optimizer)
     assert np.isfinite(found.loss_after)
     assert found.loss_after != found.loss
+
+
+def frozen_first_layer(params):
+    frozen = jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path).startswith(".layers[0]"), params
+    )
+    assert jax.tree.structure(params) == jax.tree.structure(small(decay=jnp.full(NEURONS, 0.9)))
+    return frozen
+
+
+def test_optimizer_gets_the_structure_of_the_network():
+    network = small(decay=jnp.full(NEURONS, 0.9))
+    freeze = optax.masked(optax.set_to_zero(), frozen_first_layer)
+    labels = jax.tree.map({True: "frozen", False: "trained"}.get, frozen_first_layer(network))
+    by_labels = optax.multi_transform({"frozen": optax.set_to_zero(), "trained": optax.adam(0.01)}, lambda _: labels)
+    whole = diagnose(network, spikes(), loss, optimizer=optax.adam(0.01))
+    for optimizer in (optax.chain(optax.adam(0.01), freeze), by_labels):
+        found = diagnose(network, spikes(), loss, optimizer=optimizer)
+        assert found.issues == ()
+        assert [layer.update for layer in found.layers] == pytest.approx([0, whole.layers[1].update])
+        assert found.layers[1].update > 0
+
+
+def test_optimizer_gets_arrays_of_functions_that_are_no_leaves():
+    w = jnp.asarray(small().layers[0].weight)
+    closed = Network([dataclasses.replace(small().layers[0], weight=lambda x: x @ w), *small().layers[1:]])
+    updates = [
+        [layer.update for layer in diagnose(network, spikes(), loss, optimizer=optax.adam(0.01)).layers]
+        for network in (small(), closed)
+    ]
+    assert updates[1] == pytest.approx(updates[0], rel=1e-5)
+
+
+def test_optimizer_for_another_structure_is_refused():
+    optimizer = optax.multi_transform({"fast": optax.adam(0.1)}, {"weights": "fast"})
+    message = "diagnose: optimizer must take the arrays of the network, in its structure, got ValueError"
+    with pytest.raises(ValueError, match=message):
+        diagnose(small(), spikes(), loss, optimizer=optimizer)
 
 
 def test_masks_and_arrays_of_a_layer():

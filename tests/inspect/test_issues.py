@@ -21,6 +21,7 @@ from spikegrad import (
     PiecewiseQuadratic,
     Refractory,
     Sigmoid,
+    bounded,
     diagnose,
     parameter,
     stochastic,
@@ -28,7 +29,7 @@ from spikegrad import (
 from spikegrad.inspect.diagnosis import Diagnosis, Fix, Issue, LayerReport, _trials
 from spikegrad.inspect.diagnosis._issues import issues
 from spikegrad.inspect.diagnosis._look import InputReport, Look, NetworkReport, Seen
-from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers
+from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers, offset_of_one_sign
 from spikegrad.inspect.diagnosis._places import chain
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, _worsens, checked, health
@@ -91,6 +92,8 @@ BOUNDS = {
         ({"silent": 1.0}, {"silent": 1.0, "fires": False}),
         ({"quiet": 0.9, "slope": 0.0199}, {"quiet": 0.9, "slope": 0.02}),
         ({"quiet": 0.9, "slope": 0.0199}, {"quiet": 0.899, "slope": 0.0199}),
+        ({"silent": 0.95, "quiet": 0.9}, {"silent": 0.949, "quiet": 0.9}),
+        ({"silent": 0.95, "quiet": 0.9}, {"silent": 0.95, "quiet": 0.899}),
     ],
     "alike": [({"alike": True}, {}), ({"alike": True}, {"alike": True, "fires": False})],
     "saturated": [
@@ -126,8 +129,6 @@ BOUNDS = {
         ({"by_lag": (1.0, 0.5, 8.5)}, {"by_lag": (1.0, 0.5, 8.49)}),
         ({"by_lag": (1.0, np.inf)}, {"by_lag": (1.0, 0.0, 1.0)}),
         ({"by_lag": (1.0, 17.0)}, {"by_lag": (18.0, 1.0)}),
-        ({"current_gradient": 17.0}, {"current_gradient": 16.99}),
-        ({"current_gradient": 20.0, "gain": 20.0}, {"current_gradient": 19.9, "gain": 20.0}),
     ],
     "overshoots": [
         ({"updates": {"weight": 5.0}}, {"updates": {"weight": 4.99}}),
@@ -139,6 +140,15 @@ BOUNDS = {
     "stalls": [
         ({"updates": {"weight": 1.99e-4}}, {"updates": {"weight": 2.01e-4}}),
         ({"updates": {"weight": 1.99e-4}}, {"updates": {"weight": 0.0}}),
+        # Usual weights of 50 neurons have a norm of sqrt(50).
+        (
+            {"weights": {"weight": 0.0}, "updates": {"weight": 7.0e-4}},
+            {"weights": {"weight": 0.0}, "updates": {"weight": 7.1e-4}},
+        ),
+        (
+            {"weights": {"weight": 2.0, "recurrent": 0.0}, "updates": {"weight": 0.0, "recurrent": 7.0e-4}},
+            {"weights": {"weight": 2.0, "recurrent": 0.0}, "updates": {"weight": 2.01e-4, "recurrent": 7.0e-4}},
+        ),
     ],
     "shrinks": [
         (
@@ -171,6 +181,19 @@ def test_layer_has_one_fault():
     assert judged(**faults | {"always": 0.0, "reached": 0.5}) == ["explodes"]
 
 
+def test_growth_from_outputs_to_currents_matters_to_layers_below():
+    """In the lowest layer it changes the size of the weights' gradient only."""
+    for changed, explodes in (
+        ({"current_gradient": 17.0}, True),
+        ({"current_gradient": 16.99}, False),
+        ({"current_gradient": 20.0, "gain": 20.0}, True),
+        ({"current_gradient": 19.9, "gain": 20.0}, False),
+    ):
+        layer, two = dataclasses.replace(REPORT, **changed), WHOLE._replace(cells=[LIF(0.9)] * 2)
+        assert issues([layer, REPORT], two) == ()
+        assert [(v.kind, v.index) for v in issues([REPORT, layer], two)] == [("explodes", 1)] * explodes
+
+
 def test_eight_bits_are_judged_in_their_mode():
     eight = WHOLE._replace(mode="8-bit")
     assert judged(eight, eight_bit_error=0.25) == ["too few bits"]
@@ -191,6 +214,25 @@ def test_gradient_vanishes_below_a_thousandth():
         late._replace(differ=[1.0, 0.0, 0.0, 0.0], reads=[0.0, 0.0, 0.0, 1.0]),
     )
     assert (found.fix.change, found.fix.value) == ("decay", pytest.approx(np.exp(-1 / 3), rel=1e-3))
+
+
+def test_gradient_vanishes_if_most_differences_get_none():
+    """Of ten steps that differ, nine get less than a thousandth of the largest gradient. The others get all of it."""
+    late = WHOLE._replace(differ=[1.0] * 10, reads=[0.0] * 9 + [1.0])
+    [found] = issues([dataclasses.replace(REPORT, by_step=(0.99e-3,) * 9 + (1.0,))], late)
+    assert found.kind == "vanishes"
+    assert "90 % of the differences get less than a thousandth of the gradient" in str(found)
+    assert (found.fix.change, found.fix.value) == ("decay", pytest.approx(np.exp(-1 / 4.5), rel=1e-3))
+    assert judged(late, by_step=(0.99e-3,) * 8 + (1.01e-3, 1.0)) == []
+    assert judged(late._replace(differ=[1.0] * 9 + [1.01]), by_step=(0.99e-3,) * 9 + (1.0,)) == []
+
+
+def test_loss_may_read_before_the_inputs_differ():
+    """It reads the first of 21 steps, and the mean of the steps that differ is 10."""
+    first = WHOLE._replace(differ=[1.0] * 21, reads=[1.0] + [0.0] * 20)
+    [found] = issues([dataclasses.replace(REPORT, by_step=(1.0,) + (0.0,) * 20)], first)
+    assert (found.kind, found.fixes) == ("vanishes", ())
+    assert "the loss reads the outputs 10 steps before the inputs differ" in str(found)
 
 
 def test_update_overshoots_if_the_loss_rises():
@@ -342,6 +384,16 @@ def test_remedies_have_the_numbers_of_their_formulas():
     assert not {"feedforward weights", "threshold"} & proposed(**busy | {"free": 1.0}).keys()  # both would scale by 1
 
 
+def test_recurrent_weights_of_one_sign_lose_their_mean():
+    """Sixteen weights of each neuron with a deviation of 1, so their mean has one of 1/4."""
+    matrix = np.tile([[1.0, -1.0], [-1.0, 1.0]], (8, 8))
+    assert offset_of_one_sign(matrix + 0.74) is None
+    assert offset_of_one_sign(matrix - 0.76) == pytest.approx(-0.76)
+    strong = {"always": 0.9, "feedback": 6.0, "drive": 0.5, "recurrent_offset": -0.76}
+    assert proposed(**strong)["recurrent offset"] == 0.76
+    assert "recurrent offset" not in proposed(**strong | {"recurrent_offset": None})
+
+
 def test_what_is_left_without_the_means_is_scaled_to_the_threshold():
     """Half of the power of the currents is in the mean of each neuron."""
     apart = {"free": 20.0, "free_means": 17.0, "currents": (5.0, -5.0), "drive": 50**0.5, "always": 0.9}
@@ -459,7 +511,27 @@ def test_remedies_of_inputs_are_for_the_first_layer():
     assert (found["input offset"], found["inputs"]) == ((2.6, 0.0, -2.6), ((2, 0.032),))
     assert not {"input offset", "inputs"} & changes(shifted._replace(cells=[LIF()] * 2), REPORT, layer).keys()
     usual = WHOLE._replace(inputs={0: of_inputs._replace(means=(2.4,) * 3, channels=(1.0, 1.0, 29.0))})
-    assert not {"input offset", "inputs"} & changes(usual, layer).keys()
+    assert not {"input offset", "inputs", "input scale"} & changes(usual, layer).keys()
+
+
+@pytest.mark.parametrize(("largest", "factor"), [(0.049, 20.0), (0.05, None), (50.0, None), (51.0, 0.02)])
+def test_inputs_of_an_unusual_size_are_scaled(largest, factor):
+    of_inputs = InputReport(largest, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3)
+    [found] = issues([dataclasses.replace(REPORT, silent=1.0, free=0.01)], WHOLE._replace(inputs={0: of_inputs}))
+    assert {fix.change: fix.value for fix in found.fixes}.get("input scale") == factor
+
+
+@pytest.mark.parametrize(("deviation", "factor"), [(10.1, 0.099), (9.9, None), (0.101, None), (0.099, 10.0)])
+def test_inputs_without_their_means_are_scaled(deviation, factor):
+    """The fix scales what is left, so its parts apply in the reverse order."""
+    of_inputs = InputReport(99.0, (99.0,) * 2, (deviation,) * 2, (99.0,) * 2)
+    [found] = issues([dataclasses.replace(REPORT, always=0.9, free=5.0)], WHOLE._replace(inputs={0: of_inputs}))
+    first = found.fix
+    assert (first.change, first.value) == (("input scale", factor) if factor else ("input offset", (99.0,) * 2))
+    if factor:
+        x, w = jnp.full((1, 2), 100.0), jnp.asarray([[1.0], [2.0]])
+        weight = first.apply(Network([Layer(w, LIF())])).layers[0].weight
+        np.testing.assert_allclose(weight(x), [[3 * factor]], rtol=1e-5)
 
 
 def test_weights_are_scaled_first_if_they_are_unusual():
@@ -490,6 +562,7 @@ ARRAYS = {
     "recurrent weights": (0.5, {"recurrent": lambda r: r * 0.5}),
     "bias": ((0.5, -1.0) * 4, {"bias": lambda b: b + [0.5, -1.0] * 4}),
     "weight offset": (0.5, {"weight": lambda w: w + 0.5}),
+    "recurrent offset": (0.5, {"recurrent": lambda r: r + 0.5}),
     "input channels": (((1, 0.5), (3, 0.25)), {"weight": lambda w: w * np.array([[1], [0.5], [1], [0.25], [1]])}),
 }
 PARAMETERS = {
@@ -545,6 +618,7 @@ def test_inputs_are_changed_before_the_weights(dtype):
         ("input offset", 3.0, wide - 3),
         ("input offset", tuple(range(INPUTS)), wide - np.arange(INPUTS)),
         ("inputs", ((1, 0.5), (3, 0.25)), wide * np.array([1, 0.5, 1, 0.25, 1])),
+        ("input scale", 0.125, wide / 8),
     ):
         weight = Fix(0, change, value, "").apply(Network([layer])).layers[0].weight
         assert jax.tree.leaves(weight) == [layer.weight]
@@ -755,6 +829,35 @@ def test_infinite_inputs_print_no_warning():
         assert [v.kind for v in diagnose(network(LIF()), spoilt, LOSS).issues] == ["not finite"]
 
 
+class Choosing(Cell, pure=True):
+    """A cell that branches on an option."""
+
+    sharp: bool = parameter(default=True, kind=bool)
+
+    def integrate(self, v, current):
+        return 0.9 * v + current
+
+    def fire(self, u):
+        s = (u > 1).astype(u.dtype) if self.sharp else Sigmoid(4.0)(u - 1)
+        return u - s, s
+
+
+def test_cell_may_branch_on_an_option():
+    assert [v.kind for v in diagnose(network(Choosing()), inputs(), LOSS).issues] == ["out of reach"]
+    assert diagnose(network(Choosing(False)), inputs(), LOSS).issues == ()
+
+
+def test_bounded_parameters_are_read_as_arrays():
+    decay = bounded(np.full(NEURONS, 0.9, np.float32), 0, 1)
+    assert diagnose(network(LIF(decay)), inputs(), LOSS).issues == ()
+    strong = bounded(np.full(NEURONS, 60.0, np.float32), 0, 100)
+    [issue, *_] = diagnose(network(AdaptiveLIF(decay, adaptation=strong)), inputs(), LOSS).issues
+    assert issue.fix.change == "adaptation"
+    far = bounded(np.full(NEURONS, -30.0, np.float32), -100, 0)
+    found = diagnose(network(LIF(decay, reset="value", reset_value=far)), inputs(), LOSS).issues
+    assert found[0].fix.change == "reset_value"
+
+
 def test_constant_of_a_custom_cell_gets_no_fix():
     weak = network(Fixed(), gain=2e-3)
     [issue] = diagnose(weak, inputs(), LOSS).issues
@@ -781,6 +884,26 @@ def test_silence_is_named_first(kind):
     assert diagnose(issue.fix.apply(SILENT[kind]), inputs(), LOSS).issues == ()
 
 
+def test_silent_layer_that_training_wakes_is_no_issue():
+    """Its wide slope passes gradients, and the network learns in 30 updates."""
+    quiet, fast = network(LIF(0.9), gain=0.1), optax.adam(0.05)
+
+    def kinds(network, optimizer=None):
+        return [issue.kind for issue in diagnose(network, inputs(), LOSS, optimizer=optimizer).issues]
+
+    assert kinds(quiet) == ["silent"]
+    assert kinds(quiet, fast) == []
+    assert kinds(quiet, optax.adam(1e-5)) == ["silent"]
+    assert kinds(network(LIF(0.9), gain=0.05), fast) == ["silent"]  # its inputs hardly matter
+    # The loss falls because of the readout alone, and the layer stays as it is.
+    biased = Network([quiet.layers[0], dataclasses.replace(quiet.layers[1], bias=jnp.full(OUTPUTS, 3.0))])
+
+    def frozen(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: "layers[0]" in jax.tree_util.keystr(path), params)
+
+    assert kinds(biased, optax.chain(fast, optax.masked(optax.set_to_zero(), frozen))) == ["silent"]
+
+
 def test_zero_inputs_are_named():
     [issue] = diagnose(network(LIF()), 0 * inputs(), LOSS, optimizer=optax.adam(0.01)).issues
     assert str(issue) == "layer 1 is silent: its inputs are zero"
@@ -803,8 +926,14 @@ def test_layer_that_fires_for_few_examples_is_silent():
     assert str(issue).startswith("layer 1 is silent: no neuron fires in 95.8 % of the examples")
 
 
+def shifted_recurrence(network):
+    hidden, readout = network.layers
+    return Network([dataclasses.replace(hidden, recurrent=hidden.recurrent + 1.0), readout])
+
+
 FAULTY = {
     "recurrence": (network(LIF(0.9), recurrent=30.0), "recurrent weights"),
+    "recurrence of one sign": (shifted_recurrence(network(LIF(0.9), recurrent=0.5)), "recurrent offset"),
     "adaptation": (network(AdaptiveLIF(0.9, adaptation=60.0)), "adaptation"),
     "negative adaptation": (network(AdaptiveLIF(0.9, adaptation=-1.0)), "adaptation"),
     "far reset": (network(LIF(0.9, reset="value", reset_value=-30.0)), "reset_value"),
@@ -820,7 +949,10 @@ def key(fix):
     return fix.index, fix.change, repr(fix.value), len(fix.others)
 
 
-@pytest.mark.parametrize("kind", few(FAULTY, "recurrence", "negative adaptation", "sign", "millivolts", "driven apart"))
+@pytest.mark.parametrize(
+    "kind",
+    few(FAULTY, "recurrence of one sign", "negative adaptation", "sign", "millivolts", "driven apart"),
+)
 def test_remedy_that_is_offered_cures(kind):
     broken, change = FAULTY[kind]
     found = diagnose(broken, inputs(), LOSS)
@@ -828,7 +960,7 @@ def test_remedy_that_is_offered_cures(kind):
     assert (issue.index, issue.fix.change) == (0, change)
     offered = [fix for v in found.issues for fix in v.fixes]
     assert len({key(fix) for fix in offered}) == len(offered)
-    assert all(fix.value != 1 for fix in offered)
+    assert all(fix.value != 1 for fix in offered if fix.change != "detach_reset")
     after = diagnose(issue.fix.apply(broken), inputs(), LOSS)
     assert not after.issues
     assert 0.005 < after.layers[0].rate < 0.5

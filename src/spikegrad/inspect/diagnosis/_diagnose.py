@@ -47,7 +47,8 @@ def diagnose(
         learning, and no issue depends on the steps that the loss reads.
     optimizer : optax.GradientTransformation, optional
         The optimizer of the training, learning rate included. ``diagnose`` judges its first update of weights and
-        biases by its size and by the loss after it. The network itself does not change.
+        biases by its size and by the loss after it. The network itself does not change. The optimizer gets the arrays
+        in the structure of the network, so masks and labels must fit it.
     key : array of jax.random.key, optional
         For :func:`stochastic` spikes.
     mask : array_like of bool, optional

@@ -29,11 +29,12 @@ class Fix:
     change: str
     """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"``,
     ``"learning rate"``, ``"weight decay"`` and ``"epsilon"`` are multiplied by ``value``. Recurrent weights include
-    feedback from other layers. ``value`` is added to ``"bias"`` and to each ``"weight offset"``. A tuple has a number
-    for each neuron. ``"surrogate"``, ``"decay"``, ``"adaptation"``, ``"reset_value"``, ``"detach_reset"`` and
-    ``"mode"`` become it. ``"input channels"`` multiplies the weights of some channels, and ``"inputs"`` the inputs
-    themselves: ``value`` holds pairs of a channel and its factor. ``"input offset"`` has a number for each channel,
-    which is subtracted. ``"mean current"`` becomes 0 in each step."""
+    feedback from other layers. ``value`` is added to ``"bias"``, and to each weight for ``"weight offset"`` and
+    ``"recurrent offset"``. A tuple has a number for each neuron. ``"surrogate"``, ``"decay"``, ``"adaptation"``,
+    ``"reset_value"``, ``"detach_reset"`` and ``"mode"`` become it. ``"input channels"`` multiplies the weights of some
+    channels, and ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel and its factor. ``"input
+    scale"`` multiplies all inputs. ``"input offset"`` has a number for each channel, which is subtracted. ``"mean
+    current"`` becomes 0 in each step."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -123,8 +124,8 @@ def _add_to_bias(layer: Layer, value: float | tuple[float, ...]) -> Layer:
     return dataclasses.replace(layer, bias=bias + jnp.asarray(value, getattr(bias, "dtype", None)))
 
 
-def _add_to_matrix(layer: Layer, offset: float) -> Layer:
-    return dataclasses.replace(layer, weight=jnp.asarray(matrix_of(layer.weight)) + offset)
+def _add_to_matrix(name: str, layer: Layer, offset: float) -> Layer:
+    return dataclasses.replace(layer, **{name: jnp.asarray(matrix_of(getattr(layer, name))) + offset})
 
 
 def _multiply_rows(layer: Layer, pairs: Sequence[tuple[int, float]]) -> Layer:
@@ -145,13 +146,14 @@ class _OfInputs:
 
     offset: float | tuple[float, ...] = 0.0
     factors: tuple[tuple[int, float], ...] = ()
+    scale: float = 1.0
 
     def __call__(self, weight: Any, x: jax.Array) -> jax.Array:
         x = x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
         offset, axes = jnp.asarray(self.offset, x.dtype), 0
         while math.prod(x.shape[x.ndim - axes :]) < offset.size:  # the channels are the last axes, flattened
             axes += 1
-        x = x - jnp.broadcast_to(offset.reshape(x.shape[x.ndim - axes :]), x.shape)
+        x = (x - jnp.broadcast_to(offset.reshape(x.shape[x.ndim - axes :]), x.shape)) * self.scale
         for channel, factor in self.factors:
             x = x.at[..., channel].multiply(factor)
         return product(weight, x, "weight")
@@ -182,9 +184,11 @@ _MULTIPLYING = {
 _CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "threshold": _multiply_threshold,
     "bias": _add_to_bias,
-    "weight offset": _add_to_matrix,
+    "weight offset": functools.partial(_add_to_matrix, "weight"),
+    "recurrent offset": functools.partial(_add_to_matrix, "recurrent"),
     "input channels": _multiply_rows,
     "inputs": lambda layer, pairs: _change_inputs(layer, factors=pairs),
+    "input scale": lambda layer, factor: _change_inputs(layer, scale=factor),
     "mean current": lambda layer, _: _each_weight(layer, _center),
     "input offset": lambda layer, offset: _change_inputs(layer, offset=offset),
 }

@@ -21,9 +21,9 @@ from ._proposals import Case, against_activity, against_growth, fit_slope, large
 from ._recorder import PARTS
 
 SILENT, QUIET, FAINT = 0.95, 0.9, 0.02
-"""A layer is silent if no neuron fires. It is also silent if the mean slope, over its peak, is below the last bound and
-one of two fractions is reached: of neurons that never fire, or of examples without any spike. Sparse networks learn
-while a few neurons fire."""
+"""A layer is silent if no neuron fires, or if two fractions are reached: of neurons that never fire, and of examples
+without any spike. It is also silent if one of them is reached and the mean slope, over its peak, is below the last
+bound. Sparse networks learn while a few neurons fire."""
 FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.5
 """Bounds of a saturated layer: distance of the potentials in thresholds, fraction of neurons that always fire, fraction
 of steps with a spike, and fraction of neurons that fire at rest."""
@@ -36,9 +36,11 @@ REACHED, NARROW, SPARSE = 0.02, 1e-3, 0.01
 its peak is below the second bound, although neurons fire at the third. It is then too narrow, even with long tails."""
 GROWTH = 17.0
 """The gradient explodes if it grows by this factor within a layer: backward over steps, or from outputs to currents. In
-the second case the factor must also exceed the gain of the memory. In networks that learn it hardly grows."""
-ARRIVES = 1e-3
-"""The gradient vanishes if a smaller fraction reaches the steps in which the examples differ."""
+the second case the factor must also exceed the gain of the memory, and another layer must be below. In networks that
+learn it hardly grows."""
+ARRIVES, UNSEEN = 1e-3, 0.9
+"""The gradient vanishes if a smaller fraction than the first reaches the steps in which the examples differ. It also
+vanishes if it is smaller than this fraction of its largest in steps with the second part of the differences."""
 UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-4
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
@@ -112,8 +114,9 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
 
 def is_silent(layer: LayerReport) -> bool:
     """If True, a layer of spiking neurons passes too few spikes to learn from."""
-    few = layer.silent >= SILENT or layer.quiet >= QUIET
-    return layer.fires and (layer.silent == 1 or (few and (layer.slope or 0) < FAINT))
+    few, rare = layer.silent >= SILENT, layer.quiet >= QUIET
+    faint = (layer.slope or 0) < FAINT
+    return layer.fires and (layer.silent == 1 or (few and rare) or ((few or rare) and faint))
 
 
 def _issue(case: Case, kind: str, description: str, fixes: Iterable[Fix] = ()) -> Issue:
@@ -195,7 +198,7 @@ def _explodes(case: Case) -> Issue | None:
     found = []
     if over_steps >= GROWTH:
         found.append(f"{over_steps:.2g} times from the last step back")
-    if through >= max(GROWTH, layer.gain or 0.0):
+    if through >= max(GROWTH, layer.gain or 0.0) and case.place.below - {case.index}:
         found.append(f"{through:.2g} times from its outputs to its currents")
     if not found:
         return None
@@ -259,11 +262,16 @@ def _stalls(cases: Sequence[Case]) -> Issue | None:
     if largest == 0 and case.network.idle_updates >= MANY:
         description = f"does not move, like all other layers: the first {MANY} updates are 0, but the gradients are not"
         return _issue(case, "stalls", f"{description}. Look for a factor or a mask of 0 in the optimizer")
+    from_zero = max(cases, key=lambda case: case.layer.update_from_zero)
+    of_its_weights = "times its weights"
+    if from_zero.layer.update_from_zero > largest:
+        case, largest = from_zero, from_zero.layer.update_from_zero
+        of_its_weights = "times weights of usual size, and its weights are zero"
     without = case.layer.update_without_epsilon or 0.0
     slowed = without >= max(SLOWED * largest, SLOW_UPDATE) and math.isfinite(without)
     if not 0 < largest < (SLOW_UPDATE if slowed else LEAST_UPDATE):
         return None
-    description = f"hardly moves: the first update is {largest:.3g} times its weights"
+    description = f"hardly moves: the first update is {largest:.3g} {of_its_weights}"
     fixes = []
     if slowed:
         description += (
@@ -314,19 +322,28 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
     idle = all(norm_of_sources(case.layer.weight_gradients) == 0 for case in lasts)
     arrive = [float((gradient / gradient.max()) @ (differ / differ.sum())) for gradient in gradients]
     arrives = 0.0 if idle else max(arrive, default=0.0)
-    leaky = [
-        (float(np.mean(np.asarray(case.cell.decay, float))), case) for case in cases if hasattr(case.cell, "decay")
-    ]
-    if arrives >= ARRIVES or not leaky:
+    unseen = [float(differ[of_steps < ARRIVES * of_steps.max()].sum() / differ.sum()) for of_steps in gradients]
+    leaky = [(float(case.values("decay").mean()), case) for case in cases if hasattr(case.cell, "decay")]
+    if (arrives >= ARRIVES and min(unseen) < UNSEEN) or not leaky:
         return None
     time = np.arange(len(differ))
     lag = float(time @ reads / reads.sum() - time @ differ / differ.sum())
+    if lag <= -1:
+        description = (
+            f"gets a gradient too early: the loss reads the outputs {-lag:.0f} steps before the inputs differ most"
+        )
+        return _issue(lasts[0], "vanishes", description)
     blind = idle or all(any(b < ARRIVES * a for a, b in pairwise(case.layer.by_lag[:2])) for case in lasts)
     decay, case = max(leaky, key=lambda pair: (blind and pair[1].place.leaves, pair[0], pair[1].index))
     better = rounded(math.exp(-1 / max(lag, 1.0)), 3)
+    arrival = (
+        f"Only {arrives:.1e} of the gradient arrives there"
+        if arrives < ARRIVES
+        else f"{_percent(min(unseen))} of the differences get less than a thousandth of the gradient"
+    )
     description = (
-        f"forgets: the inputs differ {lag:.0f} steps before the loss reads the outputs. Only {arrives:.1e} of the "
-        f"gradient arrives there, and {'it keeps' if blind else 'no layer keeps more than its'} {decay:.2g} per step"
+        f"forgets: the inputs differ {lag:.0f} steps before the loss reads the outputs. {arrival}, and "
+        f"{'it keeps' if blind else 'no layer keeps more than its'} {decay:.2g} per step"
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
     return _issue(case, "vanishes", description, [case.fix("decay", better, text)])

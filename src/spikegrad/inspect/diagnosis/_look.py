@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._optimizer import updates_of
-from ..._pytree import is_array, merge, split
+from ..._pytree import inexact, is_array, is_inexact, merge, split
 from ..._struct import as_numbers, lifted
 from ..._surrogate import Surrogate
 from ...network import Network
@@ -23,12 +23,14 @@ from ...network._graph import Graph
 from ...network._network import is_pure_network
 from ...network._widths import surrogate_of
 from ...neurons import Cell, says_how_to_encode
-from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope
+from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope, offset_of_one_sign
 from ._places import Place, chain, places_of, weights_of_edges
 from ._recorder import layer_outputs, record
 
 MANY = 1000
 """The number of updates in which an optimizer must move some weight."""
+SOME = 30
+"""The number of updates after which a silent layer may fire."""
 
 
 class InputReport(NamedTuple):
@@ -83,6 +85,7 @@ class Look:
     ) -> None:
         self.inputs, self.mask, self.key, self.loss = inputs, mask, key, loss
         self.optimizer, self.mode, self._programs = optimizer, mode, {}
+        self._first: _OfNetwork | None = None
         x = next(iter(inputs.values()))
         self.batched = x.ndim > 2
         self.active = np.ones((len(x), x.shape[1] if self.batched else 1), bool)
@@ -107,27 +110,50 @@ class Look:
             self._of_inputs(graph, places),
             float(found["loss"]) if known else None,
             np.asarray(found["losses_after"], float).tolist() if known and "losses_after" in found else (),
-            0 if self.optimizer is None else self._idle_updates(found),
+            self._idle_updates(found) if "updates" in found else 0,
             places,
         )
         return Seen(reports, of_network)
 
     def _idle_updates(self, found: dict) -> int:
-        gradients, weights, updates = found["weight_gradients"], found["weights"], found["updates"]
-        if _is_zero(gradients) or not _is_zero(updates):
+        gradients, params = found["trained"]
+        if _is_zero(gradients) or not _is_zero(found["updates"]):
             return 0
 
         @jax.jit
         def update(state):
-            return updates_of(self.optimizer, gradients, state, weights, found["loss"], lambda _: found["loss"])
+            return updates_of(self.optimizer, gradients, state, params, found["loss"], lambda _: found["loss"])
 
         # A schedule may begin with 0, and an optimizer may collect gradients over several steps.
-        state = self.optimizer.init(weights)
+        state = self.optimizer.init(params)
         for n in range(MANY):
             updates, state = update(state)
             if not _is_zero(updates):
                 return n
         return MANY
+
+    def trained(self, network: Network) -> Network:
+        """Return the network after ``SOME`` updates by the optimizer on all inputs."""
+        loss = self.loss
+        assert loss is not None
+        trainable, others = split(network, lambda _, leaf: is_array(leaf) and is_inexact(leaf))
+        inputs = self.inputs[network.inputs] if isinstance(network.inputs, str) else self.inputs
+
+        def loss_of(trainable):
+            found = merge(trainable, others)(inputs, mask=self.mask, key=self.key, mode=self.mode)
+            return loss(found[1])
+
+        @jax.jit
+        def run(trainable):
+            def update(carry, _):
+                trainable, state = carry
+                value, gradient = jax.value_and_grad(loss_of)(trainable)
+                updates, state = updates_of(self.optimizer, gradient, state, trainable, value, loss_of)
+                return (jax.tree.map(lambda w, change: w + change.astype(w.dtype), trainable, updates), state), None
+
+            return jax.lax.scan(update, (trainable, self.optimizer.init(trainable)), length=SOME)[0][0]
+
+        return merge(run(trainable), others)
 
     def _of_inputs(self, graph: Graph, places: Sequence[Place]) -> dict[int, InputReport]:
         found = {}
@@ -169,12 +195,31 @@ class Look:
             known = self.flat | found["joins"]
             x = known[source] if source in known else found["layers"][source].out
             norms |= of_matrix(x.reshape(*self.active.shape, -1), matrix, self.active)
+        if (recurrent := matrix_of(layer.recurrent)) is not None:
+            norms["recurrent_offset"] = offset_of_one_sign(recurrent)
         surrogate = None if made_by is None else as_surrogate(made_by)
         return report(place.text, type(layer.cell).__name__, seen, self.active, surrogate, fires, **norms)
 
+    def _optimizer_of(self, network: Network, arrays: Any) -> tuple[Any, _OfNetwork]:
+        """Return the optimizer for a network, and the structure that it gets.
+
+        A fix may change a number or add an array, and the labels of an optimizer are made for the first structure.
+        """
+        own = _OfNetwork(network, arrays)
+        self._first = self._first or own
+        if len(self._first.positions) == len(own.positions):
+            own.structure = self._first.structure
+            return self.optimizer, own
+        try:
+            jax.eval_shape(self.optimizer.init, inexact(network))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None, own
+        return self.optimizer, own
+
     def _run(self, network: Network) -> dict[str, Any]:
         """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already."""
-        arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or isinstance(leaf, (float, int)))
+        arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or _is_number(leaf))
+        optimizer, own = self._optimizer_of(network, arrays)
         # In 32 bits, JAX may pass a NumPy array of 64 bits to a program of 32 bits if 64 bits were on before.
         arrays = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, arrays)
         others, structure = jax.tree.flatten(rest)
@@ -186,19 +231,49 @@ class Look:
         given = arrays, self.inputs, self.mask, self.key
         later = signs, last if self.batched else last[0]
         if is_pure_network(network) and (self.loss is None or isinstance(self.loss, jax.tree_util.Partial)):
-            return _compiled(structure, tuple(others), self.optimizer, *given, self.loss, *later)
-        made_for = structure, tuple(map(id, others))
+            return _compiled(structure, tuple(others), optimizer, own, *given, self.loss, *later)
+        made_for = structure, tuple(map(id, others)), optimizer, own
         if made_for not in self._programs:
-            fresh = functools.partial(_recorded, structure, tuple(others), self.optimizer)
+            fresh = functools.partial(_recorded, structure, tuple(others), optimizer, own)
             self._programs[made_for] = jax.jit(functools.partial(fresh, loss=self.loss))
         return self._programs[made_for](*given, signs=signs, last=later[1])
 
 
-def _recorded(structure, others, optimizer, arrays, inputs, mask, key, loss, signs, last):
-    return record(merge(arrays, structure.unflatten(others)), inputs, mask, key, loss, signs, last, optimizer)
+def _recorded(structure, others, optimizer, own, arrays, inputs, mask, key, loss, signs, last):
+    network, leaves = merge(arrays, structure.unflatten(others)), jax.tree.leaves(arrays)
+    return record(network, inputs, mask, key, loss, signs, last, optimizer, own.of(leaves))
 
 
-_compiled = jax.jit(_recorded, static_argnums=(0, 1, 2))
+_compiled = jax.jit(_recorded, static_argnums=(0, 1, 2, 3))
+
+
+def _is_number(leaf: Any) -> bool:
+    """Return True for a Python number. A bool is an option, on which a cell may branch."""
+    return isinstance(leaf, (float, int)) and not isinstance(leaf, bool)
+
+
+class _OfNetwork:
+    """The structure of a network, and the positions of its leaves among the arrays of a program.
+
+    The program also has the Python numbers of cells, which are not leaves. Two networks compare equal if they differ in
+    such numbers only, so one program runs both.
+    """
+
+    def __init__(self, network: Network, arrays: Any) -> None:
+        leaves, self.structure = jax.tree.flatten(network)
+        waiting = iter(enumerate(jax.tree.leaves(arrays)))
+        self.positions = tuple(
+            next(n for n, array in waiting if array is leaf) if is_array(leaf) else None for leaf in leaves
+        )
+
+    def of(self, leaves: Sequence[Any]) -> Any:
+        return self.structure.unflatten([None if n is None else leaves[n] for n in self.positions])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OfNetwork) and self.positions == other.positions
+
+    def __hash__(self) -> int:
+        return hash(self.positions)
 
 
 def report(

@@ -118,6 +118,8 @@ class LayerReport:
     """Root mean square of the currents from each input channel, if the weight is a matrix."""
     offset: float | None = None
     """Mean of the input weights, if they are a matrix."""
+    recurrent_offset: float | None = None
+    """Mean of the recurrent weights, if they are a matrix of mostly one sign."""
     free: float | None = None
     """Root mean square of the potential without spikes, relative to its value at rest."""
     free_mean: float | None = None
@@ -180,6 +182,15 @@ class LayerReport:
     def update_without_epsilon(self) -> float | None:
         """``update`` for an optimizer with negligible epsilon."""
         return self._largest_of_weights(self.without_epsilon)
+
+    @property
+    def update_from_zero(self) -> float:
+        """Norm of the first update of weights that are zero, over the norm of usual weights: the maximum over weights.
+
+        With n inputs, usual weights have a deviation of 1/sqrt(n), and so a norm of the square root of the neurons.
+        """
+        norms = [self.updates[name] for name, w in self.weights.items() if not w and name in self.updates]
+        return max(norms, default=0.0) / math.sqrt(self.neurons)
 
     def _largest_of_weights(self, norms: Mapping[str, float]) -> float | None:
         ratios = [norms[name] / w for name, w in self.weights.items() if name in norms and name != "bias" and w]
@@ -267,6 +278,13 @@ def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str
         "channels": tuple(np.sqrt(power * np.mean(matrix**2, 1)).tolist()),
         "offset": float(matrix.mean()),
     }
+
+
+def offset_of_one_sign(matrix: np.ndarray) -> float | None:
+    """Return the mean of recurrent weights if it is larger than three standard errors of a neuron's mean weight."""
+    matrix = np.asarray(matrix, np.float64)
+    mean = float(matrix.mean())
+    return mean if abs(mean) * math.sqrt(len(matrix)) > 3 * matrix.std() else None
 
 
 def of_slope(surrogate: Surrogate) -> dict[str, Any]:

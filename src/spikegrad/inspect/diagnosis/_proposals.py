@@ -30,6 +30,10 @@ _OUTLIER = 30.0
 """An input channel is an outlier if its currents are this many times as large as the median."""
 _SHIFTED = 5.0
 """An input channel is far from 0 if its mean is larger than its standard deviation by this factor."""
+_USUAL_INPUTS = 0.05, 50.0
+"""Inputs are scaled if the largest is out of this range. Images may be divided by 255 twice, or not at all."""
+_USUAL_DEVIATIONS = 0.1, 10.0
+"""The same for the standard deviation of inputs without their means."""
 _UNEVEN = 3.0
 """Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
 STEP = Sigmoid(4.0)
@@ -56,6 +60,12 @@ class Case:
     def cell(self) -> Any:
         """The cell with the parameters of the neurons."""
         return parameters_of(self.network.cells[self.index])
+
+    def values(self, parameter: str) -> np.ndarray:
+        """Return a parameter of the cell, which may be a number, an array or a bounded array."""
+        found = getattr(self.cell, parameter)
+        found = found.__jax_array__() if hasattr(found, "__jax_array__") else found
+        return np.asarray(found, np.float64)
 
     @property
     def feedback(self) -> float:
@@ -92,6 +102,7 @@ def against_growth(case: Case) -> Iterator[Fix]:
         yield case.fix("recurrent weights", factor, f"scale its {_feedback(case)} by {factor:g}")
     yield from _recurrence(case)
     yield from _adaptation(case)
+    yield from _reset(case)
     if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
         yield case.fix("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
     yield from to_scale(case)
@@ -134,6 +145,9 @@ def _sign(case: Case) -> Iterator[Fix]:
 def _recurrence(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if layer.feedback and layer.drive and layer.feedback > layer.drive:
+        if offset := rounded(-(layer.recurrent_offset or 0.0)):
+            text = f"add {offset:g} to each of its recurrent weights to make their mean 0"
+            yield case.fix("recurrent offset", offset, text)
         cause = "they" if case.place.feedback else "its own spikes"
         for part in (3, 30):  # fewer spikes reduce the currents further
             factor = rounded(layer.drive / layer.feedback / part)
@@ -154,9 +168,9 @@ def _adaptation(case: Case) -> Iterator[Fix]:
     layer, cell = case.layer, case.cell
     if not hasattr(cell, "adaptation") or not layer.scale:
         return
-    lasts = 1 / max(1 - float(np.mean(cell.adaptation_decay)), 1 / max(len(layer.by_lag), 10))
+    lasts = 1 / max(1 - float(case.values("adaptation_decay").mean()), 1 / max(len(layer.by_lag), 10))
     value = rounded(10 * layer.scale / lasts)
-    own = np.asarray(cell.adaptation, float)
+    own = case.values("adaptation")
     if own.min() < 0 or own.max() > 2 * value:
         yield case.fix("adaptation", value, f"set its adaptation to {value:g} (`adaptation={value:g}`)")
 
@@ -165,13 +179,13 @@ def _reset(case: Case) -> Iterator[Fix]:
     """Replace a reset value at least as far from rest as the threshold. Resets would exceed the effect of currents."""
     layer, cell = case.layer, case.cell
     scale = layer.scale or math.inf
-    far = getattr(cell, "reset", "") == "value" and np.abs(np.asarray(cell.reset_value, float)).max() >= scale
+    far = getattr(cell, "reset", "") == "value" and np.abs(case.values("reset_value")).max() >= scale
     if far:
         yield case.fix("reset_value", 0.0, "reset its potential to 0, the potential at rest (`reset_value=0`)")
 
 
 def _inputs(case: Case) -> Iterator[Fix]:
-    """Subtract means far from 0, and scale channels of very different sizes.
+    """Subtract means far from 0, and scale channels of very different sizes, or all channels.
 
     Scaled weights would not help, because each update still acts through the unchanged inputs.
     """
@@ -182,10 +196,20 @@ def _inputs(case: Case) -> Iterator[Fix]:
     if (far := abs(means) > _SHIFTED * deviations).any():
         offsets = tuple(np.where(far, means, 0.0).tolist())
         text = f"subtract the mean of each channel, up to {abs(means).max():.3g}, from its inputs"
-        yield from _then_scaled(case, case.fix("input offset", offsets, text))
+        centered = case.fix("input offset", offsets, text)
+        deviation = float(np.sqrt(np.mean(deviations[far] ** 2)))
+        if deviation and not _USUAL_DEVIATIONS[0] <= deviation <= _USUAL_DEVIATIONS[1]:
+            factor = rounded(1 / deviation)
+            scaled = case.fix("input scale", factor, "")  # the last change acts first
+            yield joined([scaled, centered], f"{text}, then multiply its inputs by {factor:g}")
+        yield from _then_scaled(case, centered)
     if case.layer.channels and (pairs := _outliers(inputs.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.fix("inputs", pairs, text)
+    elif not far.any() and inputs.largest and not _USUAL_INPUTS[0] <= inputs.largest <= _USUAL_INPUTS[1]:
+        factor = rounded(1 / inputs.largest)
+        text = f"multiply its inputs by {factor:g}, because the largest is {inputs.largest:.2g}"
+        yield case.fix("input scale", factor, text)
 
 
 def _channels(case: Case) -> Iterator[Fix]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._compat import zeros_like
-from ..._optimizer import updates_of
+from ..._optimizer import initial_of, updates_of
 from ..._pytree import inexact, is_inexact, merge, split
 from ...network import Network
 from ...network._connections import Edge, Name, depths_of, matrix_of
@@ -58,10 +58,12 @@ def record(
     signs: dict[Name, Any],
     last: jax.Array,
     optimizer: Any,
+    trained: Any,
 ) -> dict[str, Any]:
     """Return the activity of each layer, its weights, their gradients and first updates, and the losses, by name.
 
     ``signs`` are for the outputs of each layer, ``(examples, ...)``. ``last`` has the last step of each example.
+    ``trained`` has the arrays of the network as the training gives them to the optimizer.
     """
     # The layers are traced as in the engine, because gradients must reach the arrays that a user's function closes
     # over.
@@ -134,38 +136,88 @@ def record(
         def loss_of(weights):
             return loss_of_outs(outputs_of(forward(weights)[1]))
 
-        # Every update below starts from the initial state of the optimizer, so they differ only in the gradient.
-        gradients, at_start = found["weight_gradients"], optimizer.init(weights)
-        found["updates"], _ = updates_of(optimizer, gradients, at_start, weights, value, loss_of)
-
-        def update_for(factors):
-            """Return the first update for multiples of the gradients."""
-            # A line search would call the loss, which does not belong to the scaled gradient. Its loss is constant.
-            scaled = jax.tree.map(lambda gradient, factor: gradient * factor.astype(gradient.dtype), gradients, factors)
-            return updates_of(optimizer, scaled, at_start, weights, value, lambda _: value)[0]
-
-        # A gradient of 0 leaves the weight decay, and the noise of an optimizer that adds noise.
-        idle = update_for(jax.tree.map(jnp.zeros_like, gradients))
-        found["decays"] = jax.tree.map(_towards_zero, weights, idle)
-        found["learned"] = jax.tree.map(jnp.subtract, found["updates"], idle)
-        # A huge gradient hides an epsilon. The second update is for gradients at which a linear optimizer would reach
-        # half of the first. With an epsilon it is smaller, and with a limit of each element it is not.
-        larger = update_for(jax.tree.map(lambda gradient: jnp.full_like(gradient, LARGER), gradients))
-        halves = update_for(jax.tree.map(_factor_to_half, found["updates"], larger))
-        found["without_epsilon"] = jax.tree.map(_if_slowed, found["updates"], halves, larger)
-
-        # Try the first update at full size and at smaller sizes. If the loss falls only for small sizes, the learning
-        # rate is too large. The sizes run sequentially, because each run needs the activity of all layers.
-        def loss_after(part):
-            # The update is scaled in at least float32 and rounded once. In half precision, a part of it may be 0.
-            return loss_of(
-                jax.tree.map(
-                    lambda w, update: w + (part * update.astype(part.dtype)).astype(w.dtype), weights, found["updates"]
-                )
-            )
-
-        found["losses_after"] = jax.lax.map(loss_after, jnp.asarray(PARTS))
+        found |= _first_updates(
+            optimizer, _Trained(trained, weights), weights, found["weight_gradients"], value, loss_of
+        )
     return found
+
+
+def _first_updates(
+    optimizer: Any, own: _Trained, weights: Any, gradients: Any, value: jax.Array, loss_of: Callable
+) -> dict[str, Any]:
+    """Return first updates of the weights, by function, and the losses after parts of the first one."""
+    # Every update below starts from the initial state of the optimizer, so they differ only in the gradient.
+    params = own.params(weights)
+    at_start = initial_of(optimizer, params)
+
+    def update(gradients, loss):
+        updates, _ = updates_of(optimizer, own.gradients(gradients), at_start, params, value, loss)
+        return own.weights(updates)
+
+    found: dict[str, Any] = {"trained": (own.gradients(gradients), params)}
+    found["updates"] = update(gradients, lambda params: loss_of(own.weights(params)))
+
+    def update_for(factors):
+        """Return the first update for multiples of the gradients."""
+        # A line search would call the loss, which does not belong to the scaled gradient. Its loss is constant.
+        scaled = jax.tree.map(lambda gradient, factor: gradient * factor.astype(gradient.dtype), gradients, factors)
+        return update(scaled, lambda _: value)
+
+    # A gradient of 0 leaves the weight decay, and the noise of an optimizer that adds noise.
+    idle = update_for(jax.tree.map(jnp.zeros_like, gradients))
+    found["decays"] = jax.tree.map(_towards_zero, weights, idle)
+    found["learned"] = jax.tree.map(jnp.subtract, found["updates"], idle)
+    # A huge gradient hides an epsilon. The second update is for gradients at which a linear optimizer would reach
+    # half of the first. With an epsilon it is smaller, and with a limit of each element it is not.
+    larger = update_for(jax.tree.map(lambda gradient: jnp.full_like(gradient, LARGER), gradients))
+    halves = update_for(jax.tree.map(_factor_to_half, found["updates"], larger))
+    found["without_epsilon"] = jax.tree.map(_if_slowed, found["updates"], halves, larger)
+
+    # Try the first update at full size and at smaller sizes. If the loss falls only for small sizes, the learning
+    # rate is too large. The sizes run sequentially, because each run needs the activity of all layers.
+    def loss_after(part):
+        # The update is scaled in at least float32 and rounded once. In half precision, a part of it may be 0.
+        return loss_of(
+            jax.tree.map(
+                lambda w, update: w + (part * update.astype(part.dtype)).astype(w.dtype), weights, found["updates"]
+            )
+        )
+
+    found["losses_after"] = jax.lax.map(loss_after, jnp.asarray(PARTS))
+    return found
+
+
+class _Trained:
+    """Weights by function, and the same weights in the structure of the network.
+
+    The masks and labels of an optimizer are made for the second structure. A function may close over an array that is
+    no leaf of the network. Then the optimizer gets the weights by function.
+    """
+
+    def __init__(self, network: Any, weights: Any) -> None:
+        self._leaves, self._of_network = jax.tree.flatten(inexact(network))
+        mine, self._by_function = jax.tree.flatten(weights)
+        at = {id(leaf): n for n, leaf in enumerate(self._leaves)}
+        self._at = [at.get(id(w), -1) for w in mine]
+        if -1 in self._at:
+            self._leaves, self._of_network, self._at = mine, self._by_function, [*range(len(mine))]
+
+    def params(self, weights: Any) -> Any:
+        leaves = [*self._leaves]
+        for n, w in zip(self._at, jax.tree.leaves(weights), strict=True):
+            leaves[n] = w
+        return self._of_network.unflatten(leaves)
+
+    def gradients(self, gradients: Any) -> Any:
+        """Return the gradients. Parameters of cells have gradients of 0, because no rule judges their updates."""
+        leaves = [jnp.zeros_like(leaf) for leaf in self._leaves]
+        for n, gradient in zip(self._at, jax.tree.leaves(gradients), strict=True):
+            leaves[n] = leaves[n] + gradient  # several functions may have the same array
+        return self._of_network.unflatten(leaves)
+
+    def weights(self, params: Any) -> Any:
+        leaves = jax.tree.leaves(params)
+        return self._by_function.unflatten([leaves[n] for n in self._at])
 
 
 def _towards_zero(w: jax.Array, update: jax.Array) -> jax.Array:

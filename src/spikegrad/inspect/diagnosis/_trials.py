@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ BACKWARD = "surrogate", "detach_reset"
 """Changes that do not affect the spikes, so other layers keep this fault. Only all layers together end it."""
 SCALES = ("feedforward weights",), ("weights",), ("threshold",)
 """Changes of a scale. It depends on the layer below, so these changes are tried in one layer at a time."""
+VARIED, FALLEN = 0.1, 0.8
+"""A silent layer is not an issue if its potentials vary by the first part of the threshold, and if some updates make it
+fire and reduce the loss to the second part."""
 MUCH = 3.0
 """A fix is rejected if it makes the gradient of any layer explode, and multiplies its growth by more than this."""
 
@@ -43,7 +47,7 @@ class Outcome(NamedTuple):
 
 def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
     """Return the issues of a network with the fixes that help, best first and each fix once."""
-    found, result = issues(*seen), []
+    found, result = _without_waking(issues(*seen), network, look, seen), []
     places = places_of(network.graph, network._output_names)
     for issue in found:
         offered = [other for earlier in result for other in earlier.fixes]
@@ -51,6 +55,27 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
         new = (r for r in fixes if all(dataclasses.replace(other, text=r.text) != r for other in offered))
         result.append(dataclasses.replace(issue, fixes=tuple(new)))
     return tuple(result)
+
+
+def _without_waking(found: Sequence[Issue], network: Network, look: Look, seen: Seen) -> Sequence[Issue]:
+    """Leave out silent layers that fire after some updates, if the loss has fallen by then.
+
+    A wide slope passes gradients to neurons that never fire. So a silent layer may begin to fire if its inputs matter.
+    """
+    silent = [issue.index for issue in found if issue.kind == "silent"]
+    if not silent or look.optimizer is None or seen.network.loss is None:
+        return found
+    at = _positions(seen.network.places)
+    layers = {index: seen.layers[at[index]] for index in silent}
+    varied = {index for index, layer in layers.items() if layer.std >= VARIED * (layer.scale or math.inf)}
+    if not varied:
+        return found
+    after = look(look.trained(network))
+    loss = after.network.loss
+    if loss is None or not loss < FALLEN * seen.network.loss:
+        return found
+    woken = {index for index in varied if not is_silent(after.layers[at[index]])}
+    return [issue for issue in found if issue.index not in woken]
 
 
 def _ordered(
