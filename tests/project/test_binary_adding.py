@@ -1,5 +1,7 @@
-"""Binary adding: its networks against NumPy, and its surrogates against the published formulas."""
+"""Binary adding: its networks against NumPy, its surrogates against the published formulas, and the kept results."""
 
+import dataclasses
+import json
 import sys
 
 import jax
@@ -11,6 +13,8 @@ from conftest import ROOT, enable_x64
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import binary_adding as task
+
+KEPT = ROOT / "benchmarks" / "results" / "binary-adding.json"
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +141,14 @@ def test_labels_are_smoothed():
 def test_rank_correlation():
     assert task.rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
     assert task.rank_correlation([0.1, 0.3, 0.2], [3, 1, 2]) == pytest.approx(-1)
+
+
+def test_kept_results_are_those_of_the_script():
+    kept = json.loads(KEPT.read_text())
+    assert kept["size"] == dataclasses.asdict(task.Size())
+    assert kept["rank correlations"] == pytest.approx(task.correlations(kept["rows"]))
+    settings = task.networks(task.Size())
+    for row in kept["rows"]:
+        assert {name: row[name] for name in settings[0]} in settings
+        assert row["seeds"] == task.Size().seeds
+        assert row["min"] <= row["mean"] <= row["max"]

@@ -1,5 +1,6 @@
-"""Cue accumulation: the network against NumPy."""
+"""Cue accumulation: the network against NumPy, and the kept results."""
 
+import json
 import sys
 
 import jax
@@ -11,6 +12,7 @@ from conftest import ROOT, enable_x64
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cue_accumulation as task
 
+KEPT = ROOT / "benchmarks" / "results" / "cue-accumulation.json"
 STEPS = 160
 
 
@@ -102,3 +104,11 @@ def test_examples_of_training_are_new():
     assert (first == again).all()
     assert (first != second).any()
     assert (first != other).any()
+
+
+def test_kept_results_show_the_need_of_adaptation():
+    kept = json.loads(KEPT.read_text())
+    adaptive, alone = kept["rows"]
+    assert {row["seeds"] for row in kept["rows"]} == {kept["size"]["seeds"]}
+    assert adaptive["max"] < 0.2
+    assert alone["min"] > 0.4
