@@ -1049,7 +1049,10 @@ USUAL = {
     "many steps": optax.MultiSteps(optax.adam(1e-3), 256).gradient_transformation(),
     "lion": optax.lion(1e-4),
     "frozen readout": optax.multi_transform(
-        {"train": optax.adam(1e-3), "freeze": optax.set_to_zero()}, lambda tree: {0: "train", 1: "freeze"}
+        {"train": optax.adam(1e-3), "freeze": optax.set_to_zero()},
+        lambda network: jax.tree_util.tree_map_with_path(
+            lambda path, _: "freeze" if ".layers[1]" in jax.tree_util.keystr(path) else "train", network
+        ),
     ),
 }
 
