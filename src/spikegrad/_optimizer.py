@@ -9,17 +9,6 @@ from typing import Any
 import jax
 
 
-def initial_of(optimizer: Any, trainable: Any) -> Any:
-    """Return the initial state of an optimizer for the arrays of a network."""
-    try:
-        return optimizer.init(trainable)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"diagnose: optimizer must take the arrays of the network, in its structure, got {type(error).__name__} "
-            "from its init; make its masks and labels for this structure, or leave them out"
-        ) from error
-
-
 def updates_of(
     optimizer: Any, gradient: Any, state: Any, trainable: Any, value: Any, loss: Callable[[Any], Any]
 ) -> tuple[Any, Any]:

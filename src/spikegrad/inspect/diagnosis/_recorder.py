@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._compat import zeros_like
-from ..._optimizer import initial_of, updates_of
+from ..._optimizer import updates_of
 from ..._pytree import inexact, is_inexact, merge, split
 from ...network import Network
 from ...network._connections import Edge, Name, depths_of, matrix_of
@@ -147,14 +147,13 @@ def _first_updates(
 ) -> dict[str, Any]:
     """Return first updates of the weights, by function, and the losses after parts of the first one."""
     # Every update below starts from the initial state of the optimizer, so they differ only in the gradient.
-    params = own.params(weights)
-    at_start = initial_of(optimizer, params)
+    at_start = _initial(optimizer, own.params)
 
     def update(gradients, loss):
-        updates, _ = updates_of(optimizer, own.gradients(gradients), at_start, params, value, loss)
+        updates, _ = updates_of(optimizer, own.gradients(gradients), at_start, own.params, value, loss)
         return own.weights(updates)
 
-    found: dict[str, Any] = {"trained": (own.gradients(gradients), params)}
+    found: dict[str, Any] = {"trained": (own.gradients(gradients), own.params)}
     found["updates"] = update(gradients, lambda params: loss_of(own.weights(params)))
 
     def update_for(factors):
@@ -187,6 +186,17 @@ def _first_updates(
     return found
 
 
+def _initial(optimizer: Any, trainable: Any) -> Any:
+    """Return the initial state of an optimizer for the arrays of a network."""
+    try:
+        return optimizer.init(trainable)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"diagnose: optimizer must take the arrays of the network, in its structure, got {type(error).__name__} "
+            "from its init; make its masks and labels for this structure, or leave them out"
+        ) from error
+
+
 class _Trained:
     """Weights by function, and the same weights in the structure of the network.
 
@@ -201,12 +211,7 @@ class _Trained:
         self._at = [at.get(id(w), -1) for w in mine]
         if -1 in self._at:
             self._leaves, self._of_network, self._at = mine, self._by_function, [*range(len(mine))]
-
-    def params(self, weights: Any) -> Any:
-        leaves = [*self._leaves]
-        for n, w in zip(self._at, jax.tree.leaves(weights), strict=True):
-            leaves[n] = w
-        return self._of_network.unflatten(leaves)
+        self.params = self._of_network.unflatten(self._leaves)
 
     def gradients(self, gradients: Any) -> Any:
         """Return the gradients. Parameters of cells have gradients of 0, because no rule judges their updates."""

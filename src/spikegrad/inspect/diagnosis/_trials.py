@@ -66,8 +66,7 @@ def _without_waking(found: Sequence[Issue], network: Network, look: Look, seen: 
     if not silent or look.optimizer is None or seen.network.loss is None:
         return found
     at = _positions(seen.network.places)
-    layers = {index: seen.layers[at[index]] for index in silent}
-    varied = {index for index, layer in layers.items() if layer.std >= VARIED * (layer.scale or math.inf)}
+    varied = [n for n in silent if seen.layers[at[n]].std >= VARIED * (seen.layers[at[n]].scale or math.inf)]
     if not varied:
         return found
     after = look(look.trained(network))
