@@ -30,7 +30,7 @@ from spikegrad import (
     soft,
     stochastic,
 )
-from spikegrad.neurons import EIF
+from spikegrad.neurons import EIF, QIF, AdLIF
 
 RNG = np.random.default_rng(0)
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 12, 5, 4, 6, 2
@@ -500,6 +500,27 @@ def test_not_finite_and_cut_off():
     of_the_loss = issue(small(), loss=lambda out: jnp.log(out[:, :, 0] * 0).sum())
     assert str(of_the_loss) == "layer 2 gets a gradient of the loss that is NaN or infinite"
     assert (of_the_loss.kind, of_the_loss.index) == ("not finite", 1)
+
+
+def own_cell(cell, scale=1.0):
+    w, _, out = weights()
+    return Network([Layer(scale * w, cell), Layer(out, LeakyReadout(LEAK))])
+
+
+def test_parameters_that_drive_the_potentials_get_their_defaults():
+    found = issue(own_cell(AdLIF(0.9, 0.98, b=-100.0), 3.0))
+    assert (found.kind, found.fix.change, found.fix.value) == ("saturated", "b", 1.0)
+    better = found.fix.apply(own_cell(AdLIF(0.9, 0.98, b=-100.0), 3.0))
+    assert better.layers[0].cell.b == AdLIF().b
+    assert diagnose(better, spikes(), loss).issues == ()
+    assert [fix.change for fix in found.fixes].count("b") == 1
+
+
+def test_potentials_without_a_limit_get_smaller_weights():
+    found = issue(own_cell(QIF(), 1000.0))
+    assert (found.kind, found.fix.change) == ("saturated", "feedforward weights")
+    assert found.fix.value < 0.1
+    assert diagnose(found.fix.apply(own_cell(QIF(), 1000.0)), spikes(), loss).issues == ()
 
 
 def test_soft_spikes_are_no_saturation():

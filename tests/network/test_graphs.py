@@ -350,6 +350,11 @@ L = Layer(W, LIF(0.8))
         (lambda: Network({"a": L, "j": Join(jnp.add, ("a", "c"))}), ValueError, "'j' reads 'c', which is not one of"),
         (lambda: Network({"input": L}), ValueError, "'input' names both an entry and inputs"),
         (lambda: Network({"a": L}, outputs="b"), ValueError, r"outputs must be names of \['a'\], got 'b'"),
+        (
+            lambda: Network({"b": Layer(R, LIF(), of="a"), "a": Layer(W, LIF(), of="input")}),
+            ValueError,
+            "the last entry 'a' is the output by default, but 'b' reads it in the same step; name the outputs",
+        ),
         (lambda: Network({"a": L}, inputs=("x", "x")), ValueError, "inputs must be different names"),
         (lambda: Network({"a": L}, inputs=("x", "y")), ValueError, "'a' must name one source of"),
         (lambda: Network({1: L}), TypeError, "names of layers must be strings, got 1"),

@@ -43,8 +43,8 @@ class Network(Struct):
     inputs : str or sequence of str, default "input"
         The name of the inputs, for a mapping. A network with several names takes a dict of arrays.
     outputs : str or sequence of str, optional
-        The output layer or join, for a mapping. By default the last entry. A network with several names returns a dict
-        of arrays.
+        The output layer or join, for a mapping. By default the last entry, which no other entry may then read in the
+        same step. A network with several names returns a dict of arrays.
 
     Raises
     ------
@@ -54,8 +54,11 @@ class Network(Struct):
 
     Notes
     -----
-    The order of a mapping only sets the default sources. An edge without a delay acts within the step. Outputs before
-    the first step are zeros.
+    The order of a mapping only sets the default sources and the default output. ``layers`` of a network has its names
+    in alphabetical order. To change an entry, use
+    ``dataclasses.replace(network, layers={**network.layers, name: layer})``, which keeps inputs and outputs.
+
+    An edge without a delay acts within the step. Outputs before the first step are zeros.
 
     Outside ``jax.jit``, a network of matrices, pure cells and pure surrogates is compiled at the first call and cached.
     The library's classes are pure, and so are your classes with ``pure=True``. A network with your functions is
@@ -102,7 +105,8 @@ class Network(Struct):
             if not isinstance(name, str):
                 raise TypeError(f"Network: names of layers must be strings, got {name!r}")
         inputs = self._names("inputs", self.inputs)
-        outputs = self._names("outputs", [*self.layers][-1] if self.outputs is None else self.outputs)
+        last = [*self.layers][-1]
+        outputs = self._names("outputs", last if self.outputs is None else self.outputs)
         nodes: dict[str, Any] = {}
         above: str | None = inputs[0] if len(inputs) == 1 else None
         for name, node in self.layers.items():  # type: ignore[union-attr]
@@ -116,11 +120,20 @@ class Network(Struct):
         # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
         object.__setattr__(self, "layers", {name: nodes[name] for name in sorted(nodes)})
         object.__setattr__(self, "inputs", self.inputs if isinstance(self.inputs, str) else inputs)
+        unnamed = self.outputs is None
         object.__setattr__(self, "outputs", outputs[0] if isinstance(self.outputs, str | None) else outputs)
         for name in outputs:
             if name not in nodes:
                 raise ValueError(f"Network: outputs must be names of {[*nodes]}, got {name!r}")
-        stages_of(self.graph)  # raises if the graph is invalid
+        graph = self.graph
+        stages_of(graph)  # raises if the graph is invalid
+        for name, edges in graph.edges.items() if unnamed else ():
+            # For example, `layers` of another network were passed, whose names are sorted.
+            if any(edge.source == last and 0 in edge.lags for edge in edges):
+                raise ValueError(
+                    f"Network: the last entry {last!r} is the output by default, but {name!r} reads it in the same "
+                    "step; name the outputs, as in outputs='out'"
+                )
 
     def _nodes(self) -> list[Any]:
         """Return all layers and joins."""

@@ -30,11 +30,11 @@ class Fix:
     """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"``,
     ``"learning rate"``, ``"weight decay"`` and ``"epsilon"`` are multiplied by ``value``. Recurrent weights include
     feedback from other layers. ``value`` is added to ``"bias"``, and to each weight for ``"weight offset"`` and
-    ``"recurrent offset"``. A tuple has a number for each neuron. ``"surrogate"``, ``"decay"``, ``"adaptation"``,
-    ``"reset_value"``, ``"detach_reset"`` and ``"mode"`` become it. ``"input channels"`` multiplies the weights of some
+    ``"recurrent offset"``. A tuple has a number for each neuron. ``"input channels"`` multiplies the weights of some
     channels, and ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel and its factor. ``"input
     scale"`` multiplies all inputs. ``"input offset"`` has a number for each channel, which is subtracted. ``"mean
-    current"`` becomes 0 in each step."""
+    current"`` becomes 0 in each step. ``"mode"`` and other parameters of the cell, such as ``"surrogate"`` and
+    ``"decay"``, become ``value``."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -53,7 +53,7 @@ class Fix:
         ValueError
             If the change is one of the optimizer or a mode, which a network does not have.
         """
-        if self.change not in CHANGES:
+        if self.change in OF_TRAINING:
             raise ValueError(f"Fix: apply changes a network, and this fix is a change of {self.change}: {self.text}")
         graph = network.graph
         nodes: dict[Any, Any] = dict(graph.nodes)
@@ -62,7 +62,8 @@ class Fix:
                 feedback = feedback_weights(graph, one.index)
                 nodes[one.index] = _multiplied(nodes[one.index], one.value, _MULTIPLYING[one.change], feedback)
             else:
-                nodes[one.index] = _CHANGES[one.change](nodes[one.index], one.value)
+                change = CHANGES.get(one.change, functools.partial(_set, one.change))
+                nodes[one.index] = change(nodes[one.index], one.value)
         return with_nodes(network, nodes)
 
 
@@ -181,7 +182,7 @@ _MULTIPLYING = {
     "weights": ("sources", "bias", "feedback"),
     "recurrent weights": ("feedback",),
 }
-_CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
+CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "threshold": _multiply_threshold,
     "bias": _add_to_bias,
     "weight offset": functools.partial(_add_to_matrix, "weight"),
@@ -192,8 +193,6 @@ _CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "mean current": lambda layer, _: _each_weight(layer, _center),
     "input offset": lambda layer, offset: _change_inputs(layer, offset=offset),
 }
-_CHANGES |= {
-    name: functools.partial(_set, name) for name in ("surrogate", "adaptation", "reset_value", "decay", "detach_reset")
-}
-CHANGES = frozenset({*_MULTIPLYING, *_CHANGES})
-"""The changes that a network can have."""
+"""Changes of a layer by name, besides factors of weights and new values of other parameters of the cell."""
+OF_TRAINING = frozenset({"learning rate", "weight decay", "epsilon", "mode"})
+"""The changes that a network cannot have."""

@@ -17,7 +17,17 @@ import numpy as np
 from ._fixes import Fix, is_idle
 from ._look import MANY, NetworkReport
 from ._numbers import SMALL, LayerReport, norm_of_sources
-from ._proposals import Case, against_activity, against_growth, fit_slope, larger_units, rounded, to_scale
+from ._proposals import (
+    Case,
+    against_activity,
+    against_growth,
+    fit_slope,
+    larger_units,
+    rounded,
+    smaller_weights,
+    to_defaults,
+    to_scale,
+)
 from ._recorder import PARTS
 
 SILENT, QUIET, FAINT = 0.95, 0.9, 0.02
@@ -86,7 +96,8 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
     cases = [Case(n, layers, network) for n in range(len(layers))]
     broken = next((case for case in cases if not case.layer.finite), None)
     if broken:
-        return (_issue(broken, "not finite", "has potentials that are NaN or infinite"),)
+        fixes = [*to_defaults(broken), *smaller_weights(broken)]
+        return (_issue(broken, "not finite", "has potentials that are NaN or infinite", fixes),)
     found: list[Issue | None] = []
     ends: set[int] = set()
     for case in cases:
@@ -157,7 +168,7 @@ def _saturated(case: Case) -> Issue | None:
         description += f", {driven:.2g} times as far as its currents drive them"
     if at_rest:
         description += f", and {_percent(layer.at_rest or 0)} of its neurons fire at rest"
-    return _issue(case, "saturated", description, against_activity(case))
+    return _issue(case, "saturated", description, against_activity(case, driven=driven >= DRIVEN))
 
 
 def _driven(case: Case) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from ...neurons import parameters_of
 from ...surrogates._algebra import shifted
 from ...surrogates._measures import rescaled
 from ...surrogates.logistic import Sigmoid
-from ._fixes import Fix
+from ._fixes import CHANGES, Fix
 from ._look import NetworkReport
 from ._numbers import LayerReport, norm_of_sources, of_slope
 from ._places import Place
@@ -36,6 +37,10 @@ _USUAL_DEVIATIONS = 0.1, 10.0
 """The same for the standard deviation of inputs without their means."""
 _UNEVEN = 3.0
 """Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
+_UNUSUAL = 2.0
+"""A parameter may become its default if it is larger by this factor."""
+_SMALLER = 0.3, 0.1, 0.03, 0.01, 0.001
+"""Factors of weights, if potentials are not finite and so have no scale."""
 STEP = Sigmoid(4.0)
 """Replacement for a step without a slope."""
 
@@ -79,8 +84,13 @@ class Case:
         return Fix(self.place.name, change, value, text)
 
 
-def against_activity(case: Case) -> Iterator[Fix]:
-    """Propose fixes for too few or too many spikes: first for specific causes, then for the scale of the potential."""
+def against_activity(case: Case, *, driven: bool = False) -> Iterator[Fix]:
+    """Propose fixes for too few or too many spikes: first for specific causes, then for the scale of the potential.
+
+    If spikes drive the potential of their own neuron, the cause is a parameter of the cell.
+    """
+    if driven:
+        yield from to_defaults(case)
     yield from _sign(case)
     yield from _recurrence(case)
     yield from _adaptation(case)
@@ -91,6 +101,8 @@ def against_activity(case: Case) -> Iterator[Fix]:
     yield from _bias(case)
     yield from to_scale(case)
     yield from _reaching(case)
+    if not driven:
+        yield from to_defaults(case)
 
 
 def against_growth(case: Case) -> Iterator[Fix]:
@@ -105,7 +117,30 @@ def against_growth(case: Case) -> Iterator[Fix]:
     yield from _reset(case)
     if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
         yield case.fix("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
+    yield from to_defaults(case)
     yield from to_scale(case)
+
+
+def to_defaults(case: Case) -> Iterator[Fix]:
+    """Propose the default of each parameter that is much larger, or of the other sign. The largest comes first."""
+    found = []
+    for name, declared in inspect.signature(type(case.cell)).parameters.items():
+        default = declared.default
+        number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        if number and name not in CHANGES and hasattr(case.cell, name):
+            own = case.values(name)
+            largest = float(np.abs(own).max())
+            unusual = largest / abs(default) if default else math.inf if largest else 0.0
+            if unusual > _UNUSUAL or (own * default).min() < 0:
+                text = f"set its {name} to its default, {default:g} (`{name}={default:g}`)"
+                found.append((unusual, case.fix(name, default, text)))
+    yield from (fix for _, fix in sorted(found, key=lambda pair: -pair[0]))
+
+
+def smaller_weights(case: Case) -> Iterator[Fix]:
+    """Propose several factors of the weights."""
+    for factor in _SMALLER:
+        yield case.fix("feedforward weights", factor, f"scale its weights by {factor:g}")
 
 
 def _lower_slopes(case: Case) -> Iterator[Fix]:
@@ -129,7 +164,7 @@ def _sign(case: Case) -> Iterator[Fix]:
     if (layer.at_rest or 0) > 0.5 and layer.scale and hasattr(case.cell, "threshold"):
         text = "change the sign of its threshold, because neurons fire at rest"
         yield case.fix("threshold", -1.0, text)
-        free = layer.free or layer.scale
+        free = layer.free if layer.free and math.isfinite(layer.free) else layer.scale
         factor = rounded(free / layer.scale)
         text = f"set its threshold to {layer.scale * factor:.3g}, above the potential at rest, which is 0"
         scaled = dataclasses.replace(layer, scale=layer.scale * factor, std=free)
@@ -278,6 +313,9 @@ def to_scale(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if not layer.free or not layer.scale:
         return
+    if not math.isfinite(layer.free):  # without spikes, the potentials of some neurons have no limit
+        yield from smaller_weights(case)
+        return
     gain, factor = rounded(layer.scale / layer.free), rounded(layer.free / layer.scale)
     weights = "weights" if gain < 1 and layer.feedback else "feedforward weights"
     found = [case.fix(weights, gain, f"scale its weights by {gain:g}")]
@@ -346,7 +384,7 @@ def fit_slope(case: Case, words: str, layer: LayerReport | None = None) -> Itera
     if layer.peak == 0 or not math.isfinite(layer.half_width or 0.0):  # a step, or a slope without an end
         layer = dataclasses.replace(layer, surrogate=STEP, **of_slope(STEP))
     surrogate, box = layer.surrogate, _box(layer)
-    if surrogate is None or box is None or not layer.half_width or not layer.std:
+    if surrogate is None or box is None or not layer.half_width or not layer.std or not math.isfinite(layer.std):
         return
     width = rounded(layer.std * (layer.half_width / box if math.isfinite(box) else 0.5))
     peak = {"peak": _highest(layer)} if abs(layer.peak or 0) > _highest(layer) else {}

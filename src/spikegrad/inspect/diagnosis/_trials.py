@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ...network import Network
-from ._fixes import CHANGES, Fix
+from ._fixes import OF_TRAINING, Fix
 from ._issues import GROWTH, Issue, growth, growth_through, is_silent, issues
 from ._look import Look, Seen
 from ._numbers import LayerReport
@@ -96,7 +96,7 @@ def _proposed(issue: Issue, places: Sequence[Place], found: Sequence[Issue]) -> 
     for fix in issue.fixes:
         firsts = [next((r for r in other.fixes if _kind(r) == _kind(fix)), None) for other in found]
         shared = [first for first in firsts if first is not None]
-        several = len({one.index for one in shared}) > 1 and fix.change in CHANGES and _kind(fix) not in SCALES
+        several = len({one.index for one in shared}) > 1 and fix.change not in OF_TRAINING and _kind(fix) not in SCALES
         if not several or fix.change not in BACKWARD:
             yield fix
         if several and shared[0] is fix:
@@ -116,7 +116,7 @@ def _outcome_with(
     found: Sequence[Issue],
     issue: Issue,
 ) -> Outcome | None:
-    if fix.change not in CHANGES:  # a constant of the optimizer or a mode
+    if fix.change in OF_TRAINING:
         return Outcome(faulty=False, faults=0, health=health(seen.layers[_positions(places)[issue.index]]))
     try:
         changed = fix.apply(network)
