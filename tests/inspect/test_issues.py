@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last
 from spikegrad.inspect.diagnosis._places import chain
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, _worsens, checked, health
+from spikegrad.neurons import AdLIF
 from spikegrad.surrogates._algebra import shifted
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2
@@ -376,7 +378,16 @@ def test_remedies_have_the_numbers_of_their_formulas():
     assert proposed(**busy, at_rest=0.51)["threshold"] == -1.0
     assert proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=11.0), **busy)["adaptation"] == 5.0
     assert proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=-0.1), **busy)["adaptation"] == 5.0
-    assert "adaptation" not in proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=9.0), **busy)
+    assert proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=9.0), **busy)["adaptation"] == 0.2  # its default
+    assert "adaptation" not in proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=0.4), **busy)
+    assert proposed(AdLIF(b=-0.1), **busy)["b"] == proposed(AdLIF(b=2.1), **busy)["b"] == 1.0
+    assert "b" not in proposed(AdLIF(b=1.9), **busy)
+    driven = {"free": 0.1, "drive": 0.1, "mean": -9.0}
+    [found] = issues([dataclasses.replace(REPORT, **driven)], WHOLE._replace(cells=[AdLIF(b=90.0)]))
+    assert [fix.change for fix in found.fixes][:2] == ["b", "feedforward weights"]  # the cause first
+    [found] = issues([dataclasses.replace(REPORT, finite=False)], WHOLE._replace(cells=[AdLIF(b=90.0)]))
+    assert [fix.value for fix in found.fixes] == [1.0, 0.3, 0.1, 0.03, 0.01, 0.001]
+    assert proposed(**busy | {"free": math.inf})["feedforward weights"] == 0.3
     sizes = proposed(**busy, channels=(0.0, 1.0, 31.0, 1.0, 1.0, 29.0))["input channels"]
     assert sizes == ((2, 0.032),)
     assert proposed(LIF(reset="value", reset_value=-1.0), **busy)["reset_value"] == 0
