@@ -360,7 +360,7 @@ def _targets(owner: str, x: jax.Array, labels: Any, correct: Any, incorrect: Any
         raise ValueError(f"{owner}: outputs must be (steps, examples, classes), got {x.shape}")
     if is_float(labels) or labels.dtype == bool or labels.shape != x.shape[1:2]:
         raise ValueError(f"{owner}: labels must be integers of shape {x.shape[1:2]}, got {labels.dtype} {labels.shape}")
-    if not isinstance(labels, Tracer) and not ((labels >= 0) & (labels < x.shape[2])).all():
+    if not isinstance(labels, Tracer) and not np.isin(labels, np.arange(x.shape[2])).all():
         raise ValueError(f"{owner}: labels must be from 0 to {x.shape[2] - 1}, got {brief(labels)}")
     is_correct = jax.nn.one_hot(labels, x.shape[2], dtype=bool)
     return jnp.where(is_correct, jnp.asarray(correct, x.dtype), jnp.asarray(incorrect, x.dtype))

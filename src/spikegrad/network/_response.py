@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from .._pytree import is_inexact
@@ -103,7 +104,7 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
 
     kernel = respond(rest, threshold)
     responds = (kernel != 0).any((0, 1))
-    if not isinstance(responds, Tracer) and not responds.all():
+    if not isinstance(responds, Tracer) and not np.all(responds):
         raise ValueError(
             f"fluctuation_driven: {type(cell).__name__} must respond to a current before it fires; pass another "
             "initializer"
@@ -137,7 +138,7 @@ def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State
         return jax.lax.select_n(which, *of) if len(of) > 1 else of[0]
 
     finite = jnp.isfinite(chosen)
-    if not isinstance(finite, Tracer) and not finite.any():
+    if not isinstance(finite, Tracer) and not np.any(finite):
         return lambda u, out: out, None
     return potential, jnp.where(finite, chosen, 1)
 

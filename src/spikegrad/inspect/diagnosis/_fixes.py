@@ -39,6 +39,8 @@ class Fix:
     """The factor, the number that is added, or the new value."""
     text: str
     """The instruction, with its number."""
+    source: str = ""
+    """The name of the source whose inputs change, for a layer with several sources."""
     others: tuple[Fix, ...] = ()
     """The changes of other layers that belong to this change."""
 
@@ -63,7 +65,7 @@ class Fix:
                 nodes[one.index] = _multiplied(nodes[one.index], one.value, _MULTIPLYING[one.change], feedback)
             else:
                 change = CHANGES.get(one.change, functools.partial(_set, one.change))
-                nodes[one.index] = change(nodes[one.index], one.value)
+                nodes[one.index] = _changed(nodes[one.index], one.source, change, one.value)
         return with_nodes(network, nodes)
 
 
@@ -73,6 +75,13 @@ def is_idle(fix: Fix) -> bool:
 
 
 # --- changes of a layer -----------------------------------------------------------------------------------------------
+
+
+def _changed(layer: Layer, source: str, change: Callable[[Layer, Any], Layer], value: Any) -> Layer:
+    if not source:
+        return change(layer, value)
+    alone = change(dataclasses.replace(layer, weight=layer.weight[source], of=source), value)
+    return dataclasses.replace(layer, weight={**layer.weight, source: alone.weight})
 
 
 def _multiplied(layer: Layer, factor: Any, parts: Collection[str], feedback: Collection[str]) -> Layer:

@@ -55,6 +55,8 @@ UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-4
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
 networks that learn, Adam's first update is about a tenth. It stalls if weights need 10,000 such updates."""
+ROUNDED = 0.85
+"""An update also stalls if every layer's dtype rounds away this part of it."""
 SLOWED, SLOW_UPDATE = 10.0, 3e-4
 """An update also stalls if it is below the second bound, and larger by the first factor without the optimizer's
 epsilon."""
@@ -270,9 +272,13 @@ def _learning_rate(case: Case, factor: float) -> list[Fix]:
 def _stalls(cases: Sequence[Case]) -> Issue | None:
     """Return an issue for an update that hardly changes the weights. A rising schedule may start with updates of 0."""
     case, largest = _most_updated(cases)
+    later = case.network.later_update
     if largest == 0 and case.network.idle_updates >= MANY:
         description = f"does not move, like all other layers: the first {MANY} updates are 0, but the gradients are not"
         return _issue(case, "stalls", f"{description}. Look for a factor or a mask of 0 in the optimizer")
+    if largest == 0 and 0 < later < LEAST_UPDATE:
+        description = f"hardly moves, like all other layers: {MANY} updates are at most {later:.3g} times the weights"
+        return _issue(case, "stalls", description, _learning_rate(case, GOOD_UPDATE / later))
     from_zero = max(cases, key=lambda case: case.layer.update_from_zero)
     of_its_weights = "times its weights"
     if from_zero.layer.update_from_zero > largest:
@@ -280,6 +286,10 @@ def _stalls(cases: Sequence[Case]) -> Issue | None:
         of_its_weights = "times weights of usual size, and its weights are zero"
     without = case.layer.update_without_epsilon or 0.0
     slowed = without >= max(SLOWED * largest, SLOW_UPDATE) and math.isfinite(without)
+    rounded_away = min((case.layer.rounded_away for case in cases if case.layer.update), default=0.0)
+    if largest and rounded_away >= ROUNDED:
+        description = f"hardly moves: the dtype of its weights rounds away {_percent(rounded_away)} of the first update"
+        return _issue(case, "stalls", description, _learning_rate(case, GOOD_UPDATE / largest))
     if not 0 < largest < (SLOW_UPDATE if slowed else LEAST_UPDATE):
         return None
     description = f"hardly moves: the first update is {largest:.3g} {of_its_weights}"
@@ -384,12 +394,16 @@ def _cut_off(cases: Sequence[Case]) -> Issue | None:
 
 
 def growth(layer: LayerReport) -> float:
-    """Return the maximum growth of the gradient from a lag to a longer lag. Infinite and NaN norms count as growth."""
+    """Return the maximum growth of the gradient from a lag to a longer lag. Infinite and NaN norms count as growth.
+
+    If the gradient decays on the whole, growth counts from the first lag. The gradient of an oscillator has zeros.
+    """
     sizes = np.array([size for size in layer.by_lag if size != 0])
     sizes = np.where(np.isfinite(sizes), sizes, np.inf)
     if not len(sizes) or sizes[0] == np.inf:
         return 1.0
-    return float(np.max(sizes / np.minimum.accumulate(sizes)))
+    decays = layer.factor is not None and layer.factor <= 1
+    return float(np.max(sizes / (sizes[0] if decays else np.minimum.accumulate(sizes))))
 
 
 def growth_through(layer: LayerReport) -> float:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.errors import ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError
 
 from ..._optimizer import updates_of
 from ..._pytree import inexact, is_array, is_inexact, merge, split
@@ -44,6 +45,8 @@ class InputReport(NamedTuple):
     """Its standard deviation."""
     channels: tuple[float, ...] = ()
     """Its root mean square."""
+    source: str = ""
+    """The source of these inputs, if the layer has several. They are the largest."""
 
 
 class NetworkReport(NamedTuple):
@@ -62,6 +65,8 @@ class NetworkReport(NamedTuple):
     """The loss after the first update times each of ``PARTS``."""
     idle_updates: int = 0
     """The number of first updates that leave all weights as they are, up to ``MANY``, although they have gradients."""
+    later_update: float = 0.0
+    """If the first update is 0: the largest norm of an update over the norm of its weights, in ``MANY`` updates."""
     known_places: Sequence[Place] = ()
     """The places of the layers, unless each reads the one before."""
 
@@ -85,6 +90,7 @@ class Look:
     ) -> None:
         self.inputs, self.mask, self.key, self.loss = inputs, mask, key, loss
         self.optimizer, self.mode, self._programs = optimizer, mode, {}
+        self._numbers_are_traced = True
         self._first: _OfNetwork | None = None
         x = next(iter(inputs.values()))
         self.batched = x.ndim > 2
@@ -110,27 +116,27 @@ class Look:
             self._of_inputs(graph, places),
             float(found["loss"]) if known else None,
             np.asarray(found["losses_after"], float).tolist() if known and "losses_after" in found else (),
-            self._idle_updates(found) if "updates" in found else 0,
+            *(self._later_updates(found) if "updates" in found else (0, 0.0)),
             places,
         )
         return Seen(reports, of_network)
 
-    def _idle_updates(self, found: dict) -> int:
+    def _later_updates(self, found: dict) -> tuple[int, float]:
         gradients, params = found["trained"]
         if _is_zero(gradients) or not _is_zero(found["updates"]):
-            return 0
+            return 0, 0.0
 
         @jax.jit
         def update(state):
             return updates_of(self.optimizer, gradients, state, params, found["loss"], lambda _: found["loss"])
 
         # A schedule may begin with 0, and an optimizer may collect gradients over several steps.
-        state = self.optimizer.init(params)
-        for n in range(MANY):
+        state, sizes = self.optimizer.init(params), []
+        for _ in range(MANY):
             updates, state = update(state)
-            if not _is_zero(updates):
-                return n
-        return MANY
+            pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
+            sizes.append(max((norm(change) / (norm(w) or 1.0) for change, w in pairs), default=0.0))
+        return next((n for n, size in enumerate(sizes) if size), MANY), max(sizes)
 
     def trained(self, network: Network) -> Network:
         """Return the network after ``SOME`` updates by the optimizer on all inputs."""
@@ -158,13 +164,19 @@ class Look:
     def _of_inputs(self, graph: Graph, places: Sequence[Place]) -> dict[int, InputReport]:
         found = {}
         for n, place in enumerate(places):
-            source = _only_source(graph, place.name)
+            source, weight = _only_source(graph, place.name), graph.nodes[place.name].weight
             if source in self.flat:
-                x = np.asarray(self.flat[source][self.active], np.float64)
-                channels = tuple(np.sqrt((x**2).mean(0)).tolist())
-                largest = float(abs(x).max(initial=0))
-                found[n] = InputReport(largest, x.mean(0).tolist(), x.std(0).tolist(), channels)
+                found[n] = self._of_input(source)
+            elif isinstance(weight, Mapping):
+                direct = [s for s, w in weight.items() if s in self.flat and not isinstance(w, (Delayed, Window))]
+                reports = [self._of_input(source)._replace(source=source) for source in direct]
+                found |= {n: max(reports, key=lambda report: report.largest)} if reports else {}
         return found
+
+    def _of_input(self, source: Name) -> InputReport:
+        x = np.asarray(self.flat[source][self.active], np.float64)
+        channels = tuple(np.sqrt((x**2).mean(0)).tolist())
+        return InputReport(float(abs(x).max(initial=0)), x.mean(0).tolist(), x.std(0).tolist(), channels)
 
     def _report(self, graph: Graph, place: Place, found: dict) -> LayerReport:
         name = place.name
@@ -184,7 +196,7 @@ class Look:
                 )
                 for weight in (*layer.weights, "bias")
             }
-            for kind in ("weights", "weight_gradients", "updates", "decays", "learned", "without_epsilon")
+            for kind in ("weights", "weight_gradients", "updates", "decays", "learned", "rounded", "without_epsilon")
             if kind in found
         }
         if rest is not None:
@@ -217,8 +229,22 @@ class Look:
         return self.optimizer, own
 
     def _run(self, network: Network) -> dict[str, Any]:
-        """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already."""
-        arrays, rest = split(lifted(network), lambda _, leaf: is_array(leaf) or _is_number(leaf))
+        """Record a network. Its arrays and numbers are arguments of the program, which may be compiled already.
+
+        A custom cell may branch on a number, or pass it to NumPy. Then numbers are constants of the program.
+        """
+        try:
+            return self._recorded(network)
+        except (ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError):
+            if not self._numbers_are_traced:
+                raise
+            self._numbers_are_traced = False
+            return self._recorded(network)
+
+    def _recorded(self, network: Network) -> dict[str, Any]:
+        arrays, rest = split(
+            lifted(network), lambda _, leaf: is_array(leaf) or (self._numbers_are_traced and _is_number(leaf))
+        )
         optimizer, own = self._optimizer_of(network, arrays)
         # In 32 bits, JAX may pass a NumPy array of 64 bits to a program of 32 bits if 64 bits were on before.
         arrays = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, arrays)

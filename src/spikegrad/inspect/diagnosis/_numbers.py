@@ -140,6 +140,8 @@ class LayerReport:
     """Norm of the first update of each weight for a gradient of 0, which is the weight decay."""
     learned: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the first update of each weight, without the weight decay."""
+    rounded: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Norm of the part of the first update that the dtype of each weight rounds away."""
     without_epsilon: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the first update of each weight for an optimizer with negligible epsilon."""
     current_gradient: float | None = None
@@ -191,6 +193,11 @@ class LayerReport:
         """
         norms = [self.updates[name] for name, w in self.weights.items() if not w and name in self.updates]
         return max(norms, default=0.0) / math.sqrt(self.neurons)
+
+    @property
+    def rounded_away(self) -> float:
+        """Norm of the part of the first update that is rounded away, over the norm of the update."""
+        return norm([*self.rounded.values()]) / (norm([*self.updates.values()]) or 1.0)
 
     def _largest_of_weights(self, norms: Mapping[str, float]) -> float | None:
         ratios = [norms[name] / w for name, w in self.weights.items() if name in norms and name != "bias" and w]

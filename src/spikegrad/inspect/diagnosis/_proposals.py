@@ -127,10 +127,9 @@ def to_defaults(case: Case) -> Iterator[Fix]:
     for name, declared in inspect.signature(type(case.cell)).parameters.items():
         default = declared.default
         number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        if number and name not in CHANGES and hasattr(case.cell, name):
+        if number and default and name not in CHANGES and hasattr(case.cell, name):
             own = case.values(name)
-            largest = float(np.abs(own).max())
-            unusual = largest / abs(default) if default else math.inf if largest else 0.0
+            unusual = float(np.abs(own).max() / abs(default))
             if unusual > _UNUSUAL or (own * default).min() < 0:
                 text = f"set its {name} to its default, {default:g} (`{name}={default:g}`)"
                 found.append((unusual, case.fix(name, default, text)))
@@ -227,24 +226,29 @@ def _inputs(case: Case) -> Iterator[Fix]:
     if case.index not in case.network.inputs:
         return
     inputs = case.network.inputs[case.index]
+    its_inputs = f"its inputs from {inputs.source!r}" if inputs.source else "its inputs"
+
+    def fix(change: str, value: Any, text: str) -> Fix:
+        return dataclasses.replace(case.fix(change, value, text), source=inputs.source)
+
     means, deviations = np.array(inputs.means), np.array(inputs.stds)
     if (far := abs(means) > _SHIFTED * deviations).any():
         offsets = tuple(np.where(far, means, 0.0).tolist())
-        text = f"subtract the mean of each channel, up to {abs(means).max():.3g}, from its inputs"
-        centered = case.fix("input offset", offsets, text)
+        text = f"subtract the mean of each channel, up to {abs(means).max():.3g}, from {its_inputs}"
+        centered = fix("input offset", offsets, text)
         deviation = float(np.sqrt(np.mean(deviations[far] ** 2)))
         if deviation and not _USUAL_DEVIATIONS[0] <= deviation <= _USUAL_DEVIATIONS[1]:
             factor = rounded(1 / deviation)
-            scaled = case.fix("input scale", factor, "")  # the last change acts first
-            yield joined([scaled, centered], f"{text}, then multiply its inputs by {factor:g}")
+            scaled = fix("input scale", factor, "")  # the last change acts first
+            yield joined([scaled, centered], f"{text}, then multiply {its_inputs} by {factor:g}")
         yield from _then_scaled(case, centered)
     if case.layer.channels and (pairs := _outliers(inputs.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.fix("inputs", pairs, text)
     elif not far.any() and inputs.largest and not _USUAL_INPUTS[0] <= inputs.largest <= _USUAL_INPUTS[1]:
         factor = rounded(1 / inputs.largest)
-        text = f"multiply its inputs by {factor:g}, because the largest is {inputs.largest:.2g}"
-        yield case.fix("input scale", factor, text)
+        text = f"multiply {its_inputs} by {factor:g}, because the largest is {inputs.largest:.2g}"
+        yield fix("input scale", factor, text)
 
 
 def _channels(case: Case) -> Iterator[Fix]:

@@ -166,6 +166,7 @@ def _first_updates(
     idle = update_for(jax.tree.map(jnp.zeros_like, gradients))
     found["decays"] = jax.tree.map(_towards_zero, weights, idle)
     found["learned"] = jax.tree.map(jnp.subtract, found["updates"], idle)
+    found["rounded"] = jax.tree.map(_rounded, weights, found["updates"])
     # A huge gradient hides an epsilon. The second update is for gradients at which a linear optimizer would reach
     # half of the first. With an epsilon it is smaller, and with a limit of each element it is not.
     larger = update_for(jax.tree.map(lambda gradient: jnp.full_like(gradient, LARGER), gradients))
@@ -232,6 +233,14 @@ def _towards_zero(w: jax.Array, update: jax.Array) -> jax.Array:
     w, update = w.astype(jnp.float32), update.astype(jnp.float32)
     size = jnp.vdot(w, w)
     return jnp.where(size > 0, jnp.minimum(jnp.vdot(w, update) / size, 0), 0) * w
+
+
+def _rounded(w: jax.Array, update: jax.Array) -> jax.Array:
+    """Return the part of an update that the dtype of the weight rounds away."""
+    of, wide = jnp.finfo(w.dtype), jnp.promote_types(w.dtype, jnp.float32)
+    w, update = w.astype(wide), update.astype(wide)
+    # Two conversions would not round, because XLA may leave them out.
+    return update - (jax.lax.reduce_precision(w + update, of.nexp, of.nmant) - w)
 
 
 def _factor_to_half(update: jax.Array, larger: jax.Array) -> jax.Array:
