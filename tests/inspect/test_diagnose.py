@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -500,6 +501,39 @@ def test_not_finite_and_cut_off():
     of_the_loss = issue(small(), loss=lambda out: jnp.log(out[:, :, 0] * 0).sum())
     assert str(of_the_loss) == "layer 2 gets a gradient of the loss that is NaN or infinite"
     assert (of_the_loss.kind, of_the_loss.index) == ("not finite", 1)
+
+
+@pytest.mark.usefixtures("loose")
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_what_rounding_takes_from_an_update(dtype):
+    w, _, out = (jnp.asarray(a, dtype) for a in weights())
+    network = Network([Layer(w, LIF(DECAY)), Layer(out, LeakyReadout(LEAK))])
+    change = np.float32(2e-3)
+    optimizer = optax.stateless(lambda gradients, _: jax.tree.map(lambda g: jnp.full_like(g, change), gradients))
+    layers = diagnose(network, spikes(), loss, optimizer=optimizer).layers
+    for layer, weight in zip(layers, (w, out), strict=True):
+        given = np.float32(jnp.asarray(change, dtype))
+        wide = np.asarray(weight, np.float32)
+        lost = given - (np.asarray((wide + given).astype(weight.dtype), np.float32) - wide)
+        expected = np.linalg.norm(lost) / np.linalg.norm(np.full_like(wide, given))
+        assert layer.rounded_away == pytest.approx(expected, rel=1e-4)
+        assert (expected > 0.1) == (dtype == jnp.bfloat16)
+
+
+class TurnedByNumPy(LIF):
+    """A cell that branches on a number and gives it to NumPy."""
+
+    angle: float = parameter(default=0.3)
+
+    def integrate(self, v, current):
+        return np.cos(self.angle) * v + current if self.angle > 0 else v
+
+
+def test_cells_may_use_their_numbers_outside_jax():
+    found = diagnose(own_cell(TurnedByNumPy(), 3.0), spikes(), loss)
+    assert found.issues == ()
+    decay = diagnose(own_cell(LIF(math.cos(0.3)), 3.0), spikes(), loss)
+    assert found.layers[0].std == pytest.approx(decay.layers[0].std, rel=1e-5)
 
 
 def own_cell(cell, scale=1.0):

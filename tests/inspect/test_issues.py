@@ -31,7 +31,7 @@ from spikegrad.inspect.diagnosis import Diagnosis, Fix, Issue, LayerReport, _tri
 from spikegrad.inspect.diagnosis._issues import issues
 from spikegrad.inspect.diagnosis._look import InputReport, Look, NetworkReport, Seen
 from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers, offset_of_one_sign
-from spikegrad.inspect.diagnosis._places import chain
+from spikegrad.inspect.diagnosis._places import chain, places_of
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, _worsens, checked, health
 from spikegrad.neurons import AdLIF
@@ -128,7 +128,10 @@ BOUNDS = {
         ({"at_threshold": 0.99e-6}, {"at_threshold": -1.01e-6}),
     ],
     "explodes": [
-        ({"by_lag": (1.0, 0.5, 8.5)}, {"by_lag": (1.0, 0.5, 8.49)}),
+        ({"by_lag": (1.0, 0.5, 8.5), "factor": 1.1}, {"by_lag": (1.0, 0.5, 8.49), "factor": 1.1}),
+        # The gradient of an oscillator has zeros, and decays on the whole.
+        ({"by_lag": (1.0, 0.5, 8.5), "factor": 1.1}, {"by_lag": (1.0, 0.5, 8.5), "factor": 1.0}),
+        ({"by_lag": (1.0, 0.5, 17.0)}, {"by_lag": (1.0, 0.5, 16.9)}),
         ({"by_lag": (1.0, np.inf)}, {"by_lag": (1.0, 0.0, 1.0)}),
         ({"by_lag": (1.0, 17.0)}, {"by_lag": (18.0, 1.0)}),
     ],
@@ -288,18 +291,18 @@ def test_explosions_are_named_from_the_side_of_the_loss():
 
 
 def test_readout_that_forgets_gets_a_longer_time_constant():
-    """No spike comes while the loss looks, or the readout passes nothing from one step to the next."""
-    late = WHOLE._replace(differ=[1.0, 0.0, 0.0], reads=[0.0, 0.0, 1.0], cells=[LIF(0.9), LeakyReadout(0.0)])
+    """The loss looks two steps late. A readout with a memory of two steps leaves the hidden layer."""
+    late = WHOLE._replace(differ=[1.0, 0.0, 0.0], reads=[0.0, 0.0, 1.0])
     hidden = dataclasses.replace(REPORT, by_step=(1e-9, 1.0, 1.0))
     readout = dataclasses.replace(REPORT, fires=False, by_step=(0.0, 0.0, 1.0))
-    for hidden_steps, changed, index in (
-        ((1e-9, 1.0, 1.0), {}, 0),
-        ((1e-9, 1.0, 1.0), {"by_lag": (1.0, 0.99e-3)}, 1),
-        ((1e-9, 1.0, 1.0), {"by_lag": (1.0, 1.01e-3)}, 0),
-        ((1.0, 1.0, 1.0), {"weight_gradients": {"weight": 0.0}}, 1),
+    for decays, hidden_steps, changed, index in (
+        ((0.5, 0.0), (1e-9, 1.0, 1.0), {}, 1),
+        ((0.9, 0.606), (1e-9, 1.0, 1.0), {}, 1),
+        ((0.5, 0.607), (1e-9, 1.0, 1.0), {}, 0),
+        ((0.9, 0.0), (1.0, 1.0, 1.0), {"weight_gradients": {"weight": 0.0}}, 1),  # no spike comes while the loss looks
     ):
         layers = [dataclasses.replace(hidden, by_step=hidden_steps), dataclasses.replace(readout, **changed)]
-        [found] = issues(layers, late)
+        [found] = issues(layers, late._replace(cells=[LIF(decays[0]), LeakyReadout(decays[1])]))
         assert (found.kind, found.index, found.fix.value) == ("vanishes", index, pytest.approx(0.607, rel=1e-3))
 
 
@@ -325,6 +328,22 @@ def test_optimizer_stalls_if_its_first_thousand_updates_are_zero():
     assert issues([still], WHOLE._replace(idle_updates=999)) == ()
     [found] = issues([still], WHOLE._replace(idle_updates=1000))
     assert (found.kind, found.fixes) == ("stalls", ())
+
+
+def test_a_schedule_that_hardly_rises_stalls():
+    still = dataclasses.replace(REPORT, updates={"weight": 0.0})
+    assert issues([still], WHOLE._replace(idle_updates=1, later_update=1.01e-4)) == ()
+    [found] = issues([still], WHOLE._replace(idle_updates=1, later_update=1e-5))
+    assert (found.kind, found.fix.change, found.fix.value) == ("stalls", "learning rate", 1e4)
+
+
+def test_updates_that_are_rounded_away_stall():
+    """An update of 0.02, a hundredth of the weights, in two layers."""
+    small = dataclasses.replace(REPORT, updates={"weight": 0.02})
+    for lost, other, stalls in ((0.0171, 0.02, True), (0.0169, 0.02, False), (0.02, 0.0169, False)):
+        layers = [dataclasses.replace(small, rounded={"weight": part}) for part in (lost, other)]
+        found = issues(layers, WHOLE._replace(cells=[LIF()] * 2))
+        assert [(issue.kind, issue.fix.value) for issue in found] == [("stalls", 10.0)] * stalls
 
 
 def test_weight_with_the_largest_decay_is_named():
@@ -530,6 +549,19 @@ def test_inputs_of_an_unusual_size_are_scaled(largest, factor):
     of_inputs = InputReport(largest, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3)
     [found] = issues([dataclasses.replace(REPORT, silent=1.0, free=0.01)], WHOLE._replace(inputs={0: of_inputs}))
     assert {fix.change: fix.value for fix in found.fixes}.get("input scale") == factor
+
+
+def test_inputs_of_one_source_are_scaled():
+    w = jnp.asarray([[1.0], [2.0]])
+    network = Network({"a": Layer({"x": w, "far": w}, LIF())}, inputs=("x", "far"))
+    of_inputs = InputReport(100.0, (0.0,) * 2, (1.0,) * 2, (1.0,) * 2, "far")
+    layer = dataclasses.replace(REPORT, always=0.9, free=5.0)
+    [place] = places_of(network.graph, ("a",))
+    [found] = issues([layer], WHOLE._replace(inputs={0: of_inputs}, known_places=[place]))
+    assert "multiply its inputs from 'far' by 0.01" in found.fix.text
+    weight = found.fix.apply(network).layers["a"].weight
+    np.testing.assert_allclose(weight["far"](jnp.ones((1, 2))), [[0.03]], rtol=1e-6)
+    assert weight["x"] is w
 
 
 @pytest.mark.parametrize(("deviation", "factor"), [(10.1, 0.099), (9.9, None), (0.101, None), (0.099, 10.0)])
@@ -1176,8 +1208,15 @@ def test_data_has_every_field():
             "index": 1,
             "description": "finding",
             "fixes": [
-                {"index": 1, "change": "bias", "value": 2.5, "text": "add it", "others": []},
-                {"index": 1, "change": "surrogate", "value": "Arctan(alpha=2.0)", "text": "", "others": []},
+                {"index": 1, "change": "bias", "value": 2.5, "text": "add it", "source": "", "others": []},
+                {
+                    "index": 1,
+                    "change": "surrogate",
+                    "value": "Arctan(alpha=2.0)",
+                    "text": "",
+                    "source": "",
+                    "others": [],
+                },
             ],
         }
     ]

@@ -163,6 +163,16 @@ def test_losses_take_what_a_network_returns():
         jitted(inputs)
 
 
+@pytest.mark.parametrize("loss", [rate_error, lambda out, labels: count_error(out, labels, 3)])
+def test_compiled_losses_close_over_labels(loss):
+    """A function may be compiled with its labels as a constant, which are an array of JAX."""
+    labels = jnp.asarray(LABELS)
+    assert jax.jit(lambda out: loss(out, labels))(SPIKES) == pytest.approx(float(loss(SPIKES, LABELS)), rel=1e-6)
+    above = labels + 1
+    with pytest.raises(ValueError, match="labels must be from 0 to 3"):
+        jax.jit(lambda out: loss(out, above))(SPIKES)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

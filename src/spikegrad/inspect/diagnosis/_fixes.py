@@ -80,8 +80,9 @@ def is_idle(fix: Fix) -> bool:
 def _changed(layer: Layer, source: str, change: Callable[[Layer, Any], Layer], value: Any) -> Layer:
     if not source:
         return change(layer, value)
-    alone = change(dataclasses.replace(layer, weight=layer.weight[source], of=source), value)
-    return dataclasses.replace(layer, weight={**layer.weight, source: alone.weight})
+    weights: Any = layer.weight
+    alone = change(dataclasses.replace(layer, weight=weights[source], of=source), value)
+    return dataclasses.replace(layer, weight={**weights, source: alone.weight})
 
 
 def _multiplied(layer: Layer, factor: Any, parts: Collection[str], feedback: Collection[str]) -> Layer:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -354,17 +353,18 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
             f"gets a gradient too early: the loss reads the outputs {-lag:.0f} steps before the inputs differ most"
         )
         return _issue(lasts[0], "vanishes", description)
-    blind = idle or all(any(b < ARRIVES * a for a, b in pairwise(case.layer.by_lag[:2])) for case in lasts)
-    decay, case = max(leaky, key=lambda pair: (blind and pair[1].place.leaves, pair[0], pair[1].index))
     better = rounded(math.exp(-1 / max(lag, 1.0)), 3)
+    # A readout with a long memory keeps what the layers below have passed on, so it comes first.
+    short = [pair for pair in leaky if pair[0] < better] or leaky
+    decay, case = max(short, key=lambda pair: (not pair[1].layer.fires, pair[0], pair[1].index))
     arrival = (
         f"Only {arrives:.1e} of the gradient arrives there"
         if arrives < ARRIVES
         else f"{_percent(min(unseen))} of the differences get less than a thousandth of the gradient"
     )
     description = (
-        f"forgets: the inputs differ {lag:.0f} steps before the loss reads the outputs. {arrival}, and "
-        f"{'it keeps' if blind else 'no layer keeps more than its'} {decay:.2g} per step"
+        f"forgets: the inputs differ {lag:.0f} steps before the loss reads the outputs. {arrival}, and it keeps "
+        f"{decay:.2g} per step"
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
     return _issue(case, "vanishes", description, [case.fix("decay", better, text)])

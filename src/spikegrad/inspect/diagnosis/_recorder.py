@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._checks import compute_dtype
 from ..._compat import zeros_like
 from ..._optimizer import updates_of
 from ..._pytree import inexact, is_inexact, merge, split
@@ -237,7 +238,7 @@ def _towards_zero(w: jax.Array, update: jax.Array) -> jax.Array:
 
 def _rounded(w: jax.Array, update: jax.Array) -> jax.Array:
     """Return the part of an update that the dtype of the weight rounds away."""
-    of, wide = jnp.finfo(w.dtype), jnp.promote_types(w.dtype, jnp.float32)
+    of, wide = jnp.finfo(w.dtype), compute_dtype(w.dtype)
     w, update = w.astype(wide), update.astype(wide)
     # Two conversions would not round, because XLA may leave them out.
     return update - (jax.lax.reduce_precision(w + update, of.nexp, of.nmant) - w)
