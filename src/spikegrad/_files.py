@@ -1,11 +1,13 @@
-"""Files that are written atomically."""
+"""Files that are written atomically, and a check for regular files."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +19,22 @@ except ModuleNotFoundError:  # only Unix has it
 
 PARTIAL = ".part"
 """Ending of the name of an incomplete file. A killed process leaves an incomplete file next to the old one."""
+
+
+def regular_size(path: Path) -> int:
+    """Return the size of a regular file in bytes.
+
+    Raises
+    ------
+    OSError
+        If it does not exist or is not regular. Devices can be endless, and pipes can block.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "must be a regular file, got a device, a pipe or a socket", str(path))
+    return found.st_size
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False) -> None:
@@ -36,9 +54,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool 
     FileExistsError
         If the file exists and ``new`` is true.
     OSError
-        If it cannot be written. An old file stays, also if ``write`` raises an error.
+        If it cannot be written. An old file stays, also if ``write`` raises an error. A device or a pipe stays, too.
     """
     path = Path(os.path.realpath(path))  # follow links instead of replacing them
+    if path.exists():
+        regular_size(path)
     partial, stream = _new_partial(path)
     try:
         with stream:
@@ -67,9 +87,11 @@ def remove_partials(folder: Path, name: str | None = None) -> None:
     if fcntl is None:  # without locks, abandoned and active files look equal
         return
     for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
-        with contextlib.suppress(OSError), path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with contextlib.suppress(OSError):
+            regular_size(path)
+            with path.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def _new_partial(path: Path) -> tuple[Path, BinaryIO]:

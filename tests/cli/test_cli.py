@@ -308,6 +308,10 @@ WRONG = {
         "takes at least 5,296.0 GB of memory",
     ),
     "too many steps": (["train", "--data", "digits", "--steps", "1000000000"], "takes at least 262,144.0 GB of memory"),
+    "steps beyond 64 bits": (
+        ["train", "--data", "digits", "--steps", str(2**64)],
+        "GB are free: --hidden, --steps or --batch is too large",
+    ),
     "a shift out of sight": (["train", "--data", "digits", "--shift", "1000000000"], "moves an image of 8 x 8 out of"),
     "epochs": (["train", "--epochs", "-1"], "Invalid value for '--epochs': -1 is not in the range x>=1"),
     "no number": (["train", "--steps", "many"], "'many' is not a valid integer range"),
@@ -317,10 +321,12 @@ WRONG = {
     "encoding": (["train", "--encoding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': pass the neurons of each layer, such as 256,256"),
+    "a number of thousands of digits": (["train", "--hidden", "9" * 5000], "pass the neurons of each layer"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': pass the neurons of each layer"),
     "no data": (["train", "--data", "mnist"], "unknown data 'mnist': use mnist5k, digits, shd:PATH, "),
     "no path": (["train", "--data", "shd"], "unknown data 'shd': use shd:PATH"),
     "an empty path": (["train", "--data", "ts:"], "unknown data 'ts:': use ts:PATH"),
+    "no .ts file": (["train", "--data", "ts:."], ".: cannot be read: Is a directory"),
     "a path too many": (["train", "--data", "randman:a"], "unknown data 'randman:a': use randman"),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
     "no recordings": (["train", "--data", "dvs128:used"], "used: no .npy files in it"),
@@ -347,6 +353,10 @@ WRONG = {
     "steps of sequences": (
         ["train", "--data", "japanese_vowels", "--steps", "9"],
         "9: japanese_vowels defines its steps",
+    ),
+    "a bin too long": (
+        ["train", "--data", "events.npz", "--bin", "1e308"],
+        "'--bin': Binning: step_us must be a number above 0 and finite, got inf",
     ),
     "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
     "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
@@ -609,6 +619,15 @@ def test_plot_writes_a_picture(tmp_path, suffix, magic, capsys):
     path = tmp_path / f"a.{suffix}"
     assert main(["plot", "sigmoid", "Arctan(alpha=2)", "-o", str(path)]) == 0
     assert path.read_bytes().startswith(magic)
+
+
+def test_a_figure_that_cannot_be_drawn_is_one_line(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    path = tmp_path / "a.pdf"
+    for command in (["plot", "sigmoid"], ["diagnose", str(run[0]), "--examples", "2"]):
+        assert main([*command, "-o", str(path)]) == 1
+        assert only_line(capsys).startswith(f"spikegrad: error: {path} cannot be drawn: ")
+        assert not list(tmp_path.iterdir())
 
 
 def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):

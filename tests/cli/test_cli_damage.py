@@ -90,6 +90,7 @@ CONTENTS = {
     "a list": lambda path: path.write_text("[1]"),
     "deep": lambda path: path.write_text("[" * 10**5),
     "folder": lambda path: (path.unlink(), path.mkdir()),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
     "link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
 }
 FILES = {"run.json": lambda folder: folder / "run.json", "checkpoint": newest, "parameters.npz": None}
@@ -185,6 +186,7 @@ def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, k
         "checkpoints/spiking/.step-000000009.npz.0123abcd.part",
     ):
         (copy / name).touch()
+    change_record(lambda record: record["data"].update(training=None, test=0, test_from=3))(copy)
     lines = (copy / "metrics.jsonl").read_bytes()
     (copy / "metrics.jsonl").write_bytes(b'[1]\n{"network": "spiking"}\n' + lines + b'{"network": "spi')
     assert main(["train", "--resume", str(copy), "--quiet"]) == 0
@@ -194,6 +196,7 @@ def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, k
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
     record, before = (json.loads((folder / "run.json").read_text()) for folder in (copy, whole))
     assert record["results"]["spiking"]["curves"] == before["results"]["spiking"]["curves"]
+    assert record["data"] == before["data"]
     written = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     assert written[:2] == [[1], {"network": "spiking"}]
     assert [line["step"] for line in written[2:]] == [2, 4]  # two updates to a call
@@ -299,6 +302,9 @@ def test_sweep_refuses_damaged_results(source, tmp_path, capsys, monkeypatch):
         {"test": None},
         {"test": 0.5, "seconds": "x"},
         {"test": 0.5, "rates": 3},
+        {"test": 0.5, "rates": []},
+        {"test": float("inf")},
+        {"test": 0.5, "half_width": float("nan")},
     ):
         (folder / "runs.jsonl").write_text(json.dumps(line | change) + "\n")
         assert main(["sweep", "--resume", str(folder), "--quiet"]) == 2

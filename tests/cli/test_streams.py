@@ -77,6 +77,26 @@ def test_a_full_disk_under_standard_output_is_an_error(without_jax):
     assert err.splitlines()[-1] == "OSError: standard output cannot be written: No space left on device"
 
 
+FAILS = """
+import sys
+from spikegrad.cli import streams
+streams.prepare()
+sys.exit(streams.fail("a" * 1000 + chr(10) + "the end", 2))
+"""
+
+
+@pytest.mark.parametrize("shell", ['"$@"', '"$@" 2>/dev/full', '"$@" 2> >(true)'])
+def test_an_error_is_one_line_of_moderate_length_and_its_exit_code_stays(without_jax, shell):
+    with without_jax(FAILS, shell) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    if shell == '"$@"':
+        (line,) = err.splitlines()
+        assert line.startswith("spikegrad: error: aaa")
+        assert line.endswith("a the end")
+        assert len(line) < 700
+
+
 STREAMS = """
 import os, sys, spikegrad.cli, spikegrad_command
 

@@ -171,6 +171,9 @@ def test_heidelberg(tmp_path):
     assert (alone.train.masked, alone.mean) == (False, ())
     (doubt,) = sources.load(f"shd:{tmp_path / 'shd_train.h5'}", 3, Binning(10, 14_000)).doubts
     assert "come after the last step, 0.14 s: a longer --bin or more --steps take them in" in doubt
+    write_shd(tmp_path / "few.h5", **{"extra/speaker": [1, 2] * 3})
+    with pytest.raises(DataError, match=r"few\.h5: speakers must be at least 3 for a test set of 2, got 2"):
+        sources.load(f"shd:{tmp_path / 'few.h5'}", 3, binning)
     write_shd(tmp_path / "shd_test.h5", labels=[1] * 6)
     both = sources.load(f"shd:{tmp_path}", 3, binning)
     assert (both.test_from, both.test.y.tolist(), both.train.y.tolist()) == ("the test set", [1] * 6, SHD["labels"])

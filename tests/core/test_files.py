@@ -51,6 +51,18 @@ def test_a_link_is_followed(path):
     assert path.read_bytes() == b"new"
 
 
+def test_a_pipe_or_a_device_is_neither_replaced_nor_opened(path):
+    partial = path.with_name(".numbers.npz.0123abcd.part")
+    for file in (path, partial):
+        file.unlink(missing_ok=True)
+        os.mkfifo(file)
+    with pytest.raises(OSError, match="must be a regular file, got a device, a pipe or a socket"):
+        write_atomically(path, lambda stream: stream.write(b"new"))
+    _files.remove_partials(path.parent)  # opening a pipe would block
+    assert path.is_fifo()
+    assert partial.is_fifo()
+
+
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
 def test_failing_write_leaves_only_the_old_file(path, error):
     def write(stream):

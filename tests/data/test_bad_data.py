@@ -444,13 +444,21 @@ def test_hdf5_files_of_strange_content(tmp_path):
         del file["spikes"]
         file["spikes"], file["other"] = h5py.SoftLink("/other"), h5py.SoftLink("/spikes")
 
+    def virtual(file):
+        layout = h5py.VirtualLayout((6,), "i4")
+        layout[:] = h5py.VirtualSource("other.h5", "labels", (6,))
+        del file["labels"]
+        file.create_virtual_dataset("labels", layout)  # zeros if the other file is missing
+
     numbers = itertools.count()
-    huge = {"chunks": (1024,)}
+    huge, outside = {"chunks": (1024,)}, {"external": [("/dev/zero", 0, 24)]}
     text = h5py.string_dtype()
     for edit, message in (
         (replaced("labels", h5py.SoftLink("/labels")), "damaged"),
         (circle, "damaged"),
         (replaced("labels", h5py.ExternalLink("/dev/zero", "/labels")), "must be in the file, got a link"),
+        (replaced("labels", shape=(6,), dtype="i4", **outside), "must be in the file, got a link"),
+        (virtual, "must be in the file, got a link"),
         (references, "extra/keys must hold text, got object"),
         (replaced("extra/keys", shape=(3,), dtype=h5py.vlen_dtype(np.int32)), "extra/keys must hold text"),
         (replaced("labels", shape=(10**12,), dtype="i8", **huge), "labels must have 6 entries"),
@@ -518,6 +526,7 @@ def test_text_files_of_strange_content(tmp_path):
             "c9, ... (20,000 in all)",
         ),
         (f"@classLabel true {'a' * 10**5}\n@data\n1,2:x\n", "has class 'x'"),
+        (start.replace("down", "up") + "1:up\n", "@classLabel must name each class once, got up, up"),
         (start + ":".join(["1"] * 5000 + ["1,2"]) + ":up\n", "1, 1, 1, ... (5,001 in all)"),
         (start + "x" * 50_000 + ":up\n", "invalid number"),
         (start + "1e39:up\n", "not finite"),
@@ -678,6 +687,9 @@ def test_sequences_of_strange_arrays():
     assert "masked must be True" in refused(sequences, [np.zeros((2, 1)), np.zeros((3, 1))], masked=False)
     assert "variance" in refused(data.standardize, sequences(np.full((2, 3, 1), np.nan)))
     assert "channels must have shape (1,)" in refused(data.standardize, sequences(), sequences(np.zeros((2, 3, 4))))
+    far = sequences(np.full((2, 3, 1), 1e300))
+    message = refused(data.standardize, sequences(), far)
+    assert message == "s has values too far from the mean of the training data, up to 1e+300"
     examples = [sequences()[0], sequences(np.zeros((2, 5, 1)))[0]]
     assert "examples must have one shape" in refused(data.collate, examples)
     for mask in ([True, False, True], [[True, False]], ["a"]):

@@ -97,7 +97,9 @@ def test_split_by_speaker_shares_no_speaker(tmp_path):
     assert len({tuple(validation.speakers) for _, validation in splits}) > 1
     again = split_by_speaker(recordings, 2, 3)[1]
     assert again.speakers.tolist() == splits[3][1].speakers.tolist()
-    with pytest.raises(ValueError, match="split_by_speaker: count must be an integer from 1 to 3, got 4"):
+    with pytest.raises(ValueError, match="split_by_speaker: count must be an integer of at least 1, got 0"):
+        split_by_speaker(recordings, 0)
+    with pytest.raises(DataError, match=r"h5: speakers must be at least 5 for a test set of 4, got 4"):
         split_by_speaker(recordings, 4)
     with pytest.raises(DataError, match="speakers are missing; pass speakers="):
         split_by_speaker(read_shd(write_shd(tmp_path / "ssc.h5", **{"extra/speaker": None})))

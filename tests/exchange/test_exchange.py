@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import warnings
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -617,6 +618,7 @@ SHAPES = {
         )
     },
     "does not take an input of shape (2, 8, 8)": lambda: line(conv(groups=3)),
+    "does not take an input of shape (2, 8, 8): Python int too large": lambda: line(conv(stride=10**30)),
     "must have 1 to 2,147,483,647 values, got shape (4, 2000000006, 2000000006)": lambda: line(conv(padding=10**9)),
     "values, got shape (4, 0, 0)": lambda: line(conv(weight=np.ones((4, 2, 30, 30)))),
     "must have 4 axes, got shape (4, 2, 3)": lambda: line(conv(weight=np.ones((4, 2, 3)))),
@@ -691,6 +693,18 @@ def test_time_is_stated(changes, message):
             convert(given, **EULER | changes)
         with pytest.raises(TypeError, match="must be a "):
             convert(None, **EULER)
+
+
+def test_time_is_a_real_number_of_any_kind():
+    for dt in (np.float16(1e-4), np.longdouble("1e-4"), Fraction(1, 10_000)):
+        cell = from_nir(graph(lif()), **EULER | {"dt": dt}).layers[0].cell
+        assert cell.decay == pytest.approx(1 - float(dt) / 1e-3)
+
+
+def test_a_node_that_lacks_a_parameter_is_named():
+    node = lif()
+    del node.tau
+    assert "'node' (LIF): tau must be an array of real numbers, got object" in refused(line(node))
 
 
 def test_a_function_first_needs_a_shape():

@@ -624,6 +624,11 @@ def test_a_pure_network_is_compiled_once_whatever_its_numbers():
     assert runs._compiled._cache_size() == compiled
 
 
+def test_differences_of_large_inputs_do_not_overflow():
+    look = importlib.import_module("spikegrad.inspect.diagnosis._look")
+    assert look._differences(np.full((1, 3, 1), 3e38, np.float32)) == [0.0]
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [

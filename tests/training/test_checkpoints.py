@@ -173,6 +173,15 @@ def rewritten(path, change):
             r"trainable/scale must be float32 of shape \(2, 2\), got float64 of",
         ),
         (lambda arrays, about: about["dtypes"].update(key="key<rbg>"), r"key must be key<fry> of .* got key<rbg>"),
+        *(
+            (
+                lambda arrays, about, dtype=dtype: arrays.update(
+                    {"trainable/scale": arrays["trainable/scale"].astype(dtype)}
+                ),
+                f"is damaged: trainable/scale must be saved as float32, got {dtype}",
+            )
+            for dtype in (">f4", "int32", "float64", "bool")
+        ),
         (lambda arrays, about: about.update(format=2), "must be in format 1, got format 2"),
         (lambda arrays, about: about.pop("progress"), "is not a checkpoint or is damaged: KeyError"),
         (lambda arrays, about: arrays.update(key=np.array([None])), "is not a checkpoint or is damaged: ValueError"),

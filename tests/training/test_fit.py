@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import json
+import os
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -21,6 +23,7 @@ from spikegrad.training import (
     ShuffledBatches,
     State,
     TensorBoard,
+    _json_lines,
     _update,
     combine,
     fit,
@@ -572,6 +575,21 @@ def test_foreign_lines_stay_when_training_is_resumed(tmp_path, foreign):
     lines = path.read_bytes().splitlines()
     assert lines[:2] == [own[0], foreign]
     assert [json.loads(line)["step"] for line in lines[2:]] == [2]
+
+
+def test_lines_in_a_pipe_are_refused(tmp_path):
+    """Reading it would block."""
+    path = tmp_path / "m.jsonl"
+    report = SimpleNamespace(step=1, updates=1, epoch=1, seconds=0.0, metrics={}, epoch_ended=False)
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=r"must be a regular file.*m\.jsonl"):
+        JsonLines(path, resume=True)(report)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has this device")
+def test_a_full_disk_names_the_file_of_the_lines():
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        _json_lines.append(Path("/dev/full"), "{}")
 
 
 def test_lines_that_are_not_text_are_dropped(tmp_path):

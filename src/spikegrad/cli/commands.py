@@ -289,11 +289,12 @@ def plot(surrogates: tuple[Surrogate, ...], output: Path, force: bool) -> None:
 
     NAME is a name from spikegrad list, with optional parameters: sigmoid 'arctan(alpha=2)'.
     """
-    from ..inspect.plot import plot  # noqa: PLC0415  (only this command and train need matplotlib)
-
+    runs.require("matplotlib")
     outputs.check(output, (".png", ".svg", ".pdf"), force)
-    figure = plot(*surrogates)
-    outputs.write(output, outputs.drawn(figure, output, 200))
+    with outputs.drawing(output):
+        from ..inspect.plot import plot  # noqa: PLC0415  (it takes memory that other commands need)
+
+        outputs.write(output, outputs.drawn(plot(*surrogates), output, 200))
     tables.console().print(f"wrote {output}", soft_wrap=True)
 
 

@@ -119,6 +119,8 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
     source = saved.options.data if data is None else data
     if output is not None:
         outputs.check(output, (".png", ".svg", ".pdf", ".json"), force, reads=(run / runs.RECORD, Path(source)))
+        if output.suffix != ".json":
+            runs.require("matplotlib")
     found, labelled = runs.to_score(saved, source)
     if not labelled:
         raise runs.RunError(f"{source} must have labels, because the loss needs them")
@@ -131,7 +133,8 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
         text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"
         outputs.write(output, lambda stream: stream.write(text.encode()))
     elif output is not None:
-        outputs.write(output, outputs.drawn(diagnosis.plot(), output, 150))
+        with outputs.drawing(output):
+            outputs.write(output, outputs.drawn(diagnosis.plot(), output, 150))
     out = tables.console()
     weights = "at the start" if initial else "as trained"
     title = f"{run}, weights {weights}, {min(examples, len(found))} examples of {source}"

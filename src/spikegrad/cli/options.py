@@ -102,7 +102,7 @@ def parse_surrogate(ctx: click.Context, param: click.Parameter, value: str | tup
 def parse_hidden(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
     """Parse sizes of layers, ``N,...``."""
     del ctx, param
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", value) or 0 in map(int, value.split(",")):
+    if not re.fullmatch(r"\s*\d{1,18}\s*(,\s*\d{1,18}\s*)*", value) or 0 in map(int, value.split(",")):
         raise click.BadParameter(f"{value!r}: pass the neurons of each layer, such as 256,256")
     return tuple(map(int, value.split(",")))
 
@@ -250,7 +250,10 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
     }
     given |= {name: value for name, value in defaults.items() if given[name] is None}
     with bad_parameter("'--taus'"):  # click has already checked all other values
-        return Options(data, **given)
+        options = Options(data, **given)
+    with bad_parameter("'--bin'"):  # it may be infinite in microseconds
+        _ = options.binning
+    return options
 
 
 def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:

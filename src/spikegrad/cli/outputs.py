@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
 from .._files import write_atomically
+from . import streams
 
 PATH = click.Path(path_type=Path)
 force = click.option("--force", is_flag=True, help="Overwrite the file that --output names.")
@@ -42,6 +44,17 @@ def check(path: Path, endings: tuple[str, ...], force: bool, reads: tuple[Path, 
 def drawn(figure: Any, path: Path, dpi: int) -> Callable[[BinaryIO], Any]:
     """Return a function that saves a figure to a stream, in the format of the path."""
     return lambda stream: figure.savefig(stream, dpi=dpi, format=path.suffix[1:])
+
+
+@contextmanager
+def drawing(path: Path) -> Iterator[None]:
+    """Turn any error of a figure into one line. Matplotlib reads settings that can need LaTeX or another program."""
+    try:
+        yield
+    except (OSError, click.ClickException):
+        raise
+    except Exception as error:
+        raise click.ClickException(f"{path} cannot be drawn: {streams.brief(error)}") from None
 
 
 def write(path: Path, contents: Callable[[BinaryIO], Any]) -> None:

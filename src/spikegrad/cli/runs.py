@@ -28,7 +28,7 @@ import numpy as np
 
 from .. import __version__, training
 from .. import data as datasets
-from .._files import PARTIAL, fcntl, write_atomically
+from .._files import PARTIAL, fcntl, regular_size, write_atomically
 from .._system import device_memory, free_disk, processors
 from ..data import DataError, Sequences, Split
 from ..data._npz import read_arrays
@@ -253,14 +253,15 @@ class Run:
             )
         check = functools.partial(adapted, options, data)
         options, doubts = check() if before is None else or_damaged(before.folder / name, check)
-        for surrogate in surrogates or (options.surrogate,):
-            check_network(dataclasses.replace(options, surrogate=surrogate).network(data), data)
         folder = output or (before.folder if before else Path("runs"))
         together = dataclasses.replace(options, batch=options.batch * jobs)
         size = options.network(data).count * jobs
         doubts += check_resources(folder, together, data, size, checkpoints=0 if surrogates else 3)
+        for surrogate in surrogates or (options.surrogate,):  # after the sizes, which JAX would report otherwise
+            check_network(dataclasses.replace(options, surrogate=surrogate).network(data), data)
         if before is not None:
             before.options = options
+            before.record["data"] = description  # also has numbers that are not compared, but printed
             return before
         for line in doubts:
             tables.console(stderr=True).print(f"warning: {line}", soft_wrap=True)
@@ -294,11 +295,10 @@ class Run:
         """Draw and save the figure. Record any error as one line, so the results are not lost."""
         path = self.folder / FIGURE
         try:
-            save(path, outputs.drawn(make(), path, 130))
-        except OSError as error:
+            with outputs.drawing(path):
+                save(path, outputs.drawn(make(), path, 130))
+        except (OSError, click.ClickException) as error:
             self.failures.append(str(error))
-        except Exception as error:
-            self.failures.append(f"{path} cannot be drawn: {streams.brief(error)}")
 
     def end(self, out: Any, files: tuple[str, ...], began: float, signal: int) -> int:
         """Print the last lines of a command: its files, its time and its failures. Return the exit code."""
@@ -320,7 +320,8 @@ def check_result(path: Path, result: dict[str, Any]) -> None:
     """Raise RunError if a line of results, possibly of an earlier attempt, lacks the numbers of a run."""
     rates = result.get("rates", [0])
     numbers = (result.get("validation"), result.get("test"), result["seconds"], result.get("spikes", 0))
-    if not isinstance(rates, list) or not all(isinstance(x, (int, float)) for x in (*numbers, *rates)):
+    right = isinstance(rates, list) and rates and all(isinstance(x, (int, float)) for x in (*numbers, *rates))
+    if not right or not all(math.isfinite(x) for x in (*result.values(), *rates) if isinstance(x, float)):
         raise RunError(f"{path} has a damaged line: {result!s:.100}. Remove the line")
 
 
@@ -471,11 +472,14 @@ def or_damaged(path: Path, read: Callable[[], T]) -> T:
 
 def _read_json(path: Path, missing: str) -> dict[str, Any]:
     try:
+        regular_size(path)
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(missing) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise RunError(f"{path} does not fit into memory") from None
     except UnicodeDecodeError:
         raise RunError(f"{path} is not text in UTF-8") from None
     except (ValueError, RecursionError) as error:

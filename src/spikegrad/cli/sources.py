@@ -86,7 +86,7 @@ def load(source: str, seed: int, binning: Binning) -> Split:
 
 def spaced(count: int, most: int) -> np.ndarray:
     """Return up to ``most`` row numbers of ``count``, evenly from the first to the last."""
-    return np.unique(np.linspace(0, count - 1, most).astype(int))
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
 _CLASSES = 1000

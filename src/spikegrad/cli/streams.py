@@ -49,10 +49,18 @@ def _ascii(character: str, following: str = "") -> str:
 
 
 def fail(message: str, code: int) -> int:
-    """Print an error in one line, and return the exit code."""
-    with contextlib.suppress(OSError):  # standard error may be closed
-        print(f"spikegrad: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    """Print an error in one line, and return the exit code. A long message, such as of a long name, is shortened."""
+    line = " ".join(message.split())
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    try:
+        print(f"spikegrad: error: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
     return code
+
+
+_LONGEST = 600
 
 
 def brief(error: Exception) -> str:

@@ -285,7 +285,7 @@ def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> t
     Raises
     ------
     DataError
-        If the recordings lack speakers, or have fewer than two.
+        If the recordings lack speakers, or have ``count`` or fewer.
 
     Examples
     --------
@@ -308,9 +308,12 @@ def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> t
     if recordings.speakers is None:
         raise DataError(f"{recordings.name}: speakers are missing; pass speakers= to Recordings")
     present = np.unique(recordings.speakers)
-    if len(present) < 2:
-        raise DataError(f"{recordings.name}: speakers must be at least two, got one")
-    integer("split_by_speaker", "count", count, 1, len(present) - 1)
+    integer("split_by_speaker", "count", count, 1)
+    if len(present) <= count:
+        raise DataError(
+            f"{recordings.name}: speakers must be at least {brief(count + 1)} for a test set of {brief(count)}, "
+            f"got {len(present)}"
+        )
     integer("split_by_speaker", "seed", seed)
     chosen = np.random.default_rng(seed).choice(present, count, replace=False)
     test = np.isin(recordings.speakers, chosen)

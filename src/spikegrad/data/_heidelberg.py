@@ -130,9 +130,10 @@ class _File:
         for name in key.split("/"):
             if not isinstance(found, h5py.Group):
                 return None
-            if isinstance(found.get(name, getlink=True), h5py.ExternalLink):
+            is_link = isinstance(found.get(name, getlink=True), h5py.ExternalLink)
+            found = None if is_link else found.get(name)
+            if is_link or (isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)):
                 raise DataError(f"{self.path}: {key} must be in the file, got a link to another file")
-            found = found.get(name)
         return found if isinstance(found, h5py.Dataset) else None
 
     def _h5py(self) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.util
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from .._files import regular_size
 from ._accepted import DataError, check_memory
 
 
@@ -31,14 +30,9 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
 
 
 def file_size(path: Path) -> int:
-    """Return the size of a file in bytes. Devices and pipes raise, because they are endless."""
+    """Return the size of a regular file in bytes."""
     with reading(path):
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{path}: must be a regular file, got a device, a pipe or a socket")
-    return found.st_size
+        return regular_size(path)
 
 
 @contextlib.contextmanager

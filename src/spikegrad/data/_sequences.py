@@ -579,8 +579,12 @@ def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
 
 def standardized(source: Sequences, mean: np.ndarray, std: np.ndarray) -> Sequences:
     """Scale sequences by the results of :func:`moments`, in float32."""
-    return source.map(functools.partial(_scaled, mean=mean, std=std))
+    return source.map(functools.partial(_scaled, name=source.name, mean=mean, std=std))
 
 
-def _scaled(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    return ((x - mean) / std).astype(np.float32)
+def _scaled(x: np.ndarray, name: str, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        scaled = ((x - mean) / std).astype(np.float32)
+    if np.isinf(scaled).any():
+        raise DataError(f"{name} has values too far from the mean of the training data, up to {np.abs(x).max():g}")
+    return scaled

@@ -62,6 +62,8 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     has_classes, *names = header.get("classlabel", "false").split()
     if has_classes.lower() != "true" or not names:
         raise DataError(f"{path}: names no classes: it needs a line '@classLabel true ...'")
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: @classLabel must name each class once, got {some(names)}")
     x, y = [], []
     for number, line in rows:
         *channels, label = line.split(":")
@@ -169,7 +171,7 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
 def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
     name = Path(path).name
     train, test = parts_of(path, (f"{name}_TRAIN.ts", f"{name}_TEST.ts"))
-    other = train.with_name(train.name.replace("_TRAIN.ts", "_TEST.ts"))
+    other = train.parent / train.name.replace("_TRAIN.ts", "_TEST.ts")  # the name of "." is empty
     if test is None and other != train and other.exists():
         test = other
     return read_ts(train), None if test is None else read_ts(test)

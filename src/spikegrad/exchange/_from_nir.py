@@ -461,7 +461,7 @@ def _output_shape(owner: str, functions: Sequence[Any], signal: Shape) -> Shape:
     try:
         example = jax.ShapeDtypeStruct((1, *signal), jnp.result_type(float))
         out = jax.eval_shape(lambda chain, x: chain(x), Chain(tuple(functions)), example).shape[1:]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{owner} does not take an input of shape {signal}: {shorten(str(error).splitlines()[0])}"
         ) from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import numbers
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,10 +37,13 @@ def make_leak(owner: str, dt: Any, discretization: Any) -> Leak:
     """Return the checked leak for arguments of a user."""
     if not isinstance(dt, numbers.Real) or isinstance(dt, bool):
         raise TypeError(f"{owner}: dt must be a number of seconds, got {brief(dt)}")
-    seconds: Any = dt
-    if not 0 < seconds <= sys.float_info.max or not float(seconds):
+    try:
+        seconds = float(dt)  # a comparison in float16 would overflow
+    except OverflowError:
+        seconds = math.inf
+    if not 0 < seconds < math.inf:
         raise ValueError(f"{owner}: dt must be finite and > 0, got {brief(dt)}")
     if not isinstance(discretization, str) or discretization not in _DISCRETIZATIONS:
         allowed = " or ".join(map(repr, _DISCRETIZATIONS))
         raise ValueError(f"{owner}: discretization must be {allowed}, got {brief(discretization)}")
-    return Leak(float(seconds), discretization)
+    return Leak(seconds, discretization)

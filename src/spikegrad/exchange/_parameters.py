@@ -20,10 +20,11 @@ def owner_of(name: str, node: Any) -> str:
 
 def numbers(owner: str, node: Any, name: str) -> np.ndarray:
     """Return a parameter of a node in float64. Raise if it is not finite in JAX's default float."""
+    value = getattr(node, name, None)
     try:
-        values = np.asarray(getattr(node, name))
+        values = np.asarray(value)
     except Exception:  # nested lists of different lengths, and objects that only look like an array
-        raise TypeError(f"{owner}: {name} must be an array of real numbers, got {brief(getattr(node, name))}") from None
+        raise TypeError(f"{owner}: {name} must be an array of real numbers, got {brief(value)}") from None
     if not any(jnp.issubdtype(values.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
         raise TypeError(f"{owner}: {name} must be an array of real numbers, got {values.dtype}")
     check_finite(owner, name, values)

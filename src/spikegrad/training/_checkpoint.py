@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._checks import needed
-from .._files import remove_partials, write_atomically
+from .._checks import brief, needed
+from .._files import regular_size, remove_partials, write_atomically
 from ._consensus import agreed, from_first
 from ._json_lines import jsonable
 from ._partition import name_of
@@ -199,7 +199,8 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {name: _plain(np.asarray(unwrap_key(leaf))) for name, leaf in named.items()}
+        found = {name: np.asarray(unwrap_key(leaf)) for name, leaf in named.items()}
+        arrays: dict[str, Any] = {name: array.view(_plain(array.dtype)) for name, array in found.items()}
         arrays[_ABOUT] = np.asarray(json.dumps(_about(state, self.extra)))
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
@@ -207,11 +208,12 @@ class Checkpoints:
         arrays, about = from_first(lambda: _arrays_of(path))
         wanted = _named(start)
         _compare(path, arrays, about["dtypes"], wanted)
-        return _state(path, start, {name: _like(arrays[name], leaf) for name, leaf in wanted.items()}, about)
+        return _state(path, start, {name: _like(path, name, arrays[name], wanted[name]) for name in wanted}, about)
 
 
 def _arrays_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with _readable(path):
+        regular_size(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return arrays, _checked(path, json.loads(str(arrays.pop(_ABOUT))))
@@ -232,7 +234,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _checked(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     if about["format"] != FORMAT:
-        raise CheckpointError(f"{path} must be in format {FORMAT}, got format {about['format']}")
+        raise CheckpointError(f"{path} must be in format {FORMAT}, got format {brief(about['format'])}")
     if missing := {"dtypes", "progress", "extra"} - set(about):
         raise KeyError(min(missing))
     for name in ("dtypes", "progress", "extra"):
@@ -279,9 +281,9 @@ def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT, "progress": jsonable(progress), "dtypes": dtypes, "extra": jsonable(extra)}
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
-    """Return an array in a dtype of the format: bfloat16 and similar dtypes as bits."""
-    return array if array.dtype.kind in "?biufc" else array.view(f"u{array.dtype.itemsize}")
+def _plain(dtype: np.dtype) -> np.dtype:
+    """Return the dtype of the format for arrays of this dtype: bfloat16 and similar dtypes are saved as bits."""
+    return dtype if dtype.kind in "?biufc" else np.dtype(f"u{dtype.itemsize}")
 
 
 def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted: dict[str, jax.Array]) -> None:
@@ -299,10 +301,12 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
             )
 
 
-def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
+def _like(path: Path, name: str, array: np.ndarray, leaf: jax.Array) -> jax.Array:
     """Return the saved array as a JAX array with the dtype and the sharding of ``leaf``."""
     numbers = unwrap_key(leaf)
-    placed: Any = array.view(numbers.dtype) if array.dtype != numbers.dtype else array
+    if array.dtype != (saved := _plain(numbers.dtype)):  # a view would give other numbers
+        raise CheckpointError(f"{path} is damaged: {name} must be saved as {saved}, got {array.dtype}")
+    placed: Any = array.view(numbers.dtype)
     return wrap_like(jax.device_put(placed, numbers.sharding) if is_spread(numbers) else jnp.asarray(placed), leaf)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._files import write_atomically
+from .._files import regular_size, write_atomically
 
 
 def resumed(path: Path, owner: str, resume: bool, keep: Callable[[Any], bool]) -> list[Any]:
@@ -21,11 +21,14 @@ def resumed(path: Path, owner: str, resume: bool, keep: Callable[[Any], bool]) -
     ------
     FileExistsError
         If the file exists and ``resume`` is false.
+    OSError
+        If it cannot be read, or is not a regular file.
     """
     if not path.exists():
         return []
     if not resume:
         raise FileExistsError(f"{owner}: {path} already exists; pass resume=True to continue it")
+    regular_size(path)
     lines, kept, values = path.read_bytes().splitlines(keepends=True), [], []
     for line in lines:
         try:
@@ -41,8 +44,11 @@ def resumed(path: Path, owner: str, resume: bool, keep: Callable[[Any], bool]) -
 
 
 def append(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:  # of a full disk, it does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def jsonable(value: Any) -> Any:

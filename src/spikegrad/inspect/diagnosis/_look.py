@@ -350,4 +350,6 @@ def _is_zero(tree: Any) -> bool:
 
 def _differences(x: np.ndarray) -> list[float]:
     """Norm of the differences between the examples in each step, or of a single example."""
-    return [norm(of_step) for of_step in (x - x.mean(1, keepdims=True) if x.shape[1] > 1 else x)]
+    if x.shape[1] > 1:
+        x = x - x.mean(1, keepdims=True, dtype=np.float64).astype(x.dtype)  # a sum in float32 can overflow
+    return [norm(of_step) for of_step in x]
