@@ -34,7 +34,7 @@ from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last
 from spikegrad.inspect.diagnosis._places import chain, places_of
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Outcome, _helps, _worsens, checked, health
-from spikegrad.neurons import AdLIF
+from spikegrad.neurons import QIF, AdLIF
 from spikegrad.surrogates._algebra import shifted
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2
@@ -401,6 +401,8 @@ def test_remedies_have_the_numbers_of_their_formulas():
     assert "adaptation" not in proposed(AdaptiveLIF(adaptation_decay=0.5, adaptation=0.4), **busy)
     assert proposed(AdLIF(b=-0.1), **busy)["b"] == proposed(AdLIF(b=2.1), **busy)["b"] == 1.0
     assert "b" not in proposed(AdLIF(b=1.9), **busy)
+    assert proposed(AdLIF(b=0.033), **busy)["b"] == 1.0
+    assert not {"b"} & (proposed(AdLIF(b=0.034), **busy).keys() | proposed(AdLIF(b=0.0), **busy).keys())
     driven = {"free": 0.1, "drive": 0.1, "mean": -9.0}
     [found] = issues([dataclasses.replace(REPORT, **driven)], WHOLE._replace(cells=[AdLIF(b=90.0)]))
     assert [fix.change for fix in found.fixes][:2] == ["b", "feedforward weights"]  # the cause first
@@ -412,6 +414,21 @@ def test_remedies_have_the_numbers_of_their_formulas():
     assert proposed(LIF(reset="value", reset_value=-1.0), **busy)["reset_value"] == 0
     assert "reset_value" not in proposed(LIF(reset="value", reset_value=0.9), **busy)
     assert not {"feedforward weights", "threshold"} & proposed(**busy | {"free": 1.0}).keys()  # both would scale by 1
+
+
+def test_layers_of_the_same_cell_get_its_default_together():
+    driven, two = dataclasses.replace(REPORT, free=0.1, drive=0.1, mean=-9.0), [AdLIF(b=90.0), AdLIF(b=90.0)]
+    for cells, others in ((two, [1]), ([two[0], AdLIF(b=80.0)], []), ([two[0], LIF()], [])):
+        found = issues([driven, REPORT], WHOLE._replace(cells=cells))[0].fix
+        assert (found.change, found.index, [fix.index for fix in found.others]) == ("b", 0, others)
+
+
+def test_a_cell_that_is_not_linear_may_make_its_gradient_grow():
+    """The potential of a QIF neuron rises by itself. Its growth is a fault if a fix ends it, or with feedback."""
+    issue = Issue("explodes", 0, "grows")
+    for cell, feedback, amplifies in ((QIF(), None, True), (QIF(), 0.1, False), (LIF(), None, False)):
+        seen = Seen([dataclasses.replace(REPORT, feedback=feedback)], WHOLE._replace(cells=[cell]))
+        assert _trials._amplifies(seen, issue) == amplifies
 
 
 def test_recurrent_weights_of_one_sign_lose_their_mean():

@@ -37,8 +37,8 @@ _USUAL_DEVIATIONS = 0.1, 10.0
 """The same for the standard deviation of inputs without their means."""
 _UNEVEN = 3.0
 """Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
-_UNUSUAL = 2.0
-"""A parameter may become its default if it is larger by this factor."""
+_UNUSUAL, _TINY = 2.0, 30.0
+"""A parameter may become its default if it is larger by the first factor, or smaller by the second."""
 _SMALLER = 0.3, 0.1, 0.03, 0.01, 0.001
 """Factors of weights, if potentials are not finite and so have no scale."""
 STEP = Sigmoid(4.0)
@@ -76,6 +76,12 @@ class Case:
     def feedback(self) -> float:
         """The ratio of the feedback currents to the currents from below."""
         return (self.layer.feedback or 0.0) / (self.layer.drive or 1.0)
+
+    def all_of_its_cell(self, parameter: str) -> list[Case]:
+        """Return this layer, and all others whose cell has the class and the value of a parameter."""
+        others = (dataclasses.replace(self, index=n) for n in range(len(self.layers)))
+        same = (other for other in others if type(other.cell) is type(self.cell))
+        return [other for other in same if np.array_equal(other.values(parameter), self.values(parameter))]
 
     def shares_loop_with(self, other: Case) -> bool:
         return self.index in other.place.below and other.index in self.place.below
@@ -122,17 +128,22 @@ def against_growth(case: Case) -> Iterator[Fix]:
 
 
 def to_defaults(case: Case) -> Iterator[Fix]:
-    """Propose the default of each parameter that is much larger, or of the other sign. The largest comes first."""
+    """Propose the default of each parameter that is much larger or smaller, or of the other sign, worst first.
+
+    Layers of the same cell with the same value change together.
+    """
     found = []
     for name, declared in inspect.signature(type(case.cell)).parameters.items():
         default = declared.default
         number = isinstance(default, (int, float)) and not isinstance(default, bool)
         if number and default and name not in CHANGES and hasattr(case.cell, name):
             own = case.values(name)
-            unusual = float(np.abs(own).max() / abs(default))
-            if unusual > _UNUSUAL or (own * default).min() < 0:
+            larger, smaller = np.abs(own).max() / abs(default), abs(default) / (np.abs(own).min() or math.inf)
+            if larger > _UNUSUAL or smaller > _TINY or (own * default).min() < 0:
                 text = f"set its {name} to its default, {default:g} (`{name}={default:g}`)"
-                found.append((unusual, case.fix(name, default, text)))
+                fixes = [other.fix(name, default, text) for other in case.all_of_its_cell(name)]
+                fix = together(fixes, case.network.places) if len(fixes) > 1 else fixes[0]
+                found.append((max(larger, smaller), fix))
     yield from (fix for _, fix in sorted(found, key=lambda pair: -pair[0]))
 
 

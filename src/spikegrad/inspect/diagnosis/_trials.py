@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ...network import Network
+from ...neurons import linear_response
 from ._fixes import OF_TRAINING, Fix
 from ._issues import GROWTH, Issue, growth, growth_through, is_silent, issues
 from ._look import Look, Seen
@@ -53,8 +54,15 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
         offered = [other for earlier in result for other in earlier.fixes]
         fixes = _ordered(network, look, seen, places, found, issue)
         new = (r for r in fixes if all(dataclasses.replace(other, text=r.text) != r for other in offered))
-        result.append(dataclasses.replace(issue, fixes=tuple(new)))
+        if fixes or issue.kind != "explodes" or not _amplifies(seen, issue):
+            result.append(dataclasses.replace(issue, fixes=tuple(new)))
     return tuple(result)
+
+
+def _amplifies(seen: Seen, issue: Issue) -> bool:
+    """Return True for a cell that is not linear and has no feedback, as a QIF neuron. Its potential rises by itself."""
+    n = _positions(seen.network.places)[issue.index]
+    return linear_response(seen.network.cells[n]) is None and not seen.layers[n].feedback
 
 
 def _without_waking(found: Sequence[Issue], network: Network, look: Look, seen: Seen) -> Sequence[Issue]:
