@@ -307,6 +307,7 @@ def test_raw_keys_and_sharded_arrays(tmp_path):
 # --- kills -----------------------------------------------------------------------------------------------------------
 
 PROGRAM = "import sys, spikegrad_command; sys.exit(spikegrad_command.main())"
+KILLS = 10
 RUN = ["--data", "digits", "--hidden", "32,16", "--steps", "4", "--batch", "8", "--quiet", "--checkpoint", "0"]
 
 
@@ -386,9 +387,9 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     subprocess.run(command("train", *arguments, "-o", tmp_path / "whole"), check=True, capture_output=True)
     expected, curves, _ = results(tmp_path / "whole")
     rng, kills, attempt = random.Random(0), 0, 0
-    while kills < 20:
+    while kills < KILLS:
         folder = tmp_path / f"killed-{attempt}"
-        kills += killed_at_random(folder, arguments, 20 - kills, rng)
+        kills += killed_at_random(folder, arguments, KILLS - kills, rng)
         done = subprocess.run(
             command("train", "--resume", folder, "--quiet"), check=False, capture_output=True, text=True
         )
@@ -401,7 +402,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
         steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert len(steps) == len((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
         attempt += 1
-    assert kills == 20
+    assert kills == KILLS
 
 
 def test_checkpoints_of_another_training_stay(whole, tmp_path):
