@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 _SPELT = {"±": "+-", "−": "-", "×": "x", "·": "*", "√": "sqrt", "≤": "<=", "≥": ">=", "²": "^2", "³": "^3"}
+_LONGEST = 600
+"""A longer error message is shortened in the middle."""
 
 
 def prepare() -> None:
@@ -58,9 +60,6 @@ def fail(message: str, code: int) -> int:
     except OSError:
         discard(sys.stderr)
     return code
-
-
-_LONGEST = 600
 
 
 def brief(error: Exception) -> str:

@@ -105,8 +105,8 @@ class Network(Struct):
             if not isinstance(name, str):
                 raise TypeError(f"Network: names of layers must be strings, got {name!r}")
         inputs = self._names("inputs", self.inputs)
-        last = [*self.layers][-1]
-        outputs = self._names("outputs", last if self.outputs is None else self.outputs)
+        default = [*self.layers][-1] if self.outputs is None else None
+        outputs = self._names("outputs", self.outputs if default is None else default)
         nodes: dict[str, Any] = {}
         above: str | None = inputs[0] if len(inputs) == 1 else None
         for name, node in self.layers.items():  # type: ignore[union-attr]
@@ -120,18 +120,17 @@ class Network(Struct):
         # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
         object.__setattr__(self, "layers", {name: nodes[name] for name in sorted(nodes)})
         object.__setattr__(self, "inputs", self.inputs if isinstance(self.inputs, str) else inputs)
-        unnamed = self.outputs is None
         object.__setattr__(self, "outputs", outputs[0] if isinstance(self.outputs, str | None) else outputs)
         for name in outputs:
             if name not in nodes:
                 raise ValueError(f"Network: outputs must be names of {[*nodes]}, got {name!r}")
         graph = self.graph
         stages_of(graph)  # raises if the graph is invalid
-        for name, edges in graph.edges.items() if unnamed else ():
-            # For example, `layers` of another network were passed, whose names are sorted.
-            if any(edge.source == last and 0 in edge.lags for edge in edges):
+        for name, edges in graph.edges.items():
+            # For example, the sorted `layers` of another network were passed.
+            if any(edge.source == default and 0 in edge.lags for edge in edges):
                 raise ValueError(
-                    f"Network: the last entry {last!r} is the output by default, but {name!r} reads it in the same "
+                    f"Network: the last entry {default!r} is the output by default, but {name!r} reads it in the same "
                     "step; name the outputs, as in outputs='out'"
                 )
 

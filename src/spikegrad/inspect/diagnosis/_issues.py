@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ._fixes import Fix, is_idle
-from ._look import MANY, NetworkReport
+from ._look import LEAST_UPDATE, MANY, NetworkReport
 from ._numbers import SMALL, LayerReport, norm_of_sources
 from ._proposals import (
     Case,
@@ -50,10 +50,10 @@ learn it hardly grows."""
 ARRIVES, UNSEEN = 1e-3, 0.9
 """The gradient vanishes if a smaller fraction than the first reaches the steps in which the examples differ. It also
 vanishes if it is smaller than this fraction of its largest in steps with the second part of the differences."""
-UPDATE, GOOD_UPDATE, LEAST_UPDATE = 2.5, 0.1, 1e-4
+UPDATE, GOOD_UPDATE = 2.5, 0.1
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
-networks that learn, Adam's first update is about a tenth. It stalls if weights need 10,000 such updates."""
+networks that learn, Adam's first update is about a tenth. It stalls below ``LEAST_UPDATE``."""
 ROUNDED = 0.85
 """An update also stalls if every layer's dtype rounds away this part of it."""
 SLOWED, SLOW_UPDATE = 10.0, 3e-4

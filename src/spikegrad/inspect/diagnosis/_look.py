@@ -30,6 +30,8 @@ from ._recorder import layer_outputs, record
 
 MANY = 1000
 """The number of updates in which an optimizer must move some weight."""
+LEAST_UPDATE = 1e-4
+"""The smallest norm of an update that trains, over the norm of its weights."""
 SOME = 30
 """The number of updates after which a silent layer may fire."""
 
@@ -66,7 +68,8 @@ class NetworkReport(NamedTuple):
     idle_updates: int = 0
     """The number of first updates that leave all weights as they are, up to ``MANY``, although they have gradients."""
     later_update: float = 0.0
-    """If the first update is 0: the largest norm of an update over the norm of its weights, in ``MANY`` updates."""
+    """If the first update is 0: the largest norm of an update over the norm of its weights, in ``MANY`` updates, or up
+    to the first that reaches ``LEAST_UPDATE``."""
     known_places: Sequence[Place] = ()
     """The places of the layers, unless each reads the one before."""
 
@@ -132,10 +135,11 @@ class Look:
 
         # A schedule may begin with 0, and an optimizer may collect gradients over several steps.
         state, sizes = self.optimizer.init(params), []
-        for _ in range(MANY):
+        weights = [norm(w) or 1.0 for w in jax.tree.leaves(params)]
+        while len(sizes) < MANY and (not sizes or sizes[-1] < LEAST_UPDATE):
             updates, state = update(state)
-            pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
-            sizes.append(max((norm(change) / (norm(w) or 1.0) for change, w in pairs), default=0.0))
+            pairs = zip(jax.tree.leaves(updates), weights, strict=True)
+            sizes.append(max((norm(change) / size for change, size in pairs), default=0.0))
         return next((n for n, size in enumerate(sizes) if size), MANY), max(sizes)
 
     def trained(self, network: Network) -> Network:
