@@ -339,7 +339,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", few(FAULTS, "strong feedback"))
 def test_fault_is_named_and_its_fix_cures_it(fault):
     network, kind, name = FAULTS[fault]
-    [issue] = diagnose(network, spikes(), loss).issues
+    issue, *_ = diagnose(network, spikes(), loss).issues
     assert (issue.kind, issue.index, issue.fix.index) == (kind, name, name)
     assert str(issue).startswith(f"layer {name!r} is {kind}")
     changed = issue.fix.apply(network)

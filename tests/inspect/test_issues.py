@@ -114,6 +114,15 @@ BOUNDS = {
             {"mean": 19.1, "std": 25.3, "scale": 3.0, "free": 4.0, "drive": 0.2, "feedback": 0.17},
         ),
         ({"mean": 30.0}, {"mean": 30.0, "drive": None}),
+        # The mean of each neuron is 4/5 of its potential.
+        (
+            {"mean": -6.0, "std": 8.0, "free": 9.0, "free_means": 7.21},
+            {"mean": -6.0, "std": 7.99, "free": 9.0, "free_means": 7.21},
+        ),
+        (
+            {"mean": -6.0, "std": 8.0, "free": 9.0, "free_means": 7.21},
+            {"mean": -6.0, "std": 8.0, "free": 9.0, "free_means": 7.19},
+        ),
         ({"mean": 30.0}, {"mean": 30.0, "free": np.inf}),
         ({"always": 0.5}, {"always": 0.499}),
         ({"firing": 0.8}, {"firing": 0.799}),
@@ -165,7 +174,11 @@ BOUNDS = {
             {"decays": {"weight": 0.02}, "learned": {"weight": 0.0067}},
         ),
     ],
-    "not finite": [({"finite": False}, {}), ({"current_gradient": np.nan, "by_step": (np.nan, 1.0)}, {})],
+    "not finite": [
+        ({"finite": False}, {}),
+        ({"current_gradient": np.nan, "by_step": (np.nan, 1.0)}, {}),
+        ({"updates": {"weight": np.nan}}, {}),
+    ],
     "cut off": [({"no_gradient": 1.0}, {"no_gradient": 0.99})],
 }
 
@@ -352,7 +365,7 @@ def test_weight_with_the_largest_decay_is_named():
     layers = [REPORT, dataclasses.replace(REPORT, **strong, learned={"weight": 0.0, "recurrent": 0.01})]
     [found] = issues(layers, WHOLE._replace(cells=[LIF()] * 2))
     assert (found.index, found.fix.change, found.fix.value) == (1, "weight decay", 0.0013)
-    assert "weight decay takes away 8 % of its recurrent in one update, and the gradient changes 1 %" in str(found)
+    assert "weight decay changes its recurrent by 8 % in one update, and the gradient by 1 %" in str(found)
 
 
 def test_silent_layer_ends_the_list_of_verdicts():
@@ -425,10 +438,9 @@ def test_layers_of_the_same_cell_get_its_default_together():
 
 def test_a_cell_that_is_not_linear_may_make_its_gradient_grow():
     """The potential of a QIF neuron rises by itself. Its growth is a fault if a fix ends it, or with feedback."""
-    issue = Issue("explodes", 0, "grows")
     for cell, feedback, amplifies in ((QIF(), None, True), (QIF(), 0.1, False), (LIF(), None, False)):
         seen = Seen([dataclasses.replace(REPORT, feedback=feedback)], WHOLE._replace(cells=[cell]))
-        assert _trials._amplifies(seen, issue) == amplifies
+        assert _trials._amplifies(seen, 0) == amplifies
 
 
 def test_recurrent_weights_of_one_sign_lose_their_mean():
@@ -547,7 +559,7 @@ def test_threshold_changes_first_if_it_comes_nearer_to_1(scale, free, first):
 
 
 def test_remedies_of_inputs_are_for_the_first_layer():
-    of_inputs = InputReport(means=(2.6, -2.4, -2.6), stds=(0.5, 0.5, 0.5), channels=(1.0, 1.0, 31.0))
+    of_inputs = InputReport(means=(0.6, -0.4, -0.6), stds=(0.5, 0.5, 0.5), channels=(1.0, 1.0, 31.0))
     shifted = WHOLE._replace(inputs={0: of_inputs})
     layer = dataclasses.replace(REPORT, always=0.9, free=5.0, channels=(1.0, 1.0, 1.0))
 
@@ -555,13 +567,13 @@ def test_remedies_of_inputs_are_for_the_first_layer():
         return {r.change: r.value for r in issues(layers, whole)[-1].fixes}
 
     found = changes(shifted, layer)
-    assert (found["input offset"], found["inputs"]) == ((2.6, 0.0, -2.6), ((2, 0.032),))
+    assert (found["input offset"], found["inputs"]) == ((0.6, 0.0, -0.6), ((2, 0.032),))
     assert not {"input offset", "inputs"} & changes(shifted._replace(cells=[LIF()] * 2), REPORT, layer).keys()
-    usual = WHOLE._replace(inputs={0: of_inputs._replace(means=(2.4,) * 3, channels=(1.0, 1.0, 29.0))})
+    usual = WHOLE._replace(inputs={0: of_inputs._replace(means=(0.4,) * 3, channels=(1.0, 1.0, 29.0))})
     assert not {"input offset", "inputs", "input scale"} & changes(usual, layer).keys()
 
 
-@pytest.mark.parametrize(("largest", "factor"), [(0.049, 20.0), (0.05, None), (50.0, None), (51.0, 0.02)])
+@pytest.mark.parametrize(("largest", "factor"), [(0.049, 100.0), (0.05, None), (50.0, None), (51.0, 0.02)])
 def test_inputs_of_an_unusual_size_are_scaled(largest, factor):
     of_inputs = InputReport(largest, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3)
     [found] = issues([dataclasses.replace(REPORT, silent=1.0, free=0.01)], WHOLE._replace(inputs={0: of_inputs}))
@@ -712,6 +724,19 @@ def test_remedy_helps_if_the_fault_ends_or_the_layer_is_much_better():
     assert not _helps(before, Outcome(True, 3, 0.9))
 
 
+class Untrained:
+    """Shows networks without an optimizer."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def __call__(self, network):
+        return self.look(network)
+
+    def trained(self, network):
+        return None
+
+
 def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
     """Each value of a bias stands for what a trial shows: the health of the layer, and the layers with a fault."""
     shown = {
@@ -727,13 +752,13 @@ def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
         report = dataclasses.replace(REPORT, slope=slope, silent=0.0)
         return Seen([report] * 3, tuple(Issue("fault", n, "") for n in faulty))
 
-    def look(changed):
+    def seen_with(changed):
         [bias] = [float(layer.bias) for layer in changed.layers if layer.bias is not None]
         return seen(*shown[bias])
 
     def offered(*fixes):
         start = tuple(Issue("fault", n, "", own) for n, own in zip((1, 2), fixes, strict=False))
-        found = checked(network, look, Seen(seen(0.01, []).layers, start))
+        found = checked(network, Untrained(seen_with), Seen(seen(0.01, []).layers, start))
         return [[fix.value for fix in issue.fixes] for issue in found]
 
     monkeypatch.setattr(_trials, "issues", lambda _, whole: whole)
@@ -852,14 +877,14 @@ def test_shared_fault_gets_one_fix_for_all_layers(monkeypatch):
     """It follows the first of its kind. Both are tried, and the trials need both biases here."""
     network = Network([Layer(np.ones((2, 2)), LIF()) for _ in range(3)])
 
-    def look(changed):
+    def seen_with(changed):
         cured = sum(layer.bias is not None for layer in changed.layers) == 2
         return Seen([REPORT] * 3, () if cured else start)
 
     first, second = (Issue("fault", n, "", (Fix(n, "bias", n + 0.5, f"{n} it"),)) for n in (0, 2))
     start = (first, second)
     monkeypatch.setattr(_trials, "issues", lambda _, whole: whole)
-    found = checked(network, look, Seen([REPORT] * 3, start))
+    found = checked(network, Untrained(seen_with), Seen([REPORT] * 3, start))
     [fix] = found[0].fixes
     assert str(fix) == "in layer 1, 0 it; in layer 3, 2 it"
     assert found[1].fixes == ()
@@ -867,16 +892,18 @@ def test_shared_fault_gets_one_fix_for_all_layers(monkeypatch):
 
 
 def test_fix_that_harms_any_layer_is_rejected():
-    def worsens(was, becomes, *faults):
+    def worsens(was, becomes, *faults, cell=None):
         layers = [[REPORT, dataclasses.replace(REPORT, **numbers), REPORT] for numbers in (was, becomes)]
         new = tuple(Issue(fault, 2, "") for fault in faults)
-        return _worsens(chain(3), Seen(layers[0], WHOLE), (Issue("saturated", 0, ""),), Seen(layers[1], WHOLE), new)
+        whole = WHOLE._replace(cells=[cell or LIF(0.9)] * 3)
+        return _worsens(chain(3), Seen(layers[0], whole), (Issue("saturated", 0, ""),), Seen(layers[1], whole), new)
 
     assert worsens({}, {"finite": False})
     assert not worsens({"finite": False}, {"finite": False})
     assert worsens({"by_lag": (1.0, 10.0)}, {"by_lag": (1.0, 30.1)})
     assert not worsens({"by_lag": (1.0, 10.0)}, {"by_lag": (1.0, 29.9)})
     assert not worsens({}, {"by_lag": (1.0, 16.9)})
+    assert not worsens({}, {"by_lag": (1.0, 99.0)}, cell=QIF())  # neurons that begin to fire
     assert worsens({}, {}, "silent")
     assert not worsens({}, {}, "overshoots")
     assert not worsens({"silent": 1.0}, {}, "silent")  # no spike reached the layer above
@@ -954,7 +981,7 @@ def test_silent_layer_that_training_wakes_is_no_issue():
     assert kinds(quiet) == ["silent"]
     assert kinds(quiet, fast) == []
     assert kinds(quiet, optax.adam(1e-5)) == ["silent"]
-    assert kinds(network(LIF(0.9), gain=0.05), fast) == ["silent"]  # its inputs hardly matter
+    assert kinds(network(LIF(0.9), gain=0.03), fast) == ["silent"]  # its inputs hardly matter
     # The loss falls because of the readout alone, and the layer stays as it is.
     biased = Network([quiet.layers[0], dataclasses.replace(quiet.layers[1], bias=jnp.full(OUTPUTS, 3.0))])
 
@@ -1060,7 +1087,7 @@ def test_small_readout_is_healthy(readout):
 
 OPTIMIZERS = {
     "epsilon": (optax.adam(1e-3, eps=100), "stalls", "epsilon", "an optimizer's epsilon"),
-    "decay": (optax.adamw(1e-3, weight_decay=50), "shrinks", "weight decay", "weight decay takes away 5 % of its"),
+    "decay": (optax.adamw(1e-3, weight_decay=50), "shrinks", "weight decay", "weight decay changes its"),
     "rate": (optax.adam(1e-8), "stalls", "learning rate", "hardly moves"),
     "zero": (optax.chain(optax.sgd(1e-3), optax.scale(0.0)), "stalls", None, "first 1000 updates are 0"),
     "set to zero": (optax.set_to_zero(), "stalls", None, "first 1000 updates are 0"),

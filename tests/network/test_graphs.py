@@ -304,6 +304,19 @@ def test_loop_through_a_join():
         np.testing.assert_array_equal(joined(X, mode=mode)[1], want)
 
 
+def test_join_within_a_loop_is_zero_in_masked_steps():
+    """Its outputs would be those of the bias and of the padding."""
+    rng = np.random.default_rng(3)
+    w, r = (jnp.asarray(rng.normal(0, 0.8, (UNITS, UNITS)), jnp.float32) for _ in range(2))
+    back = Layer(Delayed(r, 2), LIF(0.7), of="a")
+    nodes = {"sum": Join(lambda x, b: x + b + 1, ("input", "b")), "a": Layer(w, LIF(0.8)), "b": back}
+    network = Network(nodes, outputs="a")
+    mask = np.arange(len(X))[:, None] < np.resize([len(X), len(X) - 3], X.shape[1])
+    out = np.asarray(network(X, mask=mask, all_layers=True)[1]["sum"])
+    assert not out[~mask].any()
+    assert out[mask].all()
+
+
 def test_networks_side_by_side():
     scales = jnp.asarray([0.5, 1.0, 1.5])
     several = jax.vmap(lambda s: looped()(s * X)[1]["out"])(scales)

@@ -21,7 +21,7 @@ from spikegrad.cli.networks import SpikingNetwork
 from spikegrad.data import DataError, Sequences, load
 from spikegrad.neurons import LIF
 from spikegrad.training import ShuffledBatches, fit, sweep
-from spikegrad.training._sweep import _in_turns
+from spikegrad.training._sweep import _in_turns, _Shared
 
 QUICK_COMPILATION = True
 X = np.random.default_rng(0).uniform(size=(40, 3)).astype(np.float32)
@@ -52,6 +52,38 @@ def loss(weight, batch, key, setting):
 
 def start(key, setting):
     return jax.random.normal(key, (3,))
+
+
+def test_only_one_run_compiles_the_shared_program(monkeypatch):
+    """The first call of a program compiles it. Other runs wait for this call, and then run at the same time."""
+    running, most, both = [], [], threading.Barrier(2, timeout=10)
+
+    def advance(number):
+        running.append(number)
+        most.append(len(running))
+        if number:  # after the first call
+            both.wait()
+        else:
+            time.sleep(0.1)
+        running.remove(number)
+
+    @dataclasses.dataclass
+    class Program:
+        advance: object
+        bound: object = None
+
+    monkeypatch.setattr("spikegrad.training._sweep.compiled", lambda *_: Program(advance))
+    program = _Shared(loss, optax.sgd(0.1), {"lr": 0.1}, 1, lambda *_: None).call({"lr": 0.2})
+    first, *others = (threading.Thread(target=program.advance, args=(number,)) for number in range(3))
+    first.start()
+    while not running:
+        time.sleep(0.001)
+    for thread in others:
+        thread.start()
+    for thread in (first, *others):
+        thread.join()
+    assert most[0] == 1
+    assert max(most) == 2  # the two that waited, and never the first with one of them
 
 
 def batches(seed):

@@ -237,12 +237,13 @@ def _first_alone(function: Callable) -> Callable:
     lock, called = threading.Lock(), threading.Event()
 
     def call(*arguments: Any) -> Any:
-        if called.is_set():
-            return function(*arguments)
-        with lock:
-            result = function(*arguments)
-            called.set()
-            return result
+        if not called.is_set():
+            with lock:
+                if not called.is_set():
+                    result = function(*arguments)
+                    called.set()
+                    return result
+        return function(*arguments)
 
     return call
 

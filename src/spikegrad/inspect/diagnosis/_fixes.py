@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._pytree import is_inexact
 from ...network import Delayed, DelayKernel, Layer, Network, Window
 from ...network._connections import matrix_of, product
 from ...network._layer import with_weights
@@ -33,8 +34,8 @@ class Fix:
     ``"recurrent offset"``. A tuple has a number for each neuron. ``"input channels"`` multiplies the weights of some
     channels, and ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel and its factor. ``"input
     scale"`` multiplies all inputs. ``"input offset"`` has a number for each channel, which is subtracted. ``"mean
-    current"`` becomes 0 in each step. ``"mode"`` and other parameters of the cell, such as ``"surrogate"`` and
-    ``"decay"``, become ``value``."""
+    current"`` becomes 0 in each step. ``"dtype"`` is the new dtype of weights and bias. ``"mode"`` and other parameters
+    of the cell, such as ``"surrogate"`` and ``"decay"``, become ``value``."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -121,6 +122,16 @@ class _Times:
         return _times(self.factor, function(x))
 
 
+def _with_dtype(layer: Layer, dtype: str) -> Layer:
+    """Store weights and bias in another dtype."""
+
+    def stored(value: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_inexact(leaf) else leaf, value)
+
+    layer = _each_weight(layer, lambda _, weight: stored(weight))
+    return dataclasses.replace(layer, bias=stored(layer.bias))
+
+
 def _set(name: str, layer: Layer, value: Any) -> Layer:
     """Give the cell another parameter."""
     return dataclasses.replace(layer, cell=with_parameters(layer.cell, **{name: value}))
@@ -194,6 +205,7 @@ _MULTIPLYING = {
 }
 CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "threshold": _multiply_threshold,
+    "dtype": _with_dtype,
     "bias": _add_to_bias,
     "weight offset": functools.partial(_add_to_matrix, "weight"),
     "recurrent offset": functools.partial(_add_to_matrix, "recurrent"),

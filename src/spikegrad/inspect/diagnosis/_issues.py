@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ._fixes import Fix, is_idle
-from ._look import LEAST_UPDATE, MANY, NetworkReport
+from ._look import ALL, LEAST_UPDATE, MANY, NetworkReport
 from ._numbers import SMALL, LayerReport, norm_of_sources
 from ._proposals import (
     Case,
     against_activity,
     against_growth,
+    against_recurrence,
     fit_slope,
+    higher_slopes,
     larger_units,
     rounded,
     smaller_weights,
     to_defaults,
     to_scale,
+    wider_dtype,
 )
 from ._recorder import PARTS
 
@@ -36,6 +39,9 @@ bound. Sparse networks learn while a few neurons fire."""
 FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.5
 """Bounds of a saturated layer: distance of the potentials in thresholds, fraction of neurons that always fire, fraction
 of steps with a spike, and fraction of neurons that fire at rest."""
+HELD, CONSTANT = 10.0, 0.8
+"""A layer is also saturated if its potentials are this many thresholds away, and the mean of each neuron is this part
+of its potential without spikes. In healthy layers the distance is at most 4."""
 DRIVEN = 4.0
 """A layer is also saturated if its potentials are farther from the threshold than its currents explain, by this factor.
 Its own spikes then drive them, through an adaptation or a reset. The ratio is 0.2 to 1.3 in healthy layers of every
@@ -60,11 +66,17 @@ SLOWED, SLOW_UPDATE = 10.0, 3e-4
 """An update also stalls if it is below the second bound, and larger by the first factor without the optimizer's
 epsilon."""
 SHRUNK, MORE = 0.01, 3.0
-"""Weight decay is too large if an update removes this fraction of a weight, and this multiple of the change by the
-gradient. For every gradient the weight then shrinks below a third. Usual weight decays remove less than 1/1000."""
+"""Weight decay is too large if an update changes this fraction of a weight, and this multiple of the change by the
+gradient. For every gradient the weight then shrinks below a third, or grows if the decay has the wrong sign. Usual
+weight decays change less than 1/1000."""
+ASCENT = 0.1
+"""The first update raises the loss if its cosine with the gradient exceeds this value."""
 SAFE, LOWERED = 0.3, 0.1
 """The fraction of the best first update that is safe for later updates. The second value limits the reduction of the
 learning rate if only some layers overshoot, because the other layers must still learn."""
+WEAK = 0.02
+"""A slope is weak if its peak times the distance of the threshold is smaller. It is an issue if the first update of a
+layer below is smaller than ``LEAST_UPDATE``."""
 COARSE = 0.25
 """The error of the slopes above which 8 bits are too few."""
 
@@ -75,7 +87,7 @@ class Issue:
 
     kind: str
     """``"not finite"``, ``"silent"``, ``"alike"``, ``"saturated"``, ``"out of reach"``, ``"explodes"``, ``"vanishes"``,
-    ``"overshoots"``, ``"stalls"``, ``"shrinks"``, ``"too few bits"`` or ``"cut off"``."""
+    ``"slow"``, ``"ascends"``, ``"overshoots"``, ``"stalls"``, ``"shrinks"``, ``"too few bits"`` or ``"cut off"``."""
     index: int | str
     """Index into ``network.layers``: a position in a list, counted from 0, or a name. Texts count from 1."""
     description: str
@@ -118,10 +130,29 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
     growing = [issue for issue in found if issue and issue.kind == "explodes"]
     found = [growing.pop() if issue and issue.kind == "explodes" else issue for issue in found]
     if not any(is_silent(layer) for layer in layers):
-        found.append(_shrinks(cases) or _overshoots(cases))
+        found.append(_ascends(cases) or _shrinks(cases) or _overshoots(cases))
     if not any(found):  # a gradient that vanishes makes small updates
-        found.append(_not_finite(cases) or _vanishes(cases) or _stalls(cases) or _cut_off(cases))
+        found.append(_not_finite(cases) or _vanishes(cases) or _weak(cases) or _stalls(cases) or _cut_off(cases))
     return tuple(filter(None, found))
+
+
+def suspects(layers: Sequence[LayerReport], network: NetworkReport) -> Iterator[Fix]:
+    """Yield fixes of layers without a fault. Only training shows if they matter."""
+    seen = set()
+    for case in (Case(n, layers, network) for n in range(len(layers))):
+        for fix in (*to_defaults(case), *against_recurrence(case)):
+            if (fix.change, case.place.name) not in seen:
+                seen |= {(one.change, one.index) for one in (fix, *fix.others)}
+                yield fix
+
+
+def slow(case: Case, left: float, better: float, fix: Fix) -> Issue:
+    """Return the issue of a network that learns much more of its inputs with a fix."""
+    description = (
+        f"slows the learning: {ALL} updates on these inputs leave {_percent(left)} of the loss of mixed outputs, and "
+        f"{_percent(better)} with this fix"
+    )
+    return _issue(case, "slow", description, [fix])
 
 
 def is_silent(layer: LayerReport) -> bool:
@@ -159,7 +190,8 @@ def _alike(case: Case) -> Issue:
 def _saturated(case: Case) -> Issue | None:
     layer = case.layer
     scale = layer.scale or 0.0
-    far = scale > 0 and layer.off >= FAR * scale
+    held = (layer.free_means or 0.0) > CONSTANT * (layer.free or 0.0)
+    far = scale > 0 and layer.off >= (HELD if held else FAR) * scale
     driven = _driven(case)
     at_rest = scale > 0 and (layer.at_rest or 0) > AT_REST and hasattr(case.cell, "threshold")
     if not (layer.fires and (far or driven >= DRIVEN or at_rest or layer.always >= ALWAYS or layer.firing >= BUSY)):
@@ -201,7 +233,8 @@ def _out_of_reach(case: Case) -> Issue | None:
     description = (
         f"passes no gradient: it fires at {layer.rate:.2g} per step, but its slope {its_slope}; {_where(layer)}"
     )
-    return _issue(case, "out of reach", description, [*fit_slope(case, "fit its slope to them"), *to_scale(case)])
+    fixes = [*against_recurrence(case), *fit_slope(case, "fit its slope to them"), *to_scale(case)]
+    return _issue(case, "out of reach", description, fixes)
 
 
 def _explodes(case: Case) -> Issue | None:
@@ -263,6 +296,16 @@ def _overshoots(cases: Sequence[Case]) -> Issue | None:
     return _issue(case, "overshoots", finding, fixes) if overshot else None
 
 
+def _ascends(cases: Sequence[Case]) -> Issue | None:
+    """Return an issue for updates along the gradient instead of against it."""
+    if not cases[0].network.cosine > ASCENT:
+        return None
+    case, _ = _most_updated(cases)
+    text = "change the sign of the learning rate (multiply it by -1)"
+    description = "is updated along the gradient, like all other layers, so the loss rises"
+    return _issue(case, "ascends", description, [case.fix("learning rate", -1.0, text)])
+
+
 def _learning_rate(case: Case, factor: float) -> list[Fix]:
     factor = rounded(factor)
     return [case.fix("learning rate", factor, f"multiply the learning rate by {factor:g}")]
@@ -288,7 +331,8 @@ def _stalls(cases: Sequence[Case]) -> Issue | None:
     rounded_away = min((case.layer.rounded_away for case in cases if case.layer.update), default=0.0)
     if largest and rounded_away >= ROUNDED:
         description = f"hardly moves: the dtype of its weights rounds away {_percent(rounded_away)} of the first update"
-        return _issue(case, "stalls", description, _learning_rate(case, GOOD_UPDATE / largest))
+        fixes = [*wider_dtype(cases), *_learning_rate(case, GOOD_UPDATE / largest)]
+        return _issue(case, "stalls", description, fixes)
     if not 0 < largest < (SLOW_UPDATE if slowed else LEAST_UPDATE):
         return None
     description = f"hardly moves: the first update is {largest:.3g} {of_its_weights}"
@@ -303,7 +347,7 @@ def _stalls(cases: Sequence[Case]) -> Issue | None:
 
 
 def _shrinks(cases: Sequence[Case]) -> Issue | None:
-    """Return an issue for weight decay that removes weights faster than gradients change them."""
+    """Return an issue for weight decay that changes weights faster than gradients do."""
     found = [
         (layer.decays[weight] / size, weight, case)
         for case in cases
@@ -316,7 +360,7 @@ def _shrinks(cases: Sequence[Case]) -> Issue | None:
         return None
     learned = case.layer.learned[weight] / case.layer.weights[weight]
     description = (
-        f"is shrunk: weight decay takes away {_percent(part)} of its {weight} in one update, and the gradient changes "
+        f"is shrunk: weight decay changes its {weight} by {_percent(part)} in one update, and the gradient by "
         f"{_percent(learned)}"
     )
     factor = rounded(LEAST_UPDATE / part)
@@ -371,11 +415,33 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
 
 
 def _not_finite(cases: Sequence[Case]) -> Issue | None:
-    """Return an issue for a gradient that the loss makes infinite or NaN, usually by the logarithm of 0."""
+    """Return an issue for a gradient that the loss makes infinite or NaN, usually by the logarithm of 0.
+
+    The optimizer may also make an update infinite, because its epsilon is 0 in a narrow dtype.
+    """
     for case in reversed(cases):
         if not math.isfinite(case.layer.current_gradient or 0.0):
             return _issue(case, "not finite", "gets a gradient of the loss that is NaN or infinite")
+    for case in cases:
+        if not all(map(math.isfinite, case.layer.updates.values())):
+            return _issue(case, "not finite", "gets a first update that is NaN or infinite", wider_dtype(cases))
     return None
+
+
+def _weak(cases: Sequence[Case]) -> Issue | None:
+    """Return an issue for slopes whose peak is so small that some layers below hardly change."""
+    weak = [case for case in cases if case.layer.peak and abs(case.layer.peak) * (case.layer.scale or 1.0) < WEAK]
+    updates = {n: cases[n].layer.update or 0.0 for case in weak for n in case.place.below}
+    moving = {n: update for n, update in updates.items() if update}
+    if not moving or not min(moving.values()) < LEAST_UPDATE:
+        return None
+    least = min(moving, key=lambda n: moving[n])
+    weakest = min(weak, key=lambda case: abs(case.layer.peak or 0.0))
+    description = (
+        f"passes hardly any gradient: {_peak(weakest.layer)}, and the first update of {cases[least].layer.name} is "
+        f"{moving[least]:.3g} times its weights"
+    )
+    return _issue(weakest, "vanishes", description, higher_slopes(weak))
 
 
 def _cut_off(cases: Sequence[Case]) -> Issue | None:

@@ -6,6 +6,7 @@ Each fix is tried in this way too, so inputs and loss are prepared once.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,8 +33,8 @@ MANY = 1000
 """The number of updates in which an optimizer must move some weight."""
 LEAST_UPDATE = 1e-4
 """The smallest norm of an update that trains, over the norm of its weights."""
-SOME = 30
-"""The number of updates after which a silent layer may fire."""
+SOME, ALL = 30, 100
+"""The number of updates after which a silent layer may fire, and after which the loss is judged."""
 
 
 class InputReport(NamedTuple):
@@ -61,10 +62,12 @@ class NetworkReport(NamedTuple):
     differ: Sequence[float] = ()
     """Norm of the differences between the inputs of the examples, in each step."""
     inputs: Mapping[int, InputReport] = {}
-    """The inputs of each layer that reads inputs and nothing else, without a delay."""
+    """The inputs of each layer that reads inputs or outputs of joins without a delay."""
     loss: float | None = None
     losses_after: Sequence[float] = ()
     """The loss after the first update times each of ``PARTS``."""
+    cosine: float = -1.0
+    """The cosine of the first update and the gradient. Descent has a negative one."""
     idle_updates: int = 0
     """The number of first updates that leave all weights as they are, up to ``MANY``, although they have gradients."""
     later_update: float = 0.0
@@ -83,6 +86,22 @@ class Seen(NamedTuple):
 
     layers: list[LayerReport]
     network: NetworkReport
+
+
+class Trained(NamedTuple):
+    """A network after updates on all inputs."""
+
+    network: Network
+    """The network after ``SOME`` updates."""
+    loss: float
+    """The loss after ``ALL`` updates."""
+    mixed: float
+    """The same loss if each example gets the outputs of another example: that of outputs without information."""
+
+    @property
+    def left(self) -> float:
+        """The fraction of this loss that is left."""
+        return self.loss / self.mixed if self.mixed > 0 else math.nan
 
 
 class Look:
@@ -116,9 +135,10 @@ class Look:
             self.mode,
             [norm(jax.tree.map(lambda a, t=t: a[t], found["read"])) for t in range(len(self.active))] if known else (),
             _differences(np.concatenate([*self.flat.values()], -1)),
-            self._of_inputs(graph, places),
+            self._of_inputs(graph, places, found["joins"]),
             float(found["loss"]) if known else None,
             np.asarray(found["losses_after"], float).tolist() if known and "losses_after" in found else (),
+            float(found.get("cosine", -1.0)),
             *(self._later_updates(found) if "updates" in found else (0, 0.0)),
             places,
         )
@@ -142,43 +162,62 @@ class Look:
             sizes.append(max((norm(change) / size for change, size in pairs), default=0.0))
         return next((n for n, size in enumerate(sizes) if size), MANY), max(sizes)
 
-    def trained(self, network: Network) -> Network:
-        """Return the network after ``SOME`` updates by the optimizer on all inputs."""
+    def trained(self, network: Network) -> Trained | None:
+        """Train a network by the optimizer on all inputs. Return None without optimizer or loss.
+
+        Also if the optimizer has masks or labels for another structure, because a fix may add an array.
+        """
         loss = self.loss
-        assert loss is not None
+        if loss is None or self.optimizer is None or not self.batched:
+            return None
         trainable, others = split(network, lambda _, leaf: is_array(leaf) and is_inexact(leaf))
         inputs = self.inputs[network.inputs] if isinstance(network.inputs, str) else self.inputs
 
+        def outputs_of(trainable):
+            return merge(trainable, others)(inputs, mask=self.mask, key=self.key, mode=self.mode)[1]
+
         def loss_of(trainable):
-            found = merge(trainable, others)(inputs, mask=self.mask, key=self.key, mode=self.mode)
-            return loss(found[1])
+            return loss(outputs_of(trainable))
+
+        order = np.random.default_rng(0).permutation(self.active.shape[1])
+
+        def update(_, carry):
+            trainable, state = carry
+            value, gradient = jax.value_and_grad(loss_of)(trainable)
+            updates, state = updates_of(self.optimizer, gradient, state, trainable, value, loss_of)
+            return jax.tree.map(lambda w, change: w + change.astype(w.dtype), trainable, updates), state
 
         @jax.jit
-        def run(trainable):
-            def update(carry, _):
-                trainable, state = carry
-                value, gradient = jax.value_and_grad(loss_of)(trainable)
-                updates, state = updates_of(self.optimizer, gradient, state, trainable, value, loss_of)
-                return (jax.tree.map(lambda w, change: w + change.astype(w.dtype), trainable, updates), state), None
+        def run(start, count):
+            end = jax.lax.fori_loop(0, count, update, start)
+            outs = outputs_of(end[0])
+            return end, (loss(outs), loss(jax.tree.map(lambda out: out[:, order], outs)))
 
-            return jax.lax.scan(update, (trainable, self.optimizer.init(trainable)), length=SOME)[0][0]
+        try:
+            state = self.optimizer.init(trainable)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+        after_some, _ = run((trainable, state), SOME)
+        _, losses = run(after_some, ALL - SOME)
+        return Trained(merge(after_some[0], others), *map(float, losses))
 
-        return merge(run(trainable), others)
-
-    def _of_inputs(self, graph: Graph, places: Sequence[Place]) -> dict[int, InputReport]:
+    def _of_inputs(
+        self, graph: Graph, places: Sequence[Place], joins: Mapping[Name, np.ndarray]
+    ) -> dict[int, InputReport]:
+        known = self.flat | {name: np.asarray(x).reshape(*self.active.shape, -1) for name, x in joins.items()}
         found = {}
         for n, place in enumerate(places):
             source, weight = _only_source(graph, place.name), graph.nodes[place.name].weight
-            if source in self.flat:
-                found[n] = self._of_input(source)
+            if source in known:
+                found[n] = self._of_input(known[source])
             elif isinstance(weight, Mapping):
-                direct = [s for s, w in weight.items() if s in self.flat and not isinstance(w, (Delayed, Window))]
-                reports = [self._of_input(source)._replace(source=source) for source in direct]
+                direct = [s for s, w in weight.items() if s in known and not isinstance(w, (Delayed, Window))]
+                reports = [self._of_input(known[source])._replace(source=source) for source in direct]
                 found |= {n: max(reports, key=lambda report: report.largest)} if reports else {}
         return found
 
-    def _of_input(self, source: Name) -> InputReport:
-        x = np.asarray(self.flat[source][self.active], np.float64)
+    def _of_input(self, x: np.ndarray) -> InputReport:
+        x = np.asarray(x[self.active], np.float64)
         channels = tuple(np.sqrt((x**2).mean(0)).tolist())
         return InputReport(float(abs(x).max(initial=0)), x.mean(0).tolist(), x.std(0).tolist(), channels)
 
@@ -190,8 +229,11 @@ class Look:
         fires = rest is not None
         if not says_how_to_encode(layer.cell):  # it fires if it behaves so
             fires = bool(spikes) and bool((seen.out == np.round(seen.out)).all())
-            if not fires:
+            coupled = bool(np.isnan(np.asarray(rest, np.float32)).any())
+            if not fires or coupled:
                 rest, seen = None, seen._replace(distance=None)
+            if coupled:  # the slope is one of a normalized potential
+                made_by = None
         weight_of = weights_of_edges(layer)
         norms: dict[str, Any] = {
             kind: {
@@ -203,6 +245,8 @@ class Look:
             for kind in ("weights", "weight_gradients", "updates", "decays", "learned", "rounded", "without_epsilon")
             if kind in found
         }
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(found["weights"][name])]
+        norms["dtype"] = str(min(dtypes, key=lambda dtype: dtype.itemsize)) if dtypes else None
         if rest is not None:
             rest = np.asarray(rest, np.float64)  # NumPy would add in bfloat16
             norms |= {"scale": float(np.mean(abs(rest))), "at_rest": float(np.mean(rest >= 0))}

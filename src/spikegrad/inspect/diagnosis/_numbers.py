@@ -132,12 +132,14 @@ class LayerReport:
     """Mean square of the potential without spikes, over the mean square of the input currents: the memory's gain."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of each weight: ``"weight"``, or ``"weight['a']"`` for each source, ``"recurrent"`` and ``"bias"``."""
+    dtype: str | None = None
+    """The narrowest dtype of its weights and bias."""
     weight_gradients: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the gradient of each weight."""
     updates: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the first update of each weight."""
     decays: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Norm of the first update of each weight for a gradient of 0, which is the weight decay."""
+    """Norm of the part along the weight in its first update for a gradient of 0, which is the weight decay."""
     learned: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the first update of each weight, without the weight decay."""
     rounded: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -345,8 +347,12 @@ def _histogram(x: np.ndarray) -> tuple[tuple, tuple]:
     x = x.ravel()
     if len(x) > _SAMPLED:
         x = x[np.random.default_rng(0).integers(len(x), size=_SAMPLED)]
-    x = x[np.isfinite(x)]
+    x = x[np.isfinite(x)].astype(np.float64)
     if not len(x):
         return (), ()
-    counts, edges = np.histogram(x, _BINS)
+    low, high = float(x.min()), float(x.max())
+    around = SMALL * max(abs(low), abs(high))
+    if high - low <= around:  # NumPy raises if the bins are too narrow for the dtype
+        low, high = low - max(around, 0.5), high + max(around, 0.5)
+    counts, edges = np.histogram(x, _BINS, (low, high))
     return tuple(edges.tolist()), tuple((counts / len(x)).tolist())

@@ -26,7 +26,8 @@ class Potential(NamedTuple):
     which: Any
     """The index among :func:`candidates`."""
     level: Any = None
-    """The potential that makes a neuron at rest fire, or None if the cell defines ``encode``."""
+    """The potential that makes a neuron at rest fire, or None if the cell defines ``encode``. It is NaN if the spikes
+    depend on other examples, as with batch normalization."""
     spikes: Any = None
     """If True, the cell fires at this level, and its outputs are whole numbers."""
 
@@ -93,4 +94,8 @@ def find(rest: Any, fire: Callable, distance: Callable | None) -> Potential:
     gains, levels, whole = zip(*map(level, range(len(arrays))), strict=True)
     gain = jnp.stack(gains)
     which = jnp.argmax(gain)
-    return Potential(which, select(which, levels), (gain[which] > 0.5) & jnp.stack(whole)[which])
+    # A NaN stays in its example, unless the spikes of other examples depend on it.
+    _, spoilt = fire(replaced([a.at[0].set(jnp.nan) for a in arrays]))
+    coupled = jnp.isnan(spoilt[1:]).any()
+    known = jnp.where(coupled, jnp.nan, select(which, levels))
+    return Potential(which, known, (coupled | (gain[which] > 0.5)) & jnp.stack(whole)[which])

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ...neurons import parameters_of
@@ -29,7 +30,7 @@ _ONE_SIGN = 0.8
 """Currents have one sign if the mean of the potential is this part of its root mean square."""
 _OUTLIER = 30.0
 """An input channel is an outlier if its currents are this many times as large as the median."""
-_SHIFTED = 5.0
+_SHIFTED = 1.0
 """An input channel is far from 0 if its mean is larger than its standard deviation by this factor."""
 _USUAL_INPUTS = 0.05, 50.0
 """Inputs are scaled if the largest is out of this range. Images may be divided by 255 twice, or not at all."""
@@ -39,6 +40,8 @@ _UNEVEN = 3.0
 """Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
 _UNUSUAL, _TINY = 2.0, 30.0
 """A parameter may become its default if it is larger by the first factor, or smaller by the second."""
+WIDE = 32
+"""The number of bits of a dtype that keeps small updates."""
 _SMALLER = 0.3, 0.1, 0.03, 0.01, 0.001
 """Factors of weights, if potentials are not finite and so have no scale."""
 STEP = Sigmoid(4.0)
@@ -98,7 +101,7 @@ def against_activity(case: Case, *, driven: bool = False) -> Iterator[Fix]:
     if driven:
         yield from to_defaults(case)
     yield from _sign(case)
-    yield from _recurrence(case)
+    yield from against_recurrence(case)
     yield from _adaptation(case)
     yield from _reset(case)
     yield from _inputs(case)
@@ -118,7 +121,7 @@ def against_growth(case: Case) -> Iterator[Fix]:
     if layer.feedback and (layer.factor or 0) > 1:
         factor = rounded((layer.factor or 1) ** -case.place.delay)
         yield case.fix("recurrent weights", factor, f"scale its {_feedback(case)} by {factor:g}")
-    yield from _recurrence(case)
+    yield from against_recurrence(case)
     yield from _adaptation(case)
     yield from _reset(case)
     if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
@@ -136,9 +139,13 @@ def to_defaults(case: Case) -> Iterator[Fix]:
     for name, declared in inspect.signature(type(case.cell)).parameters.items():
         default = declared.default
         number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        if number and default and name not in CHANGES and hasattr(case.cell, name):
+        if number and name == "threshold" and default and case.layer.scale is None:
+            factor = default / float(case.values(name).mean() or math.inf)
+            yield case.fix(name, factor, f"set its threshold to its default, {default:g} (`threshold={default:g}`)")
+        elif number and name not in CHANGES and hasattr(case.cell, name):
             own = case.values(name)
-            larger, smaller = np.abs(own).max() / abs(default), abs(default) / (np.abs(own).min() or math.inf)
+            larger = np.abs(own).max() / (abs(default) or 1.0)
+            smaller = abs(default) / (np.abs(own).min() or math.inf)
             if larger > _UNUSUAL or smaller > _TINY or (own * default).min() < 0:
                 text = f"set its {name} to its default, {default:g} (`{name}={default:g}`)"
                 fixes = [other.fix(name, default, text) for other in case.all_of_its_cell(name)]
@@ -162,10 +169,7 @@ def _lower_slopes(case: Case) -> Iterator[Fix]:
         if layer.fires and box is not None and (abs(layer.peak or 0) > _highest(layer) or wide):
             own = dataclasses.replace(case, index=n)
             found += fit_slope(own, "make its slope lower, and as wide as the potentials vary")
-    if len(found) > 1:
-        yield together(found, case.network.places)
-    else:
-        yield from found
+    yield from _of_all(found, [case])
 
 
 def _sign(case: Case) -> Iterator[Fix]:
@@ -187,7 +191,7 @@ def _sign(case: Case) -> Iterator[Fix]:
             yield joined(parts, ", and ".join(map(str, parts)))
 
 
-def _recurrence(case: Case) -> Iterator[Fix]:
+def against_recurrence(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if layer.feedback and layer.drive and layer.feedback > layer.drive:
         if offset := rounded(-(layer.recurrent_offset or 0.0)):
@@ -257,7 +261,10 @@ def _inputs(case: Case) -> Iterator[Fix]:
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.fix("inputs", pairs, text)
     elif not far.any() and inputs.largest and not _USUAL_INPUTS[0] <= inputs.largest <= _USUAL_INPUTS[1]:
-        factor = rounded(1 / inputs.largest)
+        factor = 1 / inputs.largest
+        if factor > 1 and case.layer.free:  # the potential might stay far below the threshold
+            factor = max(factor, (case.layer.scale or 0.0) / case.layer.free)
+        factor = rounded(factor)
         text = f"multiply {its_inputs} by {factor:g}, because the largest is {inputs.largest:.2g}"
         yield fix("input scale", factor, text)
 
@@ -365,6 +372,31 @@ def larger_units(cases: Sequence[Case], size: float) -> Iterator[Fix]:
             found.append(joined([case.fix(part, factor, "") for part in ("weights", "threshold")], text))
     if found:
         yield together(found, cases[0].network.places)
+
+
+def higher_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
+    """Raise the slopes of several layers, with the same width."""
+    found = []
+    for case in cases:
+        if case.layer.surrogate is not None and case.layer.half_width:
+            peak = _highest(case.layer)
+            text = f"raise its slope (`rescaled({case.layer.surrogate!r}, peak={peak:g})`)"
+            found.append(case.fix("surrogate", rescaled(case.layer.surrogate, peak=peak), text))
+    yield from _of_all(found, cases)
+
+
+def wider_dtype(cases: Sequence[Case]) -> Iterator[Fix]:
+    """Store narrow weights in float32."""
+    narrow = [case for case in cases if case.layer.dtype and jnp.finfo(case.layer.dtype).bits < WIDE]
+    yield from _of_all([case.fix("dtype", "float32", "store its weights in float32") for case in narrow], cases)
+
+
+def _of_all(found: Sequence[Fix], cases: Sequence[Case]) -> Iterator[Fix]:
+    """Yield one fix for all layers."""
+    if len(found) > 1:
+        yield together(found, cases[0].network.places)
+    else:
+        yield from found
 
 
 def together(found: Sequence[Fix], places: Sequence[Place]) -> Fix:

@@ -23,7 +23,7 @@ from ..._compat import zeros_like
 from ..._optimizer import updates_of
 from ..._pytree import inexact, is_inexact, merge, split
 from ...network import Network
-from ...network._connections import Edge, Name, depths_of, matrix_of
+from ...network._connections import Edge, Name, depths_of
 from ...network._graph import Graph
 from ...network._masks import Masks, make_masks, tree_keep
 from ...network._nodes import initial_states
@@ -124,13 +124,13 @@ def record(
             found["layers"][name] = layer.recorded(ct_currents[name], ct_outs[name], of_lags)
             found["at_rest"][name] = layer.distance(rest[name])
             found["spikes"][name] = layer.potential.spikes
-    # Statistics of a weight matrix need its inputs, (steps, batch, inputs). The caller has the inputs of the network
-    # and the outputs of layers, so only outputs of joins are added.
+    # Statistics of inputs need (steps, batch, inputs). The caller has the inputs of the network and the outputs of
+    # layers, so only outputs of joins are added.
     found["joins"] = {
         edge.source: outs[edge.source]
-        for name, layer in graph.layers.items()
+        for name in graph.layers
         for edge in graph.edges[name]
-        if matrix_of(layer.weight) is not None and edge.source not in graph.layers and edge.source not in inputs
+        if edge.source not in graph.layers and edge.source not in inputs
     }
     if optimizer is not None:
 
@@ -165,12 +165,13 @@ def _first_updates(
 
     # A gradient of 0 leaves the weight decay, and the noise of an optimizer that adds noise.
     idle = update_for(jax.tree.map(jnp.zeros_like, gradients))
-    found["decays"] = jax.tree.map(_towards_zero, weights, idle)
+    found["decays"] = jax.tree.map(_along, weights, idle)
     found["learned"] = jax.tree.map(jnp.subtract, found["updates"], idle)
+    found["cosine"] = _cosine(found["learned"], gradients)
     found["rounded"] = jax.tree.map(_rounded, weights, found["updates"])
     # A huge gradient hides an epsilon. The second update is for gradients at which a linear optimizer would reach
     # half of the first. With an epsilon it is smaller, and with a limit of each element it is not.
-    larger = update_for(jax.tree.map(lambda gradient: jnp.full_like(gradient, LARGER), gradients))
+    larger = update_for(jax.tree.map(_large, gradients))
     halves = update_for(jax.tree.map(_factor_to_half, found["updates"], larger))
     found["without_epsilon"] = jax.tree.map(_if_slowed, found["updates"], halves, larger)
 
@@ -227,13 +228,26 @@ class _Trained:
         return self._by_function.unflatten([leaves[n] for n in self._at])
 
 
-def _towards_zero(w: jax.Array, update: jax.Array) -> jax.Array:
-    """Return the part of an update that multiplies a weight by a factor below 1. For noise this part is about zero."""
+def _cosine(one: Any, other: Any) -> jax.Array:
+    """Return the cosine of two trees of arrays, 0 if one of them is zero."""
+
+    def dot(a, b):
+        return sum(
+            jnp.vdot(x.astype(jnp.float32), y.astype(jnp.float32))
+            for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        )
+
+    size = jnp.sqrt(dot(one, one)) * jnp.sqrt(dot(other, other))
+    return jnp.where(size > 0, dot(one, other) / jnp.where(size > 0, size, 1), 0)
+
+
+def _along(w: jax.Array, update: jax.Array) -> jax.Array:
+    """Return the part of an update that multiplies a weight by a factor. For noise this part is about zero."""
     # The projection of the update on the weight. Decoupled weight decay is parallel to the weight. Noise is nearly
     # orthogonal to it in many dimensions.
     w, update = w.astype(jnp.float32), update.astype(jnp.float32)
     size = jnp.vdot(w, w)
-    return jnp.where(size > 0, jnp.minimum(jnp.vdot(w, update) / size, 0), 0) * w
+    return jnp.where(size > 0, jnp.vdot(w, update) / size, 0) * w
 
 
 def _rounded(w: jax.Array, update: jax.Array) -> jax.Array:
@@ -242,6 +256,11 @@ def _rounded(w: jax.Array, update: jax.Array) -> jax.Array:
     w, update = w.astype(wide), update.astype(wide)
     # Two conversions would not round, because XLA may leave them out.
     return update - (jax.lax.reduce_precision(w + update, of.nexp, of.nmant) - w)
+
+
+def _large(gradient: jax.Array) -> jax.Array:
+    """Return a large gradient. The largest number of float16 is smaller than ``LARGER``."""
+    return jnp.full_like(gradient, min(LARGER, float(jnp.finfo(gradient.dtype).max)))
 
 
 def _factor_to_half(update: jax.Array, larger: jax.Array) -> jax.Array:
@@ -585,13 +604,20 @@ class _Activity:
     def _slope(self, u: Any) -> jax.Array:
         """Return the derivative of the output with respect to the potential."""
 
-        # ``fire`` is elementwise, so a tangent of ones gives the derivative of every neuron. vmap is over the steps.
+        # ``fire`` is elementwise, so one tangent gives the derivatives of all neurons. With batch normalization it is
+        # not: the signs of the examples are random, so the effects of other examples cancel. vmap is over the steps.
         def slope(u, number):
             arrays, replaced = candidates(u, self.out[0])
             if not arrays:
                 return jnp.zeros_like(self.out[0])
-            ones = [jnp.full_like(a, self.potential.which == k) for k, a in enumerate(arrays)]
-            return jax.jvp(lambda *given: self.layer.fire(replaced([*given]), number)[1], arrays, ones)[1]
+            out = self.out[0]
+            signs = np.random.default_rng(2).choice([-1, 1], len(out)).reshape(-1, *[1] * (out.ndim - 1))
+            ones = [
+                jnp.broadcast_to(jnp.where(self.potential.which == k, signs, 0).astype(a.dtype), a.shape)
+                for k, a in enumerate(arrays)
+            ]
+            slopes = jax.jvp(lambda *given: self.layer.fire(replaced([*given]), number)[1], arrays, ones)[1]
+            return slopes * signs.astype(slopes.dtype)
 
         return self._each_step(slope)(u, self.number)
 

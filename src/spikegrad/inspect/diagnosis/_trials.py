@@ -10,11 +10,11 @@ from typing import NamedTuple
 from ...network import Network
 from ...neurons import linear_response
 from ._fixes import OF_TRAINING, Fix
-from ._issues import GROWTH, Issue, growth, growth_through, is_silent, issues
-from ._look import Look, Seen
+from ._issues import GROWTH, Issue, growth, growth_through, is_silent, issues, slow, suspects
+from ._look import Look, Seen, Trained
 from ._numbers import LayerReport
 from ._places import Place, places_of
-from ._proposals import together
+from ._proposals import Case, together
 
 BETTER, NEARLY = 1.5, 0.1
 """A fix that does not end a fault helps if the health of the layer grows by the first factor. A fix comes last if the
@@ -26,13 +26,24 @@ potentials to the peak."""
 
 OF_LAYERS = "silent", "saturated", "out of reach", "explodes"
 """Faults of a single layer."""
+OF_UPDATES = "ascends", "overshoots", "stalls", "shrinks"
+"""Faults of the optimizer, which the fix of a layer does not have to end."""
+OF_LEARNING = *OF_UPDATES, "explodes", "out of reach", "vanishes"
+"""Faults that hinder the learning and nothing else, so a network that learns does not have them."""
 BACKWARD = "surrogate", "detach_reset"
 """Changes that do not affect the spikes, so other layers keep this fault. Only all layers together end it."""
-SCALES = ("feedforward weights",), ("weights",), ("threshold",)
-"""Changes of a scale. It depends on the layer below, so these changes are tried in one layer at a time."""
-VARIED, FALLEN = 0.1, 0.8
+SCALES = ("feedforward weights",), ("weights",), ("threshold",), ("threshold", "surrogate")
+"""Changes of a scale. It depends on the layer below, so these changes are found for one layer after the other."""
+VARIED, FALLEN = 0.05, 0.8
 """A silent layer is not an issue if its potentials vary by the first part of the threshold, and if some updates make it
 fire and reduce the loss to the second part."""
+LEARNED, FAILS, BETTER_LEARNED = 0.05, 0.12, 3.0
+"""A network learns the given inputs if updates reduce the loss to the first part of the loss for outputs of other
+examples. An unusual parameter is an issue if this part exceeds the second value,
+and is smaller by the third factor with a usual one."""
+TRAINED, AS_GOOD = 3, 0.8
+"""The first fixes of an issue are compared by training, up to this number. A fix that reduces the loss by this part of
+the largest reduction is as good as the best."""
 MUCH = 3.0
 """A fix is rejected if it makes the gradient of any layer explode, and multiplies its growth by more than this."""
 
@@ -48,55 +59,106 @@ class Outcome(NamedTuple):
 
 def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
     """Return the issues of a network with the fixes that help, best first and each fix once."""
-    found, result = _without_waking(issues(*seen), network, look, seen), []
+    found, result = issues(*seen), []
+    if not found:
+        return _slow(network, look, seen)
+    trained = look.trained(network)
+    if trained is not None:
+        found = _without_trained(found, look, seen, trained)
     places = places_of(network.graph, network._output_names)
     for issue in found:
         offered = [other for earlier in result for other in earlier.fixes]
-        fixes = _ordered(network, look, seen, places, found, issue)
+        fixes = _ordered(network, look, seen, places, found, issue, trained)
         new = (r for r in fixes if all(dataclasses.replace(other, text=r.text) != r for other in offered))
-        if fixes or issue.kind != "explodes" or not _amplifies(seen, issue):
+        if fixes or issue.kind != "explodes" or not _amplifies(seen, _positions(places)[issue.index]):
             result.append(dataclasses.replace(issue, fixes=tuple(new)))
     return tuple(result)
 
 
-def _amplifies(seen: Seen, issue: Issue) -> bool:
-    """Return True for a cell that is not linear and has no feedback, as a QIF neuron. Its potential rises by itself."""
-    n = _positions(seen.network.places)[issue.index]
-    return linear_response(seen.network.cells[n]) is None and not seen.layers[n].feedback
+def _slow(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
+    """Return an issue for the first unusual parameter without which the network learns much more."""
+    fixes = [*suspects(*seen)][:TRAINED]
+    trained = look.trained(network) if fixes else None
+    if trained is None or not trained.left > FAILS:
+        return ()
+    for fix in fixes:
+        try:
+            after = look.trained(fix.apply(network))
+        except (TypeError, ValueError):  # two parameters may have to fit each other
+            continue
+        if after is not None and BETTER_LEARNED * after.left < trained.left:
+            case = Case(_positions(seen.network.places)[fix.index], *seen)
+            return (slow(case, trained.left, after.left, fix),)
+    return ()
 
 
-def _without_waking(found: Sequence[Issue], network: Network, look: Look, seen: Seen) -> Sequence[Issue]:
-    """Leave out silent layers that fire after some updates, if the loss has fallen by then.
+def _amplifies(seen: Seen, n: int) -> bool:
+    """Return True for a cell that is not linear and has no feedback, as a QIF neuron. Its potential rises by itself.
 
-    A wide slope passes gradients to neurons that never fire. So a silent layer may begin to fire if its inputs matter.
+    Batch normalization divides by deviations that may be small.
     """
+    layer, linear = seen.layers[n], linear_response(seen.network.cells[n]) is not None
+    return not layer.feedback and (not linear or (layer.fires and layer.scale is None))
+
+
+def _without_trained(found: Sequence[Issue], look: Look, seen: Seen, trained: Trained) -> Sequence[Issue]:
+    """Leave out issues of a network that learns, and silent layers that fire after some updates.
+
+    The loss must have fallen by then. A wide slope passes gradients to neurons that never fire. So a silent layer may
+    begin to fire if its inputs matter.
+    """
+    if trained.left < LEARNED:
+        found = [issue for issue in found if issue.kind not in OF_LEARNING]
     silent = [issue.index for issue in found if issue.kind == "silent"]
-    if not silent or look.optimizer is None or seen.network.loss is None:
-        return found
     at = _positions(seen.network.places)
     varied = [n for n in silent if seen.layers[at[n]].std >= VARIED * (seen.layers[at[n]].scale or math.inf)]
     if not varied:
         return found
-    after = look(look.trained(network))
+    after = look(trained.network)
     loss = after.network.loss
-    if loss is None or not loss < FALLEN * seen.network.loss:
+    if loss is None or not loss < FALLEN * (seen.network.loss or 0.0):
         return found
     woken = {index for index in varied if not is_silent(after.layers[at[index]])}
     return [issue for issue in found if issue.index not in woken]
 
 
 def _ordered(
-    network: Network, look: Look, seen: Seen, places: Sequence[Place], found: Sequence[Issue], issue: Issue
+    network: Network,
+    look: Look,
+    seen: Seen,
+    places: Sequence[Place],
+    found: Sequence[Issue],
+    issue: Issue,
+    trained: Trained | None,
 ) -> list[Fix]:
     """Return the fixes that help, best first. If some fixes end the fault, return only these."""
     before = _outcome(seen, places, found, issue)
     proposed = _proposed(issue, places, found)
     tried = [(fix, _outcome_with(fix, network, look, seen, places, found, issue)) for fix in proposed]
+    tried = [
+        _upwards(fix, after, network, look, places, issue)
+        if after and not after.faulty and after.faults and _kind(fix) in SCALES
+        else (fix, after)
+        for fix, after in tried
+    ]
     helpful = [(fix, after) for fix, after in tried if after is not None and _helps(before, after)]
     ending = [(fix, after) for fix, after in helpful if not after.faulty] or helpful
     best = max((after.health for _, after in ending), default=0.0)
     ending.sort(key=lambda pair: (pair[1].health < NEARLY * best, pair[1].faults))
-    return [fix for fix, _ in ending]
+    fixes = [fix for fix, _ in ending]
+    return fixes if trained is None else _by_training(network, look, fixes, trained)
+
+
+def _by_training(network: Network, look: Look, fixes: list[Fix], trained: Trained) -> list[Fix]:
+    """Move the first fixes to the end if others, in training, reduce the loss much more."""
+    first, others = fixes[:TRAINED], fixes[TRAINED:]
+    if len(first) < 2 or any(fix.change in OF_TRAINING for fix in first):
+        return fixes
+    runs = [look.trained(fix.apply(network)) for fix in first]
+    gains = [-math.inf if run is None or math.isnan(run.loss) else trained.loss - run.loss for run in runs]
+    best = max(gains)
+    worse = [not gain >= AS_GOOD * best for gain in gains] if best > 0 else [False] * len(gains)
+    return [fix for _, fix in sorted(zip(worse, first, strict=True), key=lambda pair: pair[0])] + others
 
 
 def _proposed(issue: Issue, places: Sequence[Place], found: Sequence[Issue]) -> Iterator[Fix]:
@@ -109,6 +171,26 @@ def _proposed(issue: Issue, places: Sequence[Place], found: Sequence[Issue]) -> 
             yield fix
         if several and shared[0] is fix:
             yield together(shared, places)
+
+
+def _upwards(
+    fix: Fix, after: Outcome, network: Network, look: Look, places: Sequence[Place], issue: Issue
+) -> tuple[Fix, Outcome]:
+    """Add fixes of the same kind for layers above that still have a fault, if all layers are healthy then."""
+    parts, last = [fix], after
+    while last.faults:
+        network = parts[-1].apply(network)
+        seen = look(network)
+        found = issues(*seen)
+        next_issue = found[0]
+        new = next((other for other in next_issue.fixes if _kind(other) == _kind(fix)), None)
+        if new is None or new.index in {part.index for part in parts}:
+            return fix, after
+        outcome = _outcome_with(new, network, look, seen, places, found, next_issue)
+        if outcome is None or outcome.faulty:
+            return fix, after
+        parts, last = [*parts, new], outcome
+    return together(parts, places), after._replace(faults=0)
 
 
 def _kind(fix: Fix) -> tuple[str, ...]:
@@ -131,7 +213,12 @@ def _outcome_with(
     except (TypeError, ValueError):  # a custom cell may have a constant of this name, or a narrower domain
         return None
     after = look(changed)
-    found_after = issues(*after)
+    # Neurons that begin to fire may begin to amplify gradients.
+    exploded = {other.index for other in found if other.kind == "explodes"}
+    at = _positions(places)
+    found_after = [
+        v for v in issues(*after) if v.kind != "explodes" or v.index in exploded or not _amplifies(after, at[v.index])
+    ]
     if _worsens(places, seen, found, after, found_after):
         return None
     return _outcome(after, places, found_after, issue)
@@ -146,8 +233,9 @@ def _worsens(
     places: Sequence[Place], seen: Seen, found: Sequence[Issue], after: Seen, found_after: Sequence[Issue]
 ) -> bool:
     """Return True if a healthy layer gets a fault, or if numbers or gradients of any layer are out of bounds."""
-    for old, new in zip(seen.layers, after.layers, strict=True):
-        if (old.finite and not new.finite) or _grows(new) > max(GROWTH, MUCH * _grows(old)):
+    for n, (old, new) in enumerate(zip(seen.layers, after.layers, strict=True)):
+        grows = _grows(new) > max(GROWTH, MUCH * _grows(old)) and not _amplifies(after, n)
+        if (old.finite and not new.finite) or grows:
             return True
     silent = {n for n, layer in enumerate(seen.layers) if is_silent(layer)}
     new = {v.index for v in found_after if v.kind in OF_LAYERS} - {v.index for v in found}
@@ -170,7 +258,8 @@ def _outcome(seen: Seen, places: Sequence[Place], found: Sequence[Issue], issue:
     below.
     """
     at = _positions(places)
-    mine, others = at[issue.index], [at[other.index] for other in found]
+    mine = at[issue.index]
+    others = [at[other.index] for other in found if other.kind not in OF_UPDATES or other.kind == issue.kind]
     if issue.kind == "explodes":
         faulty = any(mine in places[n].below for n in others)
     else:
