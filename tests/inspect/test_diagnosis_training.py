@@ -24,6 +24,7 @@ from spikegrad import (
 from spikegrad.inspect.diagnosis import Fix, Issue, LayerReport, _trials
 from spikegrad.inspect.diagnosis._look import Look, NetworkReport, Seen, Trained
 from spikegrad.inspect.diagnosis._potential import find
+from spikegrad.inspect.diagnosis._recorder import _along
 from spikegrad.inspect.diagnosis._trials import checked
 from spikegrad.neurons import EIF, MPBN
 
@@ -239,6 +240,13 @@ def test_weight_decay_of_the_wrong_sign_is_named():
         assert layer.decays["weight"] == pytest.approx(0.1 * layer.weights["weight"], rel=1e-5)
     [issue] = found.issues
     assert (issue.kind, issue.fix.change, issue.fix.value) == ("shrinks", "weight decay", 0.001)
+
+
+def test_noise_of_an_optimizer_is_no_weight_decay():
+    rng = np.random.default_rng(0)
+    w, noise = (jnp.asarray(rng.normal(size=(100, 100)), jnp.float32) for _ in range(2))
+    np.testing.assert_allclose(_along(w, noise - 0.1 * w), -0.1 * w, atol=0.05 * float(abs(w).max()))
+    assert not _along(jnp.zeros(3), jnp.ones(3)).any()
 
 
 def test_small_outputs_of_a_join_are_scaled():

@@ -112,6 +112,7 @@ class Look:
     ) -> None:
         self.inputs, self.mask, self.key, self.loss = inputs, mask, key, loss
         self.optimizer, self.mode, self._programs = optimizer, mode, {}
+        self._trainings: dict[Any, Callable] = {}
         self._numbers_are_traced = True
         self._first: _OfNetwork | None = None
         x = next(iter(inputs.values()))
@@ -167,19 +168,33 @@ class Look:
 
         Also if the optimizer has masks or labels for another structure, because a fix may add an array.
         """
-        loss = self.loss
-        if loss is None or self.optimizer is None or not self.batched:
+        if self.loss is None or self.optimizer is None or not self.batched:
             return None
         trainable, others = split(network, lambda _, leaf: is_array(leaf) and is_inexact(leaf))
-        inputs = self.inputs[network.inputs] if isinstance(network.inputs, str) else self.inputs
+        leaves, structure = jax.tree.flatten(others)
+        made_for = structure, tuple(map(id, leaves))
+        if made_for not in self._trainings:  # other weights run in the same program
+            self._trainings[made_for] = self._training(others)
+        try:
+            state = self.optimizer.init(trainable)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+        after_some, _ = self._trainings[made_for]((trainable, state), SOME)
+        _, losses = self._trainings[made_for](after_some, ALL - SOME)
+        return Trained(merge(after_some[0], others), *map(float, losses))
+
+    def _training(self, others: Any) -> Callable:
+        """Return a function that makes updates and returns arrays and state, and the losses of :class:`Trained`."""
+        loss = self.loss
+        assert loss is not None
+        inputs = self.inputs[others.inputs] if isinstance(others.inputs, str) else self.inputs
+        order = np.random.default_rng(0).permutation(self.active.shape[1])
 
         def outputs_of(trainable):
             return merge(trainable, others)(inputs, mask=self.mask, key=self.key, mode=self.mode)[1]
 
         def loss_of(trainable):
             return loss(outputs_of(trainable))
-
-        order = np.random.default_rng(0).permutation(self.active.shape[1])
 
         def update(_, carry):
             trainable, state = carry
@@ -193,13 +208,7 @@ class Look:
             outs = outputs_of(end[0])
             return end, (loss(outs), loss(jax.tree.map(lambda out: out[:, order], outs)))
 
-        try:
-            state = self.optimizer.init(trainable)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None
-        after_some, _ = run((trainable, state), SOME)
-        _, losses = run(after_some, ALL - SOME)
-        return Trained(merge(after_some[0], others), *map(float, losses))
+        return run
 
     def _of_inputs(
         self, graph: Graph, places: Sequence[Place], joins: Mapping[Name, np.ndarray]
