@@ -19,14 +19,17 @@ from spikegrad import (
     PiecewiseQuadratic,
     Sigmoid,
     diagnose,
+    measure,
     rescaled,
 )
 from spikegrad.inspect.diagnosis import Fix, Issue, LayerReport, _trials
+from spikegrad.inspect.diagnosis._issues import _weak
 from spikegrad.inspect.diagnosis._look import Look, NetworkReport, Seen, Trained
 from spikegrad.inspect.diagnosis._potential import find
+from spikegrad.inspect.diagnosis._proposals import Case
 from spikegrad.inspect.diagnosis._recorder import _along
 from spikegrad.inspect.diagnosis._trials import checked
-from spikegrad.neurons import EIF, MPBN
+from spikegrad.neurons import EIF, MPBN, MultiSynapticLIF
 
 optax = pytest.importorskip("optax")
 
@@ -133,6 +136,12 @@ REPORT = LayerReport(
     slope=0.2,
     scale=1.0,
 )
+
+
+FLAT = {"surrogate": Sigmoid(0.02), "half_width": 88.1, "peak": 0.005, "at": 0.0, "area": 1.0} | {
+    "weights": {"weight": 1.0},
+    "updates": {"weight": 1e-6},
+}
 
 
 class Shown:
@@ -345,6 +354,51 @@ def test_slope_of_coupled_neurons_is_that_of_each_neuron():
     expected = np.asarray(jax.lax.map(own, before))
     assert slope.mean() == pytest.approx(expected.mean(), rel=0.1)
     assert np.corrcoef(slope.ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_outliers_of_inputs_are_limited():
+    """Missing values are coded as -999."""
+    rng = np.random.default_rng(3)
+    x = np.where(rng.random((STEPS, EXAMPLES, INPUTS)) < 0.06, -999.0, rng.normal(size=(STEPS, EXAMPLES, INPUTS)))
+    net = stack(LIF(0.9, surrogate=SLOPE), gains=(1.0,))
+    [issue] = diagnose(net, x.astype(np.float32), cross_entropy).issues
+    assert (issue.kind, issue.fix.change) == ("saturated", "input limit")
+    usual = np.quantile(abs(x[x != 0]), 0.9)
+    assert issue.fix.value == pytest.approx(2 * usual, rel=0.01)
+    weight = issue.fix.apply(net).layers[0].weight
+    np.testing.assert_allclose(
+        weight(jnp.asarray(x[0], jnp.float32)),
+        np.clip(x[0], -issue.fix.value, issue.fix.value) @ np.asarray(net.layers[0].weight, np.float64),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_slope_that_is_far_too_wide_becomes_narrower():
+    """The width of a sigmoid was passed as its steepness."""
+    [issue] = _weak([Case(0, [dataclasses.replace(REPORT, **FLAT)], NetworkReport([LIF()]))]).fixes
+    assert issue.value.surrogate_grad(jnp.zeros(())) == pytest.approx(1.0)
+    assert measure(issue.value).half_width == pytest.approx(1.0, rel=1e-3)
+
+
+def test_thresholds_of_both_signs_get_the_default():
+    rng = np.random.default_rng(4)
+    signs = np.where(np.arange(NEURONS) % 3, -1, 1)  # two of three neurons fire at rest
+    threshold = jnp.asarray(signs * rng.uniform(0.5, 1.5, NEURONS), jnp.float32)
+    net = stack(LIF(0.9, threshold, surrogate=SLOPE), gains=(2.0,))
+    issue = diagnose(net, spikes(), cross_entropy).issues[0]
+    assert (issue.kind, issue.fix.change) == ("saturated", "threshold")
+    np.testing.assert_allclose(issue.fix.apply(net).layers[0].cell.threshold, 1.0, rtol=1e-6)
+
+
+def test_receptors_have_no_mean_current_of_a_neuron():
+    """Inhibition is 60 times too strong. A bias would have one number for each neuron and receptor."""
+    weight = abs(np.random.default_rng(5).normal(size=(INPUTS, NEURONS, 2))) * [0.3, -18.0]
+    cell = MultiSynapticLIF(0.9, surrogate=SLOPE, synaptic_decay=np.asarray([0.4, 0.7], np.float32))
+    layers = [Layer(jnp.asarray(weight, jnp.float32), cell), Layer(matrix(1, NEURONS, CLASSES), LeakyReadout(0.9))]
+    found = diagnose(Network(layers), spikes(), cross_entropy)
+    assert found.layers[0].currents == ()
+    assert found.issues[0].kind == "silent"
 
 
 def test_histogram_of_equal_potentials():

@@ -126,8 +126,8 @@ BOUNDS = {
         ({"mean": 30.0}, {"mean": 30.0, "free": np.inf}),
         ({"always": 0.5}, {"always": 0.499}),
         ({"firing": 0.8}, {"firing": 0.799}),
-        ({"at_rest": 0.51}, {"at_rest": 0.5}),
-        ({"at_rest": 0.51}, {"at_rest": 0.51, "scale": 0.0}),
+        ({"at_rest": 0.21}, {"at_rest": 0.2}),
+        ({"at_rest": 0.21}, {"at_rest": 0.21, "scale": 0.0}),
         ({"always": 0.5}, {"always": 0.5, "fires": False}),
     ],
     "out of reach": [
@@ -575,7 +575,7 @@ def test_remedies_of_inputs_are_for_the_first_layer():
 
 @pytest.mark.parametrize(("largest", "factor"), [(0.049, 100.0), (0.05, None), (50.0, None), (51.0, 0.02)])
 def test_inputs_of_an_unusual_size_are_scaled(largest, factor):
-    of_inputs = InputReport(largest, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3)
+    of_inputs = InputReport(largest, largest, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3)
     [found] = issues([dataclasses.replace(REPORT, silent=1.0, free=0.01)], WHOLE._replace(inputs={0: of_inputs}))
     assert {fix.change: fix.value for fix in found.fixes}.get("input scale") == factor
 
@@ -583,7 +583,7 @@ def test_inputs_of_an_unusual_size_are_scaled(largest, factor):
 def test_inputs_of_one_source_are_scaled():
     w = jnp.asarray([[1.0], [2.0]])
     network = Network({"a": Layer({"x": w, "far": w}, LIF())}, inputs=("x", "far"))
-    of_inputs = InputReport(100.0, (0.0,) * 2, (1.0,) * 2, (1.0,) * 2, "far")
+    of_inputs = InputReport(100.0, 100.0, (0.0,) * 2, (1.0,) * 2, (1.0,) * 2, "far")
     layer = dataclasses.replace(REPORT, always=0.9, free=5.0)
     [place] = places_of(network.graph, ("a",))
     [found] = issues([layer], WHOLE._replace(inputs={0: of_inputs}, known_places=[place]))
@@ -596,7 +596,7 @@ def test_inputs_of_one_source_are_scaled():
 @pytest.mark.parametrize(("deviation", "factor"), [(10.1, 0.099), (9.9, None), (0.101, None), (0.099, 10.0)])
 def test_inputs_without_their_means_are_scaled(deviation, factor):
     """The fix scales what is left, so its parts apply in the reverse order."""
-    of_inputs = InputReport(99.0, (99.0,) * 2, (deviation,) * 2, (99.0,) * 2)
+    of_inputs = InputReport(99.0, 99.0, (99.0,) * 2, (deviation,) * 2, (99.0,) * 2)
     [found] = issues([dataclasses.replace(REPORT, always=0.9, free=5.0)], WHOLE._replace(inputs={0: of_inputs}))
     first = found.fix
     assert (first.change, first.value) == (("input scale", factor) if factor else ("input offset", (99.0,) * 2))

@@ -33,9 +33,9 @@ class Fix:
     feedback from other layers. ``value`` is added to ``"bias"``, and to each weight for ``"weight offset"`` and
     ``"recurrent offset"``. A tuple has a number for each neuron. ``"input channels"`` multiplies the weights of some
     channels, and ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel and its factor. ``"input
-    scale"`` multiplies all inputs. ``"input offset"`` has a number for each channel, which is subtracted. ``"mean
-    current"`` becomes 0 in each step. ``"dtype"`` is the new dtype of weights and bias. ``"mode"`` and other parameters
-    of the cell, such as ``"surrogate"`` and ``"decay"``, become ``value``."""
+    scale"`` multiplies all inputs, and ``"input limit"`` limits their size. ``"input offset"`` has a number for each
+    channel, which is subtracted. ``"mean current"`` becomes 0 in each step. ``"dtype"`` is the new dtype of weights and
+    bias. ``"mode"`` and other parameters of the cell, such as ``"surrogate"`` and ``"decay"``, become ``value``."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -137,8 +137,12 @@ def _set(name: str, layer: Layer, value: Any) -> Layer:
     return dataclasses.replace(layer, cell=with_parameters(layer.cell, **{name: value}))
 
 
-def _multiply_threshold(layer: Layer, factor: float) -> Layer:
-    return _set("threshold", layer, factor * parameters_of(layer.cell).threshold)
+def _multiply_threshold(layer: Layer, factor: float | tuple[float, ...]) -> Layer:
+    threshold = parameters_of(layer.cell).threshold
+    if isinstance(factor, tuple):
+        threshold = jnp.asarray(threshold)
+        return _set("threshold", layer, jnp.asarray(factor, threshold.dtype).reshape(threshold.shape) * threshold)
+    return _set("threshold", layer, factor * threshold)
 
 
 def _add_to_bias(layer: Layer, value: float | tuple[float, ...]) -> Layer:
@@ -164,14 +168,17 @@ def _change_inputs(layer: Layer, **changed: Any) -> Layer:
 
 @dataclasses.dataclass(frozen=True)
 class _OfInputs:
-    """A weight of inputs that are shifted and scaled first, by constants."""
+    """A weight of inputs that are limited, shifted and scaled first, by constants."""
 
     offset: float | tuple[float, ...] = 0.0
     factors: tuple[tuple[int, float], ...] = ()
     scale: float = 1.0
+    limit: float = math.inf
 
     def __call__(self, weight: Any, x: jax.Array) -> jax.Array:
         x = x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
+        if self.limit < math.inf:
+            x = jnp.clip(x, -self.limit, self.limit)
         offset, axes = jnp.asarray(self.offset, x.dtype), 0
         while math.prod(x.shape[x.ndim - axes :]) < offset.size:  # the channels are the last axes, flattened
             axes += 1
@@ -211,6 +218,7 @@ CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "recurrent offset": functools.partial(_add_to_matrix, "recurrent"),
     "input channels": _multiply_rows,
     "inputs": lambda layer, pairs: _change_inputs(layer, factors=pairs),
+    "input limit": lambda layer, limit: _change_inputs(layer, limit=limit),
     "input scale": lambda layer, factor: _change_inputs(layer, scale=factor),
     "mean current": lambda layer, _: _each_weight(layer, _center),
     "input offset": lambda layer, offset: _change_inputs(layer, offset=offset),

@@ -20,6 +20,7 @@ from ._proposals import (
     Case,
     against_activity,
     against_growth,
+    against_inputs,
     against_recurrence,
     fit_slope,
     higher_slopes,
@@ -36,7 +37,7 @@ SILENT, QUIET, FAINT = 0.95, 0.9, 0.02
 """A layer is silent if no neuron fires, or if two fractions are reached: of neurons that never fire, and of examples
 without any spike. It is also silent if one of them is reached and the mean slope, over its peak, is below the last
 bound. Sparse networks learn while a few neurons fire."""
-FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.5
+FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.2
 """Bounds of a saturated layer: distance of the potentials in thresholds, fraction of neurons that always fire, fraction
 of steps with a spike, and fraction of neurons that fire at rest."""
 HELD, CONSTANT = 10.0, 0.8
@@ -140,7 +141,7 @@ def suspects(layers: Sequence[LayerReport], network: NetworkReport) -> Iterator[
     """Yield fixes of layers without a fault. Only training shows if they matter."""
     seen = set()
     for case in (Case(n, layers, network) for n in range(len(layers))):
-        for fix in (*to_defaults(case), *against_recurrence(case)):
+        for fix in (*to_defaults(case), *against_inputs(case), *against_recurrence(case)):
             if (fix.change, case.place.name) not in seen:
                 seen |= {(one.change, one.index) for one in (fix, *fix.others)}
                 yield fix
@@ -421,7 +422,7 @@ def _not_finite(cases: Sequence[Case]) -> Issue | None:
     """
     for case in reversed(cases):
         if not math.isfinite(case.layer.current_gradient or 0.0):
-            return _issue(case, "not finite", "gets a gradient of the loss that is NaN or infinite")
+            return _issue(case, "not finite", "gets a gradient of the loss that is NaN or infinite", wider_dtype(cases))
     for case in cases:
         if not all(map(math.isfinite, case.layer.updates.values())):
             return _issue(case, "not finite", "gets a first update that is NaN or infinite", wider_dtype(cases))

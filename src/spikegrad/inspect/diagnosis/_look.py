@@ -42,6 +42,8 @@ class InputReport(NamedTuple):
 
     largest: float = 1.0
     """The largest size of an input."""
+    usual: float = 0.0
+    """The size that nine of ten inputs do not exceed, without zeros."""
     means: Sequence[float] = ()
     """Mean of each channel."""
     stds: Sequence[float] = ()
@@ -228,7 +230,9 @@ class Look:
     def _of_input(self, x: np.ndarray) -> InputReport:
         x = np.asarray(x[self.active], np.float64)
         channels = tuple(np.sqrt((x**2).mean(0)).tolist())
-        return InputReport(float(abs(x).max(initial=0)), x.mean(0).tolist(), x.std(0).tolist(), channels)
+        sizes = abs(x[x != 0])
+        usual = float(np.quantile(sizes, 0.9)) if len(sizes) else 0.0
+        return InputReport(float(abs(x).max(initial=0)), usual, x.mean(0).tolist(), x.std(0).tolist(), channels)
 
     def _report(self, graph: Graph, place: Place, found: dict) -> LayerReport:
         name = place.name

@@ -246,7 +246,9 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
         found["slope"] = mean(slope) / peak if peak else 0.0
     if seen.current is not None:
         found["current"] = mean(seen.current)
-        found["currents"] = tuple(of_neurons(seen.current).tolist()) if one_axis else ()
+        # With receptors, a neuron has several currents.
+        alone = one_axis and seen.current.shape == seen.potential.shape
+        found["currents"] = tuple(of_neurons(seen.current).tolist()) if alone else ()
         found["drive"] = math.sqrt(mean(seen.current.astype(np.float64) ** 2))
     if seen.feedback is not None:
         found["feedback"] = math.sqrt(mean(seen.feedback.astype(np.float64) ** 2))

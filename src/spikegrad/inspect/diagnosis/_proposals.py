@@ -30,6 +30,8 @@ _ONE_SIGN = 0.8
 """Currents have one sign if the mean of the potential is this part of its root mean square."""
 _OUTLIER = 30.0
 """An input channel is an outlier if its currents are this many times as large as the median."""
+_LIMIT = 2.0
+"""Inputs are limited to this multiple of their usual size if the largest is an outlier."""
 _SHIFTED = 1.0
 """An input channel is far from 0 if its mean is larger than its standard deviation by this factor."""
 _USUAL_INPUTS = 0.05, 50.0
@@ -104,7 +106,7 @@ def against_activity(case: Case, *, driven: bool = False) -> Iterator[Fix]:
     yield from against_recurrence(case)
     yield from _adaptation(case)
     yield from _reset(case)
-    yield from _inputs(case)
+    yield from against_inputs(case)
     yield from _channels(case)
     yield from _offset(case)
     yield from _bias(case)
@@ -146,12 +148,20 @@ def to_defaults(case: Case) -> Iterator[Fix]:
             own = case.values(name)
             larger = np.abs(own).max() / (abs(default) or 1.0)
             smaller = abs(default) / (np.abs(own).min() or math.inf)
+            if name.endswith("decay"):  # a time constant that is too long
+                smaller = max(smaller, (1 - default) / max(1 - own.max(), 1e-9))
             if larger > _UNUSUAL or smaller > _TINY or (own * default).min() < 0:
                 text = f"set its {name} to its default, {default:g} (`{name}={default:g}`)"
                 fixes = [other.fix(name, default, text) for other in case.all_of_its_cell(name)]
                 fix = together(fixes, case.network.places) if len(fixes) > 1 else fixes[0]
                 found.append((max(larger, smaller), fix))
     yield from (fix for _, fix in sorted(found, key=lambda pair: -pair[0]))
+
+
+def _default(case: Case, name: str) -> float:
+    """Return the default of a parameter of the cell, or 1 if it has none."""
+    default = inspect.signature(type(case.cell)).parameters[name].default
+    return float(default) if isinstance(default, (int, float)) and default else 1.0
 
 
 def smaller_weights(case: Case) -> Iterator[Fix]:
@@ -173,8 +183,17 @@ def _lower_slopes(case: Case) -> Iterator[Fix]:
 
 
 def _sign(case: Case) -> Iterator[Fix]:
-    """Set a threshold above rest. In absolute units, as -50 mV with a reset to -65 mV, threshold and reset change."""
+    """Set a threshold above rest. In absolute units, as -50 mV with a reset to -65 mV, threshold and reset change.
+
+    If the thresholds of the neurons have both signs, all get the default.
+    """
     layer = case.layer
+    if layer.at_rest and hasattr(case.cell, "threshold"):
+        own = case.values("threshold")
+        if own.size > 1 and own.min() < 0 < own.max() and own.all():
+            default = _default(case, "threshold")
+            text = f"set its threshold to {default:g} for all neurons, because {len(own[own < 0])} fire at rest"
+            yield case.fix("threshold", tuple((default / own).ravel().tolist()), text)
     if (layer.at_rest or 0) > 0.5 and layer.scale and hasattr(case.cell, "threshold"):
         text = "change the sign of its threshold, because neurons fire at rest"
         yield case.fix("threshold", -1.0, text)
@@ -233,7 +252,7 @@ def _reset(case: Case) -> Iterator[Fix]:
         yield case.fix("reset_value", 0.0, "reset its potential to 0, the potential at rest (`reset_value=0`)")
 
 
-def _inputs(case: Case) -> Iterator[Fix]:
+def against_inputs(case: Case) -> Iterator[Fix]:
     """Subtract means far from 0, and scale channels of very different sizes, or all channels.
 
     Scaled weights would not help, because each update still acts through the unchanged inputs.
@@ -246,6 +265,10 @@ def _inputs(case: Case) -> Iterator[Fix]:
     def fix(change: str, value: Any, text: str) -> Fix:
         return dataclasses.replace(case.fix(change, value, text), source=inputs.source)
 
+    if inputs.usual and inputs.largest > _OUTLIER * inputs.usual:
+        limit = rounded(_LIMIT * inputs.usual)
+        text = f"limit {its_inputs} to {limit:g}, because the largest is {inputs.largest:.2g}, and most are smaller"
+        yield fix("input limit", limit, text)
     means, deviations = np.array(inputs.means), np.array(inputs.stds)
     if (far := abs(means) > _SHIFTED * deviations).any():
         offsets = tuple(np.where(far, means, 0.0).tolist())
@@ -375,13 +398,17 @@ def larger_units(cases: Sequence[Case], size: float) -> Iterator[Fix]:
 
 
 def higher_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
-    """Raise the slopes of several layers, with the same width."""
+    """Raise the slopes of several layers. A slope that is much wider than the potentials also becomes narrower."""
     found = []
     for case in cases:
-        if case.layer.surrogate is not None and case.layer.half_width:
-            peak = _highest(case.layer)
-            text = f"raise its slope (`rescaled({case.layer.surrogate!r}, peak={peak:g})`)"
-            found.append(case.fix("surrogate", rescaled(case.layer.surrogate, peak=peak), text))
+        layer = case.layer
+        if layer.surrogate is not None and layer.half_width:
+            sizes = {"peak": _highest(layer)}
+            if layer.half_width > _WIDENED * layer.std > 0:
+                sizes["half_width"] = rounded(layer.std)
+            arguments = "".join(f", {name}={value:g}" for name, value in sizes.items())
+            text = f"raise its slope (`rescaled({layer.surrogate!r}{arguments})`)"
+            found.append(case.fix("surrogate", rescaled(layer.surrogate, **sizes), text))
     yield from _of_all(found, cases)
 
 

@@ -156,8 +156,7 @@ def _by_training(network: Network, look: Look, fixes: list[Fix], trained: Traine
         return fixes
     runs = [look.trained(fix.apply(network)) for fix in first]
     gains = [-math.inf if run is None or math.isnan(run.loss) else trained.loss - run.loss for run in runs]
-    best = max(gains)
-    worse = [not gain >= AS_GOOD * best for gain in gains] if best > 0 else [False] * len(gains)
+    worse = [not gain >= AS_GOOD * max(gains) for gain in gains]
     return [fix for _, fix in sorted(zip(worse, first, strict=True), key=lambda pair: pair[0])] + others
 
 
@@ -187,7 +186,7 @@ def _upwards(
         if new is None or new.index in {part.index for part in parts}:
             return fix, after
         outcome = _outcome_with(new, network, look, seen, places, found, next_issue)
-        if outcome is None or outcome.faulty:
+        if outcome is None:
             return fix, after
         parts, last = [*parts, new], outcome
     return together(parts, places), after._replace(faults=0)
@@ -209,10 +208,9 @@ def _outcome_with(
     if fix.change in OF_TRAINING:
         return Outcome(faulty=False, faults=0, health=health(seen.layers[_positions(places)[issue.index]]))
     try:
-        changed = fix.apply(network)
+        after = look(fix.apply(network))
     except (TypeError, ValueError):  # a custom cell may have a constant of this name, or a narrower domain
         return None
-    after = look(changed)
     # Neurons that begin to fire may begin to amplify gradients.
     exploded = {other.index for other in found if other.kind == "explodes"}
     at = _positions(places)
