@@ -292,6 +292,16 @@ def test_inhibition_that_holds_a_layer_down_is_lowered():
     assert diagnose(found.fix.apply(held), spikes(), cross_entropy).issues == ()
 
 
+@pytest.mark.parametrize(("firing", "mean", "left"), [(0.09, -7.9, []), (0.11, -7.9, [0]), (0.09, -8.1, [0])])
+def test_strong_adaptation_of_a_network_that_learns_is_no_issue(firing, mean, left):
+    layer = dataclasses.replace(REPORT, firing=firing, mean=mean, std=6.0)
+    seen, saturated = Seen([layer], NetworkReport([LIF()], loss=1.0)), Issue("saturated", 0, "")
+    for loss, expected in ((0.049, left), (0.051, [0])):
+        trained = Trained(stack(LIF()), loss, 1.0)
+        found = _trials._without_trained((saturated,), look(None), seen, trained)
+        assert [issue.index for issue in found] == expected
+
+
 class Steps(Look):
     """A look whose training leaves a given part of the loss, by the decay of the adaptation."""
 

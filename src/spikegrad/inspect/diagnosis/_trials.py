@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ...network import Network
 from ...neurons import linear_response
 from ._fixes import OF_TRAINING, Fix
-from ._issues import GROWTH, Issue, growth, growth_through, is_silent, issues, slow, suspects
+from ._issues import GROWTH, HELD, Issue, growth, growth_through, is_silent, issues, slow, suspects
 from ._look import Look, Seen, Trained
 from ._numbers import LayerReport
 from ._places import Place, places_of
@@ -34,6 +34,9 @@ BACKWARD = "surrogate", "detach_reset"
 """Changes that do not affect the spikes, so other layers keep this fault. Only all layers together end it."""
 SCALES = ("feedforward weights",), ("weights",), ("threshold",), ("threshold", "surrogate")
 """Changes of a scale. It depends on the layer below, so these changes are found for one layer after the other."""
+RARE = 0.1
+"""A saturated layer of a network that learns is no issue below this fraction of steps with a spike, if its potentials
+are nearer than ``HELD``."""
 VARIED, FALLEN = 0.05, 0.8
 """A silent layer is not an issue if its potentials vary by the first part of the threshold, and if some updates make it
 fire and reduce the loss to the second part."""
@@ -108,7 +111,7 @@ def _without_trained(found: Sequence[Issue], look: Look, seen: Seen, trained: Tr
     begin to fire if its inputs matter.
     """
     if trained.left < LEARNED:
-        found = [issue for issue in found if issue.kind not in OF_LEARNING]
+        found = [issue for issue in found if issue.kind not in OF_LEARNING and not _is_moderate(issue, seen)]
     silent = [issue.index for issue in found if issue.kind == "silent"]
     at = _positions(seen.network.places)
     varied = [n for n in silent if seen.layers[at[n]].std >= VARIED * (seen.layers[at[n]].scale or math.inf)]
@@ -120,6 +123,12 @@ def _without_trained(found: Sequence[Issue], look: Look, seen: Seen, trained: Tr
         return found
     woken = {index for index in varied if not is_silent(after.layers[at[index]])}
     return [issue for issue in found if issue.index not in woken]
+
+
+def _is_moderate(issue: Issue, seen: Seen) -> bool:
+    """Return True for a saturated layer that fires rarely and near its threshold, by a strong adaptation."""
+    layer = seen.layers[_positions(seen.network.places)[issue.index]]
+    return issue.kind == "saturated" and layer.firing < RARE and layer.off < HELD * (layer.scale or 0.0)
 
 
 def _ordered(
