@@ -12,7 +12,7 @@ OPTIMISED = True  # here the most is to run and not to compile
 RESULTS = json.loads((ROOT / "benchmarks" / "results" / "diagnose.json").read_text())["rows"]
 FAULTS = [(row["network"], row["fault"]) for row in RESULTS if row["fault"]]
 HEALTHY = [row["network"] for row in RESULTS if not row["fault"]]
-PLAIN = ("feedforward", "weights x 1e-4"), "zero readout"
+PLAIN = ("zero readout",)
 LONG = (("feedforward", "channel x 3000"),)  # test_one_large_channel_is_scaled_alone stands for it
 INCURABLE = "inputs zero", "loss not a number"
 
