@@ -42,8 +42,8 @@ VARIED, FALLEN = 0.05, 0.8
 fire and reduce the loss to the second part."""
 LEARNED, FAILS, BETTER_LEARNED = 0.05, 0.12, 3.0
 """A network learns the given inputs if updates reduce the loss to the first part of the loss for outputs of other
-examples. An unusual parameter is an issue if this part exceeds the second value,
-and is smaller by the third factor with a usual one."""
+examples. An unusual parameter is an issue if this part exceeds the second value, and is smaller by the third factor
+with a usual one."""
 TRAINED, AS_GOOD = 3, 0.8
 """The first fixes of an issue are compared by training, up to this number. A fix that reduces the loss by this part of
 the largest reduction is as good as the best."""
@@ -145,7 +145,7 @@ def _ordered(
     proposed = _proposed(issue, places, found)
     tried = [(fix, _outcome_with(fix, network, look, seen, places, found, issue)) for fix in proposed]
     tried = [
-        _upwards(fix, after, network, look, places, issue)
+        _upwards(fix, after, network, look, places)
         if after and not after.faulty and after.faults and _kind(fix) in SCALES
         else (fix, after)
         for fix, after in tried
@@ -181,9 +181,7 @@ def _proposed(issue: Issue, places: Sequence[Place], found: Sequence[Issue]) -> 
             yield together(shared, places)
 
 
-def _upwards(
-    fix: Fix, after: Outcome, network: Network, look: Look, places: Sequence[Place], issue: Issue
-) -> tuple[Fix, Outcome]:
+def _upwards(fix: Fix, after: Outcome, network: Network, look: Look, places: Sequence[Place]) -> tuple[Fix, Outcome]:
     """Add fixes of the same kind for layers above that still have a fault, if all layers are healthy then."""
     parts, last = [fix], after
     while last.faults:
