@@ -313,10 +313,14 @@ def test_readout_that_forgets_gets_a_longer_time_constant():
         ((0.9, 0.606), (1e-9, 1.0, 1.0), {}, 1),
         ((0.5, 0.607), (1e-9, 1.0, 1.0), {}, 0),
         ((0.9, 0.0), (1.0, 1.0, 1.0), {"weight_gradients": {"weight": 0.0}}, 1),  # no spike comes while the loss looks
+        ((0.9, 0.4), (1.0, 1.0, 1.0), {"weight_gradients": {"weight": 0.9e-6}, "current_gradient": 1.0}, 1),
     ):
         layers = [dataclasses.replace(hidden, by_step=hidden_steps), dataclasses.replace(readout, **changed)]
         [found] = issues(layers, late._replace(cells=[LIF(decays[0]), LeakyReadout(decays[1])]))
         assert (found.kind, found.index, found.fix.value) == ("vanishes", index, pytest.approx(0.607, rel=1e-3))
+    fed = dataclasses.replace(readout, weight_gradients={"weight": 1.1e-6}, current_gradient=1.0)
+    layers = [dataclasses.replace(hidden, by_step=(1.0, 1.0, 1.0)), fed]
+    assert issues(layers, late._replace(cells=[LIF(0.9), LeakyReadout(0.4)])) == ()
 
 
 def test_epsilon_is_named_if_updates_would_be_large_without_it():

@@ -57,6 +57,8 @@ learn it hardly grows."""
 ARRIVES, UNSEEN = 1e-3, 0.9
 """The gradient vanishes if a smaller fraction than the first reaches the steps in which the examples differ. It also
 vanishes if it is smaller than this fraction of its largest in steps with the second part of the differences."""
+UNFED = 1e-6
+"""A last layer has no input while its gradient is large, if its weight gradient is below this fraction of it."""
 UPDATE, GOOD_UPDATE = 2.5, 0.1
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
@@ -383,8 +385,8 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
     if not all(of_steps.any() and np.isfinite(of_steps).all() for of_steps in (*gradients, differ, reads)):
         return None
     lasts = [case for case in cases if case.place.leaves]
-    # Without a weight gradient, these layers have no input in the steps that the loss reads.
-    idle = all(norm_of_sources(case.layer.weight_gradients) == 0 for case in lasts)
+    # With hardly any weight gradient, these layers have no input in the steps that the loss reads.
+    idle = all(_is_unfed(case.layer) for case in lasts)
     arrive = [float((gradient / gradient.max()) @ (differ / differ.sum())) for gradient in gradients]
     arrives = 0.0 if idle else max(arrive, default=0.0)
     unseen = [float(differ[of_steps < ARRIVES * of_steps.max()].sum() / differ.sum()) for of_steps in gradients]
@@ -413,6 +415,11 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
     )
     text = f"raise its decay to {better:g} (`decay={better:g}`, a time constant of {lag:.0f} steps)"
     return _issue(case, "vanishes", description, [case.fix("decay", better, text)])
+
+
+def _is_unfed(layer: LayerReport) -> bool:
+    size = norm_of_sources(layer.weight_gradients)
+    return size is not None and (size == 0 or size < UNFED * (layer.current_gradient or 0.0))
 
 
 def _not_finite(cases: Sequence[Case]) -> Issue | None:
