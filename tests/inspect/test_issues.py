@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from spikegrad.inspect.diagnosis._look import InputReport, Look, NetworkReport, 
 from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last_steps, numbers, offset_of_one_sign
 from spikegrad.inspect.diagnosis._places import chain, places_of
 from spikegrad.inspect.diagnosis._potential import find
-from spikegrad.inspect.diagnosis._trials import Outcome, _helps, _worsens, checked, health
+from spikegrad.inspect.diagnosis._trials import Judged, Outcome, _helps, _worsens, checked, health
 from spikegrad.neurons import QIF, AdLIF
 from spikegrad.surrogates._algebra import shifted
 
@@ -741,6 +742,13 @@ class Untrained:
         return None
 
 
+class Faulty(NamedTuple):
+    """A report of three layers, of which nothing but the issues counts."""
+
+    issues: tuple
+    places: tuple = tuple(chain(3))
+
+
 def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
     """Each value of a bias stands for what a trial shows: the health of the layer, and the layers with a fault."""
     shown = {
@@ -754,7 +762,7 @@ def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
 
     def seen(slope, faulty):
         report = dataclasses.replace(REPORT, slope=slope, silent=0.0)
-        return Seen([report] * 3, tuple(Issue("fault", n, "") for n in faulty))
+        return Seen([report] * 3, Faulty(tuple(Issue("fault", n, "") for n in faulty)))
 
     def seen_with(changed):
         [bias] = [float(layer.bias) for layer in changed.layers if layer.bias is not None]
@@ -762,10 +770,10 @@ def test_trials_keep_and_order_the_remedies_that_help(monkeypatch):
 
     def offered(*fixes):
         start = tuple(Issue("fault", n, "", own) for n, own in zip((1, 2), fixes, strict=False))
-        found = checked(network, Untrained(seen_with), Seen(seen(0.01, []).layers, start))
+        found = checked(network, Untrained(seen_with), Seen(seen(0.01, []).layers, Faulty(start)))
         return [[fix.value for fix in issue.fixes] for issue in found]
 
-    monkeypatch.setattr(_trials, "issues", lambda _, whole: whole)
+    monkeypatch.setattr(_trials, "issues", lambda _, whole: whole.issues)
     network = Network([Layer(np.ones((2, 2)), LIF()) for _ in range(3)])
     biases = {value: Fix(1, "bias", value, "") for value in shown}
     assert offered([biases[value] for value in (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)]) == [[1, 6, 2]]
@@ -883,12 +891,12 @@ def test_shared_fault_gets_one_fix_for_all_layers(monkeypatch):
 
     def seen_with(changed):
         cured = sum(layer.bias is not None for layer in changed.layers) == 2
-        return Seen([REPORT] * 3, () if cured else start)
+        return Seen([REPORT] * 3, Faulty(() if cured else start))
 
     first, second = (Issue("fault", n, "", (Fix(n, "bias", n + 0.5, f"{n} it"),)) for n in (0, 2))
     start = (first, second)
-    monkeypatch.setattr(_trials, "issues", lambda _, whole: whole)
-    found = checked(network, Untrained(seen_with), Seen([REPORT] * 3, start))
+    monkeypatch.setattr(_trials, "issues", lambda _, whole: whole.issues)
+    found = checked(network, Untrained(seen_with), Seen([REPORT] * 3, Faulty(start)))
     [fix] = found[0].fixes
     assert str(fix) == "in layer 1, 0 it; in layer 3, 2 it"
     assert found[1].fixes == ()
@@ -897,10 +905,14 @@ def test_shared_fault_gets_one_fix_for_all_layers(monkeypatch):
 
 def test_fix_that_harms_any_layer_is_rejected():
     def worsens(was, becomes, *faults, cell=None):
-        layers = [[REPORT, dataclasses.replace(REPORT, **numbers), REPORT] for numbers in (was, becomes)]
-        new = tuple(Issue(fault, 2, "") for fault in faults)
         whole = WHOLE._replace(cells=[cell or LIF(0.9)] * 3)
-        return _worsens(chain(3), Seen(layers[0], whole), (Issue("saturated", 0, ""),), Seen(layers[1], whole), new)
+
+        def judged(numbers, found):
+            layers = [REPORT, dataclasses.replace(REPORT, **numbers), REPORT]
+            return Judged(None, None, Seen(layers, whole), found)
+
+        new = tuple(Issue(fault, 2, "") for fault in faults)
+        return _worsens(judged(was, (Issue("saturated", 0, ""),)), judged(becomes, new))
 
     assert worsens({}, {"finite": False})
     assert not worsens({"finite": False}, {"finite": False})

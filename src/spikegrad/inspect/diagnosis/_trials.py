@@ -13,7 +13,7 @@ from ._fixes import OF_TRAINING, Fix
 from ._issues import GROWTH, HELD, Issue, growth, growth_through, is_silent, issues, slow, suspects
 from ._look import Look, Seen, Trained
 from ._numbers import LayerReport
-from ._places import Place, places_of
+from ._places import Place
 from ._proposals import Case, together
 
 BETTER, NEARLY = 1.5, 0.1
@@ -60,6 +60,36 @@ class Outcome(NamedTuple):
     health: float
 
 
+class Judged(NamedTuple):
+    """A network with its numbers and its issues."""
+
+    network: Network
+    look: Look
+    seen: Seen
+    found: Sequence[Issue]
+
+    @property
+    def places(self) -> Sequence[Place]:
+        return self.seen.network.places
+
+    @property
+    def at(self) -> dict[int | str, int]:
+        """The position of each layer in the report."""
+        return _positions(self.seen)
+
+    def with_fix(self, fix: Fix) -> Judged:
+        """Return the network after a fix.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a custom cell has a constant of this name, or a narrower domain.
+        """
+        network = fix.apply(self.network)
+        seen = self.look(network)
+        return Judged(network, self.look, seen, issues(*seen))
+
+
 def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
     """Return the issues of a network with the fixes that help, best first and each fix once."""
     found, result = issues(*seen), []
@@ -68,12 +98,12 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
     trained = look.trained(network)
     if trained is not None:
         found = _without_trained(found, look, seen, trained)
-    places = places_of(network.graph, network._output_names)
+    judged = Judged(network, look, seen, found)
     for issue in found:
         offered = [other for earlier in result for other in earlier.fixes]
-        fixes = _ordered(network, look, seen, places, found, issue, trained)
+        fixes = _ordered(judged, issue, trained)
         new = (r for r in fixes if all(dataclasses.replace(other, text=r.text) != r for other in offered))
-        if fixes or issue.kind != "explodes" or not _amplifies(seen, _positions(places)[issue.index]):
+        if fixes or issue.kind != "explodes" or not _amplifies(seen, judged.at[issue.index]):
             result.append(dataclasses.replace(issue, fixes=tuple(new)))
     return tuple(result)
 
@@ -90,9 +120,13 @@ def _slow(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
         except (TypeError, ValueError):  # two parameters may have to fit each other
             continue
         if after is not None and BETTER_LEARNED * after.left < trained.left:
-            case = Case(_positions(seen.network.places)[fix.index], *seen)
+            case = Case(_positions(seen)[fix.index], *seen)
             return (slow(case, trained.left, after.left, fix),)
     return ()
+
+
+def _positions(seen: Seen) -> dict[int | str, int]:
+    return {place.name: n for n, place in enumerate(seen.network.places)}
 
 
 def _amplifies(seen: Seen, n: int) -> bool:
@@ -110,10 +144,14 @@ def _without_trained(found: Sequence[Issue], look: Look, seen: Seen, trained: Tr
     The loss must have fallen by then. A wide slope passes gradients to neurons that never fire. So a silent layer may
     begin to fire if its inputs matter.
     """
+    at = _positions(seen)
     if trained.left < LEARNED:
-        found = [issue for issue in found if issue.kind not in OF_LEARNING and not _is_moderate(issue, seen)]
+        found = [
+            issue
+            for issue in found
+            if issue.kind not in OF_LEARNING and not _is_moderate(issue, seen.layers[at[issue.index]])
+        ]
     silent = [issue.index for issue in found if issue.kind == "silent"]
-    at = _positions(seen.network.places)
     varied = [n for n in silent if seen.layers[at[n]].std >= VARIED * (seen.layers[at[n]].scale or math.inf)]
     if not varied:
         return found
@@ -125,27 +163,17 @@ def _without_trained(found: Sequence[Issue], look: Look, seen: Seen, trained: Tr
     return [issue for issue in found if issue.index not in woken]
 
 
-def _is_moderate(issue: Issue, seen: Seen) -> bool:
+def _is_moderate(issue: Issue, layer: LayerReport) -> bool:
     """Return True for a saturated layer that fires rarely and near its threshold, by a strong adaptation."""
-    layer = seen.layers[_positions(seen.network.places)[issue.index]]
     return issue.kind == "saturated" and layer.firing < RARE and layer.off < HELD * (layer.scale or 0.0)
 
 
-def _ordered(
-    network: Network,
-    look: Look,
-    seen: Seen,
-    places: Sequence[Place],
-    found: Sequence[Issue],
-    issue: Issue,
-    trained: Trained | None,
-) -> list[Fix]:
+def _ordered(judged: Judged, issue: Issue, trained: Trained | None) -> list[Fix]:
     """Return the fixes that help, best first. If some fixes end the fault, return only these."""
-    before = _outcome(seen, places, found, issue)
-    proposed = _proposed(issue, places, found)
-    tried = [(fix, _outcome_with(fix, network, look, seen, places, found, issue)) for fix in proposed]
+    before = _outcome(judged, issue)
+    tried = [(fix, _outcome_with(fix, judged, issue)) for fix in _proposed(issue, judged)]
     tried = [
-        _upwards(fix, after, network, look, places)
+        _upwards(fix, after, judged)
         if after and not after.faulty and after.faults and _kind(fix) in SCALES
         else (fix, after)
         for fix, after in tried
@@ -155,97 +183,81 @@ def _ordered(
     best = max((after.health for _, after in ending), default=0.0)
     ending.sort(key=lambda pair: (pair[1].health < NEARLY * best, pair[1].faults))
     fixes = [fix for fix, _ in ending]
-    return fixes if trained is None else _by_training(network, look, fixes, trained)
+    return fixes if trained is None else _by_training(judged, fixes, trained)
 
 
-def _by_training(network: Network, look: Look, fixes: list[Fix], trained: Trained) -> list[Fix]:
+def _by_training(judged: Judged, fixes: list[Fix], trained: Trained) -> list[Fix]:
     """Move the first fixes to the end if others, in training, reduce the loss much more."""
     first, others = fixes[:TRAINED], fixes[TRAINED:]
     if len(first) < 2 or any(fix.change in OF_TRAINING for fix in first):
         return fixes
-    runs = [look.trained(fix.apply(network)) for fix in first]
+    runs = [judged.look.trained(fix.apply(judged.network)) for fix in first]
     gains = [-math.inf if run is None or math.isnan(run.loss) else trained.loss - run.loss for run in runs]
     worse = [not gain >= AS_GOOD * max(gains) for gain in gains]
     return [fix for _, fix in sorted(zip(worse, first, strict=True), key=lambda pair: pair[0])] + others
 
 
-def _proposed(issue: Issue, places: Sequence[Place], found: Sequence[Issue]) -> Iterator[Fix]:
+def _proposed(issue: Issue, judged: Judged) -> Iterator[Fix]:
     """Yield the fixes of an issue. After the first fix of a kind, yield this kind in all its layers as one fix."""
     for fix in issue.fixes:
-        firsts = [next((r for r in other.fixes if _kind(r) == _kind(fix)), None) for other in found]
+        firsts = [next((r for r in other.fixes if _kind(r) == _kind(fix)), None) for other in judged.found]
         shared = [first for first in firsts if first is not None]
         several = len({one.index for one in shared}) > 1 and fix.change not in OF_TRAINING and _kind(fix) not in SCALES
         if not several or fix.change not in BACKWARD:
             yield fix
         if several and shared[0] is fix:
-            yield together(shared, places)
+            yield together(shared, judged.places)
 
 
-def _upwards(fix: Fix, after: Outcome, network: Network, look: Look, places: Sequence[Place]) -> tuple[Fix, Outcome]:
+def _upwards(fix: Fix, after: Outcome, judged: Judged) -> tuple[Fix, Outcome]:
     """Add fixes of the same kind for layers above that still have a fault, if all layers are healthy then."""
     parts, last = [fix], after
     while last.faults:
-        network = parts[-1].apply(network)
-        seen = look(network)
-        found = issues(*seen)
-        next_issue = found[0]
+        judged = judged.with_fix(parts[-1])
+        next_issue = judged.found[0]
         new = next((other for other in next_issue.fixes if _kind(other) == _kind(fix)), None)
         if new is None or new.index in {part.index for part in parts}:
             return fix, after
-        outcome = _outcome_with(new, network, look, seen, places, found, next_issue)
+        outcome = _outcome_with(new, judged, next_issue)
         if outcome is None:
             return fix, after
         parts, last = [*parts, new], outcome
-    return together(parts, places), after._replace(faults=0)
+    return together(parts, judged.places), after._replace(faults=0)
 
 
 def _kind(fix: Fix) -> tuple[str, ...]:
     return fix.change, *(other.change for other in fix.others)
 
 
-def _outcome_with(
-    fix: Fix,
-    network: Network,
-    look: Look,
-    seen: Seen,
-    places: Sequence[Place],
-    found: Sequence[Issue],
-    issue: Issue,
-) -> Outcome | None:
+def _outcome_with(fix: Fix, judged: Judged, issue: Issue) -> Outcome | None:
+    """Return the outcome for one issue after a fix, or None if the fix cannot be applied or harms."""
     if fix.change in OF_TRAINING:
-        return Outcome(faulty=False, faults=0, health=health(seen.layers[_positions(places)[issue.index]]))
+        return Outcome(faulty=False, faults=0, health=health(judged.seen.layers[judged.at[issue.index]]))
     try:
-        after = look(fix.apply(network))
-    except (TypeError, ValueError):  # a custom cell may have a constant of this name, or a narrower domain
+        after = judged.with_fix(fix)
+    except (TypeError, ValueError):
         return None
     # Neurons that begin to fire may begin to amplify gradients.
-    exploded = {other.index for other in found if other.kind == "explodes"}
-    at = _positions(places)
-    found_after = [
-        v for v in issues(*after) if v.kind != "explodes" or v.index in exploded or not _amplifies(after, at[v.index])
+    exploded = {other.index for other in judged.found if other.kind == "explodes"}
+    found = [
+        other
+        for other in after.found
+        if other.kind != "explodes" or other.index in exploded or not _amplifies(after.seen, after.at[other.index])
     ]
-    if _worsens(places, seen, found, after, found_after):
-        return None
-    return _outcome(after, places, found_after, issue)
+    after = after._replace(found=found)
+    return None if _worsens(judged, after) else _outcome(after, issue)
 
 
-def _positions(places: Sequence[Place]) -> dict[int | str, int]:
-    """Return the position of each layer in the report."""
-    return {place.name: n for n, place in enumerate(places)}
-
-
-def _worsens(
-    places: Sequence[Place], seen: Seen, found: Sequence[Issue], after: Seen, found_after: Sequence[Issue]
-) -> bool:
+def _worsens(before: Judged, after: Judged) -> bool:
     """Return True if a healthy layer gets a fault, or if numbers or gradients of any layer are out of bounds."""
-    for n, (old, new) in enumerate(zip(seen.layers, after.layers, strict=True)):
-        grows = _grows(new) > max(GROWTH, MUCH * _grows(old)) and not _amplifies(after, n)
+    for n, (old, new) in enumerate(zip(before.seen.layers, after.seen.layers, strict=True)):
+        grows = _grows(new) > max(GROWTH, MUCH * _grows(old)) and not _amplifies(after.seen, n)
         if (old.finite and not new.finite) or grows:
             return True
-    silent = {n for n, layer in enumerate(seen.layers) if is_silent(layer)}
-    new = {v.index for v in found_after if v.kind in OF_LAYERS} - {v.index for v in found}
+    silent = {n for n, layer in enumerate(before.seen.layers) if is_silent(layer)}
+    new = {other.index for other in after.found if other.kind in OF_LAYERS} - {other.index for other in before.found}
     # faults above a silent layer do not count, because no spikes arrived there before
-    return any(place.name in new and not silent & place.below for place in places)
+    return any(place.name in new and not silent & place.below for place in before.places)
 
 
 def _grows(layer: LayerReport) -> float:
@@ -256,20 +268,20 @@ def _helps(before: Outcome, after: Outcome) -> bool:
     return not after.faulty or (after.health > BETTER * before.health and after.faults <= before.faults)
 
 
-def _outcome(seen: Seen, places: Sequence[Place], found: Sequence[Issue], issue: Issue) -> Outcome:
+def _outcome(judged: Judged, issue: Issue) -> Outcome:
     """Return the outcome for one issue.
 
     The gradient comes from the layers above, so its growth needs healthy layers above. Activity needs healthy layers
     below.
     """
-    at = _positions(places)
+    at, places = judged.at, judged.places
     mine = at[issue.index]
-    others = [at[other.index] for other in found if other.kind not in OF_UPDATES or other.kind == issue.kind]
+    others = [at[other.index] for other in judged.found if other.kind not in OF_UPDATES or other.kind == issue.kind]
     if issue.kind == "explodes":
         faulty = any(mine in places[n].below for n in others)
     else:
         faulty = any(n in places[mine].below for n in others)
-    return Outcome(faulty, len(found), health(seen.layers[mine]))
+    return Outcome(faulty, len(judged.found), health(judged.seen.layers[mine]))
 
 
 def health(layer: LayerReport) -> float:
