@@ -107,6 +107,7 @@ def _report(state):
         (lambda: DelayKernel(W[0], 1.0, 3), TypeError, "DelayKernel: weight must be a matrix"),
         (lambda: DelayKernel(lambda x: x, 1.0, 3), TypeError, "DelayKernel: weight must be a matrix"),
         (lambda: DelayKernel(W, -1.0, 3), ValueError, "DelayKernel: delay must be >= 0, got -1.0"),
+        (lambda: DelayKernel(W, 2.1, 3), ValueError, "DelayKernel: delay must be at most length - 1 = 2, got 2.1"),
         (lambda: DelayKernel(W, 1.0, 0), ValueError, "DelayKernel: length must be >= 1, got 0"),
         (lambda: DelayKernel(W, 1.0, 3, width=-1.0), ValueError, "DelayKernel: width must be >= 0, got -1.0"),
         (lambda: DelayKernel(W, 1.0, 3, kernel="box"), ValueError, "kernel must be one of 'gaussian', 'triangular'"),

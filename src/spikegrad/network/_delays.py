@@ -42,7 +42,7 @@ class DelayKernel(Struct, pure=True):
     Raises
     ------
     TypeError, ValueError
-        If the weight is not a matrix, or if a number is out of its domain.
+        If the weight is not a matrix, or if a number is out of its domain. The values of arrays are not checked.
 
     Notes
     -----
@@ -74,6 +74,8 @@ class DelayKernel(Struct, pure=True):
         check_weight("DelayKernel", "weight", self.weight)
         if matrix_of(self.weight) is None:
             raise TypeError(f"DelayKernel: weight must be a matrix, got {self.weight!r}")
+        if isinstance(self.delay, int | float) and self.delay > self.length - 1:
+            raise ValueError(f"DelayKernel: delay must be at most length - 1 = {self.length - 1}, got {self.delay}")
 
     @property
     def shape(self) -> tuple[int, ...]:
