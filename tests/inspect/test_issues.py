@@ -324,6 +324,15 @@ def test_readout_that_forgets_gets_a_longer_time_constant():
     assert issues(layers, late._replace(cells=[LIF(0.9), LeakyReadout(0.4)])) == ()
 
 
+def test_only_narrow_weights_get_a_wider_dtype():
+    spoilt = dataclasses.replace(REPORT, current_gradient=math.nan)
+    for dtypes, places in ((("float32", "bfloat16"), [1]), (("float16", "bfloat16"), [0, 1]), (("float32",) * 2, [])):
+        layers = [dataclasses.replace(spoilt, dtype=dtype) for dtype in dtypes]
+        [found] = issues(layers, WHOLE._replace(cells=[LIF()] * 2))
+        assert found.kind == "not finite"
+        assert [fix.index for one in found.fixes for fix in (one, *one.others)] == places
+
+
 def test_epsilon_is_named_if_updates_would_be_large_without_it():
     """The weights have a norm of 2. The update becomes a tenth of them, and the epsilon a tenth of the gradient."""
     for update, without, fixes in (
