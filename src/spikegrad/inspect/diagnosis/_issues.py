@@ -29,6 +29,7 @@ from ._proposals import (
     smaller_weights,
     to_defaults,
     to_scale,
+    unusual_slopes,
     wider_dtype,
 )
 from ._recorder import PARTS
@@ -63,6 +64,8 @@ UPDATE, GOOD_UPDATE = 2.5, 0.1
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
 networks that learn, Adam's first update is about a tenth. It stalls below ``LEAST_UPDATE``."""
+RATES = 10.0, 100.0, 1000.0, 0.1
+"""Factors of the learning rate of a network that does not learn."""
 ROUNDED = 0.85
 """An update also stalls if every layer's dtype rounds away this part of it."""
 SLOWED, SLOW_UPDATE = 10.0, 3e-4
@@ -141,19 +144,27 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
 
 def suspects(layers: Sequence[LayerReport], network: NetworkReport) -> Iterator[Fix]:
     """Yield fixes of layers without a fault. Only training shows if they matter."""
-    seen = set()
-    for case in (Case(n, layers, network) for n in range(len(layers))):
+    cases, seen = [Case(n, layers, network) for n in range(len(layers))], set()
+    for case in cases:
         for fix in (*to_defaults(case), *against_inputs(case), *against_recurrence(case)):
             if (fix.change, case.place.name) not in seen:
                 seen |= {(one.change, one.index) for one in (fix, *fix.others)}
                 yield fix
+    yield from unusual_slopes(cases)
+    case, largest = _most_updated(cases)
+    without = case.layer.update_without_epsilon or 0.0
+    if math.isfinite(without) and without > SLOWED * largest > 0:
+        for part in (1, 1000):  # later gradients are smaller
+            yield _epsilon(case, GOOD_UPDATE * largest / without / part)
+    if math.isfinite(largest):
+        yield from (fix for factor in RATES for fix in _learning_rate(case, factor))
 
 
-def slow(case: Case, left: float, better: float, fix: Fix) -> Issue:
+def slow(case: Case, learned: float, better: float, fix: Fix) -> Issue:
     """Return the issue of a network that learns much more of its inputs with a fix."""
     description = (
-        f"slows the learning: {ALL} updates on these inputs leave {_percent(left)} of the loss of mixed outputs, and "
-        f"{_percent(better)} with this fix"
+        f"slows the learning: in {ALL} updates, the network learns {_percent(max(learned, 0.0))} of examples that the "
+        f"updates do not use, and {_percent(better)} with this fix"
     )
     return _issue(case, "slow", description, [fix])
 
@@ -314,6 +325,11 @@ def _learning_rate(case: Case, factor: float) -> list[Fix]:
     return [case.fix("learning rate", factor, f"multiply the learning rate by {factor:g}")]
 
 
+def _epsilon(case: Case, factor: float) -> Fix:
+    factor = rounded(factor)
+    return case.fix("epsilon", factor, f"multiply the epsilon by {factor:g}")
+
+
 def _stalls(cases: Sequence[Case]) -> Issue | None:
     """Return an issue for an update that hardly changes the weights. A rising schedule may start with updates of 0."""
     case, largest = _most_updated(cases)
@@ -344,8 +360,7 @@ def _stalls(cases: Sequence[Case]) -> Issue | None:
         description += (
             f", and {without:.3g} times with an optimizer's epsilon (`eps`) that is small compared with its gradient"
         )
-        factor = rounded(GOOD_UPDATE * largest / without)
-        fixes = [case.fix("epsilon", factor, f"multiply the epsilon by {factor:g}")]
+        fixes = [_epsilon(case, GOOD_UPDATE * largest / without)]
     return _issue(case, "stalls", description, [*fixes, *_learning_rate(case, GOOD_UPDATE / largest)])
 
 

@@ -6,7 +6,6 @@ Each fix is tried in this way too, so inputs and loss are prepared once.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from ...network._graph import Graph
 from ...network._network import is_pure_network
 from ...network._widths import surrogate_of
 from ...neurons import Cell, says_how_to_encode
+from ._fixes import Fix
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope, offset_of_one_sign
 from ._places import Place, chain, places_of, weights_of_edges
 from ._recorder import layer_outputs, record
@@ -35,6 +35,9 @@ LEAST_UPDATE = 1e-4
 """The smallest norm of an update that trains, over the norm of its weights."""
 SOME, ALL = 30, 100
 """The number of updates after which a silent layer may fire, and after which the loss is judged."""
+HELD_OUT, FEW, MIXED = 4, 32, 3
+"""Training holds out one of so many examples, unless the examples are fewer than the second number. The loss of mixed
+outputs is the mean of so many orders."""
 
 
 class InputReport(NamedTuple):
@@ -91,19 +94,17 @@ class Seen(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A network after updates on all inputs."""
+    """A network after updates on the inputs."""
 
     network: Network
     """The network after ``SOME`` updates."""
-    loss: float
-    """The loss after ``ALL`` updates."""
-    mixed: float
-    """The same loss if each example gets the outputs of another example: that of outputs without information."""
-
-    @property
-    def left(self) -> float:
-        """The fraction of this loss that is left."""
-        return self.loss / self.mixed if self.mixed > 0 else math.nan
+    left: float
+    """The loss after ``ALL`` updates, over the loss if each example gets the outputs of another example. The outputs of
+    a network that has learned these examples leave hardly any of it."""
+    learned: float
+    """The part of the loss of mixed outputs that the right order removes: for all examples, or for examples that the
+    updates did not use, whichever is smaller. It is about 1 for a network that generalizes, and 0 for outputs without
+    information."""
 
 
 class Look:
@@ -165,10 +166,11 @@ class Look:
             sizes.append(max((norm(change) / size for change, size in pairs), default=0.0))
         return next((n for n, size in enumerate(sizes) if size), MANY), max(sizes)
 
-    def trained(self, network: Network) -> Trained | None:
-        """Train a network by the optimizer on all inputs. Return None without optimizer or loss.
+    def trained(self, network: Network, fix: Fix | None = None) -> Trained | None:
+        """Train a network by the optimizer on all inputs, and on a part of them. Return None without optimizer or loss.
 
-        Also if the optimizer has masks or labels for another structure, because a fix may add an array.
+        A fix may change the learning rate or the epsilon of the optimizer. Return also None if the optimizer has masks
+        or labels for another structure, because a fix may add an array.
         """
         if self.loss is None or self.optimizer is None or not self.batched:
             return None
@@ -181,34 +183,61 @@ class Look:
             state = self.optimizer.init(trainable)
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
-        after_some, _ = self._trainings[made_for]((trainable, state), SOME)
-        _, losses = self._trainings[made_for](after_some, ALL - SOME)
-        return Trained(merge(after_some[0], others), *map(float, losses))
+        # An epsilon acts as one that is larger by the factor by which the gradients are smaller.
+        change, value = (fix.change, float(fix.value)) if fix else ("", 1.0)
+        factors = value if change == "learning rate" else 1.0, 1 / value if change == "epsilon" else 1.0
+        run = functools.partial(self._trainings[made_for], factors=factors)
+        after_some, _, _ = run((trainable, state), SOME, 0.0)
+        _, left, _ = run(after_some, ALL - SOME, 0.0)
+        _, _, learned = run((trainable, state), ALL, 1.0)
+        return Trained(merge(after_some[0], others), float(left), min(float(learned), 1 - float(left)))
 
     def _training(self, others: Any) -> Callable:
-        """Return a function that makes updates and returns arrays and state, and the losses of :class:`Trained`."""
+        """Return a function that makes updates and returns arrays and state, and the fractions of :class:`Trained`."""
         loss = self.loss
         assert loss is not None
         inputs = self.inputs[others.inputs] if isinstance(others.inputs, str) else self.inputs
-        order = np.random.default_rng(0).permutation(self.active.shape[1])
+        examples = self.active.shape[1]
+        shuffled = np.random.default_rng(0).permutation(examples)
+        held = shuffled if examples < FEW else shuffled[: examples // HELD_OUT]
+        is_held = np.isin(np.arange(examples), held) & (examples >= FEW)
 
         def outputs_of(trainable):
             return merge(trainable, others)(inputs, mask=self.mask, key=self.key, mode=self.mode)[1]
 
-        def loss_of(trainable):
-            return loss(outputs_of(trainable))
-
-        def update(_, carry):
+        def update(_, carry, holds, factors):
             trainable, state = carry
+            rate, gain = factors
+
+            def fixed(out):  # outputs of examples that are held out get no gradient: (steps, batch, ...)
+                which = jnp.asarray(is_held).reshape((-1,) + (1,) * (out.ndim - 2)) & (holds > 0)
+                return jnp.where(which, jax.lax.stop_gradient(out), out)
+
+            def loss_of(trainable):
+                return loss(jax.tree.map(fixed, outputs_of(trainable)))
+
             value, gradient = jax.value_and_grad(loss_of)(trainable)
+            gradient = jax.tree.map(lambda g: (g * gain).astype(g.dtype), gradient)
             updates, state = updates_of(self.optimizer, gradient, state, trainable, value, loss_of)
-            return jax.tree.map(lambda w, change: w + change.astype(w.dtype), trainable, updates), state
+            return jax.tree.map(lambda w, change: w + (rate * change).astype(w.dtype), trainable, updates), state
+
+        def mixed(outs, indices):
+            """The mean loss if each of these examples gets the outputs of another one."""
+            total, shifts = 0.0, range(1, max(2, min(MIXED + 1, len(indices))))
+            for shift in shifts:
+                order = np.arange(examples)
+                order[indices] = np.roll(indices, shift)
+                total += loss(jax.tree.map(lambda out, order=order: out[:, order], outs))
+            return total / len(shifts)
 
         @jax.jit
-        def run(start, count):
-            end = jax.lax.fori_loop(0, count, update, start)
+        def run(start, count, holds, factors):
+            end = jax.lax.fori_loop(0, count, functools.partial(update, holds=holds, factors=factors), start)
             outs = outputs_of(end[0])
-            return end, (loss(outs), loss(jax.tree.map(lambda out: out[:, order], outs)))
+            value, of_all = loss(outs), mixed(outs, shuffled)
+            of_all = jnp.where(of_all > 0, of_all, jnp.nan)
+            learned = (mixed(outs, held) - value) / of_all * (examples / len(held))
+            return end, value / of_all, learned
 
         return run
 

@@ -110,6 +110,7 @@ def against_activity(case: Case, *, driven: bool = False) -> Iterator[Fix]:
     yield from _channels(case)
     yield from _offset(case)
     yield from _bias(case)
+    yield from _input_gain(case)
     yield from to_scale(case)
     yield from _reaching(case)
     if not driven:
@@ -135,11 +136,14 @@ def against_growth(case: Case) -> Iterator[Fix]:
 def to_defaults(case: Case) -> Iterator[Fix]:
     """Propose the default of each parameter that is much larger or smaller, or of the other sign, worst first.
 
-    Layers of the same cell with the same value change together.
+    A decay without a default gets a time constant of a fifth of the steps. Layers of the same cell with the same value
+    change together.
     """
     found = []
     for name, declared in inspect.signature(type(case.cell)).parameters.items():
         default = declared.default
+        if name == "decay" and default is inspect.Parameter.empty:
+            default = max(rounded(1 - 5 / max(len(case.layer.by_lag), 1)), 0.5)
         number = isinstance(default, (int, float)) and not isinstance(default, bool)
         if number and name == "threshold" and default and case.layer.scale is None:
             factor = default / float(case.values(name).mean() or math.inf)
@@ -151,7 +155,8 @@ def to_defaults(case: Case) -> Iterator[Fix]:
             if name.endswith("decay"):  # a time constant that is too long
                 smaller = max(smaller, (1 - default) / max(1 - own.max(), 1e-9))
             if larger > _UNUSUAL or smaller > _TINY or (own * default).min() < 0:
-                text = f"set its {name} to its default, {default:g} (`{name}={default:g}`)"
+                its = "its default, " if default is declared.default else ""
+                text = f"set its {name} to {its}{default:g} (`{name}={default:g}`)"
                 fixes = [other.fix(name, default, text) for other in case.all_of_its_cell(name)]
                 fix = together(fixes, case.network.places) if len(fixes) > 1 else fixes[0]
                 found.append((max(larger, smaller), fix))
@@ -331,6 +336,18 @@ def _bias(case: Case) -> Iterator[Fix]:
         yield from _then_scaled(case, case.fix("bias", tuple((-means).tolist()), text))
 
 
+def _input_gain(case: Case) -> Iterator[Fix]:
+    """Turn off an input gain of 1 - decay if the potentials are nearer to the threshold without it."""
+    layer, cell = case.layer, case.cell
+    if getattr(cell, "norm_input", False) is not True or not layer.free or not layer.scale:
+        return
+    ratio, gain = layer.free / layer.scale, 1 - float(case.values("decay").mean())
+    if gain > 0 and math.isfinite(ratio) and abs(math.log(ratio / gain)) < abs(math.log(ratio)):
+        text = f"leave out its input gain of {gain:.2g} (`norm_input=False`)"
+        fixes = [other.fix("norm_input", False, text) for other in case.all_of_its_cell("norm_input")]
+        yield together(fixes, case.network.places) if len(fixes) > 1 else fixes[0]
+
+
 def _then_scaled(case: Case, centered: Fix) -> Iterator[Fix]:
     """Yield a fix that subtracts means, and a second one that also scales the remaining potential to the threshold."""
     layer = case.layer
@@ -410,6 +427,23 @@ def higher_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
             text = f"raise its slope (`rescaled({layer.surrogate!r}{arguments})`)"
             found.append(case.fix("surrogate", rescaled(layer.surrogate, **sizes), text))
     yield from _of_all(found, cases)
+
+
+def unusual_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
+    """Fit all slopes that are much narrower or wider than the potentials, and raise the wide ones.
+
+    Slopes as wide as the potentials vary may make the gradient of a deep network grow, so narrow ones get two widths.
+    """
+    narrow, wide = [], []
+    for case in cases:
+        if width := case.layer.half_width:
+            narrow += [case] if width < _THIN * case.layer.std else []
+            wide += [case] if width > _WIDENED * case.layer.std > 0 else []
+    for part in (1.0, 0.3):
+        layers = [(case, dataclasses.replace(case.layer, std=part * case.layer.std)) for case in narrow]
+        fixes = [fix for case, layer in layers for fix in fit_slope(case, "fit its slope to its potentials", layer)]
+        yield from _of_all(fixes, cases)
+    yield from higher_slopes(wide)
 
 
 def wider_dtype(cases: Sequence[Case]) -> Iterator[Fix]:

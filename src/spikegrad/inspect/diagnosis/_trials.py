@@ -40,13 +40,15 @@ are nearer than ``HELD``."""
 VARIED, FALLEN = 0.05, 0.8
 """A silent layer is not an issue if its potentials vary by the first part of the threshold, and if some updates make it
 fire and reduce the loss to the second part."""
-LEARNED, FAILS, BETTER_LEARNED = 0.05, 0.12, 3.0
-"""A network learns the given inputs if updates reduce the loss to the first part of the loss for outputs of other
-examples. An unusual parameter is an issue if this part exceeds the second value, and is smaller by the third factor
-with a usual one."""
-TRAINED, AS_GOOD = 3, 0.8
-"""The first fixes of an issue are compared by training, up to this number. A fix that reduces the loss by this part of
-the largest reduction is as good as the best."""
+LEARNED, FAILS = 0.05, 0.12
+"""A network learns the given inputs if updates leave less than the first part of the loss. The learning rate may be to
+blame only if they leave more than the second part."""
+GENERALIZES, MORE_LEARNED = 0.8, 0.15
+"""A network learns for other examples too if it has learned the first part of them. A fix lets it learn much more if it
+adds at least the second part, and half of what is missing."""
+TRAINED, SUSPECTED, AS_GOOD = 3, 8, 0.1
+"""The first fixes of an issue are compared by training, up to the first number, and unusual parameters up to the second
+one. A fix that lets the network learn less than the best, but not by more than the last value, is as good."""
 MUCH = 3.0
 """A fix is rejected if it makes the gradient of any layer explode, and multiplies its growth by more than this."""
 
@@ -75,7 +77,16 @@ class Judged(NamedTuple):
     @property
     def at(self) -> dict[int | str, int]:
         """The position of each layer in the report."""
-        return _positions(self.seen)
+        return {place.name: n for n, place in enumerate(self.places)}
+
+    def trained(self, fix: Fix) -> Trained | None:
+        """Train the network with a fix. Return None if that is not possible."""
+        if fix.change in ("learning rate", "epsilon"):
+            return self.look.trained(self.network, fix)
+        try:
+            return None if fix.change in OF_TRAINING else self.look.trained(fix.apply(self.network))
+        except (TypeError, ValueError):  # two parameters may have to fit each other
+            return None
 
     def with_fix(self, fix: Fix) -> Judged:
         """Return the network after a fix.
@@ -92,14 +103,13 @@ class Judged(NamedTuple):
 
 def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
     """Return the issues of a network with the fixes that help, best first and each fix once."""
-    found, result = issues(*seen), []
-    if not found:
-        return _slow(network, look, seen)
+    judged, result = Judged(network, look, seen, issues(*seen)), []
+    if not judged.found:
+        return _slow(judged)
     trained = look.trained(network)
     if trained is not None:
-        found = _without_trained(found, look, seen, trained)
-    judged = Judged(network, look, seen, found)
-    for issue in found:
+        judged = judged._replace(found=_without_trained(judged, trained))
+    for issue in judged.found:
         offered = [other for earlier in result for other in earlier.fixes]
         fixes = _ordered(judged, issue, trained)
         new = (r for r in fixes if all(dataclasses.replace(other, text=r.text) != r for other in offered))
@@ -108,25 +118,24 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
     return tuple(result)
 
 
-def _slow(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
-    """Return an issue for the first unusual parameter without which the network learns much more."""
-    fixes = [*suspects(*seen)][:TRAINED]
-    trained = look.trained(network) if fixes else None
-    if trained is None or not trained.left > FAILS:
+def _slow(judged: Judged) -> tuple[Issue, ...]:
+    """Return an issue for the unusual parameter without which the network learns much more."""
+    trained = judged.look.trained(judged.network)
+    if trained is None or not (trained.left > FAILS or trained.learned < GENERALIZES):
         return ()
-    for fix in fixes:
-        try:
-            after = look.trained(fix.apply(network))
-        except (TypeError, ValueError):  # two parameters may have to fit each other
-            continue
-        if after is not None and BETTER_LEARNED * after.left < trained.left:
-            case = Case(_positions(seen)[fix.index], *seen)
-            return (slow(case, trained.left, after.left, fix),)
+    fixes = [fix for fix in suspects(*judged.seen) if trained.left > FAILS or fix.change not in OF_TRAINING]
+    runs = [(fix, judged.trained(fix)) for fix in fixes[:SUSPECTED]]
+    better = [(fix, run) for fix, run in runs if run is not None and _learns_more(run, trained)]
+    best = max((run.learned for _, run in better), default=0.0)
+    for fix, run in better:
+        if run.learned >= best - AS_GOOD:
+            case = Case(judged.at[fix.index], *judged.seen)
+            return (slow(case, trained.learned, run.learned, fix),)
     return ()
 
 
-def _positions(seen: Seen) -> dict[int | str, int]:
-    return {place.name: n for n, place in enumerate(seen.network.places)}
+def _learns_more(after: Trained, before: Trained) -> bool:
+    return after.learned - before.learned > max(MORE_LEARNED, (1 - before.learned) / 2)
 
 
 def _amplifies(seen: Seen, n: int) -> bool:
@@ -138,24 +147,20 @@ def _amplifies(seen: Seen, n: int) -> bool:
     return not layer.feedback and (not linear or (layer.fires and layer.scale is None))
 
 
-def _without_trained(found: Sequence[Issue], look: Look, seen: Seen, trained: Trained) -> Sequence[Issue]:
-    """Leave out issues of a network that learns, and silent layers that fire after some updates.
+def _without_trained(judged: Judged, trained: Trained) -> Sequence[Issue]:
+    """Leave out issues of a network that learns, unless a fix lets it learn much more, and silent layers that wake up.
 
-    The loss must have fallen by then. A wide slope passes gradients to neurons that never fire. So a silent layer may
-    begin to fire if its inputs matter.
+    A network may know these examples by heart, because its last layer learns even if the others cannot. A wide slope
+    passes gradients to neurons that never fire. So a silent layer may begin to fire if its inputs matter. The loss must
+    have fallen by then.
     """
-    at = _positions(seen)
-    if trained.left < LEARNED:
-        found = [
-            issue
-            for issue in found
-            if issue.kind not in OF_LEARNING and not _is_moderate(issue, seen.layers[at[issue.index]])
-        ]
+    seen, at = judged.seen, judged.at
+    found = [issue for issue in judged.found if not _is_idle(issue, judged, trained)]
     silent = [issue.index for issue in found if issue.kind == "silent"]
     varied = [n for n in silent if seen.layers[at[n]].std >= VARIED * (seen.layers[at[n]].scale or math.inf)]
     if not varied:
         return found
-    after = look(trained.network)
+    after = judged.look(trained.network)
     loss = after.network.loss
     if loss is None or not loss < FALLEN * (seen.network.loss or 0.0):
         return found
@@ -163,9 +168,16 @@ def _without_trained(found: Sequence[Issue], look: Look, seen: Seen, trained: Tr
     return [issue for issue in found if issue.index not in woken]
 
 
-def _is_moderate(issue: Issue, layer: LayerReport) -> bool:
-    """Return True for a saturated layer that fires rarely and near its threshold, by a strong adaptation."""
-    return issue.kind == "saturated" and layer.firing < RARE and layer.off < HELD * (layer.scale or 0.0)
+def _is_idle(issue: Issue, judged: Judged, trained: Trained) -> bool:
+    """Return True for an issue that does not hinder the learning."""
+    layer = judged.seen.layers[judged.at[issue.index]]
+    moderate = layer.firing < RARE and layer.off < HELD * (layer.scale or 0.0)  # by a strong adaptation
+    saturated = issue.kind == "saturated" and (moderate or trained.learned > GENERALIZES)
+    if not trained.left < LEARNED or not (saturated or issue.kind in OF_LEARNING):
+        return False
+    first = next(iter(_ordered(judged, issue, trained)), None)
+    better = judged.trained(first) if first else None
+    return better is None or not _learns_more(better, trained)
 
 
 def _ordered(judged: Judged, issue: Issue, trained: Trained | None) -> list[Fix]:
@@ -183,17 +195,17 @@ def _ordered(judged: Judged, issue: Issue, trained: Trained | None) -> list[Fix]
     best = max((after.health for _, after in ending), default=0.0)
     ending.sort(key=lambda pair: (pair[1].health < NEARLY * best, pair[1].faults))
     fixes = [fix for fix, _ in ending]
-    return fixes if trained is None else _by_training(judged, fixes, trained)
+    return _by_training(judged, fixes) if trained else fixes
 
 
-def _by_training(judged: Judged, fixes: list[Fix], trained: Trained) -> list[Fix]:
-    """Move the first fixes to the end if others, in training, reduce the loss much more."""
+def _by_training(judged: Judged, fixes: list[Fix]) -> list[Fix]:
+    """Move the first fixes to the end if the network learns much more with others."""
     first, others = fixes[:TRAINED], fixes[TRAINED:]
     if len(first) < 2 or any(fix.change in OF_TRAINING for fix in first):
         return fixes
-    runs = [judged.look.trained(fix.apply(judged.network)) for fix in first]
-    gains = [-math.inf if run is None or math.isnan(run.loss) else trained.loss - run.loss for run in runs]
-    worse = [not gain >= AS_GOOD * max(gains) for gain in gains]
+    runs = [judged.trained(fix) for fix in first]
+    learned = [-math.inf if run is None or math.isnan(run.learned) else run.learned for run in runs]
+    worse = [not part >= max(learned) - AS_GOOD for part in learned]
     return [fix for _, fix in sorted(zip(worse, first, strict=True), key=lambda pair: pair[0])] + others
 
 
