@@ -193,12 +193,14 @@ def test_every_declared_option_is_an_option_of_train_and_sweep_and_of_a_record(r
         ("epochs", 0, "at least 1"),
         ("lr", 0.0, "above 0"),
         ("decay", 1.5, "at most 1"),
+        ("lr", 1e39, "at most 3e+38"),
+        ("input_noise", 1e39, "at most 3e+38"),
         ("reset", "soft", "one of subtract, value, none"),
         ("encoding", "phase", "one of current, rate, latency, none"),
     ],
 )
 def test_a_record_has_the_domains_of_the_command_line(name, value, wanted):
-    with pytest.raises(ValueError, match=f"^{name} must be {wanted}, got {value!r}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{name} must be {wanted}, got {value!r}')}$"):
         options(**{name: value})
     assert (options(bin=0.0).bin, options(encoding="none").encoding) == (0, "none")  # of data without events, or images
 
@@ -316,7 +318,7 @@ WRONG = {
     "epochs": (["train", "--epochs", "-1"], "Invalid value for '--epochs': -1 is not in the range x>=1"),
     "no number": (["train", "--steps", "many"], "'many' is not a valid integer range"),
     "lr": (["train", "--lr", "nan"], "Invalid value for '--lr': nan is not finite"),
-    "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range x>0"),
+    "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range 0<x<=3e+38"),
     "decay": (["train", "--decay", "1.1"], "1.1 is not in the range 0<=x<=1"),
     "encoding": (["train", "--encoding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
@@ -359,6 +361,28 @@ WRONG = {
         "'--bin': Binning: step_us must be a number above 0 and finite, got inf",
     ),
     "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
+    "a rate beyond float32": (["train", "--lr", "1e308"], "'--lr': 1e+308 is not in the range 0<x<=3e+38"),
+    "rates beyond float32": (
+        ["sweep", "--lr", "0.1,1e39"],
+        "'0.1,1e39': pass numbers above 0 and up to 3e+38, such as",
+    ),
+    "a surrogate beyond float32": (
+        ["train", "--surrogate", "0.5 * sigmoid(alpha=1e300)"],
+        "'--surrogate': 0.5 * sigmoid(alpha=1e300): parameters must be at most 3e+38, got 1e+300",
+    ),
+    "surrogates beyond float32": (
+        ["sweep", "--surrogate", "arctan,sigmoid(alpha=1e39)"],
+        "'--surrogate': sigmoid(alpha=1e39): parameters must be at most 3e+38, got 1e+39",
+    ),
+    "noise beyond float32": (
+        ["train", "--data", "sequences.npz", "--input-noise", "1e39"],
+        "'--input-noise': 1e+39 is not in the range 0<=x<=3e+38",
+    ),
+    "a null character": (["predict", "a\0b"], "an argument must not contain a null character, got 'a\\x00b'"),
+    "too many nested folders": (
+        ["train", "--data", "table.npz", "--batch", "4", "--output", "a/" * 2000],
+        "cannot be written: it is in too many nested folders",
+    ),
     "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
     "readout": (["train", "--readout", "sum"], "'sum' is not one of 'mean', 'max', 'last'"),
     "mode": (["train", "--mode", "fast"], f"'fast' is not one of {', '.join(map(repr, MODES))}"),
