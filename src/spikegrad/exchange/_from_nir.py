@@ -62,8 +62,8 @@ def from_nir(
     ValueError
         If spikegrad does not support a node, or if a node is not on a path from an input to an output. If a parameter
         is not finite or has another shape than its input. If a time constant is shorter than a time step of Euler's
-        method, or if a delay is not a multiple of ``dt``. If the graph does not define the edge of a loop that takes a
-        step.
+        method, or if a delay is not a multiple of ``dt`` or needs more than :math:`2^{31} - 1` stored values of an
+        example. If the graph does not define the edge of a loop that takes a step.
     TypeError
         If ``graph`` is not a NIRGraph, ``dt`` is not a number, or a parameter is not an array of real numbers.
 
@@ -163,8 +163,7 @@ class _Read:
             named = [*chain.delays, *chain.operations, *([part.neurons] if part.neurons else [])]
             weight, more = _weight(owner_of(*named[-1]) if named else "from_nir", self.functions[name][n], gain)
             bias = more if bias is None else bias if more is None else bias + more
-            steps = [_steps(owner_of(*delay), delay[1], self.leak) for delay in chain.delays]
-            lag = sum(steps) + ((source, name) in self.late)
+            lag = _lag(chain.delays, self.leak, self.signals[source]) + ((source, name) in self.late)
             weights.setdefault(source, {}).setdefault(lag, []).append(weight)
         own = {source: _combined(name, source, lags) for source, lags in weights.items()}
         recurrent = own.pop(name, None) if len(own) > 1 else None
@@ -208,6 +207,20 @@ def _stack(parts: Parts, entries: dict[str, Layer | Join]) -> list[Layer] | None
     named = any(names) and all(map(all, names))
     whole = len(layers) == len(entries) and len(parts.inputs) == len(parts.outputs) == 1
     return layers if whole and not named else None
+
+
+def _lag(delays: list[tuple[str, Any]], leak: Leak, signal: Shape | None) -> int:
+    """Return the sum of delays in time steps. A network stores the signals of all these steps."""
+    steps, most = 0, _LARGEST // math.prod(signal or ())
+    for name, node in delays:
+        owner = owner_of(name, node)
+        steps += _steps(owner, node, leak)
+        if steps > most:
+            raise ValueError(
+                f"{owner}: delay must be at most {most:,} time steps of dt={leak.dt:g}, because a network stores a "
+                f"signal of shape {signal} for each, got {steps:,}"
+            )
+    return steps
 
 
 def _steps(owner: str, node: nir.Delay, leak: Leak) -> int:
