@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -192,9 +193,9 @@ def test_every_declared_option_is_an_option_of_train_and_sweep_and_of_a_record(r
     [
         ("epochs", 0, "at least 1"),
         ("lr", 0.0, "above 0"),
-        ("decay", 1.5, "at most 1"),
         ("lr", 1e39, "at most 3e+38"),
         ("input_noise", 1e39, "at most 3e+38"),
+        ("decay", 1.5, "at most 1"),
         ("reset", "soft", "one of subtract, value, none"),
         ("encoding", "phase", "one of current, rate, latency, none"),
     ],
@@ -360,7 +361,6 @@ WRONG = {
         ["train", "--data", "events.npz", "--bin", "1e308"],
         "'--bin': Binning: step_us must be a number above 0 and finite, got inf",
     ),
-    "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
     "a rate beyond float32": (["train", "--lr", "1e308"], "'--lr': 1e+308 is not in the range 0<x<=3e+38"),
     "rates beyond float32": (
         ["sweep", "--lr", "0.1,1e39"],
@@ -383,6 +383,7 @@ WRONG = {
         ["train", "--data", "table.npz", "--batch", "4", "--output", "a/" * 2000],
         "cannot be written: it is in too many nested folders",
     ),
+    "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
     "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
     "readout": (["train", "--readout", "sum"], "'sum' is not one of 'mean', 'max', 'last'"),
     "mode": (["train", "--mode", "fast"], f"'fast' is not one of {', '.join(map(repr, MODES))}"),
@@ -883,10 +884,61 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        ("raise ImportError('libfoo.so.3: no such file')", "ImportError: libfoo.so.3: no such file"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise OSError('no text')", "OSError: no text"),
+        ("raise AttributeError('no attribute float')", "AttributeError: no attribute float"),
+        ("raise RuntimeError('another ABI')", "RuntimeError: another ABI"),
+    ],
+)
+def test_package_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, capsys, contents, reason):
+    (tmp_path / "click.py").write_text(contents)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "click")
+    assert main(["list"]) == 2
+    assert only_line(capsys) == (
+        f"spikegrad: error: the command needs click, which cannot be imported ({reason}): "
+        "pip install --force-reinstall click"
+    )
+
+
+def test_warnings_of_matplotlib_about_its_settings_are_not_shown(caplog, capsys):
+    logging.getLogger("matplotlib").setLevel(logging.NOTSET)
+    assert main(["--version"]) == 0
+    logging.getLogger("matplotlib.font_manager").warning("findfont: Font family 'none' not found.")
+    assert not caplog.records
+    assert not capsys.readouterr().err
+
+
+def test_error_of_the_machine_during_an_import_is_not_of_the_package(tmp_path, monkeypatch, capsys):
+    (tmp_path / "click.py").write_text("raise OSError(24, 'Too many open files')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "click")
+    assert main(["list"]) == 1
+    assert only_line(capsys) == "spikegrad: error: [Errno 24] Too many open files"
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("cannot import name 'x'"), ModuleNotFoundError("none", name="spikegrad.x"), ValueError("x")]
+)
+def test_error_of_spikegrad_keeps_its_traceback(monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(commands.command, "main", fail)
+    with pytest.raises(type(error)) as caught:
+        main(["list"])
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
         ("JAX_PLATFORMS", "cpu,foo", "JAX finds no device of JAX_PLATFORMS=cpu,foo"),
         pytest.param("JAX_PLATFORMS", "foo", "JAX finds no device of JAX_PLATFORMS=foo", marks=pytest.mark.every),
+        pytest.param("JAX_NO_TRACING", "1", "JAX_NO_TRACING must not be set, because", marks=pytest.mark.every),
         ("JAX_ENABLE_X64", "maybe", "JAX cannot be imported: invalid truth value 'maybe' for environment"),
     ],
 )

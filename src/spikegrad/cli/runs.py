@@ -76,6 +76,8 @@ def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Pa
                 raise RunError(f"output folder {folder} cannot be written: it is a file") from None
         except OSError as error:
             raise RunError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
+        except RecursionError:  # Python creates parents by recursion
+            raise RunError(f"output folder {folder} cannot be written: it is in too many nested folders") from None
     raise AssertionError  # the default folders are infinitely many
 
 
