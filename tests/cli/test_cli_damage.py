@@ -305,6 +305,7 @@ def test_sweep_refuses_damaged_results(source, tmp_path, capsys, monkeypatch):
         {"test": 0.5, "rates": 3},
         {"test": 0.5, "rates": []},
         {"test": float("inf")},
+        {"test": 10**400},
         {"test": 0.5, "half_width": float("nan")},
     ):
         (folder / "runs.jsonl").write_text(json.dumps(line | change) + "\n")
