@@ -549,6 +549,13 @@ def test_edges_are_between_nodes_that_the_input_reaches(message):
     refused(outer)
 
 
+def test_graph_without_nodes_or_edges_is_rejected():
+    for name in ("nodes", "edges"):
+        given = graph(lif())
+        delattr(given, name)
+        assert f"{name} must be" in refused(given)
+
+
 def test_nodes_of_a_graph_are_nodes_of_nir():
     for nodes, message in (
         (None, "nodes must be a dict"),

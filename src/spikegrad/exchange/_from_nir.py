@@ -253,12 +253,13 @@ def _combined(name: str, source: str, lags: dict[int, list]) -> Any:
 def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return nodes and edges, including subgraphs."""
     owner = f"from_nir: {brief(prefix[:-1])} (NIRGraph)" if prefix else "from_nir: graph"
-    if not isinstance(graph.nodes, dict):
-        raise TypeError(f"{owner}: nodes must be a dict, got {type(graph.nodes).__name__}")
+    found = getattr(graph, "nodes", None)
+    if not isinstance(found, dict):
+        raise TypeError(f"{owner}: nodes must be a dict, got {type(found).__name__}")
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
     ends: dict[str, tuple[str, str]] = {}
-    for key, node in graph.nodes.items():
+    for key, node in found.items():
         if not isinstance(key, str) or not isinstance(node, nir.NIRNode):
             raise TypeError(f"{owner}: nodes must be NIR nodes by their names, got {brief(node)} by {brief(key)}")
         name = prefix + key
@@ -279,10 +280,11 @@ def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[t
 def _edges(owner: str, graph: nir.NIRGraph) -> list[tuple[str, str]]:
     """Return the checked edges of a graph."""
     found: dict[tuple[str, str], None] = {}
+    given: Any = getattr(graph, "edges", None)
     try:
-        edges = [tuple(edge) for edge in graph.edges]
+        edges = [tuple(edge) for edge in given]
     except TypeError:
-        raise TypeError(f"{owner}: edges must be pairs of names of nodes, got {brief(graph.edges)}") from None
+        raise TypeError(f"{owner}: edges must be pairs of names of nodes, got {brief(given)}") from None
     for edge in edges:
         if len(edge) != 2 or not all(isinstance(name, str) for name in edge):
             raise TypeError(f"{owner}: edges must be pairs of names of nodes, got {brief(edge)}")
