@@ -15,8 +15,12 @@ def main() -> int:
     _fill_standard_streams()
     try:
         from spikegrad.cli import main  # noqa: PLC0415
-    except ValueError as error:  # JAX reads its environment variables when it is imported
-        print(f"spikegrad: error: JAX cannot be imported: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        # JAX is imported first, and reads its environment variables then. It is no module if its import failed.
+        if "jax" in sys.modules or str(getattr(error, "name", None)).startswith("spikegrad"):
+            raise
+        fix = "" if isinstance(error, ValueError) else ". Install it again: pip install --force-reinstall jax jaxlib"
+        print(f"spikegrad: error: JAX cannot be imported: {' '.join(str(error).split())}{fix}", file=sys.stderr)
         return 2
     return main()
 

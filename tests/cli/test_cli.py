@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -192,13 +193,15 @@ def test_every_declared_option_is_an_option_of_train_and_sweep_and_of_a_record(r
     [
         ("epochs", 0, "at least 1"),
         ("lr", 0.0, "above 0"),
+        ("lr", 1e39, "at most 3e+38"),
+        ("input_noise", 1e39, "at most 3e+38"),
         ("decay", 1.5, "at most 1"),
         ("reset", "soft", "one of subtract, value, none"),
         ("encoding", "phase", "one of current, rate, latency, none"),
     ],
 )
 def test_a_record_has_the_domains_of_the_command_line(name, value, wanted):
-    with pytest.raises(ValueError, match=f"^{name} must be {wanted}, got {value!r}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{name} must be {wanted}, got {value!r}')}$"):
         options(**{name: value})
     assert (options(bin=0.0).bin, options(encoding="none").encoding) == (0, "none")  # of data without events, or images
 
@@ -316,7 +319,7 @@ WRONG = {
     "epochs": (["train", "--epochs", "-1"], "Invalid value for '--epochs': -1 is not in the range x>=1"),
     "no number": (["train", "--steps", "many"], "'many' is not a valid integer range"),
     "lr": (["train", "--lr", "nan"], "Invalid value for '--lr': nan is not finite"),
-    "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range x>0"),
+    "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range 0<x<=3e+38"),
     "decay": (["train", "--decay", "1.1"], "1.1 is not in the range 0<=x<=1"),
     "encoding": (["train", "--encoding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
@@ -357,6 +360,28 @@ WRONG = {
     "a bin too long": (
         ["train", "--data", "events.npz", "--bin", "1e308"],
         "'--bin': Binning: step_us must be a number above 0 and finite, got inf",
+    ),
+    "a rate beyond float32": (["train", "--lr", "1e308"], "'--lr': 1e+308 is not in the range 0<x<=3e+38"),
+    "rates beyond float32": (
+        ["sweep", "--lr", "0.1,1e39"],
+        "'0.1,1e39': pass numbers above 0 and up to 3e+38, such as",
+    ),
+    "a surrogate beyond float32": (
+        ["train", "--surrogate", "0.5 * sigmoid(alpha=1e300)"],
+        "'--surrogate': 0.5 * sigmoid(alpha=1e300): parameters must be at most 3e+38, got 1e+300",
+    ),
+    "surrogates beyond float32": (
+        ["sweep", "--surrogate", "arctan,sigmoid(alpha=1e39)"],
+        "'--surrogate': sigmoid(alpha=1e39): parameters must be at most 3e+38, got 1e+39",
+    ),
+    "noise beyond float32": (
+        ["train", "--data", "sequences.npz", "--input-noise", "1e39"],
+        "'--input-noise': 1e+39 is not in the range 0<=x<=3e+38",
+    ),
+    "a null character": (["predict", "a\0b"], "an argument must not contain a null character, got 'a\\x00b'"),
+    "too many nested folders": (
+        ["train", "--data", "table.npz", "--batch", "4", "--output", "a/" * 2000],
+        "cannot be written: it is in too many nested folders",
     ),
     "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
     "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
@@ -859,10 +884,61 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        ("raise ImportError('libfoo.so.3: no such file')", "ImportError: libfoo.so.3: no such file"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise OSError('no text')", "OSError: no text"),
+        ("raise AttributeError('no attribute float')", "AttributeError: no attribute float"),
+        ("raise RuntimeError('another ABI')", "RuntimeError: another ABI"),
+    ],
+)
+def test_package_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, capsys, contents, reason):
+    (tmp_path / "click.py").write_text(contents)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "click")
+    assert main(["list"]) == 2
+    assert only_line(capsys) == (
+        f"spikegrad: error: the command needs click, which cannot be imported ({reason}): "
+        "pip install --force-reinstall click"
+    )
+
+
+def test_warnings_of_matplotlib_about_its_settings_are_not_shown(caplog, capsys):
+    logging.getLogger("matplotlib").setLevel(logging.NOTSET)
+    assert main(["--version"]) == 0
+    logging.getLogger("matplotlib.font_manager").warning("findfont: Font family 'none' not found.")
+    assert not caplog.records
+    assert not capsys.readouterr().err
+
+
+def test_error_of_the_machine_during_an_import_is_not_of_the_package(tmp_path, monkeypatch, capsys):
+    (tmp_path / "click.py").write_text("raise OSError(24, 'Too many open files')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "click")
+    assert main(["list"]) == 1
+    assert only_line(capsys) == "spikegrad: error: [Errno 24] Too many open files"
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("cannot import name 'x'"), ModuleNotFoundError("none", name="spikegrad.x"), ValueError("x")]
+)
+def test_error_of_spikegrad_keeps_its_traceback(monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(commands.command, "main", fail)
+    with pytest.raises(type(error)) as caught:
+        main(["list"])
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
         ("JAX_PLATFORMS", "cpu,foo", "JAX finds no device of JAX_PLATFORMS=cpu,foo"),
         pytest.param("JAX_PLATFORMS", "foo", "JAX finds no device of JAX_PLATFORMS=foo", marks=pytest.mark.every),
+        pytest.param("JAX_NO_TRACING", "1", "JAX_NO_TRACING must not be set, because", marks=pytest.mark.every),
         ("JAX_ENABLE_X64", "maybe", "JAX cannot be imported: invalid truth value 'maybe' for environment"),
     ],
 )

@@ -165,18 +165,19 @@ def test_checkpoint_of_another_run_is_refused(copy, killed, capsys, other, what)
     assert what in only_line(capsys)
 
 
-@pytest.mark.parametrize(
-    "curves",
-    [{}, {"loss": [1.0]}, dict.fromkeys(trainer._CURVES, 3), {name: [None] for name in trainer._CURVES}, None],
-)
-def test_invalid_curves_of_a_checkpoint_are_one_line(copy, capsys, curves):
+@pytest.mark.parametrize("name", ["trainable/0/weight", "optimizer_state/1/count", "curves"])
+def test_edited_checkpoint_is_one_line(copy, capsys, name):
     with np.load(newest(copy)) as file:
         arrays = dict(file)
-    about = json.loads(str(arrays["about"]))
-    about["extra"]["curves"] = curves
-    np.savez(newest(copy), **arrays | {"about": np.asarray(json.dumps(about))})
+    if name == "curves":
+        about = json.loads(str(arrays["about"]))
+        about["extra"]["curves"]["test"][0] = 0.125
+        arrays["about"] = np.asarray(json.dumps(about))
+    else:
+        arrays[name] += 1
+    np.savez(newest(copy), **arrays)
     assert main(["train", "--resume", str(copy)]) == 2
-    assert "has damaged curves" in only_line(capsys)
+    assert f"{newest(copy).name} is damaged: its contents do not match its checksum" in only_line(capsys)
 
 
 def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, killed):
@@ -304,6 +305,7 @@ def test_sweep_refuses_damaged_results(source, tmp_path, capsys, monkeypatch):
         {"test": 0.5, "rates": 3},
         {"test": 0.5, "rates": []},
         {"test": float("inf")},
+        {"test": 10**400},
         {"test": 0.5, "half_width": float("nan")},
     ):
         (folder / "runs.jsonl").write_text(json.dumps(line | change) + "\n")

@@ -374,6 +374,9 @@ NOT_READ = {
     "'pool' \\(SumPool2d\\) is not supported; use Affine": lambda: line(lif(), pool=pool(), b=lif()),
     "'delay' \\(Delay\\): delay must be one number for all": lambda: graph(nir.Delay(np.arange(4.0)), lif()),
     "'delay' \\(Delay\\): delay must be a multiple of dt": lambda: graph(nir.Delay(np.full(4, 1.5e-4)), lif()),
+    "'delay' \\(Delay\\): delay must be at most 536,870,911 time steps of dt=0.0001, .*, got 10,000,000,000,000$": (
+        lambda: graph(nir.Delay(np.full(4, 1e9)), lif())
+    ),
     "'lif' \\(LIF\\): Euler's method needs a dt of at most": lambda: graph(lif(tau=1e-5)),
     "'lif' \\(LIF\\): time constants must be > 0, got 0.0": lambda: graph(lif(tau=0.0)),
     "'li' \\(LI\\): v_leak must be 0": lambda: graph(nir.LI(np.ones(4), np.ones(4), np.ones(4))),
@@ -544,6 +547,13 @@ def test_edges_are_between_nodes_that_the_input_reaches(message):
     outer = line(given)
     outer.nodes["node"].edges = EDGES[message]
     refused(outer)
+
+
+def test_graph_without_nodes_or_edges_is_rejected():
+    for name in ("nodes", "edges"):
+        given = graph(lif())
+        delattr(given, name)
+        assert f"{name} must be" in refused(given)
 
 
 def test_nodes_of_a_graph_are_nodes_of_nir():

@@ -284,6 +284,7 @@ REFUSED = {
         "out": Layer(w(12, 8), lif, of="input"),
     },
     r"layer 'a' has a function of a window": {"a": Layer(Window(lambda x: x.sum(0), length=2), lif)},
+    r"the name 'a\\x00.* must not have a null character": {"a\0": Layer(w(12, 8), lif)},
     r"two nodes would have the name 'output'": {"output": Layer(w(12, 8), lif)},
     r"layer 'a': Refractory|layer 'a': LIF resets by subtraction": {"a": Layer(w(12, 8), LIF())},
 }

@@ -324,12 +324,14 @@ def test_without_jit_a_network_is_compiled_once(mode):
 
 
 @pytest.mark.every  # JAX looks for leaks through all objects that there are
-def test_tracers_do_not_leak():
-    def of_a_function(w):
-        return Network([Layer(lambda x: x @ w, LIF())])(X)[1].sum()
+@pytest.mark.parametrize("mode", MODES)
+def test_tracers_do_not_leak(mode):
+    def of_a_function(w, r):
+        return Network([Layer(lambda x: x @ w, LIF(), r), Layer(r, LIF())])(X, mode=mode)[1].sum()
 
     with jax.checking_leaks():
-        jax.grad(of_a_function)(W)
+        jax.grad(of_a_function, (0, 1))(W, R)
+        jax.jit(jax.grad(of_a_function, (0, 1)))(W, R)
 
 
 def test_every_mode_lowers_for_every_platform():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
+import traceback
+from pathlib import Path
 
 from . import streams
-
-_EXTRA = ("click", "matplotlib", "optax", "rich")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -32,13 +34,8 @@ def main(args: list[str] | None = None) -> int:
         code = 0
     except KeyboardInterrupt:
         code = streams.fail("interrupted", 130)
-    except ModuleNotFoundError as error:
-        code = _missing(error)
-    except MemoryError as error:
-        code = streams.fail(f"out of memory: {error}", 1)
-    except OSError as error:
-        streams.discard(sys.stdout)
-        code = streams.fail(str(error), 1)
+    except Exception as error:
+        code = _failed(error)
     if code and (processes := sys.modules.get(f"{__package__}.processes")):
         processes.leave(code)
     return code
@@ -52,7 +49,12 @@ def _run(args: list[str] | None) -> int:
     from ..training import CheckpointError, DivergedError  # noqa: PLC0415
 
     os.environ["MPLBACKEND"] = "agg"  # notebooks export a backend that may be missing, and figures are files
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # otherwise it warns of its own settings and fonts
     try:
+        if null := [argument for argument in args or () if "\0" in argument]:  # files with such a name raise ValueError
+            raise click.UsageError(f"an argument must not contain a null character, got {null[0]!r}")
+        if jax.config.jax_no_tracing:
+            raise click.UsageError("JAX_NO_TRACING must not be set, because the command compiles functions")
         from .commands import command  # noqa: PLC0415  (it creates arrays, which needs a device)
 
         return command.main(args, prog_name="spikegrad", standalone_mode=False) or 0
@@ -84,10 +86,37 @@ def _has_a_device() -> bool:
         return False
 
 
-def _missing(error: ModuleNotFoundError) -> int:
-    package = (error.name or "").partition(".")[0]
-    if package not in _EXTRA:
-        raise error
-    return streams.fail(
-        f"the command needs {package}, which is not installed: pip install '.[train]' in a clone of spikegrad", 2
-    )
+def _failed(error: Exception) -> int:
+    """Print an error of the machine or of an installed package, and return the exit code. Raise any other error."""
+    of_the_machine = isinstance(error, MemoryError) or getattr(error, "errno", None)  # not the fault of a package
+    if not of_the_machine and (package := _not_imported(error)):
+        if isinstance(error, ModuleNotFoundError) and package == _top(error.name):
+            fix = "which is not installed: pip install '.[train]' in a clone of spikegrad"
+        else:
+            fix = f"which cannot be imported ({streams.brief(error)}): pip install --force-reinstall {package}"
+        return streams.fail(f"the command needs {package}, {fix}", 2)
+    if isinstance(error, MemoryError):
+        return streams.fail(f"out of memory: {error}", 1)
+    if isinstance(error, OSError):
+        streams.discard(sys.stdout)
+        return streams.fail(str(error), 1)
+    raise error
+
+
+def _not_imported(error: Exception) -> str:
+    """Return the package of another project whose import raised an error, or else an empty text.
+
+    The import of a broken package can raise any error. The error is the package's if the last line of spikegrad in the
+    traceback imports it.
+    """
+    ours = str(Path(__file__).resolve().parents[1])
+    found = traceback.extract_tb(error.__traceback__)
+    lines = [entry.line or "" for entry in found if entry.filename.startswith(ours)]
+    if lines and (statement := re.match(r"(?:from|import) (\w+)", lines[-1])):
+        return statement[1]
+    package = _top(error.name) if isinstance(error, ModuleNotFoundError) else ""
+    return "" if package == _top(__name__) else package
+
+
+def _top(module: str | None) -> str:
+    return (module or "").partition(".")[0]

@@ -11,10 +11,12 @@ from inspect import cleandoc
 from typing import Any
 
 import click
+import jax
 import numpy as np
 from click.core import ParameterSource
 
-from .._struct import domain
+from .._struct import domain, lifted
+from .._surrogate import Surrogate
 from ..data import Binning, Split
 from ..network._modes import MODES
 from ..neurons import LIF, decay_from_tau
@@ -92,11 +94,24 @@ def bad_parameter(option: str | None = None) -> Iterator[None]:
         raise click.BadParameter(str(error), param_hint=option) from None
 
 
+LARGEST = 3e38
+"""About the largest float32. Training converts learning rates, noise and parameters of surrogates to float32."""
+
+
+def surrogate_of(spec: str) -> Surrogate:
+    """Return a surrogate by name. Raise ValueError if float32 cannot hold a parameter."""
+    found = get(spec)
+    for number in jax.tree.leaves(lifted(found)):
+        if abs(number) > LARGEST:
+            raise ValueError(f"{spec:.80}: parameters must be at most {LARGEST:g}, got {number!r:.40}")
+    return found
+
+
 def parse_surrogate(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
     """Return a surrogate, or several, from names."""
     del ctx, param
     with bad_parameter():
-        return get(value) if isinstance(value, str) else tuple(get(spec) for spec in value)
+        return surrogate_of(value) if isinstance(value, str) else tuple(map(surrogate_of, value))
 
 
 def parse_hidden(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -160,7 +175,7 @@ class Options:
         show_default="2 for mnist5k, else 0",
     )
     input_noise: float = declared(
-        "Standard deviation of Gaussian noise added to training recordings.", RealRange(0), default=0.0
+        "Standard deviation of Gaussian noise added to training recordings.", RealRange(0, LARGEST), default=0.0
     )
     decay: float = declared(
         "Decay factor of the membrane potential per time step.", RealRange(0, 1), default=_LIF.decay
@@ -185,7 +200,9 @@ class Options:
         metavar="SPEC",
     )
     seed: int = declared("Seed of the split, the weights and the order.", click.IntRange(0, 2**32 - 1), default=0)
-    lr: float = declared("Initial learning rate (cosine decay to 0).", POSITIVE, default=2e-3)
+    lr: float = declared(
+        "Initial learning rate (cosine decay to 0).", RealRange(0, LARGEST, min_open=True), default=2e-3
+    )
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -203,7 +220,7 @@ class Options:
         decays = [decay_from_tau(tau) for tau in self.taus] or [self.decay]
         readout = decays[len(names)] if len(decays) > len(names) else None
         leaks = dict(zip(names, decays, strict=False))
-        cell = kind(surrogate=get(self.surrogate), reset=self.reset, detach_reset=self.detach_reset, **leaks)
+        cell = kind(surrogate=surrogate_of(self.surrogate), reset=self.reset, detach_reset=self.detach_reset, **leaks)
         sizes = (math.prod(data.shape), *self.hidden, data.classes)
         about = (self.steps, self.encoding, self.readout, self.mode, self.recurrent)
         return SpikingNetwork(sizes, cell, *about, readout_decay=readout, low=data.low, high=data.high)

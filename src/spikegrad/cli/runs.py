@@ -76,6 +76,8 @@ def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Pa
                 raise RunError(f"output folder {folder} cannot be written: it is a file") from None
         except OSError as error:
             raise RunError(f"output folder {folder} cannot be written: {error.strerror or error}") from None
+        except RecursionError:  # Python creates parents by recursion
+            raise RunError(f"output folder {folder} cannot be written: it is in too many nested folders") from None
     raise AssertionError  # the default folders are infinitely many
 
 
@@ -320,8 +322,9 @@ def check_result(path: Path, result: dict[str, Any]) -> None:
     """Raise RunError if a line of results, possibly of an earlier attempt, lacks the numbers of a run."""
     rates = result.get("rates", [0])
     numbers = (result.get("validation"), result.get("test"), result["seconds"], result.get("spikes", 0))
-    right = isinstance(rates, list) and rates and all(isinstance(x, (int, float)) for x in (*numbers, *rates))
-    if not right or not all(math.isfinite(x) for x in (*result.values(), *rates) if isinstance(x, float)):
+    _, is_finite, _ = _KINDS[float]
+    right = isinstance(rates, list) and rates and all(is_finite(x) for x in (*numbers, *rates))
+    if not right or not all(is_finite(x) for x in result.values() if type(x) in (int, float)):
         raise RunError(f"{path} has a damaged line: {result!s:.100}. Remove the line")
 
 

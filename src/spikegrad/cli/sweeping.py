@@ -21,6 +21,7 @@ from ..surrogates._registry import get
 from ..training._json_lines import jsonable
 from . import runs, signals, sources, tables, trainer
 from .options import (
+    LARGEST,
     Options,
     RealRange,
     bad_parameter,
@@ -32,6 +33,7 @@ from .options import (
     quiet_option,
     refuse_others,
     resume_option,
+    surrogate_of,
     with_sources,
 )
 
@@ -98,7 +100,7 @@ def parse_surrogates(ctx: click.Context, param: click.Parameter, value: str) -> 
     specs = list(dict.fromkeys(spec.strip() for spec in specs))
     with bad_parameter():
         for spec in specs:
-            get(spec)
+            surrogate_of(spec)
     return tuple(specs)
 
 
@@ -111,9 +113,10 @@ def parse_reals(ctx: click.Context, param: click.Parameter, value: str | None) -
         reals = [x for item in value.split(",") for x in _range(item)]
     except (ValueError, OverflowError):
         reals = []
-    if not reals or not all(0 < x < math.inf for x in reals):
+    if not reals or not all(0 < x <= LARGEST for x in reals):
         raise click.BadParameter(
-            f"{value!r:.80}: pass numbers above 0, such as 0.1,0.3, or a range, such as 0.05:3.2:x2 or 0.1:0.5:+0.1"
+            f"{value!r:.80}: pass numbers above 0 and up to {LARGEST:g}, such as 0.1,0.3, or a range, such as "
+            "0.05:3.2:x2 or 0.1:0.5:+0.1"
         )
     return tuple(dict.fromkeys(reals))
 
@@ -169,8 +172,8 @@ class Grid:
         check_values(self)
         if not self.surrogates or not self.lrs:
             raise ValueError("surrogates and lrs must have one value or more, got none")
-        if not all(0 < x < math.inf for x in (*self.peaks, *self.half_widths, *self.lrs)):
-            raise ValueError("peaks, half_widths and lrs must be above 0")
+        if not all(0 < x <= LARGEST for x in (*self.peaks, *self.half_widths, *self.lrs)):
+            raise ValueError(f"peaks, half_widths and lrs must be above 0 and up to {LARGEST:g}")
         if (runs := math.prod(map(len, self._axes)) * self.seeds) > _RUNS:
             raise ValueError(f"a sweep has up to {_RUNS:,} runs, got {runs:,}")
 

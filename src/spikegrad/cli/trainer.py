@@ -204,7 +204,11 @@ def fit(
         extra = {"run": of, "curves": course.curves}
         checkpoints = training.Checkpoints(folder / CHECKPOINTS / name, minutes=minutes, extra=extra)
         state = checkpoints.restore(state)
-        course.curves = extra["curves"] = _curves_of(extra, of, state.epoch, checkpoints.folder)
+        if extra.get("run") != of:
+            raise training.CheckpointError(
+                f"the newest checkpoint in {checkpoints.folder} belongs to another run. Remove it"
+            )
+        course.curves = extra["curves"]
         lines = training.JsonLines(
             folder / METRICS,
             of={"network": name},
@@ -394,21 +398,6 @@ def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
         return cross_entropy(logits, y).mean(), {"accuracy": (logits.argmax(-1) == y).mean(), "rates": rates}
 
     return loss
-
-
-def _curves_of(extra: dict[str, Any], of: dict[str, Any], epochs: int, folder: Path) -> dict[str, list]:
-    """Return the learning curves of a checkpoint. Raise if it belongs to another run."""
-    if extra.get("run") != of:
-        raise training.CheckpointError(f"the newest checkpoint in {folder} belongs to another run. Remove it")
-    try:
-        curves = {name: list(extra["curves"][name]) for name in _CURVES}
-        for name, curve in curves.items():
-            values = np.asarray(curve, float)
-            if len(values) != epochs or values.ndim > 1 + (name == "rates") or not np.isfinite(values).all():
-                raise ValueError(name)
-    except (KeyError, TypeError, ValueError):
-        raise training.CheckpointError(f"the newest checkpoint in {folder} has damaged curves. Remove it") from None
-    return curves
 
 
 _CURVES = ("loss", "accuracy", "rates", "test")

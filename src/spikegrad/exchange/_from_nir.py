@@ -62,8 +62,8 @@ def from_nir(
     ValueError
         If spikegrad does not support a node, or if a node is not on a path from an input to an output. If a parameter
         is not finite or has another shape than its input. If a time constant is shorter than a time step of Euler's
-        method, or if a delay is not a multiple of ``dt``. If the graph does not define the edge of a loop that takes a
-        step.
+        method, or if a delay is not a multiple of ``dt`` or needs more than :math:`2^{31} - 1` stored values of an
+        example. If the graph does not define the edge of a loop that takes a step.
     TypeError
         If ``graph`` is not a NIRGraph, ``dt`` is not a number, or a parameter is not an array of real numbers.
 
@@ -163,8 +163,7 @@ class _Read:
             named = [*chain.delays, *chain.operations, *([part.neurons] if part.neurons else [])]
             weight, more = _weight(owner_of(*named[-1]) if named else "from_nir", self.functions[name][n], gain)
             bias = more if bias is None else bias if more is None else bias + more
-            steps = [_steps(owner_of(*delay), delay[1], self.leak) for delay in chain.delays]
-            lag = sum(steps) + ((source, name) in self.late)
+            lag = _lag(chain.delays, self.leak, self.signals[source]) + ((source, name) in self.late)
             weights.setdefault(source, {}).setdefault(lag, []).append(weight)
         own = {source: _combined(name, source, lags) for source, lags in weights.items()}
         recurrent = own.pop(name, None) if len(own) > 1 else None
@@ -210,6 +209,20 @@ def _stack(parts: Parts, entries: dict[str, Layer | Join]) -> list[Layer] | None
     return layers if whole and not named else None
 
 
+def _lag(delays: list[tuple[str, Any]], leak: Leak, signal: Shape | None) -> int:
+    """Return the sum of delays in time steps. A network stores the signals of all these steps."""
+    steps, most = 0, _LARGEST // math.prod(signal or ())
+    for name, node in delays:
+        owner = owner_of(name, node)
+        steps += _steps(owner, node, leak)
+        if steps > most:
+            raise ValueError(
+                f"{owner}: delay must be at most {most:,} time steps of dt={leak.dt:g}, because a network stores a "
+                f"signal of shape {signal} for each, got {steps:,}"
+            )
+    return steps
+
+
 def _steps(owner: str, node: nir.Delay, leak: Leak) -> int:
     """Return the delay in time steps."""
     delays = numbers(owner, node, "delay")
@@ -240,12 +253,13 @@ def _combined(name: str, source: str, lags: dict[int, list]) -> Any:
 def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return nodes and edges, including subgraphs."""
     owner = f"from_nir: {brief(prefix[:-1])} (NIRGraph)" if prefix else "from_nir: graph"
-    if not isinstance(graph.nodes, dict):
-        raise TypeError(f"{owner}: nodes must be a dict, got {type(graph.nodes).__name__}")
+    found = getattr(graph, "nodes", None)
+    if not isinstance(found, dict):
+        raise TypeError(f"{owner}: nodes must be a dict, got {type(found).__name__}")
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
     ends: dict[str, tuple[str, str]] = {}
-    for key, node in graph.nodes.items():
+    for key, node in found.items():
         if not isinstance(key, str) or not isinstance(node, nir.NIRNode):
             raise TypeError(f"{owner}: nodes must be NIR nodes by their names, got {brief(node)} by {brief(key)}")
         name = prefix + key
@@ -266,10 +280,11 @@ def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Any], list[t
 def _edges(owner: str, graph: nir.NIRGraph) -> list[tuple[str, str]]:
     """Return the checked edges of a graph."""
     found: dict[tuple[str, str], None] = {}
+    given: Any = getattr(graph, "edges", None)
     try:
-        edges = [tuple(edge) for edge in graph.edges]
+        edges = [tuple(edge) for edge in given]
     except TypeError:
-        raise TypeError(f"{owner}: edges must be pairs of names of nodes, got {brief(graph.edges)}") from None
+        raise TypeError(f"{owner}: edges must be pairs of names of nodes, got {brief(given)}") from None
     for edge in edges:
         if len(edge) != 2 or not all(isinstance(name, str) for name in edge):
             raise TypeError(f"{owner}: edges must be pairs of names of nodes, got {brief(edge)}")

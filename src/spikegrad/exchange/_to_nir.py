@@ -308,6 +308,10 @@ class _Made:
     def add(self, name: Any, node: Any) -> str:
         if name in self.nodes:
             raise ValueError(f"to_nir: two nodes would have the name {name!r}; rename an entry of the network")
+        if "\0" in name:  # the format of the file ends names there
+            raise ValueError(
+                f"to_nir: the name {name!r} must not have a null character; rename an entry of the network"
+            )
         self.nodes[name] = node
         return name
 

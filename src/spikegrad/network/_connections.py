@@ -247,6 +247,8 @@ def check_weight(owner: str, name: str, value: Any) -> None:
         raise TypeError(f"{owner}: {name} must be a matrix or callable, got {brief(value)}")
     if matrix is not None and matrix.ndim not in (2, 3):  # the third axis has the receptors of a neuron
         raise TypeError(f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}")
+    if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "OSUMm":
+        raise TypeError(f"{owner}: {name} must hold real numbers, got {matrix.dtype}")
 
 
 def product(weight: Any, x: Any, name: str) -> jax.Array:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +27,8 @@ from ._partition import name_of
 from ._sharding import is_spread, unwrap_key, wrap_like
 from ._state import Report, State
 
-FORMAT = 1
-_ABOUT = "about"
+FORMAT = 2
+_ABOUT, _CHECKSUM = "about", "checksum"
 _DEVICE = ("trainable", "optimizer_state", "key")  # the parts of a state that are arrays of JAX
 
 
@@ -158,8 +159,8 @@ class Checkpoints:
         Raises
         ------
         CheckpointError
-            If the file cannot be read, does not match ``start``, or has another key. The message names the previous
-            checkpoint, if it exists.
+            If the file cannot be read, does not match its checksum or ``start``, or has another key. The message names
+            the previous checkpoint, if it exists.
         """
         found = from_first(self.all)  # other processes may see other files
         if not found:
@@ -202,13 +203,14 @@ class Checkpoints:
         found = {name: np.asarray(unwrap_key(leaf)) for name, leaf in named.items()}
         arrays: dict[str, Any] = {name: array.view(_plain(array.dtype)) for name, array in found.items()}
         arrays[_ABOUT] = np.asarray(json.dumps(_about(state, self.extra)))
+        arrays[_CHECKSUM] = np.asarray(_checksum(arrays))
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
     def _read(self, path: Path, start: State) -> tuple[State, dict[str, Any]]:
         arrays, about = from_first(lambda: _arrays_of(path))
         wanted = _named(start)
         _compare(path, arrays, about["dtypes"], wanted)
-        return _state(path, start, {name: _like(path, name, arrays[name], wanted[name]) for name in wanted}, about)
+        return _state(path, start, {name: _like(arrays[name], wanted[name]) for name in wanted}, about)
 
 
 def _arrays_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -216,7 +218,20 @@ def _arrays_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         regular_size(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        return arrays, _checked(path, json.loads(str(arrays.pop(_ABOUT))))
+        about = _checked(path, json.loads(str(arrays[_ABOUT])))
+        if arrays.pop(_CHECKSUM).tolist() != _checksum(arrays):
+            raise CheckpointError(f"{path} is damaged: its contents do not match its checksum")
+        del arrays[_ABOUT]
+        return arrays, about
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> int:
+    """Return the CRC-32 of dtypes, shapes and values. Programs that edit a file renew the checksums of zip."""
+    found = 0
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found = zlib.crc32(array, zlib.crc32(f"{array.dtype.str} {array.shape}".encode(), found))
+    return found
 
 
 @contextmanager
@@ -301,11 +316,9 @@ def _compare(path: Path, arrays: dict[str, Any], dtypes: dict[str, str], wanted:
             )
 
 
-def _like(path: Path, name: str, array: np.ndarray, leaf: jax.Array) -> jax.Array:
+def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
     """Return the saved array as a JAX array with the dtype and the sharding of ``leaf``."""
     numbers = unwrap_key(leaf)
-    if array.dtype != (saved := _plain(numbers.dtype)):  # a view would give other numbers
-        raise CheckpointError(f"{path} is damaged: {name} must be saved as {saved}, got {array.dtype}")
     placed: Any = array.view(numbers.dtype)
     return wrap_like(jax.device_put(placed, numbers.sharding) if is_spread(numbers) else jnp.asarray(placed), leaf)
 

@@ -230,7 +230,7 @@ class _Rebuilding(NamedTuple):
             return over.window(self.first + i * over.part.chunk)[0][source]
         if source in over.layers:
             return self.steps(source, i)[1]
-        return over.joins[source].over_chunk(self.reads(over.graph.edges[source], i))
+        return over.joins[source].over_chunk(self.reads(over.edges[source], i))
 
     def past(self, source, i):
         """Return the past of a source before chunk i."""
@@ -271,7 +271,7 @@ class _Rebuilding(NamedTuple):
             numbers = None if over.masks.number is None else pick(over.masks.number, self.first + steps)
             return jax.vmap(lambda kept, number: layer.fire(layer.load(storage, kept), number)[1])(kept, numbers)
         # The outputs of a join follow from its sources at these steps.
-        edges = over.graph.edges[source]
+        edges = over.edges[source]
         return over.joins[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
 
     def reads(self, edges, i):

@@ -142,8 +142,12 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     whole = part.steps == len(masks.started)
     masks = masks if whole else masks.part(part.start, part.start + part.steps)
 
+    # The components depend on the length of a chunk: outputs with a delay of at least a chunk are known when the chunk
+    # starts, so they do not close a loop.
+    components, edges = graph.components(part.chunk), graph.edges
+
     # Both passes build this from their own arguments, because a function with a custom derivative must not close over
-    # arrays.
+    # arrays, such as those of the graph.
     def sequence(arrays, inputs, starts, masks):
         if any("key" in own for own in arrays.values()):
             masks = masks.numbered(part.start)
@@ -155,7 +159,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             else JoinVjp(equations, arrays[name])
             for name, equations in traced.items()
         }
-        return Sequence(plan, part, graph, nodes, inputs, starts, masks)
+        return Sequence(plan, part, components, edges, nodes, inputs, starts, masks)
 
     def forward(arrays, inputs, pre_spike, starts, masks, storage):
         over = sequence(arrays, inputs, starts, masks)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from .._connections import Edge, Name
-from .._graph import Graph
 from .._masks import Masks, tree_keep, tree_where, young
 from .._past import after, lagged, places_of
 from .._schedule import Part, Plan
@@ -27,29 +26,27 @@ class Sequence:
         self,
         plan: Plan,
         part: Part,
-        graph: Graph,
+        components: Any,
+        edges: dict[Name, tuple[Edge, ...]],
         nodes: dict[Name, LayerVjp | JoinVjp],
         inputs: dict[Name, jax.Array],
         starts: tuple[dict, dict],
         masks: Masks,
     ) -> None:
-        self.plan, self.part, self.graph, self.nodes = plan, part, graph, nodes
+        self.plan, self.part, self.components, self.edges, self.nodes = plan, part, components, edges, nodes
         self.inputs, self.masks, (self.starts, _) = inputs, masks, starts
         # Layers have states and residuals. Joins are functions of one step.
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
-        # The components depend on the length of a chunk: outputs with a delay of at least a chunk are known when the
-        # chunk starts, so they do not close a loop.
-        self.components = graph.components(part.chunk)
         self.within: dict[Name, tuple[Edge, ...]] = {}
         """The edges that a component reads step by step, for each node."""
         for names in self.components:
             for name in names:
                 self.within[name] = tuple(
-                    edge for edge in graph.edges[name] if edge.source in names and min(edge.lags) < part.chunk
+                    edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk
                 )
         self.hoisted = {
-            name: tuple(edge for edge in edges if edge not in self.within[name]) for name, edges in graph.edges.items()
+            name: tuple(edge for edge in own if edge not in self.within[name]) for name, own in edges.items()
         }
         """The edges that are read for all steps of a chunk at once."""
 
