@@ -64,7 +64,7 @@ UPDATE, GOOD_UPDATE = 2.5, 0.1
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
 networks that learn, Adam's first update is about a tenth. It stalls below ``LEAST_UPDATE``."""
-RATES = 10.0, 100.0, 1000.0, 0.1
+RATES = 10.0, 100.0, 0.1
 """Factors of the learning rate of a network that does not learn."""
 ROUNDED = 0.85
 """An update also stalls if every layer's dtype rounds away this part of it."""
