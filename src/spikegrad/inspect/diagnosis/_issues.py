@@ -25,6 +25,7 @@ from ._proposals import (
     fit_slope,
     higher_slopes,
     larger_units,
+    longer_memory,
     rounded,
     smaller_weights,
     to_defaults,
@@ -64,8 +65,8 @@ UPDATE, GOOD_UPDATE = 2.5, 0.1
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
 networks that learn, Adam's first update is about a tenth. It stalls below ``LEAST_UPDATE``."""
-RATES = 10.0, 100.0, 0.1
-"""Factors of the learning rate of a network that does not learn."""
+RATES = 100.0, 0.01
+"""Factors of the learning rate of a network that does not learn. A rate that is off by less only takes longer."""
 ROUNDED = 0.85
 """An update also stalls if every layer's dtype rounds away this part of it."""
 SLOWED, SLOW_UPDATE = 10.0, 3e-4
@@ -151,6 +152,7 @@ def suspects(layers: Sequence[LayerReport], network: NetworkReport) -> Iterator[
                 seen |= {(one.change, one.index) for one in (fix, *fix.others)}
                 yield fix
     yield from unusual_slopes(cases)
+    yield from longer_memory(cases)
     case, largest = _most_updated(cases)
     without = case.layer.update_without_epsilon or 0.0
     if math.isfinite(without) and without > SLOWED * largest > 0:

@@ -42,6 +42,8 @@ _UNEVEN = 3.0
 """Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
 _UNUSUAL, _TINY = 2.0, 30.0
 """A parameter may become its default if it is larger by the first factor, or smaller by the second."""
+_FORGETS = 5
+"""A time constant is short if the inputs have more than so many times its steps."""
 WIDE = 32
 """The number of bits of a dtype that keeps small updates."""
 _SMALLER = 0.3, 0.1, 0.03, 0.01, 0.001
@@ -391,7 +393,8 @@ def to_scale(case: Case) -> Iterator[Fix]:
         text = f"{verb} its threshold to {to:.3g}, by a factor of {factor:g}"
         found.append(case.fix("threshold", factor, text))
         scaled = dataclasses.replace(layer, scale=layer.scale * factor, std=layer.free)
-        if factor > 1 and not _of_one_sign(layer) and (_box(layer) or math.inf) < _THIN * layer.free:
+        narrow = factor > 1 and not _of_one_sign(layer) and (_box(layer) or math.inf) < _THIN * layer.free
+        if narrow or abs(layer.peak or 0) > 2 * _highest(scaled):  # a high slope makes the gradient of the reset grow
             slopes = fit_slope(case, "fit its slope to this threshold", scaled)
             found += [joined([found[-1], slope], f"{text}, and {slope.text}") for slope in slopes]
     size = _size(layer)
@@ -427,6 +430,21 @@ def higher_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
             text = f"raise its slope (`rescaled({layer.surrogate!r}{arguments})`)"
             found.append(case.fix("surrogate", rescaled(layer.surrogate, **sizes), text))
     yield from _of_all(found, cases)
+
+
+def longer_memory(cases: Sequence[Case]) -> Iterator[Fix]:
+    """Raise decays that forget within a small part of the steps: that of the readouts, and those of all layers."""
+    short = []
+    for case in cases:
+        steps = len(case.layer.by_lag)
+        if hasattr(case.cell, "decay") and 1 / max(1 - case.values("decay").max(), 1e-9) < steps / _FORGETS:
+            decay = rounded(math.exp(-1 / steps), 3)
+            text = f"raise its decay to {decay:g} (`decay={decay:g}`, a time constant of {steps} steps)"
+            short.append((case, case.fix("decay", decay, text)))
+    readouts = [fix for case, fix in short if not case.layer.fires]
+    yield from _of_all(readouts, cases)
+    if len(readouts) < len(short):
+        yield from _of_all([fix for _, fix in short], cases)
 
 
 def unusual_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
