@@ -46,7 +46,7 @@ blame only if they leave more than the second part."""
 GENERALIZES, MORE_LEARNED = 0.75, 0.15
 """A network learns for other examples too if it has learned the first part of them. A fix lets it learn much more if it
 adds at least the second part, and half of what is missing."""
-TRAINED, SUSPECTED, AS_GOOD = 3, 8, 0.1
+TRAINED, SUSPECTED, AS_GOOD = 3, 8, 0.2
 """The first fixes of an issue are compared by training, up to the first number, and unusual parameters up to the second
 one. A fix that lets the network learn less than the best, but not by more than the last value, is as good."""
 MUCH = 3.0
