@@ -244,9 +244,9 @@ def test_fix_that_trains_much_better_comes_first(monkeypatch):
         ("out of reach", 0.049, 0.5, 0.74, False),
         ("out of reach", 0.049, 0.9, 1.04, False),
         ("out of reach", 0.051, 0.5, 0.5, True),
-        ("saturated", 0.049, 0.74, 0.74, True),
-        ("saturated", 0.049, 0.76, 0.76, False),
-        ("saturated", 0.051, 0.76, 0.76, True),
+        ("saturated", 0.049, 0.94, 0.94, True),
+        ("saturated", 0.049, 0.96, 0.96, False),
+        ("saturated", 0.051, 0.96, 0.96, True),
     ],
 )
 def test_issue_of_a_network_that_learns_is_one_if_a_fix_lets_it_learn_more(

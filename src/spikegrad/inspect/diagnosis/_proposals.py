@@ -394,7 +394,8 @@ def to_scale(case: Case) -> Iterator[Fix]:
         found.append(case.fix("threshold", factor, text))
         scaled = dataclasses.replace(layer, scale=layer.scale * factor, std=layer.free)
         narrow = factor > 1 and not _of_one_sign(layer) and (_box(layer) or math.inf) < _THIN * layer.free
-        if narrow or abs(layer.peak or 0) > 5 * _highest(scaled):  # a high slope makes the gradient of the reset grow
+        steep = factor < 1 and abs(layer.peak or 0) > 5 * _highest(scaled)  # the gradient of the reset would grow
+        if narrow or steep:
             slopes = fit_slope(case, "fit its slope to this threshold", scaled)
             found += [joined([found[-1], slope], f"{text}, and {slope.text}") for slope in slopes]
     size = _size(layer)

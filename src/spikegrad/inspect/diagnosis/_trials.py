@@ -43,9 +43,10 @@ fire and reduce the loss to the second part."""
 LEARNED, FAILS = 0.05, 0.12
 """A network learns the given inputs if updates leave less than the first part of the loss. The learning rate may be to
 blame only if they leave more than the second part."""
-GENERALIZES, MORE_LEARNED = 0.75, 0.15
-"""A network learns for other examples too if it has learned the first part of them. A fix lets it learn much more if it
-adds at least the second part, and half of what is missing."""
+GENERALIZES, PERFECT, MORE_LEARNED = 0.75, 0.95, 0.15
+"""A network learns for other examples too if it has learned the first part of them. Its saturated layers do no harm if
+it has learned the second part. A fix lets it learn much more if it adds at least the third part, and half of what is
+missing."""
 TRAINED, SUSPECTED, AS_GOOD = 3, 8, 0.2
 """The first fixes of an issue are compared by training, up to the first number, and unusual parameters up to the second
 one. A fix that lets the network learn less than the best, but not by more than the last value, is as good."""
@@ -172,7 +173,7 @@ def _is_idle(issue: Issue, judged: Judged, trained: Trained) -> bool:
     """Return True for an issue that does not hinder the learning."""
     layer = judged.seen.layers[judged.at[issue.index]]
     moderate = layer.firing < RARE and layer.off < HELD * (layer.scale or 0.0)  # by a strong adaptation
-    saturated = issue.kind == "saturated" and (moderate or trained.learned > GENERALIZES)
+    saturated = issue.kind == "saturated" and (moderate or trained.learned > PERFECT)
     if not trained.left < LEARNED or not (saturated or issue.kind in OF_LEARNING):
         return False
     first = next(iter(_ordered(judged, issue, trained)), None)
