@@ -400,6 +400,21 @@ def test_unusual_parameter_is_an_issue_if_training_shows_it(monkeypatch, left, l
         assert f"learns {own} of examples that the updates do not use, and {with_fix} with this fix" in str(found[0])
 
 
+def test_fix_of_several_issues_is_trained_once():
+    """Training takes most of the time. Two issues share the decay, in other words."""
+    net = Network([Layer(np.ones((2, 3), np.float32), LIF(0.9))])
+    trainings = []
+
+    class Counted(Steps):
+        def trained(self, network, fix=None):
+            trainings.append(network.layers[0].cell.decay)
+
+    judged = _trials.Judged(net, Counted({}), Seen([REPORT], NetworkReport([LIF()])), ())
+    for decay, text in ((0.5, "one"), (0.7, "two"), (0.5, "three")):
+        judged.trained(Fix(0, "decay", decay, text))
+    assert trainings == [0.5, 0.7]
+
+
 @pytest.mark.parametrize(("left", "named"), [(0.13, True), (0.11, False)])
 def test_learning_rate_is_to_blame_only_if_the_examples_are_not_learned(monkeypatch, left, named):
     monkeypatch.setattr(_trials, "issues", lambda *_: ())

@@ -63,13 +63,16 @@ class Outcome(NamedTuple):
     health: float
 
 
-class Judged(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Judged:
     """A network with its numbers and its issues."""
 
     network: Network
     look: Look
     seen: Seen
     found: Sequence[Issue]
+    runs: list[tuple[Fix, Trained | None]] = dataclasses.field(default_factory=list)
+    """The fixes that the network was trained with. Several issues may share a fix."""
 
     @property
     def places(self) -> Sequence[Place]:
@@ -81,7 +84,14 @@ class Judged(NamedTuple):
         return {place.name: n for n, place in enumerate(self.places)}
 
     def trained(self, fix: Fix) -> Trained | None:
-        """Train the network with a fix. Return None if that is not possible."""
+        """Train the network with a fix, once. Return None if that is not possible."""
+        for other, run in self.runs:
+            if _same(other, fix):
+                return run
+        self.runs.append((fix, self._trained(fix)))
+        return self.runs[-1][1]
+
+    def _trained(self, fix: Fix) -> Trained | None:
         if fix.change in ("learning rate", "epsilon"):
             return self.look.trained(self.network, fix)
         try:
@@ -109,11 +119,11 @@ def checked(network: Network, look: Look, seen: Seen) -> tuple[Issue, ...]:
         return _slow(judged)
     trained = look.trained(network)
     if trained is not None:
-        judged = judged._replace(found=_without_trained(judged, trained))
+        judged = dataclasses.replace(judged, found=_without_trained(judged, trained))
     for issue in judged.found:
         offered = [other for earlier in result for other in earlier.fixes]
         fixes = _ordered(judged, issue, trained)
-        new = (r for r in fixes if all(dataclasses.replace(other, text=r.text) != r for other in offered))
+        new = (fix for fix in fixes if not any(_same(fix, other) for other in offered))
         if fixes or issue.kind != "explodes" or not _amplifies(seen, judged.at[issue.index]):
             result.append(dataclasses.replace(issue, fixes=tuple(new)))
     return tuple(result)
@@ -238,6 +248,10 @@ def _upwards(fix: Fix, after: Outcome, judged: Judged) -> tuple[Fix, Outcome]:
     return together(parts, judged.places), after._replace(faults=0)
 
 
+def _same(one: Fix, other: Fix) -> bool:
+    return dataclasses.replace(one, text=other.text) == other
+
+
 def _kind(fix: Fix) -> tuple[str, ...]:
     return fix.change, *(other.change for other in fix.others)
 
@@ -257,7 +271,7 @@ def _outcome_with(fix: Fix, judged: Judged, issue: Issue) -> Outcome | None:
         for other in after.found
         if other.kind != "explodes" or other.index in exploded or not _amplifies(after.seen, after.at[other.index])
     ]
-    after = after._replace(found=found)
+    after = dataclasses.replace(after, found=found)
     return None if _worsens(judged, after) else _outcome(after, issue)
 
 
