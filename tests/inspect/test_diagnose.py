@@ -632,7 +632,7 @@ def test_differences_of_large_inputs_do_not_overflow():
 @pytest.mark.parametrize(
     "optimizer",
     [
-        optax.lbfgs(),
+        pytest.param(optax.lbfgs(), marks=pytest.mark.every),
         optax.polyak_sgd(),
         optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1), opaque_mode=True),
         optax.MultiSteps(optax.adam(0.1), 1).gradient_transformation(),

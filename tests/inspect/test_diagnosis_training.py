@@ -161,6 +161,7 @@ def test_without_loss_or_optimizer_nothing_is_trained():
     assert Look(given, None, None, cross_entropy, None, "exact").trained(net) is None
 
 
+@pytest.mark.every
 def test_a_network_that_learns_has_no_growing_gradient():
     """Its threshold is in millivolts, so the reset makes the gradient grow. The optimizer divides by its size."""
     net = stack(LIF(0.9, 20.0, surrogate=rescaled(SIGMOID, peak=1, half_width=5.0)), gains=(40.0,))
@@ -272,8 +273,6 @@ def test_updates_along_the_gradient_are_named():
     ascent = optax.chain(optax.scale_by_adam(), optax.scale(0.01))
     [issue] = diagnose(net, spikes(), cross_entropy, optimizer=ascent).issues
     assert (issue.kind, issue.fix.change, issue.fix.value) == ("ascends", "learning rate", -1.0)
-    descent = optax.chain(optax.scale_by_adam(), optax.scale(-0.01))
-    assert diagnose(net, spikes(), cross_entropy, optimizer=descent).issues == ()
 
 
 def test_low_slopes_that_stop_a_layer_are_raised():

@@ -38,7 +38,7 @@ def default_promotion():
 
 RUN = [page for page in PAGES if blocks(page, "python")]
 # most of the time of all
-LONG = "diagnose", "frameworks", "kinds", "layers", "neurons", "own", "starting", "sweep", "training"
+LONG = "diagnose", "frameworks", "graphs", "kinds", "layers", "neurons", "own", "starting", "sweep", "training"
 
 
 @pytest.mark.parametrize("page", few(RUN, *(page for page in RUN if page.stem not in LONG)), ids=name)
