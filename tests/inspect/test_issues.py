@@ -35,7 +35,7 @@ from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last
 from spikegrad.inspect.diagnosis._places import chain, places_of
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Judged, Outcome, _helps, _worsens, checked, health
-from spikegrad.neurons import QIF, AdLIF
+from spikegrad.neurons import QIF, AdLIF, Izhikevich
 from spikegrad.surrogates._algebra import shifted
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2
@@ -211,6 +211,28 @@ def test_growth_from_outputs_to_currents_matters_to_layers_below():
         layer, two = dataclasses.replace(REPORT, **changed), WHOLE._replace(cells=[LIF(0.9)] * 2)
         assert issues([layer, REPORT], two) == ()
         assert [(v.kind, v.index) for v in issues([REPORT, layer], two)] == [("explodes", 1)] * explodes
+
+
+def test_layer_that_starves_a_silent_layer_is_named():
+    two, silent = WHOLE._replace(cells=[LIF(0.9)] * 2), dataclasses.replace(REPORT, silent=1.0)
+    for changed, named in (
+        ({"silent": 0.8}, [("silent", 0)]),
+        ({"silent": 0.79}, []),
+        ({"silent": 0.8, "fires": False}, []),
+        ({"silent": 0.8, "reached": 0.0}, [("out of reach", 0)]),
+    ):
+        found = issues([dataclasses.replace(REPORT, **changed), silent], two)
+        assert [(issue.kind, issue.index) for issue in found] == [*named, ("silent", 1)], changed
+    assert issues([dataclasses.replace(REPORT, silent=0.8), REPORT], two) == ()
+
+
+def test_weights_of_neurons_that_are_not_linear_are_scaled_further():
+    """The currents are in nA instead of pA."""
+    weak = network(Izhikevich(), gain=0.03)
+    [issue] = diagnose(weak, inputs(), LOSS).issues
+    assert (issue.kind, issue.fix.change) == ("silent", "feedforward weights")
+    assert [fix.change for fix in issue.fixes].count("feedforward weights") == 1
+    assert diagnose(issue.fix.apply(weak), inputs(), LOSS).layers[0].rate > 0.01
 
 
 def test_eight_bits_are_judged_in_their_mode():
@@ -1036,8 +1058,10 @@ def test_equal_neurons_stay_equal_unless_a_gradient_tells_them_apart():
     equal = network(LIF(0.9), gain=0.0, offset=0.4)
     assert diagnose(equal, inputs(), LOSS).issues == ()  # the readout's weights differ
     same = dataclasses.replace(equal.layers[1], weight=jnp.full((NEURONS, OUTPUTS), 0.3))
-    [issue] = diagnose(Network([equal.layers[0], same]), inputs(), LOSS).issues
-    assert (issue.kind, issue.index, issue.fixes) == ("alike", 0, ())
+    zero = dataclasses.replace(equal.layers[1], weight=jnp.zeros((NEURONS, OUTPUTS)))  # its gradient is equal too
+    for readout in (same, zero):
+        [issue] = diagnose(Network([equal.layers[0], readout]), inputs(), LOSS).issues
+        assert (issue.kind, issue.index, issue.fixes) == ("alike", 0, ())
 
 
 def test_layer_that_fires_for_few_examples_is_silent():

@@ -35,10 +35,11 @@ from ._proposals import (
 )
 from ._recorder import PARTS
 
-SILENT, QUIET, FAINT = 0.95, 0.9, 0.02
+SILENT, QUIET, FAINT, STARVED = 0.95, 0.9, 0.02, 0.8
 """A layer is silent if no neuron fires, or if two fractions are reached: of neurons that never fire, and of examples
 without any spike. It is also silent if one of them is reached and the mean slope, over its peak, is below the last
-bound. Sparse networks learn while a few neurons fire."""
+bound. Sparse networks learn while a few neurons fire. But a layer below a silent layer is silent too if the last
+fraction of its neurons never fires, because it may be the cause."""
 FAR, ALWAYS, BUSY, AT_REST = 35.0, 0.5, 0.8, 0.2
 """Bounds of a saturated layer: distance of the potentials in thresholds, fraction of neurons that always fire, fraction
 of steps with a spike, and fraction of neurons that fire at rest."""
@@ -124,7 +125,10 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
         if ends & case.place.below:
             continue
         if is_silent(case.layer):  # no spike reaches the layers above, and no learning rate changes that
-            found.append(_silent(case))
+            judged = {issue.index for issue in found if issue}
+            below = [cases[n] for n in sorted(case.place.below - {case.index}) if cases[n].place.name not in judged]
+            starved = [other for other in below if other.layer.fires and other.layer.silent >= STARVED]
+            found += map(_silent, [*starved, case])
             ends.add(case.index)
             continue
         if case.layer.fires and case.layer.alike:

@@ -263,7 +263,7 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
         found["current_gradient"] = norm(those(seen.gradient))
         found["no_gradient"] = float((seen.gradient == 0).all((0, 1), **rest).mean())
         found["by_step"] = tuple(map(norm, seen.gradient * active[:, :, None]))
-        found["alike"] = at.shape[-1] > 1 and seen.gradient.any() and all(map(_same, (at, seen.gradient)))
+        found["alike"] = at.shape[-1] > 1 and all(map(_same, (at, seen.gradient)))
     if seen.received is not None:
         found["output_gradient"] = norm(those(seen.received))
     if seen.lagged is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ...neurons import parameters_of
+from ...neurons import linear_response, parameters_of
 from ...surrogates._algebra import shifted
 from ...surrogates._measures import rescaled
 from ...surrogates.logistic import Sigmoid
@@ -47,6 +47,7 @@ _FORGETS = 5
 WIDE = 32
 """The number of bits of a dtype that keeps small updates."""
 _SMALLER = 0.3, 0.1, 0.03, 0.01, 0.001
+_LARGER = 3.0, 10.0, 30.0, 100.0
 """Factors of weights, if potentials are not finite and so have no scale."""
 STEP = Sigmoid(4.0)
 """Replacement for a step without a slope."""
@@ -388,6 +389,9 @@ def to_scale(case: Case) -> Iterator[Fix]:
         factors = layer.scale / np.where(each > 0, each, layer.scale)
         text = f"scale the weights of each neuron, by {factors.min():.2g} to {factors.max():.2g}"
         yield case.fix(weights, tuple(factors.tolist()), text)
+    if gain > 1 and linear_response(case.cell) is None:  # the potential does not grow with the weights alone
+        factors = [rounded(gain * more) for more in _LARGER]
+        found += [case.fix(weights, factor, f"scale its weights by {factor:g}") for factor in factors]
     if hasattr(case.cell, "threshold"):
         verb, to = "lower" if factor < 1 else "raise", layer.scale * factor
         text = f"{verb} its threshold to {to:.3g}, by a factor of {factor:g}"

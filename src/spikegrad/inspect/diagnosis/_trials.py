@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...network import Network
 from ...neurons import linear_response
@@ -206,7 +206,15 @@ def _ordered(judged: Judged, issue: Issue, trained: Trained | None) -> list[Fix]
     best = max((after.health for _, after in ending), default=0.0)
     ending.sort(key=lambda pair: (pair[1].health < NEARLY * best, pair[1].faults))
     fixes = [fix for fix, _ in ending]
-    return _by_training(judged, fixes) if trained else fixes
+    return _distinct(_by_training(judged, fixes) if trained else fixes)
+
+
+def _distinct(fixes: list[Fix]) -> list[Fix]:
+    """Keep the best factor of each scale."""
+    best: dict[Any, Fix] = {}
+    for n, fix in enumerate(fixes):
+        best.setdefault((fix.index, _kind(fix)) if _kind(fix) in SCALES and isinstance(fix.value, float) else n, fix)
+    return [*best.values()]
 
 
 def _by_training(judged: Judged, fixes: list[Fix]) -> list[Fix]:
