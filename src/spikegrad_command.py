@@ -19,8 +19,9 @@ def main() -> int:
         # JAX is imported first, and reads its environment variables then. It is no module if its import failed.
         if "jax" in sys.modules or str(getattr(error, "name", None)).startswith("spikegrad"):
             raise
-        fix = "" if isinstance(error, ValueError) else ". Install it again: pip install --force-reinstall jax jaxlib"
-        print(f"spikegrad: error: JAX cannot be imported: {' '.join(str(error).split())}{fix}", file=sys.stderr)
+        reason, again = " ".join(str(error).split()).rstrip("."), "pip install --force-reinstall jax jaxlib numpy"
+        fix = "" if isinstance(error, ValueError) else f". Install it and NumPy again: {again}"
+        print(f"spikegrad: error: JAX cannot be imported: {reason}{fix}", file=sys.stderr)
         return 2
     return main()
 

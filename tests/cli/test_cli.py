@@ -504,7 +504,9 @@ def test_predict_rejects_other_shapes_and_damaged_files(run, tmp_path, capsys):
     assert main(["predict", folder, "digits", "-o", "a.csv"]) == 2
     assert "a.csv must end in .npz" in only_line(capsys)
     assert main(["predict", folder, "digits", "-o", str(tmp_path / "no" / "a.npz")]) == 2
-    assert "cannot be written: No such file or directory" in only_line(capsys)
+    captured = capsys.readouterr()
+    assert "cannot be written: No such file or directory" in captured.err
+    assert "359 examples" in captured.out  # the scores are not lost
     (tmp_path / "run.json").write_text("{")
     (tmp_path / "parameters.npz").write_bytes((run[0] / "parameters.npz").read_bytes()[:100])
     assert main(["predict", str(tmp_path), "digits"]) == 2
@@ -651,7 +653,9 @@ def test_a_figure_that_cannot_be_drawn_is_one_line(run, tmp_path, capsys, monkey
     path = tmp_path / "a.pdf"
     for command in (["plot", "sigmoid"], ["diagnose", str(run[0]), "--examples", "2"]):
         assert main([*command, "-o", str(path)]) == 1
-        assert only_line(capsys).startswith(f"spikegrad: error: {path} cannot be drawn: ")
+        captured = capsys.readouterr()
+        assert captured.err.startswith(f"spikegrad: error: {path} cannot be drawn: ")
+        assert ("layer 1" in captured.out) == (command[0] == "diagnose")  # the diagnosis is not lost
         assert not list(tmp_path.iterdir())
 
 
@@ -901,6 +905,19 @@ def test_package_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, caps
     assert only_line(capsys) == (
         f"spikegrad: error: the command needs click, which cannot be imported ({reason}): "
         "pip install --force-reinstall click"
+    )
+
+
+def test_package_that_lacks_something_is_one_line(tmp_path, monkeypatch, capsys):
+    """A folder that an uninstallation has left is an empty package."""
+    (tmp_path / "click.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "click")
+    assert main(["no such command"]) == 2
+    assert re.fullmatch(
+        r"spikegrad: error: the command needs click\.\w+, which is missing: "
+        r"pip install '\.\[train\]' in a clone of spikegrad",
+        only_line(capsys),
     )
 
 

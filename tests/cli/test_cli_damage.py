@@ -1,6 +1,7 @@
 """Runs that are damaged, and errors after training: one line for each, and no result is lost."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -218,6 +219,21 @@ def test_run_is_held_by_one_process_at_a_time(tmp_path):
     with runs.held(tmp_path), pytest.raises(runs.RunError, match=message), runs.held(tmp_path):
         pass
     with runs.held(tmp_path):
+        pass
+
+
+def test_file_systems_without_locks_can_be_trained_in(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(runs.fcntl, "flock", flock)
+    with runs.held(tmp_path):
+        pass
+
+
+def test_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # root may write anywhere
+    with pytest.raises(runs.RunError, match="cannot be written; make it writable"), runs.held(tmp_path):
         pass
 
 

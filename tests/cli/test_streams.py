@@ -99,14 +99,14 @@ def test_an_error_is_one_line_of_moderate_length_and_its_exit_code_stays(without
 
 def test_jax_that_cannot_be_imported_is_one_line(without_jax, tmp_path):
     package, starts = tmp_path / "spikegrad" / "__init__.py", "import spikegrad_command; spikegrad_command.main()"
-    (tmp_path / "jax.py").write_text("raise RuntimeError('jaxlib is too old')")
+    (tmp_path / "jax.py").write_text("raise RuntimeError('jaxlib is too old.')")
     package.write_text("import jax")
     with without_jax(starts.replace("; ", "; raise SystemExit(") + ")") as process:
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (
         2,
         "spikegrad: error: JAX cannot be imported: jaxlib is too old. "
-        "Install it again: pip install --force-reinstall jax jaxlib\n",
+        "Install it and NumPy again: pip install --force-reinstall jax jaxlib numpy\n",
     )
     (tmp_path / "jax.py").write_text("")
     for mistake in ("import jax\nraise RuntimeError('mistake')", "from . import mistake"):

@@ -383,6 +383,8 @@ class Steps(Look):
         (0.11, 0.74, 0.9, True),
         (0.11, 0.74, 0.88, False),
         (0.13, 0.76, 1.0, False),
+        (0.13, 0.1, 0.41, True),
+        (0.13, 0.1, 0.39, False),
     ],
 )
 def test_unusual_parameter_is_an_issue_if_training_shows_it(monkeypatch, left, learned, better, named):

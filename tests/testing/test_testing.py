@@ -1,5 +1,6 @@
 """The checks of spikegrad.testing: each law is broken on purpose, and what is right passes."""
 
+import copy
 import functools
 
 import jax
@@ -341,6 +342,7 @@ def test_error_names_the_first_broken_property():
         check_surrogate(Jump())
     assert "BROKEN  the primal is continuous" in str(error.value)
     assert not error.value.report.passed
+    assert str(copy.copy(error.value)) == str(error.value)  # as a pool of processes does
     assert "RuntimeError: out of order" in str(report_of(Raises()))
     assert "Counting has a custom __init__" in str(report_of(BROKEN["jit changes nothing"]))
     assert "note" in report_of(Jump()).results[0]._fields

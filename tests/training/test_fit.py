@@ -1,5 +1,6 @@
 """The loop over updates against gradient descent in NumPy, and everything that it is told or tells."""
 
+import copy
 import dataclasses
 import io
 import json
@@ -255,6 +256,8 @@ def test_divergence_has_the_last_good_state(size):
     assert state.step == (5 if size == 1 else 4)  # the loss after the sixth update is not known to be finite
     assert same(state, run(good[: state.step], updates_per_call=size))
     assert np.isfinite(state.trainable["weight"]).all()
+    copied = copy.copy(error.value)  # as a pool of processes does
+    assert (str(copied), copied.state) == (str(error.value), state)
 
 
 @pytest.mark.parametrize("bad", range(5))

@@ -1,8 +1,12 @@
 """Sweeps: each run is that of ``fit`` alone, results survive a kill, and the best is chosen by validation."""
 
 import dataclasses
+import errno
+import importlib
 import io
+import itertools
 import json
+import os
 import threading
 import time
 
@@ -24,6 +28,7 @@ from spikegrad.training import ShuffledBatches, fit, sweep
 from spikegrad.training._sweep import _in_turns, _Shared
 
 QUICK_COMPILATION = True
+sweeps = importlib.import_module("spikegrad.training._sweep")
 X = np.random.default_rng(0).uniform(size=(40, 3)).astype(np.float32)
 Y = (X.sum(1) > 1.5).astype(np.float32)
 SETTINGS = [
@@ -176,6 +181,46 @@ def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
     few = list(run(SETTINGS[:1], path=path, resume=True, seeds=(4, 3), callbacks=lambda *_: pytest.fail("made again")))
     assert [result["seed"] for result in few] == [4, 3]
     assert len(path.read_text().splitlines()) == 16
+
+
+def test_full_disk_loses_no_result(tmp_path, monkeypatch):
+    """A write that fails may leave a part of a line. Its result is written with a later one."""
+    path, full = tmp_path / "runs.jsonl", [False, True, True, False]
+    append = sweeps.append
+
+    def on_a_full_disk(path, lines):
+        if full.pop(0):
+            with path.open("a") as file:
+                file.write(lines[:9])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        append(path, lines)
+
+    monkeypatch.setattr(sweeps, "append", on_a_full_disk)
+    found = list(run(path=path, jobs=1, seeds=(0,), settings=SETTINGS[:4]))
+    assert not full
+    monkeypatch.undo()
+    assert of(run(path=path, resume=True, jobs=1, seeds=(0,), settings=SETTINGS[:4])) == of(found)
+    assert of(map(json.loads, path.read_text().splitlines())) == of(found)
+    path.unlink()
+    monkeypatch.setattr(sweeps, "append", on_a_full_disk)
+    full[:] = [True] * 4
+    results = run(path=path, jobs=1, seeds=(0,), settings=SETTINGS[:4])
+    assert of(itertools.islice(results, 4)) == of(found)
+    with pytest.raises(OSError, match="No space left on device"):
+        next(results)
+
+
+def test_full_disk_leaves_the_table_of_a_sweep(tmp_path, monkeypatch, capsys):
+    def on_a_full_disk(path, lines):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(sweeps, "append", on_a_full_disk)
+    arguments = ["--data", "digits", "--hidden", "8", "--epochs", "1", "--steps", "2", "--seeds", "2", "--jobs", "1"]
+    assert main(["sweep", *arguments, "--surrogate", "sigmoid", "--quiet", "-o", str(tmp_path / "run")]) == 1
+    out, err = capsys.readouterr()
+    assert "digits, all settings" in out
+    assert "interrupted" not in out
+    assert err == f"spikegrad: error: [Errno 28] No space left on device: '{tmp_path / 'run' / 'runs.jsonl'}'\n"
 
 
 def test_closing_the_results_ends_the_runs(tmp_path):

@@ -8,8 +8,12 @@ import re
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from . import streams
+
+OURS = __name__.partition(".")[0]
+INSTALL = "pip install '.[train]' in a clone of spikegrad"
 
 
 def main(args: list[str] | None = None) -> int:
@@ -91,10 +95,12 @@ def _failed(error: Exception) -> int:
     of_the_machine = isinstance(error, MemoryError) or getattr(error, "errno", None)  # not the fault of a package
     if not of_the_machine and (package := _not_imported(error)):
         if isinstance(error, ModuleNotFoundError) and package == _top(error.name):
-            fix = "which is not installed: pip install '.[train]' in a clone of spikegrad"
+            fix = f"which is not installed: {INSTALL}"
         else:
             fix = f"which cannot be imported ({streams.brief(error)}): pip install --force-reinstall {package}"
         return streams.fail(f"the command needs {package}, {fix}", 2)
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType) and _top(error.obj.__name__) != OURS:
+        return streams.fail(f"the command needs {error.obj.__name__}.{error.name}, which is missing: {INSTALL}", 2)
     if isinstance(error, MemoryError):
         return streams.fail(f"out of memory: {error}", 1)
     if isinstance(error, OSError):
@@ -115,7 +121,7 @@ def _not_imported(error: Exception) -> str:
     if lines and (statement := re.match(r"(?:from|import) (\w+)", lines[-1])):
         return statement[1]
     package = _top(error.name) if isinstance(error, ModuleNotFoundError) else ""
-    return "" if package == _top(__name__) else package
+    return "" if package == OURS else package
 
 
 def _top(module: str | None) -> str:

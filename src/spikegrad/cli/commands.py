@@ -244,13 +244,13 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     scores = trainer.make_evaluator(saved.network)(params, found)
     if not np.isfinite(scores.logits).all():
         raise runs.RunError(f"{run}: scores of {source} are NaN or infinite")
-    if output is not None:
-        arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
-        outputs.write(output, lambda stream: np.savez(stream, **arrays))
     title = f"{source}: {len(found):,} examples, {run}"
     out = tables.console()
     out.print(tables.by_class(scores.answers, found.y if labelled else None, saved.about.classes, title))
     out.print(costs.line(saved.network, params, found), soft_wrap=True)
+    if output is not None:
+        arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
+        outputs.write(output, lambda stream: np.savez(stream, **arrays))
 
 
 def _size(value: float) -> str:

@@ -129,12 +129,6 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
         params = trainer.starts(saved.network, saved.options.load().train)(jax.random.key(saved.options.seed))
         lr = saved.options.lr
     diagnosis = examine(saved.network, params, found, lr, examples)
-    if output is not None and output.suffix == ".json":
-        text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"
-        outputs.write(output, lambda stream: stream.write(text.encode()))
-    elif output is not None:
-        with outputs.drawing(output):
-            outputs.write(output, outputs.drawn(diagnosis.plot(), output, 150))
     out = tables.console()
     weights = "at the start" if initial else "as trained"
     title = f"{run}, weights {weights}, {min(examples, len(found))} examples of {source}"
@@ -142,5 +136,12 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
         out.print(table)
     for line in diagnosis.lines():
         out.print(line, soft_wrap=True)
-    if output is not None:
-        out.print(f"wrote {output}", soft_wrap=True)
+    if output is None:
+        return
+    if output.suffix == ".json":
+        text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"
+        outputs.write(output, lambda stream: stream.write(text.encode()))
+    else:
+        with outputs.drawing(output):
+            outputs.write(output, outputs.drawn(diagnosis.plot(), output, 150))
+    out.print(f"wrote {output}", soft_wrap=True)

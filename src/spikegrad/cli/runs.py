@@ -94,9 +94,14 @@ def held(folder: Path) -> Iterator[None]:
     Raises
     ------
     RunError
-        If another process has locked it.
+        If another process has locked it, or it cannot be written.
     """
-    if fcntl is None or jax.process_index() or not folder.exists():
+    if jax.process_index() or not folder.exists():
+        yield
+        return
+    if not os.access(folder, os.W_OK):  # a resumed run would train for nothing
+        raise RunError(f"{folder} cannot be written; make it writable to continue the run")
+    if fcntl is None:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -105,6 +110,8 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{folder} is in use: another process is training it") from None
+        except OSError:  # some file systems lack locks
+            pass
         yield
     finally:
         os.close(descriptor)
@@ -304,10 +311,10 @@ class Run:
 
     def end(self, out: Any, files: tuple[str, ...], began: float, signal: int) -> int:
         """Print the last lines of a command: its files, its time and its failures. Return the exit code."""
-        there = [name for name in files if (self.folder / name).exists()]
+        there = [name for name in files if (self.folder / name).is_file()]
         out.print(f"saved in {self.folder}: {', '.join(there) or 'nothing'}", soft_wrap=True)
         out.print(f"{time.perf_counter() - began:.1f} s in all")
-        for failure in self.failures:
+        for failure in dict.fromkeys(self.failures):
             streams.fail(failure, 1)
         return 128 + signal if signal else 1 if self.failures else 0
 

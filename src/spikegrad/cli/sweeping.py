@@ -266,22 +266,23 @@ def sweep(
         tables.sweep_progress(total, updates, grid.varying, quiet) as progress,
     ):
         run.save_record()
-        for result in trainer.sweep(
-            run.network,
-            data,
-            validation,
-            options,
-            settings,
-            range(options.seed, options.seed + grid.seeds),
-            report=progress.updates,
-            stop=stop,
-            path=run.folder / RESULTS,
-            resume=resume is not None,
-            jobs=jobs,
-        ):
-            runs.check_result(run.folder / RESULTS, result)
-            results.append(result)
-            progress.result(result)
+        with run.collecting():  # results that cannot be written are still shown
+            for result in trainer.sweep(
+                run.network,
+                data,
+                validation,
+                options,
+                settings,
+                range(options.seed, options.seed + grid.seeds),
+                report=progress.updates,
+                stop=stop,
+                path=run.folder / RESULTS,
+                resume=resume is not None,
+                jobs=jobs,
+            ):
+                runs.check_result(run.folder / RESULTS, result)
+                results.append(result)
+                progress.result(result)
         interrupted = len(results) < total
         rows = summaries(results)
         order = [tuple(setting[axis] for axis in AXES) for setting in settings]

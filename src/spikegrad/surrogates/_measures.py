@@ -174,7 +174,8 @@ def _reach(look: Callable, at: float, side: int, peak: float) -> float:
     """Return the distance from the peak within which the slope is at least half of it."""
 
     def within(distance):
-        return look(at + side * distance)[0] / peak >= 0.5
+        with np.errstate(under="ignore"):
+            return look(at + side * distance)[0] / peak >= 0.5
 
     distance = np.geomspace(1e-12, 1e12, _BLOCK)
     outside = np.flatnonzero(~within(distance))

@@ -96,6 +96,9 @@ class CheckFailedError(AssertionError):
             f"{report.subject}: {first.property}: error {first.error:.2g}, limit {first.limit:.2g}{where}{note}"
         )
 
+    def __reduce__(self) -> tuple[type, tuple[Report]]:
+        return type(self), (self.report,)
+
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.report}"
 

@@ -178,13 +178,22 @@ def sweep(
             if (constants := _constants(setting)) not in shared:
                 shared[constants] = _Shared(loss, optimizer, setting, updates_per_call, score)
         missing = [(setting, seed, shared[_constants(setting)]) for setting, seed in runs]
+        unwritten, failure = [], None
         for result in _made(train, missing, _by_default() if jobs is None else jobs, ended):
             if result is None:  # the sweep was stopped
-                return
+                break
             line = _line(result)
             if path is not None:
-                append(Path(path), line)
+                # A full disk must not end the sweep. An attempt that fails may leave a part of a line.
+                unwritten.append(line if failure is None else f"\n{line}")
+                try:
+                    append(Path(path), "\n".join(unwritten))
+                    unwritten, failure = [], None
+                except OSError as error:
+                    failure = error
             yield json.loads(line)
+        if failure is not None:
+            raise failure
 
     return results()
 

@@ -43,10 +43,11 @@ fire and reduce the loss to the second part."""
 LEARNED, FAILS = 0.05, 0.12
 """A network learns the given inputs if updates leave less than the first part of the loss. The learning rate may be to
 blame only if they leave more than the second part."""
-GENERALIZES, PERFECT, MORE_LEARNED = 0.75, 0.95, 0.15
+GENERALIZES, PERFECT = 0.75, 0.95
 """A network learns for other examples too if it has learned the first part of them. Its saturated layers do no harm if
-it has learned the second part. A fix lets it learn much more if it adds at least the third part, and half of what is
-missing."""
+it has learned the second part."""
+LEAST_ADDED, MOST_ADDED = 0.15, 0.3
+"""A fix lets a network learn much more if it adds half of what is missing. This part has two bounds."""
 TRAINED, SUSPECTED, AS_GOOD = 3, 8, 0.2
 """The first fixes of an issue are compared by training, up to the first number, and unusual parameters up to the second
 one. A fix that lets the network learn less than the best, but not by more than the last value, is as good."""
@@ -146,7 +147,7 @@ def _slow(judged: Judged) -> tuple[Issue, ...]:
 
 
 def _learns_more(after: Trained, before: Trained) -> bool:
-    return after.learned - before.learned > max(MORE_LEARNED, (1 - before.learned) / 2)
+    return after.learned - before.learned > max(LEAST_ADDED, min(MOST_ADDED, (1 - before.learned) / 2))
 
 
 def _amplifies(seen: Seen, n: int) -> bool:
