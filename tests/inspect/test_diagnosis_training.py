@@ -227,11 +227,11 @@ def found_in(monkeypatch, shown, kind="saturated"):
 
 
 def test_fix_that_trains_much_better_comes_first(monkeypatch):
-    """A fix is as good as the best if the network learns at most a fifth less with it. The fourth is not trained."""
+    """A fix is as good as the best if the network learns at most 0.35 less with it. The fourth is not trained."""
     for learned, order in (
         ((0.3, 0.9, 0.85, 1.0), [2, 3, 1, 4]),
-        ((0.71, 0.9, 0.3, 1.0), [1, 2, 3, 4]),
-        ((0.69, 0.9, 0.3, 1.0), [2, 1, 3, 4]),
+        ((0.56, 0.9, 0.3, 1.0), [1, 2, 3, 4]),
+        ((0.54, 0.9, 0.3, 1.0), [2, 1, 3, 4]),
         ((math.nan, 0.9, None, 1.0), [2, 1, 3, 4]),
     ):
         [issue] = found_in(monkeypatch, Shown({None: 0.0} | {float(n): part for n, part in enumerate(learned, 1)}))

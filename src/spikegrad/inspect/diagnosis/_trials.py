@@ -48,9 +48,10 @@ GENERALIZES, PERFECT = 0.75, 0.95
 it has learned the second part."""
 LEAST_ADDED, MOST_ADDED = 0.15, 0.3
 """A fix lets a network learn much more if it adds half of what is missing. This part has two bounds."""
-TRAINED, SUSPECTED, AS_GOOD = 3, 8, 0.2
+TRAINED, SUSPECTED, AS_GOOD, WORSE = 3, 8, 0.2, 0.35
 """The first fixes of an issue are compared by training, up to the first number, and unusual parameters up to the second
-one. A fix that lets the network learn less than the best, but not by more than the last value, is as good."""
+one. An unusual parameter is as good as the best if the network learns less with it, but not by more than the third
+value. For the fixes of an issue this is the last value, because 25 examples that are held out differ much."""
 MUCH = 3.0
 """A fix is rejected if it makes the gradient of any layer explode, and multiplies its growth by more than this."""
 
@@ -225,7 +226,7 @@ def _by_training(judged: Judged, fixes: list[Fix]) -> list[Fix]:
         return fixes
     runs = [judged.trained(fix) for fix in first]
     learned = [-math.inf if run is None or math.isnan(run.learned) else run.learned for run in runs]
-    worse = [not part >= max(learned) - AS_GOOD for part in learned]
+    worse = [not part >= max(learned) - WORSE for part in learned]
     return [fix for _, fix in sorted(zip(worse, first, strict=True), key=lambda pair: pair[0])] + others
 
 
