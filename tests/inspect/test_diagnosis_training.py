@@ -29,7 +29,7 @@ from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._proposals import Case, against_activity, to_defaults, to_scale
 from spikegrad.inspect.diagnosis._recorder import _along
 from spikegrad.inspect.diagnosis._trials import checked
-from spikegrad.neurons import EIF, MPBN, MultiSynapticLIF
+from spikegrad.neurons import EIF, HRF, MPBN, MultiSynapticLIF
 
 optax = pytest.importorskip("optax")
 
@@ -547,6 +547,25 @@ def test_slow_network_gets_other_slopes_epsilon_and_learning_rate():
     found = [*suspects([slowed], NetworkReport([LIF()]))]
     assert [(fix.change, fix.value) for fix in found[:2]] == [("epsilon", 1e-3), ("epsilon", 1e-6)]
     assert [fix.value for fix in found[2:]] == [100, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("cell", "changed", "expected"),
+    [
+        (HRF(20.0, dt=0.004), {}, [("dt", 0.01)]),
+        (HRF(20.0, dt=0.006), {}, []),
+        (LIF(reset="none"), {}, [("reset", "subtract")]),
+        (LIF(), {"free": 0.49}, [("feedforward weights", pytest.approx(2.0, rel=0.05))]),
+        (LIF(), {"free": 2.1}, [("feedforward weights", pytest.approx(0.48, rel=0.05))]),
+        (LIF(), {"free": 0.51}, []),
+        (LIF(), {"free": 1.9}, []),
+    ],
+    ids=str,
+)
+def test_slow_network_gets_defaults_resets_and_scales(cell, changed, expected):
+    layer = dataclasses.replace(REPORT, updates={"weight": 1e-3}, weights={"weight": 1.0}, **changed)
+    found = [(fix.change, fix.value) for fix in suspects([layer], NetworkReport([cell]))]
+    assert found == [*expected, ("learning rate", 100.0), ("learning rate", 0.01)]
 
 
 def test_decay_without_a_default_is_unusual_if_it_is_close_to_one():

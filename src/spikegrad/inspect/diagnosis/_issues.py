@@ -8,6 +8,7 @@ each fix in deliberately broken networks.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -17,6 +18,7 @@ from ._fixes import Fix, is_idle
 from ._look import ALL, LEAST_UPDATE, MANY, NetworkReport
 from ._numbers import SMALL, LayerReport, norm_of_sources
 from ._proposals import (
+    UNUSUAL,
     Case,
     against_activity,
     against_growth,
@@ -26,10 +28,12 @@ from ._proposals import (
     higher_slopes,
     larger_units,
     longer_memory,
+    resets,
     rounded,
     smaller_weights,
     to_defaults,
     to_scale,
+    unusual_scale,
     unusual_slopes,
     wider_dtype,
 )
@@ -151,10 +155,12 @@ def suspects(layers: Sequence[LayerReport], network: NetworkReport) -> Iterator[
     """Yield fixes of layers without a fault. Only training shows if they matter."""
     cases, seen = [Case(n, layers, network) for n in range(len(layers))], set()
     for case in cases:
-        for fix in (*to_defaults(case), *against_inputs(case), *against_recurrence(case)):
+        candidates = to_defaults(case, UNUSUAL), against_inputs(case), against_recurrence(case), unusual_scale(case)
+        for fix in itertools.chain(*candidates):
             if (fix.change, case.place.name) not in seen:
                 seen |= {(one.change, one.index) for one in (fix, *fix.others)}
                 yield fix
+    yield from resets(cases)
     yield from unusual_slopes(cases)
     yield from longer_memory(cases)
     case, largest = _most_updated(cases)

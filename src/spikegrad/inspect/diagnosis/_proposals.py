@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ _USUAL_DEVIATIONS = 0.1, 10.0
 """The same for the standard deviation of inputs without their means."""
 _UNEVEN = 3.0
 """Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
-_UNUSUAL, _TINY = 2.0, 30.0
+UNUSUAL, TINY = 2.0, 30.0
 """A parameter may become its default if it is larger by the first factor, or smaller by the second."""
 _FORGETS = 5
 """A time constant is short if the inputs have more than so many times its steps."""
@@ -136,11 +137,11 @@ def against_growth(case: Case) -> Iterator[Fix]:
     yield from to_scale(case)
 
 
-def to_defaults(case: Case) -> Iterator[Fix]:
+def to_defaults(case: Case, tiny: float = TINY) -> Iterator[Fix]:
     """Propose the default of each parameter that is much larger or smaller, or of the other sign, worst first.
 
-    A decay without a default gets a time constant of a fifth of the steps. Layers of the same cell with the same value
-    change together.
+    ``tiny`` is the factor of a smaller one, but not of a decay. A decay without a default gets a time constant of a
+    fifth of the steps. Layers of the same cell with the same value change together.
     """
     found = []
     for name, declared in inspect.signature(type(case.cell)).parameters.items():
@@ -157,7 +158,8 @@ def to_defaults(case: Case) -> Iterator[Fix]:
             smaller = abs(default) / (np.abs(own).min() or math.inf)
             if name.endswith("decay"):  # a time constant that is too long
                 smaller = max(smaller, (1 - default) / max(1 - own.max(), 1e-9))
-            if larger > _UNUSUAL or smaller > _TINY or (own * default).min() < 0:
+            least = TINY if name.endswith("decay") else tiny
+            if larger > UNUSUAL or smaller > least or (own * default).min() < 0:
                 its = "its default, " if default is declared.default else ""
                 text = f"set its {name} to {its}{default:g} (`{name}={default:g}`)"
                 fixes = [other.fix(name, default, text) for other in case.all_of_its_cell(name)]
@@ -450,6 +452,20 @@ def longer_memory(cases: Sequence[Case]) -> Iterator[Fix]:
     yield from _of_all(readouts, cases)
     if len(readouts) < len(short):
         yield from _of_all([fix for _, fix in short], cases)
+
+
+def resets(cases: Sequence[Case]) -> Iterator[Fix]:
+    """Reset the potentials of all layers that are never reset."""
+    text = "reset its potential (`reset='subtract'`)"
+    without = [case for case in cases if case.layer.fires and getattr(case.cell, "reset", "") == "none"]
+    yield from _of_all([case.fix("reset", "subtract", text) for case in without], cases)
+
+
+def unusual_scale(case: Case) -> Iterator[Fix]:
+    """Scale a layer whose potential without spikes is far below or above the threshold."""
+    ratio = (case.layer.free or 0.0) / (case.layer.scale or math.inf)
+    if case.layer.fires and ratio and not 1 / UNUSUAL <= ratio <= UNUSUAL:
+        yield from itertools.islice(to_scale(case), 1)
 
 
 def unusual_slopes(cases: Sequence[Case]) -> Iterator[Fix]:

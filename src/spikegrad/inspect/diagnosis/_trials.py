@@ -48,7 +48,7 @@ GENERALIZES, PERFECT = 0.75, 0.95
 it has learned the second part."""
 LEAST_ADDED, MOST_ADDED = 0.15, 0.3
 """A fix lets a network learn much more if it adds half of what is missing. This part has two bounds."""
-TRAINED, SUSPECTED, AS_GOOD, WORSE = 3, 8, 0.2, 0.35
+TRAINED, SUSPECTED, AS_GOOD, WORSE = 3, 12, 0.2, 0.35
 """The first fixes of an issue are compared by training, up to the first number, and unusual parameters up to the second
 one. An unusual parameter is as good as the best if the network learns less with it, but not by more than the third
 value. For the fixes of an issue this is the last value, because 25 examples that are held out differ much."""
