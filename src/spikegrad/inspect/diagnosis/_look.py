@@ -181,7 +181,7 @@ class Look:
             self._trainings[made_for] = self._training(others)
         try:
             state = self.optimizer.init(trainable)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except Exception:  # of a mask of the user, which may check the structure
             return None
         # An epsilon acts as one that is larger by the factor by which the gradients are smaller.
         change, value = (fix.change, float(fix.value)) if fix else ("", 1.0)
