@@ -1064,6 +1064,17 @@ def test_equal_neurons_stay_equal_unless_a_gradient_tells_them_apart():
         assert (issue.kind, issue.index, issue.fixes) == ("alike", 0, ())
 
 
+def test_weights_that_are_rounded_get_no_gradient():
+    def rounded(w, x):
+        return x @ (jnp.round(4 * w) / 4)
+
+    net = network(LIF(0.9))
+    parts = [dataclasses.replace(layer, weight=jax.tree_util.Partial(rounded, layer.weight)) for layer in net.layers]
+    [issue] = diagnose(Network(parts), inputs(), LOSS).issues
+    assert (issue.kind, issue.index, issue.fixes) == ("cut off", 1, ())
+    assert "none for its weights: its weight function may round them" in str(issue)
+
+
 def test_layer_that_fires_for_few_examples_is_silent():
     wild = inputs() * np.where(np.arange(20) % 20 == 0, 1.0, 1e-3)[:, None][:BATCH]
     many = np.concatenate([wild] + [1e-3 * inputs()] * 3, 1).astype(np.float32)

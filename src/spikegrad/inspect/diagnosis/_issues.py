@@ -427,6 +427,12 @@ def _vanishes(cases: Sequence[Case]) -> Issue | None:
             f"gets a gradient too early: the loss reads the outputs {-lag:.0f} steps before the inputs differ most"
         )
         return _issue(lasts[0], "vanishes", description)
+    if idle and lag < 1:
+        description = (
+            "gets a gradient for its currents, but none for its weights: its weight function may round them, or no "
+            "spikes arrive in the steps that the loss reads"
+        )
+        return _issue(lasts[0], "cut off", description)
     better = rounded(math.exp(-1 / max(lag, 1.0)), 3)
     # A readout with a long memory keeps what the layers below have passed on, so it comes first.
     short = [pair for pair in leaky if pair[0] < better] or leaky
