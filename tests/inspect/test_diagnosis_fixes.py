@@ -64,3 +64,13 @@ def test_committed_results_cover_the_networks_and_meet_the_targets(benchmark):
     assert sum(row["learns"] for row in curable) >= 0.9 * len(curable)
     assert not [row for row in faulty if row["harmed"]]
     assert not [row for row in RESULTS if not row["fault"] and row["issue"]]
+
+
+def test_readme_has_the_numbers_of_the_results():
+    faulty = [row for row in RESULTS if row["fault"]]
+    learns = [row["learns"] for row in faulty if row["fault"] not in INCURABLE]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        f"finds the layer in {sum(row['found'] for row in faulty)} deliberately broken networks. "
+        f"{sum(learns)} of the {len(learns)} that a fix can cure learn with it"
+    ) in text
