@@ -199,7 +199,8 @@ def test_full_disk_loses_no_result(tmp_path, monkeypatch):
     found = list(run(path=path, jobs=1, seeds=(0,), settings=SETTINGS[:4]))
     assert not full
     monkeypatch.undo()
-    assert of(run(path=path, resume=True, jobs=1, seeds=(0,), settings=SETTINGS[:4])) == of(found)
+    callbacks = {"callbacks": lambda *_: pytest.fail("made again")}
+    assert of(run(path=path, resume=True, jobs=1, seeds=(0,), settings=SETTINGS[:4], **callbacks)) == of(found)
     assert of(map(json.loads, path.read_text().splitlines())) == of(found)
     path.unlink()
     monkeypatch.setattr(sweeps, "append", on_a_full_disk)

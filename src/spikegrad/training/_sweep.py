@@ -185,9 +185,10 @@ def sweep(
             line = _line(result)
             if path is not None:
                 # A full disk must not end the sweep. An attempt that fails may leave a part of a line.
-                unwritten.append(line if failure is None else f"\n{line}")
+                unwritten.append(line)
+                gap = "" if failure is None else "\n"
                 try:
-                    append(Path(path), "\n".join(unwritten))
+                    append(Path(path), gap + "\n".join(unwritten))
                     unwritten, failure = [], None
                 except OSError as error:
                     failure = error
