@@ -31,6 +31,7 @@ from spikegrad.training import (
     partition,
     with_device_data,
 )
+from spikegrad.training._json_lines import append
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(23, 3)).astype(np.float32)
@@ -601,3 +602,13 @@ def test_lines_that_are_not_text_are_dropped(tmp_path):
     path.write_bytes(b"\xff\xfe\n" + b"[" * 10**5 + b"\n\0\0\0")
     JsonLines(path, resume=True)(report)
     assert [json.loads(line)["step"] for line in path.read_bytes().splitlines()] == [1]
+
+
+def test_line_starts_anew_after_a_part_of_one(tmp_path):
+    """A write on a full disk may leave it."""
+    path = tmp_path / "metrics.jsonl"
+    for line, before in (('{"a": 1}', ""), ('{"a": 2}', ""), ('{"a": 3}', '{"a')):
+        with path.open("a") as file:
+            file.write(before)
+        append(path, line)
+    assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a\n{"a": 3}\n'

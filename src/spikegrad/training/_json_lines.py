@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,15 @@ def resumed(path: Path, owner: str, resume: bool, keep: Callable[[Any], bool]) -
 
 
 def append(path: Path, line: str) -> None:
+    """Append a line. It starts a new line if an earlier write failed and left a part of one."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with path.open("ab+") as file:
+            end = b"\n"
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                end = file.read(1)
+            file.write(b"" if end == b"\n" else b"\n")
+            file.write(f"{line}\n".encode())
     except OSError as error:  # of a full disk, it does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from None
 

@@ -184,11 +184,9 @@ def sweep(
                 break
             line = _line(result)
             if path is not None:
-                # A full disk must not end the sweep. An attempt that fails may leave a part of a line.
                 unwritten.append(line)
-                gap = "" if failure is None else "\n"
-                try:
-                    append(Path(path), gap + "\n".join(unwritten))
+                try:  # a full disk must not end the sweep
+                    append(Path(path), "\n".join(unwritten))
                     unwritten, failure = [], None
                 except OSError as error:
                     failure = error
