@@ -76,7 +76,7 @@ def look(optimizer):
 def test_training_is_that_of_a_plain_loop():
     """The labels of some examples are wrong, so the examples that are held out are learned in part."""
     optimizer, net = optax.adam(0.01), stack(LIF(0.9, surrogate=SLOPE))
-    labels = np.where(np.random.default_rng(1).random(EXAMPLES) < 0.2, 1 - LABELS, LABELS)
+    labels = jnp.asarray(np.where(np.random.default_rng(1).random(EXAMPLES) < 0.2, 1 - LABELS, LABELS))
     weights = [layer.weight for layer in net.layers]
 
     def loss(out, of=slice(None)):
@@ -85,42 +85,42 @@ def test_training_is_that_of_a_plain_loop():
     def outputs_of(weights):
         return Network([Layer(w, layer.cell) for w, layer in zip(weights, net.layers, strict=True)])(spikes())[1]
 
-    def after(updates, of=slice(None)):
-        gradient = jax.jit(jax.grad(lambda weights: loss(outputs_of(weights), of)))
+    gradient = jax.jit(jax.grad(lambda weights, used: loss(outputs_of(weights), used)))
+
+    def after(updates, used):
         changed, state = weights, optimizer.init(weights)
         for _ in range(updates):
-            change, state = optimizer.update(gradient(changed), state, changed)
+            change, state = optimizer.update(gradient(changed, used), state, changed)
             changed = optax.apply_updates(changed, change)
         return changed
 
-    def mixed(outs, indices):
-        """The mean loss of three orders, in which each of these examples gets the outputs of another one."""
-        losses = []
-        for shift in (1, 2, 3):
-            order = np.arange(EXAMPLES)
-            order[indices] = np.roll(indices, shift)
-            losses.append(float(loss(outs[:, order])))
-        return np.mean(losses)
+    def lowest(outs, *parts):
+        """The lowest loss if all outputs keep a part of their distance from zero, or from the mean output."""
+        constants = np.zeros_like(outs), outs.mean(1, keepdims=True)
+        return min(float(loss(other + part * (outs - other))) for part in parts for other in constants)
 
     trained = Look({net.inputs: jnp.asarray(spikes())}, None, None, loss, optimizer, "exact").trained(net)
-    for w, layer in zip(after(30), trained.network.layers, strict=True):
+    for w, layer in zip(after(30, np.arange(EXAMPLES)), trained.network.layers, strict=True):
         np.testing.assert_allclose(layer.weight, w, rtol=1e-3, atol=1e-4)
-    outs, shuffled = outputs_of(after(100)), np.random.default_rng(0).permutation(EXAMPLES)
-    assert trained.left == pytest.approx(float(loss(outs)) / mixed(outs, shuffled), rel=0.05)
-    held = shuffled[: EXAMPLES // 4]
-    outs = outputs_of(after(100, np.setdiff1d(np.arange(EXAMPLES), held)))
-    removed = (mixed(outs, held) - float(loss(outs))) * EXAMPLES / len(held)
-    assert trained.learned == pytest.approx(removed / mixed(outs, shuffled), rel=0.05)
-    assert 0.1 < trained.learned < 1 - trained.left
+    outs = np.array(outputs_of(after(100, np.arange(EXAMPLES))))
+    assert trained.left == pytest.approx(float(loss(outs)) / lowest(outs, 0.0), rel=0.05)
+    folds = np.random.default_rng(0).permutation(EXAMPLES) % 4
+    for fold in range(4):
+        outs[:, folds == fold] = outputs_of(after(100, np.flatnonzero(folds != fold)))[:, folds == fold]
+    expected = 1 - lowest(outs, 1.0, 0.3, 0.1) / lowest(outs, 0.0)
+    assert trained.learned == pytest.approx(expected, rel=0.05)
+    assert 1 - float(loss(outs)) / lowest(outs, 0.0) < 0.9 * expected < 0.8 * (1 - trained.left), "they are too sure"
 
 
-def test_no_more_is_learned_of_examples_that_are_held_out_than_of_all():
-    """The ten examples are easy, and their mixed outputs have a larger loss than those of all examples."""
-    given = {"input": jnp.asarray(spikes())}
-    trained = Look(given, None, None, cross_entropy, optax.adam(0.01), "exact").trained(
-        stack(LIF(0.9, surrogate=SLOPE))
-    )
-    assert 0.9 < trained.learned == pytest.approx(1 - trained.left, abs=1e-6)
+def test_no_more_is_learned_than_by_updates_on_all(monkeypatch):
+    """A learning rate may be too large for all examples, and not for a part of them."""
+    net = stack(LIF(0.9, surrogate=SLOPE))
+    given, parts = {"input": jnp.asarray(spikes())}, {}
+    for left in (0.7, 1.2):
+        own = Look(given, None, None, cross_entropy, optax.adam(0.01), "exact")
+        monkeypatch.setattr(own, "_training", lambda _, left=left: lambda start, _: (start[0], left, 0.9))
+        parts[left] = own.trained(net).learned
+    assert parts == {0.7: pytest.approx(0.3), 1.2: 0.0}
 
 
 def test_training_with_another_learning_rate_or_epsilon():
@@ -227,11 +227,16 @@ def found_in(monkeypatch, shown, kind="saturated"):
 
 
 def test_fix_that_trains_much_better_comes_first(monkeypatch):
-    """A fix is as good as the best if the network learns at most 0.35 less with it. The fourth is not trained."""
+    """A fix is as good as the best if the network learns at most 0.2 less with it, and half as much.
+
+    The fourth is not trained.
+    """
     for learned, order in (
         ((0.3, 0.9, 0.85, 1.0), [2, 3, 1, 4]),
-        ((0.56, 0.9, 0.3, 1.0), [1, 2, 3, 4]),
-        ((0.54, 0.9, 0.3, 1.0), [2, 1, 3, 4]),
+        ((0.71, 0.9, 0.3, 1.0), [1, 2, 3, 4]),
+        ((0.69, 0.9, 0.3, 1.0), [2, 1, 3, 4]),
+        ((0.09, 0.16, 0.1, 1.0), [1, 2, 3, 4]),
+        ((0.07, 0.16, 0.1, 1.0), [2, 3, 1, 4]),
         ((math.nan, 0.9, None, 1.0), [2, 1, 3, 4]),
     ):
         [issue] = found_in(monkeypatch, Shown({None: 0.0} | {float(n): part for n, part in enumerate(learned, 1)}))
@@ -241,13 +246,16 @@ def test_fix_that_trains_much_better_comes_first(monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "left", "learned", "better", "found"),
     [
-        ("out of reach", 0.049, 0.5, 0.76, True),
-        ("out of reach", 0.049, 0.5, 0.74, False),
-        ("out of reach", 0.049, 0.9, 1.04, False),
-        ("out of reach", 0.051, 0.5, 0.5, True),
-        ("saturated", 0.049, 0.94, 0.94, True),
-        ("saturated", 0.049, 0.96, 0.96, False),
-        ("saturated", 0.051, 0.96, 0.96, True),
+        ("out of reach", 0.09, 0.5, 0.71, True),
+        ("out of reach", 0.09, 0.5, 0.69, False),
+        ("out of reach", 0.09, 0.7, 0.86, True),
+        ("out of reach", 0.09, 0.7, 0.84, False),
+        ("out of reach", 0.09, 0.85, 0.96, True),
+        ("out of reach", 0.09, 0.85, 0.94, False),
+        ("out of reach", 0.11, 0.5, 0.5, True),
+        ("saturated", 0.09, 0.94, 0.94, True),
+        ("saturated", 0.09, 0.96, 0.96, False),
+        ("saturated", 0.11, 0.96, 0.96, True),
     ],
 )
 def test_issue_of_a_network_that_learns_is_one_if_a_fix_lets_it_learn_more(
@@ -357,7 +365,7 @@ def test_strong_adaptation_of_a_network_that_learns_is_no_issue(firing, mean, le
     layer = dataclasses.replace(REPORT, firing=firing, mean=mean, std=6.0)
     seen = Seen([layer], NetworkReport([LIF()], loss=1.0))
     judged = _trials.Judged(stack(LIF()), look(None), seen, (Issue("saturated", 0, ""),))
-    for part, expected in ((0.049, left), (0.051, [0])):
+    for part, expected in ((0.09, left), (0.11, [0])):
         found = _trials._without_trained(judged, Trained(judged.network, part, 0.5))
         assert [issue.index for issue in found] == expected
 
@@ -378,26 +386,27 @@ class Steps(Look):
 @pytest.mark.parametrize(
     ("left", "learned", "better", "named"),
     [
-        (0.13, 0.4, 0.71, True),
-        (0.13, 0.4, 0.69, False),
-        (0.11, 0.74, 0.9, True),
-        (0.11, 0.74, 0.88, False),
-        (0.13, 0.76, 1.0, False),
-        (0.13, 0.1, 0.41, True),
-        (0.13, 0.1, 0.39, False),
+        (0.2, 0.4, (0.0, 0.61), True),
+        (0.2, 0.4, (0.0, 0.59), False),
+        (0.2, 0.44, (0.0, 0.65), True),
+        (0.2, 0.46, (0.0, 0.67), False),
+        (0.29, 0.1, (0.0, 0.29), False),
+        (0.31, 0.1, (0.1, 0.11), True),
+        (0.31, 0.1, (0.1, 0.1), False),
+        (0.31, 0.1, (0.11, 0.29), False),
     ],
 )
 def test_unusual_parameter_is_an_issue_if_training_shows_it(monkeypatch, left, learned, better, named):
     monkeypatch.setattr(_trials, "issues", lambda *_: ())
     cell = AdaptiveLIF(0.9, adaptation_decay=0.005)
     net = Network([Layer(np.ones((2, 3), np.float32), cell)])
-    parts = {0.005: (left, learned), AdaptiveLIF().adaptation_decay: (0.0, better), "learning rate": (1.0, 0.0)}
+    parts = {0.005: (left, learned), AdaptiveLIF().adaptation_decay: better, "learning rate": (1.0, 0.0)}
     shown = Steps(parts)
     found = checked(net, shown, shown(net))
     assert [issue.kind for issue in found] == ["slow"] * named
     if named:
         assert (found[0].index, found[0].fix.change, found[0].fix.value) == (0, "adaptation_decay", 0.99)
-        own, with_fix = (f"{100 * part:.3g} %" for part in (learned, better))
+        own, with_fix = (f"{100 * part:.3g} %" for part in (learned, better[1]))
         assert f"learns {own} of examples that the updates do not use, and {with_fix} with this fix" in str(found[0])
 
 
@@ -416,15 +425,14 @@ def test_fix_of_several_issues_is_trained_once():
     assert trainings == [0.5, 0.7]
 
 
-@pytest.mark.parametrize(("left", "named"), [(0.13, True), (0.11, False)])
-def test_learning_rate_is_to_blame_only_if_the_examples_are_not_learned(monkeypatch, left, named):
+@pytest.mark.parametrize(("left", "factors"), [(0.29, []), (0.31, [100.0]), (0.89, [100.0]), (0.91, [10.0])])
+def test_learning_rate_is_to_blame_only_if_the_examples_are_not_learned(monkeypatch, left, factors):
     monkeypatch.setattr(_trials, "issues", lambda *_: ())
     net = Network([Layer(np.ones((2, 3), np.float32), AdaptiveLIF(0.9))])
     shown = Steps({AdaptiveLIF().adaptation_decay: (left, 0.4), "learning rate": (0.0, 1.0)})
     found = checked(net, shown, shown(net))
-    assert [(issue.kind, issue.fix.change, issue.fix.value) for issue in found] == [
-        ("slow", "learning rate", 100.0)
-    ] * named
+    expected = [("slow", "learning rate", factor) for factor in factors]
+    assert [(issue.kind, issue.fix.change, issue.fix.value) for issue in found] == expected
 
 
 @pytest.mark.parametrize("threshold", [0.5, 15.0])
@@ -538,7 +546,7 @@ def test_slow_network_gets_other_slopes_epsilon_and_learning_rate():
     for slope, changes in ((wide, ["surrogate"]), (narrow, ["surrogate"] * 2), ({}, [])):
         layer = dataclasses.replace(REPORT, **slope, updates={"weight": 1e-3}, weights={"weight": 1.0})
         found = [*suspects([layer], NetworkReport([LIF()]))]
-        assert [fix.change for fix in found] == [*changes, *["learning rate"] * 2]
+        assert [fix.change for fix in found] == [*changes, *["learning rate"] * 5]
         for fix in found[: len(changes)]:
             assert 0.1 < measure(fix.value).half_width <= 1
             assert measure(fix.value).peak == pytest.approx(1.0)
@@ -546,7 +554,7 @@ def test_slow_network_gets_other_slopes_epsilon_and_learning_rate():
     slowed = dataclasses.replace(slowed, without_epsilon={"weight": 0.1})
     found = [*suspects([slowed], NetworkReport([LIF()]))]
     assert [(fix.change, fix.value) for fix in found[:2]] == [("epsilon", 1e-3), ("epsilon", 1e-6)]
-    assert [fix.value for fix in found[2:]] == [100, 0.01]
+    assert [fix.value for fix in found[2:]] == [10, 100, 1000, 0.1, 0.01]
 
 
 @pytest.mark.parametrize(
@@ -565,7 +573,8 @@ def test_slow_network_gets_other_slopes_epsilon_and_learning_rate():
 def test_slow_network_gets_defaults_resets_and_scales(cell, changed, expected):
     layer = dataclasses.replace(REPORT, updates={"weight": 1e-3}, weights={"weight": 1.0}, **changed)
     found = [(fix.change, fix.value) for fix in suspects([layer], NetworkReport([cell]))]
-    assert found == [*expected, ("learning rate", 100.0), ("learning rate", 0.01)]
+    assert found[: len(expected)] == expected
+    assert {change for change, _ in found[len(expected) :]} == {"learning rate"}
 
 
 def test_decay_without_a_default_is_unusual_if_it_is_close_to_one():

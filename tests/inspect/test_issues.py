@@ -23,6 +23,7 @@ from spikegrad import (
     PiecewiseQuadratic,
     Refractory,
     Sigmoid,
+    SynapticLIF,
     bounded,
     diagnose,
     parameter,
@@ -35,7 +36,7 @@ from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last
 from spikegrad.inspect.diagnosis._places import chain, places_of
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Judged, Outcome, _helps, _worsens, checked, health
-from spikegrad.neurons import QIF, AdLIF, Izhikevich
+from spikegrad.neurons import QIF, TCLIF, AdLIF, Izhikevich
 from spikegrad.surrogates._algebra import shifted
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2
@@ -355,6 +356,13 @@ def test_only_narrow_weights_get_a_wider_dtype():
         assert [fix.index for one in found.fixes for fix in (one, *one.others)] == places
 
 
+def test_update_that_is_not_finite_is_named_beside_a_silent_layer():
+    """The gradient of a silent layer is 0, and without an epsilon Adam divides by it."""
+    silent = dataclasses.replace(REPORT, silent=1.0, quiet=1.0, slope=0.0, firing=0.0, updates={"weight": math.nan})
+    found = issues([silent], WHOLE._replace(cells=[LIF()]))
+    assert [(issue.kind, issue.index) for issue in found] == [("silent", 0), ("not finite", 0)]
+
+
 def test_epsilon_is_named_if_updates_would_be_large_without_it():
     """The weights have a norm of 2. The update becomes a tenth of them, and the epsilon a tenth of the gradient."""
     for update, without, fixes in (
@@ -433,6 +441,9 @@ def proposed(cell=None, **numbers):
 def test_remedies_have_the_numbers_of_their_formulas():
     weak = {"silent": 1.0, "free": 0.04, "drive": 0.01}
     assert (proposed(**weak)["feedforward weights"], proposed(**weak)["threshold"]) == (25.0, 0.04)
+    assert proposed(TCLIF(to_soma=0.0), **weak)["to_soma"] == 0.5
+    assert not {"decay", "b"} & proposed(AdLIF(decay=0.0, b=0.0), **weak | {"silent": 0.99, "quiet": 1.0}).keys()
+    assert "synaptic_decay" not in proposed(SynapticLIF(0.9, synaptic_decay=0.0), **weak)
     down = {"silent": 1.0, "free": 10.0, "free_mean": -9.0, "current": -2.5, "offset": -0.31}
     assert proposed(**down)["bias"] == 2.5
     assert proposed(**down)["weight offset"] == 0.31

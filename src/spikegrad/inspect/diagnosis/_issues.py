@@ -70,8 +70,9 @@ UPDATE, GOOD_UPDATE = 2.5, 0.1
 """A first update overshoots if it exceeds the weights of a layer by the first factor and raises the loss. Without a
 loss it must exceed the weights in every layer, because small initial weights change by more than their size. In
 networks that learn, Adam's first update is about a tenth. It stalls below ``LEAST_UPDATE``."""
-RATES = 100.0, 0.01
-"""Factors of the learning rate of a network that does not learn. A rate that is off by less only takes longer."""
+SLOWER = 10.0
+RATES = SLOWER, 100.0, 1000.0, 0.1, 0.01
+"""Factors of the learning rate of a network that fails. A rate that is ten times too low often only takes longer."""
 ROUNDED = 0.85
 """An update also stalls if every layer's dtype rounds away this part of it."""
 SLOWED, SLOW_UPDATE = 10.0, 3e-4
@@ -144,7 +145,9 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
     # A gradient comes from the loss. Layers that it reaches later cannot learn from one that has exploded.
     growing = [issue for issue in found if issue and issue.kind == "explodes"]
     found = [growing.pop() if issue and issue.kind == "explodes" else issue for issue in found]
-    if not any(is_silent(layer) for layer in layers):
+    if any(is_silent(layer) for layer in layers):
+        found.append(_not_finite(cases))
+    else:
         found.append(_ascends(cases) or _shrinks(cases) or _overshoots(cases))
     if not any(found):  # a gradient that vanishes makes small updates
         found.append(_not_finite(cases) or _vanishes(cases) or _weak(cases) or _stalls(cases) or _cut_off(cases))

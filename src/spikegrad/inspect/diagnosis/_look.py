@@ -35,9 +35,11 @@ LEAST_UPDATE = 1e-4
 """The smallest norm of an update that trains, over the norm of its weights."""
 SOME, ALL = 30, 100
 """The number of updates after which a silent layer may fire, and after which the loss is judged."""
-HELD_OUT, FEW, MIXED = 4, 32, 3
-"""Training holds out one of so many examples, unless the examples are fewer than the second number. The loss of mixed
-outputs is the mean of so many orders."""
+FOLDS, FEW = 4, 32
+"""Training holds out each of so many parts of the examples in turn, unless the examples are fewer than the second
+number."""
+CAUTION = 0.0, 0.1, 0.3, 1.0
+"""Outputs may be right but too sure. So they are judged at these parts of their distances from constant outputs."""
 
 
 class InputReport(NamedTuple):
@@ -99,12 +101,12 @@ class Trained(NamedTuple):
     network: Network
     """The network after ``SOME`` updates."""
     left: float
-    """The loss after ``ALL`` updates, over the loss if each example gets the outputs of another example. The outputs of
-    a network that has learned these examples leave hardly any of it."""
+    """The loss after ``ALL`` updates, over the loss of constant outputs. These are zeros or the mean over the examples,
+    whichever has the lower loss. A network that has learned these examples leaves hardly any of it."""
     learned: float
-    """The part of the loss of mixed outputs that the right order removes: for all examples, or for examples that the
-    updates did not use, whichever is smaller. It is about 1 for a network that generalizes, and 0 for outputs without
-    information."""
+    """The part of the loss of constant outputs that the outputs, or less sure ones, remove: for examples that the
+    updates did not use, or for all after updates on all, whichever is smaller. It is about 1 for a network that
+    generalizes, and 0 for outputs without information."""
 
 
 class Look:
@@ -167,10 +169,10 @@ class Look:
         return next((n for n, size in enumerate(sizes) if size), MANY), max(sizes)
 
     def trained(self, network: Network, fix: Fix | None = None) -> Trained | None:
-        """Train a network by the optimizer on all inputs, and on a part of them. Return None without optimizer or loss.
+        """Train a network by the optimizer on all examples, and on parts of them.
 
-        A fix may change the learning rate or the epsilon of the optimizer. Return also None if the optimizer has masks
-        or labels for another structure, because a fix may add an array.
+        A fix may change the learning rate or the epsilon of the optimizer. Return None without optimizer or loss, and
+        if the optimizer has masks or labels for another structure, because a fix may add an array.
         """
         if self.loss is None or self.optimizer is None or not self.batched:
             return None
@@ -186,32 +188,29 @@ class Look:
         # An epsilon acts as one that is larger by the factor by which the gradients are smaller.
         change, value = (fix.change, float(fix.value)) if fix else ("", 1.0)
         factors = value if change == "learning rate" else 1.0, 1 / value if change == "epsilon" else 1.0
-        run = functools.partial(self._trainings[made_for], factors=factors)
-        after_some, _, _ = run((trainable, state), SOME, 0.0)
-        _, left, _ = run(after_some, ALL - SOME, 0.0)
-        _, _, learned = run((trainable, state), ALL, 1.0)
-        return Trained(merge(after_some[0], others), float(left), min(float(learned), 1 - float(left)))
+        after_some, left, learned = self._trainings[made_for]((trainable, state), factors)
+        return Trained(merge(after_some, others), float(left), min(float(learned), max(1 - float(left), 0.0)))
 
     def _training(self, others: Any) -> Callable:
-        """Return a function that makes updates and returns arrays and state, and the fractions of :class:`Trained`."""
+        """Return a function that makes updates and returns the arrays after some, and the fractions of `Trained`."""
         loss = self.loss
         assert loss is not None
         inputs = self.inputs[others.inputs] if isinstance(others.inputs, str) else self.inputs
         examples = self.active.shape[1]
-        shuffled = np.random.default_rng(0).permutation(examples)
-        held = shuffled if examples < FEW else shuffled[: examples // HELD_OUT]
-        is_held = np.isin(np.arange(examples), held) & (examples >= FEW)
+        fold_of = np.random.default_rng(0).permutation(examples) % FOLDS
+        held_out = [*range(FOLDS)] if examples >= FEW else []
+        counts, folds = [SOME, ALL, *(ALL for _ in held_out)], [-1, -1, *held_out]  # fold -1 has no examples
 
         def outputs_of(trainable):
             return merge(trainable, others)(inputs, mask=self.mask, key=self.key, mode=self.mode)[1]
 
-        def update(_, carry, holds, factors):
+        def update(_, carry, fold, factors):
             trainable, state = carry
             rate, gain = factors
 
             def fixed(out):  # outputs of examples that are held out get no gradient: (steps, batch, ...)
-                which = jnp.asarray(is_held).reshape((-1,) + (1,) * (out.ndim - 2)) & (holds > 0)
-                return jnp.where(which, jax.lax.stop_gradient(out), out)
+                is_held = (fold_of == fold).reshape((-1,) + (1,) * (out.ndim - 2))
+                return jnp.where(is_held, jax.lax.stop_gradient(out), out)
 
             def loss_of(trainable):
                 return loss(jax.tree.map(fixed, outputs_of(trainable)))
@@ -221,23 +220,40 @@ class Look:
             updates, state = updates_of(self.optimizer, gradient, state, trainable, value, loss_of)
             return jax.tree.map(lambda w, change: w + (rate * change).astype(w.dtype), trainable, updates), state
 
-        def mixed(outs, indices):
-            """The mean loss if each of these examples gets the outputs of another one."""
-            total, shifts = 0.0, range(1, max(2, min(MIXED + 1, len(indices))))
-            for shift in shifts:
-                order = np.arange(examples)
-                order[indices] = np.roll(indices, shift)
-                total += loss(jax.tree.map(lambda out, order=order: out[:, order], outs))
-            return total / len(shifts)
+        def of_held(out):
+            """The outputs of each example by the training that held it out: ``(runs, steps, batch, ...)``."""
+            return jnp.moveaxis(out[2 + fold_of, :, np.arange(examples)], 0, 1)
+
+        def fractions(outs):
+            """The loss, and the lowest loss of less sure outputs, over the loss of constant outputs."""
+
+            def loss_of_part(of):
+                part, from_mean = of
+
+                def less_sure(out):
+                    zero = jnp.zeros((), out.dtype)
+                    constant = jnp.where(from_mean, out.mean(1, keepdims=True), zero)
+                    return constant + jnp.where(part > 0, part.astype(out.dtype) * (out - constant), zero)
+
+                return loss(jax.tree.map(less_sure, outs))
+
+            parts = jnp.repeat(jnp.asarray(CAUTION, jnp.float32), 2)
+            losses = jax.lax.map(loss_of_part, (parts, jnp.arange(len(parts)) % 2 == 0))
+            constant = jnp.nanmin(losses[:2])
+            constant = jnp.where(constant > 0, constant, jnp.nan)
+            return losses[-1] / constant, jnp.nanmin(losses) / constant
 
         @jax.jit
-        def run(start, count, holds, factors):
-            end = jax.lax.fori_loop(0, count, functools.partial(update, holds=holds, factors=factors), start)
-            outs = outputs_of(end[0])
-            value, of_all = loss(outs), mixed(outs, shuffled)
-            of_all = jnp.where(of_all > 0, of_all, jnp.nan)
-            learned = (mixed(outs, held) - value) / of_all * (examples / len(held))
-            return end, value / of_all, learned
+        def run(start, factors):
+            def train(of):
+                count, fold = of
+                end, _ = jax.lax.fori_loop(0, count, functools.partial(update, fold=fold, factors=factors), start)
+                return end, outputs_of(end)
+
+            ends, outs = jax.lax.map(train, (jnp.asarray(counts), jnp.asarray(folds)))
+            after_some, outs_of_all = jax.tree.map(lambda a: a[0], ends), jax.tree.map(lambda a: a[1], outs)
+            of_held_out = jax.tree.map(of_held, outs) if held_out else outs_of_all
+            return after_some, fractions(outs_of_all)[0], 1 - fractions(of_held_out)[1]
 
         return run
 

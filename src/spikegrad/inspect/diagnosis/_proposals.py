@@ -153,12 +153,14 @@ def to_defaults(case: Case, tiny: float = TINY) -> Iterator[Fix]:
             factor = default / float(case.values(name).mean() or math.inf)
             yield case.fix(name, factor, f"set its threshold to its default, {default:g} (`threshold={default:g}`)")
         elif number and name not in CHANGES and hasattr(case.cell, name):
-            own = case.values(name)
+            own, is_decay = case.values(name), name.endswith("decay")
             larger = np.abs(own).max() / (abs(default) or 1.0)
-            smaller = abs(default) / (np.abs(own).min() or math.inf)
-            if name.endswith("decay"):  # a time constant that is too long
+            is_off = case.layer.silent < 1 or is_decay  # as an adaptation of 0, on purpose
+            smallest = np.abs(own).min() or (math.inf if is_off else 1e-300)
+            smaller = abs(default) / smallest
+            if is_decay:  # a time constant that is too long
                 smaller = max(smaller, (1 - default) / max(1 - own.max(), 1e-9))
-            least = TINY if name.endswith("decay") else tiny
+            least = TINY if is_decay else tiny
             if larger > UNUSUAL or smaller > least or (own * default).min() < 0:
                 its = "its default, " if default is declared.default else ""
                 text = f"set its {name} to {its}{default:g} (`{name}={default:g}`)"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ...network import Network
 from ...neurons import linear_response
 from ._fixes import OF_TRAINING, Fix
-from ._issues import GROWTH, HELD, Issue, growth, growth_through, is_silent, issues, slow, suspects
+from ._issues import GROWTH, HELD, SLOWER, Issue, growth, growth_through, is_silent, issues, slow, suspects
 from ._look import Look, Seen, Trained
 from ._numbers import LayerReport
 from ._places import Place
@@ -40,18 +40,20 @@ are nearer than ``HELD``."""
 VARIED, FALLEN = 0.05, 0.8
 """A silent layer is not an issue if its potentials vary by the first part of the threshold, and if some updates make it
 fire and reduce the loss to the second part."""
-LEARNED, FAILS = 0.05, 0.12
-"""A network learns the given inputs if updates leave less than the first part of the loss. The learning rate may be to
-blame only if they leave more than the second part."""
-GENERALIZES, PERFECT = 0.75, 0.95
+LEARNED, FAILS, HARDLY = 0.1, 0.3, 0.9
+"""A network learns the given inputs if updates leave less than the first part of the loss. It fails if they leave more
+than the second part. Only then the learning rate may be to blame, and one that is ten times too low only if they leave
+more than the third part."""
+GENERALIZES, PERFECT = 0.45, 0.95
 """A network learns for other examples too if it has learned the first part of them. Its saturated layers do no harm if
 it has learned the second part."""
-LEAST_ADDED, MOST_ADDED = 0.15, 0.3
-"""A fix lets a network learn much more if it adds half of what is missing. This part has two bounds."""
-TRAINED, SUSPECTED, AS_GOOD, WORSE = 3, 12, 0.2, 0.35
+LEAST_ADDED, MOST_ADDED, FITS = 0.1, 0.2, 1 / 3
+"""A fix lets a network learn much more if it adds half of what is missing. This part has the first two bounds. If the
+network fails, the fix may add less, but must reduce the loss that is left to the third part."""
+TRAINED, SUSPECTED, AS_GOOD = 3, 12, 0.2
 """The first fixes of an issue are compared by training, up to the first number, and unusual parameters up to the second
-one. An unusual parameter is as good as the best if the network learns less with it, but not by more than the third
-value. For the fixes of an issue this is the last value, because 25 examples that are held out differ much."""
+one. A fix is as good as the best if the network learns less with it, but not by more than the third value, and at
+least half as much."""
 MUCH = 3.0
 """A fix is rejected if it makes the gradient of any layer explode, and multiplies its growth by more than this."""
 
@@ -136,19 +138,26 @@ def _slow(judged: Judged) -> tuple[Issue, ...]:
     trained = judged.look.trained(judged.network)
     if trained is None or not trained.learned < GENERALIZES:
         return ()
-    fixes = [fix for fix in suspects(*judged.seen) if trained.left > FAILS or fix.change not in OF_TRAINING]
+    fixes = [fix for fix in suspects(*judged.seen) if _may_help(fix, trained)]
     runs = [(fix, judged.trained(fix)) for fix in fixes[:SUSPECTED]]
     better = [(fix, run) for fix, run in runs if run is not None and _learns_more(run, trained)]
     best = max((run.learned for _, run in better), default=0.0)
     for fix, run in better:
-        if run.learned >= best - AS_GOOD:
+        if _is_as_good(run.learned, best):
             case = Case(judged.at[fix.index], *judged.seen)
             return (slow(case, trained.learned, run.learned, fix),)
     return ()
 
 
+def _may_help(fix: Fix, trained: Trained) -> bool:
+    slower = fix.change == "learning rate" and fix.value == SLOWER
+    return fix.change not in OF_TRAINING or trained.left > (HARDLY if slower else FAILS)
+
+
 def _learns_more(after: Trained, before: Trained) -> bool:
-    return after.learned - before.learned > max(LEAST_ADDED, min(MOST_ADDED, (1 - before.learned) / 2))
+    fits = before.left > FAILS and after.left < FITS * before.left
+    much = max(LEAST_ADDED, min(MOST_ADDED, (1 - before.learned) / 2))
+    return after.learned > before.learned + (0.0 if fits else much)
 
 
 def _amplifies(seen: Seen, n: int) -> bool:
@@ -226,8 +235,12 @@ def _by_training(judged: Judged, fixes: list[Fix]) -> list[Fix]:
         return fixes
     runs = [judged.trained(fix) for fix in first]
     learned = [-math.inf if run is None or math.isnan(run.learned) else run.learned for run in runs]
-    worse = [not part >= max(learned) - WORSE for part in learned]
+    worse = [not _is_as_good(part, max(learned)) for part in learned]
     return [fix for _, fix in sorted(zip(worse, first, strict=True), key=lambda pair: pair[0])] + others
+
+
+def _is_as_good(learned: float, best: float) -> bool:
+    return learned >= max(best - AS_GOOD, best / 2)
 
 
 def _proposed(issue: Issue, judged: Judged) -> Iterator[Fix]:
