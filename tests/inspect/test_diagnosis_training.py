@@ -367,7 +367,7 @@ def test_strong_adaptation_of_a_network_that_learns_is_no_issue(firing, mean, le
 
 
 class Steps(Look):
-    """A look whose training depends on the decay of the adaptation: the part left of the loss, and the part learned."""
+    """A look whose training depends on the decay of the adaptation, or on a fix: the parts left and learned."""
 
     def __init__(self, parts):
         self.parts = parts
@@ -376,7 +376,9 @@ class Steps(Look):
         return Seen([REPORT], NetworkReport([network.layers[0].cell]))
 
     def trained(self, network, fix=None):
-        return Trained(network, *self.parts[network.layers[0].cell.adaptation_decay if fix is None else fix.change])
+        if fix is None:
+            return Trained(network, *self.parts[network.layers[0].cell.adaptation_decay])
+        return Trained(network, *self.parts.get((fix.change, fix.value), self.parts.get(fix.change)))
 
 
 @pytest.mark.parametrize(
@@ -429,6 +431,16 @@ def test_learning_rate_is_to_blame_only_if_the_examples_are_not_learned(monkeypa
     found = checked(net, shown, shown(net))
     expected = [("slow", "learning rate", factor) for factor in factors]
     assert [(issue.kind, issue.fix.change, issue.fix.value) for issue in found] == expected
+
+
+def test_best_of_several_learning_rates_is_offered(monkeypatch):
+    monkeypatch.setattr(_trials, "issues", lambda *_: ())
+    net = Network([Layer(np.ones((2, 3), np.float32), AdaptiveLIF(0.9))])
+    rates = {("learning rate", 10.0): (0.5, 0.6), ("learning rate", 100.0): (0.2, 0.7), "learning rate": (1.0, 0.0)}
+    shown = Steps({AdaptiveLIF().adaptation_decay: (0.95, 0.0)} | rates)
+    [found] = checked(net, shown, shown(net))
+    assert (found.fix.change, found.fix.value) == ("learning rate", 100.0)
+    assert "learns 0 % of examples that the updates do not use, and 70 % with this fix" in str(found)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 15.0])

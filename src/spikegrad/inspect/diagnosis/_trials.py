@@ -142,10 +142,12 @@ def _slow(judged: Judged) -> tuple[Issue, ...]:
     runs = [(fix, judged.trained(fix)) for fix in fixes[:SUSPECTED]]
     better = [(fix, run) for fix, run in runs if run is not None and _learns_more(run, trained)]
     best = max((run.learned for _, run in better), default=0.0)
-    for fix, run in better:
+    for first, run in better:
         if _is_as_good(run.learned, best):
+            same = [pair for pair in better if (pair[0].change, pair[0].index) == (first.change, first.index)]
+            fix, after = max(same, key=lambda pair: pair[1].learned)
             case = Case(judged.at[fix.index], *judged.seen)
-            return (slow(case, trained.learned, run.learned, fix),)
+            return (slow(case, trained.learned, after.learned, fix),)
     return ()
 
 
