@@ -503,6 +503,14 @@ def test_not_finite_and_cut_off():
     assert (of_the_loss.kind, of_the_loss.index) == ("not finite", 1)
 
 
+def test_large_inputs_of_half_precision_are_scaled():
+    """Currents of counts of a converter exceed 65,504, the largest number of float16."""
+    w, _, out = weights()
+    network = Network([Layer(w.astype(np.float16), LIF(DECAY)), Layer(out, LeakyReadout(LEAK))])
+    found = issue(network, 60000 * spikes().astype(np.float16))
+    assert (found.kind, found.index, found.fix.change) == ("not finite", 0, "input scale")
+
+
 @pytest.mark.usefixtures("loose")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_what_rounding_takes_from_an_update(dtype):

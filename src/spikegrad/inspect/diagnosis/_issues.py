@@ -122,7 +122,7 @@ def issues(layers: Sequence[LayerReport], network: NetworkReport) -> tuple[Issue
     cases = [Case(n, layers, network) for n in range(len(layers))]
     broken = next((case for case in cases if not case.layer.finite), None)
     if broken:
-        fixes = [*to_defaults(broken), *smaller_weights(broken)]
+        fixes = [*to_defaults(broken), *against_inputs(broken), *smaller_weights(broken)]
         return (_issue(broken, "not finite", "has potentials that are NaN or infinite", fixes),)
     found: list[Issue | None] = []
     ends: set[int] = set()
