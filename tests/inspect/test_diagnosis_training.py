@@ -73,9 +73,14 @@ def look(optimizer):
     return Look({"input": jnp.asarray(spikes())}, None, None, cross_entropy, optimizer, "exact")
 
 
-def test_training_is_that_of_a_plain_loop():
-    """The labels of some examples are wrong, so the examples that are held out are learned in part."""
-    optimizer, net = optax.adam(0.01), stack(LIF(0.9, surrogate=SLOPE))
+def test_training_is_that_of_a_plain_loop(x64):
+    """The labels of some examples are wrong, so the examples that are held out are learned in part.
+
+    In single precision, other roundings change a few spikes, and the updates after them.
+    """
+    optimizer, inputs = optax.adam(0.01), jnp.asarray(spikes(), jnp.float64)
+    layers = stack(LIF(0.9, surrogate=SLOPE)).layers
+    net = Network([Layer(layer.weight.astype(jnp.float64), layer.cell) for layer in layers])
     labels = jnp.asarray(np.where(np.random.default_rng(1).random(EXAMPLES) < 0.2, 1 - LABELS, LABELS))
     weights = [layer.weight for layer in net.layers]
 
@@ -83,7 +88,7 @@ def test_training_is_that_of_a_plain_loop():
         return optax.softmax_cross_entropy_with_integer_labels(out.mean(0)[of], labels[of]).sum() / EXAMPLES
 
     def outputs_of(weights):
-        return Network([Layer(w, layer.cell) for w, layer in zip(weights, net.layers, strict=True)])(spikes())[1]
+        return Network([Layer(w, layer.cell) for w, layer in zip(weights, net.layers, strict=True)])(inputs)[1]
 
     gradient = jax.jit(jax.grad(lambda weights, used: loss(outputs_of(weights), used)))
 
@@ -99,16 +104,16 @@ def test_training_is_that_of_a_plain_loop():
         constants = np.zeros_like(outs), outs.mean(1, keepdims=True)
         return min(float(loss(other + part * (outs - other))) for part in parts for other in constants)
 
-    trained = Look({net.inputs: jnp.asarray(spikes())}, None, None, loss, optimizer, "exact").trained(net)
+    trained = Look({net.inputs: inputs}, None, None, loss, optimizer, "exact").trained(net)
     for w, layer in zip(after(30, np.arange(EXAMPLES)), trained.network.layers, strict=True):
-        np.testing.assert_allclose(layer.weight, w, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(layer.weight, w, rtol=1e-5, atol=1e-6)
     outs = np.array(outputs_of(after(100, np.arange(EXAMPLES))))
-    assert trained.left == pytest.approx(float(loss(outs)) / lowest(outs, 0.0), rel=0.05)
+    assert trained.left == pytest.approx(float(loss(outs)) / lowest(outs, 0.0), rel=1e-4)
     folds = np.random.default_rng(0).permutation(EXAMPLES) % 4
     for fold in range(4):
         outs[:, folds == fold] = outputs_of(after(100, np.flatnonzero(folds != fold)))[:, folds == fold]
     expected = 1 - lowest(outs, 1.0, 0.3, 0.1) / lowest(outs, 0.0)
-    assert trained.learned == pytest.approx(expected, rel=0.05)
+    assert trained.learned == pytest.approx(expected, rel=1e-4)
     assert 1 - float(loss(outs)) / lowest(outs, 0.0) < 0.9 * expected < 0.8 * (1 - trained.left), "they are too sure"
 
 
