@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ROOT, few
+from conftest import ROOT
 
 from spikegrad import (
     LIF,
@@ -376,7 +376,8 @@ def test_what_else_is_known_of_a_layer():
 
 
 @pytest.mark.usefixtures("loose")
-@pytest.mark.parametrize("name", few(("plain_jax", "fit_flax_nnx", "fit_equinox"), "plain_jax"))
+@pytest.mark.every
+@pytest.mark.parametrize("name", ["plain_jax", "fit_flax_nnx", "fit_equinox"])
 def test_no_false_alarm_on_the_examples(name, monkeypatch):
     optax = pytest.importorskip("optax")
     for framework in {"fit_flax_nnx": ["flax.nnx"], "fit_equinox": ["equinox"]}.get(name, ()):

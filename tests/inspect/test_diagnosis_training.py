@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few
 from jax.tree_util import Partial
 
 from spikegrad import (
@@ -448,7 +449,7 @@ def test_best_of_several_learning_rates_is_offered(monkeypatch):
     assert "learns 0 % of examples that the updates do not use, and 70 % with this fix" in str(found)
 
 
-@pytest.mark.parametrize("threshold", [0.5, 15.0])
+@pytest.mark.parametrize("threshold", few([0.5, 15.0], 15.0))
 def test_neurons_with_batch_normalization(threshold):
     """Their level depends on the other examples, so they are judged by their spikes."""
     cell = MPBN(0.8, threshold, SLOPE)
