@@ -332,6 +332,12 @@ def command(*arguments):
     return [sys.executable, "-c", PROGRAM, *map(str, arguments)]
 
 
+def go_on_with(folder, arguments, *options):
+    """The command that goes on with a run, or that starts it if no run was begun before a kill."""
+    begun = (folder / "run.json").exists()
+    return command("train", *(["--resume", folder] if begun else [*arguments, "-o", folder]), "--quiet", *options)
+
+
 def killed_at_random(folder, arguments, moments, rng):
     """A run that is killed again and again, and gone on with, until it has ended. How often it was killed.
 
@@ -339,8 +345,7 @@ def killed_at_random(folder, arguments, moments, rng):
     """
     kills, begun = 0, folder / "run.json"
     while kills < moments and not (begun.exists() and json.loads(begun.read_text())["finished"]):
-        resumed = ["--resume", folder, "--quiet", "--checkpoint", "0"]
-        call = command("train", *resumed) if begun.exists() else command("train", *arguments, "-o", folder)
+        call = go_on_with(folder, arguments, "--checkpoint", "0")
         process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         wait = rng.uniform(0.5, 1.0) if kills % 4 == 3 else rng.uniform(2.0, 6.0)
         try:
@@ -407,9 +412,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     while kills < KILLS:
         folder = tmp_path / f"killed-{attempt}"
         kills += killed_at_random(folder, arguments, KILLS - kills, rng)
-        done = subprocess.run(
-            command("train", "--resume", folder, "--quiet"), check=False, capture_output=True, text=True
-        )
+        done = subprocess.run(go_on_with(folder, arguments), check=False, capture_output=True, text=True)
         assert done.returncode == 0 or "is already finished" in done.stderr, done.stderr
         arrays, found, record = results(folder)
         assert record["finished"]
