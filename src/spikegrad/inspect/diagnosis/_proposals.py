@@ -155,8 +155,8 @@ def to_defaults(case: Case, tiny: float = TINY) -> Iterator[Fix]:
         elif number and name not in CHANGES and hasattr(case.cell, name):
             own, is_decay = case.values(name), name.endswith("decay")
             larger = np.abs(own).max() / (abs(default) or 1.0)
-            is_off = case.layer.silent < 1 or is_decay  # as an adaptation of 0, on purpose
-            smallest = np.abs(own).min() or (math.inf if is_off else 1e-300)
+            zero_is_usual = case.layer.silent < 1 or is_decay  # as an adaptation of 0, on purpose
+            smallest = np.abs(own).min() or (math.inf if zero_is_usual else 1e-300)
             smaller = abs(default) / smallest
             if is_decay:  # a time constant that is too long
                 smaller = max(smaller, (1 - default) / max(1 - own.max(), 1e-9))
