@@ -32,6 +32,7 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     said = "at the start, layer 1 is overshot: the first update is"
     assert f"no learning in epoch 1: {said}" in printed.err
     assert f"warning: {said}" in printed.out
+    assert f"For more checks, run spikegrad diagnose {run} --initial" in printed.out
 
     assert main(["diagnose", run, "--initial", "-o", numbers]) == 0
     printed = capsys.readouterr().out
@@ -136,6 +137,21 @@ def test_the_layers_are_those_that_are_trained(encoding):
     given = images(x, labels) if lengths is None else Sequences("some", x, labels, lengths=lengths, steps=7)
     found = diagnosis.examine(network, params, given)
     np.testing.assert_allclose(found.loss, trainer.cross_entropy(expected, labels).mean(), rtol=1e-5)
+
+
+def test_a_run_does_not_wait_for_trainings_of_the_diagnosis(monkeypatch):
+    network = networks.SpikingNetwork((6, 9, 3), networks.CELLS["lif"][0](0.8), 7, "current", readout="last")
+    params = network.init(jax.random.key(3), 0.7)
+    given = images(np.random.default_rng(0).uniform(size=(5, 6)).astype(np.float32), np.arange(5) % 3)
+    told = []
+
+    def diagnose(*args, optimizer, train, **options):
+        told.append((optimizer is not None, train))
+        return SimpleNamespace(issues=[])
+
+    monkeypatch.setattr(diagnosis, "diagnose", diagnose)
+    assert diagnosis.reasons(network, params, given, 0.1)(params) == []
+    assert told == [(True, False), (False, False)]
 
 
 @pytest.mark.parametrize("width", [80, 140])

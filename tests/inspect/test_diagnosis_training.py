@@ -163,6 +163,22 @@ def test_without_loss_or_optimizer_nothing_is_trained():
     assert Look(given, None, None, cross_entropy, None, "exact").trained(net) is None
 
 
+def test_diagnosis_trains_unless_told_not_to(monkeypatch):
+    """A slope that is 30 thresholds wide learns little, which only training shows."""
+
+    def refuse(*args):
+        raise RuntimeError("trained")
+
+    monkeypatch.setattr(Look, "_training", refuse)
+    net = stack(LIF(0.9, surrogate=rescaled(SLOPE, peak=1, half_width=30.0)))
+    given = net, spikes(), cross_entropy
+    with pytest.raises(RuntimeError, match="trained"):
+        diagnose(*given, optimizer=optax.adam(0.01))
+    found = diagnose(*given, optimizer=optax.adam(0.01), train=False)
+    assert found.loss_after < found.loss
+    assert found.issues == ()
+
+
 @pytest.mark.every
 def test_a_network_that_learns_has_no_growing_gradient():
     """Its threshold is in millivolts, so the reset makes the gradient grow. The optimizer divides by its size."""

@@ -197,10 +197,9 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     out.print(cost, soft_wrap=True)
     for line in lines:
         out.print(f"warning: {line}", soft_wrap=True)
-    if not doubts and not run.failures:
-        out.print(
-            f"accuracy and rates show no issue. For more checks, run spikegrad diagnose {run.folder}", soft_wrap=True
-        )
+    if not run.failures:
+        found, more = ("", " --initial") if doubts else ("accuracy and rates show no issue. ", "")
+        out.print(f"{found}For more checks, run spikegrad diagnose {run.folder}{more}", soft_wrap=True)
     if record["interrupted"]:
         out.print(f"interrupted: results so far are saved. To continue, run spikegrad train --resume {run.folder}")
     return run.end(out, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, trainer.METRICS), began, stop())

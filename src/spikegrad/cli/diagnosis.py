@@ -27,7 +27,12 @@ EXAMPLES = 128
 
 
 def examine(
-    network: SpikingNetwork, params: Params, source: Sequences, lr: float | None = None, most: int = EXAMPLES
+    network: SpikingNetwork,
+    params: Params,
+    source: Sequences,
+    lr: float | None = None,
+    most: int = EXAMPLES,
+    train: bool = False,
 ) -> Diagnosis:
     """Diagnose a network on some of the examples. With a learning rate, include the first update."""
     x, y, lengths = examples(source, spaced(len(source), most))
@@ -42,11 +47,23 @@ def examine(
         return trainer.cross_entropy(network.logits(last, potentials, mask), jnp.asarray(y)).mean()
 
     optimizer = None if lr is None else trainer.optimizer_of(lr, 1)
-    return diagnose(layers, inputs, loss, optimizer=optimizer, mask=mask, mode=network.mode, key=spike_key(params, key))
+    return diagnose(
+        layers,
+        inputs,
+        loss,
+        optimizer=optimizer,
+        mask=mask,
+        mode=network.mode,
+        key=spike_key(params, key),
+        train=train,
+    )
 
 
 def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float) -> Callable[[Params], list[str]]:
-    """Return a function that lists issues of the initial parameters. Without any, it lists issues of its argument."""
+    """Return a function that lists issues of the initial parameters. Without any, it lists issues of its argument.
+
+    It does not train, because the run waits for it.
+    """
     few = train.subset(spaced(len(train), EXAMPLES)).in_memory()  # does not keep all examples in memory
 
     @functools.cache  # may be called again, and compiles
@@ -55,7 +72,9 @@ def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float)
 
     def why(params: Params) -> list[str]:
         try:
-            return at_start() or [str(v) for v in examine(network, params, few).issues]
+            found = at_start()
+            trainer.forget_programs()
+            return found or [str(v) for v in examine(network, params, few).issues]
         except Exception as error:  # the diagnosis must not end training
             return [f"the diagnosis failed: {streams.brief(error)}"]
 
@@ -109,11 +128,12 @@ def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
 def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None, force: bool) -> None:
     """Diagnose why a trained run does not learn.
 
-    RUN is the folder that train wrote, DATA as for predict. The tables have for each layer: spikes per neuron and step,
-    neurons that never or always fire, the potential about its threshold (mean and standard deviation), the slope's
-    half-width and the fraction of potentials within it, the mean slope over its peak. Then follow norms of the gradient
-    in weights and currents, neurons without any gradient, and the factor of the gradient per step back. The last lines
-    list issues and fixes.
+    With --initial, the network is also trained on the examples, to judge its issues and their fixes. RUN is the folder
+    that train wrote, DATA as for predict. The tables have for each layer: spikes per neuron and step, neurons that
+    never or always fire, the potential about its threshold (mean and standard deviation), the slope's half-width and
+    the fraction of potentials within it, the mean slope over its peak. Then follow norms of the gradient in weights and
+    currents, neurons without any gradient, and the factor of the gradient per step back. The last lines list issues and
+    fixes.
     """
     saved = runs.read(run)
     source = saved.options.data if data is None else data
@@ -128,7 +148,7 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
     if initial:
         params = trainer.starts(saved.network, saved.options.load().train)(jax.random.key(saved.options.seed))
         lr = saved.options.lr
-    diagnosis = examine(saved.network, params, found, lr, examples)
+    diagnosis = examine(saved.network, params, found, lr, examples, train=True)
     out = tables.console()
     weights = "at the start" if initial else "as trained"
     title = f"{run}, weights {weights}, {min(examples, len(found))} examples of {source}"

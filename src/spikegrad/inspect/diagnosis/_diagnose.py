@@ -30,10 +30,11 @@ def diagnose(
     key: Any = None,
     mask: ArrayLike | None = None,
     mode: str = "exact",
+    train: bool = True,
 ) -> Diagnosis:
     """Diagnose why a network does not learn: statistics of each layer, issues and fixes.
 
-    The network runs forward and backward in one compiled program, and again for each fix that is tried.
+    The network runs forward and backward once, and again for each fix that is tried.
 
     Parameters
     ----------
@@ -56,6 +57,10 @@ def diagnose(
     mode : str, default "exact"
         The mode of the training. For ``"8-bit"``, too few bits are an issue. The error of 8 bits is reported in every
         mode.
+    train : bool, default True
+        Train the network with the loss and the optimizer, on ``inputs``. Trainings show if it learns in spite of its
+        issues or without any, and which fix is best. If False, the forward pass, the gradients and the first update
+        decide. Then no issue is ``"slow"``, and the diagnosis takes seconds.
 
     Returns
     -------
@@ -113,7 +118,7 @@ def diagnose(
     key = None if key is None else checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)
     check_shapes(named, mask)
-    look = Look(named, mask, key, loss, optimizer, mode)
+    look = Look(named, mask, key, loss, optimizer, mode, train)
     _check_active("diagnose", look.active)
     seen = look(network)
     losses_after = seen.network.losses_after

@@ -27,7 +27,7 @@ from ...neurons import Cell, says_how_to_encode
 from ._fixes import Fix
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope, offset_of_one_sign
 from ._places import Place, chain, places_of, weights_of_edges
-from ._recorder import layer_outputs, record
+from ._recorder import first_updates, layer_outputs, record
 
 MANY = 1000
 """The number of updates in which an optimizer must move some weight."""
@@ -113,10 +113,17 @@ class Look:
     """Inputs, loss and optimizer. A call examines a network."""
 
     def __init__(
-        self, inputs: dict[Name, jax.Array], mask: Any, key: Any, loss: Callable | None, optimizer: Any, mode: str
+        self,
+        inputs: dict[Name, jax.Array],
+        mask: Any,
+        key: Any,
+        loss: Callable | None,
+        optimizer: Any,
+        mode: str,
+        train: bool = True,
     ) -> None:
         self.inputs, self.mask, self.key, self.loss = inputs, mask, key, loss
-        self.optimizer, self.mode, self._programs = optimizer, mode, {}
+        self.optimizer, self.mode, self.train, self._programs = optimizer, mode, train, {}
         self._trainings: dict[Any, Callable] = {}
         self._numbers_are_traced = True
         self._first: _OfNetwork | None = None
@@ -171,10 +178,11 @@ class Look:
     def trained(self, network: Network, fix: Fix | None = None) -> Trained | None:
         """Train a network by the optimizer on all examples, and on parts of them.
 
-        A fix may change the learning rate or the epsilon of the optimizer. Return None without optimizer or loss, and
-        if the optimizer has masks or labels for another structure, because a fix may add an array.
+        A fix may change the learning rate or the epsilon of the optimizer. Return None without optimizer or loss, if no
+        training is wanted, and if the optimizer has masks or labels for another structure, because a fix may add an
+        array.
         """
-        if self.loss is None or self.optimizer is None or not self.batched:
+        if not self.train or self.loss is None or self.optimizer is None or not self.batched:
             return None
         trainable, others = split(network, lambda _, leaf: is_array(leaf) and is_inexact(leaf))
         leaves, structure = jax.tree.flatten(others)
@@ -245,13 +253,14 @@ class Look:
 
         @jax.jit
         def run(start, factors):
-            def train(of):
+            def train(after_some, of):  # the first run ends after some updates, and only its arrays are kept
                 count, fold = of
                 end, _ = jax.lax.fori_loop(0, count, functools.partial(update, fold=fold, factors=factors), start)
-                return end, outputs_of(end)
+                kept = jax.tree.map(functools.partial(jnp.where, count == SOME), end, after_some)
+                return kept, outputs_of(end)
 
-            ends, outs = jax.lax.map(train, (jnp.asarray(counts), jnp.asarray(folds)))
-            after_some, outs_of_all = jax.tree.map(lambda a: a[0], ends), jax.tree.map(lambda a: a[1], outs)
+            after_some, outs = jax.lax.scan(train, start[0], (jnp.asarray(counts), jnp.asarray(folds)))
+            outs_of_all = jax.tree.map(lambda a: a[1], outs)
             of_held_out = jax.tree.map(of_held, outs) if held_out else outs_of_all
             return after_some, fractions(outs_of_all)[0], 1 - fractions(of_held_out)[1]
 
@@ -360,23 +369,39 @@ class Look:
         one = np.asarray([-1, 1], np.float32)
         signs = {name: rng.choice(one, outs[name].shape) for name in network.graph.layers}
         last = last_steps(self.active)
-        given = arrays, self.inputs, self.mask, self.key
-        later = signs, last if self.batched else last[0]
-        if is_pure_network(network) and (self.loss is None or isinstance(self.loss, jax.tree_util.Partial)):
-            return _compiled(structure, tuple(others), optimizer, own, *given, self.loss, *later)
-        made_for = structure, tuple(map(id, others)), optimizer, own
-        if made_for not in self._programs:
-            fresh = functools.partial(_recorded, structure, tuple(others), optimizer, own)
-            self._programs[made_for] = jax.jit(functools.partial(fresh, loss=self.loss))
-        return self._programs[made_for](*given, signs=signs, last=later[1])
+        is_pure = is_pure_network(network) and (self.loss is None or isinstance(self.loss, jax.tree_util.Partial))
+
+        def run(function, *static_and_given):
+            """Run a function of constants, of the network and its inputs, and of other arrays, compiled."""
+            *static, given = static_and_given
+            constants = structure, tuple(others), *static
+            given = arrays, self.inputs, self.mask, self.key, signs, *given
+            if is_pure:
+                return _COMPILED[function](constants, self.loss, *given)
+            made_for = function, structure, tuple(map(id, others)), *static
+            if made_for not in self._programs:
+                self._programs[made_for] = jax.jit(functools.partial(function, constants, self.loss))
+            return self._programs[made_for](*given)
+
+        # Two programs, because a compilation takes memory for the complete program.
+        found = run(_recorded, (last if self.batched else last[0],))
+        if optimizer is not None:
+            found |= run(_updated, optimizer, own, (found["weight_gradients"], found["loss"]))
+        return found
 
 
-def _recorded(structure, others, optimizer, own, arrays, inputs, mask, key, loss, signs, last):
-    network, leaves = merge(arrays, structure.unflatten(others)), jax.tree.leaves(arrays)
-    return record(network, inputs, mask, key, loss, signs, last, optimizer, own.of(leaves))
+def _recorded(constants, loss, arrays, inputs, mask, key, signs, last):
+    structure, others = constants
+    return record(merge(arrays, structure.unflatten(others)), inputs, mask, key, loss, signs, last)
 
 
-_compiled = jax.jit(_recorded, static_argnums=(0, 1, 2, 3))
+def _updated(constants, loss, arrays, inputs, mask, key, signs, gradients, value):
+    structure, others, optimizer, own = constants
+    network, trained = merge(arrays, structure.unflatten(others)), own.of(jax.tree.leaves(arrays))
+    return first_updates(network, inputs, mask, key, loss, signs, optimizer, trained, gradients, value)
+
+
+_COMPILED = {function: jax.jit(function, static_argnums=0) for function in (_recorded, _updated)}
 
 
 def _is_number(leaf: Any) -> bool:

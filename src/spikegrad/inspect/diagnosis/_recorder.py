@@ -1,4 +1,4 @@
-"""One compiled program that runs a network forward and backward and returns the activity of each layer.
+"""Functions that run a network forward and backward and return the activity of each layer, and the first updates.
 
 Nodes that read each other form a component and run together, step by step. A layer of a list is a component by itself.
 Each component runs over all steps before the next one, in two parts: the products of other outputs, for all steps at
@@ -58,55 +58,17 @@ def record(
     loss: Callable | None,
     signs: dict[Name, Any],
     last: jax.Array,
-    optimizer: Any,
-    trained: Any,
 ) -> dict[str, Any]:
-    """Return the activity of each layer, its weights, their gradients and first updates, and the losses, by name.
+    """Return the activity of each layer, its weights, their gradients, and the loss, by name.
 
     ``signs`` are for the outputs of each layer, ``(examples, ...)``. ``last`` has the last step of each example.
-    ``trained`` has the arrays of the network as the training gives them to the optimizer.
     """
-    # The layers are traced as in the engine, because gradients must reach the arrays that a user's function closes
-    # over.
-    graph = network.graph
-    masks = make_masks(len(next(iter(inputs.values()))), mask, None)
-    # Spikes of a key must equal the spikes of a call of the network, which derives the keys of a step from its number.
-    masks = masks if key is None else masks.numbered(0)
-    states, pasts, traced, arrays, rest = _traced(network, inputs, masks, key)
-    # The trainable arrays of each node by function. Integers are None, so an optimizer skips them. The parameters of
-    # cells are constants here, because the rules judge the updates of weights only.
-    untrained = "fire", "integrate", *WITHOUT_GRADIENT
-    weights = inexact(
-        {name: {label: own[label] for label in own if label not in untrained} for name, own in arrays.items()}
-    )
-    kinds = {
-        name: LayerVjp if name in graph.layers else _OverTime if is_over_time(node) else JoinVjp
-        for name, node in graph.nodes.items()
-    }
-    nodes = {name: kinds[name](equations, arrays[name]) for name, equations in traced.items()}
-    components = graph.components(EVERY_DELAY)
-
-    # One pass and one pullback per component. A single pullback of the complete network would return the gradients of
-    # the weights, but not the cotangents between the components.
-    def forward(weights):
-        passes, outs = [], dict(inputs)
-        for names in components:
-            passes.append(_Pass(graph, names, nodes, weights, (states, pasts), masks, outs))
-            outs |= passes[-1].outs
-        return passes, outs
-
-    def loss_of_outs(outs):
-        if loss is None:
-            return _probe(outs, signs)
-        return loss(network._of_outputs(outs))
-
-    def outputs_of(outs):
-        return {name: outs[name] for name in network._output_names}
-
+    run = _Run(network, inputs, mask, key, loss, signs)
+    graph, weights = run.graph, run.weights
     # Each component runs over all steps, (steps, batch, inputs) -> (steps, batch, neurons). The backward pass reverses
     # the order. ``cts`` are the cotangents of outputs, (steps, batch, neurons), summed over the readers so far.
-    passes, outs = forward(weights)
-    value, read = jax.value_and_grad(loss_of_outs)(outputs_of(outs))
+    passes, outs = run.forward(weights)
+    value, read = jax.value_and_grad(run.loss_of_outs)(run.outputs_of(outs))
     found: dict[str, Any] = {"loss": value, "read": read, "weights": weights, "weight_gradients": {}}
     found |= {"layers": {}, "at_rest": {}, "spikes": {}}
     cts = dict(read)
@@ -118,11 +80,11 @@ def record(
         for name, ct in ct_sources.items():
             cts[name] = cts[name] + ct if name in cts else ct
         for name in one.layers:
-            layer = _Activity(one.layers[name], one.seen[name], one.outs[name], rest[name], masks.number)
+            layer = _Activity(one.layers[name], one.seen[name], one.outs[name], run.rest[name], run.masks.number)
             # Calls the pullback of the steps again, for another cotangent. Its other results are unused.
             of_lags = one.back_from_end(name, signs[name], last)
             found["layers"][name] = layer.recorded(ct_currents[name], ct_outs[name], of_lags)
-            found["at_rest"][name] = layer.distance(rest[name])
+            found["at_rest"][name] = layer.distance(run.rest[name])
             found["spikes"][name] = layer.potential.spikes
     # Statistics of inputs need (steps, batch, inputs). The caller has the inputs of the network and the outputs of
     # layers, so only outputs of joins are added.
@@ -132,21 +94,83 @@ def record(
         for edge in graph.edges[name]
         if edge.source not in graph.layers and edge.source not in inputs
     }
-    if optimizer is not None:
-
-        def loss_of(weights):
-            return loss_of_outs(outputs_of(forward(weights)[1]))
-
-        found |= _first_updates(
-            optimizer, _Trained(trained, weights), weights, found["weight_gradients"], value, loss_of
-        )
     return found
 
 
-def _first_updates(
-    optimizer: Any, own: _Trained, weights: Any, gradients: Any, value: jax.Array, loss_of: Callable
+class _Run:
+    """A network on its inputs, as a function of its weights.
+
+    The layers are traced as in the engine, because gradients must reach the arrays that a user's function closes over.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: dict[Name, jax.Array],
+        mask: jax.Array | None,
+        key: jax.Array | None,
+        loss: Callable | None,
+        signs: dict[Name, Any],
+    ) -> None:
+        self.network, self.inputs, self.loss, self.signs, self.graph = network, inputs, loss, signs, network.graph
+        masks = make_masks(len(next(iter(inputs.values()))), mask, None)
+        # Spikes of a key must equal those of a call of the network, which derives the keys of a step from its number.
+        self.masks = masks if key is None else masks.numbered(0)
+        states, pasts, traced, arrays, self.rest = _traced(network, inputs, self.masks, key)
+        self.starts = states, pasts
+        # The trainable arrays of each node by function. Integers are None, so an optimizer skips them. The parameters
+        # of cells are constants here, because the rules judge the updates of weights only.
+        untrained = "fire", "integrate", *WITHOUT_GRADIENT
+        self.weights = inexact(
+            {name: {label: own[label] for label in own if label not in untrained} for name, own in arrays.items()}
+        )
+        kinds = {
+            name: LayerVjp if name in self.graph.layers else _OverTime if is_over_time(node) else JoinVjp
+            for name, node in self.graph.nodes.items()
+        }
+        self.nodes = {name: kinds[name](equations, arrays[name]) for name, equations in traced.items()}
+
+    def forward(self, weights: Any) -> tuple[list[_Pass], dict[Name, jax.Array]]:
+        """Return the passes of the components, in the order of a step, and the outputs of all nodes."""
+        # One pass and one pullback per component. A single pullback of the complete network would return the gradients
+        # of the weights, but not the cotangents between the components.
+        passes, outs = [], dict(self.inputs)
+        for names in self.graph.components(EVERY_DELAY):
+            passes.append(_Pass(self.graph, names, self.nodes, weights, self.starts, self.masks, outs))
+            outs |= passes[-1].outs
+        return passes, outs
+
+    def loss_of_outs(self, outs: dict[Name, jax.Array]) -> jax.Array:
+        if self.loss is None:
+            return _probe(outs, self.signs)
+        return self.loss(self.network._of_outputs(outs))
+
+    def outputs_of(self, outs: dict[Name, jax.Array]) -> dict[Name, jax.Array]:
+        return {name: outs[name] for name in self.network._output_names}
+
+    def loss_of(self, weights: Any) -> jax.Array:
+        return self.loss_of_outs(self.outputs_of(self.forward(weights)[1]))
+
+
+def first_updates(
+    network: Network,
+    inputs: dict[Name, jax.Array],
+    mask: jax.Array | None,
+    key: jax.Array | None,
+    loss: Callable | None,
+    signs: dict[Name, Any],
+    optimizer: Any,
+    trained: Any,
+    gradients: Any,
+    value: jax.Array,
 ) -> dict[str, Any]:
-    """Return first updates of the weights, by function, and the losses after parts of the first one."""
+    """Return first updates of the weights, by function, and the losses after parts of the first one.
+
+    ``trained`` has the arrays of the network as the training gives them to the optimizer. ``gradients`` and ``value``
+    are the gradients of the weights and the loss.
+    """
+    run = _Run(network, inputs, mask, key, loss, signs)
+    weights, loss_of, own = run.weights, run.loss_of, _Trained(trained, run.weights)
     # Every update below starts from the initial state of the optimizer, so they differ only in the gradient.
     at_start = _initial(optimizer, own.params)
 
