@@ -12,6 +12,7 @@ import click
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from rich.table import Table
 
 from .. import training
@@ -41,11 +42,8 @@ def examine(
     steps = None if lengths is None else jnp.asarray(lengths)
     layers, inputs, mask = network.taken_apart(params, network.prepare(jnp.asarray(x)), key, steps)
     ends = jnp.full(len(y), len(inputs)) if steps is None else steps
-
-    def loss(potentials):
-        last = potentials[ends - 1, jnp.arange(len(y))]
-        return trainer.cross_entropy(network.logits(last, potentials, mask), jnp.asarray(y)).mean()
-
+    # A function and arrays, so a second diagnosis of the network runs the same program.
+    loss = Partial(_loss, Partial(network.logits), jnp.asarray(y), ends, mask)
     optimizer = None if lr is None else trainer.optimizer_of(lr, 1)
     return diagnose(
         layers,
@@ -57,6 +55,13 @@ def examine(
         key=spike_key(params, key),
         train=train,
     )
+
+
+def _loss(
+    logits: Callable[..., jax.Array], y: jax.Array, ends: jax.Array, mask: jax.Array | None, potentials: jax.Array
+) -> jax.Array:
+    last = potentials[ends - 1, jnp.arange(len(y))]
+    return trainer.cross_entropy(logits(last, potentials, mask), y).mean()
 
 
 def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float) -> Callable[[Params], list[str]]:
@@ -72,9 +77,7 @@ def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float)
 
     def why(params: Params) -> list[str]:
         try:
-            found = at_start()
-            trainer.forget_programs()
-            return found or [str(v) for v in examine(network, params, few).issues]
+            return at_start() or [str(v) for v in examine(network, params, few).issues]
         except Exception as error:  # the diagnosis must not end training
             return [f"the diagnosis failed: {streams.brief(error)}"]
 
