@@ -27,7 +27,7 @@ from ...neurons import Cell, says_how_to_encode
 from ._fixes import Fix
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope, offset_of_one_sign
 from ._places import Place, chain, places_of, weights_of_edges
-from ._recorder import first_updates, layer_outputs, record
+from ._recorder import first_updates, layer_outputs, losses_after, record
 
 MANY = 1000
 """The number of updates in which an optimizer must move some weight."""
@@ -383,10 +383,11 @@ class Look:
                 self._programs[made_for] = jax.jit(functools.partial(function, constants, self.loss))
             return self._programs[made_for](*given)
 
-        # Two programs, because a compilation takes memory for the complete program.
+        # Three programs, because a compilation takes memory for the complete program.
         found = run(_recorded, (last if self.batched else last[0],))
         if optimizer is not None:
             found |= run(_updated, optimizer, own, (found["weight_gradients"], found["loss"]))
+            found["losses_after"] = run(_after, (found["updates"],))
         return found
 
 
@@ -401,7 +402,12 @@ def _updated(constants, loss, arrays, inputs, mask, key, signs, gradients, value
     return first_updates(network, inputs, mask, key, loss, signs, optimizer, trained, gradients, value)
 
 
-_COMPILED = {function: jax.jit(function, static_argnums=0) for function in (_recorded, _updated)}
+def _after(constants, loss, arrays, inputs, mask, key, signs, updates):
+    structure, others = constants
+    return losses_after(merge(arrays, structure.unflatten(others)), inputs, mask, key, loss, signs, updates)
+
+
+_COMPILED = {function: jax.jit(function, static_argnums=0) for function in (_recorded, _updated, _after)}
 
 
 def _is_number(leaf: Any) -> bool:

@@ -164,7 +164,7 @@ def first_updates(
     gradients: Any,
     value: jax.Array,
 ) -> dict[str, Any]:
-    """Return first updates of the weights, by function, and the losses after parts of the first one.
+    """Return first updates of the weights, by function.
 
     ``trained`` has the arrays of the network as the training gives them to the optimizer. ``gradients`` and ``value``
     are the gradients of the weights and the loss.
@@ -198,19 +198,32 @@ def first_updates(
     larger = update_for(jax.tree.map(_large, gradients))
     halves = update_for(jax.tree.map(_factor_to_half, found["updates"], larger))
     found["without_epsilon"] = jax.tree.map(_if_slowed, found["updates"], halves, larger)
+    return found
 
-    # Try the first update at full size and at smaller sizes. If the loss falls only for small sizes, the learning
-    # rate is too large. The sizes run sequentially, because each run needs the activity of all layers.
+
+def losses_after(
+    network: Network,
+    inputs: dict[Name, jax.Array],
+    mask: jax.Array | None,
+    key: jax.Array | None,
+    loss: Callable | None,
+    signs: dict[Name, Any],
+    updates: Any,
+) -> jax.Array:
+    """Return the losses after parts of an update.
+
+    If the loss falls only for small parts, the learning rate is too large.
+    """
+    run = _Run(network, inputs, mask, key, loss, signs)
+
     def loss_after(part):
         # The update is scaled in at least float32 and rounded once. In half precision, a part of it may be 0.
-        return loss_of(
-            jax.tree.map(
-                lambda w, update: w + (part * update.astype(part.dtype)).astype(w.dtype), weights, found["updates"]
-            )
+        return run.loss_of(
+            jax.tree.map(lambda w, update: w + (part * update.astype(part.dtype)).astype(w.dtype), run.weights, updates)
         )
 
-    found["losses_after"] = jax.lax.map(loss_after, jnp.asarray(PARTS))
-    return found
+    # The parts run sequentially, because each run needs the activity of all layers.
+    return jax.lax.map(loss_after, jnp.asarray(PARTS))
 
 
 def _initial(optimizer: Any, trainable: Any) -> Any:
