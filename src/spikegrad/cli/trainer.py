@@ -99,6 +99,7 @@ class Fit:
 
 def forget_programs() -> None:
     """Free the memory of compiled programs that are no longer used, such as programs of an earlier network."""
+    jax.clear_caches()
     gc.collect()  # compiled functions are in reference cycles
     release_memory()
 
