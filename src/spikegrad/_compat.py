@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
+from jax.interpreters import ad, batching, mlir, partial_eval
 
 # --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded (on an Explicit mesh) -----
 
@@ -196,7 +196,7 @@ def _reversible(message: str, x: jax.Array) -> jax.Array:
 
 @_reversible.defjvp
 def _reversible_jvp(message, primals, tangents):
-    return primals[0], _tangent().bind(tangents[0], message=message)
+    return primals[0], _tangent.bind(tangents[0], message=message)
 
 
 def is_forward_mode_error(error: TypeError) -> bool:
@@ -208,22 +208,15 @@ def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
     raise TypeError(message)
 
 
-@functools.cache
-def _tangent() -> Any:
-    """Create a primitive that supports transposition and raises when computed.
-
-    It is created late, because importing ``jax.extend`` takes a third of the time of this library.
-    """
-    from jax.extend.core import Primitive  # noqa: PLC0415
-    from jax.interpreters import ad, batching, mlir  # noqa: PLC0415
-
-    tangent = Primitive("tangent_in_reverse_mode_alone")
-    tangent.def_abstract_eval(lambda x, **_: x)
-    ad.deflinear2(tangent, lambda cotangent, _, **__: [cotangent])
-    tangent.def_impl(_refuse)
-    mlir.register_lowering(tangent, _refuse)
-    batching.primitive_batchers[tangent] = lambda xs, axes, **params: (tangent.bind(*xs, **params), *axes)
-    return tangent
+# A primitive that supports transposition and raises when computed. Its class is in ``jax.extend``, whose import takes a
+# third of the time of this library. An import at the first derivative would be worse: it adds settings to JAX, and then
+# everything is compiled again.
+_tangent: Any = type(jax.lax.add_p)("tangent_in_reverse_mode_alone")
+_tangent.def_abstract_eval(lambda x, **_: x)
+_tangent.def_impl(_refuse)
+ad.deflinear2(_tangent, lambda cotangent, _, **__: [cotangent])
+mlir.register_lowering(_tangent, _refuse)
+batching.primitive_batchers[_tangent] = lambda xs, axes, **params: (_tangent.bind(*xs, **params), *axes)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

@@ -46,6 +46,26 @@ def test_networks_are_imported_at_their_first_use():
         assert "spikegrad.network" in modules_after(f"import spikegrad; {statement}")
 
 
+FIRST_UPDATES = """
+import jax, jax.numpy as jnp
+from spikegrad import LIF, Layer, LeakyReadout, Network
+x, w, out = jnp.ones((4, 2, 2)), jnp.ones((2, 3)), jnp.ones((3, 1))
+def loss(w, mode):
+    layers = Layer(w, LIF(0.9), recurrent=jnp.ones((3, 3))), Layer(out, LeakyReadout(0.9))
+    return Network(layers)(x, mode=mode)[1].sum()
+update = jax.jit(jax.grad(loss), static_argnums=1)
+for mode in 2 * ("exact", "half", "8-bit", "scan"):
+    update(w, mode)
+print(update._cache_size())
+"""
+
+
+def test_first_update_compiles_once():
+    """An import within the first update may add settings to JAX, and then the second update compiles again."""
+    done = subprocess.run([sys.executable, "-c", FIRST_UPDATES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["4"]
+
+
 def test_star_import_imports_all():
     namespace = {}
     exec("from spikegrad import *", namespace)
