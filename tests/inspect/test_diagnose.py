@@ -168,7 +168,7 @@ def test_numbers_are_those_by_hand():
 
 def test_first_update_and_the_loss_after_it():
     w, r, out = weights()
-    found = diagnose(two_layers(), spikes(), loss, optimizer=optax.sgd(0.01))
+    found = diagnose(two_layers(), spikes(), loss, optimizer=optax.sgd(0.01), train=False)
     gradients = jax.grad(lambda w, r, out: loss(of_weights(w, r, out)(spikes())[1]), (0, 1, 2))(w, r, out)
     hidden, readout = found.layers
     sizes = [hidden.updates["weight"], hidden.updates["recurrent"], readout.updates["weight"]]
@@ -519,7 +519,7 @@ def test_what_rounding_takes_from_an_update(dtype):
     network = Network([Layer(w, LIF(DECAY)), Layer(out, LeakyReadout(LEAK))])
     change = np.float32(2e-3)
     optimizer = optax.stateless(lambda gradients, _: jax.tree.map(lambda g: jnp.full_like(g, change), gradients))
-    layers = diagnose(network, spikes(), loss, optimizer=optimizer).layers
+    layers = diagnose(network, spikes(), loss, optimizer=optimizer, train=False).layers
     for layer, weight in zip(layers, (w, out), strict=True):
         given = np.float32(jnp.asarray(change, dtype))
         wide = np.asarray(weight, np.float32)
@@ -667,9 +667,9 @@ def test_optimizer_gets_the_structure_of_the_network():
     freeze = optax.masked(optax.set_to_zero(), frozen_first_layer)
     labels = jax.tree.map({True: "frozen", False: "trained"}.get, frozen_first_layer(network))
     by_labels = optax.multi_transform({"frozen": optax.set_to_zero(), "trained": optax.adam(0.01)}, lambda _: labels)
-    whole = diagnose(network, spikes(), loss, optimizer=optax.adam(0.01))
+    whole = diagnose(network, spikes(), loss, optimizer=optax.adam(0.01), train=False)
     for optimizer in (optax.chain(optax.adam(0.01), freeze), by_labels):
-        found = diagnose(network, spikes(), loss, optimizer=optimizer)
+        found = diagnose(network, spikes(), loss, optimizer=optimizer, train=False)
         assert found.issues == ()
         assert [layer.update for layer in found.layers] == pytest.approx([0, whole.layers[1].update])
         assert found.layers[1].update > 0
@@ -679,7 +679,7 @@ def test_optimizer_gets_arrays_of_functions_that_are_no_leaves():
     w = jnp.asarray(small().layers[0].weight)
     closed = Network([dataclasses.replace(small().layers[0], weight=lambda x: x @ w), *small().layers[1:]])
     updates = [
-        [layer.update for layer in diagnose(network, spikes(), loss, optimizer=optax.adam(0.01)).layers]
+        [layer.update for layer in diagnose(network, spikes(), loss, optimizer=optax.adam(0.01), train=False).layers]
         for network in (small(), closed)
     ]
     assert updates[1] == pytest.approx(updates[0], rel=1e-5)

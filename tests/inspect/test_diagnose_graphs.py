@@ -90,7 +90,7 @@ def test_numbers_are_those_of_the_network(masked):
     x = {"x": spikes(5, 12, 4), "y": spikes(2, 12, 4, seed=1)}
     mask = np.random.default_rng(3).random((12, 4)) < 0.8 if masked else np.ones((12, 4), bool)
     optimizer = None if masked else optax.sgd(0.01)
-    found = diagnose(everything(weights), x, of_both, mask=mask, optimizer=optimizer)
+    found = diagnose(everything(weights), x, of_both, mask=mask, optimizer=optimizer, train=False)
     assert [report.name for report in found.layers] == [f"layer {name!r}" for name in names]
     reports = dict(zip(names, found.layers, strict=True))
     zeros = {f"~{name}": jnp.zeros((12, 4, SHAPES[name][1])) for name in names}
@@ -237,7 +237,7 @@ def test_joins_over_time_are_in_the_gradient(masked):
         )
 
     weights = matrix("w", 5, 6), matrix("out", 6, 3), matrix("late", 6, 3)
-    found = diagnose(network(*weights), x, loss, mask=mask, optimizer=optax.sgd(0.1))
+    found = diagnose(network(*weights), x, loss, mask=mask, optimizer=optax.sgd(0.1), train=False)
     hidden, out = found.layers
 
     @jax.jit
