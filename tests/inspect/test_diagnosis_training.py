@@ -92,13 +92,16 @@ def test_training_is_that_of_a_plain_loop(x64):
     def outputs_of(weights):
         return Network([Layer(w, layer.cell) for w, layer in zip(weights, net.layers, strict=True)])(inputs)[1]
 
-    gradient = jax.jit(jax.grad(lambda weights, used: loss(outputs_of(weights), used)))
+    @jax.jit
+    def update(weights, state, used):
+        gradient = jax.grad(lambda weights: loss(outputs_of(weights), used))(weights)
+        change, state = optimizer.update(gradient, state, weights)
+        return optax.apply_updates(weights, change), state
 
     def after(updates, used):
         changed, state = weights, optimizer.init(weights)
         for _ in range(updates):
-            change, state = optimizer.update(gradient(changed, used), state, changed)
-            changed = optax.apply_updates(changed, change)
+            changed, state = update(changed, state, used)
         return changed
 
     def lowest(outs, *parts):
@@ -320,7 +323,7 @@ def test_low_slopes_that_stop_a_layer_are_raised():
 def test_update_in_half_precision_gets_a_wider_dtype():
     """Adam's epsilon of 1e-8 is 0 in float16."""
     net = stack(LIF(0.9, surrogate=SLOPE), dtype=jnp.float16)
-    [issue] = diagnose(net, spikes(), cross_entropy, optimizer=optax.adam(0.01)).issues
+    [issue] = diagnose(net, spikes(), cross_entropy, optimizer=optax.adam(0.01), train=False).issues
     assert (issue.kind, issue.fix.change, issue.fix.value) == ("not finite", "dtype", "float32")
     changed = issue.fix.apply(net)
     assert {str(layer.weight.dtype) for layer in changed.layers} == {"float32"}
@@ -331,7 +334,7 @@ def test_update_in_half_precision_gets_a_wider_dtype():
 def test_weight_decay_of_the_wrong_sign_is_named():
     """It comes after the learning rate, so each update makes the weights larger by a tenth."""
     optimizer = optax.chain(optax.adam(1e-3), optax.add_decayed_weights(0.1))
-    found = diagnose(stack(LIF(0.9, surrogate=SLOPE)), spikes(), cross_entropy, optimizer=optimizer)
+    found = diagnose(stack(LIF(0.9, surrogate=SLOPE)), spikes(), cross_entropy, optimizer=optimizer, train=False)
     for layer in found.layers:
         assert layer.decays["weight"] == pytest.approx(0.1 * layer.weights["weight"], rel=1e-5)
     [issue] = found.issues

@@ -38,7 +38,10 @@ def default_promotion():
 
 RUN = [page for page in PAGES if blocks(page, "python")]
 # most of the time of all
-LONG = "diagnose", "frameworks", "graphs", "kinds", "layers", "neurons", "own", "starting", "sweep", "training"
+LONG = (
+    *("diagnose", "exchange", "frameworks", "graphs", "kinds", "layers", "losses", "neurons", "own", "starting"),
+    *("sweep", "training"),
+)
 
 
 @pytest.mark.parametrize("page", few(RUN, *(page for page in RUN if page.stem not in LONG)), ids=name)
