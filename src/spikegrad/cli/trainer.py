@@ -19,6 +19,7 @@ from .. import training
 from .._struct import lifted
 from .._system import device_memory, release_memory
 from ..data import Sequences, Split
+from ..inspect.diagnosis._look import forget_programs as forget_diagnoses
 from ..training._consensus import agreed
 from ..training._json_lines import jsonable
 from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
@@ -99,7 +100,7 @@ class Fit:
 
 def forget_programs() -> None:
     """Free the memory of compiled programs that are no longer used, such as programs of an earlier network."""
-    jax.clear_caches()
+    forget_diagnoses()
     gc.collect()  # compiled functions are in reference cycles
     release_memory()
 

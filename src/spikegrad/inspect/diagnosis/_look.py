@@ -27,7 +27,7 @@ from ...neurons import Cell, says_how_to_encode
 from ._fixes import Fix
 from ._numbers import LayerReport, Recorded, last_steps, norm, numbers, of_matrix, of_slope, offset_of_one_sign
 from ._places import Place, chain, places_of, weights_of_edges
-from ._recorder import first_updates, layer_outputs, losses_after, record
+from ._recorder import Run, first_updates, layer_outputs, losses_after, record
 
 MANY = 1000
 """The number of updates in which an optimizer must move some weight."""
@@ -369,45 +369,54 @@ class Look:
         one = np.asarray([-1, 1], np.float32)
         signs = {name: rng.choice(one, outs[name].shape) for name in network.graph.layers}
         last = last_steps(self.active)
+        given = arrays, self.inputs, self.mask, self.key, signs
         is_pure = is_pure_network(network) and (self.loss is None or isinstance(self.loss, jax.tree_util.Partial))
 
-        def run(function, *static_and_given):
-            """Run a function of constants, of the network and its inputs, and of other arrays, compiled."""
-            *static, given = static_and_given
-            constants = structure, tuple(others), *static
-            given = arrays, self.inputs, self.mask, self.key, signs, *given
+        def compiled(function, *more):
+            constants = structure, tuple(others), *more
             if is_pure:
-                return _COMPILED[function](constants, self.loss, *given)
-            made_for = function, structure, tuple(map(id, others)), *static
+                return functools.partial(_COMPILED[function], constants, self.loss, given)
+            made_for = function, structure, tuple(map(id, others)), *more
             if made_for not in self._programs:
                 self._programs[made_for] = jax.jit(functools.partial(function, constants, self.loss))
-            return self._programs[made_for](*given)
+            return functools.partial(self._programs[made_for], given)
 
         # Three programs, because a compilation takes memory for the complete program.
-        found = run(_recorded, (last if self.batched else last[0],))
+        found = compiled(_recorded)(last if self.batched else last[0])
         if optimizer is not None:
-            found |= run(_updated, optimizer, own, (found["weight_gradients"], found["loss"]))
-            found["losses_after"] = run(_after, (found["updates"],))
+            found |= compiled(_updated, optimizer, own)(found["weight_gradients"], found["loss"])
+            found["losses_after"] = compiled(_after)(found["updates"])
         return found
 
 
-def _recorded(constants, loss, arrays, inputs, mask, key, signs, last):
-    structure, others = constants
-    return record(merge(arrays, structure.unflatten(others)), inputs, mask, key, loss, signs, last)
+def _run(constants, loss, given):
+    (structure, others, *_), (arrays, inputs, mask, key, signs) = constants, given
+    return Run(merge(arrays, structure.unflatten(others)), inputs, mask, key, loss, signs)
 
 
-def _updated(constants, loss, arrays, inputs, mask, key, signs, gradients, value):
-    structure, others, optimizer, own = constants
-    network, trained = merge(arrays, structure.unflatten(others)), own.of(jax.tree.leaves(arrays))
-    return first_updates(network, inputs, mask, key, loss, signs, optimizer, trained, gradients, value)
+def _recorded(constants, loss, given, last):
+    return record(_run(constants, loss, given), last)
 
 
-def _after(constants, loss, arrays, inputs, mask, key, signs, updates):
-    structure, others = constants
-    return losses_after(merge(arrays, structure.unflatten(others)), inputs, mask, key, loss, signs, updates)
+def _updated(constants, loss, given, gradients, value):
+    (*_, optimizer, own), (arrays, *_) = constants, given
+    trained = own.of(jax.tree.leaves(arrays))
+    return first_updates(_run(constants, loss, given), optimizer, trained, gradients, value)
 
 
-_COMPILED = {function: jax.jit(function, static_argnums=0) for function in (_recorded, _updated, _after)}
+def _after(constants, loss, given, updates):
+    return losses_after(_run(constants, loss, given), updates)
+
+
+def forget_programs() -> None:
+    """Free the programs of pure networks, which stay for the next diagnosis."""
+    for program in _COMPILED.values():
+        program.clear_cache()
+
+
+_COMPILED: dict[Callable, Any] = {
+    function: jax.jit(function, static_argnums=0) for function in (_recorded, _updated, _after)
+}
 
 
 def _is_number(leaf: Any) -> bool:

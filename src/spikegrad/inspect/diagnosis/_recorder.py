@@ -50,21 +50,12 @@ LINEAR_HALF = 0.48
 reach half. With g / (g + epsilon) it is a third, and with g / sqrt(g**2 + epsilon**2) it is 0.45."""
 
 
-def record(
-    network: Network,
-    inputs: dict[Name, jax.Array],
-    mask: jax.Array | None,
-    key: jax.Array | None,
-    loss: Callable | None,
-    signs: dict[Name, Any],
-    last: jax.Array,
-) -> dict[str, Any]:
+def record(run: Run, last: jax.Array) -> dict[str, Any]:
     """Return the activity of each layer, its weights, their gradients, and the loss, by name.
 
-    ``signs`` are for the outputs of each layer, ``(examples, ...)``. ``last`` has the last step of each example.
+    ``last`` has the last step of each example.
     """
-    run = _Run(network, inputs, mask, key, loss, signs)
-    graph, weights = run.graph, run.weights
+    graph, weights, signs = run.graph, run.weights, run.signs
     # Each component runs over all steps, (steps, batch, inputs) -> (steps, batch, neurons). The backward pass reverses
     # the order. ``cts`` are the cotangents of outputs, (steps, batch, neurons), summed over the readers so far.
     passes, outs = run.forward(weights)
@@ -92,15 +83,16 @@ def record(
         edge.source: outs[edge.source]
         for name in graph.layers
         for edge in graph.edges[name]
-        if edge.source not in graph.layers and edge.source not in inputs
+        if edge.source not in graph.layers and edge.source not in run.inputs
     }
     return found
 
 
-class _Run:
+class Run:
     """A network on its inputs, as a function of its weights.
 
-    The layers are traced as in the engine, because gradients must reach the arrays that a user's function closes over.
+    ``signs`` are for the outputs of each layer, ``(examples, ...)``. The layers are traced as in the engine, because
+    gradients must reach the arrays that a user's function closes over.
     """
 
     def __init__(
@@ -152,24 +144,12 @@ class _Run:
         return self.loss_of_outs(self.outputs_of(self.forward(weights)[1]))
 
 
-def first_updates(
-    network: Network,
-    inputs: dict[Name, jax.Array],
-    mask: jax.Array | None,
-    key: jax.Array | None,
-    loss: Callable | None,
-    signs: dict[Name, Any],
-    optimizer: Any,
-    trained: Any,
-    gradients: Any,
-    value: jax.Array,
-) -> dict[str, Any]:
+def first_updates(run: Run, optimizer: Any, trained: Any, gradients: Any, value: jax.Array) -> dict[str, Any]:
     """Return first updates of the weights, by function.
 
     ``trained`` has the arrays of the network as the training gives them to the optimizer. ``gradients`` and ``value``
     are the gradients of the weights and the loss.
     """
-    run = _Run(network, inputs, mask, key, loss, signs)
     weights, loss_of, own = run.weights, run.loss_of, _Trained(trained, run.weights)
     # Every update below starts from the initial state of the optimizer, so they differ only in the gradient.
     at_start = _initial(optimizer, own.params)
@@ -201,20 +181,11 @@ def first_updates(
     return found
 
 
-def losses_after(
-    network: Network,
-    inputs: dict[Name, jax.Array],
-    mask: jax.Array | None,
-    key: jax.Array | None,
-    loss: Callable | None,
-    signs: dict[Name, Any],
-    updates: Any,
-) -> jax.Array:
+def losses_after(run: Run, updates: Any) -> jax.Array:
     """Return the losses after parts of an update.
 
     If the loss falls only for small parts, the learning rate is too large.
     """
-    run = _Run(network, inputs, mask, key, loss, signs)
 
     def loss_after(part):
         # The update is scaled in at least float32 and rounded once. In half precision, a part of it may be 0.
