@@ -841,6 +841,15 @@ def test_memory_that_runs_out_is_one_line(monkeypatch, tmp_path, capsys):
     assert only_line(capsys) == "spikegrad: error: out of memory: Out of memory allocating 1 bytes."
 
 
+def test_a_limit_of_threads_is_one_line(monkeypatch, tmp_path, capsys):
+    def fit(*args, **settings):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(commands.trainer, "fit", fit)
+    assert main(["train", *QUICK, "--quiet", "-o", str(tmp_path / "run")]) == 1
+    assert "the system allows no more threads. Raise the limit of processes" in only_line(capsys)
+
+
 def test_the_commit_of_a_clone(tmp_path, monkeypatch):
     git = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
     place = tmp_path / "src" / "spikegrad" / "cli" / "runs.py"

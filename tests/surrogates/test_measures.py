@@ -205,6 +205,11 @@ def test_the_list_without_docstrings():
     assert Sigmoid._formula in without
 
 
+def test_underflow_is_no_error_for_users_who_raise_errors():
+    with np.errstate(all="raise"):
+        assert measure(spikegrad.get("escape_exp(d=0.37)")).peak > 0
+
+
 def test_measure_works_without_jit():
     with jax.disable_jit():
         found = measure(Sigmoid(3.9))

@@ -35,7 +35,8 @@ from spikegrad.testing._report import compare
 @pytest.mark.parametrize("case", few(CASES, *(case for case in DEFAULTS if case.name in RULE)), ids=repr)
 def test_the_surrogates_of_the_library(case):
     """Every law of every surrogate; their values are compared with formulas elsewhere."""
-    assert check_surrogate(case.make()).passed
+    with np.errstate(under="raise"):
+        assert check_surrogate(case.make()).passed
 
 
 class Logistic(Surrogate):

@@ -74,6 +74,8 @@ def _run(args: list[str] | None) -> int:
             raise MemoryError(str(error).partition(":")[2].splitlines()[0]) from None
         return streams.fail(str(error).splitlines()[0], 1)
     except (AssertionError, RuntimeError) as error:  # JAX raises both, with different messages
+        if "can't start new thread" in str(error):
+            raise OSError("the system allows no more threads. Raise the limit of processes (ulimit -u)") from None
         if "Unable to initialize backend" not in str(error) and _has_a_device():
             raise
         return streams.fail(f"JAX finds no device of JAX_PLATFORMS={jax.config.jax_platforms}", 2)

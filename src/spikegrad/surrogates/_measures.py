@@ -91,6 +91,7 @@ def measure(surrogate: Surrogate) -> Measures:
     return _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
 
 
+@np.errstate(under="ignore")  # of slopes far from the threshold, where a user may want errors
 def _measure(surrogate: Surrogate) -> Measures:
     with in_double_precision(), jax.disable_jit(False):
         return _measured(_evaluator(surrogate), surrogate._landmarks())
@@ -174,8 +175,7 @@ def _reach(look: Callable, at: float, side: int, peak: float) -> float:
     """Return the distance from the peak within which the slope is at least half of it."""
 
     def within(distance):
-        with np.errstate(under="ignore"):
-            return look(at + side * distance)[0] / peak >= 0.5
+        return look(at + side * distance)[0] / peak >= 0.5
 
     distance = np.geomspace(1e-12, 1e12, _BLOCK)
     outside = np.flatnonzero(~within(distance))

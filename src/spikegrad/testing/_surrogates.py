@@ -31,6 +31,7 @@ from ._report import (
 )
 
 
+@np.errstate(under="ignore")  # of slopes far from the threshold, where a user may want errors
 def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True) -> Report:
     r"""Check all properties that the library promises for a surrogate.
 
