@@ -167,6 +167,20 @@ def test_without_loss_or_optimizer_nothing_is_trained():
     assert Look(given, None, None, cross_entropy, None, "exact").trained(net) is None
 
 
+def test_training_is_compiled_even_without_jit(monkeypatch):
+    monkeypatch.setattr(_look, "ALL", 20)
+    calls = []
+
+    def loss(out):
+        calls.append(out.shape)
+        return cross_entropy(out)
+
+    net = stack(LIF(0.9, surrogate=SLOPE), gains=(2.0,))
+    with jax.disable_jit():
+        Look({net.inputs: jnp.asarray(spikes())}, None, None, loss, optax.adam(0.01), "exact").trained(net)
+    assert 0 < len(calls) < 20
+
+
 def test_diagnosis_trains_unless_told_not_to(monkeypatch):
     """A slope that is 30 thresholds wide learns little, which only training shows."""
 

@@ -196,7 +196,8 @@ class Look:
         # An epsilon acts as one that is larger by the factor by which the gradients are smaller.
         change, value = (fix.change, float(fix.value)) if fix else ("", 1.0)
         factors = value if change == "learning rate" else 1.0, 1 / value if change == "epsilon" else 1.0
-        after_some, left, learned = self._trainings[made_for]((trainable, state), factors)
+        with jax.disable_jit(False):  # without jit, thousands of updates would take hours
+            after_some, left, learned = self._trainings[made_for]((trainable, state), factors)
         return Trained(merge(after_some, others), float(left), min(float(learned), max(1 - float(left), 0.0)))
 
     def _training(self, others: Any) -> Callable:
