@@ -17,13 +17,19 @@ LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 def processors() -> int:
     """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # other systems, and those that forbid the question
+        return os.cpu_count() or 1
 
 
-def free_disk(path: Path) -> int:
-    """Return the free bytes of the disk with a file or folder, which may not exist yet."""
+def free_disk(path: Path) -> int | None:
+    """Return the free bytes of the disk with a file or folder, which may not exist yet, or None if unknown."""
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    return shutil.disk_usage(there).free
+    try:
+        return shutil.disk_usage(there).free
+    except OSError:
+        return None
 
 
 def available_memory() -> int | None:

@@ -841,6 +841,18 @@ def test_memory_that_runs_out_is_one_line(monkeypatch, tmp_path, capsys):
     assert only_line(capsys) == "spikegrad: error: out of memory: Out of memory allocating 1 bytes."
 
 
+def test_a_help_that_nobody_reads_is_no_error(monkeypatch, capsys):
+    """Printing to a closed pipe, click exits with 1."""
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert main(["train", "--help"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_limit_of_threads_is_one_line(monkeypatch, tmp_path, capsys):
     def fit(*args, **settings):
         raise RuntimeError("can't start new thread")

@@ -138,6 +138,15 @@ def test_invalid_option_in_a_record_is_one_line(copy, capsys, name):
         (copy / "run.json").write_text(text)
 
 
+@pytest.mark.parametrize("name", runs.CONFIGURATION)
+def test_another_configuration_of_jax_is_named(copy, capsys, name):
+    """Without it, the checkpoints would have other dtypes, keys or bits."""
+    change_record(lambda record: record["jax"].update({name: "rbg"}))(copy)
+    assert main(["train", "--resume", str(copy)]) == 2
+    line = only_line(capsys)
+    assert f"{copy} was started with {name.upper()}='rbg', now it is {getattr(jax.config, name)!r}" in line
+
+
 @pytest.mark.parametrize("name", ["shape", "classes", "low", "high", "mean", "std", "training_sha256"])
 def test_invalid_data_in_a_record_is_one_line(copy, capsys, name):
     for value in (None, -1, 2**40, [4], "x", {}):

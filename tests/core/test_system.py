@@ -35,6 +35,16 @@ def test_memory_is_what_system_and_container_leave(monkeypatch, change, expected
     assert _system.available_memory() == expected
 
 
+def test_system_that_forbids_questions(monkeypatch, tmp_path):
+    def refuse(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_getaffinity", refuse, raising=False)
+    monkeypatch.setattr(_system.shutil, "disk_usage", refuse)
+    assert _system.processors() == os.cpu_count()
+    assert _system.free_disk(tmp_path) is None
+
+
 def test_this_machine(tmp_path):
     assert 1 <= _system.processors() <= os.cpu_count()
     free = _system.available_memory()

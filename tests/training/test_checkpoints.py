@@ -232,6 +232,15 @@ def test_checkpoint_of_another_seed_is_refused(whole, tmp_path):
         Checkpoints(tmp_path).restore(start(jax.random.key(1)))
 
 
+def test_checkpoint_of_another_seed_need_not_be_removed(tmp_path):
+    """All checkpoints have this seed, and a training without them would begin again."""
+    checkpoints = Checkpoints(tmp_path)
+    train(start(), callbacks=[checkpoints])
+    assert len(checkpoints.all()) == 2
+    with pytest.raises(CheckpointError, match=r"with another seed$"):
+        checkpoints.restore(start(jax.random.key(1)))
+
+
 def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     train(start(), callbacks=[checkpoints])

@@ -33,7 +33,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         code = _run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader closed the pipe, which is not an error
+    except (BrokenPipeError, SystemExit) as error:  # the reader closed the pipe, which is not an error; click exits
+        if type(error) not in (BrokenPipeError, SystemExit):
+            raise
         streams.discard(sys.stdout)
         code = 0
     except KeyboardInterrupt:

@@ -142,6 +142,15 @@ def _description(options: Options, data: Split) -> dict[str, Any]:
     }
 
 
+CONFIGURATION = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+"""The configuration of JAX on which the bits of a training depend."""
+
+
 def environment() -> dict[str, Any]:
     """Return the versions, the machine and the configuration of JAX for a record."""
     return {
@@ -159,16 +168,22 @@ def environment() -> dict[str, Any]:
             "processes": jax.process_count(),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
-        "jax": {
-            name: getattr(jax.config, name)
-            for name in (
-                "jax_enable_x64",
-                "jax_default_matmul_precision",
-                "jax_default_prng_impl",
-                "jax_threefry_partitionable",
-            )
-        },
+        "jax": {name: getattr(jax.config, name) for name in CONFIGURATION},
     }
+
+
+def check_configuration(run: Run) -> None:
+    """Raise if JAX is not configured as at the start of a run, because it would not resume to the same bits."""
+    saved = run.record.get("jax")
+    if not isinstance(saved, dict):
+        return
+    for name in CONFIGURATION:
+        now = getattr(jax.config, name)
+        if saved.get(name, now) != now:
+            raise RunError(
+                f"{run.folder} was started with {name.upper()}={saved[name]!r:.40}, now it is {now!r}; "
+                "set it as before to resume"
+            )
 
 
 def sha256(source: Sequences, is_image: bool) -> str:
@@ -260,6 +275,8 @@ class Run:
             raise RunError(
                 f"{options.data} has changed since {before.folder} was started; restore the original data to resume"
             )
+        if before is not None:
+            check_configuration(before)
         check = functools.partial(adapted, options, data)
         options, doubts = check() if before is None else or_damaged(before.folder / name, check)
         folder = output or (before.folder if before else Path("runs"))

@@ -36,6 +36,10 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be read or belongs to other training. The message names the file."""
 
 
+class _DamagedError(CheckpointError):
+    """A checkpoint cannot be read, so an older one may help."""
+
+
 class Checkpoints:
     """Save the training state to a folder and resume from it: a callback for :func:`fit`.
 
@@ -159,15 +163,15 @@ class Checkpoints:
         Raises
         ------
         CheckpointError
-            If the file cannot be read, does not match its checksum or ``start``, or has another key. The message names
-            the previous checkpoint, if it exists.
+            If the file cannot be read, does not match its checksum or ``start``, or has another key. For a file that
+            cannot be read, the message names the previous checkpoint, if it exists.
         """
         found = from_first(self.all)  # other processes may see other files
         if not found:
             return start
         try:
             state, extra = self._read(found[-1], start)
-        except CheckpointError as error:
+        except _DamagedError as error:
             older = f"; remove it to resume from {found[-2].name}" if len(found) > 1 else ""
             raise CheckpointError(f"{error}{older}") from None
         self.extra.clear()
@@ -220,7 +224,7 @@ def _arrays_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {name: file[name] for name in file.files}
         about = _checked(path, json.loads(str(arrays[_ABOUT])))
         if arrays.pop(_CHECKSUM).tolist() != _checksum(arrays):
-            raise CheckpointError(f"{path} is damaged: its contents do not match its checksum")
+            raise _DamagedError(f"{path} is damaged: its contents do not match its checksum")
         del arrays[_ABOUT]
         return arrays, about
 
@@ -242,9 +246,9 @@ def _readable(path: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise _DamagedError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:
-        raise CheckpointError(f"{path} is not a checkpoint or is damaged: {error!r}") from None
+        raise _DamagedError(f"{path} is not a checkpoint or is damaged: {error!r}") from None
 
 
 def _checked(path: Path, about: dict[str, Any]) -> dict[str, Any]:
