@@ -173,7 +173,7 @@ def environment() -> dict[str, Any]:
 
 
 def check_configuration(run: Run) -> None:
-    """Raise if JAX is not configured as at the start of a run, because it would not resume to the same bits."""
+    """Raise if JAX has another configuration than at the start of a run. The bits would differ, or the dtypes."""
     saved = run.record.get("jax")
     if not isinstance(saved, dict):
         return

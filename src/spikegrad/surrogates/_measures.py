@@ -91,7 +91,7 @@ def measure(surrogate: Surrogate) -> Measures:
     return _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
 
 
-@np.errstate(under="ignore")  # of slopes far from the threshold, where a user may want errors
+@np.errstate(under="ignore")  # slopes underflow far from the threshold, and users may turn this into errors
 def _measure(surrogate: Surrogate) -> Measures:
     with in_double_precision(), jax.disable_jit(False):
         return _measured(_evaluator(surrogate), surrogate._landmarks())

@@ -31,7 +31,7 @@ from ._report import (
 )
 
 
-@np.errstate(under="ignore")  # of slopes far from the threshold, where a user may want errors
+@np.errstate(under="ignore")  # slopes underflow far from the threshold, and users may turn this into errors
 def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True) -> Report:
     r"""Check all properties that the library promises for a surrogate.
 
