@@ -848,9 +848,13 @@ def test_a_help_that_nobody_reads_is_no_error(monkeypatch, capsys):
         def write(self, text):
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(sys, "stdout", Closed())
-    assert main(["train", "--help"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Closed())
+        assert main(["train", "--help"]) == 0
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(commands.command, "main", lambda *args, **options: sys.exit(3))
+    with pytest.raises(SystemExit, match="3"):
+        main(["list"])
 
 
 def test_a_limit_of_threads_is_one_line(monkeypatch, tmp_path, capsys):

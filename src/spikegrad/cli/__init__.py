@@ -30,12 +30,13 @@ def main(args: list[str] | None = None) -> int:
         Exit code: 0, 1 after a failure, 2 for an invalid value, 130 after Ctrl-C, 143 after SIGTERM.
     """
     streams.prepare()
+    out = sys.stdout
     try:
         code = _run(args)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as error:  # the reader closed the pipe, which is not an error; click exits
-        if type(error) not in (BrokenPipeError, SystemExit):
-            raise
+    except (BrokenPipeError, SystemExit) as error:  # the reader closed the pipe, which is not an error
+        if isinstance(error, SystemExit) and sys.stdout is out:
+            raise  # for a closed pipe, click replaces the stream and exits
         streams.discard(sys.stdout)
         code = 0
     except KeyboardInterrupt:
