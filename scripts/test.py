@@ -41,7 +41,9 @@ def main():
     install(python, "--editable", ".[train]", "--group", "test", *wanted)
     install(python, "--no-deps", "--group", "shipped")
     say(f"Installed after {time.monotonic() - started:.0f} seconds.")
-    subprocess.run([python, "-m", "pytest", "-n", "2", *pytest_arguments], cwd=ROOT, check=True)
+    # The tests start many processes. With this variable, each of them compiles JAX from its source again.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([python, "-m", "pytest", "-n", "2", *pytest_arguments], cwd=ROOT, env=environment, check=True)
 
 
 def install(python, *wanted):
