@@ -1,4 +1,4 @@
-"""The program ``spikegrad``. It stands beside the package, whose import takes seconds in which Ctrl-C must work."""
+"""The program ``spikegrad``. This module is outside the package, so Ctrl-C works during the import of the package."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 
 def main() -> int:
     """Run the command on the arguments of the process, and return its exit code."""
-    # As an exception Ctrl-C would be swallowed by what is being imported or compiled. Who ignores it, goes on to.
+    # An exception for Ctrl-C can get lost in an import or a compilation. A process that ignores Ctrl-C still does.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _fill_standard_streams()
     try:
         from spikegrad.cli import main  # noqa: PLC0415
     except Exception as error:
-        # JAX is imported first, and reads its environment variables then. It is no module if its import failed.
+        # The package imports JAX first, and JAX reads its environment variables. A failed import leaves no module.
         if "jax" in sys.modules or str(getattr(error, "name", None)).startswith("spikegrad"):
             raise
         reason, again = " ".join(str(error).split()).rstrip("."), "pip install --force-reinstall jax jaxlib numpy"
@@ -27,7 +27,7 @@ def main() -> int:
 
 
 def _fill_standard_streams() -> None:
-    """Whoever closed a standard stream did not mean that the next file should take its number, and the messages."""
+    """Open closed standard streams. Otherwise the next file gets the number of one, and then its messages."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

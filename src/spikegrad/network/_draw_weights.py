@@ -23,36 +23,35 @@ from ._step import is_stochastic
 
 
 def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | None = None, std: Any = None) -> Network:
-    r"""Draw all matrices of a network anew, so that each potential fluctuates up to its threshold.
+    r"""Draw new values for all matrices of a network. Each potential then fluctuates up to its threshold.
 
-    The matrices of a network say their shapes, zeros for instance. Layers get their weights in the order of the
-    signals, each from the outputs of its sources, by :func:`fluctuation_driven`. A layer with several sources has the
-    variance of its potential from all of them in equal parts. Where delayed edges close a loop, they have 0.1 of the
-    variance.
+    Only the shapes and dtypes of the matrices are used, so they may be zeros. Layers get their weights in the order of
+    the signals, by :func:`fluctuation_driven` from the outputs of their sources. The sources of a layer contribute
+    equal parts to the variance of its potential. Delayed edges that close a loop contribute 0.1 of it.
 
     Parameters
     ----------
     network : Network
         A list or a graph of layers.
     key : array of jax.random.key
-        Draws the weights, and the spikes of neurons that are :func:`stochastic`.
+        Draws the weights, and the spikes of :func:`stochastic` neurons.
     inputs : array_like or dict
-        Inputs to measure, as the network takes them, ``(steps, examples, inputs)``: a batch of the training data.
+        A batch of the training data, as for a call of the network, ``(steps, examples, inputs)``.
     mask : array of bool, optional
-        The steps that take place, as the network takes it.
+        The steps that take place, as for a call of the network.
     std : float or dict, optional
-        The standard deviation of the potentials, or one for each layer that is named. By default the threshold, and 1
-        for readouts.
+        The standard deviation of the potentials, or a dict with one for each named layer. By default the threshold,
+        and 1 for readouts.
 
     Returns
     -------
     Network
-        Weights that are functions, biases and delays stay as they are.
+        The network with new matrices. Functions, biases and delays do not change.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`fluctuation_driven` does, with the name of the layer: for a source that is silent, say.
+        As :func:`fluctuation_driven`, for example for a silent source. The message names the layer.
 
     Notes
     -----
@@ -92,8 +91,8 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
         outs = run(split(network, lambda _, leaf: is_array(leaf))[0])
         return {**network._named_inputs(inputs), **(dict(enumerate(outs)) if isinstance(outs, tuple) else outs)}
 
-    # In the order of the signals, so that the sources of a layer have their weights. Delayed edges that close a loop
-    # come last, and are zeros until all layers of the loop have their other weights.
+    # In the order of the signals, because the outputs of a source depend on its weights. Delayed edges that close a
+    # loop come last. They are zeros until all layers of the loop have their other weights.
     for names in graph.components(_EVER):
         layers = [name for name in names if name in graph.layers]
         parts = {name: _parts(graph, name) for name in layers}
@@ -114,7 +113,7 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
 
 
 _EVER = 2**62
-"""A chunk as long as any delay, so that all edges count as links of a loop."""
+"""A chunk that is longer than any delay. All edges then count as links of a loop."""
 
 
 class _Parts(NamedTuple):
