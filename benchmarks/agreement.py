@@ -166,9 +166,14 @@ def rounded(x: float) -> float | None:
 # --- conventions -----------------------------------------------------------------------------------------------------
 
 
+def with_numbers(curve: Surrogate) -> Surrogate:
+    """A curve that is learnt has arrays in place of its numbers."""
+    return jax.tree.map(float, curve)
+
+
 def alike(name: str) -> list[str]:
     """What else has this curve by default, and one spike a step."""
-    mine = curve_of(name, get(name))
+    mine = with_numbers(curve_of(name, get(name)))
     others = {
         other: make()
         for other, make in PRESETS.items()
@@ -178,7 +183,7 @@ def alike(name: str) -> list[str]:
         other
         for other, made in others.items()
         if other != name
-        and curve_of(other, made) == mine
+        and with_numbers(curve_of(other, made)) == mine
         and all(isinstance(kind, Strict) for kind in spike_types(made))
     ]
 
