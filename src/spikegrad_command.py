@@ -16,8 +16,10 @@ def main() -> int:
     try:
         from spikegrad.cli import main  # noqa: PLC0415
     except Exception as error:
-        # The package imports JAX first, and JAX reads its environment variables. A failed import leaves no module.
-        if "jax" in sys.modules or str(getattr(error, "name", None)).startswith("spikegrad"):
+        # The package imports JAX first, and JAX reads its environment variables. A failed import leaves no module. A
+        # module of JAX that is missing is the second case, for example of a local jax.py.
+        missing = str(getattr(error, "name", None)).partition(".")[0]
+        if missing != "jax" and ("jax" in sys.modules or missing == "spikegrad"):
             raise
         reason, again = " ".join(str(error).split()).rstrip("."), "pip install --force-reinstall jax jaxlib numpy"
         fix = "" if isinstance(error, ValueError) else f". Install it and NumPy again: {again}"

@@ -109,7 +109,14 @@ def test_jax_that_cannot_be_imported_is_one_line(without_jax, tmp_path):
         "Install it and NumPy again: pip install --force-reinstall jax jaxlib numpy\n",
     )
     (tmp_path / "jax.py").write_text("")
-    for mistake in ("import jax\nraise RuntimeError('mistake')", "from . import mistake"):
+    package.write_text("import jax\nimport jax.numpy")
+    with without_jax(starts.replace("; ", "; raise SystemExit(") + ")") as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, len(err.splitlines())) == (2, 1)
+    assert err.startswith(
+        "spikegrad: error: JAX cannot be imported: No module named 'jax.numpy'; 'jax' is not a package"
+    )
+    for mistake in ("import jax\nraise RuntimeError('mistake')", "import jax\nimport mistake", "from . import mistake"):
         package.write_text(mistake)
         with without_jax(starts) as process:
             _, err = process.communicate(timeout=60)

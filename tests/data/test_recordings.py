@@ -157,6 +157,11 @@ def test_file_that_is_not_hdf5_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DataError, match=r"needs h5py, which is not installed"):
         read_shd(path)
+    (tmp_path / "h5py.py").write_text("raise OSError('no libhdf5')")
+    monkeypatch.delitem(sys.modules, "h5py")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=r"needs h5py, which cannot be imported \(no libhdf5\)"):
+        read_shd(path)
 
 
 def test_h5py_is_imported_by_the_reader_alone():

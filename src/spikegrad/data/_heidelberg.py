@@ -143,6 +143,10 @@ class _File:
             raise DataError(
                 f"{self.path}: needs h5py, which is not installed: pip install '.[hdf5]' in a clone of spikegrad"
             ) from None
+        except Exception as error:  # not of the file, but of a broken installation
+            raise DataError(
+                f"{self.path}: needs h5py, which cannot be imported ({error}): pip install --force-reinstall h5py"
+            ) from None
         return h5py
 
 
