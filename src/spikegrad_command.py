@@ -17,7 +17,7 @@ def main() -> int:
         from spikegrad.cli import main  # noqa: PLC0415
     except Exception as error:
         # The package imports JAX first, and JAX reads its environment variables. A failed import leaves no module. A
-        # module of JAX that is missing is the second case, for example of a local jax.py.
+        # local jax.py leaves one, but lacks the modules of JAX.
         missing = str(getattr(error, "name", None)).partition(".")[0]
         if missing != "jax" and ("jax" in sys.modules or missing == "spikegrad"):
             raise

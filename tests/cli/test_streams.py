@@ -99,9 +99,10 @@ def test_an_error_is_one_line_of_moderate_length_and_its_exit_code_stays(without
 
 def test_jax_that_cannot_be_imported_is_one_line(without_jax, tmp_path):
     package, starts = tmp_path / "spikegrad" / "__init__.py", "import spikegrad_command; spikegrad_command.main()"
+    exits = starts.replace("; ", "; raise SystemExit(") + ")"
     (tmp_path / "jax.py").write_text("raise RuntimeError('jaxlib is too old.')")
     package.write_text("import jax")
-    with without_jax(starts.replace("; ", "; raise SystemExit(") + ")") as process:
+    with without_jax(exits) as process:
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (
         2,
@@ -110,7 +111,7 @@ def test_jax_that_cannot_be_imported_is_one_line(without_jax, tmp_path):
     )
     (tmp_path / "jax.py").write_text("")
     package.write_text("import jax\nimport jax.numpy")
-    with without_jax(starts.replace("; ", "; raise SystemExit(") + ")") as process:
+    with without_jax(exits) as process:
         _, err = process.communicate(timeout=60)
     assert (process.returncode, len(err.splitlines())) == (2, 1)
     assert err.startswith(
