@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
-from ._compat import spread_as, zeros_like
+from ._compat import shard_as, spread_as, zeros_like
 from ._spike import _spike, spike
 from ._spike_type import SpikeType, Step
 from ._struct import Real, Struct, as_arrays, is_pure, lifted, parameter, shown
@@ -220,6 +220,10 @@ def _with_slope(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward
 
 def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
     """Return zero with the derivative ``slope`` in ``value``: a spike of ``value`` minus itself."""
+    # Under vmap the slope may be batched and the value not. JAX cannot differentiate such a call of a custom_jvp. This
+    # select returns the value, also if it is infinite or NaN, and gives it the batch axes of the slope.
+    nowhere = shard_as(jnp.zeros(slope.shape, bool), slope)
+    value = jnp.where(nowhere, slope.astype(value.dtype), value)
     fired = spike(value, slope)
     return fired - jax.lax.stop_gradient(fired)
 

@@ -99,6 +99,47 @@ def test_equals_eager_in_half_precision(way):  # whose derivative takes another 
     check_each(WAYS[way](surrogate, x), value_and_slope(surrogate, x))
 
 
+SETTINGS = {
+    "learnable": spikegrad.learnable(spikegrad.Arctan(2.0)),
+    "multi_spike": spikegrad.multi_spike(spikegrad.Arctan(2.0), 3, jnp.array(0.5)),
+    "signed": spikegrad.signed(spikegrad.Arctan(2.0), jnp.array(0.5)),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_gradients_of_a_compiled_vmap_are_those_of_each_example(name):
+    """The threshold and other parameters are batched nowhere, their slopes are."""
+
+    @jax.jit
+    def gradients(surrogate, x):
+        def each(surrogate, x):
+            return jax.grad(lambda s, x: loss(s(x)), (0, 1))(surrogate, x)
+
+        def batched(surrogate, x):
+            return loss(jax.jit(jax.vmap(surrogate))(x))
+
+        def over_time(x):
+            return loss(jax.vmap(lambda x: spikegrad.unroll(spikegrad.LIF(0.9, 1.0, surrogate), x)[1])(x[:, None]))
+
+        one_by_one = [each(surrogate, one) for one in x]
+        parameters = jax.tree.map(lambda *each: sum(each), *[of_parameters for of_parameters, _ in one_by_one])
+        # a single step from rest: the spike of the current minus the threshold
+        expected = [each(surrogate, one - 1)[1] for one in x]
+        return (
+            (jax.grad(batched, (0, 1))(surrogate, x), (parameters, jnp.stack([of_x for _, of_x in one_by_one]))),
+            (jax.grad(over_time)(x), jnp.stack(expected)),
+        )
+
+    for got, expected in gradients(SETTINGS[name], X):
+        check(got, expected)
+
+
+@pytest.mark.parametrize(("alpha", "spikes"), [(jnp.inf, [1.0, 0.0]), (jnp.nan, [jnp.nan, jnp.nan])])
+def test_an_infinite_parameter_leaves_the_spike_and_nan_does_not(alpha, spikes):
+    fire = spikegrad.learnable(spikegrad.Sigmoid(jnp.array(alpha)))
+    np.testing.assert_array_equal(fire(jnp.array([0.3, -0.3])), spikes)
+
+
 @some
 def test_vmap_over_parameters(case):
     @jax.jit

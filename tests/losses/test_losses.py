@@ -7,7 +7,15 @@ import optax
 import pytest
 
 from spikegrad import LIF, Layer, LeakyReadout, Network, losses
-from spikegrad.losses import count_error, first_spike_time, potential_error, rate_error, reduce_time, van_rossum
+from spikegrad.losses import (
+    count_error,
+    first_spike_time,
+    potential_error,
+    rate_error,
+    reduce_time,
+    van_rossum,
+    voltage_bound,
+)
 
 RNG = np.random.default_rng(3)
 STEPS, EXAMPLES, CLASSES = 12, 5, 4
@@ -60,12 +68,33 @@ def test_masked_steps_have_no_gradient_and_no_example_is_nan(reduction):
     mask = HOLES.copy()
     mask[:, 0] = False  # an example without a valid step
     outputs = np.where(mask[:, :, None], OUTPUTS, np.nan)  # what stands in other steps does not matter
-    got, grad = jax.value_and_grad(lambda x: (reduce_time(x, reduction, mask) ** 2).sum())(jnp.asarray(OUTPUTS))
+    got, grad = jax.value_and_grad(lambda x: (reduce_time(x, reduction, mask) ** 2).sum())(jnp.asarray(outputs))
     assert (np.asarray(grad)[~mask] == 0).all()
     assert np.isfinite(grad).all()
     assert (np.abs(np.asarray(grad)[:, 1:]).sum((0, 2)) > 0).all()
     assert (reduce_time(outputs, reduction, mask)[0] == 0).all()
-    assert float(got) == pytest.approx(float((reduce_time(outputs, reduction, mask) ** 2).sum()))
+    assert float(got) == pytest.approx(float((reduce_time(OUTPUTS, reduction, mask) ** 2).sum()))
+
+
+PADDED = {
+    "count_error": lambda x: count_error(x, LABELS, 3, mask=MASK),
+    "rate_error": lambda x: rate_error(x, LABELS, mask=MASK),
+    "potential_error": lambda x: potential_error(x, LABELS, mask=MASK),
+    "first_spike_time": lambda x: first_spike_time(x, mask=MASK).sum(),
+    "van_rossum": lambda x: van_rossum(x, 2 * x, 5.0, mask=MASK),
+    "voltage_bound": lambda x: voltage_bound(x, -0.5, 0.5, mask=MASK),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_no_loss_reads_nan_in_masked_steps(name):
+    value_and_grad = jax.value_and_grad(PADDED[name])
+    padded = jnp.asarray(np.where(MASK[:, :, None], OUTPUTS, np.nan))
+    (got, gradient), (expected, of_zeros) = value_and_grad(padded), value_and_grad(jnp.nan_to_num(padded))
+    assert float(got) == float(expected)
+    np.testing.assert_array_equal(gradient, of_zeros)
+    assert (np.asarray(gradient)[~MASK] == 0).all()
+    assert np.abs(gradient).sum() > 0
 
 
 def test_softmax_sum_has_the_floor_that_the_docstring_says():

@@ -280,6 +280,58 @@ def test_states_go_on_where_a_call_ended():
     np.testing.assert_array_equal(whole, jnp.concatenate([before, after]))
 
 
+def delayed_norm(function):
+    return Network(
+        {
+            "norm": Join(function, "input", over_time=True),
+            "out": Layer({"norm": Delayed(PARAMS["stem"], 3)}, LeakyReadout(0.9)),
+        }
+    )
+
+
+@pytest.mark.parametrize("with_statistics", [True, False])
+def test_a_delayed_read_of_a_join_over_time_goes_on(with_statistics):
+    def doubled(x, mask=None):
+        del mask
+        return (2 * x, {"sum": x.sum()}) if with_statistics else 2 * x
+
+    network = delayed_norm(doubled)
+    _, whole = network(X)
+    states, before = network(X[:5])
+    past, statistics = states["norm"] if with_statistics else (states["norm"], None)
+    np.testing.assert_array_equal(past, 2 * X[2:5])
+    assert statistics is None or float(statistics["sum"]) == pytest.approx(float(X[:5].sum()))
+    _, after = network(X[5:], states)
+    np.testing.assert_array_equal(whole, jnp.concatenate([before, after]))
+
+
+def test_nan_in_masked_steps_reaches_no_gradient():
+    """A join over time, a join of each step, a delayed and a recurrent read see the inputs of valid steps alone."""
+    mask = jnp.asarray(np.random.default_rng(5).random(X.shape[:2]) < 0.6)
+    padded = jnp.where(mask[..., None], X, jnp.nan)
+
+    def loss(params, x, mode):
+        w, r = params
+        network = Network(
+            {
+                "norm": Join(lambda x, mask: x - x.mean((0, 1), keepdims=True), "input", over_time=True),
+                "sum": Join(lambda x, norm: jnp.tanh(x @ w + norm), ("input", "norm")),
+                "a": Layer({"sum": w, "input": Delayed(w, 2)}, LIF(0.9, 0.3), recurrent=r),
+                "out": Layer(w, LeakyReadout(0.9)),
+            }
+        )
+        return (network(x, mask=mask, mode=mode)[1] ** 2).sum()
+
+    @jax.jit
+    def gradients(params, x):
+        return {mode: jax.value_and_grad(loss, (0, 1))(params, x, mode) for mode in MODES}
+
+    params = PARAMS["stem"], PARAMS["stem"]
+    got, expected = (gradients(params, x) for x in (padded, jnp.nan_to_num(padded)))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert all(np.abs(leaf).sum() > 0 for leaf in jax.tree.leaves(got))
+
+
 def test_joins_over_time_share_a_stage_where_they_can():
     network = residual(PARAMS)
     stages = stages_of(network.graph)

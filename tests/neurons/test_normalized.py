@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import MODES
 
 from spikegrad import LIF, Layer, Network, Sigmoid, soft, unroll
 from spikegrad.neurons import MPBN
@@ -14,18 +15,23 @@ STEPS, BATCH = 9, 8
 RNG = np.random.default_rng(0)
 
 
-def mpbn(x, gain, bias, axis):
-    """Guo et al. 2023: the spike is of the normalized potential, the reset to zero of the potential itself."""
+def mpbn(x, gain, bias, axis, mask=None):
+    """Guo et al. 2023: the spike is of the normalized potential, the reset to zero of the potential itself.
+
+    The examples that a mask leaves out of a step wait, and do not enter its statistics.
+    """
     axes = tuple(n for n in range(x.ndim - 1) if n != axis % (x.ndim - 1))
-    v, spikes, potentials = np.zeros(x.shape[1:]), [], []
-    for current in x:
-        u = 0.25 * v + current
+    v, spikes, potentials = np.zeros(x.shape[1:]), np.zeros(x.shape, bool), np.zeros(x.shape)
+    for t, current in enumerate(x):
+        active = slice(None) if mask is None else np.flatnonzero(mask[t])
+        u = 0.25 * v[active] + current[active]
+        if not len(u):
+            continue
         mean, var = u.mean(axes, keepdims=True), u.var(axes, keepdims=True)
-        s = gain * (u - mean) / np.sqrt(var + 1e-5) + bias >= 0.5
-        v = u * (1 - s)
-        spikes.append(s)
-        potentials.append(u)
-    return np.stack(spikes), np.stack(potentials)
+        spikes[t, active] = s = gain * (u - mean) / np.sqrt(var + 1e-5) + bias >= 0.5
+        potentials[t, active] = u
+        v[active] = u * (1 - s)
+    return spikes, potentials
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3,), -1), ((2, 4, 3), -1), ((3, 4, 2), 1)])
@@ -41,6 +47,44 @@ def test_spikes_are_those_of_the_paper(shape, axis, x64):
         np.testing.assert_array_equal(out, spikes)
         np.testing.assert_allclose(us, potentials, rtol=1e-12, atol=1e-12)
     assert 0.1 < spikes.mean() < 0.9
+
+
+def test_statistics_are_those_of_the_unmasked_examples(x64):
+    x = RNG.normal(0.3, 2, (STEPS, BATCH, 3))
+    mask = RNG.random((STEPS, BATCH)) < 0.6
+    mask[4] = False
+    cell = MPBN(surrogate=soft(Sigmoid(2.0)))
+    padded = jnp.asarray(np.where(mask[..., None], x, np.nan))
+    spikes, potentials = mpbn(x, 1.0, 0.0, -1, mask)
+    _, out, (us,) = Network([Layer(jnp.eye(3), MPBN())])(padded, mask=mask, mode="scan", pre_spike=True)
+    np.testing.assert_array_equal(out, spikes)
+    np.testing.assert_allclose(us, potentials, rtol=1e-12, atol=1e-12)
+    weights, direction = jnp.asarray(RNG.normal(size=x.shape)), jnp.asarray(RNG.normal(size=x.shape))
+
+    def loss(x):
+        return (weights * Network([Layer(jnp.eye(3), cell)])(x, mask=mask, mode="scan")[1]).sum()
+
+    slope = (loss(padded + 1e-6 * direction) - loss(padded - 1e-6 * direction)) / 2e-6
+    np.testing.assert_allclose(jnp.vdot(jax.grad(loss)(padded), direction), slope, rtol=1e-6)
+
+
+def test_a_mask_of_steps_works_in_every_mode(x64):
+    x = RNG.normal(0.3, 2, (STEPS, BATCH, 3))
+    mask = np.arange(STEPS) % 3 != 1
+    spikes, _ = mpbn(x, 1.0, 0.0, -1, np.broadcast_to(mask[:, None], x.shape[:2]))
+
+    @jax.jit
+    def gradients(x):
+        def loss(x, mode):
+            _, out = Network([Layer(jnp.eye(3), MPBN())])(x, mask=mask, mode=mode)
+            return (out * jnp.arange(3.0)[None, None]).sum(), out
+
+        return {mode: jax.grad(loss, has_aux=True)(x, mode) for mode in MODES}
+
+    found = gradients(jnp.asarray(x))
+    for gradient, out in found.values():
+        np.testing.assert_array_equal(out, spikes)
+        np.testing.assert_allclose(gradient, found["scan"][0], rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_pass_through_the_statistics(x64):

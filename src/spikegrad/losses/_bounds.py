@@ -193,6 +193,10 @@ def voltage_bound(
     if low is None and high is None:
         raise ValueError("voltage_bound: low and high are missing; pass at least one of them")
     u = _wide(real_array(jax.tree.leaves(potentials)[0], "voltage_bound", "potentials"))
+    if mask is not None:
+        active = jnp.asarray(mask, bool)
+        active = jnp.broadcast_to(active.reshape(active.shape + (1,) * (u.ndim - active.ndim)), u.shape)
+        u = jnp.where(active, u, 0)  # padding may be NaN, and a gradient of zero times NaN is NaN
     beyond = jnp.zeros_like(u)
     if low is not None:
         beyond += _above(low - u, power, "voltage_bound")
@@ -200,8 +204,6 @@ def voltage_bound(
         beyond += _above(u - high, power, "voltage_bound")
     if mask is None:
         return strength * beyond.mean()
-    active = jnp.asarray(mask, bool)
-    active = jnp.broadcast_to(active.reshape(active.shape + (1,) * (u.ndim - active.ndim)), u.shape)
     return strength * beyond.sum(where=active) / jnp.maximum(active.sum(dtype=u.dtype), 1)
 
 

@@ -305,6 +305,7 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     y = real_array(targets, "van_rossum", "targets").astype(x.dtype)
     if y.shape != x.shape:
         raise ValueError(f"van_rossum: targets must have the shape of spikes {x.shape}, got {y.shape}")
+    y = jnp.where(valid, y, 0)
     if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
         raise ValueError(f"van_rossum: tau must be > 0, got {brief(tau)}")
     tau = real_array(tau, "van_rossum", "tau")
@@ -324,7 +325,10 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
 
 
 def _over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
-    """Return the outputs, ``(steps, examples, ...)``, and the mask reshaped to their number of axes."""
+    """Return the outputs, ``(steps, examples, ...)``, and the mask reshaped to their number of axes.
+
+    Masked outputs are 0, because padding may be NaN, and a gradient of zero times NaN is NaN.
+    """
     x = real_array(outputs, owner, name)
     x = x.astype(compute_dtype(x.dtype))
     if x.ndim < 2 or not len(x):
@@ -334,7 +338,8 @@ def _over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Arra
         raise TypeError(f"{owner}: mask must be boolean, got {valid.dtype}")
     if valid.shape not in (x.shape[:1], x.shape[:2]):
         raise ValueError(f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}")
-    return x, valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
+    valid = valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
+    return x if mask is None else jnp.where(valid, x, 0), valid
 
 
 def _count(valid: jax.Array, x: jax.Array) -> jax.Array:

@@ -409,7 +409,8 @@ class Network(Struct):
         -------
         states : list or dict
             The states after the last step, in the form of :meth:`initial_state`. Joins over time have an entry with
-            their second result, such as statistics. The next call ignores it.
+            their second result, such as statistics. The next call ignores it. If a later step reads the join, the entry
+            is a pair of its past and this result.
         outputs : jax.Array, tuple or dict
             The outputs of all steps, ``(steps, batch, neurons)``. A tuple or dict for several layers.
         pre_spike : tuple or dict
@@ -459,6 +460,7 @@ class Network(Struct):
         )
         if how.engine.cuts:
             plan.parts(steps)  # raises if the lengths are invalid
+            _check_coupled(graph, mask, mode)
         elif chunk is not None or segment is not None:
             raise ValueError(
                 f"Network: mode {mode!r} does not take chunk or segment, got {chunk} and {segment}; leave them out"
@@ -500,7 +502,9 @@ def _run(
     layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
     graph = dataclasses.replace(network, layers=layers).graph
     if states is not None and (over_time := _over_time(graph)):
-        states = {name: states[name] for name in states if name not in over_time}  # their statistics
+        states = {name: entry for name, entry in states.items() if name not in over_time or name in graph.depths}
+        # without the statistics, which no step reads
+        states |= {n: states[n][0] for n in over_time if isinstance(states.get(n), tuple)}
         if {*states} != (names := {*graph.layers, *graph.depths}):
             raise ValueError(f"Network: states must have the keys {sorted(names)}, got {sorted(states)}")
 
@@ -515,7 +519,9 @@ def _run(
     engine = MODES[plan.mode].engine
     ran = run_stages(graph, inputs, start, masks, key, plan, functools.partial(engine.run, mark=mark), lean=engine.cuts)
     ends = _as_given(network, graph, ran.states, ran.pasts)
-    return ({**ends, **ran.statistics} if ran.statistics else ends), (ran.outputs, ran.pre_spike)
+    for name, statistics in ran.statistics.items():
+        ends[name] = (ran.pasts[name], statistics) if name in ran.pasts else statistics
+    return ends, (ran.outputs, ran.pre_spike)
 
 
 def _over_time(graph: Graph) -> list[Name]:
@@ -605,6 +611,16 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> in
         wanted = f"(steps,), here {shape[:1]}" if len(shape) < 3 else f"(steps,) or (steps, batch), here {shape[:2]}"
         raise ValueError(f"Network: mask must be of bool and of shape {wanted}, got {mask.dtype}{list(mask.shape)}")
     return shape[0]
+
+
+def _check_coupled(graph: Graph, mask: jax.Array | None, mode: str) -> None:
+    """Raise if the backward pass cannot fire a cell again, because its examples were active in different steps."""
+    for name, layer in graph.layers.items():
+        if layer.cell.couples_examples and mask is not None and mask.ndim > 1:
+            raise ValueError(
+                f"Network: {type(layer.cell).__name__} of layer {name!r} couples the examples of a step, which a mask "
+                f"(steps, batch) cannot combine with mode {mode!r}; pass mode='scan', or a mask (steps,)"
+            )
 
 
 def _check_windows(graph: Graph, steps: int) -> None:

@@ -178,6 +178,7 @@ def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax
     lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
     if active is not None:
         options = {"mask": jnp.broadcast_to(active.reshape(active.shape + (1,) * (len(lead) - active.ndim)), lead)}
+        sequences = tree_keep(active, sequences)  # padding of the inputs may be NaN
         if not _takes_mask(join.function, len(sequences)):
             raise TypeError(f"{owner}: the call has a mask, so a function over time must take it: function(..., mask)")
     found: Any = join.function(*sequences, **options)

@@ -47,8 +47,12 @@ class Steps(Protocol):
         """The state before the spike."""
         ...
 
-    def fire(self, u: State, number: Any, /) -> LayerState:
-        """The state after the spike, and the output. The number of the step selects the keys of stochastic spikes."""
+    def fire(self, u: State, number: Any, active: Any = None, /) -> LayerState:
+        """The state after the spike, and the output.
+
+        The number of the step selects the keys of stochastic spikes. A cell that couples examples reads which of them
+        are active.
+        """
         ...
 
 
@@ -66,7 +70,7 @@ class Stepped(NamedTuple):
 def layer_step(layer: Steps, state: LayerState, given: Any, mask: Masks) -> Stepped:
     """Make one step of a layer. All arrays have the axes of the examples and the neurons, ``(batch, neurons)``."""
     u = layer.integrate(state[0], layer.current(given))
-    after = layer.fire(u, mask.number)
+    after = layer.fire(u, mask.number, mask.active)
     return Stepped(tree_where(mask.active, after, state), tree_keep(mask.active, after[1]), tree_keep(mask.active, u))
 
 
@@ -99,7 +103,8 @@ def graph_step(
     sources with longer delays, ``outputs`` the inputs. ``given`` has hoisted products for each layer.
     """
     states = cut_off(mask, states)  # truncated backpropagation: a window starts without a derivative
-    before, outputs = states, dict(outputs)
+    # Padding may be NaN, and a gradient of zero times NaN is NaN.
+    before, outputs = states, dict(tree_keep(mask.active, outputs))
     states, pre_spike = {}, {}
 
     def one(source: Name, lag: int) -> jax.Array:
@@ -132,13 +137,13 @@ class CellSteps:
     def integrate(self, v: State, current: jax.Array) -> State:
         return self.cell.integrate(v, current)
 
-    def fire(self, u: State, number: Any) -> LayerState:
-        return fire(self.cell, u, self.keys(number))
+    def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
+        return fire(self.cell, u, self.keys(number), active)
 
 
-def fire(cell: Cell, u: State, keys: Any = None) -> LayerState:
+def fire(cell: Cell, u: State, keys: Any = None, active: Any = None) -> LayerState:
     """Call ``cell.fire`` and check that it returns a state and an array of floats."""
-    owner, fired = type(cell).__name__, fire_cell(cell, u, keys)
+    owner, fired = type(cell).__name__, fire_cell(cell, u, keys, active)
     if not (isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)):
         raise TypeError(f"{owner}: fire must return (state, output) with one array as output, got {fired!r}")
     if not is_float(fired[1]):

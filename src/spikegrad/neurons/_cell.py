@@ -44,6 +44,7 @@ class Cell(Struct):
     - :meth:`linear_response`, for the initialization of weights. By default it is measured.
     - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and diagnosis then use the
       parameters of the inner cell.
+    - ``couples_examples``, if :meth:`fire` reads all examples of a step.
     - ``nir_node``, if NIR has this neuron.
 
     Examples
@@ -70,6 +71,12 @@ class Cell(Struct):
     """Names of the arrays of the state."""
     inner: ClassVar[Any] = None
     """The wrapped cell of a wrapper, otherwise None."""
+    couples_examples: ClassVar[bool] = False
+    """If True, :meth:`fire` reads all examples of a step, as batch normalization does.
+
+    It then takes the active examples too, ``fire(u, mask=None)``, of shape ``(batch,)``. A network with a mask for each
+    example runs such a cell only in ``mode="scan"``.
+    """
     nir_node: ClassVar[str | None] = None
     """The equivalent node of NIR: ``"LI"``, ``"LIF"`` or ``"CubaLIF"``, or None without an equivalent.
 
@@ -157,9 +164,10 @@ class Cell(Struct):
         return fire(self, self.integrate(v, _matching(self, v, current)), key)
 
 
-def fire(cell: Cell, u: State, key: Any = None) -> tuple[State, jax.Array]:
-    """Return ``cell.fire(u)``, with a key for stochastic spikes."""
-    return (cell if key is None else with_key(cell, key)).fire(u)
+def fire(cell: Cell, u: State, key: Any = None, active: Any = None) -> tuple[State, jax.Array]:
+    """Return ``cell.fire(u)``, with a key for stochastic spikes, and the mask of a cell that couples examples."""
+    coupled = {"mask": active} if cell.couples_examples and np.ndim(active) else {}
+    return (cell if key is None else with_key(cell, key)).fire(u, **coupled)
 
 
 def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:

@@ -22,8 +22,8 @@ class MPBN(LIF, pure=True):
               v_t &= R(u_t, s_t)
 
     The spike depends on the normalized potential, and the reset changes the potential itself. In training,
-    :math:`\mu` and :math:`\sigma^2` are the mean and the variance of :math:`u_t` over the examples of the step and
-    all other axes except ``axis``. Gradients pass through them.
+    :math:`\mu` and :math:`\sigma^2` are the mean and the variance of :math:`u_t` over the unmasked examples of the step
+    and all other axes except ``axis``. Gradients pass through them.
 
     Parameters
     ----------
@@ -49,7 +49,8 @@ class MPBN(LIF, pure=True):
 
     Notes
     -----
-    A step couples the examples of a batch, including masked examples. Networks store the potential of each neuron and
+    A step couples the examples of a batch. In training, a mask of each example, ``(steps, batch)``, needs
+    ``mode="scan"``, because other modes fire a masked example again. Networks store the potential of each neuron and
     step in full precision in all modes. Under ``jax.shard_map`` each device computes separate statistics.
 
     You update the running statistics, with :meth:`statistics` of the states before the spike. A
@@ -94,16 +95,26 @@ class MPBN(LIF, pure=True):
             given, missing = ("var", "mean") if self.mean is None else ("mean", "var")
             raise TypeError(f"MPBN: {missing} is missing, but {given} is not; pass both, or neither in training")
 
-    def statistics(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each channel."""
+    @property
+    def couples_examples(self) -> bool:  # type: ignore[override]
+        return self.mean is None
+
+    def statistics(self, u: jax.Array, mask: Any = None) -> tuple[jax.Array, jax.Array]:
+        """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each channel.
+
+        ``mask`` selects examples, ``(batch,)``.
+        """
         if u.ndim < 2:
             raise ValueError(f"MPBN: states must be of shape (batch, ..., neurons), got {u.shape}; pass mean and var")
         axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
-        return jnp.mean(u, axes, keepdims=True)[0], jnp.var(u, axes, keepdims=True)[0]
+        where = None
+        if mask is not None:  # without any active example the result is unused, but must be finite
+            where = (mask | ~mask.any()).reshape(-1, *[1] * (u.ndim - 1))
+        return jnp.mean(u, axes, keepdims=True, where=where)[0], jnp.var(u, axes, keepdims=True, where=where)[0]
 
-    def normalized(self, u: jax.Array) -> jax.Array:
+    def normalized(self, u: jax.Array, mask: Any = None) -> jax.Array:
         """Return the normalized potential, which is compared with the threshold."""
-        mean, var = self.statistics(u) if self.mean is None else (self.mean, self.var)
+        mean, var = self.statistics(u, mask) if self.mean is None else (self.mean, self.var)
         cell = self._broadcast_to(u.dtype, u.shape, "v")
 
         def like(a: Any) -> jax.Array:
@@ -111,9 +122,9 @@ class MPBN(LIF, pure=True):
 
         return cell.gain * (u - like(mean)) * jax.lax.rsqrt(like(var) + self.epsilon) + cell.bias
 
-    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def fire(self, u: jax.Array, mask: Any = None) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(self.normalized(u), cell.threshold)
+        s = cell._spike(self.normalized(u, mask), cell.threshold)
         return cell._after_spike(u, s, cell.threshold), s
 
     def folded(self) -> LIF:

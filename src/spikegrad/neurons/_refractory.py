@@ -13,7 +13,7 @@ import numpy as np
 from .._checks import brief
 from .._struct import parameter
 from .._surrogate import in_units_of, spike_types
-from ._cell import Cell, State, parts_of_state
+from ._cell import Cell, State, fire, parts_of_state
 from ._lif import LIF
 
 
@@ -67,6 +67,10 @@ class Refractory(Cell, pure=True):
     def inner(self) -> LIF:  # type: ignore[override]
         return self.cell
 
+    @property
+    def couples_examples(self) -> bool:  # type: ignore[override]
+        return self.cell.couples_examples
+
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
 
@@ -76,11 +80,11 @@ class Refractory(Cell, pure=True):
         u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
         return structure.unflatten([u, *others]), left
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, mask: Any = None) -> tuple[State, jax.Array]:
         u, left = u
         cell = copy.copy(self.cell)
         object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
-        v, s = cell.fire(u)
+        v, s = fire(cell, u, active=mask)
         return (v, jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1)), s
 
     def encode(self, u: State) -> tuple[Any, Any]:

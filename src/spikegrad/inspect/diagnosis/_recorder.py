@@ -557,8 +557,8 @@ class _Recording(NamedTuple):
             free = self.layer.integrate(free, jax.lax.stop_gradient(below))
         return _PreSpike(self.layer.integrate(v, total), free, below, feedback)
 
-    def fire(self, u: _PreSpike, number: Any) -> Any:
-        v, out = self.layer.fire(u.u, number)
+    def fire(self, u: _PreSpike, number: Any, active: Any = None) -> Any:
+        v, out = self.layer.fire(u.u, number, active)
         return (v, u.free), out
 
 

@@ -173,8 +173,8 @@ class _Rebuilt(NamedTuple):
     def integrate(self, v: State, current: jax.Array) -> State:
         return jax.tree.map(known, self.u, self.layer.integrate(_summed(v), current))
 
-    def fire(self, u: State, number: Any) -> LayerState:
-        return _summed(self.layer.fire(_summed(u), number))
+    def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
+        return _summed(self.layer.fire(_summed(u), number, active))
 
 
 # Identity that sums the cotangents of its uses before JAX passes them on. It fixes the order of sums in the backward

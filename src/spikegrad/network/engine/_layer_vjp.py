@@ -292,8 +292,9 @@ class LayerVjp:
     def integrate(self, v: State, current: jax.Array) -> State:
         return self.call("integrate", v, current)
 
-    def fire(self, u: State, number: Any) -> LayerState:
+    def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
         """Return state and output after a step. Only stochastic spikes depend on its number."""
+        del active  # examples of a cell that couples them have one mask, see ``_check_coupled``
         # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward pass calls this again
         # and draws equal spikes, because the keys depend only on these numbers.
         key = self.arrays.get("key")

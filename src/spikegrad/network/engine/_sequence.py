@@ -69,7 +69,10 @@ class Sequence:
         """Return the inputs and masks of a chunk."""
         # Inputs: (steps, batch, features) of all parts, so the slice starts at the first step of the part. Masks belong
         # to the part.
-        return window_of(self.inputs, self.part.start + start, self.part.chunk), self.masks_of(start)
+        masks = self.masks_of(start)
+        inputs = window_of(self.inputs, self.part.start + start, self.part.chunk)
+        # Padding may be NaN, and a gradient of zero times NaN is NaN.
+        return tree_keep(masks.active, inputs), masks
 
     def masks_of(self, start):
         return window_of(self.masks, start, self.part.chunk)
