@@ -221,7 +221,9 @@ def test_steps_that_do_not_take_place_do_not_count():
     network, x, lengths = two_layers(), spikes(), np.array([12, 3, 7, 1, 9])
     of_last = jax.tree_util.Partial(lambda out: (out[7] ** 2).sum())
     whole = diagnose(network, x[:8], of_last)
-    masked = diagnose(network, x, of_last, mask=np.arange(STEPS)[:, None] < np.full(BATCH, 8))
+    padded = jnp.asarray(x).astype(float).at[8:].set(jnp.nan)
+    masked = diagnose(network, padded, of_last, mask=np.arange(STEPS)[:, None] < np.full(BATCH, 8))
+    assert not masked.issues
     for a, b in zip(whole.layers, masked.layers, strict=True):
         for name in ("rate", "silent", "always", "mean", "std", "within", "slope", "free", "factor"):
             if getattr(a, name) is not None:  # a readout has no slope

@@ -277,7 +277,7 @@ class _Leaks(NamedTuple):
         i = self.synaptic_decay * i + current.astype(i.dtype)
         return self.decay * u + self.gain * i, i
 
-    def fire(self, u: State, number: Any) -> LayerState:
+    def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
         return u, u[0]
 
 

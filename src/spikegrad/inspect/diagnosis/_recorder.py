@@ -104,6 +104,8 @@ class Run:
         loss: Callable | None,
         signs: dict[Name, Any],
     ) -> None:
+        # Padding may be NaN. A network does not read it either.
+        inputs = tree_keep(mask, inputs)
         self.network, self.inputs, self.loss, self.signs, self.graph = network, inputs, loss, signs, network.graph
         masks = make_masks(len(next(iter(inputs.values()))), mask, None)
         # Spikes of a key must equal those of a call of the network, which derives the keys of a step from its number.
