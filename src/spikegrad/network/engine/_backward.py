@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -180,17 +181,33 @@ class _Cotangents:
         return found
 
 
-class _Rebuilding(NamedTuple):
-    """Functions that rebuild the states, outputs and pasts of a segment from the residuals."""
+def _once(method: Callable) -> Callable:
+    """Remember what a method rebuilds of a source in a chunk, because each reader of the source asks for it.
 
-    over: Sequence
-    # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the step before it: (batch,
-    # neurons) and (depth, batch, neurons). ``kept`` has the residuals of all steps, (chunks, chunk, batch, neurons) in
-    # the dtypes of the storage.
-    first: Any
-    us: dict[Name, Any]
-    pasts: dict[Name, jax.Array]
-    kept: dict[Name, Any]
+    A chunk is the tracer of its number. Behind a barrier it is another one, so nothing is shared across barriers.
+    """
+
+    @functools.wraps(method)
+    def rebuild(self, source, i):
+        key = method.__name__, source, id(i)
+        if key not in self.rebuilt:
+            self.rebuilt[key] = i, method(self, source, i)  # with ``i``, whose id must not be used again
+        return self.rebuilt[key][1]
+
+    return rebuild
+
+
+class _Rebuilding:
+    """Rebuilds the states, outputs and pasts of a segment from the residuals."""
+
+    def __init__(self, over: Sequence, first: Any, us: dict, pasts: dict[Name, jax.Array], kept: dict[Name, Any]):
+        # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the step before it:
+        # (batch, neurons) and (depth, batch, neurons). ``kept`` has the residuals of all steps, (chunks, chunk, batch,
+        # neurons) in the dtypes of the storage.
+        self.over, self.first, self.us, self.pasts, self.kept = over, first, us, pasts, kept
+        self.rebuilt: dict[tuple, tuple] = {}
+        # Traced once for each layer, because all its readers call it.
+        self._fired = jax.jit(self._fire_again, static_argnums=0)
 
     def masks(self, i):
         return self.over.masks_of(self.first + i * self.over.part.chunk)
@@ -203,8 +220,12 @@ class _Rebuilding(NamedTuple):
         # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only.
         return self.over.layers[name].load(self.over.plan.storage, jax.tree.map(lambda k: k[i, t], self.kept[name]))
 
+    @_once
     def steps(self, name, i):
         """Return states and outputs of a layer before each step of chunk i, and the outputs of each step."""
+        return self._fired(name, i)
+
+    def _fire_again(self, name, i):
         over, chunk = self.over, self.over.part.chunk
         start, fire = over.starts[name], over.layers[name].fire
         masks = self.masks(i)
@@ -222,6 +243,7 @@ class _Rebuilding(NamedTuple):
         befores = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after)
         return befores, after[1]
 
+    @_once
     def outs(self, source, i):
         """Return the outputs of a source in chunk i. Outputs of masked steps are unused."""
         over = self.over
@@ -232,6 +254,7 @@ class _Rebuilding(NamedTuple):
             return self.steps(source, i)[1]
         return over.joins[source].over_chunk(self.reads(over.edges[source], i))
 
+    @_once
     def past(self, source, i):
         """Return the past of a source before chunk i."""
         if source not in self.pasts:
