@@ -397,6 +397,17 @@ def test_folded_weights_compute_the_normalized_currents(axis, x64):
     np.testing.assert_allclose(x @ (folded if axis == -1 else folded.T) + own[None], wanted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [int, bool])
+def test_integer_weights_fold_in_floats(dtype):
+    weight = RNG.integers(0, 2, (5, UNITS)).astype(dtype)
+    mean, gain = RNG.normal(size=(2, UNITS))
+    var = RNG.uniform(0.05, 0.5, UNITS)
+    scale = gain / np.sqrt(var + 1e-5)
+    folded, own = fold_normalization(weight, mean=mean, var=var, gain=gain)
+    np.testing.assert_allclose(folded, weight * scale, rtol=1e-5)
+    np.testing.assert_allclose(own, -mean * scale, rtol=1e-5)
+
+
 def test_gains_of_each_step_do_not_fold():
     with pytest.raises(ValueError, match=r"fold_normalization: gain must be a number or of shape \(2,\), got"):
         fold_normalization(jnp.ones((4, 2)), mean=jnp.zeros(2), var=jnp.ones(2), gain=jnp.ones((6, 2)))

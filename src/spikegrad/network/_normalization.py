@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from .._checks import brief
+from .._checks import brief, real_array
 
 
 def fold_normalization(
@@ -30,6 +30,7 @@ def fold_normalization(
     ----------
     weight : array
         :math:`W`, with the outputs along ``axis``: a matrix ``(inputs, neurons)``, or a kernel of a convolution.
+        Integers and bools become floats.
     bias : array, optional
         :math:`b`, of shape ``(neurons,)``. By default 0.
     mean, var : array
@@ -62,7 +63,7 @@ def fold_normalization(
     >>> weight[0].tolist(), bias.tolist()
     ([0.5, 0.5], [-0.5, -0.5])
     """
-    weight = jnp.asarray(weight)
+    weight = real_array(jnp.asarray(weight), "fold_normalization", "weight")
     neurons = weight.shape[axis]
 
     def of_neurons(name: str, value: Any) -> jax.Array:
