@@ -31,7 +31,18 @@ def test_kernels(kernel, of, width, x64):
     d = RNG.uniform(0, LENGTH - 1, SHAPES[of])
     found = jnp.asarray(DelayKernel(jnp.asarray(W), jnp.asarray(d), LENGTH, width, kernel))
     assert found.shape == DelayKernel(jnp.asarray(W), 1.0, LENGTH).shape == (LENGTH, *W.shape)
-    np.testing.assert_allclose(found, by_formula(W, d, width, kernel), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(found, by_formula(W, d, width, kernel), rtol=1e-12, atol=1e-300)
+
+
+def test_kernels_outside_are_finite(x64):
+    """An array of delays is not checked. A triangular kernel that reaches no step is 0, and so is its gradient."""
+
+    def kernel(d):
+        return jnp.asarray(DelayKernel(jnp.asarray(W), d, LENGTH, 0.5, "triangular"))
+
+    outside = jnp.full(W.shape, LENGTH + 1.0)
+    np.testing.assert_array_equal(kernel(outside), np.zeros((LENGTH, *W.shape)))
+    np.testing.assert_array_equal(jax.grad(lambda d: kernel(d).sum())(outside), np.zeros(W.shape))
 
 
 def test_gradients_of_delays(x64):

@@ -93,7 +93,8 @@ class DelayKernel(Struct, pure=True):
             # JAX differentiates abs(0) from the right, which would pull whole delays to one side
             distance = jnp.where(away == 0, 0, jnp.abs(away))
             spread = jnp.maximum(1 + width - distance, 0)
-            spread = spread / (spread.sum(0, keepdims=True) + 1e-7)
+            total = spread.sum(0, keepdims=True)
+            spread = spread / jnp.where(total > 0, total, 1)  # a delay outside may reach no step
         else:
             # A softmax stays finite even if all terms underflow.
             spread = jax.nn.softmax(-(away**2) / (2 * jnp.where(width > 0, width, 1) ** 2), 0)
