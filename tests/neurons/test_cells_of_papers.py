@@ -372,6 +372,30 @@ def test_oscillations_do_not_depend_on_the_unit_of_time(x64, cls):
     np.testing.assert_allclose(potentials(4), expected, rtol=1e-11)
 
 
+def test_gradients_are_finite_at_the_highest_frequency_of_a_balanced_neuron(x64):
+    """The boundary counts as constant there. Without spikes a loop and its central differences are exact enough."""
+    currents = RNG.normal(size=(12, 3))
+    highest = 100.0
+
+    def loop(omega):
+        u = v = np.zeros(3)
+        boundary = np.sqrt(1 - (0.01 * np.minimum(omega, highest)) ** 2)
+        boundary[2] = 0.0
+        b = (boundary - 1) / 0.01 - 1.0
+        for x in currents:
+            u, v = u + 0.01 * (b * u - omega * v + x), v + 0.01 * (omega * u + b * v)
+        return u
+
+    def potential(omega):
+        return unroll(BRF(omega, threshold=1e9), jnp.asarray(currents))[0][0]
+
+    omega = np.array([15.0, 60.0, highest])
+    np.testing.assert_allclose(potential(jnp.asarray(omega)), loop(omega), rtol=1e-12)
+    slopes = (loop(omega + 1e-4) - loop(omega - 1e-4)) / 2e-4
+    gradient = jax.grad(lambda omega: potential(omega).sum())(jnp.asarray(omega))
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("message", "call"),
     [
@@ -379,6 +403,8 @@ def test_oscillations_do_not_depend_on_the_unit_of_time(x64, cls):
         ("RF: omega must be at most 1 / dt", lambda: RF(np.array([10.0, 101.0]))),
         ("QIF: a reset to a value, which takes one spike a step", lambda: QIF(surrogate=multi_spike(Sigmoid(), 2))),
         ("CLIF: a reset that spikes increase", lambda: CLIF(surrogate=signed(Sigmoid()))),
+        ("BRF: a threshold that spikes raise, does not go with signed", lambda: BRF(surrogate=signed(Sigmoid()))),
+        ("HRF: a threshold that spikes raise, does not go with signed", lambda: HRF(surrogate=signed(Sigmoid()))),
         (r"reset must be one of 'subtract', 'value', 'none', 'baseline'", lambda: AdaptiveLIF(reset="base")),
         (r"reset must be one of 'subtract', 'value', 'none'", lambda: SynapticAdaptiveLIF(reset="base")),
     ],

@@ -124,8 +124,9 @@ class BRF(Spiking, pure=True):
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain. Arrays of JAX, which are trained, are not looked at: beyond :math:`1/\delta`
-        frequencies give NaN, so bound them by :func:`spikegrad.bounded`.
+        For a parameter out of its domain, and for negative spikes. Arrays of JAX, which are trained, are not checked.
+        Frequencies above :math:`1/\delta` give NaN, so bound them by :func:`spikegrad.bounded`. At :math:`1/\delta`
+        the derivative of :math:`p` is infinite, and 0 takes its place.
 
     References
     ----------
@@ -154,6 +155,7 @@ class BRF(Spiking, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse("a threshold that spikes raise", "negative")
         self._check()
 
     def _check(self) -> None:
@@ -162,7 +164,10 @@ class BRF(Spiking, pure=True):
     def integrate(self, v: State, current: jax.Array) -> State:
         u, v, q = parts_of_state(self, v)
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        boundary = (jnp.sqrt(1 - (cell.dt * cell.omega) ** 2) - 1) / cell.dt
+        square = 1 - (cell.dt * cell.omega) ** 2
+        # The derivative of the root is infinite at 0, and would make every gradient NaN.
+        root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+        boundary = (root - 1) / cell.dt
         return *turned(cell, boundary - cell.b - q, u, v, current), q
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
@@ -200,7 +205,7 @@ class HRF(BRF, pure=True):
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for numbers of which the oscillation grows.
+        For a parameter out of its domain, for numbers of which the oscillation grows, and for negative spikes.
 
     Notes
     -----
