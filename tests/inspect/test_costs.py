@@ -154,6 +154,14 @@ def test_connections_of_a_function(name):
     assert found.dense == 6 * connections.sum()
 
 
+def test_each_path_to_an_output_counts():
+    """A sum over the outputs of a convolution has as many paths as there are windows with the value."""
+    x = np.ones((1, 1, 1, 4, 4))
+    windows = np.convolve(np.ones(3), np.ones(2))  # of size 2 along an axis of length 4
+    found = of(lambda x: conv(jnp.ones((1, 1, 2, 2)))(x).sum((1, 2, 3))[:, None], x)
+    assert found.spikes == (16, np.outer(windows, windows).sum(), 36)
+
+
 def test_zeros_of_kernels_and_masks_are_not_effective():
     kernel = jnp.asarray(rng.integers(0, 2, (3, 2, 3, 3)), jnp.float32)
     keep = rng.integers(0, 2, (3, 2, 6, 6)).astype(bool)  # a mask for each of three examples

@@ -1,4 +1,4 @@
-"""The connections of a linear function: how many outputs each input reaches.
+"""The connections of a linear function: the number of paths from each input to the outputs.
 
 A weight may be any function. Its equations run on a :class:`_Signal` instead of an input. Every kernel becomes its
 pattern, ones or the places of its nonzero numbers, and biases become zeros. The result is linear, and the transpose of
@@ -31,7 +31,7 @@ class _Signal(NamedTuple):
 
 
 def connections_of(function: Callable, like: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of outputs that each input reaches, and that number without weights of zero.
+    """Return the number of paths from each input to the outputs, and that number without weights of zero.
 
     ``like`` has the shape and dtype of the inputs. Both arrays have this shape. A function that is not linear, except
     for a bias, raises :class:`NotLinearError`.

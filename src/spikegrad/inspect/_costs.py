@@ -166,7 +166,8 @@ def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
 def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLike | None = None) -> CostReport:
     r"""Count the events, synaptic operations and neuron updates of a network for given inputs.
 
-    Let :math:`x` be a value that a weight reads, and :math:`c` the number of outputs of the weight that depend on it.
+    Let :math:`x` be a value that a weight reads, and :math:`c` the number of paths from it to the outputs of the
+    weight, each a product with one number of a kernel.
     For each weight the report has four counts:
 
     - events, the number of values :math:`x \ne 0`,
