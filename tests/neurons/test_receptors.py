@@ -23,6 +23,7 @@ from spikegrad import (
     unroll,
 )
 from spikegrad.neurons import MultiSynapticLIF
+from spikegrad.testing import CheckFailedError, check_cell
 
 rng = np.random.default_rng(0)
 GAMMA = np.array([0.3, 0.6, 0.95])
@@ -204,6 +205,13 @@ def test_several_devices(kind):
     gradient = jax.jit(jax.grad(lambda p, x: (network_of(p, "multisynaptic")(x)[1] ** 2).mean()))
     for found, expected in zip(*map(jax.tree.leaves, (gradient(params, x), gradient(PARAMS, INPUTS))), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_check_of_receptors_names_their_axis():
+    cell = MultiSynapticLIF(synaptic_decay=np.array([0.5, 0.8]))
+    with pytest.raises(CheckFailedError, match=r"2 receptors .* pass features=\(5, receptors\)"):
+        check_cell(cell)
+    assert check_cell(cell, features=(5, 2), steps=3).passed
 
 
 @pytest.mark.every

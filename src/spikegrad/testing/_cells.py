@@ -243,6 +243,9 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 
 def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> CheckResult:
     law, shape = "shapes and dtypes are preserved", (2, *features)
+    hint = ""
+    if len(features) == 1 and type(cell).initial_state is not Cell.initial_state:
+        hint = f"; for a cell of several receptors, pass features=({features[0]}, receptors)"
 
     def types(tree):
         return jax.tree.map(lambda leaf: f"{jnp.dtype(leaf.dtype)} {list(leaf.shape)}", tree)
@@ -255,14 +258,15 @@ def _dtypes_of_cell(cell: Cell, features: tuple[int, ...]) -> CheckResult:
 
         found = attempt(jax.eval_shape, step, jax.ShapeDtypeStruct(shape, dtype))
         if isinstance(found, Exception):
-            return compare(law, found, found, 0.0)
+            result = compare(law, found, found, 0.0)
+            return result._replace(note=result.note + hint)
         before, after, out = map(types, found)
         if after != before:
             return CheckResult(law, math.inf, note=f"in {dtype} the state {before} becomes {after}")
         shapes = {shape[:n] for n in range(min(2, len(shape)), len(shape) + 1)}
         shapes |= {leaf.shape[:n] for leaf in jax.tree.leaves(found[0]) for n in range(2, len(leaf.shape) + 1)}
         if found[2].dtype != dtype or found[2].shape not in shapes:
-            return CheckResult(law, math.inf, note=f"in {dtype} the output is {out}")
+            return CheckResult(law, math.inf, note=f"in {dtype} the output is {out}{hint}")
     return CheckResult(law)
 
 
