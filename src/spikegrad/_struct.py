@@ -149,7 +149,8 @@ def parameter(
     choices : sequence, optional
         Allowed values of a static field.
     kind : type, optional
-        Type of the object in the field. By default the field is a number.
+        Type of the object in the field. By default the field is a number, or static and True or False if its
+        annotation is ``bool``.
     kw_only : bool, default False
         If True, the parameter is keyword-only, so positional parameters of subclasses follow the parameters before it.
 
@@ -184,7 +185,10 @@ def wiring(default: Any = dataclasses.MISSING) -> Any:
 
 
 def domain(field: dataclasses.Field) -> Domain:
-    return field.metadata.get("domain", Domain())
+    """Return the domain of a field. A flag is static, because methods branch on it."""
+    declared = field.metadata.get("domain", Domain())
+    is_flag = declared.kind is bool or (declared.number and field.type in (bool, "bool"))
+    return Domain(choices=(False, True)) if is_flag else declared
 
 
 def _by_value(value: Any) -> Any:

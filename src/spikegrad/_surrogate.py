@@ -289,7 +289,7 @@ class _Configured(Surrogate, pure=True):
     """A curve with settings of the gradient rule."""
 
     surrogate: Surrogate = parameter(kind=Surrogate)
-    learn: bool = parameter(default=False, choices=(False, True))
+    learn: bool = parameter(default=False)
     slope_dtype: str | None = parameter(default=None, choices=(None, *FLOATS))
     forward: SpikeType = parameter(default=Step(), kind=SpikeType)
 

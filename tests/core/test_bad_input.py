@@ -31,11 +31,7 @@ def refuses(error, message):
 
 
 classes = [type(spikegrad.get(name)) for name in spikegrad.names()]
-fields = [
-    (cls, field.name, field.metadata["domain"])
-    for cls in (*classes, LIF, LeakyReadout)
-    for field in dataclasses.fields(cls)
-]
+fields = [(cls, name, domain) for cls in (*classes, LIF, LeakyReadout) for name, domain in cls._domains.items()]
 
 
 def of_fields(rows):

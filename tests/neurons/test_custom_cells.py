@@ -1,6 +1,7 @@
 """Cells of users: every state and wrapper that a network takes, and what the messages say about the others."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from spikegrad import (
 )
 from spikegrad.network import match_widths
 from spikegrad.neurons import parameters_of, says_how_to_encode, with_parameters
+from spikegrad.testing import check_cell
 
 rng = np.random.default_rng(0)
 X = jnp.asarray(rng.uniform(0, 2, (6, 3, 5)), jnp.float32)
@@ -374,3 +376,28 @@ def test_state_names_make_the_initial_state():
     assert [(a.shape, a.dtype, float(abs(a).max())) for a in state] == [((2, 3), jnp.bfloat16, 0.0)] * 3
     (_, _, count), spikes = unroll(Named(), jnp.full((9, 2), 0.7))
     np.testing.assert_array_equal(count, spikes.sum(0))
+
+
+class Flagged(Cell, pure=True):
+    """Flags in the three forms that users write."""
+
+    training: bool = parameter(default=False)
+    plain: bool = True
+    typed: Any = parameter(default=False, kind=bool)
+
+    def integrate(self, v, current):
+        v = v / 2 if self.training else v
+        return v + current if self.plain and not self.typed else v
+
+    def fire(self, u):
+        return fired(u)
+
+
+def test_flags_are_static():
+    assert jax.tree.leaves(jax.tree.map(jnp.asarray, Flagged(training=True))) == []
+    v = jax.jit(lambda cell: unroll(cell, jnp.full((2, 1), 0.25))[0])
+    assert [float(v(Flagged(training))[0]) for training in (False, True)] == [0.5, 0.375]
+    assert check_cell(Flagged(training=True), steps=3).passed
+    for name in ("training", "plain", "typed"):
+        with pytest.raises(ValueError, match=f"Flagged: {name} must be one of False, True, got 1"):
+            Flagged(**{name: 1})

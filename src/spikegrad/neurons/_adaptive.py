@@ -241,7 +241,7 @@ class AdLIF(Spiking, pure=True):
     b: Real = parameter(default=1.0)
     threshold: Real = parameter(default=1.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False, choices=(False, True))
+    detach_reset: bool = parameter(default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -331,7 +331,7 @@ class SymplecticAdLIF(Spiking, pure=True):
     q: Real = parameter(default=120.0)
     threshold: Real = parameter(default=1.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=True, choices=(False, True))
+    detach_reset: bool = parameter(default=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

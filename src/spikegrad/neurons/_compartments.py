@@ -64,7 +64,7 @@ class TCLIF(Spiking, pure=True):
     threshold: Real = parameter(default=1.0)
     dendritic_reset: Real = parameter(default=0.5)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False, choices=(False, True))
+    detach_reset: bool = parameter(default=False)
 
     def integrate(self, v: State, current: jax.Array) -> State:
         u, d = parts_of_state(self, v)

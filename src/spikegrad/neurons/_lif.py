@@ -82,10 +82,10 @@ class LIF(Spiking, pure=True):
     threshold: Real = parameter(default=1.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
     reset: str = parameter(default="subtract", choices=("subtract", "value", "none"))
-    detach_reset: bool = parameter(default=False, choices=(False, True))
+    detach_reset: bool = parameter(default=False)
     reset_value: Real = parameter(default=0.0, kw_only=True)
-    delay_reset: bool = parameter(default=False, choices=(False, True), kw_only=True)
-    norm_input: bool = parameter(default=False, choices=(False, True), kw_only=True)
+    delay_reset: bool = parameter(default=False, kw_only=True)
+    norm_input: bool = parameter(default=False, kw_only=True)
 
     _hints = MappingProxyType(
         Spiking._hints

@@ -88,7 +88,7 @@ class QIF(_Escaping, pure=True):
     threshold: Real = parameter(default=1.0)
     reset_value: Real = parameter(default=0.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False, choices=(False, True))
+    detach_reset: bool = parameter(default=False)
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
@@ -148,7 +148,7 @@ class EIF(_Escaping, pure=True):
     threshold: Real = parameter(default=1.0)
     reset_value: Real = parameter(default=0.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False, choices=(False, True))
+    detach_reset: bool = parameter(default=False)
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
@@ -219,7 +219,7 @@ class AdEx(Spiking, pure=True):
     threshold: Real = parameter(default=1.0)
     reset_value: Real = parameter(default=0.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False, choices=(False, True))
+    detach_reset: bool = parameter(default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -303,7 +303,7 @@ class Izhikevich(Spiking, pure=True):
     threshold: Real = parameter(default=30.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
     width: Real = parameter(default=10.0, above=0)
-    detach_reset: bool = parameter(default=False, choices=(False, True))
+    detach_reset: bool = parameter(default=False)
     order: str = parameter(default="published", choices=("published", "semi-implicit", "euler"))
     dt: float = parameter(default=1.0, above=0)
 
@@ -381,7 +381,7 @@ class CLIF(Spiking, pure=True):
     decay: Real = parameter(default=0.5, at_least=0, at_most=1)
     threshold: Real = parameter(default=1.0)
     surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False, choices=(False, True))
+    detach_reset: bool = parameter(default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,7 +37,7 @@ class LeakyReadout(Cell, pure=True):
     nir_node = "LI"
 
     decay: Real = parameter(default=0.9, at_least=0, at_most=1)
-    norm_input: bool = parameter(default=False, choices=(False, True), kw_only=True)
+    norm_input: bool = parameter(default=False, kw_only=True)
 
     _hints = MappingProxyType({name: LIF._hints[name] for name in ("tau", "tau_mem", "beta", "decay_input")})
 
