@@ -75,6 +75,26 @@ def test_loops_have_a_tenth_of_the_variance():
     )
 
 
+def test_parts_add_up_over_draws_for_correlated_sources():
+    """One signal for all inputs, which hardly changes between lags: the largest scatter of single draws."""
+    n, draws = 20, 200
+    signal = np.repeat(np.random.default_rng(1).random((6, 4, 1)) < 0.5, 10, 0)
+    x = np.broadcast_to(signal, (60, 4, n)).astype(np.float32)
+    zeros = jnp.zeros((n, n))
+    built = Network({"a": Layer({"x": zeros, "y": Window(jnp.zeros((3, n, n)))}, CELL)}, inputs=("x", "y"))
+
+    def weights(key):
+        weight = draw_weights(built, key, {"x": x, "y": x}).layers["a"].weight
+        return jnp.concatenate([weight["x"][None], weight["y"].weight])
+
+    drawn = np.asarray(jax.vmap(weights)(jax.random.split(KEY, draws)), np.float64)
+    parts = [leaked(np.einsum("tbi,dij->tdbj", later(x, lag), drawn[:, n])) for n, lag in enumerate((0, 0, 1, 2))]
+    for potential, wanted in ((parts[0], 0.25), (sum(parts[1:]), 0.75), (sum(parts), 1.0)):
+        variances = (potential**2).mean((0, 2, 3))  # of each draw: a chi-squared with a degree for each neuron
+        assert variances.std() == pytest.approx(wanted * (2 / n) ** 0.5, rel=0.3)
+        assert variances.mean() == pytest.approx(wanted, abs=3 * variances.std() / draws**0.5)
+
+
 def test_a_deviation_for_each_layer():
     drawn, outs = network(std={"top": 0.5, "out": 3.0})
     of_std(leaked(outs["branch"] @ drawn.layers["top"].weight["branch"]), 0.5)

@@ -55,7 +55,14 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
 
     Notes
     -----
-    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as one.
+    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as one with a width of
+    0. A wide kernel averages its inputs over time steps, which reduces the variance of fast potentials.
+
+    Variances are means over draws. Different weights are independent with mean 0, so the parts of correlated sources
+    add up, for example the parts of the lags of a window. A single draw differs from the mean, most for few neurons and
+    correlated inputs: in a layer of m neurons with one common input, by a standard deviation of :math:`\sqrt{2/m}`
+    relative to the variance. Delayed edges that close a loop are drawn for the outputs without the loop, and then
+    change them.
 
     Examples
     --------
