@@ -1,7 +1,7 @@
 """The cells of the page "from other libraries" against what these libraries computed themselves.
 
-``scripts/record_neurons.py`` recorded their spikes and gradients in ``tests/recorded/``. SpyTorch and stork are
-compared with a loop in the order of their code.
+``scripts/record_neurons.py`` recorded their spikes and gradients in ``tests/recorded/``. SpyTorch, stork, snnax and the
+ALIF of Yin et al. are compared with a loop in the order of their code.
 """
 
 import re
@@ -104,10 +104,14 @@ def test_spikes_and_gradients_are_those_of_the_library(x64, case):
     assert agree != (case in SPIKES_ONLY)
 
 
+def superspike(steepness):
+    return lambda x: 1 / (1 + steepness * jnp.abs(x)) ** 2
+
+
 def spytorch_step(p, state, current, fire, stop):
     """SpyTorch's tutorials 1 to 4: the spike of the old potential, which reads the old synaptic current."""
     mem, syn = state
-    out = fire(mem - 1.0, 100.0)
+    out = fire(mem - 1.0, superspike(100.0))
     rst = stop(out)
     return ((p["beta"] * mem + syn) * (1.0 - rst), p["alpha"] * syn + current), out
 
@@ -115,12 +119,45 @@ def spytorch_step(p, state, current, fire, stop):
 def stork_step(p, state, current, fire, stop):
     """stork's ``LIFGroup.forward``."""
     mem, syn = state
-    out = fire(mem - 1.0, 20.0)
+    out = fire(mem - 1.0, superspike(20.0))
     rst = out if p["diff_reset"] else stop(out)
     new_syn = p["alpha"] * syn + current
     return ((p["beta"] * mem + (1.0 - p["beta"]) * syn) * (1.0 - rst), new_syn), out
 
 
+def snnax_step(p, state, current, fire, stop):
+    """snnax's ``LIF``, with ``stop_reset_grad=True``."""
+    mem_pot, syn_curr, spike_output = state
+    reset_pot = (mem_pot - p["reset_val"]) * spike_output
+    mem_pot = mem_pot - stop(reset_pot)
+    alpha, beta = p["decay_constants"]
+    mem_pot = alpha * mem_pot + (1.0 - alpha) * syn_curr
+    syn_curr = beta * syn_curr + (1.0 - beta) * current
+    spike_output = fire(mem_pot - p["threshold"], lambda x: 1 / (10.0 * jnp.abs(x) + 1.0))
+    return (mem_pot, syn_curr, spike_output), spike_output
+
+
+def multi_gaussian(x):
+    def gaussian(x, mu, sigma):
+        return jnp.exp(-((x - mu) ** 2) / (2 * sigma**2)) / jnp.sqrt(2 * jnp.pi) / sigma
+
+    return 0.5 * (1.15 * gaussian(x, 0.0, 0.5) - 0.15 * gaussian(x, 0.5, 3.0) - 0.15 * gaussian(x, -0.5, 3.0))
+
+
+def yin_step(p, state, current, fire, stop):
+    """``mem_update_adp`` of Yin et al. 2021."""
+    del stop
+    mem, spike, b = state
+    alpha, ro = np.exp(-1.0 / p["tau_m"]), np.exp(-1.0 / p["tau_adp"])
+    b = ro * b + (1 - ro) * spike
+    threshold = p["b_j0"] + p["beta"] * b
+    mem = mem * alpha + (1 - alpha) * current - threshold * spike
+    spike = fire(mem - threshold, multi_gaussian)
+    return (mem, spike, b), spike
+
+
+SNNAX = {"decay_constants": (0.9, 0.8), "threshold": 0.7, "reset_val": 0.2}
+YIN = {"tau_m": 5.0, "tau_adp": 8.0, "beta": 1.8, "b_j0": 0.1}
 TIMES = {"tau_mem": 0.01, "tau_syn": 0.005, "time_step": 0.001}
 DECAYS = {"alpha": np.exp(-0.001 / 0.005), "beta": np.exp(-0.001 / 0.01)}
 LOOPS = {  # the step, its parameters and those of the page, the state at the start, steps of a connection, weights
@@ -136,6 +173,8 @@ LOOPS = {  # the step, its parameters and those of the page, the state at the st
         2.0,
     ),
     "stork_lif, recurrent": (stork_step, DECAYS | {"diff_reset": False}, TIMES, (0.0, 0.0), 1, 2.0),
+    "snnax_lif": (snnax_step, SNNAX, SNNAX, (0.0, 0.0, 0.0), 0, 3.0),
+    "yin_alif, recurrent": (yin_step, YIN, YIN, (0.0, 0.0, YIN["b_j0"]), 0, 3.0),
 }
 
 
@@ -168,13 +207,12 @@ def loop_of(name, xp, scan, fire, stop):
     return run
 
 
-def straight_through(x, steepness):
-    """A step with the slope of SuperSpike: the slope times a difference that is 0."""
-    slope = 1 / (1 + steepness * jnp.abs(x)) ** 2
-    return (x > 0).astype(x.dtype) + jax.lax.stop_gradient(slope) * (x - jax.lax.stop_gradient(x))
+def straight_through(x, slope):
+    """A step with a slope: the slope times a difference that is 0."""
+    return (x > 0).astype(x.dtype) + jax.lax.stop_gradient(slope(x)) * (x - jax.lax.stop_gradient(x))
 
 
-@pytest.mark.parametrize("name", few(LOOPS, "spytorch", "stork_lif, recurrent"))
+@pytest.mark.parametrize("name", few(LOOPS, "spytorch", "stork_lif, recurrent", "snnax_lif", "yin_alif, recurrent"))
 def test_spikes_and_gradients_are_those_of_the_code(x64, name):
     *_, given, _, _, scale = LOOPS[name]
     rng = np.random.default_rng(sum(name.encode()))
