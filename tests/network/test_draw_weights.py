@@ -107,6 +107,10 @@ def test_a_list_and_a_kernel_of_delays():
     new = drawn.layers["a"].weight.weight
     of_std(leaked(later(SPIKES, 2) @ new.weight), 1.0)
     assert jnp.array_equal(new.delay, kernel.delay)
+    wide = DelayKernel(ZEROS, jnp.full((N, N), 2.0), length=5, width=jnp.array(1.0))
+    drawn = draw_weights(Network({"a": Layer(Window(wide), LIF(0.2))}), KEY, SPIKES)
+    parts = jnp.asarray(drawn.layers["a"].weight.weight)
+    of_std(leaked(sum(later(SPIKES, lag) @ parts[lag] for lag in range(5)), 0.2), 1.0)
     chain = draw_weights(Network([Layer(ZEROS, CELL, ZEROS), Layer(lambda x: x, CELL)]), KEY, SPIKES)
     of_std(leaked(np.asarray(SPIKES, float) @ chain.layers[0].weight), 0.9**0.5)
     assert chain.layers[0].recurrent.std() > 0

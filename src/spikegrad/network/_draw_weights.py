@@ -55,8 +55,8 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
 
     Notes
     -----
-    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as one with a width of
-    0. A wide kernel averages its inputs over time steps, which reduces the variance of fast potentials.
+    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as one, with its mean
+    delay and width.
 
     Variances are means over draws. Different weights are independent with mean 0, so the parts of correlated sources
     add up, for example the parts of the lags of a window. A single draw differs from the mean, most for few neurons and
@@ -178,7 +178,7 @@ def _draw(key, graph, name, weights, outputs, mask, std, share):
         old, window = _matrix(weight), _is_window(weight)
         shape = old.shape[1:] if window else old.shape
         drawn = [
-            driven(layer.cell, _delayed(outputs[edge.source], edge.lags[0]), mask, 0.0, std, respond)(
+            driven(layer.cell, _arriving(weight, outputs[edge.source], edge), mask, 0.0, std, respond)(
                 own, shape, old.dtype
             )
             for edge, own in zip(edges, keys, strict=True)
@@ -190,6 +190,17 @@ def _draw(key, graph, name, weights, outputs, mask, std, share):
 def _is_window(weight: Any) -> bool:
     """If True, the first axis of the array has the lags of a window."""
     return isinstance(weight, Window) and is_array(weight.weight)
+
+
+def _arriving(weight: Any, x: jax.Array, edge: Edge) -> jax.Array:
+    """Return the outputs of a source as the matrix reads them. A kernel of delays averages them over its lags."""
+    kernel = weight.weight if isinstance(weight, Window) else None
+    if not isinstance(kernel, DelayKernel):
+        return _delayed(x, edge.lags[0])
+    means = {name: jnp.asarray(getattr(kernel, name)).mean() for name in ("delay", "width")}
+    spread = jnp.asarray(kernel._replaced(weight=jnp.ones((1, 1)), **means))
+    x = x.astype(spread.dtype)
+    return jnp.stack([part * _delayed(x, lag) for lag, part in enumerate(spread.ravel())]).sum(0)
 
 
 def _delayed(x: jax.Array, lag: int) -> jax.Array:
