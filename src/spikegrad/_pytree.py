@@ -1,12 +1,13 @@
-"""Split the leaves of a pytree into two trees, and merge them again.
+"""Pytrees: splitting the leaves of one into two trees, entries in the order they were written, and static functions.
 
-Both trees keep the structure, with None for each leaf that is only in the second tree. JAX does not count None as a
-leaf, so a derivative with respect to one tree has exactly its leaves.
+Both trees of a split keep the structure, with None for each leaf that is only in the second tree. JAX does not count
+None as a leaf, so a derivative with respect to one tree has exactly its leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -44,3 +45,55 @@ def is_inexact(leaf: Any) -> bool:
 def inexact(tree: Any) -> Any:
     """Return the arrays that can have a derivative, and None for all other leaves."""
     return split(tree, lambda _, leaf: is_inexact(leaf))[0]
+
+
+class Entries(Mapping):
+    """Named entries in the order in which they were written. JAX would sort the keys of a dict."""
+
+    def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return repr(self._entries)
+
+
+def _flatten_entries(entries: Entries) -> tuple[list, tuple]:
+    return [(jax.tree_util.DictKey(name), value) for name, value in entries.items()], tuple(entries)
+
+
+jax.tree_util.register_pytree_with_keys(
+    Entries, _flatten_entries, lambda names, values: Entries(zip(names, values, strict=True))
+)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, repr=False)
+class StaticFunction:
+    """A function as part of the structure of a pytree, so a tree with functions can be an argument of ``jax.jit``."""
+
+    function: Callable
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+    @property
+    def __wrapped__(self) -> Callable:
+        return self.function  # for inspect.signature
+
+
+def as_static(value: Any) -> Any:
+    """Return a function that is no pytree as a static one, and everything else unchanged."""
+    opaque = callable(value) and not hasattr(value, "__jax_array__")
+    return StaticFunction(value) if opaque and jax.tree_util.all_leaves([value]) else value

@@ -198,7 +198,7 @@ def _by_value(value: Any) -> Any:
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         return array.shape, array.dtype.name, array.tobytes()
-    if isinstance(value, dict):  # the nodes of a network, the weights of a layer
+    if isinstance(value, Mapping):  # the nodes of a network, the weights of a layer
         return tuple([(key, _by_value(of)) for key, of in value.items()])
     return value
 

@@ -223,7 +223,7 @@ def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
     # Under vmap the slope may be batched and the value not. JAX cannot differentiate such a call of a custom_jvp. This
     # select returns the value, also if it is infinite or NaN, and gives it the batch axes of the slope.
     nowhere = shard_as(jnp.zeros(slope.shape, bool), slope)
-    value = jnp.where(nowhere, slope.astype(value.dtype), value)
+    value = jnp.where(nowhere, jax.lax.stop_gradient(slope).astype(value.dtype), value)
     fired = spike(value, slope)
     return fired - jax.lax.stop_gradient(fired)
 

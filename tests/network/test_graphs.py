@@ -254,6 +254,45 @@ def looped():
     )
 
 
+def test_entries_keep_the_order_in_which_they_were_written():
+    w = jnp.eye(UNITS)
+    network = Network({"z": Layer(w, LIF()), "b": Layer(2 * w, LIF()), "a": Layer(w, LeakyReadout())})
+    again = jax.tree.map(lambda leaf: leaf, network)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(network)]
+    assert [*network.layers] == [*again.layers] == ["z", "b", "a"]
+    assert paths == [".layers['z'].weight", ".layers['b'].weight", ".layers['a'].weight"]
+    assert Network(network.layers) == network
+    assert network.outputs == "a"
+
+
+def test_a_network_of_functions_is_an_argument_of_jit():
+    """Functions are part of its structure: the arrays alone are traced and get gradients."""
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(UNITS, UNITS)))
+    network = Network(
+        {
+            "stem": Layer(w, LIF(0.9, 0.5)),
+            "deep": Layer(lambda x: 2 * x, LIF(0.9, 0.5), recurrent=Delayed(jnp.tanh, 2)),
+            "sum": Join(jnp.add, ("stem", "deep")),
+            "out": Layer(None, LeakyReadout(0.9)),
+        }
+    )
+    x = jnp.ones((STEPS, BATCH, UNITS))
+
+    def loss(network):
+        return (network(x)[1] ** 2).sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(network)
+    (leaf,) = jax.tree.leaves(gradient)
+    assert leaf.shape == w.shape
+    np.testing.assert_allclose(value, loss(network), rtol=1e-6)
+    # a layer without a weight leaks the sum of both layers
+    _, outs = network(x, all_layers=True)
+    v = np.zeros((BATCH, UNITS))
+    for t in range(STEPS):
+        v = 0.9 * v + np.asarray(outs["stem"][t]) + np.asarray(outs["deep"][t])
+        np.testing.assert_allclose(outs["out"][t], v, rtol=1e-5)
+
+
 def test_step_gives_what_a_call_gives():
     network = looped()
     states, outs = network(X)

@@ -547,7 +547,7 @@ def test_bad_layers():
     for make, error, message in (
         (lambda: Layer(w, "LIF"), TypeError, "Layer: cell must be a Cell, got 'LIF'"),
         (lambda: Layer(jnp.ones(3), LIF()), TypeError, "Layer: weight must be a matrix or callable, got an array"),
-        (lambda: Layer(None, LIF()), TypeError, "Layer: weight must be a matrix or callable, got None"),
+        (lambda: Layer("w", LIF()), TypeError, "Layer: weight must be a matrix or callable, got 'w'"),
         (lambda: Layer(np.ones((2, 2), object), LIF()), TypeError, "Layer: weight must hold real numbers, got object"),
         (lambda: Layer(w, LIF(), w), ValueError, "Layer: recurrent must be square, got a matrix of shape (3, 2)"),
         (lambda: Network([]), TypeError, "Network: layers must be one or more Layer objects, got []"),

@@ -193,9 +193,9 @@ def voltage_bound(
     if low is None and high is None:
         raise ValueError("voltage_bound: low and high are missing; pass at least one of them")
     u = _wide(real_array(jax.tree.leaves(potentials)[0], "voltage_bound", "potentials"))
+    active = jnp.ones(len(u), bool) if mask is None else jnp.asarray(mask, bool)
+    active = jnp.broadcast_to(active.reshape(active.shape + (1,) * (u.ndim - active.ndim)), u.shape)
     if mask is not None:
-        active = jnp.asarray(mask, bool)
-        active = jnp.broadcast_to(active.reshape(active.shape + (1,) * (u.ndim - active.ndim)), u.shape)
         u = jnp.where(active, u, 0)  # padding may be NaN, and a gradient of zero times NaN is NaN
     beyond = jnp.zeros_like(u)
     if low is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief, is_float
+from .._pytree import as_static
 from .._struct import Struct, parameter, wiring
 
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
@@ -57,6 +58,7 @@ class Delayed(Struct):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weight("Delayed", "weight", self.weight)
+        object.__setattr__(self, "weight", as_static(self.weight))
 
 
 class Window(Struct):
@@ -114,6 +116,7 @@ class Window(Struct):
         if length < 1:
             raise ValueError(f"Window: length must be >= 1, got {length}")
         object.__setattr__(self, "length", int(length))
+        object.__setattr__(self, "weight", as_static(self.weight))
 
 
 class Join(Struct):
@@ -169,6 +172,7 @@ class Join(Struct):
         if not isinstance(self.over_time, bool):
             raise TypeError(f"Join: over_time must be a bool, got {brief(self.over_time)}")
         object.__setattr__(self, "of", tuple(of))
+        object.__setattr__(self, "function", as_static(self.function))
 
 
 class Edge(NamedTuple):

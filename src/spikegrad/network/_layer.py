@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from .._checks import broadcast_checked
 from .._compat import shard_as, zeros_like
+from .._pytree import as_static
 from .._struct import Struct, parameter, wiring
 from ..neurons import Cell, State, check_initial
 from ._connections import Connection, Delayed, Edge, Linear, Name, Window, check_weight, edges_of, matrix_of, product
@@ -28,11 +29,12 @@ class Layer(Struct):
 
     Parameters
     ----------
-    weight : array, callable, Delayed, Window or mapping
+    weight : array, callable, Delayed, Window, mapping or None
         :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that JAX can trace: a
         convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Arrays that the function closes over get
         gradients. A cell with receptors takes an array ``(inputs, neurons, receptors)``. :class:`Delayed` and
-        :class:`Window` read outputs of earlier steps. A mapping has a weight for each source.
+        :class:`Window` read outputs of earlier steps. A mapping has a weight for each source. None: the output of the
+        source is the current, for example after a :class:`Join` that adds currents.
     cell : Cell
         The neurons.
     recurrent : array, callable, Delayed or Window, optional
@@ -55,7 +57,8 @@ class Layer(Struct):
     cannot be subclassed. Pass a function as weight, or define a custom cell.
 
     A function takes all examples of a step and has no side effects. It closes over its dropout key or running
-    statistics, and you change these outside of the network.
+    statistics, and you change these outside of the network. A function that is no pytree is part of the structure of
+    the tree, like a Python number. ``jax.jit`` compiles again for another function.
 
     Examples
     --------
@@ -85,9 +88,13 @@ class Layer(Struct):
             if self.of is not None:
                 raise ValueError(f"Layer: weight names the sources {list(self.weight)}; leave of out")
             # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
-            object.__setattr__(self, "weight", {name: self.weight[name] for name in sorted(self.weight)})
+            weights = {name: _as_weight(self.weight[name]) for name in sorted(self.weight)}
+            object.__setattr__(self, "weight", weights)
         elif self.of is not None and not isinstance(self.of, str):
             raise TypeError(f"Layer: of must name a source, got {self.of!r}")
+        else:
+            object.__setattr__(self, "weight", _as_weight(self.weight))
+        object.__setattr__(self, "recurrent", as_static(self.recurrent))
         for label, weight in self.weights.items():
             if not isinstance(weight, (Delayed, Window)):
                 check_weight("Layer", label, weight)
@@ -223,6 +230,15 @@ class Layer(Struct):
     def feedback(self, out: jax.Array) -> jax.Array:
         """Return the recurrent part of the current: ``R s``, or zeros for a layer that is not recurrent."""
         return zeros_like(out) if self.recurrent is None else product(self.recurrent, out, "recurrent")
+
+
+def unchanged(x: jax.Array) -> jax.Array:
+    """Return the output of a source as the current of a layer without a weight."""
+    return x
+
+
+def _as_weight(weight: Any) -> Any:
+    return as_static(unchanged if weight is None else weight)
 
 
 def with_weights(layer: Layer, changed: Mapping[str, Any]) -> Layer:

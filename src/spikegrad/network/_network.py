@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief
 from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varying_axes, shard_as
+from .._pytree import Entries
 from .._struct import Struct, is_pure, parameter, wiring
 from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
@@ -54,8 +55,7 @@ class Network(Struct):
 
     Notes
     -----
-    The order of a mapping only sets the default sources and the default output. ``layers`` of a network has its names
-    in alphabetical order. To change an entry, use
+    The order of a mapping sets the default sources and the default output. To change an entry, use
     ``dataclasses.replace(network, layers={**network.layers, name: layer})``, which keeps inputs and outputs.
 
     An edge without a delay acts within the step. Outputs before the first step are zeros.
@@ -117,8 +117,7 @@ class Network(Struct):
                     raise ValueError(f"Network: {name!r} must name one source of {list(inputs)}; pass of= to the layer")
                 node = dataclasses.replace(node, of=above)
             nodes[name], above = node, name
-        # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
-        object.__setattr__(self, "layers", {name: nodes[name] for name in sorted(nodes)})
+        object.__setattr__(self, "layers", Entries(nodes))
         object.__setattr__(self, "inputs", self.inputs if isinstance(self.inputs, str) else inputs)
         object.__setattr__(self, "outputs", outputs[0] if isinstance(self.outputs, str | None) else outputs)
         for name in outputs:
@@ -127,7 +126,6 @@ class Network(Struct):
         graph = self.graph
         stages_of(graph)  # raises if the graph is invalid
         for name, edges in graph.edges.items():
-            # For example, the sorted `layers` of another network were passed.
             if any(edge.source == default and 0 in edge.lags for edge in edges):
                 raise ValueError(
                     f"Network: the last entry {default!r} is the output by default, but {name!r} reads it in the same "
