@@ -13,7 +13,7 @@ from ..._compat import merge_leading, zeros_like
 from ..._pytree import is_inexact
 from .._connections import Edge, Name
 from .._masks import steps_before, tree_keep, tree_where
-from .._past import after, pick, places_of
+from .._past import active_first, after, pick, places_of
 from ._functions import pullback
 from ._layer_vjp import DRIVE, plus
 from ._sequence import Sequence, window_of
@@ -269,7 +269,7 @@ class _Rebuilding:
         else:
             # Each example has separate last active steps: (depth,) or (depth, batch).
             before = steps_before(active, len(active))
-            order = jnp.argsort(~active, axis=0, stable=True)
+            order = active_first(active)
             steps, since = before[at][None] + back.reshape(-1, *[1] * (active.ndim - 1)), before[self.first][None]
         # Count from the start of the segment. Earlier outputs are in the stored past.
         steps = steps - since
