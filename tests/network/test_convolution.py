@@ -324,6 +324,16 @@ def test_joins_of_networks_have_canonical_convolutions_only(chunk):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, other.compile()(*args))
 
 
+@pytest.mark.parametrize("readouts", [2, 4000])
+def test_chunks_of_networks_with_convolutions(readouts):
+    """A chunk is one step, except for large products that a chunk computes together."""
+    out = jnp.ones((8, readouts))
+    programs = [
+        gradient_of_network(lambda kernel, _: with_joins(kernel, out), chunk=chunk)[0].as_text() for chunk in (None, 1)
+    ]
+    assert (programs[0] == programs[1]) == (readouts == 2)
+
+
 def test_other_platforms_get_the_equations_as_they_were():
     def numbers(function):
         text = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
