@@ -1,12 +1,12 @@
 """Networks as graphs: time and memory of a training step, against a plain scan and against the layers one by one.
 
 A stack of three layers of 512 neurons over 100 steps; the same with residual sums; with an IAND gate, feedback from
-above and recurrent weights; and a block of SEW-ResNet with 16 channels. ``temp_units`` are the temporary memory of the
-compiled program, in arrays of one float32 for each step, example and neuron; ``kept_units``, in the same unit, are the
-arrays that the backward pass is given. Times are ratios to ``scan`` of the same network, and to the stack in the same
-mode: the same layers without the joins. ``normalized`` is the stack with batch normalization over all steps in each
-layer. On a CPU it is compiled with a scheduler that saves memory, because the default one computes all normalizations
-again at the same time.
+above and recurrent weights; and a block of SEW-ResNet with 16 channels. ``in joins`` are networks with their
+convolutions in joins instead of layers. ``temp_units`` are the temporary memory of the compiled program, in arrays of
+one float32 for each step, example and neuron; ``kept_units``, in the same unit, are the arrays that the backward pass
+is given. Times are ratios to ``scan`` of the same network, and to the stack in the same mode: the same layers without
+the joins. ``normalized`` is the stack with batch normalization over all steps in each layer. On a CPU it is compiled
+with a scheduler that saves memory, because the default one computes all normalizations again at the same time.
 
     python benchmarks/graphs.py --json FILE
 """
@@ -95,7 +95,23 @@ def images(channels: int, size: int, steps: int, batch: int) -> tuple[dict[str, 
             {"stem": stem, "a1": a1, "a2": a2, "a": joins["a"], "b1": b1, "b2": b2, "b": joins["b"], "out": out}
         )
 
-    return {"stack": lambda w: Network(layers(w)), "sew": sew}, weights, inputs, 5 * channels * size**2 + 10
+    def in_joins(make):
+        """Write each layer with a convolution as a join with the convolution and a layer without weights."""
+
+        def network(w):
+            nodes: dict[str, Any] = {}
+            for name, node in make(w).layers.items():
+                nodes[name] = node
+                if isinstance(node, Layer) and name != "out":
+                    nodes[f"{name} conv"] = Join(node.weight, node.of)
+                    nodes[name] = Layer(lambda current: current, CELL, of=f"{name} conv")
+            return Network(nodes, outputs="out")
+
+        return network
+
+    networks = {"stack": lambda w: Network(layers(w)), "sew": sew}
+    networks |= {f"{name} in joins": in_joins(make) for name, make in networks.items()}
+    return networks, weights, inputs, 5 * channels * size**2 + 10
 
 
 def measure(

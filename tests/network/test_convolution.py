@@ -14,6 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from spikegrad import LIF, Join, Layer, LeakyReadout, Network
 from spikegrad.network.engine._convolution import canonical, has_convolution
 
 OPTIMISED = True
@@ -273,6 +274,64 @@ def test_compiled_loop_has_canonical_convolutions_only():
     text = jax.jit(loop).lower(*args).compile().as_text()
     assert set(re.findall(r"dim_labels=(\S+?)[,\s]", text)) == {"b01f_01io->b01f"}
     assert "conditional" not in text
+
+
+def drive(current):
+    return current
+
+
+def with_joins(kernel, out):
+    """Two convolutions in joins, and a readout."""
+    convolve = functools.partial(CONVOLVE, rhs=kernel)
+    spikes = Layer(drive, LIF(0.5))
+    return Network(
+        {
+            **{"input conv": Join(convolve, "input"), "a": spikes, "conv": Join(convolve, "a"), "b": spikes},
+            "readout": Layer(lambda x: x.mean((2, 3)) @ out, LeakyReadout(0.5)),
+        }
+    )
+
+
+def with_layers(kernel, out):
+    """The network of ``with_joins``, with the convolutions in the layers."""
+    convolution = Layer(functools.partial(CONVOLVE, rhs=kernel), LIF(0.5))
+    return Network([convolution, convolution, Layer(lambda x: x.mean((2, 3)) @ out, LeakyReadout(0.5))])
+
+
+def gradient_of_network(network, **options):
+    """The gradients of kernel, readout and inputs, over five steps of three examples with padding."""
+    rng = np.random.default_rng(0)
+    weights = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((8, 8, 3, 3), (8, 2))]
+    x = jnp.asarray(rng.random((5, 3, 8, 4, 4)) < 0.3, jnp.float32)
+    mask = jnp.arange(5)[:, None] < jnp.array([[5, 3, 4]])
+
+    def loss(weights, x):
+        return jnp.sum(network(*weights)(x, mask=mask, **options)[1] ** 2)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1))).lower(weights, x), (weights, x)
+
+
+@CPU
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_joins_of_networks_have_canonical_convolutions_only(chunk):
+    """The gradients are those of convolutions in layers, and of a plain scan."""
+    lowered, args = gradient_of_network(with_joins, chunk=chunk)
+    compiled = lowered.compile()
+    assert set(re.findall(r"dim_labels=(\S+?)[,\s]", compiled.as_text())) == {"b01f_01io->b01f"}
+    got = compiled(*args)
+    assert all(np.any(gradient) for gradient in jax.tree.leaves(got))
+    other, _ = gradient_of_network(with_joins, mode="scan") if chunk else gradient_of_network(with_layers)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, other.compile()(*args))
+
+
+@pytest.mark.parametrize("readouts", [2, 4000])
+def test_chunks_of_networks_with_convolutions(readouts):
+    """A chunk is one step, except for large products that a chunk computes together."""
+    out = jnp.ones((8, readouts))
+    programs = [
+        gradient_of_network(lambda kernel, _: with_joins(kernel, out), chunk=chunk)[0].as_text() for chunk in (None, 1)
+    ]
+    assert (programs[0] == programs[1]) == (readouts == 2)
 
 
 def test_other_platforms_get_the_equations_as_they_were():

@@ -1,6 +1,7 @@
 """Networks as graphs, against a loop in Python that knows nothing of chunks, order or what is kept."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -524,3 +525,19 @@ def test_what_must_run_step_by_step():
     network = looped()  # b reads a by way of the gate, a reads b two steps later
     assert sorted(map(len, network.graph.components(chunk=3))) == [1, 3]
     assert sorted(map(len, network.graph.components(chunk=2))) == [1, 1, 1, 1]
+
+
+def test_compiler_does_not_sort_a_constant_mask():
+    """A delay sorts the mask. The program of a constant mask does this at run time too."""
+    rng = np.random.default_rng(0)
+    weights = [jnp.asarray(rng.normal(size=shape)) for shape in ((2, 3), (3, 3))]
+    x, mask = jnp.ones((12, 2, 2)), jnp.arange(12)[:, None] < jnp.array([[12, 7]])
+
+    def loss(weights, mask):
+        layer = Layer({"input": weights[0], "a": Delayed(weights[1], 2)}, LIF(0.5))
+        return jnp.sum(Network({"a": layer})(x, mask=mask)[1])
+
+    argument = jax.jit(jax.grad(loss)).lower(weights, mask).compile()
+    constant = jax.jit(jax.grad(lambda weights: loss(weights, mask))).lower(weights).compile()
+    sorts = [len(re.findall(r" sort\(", program.as_text())) for program in (argument, constant)]
+    assert sorts[0] == sorts[1] > 0

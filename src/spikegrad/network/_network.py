@@ -388,8 +388,8 @@ class Network(Struct):
         chunk : int, optional
             Number of steps that compute their independent products together, forward and backward. Longer chunks are
             faster and take more memory. The default is about 10 in mode ``"exact"`` and about 5 in other modes. It is 1
-            if all layers are convolutions, which are not faster together. It must divide ``segment``, and should divide
-            the number of steps.
+            if a layer or join is a convolution and the other weights have fewer elements than the states of a step.
+            Convolutions are not faster together. It must divide ``segment``, and should divide the number of steps.
         mask : array_like of bool, optional
             ``(steps, batch)`` or ``(steps,)``: False for padding, such as steps after the end of a shorter sequence.
             Masked steps do not change states, and their outputs are 0.

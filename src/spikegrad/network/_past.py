@@ -34,9 +34,14 @@ def places_of(active: jax.Array | None) -> Places | None:
     """Return the places for the mask of a chunk, or None without a mask."""
     if active is None:
         return None
-    return Places(
-        steps_before(active, len(active)), jnp.argsort(~active, axis=0, stable=True), active.sum(0, dtype=int)
-    )
+    return Places(steps_before(active, len(active)), active_first(active), active.sum(0, dtype=int))
+
+
+def active_first(active: jax.Array) -> jax.Array:
+    """Return the active steps in order, followed by the masked steps, for a mask of any steps."""
+    # A mask may be a constant of the program. Without a barrier, XLA sorts it while it compiles. This takes seconds for
+    # 100,000 entries.
+    return jnp.argsort(~jax.lax.optimization_barrier(active), axis=0, stable=True)
 
 
 def lagged(past: jax.Array, outs: jax.Array | None, lag: int, chunk: int, places: Places | None) -> jax.Array:

@@ -64,8 +64,8 @@ def schedule(
 ) -> tuple[Part, ...]:
     """Return one part, and a second part for the remaining steps if segments or chunks do not divide the steps.
 
-    The default length of a chunk is about ``near`` steps. It is one step if ``per_step``, because then no layer
-    computes the products of a chunk together.
+    The default length of a chunk is about ``near`` steps. It is one step if ``per_step``, because chunks are then not
+    faster.
 
     >>> schedule(250), schedule(250, near=5, recompute=True)
     ((Part(start=0, steps=250, segment=250, chunk=10),),

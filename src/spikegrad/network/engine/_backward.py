@@ -13,9 +13,9 @@ from ..._compat import merge_leading, zeros_like
 from ..._pytree import is_inexact
 from .._connections import Edge, Name
 from .._masks import steps_before, tree_keep, tree_where
-from .._past import after, pick, places_of
+from .._past import active_first, after, pick, places_of
 from ._functions import pullback
-from ._layer_vjp import DRIVE, plus
+from ._layer_vjp import DRIVE
 from ._sequence import Sequence, window_of
 
 
@@ -107,15 +107,12 @@ class _Cotangents:
     def _of_join(self, name):
         if not self.outs[name]:
             return  # it has no readers, so its cotangent is zero
-        join, edges = self.over.joins[name], self.over.hoisted[name]
-
-        def run(arrays, reads):
-            return tree_keep(self.masks.active, join.over_chunk(reads, arrays))
-
-        # reads: (chunk, batch, ...). A join has no state, so one pullback covers all steps of the chunk.
-        reads = self.back.reads(edges, self.i)
-        new, ct_reads = pullback(run, _total(self.outs[name]), join.arrays, reads)
-        self.grads[name] = plus(self.grads[name], new)
+        edges = self.over.hoisted[name]
+        # Outputs of masked steps are zeros, so their cotangents are dropped.
+        ct = tree_keep(self.masks.active, _total(self.outs[name]))
+        self.grads[name], ct_reads = self.over.joins[name].backward(
+            self.grads[name], self.back.reads(edges, self.i), ct
+        )
         self._send(edges, ct_reads)
 
     def _of_steps(self, component):
@@ -269,7 +266,7 @@ class _Rebuilding:
         else:
             # Each example has separate last active steps: (depth,) or (depth, batch).
             before = steps_before(active, len(active))
-            order = jnp.argsort(~active, axis=0, stable=True)
+            order = active_first(active)
             steps, since = before[at][None] + back.reshape(-1, *[1] * (active.ndim - 1)), before[self.first][None]
         # Count from the start of the segment. Earlier outputs are in the stored past.
         steps = steps - since

@@ -211,14 +211,35 @@ class JoinVjp:
     def function(self, reads: dict[str, Any]) -> jax.Array:
         return self.traced.call(self.arrays["function"], reads)
 
-    def over_chunk(self, reads: dict[str, Any], arrays: dict[str, Arrays] | None = None) -> jax.Array:
+    def over_chunk(self, reads: dict[str, Any]) -> jax.Array:
         """Return the outputs of a chunk, ``(chunk, batch, ...)``."""
-        own = (arrays or self.arrays)["function"]
         # A convolution runs step by step, because XLA would merge the axes of steps and examples.
         if self.traced.per_step:
-            return jax.lax.map(canonical(functools.partial(self.traced.call, own)), reads)
+            return jax.lax.map(canonical(self.function), reads)
+        return self._at_once(self.arrays["function"], reads)
+
+    @property
+    def _at_once(self):
         # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the arrays.
-        return jax.vmap(self.traced.call, in_axes=(None, 0))(own, reads)
+        return jax.vmap(self.traced.call, in_axes=(None, 0))
+
+    def backward(self, grads: Gradients, reads: dict[str, Any], ct: jax.Array) -> tuple[Gradients, dict[str, Any]]:
+        """Add the gradients of a chunk, and return the cotangents of its reads."""
+        arrays = self.arrays["function"]
+
+        # reads and ct: (chunk, batch, ...), or (batch, ...) in a step. A join has no state, so one pullback can cover
+        # all steps. Otherwise the scan carries the gradients. The derivative is taken within its body, because only
+        # then ``canonical`` includes the convolutions of the derivative.
+        def add(call, grads, now):
+            new, ct_reads = pullback(call, now[0], arrays, now[1])
+            return plus(grads, new), ct_reads
+
+        if self.traced.per_step:
+            step = canonical(functools.partial(add, self.traced.call))
+            grads, ct_reads = jax.lax.scan(step, grads["function"], (ct, reads), reverse=True)
+        else:
+            grads, ct_reads = add(self._at_once, grads["function"], (ct, reads))
+        return {"function": grads}, ct_reads
 
 
 class LayerVjp:

@@ -39,6 +39,7 @@ arXiv:1604.01946).
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,7 @@ from .._step import LayerState
 from .._storage import Storage
 from ._backward import backward
 from ._functions import zero_cotangent
-from ._layer_vjp import WITHOUT_GRADIENT, JoinVjp, LayerVjp, TracedLayer, trace_all
+from ._layer_vjp import WITHOUT_GRADIENT, JoinVjp, LayerVjp, TracedJoin, TracedLayer, trace_all
 from ._sequence import Sequence
 
 
@@ -81,9 +82,7 @@ def run(
     # Traced on the first step, because all steps have equal shapes: (steps, batch, features) -> (batch, features).
     traced, arrays, pre_spike = trace_all(graph, {name: x[0] for name, x in inputs.items()}, states, pasts, key)
     length = len(masks.started)
-    layers = [equations for equations in traced.values() if isinstance(equations, TracedLayer)]
-    # Chunks are only faster if a layer computes the products of a chunk together.
-    parts = plan.parts(length, per_step=all(equations.per_step for equations in layers))
+    parts = plan.parts(length, per_step=_is_faster_per_step(traced, arrays, pre_spike))
     # In ``shard_map`` the inputs differ between devices. The weights get their type, because the gradients are in the
     # carry of the backward scan, and a scan must not change the types of its carry.
     arrays, inputs, starts = mark((match_varying_axes(arrays, like=inputs), inputs, (states, pasts)))
@@ -103,6 +102,23 @@ def run(
         return starts, collected[0], again
     # (steps of one part, batch, neurons) -> (steps, batch, neurons)
     return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *collected), again
+
+
+def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
+    """Return True if convolutions run step by step and outweigh the products that a chunk computes together."""
+    # A chunk reads the weights of its products once instead of once per step. For convolutions it only adds arrays of
+    # (chunk, batch, neurons), which a single step keeps in the cache.
+    at_once = [
+        arrays[name]["function"] if isinstance(own, TracedJoin) else [arrays[name][edge.label] for edge in own.edges]
+        for name, own in traced.items()
+        if not own.per_step
+    ]
+    weights, neurons = (
+        # An exported program may have a symbolic number of examples, which counts as one.
+        sum(math.prod(n for n in leaf.shape if isinstance(n, int)) for leaf in jax.tree.leaves(tree))
+        for tree in (at_once, states)
+    )
+    return any(own.per_step for own in traced.values()) and weights <= neurons
 
 
 def _is_rebuilt_exactly(equations: TracedLayer, plan: Plan) -> bool:
