@@ -375,9 +375,14 @@ L = Layer(W, LIF(0.8))
         (lambda: Network([Layer({"input": W}, LIF())]), TypeError, "layer 0 names its source"),
         (lambda: Network([L], outputs="a"), TypeError, "inputs and outputs require named layers, got a list"),
         (
-            lambda: Network([Layer(Window(W[None], delay=1), LIF())])(X),
+            lambda: Network([Layer(Window(W[None], delay=1), LIF())]),
             TypeError,
             "layer 0 reads inputs of earlier steps",
+        ),
+        (
+            lambda: Network(Network({"b": L, "a": Layer(R, LIF())}).layers),
+            ValueError,
+            r"the last entry 'b' is the output by default, but 'a' reads it.*dataclasses.replace\(network, layers=",
         ),
         (lambda: Layer({"a": W}, LIF(), of="a"), ValueError, "weight names the sources"),
         (lambda: Layer({}, LIF()), TypeError, "must have names of sources as keys"),
