@@ -1,6 +1,8 @@
 """Surrogate gradients for spiking neural networks in JAX: a step forward, a smooth slope backward."""
 
+import contextlib
 import importlib
+import pkgutil
 import typing
 
 from . import surrogates as surrogates
@@ -54,6 +56,14 @@ from .surrogates._measures import measure, rescaled
 from .surrogates._registry import get, names
 
 if typing.TYPE_CHECKING:
+    from . import data as data
+    from . import exchange as exchange
+    from . import inspect as inspect
+    from . import losses as losses
+    from . import network as network
+    from . import neurons as neurons
+    from . import testing as testing
+    from . import training as training
     from .inspect import residual_report
     from .inspect.diagnosis import diagnose, diagnose_layer
     from .network import (
@@ -159,14 +169,28 @@ _ON_DEMAND = "neurons", "network", "inspect", "inspect.diagnosis"
 if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name):
-        """Import neurons, networks and reports at their first use, because they take as long as all other imports."""
-        if name in _ON_DEMAND:
-            return importlib.import_module(f".{name}", __name__)
+        """Import modules at their first use, because they take as long as all other imports."""
         for module in _ON_DEMAND if name in __all__ else ():
             found = importlib.import_module(f".{module}", __name__)
             if hasattr(found, name):
                 return globals().setdefault(name, getattr(found, name))
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _modules():
+            try:
+                return importlib.import_module(f".{name}", __name__)
+            except ModuleNotFoundError as error:  # its extra is not installed, which help() and hasattr() survive
+                raise AttributeError(str(error)) from error
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_home_of(name)}")
 
     def __dir__():
-        return sorted({*globals(), *__all__, *_ON_DEMAND[:3]})
+        return sorted([*__all__, *_modules(), "__version__"])
+
+    def _modules():
+        return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+    def _home_of(name):
+        """Return the end of a message that names the module of a public name, or nothing."""
+        for module in _modules() if not name.startswith("_") else ():
+            with contextlib.suppress(ImportError):
+                if name in getattr(importlib.import_module(f".{module}", __name__), "__all__", ()):
+                    return f"; write {__name__}.{module}.{name}"
+        return ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -73,6 +74,38 @@ def broadcast_checked(
     if value.ndim:  # scalars need no axes, and other ranks must not be promoted silently
         value = value.reshape(padded)
     return value.astype(dtype)
+
+
+def order_of_axes(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...], at: int = 0) -> str:
+    """Return the end of a message if another array has steps and examples in the other order.
+
+    Otherwise it is empty. The axes of the other array begin with the steps, or for ``at=1`` with
+    the examples.
+    """
+    swapped = shape[1 - at :: -1][: len(other_shape)]
+    if other_shape[: 2 - at] != swapped or swapped == shape[at:2][: len(other_shape)]:
+        return ""
+    return (
+        f"; {name} are (steps, examples, ...): {shape[0]} steps, {shape[1]} examples; {other} of "
+        f"shape {other_shape} fit the other order: move the axis with jnp.swapaxes(x, 0, 1)"
+    )
+
+
+def takes(function: Callable, count: int, **options: Any) -> bool:
+    """Return False if a function does not take this number of arguments and these options."""
+    try:
+        inspect.signature(function).bind(*[None] * count, **options)
+    except TypeError:
+        return False
+    except ValueError:  # built-in functions may lack a signature
+        return True
+    return True
+
+
+def check_takes(what: str, function: Callable, *arguments: str) -> None:
+    if not takes(function, len(arguments)):
+        got = f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
+        raise TypeError(f"{what} must take ({', '.join(arguments)}), got {got}")
 
 
 def compute_dtype(dtype: Any) -> Any:

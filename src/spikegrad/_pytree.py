@@ -14,6 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+NOTHING_TO_TRAIN = (
+    "has no floating-point array to train. Functions hide the arrays of their closures: pass arrays, "
+    "jax.tree_util.Partial(function, array), or for a module of Equinox eqx.filter_vmap(module)"
+)
+
 
 def split(tree: Any, wanted: Callable[[Any, Any], bool]) -> tuple[Any, Any]:
     """Return a tree of the leaves with ``wanted(path, leaf)``, and a tree of all remaining leaves."""

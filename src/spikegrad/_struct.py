@@ -60,13 +60,16 @@ class Domain:
         return not self.static and self.kind is None
 
     def check(self, owner: str, name: str, value: Any) -> Any:
-        def refuse(expected: str) -> None:
+        def refuse(expected: str, fix: str = "") -> None:
             raise_as = ValueError if isinstance(value, (numbers.Real, str, np.ndarray)) else TypeError
-            raise raise_as(f"{owner}: {name} must be {expected}, got {brief(value)}")
+            raise raise_as(f"{owner}: {name} must be {expected}, got {brief(value)}{fix}")
 
         if self.choices is not None:
             if not any(value is choice or (isinstance(value, str) and value == choice) for choice in self.choices):
-                refuse("one of " + ", ".join(map(repr, self.choices)))
+                refuse(
+                    "one of " + ", ".join(map(repr, self.choices)),
+                    "; write 'none'" * (value is None and "none" in self.choices),
+                )
             return value
         if self.kind is not None:
             if isinstance(value, type):  # classes are callable and would pass as functions

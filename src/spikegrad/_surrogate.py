@@ -535,7 +535,8 @@ def as_key(owner: str, key: Any) -> jax.Array:
         return key
     if getattr(key, "dtype", None) == jnp.uint32 and key.shape[-1:] == (2,):
         return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
-    raise TypeError(f"{owner}: key must be one of jax.random.key, got {brief(key)}")
+    hint = f"; pass jax.random.key({key})" if isinstance(key, int) else ""
+    raise TypeError(f"{owner}: key must be one of jax.random.key, got {brief(key)}{hint}")
 
 
 def _is_configured(value: Any) -> bool:

@@ -2,9 +2,12 @@
 
 import importlib.metadata
 import importlib.resources
+import pathlib
 import subprocess
 import sys
 import types
+
+import pytest
 
 import spikegrad
 
@@ -53,6 +56,32 @@ for statement in "spikegrad.Network", "spikegrad.network.Network", "from spikegr
 
 def test_networks_are_imported_at_their_first_use():
     assert printed(FIRST_USES) == 3 * ["False", "True"]
+
+
+MODULES = """
+import sys
+sys.modules["optax"] = None  # as if it were not installed
+import spikegrad
+print(*dir(spikegrad))
+print(*{"spikegrad.testing", "spikegrad.losses"} & {*sys.modules})
+print(spikegrad.losses.count_error.__name__, hasattr(spikegrad, "training"))
+"""
+
+
+def test_modules_are_attributes_from_their_first_use():
+    source = pathlib.Path(spikegrad.__file__).parent
+    modules = {path.parent.name for path in source.glob("[!_]*/__init__.py")}
+    *listed, function, has_training = printed(MODULES)
+    assert {*listed} == {*spikegrad.__all__, *modules, "__version__"} == {*dir(spikegrad)}
+    assert (function, has_training) == ("count_error", "False")
+    for name in modules:
+        assert getattr(spikegrad, name) is sys.modules[f"spikegrad.{name}"]
+
+
+@pytest.mark.parametrize("name", ["surrogates.Circle", "neurons.AdEx", "training.partition"])
+def test_missing_name_names_its_module(name):
+    with pytest.raises(AttributeError, match=f"; write spikegrad.{name}$"):
+        getattr(spikegrad, name.partition(".")[2])
 
 
 FIRST_UPDATES = """

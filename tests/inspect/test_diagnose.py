@@ -688,6 +688,16 @@ def test_optimizer_gets_arrays_of_functions_that_are_no_leaves():
     assert updates[1] == pytest.approx(updates[0], rel=1e-5)
 
 
+def test_error_of_a_loss_says_the_order_of_axes():
+    def batch_first(outputs):
+        return optax.softmax_cross_entropy_with_integer_labels(outputs.mean(1), np.zeros(8, int)).mean()
+
+    with pytest.raises(ValueError, match="Incompatible shapes") as raised:
+        diagnose(small(), spikes(), batch_first)
+    steps, examples, _ = spikes().shape
+    assert raised.value.__notes__[-1].endswith(f"are (steps, examples, ...): {steps} steps, {examples} examples")
+
+
 def test_optimizer_for_another_structure_is_refused():
     optimizer = optax.multi_transform({"fast": optax.adam(0.1)}, {"weights": "fast"})
     message = "diagnose: optimizer must take the arrays of the network, in its structure, got ValueError"

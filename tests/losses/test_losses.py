@@ -1,5 +1,7 @@
 """Losses over time against NumPy in float64, closed forms and quadrature."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,25 @@ REFERENCE = {
     "last": lambda x: x[-1],
     "softmax_sum": softmax_sum,
 }
+
+
+def test_axes_in_the_other_order_are_named():
+    labels = np.zeros(STEPS, int)
+    for call, name, shape in (
+        (lambda: losses.count_error(SPIKES, labels, 1), "labels", (STEPS,)),
+        (lambda: losses.rate_error(SPIKES, LABELS, mask=MASK.T), "masks", (EXAMPLES, STEPS)),
+        (lambda: reduce_time(OUTPUTS, mask=MASK[0]), "masks", (EXAMPLES,)),
+        (lambda: losses.van_rossum(SPIKES, SPIKES.swapaxes(0, 1), 5.0), "targets", (EXAMPLES, STEPS, CLASSES)),
+        (lambda: losses.voltage_bound(OUTPUTS, 0.0, mask=MASK.T), "masks", (EXAMPLES, STEPS)),
+    ):
+        message = (
+            f" are (steps, examples, ...): {STEPS} steps, {EXAMPLES} examples; {name} of shape {shape} fit the other "
+            "order: move the axis with jnp.swapaxes(x, 0, 1)"
+        )
+        with pytest.raises(ValueError, match=re.escape(message) + "$"):
+            call()
+    with pytest.raises(ValueError, match=r"got float32 \(5,\)$"):  # the order is right
+        losses.count_error(SPIKES, LABELS.astype(np.float32), 1)
 
 
 @pytest.mark.parametrize("mask", MASKS)

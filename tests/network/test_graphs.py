@@ -415,7 +415,7 @@ L = Layer(W, LIF(0.8))
         (lambda: Network([Layer({"input": W}, LIF())]), TypeError, "layer 0 names its source"),
         (lambda: Network([L], outputs="a"), TypeError, "inputs and outputs require named layers, got a list"),
         (
-            lambda: Network([Layer(Window(W[None], delay=1), LIF())])(X),
+            lambda: Network([Layer(Window(W[None], delay=1), LIF())]),
             TypeError,
             "layer 0 reads inputs of earlier steps",
         ),

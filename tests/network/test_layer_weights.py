@@ -5,10 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import GRADIENT_ERRORS
 
-from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, parameter
+from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, diagnose, parameter
+from spikegrad.training import combine, fit, partition
 
 STEPS, BATCH, INPUTS, NEURONS = 6, 3, 5, 7
 SOME = ("exact", "8-bit")  # no door leads to one mode alone
@@ -129,6 +131,27 @@ def test_equinox():
         got = eqx.filter_jit(eqx.filter_grad(of))(model, mode)
         got = tuple((got.layers[n].weight, got.layers[n].bias) for n in (0, 2))
         assert_close(got, expected, GRADIENT_ERRORS.get(mode, 3e-6))
+
+
+def test_module_of_equinox_for_one_example():
+    """``eqx.filter_vmap`` keeps its arrays trainable. Without a map, or with one of JAX, a line says so."""
+    eqx = pytest.importorskip("equinox")
+    linear = eqx.nn.Linear(INPUTS, NEURONS, key=jax.random.key(0))
+    network = Network([Layer(eqx.filter_vmap(linear), LIF(threshold=0.1), R)])
+    trainable, static = partition(network)
+    got = jax.grad(lambda trainable: loss(combine(trainable, static)))(trainable)
+    expected = jax.grad(
+        lambda w: loss(Network([Layer(lambda x: x @ w[0].T + w[1], LIF(threshold=0.1), R)]), mode="scan")
+    )((linear.weight, linear.bias[None]))
+    assert_close(jax.tree.leaves(got)[:2], [expected[0], expected[1][0]])
+    with pytest.raises(ValueError, match=r"one example pass .* for a module of Equinox eqx.filter_vmap\(weight\)"):
+        Network([Layer(linear, LIF(), R)])(X)
+    with pytest.warns(UserWarning, match=r"function at layers/0/weight closes over arrays.*eqx.filter_vmap"):
+        trainable, _ = partition(Network([Layer(jax.vmap(linear), LIF())]))
+    with pytest.raises(ValueError, match=r"fit: trainable has no floating-point array to train.*eqx.filter_vmap"):
+        fit(lambda *_: (0.0, {}), trainable, [X], optimizer=optax.sgd(0.1), key=jax.random.key(0))
+    with pytest.raises(ValueError, match="diagnose: network has no floating-point array to train"):
+        diagnose(Network([Layer(jax.vmap(linear), LIF())]), X, jnp.sum, optimizer=optax.sgd(0.1))
 
 
 @pytest.mark.parametrize("mode", SOME)

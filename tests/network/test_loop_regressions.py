@@ -393,7 +393,7 @@ def test_refusals():
         (
             lambda: network.step(network.initial_state(X[0]), X),
             ValueError,
-            "Network: step takes the inputs of one step",
+            "; step takes the inputs of one step; for a sequence, call the network",
         ),
         (
             lambda: network.step(network.initial_state(X[0])[:2], X[0]),

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -528,7 +529,28 @@ def test_each_mode_is_documented():
         (ValueError, {"chunk": 4, "segment": 6}, "chunk must divide segment, got 4 and 6"),
         (ValueError, {"mask": np.ones((3, 8), bool)}, "mask must be of bool and of shape"),
         (ValueError, {"mask": np.ones((8, 3))}, "mask must be of bool and of shape"),
-        (ValueError, {"states": [(jnp.zeros(2), jnp.zeros(2))]}, "states must be"),
+        (
+            ValueError,
+            {"mask": np.ones((3, 8), bool)},
+            "inputs are (steps, examples, ...): 8 steps, 3 examples; masks of shape (3, 8) fit the other order: "
+            "move the axis with jnp.swapaxes(x, 0, 1)",
+        ),
+        (
+            ValueError,
+            {"states": [(jnp.zeros((3, 7)), jnp.zeros(2))] * 2},
+            "states of layer 0: output must be float32[3, 7], got float32[2]; initial_state(inputs of one step)",
+        ),
+        (
+            ValueError,
+            {"states": [(jnp.zeros((8, 7)), jnp.zeros((8, 7)))] * 2},
+            "8 steps, 3 examples; states of shape (8, 7) fit the other order",
+        ),
+        (ValueError, {"states": [jnp.zeros((3, 7))]}, "states must be of 2 layers, got 1"),
+        (
+            ValueError,
+            {"states": [jnp.zeros((3, 7))] * 2},
+            "states of layer 0 must be ('float32[3, 7]', 'float32[3, 7]'), got float32[3, 7]; initial_state(",
+        ),
         (TypeError, {"states": jax.random.key(0)}, "states must be a sequence, one entry a layer, got Array"),
         (TypeError, {"pre_spike": 0}, "pre_spike must be a bool or a sequence of layers, got 0"),
         (ValueError, {"inputs": jnp.ones(3)}, "inputs must be of shape (steps, ..., inputs), got (3,)"),
@@ -542,6 +564,20 @@ def test_bad_calls(error, options, message):
     assert message in str(raised.value)
 
 
+def test_states_of_a_whole_sequence():
+    """``initial_state`` cannot know that its inputs have an axis of steps."""
+    layer, x = Layer(jnp.ones((5, 7)), SynapticLIF()), jnp.ones((8, 3, 5))
+    for name, network in (("0", Network([layer])), ("'a'", Network({"a": layer}))):
+        states = network.initial_state(x)
+        message = (
+            f"Network: states of layer {name}: potential must be float32[3, 7], got float32[8, 3, 7]; "
+            "pass the inputs of one step to initial_state, such as inputs[0]"
+        )
+        for call in (network, lambda x, states, step=network.step: step(states, x[0])):
+            with pytest.raises(ValueError, match=re.escape(message)):
+                call(x, states)
+
+
 def test_bad_layers():
     w = jnp.ones((3, 2))
     for make, error, message in (
@@ -550,7 +586,20 @@ def test_bad_layers():
         (lambda: Layer("w", LIF()), TypeError, "Layer: weight must be a matrix or callable, got 'w'"),
         (lambda: Layer(np.ones((2, 2), object), LIF()), TypeError, "Layer: weight must hold real numbers, got object"),
         (lambda: Layer(w, LIF(), w), ValueError, "Layer: recurrent must be square, got a matrix of shape (3, 2)"),
+        (lambda: Layer(w, LIF(), bias=True), TypeError, "got True; Layer.init(..., bias=True) creates one"),
         (lambda: Network([]), TypeError, "Network: layers must be one or more Layer objects, got []"),
+        (
+            lambda: Network(Layer(w, LIF()), Layer(w, LIF())),
+            TypeError,
+            "must be a list or a mapping, got a layer; write Network([first, second])",
+        ),
+        (
+            lambda: Network.init(0, 3, [2], LIF(), rate=0.1),
+            TypeError,
+            "Network.init: key must be one of jax.random.key",
+        ),
+        (lambda: Layer.init(0, 3, 2, LIF(), rate=0.1), TypeError, "got 0; pass jax.random.key(0)"),
+        (lambda: LIF(reset=None), TypeError, "got None; write 'none'"),
         (lambda: Network([w]), TypeError, "Network: layers must be one or more Layer objects"),
     ):
         with pytest.raises(error) as raised:

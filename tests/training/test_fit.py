@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -288,7 +289,10 @@ def test_fit_rejects_invalid_arguments():
         return lambda params, batch, key: result(params)
 
     bad = {
-        "loss must return": of(lambda p: p["bias"]),
+        r"loss must return \(scalar, {name: metric}\), got shape \(\); without metrics return \(scalar, {}\)": of(
+            lambda p: p["bias"]
+        ),
+        r"loss must take \(trainable, batch, key\), got <lambda>\(params, batch\)": lambda params, batch: (0.0, {}),
         "must be a scalar, got shape": of(lambda p: (p["weight"], {})),
         "a metric cannot be named 'loss'": of(lambda p: (p["bias"], {"loss": 1.0})),
         "metric 'name' must be a number": of(lambda p: (p["bias"], {"name": "a"})),
@@ -308,6 +312,7 @@ def test_fit_rejects_invalid_arguments():
         ({"steps": 10 * 200 / 32}, "steps must be an integer, got 62.5"),
         ({"updates_per_call": 0}, "updates_per_call must be at least 1"),
         ({"key": None}, "key is missing"),
+        ({"key": 0}, "fit: key must be one of jax.random.key, got 0"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             run(BATCHES, **options)
@@ -321,6 +326,53 @@ def test_fit_rejects_invalid_arguments():
         ShuffledBatches((X, Y), 24, 0)
     with pytest.raises(ValueError, match=r"one number of rows, got \[22, 23\]"):
         ShuffledBatches((X, Y[1:]), 2, 0)
+
+
+def test_note_on_batch_first_inputs():
+    """23 examples of 4 steps, with a label for each example."""
+
+    def classify(params, batch, key):
+        x, labels = batch
+        scores = (x @ params["weight"]).mean(0)[:, None]  # a network reads 23 steps of 4 examples
+        return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean(), {}
+
+    x, labels = np.ones((23, 4, 3), np.float32), np.zeros(23, int)
+    with pytest.raises(ValueError, match="Incompatible shapes") as raised:
+        fit(classify, start(), [(x, labels)], optimizer=optax.sgd(0.1), key=KEY)
+    assert any("23 steps, 4 examples; labels of shape (23,) fit" in note for note in raised.value.__notes__)
+    state = fit(classify, start(), [(x.swapaxes(0, 1), labels)], optimizer=optax.sgd(0.1), key=KEY)
+    assert state.step == 1
+
+
+def test_partition_warns_of_arrays_that_functions_hide():
+    weight = jnp.ones((3, 2))
+
+    class Holder:
+        def __init__(self):
+            self.weight = weight
+
+        def __call__(self, x):
+            return x @ self.weight
+
+    def recursive(x):
+        return recursive(x) if x is weight else x
+
+    hiding = {
+        "lambda": lambda x: x @ weight,
+        "mapped": jax.vmap(lambda x: x @ weight),
+        "compiled": jax.jit(lambda x: x @ weight),
+        "partial": functools.partial(jnp.dot, b=weight),
+        "default": lambda x, weight=weight: x @ weight,
+        "nested": lambda x: hiding["lambda"](x) + weight,
+        "recursive": recursive,
+        "object": Holder(),
+    }
+    for name, function in hiding.items():
+        with pytest.warns(UserWarning, match=f"partition: the function at {name} closes over arrays, which are not"):
+            partition({name: function})
+    scale = 2.0
+    trainable, _ = partition([jnp.tanh, lambda x: scale * x, jax.tree_util.Partial(jnp.dot, b=weight)])
+    assert [leaf.shape for leaf in jax.tree.leaves(trainable)] == [(3, 2)]
 
 
 # --- partition -------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def adam(setting):
     return optax.adam(setting["lr"])
 
 
-def run(settings=SETTINGS, **options):
+def run(settings=SETTINGS, loss=loss, **options):
     given = {"optimizer": adam, "seeds": (3, 4), "epochs": 3, "updates_per_call": 2}
     given["score"] = lambda weight, setting: {"weight": weight}
     return sweep(loss, start, batches, settings, **given | options)
@@ -268,6 +268,7 @@ def test_an_error_of_ones_own_comes_through():
         ({"settings": [{"a": np.arange(3)}]}, "must be hashable"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
+        ({"loss": lambda weight, batch, key: 0}, r"sweep: loss must take \(trainable, batch, key, setting\), got"),
         ({"seeds": [0.5]}, "float"),
     ],
 )

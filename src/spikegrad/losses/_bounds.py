@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from .._checks import brief, broadcast_checked, compute_dtype, real_array
+from ._outputs import over_time
 
 _POWERS = (1, 2)
 
@@ -174,7 +175,9 @@ def voltage_bound(
     Raises
     ------
     ValueError
-        If both bounds are missing, or if ``power`` is not 1 or 2.
+        If both bounds are missing, if ``power`` is not 1 or 2, or if the shape of the mask does not fit.
+    TypeError
+        If the mask is not boolean.
 
     Examples
     --------
@@ -192,11 +195,7 @@ def voltage_bound(
     """
     if low is None and high is None:
         raise ValueError("voltage_bound: low and high are missing; pass at least one of them")
-    u = _wide(real_array(jax.tree.leaves(potentials)[0], "voltage_bound", "potentials"))
-    active = jnp.ones(len(u), bool) if mask is None else jnp.asarray(mask, bool)
-    active = jnp.broadcast_to(active.reshape(active.shape + (1,) * (u.ndim - active.ndim)), u.shape)
-    if mask is not None:
-        u = jnp.where(active, u, 0)  # padding may be NaN, and a gradient of zero times NaN is NaN
+    u, valid = over_time("voltage_bound", "potentials", jax.tree.leaves(potentials)[0], mask)
     beyond = jnp.zeros_like(u)
     if low is not None:
         beyond += _above(low - u, power, "voltage_bound")
@@ -204,6 +203,7 @@ def voltage_bound(
         beyond += _above(u - high, power, "voltage_bound")
     if mask is None:
         return strength * beyond.mean()
+    active = jnp.broadcast_to(valid, u.shape)
     return strength * beyond.sum(where=active) / jnp.maximum(active.sum(dtype=u.dtype), 1)
 
 

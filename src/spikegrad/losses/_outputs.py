@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import brief, broadcast_checked, compute_dtype, is_float, real_array
+from .._checks import brief, broadcast_checked, compute_dtype, is_float, order_of_axes, real_array
 
 REDUCTIONS = ("mean", "sum", "max", "last", "softmax_sum")
 
@@ -68,7 +68,7 @@ def reduce_time(outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | N
     >>> print(f"{reduce_time(each, 'mean', mask).mean():.3f}")
     0.813
     """
-    x, valid = _over_time("reduce_time", "outputs", outputs, mask)
+    x, valid = over_time("reduce_time", "outputs", outputs, mask)
     if reduction not in REDUCTIONS:
         known = ", ".join(map(repr, REDUCTIONS))
         raise ValueError(f"reduce_time: reduction must be one of {known}, got {brief(reduction)}")
@@ -121,7 +121,7 @@ def count_error(
     >>> float(count_error(spikes, jnp.array([0]), correct=2, incorrect=0))
     0.5
     """
-    x, valid = _over_time("count_error", "spikes", spikes, mask)
+    x, valid = over_time("count_error", "spikes", spikes, mask)
     targets = _targets("count_error", x, labels, correct, incorrect)
     return ((jnp.where(valid, x, 0).sum(0) - targets) ** 2).mean()
 
@@ -160,7 +160,7 @@ def rate_error(
     >>> print(f"{rate_error(spikes, jnp.array([0])):.3f}")
     0.065
     """
-    x, valid = _over_time("rate_error", "spikes", spikes, mask)
+    x, valid = over_time("rate_error", "spikes", spikes, mask)
     targets = _targets("rate_error", x, labels, correct, incorrect)
     return ((jnp.where(valid, x, 0).sum(0) / _count(valid, x) - targets) ** 2).mean()
 
@@ -201,7 +201,7 @@ def potential_error(
     >>> float(potential_error(potentials, jnp.array([0])))
     0.3125
     """
-    x, valid = _over_time("potential_error", "potentials", potentials, mask)
+    x, valid = over_time("potential_error", "potentials", potentials, mask)
     targets = _targets("potential_error", x, labels, correct, incorrect)
     return (jnp.where(valid, (x - targets[None]) ** 2, 0).sum(0) / _count(valid, x)).mean()
 
@@ -247,7 +247,7 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     >>> jax.grad(lambda s: first_spike_time(s).sum())(spikes)[:, 0, 0]
     Array([ 0., -1.,  0.], dtype=float32)
     """
-    x, valid = _over_time("first_spike_time", "spikes", spikes, mask)
+    x, valid = over_time("first_spike_time", "spikes", spikes, mask)
     fires = (x != 0) & valid
     fired = fires.any(0)
     step = jnp.where(fired, fires.argmax(0), _last(valid))
@@ -301,10 +301,11 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     >>> print(f"{van_rossum(spikes, jnp.zeros((5, 1, 1)), tau=10.0):.3f}")
     0.500
     """
-    x, valid = _over_time("van_rossum", "spikes", spikes, mask)
+    x, valid = over_time("van_rossum", "spikes", spikes, mask)
     y = real_array(targets, "van_rossum", "targets").astype(x.dtype)
     if y.shape != x.shape:
-        raise ValueError(f"van_rossum: targets must have the shape of spikes {x.shape}, got {y.shape}")
+        hint = order_of_axes("spikes", x.shape, "targets", y.shape)
+        raise ValueError(f"van_rossum: targets must have the shape of spikes {x.shape}, got {y.shape}{hint}")
     y = jnp.where(valid, y, 0)
     if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
         raise ValueError(f"van_rossum: tau must be > 0, got {brief(tau)}")
@@ -324,7 +325,7 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     return (-jnp.expm1(-2 / tau) * area / 2 + decay**2 * end**2 / 2).mean()
 
 
-def _over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
+def over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
     """Return the outputs, ``(steps, examples, ...)``, and the mask reshaped to their number of axes.
 
     Masked outputs are 0, because padding may be NaN, and a gradient of zero times NaN is NaN.
@@ -337,7 +338,8 @@ def _over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Arra
     if valid.dtype != bool:
         raise TypeError(f"{owner}: mask must be boolean, got {valid.dtype}")
     if valid.shape not in (x.shape[:1], x.shape[:2]):
-        raise ValueError(f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}")
+        hint = order_of_axes(name, x.shape, "masks", valid.shape)
+        raise ValueError(f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}{hint}")
     valid = valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
     return x if mask is None else jnp.where(valid, x, 0), valid
 
@@ -364,7 +366,9 @@ def _targets(owner: str, x: jax.Array, labels: Any, correct: Any, incorrect: Any
     if x.ndim != 3:
         raise ValueError(f"{owner}: outputs must be (steps, examples, classes), got {x.shape}")
     if is_float(labels) or labels.dtype == bool or labels.shape != x.shape[1:2]:
-        raise ValueError(f"{owner}: labels must be integers of shape {x.shape[1:2]}, got {labels.dtype} {labels.shape}")
+        hint = order_of_axes("outputs", x.shape, "labels", labels.shape, at=1)
+        got = f"{labels.dtype} {labels.shape}"
+        raise ValueError(f"{owner}: labels must be integers of shape {x.shape[1:2]}, got {got}{hint}")
     if not isinstance(labels, Tracer) and not np.isin(labels, np.arange(x.shape[2])).all():
         raise ValueError(f"{owner}: labels must be from 0 to {x.shape[2] - 1}, got {brief(labels)}")
     is_correct = jax.nn.one_hot(labels, x.shape[2], dtype=bool)

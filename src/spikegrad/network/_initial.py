@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief, is_float
 from .._struct import as_real
+from .._surrogate import as_key
 from ..neurons import Cell, LinearResponse, State, linear_response
 from ._connections import times_matrix
 from ._masks import Masks, tree_keep
@@ -197,7 +198,7 @@ def draw(
     measured = np.ndim(inputs) > 0
     n = np.shape(inputs)[-1] if measured else inputs
     axes: tuple[int, ...] = tuple(np.atleast_1d(neurons).tolist())
-    key, key_recurrent, key_spikes = jax.random.split(key, 3)
+    key, key_recurrent, key_spikes = jax.random.split(as_key("Layer.init", key), 3)
     other = weight if recurrent is True else recurrent or None
     if weight is not None:
         matrix = _checked("weight", weight)(key, (n, *axes), dtype)

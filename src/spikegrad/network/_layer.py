@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import broadcast_checked
@@ -98,6 +99,10 @@ class Layer(Struct):
         for label, weight in self.weights.items():
             if not isinstance(weight, (Delayed, Window)):
                 check_weight("Layer", label, weight)
+        if isinstance(self.bias, (bool, np.bool_)):
+            raise TypeError(
+                f"Layer: bias must be an array or None, got {self.bias}; Layer.init(..., bias=True) creates one"
+            )
         matrix = matrix_of(self.recurrent)
         if matrix is not None and matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}")
@@ -306,13 +311,14 @@ def check_examples(weight: Any, name: str, x: Any) -> None:
 
     rows, *one = x.shape
     out = shape_of(*x.shape)
-    if out is None:
+    if out is None and shape_of(*one) is None:
         return  # another check has a better message
-    wrong = out[:1] != (rows,)
+    wrong = out is None or out[:1] != (rows,)
     if not wrong and out == x.shape and (shape_of(rows + 1, *one) or ())[:1] != (rows + 1,):
         wrong = len(shape_of(*one) or x.shape) == len(one)
     if wrong:
         raise ValueError(
-            f"Layer: {name} must return a row for each of {rows} examples, got shape {out} for an input of shape "
-            f"{x.shape}; for a function of one example pass jax.vmap({name})"
+            f"Layer: {name} must return a row for each of {rows} examples, got "
+            f"{'an error' if out is None else f'shape {out}'} for an input of shape {x.shape}; for a function of one "
+            f"example pass jax.vmap({name}), for a module of Equinox eqx.filter_vmap({name})"
         )

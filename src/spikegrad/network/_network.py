@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import brief
+from .._checks import brief, order_of_axes
 from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varying_axes, shard_as
 from .._pytree import Entries
 from .._struct import Struct, is_pure, parameter, wiring
@@ -92,6 +92,8 @@ class Network(Struct):
     outputs: str | Sequence[str] | None = wiring(None)
 
     def __post_init__(self) -> None:
+        if isinstance(self.layers, (Layer, Join)):
+            raise TypeError("Network: layers must be a list or a mapping, got a layer; write Network([first, second])")
         super().__post_init__()
         named = isinstance(self.layers, Mapping)
         entries = self._nodes()
@@ -150,6 +152,11 @@ class Network(Struct):
         for n, layer in enumerate(layers):
             if layer.of is not None or isinstance(layer.weight, Mapping):
                 raise TypeError(f"Network: layer {n} names its source, so all layers need names; pass a mapping")
+        if any(edge.source == INPUT and max(edge.lags) for edge in layers[0].edges(0, INPUT)):
+            raise TypeError(
+                "Network: layer 0 reads inputs of earlier steps, which needs named layers; pass a mapping, "
+                "Network({'first': ...})"
+            )
 
     @property
     def graph(self) -> Graph:
@@ -157,15 +164,8 @@ class Network(Struct):
         if isinstance(self.layers, Mapping):
             inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
             return make_graph(dict(self.layers.items()), inputs, {})
-        graph = make_graph(
-            dict(enumerate(self.layers)), (INPUT,), {n: n - 1 if n else INPUT for n in range(len(self.layers))}
-        )
-        if INPUT in graph.depths:
-            raise TypeError(
-                "Network: layer 0 reads inputs of earlier steps, which needs named layers; pass a mapping, "
-                "Network({'first': ...})"
-            )
-        return graph
+        above: dict[Name, Name] = {n: n - 1 if n else INPUT for n in range(len(self.layers))}
+        return make_graph(dict(enumerate(self.layers)), (INPUT,), above)
 
     @classmethod
     def init(
@@ -231,6 +231,7 @@ class Network(Struct):
         for size in counts:
             if not hasattr(size, "__index__") or size < 1:
                 raise ValueError(f"Network.init: numbers of inputs and neurons must be integers above 0, got {size!r}")
+        key = as_key("Network.init", key)
         layers, measured = [], np.ndim(inputs) > 0 and weight is None
         for n, (size, own) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
             drawing, spiking = jax.random.split(own)
@@ -323,19 +324,13 @@ class Network(Struct):
         """
         graph, x = self.graph, self._named_inputs(inputs)
         _check_steps(graph)
-        before = _as_arrays(self, states)
-        if not isinstance(self.layers, Mapping) and len(before) != len(self.layers):
-            raise ValueError(f"Network: states must be of {len(self.layers)} layers, got {len(before)}")
+        before = _as_arrays(self, graph, states)
         try:
             after, out = self._advance(graph, before, x, key)
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError):
             after = out = None
         if after is None or _shapes(after) != _shapes(before):
-            if _shapes(before) != (fitting := _shapes(_as_given(self, graph, *initial_states(graph, x)))):
-                raise ValueError(
-                    f"Network: step takes the inputs of one step, got {_shapes_of(x)}, which need states {fitting}, "
-                    f"got {_shapes(before)}; for a sequence, call the network"
-                )
+            _check_states(graph, before, _as_given(self, graph, *initial_states(graph, x)))
             after, out = self._advance(graph, before, x, key)  # raises the error again
         return after, out
 
@@ -438,7 +433,7 @@ class Network(Struct):
         graph, x = self.graph, self._named_inputs(inputs)
         key = None if key is None else checked_key(key)
         mask = None if mask is None else jnp.asarray(mask)
-        states = None if states is None else _as_arrays(self, states)
+        states = None if states is None else _as_arrays(self, graph, states)
         steps = check_shapes(x, mask)
         check_mode("Network", mode)
         how = MODES[mode]
@@ -499,19 +494,15 @@ def _run(
     """Return the states after the last step, and the requested outputs and pre-spike states of each step."""
     layers, inputs, states, mask, key = match_varying_axes((network.layers, inputs, states, mask, key))
     graph = dataclasses.replace(network, layers=layers).graph
-    if states is not None and (over_time := _over_time(graph)):
-        states = {name: entry for name, entry in states.items() if name not in over_time or name in graph.depths}
-        # without the statistics, which no step reads
-        states |= {n: states[n][0] for n in over_time if isinstance(states.get(n), tuple)}
-        if {*states} != (names := {*graph.layers, *graph.depths}):
-            raise ValueError(f"Network: states must have the keys {sorted(names)}, got {sorted(states)}")
 
     def start(part, inputs):
         at_rest = match_varying_axes(initial_states(part, {name: x[0] for name, x in inputs.items()}), like=inputs)
         if states is None:
             return at_rest
         given = states if part is graph else _as_given(network, part, *of_stage(part, *_as_named(graph, states)))
-        return _as_named(part, _checked_states(given, _as_given(network, part, *at_rest)))
+        at_rest = _as_given(network, part, *at_rest)
+        _check_states(part, given, at_rest, next(iter(inputs.values())).shape)
+        return _as_named(part, jax.tree.map(shard_as, given, at_rest))
 
     masks = match_varying_axes(make_masks(len(next(iter(inputs.values()))), mask, plan.truncate), like=inputs)
     engine = MODES[plan.mode].engine
@@ -607,7 +598,9 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> in
         return shape[0]
     if mask.dtype != bool or mask.ndim not in (1, min(2, len(shape) - 1)) or mask.shape != shape[: mask.ndim]:
         wanted = f"(steps,), here {shape[:1]}" if len(shape) < 3 else f"(steps,) or (steps, batch), here {shape[:2]}"
-        raise ValueError(f"Network: mask must be of bool and of shape {wanted}, got {mask.dtype}{list(mask.shape)}")
+        hint = order_of_axes("inputs", shape, "masks", mask.shape) if len(shape) > 2 else ""
+        got = f"{mask.dtype}{list(mask.shape)}"
+        raise ValueError(f"Network: mask must be of bool and of shape {wanted}, got {got}{hint}")
     return shape[0]
 
 
@@ -647,28 +640,53 @@ def _as_named(graph: Graph, given: Any) -> tuple[dict[Name, LayerState], dict[Na
     return {name: (v, out[-1] if name in pasts else out) for name, (v, out) in states.items()}, pasts
 
 
-def _checked_states(given: Any, at_rest: Any) -> Any:
-    """Return the states, or raise if their types do not fit the network."""
-    if jax.tree.structure(given) != jax.tree.structure(at_rest) or _shapes(given) != _shapes(at_rest):
-        raise ValueError(f"Network: states must be {_shapes(at_rest)}, got {_shapes(given)}")
-    return jax.tree.map(shard_as, given, at_rest)
+def _check_states(graph: Graph, states: Any, at_rest: Any, inputs: tuple[int, ...] | None = None) -> None:
+    """Raise for the first array of the states that does not fit.
+
+    ``inputs`` is the shape of the inputs of a call, or None for one step.
+    """
+    entries = at_rest.items() if isinstance(at_rest, Mapping) else enumerate(at_rest)
+    for name, expected in entries:
+        layer, got = graph.layers.get(name), states[name]
+        owner = f"Network: states of {'' if layer is None else 'layer '}{name!r}"
+        fix = "; initial_state(inputs of one step) returns states that fit"
+        if jax.tree.structure(got) != jax.tree.structure(expected):
+            raise ValueError(f"{owner} must be {_shapes(expected)}, got {_shapes(got)}{fix}")
+        names = ("past",) if layer is None else (*layer.cell.state_names, "output")
+        pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True)
+        for n, (wanted, array) in enumerate(pairs):
+            if _shapes(array) == _shapes(wanted):
+                continue
+            if array.shape[1:] == wanted.shape:
+                fix = "; pass the inputs of one step to initial_state, such as inputs[0]"
+            elif inputs is None and wanted.shape[1:] == array.shape:
+                fix = "; step takes the inputs of one step; for a sequence, call the network"
+            elif inputs is not None and len(inputs) > 2:
+                fix = order_of_axes("inputs", inputs, "states", array.shape, at=1) or fix
+            part = names[n] if n < len(names) else f"array {n}"
+            raise ValueError(f"{owner}: {part} must be {_shapes(wanted)}, got {_shapes(array)}{fix}")
 
 
-def _as_arrays(network: Network, states: Any) -> Any:
+def _as_arrays(network: Network, graph: Graph, states: Any) -> Any:
+    """Return the states as arrays, without the statistics of joins over time."""
     named = isinstance(network.layers, Mapping)
     if not isinstance(states, Mapping if named else Sequence):
         kind = "a mapping, one entry for each name" if named else "a sequence, one entry a layer"
         raise TypeError(f"Network: states must be {kind}, got {brief(states)}")
-    return jax.tree.map(jnp.asarray, dict(states) if named else list(states))
+    if isinstance(states, Mapping):
+        over_time = _over_time(graph)
+        states = {name: states[name] for name in states if name not in over_time or name in graph.depths}
+        # without the statistics, which no step reads
+        states |= {n: states[n][0] for n in over_time if isinstance(states.get(n), tuple)}
+        if {*states} != (names := {*graph.layers, *graph.depths}):
+            raise ValueError(f"Network: states must have the keys {sorted(names)}, got {sorted(states)}")
+    elif len(states) != len(network.layers):
+        raise ValueError(f"Network: states must be of {len(network.layers)} layers, got {len(states)}")
+    return jax.tree.map(jnp.asarray, states if named else list(states))
 
 
 def _shapes(states: Any) -> Any:
     return jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", states)
-
-
-def _shapes_of(inputs: Mapping[Name, jax.Array]) -> Any:
-    shapes = {name: x.shape for name, x in inputs.items()}
-    return shapes if len(shapes) > 1 else next(iter(shapes.values()))
 
 
 def _chosen(network: Network, graph: Graph, layers: Any) -> tuple[Name, ...]:

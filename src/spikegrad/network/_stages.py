@@ -15,14 +15,13 @@ computes the outputs that a later stage reads from these states (see ``engine._l
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_float
+from .._checks import is_float, takes
 from ._connections import Join, Name
 from ._graph import Graph, strongly_connected
 from ._masks import Masks, tree_keep
@@ -179,7 +178,7 @@ def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax
     if active is not None:
         options = {"mask": jnp.broadcast_to(active.reshape(active.shape + (1,) * (len(lead) - active.ndim)), lead)}
         sequences = tree_keep(active, sequences)  # padding of the inputs may be NaN
-        if not _takes_mask(join.function, len(sequences)):
+        if not takes(join.function, len(sequences), mask=None):
             raise TypeError(f"{owner}: the call has a mask, so a function over time must take it: function(..., mask)")
     found: Any = join.function(*sequences, **options)
     out, statistics = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
@@ -189,16 +188,6 @@ def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax
             f"{lead}, or a pair of it and statistics, got {jax.tree.map(jax.typeof, found)}"
         )
     return tree_keep(options.get("mask"), out), statistics
-
-
-def _takes_mask(function: Callable, count: int) -> bool:
-    try:
-        inspect.signature(function).bind(*[None] * count, mask=None)
-    except TypeError:
-        return False
-    except ValueError:  # built-in functions may lack a signature
-        return True
-    return True
 
 
 def of_stage(graph: Graph, states: Mapping[Name, LayerState], pasts: Mapping[Name, jax.Array]) -> tuple[dict, dict]:

@@ -14,6 +14,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from .._checks import check_takes
+from .._surrogate import as_key
 from ._consensus import gathered
 from ._partition import combine
 from ._sharding import is_spread, mesh_of, replicated
@@ -114,6 +116,7 @@ def fit(
     >>> print(state.step, state.trainable.round(3))
     100 [ 1. -2.]
     """
+    check_takes("fit: loss", loss, "trainable", "batch", "key")
     state = _first_state(trainable, optimizer, key)
     check_counts("fit", epochs=epochs, steps=steps, updates_per_call=updates_per_call)
     source = Source(batches, batch_sharding)
@@ -206,6 +209,7 @@ def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: j
         return trainable
     if key is None:
         raise TypeError("fit: key is missing; pass for example key=jax.random.key(0)")
+    as_key("fit", key)
     return State.create(trainable, optimizer, jnp.asarray(key))
 
 

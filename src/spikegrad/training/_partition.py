@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._pytree import is_array, split
+from .._pytree import StaticFunction, is_array, split
 
 
 def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf: True) -> tuple[Any, Any]:
@@ -30,6 +32,10 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
 
     Notes
     -----
+    Arrays that a function closes over are not leaves of the pytree and are not trained. A warning
+    names the function. For a module of Equinox write ``eqx.filter_vmap(module)``, a pytree, instead
+    of ``jax.vmap(module)``.
+
     A cell's ``decay=0.9`` is a Python number, a constant. ``decay=jnp.array(0.9)`` is trained.
 
     Examples
@@ -48,6 +54,15 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
     >>> combine(trainable, static)["steps"]
     8
     """
+    with_functions = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda part: isinstance(part, StaticFunction))
+    for path, leaf in with_functions:
+        if callable(leaf) and not is_array(leaf) and _closes_over_arrays(leaf, {}):
+            warnings.warn(
+                f"partition: the function at {name_of(path) or 'the root'} closes over arrays, which "
+                "are not trained; pass jax.tree_util.Partial(function, array), or for a module of "
+                "Equinox eqx.filter_vmap(module)",
+                stacklevel=2,
+            )
     return split(tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf))
 
 
@@ -82,6 +97,25 @@ def combine(trainable: Any, static: Any) -> Any:
         return rest if mine is None else mine
 
     return jax.tree_util.tree_map_with_path(either, trainable, static, is_leaf=lambda leaf: leaf is None)
+
+
+_PARTS = "__self__", "__dict__", "__defaults__", "func", "args", "keywords"
+"""Attributes of functions, methods and partials that may hold arrays."""
+
+
+def _closes_over_arrays(function: Any, visited: dict[int, Any]) -> bool:
+    """Return True if a function refers to floating-point arrays, which JAX does not see in it."""
+    if id(function) in visited or isinstance(function, type):
+        return False
+    visited[id(function)] = function  # a new object may get the id of a deleted one
+    parts = [getattr(function, name, None) for name in _PARTS]
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a variable without a value yet
+            parts.append(cell.cell_contents)
+    return any(
+        is_float_array(leaf) or (callable(leaf) and _closes_over_arrays(leaf, visited))
+        for leaf in jax.tree.leaves(parts)
+    )
 
 
 def is_float_array(leaf: Any) -> bool:

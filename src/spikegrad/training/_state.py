@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import needed
+from .._pytree import NOTHING_TO_TRAIN
 from ._partition import is_float_array, name_of
 
 with needed("spikegrad.training", "optax", "train"):
@@ -58,6 +59,8 @@ class State:
         ------
         TypeError
             If a leaf of ``trainable`` is not a floating-point array.
+        ValueError
+            If ``trainable`` has no leaf.
         """
         for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
             if not is_float_array(leaf):
@@ -67,6 +70,8 @@ class State:
                     "separate these leaves with partition(tree)"
                 )
         trainable = _as_arrays(trainable)
+        if not jax.tree.leaves(trainable):
+            raise ValueError(f"fit: trainable {NOTHING_TO_TRAIN}")
         return cls(trainable, _as_arrays(optimizer.init(trainable)), key)
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._checks import check_takes
 from .._struct import lifted
 from .._system import processors
 from ._fit import check_counts, run
@@ -143,6 +144,7 @@ def sweep(
     0.45 stretched(Arctan(alpha=1.0), 0.471...)
     0.50 stretched(Sigmoid(alpha=4.0), 0.680...)
     """
+    check_takes("sweep: loss", loss, "trainable", "batch", "key", "setting")
     check_counts("sweep", epochs=epochs, steps=steps, updates_per_call=updates_per_call, jobs=jobs)
     planned = _planned(settings, seeds)
     done = {} if path is None or not planned else _read(Path(path), resume, {"seed", *planned[0][0]})

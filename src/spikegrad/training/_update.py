@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from .._checks import order_of_axes
 from .._compat import of_mesh
 from .._optimizer import updates_of
 from .._pytree import is_array, split
@@ -82,7 +83,12 @@ def compiled(
         placed = (*kept, everywhere, everywhere)
 
     def evaluate(bound, trainable, batch, key):
-        return _checked(problem(bound)[0](trainable, batch, key))
+        try:
+            return _checked(problem(bound)[0](trainable, batch, key))
+        except (TypeError, ValueError) as error:
+            if hint := _order_of(batch):
+                error.add_note(f"fit: if the loss calls a Network{hint}")
+            raise
 
     def update(bound, trainable, optimizer_state, batch, key):
         def value_of(trainable):
@@ -135,7 +141,10 @@ def arrays_apart(tree: Any) -> tuple[Any, Any]:
 def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
     """Return the result of a loss function. Raise if it has another form."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-        raise TypeError(f"fit: loss must return (scalar, {{name: metric}}), got {type(result).__name__}")
+        got = f"shape {result.shape}" if isinstance(result, jax.Array) else type(result).__name__
+        raise TypeError(
+            f"fit: loss must return (scalar, {{name: metric}}), got {got}; without metrics return (scalar, {{}})"
+        )
     value, metrics = result
     if jnp.shape(value):
         raise TypeError(f"fit: the loss must be a scalar, got shape {jnp.shape(value)}; take its mean")
@@ -147,6 +156,15 @@ def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
         if jnp.issubdtype(jnp.result_type(metric), jnp.complexfloating):
             raise TypeError(f"fit: metric {name!r} must be real, got {jnp.result_type(metric)}")
     return value, {name: jax.lax.stop_gradient(jnp.asarray(metric)) for name, metric in metrics.items()}
+
+
+def _order_of(batch: Any) -> str:
+    """Return a hint if integer labels of a batch fit the first axis of its inputs, or nothing."""
+    leaves = jax.tree.leaves(batch)
+    inputs = [x.shape for x in leaves if x.ndim > 2][:1]
+    labels = [y.shape for y in leaves if y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)]
+    hints = (order_of_axes("inputs", x, "labels", y, at=1) for x in inputs for y in labels)
+    return next(filter(None, hints), "")
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ..._checks import brief, real_array
+from ..._pytree import NOTHING_TO_TRAIN, is_array, is_inexact
 from ...network import Network
 from ...network._modes import check_mode
 from ...network._network import check_shapes, checked_key
@@ -71,8 +72,8 @@ def diagnose(
     Raises
     ------
     TypeError, ValueError
-        For invalid inputs, key or mask, as in :class:`Network`. Also if no step is valid, or if ``loss`` does not
-        return one number.
+        For invalid inputs, key or mask, as in :class:`Network`. Also if no step is valid, if ``loss`` does not
+        return one number, or if the network has no array for the optimizer.
 
     Notes
     -----
@@ -120,7 +121,14 @@ def diagnose(
     check_shapes(named, mask)
     look = Look(named, mask, key, loss, optimizer, mode, train)
     _check_active("diagnose", look.active)
-    seen = look(network)
+    if optimizer is not None and not any(is_array(leaf) and is_inexact(leaf) for leaf in jax.tree.leaves(network)):
+        raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
+    try:
+        seen = look(network)
+    except (TypeError, ValueError) as error:
+        steps, examples = look.active.shape
+        error.add_note(f"diagnose: inputs are (steps, examples, ...): {steps} steps, {examples} examples")
+        raise
     losses_after = seen.network.losses_after
     loss_after = losses_after[0] if losses_after else None
     return Diagnosis(tuple(seen.layers), checked(network, look, seen), seen.network.loss, loss_after)
