@@ -363,6 +363,24 @@ def test_networks_side_by_side():
     np.testing.assert_allclose(several[1], looped()(X)[1]["out"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", few(MODES, "exact", "recompute"))
+def test_networks_that_share_a_layer(mode):
+    """The shared outputs have no batch axis, and a term of the loss reads them."""
+    x, weights = jnp.ones((STEPS, BATCH, UNITS)), jnp.arange(1.0, 5.0)[:, None, None] * W[None]
+
+    def loss(shared, each):
+        _, (spikes, out) = Network([Layer(shared, LIF(0.5, 0.5)), Layer(each, LeakyReadout(0.5))])(
+            x, all_layers=True, mode=mode
+        )
+        return (out**2).mean() + spikes.sum()
+
+    got = jax.grad(lambda shared, all_: jax.vmap(loss, (None, 0))(shared, all_).sum(), (0, 1))(V, weights)
+    one_by_one = [jax.grad(loss, (0, 1))(V, each) for each in weights]
+    expected = sum(shared for shared, _ in one_by_one), jnp.stack([each for _, each in one_by_one])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, expected)
+    assert jnp.abs(expected[0]).max() > 0.1
+
+
 def test_parts_have_names():
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(looped())]
     assert ".layers['a'].weight['b'].weight" in paths

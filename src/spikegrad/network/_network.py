@@ -99,10 +99,14 @@ class Network(Struct):
         entries = self._nodes()
         if not entries or not all(isinstance(entry, (Layer, Join) if named else Layer) for entry in entries):
             raise TypeError(f"Network: layers must be one or more Layer objects, got {self.layers!r}")
-        if not named:
+        if named:
+            self._name_sources()
+        else:
             self._check_chain(entries)
             object.__setattr__(self, "layers", tuple(entries))
-            return
+
+    def _name_sources(self) -> None:
+        """Fill in the default sources and the default output of named layers, and check the graph."""
         for name in self.layers:
             if not isinstance(name, str):
                 raise TypeError(f"Network: names of layers must be strings, got {name!r}")

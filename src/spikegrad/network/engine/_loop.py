@@ -49,7 +49,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.tree_util import Partial
 
-from ..._compat import match_varying_axes, merge_leading, zeros_like
+from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
 from ..._pytree import inexact, is_inexact
 from .._connections import Name
 from .._graph import Graph
@@ -201,10 +201,11 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     @jax.custom_vjp
     def loop(arrays, inputs, pre_spike, starts, masks):
         out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None)
-        return *out, kept if onward else {}
+        return *_batched_alike(out, (arrays, inputs, starts, masks)), kept if onward else {}
 
     def loop_forward(arrays, inputs, pre_spike, starts, masks):
         out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage)
+        out = _batched_alike(out, (arrays, inputs, starts, masks))
         if plan.staged:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
             kept = jax.tree.map(lambda a: checkpoint_name(a, KEPT), kept)
@@ -257,6 +258,18 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
 
     loop.defvjp(loop_forward, loop_backward)
     return loop(arrays, inputs, pre_spike, starts, masks)
+
+
+def _batched_alike(outputs: Any, inputs: Any) -> Any:
+    """Return the outputs, batched under ``jax.vmap`` if any input is.
+
+    The networks of a ``vmap`` may share their first layers, whose outputs then have no batch axis. JAX adds the
+    cotangent of such an output once for each network, or raises.
+    """
+    leaves = jax.tree.leaves(inputs)  # of any dtype, random keys too
+    tag = functools.reduce(jnp.logical_or, [jnp.any(leaf != leaf) for leaf in leaves])  # noqa: PLR0124
+    nowhere = jnp.zeros((), bool)  # XLA removes the select and the tag
+    return jax.tree.map(lambda out: jnp.where(nowhere, spread_as(tag.astype(out.dtype), out), out), outputs)
 
 
 def _first_order_only(mode: str, tree: Any) -> Any:
