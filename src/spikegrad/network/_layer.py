@@ -263,12 +263,18 @@ def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
 
 
 def current_of(layer: Layer, connections: Sequence[Connection], looped: Collection[str], reads: Mapping) -> jax.Array:
-    """Return the current of one step, from the reads of each connection.
+    """Return the current of one step, from the reads of each connection."""
+    return sum_of(
+        layer, {c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label) for c in connections}, looped
+    )
+
+
+def sum_of(layer: Layer, products: Mapping[str, jax.Array], looped: Collection[str]) -> jax.Array:
+    """Return the current of one step, from the product of each connection.
 
     All modes add the products in the order of the connections. The bias is added to the first product, before any
     product within a loop.
     """
-    products = {c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label) for c in connections}
     (first, current), *others = products.items()
     for label, other in others:
         if other.shape != current.shape:

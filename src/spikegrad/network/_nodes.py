@@ -48,14 +48,14 @@ def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, La
     """
     outs: dict[Name, Any] = dict(inputs)
     currents: dict[Name, Any] = {}
-    checked: set[tuple[Name, str]] = set()
+    known_reads: dict[Name, Any] = {}
     states: dict[Name, LayerState] = {}
     changed = True
     while changed:
         changed = False
         for name in graph.nodes:
             with node_named(name):
-                out = _output(graph, name, outs, currents, states, checked)
+                out = _output(graph, name, outs, currents, states, known_reads)
             if out is not None and _type(out) != _type(outs.get(name)):
                 outs[name], changed = out, True
         if not changed and (known := _input_of_matrix(graph, outs)):
@@ -89,10 +89,17 @@ def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
     return {}
 
 
-def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, checked: set) -> Any:
-    """Return the output of a node before the first step, or None if its sources are not known yet."""
+def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, known_reads: dict) -> Any:
+    """Return the output of a node before the first step, or None if its sources are not known yet.
+
+    A user's function runs again only if the types of its inputs have changed.
+    """
     node = graph.nodes[name]
     known = [edge for edge in graph.edges[name] if edge.source in outs]
+    types = {edge.label: _type(outs[edge.source]) for edge in known}
+    before, known_reads[name] = known_reads.get(name), types
+    if types == before:
+        return outs.get(name)
     if isinstance(node, Join):
         return _joined(node, [outs[edge.source] for edge in known]) if len(known) == len(node.of) else None
     if not known or any(edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]):
@@ -100,9 +107,8 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, 
     reads = {edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known}
     connections = [c for c in graph.connections(name) if c.edge.label in reads]
     for edge, weight in connections:
-        if not edge.windowed and (name, edge.label) not in checked:
+        if not edge.windowed and edge.label not in (before or ()):
             check_examples(weight, edge.label, reads[edge.label])
-            checked.add((name, edge.label))
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     current = jax.eval_shape(functools.partial(current_of, node, connections, graph.looped[name]), reads)
     if name not in currents or _type(current) != _type(currents[name]):

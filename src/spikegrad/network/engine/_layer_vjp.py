@@ -35,9 +35,9 @@ from ..._checks import is_float
 from ..._compat import contract_leading, zeros_like
 from ..._surrogate import spike_types
 from ...neurons import State, says_how_to_encode
-from .._connections import Edge, Join, Name, matrix_of, product, times_matrix
+from .._connections import Edge, Join, Name, matrix_of, product
 from .._graph import Graph
-from .._layer import current_of, plus_bias
+from .._layer import plus_bias, sum_of
 from .._step import LayerState, examples_of, fire, is_stochastic, keys_of
 from .._storage import Storage, distance_at_rest
 from ._convolution import canonical, has_convolution
@@ -103,26 +103,25 @@ def trace(
         calls[name], arrays[name], jaxpr = close(function, *example)
         convolutional.append(has_convolution(jaxpr))
 
-    v, _ = state
-    current = current_of(layer, connections, looped, reads)  # (batch, neurons), in the dtype of the complete sum
-    for n, (edge, weight) in enumerate(connections):
-        label, first = edge.label, n == 0 and edge.label not in looped
+    for (label, *_), weight in connections:
         if (matrix := matrix_of(weight)) is not None and is_float(matrix) and matrix.ndim == 2:
             # A known matrix is not traced. Its gradient is added in place, as one product per chunk (see ``_add``).
-            dtype = matrix.dtype if first else current.dtype
-            calls[label], arrays[label] = functools.partial(_matrix_product, dtype), [jnp.asarray(matrix)]
+            calls[label], arrays[label] = functools.partial(_matrix_product, label), [jnp.asarray(matrix)]
             matrices.add(label)
-        elif first:
-            add(label, functools.partial(product, weight, name=label), reads[label])
         else:
-            # All later products are added to the current, so they are cast to its dtype first.
-            cast = functools.partial(_product_as, current.dtype, weight, label)
-            add(label, cast, reads[label])
+            add(label, functools.partial(product, weight, name=label), reads[label])
+    v, _ = state
+    products = {label: calls[label](arrays[label], reads[label]) for label in calls}
+    current = sum_of(layer, products, looped)  # (batch, neurons), in the dtype of the complete sum
     # The bias is added to the first product. Without an edge outside loops, zeros replace it. The order of the sum is
     # then equal in all modes.
-    edge, weight = connections[0]
-    began = product(weight, reads[edge.label], edge.label)
-    began = zeros_like(began) if edge.label in looped else began
+    first, *_ = calls
+    began = zeros_like(products[first]) if first in looped else products[first]
+    # All later products are added to the current, so they are cast to its dtype first. The cast is part of the product,
+    # so its transpose brings the cotangent of the current to the dtype of the matrix.
+    for label in calls:
+        if label != first or first in looped:
+            calls[label] = functools.partial(_cast, calls[label], current.dtype)
     add("bias", lambda began: plus_bias(layer, began).astype(current.dtype), began)
     add("integrate", layer.cell.integrate, v, current)
     # The loop carries the last pre-spike state, so it needs a first value. No step reads it (``Masks.started``).
@@ -187,13 +186,12 @@ def trace_all(
     return traced, arrays, pre_spike
 
 
-# The cast is part of the product, so its transpose brings the cotangent of the current to the dtype of the matrix.
-def _matrix_product(dtype, arrays, x):
-    return times_matrix(x, arrays[0]).astype(dtype)
+def _matrix_product(label, arrays, x):
+    return product(arrays[0], x, label)
 
 
-def _product_as(dtype, weight, label, x):
-    return product(weight, x, label).astype(dtype)
+def _cast(call, dtype, arrays, x):
+    return call(arrays, x).astype(dtype)
 
 
 class JoinVjp:
