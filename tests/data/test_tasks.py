@@ -1,45 +1,44 @@
-"""Generated tasks: the published points, and counts that follow from the definitions."""
+"""Generated tasks: the published points, formulas, and counts that follow from the definitions."""
+
+import inspect
+import math
 
 import numpy as np
 import pytest
 
-from spikegrad.data import Sequences, binary_adding, cue_accumulation, yin_yang
-from spikegrad.data._tasks import yin_yang_points
+from spikegrad.data import Sequences, binary_adding, cue_accumulation, randman, yin_yang
 
 
 def test_yin_yang_points_are_the_published_ones():
     """The first points and the counts of classes of the file that the authors published for training."""
-    points, labels = yin_yang_points(5000, 42)
-    np.testing.assert_allclose(points[:2], [[0.68030754, 0.45049925], [0.09767211, 0.68423303]], atol=5e-9)
+    times = yin_yang(2, steps=100_001, last=100_000).as_batch().x.argmax(0)
+    expected = np.array([[0.68030754, 0.45049925], [0.09767211, 0.68423303]])
+    np.testing.assert_allclose(times[:, :4] / 1e5, np.hstack([expected, 1 - expected]), atol=5.1e-6)
+    labels = yin_yang().y
     assert labels[:2].tolist() == [2, 1]
     assert np.bincount(labels).tolist() == [1681, 1702, 1617]
 
 
 def test_yin_yang_classes_are_areas_of_the_symbol():
     """A turn of half a circle exchanges yin and yang, and keeps the dots, which have a radius of 0.1."""
-    points, labels = yin_yang_points(3000, 0)
-    centered = points - 0.5
-    assert (np.hypot(*centered.T) <= 0.5).all()
-    dots = np.minimum(np.hypot(centered[:, 0] - 0.25, centered[:, 1]), np.hypot(centered[:, 0] + 0.25, centered[:, 1]))
-    assert ((dots < 0.1) == (labels == 2)).all()
-    x, y = centered[labels != 2].T
-    # the border: a half circle below on the left and above on the right, of radius 0.25
-    bulge = np.where(np.hypot(np.abs(x) - 0.25, y) <= 0.25, x < 0, y > 0)
-    assert (bulge == (labels[labels != 2] == 1)).all()
-
-
-def test_yin_yang_spikes_are_the_times_of_the_values():
-    source = yin_yang(50, steps=45, last=40, seed=3)
-    points, labels = yin_yang_points(50, 3)
+    source = yin_yang(1000, steps=4001, last=4000, seed=3)
     x, y, mask = source.as_batch()
-    assert x.shape == (45, 50, 5)
-    assert mask is None
+    assert (x.shape, mask) == ((4001, 1000, 5), None)
     assert (x.sum(0) == 1).all()
     times = x.argmax(0)
-    assert np.abs(times[:, :2] - 40 * points).max() <= 0.5
-    assert np.abs(times[:, 2:4] - 40 * (1 - points)).max() <= 0.5
     assert (times[:, 4] == 0).all()
-    np.testing.assert_array_equal(y, labels)
+    assert np.abs(times[:, :2] + times[:, 2:4] - 4000).max() <= 1
+    centered = times[:, :2] / 4000 - 0.5
+    assert (np.hypot(*centered.T) <= 0.501).all()
+    dots = np.minimum(*(np.hypot(centered[:, 0] - side, centered[:, 1]) for side in (0.25, -0.25)))
+    far = np.abs(dots - 0.1) > 1e-3  # from the border, where a rounded time may be on the other side
+    assert ((dots < 0.1) == (y == 2))[far].all()
+    # the border: a half circle below on the left and above on the right, of radius 0.25
+    radius = np.hypot(np.abs(centered[:, 0]) - 0.25, centered[:, 1])
+    bulge = np.where(radius <= 0.25, centered[:, 0] < 0, centered[:, 1] > 0)
+    far &= (np.abs(radius - 0.25) > 1e-3) & (np.abs(centered).min(1) > 1e-3)
+    assert (bulge == (y == 1))[far & (y != 2)].all()
+    assert far.mean() > 0.9
 
 
 def test_binary_adding_counts_the_marked_ones():
@@ -75,6 +74,64 @@ def test_cue_accumulation_has_cues_a_delay_and_a_recall():
     assert x[:, :, 3].mean() == pytest.approx(0.05, rel=0.05)
 
 
+def amplitudes(spectrum, alpha, terms):
+    """(frequency, amplitude) of each term, as the module's text has them."""
+    for k in range(terms):
+        if spectrum == "paper":
+            yield k + 1, 1 / (k + 1) ** alpha
+        elif k == 0:
+            yield 0, 0.0
+        else:
+            yield k, 1 / (k + 1) ** alpha if spectrum == "numpy" else 1 / ((k + 1) ** alpha + 1)
+
+
+@pytest.mark.parametrize("spectrum", ["paper", "numpy", "torch"])
+def test_randman_is_the_formula(spectrum):
+    classes, units, samples, dimensions, alpha, seed = 2, 3, 6, 2, 1.7, 4
+    source = randman(classes, units, samples, dimensions=dimensions, alpha=alpha, spectrum=spectrum, seed=seed)
+    terms = 59  # ceil(1000 ** (1 / 1.7)) = ceil(58.2)
+    rng = np.random.default_rng(seed)
+    for label in range(classes):
+        coefficients = rng.uniform(size=(3, units, dimensions, terms))
+        points = rng.uniform(size=(samples, dimensions))
+        for j in range(units):
+            f = [
+                math.prod(
+                    sum(
+                        coefficients[0, j, d, k]
+                        * amplitude
+                        * math.sin(
+                            2 * math.pi * (frequency * point[d] * coefficients[1, j, d, k] + coefficients[2, j, d, k])
+                        )
+                        for k, (frequency, amplitude) in enumerate(amplitudes(spectrum, alpha, terms))
+                    )
+                    for d in range(dimensions)
+                )
+                for point in points
+            ]
+            for i in range(samples):
+                step = min(int(50 * (f[i] - min(f)) / (max(f) - min(f))), 49)
+                x, y, _ = source[label * samples + i]
+                assert np.flatnonzero(x[:, j]).tolist() == [step]
+                assert y == label
+
+
+def test_laws_of_randman():
+    source = randman(classes=3, units=5, samples=40)
+    x, y, mask = source.as_batch()
+    assert (x.shape, x.dtype, mask) == ((100, 120, 5), bool, None)
+    assert np.bincount(y).tolist() == [40] * 3
+    assert (x.sum(0) == 1).all()  # one spike a unit
+    times = x.argmax(0)
+    for label in range(3):
+        assert times[y == label].min(0).tolist() == [0] * 5
+        assert times[y == label].max(0).tolist() == [49] * 5
+    assert randman(classes=1, units=2, samples=9, fraction=1, steps=30).as_batch().x.argmax(0).max() == 29
+    again = randman(classes=3, units=5, samples=40).as_batch().x
+    assert np.array_equal(x, again)
+    assert not np.array_equal(x, randman(classes=3, units=5, samples=40, seed=1).as_batch().x)
+
+
 @pytest.mark.parametrize("make", [yin_yang, binary_adding, cue_accumulation])
 def test_tasks_are_drawn_by_their_seed(make):
     one, same, other = make(12, seed=5), make(12, seed=5), make(12, seed=6)
@@ -83,17 +140,30 @@ def test_tasks_are_drawn_by_their_seed(make):
     assert any((one[i].x != other[i].x).any() for i in range(12))
 
 
+def test_defaults_are_those_of_the_publications():
+    for task, expected in (
+        (randman, [10, 20, 1000, 1, 1.0, 100, 0.5, "paper", 0]),
+        (yin_yang, [5000, 60, 30, 42]),
+        (binary_adding, [50_000, 100, 9, 0]),
+        (cue_accumulation, [500, 7, 1200, 0.04, 0.7, 10, 0]),
+    ):
+        assert [parameter.default for parameter in inspect.signature(task).parameters.values()] == expected
+
+
 @pytest.mark.parametrize(
     ("message", "call"),
     [
         ("yin_yang: last must be below the 60 steps, got 60", lambda: yin_yang(last=60)),
-        ("yin_yang: samples must be an integer of at least 1, got 0", lambda: yin_yang(0)),
-        ("yin_yang: seed must be an integer from 0 to 4294967295", lambda: yin_yang(seed=2**32)),
         ("binary_adding: marked must be at most the 5 steps, got 9", lambda: binary_adding(steps=5)),
         ("cue_accumulation: cues must be odd, got 4", lambda: cue_accumulation(cues=4)),
-        ("cue_accumulation: delay must be an integer of at least 150, got 10", lambda: cue_accumulation(delay=10)),
-        ("cue_accumulation: rate must be above 0 and at most 1, got 40", lambda: cue_accumulation(rate=40)),
-        ("cue_accumulation: share must be above 0 and at most 1, got nan", lambda: cue_accumulation(share=np.nan)),
+        ("cue_accumulation: delay must be at least 150, got 10", lambda: cue_accumulation(delay=10)),
+        ("cue_accumulation: rate must be a number above 0 and at most 1, got 40", lambda: cue_accumulation(rate=40)),
+        ("cue_accumulation: share must be a number above 0", lambda: cue_accumulation(share=np.nan)),
+        ("randman: samples must be an integer of at least 2, got 1", lambda: randman(samples=1)),
+        ("randman: alpha must be a number above 0 and at most 100, got 0", lambda: randman(alpha=0)),
+        ("randman: fraction must be a number above 0 and at most 1, got 1.5", lambda: randman(fraction=1.5)),
+        ("randman: fraction must leave one of the 100 steps, got 0.001", lambda: randman(fraction=0.001)),
+        ("randman: spectrum must be one of paper, numpy, torch, got 'jax'", lambda: randman(spectrum="jax")),
     ],
 )
 def test_tasks_reject_invalid_arguments(message, call):

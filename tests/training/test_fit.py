@@ -458,6 +458,7 @@ def test_constant_coding_repeats():
     assert coded.shape == (3, 2, 2)
     assert coded.dtype == jnp.float32
     assert (np.asarray(coded) == x).all()
+    assert constant_encoding(x, 1).shape == (1, 2, 2)
 
 
 def test_rate_coding_spikes_with_the_probability_of_the_value():
@@ -490,14 +491,12 @@ def test_delta_coding_follows_the_signal():
 
 
 def test_encoders_reject_invalid_arguments():
-    with pytest.raises(ValueError, match="latency_encoding: steps must be an integer from 1 to 2147483647, got 0"):
+    with pytest.raises(ValueError, match="latency_encoding: steps must be an integer of at least 1, got 0"):
         latency_encoding(X, 0)
-    with pytest.raises(TypeError, match="rate_encoding: x must hold real numbers, got complex64"):
+    with pytest.raises(TypeError, match="rate_encoding: x must be real, got complex64"):
         rate_encoding(X + 1j, 3, KEY)
     with pytest.raises(ValueError, match="delta_encoding: threshold must be a number above 0 and finite, got 0"):
         delta_encoding(X, 0)
-    with pytest.raises(ValueError, match="delta_encoding: x must have steps on its first axis"):
-        delta_encoding(1.0, 0.5)
 
 
 def test_only_real_arrays_are_trained():

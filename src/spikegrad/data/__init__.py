@@ -2,27 +2,27 @@
 
 Readers do not download data. A file of your images contains these keys and no others:
 
-============  ==========================================================================================
+============  ======================================================================
 array         contents
-============  ==========================================================================================
-``x_train``   ``(n, features)`` or images ``(n, height, width)`` or ``(n, height, width, channels)``,
-              ints or floats, finite
+============  ======================================================================
+``x_train``   ``(n, features)`` or images ``(n, height, width)`` or
+              ``(n, height, width, channels)``, ints or floats, finite
 ``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, each in use
 ``x_test``    optional, ``(m, ...)``, shaped like ``x_train``: the test set
 ``y_test``    its labels, ``(m,)``
-============  ==========================================================================================
+============  ======================================================================
 
-Without ``x_test`` and ``y_test`` the test set is a fifth of each class, drawn with the seed. Values are scaled to 0 to
-1 by the minimum and maximum of all training values, so scale features with different units before. Integers of at most
-16 bits are scaled on the device and take no more memory than the file. The arrays of a compressed file are limited to
-8 GB, which is checked before they are unpacked.
+Without ``x_test`` and ``y_test`` the test set is a fifth of each class, drawn with the seed. Values
+are scaled to 0 to 1 by the minimum and maximum of all training values, so scale features with
+different units before. Integers of at most 16 bits are scaled on the device and take no more memory
+than the file.
 """
 
-from . import _cameras, _heidelberg, _images, _npz_sequences, _randman, _tasks, _text
 from ._accepted import DataError
-from ._cameras import read_dvs_gesture, read_dvs_gesture_arrays, read_nmnist
+from ._cameras import read_dvs_gesture, read_nmnist
 from ._encoders import constant_encoding, delta_encoding, latency_encoding, rate_encoding
 from ._events import Binned, Binning, Events, Recordings, split_by_speaker
+from ._forms import FORMS
 from ._heidelberg import read_shd
 from ._images import BUILT_IN, load, load_for_prediction, scale
 from ._npz_sequences import read_npz, read_npz_events
@@ -55,7 +55,6 @@ __all__ = [
     "randman",
     "rate_encoding",
     "read_dvs_gesture",
-    "read_dvs_gesture_arrays",
     "read_nmnist",
     "read_npz",
     "read_npz_events",
@@ -68,6 +67,5 @@ __all__ = [
     "yin_yang",
 ]
 
-_DECLARING = _images, _heidelberg, _cameras, _text, _randman, _tasks, _npz_sequences
-FORMS = sorted((form for module in _DECLARING for form in module.FORMS), key=lambda form: bool(form.key))
-"""The values of ``--data``, files of the user last."""
+# The order of the help: data without a path first, files of the user last.
+FORMS.sort(key=lambda form: (bool(form.key), ":" in form.written))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from .._checks import brief
-from ._accepted import DataError, as_array, check_array, check_events, check_memory, integer, positive, shape_of
+from .._checks import checked_shape
+from ._accepted import DataError, as_array, check_events, integer, positive
 from ._sequences import Labelled, Lazy, Sequences
 
 
@@ -20,10 +23,11 @@ class Events(NamedTuple):
     Parameters
     ----------
     times : numpy.ndarray
-        ``(events,)``, float64, microseconds from the start of the recording. It represents all formats exactly.
+        ``(events,)``, float64, microseconds from the start of the recording. It represents all
+        formats exactly.
     units : numpy.ndarray
-        ``(events,)``, int64, number of the unit, in C order of the recording's ``shape``. For cameras,
-        ``numpy.unravel_index(units, shape)`` returns y, x and polarity.
+        ``(events,)``, int64, number of the unit, in C order of the recording's ``shape``. For
+        cameras, ``numpy.unravel_index(units, shape)`` returns y, x and polarity.
     """
 
     times: np.ndarray
@@ -32,11 +36,13 @@ class Events(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Binning:
-    """Conversion of events to a sequence: time step ``i`` has the events from ``i * step_us`` to ``(i + 1) * step_us``.
+    """Conversion of events to a sequence.
 
-    The start belongs to the step, the end does not. Events before 0 or after the last step are ignored and counted, see
-    :meth:`Binned.outside`. The step of an event is computed in float64 for times of any dtype. A time that equals the
-    start of a step up to rounding, such as 1.001 s with steps of 1 ms, belongs to this step.
+    Time step ``i`` has the events from ``i * step_us`` to ``(i + 1) * step_us``. The start belongs
+    to the step, the end does not. Events before 0 or after the last step are ignored and counted,
+    see :meth:`Binned.outside`. The step of an event is computed in float64 for times of any dtype.
+    A time that equals the start of a step up to rounding, such as 1.001 s with steps of 1 ms,
+    belongs to this step.
 
     Parameters
     ----------
@@ -47,8 +53,9 @@ class Binning:
     binary : bool, default False
         If True, a step has a bool, True if it has events. Otherwise it has their number, in uint16.
     pool : int, default 1
-        Number of neighboring units that share a channel, above 0. Units of a camera are pooled along height and width,
-        and polarities stay separate. The last channel has fewer units if ``pool`` does not divide the size.
+        Number of neighboring units that share a channel, above 0. Units of a camera are pooled
+        along height and width, and polarities stay separate. The last channel has fewer units if
+        ``pool`` does not divide the size.
 
     Examples
     --------
@@ -65,24 +72,28 @@ class Binning:
     pool: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "pool"):
-            integer("Binning", name, getattr(self, name), 1)
+        integer("Binning", "steps", self.steps, 1)
+        integer("Binning", "pool", self.pool, 1)
         positive("Binning", "step_us", self.step_us)
 
     def __str__(self) -> str:
+        values = "binary" if self.binary else "counts"
         pooled = f", {self.pool} neighboring units a channel" if self.pool > 1 else ""
-        return (
-            f"{self.steps} bins of {self.step_us / 1000:g} ms from 0, {'binary' if self.binary else 'counts'}{pooled}"
-        )
+        return f"{self.steps} bins of {self.step_us / 1000:g} ms from 0, {values}{pooled}"
 
     def channels(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the channels for units of this shape."""
-        shape = shape_of("Binning", shape)
-        return tuple(-(-size // pool) for size, pool in zip(shape, self._pools(shape), strict=True))
+        # Rounded up: the last channel has the units that are left.
+        shape = checked_shape("Binning: shape", shape)
+        pools = self._pools(shape)
+        return tuple(-(-size // pool) for size, pool in zip(shape, pools, strict=True))
 
     def _pools(self, shape: Sequence[int]) -> list[int]:
-        """Return the number of pooled units along each axis. The last of several axes is the polarity."""
-        return [self.pool] if len(shape) == 1 else [*[self.pool] * (len(shape) - 1), 1]
+        """Return the number of pooled units along each axis."""
+        # The last of several axes is the polarity, and opposite events must not add up.
+        if len(shape) == 1:
+            return [self.pool]
+        return [*[self.pool] * (len(shape) - 1), 1]
 
     def __call__(self, events: Events, shape: Sequence[int]) -> tuple[np.ndarray, int]:
         """Return the sequence of one recording.
@@ -102,34 +113,42 @@ class Binning:
 
         Raises
         ------
-        OverflowError
-            If a bin of a channel has more than 65,535 events.
         DataError
-            If a time is not finite, a unit is not within ``shape``, or the sequence does not fit into memory.
+            If a time is not finite, a unit is not within ``shape``, or a bin of a channel has more
+            than 65,535 events.
         """
         channels = self.channels(shape)
-        check_memory(f"Binning: {self.steps:,} steps of channels {channels}", 8 * self.steps * math.prod(channels))
         times, units = check_events("Binning: a recording", events, shape)
-        with np.errstate(over="ignore"):  # an infinite step is after the last
-            step = _floor(times / self.step_us)
+        # As floats, because late times exceed the integers.
+        step = _floor(times / self.step_us)
         inside = (step >= 0) & (step < self.steps)
         units = units[inside]
         if self.pool > 1:
             axes = zip(np.unravel_index(units, tuple(shape)), self._pools(shape), strict=True)
             units = np.ravel_multi_index([axis // pool for axis, pool in axes], channels)
-        cells = step[inside].astype(np.int64) * math.prod(channels) + units
-        counts = np.bincount(cells, minlength=self.steps * math.prod(channels)).reshape(self.steps, *channels)
-        if not self.binary and counts.max() > np.iinfo(np.uint16).max:
-            raise OverflowError(f"Binning: {counts.max()} events in one bin of one channel, more than uint16 holds")
-        return counts > 0 if self.binary else counts.astype(np.uint16), int(len(inside) - inside.sum())
+        # Time steps and channels in one number, because bincount is the fastest histogram.
+        size = math.prod(channels)
+        cells = step[inside].astype(np.int64) * size + units
+        counts = np.bincount(cells, minlength=self.steps * size)
+        counts = counts.reshape(self.steps, *channels)
+        outside = int(len(inside) - inside.sum())
+        if self.binary:
+            return counts > 0, outside
+        if counts.max() > np.iinfo(np.uint16).max:
+            raise DataError(
+                f"Binning: a bin of a channel must have at most 65,535 events, got {counts.max()}; "
+                "use shorter steps or binary=True"
+            )
+        return counts.astype(np.uint16), outside
 
 
 def _floor(x: np.ndarray) -> np.ndarray:
-    """Round down, or to the nearest integer if ``x`` differs from it only by rounding of time, unit and quotient."""
-    near = np.rint(x)
-    with np.errstate(invalid="ignore"):  # an infinite step less itself
-        is_near = np.abs(x - near) <= 4 * np.finfo(np.float64).eps * np.abs(near)
-    return np.where(is_near, near, np.floor(x))
+    """Round down, or to an integer that differs only by rounding of time, unit and quotient."""
+    # 1.001 s divided by 1 ms is less than 1001 in float64.
+    nearest = np.rint(x)
+    tolerance = 4 * np.finfo(np.float64).eps * np.abs(nearest)
+    is_near = np.abs(x - nearest) <= tolerance
+    return np.where(is_near, nearest, np.floor(x))
 
 
 class Recordings(Labelled):
@@ -145,8 +164,6 @@ class Recordings(Labelled):
         ``(n,)``, integers from 0.
     read : callable
         ``read(number)`` returns the :class:`Events` of a recording.
-    numbers : array_like, optional
-        ``(n,)``, the numbers for ``read``. By default 0, 1, ...
     speakers : array_like, optional
         ``(n,)``, integers, the speaker of each recording.
     class_names : sequence of str, optional
@@ -171,24 +188,18 @@ class Recordings(Labelled):
         self,
         name: str,
         shape: Sequence[int],
-        y: Any,
+        y: npt.ArrayLike,
         read: Callable[[int], Events],
         *,
-        numbers: Any = None,
-        speakers: Any = None,
+        speakers: npt.ArrayLike | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(name, shape, y, class_names)
-        if not callable(read):
-            raise TypeError(f"{self.name}: read must be callable, got {brief(read)}")
         self._read = read
-        self._numbers = np.arange(len(self)) if numbers is None else self._one_each("numbers", numbers)
-        self.speakers = None if speakers is None else self._one_each("speakers", speakers)
-
-    def _one_each(self, name: str, values: Any) -> np.ndarray:
-        values = as_array(self.name, name, values, "ui", "integers")
-        check_array(self.name, name, values, "ui", self.y.shape)
-        return values
+        self._numbers = np.arange(len(self))
+        self.speakers = None
+        if speakers is not None:
+            self.speakers = as_array(self.name, "speakers", speakers, "ui", self.y.shape)
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self)} recordings, units {self.shape}, {self.classes} classes>"
@@ -201,25 +212,22 @@ class Recordings(Labelled):
         DataError
             If they cannot be read, a time is not finite, or a unit is not within ``shape``.
         """
+        # The number in the file, by which the reader and an error find a recording of a subset.
         number = int(self._numbers[self._position(index)])
-        return Events(*check_events(f"{self.name}: recording {number}", self._read(number), self.shape))
+        owner = f"{self.name}: recording {number}"
+        return Events(*check_events(owner, self._read(number), self.shape))
 
     def _part(self, chosen: np.ndarray) -> Recordings:
-        return Recordings(
-            self.name,
-            self.shape,
-            self.y[chosen],
-            self._read,
-            numbers=self._numbers[chosen],
-            speakers=None if self.speakers is None else self.speakers[chosen],
-            class_names=self.class_names,
-        )
+        # The class names stay, so both parts have equal numbers of classes.
+        part = copy.copy(self)
+        part.y, part._numbers = self.y[chosen], self._numbers[chosen]
+        if self.speakers is not None:
+            part.speakers = self.speakers[chosen]
+        return part
 
     def binned(self, binning: Binning | None = None) -> Binned:
-        """Return sequences, which are computed lazily. By default they have counts in 100 bins of 14 ms."""
-        if not isinstance(binning, Binning | None):
-            raise TypeError(f"binned: binning must be a Binning, got {brief(binning)}")
-        return Binned(self, Binning() if binning is None else binning)
+        """Return sequences, which are computed lazily. By default in 100 bins of 14 ms."""
+        return Binned(self, binning or Binning())
 
 
 class Binned(Sequences):
@@ -235,16 +243,26 @@ class Binned(Sequences):
 
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
         self.recordings, self.binning = recordings, binning
-        bins = Lazy(len(recordings), _bins_of, recordings, binning)
-        bins.shape = (len(recordings), binning.steps, *binning.channels(recordings.shape))
-        lengths, names = np.full(len(recordings), binning.steps), recordings.class_names
-        super().__init__(recordings.name, bins, recordings.y, lengths=lengths, class_names=names)
+        count = len(recordings)
+        bins = Lazy(count, functools.partial(_bins_of, recordings, binning))
+        # With the shape, no file is read before an example is used.
+        bins.shape = (count, binning.steps, *binning.channels(recordings.shape))
+        super().__init__(
+            recordings.name,
+            bins,
+            recordings.y,
+            lengths=np.full(count, binning.steps),
+            class_names=recordings.class_names,
+        )
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}; {self.binning}>"
 
     def outside(self) -> tuple[int, int]:
-        """Return the number of events outside of the bins, and of all events. It reads every recording."""
+        """Return the number of events outside of the bins, and of all events.
+
+        It reads every recording.
+        """
         outside, events = 0, 0
         for index in range(len(self)):
             recording = self.recordings[index]
@@ -253,20 +271,21 @@ class Binned(Sequences):
         return outside, events
 
     def _part(self, chosen: np.ndarray) -> Binned:
+        # A part of the recordings, so it counts its events outside.
         return Binned(self.recordings.subset(chosen), self.binning)
 
 
 def _bins_of(recordings: Recordings, binning: Binning, index: int) -> np.ndarray:
-    try:
-        return binning(recordings[index], recordings.shape)[0]
-    except OverflowError as error:
-        raise DataError(f"{recordings.name}: recording {index}: {error}") from None
+    return binning(recordings[index], recordings.shape)[0]
 
 
-def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> tuple[Recordings, Recordings]:
+def split_by_speaker(
+    recordings: Recordings, count: int = 1, seed: int = 0
+) -> tuple[Recordings, Recordings]:
     """Split recordings by speakers into a training and a test set.
 
-    Use it for a validation set of SHD, which lacks one. Its test set has speakers that the training set does not have.
+    Use it for a validation set of SHD, which lacks one. Its test set has speakers that the training
+    set does not have.
 
     Parameters
     ----------
@@ -303,18 +322,15 @@ def split_by_speaker(recordings: Recordings, count: int = 1, seed: int = 0) -> t
     >>> len(rest), len(test), len(set(test.speakers.tolist()))
     (2, 2, 1)
     """
-    if not isinstance(recordings, Recordings):
-        raise TypeError(f"split_by_speaker: recordings must be Recordings, got {brief(recordings)}")
     if recordings.speakers is None:
         raise DataError(f"{recordings.name}: speakers are missing; pass speakers= to Recordings")
     present = np.unique(recordings.speakers)
-    integer("split_by_speaker", "count", count, 1)
     if len(present) <= count:
         raise DataError(
-            f"{recordings.name}: speakers must be at least {brief(count + 1)} for a test set of {brief(count)}, "
+            f"{recordings.name}: speakers must be at least {count + 1} for a test set of {count}, "
             f"got {len(present)}"
         )
-    integer("split_by_speaker", "seed", seed)
+    # Speakers and not recordings, because a voice in both parts makes the test too easy.
     chosen = np.random.default_rng(seed).choice(present, count, replace=False)
     test = np.isin(recordings.speakers, chosen)
     return recordings.subset(~test), recordings.subset(test)

@@ -1,19 +1,20 @@
-"""Forms of data: the values that the command accepts as ``--data``. Each reader declares its form in ``FORMS``."""
+"""Forms of data: the values that the command accepts as ``--data``.
+
+The file of a reader adds its form to ``FORMS``, so no other list names the data.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from ._accepted import DataError
 from ._events import Recordings
-from ._reading import reading
 from ._sequences import Sequences, train_test_split
 
 Recorded: TypeAlias = Sequences | Recordings
-Source = TypeVar("Source", Sequences, Recordings)
 Read: TypeAlias = Callable[[str, int, int], tuple[Recorded, Recorded | None]]
 """Training and published test set, given path, time steps and seed. The test set may be None."""
 
@@ -33,15 +34,18 @@ class Form:
     key : str
         For a ``.npz`` file of the user: the key that only this form has.
     file : callable, optional
-        Reader of a file of the user. If labels are not needed, it accepts one for all examples as ``label``.
+        Reader of a file of the user. If labels are not needed, it accepts one for all examples as
+        ``label``.
     test_from : str
-        Description of the test set if none is published. ``split`` draws it from the data and the seed.
+        Description of the test set if none is published. ``split`` draws it from the data and the
+        seed.
     steps : int, optional
         Default number of time steps, None if the data defines it.
     bin_ms : float, optional
         Default length of a time step of events, None for other data.
     pool, shift : int
-        Default number of neighboring units in a channel, and of pixels of the random shift of training images.
+        Default number of neighboring units in a channel, and of pixels of the random shift of
+        training images.
     """
 
     written: str
@@ -50,7 +54,10 @@ class Form:
     key: str = ""
     file: Callable[..., Recorded] | None = None
     test_from: str = "a fifth of each class, drawn with seed {}"
-    split: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: train_test_split(source, 0.2, seed)
+    split: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: train_test_split(
+        source, 0.2, seed
+    )
+    # Options of the command overwrite these defaults.
     steps: int | None = None
     bin_ms: float | None = None
     pool: int = 1
@@ -62,41 +69,30 @@ class Form:
         return self.written.partition(":")[0]
 
 
-def own_file(about: str, key: str, reader: Callable[..., Recorded], **defaults: Any) -> Form:
-    """Return the form of a ``.npz`` file of the user."""
-    return Form("FILE.npz", about, lambda path, *_: (reader(path), None), key, reader, **defaults)
+FORMS: list[Form] = []
+"""The values of ``--data``: those without a path first, files of the user last."""
 
 
-def generated(written: str, about: str, make: Callable[..., tuple[Sequences, Sequences | None]], **more: Any) -> Form:
-    """Return the form of a generated task, ``make(steps=steps, seed=seed)``."""
-
-    def read(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
-        try:
-            return make(steps=steps, seed=seed)
-        except ValueError as error:
-            raise DataError(f"{written}, {steps} steps: {error}") from None
-
-    return Form(written, about, read, **more)
-
-
-def in_folder(reader: Callable[[Path], Source], *names: tuple[str, str]) -> Read:
+def in_folder(reader: Callable[[Path], Recorded], *names: tuple[str, str]) -> Read:
     """Read training and test set by known names in a folder, or one set by its path."""
 
-    def read(path: str, steps: int, seed: int) -> tuple[Source, Source | None]:
-        del steps, seed
+    def read(path: str, steps: int, seed: int) -> tuple[Recorded, Recorded | None]:
         train, test = parts_of(path, *names)
+        # A published test set that is missing is an error of the reader.
         return reader(train), None if test is None else reader(test)
 
     return read
 
 
 def parts_of(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
-    """Return the paths of the training and the test set: the known names in a folder, or else ``path`` and None."""
-    where = Path(path)
-    with reading(path):
-        if not where.exists():
-            raise DataError(f"{path}: no such file or folder")
-        for train, test in names:
-            if (where / train).exists():
-                return where / train, where / test
-    return where, None
+    """Return the paths of the training and the test set.
+
+    They have the known names in a folder. Otherwise they are ``path`` and None.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise DataError(f"{path}: no such file or folder")
+    for train, test in names:
+        if (folder / train).exists():
+            return folder / train, folder / test
+    return folder, None

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
-from .._checks import brief
-from ._accepted import check_memory, integer, positive
-from ._forms import generated
+from ._accepted import DataError, integer, positive
+from ._forms import FORMS, Form
 from ._sequences import Sequences, train_test_split
 
 SPECTRA = ("paper", "numpy", "torch")
 PRECISION, MOST_TERMS = 1e-3, 1000
 
 
-class _Spectrum(NamedTuple):
-    """Frequency and amplitude of each term."""
-
-    frequency: np.ndarray
-    amplitude: np.ndarray
-
-
-def _spectrum(name: str, alpha: float) -> _Spectrum:
+def _spectrum(name: str, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return frequency and amplitude of each term."""
     terms = min(math.ceil(PRECISION ** -min(1 / alpha, 1)), MOST_TERMS)
     k = np.arange(terms, dtype=np.float64)
     if name == "paper":
-        return _Spectrum(k + 1, (k + 1) ** -alpha)
+        return k + 1, (k + 1) ** -alpha
     amplitude = (k + 1) ** -alpha if name == "numpy" else 1 / ((k + 1) ** alpha + 1)
     amplitude[0] = 0  # the constant term, disabled in the released classes
-    return _Spectrum(k, amplitude)
+    return k, amplitude
 
 
-def _sums_of_sines(x: np.ndarray, amplitude: np.ndarray, frequency: np.ndarray, phase: np.ndarray) -> np.ndarray:
+def _sums_of_sines(
+    x: np.ndarray,
+    amplitude: np.ndarray,
+    frequency: np.ndarray,
+    phase: np.ndarray,
+) -> np.ndarray:
     """Return ``sum_k amplitude * sin(2 pi (frequency * x + phase))``, ``(samples, units)``.
 
     Amplitude, frequency and phase are ``(units, terms)``.
     """
-    found = np.empty((len(x), len(amplitude)))
+    sums = np.empty((len(x), len(amplitude)))
     rows = max(1, 2**17 // amplitude.size)  # (rows, units, terms) at a time, to bound the memory
     for start in range(0, len(x), rows):
-        part = x[start : start + rows, None, None]
-        found[start : start + rows] = (amplitude * np.sin(2 * np.pi * (frequency * part + phase))).sum(-1)
-    return found
+        part = slice(start, start + rows)
+        angle = 2 * np.pi * (frequency * x[part, None, None] + phase)
+        sums[part] = (amplitude * np.sin(angle)).sum(-1)
+    return sums
 
 
 def randman(
@@ -60,14 +58,14 @@ def randman(
 ) -> Sequences:
     r"""Generate spike times from random smooth manifolds, one for each class [1]_.
 
-    A class is a random curve or surface in a space with a dimension for each unit. An example is a point on it. Its
-    coordinate for unit j, with :math:`x_d` uniform in 0 to 1 and A, B and C drawn from 0 to 1 for each class, unit,
-    dimension and term, is
+    A class is a random curve or surface in a space with a dimension for each unit. An example is a
+    point on it. Its coordinate for unit j, with :math:`x_d` uniform in 0 to 1 and A, B and C drawn
+    from 0 to 1 for each class, unit, dimension and term, is
 
     .. math:: f_j(x) = \prod_d \sum_k A_{jdk} s_k \sin(2\pi (k x_d B_{jdk} + C_{jdk}))
 
-    scaled to 0 to 1 by the minimum and maximum of the class and unit. Each unit fires once, at time step
-    ``int(steps * fraction * f)``.
+    scaled to 0 to 1 by the minimum and maximum of the class and unit. Each unit fires once, at time
+    step ``int(steps * fraction * f)``.
 
     Parameters
     ----------
@@ -81,11 +79,13 @@ def randman(
     steps : int, default 100
         Number of time steps. In the paper they are 1 ms long.
     fraction : float, default 0.5
-        Fraction of the time steps, from the first one, that contains the spikes, above 0, at most 1.
+        Fraction of the time steps, from the first one, that contains the spikes, above 0, at most
+        1.
     spectrum : {"paper", "numpy", "torch"}
-        Randman has three published spectra. ``"paper"``: :math:`s_k = k^{-\alpha}`, k from 1, as printed. The released
-        classes [2]_ have k from 0 without the constant term: ``"numpy"`` :math:`s_k = (k+1)^{-\alpha}`, and
-        ``"torch"``, also in JAX, :math:`s_k = 1 / ((k+1)^\alpha + 1)`.
+        Randman has three published spectra. ``"paper"``: :math:`s_k = k^{-\alpha}`, k from 1, as
+        printed. The released classes [2]_ have k from 0 without the constant term: ``"numpy"``
+        :math:`s_k = (k+1)^{-\alpha}`, and ``"torch"``, also in JAX,
+        :math:`s_k = 1 / ((k+1)^\alpha + 1)`.
     seed : int, default 0
         Draws manifolds and points.
 
@@ -101,8 +101,8 @@ def randman(
 
     References
     ----------
-    .. [1] F. Zenke and T. P. Vogels, "The remarkable robustness of surrogate gradient learning for instilling complex
-       function in spiking neural networks", Neural Computation 33, 899 (2021).
+    .. [1] F. Zenke and T. P. Vogels, "The remarkable robustness of surrogate gradient learning for
+       instilling complex function in spiking neural networks", Neural Computation 33, 899 (2021).
     .. [2] https://github.com/fzenke/randman
 
     Examples
@@ -118,40 +118,39 @@ def randman(
     >>> bool(x[50:].any())  # in the first half
     False
     """
-    least = {"classes": 1, "units": 1, "samples": 2, "dimensions": 1, "steps": 1}
-    for name, value in zip(least, (classes, units, samples, dimensions, steps), strict=True):
-        integer("randman", name, value, least[name])
-    integer("randman", "seed", seed)
+    integer("randman", "samples", samples, 2)  # a class is scaled by its minimum and maximum
     positive("randman", "alpha", alpha, 100)
     if int(steps * positive("randman", "fraction", fraction, 1)) < 1:
-        raise ValueError(f"randman: fraction must leave one of the {steps} steps, got {fraction!r}")
-    if not isinstance(spectrum, str) or spectrum not in SPECTRA:
-        raise ValueError(f"randman: spectrum must be one of {', '.join(SPECTRA)}, got {brief(spectrum)}")
-    rng, form = np.random.default_rng(seed), _spectrum(spectrum, alpha)
-    check_memory("randman: the spikes", classes * samples * steps * units)
-    check_memory("randman: the manifolds", 24 * units * dimensions * len(form.frequency))
-    last = int(steps * fraction) - 1
-    spikes = np.zeros((classes * samples, steps, units), bool)
+        raise DataError(f"randman: fraction must leave one of the {steps} steps, got {fraction}")
+    if spectrum not in SPECTRA:
+        raise ValueError(f"randman: spectrum must be one of {', '.join(SPECTRA)}, got {spectrum!r}")
+    rng = np.random.default_rng(seed)
+    frequency, amplitude = _spectrum(spectrum, alpha)
+    spikes = np.zeros((classes, samples, steps, units), bool)
     for label in range(classes):
-        a, b, c = rng.uniform(size=(3, units, dimensions, len(form.frequency)))
+        a, b, c = rng.uniform(size=(3, units, dimensions, len(frequency)))
         points = rng.uniform(size=(samples, dimensions))
-        examples = label * samples + np.arange(samples)
         f = np.ones((samples, units))
         for d in range(dimensions):
-            f *= _sums_of_sines(points[:, d], a[:, d] * form.amplitude, b[:, d] * form.frequency, c[:, d])
+            scaled = a[:, d] * amplitude, b[:, d] * frequency
+            f *= _sums_of_sines(points[:, d], *scaled, c[:, d])
         share = (f - f.min(0)) / (f.max(0) - f.min(0))
-        spikes[examples[:, None], np.minimum((steps * fraction * share).astype(int), last), np.arange(units)] = True
+        # The largest value is at the end of the last step.
+        times = (steps * fraction * share).astype(int)
+        times = np.minimum(times, int(steps * fraction) - 1)
+        spikes[label, np.arange(samples)[:, None], times, np.arange(units)] = True
     name = f"randman, {spectrum} spectrum, alpha {alpha:g}, seed {seed}"
-    return Sequences(name, spikes, np.repeat(np.arange(classes), samples))
+    labels = np.repeat(np.arange(classes), samples)
+    return Sequences(name, spikes.reshape(-1, steps, units), labels)
 
 
-FORMS = (
-    generated(
+FORMS.append(
+    Form(
         "randman",
         "spikes on random manifolds, made with the seed",
-        lambda **options: (randman(**options), None),
+        lambda path, steps, seed: (randman(steps=steps, seed=seed), None),
         test_from="a tenth of each class, drawn with seed {}",
         split=lambda source, seed: train_test_split(source, 0.1, seed),
         steps=100,
-    ),
+    )
 )

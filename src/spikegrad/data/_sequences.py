@@ -11,19 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from .._checks import brief
+from .._checks import checked_shape
 from .._system import available_memory
-from ._accepted import (
-    DataError,
-    as_array,
-    check_labels,
-    check_memory,
-    chosen_of_each,
-    integer,
-    positive,
-    shape_of,
-)
+from ._accepted import DataError, as_array, check_labels, chosen_of_each
 
 
 class Example(NamedTuple):
@@ -32,12 +24,13 @@ class Example(NamedTuple):
     Parameters
     ----------
     x : numpy.ndarray
-        ``(steps, channels...)``. A batch is ``(steps, batch, channels...)``, as :class:`spikegrad.Network` takes it.
+        ``(steps, channels...)``. A batch is ``(steps, batch, channels...)``, as
+        :class:`spikegrad.Network` takes it.
     y : numpy.ndarray
         Label, an int32. A batch has ``(batch,)``.
     mask : numpy.ndarray or None
-        ``(steps,)``, bool: True for valid time steps, False for padding. A batch has ``(steps, batch)``. None if all
-        sequences of the source are equally long.
+        ``(steps,)``, bool: True for valid time steps, False for padding. A batch has
+        ``(steps, batch)``. None if all sequences of the source are equally long.
     """
 
     x: np.ndarray
@@ -56,12 +49,14 @@ def collate(examples: Sequence[Example]) -> Example:
     Returns
     -------
     Example
-        ``x`` of shape ``(steps, batch, channels...)``, ``y`` ``(batch,)``, ``mask`` ``(steps, batch)`` or None.
+        ``x`` of shape ``(steps, batch, channels...)``, ``y`` ``(batch,)``, ``mask``
+        ``(steps, batch)`` or None.
 
     Notes
     -----
     By default Grain and PyTorch put the batch axis first. Pass this function instead:
-    ``grain.MapDataset.source(source).batch(32, batch_fn=collate)``, ``DataLoader(source, 32, collate_fn=collate)``.
+    ``grain.MapDataset.source(source).batch(32, batch_fn=collate)``,
+    ``DataLoader(source, 32, collate_fn=collate)``.
 
     Examples
     --------
@@ -71,17 +66,10 @@ def collate(examples: Sequence[Example]) -> Example:
     >>> x.shape, y, mask
     ((100, 2, 20), array([0, 0], dtype=int32), None)
     """
-    try:
-        examples = list(examples)
-        x, y, masks = zip(*examples, strict=True)
-        shapes = {(np.shape(one), np.shape(label), mask is None or np.shape(mask)) for one, label, mask in examples}
-    except (TypeError, ValueError):
-        raise TypeError(f"collate: examples must be a sequence of Example, got {brief(examples)}") from None
-    if len(shapes) > 1 or not np.shape(x[0]):
-        raise ValueError(
-            f"collate: examples must have one shape, got shapes of x, y and mask {brief(sorted(shapes, key=str))}"
-        )
-    return Example(np.stack(x, 1), np.stack(y), None if masks[0] is None else np.stack(masks, 1))
+    x, y, masks = zip(*examples, strict=True)
+    # The network takes time steps on the first axis, so examples are stacked on the second.
+    mask = None if masks[0] is None else np.stack(masks, 1)
+    return Example(np.stack(x, 1), np.stack(y), mask)
 
 
 class Labelled:
@@ -97,60 +85,59 @@ class Labelled:
         ``(n,)``, integers from 0.
     class_names : sequence of str, optional
         Names in the order of the labels. By default the labels.
+    count : int, optional
+        The required number of labels. By default any.
     """
 
-    def __init__(self, name: str, shape: Sequence[int], y: Any, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        y: npt.ArrayLike,
+        class_names: Sequence[str] | None = None,
+        count: int | None = None,
+    ) -> None:
         self.name = str(name)
-        self.shape = shape_of(self.name, shape)
-        self.y = check_labels(self.name, "y", y)
+        self.shape = checked_shape(f"{name}: shape", shape)
+        self.y = check_labels(self.name, "y", y, count)
+        greatest = int(self.y.max())
         if class_names is None:
-            class_names = list(map(str, range(int(self.y.max()) + 1)))
-        elif not isinstance(class_names, (list, tuple)) or not all(isinstance(one, str) for one in class_names):
-            raise TypeError(f"{self.name}: class_names must be a list of str, got {brief(class_names)}")
-        self.class_names = tuple(class_names)
-        if self.y.max() >= len(self.class_names):
+            class_names = [str(label) for label in range(greatest + 1)]
+        if greatest >= len(class_names):
             raise DataError(
-                f"{self.name}: class_names must have a name for label {self.y.max()}, got {len(self.class_names)} names"
+                f"{name}: class_names must have a name for label {greatest}, "
+                f"got {len(class_names)} names"
             )
+        self.class_names = tuple(class_names)
 
     @property
     def classes(self) -> int:
         """Number of classes."""
+        # Not of the labels: a subset may lack a class, and fits the same network.
         return len(self.class_names)
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def _position(self, index: Any) -> int:
-        """Return the index counted from 0. Raise IndexError, which ends loops, if it is out of range."""
-        try:
-            return range(len(self))[operator.index(index)]
-        except TypeError:
-            raise TypeError(
-                f"{type(self).__name__}: index must be an integer, got {brief(index)}; see subset"
-            ) from None
-        except IndexError:
-            raise IndexError(f"{type(self).__name__}: index must be below {len(self)}, got {brief(index)}") from None
+    def _position(self, index: int) -> int:
+        """Return the index counted from 0."""
+        # The IndexError of a range ends loops over a source.
+        return range(len(self))[operator.index(index)]
 
-    def subset(self, indices: Any) -> Self:
+    def subset(self, indices: npt.ArrayLike) -> Self:
         """Select examples by index, or by a bool for each example.
 
-        Classes, number of time steps and the use of masks stay, so all subsets fit one compiled function.
+        Classes, number of time steps and the use of masks stay, so all subsets fit one compiled
+        function.
 
         Raises
         ------
         DataError
             If the selection is empty.
         """
-        indices = as_array(
-            self.name, "indices", indices if np.size(indices) else [False] * len(self), "bui", "integers or bools"
-        )
-        try:
-            chosen = np.atleast_1d(np.arange(len(self))[indices])
-        except IndexError:
-            raise IndexError(
-                f"{self.name}: indices must be numbers below {len(self)}, or a bool for each example"
-            ) from None
+        indices = np.atleast_1d(indices)
+        # An empty list is an array of floats, which cannot be an index.
+        chosen = np.arange(len(self))[indices] if indices.size else indices
         if not chosen.size:
             raise DataError(f"{self.name}: indices must select at least one example, got none")
         return self._part(chosen)
@@ -165,7 +152,8 @@ Source = TypeVar("Source", bound=Labelled)
 class Sequences(Labelled):
     """Labelled sequences of arrays.
 
-    It has ``len(source)`` and ``source[i]``, so you can pass it to Grain or to a PyTorch ``DataLoader``.
+    It has ``len(source)`` and ``source[i]``, so you can pass it to Grain or to a PyTorch
+    ``DataLoader``.
 
     Parameters
     ----------
@@ -177,19 +165,22 @@ class Sequences(Labelled):
     y : array_like
         ``(n,)``, integers from 0.
     lengths : array_like, optional
-        ``(n,)``, number of time steps of each example. By default the lengths of ``x``. Later values are ignored.
+        ``(n,)``, number of time steps of each example. By default the lengths of ``x``. Later
+        values are ignored.
     steps : int, optional
-        Number of time steps. Shorter sequences are zero-padded to it. By default the largest of ``lengths``.
+        Number of time steps. Shorter sequences are zero-padded to it. By default the largest of
+        ``lengths``.
     masked : bool, optional
-        If True, examples have masks. By default they have masks if any sequence is shorter than ``steps``.
+        If True, examples have masks. By default they have masks if any sequence is shorter than
+        ``steps``.
     class_names : sequence of str, optional
         Names in the order of the labels.
 
     Raises
     ------
     DataError
-        If the labels are not integers from 0, one for each sequence, or if a sequence is empty or longer than
-        ``steps``.
+        If the labels are not integers from 0, one for each sequence, or if a sequence is empty or
+        longer than ``steps``.
 
     Examples
     --------
@@ -208,52 +199,47 @@ class Sequences(Labelled):
         self,
         name: str,
         x: Any,
-        y: Any,
+        y: npt.ArrayLike,
         *,
-        lengths: Any = None,
+        lengths: npt.ArrayLike | None = None,
         steps: int | None = None,
         masked: bool | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        if not _is_sequence(x):
-            raise TypeError(f"{name}: x must be a sequence of arrays, got {brief(x)}")
-        if isinstance(x, (np.ndarray, list, tuple)):
-            x = _checked_arrays(str(name), x)
-        if not len(x):
-            raise DataError(f"{name}: x must have at least one sequence, got none")
+        # Other sequences, such as Lazy ones, are read when an example is used.
+        is_in_memory = isinstance(x, np.ndarray | list | tuple)
+        if is_in_memory:
+            x = _arrays(str(name), x)
         shape = x.shape[2:] if hasattr(x, "shape") else x[0].shape[1:]
         if not shape:
-            raise DataError(f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}")
-        super().__init__(name, shape, y, class_names)
-        self.x = x
-        lengths_given = lengths is not None
-        self.lengths = as_array(self.name, "lengths", lengths if lengths_given else list(map(len, x)), "ui", "integers")
-        if self.lengths.ndim != 1 or not len(x) == len(self.y) == len(self.lengths):
-            raise DataError(f"{name}: {len(x)} sequences, {len(self.lengths)} lengths and {len(self.y)} labels")
-        self.steps = int(self.lengths.max() if steps is None else integer(self.name, "steps", steps, 1))
-        check_memory(f"{self.name}: an example of {self.steps:,} steps", self.steps * math.prod(self.shape))
-        wrong = np.flatnonzero((self.lengths < 1) | (self.lengths > self.steps))
-        if wrong.size:
             raise DataError(
-                f"{name}: sequence {wrong[0]} must have 1 to {self.steps} steps, got {self.lengths[wrong[0]]}"
+                f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}"
             )
-        if lengths_given and isinstance(x, (np.ndarray, list, tuple)):  # other sequences are read lazily
-            there = np.asarray([len(one) for one in x])
-            for number in np.flatnonzero(self.lengths > there)[:1]:
-                raise DataError(
-                    f"{name}: sequence {number} must have {self.lengths[number]} steps, got {there[number]}"
-                )
-        shorter = bool((self.lengths != self.steps).any())
-        if masked is not None and shorter and not masked:
-            raise DataError(f"{self.name}: masked must be True for sequences shorter than {self.steps} steps")
-        self.masked = shorter if masked is None else bool(masked)
-        is_whole = isinstance(x, np.ndarray) and x.shape[1] == self.steps and x.dtype == self._padded_dtype()
-        self._is_padded = is_whole and not shorter
+        super().__init__(name, shape, y, class_names, len(x))
+        self.x = x
+        limits = [len(array) for array in x] if is_in_memory or lengths is None else lengths
+        lengths = limits if lengths is None else lengths
+        self.lengths = as_array(self.name, "lengths", lengths, "ui", self.y.shape)
+        self.steps = int(self.lengths.max()) if steps is None else steps
+        limits = np.clip(limits, 1, self.steps)
+        for number in np.flatnonzero((self.lengths < 1) | (self.lengths > limits)):
+            raise DataError(
+                f"{name}: sequence {number} must have 1 to {limits[number]} steps, "
+                f"got {self.lengths[number]}"
+            )
+        has_shorter = bool((self.lengths != self.steps).any())
+        # A subset without shorter sequences keeps masks, to fit the same compiled function.
+        self.masked = has_shorter or bool(masked)
+        # If some are shorter, the array of the user may have other values than 0 after their end.
+        self._is_padded = isinstance(x, np.ndarray) and not has_shorter
 
     def __repr__(self) -> str:
         shortest = self.lengths.min()
-        steps = f"{self.steps} steps" if shortest == self.steps else f"{shortest} to {self.lengths.max()} steps"
-        return f"<{self.name}: {len(self)} sequences, {steps}, channels {self.shape}, {self.classes} classes>"
+        steps = self.steps if shortest == self.steps else f"{shortest} to {self.lengths.max()}"
+        return (
+            f"<{self.name}: {len(self)} sequences, {steps} steps, channels {self.shape}, "
+            f"{self.classes} classes>"
+        )
 
     def sequence(self, index: int) -> np.ndarray:
         """Return one sequence without padding, ``(its steps, channels...)``."""
@@ -261,13 +247,14 @@ class Sequences(Labelled):
         return self.x[position][: self.lengths[position]]
 
     def __getitem__(self, index: int) -> Example:
-        """Return one example. Shorter sequences are zero-padded and masked, so all examples have one shape."""
-        position = self._position(index)
-        x, mask = self.sequence(position), None
+        """Return one example. Shorter sequences are zero-padded and masked to have one shape."""
+        x, mask = self.sequence(index), None
         if self.masked:
             mask = np.arange(self.steps) < len(x)
-            x = np.concatenate([x, np.zeros((self.steps - len(x), *self.shape), x.dtype)])
-        return Example(x, self.y[position], mask)
+            # One shape for all, so a compiled function fits every example.
+            padding = np.zeros((self.steps - len(x), *self.shape), x.dtype)
+            x = np.concatenate([x, padding])
+        return Example(x, self.y[index], mask)
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Sequences:
         """Apply a function to each sequence when it is read.
@@ -275,14 +262,17 @@ class Sequences(Labelled):
         Parameters
         ----------
         function : callable
-            Takes and returns ``(steps, channels...)``, and keeps the number of time steps. It gets no padding.
+            Takes and returns ``(steps, channels...)``, and keeps the number of time steps. It gets
+            no padding.
         """
-        return self._with(Lazy(len(self), _mapped, self, function), np.arange(len(self)))
+        read = functools.partial(_mapped, self, function)
+        return self._with(Lazy(len(self), read))
 
     def _part(self, chosen: np.ndarray) -> Sequences:
-        return self._with(Lazy(len(chosen), _picked, self.x, chosen), chosen)
+        read = functools.partial(_picked, self.x, chosen)
+        return self._with(Lazy(len(chosen), read), chosen)
 
-    def _with(self, x: Any, chosen: np.ndarray) -> Sequences:
+    def _with(self, x: Any, chosen: slice | np.ndarray = slice(None)) -> Sequences:
         return Sequences(
             self.name,
             x,
@@ -297,11 +287,11 @@ class Sequences(Labelled):
         """Return batches, time first: see :class:`Batches`."""
         return Batches(self, size, seed)
 
-    def padded(self, rows: Any = slice(None)) -> np.ndarray:
+    def padded(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """Return sequences as one array ``(n, steps, channels...)``, the examples first.
 
-        Shorter sequences are zero-padded. Bools and integers of at most 16 bits keep their dtype, other numbers become
-        float32.
+        Shorter sequences are zero-padded. Bools and integers of at most 16 bits keep their dtype,
+        other numbers become float32.
 
         Parameters
         ----------
@@ -309,92 +299,92 @@ class Sequences(Labelled):
             The sequences, in this order. A source in memory returns all sequences without a copy.
         """
         if self._is_padded:
-            return self.x[rows]
+            return self.x[rows, : self.steps].astype(self._padded_dtype(), copy=False)
+        # Row by row, because each sequence may be read from a file.
         numbers = np.arange(len(self))[rows]
-        out = np.zeros((len(numbers), self.steps, *self.shape), self._padded_dtype())
+        shape = (len(numbers), self.steps, *self.shape)
+        out = np.zeros(shape, self._padded_dtype())
         for row, number in zip(out, numbers, strict=True):
             sequence = self.sequence(number)
             row[: len(sequence)] = sequence
         return out
 
     def _padded_dtype(self) -> np.dtype:
-        found = self.sequence(0).dtype
-        return found if found.kind in "bui" and found.itemsize <= 2 else np.dtype(np.float32)
+        dtype = self.sequence(0).dtype
+        # float32 has integers of 16 bits, but takes more memory and time to transfer.
+        is_small = dtype.kind in "bui" and dtype.itemsize <= 2
+        return dtype if is_small else np.dtype(np.float32)
 
     def in_memory(self) -> Sequences:
-        """Return the sequences in one padded array, or ``self`` if it exceeds a quarter of the free memory.
+        """Return the sequences in one padded array.
 
-        A device may need as much memory again.
+        If it exceeds a quarter of the free memory, return ``self``, because a device may need as
+        much memory again.
         """
-        free = available_memory()
-        size = len(self) * self.steps * math.prod(self.shape) * self._padded_dtype().itemsize
-        if free is not None and size > free / 4:
+        free = available_memory()  # None if the system does not report it
+        values = len(self) * self.steps * math.prod(self.shape)
+        if free is not None and values * self._padded_dtype().itemsize > free / 4:
             return self
-        found = self._with(self.padded(), np.arange(len(self)))
-        found._is_padded = True
-        return found
+        sequences = self._with(self.padded())
+        sequences._is_padded = True
+        return sequences
 
     def as_batch(self) -> Example:
-        """Return all examples as one batch, for example for ``jax.device_put`` if the memory of the device suffices."""
+        """Return all examples as one batch, for example for ``jax.device_put``."""
         return collate([self[i] for i in range(len(self))])
 
 
-def _is_sequence(x: Any) -> bool:
-    """Return True if items of ``x`` have indices."""
-    return hasattr(x, "__len__") and hasattr(x, "__getitem__") and not isinstance(x, (str, bytes, dict))
-
-
-def _checked_arrays(name: str, x: Any) -> Any:
+def _arrays(name: str, x: Any) -> Any:
     """Return arrays of numbers for JAX. Raise if dtypes or shapes of channels differ."""
     if isinstance(x, np.ndarray):
-        return as_array(name, "x", x, "buif", "numbers")
-    arrays = [as_array(name, "x", one, "buif", "numbers") for one in x]
-    for number, one in enumerate(arrays):
-        if one.ndim < 2:
-            raise DataError(f"{name}: a sequence must have shape (steps, channels...), got {one.shape}")
-        if (one.dtype, one.shape[1:]) != (arrays[0].dtype, arrays[0].shape[1:]):
-            raise DataError(
-                f"{name}: sequences must have one dtype and one shape of channels, got {one.dtype} of {one.shape[1:]} "
-                f"in number {number}, and {arrays[0].dtype} of {arrays[0].shape[1:]} in the first"
-            )
+        return as_array(name, "x", x)
+    arrays = [as_array(name, "x", array) for array in x]
+    # padded() has the dtype and the channels of the first for all.
+    forms = {(str(array.dtype), array.shape[1:]) for array in arrays}
+    if len(forms) > 1:
+        raise DataError(
+            f"{name}: sequences must have one dtype and one shape of channels, got {sorted(forms)}"
+        )
     return arrays
 
 
 class Lazy:
-    """Items that ``read(*bound, index)`` returns. They can be pickled, unlike a closure."""
+    """Items that ``read(index)`` returns. ``read`` can be pickled, unlike a closure."""
 
     shape: tuple[int, ...]
     """Set if it is known without reading an item."""
 
-    def __init__(self, count: int, read: Callable[..., Any], *bound: Any) -> None:
-        self.count, self.read, self.bound = count, read, bound
+    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
+        self.count, self.read = count, read
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Any:
-        return self.read(*self.bound, index)
+        return self.read(index)
 
 
 def _picked(items: Any, chosen: np.ndarray, index: int) -> Any:
     return items[chosen[index]]
 
 
-def _mapped(source: Sequences, function: Callable[[np.ndarray], np.ndarray], index: int) -> np.ndarray:
+def _mapped(
+    source: Sequences, function: Callable[[np.ndarray], np.ndarray], index: int
+) -> np.ndarray:
     before = source.sequence(index)
-    after = as_array("map", "the function", function(before), "buif", "numbers")
-    if after.ndim < 2:
-        raise ValueError(f"map: the function must return (steps, channels...), got shape {after.shape}")
-    if len(after) != len(before):
-        raise ValueError(f"map: the function must keep the number of steps, {len(before)}, got {len(after)}")
+    after = as_array("map", "the function", function(before))
+    if len(after) != len(before):  # the mask would be wrong
+        raise ValueError(
+            f"map: the function must keep the number of steps, {len(before)}, got {len(after)}"
+        )
     return after
 
 
 class Batches:
     """Batches of a source, by epoch.
 
-    ``batches(epoch)`` returns the batches of an epoch, from 0. Their order depends only on ``seed`` and ``epoch``, so
-    training can be resumed. Each plain loop over ``batches`` is the next epoch.
+    ``batches(epoch)`` returns the batches of an epoch, from 0. Their order depends only on ``seed``
+    and ``epoch``, so training can be resumed. Each plain loop over ``batches`` is the next epoch.
 
     Parameters
     ----------
@@ -403,8 +393,9 @@ class Batches:
     size : int
         Number of examples in a batch, 1 to ``len(source)``.
     seed : int, optional
-        Draws another order for each epoch. Examples after the last full batch are skipped in this epoch. By default
-        batches are in the order of the source, contain all examples, and the last batch may be smaller.
+        Draws another order for each epoch. Examples after the last full batch are skipped in this
+        epoch. By default batches are in the order of the source, contain all examples, and the last
+        batch may be smaller.
 
     Examples
     --------
@@ -419,31 +410,30 @@ class Batches:
     """
 
     def __init__(self, source: Any, size: int, seed: int | None = None) -> None:
-        if not _is_sequence(source):
-            raise TypeError(f"Batches: source must be Sequences, got {brief(source)}")
-        integer("Batches", "size", size, 1, len(source))
-        if seed is not None:
-            integer("Batches", "seed", seed)
+        if not 1 <= size <= len(source):
+            raise ValueError(f"Batches: size must be from 1 to {len(source)}, got {size}")
         self.source, self.size, self.seed = source, size, seed
-        self._epochs = itertools.count()
+        self._epochs = itertools.count()  # of plain loops
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        full, rest = divmod(len(self.source), self.size)
-        return full + (rest > 0 and self.seed is None)
+        full, remainder = divmod(len(self.source), self.size)
+        # A smaller batch would be compiled again, but for evaluation all examples count.
+        return full + (remainder > 0 and self.seed is None)
 
     def __call__(self, epoch: int) -> Iterator[Example]:
         """Iterate over the batches of an epoch."""
         order = np.arange(len(self.source))
+        # A generator for each epoch, so a resumed run needs no state of earlier epochs.
         if self.seed is not None:
             order = np.random.default_rng((self.seed, epoch)).permutation(order)
-        return (self._batch(order[i * self.size : (i + 1) * self.size]) for i in range(len(self)))
+        for i in range(len(self)):
+            chosen = order[i * self.size : (i + 1) * self.size]
+            # As int, because a source of the user may not accept integers of NumPy.
+            yield collate([self.source[int(number)] for number in chosen])
 
     def __iter__(self) -> Iterator[Example]:
         return self(next(self._epochs))
-
-    def _batch(self, chosen: np.ndarray) -> Example:
-        return collate([self.source[int(i)] for i in chosen])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -457,10 +447,11 @@ class Split:
     test_from : str
         Origin of the test set.
     low, high : float
-        For images: the smallest and largest value of the training set. :func:`scale` maps them to 0 and 1.
+        For images: the smallest and largest value of the training set. :func:`scale` maps them to 0
+        and 1.
     mean, std : tuple of float
-        For real-valued recordings: mean and standard deviation of each channel before standardization. Empty for other
-        data.
+        For real-valued recordings: mean and standard deviation of each channel before
+        standardization. Empty for other data.
     doubts : tuple of str
         Possible problems of the data, one line each.
     """
@@ -515,26 +506,27 @@ def train_test_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple
     >>> len(train), len(validation), len(test)
     (80, 10, 10)
     """
-    if not isinstance(source, Labelled):
-        raise TypeError(f"train_test_split: source must be Sequences or Recordings, got {brief(source)}")
-    if positive("train_test_split", "share", share) >= 1:
-        raise ValueError(f"train_test_split: share must be above 0 and below 1, got {share!r}")
-    integer("train_test_split", "seed", seed)
+    if not 0 < share < 1:
+        raise ValueError(f"train_test_split: share must be above 0 and below 1, got {share}")
+    # The draw of images from a file, so equal seeds give equal test sets.
     chosen = chosen_of_each(source.y, share, seed)
     if chosen.all() or not chosen.any():
-        raise DataError(f"{source.name}: too few examples for a test set of {share:g} of each class")
+        raise DataError(
+            f"{source.name}: too few examples for a test set of {share:g} of each class"
+        )
     return source.subset(~chosen), source.subset(chosen)
 
 
 def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
-    """Scale each channel to mean 0 and standard deviation 1 over all time steps of the training set, in float32.
+    """Scale each channel to mean 0 and standard deviation 1, in float32.
 
     Parameters
     ----------
     train : Sequences
-        The training set, which determines means and standard deviations.
+        The training set, which determines means and standard deviations over all its time steps.
     *others : Sequences
-        More sequences, scaled with these values. A channel that is constant in ``train`` is not divided.
+        More sequences, scaled with these values. A channel that is constant in ``train`` is not
+        divided.
 
     Returns
     -------
@@ -551,40 +543,43 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
     >>> train[0].x.tolist(), test[0].x.tolist()
     ([[-1.0], [1.0]], [[3.0]])
     """
-    for source in (train, *others):
-        if not isinstance(source, Sequences):
-            raise TypeError(f"standardize: each argument must be Sequences, got {brief(source)}")
-        if source.shape != train.shape:
+    for source in others:
+        if source.shape != train.shape:  # NumPy would broadcast some of them
             raise DataError(
-                f"{source.name}: channels must have shape {train.shape}, as in {train.name}, got {source.shape}"
+                f"{source.name}: channels must have shape {train.shape}, as in {train.name}, "
+                f"got {source.shape}"
             )
     mean, std = moments(train)
     return tuple(standardized(source, mean, std) for source in (train, *others))
 
 
 def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each channel over all time steps. Constant channels have deviation 1."""
-    steps, each = int(train.lengths.sum()), range(len(train))
-    with np.errstate(over="ignore", invalid="ignore"):  # checked at the end
-        mean = sum((train.sequence(i).sum(0, dtype=np.float64) for i in each), np.zeros(train.shape)) / steps
-        # two passes: the difference of squares would cancel for channels far from 0
-        squares = sum((((train.sequence(i) - mean) ** 2).sum(0) for i in each), np.zeros(train.shape))
-        std = np.sqrt(squares / steps)
+    """Return mean and standard deviation of each channel over all time steps.
+
+    Constant channels have deviation 1.
+    """
+
+    def sequences() -> Iterator[np.ndarray]:
+        # One at a time, because the data may be larger than the memory.
+        return map(train.sequence, range(len(train)))
+
+    steps = train.lengths.sum()
+    mean = sum(x.sum(0, dtype=np.float64) for x in sequences()) / steps
+    # In two passes: the difference of squares would cancel for channels far from 0.
+    squares = sum(((x - mean) ** 2).sum(0) for x in sequences())
+    std = np.sqrt(squares / steps)
     if not np.isfinite(std).all():
-        raise DataError(f"{train.name}: the variance of each channel must be finite; divide the values by their size")
+        raise DataError(f"{train.name}: values must be finite, got NaN or infinite values")
+    # The rounding of the mean gives a constant channel a deviation above 0.
     first = train.sequence(0)[0]
-    varies = np.any([(train.sequence(i) != first).any(0) for i in each], 0)  # the mean may be rounded
+    varies = np.any([(x != first).any(0) for x in sequences()], 0)
     return mean, np.where(varies & (std > 0), std, 1)
 
 
 def standardized(source: Sequences, mean: np.ndarray, std: np.ndarray) -> Sequences:
     """Scale sequences by the results of :func:`moments`, in float32."""
-    return source.map(functools.partial(_scaled, name=source.name, mean=mean, std=std))
+    return source.map(functools.partial(_scaled, mean=mean, std=std))
 
 
-def _scaled(x: np.ndarray, name: str, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        scaled = ((x - mean) / std).astype(np.float32)
-    if np.isinf(scaled).any():
-        raise DataError(f"{name} has values too far from the mean of the training data, up to {np.abs(x).max():g}")
-    return scaled
+def _scaled(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    return ((x - mean) / std).astype(np.float32)

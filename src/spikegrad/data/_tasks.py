@@ -1,4 +1,4 @@
-"""Generated tasks: labelled sequences that a network can only classify with depth or with memory."""
+"""Generated tasks: sequences that a network can only classify with depth or with memory."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import math
 
 import numpy as np
 
-from ._accepted import check_memory, integer
-from ._forms import generated
+from ._accepted import DataError, positive
+from ._forms import FORMS, Form
 from ._sequences import Sequences
 
 _RADIUS, _DOT = 0.5, 0.1
 """Radii of the Yin-Yang and of its two dots."""
 
 
-def yin_yang(samples: int = 5000, *, steps: int = 60, last: int = 30, seed: int = 42) -> Sequences:
+def yin_yang(
+    samples: int = 5000,
+    *,
+    steps: int = 60,
+    last: int = 30,
+    seed: int = 42,
+) -> Sequences:
     r"""Generate points in a Yin-Yang, as the times of single spikes [1]_.
 
-    A point :math:`(x, y)` of the unit square is in the yin, in the yang or in one of the dots. Four units fire once, at
-    the times of :math:`x, y, 1 - x` and :math:`1 - y`, a value of 1 at the step ``last``. A fifth unit fires at step 0.
+    A point :math:`(x, y)` of the unit square is in the yin, in the yang or in one of the dots. Four
+    units fire once, at the times of :math:`x, y, 1 - x` and :math:`1 - y`, a value of 1 at the step
+    ``last``. A fifth unit fires at step 0.
 
     Parameters
     ----------
@@ -29,8 +36,8 @@ def yin_yang(samples: int = 5000, *, steps: int = 60, last: int = 30, seed: int 
     last : int, default 30
         The step of a value of 1, below ``steps``.
     seed : int, default 42
-        Draws the points. The published sets are 5,000 points with seed 42 for training, 1,000 with 41 for validation
-        and 1,000 with 40 for the test.
+        Draws the points. The published sets are 5,000 points with seed 42 for training, 1,000 with
+        41 for validation and 1,000 with 40 for the test.
 
     Returns
     -------
@@ -39,12 +46,13 @@ def yin_yang(samples: int = 5000, *, steps: int = 60, last: int = 30, seed: int 
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If a parameter is outside of its domain.
 
     Notes
     -----
-    A network without a hidden layer reaches 63.8 % with the values as inputs, one with 30 hidden units 97.6 % [2]_.
+    A network without a hidden layer reaches 63.8 % with the values as inputs, one with 30 hidden
+    units 97.6 % [2]_.
 
     References
     ----------
@@ -60,33 +68,35 @@ def yin_yang(samples: int = 5000, *, steps: int = 60, last: int = 30, seed: int 
     >>> train[0].x.argmax(0)  # the spike time of each unit
     array([20, 14, 10, 16,  0])
     """
-    integer("yin_yang", "samples", samples, 1)
-    integer("yin_yang", "steps", steps, 1)
-    integer("yin_yang", "seed", seed, most=2**32 - 1)
-    if integer("yin_yang", "last", last) >= steps:
-        raise ValueError(f"yin_yang: last must be below the {steps} steps, got {last}")
-    check_memory("yin_yang: the spikes", 5 * samples * steps)
+    if last >= steps:
+        raise DataError(f"yin_yang: last must be below the {steps} steps, got {last}")
     points, labels = yin_yang_points(samples, seed)
-    values = np.concatenate([points, 1 - points, np.zeros((samples, 1))], axis=1)
+    bias = np.zeros((samples, 1))
+    values = np.concatenate([points, 1 - points, bias], axis=1)
     spikes = np.zeros((samples, steps, 5), bool)
-    spikes[np.arange(samples)[:, None], np.rint(last * values).astype(int), np.arange(5)] = True
-    return Sequences(f"Yin-Yang, seed {seed}", spikes, labels, class_names=["yang", "yin", "dot"])
+    times = np.rint(last * values).astype(int)
+    spikes[np.arange(samples)[:, None], times, np.arange(5)] = True
+    names = ["yang", "yin", "dot"]
+    return Sequences(f"Yin-Yang, seed {seed}", spikes, labels, class_names=names)
 
 
 def yin_yang_points(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates ``(samples, 2)`` and labels of the published generator, which rejects points one by one."""
+    """Return coordinates ``(samples, 2)`` and labels of the published generator."""
+    # One by one and with the old generator, because only this order draws the published points.
     rng = np.random.RandomState(seed)
     points, labels = np.empty((samples, 2)), np.empty(samples, int)
     for i in range(samples):
         labels[i] = rng.randint(3)
         while True:
             x, y = points[i] = rng.rand(2) * 2 * _RADIUS
-            if math.hypot(x - _RADIUS, y - _RADIUS) <= _RADIUS and _yin_yang_class(x, y) == labels[i]:
+            is_inside = math.hypot(x - _RADIUS, y - _RADIUS) <= _RADIUS
+            if is_inside and _yin_yang_class(x, y) == labels[i]:
                 break
     return points, labels
 
 
 def _yin_yang_class(x: float, y: float) -> int:
+    # The distances to the centers of the dots.
     right, left = (math.hypot(x - center * _RADIUS, y - _RADIUS) for center in (1.5, 0.5))
     if right < _DOT or left < _DOT:
         return 2
@@ -94,12 +104,18 @@ def _yin_yang_class(x: float, y: float) -> int:
     return int(is_yin)
 
 
-def binary_adding(samples: int = 50_000, *, steps: int = 100, marked: int = 9, seed: int = 0) -> Sequences:
+def binary_adding(
+    samples: int = 50_000,
+    *,
+    steps: int = 100,
+    marked: int = 9,
+    seed: int = 0,
+) -> Sequences:
     """Generate streams of bits, with the number of ones at marked positions as label [1]_.
 
-    The first channel has a bit in each step, the second marks some of the steps. The label is the number of ones at the
-    marked steps, from 0 to ``marked``. All labels are equally frequent. Bits at unmarked steps are 1 with probability
-    1/2.
+    The first channel has a bit in each step, the second marks some of the steps. The label is the
+    number of ones at the marked steps, from 0 to ``marked``. All labels are equally frequent. Bits
+    at unmarked steps are 1 with probability 1/2.
 
     Parameters
     ----------
@@ -119,13 +135,13 @@ def binary_adding(samples: int = 50_000, *, steps: int = 100, marked: int = 9, s
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If a parameter is outside of its domain.
 
     Notes
     -----
-    The published generator draws the bits of its test set with the seed of its training set, so they are bits of
-    training sequences. Here every seed gives other sequences.
+    The published generator draws the bits of its test set with the seed of its training set, so
+    they are bits of training sequences. Here every seed gives other sequences.
 
     References
     ----------
@@ -139,22 +155,24 @@ def binary_adding(samples: int = 50_000, *, steps: int = 100, marked: int = 9, s
     >>> int(x[:, 1].sum()), bool((x[:, 0] & x[:, 1]).sum() == y)
     (9, True)
     """
-    integer("binary_adding", "samples", samples, 1)
-    integer("binary_adding", "steps", steps, 1)
-    integer("binary_adding", "seed", seed)
-    if integer("binary_adding", "marked", marked, 1) > steps:
-        raise ValueError(f"binary_adding: marked must be at most the {steps} steps, got {marked}")
-    check_memory("binary_adding: the bits", 10 * samples * steps)  # with the random numbers for positions
+    if marked > steps:
+        raise DataError(f"binary_adding: marked must be at most the {steps} steps, got {marked}")
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(samples) % (marked + 1))
     bits = rng.random((samples, steps), np.float32) < 0.5
-    positions = np.argsort(rng.random((samples, steps)), axis=1)[:, :marked]  # in a random order
+    # Positions without repetition, in a random order. The first of them are the ones.
+    order = np.argsort(rng.random((samples, steps)), axis=1)
+    positions = order[:, :marked]
     examples = np.arange(samples)[:, None]
-    bits[examples, positions] = np.arange(marked) < labels[:, None]  # the first of them are the ones
+    bits[examples, positions] = np.arange(marked) < labels[:, None]
     marks = np.zeros_like(bits)
     marks[examples, positions] = True
-    name = f"binary adding, {marked} of {steps} steps, seed {seed}"
-    return Sequences(name, np.stack([bits, marks], axis=2), labels, class_names=list(map(str, range(marked + 1))))
+    return Sequences(
+        f"binary adding, {marked} of {steps} steps, seed {seed}",
+        np.stack([bits, marks], axis=2),
+        labels,
+        class_names=[str(count) for count in range(marked + 1)],
+    )
 
 
 def cue_accumulation(
@@ -169,9 +187,10 @@ def cue_accumulation(
 ) -> Sequences:
     """Generate cues to the left and to the right, with the more frequent side as label [1]_.
 
-    Each cue takes 100 steps after a gap of 50. A unit of its side fires with the probability ``rate`` in each of these
-    steps. After the delay, the network must report the side. The last 150 steps of the delay are the recall. Four
-    groups of units: left, right, recall, and noise, which fires at a quarter of the rate in every step.
+    Each cue takes 100 steps after a gap of 50. A unit of its side fires with the probability
+    ``rate`` in each of these steps. After the delay, the network must report the side. The last 150
+    steps of the delay are the recall. Four groups of units: left, right, recall, and noise, which
+    fires at a quarter of the rate in every step.
 
     Parameters
     ----------
@@ -197,13 +216,13 @@ def cue_accumulation(
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If a parameter is outside of its domain.
 
     References
     ----------
-    .. [1] G. Bellec et al., "A solution to the learning dilemma for recurrent networks of spiking neurons", Nature
-       Communications 11, 3625 (2020), figure 4.
+    .. [1] G. Bellec et al., "A solution to the learning dilemma for recurrent networks of spiking
+       neurons", Nature Communications 11, 3625 (2020), figure 4.
 
     Examples
     --------
@@ -215,57 +234,56 @@ def cue_accumulation(
     >>> bool(source[0].x[:50, :30].any()), bool(source[0].x[-150:, 20:30].any())
     (False, True)
     """
-    for name, value, least in (
-        ("samples", samples, 1),
-        ("cues", cues, 1),
-        ("delay", delay, _RECALL),
-        ("units", units, 1),
-    ):
-        integer("cue_accumulation", name, value, least)
-    integer("cue_accumulation", "seed", seed)
-    if cues % 2 == 0:
+    if cues % 2 == 0:  # both sides may be equally frequent
         raise ValueError(f"cue_accumulation: cues must be odd, got {cues}")
-    for name, value in (("rate", rate), ("share", share)):
-        if not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise ValueError(f"cue_accumulation: {name} must be above 0 and at most 1, got {value!r}")
-    steps = cues * (_GAP + _CUE) + delay
-    check_memory("cue_accumulation: the spikes", 5 * samples * steps * 4 * units)  # with the random numbers
+    if delay < _RECALL:
+        raise ValueError(f"cue_accumulation: delay must be at least {_RECALL}, got {delay}")
+    positive("cue_accumulation", "rate", rate, 1)
+    positive("cue_accumulation", "share", share, 1)
     rng = np.random.default_rng(seed)
+    # The favored side is not the label, which is the side of more cues.
     favored = rng.integers(2, size=(samples, 1))
     sides = np.where(rng.random((samples, cues)) < share, favored, 1 - favored)
+    steps = cues * (_GAP + _CUE) + delay
+    # The probability of a spike for each of the four groups.
     probability = np.zeros((samples, steps, 4), np.float32)
-    for cue, start in enumerate(range(_GAP, cues * (_GAP + _CUE), _GAP + _CUE)):
+    for cue in range(cues):
+        start = cue * (_GAP + _CUE) + _GAP
         probability[np.arange(samples), start : start + _CUE, sides[:, cue]] = rate
     probability[:, -_RECALL:, 2] = rate
     probability[:, :, 3] = rate / 4
-    spikes = rng.random((samples, steps, 4, units), np.float32) < probability[..., None]
-    labels = (2 * sides.sum(1) > cues).astype(int)
-    name = f"cue accumulation, {cues} cues, seed {seed}"
-    return Sequences(name, spikes.reshape(samples, steps, -1), labels, class_names=["left", "right"])
+    draws = rng.random((samples, steps, 4, units), np.float32)
+    spikes = draws < probability[..., None]
+    return Sequences(
+        f"cue accumulation, {cues} cues, seed {seed}",
+        spikes.reshape(samples, steps, -1),
+        (2 * sides.sum(1) > cues).astype(int),
+        class_names=["left", "right"],
+    )
 
 
 _GAP, _CUE, _RECALL = 50, 100, 150
 """Steps before each cue, of a cue, and of the recall at the end."""
 
 
-def _published_points(steps: int, seed: int) -> tuple[Sequences, Sequences]:
+def _published_points(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
     """Return the published points for any seed."""
-    del seed
-    last = steps // 2
-    return yin_yang(steps=steps, last=last), yin_yang(1000, steps=steps, last=last, seed=40)
+    test = yin_yang(1000, steps=steps, last=steps // 2, seed=40)
+    return yin_yang(steps=steps, last=steps // 2), test
 
 
-def _bits(steps: int, seed: int) -> tuple[Sequences, Sequences]:
-    return binary_adding(steps=steps, seed=2 * seed), binary_adding(2000, steps=steps, seed=2 * seed + 1)
+def _bits(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    # Even seeds draw training sets and odd ones test sets, so no run shares examples.
+    test = binary_adding(2000, steps=steps, seed=2 * seed + 1)
+    return binary_adding(steps=steps, seed=2 * seed), test
 
 
-def _cues(steps: int, seed: int) -> tuple[Sequences, Sequences]:
-    del steps
+def _cues(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
     return cue_accumulation(seed=2 * seed), cue_accumulation(200, seed=2 * seed + 1)
 
 
-FORMS = (
-    generated("yin_yang", "5,000 points as spike times, 3 classes", _published_points, steps=60),
-    generated("binary_adding", "counts of marked bits, made with the seed", _bits, steps=100),
-    generated("cue_accumulation", "sides of 7 cues, made with the seed", _cues),
-)
+FORMS += [
+    Form("yin_yang", "5,000 points as spike times, 3 classes", _published_points, steps=60),
+    Form("binary_adding", "counts of marked bits, made with the seed", _bits, steps=100),
+    Form("cue_accumulation", "sides of 7 cues, made with the seed", _cues),
+]
