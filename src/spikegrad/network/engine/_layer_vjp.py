@@ -119,9 +119,9 @@ def trace(
     began = zeros_like(products[first]) if first in looped else products[first]
     # All later products are added to the current, so they are cast to its dtype first. The cast is part of the product,
     # so its transpose brings the cotangent of the current to the dtype of the matrix.
-    for label in calls:
+    for label, call in calls.items():
         if label != first or first in looped:
-            calls[label] = functools.partial(_cast, calls[label], current.dtype)
+            calls[label] = functools.partial(_cast, call, current.dtype)
     add("bias", lambda began: plus_bias(layer, began).astype(current.dtype), began)
     add("integrate", layer.cell.integrate, v, current)
     # The loop carries the last pre-spike state, so it needs a first value. No step reads it (``Masks.started``).
