@@ -314,7 +314,11 @@ def test_nan_in_masked_steps_reaches_no_gradient():
         w, r = params
         network = Network(
             {
-                "norm": Join(lambda x, mask: x - x.mean((0, 1), keepdims=True), "input", over_time=True),
+                "norm": Join(
+                    lambda x, mask: x - jnp.where(mask[..., None], x, 0).mean((0, 1), keepdims=True),
+                    "input",
+                    over_time=True,
+                ),
                 "sum": Join(lambda x, norm: jnp.tanh(x @ w + norm), ("input", "norm")),
                 "a": Layer({"sum": w, "input": Delayed(w, 2)}, LIF(0.9, 0.3), recurrent=r),
                 "out": Layer(w, LeakyReadout(0.9)),
@@ -330,6 +334,22 @@ def test_nan_in_masked_steps_reaches_no_gradient():
     got, expected = (gradients(params, x) for x in (padded, jnp.nan_to_num(padded)))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     assert all(np.abs(leaf).sum() > 0 for leaf in jax.tree.leaves(got))
+
+
+def test_finite_padding_stays_for_functions_that_are_singular_at_zero():
+    mask = jnp.arange(len(X))[:, None] < jnp.array([[len(X), 4, 7]])
+
+    def loss(w):
+        network = Network(
+            {
+                "share": Join(lambda x, mask: x / x.sum(-1, keepdims=True), "input", over_time=True),
+                "norm": Join(lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True), "input"),
+                "a": Layer({"share": w, "norm": w, "input": lambda x: jnp.log(x) @ w}, LIF(0.9, 0.5)),
+            }
+        )
+        return network(1 + X**2, mask=mask)[1].sum()
+
+    assert jnp.isfinite(jax.grad(loss)(PARAMS["stem"])).all()
 
 
 def test_joins_over_time_share_a_stage_where_they_can():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._compat import zeros_like
+from .._pytree import is_inexact
 
 
 class Masks(NamedTuple):
@@ -96,3 +97,21 @@ def cut_off(mask: Masks, states: Any) -> Any:
 def tree_keep(mask: Any, tree: Any) -> Any:
     """Keep the tree if the mask is True, and replace it by zeros otherwise."""
     return tree if mask is None else tree_where(mask, tree, jax.tree.map(zeros_like, tree))
+
+
+def with_finite_padding(active: Any, tree: Any) -> Any:
+    """Replace values of masked steps that are not finite by zeros.
+
+    Padding may be NaN, and a gradient of zero times NaN is NaN. Finite padding stays, because a function of the inputs
+    may be singular at zero.
+    """
+    if active is None:
+        return tree
+
+    def leaf(x):
+        if not is_inexact(x):
+            return x
+        usable = active.reshape(active.shape + (1,) * (x.ndim - active.ndim)) | jnp.isfinite(x)
+        return jnp.where(usable, x, zeros_like(x))
+
+    return jax.tree.map(leaf, tree)

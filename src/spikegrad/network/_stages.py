@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from .._checks import is_float, takes
 from ._connections import Join, Name
 from ._graph import Graph, strongly_connected
-from ._masks import Masks, tree_keep
+from ._masks import Masks, tree_keep, with_finite_padding
 from ._schedule import KEPT, Plan
 from ._step import LayerState
 from .engine._functions import known
@@ -177,7 +177,7 @@ def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax
     lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
     if active is not None:
         options = {"mask": jnp.broadcast_to(active.reshape(active.shape + (1,) * (len(lead) - active.ndim)), lead)}
-        sequences = tree_keep(active, sequences)  # padding of the inputs may be NaN
+        sequences = with_finite_padding(active, sequences)
         if not takes(join.function, len(sequences), mask=None):
             raise TypeError(f"{owner}: the call has a mask, so a function over time must take it: function(..., mask)")
     found: Any = join.function(*sequences, **options)

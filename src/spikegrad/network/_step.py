@@ -27,7 +27,7 @@ from .._surrogate import fold_in, spike_types
 from ..neurons import Cell, State
 from ..neurons import fire as fire_cell
 from ._connections import Edge, Name
-from ._masks import Masks, cut_off, tree_keep, tree_where, young
+from ._masks import Masks, cut_off, tree_keep, tree_where, with_finite_padding, young
 from ._past import push
 
 LayerState: TypeAlias = tuple[State, jax.Array]
@@ -103,8 +103,7 @@ def graph_step(
     sources with longer delays, ``outputs`` the inputs. ``given`` has hoisted products for each layer.
     """
     states = cut_off(mask, states)  # truncated backpropagation: a window starts without a derivative
-    # Padding may be NaN, and a gradient of zero times NaN is NaN.
-    before, outputs = states, dict(tree_keep(mask.active, outputs))
+    before, outputs = states, dict(with_finite_padding(mask.active, outputs))
     states, pre_spike = {}, {}
 
     def one(source: Name, lag: int) -> jax.Array:

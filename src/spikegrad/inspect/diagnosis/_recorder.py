@@ -25,7 +25,7 @@ from ..._pytree import inexact, is_inexact, merge, split
 from ...network import Network
 from ...network._connections import Edge, Name, depths_of
 from ...network._graph import Graph
-from ...network._masks import Masks, make_masks, tree_keep
+from ...network._masks import Masks, make_masks, tree_keep, with_finite_padding
 from ...network._nodes import initial_states
 from ...network._past import lagged, places_of
 from ...network._stages import is_over_time, over_time, stages_of
@@ -104,8 +104,7 @@ class Run:
         loss: Callable | None,
         signs: dict[Name, Any],
     ) -> None:
-        # Padding may be NaN. A network does not read it either.
-        inputs = tree_keep(mask, inputs)
+        inputs = with_finite_padding(mask, inputs)
         self.network, self.inputs, self.loss, self.signs, self.graph = network, inputs, loss, signs, network.graph
         masks = make_masks(len(next(iter(inputs.values()))), mask, None)
         # Spikes of a key must equal those of a call of the network, which derives the keys of a step from its number.

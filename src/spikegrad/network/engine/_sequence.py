@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._connections import Edge, Name
-from .._masks import Masks, tree_keep, tree_where, young
+from .._masks import Masks, tree_keep, tree_where, with_finite_padding, young
 from .._past import after, lagged, places_of
 from .._schedule import Part, Plan
 from ._component import Component
@@ -71,8 +71,7 @@ class Sequence:
         # to the part.
         masks = self.masks_of(start)
         inputs = window_of(self.inputs, self.part.start + start, self.part.chunk)
-        # Padding may be NaN, and a gradient of zero times NaN is NaN.
-        return tree_keep(masks.active, inputs), masks
+        return with_finite_padding(masks.active, inputs), masks
 
     def masks_of(self, start):
         return window_of(self.masks, start, self.part.chunk)
