@@ -416,13 +416,15 @@ def lifted(tree: Any) -> Any:
 
 
 def as_arrays(tree: Any) -> Any:
-    """Turn every Python number of a record into an array, which gets a gradient."""
+    """Turn every Python number of a record into an array, which gets a gradient. A bool stays a constant."""
     if not _is_record(tree):
         return _map_records(as_arrays, tree)
     values = {name: as_arrays(value) for name, value in tree._values().items()}
-    for name in _constants_of(tree):
+    constants = _constants_of(tree)
+    flags = tuple([name for name in constants if isinstance(values[name], (bool, np.bool_))])
+    for name in set(constants) - set(flags):
         values[name] = jnp.asarray(values[name], jnp.result_type(float))
-    return new_unchecked(type(tree), values, constants=())
+    return new_unchecked(type(tree), values, constants=flags)
 
 
 def as_numbers(tree: Any) -> Any:

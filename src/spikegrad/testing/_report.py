@@ -1,26 +1,22 @@
-"""A report of properties, and how one of them is judged."""
+"""Reports of properties, and tools for the functions that check one property each."""
 
 from __future__ import annotations
 
 import builtins
 import copy
 import math
-import pickle
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import spikegrad
-
-from .._struct import as_arrays, parts_of
+from .._compat import in_double_precision
+from .._struct import as_arrays
 from .._surrogate import spike_types
 
-HALVES = ("float16", "bfloat16")
-DTYPES = (*HALVES, "float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class CheckResult(NamedTuple):
@@ -73,15 +69,16 @@ class Report(NamedTuple):
         return all(result.passed for result in self.results)
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("", "property", "error", "limit", "", "")]
-        for result in self.results:
-            law, error, limit, at, note = result
-            numbers = ("", "") if error is None else (f"{error:.1e}", f"{limit:.1e}")
-            mark = "-" if error is None else "ok" if result.passed else "BROKEN"
-            rows.append((mark, law, *numbers, at if error else "", note))
+        rows = [("", "property", "error", "limit", "", "")]
+        for law, error, limit, at, note in self.results:
+            if error is None:
+                rows.append(("-", law, "", "", "", note))
+            else:
+                mark = "ok" if error <= limit else "BROKEN"
+                rows.append((mark, law, f"{error:.1e}", f"{limit:.1e}", at if error else "", note))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([self.subject, *map(str.rstrip, lines)])
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([self.subject, *lines])
 
 
 class CheckFailedError(AssertionError):
@@ -103,99 +100,126 @@ class CheckFailedError(AssertionError):
         return f"{super().__str__()}\n\n{self.report}"
 
 
-def refuse_noise(owner: str, subject: Any) -> None:
+Laws: TypeAlias = Iterator[tuple[str, Callable[[], CheckResult]]]
+"""Names of properties, each with the function that checks it."""
+
+
+class NotApplicable(Exception):  # noqa: N818 (it is a result, not an error)
+    """A property does not apply to a class, for this reason."""
+
+
+class Results(dict):
+    """Results of functions by name. A function that raised raises again where its result is read."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+def report_of(owner: str, subject: Any, laws: Callable[[], Laws], raises: bool) -> Report:
+    """Check laws one after another. If the first one does not hold, the others cannot run."""
     if any(kind.draws for kind in spike_types(subject)):
         raise TypeError(
             f"{owner}: {subject!r} must not be stochastic, because the check is exact; check the surrogate inside it"
         )
-
-
-def reported(subject: str, results: Iterator[CheckResult], raises: bool) -> Report:
-    report = Report(subject, tuple(results))
+    results = []
+    with in_double_precision(), jax.numpy_rank_promotion("allow"):
+        for name, law in laws():
+            results.append(_result(law)._replace(property=name))
+            if not results[0].passed:
+                break
+    report = Report(repr(subject), tuple(results))
     if raises and not report.passed:
         raise CheckFailedError(report)
     return report
 
 
-def compare(law: str, got: Any, expected: Any, limit: float, at: Any = None, scale: Any = 1.0, note: str = ""):
-    """Return the largest difference in units of ``scale``. ``at`` has ``x`` for each entry of the leading axis.
-
-    If a value is an error of the user's code, the result reports this error.
-    """
-    if broken := next((value for value in (got, expected) if isinstance(value, Exception)), None):
-        return CheckResult(law, math.inf, limit, note=f"{type(broken).__name__}: {broken}".partition("\n")[0])
-    got, expected = (np.asarray(v, np.float64) for v in (got, expected))
-    if got.shape != expected.shape:
-        return CheckResult(law, math.inf, limit, note=f"shape {got.shape} instead of {expected.shape}")
-    with np.errstate(all="ignore"):
-        same = (got == expected) | (np.isnan(got) & np.isnan(expected))
-        error = np.where(same, 0, np.abs(got - expected) / scale)
-    error = np.where(np.isnan(error), np.inf, error)
-    if not error.size:
-        return CheckResult(law, 0.0, limit, note=note)
-    worst = np.unravel_index(np.argmax(error), error.shape)
-    where = "" if at is None else place(at[worst[0]])
-    return CheckResult(law, float(error[worst]), limit, where, note)
-
-
-def place(at: Any) -> str:
-    return at if isinstance(at, str) else f"x = {float(at):.6g}"
-
-
-def trainable(subject: Any) -> tuple[list, Callable[[Any], Any]]:
-    """Return all parameters as float64 arrays, and a function that rebuilds the subject from such arrays."""
-    leaves, tree = jax.tree.flatten(as_arrays(subject))
-    which = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating)]
-
-    def rebuild(values):
-        given = dict(zip(which, values, strict=True))
-        return tree.unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)])
-
-    return [jnp.asarray(leaves[i], jnp.float64) for i in which], rebuild
-
-
-def attempt(f: Callable, *args: Any) -> Any:
-    """Call a function. Return its result, or the error that it raises."""
+def _result(law: Callable[[], CheckResult]) -> CheckResult:
     try:
-        return f(*args)
-    except Exception as error:
-        return error
+        return law()
+    except NotApplicable as reason:
+        return CheckResult("", None, note=str(reason))
+    except Exception as error:  # a user's method may raise any error
+        return broken(f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
-def evaluated(curves: dict[str, Callable], x: Any) -> dict[str, Any]:
-    """Evaluate all curves in one program. If it fails, evaluate each curve, and return errors as values."""
-    together = attempt(jax.jit(lambda x: {name: curve(x) for name, curve in curves.items()}), x)
-    if isinstance(together, Exception):
-        together = {name: attempt(jax.jit(curve), x) for name, curve in curves.items()}
-    return jax.device_get(together)
+def broken(note: str, at: str = "") -> CheckResult:
+    """Return the result of a property that does not hold by any measure."""
+    return CheckResult("", math.inf, at=at, note=note)
+
+
+def compare(got: Any, expected: Any, limit: float, *, at: Any = None, scale: Any = None, note: str = "") -> CheckResult:
+    """Return the largest difference of two pytrees, in units of ``scale``.
+
+    By default the unit is the largest value of each expected array. ``at`` has ``x`` for each entry
+    of the leading axis. Equal infinities are equal, and so are two NaN.
+    """
+    structures = jax.tree.structure(got), jax.tree.structure(expected)
+    if structures[0] != structures[1]:
+        return broken(f"{structures[0]} instead of {structures[1]}")
+    worst = CheckResult("", 0.0, limit, note=note)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if a.shape != b.shape:
+            return broken(f"shape {a.shape} instead of {b.shape}")
+        unit = peak_of(b) if scale is None else scale
+        with np.errstate(all="ignore"):
+            errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b) / unit)
+        errors = np.where(np.isnan(errors), np.inf, errors)
+        if errors.size and errors.max() > worst.error:
+            first = np.unravel_index(np.argmax(errors), errors.shape)[0] if errors.ndim else 0
+            place = "" if at is None else f"x = {at[first]:.6g}"
+            worst = worst._replace(error=float(errors.max()), at=place)
+    return worst
 
 
 def peak_of(values: Any) -> float:
-    if isinstance(values, Exception):
-        return 1.0
-    finite = np.abs(np.asarray(values, np.float64))
-    return float(max(finite[np.isfinite(finite)], default=0.0)) or 1.0
+    """Return the largest finite magnitude, or 1 without one."""
+    sizes = np.abs(np.asarray(values, np.float64))
+    return float(max(sizes[np.isfinite(sizes)], default=0.0)) or 1.0
 
 
-def copies(subject: Any, owner: type, value: Callable[[Any], Any]) -> Iterator[CheckResult]:
-    """Check that a copy, a pickle and the ``repr`` reproduce the subject. Pickles are compared by ``value``."""
-    by_value = subject._frozen and not jax.tree.leaves(subject)
-    why_not = "its parameters are arrays" if subject._frozen else f"{owner.__name__} has a custom __init__"
-    types = {type(part).__name__: type(part) for part in parts_of(subject)}
+def trainable(subject: Any) -> tuple[dict[str, jax.Array], Callable[[Any], Any]]:
+    """Return all parameters by name, and a function that rebuilds the subject from such arrays."""
+    paths, tree = jax.tree_util.tree_flatten_with_path(as_arrays(subject))
+    leaves = {jax.tree_util.keystr(path)[1:]: leaf for path, leaf in paths}
 
-    def is_equal(other):
-        return other == subject and hash(other) == hash(subject)
+    def rebuild(values):
+        return tree.unflatten((leaves | values).values())
 
-    for law, again in (
-        ("a copy has an equal value and hash", lambda: copy.deepcopy(subject)),
-        ("the repr evaluates to an equal object", lambda: eval(repr(subject), vars(spikegrad) | types)),
-    ):
-        same = attempt(lambda again=again: is_equal(again()))
-        yield compare(law, same, True, 0.0) if by_value else CheckResult(law, None, note=why_not)
-    law, cls = "a pickle preserves values", type(subject)
-    if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is not cls:
-        yield CheckResult(law, None, note=f"{cls.__qualname__} cannot be imported by its name")
-        return
-    pickled = attempt(lambda: value(pickle.loads(pickle.dumps(subject))))
-    expected = value(subject)
-    yield compare(law, pickled, expected, 1e-14, scale=peak_of(expected))
+    floats = jnp.floating
+    values = {
+        name: jnp.asarray(leaf, jnp.float64)
+        for name, leaf in leaves.items()
+        if jnp.issubdtype(getattr(leaf, "dtype", bool), floats)
+    }
+    return values, rebuild
+
+
+def evaluated(functions: dict[str, Callable], *args: Any) -> Results:
+    """Call all functions in one program, or each in its own program if one of them raises."""
+    try:
+        together = jax.jit(lambda *args: {name: f(*args) for name, f in functions.items()})(*args)
+    except Exception:  # a user's method may raise any error
+
+        def attempt(function):
+            try:
+                return jax.jit(function)(*args)
+            except Exception as error:
+                return error
+
+        together = {name: attempt(function) for name, function in functions.items()}
+    return Results(jax.device_get(together))
+
+
+def equality_of_copies(subject: Any) -> CheckResult:
+    """Compare a copy by ``==`` and ``hash``, as caches and ``jax.jit`` do."""
+    if not subject._frozen:
+        raise NotApplicable(f"{type(subject).__name__} has a custom __init__")
+    if jax.tree.leaves(subject):
+        raise NotApplicable("its parameters are arrays")
+    other = copy.deepcopy(subject)
+    same = other == subject and hash(other) == hash(subject)
+    return CheckResult("") if same else broken("the copy is not equal")
