@@ -8,14 +8,14 @@ import numpy as np
 from spikegrad import LIF, Layer, Network, SynapticLIF
 
 
-def simulate(graph, inputs, dt, method):
+def simulate(graph, inputs, dt, discretization):
     """Outputs ``(steps, ...)`` of one example, of inputs ``(steps, ...)``. What comes back comes a step later.
 
     Of several inputs or outputs a dict. Neurons take their steps in the order of the nodes.
     """
     nodes, edges = flat(graph)
     sources = {name: [a for a, b in edges if b == name] for name in nodes}
-    states = {name: Neurons(node, dt, method) for name, node in nodes.items() if hasattr(node, "r")}
+    states = {name: Neurons(node, dt, discretization) for name, node in nodes.items() if hasattr(node, "r")}
     delays = {
         name: [np.zeros(np.shape(node.delay))] * round(np.ravel(node.delay)[0] / dt)
         for name, node in nodes.items()
@@ -68,9 +68,9 @@ def flat(graph, name=""):
 
 
 class Neurons:
-    def __init__(self, node, dt, method):
+    def __init__(self, node, dt, discretization):
         def decay(tau):
-            return np.exp(-dt / np.float64(tau)) if method == "exact" else 1 - dt / np.float64(tau)
+            return np.exp(-dt / np.float64(tau)) if discretization == "exact" else 1 - dt / np.float64(tau)
 
         self.node, self.dt = node, dt
         self.beta = decay(getattr(node, "tau", getattr(node, "tau_mem", np.inf)))

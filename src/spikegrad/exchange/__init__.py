@@ -3,7 +3,7 @@
 from .._checks import needed as _needed
 
 with _needed("spikegrad.exchange", "nir", "nir"):
-    from ._from_nir import from_nir
-    from ._to_nir import to_nir
+    from ._read import from_nir
+    from ._write import to_nir
 
 __all__ = ["from_nir", "to_nir"]

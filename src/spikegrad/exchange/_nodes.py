@@ -1,0 +1,572 @@
+"""The nodes of NIR. Each class reads a node as a part of a network, and writes the part as a node.
+
+Another node needs a class here and its entry in ``OPERATIONS`` or ``MEMBRANES``. If an equation of
+JAX gives an operation, it also needs an entry in ``PRIMITIVES``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import nir
+import numpy as np
+
+from .._compat import bind
+from .._struct import Struct, parameter, wiring
+from .._surrogate import spike_types
+from ..neurons import LIF, Cell, LeakyReadout, SynapticLIF, decay_from_tau
+
+Shape: TypeAlias = tuple[int, ...]
+Array: TypeAlias = Any
+"""An array of NumPy, or of JAX while a function runs."""
+Node: TypeAlias = Any
+"""A node of NIR. Its fields depend on its class."""
+Operation: TypeAlias = Any
+"""One of the classes of ``OPERATIONS``."""
+Equation: TypeAlias = Any
+Operands: TypeAlias = list[Any]
+Surrogate: TypeAlias = Callable[[Array], Array]
+
+
+@contextlib.contextmanager
+def named(owner: str) -> Iterator[None]:
+    """Put the name of a node or layer before the message of an error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{owner}: {error}") from error
+
+
+def numbers(node: Node, name: str, shape: Shape | None = None) -> Array:
+    """Return a parameter of a node in float64, with this shape."""
+    values = np.asarray(getattr(node, name))
+    if values.dtype.kind in "cOSUMm":
+        raise TypeError(f"{name} must be an array of real numbers, got {values.dtype}")
+    check_finite(name, values)
+    values = values.astype(np.float64)
+    try:
+        return values if shape is None else np.broadcast_to(values, shape)
+    except ValueError:
+        raise ValueError(f"{name} must have shape {shape}, got {values.shape}") from None
+
+
+def check_finite(name: str, values: Array) -> None:
+    """Raise if values are not finite in JAX's default float, the dtype of networks."""
+    values, dtype = np.asarray(values), jnp.result_type(float)
+    with np.errstate(over="ignore"):
+        wrong = ~np.isfinite(values.astype(dtype))
+    if wrong.any():
+        raise ValueError(f"{name} must be finite in {dtype}, got {values[wrong].flat[0]}")
+
+
+class Time(NamedTuple):
+    r"""The length of a time step, and the discretization of :math:`\tau \dot v = x - v`.
+
+    A step is :math:`v_t = \beta v_{t-1} + (1 - \beta) x_t`, with the decay of
+    :func:`~spikegrad.decay_from_tau`.
+    """
+
+    dt: float
+    discretization: str
+
+    @classmethod
+    def checked(cls, owner: str, dt: float, discretization: str) -> Time:
+        with named(owner):
+            decay_from_tau(np.inf, dt, discretization)
+        return cls(float(dt), discretization)
+
+    def decay(self, tau: Array) -> Array:
+        if self.discretization == "euler":
+            if (tau < self.dt * (1 - 1e-6)).any():
+                raise ValueError(
+                    f"Euler's method needs a dt of at most the time constant, {tau.min()}, got "
+                    f"{self.dt}; pass a smaller dt or discretization='exact'"
+                )
+            tau = np.maximum(tau, self.dt)  # a time constant of one step may be rounded
+        return np.asarray(decay_from_tau(tau, self.dt, self.discretization))
+
+    def tau(self, name: str, decay: Array) -> tuple[Array, Array]:
+        """Return the time constant, and the factor that compensates the factor of the input."""
+        is_euler = self.discretization == "euler"
+        if not ((decay < 1) & ((decay > 0) | (is_euler & (decay == 0)))).all():
+            raise ValueError(
+                f"{name} must be below 1, or 1 for all neurons of a LIF, and above 0, or 0 with "
+                f"discretization='euler', got {decay.min()} to {decay.max()}"
+            )
+        with np.errstate(over="ignore"):  # the check of the graph reports infinite values
+            tau = self.dt / (1 - decay) if is_euler else -self.dt / np.log(decay)
+            return tau, 1 / (1 - decay)
+
+
+# --- operations: functions of the inputs of one step, and pytrees of their weights ----------------
+
+
+class _Weights(Struct):
+    """A product and a bias. The first axis of both has the outputs, or their channels."""
+
+    weight: Array = parameter(kind=object)
+    bias: Array | None = parameter(kind=object)
+
+    def plus_bias(self, out: Array) -> Array:
+        return out if self.bias is None else out + self.bias[None]
+
+    @staticmethod
+    def read_arrays(node: Node) -> tuple[Array, Array | None]:
+        weight = numbers(node, "weight")
+        if getattr(node, "bias", None) is None:
+            return weight, None
+        bias = numbers(node, "bias", weight.shape[:1])
+        return weight, bias.reshape(-1, *[1] * (weight.ndim - 2))
+
+
+class Linear(_Weights, pure=True):
+    """``nir.Linear`` and ``nir.Affine``."""
+
+    def __call__(self, x: Array) -> Array:
+        return self.plus_bias(x.astype(self.weight.dtype) @ self.weight.T)
+
+    @classmethod
+    def read(cls, node: Node, shape: Shape) -> Linear:
+        weight, bias = cls.read_arrays(node)
+        if weight.shape[1:] != shape:
+            raise ValueError(f"the input must have shape {weight.shape[1:]}, got {shape}")
+        return cls(weight, bias)
+
+    def write(self, shape: Shape) -> Node:
+        if self.bias is None:
+            return nir.Linear(self.weight)
+        return nir.Affine(self.weight, self.bias)
+
+
+class Convolution(_Weights, pure=True):
+    """``nir.Conv1d`` and ``nir.Conv2d``."""
+
+    stride: Shape = wiring()
+    padding: tuple[tuple[int, int], ...] | str = wiring()
+    dilation: Shape = wiring()
+    groups: int = wiring()
+
+    def __call__(self, x: Array) -> Array:
+        out = jax.lax.conv_general_dilated(
+            x.astype(self.weight.dtype),
+            self.weight,
+            self.stride,
+            self.padding,
+            rhs_dilation=self.dilation,
+            feature_group_count=self.groups,
+        )
+        return self.plus_bias(out)
+
+    @classmethod
+    def read(cls, node: Node, shape: Shape) -> Convolution:
+        weight, bias = cls.read_arrays(node)
+
+        def of_axes(value: Array) -> Shape:
+            return tuple(np.broadcast_to(value, weight.ndim - 2).tolist())
+
+        if isinstance(node.padding, str):
+            padding = node.padding.upper()
+        else:
+            padding = tuple((n, n) for n in of_axes(node.padding))
+        stride, dilation = of_axes(node.stride), of_axes(node.dilation)
+        return cls(weight, bias, stride, padding, dilation, int(node.groups))
+
+    def write(self, shape: Shape) -> Node:
+        padding = self.padding
+        padding = padding.lower() if isinstance(padding, str) else tuple(low for low, _ in padding)
+        bias = np.zeros(len(self.weight)) if self.bias is None else self.bias.reshape(-1)
+        axes: list[Any] = [shape[1:], self.stride, padding, self.dilation]
+        if is_line := len(shape) == 2:
+            axes = [values if isinstance(values, str) else values[0] for values in axes]
+        size, stride, padding, dilation = axes
+        kind: Any = nir.Conv1d if is_line else nir.Conv2d
+        bias = bias.astype(self.weight.dtype)
+        node = kind(size, self.weight, stride, padding, dilation, self.groups, bias)
+        # nir infers wrong types for groups and for kernels that are not square
+        node.input_type = {"input": np.array(shape)}
+        node.output_type = {"output": np.array(output_shape(self, shape))}
+        return node
+
+
+class Scale(Struct, pure=True):
+    """``nir.Scale``."""
+
+    factor: Array = parameter(kind=object)
+
+    def __call__(self, x: Array) -> Array:
+        return x.astype(self.factor.dtype) * self.factor[None]
+
+    @classmethod
+    def read(cls, node: Node, shape: Shape) -> Scale:
+        return cls(numbers(node, "scale", shape))
+
+    def write(self, shape: Shape) -> Node:
+        return nir.Scale(self.factor)
+
+
+class Flatten(Struct, pure=True):
+    """``nir.Flatten``. It counts the axes of an example, without the batch."""
+
+    start: int = wiring(0)
+    end: int = wiring(-1)
+
+    def __call__(self, x: Array) -> Array:
+        axes = x.ndim - 1
+        before, after = self.start % axes + 1, self.end % axes + 2
+        return x.reshape(*x.shape[:before], -1, *x.shape[after:])
+
+    @classmethod
+    def read(cls, node: Node, shape: Shape) -> Flatten:
+        return cls(int(node.start_dim), int(node.end_dim))
+
+    def write(self, shape: Shape) -> Node:
+        return nir.Flatten({"input": np.array(shape)}, self.start, self.end)
+
+
+OPERATIONS: dict[type, Operation] = {
+    nir.Linear: Linear,
+    nir.Affine: Linear,
+    nir.Conv1d: Convolution,
+    nir.Conv2d: Convolution,
+    nir.Scale: Scale,
+    nir.Flatten: Flatten,
+}
+
+
+def output_shape(function: Operation, shape: Shape) -> Shape:
+    """Return the shape of one example after a function."""
+    example = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
+    try:
+        return jax.eval_shape(lambda function, x: function(x), function, example).shape[1:]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an input of shape {shape} does not fit: {error}") from None
+
+
+def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
+    """Multiply the output: in the last weights if possible, or else by another function."""
+    if (factor.astype(jnp.result_type(float)) == 1).all():
+        return [*functions]
+    *before, last = functions or [None]
+    rows = per_channel(factor, len(last.weight)) if isinstance(last, _Weights) else None
+    if rows is None:
+        return [*functions, Scale(factor)]
+
+    def times(values: Array) -> Array:
+        return (values * rows.reshape(-1, *[1] * (values.ndim - 1))).astype(values.dtype)
+
+    return [*before, jax.tree.map(times, last)]
+
+
+def per_channel(values: Array, channels: int) -> Array | None:
+    """Return one number for each channel, the first axis, or None if a channel has several."""
+    rows = values.reshape(channels, -1)
+    is_equal = np.array_equal(rows, np.broadcast_to(rows[:, :1], rows.shape), equal_nan=True)
+    return rows[:, 0] if is_equal else None
+
+
+class Delay:
+    """``nir.Delay``, as a number of time steps."""
+
+    @staticmethod
+    def read(node: Node, dt: float) -> int:
+        delays = np.unique(numbers(node, "delay"))
+        if len(delays) != 1:
+            raise ValueError(f"delay must be one number for all, got {delays}")
+        steps = float(delays[0]) / dt
+        if round(steps) < 0 or abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
+            raise ValueError(f"delay must be a multiple of {dt=}, 0 or more, got {delays[0]}")
+        return round(steps)
+
+    @staticmethod
+    def write(steps: int, shape: Shape, dt: float) -> Node:
+        return nir.Delay(np.full(shape, steps * dt))
+
+
+# --- the equations of JAX that give operations ----------------------------------------------------
+
+
+class UnknownError(ValueError):
+    """The function has an operation without a node in NIR."""
+
+
+class AxisOrderError(UnknownError):
+    """The axes of an input have another order."""
+
+
+class Signal(NamedTuple):
+    """An array that depends on the inputs of a function, as the output of operations.
+
+    The function is traced with one example. Its arrays may have the numbers of NIR's array in
+    another order, such as channels last, and ``places`` keeps track of them.
+    """
+
+    shape: Shape
+    """The shape of one example in NIR."""
+    places: Array
+    """The position in NIR's array, for each number of the array in the function."""
+    dtype: Any
+    functions: tuple[Operation, ...] = ()
+    sources: tuple[int, ...] = (0,)
+    """The arguments of the function that the signal adds up."""
+
+    def in_nir(self, values: Array) -> Array:
+        """Return values of the array, or one number for all, in NIR's order and shape."""
+        values = np.broadcast_to(values, self.places.shape)
+        ordered = np.empty(self.places.size, values.dtype)
+        ordered[self.places.ravel()] = values.ravel()
+        return ordered.reshape(self.shape)
+
+    def is_like(self, other: Signal) -> bool:
+        return self.shape == other.shape and np.array_equal(self.places, other.places)
+
+
+def trace_copy(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+    dtype = equation.outvars[0].aval.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UnknownError(f"a conversion to {dtype}")
+    return signal._replace(dtype=dtype)
+
+
+def trace_move(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+    """Move the numbers. No node is needed, because weights and parameters move to NIR's order."""
+    (places,) = map(np.asarray, bind(equation, [jnp.asarray(signal.places), *operands[1:]]))
+    if places.size != signal.places.size:
+        raise UnknownError(f"{equation.primitive.name} to another number of values")
+    return signal._replace(places=places)
+
+
+def trace_sum(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+    """Add a bias to the last weights, or add several arguments of a join."""
+    left, right = operands
+    name = equation.primitive.name
+    if isinstance(left, Signal) and isinstance(right, Signal):
+        if name == "sub" or left.functions or right.functions or not left.is_like(right):
+            raise UnknownError(f"{name} of two values that depend on the inputs")
+        return left._replace(sources=left.sources + right.sources)
+    if name == "sub" and right is signal:
+        raise UnknownError("a difference from a constant")
+    bias = np.asarray(right if left is signal else left)
+    if not signal.functions and not bias.any():
+        return signal  # Python's sum starts at 0
+    *before, last = signal.functions or [None]
+    if not isinstance(last, _Weights):
+        raise UnknownError("a sum without a product before it")
+    bias = per_channel(signal.in_nir(-bias if name == "sub" else bias), len(last.weight))
+    if bias is None:
+        raise UnknownError("a bias that differs within a channel")
+    bias = bias.astype(last.weight.dtype).reshape(-1, *[1] * (last.weight.ndim - 2))
+    bias = bias if last.bias is None else last.bias + bias
+    return signal._replace(functions=(*before, dataclasses.replace(last, bias=bias)))
+
+
+def trace_product(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+    axes, _ = equation.params["dimension_numbers"]
+    place = int(operands[1] is signal)
+    summed, rows = axes[place], axes[1 - place]
+    size = signal.places.size
+    if np.prod([signal.places.shape[axis] for axis in summed], dtype=int) != size:
+        raise UnknownError("a product along some of the axes of an example")
+    rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
+    matrix = np.moveaxis(np.asarray(operands[1 - place]), rows, range(len(rows)))
+    weight = _floats(matrix.reshape(size, -1).T)
+    weight[:, signal.places.ravel()] = weight.copy()
+    flatten = [Flatten()] if len(signal.shape) > 1 else []
+    functions = (*signal.functions, *flatten, Linear(weight, None))
+    out = equation.outvars[0].aval
+    places = np.arange(out.size).reshape(out.shape)
+    return Signal((out.size,), places, out.dtype, functions, signal.sources)
+
+
+def trace_convolution(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+    params, out = equation.params, equation.outvars[0].aval
+    images, kernels, outputs = params["dimension_numbers"]
+    if len(images) > 4 or set(params["lhs_dilation"]) != {1}:
+        raise UnknownError("a convolution of three dimensions or a transposed convolution")
+    places = signal.places.transpose(images)[0]
+    if places.shape != signal.shape or (places.ravel() != np.arange(places.size)).any():
+        raise AxisOrderError("a convolution of an array with its axes in another order")
+    weight = _floats(np.asarray(operands[1]).transpose(kernels))
+    stride, dilation, padding = params["window_strides"], params["rhs_dilation"], params["padding"]
+    if any(low != high for low, high in padding):
+        size = [step * (n - 1) + 1 for step, n in zip(dilation, weight.shape[2:], strict=True)]
+        if list(padding) != jax.lax.padtype_to_pads(size, size, stride, "SAME") or {*stride} != {1}:
+            raise UnknownError(f"a padding of {padding}")
+        padding = "SAME"
+    groups = params["feature_group_count"]
+    functions = *signal.functions, Convolution(weight, None, stride, padding, dilation, groups)
+    shape = tuple(out.shape[axis] for axis in (outputs[1], *outputs[2:]))
+    places = np.arange(out.size).reshape(1, *shape).transpose(np.argsort(outputs))
+    return Signal(shape, places, out.dtype, functions, signal.sources)
+
+
+def _floats(values: Array) -> Array:
+    """Return a copy in a dtype of HDF5."""
+    return np.array(values, np.float64 if values.dtype == np.float64 else np.float32, order="C")
+
+
+PRIMITIVES: dict[str, Callable[[Equation, Operands, Signal], Signal]] = {
+    "dot_general": trace_product,
+    "conv_general_dilated": trace_convolution,
+    **dict.fromkeys(("add", "add_any", "sub"), trace_sum),
+    **dict.fromkeys(("convert_element_type", "copy", "copy_p"), trace_copy),
+    **dict.fromkeys(
+        ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"), trace_move
+    ),
+}
+
+# --- neurons --------------------------------------------------------------------------------------
+
+
+class Membrane(NamedTuple):
+    """Neurons of NIR with a potential."""
+
+    node: Node
+    tau: str = ""
+    """The name of the membrane's time constant. Empty: the membrane does not leak."""
+    has_synapse: bool = False
+    fires: bool = False
+
+    def read(
+        self, nodes: list[Node], shape: Shape, time: Time, surrogate: Surrogate
+    ) -> tuple[Cell, Array]:
+        """Return the cell, and the factor of its input that the weights get.
+
+        A second node is the threshold of neurons that do not fire themselves.
+        """
+        node, *thresholds = nodes
+
+        def values(name: str) -> Array:
+            return numbers(node, name, shape)
+
+        gain, v_leak = values("r"), np.zeros(shape)
+        fields: dict[str, Any] = {"decay": 1.0}
+        if self.tau:
+            v_leak, decay = values("v_leak"), time.decay(values(self.tau))
+            fields["decay"] = _field("decay", decay)
+            fields["norm_input"] = bool((gain == 1).all())
+            gain = gain if fields["norm_input"] else gain * (1 - decay)
+        else:
+            gain = gain * time.dt
+        if self.has_synapse:
+            decay = time.decay(values("tau_syn"))
+            fields["synaptic_decay"] = _field("synaptic_decay", decay)
+            gain = gain * values("w_in") * (1 - decay)
+        if self.fires:
+            v_reset = _field("v_reset - v_leak", values("v_reset") - v_leak)
+            fields |= {"reset": "value", "reset_value": v_reset}
+            fields["threshold"] = _above(values("v_threshold") - v_leak)
+        elif thresholds:
+            fields["reset"] = "none"
+            fields["threshold"] = _above(numbers(thresholds[0], "threshold", shape) - v_leak)
+        elif v_leak.any() or self.has_synapse:
+            raise ValueError(
+                "neurons without a Threshold output their potential, so v_leak must be 0 and a "
+                "synapse is not supported; add a Threshold"
+            )
+        else:
+            return LeakyReadout(**fields), gain
+        cell = SynapticLIF if self.has_synapse else LIF
+        return cell(surrogate=surrogate, **fields), gain
+
+    def write(self, cell: Any, values: Callable[[str], Array], time: Time, dtype: Any) -> Node:
+        """Return the node of a cell. ``values`` has the parameters in NIR's order."""
+        decay, fields = values("decay"), {}
+        if self.fires:
+            fields["v_threshold"] = next_number(values("threshold"), dtype, -np.inf)
+            fields["v_reset"] = values("reset_value")
+        if self.tau:
+            fields[self.tau], r = time.tau("decay", decay)
+            fields["v_leak"] = np.zeros_like(decay)
+            fields["r"] = np.ones_like(decay) if cell.norm_input else r
+        elif cell.norm_input:
+            raise ValueError("decay must be below 1 with norm_input, or the input is scaled to 0")
+        else:
+            fields["r"] = np.full_like(decay, 1 / time.dt)
+        if self.has_synapse:
+            name = "synaptic_decay"
+            fields["tau_syn"], fields["w_in"] = time.tau(name, values(name))
+        return self.node(**fields)
+
+
+class Threshold(NamedTuple):
+    """Neurons without a state, which fire above a threshold."""
+
+    node: Node = nir.Threshold
+    fires: bool = True
+
+    def read(
+        self, nodes: list[Node], shape: Shape, time: Time, surrogate: Surrogate
+    ) -> tuple[Cell, Array]:
+        threshold = _above(numbers(nodes[0], "threshold", shape))
+        return LIF(0.0, threshold, surrogate, "none"), np.ones(shape)
+
+
+MEMBRANES = (
+    Membrane(nir.LIF, "tau", fires=True),
+    Membrane(nir.IF, fires=True),
+    Membrane(nir.CubaLIF, "tau_mem", has_synapse=True, fires=True),
+    Membrane(nir.LI, "tau"),
+    Membrane(nir.I),
+    Membrane(nir.CubaLI, "tau_mem", has_synapse=True),
+)
+NEURONS = {neurons.node: neurons for neurons in (*MEMBRANES, Threshold())}
+
+
+def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
+    """Return the nodes of a cell for this current. The first node receives the current."""
+    kind = vars(type(cell)).get("nir_node")  # a subclass may have other equations
+    if kind is None:
+        raise ValueError("not supported by NIR; train with LIF or SynapticLIF")
+    fires, has_synapse = kind != "LI", kind == "CubaLIF"
+    if fires and spike_types(cell):
+        raise ValueError(
+            f"surrogate is {cell.surrogate!r}, and neurons in NIR spike once or not at all"
+        )
+    if fires and cell.reset == "subtract":
+        raise ValueError("NIR does not reset by subtraction; train with reset='value'")
+    if fires and cell.delay_reset:
+        raise ValueError("NIR does not reset a step late; train with delay_reset=False")
+
+    def values(name: str) -> Array:
+        value = getattr(cell, name)
+        value = np.asarray(value if isinstance(value, float) else jnp.asarray(value), np.float64)
+        check_finite(name, value)
+        return signal.in_nir(value)
+
+    decay = values("decay")
+    if not fires and not decay.any():
+        return []
+    traits = has_synapse, fires and cell.reset == "value"
+    leaks = has_synapse or bool((decay != 1).any())
+    membrane = next(one for one in MEMBRANES if one[2:] == traits and bool(one.tau) == leaks)
+    nodes = [membrane.write(cell, values, time, signal.dtype)]
+    if fires and not membrane.fires:
+        threshold = next_number(values("threshold"), signal.dtype, -np.inf)
+        nodes.append(nir.Threshold(threshold))
+    return nodes
+
+
+def next_number(threshold: Array, dtype: Any, towards: float) -> Array:
+    """Return the next number. NIR fires above a threshold, and a cell fires at its threshold."""
+    kind = np.float64 if dtype == np.float64 else np.float32
+    with np.errstate(over="ignore"):
+        return np.nextafter(threshold.astype(kind), kind(towards))
+
+
+def _above(threshold: Array) -> float | Array:
+    above = next_number(threshold, jnp.result_type(float), np.inf)
+    return _field("v_threshold - v_leak", above.astype(np.float64))
+
+
+def _field(name: str, values: Array) -> float | Array:
+    """Return one number if all neurons have equal values, or else an array."""
+    check_finite(name, values)
+    if (values == values.flat[0]).all():
+        return float(values.flat[0])
+    return jnp.asarray(values, jnp.result_type(float))

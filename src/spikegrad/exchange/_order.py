@@ -1,0 +1,34 @@
+"""The order of dependence in graphs, from the sources of each node."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
+Sources = Mapping[Name, Collection[Name]]
+
+
+def reached(sources: Sources[Name], known: Collection[Name]) -> list[tuple[Name, Name]]:
+    """Return each node with a source that is known or comes before it."""
+    known, waiting = {*known}, dict.fromkeys(sources)
+    order: list[tuple[Name, Name]] = []
+    while waiting:
+        ready = [(name, source) for name in waiting for source in sources[name] if source in known]
+        if not ready:
+            raise ValueError(f"no input reaches {', '.join(map(repr, waiting))}; remove them")
+        order.append(ready[0])
+        known.add(ready[0][0])
+        del waiting[ready[0][0]]
+    return order
+
+
+def ancestors(sources: Sources[Name], name: Name) -> set[Name]:
+    """Return the nodes on the paths to a node."""
+    before: set[Name] = set()
+    waiting = [name]
+    while waiting:
+        new = {*sources.get(waiting.pop(), ())} - before
+        before |= new
+        waiting += new
+    return before

@@ -1,0 +1,448 @@
+"""Export of networks to NIR."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import graphlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import nir
+import numpy as np
+
+from .._checks import checked_shape
+from .._compat import bind, equations, evaluate
+from ..network import Join, Layer, Network
+from ._nodes import (
+    PRIMITIVES,
+    Array,
+    AxisOrderError,
+    Delay,
+    Equation,
+    Node,
+    Operands,
+    Scale,
+    Shape,
+    Signal,
+    Time,
+    UnknownError,
+    check_finite,
+    named,
+    output_shape,
+    scaled,
+    trace_sum,
+    write_neurons,
+)
+from ._order import ancestors, reached
+
+Name: TypeAlias = str | int
+
+
+def to_nir(
+    network: Network,
+    *,
+    dt: float,
+    discretization: str,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    unit_resistance: bool = False,
+) -> nir.NIRGraph:
+    r"""Convert a network to a graph of NIR, the neuromorphic intermediate representation.
+
+    NIR has differential equations, :math:`\tau \dot v = v_\mathrm{leak} - v + R I`, and a network
+    has time steps. The time constants of the graph give equal time steps in a simulator with this
+    ``dt`` and ``discretization``.
+
+    Parameters
+    ----------
+    network : Network
+        A list or a graph of the cells :class:`~spikegrad.LIF` and
+        :class:`~spikegrad.SynapticLIF`, with an immediate reset to a value or no reset, and
+        :class:`~spikegrad.LeakyReadout`.
+    dt : float
+        Length :math:`\Delta t` of a time step of the simulator that will read the graph, in
+        seconds.
+    discretization : {"exact", "euler"}
+        Integration method of this simulator. ``"exact"``: :math:`\tau = -\Delta t / \ln \beta`,
+        the exact solution for a constant input during the time step. ``"euler"``:
+        :math:`\tau = \Delta t / (1 - \beta)`, Euler's method, which snnTorch and norse use.
+    input_shape : sequence of int or dict, optional
+        Shape of one time step of one example, or a dict of shapes for several inputs. It is
+        required if no weight of an input is a matrix.
+    unit_resistance : bool, default False
+        By default :math:`R = 1 / (1 - \beta)` compensates the factor :math:`1 - \beta` of the
+        input, which cells only have with ``norm_input``. If True, :math:`R = 1` and the weights
+        have this factor. Some importers ignore :math:`R`, such as norse's for LIF.
+
+    Returns
+    -------
+    nir.NIRGraph
+        For a list, nodes ``input``, ``layer0.drive``, ``layer0.neurons`` and so on, and
+        ``output``. For a graph, inputs and layers keep their names. The weights of layer ``a``
+        from source ``b`` are ``a.drive.b``, with the delay ``a.delay.b``. Several outputs are
+        ``a.output`` and so on. Recurrent neurons are a subgraph with nodes ``input``, ``neurons``,
+        ``recurrent`` and ``output``.
+
+    Raises
+    ------
+    ValueError
+        If NIR does not support a cell: spike types other than the step, a reset by subtraction, a
+        delayed reset, an adaptive threshold or a refractory period. If a function is not a
+        product, a convolution or a change of shape, or if a join does more than add its sources.
+        If NIR does not have a node for a decay factor of 1, or of 0 with ``"exact"``.
+    TypeError
+        If ``network`` is not a :class:`~spikegrad.Network` or ``dt`` is not a number.
+
+    See Also
+    --------
+    from_nir : Import a graph.
+
+    Notes
+    -----
+    ===================================  =========================================================
+    spikegrad                            NIR
+    ===================================  =========================================================
+    ``weight``, ``bias``, ``recurrent``  ``Linear``, ``Affine``, ``Conv1d``, ``Conv2d``,
+                                         ``Flatten``
+    several sources, joins that add      several edges into one node
+    ``Delayed``, ``Window`` of matrices  ``Delay`` and ``Linear``
+    ``LIF``                              ``LIF``, or ``IF`` if the decay is 1
+    ``SynapticLIF``                      ``CubaLIF``, with :math:`w_\mathrm{in} = 1 / (1 - \gamma)`
+    ``reset="none"``                     ``LI``, ``I`` or ``CubaLI``, and a ``Threshold``
+    ``LeakyReadout``                     ``LI``, or ``I`` if the decay is 1, or no node if it is 0
+    ===================================  =========================================================
+
+    A neuron fires above its threshold in NIR, and at its threshold in spikegrad. So the graph has
+    the largest number below the threshold, such as 0.99999994 for 1. Images have channels first in
+    NIR.
+
+    Each loop takes one time step by itself, as in nirtorch. NIR does not define this. So the
+    weights that lead back in a loop, to a layer that comes before their source in the order of a
+    time step, lose one step: their ``Delay`` is :math:`(d - 1)\,\Delta t`, and is omitted for a
+    delay of 1. Between layers such weights are called ``a.recurrent.b``, and their metadata tell
+    :func:`from_nir` of the step. A loop with several such weights is faster in simulators that do
+    not read the metadata.
+
+    References
+    ----------
+    Pedersen et al. 2024, "Neuromorphic intermediate representation: A unified instruction set for
+    interoperable brain-inspired computing", Nature Communications 15:8122.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.exchange import to_nir
+    >>> network = Network([Layer(jnp.ones((3, 2)), LIF(0.9, reset="value"))])
+    >>> graph = to_nir(network, dt=1e-3, discretization="euler")
+    >>> list(graph.nodes)
+    ['input', 'layer0.drive', 'layer0.neurons', 'output']
+    >>> graph.nodes["layer0.neurons"].tau.round(6).tolist()
+    [0.01, 0.01]
+    """
+    if not isinstance(network, Network):
+        raise TypeError(f"to_nir: network must be a Network, got {type(network).__name__}")
+    time = Time.checked("to_nir", dt, discretization)
+    graph = _Graph(network)
+    shapes = graph.input_shapes(input_shape)
+    try:
+        currents = graph.trace(shapes, channels_last=False)
+    except AxisOrderError:
+        currents = graph.trace(shapes, channels_last=True)
+    writer = _Writer(graph, time, unit_resistance)
+    for name in graph.inputs:
+        writer.add_input(name)
+    for name in graphlib.TopologicalSorter(graph.undelayed).static_order():
+        if name in currents:
+            with named(f"to_nir: layer {name!r}"):
+                writer.add_layer(name, currents[name])
+        elif name in graph.nodes:
+            writer.add_join(name)
+    for name in graph.outputs:
+        writer.add_output(name)
+    return writer.graph(metadata={"dt": time.dt, "discretization": time.discretization})
+
+
+# --- the network and the trace of its functions ---------------------------------------------------
+
+
+class _Edge(NamedTuple):
+    source: Name
+    delay: int
+    layer: Layer
+    """A layer with only this weight."""
+
+
+class _Graph:
+    """The graph of a network, and the outputs of its nodes as signals.
+
+    Only the constructor depends on the form of networks.
+    """
+
+    def __init__(self, network: Network) -> None:
+        graph = network.graph
+        self.nodes, self.inputs = graph.nodes, graph.inputs
+        """Layers and joins in the order of a time step, and the names of inputs."""
+        self.is_named = isinstance(network.layers, Mapping)
+        outputs = network.outputs if self.is_named else [len(self.nodes) - 1]
+        self.outputs = [outputs] if isinstance(outputs, str) else [*(outputs or ())]
+        self.sources = {n: [edge.source for edge in edges] for n, edges in graph.edges.items()}
+        self.edges: dict[Name, list[_Edge]] = {}
+        for name, node in graph.nodes.items():
+            if isinstance(node, Join):
+                if node.over_time:
+                    raise ValueError(
+                        f"to_nir: the join {name!r} takes complete sequences, which NIR does not "
+                        "support; fold a normalization into the weights (fold_normalization)"
+                    )
+                continue
+            bias = node.bias
+            self.edges[name] = []
+            for edge, weight in graph.connections(name):
+                if edge.windowed:
+                    raise ValueError(
+                        f"to_nir: layer {name!r} has a function of a window, which NIR does not "
+                        "support"
+                    )
+                part = Layer(weight, node.cell, bias=bias)
+                self.edges[name].append(_Edge(edge.source, edge.lags[0], part))
+                bias = None  # the first weight has it
+        place = {name: n for n, name in enumerate(self.nodes)}
+        self.undelayed = {
+            name: [
+                source
+                for source in sources
+                if place.get(source, -1) < place[name]
+                or name not in ancestors(self.sources, source)
+            ]
+            for name, sources in self.sources.items()
+        }
+        """The sources that do not lead back. Other weights lose the step that a loop has in NIR."""
+
+    def input_shapes(self, input_shape: Any) -> dict[Name, Shape]:
+        """Return the shape of one step of one example for each input."""
+        shapes: dict[Name, Any] = {}
+        if isinstance(input_shape, Mapping):
+            shapes = {**input_shape}
+        elif input_shape is not None:
+            shapes = dict.fromkeys(self.inputs, input_shape)
+        else:
+            for edge in itertools.chain(*self.edges.values()):
+                weight = edge.layer.weight  # a variable of a framework may be callable
+                if hasattr(weight, "__jax_array__") or not callable(weight):
+                    shapes[edge.source] = jnp.asarray(weight).shape[:1]
+            for name, node in reversed(self.nodes.items()):
+                if isinstance(node, Join) and name in shapes:
+                    shapes |= dict.fromkeys(node.of, shapes[name])
+        for name in self.inputs:
+            if name not in shapes:
+                raise ValueError(
+                    f"to_nir: no weight of {name!r} is a matrix: give input_shape, of one step of "
+                    "one example, or a dict with the shape of each input"
+                )
+        return {k: checked_shape("to_nir: input_shape", shapes[k]) for k in self.inputs}
+
+    def trace(self, shapes: dict[Name, Shape], channels_last: bool) -> dict[Name, list[Signal]]:
+        """Set the signals. Return the currents of each layer, one for each weight."""
+        self.signals: dict[Name, Signal] = {}
+        for name, shape in shapes.items():
+            shape = (shape[-1], *shape[:-1]) if channels_last else shape
+            places = np.arange(np.prod(shape)).reshape(shape)
+            places = np.moveaxis(places, 0, -1) if channels_last else places
+            self.signals[name] = Signal(shape, places[None], jnp.result_type(float))
+
+        @functools.cache
+        def current(name: Name, n: int) -> Signal:
+            text = f"layer {name!r} has a function that NIR does not support"
+            edge = self.edges[name][n]
+            return _traced(text, edge.layer.drive, self.signals[edge.source])
+
+        with named("to_nir"):
+            order = reached(self.sources, self.inputs)
+        for name, source in order:
+            self.signals[name] = self.signals[source]
+            if name in self.edges:  # each current has the shape of the output
+                signal = current(name, self.sources[name].index(source))
+                self.signals[name] = signal._replace(functions=())
+        # Now the signals of sources that come later are known too.
+        currents = {
+            name: [current(name, n) for n in range(len(edges))]
+            for name, edges in self.edges.items()
+        }
+        for name, node in self.nodes.items():
+            if isinstance(node, Join):
+                text = f"the join {name!r} must add outputs of one shape, as in lambda a, b: a + b"
+                _traced(text, node.function, *(self.signals[source] for source in node.of))
+            elif not all(signal.is_like(self.signals[name]) for signal in currents[name]):
+                raise ValueError(f"to_nir: {name!r} must add arrays with their axes in one order")
+        return currents
+
+
+def _traced(text: str, function: Callable[..., Array], *signals: Signal) -> Signal:
+    """Return the output of a function, with its operations. The text describes an error."""
+    examples = [jax.ShapeDtypeStruct(signal.places.shape, signal.dtype) for signal in signals]
+    # partial creates a new function, because JAX caches the traces of functions
+    jaxpr, consts = equations(jax.make_jaxpr(functools.partial(function))(*examples))
+    signals = tuple(s._replace(functions=(), sources=(n,)) for n, s in enumerate(signals))
+    try:
+        out, *_ = evaluate(jaxpr, *consts, *signals, run=_trace_equation)
+        if not isinstance(out, Signal):
+            raise UnknownError("a result that does not depend on the input")
+        if sorted(out.sources) != [*range(len(signals))]:
+            raise UnknownError("a sum that does not add each argument once")
+    except UnknownError as error:
+        raise type(error)(f"to_nir: {text}: {error}") from None
+    return out
+
+
+def _trace_equation(equation: Equation, operands: Operands) -> Operands:
+    """Return the output of an equation: values, or a signal with its operation."""
+    signals = [x for x in operands if isinstance(x, Signal)]
+    if not signals:
+        return bind(equation, operands)
+    name, params = equation.primitive.name, equation.params
+    for inner in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if inner in params and name in _CALLS:
+            jaxpr, consts = equations(params[inner])
+            return evaluate(jaxpr, *consts, *operands, run=_trace_equation)
+    trace = PRIMITIVES.get(name)
+    if trace is None:
+        raise UnknownError(name)
+    if len(signals) > 1 and trace is not trace_sum:
+        raise UnknownError(f"{name} of two values that depend on the inputs")
+    return [trace(equation, operands, signals[0])]
+
+
+_CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "remat2",
+)
+
+# --- the graph of NIR -----------------------------------------------------------------------------
+
+
+class _Nodes:
+    """Nodes and edges of NIR."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.links: list[tuple[list[str], str]] = []
+        """Sources and a target. Sources that come later are added to the list."""
+
+    def add(self, node: Node, name: str, suffix: str = "") -> str:
+        """Add a node. Return its name, with a number if another node has this name."""
+        for field, values in vars(node).items():
+            if isinstance(values, np.ndarray):  # no importer checks it
+                with named(type(node).__name__):
+                    check_finite(field, values)
+        names = (f"{name}{n or ''}{suffix}" for n in itertools.count())
+        name = next(name for name in names if name not in self.nodes)
+        self.nodes[name] = node
+        return name
+
+    def connect(self, sources: list[str], path: list[str]) -> list[str]:
+        """Add edges along a path. Return its end."""
+        for name in path:
+            self.links.append((sources, name))
+            sources = [name]
+        return sources
+
+    def graph(self, **options: Any) -> nir.NIRGraph:
+        edges = [(source, target) for sources, target in self.links for source in sources]
+        return nir.NIRGraph(self.nodes, edges, **options)
+
+
+class _Writer(_Nodes):
+    """The nodes of a network."""
+
+    def __init__(self, graph: _Graph, time: Time, unit_resistance: bool) -> None:
+        super().__init__()
+        self.net, self.time, self.unit_resistance = graph, time, unit_resistance
+        self.ends: dict[Name, list[str]] = collections.defaultdict(list)
+        """The nodes that add up to the output of an input, layer or join."""
+
+    def add_input(self, name: Name) -> None:
+        node = nir.Input({"input": np.array(self.net.signals[name].shape)})
+        self.ends[name].append(self.add(node, str(name)))
+
+    def add_join(self, name: Name) -> None:
+        for source in self.net.sources[name]:
+            self.ends[name] += self.ends[source]
+
+    def add_output(self, name: Name) -> None:
+        node = nir.Output({"output": np.array(self.net.signals[name].shape)})
+        node.metadata |= {"source": name} if self.net.is_named else {}
+        is_single = len(self.net.outputs) == 1 and name in self.net.edges
+        self.connect(self.ends[name], [self.add(node, "output" if is_single else f"{name}.output")])
+
+    def add_layer(self, name: Name, currents: list[Signal]) -> None:
+        cell, signal = self.net.nodes[name].cell, self.net.signals[name]
+        is_named = self.net.is_named
+        with named(type(cell).__name__):
+            neurons = write_neurons(cell, signal, self.time)
+        factor = np.ones(signal.shape)
+        if self.unit_resistance and neurons:
+            factor, neurons[0].r = neurons[0].r, factor
+        chains: list[tuple[Name, str, list[Node]]] = []
+        recurrent: list[list[Node]] = []
+        for (source, delay, _), current in zip(self.net.edges[name], currents, strict=True):
+            is_late = source not in self.net.undelayed[name]
+            shape, steps = self.net.signals[source].shape, delay - is_late
+            nodes: list[Node] = [Delay.write(steps, shape, self.time.dt)] if steps else []
+            for function in scaled(current.functions, factor):
+                nodes.append(function.write(shape))
+                shape = output_shape(function, shape)
+            if is_late and not (nodes and (neurons or source != name)):
+                raise ValueError("a loop must have weights and neurons")
+            if source == name:
+                recurrent.append(nodes)
+                continue
+            for node in nodes[:1] if is_named else ():
+                node.metadata |= {"source": source, "late": is_late}
+            chains.append((source, "recurrent" if is_late else "drive", nodes))
+        if recurrent:
+            neurons = [_recurrent(neurons, recurrent)]
+        elif is_named and not neurons and (len(chains) > 1 or not chains[0][2]):
+            neurons = [Scale(factor).write(signal.shape)]  # adds the sources
+        # A file sorts names, so the numbers of layers have equal lengths.
+        digits = len(str(len(self.net.nodes) - 1))
+        prefix = str(name) if is_named else f"layer{name:0{digits}}"
+        *_, last = (None, *chains[-1][2], *neurons)
+
+        def add(node: Node, kind: str, suffix: str = "") -> str:
+            if is_named and node is last:  # the output of the layer has its name
+                return self.add(node, prefix)
+            return self.add(node, f"{prefix}.{_KINDS.get(type(node), kind)}", suffix)
+
+        ends: list[str] = []
+        for source, kind, nodes in chains:
+            path = [add(node, kind, f".{source}" if is_named else "") for node in nodes]
+            ends += self.connect(self.ends[source], path)
+        self.ends[name] += self.connect(ends, [add(node, "neurons") for node in neurons])
+
+
+_KINDS = {nir.Flatten: "flatten", nir.Threshold: "threshold", nir.Delay: "delay"}
+"""The names of nodes in a layer that differ from the name of their part."""
+
+
+def _recurrent(neurons: list[Node], weights: list[list[Node]]) -> nir.NIRGraph:
+    """Return recurrent neurons as a subgraph, as importers expect."""
+    inner, shape = _Nodes(), neurons[0].input_type["input"]
+
+    def add(nodes: list[Node], kind: str) -> list[str]:
+        return [inner.add(node, _KINDS.get(type(node), kind)) for node in nodes]
+
+    path = add([nir.Input({"input": shape})], "input") + add(neurons, "neurons")
+    end = inner.connect([], path)  # norse depends on the order of these edges
+    for nodes in weights:
+        inner.connect(end, [*add(nodes, "recurrent"), path[1]])
+    inner.connect(end, add([nir.Output({"output": shape})], "output"))
+    return inner.graph()
