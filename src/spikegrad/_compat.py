@@ -145,6 +145,16 @@ def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> l
     return [read(var) for var in of.outputs]
 
 
+def called(equation: Any) -> Any:
+    """Return the jaxpr that an equation runs once with its operands, such as a call of ``jit``, or None."""
+    if equation.primitive.name not in _CALLS:
+        return None
+    return next(equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params)
+
+
+_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat2"}
+
+
 def used_inputs(closed: Any) -> list[bool]:
     """Return True for each input of a closed jaxpr that any output depends on, and for all if JAX cannot compute it."""
     eliminate = getattr(partial_eval, "dce_jaxpr", None)

@@ -21,6 +21,11 @@ from .._struct import Struct, parameter, wiring
 from .._surrogate import spike_types
 from ..neurons import LIF, Cell, LeakyReadout, SynapticLIF, decay_from_tau
 
+MARK = "spikegrad"
+"""The key of a node's metadata, for a dict with the source of its weights in a network with names.
+
+If ``late`` is true, the weights have the step that a loop in NIR takes by itself.
+"""
 Shape: TypeAlias = tuple[int, ...]
 Array: TypeAlias = Any
 """An array of NumPy, or of JAX while a function runs."""
@@ -39,6 +44,7 @@ def named(owner: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
+        # Subclasses of these classes, such as those of Unicode, need other arguments.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{owner}: {error}") from error
 
@@ -46,9 +52,11 @@ def named(owner: str) -> Iterator[None]:
 def numbers(node: Node, name: str, shape: Shape | None = None) -> Array:
     """Return a parameter of a node in float64, with this shape."""
     values = np.asarray(getattr(node, name))
+    # A conversion would drop the imaginary part and parse text.
     if values.dtype.kind in "cOSUMm":
         raise TypeError(f"{name} must be an array of real numbers, got {values.dtype}")
     check_finite(name, values)
+    # Factors are multiplied in float64, and the weights are rounded once.
     values = values.astype(np.float64)
     try:
         return values if shape is None else np.broadcast_to(values, shape)
@@ -59,6 +67,7 @@ def numbers(node: Node, name: str, shape: Shape | None = None) -> Array:
 def check_finite(name: str, values: Array) -> None:
     """Raise if values are not finite in JAX's default float, the dtype of networks."""
     values, dtype = np.asarray(values), jnp.result_type(float)
+    # A number may be finite in float64 and infinite in float32.
     with np.errstate(over="ignore"):
         wrong = ~np.isfinite(values.astype(dtype))
     if wrong.any():
@@ -77,6 +86,7 @@ class Time(NamedTuple):
 
     @classmethod
     def checked(cls, owner: str, dt: float, discretization: str) -> Time:
+        # It checks dt and the discretization, and every dt is shorter than an infinite tau.
         with named(owner):
             decay_from_tau(np.inf, dt, discretization)
         return cls(float(dt), discretization)
@@ -88,18 +98,21 @@ class Time(NamedTuple):
                     f"Euler's method needs a dt of at most the time constant, {tau.min()}, got "
                     f"{self.dt}; pass a smaller dt or discretization='exact'"
                 )
-            tau = np.maximum(tau, self.dt)  # a time constant of one step may be rounded
+            # A time constant of one step may be rounded in the file.
+            tau = np.maximum(tau, self.dt)
         return np.asarray(decay_from_tau(tau, self.dt, self.discretization))
 
     def tau(self, name: str, decay: Array) -> tuple[Array, Array]:
         """Return the time constant, and the factor that compensates the factor of the input."""
+        # A decay of 0 has a time constant of 0 if exact, and of dt in Euler's method.
         is_euler = self.discretization == "euler"
         if not ((decay < 1) & ((decay > 0) | (is_euler & (decay == 0)))).all():
             raise ValueError(
                 f"{name} must be below 1, or 1 for all neurons of a LIF, and above 0, or 0 with "
                 f"discretization='euler', got {decay.min()} to {decay.max()}"
             )
-        with np.errstate(over="ignore"):  # the check of the graph reports infinite values
+        # A decay just below 1 may overflow, which the check of the written node reports.
+        with np.errstate(over="ignore"):
             tau = self.dt / (1 - decay) if is_euler else -self.dt / np.log(decay)
             return tau, 1 / (1 - decay)
 
@@ -114,6 +127,7 @@ class _Weights(Struct):
     bias: Array | None = parameter(kind=object)
 
     def plus_bias(self, out: Array) -> Array:
+        # The bias of a convolution has one number for each channel, with axes for the places.
         return out if self.bias is None else out + self.bias[None]
 
     @staticmethod
@@ -134,6 +148,7 @@ class Linear(_Weights, pure=True):
     @classmethod
     def read(cls, node: Node, shape: Shape) -> Linear:
         weight, bias = cls.read_arrays(node)
+        # JAX would take an image too, and multiply its last axis.
         if weight.shape[1:] != shape:
             raise ValueError(f"the input must have shape {weight.shape[1:]}, got {shape}")
         return cls(weight, bias)
@@ -167,6 +182,7 @@ class Convolution(_Weights, pure=True):
     def read(cls, node: Node, shape: Shape) -> Convolution:
         weight, bias = cls.read_arrays(node)
 
+        # Files have one number for all axes, or one for each.
         def of_axes(value: Array) -> Shape:
             return tuple(np.broadcast_to(value, weight.ndim - 2).tolist())
 
@@ -182,6 +198,7 @@ class Convolution(_Weights, pure=True):
         padding = padding.lower() if isinstance(padding, str) else tuple(low for low, _ in padding)
         bias = np.zeros(len(self.weight)) if self.bias is None else self.bias.reshape(-1)
         axes: list[Any] = [shape[1:], self.stride, padding, self.dilation]
+        # Conv1d has numbers where Conv2d has pairs.
         if is_line := len(shape) == 2:
             axes = [values if isinstance(values, str) else values[0] for values in axes]
         size, stride, padding, dilation = axes
@@ -217,6 +234,7 @@ class Flatten(Struct, pure=True):
     end: int = wiring(-1)
 
     def __call__(self, x: Array) -> Array:
+        # Axes may be negative, counted from the end.
         axes = x.ndim - 1
         before, after = self.start % axes + 1, self.end % axes + 2
         return x.reshape(*x.shape[:before], -1, *x.shape[after:])
@@ -241,6 +259,7 @@ OPERATIONS: dict[type, Operation] = {
 
 def output_shape(function: Operation, shape: Shape) -> Shape:
     """Return the shape of one example after a function."""
+    # JAX checks strides, groups and paddings, so this is the one check of all of them.
     example = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
     try:
         return jax.eval_shape(lambda function, x: function(x), function, example).shape[1:]
@@ -250,6 +269,7 @@ def output_shape(function: Operation, shape: Shape) -> Shape:
 
 def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
     """Multiply the output: in the last weights if possible, or else by another function."""
+    # A factor of 1 leaves no trace, so a network comes back in its form.
     if (factor.astype(jnp.result_type(float)) == 1).all():
         return [*functions]
     *before, last = functions or [None]
@@ -275,10 +295,12 @@ class Delay:
 
     @staticmethod
     def read(node: Node, dt: float) -> int:
+        # A network delays a source as a whole.
         delays = np.unique(numbers(node, "delay"))
         if len(delays) != 1:
             raise ValueError(f"delay must be one number for all, got {delays}")
         steps = float(delays[0]) / dt
+        # Seconds are rounded in float32, or by a product with dt.
         if round(steps) < 0 or abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
             raise ValueError(f"delay must be a multiple of {dt=}, 0 or more, got {delays[0]}")
         return round(steps)
@@ -328,6 +350,7 @@ class Signal(NamedTuple):
 
 def trace_copy(equation: Equation, operands: Operands, signal: Signal) -> Signal:
     dtype = equation.outvars[0].aval.dtype
+    # A conversion to integers rounds, which no node does.
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UnknownError(f"a conversion to {dtype}")
     return signal._replace(dtype=dtype)
@@ -335,6 +358,7 @@ def trace_copy(equation: Equation, operands: Operands, signal: Signal) -> Signal
 
 def trace_move(equation: Equation, operands: Operands, signal: Signal) -> Signal:
     """Move the numbers. No node is needed, because weights and parameters move to NIR's order."""
+    # The equation moves the places as it moves the numbers.
     (places,) = map(np.asarray, bind(equation, [jnp.asarray(signal.places), *operands[1:]]))
     if places.size != signal.places.size:
         raise UnknownError(f"{equation.primitive.name} to another number of values")
@@ -345,10 +369,12 @@ def trace_sum(equation: Equation, operands: Operands, signal: Signal) -> Signal:
     """Add a bias to the last weights, or add several arguments of a join."""
     left, right = operands
     name = equation.primitive.name
+    # Only a join may add two signals, and only unchanged ones.
     if isinstance(left, Signal) and isinstance(right, Signal):
         if name == "sub" or left.functions or right.functions or not left.is_like(right):
             raise UnknownError(f"{name} of two values that depend on the inputs")
         return left._replace(sources=left.sources + right.sources)
+    # The signal would need the factor -1.
     if name == "sub" and right is signal:
         raise UnknownError("a difference from a constant")
     bias = np.asarray(right if left is signal else left)
@@ -357,6 +383,7 @@ def trace_sum(equation: Equation, operands: Operands, signal: Signal) -> Signal:
     *before, last = signal.functions or [None]
     if not isinstance(last, _Weights):
         raise UnknownError("a sum without a product before it")
+    # A convolution in NIR has one bias for each channel.
     bias = per_channel(signal.in_nir(-bias if name == "sub" else bias), len(last.weight))
     if bias is None:
         raise UnknownError("a bias that differs within a channel")
@@ -366,12 +393,14 @@ def trace_sum(equation: Equation, operands: Operands, signal: Signal) -> Signal:
 
 
 def trace_product(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+    # Axes of the batch have one example, or they would be missing in the sum.
     axes, _ = equation.params["dimension_numbers"]
     place = int(operands[1] is signal)
     summed, rows = axes[place], axes[1 - place]
     size = signal.places.size
     if np.prod([signal.places.shape[axis] for axis in summed], dtype=int) != size:
         raise UnknownError("a product along some of the axes of an example")
+    # The rows of the matrix follow the axes of the signal, and then NIR's order.
     rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
     matrix = np.moveaxis(np.asarray(operands[1 - place]), rows, range(len(rows)))
     weight = _floats(matrix.reshape(size, -1).T)
@@ -388,11 +417,13 @@ def trace_convolution(equation: Equation, operands: Operands, signal: Signal) ->
     images, kernels, outputs = params["dimension_numbers"]
     if len(images) > 4 or set(params["lhs_dilation"]) != {1}:
         raise UnknownError("a convolution of three dimensions or a transposed convolution")
+    # The axes of any layout in the order of NIR: examples, channels, places.
     places = signal.places.transpose(images)[0]
     if places.shape != signal.shape or (places.ravel() != np.arange(places.size)).any():
         raise AxisOrderError("a convolution of an array with its axes in another order")
     weight = _floats(np.asarray(operands[1]).transpose(kernels))
     stride, dilation, padding = params["window_strides"], params["rhs_dilation"], params["padding"]
+    # NIR pads both sides equally, except for "same", which pads the end more.
     if any(low != high for low, high in padding):
         size = [step * (n - 1) + 1 for step, n in zip(dilation, weight.shape[2:], strict=True)]
         if list(padding) != jax.lax.padtype_to_pads(size, size, stride, "SAME") or {*stride} != {1}:
@@ -401,6 +432,7 @@ def trace_convolution(equation: Equation, operands: Operands, signal: Signal) ->
     groups = params["feature_group_count"]
     functions = *signal.functions, Convolution(weight, None, stride, padding, dilation, groups)
     shape = tuple(out.shape[axis] for axis in (outputs[1], *outputs[2:]))
+    # The function continues in its own layout.
     places = np.arange(out.size).reshape(1, *shape).transpose(np.argsort(outputs))
     return Signal(shape, places, out.dtype, functions, signal.sources)
 
@@ -446,6 +478,7 @@ class Membrane(NamedTuple):
 
         gain, v_leak = values("r"), np.zeros(shape)
         fields: dict[str, Any] = {"decay": 1.0}
+        # Potentials of cells are relative to the potential at rest.
         if self.tau:
             v_leak, decay = values("v_leak"), time.decay(values(self.tau))
             fields["decay"] = _field("decay", decay)
@@ -464,6 +497,7 @@ class Membrane(NamedTuple):
         elif thresholds:
             fields["reset"] = "none"
             fields["threshold"] = _above(numbers(thresholds[0], "threshold", shape) - v_leak)
+        # The output is the potential itself, so it cannot be relative to v_leak.
         elif v_leak.any() or self.has_synapse:
             raise ValueError(
                 "neurons without a Threshold output their potential, so v_leak must be 0 and a "
@@ -520,7 +554,8 @@ NEURONS = {neurons.node: neurons for neurons in (*MEMBRANES, Threshold())}
 
 def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
     """Return the nodes of a cell for this current. The first node receives the current."""
-    kind = vars(type(cell)).get("nir_node")  # a subclass may have other equations
+    # Each class states its node for itself, because a subclass may have other equations.
+    kind = vars(type(cell)).get("nir_node")
     if kind is None:
         raise ValueError("not supported by NIR; train with LIF or SynapticLIF")
     fires, has_synapse = kind != "LI", kind == "CubaLIF"
@@ -535,14 +570,17 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
 
     def values(name: str) -> Array:
         value = getattr(cell, name)
+        # bounded parameters become arrays, and numbers keep their 64 bits
         value = np.asarray(value if isinstance(value, float) else jnp.asarray(value), np.float64)
         check_finite(name, value)
         return signal.in_nir(value)
 
     decay = values("decay")
+    # A readout without a memory outputs its current.
     if not fires and not decay.any():
         return []
     traits = has_synapse, fires and cell.reset == "value"
+    # CubaLIF has no counterpart without a leak.
     leaks = has_synapse or bool((decay != 1).any())
     membrane = next(one for one in MEMBRANES if one[2:] == traits and bool(one.tau) == leaks)
     nodes = [membrane.write(cell, values, time, signal.dtype)]
@@ -567,6 +605,7 @@ def _above(threshold: Array) -> float | Array:
 def _field(name: str, values: Array) -> float | Array:
     """Return one number if all neurons have equal values, or else an array."""
     check_finite(name, values)
+    # A number is a constant of the network, and an array would get gradients.
     if (values == values.flat[0]).all():
         return float(values.flat[0])
     return jnp.asarray(values, jnp.result_type(float))

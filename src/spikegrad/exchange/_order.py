@@ -14,6 +14,7 @@ def reached(sources: Sources[Name], known: Collection[Name]) -> list[tuple[Name,
     known, waiting = {*known}, dict.fromkeys(sources)
     order: list[tuple[Name, Name]] = []
     while waiting:
+        # The first in the order of the graph, so the result does not depend on hashes.
         ready = [(name, source) for name in waiting for source in sources[name] if source in known]
         if not ready:
             raise ValueError(f"no input reaches {', '.join(map(repr, waiting))}; remove them")
@@ -25,6 +26,7 @@ def reached(sources: Sources[Name], known: Collection[Name]) -> list[tuple[Name,
 
 def ancestors(sources: Sources[Name], name: Name) -> set[Name]:
     """Return the nodes on the paths to a node."""
+    # A node is its own ancestor only within a loop.
     before: set[Name] = set()
     waiting = [name]
     while waiting:

@@ -17,6 +17,7 @@ from .._struct import Struct, parameter
 from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import LIF, LeakyReadout
 from ._nodes import (
+    MARK,
     NEURONS,
     OPERATIONS,
     Array,
@@ -113,14 +114,16 @@ def from_nir(
     if not isinstance(graph, nir.NIRGraph):
         raise TypeError(f"from_nir: graph must be a NIRGraph, got {type(graph).__name__}")
     time = Time.checked("from_nir", dt, discretization)
+    # nir names edges without a node and edges that occur twice.
     with named("from_nir"):
         graph.validate_structure()
     reader = _Reader(graph, time, surrogate)
     reader.read_shapes()
     layers = {name: reader.read_layer(name) for name in reader.layers}
+    # The network would raise too, without the fix in NIR.
     reader.check_loops()
     # to_nir names the sources in a network with names.
-    is_named = any("source" in node.metadata for node in reader.nodes.values())
+    is_named = any(MARK in node.metadata for node in reader.nodes.values())
     ends: Any = {"inputs": reader.inputs, "outputs": reader.outputs}
     if len(reader.inputs) == len(reader.outputs) == 1:
         ends = {"inputs": reader.inputs[0], "outputs": reader.outputs[0]}
@@ -136,6 +139,7 @@ def _add(*outputs: Array) -> Array:
 
 def _stack(name: str | None, layers: dict[str, Layer]) -> list[Layer]:
     """Return the layers as a list if each reads the layer before, or else nothing."""
+    # A layer of several sources has no entry here, and ends the list.
     readers = {layer.of: name for name, layer in layers.items()}
     stack = []
     while (name := readers.pop(name, None)) is not None:
@@ -187,6 +191,7 @@ class _Reader:
             targets = [target for source, target in edges if source == name]
             edges = [edge for edge in edges if name not in edge]
             edges += itertools.product(sources, targets)
+            # Recurrent neurons have the name of their subgraph.
             if isinstance(self.nodes.pop(name), nir.Output) and len(sources) == 1:
                 self.names[sources[0]] = name.rpartition("/")[0]
         self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
@@ -223,12 +228,14 @@ class _Reader:
         """If True, a node belongs to the layer of its only reader."""
         if len(self.after[name]) != 1 or name in self.inputs:
             return False
+        # Weights of several sources add up in the neurons.
         (reader,) = self.after[name]
         kind, next_kind = type(self.nodes[name]), type(self.nodes[reader])
         if next_kind in NEURONS and kind not in NEURONS:
             return True
         if self.before[reader] != [name]:
             return False
+        # to_nir writes neurons without a reset as neurons that do not fire, and a Threshold.
         if kind in NEURONS:
             return next_kind is nir.Threshold and not NEURONS[kind].fires
         # A delay also delays a bias before it, so it starts a layer, unlike other operations.
@@ -248,6 +255,7 @@ class _Reader:
         """Return the operations up to this node, or none if the node is another layer."""
         path: list[str] = []
         sources = [end]
+        # An operation of several sources or for several readers ends the path.
         while is_last or (len(sources) == 1 and self._is_inner(sources[0])):
             path = [*sources, *path]
             sources, is_last = self.before[path[0]], False
@@ -258,7 +266,8 @@ class _Reader:
         names = [self.names.get(name, name) for name in nodes]
         if len(names) == 1:
             return names[0]
-        join = reader[0].metadata.get("source", " + ".join(names))
+        # to_nir keeps the name of a join here, since NIR has no node for it.
+        join = reader[0].metadata.get(MARK, {"source": " + ".join(names)})["source"]
         self.joins[join] = names
         return join
 
@@ -266,6 +275,7 @@ class _Reader:
         for name in self.inputs:
             shape = self.nodes[name].input_type["input"]
             self.shapes[name] = checked_shape(f"{self.owner(name)}: the shape", shape)
+        # In a loop a layer has a shape before all of its sources do.
         with named("from_nir"):
             order = reached(self.sources, self.inputs)
         for name, source in order:
@@ -289,6 +299,7 @@ class _Reader:
                     continue
                 function = OPERATIONS[type(node)].read(node, shape)
                 shape = output_shape(function, shape)
+            # Weights with the factor are trained as one array.
             if isinstance(function, Scale):
                 functions = scaled(functions, function.factor)
             else:
@@ -317,10 +328,12 @@ class _Reader:
             lags[lag] = _sum(lags[lag], weight) if lag in lags else weight
         self.undelayed[name] = [source for source, lags in weights.items() if 0 in lags]
         bias = _add(*biases) if biases else None
+        # A layer that only reads itself has these weights as its input weights.
         recurrent = None
         if name in weights and len(weights) > 1:
             recurrent = _combined(weights.pop(name), plain=1)
         combined = {source: _combined(lags) for source, lags in weights.items()}
+        # One source keeps its plain form, which a list needs.
         if len(combined) == 1:
             ((source, weight),) = combined.items()
             return Layer(weight, cell, recurrent, bias, of=source)
@@ -331,8 +344,8 @@ class _Reader:
         first = self.nodes[chain.nodes[0]] if chain.nodes else None
         if chain.source == name or first is None:
             return chain.source == name
-        if "source" in first.metadata:
-            return bool(first.metadata["late"])
+        if MARK in first.metadata:
+            return bool(first.metadata[MARK]["late"])
         # In a graph of another library, the Delay in a loop states the weights with this step.
         return isinstance(first, nir.Delay) and name in ancestors(self.sources, chain.source)
 
@@ -374,6 +387,7 @@ def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
         check_finite("a weight times the factors after it", values)
         return jnp.asarray(values, jnp.result_type(float))
 
+    # The bias of the last function becomes the bias of the layer, which is trained as such.
     functions, biases = jax.tree.map(array, functions), []
     if functions and getattr(functions[-1], "bias", None) is not None:
         biases = [functions[-1].bias]
@@ -398,6 +412,7 @@ def _combined(lags: dict[int, Any], plain: int = 0) -> Any:
     first, last = min(lags), max(lags)
     if first == last:
         return lags[first] if first == plain else Delayed(lags[first], first)
+    # A window has a matrix for each delay between the first and the last.
     zeros = jnp.zeros_like(lags[first])
     matrices = [_sum(lags.get(lag, zeros), zeros) for lag in range(first, last + 1)]
     return Window(jnp.stack(matrices), delay=first)

@@ -15,9 +15,10 @@ import nir
 import numpy as np
 
 from .._checks import checked_shape
-from .._compat import bind, equations, evaluate
+from .._compat import bind, called, equations, evaluate
 from ..network import Join, Layer, Network
 from ._nodes import (
+    MARK,
     PRIMITIVES,
     Array,
     AxisOrderError,
@@ -148,6 +149,7 @@ def to_nir(
     time = Time.checked("to_nir", dt, discretization)
     graph = _Graph(network)
     shapes = graph.input_shapes(input_shape)
+    # The first convolution shows the order of the axes of the inputs.
     try:
         currents = graph.trace(shapes, channels_last=False)
     except AxisOrderError:
@@ -210,6 +212,7 @@ class _Graph:
                 part = Layer(weight, node.cell, bias=bias)
                 self.edges[name].append(_Edge(edge.source, edge.lags[0], part))
                 bias = None  # the first weight has it
+        # Each loop leads back at least once in the order of a time step.
         place = {name: n for n, name in enumerate(self.nodes)}
         self.undelayed = {
             name: [
@@ -234,6 +237,7 @@ class _Graph:
                 weight = edge.layer.weight  # a variable of a framework may be callable
                 if hasattr(weight, "__jax_array__") or not callable(weight):
                     shapes[edge.source] = jnp.asarray(weight).shape[:1]
+            # The sources of a sum have its shape.
             for name, node in reversed(self.nodes.items()):
                 if isinstance(node, Join) and name in shapes:
                     shapes |= dict.fromkeys(node.of, shapes[name])
@@ -254,12 +258,14 @@ class _Graph:
             places = np.moveaxis(places, 0, -1) if channels_last else places
             self.signals[name] = Signal(shape, places[None], jnp.result_type(float))
 
+        # The trace of a function may take a second.
         @functools.cache
         def current(name: Name, n: int) -> Signal:
             text = f"layer {name!r} has a function that NIR does not support"
             edge = self.edges[name][n]
             return _traced(text, edge.layer.drive, self.signals[edge.source])
 
+        # In a loop a layer has an output before all of its sources do.
         with named("to_nir"):
             order = reached(self.sources, self.inputs)
         for name, source in order:
@@ -301,13 +307,13 @@ def _traced(text: str, function: Callable[..., Array], *signals: Signal) -> Sign
 def _trace_equation(equation: Equation, operands: Operands) -> Operands:
     """Return the output of an equation: values, or a signal with its operation."""
     signals = [x for x in operands if isinstance(x, Signal)]
+    # Equations of weights only are computed.
     if not signals:
         return bind(equation, operands)
-    name, params = equation.primitive.name, equation.params
-    for inner in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if inner in params and name in _CALLS:
-            jaxpr, consts = equations(params[inner])
-            return evaluate(jaxpr, *consts, *operands, run=_trace_equation)
+    if (inner := called(equation)) is not None:
+        jaxpr, consts = equations(inner)
+        return evaluate(jaxpr, *consts, *operands, run=_trace_equation)
+    name = equation.primitive.name
     trace = PRIMITIVES.get(name)
     if trace is None:
         raise UnknownError(name)
@@ -315,16 +321,6 @@ def _trace_equation(equation: Equation, operands: Operands) -> Operands:
         raise UnknownError(f"{name} of two values that depend on the inputs")
     return [trace(equation, operands, signals[0])]
 
-
-_CALLS = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "remat2",
-)
 
 # --- the graph of NIR -----------------------------------------------------------------------------
 
@@ -343,6 +339,7 @@ class _Nodes:
             if isinstance(values, np.ndarray):  # no importer checks it
                 with named(type(node).__name__):
                     check_finite(field, values)
+        # A layer may be called "output", and a weight may need several nodes.
         names = (f"{name}{n or ''}{suffix}" for n in itertools.count())
         name = next(name for name in names if name not in self.nodes)
         self.nodes[name] = node
@@ -379,7 +376,8 @@ class _Writer(_Nodes):
 
     def add_output(self, name: Name) -> None:
         node = nir.Output({"output": np.array(self.net.signals[name].shape)})
-        node.metadata |= {"source": name} if self.net.is_named else {}
+        node.metadata |= {MARK: {"source": name}} if self.net.is_named else {}
+        # Importers expect the name "output".
         is_single = len(self.net.outputs) == 1 and name in self.net.edges
         self.connect(self.ends[name], [self.add(node, "output" if is_single else f"{name}.output")])
 
@@ -388,6 +386,7 @@ class _Writer(_Nodes):
         is_named = self.net.is_named
         with named(type(cell).__name__):
             neurons = write_neurons(cell, signal, self.time)
+        # The weights get the factor that R would have compensated.
         factor = np.ones(signal.shape)
         if self.unit_resistance and neurons:
             factor, neurons[0].r = neurons[0].r, factor
@@ -400,25 +399,29 @@ class _Writer(_Nodes):
             for function in scaled(current.functions, factor):
                 nodes.append(function.write(shape))
                 shape = output_shape(function, shape)
+            # A loop without a node on its way would be an edge of the neurons to themselves.
             if is_late and not (nodes and (neurons or source != name)):
                 raise ValueError("a loop must have weights and neurons")
             if source == name:
                 recurrent.append(nodes)
                 continue
+            # from_nir needs the name of a join, and the weights of loops.
             for node in nodes[:1] if is_named else ():
-                node.metadata |= {"source": source, "late": is_late}
+                node.metadata[MARK] = {"source": source, "late": is_late}
             chains.append((source, "recurrent" if is_late else "drive", nodes))
         if recurrent:
             neurons = [_recurrent(neurons, recurrent)]
         elif is_named and not neurons and (len(chains) > 1 or not chains[0][2]):
-            neurons = [Scale(factor).write(signal.shape)]  # adds the sources
+            # One node adds the sources and has the name of the layer.
+            neurons = [Scale(factor).write(signal.shape)]
         # A file sorts names, so the numbers of layers have equal lengths.
         digits = len(str(len(self.net.nodes) - 1))
         prefix = str(name) if is_named else f"layer{name:0{digits}}"
         *_, last = (None, *chains[-1][2], *neurons)
 
         def add(node: Node, kind: str, suffix: str = "") -> str:
-            if is_named and node is last:  # the output of the layer has its name
+            # The output of a layer has its name.
+            if is_named and node is last:
                 return self.add(node, prefix)
             return self.add(node, f"{prefix}.{_KINDS.get(type(node), kind)}", suffix)
 
@@ -441,7 +444,8 @@ def _recurrent(neurons: list[Node], weights: list[list[Node]]) -> nir.NIRGraph:
         return [inner.add(node, _KINDS.get(type(node), kind)) for node in nodes]
 
     path = add([nir.Input({"input": shape})], "input") + add(neurons, "neurons")
-    end = inner.connect([], path)  # norse depends on the order of these edges
+    # norse depends on the order of these edges.
+    end = inner.connect([], path)
     for nodes in weights:
         inner.connect(end, [*add(nodes, "recurrent"), path[1]])
     inner.connect(end, add([nir.Output({"output": shape})], "output"))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._compat import bind, equations, evaluate, in_double_precision
+from .._compat import bind, called, equations, evaluate, in_double_precision
 
 
 class NotLinearError(ValueError):
@@ -60,18 +60,13 @@ def _apply(equation: Any, operands: list, pattern: Callable) -> list:
     signals = [x for x in operands if isinstance(x, _Signal)]
     if not signals:
         return bind(equation, operands)
-    name, params = equation.primitive.name, equation.params
-    for inner in _INNER:
-        if inner in params and name in _CALLS:
-            of, consts = equations(params[inner])
-            return evaluate(of, *consts, *operands, run=functools.partial(_apply, pattern=pattern))
+    name = equation.primitive.name
+    if (inner := called(equation)) is not None:
+        of, consts = equations(inner)
+        return evaluate(of, *consts, *operands, run=functools.partial(_apply, pattern=pattern))
     if name not in _RULES:
         raise NotLinearError(f"{name} is not linear")
     return _RULES[name](equation, operands, signals, lambda kernel: pattern(jnp.asarray(kernel)).astype(jnp.float64))
-
-
-_INNER = "jaxpr", "call_jaxpr", "fun_jaxpr"
-_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat2"}
 
 
 def _moved(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
