@@ -106,7 +106,8 @@ class Time(NamedTuple):
         """Return the time constant, and the factor that compensates the factor of the input."""
         # A decay of 0 has a time constant of 0 if exact, and of dt in Euler's method.
         is_euler = self.discretization == "euler"
-        if not ((decay < 1) & ((decay > 0) | (is_euler & (decay == 0)))).all():
+        least = 0 if is_euler else np.nextafter(0, 1)
+        if not ((decay >= least) & (decay < 1)).all():
             raise ValueError(
                 f"{name} must be below 1, or 1 for all neurons of a LIF, and above 0, or 0 with "
                 f"discretization='euler', got {decay.min()} to {decay.max()}"

@@ -150,10 +150,11 @@ def to_nir(
     graph = _Graph(network)
     shapes = graph.input_shapes(input_shape)
     # The first convolution shows the order of the axes of the inputs.
-    try:
-        currents = graph.trace(shapes, channels_last=False)
-    except AxisOrderError:
-        currents = graph.trace(shapes, channels_last=True)
+    with named("to_nir"):
+        try:
+            currents = graph.trace(shapes, channels_last=False)
+        except AxisOrderError:
+            currents = graph.trace(shapes, channels_last=True)
     writer = _Writer(graph, time, unit_resistance)
     for name in graph.inputs:
         writer.add_input(name)
@@ -266,9 +267,7 @@ class _Graph:
             return _traced(text, edge.layer.drive, self.signals[edge.source])
 
         # In a loop a layer has an output before all of its sources do.
-        with named("to_nir"):
-            order = reached(self.sources, self.inputs)
-        for name, source in order:
+        for name, source in reached(self.sources, self.inputs):
             self.signals[name] = self.signals[source]
             if name in self.edges:  # each current has the shape of the output
                 signal = current(name, self.sources[name].index(source))
@@ -283,7 +282,7 @@ class _Graph:
                 text = f"the join {name!r} must add outputs of one shape, as in lambda a, b: a + b"
                 _traced(text, node.function, *(self.signals[source] for source in node.of))
             elif not all(signal.is_like(self.signals[name]) for signal in currents[name]):
-                raise ValueError(f"to_nir: {name!r} must add arrays with their axes in one order")
+                raise ValueError(f"{name!r} must add arrays with their axes in one order")
         return currents
 
 
@@ -300,7 +299,7 @@ def _traced(text: str, function: Callable[..., Array], *signals: Signal) -> Sign
         if sorted(out.sources) != [*range(len(signals))]:
             raise UnknownError("a sum that does not add each argument once")
     except UnknownError as error:
-        raise type(error)(f"to_nir: {text}: {error}") from None
+        raise type(error)(f"{text}: {error}") from None
     return out
 
 
