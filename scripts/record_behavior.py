@@ -390,7 +390,6 @@ def sources():
             "ts": data.read_ts(files.write_ts(folder / "file.ts")),
             "nmnist": data.read_nmnist(files.write_nmnist(folder / "nmnist", [(3, "file", events)])),
             "dvs": data.read_dvs_gesture(files.write_aedat(folder / "f.aedat", packets, [(1, 0, 50), (3, 5, 11)])),
-            "dvs arrays": data.read_dvs_gesture_arrays(folder),
             "images": (split := data.load(npz("images.npz", files.IMAGES))).train,
             "test images": split.test,
         }
