@@ -142,6 +142,14 @@ def test_activity_draws_spikes_lines_and_images_with_grey_steps_that_are_not_val
     assert not activity(SPIKES, mask=MASK).axes[0].patches
 
 
+def test_activity_does_not_count_spikes_in_outputs_of_zeros():
+    """They are of a silent layer, or of a readout below one."""
+    spikes, zeros = activity(SPIKES, np.zeros((STEPS, EXAMPLES, 3)), names=["in", "readout"]).axes
+    assert "spikes per step" in spikes.get_title(loc="left")
+    assert zeros.get_title(loc="left") == "readout, all outputs are 0"
+    assert not drawn(zeros)
+
+
 @pytest.mark.parametrize(
     ("message", "call"),
     [

@@ -251,7 +251,7 @@ def activity(
     """Draw the activity of a network in one example: a panel for the inputs and for each layer.
 
     Spikes, which are integers, are drawn as a raster, with the number of spikes per neuron and step. Real numbers are
-    drawn as lines, or as an image for more than 12 neurons.
+    drawn as lines, or as an image for more than 12 neurons. A panel of zeros is empty, and its title says so.
 
     Parameters
     ----------
@@ -301,7 +301,9 @@ def activity(
     for axes, name, x in zip(panels, names, arrays, strict=True):
         if (x == np.rint(x)).all():
             draw_spikes(axes, x)
-            name = f"{name}, {(x != 0).mean():.3f} spikes per step"
+            # zeros are of a silent layer, or of a readout below one
+            about = f"{(x != 0).mean():.3f} spikes per step" if x.any() else "all outputs are 0"
+            name = f"{name}, {about}"
         elif x.shape[1] <= _LINES:
             for n, line in enumerate(x.T):
                 axes.plot(line, lw=1.2, color=f"C{n % 10}", ls=_DASHES[n // 10], label=str(n))
