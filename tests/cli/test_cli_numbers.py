@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 from cli_helpers import arrays
+from scipy import stats
 
 from spikegrad import data
-from spikegrad.cli import commands, figure, main, trainer
+from spikegrad.cli import commands, figure, main, tables, trainer
 
 OPTIONS = {"epochs": 3, "batch": 16, "hidden": (4, 3), "steps": 3, "lr": 0.2, "decay": 0.8, "seed": 3}
 ARGS = [
@@ -142,8 +143,14 @@ def cells(text, first):
     return row
 
 
-def with_error(share, n):
-    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / n):.1f} %"
+def with_interval(share, n):
+    low, high = stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return f"{100 * share:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 36), (36, 36), (35, 36), (500, 1000), (1, 1)])
+def test_accuracy_has_an_interval_even_if_all_or_none_are_right(right, n):
+    assert tables.accuracy(right / n, n) == with_interval(right / n, n)
 
 
 def test_saved_parameters_are_those_after_the_last_update(run):
@@ -260,13 +267,13 @@ def test_results_are_recomputed_from_parameters(run, name, key):
 
 
 def test_printed_tables_have_the_results(run):
-    for first, name, key in (("spiking", "spiking", "spiking"), ("ReLU, no spikes", "ReLU", "relu")):
+    for first, name, key in (("spiking", "spiking", "spiking"), ("ReLU", "ReLU", "relu")):
         test = scores(name, run.before[name][-1], run.x_test, run.data.test.y)[1]
         training = np.mean([line["accuracy"] for line in run.lines if line["network"] == name][-4:])
         seconds = run.record["results"][key]["seconds"]
         parameters = sum(n * m + m for n, m in ((5, 4), (4, 3), (3, 3)))
         assert cells(run.out, first) == [
-            with_error(test, 18), f"{100 * training:.1f} %", f"{parameters}", "3", f"{seconds:.1f} s",
+            with_interval(test, 18), f"{100 * training:.1f} %", f"{parameters}", "3", f"{seconds:.1f} s",
         ]  # fmt: skip
     _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.test.y)
     for i, (rate, never) in enumerate(zip(rates, silent, strict=True)):
@@ -318,10 +325,10 @@ def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
         mine, wrong = answers[y == label], np.bincount(answers[(y == label) & (answers != y)], minlength=3)
         right = int((mine == label).sum())
         mistaken = f"{wrong.argmax()} ({wrong.max()} times)" if wrong.any() else ""
-        share, given = with_error(right / len(mine), len(mine)), int((answers == label).sum())
+        share, given = with_interval(right / len(mine), len(mine)), int((answers == label).sum())
         assert cells(out, str(label)) == [f"{len(mine)}", f"{right}", share, f"{given}", mistaken]
     right = int((answers == y).sum())
-    assert cells(out, "all") == ["18", f"{right}", with_error(right / 18, 18), "18", ""]
+    assert cells(out, "all") == ["18", f"{right}", with_interval(right / 18, 18), "18", ""]
 
 
 def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):

@@ -382,11 +382,25 @@ def test_means_do_not_depend_on_which_run_ended_first():
     assert all(sweeping.summaries(results[n:] + results[:n]) == [expected] for n in range(9))
 
 
+RECORD = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the test set", "classes": 10}}
+
+
+@pytest.mark.parametrize(
+    ("validation", "line"),
+    [
+        (0.5, "best by validation: surrogate arctan, with 40.0 % of the test set, one run"),
+        (0.1, "no setting learned: the highest validation accuracy, 10.0 %, is close to guessing one of 10 classes"),
+    ],
+)
+def test_guessing_is_not_called_best(validation, line):
+    rows = sweeping.summaries([result("arctan", 0, validation, 0.4)])
+    assert tables.sweep(rows, rows, rows[0], ["surrogate"], RECORD, 9)[-1] == line
+
+
 def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
     spec = "snntorch.fast_sigmoid(slope=25.0)"
     rows = sweeping.summaries([result(spec, 0, 0.9, 0.1), result(spec, 1, 0.7, 0.3)])
-    record = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the test set"}}
-    for table in tables.sweep(rows, rows, rows[0], ["surrogate", "peak", "half_width", "lr"], record, 9)[:2]:
+    for table in tables.sweep(rows, rows, rows[0], ["surrogate", "peak", "half_width", "lr"], RECORD, 9)[:2]:
         Console(width=80).print(table)
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80

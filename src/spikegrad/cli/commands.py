@@ -198,8 +198,8 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     for line in lines:
         out.print(f"warning: {line}", soft_wrap=True)
     if not run.failures:
-        found, more = ("", " --initial") if doubts else ("accuracy and rates show no issue. ", "")
-        out.print(f"{found}For more checks, run spikegrad diagnose {run.folder}{more}", soft_wrap=True)
+        more = " --initial" if doubts else ""
+        out.print(f"For more checks, run spikegrad diagnose {run.folder}{more}", soft_wrap=True)
     if record["interrupted"]:
         out.print(f"interrupted: results so far are saved. To continue, run spikegrad train --resume {run.folder}")
     return run.end(out, (runs.PARAMETERS, runs.RECORD, runs.FIGURE, trainer.METRICS), began, stop())

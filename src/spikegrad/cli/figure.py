@@ -171,7 +171,7 @@ def sweep_figure(rows: list[Any], best: Any, title: str) -> Figure:
         bar.set_label("mean accuracy on the validation examples, %", fontsize=8)
         bar.ax.tick_params(labelsize=8)
     reached = tables.spread(*best.test)
-    shown = spelt(f"{title}\nframed: the best by validation, {reached} of the test set", "utf-8")
+    shown = spelt(f"{title}\nframed: the highest validation accuracy, {reached} of the test set", "utf-8")
     figure.suptitle(shown, fontsize=9, parse_math=False)
     return figure
 

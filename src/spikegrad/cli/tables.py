@@ -47,8 +47,12 @@ def percent(share: float) -> str:
 
 
 def accuracy(share: float, n: int) -> str:
-    """Format a fraction of n with its standard error."""
-    return f"{100 * share:.1f} ± {100 * math.sqrt(share * (1 - share) / n):.1f} %"
+    """Format a fraction of n with its 95 % interval, by Wilson's formula, which also holds for 0 and 1."""
+    z = 1.96
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # rounding can make the lower end -0.0
+    return f"{percent(share)} ({100 * abs(middle - half):.1f}-{100 * (middle + half):.1f})"
 
 
 def _duration(seconds: float) -> str:
@@ -106,10 +110,10 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
     networks = table(
         f"{options['data']}: {data['training']:,} training examples, {n:,} test examples ({data['test_from']})",
         ["network"],
-        ("test", "training", "parameters", "epochs", "time"),
+        ("test, 95 % interval", "training", "parameters", "epochs", "time"),
         caption=f"spiking: {options['surrogate']}, {options['steps']} steps; both: seed {options['seed']}",
     )
-    for name, key in (("spiking", "spiking"), ("ReLU, no spikes", "relu")):
+    for name, key in (("spiking", "spiking"), ("ReLU", "relu")):
         row = record["results"][key]
         if row is None:
             networks.add_row(name, "not trained", "", f"{parameters:,}", "", "")
@@ -142,13 +146,17 @@ def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
         elif rate > 0.9:
             found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes. Use a faster decay or smaller lr")
     if spiking["test"] < learnt(classes):
-        found.append(f"{percent(spiking['test'])} is close to guessing one of {classes} classes")
+        found.append(f"{percent(spiking['test'])} is {_guessing(classes)}")
     return found
 
 
+def _guessing(classes: int) -> str:
+    return f"close to guessing one of {classes} classes"
+
+
 def learnt(classes: int) -> float:
-    """Return the least accuracy that counts as learning: guessing, and half of that rate on all errors."""
-    return (1 + (1 - 1 / classes) / 2) / classes
+    """Return the least accuracy that counts as learning, such as 63 % for two classes and 22 % for ten."""
+    return classes ** (-2 / 3)
 
 
 def large_losses(results: dict[str, Any], classes: int) -> list[str]:
@@ -230,7 +238,13 @@ def sweep(
     found.append(settings("chosen by validation, reported on the test set", chosen, True))
     name = ", ".join(f"{axis} {label(best.setting[axis])}" for axis in axes)
     runs = "one run" if best.n == 1 else f"{best.n} runs"
-    found.append(f"best by validation: {name}, with {spread(*best.test)} of the test set, {runs}")
+    reached, classes = best.validation[0], data["classes"]
+    if reached < learnt(classes):
+        found.append(
+            f"no setting learned: the highest validation accuracy, {percent(reached)}, is {_guessing(classes)}"
+        )
+    else:
+        found.append(f"best by validation: {name}, with {spread(*best.test)} of the test set, {runs}")
     return found
 
 
@@ -242,7 +256,7 @@ def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
         for label in range(classes):
             found.add_row(str(label), f"{given[label]:,}")
         return found
-    found = table(title, (), ("class", "examples", "right", "accuracy", "answers", "mistaken for"))
+    found = table(title, (), ("class", "examples", "right", "accuracy, 95 % interval", "answers", "mistaken for"))
     for label in range(classes):
         mine = answers[y == label]
         wrong = np.bincount(mine[mine != label], minlength=classes)
