@@ -304,7 +304,10 @@ WRONG = {
     "malformed surrogate": (["train", "--surrogate", "arctan(alpha=2"], "malformed surrogate 'arctan(alpha=2'"),
     "parameter of none": (["train", "--surrogate", "arctan(beta=2)"], "its parameters are alpha"),
     "parameter out of domain": (["train", "--surrogate", "arctan(-1)"], "Arctan: alpha must be > 0, got -1.0"),
-    "many epochs": (["train", "--epochs", "1e20"], "'1e20' is not a valid integer range"),
+    "many epochs": (["train", "--epochs", "1e20"], "'1e20' must be in digits: 100000000000000000000"),
+    "a batch in powers of ten": (["train", "--batch", "1e3"], "'--batch': '1e3' must be in digits: 1000"),
+    "one dash": (["train", "-hidden", "3"], "No such option '-hidden', did you mean --hidden?"),
+    "one dash and a value": (["sweep", "-lr=3"], "No such option '-lr=3', did you mean --lr?"),
     "too many epochs": (["train", "--data", "digits", "--epochs", str(10**20)], f"{10**20} are more than 2^31 updates"),
     "too many neurons": (
         ["train", "--data", "digits", "--hidden", "1000000000"],
@@ -317,7 +320,8 @@ WRONG = {
     ),
     "a shift out of sight": (["train", "--data", "digits", "--shift", "1000000000"], "moves an image of 8 x 8 out of"),
     "epochs": (["train", "--epochs", "-1"], "Invalid value for '--epochs': -1 is not in the range x>=1"),
-    "no number": (["train", "--steps", "many"], "'many' is not a valid integer range"),
+    "no number": (["train", "--steps", "many"], "'many' is not a whole number"),
+    "no whole number": (["train", "--steps", "2.5"], "'2.5' is not a whole number"),
     "lr": (["train", "--lr", "nan"], "Invalid value for '--lr': nan is not finite"),
     "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range 0<x<=3e+38"),
     "decay": (["train", "--decay", "1.1"], "1.1 is not in the range 0<=x<=1"),
@@ -326,10 +330,36 @@ WRONG = {
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': pass the neurons of each layer, such as 256,256"),
     "a number of thousands of digits": (["train", "--hidden", "9" * 5000], "pass the neurons of each layer"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': pass the neurons of each layer"),
-    "no data": (["train", "--data", "mnist"], "unknown data 'mnist': use mnist5k, digits, randman, "),
+    "near a name": (["train", "--data", "mnist"], "unknown data 'mnist', did you mean mnist5k or nmnist:PATH?"),
+    "near another name": (["sweep", "--data", "digit"], "unknown data 'digit', did you mean digits?"),
+    "near a form": (["train", "--data", "shdd:x"], "unknown data 'shdd:x', did you mean shd:PATH?"),
+    "no data": (["train", "--data", "cifar"], "unknown data 'cifar': use mnist5k, digits, randman, "),
+    "a table": (
+        ["train", "--data", "my.csv"],
+        "my.csv is not a .npz file. Save it as one: numpy.savez('my.npz', x_train=x, y_train=y)",
+    ),
+    "an array": (
+        ["sweep", "--data", "my.npy"],
+        "my.npy is not a .npz file. Save it as one: numpy.savez('my.npz', x_train=",
+    ),
+    "labels of text": (
+        ["train", "--data", "text.npz"],
+        "got <U3 of shape (20,); numpy.unique(y_train, return_inverse=True)[1] converts names",
+    ),
+    "labels of real numbers": (
+        ["train", "--data", "real.npz"],
+        "got float64 of shape (20,); numpy.unique(y_train, return_inverse=True)[1]",
+    ),
+    "one-hot labels": (
+        ["train", "--data", "onehot.npz"],
+        "got float64 of shape (20, 2); numpy.unique(y_train, return_inverse=True)[1] converts names, y_train.argmax(1)",
+    ),
     "no path": (["train", "--data", "shd"], "unknown data 'shd': use shd:PATH"),
     "an empty path": (["train", "--data", "ts:"], "unknown data 'ts:': use ts:PATH"),
-    "no .ts file": (["train", "--data", "ts:."], ".: cannot be read: Is a directory"),
+    "no .ts file": (
+        ["train", "--data", "ts:used"],
+        "used: no used_TRAIN.ts in this folder, got ['some.ts']. Pass the path of a .ts file",
+    ),
     "a path too many": (["train", "--data", "randman:a"], "unknown data 'randman:a': use randman"),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
     "no recordings": (["train", "--data", "dvs128:used"], "used: must be an .aedat file or a list"),
@@ -347,11 +377,12 @@ WRONG = {
     ),
     "bins without events": (
         ["train", "--data", "sequences.npz", "--bin", "2"],
-        "2.0: only events support it, and sequ",
+        "2.0: only events support it (shd, ssc, nmnist, dvs128, FILE.npz with times), and sequences.npz has other "
+        "values. Remove --bin, or pass other --data",
     ),
     "pools without events": (
         ["train", "--data", "randman", "--pool", "2"],
-        "'--pool': 2: only events support it, and r",
+        "'--pool': 2: only events support it (shd,",
     ),
     "steps of sequences": (
         ["train", "--data", "japanese_vowels", "--steps", "9"],
@@ -424,6 +455,9 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands.trainer, "fit", None)  # nothing may get as far as training
     np.savez("flat.npz", x_train=np.zeros(3), y_train=np.zeros(3, int))
+    y = np.arange(20) % 2
+    for kind, labels in {"text": np.array(["cat", "dog"])[y], "real": y / 1, "onehot": np.eye(2)[y]}.items():
+        np.savez(f"{kind}.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=labels)
     np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.arange(20) % 2)
     events = {
         "times": np.zeros(9),
@@ -436,6 +470,7 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, 
     np.savez("sequences.npz", x=np.zeros((3, 2)), y=np.zeros(3, int))
     Path("used").mkdir()
     Path("used", "run.json").touch()
+    Path("used", "some.ts").touch()
     Path("used.png").touch()
     args, message = WRONG[name]
     assert main(args) == 2

@@ -23,6 +23,7 @@ from ..training._consensus import from_first
 from . import allocator, costs, diagnosis, outputs, processes, runs, tables, trainer
 from .networks import NO_ENCODING, Params, SpikingNetwork, without_spikes
 from .options import (
+    Command,
     Options,
     RealRange,
     options_of,
@@ -52,7 +53,7 @@ def command() -> None:
     """
 
 
-@command.command(context_settings={"show_default": True})
+@command.command(cls=Command, context_settings={"show_default": True})
 @options_of_class(Options)
 @output_option
 @click.option(
@@ -222,7 +223,7 @@ def _summary(fit: trainer.Fit) -> dict[str, Any]:
 command.add_command(sweep)
 
 
-@command.command()
+@command.command(cls=Command)
 @outputs.of_run("Write y_pred (m,) and logits (m, classes) to this .npz file.")
 def predict(run: Path, data: str | None, output: Path | None, force: bool) -> None:
     """Score data with a saved run.
@@ -256,7 +257,7 @@ def _size(value: float) -> str:
     return "periodic" if np.isnan(value) else "unbounded" if np.isinf(value) else f"{value:.4g}"
 
 
-@command.command("list")
+@command.command("list", cls=Command)
 def list_() -> None:
     """List every surrogate with its formula, default parameters, peak, area and half-width at half maximum."""
     out = tables.console()
@@ -279,7 +280,7 @@ def list_() -> None:
     out.print(table)
 
 
-@command.command()
+@command.command(cls=Command)
 @click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
 @click.option("--output", "-o", required=True, type=outputs.PATH, help="Image file: .png, .svg or .pdf.")
 @outputs.force

@@ -21,6 +21,7 @@ from ..inspect.diagnosis import Diagnosis, diagnose
 from ..inspect.diagnosis._report import laid_out
 from . import outputs, runs, streams, tables, trainer
 from .networks import Params, SpikingNetwork, spike_key
+from .options import Command, WholeRange
 from .sources import examples, spaced
 
 EXAMPLES = 128
@@ -124,9 +125,9 @@ def layers(rows: list[tuple[str, ...]], title: str, width: int) -> list[Table]:
     return found
 
 
-@click.command("diagnose")
+@click.command("diagnose", cls=Command)
 @click.option("--initial", is_flag=True, help="Diagnose the initial weights and the first update.")
-@click.option("--examples", default=EXAMPLES, type=click.IntRange(2), show_default=True, help="Number of examples.")
+@click.option("--examples", default=EXAMPLES, type=WholeRange(2), show_default=True, help="Number of examples.")
 @outputs.of_run("Draw it to a .png, .svg or .pdf, or write all numbers to a .json.")
 def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None, force: bool) -> None:
     """Diagnose why a trained run does not learn.

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from .._struct import domain, lifted
 from .._surrogate import Surrogate
-from ..data import Binning, Split
+from ..data import FORMS, Binning, Split
 from ..network._modes import MODES
 from ..neurons import LIF, decay_from_tau
 from ..surrogates._registry import get
@@ -122,6 +122,33 @@ def parse_hidden(ctx: click.Context, param: click.Parameter, value: str) -> tupl
     return tuple(map(int, value.split(",")))
 
 
+class Command(click.Command):
+    """A command that rejects long options with one dash. click reads ``-output`` as ``-o utput``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {name for parameter in self.params for name in parameter.opts}
+        for argument in args:
+            name = f"-{argument.partition('=')[0]}"
+            if name.startswith("--") and name in known:
+                raise click.UsageError(f"No such option {argument!r}, did you mean {name}?")
+        return super().parse_args(ctx, args)
+
+
+class WholeRange(click.IntRange):
+    """A range of whole numbers in digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not number.is_integer():
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        if isinstance(value, str) and re.search("[.e]", value.lower()):
+            self.fail(f"{value!r} must be in digits: {int(number)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class RealRange(click.FloatRange):
     """A range of finite numbers. ``click.FloatRange`` accepts NaN."""
 
@@ -152,8 +179,8 @@ class Options:
     """Everything that determines a run."""
 
     data: str = declared("Training data (see above).", default="mnist5k", metavar="DATA")
-    epochs: int = declared("Passes over the training data.", click.IntRange(1), default=40)
-    batch: int = declared("Examples per update.", click.IntRange(1), default=128)
+    epochs: int = declared("Passes over the training data.", WholeRange(1), default=40)
+    batch: int = declared("Examples per update.", WholeRange(1), default=128)
     hidden: tuple[int, ...] = declared(
         "Neurons of each hidden layer.", default="256,256", callback=parse_hidden, metavar="N,..."
     )
@@ -161,17 +188,17 @@ class Options:
     recurrent: bool = declared("Connect the neurons of each hidden layer.", is_flag=True, show_default=False)
     readout: str = declared("Logits from the readout's potentials.", click.Choice(READOUTS), default="mean")
     mode: str = declared("Memory mode of the backward pass (see Network).", click.Choice(tuple(MODES)), default="exact")
-    steps: int = declared("Time steps.", click.IntRange(1), show_default="8 for images, 100 for events and randman")
+    steps: int = declared("Time steps.", WholeRange(1), show_default="8 for images, 100 for events and randman")
     bin: float = declared("Length of a step of events.", POSITIVE, absent=0.0, metavar="MS", show_default="of the data")
     pool: int = declared(
-        "Neighboring units of events that share a channel.", click.IntRange(1), show_default="4 for dvs128, else 1"
+        "Neighboring units of events that share a channel.", WholeRange(1), show_default="4 for dvs128, else 1"
     )
     encoding: str = declared(
         "Images as input over time (see above).", click.Choice(ENCODINGS), absent=NO_ENCODING, show_default="current"
     )
     shift: int = declared(
         "Move training images at random by up to this many pixels.",
-        click.IntRange(0),
+        WholeRange(0),
         show_default="2 for mnist5k, else 0",
     )
     input_noise: float = declared(
@@ -199,7 +226,7 @@ class Options:
         callback=lambda *args: repr(parse_surrogate(*args)),
         metavar="SPEC",
     )
-    seed: int = declared("Seed of the split, the weights and the order.", click.IntRange(0, 2**32 - 1), default=0)
+    seed: int = declared("Seed of the split, the weights and the order.", WholeRange(0, 2**32 - 1), default=0)
     lr: float = declared(
         "Initial learning rate (cosine decay to 0).", RealRange(0, LARGEST, min_open=True), default=2e-3
     )
@@ -250,14 +277,16 @@ def options_of(context: click.Context, data: str, **given: Any) -> Options:
     else:
         why["input_noise"] = f"only recordings support it, and {data} lacks a time axis"
     if form.bin_ms is None:
-        why |= dict.fromkeys(("bin", "pool"), f"only events support it, and {data} has other values")
+        events = ", ".join(f"{other.name} with times" if other.key else other.name for other in FORMS if other.bin_ms)
+        why |= dict.fromkeys(("bin", "pool"), f"only events support it ({events}), and {data} has other values")
     if form.steps is None:
         why["steps"] = f"{data} defines its steps"
     if given["taus"]:
         why["decay"] = "--taus already sets the decay factors"
     for name, reason in why.items():
         if was_given(context, name):
-            raise click.BadParameter(f"{context.params[name]}: {reason}", param_hint=f"'{option_of(name)}'")
+            fix = f"Remove {option_of(name)}" + ("" if name == "decay" else ", or pass other --data")
+            raise click.BadParameter(f"{context.params[name]}: {reason}. {fix}", param_hint=f"'{option_of(name)}'")
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
         "shift": form.shift,

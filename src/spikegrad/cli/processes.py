@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..training import _processes, distributed
 from ..training._consensus import gathered
 from . import signals
+from .options import WholeRange
 
 NAMES = ("joining", "coordinator_address", "num_processes", "process_id")
 """The options that do not change a result."""
@@ -37,9 +38,9 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         metavar="HOST:PORT",
         help="For other launchers: a free port of the machine of process 0.",
     )
-    @click.option("--num-processes", type=click.IntRange(1), help="With --coordinator-address: number of processes.")
+    @click.option("--num-processes", type=WholeRange(1), help="With --coordinator-address: number of processes.")
     @click.option(
-        "--process-id", type=click.IntRange(0), help="With --coordinator-address: number of this process, from 0."
+        "--process-id", type=WholeRange(0), help="With --coordinator-address: number of this process, from 0."
     )
     @functools.wraps(function)
     def run(*args: Any, joining: bool, quiet: bool, **rest: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,8 +40,14 @@ def form_of(source: str) -> Form:
     form = next((form for form in FORMS if form.name == name and form not in OWN), None)
     if form is None and source.endswith(".npz"):
         return _form_of_file(Path(source))
+    if form is None and not colon and (Path(source).suffix or Path(source).exists()):
+        arrays = f"{Path(source).with_suffix('.npz').name!r}, x_train=x, y_train=y"
+        raise DataError(f"{source} is not a .npz file. Save it as one: numpy.savez({arrays})")
     if form is None:
-        raise DataError(f"unknown data {source!r}: use {', '.join(dict.fromkeys(form.written for form in FORMS))}")
+        written = {form.name: form.written for form in FORMS}
+        near = [written[other] for other in written if difflib.get_close_matches(name, [other])]
+        hint = f", did you mean {' or '.join(near)}?" if near else f": use {', '.join(written.values())}"
+        raise DataError(f"unknown data {source!r}{hint}")
     if (":" in form.written) != bool(path) or bool(colon) != bool(path):
         raise DataError(f"unknown data {source!r}: use {form.written}")
     return form

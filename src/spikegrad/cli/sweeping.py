@@ -22,8 +22,10 @@ from ..training._json_lines import jsonable
 from . import runs, signals, sources, tables, trainer
 from .options import (
     LARGEST,
+    Command,
     Options,
     RealRange,
+    WholeRange,
     bad_parameter,
     check_values,
     declared,
@@ -160,7 +162,7 @@ class Grid:
     )
     peaks: tuple[float, ...] = _range_option("--peak", "Peaks of the slopes.", show_default="each surrogate's own")
     lrs: tuple[float, ...] = _range_option("--lr", "Initial learning rates (cosine decay to 0).", default="0.002")
-    seeds: int = declared("Number of seeds per setting, starting at --seed.", click.IntRange(1, 10_000), default=3)
+    seeds: int = declared("Number of seeds per setting, starting at --seed.", WholeRange(1, 10_000), default=3)
     validation_fraction: float = declared(
         "Fraction of each training class that is the validation set.",
         RealRange(0, 1, min_open=True, max_open=True),
@@ -201,11 +203,11 @@ class Grid:
         ]
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(cls=Command, context_settings={"show_default": True})
 @options_of_class(Grid)
 @options_of_class(Options, without=("surrogate", "lr"))
 @click.option(
-    "--jobs", type=click.IntRange(1), show_default="all processors", help="Number of parallel runs, each in a thread."
+    "--jobs", type=WholeRange(1), show_default="all processors", help="Number of parallel runs, each in a thread."
 )
 @output_option
 @resume_option("SWEEP", "Resume an interrupted sweep with its original options. Finished runs are not repeated.")
