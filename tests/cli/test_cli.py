@@ -81,8 +81,10 @@ def test_a_run_is_written_in_full(run):
     for part in (f"{spiking['test']:.1%}"[:-1], f"{relu['test']:.1%}"[:-1], f"{total:,}", str(folder)):
         assert part in done.stdout
     assert "\nFor more checks, run spikegrad diagnose" in done.stdout
-    lines = done.stderr.splitlines()
+    *lines, drawing = done.stderr.splitlines()
+    assert drawing == f"drawing {folder / 'figure.png'}"
     assert 2 <= len(lines) <= 24
+    lines.remove("counting synaptic operations")
     assert all(re.match(r"(spiking|ReLU) .*loss .* train .* (firing|active) ", line) for line in lines)
     assert " left" not in lines[0]  # before the pace is known
     assert lines[-1].endswith(" 0:00 left")
@@ -689,7 +691,9 @@ def test_a_figure_that_cannot_be_drawn_is_one_line(run, tmp_path, capsys, monkey
     for command in (["plot", "sigmoid"], ["diagnose", str(run[0]), "--examples", "2"]):
         assert main([*command, "-o", str(path)]) == 1
         captured = capsys.readouterr()
-        assert captured.err.startswith(f"spikegrad: error: {path} cannot be drawn: ")
+        *notes, error = captured.err.splitlines()
+        assert notes == ([] if command[0] == "plot" else ["diagnosing", f"drawing {path}"])
+        assert error.startswith(f"spikegrad: error: {path} cannot be drawn: ")
         assert ("layer 1" in captured.out) == (command[0] == "diagnose")  # the diagnosis is not lost
         assert not list(tmp_path.iterdir())
 

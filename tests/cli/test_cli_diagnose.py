@@ -116,7 +116,8 @@ def test_watch_reports_the_first_epoch_without_learning_once(capsys):
         return capsys.readouterr().err.splitlines()
 
     course = [(1, False, 0.0), (1, True, at), (2, True, 1.0), (3, False, below), (3, True, below), (4, True, 0.0)]
-    assert watched(*course) == [f"no learning in epoch 3: {reason}" for reason in ("one reason", "another")]
+    reasons = ["diagnosing", *(f"no learning in epoch 3: {reason}" for reason in ("one reason", "another"))]
+    assert watched(*course) == reasons
     assert asked == [3]
     assert watched(*course[:3]) == watched(*course, quiet=True) == []
     assert asked == [3]

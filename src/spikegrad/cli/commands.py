@@ -155,7 +155,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
     why = diagnosis.reasons(network, start, data.train, options.lr)
     watch = diagnosis.Watch(why, classes, quiet)
     with runs.held(run.folder), processes.deferred() as stop:
-        with diagnosis.explained(why):
+        with diagnosis.explained(why, quiet):
             spiking = learn(network, "spiking", "firing", start, watch)
         record |= {"interrupted": spiking.interrupted, "results": {"spiking": _summary(spiking), "relu": None}}
         with run.collecting():
@@ -173,8 +173,12 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
         doubts = tables.warnings(record["results"]["spiking"], classes)
         doubts += tables.large_losses(record["results"], classes)
         trainer.forget_programs()
-        reasons = why(spiking.params) if doubts or spiking.failures else []
+        reasons = []
+        if doubts or spiking.failures:
+            tables.note("diagnosing", quiet)
+            reasons = why(spiking.params)
         lines = [*doubts, *(reasons or [diagnosis.SOUND] * bool(doubts))]
+        tables.note("counting synaptic operations", quiet)
         cost = costs.line(network, spiking.params, test)
         trainer.forget_programs()
 
@@ -187,7 +191,7 @@ def train(  # noqa: PLR0915  (the order of a run, from its options to its files)
             )
             return run_figure(network, get(options.surrogate), spiking.params, test, record["results"], title)
 
-        run.draw(figure)
+        run.draw(figure, quiet)
         with run.collecting():
             run.save_record()
             if record["finished"] and jax.process_index() == 0:

@@ -99,17 +99,19 @@ class Watch:
         if self.quiet or self.looked or not now.epoch_ended or now.epoch_metrics["accuracy"] >= self.least:
             return
         self.looked = True
+        tables.note("diagnosing")
         out = tables.console(stderr=True)
         for line in self.why(now.state.trainable):
             out.print(f"no learning in epoch {now.epoch}: {line}", soft_wrap=True)
 
 
 @contextmanager
-def explained(why: Callable[[Params], list[str]]) -> Iterator[None]:
+def explained(why: Callable[[Params], list[str]], quiet: bool) -> Iterator[None]:
     """Print issues before the error of diverged training."""
     try:
         yield
     except training.DivergedError as error:
+        tables.note("diagnosing", quiet)
         for line in why(error.state.trainable):
             tables.console(stderr=True).print(line, soft_wrap=True)
         raise
@@ -152,6 +154,7 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
     if initial:
         params = trainer.starts(saved.network, saved.options.load().train)(jax.random.key(saved.options.seed))
         lr = saved.options.lr
+    tables.note("diagnosing")
     diagnosis = examine(saved.network, params, found, lr, examples, train=True)
     out = tables.console()
     weights = "at the start" if initial else "as trained"
@@ -166,6 +169,7 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
         text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"
         outputs.write(output, lambda stream: stream.write(text.encode()))
     else:
+        tables.note(f"drawing {output}")
         with outputs.drawing(output):
             outputs.write(output, outputs.drawn(diagnosis.plot(), output, 150))
     out.print(f"wrote {output}", soft_wrap=True)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import cleandoc
 from typing import Any
 
@@ -138,14 +138,11 @@ class WholeRange(click.IntRange):
     """A range of whole numbers in digits."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not number.is_integer():
+        if not re.fullmatch(r"[+-]?\d+", str(value).strip()):
+            with suppress(ValueError):
+                if (number := float(value)).is_integer():
+                    self.fail(f"{value!r} must be in digits: {int(number)}", param, ctx)
             self.fail(f"{value!r} is not a whole number", param, ctx)
-        if isinstance(value, str) and re.search("[.e]", value.lower()):
-            self.fail(f"{value!r} must be in digits: {int(number)}", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -317,9 +317,10 @@ class Run:
         except (training.DivergedError, OSError) as error:
             self.failures.append(str(error))
 
-    def draw(self, make: Callable[[], Any]) -> None:
+    def draw(self, make: Callable[[], Any], quiet: bool) -> None:
         """Draw and save the figure. Record any error as one line, so the results are not lost."""
         path = self.folder / FIGURE
+        tables.note(f"drawing {path}", quiet)
         try:
             with outputs.drawing(path):
                 save(path, outputs.drawn(make(), path, 130))

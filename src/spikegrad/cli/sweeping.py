@@ -304,7 +304,7 @@ def sweep(
 
                 return sweep_figure(rows, best(rows), f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}")
 
-            run.draw(figure)
+            run.draw(figure, quiet)
     out = tables.console()
     if rows:
         specs = dict.fromkeys(row.setting["surrogate"] for row in rows)

@@ -42,6 +42,12 @@ def console(stderr: bool = False) -> Console:
     )
 
 
+def note(text: str, quiet: bool = False) -> None:
+    """Print the next step of the command, which takes seconds."""
+    if not quiet:
+        console(stderr=True).print(text, soft_wrap=True)
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
