@@ -48,7 +48,7 @@ def measure(batch: int) -> dict[str, float]:
 
     def loss(params, batch, key):
         x, y = batch
-        logits, _, _ = network(params, x.astype(jnp.float32) / 255, key)
+        logits, _, _ = network(params, x[:, None].astype(jnp.float32) / 255, key)
         right = (logits.argmax(-1) == y).mean()
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), {"accuracy": right}
 
@@ -70,7 +70,7 @@ def measure(batch: int) -> dict[str, float]:
     jax.jit, seen = recorded, []
     fit(
         with_device_data(loss, examples),
-        network.init(jax.random.key(0), 0.5),
+        network.init(jax.random.key(0)),
         ShuffledBatches(np.arange(count, dtype=np.int32), batch, 0),
         optimizer=optax.adam(1e-3),
         key=jax.random.key(1),

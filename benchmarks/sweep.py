@@ -73,7 +73,7 @@ def ways(name: str, rounds: int) -> list[dict[str, Any]]:
     def loss(params, width, rows):
         x, y = (array[rows] for array in examples)
         params = networks.with_surrogate(params, rescaled(Sigmoid(), half_width=width))
-        return trainer.cross_entropy(network(params, network.prepare(x), jax.random.key(0))[0], y).mean()
+        return trainer.cross_entropy(network(params, x, jax.random.key(0))[0], y).mean()
 
     def updates(params, state, width, lr, rows):
         def update(i, carry):
@@ -86,7 +86,7 @@ def ways(name: str, rounds: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     runs = []
     for i in range(AT_A_TIME):
-        params = network.init(jax.random.key(i), trainer.gains(network)[0])
+        params = network.init(jax.random.key(i))
         rows = rng.integers(0, len(data.train), (UPDATES, 128))
         runs.append((params, optax.adam(1e-3).init(params), jnp.float32(0.1 * 2**i), jnp.float32(1e-3), rows))
     one, batch = jax.jit(updates), jax.jit(jax.vmap(updates))

@@ -29,7 +29,7 @@ def measure(epochs: int) -> dict[str, float]:
     import jax  # noqa: PLC0415
 
     from spikegrad import LIF  # noqa: PLC0415
-    from spikegrad.cli import networks, trainer  # noqa: PLC0415
+    from spikegrad.cli import trainer  # noqa: PLC0415
     from spikegrad.cli.options import Options  # noqa: PLC0415
 
     given = Options(
@@ -40,14 +40,14 @@ def measure(epochs: int) -> dict[str, float]:
     data = given.load()
     spiking = given.network(data)
     found, folder = {}, Path(tempfile.mkdtemp())
-    for name, network, gain in (("spiking", spiking, 0.5), ("ReLU", networks.without_spikes(spiking), 1.0)):
+    for name, network in (("spiking", spiking), ("ReLU", spiking.without_spikes())):
         seen = []  # of each report: updates made, and when
 
         def note(now, test, seen=seen):
             seen.append((now.step, time.perf_counter()))
 
         began = time.perf_counter()
-        start = network.init(jax.random.key(0), gain)
+        start = network.init(jax.random.key(0))
         trainer.fit(network, start, data, given, name=name, report=note, folder=folder)
         per_epoch = len(data.train) // 128
         first = next(at for at in seen if at[0] >= per_epoch)

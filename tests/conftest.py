@@ -1,10 +1,12 @@
 """Strictness for every test, and several devices, which JAX only makes before it starts."""
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import itertools
 import os
+import sys
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -16,7 +18,6 @@ import numpy as np
 import pytest
 
 from spikegrad._compat import in_double_precision as enable_x64
-from spikegrad._system import release_memory
 from spikegrad.network._modes import MODES as _MODES
 
 MODES = tuple(_MODES)
@@ -24,6 +25,7 @@ STORAGES = {name: mode.storage for name, mode in _MODES.items() if mode.storage.
 """The storage of each mode that keeps states in few bits."""
 GRADIENT_ERRORS = {name: storage.gradient_error for name, storage in STORAGES.items()}
 
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 ROOT = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -41,7 +43,8 @@ def _bounded_memory():
     """No module needs what another one has compiled, which would add up to gigabytes."""
     yield
     jax.clear_caches()
-    release_memory()
+    if hasattr(LIBC, "malloc_trim"):  # GNU's allocator
+        LIBC.malloc_trim(0)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,18 +1,11 @@
-"""Free memory and disk, and processors of the machine."""
+"""Free memory and processors of the machine."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
 import jax
-
-LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-"""The C library on Linux, None on other systems. Its allocator may be GNU's."""
 
 
 def processors() -> int:
@@ -21,15 +14,6 @@ def processors() -> int:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # other systems, and those that forbid the question
         return os.cpu_count() or 1
-
-
-def free_disk(path: Path) -> int | None:
-    """Return the free bytes of the disk with a file or folder, which may not exist yet, or None if unknown."""
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    try:
-        return shutil.disk_usage(there).free
-    except OSError:
-        return None
 
 
 def available_memory() -> int | None:
@@ -43,12 +27,6 @@ def device_memory() -> int | None:
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return available_memory()
-
-
-def release_memory() -> None:
-    """Return freed memory to the system. GNU's allocator keeps tens of megabytes after compiling."""
-    if hasattr(LIBC, "malloc_trim"):
-        LIBC.malloc_trim(0)
 
 
 def _of_the_system() -> list[int]:

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from cli_helpers import arrays, images, options
 
-from spikegrad import LIF, Layer
-from spikegrad.cli import sources, tables, trainer
-from spikegrad.cli.networks import ReluNetwork, SpikingNetwork
+from spikegrad import LIF
+from spikegrad.cli import trainer
+from spikegrad.cli.networks import SpikingNetwork
 from spikegrad.cli.trainer import fit, make_evaluator, random_shift
-from spikegrad.data import Binning, load
+from spikegrad.data import load
 from spikegrad.training import DivergedError
-from spikegrad.training._update import arrays_apart
 
 SIZES = (6, 9, 7, 3)
 RNG = np.random.default_rng(0)
 
 
-def parameters(gain=2.0):
-    return SpikingNetwork(SIZES, LIF(), 1, "current").init(jax.random.key(1), gain)
+def parameters_of(network, gain):
+    """Initial weights times ``gain``. Biases are 0."""
+    return jax.tree.map(lambda leaf: gain * leaf, network.init(jax.random.key(1)))
 
 
 def simulate(params, inputs, decay):
@@ -46,9 +46,9 @@ def simulate(params, inputs, decay):
 
 def test_the_spiking_network_is_the_textbook_one():
     x = RNG.uniform(size=(5, 6)).astype(np.float32)
-    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=7, encoding="current")
-    params = network.init(jax.random.key(1), 2.0)
-    logits, spikes, readout = network(params, x, jax.random.key(0))
+    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=7, encoding="current", readout_decay=0.8)
+    params = parameters_of(network, 4.0)
+    logits, spikes, readout = network(params, x[:, None], jax.random.key(0))
     expected = simulate(params, np.stack([x] * 7), 0.8)
     for layer, right in zip(spikes, expected[1], strict=True):
         assert 0.05 < right.mean() < 0.95
@@ -64,17 +64,16 @@ def test_latency_coding_spikes_once_and_earlier_for_more():
     for i, j in np.ndindex(2, 6):
         if steps[i, j] is not None:
             inputs[steps[i, j], i, j] = 1
-    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=4, encoding="latency")
-    params = network.init(jax.random.key(1), 4.0)
-    logits, _, _ = network(params, x, jax.random.key(0))
+    network = SpikingNetwork(SIZES, LIF(decay=0.8), steps=4, encoding="latency", readout_decay=0.8)
+    params = parameters_of(network, 8.0)
+    logits, _, _ = network(params, x[:, None], jax.random.key(0))
     np.testing.assert_allclose(logits, simulate(params, inputs, 0.8)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_rate_coding_spikes_with_the_probability_of_the_value():
     x = jnp.array([[0.0, 0.2, 0.5, 0.9, 1.0, 2.0]])
     network = SpikingNetwork((6, 6, 2), LIF(), steps=4000, encoding="rate")
-    identity = Layer(jnp.eye(6), LIF(), bias=jnp.zeros(6))
-    spikes = np.asarray(network._encoded((identity,), x, jax.random.key(0))[1])[:, 0].astype(float)
+    spikes = np.asarray(network.inputs(x[:, None], jax.random.key(0)))[:, 0].astype(float)
     assert set(np.unique(spikes)) == {0, 1}
     share = np.array([0, 0.2, 0.5, 0.9, 1, 1])
     assert (np.abs(spikes.mean(0) - share) <= 5 * np.sqrt(share * (1 - share) / 4000)).all()
@@ -83,13 +82,15 @@ def test_rate_coding_spikes_with_the_probability_of_the_value():
 
 def test_the_relu_network():
     x = RNG.normal(size=(5, 6)).astype(np.float32)
+    network = SpikingNetwork(SIZES, LIF(), 9, "rate", readout="max").without_spikes()
+    params = parameters_of(network, 2.0)
     y, active = x.astype(np.float64), []
-    for k, layer in enumerate(arrays(parameters())):
+    for k, layer in enumerate(arrays(params)):
         y = y @ layer["weight"] + layer["bias"]
         if k < 2:
             active.append(y > 0)
             y = np.maximum(y, 0)
-    logits, found, _ = ReluNetwork(SIZES, LIF(), 1, "current")(parameters(), x, jax.random.key(0))
+    logits, found, _ = network(params, x[:, None], jax.random.key(0))
     np.testing.assert_allclose(logits, y, rtol=1e-4, atol=1e-5)
     for a, b in zip(found, active, strict=True):
         assert np.array_equal(a[0], b)
@@ -112,9 +113,6 @@ def test_noise_is_normal_and_new_for_each_key():
     seen = []
 
     class Network:
-        def prepare(self, x):
-            return 2 * x  # the noise is that of prepared recordings
-
         def __call__(self, params, x, key, lengths):
             seen.append((np.asarray(x), jax.random.key_data(key)))
             return x[:, 0], [x], x
@@ -126,7 +124,7 @@ def test_noise_is_normal_and_new_for_each_key():
     (first, encoding), (second, other), (again, _) = seen
     assert np.array_equal(first, again)
     assert not np.array_equal(encoding, other)
-    noise = np.array([first, second]) - 2 * x
+    noise = np.array([first, second]) - x
     count = noise[0].size
     np.testing.assert_allclose(noise.mean((1, 2, 3)), 0, atol=5 * 0.25 / np.sqrt(count))
     np.testing.assert_allclose(noise.std((1, 2, 3)), 0.25, rtol=5 / np.sqrt(2 * count))
@@ -140,10 +138,11 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
     x = RNG.uniform(size=(700, 6)).astype(np.float32)  # more than one batch, the last one padded
     network = SpikingNetwork(SIZES, LIF(), steps=5, encoding="current")
     params = tuple(
-        dataclasses.replace(layer, bias=jnp.linspace(-0.5, 0.3, len(layer.bias))) for layer in parameters(0.7)
+        dataclasses.replace(layer, bias=jnp.linspace(-0.5, 0.3, len(layer.bias)))
+        for layer in parameters_of(network, 1.4)
     )
     scores = make_evaluator(network)(params, images(x))
-    logits, spikes, _ = network(params, x, jax.random.key(0))
+    logits, spikes, _ = network(params, x[:, None], jax.random.key(0))
     np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.rates, [s.mean() for s in spikes], rtol=1e-3)
     silent = [float((np.asarray(s).sum((0, 1)) == 0).mean()) for s in spikes]
@@ -151,22 +150,12 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
     assert 0 < max(silent) < 1
 
 
-def test_a_processor_takes_over_the_training_data_without_a_copy(tmp_path):
-    x = RNG.integers(0, 256, (5000, 16, 16)).astype(np.uint8)  # large: NumPy's own memory is no device's
-    np.savez(tmp_path / "mine.npz", x_train=x, y_train=np.arange(len(x)) % 10)
-    data = sources.load(str(tmp_path / "mine.npz"), 0, Binning())
-    loss, batches = trainer._placed(lambda params, batch, key: (0.0, {}), data.train, 100)
-    assert sorted(np.concatenate(list(batches(0)(0)))) == list(range(4000))
-    bound, _ = arrays_apart(loss)  # as a compiled call takes them
-    assert max(jax.tree.leaves(bound), key=lambda leaf: leaf.nbytes).unsafe_buffer_pointer() == data.train.x.ctypes.data
-
-
 NETWORK = SpikingNetwork((64, 32, 10), LIF(), steps=4, encoding="current", high=16.0)
 
 
 def small(data, shift=0, seed=0, **changes):
     given = options(encoding="current", epochs=3, batch=64, lr=2e-2, shift=shift, seed=seed)
-    return fit(NETWORK, NETWORK.init(jax.random.key(0), 0.5), data, given, **changes)
+    return fit(NETWORK, NETWORK.init(jax.random.key(0)), data, given, **changes)
 
 
 def leaves(result):
@@ -188,13 +177,12 @@ def learnt(digits):
         return small(digits, shift=1)
 
 
-def test_training_learns_and_the_seed_decides(digits, learnt, monkeypatch):
+def test_training_learns_and_the_seed_decides(digits, learnt):
     assert learnt.curves["loss"] == sorted(learnt.curves["loss"], reverse=True)
     assert learnt.curves["test"][-1] == learnt.scores.accuracy(digits.test.y) > 0.6
     assert not learnt.interrupted
-    assert learnt.failures == ()
+    assert learnt.failure == ""
     assert not same(learnt, small(digits, shift=1, seed=1))
-    monkeypatch.setattr(trainer, "device_memory", lambda: digits.train.x.nbytes)  # examples go batch by batch
     assert same(learnt, small(digits, shift=1))
 
 
@@ -217,7 +205,7 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     assert seen[0].seconds_left is None
     assert seen[-1].seconds_left > 0
     assert len(first.curves["test"]) == 1
-    start = NETWORK.init(jax.random.key(0), 0.5)
+    start = NETWORK.init(jax.random.key(0))
     assert not np.array_equal(first.params[0].weight, start[0].weight)
     assert np.array_equal(first.scores.logits, make_evaluator(NETWORK)(first.params, digits.test).logits)
     rest = small(digits, report=lambda now, test: seen.append(now), **options)
@@ -250,36 +238,8 @@ def test_divergence_keeps_the_last_good_parameters(digits, monkeypatch):
     x[200] = np.inf
     broken = dataclasses.replace(digits, train=images(x, digits.train.y))
     result = small(broken, report=lambda now, test: good.append(now.step))
-    assert re.match(
-        r"the spiking network diverged: the loss is (nan|inf) at update \d+, in epoch 1. A", result.failures[0]
-    )
+    assert re.match(r"the spiking network diverged: the loss is (nan|inf) at update \d+, in epoch 1. A", result.failure)
     assert 0 < good[-1] < 22
     assert not result.interrupted
     assert all(np.isfinite(leaf).all() for leaf in leaves(result))
     assert len(result.curves["loss"]) == len(result.curves["test"]) == 1
-
-
-def test_files_that_cannot_be_written_do_not_stop_training(digits, learnt, tmp_path):
-    (tmp_path / "checkpoints").write_text("a file where a folder should be")
-    result = small(digits, shift=1, folder=tmp_path, minutes=0.0)
-    assert same(learnt, result)
-    assert len(result.failures) == 1
-    assert "checkpoints" in result.failures[0]
-
-
-@pytest.mark.parametrize("classes", [2, 10, 35])
-def test_losses_above_ten_times_guessing_are_reported(classes):
-    most = 10 * np.log(classes)
-    small, large = ({"loss": np.nextafter(most, side)} for side in (0, np.inf))
-    assert tables.large_losses({"spiking": small, "relu": None}, classes) == []
-    (line,) = tables.large_losses({"spiking": small, "relu": large}, classes)
-    assert line.startswith(f"the loss of the ReLU network is {most:.3g}, and guessing gives {most / 10:.3g}")
-    (line,) = tables.large_losses({"spiking": large, "relu": None}, classes)
-    assert line.startswith("the loss of the spiking network is")
-
-
-def test_a_huge_loss_is_not_silent():
-    huge = {"loss": 1e20}
-    lines = tables.large_losses({"spiking": huge, "relu": huge}, 10)
-    assert lines[0] == "the loss of the spiking network is 1e+20, and guessing gives 2.3. Use a smaller lr"
-    assert "the ReLU network" in lines[1]

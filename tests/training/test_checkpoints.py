@@ -332,13 +332,12 @@ def test_raw_keys_and_sharded_arrays(tmp_path):
 
 # --- kills -----------------------------------------------------------------------------------------------------------
 
-PROGRAM = "import sys, spikegrad_command; sys.exit(spikegrad_command.main())"
 KILLS = 10
 RUN = ["--data", "digits", "--hidden", "32,16", "--steps", "4", "--batch", "8", "--quiet", "--checkpoint", "0"]
 
 
 def command(*arguments):
-    return [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    return [sys.executable, "-m", "spikegrad.cli", *map(str, arguments)]
 
 
 def go_on_with(folder, arguments, *options):

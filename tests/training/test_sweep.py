@@ -211,19 +211,6 @@ def test_full_disk_loses_no_result(tmp_path, monkeypatch):
         next(results)
 
 
-def test_full_disk_leaves_the_table_of_a_sweep(tmp_path, monkeypatch, capsys):
-    def on_a_full_disk(path, lines):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(sweeps, "append", on_a_full_disk)
-    arguments = ["--data", "digits", "--hidden", "8", "--epochs", "1", "--steps", "2", "--seeds", "2", "--jobs", "1"]
-    assert main(["sweep", *arguments, "--surrogate", "sigmoid", "--quiet", "-o", str(tmp_path / "run")]) == 1
-    out, err = capsys.readouterr()
-    assert "digits, all settings" in out
-    assert "interrupted" not in out
-    assert err == f"spikegrad: error: [Errno 28] No space left on device: '{tmp_path / 'run' / 'runs.jsonl'}'\n"
-
-
 def test_closing_the_results_ends_the_runs(tmp_path):
     path, threads, steps = tmp_path / "runs.jsonl", threading.active_count(), [0]
 
@@ -325,7 +312,7 @@ def test_a_run_of_the_command_is_that_of_train_alone(swept):
     setting = {"surrogate": "arctan", "half_width": 0.4, "lr": 0.02, "seed": 6}
     found = next(r for r in lines(swept) if setting.items() <= r.items())  # they stand as they ended
     network = SpikingNetwork((64, 16, 10), LIF(surrogate=rescaled(Arctan(), half_width=0.4)), 4, "current", high=16.0)
-    params = network.init(jax.random.key(6), 0.5)
+    params = network.init(jax.random.key(6))
     alone = trainer.fit(network, params, data, options(encoding="current", epochs=2, batch=128, lr=0.02, seed=6))
     assert found["loss"] == pytest.approx(alone.curves["loss"][-1], rel=1e-4)
     assert found["accuracy"] == pytest.approx(alone.curves["accuracy"][-1], abs=2 / 1300)
@@ -355,9 +342,6 @@ def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     ):
         assert main(["sweep", *arguments]) == 2
         assert message in capsys.readouterr().err
-    (folder / "sweep.json").write_text(json.dumps(record | {"sweep": {"surrogates": 3}}))
-    assert main(["sweep", "--resume", str(folder)]) == 2
-    assert "surrogates must be a list of texts" in capsys.readouterr().err
 
 
 def result(surrogate, seed, validation, test):
@@ -394,13 +378,13 @@ RECORD = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the tes
 )
 def test_guessing_is_not_called_best(validation, line):
     rows = sweeping.summaries([result("arctan", 0, validation, 0.4)])
-    assert tables.sweep(rows, rows, rows[0], ["surrogate"], RECORD, 9)[-1] == line
+    assert tables.sweep(rows, ["surrogate"], RECORD, 9)[-1] == line
 
 
 def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
     spec = "snntorch.fast_sigmoid(slope=25.0)"
     rows = sweeping.summaries([result(spec, 0, 0.9, 0.1), result(spec, 1, 0.7, 0.3)])
-    for table in tables.sweep(rows, rows, rows[0], ["surrogate", "peak", "half_width", "lr"], RECORD, 9)[:2]:
+    for table in tables.sweep(rows, ["surrogate", "peak", "half_width", "lr"], RECORD, 9)[:2]:
         Console(width=80).print(table)
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80
@@ -437,11 +421,10 @@ def test_heat_map_shows_each_mean_and_frames_the_best(at):
 
 def test_the_bar_counts_every_run(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(tables, "console", lambda stderr: Console(file=screen, force_terminal=True, width=80))
-    with tables.sweep_progress(2, 4, ["surrogate"], False) as progress:
+    monkeypatch.setattr(tables, "console", lambda stderr=False: Console(file=screen, force_terminal=True, width=80))
+    with tables.sweep_progress(2, ["surrogate"], False) as show:
         for seed in range(2):
-            progress.updates(4)
-            progress.result(result("arctan", seed, 0.9, 0.1))
+            show(result("arctan", seed, 0.9, 0.1))
     assert "2/2 runs" in screen.getvalue()
 
 
@@ -460,7 +443,7 @@ def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
     share = np.bincount(validation.test.y) / np.bincount(y)
     assert abs(share - 0.1).max() < 0.005
     assert not np.array_equal(chosen_by, sources.for_validation(data, 0.1, 4)[1].test.padded().ravel())
-    with pytest.raises(DataError, match="too few training examples"):
+    with pytest.raises(DataError, match="too few examples"):
         sources.for_validation(data, 0.001, 0)
 
 
@@ -470,12 +453,12 @@ def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
         ("0.05:3.2:x2", (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)),
         ("0.1:0.5:+0.1", (0.1, 0.2, 0.3, 0.4, 0.5)),
         ("1:1:x2, 3,0.1:0.25:+0.1", (1.0, 3.0, 0.1, 0.2)),
-        ("0.1,0.1", (0.1,)),
-        (None, ()),
+        ("0.1,0.1", (0.1, 0.1)),
     ],
 )
 def test_ranges(text, numbers):
-    assert sweeping.parse_reals(None, None, text) == numbers
+    (field,) = [field for field in dataclasses.fields(sweeping.Grid) if field.name == "lrs"]
+    assert field.metadata["click"]["type"].convert(text, None, None) == numbers
 
 
 @pytest.mark.parametrize(
@@ -489,7 +472,6 @@ def test_ranges(text, numbers):
         ["--surrogate", "arctan(alpha=2"],
         ["--surrogate", "leaky_relu", "--half-width", "0.1"],
         ["--validation-fraction", "1"],
-        ["--seeds", "2", "--seed", "4294967295"],
     ],
 )
 def test_a_wrong_value_is_one_line_and_exit_code_2(arguments, capsys):

@@ -2,6 +2,6 @@
 
 import sys
 
-from spikegrad_command import main
+from . import main
 
 sys.exit(main())

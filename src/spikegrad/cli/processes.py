@@ -1,13 +1,13 @@
-"""The command in several processes: all compute together, and only process 0 reads, prints and writes."""
+"""The command in one or several processes: all compute together, only process 0 reads and writes."""
 
 from __future__ import annotations
 
 import functools
 import os
 import signal
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from types import FrameType
 from typing import Any
 
 import click
@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..training import _processes, distributed
 from ..training._consensus import gathered
-from . import signals
 from .options import WholeRange
 
 NAMES = ("joining", "coordinator_address", "num_processes", "process_id")
@@ -30,57 +29,69 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         "--distributed",
         "joining",
         is_flag=True,
-        help="Train on all devices of several processes. Start each with this option. SLURM, Open MPI and Kubernetes "
-        "are recognized.",
+        help="Train on all devices of several processes. Start each with this option. SLURM, Open "
+        "MPI and Kubernetes are recognized.",
     )
     @click.option(
         "--coordinator-address",
         metavar="HOST:PORT",
         help="For other launchers: a free port of the machine of process 0.",
     )
-    @click.option("--num-processes", type=WholeRange(1), help="With --coordinator-address: number of processes.")
     @click.option(
-        "--process-id", type=WholeRange(0), help="With --coordinator-address: number of this process, from 0."
+        "--num-processes",
+        type=WholeRange(1),
+        help="With --coordinator-address: number of processes.",
+    )
+    @click.option(
+        "--process-id",
+        type=WholeRange(0),
+        help="With --coordinator-address: number of this process, from 0.",
     )
     @functools.wraps(function)
-    def run(*args: Any, joining: bool, quiet: bool, **rest: Any) -> int:
-        addressed = {f"--{name.replace('_', '-')}": rest.pop(name) for name in NAMES[1:]}
+    def run(*args: Any, joining: bool, quiet: bool, **values: Any) -> int:
+        addresses = [values.pop(name) for name in NAMES[1:]]
         if not joining:
-            for name, value in addressed.items():
-                if value is not None:
-                    raise click.BadParameter("it requires --distributed", param_hint=f"'{name}'")
-            return function(*args, quiet=quiet, **rest)
+            if addresses != [None] * 3:
+                raise click.UsageError("--coordinator-address requires --distributed")
+            return function(*args, quiet=quiet, **values)
         with ExitStack() as stack:
             try:
-                stack.enter_context(distributed(*addressed.values()))
+                stack.enter_context(distributed(*addresses))
             except (ValueError, RuntimeError) as error:
                 raise click.BadParameter(f"{error}", param_hint="'--distributed'") from None
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would only record the signal
-            _check_alike({"quiet": None, **rest}, click.get_current_context())
             if jax.process_index():
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stdout(nowhere))
-                quiet = True
-            return function(*args, quiet=quiet, **rest)
+            return function(*args, quiet=quiet or jax.process_index() > 0, **values)
 
     return run
 
 
-def _check_alike(values: dict[str, Any], context: click.Context) -> None:
-    """Raise in every process if the options differ, because training uses the options of process 0 only."""
-    names = sorted(name for name in values if name != "quiet")
-    rows = gathered(*(zlib.crc32(repr(values[name]).encode("utf-8", "surrogateescape")) >> 1 for name in names))
-    for name, column in zip(names, rows.T, strict=True):
-        if len(set(column.tolist())) > 1:
-            option = next(parameter for parameter in context.command.params if parameter.name == name)
-            raise click.BadParameter("must be equal in all processes", param_hint=f"'{option.opts[0]}'")
-
-
 @contextmanager
 def deferred() -> Iterator[Callable[[], int]]:
-    """Like :func:`signals.deferred` for signals to any process. All processes must call its result."""
-    with signals.deferred() as came:
-        yield lambda: int(gathered(came()).max())
+    """Store Ctrl-C and SIGTERM to any process. A second Ctrl-C ends the program immediately.
+
+    Yields
+    ------
+    callable
+        Called without arguments in all processes, it returns the number of the signal, or 0. The
+        exit code is 128 plus this number.
+    """
+    number = 0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal number
+        del frame
+        number = number or signum
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: int(gathered(number).max())
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def batch_sharding(batch: int) -> NamedSharding | None:
@@ -89,7 +100,8 @@ def batch_sharding(batch: int) -> NamedSharding | None:
         return None
     if batch % jax.device_count():
         raise click.BadParameter(
-            f"batches of {batch} examples cannot be sharded over {jax.device_count()} devices", param_hint="'--batch'"
+            f"batches of {batch} examples cannot be sharded over {jax.device_count()} devices",
+            param_hint="'--batch'",
         )
     return NamedSharding(Mesh(jax.devices(), ("batch",)), PartitionSpec("batch"))
 

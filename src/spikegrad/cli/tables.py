@@ -2,162 +2,71 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO, cast
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
+from .._files import write_atomically
 from ..training import Report
-from .streams import Output, spelt
-from .trainer import Reporter
 
 PIPE_WIDTH = 180
 """Width of a table in a file or a pipe."""
 
 
-class _Console(Console):
-    """A console that replaces characters that the stream lacks before layout, because replacements are wider."""
+class Summary(NamedTuple):
+    """The runs of one setting with several seeds: means with standard deviations, NaN for a single run."""
 
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(spelt(text, self.encoding), **options)
+    setting: dict[str, Any]
+    n: int
+    diverged: int
+    validation: tuple[float, float]
+    test: tuple[float, float]
+    firing_rate: float
 
 
 def console(stderr: bool = False) -> Console:
     """Return a console. Brackets are text, not markup."""
-    stream = Output(sys.stderr if stderr else sys.stdout, optional=stderr)
-    return _Console(
-        file=cast(TextIO, stream),
-        markup=False,
-        highlight=False,
-        width=None if stream.isatty() else PIPE_WIDTH,
-        soft_wrap=False,
-    )
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, markup=False, highlight=False, width=width)
 
 
 def note(text: str, quiet: bool = False) -> None:
-    """Print the next step of the command, which takes seconds."""
+    """Print a line on standard error, such as the next step of the command."""
     if not quiet:
         console(stderr=True).print(text, soft_wrap=True)
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
-def accuracy(share: float, n: int) -> str:
+def accuracy(fraction: float, n: int) -> str:
     """Format a fraction of n with its 95 % interval, by Wilson's formula, which also holds for 0 and 1."""
     z = 1.96
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    middle = (fraction + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
     # rounding can make the lower end -0.0
-    return f"{percent(share)} ({100 * abs(middle - half):.1f}-{100 * (middle + half):.1f})"
+    return f"{percent(fraction)} ({100 * abs(middle - half):.1f}-{100 * (middle + half):.1f})"
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+def spread(mean: float, std: float) -> str:
+    """Format a mean with its standard deviation, if it is known."""
+    return percent(mean) if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
-def _status(now: Report, test: float | None, activity: str) -> str:
-    loss, accuracy = (float(now.epoch_metrics[name]) for name in ("loss", "accuracy"))
-    parts = [f"loss {loss:.3f}" if loss < 1000 else f"loss {loss:.2e}", f"train {percent(accuracy)}"]
-    if test is not None:
-        parts.append(f"test {percent(test)}")
-    parts.append(f"{activity} {now.epoch_metrics['rates'].mean():.2f}")
-    if now.seconds_left is not None:  # unknown before the second call
-        parts.append(f"{_duration(now.seconds_left)} left")
-    return "  ".join(parts)
-
-
-@contextmanager
-def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Reporter]:
-    """Show a live bar on a terminal, or else a line at the start and for every tenth of the updates."""
-    out, shown = console(stderr=True), -1
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.fields[status]}")]
-    if out.width >= 100:
-        columns.insert(1, BarColumn(bar_width=16))
-    with Bar(*columns, console=out, disable=quiet or not out.is_terminal) as bar:
-        task = bar.add_task(f"{name}  compiling", status="")
-
-        def show(now: Report, test: float | None) -> None:
-            nonlocal shown
-            at, total = f"{name} {now.epoch:{len(str(epochs))}}/{epochs}", now.total or now.step
-            status, tenth = _status(now, test, activity), now.step * 10 // total
-            bar.update(task, description=at, completed=now.step, total=total, status=status)
-            if bar.disable and not quiet and tenth > shown:
-                shown = tenth
-                out.print(f"{at}  {status}")
-
-        yield show
-
-
-def table(title: str | None, left: Iterable[str], right: Iterable[str], **more: Any) -> Table:
-    """Return a table with columns aligned to the left, then to the right."""
-    found = Table(title=title, **more)
-    for heading in left:
-        found.add_column(heading, overflow="fold")
-    for heading in right:
-        found.add_column(heading, justify="right")
-    return found
-
-
-def results(record: dict[str, Any], parameters: int) -> list[Table]:
-    """Return the tables at the end of training."""
-    options, data = record["options"], record["data"]
-    n = data["test"]
-    networks = table(
-        f"{options['data']}: {data['training']:,} training examples, {n:,} test examples ({data['test_from']})",
-        ["network"],
-        ("test, 95 % interval", "training", "parameters", "epochs", "time"),
-        caption=f"spiking: {options['surrogate']}, {options['steps']} steps; both: seed {options['seed']}",
-    )
-    for name, key in (("spiking", "spiking"), ("ReLU", "relu")):
-        row = record["results"][key]
-        if row is None:
-            networks.add_row(name, "not trained", "", f"{parameters:,}", "", "")
-            continue
-        networks.add_row(
-            name,
-            accuracy(row["test"], n),
-            percent(row["accuracy"]),
-            f"{parameters:,}",
-            f"{row['epochs']}" + (f" of {options['epochs']}" if row["interrupted"] else ""),
-            f"{row['seconds']:.1f} s",
-        )
-    headings = ("layer", "neurons", "spikes per neuron and step", "silent")
-    layers = table("spiking layers, on the test set", (), headings)
-    spiking = record["results"]["spiking"]
-    for i, (size, rate, silent) in enumerate(zip(options["hidden"], spiking["rates"], spiking["silent"], strict=True)):
-        layers.add_row(str(i + 1), str(size), f"{rate:.3f}", percent(silent))
-    return [networks, layers]
-
-
-def warnings(spiking: dict[str, Any], classes: int) -> list[str]:
-    """Return warnings about activity and accuracy."""
-    found = []
-    for i, (rate, silent) in enumerate(zip(spiking["rates"], spiking["silent"], strict=True)):
-        if silent > 0.5:
-            found.append(
-                f"layer {i + 1}: {percent(silent)} of the neurons never fire. Use more steps, a slower decay or a "
-                "wider surrogate"
-            )
-        elif rate > 0.9:
-            found.append(f"layer {i + 1}: {percent(rate)} of all steps are spikes. Use a faster decay or smaller lr")
-    if spiking["test"] < learnt(classes):
-        found.append(f"{percent(spiking['test'])} is {_guessing(classes)}")
-    return found
-
-
-def _guessing(classes: int) -> str:
-    return f"close to guessing one of {classes} classes"
+def label(value: Any) -> str:
+    return "own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def learnt(classes: int) -> float:
@@ -165,112 +74,175 @@ def learnt(classes: int) -> float:
     return classes ** (-2 / 3)
 
 
-def large_losses(results: dict[str, Any], classes: int) -> list[str]:
-    """Return warnings about losses far above guessing."""
-    guessing = math.log(classes)
-    return [
-        f"the loss of {name} is {row['loss']:.3g}, and guessing gives {guessing:.3g}. Use a smaller lr"
-        for name, row in (("the spiking network", results["spiking"]), ("the ReLU network", results["relu"]))
-        if row is not None and row["loss"] > 10 * guessing
-    ]
-
-
-def label(value: Any) -> str:
-    return "own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def spread(mean: float, deviation: float) -> str:
-    """Format a mean with its standard deviation, if it is known."""
-    return f"{100 * mean:.1f} %" if math.isnan(deviation) else f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
-
-
-class SweepProgress:
-    """A line for each result, and on a terminal a bar over all updates below them."""
-
-    def __init__(self, bar: Bar, total: int, updates: int, axes: list[str], quiet: bool) -> None:
-        self.bar, self.total, self.of_run, self.axes, self.quiet, self.done = bar, total, updates, axes, quiet, 0
-        self.task = bar.add_task("compiling", total=total * updates)
-
-    def updates(self, count: int) -> None:
-        """Add updates. It is called in the threads of the runs."""
-        self.bar.update(self.task, advance=count, description=f"{self.done}/{self.total} runs")
-
-    def result(self, result: dict[str, Any]) -> None:
-        """Add the result of a run."""
-        self.done += 1
-        completed = max(self.bar.tasks[self.task].completed, self.done * self.of_run)  # it may be from a resumed sweep
-        self.bar.update(self.task, completed=completed, description=f"{self.done}/{self.total} runs")
-        setting = "  ".join(f"{'' if axis == 'surrogate' else f'{axis} '}{label(result[axis])}" for axis in self.axes)
-        text = (
-            f"{self.done:{len(str(self.total))}}/{self.total}  {setting}  seed {result['seed']}  validation "
-            f"{percent(result['validation'])}  {result['seconds']:.1f} s" + ("  diverged" if result["diverged"] else "")
-        )
-        if not self.quiet:
-            self.bar.console.print(text, soft_wrap=True)
+def guessing(classes: int) -> str:
+    return f"close to guessing one of {classes} classes"
 
 
 @contextmanager
-def sweep_progress(total: int, updates: int, axes: list[str], quiet: bool) -> Iterator[SweepProgress]:
-    """Show results as runs end, and a live bar on a terminal."""
+def _live(quiet: bool, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Show a bar on a terminal. The function updates it."""
     out = console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=out, disable=quiet or not out.is_terminal) as bar:
-        yield SweepProgress(bar, total, updates, axes, quiet)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn()
+    with Progress(*columns, console=out, disable=quiet or not out.is_terminal) as bar:
+        yield functools.partial(bar.update, bar.add_task("compiling", total=total))
 
 
-def sweep(
-    rows: list[Any], chosen: list[Any], best: Any, axes: list[str], record: dict[str, Any], validation: int
-) -> list[Any]:
-    """Return tables of all settings and of the best setting of each surrogate, and a line about the best setting."""
-    data = record["data"]
-    examples = f"{validation:,} validation examples, {data['test']:,} test examples ({data['test_from']})"
+@contextmanager
+def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Callable[[Report, float | None], None]]:
+    """Show a bar on a terminal, or else a line for every tenth of the updates."""
+    printed = -1
+    with _live(quiet) as update:
 
-    def settings(title: str, of: list[Any], told: bool) -> Table:
-        left = [axis for axis in axes if axis == "surrogate"]
-        right = [*axes[len(left) :], "validation", *(["test"] if told else []), "runs", "firing"]
-        found = table(title, left, right, caption=examples if told else None)
-        for row in of:
-            runs = f"{row.n}" + (f", {row.diverged} diverged" if row.diverged else "")
-            found.add_row(
-                *(label(row.setting[axis]) for axis in axes),
-                spread(*row.validation),
-                *([spread(*row.test)] if told else []),
-                runs,
-                f"{row.firing_rate:.3f}",
+        def show(now: Report, test: float | None) -> None:
+            nonlocal printed
+            loss, accuracy, rates = (now.epoch_metrics[key] for key in ("loss", "accuracy", "rates"))
+            line = f"{name} {now.epoch:{len(str(epochs))}}/{epochs}  loss {float(loss):.3g}"
+            line += f"  train {percent(float(accuracy))}"
+            line += "" if test is None else f"  test {percent(test)}"
+            line += f"  {activity} {rates.mean():.2f}"
+            total = now.total or now.step
+            update(description=line, completed=now.step, total=total)
+            if now.step * 10 // total > printed and not console(stderr=True).is_terminal:
+                printed = now.step * 10 // total
+                note(line, quiet)
+
+        yield show
+
+
+@contextmanager
+def sweep_progress(total: int, axes: list[str], quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a line for each result, and a bar on a terminal."""
+    done = 0
+    with _live(quiet, total) as update:
+
+        def show(result: dict[str, Any]) -> None:
+            nonlocal done
+            done += 1
+            update(advance=1, description=f"{done}/{total} runs")
+            note(
+                f"{done:{len(str(total))}}/{total}  {setting_label(result, axes)}  "
+                f"seed {result['seed']}  validation {percent(result['validation'])}  "
+                f"{result['seconds']:.1f} s" + "  diverged" * bool(result["diverged"]),
+                quiet,
             )
-        return found
 
-    found: list[Any] = [settings(f"{record['options']['data']}, all settings", rows, False)]
-    found.append(settings("chosen by validation, reported on the test set", chosen, True))
-    name = ", ".join(f"{axis} {label(best.setting[axis])}" for axis in axes)
-    runs = "one run" if best.n == 1 else f"{best.n} runs"
-    reached, classes = best.validation[0], data["classes"]
-    if reached < learnt(classes):
-        found.append(
-            f"no setting learned: the highest validation accuracy, {percent(reached)}, is {_guessing(classes)}"
+        yield show
+
+
+def setting_label(setting: dict[str, Any], axes: list[str]) -> str:
+    return ", ".join(f"{axis} {label(setting[axis])}" for axis in axes)
+
+
+def table(title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]], **style: Any) -> Table:
+    """Return a table. The first column is aligned to the left."""
+    lines = Table(title=title, **style)
+    for i, heading in enumerate(headings):
+        lines.add_column(heading, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        lines.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
+    return lines
+
+
+def results(record: dict[str, Any], parameters: int) -> list[Table]:
+    """Return the tables at the end of training."""
+    options, data, spiking = record["options"], record["data"], record["results"]["spiking"]
+
+    def row(name: str, result: dict[str, Any] | None) -> tuple[Any, ...]:
+        if result is None:
+            return name, "not trained", "", parameters, "", ""
+        return (
+            name,
+            accuracy(result["test"], data["test"]),
+            percent(result["accuracy"]),
+            parameters,
+            f"{result['epochs']}" + f" of {options['epochs']}" * result["interrupted"],
+            f"{result['seconds']:.1f} s",
         )
-    else:
-        found.append(f"best by validation: {name}, with {spread(*best.test)} of the test set, {runs}")
-    return found
+
+    networks = table(
+        f"{options['data']}: {data['training']:,} training examples, {data['test']:,} test "
+        f"examples ({data['test_from']})",
+        ("network", "test, 95 % interval", "training", "parameters", "epochs", "time"),
+        map(row, ("spiking", "ReLU"), record["results"].values()),
+        caption=f"spiking: {options['surrogate']}, {options['steps']} steps; both: seed {options['seed']}",
+    )
+    layers = zip(
+        range(1, len(options["hidden"]) + 1),
+        options["hidden"],
+        map("{:.3f}".format, spiking["rates"]),
+        map(percent, spiking["silent"]),
+        strict=True,
+    )
+    headings = "layer", "neurons", "spikes per neuron and step", "silent"
+    return [networks, table("spiking layers, on the test set", headings, layers)]
 
 
 def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:
-    """Return the accuracy of each class and of all classes, or without labels the number of answers."""
-    given = np.bincount(answers, minlength=classes)
+    """Return the accuracy of each class and of all, or without labels the number of answers."""
+    counts = np.bincount(answers, minlength=classes).tolist()
     if y is None:
-        found = table(title, (), ("class", "answers"))
-        for label in range(classes):
-            found.add_row(str(label), f"{given[label]:,}")
-        return found
-    found = table(title, (), ("class", "examples", "right", "accuracy, 95 % interval", "answers", "mistaken for"))
-    for label in range(classes):
-        mine = answers[y == label]
-        wrong = np.bincount(mine[mine != label], minlength=classes)
-        right = int((mine == label).sum())
-        mistaken = f"{wrong.argmax()} ({wrong.max()} times)" if wrong.max() else ""
-        share = accuracy(right / len(mine), len(mine)) if len(mine) else ""
-        found.add_row(str(label), f"{len(mine):,}", f"{right:,}", share, f"{given[label]:,}", mistaken)
-    right = int((answers == y).sum())
-    found.add_section()
-    found.add_row("all", f"{len(y):,}", f"{right:,}", accuracy(right / len(y), len(y)), f"{len(y):,}", "")
-    return found
+        return table(title, ("class", "answers"), enumerate(counts))
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (y, answers), 1)
+    rows: list[tuple[Any, ...]] = []
+    for k, row in enumerate(confusion):
+        n, right, wrong = int(row.sum()), int(row[k]), row * (np.arange(classes) != k)
+        mistaken = f"{wrong.argmax()} ({wrong.max()} times)" if wrong.any() else ""
+        rows.append((k, n, right, accuracy(right / n, n) if n else "", counts[k], mistaken))
+    n, right = len(y), int(confusion.trace())
+    rows.append(("all", n, right, accuracy(right / n, n), n, ""))
+    headings = "class", "examples", "right", "accuracy, 95 % interval", "answers", "mistaken for"
+    return table(title, headings, rows)
+
+
+def sweep(rows: list[Summary], axes: list[str], record: dict[str, Any], validation: int) -> list[Table | str]:
+    """Return tables of all settings and of the best of each surrogate, and a line about the best."""
+    data = record["data"]
+    caption = f"{validation:,} validation examples, {data['test']:,} test examples ({data['test_from']})"
+
+    def settings(title: str, summaries: Iterable[Summary], scores: tuple[str, ...]) -> Table:
+        rows = (
+            (
+                *(label(summary.setting[axis]) for axis in axes),
+                *(spread(*getattr(summary, score)) for score in scores),
+                f"{summary.n}" + f", {summary.diverged} diverged" * bool(summary.diverged),
+                f"{summary.firing_rate:.3f}",
+            )
+            for summary in summaries
+        )
+        return table(title, (*axes, *scores, "runs", "firing"), rows, caption=caption)
+
+    ranked = sorted(rows, key=lambda row: -row.validation[0])
+    chosen = {row.setting["surrogate"]: row for row in reversed(ranked)}
+    surrogates = dict.fromkeys(row.setting["surrogate"] for row in rows)
+    best = ranked[0]
+    reached = best.validation[0]
+    line = f"best by validation: {setting_label(best.setting, axes)}, with {spread(*best.test)} of the test set, " + (
+        "one run" if best.n == 1 else f"{best.n} runs"
+    )
+    if reached < learnt(data["classes"]):
+        line = (
+            f"no setting learned: the highest validation accuracy, {percent(reached)}, is {guessing(data['classes'])}"
+        )
+    return [
+        settings(f"{record['options']['data']}, all settings", rows, ("validation",)),
+        settings(
+            "chosen by validation, reported on the test set",
+            (chosen[surrogate] for surrogate in surrogates),
+            ("validation", "test"),
+        ),
+        line,
+    ]
+
+
+def end(folder: Path, began: float) -> None:
+    """Print the files of a run, and the time since ``began``."""
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    out = console()
+    out.print(f"saved in {folder}: {', '.join(files)}", soft_wrap=True)
+    out.print(f"{time.perf_counter() - began:.1f} s in all")
+
+
+def save_figure(figure: Any, path: Path, dpi: int) -> None:
+    """Write a figure atomically, in the format of its path."""
+    write_atomically(path, lambda stream: figure.savefig(stream, dpi=dpi, format=path.suffix[1:]))
