@@ -295,21 +295,13 @@ def test_figure_shows_the_results(run):
             assert line.get_xdata().tolist() == [1, 2, 3]
             np.testing.assert_allclose(line.get_ydata(), values)
     readout, spikes = forward(run.layers, run.x_test[9:10])  # the example in the middle
-    (drawn_spikes,) = axes["spikes of test example 9"].collections
-    expected, base = [], 0
-    for layer in spikes:
-        steps, neurons = np.nonzero(layer[:, 0])
-        expected += zip(steps, neurons + base, strict=True)
-        base += layer.shape[-1] + 4
-    found = sorted(tuple(ends.mean(0).round(6)) for ends in drawn_spikes.get_segments())
-    assert found == sorted(expected)
-    label, answer = run.data.test.y[9], readout.mean(0)[0].argmax()
-    for k, line in enumerate(axes["readout, a line per class"].get_lines()):
-        np.testing.assert_allclose(line.get_ydata(), readout[:, 0, k], rtol=1e-4, atol=1e-5)
-        named = {answer: f"{k}, answer", label: f"{k}, label"} | (
-            {label: f"{k}, label and answer"} if label == answer else {}
-        )
-        assert line.get_label().startswith(named.get(k, "_"))
+    panels = {panel.get_title(loc="left"): panel for panel in drawn.axes}
+    for k, (start, layer) in enumerate(zip(("test example 9: layer 1", "layer 2"), spikes, strict=True)):
+        (panel,) = [panel for title, panel in panels.items() if title.startswith(start)]
+        found = sorted(tuple(ends.mean(0).round(6)) for ends in panel.collections[0].get_segments())
+        assert found == sorted(zip(*np.nonzero(layer[:, 0]), strict=True)), k
+    lines = panels[f"readout, label {run.data.test.y[9]}"].get_lines()
+    np.testing.assert_allclose([line.get_ydata() for line in lines], readout[:, 0].T, rtol=1e-4, atol=1e-5)
     assert f"{scores('spiking', run.layers, run.x_test, run.data.test.y)[1]:.1%}" in drawn.get_suptitle()
 
 

@@ -1,5 +1,8 @@
 """The list of surrogates, against numbers by hand."""
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
 
@@ -14,11 +17,10 @@ from spikegrad.cli import main
 @pytest.fixture(scope="module")
 def listed():
     """The lines of each surrogate by its name."""
-    with pytest.MonkeyPatch.context() as patch:
-        lines = []
-        patch.setattr("builtins.print", lambda text: lines.extend(text.splitlines()))
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
         assert main(["list"]) == 0
-    entries = zip(*[iter(lines)] * 3, strict=True)
+    entries = zip(*[iter(out.getvalue().splitlines())] * 3, strict=True)
     return {first.partition("(")[0]: (first, formula.strip(), sizes.strip()) for first, formula, sizes in entries}
 
 

@@ -50,6 +50,7 @@ def command() -> None:
 
 @command.command(cls=Command, context_settings={"show_default": True})
 @output_option
+@resume_option("RUN", "Resume an interrupted run with its original options. The result is bit-identical.")
 @options_of_class(Options)
 @click.option(
     "--checkpoint",
@@ -58,7 +59,6 @@ def command() -> None:
     metavar="MINUTES",
     help="Minutes between checkpoints. A kill loses at most this much.",
 )
-@resume_option("RUN", "Resume an interrupted run with its original options. The result is bit-identical.")
 @click.option(
     "--baseline/--no-baseline",
     default=True,
@@ -202,18 +202,17 @@ def _report(
     from .figure import run_figure  # noqa: PLC0415
 
     options, record, network, test = run.options, run.record, run.network, split.test
-    out = tables.console()
     for table in tables.results(record, network.count):
-        out.print(table)
+        tables.console().print(table)
     tables.note("counting synaptic operations", quiet)
-    out.print(diagnosis.costs(network, fit.params, test), soft_wrap=True)
+    tables.say(diagnosis.costs(network, fit.params, test))
     reached, more = fit.scores.accuracy(test.y), ""
     if reached < tables.learnt(split.classes) or fit.failure:
         more = " --initial"
         tables.note("diagnosing", quiet)
         guess = f"{tables.percent(reached)} is {tables.guessing(split.classes)}"
         for line in [guess, *(why(fit.params) or [diagnosis.SOUND])]:
-            out.print(f"warning: {line}", soft_wrap=True)
+            tables.say(f"warning: {line}")
     tables.note(f"drawing {run.folder / runs.FIGURE}", quiet)
     title = (
         f"{options.data}, {reached:.1%} of {len(test):,} test examples right, seed {options.seed}"
@@ -221,10 +220,10 @@ def _report(
     )
     surrogate = get(options.surrogate)
     run.save_figure(run_figure(network, surrogate, fit.params, test, record["results"], title))
-    out.print(f"For more checks, run spikegrad diagnose {run.folder}{more}", soft_wrap=True)
+    tables.say(f"For more checks, run spikegrad diagnose {run.folder}{more}")
     if record["interrupted"]:
         resume = f"spikegrad train --resume {run.folder}"
-        out.print(f"interrupted: results so far are saved. To continue, run {resume}", soft_wrap=True)
+        tables.say(f"interrupted: results so far are saved. To continue, run {resume}")
 
 
 def _summary(fit: trainer.Fit) -> dict[str, Any]:
@@ -261,9 +260,9 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     scores = trainer.make_evaluator(saved.network)(params, scored)
     title = f"{source}: {len(scored):,} examples, {run}"
     labels = scored.y if labelled else None
-    out = tables.console()
-    out.print(tables.by_class(scores.answers, labels, saved.data.classes, title))
-    out.print(diagnosis.costs(saved.network, params, scored), soft_wrap=True)
+    table = tables.by_class(scores.answers, labels, saved.data.classes, title)
+    tables.console().print(table)
+    tables.say(diagnosis.costs(saved.network, params, scored))
     if output is not None:
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
         write_atomically(output, lambda stream: np.savez(stream, **arrays))
@@ -282,7 +281,7 @@ def list_() -> None:
             value = getattr(measured, size)
             text = "periodic" if np.isnan(value) else "unbounded" if np.isinf(value) else f"{value:.4g}"
             sizes.append(f"{size.replace('_', '-')} {text}")
-        print(f"{name}({parameters})\n    {surrogate._formula}\n    {', '.join(sizes)}")
+        tables.say(f"{name}({parameters})\n    {surrogate._formula}\n    {', '.join(sizes)}")
 
 
 @command.command(cls=Command)
@@ -298,7 +297,7 @@ def plot(surrogates: tuple, output: Path, force: bool) -> None:
 
     check_output(output, (".png", ".svg", ".pdf"), force)
     tables.save_figure(plot(*surrogates), output, 200)
-    print(f"wrote {output}")
+    tables.say(f"wrote {output}")
 
 
 command.add_command(sweep)

@@ -148,8 +148,8 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
     tables.note("diagnosing")
     diagnosis = examine(saved.network, params, scored, lr, examples, train=True)
     weights = "at the start" if initial else "as trained"
-    print(f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}")
-    print(diagnosis)
+    tables.say(f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}")
+    tables.say(str(diagnosis))
     if output is None:
         return
     if output.suffix == ".json":
@@ -158,4 +158,4 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
     else:
         tables.note(f"drawing {output}")
         tables.save_figure(diagnosis.plot(), output, 150)
-    print(f"wrote {output}")
+    tables.say(f"wrote {output}")

@@ -52,7 +52,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         addresses = [values.pop(name) for name in NAMES[1:]]
         if not joining:
             if addresses != [None] * 3:
-                raise click.UsageError("--coordinator-address requires --distributed")
+                raise click.UsageError("addresses and numbers of processes require --distributed")
             return function(*args, quiet=quiet, **values)
         with ExitStack() as stack:
             try:

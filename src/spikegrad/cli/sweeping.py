@@ -253,7 +253,6 @@ def sweep(
     rows = summaries(results)
     order = [tuple(setting[axis] for axis in AXES) for setting in settings]
     rows.sort(key=lambda row: order.index(tuple(row.setting.values())))
-    out = tables.console()
     if rows:
         record["results"] = jsonable(
             {
@@ -264,13 +263,12 @@ def sweep(
         )
         run.save_record()
         for table in tables.sweep(rows, grid.varying, record, len(validation.test)):
-            out.print(table)
+            tables.console().print(table)
         tables.note(f"drawing {run.folder / runs.FIGURE}", quiet)
         title = f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}"
         run.save_figure(sweep_figure(rows, best(rows), title))
     if len(results) < total:
-        out.print(
-            f"interrupted: {len(results)} of {total} runs. To continue, run spikegrad sweep --resume {run.folder}"
-        )
+        resume = f"spikegrad sweep --resume {run.folder}"
+        tables.say(f"interrupted: {len(results)} of {total} runs. To continue, run {resume}")
     tables.end(run.folder, began)
     return 128 + stop() if stop() else 0

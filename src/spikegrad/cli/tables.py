@@ -41,6 +41,11 @@ def console(stderr: bool = False) -> Console:
     return Console(file=stream, markup=False, highlight=False, width=width)
 
 
+def say(text: str) -> None:
+    """Print lines on standard output."""
+    console().print(text, soft_wrap=True)
+
+
 def note(text: str, quiet: bool = False) -> None:
     """Print a line on standard error, such as the next step of the command."""
     if not quiet:
@@ -238,9 +243,8 @@ def sweep(rows: list[Summary], axes: list[str], record: dict[str, Any], validati
 def end(folder: Path, began: float) -> None:
     """Print the files of a run, and the time since ``began``."""
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
-    out = console()
-    out.print(f"saved in {folder}: {', '.join(files)}", soft_wrap=True)
-    out.print(f"{time.perf_counter() - began:.1f} s in all")
+    say(f"saved in {folder}: {', '.join(files)}")
+    say(f"{time.perf_counter() - began:.1f} s in all")
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:

@@ -298,6 +298,13 @@ def activity(
         raise ValueError(f"activity: layers must have equal numbers of steps, got {[len(x) for x in arrays]}")
     figure = Figure(figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained")
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
+    draw_activity(panels, names, arrays)
+    _finish("activity", panels, layers[0], example, mask)
+    return figure
+
+
+def draw_activity(panels: Sequence[Axes], names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
+    """Draw the panels of :func:`activity` in existing axes. An array is ``(steps, neurons)``."""
     for axes, name, x in zip(panels, names, arrays, strict=True):
         if (x == np.rint(x)).all():
             draw_spikes(axes, x)
@@ -310,10 +317,8 @@ def activity(
             axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         else:
             image = axes.imshow(x.T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis")
-            figure.colorbar(image, ax=axes)
+            axes.figure.colorbar(image, ax=axes)
         axes.set_title(name, fontsize=9, loc="left")
-    _finish("activity", panels, layers[0], example, mask)
-    return figure
 
 
 _LINES = 12
