@@ -86,7 +86,9 @@ def deferred() -> Iterator[Callable[[], int]]:
         number = number or signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    # a process in the background of a shell ignores Ctrl-C
+    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, handle) for signum in signals}
     try:
         yield lambda: int(gathered(number).max())
     finally:

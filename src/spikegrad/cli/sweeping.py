@@ -268,7 +268,7 @@ def sweep(
         title = f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}"
         run.save_figure(sweep_figure(rows, best(rows), title))
     if len(results) < total:
-        resume = f"spikegrad sweep --resume {run.folder}"
-        tables.say(f"interrupted: {len(results)} of {total} runs. To continue, run {resume}")
+        command = f"spikegrad sweep --resume {run.folder}"
+        tables.say(f"interrupted: {len(results)} of {total} runs. To continue, run {command}")
     tables.end(run.folder, began)
     return 128 + stop() if stop() else 0

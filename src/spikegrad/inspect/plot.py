@@ -303,7 +303,7 @@ def activity(
     return figure
 
 
-def draw_activity(panels: Sequence[Axes], names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
+def draw_activity(panels: Any, names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
     """Draw the panels of :func:`activity` in existing axes. An array is ``(steps, neurons)``."""
     for axes, name, x in zip(panels, names, arrays, strict=True):
         if (x == np.rint(x)).all():
