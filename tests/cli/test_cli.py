@@ -331,28 +331,21 @@ WRONG = {
     "no recordings": (["train", "--data", "dvs128:used"], "used: no .npy files in it"),
     "encoding of recordings": (
         ["train", "--data", "randman", "--encoding", "rate"],
-        "'--encoding': rate: only images support it, and randman has a time axis",
+        "'--encoding': only images support it. Remove --encoding, or change --data randman",
     ),
     "shift of recordings": (
         ["train", "--data", "events.npz", "--shift", "1"],
-        "1: only images support it, and events.npz",
+        "'--shift': only images support it. Remove --shift, or change --data events.npz",
     ),
-    "noise on images": (
-        ["train", "--input-noise", "0.1"],
-        "0.1: only recordings support it, and mnist5k lacks a time axis",
-    ),
+    "noise on images": (["train", "--input-noise", "0.1"], "'--input-noise': only recordings support it"),
     "bins without events": (
         ["train", "--data", "sequences.npz", "--bin", "2"],
-        "2.0: only events support it (shd, ssc, nmnist, dvs128, FILE.npz with times), and sequences.npz has other "
-        "values. Remove --bin, or pass other --data",
+        "'--bin': only events (shd, ssc, nmnist, dvs128, FILE.npz with times) support it. Remove --bin, or change",
     ),
-    "pools without events": (
-        ["train", "--data", "randman", "--pool", "2"],
-        "'--pool': 2: only events support it (shd,",
-    ),
+    "pools without events": (["train", "--data", "randman", "--pool", "2"], "'--pool': only events (shd, ssc, "),
     "steps of sequences": (
         ["train", "--data", "japanese_vowels", "--steps", "9"],
-        "9: japanese_vowels defines its steps",
+        "'--steps': only images, events and tasks of any length support it. Remove --steps, or change",
     ),
     "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
     "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
@@ -361,10 +354,13 @@ WRONG = {
     "no taus": (["train", "--taus", "a,2"], "'--taus': 'a,2': pass numbers above 0, such as 20 or 20,10, in steps"),
     "a tau of 0": (["train", "--taus", "0"], "'--taus': '0': pass numbers above 0"),
     "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus must have 1 or 2 values for the cell lif, got 3"),
-    "taus and decay": (["train", "--taus", "9", "--decay", "0.9"], "'--decay': 0.9: --taus already sets the decay"),
+    "taus and decay": (
+        ["train", "--taus", "9", "--decay", "0.9"],
+        "'--decay': only runs without --taus support it. Remove --decay",
+    ),
     "one class": (
         ["train", "--data", "events.npz"],
-        "training recordings must have at least two classes, got only class 0",
+        "events.npz: y must hold at least two classes, got one",
     ),
     "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),

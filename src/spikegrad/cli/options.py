@@ -235,16 +235,15 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
         "input_noise": ("recordings", timed),
         "bin": (events, form.bin_ms),
         "pool": (events, form.bin_ms),
-        "steps": ("data without steps", form.steps),
+        "steps": ("images, events and tasks of any length", form.steps),
         "decay": ("runs without --taus", not values["taus"]),
     }
     for parameter in passed(context):
         kind, is_valid = applies.get(parameter.name, ("", True))
         if not is_valid:
             name = parameter.opts[0]
-            raise click.BadParameter(
-                f"only {kind} support it. Remove {name}, or change --data {data}", param_hint=f"'{name}'"
-            )
+            other = "" if name == "--decay" else f", or change --data {data}"
+            raise click.BadParameter(f"only {kind} support it. Remove {name}{other}", param_hint=f"'{name}'")
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
         "shift": form.shift,
