@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import jax
-
 
 def processors() -> int:
     """Return the number of processors that this process may use."""
@@ -19,14 +17,6 @@ def processors() -> int:
 def available_memory() -> int | None:
     """Return the free bytes of memory, within the limit of a container, or None if unknown."""
     return min([*_of_the_system(), *_of_the_container()], default=None)
-
-
-def device_memory() -> int | None:
-    """Return the free bytes on the device. A CPU uses the memory of the system."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return available_memory()
 
 
 def _of_the_system() -> list[int]:

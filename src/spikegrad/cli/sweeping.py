@@ -33,7 +33,7 @@ from .options import (
     resume_option,
     with_sources,
 )
-from .tables import Summary
+from .tables import Summary, best
 
 RECORD, RESULTS = "sweep.json", "runs.jsonl"
 AXES = ("surrogate", "peak", "half_width", "lr")
@@ -58,15 +58,10 @@ def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
             spread(group, "validation"),
             spread(group, "test"),
             # a run that diverges at once has no rates
-            float(np.mean([np.mean(result.get("rates", math.nan)) for result in group])),
+            float(np.mean([np.mean(r["rates"]) for r in group if "rates" in r] or math.nan)),
         )
         for setting, group in groups.items()
     ]
-
-
-def best(rows: Iterable[Summary]) -> Summary:
-    """Return the summary with the highest validation accuracy. The test set is not used."""
-    return max(rows, key=lambda row: row.validation[0])
 
 
 def parse_surrogates(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -92,12 +87,13 @@ def parse_range(item: str) -> list[float]:
     is_geometric = match[3] == "x"
     if not 0 < first <= last < math.inf or not is_geometric < step < math.inf:
         raise ValueError(item)
-    places = math.log(last / first) / math.log(step) if is_geometric else (last - first) / step
-    if places > 1000:
-        raise ValueError(item)
-    number = np.arange(math.floor(places + 1e-9) + 1)
-    values = first * step**number if is_geometric else first + step * number
-    return [float(f"{x:.12g}") for x in values]
+    values = []
+    while first <= last * (1 + 1e-9):
+        values.append(float(f"{first:.12g}"))
+        first = first * step if is_geometric else first + step
+        if len(values) > 1000:
+            raise ValueError(item)
+    return values
 
 
 def _range_option(name: str, help: str, **settings: Any) -> Any:

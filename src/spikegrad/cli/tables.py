@@ -41,6 +41,11 @@ def console(stderr: bool = False) -> Console:
     return Console(file=stream, markup=False, highlight=False, width=width)
 
 
+def best(rows: Iterable[Summary]) -> Summary:
+    """Return the summary with the highest validation accuracy. The test set is not used."""
+    return max(rows, key=lambda row: row.validation[0])
+
+
 def say(text: str) -> None:
     """Print lines on standard output."""
     console().print(text, soft_wrap=True)
@@ -217,23 +222,21 @@ def sweep(rows: list[Summary], axes: list[str], record: dict[str, Any], validati
         )
         return table(title, (*axes, *scores, "runs", "firing"), rows, caption=caption)
 
-    ranked = sorted(rows, key=lambda row: -row.validation[0])
-    chosen = {row.setting["surrogate"]: row for row in reversed(ranked)}
+    top, classes = best(rows), data["classes"]
     surrogates = dict.fromkeys(row.setting["surrogate"] for row in rows)
-    best = ranked[0]
-    reached = best.validation[0]
-    line = f"best by validation: {setting_label(best.setting, axes)}, with {spread(*best.test)} of the test set, " + (
-        "one run" if best.n == 1 else f"{best.n} runs"
-    )
-    if reached < learnt(data["classes"]):
+    if top.validation[0] < learnt(classes):
+        reached = percent(top.validation[0])
+        line = f"no setting learned: the highest validation accuracy, {reached}, is {guessing(classes)}"
+    else:
+        count = "one run" if top.n == 1 else f"{top.n} runs"
         line = (
-            f"no setting learned: the highest validation accuracy, {percent(reached)}, is {guessing(data['classes'])}"
+            f"best by validation: {setting_label(top.setting, axes)}, with {spread(*top.test)} of the test set, {count}"
         )
     return [
         settings(f"{record['options']['data']}, all settings", rows, ("validation",)),
         settings(
             "chosen by validation, reported on the test set",
-            (chosen[surrogate] for surrogate in surrogates),
+            (best(row for row in rows if row.setting["surrogate"] == name) for name in surrogates),
             ("validation", "test"),
         ),
         line,
