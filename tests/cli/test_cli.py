@@ -299,7 +299,7 @@ WRONG = {
     "near a name": (["train", "--data", "mnist"], "unknown data 'mnist', did you mean mnist5k or nmnist:PATH?"),
     "near another name": (["sweep", "--data", "digit"], "unknown data 'digit', did you mean digits?"),
     "near a form": (["train", "--data", "shdd:x"], "unknown data 'shdd:x', did you mean shd:PATH?"),
-    "no data": (["train", "--data", "cifar"], "unknown data 'cifar': use mnist5k, digits, shd:PATH, "),
+    "no data": (["train", "--data", "cifar"], "unknown data 'cifar': use mnist5k, digits, randman, "),
     "a table": (
         ["train", "--data", "my.csv"],
         "my.csv is not a .npz file. Save it as one: numpy.savez('my.npz', x_train=x, y_train=y)",
@@ -310,25 +310,25 @@ WRONG = {
     ),
     "labels of text": (
         ["train", "--data", "text.npz"],
-        "y_train must hold integers, got <U3. Number the classes: numpy.unique(y_train, return_inverse=True)[1]",
+        "got <U3 of shape (20,); numpy.unique(y_train, return_inverse=True)[1] converts names",
     ),
     "labels of real numbers": (
         ["train", "--data", "real.npz"],
-        "y_train must hold integers, got float64. Number the classes: ",
+        "got float64 of shape (20,); numpy.unique(y_train, return_inverse=True)[1]",
     ),
     "one-hot labels": (
         ["train", "--data", "onehot.npz"],
-        "one label for each example, got (20, 2). Convert one-hot labels: y_train.argmax(1)",
+        "got float64 of shape (20, 2); numpy.unique(y_train, return_inverse=True)[1] converts names, y_train.argmax(1)",
     ),
     "no path": (["train", "--data", "shd"], "unknown data 'shd': use shd:PATH"),
     "an empty path": (["train", "--data", "ts:"], "unknown data 'ts:': use ts:PATH"),
     "no .ts file": (
         ["train", "--data", "ts:used"],
-        "used: no used_TRAIN.ts in this folder, got some.ts. Pass the path of a .ts file",
+        "used: no used_TRAIN.ts in this folder, got ['some.ts']. Pass the path of a .ts file",
     ),
     "a path too many": (["train", "--data", "randman:a"], "unknown data 'randman:a': use randman"),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
-    "no recordings": (["train", "--data", "dvs128:used"], "used: no .npy files in it"),
+    "no recordings": (["train", "--data", "dvs128:used"], "used: must be an .aedat file or a list"),
     "encoding of recordings": (
         ["train", "--data", "randman", "--encoding", "rate"],
         "'--encoding': only images support it. Remove --encoding, or change --data randman",
@@ -340,9 +340,9 @@ WRONG = {
     "noise on images": (["train", "--input-noise", "0.1"], "'--input-noise': only recordings support it"),
     "bins without events": (
         ["train", "--data", "sequences.npz", "--bin", "2"],
-        "'--bin': only events (shd, ssc, nmnist, dvs128, FILE.npz with times) support it. Remove --bin, or change",
+        "'--bin': only events (nmnist, dvs128, shd, ssc, FILE.npz with times) support it. Remove --bin, or change",
     ),
-    "pools without events": (["train", "--data", "randman", "--pool", "2"], "'--pool': only events (shd, ssc, "),
+    "pools without events": (["train", "--data", "randman", "--pool", "2"], "'--pool': only events (nmnist, dvs128, "),
     "steps of sequences": (
         ["train", "--data", "japanese_vowels", "--steps", "9"],
         "'--steps': only images, events and tasks of any length support it. Remove --steps, or change",
@@ -360,7 +360,7 @@ WRONG = {
     ),
     "one class": (
         ["train", "--data", "events.npz"],
-        "events.npz: y must hold at least two classes, got one",
+        "events.npz: y must hold at least two classes",
     ),
     "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),

@@ -16,7 +16,8 @@ def main(args: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 1 after a failure, 2 for an invalid value, 130 after Ctrl-C, 143 after SIGTERM.
+        Exit code: 0, 1 after a failure, 2 for an invalid value, 130 after Ctrl-C, 143 after
+        SIGTERM.
     """
     try:
         code = _run(args)

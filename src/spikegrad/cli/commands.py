@@ -50,7 +50,9 @@ def command() -> None:
 
 @command.command(cls=Command, context_settings={"show_default": True})
 @output_option
-@resume_option("RUN", "Resume an interrupted run with its original options. The result is bit-identical.")
+@resume_option(
+    "RUN", "Resume an interrupted run with its original options. The result is bit-identical."
+)
 @options_of_class(Options)
 @click.option(
     "--checkpoint",
@@ -274,12 +276,19 @@ def list_() -> None:
     for name in names():
         surrogate = get(name)
         parameters = ", ".join(
-            f"{parameter}={getattr(surrogate, parameter):g}" for parameter in signature(type(surrogate)).parameters
+            f"{parameter}={getattr(surrogate, parameter):g}"
+            for parameter in signature(type(surrogate)).parameters
         )
         measured, sizes = measure(surrogate), []
         for size in ("peak", "area", "half_width"):
             value = getattr(measured, size)
-            text = "periodic" if np.isnan(value) else "unbounded" if np.isinf(value) else f"{value:.4g}"
+            text = (
+                "periodic"
+                if np.isnan(value)
+                else "unbounded"
+                if np.isinf(value)
+                else f"{value:.4g}"
+            )
             sizes.append(f"{size.replace('_', '-')} {text}")
         tables.say(f"{name}({parameters})\n    {surrogate._formula}\n    {', '.join(sizes)}")
 

@@ -1,4 +1,4 @@
-"""The command ``diagnose``, the issues of a run that does not learn, and the synaptic operations."""
+"""The command ``diagnose``, the issues of a run that does not learn, and synaptic operations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOUND = "potentials and gradients show no other issue. More epochs may help"
 def _applied(
     network: SpikingNetwork, params: Params, source: Sequences, most: int
 ) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
-    """Return the layers with matrices as weights, examples over time, options of a call, and labels."""
+    """Return layers with matrices as weights, examples over time, options of a call, and labels."""
     x, y, lengths = sources.examples(source, sources.spaced(len(source), most))
     key = jax.random.key(0)
     params = jax.tree.map(np.asarray, params)  # each process computes separately
@@ -64,19 +64,23 @@ def examine(
     most: int = EXAMPLES,
     train: bool = False,
 ) -> Diagnosis:
-    """Diagnose a network on some of the examples. With a learning rate, include the first update."""
+    """Diagnose a network on some examples. With a learning rate, include the first update."""
     layers, inputs, options, y = _applied(network, params, source, most)
     # A function and arrays, so a second diagnosis of the network runs the same program.
     loss = Partial(Partial(_loss, network.readout), jnp.asarray(y), options["mask"])
     optimizer = None if lr is None else trainer.optimizer_of(lr, 1)
-    return diagnose(layers, inputs, loss, optimizer=optimizer, mode=network.mode, train=train, **options)
+    return diagnose(
+        layers, inputs, loss, optimizer=optimizer, mode=network.mode, train=train, **options
+    )
 
 
 def _loss(readout: str, y: jax.Array, mask: jax.Array | None, potentials: jax.Array) -> jax.Array:
     return trainer.cross_entropy(reduce_time(potentials, readout, mask), y).mean()
 
 
-def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float) -> Callable[[Params], list[str]]:
+def reasons(
+    network: SpikingNetwork, start: Params, train: Sequences, lr: float
+) -> Callable[[Params], list[str]]:
     """Return a function that lists issues of the initial parameters, or else of its argument.
 
     It does not train, because the run waits for it.
@@ -92,7 +96,9 @@ def reasons(network: SpikingNetwork, start: Params, train: Sequences, lr: float)
     return why
 
 
-def note_issues(why: Callable[[Params], list[str]], params: Params, prefix: str = "", quiet: bool = False) -> None:
+def note_issues(
+    why: Callable[[Params], list[str]], params: Params, prefix: str = "", quiet: bool = False
+) -> None:
     """Print issues on standard error."""
     tables.note("diagnosing", quiet)
     for line in why(params):
@@ -122,7 +128,9 @@ class Watch:
     help="Number of examples.",
 )
 @of_run("Draw it to a .png, .svg or .pdf, or write all numbers to a .json.")
-def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None, force: bool) -> None:
+def command(
+    run: Path, data: str | None, initial: bool, examples: int, output: Path | None, force: bool
+) -> None:
     """Diagnose why a trained run does not learn.
 
     With --initial, the network is also trained on the examples, to judge its issues and their

@@ -52,7 +52,9 @@ def run_figure(
 
 def _draw_curves(panels: Any, results: dict[str, Any]) -> None:
     loss, accuracy, rate = panels
-    for name, result, color in zip(("spiking", "ReLU"), results.values(), ("C0", "0.55"), strict=True):
+    for name, result, color in zip(
+        ("spiking", "ReLU"), results.values(), ("C0", "0.55"), strict=True
+    ):
         if result is None:
             continue
         curves = result["curves"]
@@ -77,8 +79,10 @@ def _draw_curves(panels: Any, results: dict[str, Any]) -> None:
         axes.legend(fontsize=7, frameon=False)
 
 
-def _example(network: SpikingNetwork, params: Params, test: Sequences) -> tuple[list[str], list[np.ndarray]]:
-    """Return the spikes of each layer and the potentials of the readout for a test example, with names."""
+def _example(
+    network: SpikingNetwork, params: Params, test: Sequences
+) -> tuple[list[str], list[np.ndarray]]:
+    """Return names, and the spikes and readout potentials of a test example."""
     i = len(test) // 2
     x, (y,), lengths = examples(test, slice(i, i + 1))
     _, spikes, potentials = jax.jit(network)(params, jnp.asarray(x), jax.random.key(0), lengths)

@@ -17,7 +17,7 @@ from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
 from ..training import partition
 
 Params: TypeAlias = tuple[Layer, ...]
-"""The trainable part of the layers, from :func:`spikegrad.training.partition`. The readout is last."""
+"""The trainable part of the layers, from :func:`spikegrad.training.partition`."""
 
 ENCODINGS = ("current", "rate", "latency")
 NO_ENCODING = "none"
@@ -92,7 +92,7 @@ class SpikingNetwork:
     def __call__(
         self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
     ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-        """Run the layers on examples ``x`` of :class:`spikegrad.data.Sequences`, ``(n, steps, ...)``.
+        """Run the layers on examples, ``(n, steps, ...)`` as in :class:`spikegrad.data.Sequences`.
 
         Returns
         -------
@@ -134,8 +134,8 @@ class SpikingNetwork:
     def init(self, key: jax.Array, x: Any = None, lengths: Any = None) -> Params:
         """Draw weights for potentials that fluctuate by a threshold on recordings ``x``.
 
-        Without recordings they are normal, with a variance of 2 / inputs for rectified units. Neurons
-        that sum constant inputs over time steps need smaller weights.
+        Without recordings they are normal, with a variance of 2 / inputs for rectified units.
+        Neurons that sum constant inputs over time steps need smaller weights.
         """
         variance = 2.0 if isinstance(self.cell, Rectified) else 0.5
         variance = 1.0 if self.encoding == NO_ENCODING else variance

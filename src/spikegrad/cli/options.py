@@ -27,7 +27,7 @@ _LIF = LIF()
 
 
 class Command(click.Command):
-    """A command that rejects long options with one dash. click reads ``-output`` as ``-o utput``."""
+    """A command that rejects long options with one dash. click reads ``-out`` as ``-o ut``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = {name for parameter in self.params for name in parameter.opts}
@@ -80,8 +80,10 @@ def parse_surrogate(ctx: click.Context, param: click.Parameter, value: Any) -> A
 
 
 def option(help: str, kind: Any = None, *names: str, **settings: Any) -> Any:
-    """Declare a field of a dataclass as an option of ``click``. Without ``default`` it depends on the data."""
-    return dataclasses.field(metadata={"names": names, "click": {"help": help, "type": kind} | settings})
+    """Declare a field as an option of ``click``. Without ``default`` it depends on the data."""
+    return dataclasses.field(
+        metadata={"names": names, "click": {"help": help, "type": kind} | settings}
+    )
 
 
 def options_of_class(cls: type, without: Collection[str] = ()) -> Callable[[Callable], Callable]:
@@ -118,7 +120,9 @@ class Options:
         default="256,256",
         metavar="N,...",
     )
-    steps: int = option("Time steps.", WholeRange(1), show_default="8 for images, 100 for events and randman")
+    steps: int = option(
+        "Time steps.", WholeRange(1), show_default="8 for images, 100 for events and randman"
+    )
     epochs: int = option("Passes over the training data.", WholeRange(1), default=40)
     batch: int = option("Examples per update.", WholeRange(1), default=128)
     lr: float = option(
@@ -126,11 +130,21 @@ class Options:
         click.FloatRange(0, min_open=True),
         default=2e-3,
     )
-    seed: int = option("Seed of the split, the weights and the order.", WholeRange(0, 2**32 - 1), default=0)
-    cell: str = option("The neurons: LIF, SynapticLIF, AdaptiveLIF.", **choice(CELLS, default="lif"))
-    recurrent: bool = option("Connect the neurons of each hidden layer.", is_flag=True, show_default=False)
-    readout: str = option("Logits from the readout's potentials.", **choice(READOUTS, default="mean"))
-    mode: str = option("Memory mode of the backward pass (see Network).", **choice(MODES, default="exact"))
+    seed: int = option(
+        "Seed of the split, the weights and the order.", WholeRange(0, 2**32 - 1), default=0
+    )
+    cell: str = option(
+        "The neurons: LIF, SynapticLIF, AdaptiveLIF.", **choice(CELLS, default="lif")
+    )
+    recurrent: bool = option(
+        "Connect the neurons of each hidden layer.", is_flag=True, show_default=False
+    )
+    readout: str = option(
+        "Logits from the readout's potentials.", **choice(READOUTS, default="mean")
+    )
+    mode: str = option(
+        "Memory mode of the backward pass (see Network).", **choice(MODES, default="exact")
+    )
     bin: float = option(
         "Length of a step of events.",
         click.FloatRange(0, min_open=True),
@@ -142,7 +156,9 @@ class Options:
         WholeRange(1),
         show_default="4 for dvs128, else 1",
     )
-    encoding: str = option("Images as input over time (see above).", **choice(ENCODINGS, show_default="current"))
+    encoding: str = option(
+        "Images as input over time (see above).", **choice(ENCODINGS, show_default="current")
+    )
     shift: int = option(
         "Move training images at random by up to this many pixels.",
         WholeRange(0),
@@ -159,7 +175,8 @@ class Options:
         default=_LIF.decay,
     )
     taus: tuple[float, ...] = option(
-        "Time constants in steps, instead of --decay, for membrane, synapse or adaptation, and readout (see above).",
+        "Time constants in steps, instead of --decay, for membrane, synapse or adaptation, and "
+        "readout (see above).",
         Numbers(lambda item: [float(item)], "20 or 20,10, in steps"),
         default=(),
         show_default=False,
@@ -180,7 +197,8 @@ class Options:
         count = len(CELLS[self.cell][1])
         if len(self.taus) not in (0, count, count + 1):
             raise click.BadParameter(
-                f"taus must have {count} or {count + 1} values for the cell {self.cell}, got {len(self.taus)}",
+                f"taus must have {count} or {count + 1} values for the cell {self.cell}, "
+                f"got {len(self.taus)}",
                 param_hint="'--taus'",
             )
 
@@ -227,7 +245,9 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
     """
     form = sources.form_of(data)
     timed = form.read is not None
-    names = (f"{other.name} with times" if other.key else other.name for other in FORMS if other.bin_ms)
+    names = (
+        f"{other.name} with times" if other.key else other.name for other in FORMS if other.bin_ms
+    )
     events = f"events ({', '.join(names)})"
     applies: dict[Any, tuple[str, Any]] = {
         "encoding": ("images", not timed),
@@ -243,7 +263,9 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
         if not is_valid:
             name = parameter.opts[0]
             other = "" if name == "--decay" else f", or change --data {data}"
-            raise click.BadParameter(f"only {kind} support it. Remove {name}{other}", param_hint=f"'{name}'")
+            raise click.BadParameter(
+                f"only {kind} support it. Remove {name}{other}", param_hint=f"'{name}'"
+            )
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
         "shift": form.shift,
@@ -280,7 +302,9 @@ output_option = click.option(
     show_default="runs/<date>-<time>",
     help="New or empty folder for the results. The command never overwrites a file.",
 )
-quiet_option = click.option("--quiet", is_flag=True, show_default=False, help="No progress, only the results.")
+quiet_option = click.option(
+    "--quiet", is_flag=True, show_default=False, help="No progress, only the results."
+)
 
 
 def resume_option(metavar: str, help: str) -> Callable[[Callable], Callable]:

@@ -1,4 +1,4 @@
-"""The command in one or several processes: all compute together, only process 0 reads and writes."""
+"""The command in several processes: all compute together, only process 0 reads and writes."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ class Run:
         """Raise if data or JAX differ from the start of the run, because its bits would differ."""
         if DataRecord.create(self.options, split) != self.data:
             raise RunError(
-                f"{self.options.data} has changed since {self.folder} was started; restore the original data to resume"
+                f"{self.options.data} has changed since {self.folder} was started; restore the "
+                "original data to resume"
             )
         for name, value in self.record["jax"].items():
             if (now := getattr(jax.config, name)) != value:
@@ -119,7 +120,9 @@ class Run:
             tables.save_figure(figure, self.folder / FIGURE, 130)
 
 
-def start(output: Path | None, options: Options, split: Split, name: str = RECORD, **more: Any) -> Run:
+def start(
+    output: Path | None, options: Options, split: Split, name: str = RECORD, **more: Any
+) -> Run:
     """Claim a folder and return a new run. ``more`` are further values of its record."""
     options, warnings = adapted(options, split)
     for line in warnings:
@@ -169,7 +172,9 @@ def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Pa
             return folder
         except FileExistsError:
             if output is not None:
-                raise RunError(f"output folder {output} is not empty; choose an empty folder") from None
+                raise RunError(
+                    f"output folder {output} is not empty; choose an empty folder"
+                ) from None
         except OSError as error:
             raise RunError(f"output folder {folder} cannot be written: {error.strerror}") from None
     raise AssertionError  # the default folders are infinitely many
@@ -233,7 +238,7 @@ def read_parameters(run: Run) -> Params:
 
 
 def sha256(source: Sequences, is_image: bool) -> str:
-    """Return a hash of the dtypes, shapes and values of examples. Images have no time axis here."""
+    """Return a hash of examples: dtypes, shapes and values. Images have no time axis here."""
     digest = hashlib.sha256()
     shape = (len(source), *(() if is_image else (source.steps,)), *source.shape)
     digest.update(f"{source.padded(slice(0)).dtype.str} {shape} ".encode())
@@ -246,7 +251,7 @@ def sha256(source: Sequences, is_image: bool) -> str:
 
 
 def _named(params: Params) -> dict[str, Any]:
-    """Return the arrays of layers by their names in ``parameters.npz``, in the order of the pytree."""
+    """Return the arrays of layers by their names in a file, in the order of the pytree."""
     return {
         f"{name}_{i}": getattr(layer, name)
         for i, layer in enumerate(params)
@@ -260,7 +265,7 @@ def _text(record: dict[str, Any]) -> bytes:
 
 
 def _commit() -> str | None:
-    """Return the commit of a clone, with ``-dirty`` if it has changes. None for an installed package."""
+    """Return the commit of a clone, with ``-dirty`` if it has changes. None without a clone."""
     clone = Path(__file__).resolve().parents[3]
     if not (clone / ".git").exists():
         return None

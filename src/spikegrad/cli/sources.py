@@ -12,7 +12,6 @@ import numpy as np
 
 from .. import data as datasets
 from ..data import FORMS, Binned, Binning, DataError, Recordings, Sequences, Split, train_test_split
-from ..data._accepted import check_classes
 from ..data._forms import Form, Recorded
 from ..data._npz import keys_of
 from ..data._sequences import moments, standardized
@@ -88,13 +87,21 @@ def load(source: str, seed: int, binning: Binning) -> Split:
         If the data does not exist or is malformed.
     """
     form = form_of(source)
-    return datasets.load(source, seed) if form.read is None else _recordings(form, source, seed, binning)
+    return (
+        datasets.load(source, seed)
+        if form.read is None
+        else _recordings(form, source, seed, binning)
+    )
 
 
 def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
     train, test = form.read(_path(source), binning.steps, seed)  # type: ignore[misc]
-    if form in FILES:
-        check_classes(source, "y", train.y)
+    missing = np.setdiff1d(np.arange(max(2, train.classes)), train.y)
+    if form in FILES and missing.size:
+        raise DataError(
+            f"{source}: y must hold at least two classes and every label from 0 to the greatest, "
+            f"but lacks {missing[0]}; numpy.unique(y, return_inverse=True)[1] numbers the classes"
+        )
     test_from = "the test set"
     if test is None:
         test_from = form.test_from.format(seed)
@@ -113,7 +120,9 @@ def for_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Spl
     """Return the split without its validation examples, and one with them as the test set."""
     train, validation = train_test_split(split.train, fraction, seed)
     if len(np.unique(train.y)) < len(np.unique(validation.y)):
-        raise DataError(f"{train.name}: a class has no training examples besides the validation set")
+        raise DataError(
+            f"{train.name}: a class has no training examples besides the validation set"
+        )
     split = dataclasses.replace(split, train=train.in_memory())
     return split, dataclasses.replace(split, test=validation.in_memory())
 
@@ -131,7 +140,9 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
             f"{options.data} {'with' if timed else 'without'} one"
         )
     if form.read is None or not timed:
-        return datasets.load_for_prediction(source, options.seed, like.shape, like.classes, like.low, like.high)
+        return datasets.load_for_prediction(
+            source, options.seed, like.shape, like.classes, like.low, like.high
+        )
     labelled = form.file is None or "y" in keys_of(Path(source))
     if form.file and not labelled:
         test = form.file(source, label=0)

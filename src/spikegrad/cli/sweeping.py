@@ -1,4 +1,4 @@
-"""The command ``sweep``: settings and seeds, selected on the validation set, reported on the test set."""
+"""The command ``sweep``: many settings and seeds, and the best setting by validation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
 
     def spread(group: list[dict[str, Any]], name: str) -> tuple[float, float]:
         values = [result[name] for result in group]
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(
+            values
+        ) > 1 else math.nan
 
     return [
         Summary(
@@ -104,7 +106,7 @@ def _range_option(name: str, help: str, **settings: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """All combinations of these values. Empty ``peaks`` or ``half_widths`` leave surrogates unchanged."""
+    """All combinations of values. Empty ``peaks`` or ``half_widths`` leave surrogates unchanged."""
 
     surrogates: tuple[str, ...] = option(
         "Surrogates, such as 'sigmoid,arctan(alpha=2)'.",
@@ -124,8 +126,12 @@ class Grid:
     peaks: tuple[float, ...] = _range_option(
         "--peak", "Peaks of the slopes.", default=(), show_default="each surrogate's own"
     )
-    lrs: tuple[float, ...] = _range_option("--lr", "Initial learning rates (cosine decay to 0).", default="0.002")
-    seeds: int = option("Number of seeds per setting, starting at --seed.", WholeRange(1), default=3)
+    lrs: tuple[float, ...] = _range_option(
+        "--lr", "Initial learning rates (cosine decay to 0).", default="0.002"
+    )
+    seeds: int = option(
+        "Number of seeds per setting, starting at --seed.", WholeRange(1), default=3
+    )
     validation_fraction: float = option(
         "Fraction of each training class that is the validation set.",
         click.FloatRange(0, 1, min_open=True, max_open=True),

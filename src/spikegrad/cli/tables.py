@@ -24,7 +24,7 @@ PIPE_WIDTH = 180
 
 
 class Summary(NamedTuple):
-    """The runs of one setting with several seeds: means with standard deviations, NaN for a single run."""
+    """The runs of one setting: means with standard deviations, NaN for a single run."""
 
     setting: dict[str, Any]
     n: int
@@ -62,7 +62,7 @@ def percent(fraction: float) -> str:
 
 
 def accuracy(fraction: float, n: int) -> str:
-    """Format a fraction of n with its 95 % interval, by Wilson's formula, which also holds for 0 and 1."""
+    """Format a fraction of n with its 95 % interval by Wilson, which also holds for 0 and 1."""
     z = 1.96
     middle = (fraction + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
@@ -80,7 +80,7 @@ def label(value: Any) -> str:
 
 
 def learnt(classes: int) -> float:
-    """Return the least accuracy that counts as learning, such as 63 % for two classes and 22 % for ten."""
+    """Return the least accuracy that counts as learning: 63 % for two classes, 22 % for ten."""
     return classes ** (-2 / 3)
 
 
@@ -98,14 +98,18 @@ def _live(quiet: bool, total: int | None = None) -> Iterator[Callable[..., None]
 
 
 @contextmanager
-def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Callable[[Report, float | None], None]]:
+def progress(
+    name: str, epochs: int, activity: str, quiet: bool
+) -> Iterator[Callable[[Report, float | None], None]]:
     """Show a bar on a terminal, or else a line for every tenth of the updates."""
     printed = -1
     with _live(quiet) as update:
 
         def show(now: Report, test: float | None) -> None:
             nonlocal printed
-            loss, accuracy, rates = (now.epoch_metrics[key] for key in ("loss", "accuracy", "rates"))
+            loss, accuracy, rates = (
+                now.epoch_metrics[key] for key in ("loss", "accuracy", "rates")
+            )
             line = f"{name} {now.epoch:{len(str(epochs))}}/{epochs}  loss {float(loss):.3g}"
             line += f"  train {percent(float(accuracy))}"
             line += "" if test is None else f"  test {percent(test)}"
@@ -120,7 +124,9 @@ def progress(name: str, epochs: int, activity: str, quiet: bool) -> Iterator[Cal
 
 
 @contextmanager
-def sweep_progress(total: int, axes: list[str], quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+def sweep_progress(
+    total: int, axes: list[str], quiet: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show a line for each result, and a bar on a terminal."""
     done = 0
     with _live(quiet, total) as update:
@@ -143,7 +149,9 @@ def setting_label(setting: dict[str, Any], axes: list[str]) -> str:
     return ", ".join(f"{axis} {label(setting[axis])}" for axis in axes)
 
 
-def table(title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]], **style: Any) -> Table:
+def table(
+    title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]], **style: Any
+) -> Table:
     """Return a table. The first column is aligned to the left."""
     lines = Table(title=title, **style)
     for i, heading in enumerate(headings):
@@ -174,7 +182,8 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
         f"examples ({data['test_from']})",
         ("network", "test, 95 % interval", "training", "parameters", "epochs", "time"),
         map(row, ("spiking", "ReLU"), record["results"].values()),
-        caption=f"spiking: {options['surrogate']}, {options['steps']} steps; both: seed {options['seed']}",
+        caption=f"spiking: {options['surrogate']}, {options['steps']} steps; "
+        f"both: seed {options['seed']}",
     )
     layers = zip(
         range(1, len(options["hidden"]) + 1),
@@ -205,10 +214,14 @@ def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
     return table(title, headings, rows)
 
 
-def sweep(rows: list[Summary], axes: list[str], record: dict[str, Any], validation: int) -> list[Table | str]:
-    """Return tables of all settings and of the best of each surrogate, and a line about the best."""
+def sweep(
+    rows: list[Summary], axes: list[str], record: dict[str, Any], validation: int
+) -> list[Table | str]:
+    """Return tables of all settings and of the best of each surrogate, and a line of the best."""
     data = record["data"]
-    caption = f"{validation:,} validation examples, {data['test']:,} test examples ({data['test_from']})"
+    caption = (
+        f"{validation:,} validation examples, {data['test']:,} test examples ({data['test_from']})"
+    )
 
     def settings(title: str, summaries: Iterable[Summary], scores: tuple[str, ...]) -> Table:
         rows = (
@@ -226,12 +239,12 @@ def sweep(rows: list[Summary], axes: list[str], record: dict[str, Any], validati
     surrogates = dict.fromkeys(row.setting["surrogate"] for row in rows)
     if top.validation[0] < learnt(classes):
         reached = percent(top.validation[0])
-        line = f"no setting learned: the highest validation accuracy, {reached}, is {guessing(classes)}"
+        line = f"no setting learned: the highest validation accuracy, {reached}, is "
+        line += guessing(classes)
     else:
         count = "one run" if top.n == 1 else f"{top.n} runs"
-        line = (
-            f"best by validation: {setting_label(top.setting, axes)}, with {spread(*top.test)} of the test set, {count}"
-        )
+        line = f"best by validation: {setting_label(top.setting, axes)}, with "
+        line += f"{spread(*top.test)} of the test set, {count}"
     return [
         settings(f"{record['options']['data']}, all settings", rows, ("validation",)),
         settings(

@@ -34,7 +34,7 @@ cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 def optimizer_of(lr: Any, updates: int) -> optax.GradientTransformation:
-    """Return the optimizer of every run of the command. Its learning rate falls to 0 along a cosine."""
+    """Return the optimizer of every run. Its learning rate falls to 0 along a cosine."""
     return optax.adam(optax.cosine_decay_schedule(lr, updates))
 
 
@@ -281,7 +281,7 @@ def sweep(
 
 
 def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], Params]:
-    """Return a function that draws initial parameters. A sample of recordings scales the weights."""
+    """Return a function that draws initial parameters, scaled by a sample of recordings."""
     if network.encoding != NO_ENCODING:
         return network.init
     x, _, lengths = examples(train, spaced(len(train), _MEASURED))

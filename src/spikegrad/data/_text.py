@@ -157,7 +157,9 @@ def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
     train, test = parts_of(path, (f"{name}_TRAIN.ts", f"{name}_TEST.ts"))
     if train.is_dir():
         files = sorted(file.name for file in train.glob("*.ts"))
-        raise DataError(f"{path}: no {name}_TRAIN.ts in this folder, got {files}. Pass the path of a .ts file")
+        raise DataError(
+            f"{path}: no {name}_TRAIN.ts in this folder, got {files}. Pass the path of a .ts file"
+        )
     # A path to the training file has its test file in the same folder.
     if test is None and train.name.endswith("_TRAIN.ts"):
         test = train.with_name(train.name.replace("_TRAIN.ts", "_TEST.ts"))
