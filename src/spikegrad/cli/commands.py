@@ -134,6 +134,7 @@ def train(
         run.check_resumable(split)
         return run, split
 
+    # Only process 0 reads the data and claims the folder.
     run, split = from_first(begin)
     options, record, network = run.options, run.record, run.network
     key = jax.random.key(options.seed)
@@ -166,6 +167,7 @@ def train(
             raise
         results: dict[str, Any] = {"spiking": _summary(spiking), "relu": None}
         failure = spiking.failure
+        # Saved before the baseline, which may take as long.
         record |= {"interrupted": spiking.interrupted, "results": results}
         run.save_parameters(spiking.params)
         run.save_record()
@@ -182,6 +184,7 @@ def train(
             "seconds": sum(result["seconds"] for result in results.values() if result),
         }
         run.save_record()
+        # A finished run cannot be resumed, so its checkpoints are useless.
         if record["finished"] and jax.process_index() == 0:
             shutil.rmtree(run.folder / trainer.CHECKPOINTS)
     _report(run, split, spiking, why, quiet)

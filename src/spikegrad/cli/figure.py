@@ -97,6 +97,7 @@ def sweep_figure(rows: list[Summary], best: Summary, title: str) -> Figure:
 
     The half-width is the horizontal axis if it varies, else the learning rate or the peak.
     """
+    # In the order in which users vary them.
     numbers = ("half_width", "lr", "peak")
     varying = [axis for axis in numbers if len({row.setting[axis] for row in rows}) > 1] or ["lr"]
     x, *others = varying

@@ -103,7 +103,8 @@ class SpikingNetwork:
         potentials : jax.Array
             Potentials of the readout, ``(steps, n, classes)``.
         """
-        if self.encoding == "current":  # one product, and the inputs of the loop are not used
+        if self.encoding == "current":
+            # The current is constant, so one product serves all time steps.
             current = self.images(x) @ jnp.asarray(params[0].weight)
             weight = jax.tree_util.Partial(lambda current, _: current, current)
             params = (dataclasses.replace(params[0], weight=weight), *params[1:])
@@ -115,6 +116,7 @@ class SpikingNetwork:
             inputs, mask=mask, mode=self.mode, all_layers=True, key=spike_key(key)
         )
         if isinstance(self.cell, Rectified):
+            # Rates and silent units are counted as for spikes.
             spikes = [(out > 0).astype(out.dtype) for out in spikes]
         return reduce_time(potentials, self.readout, mask), spikes, potentials
 
@@ -171,6 +173,7 @@ class SpikingNetwork:
         """
         if self.encoding == NO_ENCODING:
             return dataclasses.replace(self, cell=Rectified(self.cell.decay))
+        # Without a leak, one time step of a rectified unit is a ReLU.
         return dataclasses.replace(
             self, cell=Rectified(0.0), steps=1, encoding="current", recurrent=False, readout="mean"
         )
@@ -178,6 +181,7 @@ class SpikingNetwork:
 
 def spike_key(key: jax.Array) -> jax.Array:
     """Return the key for stochastic spikes, independent of the key of the input encoding."""
+    # The only kind of key that Network accepts, whatever JAX uses by default.
     return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl="threefry2x32")
 
 

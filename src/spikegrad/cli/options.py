@@ -42,6 +42,7 @@ class WholeRange(click.IntRange):
     """A range of whole numbers in digits."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        # Python's int would reject 1e3 too, but without the fix.
         if not re.fullmatch(r"[+-]?\d+", str(value).strip()):
             with suppress(ValueError):
                 if (number := float(value)).is_integer():
@@ -59,7 +60,7 @@ class Numbers(click.ParamType):
         self.parse, self.example = parse, example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
+        if isinstance(value, tuple):  # a default
             return value
         try:
             numbers = tuple(number for item in value.split(",") for number in self.parse(item))
@@ -266,6 +267,7 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
             raise click.BadParameter(
                 f"only {kind} support it. Remove {name}{other}", param_hint=f"'{name}'"
             )
+    # click has None for options that are not passed and have no default of their own.
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
         "shift": form.shift,
@@ -286,6 +288,7 @@ def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:
         warnings.append(f"--batch {options.batch} is cut to the {count} training examples")
         options = dataclasses.replace(options, batch=count)
     if options.encoding == NO_ENCODING:
+        # Recordings define their number of steps.
         options = dataclasses.replace(options, steps=data.train.steps)
     elif options.shift and len(data.shape) == 1:
         raise click.BadParameter(

@@ -102,6 +102,7 @@ class Run:
 
     def save(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
         """Write a file atomically, in process 0. ``write`` receives a stream."""
+        # All processes have the same values, and one file.
         if jax.process_index() == 0:
             write_atomically(self.folder / name, write)
 
@@ -124,6 +125,7 @@ def start(
     output: Path | None, options: Options, split: Split, name: str = RECORD, **more: Any
 ) -> Run:
     """Claim a folder and return a new run. ``more`` are further values of its record."""
+    # The record has the options that are used, so a resumed run needs no adaption.
     options, warnings = adapted(options, split)
     for line in warnings:
         tables.note(f"warning: {line}")
@@ -165,6 +167,7 @@ def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Pa
     numbered = (Path(f"{default}-{i}" if i > 1 else default) for i in itertools.count(1))
     for folder in numbered if output is None else (output,):
         try:
+            # A default folder that exists belongs to a run of the same second.
             folder.mkdir(parents=True, exist_ok=output is not None)
             if any(folder.iterdir()):
                 raise FileExistsError
@@ -183,7 +186,7 @@ def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Pa
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Lock a run against other processes. The system releases the lock when the process ends."""
-    if jax.process_index() or fcntl is None:
+    if jax.process_index() or fcntl is None:  # process 0 locks for all
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -192,7 +195,7 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{folder} is in use: another process is training it") from None
-        except OSError:  # some file systems lack locks
+        except OSError:  # some network file systems lack locks
             pass
         yield
     finally:

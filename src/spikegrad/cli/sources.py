@@ -143,6 +143,7 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
         return datasets.load_for_prediction(
             source, options.seed, like.shape, like.classes, like.low, like.high
         )
+    # Only files of the user may lack labels.
     labelled = form.file is None or "y" in keys_of(Path(source))
     if form.file and not labelled:
         test = form.file(source, label=0)
@@ -176,6 +177,7 @@ def _events_outside(sequences: Sequences) -> tuple[str, ...]:
         return ()
     sample = sequences.subset(spaced(len(sequences), _SAMPLE))
     outside, events = sample.outside()
+    # Recordings have stray events at their ends, which change nothing.
     if outside <= events / 1000:
         return ()
     seconds = sequences.binning.steps * sequences.binning.step_us / 1e6

@@ -90,6 +90,7 @@ def parse_range(item: str) -> list[float]:
     if not 0 < first <= last < math.inf or not is_geometric < step < math.inf:
         raise ValueError(item)
     values = []
+    # The tolerance keeps the last value in spite of rounding.
     while first <= last * (1 + 1e-9):
         values.append(float(f"{first:.12g}"))
         first = first * step if is_geometric else first + step
@@ -254,6 +255,7 @@ def sweep(
             show(result)
     rows = summaries(results)
     order = [tuple(setting[axis] for axis in AXES) for setting in settings]
+    # Runs end in any order, and tables have the order of the options.
     rows.sort(key=lambda row: order.index(tuple(row.setting.values())))
     if rows:
         record["results"] = jsonable(

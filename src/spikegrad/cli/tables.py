@@ -115,6 +115,7 @@ def progress(
             line += "" if test is None else f"  test {percent(test)}"
             line += f"  {activity} {rates.mean():.2f}"
             total = now.total or now.step
+            # Lines in a file are few, and a terminal has the bar.
             update(description=line, completed=now.step, total=total)
             if now.step * 10 // total > printed and not console(stderr=True).is_terminal:
                 printed = now.step * 10 // total
@@ -202,6 +203,7 @@ def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
     if y is None:
         return table(title, ("class", "answers"), enumerate(counts))
     confusion = np.zeros((classes, classes), int)
+    # The class of an example is its row, the answer its column.
     np.add.at(confusion, (y, answers), 1)
     rows: list[tuple[Any, ...]] = []
     for k, row in enumerate(confusion):

@@ -83,12 +83,14 @@ def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
         size, parts = min(len(source), _SCORED), []
         for i, start in enumerate(range(0, len(source), size)):
             x, _, lengths = examples(source, slice(start, start + size))
-            rows = np.resize(np.arange(len(x)), size)  # repeats examples, so one program fits
+            # The last part repeats examples, so one compiled program fits all parts.
+            rows = np.resize(np.arange(len(x)), size)
             lengths = None if lengths is None else lengths[rows]
             results = run(params, x[rows], lengths, jax.random.fold_in(jax.random.key(0), i))
             count = len(x)
             parts.append(jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], results))
         logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        # Masked steps have no spikes, so a mean over all steps is too small.
         padding = source.steps / source.lengths.mean() if source.masked else 1.0
         rates = [layer.mean(0) * padding for layer in means]
         return Scores(
@@ -192,6 +194,7 @@ def fit(
         place = folder / CHECKPOINTS / name
         checkpoints = training.Checkpoints(place, minutes=minutes, extra=extra)
         state = checkpoints.restore(state)
+        # The dict that checkpoints store. A restored one replaces it.
         curves = extra["curves"]
         metrics = training.JsonLines(folder / METRICS, of={"network": name}, more=more, resume=True)
         files = [metrics, checkpoints]
@@ -209,9 +212,11 @@ def fit(
         )
     except training.DivergedError as error:
         failure = f"the {name} network diverged: {error}. A smaller learning rate may help"
+        # Without any finite update there is nothing to save.
         if last is None and not curves["loss"]:
             raise training.DivergedError(failure, error.state) from None
         state = error.state
+    # An interrupted epoch is the last point of the curves.
     if last is not None and not last.epoch_ended:
         append(dataclasses.replace(last, state=state))
     scores = score(state.trainable, data.test)
@@ -290,6 +295,7 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
 
 def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> int:
     """Return enough updates to amortize a call, but few enough to notice an interrupt soon."""
+    # A forward pass and twice as much backward, with two operations for each connection and step.
     work_of_update = 6.0 * batch * network.steps * network.count
     return max(1, min(per_epoch, int(_WORK / work_of_update)))
 
@@ -317,6 +323,7 @@ def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
         x, y, lengths = batch
         varying, encoding = jax.random.split(key)
         if options.shift:
+            # The zeros that move in are the smallest value only after scaling.
             images = scale(x[:, 0], network.low, network.high)
             x = random_shift(images, options.shift, varying)[:, None]
         if options.input_noise:
