@@ -197,6 +197,7 @@ class Checkpoints:
         host = {name: np.asarray(unwrap_key(leaf)) for name, leaf in named.items()}
         arrays = {name: array.view(_plain(array.dtype)) for name, array in host.items()}
         arrays[_ABOUT] = np.asarray(json.dumps(_about(state, self.extra), default=_as_list))
+        # Old checkpoints are removed only after the new one is on the disk.
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
         for old in self.all()[: -self.keep]:
             old.unlink(missing_ok=True)
@@ -244,6 +245,7 @@ def _as_list(array: np.ndarray | jax.Array) -> list | float:
 
 def _compare(path: Path, saved: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raise if a checkpoint lacks an array of the state that resumes from it, or has others."""
+    # Names before values: they say which network, optimizer or precision was another.
     if saved.get("format") != FORMAT:
         raise CheckpointError(f"{path} must be in format {FORMAT}, got {saved.get('format')}")
     for name in saved["types"] | expected["types"]:

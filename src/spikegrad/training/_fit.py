@@ -163,7 +163,7 @@ def run(
             break
         groups = source.groups(state, steps, call.size)
         group = next(groups, None)
-        _any_stops(state, group, False)
+        _any_stops(state, group, False)  # all processes call it equally often
         if group is None and not state.batches:
             raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
         if group is None:  # an earlier fit ended by ``steps`` with the last batch of the epoch
@@ -171,7 +171,7 @@ def run(
         while group is not None and not stopped:
             result = call(state, group)
             following = next(groups, None)  # read while the device computes
-            values, finite = values_of(result)
+            values, finite = values_of(result)  # waits for the device
             if np.isfinite(values["loss"][0]):  # the loss of the state before the call
                 good = state
             if not finite:
@@ -207,6 +207,7 @@ def _call_all(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bo
 
 
 def check_counts(owner: str, **counts: int | None) -> None:
+    # A number of steps is often the result of a division, which is a float.
     for name, value in counts.items():
         if value is not None and not hasattr(value, "__index__"):
             raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
@@ -312,6 +313,7 @@ class _Clock:
     def read(self, step: int, total: int | None) -> tuple[float, float | None]:
         """Return the seconds of training, and an estimate of the seconds left."""
         now, left = time.perf_counter(), None
+        # The first call includes compilation, which does not repeat.
         if self.compiled is None:
             self.compiled = step, now
         elif total is not None:

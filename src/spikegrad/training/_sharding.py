@@ -78,6 +78,7 @@ def replicated(tree: Any, mesh: Mesh, part: str) -> Any:
     ]
     host = {i: np.asarray(unwrap_key(leaves[i])) for i in local}
     if local and jax.process_count() > 1:
+        # Hashes are enough to compare, and parameters may have gigabytes.
         hashes = gathered(*map(_hash, host.values()))
         for i, column in zip(local, hashes.T, strict=True):
             if len(set(column)) > 1:

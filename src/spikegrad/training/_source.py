@@ -39,12 +39,14 @@ class Source:
         """Return True if the epoch is used up, False if ``steps`` may have cut it short."""
         if used == self.last and used != self.length:
             return False
+        # Only a complete epoch shows the length of an iterable without one.
         self.length = used
         return True
 
 
 def _grouped(batches: Iterator[Any], size: int) -> Iterator[list]:
     """Group up to ``size`` consecutive batches of one shape."""
+    # A compiled call stacks its batches, so they need one shape.
     group: list = []
     for batch in batches:
         if group and _type(batch) != _type(group[0]):

@@ -156,6 +156,7 @@ def sweep(
     check_takes("sweep: loss", loss, "trainable", "batch", "key", "setting")
     check_counts("sweep", epochs=epochs, steps=steps, updates_per_call=updates_per_call, jobs=jobs)
     runs = _runs(settings, seeds)
+    # The checks and the file come before the first run, not when its results are read.
     path = None if path is None else Path(path)
     done = _read(path, resume, runs) if path and runs else {}
     ended = threading.Event()
@@ -200,6 +201,7 @@ def sweep(
             if result is None:  # the sweep was stopped
                 break
             line = _line(result)
+            # A line for each run as it ends, so that a kill loses no finished run.
             if path:
                 append(path, line)
             yield json.loads(line)

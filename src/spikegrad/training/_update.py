@@ -51,6 +51,7 @@ class Call:
 
     def __call__(self, state: State, group: list) -> Result:
         self.room[0] = min(self.size, max(self.room[0], 1 << (len(group) - 1).bit_length()))
+        # Unused places repeat the last batch, so that a short group needs no program of its own.
         filled = group + [group[-1]] * (self.room[0] - len(group))
         trainable, optimizer_state, metrics, finite = self.advance(
             self.bound,
@@ -114,6 +115,7 @@ def compiled(
         def nth_key(i):
             return jax.random.fold_in(key, step + jnp.uint32(i))
 
+        # A loop of one turn would trace the loss twice.
         if size == 1:
             *state, metrics = update(bound, trainable, optimizer_state, batches[0], nth_key(0))
             rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
@@ -186,7 +188,8 @@ def values_of(result: Result) -> tuple[dict[str, np.ndarray], bool]:
     Only the loss and the parameters need to be finite. Metrics are in float64.
     """
     metrics, finite = jax.device_get((result.metrics, result.finite))
-    metrics = {"loss": metrics.pop("loss"), **metrics}  # first, as JAX sorts names
+    # JAX sorts names, and reports begin with the loss.
+    metrics = {"loss": metrics.pop("loss"), **metrics}
     values = {
         name: np.asarray(rows[: result.updates], np.float64) for name, rows in metrics.items()
     }
