@@ -195,7 +195,9 @@ class Checkpoints:
     def _write(self, path: Path, named: Mapping[str, jax.Array], state: State) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         host = {name: np.asarray(unwrap_key(leaf)) for name, leaf in named.items()}
-        arrays = {name: array.view(_plain(array.dtype)) for name, array in host.items()}
+        arrays: dict[str, Any] = {
+            name: array.view(_plain(array.dtype)) for name, array in host.items()
+        }
         arrays[_ABOUT] = np.asarray(json.dumps(_about(state, self.extra), default=_as_list))
         # Old checkpoints are removed only after the new one is on the disk.
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
