@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import ROOT
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spikegrad.cli import main, runs
-from spikegrad.training import CheckpointError, Checkpoints, OrbaxCheckpoints, ShuffledBatches, State, _checkpoint, fit
+from spikegrad.training import CheckpointError, Checkpoints, ShuffledBatches, State, _checkpoint, fit
 
 ROWS = ShuffledBatches(np.arange(20, dtype=np.float32), 4, seed=0)
 OPTIMIZER = optax.chain(optax.add_noise(0.01, 0.5, 0), optax.adam(0.1))  # it keeps a key and moments
@@ -110,9 +112,8 @@ def test_when_and_how_many(tmp_path, monkeypatch):
     train(start(), callbacks=[Noted(tmp_path / "c", minutes=0.0), lambda report: report.step == 7])
     assert saved == [2, 4, 5, 7]
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"step-000000005.npz", "step-000000007.npz"}
-    for wrong, message in (({"keep": 0}, "keep must be at least 1"), ({"minutes": -1}, "minutes must be at least 0")):
-        with pytest.raises(ValueError, match=message):
-            Checkpoints(tmp_path, **wrong)
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        Checkpoints(tmp_path, keep=0)
 
 
 def test_checkpoints_are_ordered_by_step(whole, tmp_path):
@@ -148,67 +149,47 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002.npz", "step-000000010.npz"]
 
 
-def rewritten(path, change, renewed=True):
+def rewritten(path, change):
     with np.load(path) as file:
         arrays = dict(file)
-    checksum, about = arrays.pop("checksum"), json.loads(str(arrays["about"]))
+    about = json.loads(str(arrays["about"]))
     change(arrays, about)
-    arrays["about"] = np.asarray(json.dumps(about))
-    np.savez(path, **arrays, checksum=np.asarray(_checkpoint._checksum(arrays)) if renewed else checksum)
+    np.savez(path, **arrays | {"about": np.asarray(json.dumps(about))})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda arrays, about: arrays.pop("trainable/scale"),
-            "lacks trainable/scale; resume with the original parameters",
-        ),
-        (lambda arrays, about: arrays.update(more=np.ones(2)), "has more, which parameters and optimizer"),
-        (
-            lambda arrays, about: arrays.update({"trainable/scale": np.ones(4, np.float32)}),
-            r"trainable/scale must be float32 of shape \(2, 2\), got float32 of shape \(4,\)",
-        ),
-        (
-            lambda arrays, about: about["dtypes"].update({"trainable/scale": "float64"}),
-            r"trainable/scale must be float32 of shape \(2, 2\), got float64 of",
-        ),
-        (lambda arrays, about: about["dtypes"].update(key="key<rbg>"), r"key must be key<fry> of .* got key<rbg>"),
-        (lambda arrays, about: about.update(format=1), "must be in format 2, got format 1"),
-        (lambda arrays, about: about.pop("progress"), "is not a checkpoint or is damaged: KeyError"),
-        (lambda arrays, about: arrays.update(key=np.array([None])), "is not a checkpoint or is damaged: ValueError"),
+        (lambda about: about["types"].pop("trainable/scale"), "must be float32 .*, got nothing; resume with"),
+        (lambda about: about["types"].update(more="bool"), "more must be absent, got bool"),
+        (lambda about: about["types"].update(key="key<rbg> of shape ()"), r"key must be key<fry> of .* got key<rbg>"),
+        (lambda about: about.update(format=1), "must be in format 3, got 1"),
     ],
 )
 def test_checkpoint_of_other_arrays_is_rejected(whole, tmp_path, change, message):
     Checkpoints(tmp_path).save(whole[0])
-    rewritten(tmp_path / "step-000000010.npz", change)
-    with pytest.raises(CheckpointError, match=rf"step-000000010.npz:? {message}"):
+    rewritten(tmp_path / "step-000000010.npz", lambda arrays, about: change(about))
+    with pytest.raises(CheckpointError, match=rf"step-000000010.npz:? .*{message}"):
         Checkpoints(tmp_path).restore(start())
 
 
-SCALE, MOMENT = "trainable/scale", "optimizer_state/1/0/mu/scale"
+@pytest.mark.parametrize("scale", [jnp.ones(4), jnp.ones((2, 2), jnp.bfloat16)])
+def test_checkpoint_of_another_network_is_rejected(whole, tmp_path, scale):
+    Checkpoints(tmp_path).save(whole[0])
+    other = State.create(start().trainable | {"scale": scale}, OPTIMIZER, jax.random.key(0))
+    message = rf"/scale must be {scale.dtype} of shape .*, got float32 of shape \(2, 2\)"
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoints(tmp_path).restore(other)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda arrays, about: arrays.update({SCALE: arrays[MOMENT], MOMENT: arrays[SCALE]}),
-        lambda arrays, about: arrays.update({SCALE: np.nextafter(arrays[SCALE], np.float32(9))}),
-        lambda arrays, about: arrays.update({SCALE: arrays[SCALE].astype(">f4")}),
-        lambda arrays, about: arrays.update({SCALE: arrays[SCALE].view(np.int32)}),
-        lambda arrays, about: arrays.update({SCALE: arrays[SCALE].reshape(4)}),
-        lambda arrays, about: arrays.pop(SCALE),
-        lambda arrays, about: about["progress"].update(step=11),
-        lambda arrays, about: about["extra"].update(curve=[0.2]),
-    ],
-)
-def test_edited_checkpoint_is_rejected(whole, tmp_path, change):
-    Checkpoints(tmp_path, extra={"curve": [0.1]}).save(whole[0])
+def test_a_changed_byte_is_noticed(whole, tmp_path):
+    """By the checksums of the archive."""
+    Checkpoints(tmp_path).save(whole[0])
     (path,) = tmp_path.iterdir()
-    rewritten(path, lambda arrays, about: None, renewed=False)
-    assert same(Checkpoints(tmp_path).restore(start()), whole[0])
-    rewritten(path, change, renewed=False)
-    with pytest.raises(CheckpointError, match=f"{path} is damaged: its contents do not match its checksum"):
+    content = bytearray(path.read_bytes())
+    content[content.index(np.asarray(whole[0].trainable["scale"]).tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint or is damaged: .*CRC"):
         Checkpoints(tmp_path).restore(start())
 
 
@@ -220,16 +201,6 @@ def test_a_damaged_file_is_said(whole, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="is not a checkpoint or is damaged"):
             Checkpoints(tmp_path).restore(start())
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
-        Checkpoints(tmp_path).restore(start())
-
-
-def test_checkpoint_of_another_seed_is_refused(whole, tmp_path):
-    Checkpoints(tmp_path).save(whole[0])
-    with pytest.raises(CheckpointError, match=r"step-000000010\.npz has another key: it was saved .* another seed"):
-        Checkpoints(tmp_path).restore(start(jax.random.key(1)))
 
 
 def test_checkpoint_of_another_seed_need_not_be_removed(tmp_path):
@@ -252,70 +223,30 @@ def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
     assert same(train(checkpoints.restore(start())), whole[0])
 
 
-@pytest.mark.parametrize(
-    ("part", "value"),
-    [
-        (("progress", "step"), -1),
-        (("progress", "epoch"), "a"),
-        (("progress", "batches"), None),
-        (("progress", "seconds"), "x"),
-        (("progress", "seconds"), -1.0),
-        (("progress", "sums"), {"loss": "a"}),
-        (("progress", "sums"), 3),
-        (("progress", "unknown"), 1),
-        (("progress",), []),
-        (("dtypes",), None),
-        (("extra",), [1]),
-    ],
-)
-def test_invalid_progress_is_refused(whole, tmp_path, part, value):
-    Checkpoints(tmp_path).save(whole[0])
-    (path,) = tmp_path.iterdir()
-
-    def change(arrays, about):
-        for name in part[:-1]:
-            about = about[name]
-        about[part[-1]] = value
-
-    rewritten(path, change)
-    with pytest.raises(CheckpointError, match="is not a checkpoint or is damaged"):
-        Checkpoints(tmp_path).restore(start())
-
-
-def test_two_arrays_of_one_name_are_refused(tmp_path):
-    state = State.create({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, optax.sgd(0.1), jax.random.key(0))
-    with pytest.raises(CheckpointError, match="two arrays have the name trainable/a/b"):
-        Checkpoints(tmp_path).save(state)
-
-
 def two_devices():
     return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
 
 
-def test_orbax_brings_a_state_back_with_another_sharding(whole, tmp_path):
+def test_recipe_with_orbax_restores_sharded_arrays(tmp_path):
     pytest.importorskip("orbax.checkpoint")
-    final, reports = whole
-    checkpoints = OrbaxCheckpoints(tmp_path / "a", keep=1, extra={"curve": [0.1]})
-    sharding = NamedSharding(two_devices(), PartitionSpec(None, "data"))
-    half = reports[2].state
-    placed = jax.device_put(half.trainable["scale"], sharding)
-    checkpoints.save(reports[0].state)
-    checkpoints.save(dataclasses.replace(half, trainable=half.trainable | {"scale": placed}))
-    assert [path.name for path in checkpoints.all()] == [f"step-{half.step:09}"]
-    again = OrbaxCheckpoints(tmp_path / "a")
-    state = again.restore(start())
-    assert same(state, half)
-    assert len(state.trainable["scale"].sharding.device_set) == 1
-    assert (state.step, state.batches, state.sums, again.extra) == (
-        half.step,
-        half.batches,
-        half.sums,
-        {"curve": [0.1]},
-    )
-    assert same(train(state), final)
-    params = start().trainable | {"scale": jnp.ones(3)}
-    with pytest.raises(CheckpointError, match=r"scale must be .*, got float32 of shape \(2, 2\)"):
-        again.restore(State.create(params, OPTIMIZER, jax.random.key(0)))
+    page = (ROOT / "docs" / "training.md").read_text()
+    (recipe,) = (block for block in re.findall(r"```py\n(.*?)```", page, re.DOTALL) if "orbax" in block)
+    names = {"folder": tmp_path}
+    exec(recipe, names)
+    sgd = optax.sgd(0.1, momentum=0.9)
+
+    def go_on(state, epochs, callbacks=()):
+        def toward(params, batch, key):
+            return ((params["w"] - batch) ** 2).mean(), {}
+
+        return fit(toward, state, [0.0, 1.0], optimizer=sgd, epochs=epochs, callbacks=callbacks)
+
+    cut = NamedSharding(two_devices(), PartitionSpec("data"))
+    begin = State.create({"w": jax.device_put(jnp.arange(4.0), cut)}, sgd, jax.random.key(0))
+    go_on(begin, 2, [names["save"]])
+    state = names["restore"](begin)
+    assert (state.step, state.epoch, state.trainable["w"].sharding) == (4, 2, cut)
+    assert same(go_on(state, 3), go_on(begin, 3))
 
 
 def test_raw_keys_and_sharded_arrays(tmp_path):
@@ -454,10 +385,3 @@ def test_sums_that_are_infinite_come_back(tmp_path):
     go(begin, [told.append], epochs=1)
     assert told[0].epoch_metrics["m"] == told[-1].epoch_metrics["m"] == np.inf
     np.testing.assert_array_equal(told[0].epoch_metrics["each"], told[-1].epoch_metrics["each"])
-
-
-def test_orbax_says_that_it_cannot_save_nothing(tmp_path):
-    pytest.importorskip("orbax.checkpoint")
-    state = State.create({"none": jnp.zeros((0, 3))}, optax.sgd(0.1), jax.random.key(0))
-    with pytest.raises(CheckpointError, match="trainable/none is empty, and Orbax cannot save empty arrays"):
-        OrbaxCheckpoints(tmp_path / "run").save(state)

@@ -27,11 +27,9 @@ from spikegrad import LIF, Layer, LeakyReadout, Network
 from spikegrad.cli import processes as cli_processes
 from spikegrad.training import (
     Checkpoints,
-    OrbaxCheckpoints,
     ShuffledBatches,
     State,
     _consensus,
-    _log_filter,
     _sharding,
     _update,
     distributed,
@@ -39,7 +37,7 @@ from spikegrad.training import (
     with_device_data,
 )
 
-NEW = hasattr(jax, "set_mesh")  # or the Orbax of today does not know several processes
+NEW = hasattr(jax, "set_mesh")
 LIMIT = 100  # seconds after which nothing is waited for
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)  # Adam makes of a gradient that is rounding alone a full step
 ROWS = ShuffledBatches(np.arange(24, dtype=np.int32), 8, seed=0)  # three batches an epoch
@@ -74,15 +72,8 @@ def mesh(devices):
     return Mesh(jax.devices()[:devices], ("batch",))
 
 
-def start(sharded_over=None):
-    """The state at the start; or with the weights, and so their moments, cut over devices."""
-    trainable = weights()
-    if sharded_over:
-        cut = NamedSharding(sharded_over, P(None, "batch"))
-        trainable = {
-            k: jax.make_array_from_callback(v.shape, cut, np.asarray(v).__getitem__) for k, v in trainable.items()
-        }
-    return State.create(trainable, OPTIMIZER, jax.random.key(0))
+def start():
+    return State.create(weights(), OPTIMIZER, jax.random.key(0))
 
 
 def train(state, over, steps, callbacks=(), updates_per_call=1, of=loss):
@@ -127,13 +118,6 @@ def work(folder, port, process):
         found["stopped"] = state.step
         again = checkpoints.restore(start())
         found["read"] = [again.step, again.epoch, same(parts(again), parts(state))]
-
-        shared = OrbaxCheckpoints(folder / "shared", keep=9)
-        begun = shared.restore(start(mesh(2)))  # as one process has left it
-        state = train(begun, mesh(2), 5, [shared])
-        again = OrbaxCheckpoints(folder / "shared").restore(start(mesh(2)))
-        found["sharded"] = [begun.step, state.step, len(state.trainable["hidden"].addressable_shards[0].data[0])]
-        found["read sharded"] = [again.step, same(parts(again), parts(state))]
 
         def terminate(now):
             if process == 1 and now.step == 3:
@@ -225,10 +209,7 @@ class Processes:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """Two processes that have done their work, go on with the last of it, and are to be ended."""
-    if not NEW:
-        pytest.skip("Orbax needs a newer JAX")
     folder = tmp_path_factory.mktemp("pair")
-    train(start(mesh(4)), mesh(4), 2, [OrbaxCheckpoints(folder / "shared")])
     calls = [[sys.executable, __file__, str(folder), str(number), str(i)] for number in [port()] for i in range(2)]
     with Processes(calls, folder) as processes:
         processes.until(lambda: all((folder / f"found-{i}.json").exists() for i in range(2)))
@@ -259,19 +240,6 @@ def test_checkpoints_are_written_by_one_and_read_by_all(pair):
 
 
 @pytest.mark.every
-def test_a_sharded_checkpoint_is_gone_on_with_by_any_number_of_processes(pair):
-    _, folder, found = pair
-    for i in range(2):
-        assert found[i]["sharded"] == [2, 5, 4]  # from one process's second update on; half of eight columns each
-        assert found[i]["read sharded"] == [5, True]
-    resumed = OrbaxCheckpoints(folder / "shared").restore(start(mesh(2)))
-    assert resumed.step == 5
-    end, whole = train(resumed, mesh(2), 6), train(start(mesh(2)), mesh(2), 6)
-    for got, expected in zip(parts(end), parts(whole), strict=True):  # two updates have been summed over four devices
-        assert np.abs(got - expected).max() < 1e-6
-
-
-@pytest.mark.every
 def test_sigterm_of_one_stops_all_at_the_same_step(pair):
     *_, found = pair
     assert found[0]["terminated"] == found[1]["terminated"] >= 3
@@ -288,41 +256,11 @@ def test_processes_that_would_hang_raise(pair):
 
 
 @pytest.mark.every
-def test_a_killed_process_ends_the_other_with_one_line(pair):
+def test_a_killed_process_ends_the_other(pair):
     """The last of this pair."""
     processes, *_ = pair
     processes.all[0].kill()  # the coordinator, over which JAX aborts
-    began = time.monotonic()
     assert processes.all[1].wait(60) not in (0, None)
-    assert time.monotonic() - began < 60
-    out, err = processes.outputs()[1]
-    assert not out
-    assert [line for line in err.splitlines() if "SIGTERM caught" not in line] == [
-        _log_filter.LOST
-    ]  # that of the test above
-
-
-def test_log_filter_ends_with_one_line_about_a_failed_process():
-    """Errors of the coordination service as JAX 0.6, 0.10 and 0.12 log them; whoever failed first, it is said once."""
-    line = f"{_log_filter.LOST}\n".encode()
-    polled = b"E1125 14:55:22.091678    6130 coordination_service_agent.cc:288] Polled an error from coordination\n"
-    fatal = b"F1125 14:55:22.091719    6130 client.h:86] Terminating process because the JAX distributed service\n"
-    barrier = b"E1126 19:35:02.344039   13441 coordination_service.cc:1520] Shutdown barrier in coordination service\n"
-    rest = [fatal, b"Additional GRPC error information\n", b"\n", line, b"*** Check failure stack trace: ***\n"]
-    plain = [
-        b"W1125 14:55:22.091678    6130 cpu.cc:12] something else\n",
-        b"and more of it\n",
-        b"I1125 14:55:22.091678    6130 coordination_service.cc:12] a task has connected\n",
-        b"*** of one's own\n",
-    ]
-    greeting = b"[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1\n"
-    for first in (polled, barrier, line):
-        assert list(_log_filter.filtered([greeting, *plain, first, *rest])) == [*plain, line]
-    notice = b"W1126 22:03:15.232439    7346 preemption_sync_manager.cc:147] Failed to retrieve preemption notice from "
-    notice = [notice + b"coordination service: UNAVAILABLE: Stream removed\n", b"Additional GRPC error information\n"]
-    assert list(_log_filter.filtered([*plain, *notice, polled, *rest])) == [*plain, line]
-    assert list(_log_filter.filtered([*notice, *plain])) == plain
-    assert list(_log_filter.filtered(plain)) == plain
 
 
 def test_processes_stop_and_save_if_any_of_them_must(monkeypatch):
@@ -419,30 +357,15 @@ def test_the_command_in_two_processes_is_stopped_and_resumed(tmp_path):
         assert [process.wait(LIMIT) for process in processes.all] == [143, 143], processes.outputs()
         (out, _), quiet = processes.outputs()
         assert "interrupted: results so far are saved" in out
-        assert quiet == ["", ""]
+        assert "interrupted" not in "".join(quiet)
     number = port()
     calls = [command(tmp_path, number, i, "--resume", str(run), "--quiet") for i in range(2)]
     with Processes(calls, tmp_path) as processes:
         assert [process.wait(LIMIT) for process in processes.all] == [0, 0], processes.outputs()
-        (_, err), quiet = processes.outputs()
-        assert (err, quiet) == ("", ["", ""])
     alone = [*command(tmp_path, port(), 0, "-o", str(tmp_path / "alone"), *OPTIONS), "--num-processes", "1"]
     subprocess.run(alone, env=environment(2), check=True, capture_output=True, timeout=LIMIT)
     assert same(arrays(run / "parameters.npz"), arrays(tmp_path / "alone" / "parameters.npz"))
     assert json.loads((run / "run.json").read_text())["machine"]["processes"] == 2
-
-
-@pytest.mark.every
-@pytest.mark.parametrize("victim", [0, 1])
-def test_the_command_loses_a_process(tmp_path, victim):
-    run, number = tmp_path / "run", port()
-    with Processes([command(tmp_path, number, i) for i in range(2)], tmp_path) as processes:
-        processes.until((run / "metrics.jsonl").exists)
-        processes.all[victim].kill()
-        assert processes.all[1 - victim].wait(60) not in (0, None)
-        _, err = processes.outputs()[1 - victim]
-        assert err.endswith(f"{_log_filter.LOST}\n")
-        assert len(err.splitlines()) <= 2  # with one of progress
 
 
 FAILING = """
@@ -462,7 +385,6 @@ def test_failing_process_waits_for_the_error_of_its_peer(tmp_path):
         assert [process.wait(LIMIT) for process in processes.all] == [1, 1], processes.outputs()
         for i, (_, err) in enumerate(processes.outputs()):
             assert err.endswith(f"RuntimeError: from process {i}\n")
-            assert _log_filter.LOST not in err
 
 
 @pytest.mark.every
@@ -473,7 +395,6 @@ def test_command_rejects_invalid_options_of_processes(tmp_path):
         assert [process.wait(LIMIT) for process in processes.all] == [2, 2], processes.outputs()
         for _, err in processes.outputs():
             assert "batches of 33 examples cannot be sharded over 2 devices" in err
-            assert len(err.splitlines()) == 1
     for more, message in (
         (["--distributed"], "no processes found; pass all three arguments"),
         (["--distributed", "--coordinator-address", "head"], "coordinator_address must be host:port, got 'head'"),

@@ -3,10 +3,10 @@
 from ._adapt_widths import AdaptWidths
 from ._batches import ShuffledBatches, with_device_data
 from ._callbacks import JsonLines, TensorBoard
-from ._checkpoint import CheckpointError, Checkpoints, OrbaxCheckpoints
+from ._checkpoint import CheckpointError, Checkpoints
 from ._fit import fit
 from ._partition import combine, partition
-from ._processes import ProcessLostError, distributed
+from ._processes import distributed
 from ._shrink_delays import ShrinkDelays
 from ._state import Callback, DivergedError, Report, State
 from ._sweep import sweep
@@ -20,8 +20,6 @@ __all__ = [
     "DivergedError",
     "JsonLines",
     "Loss",
-    "OrbaxCheckpoints",
-    "ProcessLostError",
     "Report",
     "ShrinkDelays",
     "ShuffledBatches",

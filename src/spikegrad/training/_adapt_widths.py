@@ -16,16 +16,18 @@ from ._state import Report, State
 
 
 class AdaptWidths:
-    """Match the widths of slopes to the spread of potentials during training: a callback for :func:`fit`.
+    """Match the widths of slopes to the spread of potentials: a callback for :func:`fit`.
 
     After each compiled call it measures the potentials for ``inputs`` and sets the widths as
-    :func:`spikegrad.match_widths` does. Widths are trainable arrays, so another width does not recompile, and
-    checkpoints contain them. Their gradient is 0, unless the surrogate is :func:`spikegrad.learnable`.
+    :func:`spikegrad.match_widths` does. Widths are trainable arrays, so another width does not
+    recompile, and checkpoints contain them. Their gradient is 0, unless the surrogate is
+    :func:`spikegrad.learnable`.
 
     Parameters
     ----------
     static : pytree
-        The static part from :func:`partition` of a network with widths from :func:`spikegrad.match_widths`.
+        The static part from :func:`partition` of a network with widths from
+        :func:`spikegrad.match_widths`.
     inputs : array_like
         Inputs of the network to measure with, ``(steps, examples, inputs)``.
     ratio, keep, mask, key
@@ -42,10 +44,9 @@ class AdaptWidths:
     -----
     Put callbacks that save the state after it, so they save the new widths.
 
-    References
-    ----------
-    Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
-    dynamics", IJCAI. Their widths follow the potentials of each batch.
+    References ---------- Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks
+    by exploiting membrane potential dynamics", IJCAI. Their widths follow the potentials of each
+    batch.
 
     Examples
     --------
@@ -89,7 +90,9 @@ class AdaptWidths:
     ) -> None:
         check_choices("AdaptWidths", ratio, keep)
         self.static, self.ratio, self.keep, self.each_epoch = static, ratio, keep, each_epoch
-        self._spreads = jax.jit(lambda trainable: spreads(combine(trainable, static), inputs, mask=mask, key=key))
+        self._spreads = jax.jit(
+            lambda trainable: spreads(combine(trainable, static), inputs, mask=mask, key=key)
+        )
 
     def __call__(self, now: Report) -> State | None:
         """Return the state with new widths."""
@@ -98,19 +101,25 @@ class AdaptWidths:
         before = now.state.trainable
         network = combine(before, self.static)
         if not isinstance(network, Network):
-            raise TypeError(f"AdaptWidths: trainable must be parts of a Network, got {type(network).__name__}")
+            raise TypeError(
+                f"AdaptWidths: trainable must be parts of a Network, got {type(network).__name__}"
+            )
         new = with_widths(network, jax.device_get(self._spreads(before)), self.ratio, self.keep)
         return dataclasses.replace(now.state, trainable=_trainable(before, new))
 
 
 def _trainable(before: Any, new: Network) -> Any:
-    """Replace the widths by the widths of the new network, in the dtype and sharding of the old arrays."""
+    """Replace the widths by those of the new network, in the old dtypes and shardings."""
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
     stays = [old is None or leaf is old for old, leaf in zip(olds, news, strict=False)]
     if structure != other or all(stays):
-        raise ValueError("AdaptWidths: trainable contains no widths; call match_widths before partition")
-    leaves = [old if same else _like(leaf, old) for old, leaf, same in zip(olds, news, stays, strict=True)]
+        raise ValueError(
+            "AdaptWidths: trainable contains no widths; call match_widths before partition"
+        )
+    leaves = [
+        old if same else _like(leaf, old) for old, leaf, same in zip(olds, news, stays, strict=True)
+    ]
     return structure.unflatten(leaves)
 
 

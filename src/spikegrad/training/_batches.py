@@ -47,10 +47,15 @@ class ShuffledBatches:
     def __init__(self, examples: Any, size: int, seed: int) -> None:
         counts = {len(leaf) for leaf in jax.tree.leaves(examples)}
         if len(counts) != 1:
-            raise ValueError(f"ShuffledBatches: arrays must have one number of rows, got {sorted(counts)}")
+            raise ValueError(
+                f"ShuffledBatches: arrays must have one number of rows, got {sorted(counts)}"
+            )
         (self.count,) = counts
         if not 1 <= size <= self.count:
-            raise ValueError(f"ShuffledBatches: size must be 1 to {self.count}, the number of examples, got {size}")
+            raise ValueError(
+                f"ShuffledBatches: size must be 1 to {self.count}, the number of examples, "
+                f"got {size}"
+            )
         self.examples, self.size, self.seed = examples, size, seed
 
     def __len__(self) -> int:
@@ -78,8 +83,8 @@ def with_device_data(loss: Callable[..., Any], examples: Any) -> Callable[..., A
     Returns
     -------
     callable
-        The loss for a batch of row numbers, ``(size,)`` of integers, for :func:`fit`. With a setting as fourth argument
-        also for :func:`sweep`.
+        The loss for a batch of row numbers, ``(size,)`` of integers, for :func:`fit`. With a
+        setting as fourth argument also for :func:`sweep`.
 
     Examples
     --------
@@ -103,6 +108,8 @@ def with_device_data(loss: Callable[..., Any], examples: Any) -> Callable[..., A
     """
 
     def of_rows(examples, trainable, rows, key, *setting):
-        return loss(trainable, jax.tree.map(lambda array: take(array, rows), examples), key, *setting)
+        return loss(
+            trainable, jax.tree.map(lambda array: take(array, rows), examples), key, *setting
+        )
 
     return jax.tree_util.Partial(of_rows, jax.tree.map(jnp.asarray, examples))

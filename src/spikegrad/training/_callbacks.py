@@ -19,9 +19,9 @@ from ._state import Report, State
 class JsonLines:
     """Write metrics to a file during training, one line of JSON for each compiled call.
 
-    A line has ``step``, ``epoch``, ``seconds``, the loss and all metrics, as means over the call. Arrays are lists. NaN
-    and infinity are null. At the end of an epoch, ``epoch_ended`` is true. Follow the file with ``tail -f``, or read it
-    with ``pandas.read_json(path, lines=True)``.
+    A line has ``step``, ``epoch``, ``seconds``, the loss and all metrics, as means over the call.
+    Arrays are lists. NaN and infinity are null. At the end of an epoch, ``epoch_ended`` is true.
+    Follow the file with ``tail -f``, or read it with ``pandas.read_json(path, lines=True)``.
 
     Parameters
     ----------
@@ -30,10 +30,11 @@ class JsonLines:
     more : callable, optional
         ``more(report)`` returns a dict of more values, such as a learning rate.
     resume : bool, default False
-        If True, continue an existing file. Lines of steps that will be repeated are removed, if they have the values
-        of ``of``.
+        If True, continue an existing file. Lines of steps that will be repeated are removed, if
+        they have the values of ``of``.
     of : dict, optional
-        Constants at the start of each line, such as a network name if several networks share the file.
+        Constants at the start of each line, such as a network name if several networks share the
+        file.
 
     Raises
     ------
@@ -70,28 +71,31 @@ class JsonLines:
         of: dict[str, Any] | None = None,
     ) -> None:
         self.path, self.more, self.resume, self.of = Path(path), more, resume, dict(of or {})
-        self._begun = False
+        self._is_begun = False
 
     def __call__(self, report: Report) -> None:
         """Write a line."""
-        line = self.of | {"step": report.step, "epoch": report.epoch, "seconds": round(report.seconds, 3)}
-        values = report.metrics | self.more(report)
-        if taken := values.keys() & {*line, "epoch_ended"}:
+        line: dict[str, Any] = dict(self.of)
+        line |= {"step": report.step, "epoch": report.epoch, "seconds": round(report.seconds, 3)}
+        ended = {"epoch_ended": True} if report.epoch_ended else {}
+        values = report.metrics | ended | self.more(report)
+        if names := line.keys() & values.keys() or report.metrics.keys() & {"epoch_ended"}:
             raise ValueError(
-                f"JsonLines: a metric cannot be named {min(taken)!r}, because lines use this name; rename it"
+                f"JsonLines: a metric cannot be named {min(names)!r}, because lines use this name; "
+                "rename it"
             )
-        line |= report.metrics | ({"epoch_ended": True} if report.epoch_ended else {}) | values
         if jax.process_index() != 0:
             return
-        if not self._begun:
-            self._begun, before = True, report.step - report.updates
-            resumed(self.path, "JsonLines", self.resume, lambda values: self._stays(values, before))
-        append(self.path, json.dumps(jsonable(line)))
+        if not self._is_begun:
+            before = report.step - report.updates
+            resumed(self.path, "JsonLines", self.resume, lambda row: self._stays(row, before))
+            self._is_begun = True
+        append(self.path, json.dumps(jsonable(line | values)))
 
-    def _stays(self, values: Any, before: int) -> bool:
-        own = isinstance(values, dict) and all(values.get(name) == value for name, value in self.of.items())
-        step = values.get("step") if own else None
-        return not isinstance(step, (int, float)) or step <= before  # lines without a step are not written here
+    def _stays(self, row: Any, before: int) -> bool:
+        """Return False for the lines of this training that it will write again."""
+        is_of_this = all(row.get(name) == value for name, value in self.of.items())
+        return not is_of_this or row.get("step", 0) <= before
 
 
 class TensorBoard:
@@ -111,7 +115,10 @@ class TensorBoard:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, *, more: Callable[[Report], dict[str, Any]] = lambda report: {}
+        self,
+        folder: str | os.PathLike,
+        *,
+        more: Callable[[Report], dict[str, Any]] = lambda report: {},
     ) -> None:
         with needed("TensorBoard", "tensorboardX", "tensorboard"):
             from tensorboardX import SummaryWriter  # noqa: PLC0415
@@ -119,14 +126,16 @@ class TensorBoard:
         self._writer = SummaryWriter(os.fspath(folder)) if jax.process_index() == 0 else None
 
     def __call__(self, report: Report) -> None:
-        """Write a point for each metric. Each element of an array has a name, such as ``rates/0``."""
+        """Write a point for each metric. Elements of an array have names, such as ``rates/0``."""
         values = report.metrics | self.more(report)
         if self._writer is None:
             return
         for name, value in values.items():
             array = np.asarray(value)
             for place, number in np.ndenumerate(array):
-                self._writer.add_scalar("/".join([name, *map(str, place)]), float(number), report.step)
+                self._writer.add_scalar(
+                    "/".join([name, *map(str, place)]), float(number), report.step
+                )
         self._writer.flush()
 
     def end(self, state: State) -> None:

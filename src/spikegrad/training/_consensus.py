@@ -29,7 +29,7 @@ def agreed(wish: bool) -> bool:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """Call a function in process 0 only, and return its result, or raise its error, in all processes."""
+    """Call a function in process 0, and return its result, or raise its error, in all processes."""
     if jax.process_count() == 1:
         return make()
     from jax.experimental import multihost_utils  # noqa: PLC0415
@@ -45,7 +45,9 @@ def from_first(make: Callable[[], T]) -> T:
         return np.asarray(multihost_utils.broadcast_one_to_all(numbers)).astype(np.uint8).tobytes()
 
     (length,) = struct.unpack("<q", sent(np.frombuffer(struct.pack("<q", len(message)), np.uint8)))
-    value, error = pickle.loads(sent(np.frombuffer(message, np.uint8) if message else np.zeros(length, np.uint8)))
+    value, error = pickle.loads(
+        sent(np.frombuffer(message, np.uint8) if message else np.zeros(length, np.uint8))
+    )
     if error is not None:
         raise error
     return value

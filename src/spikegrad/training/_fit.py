@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -42,40 +43,44 @@ def fit(
     Parameters
     ----------
     loss : callable
-        ``loss(trainable, batch, key) -> (scalar, {name: metric})``: the value to minimize, and a dict of metrics to
-        report, numbers or arrays. JAX traces it. Arrays that a ``jax.tree_util.Partial`` binds are arguments of the
-        compiled program. Arrays that a function closes over become its constants, which cost memory and compile time:
-        bind large arrays.
+        ``loss(trainable, batch, key) -> (scalar, {name: metric})``: the value to minimize, and a
+        dict of metrics to report, numbers or arrays. JAX traces it. Arrays that a
+        ``jax.tree_util.Partial`` binds are arguments of the compiled program. Arrays that a
+        function closes over become its constants, which cost memory and compile time: bind large
+        arrays.
     trainable : pytree of arrays, or State
-        Trainable parameters as :func:`partition` returns them, only floating-point arrays. Pass a :class:`State` to
-        resume: equal batches and calls give bit-identical results to uninterrupted training.
+        Trainable parameters as :func:`partition` returns them, only floating-point arrays. Pass a
+        :class:`State` to resume: equal batches and calls give bit-identical results to
+        uninterrupted training.
     batches : iterable, or callable
-        Pytrees of NumPy or JAX arrays, which may be sharded. An iterable is iterated once in each epoch, so a generator
-        lasts one epoch. A callable ``batches(epoch)``, with epochs from 0, returns the iterable of an epoch, so its
-        order is reproduced when training resumes. If ``batches`` has a length, it is the number of batches in an epoch.
+        Pytrees of NumPy or JAX arrays, which may be sharded. An iterable is iterated once in each
+        epoch, so a generator lasts one epoch. A callable ``batches(epoch)``, with epochs from 0,
+        returns the iterable of an epoch, so its order is reproduced when training resumes. If
+        ``batches`` has a length, it is the number of batches in an epoch.
     optimizer : optax.GradientTransformation
-        Any optimizer of optax. Optimizers such as ``optax.lbfgs`` and ``optax.contrib.sam`` also get the loss and its
-        gradient at other parameters.
+        Any optimizer of optax. Optimizers such as ``optax.lbfgs`` and ``optax.contrib.sam`` also
+        get the loss and its gradient at other parameters.
     key : jax.Array
-        The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. It is required, unless
-        ``trainable`` is a :class:`State`, which has a key.
+        The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. It is required,
+        unless ``trainable`` is a :class:`State`, which has a key.
     epochs, steps : int, optional
-        Maximum numbers of epochs and updates. Training ends at the first that it reaches. They count from the first
-        update, also if training resumes. The default is one epoch.
+        Maximum numbers of epochs and updates. Training ends at the first that it reaches. They
+        count from the first update, also if training resumes. The default is one epoch.
     updates_per_call : int, default 1
-        Number of updates in a compiled call. Callbacks are called after each call. Larger numbers are faster for small
-        networks, and do not affect the result. A call ends early at the end of an epoch, or before a batch of another
-        shape.
+        Number of updates in a compiled call. Callbacks are called after each call. Larger numbers
+        are faster for small networks, and do not affect the result. A call ends early at the end of
+        an epoch, or before a batch of another shape.
     batch_sharding : jax.sharding.NamedSharding, or pytree of them, optional
-        Sharding of batches over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)), P("batch"))``. A
-        pytree has a sharding for each part of a batch. Every process makes equal complete batches and puts its part
-        onto its devices. Sharded JAX arrays keep their sharding. All other arrays are on all devices, except for
-        sharded parameters. See :func:`distributed`.
+        Sharding of batches over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)),
+        P("batch"))``. A pytree has a sharding for each part of a batch. Every process makes equal
+        complete batches and puts its part onto its devices. Sharded JAX arrays keep their sharding.
+        All other arrays are on all devices, except for sharded parameters. See :func:`distributed`.
     callbacks : sequence of callable, default ()
-        Each is called with a :class:`Report` after each compiled call, in this order. If any returns true, training
-        ends, in all processes after the same update. If one returns a :class:`State`, like :class:`AdaptWidths`,
-        training continues from it, and later callbacks get it. All processes must return equal states. A method ``end``
-        of a callback is called with the last state, also with the state of :class:`DivergedError`.
+        Each is called with a :class:`Report` after each compiled call, in this order. If any
+        returns true, training ends, in all processes after the same update. If one returns a
+        :class:`State`, like :class:`AdaptWidths`, training continues from it, and later callbacks
+        get it. All processes must return equal states. A method ``end`` of a callback is called
+        with the last state, also with the state of :class:`DivergedError`.
 
     Returns
     -------
@@ -87,14 +92,15 @@ def fit(
     DivergedError
         If the loss or the parameters are not finite. It has the last finite state.
     TypeError, ValueError
-        If an argument is invalid, or if processes have different initial states or numbers of batches.
+        If an argument is invalid, or if processes have different initial states or numbers of
+        batches.
 
-    Notes
-    -----
-    The batches of the next call are read while a call is computed. The state before a call is stored until its loss is
-    known, so memory contains parameters and optimizer state three times.
+    Notes ----- The batches of the next call are read while a call is computed. The state before a
+    call is stored until its loss is known, so memory contains parameters and optimizer state three
+    times.
 
-    Each ``fit`` traces and compiles the loss again, because variables that it closes over may have changed.
+    Each ``fit`` traces and compiles the loss again, because variables that it closes over may have
+    changed.
 
     Examples
     --------
@@ -120,39 +126,44 @@ def fit(
     state = _first_state(trainable, optimizer, key)
     check_counts("fit", epochs=epochs, steps=steps, updates_per_call=updates_per_call)
     source = Source(batches, batch_sharding)
-    mesh = None if batch_sharding is None else mesh_of(batch_sharding)
-    state = _on(mesh, state)
-    bound, rest = arrays_apart(loss)
+    mesh = None
+    if batch_sharding is not None:
+        mesh = mesh_of(batch_sharding)
+        state = _on(mesh, state)
+    bound, static = arrays_apart(loss)
 
     def problem(bound: Any) -> tuple[Loss, optax.GradientTransformation]:
-        return combine(bound, rest), optimizer
+        return combine(bound, static), optimizer
 
     call = compiled(problem, bound, updates_per_call, mesh, state, source.length)
     return run(call, state, source, epochs, steps, callbacks)
 
 
 def run(
-    call: Call, state: State, source: Source, epochs: int | None, steps: int | None, callbacks: Sequence[Callback]
+    call: Call,
+    state: State,
+    source: Source,
+    epochs: int | None,
+    steps: int | None,
+    callbacks: Sequence[Callback],
 ) -> State:
     """Make all calls of :func:`fit`."""
     epochs = 1 if epochs is None and steps is None else epochs
     if source.once and epochs is not None and epochs > 1:
         raise ValueError(
-            f"fit: batches is an iterator and lasts one epoch, got epochs={epochs}; pass a list or a function"
+            f"fit: batches is an iterator and lasts one epoch, got epochs={epochs}; "
+            "pass a list or a function"
         )
+    limits = math.inf if epochs is None else epochs, math.inf if steps is None else steps
     clock = _Clock(state)
     good, stopped = state, False
-
-    def ended() -> bool:
-        return stopped or _reached(state.epoch, epochs) or _reached(state.step, steps)
-
-    while not ended():
+    while not stopped and state.epoch < limits[0] and state.step < limits[1]:
         if source.once and state.epoch:
             warnings.warn(f"fit: batches ended after {state.step} of {steps} updates", stacklevel=3)
             break
         groups = source.groups(state, steps, call.size)
         group = next(groups, None)
-        _any_stops(state, group, False)
+        _any_stops(state, group, False)  # all processes call it equally often
         if group is None and not state.batches:
             raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
         if group is None:  # an earlier fit ended by ``steps`` with the last batch of the epoch
@@ -160,15 +171,16 @@ def run(
         while group is not None and not stopped:
             result = call(state, group)
             following = next(groups, None)  # read while the device computes
-            values, finite = values_of(result)
-            if np.isfinite(values["loss"][0]):
+            values, finite = values_of(result)  # waits for the device
+            if np.isfinite(values["loss"][0]):  # the loss of the state before the call
                 good = state
             if not finite:
                 _end(callbacks, good)
                 raise DivergedError(_diverged(state, values["loss"]), good)
             epoch_ended = following is None and source.has_ended(state.batches + len(group))
-            report = _report(state, result, values, epoch_ended, clock, _total(source, epochs, steps))
-            report, stop = _told(callbacks, report)
+            total = _total(source, epochs, steps)
+            report = _report(state, result, values, epoch_ended, clock, total)
+            report, stop = _call_all(callbacks, report)
             state = report.state
             stopped = _any_stops(state, following, stop)
             group = following
@@ -182,8 +194,8 @@ def _end(callbacks: Sequence[Callback], state: State) -> None:
             callback.end(state)  # type: ignore[attr-defined]
 
 
-def _told(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bool]:
-    """Call every callback. Return the report with the new state, and True if any callback requested a stop."""
+def _call_all(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bool]:
+    """Call every callback. Return the report with the new state, and True to stop."""
     stop = False
     for callback in callbacks:
         answer = callback(report)
@@ -195,6 +207,7 @@ def _told(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bool]:
 
 
 def check_counts(owner: str, **counts: int | None) -> None:
+    # A number of steps is often the result of a division, which is a float.
     for name, value in counts.items():
         if value is not None and not hasattr(value, "__index__"):
             raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
@@ -202,7 +215,9 @@ def check_counts(owner: str, **counts: int | None) -> None:
             raise ValueError(f"{owner}: {name} must be at least 1, got {value}")
 
 
-def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array | None) -> State:
+def _first_state(
+    trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array | None
+) -> State:
     if isinstance(trainable, State):
         if key is not None:
             raise TypeError("fit: a State contains a key; leave key out")
@@ -213,35 +228,39 @@ def _first_state(trainable: Any, optimizer: optax.GradientTransformation, key: j
     return State.create(trainable, optimizer, jnp.asarray(key))
 
 
-def _on(mesh: Mesh | None, state: State) -> State:
+def _on(mesh: Mesh, state: State) -> State:
     """Put the state on all devices of a mesh."""
-    if mesh is None:
-        return state
-    parts = {name: getattr(state, name) for name in ("trainable", "optimizer_state", "key")}
-    return dataclasses.replace(state, **{name: replicated(part, mesh, name) for name, part in parts.items()})
+    names = "trainable", "optimizer_state", "key"
+    parts = {name: replicated(getattr(state, name), mesh, name) for name in names}
+    return dataclasses.replace(state, **parts)
 
 
 def _any_stops(state: State, group: list | None, stop: bool) -> bool:
-    """Return True if any process requests a stop. Raise if processes differ in their next calls and would hang."""
-    if jax.process_count() > 1 and not any(map(is_spread, jax.tree.leaves((group, state.trainable)))):
+    """Return True if any process requests a stop.
+
+    Raise if processes differ in their next calls, because they would wait for each other forever.
+    """
+    arrays = jax.tree.leaves((group, state.trainable))
+    if jax.process_count() > 1 and not any(map(is_spread, arrays)):
         raise ValueError(
-            f"fit: batch_sharding is missing, but training has {jax.process_count()} processes; pass batch_sharding"
+            f"fit: batch_sharding is missing, but training has {jax.process_count()} processes; "
+            "pass batch_sharding"
         )
     wishes, counts = gathered(stop, len(group or ())).T
     if len(set(counts)) > 1:
-        raise ValueError(f"fit: processes have different numbers of batches after update {state.step}: {counts}")
+        raise ValueError(
+            f"fit: processes have different numbers of batches after update {state.step}: {counts}"
+        )
     return bool(wishes.any())
-
-
-def _reached(count: int, limit: int | None) -> bool:
-    return limit is not None and count >= limit
 
 
 def _diverged(state: State, losses: np.ndarray) -> str:
     bad = np.flatnonzero(~np.isfinite(losses))
-    if not len(bad):
-        return f"parameters are NaN or infinite after update {state.step + len(losses)}, in epoch {state.epoch + 1}"
-    return f"the loss is {losses[bad[0]]} at update {state.step + bad[0] + 1}, in epoch {state.epoch + 1}"
+    if len(bad):
+        message = f"the loss is {losses[bad[0]]} at update {state.step + bad[0] + 1}"
+    else:
+        message = f"parameters are NaN or infinite after update {state.step + len(losses)}"
+    return f"{message}, in epoch {state.epoch + 1}"
 
 
 def _report(
@@ -252,14 +271,9 @@ def _report(
     clock: _Clock,
     total: int | None,
 ) -> Report:
-    for name, rows in values.items():
-        if (before := np.asarray(state.sums.get(name, rows[0])).shape) != rows.shape[1:]:
-            raise ValueError(
-                f"fit: metric {name!r} must keep its shape in an epoch, got {rows.shape[1:]} after {before}"
-            )
     sums = {name: state.sums.get(name, 0.0) + rows.sum(0) for name, rows in values.items()}
-    batches = state.batches + result.updates
-    step, (seconds, left) = state.step + result.updates, clock.read(state.step + result.updates, total)
+    batches, step = state.batches + result.updates, state.step + result.updates
+    seconds, left = clock.read(step, total)
     after = dataclasses.replace(
         state,
         trainable=result.trainable,
@@ -284,8 +298,9 @@ def _report(
 
 def _total(source: Source, epochs: int | None, steps: int | None) -> int | None:
     """Return the total number of updates, or None if unknown."""
-    of_epochs = epochs * source.length if epochs is not None and source.length is not None else None
-    return min((n for n in (of_epochs, steps) if n is not None), default=None)
+    if epochs is None or source.length is None:
+        return steps
+    return epochs * source.length if steps is None else min(epochs * source.length, steps)
 
 
 class _Clock:
@@ -298,6 +313,7 @@ class _Clock:
     def read(self, step: int, total: int | None) -> tuple[float, float | None]:
         """Return the seconds of training, and an estimate of the seconds left."""
         now, left = time.perf_counter(), None
+        # The first call includes compilation, which does not repeat.
         if self.compiled is None:
             self.compiled = step, now
         elif total is not None:

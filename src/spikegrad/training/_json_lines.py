@@ -1,10 +1,9 @@
-"""Files with one JSON value per line. They grow during training, and a kill may leave an incomplete line."""
+"""Files with one JSON value per line. They grow during training, and a kill may leave a part."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,58 +11,52 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._files import regular_size, write_atomically
+from .._files import write_atomically
 
 
-def resumed(path: Path, owner: str, resume: bool, keep: Callable[[Any], bool]) -> list[Any]:
-    """Remove incomplete lines and lines without ``keep(value)`` from a file to be continued. Return its values.
+def resumed(path: Path, owner: str, resume: bool, stays: Callable[[Any], bool]) -> list[Any]:
+    """Return the values of a file that is continued, after other lines are removed from it.
+
+    A line stays if it is complete and ``stays(value)`` is true.
 
     Raises
     ------
     FileExistsError
         If the file exists and ``resume`` is false.
-    OSError
-        If it cannot be read, or is not a regular file.
     """
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         return []
     if not resume:
         raise FileExistsError(f"{owner}: {path} already exists; pass resume=True to continue it")
-    regular_size(path)
-    lines, kept, values = path.read_bytes().splitlines(keepends=True), [], []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):  # incomplete after a kill
-            continue
-        if keep(value):
-            kept.append(line.rstrip(b"\r\n") + b"\n")
-            values.append(value)
-    if kept != lines:
-        write_atomically(path, lambda stream: stream.write(b"".join(kept)))
-    return values
+    lines = path.read_bytes().splitlines(keepends=True)
+    values = {line: _value(line) for line in lines}
+    remaining = [line for line in lines if values[line] is not None and stays(values[line])]
+    if remaining != lines or not all(line.endswith(b"\n") for line in lines):
+        # Lines that will be written again would otherwise occur twice.
+        content = b"".join(line.rstrip() + b"\n" for line in remaining)
+        write_atomically(path, lambda stream: stream.write(content))
+    return [values[line] for line in remaining]
+
+
+def _value(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:  # incomplete after a kill
+        return None
 
 
 def append(path: Path, line: str) -> None:
-    """Append a line. It starts a new line if an earlier write failed and left a part of one."""
-    try:
-        with path.open("ab+") as file:
-            end = b"\n"
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                end = file.read(1)
-            file.write(b"" if end == b"\n" else b"\n")
-            file.write(f"{line}\n".encode())
-    except OSError as error:  # of a full disk, it does not name the file
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
 
 
 def jsonable(value: Any) -> Any:
     """Convert a value to JSON: arrays to lists, NaN and infinity to null."""
     if isinstance(value, dict):
-        return {name: jsonable(v) for name, v in value.items()}
+        return {name: jsonable(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
+        return [jsonable(entry) for entry in value]
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         return jsonable(np.asarray(value).tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

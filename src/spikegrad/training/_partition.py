@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from .._pytree import StaticFunction, is_array, split
 
 
-def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf: True) -> tuple[Any, Any]:
+def partition(
+    tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf: True
+) -> tuple[Any, Any]:
     """Split a pytree into trainable arrays and a static part.
 
     Parameters
@@ -21,14 +23,16 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
     tree : pytree
         Parameters, a network, or a model of another library that is a pytree.
     filter : callable, optional
-        ``filter(path, leaf)`` returns true for floating-point arrays to train. By default all are trained. ``path`` has
-        the names of the tree, such as ``"layers/0/weight"``. Integers, Python numbers and functions are never trained.
+        ``filter(path, leaf)`` returns true for floating-point arrays to train. By default all are
+        trained. ``path`` has the names of the tree, such as ``"layers/0/weight"``. Integers, Python
+        numbers and functions are never trained.
 
     Returns
     -------
     trainable, static : pytree
-        Both have the structure of ``tree``, with None for each missing leaf. JAX does not count None as a leaf, so
-        gradients, optimizers and :func:`fit` only see the arrays of ``trainable``. :func:`combine` is the inverse.
+        Both have the structure of ``tree``, with None for each missing leaf. JAX does not count
+        None as a leaf, so gradients, optimizers and :func:`fit` only see the arrays of
+        ``trainable``. :func:`combine` is the inverse.
 
     Notes
     -----
@@ -54,13 +58,15 @@ def partition(tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf:
     >>> combine(trainable, static)["steps"]
     8
     """
-    with_functions = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda part: isinstance(part, StaticFunction))
+    with_functions = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda part: isinstance(part, StaticFunction)
+    )
     for path, leaf in with_functions:
         if callable(leaf) and not is_array(leaf) and _closes_over_arrays(leaf, {}):
             warnings.warn(
-                f"partition: the function at {name_of(path) or 'the root'} closes over arrays, which "
-                "are not trained; pass jax.tree_util.Partial(function, array), or for a module of "
-                "Equinox eqx.filter_vmap(module)",
+                f"partition: the function at {name_of(path) or 'the root'} closes over arrays, "
+                "which are not trained; pass jax.tree_util.Partial(function, array), or for a "
+                "module of Equinox eqx.filter_vmap(module)",
                 stacklevel=2,
             )
     return split(tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf))
@@ -91,12 +97,14 @@ def combine(trainable: Any, static: Any) -> Any:
     {'size': 3, 'weight': 1.0}
     """
 
-    def either(path, mine, rest):
-        if mine is not None and rest is not None:
+    def either(path, first, second):
+        if first is not None and second is not None:
             raise ValueError(f"combine: both trees have a leaf at {name_of(path)}")
-        return rest if mine is None else mine
+        return second if first is None else first
 
-    return jax.tree_util.tree_map_with_path(either, trainable, static, is_leaf=lambda leaf: leaf is None)
+    return jax.tree_util.tree_map_with_path(
+        either, trainable, static, is_leaf=lambda leaf: leaf is None
+    )
 
 
 _PARTS = "__self__", "__dict__", "__defaults__", "func", "args", "keywords"

@@ -26,7 +26,9 @@ def mesh_of(batch_sharding: Any) -> Mesh:
     shardings = jax.tree.leaves(batch_sharding)
     for sharding in shardings or [None]:
         if not isinstance(sharding, NamedSharding):
-            raise TypeError(f"fit: batch_sharding must consist of jax.sharding.NamedSharding, got {sharding!r}")
+            raise TypeError(
+                f"fit: batch_sharding must consist of jax.sharding.NamedSharding, got {sharding!r}"
+            )
     return shardings[0].mesh
 
 
@@ -44,13 +46,15 @@ def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
         return leaf
     array = np.asarray(leaf)
     array = array.astype(jnp.result_type(array), copy=False)  # as jit does
-    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))  # scalars lack axes
+    sharding = NamedSharding(
+        sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim])
+    )  # scalars lack axes
     try:
         sharding.shard_shape(array.shape)
     except ValueError:
         raise ValueError(
-            f"fit: a batch has an array of shape {array.shape}, which {sharding.spec} cannot divide evenly over "
-            f"{dict(sharding.mesh.shape)} devices"
+            f"fit: a batch has an array of shape {array.shape}, which {sharding.spec} cannot "
+            f"divide evenly over {dict(sharding.mesh.shape)} devices"
         ) from None
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
@@ -59,27 +63,34 @@ def is_spread(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
-def replicated(tree: Any, mesh: Mesh, what: str) -> Any:
+def replicated(tree: Any, mesh: Mesh, part: str) -> Any:
     """Put every array that is not sharded on all devices.
 
     Raises
     ------
     ValueError
-        If processes have different values of an array. The message starts its name with ``what``.
+        If processes have different values of an array. The message starts its name with ``part``.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves = [leaf for _, leaf in paths]
-    local = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and not is_spread(leaf)]
+    local = [
+        i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and not is_spread(leaf)
+    ]
     host = {i: np.asarray(unwrap_key(leaves[i])) for i in local}
     if local and jax.process_count() > 1:
+        # Hashes are enough to compare, and parameters may have gigabytes.
         hashes = gathered(*map(_hash, host.values()))
         for i, column in zip(local, hashes.T, strict=True):
             if len(set(column)) > 1:
-                name = "/".join(filter(None, (what, name_of(paths[i][0]))))
-                raise ValueError(f"fit: {name} differs between processes; start all processes from one seed")
+                name = "/".join(filter(None, (part, name_of(paths[i][0]))))
+                raise ValueError(
+                    f"fit: {name} differs between processes; start all processes from one seed"
+                )
     everywhere = NamedSharding(mesh, PartitionSpec())
     for i, array in host.items():
-        leaves[i] = wrap_like(jax.make_array_from_callback(array.shape, everywhere, array.__getitem__), leaves[i])
+        leaves[i] = wrap_like(
+            jax.make_array_from_callback(array.shape, everywhere, array.__getitem__), leaves[i]
+        )
     return structure.unflatten(leaves)
 
 
@@ -100,4 +111,8 @@ def unwrap_key(leaf: jax.Array) -> jax.Array:
 
 def wrap_like(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
     """Return the numbers, as a key if ``leaf`` is a key."""
-    return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else numbers
+    return (
+        jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+        if _is_key(leaf)
+        else numbers
+    )

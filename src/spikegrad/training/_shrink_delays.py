@@ -22,8 +22,8 @@ class ShrinkDelays:
 
     .. math:: \sigma_n = \sigma_0\, (\sigma_N / \sigma_0)^{\min(1,\, n/N)} .
 
-    Widths must be arrays, which :func:`partition` puts among the trained parts. Their gradient is 0. New widths compile
-    nothing.
+    Widths must be arrays, which :func:`partition` puts among the trained parts. Their gradient is
+    0. New widths compile nothing.
 
     Parameters
     ----------
@@ -35,13 +35,12 @@ class ShrinkDelays:
     Raises
     ------
     ValueError
-        If a number is out of its domain, or if the trained parts lack a :class:`spikegrad.DelayKernel` with an array as
-        width.
+        If a number is out of its domain, or if the trained parts lack a
+        :class:`spikegrad.DelayKernel` with an array as width.
 
-    References
-    ----------
-    Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in spiking neural networks using dilated
-    convolutions with learnable spacings", ICLR, shrinks them in the first quarter of the training.
+    References ---------- Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in
+    spiking neural networks using dilated convolutions with learnable spacings", ICLR, shrinks them
+    in the first quarter of the training.
 
     Examples
     --------
@@ -83,16 +82,20 @@ class ShrinkDelays:
         """Return the state with new widths."""
         start, end = self._widths
         width = start * (end / start) ** min(1.0, now.state.step / self._updates)
-        found = []
+        kernels = []
 
         def narrowed(kernel: DelayKernel) -> Any:
             if not is_array(kernel.width):
                 return kernel
-            found.append(kernel)
+            kernels.append(kernel)
             # Not checked again, because parameters that are not trained may be None.
-            return new_unchecked(DelayKernel, {**vars(kernel), "width": jnp.full_like(kernel.width, width)})
+            return new_unchecked(
+                DelayKernel, {**vars(kernel), "width": jnp.full_like(kernel.width, width)}
+            )
 
         trainable = with_kernels(now.state.trainable, narrowed)
-        if not found:
-            raise ValueError("ShrinkDelays: trainable must contain a DelayKernel with an array as width")
+        if not kernels:
+            raise ValueError(
+                "ShrinkDelays: trainable must contain a DelayKernel with an array as width"
+            )
         return dataclasses.replace(now.state, trainable=trainable)

@@ -14,7 +14,7 @@ from ._state import State
 
 
 class Source:
-    """The ``batches`` of ``fit``, an iterable or a function of the epoch, read in groups for one call each."""
+    """The ``batches`` of ``fit``, an iterable or a function of the epoch, in groups."""
 
     def __init__(self, batches: Any, batch_sharding: Any = None) -> None:
         self.batches, self.sharding = batches, batch_sharding
@@ -26,7 +26,9 @@ class Source:
         """Read the remaining batches of the epoch, at most up to ``steps``."""
         epoch: Any = self.batches(state.epoch) if callable(self.batches) else self.batches
         self.last = None if steps is None else state.batches + steps - state.step
-        return _grouped(map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size)
+        return _grouped(
+            map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size
+        )
 
     def _arrays(self, batch: Any) -> Any:
         if self.sharding is not None:
@@ -34,15 +36,17 @@ class Source:
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
 
     def has_ended(self, used: int) -> bool:
-        """Return True if all batches of the epoch are used, False if ``steps`` may have cut it short."""
+        """Return True if the epoch is used up, False if ``steps`` may have cut it short."""
         if used == self.last and used != self.length:
             return False
+        # Only a complete epoch shows the length of an iterable without one.
         self.length = used
         return True
 
 
 def _grouped(batches: Iterator[Any], size: int) -> Iterator[list]:
     """Group up to ``size`` consecutive batches of one shape."""
+    # A compiled call stacks its batches, so they need one shape.
     group: list = []
     for batch in batches:
         if group and _type(batch) != _type(group[0]):

@@ -29,7 +29,8 @@ class State:
     optimizer_state : pytree
         State of the optimizer.
     key : jax.Array
-        The source of all randomness, which never changes. The key of an update is ``jax.random.fold_in(key, step)``.
+        The source of all randomness, which never changes. The key of an update is
+        ``jax.random.fold_in(key, step)``.
     step : int, default 0
         Number of updates.
     epoch : int, default 0
@@ -52,7 +53,9 @@ class State:
     seconds: float = 0.0
 
     @classmethod
-    def create(cls, trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> State:
+    def create(
+        cls, trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array
+    ) -> State:
         """Return the state before the first update.
 
         Raises
@@ -64,10 +67,10 @@ class State:
         """
         for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
             if not is_float_array(leaf):
-                what = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+                kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
                 raise TypeError(
-                    f"fit: trainable must hold floating-point arrays, got {what} at {name_of(path) or 'its root'}; "
-                    "separate these leaves with partition(tree)"
+                    f"fit: trainable must hold floating-point arrays, got {kind} at "
+                    f"{name_of(path) or 'its root'}; separate these leaves with partition(tree)"
                 )
         trainable = _as_arrays(trainable)
         if not jax.tree.leaves(trainable):
@@ -147,5 +150,5 @@ class Report:
 
 
 Callback = Callable[[Report], Any]
-"""Called after each compiled call. If it returns a :class:`State`, training continues from it. Another true value ends
-training. A method ``end(state)`` is called last."""
+"""Called after each compiled call. If it returns a :class:`State`, training continues from it.
+Another true value ends training. A method ``end(state)`` is called last."""

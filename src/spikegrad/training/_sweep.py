@@ -8,7 +8,7 @@ import json
 import operator
 import os
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -30,6 +30,7 @@ from ._state import Callback, DivergedError, Report, State
 from ._update import Call, arrays_apart, compiled
 
 Setting = Mapping[str, Any]
+_RESULT = ("seed", "step", "seconds", "diverged", "loss")  # names in each result
 
 
 def sweep(
@@ -52,66 +53,74 @@ def sweep(
 ) -> Iterator[dict[str, Any]]:
     """Train once for each setting and seed, and yield the results as runs end.
 
-    Each run is a :func:`fit`. Settings that differ only in floating-point numbers share compiled programs.
+    Each run is a :func:`fit`. Settings that differ only in floating-point numbers share compiled
+    programs.
 
     Parameters
     ----------
     loss : callable
-        ``loss(trainable, batch, key, setting) -> (scalar, {name: metric})``, the loss of :func:`fit` with the setting
-        as another argument. Floats and arrays of the setting are traced. Other values, such as strings, integers and
-        the class of a surrogate, are constants.
+        ``loss(trainable, batch, key, setting) -> (scalar, {name: metric})``, the loss of
+        :func:`fit` with the setting as another argument. Floats and arrays of the setting are
+        traced. Other values, such as strings, integers and the class of a surrogate, are constants.
     start : callable
-        ``start(key, setting)`` returns the initial parameters, a pytree of floating-point arrays. ``key`` is
-        ``jax.random.key(seed)``.
+        ``start(key, setting)`` returns the initial parameters, a pytree of floating-point arrays.
+        ``key`` is ``jax.random.key(seed)``.
     batches : callable
-        ``batches(seed)`` returns batches as :func:`fit` takes them, such as :class:`ShuffledBatches`.
+        ``batches(seed)`` returns batches as :func:`fit` takes them, such as
+        :class:`ShuffledBatches`.
     settings : iterable of dict
-        Each setting is a dict of values by name. A value is a number, a string or any pytree, such as a surrogate. All
-        settings have equal names.
+        Each setting is a dict of values by name. A value is a number, a string or any pytree, such
+        as a surrogate. All settings have equal names.
     optimizer : callable, or optax.GradientTransformation
-        ``optimizer(setting)`` returns an optimizer of optax. It may depend on traced numbers of the setting.
+        ``optimizer(setting)`` returns an optimizer of optax. It may depend on traced numbers of the
+        setting.
     seeds : iterable of int, default (0,)
         Seeds of the runs of each setting. The key of a run is ``jax.random.key(seed)``.
     epochs, steps, updates_per_call : int, optional
         As in :func:`fit`.
     score : callable, optional
-        ``score(trainable, setting)`` returns numbers by name, such as accuracies on a validation and a test set. It is
-        called with the trained arrays at the end of each run, outside ``jit``.
+        ``score(trainable, setting)`` returns numbers by name, such as accuracies on a validation
+        and a test set. It is called with the trained arrays at the end of each run, outside
+        ``jit``.
     callbacks : callable, optional
-        ``callbacks(setting, seed)`` returns the callbacks of a run. They are called in the thread of the run.
+        ``callbacks(setting, seed)`` returns the callbacks of a run. They are called in the thread
+        of the run.
     stop : callable, optional
-        Called after each compiled call. If it returns true, the sweep ends and unfinished runs are discarded.
+        Called after each compiled call. If it returns true, the sweep ends and unfinished runs are
+        discarded.
     path : path, optional
         A file for the results, one line of JSON for each run.
     resume : bool, default False
-        If True, the file may exist. Its finished runs are not repeated, incomplete lines are removed, and runs of other
-        settings stay. Only the values in settings are compared.
+        If True, the file may exist. Its finished runs are not repeated, incomplete lines are
+        removed, and runs of other settings stay. Only the values in settings are compared.
     jobs : int, optional
-        Number of parallel runs, each in a thread. By default the number of processors on a CPU, otherwise 1.
+        Number of parallel runs, each in a thread. By default the number of processors on a CPU,
+        otherwise 1.
 
     Yields
     ------
     dict
-        The result as in the file. It has the values of the setting (as ``repr`` if they are not JSON) and ``seed``. The
-        number of updates is ``step``, their time is ``seconds``. ``diverged`` is None or the message of
-        :class:`DivergedError`. A diverged run is scored at its last finite state. ``loss`` and other metrics are means
-        over the last epoch. The scores follow.
+        The result as in the file. It has the values of the setting (as ``repr`` if they are not
+        JSON) and ``seed``. The number of updates is ``step``, their time is ``seconds``.
+        ``diverged`` is None or the message of :class:`DivergedError`. A diverged run is scored at
+        its last finite state. ``loss`` and other metrics are means over the last epoch. The scores
+        follow.
 
     Raises
     ------
-    FileExistsError, FileNotFoundError
-        If ``path`` exists and ``resume`` is false, or if its folder does not exist.
+    FileExistsError
+        If ``path`` exists and ``resume`` is false.
     TypeError, ValueError
-        If settings have different names or names that results use, if a setting occurs twice, or if a constant of a
-        setting is not hashable. Also errors of :func:`fit`.
+        If settings have different names or names that results use, if a setting occurs twice, or if
+        a constant of a setting is not hashable. Also errors of :func:`fit`.
 
-    Notes
-    -----
-    A run is bit-identical to :func:`fit` with the numbers of the setting as arrays. Parallel runs do not change it.
+    Notes ----- A run is bit-identical to :func:`fit` with the numbers of the setting as arrays.
+    Parallel runs do not change it.
 
-    Small networks leave much of a CPU idle. On two cores, two runs in two threads take 0.5 to 0.7 of the time of two
-    consecutive runs. Batches of runs by ``jax.vmap`` take 0.8 to 1.2 (``benchmarks/sweep.py``) and are not used.
-    Threads see the global configuration of JAX, without the configuration of a ``with`` around the sweep.
+    Small networks leave much of a CPU idle. On two cores, two runs in two threads take 0.5 to 0.7
+    of the time of two consecutive runs. Batches of runs by ``jax.vmap`` take 0.8 to 1.2
+    (``benchmarks/sweep.py``) and are not used. Threads see the global configuration of JAX, without
+    the configuration of a ``with`` around the sweep.
 
     Examples
     --------
@@ -146,67 +155,66 @@ def sweep(
     """
     check_takes("sweep: loss", loss, "trainable", "batch", "key", "setting")
     check_counts("sweep", epochs=epochs, steps=steps, updates_per_call=updates_per_call, jobs=jobs)
-    planned = _planned(settings, seeds)
-    done = {} if path is None or not planned else _read(Path(path), resume, {"seed", *planned[0][0]})
+    runs = _runs(settings, seeds)
+    # The checks and the file come before the first run, not when its results are read.
+    path = None if path is None else Path(path)
+    done = _read(path, resume, runs) if path and runs else {}
     ended = threading.Event()
 
-    def stopped() -> bool:
+    def is_stopped() -> bool:
         return ended.is_set() or bool(stop())
 
-    def train(setting: Setting, seed: int, shared: _Shared) -> dict[str, Any] | None:
+    def train(setting: Setting, seed: int, programs: _Programs) -> dict[str, Any] | None:
         key, diverged = jax.random.key(seed), None
         means: dict[str, Any] = {"loss": np.nan}
 
         def note(now: Report) -> bool:
             means.update(now.epoch_metrics)
-            return stopped()
+            return is_stopped()
 
         state = State.create(start(key, setting), _optimizer_of(optimizer, setting), key)
         try:
-            call, source = shared.call(setting), Source(batches(seed))
+            call, source = programs.call(setting), Source(batches(seed))
             state = run(call, state, source, epochs, steps, [note, *callbacks(setting, seed)])
         except DivergedError as error:
             state, diverged = error.state, str(error)
-        if stopped():
+        if is_stopped():
             return None
-        about = {"seed": seed, "step": state.step, "seconds": round(state.seconds, 3), "diverged": diverged}
-        return _joined(dict(setting), about, means, dict(shared.score(state.trainable, setting)))
+        seconds = round(state.seconds, 3)
+        about = {"seed": seed, "step": state.step, "seconds": seconds, "diverged": diverged}
+        return _joined(setting, about, means, programs.score(state.trainable, setting))
 
     def results() -> Iterator[dict[str, Any]]:
-        yield from (done[name] for _, _, name in planned if name in done)
-        runs = _in_turns([(setting, seed) for setting, seed, name in planned if name not in done])
-        shared: dict[Any, _Shared] = {}
-        for setting, _ in runs:
-            if (constants := _constants(setting)) not in shared:
-                shared[constants] = _Shared(loss, optimizer, setting, updates_per_call, score)
-        missing = [(setting, seed, shared[_constants(setting)]) for setting, seed in runs]
-        unwritten, failure = [], None
-        for result in _made(train, missing, _by_default() if jobs is None else jobs, ended):
+        yield from (done[name] for name in runs if name in done)
+        by_program: dict[Any, list[tuple]] = defaultdict(list)
+        for name, (setting, seed) in runs.items():
+            if name not in done:
+                by_program[_constants(setting)].append((setting, seed))
+        missing = []
+        for group in by_program.values():
+            programs = _Programs(loss, optimizer, group[0][0], updates_per_call, score)
+            missing.append([(setting, seed, programs) for setting, seed in group])
+        # The programs take turns, so that runs of one do not wait while it compiles.
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*missing))
+        default = processors() if jax.default_backend() == "cpu" else 1
+        for result in _in_threads(train, filter(None, turns), jobs or default, ended):
             if result is None:  # the sweep was stopped
                 break
             line = _line(result)
-            if path is not None:
-                unwritten.append(line)
-                try:  # a full disk must not end the sweep
-                    append(Path(path), "\n".join(unwritten))
-                    unwritten, failure = [], None
-                except OSError as error:
-                    failure = error
+            # A line for each run as it ends, so that a kill loses no finished run.
+            if path:
+                append(path, line)
             yield json.loads(line)
-        if failure is not None:
-            raise failure
 
     return results()
 
 
-def _by_default() -> int:
-    return processors() if jax.default_backend() == "cpu" else 1
-
-
-def _made(train: Callable, runs: list[tuple], jobs: int, ended: threading.Event) -> Iterator[Any]:
-    """Yield the results of runs in ``jobs`` threads. Closing the iterator ends unfinished runs."""
+def _in_threads(
+    train: Callable, runs: Iterable[tuple], jobs: int, ended: threading.Event
+) -> Iterator[Any]:
+    """Yield the results of runs as they finish. Closing the iterator ends unfinished runs."""
     if jobs == 1:
-        yield from (train(*run) for run in runs)
+        yield from itertools.starmap(train, runs)
         return
     with ThreadPoolExecutor(jobs, "sweep") as pool:
         futures = [pool.submit(train, *run) for run in runs]
@@ -218,28 +226,32 @@ def _made(train: Callable, runs: list[tuple], jobs: int, ended: threading.Event)
             pool.shutdown(cancel_futures=True)
 
 
-class _Shared:
-    """Programs for settings that differ only in numbers. The first run compiles them while all others wait."""
+class _Programs:
+    """Compiled update and score for settings that differ only in floating-point numbers.
+
+    The first run compiles them while the others wait, because JAX would compile in each thread.
+    """
 
     def __init__(
-        self, loss: Any, optimizer: Any, setting: Setting, updates_per_call: int, score: Callable[[Any, Any], Any]
+        self, loss: Any, optimizer: Any, setting: Setting, updates_per_call: int, score: Callable
     ) -> None:
         self.loss, self.score = loss, _first_alone(score)
-        bound, rest = self._apart(setting)
+        arrays, static = self._apart(setting)
 
-        def problem(bound):
-            loss, setting = combine(bound, rest)
+        def problem(arrays):
+            loss, setting = combine(arrays, static)
             return lambda *arguments: loss(*arguments, setting), _optimizer_of(optimizer, setting)
 
-        first = compiled(problem, bound, updates_per_call)
+        first = compiled(problem, arrays, updates_per_call)
         self.first = dataclasses.replace(first, advance=_first_alone(first.advance))
 
     def call(self, setting: Setting) -> Call:
         return dataclasses.replace(self.first, bound=self._apart(setting)[0])
 
     def _apart(self, setting: Setting) -> tuple[Any, Any]:
-        numbers = jax.tree.map(lambda leaf: jnp.asarray(leaf) if _is_number(leaf) else leaf, lifted(dict(setting)))
-        return arrays_apart((self.loss, numbers))
+        leaves = lifted(dict(setting))
+        traced = jax.tree.map(lambda x: jnp.asarray(x) if _is_number(x) else x, leaves)
+        return arrays_apart((self.loss, traced))
 
 
 def _first_alone(function: Callable) -> Callable:
@@ -269,69 +281,52 @@ def _is_number(leaf: Any) -> bool:
 def _constants(setting: Setting) -> Any:
     """Return a setting without its floating-point numbers, as a dict key."""
     leaves, structure = jax.tree.flatten(lifted(dict(setting)))
-    key = structure, tuple(None if _is_number(leaf) else (type(leaf), leaf) for leaf in leaves)
-    try:
-        hash(key)
-    except TypeError as error:
-        raise TypeError(
-            f"sweep: constants of a setting must be hashable, except floating-point numbers: {error}"
-        ) from None
-    return key
+    # with the type, because 1 == True
+    return structure, tuple(None if _is_number(x) else (type(x), x) for x in leaves)
 
 
-def _planned(settings: Iterable[Setting], seeds: Iterable[int]) -> list[tuple[Setting, int, str]]:
-    """List setting, seed and name of each run: all settings with the first seed, then with the next."""
+def _runs(settings: Iterable[Setting], seeds: Iterable[int]) -> dict[str, tuple[Setting, int]]:
+    """Return setting and seed of each run by name: all settings with the first seed come first."""
+    runs: dict[str, tuple[Setting, int]] = {}
     settings = list(settings)
-    for setting in settings:
-        _constants(setting)
+    for seed, setting in itertools.product(map(operator.index, seeds), settings):
+        hash(_constants(setting))  # before the first run, as JAX needs it
+        _joined(setting, dict.fromkeys(_RESULT))
         if set(setting) != set(settings[0]):
-            raise ValueError(f"sweep: settings must have equal names, got {sorted(settings[0])} and {sorted(setting)}")
-        if taken := set(setting) & {*_OWN, "loss"}:
-            raise ValueError(f"sweep: a setting cannot be named {min(taken)!r}, because results use this name")
-    seeds = list(map(operator.index, seeds))
-    planned = [(setting, seed, _name(_joined(dict(setting), {"seed": seed}))) for seed in seeds for setting in settings]
-    for (_, _, name), (_, _, following) in itertools.pairwise(sorted(planned, key=operator.itemgetter(2))):
-        if name == following:
-            raise ValueError(f"sweep: the run {name} occurs twice; remove the duplicate setting or seed")
-    return planned
+            names = f"{sorted(settings[0])} and {sorted(setting)}"
+            raise ValueError(f"sweep: settings must have equal names, got {names}")
+        name = _name({**setting, "seed": seed})
+        if name in runs:
+            raise ValueError(
+                f"sweep: the run {name} occurs twice; remove the duplicate setting or seed"
+            )
+        runs[name] = setting, seed
+    return runs
 
 
-_OWN = ("seed", "step", "seconds", "diverged")
-"""Names in a result that are not from the setting, the metrics or the scores."""
-
-
-def _joined(*parts: dict[str, Any]) -> dict[str, Any]:
+def _joined(*parts: Mapping[str, Any]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for part in parts:
-        if twice := set(joined) & set(part):
-            raise ValueError(f"sweep: a result would have two values named {min(twice)!r}; rename one of them")
+        if names := joined.keys() & part.keys():
+            raise ValueError(
+                f"sweep: a result would have two values named {min(names)!r}; rename one of them"
+            )
         joined |= part
     return joined
 
 
-def _line(result: dict[str, Any]) -> str:
-    return json.dumps(jsonable(result), default=repr)
+def _line(result: Mapping[str, Any]) -> str:
+    return json.dumps(jsonable(dict(result)), default=repr)
 
 
-def _name(of: dict[str, Any]) -> str:
-    return json.dumps(json.loads(_line(of)), sort_keys=True)
+def _name(run: Mapping[str, Any]) -> str:
+    return json.dumps(json.loads(_line(run)), sort_keys=True)
 
 
-def _in_turns(runs: list[tuple[Setting, int]]) -> list[tuple[Setting, int]]:
-    """Alternate between programs, so runs of one program do not wait while another one compiles."""
-    before: Counter[Any] = Counter()
-    turns = []
-    for setting, _ in runs:
-        key = _constants(setting)
-        turns.append(before[key])
-        before[key] += 1
-    return [runs[i] for i in sorted(range(len(runs)), key=turns.__getitem__)]
-
-
-def _read(path: Path, resume: bool, names: set[str]) -> dict[str, dict[str, Any]]:
-    """Return the results in a file by the names of their runs, and remove incomplete lines."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"sweep: folder {path.parent} of {path.name} does not exist; create it")
-    results = resumed(path, "sweep", resume, lambda value: isinstance(value, dict))
-    of_runs = [result for result in results if {*names, *_OWN} <= set(result)]
-    return {_name({name: result[name] for name in names}): result for result in of_runs}
+def _read(path: Path, resume: bool, runs: dict[str, tuple[Setting, int]]) -> dict[str, Any]:
+    """Return the results in a file by the names of their runs."""
+    names = {*next(iter(runs.values()))[0], "seed"}
+    rows = resumed(path, "sweep", resume, lambda row: True)
+    # runs of other settings stay in the file
+    rows = [row for row in rows if names <= row.keys()]
+    return {_name({name: row[name] for name in names}): row for row in rows}

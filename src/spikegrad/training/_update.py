@@ -38,17 +38,20 @@ class Result(NamedTuple):
 class Call:
     """The compiled updates of a group of batches.
 
-    Another number of batches does not recompile. Neither do other values of the arrays ``bound``, further arguments of
-    the loss and the optimizer.
+    Another number of batches does not recompile. Neither do other values of the arrays ``bound``,
+    further arguments of the loss and the optimizer.
     """
 
     advance: Callable[..., tuple]
     bound: Any
     size: int
-    room: list[int]  # number of batches that the compiled program takes, up to ``size``: each costs compile time
+    room: list[
+        int
+    ]  # number of batches that the compiled program takes, up to ``size``: each costs compile time
 
     def __call__(self, state: State, group: list) -> Result:
         self.room[0] = min(self.size, max(self.room[0], 1 << (len(group) - 1).bit_length()))
+        # Unused places repeat the last batch, so that a short group needs no program of its own.
         filled = group + [group[-1]] * (self.room[0] - len(group))
         trainable, optimizer_state, metrics, finite = self.advance(
             self.bound,
@@ -70,17 +73,17 @@ def compiled(
     state: State | None = None,
     length: int | None = None,
 ) -> Call:
-    """Compile a call for a loss and an optimizer, which ``problem`` returns for the arrays ``bound``.
+    """Compile a call for the loss and the optimizer that ``problem`` returns for arrays ``bound``.
 
-    On a mesh the state keeps its sharding, and the metrics are on all devices. If the ``length`` of an epoch is known,
-    the program takes up to an epoch and is compiled once.
+    On a mesh the state keeps its sharding, and the metrics are on all devices. If the ``length`` of
+    an epoch is known, the program takes up to an epoch and is compiled once.
     """
     size = size if length is None else min(size, max(1, length))
-    placed: Any = None
+    shardings: Any = None
     if mesh is not None and state is not None:
         bound, everywhere = replicated(bound, mesh, "loss"), NamedSharding(mesh, PartitionSpec())
-        kept = jax.tree.map(lambda x: x.sharding, (state.trainable, state.optimizer_state))
-        placed = (*kept, everywhere, everywhere)
+        parts = jax.tree.map(lambda x: x.sharding, (state.trainable, state.optimizer_state))
+        shardings = (*parts, everywhere, everywhere)
 
     def evaluate(bound, trainable, batch, key):
         try:
@@ -96,17 +99,23 @@ def compiled(
 
         (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(trainable)
         change, optimizer_state = updates_of(
-            problem(bound)[1], gradient, optimizer_state, trainable, value, lambda trainable: value_of(trainable)[0]
+            problem(bound)[1],
+            gradient,
+            optimizer_state,
+            trainable,
+            value,
+            lambda trainable: value_of(trainable)[0],
         )
         with jax.numpy_dtype_promotion("standard"):  # optax promotes
             trainable = optax.apply_updates(trainable, change)
         return trainable, optimizer_state, {"loss": value, **metrics}
 
-    @functools.partial(jax.jit, out_shardings=placed)
+    @functools.partial(jax.jit, out_shardings=shardings)
     def advance(bound, trainable, optimizer_state, key, step, batches, count):
         def nth_key(i):
             return jax.random.fold_in(key, step + jnp.uint32(i))
 
+        # A loop of one turn would trace the loss twice.
         if size == 1:
             *state, metrics = update(bound, trainable, optimizer_state, batches[0], nth_key(0))
             rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
@@ -115,13 +124,19 @@ def compiled(
 
             def turn(i, carry):
                 trainable, optimizer_state, rows = carry
-                batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked)
+                batch = jax.tree.map(
+                    lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked
+                )
                 *state, metrics = update(bound, trainable, optimizer_state, batch, nth_key(i))
-                rows = jax.tree.map(lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0), rows, metrics)
+                rows = jax.tree.map(
+                    lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0), rows, metrics
+                )
                 return *state, rows
 
             value, metrics = jax.eval_shape(evaluate, bound, trainable, batches[0], nth_key(0))
-            rows = jax.tree.map(lambda m: jnp.zeros((len(batches), *m.shape), m.dtype), {"loss": value, **metrics})
+            rows = jax.tree.map(
+                lambda m: jnp.zeros((len(batches), *m.shape), m.dtype), {"loss": value, **metrics}
+            )
             *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
         return *state, rows, _all_finite(state[0])
 
@@ -134,28 +149,22 @@ def compiled(
 
 def arrays_apart(tree: Any) -> tuple[Any, Any]:
     """Split the arrays off a pytree, such as a Partial as a loss."""
-    arrays, rest = split(tree, lambda _, leaf: is_array(leaf))
-    return jax.tree.map(jnp.asarray, arrays), rest
+    arrays, static = split(tree, lambda _, leaf: is_array(leaf))
+    return jax.tree.map(jnp.asarray, arrays), static
 
 
 def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
     """Return the result of a loss function. Raise if it has another form."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-        got = f"shape {result.shape}" if isinstance(result, jax.Array) else type(result).__name__
+        shape = f"shape {result.shape}" if isinstance(result, jax.Array) else type(result).__name__
         raise TypeError(
-            f"fit: loss must return (scalar, {{name: metric}}), got {got}; without metrics return (scalar, {{}})"
+            f"fit: loss must return (scalar, {{name: metric}}), got {shape}; "
+            "without metrics return (scalar, {})"
         )
     value, metrics = result
-    if jnp.shape(value):
-        raise TypeError(f"fit: the loss must be a scalar, got shape {jnp.shape(value)}; take its mean")
     if "loss" in metrics:
-        raise ValueError("fit: a metric cannot be named 'loss', because the loss has this name; rename it")
-    for name, metric in metrics.items():
-        if not hasattr(metric, "dtype") and not isinstance(metric, (bool, int, float)):
-            raise TypeError(f"fit: metric {name!r} must be a number or an array, got {type(metric).__name__}")
-        if jnp.issubdtype(jnp.result_type(metric), jnp.complexfloating):
-            raise TypeError(f"fit: metric {name!r} must be real, got {jnp.result_type(metric)}")
-    return value, {name: jax.lax.stop_gradient(jnp.asarray(metric)) for name, metric in metrics.items()}
+        raise ValueError("fit: a metric cannot be named 'loss', the name of the loss; rename it")
+    return value, jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x)), metrics)
 
 
 def _order_of(batch: Any) -> str:
@@ -168,12 +177,20 @@ def _order_of(batch: Any) -> str:
 
 
 def _all_finite(tree: Any) -> jax.Array:
-    return functools.reduce(jnp.logical_and, (jnp.isfinite(x).all() for x in jax.tree.leaves(tree)), jnp.array(True))
+    """Return a scalar: True if no parameter is NaN or infinite."""
+    leaves = jax.tree.leaves(tree)
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(x).all() for x in leaves])
 
 
 def values_of(result: Result) -> tuple[dict[str, np.ndarray], bool]:
-    """Wait for a call. Return the metrics of each update in float64, and True if loss and parameters are finite."""
+    """Wait for a call. Return the metrics of each update, and True if all are finite.
+
+    Only the loss and the parameters need to be finite. Metrics are in float64.
+    """
     metrics, finite = jax.device_get((result.metrics, result.finite))
-    metrics = {"loss": metrics.pop("loss"), **metrics}  # first, as JAX sorts names
-    values = {name: np.asarray(rows[: result.updates], np.float64) for name, rows in metrics.items()}
+    # JAX sorts names, and reports begin with the loss.
+    metrics = {"loss": metrics.pop("loss"), **metrics}
+    values = {
+        name: np.asarray(rows[: result.updates], np.float64) for name, rows in metrics.items()
+    }
     return values, bool(finite) and bool(np.isfinite(values["loss"]).all())
