@@ -69,8 +69,8 @@ def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
 def _started(active: jax.Array | None, steps: int) -> jax.Array:
     if active is None:
         return jnp.arange(steps) > 0
-    seen = jax.lax.associative_scan(jnp.logical_or, active)
-    return jnp.concatenate([jnp.zeros_like(active[:1]), seen[:-1]])
+    active_so_far = jax.lax.associative_scan(jnp.logical_or, active)
+    return jnp.concatenate([jnp.zeros_like(active[:1]), active_so_far[:-1]])
 
 
 def tree_where(mask: Any, yes: Any, no: Any) -> Any:

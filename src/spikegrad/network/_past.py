@@ -75,4 +75,4 @@ def pick(tree: Any, steps: jax.Array) -> Any:
     if steps.ndim == 1:
         return jax.tree.map(lambda a: a[steps], tree)
     # vmap over the examples, because devices may shard them
-    return jax.tree.map(lambda a: jax.vmap(lambda one, steps: one[steps], 1, 1)(a, steps), tree)
+    return jax.tree.map(lambda a: jax.vmap(lambda example, steps: example[steps], 1, 1)(a, steps), tree)

@@ -31,7 +31,7 @@ def activity_of_layers(network: Network, inputs: Any, **options: Any) -> dict[Na
     mask = options.get("mask")
     return {
         name: LayerActivity(
-            potential(pre_spike[name]), _kept(mask, distance(layer.cell, pre_spike[name])), outputs[name]
+            potential(pre_spike[name]), _masked(mask, distance(layer.cell, pre_spike[name])), outputs[name]
         )
         for name, layer in network.graph.layers.items()
     }
@@ -62,7 +62,7 @@ def where_active(mask: ArrayLike, x: jax.Array) -> jax.Array:
     return jnp.where(_like(mask, x), x, 0)
 
 
-def _kept(mask: ArrayLike | None, x: jax.Array | None) -> jax.Array | None:
+def _masked(mask: ArrayLike | None, x: jax.Array | None) -> jax.Array | None:
     return x if mask is None or x is None else where_active(mask, x)
 
 
