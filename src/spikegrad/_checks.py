@@ -76,6 +76,11 @@ def broadcast_checked(
     return value.astype(dtype)
 
 
+def append_axes(x: jax.Array, ndim: int) -> jax.Array:
+    """Append axes of length 1 up to a number of axes."""
+    return x.reshape(x.shape + (1,) * (ndim - x.ndim))
+
+
 def order_of_axes(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...], at: int = 0) -> str:
     """Return the end of a message if another array has steps and examples in the other order.
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import brief
+from .._checks import append_axes, brief
 from ..network import Network
 from ..network._connections import Edge, Name, matrix_of, product, weights_of
 from ..network._graph import Graph
@@ -272,7 +272,7 @@ def _kinds(x: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
         (jnp.round(x) == x) & jnp.isfinite(x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.ones(x.shape, bool)
     )
     graded = is_integer & ~spikes & (x != 0)
-    valid = jnp.ones((), bool) if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    valid = jnp.ones((), bool) if mask is None else append_axes(mask, x.ndim)
     return tuple((kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~is_integer))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import brief, is_float
+from .._checks import append_axes, brief, is_float
 from .._struct import as_real
 from .._surrogate import as_key
 from ..neurons import Cell, LinearResponse, State, linear_response
@@ -382,14 +382,14 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
     def of_example(now):
         x, active = now
         # Sort valid steps first, so masked steps do not affect them. Zeros after them have no effect either.
-        x = jnp.where(active.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))[jnp.argsort(~active, stable=True)]
+        x = jnp.where(append_axes(active, x.ndim), x, jnp.zeros_like(x))[jnp.argsort(~active, stable=True)]
         valid = jnp.arange(steps) < active.sum()
         spectrum = jnp.fft.rfft(x.astype(kernel.dtype), 2 * steps, axis=0)
 
         def of_kernel(k):
-            response = jnp.fft.rfft(k, 2 * steps).reshape(-1, *[1] * (x.ndim - 1))
+            response = append_axes(jnp.fft.rfft(k, 2 * steps), x.ndim)
             u = jnp.fft.irfft(spectrum * response, axis=0)[:steps]
-            u = jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), u, 0)
+            u = jnp.where(append_axes(valid, x.ndim), u, 0)
             total = u.sum(-1)
             return total.sum(), (total**2).sum(), (u**2).sum()
 

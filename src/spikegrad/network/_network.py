@@ -278,7 +278,7 @@ class Network(Struct):
         """
         graph = self.graph
         _check_steps(graph)
-        return _as_entries(self, graph, *initial_states(graph, self._named_inputs(inputs)))
+        return _as_entries(self, *initial_states(graph, self._named_inputs(inputs)))
 
     def _named_inputs(self, inputs: Any) -> dict[Name, Any]:
         """Return the inputs by name, as arrays."""
@@ -334,7 +334,7 @@ class Network(Struct):
         except (TypeError, ValueError):
             after = out = None
         if after is None or _shapes(after) != _shapes(before):
-            _check_states(graph, before, _as_entries(self, graph, *initial_states(graph, x)))
+            _check_states(graph, before, _as_entries(self, *initial_states(graph, x)))
             after, out = self._advance(graph, before, x, key)  # raises the error again
         return after, out
 
@@ -342,7 +342,7 @@ class Network(Struct):
         key = None if key is None else checked_key(key)
         nodes = nodes_of(graph, key, examples_of(next(iter(x.values()))))
         new = graph_step(nodes, *_as_named(graph, before), x, {}, Masks())
-        return _as_entries(self, graph, new.states, new.pasts), self._of_outputs(new.outputs)
+        return _as_entries(self, new.states, new.pasts), self._of_outputs(new.outputs)
 
     def __call__(
         self,
@@ -503,15 +503,15 @@ def _run(
         at_rest = match_varying_axes(initial_states(part, {name: x[0] for name, x in inputs.items()}), like=inputs)
         if states is None:
             return at_rest
-        initial = states if part is graph else _as_entries(network, part, *of_stage(part, *_as_named(graph, states)))
-        at_rest = _as_entries(network, part, *at_rest)
+        initial = states if part is graph else _as_entries(network, *of_stage(part, *_as_named(graph, states)))
+        at_rest = _as_entries(network, *at_rest)
         _check_states(part, initial, at_rest, next(iter(inputs.values())).shape)
         return _as_named(part, jax.tree.map(shard_as, initial, at_rest))
 
     masks = match_varying_axes(make_masks(len(next(iter(inputs.values()))), mask, plan.truncate), like=inputs)
     engine = MODES[plan.mode].engine
     ran = run_stages(graph, inputs, start, masks, key, plan, functools.partial(engine.run, mark=mark), lean=engine.cuts)
-    ends = _as_entries(network, graph, ran.states, ran.pasts)
+    ends = _as_entries(network, ran.states, ran.pasts)
     for name, statistics in ran.statistics.items():
         ends[name] = (ran.pasts[name], statistics) if name in ran.pasts else statistics
     return ends, (ran.outputs, ran.pre_spike)
@@ -628,7 +628,7 @@ def _check_windows(graph: Graph, steps: int) -> None:
                 )
 
 
-def _as_entries(network: Network, graph: Graph, states: dict, pasts: dict) -> Any:
+def _as_entries(network: Network, states: dict, pasts: dict) -> Any:
     """Return states and pasts in the user's form, a list or dict with an entry per node."""
     layers = {name: (v, pasts.get(name, out)) for name, (v, out) in states.items()}
     if isinstance(network.layers, Mapping):

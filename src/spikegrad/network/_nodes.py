@@ -12,16 +12,16 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import zeros_like
-from ._connections import Edge, Join, Name, matrix_of
+from ._connections import Join, Name, matrix_of
 from ._graph import Graph
 from ._layer import check_examples, current_of, initial_state
-from ._step import CellSteps, JoinSteps, LayerState, is_stochastic, keys_of
+from ._step import CellSteps, JoinSteps, LayerState, Nodes, is_stochastic, keys_of
 
 
-def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> dict[Name, tuple[Any, tuple[Edge, ...]]]:
+def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes:
     """Return the nodes for :func:`graph_step`, with keys for stochastic layers."""
 
-    def steps(name: Name) -> Any:
+    def steps(name: Name) -> CellSteps | JoinSteps:
         node = graph.nodes[name]
         if isinstance(node, Join):
             return JoinSteps(lambda reads: node.function(*reads.values()))

@@ -115,7 +115,9 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     return Response(kernel, None if threshold is None else threshold[0])
 
 
-def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State, jax.Array], jax.Array], Any]:
+def _potential_of(
+    cell: Cell, u: State, out: jax.Array
+) -> tuple[Callable[[State, jax.Array], jax.Array], jax.Array | None]:
     """Return the potential as a function of state and output, and the distance of the threshold.
 
     ``u`` is the state at rest, before a spike. The distance is None if the cell never fires.

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_float, takes
+from .._checks import append_axes, is_float, takes
 from ._connections import Join, Name
 from ._graph import Graph, strongly_connected
 from ._masks import Masks, tree_keep, with_finite_padding
@@ -129,24 +129,22 @@ def run_stages(
 def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
     """Return the results of one stage, the outputs of its nodes, and functions that recompute outputs."""
     values = _Again(graph, again, masks).of(sources)
-    done, outputs = Run({}, {}, {}, {}, {}), {}
+    statistics, outputs = {}, {}
     for name in stage.over_time:
         join = graph.nodes[name]
-        outputs[name], statistics = over_time(name, join, [values[source] for source in join.of], masks.active)
+        outputs[name], extra = over_time(name, join, [values[source] for source in join.of], masks.active)
         values[name] = outputs[name]
-        if statistics is not None:
-            done.statistics[name] = statistics
+        if extra is not None:
+            statistics[name] = extra
     if not stage.graph.nodes:
-        return done, outputs, {}
+        return Run({}, {}, statistics, {}, {}), outputs, {}
     stage_inputs = {name: values[name] for name in stage.graph.inputs}
     (states, pasts), (outs, pre_spike), again = run(
         stage.graph, stage_inputs, *start(stage.graph, stage_inputs), masks, key, plan
     )
-    done.states.update(states)
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of the network.
-    done.pasts.update({name: past for name, past in pasts.items() if len(past) == graph.depths.get(name)})
-    done.pre_spike.update(pre_spike)
-    return done, outputs | outs, again
+    pasts = {name: past for name, past in pasts.items() if len(past) == graph.depths.get(name)}
+    return Run(states, pasts, statistics, {}, pre_spike), outputs | outs, again
 
 
 class _Again(NamedTuple):
@@ -173,12 +171,12 @@ class _Again(NamedTuple):
         return tree_keep(self.masks.active, jax.vmap(node.function)(*map(self.output, node.of)))
 
 
-def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax.Array, Any]:
+def over_time(name: Name, join: Join, sequences: list[jax.Array], active: jax.Array | None) -> tuple[jax.Array, Any]:
     """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
     owner, options = f"Network: join {name!r}", {}
     lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
     if active is not None:
-        options = {"mask": jnp.broadcast_to(active.reshape(active.shape + (1,) * (len(lead) - active.ndim)), lead)}
+        options = {"mask": jnp.broadcast_to(append_axes(active, len(lead)), lead)}
         sequences = with_finite_padding(active, sequences)
         if not takes(join.function, len(sequences), mask=None):
             raise TypeError(f"{owner}: the call has a mask, so a function over time must take it: function(..., mask)")

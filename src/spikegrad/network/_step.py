@@ -80,6 +80,10 @@ class JoinSteps(NamedTuple):
     function: Callable[[Any], jax.Array]
 
 
+Nodes: TypeAlias = Mapping[Name, tuple[Steps | JoinSteps, tuple[Edge, ...]]]
+"""The functions of each node and the edges to read in the step."""
+
+
 class Step(NamedTuple):
     """The results of a step of several nodes, by name."""
 
@@ -90,7 +94,7 @@ class Step(NamedTuple):
 
 
 def graph_step(
-    nodes: Mapping[Name, tuple[Any, tuple[Edge, ...]]],
+    nodes: Nodes,
     states: dict,
     pasts: dict,
     outputs: dict,
@@ -99,8 +103,8 @@ def graph_step(
 ) -> Step:
     """Make one step of several nodes, in the order of ``nodes``.
 
-    ``nodes`` has the functions of each node and the edges to read in the step. ``states`` has the layers, ``pasts`` the
-    sources with longer delays, ``outputs`` the inputs. ``hoisted`` has hoisted products for each layer.
+    ``states`` has the layers, ``pasts`` the sources with longer delays, ``outputs`` the inputs. ``hoisted`` has hoisted
+    products for each layer.
     """
     states = cut_off(mask, states)  # truncated backpropagation: a window starts without a derivative
     before, outputs = states, dict(with_finite_padding(mask.active, outputs))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import append_axes
 from .._struct import Real, parameter
 from ._lif import LIF
 
@@ -109,7 +110,7 @@ class MPBN(LIF, pure=True):
         axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
         selected = None
         if mask is not None:  # without any active example the result is unused, but must be finite
-            selected = (mask | ~mask.any()).reshape(-1, *[1] * (u.ndim - 1))
+            selected = append_axes(mask | ~mask.any(), u.ndim)
         return jnp.mean(u, axes, keepdims=True, where=selected)[0], jnp.var(u, axes, keepdims=True, where=selected)[0]
 
     def normalized(self, u: jax.Array, mask: Any = None) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._checks import append_axes
 from ..._compat import merge_leading, zeros_like
 from ..._pytree import is_inexact
 from .._connections import Edge, Name
@@ -56,7 +57,7 @@ class _Cotangents:
         sources = (*self.over.inputs, *self.over.nodes)
         self.outs = {source: [ct_outs[source]] if ct_outs.get(source) is not None else [] for source in sources}
         """The cotangents of each source's outputs, (chunk, batch, ...), to be added."""
-        self.pasts: dict[Name, list] = {source: [] for source in sources}
+        self.pasts: dict[Name, list[jax.Array]] = {source: [] for source in sources}
         """The cotangents of each source's past before the chunk, (depth, batch, ...), to be added."""
 
     def ended(self, ct_ends):
@@ -263,14 +264,14 @@ class _Rebuilding:
         depth, at = len(old), self.first + i * over.part.chunk
         # Outputs are not stored. The pre-spike states fire again.
         back = jnp.arange(depth) - depth
-        order: Any = None
+        order: jax.Array | None = None
         if (active := over.masks.active) is None:
             steps, since = at + back, self.first
         else:
             # Each example has separate last active steps: (depth,) or (depth, batch).
             before = steps_before(active, len(active))
             order = active_first(active)
-            steps, since = before[at][None] + back.reshape(-1, *[1] * (active.ndim - 1)), before[self.first][None]
+            steps, since = before[at][None] + append_axes(back, active.ndim), before[self.first][None]
         # Count from the start of the segment. Earlier outputs are in the stored past.
         steps = steps - since
         inside = steps >= 0
@@ -318,5 +319,5 @@ def _padded(ct: jax.Array, past: jax.Array) -> jax.Array:
     return jnp.concatenate([zeros_like(past[: len(past) - len(ct)]).astype(ct.dtype), ct])
 
 
-def _total(cts: list) -> Any:
+def _total(cts: list[jax.Array]) -> jax.Array:
     return sum(cts[1:], cts[0])

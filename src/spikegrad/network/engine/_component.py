@@ -19,7 +19,7 @@ from ..._compat import in_reverse_mode_alone
 from ...neurons import State
 from .._connections import Edge, Name, depths_of
 from .._masks import Masks, tree_where
-from .._step import JoinSteps, LayerState, graph_step
+from .._step import JoinSteps, LayerState, Nodes, graph_step
 from .._storage import Storage
 from ._convolution import canonical
 from ._functions import known, pullback
@@ -39,14 +39,11 @@ class Component:
         """Convert the convolutions of a step to the form that is fast inside a loop."""
         return canonical(step) if any(node.traced.per_step for node in self.nodes.values()) else step
 
-    def _as_steps(self, layers: Mapping[Name, Any], joins: Mapping[Name, JoinVjp]) -> dict:
+    def _as_steps(self, nodes: Mapping[Name, Any]) -> Nodes:
         return {
-            name: (layers[name] if name in layers else JoinSteps(joins[name].function), edges)
-            for name, edges in self.within.items()
+            name: (JoinSteps(node.function) if isinstance(node, JoinVjp) else node, self.within[name])
+            for name, node in nodes.items()
         }
-
-    def _joins(self) -> dict[Name, JoinVjp]:
-        return {name: node for name, node in self.nodes.items() if isinstance(node, JoinVjp)}
 
     def forward(
         self,
@@ -62,7 +59,7 @@ class Component:
 
         If ``storage`` is None, the residuals are empty.
         """
-        nodes = self._as_steps(self.layers, self._joins())
+        nodes = self._as_steps(self.nodes)
 
         # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each (batch, neurons), and the
         # pasts that are read within the steps, (depth, batch, neurons). Slices: the drive (batch, neurons), or the
@@ -128,12 +125,9 @@ class Component:
             # values by known ones, so XLA removes their computation. Only the transposed products within the step
             # remain sequential (Appleyard, Kocisky, Blunsom 2016).
             def again(arrays, states, pasts, hoisted):
-                layers = {
-                    name: _Rebuilt(layer.with_arrays(arrays[name]), us[name], currents.get(name))
-                    for name, layer in self.layers.items()
-                }
-                joins = {name: join.with_arrays(arrays[name]) for name, join in self._joins().items()}
-                new = graph_step(self._as_steps(layers, joins), states, pasts, {}, hoisted, mask)
+                nodes: dict[Name, Any] = {name: node.with_arrays(arrays[name]) for name, node in self.nodes.items()}
+                nodes |= {name: _Rebuilt(nodes[name], us[name], currents.get(name)) for name in self.layers}
+                new = graph_step(self._as_steps(nodes), states, pasts, {}, hoisted, mask)
                 return (
                     new.states,
                     new.pasts,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ..._compat import bind_over_any_axes, equations, evaluate, zeros_like
 from ..._pytree import inexact, is_inexact, merge, split
 
-Arrays = list
+Arrays: TypeAlias = list[jax.Array]
 """The arrays that a function closes over, in the order of its equations."""
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._connections import Edge, Name
 from .._masks import Masks, tree_keep, tree_where, with_finite_padding, young
-from .._past import after, lagged, places_of
+from .._past import Places, after, lagged, places_of
 from .._schedule import Part, Plan
 from ._component import Component
 from ._layer_vjp import JoinVjp, LayerVjp
@@ -26,7 +26,7 @@ class Sequence:
         self,
         plan: Plan,
         part: Part,
-        components: Any,
+        components: list[tuple[Name, ...]],
         edges: dict[Name, tuple[Edge, ...]],
         nodes: dict[Name, LayerVjp | JoinVjp],
         inputs: dict[Name, jax.Array],
@@ -38,13 +38,12 @@ class Sequence:
         # Layers have states and residuals. Joins are functions of one step.
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
-        self.within: dict[Name, tuple[Edge, ...]] = {}
+        self.within = {
+            name: tuple(edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk)
+            for names in components
+            for name in names
+        }
         """The edges that a component reads step by step, for each node."""
-        for names in self.components:
-            for name in names:
-                self.within[name] = tuple(
-                    edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk
-                )
         self.hoisted = {
             name: tuple(edge for edge in node_edges if edge not in self.within[name])
             for name, node_edges in edges.items()
@@ -84,7 +83,7 @@ class Sequence:
         """Return the number of the last active step before this one. Without one, the value is unused."""
         return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
 
-    def read(self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Any) -> Any:
+    def read(self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Places | None) -> Any:
         """Read an edge in all steps of a chunk. ``past`` and ``outs`` are functions of a source."""
         # Result: (chunk, batch, neurons), or a tuple of these for a window.
         chunk, source = self.part.chunk, edge.source
