@@ -171,9 +171,9 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
     def __getattr__(name):
         """Import modules at their first use, because they take as long as all other imports."""
         for module in _ON_DEMAND if name in __all__ else ():
-            found = importlib.import_module(f".{module}", __name__)
-            if hasattr(found, name):
-                return globals().setdefault(name, getattr(found, name))
+            imported = importlib.import_module(f".{module}", __name__)
+            if hasattr(imported, name):
+                return globals().setdefault(name, getattr(imported, name))
         if name in _modules():
             try:
                 return importlib.import_module(f".{name}", __name__)

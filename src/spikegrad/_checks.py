@@ -65,15 +65,20 @@ def _as_float(x: Any) -> np.ndarray:
 
 
 def broadcast_checked(
-    value: jax.Array, dtype: Any, shape: tuple[int, ...], owner: str, name: str, of: str = "x"
+    value: jax.Array, dtype: Any, shape: tuple[int, ...], owner: str, name: str, target: str = "x"
 ) -> jax.Array:
     """Convert ``value`` to this dtype and rank. Raise if it does not broadcast to this shape."""
     padded = (1,) * (len(shape) - value.ndim) + value.shape
     if len(padded) != len(shape) or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
-        raise ValueError(f"{owner}: {name} of shape {value.shape} does not broadcast to {of} of shape {shape}")
+        raise ValueError(f"{owner}: {name} of shape {value.shape} does not broadcast to {target} of shape {shape}")
     if value.ndim:  # scalars need no axes, and other ranks must not be promoted silently
         value = value.reshape(padded)
     return value.astype(dtype)
+
+
+def append_axes(x: jax.Array, ndim: int) -> jax.Array:
+    """Append axes of length 1 up to a number of axes."""
+    return x.reshape(x.shape + (1,) * (ndim - x.ndim))
 
 
 def order_of_axes(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...], at: int = 0) -> str:
@@ -102,10 +107,10 @@ def takes(function: Callable, count: int, **options: Any) -> bool:
     return True
 
 
-def check_takes(what: str, function: Callable, *arguments: str) -> None:
+def check_takes(owner: str, function: Callable, *arguments: str) -> None:
     if not takes(function, len(arguments)):
         got = f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
-        raise TypeError(f"{what} must take ({', '.join(arguments)}), got {got}")
+        raise TypeError(f"{owner} must take ({', '.join(arguments)}), got {got}")
 
 
 def compute_dtype(dtype: Any) -> Any:

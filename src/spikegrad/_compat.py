@@ -30,10 +30,10 @@ def vary(tree: Any, axes: frozenset[str]) -> Any:
     lax: Any = jax.lax  # has pvary or, in later versions, pcast
 
     def leaf(x):
-        more = tuple(axes - varying_axes(x)) if isinstance(x, jax.Array) else ()
-        if not more:
+        missing = tuple(axes - varying_axes(x)) if isinstance(x, jax.Array) else ()
+        if not missing:
             return x
-        return lax.pcast(x, more, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, more)
+        return lax.pcast(x, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, missing)
 
     return jax.tree.map(leaf, tree)
 
@@ -131,18 +131,18 @@ def equations(jaxpr: Any) -> tuple[Equations, list]:
     return Equations([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars), consts
 
 
-def evaluate(of: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> list:
+def evaluate(program: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> list:
     """Return the outputs for these inputs. ``run`` applies one equation to its operands."""
-    values: dict[Any, Any] = dict(zip(of.inputs, inputs, strict=True))
+    values: dict[Any, Any] = dict(zip(program.inputs, inputs, strict=True))
 
     def read(var):
         return var.val if hasattr(var, "val") else values[var]
 
-    for equation in of.equations:
+    for equation in program.equations:
         with equation.ctx.manager:
             out = run(equation, [read(var) for var in equation.invars])
         values.update(zip(equation.outvars, out, strict=True))
-    return [read(var) for var in of.outputs]
+    return [read(var) for var in program.outputs]
 
 
 def called(equation: Any) -> Any:

@@ -29,12 +29,12 @@ def regular_size(path: Path) -> int:
     OSError
         If it does not exist or is not regular. Devices can be endless, and pipes can block.
     """
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "must be a regular file, got a device, a pipe or a socket", str(path))
-    return found.st_size
+    return status.st_size
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False) -> None:

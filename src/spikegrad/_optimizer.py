@@ -27,8 +27,8 @@ def updates_of(
         "obj_fn": loss,
         "grad_fn": lambda trainable, _: jax.grad(loss)(trainable),
     }
-    taken = inspect.signature(optimizer.update).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-        offered = {name: offered[name] for name in offered.keys() & taken.keys()}
+    accepted = inspect.signature(optimizer.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        offered = {name: offered[name] for name in offered.keys() & accepted.keys()}
     with jax.numpy_dtype_promotion("standard"):  # optax promotes
         return optimizer.update(gradient, state, trainable, **offered)

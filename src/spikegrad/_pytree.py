@@ -20,14 +20,14 @@ NOTHING_TO_TRAIN = (
 )
 
 
-def split(tree: Any, wanted: Callable[[Any, Any], bool]) -> tuple[Any, Any]:
-    """Return a tree of the leaves with ``wanted(path, leaf)``, and a tree of all remaining leaves."""
+def split(tree: Any, is_selected: Callable[[Any, Any], bool]) -> tuple[Any, Any]:
+    """Return a tree of the leaves with ``is_selected(path, leaf)``, and a tree of all remaining leaves."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     # called once per leaf, because it may be a user's function
-    chosen = [bool(wanted(path, leaf)) for path, leaf in leaves]
+    chosen = [bool(is_selected(path, leaf)) for path, leaf in leaves]
     parts = (
-        [leaf if mine is kept else None for (_, leaf), mine in zip(leaves, chosen, strict=True)]
-        for kept in (True, False)
+        [leaf if selected is side else None for (_, leaf), selected in zip(leaves, chosen, strict=True)]
+        for side in (True, False)
     )
     first, second = map(structure.unflatten, parts)
     return first, second

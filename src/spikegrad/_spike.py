@@ -52,8 +52,8 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     """
     x = real_array(x, "spike")
     slope = real_array(slope, "spike", "slope")
-    kept = slope.dtype if slope.dtype.itemsize < x.dtype.itemsize else x.dtype
-    slope = broadcast_checked(slope, kept, x.shape, "spike", "slope")
+    dtype = slope.dtype if slope.dtype.itemsize < x.dtype.itemsize else x.dtype
+    slope = broadcast_checked(slope, dtype, x.shape, "spike", "slope")
     return _spike(x, jnp.broadcast_to(slope, x.shape))
 
 
@@ -67,11 +67,11 @@ def _step(x, slope):
 
 def _half_step(x):
     """Compute the step in 16 bits. It compares bits, because many processors would convert bfloat16 to float32."""
-    zero, one, infinity, minus_zero = np.asarray([0, 1, np.inf, -0.0], x.dtype).view(np.uint16)
+    zero, unit, infinity, minus_zero = np.asarray([0, 1, np.inf, -0.0], x.dtype).view(np.uint16)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
     is_nan = bits & np.uint16(~minus_zero) > infinity  # without the sign, numbers and their bits have equal order
     fires = bits <= minus_zero
-    return jax.lax.bitcast_convert_type(jnp.where(is_nan, bits, jnp.where(fires, one, zero)), x.dtype)
+    return jax.lax.bitcast_convert_type(jnp.where(is_nan, bits, jnp.where(fires, unit, zero)), x.dtype)
 
 
 _spike = jax.jit(_step, inline=True)  # one compiled call instead of several, outside jit

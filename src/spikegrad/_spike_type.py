@@ -29,7 +29,7 @@ class SpikeType(Struct):
     """If True, outputs are real numbers instead of counts."""
     negative: ClassVar[bool] = False
     """If True, outputs may be below 0."""
-    several: ClassVar[bool] = False
+    multiple: ClassVar[bool] = False
     """If True, one step may have more than one spike."""
     needs_primal: ClassVar[bool] = False
     """If True, the output is computed from the smooth primal."""

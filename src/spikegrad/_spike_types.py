@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from ._checks import broadcast_checked, compute_dtype
 from ._compat import match_varying_axes, shard_as, spread_as, zeros_like
 from ._spike_type import Curve, SpikeType
-from ._struct import Real, parameter, shown
+from ._struct import Real, expression_of, parameter
 from ._surrogate import Surrogate, with_spike_type
 
 
@@ -200,7 +200,7 @@ def stochastic(surrogate: Surrogate) -> Surrogate:
 class MultiSpike(SpikeType, pure=True):
     """The spike type of :func:`multi_spike`."""
 
-    several = True
+    multiple = True
 
     n: int = parameter(integer=True, at_least=1)
     threshold: Real = parameter(default=1.0, above=0)
@@ -211,8 +211,8 @@ class MultiSpike(SpikeType, pure=True):
         return self.n > 1
 
     def expression(self, curve: str) -> str:
-        more = f", {shown(self.threshold)}" if not _is_one(self.threshold) or self.slopes != "sum" else ""
-        return f"multi_spike({curve}, {self.n}{more}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
+        threshold = f", {expression_of(self.threshold)}" if not _is_one(self.threshold) or self.slopes != "sum" else ""
+        return f"multi_spike({curve}, {self.n}{threshold}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
@@ -222,9 +222,9 @@ class MultiSpike(SpikeType, pure=True):
         theta = self._distance(wide)
         count = jnp.clip(jnp.floor(wide / theta) + 1, 0, self.n)
         # Compilers round a quotient differently, so the multiples decide and the quotient is only an estimate.
-        more = (count < self.n) & (wide >= count * theta)
-        less = (count > 0) & (wide < (count - 1) * theta)
-        return (count + more.astype(wide.dtype) - less.astype(wide.dtype)).astype(x.dtype)
+        too_low = (count < self.n) & (wide >= count * theta)
+        too_high = (count > 0) & (wide < (count - 1) * theta)
+        return (count + too_low.astype(wide.dtype) - too_high.astype(wide.dtype)).astype(x.dtype)
 
     def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
@@ -344,7 +344,7 @@ class Signed(SpikeType, pure=True):
     threshold: Real = parameter(default=1.0, above=0)
 
     def expression(self, curve: str) -> str:
-        return f"signed({curve}{'' if _is_one(self.threshold) else ', ' + shown(self.threshold)})"
+        return f"signed({curve}{'' if _is_one(self.threshold) else ', ' + expression_of(self.threshold)})"
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         return (x >= 0).astype(x.dtype) - (self._mirrored(x) >= 0).astype(x.dtype)

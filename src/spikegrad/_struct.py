@@ -118,8 +118,8 @@ def as_real(owner: str, name: str, value: Any) -> Any:
         jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
     ):
         return value
-    what = f"an array of {value.dtype}" if isinstance(value, (np.ndarray, jax.Array)) else brief(value)
-    raise TypeError(f"{owner}: {name} must be a real number or array, got {what}")
+    kind = f"an array of {value.dtype}" if isinstance(value, (np.ndarray, jax.Array)) else brief(value)
+    raise TypeError(f"{owner}: {name} must be a real number or array, got {kind}")
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -202,11 +202,11 @@ def _by_value(value: Any) -> Any:
         array = np.asarray(value)
         return array.shape, array.dtype.name, array.tobytes()
     if isinstance(value, Mapping):  # the nodes of a network, the weights of a layer
-        return tuple([(key, _by_value(of)) for key, of in value.items()])
+        return tuple([(key, _by_value(entry)) for key, entry in value.items()])
     return value
 
 
-def shown(value: Any) -> str:
+def expression_of(value: Any) -> str:
     """Return ``repr``. For a small array it is an expression that evaluates to the array."""
     if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
         if value.size <= 32:
@@ -288,7 +288,7 @@ class Struct:
 
     def __repr__(self) -> str:
         values = self._values() if self._frozen else vars(self)
-        return f"{type(self).__name__}({', '.join(f'{k}={shown(v)}' for k, v in values.items())})"
+        return f"{type(self).__name__}({', '.join(f'{k}={expression_of(v)}' for k, v in values.items())})"
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -308,14 +308,14 @@ class Struct:
         vars(other).update(changed)
         return other
 
-    def _broadcast_to(self: R, dtype: Any, shape: tuple[int, ...], of: str = "x") -> R:
+    def _broadcast_to(self: R, dtype: Any, shape: tuple[int, ...], target: str = "x") -> R:
         """Convert array parameters to this dtype and rank. Raise if they do not broadcast to this shape."""
         arrays = [name for name in self._numbers if type(getattr(self, name)) is not float]
         if not arrays:
             return self
         values = self._values()
         for name in arrays:
-            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, self._public_name(), name, of)
+            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, self._public_name(), name, target)
         return new_unchecked(type(self), values)
 
     @classmethod

@@ -23,7 +23,7 @@ from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._compat import shard_as, spread_as, zeros_like
 from ._spike import _spike, spike
 from ._spike_type import SpikeType, Step
-from ._struct import Real, Struct, as_arrays, is_pure, lifted, parameter, shown
+from ._struct import Real, Struct, as_arrays, expression_of, is_pure, lifted, parameter
 
 T = TypeVar("T")
 
@@ -313,10 +313,10 @@ class _Configured(Surrogate, pure=True):
 
     def __repr__(self) -> str:
         curve = jax.tree.map(_number_of, self.surrogate) if self.learn else self.surrogate
-        shown = self.forward.expression(repr(curve))
+        text = self.forward.expression(repr(curve))
         if self.slope_dtype is not None:
-            shown = f"keep_slope({shown}, {self.slope_dtype!r})"
-        return f"learnable({shown})" if self.learn else shown
+            text = f"keep_slope({text}, {self.slope_dtype!r})"
+        return f"learnable({text})" if self.learn else text
 
 
 def _number_of(leaf: Any) -> Any:
@@ -428,10 +428,10 @@ class Composition(Surrogate):
     def _primal(self, x: jax.Array) -> _Primal:
         raise NotImplementedError
 
-    def _broadcast_to(self, dtype, shape, of="x"):
+    def _broadcast_to(self, dtype, shape, target="x"):
         for name in self._objects:
-            getattr(self, name)._broadcast_to(dtype, shape, of)  # raises if a parameter does not broadcast
-        return super()._broadcast_to(dtype, shape, of)
+            getattr(self, name)._broadcast_to(dtype, shape, target)  # raises if a parameter does not broadcast
+        return super()._broadcast_to(dtype, shape, target)
 
     def _without_primal(self):
         return next(filter(None, (getattr(self, name)._without_primal() for name in self._objects)), "")
@@ -458,7 +458,7 @@ class Scaled(Composition, pure=True):
         return self.factor * slope_of(self.surrogate, x)
 
     def __repr__(self) -> str:
-        return f"{shown(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
+        return f"{expression_of(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
 
 
 class Sum(Composition, pure=True):
@@ -490,11 +490,11 @@ def _bracketed(curve: Surrogate, *kinds: type) -> str:
 
 def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate) -> Surrogate:
     """Build a curve from the curves of surrogates, and give it their settings, which must be equal."""
-    whole = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
-    first, *others = (with_curve(surrogate, whole) for surrogate in surrogates)
+    composition = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
+    first, *others = (with_curve(surrogate, composition) for surrogate in surrogates)
     if any(other != first for other in others):
-        given = " and ".join(map(repr, surrogates))
-        raise TypeError(f"{owner}: {given} have different settings; apply the settings to the composition")
+        names = " and ".join(map(repr, surrogates))
+        raise TypeError(f"{owner}: {names} have different settings; apply the settings to the composition")
     return first
 
 
@@ -514,8 +514,8 @@ def with_key(tree: T, key: Any) -> T:
     def leaf(surrogate):
         if not (_is_configured(surrogate) and surrogate.forward.draws):
             return surrogate
-        own = key if (n := next(count)) == 0 else fold_in(key, n)
-        return dataclasses.replace(surrogate, forward=dataclasses.replace(surrogate.forward, key=own))
+        subkey = key if (n := next(count)) == 0 else fold_in(key, n)
+        return dataclasses.replace(surrogate, forward=dataclasses.replace(surrogate.forward, key=subkey))
 
     key = as_key("stochastic", key)
     return jax.tree.map(leaf, tree, is_leaf=_is_configured)

@@ -659,14 +659,14 @@ def test_spike_types_reject_invalid_arguments(error, message, make):
 class Doubled(SpikeType, pure=True):
     """A spike type that only this test has."""
 
-    several = needs_magnitude = True
+    multiple = needs_magnitude = True
 
     def value(self, curve, x):
         return 2 * (x >= 0).astype(x.dtype)
 
 
 class Mirrored(Doubled, pure=True):
-    negative, several = True, False
+    negative, multiple = True, False
 
 
 def test_flags_of_a_new_type_are_read_everywhere():

@@ -38,19 +38,19 @@ def connections_of(function: Callable, like: Any) -> tuple[np.ndarray, np.ndarra
     """
     # partial makes a new function, because JAX caches the traces of functions
     traced = jax.make_jaxpr(functools.partial(function))(jax.ShapeDtypeStruct(like.shape, like.dtype))
-    of, consts = equations(traced)
+    program, consts = equations(traced)
 
     def reached(pattern):
         run = functools.partial(_apply, pattern=pattern)
 
         def ones(x):
-            (out,) = evaluate(of, *consts, _Signal(x, 0), run=run)
+            (out,) = evaluate(program, *consts, _Signal(x, 0), run=run)
             return out.value if isinstance(out, _Signal) else jnp.zeros((), x.dtype)
 
         x = jax.ShapeDtypeStruct(like.shape, jnp.float64)
         out = jax.eval_shape(ones, x)
-        (found,) = jax.linear_transpose(ones, x)(jnp.ones(out.shape, out.dtype))
-        return np.asarray(found).astype(np.int64)
+        (paths,) = jax.linear_transpose(ones, x)(jnp.ones(out.shape, out.dtype))
+        return np.asarray(paths).astype(np.int64)
 
     with in_double_precision():  # exact up to 2^53
         return reached(jnp.ones_like), reached(lambda kernel: kernel != 0)
@@ -62,8 +62,8 @@ def _apply(equation: Any, operands: list, pattern: Callable) -> list:
         return bind(equation, operands)
     name = equation.primitive.name
     if (inner := called(equation)) is not None:
-        of, consts = equations(inner)
-        return evaluate(of, *consts, *operands, run=functools.partial(_apply, pattern=pattern))
+        program, consts = equations(inner)
+        return evaluate(program, *consts, *operands, run=functools.partial(_apply, pattern=pattern))
     if name not in _RULES:
         raise NotLinearError(f"{name} is not linear")
     return _RULES[name](equation, operands, signals, lambda kernel: pattern(jnp.asarray(kernel)).astype(jnp.float64))
@@ -75,12 +75,12 @@ def _moved(equation: Any, operands: list, signals: list, kernel: Callable) -> li
     products = max(signal.products for signal in signals)
     dtype = next(var.aval.dtype for var, x in zip(equation.invars, operands, strict=True) if isinstance(x, _Signal))
 
-    def of(x, var):
+    def operand(x, var):
         if isinstance(x, _Signal):
             return x.value
         return jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x  # else indices
 
-    out = bind(equation, [of(x, var) for x, var in zip(operands, equation.invars, strict=True)])
+    out = bind(equation, [operand(x, var) for x, var in zip(operands, equation.invars, strict=True)])
     return [_Signal(value, products) for value in out]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import brief
+from .._checks import append_axes, brief
 from ..network import Network
 from ..network._connections import Edge, Name, matrix_of, product, weights_of
 from ..network._graph import Graph
@@ -257,8 +257,8 @@ class _Reads:
         # outs: (steps, batch, ...). All steps are one chunk, so a lag reads zeros before the first step, then outs.
         outs = self.values[edge.source]
         past = jnp.zeros((max(1, *edge.lags), *outs.shape[1:]), outs.dtype)
-        found = [_kinds(lagged(past, outs, lag, len(outs), self.places), self.mask) for lag in edge.lags]
-        counts = np.stack([np.stack([np.asarray(kind, np.int64) for kind in kinds]) for kinds in found], 1)
+        by_lag = [_kinds(lagged(past, outs, lag, len(outs), self.places), self.mask) for lag in edge.lags]
+        counts = np.stack([np.stack([np.asarray(kind, np.int64) for kind in kinds]) for kinds in by_lag], 1)
         return counts if edge.windowed else counts[:, 0]
 
 
@@ -268,10 +268,12 @@ def _kinds(x: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     if x.dtype == bool:
         x = x.astype(jnp.int8)
     spikes = abs(x) == 1
-    whole = (jnp.round(x) == x) & jnp.isfinite(x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.ones(x.shape, bool)
-    graded = whole & ~spikes & (x != 0)
-    valid = jnp.ones((), bool) if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
-    return tuple((kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~whole))
+    is_integer = (
+        (jnp.round(x) == x) & jnp.isfinite(x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.ones(x.shape, bool)
+    )
+    graded = is_integer & ~spikes & (x != 0)
+    valid = jnp.ones((), bool) if mask is None else append_axes(mask, x.ndim)
+    return tuple((kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~is_integer))
 
 
 def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
@@ -279,7 +281,7 @@ def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
     rows = []
     for label, weight in reads.graph.nodes[name].weights.items():
         # several edges for a window of matrices, one for each lag
-        parts = [(edges[part], own) for part, own in weights_of(label, weight).items()]
+        parts = [(edges[part], part_weight) for part, part_weight in weights_of(label, weight).items()]
         try:
             rows.append(CostRow(name, label, _cost_of(parts, reads)))
         except NotLinearError as error:

@@ -110,21 +110,21 @@ def energy_of(cost: Any, examples: int, prices: tuple, dense: Any, passes: int) 
     if not isinstance(passes, int) or isinstance(passes, bool) or passes < 1:
         raise ValueError(f"energy: passes must be an integer >= 1, got {brief(passes)}")
     spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
-    own, macs = _prices(dense), cost.connections * passes
-    if own.multiplication is None:
-        raise ValueError(f"energy: dense must have a price of a multiplication, got {own.name!r}")
-    low = macs * own.multiplication
-    return EnergyReport(spiking, EnergyRange(own, low, low + 2 * macs * own.word), passes)
+    dense_prices, macs = _prices(dense), cost.connections * passes
+    if dense_prices.multiplication is None:
+        raise ValueError(f"energy: dense must have a price of a multiplication, got {dense_prices.name!r}")
+    low = macs * dense_prices.multiplication
+    return EnergyReport(spiking, EnergyRange(dense_prices, low, low + 2 * macs * dense_prices.word), passes)
 
 
-def _prices(given: Any) -> EnergyPrices:
-    if isinstance(given, EnergyPrices):
-        return given
-    if not isinstance(given, str) or given not in PRESETS:
+def _prices(prices: Any) -> EnergyPrices:
+    if isinstance(prices, EnergyPrices):
+        return prices
+    if not isinstance(prices, str) or prices not in PRESETS:
         raise ValueError(
-            f"energy: prices must be an EnergyPrices or one of {', '.join(map(repr, PRESETS))}, got {brief(given)}"
+            f"energy: prices must be an EnergyPrices or one of {', '.join(map(repr, PRESETS))}, got {brief(prices)}"
         )
-    return PRESETS[given]
+    return PRESETS[prices]
 
 
 def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
@@ -140,8 +140,8 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
     # Without a price, an update is a multiply-add for each number of the state, which is read and written.
     update = cost.updates * prices.update if prices.update is not None else cost.state_words / 2 * multiplication
 
-    def operations(which):
-        return getattr(cost.spikes, which), sum(getattr(each, which) for each in products)
+    def operations(field):
+        return getattr(cost.spikes, field), sum(getattr(each, field) for each in products)
 
     def energy(added, multiplied, words):
         total = added * prices.addition + multiplied * multiplication + update + words * prices.word

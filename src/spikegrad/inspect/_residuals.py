@@ -26,7 +26,7 @@ class ResidualReport(NamedTuple):
         rows = [(f"{a.dtype.name}{list(a.shape)}", f"{_bytes(a):,}") for a in self.arrays]
         rows.append(("total", f"{self.bytes:,}"))
         left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-        return "\n".join(f"{what:<{left}}  {size:>{right}} bytes" for what, size in rows)
+        return "\n".join(f"{label:<{left}}  {size:>{right}} bytes" for label, size in rows)
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:
@@ -60,30 +60,30 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
     True
     """
 
-    seen: dict[str, Any] = {}
+    traced: dict[str, Any] = {}
 
-    def backward(first, *rest):
-        out, back = jax.vjp(lambda first: fun(first, *rest), first)
-        leaves, seen["structure"] = jax.tree.flatten(back)
-        seen["out"] = jax.tree.map(jax.typeof, out)
+    def backward(first, *others):
+        out, back = jax.vjp(lambda first: fun(first, *others), first)
+        leaves, traced["structure"] = jax.tree.flatten(back)
+        traced["out"] = jax.tree.map(jax.typeof, out)
         return leaves
 
     closed, leaves = jax.make_jaxpr(backward, return_shape=True)(*args)
     jaxpr = closed.jaxpr
-    pull = jax.make_jaxpr(lambda leaves, cotangent: seen["structure"].unflatten(leaves)(cotangent))
-    read = used_inputs(pull(leaves, seen["out"]))[: len(leaves)]
+    pull = jax.make_jaxpr(lambda leaves, cotangent: traced["structure"].unflatten(leaves)(cotangent))
+    read = used_inputs(pull(leaves, traced["out"]))[: len(leaves)]
     # arguments and constants are there anyway; a number takes no room, nor does an array of one number repeated
-    given = {*jaxpr.invars, *jaxpr.constvars}
+    known = {*jaxpr.invars, *jaxpr.constvars}
     for eqn in jaxpr.eqns:
         repeated = eqn.primitive.name == "broadcast_in_dim" and all(hasattr(var, "val") for var in eqn.invars)
-        if repeated or (_is_identity(eqn) and all(not hasattr(var, "val") and var in given for var in eqn.invars)):
-            given |= {*eqn.outvars}
-    kept: dict[Any, Any] = {
+        if repeated or (_is_identity(eqn) and all(not hasattr(var, "val") and var in known for var in eqn.invars)):
+            known |= {*eqn.outvars}
+    residuals: dict[Any, Any] = {
         var: var.aval
         for var, used in zip(jaxpr.outvars, read, strict=True)
-        if used and not hasattr(var, "val") and var not in given
+        if used and not hasattr(var, "val") and var not in known
     }
-    arrays = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in kept.values()]
+    arrays = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in residuals.values()]
     return ResidualReport(tuple(sorted(arrays, key=_bytes, reverse=True)))
 
 

@@ -108,7 +108,7 @@ def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
 
 def _named(surrogate: Surrogate) -> str:
     """Return the text of a surrogate, with long decimals rounded to four digits."""
-    return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda found: f"{float(found[0]):.4g}", repr(surrogate))
+    return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda match: f"{float(match[0]):.4g}", repr(surrogate))
 
 
 def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
@@ -218,15 +218,15 @@ def traces(
     """
     u: Any = potentials[0] if isinstance(potentials, tuple) else potentials
     parts = {"current": currents, "potential": u, "spikes": spikes}
-    given = {name: _of_example("traces", name, x, example) for name, x in parts.items() if x is not None}
-    if len({x.shape for x in given.values()}) > 1:
-        shapes = ", ".join(f"{name} {x.shape}" for name, x in given.items())
+    arrays = {name: _of_example("traces", name, x, example) for name, x in parts.items() if x is not None}
+    if len({x.shape for x in arrays.values()}) > 1:
+        shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
         raise ValueError(f"traces: arrays must have one shape, got for one example {shapes}")
-    chosen = [n for n in neurons if 0 <= n < given["potential"].shape[1]]
-    heights = [1 if name == "spikes" else 2 for name in given]
+    chosen = [n for n in neurons if 0 <= n < arrays["potential"].shape[1]]
+    heights = [1 if name == "spikes" else 2 for name in arrays]
     figure = Figure(figsize=figsize or (7, 0.6 + 0.8 * sum(heights)), layout="constrained")
-    panels = figure.subplots(len(given), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (name, x) in zip(panels, given.items(), strict=True):
+    panels = figure.subplots(len(arrays), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (name, x) in zip(panels, arrays.items(), strict=True):
         if name == "spikes":
             draw_spikes(axes, x[:, chosen], colors=[f"C{i % 10}" for i in range(len(chosen))])
             axes.set_yticks(range(len(chosen)), chosen)
@@ -340,9 +340,9 @@ def _of_example(owner: str, name: str, x: Any, example: int) -> np.ndarray:
 def draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None) -> None:
     """Draw a vertical line for each nonzero value of ``(steps, neurons)``."""
     t, n = np.nonzero(spikes)
-    own = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
+    line_colors = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
     height = 0.4 if spikes.shape[1] < 100 else 0.5  # a gap between rows, if it is visible
-    axes.vlines(t, n - height, n + height, colors=np.where(spikes[t, n] < 0, "red", own).tolist(), lw=1)
+    axes.vlines(t, n - height, n + height, colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(), lw=1)
     axes.set_ylim(-0.5, max(spikes.shape[1], 1) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("neuron", fontsize=8)
@@ -406,7 +406,11 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     for name, column in columns.items():
         rows.setdefault(column, []).append(name)
     tallest = max(map(len, rows.values()))
-    place = {name: (1.9 * column, (len(own) - 1) / 2 - n) for column, own in rows.items() for n, name in enumerate(own)}
+    place = {
+        name: (1.9 * column, (len(members) - 1) / 2 - n)
+        for column, members in rows.items()
+        for n, name in enumerate(members)
+    }
     figure = Figure(figsize=figsize or (1.45 * len(rows), 0.8 * tallest + 0.1 * len(rows) + 0.8), layout="constrained")
     axes = figure.add_subplot()
     boxes = {}
@@ -429,10 +433,10 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
 
 def _merged(edges: Any) -> dict[Any, list[int]]:
     """Collect the lags of the edges from each source."""
-    found: dict[Any, list[int]] = {}
+    lags: dict[Any, list[int]] = {}
     for edge in edges:
-        found.setdefault(edge.source, []).extend(edge.lags)
-    return found
+        lags.setdefault(edge.source, []).extend(edge.lags)
+    return lags
 
 
 def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float], lags: list[int], boxes: list) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import brief, broadcast_checked, compute_dtype, is_float, order_of_axes, real_array
+from .._checks import append_axes, brief, broadcast_checked, compute_dtype, is_float, order_of_axes, real_array
 
 REDUCTIONS = ("mean", "sum", "max", "last", "softmax_sum")
 
@@ -340,7 +340,7 @@ def over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array
     if valid.shape not in (x.shape[:1], x.shape[:2]):
         hint = order_of_axes(name, x.shape, "masks", valid.shape)
         raise ValueError(f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}{hint}")
-    valid = valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
+    valid = append_axes(valid, x.ndim)
     return x if mask is None else jnp.where(valid, x, 0), valid
 
 

@@ -166,12 +166,12 @@ class Join(Struct):
         super().__post_init__()
         if not callable(self.function):
             raise TypeError(f"Join: function must be callable, got {brief(self.function)}")
-        of = (self.of,) if isinstance(self.of, str) else self.of
-        if not isinstance(of, Sequence) or not of or not all(isinstance(name, str) for name in of):
+        sources = (self.of,) if isinstance(self.of, str) else self.of
+        if not isinstance(sources, Sequence) or not sources or not all(isinstance(name, str) for name in sources):
             raise TypeError(f"Join: of must name one or more sources, got {brief(self.of)}")
         if not isinstance(self.over_time, bool):
             raise TypeError(f"Join: over_time must be a bool, got {brief(self.over_time)}")
-        object.__setattr__(self, "of", tuple(of))
+        object.__setattr__(self, "of", tuple(sources))
         object.__setattr__(self, "function", as_static(self.function))
 
 
@@ -186,9 +186,9 @@ class Edge(NamedTuple):
     windowed: bool = False
     """If True, the weight is a function of several outputs, a tuple of arrays."""
 
-    def read(self, one: Callable[[int], Any]) -> Any:
-        """Read each lag by ``one(lag)``. Return a tuple for a window, else one array."""
-        return tuple(map(one, self.lags)) if self.windowed else one(*self.lags)
+    def read(self, read_lag: Callable[[int], Any]) -> Any:
+        """Read each lag by ``read_lag(lag)``. Return a tuple for a window, else one array."""
+        return tuple(map(read_lag, self.lags)) if self.windowed else read_lag(*self.lags)
 
 
 class Connection(NamedTuple):

@@ -109,12 +109,12 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
                 weights = parts[name].feedback if feedback else parts[name].forward
                 if not weights:
                     continue
-                drawing, own = jax.random.split(drawing)
+                drawing, subkey = jax.random.split(drawing)
                 share = 1 - FEEDFORWARD if feedback else FEEDFORWARD
                 share = share if parts[name].feedback and parts[name].forward else 1.0
-                wanted = std.get(name) if isinstance(std, Mapping) else std
+                layer_std = std.get(name) if isinstance(std, Mapping) else std
                 with node_named(name):
-                    drawn = _draw(own, network.graph, name, weights, outputs(), mask, wanted, share)
+                    drawn = _draw(subkey, network.graph, name, weights, outputs(), mask, layer_std, share)
                 network = with_nodes(network, {name: drawn})
     return network
 
@@ -179,9 +179,9 @@ def _draw(key, graph, name, weights, outputs, mask, std, share):
         shape = old.shape[1:] if window else old.shape
         drawn = [
             driven(layer.cell, _arriving(weight, outputs[edge.source], edge), mask, 0.0, std, respond)(
-                own, shape, old.dtype
+                subkey, shape, old.dtype
             )
-            for edge, own in zip(edges, keys, strict=True)
+            for edge, subkey in zip(edges, keys, strict=True)
         ]
         matrices[label] = jnp.stack(drawn) if window else drawn[0]
     return _with_matrices(layer, matrices)

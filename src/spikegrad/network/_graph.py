@@ -57,7 +57,7 @@ class Graph(NamedTuple):
             for name, edges in self.edges.items()
         }
         place = {name: n for n, name in enumerate(self.nodes)}
-        return [tuple(sorted(found, key=place.__getitem__)) for found in strongly_connected(waits)]
+        return [tuple(sorted(group, key=place.__getitem__)) for group in strongly_connected(waits)]
 
 
 def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mapping[Name, Name]) -> Graph:
@@ -71,12 +71,14 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
         else node.edges(name, above.get(name))
         for name, node in nodes.items()
     }
-    for name, own in edges.items():
-        for edge in own:
+    for name, node_edges in edges.items():
+        for edge in node_edges:
             if edge.source not in nodes and edge.source not in inputs:
                 known = ", ".join(map(repr, (*inputs, *nodes)))
                 raise ValueError(f"Network: {name!r} reads {edge.source!r}, which is not one of {known}")
-    now = {name: [e.source for e in own if 0 in e.lags and e.source in nodes] for name, own in edges.items()}
+    now = {
+        name: [e.source for e in node_edges if 0 in e.lags and e.source in nodes] for name, node_edges in edges.items()
+    }
     groups = strongly_connected(now)
     for group in groups:
         if len(group) > 1 or group[0] in now[group[0]]:
@@ -85,10 +87,11 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
                 "Delayed(weight, 1)"
             )
     order = [name for (name,) in groups]
-    everything = {name: [e.source for e in own if e.source in nodes] for name, own in edges.items()}
+    everything = {name: [e.source for e in node_edges if e.source in nodes] for name, node_edges in edges.items()}
     loop_of = {name: n for n, group in enumerate(strongly_connected(everything)) for name in group}
     looped = {
-        name: frozenset(e.label for e in own if loop_of.get(e.source) == loop_of[name]) for name, own in edges.items()
+        name: frozenset(e.label for e in node_edges if loop_of.get(e.source) == loop_of[name])
+        for name, node_edges in edges.items()
     }
 
     def in_order(name: Name) -> tuple[Edge, ...]:
@@ -120,8 +123,8 @@ def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name
         number[root] = lowest[root] = len(number)
         stack.append(root)
         while work:
-            name, rest = work[-1]
-            for source in rest:
+            name, unvisited = work[-1]
+            for source in unvisited:
                 if source not in number:
                     number[source] = lowest[source] = len(number)
                     stack.append(source)

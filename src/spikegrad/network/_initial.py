@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import brief, is_float
+from .._checks import append_axes, brief, is_float
 from .._struct import as_real
 from .._surrogate import as_key
 from ..neurons import Cell, LinearResponse, State, linear_response
@@ -141,39 +141,39 @@ def driven(
     cell: Cell, rate: Any, mask: Any, mean: Any, std: Callable[[Any], Any], respond: Callable[..., Response]
 ) -> Initializer:
     """Return :func:`fluctuation_driven`, with the standard deviation as a function of the threshold."""
-    several = np.ndim(rate) > 0
-    if several and (np.ndim(rate) < 3 or not np.size(rate)):
+    measured = np.ndim(rate) > 0
+    if measured and (np.ndim(rate) < 3 or not np.size(rate)):
         raise ValueError(f"fluctuation_driven: inputs must be (steps, examples, inputs), got {np.shape(rate)}")
-    p: Any = jnp.asarray(rate) if several else as_real("fluctuation_driven", "rate", rate)
+    p: Any = jnp.asarray(rate) if measured else as_real("fluctuation_driven", "rate", rate)
     mask = None if mask is None else jnp.asarray(mask)
-    if not several:
+    if not measured:
         if mask is not None:
             raise TypeError("fluctuation_driven: mask requires inputs to measure, got a rate; leave mask out")
         _check(p, (p > 0) & (p <= 1), "rate must be > 0 and <= 1, got {}; for other inputs, pass an array to measure")
     declared = None
     if (response := _declared(cell)) is not None:
-        moments = _measure(response, p, mask) if several else _expect(response, p)
+        moments = _measure(response, p, mask) if measured else _expect(response, p)
         declared = _checked_moments(moments), std(response.threshold)
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
         like = _neurons_of(cell, shape)
         summed = shape[: -len(like)]
         n = math.prod(summed)
-        if several and len(summed) == 1 and n != p.shape[-1]:
+        if measured and len(summed) == 1 and n != p.shape[-1]:
             raise ValueError(f"fluctuation_driven: shape must fit {p.shape[-1]} inputs, got {shape}")
-        found, sigma = declared or _of_kernel(respond, like, p, mask, std)
+        moments, sigma = declared or _of_kernel(respond, like, p, mask, std)
         parts = like[1] if len(like) > 1 else 1  # receptors have equal parts of the mean and of the variance
         mu, variance = 0.0, sigma**2 / parts
         if not _is_zero(mean):
-            if several and len(summed) != 1:
+            if measured and len(summed) != 1:
                 raise ValueError(f"fluctuation_driven: mean must be 0 for inputs and shape {shape}, got {mean}")
-            _check(found.mean, found.mean != 0, f"mean must be 0 for inputs of mean 0, got {mean}")
-            mu = mean / (parts * n * found.mean)
-            variance = variance - mu**2 * found.variance_of_sum(n)
+            _check(moments.mean, moments.mean != 0, f"mean must be 0 for inputs of mean 0, got {mean}")
+            mu = mean / (parts * n * moments.mean)
+            variance = variance - mu**2 * moments.variance_of_sum(n)
             _check(variance, variance > 0, f"std is too small: equal weights for mean {mean} exceed it")
         dtype = jnp.result_type(float) if dtype is None else dtype
         normal = jax.random.normal(key, shape, dtype)
-        sigma = (variance / (n * found.square)) ** 0.5
+        sigma = (variance / (n * moments.square)) ** 0.5
         return _of_neurons(mu, shape, dtype) + _of_neurons(sigma, shape, dtype) * normal
 
     return initialize
@@ -231,13 +231,13 @@ def deviation(std: Any, mean: Any = 0.0, share: float = 1.0) -> Callable[[Any], 
     ``share`` is the fraction of the variance to keep. The threshold is None for a cell without threshold.
     """
 
-    def of(threshold: Any) -> Any:
+    def of_threshold(threshold: Any) -> Any:
         default = 1.0 if threshold is None else threshold - mean
-        wanted = _numbers(default if std is None else std, "std")
-        _check(wanted, wanted > 0, "std must be > 0, got {}")
-        return wanted * share**0.5
+        sigma = _numbers(default if std is None else std, "std")
+        _check(sigma, sigma > 0, "std must be > 0, got {}")
+        return sigma * share**0.5
 
-    return of
+    return of_threshold
 
 
 def _of_neurons(value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -248,8 +248,8 @@ def _of_neurons(value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 def _neurons_of(cell: Cell, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the neurons of weights of this shape, and their receptors if the cell has an axis for these."""
-    several = _declared(cell) is None and receptors_of(cell, shape)
-    return shape[-2:] if several else shape[-1:]
+    has_receptors = _declared(cell) is None and receptors_of(cell, shape)
+    return shape[-2:] if has_receptors else shape[-1:]
 
 
 class _Moments(NamedTuple):
@@ -270,8 +270,8 @@ class _Leaks(NamedTuple):
     synaptic_decay: Any
     gain: Any
 
-    def current(self, given: jax.Array) -> jax.Array:
-        return given
+    def current(self, inputs: jax.Array) -> jax.Array:
+        return inputs
 
     def integrate(self, v: State, current: jax.Array) -> State:
         u, i = v
@@ -324,18 +324,18 @@ def _measure(response: LinearResponse, inputs: jax.Array, mask: Any) -> _Moments
     """Measure the moments of inputs ``(steps, examples, ..., inputs)``."""
     b, g, c, _ = response
     leaks = [jnp.asarray(value, jnp.result_type(float)) for value in (b, c, g)]
-    several = any(value.ndim for value in leaks)
+    per_neuron = any(value.ndim for value in leaks)
     return _of_sums(
-        _of_each(jnp.broadcast_arrays(*leaks), inputs, mask) if several else _sums(leaks, inputs, mask), inputs, mask
+        _of_each(jnp.broadcast_arrays(*leaks), inputs, mask) if per_neuron else _sums(leaks, inputs, mask), inputs, mask
     )
 
 
 def _of_sums(sums: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> _Moments:
     """Return the moments, from sums of the total over inputs, its square, and the squares of inputs."""
-    taken = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
+    count = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
-        taken = taken * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
-    total, total_square, square = (value / taken for value in sums)
+        count = count * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
+    total, total_square, square = (value / count for value in sums)
     n = inputs.shape[-1]
     return _Moments(total / n, square / n, lambda _: total_square - total**2)
 
@@ -353,18 +353,20 @@ def _of_kernel(
         _check(late, late <= 1e-6 * squares, message)
         moments = _of_spikes(rate, kernel.sum(0), squares)
     else:
-        rows, which = _distinct(kernel.reshape(len(kernel), -1).T)
-        sums = [value[which].reshape(kernel.shape[1:]) for value in _convolved(rows, inputs, mask)]
+        rows, positions = _distinct(kernel.reshape(len(kernel), -1).T)
+        sums = [value[positions].reshape(kernel.shape[1:]) for value in _convolved(rows, inputs, mask)]
         moments = _of_sums(sums, inputs, mask)
 
     def arranged(value):  # (receptors, neurons) -> (neurons, receptors), or (neurons,)
         return value.T if len(like) > 1 else value[0]
 
-    moments = _Moments(
-        arranged(moments.mean), arranged(moments.square), lambda n, of=moments: arranged(of.variance_of_sum(n))
+    arranged_moments = _Moments(
+        arranged(moments.mean), arranged(moments.square), lambda n: arranged(moments.variance_of_sum(n))
     )
     sigma = std(threshold)
-    return _checked_moments(moments), jnp.asarray(sigma)[..., None] if len(like) > 1 and np.ndim(sigma) else sigma
+    return _checked_moments(arranged_moments), jnp.asarray(sigma)[..., None] if len(like) > 1 and np.ndim(
+        sigma
+    ) else sigma
 
 
 @jax.jit
@@ -378,16 +380,16 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
     active = jnp.broadcast_to(active, (steps, examples))
 
     def of_example(now):
-        x, there = now
+        x, active = now
         # Sort valid steps first, so masked steps do not affect them. Zeros after them have no effect either.
-        x = jnp.where(there.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))[jnp.argsort(~there, stable=True)]
-        valid = jnp.arange(steps) < there.sum()
+        x = jnp.where(append_axes(active, x.ndim), x, jnp.zeros_like(x))[jnp.argsort(~active, stable=True)]
+        valid = jnp.arange(steps) < active.sum()
         spectrum = jnp.fft.rfft(x.astype(kernel.dtype), 2 * steps, axis=0)
 
         def of_kernel(k):
-            response = jnp.fft.rfft(k, 2 * steps).reshape(-1, *[1] * (x.ndim - 1))
+            response = append_axes(jnp.fft.rfft(k, 2 * steps), x.ndim)
             u = jnp.fft.irfft(spectrum * response, axis=0)[:steps]
-            u = jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), u, 0)
+            u = jnp.where(append_axes(valid, x.ndim), u, 0)
             total = u.sum(-1)
             return total.sum(), (total**2).sum(), (u**2).sum()
 
@@ -410,17 +412,17 @@ def _sums(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax
 
 def _of_each(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     """Compute :func:`_sums` for the decays of each neuron, once per distinct row of decays."""
-    rows, which = _distinct(jnp.stack(leaks, 1))
+    rows, positions = _distinct(jnp.stack(leaks, 1))
     out = jax.lax.map(lambda row: _sums(list(row), inputs, mask), rows)
-    return tuple(value[which] for value in out)
+    return tuple(value[positions] for value in out)
 
 
 def _distinct(rows: jax.Array) -> tuple[jax.Array, Any]:
     """Return the distinct rows and the position of each row among them. Traced rows count as distinct."""
     if isinstance(rows, Tracer):
         return rows, slice(None)
-    found, which = np.unique(np.asarray(rows), axis=0, return_inverse=True)
-    return jnp.asarray(found), which.reshape(-1)
+    unique, positions = np.unique(np.asarray(rows), axis=0, return_inverse=True)
+    return jnp.asarray(unique), positions.reshape(-1)
 
 
 def _spikes(cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array) -> jax.Array:

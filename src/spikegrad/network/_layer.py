@@ -110,10 +110,10 @@ class Layer(Struct):
     @property
     def weights(self) -> dict[str, Any]:
         """All weights except the bias: ``weight``, or ``weight['a']`` for each source, and ``recurrent``."""
-        found: dict[str, Any] = {"weight": self.weight}
+        weights: dict[str, Any] = {"weight": self.weight}
         if isinstance(self.weight, Mapping):
-            found = {f"weight[{name!r}]": weight for name, weight in self.weight.items()}
-        return found if self.recurrent is None else {**found, "recurrent": self.recurrent}
+            weights = {f"weight[{name!r}]": weight for name, weight in self.weight.items()}
+        return weights if self.recurrent is None else {**weights, "recurrent": self.recurrent}
 
     def edges(self, name: Name, above: Name | None = None) -> tuple[Edge, ...]:
         """Return the edges of the layer with this name. ``above`` is the default source."""
@@ -121,12 +121,12 @@ class Layer(Struct):
             sources: list[Name] = [*self.weight]
         else:
             sources = [above if self.of is None else self.of]  # type: ignore[list-item]
-        found = []
+        edges = []
         for (label, weight), source in zip(self.weights.items(), [*sources, name], strict=False):
             if label == "recurrent" and not isinstance(weight, (Delayed, Window)):
                 weight = Delayed(weight, 1)
-            found += edges_of(label, source, weight)
-        return tuple(found)
+            edges += edges_of(label, source, weight)
+        return tuple(edges)
 
     @classmethod
     def init(
@@ -212,7 +212,7 @@ class Layer(Struct):
         >>> Layer.init(jax.random.key(0), 700, 128, LIF(0.9), weight=he).weight.shape
         (700, 128)
         """
-        drawn = draw(
+        matrix, recurrent_matrix = draw(
             key,
             inputs,
             neurons,
@@ -225,8 +225,7 @@ class Layer(Struct):
             recurrent=recurrent,
             dtype=dtype,
         )
-        matrix, own = drawn
-        return cls(matrix, cell, own, jnp.zeros(neurons, matrix.dtype) if bias else None)
+        return cls(matrix, cell, recurrent_matrix, jnp.zeros(neurons, matrix.dtype) if bias else None)
 
     def drive(self, inputs: jax.Array) -> jax.Array:
         """Return the part of the current that does not depend on the neurons: ``W x + b``."""
@@ -315,13 +314,13 @@ def check_examples(weight: Any, name: str, x: Any) -> None:
         except Exception:  # any function, any error
             return None
 
-    rows, *one = x.shape
+    rows, *example = x.shape
     out = shape_of(*x.shape)
-    if out is None and shape_of(*one) is None:
+    if out is None and shape_of(*example) is None:
         return  # another check has a better message
     wrong = out is None or out[:1] != (rows,)
-    if not wrong and out == x.shape and (shape_of(rows + 1, *one) or ())[:1] != (rows + 1,):
-        wrong = len(shape_of(*one) or x.shape) == len(one)
+    if not wrong and out == x.shape and (shape_of(rows + 1, *example) or ())[:1] != (rows + 1,):
+        wrong = len(shape_of(*example) or x.shape) == len(example)
     if wrong:
         raise ValueError(
             f"Layer: {name} must return a row for each of {rows} examples, got "

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._checks import append_axes
 from .._compat import zeros_like
 from .._pytree import is_inexact
 
@@ -14,15 +15,15 @@ from .._pytree import is_inexact
 class Masks(NamedTuple):
     """The masks of one step, or of all steps, stacked. Each is one bool, or one per example: ``(batch,)``."""
 
-    active: Any = None
+    active: jax.Array | None = None
     """True for a valid step. A masked step holds the states, and its output is 0. None: all steps are valid."""
     started: Any = None
     """True after the first valid step. Before it, the state is the initial state. None if unused."""
-    cut: Any = None
+    cut: jax.Array | None = None
     """True if the derivative of the state ends here, at the first valid step of a window. None: at no step."""
-    number: Any = None
+    number: jax.Array | None = None
     """The number of the last valid step up to this one. None if no key needs it."""
-    age: Any = None
+    age: jax.Array | None = None
     """The number of valid steps of the window before this one, a large number in the first window. Older outputs have a
     zero derivative here. None: all outputs have a derivative."""
 
@@ -35,7 +36,7 @@ class Masks(NamedTuple):
         """Add the numbers of the steps, for a part that begins with step ``start``. Residuals do not contain them."""
         t = jnp.arange(len(self.started))
         if self.active is not None:
-            t = jnp.where(self.active, t.reshape(-1, *[1] * (self.active.ndim - 1)), 0)
+            t = jnp.where(self.active, append_axes(t, self.active.ndim), 0)
             t = jax.lax.associative_scan(jnp.maximum, t)
         return self._replace(number=start + t)
 
@@ -61,7 +62,7 @@ def steps_before(active: jax.Array | None, steps: int) -> jax.Array:
 def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
     """Return True for each step that begins with a state of an earlier window, also after masked steps."""
     if active is not None:
-        window = jnp.where(active, window.reshape(-1, *[1] * (active.ndim - 1)), 0)
+        window = jnp.where(active, append_axes(window, active.ndim), 0)
         window = jax.lax.associative_scan(jnp.maximum, window)  # the window of the last valid step
     return jnp.concatenate([zeros_like(window[:1]), window[:-1]]) < window
 
@@ -69,19 +70,15 @@ def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
 def _started(active: jax.Array | None, steps: int) -> jax.Array:
     if active is None:
         return jnp.arange(steps) > 0
-    seen = jax.lax.associative_scan(jnp.logical_or, active)
-    return jnp.concatenate([jnp.zeros_like(active[:1]), seen[:-1]])
+    active_so_far = jax.lax.associative_scan(jnp.logical_or, active)
+    return jnp.concatenate([jnp.zeros_like(active[:1]), active_so_far[:-1]])
 
 
-def tree_where(mask: Any, yes: Any, no: Any) -> Any:
+def tree_where(mask: jax.Array | None, yes: Any, no: Any) -> Any:
     """Select ``yes`` if the mask is True, otherwise ``no``, leaf by leaf. A mask of None is True."""
     if mask is None:
         return yes
-
-    def leaf(a, b):
-        return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
-
-    return jax.tree.map(leaf, yes, no)
+    return jax.tree.map(lambda a, b: jnp.where(append_axes(mask, a.ndim), a, b), yes, no)
 
 
 def young(mask: Masks, lag: int, x: Any) -> Any:
@@ -94,12 +91,12 @@ def cut_off(mask: Masks, states: Any) -> Any:
     return states if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(states), states)
 
 
-def tree_keep(mask: Any, tree: Any) -> Any:
+def tree_keep(mask: jax.Array | None, tree: Any) -> Any:
     """Keep the tree if the mask is True, and replace it by zeros otherwise."""
     return tree if mask is None else tree_where(mask, tree, jax.tree.map(zeros_like, tree))
 
 
-def with_finite_padding(active: Any, tree: Any) -> Any:
+def with_finite_padding(active: jax.Array | None, tree: Any) -> Any:
     """Replace values of masked steps that are not finite by zeros.
 
     Padding may be NaN, and a gradient of zero times NaN is NaN. Finite padding stays, because a function of the inputs
@@ -111,7 +108,6 @@ def with_finite_padding(active: Any, tree: Any) -> Any:
     def leaf(x):
         if not is_inexact(x):
             return x
-        usable = active.reshape(active.shape + (1,) * (x.ndim - active.ndim)) | jnp.isfinite(x)
-        return jnp.where(usable, x, zeros_like(x))
+        return jnp.where(append_axes(active, x.ndim) | jnp.isfinite(x), x, zeros_like(x))
 
     return jax.tree.map(leaf, tree)

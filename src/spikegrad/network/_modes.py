@@ -22,7 +22,7 @@ class Engine(NamedTuple):
     """If True, the engine splits the steps into chunks and segments, and supports reverse-mode derivatives only."""
 
 
-OWN = Engine(_loop.run, cuts=True)
+LOOP = Engine(_loop.run, cuts=True)
 SCAN = Engine(_scan.run, cuts=False)
 
 
@@ -32,7 +32,7 @@ class Mode(NamedTuple):
     storage: Storage = EXACT
     recompute: bool = False
     """If True, states are stored at the start of each segment and recomputed within it."""
-    engine: Engine = OWN
+    engine: Engine = LOOP
 
 
 MODES = {

@@ -142,13 +142,13 @@ class Network(Struct):
         """Return all layers and joins."""
         return [*self.layers.values()] if isinstance(self.layers, Mapping) else [*self.layers]
 
-    def _names(self, what: str, names: Any) -> tuple[str, ...]:
-        found: Any = (names,) if isinstance(names, str) else names
-        if not isinstance(found, Sequence) or not found or not all(isinstance(name, str) for name in found):
-            raise TypeError(f"Network: {what} must be a name or names, got {names!r}")
-        if len({*found}) < len(found):
-            raise ValueError(f"Network: {what} must be different names, got {names!r}")
-        return tuple(found)
+    def _names(self, field: str, names: Any) -> tuple[str, ...]:
+        checked: Any = (names,) if isinstance(names, str) else names
+        if not isinstance(checked, Sequence) or not checked or not all(isinstance(name, str) for name in checked):
+            raise TypeError(f"Network: {field} must be a name or names, got {names!r}")
+        if len({*checked}) < len(checked):
+            raise ValueError(f"Network: {field} must be different names, got {names!r}")
+        return tuple(checked)
 
     def _check_chain(self, layers: Sequence[Any]) -> None:
         if self.inputs != INPUT or self.outputs is not None:
@@ -237,8 +237,8 @@ class Network(Struct):
                 raise ValueError(f"Network.init: numbers of inputs and neurons must be integers above 0, got {size!r}")
         key = as_key("Network.init", key)
         layers, measured = [], np.ndim(inputs) > 0 and weight is None
-        for n, (size, own) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
-            drawing, spiking = jax.random.split(own)
+        for n, (size, layer_key) in enumerate(zip(sizes, jax.random.split(key, len(sizes)), strict=True)):
+            drawing, spiking = jax.random.split(layer_key)
             last = n == len(sizes) - 1
             hidden = {} if last else {"std": std, "recurrent": recurrent}
             try:
@@ -278,7 +278,7 @@ class Network(Struct):
         """
         graph = self.graph
         _check_steps(graph)
-        return _as_given(self, graph, *initial_states(graph, self._named_inputs(inputs)))
+        return _as_entries(self, *initial_states(graph, self._named_inputs(inputs)))
 
     def _named_inputs(self, inputs: Any) -> dict[Name, Any]:
         """Return the inputs by name, as arrays."""
@@ -334,7 +334,7 @@ class Network(Struct):
         except (TypeError, ValueError):
             after = out = None
         if after is None or _shapes(after) != _shapes(before):
-            _check_states(graph, before, _as_given(self, graph, *initial_states(graph, x)))
+            _check_states(graph, before, _as_entries(self, *initial_states(graph, x)))
             after, out = self._advance(graph, before, x, key)  # raises the error again
         return after, out
 
@@ -342,7 +342,7 @@ class Network(Struct):
         key = None if key is None else checked_key(key)
         nodes = nodes_of(graph, key, examples_of(next(iter(x.values()))))
         new = graph_step(nodes, *_as_named(graph, before), x, {}, Masks())
-        return _as_given(self, graph, new.states, new.pasts), self._of_outputs(new.outputs)
+        return _as_entries(self, new.states, new.pasts), self._of_outputs(new.outputs)
 
     def __call__(
         self,
@@ -440,22 +440,22 @@ class Network(Struct):
         states = None if states is None else _as_arrays(self, graph, states)
         steps = check_shapes(x, mask)
         check_mode("Network", mode)
-        how = MODES[mode]
+        row = MODES[mode]
         check_length("truncate", truncate, steps)
         _check_windows(graph, steps)
-        shown = _chosen(self, graph, pre_spike)
+        selected = _chosen(self, graph, pre_spike)
         plan = Plan(
             mode=mode,
-            storage=how.storage,
-            recompute=how.recompute,
+            storage=row.storage,
+            recompute=row.recompute,
             chunk=chunk,
             segment=segment,
             truncate=truncate,
             outputs=tuple(graph.nodes) if all_layers else self._output_names,
-            pre_spike=shown,
+            pre_spike=selected,
             unroll=_checked_unroll(unroll),
         )
-        if how.engine.cuts:
+        if row.engine.cuts:
             plan.parts(steps)  # raises if the lengths are invalid
             _check_coupled(graph, mask, mode)
         elif chunk is not None or segment is not None:
@@ -466,18 +466,18 @@ class Network(Struct):
             if is_pure_network(self):
                 # Marked outside the compiled function. It then stores these arrays instead of copies.
                 network, x, states = _marked(plan, (self, x, states))
-                ends, (outs, seen) = _run_compiled(network, plan, x, states, mask, key)
+                ends, (outs, pre_spikes) = _run_compiled(network, plan, x, states, mask, key)
             else:
-                ends, (outs, seen) = _run(self, plan, x, states, mask, key, mark=functools.partial(_marked, plan))
+                ends, (outs, pre_spikes) = _run(self, plan, x, states, mask, key, mark=functools.partial(_marked, plan))
         except TypeError as error:
-            if how.engine.cuts and is_forward_mode_error(error):
+            if row.engine.cuts and is_forward_mode_error(error):
                 raise TypeError(_no_forward_mode(mode)) from error
             raise
         if isinstance(self.layers, Mapping):
             outputs = outs if all_layers else self._of_outputs(outs)
-            return (ends, outputs, {name: seen[name] for name in shown}) if shown else (ends, outputs)
+            return (ends, outputs, {name: pre_spikes[name] for name in selected}) if selected else (ends, outputs)
         outputs = tuple(outs[n] for n in range(len(self.layers))) if all_layers else self._of_outputs(outs)
-        return (ends, outputs, tuple(seen[n] for n in shown)) if shown else (ends, outputs)
+        return (ends, outputs, tuple(pre_spikes[n] for n in selected)) if selected else (ends, outputs)
 
     @property
     def _output_names(self) -> tuple[Name, ...]:
@@ -503,15 +503,15 @@ def _run(
         at_rest = match_varying_axes(initial_states(part, {name: x[0] for name, x in inputs.items()}), like=inputs)
         if states is None:
             return at_rest
-        given = states if part is graph else _as_given(network, part, *of_stage(part, *_as_named(graph, states)))
-        at_rest = _as_given(network, part, *at_rest)
-        _check_states(part, given, at_rest, next(iter(inputs.values())).shape)
-        return _as_named(part, jax.tree.map(shard_as, given, at_rest))
+        initial = states if part is graph else _as_entries(network, *of_stage(part, *_as_named(graph, states)))
+        at_rest = _as_entries(network, *at_rest)
+        _check_states(part, initial, at_rest, next(iter(inputs.values())).shape)
+        return _as_named(part, jax.tree.map(shard_as, initial, at_rest))
 
     masks = match_varying_axes(make_masks(len(next(iter(inputs.values()))), mask, plan.truncate), like=inputs)
     engine = MODES[plan.mode].engine
     ran = run_stages(graph, inputs, start, masks, key, plan, functools.partial(engine.run, mark=mark), lean=engine.cuts)
-    ends = _as_given(network, graph, ran.states, ran.pasts)
+    ends = _as_entries(network, ran.states, ran.pasts)
     for name, statistics in ran.statistics.items():
         ends[name] = (ran.pasts[name], statistics) if name in ran.pasts else statistics
     return ends, (ran.outputs, ran.pre_spike)
@@ -586,14 +586,14 @@ def checked_key(key: Any) -> jax.Array:
 def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> int:
     """Return the number of steps. Raise if the shapes of inputs or mask do not fit."""
     for name, x in inputs.items():
-        shape, which = x.shape, f"inputs {name!r}" if len(inputs) > 1 else "inputs"
+        shape, label = x.shape, f"inputs {name!r}" if len(inputs) > 1 else "inputs"
         if x.ndim and not isinstance(shape[0], int):
             raise TypeError(
-                f"Network: the number of steps must be known when JAX traces, got {shape[0]} in {which} of shape "
+                f"Network: the number of steps must be known when JAX traces, got {shape[0]} in {label} of shape "
                 f"{shape}; only the number of examples may be symbolic"
             )
         if x.ndim < 2 or not shape[0]:
-            raise ValueError(f"Network: {which} must be of shape (steps, ..., inputs), got {shape}")
+            raise ValueError(f"Network: {label} must be of shape (steps, ..., inputs), got {shape}")
     shapes = {name: x.shape for name, x in inputs.items()}
     if len({shape[: min(2, len(shape) - 1)] for shape in shapes.values()}) > 1:
         raise ValueError(f"Network: all inputs must agree in steps and examples, got {shapes}")
@@ -601,10 +601,10 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> in
     if mask is None:
         return shape[0]
     if mask.dtype != bool or mask.ndim not in (1, min(2, len(shape) - 1)) or mask.shape != shape[: mask.ndim]:
-        wanted = f"(steps,), here {shape[:1]}" if len(shape) < 3 else f"(steps,) or (steps, batch), here {shape[:2]}"
+        expected = f"(steps,), here {shape[:1]}" if len(shape) < 3 else f"(steps,) or (steps, batch), here {shape[:2]}"
         hint = order_of_axes("inputs", shape, "masks", mask.shape) if len(shape) > 2 else ""
         got = f"{mask.dtype}{list(mask.shape)}"
-        raise ValueError(f"Network: mask must be of bool and of shape {wanted}, got {got}{hint}")
+        raise ValueError(f"Network: mask must be of bool and of shape {expected}, got {got}{hint}")
     return shape[0]
 
 
@@ -628,7 +628,7 @@ def _check_windows(graph: Graph, steps: int) -> None:
                 )
 
 
-def _as_given(network: Network, graph: Graph, states: dict, pasts: dict) -> Any:
+def _as_entries(network: Network, states: dict, pasts: dict) -> Any:
     """Return states and pasts in the user's form, a list or dict with an entry per node."""
     layers = {name: (v, pasts.get(name, out)) for name, (v, out) in states.items()}
     if isinstance(network.layers, Mapping):
@@ -636,9 +636,9 @@ def _as_given(network: Network, graph: Graph, states: dict, pasts: dict) -> Any:
     return [layers[n] for n in range(len(network.layers))]
 
 
-def _as_named(graph: Graph, given: Any) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
-    """Return states and pasts by name. The inverse of :func:`_as_given`."""
-    named: dict[Name, Any] = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
+def _as_named(graph: Graph, entries: Any) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
+    """Return states and pasts by name. The inverse of :func:`_as_entries`."""
+    named: dict[Name, Any] = dict(entries) if isinstance(entries, Mapping) else dict(enumerate(entries))
     states = {name: named[name] for name in graph.layers}
     pasts = {name: states[name][1] if name in states else named[name] for name in graph.depths}
     return {name: (v, out[-1] if name in pasts else out) for name, (v, out) in states.items()}, pasts
@@ -658,17 +658,17 @@ def _check_states(graph: Graph, states: Any, at_rest: Any, inputs: tuple[int, ..
             raise ValueError(f"{owner} must be {_shapes(expected)}, got {_shapes(got)}{fix}")
         names = ("past",) if layer is None else (*layer.cell.state_names, "output")
         pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True)
-        for n, (wanted, array) in enumerate(pairs):
-            if _shapes(array) == _shapes(wanted):
+        for n, (leaf, array) in enumerate(pairs):
+            if _shapes(array) == _shapes(leaf):
                 continue
-            if array.shape[1:] == wanted.shape:
+            if array.shape[1:] == leaf.shape:
                 fix = "; pass the inputs of one step to initial_state, such as inputs[0]"
-            elif inputs is None and wanted.shape[1:] == array.shape:
+            elif inputs is None and leaf.shape[1:] == array.shape:
                 fix = "; step takes the inputs of one step; for a sequence, call the network"
             elif inputs is not None and len(inputs) > 2:
                 fix = order_of_axes("inputs", inputs, "states", array.shape, at=1) or fix
             part = names[n] if n < len(names) else f"array {n}"
-            raise ValueError(f"{owner}: {part} must be {_shapes(wanted)}, got {_shapes(array)}{fix}")
+            raise ValueError(f"{owner}: {part} must be {_shapes(leaf)}, got {_shapes(array)}{fix}")
 
 
 def _as_arrays(network: Network, graph: Graph, states: Any) -> Any:

@@ -12,24 +12,24 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import zeros_like
-from ._connections import Edge, Join, Name, matrix_of
+from ._connections import Join, Name, matrix_of
 from ._graph import Graph
 from ._layer import check_examples, current_of, initial_state
-from ._step import CellSteps, JoinSteps, LayerState, is_stochastic, keys_of
+from ._step import CellSteps, JoinSteps, LayerState, Nodes, is_stochastic, keys_of
 
 
-def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> dict[Name, tuple[Any, tuple[Edge, ...]]]:
+def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes:
     """Return the nodes for :func:`graph_step`, with keys for stochastic layers."""
 
-    def steps(name: Name) -> Any:
+    def steps(name: Name) -> CellSteps | JoinSteps:
         node = graph.nodes[name]
         if isinstance(node, Join):
             return JoinSteps(lambda reads: node.function(*reads.values()))
 
         connections = graph.connections(name)
 
-        def current(given):
-            return current_of(node, connections, graph.looped[name], given[1])
+        def current(arguments):
+            return current_of(node, connections, graph.looped[name], arguments[1])
 
         def keys(number):
             if key is None or not is_stochastic(node.cell):
@@ -119,9 +119,9 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, 
 def _joined(join: Join, sources: list) -> Any:
     out: Any = jax.eval_shape(functools.partial(join.function), *sources)
     if not isinstance(out, jax.ShapeDtypeStruct) or not is_float(out) or out.shape[:1] != sources[0].shape[:1]:
-        given = ", ".join(str(source.shape) for source in sources)
+        shapes = ", ".join(str(source.shape) for source in sources)
         raise TypeError(
-            f"Join: function must return one array of floats with the examples in front, got {out} from {given}"
+            f"Join: function must return one array of floats with the examples in front, got {out} from {shapes}"
         )
     return zeros_like(cast("jax.Array", out))
 

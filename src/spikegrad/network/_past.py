@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._checks import append_axes
 from ._masks import steps_before
 
 
@@ -22,11 +23,11 @@ def push(past: jax.Array, out: jax.Array) -> jax.Array:
 class Places(NamedTuple):
     """The positions of the outputs of a chunk among the active steps."""
 
-    before: Any
+    before: jax.Array
     """The number of active steps of the chunk before each step: ``(chunk,)`` or ``(chunk, batch)``."""
-    order: Any
+    order: jax.Array
     """The active steps in order, followed by the masked steps. Same shape."""
-    count: Any
+    active_count: jax.Array
     """The number of active steps: a scalar, or ``(batch,)``."""
 
 
@@ -67,7 +68,7 @@ def after(past: jax.Array, outs: jax.Array, places: Places | None) -> jax.Array:
         return jnp.concatenate([past[len(outs) :], outs[-depth:].astype(past.dtype)])
     known = jnp.concatenate([past, pick(outs, places.order)])
     steps = jnp.arange(depth, dtype=int)
-    return pick(known, steps.reshape(-1, *[1] * places.count.ndim) + places.count[None])
+    return pick(known, append_axes(steps, 1 + places.active_count.ndim) + places.active_count[None])
 
 
 def pick(tree: Any, steps: jax.Array) -> Any:
@@ -75,4 +76,4 @@ def pick(tree: Any, steps: jax.Array) -> Any:
     if steps.ndim == 1:
         return jax.tree.map(lambda a: a[steps], tree)
     # vmap over the examples, because devices may shard them
-    return jax.tree.map(lambda a: jax.vmap(lambda one, steps: one[steps], 1, 1)(a, steps), tree)
+    return jax.tree.map(lambda a: jax.vmap(lambda example, steps: example[steps], 1, 1)(a, steps), tree)

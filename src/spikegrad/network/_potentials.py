@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from .._checks import compute_dtype
 from ..neurons import Cell, says_how_to_encode
 from ._connections import Name
+from ._masks import tree_keep
 from ._network import Network
 
 
@@ -28,10 +29,10 @@ class LayerActivity(NamedTuple):
 def activity_of_layers(network: Network, inputs: Any, **options: Any) -> dict[Name, LayerActivity]:
     """Return the activity of each layer in a call with these options (``mask``, ``key``, ``mode``, ...)."""
     _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
-    mask = options.get("mask")
+    mask = None if options.get("mask") is None else jnp.asarray(options["mask"])
     return {
         name: LayerActivity(
-            potential(pre_spike[name]), _kept(mask, distance(layer.cell, pre_spike[name])), outputs[name]
+            potential(pre_spike[name]), tree_keep(mask, distance(layer.cell, pre_spike[name])), outputs[name]
         )
         for name, layer in network.graph.layers.items()
     }
@@ -52,21 +53,7 @@ def moments(x: jax.Array, mask: ArrayLike | None = None) -> tuple[jax.Array, jax
     x = x.astype(compute_dtype(x.dtype))
     if mask is None:
         return x.mean(), x.std()
-    count = where_active(mask, jnp.ones_like(x)).sum()
-    mean = where_active(mask, x).sum() / count
-    return mean, jnp.sqrt(where_active(mask, (x - mean) ** 2).sum() / count)
-
-
-def where_active(mask: ArrayLike, x: jax.Array) -> jax.Array:
-    """Return ``x`` in valid steps and zeros in masked steps."""
-    return jnp.where(_like(mask, x), x, 0)
-
-
-def _kept(mask: ArrayLike | None, x: jax.Array | None) -> jax.Array | None:
-    return x if mask is None or x is None else where_active(mask, x)
-
-
-def _like(mask: ArrayLike, x: jax.Array) -> jax.Array:
-    """Reshape a mask ``(steps, batch)`` or ``(steps,)`` to the axes of ``x``."""
     mask = jnp.asarray(mask)
-    return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    count = tree_keep(mask, jnp.ones_like(x)).sum()
+    mean = tree_keep(mask, x).sum() / count
+    return mean, jnp.sqrt(tree_keep(mask, (x - mean) ** 2).sum() / count)

@@ -58,8 +58,8 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
 
 def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     dtype = jnp.result_type(float)
-    several = like[1] if len(like) > 1 else 1  # examples, one for each receptor
-    shape = several, *like
+    receptors = like[1] if len(like) > 1 else 1  # examples, one for each receptor
+    shape = receptors, *like
 
     def run(v: State, pulse: jax.Array, numbers: jax.Array, look: Callable) -> tuple[State, Any]:
         def step(v, n):
@@ -75,26 +75,29 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     @jax.jit
     def settle() -> tuple[State, State, jax.Array]:
         start = jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
-        rest, (_, fired) = run(start, silence, jnp.arange(_SETTLE), lambda u, out: None)
+        resting, (_, fired) = run(start, silence, jnp.arange(_SETTLE), lambda u, out: None)
         # A cell that fires without inputs never rests. It starts from its initial state, and a spike ends the response.
-        rest = tree_where(fired.any(), start, rest)
-        u = cell.integrate(rest, silence)
-        return rest, u, fire(cell, u, jax.random.key(0))[1]
+        resting = tree_where(fired.any(), start, resting)
+        u = cell.integrate(resting, silence)
+        return resting, u, fire(cell, u, jax.random.key(0))[1]
 
-    rest, u, out = settle()
+    resting, u, out = settle()
     potential, threshold = _potential_of(cell, u, out)
     # one example for each receptor: (receptors, neurons, receptors)
-    unit = jnp.ones(shape, dtype) if len(like) == 1 else jnp.broadcast_to(jnp.eye(several, dtype=dtype)[:, None], shape)
+    unit = (
+        jnp.ones(shape, dtype) if len(like) == 1 else jnp.broadcast_to(jnp.eye(receptors, dtype=dtype)[:, None], shape)
+    )
 
     @jax.jit
-    def respond(rest: State, threshold: jax.Array | None) -> jax.Array:
-        one = jax.jit(lambda pulse: run(rest, pulse, jnp.arange(steps), potential)[1])  # traced once for three calls
-        base, fired = one(silence)
+    def respond(resting: State, threshold: jax.Array | None) -> jax.Array:
+        # traced once for three calls
+        run_pulse = jax.jit(lambda pulse: run(resting, pulse, jnp.arange(steps), potential)[1])
+        base, fired = run_pulse(silence)
 
         def response(size):  # size: (receptors, neurons)
-            after, also = one(unit * (size if len(like) == 1 else size[..., None]))
-            found = (after - base) / size[None]
-            return found if threshold is None else jnp.where(jnp.cumsum(fired | also, 0) == 0, found, 0)
+            after, also = run_pulse(unit * (size if len(like) == 1 else size[..., None]))
+            kernel = (after - base) / size[None]
+            return kernel if threshold is None else jnp.where(jnp.cumsum(fired | also, 0) == 0, kernel, 0)
 
         gap = jnp.ones(base.shape[1:], dtype)
         gap = gap if threshold is None else jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
@@ -102,7 +105,7 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
         return response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
 
-    kernel = respond(rest, threshold)
+    kernel = respond(resting, threshold)
     responds = (kernel != 0).any((0, 1))
     if not isinstance(responds, Tracer) and not np.all(responds):
         raise ValueError(
@@ -112,7 +115,9 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     return Response(kernel, None if threshold is None else threshold[0])
 
 
-def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State, jax.Array], jax.Array], Any]:
+def _potential_of(
+    cell: Cell, u: State, out: jax.Array
+) -> tuple[Callable[[State, jax.Array], jax.Array], jax.Array | None]:
     """Return the potential as a function of state and output, and the distance of the threshold.
 
     ``u`` is the state at rest, before a spike. The distance is None if the cell never fires.
@@ -130,12 +135,12 @@ def _potential_of(cell: Cell, u: State, out: jax.Array) -> tuple[Callable[[State
         )
     levels = [_level(cell, u, n) for n in places]
     # If several arrays of the state can cause a spike, use the array with the lowest threshold.
-    which = jnp.argmin(jnp.stack([level.mean() for level in levels]))
-    chosen = jax.lax.select_n(which, *levels) if len(levels) > 1 else levels[0]
+    lowest = jnp.argmin(jnp.stack([level.mean() for level in levels]))
+    chosen = jax.lax.select_n(lowest, *levels) if len(levels) > 1 else levels[0]
 
     def potential(u, out):
-        of = [jax.tree.leaves(u)[n] for n in places]
-        return jax.lax.select_n(which, *of) if len(of) > 1 else of[0]
+        arrays = [jax.tree.leaves(u)[n] for n in places]
+        return jax.lax.select_n(lowest, *arrays) if len(arrays) > 1 else arrays[0]
 
     finite = jnp.isfinite(chosen)
     if not isinstance(finite, Tracer) and not np.any(finite):
@@ -149,35 +154,35 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
     portions = jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=leaves[place].dtype)
 
     def fires(levels: jax.Array, leaves: list) -> jax.Array:  # (levels, ...)
-        def one(level):  # one at a time, because a cell may use the axis of examples
-            given = [*leaves[:place], leaves[place] + level, *leaves[place + 1 :]]
-            return fire(cell, structure.unflatten(given), jax.random.key(0))[1]
+        def fires_at(level):  # one at a time, because a cell may use the axis of examples
+            shifted = [*leaves[:place], leaves[place] + level, *leaves[place + 1 :]]
+            return fire(cell, structure.unflatten(shifted), jax.random.key(0))[1]
 
-        out = jax.lax.map(one, levels)
+        out = jax.lax.map(fires_at, levels)
         # excludes readouts, because their outputs are not integers
         return (abs(out) >= 0.5) & (out == jnp.round(out)).all(0)[None]
 
     @jax.jit
     def find(leaves: list) -> jax.Array:
-        rest = leaves[place]
-        along = ..., *[None] * rest.ndim  # the levels come first
+        resting = leaves[place]
+        along = ..., *[None] * resting.ndim  # the levels come first
 
         def refine(n, carry):
             low, _, high, ever = carry
-            there = fires(high, leaves)
-            first = jnp.argmax(there, 0)[None]
+            fired = fires(high, leaves)
+            first = jnp.argmax(fired, 0)[None]
             below = jnp.where(first[0] > 0, jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0], low)
             top = jnp.take_along_axis(high, first, 0)[0]
             return (
                 below,
                 top,
                 below[None] + (top - below)[None] * portions[along],
-                jnp.where(n == 0, there.any(0), ever),
+                jnp.where(n == 0, fired.any(0), ever),
             )
 
         # from a thousandth to a million in steps of about a quarter, and then between two of these steps
-        high = 10 ** jnp.linspace(-3, 6, _LEVELS, dtype=rest.dtype)[along] * jnp.ones_like(rest)[None]
-        zero = jnp.zeros_like(rest)
+        high = 10 ** jnp.linspace(-3, 6, _LEVELS, dtype=resting.dtype)[along] * jnp.ones_like(resting)[None]
+        zero = jnp.zeros_like(resting)
         _, top, _, ever = jax.lax.fori_loop(0, 4, refine, (zero, zero, high, zero != 0))
         return jnp.where(ever, top, jnp.inf)
 

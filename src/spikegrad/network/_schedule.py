@@ -10,7 +10,7 @@ import numpy as np
 from ._connections import Name
 from ._storage import Storage
 
-KEPT = "spikegrad_kept"
+RESIDUALS = "spikegrad_residuals"
 """The name of the residuals of a loop for ``jax.checkpoint``."""
 
 
@@ -35,9 +35,9 @@ class Plan(NamedTuple):
 
     def parts(self, steps: int, per_step: bool = False) -> tuple[Part, ...]:
         """Schedule this number of steps."""
-        few = self.storage.encodes or self.recompute
+        low_memory = self.storage.encodes or self.recompute
         return schedule(
-            steps, self.chunk, self.segment, near=5 if few else 10, recompute=self.recompute, per_step=per_step
+            steps, self.chunk, self.segment, near=5 if low_memory else 10, recompute=self.recompute, per_step=per_step
         )
 
 
@@ -84,13 +84,13 @@ def schedule(
         segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
     if segment is not None and segment % chunk:
         raise ValueError(f"Network: chunk must divide segment, got {chunk} and {segment}")
-    whole = steps - steps % (segment or chunk)
-    parts = (Part(0, whole, segment or whole, chunk),)
-    if whole == steps:
+    divisible = steps - steps % (segment or chunk)
+    parts = (Part(0, divisible, segment or divisible, chunk),)
+    if divisible == steps:
         return parts
-    rest = steps - whole
-    few = max(d for d in range(1, 2 * chunk + 1) if rest % d == 0)
-    return (*parts, Part(whole, rest, rest, few))
+    remaining = steps - divisible
+    last_chunk = max(d for d in range(1, 2 * chunk + 1) if remaining % d == 0)
+    return (*parts, Part(divisible, remaining, remaining, last_chunk))
 
 
 def check_length(name: str, value: Any, steps: int | None) -> None:

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_float, takes
+from .._checks import append_axes, is_float, takes
 from ._connections import Join, Name
 from ._graph import Graph, strongly_connected
 from ._masks import Masks, tree_keep, with_finite_padding
-from ._schedule import KEPT, Plan
+from ._schedule import RESIDUALS, Plan
 from ._step import LayerState
 from .engine._functions import known
 
@@ -59,7 +59,7 @@ def stages_of(graph: Graph) -> list[Stage]:
         return [Stage((), graph)]
     sources = {name: [edge.source for edge in edges] for name, edges in graph.edges.items()}
     number = dict.fromkeys(graph.inputs, 0)
-    for group in strongly_connected({name: [s for s in own if s in graph.nodes] for name, own in sources.items()}):
+    for group in strongly_connected({name: [s for s in read if s in graph.nodes] for name, read in sources.items()}):
         over_time = [name for name in group if is_over_time(graph.nodes[name])]
         if over_time and (len(group) > 1 or group[0] in sources[group[0]]):
             raise ValueError(
@@ -71,8 +71,8 @@ def stages_of(graph: Graph) -> list[Stage]:
         number |= dict.fromkeys(group, before + bool(over_time))
     stages = []
     for n in range(max(number.values()) + 1):
-        mine = [name for name in graph.nodes if number[name] == n]
-        steps = [name for name in mine if not is_over_time(graph.nodes[name])]
+        members = [name for name in graph.nodes if number[name] == n]
+        steps = [name for name in members if not is_over_time(graph.nodes[name])]
         outside = dict.fromkeys(source for name in steps for source in sources[name] if source not in steps)
         part = Graph(
             {name: graph.nodes[name] for name in steps},
@@ -81,7 +81,7 @@ def stages_of(graph: Graph) -> list[Stage]:
             tuple(outside),
             graph.numbers,
         )
-        stages.append(Stage(tuple(name for name in mine if is_over_time(graph.nodes[name])), part))
+        stages.append(Stage(tuple(name for name in members if is_over_time(graph.nodes[name])), part))
     return stages
 
 
@@ -102,26 +102,26 @@ def run_stages(
     """
     stages = stages_of(graph)
     if len(stages) == 1:
-        (states, pasts), (outputs, seen), _ = run(graph, inputs, *start(graph, inputs), masks, key, plan)
-        return Run(states, pasts, {}, outputs, seen)
+        (states, pasts), (outputs, pre_spike), _ = run(graph, inputs, *start(graph, inputs), masks, key, plan)
+        return Run(states, pasts, {}, outputs, pre_spike)
     done: Any = Run({}, {}, {}, {}, {})
     values, again = dict(inputs), {}
     read = [{edge.source for name in (*s.over_time, *s.graph.nodes) for edge in graph.edges[name]} for s in stages]
     for n, stage in enumerate(stages):
-        shown = {*plan.outputs}.union(*read[n + 1 :])
-        own = plan._replace(
-            outputs=tuple(name for name in stage.graph.nodes if name in shown),
+        needed = {*plan.outputs}.union(*read[n + 1 :])
+        stage_plan = plan._replace(
+            outputs=tuple(name for name in stage.graph.nodes if name in needed),
             pre_spike=tuple(name for name in plan.pre_spike if name in stage.graph.nodes),
             staged=lean,
         )
         sources = {name: values[name] for name in sorted(read[n], key=str) if name in values}
-        one = functools.partial(_run_stage, graph, stage, start, run, own)
+        run_stage = functools.partial(_run_stage, graph, stage, start, run, stage_plan)
         if lean:
-            one = jax.checkpoint(one, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
-        ran, outputs, more = one(sources, again, masks, key)
+            run_stage = jax.checkpoint(run_stage, policy=jax.checkpoint_policies.save_only_these_names(RESIDUALS))
+        ran, outputs, functions = run_stage(sources, again, masks, key)
         done = Run(*({**total, **new} for total, new in zip(done, ran, strict=True)))
         values |= outputs
-        again |= more
+        again |= functions
     done.outputs.update({name: values[name] for name in plan.outputs})
     return done
 
@@ -129,22 +129,22 @@ def run_stages(
 def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
     """Return the results of one stage, the outputs of its nodes, and functions that recompute outputs."""
     values = _Again(graph, again, masks).of(sources)
-    done, outputs = Run({}, {}, {}, {}, {}), {}
+    statistics, outputs = {}, {}
     for name in stage.over_time:
         join = graph.nodes[name]
-        outputs[name], statistics = over_time(name, join, [values[source] for source in join.of], masks.active)
+        outputs[name], extra = over_time(name, join, [values[source] for source in join.of], masks.active)
         values[name] = outputs[name]
-        if statistics is not None:
-            done.statistics[name] = statistics
+        if extra is not None:
+            statistics[name] = extra
     if not stage.graph.nodes:
-        return done, outputs, {}
-    own = {name: values[name] for name in stage.graph.inputs}
-    (states, pasts), (outs, seen), again = run(stage.graph, own, *start(stage.graph, own), masks, key, plan)
-    done.states.update(states)
+        return Run({}, {}, statistics, {}, {}), outputs, {}
+    stage_inputs = {name: values[name] for name in stage.graph.inputs}
+    (states, pasts), (outs, pre_spike), again = run(
+        stage.graph, stage_inputs, *start(stage.graph, stage_inputs), masks, key, plan
+    )
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of the network.
-    done.pasts.update({name: past for name, past in pasts.items() if len(past) == graph.depths.get(name)})
-    done.pre_spike.update(seen)
-    return done, outputs | outs, again
+    pasts = {name: past for name, past in pasts.items() if len(past) == graph.depths.get(name)}
+    return Run(states, pasts, statistics, {}, pre_spike), outputs | outs, again
 
 
 class _Again(NamedTuple):
@@ -171,21 +171,21 @@ class _Again(NamedTuple):
         return tree_keep(self.masks.active, jax.vmap(node.function)(*map(self.output, node.of)))
 
 
-def over_time(name: Name, join: Join, sequences: list, active: Any) -> tuple[jax.Array, Any]:
+def over_time(name: Name, join: Join, sequences: list[jax.Array], active: jax.Array | None) -> tuple[jax.Array, Any]:
     """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
     owner, options = f"Network: join {name!r}", {}
     lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
     if active is not None:
-        options = {"mask": jnp.broadcast_to(active.reshape(active.shape + (1,) * (len(lead) - active.ndim)), lead)}
+        options = {"mask": jnp.broadcast_to(append_axes(active, len(lead)), lead)}
         sequences = with_finite_padding(active, sequences)
         if not takes(join.function, len(sequences), mask=None):
             raise TypeError(f"{owner}: the call has a mask, so a function over time must take it: function(..., mask)")
-    found: Any = join.function(*sequences, **options)
-    out, statistics = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    result: Any = join.function(*sequences, **options)
+    out, statistics = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(out, jax.Array) or not is_float(out) or out.shape[: len(lead)] != lead:
         raise TypeError(
             f"{owner}: a function over time must return an array of floats with the leading axes steps and examples, "
-            f"{lead}, or a pair of it and statistics, got {jax.tree.map(jax.typeof, found)}"
+            f"{lead}, or a pair of it and statistics, got {jax.tree.map(jax.typeof, result)}"
         )
     return tree_keep(options.get("mask"), out), statistics
 

@@ -5,7 +5,7 @@ Every loop over time calls :func:`layer_step`: both engines, the backward pass, 
 
 ::
 
-    state (v, out) ── cut ──> current(given) ──> integrate(v, current) ──> u ── fire(u, number) ──> state, output
+    state (v, out) ── cut ──> current(reads) ──> integrate(v, current) ──> u ── fire(u, number) ──> state, output
                                                                                     a masked step holds the state
 
 :func:`graph_step` makes the step of layers and joins that read each other.
@@ -39,8 +39,8 @@ KEYS = "threefry2x32"
 class Steps(Protocol):
     """The functions of a layer that a step calls."""
 
-    def current(self, given: Any, /) -> jax.Array:
-        """The current, from what the step gives the layer."""
+    def current(self, arguments: Any, /) -> jax.Array:
+        """The current, from hoisted products and the reads of the step."""
         ...
 
     def integrate(self, v: State, current: jax.Array, /) -> State:
@@ -67,17 +67,21 @@ class Stepped(NamedTuple):
     """The state before the spike. Zeros in a masked step."""
 
 
-def layer_step(layer: Steps, state: LayerState, given: Any, mask: Masks) -> Stepped:
+def layer_step(layer: Steps, state: LayerState, arguments: Any, mask: Masks) -> Stepped:
     """Make one step of a layer. All arrays have the axes of the examples and the neurons, ``(batch, neurons)``."""
-    u = layer.integrate(state[0], layer.current(given))
+    u = layer.integrate(state[0], layer.current(arguments))
     after = layer.fire(u, mask.number, mask.active)
     return Stepped(tree_where(mask.active, after, state), tree_keep(mask.active, after[1]), tree_keep(mask.active, u))
 
 
 class JoinSteps(NamedTuple):
-    """A join in a step: a function of what it is given."""
+    """A join in a step, as a function of its reads."""
 
     function: Callable[[Any], jax.Array]
+
+
+Nodes: TypeAlias = Mapping[Name, tuple[Steps | JoinSteps, tuple[Edge, ...]]]
+"""The functions of each node and the edges to read in the step."""
 
 
 class Step(NamedTuple):
@@ -90,23 +94,23 @@ class Step(NamedTuple):
 
 
 def graph_step(
-    nodes: Mapping[Name, tuple[Any, tuple[Edge, ...]]],
+    nodes: Nodes,
     states: dict,
     pasts: dict,
     outputs: dict,
-    given: Mapping[Name, Any],
+    hoisted: Mapping[Name, Any],
     mask: Masks,
 ) -> Step:
     """Make one step of several nodes, in the order of ``nodes``.
 
-    ``nodes`` has the functions of each node and the edges to read in the step. ``states`` has the layers, ``pasts`` the
-    sources with longer delays, ``outputs`` the inputs. ``given`` has hoisted products for each layer.
+    ``states`` has the layers, ``pasts`` the sources with longer delays, ``outputs`` the inputs. ``hoisted`` has hoisted
+    products for each layer.
     """
     states = cut_off(mask, states)  # truncated backpropagation: a window starts without a derivative
     before, outputs = states, dict(with_finite_padding(mask.active, outputs))
     states, pre_spike = {}, {}
 
-    def one(source: Name, lag: int) -> jax.Array:
+    def read(source: Name, lag: int) -> jax.Array:
         if lag == 0:
             return outputs[source]
         if source in pasts:
@@ -114,11 +118,11 @@ def graph_step(
         return before[source][1]
 
     for name, (node, edges) in nodes.items():
-        reads = {edge.label: edge.read(functools.partial(one, edge.source)) for edge in edges}
+        reads = {edge.label: edge.read(functools.partial(read, edge.source)) for edge in edges}
         if isinstance(node, JoinSteps):
-            outputs[name] = tree_keep(mask.active, node.function({**given.get(name, {}), **reads}))
+            outputs[name] = tree_keep(mask.active, node.function({**hoisted.get(name, {}), **reads}))
             continue
-        states[name], outputs[name], pre_spike[name] = layer_step(node, before[name], (given.get(name), reads), mask)
+        states[name], outputs[name], pre_spike[name] = layer_step(node, before[name], (hoisted.get(name), reads), mask)
     active = None if mask.active is None else mask.active[None]  # a past has the axis of its outputs before the others
     pasts = {source: tree_where(active, push(past, outputs[source]), past) for source, past in pasts.items()}
     return Step(states, pasts, outputs, pre_spike)

@@ -55,14 +55,14 @@ def distance_at_rest(cell: Cell, encoded: Any, shape: tuple[int, ...]) -> AtRest
     ``shape`` is the shape of the current, which may have an axis of receptors after the neurons. The arrays of a state
     that ``decode`` computes from the distance get their initial values. All other arrays are unchanged.
     """
-    distance, rest = encoded
+    distance, remainder = encoded
     # distance: (batch, neurons). In an AdaptiveLIF the potential depends on the distance. The adaptation does not, so
     # it keeps its value.
-    of_distance = depends(cell.decode, distance, rest)
+    of_distance = depends(cell.decode, distance, remainder)
 
-    def at_rest(rest):
+    def at_rest(remainder):
         # The distance passed to ``decode`` is arbitrary, because the arrays that depend on it are replaced below.
-        u = cell.decode(jnp.zeros(distance.shape, distance.dtype), rest)
+        u = cell.decode(jnp.zeros(distance.shape, distance.dtype), remainder)
         resting = cell.initial_state(shape, distance.dtype)
         u = jax.tree.map(
             lambda leaf, initial, varies: jnp.asarray(initial, leaf.dtype) if varies else leaf, u, resting, of_distance
@@ -88,13 +88,13 @@ class Storage:
         """Store ``encoded``, the distance and the remainder of a state."""
         return encoded
 
-    def read(self, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
+    def read(self, residual: Any, like: Any, at_rest: AtRest | None = None) -> Any:
         """Restore ``(distance, rest)``. ``like`` has its structure and dtypes."""
-        return kept
+        return residual
 
-    def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
-        """Change stored distances until they give the spikes of the forward pass, which ``same(kept)`` tests."""
-        return kept
+    def settle(self, residual: Any, same: Callable[[Any], jax.Array]) -> Any:
+        """Change stored distances until they give the spikes of the forward pass, which ``same(residual)`` tests."""
+        return residual
 
 
 class FewBits(Storage):
@@ -122,12 +122,12 @@ class FewBits(Storage):
         return False
 
     def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
-        # distance: (batch, neurons). rest: all arrays of the state that the distance does not determine.
-        distance, rest = encoded
+        # distance: (batch, neurons). remainder: all arrays of the state that the distance does not determine.
+        distance, remainder = encoded
         if distance is not None:
             if at_rest is not None and not self.holds(distance.dtype):
                 # The distance at rest, from the exact remainder and, as in the backward pass, from the rounded one.
-                resting, read_resting = at_rest(rest), at_rest(jax.tree.map(_rounded, rest))
+                resting, read_resting = at_rest(remainder), at_rest(jax.tree.map(_rounded, remainder))
                 # Rounding an adaptation can shift the distance at rest by more than the neuron is away from rest.
                 near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
                 # Replace the distance only if the sign is unchanged, because the sign is the spike.
@@ -139,45 +139,45 @@ class FewBits(Storage):
                 tiny = jnp.asarray(-BFLOAT16.tiny, scaled.dtype)
                 distance = jnp.where((distance < 0) & (scaled > tiny), tiny, scaled)
             distance = self.pack(distance)
-        return distance, jax.tree.map(_to_half, rest)
+        return distance, jax.tree.map(_to_half, remainder)
 
-    def read(self, kept: Any, like: Any, at_rest: AtRest | None = None) -> Any:
-        distance, rest = kept
-        rest = jax.tree.map(lambda k, a: _from_half(k, a.dtype), rest, like[1])
+    def read(self, residual: Any, like: Any, at_rest: AtRest | None = None) -> Any:
+        distance, remainder = residual
+        remainder = jax.tree.map(lambda k, a: _from_half(k, a.dtype), remainder, like[1])
         if distance is not None:
             dtype = like[0].dtype
             if at_rest is None or self.holds(dtype):
                 distance = self.unpack(distance, dtype)
             else:
                 # ``write`` computed the factor from the rounded remainder too, so both factors are equal.
-                factor = _factor(at_rest(rest))
+                factor = _factor(at_rest(remainder))
                 distance = (self.unpack(distance, factor.dtype) * factor).astype(dtype)
-        return distance, rest
+        return distance, remainder
 
-    def settle(self, kept: Any, same: Callable[[Any], jax.Array]) -> Any:
+    def settle(self, residual: Any, same: Callable[[Any], jax.Array]) -> Any:
         """Move a stored distance to the next number above or below if only that number gives the right spike.
 
         A state is between two numbers of the format. The output increases with the distance, so at least one of the two
         has the output of the state. It may be the farther one.
         """
-        distance, rest = kept
+        distance, remainder = residual
         # Half has only codes, (batch, neurons). EightBit also has the exponent of the unit, (batch, 1).
         codes, *unit = distance if isinstance(distance, tuple) else (distance,)
         if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
-            return kept  # the state has 16 bits itself, and is stored exactly
+            return residual  # the state has 16 bits itself, and is stored exactly
 
-        def made_of(codes):
-            return ((codes, *unit) if unit else codes), rest
+        def with_codes(codes):
+            return ((codes, *unit) if unit else codes), remainder
 
-        # codes, found: (batch, neurons). The three candidates fire in turn: the stored code, the next above, the next
+        # codes, fits: (batch, neurons). The three candidates fire in turn: the stored code, the next above, the next
         # below.
-        found = same(kept)
+        fits = same(residual)
         for by in (1, -1):
             # A candidate replaces only codes that do not give the right spike so far.
             other = self._next(codes, by)
-            better = ~found & same(made_of(other))
-            codes, found = jnp.where(better, other, codes), found | better
-        return made_of(codes)
+            better = ~fits & same(with_codes(other))
+            codes, fits = jnp.where(better, other, codes), fits | better
+        return with_codes(codes)
 
     def _next(self, codes: jax.Array, by: int) -> jax.Array:
         """Return the next codes above or below, and unchanged codes for infinity and NaN."""
@@ -215,8 +215,8 @@ def _to_half(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
 
 
-def _from_half(kept: jax.Array, dtype: Any) -> jax.Array:
-    return kept if kept.dtype == dtype else jax.lax.bitcast_convert_type(kept, jnp.bfloat16).astype(dtype)
+def _from_half(stored: jax.Array, dtype: Any) -> jax.Array:
+    return stored if stored.dtype == dtype else jax.lax.bitcast_convert_type(stored, jnp.bfloat16).astype(dtype)
 
 
 class Half(FewBits):

@@ -115,7 +115,7 @@ def spreads(network: Network, inputs: Any, **options: Any) -> dict[Name, jax.Arr
     }
 
 
-def with_widths(network: Network, deviations: Mapping[Name, Any], ratio: float, keep: str) -> Network:
+def with_widths(network: Network, deviations: Mapping[Name, ArrayLike], ratio: float, keep: str) -> Network:
     """Set the half-widths of the slopes to ``ratio`` times the standard deviations."""
     changed = {}
     for name, layer in network.graph.layers.items():
@@ -130,7 +130,7 @@ def surrogate_of(cell: Cell) -> Any:
     return getattr(parameters_of(cell), "surrogate", None)
 
 
-def _widened(surrogate: Surrogate, width: Any, keep: str) -> Surrogate:
+def _widened(surrogate: Surrogate, width: np.ndarray, keep: str) -> Surrogate:
     base, before = _before_widening(curve_of("match_widths", surrogate), keep)
     natural = measure(base).half_width
     if not 0 < natural < math.inf:

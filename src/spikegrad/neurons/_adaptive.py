@@ -95,8 +95,8 @@ class AdaptiveLIF(LIF, pure=True):
         subtracted = self.threshold if self.reset == "baseline" else self._threshold(a)
         return self._after_spike(u, s, subtracted), self.adaptation_decay * a + self.adaptation * s
 
-    def _threshold(self, *rest: Any) -> Any:
-        (a,) = rest
+    def _threshold(self, *others: Any) -> Any:
+        (a,) = others
         return self.threshold + a
 
     def encode(self, u: State) -> tuple[jax.Array, Any]:
@@ -335,7 +335,7 @@ class SymplecticAdLIF(Spiking, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse("a reset to 0, which takes one spike a step", "several", "negative")
+        self._refuse("a reset to 0, which takes one spike a step", "multiple", "negative")
         values = {name: getattr(self, name) for name in ("decay", "adaptation_decay", "a", "q")}
         check_known(self, self._is_stable, f"q * a must be from -1 to {self._BOUND} to be stable", **values)
 

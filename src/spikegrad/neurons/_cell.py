@@ -221,10 +221,10 @@ def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
     except (TypeError, ValueError):
         for n in (2, 3, 4) if type(cell).initial_state is Cell.initial_state else ():
             try:
-                several = structure_after((v,) * n)
+                repeated = structure_after((v,) * n)
             except Exception:  # a custom method may raise any error for this number of arrays
                 continue
-            if several == jax.tree.structure((v,) * n):
+            if repeated == jax.tree.structure((v,) * n):
                 raise TypeError(
                     f"{owner}: the initial state must be a tuple of {n} arrays, got one array; {fix}"
                 ) from None

@@ -111,7 +111,7 @@ class LIF(Spiking, pure=True):
         if self.delay_reset:
             self._refuse("delay_reset, which computes the last spike again", "draws")
         if self.reset == "value":
-            self._refuse("reset='value', which takes one spike a step", "several", "negative")
+            self._refuse("reset='value', which takes one spike a step", "multiple", "negative")
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
@@ -288,9 +288,9 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
         i = like(self.synaptic_decay, "synaptic_decay") * i + like(current, "current")
         return LIF.integrate(self, v, i.sum(-1)), i
 
-    def _broadcast_to(self, dtype: Any, shape: tuple[int, ...], of: str = "x") -> Any:
+    def _broadcast_to(self, dtype: Any, shape: tuple[int, ...], target: str = "x") -> Any:
         """The parameters of the potential. Those of the receptors have one more axis."""
         of_potential = new_unchecked(type(self), self._values() | {"synaptic_decay": 0.0})
-        return Struct._broadcast_to(of_potential, dtype, shape, of)
+        return Struct._broadcast_to(of_potential, dtype, shape, target)
 
     encode, decode = SynapticLIF.encode, SynapticLIF.decode

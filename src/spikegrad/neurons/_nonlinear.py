@@ -403,7 +403,7 @@ class CLIF(Spiking, pure=True):
 
 def refuse_counts(cell: Spiking) -> None:
     """Raise for spike types with values other than 0 and 1."""
-    cell._refuse("a reset to a value, which takes one spike a step", "several", "negative")
+    cell._refuse("a reset to a value, which takes one spike a step", "multiple", "negative")
 
 
 def to_value(cell: Any, u: jax.Array, s: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import append_axes
 from .._struct import Real, parameter
 from ._lif import LIF
 
@@ -92,8 +93,8 @@ class MPBN(LIF, pure=True):
         if self.delay_reset:
             raise ValueError("MPBN: delay_reset must be False, because the last spike depends on all examples")
         if (self.mean is None) != (self.var is None):
-            given, missing = ("var", "mean") if self.mean is None else ("mean", "var")
-            raise TypeError(f"MPBN: {missing} is missing, but {given} is not; pass both, or neither in training")
+            present, missing = ("var", "mean") if self.mean is None else ("mean", "var")
+            raise TypeError(f"MPBN: {missing} is missing, but {present} is not; pass both, or neither in training")
 
     @property
     def couples_examples(self) -> bool:  # type: ignore[override]
@@ -107,10 +108,10 @@ class MPBN(LIF, pure=True):
         if u.ndim < 2:
             raise ValueError(f"MPBN: states must be of shape (batch, ..., neurons), got {u.shape}; pass mean and var")
         axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
-        where = None
+        selected = None
         if mask is not None:  # without any active example the result is unused, but must be finite
-            where = (mask | ~mask.any()).reshape(-1, *[1] * (u.ndim - 1))
-        return jnp.mean(u, axes, keepdims=True, where=where)[0], jnp.var(u, axes, keepdims=True, where=where)[0]
+            selected = append_axes(mask | ~mask.any(), u.ndim)
+        return jnp.mean(u, axes, keepdims=True, where=selected)[0], jnp.var(u, axes, keepdims=True, where=selected)[0]
 
     def normalized(self, u: jax.Array, mask: Any = None) -> jax.Array:
         """Return the normalized potential, which is compared with the threshold."""
@@ -146,6 +147,6 @@ class MPBN(LIF, pure=True):
             raise ValueError("MPBN: folded needs reset='value' or 'none', got 'subtract', which uses the threshold")
         deviation = jnp.sqrt(jnp.asarray(self.var) + self.epsilon)
         threshold = (self.threshold - self.bias) * deviation / self.gain + jnp.asarray(self.mean)
-        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(LIF)}
-        given["threshold"] = threshold
-        return LIF(**given)
+        parameters: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(LIF)}
+        parameters["threshold"] = threshold
+        return LIF(**parameters)

@@ -176,8 +176,8 @@ class BRF(Spiking, pure=True):
         s = cell._spike(first, cell.threshold + q)
         return (first, v, cell.refractory_decay * q + s), s
 
-    def _threshold(self, *rest: Any) -> Any:
-        _, q = rest
+    def _threshold(self, *others: Any) -> Any:
+        _, q = others
         return self.threshold + q
 
     encode, decode = Spiking.encode, Spiking.decode

@@ -89,12 +89,12 @@ class Refractory(Cell, pure=True):
 
     def encode(self, u: State) -> tuple[Any, Any]:
         u, left = u
-        distance, rest = self.cell.encode(u)
-        return distance, (rest, left)
+        distance, others = self.cell.encode(u)
+        return distance, (others, left)
 
     def decode(self, distance: Any, rest: Any) -> State:
-        rest, left = rest
-        return self.cell.decode(distance, rest), left
+        others, left = rest
+        return self.cell.decode(distance, others), left
 
 
 class _Resting:

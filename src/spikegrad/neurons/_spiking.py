@@ -37,18 +37,18 @@ class Spiking(Cell, pure=True):
             raise TypeError(f"{type(self).__name__}: surrogate must be a Callable, {_instead_of(self.surrogate)}")
         Cell.__post_init__(self)
 
-    def _refuse(self: Any, what: str, *flags: str) -> None:
+    def _refuse(self: Any, feature: str, *flags: str) -> None:
         """Raise if the spike type has a flag that does not go with something."""
         for kind in spike_types(self.surrogate):
             if any(getattr(kind, flag) for flag in flags):
-                raise ValueError(f"{type(self).__name__}: {what}, does not go with {brief(self.surrogate)}")
+                raise ValueError(f"{type(self).__name__}: {feature}, does not go with {brief(self.surrogate)}")
 
     def _spike(self: Any, u: jax.Array, threshold: Any) -> jax.Array:
         return in_units_of(self.surrogate, threshold, u)(u - threshold)
 
-    def _threshold(self: Any, *rest: Any) -> Any:
-        """The threshold of the moment, of the rest of a state."""
-        del rest
+    def _threshold(self: Any, *others: Any) -> Any:
+        """Return the present threshold, which may depend on the other arrays of a state."""
+        del others
         return self.threshold
 
     def _for_reset(self: Any, s: jax.Array) -> jax.Array:
@@ -57,8 +57,8 @@ class Spiking(Cell, pure=True):
 
     def encode(self, u: State) -> tuple[jax.Array | None, Any]:
         """The distance of the first array of a state, or of the only one, to the threshold of the moment."""
-        first, *rest = u if isinstance(u, tuple) else (u,)
-        return first - self._broadcast_to(first.dtype, first.shape, "v")._threshold(*rest), tuple(rest)
+        first, *others = u if isinstance(u, tuple) else (u,)
+        return first - self._broadcast_to(first.dtype, first.shape, "v")._threshold(*others), tuple(others)
 
     def decode(self, distance: Any, rest: Any) -> State:
         threshold = self._broadcast_to(distance.dtype, distance.shape, "v")._threshold(*rest)
@@ -69,10 +69,10 @@ class Spiking(Cell, pure=True):
 def _instead_of(name: str) -> str:
     """The rest of a message about the name of a surrogate."""
     try:
-        made = get(name)
+        surrogate = get(name)
     except Exception:
         return f"got {brief(name)}; write an instance such as Sigmoid()"
-    return f"got {brief(name)}; write {made if '(' in name else f'{type(made).__name__}()'}"
+    return f"got {brief(name)}; write {surrogate if '(' in name else f'{type(surrogate).__name__}()'}"
 
 
 def from_distance(distance: jax.Array, threshold: jax.Array) -> jax.Array:

@@ -121,9 +121,9 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
     if currents.ndim == 0:
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
-        rest = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
+        initial_state = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
         now = jax.eval_shape(lambda currents: currents.sum(0, dtype=currents.dtype), currents)  # also for 0 steps
-        v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), rest(now.shape, now.dtype))
+        v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), initial_state(now.shape, now.dtype))
         v = match_varying_axes(v, like=currents)
         try:
             return _scan(cell, currents, v, key)
@@ -141,11 +141,11 @@ def _scan(cell: Step, currents: jax.Array, v: State, key: Any) -> tuple[State, j
         return cell(v, current)
 
     if key is not None:
-        keys, given = as_key("unroll", key), cast("Callable", cell)  # the type does not require a key argument
+        keys, keyed_cell = as_key("unroll", key), cast("Callable", cell)  # the type does not require a key argument
 
         def keyed_step(v, now):
             current, t = now
-            return given(v, current, key=fold_in(keys, t))
+            return keyed_cell(v, current, key=fold_in(keys, t))
 
         return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
     # scan reuses the program that it compiled for an equal function. This is correct for pure cells. Other cells may

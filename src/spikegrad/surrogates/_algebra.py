@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from .._struct import Real, parameter, shown
+from .._struct import Real, expression_of, parameter
 from .._surrogate import Composition, Surrogate, composed, finite, primal_of, slope_of
 from ._math import signed
 
@@ -30,7 +30,7 @@ class Shifted(Composition, pure=True):
         return super()._landmarks() + float(self.center)
 
     def __repr__(self) -> str:
-        return f"shifted({self.surrogate!r}, {shown(self.center)})"
+        return f"shifted({self.surrogate!r}, {expression_of(self.center)})"
 
 
 class Stretched(Composition, pure=True):
@@ -49,7 +49,7 @@ class Stretched(Composition, pure=True):
         return super()._landmarks() * float(self.width)
 
     def __repr__(self) -> str:
-        return f"stretched({self.surrogate!r}, {shown(self.width)})"
+        return f"stretched({self.surrogate!r}, {expression_of(self.width)})"
 
 
 class Truncated(Composition, pure=True):
@@ -70,7 +70,7 @@ class Truncated(Composition, pure=True):
         return np.union1d(super()._landmarks(), [-2 * h, -h, h, 2 * h])
 
     def __repr__(self) -> str:
-        return f"truncated({self.surrogate!r}, {shown(self.half_width)})"
+        return f"truncated({self.surrogate!r}, {expression_of(self.half_width)})"
 
 
 def shifted(surrogate: Surrogate, center: Real) -> Surrogate:

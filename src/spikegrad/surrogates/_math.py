@@ -231,12 +231,12 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
 
     def reduced():
         near = jnp.abs(q) < 1 << 24
-        rest = jnp.where(near, x, 0)
+        remainder = jnp.where(near, x, 0)
         high, low = split(period)
         for many in (4096, 1):  # a count of 12 bits times a half of the period is exact
-            k = jax.lax.stop_gradient(jnp.round(rest / (many * period)))
-            rest = (rest - k * (many * high)) - k * (many * low)
-        return jnp.where(near, rest / period, exact())
+            k = jax.lax.stop_gradient(jnp.round(remainder / (many * period)))
+            remainder = (remainder - k * (many * high)) - k * (many * low)
+        return jnp.where(near, remainder / period, exact())
 
     mantissa, _ = jnp.frexp(jax.lax.stop_gradient(period))
     return shortcut(mantissa == 0.5, exact, reduced)

@@ -192,14 +192,14 @@ def _reach(look: Callable, at: float, side: int, peak: float) -> float:
 
 def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> float:
     """Return the end of the slope in the direction ``side``."""
-    some = np.flatnonzero(look(side * x)[0])
-    last = some[-1]
+    inside_x = np.flatnonzero(look(side * x)[0])
+    last = inside_x[-1]
     if last == len(x) - 1:
         return math.inf
 
     def step(points):
-        there = np.flatnonzero(look(side * points[:-1])[0])
-        return there[-1] if there.size else 0
+        nonzero = np.flatnonzero(look(side * points[:-1])[0])
+        return nonzero[-1] if nonzero.size else 0
 
     edge = _zoom(x[last], x[last + 1], step)
     inside = edge - 1e-6 * max(abs(edge - at), 1e-12)
@@ -268,25 +268,24 @@ def rescaled(surrogate: Surrogate, peak: Real | None = None, half_width: Real | 
     --------
     >>> from spikegrad import Arctan, SlayerGrad, measure, rescaled
     >>> for shape in (Arctan(), SlayerGrad()):
-    ...     found = measure(rescaled(shape, peak=1.0, half_width=0.3))
-    ...     print(f"{found.peak:.4f} {found.half_width:.4f}")
+    ...     measured = measure(rescaled(shape, peak=1.0, half_width=0.3))
+    ...     print(f"{measured.peak:.4f} {measured.half_width:.4f}")
     1.0000 0.3000
     1.0000 0.3000
     """
-    found = measure(surrogate)
+    measured = measure(surrogate)
     if half_width is not None:
-        wanted: Any = as_real("rescaled", "half_width", half_width)
-        if not isinstance(wanted, jax.Array) and not np.all(wanted > 0):
-            raise ValueError(f"rescaled: half_width must be > 0, got {brief(wanted)}")
-        if not 0 < found.half_width < math.inf:
+        width: Any = as_real("rescaled", "half_width", half_width)
+        if not isinstance(width, jax.Array) and not np.all(width > 0):
+            raise ValueError(f"rescaled: half_width must be > 0, got {brief(width)}")
+        if not 0 < measured.half_width < math.inf:
             raise ValueError(f"rescaled: surrogate must have a finite half-width > 0, got {brief(surrogate)}")
-        factor = wanted / found.half_width
+        factor = width / measured.half_width
         surrogate = stretched(surrogate, factor)
-        if found.at:  # keep the position of the peak
-            surrogate = shifted(surrogate, found.at * (1 - factor))
+        if measured.at:  # keep the position of the peak
+            surrogate = shifted(surrogate, measured.at * (1 - factor))
     if peak is not None:
-        if not found.peak:
+        if not measured.peak:
             raise ValueError(f"rescaled: surrogate must have a slope other than 0, got {brief(surrogate)}")
-        wanted = as_real("rescaled", "peak", peak)
-        surrogate = wanted / found.peak * surrogate
+        surrogate = as_real("rescaled", "peak", peak) / measured.peak * surrogate
     return surrogate

@@ -148,12 +148,12 @@ def _read(node: ast.expr) -> Surrogate:
             return _make(_dotted(node), (), {})
         case ast.Call(called, args, keywords):
             name = _dotted(called)
-            given = {keyword.arg or "": _number(keyword.value) for keyword in keywords}
-            if "" in given or len(given) < len(keywords):  # **{...}, or a keyword twice
+            options = {keyword.arg or "": _number(keyword.value) for keyword in keywords}
+            if "" in options or len(options) < len(keywords):  # **{...}, or a keyword twice
                 raise _Malformed
             if name in _operations and args:
-                return _operations[name](_read(args[0]), *map(_number, args[1:]), **given)
-            return _make(name, tuple(map(_number, args)), given)
+                return _operations[name](_read(args[0]), *map(_number, args[1:]), **options)
+            return _make(name, tuple(map(_number, args)), options)
         case ast.BinOp(left, ast.Mult(), right):
             return _number(left) * _read(right)
         case ast.BinOp(left, ast.Add(), right):

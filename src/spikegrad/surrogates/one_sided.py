@@ -369,17 +369,17 @@ class HardTanhGrad(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        w, rest, past = self._places(x)
-        ramp = (1 - w) / 2 + self.alpha * rest * rest / 2
+        w, distance, past = self._places(x)
+        ramp = (1 - w) / 2 + self.alpha * distance * distance / 2
         return jnp.where(past, 2 * x + (1 - w) / 2, ramp)
 
     def surrogate_grad(self, x):
-        _, rest, past = self._places(x)
-        return jnp.where(past, 2, self.alpha * rest)
+        _, distance, past = self._places(x)
+        return jnp.where(past, 2, self.alpha * distance)
 
     def _places(self, x):
         """Return half-width, distance from the start of the ramp (0 outside), and True if x is above the ramp."""
         w, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
         past = (x - w) - lack > 0
-        rest = (jnp.where(past, 0, x) + w) + lack
-        return w, jnp.where(rest > 0, rest, 0), past
+        distance = (jnp.where(past, 0, x) + w) + lack
+        return w, jnp.where(distance > 0, distance, 0), past

@@ -112,14 +112,14 @@ class PeriodicExp(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         above = jnp.where(x < 0, 0, x)
-        r = self._rest(above)
-        whole, part = (expm1_over(-self.beta * y) for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r)))
-        return jnp.where(x < 0, rise_of_exp(self.alpha, x - above), 0.5 + ((above - r) * whole + r * part))
+        r = self._offset(above)
+        full, part = (expm1_over(-self.beta * y) for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r)))
+        return jnp.where(x < 0, rise_of_exp(self.alpha, x - above), 0.5 + ((above - r) * full + r * part))
 
     def surrogate_grad(self, x):
-        return exp(jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._rest(x))))
+        return exp(jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._offset(x))))
 
-    def _rest(self, x):
+    def _offset(self, x):
         """Return the distance from the nearest multiple of the period."""
         r = self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
         half = self.t_period / 2  # half-way, the rounding of the count is felt, and the slope has a kink

@@ -11,10 +11,10 @@ from .._surrogate import Surrogate
 from ._math import from_tail, reciprocal
 
 
-def _rest(x: jax.Array, edge: Real, lack: Real = 0.0) -> jax.Array:
+def _distance(x: jax.Array, edge: Real, lack: Real = 0.0) -> jax.Array:
     """Return the distance from ``|x|`` to the edge of a triangle, 0 outside. ``lack`` is the edge's rounding error."""
-    rest = (edge - jnp.abs(x)) + lack
-    return jnp.where(rest > 0, rest, 0)
+    distance = (edge - jnp.abs(x)) + lack
+    return jnp.where(distance > 0, distance, 0)
 
 
 class PiecewiseQuadratic(Surrogate, pure=True):
@@ -57,14 +57,14 @@ class PiecewiseQuadratic(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        side = self.alpha * self._rest(x)
+        side = self.alpha * self._distance(x)
         return from_tail(x, side * side / 2)
 
     def surrogate_grad(self, x):
-        return self.alpha * (self.alpha * self._rest(x))
+        return self.alpha * (self.alpha * self._distance(x))
 
-    def _rest(self, x):
-        return _rest(x, *reciprocal(jnp.asarray(self.alpha, x.dtype)))  # its rounding would be felt near the edge
+    def _distance(self, x):
+        return _distance(x, *reciprocal(jnp.asarray(self.alpha, x.dtype)))  # its rounding would be felt near the edge
 
 
 piecewise_quadratic = functional(PiecewiseQuadratic)
@@ -112,12 +112,12 @@ class ReluGrad(Surrogate, pure=True):
         reach = jnp.minimum(jnp.abs(x), self.width)
         steep = 0.5 - self.alpha * reach * (self.width - reach / 2)
         alpha, width = jnp.where(high, 1, self.alpha), jnp.where(high, 1, self.width)
-        rest = _rest(x, width)
-        flat = (1 - alpha * width * width) / 2 + alpha * rest * rest / 2
+        distance = _distance(x, width)
+        flat = (1 - alpha * width * width) / 2 + alpha * distance * distance / 2
         return from_tail(x, jnp.where(high, steep, flat))
 
     def surrogate_grad(self, x):
-        return self.alpha * _rest(x, self.width)
+        return self.alpha * _distance(x, self.width)
 
 
 relu_grad = functional(ReluGrad)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._checks import append_axes
 from ..._compat import merge_leading, zeros_like
 from ..._pytree import is_inexact
 from .._connections import Edge, Name
@@ -19,15 +20,17 @@ from ._layer_vjp import DRIVE
 from ._sequence import Sequence, window_of
 
 
-def backward(over: Sequence, first: Any, us: dict, pasts: dict, kept: dict, carry: tuple, ct_shown: tuple) -> tuple:
+def backward(
+    over: Sequence, first: Any, us: dict, pasts: dict, residuals: dict, carry: tuple, ct_recorded: tuple
+) -> tuple:
     """Run backward over a segment. Carry: the cotangents of states and pasts after it, and the gradients."""
-    chunk, back = over.part.chunk, _Rebuilding(over, first, us, pasts, kept)
+    chunk, back = over.part.chunk, _Rebuilding(over, first, us, pasts, residuals)
 
     # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk, (batch, neurons),
     # cotangents of the pasts, (depth, batch, neurons), and the gradients. Cotangents of inputs are stacked: (chunks,
     # chunk, batch, inputs).
     def body(carry, i):
-        (ct_states, ct_ends, grads), (ct_outs, ct_pre_spike) = carry, window_of(ct_shown, first + i * chunk, chunk)
+        (ct_states, ct_ends, grads), (ct_outs, ct_pre_spike) = carry, window_of(ct_recorded, first + i * chunk, chunk)
         cts = _Cotangents(back, i, ct_states, grads, ct_outs, ct_pre_spike)
         # The order matters: a source needs all cotangents of its outputs before its own steps run. Its readers are in
         # later components. A reader of a past adds to the cotangent of earlier chunks.
@@ -54,7 +57,7 @@ class _Cotangents:
         sources = (*self.over.inputs, *self.over.nodes)
         self.outs = {source: [ct_outs[source]] if ct_outs.get(source) is not None else [] for source in sources}
         """The cotangents of each source's outputs, (chunk, batch, ...), to be added."""
-        self.pasts: dict[Name, list] = {source: [] for source in sources}
+        self.pasts: dict[Name, list[jax.Array]] = {source: [] for source in sources}
         """The cotangents of each source's past before the chunk, (depth, batch, ...), to be added."""
 
     def ended(self, ct_ends):
@@ -83,10 +86,10 @@ class _Cotangents:
                     continue
                 # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth, batch, neurons).
                 # Later steps belong to outputs of this chunk.
-                one = Edge(edge.label, edge.source, (lag,))
+                single = Edge(edge.label, edge.source, (lag,))
 
-                def view(past, outs, one=one):
-                    return self.over.read(one, lambda _: past, lambda _: outs, self.masks, self.places)
+                def view(past, outs, single=single):
+                    return self.over.read(single, lambda _: past, lambda _: outs, self.masks, self.places)
 
                 self._to_source(edge.source, view, ct, within=lag < self.over.part.chunk)
 
@@ -95,14 +98,14 @@ class _Cotangents:
         if component is None:
             self._of_join(*names)
             return
-        ct_given = self._of_steps(component)
-        # ct_given: (chunk, batch, neurons) for the products of a layer, and (chunk, batch, ...) for the reads of a
+        ct_hoisted = self._of_steps(component)
+        # ct_hoisted: (chunk, batch, neurons) for the products of a layer, and (chunk, batch, ...) for the reads of a
         # join.
         for name in reversed(names):
             if name in component.layers:
-                self._of_weights(name, ct_given[name])
+                self._of_weights(name, ct_hoisted[name])
             else:
-                self._send(self.over.hoisted[name], ct_given[name])
+                self._send(self.over.hoisted[name], ct_hoisted[name])
 
     def _of_join(self, name):
         if not self.outs[name]:
@@ -118,11 +121,11 @@ class _Cotangents:
     def _of_steps(self, component):
         """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`."""
         over, back, i, layers = self.over, self.back, self.i, component.layers
-        given = over.given({name: back.reads(over.hoisted[name], i) for name in component.nodes})
+        hoisted = over.step_arguments({name: back.reads(over.hoisted[name], i) for name in component.nodes})
         # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a matrix computes the
         # currents of all steps, (chunk, batch, neurons).
         currents = {
-            name: layer.current((given[name], back.reads(over.within[name], i)), layer.call_chunk)
+            name: layer.current((hoisted[name], back.reads(over.within[name], i)), layer.call_chunk)
             for name, layer in layers.items()
             if over.within[name] and not layer.traced.per_step
         }
@@ -131,7 +134,7 @@ class _Cotangents:
             {name: back.steps(name, i)[0] for name in layers},
             {name: back.befores(name, i, depth) for name, depth in component.depths.items()},
         )
-        states, pasts, grads, ct_given = component.backward_steps(
+        states, pasts, grads, ct_hoisted = component.backward_steps(
             {name: self.states[name] for name in layers},
             {name: self.grads[name] for name in component.nodes},
             (
@@ -139,7 +142,7 @@ class _Cotangents:
                 {name: self.pre_spike[name] for name in layers if self.pre_spike.get(name) is not None},
             ),
             befores,
-            given,
+            hoisted,
             currents,
             functools.partial(back.pre_spike, i=i),
             self.masks,
@@ -149,7 +152,7 @@ class _Cotangents:
         for source, ct in pasts.items():
             # The steps carry only the newest outputs of a past. Older outputs get zeros.
             self.pasts[source].append(_padded(ct, back.pasts[source]))
-        return ct_given
+        return ct_hoisted
 
     def _of_weights(self, name, ct):
         """Run phase 2, the weights of a layer, for all steps of the chunk at once."""
@@ -170,12 +173,12 @@ class _Cotangents:
 
     def of_states(self):
         """Return the cotangents of the states before the chunk, including reads by other layers."""
-        found = dict(self.states)
+        ct_states = dict(self.states)
         for name, (ct_v, ct_out) in self.states.items():
             if name not in self.back.pasts and self.pasts[name]:
                 # A past with depth 1 is the last output in the state: (1, batch, neurons) -> (batch, neurons).
-                found[name] = ct_v, ct_out + _total(self.pasts[name])[0]
-        return found
+                ct_states[name] = ct_v, ct_out + _total(self.pasts[name])[0]
+        return ct_states
 
 
 def _once(method: Callable) -> Callable:
@@ -197,11 +200,11 @@ def _once(method: Callable) -> Callable:
 class _Rebuilding:
     """Rebuilds the states, outputs and pasts of a segment from the residuals."""
 
-    def __init__(self, over: Sequence, first: Any, us: dict, pasts: dict[Name, jax.Array], kept: dict[Name, Any]):
+    def __init__(self, over: Sequence, first: Any, us: dict, pasts: dict[Name, jax.Array], residuals: dict[Name, Any]):
         # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the step before it:
-        # (batch, neurons) and (depth, batch, neurons). ``kept`` has the residuals of all steps, (chunks, chunk, batch,
-        # neurons) in the dtypes of the storage.
-        self.over, self.first, self.us, self.pasts, self.kept = over, first, us, pasts, kept
+        # (batch, neurons) and (depth, batch, neurons). ``residuals`` has those of all steps, (chunks, chunk,
+        # batch, neurons) in the dtypes of the storage.
+        self.over, self.first, self.us, self.pasts, self.residuals = over, first, us, pasts, residuals
         self.rebuilt: dict[tuple, tuple] = {}
         # Traced once for each layer, because all its readers call it.
         self._fired = jax.jit(self._fire_again, static_argnums=0)
@@ -215,7 +218,8 @@ class _Rebuilding:
     def pre_spike(self, name, t, i):
         """Return the pre-spike state of a layer at step t of chunk i."""
         # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only.
-        return self.over.layers[name].load(self.over.plan.storage, jax.tree.map(lambda k: k[i, t], self.kept[name]))
+        residual = jax.tree.map(lambda a: a[i, t], self.residuals[name])
+        return self.over.layers[name].load(self.over.plan.storage, residual)
 
     @_once
     def steps(self, name, i):
@@ -260,14 +264,14 @@ class _Rebuilding:
         depth, at = len(old), self.first + i * over.part.chunk
         # Outputs are not stored. The pre-spike states fire again.
         back = jnp.arange(depth) - depth
-        order: Any = None
+        order: jax.Array | None = None
         if (active := over.masks.active) is None:
             steps, since = at + back, self.first
         else:
             # Each example has separate last active steps: (depth,) or (depth, batch).
             before = steps_before(active, len(active))
             order = active_first(active)
-            steps, since = before[at][None] + back.reshape(-1, *[1] * (active.ndim - 1)), before[self.first][None]
+            steps, since = before[at][None] + append_axes(back, active.ndim), before[self.first][None]
         # Count from the start of the segment. Earlier outputs are in the stored past.
         steps = steps - since
         inside = steps >= 0
@@ -287,9 +291,11 @@ class _Rebuilding:
         if source in over.layers:
             layer, storage = over.layers[source], over.plan.storage
             # (chunks, chunk, batch, ...) -> (steps, batch, ...)
-            kept = pick(jax.tree.map(merge_leading, self.kept[source]), steps)
+            chosen = pick(jax.tree.map(merge_leading, self.residuals[source]), steps)
             numbers = None if over.masks.number is None else pick(over.masks.number, self.first + steps)
-            return jax.vmap(lambda kept, number: layer.fire(layer.load(storage, kept), number)[1])(kept, numbers)
+            return jax.vmap(lambda residual, number: layer.fire(layer.load(storage, residual), number)[1])(
+                chosen, numbers
+            )
         # The outputs of a join follow from its sources at these steps.
         edges = over.edges[source]
         return over.joins[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
@@ -313,5 +319,5 @@ def _padded(ct: jax.Array, past: jax.Array) -> jax.Array:
     return jnp.concatenate([zeros_like(past[: len(past) - len(ct)]).astype(ct.dtype), ct])
 
 
-def _total(cts: list) -> Any:
+def _total(cts: list[jax.Array]) -> jax.Array:
     return sum(cts[1:], cts[0])

@@ -19,7 +19,7 @@ from ..._compat import in_reverse_mode_alone
 from ...neurons import State
 from .._connections import Edge, Name, depths_of
 from .._masks import Masks, tree_where
-from .._step import JoinSteps, LayerState, graph_step
+from .._step import JoinSteps, LayerState, Nodes, graph_step
 from .._storage import Storage
 from ._convolution import canonical
 from ._functions import known, pullback
@@ -39,21 +39,18 @@ class Component:
         """Convert the convolutions of a step to the form that is fast inside a loop."""
         return canonical(step) if any(node.traced.per_step for node in self.nodes.values()) else step
 
-    def _as_steps(self, layers: Mapping[Name, Any], joins: Mapping[Name, JoinVjp]) -> dict:
+    def _as_steps(self, nodes: Mapping[Name, Any]) -> Nodes:
         return {
-            name: (layers[name] if name in layers else JoinSteps(joins[name].function), edges)
-            for name, edges in self.within.items()
+            name: (JoinSteps(node.function) if isinstance(node, JoinVjp) else node, self.within[name])
+            for name, node in nodes.items()
         }
-
-    def _joins(self) -> dict[Name, JoinVjp]:
-        return {name: node for name, node in self.nodes.items() if isinstance(node, JoinVjp)}
 
     def forward(
         self,
         us: dict[Name, State],
         states: dict[Name, LayerState],
         pasts: dict[Name, jax.Array],
-        given: dict[Name, dict],
+        hoisted: dict[Name, dict],
         masks: Masks,
         storage: Storage | None,
         pre_spike: tuple[Name, ...],
@@ -62,7 +59,7 @@ class Component:
 
         If ``storage`` is None, the residuals are empty.
         """
-        nodes = self._as_steps(self.layers, self._joins())
+        nodes = self._as_steps(self.nodes)
 
         # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each (batch, neurons), and the
         # pasts that are read within the steps, (depth, batch, neurons). Slices: the drive (batch, neurons), or the
@@ -70,20 +67,22 @@ class Component:
         # and residuals, each (chunk, batch, neurons).
         def step(carry, now):
             us, states, pasts = carry
-            given, mask = now
-            new = graph_step(nodes, states, pasts, {}, given, mask)
+            hoisted, mask = now
+            new = graph_step(nodes, states, pasts, {}, hoisted, mask)
             # A masked step holds the pre-spike state like the state, because the backward pass rebuilds the state from
             # it.
             us = {name: tree_where(mask.active, new.pre_spike[name], u) for name, u in us.items()}
             # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks them.
-            kept = {} if storage is None else {n: self.layers[n].store(storage, u, mask.number) for n, u in us.items()}
-            shown = {name: new.pre_spike[name] for name in self.layers if name in pre_spike}
-            return (us, new.states, new.pasts), (new.outputs, shown, kept)
+            residuals = (
+                {} if storage is None else {n: self.layers[n].store(storage, u, mask.number) for n, u in us.items()}
+            )
+            pre_spikes = {name: new.pre_spike[name] for name in self.layers if name in pre_spike}
+            return (us, new.states, new.pasts), (new.outputs, pre_spikes, residuals)
 
-        (us, states, _), (outs, shown, kept) = jax.lax.scan(
-            self._fast(step), (us, states, pasts), (given, masks), unroll=min(self.unroll, len(masks.started))
+        (us, states, _), (outs, pre_spikes, residuals) = jax.lax.scan(
+            self._fast(step), (us, states, pasts), (hoisted, masks), unroll=min(self.unroll, len(masks.started))
         )
-        return us, states, outs, shown, kept
+        return us, states, outs, pre_spikes, residuals
 
     def backward_steps(
         self,
@@ -91,12 +90,12 @@ class Component:
         grads: dict[Name, Gradients],
         cts: tuple[dict, dict],
         befores: tuple[dict, dict],
-        given: dict[Name, dict],
+        hoisted: dict[Name, dict],
         currents: dict[Name, jax.Array],
         load: Callable,
         masks: Masks,
     ):
-        """Return cotangents of states and pasts before the chunk, the added gradients, and cotangents of ``given``.
+        """Return cotangents of states and pasts before the chunk, the added gradients, and cotangents of ``hoisted``.
 
         ``cts`` has the cotangents of outputs and pre-spike states of each step. The derivative of ``integrate`` needs
         the current of the forward pass. ``currents`` has the currents that one product computed for all steps of the
@@ -114,47 +113,51 @@ class Component:
         # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states after the step, each
         # (batch, neurons), cotangents of the pasts, and the accumulated gradients of ``stepwise``, in the shapes of
         # their arrays. Slices: the cotangents of outputs and pre-spike states, the states before the step and
-        # ``given``, each (batch, neurons). Stacked: the cotangents of ``given``, each (chunk, batch, neurons), for
+        # ``hoisted``, each (batch, neurons). Stacked: the cotangents of ``hoisted``, each (chunk, batch, neurons), for
         # phase 2.
         def step(carry, now):
             ct_states, ct_pasts, grads = carry
-            t, (ct_outs, ct_shown), states, pasts, given, currents, mask = now
+            t, (ct_outs, ct_pre_spike), states, pasts, hoisted, currents, mask = now
             # the stored pre-spike states of this step, (batch, neurons)
             us = {name: load(name, t) for name in self.layers}
 
             # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt`` replaces the computed
             # values by known ones, so XLA removes their computation. Only the transposed products within the step
             # remain sequential (Appleyard, Kocisky, Blunsom 2016).
-            def again(arrays, states, pasts, given):
-                layers = {
-                    name: _Rebuilt(layer.with_arrays(arrays[name]), us[name], currents.get(name))
-                    for name, layer in self.layers.items()
-                }
-                joins = {name: join.with_arrays(arrays[name]) for name, join in self._joins().items()}
-                new = graph_step(self._as_steps(layers, joins), states, pasts, {}, given, mask)
+            def again(arrays, states, pasts, hoisted):
+                nodes: dict[Name, Any] = {name: node.with_arrays(arrays[name]) for name, node in self.nodes.items()}
+                nodes |= {name: _Rebuilt(nodes[name], us[name], currents.get(name)) for name in self.layers}
+                new = graph_step(self._as_steps(nodes), states, pasts, {}, hoisted, mask)
                 return (
                     new.states,
                     new.pasts,
                     {name: new.outputs[name] for name in ct_outs},
-                    {name: new.pre_spike[name] for name in ct_shown},
+                    {name: new.pre_spike[name] for name in ct_pre_spike},
                 )
 
             # Differentiate with respect to the arrays in the carry only. All other arrays are constants of the step.
-            mine = {name: {k: self.nodes[name].arrays[k] for k in own} for name, own in grads.items()}
-            new, ct_states, ct_pasts, ct_given = pullback(
-                again, (ct_states, ct_pasts, ct_outs, ct_shown), mine, states, pasts, given
+            differentiated = {
+                name: {k: self.nodes[name].arrays[k] for k in node_grads} for name, node_grads in grads.items()
+            }
+            new, ct_states, ct_pasts, ct_hoisted = pullback(
+                again, (ct_states, ct_pasts, ct_outs, ct_pre_spike), differentiated, states, pasts, hoisted
             )
-            return (ct_states, ct_pasts, plus(grads, new)), ct_given
+            return (ct_states, ct_pasts, plus(grads, new)), ct_hoisted
 
-        xs = jnp.arange(len(masks.started)), cts, states, pasts, given, currents, masks
-        (ct_states, ct_pasts, trained), ct_given = jax.lax.scan(
+        xs = jnp.arange(len(masks.started)), cts, states, pasts, hoisted, currents, masks
+        (ct_states, ct_pasts, trained), ct_hoisted = jax.lax.scan(
             self._fast(step),
             (ct_states, ct_pasts, trained),
             xs,
             reverse=True,
             unroll=min(self.unroll, len(masks.started)),
         )
-        return ct_states, ct_pasts, {name: {**own, **trained[name]} for name, own in grads.items()}, ct_given
+        return (
+            ct_states,
+            ct_pasts,
+            {name: {**node_grads, **trained[name]} for name, node_grads in grads.items()},
+            ct_hoisted,
+        )
 
 
 class _Rebuilt(NamedTuple):
@@ -164,8 +167,8 @@ class _Rebuilt(NamedTuple):
     u: State
     known_current: jax.Array | None
 
-    def current(self, given: Any) -> jax.Array:
-        hoisted, reads = given
+    def current(self, arguments: Any) -> jax.Array:
+        hoisted, reads = arguments
         # If the current is known, only the derivative of this sum is used, and XLA removes its value.
         current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
         return current if self.known_current is None else known(self.known_current, current)

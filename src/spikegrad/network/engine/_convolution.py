@@ -52,8 +52,8 @@ def canonical(function: Callable) -> Callable:
     def rewritten(*args):
         # JAX may cache the trace of a function object, so ``partial`` makes a new one
         closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*args)
-        of, consts = equations(closed)
-        out = evaluate(of, *consts, *jax.tree.leaves(args), run=_bind_canonical)
+        program, consts = equations(closed)
+        out = evaluate(program, *consts, *jax.tree.leaves(args), run=_bind_canonical)
         return jax.tree.unflatten(jax.tree.structure(shape), out)
 
     return rewritten
@@ -85,9 +85,9 @@ def _rewrite_nested(param: Any) -> Any:
     """Convert the convolutions of a parameter that is a jaxpr. Its types do not change."""
     if not hasattr(param, "eqns") or not has_convolution(param):
         return param
-    of, consts = equations(param)
-    new = jax.make_jaxpr(functools.partial(evaluate, of, *consts, run=_bind_canonical))(
-        *[var.aval for var in of.inputs[len(consts) :]]
+    program, consts = equations(param)
+    new = jax.make_jaxpr(functools.partial(evaluate, program, *consts, run=_bind_canonical))(
+        *[var.aval for var in program.inputs[len(consts) :]]
     )
     return new if hasattr(param, "consts") else new.jaxpr  # a closed jaxpr has constants
 
@@ -106,8 +106,8 @@ def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
     if params["batch_group_count"] > 1:
         return known
     grouped = params["feature_group_count"] > 1
-    few = grouped and kernel.shape[numbers.rhs_spec[1]] <= _FEW
-    return known and not few and numbers != _numbers(spatial)
+    narrow = grouped and kernel.shape[numbers.rhs_spec[1]] <= _FEW
+    return known and not narrow and numbers != _numbers(spatial)
 
 
 def _numbers(spatial: int) -> jax.lax.ConvDimensionNumbers:

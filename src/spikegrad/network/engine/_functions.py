@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ..._compat import bind_over_any_axes, equations, evaluate, zeros_like
 from ..._pytree import inexact, is_inexact, merge, split
 
-Arrays = list
+Arrays: TypeAlias = list[jax.Array]
 """The arrays that a function closes over, in the order of its equations."""
 
 
@@ -29,11 +29,11 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
     """
     # JAX may cache the trace of a function object, and a user's function may have changed. ``partial`` makes a new one.
     closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*example)
-    of, consts = equations(closed)
+    program, consts = equations(closed)
     structure = jax.tree.structure(shape)
 
     def call(arrays, *args):
-        return structure.unflatten(evaluate(of, *arrays, *jax.tree.leaves(args), run=bind_over_any_axes))
+        return structure.unflatten(evaluate(program, *arrays, *jax.tree.leaves(args), run=bind_over_any_axes))
 
     return call, [jnp.asarray(array) for array in consts], closed
 
@@ -41,22 +41,22 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
 def depends(function: Callable, first: Any, *others: Any) -> Any:
     """Return the structure of a function's outputs, with True for each output that depends on the first argument."""
     closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(first, *others)
-    given = [True] * len(jax.tree.leaves(first)) + [False] * len(jax.tree.leaves(others))
-    return jax.tree.structure(shape).unflatten(_follow(closed, given))
+    varies = [True] * len(jax.tree.leaves(first)) + [False] * len(jax.tree.leaves(others))
+    return jax.tree.structure(shape).unflatten(_follow(closed, varies))
 
 
-def _follow(jaxpr: Any, given: list[bool]) -> list[bool]:
-    """Return True for each output of a jaxpr that depends on an input with ``given`` True."""
-    of, consts = equations(jaxpr)
-    reached = {var for var, yes in zip(of.inputs[len(consts) :], given, strict=True) if yes}
-    for equation in of.equations:
+def _follow(jaxpr: Any, varies: list[bool]) -> list[bool]:
+    """Return True for each output of a jaxpr that depends on an input with ``varies`` True."""
+    program, consts = equations(jaxpr)
+    reached = {var for var, yes in zip(program.inputs[len(consts) :], varies, strict=True) if yes}
+    for equation in program.equations:
         operands = [not hasattr(var, "val") and var in reached for var in equation.invars]
         if equation.primitive.name in ("jit", "pjit"):
             outputs = _follow(equation.params["jaxpr"], operands)
         else:
             outputs = [any(operands)] * len(equation.outvars)
         reached |= {var for var, yes in zip(equation.outvars, outputs, strict=True) if yes}
-    return [not hasattr(var, "val") and var in reached for var in of.outputs]
+    return [not hasattr(var, "val") and var in reached for var in program.outputs]
 
 
 def zero_cotangent(tree: Any) -> Any:
@@ -65,8 +65,8 @@ def zero_cotangent(tree: Any) -> Any:
 
 def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
     """Return the cotangents of the arguments. Leaves without a derivative are None, also in ``cotangent``."""
-    given, others = split(args, lambda _, leaf: is_inexact(leaf))
-    _, back = jax.vjp(lambda *given: inexact(function(*merge(given, others))), *given)
+    differentiable, others = split(args, lambda _, leaf: is_inexact(leaf))
+    _, back = jax.vjp(lambda *differentiable: inexact(function(*merge(differentiable, others))), *differentiable)
     return back(cotangent)
 
 

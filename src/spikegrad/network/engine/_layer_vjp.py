@@ -171,16 +171,17 @@ def trace_all(
     outputs = {**outputs, **{name: out for name, (_, out) in states.items()}}
 
     # Examples of all reads, (batch, ...). Only their shapes and dtypes matter.
-    def one(source, lag):
+    def read(source, lag):
         return pasts[source][-lag] if lag and source in pasts else outputs[source]
 
     for name, node in graph.nodes.items():
-        reads = {edge.label: edge.read(functools.partial(one, edge.source)) for edge in graph.edges[name]}
+        reads = {edge.label: edge.read(functools.partial(read, edge.source)) for edge in graph.edges[name]}
         if isinstance(node, Join):
             # Later nodes read the output of a join in this step, so it runs once on the examples.
             outputs[name] = node.function(*reads.values())
-            call, own, jaxpr = close(lambda reads, node=node: node.function(*reads.values()), reads)
-            traced[name], arrays[name] = TracedJoin(call, graph.edges[name], has_convolution(jaxpr)), {"function": own}
+            call, consts, jaxpr = close(lambda reads, node=node: node.function(*reads.values()), reads)
+            arrays[name] = {"function": consts}
+            traced[name] = TracedJoin(call, graph.edges[name], has_convolution(jaxpr))
         else:
             traced[name], arrays[name], pre_spike[name] = trace(graph, name, reads, states[name], key, examples)
     return traced, arrays, pre_spike
@@ -295,9 +296,9 @@ class LayerVjp:
         looped = {label: self.call_chunk(label, read) for label, read in reads.items() if label in self.traced.looped}
         return {DRIVE: self.drive(reads, chunk), **looped}
 
-    def current(self, given: Any, call: Callable | None = None) -> jax.Array:
+    def current(self, arguments: Any, call: Callable | None = None) -> jax.Array:
         """Return the current, from hoisted products and the reads of one step, or of a chunk with ``call_chunk``."""
-        hoisted, reads = given
+        hoisted, reads = arguments
         call = self.call if call is None else call
         if DRIVE not in hoisted:  # products step by step
             reads = {**hoisted, **reads}
@@ -325,21 +326,21 @@ class LayerVjp:
         # u, and both results of ``encode``: (batch, neurons). A cell without ``encode`` is stored unchanged.
         if not storage.encodes or self.traced.encoded is None:
             return u
-        kept = storage.write(self.call("encode", u), self._at_rest)
+        residual = storage.write(self.call("encode", u), self._at_rest)
         # A step depends only on the sign of the distance, and every storage preserves signs. Graded and stochastic
         # spikes depend on its value, so the stored value may have to move until the backward pass fires these spikes
         # too.
         if not self.traced.needs_magnitude:
-            return kept
+            return residual
         spikes = self.fire(u, number)[1]
-        return storage.settle(kept, lambda kept: self.fire(self.load(storage, kept), number)[1] == spikes)
+        return storage.settle(residual, lambda residual: self.fire(self.load(storage, residual), number)[1] == spikes)
 
-    def load(self, storage: Storage, kept: Any) -> State:
+    def load(self, storage: Storage, residual: Any) -> State:
         """Restore the pre-spike state from its residual."""
         if not storage.encodes or self.traced.encoded is None:
-            return kept
+            return residual
         # ``encoded`` has the shapes and dtypes of the cell, because the stored arrays have fewer bits.
-        return self.call("decode", *storage.read(kept, self.traced.encoded, self._at_rest))
+        return self.call("decode", *storage.read(residual, self.traced.encoded, self._at_rest))
 
     def backward_looped(self, grads: Gradients, reads: dict[str, Any], ct_current: jax.Array) -> Gradients:
         """Add the gradients of the weights within loops."""

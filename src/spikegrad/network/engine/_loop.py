@@ -54,7 +54,7 @@ from ..._pytree import inexact, is_inexact
 from .._connections import Name
 from .._graph import Graph
 from .._masks import Masks, tree_keep
-from .._schedule import KEPT, Plan
+from .._schedule import RESIDUALS, Plan
 from .._step import LayerState
 from .._storage import Storage
 from ._backward import backward
@@ -87,21 +87,21 @@ def run(
     # carry of the backward scan, and a scan must not change the types of its carry.
     arrays, inputs, starts = mark((match_varying_axes(arrays, like=inputs), inputs, (states, pasts)))
     # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or segment.
-    collected, kept = [], []
+    results = []
     for part in parts:
-        starts, shown, residuals = _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks)
-        collected.append(shown)
-        kept.append(residuals)
+        starts, *result = _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks)
+        results.append(result)
+    recorded, residuals = zip(*results, strict=True)
     # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
     again = {
-        name: Partial(functools.partial(_outputs, equations, plan.storage), arrays[name], [own[name] for own in kept])
+        name: Partial(functools.partial(_outputs, equations, plan.storage), arrays[name], [r[name] for r in residuals])
         for name, equations in traced.items()
-        if name in kept[0] and _is_rebuilt_exactly(equations, plan)
+        if name in residuals[0] and _is_rebuilt_exactly(equations, plan)
     }
     if len(parts) == 1:
-        return starts, collected[0], again
+        return starts, recorded[0], again
     # (steps of one part, batch, neurons) -> (steps, batch, neurons)
-    return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *collected), again
+    return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *recorded), again
 
 
 def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
@@ -109,16 +109,16 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
     # A chunk reads the weights of its products once instead of once per step. For convolutions it only adds arrays of
     # (chunk, batch, neurons), which a single step keeps in the cache.
     at_once = [
-        arrays[name]["function"] if isinstance(own, TracedJoin) else [arrays[name][edge.label] for edge in own.edges]
-        for name, own in traced.items()
-        if not own.per_step
+        arrays[name]["function"] if isinstance(node, TracedJoin) else [arrays[name][edge.label] for edge in node.edges]
+        for name, node in traced.items()
+        if not node.per_step
     ]
     weights, neurons = (
         # An exported program may have a symbolic number of examples, which counts as one.
         sum(math.prod(n for n in leaf.shape if isinstance(n, int)) for leaf in jax.tree.leaves(tree))
         for tree in (at_once, states)
     )
-    return any(own.per_step for own in traced.values()) and weights <= neurons
+    return any(node.per_step for node in traced.values()) and weights <= neurons
 
 
 def _is_rebuilt_exactly(equations: TracedLayer, plan: Plan) -> bool:
@@ -131,17 +131,17 @@ def _is_rebuilt_exactly(equations: TracedLayer, plan: Plan) -> bool:
     return distance is not None and not equations.needs_magnitude and not equations.graded
 
 
-def _outputs(equations: TracedLayer, storage: Storage, arrays: dict, kept: list, masks: Masks) -> jax.Array:
+def _outputs(equations: TracedLayer, storage: Storage, arrays: dict, residuals: list, masks: Masks) -> jax.Array:
     """Return the outputs of a layer in all steps, ``(steps, batch, ...)``, from its residuals."""
     layer = LayerVjp(equations, arrays)
 
     # Scan over chunks, because all steps at once would need several temporaries of their size. Each residual is
     # (chunks, chunk, batch, neurons). The number of a step selects its keys.
     def chunk(now):
-        return jax.vmap(lambda kept, number: layer.fire(layer.load(storage, kept), number)[1])(*now)
+        return jax.vmap(lambda residual, number: layer.fire(layer.load(storage, residual), number)[1])(*now)
 
     outs, start = [], 0
-    for part in kept:
+    for part in residuals:
         # chunk: (chunk, batch, neurons) per iteration, stacked to (chunks, chunk, batch, neurons) and merged.
         chunks, length, *_ = jax.tree.leaves(part)[0].shape
         numbers = start + jnp.arange(chunks * length).reshape(chunks, length)
@@ -155,8 +155,8 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     firsts = np.arange(0, part.steps, part.segment)
     # The residuals are also a result of the loop if a later stage may rebuild outputs from them.
     onward = plan.staged and not segmented
-    whole = part.steps == len(masks.started)
-    masks = masks if whole else masks.part(part.start, part.start + part.steps)
+    complete = part.steps == len(masks.started)
+    masks = masks if complete else masks.part(part.start, part.start + part.steps)
 
     # The components depend on the length of a chunk: outputs with a delay of at least a chunk are known when the chunk
     # starts, so they do not close a loop.
@@ -165,7 +165,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     # Both passes build this from their own arguments, because a function with a custom derivative must not close over
     # arrays, such as those of the graph.
     def sequence(arrays, inputs, starts, masks):
-        if any("key" in own for own in arrays.values()):
+        if any("key" in node_arrays for node_arrays in arrays.values()):
             masks = masks.numbered(part.start)
         # These modes trade time for memory, so large weight gradients are added in parts.
         low_memory = plan.storage.encodes or segmented
@@ -180,70 +180,70 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     def forward(arrays, inputs, pre_spike, starts, masks, storage):
         over = sequence(arrays, inputs, starts, masks)
         if not segmented:
-            # shown: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep the axis of chunks,
-            # because the backward pass reads them by chunk.
-            _, ends, shown, kept = over.forward(0, pre_spike, starts[1], storage)
-            return (ends, jax.tree.map(merge_leading, shown)), kept
+            # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep the axis of
+            # chunks, because the backward pass reads them by chunk.
+            _, ends, recorded, residuals = over.forward(0, pre_spike, starts[1], storage)
+            return (ends, jax.tree.map(merge_leading, recorded)), residuals
 
         # Scan over segments. Carry: pre-spike state and state of each layer, each (batch, neurons), and the pasts.
         # Stacked: outputs (segments, chunks, chunk, batch, neurons), and the residuals: pre-spike states (segments,
         # batch, neurons) and pasts (segments, depth, batch, neurons), unrounded.
         def segment(carry, first):
             us, (_, pasts) = carry
-            new, ends, shown, _ = over.forward(first, us, pasts, None)
-            return (new, ends), (shown, (us, pasts))
+            new, ends, recorded, _ = over.forward(first, us, pasts, None)
+            return (new, ends), (recorded, (us, pasts))
 
-        (_, ends), (shown, kept) = jax.lax.scan(segment, (pre_spike, starts), firsts)
-        return (ends, jax.tree.map(lambda a: merge_leading(merge_leading(a)), shown)), kept
+        (_, ends), (recorded, residuals) = jax.lax.scan(segment, (pre_spike, starts), firsts)
+        return (ends, jax.tree.map(lambda a: merge_leading(merge_leading(a)), recorded)), residuals
 
     # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage. To differentiate, JAX
     # runs ``loop_forward`` and ``loop_backward``.
     @jax.custom_vjp
     def loop(arrays, inputs, pre_spike, starts, masks):
-        out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None)
-        return *_batched_alike(out, (arrays, inputs, starts, masks)), kept if onward else {}
+        out, residuals = forward(arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None)
+        return *_batched_alike(out, (arrays, inputs, starts, masks)), residuals if onward else {}
 
     def loop_forward(arrays, inputs, pre_spike, starts, masks):
-        out, kept = forward(arrays, inputs, pre_spike, starts, masks, plan.storage)
+        out, residuals = forward(arrays, inputs, pre_spike, starts, masks, plan.storage)
         out = _batched_alike(out, (arrays, inputs, starts, masks))
         if plan.staged:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
-            kept = jax.tree.map(lambda a: checkpoint_name(a, KEPT), kept)
-        return (*out, kept if onward else {}), (arrays, inputs, pre_spike, starts, masks, kept)
+            residuals = jax.tree.map(lambda a: checkpoint_name(a, RESIDUALS), residuals)
+        return (*out, residuals if onward else {}), (arrays, inputs, pre_spike, starts, masks, residuals)
 
-    def loop_backward(residuals, cotangents):
+    def loop_backward(saved, cotangents):
         # A second derivative would treat the codes as constants and be silently wrong.
         if plan.storage.orders < 2:
-            residuals, cotangents = _first_order_only(plan.mode, (residuals, cotangents))
-        arrays, inputs, pre_spike, starts, masks, kept = residuals
+            saved, cotangents = _first_order_only(plan.mode, (saved, cotangents))
+        arrays, inputs, pre_spike, starts, masks, residuals = saved
         # Integers have cotangents of type float0, which ``inexact`` replaces by None. The third cotangent belongs to
         # the residuals. It is zero, because a later stage gives rebuilt outputs the derivative of the outputs
         # (``known``).
-        (ct_states, ct_pasts), ct_shown, _ = inexact(cotangents)
+        (ct_states, ct_pasts), ct_recorded, _ = inexact(cotangents)
         over = sequence(arrays, inputs, starts, masks)
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
         trained = {
-            name: {label: a for label, a in own.items() if label not in WITHOUT_GRADIENT}
-            for name, own in arrays.items()
+            name: {label: a for label, a in node_arrays.items() if label not in WITHOUT_GRADIENT}
+            for name, node_arrays in arrays.items()
         }
         grads = match_varying_axes(zero_cotangent(trained), like=inputs)
         # Carry: cotangents of states, (batch, neurons), and of pasts, (depth, batch, neurons), and the gradients.
         carry = ct_states, ct_pasts, grads
         if not segmented:
-            carry, ct_inputs = backward(over, 0, pre_spike, starts[1], kept, carry, ct_shown)
+            carry, ct_inputs = backward(over, 0, pre_spike, starts[1], residuals, carry, ct_recorded)
         else:
             # Scan over segments, from last to first. Slices: the first step of the segment, and its stored pre-spike
             # states and pasts. Each segment is recomputed from the pre-spike states at its start. Firing them again
             # gives the states, so the residuals do not contain these (Griewank and Walther 2000).
             def segment(carry, now):
                 first, (us, pasts) = now
-                *_, kept = over.forward(first, us, pasts, plan.storage)
-                return backward(over, first, us, pasts, kept, carry, ct_shown)
+                *_, residuals = over.forward(first, us, pasts, plan.storage)
+                return backward(over, first, us, pasts, residuals, carry, ct_recorded)
 
-            carry, ct_inputs = jax.lax.scan(segment, carry, (firsts, kept), reverse=True)
+            carry, ct_inputs = jax.lax.scan(segment, carry, (firsts, residuals), reverse=True)
             ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         ct_inputs = jax.tree.map(merge_leading, ct_inputs)
-        if not whole:
+        if not complete:
             # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has their shape
             # (steps, batch, features), with zeros outside of this part.
             ct_inputs = {
@@ -251,7 +251,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
                 for name, ct in ct_inputs.items()
             }
         ct_states, ct_pasts, grads = carry
-        ct_arrays = {name: {label: grads[name].get(label) for label in own} for name, own in arrays.items()}
+        ct_arrays = {
+            name: {label: grads[name].get(label) for label in node_arrays} for name, node_arrays in arrays.items()
+        }
         ct_starts = ct_states, {name: ct_pasts.get(name) for name in starts[1]}
         # None is a zero cotangent: masks are bools and integers, and no step reads the first pre-spike state.
         return ct_arrays, {name: ct_inputs.get(name) for name in inputs}, None, ct_starts, None

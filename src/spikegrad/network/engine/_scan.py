@@ -44,10 +44,10 @@ def run(
         x, mask = now
         states, pasts = carry
         new = graph_step(nodes, states, pasts, x, {}, mask)
-        shown = (
+        recorded = (
             {name: new.outputs[name] for name in plan.outputs},
             {name: new.pre_spike[name] for name in plan.pre_spike},
         )
-        return (new.states, new.pasts), shown
+        return (new.states, new.pasts), recorded
 
     return *jax.lax.scan(step, (states, pasts), (inputs, masks), unroll=min(plan.unroll, length)), {}

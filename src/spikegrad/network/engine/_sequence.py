@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._connections import Edge, Name
 from .._masks import Masks, tree_keep, tree_where, with_finite_padding, young
-from .._past import after, lagged, places_of
+from .._past import Places, after, lagged, places_of
 from .._schedule import Part, Plan
 from ._component import Component
 from ._layer_vjp import JoinVjp, LayerVjp
@@ -26,7 +26,7 @@ class Sequence:
         self,
         plan: Plan,
         part: Part,
-        components: Any,
+        components: list[tuple[Name, ...]],
         edges: dict[Name, tuple[Edge, ...]],
         nodes: dict[Name, LayerVjp | JoinVjp],
         inputs: dict[Name, jax.Array],
@@ -38,15 +38,15 @@ class Sequence:
         # Layers have states and residuals. Joins are functions of one step.
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
-        self.within: dict[Name, tuple[Edge, ...]] = {}
+        self.within = {
+            name: tuple(edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk)
+            for names in components
+            for name in names
+        }
         """The edges that a component reads step by step, for each node."""
-        for names in self.components:
-            for name in names:
-                self.within[name] = tuple(
-                    edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk
-                )
         self.hoisted = {
-            name: tuple(edge for edge in own if edge not in self.within[name]) for name, own in edges.items()
+            name: tuple(edge for edge in node_edges if edge not in self.within[name])
+            for name, node_edges in edges.items()
         }
         """The edges that are read for all steps of a chunk at once."""
 
@@ -59,11 +59,14 @@ class Sequence:
             {name: self.nodes[name] for name in names}, {name: self.within[name] for name in names}, self.plan.unroll
         )
 
-    def given(self, reads):
+    def step_arguments(self, reads):
         """Return the arguments of the steps of a chunk, computed from its reads."""
         # Products of a layer: (chunk, batch, neurons). Reads of a join: unchanged, (chunk, batch, ...).
         chunk = self.part.chunk
-        return {n: self.layers[n].hoisted(own, chunk) if n in self.layers else own for n, own in reads.items()}
+        return {
+            n: self.layers[n].hoisted(node_reads, chunk) if n in self.layers else node_reads
+            for n, node_reads in reads.items()
+        }
 
     def window(self, start):
         """Return the inputs and masks of a chunk."""
@@ -80,7 +83,7 @@ class Sequence:
         """Return the number of the last active step before this one. Without one, the value is unused."""
         return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
 
-    def read(self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Any) -> Any:
+    def read(self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Places | None) -> Any:
         """Read an edge in all steps of a chunk. ``past`` and ``outs`` are functions of a source."""
         # Result: (chunk, batch, neurons), or a tuple of these for a window.
         chunk, source = self.part.chunk, edge.source
@@ -104,7 +107,7 @@ class Sequence:
             places = places_of(masks.active)
             # Edges with a delay read the states before the chunk, so ``before`` keeps them while components update
             # ``states``.
-            before, us, states, shown, kept = states, dict(us), dict(states), {}, {}
+            before, us, states, pre_spikes, residuals = states, dict(us), dict(states), {}, {}
 
             def read(edge):
                 return self.read(edge, lambda source: _past(source, pasts, before), outs.__getitem__, masks, places)
@@ -116,22 +119,22 @@ class Sequence:
                     (name,) = names
                     outs[name] = tree_keep(masks.active, self.joins[name].over_chunk(reads[name]))
                     continue
-                found = component.forward(
+                results = component.forward(
                     {name: us[name] for name in component.layers},
                     {name: before[name] for name in component.layers},
                     # The steps carry only the outputs that they read. The complete past is updated once per chunk,
                     # below.
                     {name: pasts[name][-depth:] for name, depth in component.depths.items()},
-                    self.given(reads),
+                    self.step_arguments(reads),
                     masks,
                     storage,
                     self.plan.pre_spike,
                 )
                 # Later components of the chunk read these outputs, (chunk, batch, ...).
-                for known, new in zip((us, states, outs, shown, kept), found, strict=True):
+                for known, new in zip((us, states, outs, pre_spikes, residuals), results, strict=True):
                     known |= new
             pasts = {source: after(past, outs[source], places) for source, past in pasts.items()}
-            return (us, states, pasts), (({name: outs[name] for name in self.plan.outputs}, shown), kept)
+            return (us, states, pasts), (({name: outs[name] for name in self.plan.outputs}, pre_spikes), residuals)
 
         # The states at the start of a segment follow from the pre-spike states one step before. An example without an
         # active step so far still has its initial state.
@@ -141,8 +144,8 @@ class Sequence:
         carry = us, tree_where(started, fired, self.starts), pasts
         # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and masks by them.
         starts = first + self.part.chunk * jnp.arange(self.part.segment // self.part.chunk)
-        (us, states, pasts), (shown, kept) = jax.lax.scan(chunk, carry, starts)
-        return us, (states, pasts), shown, kept
+        (us, states, pasts), (recorded, residuals) = jax.lax.scan(chunk, carry, starts)
+        return us, (states, pasts), recorded, residuals
 
 
 def _past(source: Name, pasts: dict, states: dict) -> jax.Array:

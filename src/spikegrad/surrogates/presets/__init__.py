@@ -18,9 +18,9 @@ from ..._functional import functions_of
 from ..._surrogate import Surrogate
 
 _BY_NAME = {
-    found.name: importlib.import_module(f"{__name__}.{found.name}")
-    for found in pkgutil.iter_modules(__path__)
-    if not found.name.startswith("_")
+    module_info.name: importlib.import_module(f"{__name__}.{module_info.name}")
+    for module_info in pkgutil.iter_modules(__path__)
+    if not module_info.name.startswith("_")
 }
 
 
