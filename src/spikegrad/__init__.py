@@ -1,4 +1,5 @@
-"""Surrogate gradients for spiking neural networks in JAX: a step forward, a smooth slope backward."""
+"""Surrogate gradients for spiking neural networks in JAX: a step forward, a smooth slope
+backward."""
 
 import contextlib
 import importlib
@@ -79,7 +80,16 @@ if typing.TYPE_CHECKING:
         match_widths,
         rounded_delays,
     )
-    from .neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, Refractory, SynapticLIF, decay_from_tau, unroll
+    from .neurons import (
+        LIF,
+        AdaptiveLIF,
+        Cell,
+        LeakyReadout,
+        Refractory,
+        SynapticLIF,
+        decay_from_tau,
+        unroll,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -177,7 +187,9 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
         if name in _modules():
             try:
                 return importlib.import_module(f".{name}", __name__)
-            except ModuleNotFoundError as error:  # its extra is not installed, which help() and hasattr() survive
+            except (
+                ModuleNotFoundError
+            ) as error:  # its extra is not installed, which help() and hasattr() survive
                 raise AttributeError(str(error)) from error
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_home_of(name)}")
 
@@ -185,7 +197,11 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
         return sorted([*__all__, *_modules(), "__version__"])
 
     def _modules():
-        return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+        return [
+            module.name
+            for module in pkgutil.iter_modules(__path__)
+            if not module.name.startswith("_")
+        ]
 
     def _home_of(name):
         """Return the end of a message that names the module of a public name, or nothing."""

@@ -20,8 +20,8 @@ from ._struct import Domain, Real, Struct, as_real, parameter
 class Bounded(Struct):
     """A number that stays within bounds during training, stored as an unconstrained number.
 
-    :func:`bounded` creates it. JAX uses it as the array ``value``. Its leaf ``raw`` is trained, so gradients contain
-    the derivative in ``raw``.
+    :func:`bounded` creates it. JAX uses it as the array ``value``. Its leaf ``raw`` is trained, so
+    gradients contain the derivative in ``raw``.
 
     Parameters
     ----------
@@ -45,12 +45,18 @@ class Bounded(Struct):
             return low + jnp.exp(raw)
         if math.isinf(low):
             return high - jnp.exp(raw)
-        return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)  # rounding may exceed the bounds
+        return jnp.clip(
+            low + (high - low) * jax.nn.sigmoid(raw), low, high
+        )  # rounding may exceed the bounds
 
     def _within(self, low: float, high: float, owner: str, name: str) -> Bounded:
         """Return the value with these additional bounds."""
         low, high = max(self.low, low), min(self.high, high)
-        return self if (low, high) == (self.low, self.high) else _bounded(self.value, low, high, owner, name)
+        return (
+            self
+            if (low, high) == (self.low, self.high)
+            else _bounded(self.value, low, high, owner, name)
+        )
 
     def __jax_array__(self) -> jax.Array:
         return self.value
@@ -63,32 +69,48 @@ def _as_its_value(name: str) -> Callable:
     return lambda self, *others: getattr(self.value, name)(*others)
 
 
-for _name in ("neg", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow"):
+for _name in (
+    "neg",
+    "add",
+    "radd",
+    "sub",
+    "rsub",
+    "mul",
+    "rmul",
+    "truediv",
+    "rtruediv",
+    "pow",
+    "rpow",
+):
     setattr(Bounded, f"__{_name}__", _as_its_value(f"__{_name}__"))
 
 
 def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
     r"""Make a trainable parameter that stays within its bounds.
 
-    Pass it instead of a number for any parameter of a cell or a surrogate. The bounds come from the parameter, such as
-    0 and 1 for a decay factor. No update can exceed them, because an unconstrained number :math:`r` is trained:
+    Pass it instead of a number for any parameter of a cell or a surrogate. The bounds come from the
+    parameter, such as 0 and 1 for a decay factor. No update can exceed them, because an
+    unconstrained number :math:`r` is trained:
 
-    .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{ and } b \\
-              a + e^r & \text{above } a \\ b - e^r & \text{below } b \\ r & \text{without bounds} \end{cases}
+    .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{
+              and } b \\
+              a + e^r & \text{above } a \\ b - e^r & \text{below } b \\
+              r & \text{without bounds} \end{cases}
 
     Parameters
     ----------
     value : float or array
-        Initial value, strictly between the bounds. An array, for example one number per neuron, keeps its dtype. A
-        number gets the default float.
+        Initial value, strictly between the bounds. An array, for example one number per neuron,
+        keeps its dtype. A number gets the default float.
     low, high : float, default -inf and inf
-        Additional bounds, for example for a parameter without bounds: ``threshold=bounded(1.0, 0.1, 10.0)``.
+        Additional bounds, for example for a parameter without bounds: ``threshold=bounded(1.0, 0.1,
+        10.0)``.
 
     Returns
     -------
     Bounded
-        A pytree with one leaf, the array ``raw``, which is trainable. Its property ``value`` is the bounded array, also
-        used in arithmetic and by ``jnp.asarray``.
+        A pytree with one leaf, the array ``raw``, which is trainable. Its property ``value`` is the
+        bounded array, also used in arithmetic and by ``jnp.asarray``.
 
     Raises
     ------
@@ -97,8 +119,8 @@ def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
 
     References
     ----------
-    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking neural networks",
-    ICCV, trains a decay factor in this way.
+    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking
+    neural networks", ICCV, trains a decay factor in this way.
 
     Examples
     --------
@@ -126,7 +148,8 @@ def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Boun
     if not isinstance(x, Tracer) and not np.all((low < np.asarray(x)) & (np.asarray(x) < high)):
         bounds = [f"> {low:g}"] * (low > -math.inf) + [f"< {high:g}"] * (high < math.inf)
         raise ValueError(
-            f"{owner}: {name} must be {' and '.join(bounds) or 'finite'} to be bounded, got {np.asarray(x)!s}"
+            f"{owner}: {name} must be {' and '.join(bounds) or 'finite'} to be bounded, got "
+            f"{np.asarray(x)!s}"
         )
     if math.isinf(low) and math.isinf(high):
         return Bounded(x)

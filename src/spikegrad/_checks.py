@@ -22,19 +22,27 @@ def needed(owner: str, package: str, extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{owner} needs {package}: pip install '.[{extra}]' in a clone of spikegrad", name=error.name
+            f"{owner} needs {package}: pip install '.[{extra}]' in a clone of spikegrad",
+            name=error.name,
         ) from error
 
 
 def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
-    """Convert to a floating-point array. Ints and bools become the default float. Raise TypeError if not real."""
-    if not isinstance(x, jax.Array):  # arrays stay unchanged, because every eager operation costs time
+    """Convert to a floating-point array.
+
+    Ints and bools become the default float. Raise TypeError if not real.
+    """
+    if not isinstance(
+        x, jax.Array
+    ):  # arrays stay unchanged, because every eager operation costs time
         if hasattr(x, "__jax_array__"):
             x = x.__jax_array__()
         elif isinstance(x, complex):
             raise TypeError(f"{owner}: {name} must be real, got complex")
         elif not isinstance(x, (np.ndarray, np.generic, float, int)):
-            raise TypeError(f"{owner}: {name} must be a real number or array, got {type(x).__name__}")
+            raise TypeError(
+                f"{owner}: {name} must be a real number or array, got {type(x).__name__}"
+            )
         elif isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "OSUMm":
             raise TypeError(f"{owner}: {name} must be real, got {x.dtype}")
         elif isinstance(x, int) or np.asarray(x).dtype.kind in "iu":
@@ -42,7 +50,9 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
         elif np.asarray(x).dtype.kind == "f" and np.asarray(x).dtype.itemsize > 8:
             x = np.asarray(x, np.float64)  # the longest float of JAX
         x = jnp.asarray(x)
-    if getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating):  # the first test is faster
+    if getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(
+        x.dtype, jnp.floating
+    ):  # the first test is faster
         return x
     if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_:
         return x.astype(jnp.result_type(float))
@@ -54,7 +64,10 @@ def is_float(array: Any) -> bool:
 
 
 def _as_float(x: Any) -> np.ndarray:
-    """Convert an integer of any size to the default float. JAX would truncate it to 32 bits or raise."""
+    """Convert an integer of any size to the default float.
+
+    JAX would truncate it to 32 bits or raise.
+    """
     if isinstance(x, int):
         try:
             x = float(x)
@@ -69,8 +82,13 @@ def broadcast_checked(
 ) -> jax.Array:
     """Convert ``value`` to this dtype and rank. Raise if it does not broadcast to this shape."""
     padded = (1,) * (len(shape) - value.ndim) + value.shape
-    if len(padded) != len(shape) or any(n not in (1, m) for n, m in zip(padded, shape, strict=True)):
-        raise ValueError(f"{owner}: {name} of shape {value.shape} does not broadcast to {target} of shape {shape}")
+    if len(padded) != len(shape) or any(
+        n not in (1, m) for n, m in zip(padded, shape, strict=True)
+    ):
+        raise ValueError(
+            f"{owner}: {name} of shape {value.shape} does not broadcast to {target} of shape "
+            f"{shape}"
+        )
     if value.ndim:  # scalars need no axes, and other ranks must not be promoted silently
         value = value.reshape(padded)
     return value.astype(dtype)
@@ -81,7 +99,9 @@ def append_axes(x: jax.Array, ndim: int) -> jax.Array:
     return x.reshape(x.shape + (1,) * (ndim - x.ndim))
 
 
-def order_of_axes(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...], at: int = 0) -> str:
+def order_of_axes(
+    name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...], at: int = 0
+) -> str:
     """Return the end of a message if another array has steps and examples in the other order.
 
     Otherwise it is empty. The axes of the other array begin with the steps, or for ``at=1`` with
@@ -109,7 +129,9 @@ def takes(function: Callable, count: int, **options: Any) -> bool:
 
 def check_takes(owner: str, function: Callable, *arguments: str) -> None:
     if not takes(function, len(arguments)):
-        got = f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
+        got = (
+            f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
+        )
         raise TypeError(f"{owner} must take ({', '.join(arguments)}), got {got}")
 
 
@@ -121,7 +143,11 @@ def compute_dtype(dtype: Any) -> Any:
 def as_shape(value: Any) -> tuple[int, ...]:
     """Return integers above 0 as a shape. The shape is empty for all other values."""
     try:
-        shape = () if isinstance(value, (bytes, dict)) else tuple(operator.index(size) for size in value)
+        shape = (
+            ()
+            if isinstance(value, (bytes, dict))
+            else tuple(operator.index(size) for size in value)
+        )
     except TypeError:
         shape = ()
     return shape if all(size > 0 for size in shape) else ()
@@ -149,5 +175,7 @@ def shorten(text: str) -> str:
 
 
 def snake_case(name: str) -> str:
-    """Convert ``SoftSign`` to ``soft_sign``, ``QPseudoSpike`` to ``q_pseudo_spike``, ``S2NN`` to ``s2nn``."""
+    """Convert ``SoftSign`` to ``soft_sign``, ``QPseudoSpike`` to ``q_pseudo_spike``, ``S2NN`` to
+    ``s2nn``.
+    """
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir, partial_eval
 
-# --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded (on an Explicit mesh) -----
+# --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded -------
 
 
 def varying_axes(tree: Any) -> frozenset[str]:
-    """Return the mesh axes of variation of all arrays. Outside of ``jax.shard_map`` the set is empty."""
+    """Return the mesh axes of variation of all arrays.
+
+    Outside of ``jax.shard_map`` the set is empty.
+    """
 
     def leaf(x):
         kind: Any = jax.typeof(x)
@@ -33,7 +36,9 @@ def vary(tree: Any, axes: frozenset[str]) -> Any:
         missing = tuple(axes - varying_axes(x)) if isinstance(x, jax.Array) else ()
         if not missing:
             return x
-        return lax.pcast(x, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, missing)
+        return (
+            lax.pcast(x, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, missing)
+        )
 
     return jax.tree.map(leaf, tree)
 
@@ -41,17 +46,24 @@ def vary(tree: Any, axes: frozenset[str]) -> Any:
 def match_varying_axes(tree: Any, like: Any = None) -> Any:
     """Make all arrays vary over equal axes: the axes of ``like``, or of any array of the tree.
 
-    In ``jax.shard_map`` a loop must not change the type of its carry. If weights vary like the inputs, all arrays have
-    one type. The derivative of this conversion sums the gradients of all devices.
+    In ``jax.shard_map`` a loop must not change the type of its carry. If weights vary like the
+    inputs, all arrays have one type. The derivative of this conversion sums the gradients of all
+    devices.
     """
     return vary(tree, varying_axes(tree if like is None else like))
 
 
 def explicit_sharding(x: Any) -> Any:
     """Return the sharding in the type of an array or shape on an Explicit mesh, None otherwise."""
-    sharding = getattr(x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x), "sharding", None)
+    sharding = getattr(
+        x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x), "sharding", None
+    )
     mesh = getattr(sharding, "mesh", None)
-    if mesh is None or getattr(mesh, "empty", True) or not getattr(mesh, "_any_axis_explicit", False):
+    if (
+        mesh is None
+        or getattr(mesh, "empty", True)
+        or not getattr(mesh, "_any_axis_explicit", False)
+    ):
         return None
     return sharding
 
@@ -63,7 +75,9 @@ def of_mesh(mesh: Any) -> AbstractContextManager:
 
 
 def shard_as(x: jax.Array, like: Any) -> jax.Array:
-    """Give ``x`` the sharding in the type of ``like``, if all leading axes that both have are equal."""
+    """Give ``x`` the sharding in the type of ``like``, if all leading axes that both have are
+    equal.
+    """
     sharding, common = explicit_sharding(like), min(x.ndim, len(like.shape))
     if sharding is None or x.shape[:common] != like.shape[:common]:
         return x
@@ -73,7 +87,9 @@ def shard_as(x: jax.Array, like: Any) -> jax.Array:
 
 
 def spread_as(x: jax.Array, like: Any) -> jax.Array:
-    """Broadcast ``x`` to ``like``, with its shape and sharding: a parameter to a potential, for example."""
+    """Broadcast ``x`` to ``like``, with its shape and sharding: a parameter to a potential, for
+    example.
+    """
     return match_varying_axes(shard_as(jnp.broadcast_to(x, like.shape), like), like=like)
 
 
@@ -102,18 +118,23 @@ def merge_leading(x: jax.Array) -> jax.Array:
 
 
 def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
-    """Return ``a^T b``, summed over all leading axes. On an Explicit mesh it has the sharding of ``like``."""
+    """Return ``a^T b``, summed over all leading axes.
+
+    On an Explicit mesh it has the sharding of ``like``.
+    """
     leading = tuple(range(a.ndim - 1))
     sharding = explicit_sharding(like)
     if sharding is None and (summed := explicit_sharding(a)) is not None:
         sharding = jax.sharding.NamedSharding(summed.mesh, jax.sharding.PartitionSpec(None, None))
     options: Any = {} if sharding is None else {"out_sharding": sharding}
-    if jax.device_count() == 1:  # not sharded, and XLA would make a transposed copy to sum over two axes
+    if (
+        jax.device_count() == 1
+    ):  # not sharded, and XLA would make a transposed copy to sum over two axes
         a, b, leading = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), (0,)
     return jax.lax.dot_general(a, b, ((leading, leading), ((), ())), **options)
 
 
-# --- jaxprs ----------------------------------------------------------------------------------------------------------
+# --- jaxprs ---------------------------------------------------------------------------------------
 
 
 class Equations(NamedTuple):
@@ -125,7 +146,9 @@ class Equations(NamedTuple):
 
 
 def equations(jaxpr: Any) -> tuple[Equations, list]:
-    """Return the equations of an open or closed jaxpr, and its constants, which are the first inputs."""
+    """Return the equations of an open or closed jaxpr, and its constants, which are the first
+    inputs.
+    """
     consts = list(getattr(jaxpr, "consts", ()))
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return Equations([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars), consts
@@ -146,17 +169,33 @@ def evaluate(program: Equations, *inputs: Any, run: Callable[[Any, list], list])
 
 
 def called(equation: Any) -> Any:
-    """Return the jaxpr that an equation runs once with its operands, such as a call of ``jit``, or None."""
+    """Return the jaxpr that an equation runs once with its operands, such as a call of ``jit``, or
+    None.
+    """
     if equation.primitive.name not in _CALLS:
         return None
-    return next(equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params)
+    return next(
+        equation.params[name]
+        for name in ("jaxpr", "call_jaxpr", "fun_jaxpr")
+        if name in equation.params
+    )
 
 
-_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat2"}
+_CALLS = {
+    "jit",
+    "pjit",
+    "closed_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "remat2",
+}
 
 
 def used_inputs(closed: Any) -> list[bool]:
-    """Return True for each input of a closed jaxpr that any output depends on, and for all if JAX cannot compute it."""
+    """Return True for each input of a closed jaxpr that any output depends on, and for all if JAX
+    cannot compute it.
+    """
     eliminate = getattr(partial_eval, "dce_jaxpr", None)
     if eliminate is None:
         return [True] * len(closed.jaxpr.invars)
@@ -167,7 +206,9 @@ def bind(equation: Any, operands: list, **changed: Any) -> list:
     """Apply the primitive of an equation, with some of its parameters changed."""
     primitive = equation.primitive
     params = primitive.get_bind_params(equation.params | changed)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # JAX versions use both forms
+    functions, params = (
+        params if isinstance(params, tuple) else ((), params)
+    )  # JAX versions use both forms
     out = primitive.bind(*functions, *operands, **params)
     return out if primitive.multiple_results else [out]
 
@@ -175,7 +216,8 @@ def bind(equation: Any, operands: list, **changed: Any) -> list:
 def bind_over_any_axes(equation: Any, operands: list) -> list:
     """Apply an equation to operands that may vary over other mesh axes than its inputs.
 
-    Compiled functions have fixed types, so they run equation by equation. Arrays that vary over an axis stay unchanged.
+    Compiled functions have fixed types, so they run equation by equation. Arrays that vary over an
+    axis stay unchanged.
     """
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "pjit"):
@@ -186,16 +228,20 @@ def bind_over_any_axes(equation: Any, operands: list) -> list:
     return bind(equation, operands)
 
 
-# --- derivatives ------------------------------------------------------------------------------------------------------
+# --- derivatives ----------------------------------------------------------------------------------
 
 
 def in_reverse_mode_alone(message: str, tree: Any) -> Any:
-    """Identity for functions with derivatives only in reverse mode. Its derivative raises in forward mode.
+    """Identity for functions with derivatives only in reverse mode.
 
-    JAX would raise too, without a fix in its message. In reverse mode the tangent is transposed and never computed. A
-    function that has been differentiated once has all higher derivatives.
+    Its derivative raises in forward mode.
+
+    JAX would raise too, without a fix in its message. In reverse mode the tangent is transposed and
+    never computed. A function that has been differentiated once has all higher derivatives.
     """
-    return jax.tree.map(lambda x: _reversible(message, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
+    return jax.tree.map(
+        lambda x: _reversible(message, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -210,7 +256,10 @@ def _reversible_jvp(message, primals, tangents):
 
 
 def is_forward_mode_error(error: TypeError) -> bool:
-    """Return True for JAX's error in forward mode. Under ``jax.vmap`` it comes first. It lacks a class."""
+    """Return True for JAX's error in forward mode.
+
+    Under ``jax.vmap`` it comes first. It lacks a class.
+    """
     return "custom_vjp" in str(error)
 
 
@@ -218,20 +267,24 @@ def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
     raise TypeError(message)
 
 
-# A primitive that supports transposition and raises when computed. Its class is in ``jax.extend``, whose import takes a
-# third of the time of this library. An import at the first derivative would be worse: it adds settings to JAX, and then
-# everything is compiled again.
+# A primitive that supports transposition and raises when computed. Its class is in ``jax.extend``,
+# whose import takes a third of the time of this library. An import at the first derivative would be
+# worse: it adds settings to JAX, and then everything is compiled again.
 _tangent: Any = type(jax.lax.add_p)("tangent_in_reverse_mode_alone")
 _tangent.def_abstract_eval(lambda x, **_: x)
 _tangent.def_impl(_refuse)
 ad.deflinear2(_tangent, lambda cotangent, _, **__: [cotangent])
 mlir.register_lowering(_tangent, _refuse)
-batching.primitive_batchers[_tangent] = lambda xs, axes, **params: (_tangent.bind(*xs, **params), *axes)
+batching.primitive_batchers[_tangent] = lambda xs, axes, **params: (
+    _tangent.bind(*xs, **params),
+    *axes,
+)
 
 
-# --- precision --------------------------------------------------------------------------------------------------------
+# --- precision ------------------------------------------------------------------------------------
 
 
 def in_double_precision() -> Any:
     """Return a context with 64-bit types. JAX moved it."""
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()  # type: ignore[attr-defined]
+    home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # type: ignore[attr-defined]
+    return home.enable_x64(True)

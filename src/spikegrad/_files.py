@@ -18,7 +18,10 @@ except ModuleNotFoundError:  # only Unix has it
     fcntl = None
 
 PARTIAL = ".part"
-"""Ending of the name of an incomplete file. A killed process leaves an incomplete file next to the old one."""
+"""Ending of the name of an incomplete file.
+
+A killed process leaves an incomplete file next to the old one.
+"""
 
 
 def regular_size(path: Path) -> int:
@@ -33,12 +36,15 @@ def regular_size(path: Path) -> int:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "must be a regular file, got a device, a pipe or a socket", str(path))
+        raise OSError(
+            errno.EINVAL, "must be a regular file, got a device, a pipe or a socket", str(path)
+        )
     return status.st_size
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False) -> None:
-    """Write a file atomically: a kill or a full disk leaves the complete old file or the complete new file.
+    """Write a file atomically: a kill or a full disk leaves the complete old file or the complete
+    new file.
 
     Parameters
     ----------
@@ -54,7 +60,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool 
     FileExistsError
         If the file exists and ``new`` is true.
     OSError
-        If it cannot be written. An old file stays, also if ``write`` raises an error. A device or a pipe stays, too.
+        If it cannot be written. An old file stays, also if ``write`` raises an error. A device or a
+        pipe stays, too.
     """
     path = Path(os.path.realpath(path))  # follow links instead of replacing them
     if path.exists():
@@ -75,7 +82,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool 
 
 
 def remove_partials(folder: Path, name: str | None = None) -> None:
-    """Remove the partial files of killed processes from a folder. Partial files that are being written stay.
+    """Remove the partial files of killed processes from a folder.
+
+    Partial files that are being written stay.
 
     Parameters
     ----------
@@ -86,7 +95,9 @@ def remove_partials(folder: Path, name: str | None = None) -> None:
     """
     if fcntl is None:  # without locks, abandoned and active files look equal
         return
-    for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
+    for path in folder.glob(
+        f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}{PARTIAL}"
+    ):
         with contextlib.suppress(OSError):
             regular_size(path)
             with path.open("rb") as stream:
@@ -95,7 +106,10 @@ def remove_partials(folder: Path, name: str | None = None) -> None:
 
 
 def _new_partial(path: Path) -> tuple[Path, BinaryIO]:
-    """Create a partial file. Its lock, which ends with the process, shows other processes that it is being written."""
+    """Create a partial file.
+
+    Its lock, which ends with the process, shows other processes that it is being written.
+    """
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         stream = partial.open("xb")

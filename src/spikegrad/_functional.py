@@ -55,7 +55,9 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[x, *signature.parameters.values()], return_annotation=jax.Array
     )
-    function.__doc__ = f"""Function form of :class:`{cls.__name__}`: ``{name}(x, ...)`` is ``{cls.__name__}(...)(x)``.
+    function.__doc__ = f"""Function form of :class:`{cls.__name__}`.
+
+    ``{name}(x, ...)`` is ``{cls.__name__}(...)(x)``.
 
     See the class for formula, parameters and errors.
     """
@@ -67,5 +69,7 @@ def functions_of(module: ModuleType) -> dict[str, Callable]:
     return {
         name: value
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
     }

@@ -10,9 +10,16 @@ import jax
 
 
 def updates_of(
-    optimizer: Any, gradient: Any, state: Any, trainable: Any, value: Any, loss: Callable[[Any], Any]
+    optimizer: Any,
+    gradient: Any,
+    state: Any,
+    trainable: Any,
+    value: Any,
+    loss: Callable[[Any], Any],
 ) -> tuple[Any, Any]:
-    """Return updates and the new state. ``value`` is the loss at ``trainable``, ``loss`` a function of parameters.
+    """Return updates and the new state.
+
+    ``value`` is the loss at ``trainable``, ``loss`` a function of parameters.
 
     Optax has several names for these arguments, and none of the optimizers takes all of them.
     """

@@ -1,7 +1,8 @@
-"""Pytrees: splitting the leaves of one into two trees, entries in the order they were written, and static functions.
+"""Pytrees: splitting the leaves of one into two trees, entries in the order they were written, and
+static functions.
 
-Both trees of a split keep the structure, with None for each leaf that is only in the second tree. JAX does not count
-None as a leaf, so a derivative with respect to one tree has exactly its leaves.
+Both trees of a split keep the structure, with None for each leaf that is only in the second tree.
+JAX does not count None as a leaf, so a derivative with respect to one tree has exactly its leaves.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ import jax.numpy as jnp
 import numpy as np
 
 NOTHING_TO_TRAIN = (
-    "has no floating-point array to train. Functions hide the arrays of their closures: pass arrays, "
+    "has no floating-point array to train. Functions hide the arrays of their closures: pass "
+    "arrays, "
     "jax.tree_util.Partial(function, array), or for a module of Equinox eqx.filter_vmap(module)"
 )
 
 
 def split(tree: Any, is_selected: Callable[[Any, Any], bool]) -> tuple[Any, Any]:
-    """Return a tree of the leaves with ``is_selected(path, leaf)``, and a tree of all remaining leaves."""
+    """Return a tree of the leaves with ``is_selected(path, leaf)``, and a tree of all remaining
+    leaves.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     # called once per leaf, because it may be a user's function
     chosen = [bool(is_selected(path, leaf)) for path, leaf in leaves]
     parts = (
-        [leaf if selected is side else None for (_, leaf), selected in zip(leaves, chosen, strict=True)]
+        [
+            leaf if selected is side else None
+            for (_, leaf), selected in zip(leaves, chosen, strict=True)
+        ]
         for side in (True, False)
     )
     first, second = map(structure.unflatten, parts)
@@ -35,7 +42,9 @@ def split(tree: Any, is_selected: Callable[[Any, Any], bool]) -> tuple[Any, Any]
 
 def merge(first: Any, second: Any) -> Any:
     """Return ``second`` with the leaves of ``first`` filled in."""
-    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None
+    )
 
 
 def is_array(leaf: Any) -> bool:
@@ -83,7 +92,9 @@ jax.tree_util.register_pytree_with_keys(
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, repr=False)
 class StaticFunction:
-    """A function as part of the structure of a pytree, so a tree with functions can be an argument of ``jax.jit``."""
+    """A function as part of the structure of a pytree, so a tree with functions can be an argument
+    of ``jax.jit``.
+    """
 
     function: Callable
 

@@ -14,12 +14,14 @@ from ._surrogate import FLOATS, Surrogate, configured, curve_of, settings_of
 def learnable(surrogate: Surrogate) -> Surrogate:
     r"""Give the parameters of a surrogate a gradient.
 
-    The step does not depend on the parameters, so by default their gradient is 0. With ``learnable``, it is the
-    derivative of the smooth primal, as if the primal were the output:
+    The step does not depend on the parameters, so by default their gradient is 0. With
+    ``learnable``, it is the derivative of the smooth primal, as if the primal were the output:
 
-    .. math:: \frac{\mathrm{d}\,s}{\mathrm{d}\alpha} = \frac{\partial}{\partial\alpha}\,\mathrm{surrogate\_fun}(x).
+    .. math:: \frac{\mathrm{d}\,s}{\mathrm{d}\alpha} =
+              \frac{\partial}{\partial\alpha}\,\mathrm{surrogate\_fun}(x).
 
-    The output, the derivative in ``x``, and the mixed derivative in ``x`` and a parameter do not change.
+    The output, the derivative in ``x``, and the mixed derivative in ``x`` and a parameter do not
+    change.
 
     Parameters
     ----------
@@ -29,19 +31,20 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``, with every Python number as an array of JAX's default float. Gradients
-        have its structure.
+        The curve is its field ``surrogate``, with every Python number as an array of JAX's default
+        float. Gradients have its structure.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun``, or has a custom
-        ``__init__``, which hides its parameters from JAX.
+        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun``,
+        or has a custom ``__init__``, which hides its parameters from JAX.
 
     References
     ----------
-    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking neural networks",
-    ICCV; Wang et al. 2023, "Adaptive smoothing gradient learning for spiking neural networks", ICML.
+    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking
+    neural networks", ICCV; Wang et al. 2023, "Adaptive smoothing gradient learning for spiking
+    neural networks", ICML.
 
     Examples
     --------
@@ -57,30 +60,35 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     for part in parts_of(curve):
         if isinstance(part, Surrogate) and not part._frozen:
             raise TypeError(
-                f"learnable: {type(part).__name__} has a custom __init__, which hides its parameters from JAX; declare "
+                f"learnable: {type(part).__name__} has a custom __init__, which hides its "
+                "parameters from JAX; declare "
                 "them by annotations"
             )
     if lacking := curve._without_primal():
-        raise TypeError(f"learnable: {lacking} must define surrogate_fun, because its derivative trains the parameters")
+        raise TypeError(
+            f"learnable: {lacking} must define surrogate_fun, because its derivative trains the "
+            "parameters"
+        )
     return configured(surrogate, learn=True)
 
 
 def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     r"""Store the slope in fewer bits for the backward pass.
 
-    Under differentiation JAX stores one array per call in the dtype of ``x``: the slope, or ``x`` in half precision.
-    This setting rounds the slope to ``dtype`` and stores it. Compared with float32, bfloat16 needs half of the memory
-    and an 8-bit float a quarter. Spikes do not change. The gradient in ``x`` has the rounding error of ``dtype``, the
-    gradient in the parameters (:func:`learnable`) has none.
+    Under differentiation JAX stores one array per call in the dtype of ``x``: the slope, or ``x``
+    in half precision. This setting rounds the slope to ``dtype`` and stores it. Compared with
+    float32, bfloat16 needs half of the memory and an 8-bit float a quarter. Spikes do not change.
+    The gradient in ``x`` has the rounding error of ``dtype``, the gradient in the parameters
+    (:func:`learnable`) has none.
 
     Parameters
     ----------
     surrogate : Surrogate
         Any surrogate, with or without other settings.
     dtype : dtype
-        ``bfloat16`` (relative error of the slope up to 2**-8), ``float16``, ``float8_e5m2`` (2**-3, slopes from 2**-16)
-        or ``float8_e4m3fn`` (2**-4, slopes from 2**-9 to 448, NaN above). A dtype that is not narrower than ``x`` has
-        no effect.
+        ``bfloat16`` (relative error of the slope up to 2**-8), ``float16``, ``float8_e5m2`` (2**-3,
+        slopes from 2**-16) or ``float8_e4m3fn`` (2**-4, slopes from 2**-9 to 448, NaN above). A
+        dtype that is not narrower than ``x`` has no effect.
 
     Returns
     -------
@@ -90,8 +98,8 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     Raises
     ------
     TypeError
-        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already stores its slope in another dtype, or if
-        ``dtype`` is not in this list.
+        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already stores its slope in
+        another dtype, or if ``dtype`` is not in this list.
 
     Notes
     -----
@@ -112,8 +120,13 @@ def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
     except TypeError:
         name = None
     if name not in FLOATS:
-        raise TypeError(f"keep_slope: dtype must be one of {', '.join(FLOATS)}, got {name or brief(dtype)}")
+        raise TypeError(
+            f"keep_slope: dtype must be one of {', '.join(FLOATS)}, got {name or brief(dtype)}"
+        )
     before = settings_of(surrogate).slope_dtype
     if before not in (None, name):
-        raise TypeError(f"keep_slope: dtype is already {before}, got {name} as a second dtype; call keep_slope once")
+        raise TypeError(
+            f"keep_slope: dtype is already {before}, got {name} as a second dtype; call keep_slope "
+            "once"
+        )
     return configured(surrogate, slope_dtype=name)

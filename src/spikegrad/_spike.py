@@ -13,20 +13,23 @@ from ._checks import broadcast_checked, real_array
 def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     r"""Return the step of ``x``, with ``slope`` as its derivative.
 
-    .. math:: s(x) = \begin{cases} 1 & x \ge 0 \\ 0 & x < 0 \\ \mathrm{NaN} & x\ \text{is NaN} \end{cases}
+    .. math:: s(x) = \begin{cases} 1 & x \ge 0 \\ 0 & x < 0 \\
+              \mathrm{NaN} & x\ \text{is NaN} \end{cases}
               \qquad \mathrm{d}s = \mathrm{slope} \cdot \mathrm{d}x
 
-    ``slope`` is an ordinary value. It has no effect on the output and gets no gradient from the first derivative. The
-    second derivative differentiates it. If it is a function of ``x``, without ``stop_gradient``, derivatives of every
-    order are right, in forward and reverse mode.
+    ``slope`` is an ordinary value. It has no effect on the output and gets no gradient from the
+    first derivative. The second derivative differentiates it. If it is a function of ``x``, without
+    ``stop_gradient``, derivatives of every order are right, in forward and reverse mode.
 
     Parameters
     ----------
     x : array_like
-        Membrane potential minus threshold, any shape, dimensionless. Ints and bools become the default float.
+        Membrane potential minus threshold, any shape, dimensionless. Ints and bools become the
+        default float.
     slope : array_like
-        Replacement for the derivative of the step. It broadcasts to ``x`` and is cast to its dtype. A slope in fewer
-        bits is the residual of the backward pass, and is cast when the derivative is computed.
+        Replacement for the derivative of the step. It broadcasts to ``x`` and is cast to its dtype.
+        A slope in fewer bits is the residual of the backward pass, and is cast when the derivative
+        is computed.
 
     Returns
     -------
@@ -66,12 +69,19 @@ def _step(x, slope):
 
 
 def _half_step(x):
-    """Compute the step in 16 bits. It compares bits, because many processors would convert bfloat16 to float32."""
+    """Compute the step in 16 bits.
+
+    It compares bits, because many processors would convert bfloat16 to float32.
+    """
     zero, unit, infinity, minus_zero = np.asarray([0, 1, np.inf, -0.0], x.dtype).view(np.uint16)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
-    is_nan = bits & np.uint16(~minus_zero) > infinity  # without the sign, numbers and their bits have equal order
+    is_nan = (
+        bits & np.uint16(~minus_zero) > infinity
+    )  # without the sign, numbers and their bits have equal order
     fires = bits <= minus_zero
-    return jax.lax.bitcast_convert_type(jnp.where(is_nan, bits, jnp.where(fires, unit, zero)), x.dtype)
+    return jax.lax.bitcast_convert_type(
+        jnp.where(is_nan, bits, jnp.where(fires, unit, zero)), x.dtype
+    )
 
 
 _spike = jax.jit(_step, inline=True)  # one compiled call instead of several, outside jit
@@ -82,11 +92,14 @@ def _step_jvp(primals, tangents):
     x, slope = primals
     dx, _ = tangents
     # The output is the spike, so the next order of derivative uses this rule again.
-    return _spike(x, slope), (_narrow_product if slope.dtype.itemsize < dx.dtype.itemsize else _product)(slope, dx)
+    return _spike(x, slope), (
+        _narrow_product if slope.dtype.itemsize < dx.dtype.itemsize else _product
+    )(slope, dx)
 
 
 def _product(slope, dx):
-    """Return ``slope * dx``, computed in the wider dtype and rounded once to the dtype of ``dx``."""
+    """Return ``slope * dx``, computed in the wider dtype and rounded once to the dtype of
+    ``dx``."""
     wide = max(slope.dtype, dx.dtype, key=lambda dtype: dtype.itemsize)
     return (slope.astype(wide) * dx.astype(wide)).astype(dx.dtype)
 

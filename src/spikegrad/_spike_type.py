@@ -1,8 +1,9 @@
 """The base class of spike types, and the step.
 
-A spike type computes a value, a primal and a slope from a curve. The rule in ``_surrogate.py`` returns the value. It
-uses the slope as the derivative in ``x`` and, under ``learnable``, the derivative of the primal in the parameters. So a
-spike type consists of formulas and a few flags. The types besides the step are in ``_spike_types.py``.
+A spike type computes a value, a primal and a slope from a curve. The rule in ``_surrogate.py``
+returns the value. It uses the slope as the derivative in ``x`` and, under ``learnable``, the
+derivative of the primal in the parameters. So a spike type consists of formulas and a few flags.
+The types besides the step are in ``_spike_types.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ Curve = Any
 
 
 class SpikeType(Struct):
-    """The forward output of a spike. Cells, networks and checks read the flags and never the class."""
+    """The forward output of a spike.
+
+    Cells, networks and checks read the flags and never the class.
+    """
 
     is_step: ClassVar[bool] = False
     draws: ClassVar[bool] = False
@@ -55,7 +59,8 @@ class SpikeType(Struct):
         return curve.surrogate_grad(x)
 
     def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
-        """Yield the parameters of the type in the shape of ``x``, each with the derivative in it."""
+        """Yield the parameters of the type in the shape of ``x``, each with the derivative in
+        it."""
         del curve, x
         yield from ()
 

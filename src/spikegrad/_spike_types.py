@@ -1,8 +1,8 @@
 """Spike types: the forward output, for any slope.
 
-A spike type is a class with formulas and flags (see :class:`SpikeType`) and a public function that sets it on a
-surrogate. A new one needs both of them here, its name in ``spikegrad.__init__`` and a row in
-``tests/core/test_kinds.py``.
+A spike type is a class with formulas and flags (see :class:`SpikeType`) and a public function that
+sets it on a surrogate. A new one needs both of them here, its name in ``spikegrad.__init__`` and a
+row in ``tests/core/test_kinds.py``.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ class Strict(SpikeType, pure=True):
 
 
 def strict(surrogate: Surrogate) -> Surrogate:
-    r"""Fire only above the threshold, like several other libraries. At the threshold itself the output is 0.
+    r"""Fire only above the threshold, like several other libraries.
+
+    At the threshold itself the output is 0.
 
     .. math:: s(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases} \qquad
               \mathrm{d}s = g(x)\, \mathrm{d}x
 
-    with :math:`g` the slope, also at the threshold. The type matters if potentials reach a threshold exactly, for
-    example with small integer weights.
+    with :math:`g` the slope, also at the threshold. The type matters if potentials reach a
+    threshold exactly, for example with small integer weights.
 
     Parameters
     ----------
@@ -54,7 +56,8 @@ def strict(surrogate: Surrogate) -> Surrogate:
     Raises
     ------
     TypeError
-        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike type.
+        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike
+        type.
 
     Examples
     --------
@@ -82,9 +85,9 @@ def soft(surrogate: Surrogate) -> Surrogate:
 
     .. math:: s = f(x), \qquad \mathrm{d}s = f'(x)\, \mathrm{d}x
 
-    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. Use it to check the gradient of a network.
-    It is also the reference for surrogate gradients: they approach the gradient of the soft network if all :math:`f`
-    are near 0 or 1.
+    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. Use it to check the
+    gradient of a network. It is also the reference for surrogate gradients: they approach the
+    gradient of the soft network if all :math:`f` are near 0 or 1.
 
     Parameters
     ----------
@@ -99,12 +102,13 @@ def soft(surrogate: Surrogate) -> Surrogate:
     Raises
     ------
     TypeError
-        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun`` or already has another
-        spike type.
+        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun`` or
+        already has another spike type.
 
     Notes
     -----
-    Parameters get a gradient only with :func:`learnable`. Finite differences confirm this gradient too.
+    Parameters get a gradient only with :func:`learnable`. Finite differences confirm this gradient
+    too.
 
     Examples
     --------
@@ -119,7 +123,10 @@ def soft(surrogate: Surrogate) -> Surrogate:
 
 
 class Stochastic(SpikeType, pure=True):
-    """The spike type of :func:`stochastic`. ``key`` is None, which is not a leaf, until a call binds a random key."""
+    """The spike type of :func:`stochastic`.
+
+    ``key`` is None, which is not a leaf, until a call binds a random key.
+    """
 
     draws = True
     needs_primal = True
@@ -130,7 +137,8 @@ class Stochastic(SpikeType, pure=True):
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         if self.key is None:
             raise TypeError(
-                "stochastic: key is missing; pass it as fire(x, key=key), cell(v, current, key=key) or "
+                "stochastic: key is missing; pass it as fire(x, key=key), cell(v, current, "
+                "key=key) or "
                 "network(inputs, key=key), and store the surrogate in a field of a custom cell"
             )
         # At least float32: rounding the probability to half precision would bias the mean.
@@ -141,7 +149,9 @@ class Stochastic(SpikeType, pure=True):
 def _uniform(key: Any, like: jax.Array) -> jax.Array:
     """Draw numbers in [0, 1) from one key, or from one key for each entry of the leading axes."""
     if like.shape[: key.ndim] != key.shape:
-        raise ValueError(f"stochastic: keys must have the leading axes of x, {like.shape}, got shape {key.shape}")
+        raise ValueError(
+            f"stochastic: keys must have the leading axes of x, {like.shape}, got shape {key.shape}"
+        )
     draw = functools.partial(jax.random.uniform, shape=like.shape[key.ndim :], dtype=like.dtype)
     for _ in key.shape:
         draw = jax.vmap(draw)
@@ -153,12 +163,12 @@ def stochastic(surrogate: Surrogate) -> Surrogate:
 
     .. math:: P(s = 1) = \min(\max(f(x), 0), 1), \qquad \mathrm{d}s = f'(x)\, \mathrm{d}x
 
-    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. The slope is the derivative of the mean if
-    :math:`f` is a probability. Slope and noise are a pair: :class:`Sigmoid` gives logistic escape noise with
-    probability :math:`\sigma(\alpha x)`.
+    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. The slope is the
+    derivative of the mean if :math:`f` is a probability. Slope and noise are a pair:
+    :class:`Sigmoid` gives logistic escape noise with probability :math:`\sigma(\alpha x)`.
 
-    Pass a key to each call, ``fire(x, key=key)``, and likewise to a cell, to :func:`unroll` and to a :class:`Network`,
-    which derives the keys of its time steps from it.
+    Pass a key to each call, ``fire(x, key=key)``, and likewise to a cell, to :func:`unroll` and to
+    a :class:`Network`, which derives the keys of its time steps from it.
 
     Parameters
     ----------
@@ -173,8 +183,8 @@ def stochastic(surrogate: Surrogate) -> Surrogate:
     Raises
     ------
     TypeError
-        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun`` or already has another
-        spike type. Also when the result is called without a key.
+        If ``surrogate`` is not a surrogate, overrides ``__call__``, defines no ``surrogate_fun`` or
+        already has another spike type. Also when the result is called without a key.
 
     Notes
     -----
@@ -182,8 +192,9 @@ def stochastic(surrogate: Surrogate) -> Surrogate:
 
     References
     ----------
-    Gerstner, Kistler, Naud, Paninski 2014, "Neuronal Dynamics", chapter 9. Gygax, Zenke 2025, "Elucidating the
-    theoretical underpinnings of surrogate gradient learning in spiking neural networks", Neural Computation 37.
+    Gerstner, Kistler, Naud, Paninski 2014, "Neuronal Dynamics", chapter 9. Gygax, Zenke 2025,
+    "Elucidating the theoretical underpinnings of surrogate gradient learning in spiking neural
+    networks", Neural Computation 37.
 
     Examples
     --------
@@ -211,17 +222,28 @@ class MultiSpike(SpikeType, pure=True):
         return self.n > 1
 
     def expression(self, curve: str) -> str:
-        threshold = f", {expression_of(self.threshold)}" if not _is_one(self.threshold) or self.slopes != "sum" else ""
-        return f"multi_spike({curve}, {self.n}{threshold}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
+        threshold = (
+            f", {expression_of(self.threshold)}"
+            if not _is_one(self.threshold) or self.slopes != "sum"
+            else ""
+        )
+        return (
+            f"multi_spike({curve}, "
+            f"{self.n}{threshold}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
+        )
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
         if self.n > most:
-            raise ValueError(f"multi_spike: n must be <= {most}, the largest exact count in {x.dtype}, got {self.n}")
+            raise ValueError(
+                f"multi_spike: n must be <= {most}, the largest exact count in {x.dtype}, got "
+                f"{self.n}"
+            )
         wide = x.astype(compute_dtype(x.dtype))
         theta = self._distance(wide)
         count = jnp.clip(jnp.floor(wide / theta) + 1, 0, self.n)
-        # Compilers round a quotient differently, so the multiples decide and the quotient is only an estimate.
+        # Compilers round a quotient differently, so the multiples decide and the quotient is only
+        # an estimate.
         too_low = (count < self.n) & (wide >= count * theta)
         too_high = (count > 0) & (wide < (count - 1) * theta)
         return (count + too_low.astype(wide.dtype) - too_high.astype(wide.dtype)).astype(x.dtype)
@@ -259,12 +281,16 @@ class MultiSpike(SpikeType, pure=True):
         super().__post_init__()
         if self.slopes == "sum" and self.n > _MOST_SLOPES:
             raise ValueError(
-                f"multi_spike: n must be <= {_MOST_SLOPES:,} with slopes='sum', which computes n slopes, got {self.n}; "
+                f"multi_spike: n must be <= {_MOST_SLOPES:,} with slopes='sum', which computes n "
+                f"slopes, got {self.n}; "
                 "pass slopes='nearest' or slopes='first'"
             )
 
     def _distance(self, x):
-        """Return the distance between thresholds, at least the smallest normal number. XLA flushes others to 0."""
+        """Return the distance between thresholds, at least the smallest normal number.
+
+        XLA flushes others to 0.
+        """
         theta, tiny = _threshold_like(self, x), jnp.finfo(x.dtype).tiny
         return jnp.where(jnp.abs(theta) < tiny, jnp.asarray(tiny, x.dtype), theta)
 
@@ -276,17 +302,20 @@ class MultiSpike(SpikeType, pure=True):
         return MultiSpike(self.n, _scaled_threshold(self, threshold, x), self.slopes)
 
 
-def multi_spike(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str = "sum") -> Surrogate:
-    r"""Fire up to ``n`` spikes in one time step, one for each multiple of the threshold that the potential has reached.
+def multi_spike(
+    surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str = "sum"
+) -> Surrogate:
+    r"""Fire up to ``n`` spikes in one time step, one for each multiple of the threshold that the
+    potential has reached.
 
     .. math:: s = \sum_{k=0}^{n-1} H(x - k\theta), \qquad
               \frac{\partial s}{\partial x} = \sum_k g(x - k\theta), \qquad
               \frac{\partial s}{\partial\theta} = -\sum_k k\, g(x - k\theta)
 
-    with :math:`H` the step and :math:`g` the slope. The first spike is at :math:`x = 0`, because :math:`x` is the
-    potential minus the threshold. With ``slopes="nearest"`` the sums have one term, for the multiple nearest to
-    :math:`x`. With ``"first"`` the only term is :math:`k = 0`, so the slope is the unchanged curve, and
-    :math:`\theta` gets no gradient.
+    with :math:`H` the step and :math:`g` the slope. The first spike is at :math:`x = 0`, because
+    :math:`x` is the potential minus the threshold. With ``slopes="nearest"`` the sums have one
+    term, for the multiple nearest to :math:`x`. With ``"first"`` the only term is :math:`k = 0`, so
+    the slope is the unchanged curve, and :math:`\theta` gets no gradient.
 
     Parameters
     ----------
@@ -295,33 +324,36 @@ def multi_spike(surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes
     n : int
         Largest number of spikes, at least 1.
     threshold : float or array, default 1.0
-        Distance :math:`\theta > 0` between two multiples, in the unit of ``x``. A cell multiplies it by its threshold,
-        so 1 means the threshold of the cell. An array broadcasts to ``x``.
+        Distance :math:`\theta > 0` between two multiples, in the unit of ``x``. A cell multiplies
+        it by its threshold, so 1 means the threshold of the cell. An array broadcasts to ``x``.
     slopes : {"sum", "nearest", "first"}
         The slope of all spikes, of the nearest spike or of the first spike.
 
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``. Its field ``forward`` has ``n``, ``threshold`` and ``slopes``.
+        The curve is its field ``surrogate``. Its field ``forward`` has ``n``, ``threshold`` and
+        ``slopes``.
 
     Raises
     ------
     TypeError
-        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike type.
+        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike
+        type.
     ValueError
-        If a parameter is outside of its domain. When the result is called, also if the dtype of ``x`` cannot count to
-        ``n``.
+        If a parameter is outside of its domain. When the result is called, also if the dtype of
+        ``x`` cannot count to ``n``.
 
     Notes
     -----
-    The sum evaluates the slope ``n`` times, ``"nearest"`` and ``"first"`` evaluate it once. With ``n=1`` the spike is
-    the step. A reset by subtraction subtracts one threshold for each spike. A reset to a value is not supported.
+    The sum evaluates the slope ``n`` times, ``"nearest"`` and ``"first"`` evaluate it once. With
+    ``n=1`` the spike is the step. A reset by subtraction subtracts one threshold for each spike. A
+    reset to a value is not supported.
 
     References
     ----------
-    Weidel, Sheik 2021, "WaveSense: efficient temporal convolutions with spiking neural networks for keyword spotting",
-    arXiv:2111.01456, has the nearest slope.
+    Weidel, Sheik 2021, "WaveSense: efficient temporal convolutions with spiking neural networks for
+    keyword spotting", arXiv:2111.01456, has the nearest slope.
 
     Examples
     --------
@@ -344,7 +376,8 @@ class Signed(SpikeType, pure=True):
     threshold: Real = parameter(default=1.0, above=0)
 
     def expression(self, curve: str) -> str:
-        return f"signed({curve}{'' if _is_one(self.threshold) else ', ' + expression_of(self.threshold)})"
+        threshold = "" if _is_one(self.threshold) else f", {expression_of(self.threshold)}"
+        return f"signed({curve}{threshold})"
 
     def value(self, curve: Curve, x: jax.Array) -> jax.Array:
         return (x >= 0).astype(x.dtype) - (self._mirrored(x) >= 0).astype(x.dtype)
@@ -373,16 +406,17 @@ def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
               \frac{\partial s}{\partial x} = g(x) + g(-x - 2\theta), \qquad
               \frac{\partial s}{\partial\theta} = 2\, g(-x - 2\theta)
 
-    with :math:`H` the step and :math:`g` the slope. With the potential :math:`v = x + \theta`, the output is 1 for
-    :math:`v \ge \theta` and -1 for :math:`v \le -\theta`, an odd function of :math:`v`.
+    with :math:`H` the step and :math:`g` the slope. With the potential :math:`v = x + \theta`, the
+    output is 1 for :math:`v \ge \theta` and -1 for :math:`v \le -\theta`, an odd function of
+    :math:`v`.
 
     Parameters
     ----------
     surrogate : Surrogate
         Any surrogate, with or without settings.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta > 0`, in the unit of ``x``. A cell multiplies it by its threshold, so 1 means the
-        threshold of the cell. An array broadcasts to ``x``.
+        Threshold :math:`\theta > 0`, in the unit of ``x``. A cell multiplies it by its threshold,
+        so 1 means the threshold of the cell. An array broadcasts to ``x``.
 
     Returns
     -------
@@ -392,14 +426,15 @@ def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
     Raises
     ------
     TypeError
-        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike type.
+        If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike
+        type.
     ValueError
         If ``threshold`` is not above 0.
 
     Notes
     -----
-    A reset by subtraction adds the threshold at a negative spike. Resets to a value and adaptive thresholds are not
-    supported.
+    A reset by subtraction adds the threshold at a negative spike. Resets to a value and adaptive
+    thresholds are not supported.
 
     Examples
     --------
@@ -415,7 +450,9 @@ def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
 
 
 def _threshold_like(kind: MultiSpike | Signed, x: jax.Array) -> jax.Array:
-    return broadcast_checked(jnp.asarray(kind.threshold), x.dtype, x.shape, kind._public_name(), "threshold")
+    return broadcast_checked(
+        jnp.asarray(kind.threshold), x.dtype, x.shape, kind._public_name(), "threshold"
+    )
 
 
 def _scaled_threshold(kind: MultiSpike | Signed, threshold: Any, x: jax.Array) -> Any:

@@ -1,9 +1,9 @@
 """Frozen records that are pytrees: the base of surrogates, neurons, layers and networks.
 
-A subclass that only annotates its fields becomes a frozen dataclass and a pytree. An array in a field is a leaf, which
-JAX traces, batches and trains. A Python number is a constant, part of the tree's structure, so no gradient and no
-optimizer moves it. A subclass with a hand-written ``__init__`` is a plain mutable object, compared by identity and
-opaque to JAX.
+A subclass that only annotates its fields becomes a frozen dataclass and a pytree. An array in a
+field is a leaf, which JAX traces, batches and trains. A Python number is a constant, part of the
+tree's structure, so no gradient and no optimizer moves it. A subclass with a hand-written
+``__init__`` is a plain mutable object, compared by identity and opaque to JAX.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from jax.core import Tracer
 from ._checks import brief, broadcast_checked
 
 Real: TypeAlias = float | jax.Array
-"""A parameter: a number (a constant) or an array (a value to trace, batch, shard or train), of Python, NumPy or JAX."""
+"""A parameter: a number (a constant) or an array (a value to trace, batch, shard or train), of
+Python, NumPy or JAX.
+"""
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Struct")
@@ -43,7 +45,10 @@ class Domain:
     bound: bool = False
     """If True, the number is a bound: static, and possibly infinite."""
     wiring: bool = False
-    """If True, the field holds names, which are part of the structure of the tree. The class checks them itself."""
+    """If True, the field holds names, which are part of the structure of the tree.
+
+    The class checks them itself.
+    """
 
     @property
     def static(self) -> bool:
@@ -61,11 +66,16 @@ class Domain:
 
     def check(self, owner: str, name: str, value: Any) -> Any:
         def refuse(expected: str, fix: str = "") -> None:
-            raise_as = ValueError if isinstance(value, (numbers.Real, str, np.ndarray)) else TypeError
+            raise_as = (
+                ValueError if isinstance(value, (numbers.Real, str, np.ndarray)) else TypeError
+            )
             raise raise_as(f"{owner}: {name} must be {expected}, got {brief(value)}{fix}")
 
         if self.choices is not None:
-            if not any(value is choice or (isinstance(value, str) and value == choice) for choice in self.choices):
+            if not any(
+                value is choice or (isinstance(value, str) and value == choice)
+                for choice in self.choices
+            ):
                 refuse(
                     "one of " + ", ".join(map(repr, self.choices)),
                     "; write 'none'" * (value is None and "none" in self.choices),
@@ -74,9 +84,13 @@ class Domain:
         if self.kind is not None:
             if isinstance(value, type):  # classes are callable and would pass as functions
                 cls = value.__name__
-                raise TypeError(f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()")
+                raise TypeError(
+                    f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()"
+                )
             if not isinstance(value, self.kind):
-                raise TypeError(f"{owner}: {name} must be a {self.kind.__name__}, got {brief(value)}")
+                raise TypeError(
+                    f"{owner}: {name} must be a {self.kind.__name__}, got {brief(value)}"
+                )
             return value
         if self.integer:
             if not isinstance(value, numbers.Integral) or isinstance(value, bool):
@@ -84,7 +98,9 @@ class Domain:
             value = int(value)
         else:
             value = as_real(owner, name, value)
-        if isinstance(value, (int, float, np.ndarray)):  # a jax.Array may be traced, or still be computed
+        if isinstance(
+            value, (int, float, np.ndarray)
+        ):  # a jax.Array may be traced, or still be computed
             for bound, holds, sign in (
                 (self.above, np.greater, ">"),
                 (self.at_least, np.greater_equal, ">="),
@@ -98,7 +114,9 @@ class Domain:
 
 
 def as_real(owner: str, name: str, value: Any) -> Any:
-    """Return a number as a Python float, a JAX array unchanged, and a NumPy array as a read-only copy."""
+    """Return a number as a Python float, a JAX array unchanged, and a NumPy array as a read-only
+    copy.
+    """
     if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
     if isinstance(value, (bool, np.bool_)):
@@ -111,14 +129,18 @@ def as_real(owner: str, name: str, value: Any) -> Any:
         except OverflowError:
             return math.inf  # the caller reports it as not finite
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer):
-        return _read_only(value.astype(float))  # like numbers, because JAX would truncate it to 32 bits
+        return _read_only(
+            value.astype(float)
+        )  # like numbers, because JAX would truncate it to 32 bits
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating):
         return _read_only(value.copy())
     elif isinstance(value, jax.Array) and (
         jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
     ):
         return value
-    kind = f"an array of {value.dtype}" if isinstance(value, (np.ndarray, jax.Array)) else brief(value)
+    kind = (
+        f"an array of {value.dtype}" if isinstance(value, (np.ndarray, jax.Array)) else brief(value)
+    )
     raise TypeError(f"{owner}: {name} must be a real number or array, got {kind}")
 
 
@@ -145,17 +167,20 @@ def parameter(
     default
         Default value. Without it the field is required.
     above, at_least, at_most : float, optional
-        Bounds: greater than, at least, at most. Python and NumPy numbers are checked when the object is built. JAX
-        arrays are not checked, because they may be traced. Numbers must be finite.
+        Bounds: greater than, at least, at most. Python and NumPy numbers are checked when the
+        object is built. JAX arrays are not checked, because they may be traced. Numbers must be
+        finite.
     integer : bool, default False
-        If True, the field is an integer and static, such as a number of terms. Another value recompiles.
+        If True, the field is an integer and static, such as a number of terms. Another value
+        recompiles.
     choices : sequence, optional
         Allowed values of a static field.
     kind : type, optional
-        Type of the object in the field. By default the field is a number, or static and True or False if its
-        annotation is ``bool``.
+        Type of the object in the field. By default the field is a number, or static and True or
+        False if its annotation is ``bool``.
     kw_only : bool, default False
-        If True, the parameter is keyword-only, so positional parameters of subclasses follow the parameters before it.
+        If True, the parameter is keyword-only, so positional parameters of subclasses follow the
+        parameters before it.
 
     Returns
     -------
@@ -197,7 +222,9 @@ def domain(field: dataclasses.Field) -> Domain:
 def _by_value(value: Any) -> Any:
     """Return a key that hashes and compares by value."""
     if isinstance(value, Tracer):
-        return "traced", id(value)  # JAX hashes arguments of jit, scan and checkpoint, also within a trace
+        return "traced", id(
+            value
+        )  # JAX hashes arguments of jit, scan and checkpoint, also within a trace
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         return array.shape, array.dtype.name, array.tobytes()
@@ -210,13 +237,17 @@ def expression_of(value: Any) -> str:
     """Return ``repr``. For a small array it is an expression that evaluates to the array."""
     if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
         if value.size <= 32:
-            made_by = "np" if isinstance(value, np.ndarray) else "jnp"  # jnp would round a float64 to float32
+            made_by = (
+                "np" if isinstance(value, np.ndarray) else "jnp"
+            )  # jnp would round a float64 to float32
             return f"{made_by}.array({np.asarray(value).tolist()}, dtype='{value.dtype.name}')"
         return f"<{value.dtype.name}{list(value.shape)}>"
     return repr(value)
 
 
-@dataclass_transform(field_specifiers=(parameter,))  # not frozen_default: a class with its own __init__ sets attributes
+@dataclass_transform(
+    field_specifiers=(parameter,)
+)  # not frozen_default: a class with its own __init__ sets attributes
 class Struct:
     """Base of all objects with parameters. The docstring of the module describes its two forms."""
 
@@ -227,8 +258,11 @@ class Struct:
     _dynamic: ClassVar[tuple[str, ...]] = ()
     """The fields that are leaves, unless they contain a number."""
     _constants: tuple[str, ...]
-    """The fields of this record that contained a number when it was built. They stay constants of the tree and other
-    fields stay leaves under any transformation. For example, ``jax.tree.map`` to floats keeps the structure."""
+    """The fields of this record that contained a number when it was built.
+
+    They stay constants of the tree and other
+    fields stay leaves under any transformation. For example, ``jax.tree.map`` to floats keeps the
+    structure."""
     _stated_pure: ClassVar[bool] = False
     _hints: ClassVar[MappingProxyType[str, str]] = MappingProxyType({})
     """Replacements for parameter names of other libraries."""
@@ -247,17 +281,22 @@ class Struct:
         cls._stated_pure = pure  # each class states it, because a subclass has other methods
         # dataclass() has not run on cls yet, so an __init__ in its namespace is custom
         nearest = next(c for c in cls.__mro__ if "__init__" in vars(c))
-        cls._frozen = nearest is object or (nearest is not cls and getattr(nearest, "_frozen", False))
+        cls._frozen = nearest is object or (
+            nearest is not cls and getattr(nearest, "_frozen", False)
+        )
         if cls._frozen:
             dataclasses.dataclass(eq=False, repr=False)(cls)
-            cls._domains = {f.name: domain(f) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+            fields: Any = dataclasses.fields(cls)  # type: ignore[arg-type]
+            cls._domains = {field.name: domain(field) for field in fields}
             cls._numbers = tuple(name for name, d in cls._domains.items() if d.number)
             cls._objects = tuple(name for name, d in cls._domains.items() if d.kind is not None)
             static = [name for name, d in cls._domains.items() if d.static]
             cls._dynamic = tuple(name for name in cls._domains if name not in static)
             _register(cls, cls._dynamic, static)
         elif pure:
-            raise TypeError(f"{cls.__name__}: pure=True needs annotated parameters, got a custom __init__")
+            raise TypeError(
+                f"{cls.__name__}: pure=True needs annotated parameters, got a custom __init__"
+            )
         else:  # undo the settings of a frozen ancestor
             cls._domains, cls._numbers, cls._objects, cls._dynamic = {}, (), (), ()
 
@@ -275,9 +314,12 @@ class Struct:
         if self._frozen:
             object.__setattr__(self, "_constants", _constants_of(self))
 
-    # one pair of methods for all classes: dataclass(frozen=True) compiles a pair for each, a fifth of the import's time
+    # one pair of methods for all classes: dataclass(frozen=True) compiles a pair for each, a fifth
+    # of the import's time
     def __setattr__(self, name: str, value: Any) -> None:
-        if self._frozen and (name in vars(self) or name not in self._domains):  # __init__ sets each field once
+        if self._frozen and (
+            name in vars(self) or name not in self._domains
+        ):  # __init__ sets each field once
             raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
         object.__setattr__(self, name, value)
 
@@ -288,7 +330,8 @@ class Struct:
 
     def __repr__(self) -> str:
         values = self._values() if self._frozen else vars(self)
-        return f"{type(self).__name__}({', '.join(f'{k}={expression_of(v)}' for k, v in values.items())})"
+        arguments = ", ".join(f"{name}={expression_of(value)}" for name, value in values.items())
+        return f"{type(self).__name__}({arguments})"
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -309,13 +352,18 @@ class Struct:
         return other
 
     def _broadcast_to(self: R, dtype: Any, shape: tuple[int, ...], target: str = "x") -> R:
-        """Convert array parameters to this dtype and rank. Raise if they do not broadcast to this shape."""
+        """Convert array parameters to this dtype and rank.
+
+        Raise if they do not broadcast to this shape.
+        """
         arrays = [name for name in self._numbers if type(getattr(self, name)) is not float]
         if not arrays:
             return self
         values = self._values()
         for name in arrays:
-            values[name] = broadcast_checked(jnp.asarray(values[name]), dtype, shape, self._public_name(), name, target)
+            values[name] = broadcast_checked(
+                jnp.asarray(values[name]), dtype, shape, self._public_name(), name, target
+            )
         return new_unchecked(type(self), values)
 
     @classmethod
@@ -338,16 +386,19 @@ def parts_of(value: Any) -> Iterator[Any]:
 
 
 def is_pure(value: Any) -> bool:
-    """Return True if the methods of a class depend only on fields and arguments, as ``pure=True`` states.
+    """Return True if the methods of a class depend only on fields and arguments, as ``pure=True``
+    states.
 
-    If ``value`` is an object, the objects in its fields must also be pure. Impure objects may read globals or files,
-    so their results are not cached.
+    If ``value`` is an object, the objects in its fields must also be pure. Impure objects may read
+    globals or files, so their results are not cached.
     """
     if isinstance(value, type):
         return issubclass(value, Struct) and value._stated_pure
     if not isinstance(value, Struct):
         return False
-    return value._stated_pure and all(_is_value(v) or is_pure(v) for v in (getattr(value, n) for n in value._objects))
+    return value._stated_pure and all(
+        _is_value(v) or is_pure(v) for v in (getattr(value, n) for n in value._objects)
+    )
 
 
 def _is_value(value: Any) -> bool:
@@ -355,7 +406,10 @@ def _is_value(value: Any) -> bool:
 
 
 def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
-    """Register a class as a pytree. The fields ``names`` may be leaves, ``static`` fields never are."""
+    """Register a class as a pytree.
+
+    The fields ``names`` may be leaves, ``static`` fields never are.
+    """
 
     def flatten(record):
         values = record.__dict__
@@ -372,7 +426,9 @@ def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
         free = (name for name in names if name not in structure[0])
         return list(zip(map(jax.tree_util.GetAttrKey, free), leaves, strict=True)), structure
 
-    def unflatten(structure, leaves):  # without __init__, because leaves may be tracers, masks, None or axes
+    def unflatten(
+        structure, leaves
+    ):  # without __init__, because leaves may be tracers, masks, None or axes
         constants, *others = structure
         known = (*constants, *static)
         values = dict(zip(known, others[len(constants) :], strict=True))
@@ -387,10 +443,14 @@ def _constants_of(record: Struct) -> tuple[str, ...]:
     values = vars(record)
     if "_constants" in values:
         return values["_constants"]
-    return tuple([name for name in record._dynamic if isinstance(values[name], (float, int, np.generic))])
+    return tuple(
+        [name for name in record._dynamic if isinstance(values[name], (float, int, np.generic))]
+    )
 
 
-def new_unchecked(cls: type[T], values: Mapping[str, Any], constants: tuple[str, ...] | None = None) -> T:
+def new_unchecked(
+    cls: type[T], values: Mapping[str, Any], constants: tuple[str, ...] | None = None
+) -> T:
     """Return an instance with these field values, without checks."""
     record = object.__new__(cls)
     vars(record).update(values)
@@ -416,7 +476,10 @@ def lifted(tree: Any) -> Any:
 
 
 def as_arrays(tree: Any) -> Any:
-    """Turn every Python number of a record into an array, which gets a gradient. A bool stays a constant."""
+    """Turn every Python number of a record into an array, which gets a gradient.
+
+    A bool stays a constant.
+    """
     if not _is_record(tree):
         return _map_records(as_arrays, tree)
     values = {name: as_arrays(value) for name, value in tree._values().items()}

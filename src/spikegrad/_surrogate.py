@@ -1,8 +1,10 @@
-"""Surrogates: the curve, and the one function that fires it under the settings of the gradient rule.
+"""Surrogates: the curve, and the one function that fires it under the settings of the gradient
+rule.
 
-A curve is the two formulas of a class, ``surrogate_fun`` and ``surrogate_grad``. :func:`_fire` turns them into a spike.
-The settings (:func:`learnable`, :func:`keep_slope` and the spike types of ``_spike_types.py``) are fields of one object
-around a curve instead of nested wrappers, so their order and repetition cannot matter.
+A curve is the two formulas of a class, ``surrogate_fun`` and ``surrogate_grad``. :func:`_fire`
+turns them into a spike. The settings (:func:`learnable`, :func:`keep_slope` and the spike types of
+``_spike_types.py``) are fields of one object around a curve instead of nested wrappers, so their
+order and repetition cannot matter.
 """
 
 from __future__ import annotations
@@ -31,22 +33,26 @@ T = TypeVar("T")
 class Surrogate(Struct):
     r"""A spike with a surrogate gradient: the step forward, a smooth slope backward.
 
-    Subclass it and define ``surrogate_grad(self, x)``, the slope, or ``surrogate_fun(self, x)``, a smooth step with the
-    slope as its derivative, or both. Call an instance on ``x``, the membrane potential minus the threshold. It returns
-    1 for ``x >= 0`` and 0 otherwise, with the derivative ``surrogate_grad(x)``.
+    Subclass it and define ``surrogate_grad(self, x)``, the slope, or ``surrogate_fun(self, x)``, a
+    smooth step with the slope as its derivative, or both. Call an instance on ``x``, the membrane
+    potential minus the threshold. It returns 1 for ``x >= 0`` and 0 otherwise, with the derivative
+    ``surrogate_grad(x)``.
 
-    A subclass that annotates its parameters and defines no ``__init__`` becomes a frozen dataclass and a pytree. It is
-    compared, hashed and printed by value. An array parameter can be traced, batched, sharded and trained. A Python
-    number is a constant. A subclass with a custom ``__init__`` stays a plain mutable object.
+    A subclass that annotates its parameters and defines no ``__init__`` becomes a frozen dataclass
+    and a pytree. It is compared, hashed and printed by value. An array parameter can be traced,
+    batched, sharded and trained. A Python number is a constant. A subclass with a custom
+    ``__init__`` stays a plain mutable object.
 
     Notes
     -----
-    Both methods are elementwise formulas. They receive ``x`` as a floating-point array of at least 32 bits, and array
-    parameters in its dtype. Half precision is computed in float32 and rounded once at the end. The result is cast to
-    the dtype of the caller's ``x`` and broadcast to its shape. A NaN in ``x`` stays NaN.
+    Both methods are elementwise formulas. They receive ``x`` as a floating-point array of at least
+    32 bits, and array parameters in its dtype. Half precision is computed in float32 and rounded
+    once at the end. The result is cast to the dtype of the caller's ``x`` and broadcast to its
+    shape. A NaN in ``x`` stays NaN.
 
-    ``class Mine(Surrogate, pure=True)`` promises that the methods depend only on their fields and arguments. They then
-    also run as one compiled call outside ``jit``. Each subclass repeats the promise.
+    ``class Mine(Surrogate, pure=True)`` promises that the methods depend only on their fields and
+    arguments. They then also run as one compiled call outside ``jit``. Each subclass repeats the
+    promise.
 
     Examples
     --------
@@ -64,7 +70,9 @@ class Surrogate(Struct):
     0.5
     """
 
-    _formula: ClassVar[str] = ""  # the slope in one line for `spikegrad list`, because -OO removes docstrings
+    _formula: ClassVar[str] = (
+        ""  # the slope in one line for `spikegrad list`, because -OO removes docstrings
+    )
 
     __array_ufunc__ = None  # NumPy then calls __rmul__ for the product of an array and a surrogate
 
@@ -79,7 +87,8 @@ class Surrogate(Struct):
         for name in self._objects:
             if isinstance(value := getattr(self, name), _Configured):
                 raise TypeError(
-                    f"{type(self).__name__}: {name} must be a curve without settings, got {brief(value)}; apply "
+                    f"{type(self).__name__}: {name} must be a curve without settings, got "
+                    f"{brief(value)}; apply "
                     "the settings to the composition"
                 )
 
@@ -122,33 +131,41 @@ class Surrogate(Struct):
             If the class defines neither this method nor ``surrogate_fun``.
         """
         if type(self).surrogate_fun is Surrogate.surrogate_fun:
-            raise NotImplementedError(f"{type(self).__name__} must define surrogate_grad or surrogate_fun")
+            raise NotImplementedError(
+                f"{type(self).__name__} must define surrogate_grad or surrogate_fun"
+            )
         x = real_array(x, type(self).__name__)
         slope = jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
         return jnp.where(jnp.isnan(x), x, slope)
 
     def _without_primal(self) -> str:
-        """Name the class without a primal: this class or one of its parts. Empty if all have a primal."""
+        """Name the class without a primal: this class or one of its parts.
+
+        Empty if all have a primal.
+        """
         return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
 
     def _landmarks(self) -> np.ndarray:
         """Return ascending points for a first measurement of a curve of any scale."""
-        inner = [value for name in self._objects if isinstance(value := getattr(self, name), Surrogate)]
+        inner = [
+            value for name in self._objects if isinstance(value := getattr(self, name), Surrogate)
+        ]
         if inner:
             return np.unique(np.concatenate([surrogate._landmarks() for surrogate in inner]))
         half = np.concatenate([np.geomspace(1e-9, 1e9, 289), np.linspace(0, 10, 401)])
         return np.unique(np.concatenate([-half, half]))
 
     def __call__(self, x: ArrayLike, *, key: Any = None) -> jax.Array:
-        """Fire: return 1 for ``x >= 0``, 0 for ``x < 0`` and NaN for NaN, unless a spike type changes the output.
+        """Fire: return 1 for ``x >= 0``, 0 for ``x < 0`` and NaN for NaN, unless a spike type
+        changes the output.
 
         Parameters
         ----------
         x : array_like
             Membrane potential minus threshold, any shape. Ints and bools become the default float.
         key : array of jax.random.key, optional
-            Draws :func:`spikegrad.stochastic` spikes: one key, or an array of keys for the leading axes of ``x``. Each
-            key draws independently for its entry. Other spike types ignore it.
+            Draws :func:`spikegrad.stochastic` spikes: one key, or an array of keys for the leading
+            axes of ``x``. Each key draws independently for its entry. Other spike types ignore it.
 
         Returns
         -------
@@ -189,7 +206,10 @@ def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     """Apply the rule: return the forward output with the derivatives that the settings require."""
     curve, learn, slope_dtype, forward = settings_of(surrogate)
     out = _with_slope(curve, x, slope_dtype, forward)
-    zeros = [_zero_with_gradient(value.astype(x.dtype), slope) for value, slope in forward.own_slopes(curve, x)]
+    zeros = [
+        _zero_with_gradient(value.astype(x.dtype), slope)
+        for value, slope in forward.own_slopes(curve, x)
+    ]
     if learn:
         zeros += _zeros_for_parameters(curve, x, forward)
     return functools.reduce(jnp.add, zeros, out)
@@ -201,7 +221,9 @@ def _value(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), x, forward.value(curve, x))
 
 
-def _with_slope(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: SpikeType) -> jax.Array:
+def _with_slope(
+    curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: SpikeType
+) -> jax.Array:
     """Return the forward output with the slope as its derivative in ``x``."""
     dtype = compute_dtype(x.dtype)
     if slope_dtype is not None and jnp.dtype(slope_dtype).itemsize < x.dtype.itemsize:
@@ -209,9 +231,11 @@ def _with_slope(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward
     elif dtype == x.dtype:
         out = spike(x, forward.slope(curve, x))
     else:
-        # In half precision slope and cotangent are multiplied in float32, so the gradient is rounded once. The residual
-        # is x in 16 bits. The backward pass computes the slope from it.
-        out = jax.checkpoint(lambda x: _spike(x, forward.slope(curve, x.astype(dtype))), prevent_cse=False)(x)
+        # In half precision slope and cotangent are multiplied in float32, so the gradient is
+        # rounded once. The residual is x in 16 bits. The backward pass computes the slope from it.
+        out = jax.checkpoint(
+            lambda x: _spike(x, forward.slope(curve, x.astype(dtype))), prevent_cse=False
+        )(x)
     if forward.is_step:
         return out
     # A spike minus itself is exactly zero, or NaN for NaN, and carries the derivative.
@@ -220,16 +244,21 @@ def _with_slope(curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward
 
 def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
     """Return zero with the derivative ``slope`` in ``value``: a spike of ``value`` minus itself."""
-    # Under vmap the slope may be batched and the value not. JAX cannot differentiate such a call of a custom_jvp. This
-    # select returns the value, also if it is infinite or NaN, and gives it the batch axes of the slope.
+    # Under vmap the slope may be batched and the value not. JAX cannot differentiate such a call of
+    # a custom_jvp. This select returns the value, also if it is infinite or NaN, and gives it the
+    # batch axes of the slope.
     nowhere = shard_as(jnp.zeros(slope.shape, bool), slope)
     value = jnp.where(nowhere, jax.lax.stop_gradient(slope).astype(value.dtype), value)
     fired = spike(value, slope)
     return fired - jax.lax.stop_gradient(fired)
 
 
-def _zeros_for_parameters(curve: Surrogate, x: jax.Array, forward: SpikeType) -> Iterator[jax.Array]:
-    """Yield a zero for each parameter of the curve, with the derivative of the smooth step in this parameter."""
+def _zeros_for_parameters(
+    curve: Surrogate, x: jax.Array, forward: SpikeType
+) -> Iterator[jax.Array]:
+    """Yield a zero for each parameter of the curve, with the derivative of the smooth step in this
+    parameter.
+    """
     owner = type(curve).__name__
     paths, tree = jax.tree_util.tree_flatten_with_path(curve)
     leaves = [leaf for _, leaf in paths]
@@ -242,7 +271,8 @@ def _zeros_for_parameters(curve: Surrogate, x: jax.Array, forward: SpikeType) ->
         value = real_array(leaf, owner, name)
         value = spread_as(broadcast_checked(value, value.dtype, x.shape, owner, name), x)
         slope = finite(jax.jvp(primal, (value,), (jnp.ones_like(value),))[1])
-        # Far from the threshold a primal is flat. Its derivative is 0 there, but the formula may be infinity times 0.
+        # Far from the threshold a primal is flat. Its derivative is 0 there, but the formula may be
+        # infinity times 0.
         wide = x.astype(compute_dtype(x.dtype))
         near = abs(wide) <= float(jnp.finfo(wide.dtype).max) ** 0.5  # False for NaN
         slope = jnp.where(near | ~jnp.isnan(slope), slope, jnp.zeros_like(slope))
@@ -260,12 +290,16 @@ def _compiled(method, surrogate, x):
 
 
 def _elementwise(formula: Callable) -> Callable:
-    """Wrap a formula: check ``x``, compute in at least float32, return the shape and dtype of ``x``."""
+    """Wrap a formula: check ``x``, compute in at least float32, return the shape and dtype of
+    ``x``.
+    """
 
     def evaluate(self, x):
         dtype = compute_dtype(x.dtype)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
-        y = real_array(formula(self._broadcast_to(dtype, x.shape), finite(x.astype(dtype))), owner, result)
+        y = real_array(
+            formula(self._broadcast_to(dtype, x.shape), finite(x.astype(dtype))), owner, result
+        )
         y = broadcast_checked(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 
@@ -320,7 +354,9 @@ class _Configured(Surrogate, pure=True):
 
 
 def _number_of(leaf: Any) -> Any:
-    """Return the number that ``learnable`` turned into this array, if it is one number of the default dtype."""
+    """Return the number that ``learnable`` turned into this array, if it is one number of the
+    default dtype.
+    """
     if (
         isinstance(leaf, Tracer)
         or not isinstance(leaf, jax.Array)
@@ -342,7 +378,9 @@ class Settings(NamedTuple):
 
 def settings_of(surrogate: Surrogate) -> Settings:
     if isinstance(surrogate, _Configured):
-        return Settings(surrogate.surrogate, surrogate.learn, surrogate.slope_dtype, surrogate.forward)
+        return Settings(
+            surrogate.surrogate, surrogate.learn, surrogate.slope_dtype, surrogate.forward
+        )
     return Settings(surrogate)
 
 
@@ -351,13 +389,20 @@ def curve_of(owner: str, surrogate: Any) -> Surrogate:
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
     if type(surrogate).__call__ is not Surrogate.__call__:
-        raise TypeError(f"{owner}: {type(surrogate).__name__} must not override __call__, which would ignore settings")
+        raise TypeError(
+            f"{owner}: {type(surrogate).__name__} must not override __call__, which would ignore "
+            "settings"
+        )
     return settings_of(surrogate).curve
 
 
 def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
     """Return ``curve`` with the settings of ``surrogate``."""
-    return dataclasses.replace(surrogate, surrogate=curve) if isinstance(surrogate, _Configured) else curve
+    return (
+        dataclasses.replace(surrogate, surrogate=curve)
+        if isinstance(surrogate, _Configured)
+        else curve
+    )
 
 
 def configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
@@ -372,21 +417,27 @@ def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
     owner, curve = kind._public_name(), curve_of(kind._public_name(), surrogate)
     before = settings_of(surrogate).forward
     if not before.is_step and before != kind:
-        raise TypeError(f"{owner}: surrogate already has a spike type, got {brief(surrogate)}; use one spike type")
+        raise TypeError(
+            f"{owner}: surrogate already has a spike type, got {brief(surrogate)}; use one spike "
+            "type"
+        )
     if kind.needs_primal and (lacking := curve._without_primal()):
-        raise TypeError(f"{owner}: {lacking} must define surrogate_fun, because the output is computed from it")
+        raise TypeError(
+            f"{owner}: {lacking} must define surrogate_fun, because the output is computed from it"
+        )
     return configured(surrogate, forward=kind)
 
 
-# --- sums and multiples, which the operators of the class make -------------------------------------------------------
+# --- sums and multiples, which the operators of the class make ------------------------------------
 
 
 class _Primal(NamedTuple):
-    """A primal at ``x``, ``varying + constant``, and its value ``middle`` at the threshold of the curve.
+    """A primal at ``x``, ``varying + constant``, and its value ``middle`` at the threshold of the
+    curve.
 
-    The slope determines a primal up to a constant. A composition keeps the value that its parts have at their
-    threshold, usually 1/2. The constants are added up separately and added to ``varying`` last. If they cancel, as in
-    ``0.3 * s + 0.7 * t``, small tails stay accurate.
+    The slope determines a primal up to a constant. A composition keeps the value that its parts
+    have at their threshold, usually 1/2. The constants are added up separately and added to
+    ``varying`` last. If they cancel, as in ``0.3 * s + 0.7 * t``, small tails stay accurate.
     """
 
     varying: Any
@@ -394,11 +445,16 @@ class _Primal(NamedTuple):
     middle: Any
 
     def scaled(self, factor: Real) -> _Primal:
-        return _Primal(factor * self.varying, factor * self.constant + (1 - factor) * self.middle, self.middle)
+        return _Primal(
+            factor * self.varying, factor * self.constant + (1 - factor) * self.middle, self.middle
+        )
 
 
 def _inner(curve: Surrogate, name: str, x: jax.Array) -> jax.Array:
-    """Evaluate a curve within a curve. A pure inner formula runs unwrapped, because the outer wrapper serves both."""
+    """Evaluate a curve within a curve.
+
+    A pure inner formula runs unwrapped, because the outer wrapper serves both.
+    """
     formula = getattr(getattr(type(curve), name), "__wrapped__", None)
     if formula is None or not is_pure(curve):
         return getattr(curve, name)(x)
@@ -413,7 +469,9 @@ def primal_of(curve: Surrogate, x: jax.Array) -> _Primal:
     if isinstance(curve, Composition):
         return curve._broadcast_to(x.dtype, x.shape)._primal(x)
     # A curve with a custom __init__ is a leaf and may contain arrays.
-    numbers = all(not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve))
+    numbers = all(
+        not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve)
+    )
     threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
     return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
 
@@ -430,11 +488,15 @@ class Composition(Surrogate):
 
     def _broadcast_to(self, dtype, shape, target="x"):
         for name in self._objects:
-            getattr(self, name)._broadcast_to(dtype, shape, target)  # raises if a parameter does not broadcast
+            getattr(self, name)._broadcast_to(
+                dtype, shape, target
+            )  # raises if a parameter does not broadcast
         return super()._broadcast_to(dtype, shape, target)
 
     def _without_primal(self):
-        return next(filter(None, (getattr(self, name)._without_primal() for name in self._objects)), "")
+        return next(
+            filter(None, (getattr(self, name)._without_primal() for name in self._objects)), ""
+        )
 
     def surrogate_fun(self, x):
         varying, constant, _ = self._primal(x)
@@ -489,16 +551,19 @@ def _bracketed(curve: Surrogate, *kinds: type) -> str:
 
 
 def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate) -> Surrogate:
-    """Build a curve from the curves of surrogates, and give it their settings, which must be equal."""
+    """Build a curve from the curves of surrogates, and give it their settings, which must be
+    equal."""
     composition = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
     first, *others = (with_curve(surrogate, composition) for surrogate in surrogates)
     if any(other != first for other in others):
         names = " and ".join(map(repr, surrogates))
-        raise TypeError(f"{owner}: {names} have different settings; apply the settings to the composition")
+        raise TypeError(
+            f"{owner}: {names} have different settings; apply the settings to the composition"
+        )
     return first
 
 
-# --- used by cells and networks ---------------------------------------------------------------------------------------
+# --- used by cells and networks -------------------------------------------------------------------
 
 
 def spike_types(tree: Any) -> list[SpikeType]:
@@ -508,14 +573,19 @@ def spike_types(tree: Any) -> list[SpikeType]:
 
 
 def with_key(tree: T, key: Any) -> T:
-    """Bind a key to the stochastic surrogates in a pytree. Several surrogates draw independently."""
+    """Bind a key to the stochastic surrogates in a pytree.
+
+    Several surrogates draw independently.
+    """
     count = itertools.count()
 
     def leaf(surrogate):
         if not (_is_configured(surrogate) and surrogate.forward.draws):
             return surrogate
         subkey = key if (n := next(count)) == 0 else fold_in(key, n)
-        return dataclasses.replace(surrogate, forward=dataclasses.replace(surrogate.forward, key=subkey))
+        return dataclasses.replace(
+            surrogate, forward=dataclasses.replace(surrogate.forward, key=subkey)
+        )
 
     key = as_key("stochastic", key)
     return jax.tree.map(leaf, tree, is_leaf=_is_configured)
@@ -544,6 +614,9 @@ def _is_configured(value: Any) -> bool:
 
 
 def in_units_of(surrogate: Callable, threshold: Any, x: jax.Array) -> Callable:
-    """Return the surrogate of a cell with this threshold. Spike types scale their thresholds by it."""
+    """Return the surrogate of a cell with this threshold.
+
+    Spike types scale their thresholds by it.
+    """
     bind = getattr(surrogate, "in_units_of", None)
     return surrogate if bind is None else bind(threshold, x)

@@ -25,14 +25,20 @@ def _of_the_system() -> list[int]:
 
 
 def _of_the_container() -> list[int]:
-    """Return the limits minus the usage of the process's control groups, version 2, and of their parents."""
+    """Return the limits minus the usage of the process's control groups, version 2, and of their
+    parents.
+    """
     free = []
     for line in _text(Path("/proc/self/cgroup")).splitlines():
         group = Path("/sys/fs/cgroup", line.partition("::")[2].lstrip("/"))
         for folder in (group, *group.parents):
             limit, used = _text(folder / "memory.max"), _text(folder / "memory.current")
             if limit.strip().isdigit() and used.strip().isdigit():
-                cache = [int(s.split()[1]) for s in _text(folder / "memory.stat").splitlines() if "inactive_file" in s]
+                cache = [
+                    int(s.split()[1])
+                    for s in _text(folder / "memory.stat").splitlines()
+                    if "inactive_file" in s
+                ]
                 free.append(max(0, int(limit) - int(used) + sum(cache[:1])))
     return free
 

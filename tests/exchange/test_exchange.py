@@ -66,12 +66,8 @@ CELLS = {
     "no reset, no leak": layer_of(LIF(1.0, reset="none"), recurrent=-0.1 * abs(weights(6, 6))),
     "no reset, synapse": layer_of(SynapticLIF(0.8, reset="none")),
     "reset value": layer_of(LIF(0.9, 1.5, reset="value", reset_value=-0.5), 4),
-    "bounded": layer_of(
-        LIF(bounded(0.8), bounded(0.7, 0.1, 2.0), reset="value", norm_input=True), 4
-    ),
-    "synapse, norm_input": layer_of(
-        SynapticLIF(0.9, 0.8, reset="value", reset_value=0.25, norm_input=True), 4
-    ),
+    "bounded": layer_of(LIF(bounded(0.8), bounded(0.7, 0.1, 2.0), reset="value", norm_input=True), 4),
+    "synapse, norm_input": layer_of(SynapticLIF(0.9, 0.8, reset="value", reset_value=0.25, norm_input=True), 4),
     "each neuron": layer_of(LIF(DECAYS, jnp.linspace(0.5, 2, 6), reset="value")),
 }
 NODES = {
@@ -288,9 +284,7 @@ FOREIGN = {
     ),
     "neurons alone": line(lif(12, r=20.0)),
     "neurons on neurons": line(lif(12, r=20.0), nir.Scale(np.linspace(0.5, 3, 12)), lif(12, r=5.0)),
-    "a bias last": line(
-        nir.Linear(8 * weights(12, 4).T), lif(), nir.Affine(weights(4, 3).T, np.arange(3.0))
-    ),
+    "a bias last": line(nir.Linear(8 * weights(12, 4).T), lif(), nir.Affine(weights(4, 3).T, np.arange(3.0))),
     "a threshold": line(nir.Linear(weights(12, 4).T), nir.Threshold(each(0.4))),
     "a synapse": line(nir.Linear(3 * weights(12, 4).T), cuba()),
     "recurrent": loop(lif(r=3.0), BACK),
@@ -339,46 +333,26 @@ NAN = jnp.full(2, np.nan)
 SPOT = jnp.zeros((1, 4, 5, 4)).at[0, 1, 2, 2].set(1.0)
 NOT_WRITTEN = {
     "layer 1: LIF: .* subtraction; train with reset='value'": [Layer(W, ZERO), Layer(W.T, LIF())],
-    "layer 0: LIF: .* late; train with delay_reset=False": [
-        Layer(W, LIF(reset="value", delay_reset=True))
-    ],
-    "LIF: decay must be below 1 with norm_input": [
-        Layer(W, LIF(1.0, reset="value", norm_input=True))
-    ],
+    "layer 0: LIF: .* late; train with delay_reset=False": [Layer(W, LIF(reset="value", delay_reset=True))],
+    "LIF: decay must be below 1 with norm_input": [Layer(W, LIF(1.0, reset="value", norm_input=True))],
     "layer 0: Refractory: not supported by NIR": [Layer(W, Refractory(ZERO, 2))],
-    "layer 0: AdaptiveLIF: not supported by NIR; train with LIF": [
-        Layer(W, AdaptiveLIF(reset="value"))
-    ],
+    "layer 0: AdaptiveLIF: not supported by NIR; train with LIF": [Layer(W, AdaptiveLIF(reset="value"))],
     "layer 0: Inherited: not supported by NIR": [Layer(W, Inherited(0.9, reset="value"))],
-    "SynapticLIF: synaptic_decay must be below 1": [
-        Layer(W, SynapticLIF(reset="value", synaptic_decay=1.0))
-    ],
-    "LIF: decay must be below 1, or 1 for all": [
-        Layer(W, LIF(np.array([0.5, 1.0]), reset="value"))
-    ],
-    "LIF: decay must be .* 0 with discretization='euler', got 0.0": [
-        Layer(W, LIF(0.0, reset="value"))
-    ],
-    "layer 0 has a function that NIR does not support: tanh": [
-        Layer(lambda x: jnp.tanh(x @ W), ZERO)
-    ],
+    "SynapticLIF: synaptic_decay must be below 1": [Layer(W, SynapticLIF(reset="value", synaptic_decay=1.0))],
+    "LIF: decay must be below 1, or 1 for all": [Layer(W, LIF(np.array([0.5, 1.0]), reset="value"))],
+    "LIF: decay must be .* 0 with discretization='euler', got 0.0": [Layer(W, LIF(0.0, reset="value"))],
+    "layer 0 has a function that NIR does not support: tanh": [Layer(lambda x: jnp.tanh(x @ W), ZERO)],
     "does not support: add of two values": [Layer(lambda x: x @ W + x @ W, ZERO)],
     "does not support: a difference from a constant": [Layer(lambda x: 1 - x @ W, ZERO)],
     "does not support: rev": [Layer(lambda x: x[:, ::-1] @ W, ZERO)],
-    "does not support: a result that does not depend": [
-        Layer(lambda x: jnp.ones((len(x), 2)), ZERO)
-    ],
+    "does not support: a result that does not depend": [Layer(lambda x: jnp.ones((len(x), 2)), ZERO)],
     "does not support: a product along some": [Layer(lambda x: x[..., None] @ W[:1], ZERO)],
     "layer 0: a loop must have weights and neurons": [Layer(W, ZERO, recurrent=lambda s: s)],
-    "a bias that differs within a channel": [
-        Layer(lambda x: FUNCTIONS["plain"][0](x) + SPOT, ZERO)
-    ],
+    "a bias that differs within a channel": [Layer(lambda x: FUNCTIONS["plain"][0](x) + SPOT, ZERO)],
     "layer 0: Linear: weight must be finite in float32, got nan": [Layer(W * np.nan, ZERO)],
     "layer 0: Affine: bias must be finite": [Layer(W, ZERO, bias=NAN)],
     "layer 0: LIF: threshold must be finite": [Layer(W, LIF(0.9, NAN, reset="value"))],
-    "layer 0: LIF: reset_value must be finite": [
-        Layer(W, LIF(0.9, reset="value", reset_value=NAN))
-    ],
+    "layer 0: LIF: reset_value must be finite": [Layer(W, LIF(0.9, reset="value", reset_value=NAN))],
 }
 
 
@@ -393,9 +367,7 @@ def test_export_rejects_networks_that_nir_lacks(message):
 
 
 def test_a_class_states_its_node_for_itself():
-    graphs = [
-        to_nir(Network([Layer(W, cell(0.9, reset="value"))]), **EULER) for cell in (LIF, Stated)
-    ]
+    graphs = [to_nir(Network([Layer(W, cell(0.9, reset="value"))]), **EULER) for cell in (LIF, Stated)]
     for field in ("tau", "r", "v_threshold", "v_reset"):
         one, other = (getattr(graph.nodes["layer0.neurons"], field) for graph in graphs)
         np.testing.assert_array_equal(one, other)
@@ -427,12 +399,8 @@ def pooled():
 IN, AB, OUT = ("input", "a"), ("a", "b"), ("b", "output")
 NOT_READ = {
     "'sumpool2d' (SumPool2d) is not supported; use Linear, Affine": pooled,
-    "'delay' (Delay): delay must be one number for all": lambda: line(
-        nir.Delay(np.arange(4.0)), lif()
-    ),
-    "'delay' (Delay): delay must be a multiple of dt=0.0001": lambda: line(
-        nir.Delay(each(1.5e-4)), lif()
-    ),
+    "'delay' (Delay): delay must be one number for all": lambda: line(nir.Delay(np.arange(4.0)), lif()),
+    "'delay' (Delay): delay must be a multiple of dt=0.0001": lambda: line(nir.Delay(each(1.5e-4)), lif()),
     "'lif' (LIF): Euler's method needs a dt of at most the time constant, 1e-05, got 0.0001": (
         lambda: line(lif(tau=1e-5))
     ),
@@ -443,42 +411,28 @@ NOT_READ = {
     "'cubali' (CubaLI): neurons without a Threshold": lambda: line(
         nir.CubaLI(each(1.0), each(1.0), each(1.0), each(0.0))
     ),
-    "'lif' (LIF): r must be an array of real numbers, got complex128": lambda: changed(
-        lif(), r=each(1j)
-    ),
-    "'lif' (LIF): v_reset must be finite in float32, got inf": lambda: changed(
-        lif(), v_reset=each(np.inf)
-    ),
+    "'lif' (LIF): r must be an array of real numbers, got complex128": lambda: changed(lif(), r=each(1j)),
+    "'lif' (LIF): v_reset must be finite in float32, got inf": lambda: changed(lif(), v_reset=each(np.inf)),
     "'lif' (LIF): tau must be finite in float32, got nan": lambda: changed(lif(), tau=each(np.nan)),
-    "'linear' (Linear): weight must be finite in float32, got 1e+300": lambda: line(
-        nir.Linear(np.full((4, 3), 1e300))
-    ),
+    "'linear' (Linear): weight must be finite in float32, got 1e+300": lambda: line(nir.Linear(np.full((4, 3), 1e300))),
     "a weight times the factors after it must be finite in float32": lambda: line(
         nir.Linear(np.full((4, 3), 1e30)), lif(r=1e30)
     ),
-    "'lif' (LIF): r must have shape (7,), got (4,)": lambda: line(
-        nir.Linear(np.ones((7, 3))), lif(), type_check=False
-    ),
+    "'lif' (LIF): r must have shape (7,), got (4,)": lambda: line(nir.Linear(np.ones((7, 3))), lif(), type_check=False),
     "'scale' (Scale): scale must have shape (4,), got (9,)": lambda: line(
         lif(), nir.Scale(np.ones(9)), type_check=False
     ),
     "'linear_1' (Linear): the input must have shape (6,), got (5,)": lambda: line(
         nir.Linear(np.ones((5, 3))), nir.Linear(np.ones((4, 6))), type_check=False
     ),
-    "'w' (Linear): the input must have shape (5,), got (4,)": lambda: loop(
-        lif(), nir.Linear(np.ones((4, 5)))
-    ),
-    "'w' (Linear): the output must have shape (4,), got (5,)": lambda: loop(
-        lif(), nir.Linear(np.ones((5, 4)))
-    ),
+    "'w' (Linear): the input must have shape (5,), got (4,)": lambda: loop(lif(), nir.Linear(np.ones((4, 5)))),
+    "'w' (Linear): the output must have shape (4,), got (5,)": lambda: loop(lif(), nir.Linear(np.ones((5, 4)))),
     "'affine' (Affine): bias must have shape (4,), got (3,)": lambda: changed(
         nir.Affine(np.ones((4, 4)), np.ones(4)), bias=np.ones(3)
     ),
     "'conv2d' (Conv2d): bias must have shape (4,), got (9,)": lambda: conv(bias=np.zeros(9)),
     "'conv2d' (Conv2d): an input of shape (2, 8, 8) does not fit": lambda: conv(groups=3),
-    "'input' (Input): the shape must be integers above 0, got array([-4])": lambda: changed(
-        nir.Input(np.array([-4]))
-    ),
+    "'input' (Input): the shape must be integers above 0, got array([-4])": lambda: changed(nir.Input(np.array([-4]))),
     "must add outputs of one shape, got {": lambda: nir.NIRGraph(
         {**edited(IN).nodes, "b": nir.Linear(np.ones((3, 4)))},
         [IN, AB, ("a", "output"), OUT],

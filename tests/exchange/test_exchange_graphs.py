@@ -69,9 +69,7 @@ def networks():
                 lif,
                 Delayed(w(8, 8, 4, 0.5), 2),
             ),
-            "b": Layer(
-                w(8, 8), synaptic, Window(np.stack([w(8, 8, 5, 0.3), w(8, 8, 6, 0.3)]), delay=1)
-            ),
+            "b": Layer(w(8, 8), synaptic, Window(np.stack([w(8, 8, 5, 0.3), w(8, 8, 6, 0.3)]), delay=1)),
             "out": Layer(w(8, 5), none),
         },
         "loop through a join": {
@@ -137,18 +135,14 @@ def run(network, inputs):
 
 def reference(graph, inputs, way):
     """The outputs of each example by the equations of NIR, by the names of Outputs."""
-    examples = [
-        simulate(graph, jax.tree.map(lambda x, n=n: x[:, n], inputs), **way) for n in range(3)
-    ]
+    examples = [simulate(graph, jax.tree.map(lambda x, n=n: x[:, n], inputs), **way) for n in range(3)]
     return jax.tree.map(lambda *a: np.stack(a, 1), *examples)
 
 
 CHOSEN = "residual", "delayed feedback", "overlapping loops", "two inputs and outputs"
 
 
-@pytest.mark.parametrize(
-    ("way", "options"), [(EULER, {}), pytest.param(EXACT, {"unit_resistance": True}, marks=EVERY)]
-)
+@pytest.mark.parametrize(("way", "options"), [(EULER, {}), pytest.param(EXACT, {"unit_resistance": True}, marks=EVERY)])
 @pytest.mark.parametrize("name", few(networks(), *CHOSEN))
 def test_graphs_keep_their_outputs_and_names(name, way, options, tmp_path):
     network = networks()[name]
@@ -173,9 +167,9 @@ def test_graphs_keep_their_outputs_and_names(name, way, options, tmp_path):
             after = back.layers[entry]
             assert type(after) is type(layer)
             if isinstance(layer, Layer):
-                assert jax.tree.structure(
-                    layer._replaced(bias=None, of=after.of, cell=lif)
-                ) == jax.tree.structure(after._replaced(bias=None, cell=lif))
+                assert jax.tree.structure(layer._replaced(bias=None, of=after.of, cell=lif)) == jax.tree.structure(
+                    after._replaced(bias=None, cell=lif)
+                )
 
 
 def test_list_with_longer_delays_is_a_list_again():
@@ -285,9 +279,7 @@ def test_sums_of_delayed_products_are_a_window():
 def test_loop_without_a_delay_is_named():
     edges = [edge for edge in FEEDBACK if "d" not in edge] + [("b", "ba")]
     graph = graph_of(edges, a=copy(), b=copy(), ab=linear(0.5), ba=linear(0.5))
-    with pytest.raises(
-        ValueError, match=r"^from_nir: .* the loop 'a' -> 'b' -> 'a' arrive .* Delay"
-    ):
+    with pytest.raises(ValueError, match=r"^from_nir: .* the loop 'a' -> 'b' -> 'a' arrive .* Delay"):
         from_nir(graph, **EULER)
 
 
@@ -295,8 +287,7 @@ def test_loop_without_a_delay_is_named():
 
 TWO = {"a": Layer(w(12, 8), lif), "b": Layer(w(8, 8), lif)}
 REFUSED = {
-    r"the join 'gate' must add outputs of one shape": TWO
-    | {"gate": Join(lambda a, b: a * (1 - b), of=("a", "b"))},
+    r"the join 'gate' must add outputs of one shape": TWO | {"gate": Join(lambda a, b: a * (1 - b), of=("a", "b"))},
     r"the join 'twice' must add outputs": TWO | {"twice": Join(lambda a: a + a, of="a")},
     r"the join 'first' must add outputs": TWO | {"first": Join(lambda a, b: a, of=("a", "b"))},
     r"the join 'more' must add outputs": TWO | {"more": Join(lambda a: a + 1.0, of="a")},
@@ -304,9 +295,7 @@ REFUSED = {
         "norm": Join(lambda x: x - x.mean(0), of="input", over_time=True),
         "a": Layer(w(12, 8), lif),
     },
-    r"layer 'a' has a function of a window": {
-        "a": Layer(Window(lambda x: x.sum(0), length=2), lif)
-    },
+    r"layer 'a' has a function of a window": {"a": Layer(Window(lambda x: x.sum(0), length=2), lif)},
     r"layer 'a': LIF: NIR does not reset by subtraction": {"a": Layer(w(12, 8), LIF())},
 }
 
@@ -322,9 +311,7 @@ def test_shapes_of_several_inputs():
     both = Join(add, of=("x", "y"))
     network = Network({"both": both, "out": out}, inputs=("x", "y"))
     for shape, name in ((None, "x"), ({"x": (12,)}, "y")):
-        with pytest.raises(
-            ValueError, match=f"no weight of '{name}' is a matrix: give input_shape"
-        ):
+        with pytest.raises(ValueError, match=f"no weight of '{name}' is a matrix: give input_shape"):
             to_nir(network, **EULER, input_shape=shape)
     for shape in ((3.5,), "abc", 3, (0,)):
         with pytest.raises(ValueError, match=r"^to_nir: input_shape must be integers above 0, got"):

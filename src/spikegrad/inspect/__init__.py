@@ -1,4 +1,6 @@
-"""Reports: residuals of a backward pass, costs, diagnoses of networks, and plots, which need the extra ``plot``."""
+"""Reports: residuals of a backward pass, costs, diagnoses of networks, and plots, which need the
+extra ``plot``.
+"""
 
 from ._costs import cost_report
 from ._energy import EnergyPrices

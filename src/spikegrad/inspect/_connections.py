@@ -1,8 +1,9 @@
 """The connections of a linear function: the number of paths from each input to the outputs.
 
-A weight may be any function. Its equations run on a :class:`_Signal` instead of an input. Every kernel becomes its
-pattern, ones or the places of its nonzero numbers, and biases become zeros. The result is linear, and the transpose of
-it applied to ones is the number of connections of each input (``jax.linear_transpose``).
+A weight may be any function. Its equations run on a :class:`_Signal` instead of an input. Every
+kernel becomes its pattern, ones or the places of its nonzero numbers, and biases become zeros. The
+result is linear, and the transpose of it applied to ones is the number of connections of each input
+(``jax.linear_transpose``).
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ class _Signal(NamedTuple):
 
 
 def connections_of(function: Callable, like: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of paths from each input to the outputs, and that number without weights of zero.
+    """Return the number of paths from each input to the outputs, and that number without weights of
+    zero.
 
-    ``like`` has the shape and dtype of the inputs. Both arrays have this shape. A function that is not linear, except
-    for a bias, raises :class:`NotLinearError`.
+    ``like`` has the shape and dtype of the inputs. Both arrays have this shape. A function that is
+    not linear, except for a bias, raises :class:`NotLinearError`.
     """
     # partial makes a new function, because JAX caches the traces of functions
-    traced = jax.make_jaxpr(functools.partial(function))(jax.ShapeDtypeStruct(like.shape, like.dtype))
+    traced = jax.make_jaxpr(functools.partial(function))(
+        jax.ShapeDtypeStruct(like.shape, like.dtype)
+    )
     program, consts = equations(traced)
 
     def reached(pattern):
@@ -66,21 +70,31 @@ def _apply(equation: Any, operands: list, pattern: Callable) -> list:
         return evaluate(program, *consts, *operands, run=functools.partial(_apply, pattern=pattern))
     if name not in _RULES:
         raise NotLinearError(f"{name} is not linear")
-    return _RULES[name](equation, operands, signals, lambda kernel: pattern(jnp.asarray(kernel)).astype(jnp.float64))
+    return _RULES[name](
+        equation, operands, signals, lambda kernel: pattern(jnp.asarray(kernel)).astype(jnp.float64)
+    )
 
 
 def _moved(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
     """Operations that move or add values. Constants among them are biases."""
     del kernel
     products = max(signal.products for signal in signals)
-    dtype = next(var.aval.dtype for var, x in zip(equation.invars, operands, strict=True) if isinstance(x, _Signal))
+    dtype = next(
+        var.aval.dtype
+        for var, x in zip(equation.invars, operands, strict=True)
+        if isinstance(x, _Signal)
+    )
 
     def operand(x, var):
         if isinstance(x, _Signal):
             return x.value
-        return jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x  # else indices
+        return (
+            jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x
+        )  # else indices
 
-    out = bind(equation, [operand(x, var) for x, var in zip(operands, equation.invars, strict=True)])
+    out = bind(
+        equation, [operand(x, var) for x, var in zip(operands, equation.invars, strict=True)]
+    )
     return [_Signal(value, products) for value in out]
 
 
@@ -122,20 +136,45 @@ def _product(equation: Any, operands: list, signals: list, kernel: Callable) -> 
     """A matrix product or a convolution."""
     signal = _only(equation, signals)
     if signal.products:
-        raise NotLinearError("two products in series have operations that depend on the values between them")
+        raise NotLinearError(
+            "two products in series have operations that depend on the values between them"
+        )
     values = [signal.value if x is signal else kernel(x) for x in operands]
-    return [_Signal(out, 1) for out in bind(equation, values, preferred_element_type=np.dtype(np.float64))]
+    return [
+        _Signal(out, 1)
+        for out in bind(equation, values, preferred_element_type=np.dtype(np.float64))
+    ]
 
 
 def _only(equation: Any, signals: list) -> _Signal:
     if len(signals) > 1:
-        raise NotLinearError(f"{equation.primitive.name} of two values that depend on the input is not linear")
+        raise NotLinearError(
+            f"{equation.primitive.name} of two values that depend on the input is not linear"
+        )
     return signals[0]
 
 
 _MOVES = (
-    *("broadcast_in_dim", "concatenate", "copy", "copy_p", "cumsum", "dynamic_slice", "dynamic_update_slice"),
-    *("expand_dims", "gather", "pad", "reduce_sum", "reduce_window_sum", "reshape", "rev", "scatter", "scatter-add"),
+    *(
+        "broadcast_in_dim",
+        "concatenate",
+        "copy",
+        "copy_p",
+        "cumsum",
+        "dynamic_slice",
+        "dynamic_update_slice",
+    ),
+    *(
+        "expand_dims",
+        "gather",
+        "pad",
+        "reduce_sum",
+        "reduce_window_sum",
+        "reshape",
+        "rev",
+        "scatter",
+        "scatter-add",
+    ),
     *("scatter_add", "sharding_constraint", "slice", "split", "squeeze", "transpose"),
 )
 _RULES: dict[str, Callable[[Any, list, list, Callable], list]] = {

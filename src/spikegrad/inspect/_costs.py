@@ -44,7 +44,9 @@ class Cost(NamedTuple):
     connections: int = 0
     """Connections of one example, without padding."""
     dense: int = 0
-    """Operations if every value is other than 0: connections times valid time steps of all examples."""
+    """Operations if every value is other than 0: connections times valid time steps of all
+    examples.
+    """
     updates: int = 0
     """Neurons times valid time steps of all examples."""
     state_words: int = 0
@@ -100,7 +102,8 @@ class CostReport(NamedTuple):
     def energy(
         self, *prices: str | EnergyPrices, dense: str | EnergyPrices = "45nm int8", passes: int = 1
     ) -> EnergyReport:
-        """Return the energy per example for named prices, and for a quantized dense network of equal size.
+        """Return the energy per example for named prices, and for a quantized dense network of
+        equal size.
 
         Parameters
         ----------
@@ -109,7 +112,8 @@ class CostReport(NamedTuple):
         dense : str or EnergyPrices, default "45nm int8"
             Prices of the dense network, which makes one multiply-add per connection.
         passes : int, default 1
-            Runs of the dense network per example: 1 for a constant input, the number of time steps for a sequence.
+            Runs of the dense network per example: 1 for a constant input, the number of time steps
+            for a sequence.
 
         Returns
         -------
@@ -119,8 +123,8 @@ class CostReport(NamedTuple):
         Raises
         ------
         TypeError, ValueError
-            If no prices are passed, if a preset is unknown, if the prices lack multiplications that the network needs,
-            or if a weight cannot be counted.
+            If no prices are passed, if a preset is unknown, if the prices lack multiplications that
+            the network needs, or if a weight cannot be counted.
         """
         if not self.complete:
             raise ValueError(f"energy: all weights must have counts: {self._messages()[0]}")
@@ -128,29 +132,49 @@ class CostReport(NamedTuple):
 
     def _messages(self) -> list[str]:
         return [
-            f"{row.part} of layer {row.layer!r} cannot be counted: {row.message}; move it into the cell or a Join"
+            f"{row.part} of layer {row.layer!r} cannot be counted: {row.message}; move it into the "
+            "cell or a Join"
             for row in self.rows
             if row.message
         ]
 
     def __str__(self) -> str:
-        titles = "layer", "part", "events", "fan-out", "effective", "graded", "real", "dense", "updates", "words"
+        titles = (
+            "layer",
+            "part",
+            "events",
+            "fan-out",
+            "effective",
+            "graded",
+            "real",
+            "dense",
+            "updates",
+            "words",
+        )
         rows = [titles, *(_cells(str(row.layer), row.part, row.cost) for row in self.rows)]
         rows.append(_cells("total", "", self.total))
         widths = [max(len(row[n]) for row in rows) for n in range(len(titles))]
         aligned = ["<", "<", *">" * 8]
         lines = [
-            " ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, aligned, widths, strict=True))
+            " ".join(
+                f"{cell:{side}{width}}"
+                for cell, side, width in zip(row, aligned, widths, strict=True)
+            )
             for row in rows
         ]
-        lines.append(f"examples: {self.examples:,}, valid time steps of all examples together: {self.steps:,}")
+        lines.append(
+            f"examples: {self.examples:,}, valid time steps of all examples together: "
+            f"{self.steps:,}"
+        )
         if self.uncounted:
             lines.append("not counted: " + ", ".join(f"join {name!r}" for name in self.uncounted))
         return "\n".join(line.rstrip() for line in [*lines, *self._messages()])
 
 
 def _sum(costs: Iterable[Cost | None]) -> Cost:
-    return jax.tree.map(lambda *counts: sum(counts), Cost(), *(cost for cost in costs if cost is not None))
+    return jax.tree.map(
+        lambda *counts: sum(counts), Cost(), *(cost for cost in costs if cost is not None)
+    )
 
 
 def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
@@ -163,12 +187,14 @@ def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
     return layer, part, *(f"{count:,}" for count in counts), *(neurons if not part else ["", ""])
 
 
-def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLike | None = None) -> CostReport:
+def cost_report(
+    network: Network, inputs: Any, *, key: Any = None, mask: ArrayLike | None = None
+) -> CostReport:
     r"""Count the events, synaptic operations and neuron updates of a network for given inputs.
 
-    Let :math:`x` be a value that a weight reads, and :math:`c` the number of paths from it to the outputs of the
-    weight, each a product with one number of a kernel.
-    For each weight the report has four counts:
+    Let :math:`x` be a value that a weight reads, and :math:`c` the number of paths from it to the
+    outputs of the weight, each a product with one number of a kernel. For each weight the report
+    has four counts:
 
     - events, the number of values :math:`x \ne 0`,
     - fan-out, the sum of :math:`c` over these values,
@@ -189,24 +215,25 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
     Returns
     -------
     CostReport
-        Exact integers, summed over examples and valid time steps. It prints as a table. Divide by ``examples`` for
-        costs per example.
+        Exact integers, summed over examples and valid time steps. It prints as a table. Divide by
+        ``examples`` for costs per example.
 
     Raises
     ------
     TypeError, ValueError
-        If ``network`` is not a network, or if inputs, key or mask do not fit it. If the function is called under
-        ``jax.jit``.
+        If ``network`` is not a network, or if inputs, key or mask do not fit it. If the function is
+        called under ``jax.jit``.
 
     Notes
     -----
-    Each value counts by itself. 1 and -1 are spikes, other whole numbers are graded, all others are real. The costs of
-    a batch are the sum of the costs of its examples.
+    Each value counts by itself. 1 and -1 are spikes, other whole numbers are graded, all others are
+    real. The costs of a batch are the sum of the costs of its examples.
 
-    A weight may be any linear function: a matrix, a convolution, pooling, a mask, or several of these with at most one
-    product with a kernel. Biases do not count. For another function the row has a message instead of counts. Padding
-    does not count as effective or dense operations. A :class:`~spikegrad.Window` counts an event once, and the
-    operations of each delay. Operations within cells and joins are not counted.
+    A weight may be any linear function: a matrix, a convolution, pooling, a mask, or several of
+    these with at most one product with a kernel. Biases do not count. For another function the row
+    has a message instead of counts. Padding does not count as effective or dense operations. A
+    :class:`~spikegrad.Window` counts an event once, and the operations of each delay. Operations
+    within cells and joins are not counted.
 
     Examples
     --------
@@ -224,14 +251,18 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
         raise TypeError(f"cost_report: network must be a Network, got {brief(network)}")
     x = network._named_inputs(inputs)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
-        raise TypeError("cost_report: inputs and network must have concrete values; call it outside of jax.jit")
+        raise TypeError(
+            "cost_report: inputs and network must have concrete values; call it outside of jax.jit"
+        )
     mask = None if mask is None else jnp.asarray(mask)
     states: Any
     states, outputs = network(inputs, key=key, mask=mask, all_layers=True)
     if not isinstance(network.layers, Mapping):
         states, outputs = dict(enumerate(states)), dict(enumerate(outputs))
     first = next(iter(x.values()))
-    reads = _Reads(network.graph, {**x, **outputs}, mask, len(first), first.shape[1] if first.ndim > 2 else 1)
+    reads = _Reads(
+        network.graph, {**x, **outputs}, mask, len(first), first.shape[1] if first.ndim > 2 else 1
+    )
     rows = itertools.chain(*(_rows_of(name, states[name][0], reads) for name in reads.graph.layers))
     joins = tuple(name for name in reads.graph.nodes if name not in reads.graph.layers)
     return CostReport(tuple(rows), len(reads.valid), int(reads.valid.sum()), joins)
@@ -240,7 +271,9 @@ def cost_report(network: Network, inputs: Any, *, key: Any = None, mask: ArrayLi
 class _Reads:
     """The values that edges read in all valid time steps."""
 
-    def __init__(self, graph: Graph, values: dict[Name, jax.Array], mask: Any, steps: int, examples: int) -> None:
+    def __init__(
+        self, graph: Graph, values: dict[Name, jax.Array], mask: Any, steps: int, examples: int
+    ) -> None:
         self.graph, self.values, self.mask, self.places = graph, values, mask, places_of(mask)
         active = np.ones((steps, 1), bool) if mask is None else np.asarray(mask).reshape(steps, -1)
         self.valid = np.broadcast_to(active, (steps, examples)).sum(0, dtype=np.int64)
@@ -253,12 +286,20 @@ class _Reads:
         return jax.ShapeDtypeStruct(shape, x.dtype)
 
     def counts(self, edge: Edge) -> np.ndarray:
-        """Count values of each kind over time, for each position that an edge reads: ``(3, ...)``."""
-        # outs: (steps, batch, ...). All steps are one chunk, so a lag reads zeros before the first step, then outs.
+        """Count values of each kind over time, for each position that an edge reads:
+
+        ``(3, ...)``.
+        """
+        # outs: (steps, batch, ...). All steps are one chunk, so a lag reads zeros before the first
+        # step, then outs.
         outs = self.values[edge.source]
         past = jnp.zeros((max(1, *edge.lags), *outs.shape[1:]), outs.dtype)
-        by_lag = [_kinds(lagged(past, outs, lag, len(outs), self.places), self.mask) for lag in edge.lags]
-        counts = np.stack([np.stack([np.asarray(kind, np.int64) for kind in kinds]) for kinds in by_lag], 1)
+        by_lag = [
+            _kinds(lagged(past, outs, lag, len(outs), self.places), self.mask) for lag in edge.lags
+        ]
+        counts = np.stack(
+            [np.stack([np.asarray(kind, np.int64) for kind in kinds]) for kinds in by_lag], 1
+        )
         return counts if edge.windowed else counts[:, 0]
 
 
@@ -269,7 +310,9 @@ def _kinds(x: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
         x = x.astype(jnp.int8)
     spikes = abs(x) == 1
     is_integer = (
-        (jnp.round(x) == x) & jnp.isfinite(x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.ones(x.shape, bool)
+        (jnp.round(x) == x) & jnp.isfinite(x)
+        if jnp.issubdtype(x.dtype, jnp.inexact)
+        else jnp.ones(x.shape, bool)
     )
     graded = is_integer & ~spikes & (x != 0)
     valid = jnp.ones((), bool) if mask is None else append_axes(mask, x.ndim)
@@ -281,7 +324,9 @@ def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
     rows = []
     for label, weight in reads.graph.nodes[name].weights.items():
         # several edges for a window of matrices, one for each lag
-        parts = [(edges[part], part_weight) for part, part_weight in weights_of(label, weight).items()]
+        parts = [
+            (edges[part], part_weight) for part, part_weight in weights_of(label, weight).items()
+        ]
         try:
             rows.append(CostRow(name, label, _cost_of(parts, reads)))
         except NotLinearError as error:
@@ -300,18 +345,27 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
     for n, (edge, weight) in enumerate(parts):
         like, counts = reads.like(edge), reads.counts(edge)
         fan_out, effective = _connections(weight, like, edge.label)
-        arriving = counts[:, 0] if edge.windowed else counts  # a window counts an event at its smallest lag
+        arriving = (
+            counts[:, 0] if edge.windowed else counts
+        )  # a window counts an event at its smallest lag
         kinds = [
-            Operations(0 if n else int(a.sum()), int((c * fan_out).sum()), int((c * effective).sum()))
+            Operations(
+                0 if n else int(a.sum()), int((c * fan_out).sum()), int((c * effective).sum())
+            )
             for a, c in zip(arriving, counts, strict=True)
         ]
         connections = int(np.broadcast_to(fan_out, like.shape).sum()) // len(reads.valid)
-        costs.append(Cost(*kinds, connections=connections, dense=connections * int(reads.valid.sum())))
+        costs.append(
+            Cost(*kinds, connections=connections, dense=connections * int(reads.valid.sum()))
+        )
     return _sum(costs)
 
 
 def _connections(weight: Any, like: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the connections of each value, for all and for nonzero weights. Both broadcast to ``like``."""
+    """Return the connections of each value, for all and for nonzero weights.
+
+    Both broadcast to ``like``.
+    """
     if (matrix := matrix_of(weight)) is None:
         return connections_of(lambda x: product(weight, x, label), like)
     flat = np.asarray(matrix).reshape(len(matrix), -1)

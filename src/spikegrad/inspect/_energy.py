@@ -82,7 +82,10 @@ class EnergyReport(NamedTuple):
 
     def __str__(self) -> str:
         named = [("spiking", row) for row in self.spiking] + [("dense", self.dense)]
-        rows = [(kind, row.prices.name, f"{_joules(row.low)} to {_joules(row.high)}") for kind, row in named]
+        rows = [
+            (kind, row.prices.name, f"{_joules(row.low)} to {_joules(row.high)}")
+            for kind, row in named
+        ]
         widths = [max(len(row[n]) for row in rows) for n in (0, 1)]
         lines = [f"{kind:<{widths[0]}}  {name:<{widths[1]}}  {size}" for kind, name, size in rows]
         low, high = self.ratio
@@ -91,30 +94,40 @@ class EnergyReport(NamedTuple):
             f"spiking over dense: {low:.2g} to {high:.2g}",
             "per example, every neuron updated in every valid time step",
             "low: operands in registers, weights of zero skipped",
-            "high: three words of memory per synaptic operation, two per multiply-add of the dense network, and all "
+            "high: three words of memory per synaptic operation, two per multiply-add of the dense "
+            "network, and all "
             "words of states",
-            f"passes of the dense network per example: {self.passes:,}, one multiply-add per connection, of unknown "
+            f"passes of the dense network per example: {self.passes:,}, one multiply-add per "
+            "connection, of unknown "
             "accuracy",
-            "not included: leakage, routing of spikes, input and output of a chip, operations of joins",
+            "not included: leakage, routing of spikes, input and output of a chip, operations of "
+            "joins",
             *(f"{name}: {each.source}" for name, each in prices.items()),
         )
-        return "\n".join([*lines, *(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes)])
+        return "\n".join(
+            [*lines, *(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes)]
+        )
 
 
 def energy_of(cost: Any, examples: int, prices: tuple, dense: Any, passes: int) -> EnergyReport:
     """Return the energies for counts. The counts are sums over all examples."""
     if not prices:
         raise TypeError(
-            f"energy: prices are missing; pass an EnergyPrices or the name of a preset: {', '.join(PRESETS)}"
+            "energy: prices are missing; pass an EnergyPrices or the name of a preset: "
+            f"{', '.join(PRESETS)}"
         )
     if not isinstance(passes, int) or isinstance(passes, bool) or passes < 1:
         raise ValueError(f"energy: passes must be an integer >= 1, got {brief(passes)}")
     spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
     dense_prices, macs = _prices(dense), cost.connections * passes
     if dense_prices.multiplication is None:
-        raise ValueError(f"energy: dense must have a price of a multiplication, got {dense_prices.name!r}")
+        raise ValueError(
+            f"energy: dense must have a price of a multiplication, got {dense_prices.name!r}"
+        )
     low = macs * dense_prices.multiplication
-    return EnergyReport(spiking, EnergyRange(dense_prices, low, low + 2 * macs * dense_prices.word), passes)
+    return EnergyReport(
+        spiking, EnergyRange(dense_prices, low, low + 2 * macs * dense_prices.word), passes
+    )
 
 
 def _prices(prices: Any) -> EnergyPrices:
@@ -122,7 +135,8 @@ def _prices(prices: Any) -> EnergyPrices:
         return prices
     if not isinstance(prices, str) or prices not in PRESETS:
         raise ValueError(
-            f"energy: prices must be an EnergyPrices or one of {', '.join(map(repr, PRESETS))}, got {brief(prices)}"
+            f"energy: prices must be an EnergyPrices or one of {', '.join(map(repr, PRESETS))}, "
+            f"got {brief(prices)}"
         )
     return PRESETS[prices]
 
@@ -133,12 +147,18 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
     if multiplication is None:
         if count := sum(each.effective for each in products):
             raise ValueError(
-                f"energy: prices must have a price of a multiplication for {count:,} multiplications, got "
+                f"energy: prices must have a price of a multiplication for {count:,} "
+                "multiplications, got "
                 f"{prices.name!r}; encode the inputs as spikes, or pass EnergyPrices"
             )
         multiplication = 0.0
-    # Without a price, an update is a multiply-add for each number of the state, which is read and written.
-    update = cost.updates * prices.update if prices.update is not None else cost.state_words / 2 * multiplication
+    # Without a price, an update is a multiply-add for each number of the state, which is read and
+    # written.
+    update = (
+        cost.updates * prices.update
+        if prices.update is not None
+        else cost.state_words / 2 * multiplication
+    )
 
     def operations(field):
         return getattr(cost.spikes, field), sum(getattr(each, field) for each in products)

@@ -46,8 +46,9 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
     Returns
     -------
     ResidualReport
-        The arrays that the backward pass reads, without the arguments themselves. Temporaries of one pass (a chunk, a
-        recomputed segment) are not included, so the peak of a compiled program is higher.
+        The arrays that the backward pass reads, without the arguments themselves. Temporaries of
+        one pass (a chunk, a recomputed segment) are not included, so the peak of a compiled program
+        is higher.
 
     Examples
     --------
@@ -70,13 +71,21 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
 
     closed, leaves = jax.make_jaxpr(backward, return_shape=True)(*args)
     jaxpr = closed.jaxpr
-    pull = jax.make_jaxpr(lambda leaves, cotangent: traced["structure"].unflatten(leaves)(cotangent))
+    pull = jax.make_jaxpr(
+        lambda leaves, cotangent: traced["structure"].unflatten(leaves)(cotangent)
+    )
     read = used_inputs(pull(leaves, traced["out"]))[: len(leaves)]
-    # arguments and constants are there anyway; a number takes no room, nor does an array of one number repeated
+    # arguments and constants are there anyway; a number takes no room, nor does an array of one
+    # number repeated
     known = {*jaxpr.invars, *jaxpr.constvars}
     for eqn in jaxpr.eqns:
-        repeated = eqn.primitive.name == "broadcast_in_dim" and all(hasattr(var, "val") for var in eqn.invars)
-        if repeated or (_is_identity(eqn) and all(not hasattr(var, "val") and var in known for var in eqn.invars)):
+        repeated = eqn.primitive.name == "broadcast_in_dim" and all(
+            hasattr(var, "val") for var in eqn.invars
+        )
+        if repeated or (
+            _is_identity(eqn)
+            and all(not hasattr(var, "val") and var in known for var in eqn.invars)
+        ):
             known |= {*eqn.outvars}
     residuals: dict[Any, Any] = {
         var: var.aval

@@ -1,7 +1,7 @@
 """Plots of surrogates, of the graph of a network, and of the activity that it returns.
 
-The figures are not registered with ``matplotlib.pyplot``. Save them with ``savefig``. A notebook shows them after
-``%matplotlib inline``.
+The figures are not registered with ``matplotlib.pyplot``. Save them with ``savefig``. A notebook
+shows them after ``%matplotlib inline``.
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ __all__ = ["activity", "graph", "plot", "raster", "traces"]
 _DASHES = ("-", "--", "-.", ":")
 
 
-def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[float, float] | None = None) -> Figure:
+def plot(
+    *surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[float, float] | None = None
+) -> Figure:
     """Draw surrogates: the step and the primals on the left, the slopes on the right.
 
     Parameters
     ----------
     *surrogates : Surrogate
-        One or more surrogates. Their parameters must broadcast to ``x``. Surrogates without ``surrogate_fun`` are drawn
-        only on the right.
+        One or more surrogates. Their parameters must broadcast to ``x``. Surrogates without
+        ``surrogate_fun`` are drawn only on the right.
     x : array_like, optional
-        Points, ``(points,)``, in ascending order. By default 2001 points from -4 to 4, or from a smaller range around 0
-        if all slopes are steep.
+        Points, ``(points,)``, in ascending order. By default 2001 points from -4 to 4, or from a
+        smaller range around 0 if all slopes are steep.
     figsize : tuple of float, optional
         Width and height in inches. By default 7 by 2.6, with more height for a legend.
 
     Returns
     -------
     matplotlib.figure.Figure
-        It is not registered with ``matplotlib.pyplot``. Save it with ``savefig``. A notebook shows it after
-        ``%matplotlib inline``.
+        It is not registered with ``matplotlib.pyplot``. Save it with ``savefig``. A notebook shows
+        it after ``%matplotlib inline``.
 
     Raises
     ------
@@ -72,13 +74,17 @@ def plot(*surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[floa
     draw(left, right, surrogates, x)
     handles, labels = right.get_legend_handles_labels()
     if rows:
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+        )
     else:
         figure.suptitle(labels[0], fontsize=10)
     return figure
 
 
-def draw(left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLike | None = None) -> None:
+def draw(
+    left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLike | None = None
+) -> None:
     """Draw the two panels of :func:`plot` in existing axes."""
     x = _around(surrogates) if x is None else np.asarray(x)
     if x.ndim != 1:
@@ -86,7 +92,12 @@ def draw(left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLik
     x = x.astype(np.float32)
     left.plot(x, x >= 0, color="0.6", lw=1.2, label="step", zorder=1)
     for i, surrogate in enumerate(surrogates):
-        style = {"color": f"C{i % 10}", "ls": _DASHES[i // 10 % len(_DASHES)], "lw": 1.6, "label": _named(surrogate)}
+        style = {
+            "color": f"C{i % 10}",
+            "ls": _DASHES[i // 10 % len(_DASHES)],
+            "lw": 1.6,
+            "label": _named(surrogate),
+        }
         with contextlib.suppress(NotImplementedError):  # some surrogates define only the slope
             left.plot(x, surrogate.surrogate_fun(x), **style)
         right.plot(x, surrogate.surrogate_grad(x), **style)
@@ -112,7 +123,10 @@ def _named(surrogate: Surrogate) -> str:
 
 
 def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
-    """Return points from -4 to 4. Divide this range by 4 while all slopes fill less than an eighth of it."""
+    """Return points from -4 to 4.
+
+    Divide this range by 4 while all slopes fill less than an eighth of it.
+    """
     x = np.linspace(-4, 4, 2001)
 
     def narrow(surrogate):
@@ -124,14 +138,16 @@ def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
     return x
 
 
-def raster(spikes: ArrayLike, *, example: int = 0, mask: ArrayLike | None = None, figsize: Any = (7, 2.6)) -> Figure:
+def raster(
+    spikes: ArrayLike, *, example: int = 0, mask: ArrayLike | None = None, figsize: Any = (7, 2.6)
+) -> Figure:
     """Draw the spikes of one example: a row for each neuron, a line for each spike.
 
     Parameters
     ----------
     spikes : array_like
-        Outputs of a layer: ``(steps, examples, neurons...)``, ``(steps, neurons)`` or ``(steps,)``. Any value other
-        than 0 is a spike. Negative spikes are red.
+        Outputs of a layer: ``(steps, examples, neurons...)``, ``(steps, neurons)`` or ``(steps,)``.
+        Any value other than 0 is a spike. Negative spikes are red.
     example : int, default 0
         The example to draw, if the spikes have an axis of examples.
     mask : array_like of bool, optional
@@ -179,13 +195,14 @@ def traces(
     mask: ArrayLike | None = None,
     figsize: Any = None,
 ) -> Figure:
-    """Draw the currents, potentials and spikes of some neurons of one example, in a column of panels.
+    """Draw the currents, potentials and spikes of some neurons of one example, in a column of
+    panels.
 
     Parameters
     ----------
     potentials : array_like or tuple of them
-        Pre-spike states, as a network returns them for ``pre_spike``. The first array is the potential. Or outputs of a
-        readout. Shapes as in :func:`raster`.
+        Pre-spike states, as a network returns them for ``pre_spike``. The first array is the
+        potential. Or outputs of a readout. Shapes as in :func:`raster`.
     spikes, currents : array_like, optional
         Arrays of equal shape. Their panels are drawn only if you pass them.
     threshold : float, optional
@@ -218,14 +235,18 @@ def traces(
     """
     u: Any = potentials[0] if isinstance(potentials, tuple) else potentials
     parts = {"current": currents, "potential": u, "spikes": spikes}
-    arrays = {name: _of_example("traces", name, x, example) for name, x in parts.items() if x is not None}
+    arrays = {
+        name: _of_example("traces", name, x, example) for name, x in parts.items() if x is not None
+    }
     if len({x.shape for x in arrays.values()}) > 1:
         shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
         raise ValueError(f"traces: arrays must have one shape, got for one example {shapes}")
     chosen = [n for n in neurons if 0 <= n < arrays["potential"].shape[1]]
     heights = [1 if name == "spikes" else 2 for name in arrays]
     figure = Figure(figsize=figsize or (7, 0.6 + 0.8 * sum(heights)), layout="constrained")
-    panels = figure.subplots(len(arrays), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    panels = figure.subplots(len(arrays), 1, sharex=True, squeeze=False, height_ratios=heights)[
+        :, 0
+    ]
     for axes, (name, x) in zip(panels, arrays.items(), strict=True):
         if name == "spikes":
             draw_spikes(axes, x[:, chosen], colors=[f"C{i % 10}" for i in range(len(chosen))])
@@ -236,7 +257,13 @@ def traces(
         axes.set_ylabel(name, fontsize=8)
         if name == "potential" and threshold is not None:
             axes.axhline(threshold, color="0.4", lw=0.8, ls="--")
-    panels[0].legend(fontsize=8, frameon=False, ncols=min(len(chosen), 6) or 1, loc="lower left", bbox_to_anchor=(0, 1))
+    panels[0].legend(
+        fontsize=8,
+        frameon=False,
+        ncols=min(len(chosen), 6) or 1,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+    )
     _finish("traces", panels, u, example, mask)
     return figure
 
@@ -250,15 +277,17 @@ def activity(
 ) -> Figure:
     """Draw the activity of a network in one example: a panel for the inputs and for each layer.
 
-    Spikes, which are integers, are drawn as a raster, with the number of spikes per neuron and step. Real numbers are
-    drawn as lines, or as an image for more than 12 neurons. A panel of zeros is empty, and its title says so.
+    Spikes, which are integers, are drawn as a raster, with the number of spikes per neuron and
+    step. Real numbers are drawn as lines, or as an image for more than 12 neurons. A panel of zeros
+    is empty, and its title says so.
 
     Parameters
     ----------
     *layers : array_like
-        The inputs and the outputs of each layer, ``(steps, examples, neurons...)``: ``activity(inputs, *outputs)`` with
-        the outputs that a network returns for ``all_layers=True``. For a graph, ``activity(inputs, *outputs.values(),
-        names=["inputs", *outputs])``.
+        The inputs and the outputs of each layer, ``(steps, examples, neurons...)``:
+        ``activity(inputs, *outputs)`` with the outputs that a network returns for
+        ``all_layers=True``. For a graph, ``activity(inputs, *outputs.values(), names=["inputs",
+        *outputs])``.
     names : sequence of str, optional
         A name for each panel. By default inputs, layer 0, layer 1, ...
     example, mask
@@ -292,10 +321,16 @@ def activity(
         raise ValueError("activity: give the inputs and the outputs of each layer")
     names = ["inputs", *(f"layer {n}" for n in range(len(layers) - 1))] if names is None else names
     if len(names) != len(layers):
-        raise ValueError(f"activity: names must be {len(layers)}, one for each layer, got {len(names)}")
-    arrays = [_of_example("activity", name, x, example) for name, x in zip(names, layers, strict=True)]
+        raise ValueError(
+            f"activity: names must be {len(layers)}, one for each layer, got {len(names)}"
+        )
+    arrays = [
+        _of_example("activity", name, x, example) for name, x in zip(names, layers, strict=True)
+    ]
     if len({len(x) for x in arrays}) > 1:
-        raise ValueError(f"activity: layers must have equal numbers of steps, got {[len(x) for x in arrays]}")
+        raise ValueError(
+            f"activity: layers must have equal numbers of steps, got {[len(x) for x in arrays]}"
+        )
     figure = Figure(figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained")
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
     draw_activity(panels, names, arrays)
@@ -316,7 +351,9 @@ def draw_activity(panels: Any, names: Sequence[str], arrays: Sequence[np.ndarray
                 axes.plot(line, lw=1.2, color=f"C{n % 10}", ls=_DASHES[n // 10], label=str(n))
             axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         else:
-            image = axes.imshow(x.T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis")
+            image = axes.imshow(
+                x.T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis"
+            )
             axes.figure.colorbar(image, ax=axes)
         axes.set_title(name, fontsize=9, loc="left")
 
@@ -342,7 +379,13 @@ def draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = N
     t, n = np.nonzero(spikes)
     line_colors = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
     height = 0.4 if spikes.shape[1] < 100 else 0.5  # a gap between rows, if it is visible
-    axes.vlines(t, n - height, n + height, colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(), lw=1)
+    axes.vlines(
+        t,
+        n - height,
+        n + height,
+        colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(),
+        lw=1,
+    )
     axes.set_ylim(-0.5, max(spikes.shape[1], 1) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("neuron", fontsize=8)
@@ -379,8 +422,9 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     Returns
     -------
     matplotlib.figure.Figure
-        Layers are boxes with the class of their cell, joins are rounded, inputs have no frame. A node is to the right
-        of the sources that it reads without delay. Dashed lines are edges with a delay, and show the number of steps.
+        Layers are boxes with the class of their cell, joins are rounded, inputs have no frame. A
+        node is to the right of the sources that it reads without delay. Dashed lines are edges with
+        a delay, and show the number of steps.
 
     Examples
     --------
@@ -401,7 +445,9 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     wires = network.graph
     columns: dict[Any, int] = dict.fromkeys(wires.inputs, 0)
     for name, edges in wires.edges.items():
-        columns[name] = 1 + max((columns[edge.source] for edge in edges if 0 in edge.lags), default=0)
+        columns[name] = 1 + max(
+            (columns[edge.source] for edge in edges if 0 in edge.lags), default=0
+        )
     rows: dict[int, list[Any]] = {}
     for name, column in columns.items():
         rows.setdefault(column, []).append(name)
@@ -411,22 +457,37 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
         for column, members in rows.items()
         for n, name in enumerate(members)
     }
-    figure = Figure(figsize=figsize or (1.45 * len(rows), 0.8 * tallest + 0.1 * len(rows) + 0.8), layout="constrained")
+    figure = Figure(
+        figsize=figsize or (1.45 * len(rows), 0.8 * tallest + 0.1 * len(rows) + 0.8),
+        layout="constrained",
+    )
     axes = figure.add_subplot()
     boxes = {}
     for name, (x, y) in place.items():
         node = wires.nodes.get(name)
         kind = f"\n{type(wires.layers[name].cell).__name__}" if name in wires.layers else ""
-        frame = {"boxstyle": "round,pad=0.35" if node is not None and not kind else "square,pad=0.35"}
+        frame = {
+            "boxstyle": "round,pad=0.35" if node is not None and not kind else "square,pad=0.35"
+        }
         frame |= {"fc": "white", "ec": "none" if node is None else "black"}
-        boxes[name] = axes.text(x, y, f"{name}{kind}", ha="center", va="center", fontsize=9, bbox=frame)
+        boxes[name] = axes.text(
+            x, y, f"{name}{kind}", ha="center", va="center", fontsize=9, bbox=frame
+        )
     for name, edges in wires.edges.items():
         for source, lags in _merged(edges).items():
             _connect(
-                axes, place[source], place[name], lags, [boxes[source].get_bbox_patch(), boxes[name].get_bbox_patch()]
+                axes,
+                place[source],
+                place[name],
+                lags,
+                [boxes[source].get_bbox_patch(), boxes[name].get_bbox_patch()],
             )
     widest = 1.9 * (len(rows) - 1)
-    axes.set(xlim=(-0.8, widest + 1.0), ylim=(-tallest / 2 - 0.6, tallest / 2 + 0.3 + 0.08 * widest), aspect="equal")
+    axes.set(
+        xlim=(-0.8, widest + 1.0),
+        ylim=(-tallest / 2 - 0.6, tallest / 2 + 0.3 + 0.08 * widest),
+        aspect="equal",
+    )
     axes.set_axis_off()
     return figure
 
@@ -439,15 +500,17 @@ def _merged(edges: Any) -> dict[Any, list[int]]:
     return lags
 
 
-def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float], lags: list[int], boxes: list) -> None:
+def _connect(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], lags: list[int], boxes: list
+) -> None:
     """Draw an edge between two boxes, with its delays. It is dashed if all its lags are above 0."""
     now, itself = min(lags) == 0, start == end
     if itself:
         start, end = (start[0] + 0.25, start[1] - 0.2), (end[0] - 0.25, end[1] - 0.2)
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy)
-    # A line to the next column is straight. Other lines bend around the nodes in between, and lines to the left pass
-    # below them.
+    # A line to the next column is straight. Other lines bend around the nodes in between, and lines
+    # to the left pass below them.
     height = 0.0 if 0 < dx < 2 and now else 0.3 + 0.08 * length
     rad = -2 * height / length
     style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={rad}", "color": "black", "lw": 0.9}
@@ -455,5 +518,16 @@ def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float], l
     axes.annotate("", end, start, arrowprops={**style, "linestyle": "-" if now else (0, (4, 3))})
     if max(lags) > 0:
         text = f"{min(lags)}" if len({*lags}) == 1 else f"{min(lags)}-{max(lags)}"
-        x, y = (start[0] + end[0] + rad * dy) / 2, (start[1] + end[1] - rad * dx) / 2  # the middle of the curve
-        axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 1})
+        x, y = (
+            (start[0] + end[0] + rad * dy) / 2,
+            (start[1] + end[1] - rad * dx) / 2,
+        )  # the middle of the curve
+        axes.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            bbox={"fc": "white", "ec": "none", "pad": 1},
+        )

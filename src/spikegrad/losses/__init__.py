@@ -1,8 +1,8 @@
 """Losses of network outputs over time.
 
-Outputs have the shape that :class:`spikegrad.Network` returns: ``(steps, examples, classes)``. Masks have the form that
-it takes, ``(steps, examples)`` or ``(steps,)``, and are True for the valid steps. All functions compute in float32 for
-half precision, and need only JAX.
+Outputs have the shape that :class:`spikegrad.Network` returns: ``(steps, examples, classes)``.
+Masks have the form that it takes, ``(steps, examples)`` or ``(steps,)``, and are True for the valid
+steps. All functions compute in float32 for half precision, and need only JAX.
 """
 
 from ._bounds import lower_bound, upper_bound, voltage_bound

@@ -27,18 +27,20 @@ def lower_bound(
 
     .. math:: \lambda\, \big\langle \max(0,\, b - z)^p \big\rangle
 
-    with :math:`z` the number of spikes of a neuron in a sequence, and the mean over examples and neurons. Its gradient
-    passes the surrogate and wakes a silent network. The defaults are from the paper.
+    with :math:`z` the number of spikes of a neuron in a sequence, and the mean over examples and
+    neurons. Its gradient passes the surrogate and wakes a silent network. The defaults are from the
+    paper.
 
     Parameters
     ----------
     spikes : array_like or sequence of them
-        Outputs of a layer, ``(steps, examples, neurons...)``. For several layers the terms are added. Pass the outputs
-        that a :class:`spikegrad.Network` returns with ``all_layers=True``, without the readout. Masked steps have zeros
-        in these outputs, so they have no effect.
+        Outputs of a layer, ``(steps, examples, neurons...)``. For several layers the terms are
+        added. Pass the outputs that a :class:`spikegrad.Network` returns with ``all_layers=True``,
+        without the readout. Masked steps have zeros in these outputs, so they have no effect.
     bound : float or array, default 1e-3
-        :math:`b`, in spikes per sequence. An array broadcasts to ``(examples, neurons...)``, or with ``population`` to
-        ``(examples,)``. An example is a rate times the length of each sequence.
+        :math:`b`, in spikes per sequence. An array broadcasts to ``(examples, neurons...)``, or
+        with ``population`` to ``(examples,)``. An example is a rate times the length of each
+        sequence.
     strength : float, default 100.0
         :math:`\lambda`, in the unit of the loss.
     power : {2, 1}
@@ -54,13 +56,13 @@ def lower_bound(
     Raises
     ------
     ValueError
-        If outputs have no axis of examples, if the sequence of outputs is empty, if ``power`` is not 1 or 2, or if the
-        bound does not broadcast.
+        If outputs have no axis of examples, if the sequence of outputs is empty, if ``power`` is
+        not 1 or 2, or if the bound does not broadcast.
 
     References
     ----------
-    Zenke, Vogels 2021, "The remarkable robustness of surrogate gradient learning for instilling complex function in
-    spiking neural networks", Neural Computation 33(4):899-925.
+    Zenke, Vogels 2021, "The remarkable robustness of surrogate gradient learning for instilling
+    complex function in spiking neural networks", Neural Computation 33(4):899-925.
 
     Examples
     --------
@@ -91,16 +93,16 @@ def upper_bound(
 
     .. math:: \lambda\, \big\langle \max(0,\, z - b)^p \big\rangle
 
-    with :math:`z` the number of spikes in a sequence, by default averaged over the neurons of a layer, and the mean
-    over examples.
+    with :math:`z` the number of spikes in a sequence, by default averaged over the neurons of a
+    layer, and the mean over examples.
 
     Parameters
     ----------
     spikes : array_like or sequence of them
         As in :func:`lower_bound`.
     bound : float or array
-        :math:`b`, in spikes per sequence, as in :func:`lower_bound`. The paper's examples have 4 for 200 ms and 7 for
-        700 ms, 10 to 20 Hz.
+        :math:`b`, in spikes per sequence, as in :func:`lower_bound`. The paper's examples have 4
+        for 200 ms and 7 for 700 ms, 10 to 20 Hz.
     strength : float, default 0.1
         :math:`\lambda`, in the unit of the loss.
     power : {2, 1}
@@ -120,8 +122,8 @@ def upper_bound(
 
     References
     ----------
-    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training",
-    Neuromorphic Computing and Engineering 2(4):044016.
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network
+    training", Neuromorphic Computing and Engineering 2(4):044016.
 
     Examples
     --------
@@ -149,14 +151,16 @@ def voltage_bound(
 
     .. math:: \lambda\, \big\langle \max(0,\, a - u)^p + \max(0,\, u - b)^p \big\rangle
 
-    with the mean over steps, examples and neurons. It keeps potentials near the threshold, because slopes vanish far
-    from it. Unlike spikes, potentials have a gradient at any distance from the threshold.
+    with the mean over steps, examples and neurons. It keeps potentials near the threshold, because
+    slopes vanish far from it. Unlike spikes, potentials have a gradient at any distance from the
+    threshold.
 
     Parameters
     ----------
     potentials : array_like, or tuple of them
-        ``(steps, examples, neurons...)``: outputs of a readout, or the pre-spike states that ``network(inputs,
-        pre_spike=[n])`` returns for layer n. The first array of a state is the potential.
+        ``(steps, examples, neurons...)``: outputs of a readout, or the pre-spike states that
+        ``network(inputs, pre_spike=[n])`` returns for layer n. The first array of a state is the
+        potential.
     low, high : float, optional
         :math:`a` and :math:`b`, in the unit of the potential. None: no bound on this side.
     strength : float, default 1.0
@@ -164,8 +168,8 @@ def voltage_bound(
     power : {2, 1}
         :math:`p`.
     mask : array of bool, optional
-        ``(steps, examples)`` or ``(steps,)``: the valid steps, for the mean. The mean of no steps is 0. Without a mask,
-        padded steps enter the mean as potentials of 0.
+        ``(steps, examples)`` or ``(steps,)``: the valid steps, for the mean. The mean of no steps
+        is 0. Without a mask, padded steps enter the mean as potentials of 0.
 
     Returns
     -------
@@ -175,7 +179,8 @@ def voltage_bound(
     Raises
     ------
     ValueError
-        If both bounds are missing, if ``power`` is not 1 or 2, or if the shape of the mask does not fit.
+        If both bounds are missing, if ``power`` is not 1 or 2, or if the shape of the mask does not
+        fit.
     TypeError
         If the mask is not boolean.
 
@@ -208,7 +213,13 @@ def voltage_bound(
 
 
 def _bounded(
-    owner: str, spikes: Any, bound: ArrayLike, strength: float, power: int, population: bool, sign: int
+    owner: str,
+    spikes: Any,
+    bound: ArrayLike,
+    strength: float,
+    power: int,
+    population: bool,
+    sign: int,
 ) -> jax.Array:
     terms, layers = [], spikes if isinstance(spikes, (list, tuple)) else [spikes]
     if not layers:
@@ -219,14 +230,18 @@ def _bounded(
             raise ValueError(f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}")
         z = z.sum(0)
         z = z.mean(tuple(range(1, z.ndim))) if population else z
-        b = broadcast_checked(real_array(bound, owner, "bound"), z.dtype, z.shape, owner, "bound", "spikes")
+        b = broadcast_checked(
+            real_array(bound, owner, "bound"), z.dtype, z.shape, owner, "bound", "spikes"
+        )
         terms.append(strength * _above(sign * (z - b), power, owner).mean())
     return sum(terms[1:], terms[0])
 
 
 def _above(x: jax.Array, power: int, owner: str) -> jax.Array:
     if power not in _POWERS:
-        raise ValueError(f"{owner}: power must be one of {', '.join(map(repr, _POWERS))}, got {brief(power)}")
+        raise ValueError(
+            f"{owner}: power must be one of {', '.join(map(repr, _POWERS))}, got {brief(power)}"
+        )
     return jax.nn.relu(x) ** power
 
 

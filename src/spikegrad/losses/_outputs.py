@@ -10,19 +10,29 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import append_axes, brief, broadcast_checked, compute_dtype, is_float, order_of_axes, real_array
+from .._checks import (
+    append_axes,
+    brief,
+    broadcast_checked,
+    compute_dtype,
+    is_float,
+    order_of_axes,
+    real_array,
+)
 
 REDUCTIONS = ("mean", "sum", "max", "last", "softmax_sum")
 
 
-def reduce_time(outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | None = None) -> jax.Array:
+def reduce_time(
+    outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | None = None
+) -> jax.Array:
     r"""Reduce outputs over time, to logits for a cross-entropy.
 
     Parameters
     ----------
     outputs : array_like
-        Spikes or potentials of the last layer, ``(steps, examples, classes)``. Losses of each step, ``(steps,
-        examples)``, have a mean over the valid steps as well.
+        Spikes or potentials of the last layer, ``(steps, examples, classes)``. Losses of each step,
+        ``(steps, examples)``, have a mean over the valid steps as well.
     reduction : {"mean", "sum", "max", "last", "softmax_sum"}
         The mean, sum or maximum over the valid steps, the last valid step, or the sum of
         :math:`\operatorname{softmax}(o_t)` over the valid steps.
@@ -37,15 +47,16 @@ def reduce_time(outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | N
     Raises
     ------
     ValueError
-        If the reduction is unknown, if the outputs have no time steps, or if the shape of the mask does not fit.
+        If the reduction is unknown, if the outputs have no time steps, or if the shape of the mask
+        does not fit.
     TypeError
         If the outputs are not real, or if the mask is not boolean.
 
     Notes
     -----
-    The gradient of the maximum goes to the step that reaches it, in equal parts to several such steps. With few steps
-    ``"softmax_sum"`` bounds the loss from below. A cross-entropy of a sum of ``T`` softmax outputs over ``C`` classes
-    is at least :math:`\ln(1 + (C - 1) e^{-T})`.
+    The gradient of the maximum goes to the step that reaches it, in equal parts to several such
+    steps. With few steps ``"softmax_sum"`` bounds the loss from below. A cross-entropy of a sum of
+    ``T`` softmax outputs over ``C`` classes is at least :math:`\ln(1 + (C - 1) e^{-T})`.
 
     Examples
     --------
@@ -83,13 +94,18 @@ def reduce_time(outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | N
 
 
 def count_error(
-    spikes: ArrayLike, labels: ArrayLike, correct: float, incorrect: float = 0.0, mask: ArrayLike | None = None
+    spikes: ArrayLike,
+    labels: ArrayLike,
+    correct: float,
+    incorrect: float = 0.0,
+    mask: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Compute the mean squared error of spike counts.
 
     .. math:: \big\langle (n_c - \hat n_c)^2 \big\rangle
 
-    with :math:`n_c` the spikes of class ``c`` in the valid steps of a sequence, and the mean over examples and classes.
+    with :math:`n_c` the spikes of class ``c`` in the valid steps of a sequence, and the mean over
+    examples and classes.
 
     Parameters
     ----------
@@ -110,7 +126,8 @@ def count_error(
     Raises
     ------
     ValueError, TypeError
-        As in :func:`reduce_time`. Also if outputs have no classes, or if labels are not one integer per example.
+        As in :func:`reduce_time`. Also if outputs have no classes, or if labels are not one integer
+        per example.
 
     Examples
     --------
@@ -177,7 +194,8 @@ def potential_error(
     Parameters
     ----------
     potentials : array_like
-        Outputs of a readout, or pre-spike potentials of a spiking layer, ``(steps, examples, classes)``.
+        Outputs of a readout, or pre-spike potentials of a spiking layer, ``(steps, examples,
+        classes)``.
     labels, mask
         As in :func:`count_error`.
     correct, incorrect : float
@@ -209,10 +227,10 @@ def potential_error(
 def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
     r"""Find the time of each neuron's first spike, in valid time steps, with a derivative.
 
-    A step counts from 0. The derivative of the time is -1 in the spike of that step, and 0 in all other outputs. So a
-    larger spike at this step moves the first spike to an earlier time. For a neuron without a spike, the time is the
-    number of valid steps. Its derivative is -1 in the output at the last valid step. A loss that rewards early spikes
-    can then wake it.
+    A step counts from 0. The derivative of the time is -1 in the spike of that step, and 0 in all
+    other outputs. So a larger spike at this step moves the first spike to an earlier time. For a
+    neuron without a spike, the time is the number of valid steps. Its derivative is -1 in the
+    output at the last valid step. A loss that rewards early spikes can then wake it.
 
     Parameters
     ----------
@@ -233,8 +251,8 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
 
     References
     ----------
-    Göltz, Kriener et al. 2021, "Fast and energy-efficient neuromorphic deep learning with first-spike times", Nature
-    Machine Intelligence 3:823-835: a cross-entropy of ``-time / tau``.
+    Göltz, Kriener et al. 2021, "Fast and energy-efficient neuromorphic deep learning with
+    first-spike times", Nature Machine Intelligence 3:823-835: a cross-entropy of ``-time / tau``.
 
     Examples
     --------
@@ -258,14 +276,16 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     return jnp.where(fired, steps - 1, steps).astype(x.dtype) - zero
 
 
-def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+def van_rossum(
+    spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: ArrayLike | None = None
+) -> jax.Array:
     r"""Compute the squared van Rossum distance between spike trains.
 
     .. math:: D^2 = \frac1\tau \int_0^\infty \big(f(t) - \hat f(t)\big)^2\,dt
 
-    with :math:`f` the sum of :math:`e^{-(t - t_i)/\tau}` over the spikes before :math:`t`. The integral is exact for
-    spikes on the grid of time steps, includes the tail after the last step, and takes one pass over the steps. A spike
-    without a partner contributes 1/2.
+    with :math:`f` the sum of :math:`e^{-(t - t_i)/\tau}` over the spikes before :math:`t`. The
+    integral is exact for spikes on the grid of time steps, includes the tail after the last step,
+    and takes one pass over the steps. A spike without a partner contributes 1/2.
 
     Parameters
     ----------
@@ -286,8 +306,8 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     Raises
     ------
     ValueError, TypeError
-        As in :func:`reduce_time`. Also if the shape of the targets differs, or if ``tau`` is not above 0. A traced
-        ``tau`` is not checked.
+        As in :func:`reduce_time`. Also if the shape of the targets differs, or if ``tau`` is not
+        above 0. A traced ``tau`` is not checked.
 
     References
     ----------
@@ -305,7 +325,9 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
     y = real_array(targets, "van_rossum", "targets").astype(x.dtype)
     if y.shape != x.shape:
         hint = order_of_axes("spikes", x.shape, "targets", y.shape)
-        raise ValueError(f"van_rossum: targets must have the shape of spikes {x.shape}, got {y.shape}{hint}")
+        raise ValueError(
+            f"van_rossum: targets must have the shape of spikes {x.shape}, got {y.shape}{hint}"
+        )
     y = jnp.where(valid, y, 0)
     if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
         raise ValueError(f"van_rossum: tau must be > 0, got {brief(tau)}")
@@ -321,25 +343,31 @@ def van_rossum(spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: Arra
 
     zeros = jnp.zeros_like(x[0])
     (end, area), _ = jax.lax.scan(step, (zeros, zeros), (x - y, jnp.broadcast_to(valid, x.shape)))
-    # A step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2. The tail sums all later steps.
+    # A step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2. The tail sums
+    # all later steps.
     return (-jnp.expm1(-2 / tau) * area / 2 + decay**2 * end**2 / 2).mean()
 
 
 def over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
-    """Return the outputs, ``(steps, examples, ...)``, and the mask reshaped to their number of axes.
+    """Return the outputs, ``(steps, examples, ...)``, and the mask reshaped to their number of
+    axes.
 
     Masked outputs are 0, because padding may be NaN, and a gradient of zero times NaN is NaN.
     """
     x = real_array(outputs, owner, name)
     x = x.astype(compute_dtype(x.dtype))
     if x.ndim < 2 or not len(x):
-        raise ValueError(f"{owner}: {name} must be (steps, examples, ...) with one step or more, got {x.shape}")
+        raise ValueError(
+            f"{owner}: {name} must be (steps, examples, ...) with one step or more, got {x.shape}"
+        )
     valid = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
     if valid.dtype != bool:
         raise TypeError(f"{owner}: mask must be boolean, got {valid.dtype}")
     if valid.shape not in (x.shape[:1], x.shape[:2]):
         hint = order_of_axes(name, x.shape, "masks", valid.shape)
-        raise ValueError(f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}{hint}")
+        raise ValueError(
+            f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}{hint}"
+        )
     valid = append_axes(valid, x.ndim)
     return x if mask is None else jnp.where(valid, x, 0), valid
 
@@ -355,7 +383,9 @@ def _last(valid: jax.Array) -> jax.Array:
 
 
 def _at(x: jax.Array, step: jax.Array, valid: jax.Array) -> jax.Array:
-    """Return the values at one step of each example or neuron, and 0 for an example without a valid step."""
+    """Return the values at one step of each example or neuron, and 0 for an example without a valid
+    step.
+    """
     step = jnp.broadcast_to(step, x.shape[1:])
     return jnp.where(valid.any(0), jnp.take_along_axis(x, step[None], 0)[0], 0)
 
@@ -368,7 +398,9 @@ def _targets(owner: str, x: jax.Array, labels: Any, correct: Any, incorrect: Any
     if is_float(labels) or labels.dtype == bool or labels.shape != x.shape[1:2]:
         hint = order_of_axes("outputs", x.shape, "labels", labels.shape, at=1)
         got = f"{labels.dtype} {labels.shape}"
-        raise ValueError(f"{owner}: labels must be integers of shape {x.shape[1:2]}, got {got}{hint}")
+        raise ValueError(
+            f"{owner}: labels must be integers of shape {x.shape[1:2]}, got {got}{hint}"
+        )
     if not isinstance(labels, Tracer) and not np.isin(labels, np.arange(x.shape[2])).all():
         raise ValueError(f"{owner}: labels must be from 0 to {x.shape[2] - 1}, got {brief(labels)}")
     is_correct = jax.nn.one_hot(labels, x.shape[2], dtype=bool)

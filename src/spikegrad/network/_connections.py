@@ -69,17 +69,19 @@ class Window(Struct):
     Parameters
     ----------
     weight : array or callable
-        :math:`M`, of shape ``(K, inputs, neurons)``, or a function of the outputs, an array ``(K, batch, ...)``. Both
-        start with the latest output.
+        :math:`M`, of shape ``(K, inputs, neurons)``, or a function of the outputs, an array ``(K,
+        batch, ...)``. Both start with the latest output.
     length : int, optional
-        :math:`K \ge 1`, the number of outputs. A function needs it, an array has it as its first axis.
+        :math:`K \ge 1`, the number of outputs. A function needs it, an array has it as its first
+        axis.
     delay : int, default 0
         :math:`d \ge 0`, the delay of the latest output, in steps.
 
     Raises
     ------
     TypeError, ValueError
-        If an array does not have three axes, or if ``length`` is missing, below 1 or different from the array.
+        If an array does not have three axes, or if ``length`` is missing, below 1 or different from
+        the array.
 
     Notes
     -----
@@ -105,14 +107,22 @@ class Window(Struct):
         super().__post_init__()
         shape, length = _shape_of(self.weight), self.length
         if shape is None and not callable(self.weight):
-            raise TypeError(f"Window: weight must be an array or callable, got {brief(self.weight)}")
+            raise TypeError(
+                f"Window: weight must be an array or callable, got {brief(self.weight)}"
+            )
         if shape is not None and len(shape) != 3:
-            raise TypeError(f"Window: weight must be of shape (length, inputs, neurons), got {shape}")
+            raise TypeError(
+                f"Window: weight must be of shape (length, inputs, neurons), got {shape}"
+            )
         if shape is not None and length not in (None, shape[0]):
-            raise ValueError(f"Window: length must equal the length of the array, {shape[0]}, got {length}")
+            raise ValueError(
+                f"Window: length must equal the length of the array, {shape[0]}, got {length}"
+            )
         length = shape[0] if length is None and shape is not None else length
         if not isinstance(length, (int, np.integer)) or isinstance(length, bool):
-            raise TypeError(f"Window: length must be an integer for a function, got {brief(length)}")
+            raise TypeError(
+                f"Window: length must be an integer for a function, got {brief(length)}"
+            )
         if length < 1:
             raise ValueError(f"Window: length must be >= 1, got {length}")
         object.__setattr__(self, "length", int(length))
@@ -127,14 +137,15 @@ class Join(Struct):
     Parameters
     ----------
     function : callable
-        Takes one array per source, each ``(batch, ...)``, and returns one array with the examples first. Arrays in
-        its closure get gradients.
+        Takes one array per source, each ``(batch, ...)``, and returns one array with the examples
+        first. Arrays in its closure get gradients.
     of : sequence of str
         The names of the sources: layers, joins or inputs.
     over_time : bool, default False
-        If True, the function takes whole sequences, arrays ``(steps, batch, ...)``, and returns one. It may also return
-        a pair, the sequence and a pytree of statistics, which the network returns in its states. If the call has a
-        mask, the function gets it as ``mask=``, of shape ``(steps, batch)``.
+        If True, the function takes whole sequences, arrays ``(steps, batch, ...)``, and returns
+        one. It may also return a pair, the sequence and a pytree of statistics, which the network
+        returns in its states. If the call has a mask, the function gets it as ``mask=``, of shape
+        ``(steps, batch)``.
 
     Raises
     ------
@@ -143,8 +154,8 @@ class Join(Struct):
 
     Notes
     -----
-    A join over time normalizes by statistics of all steps. It cannot be part of a loop, nor run step by step. The
-    backward pass computes it again, so no array of its size is kept.
+    A join over time normalizes by statistics of all steps. It cannot be part of a loop, nor run
+    step by step. The backward pass computes it again, so no array of its size is kept.
 
     Examples
     --------
@@ -167,7 +178,11 @@ class Join(Struct):
         if not callable(self.function):
             raise TypeError(f"Join: function must be callable, got {brief(self.function)}")
         sources = (self.of,) if isinstance(self.of, str) else self.of
-        if not isinstance(sources, Sequence) or not sources or not all(isinstance(name, str) for name in sources):
+        if (
+            not isinstance(sources, Sequence)
+            or not sources
+            or not all(isinstance(name, str) for name in sources)
+        ):
             raise TypeError(f"Join: of must name one or more sources, got {brief(self.of)}")
         if not isinstance(self.over_time, bool):
             raise TypeError(f"Join: over_time must be a bool, got {brief(self.over_time)}")
@@ -207,12 +222,15 @@ def edges_of(label: str, source: Name, weight: Any) -> list[Edge]:
     lags = range(weight.delay, weight.delay + (weight.length or 0))
     if not is_matrix(weight.weight):
         return [Edge(label, source, tuple(lags), windowed=True)]
-    # One edge per lag. All modes add the products in this order, and long delays do not wait for a loop.
+    # One edge per lag. All modes add the products in this order, and long delays do not wait for a
+    # loop.
     return [Edge(f"{label}[{k}]", source, (lag,)) for k, lag in enumerate(lags)]
 
 
 def depths_of(edges: Iterable[Edge], layers: Collection[Name]) -> dict[Name, int]:
-    """Return the number of past outputs that edges need, for each source that needs more than a layer's last one."""
+    """Return the number of past outputs that edges need, for each source that needs more than a
+    layer's last one.
+    """
     deepest: dict[Name, int] = {}
     for edge in edges:
         deepest[edge.source] = max(deepest.get(edge.source, 0), *edge.lags)
@@ -231,7 +249,10 @@ def is_matrix(weight: Any) -> bool:
 
 
 def matrix_of(weight: Any) -> Any:
-    """Return the array of a weight, or None. A variable of a framework is an array, although it is callable."""
+    """Return the array of a weight, or None.
+
+    A variable of a framework is an array, although it is callable.
+    """
     if isinstance(weight, (jax.Array, np.ndarray)):
         return weight
     return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
@@ -249,8 +270,13 @@ def check_weight(owner: str, name: str, value: Any) -> None:
     matrix = matrix_of(value)
     if matrix is None and not callable(value):
         raise TypeError(f"{owner}: {name} must be a matrix or callable, got {brief(value)}")
-    if matrix is not None and matrix.ndim not in (2, 3):  # the third axis has the receptors of a neuron
-        raise TypeError(f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}")
+    if matrix is not None and matrix.ndim not in (
+        2,
+        3,
+    ):  # the third axis has the receptors of a neuron
+        raise TypeError(
+            f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}"
+        )
     if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "OSUMm":
         raise TypeError(f"{owner}: {name} must hold real numbers, got {matrix.dtype}")
 
@@ -262,10 +288,15 @@ def product(weight: Any, x: Any, name: str) -> jax.Array:
     matrix = matrix_of(weight)
     if matrix is None:
         if not isinstance(out := weight(x), jax.Array):
-            raise TypeError(f"Layer: {name} must return one array, got {type(out).__name__} from {brief(weight)}")
+            raise TypeError(
+                f"Layer: {name} must return one array, got {type(out).__name__} from "
+                f"{brief(weight)}"
+            )
         return out
     if x.ndim == 0 or x.shape[-1] != matrix.shape[0]:
-        raise ValueError(f"Layer: {name} of shape {matrix.shape} does not take an input of shape {x.shape}")
+        raise ValueError(
+            f"Layer: {name} of shape {matrix.shape} does not take an input of shape {x.shape}"
+        )
     matrix = jnp.asarray(matrix)
     if not is_float(matrix):
         matrix = matrix.astype(x.dtype if is_float(x) else jnp.result_type(float))
@@ -273,5 +304,8 @@ def product(weight: Any, x: Any, name: str) -> jax.Array:
 
 
 def times_matrix(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """``x W`` in the dtype of the matrix. Leading axes stay apart, since devices may share one of them."""
+    """``x W`` in the dtype of the matrix.
+
+    Leading axes stay apart, since devices may share one of them.
+    """
     return jax.lax.dot_general(x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ())))

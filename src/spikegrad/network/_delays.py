@@ -14,45 +14,50 @@ from ._connections import check_weight, matrix_of
 class DelayKernel(Struct, pure=True):
     r"""Weights with learned delays, for a :class:`Window`.
 
-    Each weight acts on the outputs of :math:`K` steps, and most on steps near its delay :math:`d`, a real number:
+    Each weight acts on the outputs of :math:`K` steps, and most on steps near its delay :math:`d`,
+    a real number:
 
     .. math:: M_k = W \frac{g(k - d)}{\sum_j g(j - d)}, \qquad
               g(x) = e^{-x^2 / 2 \sigma^2} \;\text{(gaussian)}, \qquad
               g(x) = \max(0,\; 1 + \sigma - |x|) \;\text{(triangular)}.
 
-    A wider kernel extends the range of the gradient of a delay. So training starts with wide kernels, shrinks them, and
-    ends with integer delays: :class:`spikegrad.training.ShrinkDelays` and :func:`rounded_delays`.
+    A wider kernel extends the range of the gradient of a delay. So training starts with wide
+    kernels, shrinks them, and ends with integer delays: :class:`spikegrad.training.ShrinkDelays`
+    and :func:`rounded_delays`.
 
     Parameters
     ----------
     weight : array
         :math:`W`, a matrix ``(inputs, neurons)``.
     delay : float or array
-        :math:`d`, in steps, from 0 to :math:`K - 1`. The shape is ``(inputs, neurons)`` for a delay per synapse,
-        ``(inputs, 1)`` per axon, ``(1, neurons)`` per dendrite. Pass an array to learn it. It should be :func:`bounded`
-        between 0 and :math:`K - 1`, because a kernel is cut off outside.
+        :math:`d`, in steps, from 0 to :math:`K - 1`. The shape is ``(inputs, neurons)`` for a delay
+        per synapse, ``(inputs, 1)`` per axon, ``(1, neurons)`` per dendrite. Pass an array to learn
+        it. It should be :func:`bounded` between 0 and :math:`K - 1`, because a kernel is cut off
+        outside.
     length : int
         :math:`K \ge 1`, the number of steps.
     width : float or array, default 1.0
-        :math:`\sigma \ge 0`, in steps. It does not get a gradient. With a width of 0 a Gaussian kernel has only the
-        nearest step, and a triangular one the two steps around the delay.
+        :math:`\sigma \ge 0`, in steps. It does not get a gradient. With a width of 0 a Gaussian
+        kernel has only the nearest step, and a triangular one the two steps around the delay.
     kernel : {"gaussian", "triangular"}
         The shape.
 
     Raises
     ------
     TypeError, ValueError
-        If the weight is not a matrix, or if a number is out of its domain. The values of arrays are not checked.
+        If the weight is not a matrix, or if a number is out of its domain. The values of arrays are
+        not checked.
 
     Notes
     -----
-    The library ``dcls`` has the same kernels, with :math:`\sigma` = \|SIG\| + 0.27 for its version ``"gauss"`` and
-    :math:`\sigma` = \|SIG\| for ``"max"``. Its position ``P`` is :math:`d = K - 1 - (P + \lfloor K/2 \rfloor)`.
+    The library ``dcls`` has the same kernels, with :math:`\sigma` = \|SIG\| + 0.27 for its version
+    ``"gauss"`` and :math:`\sigma` = \|SIG\| for ``"max"``. Its position ``P`` is :math:`d = K - 1 -
+    (P + \lfloor K/2 \rfloor)`.
 
     References
     ----------
-    Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in spiking neural networks using dilated
-    convolutions with learnable spacings", ICLR.
+    Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in spiking neural networks
+    using dilated convolutions with learnable spacings", ICLR.
 
     Examples
     --------
@@ -75,7 +80,10 @@ class DelayKernel(Struct, pure=True):
         if matrix_of(self.weight) is None:
             raise TypeError(f"DelayKernel: weight must be a matrix, got {self.weight!r}")
         if isinstance(self.delay, int | float) and self.delay > self.length - 1:
-            raise ValueError(f"DelayKernel: delay must be at most length - 1 = {self.length - 1}, got {self.delay}")
+            raise ValueError(
+                f"DelayKernel: delay must be at most length - 1 = {self.length - 1}, got "
+                f"{self.delay}"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,7 +134,9 @@ def rounded_delays(tree: Any) -> Any:
     >>> jnp.asarray(kernel)[:, 0, 0]
     Array([0., 0., 1., 0.], dtype=float32)
     """
-    return with_kernels(tree, lambda kernel: kernel._replaced(delay=jnp.round(jnp.asarray(kernel.delay)), width=0.0))
+    return with_kernels(
+        tree, lambda kernel: kernel._replaced(delay=jnp.round(jnp.asarray(kernel.delay)), width=0.0)
+    )
 
 
 def with_kernels(tree: Any, change: Any) -> Any:

@@ -22,12 +22,17 @@ from ._nodes import node_named
 from ._step import is_stochastic
 
 
-def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | None = None, std: Any = None) -> Network:
-    r"""Draw new values for all matrices of a network. Each potential then fluctuates up to its threshold.
+def draw_weights(
+    network: Network, key: Any, inputs: Any, *, mask: ArrayLike | None = None, std: Any = None
+) -> Network:
+    r"""Draw new values for all matrices of a network.
 
-    Only the shapes and dtypes of the matrices are used, so they may be zeros. Layers get their weights in the order of
-    the signals, by :func:`fluctuation_driven` from the outputs of their sources. The sources of a layer contribute
-    equal parts to the variance of its potential. Delayed edges that close a loop contribute 0.1 of it.
+    Each potential then fluctuates up to its threshold.
+
+    Only the shapes and dtypes of the matrices are used, so they may be zeros. Layers get their
+    weights in the order of the signals, by :func:`fluctuation_driven` from the outputs of their
+    sources. The sources of a layer contribute equal parts to the variance of its potential. Delayed
+    edges that close a loop contribute 0.1 of it.
 
     Parameters
     ----------
@@ -40,8 +45,8 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
     mask : array of bool, optional
         The steps that take place, as for a call of the network.
     std : float or dict, optional
-        The standard deviation of the potentials, or a dict with one for each named layer. By default the threshold,
-        and 1 for readouts.
+        The standard deviation of the potentials, or a dict with one for each named layer. By
+        default the threshold, and 1 for readouts.
 
     Returns
     -------
@@ -55,14 +60,14 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
 
     Notes
     -----
-    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as one, with its mean
-    delay and width.
+    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as
+    one, with its mean delay and width.
 
-    Variances are means over draws. Different weights are independent with mean 0, so the parts of correlated sources
-    add up, for example the parts of the lags of a window. A single draw differs from the mean, most for few neurons and
-    correlated inputs: in a layer of m neurons with one common input, by a standard deviation of :math:`\sqrt{2/m}`
-    relative to the variance. Delayed edges that close a loop are drawn for the outputs without the loop, and then
-    change them.
+    Variances are means over draws. Different weights are independent with mean 0, so the parts of
+    correlated sources add up, for example the parts of the lags of a window. A single draw differs
+    from the mean, most for few neurons and correlated inputs: in a layer of m neurons with one
+    common input, by a standard deviation of :math:`\sqrt{2/m}` relative to the variance. Delayed
+    edges that close a loop are drawn for the outputs without the loop, and then change them.
 
     Examples
     --------
@@ -96,14 +101,21 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
 
     def outputs():
         outs = run(split(network, lambda _, leaf: is_array(leaf))[0])
-        return {**network._named_inputs(inputs), **(dict(enumerate(outs)) if isinstance(outs, tuple) else outs)}
+        return {
+            **network._named_inputs(inputs),
+            **(dict(enumerate(outs)) if isinstance(outs, tuple) else outs),
+        }
 
-    # In the order of the signals, because the outputs of a source depend on its weights. Delayed edges that close a
-    # loop come last. They are zeros until all layers of the loop have their other weights.
+    # In the order of the signals, because the outputs of a source depend on its weights. Delayed
+    # edges that close a loop come last. They are zeros until all layers of the loop have their
+    # other weights.
     for names in graph.components(_EVER):
         layers = [name for name in names if name in graph.layers]
         parts = {name: _parts(graph, name) for name in layers}
-        network = with_nodes(network, {name: _with_zeros(graph.layers[name], parts[name].feedback) for name in layers})
+        network = with_nodes(
+            network,
+            {name: _with_zeros(graph.layers[name], parts[name].feedback) for name in layers},
+        )
         for feedback in (False, True):
             for name in layers:
                 weights = parts[name].feedback if feedback else parts[name].forward
@@ -114,7 +126,9 @@ def draw_weights(network: Network, key: Any, inputs: Any, *, mask: ArrayLike | N
                 share = share if parts[name].feedback and parts[name].forward else 1.0
                 layer_std = std.get(name) if isinstance(std, Mapping) else std
                 with node_named(name):
-                    drawn = _draw(subkey, network.graph, name, weights, outputs(), mask, layer_std, share)
+                    drawn = _draw(
+                        subkey, network.graph, name, weights, outputs(), mask, layer_std, share
+                    )
                 network = with_nodes(network, {name: drawn})
     return network
 
@@ -147,7 +161,8 @@ def _parts(graph: Graph, name: Name) -> _Parts:
 def _matrix(weight: Any) -> Any:
     """Return the array to draw of a weight, or None.
 
-    A window has ``length`` as its first axis. Receptors are the last axis: ``(inputs, neurons, receptors)``.
+    A window has ``length`` as its first axis. Receptors are the last axis: ``(inputs, neurons,
+    receptors)``.
     """
     inner = weight.weight if isinstance(weight, (Delayed, Window)) else weight
     inner = inner.weight if isinstance(inner, DelayKernel) else inner
@@ -161,11 +176,15 @@ def _with_matrix(weight: Any, matrix: jax.Array) -> Any:
 
 
 def _with_matrices(layer: Layer, matrices: Mapping[str, jax.Array]) -> Layer:
-    return with_weights(layer, {label: _with_matrix(layer.weights[label], m) for label, m in matrices.items()})
+    return with_weights(
+        layer, {label: _with_matrix(layer.weights[label], m) for label, m in matrices.items()}
+    )
 
 
 def _with_zeros(layer: Layer, labels: Iterable[str]) -> Layer:
-    return _with_matrices(layer, {label: jnp.zeros_like(_matrix(layer.weights[label])) for label in labels})
+    return _with_matrices(
+        layer, {label: jnp.zeros_like(_matrix(layer.weights[label])) for label in labels}
+    )
 
 
 def _draw(key, graph, name, weights, outputs, mask, std, share):
@@ -174,13 +193,16 @@ def _draw(key, graph, name, weights, outputs, mask, std, share):
     std = deviation(std, share=share / sum(map(len, weights.values())))
     respond = measuring(layer.cell)
     for n, (label, edges) in enumerate(weights.items()):
-        weight, keys = layer.weights[label], jax.random.split(jax.random.fold_in(key, n), len(edges))
+        weight, keys = (
+            layer.weights[label],
+            jax.random.split(jax.random.fold_in(key, n), len(edges)),
+        )
         old, window = _matrix(weight), _is_window(weight)
         shape = old.shape[1:] if window else old.shape
         drawn = [
-            driven(layer.cell, _arriving(weight, outputs[edge.source], edge), mask, 0.0, std, respond)(
-                subkey, shape, old.dtype
-            )
+            driven(
+                layer.cell, _arriving(weight, outputs[edge.source], edge), mask, 0.0, std, respond
+            )(subkey, shape, old.dtype)
             for edge, subkey in zip(edges, keys, strict=True)
         ]
         matrices[label] = jnp.stack(drawn) if window else drawn[0]
@@ -193,7 +215,10 @@ def _is_window(weight: Any) -> bool:
 
 
 def _arriving(weight: Any, x: jax.Array, edge: Edge) -> jax.Array:
-    """Return the outputs of a source as the matrix reads them. A kernel of delays averages them over its lags."""
+    """Return the outputs of a source as the matrix reads them.
+
+    A kernel of delays averages them over its lags.
+    """
     kernel = weight.weight if isinstance(weight, Window) else None
     if not isinstance(kernel, DelayKernel):
         return _delayed(x, edge.lags[0])
@@ -210,4 +235,6 @@ def _delayed(x: jax.Array, lag: int) -> jax.Array:
 def _check_names(std: Any, graph: Graph) -> None:
     unknown = [name for name in std if name not in graph.layers] if isinstance(std, Mapping) else []
     if unknown:
-        raise ValueError(f"draw_weights: std must name layers of {[*graph.layers]}, got {unknown[0]!r}")
+        raise ValueError(
+            f"draw_weights: std must name layers of {[*graph.layers]}, got {unknown[0]!r}"
+        )

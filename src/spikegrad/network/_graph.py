@@ -34,7 +34,9 @@ class Graph(NamedTuple):
     def connections(self, name: Name) -> tuple[Connection, ...]:
         """The edges of a layer and their weights."""
         weights = {
-            k: w for label, weight in self.nodes[name].weights.items() for k, w in weights_of(label, weight).items()
+            k: w
+            for label, weight in self.nodes[name].weights.items()
+            for k, w in weights_of(label, weight).items()
         }
         return tuple(Connection(edge, weights[edge.label]) for edge in self.edges[name])
 
@@ -44,23 +46,33 @@ class Graph(NamedTuple):
 
     @property
     def depths(self) -> dict[Name, int]:
-        """The number of past outputs that are needed, for each source that needs more than a layer's last one."""
+        """The number of past outputs that are needed, for each source that needs more than a
+        layer's last one.
+        """
         return depths_of(itertools.chain(*self.edges.values()), self.layers)
 
     def components(self, chunk: int) -> list[tuple[Name, ...]]:
-        """Return the sets of nodes that run step by step together, in the order of their dependence.
+        """Return the sets of nodes that run step by step together, in the order of their
+        dependence.
 
-        Outputs with a delay of at least a chunk are known when the chunk starts, so no node waits for them.
+        Outputs with a delay of at least a chunk are known when the chunk starts, so no node waits
+        for them.
         """
         waits = {
-            name: [edge.source for edge in edges if min(edge.lags) < chunk and edge.source in self.nodes]
+            name: [
+                edge.source
+                for edge in edges
+                if min(edge.lags) < chunk and edge.source in self.nodes
+            ]
             for name, edges in self.edges.items()
         }
         place = {name: n for n, name in enumerate(self.nodes)}
         return [tuple(sorted(group, key=place.__getitem__)) for group in strongly_connected(waits)]
 
 
-def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mapping[Name, Name]) -> Graph:
+def make_graph(
+    nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mapping[Name, Name]
+) -> Graph:
     """Build the graph of layers and joins. Errors name the nodes.
 
     ``above`` has the source of each layer that does not name one.
@@ -75,19 +87,26 @@ def make_graph(nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mappi
         for edge in node_edges:
             if edge.source not in nodes and edge.source not in inputs:
                 known = ", ".join(map(repr, (*inputs, *nodes)))
-                raise ValueError(f"Network: {name!r} reads {edge.source!r}, which is not one of {known}")
+                raise ValueError(
+                    f"Network: {name!r} reads {edge.source!r}, which is not one of {known}"
+                )
     now = {
-        name: [e.source for e in node_edges if 0 in e.lags and e.source in nodes] for name, node_edges in edges.items()
+        name: [e.source for e in node_edges if 0 in e.lags and e.source in nodes]
+        for name, node_edges in edges.items()
     }
     groups = strongly_connected(now)
     for group in groups:
         if len(group) > 1 or group[0] in now[group[0]]:
             raise ValueError(
-                f"Network: {_cycle(group, now)} form a cycle without a delay; give one of these edges a delay: "
+                f"Network: {_cycle(group, now)} form a cycle without a delay; give one of these "
+                "edges a delay: "
                 "Delayed(weight, 1)"
             )
     order = [name for (name,) in groups]
-    everything = {name: [e.source for e in node_edges if e.source in nodes] for name, node_edges in edges.items()}
+    everything = {
+        name: [e.source for e in node_edges if e.source in nodes]
+        for name, node_edges in edges.items()
+    }
     loop_of = {name: n for n, group in enumerate(strongly_connected(everything)) for name in group}
     looped = {
         name: frozenset(e.label for e in node_edges if loop_of.get(e.source) == loop_of[name])

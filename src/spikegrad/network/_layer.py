@@ -17,7 +17,18 @@ from .._compat import shard_as, zeros_like
 from .._pytree import as_static
 from .._struct import Struct, parameter, wiring
 from ..neurons import Cell, State, check_initial
-from ._connections import Connection, Delayed, Edge, Linear, Name, Window, check_weight, edges_of, matrix_of, product
+from ._connections import (
+    Connection,
+    Delayed,
+    Edge,
+    Linear,
+    Name,
+    Window,
+    check_weight,
+    edges_of,
+    matrix_of,
+    product,
+)
 from ._initial import Initializer, draw
 from ._step import fire, is_stochastic
 
@@ -25,41 +36,47 @@ from ._step import fire, is_stochastic
 class Layer(Struct):
     r"""Neurons and the weights of their inputs.
 
-    The current of a step is :math:`I_t = W x_t + R s_{t-1} + b`. Here :math:`x` is the input, or the output of the
-    layer below, and :math:`s` is the layer's own output. With several sources the current is the sum over all of them.
+    The current of a step is :math:`I_t = W x_t + R s_{t-1} + b`. Here :math:`x` is the input, or
+    the output of the layer below, and :math:`s` is the layer's own output. With several sources the
+    current is the sum over all of them.
 
     Parameters
     ----------
     weight : array, callable, Delayed, Window, mapping or None
-        :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that JAX can trace: a
-        convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Arrays that the function closes over get
-        gradients. A cell with receptors takes an array ``(inputs, neurons, receptors)``. :class:`Delayed` and
-        :class:`Window` read outputs of earlier steps. A mapping has a weight for each source. None: the output of the
-        source is the current, for example after a :class:`Join` that adds currents.
+        :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that
+        JAX can trace: a convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Arrays
+        that the function closes over get gradients. A cell with receptors takes an array ``(inputs,
+        neurons, receptors)``. :class:`Delayed` and :class:`Window` read outputs of earlier steps. A
+        mapping has a weight for each source. None: the output of the source is the current, for
+        example after a :class:`Join` that adds currents.
     cell : Cell
         The neurons.
     recurrent : array, callable, Delayed or Window, optional
-        :math:`R`, a matrix ``(neurons, neurons)``, or a function of the layer's outputs. None: not recurrent.
+        :math:`R`, a matrix ``(neurons, neurons)``, or a function of the layer's outputs. None: not
+        recurrent.
     bias : array, optional
         :math:`b`, which broadcasts to the current.
     of : str, optional
-        The name of the source, in a network with named layers. By default the previous entry, or the inputs.
+        The name of the source, in a network with named layers. By default the previous entry, or
+        the inputs.
 
     Raises
     ------
     TypeError, ValueError
-        If ``cell`` is not a :class:`Cell`, if a weight is neither a matrix nor callable, or if ``of`` and a mapping
-        are both given.
+        If ``cell`` is not a :class:`Cell`, if a weight is neither a matrix nor callable, or if
+        ``of`` and a mapping are both given.
 
     Notes
     -----
-    Inputs are cast to the dtype of a float matrix. A matrix of integers or bools, such as a connection mask, is cast to
-    the dtype of the inputs. If :math:`W x` and :math:`R s` differ in dtype, the current has the wider one. A layer
-    cannot be subclassed. Pass a function as weight, or define a custom cell.
+    Inputs are cast to the dtype of a float matrix. A matrix of integers or bools, such as a
+    connection mask, is cast to the dtype of the inputs. If :math:`W x` and :math:`R s` differ in
+    dtype, the current has the wider one. A layer cannot be subclassed. Pass a function as weight,
+    or define a custom cell.
 
-    A function takes all examples of a step and has no side effects. It closes over its dropout key or running
-    statistics, and you change these outside of the network. A function that is no pytree is part of the structure of
-    the tree, like a Python number. ``jax.jit`` compiles again for another function.
+    A function takes all examples of a step and has no side effects. It closes over its dropout key
+    or running statistics, and you change these outside of the network. A function that is no pytree
+    is part of the structure of the tree, like a Python number. ``jax.jit`` compiles again for
+    another function.
 
     Examples
     --------
@@ -79,15 +96,23 @@ class Layer(Struct):
     of: str | None = wiring(None)
 
     def __init_subclass__(cls, **kwargs: Any) -> NoReturn:
-        raise TypeError(f"{cls.__name__}: Layer cannot be subclassed; pass a function as weight or define a Cell")
+        raise TypeError(
+            f"{cls.__name__}: Layer cannot be subclassed; pass a function as weight or define a "
+            "Cell"
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.weight, Mapping):
             if not self.weight or not all(isinstance(name, str) for name in self.weight):
-                raise TypeError(f"Layer: a mapping as weight must have names of sources as keys, got {self.weight!r}")
+                raise TypeError(
+                    "Layer: a mapping as weight must have names of sources as keys, got "
+                    f"{self.weight!r}"
+                )
             if self.of is not None:
-                raise ValueError(f"Layer: weight names the sources {list(self.weight)}; leave of out")
+                raise ValueError(
+                    f"Layer: weight names the sources {list(self.weight)}; leave of out"
+                )
             # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
             weights = {name: _as_weight(self.weight[name]) for name in sorted(self.weight)}
             object.__setattr__(self, "weight", weights)
@@ -101,15 +126,21 @@ class Layer(Struct):
                 check_weight("Layer", label, weight)
         if isinstance(self.bias, (bool, np.bool_)):
             raise TypeError(
-                f"Layer: bias must be an array or None, got {self.bias}; Layer.init(..., bias=True) creates one"
+                f"Layer: bias must be an array or None, got {self.bias}; Layer.init(..., "
+                "bias=True) creates one"
             )
         matrix = matrix_of(self.recurrent)
         if matrix is not None and matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}")
+            raise ValueError(
+                f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}"
+            )
 
     @property
     def weights(self) -> dict[str, Any]:
-        """All weights except the bias: ``weight``, or ``weight['a']`` for each source, and ``recurrent``."""
+        """All weights except the bias:
+
+        ``weight``, or ``weight['a']`` for each source, and ``recurrent``.
+        """
         weights: dict[str, Any] = {"weight": self.weight}
         if isinstance(self.weight, Mapping):
             weights = {f"weight[{name!r}]": weight for name, weight in self.weight.items()}
@@ -145,16 +176,19 @@ class Layer(Struct):
         bias: bool = False,
         dtype: Any = None,
     ) -> Layer:
-        """Create a layer with random matrices: fluctuation-driven, or from any initializer of ``jax.nn.initializers``.
+        """Create a layer with random matrices: fluctuation-driven, or from any initializer of
+        ``jax.nn.initializers``.
 
         Parameters
         ----------
         key : array of jax.random.key
             Key for the weights, and for the spikes of :func:`stochastic` neurons.
         inputs : int or array
-            The number of inputs, or inputs to measure in the form of a :class:`Network`: ``(steps, examples, inputs)``.
+            The number of inputs, or inputs to measure in the form of a :class:`Network`: ``(steps,
+            examples, inputs)``.
         neurons : int, or pair of int
-            The number of neurons. For a cell with receptors, the numbers of neurons and of receptors.
+            The number of neurons. For a cell with receptors, the numbers of neurons and of
+            receptors.
         cell : Cell
             The neurons.
         rate : float, optional
@@ -165,11 +199,11 @@ class Layer(Struct):
             Mean and standard deviation of the potential without spikes. For the defaults see
             :func:`fluctuation_driven`.
         weight : callable, optional
-            ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``. It replaces the
-            fluctuation-driven weights and does not need a rate.
+            ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``. It replaces
+            the fluctuation-driven weights and does not need a rate.
         recurrent : bool or callable, default False
-            If True, add recurrent weights, drawn like the input weights. A callable is their initializer, such as
-            ``jax.nn.initializers.orthogonal()``.
+            If True, add recurrent weights, drawn like the input weights. A callable is their
+            initializer, such as ``jax.nn.initializers.orthogonal()``.
         bias : bool, default False
             If True, add a bias, initially zero.
         dtype : dtype, optional
@@ -184,17 +218,19 @@ class Layer(Struct):
         TypeError
             If ``weight`` is missing and you pass neither or both of a rate and inputs to measure.
         ValueError
-            As in :func:`fluctuation_driven`. Also if no neuron fires, because recurrent weights are scaled to its
-            spikes.
+            As in :func:`fluctuation_driven`. Also if no neuron fires, because recurrent weights are
+            scaled to its spikes.
 
         Notes
         -----
-        Fluctuation-driven recurrent weights give 0.1 of the variance of the potential, and input weights give 0.9. The
-        mean results only from the inputs. A number as rate is also the rate of the neurons. With measured inputs, the
-        rate of the neurons is measured too, without the recurrent weights.
+        Fluctuation-driven recurrent weights give 0.1 of the variance of the potential, and input
+        weights give 0.9. The mean results only from the inputs. A number as rate is also the rate
+        of the neurons. With measured inputs, the rate of the neurons is measured too, without the
+        recurrent weights.
 
-        Zenke and Vogels 2021 draw all weights evenly from -1/sqrt(n) to 1/sqrt(n), with n the inputs of a neuron:
-        ``weight=jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")``.
+        Zenke and Vogels 2021 draw all weights evenly from -1/sqrt(n) to 1/sqrt(n), with n the
+        inputs of a neuron: ``weight=jax.nn.initializers.variance_scaling(1 / 3, "fan_in",
+        "uniform")``.
 
         Examples
         --------
@@ -225,15 +261,22 @@ class Layer(Struct):
             recurrent=recurrent,
             dtype=dtype,
         )
-        return cls(matrix, cell, recurrent_matrix, jnp.zeros(neurons, matrix.dtype) if bias else None)
+        return cls(
+            matrix, cell, recurrent_matrix, jnp.zeros(neurons, matrix.dtype) if bias else None
+        )
 
     def drive(self, inputs: jax.Array) -> jax.Array:
         """Return the part of the current that does not depend on the neurons: ``W x + b``."""
         return plus_bias(self, product(self.weight, inputs, "weight"))
 
     def feedback(self, out: jax.Array) -> jax.Array:
-        """Return the recurrent part of the current: ``R s``, or zeros for a layer that is not recurrent."""
-        return zeros_like(out) if self.recurrent is None else product(self.recurrent, out, "recurrent")
+        """Return the recurrent part of the current:
+
+        ``R s``, or zeros for a layer that is not recurrent.
+        """
+        return (
+            zeros_like(out) if self.recurrent is None else product(self.recurrent, out, "recurrent")
+        )
 
 
 def unchanged(x: jax.Array) -> jax.Array:
@@ -249,7 +292,11 @@ def with_weights(layer: Layer, changed: Mapping[str, Any]) -> Layer:
     """Return the layer with other weights, by their labels in ``weights``."""
     new = {**layer.weights, **changed}
     recurrent = new.pop("recurrent", None)
-    weight = dict(zip(layer.weight, new.values(), strict=True)) if isinstance(layer.weight, Mapping) else new["weight"]
+    weight = (
+        dict(zip(layer.weight, new.values(), strict=True))
+        if isinstance(layer.weight, Mapping)
+        else new["weight"]
+    )
     return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
 
 
@@ -257,28 +304,35 @@ def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
     """Add the bias to ``W x``."""
     if layer.bias is None:
         return current
-    bias = broadcast_checked(jnp.asarray(layer.bias), current.dtype, current.shape, "Layer", "bias", "the current")
+    bias = broadcast_checked(
+        jnp.asarray(layer.bias), current.dtype, current.shape, "Layer", "bias", "the current"
+    )
     return current + bias
 
 
-def current_of(layer: Layer, connections: Sequence[Connection], looped: Collection[str], reads: Mapping) -> jax.Array:
+def current_of(
+    layer: Layer, connections: Sequence[Connection], looped: Collection[str], reads: Mapping
+) -> jax.Array:
     """Return the current of one step, from the reads of each connection."""
     return sum_of(
-        layer, {c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label) for c in connections}, looped
+        layer,
+        {c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label) for c in connections},
+        looped,
     )
 
 
 def sum_of(layer: Layer, products: Mapping[str, jax.Array], looped: Collection[str]) -> jax.Array:
     """Return the current of one step, from the product of each connection.
 
-    All modes add the products in the order of the connections. The bias is added to the first product, before any
-    product within a loop.
+    All modes add the products in the order of the connections. The bias is added to the first
+    product, before any product within a loop.
     """
     (first, current), *others = products.items()
     for label, other in others:
         if other.shape != current.shape:
             raise ValueError(
-                f"Layer: {first} gives a current of shape {current.shape}, {label} one of shape {other.shape}"
+                f"Layer: {first} gives a current of shape {current.shape}, {label} one of shape "
+                f"{other.shape}"
             )
     if first in looped:
         others, current = [(first, current), *others], zeros_like(current)
@@ -302,15 +356,18 @@ def initial_state(layer: Layer, current: Any) -> tuple[State, jax.Array]:
 def check_examples(weight: Any, name: str, x: Any) -> None:
     """Raise if a weight is a function of one example, which some shapes of a batch let pass.
 
-    ``x`` is the input, or its shape and dtype. One more example must give one more row. A function that closes over an
-    array for each example may raise instead. It is accepted, because it does not take a single example either.
+    ``x`` is the input, or its shape and dtype. One more example must give one more row. A function
+    that closes over an array for each example may raise instead. It is accepted, because it does
+    not take a single example either.
     """
     if matrix_of(weight) is not None or len(x.shape) < 2:
         return
 
     def shape_of(*shape):
         try:
-            return jax.eval_shape(functools.partial(weight), jax.ShapeDtypeStruct(shape, x.dtype)).shape
+            return jax.eval_shape(
+                functools.partial(weight), jax.ShapeDtypeStruct(shape, x.dtype)
+            ).shape
         except Exception:  # any function, any error
             return None
 
@@ -324,6 +381,7 @@ def check_examples(weight: Any, name: str, x: Any) -> None:
     if wrong:
         raise ValueError(
             f"Layer: {name} must return a row for each of {rows} examples, got "
-            f"{'an error' if out is None else f'shape {out}'} for an input of shape {x.shape}; for a function of one "
+            f"{'an error' if out is None else f'shape {out}'} for an input of shape {x.shape}; for "
+            "a function of one "
             f"example pass jax.vmap({name}), for a module of Equinox eqx.filter_vmap({name})"
         )

@@ -13,27 +13,46 @@ from .._pytree import is_inexact
 
 
 class Masks(NamedTuple):
-    """The masks of one step, or of all steps, stacked. Each is one bool, or one per example: ``(batch,)``."""
+    """The masks of one step, or of all steps, stacked.
+
+    Each is one bool, or one per example: ``(batch,)``.
+    """
 
     active: jax.Array | None = None
-    """True for a valid step. A masked step holds the states, and its output is 0. None: all steps are valid."""
+    """True for a valid step.
+
+    A masked step holds the states, and its output is 0. None: all steps are valid.
+    """
     started: Any = None
-    """True after the first valid step. Before it, the state is the initial state. None if unused."""
+    """True after the first valid step.
+
+    Before it, the state is the initial state. None if unused.
+    """
     cut: jax.Array | None = None
-    """True if the derivative of the state ends here, at the first valid step of a window. None: at no step."""
+    """True if the derivative of the state ends here, at the first valid step of a window.
+
+    None: at no step.
+    """
     number: jax.Array | None = None
     """The number of the last valid step up to this one. None if no key needs it."""
     age: jax.Array | None = None
-    """The number of valid steps of the window before this one, a large number in the first window. Older outputs have a
+    """The number of valid steps of the window before this one, a large number in the first window.
+
+    Older outputs have a
     zero derivative here. None: all outputs have a derivative."""
 
     def part(self, start: int, stop: int) -> Masks:
         """Return the masks of a part of the sequence, as for a separate sequence."""
-        active, cut, age = jax.tree.map(lambda mask: mask[start:stop], (self.active, self.cut, self.age))
+        active, cut, age = jax.tree.map(
+            lambda mask: mask[start:stop], (self.active, self.cut, self.age)
+        )
         return Masks(active, _started(active, stop - start), cut, age=age)
 
     def numbered(self, start: int) -> Masks:
-        """Add the numbers of the steps, for a part that begins with step ``start``. Residuals do not contain them."""
+        """Add the numbers of the steps, for a part that begins with step ``start``.
+
+        Residuals do not contain them.
+        """
         t = jnp.arange(len(self.started))
         if self.active is not None:
             t = jnp.where(self.active, append_axes(t, self.active.ndim), 0)
@@ -42,7 +61,10 @@ class Masks(NamedTuple):
 
 
 def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Masks:
-    """Create masks. ``active`` is ``(steps,)`` or ``(steps, batch)``, ``truncate`` a window length."""
+    """Create masks.
+
+    ``active`` is ``(steps,)`` or ``(steps, batch)``, ``truncate`` a window length.
+    """
     started = _started(active, steps)
     if truncate is None:
         return Masks(active, started)
@@ -60,7 +82,9 @@ def steps_before(active: jax.Array | None, steps: int) -> jax.Array:
 
 
 def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
-    """Return True for each step that begins with a state of an earlier window, also after masked steps."""
+    """Return True for each step that begins with a state of an earlier window, also after masked
+    steps.
+    """
     if active is not None:
         window = jnp.where(active, append_axes(window, active.ndim), 0)
         window = jax.lax.associative_scan(jnp.maximum, window)  # the window of the last valid step
@@ -75,7 +99,10 @@ def _started(active: jax.Array | None, steps: int) -> jax.Array:
 
 
 def tree_where(mask: jax.Array | None, yes: Any, no: Any) -> Any:
-    """Select ``yes`` if the mask is True, otherwise ``no``, leaf by leaf. A mask of None is True."""
+    """Select ``yes`` if the mask is True, otherwise ``no``, leaf by leaf.
+
+    A mask of None is True.
+    """
     if mask is None:
         return yes
     return jax.tree.map(lambda a, b: jnp.where(append_axes(mask, a.ndim), a, b), yes, no)
@@ -83,12 +110,18 @@ def tree_where(mask: jax.Array | None, yes: Any, no: Any) -> Any:
 
 def young(mask: Masks, lag: int, x: Any) -> Any:
     """Stop the gradient of an output ``lag`` steps before if it belongs to another window."""
-    return x if mask.age is None or not lag else tree_where(mask.age >= lag, x, jax.lax.stop_gradient(x))
+    return (
+        x
+        if mask.age is None or not lag
+        else tree_where(mask.age >= lag, x, jax.lax.stop_gradient(x))
+    )
 
 
 def cut_off(mask: Masks, states: Any) -> Any:
     """Stop the gradient of the states before each step at which a window starts."""
-    return states if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(states), states)
+    return (
+        states if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(states), states)
+    )
 
 
 def tree_keep(mask: jax.Array | None, tree: Any) -> Any:
@@ -99,8 +132,8 @@ def tree_keep(mask: jax.Array | None, tree: Any) -> Any:
 def with_finite_padding(active: jax.Array | None, tree: Any) -> Any:
     """Replace values of masked steps that are not finite by zeros.
 
-    Padding may be NaN, and a gradient of zero times NaN is NaN. Finite padding stays, because a function of the inputs
-    may be singular at zero.
+    Padding may be NaN, and a gradient of zero times NaN is NaN. Finite padding stays, because a
+    function of the inputs may be singular at zero.
     """
     if active is None:
         return tree

@@ -1,7 +1,7 @@
 """The modes: names for combinations of storage, recomputation and engine.
 
-To add a storage, write a class in ``_storage`` and add a row here. Argument checks, messages, the CLI and the tests
-read this table.
+To add a storage, write a class in ``_storage`` and add a row here. Argument checks, messages, the
+CLI and the tests read this table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class Engine(NamedTuple):
     run: Callable
     """``run(graph, inputs, states, pasts, masks, key, plan, mark)``, see ``engine._loop``."""
     cuts: bool
-    """If True, the engine splits the steps into chunks and segments, and supports reverse-mode derivatives only."""
+    """If True, the engine splits the steps into chunks and segments, and supports reverse-mode
+    derivatives only.
+    """
 
 
 LOOP = Engine(_loop.run, cuts=True)
@@ -47,4 +49,6 @@ MODES = {
 def check_mode(owner: str, mode: str) -> None:
     """Raise if the mode is unknown."""
     if mode not in MODES:
-        raise ValueError(f"{owner}: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        raise ValueError(
+            f"{owner}: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}"
+        )

@@ -41,10 +41,14 @@ def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes
     return {name: (steps(name), graph.edges[name]) for name in graph.nodes}
 
 
-def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
-    """Return the states of the layers at rest, and pasts of zeros, for inputs of this shape and dtype.
+def initial_states(
+    graph: Graph, inputs: dict[Name, Any]
+) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
+    """Return the states of the layers at rest, and pasts of zeros, for inputs of this shape and
+    dtype.
 
-    A loop may widen the dtype of a current and of outputs. The function repeats until all dtypes are stable.
+    A loop may widen the dtype of a current and of outputs. The function repeats until all dtypes
+    are stable.
     """
     outs: dict[Name, Any] = dict(inputs)
     currents: dict[Name, Any] = {}
@@ -62,8 +66,12 @@ def initial_states(graph: Graph, inputs: dict[Name, Any]) -> tuple[dict[Name, La
             outs, changed = outs | known, True
     missing = [name for name in graph.nodes if name not in outs]
     if missing:
-        raise ValueError(f"Network: {', '.join(map(repr, missing))} read only each other and no inputs")
-    pasts = {name: jnp.stack([zeros_like(outs[name])] * depth) for name, depth in graph.depths.items()}
+        raise ValueError(
+            f"Network: {', '.join(map(repr, missing))} read only each other and no inputs"
+        )
+    pasts = {
+        name: jnp.stack([zeros_like(outs[name])] * depth) for name, depth in graph.depths.items()
+    }
     return states, pasts
 
 
@@ -75,11 +83,17 @@ def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
     x = next(iter(outs.values()))
 
     def like(x, neurons):
-        return jnp.broadcast_to(x.reshape(len(x), -1)[:, :1] if x.ndim > 1 else x[:1], (*x.shape[:-1][:1], neurons))
+        return jnp.broadcast_to(
+            x.reshape(len(x), -1)[:, :1] if x.ndim > 1 else x[:1], (*x.shape[:-1][:1], neurons)
+        )
 
     reached = {*graph.inputs}
     for _ in graph.nodes:
-        reached |= {name for name, edges in graph.edges.items() if any(edge.source in reached for edge in edges)}
+        reached |= {
+            name
+            for name, edges in graph.edges.items()
+            if any(edge.source in reached for edge in edges)
+        }
     for name in (name for name in graph.layers if name in reached):
         for edge, weight in graph.connections(name):
             matrix = matrix_of(weight)
@@ -89,7 +103,9 @@ def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
     return {}
 
 
-def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, known_reads: dict) -> Any:
+def _output(
+    graph: Graph, name: Name, outs: dict, currents: dict, states: dict, known_reads: dict
+) -> Any:
     """Return the output of a node before the first step, or None if its sources are not known yet.
 
     A user's function runs again only if the types of its inputs have changed.
@@ -101,8 +117,14 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, 
     if types == before:
         return outs.get(name)
     if isinstance(node, Join):
-        return _joined(node, [outs[edge.source] for edge in known]) if len(known) == len(node.of) else None
-    if not known or any(edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]):
+        return (
+            _joined(node, [outs[edge.source] for edge in known])
+            if len(known) == len(node.of)
+            else None
+        )
+    if not known or any(
+        edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]
+    ):
         return None
     reads = {edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known}
     connections = [c for c in graph.connections(name) if c.edge.label in reads]
@@ -110,7 +132,9 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, 
         if not edge.windowed and edge.label not in (before or ()):
             check_examples(weight, edge.label, reads[edge.label])
     # partial makes a new function, since JAX looks up a method by a hash of all weights
-    current = jax.eval_shape(functools.partial(current_of, node, connections, graph.looped[name]), reads)
+    current = jax.eval_shape(
+        functools.partial(current_of, node, connections, graph.looped[name]), reads
+    )
     if name not in currents or _type(current) != _type(currents[name]):
         currents[name], states[name] = current, initial_state(node, current)
     return states[name][1]
@@ -118,10 +142,15 @@ def _output(graph: Graph, name: Name, outs: dict, currents: dict, states: dict, 
 
 def _joined(join: Join, sources: list) -> Any:
     out: Any = jax.eval_shape(functools.partial(join.function), *sources)
-    if not isinstance(out, jax.ShapeDtypeStruct) or not is_float(out) or out.shape[:1] != sources[0].shape[:1]:
+    if (
+        not isinstance(out, jax.ShapeDtypeStruct)
+        or not is_float(out)
+        or out.shape[:1] != sources[0].shape[:1]
+    ):
         shapes = ", ".join(str(source.shape) for source in sources)
         raise TypeError(
-            f"Join: function must return one array of floats with the examples in front, got {out} from {shapes}"
+            f"Join: function must return one array of floats with the examples in front, got {out} "
+            f"from {shapes}"
         )
     return zeros_like(cast("jax.Array", out))
 

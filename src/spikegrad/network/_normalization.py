@@ -29,15 +29,15 @@ def fold_normalization(
     Parameters
     ----------
     weight : array
-        :math:`W`, with the outputs along ``axis``: a matrix ``(inputs, neurons)``, or a kernel of a convolution.
-        Integers and bools become floats.
+        :math:`W`, with the outputs along ``axis``: a matrix ``(inputs, neurons)``, or a kernel of a
+        convolution. Integers and bools become floats.
     bias : array, optional
         :math:`b`, of shape ``(neurons,)``. By default 0.
     mean, var : array
         :math:`\mu` and :math:`\sigma^2`, the running statistics, of shape ``(neurons,)``.
     gain, shift : float or array
-        :math:`\gamma` and :math:`\beta`, numbers or of shape ``(neurons,)``. For tdBN (Zheng et al. 2021),
-        :math:`\gamma` includes the factor :math:`\alpha V_{th}`.
+        :math:`\gamma` and :math:`\beta`, numbers or of shape ``(neurons,)``. For tdBN (Zheng et al.
+        2021), :math:`\gamma` includes the factor :math:`\alpha V_{th}`.
     axis : int, default -1
         The axis of the outputs: -1 for matrices and kernels ``HWIO``, 0 for kernels ``OIHW``.
     epsilon : float, default 1e-5
@@ -51,7 +51,8 @@ def fold_normalization(
     Raises
     ------
     ValueError
-        If a shape does not fit. Gains and statistics for each step, as in TEBN and BNTT, need a weight for each step.
+        If a shape does not fit. Gains and statistics for each step, as in TEBN and BNTT, need a
+        weight for each step.
 
     Examples
     --------
@@ -70,12 +71,15 @@ def fold_normalization(
         value = jnp.asarray(value, weight.dtype)
         if value.shape not in ((), (neurons,)):
             raise ValueError(
-                f"fold_normalization: {name} must be a number or of shape ({neurons},), got {brief(value)}; for "
+                f"fold_normalization: {name} must be a number or of shape ({neurons},), got "
+                f"{brief(value)}; for "
                 "values of each step, fold them into one weight for each step"
             )
         return jnp.broadcast_to(value, (neurons,))
 
-    mean, var, gain, shift = map(of_neurons, ("mean", "var", "gain", "shift"), (mean, var, gain, shift))
+    mean, var, gain, shift = map(
+        of_neurons, ("mean", "var", "gain", "shift"), (mean, var, gain, shift)
+    )
     scale = gain / jnp.sqrt(var + epsilon)
     before = jnp.zeros_like(mean) if bias is None else of_neurons("bias", bias)
     along = [1] * weight.ndim

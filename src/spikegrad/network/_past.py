@@ -1,7 +1,7 @@
 """The past of a source: its last outputs, ``(depth, batch, neurons)``, the oldest first.
 
-Masked steps do not count: a masked example keeps its past. Therefore the examples of a chunk may read outputs of
-different steps.
+Masked steps do not count: a masked example keeps its past. Therefore the examples of a chunk may
+read outputs of different steps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ class Places(NamedTuple):
     """The positions of the outputs of a chunk among the active steps."""
 
     before: jax.Array
-    """The number of active steps of the chunk before each step: ``(chunk,)`` or ``(chunk, batch)``."""
+    """The number of active steps of the chunk before each step:
+
+    ``(chunk,)`` or ``(chunk, batch)``.
+    """
     order: jax.Array
     """The active steps in order, followed by the masked steps. Same shape."""
     active_count: jax.Array
@@ -40,12 +43,14 @@ def places_of(active: jax.Array | None) -> Places | None:
 
 def active_first(active: jax.Array) -> jax.Array:
     """Return the active steps in order, followed by the masked steps, for a mask of any steps."""
-    # A mask may be a constant of the program. Without a barrier, XLA sorts it while it compiles. This takes seconds for
-    # 100,000 entries.
+    # A mask may be a constant of the program. Without a barrier, XLA sorts it while it compiles.
+    # This takes seconds for 100,000 entries.
     return jnp.argsort(~jax.lax.optimization_barrier(active), axis=0, stable=True)
 
 
-def lagged(past: jax.Array, outs: jax.Array | None, lag: int, chunk: int, places: Places | None) -> jax.Array:
+def lagged(
+    past: jax.Array, outs: jax.Array | None, lag: int, chunk: int, places: Places | None
+) -> jax.Array:
     """Return the outputs ``lag`` steps before each step of a chunk, ``(chunk, batch, neurons)``.
 
     ``past`` is the past before the chunk. A lag of at least a chunk does not need ``outs``.
@@ -56,8 +61,14 @@ def lagged(past: jax.Array, outs: jax.Array | None, lag: int, chunk: int, places
     depth = len(past)
     if places is None or chunk == 1:
         old = past[depth - lag : depth - lag + chunk]
-        return old if lag >= chunk or outs is None else jnp.concatenate([old, outs[: chunk - lag].astype(old.dtype)])
-    known = past if lag >= chunk or outs is None else jnp.concatenate([past, pick(outs, places.order)])
+        return (
+            old
+            if lag >= chunk or outs is None
+            else jnp.concatenate([old, outs[: chunk - lag].astype(old.dtype)])
+        )
+    known = (
+        past if lag >= chunk or outs is None else jnp.concatenate([past, pick(outs, places.order)])
+    )
     return pick(known, places.before + (depth - lag))
 
 
@@ -72,8 +83,13 @@ def after(past: jax.Array, outs: jax.Array, places: Places | None) -> jax.Array:
 
 
 def pick(tree: Any, steps: jax.Array) -> Any:
-    """Select steps of a sequence: ``(n,)``, or ``(n, batch)`` for separate steps of each example."""
+    """Select steps of a sequence:
+
+    ``(n,)``, or ``(n, batch)`` for separate steps of each example.
+    """
     if steps.ndim == 1:
         return jax.tree.map(lambda a: a[steps], tree)
     # vmap over the examples, because devices may shard them
-    return jax.tree.map(lambda a: jax.vmap(lambda example, steps: example[steps], 1, 1)(a, steps), tree)
+    return jax.tree.map(
+        lambda a: jax.vmap(lambda example, steps: example[steps], 1, 1)(a, steps), tree
+    )

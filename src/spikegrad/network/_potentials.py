@@ -16,23 +16,32 @@ from ._network import Network
 
 
 class LayerActivity(NamedTuple):
-    """The activity of a layer over time, each ``(steps, batch, neurons)``. Masked steps are zeros."""
+    """The activity of a layer over time, each ``(steps, batch, neurons)``.
+
+    Masked steps are zeros.
+    """
 
     potential: jax.Array
     """The potential before the spike."""
     distance: jax.Array | None
-    """The distance to the current threshold, which is the argument of a surrogate. None for a cell that does not fire,
+    """The distance to the current threshold, which is the argument of a surrogate.
+
+    None for a cell that does not fire,
     and for a custom cell that does not define its threshold (:meth:`Cell.encode`)."""
     output: jax.Array
 
 
 def activity_of_layers(network: Network, inputs: Any, **options: Any) -> dict[Name, LayerActivity]:
-    """Return the activity of each layer in a call with these options (``mask``, ``key``, ``mode``, ...)."""
+    """Return the activity of each layer in a call with these options (``mask``, ``key``, ``mode``,
+    ...).
+    """
     _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
     mask = None if options.get("mask") is None else jnp.asarray(options["mask"])
     return {
         name: LayerActivity(
-            potential(pre_spike[name]), tree_keep(mask, distance(layer.cell, pre_spike[name])), outputs[name]
+            potential(pre_spike[name]),
+            tree_keep(mask, distance(layer.cell, pre_spike[name])),
+            outputs[name],
         )
         for name, layer in network.graph.layers.items()
     }
@@ -44,12 +53,17 @@ def potential(u: Any) -> jax.Array:
 
 
 def distance(cell: Cell, u: Any) -> jax.Array | None:
-    """Return the distance of pre-spike states, which may have additional leading axes. None if it is unknown."""
+    """Return the distance of pre-spike states, which may have additional leading axes.
+
+    None if it is unknown.
+    """
     return cell.encode(u)[0] if says_how_to_encode(cell) else None
 
 
 def moments(x: jax.Array, mask: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
-    """Return mean and standard deviation of ``(steps, batch, ...)`` over all valid steps, examples and neurons."""
+    """Return mean and standard deviation of ``(steps, batch, ...)`` over all valid steps, examples
+    and neurons.
+    """
     x = x.astype(compute_dtype(x.dtype))
     if mask is None:
         return x.mean(), x.std()

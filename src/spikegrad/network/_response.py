@@ -1,9 +1,10 @@
 """The response of a cell to small currents, measured by running it.
 
-A cell that does not declare its linear response runs from rest, once without a current and once with a small current
-in the first step. The difference of the potentials over the current is the response. It is exact for cells that are
-linear between spikes. For other cells it is the response to small fluctuations around rest. If a cell fires without
-inputs, it is the response until the first spike.
+A cell that does not declare its linear response runs from rest, once without a current and once
+with a small current in the first step. The difference of the potentials over the current is the
+response. It is exact for cells that are linear between spikes. For other cells it is the response
+to small fluctuations around rest. If a cell fires without inputs, it is the response until the
+first spike.
 """
 
 from __future__ import annotations
@@ -34,15 +35,20 @@ class Response(NamedTuple):
     kernel: jax.Array
     """``(steps, receptors, neurons)``, with one receptor for cells without an axis of receptors."""
     threshold: jax.Array | None
-    """The distance of the threshold from the potential at rest, ``(neurons,)``, or None if the cell never fires."""
+    """The distance of the threshold from the potential at rest, ``(neurons,)``, or None if the cell
+    never fires.
+    """
 
 
 def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
-    """If True, the last axis of weights of this shape contains receptors, which the cell combines."""
+    """If True, the last axis of weights of this shape contains receptors, which the cell
+    combines."""
 
     def out(like: tuple[int, ...]) -> tuple[int, ...]:
         dtype = jnp.result_type(float)
-        return jax.eval_shape(lambda: fire(cell, cell.initial_state((1, *like), dtype), jax.random.key(0))[1]).shape
+        return jax.eval_shape(
+            lambda: fire(cell, cell.initial_state((1, *like), dtype), jax.random.key(0))[1]
+        ).shape
 
     try:
         return len(shape) > 2 and out(shape[-2:]) == (1, shape[-2])
@@ -51,7 +57,10 @@ def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
 
 
 def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
-    """Measure the response over a number of steps. ``like`` is ``(neurons,)`` or ``(neurons, receptors)``."""
+    """Measure the response over a number of steps.
+
+    ``like`` is ``(neurons,)`` or ``(neurons, receptors)``.
+    """
     with jax.ensure_compile_time_eval():  # known within jax.jit too, unless parameters are traced
         return _measured(cell, like, steps)
 
@@ -76,7 +85,8 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     def settle() -> tuple[State, State, jax.Array]:
         start = jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
         resting, (_, fired) = run(start, silence, jnp.arange(_SETTLE), lambda u, out: None)
-        # A cell that fires without inputs never rests. It starts from its initial state, and a spike ends the response.
+        # A cell that fires without inputs never rests. It starts from its initial state, and a
+        # spike ends the response.
         resting = tree_where(fired.any(), start, resting)
         u = cell.integrate(resting, silence)
         return resting, u, fire(cell, u, jax.random.key(0))[1]
@@ -85,7 +95,9 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     potential, threshold = _potential_of(cell, u, out)
     # one example for each receptor: (receptors, neurons, receptors)
     unit = (
-        jnp.ones(shape, dtype) if len(like) == 1 else jnp.broadcast_to(jnp.eye(receptors, dtype=dtype)[:, None], shape)
+        jnp.ones(shape, dtype)
+        if len(like) == 1
+        else jnp.broadcast_to(jnp.eye(receptors, dtype=dtype)[:, None], shape)
     )
 
     @jax.jit
@@ -97,11 +109,16 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         def response(size):  # size: (receptors, neurons)
             after, also = run_pulse(unit * (size if len(like) == 1 else size[..., None]))
             kernel = (after - base) / size[None]
-            return kernel if threshold is None else jnp.where(jnp.cumsum(fired | also, 0) == 0, kernel, 0)
+            return (
+                kernel
+                if threshold is None
+                else jnp.where(jnp.cumsum(fired | also, 0) == 0, kernel, 0)
+            )
 
         gap = jnp.ones(base.shape[1:], dtype)
         gap = gap if threshold is None else jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
-        # A smaller current would be inaccurate, because the difference rounds. A larger one may leave the linear range.
+        # A smaller current would be inaccurate, because the difference rounds. A larger one may
+        # leave the linear range.
         peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
         return response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
 
@@ -109,7 +126,8 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     responds = (kernel != 0).any((0, 1))
     if not isinstance(responds, Tracer) and not np.all(responds):
         raise ValueError(
-            f"fluctuation_driven: {type(cell).__name__} must respond to a current before it fires; pass another "
+            f"fluctuation_driven: {type(cell).__name__} must respond to a current before it fires; "
+            "pass another "
             "initializer"
         )
     return Response(kernel, None if threshold is None else threshold[0])
@@ -130,7 +148,8 @@ def _potential_of(
     places = [n for n, leaf in enumerate(leaves) if is_inexact(leaf) and leaf.shape == out.shape]
     if not places:
         raise TypeError(
-            f"fluctuation_driven: the state of {type(cell).__name__} must include an array of the output's shape, "
+            f"fluctuation_driven: the state of {type(cell).__name__} must include an array of the "
+            "output's shape, "
             f"{out.shape}; define encode, or pass another initializer"
         )
     levels = [_level(cell, u, n) for n in places]
@@ -149,7 +168,10 @@ def _potential_of(
 
 
 def _level(cell: Cell, u: State, place: int) -> jax.Array:
-    """Return the rise above rest that causes a spike, in the shape of the output. Infinite without a spike."""
+    """Return the rise above rest that causes a spike, in the shape of the output.
+
+    Infinite without a spike.
+    """
     leaves, structure = jax.tree.flatten(u)
     portions = jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=leaves[place].dtype)
 
@@ -171,7 +193,9 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
             low, _, high, ever = carry
             fired = fires(high, leaves)
             first = jnp.argmax(fired, 0)[None]
-            below = jnp.where(first[0] > 0, jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0], low)
+            below = jnp.where(
+                first[0] > 0, jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0], low
+            )
             top = jnp.take_along_axis(high, first, 0)[0]
             return (
                 below,
@@ -180,8 +204,12 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
                 jnp.where(n == 0, fired.any(0), ever),
             )
 
-        # from a thousandth to a million in steps of about a quarter, and then between two of these steps
-        high = 10 ** jnp.linspace(-3, 6, _LEVELS, dtype=resting.dtype)[along] * jnp.ones_like(resting)[None]
+        # from a thousandth to a million in steps of about a quarter, and then between two of these
+        # steps
+        high = (
+            10 ** jnp.linspace(-3, 6, _LEVELS, dtype=resting.dtype)[along]
+            * jnp.ones_like(resting)[None]
+        )
         zero = jnp.zeros_like(resting)
         _, top, _, ever = jax.lax.fori_loop(0, 4, refine, (zero, zero, high, zero != 0))
         return jnp.where(ever, top, jnp.inf)

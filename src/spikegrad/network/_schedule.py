@@ -31,13 +31,21 @@ class Plan(NamedTuple):
     """The layers whose states before the spike are returned."""
     unroll: int
     staged: bool = False
-    """If True, the network runs in stages, and later stages read outputs of earlier ones. See ``_stages``."""
+    """If True, the network runs in stages, and later stages read outputs of earlier ones.
+
+    See ``_stages``.
+    """
 
     def parts(self, steps: int, per_step: bool = False) -> tuple[Part, ...]:
         """Schedule this number of steps."""
         low_memory = self.storage.encodes or self.recompute
         return schedule(
-            steps, self.chunk, self.segment, near=5 if low_memory else 10, recompute=self.recompute, per_step=per_step
+            steps,
+            self.chunk,
+            self.segment,
+            near=5 if low_memory else 10,
+            recompute=self.recompute,
+            per_step=per_step,
         )
 
 
@@ -47,7 +55,9 @@ class Part(NamedTuple):
     start: int
     steps: int
     segment: int
-    """The number of steps between stored states. Other values are recomputed. With all steps, no value is
+    """The number of steps between stored states.
+
+    Other values are recomputed. With all steps, no value is
     recomputed."""
     chunk: int
     """The number of steps that compute their independent products together."""
@@ -62,10 +72,11 @@ def schedule(
     recompute: bool = False,
     per_step: bool = False,
 ) -> tuple[Part, ...]:
-    """Return one part, and a second part for the remaining steps if segments or chunks do not divide the steps.
+    """Return one part, and a second part for the remaining steps if segments or chunks do not
+    divide the steps.
 
-    The default length of a chunk is about ``near`` steps. It is one step if ``per_step``, because chunks are then not
-    faster.
+    The default length of a chunk is about ``near`` steps. It is one step if ``per_step``, because
+    chunks are then not faster.
 
     >>> schedule(250), schedule(250, near=5, recompute=True)
     ((Part(start=0, steps=250, segment=250, chunk=10),),
@@ -79,7 +90,11 @@ def schedule(
     if chunk is None and per_step:
         chunk = 1
     if chunk is None:
-        chunk = min(_divisor(steps, near), steps) if segment is None else _divisor(segment, near, least=1)
+        chunk = (
+            min(_divisor(steps, near), steps)
+            if segment is None
+            else _divisor(segment, near, least=1)
+        )
     if recompute and segment is None:
         segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
     if segment is not None and segment % chunk:
@@ -94,7 +109,9 @@ def schedule(
 
 
 def check_length(name: str, value: Any, steps: int | None) -> None:
-    """Raise unless an optional number of steps is from 1 to ``steps``, or at least 1 if ``steps`` is None."""
+    """Raise unless an optional number of steps is from 1 to ``steps``, or at least 1 if ``steps``
+    is None.
+    """
     if value is None:
         return
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
@@ -102,11 +119,15 @@ def check_length(name: str, value: Any, steps: int | None) -> None:
     if value < 1 and steps is None:
         raise ValueError(f"Network: {name} must be at least 1, got {value}")
     if steps is not None and not 1 <= value <= steps:
-        raise ValueError(f"Network: {name} must be from 1 to the {steps} steps of the inputs, got {value}")
+        raise ValueError(
+            f"Network: {name} must be from 1 to the {steps} steps of the inputs, got {value}"
+        )
 
 
 def _divisor(n: int, near: int, least: int | None = None) -> int:
-    """Return the divisor of n nearest to ``near``, or ``near`` if none is within a factor of two (or ``least``)."""
+    """Return the divisor of n nearest to ``near``, or ``near`` if none is within a factor of two
+    (or ``least``).
+    """
     return min(
         (d for d in range(least or -(-near // 2), 2 * near + 1) if n % d == 0),
         key=lambda d: abs(math.log(d / near)),

@@ -1,12 +1,14 @@
 """One time step, of one layer and of several.
 
-Every loop over time calls :func:`layer_step`: both engines, the backward pass, :meth:`Network.step`, the recorder of
-``diagnose`` and the initialization of weights. Each passes its own form of the layer, see :class:`Steps`.
+Every loop over time calls :func:`layer_step`: both engines, the backward pass,
+:meth:`Network.step`, the recorder of ``diagnose`` and the initialization of weights. Each passes
+its own form of the layer, see :class:`Steps`.
 
 ::
 
-    state (v, out) ── cut ──> current(reads) ──> integrate(v, current) ──> u ── fire(u, number) ──> state, output
-                                                                                    a masked step holds the state
+    (v, out) ── cut ──> current(reads) ──> integrate(v, current) ──> u ── fire(u, number) ──> (v, out)
+
+A masked step holds the state.
 
 :func:`graph_step` makes the step of layers and joins that read each other.
 """
@@ -50,8 +52,8 @@ class Steps(Protocol):
     def fire(self, u: State, number: Any, active: Any = None, /) -> LayerState:
         """The state after the spike, and the output.
 
-        The number of the step selects the keys of stochastic spikes. A cell that couples examples reads which of them
-        are active.
+        The number of the step selects the keys of stochastic spikes. A cell that couples examples
+        reads which of them are active.
         """
         ...
 
@@ -68,10 +70,17 @@ class Stepped(NamedTuple):
 
 
 def layer_step(layer: Steps, state: LayerState, arguments: Any, mask: Masks) -> Stepped:
-    """Make one step of a layer. All arrays have the axes of the examples and the neurons, ``(batch, neurons)``."""
+    """Make one step of a layer.
+
+    All arrays have the axes of the examples and the neurons, ``(batch, neurons)``.
+    """
     u = layer.integrate(state[0], layer.current(arguments))
     after = layer.fire(u, mask.number, mask.active)
-    return Stepped(tree_where(mask.active, after, state), tree_keep(mask.active, after[1]), tree_keep(mask.active, u))
+    return Stepped(
+        tree_where(mask.active, after, state),
+        tree_keep(mask.active, after[1]),
+        tree_keep(mask.active, u),
+    )
 
 
 class JoinSteps(NamedTuple):
@@ -103,10 +112,12 @@ def graph_step(
 ) -> Step:
     """Make one step of several nodes, in the order of ``nodes``.
 
-    ``states`` has the layers, ``pasts`` the sources with longer delays, ``outputs`` the inputs. ``hoisted`` has hoisted
-    products for each layer.
+    ``states`` has the layers, ``pasts`` the sources with longer delays, ``outputs`` the inputs.
+    ``hoisted`` has hoisted products for each layer.
     """
-    states = cut_off(mask, states)  # truncated backpropagation: a window starts without a derivative
+    states = cut_off(
+        mask, states
+    )  # truncated backpropagation: a window starts without a derivative
     before, outputs = states, dict(with_finite_padding(mask.active, outputs))
     states, pre_spike = {}, {}
 
@@ -120,11 +131,20 @@ def graph_step(
     for name, (node, edges) in nodes.items():
         reads = {edge.label: edge.read(functools.partial(read, edge.source)) for edge in edges}
         if isinstance(node, JoinSteps):
-            outputs[name] = tree_keep(mask.active, node.function({**hoisted.get(name, {}), **reads}))
+            outputs[name] = tree_keep(
+                mask.active, node.function({**hoisted.get(name, {}), **reads})
+            )
             continue
-        states[name], outputs[name], pre_spike[name] = layer_step(node, before[name], (hoisted.get(name), reads), mask)
-    active = None if mask.active is None else mask.active[None]  # a past has the axis of its outputs before the others
-    pasts = {source: tree_where(active, push(past, outputs[source]), past) for source, past in pasts.items()}
+        states[name], outputs[name], pre_spike[name] = layer_step(
+            node, before[name], (hoisted.get(name), reads), mask
+        )
+    active = (
+        None if mask.active is None else mask.active[None]
+    )  # a past has the axis of its outputs before the others
+    pasts = {
+        source: tree_where(active, push(past, outputs[source]), past)
+        for source, past in pasts.items()
+    }
     return Step(states, pasts, outputs, pre_spike)
 
 
@@ -148,7 +168,9 @@ def fire(cell: Cell, u: State, keys: Any = None, active: Any = None) -> LayerSta
     """Call ``cell.fire`` and check that it returns a state and an array of floats."""
     owner, fired = type(cell).__name__, fire_cell(cell, u, keys, active)
     if not (isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)):
-        raise TypeError(f"{owner}: fire must return (state, output) with one array as output, got {fired!r}")
+        raise TypeError(
+            f"{owner}: fire must return (state, output) with one array as output, got {fired!r}"
+        )
     if not is_float(fired[1]):
         raise TypeError(f"{owner}: fire must return floats as output, got {fired[1].dtype}")
     return fired
@@ -161,9 +183,9 @@ def is_stochastic(cell: Cell) -> bool:
 def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Array:
     """Derive the keys of layer ``n`` in one step, one key per example.
 
-    ``key`` is the key of a call and ``number`` the number of the step, a scalar or one number per example. With a
-    number of None, ``key`` is already the key of the step. Separate keys let a masked example repeat its last active
-    step independently of other examples.
+    ``key`` is the key of a call and ``number`` the number of the step, a scalar or one number per
+    example. With a number of None, ``key`` is already the key of the step. Separate keys let a
+    masked example repeat its last active step independently of other examples.
     """
     if number is not None:
         draw = functools.partial(fold_in, key)
@@ -171,7 +193,9 @@ def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Ar
     key = fold_in(key, n)
     if examples is None:
         return key
-    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, shard_as(jnp.arange(examples), key))
+    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(
+        key, shard_as(jnp.arange(examples), key)
+    )
 
 
 def examples_of(inputs: Any) -> int | None:

@@ -1,17 +1,20 @@
 """Storage of pre-spike states for the backward pass: unchanged, in 16 bits, or in 8 bits.
 
-Each storage is an object that declares its errors and the orders of derivatives that it supports. ``_modes`` lists
-them.
+Each storage is an object that declares its errors and the orders of derivatives that it supports.
+``_modes`` lists them.
 
-A cell's ``encode`` splits a state into the distance to the threshold and a remainder (``rest``). The sign of the
-distance is the spike. :class:`Half` stores both in bfloat16. :class:`EightBit` stores the distance in a byte. It stores
-the remainder in bfloat16, because a readout's potential or a trace may have any size. Integers and bools are stored
-unchanged, and so is the state of a cell without ``encode``.
+A cell's ``encode`` splits a state into the distance to the threshold and a remainder (``rest``).
+The sign of the distance is the spike. :class:`Half` stores both in bfloat16. :class:`EightBit`
+stores the distance in a byte. It stores the remainder in bfloat16, because a readout's potential or
+a trace may have any size. Integers and bools are stored unchanged, and so is the state of a cell
+without ``encode``.
 
-Graded and stochastic spikes depend on the value of the distance too. :meth:`FewBits.settle` preserves them.
+Graded and stochastic spikes depend on the value of the distance too. :meth:`FewBits.settle`
+preserves them.
 
-A byte holds a sign and one of 128 codes. All neurons of one example in one step share a unit. It is the smallest power
-of two that makes the largest finite magnitude representable. In this unit, a code means
+A byte holds a sign and one of 128 codes. All neurons of one example in one step share a unit. It is
+the smallest power of two that makes the largest finite magnitude representable. In this unit, a
+code means
 
 =========  ===================================================================================
 0          zero, which fires
@@ -19,14 +22,14 @@ of two that makes the largest finite magnitude representable. In this unit, a co
 126, 127   infinity, NaN
 =========  ===================================================================================
 
-A wide range matters more than the last bit. A neuron far from its threshold must not round the distances of other
-neurons to zero, because their slopes carry the gradient. With 3 bits of exponent and 4 of mantissa, the gradient of
-synaptic layers had an error of one half.
+A wide range matters more than the last bit. A neuron far from its threshold must not round the
+distances of other neurons to zero, because their slopes carry the gradient. With 3 bits of exponent
+and 4 of mantissa, the gradient of synaptic layers had an error of one half.
 
-A neuron at rest stays at one distance for many time steps. A rounding error of this distance does not average out. It
-acts as a potential that the neuron does not have, and the gradient of a decay adds it up. So distances are divided by a
-factor near 1 that makes the distance at rest a power of two (:func:`_factor`). Both formats store powers of two
-exactly.
+A neuron at rest stays at one distance for many time steps. A rounding error of this distance does
+not average out. It acts as a potential that the neuron does not have, and the gradient of a decay
+adds it up. So distances are divided by a factor near 1 that makes the distance at rest a power of
+two (:func:`_factor`). Both formats store powers of two exactly.
 """
 
 from __future__ import annotations
@@ -46,26 +49,35 @@ from .engine._functions import depends
 BFLOAT16 = jnp.finfo(jnp.bfloat16)
 
 AtRest: TypeAlias = Callable[[Any], jax.Array]
-"""The distance to the threshold of a neuron at rest, as a function of the second value of ``encode``."""
+"""The distance to the threshold of a neuron at rest, as a function of the second value of
+``encode``.
+"""
 
 
 def distance_at_rest(cell: Cell, encoded: Any, shape: tuple[int, ...]) -> AtRest:
-    """Return the :data:`AtRest` of a cell. It is derived from ``encode``, ``decode`` and ``initial_state``.
+    """Return the :data:`AtRest` of a cell.
 
-    ``shape`` is the shape of the current, which may have an axis of receptors after the neurons. The arrays of a state
-    that ``decode`` computes from the distance get their initial values. All other arrays are unchanged.
+    It is derived from ``encode``, ``decode`` and ``initial_state``.
+
+    ``shape`` is the shape of the current, which may have an axis of receptors after the neurons.
+    The arrays of a state that ``decode`` computes from the distance get their initial values. All
+    other arrays are unchanged.
     """
     distance, remainder = encoded
-    # distance: (batch, neurons). In an AdaptiveLIF the potential depends on the distance. The adaptation does not, so
-    # it keeps its value.
+    # distance: (batch, neurons). In an AdaptiveLIF the potential depends on the distance. The
+    # adaptation does not, so it keeps its value.
     of_distance = depends(cell.decode, distance, remainder)
 
     def at_rest(remainder):
-        # The distance passed to ``decode`` is arbitrary, because the arrays that depend on it are replaced below.
+        # The distance passed to ``decode`` is arbitrary, because the arrays that depend on it are
+        # replaced below.
         u = cell.decode(jnp.zeros(distance.shape, distance.dtype), remainder)
         resting = cell.initial_state(shape, distance.dtype)
         u = jax.tree.map(
-            lambda leaf, initial, varies: jnp.asarray(initial, leaf.dtype) if varies else leaf, u, resting, of_distance
+            lambda leaf, initial, varies: jnp.asarray(initial, leaf.dtype) if varies else leaf,
+            u,
+            resting,
+            of_distance,
         )
         return jnp.asarray(cell.encode(u)[0])
 
@@ -80,7 +92,9 @@ class Storage:
     encodes: ClassVar[bool] = False
     """If True, the network calls ``encode`` of the cell and passes the result to :meth:`write`."""
     error: ClassVar[float] = 0.0
-    """The largest relative error of a stored distance, unless it is tiny compared with others of its example."""
+    """The largest relative error of a stored distance, unless it is tiny compared with others of
+    its example.
+    """
     gradient_error: ClassVar[float] = 0.0
     """The tolerance of ``check_cell`` and the tests for gradients, relative to their norm."""
 
@@ -93,14 +107,18 @@ class Storage:
         return residual
 
     def settle(self, residual: Any, same: Callable[[Any], jax.Array]) -> Any:
-        """Change stored distances until they give the spikes of the forward pass, which ``same(residual)`` tests."""
+        """Change stored distances until they give the spikes of the forward pass, which
+        ``same(residual)`` tests.
+        """
         return residual
 
 
 class FewBits(Storage):
-    """Storage of the distance to the threshold in low precision, and of the remainder of a state in 16 bits.
+    """Storage of the distance to the threshold in low precision, and of the remainder of a state in
+    16 bits.
 
-    A subclass declares its errors, and its number format by :meth:`pack`, :meth:`unpack`, ``sign`` and ``largest``.
+    A subclass declares its errors, and its number format by :meth:`pack`, :meth:`unpack`, ``sign``
+    and ``largest``.
     """
 
     orders = 1
@@ -122,19 +140,29 @@ class FewBits(Storage):
         return False
 
     def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
-        # distance: (batch, neurons). remainder: all arrays of the state that the distance does not determine.
+        # distance: (batch, neurons). remainder: all arrays of the state that the distance does not
+        # determine.
         distance, remainder = encoded
         if distance is not None:
             if at_rest is not None and not self.holds(distance.dtype):
-                # The distance at rest, from the exact remainder and, as in the backward pass, from the rounded one.
-                resting, read_resting = at_rest(remainder), at_rest(jax.tree.map(_rounded, remainder))
-                # Rounding an adaptation can shift the distance at rest by more than the neuron is away from rest.
+                # The distance at rest, from the exact remainder and, as in the backward pass, from
+                # the rounded one.
+                resting, read_resting = (
+                    at_rest(remainder),
+                    at_rest(jax.tree.map(_rounded, remainder)),
+                )
+                # Rounding an adaptation can shift the distance at rest by more than the neuron is
+                # away from rest.
                 near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
                 # Replace the distance only if the sign is unchanged, because the sign is the spike.
-                distance = jnp.where(near & ((resting < 0) == (read_resting < 0)), read_resting, distance)
-                # This factor makes the distance at rest a power of two, which all formats store exactly.
+                distance = jnp.where(
+                    near & ((resting < 0) == (read_resting < 0)), read_resting, distance
+                )
+                # This factor makes the distance at rest a power of two, which all formats store
+                # exactly.
                 factor = _factor(read_resting)
-                # Division or rounding may give zero, and a distance of zero fires. A tiny negative distance does not.
+                # Division or rounding may give zero, and a distance of zero fires. A tiny negative
+                # distance does not.
                 scaled = distance.astype(factor.dtype) / factor
                 tiny = jnp.asarray(-BFLOAT16.tiny, scaled.dtype)
                 distance = jnp.where((distance < 0) & (scaled > tiny), tiny, scaled)
@@ -149,19 +177,22 @@ class FewBits(Storage):
             if at_rest is None or self.holds(dtype):
                 distance = self.unpack(distance, dtype)
             else:
-                # ``write`` computed the factor from the rounded remainder too, so both factors are equal.
+                # ``write`` computed the factor from the rounded remainder too, so both factors are
+                # equal.
                 factor = _factor(at_rest(remainder))
                 distance = (self.unpack(distance, factor.dtype) * factor).astype(dtype)
         return distance, remainder
 
     def settle(self, residual: Any, same: Callable[[Any], jax.Array]) -> Any:
-        """Move a stored distance to the next number above or below if only that number gives the right spike.
+        """Move a stored distance to the next number above or below if only that number gives the
+        right spike.
 
-        A state is between two numbers of the format. The output increases with the distance, so at least one of the two
-        has the output of the state. It may be the farther one.
+        A state is between two numbers of the format. The output increases with the distance, so at
+        least one of the two has the output of the state. It may be the farther one.
         """
         distance, remainder = residual
-        # Half has only codes, (batch, neurons). EightBit also has the exponent of the unit, (batch, 1).
+        # Half has only codes, (batch, neurons). EightBit also has the exponent of the unit, (batch,
+        # 1).
         codes, *unit = distance if isinstance(distance, tuple) else (distance,)
         if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
             return residual  # the state has 16 bits itself, and is stored exactly
@@ -169,8 +200,8 @@ class FewBits(Storage):
         def with_codes(codes):
             return ((codes, *unit) if unit else codes), remainder
 
-        # codes, fits: (batch, neurons). The three candidates fire in turn: the stored code, the next above, the next
-        # below.
+        # codes, fits: (batch, neurons). The three candidates fire in turn: the stored code, the
+        # next above, the next below.
         fits = same(residual)
         for by in (1, -1):
             # A candidate replaces only codes that do not give the right spike so far.
@@ -191,10 +222,13 @@ class FewBits(Storage):
 
 
 def _factor(at_rest: jax.Array) -> jax.Array:
-    """Divide the distance at rest by its sign and a power of two: from 0.71 to 1.41, or 1 for a distance of 0."""
+    """Divide the distance at rest by its sign and a power of two: from 0.71 to 1.41, or 1 for a
+    distance of 0.
+    """
     size = jnp.abs(at_rest).astype(compute_dtype(at_rest.dtype))
-    # The factor jumps at the square root of two. Few thresholds are close to it, so both passes compute equal factors
-    # even if compilers round differently. The bit mask keeps only the exponent of a float32, which is a power of two.
+    # The factor jumps at the square root of two. Few thresholds are close to it, so both passes
+    # compute equal factors even if compilers round differently. The bit mask keeps only the
+    # exponent of a float32, which is a power of two.
     power = _float(_bits((size * 2**0.5).astype(jnp.float32)) & jnp.uint32(0x7F800000))
     return jnp.where((power > 0) & (power < jnp.inf), size / power.astype(size.dtype), 1)
 
@@ -202,21 +236,31 @@ def _factor(at_rest: jax.Array) -> jax.Array:
 def _rounded(x: jax.Array) -> jax.Array:
     """Return ``x`` rounded to 16 bits. Compilers may remove a conversion to bfloat16 and back."""
     # 8 bits of exponent and 7 of mantissa are the format of bfloat16.
-    return x if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16 else jax.lax.reduce_precision(x, 8, 7)
+    return (
+        x
+        if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16
+        else jax.lax.reduce_precision(x, 8, 7)
+    )
 
 
 def _to_half(x: jax.Array) -> jax.Array:
     if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16:
         return x
-    # Round to the nearest number, but never from below zero to zero, because the sign may be the spike.
+    # Round to the nearest number, but never from below zero to zero, because the sign may be the
+    # spike.
     tiny = jnp.asarray(-BFLOAT16.tiny, x.dtype)
     x = jnp.where((x < 0) & (x > tiny), tiny, x)
-    # Stored as an integer. For processors without bfloat16 arithmetic, compilers would add a float32 copy.
+    # Stored as an integer. For processors without bfloat16 arithmetic, compilers would add a
+    # float32 copy.
     return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
 
 
 def _from_half(stored: jax.Array, dtype: Any) -> jax.Array:
-    return stored if stored.dtype == dtype else jax.lax.bitcast_convert_type(stored, jnp.bfloat16).astype(dtype)
+    return (
+        stored
+        if stored.dtype == dtype
+        else jax.lax.bitcast_convert_type(stored, jnp.bfloat16).astype(dtype)
+    )
 
 
 class Half(FewBits):
@@ -251,23 +295,31 @@ class EightBit(FewBits):
     def pack(self, distance: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the bytes, and the biased float32 exponent of the unit for each example."""
         x = distance
-        # A code is a float32 with a shorter mantissa, so integer arithmetic on the bits of a float32 computes it.
-        # size, scaled, code: (batch, neurons). largest, exponent: (batch, 1), because devices may shard the examples.
+        # A code is a float32 with a shorter mantissa, so integer arithmetic on the bits of a
+        # float32 computes it. size, scaled, code: (batch, neurons). largest, exponent: (batch, 1),
+        # because devices may shard the examples.
         size = jnp.abs(x.astype(jnp.float32))
         # Infinity and NaN have their own codes and must not set the unit.
         over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
         largest = jnp.max(jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0)
-        up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)  # to the next power of two, with mantissa 0
-        # From 1 to 253, so the unit and its inverse, with exponent 254 minus this one, are normal float32 numbers.
+        up = _bits(largest / _LARGEST) + jnp.uint32(
+            0x7FFFFF
+        )  # to the next power of two, with mantissa 0
+        # From 1 to 253, so the unit and its inverse, with exponent 254 minus this one, are normal
+        # float32 numbers.
         exponent = jnp.clip(up >> 23, 1, 253)
         scaled = size * _float((jnp.uint32(254) - exponent) << 23)  # by the inverse of the unit
-        # The exponent and 3 bits of the mantissa. Adding half of the last bit first rounds to the nearest code.
-        code = ((_bits(jnp.maximum(scaled, 1)) + jnp.uint32(1 << (_SHIFT - 1))) >> _SHIFT) - jnp.uint32(_ONE)
+        # The exponent and 3 bits of the mantissa. Adding half of the last bit first rounds to the
+        # nearest code.
+        code = (
+            (_bits(jnp.maximum(scaled, 1)) + jnp.uint32(1 << (_SHIFT - 1))) >> _SHIFT
+        ) - jnp.uint32(_ONE)
         # Smaller magnitudes are between 0 and 9/8, the least nonzero magnitude. 9/16 is the middle.
         code = jnp.where(code == 0, (scaled > 9 / 16).astype(jnp.uint32), code)
         code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
         code = jnp.where(size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code))
-        # The sign is bit 7. A NaN and a distance of -0 have sign 0, because neither is less than zero.
+        # The sign is bit 7. A NaN and a distance of -0 have sign 0, because neither is less than
+        # zero.
         sign = (x < 0).astype(jnp.uint32) << 7
         return (code | sign).astype(jnp.uint8), exponent.astype(jnp.uint8)
 
@@ -275,13 +327,21 @@ class EightBit(FewBits):
         # byte: (batch, neurons). exponent: (batch, 1), the unit of each example.
         byte, exponent = (part.astype(jnp.uint32) for part in packed)
         code = byte & jnp.uint32(127)
-        # The product of the code as a float32 and its unit is exact, because the unit is a power of two.
+        # The product of the code as a float32 and its unit is exact, because the unit is a power of
+        # two.
         size = _float((code + jnp.uint32(_ONE)) << _SHIFT) * _float(exponent << 23)
-        size = jnp.where(code == 0, 0, jnp.where(code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)))
+        size = jnp.where(
+            code == 0,
+            0,
+            jnp.where(code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)),
+        )
         return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
 
     def lost(self, packed: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Return True for distances stored as zero or the least magnitude. The format cannot resolve smaller ones."""
+        """Return True for distances stored as zero or the least magnitude.
+
+        The format cannot resolve smaller ones.
+        """
         codes, _ = packed
         return codes % self.sign <= 1
 

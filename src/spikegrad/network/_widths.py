@@ -40,9 +40,9 @@ def match_widths(
 
     .. math:: w = r\, \sigma_U,
 
-    with :math:`\sigma_U` the standard deviation of the distance between potential and threshold, before the spike, over
-    all steps, examples and neurons of the layer. The slope then covers most neurons, and is still specific to the
-    threshold.
+    with :math:`\sigma_U` the standard deviation of the distance between potential and threshold,
+    before the spike, over all steps, examples and neurons of the layer. The slope then covers most
+    neurons, and is still specific to the threshold.
 
     Parameters
     ----------
@@ -60,9 +60,10 @@ def match_widths(
     Returns
     -------
     Network
-        A network with surrogates that are :func:`stretched` by an array. Another width does not recompile. Layers
-        without a :class:`Surrogate`, such as readouts, are unchanged. So is the width of a layer with constant
-        potentials. A second call replaces the widths that the first call set.
+        A network with surrogates that are :func:`stretched` by an array. Another width does not
+        recompile. Layers without a :class:`Surrogate`, such as readouts, are unchanged. So is the
+        width of a layer with constant potentials. A second call replaces the widths that the first
+        call set.
 
     Raises
     ------
@@ -73,9 +74,10 @@ def match_widths(
 
     References
     ----------
-    MPD-AGL (Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
-    dynamics", IJCAI) uses a rectangle of area 1 with the half-width :math:`\sigma_U`, updated in training. This is
-    ``keep="area"`` on ``ReluGrad`` or any other shape, with :class:`spikegrad.training.AdaptWidths`.
+    MPD-AGL (Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by
+    exploiting membrane potential dynamics", IJCAI) uses a rectangle of area 1 with the half-width
+    :math:`\sigma_U`, updated in training. This is ``keep="area"`` on ``ReluGrad`` or any other
+    shape, with :class:`spikegrad.training.AdaptWidths`.
 
     Examples
     --------
@@ -101,28 +103,37 @@ def check_choices(owner: str, ratio: Any, keep: Any) -> None:
     if not (isinstance(ratio, numbers.Real) and 0 < float(ratio) < math.inf):
         raise ValueError(f"{owner}: ratio must be > 0 and finite, got {brief(ratio)}")
     if keep not in _KEEP:
-        raise ValueError(f"{owner}: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}")
+        raise ValueError(
+            f"{owner}: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
+        )
 
 
 def spreads(network: Network, inputs: Any, **options: Any) -> dict[Name, jax.Array]:
-    """Return the standard deviation of each layer's distance to the threshold, or of its potential if it is unknown.
+    """Return the standard deviation of each layer's distance to the threshold, or of its potential
+    if it is unknown.
 
     JAX can trace this, but not :func:`with_widths`.
     """
     return {
-        name: moments(layer.potential if layer.distance is None else layer.distance, options.get("mask"))[1]
+        name: moments(
+            layer.potential if layer.distance is None else layer.distance, options.get("mask")
+        )[1]
         for name, layer in activity_of_layers(network, inputs, **options).items()
     }
 
 
-def with_widths(network: Network, deviations: Mapping[Name, ArrayLike], ratio: float, keep: str) -> Network:
+def with_widths(
+    network: Network, deviations: Mapping[Name, ArrayLike], ratio: float, keep: str
+) -> Network:
     """Set the half-widths of the slopes to ``ratio`` times the standard deviations."""
     changed = {}
     for name, layer in network.graph.layers.items():
         surrogate = surrogate_of(layer.cell)
         if isinstance(surrogate, Surrogate):
             new = _widened(surrogate, ratio * np.asarray(deviations[name], np.float64), keep)
-            changed[name] = dataclasses.replace(layer, cell=with_parameters(layer.cell, surrogate=new))
+            changed[name] = dataclasses.replace(
+                layer, cell=with_parameters(layer.cell, surrogate=new)
+            )
     return with_nodes(network, changed)
 
 
@@ -134,7 +145,9 @@ def _widened(surrogate: Surrogate, width: np.ndarray, keep: str) -> Surrogate:
     base, before = _before_widening(curve_of("match_widths", surrogate), keep)
     natural = measure(base).half_width
     if not 0 < natural < math.inf:
-        raise ValueError(f"match_widths: surrogate must have a finite half-width > 0, got {brief(base)}")
+        raise ValueError(
+            f"match_widths: surrogate must have a finite half-width > 0, got {brief(base)}"
+        )
     factor = float(width) / natural
     factor = jnp.asarray(factor if 0 < factor < math.inf else before, jnp.result_type(float))
     curve: Surrogate = Stretched(base, factor)

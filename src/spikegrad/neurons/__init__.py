@@ -1,12 +1,12 @@
 """The cells a spiking network is built of: plain functions of a state and an input current.
 
-A cell is a pytree of its parameters. Called with its state and the current of one step, it returns the new state and
-its output; :func:`unroll` does so for every step of a sequence. Weights, delays and the layout of the network are
-yours: any JAX code can stand between two cells.
+A cell is a pytree of its parameters. Called with its state and the current of one step, it returns
+the new state and its output; :func:`unroll` does so for every step of a sequence. Weights, delays
+and the layout of the network are yours: any JAX code can stand between two cells.
 
-One file per family. A new cell is a class in the file of its family, its name below, and a row of ``CELLS`` in
-``tests/testing/test_testing.py``. Class and base class declare everything that the rest of the library asks: see
-:class:`Cell`.
+One file per family. A new cell is a class in the file of its family, its name below, and a row of
+``CELLS`` in ``tests/testing/test_testing.py``. Class and base class declare everything that the
+rest of the library asks: see :class:`Cell`.
 """
 
 from ._adaptive import AdaptiveLIF, AdLIF, EulerAdLIF, SymplecticAdLIF, SynapticAdaptiveLIF

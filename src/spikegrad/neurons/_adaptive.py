@@ -16,26 +16,27 @@ from ._spiking import Spiking, check_known, from_distance
 
 
 class AdaptiveLIF(LIF, pure=True):
-    r"""Leaky integrate-and-fire neurons with an adaptive threshold, which rises with each spike and decays (ALIF).
+    r"""Leaky integrate-and-fire neurons with an adaptive threshold, which rises with each spike and
+    decays (ALIF).
 
     .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - (\theta + a_t)) \\
               a_{t+1} &= \rho\, a_t + \kappa\, s_t
 
     and resets as in :class:`LIF`, with the current threshold: a reset by subtraction subtracts
-    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, initially zeros. With
-    ``delay_reset`` it is :math:`(u_t, a_t)`.
+    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, initially
+    zeros. With ``delay_reset`` it is :math:`(u_t, a_t)`.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`LIF`. ``threshold`` is the threshold :math:`\theta` without adaptation. An additional reset,
-        ``"baseline"``, subtracts :math:`\theta` instead of :math:`\theta + a_t`.
+        As in :class:`LIF`. ``threshold`` is the threshold :math:`\theta` without adaptation. An
+        additional reset, ``"baseline"``, subtracts :math:`\theta` instead of :math:`\theta + a_t`.
     adaptation : float or array, default 0.2
-        Increase :math:`\kappa` of the threshold per spike, finite, in the unit of the potential. An array broadcasts to
-        the state.
+        Increase :math:`\kappa` of the threshold per spike, finite, in the unit of the potential. An
+        array broadcasts to the state.
     adaptation_decay : float or array, default 0.99
-        Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless. :func:`decay_from_tau`
-        converts a time constant. An array broadcasts to the state.
+        Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
+        :func:`decay_from_tau` converts a time constant. An array broadcasts to the state.
 
     Raises
     ------
@@ -44,12 +45,13 @@ class AdaptiveLIF(LIF, pure=True):
 
     Notes
     -----
-    With ``detach_reset`` the adaptation is still differentiated, because it is the memory of the neuron.
+    With ``detach_reset`` the adaptation is still differentiated, because it is the memory of the
+    neuron.
 
     References
     ----------
-    Bellec, Salaj, Subramoney, Legenstein, Maass 2018, "Long short-term memory and learning-to-learn in networks of
-    spiking neurons", NeurIPS 31:787-797.
+    Bellec, Salaj, Subramoney, Legenstein, Maass 2018, "Long short-term memory and learning-to-learn
+    in networks of spiking neurons", NeurIPS 31:787-797.
 
     Examples
     --------
@@ -69,7 +71,10 @@ class AdaptiveLIF(LIF, pure=True):
 
     _hints = MappingProxyType(
         LIF._hints
-        | {"tau_adaptation": "adaptation_decay=decay_from_tau(tau_adaptation, dt)", "rho": "adaptation_decay=rho"}
+        | {
+            "tau_adaptation": "adaptation_decay=decay_from_tau(tau_adaptation, dt)",
+            "rho": "adaptation_decay=rho",
+        }
     )
 
     def __post_init__(self) -> None:
@@ -108,7 +113,9 @@ class AdaptiveLIF(LIF, pure=True):
         return from_distance(distance, threshold), rest  # the adaptation was rounded to 16 bits
 
     def linear_response(self) -> LinearResponse:
-        return super().linear_response()  # declared again with integrate, which stays linear without spikes
+        return (
+            super().linear_response()
+        )  # declared again with integrate, which stays linear without spikes
 
 
 class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
@@ -116,7 +123,8 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
 
-    and spikes, resets and adaptation as in :class:`spikegrad.AdaptiveLIF`. The state is the triple :math:`(v, a, i)`.
+    and spikes, resets and adaptation as in :class:`spikegrad.AdaptiveLIF`. The state is the triple
+    :math:`(v, a, i)`.
 
     Parameters
     ----------
@@ -125,8 +133,8 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
     adaptation, adaptation_decay : float or array, default 0.2 and 0.99
         As in :class:`spikegrad.AdaptiveLIF`.
     synaptic_decay : float or array, default 0.8
-        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1, dimensionless. An array
-        broadcasts to the state.
+        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1,
+        dimensionless. An array broadcasts to the state.
 
     Raises
     ------
@@ -135,7 +143,8 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     References
     ----------
-    Bellec et al. 2018, see :class:`spikegrad.AdaptiveLIF`. The synapse is the one of :class:`spikegrad.SynapticLIF`.
+    Bellec et al. 2018, see :class:`spikegrad.AdaptiveLIF`. The synapse is the one of
+    :class:`spikegrad.SynapticLIF`.
 
     Examples
     --------
@@ -155,7 +164,8 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
     synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
 
     _hints = MappingProxyType(
-        AdaptiveLIF._hints | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
+        AdaptiveLIF._hints
+        | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
     )
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -187,7 +197,8 @@ class AdLIF(Spiking, pure=True):
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-1}) \\ s_t &= H(u_t - \theta) \\
               v_t &= u_t - \theta s_t \\ w_t &= \beta\, w_{t-1} + a\, u_t + b\, s_t
 
-    The adaptation depends on the potential before the reset. The state is the pair :math:`(v, w)`, initially zeros.
+    The adaptation depends on the potential before the reset. The state is the pair :math:`(v, w)`,
+    initially zeros.
 
     Parameters
     ----------
@@ -196,8 +207,8 @@ class AdLIF(Spiking, pure=True):
     adaptation_decay : float or array, default 0.98
         Decay factor :math:`\beta` of the adaptation per time step, from 0 to 1, dimensionless.
     a : float or array, default 0.5
-        Coupling of the adaptation to the potential, dimensionless. The subthreshold dynamics are stable for
-        :math:`-(1 - \beta) \le a \le (1 + \alpha)(1 + \beta) / (1 - \alpha)`.
+        Coupling of the adaptation to the potential, dimensionless. The subthreshold dynamics are
+        stable for :math:`-(1 - \beta) \le a \le (1 + \alpha)(1 + \beta) / (1 - \alpha)`.
     b : float or array, default 1.0
         Increase of the adaptation per spike, in the unit of the potential.
     threshold : float or array, default 1.0
@@ -205,23 +216,24 @@ class AdLIF(Spiking, pure=True):
     surrogate : callable, default Sigmoid()
         The function from ``u - threshold`` to spikes.
     detach_reset : bool, default False
-        If True, the spike in the reset is a constant in the derivative. The spike in the adaptation never is.
+        If True, the spike in the reset is a constant in the derivative. The spike in the adaptation
+        never is.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for unstable numbers. JAX arrays, which may be trained, are not checked.
-        Use :func:`spikegrad.bounded` for their bounds.
+        For a parameter out of its domain, and for unstable numbers. JAX arrays, which may be
+        trained, are not checked. Use :func:`spikegrad.bounded` for their bounds.
 
     Notes
     -----
-    The order of the updates follows the authors' code, sparch. sparch draws ``a`` from -1 to 1, which makes half of the
-    neurons unstable, and starts from random potentials and spikes.
+    The order of the updates follows the authors' code, sparch. sparch draws ``a`` from -1 to 1,
+    which makes half of the neurons unstable, and starts from random potentials and spikes.
 
     References
     ----------
-    Bittar, Garner 2022, "A surrogate gradient spiking baseline for speech command recognition", Frontiers in
-    Neuroscience 16:865897.
+    Bittar, Garner 2022, "A surrogate gradient spiking baseline for speech command recognition",
+    Frontiers in Neuroscience 16:865897.
 
     Examples
     --------
@@ -247,8 +259,11 @@ class AdLIF(Spiking, pure=True):
         super().__post_init__()
         check_known(
             self,
-            lambda alpha, beta, a: (-(1 - beta) <= a) & (a * (1 - alpha) <= (1 + alpha) * (1 + beta)),
-            "a must be from -(1 - adaptation_decay) to (1 + decay) (1 + adaptation_decay) / (1 - decay) to be stable",
+            lambda alpha, beta, a: (
+                (-(1 - beta) <= a) & (a * (1 - alpha) <= (1 + alpha) * (1 + beta))
+            ),
+            "a must be from -(1 - adaptation_decay) to (1 + decay) (1 + adaptation_decay) / (1 - "
+            "decay) to be stable",
             decay=self.decay,
             adaptation_decay=self.adaptation_decay,
             a=self.a,
@@ -261,13 +276,18 @@ class AdLIF(Spiking, pure=True):
         u, w = u
         cell = self._broadcast_to(u.dtype, u.shape, "v")
         s = cell._spike(u, cell.threshold)
-        return (u - cell.threshold * self._for_reset(s), cell.adaptation_decay * w + cell.a * u + cell.b * s), s
+        return (
+            u - cell.threshold * self._for_reset(s),
+            cell.adaptation_decay * w + cell.a * u + cell.b * s,
+        ), s
 
     encode, decode = Spiking.encode, Spiking.decode
 
 
 def _driven(cell: AdLIF | SymplecticAdLIF, v: State, current: jax.Array) -> State:
-    """Return the potential after its leak and the current minus the adaptation, and the unchanged adaptation."""
+    """Return the potential after its leak and the current minus the adaptation, and the unchanged
+    adaptation.
+    """
     v, w = parts_of_state(cell, v)
     cell = cell._broadcast_to(v.dtype, v.shape, "v")
     return cell.decay * v + (1 - cell.decay) * (current - w), w
@@ -279,8 +299,8 @@ class SymplecticAdLIF(Spiking, pure=True):
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-1}) \\ s_t &= H(u_t - \theta) \\
               v_t &= u_t (1 - s_t) \\ w_t &= \rho\, w_{t-1} + (1 - \rho)\, q\, (a\, v_t + b\, s_t)
 
-    The adaptation depends on the potential of this step after the reset. The damping is therefore independent of the
-    coupling. The state is the pair :math:`(v, w)`, initially zeros.
+    The adaptation depends on the potential of this step after the reset. The damping is therefore
+    independent of the coupling. The state is the pair :math:`(v, w)`, initially zeros.
 
     Parameters
     ----------
@@ -289,10 +309,12 @@ class SymplecticAdLIF(Spiking, pure=True):
     adaptation_decay : float or array, default 0.99
         Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
     a : float or array, default 0.5
-        Coupling of the adaptation to the potential, dimensionless, from 0 to 1 in the paper. The subthreshold
-        dynamics are stable for :math:`-1 \le q a \le (1 + \alpha)(1 + \rho) / ((1 - \alpha)(1 - \rho))`.
+        Coupling of the adaptation to the potential, dimensionless, from 0 to 1 in the paper. The
+        subthreshold dynamics are stable for :math:`-1 \le q a \le (1 + \alpha)(1 + \rho) / ((1 -
+        \alpha)(1 - \rho))`.
     b : float or array, default 1.0
-        Increase of the adaptation per spike, in the unit of the potential, from 0 to 2 in the paper.
+        Increase of the adaptation per spike, in the unit of the potential, from 0 to 2 in the
+        paper.
     q : float or array, default 120.0
         Scale of the adaptation, dimensionless.
     threshold : float or array, default 1.0
@@ -300,17 +322,19 @@ class SymplecticAdLIF(Spiking, pure=True):
     surrogate : callable, default Sigmoid()
         The function from ``u - threshold`` to spikes.
     detach_reset : bool, default True
-        If True, the spike in the reset is a constant in the derivative. The spike in the adaptation never is.
+        If True, the spike in the reset is a constant in the derivative. The spike in the adaptation
+        never is.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, for unstable numbers, and for spikes that are counts or negative.
+        For a parameter out of its domain, for unstable numbers, and for spikes that are counts or
+        negative.
 
     References
     ----------
-    Baronig, Ferrand, Sabathiel, Legenstein 2025, "Advancing spatio-temporal processing through adaptation in spiking
-    neural networks", Nature Communications 16.
+    Baronig, Ferrand, Sabathiel, Legenstein 2025, "Advancing spatio-temporal processing through
+    adaptation in spiking neural networks", Nature Communications 16.
 
     Examples
     --------
@@ -337,7 +361,9 @@ class SymplecticAdLIF(Spiking, pure=True):
         super().__post_init__()
         self._refuse("a reset to 0, which takes one spike a step", "multiple", "negative")
         values = {name: getattr(self, name) for name in ("decay", "adaptation_decay", "a", "q")}
-        check_known(self, self._is_stable, f"q * a must be from -1 to {self._BOUND} to be stable", **values)
+        check_known(
+            self, self._is_stable, f"q * a must be from -1 to {self._BOUND} to be stable", **values
+        )
 
     _BOUND = "(1 + decay) (1 + adaptation_decay) / ((1 - decay) (1 - adaptation_decay))"
 
@@ -356,7 +382,9 @@ class SymplecticAdLIF(Spiking, pure=True):
         return (v, cell._adaptation(v, w, s)), s
 
     def _adaptation(self, v: jax.Array, w: jax.Array, s: jax.Array) -> jax.Array:
-        return self.adaptation_decay * w + (1 - self.adaptation_decay) * self.q * (self.a * v + self.b * s)
+        return self.adaptation_decay * w + (1 - self.adaptation_decay) * self.q * (
+            self.a * v + self.b * s
+        )
 
     encode, decode = Spiking.encode, Spiking.decode
 
@@ -364,13 +392,14 @@ class SymplecticAdLIF(Spiking, pure=True):
 class EulerAdLIF(SymplecticAdLIF, pure=True):
     r"""Neurons with coupled potential and adaptation, by the forward Euler method (EF-adLIF).
 
-    Like :class:`SymplecticAdLIF`, except that the potential depends on the adaptation one step earlier:
+    Like :class:`SymplecticAdLIF`, except that the potential depends on the adaptation one step
+    earlier:
 
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-2}), \\
               w_t &= \rho\, w_{t-1} + (1 - \rho)\, q\, (a\, v_t + b\, s_t)
 
-    The state is the pair :math:`(p, w)`, initially zeros, with :math:`p_t = \alpha v_t - (1 - \alpha) w_{t-1}`, the
-    part of the next potential that does not depend on the input.
+    The state is the pair :math:`(p, w)`, initially zeros, with :math:`p_t = \alpha v_t - (1 -
+    \alpha) w_{t-1}`, the part of the next potential that does not depend on the input.
 
     Parameters
     ----------

@@ -32,9 +32,10 @@ class LinearResponse(NamedTuple):
 class Cell(Struct):
     """A neuron model: integration and firing.
 
-    Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and :meth:`fire`. These
-    two methods separate the state before a spike from the state after it. The spike, the reset and the slope follow
-    from the state before the spike, so a :class:`Network` stores only this state for the backward pass.
+    Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and
+    :meth:`fire`. These two methods separate the state before a spike from the state after it. The
+    spike, the reset and the slope follow from the state before the spike, so a :class:`Network`
+    stores only this state for the backward pass.
 
     A cell also declares its other properties. Define these if they apply:
 
@@ -42,8 +43,8 @@ class Cell(Struct):
     - :meth:`initial_state`, if the state at rest is not zeros.
     - :meth:`encode` and :meth:`decode`, for low-precision modes and for the diagnosis of a network.
     - :meth:`linear_response`, for the initialization of weights. By default it is measured.
-    - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and diagnosis then use the
-      parameters of the inner cell.
+    - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and
+      diagnosis then use the parameters of the inner cell.
     - ``couples_examples``, if :meth:`fire` reads all examples of a step.
     - ``nir_node``, if NIR has this neuron.
 
@@ -74,14 +75,17 @@ class Cell(Struct):
     couples_examples: ClassVar[bool] = False
     """If True, :meth:`fire` reads all examples of a step, as batch normalization does.
 
-    It then takes the active examples too, ``fire(u, mask=None)``, of shape ``(batch,)``. A network with a mask for each
-    example runs such a cell only in ``mode="scan"``.
+    It then takes the active examples too, ``fire(u, mask=None)``, of shape ``(batch,)``. A network
+    with a mask for each example runs such a cell only in ``mode="scan"``.
     """
     nir_node: ClassVar[str | None] = None
-    """The equivalent node of NIR: ``"LI"``, ``"LIF"`` or ``"CubaLIF"``, or None without an equivalent.
+    """The equivalent node of NIR:
 
-    The class must have the fields of :class:`LeakyReadout`, :class:`LIF` or :class:`SynapticLIF`. Subclasses do not
-    inherit this value, because another ``integrate`` or ``fire`` defines another neuron.
+    ``"LI"``, ``"LIF"`` or ``"CubaLIF"``, or None without an equivalent.
+
+    The class must have the fields of :class:`LeakyReadout`, :class:`LIF` or :class:`SynapticLIF`.
+    Subclasses do not inherit this value, because another ``integrate`` or ``fire`` defines another
+    neuron.
     """
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
@@ -98,18 +102,24 @@ class Cell(Struct):
         return tuple(zeros) if len(zeros) > 1 else zeros[0]
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        """Return the state before the spike, from ``v``, the state after the last spike, and the current."""
+        """Return the state before the spike, from ``v``, the state after the last spike, and the
+        current.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no integrate")
 
     def fire(self, u: State) -> tuple[State, jax.Array]:
-        """Return the state after the spike and the output, from ``u``, the state before the spike. Elementwise."""
+        """Return the state after the spike and the output, from ``u``, the state before the spike.
+
+        Elementwise.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no fire")
 
     def encode(self, u: State) -> tuple[jax.Array | None, Any]:
-        """Separate ``u`` for storage in low precision into the distance to the threshold and the remaining state.
+        """Separate ``u`` for storage in low precision into the distance to the threshold and the
+        remaining state.
 
-        Define it, and :meth:`decode`, for the modes ``"half"`` and ``"8-bit"`` of a :class:`Network`. Without it, these
-        modes store the state unchanged.
+        Define it, and :meth:`decode`, for the modes ``"half"`` and ``"8-bit"`` of a
+        :class:`Network`. Without it, these modes store the state unchanged.
 
         Parameters
         ----------
@@ -119,9 +129,9 @@ class Cell(Struct):
         Returns
         -------
         distance : array or None
-            Negative if and only if the neuron does not fire. The sign is stored exactly. In 8 bits the error of the
-            magnitude is 1/16 of it, or 1/40,000 of the largest magnitude of an example. None for a cell that does not
-            fire.
+            Negative if and only if the neuron does not fire. The sign is stored exactly. In 8 bits
+            the error of the magnitude is 1/16 of it, or 1/40,000 of the largest magnitude of an
+            example. None for a cell that does not fire.
         rest : pytree of arrays
             All other values that :meth:`decode` needs. They are stored in 16 bits.
         """
@@ -132,7 +142,8 @@ class Cell(Struct):
         raise NotImplementedError(f"{type(self).__name__} defines no decode")
 
     def linear_response(self) -> LinearResponse:
-        """Return the response of the potential to inputs without spikes, for :func:`spikegrad.fluctuation_driven`.
+        """Return the response of the potential to inputs without spikes, for
+        :func:`spikegrad.fluctuation_driven`.
 
         Define it, together with :meth:`integrate`, if the cell is linear between spikes.
         """
@@ -146,8 +157,9 @@ class Cell(Struct):
         v : array_like or tuple of array_like
             State before the step.
         current : array_like
-            Input of this step. It is cast to the dtype of the state, and broadcasts to it. For a cell that sums over an
-            axis of its inputs, ``initial_state`` of the shape of the current must have the shape of the state.
+            Input of this step. It is cast to the dtype of the state, and broadcasts to it. For a
+            cell that sums over an axis of its inputs, ``initial_state`` of the shape of the current
+            must have the shape of the state.
         key : array of jax.random.key, optional
             The key of this step, for :func:`spikegrad.stochastic` spikes.
 
@@ -165,26 +177,41 @@ class Cell(Struct):
 
 
 def fire(cell: Cell, u: State, key: Any = None, active: Any = None) -> tuple[State, jax.Array]:
-    """Return ``cell.fire(u)``, with a key for stochastic spikes, and the mask of a cell that couples examples."""
+    """Return ``cell.fire(u)``, with a key for stochastic spikes, and the mask of a cell that
+    couples examples.
+    """
     coupled = {"mask": active} if cell.couples_examples and np.ndim(active) else {}
     return (cell if key is None else with_key(cell, key)).fire(u, **coupled)
 
 
 def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:
     """Convert inputs to a floating-point array. Lists are array_like too."""
-    return real_array(np.asarray(current) if isinstance(current, (list, tuple)) else current, owner, name)
+    return real_array(
+        np.asarray(current) if isinstance(current, (list, tuple)) else current, owner, name
+    )
 
 
 def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
-    """Convert ``v`` to arrays, real if the initial state is real. ``shape`` is the shape of the current."""
+    """Convert ``v`` to arrays, real if the initial state is real.
+
+    ``shape`` is the shape of the current.
+    """
     leaves = jax.tree.leaves(v)
     if not leaves:
-        raise TypeError(f"{owner}: v must be the state, an array or a tuple of arrays, got {brief(v)}")
-    if isinstance(cell, Cell) and not all(isinstance(leaf, jax.Array) and is_float(leaf) for leaf in leaves):
+        raise TypeError(
+            f"{owner}: v must be the state, an array or a tuple of arrays, got {brief(v)}"
+        )
+    if isinstance(cell, Cell) and not all(
+        isinstance(leaf, jax.Array) and is_float(leaf) for leaf in leaves
+    ):
         like = _initial(cell, shape, jnp.result_type(float))
         if jax.tree.structure(like) == jax.tree.structure(v):
             return jax.tree.map(
-                lambda leaf, like: real_array(leaf, owner, "v") if is_float(like) else jnp.asarray(leaf), v, like
+                lambda leaf, like: (
+                    real_array(leaf, owner, "v") if is_float(like) else jnp.asarray(leaf)
+                ),
+                v,
+                like,
             )
     return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
 
@@ -196,7 +223,9 @@ def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
     if current.shape != like.shape:
         initial = jax.tree.leaves(_initial(cell, current.shape, like.dtype))
         if [leaf.shape for leaf in initial] != [leaf.shape for leaf in leaves]:
-            return broadcast_checked(current, like.dtype, like.shape, type(cell).__name__, "current", "v")
+            return broadcast_checked(
+                current, like.dtype, like.shape, type(cell).__name__, "current", "v"
+            )
     return current.astype(like.dtype)
 
 
@@ -213,7 +242,9 @@ def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
         raise TypeError(f"{owner}: initial_state must return one or more arrays, got {brief(v)}")
 
     def structure_after(v):
-        step = jax.eval_shape(lambda v, current: fire(cell, cell.integrate(v, current), key)[0], v, current)
+        step = jax.eval_shape(
+            lambda v, current: fire(cell, cell.integrate(v, current), key)[0], v, current
+        )
         return jax.tree.structure(step)
 
     try:
@@ -226,28 +257,42 @@ def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
                 continue
             if repeated == jax.tree.structure((v,) * n):
                 raise TypeError(
-                    f"{owner}: the initial state must be a tuple of {n} arrays, got one array; {fix}"
+                    f"{owner}: the initial state must be a tuple of {n} arrays, got one array; "
+                    f"{fix}"
                 ) from None
         raise
     if after != jax.tree.structure(v):
         got = after.unflatten([0] * after.num_leaves)
         raise TypeError(
-            f"{owner}: fire must return a state like the initial one, {_described(v)}, got {_described(got)}; {fix}"
+            f"{owner}: fire must return a state like the initial one, {_described(v)}, got "
+            f"{_described(got)}; {fix}"
         )
 
 
 def _described(state: State) -> str:
-    return f"a {type(state).__name__} of {len(state)}" if isinstance(state, (tuple, list, dict)) else "one array"
+    return (
+        f"a {type(state).__name__} of {len(state)}"
+        if isinstance(state, (tuple, list, dict))
+        else "one array"
+    )
 
 
 def parts_of_state(cell: Cell, v: State) -> State:
-    """Return the arrays of a state of several arrays. An array with two rows is not a state of two arrays."""
+    """Return the arrays of a state of several arrays.
+
+    An array with two rows is not a state of two arrays.
+    """
     names = cell.state_names
     if isinstance(v, (tuple, list)) and len(v) == len(names):
         return v
-    got = f"{type(v).__name__} of {len(v)}" if isinstance(v, (tuple, list)) else f"an array of shape {jnp.shape(v)}"
+    got = (
+        f"{type(v).__name__} of {len(v)}"
+        if isinstance(v, (tuple, list))
+        else f"an array of shape {jnp.shape(v)}"
+    )
     raise TypeError(
-        f"{type(cell).__name__}: v must be a tuple ({', '.join(names)}), as returned by initial_state, got {got}"
+        f"{type(cell).__name__}: v must be a tuple ({', '.join(names)}), as returned by "
+        f"initial_state, got {got}"
     )
 
 

@@ -15,19 +15,22 @@ from ._spiking import Spiking
 class TCLIF(Spiking, pure=True):
     r"""Neurons of a dendrite and a soma (TC-LIF), which keep what they have seen for long.
 
-    .. math:: d_t &= d_{t-1} - \beta_1 u_{t-1} + I_t \\ u_t &= u_{t-1} + \beta_2 d_t \\ s_t &= H(u_t - \theta)
+    .. math:: d_t &= d_{t-1} - \beta_1 u_{t-1} + I_t \\ u_t &= u_{t-1} + \beta_2 d_t \\
+              s_t &= H(u_t - \theta)
 
-    after which the spike subtracts :math:`\theta` from the soma :math:`u` and :math:`\gamma` from the dendrite
-    :math:`d`. Between spikes nothing leaks: the two compartments exchange what they hold. The state is the pair
-    :math:`(u, d)`, zeros at the start.
+    after which the spike subtracts :math:`\theta` from the soma :math:`u` and :math:`\gamma` from
+    the dendrite :math:`d`. Between spikes nothing leaks: the two compartments exchange what they
+    hold. The state is the pair :math:`(u, d)`, zeros at the start.
 
     Parameters
     ----------
     to_dendrite : float or array, default 0.5
-        Coupling :math:`\beta_1` of the soma to the dendrite, from 0 to 1, dimensionless. The paper trains
-        :math:`c_1` with :math:`\beta_1 = \sigma(c_1)`: here :func:`spikegrad.bounded` does so.
+        Coupling :math:`\beta_1` of the soma to the dendrite, from 0 to 1, dimensionless. The paper
+        trains :math:`c_1` with :math:`\beta_1 = \sigma(c_1)`: here :func:`spikegrad.bounded` does
+        so.
     to_soma : float or array, default 0.5
-        Coupling :math:`\beta_2 = \sigma(c_2)` of the dendrite to the soma, from 0 to 1, dimensionless.
+        Coupling :math:`\beta_2 = \sigma(c_2)` of the dendrite to the soma, from 0 to 1,
+        dimensionless.
     threshold : float or array, default 1.0
         Threshold :math:`\theta`, in the unit of the potential.
     dendritic_reset : float or array, default 0.5
@@ -44,8 +47,8 @@ class TCLIF(Spiking, pure=True):
 
     References
     ----------
-    Zhang, Yang, Ma, Wu, Li, Tan 2024, "TC-LIF: a two-compartment spiking neuron model for long-term sequential
-    modelling", AAAI 38(15):16838-16847.
+    Zhang, Yang, Ma, Wu, Li, Tan 2024, "TC-LIF: a two-compartment spiking neuron model for long-term
+    sequential modelling", AAAI 38(15):16838-16847.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""Properties that cells declare. Other modules read them instead of the class, also through wrappers of cells."""
+"""Properties that cells declare.
+
+Other modules read them instead of the class, also through wrappers of cells.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,17 @@ def with_parameters(cell: Any, /, **changed: Any) -> Any:
         return cell._replaced(**changed)
     name = next((name for name, value in vars(cell).items() if value is inner), None)
     if name is None:
-        raise TypeError(f"{type(cell).__name__}: inner must be the value of a field, got {brief(inner)}")
+        raise TypeError(
+            f"{type(cell).__name__}: inner must be the value of a field, got {brief(inner)}"
+        )
     return cell._replaced(**{name: with_parameters(inner, **changed)})
 
 
 def says_how_to_encode(cell: Cell) -> bool:
-    """Return True if ``encode`` fits the state of the cell. A class that redefines the state must redefine it too."""
+    """Return True if ``encode`` fits the state of the cell.
+
+    A class that redefines the state must redefine it too.
+    """
     inner = getattr(cell, "inner", None)
     if inner is not None and not says_how_to_encode(inner):
         return False
@@ -39,7 +47,9 @@ def says_how_to_encode(cell: Cell) -> bool:
 
 
 def linear_response(cell: Any) -> LinearResponse | None:
-    """Return the linear response of a cell, or of the cell in a wrapper. None if it is not declared.
+    """Return the linear response of a cell, or of the cell in a wrapper.
+
+    None if it is not declared.
 
     Parameters are first converted to JAX's default float, the dtype for the computation of weights.
     """
@@ -48,14 +58,20 @@ def linear_response(cell: Any) -> LinearResponse | None:
         return None
 
     def as_default(leaf):
-        is_number = isinstance(leaf, (np.ndarray, jax.Array, Bounded)) and is_float(jnp.asarray(leaf))
+        is_number = isinstance(leaf, (np.ndarray, jax.Array, Bounded)) and is_float(
+            jnp.asarray(leaf)
+        )
         return jnp.asarray(leaf, jnp.result_type(float)) if is_number else leaf
 
-    return jax.tree.map(as_default, cell, is_leaf=lambda leaf: isinstance(leaf, Bounded)).linear_response()
+    return jax.tree.map(
+        as_default, cell, is_leaf=lambda leaf: isinstance(leaf, Bounded)
+    ).linear_response()
 
 
 def _declares(cell: Cell, name: str, *others: str) -> bool:
-    """Return True if a subclass of Cell defines the method, and none below it redefines the methods it describes."""
+    """Return True if a subclass of Cell defines the method, and none below it redefines the methods
+    it describes.
+    """
     order = type(cell).__mro__
 
     def depth(name: str) -> int:

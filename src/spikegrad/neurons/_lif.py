@@ -30,26 +30,29 @@ class LIF(Spiking, pure=True):
     Parameters
     ----------
     decay : float or array, default 0.9
-        Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless. :func:`decay_from_tau`
-        converts a time constant. A neuron with a decay of 1 does not leak. An array, for example one value per neuron,
-        broadcasts to the state.
+        Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless.
+        :func:`decay_from_tau` converts a time constant. A neuron with a decay of 1 does not leak.
+        An array, for example one value per neuron, broadcasts to the state.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, finite, in the unit of the potential. An array broadcasts to the state.
+        Threshold :math:`\theta`, finite, in the unit of the potential. An array broadcasts to the
+        state.
     surrogate : callable, default Sigmoid()
-        The function from ``u - threshold`` to spikes: any surrogate, or a function with a custom derivative.
+        The function from ``u - threshold`` to spikes: any surrogate, or a function with a custom
+        derivative.
     reset : {"subtract", "value", "none"}
         The effect of a spike on the potential, by default ``"subtract"``.
     detach_reset : bool, default False
-        If True, the spike in the reset is a constant in the derivative, and gradients flow only through the potential.
+        If True, the spike in the reset is a constant in the derivative, and gradients flow only
+        through the potential.
     reset_value : float or array, default 0.0
-        The potential :math:`v_r` after a spike with ``reset="value"``, finite, in the unit of the potential. Keyword
-        only. An array broadcasts to the state.
+        The potential :math:`v_r` after a spike with ``reset="value"``, finite, in the unit of the
+        potential. Keyword only. An array broadcasts to the state.
     delay_reset : bool, default False
-        If True, the reset is one step later, after leak and input: :math:`u_t = R(\beta\, u_{t-1} + g\, I_t,\,
-        s_{t-1})`. The state is then the potential before the reset. Keyword only.
+        If True, the reset is one step later, after leak and input: :math:`u_t = R(\beta\, u_{t-1} +
+        g\, I_t,\, s_{t-1})`. The state is then the potential before the reset. Keyword only.
     norm_input : bool, default False
-        If True, the input gain :math:`g` is :math:`1 - \beta` instead of 1. A constant current then drives the
-        potential to its own value for every time constant. Keyword only.
+        If True, the input gain :math:`g` is :math:`1 - \beta` instead of 1. A constant current then
+        drives the potential to its own value for every time constant. Keyword only.
 
     Raises
     ------
@@ -58,13 +61,14 @@ class LIF(Spiking, pure=True):
 
     Notes
     -----
-    The current is in the unit of the potential per step, or with ``norm_input`` in the unit of the potential. The
-    potential is 0 at rest. For another potential at rest, subtract it from the threshold and the reset value.
+    The current is in the unit of the potential per step, or with ``norm_input`` in the unit of the
+    potential. The potential is 0 at rest. For another potential at rest, subtract it from the
+    threshold and the reset value.
 
     References
     ----------
-    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
-    Magazine 36(6):51-63.
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE
+    Signal Processing Magazine 36(6):51-63.
 
     Examples
     --------
@@ -103,11 +107,21 @@ class LIF(Spiking, pure=True):
     def __post_init__(self) -> None:
         if isinstance(self.reset, str) and self.reset in _RESETS:
             owner, ours = type(self).__name__, _RESETS[self.reset]
-            raise ValueError(f"{owner}: reset must be 'subtract', 'value' or 'none', got {self.reset!r}; write {ours}")
+            raise ValueError(
+                f"{owner}: reset must be 'subtract', 'value' or 'none', got {self.reset!r}; write "
+                f"{ours}"
+            )
         super().__post_init__()
-        if self.reset != "value" and isinstance(self.reset_value, (float, np.ndarray)) and np.any(self.reset_value):
+        if (
+            self.reset != "value"
+            and isinstance(self.reset_value, (float, np.ndarray))
+            and np.any(self.reset_value)
+        ):
             owner, value = type(self).__name__, brief(self.reset_value)
-            raise ValueError(f"{owner}: reset_value requires reset='value', got {value} with reset={self.reset!r}")
+            raise ValueError(
+                f"{owner}: reset_value requires reset='value', got {value} with "
+                f"reset={self.reset!r}"
+            )
         if self.delay_reset:
             self._refuse("delay_reset, which computes the last spike again", "draws")
         if self.reset == "value":
@@ -116,7 +130,11 @@ class LIF(Spiking, pure=True):
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
         u = leaky_integration(cell, v, current)
-        return cell._after_spike(u, cell._spike(v, cell.threshold), cell.threshold) if self.delay_reset else u
+        return (
+            cell._after_spike(u, cell._spike(v, cell.threshold), cell.threshold)
+            if self.delay_reset
+            else u
+        )
 
     def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
@@ -147,7 +165,8 @@ _RESETS = {
 
 
 class SynapticLIF(LIF, pure=True):
-    r"""Leaky integrate-and-fire neurons with a synapse, a second leak of the input (current-based, CuBa).
+    r"""Leaky integrate-and-fire neurons with a synapse, a second leak of the input (current-based,
+    CuBa).
 
     .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
 
@@ -158,8 +177,9 @@ class SynapticLIF(LIF, pure=True):
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
         As in :class:`LIF`.
     synaptic_decay : float or array, default 0.8
-        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1, dimensionless.
-        :func:`decay_from_tau` converts a time constant. An array broadcasts to the state.
+        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1,
+        dimensionless. :func:`decay_from_tau` converts a time constant. An array broadcasts to the
+        state.
 
     Raises
     ------
@@ -168,12 +188,13 @@ class SynapticLIF(LIF, pure=True):
 
     Notes
     -----
-    A :class:`Network` stores only the potential, and also the synaptic current if ``synaptic_decay`` is trained.
+    A :class:`Network` stores only the potential, and also the synaptic current if
+    ``synaptic_decay`` is trained.
 
     References
     ----------
-    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
-    Magazine 36(6):51-63.
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE
+    Signal Processing Magazine 36(6):51-63.
 
     Examples
     --------
@@ -191,7 +212,8 @@ class SynapticLIF(LIF, pure=True):
     synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
 
     _hints = MappingProxyType(
-        LIF._hints | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
+        LIF._hints
+        | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
     )
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -216,31 +238,34 @@ class SynapticLIF(LIF, pure=True):
 
 
 class MultiSynapticLIF(SynapticLIF, pure=True):
-    r"""Leaky integrate-and-fire neurons with several receptors, each a synapse with its own decay (current-based).
+    r"""Leaky integrate-and-fire neurons with several receptors, each a synapse with its own decay
+    (current-based).
 
     .. math:: i^r_t = \gamma_r\, i^r_{t-1} + I^r_t, \qquad u_t = \beta\, v_{t-1} + g \sum_r i^r_t
 
-    and spikes and resets as in :class:`~spikegrad.LIF`. Currents have one more axis than the neurons:
-    ``(batch, neurons, receptors)``, from weights of shape ``(inputs, neurons, receptors)``. The state is the pair
-    :math:`(v, i)`. The potential :math:`v` has the shape of the outputs, ``(batch, neurons)``, and :math:`i` the shape
-    of the currents.
+    and spikes and resets as in :class:`~spikegrad.LIF`. Currents have one more axis than the
+    neurons: ``(batch, neurons, receptors)``, from weights of shape ``(inputs, neurons,
+    receptors)``. The state is the pair :math:`(v, i)`. The potential :math:`v` has the shape of the
+    outputs, ``(batch, neurons)``, and :math:`i` the shape of the currents.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
         As in :class:`~spikegrad.LIF`. Arrays broadcast to ``(batch, neurons)``.
     synaptic_decay : array
-        Decay factor :math:`\gamma_r` of each receptor per time step, from 0 to 1, dimensionless, of shape
-        ``(receptors,)`` or ``(neurons, receptors)``. Keyword only.
+        Decay factor :math:`\gamma_r` of each receptor per time step, from 0 to 1, dimensionless, of
+        shape ``(receptors,)`` or ``(neurons, receptors)``. Keyword only.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and if the last axis of the currents is not the receptors.
+        For a parameter out of its domain, and if the last axis of the currents is not the
+        receptors.
 
     Notes
     -----
-    The potential without spikes is the sum of the potentials of one :class:`~spikegrad.SynapticLIF` for each receptor.
+    The potential without spikes is the sum of the potentials of one :class:`~spikegrad.SynapticLIF`
+    for each receptor.
 
     Examples
     --------
@@ -267,14 +292,16 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
         if not np.ndim(jnp.asarray(self.synaptic_decay)):
             got = brief(self.synaptic_decay)
             raise ValueError(
-                f"{type(self).__name__}: synaptic_decay must be an array with a number for each receptor, got {got}"
+                f"{type(self).__name__}: synaptic_decay must be an array with a number for each "
+                f"receptor, got {got}"
             )
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
         receptors = jnp.shape(jnp.asarray(self.synaptic_decay))[-1]
         if shape[-1:] != (receptors,):
             raise ValueError(
-                f"{type(self).__name__}: currents must have the {receptors} receptors of synaptic_decay as last axis, "
+                f"{type(self).__name__}: currents must have the {receptors} receptors of "
+                "synaptic_decay as last axis, "
                 f"got shape {shape}; use weights of shape (inputs, neurons, receptors)"
             )
         return jnp.zeros(shape[:-1], dtype), jnp.zeros(shape, dtype)
@@ -283,7 +310,9 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
         v, i = parts_of_state(self, v)
 
         def like(x, name):
-            return broadcast_checked(jnp.asarray(x), i.dtype, i.shape, type(self).__name__, name, "the receptors")
+            return broadcast_checked(
+                jnp.asarray(x), i.dtype, i.shape, type(self).__name__, name, "the receptors"
+            )
 
         i = like(self.synaptic_decay, "synaptic_decay") * i + like(current, "current")
         return LIF.integrate(self, v, i.sum(-1)), i

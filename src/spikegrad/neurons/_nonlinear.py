@@ -68,8 +68,8 @@ class QIF(_Escaping, pure=True):
 
     References
     ----------
-    Ermentrout, Kopell 1986, "Parabolic bursting in an excitable system coupled with a slow oscillation", SIAM Journal
-    on Applied Mathematics 46(2):233-253.
+    Ermentrout, Kopell 1986, "Parabolic bursting in an excitable system coupled with a slow
+    oscillation", SIAM Journal on Applied Mathematics 46(2):233-253.
 
     Examples
     --------
@@ -108,7 +108,8 @@ class EIF(_Escaping, pure=True):
     tau : float or array, default 2.0
         Time constant :math:`\tau`, above 0, in time steps.
     rheobase : float or array, default 0.8
-        Potential :math:`\theta_\mathrm{rh}` above which the exponential dominates, in the unit of the potential.
+        Potential :math:`\theta_\mathrm{rh}` above which the exponential dominates, in the unit of
+        the potential.
     sharpness : float or array, default 1.0
         :math:`\Delta`, above 0, in the unit of the potential.
     rest : float or array, default 0.0
@@ -123,13 +124,14 @@ class EIF(_Escaping, pure=True):
 
     Notes
     -----
-    A potential far above the rheobase overflows in the next step. Keep the threshold within a few ``sharpness`` of the
-    rheobase.
+    A potential far above the rheobase overflows in the next step. Keep the threshold within a few
+    ``sharpness`` of the rheobase.
 
     References
     ----------
-    Fourcaud-Trocmé, Hansel, van Vreeswijk, Brunel 2003, "How spike generation mechanisms determine the neuronal
-    response to fluctuating inputs", Journal of Neuroscience 23(37):11628-11640. The update equals SpikingJelly's.
+    Fourcaud-Trocmé, Hansel, van Vreeswijk, Brunel 2003, "How spike generation mechanisms determine
+    the neuronal response to fluctuating inputs", Journal of Neuroscience 23(37):11628-11640. The
+    update equals SpikingJelly's.
 
     Examples
     --------
@@ -157,10 +159,12 @@ class EIF(_Escaping, pure=True):
 
 
 class AdEx(Spiking, pure=True):
-    r"""Adaptive exponential integrate-and-fire neurons (AdEx) with a synapse, in norse's order of operations.
+    r"""Adaptive exponential integrate-and-fire neurons (AdEx) with a synapse, in norse's order of
+    operations.
 
     .. math:: i_t &= \gamma\, i_{t-1} + I_t \\
-              u_t &= v_{t-1} + (1 - \beta) \big(\Delta\, e^{(v_{t-1} - \theta)/\Delta} - v_{t-1} + i_t - a_{t-1}\big) \\
+              u_t &= v_{t-1} + (1 - \beta) \big(\Delta\, e^{(v_{t-1} - \theta)/\Delta} - v_{t-1} +
+              i_t - a_{t-1}\big) \\
               s_t &= H(u_t - \theta), \qquad v_t = u_t (1 - s_t) + v_r s_t \\
               a_t &= a_{t-1} + (1 - \rho) (c\, v_{t-1} - a_{t-1}) + d\, s_t
 
@@ -171,7 +175,8 @@ class AdEx(Spiking, pure=True):
     decay : float or array, default 0.9
         Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless.
     synaptic_decay : float or array, default 0.8
-        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1,
+        dimensionless.
     adaptation_decay : float or array, default 0.998
         Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
     coupling : float or array, default 4.0
@@ -190,13 +195,13 @@ class AdEx(Spiking, pure=True):
 
     Notes
     -----
-    The potential is 0 at rest. The defaults equal norse's for its time step of 1 ms. Norse's decay factors are 1 minus
-    the time step over the time constant.
+    The potential is 0 at rest. The defaults equal norse's for its time step of 1 ms. Norse's decay
+    factors are 1 minus the time step over the time constant.
 
     References
     ----------
-    Brette, Gerstner 2005, "Adaptive exponential integrate-and-fire model as an effective description of neuronal
-    activity", Journal of Neurophysiology 94(5):3637-3642.
+    Brette, Gerstner 2005, "Adaptive exponential integrate-and-fire model as an effective
+    description of neuronal activity", Journal of Neurophysiology 94(5):3637-3642.
 
     Examples
     --------
@@ -247,8 +252,8 @@ class Izhikevich(Spiking, pure=True):
 
     .. math:: \dot v = 0.04\, v^2 + 5 v + 140 - w + I, \qquad \dot w = a\, (b\, v - w)
 
-    A spike at the threshold sets :math:`v` to :math:`c` and adds :math:`d` to :math:`w`. The state is the pair
-    :math:`(v, w)`, initially :math:`(c, b\,c)`.
+    A spike at the threshold sets :math:`v` to :math:`c` and adds :math:`d` to :math:`w`. The state
+    is the pair :math:`(v, w)`, initially :math:`(c, b\,c)`.
 
     Parameters
     ----------
@@ -269,9 +274,9 @@ class Izhikevich(Spiking, pure=True):
     detach_reset : bool, default False
         If True, the spike in the resets is a constant in the derivative.
     order : {"published", "semi-implicit", "euler"}
-        ``"published"``: two half steps of :math:`v`, then :math:`w` from the new :math:`v`. ``"semi-implicit"``: one
-        step of :math:`v`, then :math:`w` from the new :math:`v`. ``"euler"``: both from the old values. Spikes depend
-        on the order.
+        ``"published"``: two half steps of :math:`v`, then :math:`w` from the new :math:`v`.
+        ``"semi-implicit"``: one step of :math:`v`, then :math:`w` from the new :math:`v`.
+        ``"euler"``: both from the old values. Spikes depend on the order.
     dt : float, default 1.0
         Length of a time step, above 0, in ms.
 
@@ -282,7 +287,8 @@ class Izhikevich(Spiking, pure=True):
 
     References
     ----------
-    Izhikevich 2003, "Simple model of spiking neurons", IEEE Transactions on Neural Networks 14(6):1569-1572.
+    Izhikevich 2003, "Simple model of spiking neurons", IEEE Transactions on Neural Networks
+    14(6):1569-1572.
 
     Examples
     --------
@@ -323,7 +329,11 @@ class Izhikevich(Spiking, pure=True):
             return v + dt * (0.04 * v * v + 5 * v + 140 - w + current)
 
         is_published = self.order == "published"
-        u = advanced(advanced(v, cell.dt / 2), cell.dt / 2) if is_published else advanced(v, cell.dt)
+        u = (
+            advanced(advanced(v, cell.dt / 2), cell.dt / 2)
+            if is_published
+            else advanced(v, cell.dt)
+        )
         source = v if self.order == "euler" else u
         return u, w + cell.dt * cell.a * (cell.b * source - w)
 
@@ -338,12 +348,15 @@ class Izhikevich(Spiking, pure=True):
 
 
 class CLIF(Spiking, pure=True):
-    r"""Complementary leaky integrate-and-fire neurons (CLIF), with a stronger reset after more spikes.
+    r"""Complementary leaky integrate-and-fire neurons (CLIF), with a stronger reset after more
+    spikes.
 
     .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - \theta) \\
-              m_t &= m_{t-1}\, \sigma\big((1 - \beta)\, u_t\big) + s_t \\ v_t &= u_t - s_t (\theta + \sigma(m_t))
+              m_t &= m_{t-1}\, \sigma\big((1 - \beta)\, u_t\big) + s_t \\
+              v_t &= u_t - s_t (\theta + \sigma(m_t))
 
-    Here :math:`\sigma` is the logistic function. The state is the pair :math:`(v, m)`, initially zeros.
+    Here :math:`\sigma` is the logistic function. The state is the pair :math:`(v, m)`, initially
+    zeros.
 
     Parameters
     ----------
@@ -354,7 +367,8 @@ class CLIF(Spiking, pure=True):
     surrogate : callable, default Sigmoid()
         The function from ``u - threshold`` to spikes.
     detach_reset : bool, default False
-        If True, the spike in the reset is a constant in the derivative. The spike in :math:`m` never is.
+        If True, the spike in the reset is a constant in the derivative. The spike in :math:`m`
+        never is.
 
     Raises
     ------
@@ -363,8 +377,8 @@ class CLIF(Spiking, pure=True):
 
     References
     ----------
-    Huang et al. 2024, "CLIF: complementary leaky integrate-and-fire neuron for spiking neural networks", ICML,
-    arXiv:2402.04663. The update equals SpikingJelly's.
+    Huang et al. 2024, "CLIF: complementary leaky integrate-and-fire neuron for spiking neural
+    networks", ICML, arXiv:2402.04663. The update equals SpikingJelly's.
 
     Examples
     --------

@@ -19,24 +19,27 @@ class MPBN(LIF, pure=True):
     r"""Leaky integrate-and-fire neurons with membrane potential batch normalization (MPBN).
 
     .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\
-              s_t &= H\Big(\gamma\, \frac{u_t - \mu}{\sqrt{\sigma^2 + \epsilon}} + b - \theta\Big) \\
+              s_t &= H\Big(\gamma\, \frac{u_t - \mu}{\sqrt{\sigma^2 + \epsilon}} + b - \theta\Big)
+              \\
               v_t &= R(u_t, s_t)
 
-    The spike depends on the normalized potential, and the reset changes the potential itself. In training,
-    :math:`\mu` and :math:`\sigma^2` are the mean and the variance of :math:`u_t` over the unmasked examples of the step
-    and all other axes except ``axis``. Gradients pass through them.
+    The spike depends on the normalized potential, and the reset changes the potential itself. In
+    training, :math:`\mu` and :math:`\sigma^2` are the mean and the variance of :math:`u_t` over the
+    unmasked examples of the step and all other axes except ``axis``. Gradients pass through them.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, norm_input
-        As in :class:`~spikegrad.LIF`, with a decay of 0.25, a threshold of 0.5 and ``reset="value"`` by default.
+        As in :class:`~spikegrad.LIF`, with a decay of 0.25, a threshold of 0.5 and
+        ``reset="value"`` by default.
     gain : float or array, default 1.0
-        :math:`\gamma`, dimensionless. It broadcasts to the state: ``(channels,)``, or ``(channels, 1, 1)`` for images
-        with the channels first.
+        :math:`\gamma`, dimensionless. It broadcasts to the state: ``(channels,)``, or ``(channels,
+        1, 1)`` for images with the channels first.
     bias : float or array, default 0.0
         :math:`b`, in the unit of the threshold. It broadcasts to the state.
     mean, var : array, optional
-        Running statistics, which replace the statistics of the step. They broadcast to the state. Pass both or neither.
+        Running statistics, which replace the statistics of the step. They broadcast to the state.
+        Pass both or neither.
     axis : int, default -1
         The axis of the channels in a state with the examples in front.
     epsilon : float, default 1e-5
@@ -45,18 +48,19 @@ class MPBN(LIF, pure=True):
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, for ``delay_reset``, if only one of ``mean`` and ``var`` is
-        passed, and for states without an axis of examples.
+        For a parameter out of its domain, for ``delay_reset``, if only one of ``mean`` and ``var``
+        is passed, and for states without an axis of examples.
 
     Notes
     -----
-    A step couples the examples of a batch. In training, a mask of each example, ``(steps, batch)``, needs
-    ``mode="scan"``, because other modes fire a masked example again. Networks store the potential of each neuron and
-    step in full precision in all modes. Under ``jax.shard_map`` each device computes separate statistics.
+    A step couples the examples of a batch. In training, a mask of each example, ``(steps, batch)``,
+    needs ``mode="scan"``, because other modes fire a masked example again. Networks store the
+    potential of each neuron and step in full precision in all modes. Under ``jax.shard_map`` each
+    device computes separate statistics.
 
     You update the running statistics, with :meth:`statistics` of the states before the spike. A
-    :class:`~spikegrad.Network` returns these with ``pre_spike``. Guo et al. update them at every step. :meth:`folded`
-    returns plain neurons for inference.
+    :class:`~spikegrad.Network` returns these with ``pre_spike``. Guo et al. update them at every
+    step. :meth:`folded` returns plain neurons for inference.
 
     References
     ----------
@@ -91,27 +95,38 @@ class MPBN(LIF, pure=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.delay_reset:
-            raise ValueError("MPBN: delay_reset must be False, because the last spike depends on all examples")
+            raise ValueError(
+                "MPBN: delay_reset must be False, because the last spike depends on all examples"
+            )
         if (self.mean is None) != (self.var is None):
             present, missing = ("var", "mean") if self.mean is None else ("mean", "var")
-            raise TypeError(f"MPBN: {missing} is missing, but {present} is not; pass both, or neither in training")
+            raise TypeError(
+                f"MPBN: {missing} is missing, but {present} is not; pass both, or neither in "
+                "training"
+            )
 
     @property
     def couples_examples(self) -> bool:  # type: ignore[override]
         return self.mean is None
 
     def statistics(self, u: jax.Array, mask: Any = None) -> tuple[jax.Array, jax.Array]:
-        """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each channel.
+        """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each
+        channel.
 
         ``mask`` selects examples, ``(batch,)``.
         """
         if u.ndim < 2:
-            raise ValueError(f"MPBN: states must be of shape (batch, ..., neurons), got {u.shape}; pass mean and var")
+            raise ValueError(
+                f"MPBN: states must be of shape (batch, ..., neurons), got {u.shape}; pass mean "
+                "and var"
+            )
         axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
         selected = None
         if mask is not None:  # without any active example the result is unused, but must be finite
             selected = append_axes(mask | ~mask.any(), u.ndim)
-        return jnp.mean(u, axes, keepdims=True, where=selected)[0], jnp.var(u, axes, keepdims=True, where=selected)[0]
+        return jnp.mean(u, axes, keepdims=True, where=selected)[0], jnp.var(
+            u, axes, keepdims=True, where=selected
+        )[0]
 
     def normalized(self, u: jax.Array, mask: Any = None) -> jax.Array:
         """Return the normalized potential, which is compared with the threshold."""
@@ -136,17 +151,25 @@ class MPBN(LIF, pure=True):
         Raises
         ------
         ValueError
-            Without running statistics. Also for gains of 0 or less, which would reverse the comparison with the
-            threshold, and for ``reset="subtract"``, which would subtract the folded threshold.
+            Without running statistics. Also for gains of 0 or less, which would reverse the
+            comparison with the threshold, and for ``reset="subtract"``, which would subtract the
+            folded threshold.
         """
         if self.mean is None:
             raise ValueError("MPBN: folded needs running statistics; pass mean and var")
         if not np.all(np.asarray(self.gain) > 0):
-            raise ValueError(f"MPBN: folded needs gains above 0, got {float(np.min(np.asarray(self.gain))):g}")
+            raise ValueError(
+                f"MPBN: folded needs gains above 0, got {float(np.min(np.asarray(self.gain))):g}"
+            )
         if self.reset == "subtract":
-            raise ValueError("MPBN: folded needs reset='value' or 'none', got 'subtract', which uses the threshold")
+            raise ValueError(
+                "MPBN: folded needs reset='value' or 'none', got 'subtract', which uses the "
+                "threshold"
+            )
         deviation = jnp.sqrt(jnp.asarray(self.var) + self.epsilon)
         threshold = (self.threshold - self.bias) * deviation / self.gain + jnp.asarray(self.mean)
-        parameters: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(LIF)}
+        parameters: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(LIF)
+        }
         parameters["threshold"] = threshold
         return LIF(**parameters)

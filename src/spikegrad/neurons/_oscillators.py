@@ -40,13 +40,13 @@ class RF(Spiking, pure=True):
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for numbers of which the oscillation grows. Arrays of JAX, which are
-        trained, are not looked at: bound them by :func:`spikegrad.bounded`.
+        For a parameter out of its domain, and for numbers of which the oscillation grows. Arrays of
+        JAX, which are trained, are not looked at: bound them by :func:`spikegrad.bounded`.
 
     References
     ----------
-    Izhikevich 2001, "Resonate-and-fire neurons", Neural Networks 14(6-7):883-894. The update is that of Higuchi et al.
-    2024, see :class:`BRF`.
+    Izhikevich 2001, "Resonate-and-fire neurons", Neural Networks 14(6-7):883-894. The update is
+    that of Higuchi et al. 2024, see :class:`BRF`.
 
     Examples
     --------
@@ -94,28 +94,31 @@ class RF(Spiking, pure=True):
 
 
 class BRF(Spiking, pure=True):
-    r"""Balanced resonate-and-fire neurons (BRF): damping that keeps them stable, and a threshold that rises.
+    r"""Balanced resonate-and-fire neurons (BRF): damping that keeps them stable, and a threshold
+    that rises.
 
-    .. math:: b_t &= p(\omega) - b' - q_{t-1}, \qquad p(\omega) = \frac{\sqrt{1 - (\delta\omega)^2} - 1}{\delta} \\
+    .. math:: b_t &= p(\omega) - b' - q_{t-1}, \qquad
+              p(\omega) = \frac{\sqrt{1 - (\delta\omega)^2} - 1}{\delta} \\
               u_t &= u_{t-1} + \delta\, (b_t\, u_{t-1} - \omega\, v_{t-1} + I_t) \\
               v_t &= v_{t-1} + \delta\, (\omega\, u_{t-1} + b_t\, v_{t-1}) \\
               s_t &= H(u_t - \theta - q_{t-1}), \qquad q_t = \gamma\, q_{t-1} + s_t
 
-    Each spike raises the threshold and the damping for a while; neither :math:`u` nor :math:`v` is reset. With
-    :math:`b' = q = 0` the oscillation neither grows nor decays. The state is the triple :math:`(u, v, q)`, zeros at the
-    start.
+    Each spike raises the threshold and the damping for a while; neither :math:`u` nor :math:`v` is
+    reset. With :math:`b' = q = 0` the oscillation neither grows nor decays. The state is the triple
+    :math:`(u, v, q)`, zeros at the start.
 
     Parameters
     ----------
     omega : float or array, default 10.0
-        Angular frequency :math:`\omega`, in 1 per unit of time, from 0 to :math:`1/\delta`. The paper draws it from 5
-        to 10 for spoken digits, and from 15 to 50 for sequential images.
+        Angular frequency :math:`\omega`, in 1 per unit of time, from 0 to :math:`1/\delta`. The
+        paper draws it from 5 to 10 for spoken digits, and from 15 to 50 for sequential images.
     b : float or array, default 1.0
         Damping :math:`b'` beyond the boundary, at least 0, in 1 per unit of time.
     dt : float, default 0.01
         Length :math:`\delta` of a time step, above 0, in the unit of time.
     refractory_decay : float or array, default 0.9
-        Decay factor :math:`\gamma` of the refractory variable per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\gamma` of the refractory variable per time step, from 0 to 1,
+        dimensionless.
     threshold : float or array, default 1.0
         Threshold :math:`\theta`, in the unit of :math:`u`.
     surrogate : callable, default Sigmoid()
@@ -124,9 +127,10 @@ class BRF(Spiking, pure=True):
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for negative spikes. Arrays of JAX, which are trained, are not checked.
-        Frequencies above :math:`1/\delta` give NaN, so bound them by :func:`spikegrad.bounded`. At :math:`1/\delta`
-        the derivative of :math:`p` is infinite, and 0 takes its place.
+        For a parameter out of its domain, and for negative spikes. Arrays of JAX, which are
+        trained, are not checked. Frequencies above :math:`1/\delta` give NaN, so bound them by
+        :func:`spikegrad.bounded`. At :math:`1/\delta` the derivative of :math:`p` is infinite, and
+        0 takes its place.
 
     References
     ----------
@@ -184,13 +188,14 @@ class BRF(Spiking, pure=True):
 
 
 class HRF(BRF, pure=True):
-    r"""Harmonic resonate-and-fire neurons (HRF): a damped oscillator, by the symplectic Euler method.
+    r"""Harmonic resonate-and-fire neurons (HRF): a damped oscillator, by the symplectic Euler
+    method.
 
     .. math:: b_t &= \tfrac12 \delta \omega^2 + b' + q_{t-1} \\ v_t &= v_{t-1} + \delta\, u_{t-1} \\
               u_t &= u_{t-1} + \delta\, (I_t - 2 b_t u_{t-1} - \omega^2 v_t)
 
-    and spikes and refractory variable as in :class:`BRF`. The state is the triple :math:`(u, v, q)`: velocity, position
-    and refractory variable.
+    and spikes and refractory variable as in :class:`BRF`. The state is the triple :math:`(u, v,
+    q)`: velocity, position and refractory variable.
 
     Parameters
     ----------
@@ -198,18 +203,21 @@ class HRF(BRF, pure=True):
         Angular frequency :math:`\omega`, at least 0, in 1 per unit of time.
     b : float or array, default 1.0
         Damping :math:`b'`, at least 0, in 1 per unit of time. The oscillation does not grow for
-        :math:`(\delta \omega)^2 \le 4 (1 - \delta b_t)`, which numbers must meet with :math:`q = 0`.
+        :math:`(\delta \omega)^2 \le 4 (1 - \delta b_t)`, which numbers must meet with :math:`q =
+        0`.
     dt, refractory_decay, threshold, surrogate
         As in :class:`BRF`.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, for numbers of which the oscillation grows, and for negative spikes.
+        For a parameter out of its domain, for numbers of which the oscillation grows, and for
+        negative spikes.
 
     Notes
     -----
-    The authors' code has 0.005 in place of :math:`\delta/2`, which is the same for its time step of 0.01.
+    The authors' code has 0.005 in place of :math:`\delta/2`, which is the same for its time step of
+    0.01.
 
     References
     ----------
@@ -250,7 +258,9 @@ class HRF(BRF, pure=True):
     encode, decode = Spiking.encode, Spiking.decode
 
 
-def turned(cell: Any, b: Any, u: jax.Array, v: jax.Array, current: jax.Array) -> tuple[jax.Array, jax.Array]:
+def turned(
+    cell: Any, b: Any, u: jax.Array, v: jax.Array, current: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """One forward Euler step of a damped rotation, driven by the current."""
     dt, omega = cell.dt, cell.omega
     return u + dt * (b * u - omega * v + current), v + dt * (omega * u + b * v)

@@ -20,10 +20,11 @@ class LeakyReadout(Cell, pure=True):
     Parameters
     ----------
     decay : float or array, default 0.9
-        Share :math:`\kappa` of the potential that is left after one step, from 0 to 1, dimensionless. 1 sums up. An
-        array broadcasts to the state.
+        Share :math:`\kappa` of the potential that is left after one step, from 0 to 1,
+        dimensionless. 1 sums up. An array broadcasts to the state.
     norm_input : bool, default False
-        The gain :math:`g` of the input: 1, or with ``norm_input`` :math:`1 - \kappa`. Given by name.
+        The gain :math:`g` of the input: 1, or with ``norm_input`` :math:`1 - \kappa`. Given by
+        name.
 
     Examples
     --------
@@ -39,7 +40,9 @@ class LeakyReadout(Cell, pure=True):
     decay: Real = parameter(default=0.9, at_least=0, at_most=1)
     norm_input: bool = parameter(default=False, kw_only=True)
 
-    _hints = MappingProxyType({name: LIF._hints[name] for name in ("tau", "tau_mem", "beta", "decay_input")})
+    _hints = MappingProxyType(
+        {name: LIF._hints[name] for name in ("tau", "tau_mem", "beta", "decay_input")}
+    )
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return leaky_integration(self._broadcast_to(v.dtype, v.shape, "v"), v, current)

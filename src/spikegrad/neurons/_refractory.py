@@ -20,8 +20,9 @@ from ._lif import LIF
 class Refractory(Cell, pure=True):
     r"""Neurons that rest for some steps after each of their spikes.
 
-    A neuron that has fired holds the potential that its reset left, takes no input and does not fire for ``steps``
-    steps. Whatever else its state has goes on: a synaptic current decays and takes input, an adaptation falls.
+    A neuron that has fired holds the potential that its reset left, takes no input and does not
+    fire for ``steps`` steps. Whatever else its state has goes on: a synaptic current decays and
+    takes input, an adaptation falls.
 
     Parameters
     ----------
@@ -37,8 +38,9 @@ class Refractory(Cell, pure=True):
 
     Notes
     -----
-    The state is the pair of the cell's own and the number of steps left, an integer of as few bytes as will do. The
-    number has no derivative: while a neuron rests, gradients pass its potential unchanged.
+    The state is the pair of the cell's own and the number of steps left, an integer of as few bytes
+    as will do. The number has no derivative: while a neuron rests, gradients pass its potential
+    unchanged.
 
     Examples
     --------
@@ -72,7 +74,9 @@ class Refractory(Cell, pure=True):
         return self.cell.couples_examples
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
-        return self.cell.initial_state(shape, dtype), jnp.zeros(shape, np.min_scalar_type(self.steps))
+        return self.cell.initial_state(shape, dtype), jnp.zeros(
+            shape, np.min_scalar_type(self.steps)
+        )
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, left = parts_of_state(self, v)
@@ -85,7 +89,10 @@ class Refractory(Cell, pure=True):
         cell = copy.copy(self.cell)
         object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
         v, s = fire(cell, u, active=mask)
-        return (v, jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1)), s
+        return (
+            v,
+            jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1),
+        ), s
 
     def encode(self, u: State) -> tuple[Any, Any]:
         u, left = u

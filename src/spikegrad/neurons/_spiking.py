@@ -1,4 +1,6 @@
-"""Spikes and resets: what all cells with the fields ``threshold``, ``surrogate`` and ``detach_reset`` share."""
+"""Spikes and resets: what all cells with the fields ``threshold``, ``surrogate`` and
+``detach_reset`` share.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ from ._cell import Cell, State
 
 
 class Spiking(Cell, pure=True):
-    """A cell with the fields ``threshold``, ``surrogate`` and ``detach_reset``, in the order that it likes.
+    """A cell with the fields ``threshold``, ``surrogate`` and ``detach_reset``, in the order that
+    it likes.
 
-    A class with a ``fire`` of its own declares ``encode, decode = Spiking.encode, Spiking.decode`` if they apply.
+    A class with a ``fire`` of its own declares ``encode, decode = Spiking.encode, Spiking.decode``
+    if they apply.
     """
 
     _hints = MappingProxyType(
@@ -27,21 +31,27 @@ class Spiking(Cell, pure=True):
             "v_threshold": "threshold=v_threshold",
             "v_th": "threshold=v_th",
             **dict.fromkeys(
-                ("spike_grad", "surrogate_function", "spike_fn", "spk_fun"), "surrogate=Sigmoid(), or another surrogate"
+                ("spike_grad", "surrogate_function", "spike_fn", "spk_fun"),
+                "surrogate=Sigmoid(), or another surrogate",
             ),
         }
     )
 
     def __post_init__(self: Any) -> None:
         if isinstance(self.surrogate, str):
-            raise TypeError(f"{type(self).__name__}: surrogate must be a Callable, {_instead_of(self.surrogate)}")
+            raise TypeError(
+                f"{type(self).__name__}: surrogate must be a Callable, "
+                f"{_instead_of(self.surrogate)}"
+            )
         Cell.__post_init__(self)
 
     def _refuse(self: Any, feature: str, *flags: str) -> None:
         """Raise if the spike type has a flag that does not go with something."""
         for kind in spike_types(self.surrogate):
             if any(getattr(kind, flag) for flag in flags):
-                raise ValueError(f"{type(self).__name__}: {feature}, does not go with {brief(self.surrogate)}")
+                raise ValueError(
+                    f"{type(self).__name__}: {feature}, does not go with {brief(self.surrogate)}"
+                )
 
     def _spike(self: Any, u: jax.Array, threshold: Any) -> jax.Array:
         return in_units_of(self.surrogate, threshold, u)(u - threshold)
@@ -56,13 +66,19 @@ class Spiking(Cell, pure=True):
         return jax.lax.stop_gradient(s) if self.detach_reset else s
 
     def encode(self, u: State) -> tuple[jax.Array | None, Any]:
-        """The distance of the first array of a state, or of the only one, to the threshold of the moment."""
+        """The distance of the first array of a state, or of the only one, to the threshold of the
+        moment.
+        """
         first, *others = u if isinstance(u, tuple) else (u,)
-        return first - self._broadcast_to(first.dtype, first.shape, "v")._threshold(*others), tuple(others)
+        return first - self._broadcast_to(first.dtype, first.shape, "v")._threshold(*others), tuple(
+            others
+        )
 
     def decode(self, distance: Any, rest: Any) -> State:
         threshold = self._broadcast_to(distance.dtype, distance.shape, "v")._threshold(*rest)
-        u = from_distance(distance, jnp.broadcast_to(jnp.asarray(threshold, distance.dtype), distance.shape))
+        u = from_distance(
+            distance, jnp.broadcast_to(jnp.asarray(threshold, distance.dtype), distance.shape)
+        )
         return (u, *rest) if rest else u
 
 
@@ -72,7 +88,9 @@ def _instead_of(name: str) -> str:
         surrogate = get(name)
     except Exception:
         return f"got {brief(name)}; write an instance such as Sigmoid()"
-    return f"got {brief(name)}; write {surrogate if '(' in name else f'{type(surrogate).__name__}()'}"
+    return (
+        f"got {brief(name)}; write {surrogate if '(' in name else f'{type(surrogate).__name__}()'}"
+    )
 
 
 def from_distance(distance: jax.Array, threshold: jax.Array) -> jax.Array:
@@ -82,8 +100,14 @@ def from_distance(distance: jax.Array, threshold: jax.Array) -> jax.Array:
 
 
 def check_known(cell: Cell, holds: Callable[..., Any], message: str, **values: Any) -> None:
-    """Raise if a condition on several parameters does not hold. Arrays of JAX may be traced, and are not checked."""
-    if any(isinstance(value, jax.Array) or not isinstance(value, (float, np.ndarray)) for value in values.values()):
+    """Raise if a condition on several parameters does not hold.
+
+    Arrays of JAX may be traced, and are not checked.
+    """
+    if any(
+        isinstance(value, jax.Array) or not isinstance(value, (float, np.ndarray))
+        for value in values.values()
+    ):
         return
     if not np.all(holds(*values.values())):
         got = ", ".join(f"{name}={brief(value)}" for name, value in values.items())

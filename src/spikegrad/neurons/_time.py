@@ -20,7 +20,8 @@ from ._cell import Cell, State, Step, as_current, as_state, check_initial
 def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "exact") -> Any:
     r"""Convert a time constant to a decay factor per time step.
 
-    .. math:: \beta = \begin{cases} e^{-\Delta t/\tau} & \text{exact: the solution of } \tau\, \dot v = -v \\
+    .. math:: \beta = \begin{cases} e^{-\Delta t/\tau} & \text{exact: the solution of } \tau\, \dot
+              v = -v \\
               1 - \Delta t/\tau & \text{Euler: one step of the forward Euler method} \end{cases}
 
     Parameters
@@ -35,8 +36,8 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
     Returns
     -------
     float or array
-        The decay factor :math:`\beta`, from 0 to 1, for any decay of a cell. The input gain for it is
-        :math:`1 - \beta`, as in ``LIF(..., norm_input=True)``.
+        The decay factor :math:`\beta`, from 0 to 1, for any decay of a cell. The input gain for it
+        is :math:`1 - \beta`, as in ``LIF(..., norm_input=True)``.
 
     Raises
     ------
@@ -64,10 +65,16 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
         decay: Any = (np if known else jnp).exp(-share)
     elif discretization == "euler":
         if known and not np.all(share <= 1):
-            raise ValueError(f"decay_from_tau: dt must be <= tau for discretization 'euler', got dt={dt} and tau={tau}")
+            raise ValueError(
+                f"decay_from_tau: dt must be <= tau for discretization 'euler', got dt={dt} and "
+                f"tau={tau}"
+            )
         decay = 1 - share
     else:
-        raise ValueError(f"decay_from_tau: discretization must be one of 'exact', 'euler', got {brief(discretization)}")
+        raise ValueError(
+            "decay_from_tau: discretization must be one of 'exact', 'euler', got "
+            f"{brief(discretization)}"
+        )
     return float(decay) if np.ndim(decay) == 0 and known else decay
 
 
@@ -78,7 +85,9 @@ def _positive(name: str, value: Any) -> Any:
     return value
 
 
-def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any = None) -> tuple[State, jax.Array]:
+def unroll(
+    cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any = None
+) -> tuple[State, jax.Array]:
     """Run a cell over time with ``jax.lax.scan``.
 
     Parameters
@@ -88,11 +97,12 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
     currents : array_like
         Inputs, time first: ``(steps, ...)``.
     v : array_like or tuple of array_like, optional
-        State before the first step. By default the state at rest: :meth:`Cell.initial_state`, or zeros for another
-        callable. To continue a sequence, pass the state that the previous call returned.
+        State before the first step. By default the state at rest: :meth:`Cell.initial_state`, or
+        zeros for another callable. To continue a sequence, pass the state that the previous call
+        returned.
     key : array of jax.random.key, optional
-        For :func:`stochastic` spikes. Step ``t`` gets ``key=jax.random.fold_in(key, t)``. A call that continues a
-        sequence needs another key.
+        For :func:`stochastic` spikes. Step ``t`` gets ``key=jax.random.fold_in(key, t)``. A call
+        that continues a sequence needs another key.
 
     Returns
     -------
@@ -106,7 +116,8 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
     ValueError
         If ``currents`` has no time axis.
     TypeError
-        If ``cell`` is a :class:`Network`, which runs over time by itself, or another object that is not a step.
+        If ``cell`` is a :class:`Network`, which runs over time by itself, or another object that is
+        not a step.
 
     Examples
     --------
@@ -122,8 +133,12 @@ def unroll(cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any 
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
         initial_state = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
-        now = jax.eval_shape(lambda currents: currents.sum(0, dtype=currents.dtype), currents)  # also for 0 steps
-        v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), initial_state(now.shape, now.dtype))
+        now = jax.eval_shape(
+            lambda currents: currents.sum(0, dtype=currents.dtype), currents
+        )  # also for 0 steps
+        v = jax.tree.map(
+            lambda leaf: shard_as(jnp.asarray(leaf), now), initial_state(now.shape, now.dtype)
+        )
         v = match_varying_axes(v, like=currents)
         try:
             return _scan(cell, currents, v, key)
@@ -141,15 +156,18 @@ def _scan(cell: Step, currents: jax.Array, v: State, key: Any) -> tuple[State, j
         return cell(v, current)
 
     if key is not None:
-        keys, keyed_cell = as_key("unroll", key), cast("Callable", cell)  # the type does not require a key argument
+        keys, keyed_cell = (
+            as_key("unroll", key),
+            cast("Callable", cell),
+        )  # the type does not require a key argument
 
         def keyed_step(v, now):
             current, t = now
             return keyed_cell(v, current, key=fold_in(keys, t))
 
         return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
-    # scan reuses the program that it compiled for an equal function. This is correct for pure cells. Other cells may
-    # have changed since, so they get a new function.
+    # scan reuses the program that it compiled for an equal function. This is correct for pure
+    # cells. Other cells may have changed since, so they get a new function.
     return jax.lax.scan(cell if is_pure(cell) else step, start, currents)
 
 

@@ -1,4 +1,7 @@
-"""The catalogue: one file per family, one class per surrogate. The 18 surrogates of braintools are also functions."""
+"""The catalogue: one file per family, one class per surrogate.
+
+The 18 surrogates of braintools are also functions.
+"""
 
 import importlib
 
@@ -96,7 +99,9 @@ __all__ = [
 
 
 def __getattr__(name):
-    """Import the presets of other libraries at their first use, because most programs do not need them."""
+    """Import the presets of other libraries at their first use, because most programs do not need
+    them.
+    """
     if name == "presets":
         return importlib.import_module(".presets", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Composed surrogates: shifted, stretched, truncated. Sums and multiples are in ``_surrogate.py``.
 
-Each is a curve: a slope, and a smooth step (primal) with the slope as its derivative. Settings of the gradient rule
-apply to the composition.
+Each is a curve: a slope, and a smooth step (primal) with the slope as its derivative. Settings of
+the gradient rule apply to the composition.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Truncated(Composition, pure=True):
     half_width: Real = parameter(above=0)
 
     def _primal(self, x):
-        edge = signed(x, jnp.asarray(self.half_width, x.dtype))  # jnp.clip halves the derivative at the edge
+        edge = signed(
+            x, jnp.asarray(self.half_width, x.dtype)
+        )  # jnp.clip halves the derivative at the edge
         return primal_of(self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge))
 
     def surrogate_grad(self, x):
@@ -101,7 +103,8 @@ def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
 
     Notes
     -----
-    The smooth step moves with the slope. If it rises from 0 to 1 around the threshold, it now is 1/2 at the center.
+    The smooth step moves with the slope. If it rises from 0 to 1 around the threshold, it now is
+    1/2 at the center.
 
     Examples
     --------
@@ -173,7 +176,8 @@ def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
     surrogate : Surrogate
         Any surrogate, with or without settings.
     half_width : float or array
-        The half-width :math:`h` > 0 of the window, in the unit of ``x``. An array broadcasts to ``x``.
+        The half-width :math:`h` > 0 of the window, in the unit of ``x``. An array broadcasts to
+        ``x``.
 
     Returns
     -------
@@ -183,14 +187,15 @@ def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
     Raises
     ------
     TypeError
-        If ``surrogate`` is not a surrogate or overrides ``__call__``, or if ``half_width`` is not real.
+        If ``surrogate`` is not a surrogate or overrides ``__call__``, or if ``half_width`` is not
+        real.
     ValueError
         If ``half_width`` is not finite and > 0.
 
     References
     ----------
-    Perez-Nieves, Goodman 2021, "Sparse spiking gradient descent", NeurIPS 34: neurons with a slope of 0 need no
-    computation backward.
+    Perez-Nieves, Goodman 2021, "Sparse spiking gradient descent", NeurIPS 34: neurons with a slope
+    of 0 need no computation backward.
 
     Examples
     --------

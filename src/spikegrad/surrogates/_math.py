@@ -1,11 +1,12 @@
 """Parts of formulas, accurate to the last bits and fast enough to be memory-bound.
 
-Three rules keep the formulas accurate in every dtype. A curve from 0 to 1 is computed from its tail, ``f(-|x|)``, so
-neither end is a difference of nearly equal numbers. If a formula has two branches, each of them stays finite in value
-and derivative outside of its domain. A value that would overflow on the way to 0 is bounded first.
+Three rules keep the formulas accurate in every dtype. A curve from 0 to 1 is computed from its
+tail, ``f(-|x|)``, so neither end is a difference of nearly equal numbers. If a formula has two
+branches, each of them stays finite in value and derivative outside of its domain. A value that
+would overflow on the way to 0 is bounded first.
 
-Polynomials in float32 replace functions of JAX that are slower on CPUs: ``jnp.sin`` by a factor of 50, ``jnp.exp`` by 3
-and ``jnp.log1p`` by 2, with equal or lower accuracy.
+Polynomials in float32 replace functions of JAX that are slower on CPUs: ``jnp.sin`` by a factor of
+50, ``jnp.exp`` by 3 and ``jnp.log1p`` by 2, with equal or lower accuracy.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ def bounded(z: jax.Array, limit: float | None = None) -> jax.Array:
     return jnp.clip(z, -bound, bound)
 
 
-def shortcut(when: jax.Array, special: Callable[[], jax.Array], general: Callable[[], jax.Array]) -> jax.Array:
+def shortcut(
+    when: jax.Array, special: Callable[[], jax.Array], general: Callable[[], jax.Array]
+) -> jax.Array:
     """Use a faster formula for some values of a parameter, if it is one number for all elements."""
     return general() if when.ndim else jax.lax.cond(when, special, general)
 
 
 def split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Split ``a`` into a sum of two numbers with half of the bits, so products of halves are exact."""
+    """Split ``a`` into a sum of two numbers with half of the bits, so products of halves are
+    exact."""
     info = jnp.finfo(a.dtype)
     high = jax.lax.stop_gradient(jax.lax.reduce_precision(a, info.nexp, info.nmant // 2))
     return high, a - high
@@ -56,12 +60,16 @@ def reciprocal(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def inverse_square(alpha: Any, x: jax.Array) -> jax.Array:
-    """Return ``(1 + alpha |x|)^-2``, squared after the division. The square of the sum would overflow earlier."""
+    """Return ``(1 + alpha |x|)^-2``, squared after the division.
+
+    The square of the sum would overflow earlier.
+    """
     r = 1 / (1 + alpha * jnp.abs(x))
     return r * r
 
 
-# Coefficients, the highest power first. ``scripts/fit_coefficients.py`` defines and fits them by least maximum.
+# Coefficients, the highest power first. ``scripts/fit_coefficients.py`` defines and fits them by
+# least maximum.
 EXP = (1.38131448e-3, 8.36941879e-3, 4.16684560e-2, 0.166665152, 0.49999994)
 LOG1P = (
     -0.0763438419,
@@ -73,9 +81,18 @@ LOG1P = (
     -0.250008255,
     0.333333313,
 )
-SIN_TURN = (-14.394304275512695, 42.009830474853516, -76.70428466796875, 81.605224609375, -41.34170150756836)
+SIN_TURN = (
+    -14.394304275512695,
+    42.009830474853516,
+    -76.70428466796875,
+    81.605224609375,
+    -41.34170150756836,
+)
 
-_LN2 = (0.693359375, -2.1219444005469057e-4)  # few bits, so products with a count are exact, and the remainder
+_LN2 = (
+    0.693359375,
+    -2.1219444005469057e-4,
+)  # few bits, so products with a count are exact, and the remainder
 
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
@@ -94,11 +111,14 @@ def _power_of_two(k: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def exp(z: jax.Array) -> jax.Array:
-    """Return ``e^z`` for ``z <= 88``. In float32 the error is within 1 ulp, at half the cost of ``jnp.exp``.
+    """Return ``e^z`` for ``z <= 88``.
 
-    ``z = k ln 2 + r``, with ``ln 2`` in two parts to make ``r`` exact, a polynomial for ``e^r`` (relative error 5e-9 on
-    ``|r| <= 0.35``), and ``2^k`` by its bits. ``k`` is read as an integer from the last bits of a sum with ``1.5 *
-    2^23``. A compiler may cancel a sum and a difference of floats.
+    In float32 the error is within 1 ulp, at half the cost of ``jnp.exp``.
+
+    ``z = k ln 2 + r``, with ``ln 2`` in two parts to make ``r`` exact, a polynomial for ``e^r``
+    (relative error 5e-9 on ``|r| <= 0.35``), and ``2^k`` by its bits. ``k`` is read as an integer
+    from the last bits of a sum with ``1.5 * 2^23``. A compiler may cancel a sum and a difference of
+    floats.
     """
     if z.dtype != jnp.float32:
         return jnp.exp(z)
@@ -128,28 +148,38 @@ def _expm1_over(y):
 
 @jax.custom_jvp
 def expm1_over(y: jax.Array) -> jax.Array:
-    """Return ``expm1(y)/y``, also at 0. Its derivatives are accurate near 0 too, unlike those of the quotient."""
+    """Return ``expm1(y)/y``, also at 0.
+
+    Its derivatives are accurate near 0 too, unlike those of the quotient.
+    """
     return _expm1_over(y)
 
 
 @expm1_over.defjvp
 def _expm1_over_jvp(primals, tangents):
-    # One number, at most 1/2 for y <= 0. The product of its terms with a large tangent would overflow.
-    return expm1_over(*primals), jax.jvp(_expm1_over, primals, (jnp.ones_like(primals[0]),))[1] * tangents[0]
+    # One number, at most 1/2 for y <= 0. The product of its terms with a large tangent would
+    # overflow.
+    return expm1_over(*primals), jax.jvp(_expm1_over, primals, (jnp.ones_like(primals[0]),))[
+        1
+    ] * tangents[0]
 
 
 def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
-    """Return ``1/2 + (e^(alpha x) - 1)/alpha`` for ``x <= 0``, accurate also in a tail that goes to 0."""
+    """Return ``1/2 + (e^(alpha x) - 1)/alpha`` for ``x <= 0``, accurate also in a tail that goes to
+    0.
+    """
     z = alpha * x
     return jnp.where(z < -1, (0.5 - 1 / alpha) + exp(z) / alpha, 0.5 + jnp.expm1(z) / alpha)
 
 
 @jax.custom_jvp
 def log1p(t: jax.Array) -> jax.Array:
-    """Return ``log(1 + t)`` for finite ``t >= 0``. In float32 the error is within 1.5 ulp, from 1e-37 on.
+    """Return ``log(1 + t)`` for finite ``t >= 0``.
 
-    ``1 + t = 2^k (1 + f)``, with ``f`` between ``sqrt(1/2) - 1`` and ``sqrt(2) - 1`` and rounded once, and a polynomial
-    for ``log(1 + f) - (f - f^2/2)`` (relative error of the sum 7e-9).
+    In float32 the error is within 1.5 ulp, from 1e-37 on.
+
+    ``1 + t = 2^k (1 + f)``, with ``f`` between ``sqrt(1/2) - 1`` and ``sqrt(2) - 1`` and rounded
+    once, and a polynomial for ``log(1 + f) - (f - f^2/2)`` (relative error of the sum 7e-9).
     """
     if t.dtype != jnp.float32:
         return jnp.log1p(t)
@@ -178,7 +208,9 @@ def logistic_slope(z: jax.Array) -> jax.Array:
 def _logistic_slope_jvp(primals, tangents):
     (z,) = primals
     y = logistic_slope(z)
-    return y, -y * jnp.tanh(z / 2) * tangents[0]  # the derivative of the formula above would cancel near 0
+    return y, -y * jnp.tanh(z / 2) * tangents[
+        0
+    ]  # the derivative of the formula above would cancel near 0
 
 
 @jax.custom_jvp
@@ -221,8 +253,8 @@ def _inverse_hypotenuse_jvp(primals, tangents):
 def turns(x: jax.Array, period: jax.Array) -> jax.Array:
     """Return ``x/period`` minus the nearest integer.
 
-    It is accurate to rounding up to 2^24 periods. There the spacing of float32 is one period. For periods that are
-    powers of two it is accurate everywhere.
+    It is accurate to rounding up to 2^24 periods. There the spacing of float32 is one period. For
+    periods that are powers of two it is accurate everywhere.
     """
     q = bounded(x / period)
 
@@ -243,7 +275,9 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
 
 
 def multiple(t: jax.Array, k: int) -> jax.Array:
-    """Return ``k t`` minus the nearest integer, for ``|t| <= 1/2``, without the rounding of the product."""
+    """Return ``k t`` minus the nearest integer, for ``|t| <= 1/2``, without the rounding of the
+    product.
+    """
     high, low = split(t)
     return (k * high - jnp.round(k * high)) + k * low
 

@@ -28,18 +28,28 @@ class Measures(NamedTuple):
     peak: float
     """The slope with the largest absolute value. It may be negative."""
     at: float
-    """Position of the peak, to 13 digits of its value. The peak nearest to the threshold if several are equal."""
+    """Position of the peak, to 13 digits of its value.
+
+    The peak nearest to the threshold if several are equal.
+    """
     area: float
-    """The integral of the slope, which is the rise of the smooth step. It is infinite for an unbounded smooth step, and
+    """The integral of the slope, which is the rise of the smooth step.
+
+    It is infinite for an unbounded smooth step, and
     NaN without a smooth step or if the sign of the slope oscillates up to infinity."""
     half_width: float
-    """Half of the width at half maximum. In this interval about the peak the slope is at least half of the peak."""
+    """Half of the width at half maximum.
+
+    In this interval about the peak the slope is at least half of the peak.
+    """
     support: tuple[float, float]
     """Outside of this interval the slope is exactly 0."""
     symmetric: bool
     """If True, the slope is symmetric about the threshold."""
     tails: tuple[float, float]
-    """The exponents p of the tails :math:`|x|^{-p}` on the left and on the right. They are 0 for a constant, infinite
+    """The exponents p of the tails :math:`|x|^{-p}` on the left and on the right.
+
+    They are 0 for a constant, infinite
     for tails that fall faster than any power, and NaN for waves."""
 
 
@@ -49,13 +59,14 @@ def measure(surrogate: Surrogate) -> Measures:
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings. Each parameter must be one number, not a traced array.
+        Any surrogate, with or without settings. Each parameter must be one number, not a traced
+        array.
 
     Returns
     -------
     Measures
-        The fields ``peak``, ``at``, ``area`` and ``half_width``, floats, ``support`` and ``tails``, pairs of floats,
-        and ``symmetric``, a bool.
+        The fields ``peak``, ``at``, ``area`` and ``half_width``, floats, ``support`` and ``tails``,
+        pairs of floats, and ``symmetric``, a bool.
 
     Raises
     ------
@@ -66,9 +77,9 @@ def measure(surrogate: Surrogate) -> Measures:
 
     Notes
     -----
-    All surrogates are measured numerically, in double precision. The curves are evaluated from 1e-9 to 1e9 on both
-    sides, then in smaller and smaller intervals, down to the last bits. The area is extrapolated from the smooth step
-    at 1e50, 1e100 and 1e150 as a power law.
+    All surrogates are measured numerically, in double precision. The curves are evaluated from 1e-9
+    to 1e9 on both sides, then in smaller and smaller intervals, down to the last bits. The area is
+    extrapolated from the smooth step at 1e50, 1e100 and 1e150 as a power law.
 
     Examples
     --------
@@ -85,13 +96,17 @@ def measure(surrogate: Surrogate) -> Measures:
         raise TypeError(f"measure: surrogate must be a Surrogate, got {brief(surrogate)}")
     for leaf in jax.tree.leaves(surrogate):
         if isinstance(leaf, Tracer):
-            raise TypeError(f"measure: parameters must be known, got traced ones in {brief(surrogate)}")
+            raise TypeError(
+                f"measure: parameters must be known, got traced ones in {brief(surrogate)}"
+            )
         if not isinstance(leaf, Surrogate) and np.ndim(leaf):
             raise ValueError(f"measure: each parameter must be one number, got {brief(surrogate)}")
     return _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
 
 
-@np.errstate(under="ignore")  # slopes underflow far from the threshold, and users may turn this into errors
+@np.errstate(
+    under="ignore"
+)  # slopes underflow far from the threshold, and users may turn this into errors
 def _measure(surrogate: Surrogate) -> Measures:
     with in_double_precision(), jax.disable_jit(False):
         return _measured(_evaluator(surrogate), surrogate._landmarks())
@@ -101,18 +116,26 @@ _remembered = functools.lru_cache(maxsize=256)(_measure)  # compiling takes a te
 
 
 def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
-    """Return a function that evaluates slope, its derivative, and smooth step at any number of points."""
+    """Return a function that evaluates slope, its derivative, and smooth step at any number of
+    points.
+    """
     has_primal = not surrogate._without_primal()
 
     def curves(x):
         slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
-        return slope, second, surrogate.surrogate_fun(x) if has_primal else jnp.full_like(x, jnp.nan)
+        return (
+            slope,
+            second,
+            surrogate.surrogate_fun(x) if has_primal else jnp.full_like(x, jnp.nan),
+        )
 
     # compiled ahead of time, so it also runs while JAX traces
     compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
 
     def evaluate(x):
-        padded = np.pad(np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge").reshape(-1, _BLOCK)
+        padded = np.pad(np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge").reshape(
+            -1, _BLOCK
+        )
         blocks = [jax.device_get(compiled(block)) for block in padded]
         return tuple(np.concatenate(part)[: len(x)] for part in zip(*blocks, strict=True))
 
@@ -126,15 +149,28 @@ def _measured(look: Callable, x: np.ndarray) -> Measures:
     at, peak = _peak(look, x, slope)
     half_width = sum(_reach(look, at, side, peak) for side in (-1, 1)) / 2
     unit = half_width if math.isfinite(half_width) else 1.0
-    left, right = (side * _edge(look, side * x[::side], at * side, side, peak) + 0.0 for side in (-1, 1))
+    left, right = (
+        side * _edge(look, side * x[::side], at * side, side, peak) + 0.0 for side in (-1, 1)
+    )
     even = look(x)[0] - look(-x)[0]
     waves, tails = zip(*(_tail(look, at, side, unit) for side in (-1, 1)), strict=True)
     area = math.nan if any(waves) else _limit(look, 1) - _limit(look, -1)
-    return Measures(peak, at, area, half_width, (left, right), bool((abs(even) <= 1e-12 * abs(peak)).all()), tails)
+    return Measures(
+        peak,
+        at,
+        area,
+        half_width,
+        (left, right),
+        bool((abs(even) <= 1e-12 * abs(peak)).all()),
+        tails,
+    )
 
 
 def _zoom(low: Any, high: Any, step: Callable[[np.ndarray], Any]) -> float:
-    """Find a position between two numbers. ``step`` receives points and returns the index of the next interval."""
+    """Find a position between two numbers.
+
+    ``step`` receives points and returns the index of the next interval.
+    """
     for _ in range(_ZOOMS):
         points = np.linspace(low, high, _BLOCK)
         i = step(points)
@@ -154,7 +190,9 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
     i = best(x, abs(slope))
     sign = np.sign(slope[i])
     low, high = x[max(i - 1, 0)], x[min(i + 1, len(x) - 1)]
-    for _ in range(_ZOOMS):  # towards a larger slope, and for a smooth peak to a zero of its derivative
+    for _ in range(
+        _ZOOMS
+    ):  # towards a larger slope, and for a smooth peak to a zero of its derivative
         points = np.linspace(low, high, _BLOCK - 1)
         points = np.append(points, x[i])
         points.sort()
@@ -209,7 +247,8 @@ def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> f
 
 
 def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, float]:
-    """Return True if the sign of the slope oscillates up to infinity, and the exponent of its tail."""
+    """Return True if the sign of the slope oscillates up to infinity, and the exponent of its
+    tail."""
     g, second, _ = look(at + side * unit * np.linspace(100, 300, _BLOCK))
     turns = [np.count_nonzero(np.diff(np.sign(curve))) > 4 for curve in (g, second)]
     if any(turns):
@@ -229,36 +268,45 @@ def _limit(look: Callable, side: int) -> float:
     if abs(c - b) <= 1e-13 * abs(c) or math.isnan(c):
         return float(c)
     ratio = (c - b) / (b - a)  # constant for a power law
-    return float(c + (c - b) * ratio / (1 - ratio)) if ratio < 1 - 1e-6 else math.copysign(math.inf, c - b)
+    return (
+        float(c + (c - b) * ratio / (1 - ratio))
+        if ratio < 1 - 1e-6
+        else math.copysign(math.inf, c - b)
+    )
 
 
-def rescaled(surrogate: Surrogate, peak: Real | None = None, half_width: Real | None = None) -> Surrogate:
+def rescaled(
+    surrogate: Surrogate, peak: Real | None = None, half_width: Real | None = None
+) -> Surrogate:
     """Rescale a surrogate to a given peak and half-width.
 
-    Use it to compare shapes with equal peaks or equal half-widths. The literature calls these two dampening and
-    sharpness.
+    Use it to compare shapes with equal peaks or equal half-widths. The literature calls these two
+    dampening and sharpness.
 
     Parameters
     ----------
     surrogate : Surrogate
-        A surrogate for :func:`measure` with a finite half-width, so its slope falls below half of the peak on both
-        sides.
+        A surrogate for :func:`measure` with a finite half-width, so its slope falls below half of
+        the peak on both sides.
     peak : float or array, optional
         The new peak, finite, dimensionless. By default the peak stays. It may be traced.
     half_width : float or array, optional
-        The new half-width at half maximum, > 0, in the unit of ``x``. By default it stays. It may be traced.
+        The new half-width at half maximum, > 0, in the unit of ``x``. By default it stays. It may
+        be traced.
 
     Returns
     -------
     Surrogate
-        A multiple of the surrogate, :func:`stretched` about its peak, with the settings of ``surrogate``.
+        A multiple of the surrogate, :func:`stretched` about its peak, with the settings of
+        ``surrogate``.
 
     Raises
     ------
     TypeError
         If ``surrogate`` is not a surrogate, has traced parameters, or overrides ``__call__``.
     ValueError
-        If the slope is 0, if its half-width is not finite, or if a parameter is an array of several numbers.
+        If the slope is 0, if its half-width is not finite, or if a parameter is an array of several
+        numbers.
 
     References
     ----------
@@ -279,13 +327,17 @@ def rescaled(surrogate: Surrogate, peak: Real | None = None, half_width: Real | 
         if not isinstance(width, jax.Array) and not np.all(width > 0):
             raise ValueError(f"rescaled: half_width must be > 0, got {brief(width)}")
         if not 0 < measured.half_width < math.inf:
-            raise ValueError(f"rescaled: surrogate must have a finite half-width > 0, got {brief(surrogate)}")
+            raise ValueError(
+                f"rescaled: surrogate must have a finite half-width > 0, got {brief(surrogate)}"
+            )
         factor = width / measured.half_width
         surrogate = stretched(surrogate, factor)
         if measured.at:  # keep the position of the peak
             surrogate = shifted(surrogate, measured.at * (1 - factor))
     if peak is not None:
         if not measured.peak:
-            raise ValueError(f"rescaled: surrogate must have a slope other than 0, got {brief(surrogate)}")
+            raise ValueError(
+                f"rescaled: surrogate must have a slope other than 0, got {brief(surrogate)}"
+            )
         surrogate = as_real("rescaled", "peak", peak) / measured.peak * surrogate
     return surrogate

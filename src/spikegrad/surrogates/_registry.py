@@ -22,8 +22,12 @@ _classes: dict[str, type[Surrogate]] = {
     if inspect.isclass(value) and issubclass(value, Surrogate)
 }
 
-_INVERSE_SQUARE = "1/(1 + k|x|)² is inv_square_grad(alpha=k), with k = 25 in snnTorch and spyx, 100 in norse"
-_TRIANGLE = "h max(0, 1 − |x|/w) is relu_grad(alpha=h / w, width=w), with h = 0.3 and w = 1 in norse"
+_INVERSE_SQUARE = (
+    "1/(1 + k|x|)² is inv_square_grad(alpha=k), with k = 25 in snnTorch and spyx, 100 in norse"
+)
+_TRIANGLE = (
+    "h max(0, 1 − |x|/w) is relu_grad(alpha=h / w, width=w), with h = 0.3 and w = 1 in norse"
+)
 _BOX = "1/(2w) for |x| ≤ w is piecewise_leaky_relu(c=0, w=w)"
 _EXPONENTIAL = "exp(−k|x|) is slayer_grad(alpha=k), and (k/2) exp(−k|x|) is piecewise_exp(alpha=k)"
 _CAUCHY = "(k/2) / (1 + (πkx/2)²) is arctan(alpha=k), with k = 2 in snnTorch and SpikingJelly"
@@ -36,11 +40,14 @@ _ELSEWHERE = {
     **dict.fromkeys(("atan", "arctangent", "cauchy", "lorentzian"), _CAUCHY),
     **dict.fromkeys(("ste", "straightthrough", "straightthroughestimator"), _STRAIGHT),
     "heaviside": "0 for x < 0 and 1 for x ≥ 0 is leaky_relu(alpha=0, beta=1)",
-    "heavierfc": "(2/√π) exp(−k²x²) is gaussian_grad(sigma=0.5**0.5 / k, alpha=2 / k), with k = 100 in norse",
+    "heavierfc": "(2/√π) exp(−k²x²) is gaussian_grad(sigma=0.5**0.5 / k, alpha=2 / k), with k "
+    "= 100 in norse",
     "logistic": "k σ(kx) σ(−kx) is sigmoid(alpha=k), with k = 25 in snnTorch, 4 in SpikingJelly",
     "tanh": "1 − tanh(kx)² is 2/k times sigmoid(alpha=2 * k)",
 }
-"""Names of other libraries and of papers, in lower case and without ``_``, with their slopes and names here."""
+"""Names of other libraries and of papers, in lower case and without ``_``, with their slopes and
+names here.
+"""
 
 
 def names() -> list[str]:
@@ -67,12 +74,12 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     ----------
     spec : str
         A name, ``"soft_sign"`` or ``"SoftSign"``, optionally with parameters in Python syntax,
-        ``"soft_sign(alpha=2.0)"``. The parameters ``peak`` and ``half_width`` apply :func:`rescaled`. Compose
-        surrogates as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with :func:`shifted`,
-        :func:`stretched`, :func:`truncated` and :func:`rescaled`. Spike types and settings are functions,
-        ``"soft(arctan)"``.
-        The ``repr`` of a surrogate with number parameters is such a string. Names of other libraries take the
-        parameters of these libraries, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
+        ``"soft_sign(alpha=2.0)"``. The parameters ``peak`` and ``half_width`` apply
+        :func:`rescaled`. Compose surrogates as in Python, ``"0.3 * sigmoid(4) + shifted(arctan,
+        0.5)"``, with :func:`shifted`, :func:`stretched`, :func:`truncated` and :func:`rescaled`.
+        Spike types and settings are functions, ``"soft(arctan)"``. The ``repr`` of a surrogate with
+        number parameters is such a string. Names of other libraries take the parameters of these
+        libraries, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
     **parameters
         Parameters by keyword, if ``spec`` is only a name.
 
@@ -84,8 +91,9 @@ def get(spec: str, **parameters: Any) -> Surrogate:
     Raises
     ------
     ValueError
-        If the name is unknown, if spikegrad lacks an equivalent of another library's surrogate, if the string cannot be
-        parsed, or if a parameter is outside of its domain. Messages suggest similar names and give reasons.
+        If the name is unknown, if spikegrad lacks an equivalent of another library's surrogate, if
+        the string cannot be parsed, or if a parameter is outside of its domain. Messages suggest
+        similar names and give reasons.
     TypeError
         If the surrogate does not have a parameter.
 
@@ -119,12 +127,21 @@ def get(spec: str, **parameters: Any) -> Surrogate:
         if isinstance(node, ast.Call) and not (node.args or node.keywords):
             node = node.func
         if isinstance(node, ast.Call):
-            raise TypeError(f"get: parameters must be in spec or keywords, got both with {brief(spec)}")
+            raise TypeError(
+                f"get: parameters must be in spec or keywords, got both with {brief(spec)}"
+            )
         if isinstance(node, (ast.Name, ast.Attribute)):
             return _make(_dotted(node), (), parameters)
-    except (SyntaxError, MemoryError, RecursionError, _Malformed):  # thousands of brackets raise the second and third
+    except (
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+        _Malformed,
+    ):  # thousands of brackets raise the second and third
         pass
-    raise ValueError(f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...)")
+    raise ValueError(
+        f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...)"
+    )
 
 
 class _Malformed(Exception):  # noqa: N818
@@ -195,7 +212,7 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
 
 
 def _preset(name: str) -> Callable[..., Surrogate]:
-    from .presets import ABSENT, PRESETS  # noqa: PLC0415 (many modules, of which most programs need none)
+    from .presets import ABSENT, PRESETS  # noqa: PLC0415 (many modules, which most programs skip)
 
     if why := ABSENT.get(name):
         raise ValueError(f"no counterpart of {brief(name)} here: {why}")
@@ -204,16 +221,24 @@ def _preset(name: str) -> Callable[..., Surrogate]:
         libraries = dict.fromkeys(preset.partition(".")[0] for preset in PRESETS)
         if library in libraries:
             known = [preset for preset in PRESETS if preset.startswith(f"{library}.")]
-            near, hint = difflib.get_close_matches(name, known, n=1, cutoff=0.8), f"known are {', '.join(known)}"
+            near, hint = (
+                difflib.get_close_matches(name, known, n=1, cutoff=0.8),
+                f"known are {', '.join(known)}",
+            )
         else:
-            near, hint = difflib.get_close_matches(name, PRESETS, n=1), f"known libraries are {', '.join(libraries)}"
+            near, hint = (
+                difflib.get_close_matches(name, PRESETS, n=1),
+                f"known libraries are {', '.join(libraries)}",
+            )
         if near:
             hint = f"did you mean {near[0]!r}?"
         raise ValueError(f"unknown surrogate {brief(name)}, {hint}")
     return PRESETS[name]
 
 
-def _called(make: Callable[..., Surrogate], name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surrogate:
+def _called(
+    make: Callable[..., Surrogate], name: str, args: tuple[Any, ...], parameters: dict[str, Any]
+) -> Surrogate:
     signature = inspect.signature(make)
     try:
         signature.bind(*args, **parameters)

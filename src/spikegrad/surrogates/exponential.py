@@ -18,7 +18,8 @@ class PiecewiseExp(Surrogate, pure=True):
     r"""Two-sided exponential of area 1: g(x) = (α/2) exp(−α|x|).
 
     .. math:: g(x) = \frac\alpha2 e^{-\alpha |x|}, \qquad
-              f(x) = \begin{cases} \frac12 e^{\alpha x} & x < 0 \\ 1 - \frac12 e^{-\alpha x} & x \ge 0 \end{cases}
+              f(x) = \begin{cases} \frac12 e^{\alpha x} & x < 0 \\
+              1 - \frac12 e^{-\alpha x} & x \ge 0 \end{cases}
 
     Parameters
     ----------
@@ -27,12 +28,13 @@ class PiecewiseExp(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha/2` at 0, with a kink. Area 1. Exponential tails. :class:`SlayerGrad` has this shape with peak 1.
+    Peak :math:`\alpha/2` at 0, with a kink. Area 1. Exponential tails. :class:`SlayerGrad` has this
+    shape with peak 1.
 
     References
     ----------
-    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
-    Magazine 36(6):51-63.
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE
+    Signal Processing Magazine 36(6):51-63.
 
     Examples
     --------
@@ -58,7 +60,8 @@ piecewise_exp = functional(PiecewiseExp)
 class SlayerGrad(Surrogate, pure=True):
     r"""Two-sided exponential of peak 1: g(x) = exp(−α|x|).
 
-    .. math:: g(x) = e^{-\alpha |x|}, \qquad f(x) = \frac12 + \mathrm{sgn}(x)\,\frac{1 - e^{-\alpha |x|}}{\alpha}
+    .. math:: g(x) = e^{-\alpha |x|}, \qquad
+              f(x) = \frac12 + \mathrm{sgn}(x)\,\frac{1 - e^{-\alpha |x|}}{\alpha}
 
     Parameters
     ----------
@@ -67,7 +70,8 @@ class SlayerGrad(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, with a kink. Area :math:`2/\alpha`. :class:`PiecewiseExp` has this shape with area 1.
+    Peak 1 at 0, with a kink. Area :math:`2/\alpha`. :class:`PiecewiseExp` has this shape with area
+    1.
 
     References
     ----------

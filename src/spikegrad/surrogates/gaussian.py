@@ -48,7 +48,8 @@ def _normal_tail(z):
 class ERF(Surrogate, pure=True):
     r"""Slope of the error function: g(x) = (α/√π) exp(−α²x²).
 
-    .. math:: g(x) = \frac{\alpha}{\sqrt\pi}\, e^{-\alpha^2 x^2}, \qquad f(x) = \frac12\,\mathrm{erfc}(-\alpha x)
+    .. math:: g(x) = \frac{\alpha}{\sqrt\pi}\, e^{-\alpha^2 x^2}, \qquad
+              f(x) = \frac12\,\mathrm{erfc}(-\alpha x)
 
     Parameters
     ----------
@@ -57,14 +58,15 @@ class ERF(Surrogate, pure=True):
 
     Notes
     -----
-    A Gaussian of standard deviation :math:`1/(\alpha\sqrt2)`: peak :math:`\alpha/\sqrt\pi` at 0, area 1, tails that
-    vanish fast. :class:`GaussianGrad` has the width and the height as two parameters.
+    A Gaussian of standard deviation :math:`1/(\alpha\sqrt2)`: peak :math:`\alpha/\sqrt\pi` at 0,
+    area 1, tails that vanish fast. :class:`GaussianGrad` has the width and the height as two
+    parameters.
 
     References
     ----------
-    Esser et al. 2015, "Backpropagation for energy-efficient neuromorphic computing", NeurIPS 28:1117-1125. Yin,
-    Corradi, Bohté 2020, "Effective and efficient computation with multiple-timescale spiking recurrent neural
-    networks", ICONS.
+    Esser et al. 2015, "Backpropagation for energy-efficient neuromorphic computing", NeurIPS
+    28:1117-1125. Yin, Corradi, Bohté 2020, "Effective and efficient computation with
+    multiple-timescale spiking recurrent neural networks", ICONS.
 
     Examples
     --------
@@ -108,8 +110,8 @@ class GaussianGrad(Surrogate, pure=True):
 
     References
     ----------
-    Yin, Corradi, Bohté 2021, "Accurate and efficient time-domain classification with adaptive spiking recurrent neural
-    networks", Nature Machine Intelligence 3:905-913.
+    Yin, Corradi, Bohté 2021, "Accurate and efficient time-domain classification with adaptive
+    spiking recurrent neural networks", Nature Machine Intelligence 3:905-913.
 
     Examples
     --------
@@ -135,12 +137,16 @@ gaussian_grad = functional(GaussianGrad)
 
 
 class MultiGaussianGrad(Surrogate, pure=True):
-    r"""Gaussian with negative flanks: g(x) = scale·[(1+h) N(x;0,σ²) − h N(x;σ,(sσ)²) − h N(x;−σ,(sσ)²)].
+    r"""Gaussian with negative flanks: g(x) = scale·[(1+h) N(x;0,σ²) − h N(x;σ,(sσ)²) − h
+    N(x;−σ,(sσ)²)].
 
-    .. math:: g(x) &= \mathrm{scale}\left[(1 + h)\,\mathcal N(x; 0, \sigma^2) - h\,\mathcal N(x; \sigma, (s\sigma)^2)
+    .. math:: g(x) &= \mathrm{scale}\left[(1 + h)\,\mathcal N(x; 0, \sigma^2) - h\,\mathcal N(x;
+              \sigma, (s\sigma)^2)
               - h\,\mathcal N(x; -\sigma, (s\sigma)^2)\right] \\
-              f(x) &= \frac12 + \mathrm{scale}\left[(1 + h)\left(\Phi\left(\tfrac{x}{\sigma}\right) - \tfrac12\right)
-              - h\left(\Phi\left(\tfrac{x - \sigma}{s\sigma}\right) + \Phi\left(\tfrac{x + \sigma}{s\sigma}\right)
+              f(x) &= \frac12 + \mathrm{scale}\left[(1 + h)\left(\Phi\left(\tfrac{x}{\sigma}\right)
+              - \tfrac12\right)
+              - h\left(\Phi\left(\tfrac{x - \sigma}{s\sigma}\right) + \Phi\left(\tfrac{x +
+              \sigma}{s\sigma}\right)
               - 1\right)\right]
 
     Parameters
@@ -156,13 +162,13 @@ class MultiGaussianGrad(Surrogate, pure=True):
 
     Notes
     -----
-    Area :math:`\mathrm{scale}\,(1 - h)`. For :math:`h > 0` and :math:`s > 1` the slope is negative far from the
-    threshold, and the smooth step is not monotone.
+    Area :math:`\mathrm{scale}\,(1 - h)`. For :math:`h > 0` and :math:`s > 1` the slope is negative
+    far from the threshold, and the smooth step is not monotone.
 
     References
     ----------
-    Yin, Corradi, Bohté 2021, "Accurate and efficient time-domain classification with adaptive spiking recurrent neural
-    networks", Nature Machine Intelligence 3:905-913.
+    Yin, Corradi, Bohté 2021, "Accurate and efficient time-domain classification with adaptive
+    spiking recurrent neural networks", Nature Machine Intelligence 3:905-913.
 
     Examples
     --------

@@ -27,9 +27,10 @@ class Sigmoid(Surrogate, pure=True):
 
     References
     ----------
-    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
-    Magazine 36(6):51-63. Zenke, Vogels 2021, "The remarkable robustness of surrogate gradient learning for instilling
-    complex function in spiking neural networks", Neural Computation 33(4):899-925.
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE
+    Signal Processing Magazine 36(6):51-63. Zenke, Vogels 2021, "The remarkable robustness of
+    surrogate gradient learning for instilling complex function in spiking neural networks", Neural
+    Computation 33(4):899-925.
 
     Examples
     --------
@@ -54,28 +55,31 @@ sigmoid = functional(Sigmoid)
 
 
 class Dspike(Surrogate, pure=True):
-    r"""Logistic slope of area 1 within a window of width 1: g(x) = b/(2 tanh(b/2)) sech²(bx) for |x| ≤ 1/2, else 0.
+    r"""Logistic slope of area 1 within a window of width 1: g(x) = b/(2 tanh(b/2)) sech²(bx) for
+    |x| ≤ 1/2, else 0.
 
-    .. math:: g(x) = \begin{cases} \frac{b}{2 \tanh(b/2)}\,\mathrm{sech}^2(bx) & |x| \le \frac12 \\ 0 & |x| > \frac12
+    .. math:: g(x) = \begin{cases} \frac{b}{2 \tanh(b/2)}\,\mathrm{sech}^2(bx) & |x| \le \frac12 \\
+              0 & |x| > \frac12
               \end{cases} \qquad
-              f(x) = \frac12 + \frac{\tanh(b u)}{2 \tanh(b/2)}, \quad u = \mathrm{clip}(x, -\tfrac12, \tfrac12)
+              f(x) = \frac12 + \frac{\tanh(b u)}{2 \tanh(b/2)}, \quad
+              u = \mathrm{clip}(x, -\tfrac12, \tfrac12)
 
     Parameters
     ----------
     b : float or array, default 1.0
-        Temperature, > 0, dimensionless: near the box of height 1 if small, near the step if large. An array broadcasts
-        to ``x``.
+        Temperature, > 0, dimensionless: near the box of height 1 if small, near the step if large.
+        An array broadcasts to ``x``.
 
     Notes
     -----
-    Peak :math:`b / (2 \tanh(b/2))` at 0. Area 1. Jumps to exactly 0 at :math:`\pm\frac12`, with the edges inside the
-    window. The paper's input runs from 0 to 1 and has its threshold at 1/2. Its width grows with
-    :func:`~spikegrad.stretched`.
+    Peak :math:`b / (2 \tanh(b/2))` at 0. Area 1. Jumps to exactly 0 at :math:`\pm\frac12`, with the
+    edges inside the window. The paper's input runs from 0 to 1 and has its threshold at 1/2. Its
+    width grows with :func:`~spikegrad.stretched`.
 
     References
     ----------
-    Li, Guo, Zhang, Deng, Hai, Gu 2021, "Differentiable spike: rethinking gradient-descent for training spiking neural
-    networks", NeurIPS 34.
+    Li, Guo, Zhang, Deng, Hai, Gu 2021, "Differentiable spike: rethinking gradient-descent for
+    training spiking neural networks", NeurIPS 34.
 
     Examples
     --------
@@ -92,8 +96,11 @@ class Dspike(Surrogate, pure=True):
     def surrogate_fun(self, x):
         a = jnp.where(jnp.abs(x) <= 0.5, jnp.abs(x), 0.5)
         e = exp(-2 * self.b * a)
-        # Near the edge, a difference of two hyperbolic tangents would cancel. This is their quotient.
-        edge = e / (1 + e) * jnp.expm1(-2 * self.b * (0.5 - a)) / jnp.expm1(-self.b * jnp.ones_like(a))
+        # Near the edge, a difference of two hyperbolic tangents would cancel. This is their
+        # quotient.
+        edge = (
+            e / (1 + e) * jnp.expm1(-2 * self.b * (0.5 - a)) / jnp.expm1(-self.b * jnp.ones_like(a))
+        )
         middle = 0.5 - jnp.tanh(self.b * a) / (2 * jnp.tanh(self.b / 2 * jnp.ones_like(a)))
         return from_tail(x, jnp.where((a < 0.25) & (self.b * a < 0.5), middle, edge))
 

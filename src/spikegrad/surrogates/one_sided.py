@@ -13,11 +13,14 @@ from ._math import bounded, exp, inverse_square, logistic, logistic_slope, recip
 
 
 class S2NN(Surrogate, pure=True):
-    r"""Logistic below the threshold, logarithmic above: g(x) = α σ(αx) σ(−αx) for x < 0, β/(1 + x) for x ≥ 0.
+    r"""Logistic below the threshold, logarithmic above: g(x) = α σ(αx) σ(−αx) for x < 0, β/(1 + x)
+    for x ≥ 0.
 
-    .. math:: g(x) = \begin{cases} \alpha\,\sigma(\alpha x)\,\sigma(-\alpha x) & x < 0 \\ \frac{\beta}{1 + x} & x \ge 0
+    .. math:: g(x) = \begin{cases} \alpha\,\sigma(\alpha x)\,\sigma(-\alpha x) & x < 0 \\
+              \frac{\beta}{1 + x} & x \ge 0
               \end{cases} \qquad
-              f(x) = \begin{cases} \sigma(\alpha x) & x < 0 \\ \beta \ln(1 + x + \epsilon) + \frac12 & x \ge 0
+              f(x) = \begin{cases} \sigma(\alpha x) & x < 0 \\
+              \beta \ln(1 + x + \epsilon) + \frac12 & x \ge 0
               \end{cases}
 
     Parameters
@@ -31,13 +34,13 @@ class S2NN(Surrogate, pure=True):
 
     Notes
     -----
-    Jump from :math:`\alpha/4` to :math:`\beta` at the threshold. Peak :math:`\max(\alpha/4, \beta)`, area unbounded,
-    tails exponential below and :math:`\beta/x` above.
+    Jump from :math:`\alpha/4` to :math:`\beta` at the threshold. Peak :math:`\max(\alpha/4,
+    \beta)`, area unbounded, tails exponential below and :math:`\beta/x` above.
 
     References
     ----------
-    Suetake et al. 2022, "S2NN: time step reduction of spiking surrogate gradients for training energy efficient
-    single-step neural networks", arXiv:2201.10879.
+    Suetake et al. 2022, "S2NN: time step reduction of spiking surrogate gradients for training
+    energy efficient single-step neural networks", arXiv:2201.10879.
 
     Examples
     --------
@@ -80,13 +83,13 @@ class LeakyRelu(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\max(\alpha, \beta)`, area unbounded, without decay. Its smooth step is 0 at the threshold.
-    ``LeakyRelu(1, 1)`` is the straight-through estimator.
+    Peak :math:`\max(\alpha, \beta)`, area unbounded, without decay. Its smooth step is 0 at the
+    threshold. ``LeakyRelu(1, 1)`` is the straight-through estimator.
 
     References
     ----------
-    Bengio, Léonard, Courville 2013, "Estimating or propagating gradients through stochastic neurons for conditional
-    computation", arXiv:1308.3432 (the straight-through estimator).
+    Bengio, Léonard, Courville 2013, "Estimating or propagating gradients through stochastic neurons
+    for conditional computation", arXiv:1308.3432 (the straight-through estimator).
 
     Examples
     --------
@@ -112,24 +115,29 @@ leaky_relu = functional(LeakyRelu)
 
 
 class LogTailedRelu(Surrogate, pure=True):
-    r"""Straight-through near the threshold, 1/x above 1: g(x) = α for x ≤ 0, 1 for 0 < x ≤ 1, 1/x for x > 1.
+    r"""Straight-through near the threshold, 1/x above 1: g(x) = α for x ≤ 0, 1 for 0 < x ≤ 1, 1/x
+    for x > 1.
 
-    .. math:: g(x) = \begin{cases} \alpha & x \le 0 \\ 1 & 0 < x \le 1 \\ 1/x & x > 1 \end{cases} \qquad
-              f(x) = \begin{cases} \alpha x & x \le 0 \\ x & 0 < x \le 1 \\ 1 + \ln x & x > 1 \end{cases}
+    .. math:: g(x) = \begin{cases} \alpha & x \le 0 \\ 1 & 0 < x \le 1 \\
+              1/x & x > 1 \end{cases} \qquad
+              f(x) = \begin{cases} \alpha x & x \le 0 \\ x & 0 < x \le 1 \\
+              1 + \ln x & x > 1 \end{cases}
 
     Parameters
     ----------
     alpha : float or array, default 0.0
-        Slope at and below the threshold, finite, dimensionless. At the default a silent neuron learns nothing.
+        Slope at and below the threshold, finite, dimensionless. At the default a silent neuron
+        learns nothing.
 
     Notes
     -----
-    Peak :math:`\max(\alpha, 1)`, area unbounded. Its smooth step is 0 at the threshold, and has a continuous derivative
-    at :math:`x = 1`.
+    Peak :math:`\max(\alpha, 1)`, area unbounded. Its smooth step is 0 at the threshold, and has a
+    continuous derivative at :math:`x = 1`.
 
     References
     ----------
-    Cai et al. 2017, "Deep learning with low precision by half-wave Gaussian quantization", CVPR, 5406-5414.
+    Cai et al. 2017, "Deep learning with low precision by half-wave Gaussian quantization", CVPR,
+    5406-5414.
 
     Examples
     --------
@@ -157,8 +165,10 @@ log_tailed_relu = functional(LogTailedRelu)
 class OneSidedInvSquare(Surrogate, pure=True):
     r"""Inverse square below the threshold, 1 above: g(x) = 1/(1 + α·max(−x, 0))².
 
-    .. math:: g(x) = \begin{cases} \frac{1}{(1 + \alpha |x|)^2} & x < 0 \\ 1 & x \ge 0 \end{cases} \qquad
-              f(x) = \begin{cases} \frac12 + \frac{x}{1 + \alpha |x|} & x < 0 \\ \frac12 + x & x \ge 0 \end{cases}
+    .. math:: g(x) = \begin{cases} \frac{1}{(1 + \alpha |x|)^2} & x < 0 \\
+              1 & x \ge 0 \end{cases} \qquad
+              f(x) = \begin{cases} \frac12 + \frac{x}{1 + \alpha |x|} & x < 0 \\
+              \frac12 + x & x \ge 0 \end{cases}
 
     Parameters
     ----------
@@ -167,14 +177,15 @@ class OneSidedInvSquare(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1, from 0 upwards, with a kink at 0. Area unbounded. Tail :math:`1/(\alpha x)^2` below. It equals
-    :class:`~spikegrad.InvSquareGrad` of a potential clamped at the threshold, except that it also passes a gradient
-    above.
+    Peak 1, from 0 upwards, with a kink at 0. Area unbounded. Tail :math:`1/(\alpha x)^2` below. It
+    equals :class:`~spikegrad.InvSquareGrad` of a potential clamped at the threshold, except that it
+    also passes a gradient above.
 
     References
     ----------
-    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
-    Computing and Engineering 2(4):044016 (``SuperSpike_MemClamp`` in their library stork).
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network
+    training", Neuromorphic Computing and Engineering 2(4):044016 (``SuperSpike_MemClamp`` in their
+    library stork).
 
     Examples
     --------
@@ -200,7 +211,8 @@ class OneSidedExp(Surrogate, pure=True):
     r"""Exponential below the threshold, 1 above: g(x) = exp(α·min(x, 0)).
 
     .. math:: g(x) = \begin{cases} e^{\alpha x} & x < 0 \\ 1 & x \ge 0 \end{cases} \qquad
-              f(x) = \begin{cases} \frac12 + \frac{e^{\alpha x} - 1}{\alpha} & x < 0 \\ \frac12 + x & x \ge 0
+              f(x) = \begin{cases} \frac12 + \frac{e^{\alpha x} - 1}{\alpha} & x < 0 \\
+              \frac12 + x & x \ge 0
               \end{cases}
 
     Parameters
@@ -210,13 +222,13 @@ class OneSidedExp(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1, from 0 upwards, with a kink at 0. Area unbounded. Exponential tail below. This is the slope of graded spikes
-    with the potential as height.
+    Peak 1, from 0 upwards, with a kink at 0. Area unbounded. Exponential tail below. This is the
+    slope of graded spikes with the potential as height.
 
     References
     ----------
-    Shrestha, Orchard 2018, "SLAYER: spike layer error reassignment in time", NeurIPS 31:1412-1421. Intel's library
-    lava-dl uses this side with ``graded_spike=True``.
+    Shrestha, Orchard 2018, "SLAYER: spike layer error reassignment in time", NeurIPS 31:1412-1421.
+    Intel's library lava-dl uses this side with ``graded_spike=True``.
 
     Examples
     --------
@@ -252,14 +264,16 @@ class EscapeExp(Surrogate, pure=True):
 
     Notes
     -----
-    The smooth step is the probability of a spike, :math:`p\,e^{x/d}`, until this reaches 1. It is :math:`p` at the
-    threshold. Above, the slope still grows, as published. From :math:`x = 10 d` on, both curves are straight lines, so
-    no number overflows. The probability reaches 1 well before. Exponential tail below. Area unbounded.
+    The smooth step is the probability of a spike, :math:`p\,e^{x/d}`, until this reaches 1. It is
+    :math:`p` at the threshold. Above, the slope still grows, as published. From :math:`x = 10 d`
+    on, both curves are straight lines, so no number overflows. The probability reaches 1 well
+    before. Exponential tail below. Area unbounded.
 
     References
     ----------
-    Gygax, Zenke 2025, "Elucidating the theoretical underpinnings of surrogate gradient learning in spiking neural
-    networks", Neural Computation 37: the slope should be the derivative of the probability. Defaults of stork.
+    Gygax, Zenke 2025, "Elucidating the theoretical underpinnings of surrogate gradient learning in
+    spiking neural networks", Neural Computation 37: the slope should be the derivative of the
+    probability. Defaults of stork.
 
     Examples
     --------
@@ -303,14 +317,15 @@ class Softplus(Surrogate, pure=True):
 
     Notes
     -----
-    1/2 at the threshold, rises to 1 above, without decay. Area unbounded. Exponential tail below. For stochastic spikes
-    with the probability :math:`\sigma(\alpha x)`, this slope is the probability instead of its derivative. The
-    derivative is :class:`~spikegrad.Sigmoid`.
+    1/2 at the threshold, rises to 1 above, without decay. Area unbounded. Exponential tail below.
+    For stochastic spikes with the probability :math:`\sigma(\alpha x)`, this slope is the
+    probability instead of its derivative. The derivative is :class:`~spikegrad.Sigmoid`.
 
     References
     ----------
-    Heckel, Nowotny 2024, "Spyx: a library for just-in-time compiled optimization of spiking neural networks",
-    arXiv:2402.18994. Their ``sigmoid_bernoulli`` has this slope with the height ``max_prob``.
+    Heckel, Nowotny 2024, "Spyx: a library for just-in-time compiled optimization of spiking neural
+    networks", arXiv:2402.18994. Their ``sigmoid_bernoulli`` has this slope with the height
+    ``max_prob``.
 
     Examples
     --------
@@ -347,14 +362,16 @@ class HardTanhGrad(Surrogate, pure=True):
 
     Notes
     -----
-    1 at the threshold, exactly 0 below :math:`-1/\alpha`, 2 above :math:`1/\alpha`, with kinks at these points. Area
-    unbounded. Its smooth companion, :math:`1 + \mathrm{sech}^2(\alpha x)`, is ``LeakyRelu(1, 1) + 2 / alpha * Sigmoid(2
+    1 at the threshold, exactly 0 below :math:`-1/\alpha`, 2 above :math:`1/\alpha`, with kinks at
+    these points. Area unbounded. Its smooth companion, :math:`1 + \mathrm{sech}^2(\alpha x)`, is
+    ``LeakyRelu(1, 1) + 2 / alpha * Sigmoid(2
     * alpha)``.
 
     References
     ----------
-    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network training", Neuromorphic
-    Computing and Engineering 2(4):044016 (``HardTanhSpike`` in their library stork, with 100).
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network
+    training", Neuromorphic Computing and Engineering 2(4):044016 (``HardTanhSpike`` in their
+    library stork, with 100).
 
     Examples
     --------
@@ -378,7 +395,9 @@ class HardTanhGrad(Surrogate, pure=True):
         return jnp.where(past, 2, self.alpha * distance)
 
     def _places(self, x):
-        """Return half-width, distance from the start of the ramp (0 outside), and True if x is above the ramp."""
+        """Return half-width, distance from the start of the ramp (0 outside), and True if x is
+        above the ramp.
+        """
         w, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
         past = (x - w) - lack > 0
         distance = (jnp.where(past, 0, x) + w) + lack

@@ -16,24 +16,27 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
     r"""Slope of a truncated square wave: g(x) = (4/T) Σᵢ cos((2i−1)2πx/T), i = 1…n.
 
     .. math:: g(x) = \frac4T \sum_{i=1}^{n} \cos\frac{(2i - 1)\,2\pi x}{T}, \qquad
-              f(x) = \frac12 + \frac2\pi \sum_{i=1}^{n} \frac{1}{2i - 1} \sin\frac{(2i - 1)\,2\pi x}{T}
+              f(x) = \frac12 + \frac2\pi \sum_{i=1}^{n} \frac{1}{2i - 1} \sin\frac{(2i - 1)\,2\pi
+              x}{T}
 
     Parameters
     ----------
     n : int, default 2
-        Number of terms, from 1 to 128. It is static: another number recompiles, and more terms compile longer.
+        Number of terms, from 1 to 128. It is static: another number recompiles, and more terms
+        compile longer.
     t_period : float or array, default 8.0
         Period :math:`T`, > 0, in the units of ``x``.
 
     Notes
     -----
-    Peak :math:`4n/T` at every multiple of :math:`T`, and its negative half-way between: the slope is negative over
-    half of the line, and its area over a period is 0.
+    Peak :math:`4n/T` at every multiple of :math:`T`, and its negative half-way between: the slope
+    is negative over half of the line, and its area over a period is 0.
 
     References
     ----------
-    Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for spike-based
-    intelligence", Science Advances 9(40). Their ``n`` is one more than the number of terms.
+    Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for
+    spike-based intelligence", Science Advances 9(40). Their ``n`` is one more than the number of
+    terms.
 
     Examples
     --------
@@ -51,7 +54,9 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
         t = turns(x, jnp.asarray(self.t_period, x.dtype))
         sine = sin_turn(t)
         total = sine
-        for k in range(3, 2 * self.n, 2):  # the default's second term comes from the first, without another sine
+        for k in range(
+            3, 2 * self.n, 2
+        ):  # the default's second term comes from the first, without another sine
             total += (sine * (3 - 4 * sine * sine) if k == 3 else sin_turn(multiple(t, k))) / k
         return 0.5 + 2 / math.pi * total
 
@@ -68,9 +73,11 @@ squarewave_fourier_series = functional(SquarewaveFourierSeries)
 
 
 class PeriodicExp(Surrogate, pure=True):
-    r"""An exponential at each multiple of T: g(x) = exp(αx) for x < 0, exp(−βd) for x ≥ 0, d from the nearest kT.
+    r"""An exponential at each multiple of T: g(x) = exp(αx) for x < 0, exp(−βd) for x ≥ 0, d from
+    the nearest kT.
 
-    .. math:: g(x) &= \begin{cases} e^{\alpha x} & x < 0 \\ e^{-\beta |r|} & x \ge 0 \end{cases} \qquad
+    .. math:: g(x) &= \begin{cases} e^{\alpha x} & x < 0 \\
+              e^{-\beta |r|} & x \ge 0 \end{cases} \qquad
               r = x - k T, \quad k = \mathrm{round}(x / T) \\
               f(x) &= \begin{cases} \frac12 + \frac{e^{\alpha x} - 1}{\alpha} & x < 0 \\
               \frac12 + \frac1\beta \left[2 k \left(1 - e^{-\beta T / 2}\right)
@@ -83,18 +90,20 @@ class PeriodicExp(Surrogate, pure=True):
     beta : float or array, default 2.0
         Steepness above it, > 0, dimensionless.
     t_period : float or array, default 1.0
-        Period :math:`T`, > 0, in the units of ``x``: the threshold, if a neuron fires again at each multiple.
+        Period :math:`T`, > 0, in the units of ``x``: the threshold, if a neuron fires again at each
+        multiple.
 
     Notes
     -----
-    Peak 1 at 0 and at each multiple of :math:`T` above, with kinks at these points and half-way between. Area
-    unbounded. Exponential tail below. With a window :math:`w`, rockpool has :math:`\alpha = \beta = 1/w` and the height
-    :math:`1/T`, up to its maximum number of spikes. Sinabs has :math:`\beta = 2\alpha = 2/w` and a separate height.
+    Peak 1 at 0 and at each multiple of :math:`T` above, with kinks at these points and half-way
+    between. Area unbounded. Exponential tail below. With a window :math:`w`, rockpool has
+    :math:`\alpha = \beta = 1/w` and the height :math:`1/T`, up to its maximum number of spikes.
+    Sinabs has :math:`\beta = 2\alpha = 2/w` and a separate height.
 
     References
     ----------
-    Weidel, Sheik 2021, "WaveSense: efficient temporal convolutions with spiking neural networks for keyword spotting",
-    arXiv:2111.01456.
+    Weidel, Sheik 2021, "WaveSense: efficient temporal convolutions with spiking neural networks for
+    keyword spotting", arXiv:2111.01456.
 
     Examples
     --------
@@ -113,8 +122,12 @@ class PeriodicExp(Surrogate, pure=True):
     def surrogate_fun(self, x):
         above = jnp.where(x < 0, 0, x)
         r = self._offset(above)
-        full, part = (expm1_over(-self.beta * y) for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r)))
-        return jnp.where(x < 0, rise_of_exp(self.alpha, x - above), 0.5 + ((above - r) * full + r * part))
+        full, part = (
+            expm1_over(-self.beta * y) for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r))
+        )
+        return jnp.where(
+            x < 0, rise_of_exp(self.alpha, x - above), 0.5 + ((above - r) * full + r * part)
+        )
 
     def surrogate_grad(self, x):
         return exp(jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._offset(x))))
@@ -122,5 +135,7 @@ class PeriodicExp(Surrogate, pure=True):
     def _offset(self, x):
         """Return the distance from the nearest multiple of the period."""
         r = self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
-        half = self.t_period / 2  # half-way, the rounding of the count is felt, and the slope has a kink
+        half = (
+            self.t_period / 2
+        )  # half-way, the rounding of the count is felt, and the slope has a kink
         return jnp.where(r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r))

@@ -1,4 +1,6 @@
-"""Slopes with edges: triangles, which are 0 outside a window, and the box, which is a constant there."""
+"""Slopes with edges: triangles, which are 0 outside a window, and the box, which is a constant
+there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from ._math import from_tail, reciprocal
 
 
 def _distance(x: jax.Array, edge: Real, lack: Real = 0.0) -> jax.Array:
-    """Return the distance from ``|x|`` to the edge of a triangle, 0 outside. ``lack`` is the edge's rounding error."""
+    """Return the distance from ``|x|`` to the edge of a triangle, 0 outside.
+
+    ``lack`` is the edge's rounding error.
+    """
     distance = (edge - jnp.abs(x)) + lack
     return jnp.where(distance > 0, distance, 0)
 
@@ -21,7 +26,8 @@ class PiecewiseQuadratic(Surrogate, pure=True):
     r"""Triangle of area 1: g(x) = max(0, α − α²|x|).
 
     .. math:: g(x) = \max(0,\ \alpha - \alpha^2 |x|), \qquad
-              f(x) = \begin{cases} 0 & x < -1/\alpha \\ \alpha x (1 - \alpha |x| / 2) + \frac12 & |x| \le 1/\alpha \\
+              f(x) = \begin{cases} 0 & x < -1/\alpha \\
+              \alpha x (1 - \alpha |x| / 2) + \frac12 & |x| \le 1/\alpha \\
               1 & x > 1/\alpha \end{cases}
 
     Parameters
@@ -31,16 +37,17 @@ class PiecewiseQuadratic(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha` at 0, with kinks at 0 and :math:`\pm 1/\alpha`. Area 1. Exactly 0 beyond, so a neuron that stays
-    further below the threshold than :math:`1/\alpha` learns nothing. :class:`ReluGrad` has the height and the width as
-    two parameters.
+    Peak :math:`\alpha` at 0, with kinks at 0 and :math:`\pm 1/\alpha`. Area 1. Exactly 0 beyond, so
+    a neuron that stays further below the threshold than :math:`1/\alpha` learns nothing.
+    :class:`ReluGrad` has the height and the width as two parameters.
 
     References
     ----------
-    Esser et al. 2016, "Convolutional networks for fast, energy-efficient neuromorphic computing", PNAS
-    113(41):11441-11446. Bellec et al. 2018, "Long short-term memory and learning-to-learn in networks of spiking
-    neurons", NeurIPS 31. Panda, Aketi, Roy 2020, "Toward scalable, efficient, and accurate deep spiking neural
-    networks with backward residual connections, stochastic softmax, and hybridization", Frontiers in Neuroscience 14.
+    Esser et al. 2016, "Convolutional networks for fast, energy-efficient neuromorphic computing",
+    PNAS 113(41):11441-11446. Bellec et al. 2018, "Long short-term memory and learning-to-learn in
+    networks of spiking neurons", NeurIPS 31. Panda, Aketi, Roy 2020, "Toward scalable, efficient,
+    and accurate deep spiking neural networks with backward residual connections, stochastic
+    softmax, and hybridization", Frontiers in Neuroscience 14.
 
     Examples
     --------
@@ -64,7 +71,9 @@ class PiecewiseQuadratic(Surrogate, pure=True):
         return self.alpha * (self.alpha * self._distance(x))
 
     def _distance(self, x):
-        return _distance(x, *reciprocal(jnp.asarray(self.alpha, x.dtype)))  # its rounding would be felt near the edge
+        return _distance(
+            x, *reciprocal(jnp.asarray(self.alpha, x.dtype))
+        )  # its rounding would be felt near the edge
 
 
 piecewise_quadratic = functional(PiecewiseQuadratic)
@@ -74,7 +83,8 @@ class ReluGrad(Surrogate, pure=True):
     r"""Triangle of any height and width: g(x) = max(0, α(w − |x|)).
 
     .. math:: g(x) = \alpha \max(0,\ w - |x|), \qquad
-              f(x) = \frac12 + \alpha\left(w u - \frac{u |u|}{2}\right), \quad u = \mathrm{clip}(x, -w, w)
+              f(x) = \frac12 + \alpha\left(w u - \frac{u |u|}{2}\right), \quad
+              u = \mathrm{clip}(x, -w, w)
 
     Parameters
     ----------
@@ -85,13 +95,13 @@ class ReluGrad(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha w` at 0, with kinks at 0 and :math:`\pm w`. Area :math:`\alpha w^2`. Exactly 0 beyond. A negative
-    ``alpha`` gives a negative triangle in this window.
+    Peak :math:`\alpha w` at 0, with kinks at 0 and :math:`\pm w`. Area :math:`\alpha w^2`. Exactly
+    0 beyond. A negative ``alpha`` gives a negative triangle in this window.
 
     References
     ----------
-    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE Signal Processing
-    Magazine 36(6):51-63.
+    Neftci, Mostafa, Zenke 2019, "Surrogate gradient learning in spiking neural networks", IEEE
+    Signal Processing Magazine 36(6):51-63.
 
     Examples
     --------
@@ -108,7 +118,8 @@ class ReluGrad(Surrogate, pure=True):
     def surrogate_fun(self, x):
         area = self.alpha * self.width * self.width
         high = jnp.abs(area) > 2
-        # A high curve is not near 0 at its ends, and the squares below may be infinite: infinity minus infinity.
+        # A high curve is not near 0 at its ends, and the squares below may be infinite: infinity
+        # minus infinity.
         reach = jnp.minimum(jnp.abs(x), self.width)
         steep = 0.5 - self.alpha * reach * (self.width - reach / 2)
         alpha, width = jnp.where(high, 1, self.alpha), jnp.where(high, 1, self.width)
@@ -127,7 +138,8 @@ class PiecewiseLeakyRelu(Surrogate, pure=True):
     r"""Box with a floor: g(x) = 1/(2w) for |x| ≤ w, c outside.
 
     .. math:: g(x) = \begin{cases} \frac{1}{2w} & |x| \le w \\ c & |x| > w \end{cases} \qquad
-              f(x) = \begin{cases} cx + cw & x < -w \\ \frac{x}{2w} + \frac12 & |x| \le w \\ cx - cw + 1 & x > w
+              f(x) = \begin{cases} cx + cw & x < -w \\ \frac{x}{2w} + \frac12 & |x| \le w \\
+              cx - cw + 1 & x > w
               \end{cases}
 
     Parameters
@@ -139,15 +151,15 @@ class PiecewiseLeakyRelu(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`1/(2w)`. The box has area 1 and the floor adds an unbounded area. Jumps at :math:`\pm w`, with the edges
-    inside the box.
+    Peak :math:`1/(2w)`. The box has area 1 and the floor adds an unbounded area. Jumps at
+    :math:`\pm w`, with the edges inside the box.
 
     References
     ----------
-    Wu et al. 2018, "Spatio-temporal backpropagation for training high-performance spiking neural networks", Frontiers
-    in Neuroscience 12:331. Huh, Sejnowski 2018, "Gradient descent for spiking neural networks", NeurIPS 31. Kaiser,
-    Mostafa, Neftci 2020, "Synaptic plasticity dynamics for deep continuous local learning (DECOLLE)", Frontiers in
-    Neuroscience 14:424.
+    Wu et al. 2018, "Spatio-temporal backpropagation for training high-performance spiking neural
+    networks", Frontiers in Neuroscience 12:331. Huh, Sejnowski 2018, "Gradient descent for spiking
+    neural networks", NeurIPS 31. Kaiser, Mostafa, Neftci 2020, "Synaptic plasticity dynamics for
+    deep continuous local learning (DECOLLE)", Frontiers in Neuroscience 14:424.
 
     Examples
     --------

@@ -38,13 +38,13 @@ class SoftSign(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha/2` at 0, with a kink. Area 1. Tails :math:`1/(2\alpha x^2)`, which still pass a gradient far from
-    the threshold. :class:`InvSquareGrad` has this shape with peak 1.
+    Peak :math:`\alpha/2` at 0, with a kink. Area 1. Tails :math:`1/(2\alpha x^2)`, which still pass
+    a gradient far from the threshold. :class:`InvSquareGrad` has this shape with peak 1.
 
     References
     ----------
-    Zenke, Ganguli 2018, "SuperSpike: supervised learning in multilayer spiking neural networks", Neural Computation
-    30(6):1514-1541.
+    Zenke, Ganguli 2018, "SuperSpike: supervised learning in multilayer spiking neural networks",
+    Neural Computation 30(6):1514-1541.
 
     Examples
     --------
@@ -79,14 +79,14 @@ class InvSquareGrad(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, with a kink. Area :math:`2/\alpha`, so the strength falls with the steepness. Tails :math:`1/(\alpha
-    x)^2`. Known as SuperSpike or fast sigmoid, with other defaults (25, 10) in other libraries. :class:`SoftSign` has
-    this shape with area 1.
+    Peak 1 at 0, with a kink. Area :math:`2/\alpha`, so the strength falls with the steepness. Tails
+    :math:`1/(\alpha x)^2`. Known as SuperSpike or fast sigmoid, with other defaults (25, 10) in
+    other libraries. :class:`SoftSign` has this shape with area 1.
 
     References
     ----------
-    Zenke, Ganguli 2018, "SuperSpike: supervised learning in multilayer spiking neural networks", Neural Computation
-    30(6):1514-1541.
+    Zenke, Ganguli 2018, "SuperSpike: supervised learning in multilayer spiking neural networks",
+    Neural Computation 30(6):1514-1541.
 
     Examples
     --------
@@ -119,7 +119,8 @@ class Arctan(Surrogate, pure=True):
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``. Other libraries' arctangents often have 2.
+        Steepness, > 0, dimensionless. An array broadcasts to ``x``. Other libraries' arctangents
+        often have 2.
 
     Notes
     -----
@@ -127,8 +128,8 @@ class Arctan(Surrogate, pure=True):
 
     References
     ----------
-    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking neural networks",
-    ICCV, 2661-2671.
+    Fang et al. 2021, "Incorporating learnable membrane time constant to enhance learning of spiking
+    neural networks", ICCV, 2661-2671.
 
     Examples
     --------
@@ -168,9 +169,10 @@ class QPseudoSpike(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, with a kink. Area :math:`(\alpha + 1)/(\alpha - 1)` for :math:`\alpha > 1`, else unbounded. Tails
-    :math:`|x|^{-\alpha}`. The paper and SpikingJelly divide by :math:`\alpha - 1` instead, which needs :math:`\alpha >
-    1` and is a different curve. This curve is finite for every positive exponent.
+    Peak 1 at 0, with a kink. Area :math:`(\alpha + 1)/(\alpha - 1)` for :math:`\alpha > 1`, else
+    unbounded. Tails :math:`|x|^{-\alpha}`. The paper and SpikingJelly divide by :math:`\alpha - 1`
+    instead, which needs :math:`\alpha > 1` and is a different curve. This curve is finite for every
+    positive exponent.
 
     References
     ----------
@@ -203,7 +205,8 @@ q_pseudo_spike = functional(QPseudoSpike)
 
 @jax.custom_jvp
 def _power_tail(t, alpha):
-    """Return ``(1 + t)^-alpha``, without ``pow`` if the default exponent applies to all elements."""
+    """Return ``(1 + t)^-alpha``, without ``pow`` if the default exponent applies to all
+    elements."""
 
     def square():
         r = 1 / (1 + t)
@@ -235,13 +238,13 @@ class NonzeroSignLog(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha` at 0, with a kink. Area unbounded. Tails :math:`1/|x|`, the heaviest of this family. The smooth
-    step is unbounded and 0 at the threshold.
+    Peak :math:`\alpha` at 0, with a kink. Area unbounded. Tails :math:`1/|x|`, the heaviest of this
+    family. The smooth step is unbounded and 0 at the threshold.
 
     References
     ----------
-    Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for spike-based
-    intelligence", Science Advances 9(40).
+    Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for
+    spike-based intelligence", Science Advances 9(40).
 
     Examples
     --------
@@ -277,13 +280,15 @@ class PowerTail(Surrogate, pure=True):
     Parameters
     ----------
     q : float or array, default 2.0
-        Exponent of the tail, > 1, dimensionless: the smaller, the fatter. An array broadcasts to ``x``.
+        Exponent of the tail, > 1, dimensionless: the smaller, the fatter. An array broadcasts to
+        ``x``.
 
     Notes
     -----
-    Peak 1 at 0, with a kink. Area 1 for every exponent. Tails :math:`|x|^{-q}`. This is the q-PseudoSpike of the paper
-    and of SpikingJelly. :class:`~spikegrad.QPseudoSpike` divides by :math:`\alpha + 1`. The paper's dampening
-    :math:`\gamma` and sharpness :math:`\beta` are ``gamma * stretched(PowerTail(q), 1 / beta)``.
+    Peak 1 at 0, with a kink. Area 1 for every exponent. Tails :math:`|x|^{-q}`. This is the
+    q-PseudoSpike of the paper and of SpikingJelly. :class:`~spikegrad.QPseudoSpike` divides by
+    :math:`\alpha + 1`. The paper's dampening :math:`\gamma` and sharpness :math:`\beta` are ``gamma
+    * stretched(PowerTail(q), 1 / beta)``.
 
     References
     ----------
@@ -329,7 +334,8 @@ class Circle(Surrogate, pure=True):
 
     References
     ----------
-    Pehle, Pedersen 2021, "Norse - a deep learning library for spiking neural networks", Zenodo (``heavi_circ``).
+    Pehle, Pedersen 2021, "Norse - a deep learning library for spiking neural networks", Zenodo
+    (``heavi_circ``).
 
     Examples
     --------
@@ -365,13 +371,13 @@ class CappedInverse(Surrogate, pure=True):
 
     Notes
     -----
-    Peak :math:`\alpha`, constant up to :math:`\pm 1/\alpha`, with kinks at the ends. Area unbounded. Tails
-    :math:`1/|x|`.
+    Peak :math:`\alpha`, constant up to :math:`\pm 1/\alpha`, with kinks at the ends. Area
+    unbounded. Tails :math:`1/|x|`.
 
     References
     ----------
-    Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for spike-based
-    intelligence", Science Advances 9(40) (``FakeNumericalGradient``).
+    Fang et al. 2023, "SpikingJelly: an open-source machine learning infrastructure platform for
+    spike-based intelligence", Science Advances 9(40) (``FakeNumericalGradient``).
 
     Examples
     --------
@@ -412,13 +418,14 @@ class ArctanApprox(Surrogate, pure=True):
 
     Notes
     -----
-    Peak 1 at 0, smooth. Area 0. The approximation of the arctangent ends at :math:`1.89/\alpha`. Beyond, the slope is
-    negative with tails :math:`-1/(0.28\,\alpha^2 x^2)`, and the smooth step falls.
+    Peak 1 at 0, smooth. Area 0. The approximation of the arctangent ends at :math:`1.89/\alpha`.
+    Beyond, the slope is negative with tails :math:`-1/(0.28\,\alpha^2 x^2)`, and the smooth step
+    falls.
 
     References
     ----------
-    Rajan, Wang, Inkol, Joyal 2006, "Efficient approximations for the arctangent function", IEEE Signal Processing
-    Magazine 23(3):108-111.
+    Rajan, Wang, Inkol, Joyal 2006, "Efficient approximations for the arctangent function", IEEE
+    Signal Processing Magazine 23(3):108-111.
 
     Examples
     --------

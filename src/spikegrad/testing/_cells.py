@@ -43,22 +43,27 @@ def check_cell(
 
     The check has these properties, each for every step of a random sequence:
 
-    - A step is ``integrate``, then ``fire``. Shapes and dtypes are preserved, from the initial state on.
+    - A step is ``integrate``, then ``fire``. Shapes and dtypes are preserved, from the initial
+      state on.
     - Without spikes the potential is the linear response, if the cell declares one.
     - Examples of a batch are independent, and ``fire`` is elementwise. A NaN stays in its example.
     - ``jit``, ``vmap`` and ``scan`` change nothing. Forward mode and reverse mode agree.
-    - The sign of the distance that ``encode`` returns is the spike, and ``decode`` returns the state.
-    - In every mode, outputs and gradients of a recurrent :class:`spikegrad.Network` equal a plain loop.
+    - The sign of the distance that ``encode`` returns is the spike, and ``decode`` returns the
+      state.
+    - In every mode, outputs and gradients of a recurrent :class:`spikegrad.Network` equal a plain
+      loop.
 
     Parameters
     ----------
     cell : Cell
         An instance. Its parameters may be arrays.
     features : int or tuple of int, default 5
-        Shape of the currents of one example, or its length. Array parameters must broadcast to it. A cell that sums
-        over several receptors takes one more axis, ``features=(5, 2)`` for example.
+        Shape of the currents of one example, or its length. Array parameters must broadcast to it.
+        A cell that sums over several receptors takes one more axis, ``features=(5, 2)`` for
+        example.
     drive : float, default 1.0
-        Size of the currents, in the unit of the potential. The cell must fire in some steps and be silent in others.
+        Size of the currents, in the unit of the potential. The cell must fire in some steps and be
+        silent in others.
     steps : int, default 12
         Length of the sequences.
     raises : bool, default True
@@ -78,10 +83,11 @@ def check_cell(
 
     Notes
     -----
-    Errors are relative to the largest value, in float64. Modes that store states in few bits have larger errors and are
-    compared by norm: ``"half"`` within 1%, ``"8-bit"`` within 10%. Over many steps some dynamics amplify rounding
-    errors, for example in quadratic neurons. The check measures this factor. Limits grow with it, and gradients that
-    depend on rounding are not compared.
+    Errors are relative to the largest value, in float64. Modes that store states in few bits have
+    larger errors and are compared by norm: ``"half"`` within 1%, ``"8-bit"`` within 10%. Over many
+    steps some dynamics amplify rounding errors, for example in quadratic neurons. The check
+    measures this factor. Limits grow with it, and gradients that depend on rounding are not
+    compared.
 
     Examples
     --------
@@ -157,6 +163,7 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
     def types(tree):
         return jax.tree.map(lambda leaf: f"{jnp.dtype(leaf.dtype)} {list(leaf.shape)}", tree)
 
+    v: Any = None
     for dtype in DTYPES:
         try:
             v, after, out = jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype))
@@ -182,7 +189,7 @@ def _varies(trajectory: _Trajectory) -> CheckResult:
     return CheckResult("") if varies else broken("set drive")
 
 
-# --- steps: each is checked from its recorded state, because some dynamics amplify rounding errors -------------------
+# --- steps: each is checked from its recorded state, because some dynamics amplify errors ---------
 
 
 def _over_steps(step: Callable, trajectory: _Trajectory) -> Any:
@@ -247,7 +254,7 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     return compare(jax.tree.leaves(quiet.u)[0], expected, 1e-12)
 
 
-# --- encode and decode -----------------------------------------------------------------------------------------------
+# --- encode and decode ----------------------------------------------------------------------------
 
 
 def _encoded(cell: Cell, trajectory: _Trajectory) -> Any:
@@ -276,7 +283,9 @@ def _sign(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 
     able = fires_at(1.0) & ~fires_at(-1.0)  # a neuron may rest
     wrong = able & (~fires_at(1e-9) | fires_at(-1e-9))
-    rounded = jax.tree.map(lambda a: jax.lax.reduce_precision(a, 8, 7) if is_inexact(a) else a, rest)
+    rounded = jax.tree.map(
+        lambda a: jax.lax.reduce_precision(a, 8, 7) if is_inexact(a) else a, rest
+    )
     wrong |= fires(distance, rounded) != (out > 0)
     return CheckResult("", float(wrong.sum()), note="neurons")
 
@@ -292,10 +301,12 @@ _LAWS = {
 }
 
 
-# --- gradients -------------------------------------------------------------------------------------------------------
+# --- gradients ------------------------------------------------------------------------------------
 
 
-def _laws_of_networks(cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Array) -> Laws:
+def _laws_of_networks(
+    cell: Cell, features: tuple[int, ...], drive: float, currents: jax.Array
+) -> Laws:
     """Check the gradient of a recurrent layer in inputs, weights and parameters, in every mode."""
     rng = np.random.default_rng(1)
     feedforward = drive * rng.uniform(0.5, 1.0, features)

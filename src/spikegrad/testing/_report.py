@@ -27,8 +27,8 @@ class CheckResult(NamedTuple):
     property : str
         The property.
     error : float or None
-        The largest error, in the unit of ``note``. It is infinite for NaN and for missing values. It is None if the
-        property does not apply, with the reason in ``note``.
+        The largest error, in the unit of ``note``. It is infinite for NaN and for missing values.
+        It is None if the property does not apply, with the reason in ``note``.
     limit : float
         The largest accepted error.
     at : str
@@ -90,7 +90,8 @@ class CheckFailedError(AssertionError):
         where = f" at {first.at}" if first.at else ""
         note = f", {first.note}" if first.note else ""
         super().__init__(
-            f"{report.subject}: {first.property}: error {first.error:.2g}, limit {first.limit:.2g}{where}{note}"
+            f"{report.subject}: {first.property}: error {first.error:.2g}, limit "
+            f"{first.limit:.2g}{where}{note}"
         )
 
     def __reduce__(self) -> tuple[type, tuple[Report]]:
@@ -109,7 +110,10 @@ class NotApplicable(Exception):  # noqa: N818 (it is a result, not an error)
 
 
 class Results(dict):
-    """Results of functions by name. A function that raised raises again where its result is read."""
+    """Results of functions by name.
+
+    A function that raised raises again where its result is read.
+    """
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
@@ -122,7 +126,8 @@ def report_of(owner: str, subject: Any, laws: Callable[[], Laws], raises: bool) 
     """Check laws one after another. If the first one does not hold, the others cannot run."""
     if any(kind.draws for kind in spike_types(subject)):
         raise TypeError(
-            f"{owner}: {subject!r} must not be stochastic, because the check is exact; check the surrogate inside it"
+            f"{owner}: {subject!r} must not be stochastic, because the check is exact; check the "
+            "surrogate inside it"
         )
     results = []
     with in_double_precision(), jax.numpy_rank_promotion("allow"):
@@ -150,7 +155,9 @@ def broken(note: str, at: str = "") -> CheckResult:
     return CheckResult("", math.inf, at=at, note=note)
 
 
-def compare(got: Any, expected: Any, limit: float, *, at: Any = None, scale: Any = None, note: str = "") -> CheckResult:
+def compare(
+    got: Any, expected: Any, limit: float, *, at: Any = None, scale: Any = None, note: str = ""
+) -> CheckResult:
     """Return the largest difference of two pytrees, in units of ``scale``.
 
     By default the unit is the largest value of each expected array. ``at`` has ``x`` for each entry

@@ -28,17 +28,19 @@ from ._report import (
 )
 
 
-@np.errstate(under="ignore")  # slopes underflow far from the threshold, and users may turn this into errors
+@np.errstate(
+    under="ignore"
+)  # slopes underflow far from the threshold, and users may turn this into errors
 def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True) -> Report:
     r"""Check all properties that the library promises for a surrogate.
 
     The check has these properties:
 
     - Shapes and dtypes are preserved.
-    - The spike is the step. Its derivative is the slope, in forward and reverse mode and to the second
-      order.
-    - The slope is the derivative of the primal, for other values of the parameters too. The primal is
-      continuous.
+    - The spike is the step. Its derivative is the slope, in forward and reverse mode and to the
+      second order.
+    - The slope is the derivative of the primal, for other values of the parameters too. The primal
+      is continuous.
     - The slope rises by the integral of its derivative.
     - Values are finite, and NaN only for NaN. The slope is accurate in float32.
     - Every parameter has a gradient (see :func:`spikegrad.learnable`).
@@ -67,8 +69,9 @@ def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = 
 
     Notes
     -----
-    Errors are relative to the largest value of the curve, unless the note defines another reference. The report gives
-    reasons for properties that do not apply, such as properties of an undefined primal.
+    Errors are relative to the largest value of the curve, unless the note defines another
+    reference. The report gives reasons for properties that do not apply, such as properties of an
+    undefined primal.
 
     Examples
     --------
@@ -108,7 +111,10 @@ def _reverse(f: Callable) -> Callable:
 
 
 def _grid(scale: float) -> np.ndarray:
-    """Return numbers of float32. Each second one is in the middle of its neighbors, to integrate."""
+    """Return numbers of float32.
+
+    Each second one is in the middle of its neighbors, to integrate.
+    """
     far = np.geomspace(4, 2**10, 23)
     edges = np.concatenate([-far[::-1], np.arange(-128, 129) / 32.1, far])
     points = np.empty(2 * len(edges) - 1)
@@ -185,7 +191,9 @@ def _curves(s: Surrogate, scale: float) -> _Curves:
     for name, x in points.items():
         columns = x.reshape(x.shape + (1,) * len(trailing))
         points[name] = np.broadcast_to(columns, x.shape + trailing)
-    calls = {name: lambda points, f=f: f(points["grid"]) for name, f in functions.items()}
+    calls: dict[str, Callable] = {
+        name: lambda points, f=f: f(points["grid"]) for name, f in functions.items()
+    }
     for dtype in _HIGHER:
         calls[dtype] = lambda points, d=dtype: {name: f(points[d]) for name, f in curves.items()}
     return _Curves(s, list(parameters), points, near, evaluated(calls, points))

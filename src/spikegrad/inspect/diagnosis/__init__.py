@@ -1,4 +1,6 @@
-"""Why a network does not learn: what each of its layers does forward and back, what is wrong, and what helps."""
+"""Why a network does not learn: what each of its layers does forward and back, what is wrong, and
+what helps.
+"""
 
 from ._diagnose import diagnose, diagnose_layer
 from ._fixes import Fix

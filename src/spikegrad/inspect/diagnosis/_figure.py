@@ -22,12 +22,15 @@ _SHARES = (
 
 
 def draw(layers: Sequence[LayerReport]) -> Figure:
-    """Potentials of each layer against its slope; gradients over lags; shares of neurons and potentials."""
+    """Potentials of each layer against its slope; gradients over lags; shares of neurons and
+    potentials.
+    """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  (of an extra)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Diagnosis.plot needs matplotlib: pip install '.[plot]' in a clone of spikegrad", name="matplotlib"
+            "Diagnosis.plot needs matplotlib: pip install '.[plot]' in a clone of spikegrad",
+            name="matplotlib",
         ) from error
 
     columns = min(len(layers), 4)
@@ -48,7 +51,9 @@ def draw(layers: Sequence[LayerReport]) -> Figure:
 def _potentials(axes: Axes, layer: LayerReport, color: str) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
-    axes.set_title(f"{layer.name}, rate {layer.rate:.2g}" if layer.fires else layer.name, fontsize=9)
+    axes.set_title(
+        f"{layer.name}, rate {layer.rate:.2g}" if layer.fires else layer.name, fontsize=9
+    )
     if layer.edges:  # of potentials that are finite
         axes.stairs(layer.shares, layer.edges, fill=True, color=color, alpha=0.5)
     axes.set_xlabel("potential − threshold" if layer.scale is not None else "potential", fontsize=8)
@@ -62,12 +67,16 @@ def _potentials(axes: Axes, layer: LayerReport, color: str) -> None:
         return
     low, high = min(layer.edges[0], 0), max(layer.edges[-1], 0)
     at, half_width = layer.at or 0, layer.half_width or 0
-    beside = min(2 * half_width, high - low)  # both flanks, but the bars keep at least a third of the panel
+    beside = min(
+        2 * half_width, high - low
+    )  # both flanks, but the bars keep at least a third of the panel
     low, high = min(low, at - beside), max(high, at + beside)
     near = at + 6 * half_width * np.linspace(-1, 1, 200)
     x = np.sort(np.concatenate([np.linspace(low, high, 500), near[(near >= low) & (near <= high)]]))
     slope = axes.twinx()
-    slope.plot(x, np.asarray(layer.surrogate.surrogate_grad(x.astype(np.float32))), color="k", lw=1.2)
+    slope.plot(
+        x, np.asarray(layer.surrogate.surrogate_grad(x.astype(np.float32))), color="k", lw=1.2
+    )
     slope.set_ylim(min(0, layer.peak) * 1.05, max(0, layer.peak) * 1.05)
     slope.set_ylabel("slope", fontsize=8)
     slope.spines["top"].set_visible(False)
@@ -93,10 +102,15 @@ def _lags(axes: Axes, layers: Sequence[LayerReport]) -> None:
 def _shares(axes: Axes, layers: Sequence[LayerReport]) -> None:
     width = 0.8 / len(layers)
     for i, layer in enumerate(layers):
-        values = [getattr(layer, name) if layer.fires or name == "no_gradient" else None for name, _ in _SHARES]
+        values = [
+            getattr(layer, name) if layer.fires or name == "no_gradient" else None
+            for name, _ in _SHARES
+        ]
         for j, value in enumerate(values):
             if value is not None:
-                axes.bar(j + (i - (len(layers) - 1) / 2) * width, 100 * value, 0.9 * width, color=f"C{i}")
+                axes.bar(
+                    j + (i - (len(layers) - 1) / 2) * width, 100 * value, 0.9 * width, color=f"C{i}"
+                )
     axes.set_xticks(range(len(_SHARES)), [text for _, text in _SHARES])
     axes.set_ylim(0, 100)
     axes.set_title("neurons, and potentials within the half-width, %", fontsize=9)

@@ -28,14 +28,19 @@ class Fix:
     index: int | str
     """Index into ``network.layers``: a position in a list, or a name."""
     change: str
-    """The part that changes. ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"``,
-    ``"learning rate"``, ``"weight decay"`` and ``"epsilon"`` are multiplied by ``value``. Recurrent weights include
-    feedback from other layers. ``value`` is added to ``"bias"``, and to each weight for ``"weight offset"`` and
-    ``"recurrent offset"``. A tuple has a number for each neuron. ``"input channels"`` multiplies the weights of some
-    channels, and ``"inputs"`` the inputs themselves: ``value`` holds pairs of a channel and its factor. ``"input
-    scale"`` multiplies all inputs, and ``"input limit"`` limits their size. ``"input offset"`` has a number for each
-    channel, which is subtracted. ``"mean current"`` becomes 0 in each step. ``"dtype"`` is the new dtype of weights and
-    bias. ``"mode"`` and other parameters of the cell, such as ``"surrogate"`` and ``"decay"``, become ``value``."""
+    """The part that changes.
+
+    ``"feedforward weights"``, ``"weights"``, ``"recurrent weights"``, ``"threshold"``,
+    ``"learning rate"``, ``"weight decay"`` and ``"epsilon"`` are multiplied by ``value``. Recurrent
+    weights include feedback from other layers. ``value`` is added to ``"bias"``, and to each weight
+    for ``"weight offset"`` and ``"recurrent offset"``. A tuple has a number for each neuron.
+    ``"input channels"`` multiplies the weights of some channels, and ``"inputs"`` the inputs
+    themselves: ``value`` holds pairs of a channel and its factor. ``"input scale"`` multiplies all
+    inputs, and ``"input limit"`` limits their size. ``"input offset"`` has a number for each
+    channel, which is subtracted. ``"mean current"`` becomes 0 in each step. ``"dtype"`` is the new
+    dtype of weights and
+    bias. ``"mode"`` and other parameters of the cell, such as ``"surrogate"`` and ``"decay"``,
+    become ``value``."""
     value: Any
     """The factor, the number that is added, or the new value."""
     text: str
@@ -57,13 +62,18 @@ class Fix:
             If the change is one of the optimizer or a mode, which a network does not have.
         """
         if self.change in OF_TRAINING:
-            raise ValueError(f"Fix: apply changes a network, and this fix is a change of {self.change}: {self.text}")
+            raise ValueError(
+                f"Fix: apply changes a network, and this fix is a change of {self.change}: "
+                f"{self.text}"
+            )
         graph = network.graph
         nodes: dict[Any, Any] = dict(graph.nodes)
         for one in (self, *self.others):
             if one.change in _MULTIPLYING:
                 feedback = feedback_weights(graph, one.index)
-                nodes[one.index] = _multiplied(nodes[one.index], one.value, _MULTIPLYING[one.change], feedback)
+                nodes[one.index] = _multiplied(
+                    nodes[one.index], one.value, _MULTIPLYING[one.change], feedback
+                )
             else:
                 change = CHANGES.get(one.change, functools.partial(_set, one.change))
                 nodes[one.index] = _changed(nodes[one.index], one.source, change, one.value)
@@ -75,7 +85,7 @@ def is_idle(fix: Fix) -> bool:
     return fix.change in (*_MULTIPLYING, "threshold", "learning rate") and fix.value == 1
 
 
-# --- changes of a layer -----------------------------------------------------------------------------------------------
+# --- changes of a layer ---------------------------------------------------------------------------
 
 
 def _changed(layer: Layer, source: str, change: Callable[[Layer, Any], Layer], value: Any) -> Layer:
@@ -86,11 +96,17 @@ def _changed(layer: Layer, source: str, change: Callable[[Layer, Any], Layer], v
     return dataclasses.replace(layer, weight={**weights, source: alone.weight})
 
 
-def _multiplied(layer: Layer, factor: Any, parts: Collection[str], feedback: Collection[str]) -> Layer:
+def _multiplied(
+    layer: Layer, factor: Any, parts: Collection[str], feedback: Collection[str]
+) -> Layer:
     """Multiply parts of a layer: ``"sources"``, ``"bias"`` and ``"feedback"``."""
 
     def change(label: str, weight: Any) -> Any:
-        return _times(factor, weight) if ("feedback" if label in feedback else "sources") in parts else weight
+        return (
+            _times(factor, weight)
+            if ("feedback" if label in feedback else "sources") in parts
+            else weight
+        )
 
     layer = _each_weight(layer, change)
     if layer.bias is not None and "bias" in parts:
@@ -100,7 +116,9 @@ def _multiplied(layer: Layer, factor: Any, parts: Collection[str], feedback: Col
 
 def _each_weight(layer: Layer, change: Callable[[str, Any], Any]) -> Layer:
     """Change each weight by a function of its label and the weight."""
-    return with_weights(layer, {label: change(label, weight) for label, weight in layer.weights.items()})
+    return with_weights(
+        layer, {label: change(label, weight) for label, weight in layer.weights.items()}
+    )
 
 
 def _times(factor: float | tuple[float, ...], value: Any) -> Any:
@@ -141,7 +159,11 @@ def _multiply_threshold(layer: Layer, factor: float | tuple[float, ...]) -> Laye
     threshold = parameters_of(layer.cell).threshold
     if isinstance(factor, tuple):
         threshold = jnp.asarray(threshold)
-        return _set("threshold", layer, jnp.asarray(factor, threshold.dtype).reshape(threshold.shape) * threshold)
+        return _set(
+            "threshold",
+            layer,
+            jnp.asarray(factor, threshold.dtype).reshape(threshold.shape) * threshold,
+        )
     return _set("threshold", layer, factor * threshold)
 
 
@@ -151,7 +173,9 @@ def _add_to_bias(layer: Layer, value: float | tuple[float, ...]) -> Layer:
 
 
 def _add_to_matrix(name: str, layer: Layer, offset: float) -> Layer:
-    return dataclasses.replace(layer, **{name: jnp.asarray(matrix_of(getattr(layer, name))) + offset})
+    return dataclasses.replace(
+        layer, **{name: jnp.asarray(matrix_of(getattr(layer, name))) + offset}
+    )
 
 
 def _multiply_rows(layer: Layer, pairs: Sequence[tuple[int, float]]) -> Layer:
@@ -163,7 +187,9 @@ def _multiply_rows(layer: Layer, pairs: Sequence[tuple[int, float]]) -> Layer:
 
 
 def _change_inputs(layer: Layer, **changed: Any) -> Layer:
-    return dataclasses.replace(layer, weight=jax.tree_util.Partial(_OfInputs(**changed), layer.weight))
+    return dataclasses.replace(
+        layer, weight=jax.tree_util.Partial(_OfInputs(**changed), layer.weight)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +206,9 @@ class _OfInputs:
         if self.limit < math.inf:
             x = jnp.clip(x, -self.limit, self.limit)
         offset, axes = jnp.asarray(self.offset, x.dtype), 0
-        while math.prod(x.shape[x.ndim - axes :]) < offset.size:  # the channels are the last axes, flattened
+        while (
+            math.prod(x.shape[x.ndim - axes :]) < offset.size
+        ):  # the channels are the last axes, flattened
             axes += 1
         x = (x - jnp.broadcast_to(offset.reshape(x.shape[x.ndim - axes :]), x.shape)) * self.scale
         for channel, factor in self.factors:
@@ -223,6 +251,8 @@ CHANGES: dict[str, Callable[[Layer, Any], Layer]] = {
     "mean current": lambda layer, _: _each_weight(layer, _center),
     "input offset": lambda layer, offset: _change_inputs(layer, offset=offset),
 }
-"""Changes of a layer by name, besides factors of weights and new values of other parameters of the cell."""
+"""Changes of a layer by name, besides factors of weights and new values of other parameters of the
+cell.
+"""
 OF_TRAINING = frozenset({"learning rate", "weight decay", "epsilon", "mode"})
 """The changes that a network cannot have."""

@@ -1,6 +1,7 @@
 """Statistics of one layer over time, computed from recorded arrays and independent of a network.
 
-NumPy computes the statistics. Their compilation would take longer than the compilation of the network.
+NumPy computes the statistics. Their compilation would take longer than the compilation of the
+network.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from ..._surrogate import Surrogate
 from ...surrogates._measures import measure
 
 SMALL = 1e-6
-"""The smallest relevant slope, as a fraction of its peak. In float32, smaller gradients are lost in a sum."""
+"""The smallest relevant slope, as a fraction of its peak.
+
+In float32, smaller gradients are lost in a sum.
+"""
 _SAMPLED, _BINS = 65536, 60
 
 
 class Recorded(NamedTuple):
-    """Recorded arrays of one layer, ``(steps, examples, neurons)`` or with more axes. None if unknown."""
+    """Recorded arrays of one layer, ``(steps, examples, neurons)`` or with more axes.
+
+    None if unknown.
+    """
 
     potential: Any
     """The potential before the spike."""
@@ -41,10 +48,13 @@ class Recorded(NamedTuple):
     received: Any = None
     """The gradient with respect to the outputs, from the layers above."""
     lagged: Any = None
-    """The gradient with respect to the currents, of the layer's outputs in the last step of each example, added with
+    """The gradient with respect to the currents, of the layer's outputs in the last step of each
+    example, added with
     random signs."""
     narrow: Any = None
-    """For mode "8-bit": a mask of distances stored as zero or the smallest magnitude, and the slopes after storage."""
+    """For mode "8-bit": a mask of distances stored as zero or the smallest magnitude, and the
+    slopes after storage.
+    """
     feedback: Any = None
     """The currents from earlier spikes of the layer, and of layers in a loop with it."""
 
@@ -53,8 +63,8 @@ class Recorded(NamedTuple):
 class LayerReport:
     """Statistics of one layer. Unknown values are None. Means are over steps, examples and neurons.
 
-    Potentials are from before the spike. If the cell defines :meth:`~spikegrad.Cell.encode`, they are relative to the
-    threshold.
+    Potentials are from before the spike. If the cell defines :meth:`~spikegrad.Cell.encode`, they
+    are relative to the threshold.
     """
 
     name: str
@@ -70,7 +80,10 @@ class LayerReport:
     rate: float
     """Mean output. For spikes, their number per neuron and step."""
     silent: float
-    """Fraction of neurons that never fire, or with an output of 0 in every step. A soft spike counts from 1/2."""
+    """Fraction of neurons that never fire, or with an output of 0 in every step.
+
+    A soft spike counts from 1/2.
+    """
     always: float
     """Fraction of neurons that fire in every step of every example."""
     mean: float
@@ -82,7 +95,8 @@ class LayerReport:
     quiet: float = 0.0
     """Fraction of examples without any spike."""
     alike: bool = False
-    """If True, all neurons have the same potentials and gradients, and no update makes them differ."""
+    """If True, all neurons have the same potentials and gradients, and no update makes them differ.
+    """
     scale: float | None = None
     """Distance of a neuron at rest to its threshold."""
     surrogate: Surrogate | None = None
@@ -98,7 +112,9 @@ class LayerReport:
     at_threshold: float | None = None
     """Slope at the threshold."""
     within: float | None = None
-    """Fraction of potentials with a slope of at least half of the peak, which is within the half-width."""
+    """Fraction of potentials with a slope of at least half of the peak, which is within the
+    half-width.
+    """
     reached: float | None = None
     """Fraction of potentials with a slope above a millionth of the peak."""
     slope: float | None = None
@@ -110,7 +126,10 @@ class LayerReport:
     drive: float | None = None
     """Root mean square of the currents from other layers and inputs."""
     feedback: float | None = None
-    """Root mean square of the currents from earlier spikes of the layer, and of layers in a loop with it. None without
+    """Root mean square of the currents from earlier spikes of the layer, and of layers in a loop
+    with it.
+
+    None without
     such weights."""
     at_rest: float | None = None
     """Fraction of neurons at or above their threshold at rest."""
@@ -129,9 +148,14 @@ class LayerReport:
     free_each: tuple[float, ...] = ()
     """Root mean square of the potential without spikes of each neuron, if neurons have one axis."""
     gain: float | None = None
-    """Mean square of the potential without spikes, over the mean square of the input currents: the memory's gain."""
+    """Mean square of the potential without spikes, over the mean square of the input currents: the
+    memory's gain.
+    """
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Norm of each weight: ``"weight"``, or ``"weight['a']"`` for each source, ``"recurrent"`` and ``"bias"``."""
+    """Norm of each weight:
+
+    ``"weight"``, or ``"weight['a']"`` for each source, ``"recurrent"`` and ``"bias"``.
+    """
     dtype: str | None = None
     """The narrowest dtype of its weights and bias."""
     weight_gradients: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -139,7 +163,9 @@ class LayerReport:
     updates: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the first update of each weight."""
     decays: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Norm of the part along the weight in its first update for a gradient of 0, which is the weight decay."""
+    """Norm of the part along the weight in its first update for a gradient of 0, which is the
+    weight decay.
+    """
     learned: dict[str, float] = dataclasses.field(default_factory=dict)
     """Norm of the first update of each weight, without the weight decay."""
     rounded: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -149,13 +175,18 @@ class LayerReport:
     current_gradient: float | None = None
     """Norm of the gradient with respect to the currents."""
     output_gradient: float | None = None
-    """Norm of the gradient with respect to the outputs, from readers other than the layer itself."""
+    """Norm of the gradient with respect to the outputs, from readers other than the layer itself.
+    """
     no_gradient: float | None = None
-    """Fraction of neurons with a gradient of exactly 0 with respect to the currents, in all steps and examples."""
+    """Fraction of neurons with a gradient of exactly 0 with respect to the currents, in all steps
+    and examples.
+    """
     by_step: tuple[float, ...] = ()
     """Norm of the gradient with respect to the currents of each step."""
     by_lag: tuple[float, ...] = ()
-    """Norm of the gradient of the layer's outputs in the last step with respect to its currents, by lag in steps."""
+    """Norm of the gradient of the layer's outputs in the last step with respect to its currents, by
+    lag in steps.
+    """
     factor: float | None = None
     """Factor of this norm per step of lag: a least-squares fit of its logarithm."""
     eight_bit_lost: float | None = None
@@ -179,7 +210,10 @@ class LayerReport:
 
     @property
     def update(self) -> float | None:
-        """Norm of the first update over the norm of the weight: the maximum over weights. Biases are excluded."""
+        """Norm of the first update over the norm of the weight: the maximum over weights.
+
+        Biases are excluded.
+        """
         return self._largest_of_weights(self.updates)
 
     @property
@@ -189,20 +223,29 @@ class LayerReport:
 
     @property
     def update_from_zero(self) -> float:
-        """Norm of the first update of weights that are zero, over the norm of usual weights: the maximum over weights.
+        """Norm of the first update of weights that are zero, over the norm of usual weights: the
+        maximum over weights.
 
-        With n inputs, usual weights have a deviation of 1/sqrt(n), and so a norm of the square root of the neurons.
+        With n inputs, usual weights have a deviation of 1/sqrt(n), and so a norm of the square root
+        of the neurons.
         """
-        norms = [self.updates[name] for name, w in self.weights.items() if not w and name in self.updates]
+        norms = [
+            self.updates[name] for name, w in self.weights.items() if not w and name in self.updates
+        ]
         return max(norms, default=0.0) / math.sqrt(self.neurons)
 
     @property
     def rounded_away(self) -> float:
-        """Norm of the part of the first update that is rounded away, over the norm of the update."""
+        """Norm of the part of the first update that is rounded away, over the norm of the
+        update."""
         return norm([*self.rounded.values()]) / (norm([*self.updates.values()]) or 1.0)
 
     def _largest_of_weights(self, norms: Mapping[str, float]) -> float | None:
-        ratios = [norms[name] / w for name, w in self.weights.items() if name in norms and name != "bias" and w]
+        ratios = [
+            norms[name] / w
+            for name, w in self.weights.items()
+            if name in norms and name != "bias" and w
+        ]
         return max(ratios, default=None)
 
 
@@ -256,7 +299,11 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
         power = mean(seen.free.astype(np.float64) ** 2)
         found |= {"free": math.sqrt(power), "free_mean": mean(seen.free)}
         found["free_means"] = math.sqrt(float(np.mean(of_neurons(seen.free) ** 2)))
-        found["free_each"] = tuple(np.sqrt(of_neurons(seen.free.astype(np.float64) ** 2)).tolist()) if one_axis else ()
+        found["free_each"] = (
+            tuple(np.sqrt(of_neurons(seen.free.astype(np.float64) ** 2)).tolist())
+            if one_axis
+            else ()
+        )
         given = found.get("drive", 0.0) ** 2
         found["gain"] = power / given if given else None
     if seen.gradient is not None:
@@ -272,7 +319,9 @@ def numbers(seen: Recorded, active: np.ndarray, fires: bool, peak: float | None)
     if seen.narrow is not None:
         below, narrow = seen.narrow
         found["eight_bit_lost"] = mean(below)
-        found["eight_bit_error"] = mean(abs(narrow - seen.slope)) / mean(slope) if slope.any() else 0.0
+        found["eight_bit_error"] = (
+            mean(abs(narrow - seen.slope)) / mean(slope) if slope.any() else 0.0
+        )
     return found
 
 
@@ -284,7 +333,9 @@ def _same(x: np.ndarray) -> bool:
 def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str, Any]:
     """Return the statistics of a weight matrix and its inputs, ``(steps, examples, channels)``."""
     power = np.mean(np.asarray(x, np.float64)[active] ** 2, 0)
-    matrix = np.asarray(matrix, np.float64).reshape(len(matrix), -1)  # with receptors: (inputs, neurons, receptors)
+    matrix = np.asarray(matrix, np.float64).reshape(
+        len(matrix), -1
+    )  # with receptors: (inputs, neurons, receptors)
     return {
         "channels": tuple(np.sqrt(power * np.mean(matrix**2, 1)).tolist()),
         "offset": float(matrix.mean()),
@@ -292,7 +343,9 @@ def of_matrix(x: np.ndarray, matrix: np.ndarray, active: np.ndarray) -> dict[str
 
 
 def offset_of_one_sign(matrix: np.ndarray) -> float | None:
-    """Return the mean of recurrent weights if it is larger than three standard errors of a neuron's mean weight."""
+    """Return the mean of recurrent weights if it is larger than three standard errors of a neuron's
+    mean weight.
+    """
     matrix = np.asarray(matrix, np.float64)
     mean = float(matrix.mean())
     return mean if abs(mean) * math.sqrt(len(matrix)) > 3 * matrix.std() else None
@@ -319,7 +372,9 @@ def norm_of_sources(norms: Mapping[str, float]) -> float | None:
 
 def norm(x: Any) -> float:
     """Return the Euclidean norm of all values of a pytree."""
-    return math.sqrt(sum(float(np.sum(np.asarray(leaf, np.float64) ** 2)) for leaf in jax.tree.leaves(x)))
+    return math.sqrt(
+        sum(float(np.sum(np.asarray(leaf, np.float64) ** 2)) for leaf in jax.tree.leaves(x))
+    )
 
 
 def last_steps(active: np.ndarray) -> np.ndarray:
@@ -337,7 +392,8 @@ def _by_lag(lagged: np.ndarray, active: np.ndarray) -> np.ndarray:
 def factor_per_step(by_lag: Iterable[float]) -> float | None:
     """Return the factor of a norm per step of lag, from a least-squares line through its logarithm.
 
-    Norms of 0 and infinite norms are excluded. A vanishing or exploding gradient soon has such norms.
+    Norms of 0 and infinite norms are excluded. A vanishing or exploding gradient soon has such
+    norms.
     """
     sizes = np.array([*by_lag])
     lags = np.flatnonzero(np.isfinite(sizes) & (sizes > 0))

@@ -39,7 +39,13 @@ class Place(NamedTuple):
 def chain(count: int) -> list[Place]:
     """The places of the layers of a list."""
     return [
-        Place(n, frozenset(range(n + 1)), ((n + 1, "weight"),) * (n + 1 < count), n == 0, n + 1 == count)
+        Place(
+            n,
+            frozenset(range(n + 1)),
+            ((n + 1, "weight"),) * (n + 1 < count),
+            n == 0,
+            n + 1 == count,
+        )
         for n in range(count)
     ]
 
@@ -48,12 +54,16 @@ def places_of(graph: Graph, outputs: Iterable[Name]) -> list[Place]:
     """The places of the layers of a graph."""
     position = {name: n for n, name in enumerate(graph.layers)}
     sources = {name: {*_layers_of(graph, name)} for name in graph.nodes}
-    ends = {name for output in outputs for name in ([output] if output in position else sources[output])}
+    ends = {
+        name for output in outputs for name in ([output] if output in position else sources[output])
+    }
     readers: dict[Name, list[tuple[int, str]]] = {name: [] for name in position}
     for name, layer in graph.layers.items():
         weight_of = weights_of_edges(layer)
         for edge in graph.edges[name]:
-            for source in [edge.source] if edge.source in position else _layers_of(graph, edge.source):
+            for source in (
+                [edge.source] if edge.source in position else _layers_of(graph, edge.source)
+            ):
                 if source in position and source != name:
                     readers[source].append((position[name], weight_of[edge.label]))
     found = []
@@ -94,18 +104,23 @@ def _layers_of(graph: Graph, name: Name) -> Iterator[Name]:
 def feedback_edges(graph: Graph, name: Name) -> frozenset[str]:
     """The labels of a layer's edges of feedback, see :func:`feedback_weights`."""
     weights = feedback_weights(graph, name)
-    return frozenset(edge for edge, weight in weights_of_edges(graph.nodes[name]).items() if weight in weights)
+    return frozenset(
+        edge for edge, weight in weights_of_edges(graph.nodes[name]).items() if weight in weights
+    )
 
 
 def feedback_weights(graph: Graph, name: Name) -> frozenset[str]:
-    """The labels of a layer's feedback weights, which read earlier outputs of a loop with the layer.
+    """The labels of a layer's feedback weights, which read earlier outputs of a loop with the
+    layer.
 
     If a layer does not have other weights, only its own outputs are feedback.
     """
     layer, edges = graph.nodes[name], graph.edges[name]
     weight_of = weights_of_edges(layer)
     now = {weight_of[edge.label] for edge in edges if 0 in edge.lags}
-    delayed = {weight_of[edge.label]: edge.source for edge in edges if edge.label in graph.looped[name]}
+    delayed = {
+        weight_of[edge.label]: edge.source for edge in edges if edge.label in graph.looped[name]
+    }
     delayed = {label: source for label, source in delayed.items() if label not in now}
     own = frozenset(label for label, source in delayed.items() if source == name)
     return own if len(delayed) == len(layer.weights) else frozenset(delayed)
@@ -113,4 +128,8 @@ def feedback_weights(graph: Graph, name: Name) -> frozenset[str]:
 
 def weights_of_edges(layer: Layer) -> dict[str, str]:
     """The weight of each edge. A window of matrices has several edges."""
-    return {edge.label: label for label, weight in layer.weights.items() for edge in edges_of(label, "", weight)}
+    return {
+        edge.label: label
+        for label, weight in layer.weights.items()
+        for edge in edges_of(label, "", weight)
+    }

@@ -1,8 +1,9 @@
 """The array of a state that makes a neuron fire, and its level at a spike.
 
-A state may hold several arrays, in any order. A cell that defines ``encode`` gives its distance to the threshold, and
-the potential is the array that raises this distance. For any other cell ``fire`` is tried. The potential is the array
-that makes a neuron at rest fire if it is large and keeps it silent if it is low. A bisection finds the level.
+A state may hold several arrays, in any order. A cell that defines ``encode`` gives its distance to
+the threshold, and the potential is the array that raises this distance. For any other cell ``fire``
+is tried. The potential is the array that makes a neuron at rest fire if it is large and keeps it
+silent if it is low. A bisection finds the level.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import jax.numpy as jnp
 from ..._pytree import is_inexact
 
 _FAR = 1000000.5
-"""A potential beyond any threshold. It has a fraction, so a readout has an output with a fraction."""
+"""A potential beyond any threshold.
+
+It has a fraction, so a readout has an output with a fraction.
+"""
 _HALVINGS = 60
 
 
@@ -26,7 +30,9 @@ class Potential(NamedTuple):
     which: Any
     """The index among :func:`candidates`."""
     level: Any = None
-    """The potential that makes a neuron at rest fire, or None if the cell defines ``encode``. It is NaN if the spikes
+    """The potential that makes a neuron at rest fire, or None if the cell defines ``encode``.
+
+    It is NaN if the spikes
     depend on other examples, as with batch normalization."""
     spikes: Any = None
     """If True, the cell fires at this level, and its outputs are whole numbers."""
@@ -52,7 +58,9 @@ def select(which: Any, arrays: Sequence[Any]) -> Any:
 
 
 def find(rest: Any, fire: Callable, distance: Callable | None) -> Potential:
-    """The potential of a cell, from its state at rest, ``fire(u)[1]`` and ``distance(u)``, its ``encode``."""
+    """The potential of a cell, from its state at rest, ``fire(u)[1]`` and ``distance(u)``, its
+    ``encode``.
+    """
     out = fire(rest)[1]
     arrays, replaced = candidates(rest, out)
 
@@ -87,7 +95,10 @@ def find(rest: Any, fire: Callable, distance: Callable | None) -> Potential:
             return jnp.where(there, low, middle), jnp.where(there, middle, high)
 
         bounds = jax.lax.fori_loop(0, _HALVINGS, halved, (low, high))
-        tried = [output(k, x) for x in (low, high, *bounds, arrays[k], arrays[k] + 0.3, bounds[1] * 0.7 + 0.2)]
+        tried = [
+            output(k, x)
+            for x in (low, high, *bounds, arrays[k], arrays[k] + 0.3, bounds[1] * 0.7 + 0.2)
+        ]
         whole = jnp.stack([(x == jnp.round(x)).all() for x in tried]).all()
         return gain, bounds[1], whole
 

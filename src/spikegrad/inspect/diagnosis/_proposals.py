@@ -1,4 +1,7 @@
-"""Proposals of fixes, with their numbers. ``_trials.py`` tries each fix and keeps the helpful fixes."""
+"""Proposals of fixes, with their numbers.
+
+``_trials.py`` tries each fix and keeps the helpful fixes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ _WIDENED = 5
 _THIN = 0.1
 """A slope becomes wider with the threshold if it is narrower than this part of the potentials."""
 _SMALL = 0.1
-"""A slope does not become narrower if the norm of a neuron's weights is smaller: one update would leave the slope."""
+"""A slope does not become narrower if the norm of a neuron's weights is smaller: one update would
+leave the slope.
+"""
 _ONE_SIGN = 0.8
 """Currents have one sign if the mean of the potential is this part of its root mean square."""
 _OUTLIER = 30.0
@@ -34,15 +39,22 @@ _OUTLIER = 30.0
 _LIMIT = 2.0
 """Inputs are limited to this multiple of their usual size if the largest is an outlier."""
 _SHIFTED = 1.0
-"""An input channel is far from 0 if its mean is larger than its standard deviation by this factor."""
+"""An input channel is far from 0 if its mean is larger than its standard deviation by this factor.
+"""
 _USUAL_INPUTS = 0.05, 50.0
-"""Inputs are scaled if the largest is out of this range. Images may be divided by 255 twice, or not at all."""
+"""Inputs are scaled if the largest is out of this range.
+
+Images may be divided by 255 twice, or not at all.
+"""
 _USUAL_DEVIATIONS = 0.1, 10.0
 """The same for the standard deviation of inputs without their means."""
 _UNEVEN = 3.0
-"""Neurons are scaled one by one if their potentials, on average, are larger than the median by this factor."""
+"""Neurons are scaled one by one if their potentials, on average, are larger than the median by this
+factor.
+"""
 UNUSUAL, TINY = 2.0, 30.0
-"""A parameter may become its default if it is larger by the first factor, or smaller by the second."""
+"""A parameter may become its default if it is larger by the first factor, or smaller by the second.
+"""
 _FORGETS = 5
 """A time constant is short if the inputs have more than so many times its steps."""
 WIDE = 32
@@ -87,10 +99,15 @@ class Case:
         return (self.layer.feedback or 0.0) / (self.layer.drive or 1.0)
 
     def all_of_its_cell(self, parameter: str) -> list[Case]:
-        """Return this layer, and all others whose cell has the class and the value of a parameter."""
+        """Return this layer, and all others whose cell has the class and the value of a
+        parameter."""
         others = (dataclasses.replace(self, index=n) for n in range(len(self.layers)))
         same = (other for other in others if type(other.cell) is type(self.cell))
-        return [other for other in same if np.array_equal(other.values(parameter), self.values(parameter))]
+        return [
+            other
+            for other in same
+            if np.array_equal(other.values(parameter), self.values(parameter))
+        ]
 
     def shares_loop_with(self, other: Case) -> bool:
         return self.index in other.place.below and other.index in self.place.below
@@ -100,7 +117,8 @@ class Case:
 
 
 def against_activity(case: Case, *, driven: bool = False) -> Iterator[Fix]:
-    """Propose fixes for too few or too many spikes: first for specific causes, then for the scale of the potential.
+    """Propose fixes for too few or too many spikes: first for specific causes, then for the scale
+    of the potential.
 
     If spikes drive the potential of their own neuron, the cause is a parameter of the cell.
     """
@@ -131,17 +149,24 @@ def against_growth(case: Case) -> Iterator[Fix]:
     yield from against_recurrence(case)
     yield from _adaptation(case)
     yield from _reset(case)
-    if getattr(case.cell, "detach_reset", True) is False and getattr(case.cell, "reset", "") != "none":
-        yield case.fix("detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)")
+    if (
+        getattr(case.cell, "detach_reset", True) is False
+        and getattr(case.cell, "reset", "") != "none"
+    ):
+        yield case.fix(
+            "detach_reset", True, "pass no gradient through its reset (`detach_reset=True`)"
+        )
     yield from to_defaults(case)
     yield from to_scale(case)
 
 
 def to_defaults(case: Case, tiny: float = TINY) -> Iterator[Fix]:
-    """Propose the default of each parameter that is much larger or smaller, or of the other sign, worst first.
+    """Propose the default of each parameter that is much larger or smaller, or of the other sign,
+    worst first.
 
-    ``tiny`` is the factor of a smaller one, but not of a decay. A decay without a default gets a time constant of a
-    fifth of the steps. Layers of the same cell with the same value change together.
+    ``tiny`` is the factor of a smaller one, but not of a decay. A decay without a default gets a
+    time constant of a fifth of the steps. Layers of the same cell with the same value change
+    together.
     """
     found = []
     for name, declared in inspect.signature(type(case.cell)).parameters.items():
@@ -151,7 +176,11 @@ def to_defaults(case: Case, tiny: float = TINY) -> Iterator[Fix]:
         number = isinstance(default, (int, float)) and not isinstance(default, bool)
         if number and name == "threshold" and default and case.layer.scale is None:
             factor = default / float(case.values(name).mean() or math.inf)
-            yield case.fix(name, factor, f"set its threshold to its default, {default:g} (`threshold={default:g}`)")
+            yield case.fix(
+                name,
+                factor,
+                f"set its threshold to its default, {default:g} (`threshold={default:g}`)",
+            )
         elif number and name not in CHANGES and hasattr(case.cell, name):
             own, is_decay = case.values(name), name.endswith("decay")
             larger = np.abs(own).max() / (abs(default) or 1.0)
@@ -183,7 +212,9 @@ def smaller_weights(case: Case) -> Iterator[Fix]:
 
 
 def _lower_slopes(case: Case) -> Iterator[Fix]:
-    """Lower the steep slopes of all layers, because each layer passes on the growth in other layers."""
+    """Lower the steep slopes of all layers, because each layer passes on the growth in other
+    layers.
+    """
     found: list[Fix] = []
     for n, layer in enumerate(case.layers):
         box = _box(layer)
@@ -195,7 +226,9 @@ def _lower_slopes(case: Case) -> Iterator[Fix]:
 
 
 def _sign(case: Case) -> Iterator[Fix]:
-    """Set a threshold above rest. In absolute units, as -50 mV with a reset to -65 mV, threshold and reset change.
+    """Set a threshold above rest.
+
+    In absolute units, as -50 mV with a reset to -65 mV, threshold and reset change.
 
     If the thresholds of the neurons have both signs, all get the default.
     """
@@ -204,14 +237,20 @@ def _sign(case: Case) -> Iterator[Fix]:
         own = case.values("threshold")
         if own.size > 1 and own.min() < 0 < own.max() and own.all():
             default = _default(case, "threshold")
-            text = f"set its threshold to {default:g} for all neurons, because {len(own[own < 0])} fire at rest"
+            text = (
+                f"set its threshold to {default:g} for all neurons, because {len(own[own < 0])} "
+                "fire at rest"
+            )
             yield case.fix("threshold", tuple((default / own).ravel().tolist()), text)
     if (layer.at_rest or 0) > 0.5 and layer.scale and hasattr(case.cell, "threshold"):
         text = "change the sign of its threshold, because neurons fire at rest"
         yield case.fix("threshold", -1.0, text)
         free = layer.free if layer.free and math.isfinite(layer.free) else layer.scale
         factor = rounded(free / layer.scale)
-        text = f"set its threshold to {layer.scale * factor:.3g}, above the potential at rest, which is 0"
+        text = (
+            f"set its threshold to {layer.scale * factor:.3g}, above the potential at rest, which "
+            "is 0"
+        )
         scaled = dataclasses.replace(layer, scale=layer.scale * factor, std=free)
         for reset in _reset(case):
             parts = [
@@ -232,7 +271,8 @@ def against_recurrence(case: Case) -> Iterator[Fix]:
         for part in (3, 30):  # fewer spikes reduce the currents further
             factor = rounded(layer.drive / layer.feedback / part)
             text = (
-                f"scale its {_feedback(case)} by {factor:g}, because {cause} cause {case.feedback:.2g} times the "
+                f"scale its {_feedback(case)} by {factor:g}, because {cause} cause "
+                f"{case.feedback:.2g} times the "
                 "current from below"
             )
             yield case.fix("recurrent weights", factor, text)
@@ -240,7 +280,11 @@ def against_recurrence(case: Case) -> Iterator[Fix]:
 
 def _feedback(case: Case) -> str:
     sources = case.place.feedback
-    return f"weights of feedback from {', '.join(map(repr, sources))}" if sources else "recurrent weights"
+    return (
+        f"weights of feedback from {', '.join(map(repr, sources))}"
+        if sources
+        else "recurrent weights"
+    )
 
 
 def _adaptation(case: Case) -> Iterator[Fix]:
@@ -248,20 +292,31 @@ def _adaptation(case: Case) -> Iterator[Fix]:
     layer, cell = case.layer, case.cell
     if not hasattr(cell, "adaptation") or not layer.scale:
         return
-    lasts = 1 / max(1 - float(case.values("adaptation_decay").mean()), 1 / max(len(layer.by_lag), 10))
+    lasts = 1 / max(
+        1 - float(case.values("adaptation_decay").mean()), 1 / max(len(layer.by_lag), 10)
+    )
     value = rounded(10 * layer.scale / lasts)
     own = case.values("adaptation")
     if own.min() < 0 or own.max() > 2 * value:
-        yield case.fix("adaptation", value, f"set its adaptation to {value:g} (`adaptation={value:g}`)")
+        yield case.fix(
+            "adaptation", value, f"set its adaptation to {value:g} (`adaptation={value:g}`)"
+        )
 
 
 def _reset(case: Case) -> Iterator[Fix]:
-    """Replace a reset value at least as far from rest as the threshold. Resets would exceed the effect of currents."""
+    """Replace a reset value at least as far from rest as the threshold.
+
+    Resets would exceed the effect of currents.
+    """
     layer, cell = case.layer, case.cell
     scale = layer.scale or math.inf
-    far = getattr(cell, "reset", "") == "value" and np.abs(case.values("reset_value")).max() >= scale
+    far = (
+        getattr(cell, "reset", "") == "value" and np.abs(case.values("reset_value")).max() >= scale
+    )
     if far:
-        yield case.fix("reset_value", 0.0, "reset its potential to 0, the potential at rest (`reset_value=0`)")
+        yield case.fix(
+            "reset_value", 0.0, "reset its potential to 0, the potential at rest (`reset_value=0`)"
+        )
 
 
 def against_inputs(case: Case) -> Iterator[Fix]:
@@ -279,7 +334,10 @@ def against_inputs(case: Case) -> Iterator[Fix]:
 
     if inputs.usual and inputs.largest > _OUTLIER * inputs.usual:
         limit = rounded(_LIMIT * inputs.usual)
-        text = f"limit {its_inputs} to {limit:g}, because the largest is {inputs.largest:.2g}, and most are smaller"
+        text = (
+            f"limit {its_inputs} to {limit:g}, because the largest is {inputs.largest:.2g}, and "
+            "most are smaller"
+        )
         yield fix("input limit", limit, text)
     means, deviations = np.array(inputs.means), np.array(inputs.stds)
     if (far := abs(means) > _SHIFTED * deviations).any():
@@ -295,7 +353,11 @@ def against_inputs(case: Case) -> Iterator[Fix]:
     if case.layer.channels and (pairs := _outliers(inputs.channels)):
         text = f"scale channels of its inputs: {_named(pairs)}, because the others are much smaller"
         yield case.fix("inputs", pairs, text)
-    elif not far.any() and inputs.largest and not _USUAL_INPUTS[0] <= inputs.largest <= _USUAL_INPUTS[1]:
+    elif (
+        not far.any()
+        and inputs.largest
+        and not _USUAL_INPUTS[0] <= inputs.largest <= _USUAL_INPUTS[1]
+    ):
         factor = 1 / inputs.largest
         if factor > 1 and case.layer.free:  # the potential might stay far below the threshold
             factor = max(factor, (case.layer.scale or 0.0) / case.layer.free)
@@ -311,12 +373,16 @@ def _channels(case: Case) -> Iterator[Fix]:
 
 
 def _outliers(sizes: Sequence[float]) -> tuple[tuple[int, float], ...]:
-    """Return the channels above ``_OUTLIER`` times the median, and the factors that bring them to the median."""
+    """Return the channels above ``_OUTLIER`` times the median, and the factors that bring them to
+    the median.
+    """
     found = np.array(sizes)
     if not (found > 0).any():
         return ()
     usual = float(np.median(found[found > 0]))
-    return tuple((int(i), rounded(usual / found[i])) for i in np.flatnonzero(found > _OUTLIER * usual))
+    return tuple(
+        (int(i), rounded(usual / found[i])) for i in np.flatnonzero(found > _OUTLIER * usual)
+    )
 
 
 def _named(pairs: Sequence[tuple[int, float]]) -> str:
@@ -327,43 +393,66 @@ def _named(pairs: Sequence[tuple[int, float]]) -> str:
 def _offset(case: Case) -> Iterator[Fix]:
     layer, offset = case.layer, rounded(-(case.layer.offset or 0.0))
     if layer.current and layer.offset is None and _of_one_sign(layer):  # the weight is a function
-        yield case.fix("mean current", 0.0, "subtract from its currents in each step their mean over the neurons")
+        yield case.fix(
+            "mean current",
+            0.0,
+            "subtract from its currents in each step their mean over the neurons",
+        )
     if offset and _of_one_sign(layer):
-        yield case.fix("weight offset", offset, f"add {offset:g} to each of its weights to make their mean 0")
+        yield case.fix(
+            "weight offset", offset, f"add {offset:g} to each of its weights to make their mean 0"
+        )
 
 
 def _bias(case: Case) -> Iterator[Fix]:
     layer = case.layer
     if _of_one_sign(layer) and layer.current:
         bias = rounded(-layer.current)
-        yield case.fix("bias", bias, f"add {bias:g} to its bias, because its mean current is {layer.current:.2g}")
-    elif layer.currents and (layer.free_means or 0.0) > max(_ONE_SIGN * (layer.free or 0.0), layer.scale or 0.0):
+        yield case.fix(
+            "bias",
+            bias,
+            f"add {bias:g} to its bias, because its mean current is {layer.current:.2g}",
+        )
+    elif layer.currents and (layer.free_means or 0.0) > max(
+        _ONE_SIGN * (layer.free or 0.0), layer.scale or 0.0
+    ):
         means = np.array(layer.currents)
-        text = f"subtract from its bias the mean current of each neuron, from {means.min():.2g} to {means.max():.2g}"
+        text = (
+            f"subtract from its bias the mean current of each neuron, from {means.min():.2g} to "
+            f"{means.max():.2g}"
+        )
         yield from _then_scaled(case, case.fix("bias", tuple((-means).tolist()), text))
 
 
 def _input_gain(case: Case) -> Iterator[Fix]:
-    """Turn off an input gain of 1 - decay if the potentials are nearer to the threshold without it."""
+    """Turn off an input gain of 1 - decay if the potentials are nearer to the threshold without
+    it."""
     layer, cell = case.layer, case.cell
     if getattr(cell, "norm_input", False) is not True or not layer.free or not layer.scale:
         return
     ratio, gain = layer.free / layer.scale, 1 - float(case.values("decay").mean())
     if gain > 0 and math.isfinite(ratio) and abs(math.log(ratio / gain)) < abs(math.log(ratio)):
         text = f"leave out its input gain of {gain:.2g} (`norm_input=False`)"
-        fixes = [other.fix("norm_input", False, text) for other in case.all_of_its_cell("norm_input")]
+        fixes = [
+            other.fix("norm_input", False, text) for other in case.all_of_its_cell("norm_input")
+        ]
         yield together(fixes, case.network.places) if len(fixes) > 1 else fixes[0]
 
 
 def _then_scaled(case: Case, centered: Fix) -> Iterator[Fix]:
-    """Yield a fix that subtracts means, and a second one that also scales the remaining potential to the threshold."""
+    """Yield a fix that subtracts means, and a second one that also scales the remaining potential
+    to the threshold.
+    """
     layer = case.layer
-    left = 1 - float(np.mean(np.square(layer.currents or 0.0))) / (layer.drive or 1.0) ** 2  # fraction of the power
+    left = (
+        1 - float(np.mean(np.square(layer.currents or 0.0))) / (layer.drive or 1.0) ** 2
+    )  # fraction of the power
     yield centered
     if layer.scale and layer.free and left > 0:
         gain = rounded(layer.scale / layer.free / math.sqrt(left))
         yield joined(
-            [centered, case.fix("feedforward weights", gain, "")], f"{centered}, then scale its weights by {gain:g}"
+            [centered, case.fix("feedforward weights", gain, "")],
+            f"{centered}, then scale its weights by {gain:g}",
         )
 
 
@@ -372,17 +461,20 @@ def _of_one_sign(layer: LayerReport) -> bool:
 
 
 def to_scale(case: Case) -> Iterator[Fix]:
-    """Scale weights or threshold until the root mean square of the potential without spikes equals the threshold.
+    """Scale weights or threshold until the root mean square of the potential without spikes equals
+    the threshold.
 
-    This is fluctuation-driven initialization (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing and Engineering 2)
-    with a target of one standard deviation. The weights come first if the change brings the norm of a neuron's weights
-    nearer to 1, because learning rates fit this size. If the weight is a function, the threshold comes first if the
-    change brings it nearer to 1.
+    This is fluctuation-driven initialization (Rossbroich, Gygax, Zenke 2022, Neuromorphic Computing
+    and Engineering 2) with a target of one standard deviation. The weights come first if the change
+    brings the norm of a neuron's weights nearer to 1, because learning rates fit this size. If the
+    weight is a function, the threshold comes first if the change brings it nearer to 1.
     """
     layer = case.layer
     if not layer.free or not layer.scale:
         return
-    if not math.isfinite(layer.free):  # without spikes, the potentials of some neurons have no limit
+    if not math.isfinite(
+        layer.free
+    ):  # without spikes, the potentials of some neurons have no limit
         yield from smaller_weights(case)
         return
     gain, factor = rounded(layer.scale / layer.free), rounded(layer.free / layer.scale)
@@ -393,16 +485,26 @@ def to_scale(case: Case) -> Iterator[Fix]:
         factors = layer.scale / np.where(each > 0, each, layer.scale)
         text = f"scale the weights of each neuron, by {factors.min():.2g} to {factors.max():.2g}"
         yield case.fix(weights, tuple(factors.tolist()), text)
-    if gain > 1 and linear_response(case.cell) is None:  # the potential does not grow with the weights alone
+    if (
+        gain > 1 and linear_response(case.cell) is None
+    ):  # the potential does not grow with the weights alone
         factors = [rounded(gain * more) for more in _LARGER]
-        found += [case.fix(weights, factor, f"scale its weights by {factor:g}") for factor in factors]
+        found += [
+            case.fix(weights, factor, f"scale its weights by {factor:g}") for factor in factors
+        ]
     if hasattr(case.cell, "threshold"):
         verb, to = "lower" if factor < 1 else "raise", layer.scale * factor
         text = f"{verb} its threshold to {to:.3g}, by a factor of {factor:g}"
         found.append(case.fix("threshold", factor, text))
         scaled = dataclasses.replace(layer, scale=layer.scale * factor, std=layer.free)
-        narrow = factor > 1 and not _of_one_sign(layer) and (_box(layer) or math.inf) < _THIN * layer.free
-        steep = factor < 1 and abs(layer.peak or 0) > 5 * _highest(scaled)  # the gradient of the reset would grow
+        narrow = (
+            factor > 1
+            and not _of_one_sign(layer)
+            and (_box(layer) or math.inf) < _THIN * layer.free
+        )
+        steep = factor < 1 and abs(layer.peak or 0) > 5 * _highest(
+            scaled
+        )  # the gradient of the reset would grow
         if narrow or steep:
             slopes = fit_slope(case, "fit its slope to this threshold", scaled)
             found += [joined([found[-1], slope], f"{text}, and {slope.text}") for slope in slopes]
@@ -415,19 +517,31 @@ def to_scale(case: Case) -> Iterator[Fix]:
 
 
 def larger_units(cases: Sequence[Case], size: float) -> Iterator[Fix]:
-    """Scale weights and a small threshold together. Spikes do not change. Updates become ``size`` times the weights."""
+    """Scale weights and a small threshold together.
+
+    Spikes do not change. Updates become ``size`` times the weights.
+    """
     found: list[Fix] = []
     for case in cases:
         factor = rounded((case.layer.update or 0.0) / size)
-        if factor > 1 and hasattr(case.cell, "threshold") and factor * (case.layer.scale or math.inf) <= 1:
+        if (
+            factor > 1
+            and hasattr(case.cell, "threshold")
+            and factor * (case.layer.scale or math.inf) <= 1
+        ):
             text = f"scale its weights and its threshold by {factor:g}"
-            found.append(joined([case.fix(part, factor, "") for part in ("weights", "threshold")], text))
+            found.append(
+                joined([case.fix(part, factor, "") for part in ("weights", "threshold")], text)
+            )
     if found:
         yield together(found, cases[0].network.places)
 
 
 def higher_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
-    """Raise the slopes of several layers. A slope that is much wider than the potentials also becomes narrower."""
+    """Raise the slopes of several layers.
+
+    A slope that is much wider than the potentials also becomes narrower.
+    """
     found = []
     for case in cases:
         layer = case.layer
@@ -442,13 +556,21 @@ def higher_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
 
 
 def longer_memory(cases: Sequence[Case]) -> Iterator[Fix]:
-    """Raise decays that forget within a small part of the steps: that of the readouts, and those of all layers."""
+    """Raise decays that forget within a small part of the steps: that of the readouts, and those of
+    all layers.
+    """
     short = []
     for case in cases:
         steps = len(case.layer.by_lag)
-        if hasattr(case.cell, "decay") and 1 / max(1 - case.values("decay").max(), 1e-9) < steps / _FORGETS:
+        if (
+            hasattr(case.cell, "decay")
+            and 1 / max(1 - case.values("decay").max(), 1e-9) < steps / _FORGETS
+        ):
             decay = rounded(math.exp(-1 / steps), 3)
-            text = f"raise its decay to {decay:g} (`decay={decay:g}`, a time constant of {steps} steps)"
+            text = (
+                f"raise its decay to {decay:g} (`decay={decay:g}`, a time constant of {steps} "
+                "steps)"
+            )
             short.append((case, case.fix("decay", decay, text)))
     readouts = [fix for case, fix in short if not case.layer.fires]
     yield from _of_all(readouts, cases)
@@ -459,7 +581,9 @@ def longer_memory(cases: Sequence[Case]) -> Iterator[Fix]:
 def resets(cases: Sequence[Case]) -> Iterator[Fix]:
     """Reset the potentials of all layers that are never reset."""
     text = "reset its potential (`reset='subtract'`)"
-    without = [case for case in cases if case.layer.fires and getattr(case.cell, "reset", "") == "none"]
+    without = [
+        case for case in cases if case.layer.fires and getattr(case.cell, "reset", "") == "none"
+    ]
     yield from _of_all([case.fix("reset", "subtract", text) for case in without], cases)
 
 
@@ -473,7 +597,8 @@ def unusual_scale(case: Case) -> Iterator[Fix]:
 def unusual_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
     """Fit all slopes that are much narrower or wider than the potentials, and raise the wide ones.
 
-    Slopes as wide as the potentials vary may make the gradient of a deep network grow, so narrow ones get two widths.
+    Slopes as wide as the potentials vary may make the gradient of a deep network grow, so narrow
+    ones get two widths.
     """
     narrow, wide = [], []
     for case in cases:
@@ -481,16 +606,26 @@ def unusual_slopes(cases: Sequence[Case]) -> Iterator[Fix]:
             narrow += [case] if width < _THIN * case.layer.std else []
             wide += [case] if width > _WIDENED * case.layer.std > 0 else []
     for part in (1.0, 0.3):
-        layers = [(case, dataclasses.replace(case.layer, std=part * case.layer.std)) for case in narrow]
-        fixes = [fix for case, layer in layers for fix in fit_slope(case, "fit its slope to its potentials", layer)]
+        layers = [
+            (case, dataclasses.replace(case.layer, std=part * case.layer.std)) for case in narrow
+        ]
+        fixes = [
+            fix
+            for case, layer in layers
+            for fix in fit_slope(case, "fit its slope to its potentials", layer)
+        ]
         yield from _of_all(fixes, cases)
     yield from higher_slopes(wide)
 
 
 def wider_dtype(cases: Sequence[Case]) -> Iterator[Fix]:
     """Store narrow weights in float32."""
-    narrow = [case for case in cases if case.layer.dtype and jnp.finfo(case.layer.dtype).bits < WIDE]
-    yield from _of_all([case.fix("dtype", "float32", "store its weights in float32") for case in narrow], cases)
+    narrow = [
+        case for case in cases if case.layer.dtype and jnp.finfo(case.layer.dtype).bits < WIDE
+    ]
+    yield from _of_all(
+        [case.fix("dtype", "float32", "store its weights in float32") for case in narrow], cases
+    )
 
 
 def _of_all(found: Sequence[Fix], cases: Sequence[Case]) -> Iterator[Fix]:
@@ -509,7 +644,9 @@ def together(found: Sequence[Fix], places: Sequence[Place]) -> Fix:
 
 def joined(parts: Sequence[Fix], text: str) -> Fix:
     """Combine several changes into one fix."""
-    first, *others = (one for part in parts for one in (dataclasses.replace(part, others=()), *part.others))
+    first, *others = (
+        one for part in parts for one in (dataclasses.replace(part, others=()), *part.others)
+    )
     return dataclasses.replace(first, text=text, others=tuple(others))
 
 
@@ -523,29 +660,44 @@ def _reaching(case: Case) -> Iterator[Fix]:
 
 
 def fit_slope(case: Case, words: str, layer: LayerReport | None = None) -> Iterator[Fix]:
-    """Fit a slope to the potentials: centered at the threshold, of limited height, as wide as the potentials vary.
+    """Fit a slope to the potentials: centered at the threshold, of limited height, as wide as the
+    potentials vary.
 
-    Area over height becomes one standard deviation. This ratio compares a box and a curve with heavy tails. The box of
-    Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting membrane potential
-    dynamics", IJCAI, has twice this width. Recurrent networks did not learn with it here.
+    Area over height becomes one standard deviation. This ratio compares a box and a curve with
+    heavy tails. The box of Jiang et al. 2025, "Adaptive gradient learning for spiking neural
+    networks by exploiting membrane potential dynamics", IJCAI, has twice this width. Recurrent
+    networks did not learn with it here.
     """
     layer = layer or case.layer
-    if layer.peak == 0 or not math.isfinite(layer.half_width or 0.0):  # a step, or a slope without an end
+    if layer.peak == 0 or not math.isfinite(
+        layer.half_width or 0.0
+    ):  # a step, or a slope without an end
         layer = dataclasses.replace(layer, surrogate=STEP, **of_slope(STEP))
     surrogate, box = layer.surrogate, _box(layer)
-    if surrogate is None or box is None or not layer.half_width or not layer.std or not math.isfinite(layer.std):
+    if (
+        surrogate is None
+        or box is None
+        or not layer.half_width
+        or not layer.std
+        or not math.isfinite(layer.std)
+    ):
         return
     width = rounded(layer.std * (layer.half_width / box if math.isfinite(box) else 0.5))
     peak = {"peak": _highest(layer)} if abs(layer.peak or 0) > _highest(layer) else {}
     if abs(layer.at or 0) > layer.std:
         surrogate = shifted(surrogate, -(layer.at or 0))
-    arguments = "".join(f", {name}={value:g}" for name, value in [*peak.items(), ("half_width", width)])
+    arguments = "".join(
+        f", {name}={value:g}" for name, value in [*peak.items(), ("half_width", width)]
+    )
     text = f"{words} (`rescaled({surrogate!r}{arguments})`)"
     yield case.fix("surrogate", rescaled(surrogate, half_width=width, **peak), text)
 
 
 def _box(layer: LayerReport) -> float | None:
-    """Return area over height, the width of an equal box. It is infinite for a slope without an area."""
+    """Return area over height, the width of an equal box.
+
+    It is infinite for a slope without an area.
+    """
     if not layer.peak or layer.area is None:
         return None
     return math.inf if math.isnan(layer.area) else abs(layer.area / layer.peak)
@@ -557,7 +709,9 @@ def _size(layer: LayerReport) -> float:
 
 
 def _highest(layer: LayerReport) -> float:
-    """Return the largest height that keeps height times threshold, the slope of a subtractive reset, at most 1."""
+    """Return the largest height that keeps height times threshold, the slope of a subtractive
+    reset, at most 1.
+    """
     return rounded(1 / max(layer.scale or 1.0, 1.0))
 
 

@@ -47,20 +47,33 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields in JSON types. NaN and infinite numbers become None."""
-        own = {"loss": self.loss, "loss_after": self.loss_after, "layers": self.layers, "issues": self.issues}
+        own = {
+            "loss": self.loss,
+            "loss_after": self.loss_after,
+            "layers": self.layers,
+            "issues": self.issues,
+        }
         return _plain(own)
 
     def plot(self) -> Figure:
-        """Potentials of each layer against its slope, gradients over lags, and shares of neurons. Needs matplotlib."""
+        """Potentials of each layer against its slope, gradients over lags, and shares of neurons.
+
+        Needs matplotlib.
+        """
         return draw(self.layers)
 
 
 def laid_out(rows: list[tuple[str, ...]], width: int, between: int) -> list[list[tuple[str, ...]]]:
-    """Return the table with one row per layer, or, if it is too wide, tables with one column per layer."""
+    """Return the table with one row per layer, or, if it is too wide, tables with one column per
+    layer.
+    """
     whole = [HEADINGS, *rows]
     if sum(max(map(len, column)) + between for column in zip(*whole, strict=True)) < width:
         return [whole]
-    first, each = (max(map(len, cells)) + between for cells in (HEADINGS, [cell for row in rows for cell in row]))
+    first, each = (
+        max(map(len, cells)) + between
+        for cells in (HEADINGS, [cell for row in rows for cell in row])
+    )
     beside = max(1, (width - first - 1) // each)
     parts = (rows[i : i + beside] for i in range(0, len(rows), beside))
     return [list(zip(HEADINGS, *part, strict=True)) for part in parts]
@@ -99,7 +112,9 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (LayerReport, Issue, Fix)):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
     if isinstance(value, dict):
         return {name: _plain(v) for name, v in value.items()}
     if isinstance(value, (list, tuple)):

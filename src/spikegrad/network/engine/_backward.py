@@ -21,27 +21,47 @@ from ._sequence import Sequence, window_of
 
 
 def backward(
-    over: Sequence, first: Any, us: dict, pasts: dict, residuals: dict, carry: tuple, ct_recorded: tuple
+    over: Sequence,
+    first: Any,
+    us: dict,
+    pasts: dict,
+    residuals: dict,
+    carry: tuple,
+    ct_recorded: tuple,
 ) -> tuple:
-    """Run backward over a segment. Carry: the cotangents of states and pasts after it, and the gradients."""
+    """Run backward over a segment.
+
+    Carry: the cotangents of states and pasts after it, and the gradients.
+    """
     chunk, back = over.part.chunk, _Rebuilding(over, first, us, pasts, residuals)
 
-    # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk, (batch, neurons),
-    # cotangents of the pasts, (depth, batch, neurons), and the gradients. Cotangents of inputs are stacked: (chunks,
-    # chunk, batch, inputs).
+    # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk,
+    # (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the gradients.
+    # Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
     def body(carry, i):
-        (ct_states, ct_ends, grads), (ct_outs, ct_pre_spike) = carry, window_of(ct_recorded, first + i * chunk, chunk)
+        (ct_states, ct_ends, grads), (ct_outs, ct_pre_spike) = (
+            carry,
+            window_of(ct_recorded, first + i * chunk, chunk),
+        )
         cts = _Cotangents(back, i, ct_states, grads, ct_outs, ct_pre_spike)
-        # The order matters: a source needs all cotangents of its outputs before its own steps run. Its readers are in
-        # later components. A reader of a past adds to the cotangent of earlier chunks.
+        # The order matters: a source needs all cotangents of its outputs before its own steps run.
+        # Its readers are in later components. A reader of a past adds to the cotangent of earlier
+        # chunks.
         cts.ended(ct_ends)
-        # Components are sorted with sources first, so the reverse order runs all readers before a source.
+        # Components are sorted with sources first, so the reverse order runs all readers before a
+        # source.
         for names in reversed(over.components):
             cts.of_component(names)
         ct_inputs = {
-            name: _total(cts.outs[name]) for name, x in over.inputs.items() if cts.outs[name] and is_inexact(x)
+            name: _total(cts.outs[name])
+            for name, x in over.inputs.items()
+            if cts.outs[name] and is_inexact(x)
         }
-        return (cts.of_states(), {source: _total(cts.pasts[source]) for source in ct_ends}, cts.grads), ct_inputs
+        return (
+            cts.of_states(),
+            {source: _total(cts.pasts[source]) for source in ct_ends},
+            cts.grads,
+        ), ct_inputs
 
     return jax.lax.scan(body, carry, jnp.arange(over.part.segment // chunk), reverse=True)
 
@@ -52,24 +72,38 @@ class _Cotangents:
     def __init__(self, back, i, ct_states, grads, ct_outs, ct_pre_spike):
         self.back, self.i, self.over = back, i, back.over
         self.masks, self.places = back.masks(i), back.places(i)
-        # copies, because the methods below replace entries, and the arguments belong to the carry of the scan
+        # copies, because the methods below replace entries, and the arguments belong to the carry
+        # of the scan
         self.states, self.grads, self.pre_spike = dict(ct_states), dict(grads), ct_pre_spike
         sources = (*self.over.inputs, *self.over.nodes)
-        self.outs = {source: [ct_outs[source]] if ct_outs.get(source) is not None else [] for source in sources}
+        self.outs = {
+            source: [ct_outs[source]] if ct_outs.get(source) is not None else []
+            for source in sources
+        }
         """The cotangents of each source's outputs, (chunk, batch, ...), to be added."""
         self.pasts: dict[Name, list[jax.Array]] = {source: [] for source in sources}
-        """The cotangents of each source's past before the chunk, (depth, batch, ...), to be added."""
+        """The cotangents of each source's past before the chunk, (depth, batch, ...), to be added.
+        """
 
     def ended(self, ct_ends):
         """Add the cotangents of the pasts after the chunk."""
-        # A past after the chunk contains outputs of this chunk and, if it is longer, of the past before.
+        # A past after the chunk contains outputs of this chunk and, if it is longer, of the past
+        # before.
         for source, ct in ct_ends.items():
-            self._to_source(source, lambda past, outs: after(past, outs, self.places), ct, within=True)
+            self._to_source(
+                source, lambda past, outs: after(past, outs, self.places), ct, within=True
+            )
 
     def _to_source(self, source, view, ct, within):
-        """Add the cotangent of a view of a source. ``within``: the view contains outputs of this chunk."""
-        # A view is linear, so the rebuilt values are unused and XLA removes them. Only their shapes matter.
-        ct_past, ct_out = pullback(view, ct, self.back.past(source, self.i), self.back.outs(source, self.i))
+        """Add the cotangent of a view of a source.
+
+        ``within``: the view contains outputs of this chunk.
+        """
+        # A view is linear, so the rebuilt values are unused and XLA removes them. Only their shapes
+        # matter.
+        ct_past, ct_out = pullback(
+            view, ct, self.back.past(source, self.i), self.back.outs(source, self.i)
+        )
         self.pasts[source].append(ct_past)
         if within:
             self.outs[source].append(ct_out)
@@ -84,12 +118,14 @@ class _Cotangents:
                 if lag == 0:  # all of ct belongs to outputs of this chunk
                     self.outs[edge.source].append(ct)
                     continue
-                # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth, batch, neurons).
-                # Later steps belong to outputs of this chunk.
+                # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth,
+                # batch, neurons). Later steps belong to outputs of this chunk.
                 single = Edge(edge.label, edge.source, (lag,))
 
                 def view(past, outs, single=single):
-                    return self.over.read(single, lambda _: past, lambda _: outs, self.masks, self.places)
+                    return self.over.read(
+                        single, lambda _: past, lambda _: outs, self.masks, self.places
+                    )
 
                 self._to_source(edge.source, view, ct, within=lag < self.over.part.chunk)
 
@@ -99,8 +135,8 @@ class _Cotangents:
             self._of_join(*names)
             return
         ct_hoisted = self._of_steps(component)
-        # ct_hoisted: (chunk, batch, neurons) for the products of a layer, and (chunk, batch, ...) for the reads of a
-        # join.
+        # ct_hoisted: (chunk, batch, neurons) for the products of a layer, and (chunk, batch, ...)
+        # for the reads of a join.
         for name in reversed(names):
             if name in component.layers:
                 self._of_weights(name, ct_hoisted[name])
@@ -121,15 +157,18 @@ class _Cotangents:
     def _of_steps(self, component):
         """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`."""
         over, back, i, layers = self.over, self.back, self.i, component.layers
-        hoisted = over.step_arguments({name: back.reads(over.hoisted[name], i) for name in component.nodes})
-        # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a matrix computes the
-        # currents of all steps, (chunk, batch, neurons).
+        hoisted = over.step_arguments(
+            {name: back.reads(over.hoisted[name], i) for name in component.nodes}
+        )
+        # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a
+        # matrix computes the currents of all steps, (chunk, batch, neurons).
         currents = {
             name: layer.current((hoisted[name], back.reads(over.within[name], i)), layer.call_chunk)
             for name, layer in layers.items()
             if over.within[name] and not layer.traced.per_step
         }
-        # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch, neurons).
+        # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
+        # neurons).
         befores = (
             {name: back.steps(name, i)[0] for name in layers},
             {name: back.befores(name, i, depth) for name, depth in component.depths.items()},
@@ -139,7 +178,11 @@ class _Cotangents:
             {name: self.grads[name] for name in component.nodes},
             (
                 {name: _total(self.outs[name]) for name in component.nodes if self.outs[name]},
-                {name: self.pre_spike[name] for name in layers if self.pre_spike.get(name) is not None},
+                {
+                    name: self.pre_spike[name]
+                    for name in layers
+                    if self.pre_spike.get(name) is not None
+                },
             ),
             befores,
             hoisted,
@@ -157,14 +200,17 @@ class _Cotangents:
     def _of_weights(self, name, ct):
         """Run phase 2, the weights of a layer, for all steps of the chunk at once."""
         over, layer = self.over, self.over.layers[name]
-        # Each matmul below needs a temporary of the size of its gradient, and rebuilt states and outputs of (chunk,
-        # batch, neurons). Without barriers, XLA may run the matmuls in parallel and keep all of these arrays alive. The
-        # first barrier delays the recurrent weights until phase 1 has ended. Rebuilding from ``late`` instead of ``i``
-        # prevents XLA from sharing arrays with phase 1.
+        # Each matmul below needs a temporary of the size of its gradient, and rebuilt states and
+        # outputs of (chunk, batch, neurons). Without barriers, XLA may run the matmuls in parallel
+        # and keep all of these arrays alive. The first barrier delays the recurrent weights until
+        # phase 1 has ended. Rebuilding from ``late`` instead of ``i`` prevents XLA from sharing
+        # arrays with phase 1.
         late, ct = jax.lax.optimization_barrier((self.i, ct))
         grads = self.grads[name]
         if not layer.traced.per_step:
-            grads = layer.backward_looped(grads, self.back.reads(over.within[name], late), ct[DRIVE])
+            grads = layer.backward_looped(
+                grads, self.back.reads(over.within[name], late), ct[DRIVE]
+            )
         # The second barrier delays the input weights until the recurrent weights are done.
         late, ct, grads = jax.lax.optimization_barrier((late, ct, grads))
         edges = over.hoisted[name]
@@ -176,22 +222,28 @@ class _Cotangents:
         ct_states = dict(self.states)
         for name, (ct_v, ct_out) in self.states.items():
             if name not in self.back.pasts and self.pasts[name]:
-                # A past with depth 1 is the last output in the state: (1, batch, neurons) -> (batch, neurons).
+                # A past with depth 1 is the last output in the state: (1, batch, neurons) ->
+                # (batch, neurons).
                 ct_states[name] = ct_v, ct_out + _total(self.pasts[name])[0]
         return ct_states
 
 
 def _once(method: Callable) -> Callable:
-    """Remember what a method rebuilds of a source in a chunk, because each reader of the source asks for it.
+    """Remember what a method rebuilds of a source in a chunk, because each reader of the source
+    asks for it.
 
-    A chunk is the tracer of its number. Behind a barrier it is another one, so nothing is shared across barriers.
+    A chunk is the tracer of its number. Behind a barrier it is another one, so nothing is shared
+    across barriers.
     """
 
     @functools.wraps(method)
     def rebuild(self, source, i):
         key = method.__name__, source, id(i)
         if key not in self.rebuilt:
-            self.rebuilt[key] = i, method(self, source, i)  # with ``i``, whose id must not be used again
+            self.rebuilt[key] = (
+                i,
+                method(self, source, i),
+            )  # with ``i``, whose id must not be used again
         return self.rebuilt[key][1]
 
     return rebuild
@@ -200,11 +252,24 @@ def _once(method: Callable) -> Callable:
 class _Rebuilding:
     """Rebuilds the states, outputs and pasts of a segment from the residuals."""
 
-    def __init__(self, over: Sequence, first: Any, us: dict, pasts: dict[Name, jax.Array], residuals: dict[Name, Any]):
-        # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the step before it:
-        # (batch, neurons) and (depth, batch, neurons). ``residuals`` has those of all steps, (chunks, chunk,
-        # batch, neurons) in the dtypes of the storage.
-        self.over, self.first, self.us, self.pasts, self.residuals = over, first, us, pasts, residuals
+    def __init__(
+        self,
+        over: Sequence,
+        first: Any,
+        us: dict,
+        pasts: dict[Name, jax.Array],
+        residuals: dict[Name, Any],
+    ):
+        # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the
+        # step before it: (batch, neurons) and (depth, batch, neurons). ``residuals`` has those of
+        # all steps, (chunks, chunk, batch, neurons) in the dtypes of the storage.
+        self.over, self.first, self.us, self.pasts, self.residuals = (
+            over,
+            first,
+            us,
+            pasts,
+            residuals,
+        )
         self.rebuilt: dict[tuple, tuple] = {}
         # Traced once for each layer, because all its readers call it.
         self._fired = jax.jit(self._fire_again, static_argnums=0)
@@ -223,7 +288,9 @@ class _Rebuilding:
 
     @_once
     def steps(self, name, i):
-        """Return states and outputs of a layer before each step of chunk i, and the outputs of each step."""
+        """Return states and outputs of a layer before each step of chunk i, and the outputs of each
+        step.
+        """
         return self._fired(name, i)
 
     def _fire_again(self, name, i):
@@ -236,10 +303,14 @@ class _Rebuilding:
             started = None if mask.active is None else mask.active | mask.started
             return tree_where(started, fire(self.pre_spike(name, t, i), mask.number), start)
 
-        # The step before the chunk is the last one of the previous chunk, or of the previous segment (``us``).
+        # The step before the chunk is the last one of the previous chunk, or of the previous
+        # segment (``us``).
         last = tree_where(i > 0, self.pre_spike(name, -1, jnp.maximum(i - 1, 0)), self.us[name])
-        before = tree_where(masks.started[0], fire(last, over.number_before(self.first + i * chunk)), start)
-        # vmap over the steps of the chunk. ``ended`` is elementwise: (batch, neurons) -> (chunk, batch, neurons).
+        before = tree_where(
+            masks.started[0], fire(last, over.number_before(self.first + i * chunk)), start
+        )
+        # vmap over the steps of the chunk. ``ended`` is elementwise: (batch, neurons) -> (chunk,
+        # batch, neurons).
         after = jax.vmap(ended)(jnp.arange(chunk), masks)
         befores = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after)
         return befores, after[1]
@@ -248,7 +319,8 @@ class _Rebuilding:
     def outs(self, source, i):
         """Return the outputs of a source in chunk i. Outputs of masked steps are unused."""
         over = self.over
-        # The inputs are residuals of the complete loop, so a chunk slices them again: (chunk, batch, ...).
+        # The inputs are residuals of the complete loop, so a chunk slices them again: (chunk,
+        # batch, ...).
         if source in over.inputs:
             return over.window(self.first + i * over.part.chunk)[0][source]
         if source in over.layers:
@@ -271,7 +343,10 @@ class _Rebuilding:
             # Each example has separate last active steps: (depth,) or (depth, batch).
             before = steps_before(active, len(active))
             order = active_first(active)
-            steps, since = before[at][None] + append_axes(back, active.ndim), before[self.first][None]
+            steps, since = (
+                before[at][None] + append_axes(back, active.ndim),
+                before[self.first][None],
+            )
         # Count from the start of the segment. Earlier outputs are in the stored past.
         steps = steps - since
         inside = steps >= 0
@@ -292,13 +367,17 @@ class _Rebuilding:
             layer, storage = over.layers[source], over.plan.storage
             # (chunks, chunk, batch, ...) -> (steps, batch, ...)
             chosen = pick(jax.tree.map(merge_leading, self.residuals[source]), steps)
-            numbers = None if over.masks.number is None else pick(over.masks.number, self.first + steps)
-            return jax.vmap(lambda residual, number: layer.fire(layer.load(storage, residual), number)[1])(
-                chosen, numbers
+            numbers = (
+                None if over.masks.number is None else pick(over.masks.number, self.first + steps)
             )
+            return jax.vmap(
+                lambda residual, number: layer.fire(layer.load(storage, residual), number)[1]
+            )(chosen, numbers)
         # The outputs of a join follow from its sources at these steps.
         edges = over.edges[source]
-        return over.joins[source].over_chunk({e.label: self._outputs_at(e.source, steps) for e in edges})
+        return over.joins[source].over_chunk(
+            {e.label: self._outputs_at(e.source, steps) for e in edges}
+        )
 
     def reads(self, edges, i):
         """Return the reads of edges in chunk i, by label."""
@@ -307,9 +386,11 @@ class _Rebuilding:
         return {edge.label: self.over.read(edge, past, outs, masks, places) for edge in edges}
 
     def befores(self, source, i, depth):
-        """Return the past of a source before each step of chunk i, ``(chunk, depth, batch, neurons)``."""
-        # One read for each place of the past, the oldest first, as ``push`` orders them. The new axis is second,
-        # because the scan over steps slices the first axis.
+        """Return the past of a source before each step of chunk i, ``(chunk, depth, batch,
+        neurons)``.
+        """
+        # One read for each place of the past, the oldest first, as ``push`` orders them. The new
+        # axis is second, because the scan over steps slices the first axis.
         edges = [Edge(str(lag), source, (lag,)) for lag in range(depth, 0, -1)]
         return jnp.stack([*self.reads(edges, i).values()], 1)
 

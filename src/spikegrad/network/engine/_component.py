@@ -1,8 +1,9 @@
 """Nodes that run step by step together, over one chunk of steps, forward and backward.
 
-In a chain each component has one layer. The backward pass has two phases. The first runs step by step, from the last
-step, and computes the cotangents of states and currents. Only transposed products within the component depend on later
-steps. The second phase computes the gradients of the weights for the complete chunk (see ``_layer_vjp``).
+In a chain each component has one layer. The backward pass has two phases. The first runs step by
+step, from the last step, and computes the cotangents of states and currents. Only transposed
+products within the component depend on later steps. The second phase computes the gradients of the
+weights for the complete chunk (see ``_layer_vjp``).
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 class Component:
     """Layers, and the joins between them."""
 
-    def __init__(self, nodes: Mapping[Name, LayerVjp | JoinVjp], within: Mapping[Name, tuple[Edge, ...]], unroll: int):
+    def __init__(
+        self,
+        nodes: Mapping[Name, LayerVjp | JoinVjp],
+        within: Mapping[Name, tuple[Edge, ...]],
+        unroll: int,
+    ):
         self.nodes, self.within, self.unroll = nodes, within, unroll
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.depths = depths_of(itertools.chain(*within.values()), self.layers)
@@ -37,11 +43,16 @@ class Component:
 
     def _fast(self, step: Callable) -> Callable:
         """Convert the convolutions of a step to the form that is fast inside a loop."""
-        return canonical(step) if any(node.traced.per_step for node in self.nodes.values()) else step
+        return (
+            canonical(step) if any(node.traced.per_step for node in self.nodes.values()) else step
+        )
 
     def _as_steps(self, nodes: Mapping[Name, Any]) -> Nodes:
         return {
-            name: (JoinSteps(node.function) if isinstance(node, JoinVjp) else node, self.within[name])
+            name: (
+                JoinSteps(node.function) if isinstance(node, JoinVjp) else node,
+                self.within[name],
+            )
             for name, node in nodes.items()
         }
 
@@ -55,32 +66,40 @@ class Component:
         storage: Storage | None,
         pre_spike: tuple[Name, ...],
     ):
-        """Return pre-spike states and states after the chunk, and outputs, pre-spike states and residuals of all steps.
+        """Return pre-spike states and states after the chunk, and outputs, pre-spike states and
+        residuals of all steps.
 
         If ``storage`` is None, the residuals are empty.
         """
         nodes = self._as_steps(self.nodes)
 
-        # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each (batch, neurons), and the
-        # pasts that are read within the steps, (depth, batch, neurons). Slices: the drive (batch, neurons), or the
-        # inputs (batch, ...) if ``per_step``, and the masks of the step. Stacked: outputs, requested pre-spike states
-        # and residuals, each (chunk, batch, neurons).
+        # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each
+        # (batch, neurons), and the pasts that are read within the steps, (depth, batch, neurons).
+        # Slices: the drive (batch, neurons), or the inputs (batch, ...) if ``per_step``, and the
+        # masks of the step. Stacked: outputs, requested pre-spike states and residuals, each
+        # (chunk, batch, neurons).
         def step(carry, now):
             us, states, pasts = carry
             hoisted, mask = now
             new = graph_step(nodes, states, pasts, {}, hoisted, mask)
-            # A masked step holds the pre-spike state like the state, because the backward pass rebuilds the state from
-            # it.
+            # A masked step holds the pre-spike state like the state, because the backward pass
+            # rebuilds the state from it.
             us = {name: tree_where(mask.active, new.pre_spike[name], u) for name, u in us.items()}
-            # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks them.
+            # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks
+            # them.
             residuals = (
-                {} if storage is None else {n: self.layers[n].store(storage, u, mask.number) for n, u in us.items()}
+                {}
+                if storage is None
+                else {n: self.layers[n].store(storage, u, mask.number) for n, u in us.items()}
             )
             pre_spikes = {name: new.pre_spike[name] for name in self.layers if name in pre_spike}
             return (us, new.states, new.pasts), (new.outputs, pre_spikes, residuals)
 
         (us, states, _), (outs, pre_spikes, residuals) = jax.lax.scan(
-            self._fast(step), (us, states, pasts), (hoisted, masks), unroll=min(self.unroll, len(masks.started))
+            self._fast(step),
+            (us, states, pasts),
+            (hoisted, masks),
+            unroll=min(self.unroll, len(masks.started)),
         )
         return us, states, outs, pre_spikes, residuals
 
@@ -95,38 +114,48 @@ class Component:
         load: Callable,
         masks: Masks,
     ):
-        """Return cotangents of states and pasts before the chunk, the added gradients, and cotangents of ``hoisted``.
+        """Return cotangents of states and pasts before the chunk, the added gradients, and
+        cotangents of ``hoisted``.
 
-        ``cts`` has the cotangents of outputs and pre-spike states of each step. The derivative of ``integrate`` needs
-        the current of the forward pass. ``currents`` has the currents that one product computed for all steps of the
-        chunk.
+        ``cts`` has the cotangents of outputs and pre-spike states of each step. The derivative of
+        ``integrate`` needs the current of the forward pass. ``currents`` has the currents that one
+        product computed for all steps of the chunk.
         """
-        # Only these gradients are in the carry. Phase 2 adds the gradients of products that run for a chunk at once.
+        # Only these gradients are in the carry. Phase 2 adds the gradients of products that run for
+        # a chunk at once.
         trained = {
-            name: {k: grads[name][k] for k in node.stepwise if k in grads[name]} for name, node in self.nodes.items()
+            name: {k: grads[name][k] for k in node.stepwise if k in grads[name]}
+            for name, node in self.nodes.items()
         }
         states, pasts = befores
-        # The cotangent of the pasts after the chunk starts at zero, because the caller has already added it to the
-        # pasts before the chunk and to the outputs.
+        # The cotangent of the pasts after the chunk starts at zero, because the caller has already
+        # added it to the pasts before the chunk and to the outputs.
         ct_pasts = {name: jnp.zeros_like(pasts[name][0]) for name in self.depths}
 
-        # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states after the step, each
-        # (batch, neurons), cotangents of the pasts, and the accumulated gradients of ``stepwise``, in the shapes of
-        # their arrays. Slices: the cotangents of outputs and pre-spike states, the states before the step and
-        # ``hoisted``, each (batch, neurons). Stacked: the cotangents of ``hoisted``, each (chunk, batch, neurons), for
-        # phase 2.
+        # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states
+        # after the step, each (batch, neurons), cotangents of the pasts, and the accumulated
+        # gradients of ``stepwise``, in the shapes of their arrays. Slices: the cotangents of
+        # outputs and pre-spike states, the states before the step and ``hoisted``, each (batch,
+        # neurons). Stacked: the cotangents of ``hoisted``, each (chunk, batch, neurons), for phase
+        # 2.
         def step(carry, now):
             ct_states, ct_pasts, grads = carry
             t, (ct_outs, ct_pre_spike), states, pasts, hoisted, currents, mask = now
             # the stored pre-spike states of this step, (batch, neurons)
             us = {name: load(name, t) for name in self.layers}
 
-            # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt`` replaces the computed
-            # values by known ones, so XLA removes their computation. Only the transposed products within the step
-            # remain sequential (Appleyard, Kocisky, Blunsom 2016).
+            # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt``
+            # replaces the computed values by known ones, so XLA removes their computation. Only the
+            # transposed products within the step remain sequential (Appleyard, Kocisky, Blunsom
+            # 2016).
             def again(arrays, states, pasts, hoisted):
-                nodes: dict[Name, Any] = {name: node.with_arrays(arrays[name]) for name, node in self.nodes.items()}
-                nodes |= {name: _Rebuilt(nodes[name], us[name], currents.get(name)) for name in self.layers}
+                nodes: dict[Name, Any] = {
+                    name: node.with_arrays(arrays[name]) for name, node in self.nodes.items()
+                }
+                nodes |= {
+                    name: _Rebuilt(nodes[name], us[name], currents.get(name))
+                    for name in self.layers
+                }
                 new = graph_step(self._as_steps(nodes), states, pasts, {}, hoisted, mask)
                 return (
                     new.states,
@@ -135,12 +164,19 @@ class Component:
                     {name: new.pre_spike[name] for name in ct_pre_spike},
                 )
 
-            # Differentiate with respect to the arrays in the carry only. All other arrays are constants of the step.
+            # Differentiate with respect to the arrays in the carry only. All other arrays are
+            # constants of the step.
             differentiated = {
-                name: {k: self.nodes[name].arrays[k] for k in node_grads} for name, node_grads in grads.items()
+                name: {k: self.nodes[name].arrays[k] for k in node_grads}
+                for name, node_grads in grads.items()
             }
             new, ct_states, ct_pasts, ct_hoisted = pullback(
-                again, (ct_states, ct_pasts, ct_outs, ct_pre_spike), differentiated, states, pasts, hoisted
+                again,
+                (ct_states, ct_pasts, ct_outs, ct_pre_spike),
+                differentiated,
+                states,
+                pasts,
+                hoisted,
             )
             return (ct_states, ct_pasts, plus(grads, new)), ct_hoisted
 
@@ -169,7 +205,8 @@ class _Rebuilt(NamedTuple):
 
     def current(self, arguments: Any) -> jax.Array:
         hoisted, reads = arguments
-        # If the current is known, only the derivative of this sum is used, and XLA removes its value.
+        # If the current is known, only the derivative of this sum is used, and XLA removes its
+        # value.
         current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
         return current if self.known_current is None else known(self.known_current, current)
 
@@ -180,6 +217,9 @@ class _Rebuilt(NamedTuple):
         return _summed(self.layer.fire(_summed(u), number, active))
 
 
-# Identity that sums the cotangents of its uses before JAX passes them on. It fixes the order of sums in the backward
-# pass, so rounding does not depend on the number of times that a function of a cell uses its argument.
-_summed = functools.partial(in_reverse_mode_alone, "Network: the backward pass supports reverse mode only")
+# Identity that sums the cotangents of its uses before JAX passes them on. It fixes the order of
+# sums in the backward pass, so rounding does not depend on the number of times that a function of a
+# cell uses its argument.
+_summed = functools.partial(
+    in_reverse_mode_alone, "Network: the backward pass supports reverse mode only"
+)

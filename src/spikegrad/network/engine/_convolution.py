@@ -1,12 +1,14 @@
 """Convolutions in the form that is fast inside a loop.
 
-XLA's fast convolution on CPU takes images in the order ``NHWC`` and kernels in the order ``HWIO``. The compiler
-transposes other orders to this one, but only in the outermost computation of a program. It does not change the body of
-a loop, and a convolution in another order then runs in plain nested loops. The derivatives of a convolution always use
-other orders: the gradient of a kernel swaps the axes of channels and examples. Inside a loop over time they take 20 to
-100 times as long as outside.
+XLA's fast convolution on CPU takes images in the order ``NHWC`` and kernels in the order ``HWIO``.
+The compiler transposes other orders to this one, but only in the outermost computation of a
+program. It does not change the body of a loop, and a convolution in another order then runs in
+plain nested loops. The derivatives of a convolution always use other orders: the gradient of a
+kernel swaps the axes of channels and examples. Inside a loop over time they take 20 to 100 times as
+long as outside.
 
-So this module inserts the transposes, into the equations of a layer's function and of its derivatives:
+So this module inserts the transposes, into the equations of a layer's function and of its
+derivatives:
 
 ==================  ===============================  ==============================
 convolution         canonical form                   results
@@ -16,8 +18,9 @@ in groups of the    the groups as groups of          equal up to rounding, becau
 batch               channels, which is as fast       the order of the sum differs
 ==================  ===============================  ==============================
 
-The gradient of the kernel of a grouped convolution has groups of the batch. On other platforms the equations do not
-change. The platform is known when JAX lowers a program, so the choice costs nothing at run time.
+The gradient of the kernel of a grouped convolution has groups of the batch. On other platforms the
+equations do not change. The platform is known when JAX lowers a program, so the choice costs
+nothing at run time.
 """
 
 from __future__ import annotations
@@ -41,13 +44,21 @@ _NESTED = frozenset(
         *("cond", "scan", "while"),
     }
 )
-"""Primitives that accept replaced jaxprs of equal types. The names are from all supported versions of JAX."""
+"""Primitives that accept replaced jaxprs of equal types.
+
+The names are from all supported versions of JAX.
+"""
 _FEW = 4
-"""Up to this number of channels per group, plain nested loops are faster: by a factor of 2 at 4, and of 40 at 1."""
+"""Up to this number of channels per group, plain nested loops are faster: by a factor of 2 at 4,
+and of 40 at 1.
+"""
 
 
 def canonical(function: Callable) -> Callable:
-    """Convert each convolution of a function to canonical form. Arguments and results are pytrees of arrays."""
+    """Convert each convolution of a function to canonical form.
+
+    Arguments and results are pytrees of arrays.
+    """
 
     def rewritten(*args):
         # JAX may cache the trace of a function object, so ``partial`` makes a new one
@@ -62,7 +73,8 @@ def canonical(function: Callable) -> Callable:
 def has_convolution(jaxpr: Any) -> bool:
     """Return True if any equation is a convolution, including nested jaxprs."""
     return any(
-        eqn.primitive.name == _CONVOLUTION or any(map(has_convolution, _jaxprs(list(eqn.params.values()))))
+        eqn.primitive.name == _CONVOLUTION
+        or any(map(has_convolution, _jaxprs(list(eqn.params.values()))))
         for eqn in jaxpr.eqns
     )
 
@@ -96,7 +108,9 @@ def _convolve(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> 
     unchanged = functools.partial(bind, **params)
     if not _gains(params, x, kernel):
         return unchanged(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(_canonical, bind, params), default=unchanged)
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=functools.partial(_canonical, bind, params), default=unchanged
+    )
 
 
 def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
@@ -128,5 +142,7 @@ def _canonical(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) ->
     order = (out_n, *out_at, out_c)
     if (sharding := params.get("out_sharding")) is not None:  # on an Explicit mesh
         axes = (*sharding.spec, *(None,) * (x.ndim - len(sharding.spec)))
-        changed["out_sharding"] = NamedSharding(sharding.mesh, PartitionSpec(*(axes[axis] for axis in order)))
+        changed["out_sharding"] = NamedSharding(
+            sharding.mesh, PartitionSpec(*(axes[axis] for axis in order))
+        )
     return jnp.transpose(bind(x, kernel, **params | changed), tuple(np.argsort(order).tolist()))

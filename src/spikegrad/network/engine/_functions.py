@@ -1,9 +1,10 @@
 """Functions as equations. The arrays that a function closes over become an argument.
 
-A weight may be any function: a lambda, a module of a framework, a bound method. The loop over time defines a custom
-derivative. JAX gives a function with a custom derivative gradients only for its arguments. An array that a user's
-function closes over would get no gradient. So each function is traced once, and its arrays are passed to the loop as
-arguments. The loop evaluates the equations instead of the function.
+A weight may be any function: a lambda, a module of a framework, a bound method. The loop over time
+defines a custom derivative. JAX gives a function with a custom derivative gradients only for its
+arguments. An array that a user's function closes over would get no gradient. So each function is
+traced once, and its arrays are passed to the loop as arguments. The loop evaluates the equations
+instead of the function.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
 
     ``call(arrays, *args)`` equals ``function(*args)`` for arguments like the examples.
     """
-    # JAX may cache the trace of a function object, and a user's function may have changed. ``partial`` makes a new one.
+    # JAX may cache the trace of a function object, and a user's function may have changed.
+    # ``partial`` makes a new one.
     closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*example)
     program, consts = equations(closed)
     structure = jax.tree.structure(shape)
 
     def call(arrays, *args):
-        return structure.unflatten(evaluate(program, *arrays, *jax.tree.leaves(args), run=bind_over_any_axes))
+        return structure.unflatten(
+            evaluate(program, *arrays, *jax.tree.leaves(args), run=bind_over_any_axes)
+        )
 
     return call, [jnp.asarray(array) for array in consts], closed
 
 
 def depends(function: Callable, first: Any, *others: Any) -> Any:
-    """Return the structure of a function's outputs, with True for each output that depends on the first argument."""
+    """Return the structure of a function's outputs, with True for each output that depends on the
+    first argument.
+    """
     closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(first, *others)
     varies = [True] * len(jax.tree.leaves(first)) + [False] * len(jax.tree.leaves(others))
     return jax.tree.structure(shape).unflatten(_follow(closed, varies))
@@ -64,19 +70,27 @@ def zero_cotangent(tree: Any) -> Any:
 
 
 def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
-    """Return the cotangents of the arguments. Leaves without a derivative are None, also in ``cotangent``."""
+    """Return the cotangents of the arguments.
+
+    Leaves without a derivative are None, also in ``cotangent``.
+    """
     differentiable, others = split(args, lambda _, leaf: is_inexact(leaf))
-    _, back = jax.vjp(lambda *differentiable: inexact(function(*merge(differentiable, others))), *differentiable)
+    _, back = jax.vjp(
+        lambda *differentiable: inexact(function(*merge(differentiable, others))), *differentiable
+    )
     return back(cotangent)
 
 
 def known(value: jax.Array, computed: jax.Array) -> jax.Array:
-    """Return ``value`` with the derivative of ``computed``. XLA removes the computation of ``computed``."""
+    """Return ``value`` with the derivative of ``computed``.
+
+    XLA removes the computation of ``computed``.
+    """
     return _with_derivative_of(value, computed) if is_inexact(value) else value
 
 
-# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second derivative, ``value`` also
-# has a derivative with respect to its residual.
+# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second
+# derivative, ``value`` also has a derivative with respect to its residual.
 @jax.custom_jvp
 def _with_derivative_of(value, computed):
     del computed

@@ -1,24 +1,25 @@
 """Layers and joins as equations, over one chunk of steps.
 
-A layer consists of these functions. Each takes the arrays that it closes over as an argument (see ``_functions``):
+A layer consists of these functions. Each takes the arrays that it closes over as an argument (see
+``_functions``):
 
-=========  ======================================  ==============================================
-a label    read of an edge -> ``W x``              one for each edge, such as ``weight`` and ``recurrent``
+=========  ======================================  ===========================================
+a label    read of an edge -> ``W x``              one for each edge, such as ``recurrent``
 bias       ``W x`` -> ``W x + b``                  on the first edge outside loops
 integrate  state, current -> pre-spike state       depends on the previous step
-fire       pre-spike state, keys -> state, output  elementwise, with keys for stochastic spikes, or None
+fire       pre-spike state, keys -> state, output  elementwise; keys of stochastic spikes, or None
 encode     pre-spike state -> distance, rest       elementwise, see ``_storage``
 decode     distance, rest -> pre-spike state       elementwise
 at_rest    rest -> distance of a neuron at rest    elementwise, see ``_storage``
-=========  ======================================  ==============================================
+=========  ======================================  ===========================================
 
-Products that do not depend on earlier steps are computed for a chunk at once, as one product of ``(chunk, batch,
-inputs)`` and a matrix. The gradient of a weight is a sum over steps and examples. It is also computed for a chunk at
-once, after the steps (see ``_component``).
+Products that do not depend on earlier steps are computed for a chunk at once, as one product of
+``(chunk, batch, inputs)`` and a matrix. The gradient of a weight is a sum over steps and examples.
+It is also computed for a chunk at once, after the steps (see ``_component``).
 
-A convolution is not a matrix product. Many steps of it together are not faster and take more memory. They would also
-merge the axis of examples with the axis of steps, and devices may shard the examples. So a layer with a convolution
-computes its products step by step.
+A convolution is not a matrix product. Many steps of it together are not faster and take more
+memory. They would also merge the axis of examples with the axis of steps, and devices may shard the
+examples. So a layer with a convolution computes its products step by step.
 """
 
 from __future__ import annotations
@@ -88,7 +89,12 @@ class TracedJoin(NamedTuple):
 
 
 def trace(
-    graph: Graph, name: Name, reads: dict[str, Any], state: Any, key: jax.Array | None, examples: int | None
+    graph: Graph,
+    name: Name,
+    reads: dict[str, Any],
+    state: Any,
+    key: jax.Array | None,
+    examples: int | None,
 ) -> tuple[TracedLayer, dict[str, Arrays], Any]:
     """Trace a layer. Return its equations, its arrays, and an example of its pre-spike state.
 
@@ -99,36 +105,44 @@ def trace(
     calls, arrays, matrices, convolutional = {}, {}, set(), []
 
     def add(name, function, *example):
-        # The arrays become arguments, because the custom derivative of the loop gives gradients only to arguments.
+        # The arrays become arguments, because the custom derivative of the loop gives gradients
+        # only to arguments.
         calls[name], arrays[name], jaxpr = close(function, *example)
         convolutional.append(has_convolution(jaxpr))
 
     for (label, *_), weight in connections:
         if (matrix := matrix_of(weight)) is not None and is_float(matrix) and matrix.ndim == 2:
-            # A known matrix is not traced. Its gradient is added in place, as one product per chunk (see ``_add``).
-            calls[label], arrays[label] = functools.partial(_matrix_product, label), [jnp.asarray(matrix)]
+            # A known matrix is not traced. Its gradient is added in place, as one product per chunk
+            # (see ``_add``).
+            calls[label], arrays[label] = (
+                functools.partial(_matrix_product, label),
+                [jnp.asarray(matrix)],
+            )
             matrices.add(label)
         else:
             add(label, functools.partial(product, weight, name=label), reads[label])
     v, _ = state
     products = {label: calls[label](arrays[label], reads[label]) for label in calls}
     current = sum_of(layer, products, looped)  # (batch, neurons), in the dtype of the complete sum
-    # The bias is added to the first product. Without an edge outside loops, zeros replace it. The order of the sum is
-    # then equal in all modes.
+    # The bias is added to the first product. Without an edge outside loops, zeros replace it. The
+    # order of the sum is then equal in all modes.
     first, *_ = calls
     began = zeros_like(products[first]) if first in looped else products[first]
-    # All later products are added to the current, so they are cast to its dtype first. The cast is part of the product,
-    # so its transpose brings the cotangent of the current to the dtype of the matrix.
+    # All later products are added to the current, so they are cast to its dtype first. The cast is
+    # part of the product, so its transpose brings the cotangent of the current to the dtype of the
+    # matrix.
     for label, call in calls.items():
         if label != first or first in looped:
             calls[label] = functools.partial(_cast, call, current.dtype)
     add("bias", lambda began: plus_bias(layer, began).astype(current.dtype), began)
     add("integrate", layer.cell.integrate, v, current)
-    # The loop carries the last pre-spike state, so it needs a first value. No step reads it (``Masks.started``).
+    # The loop carries the last pre-spike state, so it needs a first value. No step reads it
+    # (``Masks.started``).
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
     number, keys = graph.numbers[name], None
     if key is not None and is_stochastic(layer.cell):
-        # One key of the call is an argument like an array. ``fire`` derives the keys of a step from it, (batch,).
+        # One key of the call is an argument like an array. ``fire`` derives the keys of a step from
+        # it, (batch,).
         arrays["key"], keys = [key], keys_of(key, None, number, examples)
     add("fire", lambda u, keys: fire(layer.cell, u, keys), u, keys)
     encoded = None
@@ -140,8 +154,8 @@ def trace(
             # A cell without a threshold has no distance, and the storage needs no distance at rest.
             add("at_rest", distance_at_rest(layer.cell, encoded, current.shape), encoded[1])
         encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
-    # Static values only: shapes, labels and functions without arrays. The arrays are returned separately, because the
-    # loop must get them as arguments.
+    # Static values only: shapes, labels and functions without arrays. The arrays are returned
+    # separately, because the loop must get them as arguments.
     traced = TracedLayer(
         calls,
         tuple(edge for edge, _ in connections),
@@ -159,15 +173,22 @@ def trace(
 
 
 def trace_all(
-    graph: Graph, outputs: dict[Name, Any], states: dict[Name, LayerState], pasts: dict[Name, Any], key: Any
+    graph: Graph,
+    outputs: dict[Name, Any],
+    states: dict[Name, LayerState],
+    pasts: dict[Name, Any],
+    key: Any,
 ) -> tuple[dict[Name, Any], dict[Name, dict[str, Arrays]], dict[Name, Any]]:
-    """Trace all nodes. Return their equations, their arrays, and an example of each pre-spike state.
+    """Trace all nodes.
+
+    Return their equations, their arrays, and an example of each pre-spike state.
 
     ``outputs`` are the inputs of one step, each ``(batch, inputs)``.
     """
     traced, arrays, pre_spike = {}, {}, {}
     examples = examples_of(next(iter(outputs.values())))
-    # A layer may read the last output of a later layer, so all of them are known before the loop below.
+    # A layer may read the last output of a later layer, so all of them are known before the loop
+    # below.
     outputs = {**outputs, **{name: out for name, (_, out) in states.items()}}
 
     # Examples of all reads, (batch, ...). Only their shapes and dtypes matter.
@@ -175,15 +196,22 @@ def trace_all(
         return pasts[source][-lag] if lag and source in pasts else outputs[source]
 
     for name, node in graph.nodes.items():
-        reads = {edge.label: edge.read(functools.partial(read, edge.source)) for edge in graph.edges[name]}
+        reads = {
+            edge.label: edge.read(functools.partial(read, edge.source))
+            for edge in graph.edges[name]
+        }
         if isinstance(node, Join):
             # Later nodes read the output of a join in this step, so it runs once on the examples.
             outputs[name] = node.function(*reads.values())
-            call, consts, jaxpr = close(lambda reads, node=node: node.function(*reads.values()), reads)
+            call, consts, jaxpr = close(
+                lambda reads, node=node: node.function(*reads.values()), reads
+            )
             arrays[name] = {"function": consts}
             traced[name] = TracedJoin(call, graph.edges[name], has_convolution(jaxpr))
         else:
-            traced[name], arrays[name], pre_spike[name] = trace(graph, name, reads, states[name], key, examples)
+            traced[name], arrays[name], pre_spike[name] = trace(
+                graph, name, reads, states[name], key, examples
+            )
     return traced, arrays, pre_spike
 
 
@@ -198,7 +226,8 @@ def _cast(call, dtype, arrays, x):
 class JoinVjp:
     """A traced join with its arrays."""
 
-    # A join between the layers of a loop runs in the steps, and the loop over steps adds its gradients, as for a layer.
+    # A join between the layers of a loop runs in the steps, and the loop over steps adds its
+    # gradients, as for a layer.
     stepwise = ("function",)
 
     def __init__(self, traced: TracedJoin, arrays: dict[str, Arrays]) -> None:
@@ -219,16 +248,20 @@ class JoinVjp:
 
     @property
     def _at_once(self):
-        # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the arrays.
+        # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the
+        # arrays.
         return jax.vmap(self.traced.call, in_axes=(None, 0))
 
-    def backward(self, grads: Gradients, reads: dict[str, Any], ct: jax.Array) -> tuple[Gradients, dict[str, Any]]:
+    def backward(
+        self, grads: Gradients, reads: dict[str, Any], ct: jax.Array
+    ) -> tuple[Gradients, dict[str, Any]]:
         """Add the gradients of a chunk, and return the cotangents of its reads."""
         arrays = self.arrays["function"]
 
-        # reads and ct: (chunk, batch, ...), or (batch, ...) in a step. A join has no state, so one pullback can cover
-        # all steps. Otherwise the scan carries the gradients. The derivative is taken within its body, because only
-        # then ``canonical`` includes the convolutions of the derivative.
+        # reads and ct: (chunk, batch, ...), or (batch, ...) in a step. A join has no state, so one
+        # pullback can cover all steps. Otherwise the scan carries the gradients. The derivative is
+        # taken within its body, because only then ``canonical`` includes the convolutions of the
+        # derivative.
         def add(call, grads, now):
             new, ct_reads = pullback(call, now[0], arrays, now[1])
             return plus(grads, new), ct_reads
@@ -244,9 +277,12 @@ class JoinVjp:
 class LayerVjp:
     """A traced layer with its arrays."""
 
-    def __init__(self, traced: TracedLayer, arrays: dict[str, Arrays], low_memory: bool = False) -> None:
+    def __init__(
+        self, traced: TracedLayer, arrays: dict[str, Arrays], low_memory: bool = False
+    ) -> None:
         self.traced, self.arrays, self.low_memory = traced, arrays, low_memory
-        # The loop over steps adds the gradients of these functions. All other gradients are added once per chunk.
+        # The loop over steps adds the gradients of these functions. All other gradients are added
+        # once per chunk.
         products = [edge.label for edge in traced.edges] + ["bias"] if traced.per_step else []
         self.stepwise = ("fire", "integrate", *products)
 
@@ -265,45 +301,60 @@ class LayerVjp:
         return self._over_chunk(name, len(args))(self.arrays[name], *args)
 
     def _over_chunk(self, name, count=1):
-        # vmap over the steps of a chunk: (chunk, batch, inputs) -> (chunk, batch, neurons). All steps share the arrays.
+        # vmap over the steps of a chunk: (chunk, batch, inputs) -> (chunk, batch, neurons). All
+        # steps share the arrays.
         return jax.vmap(self.traced.calls[name], in_axes=(None, *[0] * count))
 
     def drive(self, reads: dict[str, Any], chunk: int | None = None) -> jax.Array:
         """Return the current from edges outside loops, ``W x + b``, for one step or a chunk."""
         call = self.call if chunk is None else self.call_chunk
-        # Products and sum: (batch, neurons), or (chunk, batch, neurons). The bias is added to the first product, before
-        # the other products, so the order of the sum is equal in all modes.
+        # Products and sum: (batch, neurons), or (chunk, batch, neurons). The bias is added to the
+        # first product, before the other products, so the order of the sum is equal in all modes.
         first, *others = self._waits_for_nothing
         total = call("bias", call(first, reads[first]) if first else self._none(chunk))
-        return functools.reduce(lambda total, label: total + call(label, reads[label]), others, total)
+        return functools.reduce(
+            lambda total, label: total + call(label, reads[label]), others, total
+        )
 
     @property
     def _waits_for_nothing(self):
         """The labels of the edges outside loops, or one empty label without any."""
-        return [edge.label for edge in self.traced.edges if edge.label not in self.traced.looped] or [""]
+        return [
+            edge.label for edge in self.traced.edges if edge.label not in self.traced.looped
+        ] or [""]
 
     def _none(self, chunk):
-        # (batch, neurons), or (chunk, batch, neurons). The bias is added to these zeros instead of a first product.
+        # (batch, neurons), or (chunk, batch, neurons). The bias is added to these zeros instead of
+        # a first product.
         none = self.traced.none
         return jnp.zeros(none.shape if chunk is None else (chunk, *none.shape), none.dtype)
 
     def hoisted(self, reads: dict[str, Any], chunk: int) -> dict[str, Any]:
-        """Return the arguments of the steps of a chunk: products, or their inputs if ``per_step``."""
-        # A product within a loop is hoisted too if its source is at least a chunk behind. These products stay separate
-        # from the drive, because the sum must keep its order. A layer with a convolution gets its reads.
+        """Return the arguments of the steps of a chunk: products, or their inputs if
+        ``per_step``."""
+        # A product within a loop is hoisted too if its source is at least a chunk behind. These
+        # products stay separate from the drive, because the sum must keep its order. A layer with a
+        # convolution gets its reads.
         if self.traced.per_step:
             return reads
-        looped = {label: self.call_chunk(label, read) for label, read in reads.items() if label in self.traced.looped}
+        looped = {
+            label: self.call_chunk(label, read)
+            for label, read in reads.items()
+            if label in self.traced.looped
+        }
         return {DRIVE: self.drive(reads, chunk), **looped}
 
     def current(self, arguments: Any, call: Callable | None = None) -> jax.Array:
-        """Return the current, from hoisted products and the reads of one step, or of a chunk with ``call_chunk``."""
+        """Return the current, from hoisted products and the reads of one step, or of a chunk with
+        ``call_chunk``.
+        """
         hoisted, reads = arguments
         call = self.call if call is None else call
         if DRIVE not in hoisted:  # products step by step
             reads = {**hoisted, **reads}
             hoisted = {DRIVE: self.drive(reads)}
-        # The order of the sum is the order of the edges in every mode. Rounding could otherwise change a spike.
+        # The order of the sum is the order of the edges in every mode. Rounding could otherwise
+        # change a spike.
         total = hoisted[DRIVE]
         for label in (edge.label for edge in self.traced.edges if edge.label in self.traced.looped):
             total = total + (hoisted[label] if label in hoisted else call(label, reads[label]))
@@ -315,67 +366,88 @@ class LayerVjp:
     def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
         """Return state and output after a step. Only stochastic spikes depend on its number."""
         del active  # examples of a cell that couples them have one mask, see ``_check_coupled``
-        # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward pass calls this again
-        # and draws equal spikes, because the keys depend only on these numbers.
+        # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward
+        # pass calls this again and draws equal spikes, because the keys depend only on these
+        # numbers.
         key = self.arrays.get("key")
-        keys = None if key is None else keys_of(key[0], number, self.traced.number, self.traced.examples)
+        keys = (
+            None
+            if key is None
+            else keys_of(key[0], number, self.traced.number, self.traced.examples)
+        )
         return self.call("fire", u, keys)
 
     def store(self, storage: Storage, u: State, number: Any) -> Any:
         """Return the residual of a pre-spike state."""
-        # u, and both results of ``encode``: (batch, neurons). A cell without ``encode`` is stored unchanged.
+        # u, and both results of ``encode``: (batch, neurons). A cell without ``encode`` is stored
+        # unchanged.
         if not storage.encodes or self.traced.encoded is None:
             return u
         residual = storage.write(self.call("encode", u), self._at_rest)
-        # A step depends only on the sign of the distance, and every storage preserves signs. Graded and stochastic
-        # spikes depend on its value, so the stored value may have to move until the backward pass fires these spikes
-        # too.
+        # A step depends only on the sign of the distance, and every storage preserves signs. Graded
+        # and stochastic spikes depend on its value, so the stored value may have to move until the
+        # backward pass fires these spikes too.
         if not self.traced.needs_magnitude:
             return residual
         spikes = self.fire(u, number)[1]
-        return storage.settle(residual, lambda residual: self.fire(self.load(storage, residual), number)[1] == spikes)
+        return storage.settle(
+            residual, lambda residual: self.fire(self.load(storage, residual), number)[1] == spikes
+        )
 
     def load(self, storage: Storage, residual: Any) -> State:
         """Restore the pre-spike state from its residual."""
         if not storage.encodes or self.traced.encoded is None:
             return residual
-        # ``encoded`` has the shapes and dtypes of the cell, because the stored arrays have fewer bits.
+        # ``encoded`` has the shapes and dtypes of the cell, because the stored arrays have fewer
+        # bits.
         return self.call("decode", *storage.read(residual, self.traced.encoded, self._at_rest))
 
-    def backward_looped(self, grads: Gradients, reads: dict[str, Any], ct_current: jax.Array) -> Gradients:
+    def backward_looped(
+        self, grads: Gradients, reads: dict[str, Any], ct_current: jax.Array
+    ) -> Gradients:
         """Add the gradients of the weights within loops."""
-        # read: (chunk, batch, inputs). ct_current: (chunk, batch, neurons). The steps have already sent the cotangents
-        # of these reads to their sources, so only the gradients are used.
-        return {**grads, **{k: self._add(k, grads[k], read, ct_current)[0] for k, read in reads.items()}}
+        # read: (chunk, batch, inputs). ct_current: (chunk, batch, neurons). The steps have already
+        # sent the cotangents of these reads to their sources, so only the gradients are used.
+        return {
+            **grads,
+            **{k: self._add(k, grads[k], read, ct_current)[0] for k, read in reads.items()},
+        }
 
     def backward_hoisted(
         self, grads: Gradients, reads: dict[str, Any], cts: dict[str, Any]
     ) -> tuple[Gradients, dict[str, Any]]:
         """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
         if self.traced.per_step:
-            return grads, cts  # the loop over steps has added these gradients, and ``cts`` belong to the reads
-        # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples. ct: (chunk, batch,
-        # neurons). All products are terms of one sum, so each gets the cotangent of the current. The first product also
-        # passes the bias, which may change its dtype.
+            return (
+                grads,
+                cts,
+            )  # the loop over steps has added these gradients, and ``cts`` belong to the reads
+        # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
+        # ct: (chunk, batch, neurons). All products are terms of one sum, so each gets the cotangent
+        # of the current. The first product also passes the bias, which may change its dtype.
         first, *_ = self._waits_for_nothing
         began = self.call_chunk(first, reads[first]) if first else self._none(len(cts[DRIVE]))
         bias, ct_first = pullback(self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], began)
         grads, ct_reads = {**grads, "bias": plus(grads["bias"], bias)}, {}
         for label, read in reads.items():
-            # A hoisted product within a loop was a separate argument of the steps, so it has its own cotangent.
+            # A hoisted product within a loop was a separate argument of the steps, so it has its
+            # own cotangent.
             ct = ct_first if label == first else cts[label] if label in cts else cts[DRIVE]
             grads[label], ct_reads[label] = self._add(label, grads[label], read, ct)
         return grads, ct_reads
 
     def _add(self, name, grad, x, ct):
-        """Add the gradient of the arrays of a product to ``grad``. Return the sum and the cotangent of the inputs."""
+        """Add the gradient of the arrays of a product to ``grad``.
+
+        Return the sum and the cotangent of the inputs.
+        """
         # x: (chunk, batch, inputs). ct: (chunk, batch, neurons).
         if name not in self.traced.matrices:
             # A function: JAX's gradient of the vmapped call is already summed over the steps.
             new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
             return plus(grad, new), ct_x
-        # The gradient of a matrix is added in place, in parts if memory is scarce. ct_x: (chunk, batch, inputs). XLA
-        # removes this product if the caller does not use it.
+        # The gradient of a matrix is added in place, in parts if memory is scarce. ct_x: (chunk,
+        # batch, inputs). XLA removes this product if the caller does not use it.
         (ct_x,) = pullback(functools.partial(self.call_chunk, name), ct, x)
         add = _add_in_parts if self.low_memory else _add_product
         return [add(grad[0], self.arrays[name][0], x, ct)], ct_x
@@ -386,23 +458,31 @@ def plus(a: Any, b: Any) -> Any:
 
 
 def _add_product(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
-    """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes, without merging them (``times_matrix``)."""
+    """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes, without merging them
+    (``times_matrix``).
+    """
     # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
     return grad + contract_leading(x.astype(matrix.dtype), ct.astype(matrix.dtype), like=matrix)
 
 
 def _add_in_parts(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
-    """Like :func:`_add_product`, in parts for a large matrix. This needs less memory and slightly more time."""
+    """Like :func:`_add_product`, in parts for a large matrix.
+
+    This needs less memory and slightly more time.
+    """
     # The temporary of a smaller matrix is small compared with the residuals, so one part is enough.
     parts = math.gcd(len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1)
     if parts == 1:
         return _add_product(grad, matrix, x, ct)
     rows = len(grad) // parts
 
-    # Carry: the gradient (inputs, neurons). Each iteration updates ``rows`` rows and needs a temporary (rows, neurons).
+    # Carry: the gradient (inputs, neurons). Each iteration updates ``rows`` rows and needs a
+    # temporary (rows, neurons).
     def add(i, grad):
         part, some = (jax.lax.dynamic_slice_in_dim(a, i * rows, rows) for a in (grad, matrix))
-        part = _add_product(part, some, jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1), ct)
+        part = _add_product(
+            part, some, jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1), ct
+        )
         return jax.lax.dynamic_update_slice_in_dim(grad, part, i * rows, axis=0)
 
     return jax.lax.fori_loop(0, parts, add, grad)

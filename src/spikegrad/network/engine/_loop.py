@@ -1,39 +1,46 @@
 """The loop over time with a custom derivative.
 
-For its backward pass, ``jax.lax.scan`` saves the inputs of its body and the residuals of its body. Leaky
-integrate-and-fire neurons need three arrays of ``(steps, batch, neurons)`` per layer. One is enough. The spike, the
-reset and the slope are elementwise functions of the pre-spike state, and cheap to recompute. The product that led to
-this state is expensive, but its value is not needed again. So the forward pass stores the pre-spike state of each step,
-in the precision of the mode. The backward pass rebuilds all other values from it.
+For its backward pass, ``jax.lax.scan`` saves the inputs of its body and the residuals of its body.
+Leaky integrate-and-fire neurons need three arrays of ``(steps, batch, neurons)`` per layer. One is
+enough. The spike, the reset and the slope are elementwise functions of the pre-spike state, and
+cheap to recompute. The product that led to this state is expensive, but its value is not needed
+again. So the forward pass stores the pre-spike state of each step, in the precision of the mode.
+The backward pass rebuilds all other values from it.
 
 ::
 
-    forward    for each segment                 With segments, only the pre-spike state at their start is stored.
-                 for each chunk                 The backward pass runs each segment forward again.
+    forward    for each segment
+                 for each chunk
                    for each component, upwards
                      weight products of the chunk, then its steps one by one
 
     backward   for each segment, from the last
                  for each chunk, from the last
                    for each component, downwards
-                     rebuild states and outputs, then steps one by one, then weight gradients of the chunk
+                     rebuild states and outputs, then steps one by one,
+                     then weight gradients of the chunk
 
-=========================  ==============================================================================
-``inputs``                 ``(steps, batch, features)``
-residuals of each layer    ``(chunks, chunk, batch, neurons)``, or with segments ``(segments, batch, neurons)``
-outputs of each layer      ``(chunks, chunk, batch, neurons)``, merged at the end into ``(steps, ...)``
-carry, forward             the last pre-spike state of each layer, the state and output after it, and the pasts
-carry, backward            the cotangents of these states and pasts, and the gradients so far
-=========================  ==============================================================================
+With segments, only the pre-spike state at their start is stored. The backward pass runs each
+segment forward again.
 
-A component is one layer, one join, or several of them that read each other (see ``_component``). Joins, and outputs of
-earlier steps, are rebuilt from the pre-spike states of the layers, and have no residuals. There is one exception: the
-start of a segment stores the outputs that are still read later.
+=======================  =====================================================================
+``inputs``               ``(steps, batch, features)``
+residuals of each layer  ``(chunks, chunk, batch, neurons)``; ``(segments, batch, neurons)``
+outputs of each layer    ``(chunks, chunk, batch, neurons)``, merged into ``(steps, ...)``
+carry, forward           the last pre-spike state of each layer, the state and output after it,
+                         and the pasts
+carry, backward          the cotangents of these states and pasts, and the gradients so far
+=======================  =====================================================================
 
-The pre-spike state is stored instead of the potential after the reset, because a reset cannot be undone and a spike can
-be repeated. Rebuilding from checkpoints is from Griewank and Walther 2000 ("Algorithm 799: revolve", ACM TOMS 26), with
-one level. Chunks of independent products are from cuDNN's recurrent networks (Appleyard, Kocisky, Blunsom 2016,
-arXiv:1604.01946).
+A component is one layer, one join, or several of them that read each other (see ``_component``).
+Joins, and outputs of earlier steps, are rebuilt from the pre-spike states of the layers, and have
+no residuals. There is one exception: the start of a segment stores the outputs that are still read
+later.
+
+The pre-spike state is stored instead of the potential after the reset, because a reset cannot be
+undone and a spike can be repeated. Rebuilding from checkpoints is from Griewank and Walther 2000
+("Algorithm 799: revolve", ACM TOMS 26), with one level. Chunks of independent products are from
+cuDNN's recurrent networks (Appleyard, Kocisky, Blunsom 2016, arXiv:1604.01946).
 """
 
 from __future__ import annotations
@@ -73,28 +80,42 @@ def run(
     plan: Plan,
     mark: Callable[[Any], Any],
 ) -> tuple[tuple[dict, dict], tuple[dict, dict], dict[Name, Callable]]:
-    """Return the states and pasts after the last step, and the requested outputs and pre-spike states of each step.
+    """Return the states and pasts after the last step, and the requested outputs and pre-spike
+    states of each step.
 
-    If the network runs in stages, the third value has a function of the masks for some layers. It recomputes the
-    outputs of a layer from the residuals, and exists if they determine these outputs exactly. ``mark`` is applied to
-    all arrays with a derivative.
+    If the network runs in stages, the third value has a function of the masks for some layers. It
+    recomputes the outputs of a layer from the residuals, and exists if they determine these outputs
+    exactly. ``mark`` is applied to all arrays with a derivative.
     """
-    # Traced on the first step, because all steps have equal shapes: (steps, batch, features) -> (batch, features).
-    traced, arrays, pre_spike = trace_all(graph, {name: x[0] for name, x in inputs.items()}, states, pasts, key)
+    # Traced on the first step, because all steps have equal shapes: (steps, batch, features) ->
+    # (batch, features).
+    traced, arrays, pre_spike = trace_all(
+        graph, {name: x[0] for name, x in inputs.items()}, states, pasts, key
+    )
     length = len(masks.started)
     parts = plan.parts(length, per_step=_is_faster_per_step(traced, arrays, pre_spike))
-    # In ``shard_map`` the inputs differ between devices. The weights get their type, because the gradients are in the
-    # carry of the backward scan, and a scan must not change the types of its carry.
-    arrays, inputs, starts = mark((match_varying_axes(arrays, like=inputs), inputs, (states, pasts)))
-    # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or segment.
+    # In ``shard_map`` the inputs differ between devices. The weights get their type, because the
+    # gradients are in the carry of the backward scan, and a scan must not change the types of its
+    # carry.
+    arrays, inputs, starts = mark(
+        (match_varying_axes(arrays, like=inputs), inputs, (states, pasts))
+    )
+    # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or
+    # segment.
     results = []
     for part in parts:
-        starts, *result = _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks)
+        starts, *result = _run_part(
+            plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks
+        )
         results.append(result)
     recorded, residuals = zip(*results, strict=True)
     # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
     again = {
-        name: Partial(functools.partial(_outputs, equations, plan.storage), arrays[name], [r[name] for r in residuals])
+        name: Partial(
+            functools.partial(_outputs, equations, plan.storage),
+            arrays[name],
+            [r[name] for r in residuals],
+        )
         for name, equations in traced.items()
         if name in residuals[0] and _is_rebuilt_exactly(equations, plan)
     }
@@ -105,44 +126,58 @@ def run(
 
 
 def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
-    """Return True if convolutions run step by step and outweigh the products that a chunk computes together."""
-    # A chunk reads the weights of its products once instead of once per step. For convolutions it only adds arrays of
-    # (chunk, batch, neurons), which a single step keeps in the cache.
+    """Return True if convolutions run step by step and outweigh the products that a chunk computes
+    together.
+    """
+    # A chunk reads the weights of its products once instead of once per step. For convolutions it
+    # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache.
     at_once = [
-        arrays[name]["function"] if isinstance(node, TracedJoin) else [arrays[name][edge.label] for edge in node.edges]
+        arrays[name]["function"]
+        if isinstance(node, TracedJoin)
+        else [arrays[name][edge.label] for edge in node.edges]
         for name, node in traced.items()
         if not node.per_step
     ]
     weights, neurons = (
         # An exported program may have a symbolic number of examples, which counts as one.
-        sum(math.prod(n for n in leaf.shape if isinstance(n, int)) for leaf in jax.tree.leaves(tree))
+        sum(
+            math.prod(n for n in leaf.shape if isinstance(n, int)) for leaf in jax.tree.leaves(tree)
+        )
         for tree in (at_once, states)
     )
     return any(node.per_step for node in traced.values()) and weights <= neurons
 
 
 def _is_rebuilt_exactly(equations: TracedLayer, plan: Plan) -> bool:
-    """Return True if the residuals of a layer determine its outputs exactly, for example its spikes."""
-    # A storage preserves the sign of the distance, which determines a spike. Graded outputs and stochastic spikes
-    # depend on its value. A cell without a distance, such as a readout, outputs other arrays. Both are rounded.
+    """Return True if the residuals of a layer determine its outputs exactly, for example its
+    spikes.
+    """
+    # A storage preserves the sign of the distance, which determines a spike. Graded outputs and
+    # stochastic spikes depend on its value. A cell without a distance, such as a readout, outputs
+    # other arrays. Both are rounded.
     if not plan.storage.encodes or equations.encoded is None:
         return True
     distance, _ = equations.encoded
     return distance is not None and not equations.needs_magnitude and not equations.graded
 
 
-def _outputs(equations: TracedLayer, storage: Storage, arrays: dict, residuals: list, masks: Masks) -> jax.Array:
+def _outputs(
+    equations: TracedLayer, storage: Storage, arrays: dict, residuals: list, masks: Masks
+) -> jax.Array:
     """Return the outputs of a layer in all steps, ``(steps, batch, ...)``, from its residuals."""
     layer = LayerVjp(equations, arrays)
 
-    # Scan over chunks, because all steps at once would need several temporaries of their size. Each residual is
-    # (chunks, chunk, batch, neurons). The number of a step selects its keys.
+    # Scan over chunks, because all steps at once would need several temporaries of their size. Each
+    # residual is (chunks, chunk, batch, neurons). The number of a step selects its keys.
     def chunk(now):
-        return jax.vmap(lambda residual, number: layer.fire(layer.load(storage, residual), number)[1])(*now)
+        return jax.vmap(
+            lambda residual, number: layer.fire(layer.load(storage, residual), number)[1]
+        )(*now)
 
     outs, start = [], 0
     for part in residuals:
-        # chunk: (chunk, batch, neurons) per iteration, stacked to (chunks, chunk, batch, neurons) and merged.
+        # chunk: (chunk, batch, neurons) per iteration, stacked to (chunks, chunk, batch, neurons)
+        # and merged.
         chunks, length, *_ = jax.tree.leaves(part)[0].shape
         numbers = start + jnp.arange(chunks * length).reshape(chunks, length)
         outs.append(merge_leading(jax.lax.map(chunk, (part, numbers))))
@@ -158,12 +193,12 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     complete = part.steps == len(masks.started)
     masks = masks if complete else masks.part(part.start, part.start + part.steps)
 
-    # The components depend on the length of a chunk: outputs with a delay of at least a chunk are known when the chunk
-    # starts, so they do not close a loop.
+    # The components depend on the length of a chunk: outputs with a delay of at least a chunk are
+    # known when the chunk starts, so they do not close a loop.
     components, edges = graph.components(part.chunk), graph.edges
 
-    # Both passes build this from their own arguments, because a function with a custom derivative must not close over
-    # arrays, such as those of the graph.
+    # Both passes build this from their own arguments, because a function with a custom derivative
+    # must not close over arrays, such as those of the graph.
     def sequence(arrays, inputs, starts, masks):
         if any("key" in node_arrays for node_arrays in arrays.values()):
             masks = masks.numbered(part.start)
@@ -180,14 +215,15 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     def forward(arrays, inputs, pre_spike, starts, masks, storage):
         over = sequence(arrays, inputs, starts, masks)
         if not segmented:
-            # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep the axis of
-            # chunks, because the backward pass reads them by chunk.
+            # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals
+            # keep the axis of chunks, because the backward pass reads them by chunk.
             _, ends, recorded, residuals = over.forward(0, pre_spike, starts[1], storage)
             return (ends, jax.tree.map(merge_leading, recorded)), residuals
 
-        # Scan over segments. Carry: pre-spike state and state of each layer, each (batch, neurons), and the pasts.
-        # Stacked: outputs (segments, chunks, chunk, batch, neurons), and the residuals: pre-spike states (segments,
-        # batch, neurons) and pasts (segments, depth, batch, neurons), unrounded.
+        # Scan over segments. Carry: pre-spike state and state of each layer, each (batch, neurons),
+        # and the pasts. Stacked: outputs (segments, chunks, chunk, batch, neurons), and the
+        # residuals: pre-spike states (segments, batch, neurons) and pasts (segments, depth, batch,
+        # neurons), unrounded.
         def segment(carry, first):
             us, (_, pasts) = carry
             new, ends, recorded, _ = over.forward(first, us, pasts, None)
@@ -196,11 +232,13 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         (_, ends), (recorded, residuals) = jax.lax.scan(segment, (pre_spike, starts), firsts)
         return (ends, jax.tree.map(lambda a: merge_leading(merge_leading(a)), recorded)), residuals
 
-    # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage. To differentiate, JAX
-    # runs ``loop_forward`` and ``loop_backward``.
+    # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage. To
+    # differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
     @jax.custom_vjp
     def loop(arrays, inputs, pre_spike, starts, masks):
-        out, residuals = forward(arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None)
+        out, residuals = forward(
+            arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None
+        )
         return *_batched_alike(out, (arrays, inputs, starts, masks)), residuals if onward else {}
 
     def loop_forward(arrays, inputs, pre_spike, starts, masks):
@@ -209,16 +247,23 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         if plan.staged:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
             residuals = jax.tree.map(lambda a: checkpoint_name(a, RESIDUALS), residuals)
-        return (*out, residuals if onward else {}), (arrays, inputs, pre_spike, starts, masks, residuals)
+        return (*out, residuals if onward else {}), (
+            arrays,
+            inputs,
+            pre_spike,
+            starts,
+            masks,
+            residuals,
+        )
 
     def loop_backward(saved, cotangents):
         # A second derivative would treat the codes as constants and be silently wrong.
         if plan.storage.orders < 2:
             saved, cotangents = _first_order_only(plan.mode, (saved, cotangents))
         arrays, inputs, pre_spike, starts, masks, residuals = saved
-        # Integers have cotangents of type float0, which ``inexact`` replaces by None. The third cotangent belongs to
-        # the residuals. It is zero, because a later stage gives rebuilt outputs the derivative of the outputs
-        # (``known``).
+        # Integers have cotangents of type float0, which ``inexact`` replaces by None. The third
+        # cotangent belongs to the residuals. It is zero, because a later stage gives rebuilt
+        # outputs the derivative of the outputs (``known``).
         (ct_states, ct_pasts), ct_recorded, _ = inexact(cotangents)
         over = sequence(arrays, inputs, starts, masks)
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
@@ -227,14 +272,18 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             for name, node_arrays in arrays.items()
         }
         grads = match_varying_axes(zero_cotangent(trained), like=inputs)
-        # Carry: cotangents of states, (batch, neurons), and of pasts, (depth, batch, neurons), and the gradients.
+        # Carry: cotangents of states, (batch, neurons), and of pasts, (depth, batch, neurons), and
+        # the gradients.
         carry = ct_states, ct_pasts, grads
         if not segmented:
-            carry, ct_inputs = backward(over, 0, pre_spike, starts[1], residuals, carry, ct_recorded)
+            carry, ct_inputs = backward(
+                over, 0, pre_spike, starts[1], residuals, carry, ct_recorded
+            )
         else:
-            # Scan over segments, from last to first. Slices: the first step of the segment, and its stored pre-spike
-            # states and pasts. Each segment is recomputed from the pre-spike states at its start. Firing them again
-            # gives the states, so the residuals do not contain these (Griewank and Walther 2000).
+            # Scan over segments, from last to first. Slices: the first step of the segment, and its
+            # stored pre-spike states and pasts. Each segment is recomputed from the pre-spike
+            # states at its start. Firing them again gives the states, so the residuals do not
+            # contain these (Griewank and Walther 2000).
             def segment(carry, now):
                 first, (us, pasts) = now
                 *_, residuals = over.forward(first, us, pasts, plan.storage)
@@ -244,18 +293,22 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         if not complete:
-            # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has their shape
-            # (steps, batch, features), with zeros outside of this part.
+            # The loop takes the complete inputs, because a slice would be a copy. So the cotangent
+            # has their shape (steps, batch, features), with zeros outside of this part.
             ct_inputs = {
-                name: jax.lax.dynamic_update_slice_in_dim(zeros_like(inputs[name]), ct, part.start, 0)
+                name: jax.lax.dynamic_update_slice_in_dim(
+                    zeros_like(inputs[name]), ct, part.start, 0
+                )
                 for name, ct in ct_inputs.items()
             }
         ct_states, ct_pasts, grads = carry
         ct_arrays = {
-            name: {label: grads[name].get(label) for label in node_arrays} for name, node_arrays in arrays.items()
+            name: {label: grads[name].get(label) for label in node_arrays}
+            for name, node_arrays in arrays.items()
         }
         ct_starts = ct_states, {name: ct_pasts.get(name) for name in starts[1]}
-        # None is a zero cotangent: masks are bools and integers, and no step reads the first pre-spike state.
+        # None is a zero cotangent: masks are bools and integers, and no step reads the first
+        # pre-spike state.
         return ct_arrays, {name: ct_inputs.get(name) for name in inputs}, None, ct_starts, None
 
     loop.defvjp(loop_forward, loop_backward)
@@ -265,17 +318,23 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
 def _batched_alike(outputs: Any, inputs: Any) -> Any:
     """Return the outputs, batched under ``jax.vmap`` if any input is.
 
-    The networks of a ``vmap`` may share their first layers, whose outputs then have no batch axis. JAX adds the
-    cotangent of such an output once for each network, or raises.
+    The networks of a ``vmap`` may share their first layers, whose outputs then have no batch axis.
+    JAX adds the cotangent of such an output once for each network, or raises.
     """
     leaves = jax.tree.leaves(inputs)  # of any dtype, random keys too
-    tag = functools.reduce(jnp.logical_or, [jnp.any(leaf != leaf) for leaf in leaves])  # noqa: PLR0124
+    tags = [jnp.any(leaf != leaf) for leaf in leaves]  # noqa: PLR0124
+    tag = functools.reduce(jnp.logical_or, tags)
     nowhere = jnp.zeros((), bool)  # XLA removes the select and the tag
-    return jax.tree.map(lambda out: jnp.where(nowhere, spread_as(tag.astype(out.dtype), out), out), outputs)
+    return jax.tree.map(
+        lambda out: jnp.where(nowhere, spread_as(tag.astype(out.dtype), out), out), outputs
+    )
 
 
 def _first_order_only(mode: str, tree: Any) -> Any:
-    """Return the tree, and raise if it is differentiated. Quantized residuals would otherwise act as constants."""
+    """Return the tree, and raise if it is differentiated.
+
+    Quantized residuals would otherwise act as constants.
+    """
     return jax.tree.map(lambda leaf: _no_derivative(mode, leaf) if is_inexact(leaf) else leaf, tree)
 
 
@@ -286,4 +345,6 @@ def _no_derivative(mode, x):
 
 @_no_derivative.defjvp
 def _no_derivative_jvp(mode, primals, tangents):
-    raise TypeError(f"Network: mode {mode!r} has a first derivative only; for higher orders use mode 'exact'")
+    raise TypeError(
+        f"Network: mode {mode!r} has a first derivative only; for higher orders use mode 'exact'"
+    )

@@ -1,4 +1,7 @@
-"""The loop over time as a plain scan. JAX differentiates it in both modes and chooses the residuals."""
+"""The loop over time as a plain scan.
+
+JAX differentiates it in both modes and chooses the residuals.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,13 @@ def run(
     plan: Plan,
     mark: Callable[[Any], Any],
 ) -> tuple[tuple[dict, dict], tuple[dict, dict], dict]:
-    """Return the states and pasts after the last step, and the requested outputs and pre-spike states of each step.
+    """Return the states and pasts after the last step, and the requested outputs and pre-spike
+    states of each step.
 
     The third value is empty, because JAX stores the outputs that a later stage reads.
 
-    The scan runs over the time steps. Its carry is the state ``(v, out)`` of each layer, arrays of ``(batch,
-    neurons)``, and the pasts, ``(depth, batch, neurons)``.
+    The scan runs over the time steps. Its carry is the state ``(v, out)`` of each layer, arrays of
+    ``(batch, neurons)``, and the pasts, ``(depth, batch, neurons)``.
     """
     del mark  # JAX differentiates this loop, so no array needs a mark
     nodes = nodes_of(graph, key, examples_of(next(iter(inputs.values()))[0]))
@@ -50,4 +54,6 @@ def run(
         )
         return (new.states, new.pasts), recorded
 
-    return *jax.lax.scan(step, (states, pasts), (inputs, masks), unroll=min(plan.unroll, length)), {}
+    return *jax.lax.scan(
+        step, (states, pasts), (inputs, masks), unroll=min(plan.unroll, length)
+    ), {}

@@ -17,9 +17,12 @@ from ._layer_vjp import JoinVjp, LayerVjp
 
 
 class Sequence:
-    """The arguments of both passes. A pass runs over one segment, which starts at the step ``first`` of the part.
+    """The arguments of both passes.
 
-    ``us`` are the pre-spike states of the step before ``first``, and ``pasts`` are the outputs before it.
+    A pass runs over one segment, which starts at the step ``first`` of the part.
+
+    ``us`` are the pre-spike states of the step before ``first``, and ``pasts`` are the outputs
+    before it.
     """
 
     def __init__(
@@ -33,13 +36,21 @@ class Sequence:
         starts: tuple[dict, dict],
         masks: Masks,
     ) -> None:
-        self.plan, self.part, self.components, self.edges, self.nodes = plan, part, components, edges, nodes
+        self.plan, self.part, self.components, self.edges, self.nodes = (
+            plan,
+            part,
+            components,
+            edges,
+            nodes,
+        )
         self.inputs, self.masks, (self.starts, _) = inputs, masks, starts
         # Layers have states and residuals. Joins are functions of one step.
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
         self.within = {
-            name: tuple(edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk)
+            name: tuple(
+                edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk
+            )
             for names in components
             for name in names
         }
@@ -56,12 +67,15 @@ class Sequence:
         if len(names) == 1 and names[0] not in self.layers:
             return None
         return Component(
-            {name: self.nodes[name] for name in names}, {name: self.within[name] for name in names}, self.plan.unroll
+            {name: self.nodes[name] for name in names},
+            {name: self.within[name] for name in names},
+            self.plan.unroll,
         )
 
     def step_arguments(self, reads):
         """Return the arguments of the steps of a chunk, computed from its reads."""
-        # Products of a layer: (chunk, batch, neurons). Reads of a join: unchanged, (chunk, batch, ...).
+        # Products of a layer: (chunk, batch, neurons). Reads of a join: unchanged, (chunk, batch,
+        # ...).
         chunk = self.part.chunk
         return {
             n: self.layers[n].hoisted(node_reads, chunk) if n in self.layers else node_reads
@@ -70,8 +84,8 @@ class Sequence:
 
     def window(self, start):
         """Return the inputs and masks of a chunk."""
-        # Inputs: (steps, batch, features) of all parts, so the slice starts at the first step of the part. Masks belong
-        # to the part.
+        # Inputs: (steps, batch, features) of all parts, so the slice starts at the first step of
+        # the part. Masks belong to the part.
         masks = self.masks_of(start)
         inputs = window_of(self.inputs, self.part.start + start, self.part.chunk)
         return with_finite_padding(masks.active, inputs), masks
@@ -80,10 +94,15 @@ class Sequence:
         return window_of(self.masks, start, self.part.chunk)
 
     def number_before(self, step):
-        """Return the number of the last active step before this one. Without one, the value is unused."""
+        """Return the number of the last active step before this one.
+
+        Without one, the value is unused.
+        """
         return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
 
-    def read(self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Places | None) -> Any:
+    def read(
+        self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Places | None
+    ) -> Any:
         """Read an edge in all steps of a chunk. ``past`` and ``outs`` are functions of a source."""
         # Result: (chunk, batch, neurons), or a tuple of these for a window.
         chunk, source = self.part.chunk, edge.source
@@ -91,29 +110,45 @@ class Sequence:
         def one(lag):
             if lag == 0:
                 return outs(source)
-            # Outputs at least a chunk old are in the past. They do not need ``outs``, whose steps may not have run yet.
-            return young(masks, lag, lagged(past(source), None if lag >= chunk else outs(source), lag, chunk, places))
+            # Outputs at least a chunk old are in the past. They do not need ``outs``, whose steps
+            # may not have run yet.
+            return young(
+                masks,
+                lag,
+                lagged(past(source), None if lag >= chunk else outs(source), lag, chunk, places),
+            )
 
         return edge.read(one)
 
     def forward(self, first, us, pasts, storage):
-        """Return pre-spike states, states and pasts after the segment, the requested outputs, and the residuals."""
+        """Return pre-spike states, states and pasts after the segment, the requested outputs, and
+        the residuals.
+        """
 
-        # Scan over chunks. Carry: pre-spike state and state of each layer, each (batch, neurons), and the pasts.
-        # ``outs`` are the outputs of all sources, (chunk, batch, ...). Stacked: (chunks, chunk, batch, neurons).
+        # Scan over chunks. Carry: pre-spike state and state of each layer, each (batch, neurons),
+        # and the pasts. ``outs`` are the outputs of all sources, (chunk, batch, ...). Stacked:
+        # (chunks, chunk, batch, neurons).
         def chunk(carry, start):
             us, states, pasts = carry
             outs, masks = self.window(start)
             places = places_of(masks.active)
-            # Edges with a delay read the states before the chunk, so ``before`` keeps them while components update
-            # ``states``.
+            # Edges with a delay read the states before the chunk, so ``before`` keeps them while
+            # components update ``states``.
             before, us, states, pre_spikes, residuals = states, dict(us), dict(states), {}, {}
 
             def read(edge):
-                return self.read(edge, lambda source: _past(source, pasts, before), outs.__getitem__, masks, places)
+                return self.read(
+                    edge,
+                    lambda source: _past(source, pasts, before),
+                    outs.__getitem__,
+                    masks,
+                    places,
+                )
 
             for names in self.components:
-                reads = {name: {edge.label: read(edge) for edge in self.hoisted[name]} for name in names}
+                reads = {
+                    name: {edge.label: read(edge) for edge in self.hoisted[name]} for name in names
+                }
                 component = self.component(names)
                 if component is None:
                     (name,) = names
@@ -122,8 +157,8 @@ class Sequence:
                 results = component.forward(
                     {name: us[name] for name in component.layers},
                     {name: before[name] for name in component.layers},
-                    # The steps carry only the outputs that they read. The complete past is updated once per chunk,
-                    # below.
+                    # The steps carry only the outputs that they read. The complete past is updated
+                    # once per chunk, below.
                     {name: pasts[name][-depth:] for name, depth in component.depths.items()},
                     self.step_arguments(reads),
                     masks,
@@ -131,18 +166,24 @@ class Sequence:
                     self.plan.pre_spike,
                 )
                 # Later components of the chunk read these outputs, (chunk, batch, ...).
-                for known, new in zip((us, states, outs, pre_spikes, residuals), results, strict=True):
+                for known, new in zip(
+                    (us, states, outs, pre_spikes, residuals), results, strict=True
+                ):
                     known |= new
             pasts = {source: after(past, outs[source], places) for source, past in pasts.items()}
-            return (us, states, pasts), (({name: outs[name] for name in self.plan.outputs}, pre_spikes), residuals)
+            return (us, states, pasts), (
+                ({name: outs[name] for name in self.plan.outputs}, pre_spikes),
+                residuals,
+            )
 
-        # The states at the start of a segment follow from the pre-spike states one step before. An example without an
-        # active step so far still has its initial state.
+        # The states at the start of a segment follow from the pre-spike states one step before. An
+        # example without an active step so far still has its initial state.
         started = self.masks.started[first]
         last = self.number_before(first)
         fired = {name: layer.fire(us[name], last) for name, layer in self.layers.items()}
         carry = us, tree_where(started, fired, self.starts), pasts
-        # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and masks by them.
+        # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and
+        # masks by them.
         starts = first + self.part.chunk * jnp.arange(self.part.segment // self.part.chunk)
         (us, states, pasts), (recorded, residuals) = jax.lax.scan(chunk, carry, starts)
         return us, (states, pasts), recorded, residuals
@@ -155,5 +196,6 @@ def _past(source: Name, pasts: dict, states: dict) -> jax.Array:
 
 def window_of(tree: Any, start: Any, length: int) -> Any:
     """Slice a sequence at its place of use, because another layout may need a copy."""
-    # (steps, ...) -> (length, ...). A scan over (chunks, chunk, ...) would need the inputs in this shape.
+    # (steps, ...) -> (length, ...). A scan over (chunks, chunk, ...) would need the inputs in this
+    # shape.
     return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, length), tree)

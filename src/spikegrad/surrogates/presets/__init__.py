@@ -1,7 +1,8 @@
 """Surrogates of other libraries, with their original names, parameters and defaults.
 
-Each library has a module, and each name has a function. It returns a composition of this library's curves. Print it to
-see the definition of the original surrogate. :data:`ABSENT` lists the names without a counterpart, with the reasons.
+Each library has a module, and each name has a function. It returns a composition of this library's
+curves. Print it to see the definition of the original surrogate. :data:`ABSENT` lists the names
+without a counterpart, with the reasons.
 
 >>> from spikegrad.surrogates.presets import snntorch
 >>> snntorch.fast_sigmoid(slope=25)
@@ -32,7 +33,9 @@ def _order(name: str) -> tuple[bool, bool, str]:
 PRESETS: dict[str, Callable[..., Surrogate]] = {
     f"{library}.{name}": getattr(module, name)
     for library, module in _BY_NAME.items()
-    for name in sorted(getattr(module, "__all__", functions_of(module)), key=_order)  # classes are re-exported
+    for name in sorted(
+        getattr(module, "__all__", functions_of(module)), key=_order
+    )  # classes are re-exported
 }
 """Every preset by its name, ``"library.name"``."""
 

@@ -1,7 +1,9 @@
-"""BrainCog 0.2.7, ``braincog.base.strategy.surrogate``. Most surrogates fire for x > 0, some for x ≥ 0.
+"""BrainCog 0.2.7, ``braincog.base.strategy.surrogate``.
 
-With ``requires_grad``, ``AtanGrad`` and ``ReLUGrad`` train their parameter. All other surrogates ignore it, as in
-BrainCog.
+Most surrogates fire for x > 0, some for x ≥ 0.
+
+With ``requires_grad``, ``AtanGrad`` and ``ReLUGrad`` train their parameter. All other surrogates
+ignore it, as in BrainCog.
 """
 
 from ..._settings import learnable
@@ -13,7 +15,8 @@ from .._algebra import shifted, truncated
 from ._ratio import ratio
 
 ABSENT = {
-    "EIGrad": "it fires 1 above the threshold, -1 below and 0 at it. Except at 0, it is 2 * fire(x) - 1 with "
+    "EIGrad": "it fires 1 above the threshold, -1 below and 0 at it. Except at 0, it is 2 * "
+    "fire(x) - 1 with "
     "fire = strict(0.5 * PiecewiseLeakyRelu(0, 0.5))"
 }
 
@@ -47,7 +50,10 @@ def ReLUGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
 
 
 def RoundGrad() -> Surrogate:
-    """Up to 5 spikes, straight-through from −1/2 to 4.5. BrainCog excludes the multiples and the ends."""
+    """Up to 5 spikes, straight-through from −1/2 to 4.5.
+
+    BrainCog excludes the multiples and the ends.
+    """
     return multi_spike(shifted(truncated(LeakyRelu(1, 1), 2.5), 2), 5, slopes="first")
 
 

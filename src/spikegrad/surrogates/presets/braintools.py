@@ -1,4 +1,7 @@
-"""braintools 0.4.0, ``braintools.surrogate``. Names, parameters and defaults are equal to this library's."""
+"""braintools 0.4.0, ``braintools.surrogate``.
+
+Names, parameters and defaults are equal to this library's.
+"""
 
 from .. import (
     ERF,

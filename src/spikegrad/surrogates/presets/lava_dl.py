@@ -1,4 +1,6 @@
-"""lava-dl 0.6.0 and its repository, ``lava.lib.dl.slayer``: the spike, and its parameters in each neuron."""
+"""lava-dl 0.6.0 and its repository, ``lava.lib.dl.slayer``: the spike, and its parameters in each
+neuron.
+"""
 
 from ..._spike_types import strict
 from ..._struct import Real
@@ -9,7 +11,8 @@ from ._ratio import ratio
 ABSENT = {
     "rf": "its spike has a complex input",
     "adrf": "its spike has a complex input",
-    "graded_spike": "its output is the potential, with the slope scale_rho * OneSidedExp(1 / tau_rho)",
+    "graded_spike": "its output is the potential, with the slope scale_rho * OneSidedExp(1 / "
+    "tau_rho)",
 }
 
 
@@ -23,7 +26,10 @@ def _of_neuron(threshold: Real, tau_grad: Real, scale_grad: Real) -> Surrogate:
 
 
 def cuba(threshold: Real, tau_grad: Real = 1, scale_grad: Real = 1) -> Surrogate:
-    """Spike of its current-based neuron, 100 thresholds wide. It fires for x > 0, in lava-dl for x ≥ 0.01/4096."""
+    """Spike of its current-based neuron, 100 thresholds wide.
+
+    It fires for x > 0, in lava-dl for x ≥ 0.01/4096.
+    """
     return strict(_of_neuron(threshold, tau_grad, scale_grad))
 
 

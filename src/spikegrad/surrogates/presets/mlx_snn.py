@@ -1,4 +1,7 @@
-"""mlx-snn 0.5.0, ``mlxsnn.surrogate``. ``get_surrogate`` passes its ``scale``, 25, as the first parameter."""
+"""mlx-snn 0.5.0, ``mlxsnn.surrogate``.
+
+``get_surrogate`` passes its ``scale``, 25, as the first parameter.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""norse 1.1.0: the values of a neuron's ``method``, with the ``alpha`` of its parameters. It fires for x > 0."""
+"""norse 1.1.0: the values of a neuron's ``method``, with the ``alpha`` of its parameters.
+
+It fires for x > 0.
+"""
 
 from ..._spike_types import strict
 from ..._struct import Real
@@ -9,9 +12,11 @@ from ._ratio import ratio
 ABSENT = {
     "heaviside": "it lacks a derivative in norse",
     "sign": "it is 2 * fire(x) - 1, with any of these for fire",
-    "logistic_fn": "its slope, 2 / k * Sigmoid(2 * k), is not the derivative of its probability: a pair is "
+    "logistic_fn": "its slope, 2 / k * Sigmoid(2 * k), is not the derivative of its "
+    "probability: a pair is "
     "stochastic(Sigmoid(2 * k))",
-    "circ_dist_fn": "its slope, Circle(k), is not the derivative of its probability, 1 / (2 * k) * Circle(k)",
+    "circ_dist_fn": "its slope, Circle(k), is not the derivative of its probability, 1 / (2 * "
+    "k) * Circle(k)",
 }
 
 
@@ -27,7 +32,10 @@ def super_git(alpha: Real = 100.0) -> Surrogate:
 
 
 def triangle(alpha: Real = 100.0) -> Surrogate:
-    """Triangle of width 1 and height alpha. The default is 0.3 in triangle_fn and 100 in a neuron."""
+    """Triangle of width 1 and height alpha.
+
+    The default is 0.3 in triangle_fn and 100 in a neuron.
+    """
     return strict(ReluGrad(alpha, 1))
 
 

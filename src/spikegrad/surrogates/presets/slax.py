@@ -15,6 +15,8 @@ def atan(alpha: Real = 2.0) -> Surrogate:
     return Arctan(alpha)
 
 
-def multi_gauss(gamma: Real = 0.5, lens: Real = 0.3, scale: Real = 6.0, height: Real = 0.15) -> Surrogate:
+def multi_gauss(
+    gamma: Real = 0.5, lens: Real = 0.3, scale: Real = 6.0, height: Real = 0.15
+) -> Surrogate:
     """Gaussian with flanks, Yin et al. 2021."""
     return MultiGaussianGrad(height, scale, lens, gamma)

@@ -1,4 +1,7 @@
-"""snnTorch 1.0.0, ``snntorch.surrogate``. It fires for x > 0, and its spikes are float32 for any input dtype."""
+"""snnTorch 1.0.0, ``snntorch.surrogate``.
+
+It fires for x > 0, and its spikes are float32 for any input dtype.
+"""
 
 from ..._spike_types import strict
 from ..._struct import Real
@@ -40,7 +43,10 @@ def heaviside() -> Surrogate:
 
 
 def sigmoid(slope: Real = 25) -> Surrogate:
-    """Logistic function. For slope·x < −709, in float32 −88, snnTorch has NaN and spikegrad has 0."""
+    """Logistic function.
+
+    For slope·x < −709, in float32 −88, snnTorch has NaN and spikegrad has 0.
+    """
     return strict(Sigmoid(slope))
 
 
@@ -50,7 +56,12 @@ def spike_rate_escape(beta: Real = 1, slope: Real = 25) -> Surrogate:
 
 
 def SFS(slope: Real = 25, B: Real = 1) -> Surrogate:
-    """SuperSpike for x > B ≥ 0, and 0 for smaller x, including the threshold. At x = B, snnTorch has 0."""
-    height = ratio(1, 1 + slope * B)  # with u = x − B > 0 the slope is height² / (1 + slope·height·u)²
+    """SuperSpike for x > B ≥ 0, and 0 for smaller x, including the threshold.
+
+    At x = B, snnTorch has 0.
+    """
+    height = ratio(
+        1, 1 + slope * B
+    )  # with u = x − B > 0 the slope is height² / (1 + slope·height·u)²
     above, below = InvSquareGrad(slope * height), OneSidedInvSquare(slope * height)
     return strict(height**2 * shifted(above + -1 * below + LeakyRelu(0, 1), B))

@@ -1,4 +1,7 @@
-"""SpikingJelly 2.0.0, ``spikingjelly.activation_based.surrogate``. ``spiking=False`` returns the smooth step."""
+"""SpikingJelly 2.0.0, ``spikingjelly.activation_based.surrogate``.
+
+``spiking=False`` returns the smooth step.
+"""
 
 from ... import surrogates
 from ..._spike_types import soft, stochastic
@@ -7,8 +10,10 @@ from ..._surrogate import Surrogate
 from ._ratio import ratio
 
 ABSENT = {
-    "MultiLevelSpikeCount": "it rounds x, so the first spike is at 1/2. In a cell of threshold 0.5 it is "
-    "multi_spike(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, 'first'), except that ties are "
+    "MultiLevelSpikeCount": "it rounds x, so the first spike is at 1/2. In a cell of threshold "
+    "0.5 it is "
+    "multi_spike(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, 'first'), except "
+    "that ties are "
     "rounded to even",
 }
 
@@ -38,7 +43,10 @@ def SoftSign(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
 
 
 def SuperSpike(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
-    """Inverse square of steepness 1 and height alpha. SpikingJelly does not define its smooth step."""
+    """Inverse square of steepness 1 and height alpha.
+
+    SpikingJelly does not define its smooth step.
+    """
     return _mode(alpha * surrogates.InvSquareGrad(1), spiking)
 
 
@@ -73,7 +81,10 @@ def S2NN(alpha: Real = 4.0, beta: Real = 1.0, spiking: bool = True) -> Surrogate
 
 
 def QPseudoSpike(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
-    """Power law of Herranz-Celotti and Rouat 2022, alpha > 1. The surrogate of braintools with this name differs."""
+    """Power law of Herranz-Celotti and Rouat 2022, alpha > 1.
+
+    The surrogate of braintools with this name differs.
+    """
     return _mode(surrogates.PowerTail(alpha), spiking)
 
 
@@ -98,7 +109,10 @@ def DeterministicPass(spiking: bool = True) -> Surrogate:
 
 
 def PoissonPass(spiking: bool = True) -> Surrogate:
-    """Spike of probability x, between 0 and 1, straight-through. For other x, SpikingJelly raises an error."""
+    """Spike of probability x, between 0 and 1, straight-through.
+
+    For other x, SpikingJelly raises an error.
+    """
     return stochastic(surrogates.LeakyRelu(1, 1)) if spiking else soft(surrogates.LeakyRelu(1, 1))
 
 

@@ -9,14 +9,19 @@ from .. import Arctan, HardTanhGrad, InvSquareGrad, LeakyRelu, PiecewiseLeakyRel
 from ._ratio import ratio
 
 ABSENT = {
-    "sigmoid_bernoulli": "its slope is the probability, max_prob * Softplus(k). stochastic(Sigmoid(k)) has the "
+    "sigmoid_bernoulli": "its slope is the probability, max_prob * Softplus(k). "
+    "stochastic(Sigmoid(k)) has the "
     "derivative of the probability",
-    "refractory_sigmoid_bernoulli": "its slope is the probability instead of its derivative, and is not a curve here",
+    "refractory_sigmoid_bernoulli": "its slope is the probability instead of its derivative, "
+    "and is not a curve here",
 }
 
 
 def custom() -> Surrogate:
-    """Default of spyx, documented as straight-through. The slope is x, here up to |x| = 64 and constant beyond."""
+    """Default of spyx, documented as straight-through.
+
+    The slope is x, here up to |x| = 64 and constant beyond.
+    """
     return strict(64 * HardTanhGrad(1 / 64) + LeakyRelu(-64, -64))
 
 

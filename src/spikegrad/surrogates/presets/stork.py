@@ -1,14 +1,26 @@
-"""stork, ``stork.activations`` of its repository. In stork, parameters are class attributes. It fires for x > 0."""
+"""stork, ``stork.activations`` of its repository.
+
+In stork, parameters are class attributes. It fires for x > 0.
+"""
 
 from ..._spike_types import multi_spike, stochastic, strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from .. import EscapeExp, HardTanhGrad, InvSquareGrad, LeakyRelu, OneSidedInvSquare, ReluGrad, Sigmoid
+from .. import (
+    EscapeExp,
+    HardTanhGrad,
+    InvSquareGrad,
+    LeakyRelu,
+    OneSidedInvSquare,
+    ReluGrad,
+    Sigmoid,
+)
 from ._ratio import ratio
 
 ABSENT = {
     "SuperSpike_norm": "its slope is divided by a norm over the batch",
-    "MultilayerSpiker": "a surrogate_type of CustomSpike. By mistake its slope is x instead of the spike",
+    "MultilayerSpiker": "a surrogate_type of CustomSpike. By mistake its slope is x instead of "
+    "the spike",
 }
 
 
@@ -24,11 +36,19 @@ def CustomSpike(
     p0: Real = 0.01,
     delta_u: Real = 0.133,
 ) -> Surrogate:
-    """Selectable slope and escape noise, Gygax and Zenke 2025. Here noise requires the slope with its name."""
-    curves = {"SuperSpike": InvSquareGrad(beta), "sigmoid": Sigmoid(beta), "exponential": EscapeExp(p0, delta_u)}
+    """Selectable slope and escape noise, Gygax and Zenke 2025.
+
+    Here noise requires the slope with its name.
+    """
+    curves = {
+        "SuperSpike": InvSquareGrad(beta),
+        "sigmoid": Sigmoid(beta),
+        "exponential": EscapeExp(p0, delta_u),
+    }
     if surrogate_type not in curves:
         raise ValueError(
-            f"stork.CustomSpike: surrogate_type must be one of {', '.join(curves)}, got {surrogate_type!r}"
+            f"stork.CustomSpike: surrogate_type must be one of {', '.join(curves)}, got "
+            f"{surrogate_type!r}"
         )
     if escape_noise_type not in ("step", surrogate_type):
         raise ValueError(
@@ -49,7 +69,10 @@ def SuperSpike_rescaled(beta: Real = 20.0) -> Surrogate:
 
 
 def MultiSpike(beta: Real = 100, maxspk: int = 10) -> Surrogate:
-    """Spikes at multiples of the threshold. Stork excludes odd multiples, and has slopes beyond maxspk."""
+    """Spikes at multiples of the threshold.
+
+    Stork excludes odd multiples, and has slopes beyond maxspk.
+    """
     return multi_spike(InvSquareGrad(beta), maxspk, slopes="nearest")
 
 
