@@ -286,5 +286,5 @@ batching.primitive_batchers[_tangent] = lambda xs, axes, **params: (
 
 def in_double_precision() -> Any:
     """Return a context with 64-bit types. JAX moved it."""
-    home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # type: ignore[attr-defined]
-    return home.enable_x64(True)
+    api: Any = jax
+    return (api if hasattr(api, "enable_x64") else api.experimental).enable_x64(True)

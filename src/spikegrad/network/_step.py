@@ -6,7 +6,7 @@ its own form of the layer, see :class:`Steps`.
 
 ::
 
-    (v, out) ── cut ──> current(reads) ──> integrate(v, current) ──> u ── fire(u, number) ──> (v, out)
+    (v, out) ── cut ──> current(reads) ──> integrate(v, current) ──> u ── fire(u) ──> (v, out)
 
 A masked step holds the state.
 
