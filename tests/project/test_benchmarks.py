@@ -19,6 +19,7 @@ RUNS = {  # with what must be printed
     "gpu.py --small": "multi_gaussian_grad",
     "graphs.py --neurons 6 --steps 12 --batch 4 --rounds 1": "sew, images",
     "importing.py --rounds 1": "spikegrad",
+    "random_graphs.py --count 1": "all",
     "training.py --worker --epochs 2": "ReLU, an update",
     "yin_yang.py --seeds 1 --epochs 1": "spiking, 120 hidden",
 }
