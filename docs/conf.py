@@ -130,12 +130,17 @@ def libraries():
     for library, found in itertools.groupby(presets.PRESETS.items(), lambda item: item[0].partition(".")[0]):
         module = getattr(presets, library)
         rows = [
-            (shown_call(make.__name__, make), repr(by_default(make)), inspect.getdoc(make).replace("|", "\\|"))
+            (shown_call(make.__name__, make), repr(by_default(make)), cell_of(inspect.getdoc(make)))
             for _, make in found
             if inspect.isfunction(make)
         ]
         text = inspect.getdoc(module).replace("``", "`")
         yield {"name": library, "text": text, "rows": rows, "absent": list(getattr(module, "ABSENT", {}).items())}
+
+
+def cell_of(text):
+    """Return a paragraph as the cell of a table, a single line."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def shown_call(name, make):

@@ -311,7 +311,7 @@ def test_learnable_without_a_primal():
         ({"decay": "0.9"}, TypeError, "decay must be a real number or array, got '0.9'"),
         ({"threshold": np.inf}, ValueError, "threshold must be finite, got inf"),
         ({"reset": "sub"}, ValueError, "reset must be one of 'subtract', 'value', 'none', got 'sub'"),
-        ({"reset": None}, TypeError, "reset must be one of 'subtract', 'value', 'none', got None"),
+        ({"reset": None}, TypeError, "reset must be one of 'subtract', 'value', 'none', got None; write 'none'"),
         ({"detach_reset": 1}, ValueError, "detach_reset must be one of False, True, got 1"),
         ({"detach_reset": "no"}, ValueError, "detach_reset must be one of False, True, got 'no'"),
         ({"surrogate": 3}, TypeError, "surrogate must be a Callable, got 3"),

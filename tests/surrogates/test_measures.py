@@ -194,7 +194,8 @@ def test_measure_and_rescaled_reject_invalid_arguments():
 @pytest.mark.parametrize("name", spikegrad.names())
 def test_the_formula_listed_is_that_of_the_docstring(name):
     cls = type(spikegrad.get(name))
-    assert cls.__doc__.splitlines()[0].partition("g(x) = ")[2] == f"{cls._formula}."
+    summary = " ".join(cls.__doc__.partition("\n\n")[0].split())
+    assert summary.partition("g(x) = ")[2] == f"{cls._formula}."
 
 
 def test_the_list_without_docstrings():
