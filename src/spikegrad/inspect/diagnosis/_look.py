@@ -513,12 +513,6 @@ def _after(constants, loss, given, updates):
     return losses_after(_run(constants, loss, given), updates)
 
 
-def forget_programs() -> None:
-    """Free the programs of pure networks, which stay for the next diagnosis."""
-    for program in _COMPILED.values():
-        program.clear_cache()
-
-
 _COMPILED: dict[Callable, Any] = {
     function: jax.jit(function, static_argnums=0) for function in (_recorded, _updated, _after)
 }
