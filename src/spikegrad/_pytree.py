@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 NOTHING_TO_TRAIN = (
-    "has no floating-point array to train. Functions hide the arrays of their closures: pass "
-    "arrays, "
-    "jax.tree_util.Partial(function, array), or for a module of Equinox eqx.filter_vmap(module)"
+    "has no floating-point array to train. Functions hide the arrays of their closures: "
+    "pass arrays, jax.tree_util.Partial(function, array), "
+    "or for a module of Equinox eqx.filter_vmap(module)"
 )
 
 

@@ -138,9 +138,9 @@ def count_error(
     >>> float(count_error(spikes, jnp.array([0]), correct=2, incorrect=0))
     0.5
     """
-    x, valid = over_time("count_error", "spikes", spikes, mask)
+    x, _ = over_time("count_error", "spikes", spikes, mask)
     targets = _targets("count_error", x, labels, correct, incorrect)
-    return ((jnp.where(valid, x, 0).sum(0) - targets) ** 2).mean()
+    return ((x.sum(0) - targets) ** 2).mean()
 
 
 def rate_error(
@@ -179,7 +179,7 @@ def rate_error(
     """
     x, valid = over_time("rate_error", "spikes", spikes, mask)
     targets = _targets("rate_error", x, labels, correct, incorrect)
-    return ((jnp.where(valid, x, 0).sum(0) / _count(valid, x) - targets) ** 2).mean()
+    return ((x.sum(0) / _count(valid, x) - targets) ** 2).mean()
 
 
 def potential_error(
