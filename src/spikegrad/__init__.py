@@ -68,6 +68,7 @@ if typing.TYPE_CHECKING:
     from .inspect import residual_report
     from .inspect.diagnosis import diagnose, diagnose_layer
     from .network import (
+        Backward,
         Delayed,
         DelayKernel,
         Join,
@@ -98,6 +99,7 @@ __all__ = [
     "S2NN",
     "AdaptiveLIF",
     "Arctan",
+    "Backward",
     "Bounded",
     "Cell",
     "DelayKernel",

@@ -62,13 +62,20 @@ def inexact(tree: Any) -> Any:
 
 
 class Entries(Mapping):
-    """Named entries in the order in which they were written. JAX would sort the keys of a dict."""
+    """Named entries in the order in which they were written. JAX would sort the keys of a dict.
 
-    def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+    ``entries["name"]`` and ``entries[-1]`` read an entry by name and by place, ``entries |
+    {"name": value}`` replaces or adds entries.
+    """
+
+    def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         self._entries = dict(entries)
 
-    def __getitem__(self, name: str) -> Any:
-        return self._entries[name]
+    def __getitem__(self, key: str | int) -> Any:
+        return self._entries[key] if isinstance(key, str) else [*self._entries.values()][key]
+
+    def __or__(self, changed: Mapping[str, Any]) -> Entries:
+        return Entries({**self._entries, **changed})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -112,9 +112,10 @@ class SpikingNetwork:
         else:
             inputs = self.inputs(x, key)
         mask = mask_of(lengths, len(inputs))
-        _, (*spikes, potentials) = Network(params)(
-            inputs, mask=mask, mode=self.mode, all_layers=True, key=spike_key(key)
+        _, activity = Network(params).observe(
+            inputs, parts=("output",), mask=mask, backward=self.mode, key=spike_key(key)
         )
+        *spikes, potentials = (layer.output for layer in activity.values())
         if isinstance(self.cell, Rectified):
             # Rates and silent units are counted as for spikes.
             spikes = [(out > 0).astype(out.dtype) for out in spikes]
@@ -154,7 +155,7 @@ class SpikingNetwork:
             recurrent=self.recurrent and (x is not None or normal(0.25, "fan_in", "normal")),
             bias=True,
         )
-        return partition(start.layers)[0]
+        return partition(tuple(start.layers.values()))[0]
 
     @property
     def shapes(self) -> Params:

@@ -102,7 +102,7 @@ def from_nir(
     ...     linear,
     ...     nir.LIF(tau=0.01 * ones, r=ones, v_leak=0 * ones, v_threshold=ones),
     ... )
-    >>> (layer,) = from_nir(graph, dt=1e-3, discretization="euler").layers
+    >>> layer = from_nir(graph, dt=1e-3, discretization="euler").layers[0]
     >>> (
     ...     layer.weight.shape,
     ...     layer.cell.decay,

@@ -189,9 +189,8 @@ class _Graph:
         graph = network.graph
         self.nodes, self.inputs = graph.nodes, graph.inputs
         """Layers and joins in the order of a time step, and the names of inputs."""
-        self.is_named = isinstance(network.layers, Mapping)
-        outputs = network.outputs if self.is_named else [len(self.nodes) - 1]
-        self.outputs = [outputs] if isinstance(outputs, str) else [*(outputs or ())]
+        self.is_named = not all(map(str.isdigit, network.layers))
+        self.outputs = [*graph.outputs]
         self.sources = {n: [edge.source for edge in edges] for n, edges in graph.edges.items()}
         self.edges: dict[Name, list[_Edge]] = {}
         for name, node in graph.nodes.items():
@@ -415,7 +414,7 @@ class _Writer(_Nodes):
             neurons = [Scale(factor).write(signal.shape)]
         # A file sorts names, so the numbers of layers have equal lengths.
         digits = len(str(len(self.net.nodes) - 1))
-        prefix = str(name) if is_named else f"layer{name:0{digits}}"
+        prefix = str(name) if is_named else f"layer{int(name):0{digits}}"
         *_, last = (None, *chains[-1][2], *neurons)
 
         def add(node: Node, kind: str, suffix: str = "") -> str:

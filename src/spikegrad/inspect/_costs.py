@@ -62,7 +62,7 @@ class CostRow(NamedTuple):
     """The costs of a connection, or of the neurons of a layer."""
 
     layer: Name
-    """The name of the layer, or its position in a list."""
+    """The name of the layer."""
     part: str
     """``"weight"``, ``"weight['a']"`` or ``"recurrent"``, or ``"neurons"``."""
     cost: Cost | None
@@ -249,19 +249,18 @@ def cost_report(
     """
     if not isinstance(network, Network):
         raise TypeError(f"cost_report: network must be a Network, got {brief(network)}")
-    x = network._named_inputs(inputs)
+    x = inputs if isinstance(inputs, Mapping) else {network.inputs: inputs}
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
         raise TypeError(
             "cost_report: inputs and network must have concrete values; call it outside of jax.jit"
         )
     mask = None if mask is None else jnp.asarray(mask)
-    states: Any
-    states, outputs = network(inputs, key=key, mask=mask, all_layers=True)
-    if not isinstance(network.layers, Mapping):
-        states, outputs = dict(enumerate(states)), dict(enumerate(outputs))
+    states, activity = network.observe(inputs, parts=("output",), key=key, mask=mask)
+    outputs = {name: node.output for name, node in activity.items()}
+    x = {name: jnp.asarray(array) for name, array in x.items()}
     first = next(iter(x.values()))
     reads = _Reads(
-        network.graph, {**x, **outputs}, mask, len(first), first.shape[1] if first.ndim > 2 else 1
+        network.graph, x | outputs, mask, len(first), first.shape[1] if first.ndim > 2 else 1
     )
     rows = itertools.chain(*(_rows_of(name, states[name][0], reads) for name in reads.graph.layers))
     joins = tuple(name for name in reads.graph.nodes if name not in reads.graph.layers)

@@ -229,8 +229,8 @@ def traces(
     >>> from spikegrad import LIF, Layer, Network
     >>> from spikegrad.inspect.plot import traces
     >>> network = Network([Layer(jnp.ones((3, 8)) / 8, LIF(0.9))])
-    >>> _, spikes, (u,) = network(jnp.ones((100, 4, 3)), pre_spike=[0])
-    >>> len(traces(u, spikes, threshold=1.0).axes)
+    >>> layer = network.observe(jnp.ones((100, 4, 3)))[1][0]
+    >>> len(traces(layer.potential, layer.output, threshold=1.0).axes)
     2
     """
     u: Any = potentials[0] if isinstance(potentials, tuple) else potentials
@@ -285,9 +285,7 @@ def activity(
     ----------
     *layers : array_like
         The inputs and the outputs of each layer, ``(steps, examples, neurons...)``:
-        ``activity(inputs, *outputs)`` with the outputs that a network returns for
-        ``all_layers=True``. For a graph, ``activity(inputs, *outputs.values(), names=["inputs",
-        *outputs])``.
+        ``activity(inputs, *outputs)`` with outputs from :meth:`spikegrad.Network.observe`.
     names : sequence of str, optional
         A name for each panel. By default inputs, layer 0, layer 1, ...
     example, mask
@@ -313,7 +311,8 @@ def activity(
     ...     jax.random.key(0), 20, (30, 4), LIF(0.9), LeakyReadout(0.9), rate=0.1
     ... )
     >>> inputs = jax.random.bernoulli(jax.random.key(1), 0.1, (80, 2, 20))
-    >>> _, outputs = network(inputs, all_layers=True)
+    >>> _, observed = network.observe(inputs)
+    >>> outputs = [layer.output for layer in observed.values()]
     >>> len(activity(inputs, *outputs, example=1).axes)
     3
     """

@@ -35,8 +35,7 @@ def lower_bound(
     ----------
     spikes : array_like or sequence of them
         Outputs of a layer, ``(steps, examples, neurons...)``. For several layers the terms are
-        added. Pass the outputs that a :class:`spikegrad.Network` returns with ``all_layers=True``,
-        without the readout. Masked steps have zeros in these outputs, so they have no effect.
+        added. Pass the outputs of hidden layers from :meth:`spikegrad.Network.observe`. Masked steps have zeros in these outputs, so they have no effect.
     bound : float or array, default 1e-3
         :math:`b`, in spikes per sequence. An array broadcasts to ``(examples, neurons...)``, or
         with ``population`` to ``(examples,)``. An example is a rate times the length of each
@@ -158,9 +157,8 @@ def voltage_bound(
     Parameters
     ----------
     potentials : array_like, or tuple of them
-        ``(steps, examples, neurons...)``: outputs of a readout, or the pre-spike states that
-        ``network(inputs, pre_spike=[n])`` returns for layer n. The first array of a state is the
-        potential.
+        ``(steps, examples, neurons...)``: outputs of a readout, or the ``pre_spike`` states from
+        :meth:`spikegrad.Network.observe`. The first array of a state is the potential.
     low, high : float, optional
         :math:`a` and :math:`b`, in the unit of the potential. None: no bound on this side.
     strength : float, default 1.0
@@ -190,10 +188,9 @@ def voltage_bound(
     >>> from spikegrad import LIF, Layer, Network
     >>> from spikegrad.losses import voltage_bound
     >>> def term(weight):
-    ...     _, _, (u,) = Network([Layer(weight, LIF())])(
-    ...         jnp.ones((20, 4, 3)), pre_spike=[0]
-    ...     )
-    ...     return voltage_bound(u, low=-1.0)
+    ...     network = Network([Layer(weight, LIF())])
+    ...     _, activity = network.observe(jnp.ones((20, 4, 3)))
+    ...     return voltage_bound(activity[0].potential, low=-1.0)
     >>> weight = jnp.full((3, 5), -0.5)  # far below the threshold
     >>> bool(term(weight) > 1), bool((jax.grad(term)(weight) < 0).all())
     (True, True)

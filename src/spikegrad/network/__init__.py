@@ -5,11 +5,15 @@ from ._delays import DelayKernel, rounded_delays
 from ._draw_weights import draw_weights
 from ._initial import fluctuation_driven
 from ._layer import Layer
+from ._modes import Backward
 from ._network import Network
 from ._normalization import fold_normalization
+from ._observe import Activity
 from ._widths import match_widths
 
 __all__ = [
+    "Activity",
+    "Backward",
     "DelayKernel",
     "Delayed",
     "Join",

@@ -15,7 +15,7 @@ from .._pytree import as_static
 from .._struct import Struct, parameter, wiring
 
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
-Name: TypeAlias = str | int
+Name: TypeAlias = str
 """The name of a layer, join or input. The layers of a list have their places for names."""
 
 

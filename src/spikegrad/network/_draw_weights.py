@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from .._pytree import is_array, merge, split
 from .._surrogate import as_key
+from ._arguments import named_inputs
 from ._connections import Delayed, Edge, Name, Window, weights_of
 from ._delays import DelayKernel
 from ._graph import Graph
@@ -85,9 +86,11 @@ def draw_weights(
     ... )
     >>> spikes = jax.random.bernoulli(jax.random.key(0), 0.1, (50, 8, 40))
     >>> network = draw_weights(network, jax.random.key(1), spikes)
-    >>> _, outs = network(spikes, all_layers=True)
-    >>> bool(0.01 < outs["branch"].mean() < 0.5), bool(0.3 < outs["out"].std() < 3)
-    (True, True)
+    >>> _, activity = network.observe(spikes)
+    >>> bool(0.01 < activity["branch"].output.mean() < 0.5)
+    True
+    >>> bool(0.3 < activity["out"].output.std() < 3)
+    True
     """
     graph = network.graph
     _check_names(std, graph)
@@ -97,14 +100,13 @@ def draw_weights(
 
     @jax.jit
     def run(arrays):
-        return merge(arrays, functions)(inputs, mask=mask, key=noise, all_layers=True)[1]
+        drawn = merge(arrays, functions)
+        return drawn.observe(inputs, parts=("output",), mask=mask, key=noise)[1]
 
     def outputs():
         outs = run(split(network, lambda _, leaf: is_array(leaf))[0])
-        return {
-            **network._named_inputs(inputs),
-            **(dict(enumerate(outs)) if isinstance(outs, tuple) else outs),
-        }
+        at_nodes = {name: activity.output for name, activity in outs.items()}
+        return named_inputs(network.inputs, inputs) | at_nodes
 
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
     # edges that close a loop come last. They are zeros until all layers of the loop have their

@@ -1,7 +1,4 @@
-"""The graph of a network: the order of a step, loops, and the length of each past.
-
-A list of layers is a chain. Its nodes are named by position.
-"""
+"""The graph of a network: the order of a step, loops, and the length of each past."""
 
 from __future__ import annotations
 
@@ -28,6 +25,7 @@ class Graph(NamedTuple):
     looped: dict[Name, frozenset[str]]
     """The labels of the edges within a loop, for each node."""
     inputs: tuple[Name, ...]
+    outputs: tuple[Name, ...]
     numbers: dict[Name, int]
     """The number of each layer, used for its random keys."""
 
@@ -71,18 +69,25 @@ class Graph(NamedTuple):
 
 
 def make_graph(
-    nodes: Mapping[Name, Any], inputs: tuple[Name, ...], above: Mapping[Name, Name]
+    nodes: Mapping[Name, Any], inputs: tuple[Name, ...], outputs: tuple[Name, ...]
 ) -> Graph:
-    """Build the graph of layers and joins. Errors name the nodes.
-
-    ``above`` has the source of each layer that does not name one.
-    """
-    edges = {
-        name: tuple(Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of))
-        if isinstance(node, Join)
-        else node.edges(name, above.get(name))
-        for name, node in nodes.items()
-    }
+    """Build the graph of layers and joins. Errors name the nodes."""
+    edges: dict[Name, tuple[Edge, ...]] = {}
+    above = inputs[0] if len(inputs) == 1 else None  # what a layer without a named source reads
+    for name, node in nodes.items():
+        if name in inputs:
+            raise ValueError(
+                f"Network: {name!r} names both an entry and inputs; rename one of them"
+            )
+        if isinstance(node, Join):
+            edges[name] = tuple(Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of))
+        elif above is None and node.of is None and not isinstance(node.weight, Mapping):
+            raise ValueError(
+                f"Network: {name!r} must name one source of {[*inputs]}; pass of= to the layer"
+            )
+        else:
+            edges[name] = node.edges(name, above)
+        above = name
     for name, node_edges in edges.items():
         for edge in node_edges:
             if edge.source not in nodes and edge.source not in inputs:
@@ -124,6 +129,7 @@ def make_graph(
         {name: in_order(name) for name in order},
         looped,
         inputs,
+        outputs,
         {name: n for n, name in enumerate(layers)},
     )
 

@@ -140,10 +140,9 @@ def fluctuation_driven(
     >>> weight = initializer(jax.random.key(1), (100, 50))
     >>> print(f"{weight.std():.2f}")
     0.14
-    >>> _, _, (u,) = Network([Layer(weight, LIF(0.9, reset="none"))])(
-    ...     spikes, pre_spike=[0]
-    ... )
-    >>> bool(abs(u[50:].std() - 1) < 0.1)
+    >>> network = Network([Layer(weight, LIF(0.9, reset="none"))])
+    >>> _, activity = network.observe(spikes)
+    >>> bool(abs(activity[0].potential[50:].std() - 1) < 0.1)
     True
     """
     return driven(cell, rate, mask, mean, deviation(std, mean), measuring(cell))

@@ -6,9 +6,14 @@ CLI and the tests read this table.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+
+from ._connections import Name
+from ._schedule import Plan, check_length
 from ._storage import EIGHT_BIT, EXACT, HALF, Storage
 from .engine import _loop, _scan
 
@@ -46,9 +51,108 @@ MODES = {
 }
 
 
-def check_mode(owner: str, mode: str) -> None:
-    """Raise if the mode is unknown."""
-    if mode not in MODES:
-        raise ValueError(
-            f"{owner}: mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}"
+@dataclasses.dataclass(frozen=True)
+class Backward:
+    """How the backward pass of a network computes its derivatives, and what it stores for them.
+
+    A call takes it as ``backward=``. The name of a mode alone is short for ``Backward(mode)``.
+    Outputs are equal in all modes.
+
+    Parameters
+    ----------
+    mode : {"exact", "half", "8-bit", "recompute", "scan"}
+        The residuals stored for the backward pass.
+
+        - ``"exact"``: the pre-spike state of each neuron and step.
+        - ``"half"``: this state in 16 bits. Spikes stay exact. Slopes get a relative error of up to
+          0.4%.
+        - ``"8-bit"``: the distance to the threshold in 8 bits, other states in 16.
+        - ``"recompute"``: one state per segment. A segment is about the square root of the number
+          of steps. States within it are recomputed.
+        - ``"scan"``: the residuals that JAX chooses for a plain ``jax.lax.scan``. It supports
+          forward mode. Convolutions are slow in it on CPUs.
+    chunk : int, optional
+        Number of steps that compute their independent products together, forward and backward.
+        Longer chunks are faster and take more memory. The default is about 10 in mode ``"exact"``
+        and about 5 in other modes. It is 1 if a layer or join is a convolution and the other
+        weights have fewer elements than the states of a step. Convolutions are not faster
+        together. It must divide ``segment``, and should divide the number of steps.
+    segment : int, optional
+        Number of steps in a segment. Other modes than ``"recompute"`` use segments only if you
+        pass it.
+    truncate : int, optional
+        Window length of truncated backpropagation. Derivatives of states end at the first unmasked
+        step of each window.
+    unroll : int, optional
+        Steps unrolled per iteration of a compiled loop. The default is 1 on CPUs, because more
+        steps only cost compilation time. It is 4 on other platforms, because an iteration of a loop
+        costs microseconds there.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the mode is unknown, if a length is not an integer above 0, if ``chunk`` does not divide
+        ``segment``, and for a chunk or segment in mode ``"scan"``.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Backward, Layer, Network
+    >>> network = Network([Layer(jnp.ones((3, 2)), LIF(0.9))])
+    >>> inputs = jnp.ones((100, 4, 3))
+    >>> states, spikes = network(inputs, backward="8-bit")
+    >>> states, spikes = network(inputs, backward=Backward("recompute", truncate=20))
+    """
+
+    mode: str = "exact"
+    chunk: int | None = None
+    segment: int | None = None
+    truncate: int | None = None
+    unroll: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(
+                f"Backward: mode must be one of {', '.join(map(repr, MODES))}, got {self.mode!r}"
+            )
+        for name in ("chunk", "segment", "truncate", "unroll"):
+            check_length("Backward", name, getattr(self, name))
+        if (self.chunk or self.segment) and not self.engine.cuts:
+            raise ValueError(
+                f"Backward: mode {self.mode!r} does not take chunk or segment, got {self.chunk} "
+                f"and {self.segment}; leave them out"
+            )
+
+    @property
+    def engine(self) -> Engine:
+        return MODES[self.mode].engine
+
+    def plan(self, steps: int, outputs: tuple[Name, ...], pre_spike: tuple[Name, ...]) -> Plan:
+        """Return the options of a call with this number of steps. Raise if lengths do not fit."""
+        check_length("Backward", "truncate", self.truncate, steps)
+        row = MODES[self.mode]
+        plan = Plan(
+            mode=self.mode,
+            storage=row.storage,
+            recompute=row.recompute,
+            chunk=self.chunk,
+            segment=self.segment,
+            truncate=self.truncate,
+            outputs=outputs,
+            pre_spike=pre_spike,
+            unroll=self.unroll or (1 if jax.default_backend() == "cpu" else 4),
         )
+        if row.engine.cuts:
+            plan.parts(steps)
+        return plan
+
+
+def as_backward(backward: str | Backward) -> Backward:
+    """Convert the name of a mode."""
+    if isinstance(backward, str):
+        return Backward(backward)
+    if not isinstance(backward, Backward):
+        raise TypeError(
+            f"Network: backward must be the name of a mode or a Backward, got {backward!r}"
+        )
+    return backward

@@ -35,13 +35,13 @@ def activity_of_layers(network: Network, inputs: Any, **options: Any) -> dict[Na
     """Return the activity of each layer in a call with these options (``mask``, ``key``, ``mode``,
     ...).
     """
-    _, outputs, pre_spike = network(inputs, **options, all_layers=True, pre_spike=True)
+    _, activity = network.observe(inputs, parts=("output", "pre_spike"), **options)
     mask = None if options.get("mask") is None else jnp.asarray(options["mask"])
     return {
         name: LayerActivity(
-            potential(pre_spike[name]),
-            tree_keep(mask, distance(layer.cell, pre_spike[name])),
-            outputs[name],
+            activity[name].potential,
+            tree_keep(mask, distance(layer.cell, activity[name].pre_spike)),
+            activity[name].output,
         )
         for name, layer in network.graph.layers.items()
     }

@@ -85,8 +85,8 @@ def schedule(
     (Part(start=0, steps=8, segment=8, chunk=4),
     Part(start=8, steps=3, segment=3, chunk=3))
     """
-    check_length("chunk", chunk, steps)
-    check_length("segment", segment, steps)
+    check_length("Backward", "chunk", chunk, steps)
+    check_length("Backward", "segment", segment, steps)
     if chunk is None and per_step:
         chunk = 1
     if chunk is None:
@@ -98,7 +98,7 @@ def schedule(
     if recompute and segment is None:
         segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
     if segment is not None and segment % chunk:
-        raise ValueError(f"Network: chunk must divide segment, got {chunk} and {segment}")
+        raise ValueError(f"Backward: chunk must divide segment, got {chunk} and {segment}")
     divisible = steps - steps % (segment or chunk)
     parts = (Part(0, divisible, segment or divisible, chunk),)
     if divisible == steps:
@@ -108,20 +108,15 @@ def schedule(
     return (*parts, Part(divisible, remaining, remaining, last_chunk))
 
 
-def check_length(name: str, value: Any, steps: int | None) -> None:
-    """Raise unless an optional number of steps is from 1 to ``steps``, or at least 1 if ``steps``
-    is None.
-    """
+def check_length(owner: str, name: str, value: Any, steps: int | None = None) -> None:
+    """Raise unless an optional number of steps is an integer from 1 to ``steps``, if known."""
     if value is None:
         return
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise TypeError(f"Network: {name} must be an integer, got {value!r}")
-    if value < 1 and steps is None:
-        raise ValueError(f"Network: {name} must be at least 1, got {value}")
-    if steps is not None and not 1 <= value <= steps:
-        raise ValueError(
-            f"Network: {name} must be from 1 to the {steps} steps of the inputs, got {value}"
-        )
+        raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
+    if not 1 <= value <= (steps or value):
+        domain = "at least 1" if steps is None else f"from 1 to the {steps} steps of the inputs"
+        raise ValueError(f"{owner}: {name} must be {domain}, got {value}")
 
 
 def _divisor(n: int, near: int, least: int | None = None) -> int:

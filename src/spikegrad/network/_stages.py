@@ -27,6 +27,7 @@ from ._connections import Join, Name
 from ._graph import Graph, strongly_connected
 from ._masks import Masks, tree_keep, with_finite_padding
 from ._schedule import RESIDUALS, Plan
+from ._states import is_over_time
 from ._step import LayerState
 from .engine._functions import known
 
@@ -48,10 +49,6 @@ class Run(NamedTuple):
     """The second values that joins over time returned, such as running statistics."""
     outputs: dict[Name, jax.Array]
     pre_spike: dict[Name, Any]
-
-
-def is_over_time(node: Any) -> bool:
-    return isinstance(node, Join) and node.over_time
 
 
 def stages_of(graph: Graph) -> list[Stage]:
@@ -87,6 +84,7 @@ def stages_of(graph: Graph) -> list[Stage]:
             {name: graph.edges[name] for name in steps},
             {name: graph.looped[name] for name in steps},
             tuple(outside),
+            (),
             graph.numbers,
         )
         stages.append(
@@ -225,18 +223,3 @@ def over_time(
             f"{lead}, or a pair of it and statistics, got {jax.tree.map(jax.typeof, result)}"
         )
     return tree_keep(options.get("mask"), out), statistics
-
-
-def of_stage(
-    graph: Graph, states: Mapping[Name, LayerState], pasts: Mapping[Name, jax.Array]
-) -> tuple[dict, dict]:
-    """Select the initial states and pasts of a graph's loop from the states and pasts of the
-    network.
-    """
-
-    def past(source, depth):
-        return (pasts[source] if source in pasts else states[source][1][None])[-depth:]
-
-    return {n: states[n] for n in graph.layers}, {
-        source: past(source, depth) for source, depth in graph.depths.items()
-    }

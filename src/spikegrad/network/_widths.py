@@ -88,7 +88,7 @@ def match_widths(
     ...     jax.random.key(0), spikes, (64, 10), LIF(0.9, surrogate=Arctan(10.0))
     ... )
     >>> network = match_widths(network, spikes)
-    >>> _, _, (u,) = network(spikes, pre_spike=[0])
+    >>> u = network.observe(spikes)[1][0].potential
     >>> print(
     ...     f"{measure(network.layers[0].cell.surrogate).half_width / u.std():.3f}"
     ... )

@@ -325,7 +325,7 @@ def _laws_of_networks(
             return r * out.reshape(out.shape + (1,) * (r.ndim + 1 - out.ndim))
 
         layer = Layer(lambda x: w * x, rebuild(values), feedback if feeds_back else None)
-        outs = Network([layer])(x, mode=mode)[1]
+        outs = Network([layer])(x, backward=mode)[1]
         return jnp.vdot(_wave(outs), outs), outs
 
     # jit compiles each mode once
