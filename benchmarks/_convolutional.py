@@ -102,7 +102,7 @@ def peer(kernels, x, labels, decay, alpha, unroll):
 def variants(decay: float, alpha: float, fire: Callable, with_peers: bool) -> dict[str, Callable]:
     found = {"alone": functools.partial(alone, decay=decay, fire=fire)}
     for mode in ("exact", "half", "8-bit", "recompute", "scan"):
-        found[mode] = functools.partial(ours, decay=decay, alpha=alpha, mode=mode)
+        found[mode] = functools.partial(ours, decay=decay, alpha=alpha, backward=mode)
     found["plain"] = functools.partial(plain, decay=decay, fire=fire)
     if with_peers:
         found["jaxpike"] = functools.partial(peer, decay=decay, alpha=alpha, unroll="unroll")

@@ -124,7 +124,7 @@ def variants(steps: int, with_peers: bool, unrolled: tuple[int, ...] = ()) -> di
             found[f"{mode}, unroll={n}"] = functools.partial(ours, mode=mode, unroll=n)
         return found
     for mode in ("exact", "half", "8-bit", "recompute"):
-        found[mode] = functools.partial(ours, mode=mode)
+        found[mode] = functools.partial(ours, backward=mode)
     found["chunked"] = functools.partial(ours, chunk=min(25, steps))
     if with_peers:
         found |= {name: functools.partial(plain, fire=fire) for name, fire in peers().items()}

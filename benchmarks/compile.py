@@ -42,7 +42,7 @@ def in_network(weights: Weights, x: jax.Array, residual: bool, mode: str) -> jax
         if residual:
             nodes[f"sum {n}"] = Join(jnp.add, (above, f"{n}"))
         above = f"sum {n}" if residual else f"{n}"
-    return Network({**nodes, "out": Layer(last, READOUT, of=above)})(x, mode=mode)[1]
+    return Network({**nodes, "out": Layer(last, READOUT, of=above)})(x, backward=mode)[1]
 
 
 def in_scan(weights: Weights, x: jax.Array, residual: bool) -> jax.Array:
@@ -91,7 +91,7 @@ def rows(cases: list[str], modes: list[str], rounds: int) -> list[dict[str, Any]
         arrays = weights_of(depth), jnp.ones((STEPS, BATCH, INPUTS))
         scan = cost(functools.partial(in_scan, residual=residual), *arrays, rounds)
         for mode in modes:
-            ours = cost(functools.partial(in_network, residual=residual, mode=mode), *arrays, rounds)
+            ours = cost(functools.partial(in_network, residual=residual, backward=mode), *arrays, rounds)
             over_scan = (ours["trace"] + ours["compile"]) / (scan["trace"] + scan["compile"])
             found.append({"case": case, "mode": mode, **ours, "over a scan": over_scan})
         found.append({"case": case, "mode": "plain scan", **scan, "over a scan": 1.0})

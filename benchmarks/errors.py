@@ -53,7 +53,7 @@ def gradients(cell: str, shape: tuple[int, int, bool, int], mode: str, seed: int
             for w, r in zip(weights, loops, strict=False)
         ]
         network = Network([*layers, Layer(weights[-1], LeakyReadout(leak))])
-        return ((network(x, mode=mode)[1].mean(0) - target) ** 2).mean()
+        return ((network(x, backward=mode)[1].mean(0) - target) ** 2).mean()
 
     p = weights, loops, (jnp.float32(0.9), jnp.float32(0.8)), jnp.float32(0.95)
     return jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(p, THRESHOLDS)

@@ -121,7 +121,7 @@ def measure(
     unit = neurons * inputs.shape[0] * inputs.shape[1] * 4
 
     def loss(make, mode, weights, inputs):
-        return (make(weights)(inputs, mode=mode)[1] ** 2).mean()
+        return (make(weights)(inputs, backward=mode)[1] ** 2).mean()
 
     losses = {key: functools.partial(loss, networks[key[0]], key[1]) for key in itertools.product(networks, modes)}
     saving = {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else {}

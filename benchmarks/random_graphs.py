@@ -288,7 +288,7 @@ class Graph:
         couples = any(entry.name in COUPLED for entry in self.entries.values())
         if self.transform == "jvp" or (couples and self.mask not in ("no mask", "steps")):
             mode = "scan"
-        options: dict[str, Any] = {"mode": mode}
+        options: dict[str, Any] = {"backward": mode}
         if mode != "scan":
             chunk = int(rng.integers(1, self.shortest + 1))
             options["chunk"] = chunk if rng.uniform() < 0.6 else None

@@ -236,27 +236,52 @@ def build(description, weights):
     return spikegrad.Network(layers, *(several if len(several) > 1 else several[0] for several in names))
 
 
+NO_CHUNK = "chunk", "scan"
+"""Mode "scan" has no chunks."""
+
+
 def run(description, weights, inputs, mask):
     """Return outputs, states, potentials before the spike, and gradients of a network, as arrays by name."""
-    options = dict(description["call"])
-    if options.pop("mask", False):
+    call = description["call"]
+    lengths = {name: call[name] for name in ("chunk", "truncate") if name in call and (name, call["mode"]) != NO_CHUNK}
+    options = {"backward": spikegrad.Backward(call["mode"], **lengths)}
+    if call.get("mask"):
         options["mask"] = mask
-    if options["mode"] == "scan":
-        options.pop("chunk", None)
     stochastic = any(node.get("cell", {}).get("spikes") == "stochastic" for node in description["nodes"])
     options["key"] = jax.random.key(description["number"]) if stochastic else None
+    is_list = description["form"] == "list"
 
     def as_inputs(inputs):
         return inputs if len(inputs) > 1 else inputs["x"]
+
+    def recorded(entries, form=tuple):
+        return form(entries.values()) if is_list else dict(entries)
 
     first = jax.tree.map(lambda x: x[0], as_inputs(inputs))
     network, states = build(description, weights), None
     if not any(node.get("function") == "normalize" for node in description["nodes"]):
         initial = jax.device_get(network.initial_state(first))
         states = jax.tree.map(lambda a: a + 0.05 * wave(a, np) if is_real(a) else a, initial)
+        states = recorded(states, list)
 
     def loss(weights, inputs, states):
-        after, outputs, *pre_spike = build(description, weights)(as_inputs(inputs), states, **options)
+        network = build(description, weights)
+        if is_list and states is not None:
+            states = {str(n): state for n, state in enumerate(states)}
+        pre_spike = []
+        if not (call.get("all_layers") or call.get("pre_spike")):
+            after, outputs = network(as_inputs(inputs), states, **options)
+        else:
+            after, activity = network.observe(as_inputs(inputs), states, parts=("output", "pre_spike"), **options)
+            every = {name: node.output for name, node in activity.items()}
+            if call.get("all_layers"):
+                outputs = recorded(every)
+            else:
+                outputs = {name: every[name] for name in network.graph.outputs}
+                outputs = outputs if len(outputs) > 1 else every[network.graph.outputs[0]]
+            us = {name: node.pre_spike for name, node in activity.items() if node.pre_spike is not None}
+            pre_spike = [recorded(us)] if call.get("pre_spike") else []
+        after = recorded(after, list)
         results = {"outputs": outputs, "states": after, "pre_spike": pre_spike}
         return sum(jnp.vdot(wave(a), a) for a in jax.tree.leaves((outputs, after)) if is_real(a)), results
 

@@ -152,7 +152,7 @@ def cells(decay, second, alpha):
 
 def loss(made, mode):
     layers = [Layer(w, cell) for w, cell in zip((3 * W, jnp.eye(5), jnp.eye(5)), made, strict=True)]
-    return (jnp.cos(jnp.arange(5.0)) * Network(layers)(X, mode=mode)[1]).sum()
+    return (jnp.cos(jnp.arange(5.0)) * Network(layers)(X, backward=mode)[1]).sum()
 
 
 @pytest.mark.parametrize("mode", few(MODES, "exact"))

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, STORAGES, enable_x64
+from networks import observed
 
 import spikegrad
 from spikegrad import (
     LIF,
     AdaptiveLIF,
+    Backward,
     Cell,
     Layer,
     LeakyReadout,
@@ -397,14 +399,14 @@ def given():
 
 
 RUNS = [
-    ({"chunk": 3}, True),
-    ({"mode": "8-bit", "chunk": 7}, True),
+    ({"backward": Backward(chunk=3)}, True),
+    ({"backward": Backward("8-bit", chunk=7)}, True),
     ({}, False),
-    ({"mode": "scan"}, True),
-    ({"mode": "half"}, True),
-    ({"mode": "recompute", "segment": 4, "chunk": 2}, False),
-    ({"mode": "recompute"}, True),
-    ({"mode": "8-bit", "segment": 3}, True),
+    ({"backward": "scan"}, True),
+    ({"backward": "half"}, True),
+    ({"backward": Backward("recompute", segment=4, chunk=2)}, False),
+    ({"backward": "recompute"}, True),
+    ({"backward": Backward("8-bit", segment=3)}, True),
 ]
 
 
@@ -417,7 +419,7 @@ def test_every_mode_is_the_loop(x64, options, masked):
     spikes, gradient = expected(masked)
     assert [(layer.min(), layer.max()) for layer in spikes] == [(0, 1), (0, N), (-1, 1)]
     mask = jnp.asarray(MASK) if masked else None
-    run = lambda p, x: jnp.stack(build(p)(x, all_layers=True, key=KEY, mask=mask, **options)[1])  # noqa: E731
+    run = lambda p, x: jnp.stack([*observed(build(p), x, key=KEY, mask=mask, **options)[1].values()])  # noqa: E731
     got, got_gradient = value_and_gradient(run, given(), jnp.asarray(INPUT))
     assert np.array_equal(got, spikes)
     pairs = list(zip(jax.tree.leaves(got_gradient), jax.tree.leaves(gradient), strict=True))
@@ -439,7 +441,7 @@ def test_a_stream_draws_what_a_sequence_draws(x64):
         states = jax.tree.map(lambda a, b, m=mask[t][:, None]: jnp.where(m, a, b), new, states)
         for n, (_, s) in enumerate(states):
             assert np.array_equal(jnp.where(mask[t][:, None], s, 0), expected(True)[0][n, t])
-    alone = network(x[:, :1], key=KEY, mask=mask[:, :1], mode="scan")[1]
+    alone = network(x[:, :1], key=KEY, mask=mask[:, :1], backward="scan")[1]
     assert np.array_equal(alone, expected(True)[0][-1][:, :1])
 
 
@@ -447,7 +449,7 @@ def test_every_layer_draws_on_its_own():
     """Coins, in two layers: neither are they the same, nor others than the keys of step, layer and example give."""
     coin = LIF(threshold=0.0, surrogate=NOISY, reset="none")
     network = Network([Layer(jnp.zeros((INPUTS, 64)), coin), Layer(jnp.zeros((64, 64)), coin)])
-    outs = network(jnp.asarray(INPUT, jnp.float32), key=KEY, all_layers=True)[1]
+    outs = observed(network, jnp.asarray(INPUT, jnp.float32), key=KEY)[1]
     for n, t, b in itertools.product(range(2), range(STEPS), range(BATCH)):
         noise = jax.random.uniform(functools.reduce(jax.random.fold_in, (t, n, b), KEY), (64,))
         assert np.array_equal(outs[n][t, b], noise < 0.5)
@@ -458,7 +460,7 @@ def test_noise_is_not_a_residual(mode):
     def bytes_of(surrogate, x, mask):
         def loss(w, x, key, mask):
             network = Network([Layer(w, LIF(0.9, 0.5, surrogate, "value"), w)])
-            return network(x, key=key, mask=mask, mode=mode)[1].sum()
+            return network(x, key=key, mask=mask, backward=mode)[1].sum()
 
         return residual_report(loss, jnp.ones((16, 16)), x, KEY, mask).bytes
 
@@ -505,7 +507,7 @@ def test_the_backward_pass_of_a_network_fires_the_same():
     def gradient(mode):
         def loss(out):
             network = Network([Layer(w, LIF(0.9, 0.3, stochastic(Sigmoid()))), Layer(out, LeakyReadout(0.5))])
-            return (network(10 * x, key=KEY, mode=mode)[1] * jnp.cos(jnp.arange(3.0))[None, None]).sum()
+            return (network(10 * x, key=KEY, backward=mode)[1] * jnp.cos(jnp.arange(3.0))[None, None]).sum()
 
         return jax.jit(jax.grad(loss))(out)
 
@@ -577,7 +579,7 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
     [
         (TypeError, "stochastic: key is missing; pass it as fire(x, key=key)", lambda: NOISY(0.3)),
         (TypeError, "stochastic: key is missing; pass it as", lambda: LAYERS(jnp.ones((4, 2)))),
-        (TypeError, "stochastic: key is missing", lambda: LAYERS(jnp.ones((4, 2)), mode="scan")),
+        (TypeError, "stochastic: key is missing", lambda: LAYERS(jnp.ones((4, 2)), backward="scan")),
         (
             TypeError,
             "stochastic: key is missing",
@@ -680,7 +682,7 @@ def test_flags_of_a_new_type_are_read_everywhere():
     network = Network([Layer(jnp.ones((2, 3)), LIF(0.9, 1.0, doubled))])
     _, out = network(jnp.ones((4, 2)))
     assert set(np.unique(out)) == {2}
-    np.testing.assert_array_equal(network(jnp.ones((4, 2)), mode="8-bit")[1], out)
+    np.testing.assert_array_equal(network(jnp.ones((4, 2)), backward="8-bit")[1], out)
 
 
 def test_nir_has_none_but_the_step():

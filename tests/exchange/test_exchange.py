@@ -32,7 +32,7 @@ ways = pytest.mark.parametrize("way", [EULER, EXACT], ids=lambda way: way["discr
 
 
 def run(network, inputs):
-    return np.asarray(network(jnp.asarray(inputs), mode="scan")[1])
+    return np.asarray(network(jnp.asarray(inputs), backward="scan")[1])
 
 
 def reference(graph, inputs, way):
@@ -135,7 +135,7 @@ def test_images_with_channels_last():
     again = from_nir(graph, **EULER)
 
     def loss(network):
-        return network(jnp.asarray(first), mode="scan")[1]
+        return network(jnp.asarray(first), backward="scan")[1]
 
     outputs, pull = jax.vjp(loss, again)
     assert_close(outputs, spikes)

@@ -129,7 +129,7 @@ def inputs_of(network):
 
 def run(network, inputs):
     """Outputs by name."""
-    out = network(jax.tree.map(jnp.asarray, inputs), mode="scan")[1]
+    out = network(jax.tree.map(jnp.asarray, inputs), backward="scan")[1]
     return jax.tree.map(np.asarray, out if isinstance(out, dict) else {network.outputs: out})
 
 

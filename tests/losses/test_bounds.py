@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from networks import observed
 
 from spikegrad import InvSquareGrad, Layer, LeakyReadout, Network, SynapticLIF, decay_from_tau
 from spikegrad.data import randman
@@ -86,7 +87,7 @@ def test_the_lower_bound_wakes_a_network_that_starts_silent():
     readout = Layer.init(jax.random.key(1), 40, 3, LeakyReadout(), weight=jax.nn.initializers.lecun_normal())
 
     def loss(weight):
-        _, (spikes, out) = Network([Layer(weight, layer.cell), readout])(x, all_layers=True)
+        spikes, out = observed(Network([Layer(weight, layer.cell), readout]), x)[1].values()
         crossed = optax.softmax_cross_entropy_with_integer_labels(out.max(0), source.y).mean()
         return crossed + lower_bound(spikes), spikes.sum(0)
 

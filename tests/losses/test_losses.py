@@ -208,7 +208,7 @@ def test_losses_take_what_a_network_returns():
     inputs = jnp.asarray(RNG.normal(size=(STEPS, EXAMPLES, 3)), jnp.float32)
     states, potentials = network(inputs, mask=mask)
     np.testing.assert_array_equal(reduce_time(potentials, "last", mask), states[-1][0])
-    jitted = jax.jit(lambda x: van_rossum(network(x, mask=mask, all_layers=True)[1][0], 0 * x[..., :1] + 0, 5.0, mask))
+    jitted = jax.jit(lambda x: van_rossum(network.observe(x, mask=mask)[1][0].output, 0 * x[..., :1] + 0, 5.0, mask))
     with pytest.raises(ValueError, match=r"van_rossum: targets must have the shape of spikes \(12, 5, 6\), got"):
         jitted(inputs)
 

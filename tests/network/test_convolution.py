@@ -320,7 +320,7 @@ def test_joins_of_networks_have_canonical_convolutions_only(chunk):
     assert set(re.findall(r"dim_labels=(\S+?)[,\s]", compiled.as_text())) == {"b01f_01io->b01f"}
     got = compiled(*args)
     assert all(np.any(gradient) for gradient in jax.tree.leaves(got))
-    other, _ = gradient_of_network(with_joins, mode="scan") if chunk else gradient_of_network(with_layers)
+    other, _ = gradient_of_network(with_joins, backward="scan") if chunk else gradient_of_network(with_layers)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, other.compile()(*args))
 
 

@@ -52,7 +52,7 @@ def test_gradients_of_delays(x64):
 
     def total(d, mode="exact"):
         kernel = DelayKernel(jnp.asarray(W), d, LENGTH, 0.8)
-        out = Network({"out": Layer(Window(kernel), LeakyReadout(0.8))})(x, mode=mode)[1]
+        out = Network({"out": Layer(Window(kernel), LeakyReadout(0.8))})(x, backward=mode)[1]
         return (out**2).sum()
 
     step = 1e-5

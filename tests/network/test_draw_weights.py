@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import observed
 
 from spikegrad import LIF, Delayed, DelayKernel, Join, Layer, LeakyReadout, Network, Window, draw_weights
 
@@ -41,7 +42,7 @@ def network(std=None):
         }
     )
     drawn = draw_weights(built, KEY, SPIKES, std=std)
-    outs = {**drawn(SPIKES, all_layers=True)[1], "input": SPIKES.astype(float)}
+    outs = {**observed(drawn, SPIKES)[1], "input": SPIKES.astype(float)}
     return drawn, {name: np.asarray(out) for name, out in outs.items()}
 
 

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import MODES, assert_runs_agree, derivatives, few
+from networks import observed, truncated_options
 
 from spikegrad import (
     LIF,
     AdaptiveLIF,
     Arctan,
+    Backward,
     Delayed,
     Join,
     Layer,
@@ -48,13 +50,13 @@ JOINS = {
 INPUTS = ("x", "y")
 RUNS = [
     {},
-    {"chunk": 1},
-    {"chunk": 4},
-    {"mode": "recompute", "segment": 4, "chunk": 2},
-    {"segment": 2, "chunk": 2},
-    {"mode": "scan"},
-    {"mode": "half"},
-    {"mode": "8-bit", "chunk": 3},
+    {"backward": Backward(chunk=1)},
+    {"backward": Backward(chunk=4)},
+    {"backward": Backward("recompute", segment=4, chunk=2)},
+    {"backward": Backward(segment=2, chunk=2)},
+    {"backward": "scan"},
+    {"backward": "half"},
+    {"backward": Backward("8-bit", chunk=3)},
 ]
 
 
@@ -121,10 +123,7 @@ def mixed(past):
 
 def by_network(spec, given, **options):
     network = spec.network(given["params"])
-    states, outs, before = network(
-        given["x"], mask=spec.mask, truncate=spec.truncate, all_layers=True, pre_spike=True, **options
-    )
-    return states, outs, before
+    return observed(network, given["x"], mask=spec.mask, **truncated_options(options, spec.truncate))
 
 
 def by_hand(spec, given):
@@ -218,22 +217,22 @@ def squared(network, x=X, **options):
 
 @pytest.mark.parametrize("mode", few(MODES, "exact", "8-bit"))
 def test_a_list_is_a_chain(mode):
-    (states, out), (by_name, same) = chain()(X, mode=mode), named()(X, mode=mode)
+    (states, out), (by_name, same) = chain()(X, backward=mode), named()(X, backward=mode)
     np.testing.assert_array_equal(out, same)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, states, [by_name["hidden"], by_name["out"]]))
-    found = jax.tree.leaves(jax.grad(squared)(chain(), mode=mode))
-    for a, b in zip(found, jax.tree.leaves(jax.grad(squared)(named(), mode=mode)), strict=True):
+    found = jax.tree.leaves(jax.grad(squared)(chain(), backward=mode))
+    for a, b in zip(found, jax.tree.leaves(jax.grad(squared)(named(), backward=mode)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("mode", ["exact", "scan"])
 def test_a_delay_of_one_step_onto_itself_is_recurrent(mode):
     loop = named(recurrent=Delayed(R, 1))
-    np.testing.assert_array_equal(named()(X, mode=mode)[1], loop(X, mode=mode)[1])
+    np.testing.assert_array_equal(named()(X, backward=mode)[1], loop(X, mode=mode)[1])
     as_source = Network(
         {"hidden": Layer({"input": W, "hidden": Delayed(R, 1)}, LIF(0.8)), "out": Layer(V, LeakyReadout(0.9))}
     )
-    np.testing.assert_array_equal(named()(X, mode=mode)[1], as_source(X, mode=mode)[1])
+    np.testing.assert_array_equal(named()(X, backward=mode)[1], as_source(X, backward=mode)[1])
 
 
 def test_the_order_of_entries_changes_nothing():
@@ -287,7 +286,7 @@ def test_a_network_of_functions_is_an_argument_of_jit():
     assert leaf.shape == w.shape
     np.testing.assert_allclose(value, loss(network), rtol=1e-6)
     # a layer without a weight leaks the sum of both layers
-    _, outs = network(x, all_layers=True)
+    _, outs, _ = observed(network, x)
     v = np.zeros((BATCH, UNITS))
     for t in range(STEPS):
         v = 0.9 * v + np.asarray(outs["stem"][t]) + np.asarray(outs["deep"][t])
@@ -341,7 +340,7 @@ def test_loop_through_a_join():
     want = summed(X)[1]
     assert want.mean() > 0.1
     for mode in ("exact", "scan"):
-        np.testing.assert_array_equal(joined(X, mode=mode)[1], want)
+        np.testing.assert_array_equal(joined(X, backward=mode)[1], want)
 
 
 def test_join_within_a_loop_is_zero_in_masked_steps():
@@ -352,7 +351,7 @@ def test_join_within_a_loop_is_zero_in_masked_steps():
     nodes = {"sum": Join(lambda x, b: x + b + 1, ("input", "b")), "a": Layer(w, LIF(0.8)), "b": back}
     network = Network(nodes, outputs="a")
     mask = np.arange(len(X))[:, None] < np.resize([len(X), len(X) - 3], X.shape[1])
-    out = np.asarray(network(X, mask=mask, all_layers=True)[1]["sum"])
+    out = np.asarray(observed(network, X, mask=mask)[1]["sum"])
     assert not out[~mask].any()
     assert out[mask].all()
 
@@ -369,9 +368,8 @@ def test_networks_that_share_a_layer(mode):
     x, weights = jnp.ones((STEPS, BATCH, UNITS)), jnp.arange(1.0, 5.0)[:, None, None] * W[None]
 
     def loss(shared, each):
-        _, (spikes, out) = Network([Layer(shared, LIF(0.5, 0.5)), Layer(each, LeakyReadout(0.5))])(
-            x, all_layers=True, mode=mode
-        )
+        network = Network([Layer(shared, LIF(0.5, 0.5)), Layer(each, LeakyReadout(0.5))])
+        spikes, out = observed(network, x, backward=mode)[1].values()
         return (out**2).mean() + spikes.sum()
 
     got = jax.grad(lambda shared, all_: jax.vmap(loss, (None, 0))(shared, all_).sum(), (0, 1))(V, weights)
@@ -400,10 +398,10 @@ def test_keys_of_graphs():
         return jax.jit(jax.grad(loss, has_aux=True))(X)
 
     gradient, spikes = run()
-    for options in ({"mode": "scan"}, {"mode": "8-bit"}, {"chunk": 5}):
+    for options in ({"backward": "scan"}, {"backward": "8-bit"}, {"backward": Backward(chunk=5)}):
         found, out = run(**options)
         np.testing.assert_array_equal(out, spikes)
-        if options != {"mode": "8-bit"}:
+        if options != {"backward": "8-bit"}:
             np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-5)
 
 
@@ -488,7 +486,7 @@ L = Layer(W, LIF(0.8))
             "all inputs must agree in steps and examples",
         ),
         (lambda: named()(X, [1]), TypeError, "states must be a mapping"),
-        (lambda: named()(X, pre_spike=["x"]), ValueError, "pre_spike must name layers of"),
+        (lambda: named().observe(X, layers=["x"]), ValueError, "layers must be names of"),
     ],
 )
 def test_bad_graphs(make, error, message):
@@ -501,7 +499,7 @@ def test_widths_of_graphs():
         {"a": Layer(W, LIF(0.8, surrogate=Arctan(3.0))), "j": Join(jnp.tanh, "a"), "out": Layer(V, LeakyReadout())}
     )
     matched = match_widths(network, X)
-    _, _, before = matched(X, pre_spike=["a"])
+    _, _, before = observed(matched, X)
     width = measure(matched.layers["a"].cell.surrogate).half_width
     assert width == pytest.approx(float((before["a"] - 1).std()), rel=1e-4)
 

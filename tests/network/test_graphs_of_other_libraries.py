@@ -14,6 +14,7 @@ from conftest import ROOT, few
 from spikegrad import (
     LIF,
     Arctan,
+    Backward,
     Delayed,
     DelayKernel,
     InvSquareGrad,
@@ -246,7 +247,9 @@ def test_graphs_of_jaxpike(x64, case):
     recorded.check(found)
 
 
-@pytest.mark.parametrize("options", few([{}, {"mode": "scan"}, {"chunk": 2}, {"chunk": 50}], {}))
+@pytest.mark.parametrize(
+    "options", few([{}, {"backward": "scan"}, {"backward": Backward(chunk=2)}, {"backward": Backward(chunk=50)}], {})
+)
 def test_loops_with_delays_of_nest(x64, options):
     """Two populations of neurons, all of which are connected with delays of 1 to 3 steps, have the spikes of NEST."""
     recorded = Recorded("nest", "network")
@@ -592,8 +595,8 @@ def test_normalized_potentials(x64, mode, network_mode):
     def run(given):
         gain, bias = (given[f"bn.{name}"][:, None, None] for name in ("weight", "bias"))
         cell = MPBN(surrogate=TANH, gain=gain, bias=bias, axis=1, **moments)
-        _, out, before = Network([Layer(same, cell)])(given["x"], pre_spike=True, mode=network_mode)
-        return out, before
+        layer = Network([Layer(same, cell)]).observe(given["x"], backward=network_mode)[1][0]
+        return layer.output, (layer.pre_spike,)
 
     out, gradient, (before,) = differentiate(recorded, run, given)
     found = {"out": out} | {f"d_{name}": value for name, value in gradient.items()}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import few
+from networks import observed
 
 from spikegrad import (
     LIF,
@@ -165,8 +166,7 @@ def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
     assert [layer.weight.shape for layer in network.layers] == [(40, 200), (200, 150), (150, 100)]
     assert (first.recurrent.shape, second.recurrent.shape, last.recurrent) == ((200, 200), (150, 150), None)
     assert not any(np.any(layer.bias) for layer in network.layers)
-    _, (one, two, out) = network(spikes, mask=mask, all_layers=True)
-    one, two, out = map(np.asarray, (one, two, out))
+    one, two, out = map(np.asarray, observed(network, spikes, mask=mask)[1].values())
 
     def expected(x, weight, decays):
         """The standard deviation over all weights that might have been drawn."""
@@ -420,7 +420,7 @@ OTHERS = {cell.__name__: cell for cell in (AdEx, AdLIF, BRF, CLIF, EIF, EulerAdL
 def test_every_cell_of_the_library_fires_at_first(name):
     spikes = rng().random((60, 8, 40)) < 0.05
     network = Network.init(KEY, spikes, (30, 3), OTHERS[name](), recurrent=True)
-    _, (fired, out) = network(spikes, all_layers=True)
+    fired, out = observed(network, spikes)[1].values()
     assert 0.005 < fired.mean() < 0.3
     assert 0.2 < out.std() < 5
 

@@ -37,7 +37,7 @@ def assert_close(got, expected, error=3e-6, zero=False):
 @functools.cache
 def gradients(mode):
     """Of a network of matrices: what every other form of the same function must give."""
-    return jax.jit(jax.grad(lambda w, r: loss(Network([Layer(w, LIF(), r)]), mode=mode), (0, 1)))(W, R)
+    return jax.jit(jax.grad(lambda w, r: loss(Network([Layer(w, LIF(), r)]), backward=mode), (0, 1)))(W, R)
 
 
 FORMS = {
@@ -77,13 +77,13 @@ class Holder:
 )
 def test_functions_that_close_over_their_weights(form, mode):
     of = FORMS[form]
-    gradient = jax.grad(lambda w, r: loss(Network([Layer(of(w), LIF(), of(r))]), mode=mode), (0, 1))
+    gradient = jax.grad(lambda w, r: loss(Network([Layer(of(w), LIF(), of(r))]), backward=mode), (0, 1))
     assert_close(jax.jit(gradient)(W, R), gradients(mode))
 
 
 def test_a_number_that_is_closed_over():
     def of(scale, mode):
-        return loss(Network([Layer(lambda x: scale * (x @ W), LIF(), lambda s: s @ (scale * R))]), mode=mode)
+        return loss(Network([Layer(lambda x: scale * (x @ W), LIF(), lambda s: s @ (scale * R))]), backward=mode)
 
     expected = jax.grad(lambda scale: loss(Network([Layer(scale * W, LIF(), scale * R)])))(1.25)
     for mode in SOME:
@@ -119,11 +119,11 @@ def test_equinox():
     )
 
     def of(model, mode):
-        return loss(Network([Layer(jax.vmap(model), LIF(threshold=0.1), R)]), mode=mode)
+        return loss(Network([Layer(jax.vmap(model), LIF(threshold=0.1), R)]), backward=mode)
 
     def by_hand(a, b):
         function = lambda x: jnp.tanh(x @ a[0].T + a[1][None]) @ b[0].T + b[1][None]  # noqa: E731
-        return loss(Network([Layer(function, LIF(threshold=0.1), R)]), mode="scan")
+        return loss(Network([Layer(function, LIF(threshold=0.1), R)]), backward="scan")
 
     first, _, last = model.layers
     expected = jax.jit(jax.grad(by_hand, (0, 1)))((first.weight, first.bias), (last.weight, last.bias))
@@ -141,7 +141,7 @@ def test_module_of_equinox_for_one_example():
     trainable, static = partition(network)
     got = jax.grad(lambda trainable: loss(combine(trainable, static)))(trainable)
     expected = jax.grad(
-        lambda w: loss(Network([Layer(lambda x: x @ w[0].T + w[1], LIF(threshold=0.1), R)]), mode="scan")
+        lambda w: loss(Network([Layer(lambda x: x @ w[0].T + w[1], LIF(threshold=0.1), R)]), backward="scan")
     )((linear.weight, linear.bias[None]))
     assert_close(jax.tree.leaves(got)[:2], [expected[0], expected[1][0]])
     with pytest.raises(ValueError, match=r"one example pass .* for a module of Equinox eqx.filter_vmap\(weight\)"):
@@ -161,10 +161,10 @@ def test_flax_nnx_modules_and_variables(mode):
     linear.kernel[...] = W
 
     def by_module(linear):
-        return loss(Network([Layer(linear, LIF(), R)]), mode=mode)
+        return loss(Network([Layer(linear, LIF(), R)]), backward=mode)
 
     def by_variable(linear):
-        return loss(Network([Layer(linear.kernel, LIF(), nnx.Param(R))]), mode=mode)
+        return loss(Network([Layer(linear.kernel, LIF(), nnx.Param(R))]), backward=mode)
 
     for of in (by_module, by_variable):
         got = nnx.jit(nnx.grad(of))(linear)
@@ -193,7 +193,7 @@ def test_brainstate():
         got = brainstate.transform.grad(lambda: loss(Network([Layer(linear, LIF(threshold=0.1))])), states)()
 
         def by_hand(p):
-            return loss(Network([Layer(lambda x: x @ p["weight"] + p["bias"], LIF(threshold=0.1))]), mode="scan")
+            return loss(Network([Layer(lambda x: x @ p["weight"] + p["bias"], LIF(threshold=0.1))]), backward="scan")
 
         (parameters,) = (state.value for state in states.values())
         assert_close(*got.values(), jax.grad(by_hand)(parameters))
@@ -202,9 +202,9 @@ def test_brainstate():
 def test_gradient_of_a_network_with_numbers():
     """Numbers among its fields are differentiated as well, compiled or not."""
     network = Network([Layer(W, LIF(0.9, 0.8), R, bias=0.1)])
-    expected = jax.jit(jax.grad(functools.partial(loss, mode="scan")))(network)
+    expected = jax.jit(jax.grad(functools.partial(loss, backward="scan")))(network)
     for mode in SOME:
-        got = jax.grad(functools.partial(loss, mode=mode))(network)
+        got = jax.grad(functools.partial(loss, backward=mode))(network)
         (layer,) = got.layers
         assert float(layer.cell.decay) != 0 != float(layer.bias)
         # a step does not depend on its surrogate's alpha
@@ -242,7 +242,7 @@ def test_leaves_and_states_without_a_derivative():
 
     def of(w, r, mode):
         weight = jax.tree_util.Partial(product, w, jax.random.key(2))
-        return loss(Network([Layer(weight, cell, r)]), mode=mode)
+        return loss(Network([Layer(weight, cell, r)]), backward=mode)
 
     gradient = jax.jit(jax.grad(of, (0, 1)), static_argnums=2)
     for mode in SOME:
@@ -262,7 +262,7 @@ def test_matrices_of_integers_do_not_truncate_what_comes_in():
 
     @functools.partial(jax.jit, static_argnums=2)
     def run(r, w, mode):
-        return jax.value_and_grad(lambda r: loss(Network([Layer(w, LIF(), r)]), mode=mode))(r)
+        return jax.value_and_grad(lambda r: loss(Network([Layer(w, LIF(), r)]), backward=mode))(r)
 
     expected = run(R, jnp.asarray(mask, jnp.float32), "exact")
     for dtype, mode in ((jnp.int32, "exact"), (jnp.int32, "8-bit"), (bool, "exact"), (bool, "recompute")):
@@ -274,7 +274,7 @@ def test_a_matrix_in_half_precision_beside_one_in_single():
     """Each computes in its own dtype, the current in the wider one."""
 
     def of(w, r, mode, product=lambda w: w):
-        return loss(Network([Layer(product(w), LIF(), r), Layer(r, LIF())]), mode=mode)
+        return loss(Network([Layer(product(w), LIF(), r), Layer(r, LIF())]), backward=mode)
 
     def product(w):
         return lambda x: x.astype(w.dtype) @ w
@@ -321,7 +321,7 @@ class MutableCell(Cell):
 )
 def test_objects_that_may_change(make):
     """Those with an ``__init__`` of their own, and functions: nothing is answered from a cache."""
-    gradient = jax.grad(lambda w, a, mode: loss(Network([Layer(w, make(a), R)]), mode=mode))
+    gradient = jax.grad(lambda w, a, mode: loss(Network([Layer(w, make(a), R)]), backward=mode))
     expected = [gradient(W, a, "scan") for a in (1.0, 3.0)]
     assert not np.allclose(*expected)
     for mode in SOME:

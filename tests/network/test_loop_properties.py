@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import STORAGES, few
+from networks import observed, truncated_options
 
-from spikegrad import LIF, Cell, Layer, LeakyReadout, Network, SynapticLIF
+from spikegrad import LIF, Backward, Cell, Layer, LeakyReadout, Network, SynapticLIF
 from spikegrad.network._schedule import schedule
 
 STEPS, BATCH, SIZES = 7, 4, (2, 4, 3)
@@ -23,10 +24,10 @@ MASK[3:6, 3] = True, False, True  # a gap within a window
 TRUNCATE = 3
 RUNS = [
     {},
-    {"chunk": 2},
-    {"chunk": 1, "segment": 3},  # and a part of the step that is left over
-    {"mode": "recompute", "segment": 4, "chunk": 2},
-    {"mode": "scan"},
+    {"backward": Backward(chunk=2)},
+    {"backward": Backward(chunk=1, segment=3)},  # and a part of the step that is left over
+    {"backward": Backward("recompute", segment=4, chunk=2)},
+    {"backward": "scan"},
 ]
 
 
@@ -98,7 +99,7 @@ def by_hand(p, cells):
 
 def by_network(p, cells, options):
     network, states = network_and_states(p, cells)
-    found = network(p["inputs"], states, mask=MASK, truncate=TRUNCATE, all_layers=True, pre_spike=True, **options)
+    found = observed(network, p["inputs"], states, mask=MASK, **truncated_options(options, TRUNCATE))
     return jax.tree.map(lambda a: a, [*found])
 
 
@@ -161,7 +162,7 @@ def test_currents_have_the_widest_dtype_of_weights_and_recurrent_weights(mode):
         return Network([Layer(own, LIF(), jax.tree_util.Partial(lambda r, s: s.astype(r.dtype) @ r, r))])
 
     def run(parameters, as_functions):
-        ends, out = build(*parameters, as_functions)(x, mode=mode)
+        ends, out = build(*parameters, as_functions)(x, backward=mode)
         return out.astype("float32").sum() + sum(end.astype("float32").sum() for end in jax.tree.leaves(ends)), out
 
     @jax.jit
@@ -189,7 +190,7 @@ def test_gradients_of_large_weights_are_added_in_place_where_memory_is_saved():
 
     def matrices(mode, neurons=1024):
         def loss(w, r, x):
-            return Network([Layer(w, LIF(0.9), r)])(x, mode=mode)[1].sum()
+            return Network([Layer(w, LIF(0.9), r)])(x, backward=mode)[1].sum()
 
         matrix = jax.ShapeDtypeStruct((neurons, neurons), jnp.float32)
         x = jax.ShapeDtypeStruct((20, 2, neurons), jnp.float32)
@@ -227,7 +228,7 @@ def test_loops_are_not_unrolled_on_processors():
         network = Network([Layer(jnp.asarray(w, "float32"), LIF()) for w in WEIGHTS])
         return jax.jit(lambda x: network(x, **options)).lower(jnp.asarray(INPUTS, "float32")).as_text()
 
-    assert program() == program(unroll=1) != program(unroll=2)
+    assert program() == program(backward=Backward(unroll=1)) != program(backward=Backward(unroll=2))
 
 
 class Changing:
@@ -248,11 +249,11 @@ def test_functions_as_weights_are_run_anew_in_each_call(place, mode):
     function = Changing({"weight": w, "recurrent": r}[place])
     given = {"weight": w, "recurrent": r} | {place: function}
     network = Network([Layer(given["weight"], LIF(), given["recurrent"])])
-    before = network(x, mode=mode)[1]
+    before = network(x, backward=mode)[1]
     function.matrix = -function.matrix
     changed = {"weight": w, "recurrent": r} | {place: function.matrix}
-    expected = Network([Layer(changed["weight"], LIF(), changed["recurrent"])])(x, mode=mode)[1]
-    assert jnp.array_equal(network(x, mode=mode)[1], expected)
+    expected = Network([Layer(changed["weight"], LIF(), changed["recurrent"])])(x, backward=mode)[1]
+    assert jnp.array_equal(network(x, backward=mode)[1], expected)
     assert not jnp.array_equal(before, expected)
 
 
@@ -283,5 +284,5 @@ def test_matrices_without_a_fraction_compute_in_the_dtype_of_the_inputs(mode):
     """Masks of connections and counts; inputs without a fraction become the default float."""
     for matrix, inputs in itertools.product(("int32", "bool"), ("bfloat16", "float32", "bool", "int8")):
         network = Network([Layer(jnp.ones(SIZES[:2], matrix), LIF())])
-        out = jax.eval_shape(lambda x, network=network: network(x, mode=mode)[1], jnp.asarray(INPUTS, inputs))
+        out = jax.eval_shape(lambda x, network=network: network(x, backward=mode)[1], jnp.asarray(INPUTS, inputs))
         assert out.dtype == (inputs if "float" in inputs else "float32")

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, compilations, few
+from networks import observed
 
 from spikegrad import (
     LIF,
     AdaptiveLIF,
+    Backward,
     Cell,
     Layer,
     LeakyReadout,
@@ -49,7 +51,10 @@ def relative(got, expected):
 # --- steps, masks, batches -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"chunk": 1}, {}, {"mode": "recompute"}, {"mode": "8-bit"}, {"mode": "scan"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"backward": Backward(chunk=1)}, {}, {"backward": "recompute"}, {"backward": "8-bit"}, {"backward": "scan"}],
+)
 def test_fewer_steps_than_layers(options):
     network = Network([Layer(jnp.eye(5), LIF(threshold=0.1))] * 3)
     ends, outs = network(X[:1], **options)
@@ -73,7 +78,7 @@ def test_the_mask_of_inputs_without_a_batch():
 
 def test_on_one_device_steps_and_examples_are_one_axis(monkeypatch):
     def gradient(mode):
-        return jax.jit(jax.grad(lambda w: build(w)(X, mode=mode)[1].sum()))(W)
+        return jax.jit(jax.grad(lambda w: build(w)(X, backward=mode)[1].sum()))(W)
 
     several = gradient("exact")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
@@ -84,7 +89,7 @@ def test_on_one_device_steps_and_examples_are_one_axis(monkeypatch):
 
 def test_an_empty_batch():
     for mode in MODES:
-        run = jax.jit(jax.value_and_grad(lambda w, mode=mode: build(w)(X[:, :0], mode=mode)[1].sum()))
+        run = jax.jit(jax.value_and_grad(lambda w, mode=mode: build(w)(X[:, :0], backward=mode)[1].sum()))
         value, gradient = run(W)
         assert value == 0
         assert not jnp.any(gradient)
@@ -109,7 +114,7 @@ def test_no_derivative_of_states_that_never_were(mode):
     mask = jnp.asarray(rng.uniform(size=(12, 3)) < 0.5).at[:3].set(False)
 
     def loss(w, mode):
-        return Network([Layer(w, Dividing()), Layer(jnp.abs(R), Dividing())])(x, mode=mode, mask=mask)[1].sum()
+        return Network([Layer(w, Dividing()), Layer(jnp.abs(R), Dividing())])(x, backward=mode, mask=mask)[1].sum()
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
     assert jnp.all(jnp.isfinite(gradient(jnp.abs(W), mode)))
@@ -136,7 +141,7 @@ def gradients_at(cell, mode):
             Layer(w * threshold, CELLS[cell](threshold, decay), r * threshold),
             Layer(out * threshold, LeakyReadout(leak)),
         ]
-        return (jnp.cos(jnp.arange(4.0))[None, None] * Network(layers)(x, mode=mode)[1] / threshold).mean()
+        return (jnp.cos(jnp.arange(4.0))[None, None] * Network(layers)(x, backward=mode)[1] / threshold).mean()
 
     p = W + 0.3, R / 4, OUT, jnp.float32(0.9), jnp.float32(0.95)
     return jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(p, jnp.float32([0.01, 0.1, 1, 10, 100]))
@@ -157,7 +162,7 @@ def test_errors_of_few_bits_at_thresholds_of_any_size(mode, of_weights, of_decay
 
 def test_a_silent_neuron_has_no_gradient_of_its_adaptation():
     def end(adaptation, mode):
-        return Network([Layer(W / 100, AdaptiveLIF(adaptation=adaptation))])(X, mode=mode)[0][0][0][1].sum()
+        return Network([Layer(W / 100, AdaptiveLIF(adaptation=adaptation))])(X, backward=mode)[0][0][0][1].sum()
 
     for mode in MODES:
         value, gradient = jax.jit(jax.value_and_grad(end), static_argnums=1)(0.2, mode)
@@ -199,7 +204,7 @@ class Delayed(LIF):
 @pytest.mark.parametrize("cell", [Refractory, Delayed])
 def test_a_cell_that_does_not_say_how_it_is_encoded_is_kept_as_it_is(cell):
     def loss(w, mode):
-        return (Network([Layer(w, cell(), R)])(X, mode=mode)[1] * jnp.arange(7.0)[None, None]).sum()
+        return (Network([Layer(w, cell(), R)])(X, backward=mode)[1] * jnp.arange(7.0)[None, None]).sum()
 
     expected = jax.jit(jax.grad(loss), static_argnums=1)(W, "scan")
     for mode in ("half", "8-bit"):
@@ -214,7 +219,7 @@ def test_nan_and_infinity_stay_what_they_are(mode):
     w = jnp.abs(W)
 
     def alone(x):
-        return jax.grad(lambda x: build(w)(x[:, None], mode=mode)[1].sum())(x)
+        return jax.grad(lambda x: build(w)(x[:, None], backward=mode)[1].sum())(x)
 
     got = jax.jit(jax.vmap(alone, 1, 1))(x)
     assert jnp.all(jnp.isnan(got[:5, 1]))  # a broken potential does not pass as a number
@@ -234,7 +239,8 @@ def test_nan_and_infinity_stay_what_they_are(mode):
 )
 def test_pre_spike_states(mode, masked):
     def loss(w, mask):
-        _, out, (last, (u, a)) = build(w, cell=AdaptiveLIF)(X, mode=mode, pre_spike=(-1, 0), mask=mask)
+        _, outs, before = observed(build(w, cell=AdaptiveLIF), X, backward=mode, mask=mask)
+        out, last, (u, a) = outs[-1], before[-1], before[0]
         return of_states(out, u, a, last)
 
     got = jax.jit(jax.value_and_grad(loss))(W, MASK if masked else None)
@@ -274,11 +280,10 @@ def test_pre_spike_states_are_not_kept_when_nobody_asks():
     def kept(**options):
         return residual_report(lambda w: build(w)(X, **options)[1].sum(), W).bytes
 
-    assert kept(mode="8-bit", pre_spike=()) == kept(mode="8-bit", pre_spike=False) == kept(mode="8-bit")
-    *_, shown = build()(X, pre_spike=True)
-    assert [u.shape for u in shown] == [(12, 3, 7), (12, 3, 7), (12, 3, 4)]
-    with pytest.raises(ValueError, match="Network: pre_spike must name layers from -3 to 2, got 3"):
-        build()(X, pre_spike=[3])
+    *_, shown = observed(build(), X)
+    assert [u.shape for u in shown.values()] == [(12, 3, 7), (12, 3, 7), (12, 3, 4)]
+    with pytest.raises(ValueError, match=r"Network: layers must be names of \['0', '1', '2'\], got \['3'\]"):
+        build().observe(X, layers=["3"])
 
 
 @pytest.mark.parametrize("mode", few(["exact", "8-bit", "scan"], "8-bit"))
@@ -291,7 +296,7 @@ def test_unrolled(mode):
 
     assert relative(run(W, 3), run(W, 1)) < GRADIENT_ERRORS.get(mode, 1e-5) / 10
     with pytest.raises(ValueError, match="Network: unroll must be at least 1, got 0"):
-        build()(X, unroll=0)
+        build()(X, backward=Backward(unroll=0))
 
 
 # --- compiled once, traced anywhere ----------------------------------------------------------------------------------
@@ -317,7 +322,7 @@ def test_without_jit_a_bias_that_changes_is_seen():
 @pytest.mark.parametrize("mode", few(MODES, "8-bit"))
 def test_without_jit_a_network_is_compiled_once(mode):
     def run(w):
-        return jax.value_and_grad(lambda w: build(w)(X, mode=mode)[1].sum())(w)
+        return jax.value_and_grad(lambda w: build(w)(X, backward=mode)[1].sum())(w)
 
     assert compilations(lambda: run(W)) > 0
     assert compilations(lambda: run(W + 1)) <= 1  # the sum
@@ -327,7 +332,7 @@ def test_without_jit_a_network_is_compiled_once(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_tracers_do_not_leak(mode):
     def of_a_function(w, r):
-        return Network([Layer(lambda x: x @ w, LIF(), r), Layer(r, LIF())])(X, mode=mode)[1].sum()
+        return Network([Layer(lambda x: x @ w, LIF(), r), Layer(r, LIF())])(X, backward=mode)[1].sum()
 
     with jax.checking_leaks():
         jax.grad(of_a_function, (0, 1))(W, R)
@@ -339,9 +344,9 @@ def test_every_mode_lowers_for_every_platform():
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     def loss(w, kernel, mode):
-        outs = build(w)(X, mode=mode)[1]
+        outs = build(w)(X, backward=mode)[1]
         images = jnp.ones((4, 2, 6, 6, 1))
-        return outs.sum() + Network([Layer(functools.partial(convolve, kernel), LIF())])(images, mode=mode)[1].sum()
+        return outs.sum() + Network([Layer(functools.partial(convolve, kernel), LIF())])(images, backward=mode)[1].sum()
 
     for mode in MODES:
         traced = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2).trace(W, jnp.ones((3, 3, 1, 4)), mode)
@@ -355,7 +360,7 @@ def test_export_with_an_open_batch():
     batch, steps = export.symbolic_shape("b, t")
     network = build()
     for mode in ("exact", "8-bit"):
-        run = jax.jit(jax.grad(lambda x, mode=mode: network(x, mode=mode)[1].sum()))
+        run = jax.jit(jax.grad(lambda x, mode=mode: network(x, backward=mode)[1].sum()))
         exported = export.export(run)(jax.ShapeDtypeStruct((12, batch, 5), jnp.float32))
         assert relative(exported.call(X), run(X)) < 1e-6
     message = "Network: the number of steps must be known when JAX traces, got t in inputs of shape"
@@ -400,7 +405,7 @@ def test_refusals():
             ValueError,
             "Network: states must be of 3 layers",
         ),
-        (lambda: network(X, mode="scan", chunk=2), ValueError, "Network: mode 'scan' does not take chunk or segment"),
+        (lambda: Backward("scan", chunk=2), ValueError, "Backward: mode 'scan' does not take chunk or segment"),
         (lambda: type("Own", (Layer,), {}), TypeError, "Own: Layer cannot be subclassed"),
         (lambda: LIF(tau=10.0), TypeError, "LIF: no parameter tau; give decay=decay_from_tau(tau, dt)"),
         (lambda: LeakyReadout(beta=0.9), TypeError, "LeakyReadout: no parameter beta; give decay=beta"),

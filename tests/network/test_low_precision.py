@@ -58,9 +58,9 @@ def gradients_of_decay(cell, dtype, mode):
         inputs = jnp.zeros((STEPS, BATCH, 1), dtype)
         states = network.initial_state(inputs[0])
         if cell == "AdaptiveLIF":  # of neurons that have fired before
-            states = [((states[0][0][0], jnp.asarray(ADAPTATIONS, dtype)), states[0][1])]
-        _, outs, (u,) = network(inputs, states, mode=mode, pre_spike=True)
-        return outs.sum() + jax.tree.leaves(u)[0].sum()
+            states |= {"0": ((states[0][0][0], jnp.asarray(ADAPTATIONS, dtype)), states[0][1])}
+        layer = network.observe(inputs, states, backward=mode)[1][0]
+        return layer.output.sum() + layer.potential.sum()
 
     return jax.vmap(jax.grad(loss), (None, 0))(jnp.asarray(0.95, dtype), jnp.asarray(THRESHOLDS, dtype))
 
@@ -98,7 +98,7 @@ def test_a_new_storage_is_a_class_and_a_row(monkeypatch):
     inputs, weight = np.float32(rng.uniform(0, 1, (20, 3, 4))), np.float32(rng.normal(0, 0.5, (4, 7)))
 
     def loss(weight, mode):
-        outs = Network([Layer(weight, LIF(0.9))])(inputs, mode=mode)[1]
+        outs = Network([Layer(weight, LIF(0.9))])(inputs, backward=mode)[1]
         return outs.sum(), outs
 
     (exact, outs), (coarse, coarse_outs) = (jax.grad(loss, has_aux=True)(weight, mode) for mode in ("exact", "coarse"))

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, ROOT, STORAGES, enable_x64, few
+from networks import observed, truncated_options
 
 from spikegrad import (
     LIF,
     AdaptiveLIF,
     Arctan,
+    Backward,
     Cell,
     Layer,
     LeakyReadout,
@@ -35,14 +37,14 @@ CELLS = {  # of the arguments they share, and of the decay of their second state
 }
 OPTIONS = [
     {},
-    {"segment": 4},
-    {"segment": 3},
-    {"chunk": 1, "segment": 3},
-    {"chunk": 3},
-    {"chunk": 8},
-    {"mode": "recompute", "segment": 6, "chunk": 3},
-    {"mode": "half", "chunk": 2, "segment": 4},
-    *({"mode": mode} for mode in MODES if mode != "exact"),
+    {"backward": Backward(segment=4)},
+    {"backward": Backward(segment=3)},
+    {"backward": Backward(chunk=1, segment=3)},
+    {"backward": Backward(chunk=3)},
+    {"backward": Backward(chunk=8)},
+    {"backward": Backward("recompute", segment=6, chunk=3)},
+    {"backward": Backward("half", chunk=2, segment=4)},
+    *({"backward": mode} for mode in MODES if mode != "exact"),
 ]
 # of the largest entry of a gradient, or of its norm where what is kept is rounded
 ERRORS = GRADIENT_ERRORS | {"bfloat16": 5e-2}
@@ -192,7 +194,9 @@ def check(
 ):
     p, begin, mask = case(depth, recurrent, dtype, states, masked, cell)
     value, gradient = expected(depth, recurrent, dtype, states, masked, truncate, cell, reset, detached)
-    run = loss_of(lambda p, s: build(p, cell, reset, detached)(p["inputs"], s, mask=mask, truncate=truncate, **options))
+    run = loss_of(
+        lambda p, s: build(p, cell, reset, detached)(p["inputs"], s, mask=mask, **truncated_options(options, truncate))
+    )
     got, got_gradient = jax.jit(jax.value_and_grad(run, (0, 1) if states else 0))(p, begin)
     mode = options.get("mode", "exact")
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(got_gradient))
@@ -213,12 +217,14 @@ FACTORS = {
     "cell": tuple(CELLS),
     "reset": ("subtract", "value", "none"),
     "detached": (False, True),
-    "options": ({}, *({"mode": mode} for mode in MODES if mode != "exact")),
+    "options": ({}, *({"backward": mode} for mode in MODES if mode != "exact")),
     "depth": (1, 2),
     "recurrent": (True, False),
     "dtype": ("float32", "bfloat16", "float64"),
 }
-EVERY = {"options": [{"mode": "scan"}, {"mode": "recompute"}]}  # JAX's own derivative; what is exact, computed again
+EVERY = {
+    "options": [{"backward": "scan"}, {"backward": "recompute"}]
+}  # JAX's own derivative; what is exact, computed again
 
 
 def test_gradients_are_those_of_an_explicit_loop(combination):
@@ -249,7 +255,7 @@ def test_masks_truncation_and_initial_states(options, masked, truncate, cell):
 @pytest.mark.parametrize("options", few(OPTIONS, *OPTIONS[::2], OPTIONS[-1]), ids=label)
 def test_outputs_are_the_same_in_every_mode_and_step_by_step(options):
     p = draw(2, True)
-    ends, outs = jax.jit(lambda x: build(p)(x, all_layers=True, **options))(p["inputs"])
+    ends, outs, _ = jax.jit(lambda x: observed(build(p), x, **options))(p["inputs"])
     states, by_step = step_by_step()
     for n, expected in enumerate(by_step[:-1]):
         assert jnp.array_equal(outs[n], expected)
@@ -280,7 +286,7 @@ def test_gradients_of_large_matrices_are_added_in_parts(neurons):
         out = Network([Layer(weights[0], LIF(), weights[1])])(x, **options)[1]
         return (out * jnp.cos(jnp.arange(neurons))[None, None]).sum()
 
-    modes = {"mode": "scan"}, {"mode": "recompute", "segment": 2}
+    modes = {"backward": "scan"}, {"backward": Backward("recompute", segment=2)}
     exact, kept = (jax.jit(jax.grad(functools.partial(loss, **mode)))(weights) for mode in modes)
     assert all(jnp.any(part != 0) for leaf in exact for part in jnp.split(leaf, 4))
     assert_close(kept, exact, 3e-6)
@@ -291,12 +297,12 @@ def test_a_sequence_can_be_continued():
     network = build(p)
     ends, whole = network(p["inputs"])
     states, first = network(p["inputs"][:5])
-    states, rest = network(p["inputs"][5:], states, chunk=2)
+    states, rest = network(p["inputs"][5:], states, backward=Backward(chunk=2))
     np.testing.assert_allclose(jnp.concatenate([first, rest]), whole, rtol=1e-5, atol=1e-6)
     assert_close(states, ends, 1e-5)
 
 
-@pytest.mark.parametrize("options", few([{}, {"mode": "half"}], {"mode": "half"}), ids=label)
+@pytest.mark.parametrize("options", few([{}, {"backward": "half"}], {"backward": "half"}), ids=label)
 def test_inputs_of_booleans_and_integers(options):
     p = draw(1, True)
     x = p["inputs"] > 0.7
@@ -337,7 +343,7 @@ def test_a_cell_of_ones_own():
 
     @jax.jit
     def gradients(parameters):
-        modes = None, {}, {"mode": "scan"}, {"chunk": 3}, {"mode": "recompute"}
+        modes = None, {}, {"backward": "scan"}, {"backward": Backward(chunk=3)}, {"backward": "recompute"}
         return [jax.grad(loss)(parameters, options) for options in modes]
 
     expected, *found = gradients((p["weights"][0], p["recurrent"][0], jnp.float32(0.1)))
@@ -345,7 +351,9 @@ def test_a_cell_of_ones_own():
         assert_close(got, expected, 3e-6)
 
 
-@pytest.mark.parametrize("options", few([{}, {"mode": "scan"}, {"mode": "half"}], {"mode": "half"}), ids=label)
+@pytest.mark.parametrize(
+    "options", few([{}, {"backward": "scan"}, {"backward": "half"}], {"backward": "half"}), ids=label
+)
 def test_seeds_side_by_side(options):
     ps = [draw(1, True, seed=seed) for seed in range(3)]
     gradient = jax.jit(jax.grad(lambda p: build(p)(p["inputs"], **options)[1].sum()))
@@ -356,7 +364,7 @@ def test_seeds_side_by_side(options):
 
 # JAX before 0.12 loses a custom_jvp in a scan that is differentiated in reverse, once it is differentiated again
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="second order through a scan is wrong in JAX before 0.12")
-@pytest.mark.parametrize("options", few([{}, {"mode": "recompute", "segment": 4}], {}), ids=label)
+@pytest.mark.parametrize("options", few([{}, {"backward": Backward("recompute", segment=4)}], {}), ids=label)
 def test_second_order(options):
     p = draw(1, True)
 
@@ -393,7 +401,7 @@ def test_spikes_are_exact_in_few_bits(mode, cell):
 @pytest.mark.parametrize("mode", STORAGES)
 def test_no_second_order_of_what_is_kept_in_few_bits(mode):
     p = draw(1, True)
-    gradient = jax.grad(lambda p: build(p)(p["inputs"], mode=mode)[1].sum())
+    gradient = jax.grad(lambda p: build(p)(p["inputs"], backward=mode)[1].sum())
     with pytest.raises(TypeError, match=f"Network: mode '{mode}' has a first derivative only"):
         jax.grad(lambda p: gradient(p)["readout"].sum() ** 2)(p)
 
@@ -402,10 +410,10 @@ def test_forward_mode():
     p = draw(1, True)
     d = jax.tree.map(jnp.ones_like, p)
     run = lambda p, **options: build(p)(p["inputs"], **options)[1].sum()  # noqa: E731
-    got = jax.jvp(lambda p: run(p, mode="scan"), (p,), (d,))[1]
+    got = jax.jvp(lambda p: run(p, backward="scan"), (p,), (d,))[1]
     assert_close(got, jax.jvp(lambda p: loop(p)[1].sum(), (p,), (d,))[1], 1e-5)
     for mode in ("exact", "half"):
-        other = functools.partial(run, mode=mode)
+        other = functools.partial(run, backward=mode)
         compiled = jax.jit(other)
         for refused in (
             functools.partial(jax.jvp, other, (p,), (d,)),
@@ -449,10 +457,10 @@ def units(steps, batch=16, neurons=128, depth=1, cell=LIF, reported=False, **opt
     ("options", "most"),
     [
         ({}, 1.1),
-        ({"chunk": 10}, 1.15),
-        ({"mode": "half"}, 0.6),
-        ({"mode": "8-bit"}, 0.35),
-        ({"mode": "recompute"}, 0.2),
+        ({"backward": Backward(chunk=10)}, 1.15),
+        ({"backward": "half"}, 0.6),
+        ({"backward": "8-bit"}, 0.35),
+        ({"backward": "recompute"}, 0.2),
     ],
     ids=label,
 )
@@ -464,25 +472,25 @@ def test_memory_of_each_mode(options, most, depth):
 @pytest.mark.parametrize("mode", ["exact", "half"])
 def test_memory_of_a_state_of_two_arrays(mode):
     """Kept is what the derivative needs: of a synaptic current, which is linear, nothing."""
-    one = units(1000, mode=mode)
-    assert units(1000, mode=mode, cell=SynapticLIF) < 1.05 * one
-    assert 1.8 * one < units(1000, mode=mode, cell=AdaptiveLIF) < 2.05 * one
+    one = units(1000, backward=mode)
+    assert units(1000, backward=mode, cell=SynapticLIF) < 1.05 * one
+    assert 1.8 * one < units(1000, backward=mode, cell=AdaptiveLIF) < 2.05 * one
 
 
 @pytest.mark.parametrize("mode", few(["exact", "half", "8-bit", "recompute"], "exact"))
 def test_residual_report_agrees_with_compiled_memory(mode):
     """It has no temporaries, so it is less, but by little over many steps: never an array that no pass reads."""
     for cell in (LIF, SynapticLIF, AdaptiveLIF):
-        reported = units(1000, mode=mode, cell=cell, reported=True)
-        assert 0.9 * reported < units(1000, mode=mode, cell=cell)
-        assert 0.75 * units(1000, mode=mode, cell=cell) < reported
+        reported = units(1000, backward=mode, cell=cell, reported=True)
+        assert 0.9 * reported < units(1000, backward=mode, cell=cell)
+        assert 0.75 * units(1000, backward=mode, cell=cell) < reported
 
 
 def test_memory_grows_with_the_steps_or_their_square_root():
-    for options in ({}, {"mode": "half"}):
+    for options in ({}, {"backward": "half"}):
         grown = units(4000, **options) * 4 / units(1000, **options)
         assert 3.5 < grown <= 4.01
-    recompute = [units(n, mode="recompute") * n for n in (2500, 10_000)]
+    recompute = [units(n, backward="recompute") * n for n in (2500, 10_000)]
     assert recompute[1] / recompute[0] < 2.3
 
 
@@ -490,11 +498,11 @@ def test_residual_report():
     p = draw(1, True)
     of = lambda **options: residual_report(lambda p: build(p)(p["inputs"], **options)[1].sum(), p)  # noqa: E731
     unit = STEPS * BATCH * NEURONS * 4
-    shapes = {(a.shape, a.dtype.name) for a in of(mode="scan").arrays}
+    shapes = {(a.shape, a.dtype.name) for a in of(backward="scan").arrays}
     assert ((STEPS, BATCH, NEURONS), "float32") in shapes
-    assert of(mode="half").bytes < of().bytes
-    assert any(a.dtype == jnp.uint16 for a in of(mode="half").arrays)
-    assert any(a.dtype == jnp.uint8 for a in of(mode="8-bit").arrays)
+    assert of(backward="half").bytes < of().bytes
+    assert any(a.dtype == jnp.uint16 for a in of(backward="half").arrays)
+    assert any(a.dtype == jnp.uint8 for a in of(backward="8-bit").arrays)
     x = p["inputs"]
     short, long = (residual_report(lambda p, x=x: build(p)(x)[1].sum(), p).bytes for x in (x, jnp.tile(x, (8, 1, 1))))
     assert unit <= (long - short) / 7 < 1.6 * unit  # of more steps, whatever is kept once
@@ -520,13 +528,13 @@ def test_each_mode_is_documented():
     [
         (
             ValueError,
-            {"mode": "exakt"},
+            {"backward": "exakt"},
             f"mode must be one of {', '.join(map(repr, MODES))}, got",
         ),
-        (ValueError, {"chunk": 9}, "chunk must be from 1 to the 8 steps of the inputs, got 9"),
-        (ValueError, {"segment": 0}, "segment must be from 1 to the 8 steps of the inputs, got 0"),
-        (TypeError, {"truncate": 2.0}, "truncate must be an integer, got 2.0"),
-        (ValueError, {"chunk": 4, "segment": 6}, "chunk must divide segment, got 4 and 6"),
+        (ValueError, {"backward": Backward(chunk=9)}, "chunk must be from 1 to the 8 steps of the inputs, got 9"),
+        (ValueError, {"backward": Backward(segment=0)}, "segment must be from 1 to the 8 steps of the inputs, got 0"),
+        (TypeError, {"backward": Backward(truncate=2.0)}, "truncate must be an integer, got 2.0"),
+        (ValueError, {"backward": Backward(chunk=4, segment=6)}, "chunk must divide segment, got 4 and 6"),
         (ValueError, {"mask": np.ones((3, 8), bool)}, "mask must be of bool and of shape"),
         (ValueError, {"mask": np.ones((8, 3))}, "mask must be of bool and of shape"),
         (
@@ -552,7 +560,6 @@ def test_each_mode_is_documented():
             "states of layer 0 must be ('float32[3, 7]', 'float32[3, 7]'), got float32[3, 7]; initial_state(",
         ),
         (TypeError, {"states": jax.random.key(0)}, "states must be a sequence, one entry a layer, got Array"),
-        (TypeError, {"pre_spike": 0}, "pre_spike must be a bool or a sequence of layers, got 0"),
         (ValueError, {"inputs": jnp.ones(3)}, "inputs must be of shape (steps, ..., inputs), got (3,)"),
         (ValueError, {"inputs": jnp.ones((8, 3, 6))}, "weight of shape (5, 7) does not take an input of shape (3, 6)"),
     ],
@@ -632,12 +639,12 @@ def second_derivatives_of_loop(cut):
     [
         pytest.param({}, 1, marks=pytest.mark.every),
         ({}, 3),
-        ({"mode": "recompute", "segment": 4, "chunk": 2}, 3),
-        pytest.param({"mode": "scan"}, 3, marks=pytest.mark.every),  # test_loop_properties.py stands for it
+        ({"backward": Backward("recompute", segment=4, chunk=2)}, 3),
+        pytest.param({"backward": "scan"}, 3, marks=pytest.mark.every),  # test_loop_properties.py stands for it
     ],
     ids=label,
 )
 def test_second_derivatives_end_where_states_are_cut(options, cut, x64):
     mask = case(1, True, "float64", True, True, "LIF")[2]
-    found = second_derivatives(lambda p, s: build(p)(p["inputs"], s, mask=mask, truncate=cut, **options))
+    found = second_derivatives(lambda p, s: build(p)(p["inputs"], s, mask=mask, **truncated_options(options, cut)))
     assert_close(found, second_derivatives_of_loop(cut), 1e-9)

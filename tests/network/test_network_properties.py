@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS
+from networks import observed
 
-from spikegrad import LIF, Layer, LeakyReadout, Network, Sigmoid
+from spikegrad import LIF, Backward, Layer, LeakyReadout, Network, Sigmoid
 
 NETWORKS, STEPS, BATCH, INPUTS, NEURONS, CLASSES = 4, 11, 3, 4, 5, 2
 ALPHA = 3.0
@@ -122,16 +123,16 @@ RESETS = (
     [("value", True), ("value", False)],
 )
 CASES = {  # options, the number of the resets, whether steps are left out, and the dtypes of the weights
-    "exact": ({"truncate": 3, "chunk": 2}, 0, True, "float64", "float64"),
-    "recurrent weights in a wider dtype": ({"mode": "recompute"}, 0, True, "float32", "float64"),
-    "8-bit": ({"mode": "8-bit", "truncate": 4}, 0, True, "float64", "float64"),
-    "other resets": ({"truncate": 4, "segment": 5}, 1, True, "float64", "float64"),
-    "detached": ({"mode": "recompute", "truncate": 2, "segment": 4, "chunk": 2}, 2, True, "float64", "float64"),
-    "all steps": ({"chunk": 11}, 0, False, "float64", "float64"),
-    "scan": ({"mode": "scan", "truncate": 3}, 2, True, "float64", "float64"),
-    "half": ({"mode": "half"}, 1, True, "float64", "float64"),
+    "exact": ({"backward": Backward(truncate=3, chunk=2)}, 0, True, "float64", "float64"),
+    "recurrent weights in a wider dtype": ({"backward": "recompute"}, 0, True, "float32", "float64"),
+    "8-bit": ({"backward": Backward("8-bit", truncate=4)}, 0, True, "float64", "float64"),
+    "other resets": ({"backward": Backward(truncate=4, segment=5)}, 1, True, "float64", "float64"),
+    "detached": ({"backward": Backward("recompute", truncate=2, segment=4, chunk=2)}, 2, True, "float64", "float64"),
+    "all steps": ({"backward": Backward(chunk=11)}, 0, False, "float64", "float64"),
+    "scan": ({"backward": Backward("scan", truncate=3)}, 2, True, "float64", "float64"),
+    "half": ({"backward": "half"}, 1, True, "float64", "float64"),
     "input weights in a wider dtype": ({}, 2, True, "float64", "float32"),
-    "unrolled": ({"unroll": 3, "truncate": 5}, 1, True, "float64", "float64"),
+    "unrolled": ({"backward": Backward(unroll=3, truncate=5)}, 1, True, "float64", "float64"),
 }
 BY_DEFAULT = ("exact", "recurrent weights in a wider dtype", "8-bit")
 
@@ -174,9 +175,8 @@ def test_network_has_the_values_and_gradients_of_a_tape(x64, name):
     def run(p, x, states, mask, ct):
         def loss(p, x, states):
             made = network(p, resets, *dtypes)
-            found = made(x, states, mask=mask if masked else None, all_layers=True, pre_spike=True, **options)
-            ends, outs, us = found
-            found = [*outs], [*us], ends
+            ends, outs, us = observed(made, x, states, mask=mask if masked else None, **options)
+            found = [*outs.values()], [*us.values()], ends
             return sum(map(jnp.vdot, jax.tree.leaves(found), jax.tree.leaves(ct))), found
 
         return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(p, x, states)

@@ -32,7 +32,7 @@ def gradients(function, params):
     """In every mode, of ``function(params, x)`` as the weight of the upper layer."""
 
     def loss(params, mode):
-        outs = build(lambda x: function(params, x))(X, mode=mode)[1]
+        outs = build(lambda x: function(params, x))(X, backward=mode)[1]
         return (WEIGHTS * outs).sum()
 
     return jax.jit(lambda params: {mode: jax.grad(loss)(params, mode) for mode in MODES})(params)
@@ -142,7 +142,7 @@ def check_batch_normalisation(function, params, in_order):
 
 @pytest.mark.every
 def test_batch_normalisation_in_equinox(eqx):
-    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(NEURONS, "examples", momentum=0.9, mode="batch")
+    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(NEURONS, "examples", momentum=0.9, backward="batch")
     norm = eqx.tree_at(lambda m: (m.weight, m.bias), norm, (SCALE, BIAS))
     counted = 1 - 0.9**10  # Equinox keeps sums, and divides by this after ten updates
     state = state.set(norm.batch_counter, jnp.array(10))
@@ -155,8 +155,8 @@ def test_batch_normalisation_in_equinox(eqx):
             return jax.vmap(lambda x: norm(linear(x), state, inference=True)[0], axis_name="examples")(x)
 
     below = check_batch_normalisation(function, params, lambda m: (m[0].weight.T, m[0].bias, m[1].weight, m[1].bias))
-    outs = build(lambda x: function(params, x))(X, all_layers=True)[1]
-    y = jax.vmap(equinox_linear(eqx))(outs[0].reshape(-1, HIDDEN))
+    outs = build(lambda x: function(params, x)).observe(X)[1]
+    y = jax.vmap(equinox_linear(eqx))(outs[0].output.reshape(-1, HIDDEN))
     after = jax.vmap(norm, axis_name="examples", in_axes=(0, None), out_axes=(0, None))(y, state)[1]
     check_statistics(after.get(norm.batch_state_index), state.get(norm.batch_state_index), below)
 
@@ -177,8 +177,8 @@ def test_batch_normalisation_in_nnx(nnx):
         )
 
     below = check_batch_normalisation(function, params, in_order)
-    outs = build(lambda x: norm(linear(x), use_running_average=True))(X, all_layers=True)[1]
-    norm(linear(outs[0]), use_running_average=False)
+    outs = build(lambda x: norm(linear(x), use_running_average=True)).observe(X)[1]
+    norm(linear(outs[0].output), use_running_average=False)
     check_statistics((norm.mean[...], norm.var[...]), (MEAN, VAR), below)
 
 
@@ -187,5 +187,5 @@ def test_a_module_that_changes_within_the_loop_is_refused(nnx):
     norm = nnx.BatchNorm(HIDDEN, rngs=nnx.Rngs(0))
     for mode in ("exact", "scan"):
         with pytest.raises(Exception, match="Cannot mutate BatchStat from a different trace level"):
-            Network([Layer(W, LOWER), Layer(norm, UPPER)])(X, mode=mode)
+            Network([Layer(W, LOWER), Layer(norm, UPPER)])(X, backward=mode)
         assert not jnp.any(norm.mean[...])

@@ -9,10 +9,12 @@ import pytest
 from conftest import MODES, assert_runs_agree, few
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from networks import observed
 
 from spikegrad import (
     LIF,
     AdaptiveLIF,
+    Backward,
     Delayed,
     Join,
     Layer,
@@ -100,9 +102,7 @@ class Spec:
 
 
 def by_network(spec, given, **options):
-    states, outs, before = spec.network(given["params"])(
-        given["x"], mask=spec.mask, all_layers=True, pre_spike=True, **options
-    )
+    states, outs, before = observed(spec.network(given["params"]), given["x"], mask=spec.mask, **options)
     layers = [name for name, (kind, *_) in spec.nodes.items() if kind == "layer"]
     statistics = {name: states[name] for name, (kind, *_) in spec.nodes.items() if kind == "norm"}
     return {name: states[name][0] for name in layers}, statistics, outs, before
@@ -146,7 +146,7 @@ def by_layers(spec, given):
     return states, statistics, outs, before
 
 
-RUNS = [{"mode": mode} for mode in MODES] + [{"chunk": 2}, {"chunk": 3}]
+RUNS = [{"backward": mode} for mode in MODES] + [{"backward": Backward(chunk=2)}, {"backward": Backward(chunk=3)}]
 
 
 @pytest.mark.parametrize("seed", few(range(60), 21))
@@ -200,7 +200,7 @@ def squared(params, x=X, **options):
 def test_only_the_states_of_the_layers_are_kept(mode, arrays):
     x = jnp.zeros((60, 8, UNITS))
     bytes_of_a_layer = 4 * x.size
-    report = residual_report(lambda p: residual(p)(x, mode=mode)[1].sum(), PARAMS)
+    report = residual_report(lambda p: residual(p)(x, backward=mode)[1].sum(), PARAMS)
     assert report.bytes <= 1.01 * arrays * bytes_of_a_layer
 
 
@@ -209,11 +209,11 @@ def test_graded_outputs_reach_later_stages_in_full():
     network = residual(PARAMS, cell=CELLS["soft"])
 
     def loss_of(x):
-        out = network(x, mode="8-bit")[1]
+        out = network(x, backward="8-bit")[1]
         return (out**2).sum(), out
 
     gradient, out = jax.jit(jax.grad(loss_of, has_aux=True))(X)
-    np.testing.assert_allclose(out, jax.jit(functools.partial(network, mode="scan"))(X)[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out, jax.jit(functools.partial(network, backward="scan"))(X)[1], rtol=1e-5, atol=1e-6)
     assert np.isfinite(gradient).all()
 
 
@@ -221,7 +221,7 @@ def test_second_derivatives(x64):
     params, x = jax.tree.map(lambda a: a.astype(float), (PARAMS, X))
 
     def twice(mode):
-        return jax.grad(lambda p: sum(jnp.vdot(g, g) for g in jax.tree.leaves(jax.grad(squared)(p, x, mode=mode))))
+        return jax.grad(lambda p: sum(jnp.vdot(g, g) for g in jax.tree.leaves(jax.grad(squared)(p, x, backward=mode))))
 
     exact, scan = (jax.jit(twice(mode))(params) for mode in ("exact", "scan"))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8), exact, scan)
@@ -230,10 +230,10 @@ def test_second_derivatives(x64):
 
 def test_forward_mode():
     tangents = jax.tree.map(jnp.ones_like, PARAMS)
-    got = jax.jit(lambda p: jax.jvp(functools.partial(squared, mode="scan"), (p,), (tangents,))[1])(PARAMS)
+    got = jax.jit(lambda p: jax.jvp(functools.partial(squared, backward="scan"), (p,), (tangents,))[1])(PARAMS)
     gradient = jax.jit(jax.grad(squared))(PARAMS)
     np.testing.assert_allclose(got, sum(g.sum() for g in jax.tree.leaves(gradient)), rtol=1e-4)
-    with pytest.raises(TypeError, match="mode='scan'"):
+    with pytest.raises(TypeError, match="backward='scan'"):
         jax.jvp(squared, (PARAMS,), (tangents,))
 
 
@@ -263,9 +263,9 @@ def test_keys_draw_the_same_spikes_in_every_mode(mode):
     cell = LIF(0.8, 0.6, surrogate=stochastic(Sigmoid(2.0)))
     mask = jnp.asarray(RNG.uniform(size=X.shape[:2]) < 0.7)
     network, key = residual(PARAMS, cell=cell), jax.random.key(1)
-    runs = {"mode": mode, "chunk": 5}, {"mode": "scan"}
+    runs = {"backward": Backward(mode, chunk=5)}, {"backward": "scan"}
     outs, scan = (
-        jax.jit(functools.partial(network, mask=mask, all_layers=True, **options))(X, key=key)[1] for options in runs
+        jax.jit(functools.partial(observed, network, mask=mask, **options))(X, key=key)[1] for options in runs
     )
     assert 0 < scan["deep"].sum() < scan["deep"].size
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), outs, scan)
@@ -324,7 +324,7 @@ def test_nan_in_masked_steps_reaches_no_gradient():
                 "out": Layer(w, LeakyReadout(0.9)),
             }
         )
-        return (network(x, mask=mask, mode=mode)[1] ** 2).sum()
+        return (network(x, mask=mask, backward=mode)[1] ** 2).sum()
 
     @jax.jit
     def gradients(params, x):

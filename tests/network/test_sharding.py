@@ -15,6 +15,7 @@ from spikegrad import (
     LIF,
     AdaptiveLIF,
     Arctan,
+    Backward,
     Layer,
     LeakyReadout,
     Network,
@@ -29,7 +30,7 @@ from spikegrad import (
 )
 
 STEPS, BATCH, DEVICES = 20, 64, 4
-OPTIONS = [{"mode": mode} if mode != "exact" else {} for mode in MODES]
+OPTIONS = [{"backward": mode} if mode != "exact" else {} for mode in MODES]
 KINDS = ("dense", "recurrent", "convolutional")
 rng = np.random.default_rng(0)
 
@@ -135,7 +136,7 @@ def by_shard_map(run, kind):
 FACTORS = {"kind": KINDS, "options": OPTIONS, "way": (by_jit, by_explicit_mesh, by_shard_map)}
 EVERY = {  # the easiest; kept as 8 bits are; JAX's own
     "kind": ["dense"],
-    "options": [{"mode": "half"}, {"mode": "recompute"}, {"mode": "scan"}],
+    "options": [{"backward": "half"}, {"backward": "recompute"}, {"backward": "scan"}],
 }
 
 
@@ -165,7 +166,7 @@ def test_an_explicit_mesh_without_jit():
 
 
 @pytest.mark.parametrize(
-    "options", [{"mode": "8-bit"}, pytest.param({"mode": "recompute"}, marks=pytest.mark.every)], ids=label
+    "options", [{"backward": "8-bit"}, pytest.param({"backward": "recompute"}, marks=pytest.mark.every)], ids=label
 )
 def test_networks_side_by_side_one_a_device(options):
     weights = jax.tree.map(lambda w: jnp.stack([w, 1.1 * w, 0.9 * w, 1.2 * w]), WEIGHTS["recurrent"])
@@ -212,7 +213,7 @@ def test_drawn_spikes_on_an_explicit_mesh():
 
     def run(weights, x, mask):
         network = Network([Layer(weights, LIF(surrogate=stochastic(Sigmoid())))])
-        return network(x, mask=mask, truncate=2, key=jax.random.key(0))[1].sum()
+        return network(x, mask=mask, backward=Backward(truncate=2), key=jax.random.key(0))[1].sum()
 
     expected = jax.jit(jax.grad(run))(weights, x, mask)
     mesh = mesh_of(AxisType.Explicit)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import compilations, few
+from networks import observed
 
 from spikegrad import (
     LIF,
@@ -51,7 +52,7 @@ def network():
 
 def deviations(network, mask):
     """Of the distance to the threshold of each layer that has a surrogate here."""
-    _, _, (one, two, _) = network(X, mask=mask, pre_spike=True)
+    one, two, _ = observed(network, X, mask=mask)[2].values()
     ((u, a), _), (v, _) = jax.tree.map(np.asarray, (one, two))
     there = np.ones(X.shape[:2], bool) if mask is None else mask
     return [np.asarray(d, np.float64)[there].std() for d in (u - a - 1, v - np.linspace(0.5, 2, 7)[None, None])]
@@ -87,7 +88,7 @@ def test_slopes_are_as_wide_as_potentials_are_spread(keep):
 def test_curves_that_have_been_stretched_or_shifted_before(surrogate, keep):
     one = Network([Layer(jnp.ones((5, 8)), LIF(surrogate=surrogate))])
     new = measure(match_widths(one, X, keep=keep).layers[0].cell.surrogate)
-    assert new.half_width == pytest.approx(float(one(X, pre_spike=[0])[2][0].std()), rel=1e-5)
+    assert new.half_width == pytest.approx(float(one.observe(X)[1][0].potential.std()), rel=1e-5)
     assert getattr(new, keep) == pytest.approx(getattr(measure(surrogate), keep), rel=1e-5)
 
 
@@ -97,7 +98,7 @@ def test_potentials_of_spikes_that_are_drawn_are_those_of_the_key():
     for seed in (1, 2):
         key = jax.random.key(seed)
         after = match_widths(drawn, X, key=key)
-        for layer, u in zip(after.layers, drawn(X, pre_spike=[0, 1], key=key)[2], strict=True):
+        for layer, u in zip(after.layers.values(), observed(drawn, X, key=key)[2].values(), strict=True):
             widths.append(measure(layer.cell.surrogate).half_width)
             assert widths[-1] == pytest.approx(float(u.std()), rel=1e-5)
     assert widths[1] != pytest.approx(widths[3], rel=1e-3)
@@ -146,7 +147,7 @@ def test_widths_follow_the_potentials_and_compile_nothing(keep, tmp_path):
     assert len(widths) == 6
     for net in nets[2:5:2]:  # the callbacks after it are told of the widths that training goes on with
         found = measure(net.layers[0].cell.surrogate)
-        assert found.half_width == pytest.approx(2 * float(net(X, pre_spike=[0])[2][0].std()), rel=1e-4)
+        assert found.half_width == pytest.approx(2 * float(net.observe(X)[1][0].potential.std()), rel=1e-4)
         assert getattr(found, keep) == pytest.approx(getattr(measure(InvSquareGrad(5.0)), keep), rel=1e-4)
     again = train(Checkpoints(tmp_path).restore(beginning), 6)
     for a, b in zip(jax.tree.leaves(again.trainable), jax.tree.leaves(state.trainable), strict=True):

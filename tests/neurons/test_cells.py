@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES
+from networks import observed
 
 from spikegrad import (
     LIF,
@@ -136,7 +137,7 @@ def test_every_mode_is_the_loop(x64, name, mode):
         if name not in EXPECTED:
             EXPECTED[name] = value_and_gradient(lambda p, x: loop(layers, p, x), p, jnp.asarray(X))
         expected, expected_gradient = EXPECTED[name]
-    run = jax.jit(lambda p, x: jnp.stack(build(layers, p)(x, mode=mode, all_layers=True)[1]))
+    run = jax.jit(lambda p, x: jnp.stack([*observed(build(layers, p), x, backward=mode)[1].values()]))
     spikes, gradient = value_and_gradient(run, p, jnp.asarray(X))
     assert np.array_equal(spikes, expected)
     assert all(0.05 < layer.mean() < 0.7 for layer in spikes)
@@ -293,7 +294,7 @@ def test_a_refractory_cell_of_ones_own():
     """It is kept as it is in few bits, since it does not say how to encode its state."""
 
     def loss(w, mode):
-        return Network([Layer(w, Refractory(Silent(), 2))])(jnp.asarray(X, jnp.float32), mode=mode)[1].sum()
+        return Network([Layer(w, Refractory(Silent(), 2))])(jnp.asarray(X, jnp.float32), backward=mode)[1].sum()
 
     w = jnp.asarray(P["w"][0], jnp.float32)
     np.testing.assert_allclose(jax.grad(loss)(w, "8-bit"), jax.grad(loss)(w, "exact"), rtol=1e-5)

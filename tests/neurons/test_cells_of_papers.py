@@ -288,7 +288,7 @@ def test_every_mode_of_a_network_takes_them(name):
     @functools.partial(jax.jit, static_argnums=1)
     @jax.grad
     def gradient(weight, mode):
-        _, out = Network([Layer(weight, cell), Layer(jnp.ones((4, 2)) / 4, LeakyReadout())])(inputs, mode=mode)
+        _, out = Network([Layer(weight, cell), Layer(jnp.ones((4, 2)) / 4, LeakyReadout())])(inputs, backward=mode)
         return (out**2).mean()
 
     weight = jnp.asarray(RNG.normal(size=(5, 4)) / 2, jnp.float32)

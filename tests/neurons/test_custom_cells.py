@@ -178,7 +178,7 @@ W = jnp.asarray(rng.normal(0.2, 0.5, (5, 7)), jnp.float32)
 
 
 def loss(w, cell, mode):
-    outs = Network([Layer(w, cell, 0.1 * jnp.eye(7))])(X, mode=mode)[1]
+    outs = Network([Layer(w, cell, 0.1 * jnp.eye(7))])(X, backward=mode)[1]
     return (outs * jnp.arange(7.0)[None, None]).sum()
 
 

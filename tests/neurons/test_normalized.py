@@ -43,7 +43,7 @@ def test_spikes_are_those_of_the_paper(shape, axis, x64):
     cell = MPBN(gain=jnp.asarray(gain), bias=jnp.asarray(bias), axis=axis)
     network = Network([Layer(lambda x: x, cell)])
     for mode in ("exact", "8-bit", "scan"):
-        _, out, (us,) = network(jnp.asarray(x), mode=mode, pre_spike=True)
+        out, us, _ = network.observe(jnp.asarray(x), backward=mode)[1][0]
         np.testing.assert_array_equal(out, spikes)
         np.testing.assert_allclose(us, potentials, rtol=1e-12, atol=1e-12)
     assert 0.1 < spikes.mean() < 0.9
@@ -56,13 +56,13 @@ def test_statistics_are_those_of_the_unmasked_examples(x64):
     cell = MPBN(surrogate=soft(Sigmoid(2.0)))
     padded = jnp.asarray(np.where(mask[..., None], x, np.nan))
     spikes, potentials = mpbn(x, 1.0, 0.0, -1, mask)
-    _, out, (us,) = Network([Layer(jnp.eye(3), MPBN())])(padded, mask=mask, mode="scan", pre_spike=True)
+    out, us, _ = Network([Layer(jnp.eye(3), MPBN())]).observe(padded, mask=mask, backward="scan")[1][0]
     np.testing.assert_array_equal(out, spikes)
     np.testing.assert_allclose(us, potentials, rtol=1e-12, atol=1e-12)
     weights, direction = jnp.asarray(RNG.normal(size=x.shape)), jnp.asarray(RNG.normal(size=x.shape))
 
     def loss(x):
-        return (weights * Network([Layer(jnp.eye(3), cell)])(x, mask=mask, mode="scan")[1]).sum()
+        return (weights * Network([Layer(jnp.eye(3), cell)])(x, mask=mask, backward="scan")[1]).sum()
 
     slope = (loss(padded + 1e-6 * direction) - loss(padded - 1e-6 * direction)) / 2e-6
     np.testing.assert_allclose(jnp.vdot(jax.grad(loss)(padded), direction), slope, rtol=1e-6)
@@ -76,7 +76,7 @@ def test_a_mask_of_steps_works_in_every_mode(x64):
     @jax.jit
     def gradients(x):
         def loss(x, mode):
-            _, out = Network([Layer(jnp.eye(3), MPBN())])(x, mask=mask, mode=mode)
+            _, out = Network([Layer(jnp.eye(3), MPBN())])(x, mask=mask, backward=mode)
             return (out * jnp.arange(3.0)[None, None]).sum(), out
 
         return {mode: jax.grad(loss, has_aux=True)(x, mode) for mode in MODES}

@@ -158,7 +158,7 @@ def test_arrays_of_three_axes_as_weights(name, mode, masked):
     graded = jax.jit(jax.value_and_grad(value, has_aux=True), static_argnums=1)
     (_, expected), slopes = graded(PARAMS, lambda p: by_hand(p, name, mask))
     (_, found), gradients = graded(
-        PARAMS, lambda p: network_of(p, name)(INPUTS, mask=mask if masked else None, mode=mode)[1]
+        PARAMS, lambda p: network_of(p, name)(INPUTS, mask=mask if masked else None, backward=mode)[1]
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     limit = max(1e-5, GRADIENT_ERRORS.get(mode, 0.0))

@@ -120,7 +120,7 @@ def test_the_gradient_is_the_one_by_hand(name):
 def test_an_exported_network_gives_the_same_potentials(capsys):
     export = importlib.import_module("export_network")
     network, spikes, potentials, last = export.main(fast=True)
-    want = np.asarray(network(spikes, mode="scan")[1])
+    want = np.asarray(network(spikes, backward="scan")[1])
     np.testing.assert_allclose(potentials, want, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(last, want[-1], rtol=1e-5, atol=1e-5)
     assert "('cpu', 'cuda', 'rocm', 'tpu')" in capsys.readouterr().out

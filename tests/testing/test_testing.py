@@ -605,7 +605,7 @@ def test_each_mode_is_compared_with_a_loop(monkeypatch):
     gradients = {mode: 1.1 * error for mode, error in GRADIENT_ERRORS.items()} | {"exact": -2.0}
 
     def wrong_call(self, x, mode):
-        state, outs = call(self, x, mode="scan")
+        state, outs = call(self, x, backward="scan")
         if mode == "recompute":
             return state, (1 + exact) * outs
         return state, outs + gradients.get(mode, 0.0) * (outs - jax.lax.stop_gradient(outs))
