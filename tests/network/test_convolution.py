@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from spikegrad import LIF, Join, Layer, LeakyReadout, Network
+from spikegrad import LIF, Backward, Join, Layer, LeakyReadout, Network
 from spikegrad.network.engine._convolution import canonical, has_convolution
 
 OPTIMISED = True
@@ -315,7 +315,7 @@ def gradient_of_network(network, **options):
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_joins_of_networks_have_canonical_convolutions_only(chunk):
     """The gradients are those of convolutions in layers, and of a plain scan."""
-    lowered, args = gradient_of_network(with_joins, chunk=chunk)
+    lowered, args = gradient_of_network(with_joins, backward=Backward(chunk=chunk))
     compiled = lowered.compile()
     assert set(re.findall(r"dim_labels=(\S+?)[,\s]", compiled.as_text())) == {"b01f_01io->b01f"}
     got = compiled(*args)
@@ -329,7 +329,8 @@ def test_chunks_of_networks_with_convolutions(readouts):
     """A chunk is one step, except for large products that a chunk computes together."""
     out = jnp.ones((8, readouts))
     programs = [
-        gradient_of_network(lambda kernel, _: with_joins(kernel, out), chunk=chunk)[0].as_text() for chunk in (None, 1)
+        gradient_of_network(lambda kernel, _: with_joins(kernel, out), backward=Backward(chunk=chunk))[0].as_text()
+        for chunk in (None, 1)
     ]
     assert (programs[0] == programs[1]) == (readouts == 2)
 

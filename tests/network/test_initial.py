@@ -162,10 +162,10 @@ def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
     mask = np.arange(40)[:, None] < rng().integers(20, 40, 12)
     cell, readout = SynapticLIF(0.9, synaptic_decay=0.8), LeakyReadout(0.95)
     network = Network.init(KEY, spikes, (200, 150, 100), cell, readout, mask=mask, recurrent=True, std=0.9, bias=True)
-    first, second, last = network.layers
-    assert [layer.weight.shape for layer in network.layers] == [(40, 200), (200, 150), (150, 100)]
+    first, second, last = network.layers.values()
+    assert [layer.weight.shape for layer in network.layers.values()] == [(40, 200), (200, 150), (150, 100)]
     assert (first.recurrent.shape, second.recurrent.shape, last.recurrent) == ((200, 200), (150, 150), None)
-    assert not any(np.any(layer.bias) for layer in network.layers)
+    assert not any(np.any(layer.bias) for layer in network.layers.values())
     one, two, out = map(np.asarray, observed(network, spikes, mask=mask)[1].values())
 
     def expected(x, weight, decays):
@@ -213,7 +213,7 @@ def test_keys_can_be_mapped_and_are_all_that_matters():
 def test_weights_of_layers_are_independent():
     """Layers of one size, whose weights and recurrent weights would be the same if they shared a key."""
     network = Network.init(KEY, 20, (20, 20, 20, 20), LIF(), LIF(), rate=0.1, recurrent=True)
-    drawn = [w for layer in network.layers for w in (layer.weight, layer.recurrent) if w is not None]
+    drawn = [w for layer in network.layers.values() for w in (layer.weight, layer.recurrent) if w is not None]
     correlations = np.corrcoef(np.stack([np.ravel(w) for w in drawn])) - np.eye(len(drawn))
     assert len(drawn) == 7
     assert np.abs(correlations).max() < 0.2

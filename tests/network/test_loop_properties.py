@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import STORAGES, few
-from networks import observed, truncated_options
+from networks import named, observed, truncated_options
 
 from spikegrad import LIF, Backward, Cell, Layer, LeakyReadout, Network, SynapticLIF
 from spikegrad.network._schedule import schedule
@@ -82,7 +82,7 @@ def by_hand(p, cells):
     for t, (x, active) in enumerate(zip(p["inputs"], MASK, strict=True)):
         keep, cut = jnp.asarray(active)[:, None], jnp.asarray(window < t // TRUNCATE)[:, None]
         below, shown = x, []
-        for n, layer in enumerate(network.layers):
+        for n, layer in enumerate(network.layers.values()):
             v, out = jax.tree.map(lambda a, cut=cut: jnp.where(cut, jax.lax.stop_gradient(a), a), states[n])
             current = below @ layer.weight
             if n == 0:
@@ -99,8 +99,8 @@ def by_hand(p, cells):
 
 def by_network(p, cells, options):
     network, states = network_and_states(p, cells)
-    found = observed(network, p["inputs"], states, mask=MASK, **truncated_options(options, TRUNCATE))
-    return jax.tree.map(lambda a: a, [*found])
+    found = observed(network, p["inputs"], named(states), mask=MASK, **truncated_options(options, TRUNCATE))
+    return [[*part.values()] for part in found]
 
 
 def loss(returned):

@@ -266,7 +266,9 @@ def by_steps(w, mask):
         x, active = now
         keep, states = active[:, None], network.step(before, x)[0]
         below, us = x, []
-        for layer, (v, out), (_, above) in zip(network.layers, before, states, strict=True):
+        for layer, (v, out), (_, above) in zip(
+            *(part.values() for part in (network.layers, before, states)), strict=True
+        ):
             us.append(layer.cell.integrate(v, layer.drive(below) + layer.feedback(out)))
             below = above
         (u, a), _, last = jax.tree.map(lambda a: jnp.where(keep, a, 0), us)
@@ -292,10 +294,10 @@ def test_unrolled(mode):
 
     @functools.partial(jax.jit, static_argnums=1)
     def run(w, n):
-        return jax.value_and_grad(lambda w: build(w)(X, mode=mode, unroll=n)[1].sum())(w)
+        return jax.value_and_grad(lambda w: build(w)(X, backward=Backward(mode, unroll=n))[1].sum())(w)
 
     assert relative(run(W, 3), run(W, 1)) < GRADIENT_ERRORS.get(mode, 1e-5) / 10
-    with pytest.raises(ValueError, match="Network: unroll must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="Backward: unroll must be at least 1, got 0"):
         build()(X, backward=Backward(unroll=0))
 
 
@@ -401,9 +403,9 @@ def test_refusals():
             "; step takes the inputs of one step; for a sequence, call the network",
         ),
         (
-            lambda: network.step(network.initial_state(X[0])[:2], X[0]),
-            ValueError,
-            "Network: states must be of 3 layers",
+            lambda: network.step([*network.initial_state(X[0])], X[0]),
+            TypeError,
+            "Network: states must be a mapping, one entry for each name",
         ),
         (lambda: Backward("scan", chunk=2), ValueError, "Backward: mode 'scan' does not take chunk or segment"),
         (lambda: type("Own", (Layer,), {}), TypeError, "Own: Layer cannot be subclassed"),

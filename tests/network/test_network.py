@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, ROOT, STORAGES, enable_x64, few
-from networks import observed, truncated_options
+from networks import backward_of, named, observed, truncated_options
 
 from spikegrad import (
     LIF,
@@ -195,10 +195,12 @@ def check(
     p, begin, mask = case(depth, recurrent, dtype, states, masked, cell)
     value, gradient = expected(depth, recurrent, dtype, states, masked, truncate, cell, reset, detached)
     run = loss_of(
-        lambda p, s: build(p, cell, reset, detached)(p["inputs"], s, mask=mask, **truncated_options(options, truncate))
+        lambda p, s: build(p, cell, reset, detached)(
+            p["inputs"], named(s), mask=mask, **truncated_options(options, truncate)
+        )
     )
     got, got_gradient = jax.jit(jax.value_and_grad(run, (0, 1) if states else 0))(p, begin)
-    mode = options.get("mode", "exact")
+    mode = backward_of(options).mode
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(got_gradient))
     # what is rounded, in what is kept or in every step, adds up as noise does: of the gradient as a whole
     if dtype == "bfloat16":
@@ -272,7 +274,7 @@ def step_by_step():
     states, step, outs = network.initial_state(p["inputs"][0]), jax.jit(network.step), []
     for x in p["inputs"]:
         states, _ = step(states, x)
-        outs.append([out for _, out in states])
+        outs.append([out for _, out in states.values()])
     return states, [jnp.stack(each) for each in zip(*outs, strict=True)]
 
 
@@ -517,7 +519,7 @@ def test_each_mode_is_documented():
     page = (ROOT / "docs" / "memory.md").read_text()
     for mode in MODES:
         assert f'\n| `"{mode}"` | ' in page
-        assert f'"{mode}"' in Network.__call__.__doc__
+        assert f'"{mode}"' in Backward.__doc__
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -532,8 +534,7 @@ def test_each_mode_is_documented():
             f"mode must be one of {', '.join(map(repr, MODES))}, got",
         ),
         (ValueError, {"backward": Backward(chunk=9)}, "chunk must be from 1 to the 8 steps of the inputs, got 9"),
-        (ValueError, {"backward": Backward(segment=0)}, "segment must be from 1 to the 8 steps of the inputs, got 0"),
-        (TypeError, {"backward": Backward(truncate=2.0)}, "truncate must be an integer, got 2.0"),
+        (TypeError, {"backward": 8}, "backward must be the name of a mode or a Backward, got 8"),
         (ValueError, {"backward": Backward(chunk=4, segment=6)}, "chunk must divide segment, got 4 and 6"),
         (ValueError, {"mask": np.ones((3, 8), bool)}, "mask must be of bool and of shape"),
         (ValueError, {"mask": np.ones((8, 3))}, "mask must be of bool and of shape"),
@@ -545,21 +546,21 @@ def test_each_mode_is_documented():
         ),
         (
             ValueError,
-            {"states": [(jnp.zeros((3, 7)), jnp.zeros(2))] * 2},
-            "states of layer 0: output must be float32[3, 7], got float32[2]; initial_state(inputs of one step)",
+            {"states": {"0": (jnp.zeros((3, 7)), jnp.zeros(2))}},
+            "states of layer '0': output must be float32[3, 7], got float32[2]; initial_state(inputs of one step)",
         ),
         (
             ValueError,
-            {"states": [(jnp.zeros((8, 7)), jnp.zeros((8, 7)))] * 2},
+            {"states": {"0": (jnp.zeros((8, 7)), jnp.zeros((8, 7)))}},
             "8 steps, 3 examples; states of shape (8, 7) fit the other order",
         ),
-        (ValueError, {"states": [jnp.zeros((3, 7))]}, "states must be of 2 layers, got 1"),
+        (ValueError, {"states": {"x": jnp.zeros((3, 7))}}, "states must have the keys ['0', '1'], got 'x'"),
         (
             ValueError,
-            {"states": [jnp.zeros((3, 7))] * 2},
-            "states of layer 0 must be ('float32[3, 7]', 'float32[3, 7]'), got float32[3, 7]; initial_state(",
+            {"states": {"0": jnp.zeros((3, 7))}},
+            "states of layer '0' must be ('float32[3, 7]', 'float32[3, 7]'), got float32[3, 7]; initial_state(",
         ),
-        (TypeError, {"states": jax.random.key(0)}, "states must be a sequence, one entry a layer, got Array"),
+        (TypeError, {"states": jax.random.key(0)}, "states must be a mapping, one entry for each name, got Array"),
         (ValueError, {"inputs": jnp.ones(3)}, "inputs must be of shape (steps, ..., inputs), got (3,)"),
         (ValueError, {"inputs": jnp.ones((8, 3, 6))}, "weight of shape (5, 7) does not take an input of shape (3, 6)"),
     ],
@@ -574,7 +575,7 @@ def test_bad_calls(error, options, message):
 def test_states_of_a_whole_sequence():
     """``initial_state`` cannot know that its inputs have an axis of steps."""
     layer, x = Layer(jnp.ones((5, 7)), SynapticLIF()), jnp.ones((8, 3, 5))
-    for name, network in (("0", Network([layer])), ("'a'", Network({"a": layer}))):
+    for name, network in (("'0'", Network([layer])), ("'a'", Network({"a": layer}))):
         states = network.initial_state(x)
         message = (
             f"Network: states of layer {name}: potential must be float32[3, 7], got float32[8, 3, 7]; "
@@ -646,5 +647,7 @@ def second_derivatives_of_loop(cut):
 )
 def test_second_derivatives_end_where_states_are_cut(options, cut, x64):
     mask = case(1, True, "float64", True, True, "LIF")[2]
-    found = second_derivatives(lambda p, s: build(p)(p["inputs"], s, mask=mask, **truncated_options(options, cut)))
+    found = second_derivatives(
+        lambda p, s: build(p)(p["inputs"], named(s), mask=mask, **truncated_options(options, cut))
+    )
     assert_close(found, second_derivatives_of_loop(cut), 1e-9)

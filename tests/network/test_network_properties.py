@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS
-from networks import observed
+from networks import backward_of, named, observed
 
 from spikegrad import LIF, Backward, Layer, LeakyReadout, Network, Sigmoid
 
@@ -175,8 +175,8 @@ def test_network_has_the_values_and_gradients_of_a_tape(x64, name):
     def run(p, x, states, mask, ct):
         def loss(p, x, states):
             made = network(p, resets, *dtypes)
-            ends, outs, us = observed(made, x, states, mask=mask if masked else None, **options)
-            found = [*outs.values()], [*us.values()], ends
+            ends, outs, us = observed(made, x, named(states), mask=mask if masked else None, **options)
+            found = [*outs.values()], [*us.values()], [*ends.values()]
             return sum(map(jnp.vdot, jax.tree.leaves(found), jax.tree.leaves(ct))), found
 
         return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(p, x, states)
@@ -184,10 +184,10 @@ def test_network_has_the_values_and_gradients_of_a_tape(x64, name):
     together = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *drawn)
     (_, found), gradients = jax.jit(jax.vmap(run))(*together)
     single = "float32" in dtypes
-    low = GRADIENT_ERRORS.get(options.get("mode"))
+    low = GRADIENT_ERRORS.get(backward_of(options).mode)
     fired = 0
     for i, (p, x, states, mask, ct) in enumerate(drawn):
-        expected, slopes = tape(p, x, states, mask, options.get("truncate"), resets, ct)
+        expected, slopes = tape(p, x, states, mask, backward_of(options).truncate, resets, ct)
         one = functools.partial(jax.tree.map, lambda a, i=i: np.asarray(a[i]))
         for spikes, right in zip(one(found)[0][:-1], expected[0][:-1], strict=True):
             np.testing.assert_array_equal(spikes, right)

@@ -105,7 +105,7 @@ def by_network(spec, given, **options):
     states, outs, before = observed(spec.network(given["params"]), given["x"], mask=spec.mask, **options)
     layers = [name for name, (kind, *_) in spec.nodes.items() if kind == "layer"]
     statistics = {name: states[name] for name, (kind, *_) in spec.nodes.items() if kind == "norm"}
-    return {name: states[name][0] for name in layers}, statistics, outs, before
+    return {name: states[name][0] for name in layers}, statistics, dict(outs), dict(before)
 
 
 def by_layers(spec, given):

@@ -9,6 +9,7 @@ import pytest
 from conftest import MODES, STORAGES
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from networks import backward_of
 
 from spikegrad import (
     ERF,
@@ -151,7 +152,7 @@ def test_a_sharded_batch(combination):
     assert "all-gather" not in text
     assert compiled.memory_analysis().temp_size_in_bytes <= 1.1 * memory
     # what is kept in few bits is rounded there after a sum in another order
-    assert_close(compiled(*args), expected, 1e-3 if options.get("mode") in STORAGES else 1e-5)
+    assert_close(compiled(*args), expected, 1e-3 if backward_of(options).mode in STORAGES else 1e-5)
 
 
 def test_an_explicit_mesh_that_the_arrays_alone_know():
@@ -175,7 +176,7 @@ def test_networks_side_by_side_one_a_device(options):
     sharded = jax.device_put(weights, NamedSharding(mesh_of(AxisType.Auto), P("batch")))
     compiled = gradient.lower(sharded).compile()
     assert "all-gather" not in compiled.as_text()
-    assert_close(compiled(sharded), gradient(weights), 1e-3 if options.get("mode") in STORAGES else 1e-5)
+    assert_close(compiled(sharded), gradient(weights), 1e-3 if backward_of(options).mode in STORAGES else 1e-5)
 
 
 @functools.cache

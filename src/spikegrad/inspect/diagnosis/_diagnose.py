@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 from ..._checks import brief, real_array
 from ..._pytree import NOTHING_TO_TRAIN, is_array, is_inexact
 from ...network import Network
-from ...network._modes import check_mode
-from ...network._network import check_shapes, checked_key
+from ...network._arguments import check_shapes, checked_key, named_inputs
+from ...network._modes import as_backward
 from ._issues import issues
 from ._look import Look, NetworkReport, as_surrogate, report
 from ._numbers import Recorded, norm
@@ -120,9 +120,9 @@ def diagnose(
     """
     if not isinstance(network, Network):
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
-    check_mode("diagnose", mode)
-    named = network._named_inputs(inputs)
-    key = None if key is None else checked_key(key)
+    as_backward(mode)
+    named = named_inputs(network.inputs, inputs)
+    key = checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)
     check_shapes(named, mask)
     look = Look(named, mask, key, loss, optimizer, mode, train)

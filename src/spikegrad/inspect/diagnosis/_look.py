@@ -170,7 +170,7 @@ class Look:
             found["layers"], found["joins"] = jax.tree.map(
                 lambda a: a[:, None], (found["layers"], found["joins"])
             )
-        places = places_of(graph, network._output_names)
+        places = places_of(graph, graph.outputs)
         reports = [self._report(graph, place, found) for place in places]
         known = self.loss is not None
         of_network = NetworkReport(
@@ -260,7 +260,9 @@ class Look:
         )  # fold -1 has no examples
 
         def outputs_of(trainable):
-            return merge(trainable, others)(inputs, mask=self.mask, key=self.key, mode=self.mode)[1]
+            return merge(trainable, others)(
+                inputs, mask=self.mask, key=self.key, backward=self.mode
+            )[1]
 
         def update(_, carry, fold, factors):
             trainable, state = carry

@@ -30,7 +30,8 @@ from ...network._graph import Graph
 from ...network._masks import Masks, make_masks, tree_keep, with_finite_padding
 from ...network._nodes import initial_states
 from ...network._past import lagged, places_of
-from ...network._stages import is_over_time, over_time, stages_of
+from ...network._stages import over_time, stages_of
+from ...network._states import is_over_time
 from ...network._step import JoinSteps, LayerState, graph_step
 from ...network._storage import EIGHT_BIT
 from ...network.engine._convolution import canonical
@@ -177,10 +178,10 @@ class Run:
     def loss_of_outs(self, outs: dict[Name, jax.Array]) -> jax.Array:
         if self.loss is None:
             return _probe(outs, self.signs)
-        return self.loss(self.network._of_outputs(outs))
+        return self.loss(self.network._select(outs))
 
     def outputs_of(self, outs: dict[Name, jax.Array]) -> dict[Name, jax.Array]:
-        return {name: outs[name] for name in self.network._output_names}
+        return {name: outs[name] for name in self.network.graph.outputs}
 
     def loss_of(self, weights: Any) -> jax.Array:
         return self.loss_of_outs(self.outputs_of(self.forward(weights)[1]))
