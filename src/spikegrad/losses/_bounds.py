@@ -35,7 +35,8 @@ def lower_bound(
     ----------
     spikes : array_like or sequence of them
         Outputs of a layer, ``(steps, examples, neurons...)``. For several layers the terms are
-        added. Pass the outputs of hidden layers from :meth:`spikegrad.Network.observe`. Masked steps have zeros in these outputs, so they have no effect.
+        added. Pass the outputs of hidden layers from :meth:`spikegrad.Network.observe`. Masked
+        steps have zeros in these outputs, so they have no effect.
     bound : float or array, default 1e-3
         :math:`b`, in spikes per sequence. An array broadcasts to ``(examples, neurons...)``, or
         with ``population`` to ``(examples,)``. An example is a rate times the length of each
