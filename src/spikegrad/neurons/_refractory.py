@@ -13,8 +13,9 @@ import numpy as np
 from .._checks import brief
 from .._struct import parameter
 from .._surrogate import in_units_of, spike_types
-from ._cell import Cell, State, fire, parts_of_state
+from ._cell import Cell, State, parts_of_state
 from ._lif import LIF
+from ._spiking import spikes_of
 
 
 class Refractory(Cell, pure=True):
@@ -84,11 +85,14 @@ class Refractory(Cell, pure=True):
         u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
         return structure.unflatten([u, *others]), left
 
-    def fire(self, u: State, mask: Any = None) -> tuple[State, jax.Array]:
+    def fire(
+        self, u: State, key: jax.Array | None = None, mask: jax.Array | None = None
+    ) -> tuple[State, jax.Array]:
         u, left = u
         cell = copy.copy(self.cell)
         object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
-        v, s = fire(cell, u, active=mask)
+        options = {"key": key, "mask": mask}
+        v, s = cell.fire(u, **{name: x for name, x in options.items() if x is not None})
         return (
             v,
             jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1),
@@ -110,8 +114,8 @@ class _Resting:
     def __init__(self, surrogate: Callable, left: jax.Array) -> None:
         self.surrogate, self.left = surrogate, left
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.where(self.left > 0, 0, self.surrogate(x))
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return jnp.where(self.left > 0, 0, spikes_of(self.surrogate, x, key))
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> _Resting:
         return _Resting(in_units_of(self.surrogate, threshold, x), self.left)
