@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from ._checks import broadcast_checked, compute_dtype
 from ._compat import match_varying_axes, shard_as, spread_as, zeros_like
-from ._spike_type import Curve, SpikeType
+from ._forward import Curve, SpikeType
 from ._struct import Real, expression_of, parameter
 from ._surrogate import Surrogate, with_spike_type
 

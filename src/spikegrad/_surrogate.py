@@ -22,8 +22,8 @@ from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._compat import shard_as, spread_as, zeros_like
-from ._spike import _spike, spike
-from ._spike_type import SpikeType, Step
+from ._forward import SpikeType, Step
+from ._rule import _spike, spike
 from ._struct import Real, Struct, as_arrays, expression_of, is_pure, lifted, parameter
 
 

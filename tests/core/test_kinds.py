@@ -19,7 +19,6 @@ from spikegrad import (
     LeakyReadout,
     Network,
     PiecewiseLeakyRelu,
-    Refractory,
     Sigmoid,
     Surrogate,
     SynapticLIF,
@@ -27,15 +26,16 @@ from spikegrad import (
     learnable,
     multi_spike,
     parameter,
-    residual_report,
     signed,
     soft,
     spike,
     stochastic,
     unroll,
 )
-from spikegrad._spike_type import SpikeType
+from spikegrad._forward import SpikeType
 from spikegrad._surrogate import with_spike_type
+from spikegrad.inspect import residual_report
+from spikegrad.neurons import Refractory
 
 ALPHA, THETA, N = 3.0, 0.75, 3
 KEY = jax.random.key(7)

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, compilations, few
 
-from spikegrad import (
-    LIF,
-    AdaptiveLIF,
-    Cell,
-    Layer,
-    LeakyReadout,
-    Network,
-    Sigmoid,
-    SynapticLIF,
-    residual_report,
-)
+from spikegrad import LIF, AdaptiveLIF, Cell, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF
+from spikegrad.inspect import residual_report
 
 SOME = ("exact", "8-bit", "recompute", "scan")
 rng = np.random.default_rng(0)

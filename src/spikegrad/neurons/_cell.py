@@ -154,7 +154,7 @@ class Cell(Struct):
 
     def linear_response(self) -> LinearResponse:
         """Return the response of the potential to inputs without spikes, for
-        :func:`spikegrad.fluctuation_driven`.
+        :func:`spikegrad.network.fluctuation_driven`.
 
         Define it, together with :meth:`integrate`, if the cell is linear between spikes.
         """

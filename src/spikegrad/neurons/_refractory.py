@@ -28,7 +28,8 @@ class Refractory(Cell, pure=True):
     Parameters
     ----------
     cell : LIF
-        The neurons: :class:`LIF` or any cell derived from it, whose reset comes with the spike.
+        The neurons: :class:`~spikegrad.LIF` or any cell derived from it, whose reset comes with the
+        spike.
     steps : int
         The refractory period, at least 1: two spikes are at least ``steps + 1`` steps apart.
 
@@ -46,7 +47,8 @@ class Refractory(Cell, pure=True):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from spikegrad import LIF, Refractory, unroll
+    >>> from spikegrad import LIF, unroll
+    >>> from spikegrad.neurons import Refractory
     >>> states, spikes = unroll(
     ...     Refractory(LIF(decay=1.0), steps=2), jnp.full((8, 1), 0.5)
     ... )

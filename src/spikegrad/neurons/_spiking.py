@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief
 from .._surrogate import in_units_of, spike_types
-from ..surrogates._registry import get
+from ..surrogates import get
 from ._cell import Cell, State
 
 
