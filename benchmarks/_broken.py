@@ -26,7 +26,6 @@ from spikegrad import (
     LeakyReadout,
     Network,
     PiecewiseQuadratic,
-    Refractory,
     Sigmoid,
     SoftSign,
     SynapticLIF,
@@ -34,6 +33,7 @@ from spikegrad import (
 )
 from spikegrad._struct import lifted  # so that other numbers do not compile again
 from spikegrad.data import randman
+from spikegrad.neurons import Refractory
 from spikegrad.training import combine, partition
 
 STEPS, CUE, UNITS, CLASSES, HIDDEN, EXAMPLES, UPDATES = 40, 5, 20, 4, 48, 200, 60

@@ -41,11 +41,11 @@ from spikegrad import (
     PiecewiseLeakyRelu,
     PiecewiseQuadratic,
     Sigmoid,
-    fold_normalization,
     rescaled,
     training,
 )
 from spikegrad.data import binary_adding
+from spikegrad.network import fold_normalization
 from spikegrad.neurons import BRF, TCLIF, AdLIF, Cell, SymplecticAdLIF
 
 WIDTHS, CLASSES = (2, 128, 128), 10

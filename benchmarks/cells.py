@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from _measure import arguments, interleave, keep_memory, ratio, report
 
-from spikegrad import LIF, Layer, Network, neurons, residual_report
+from spikegrad import LIF, Layer, Network, neurons
+from spikegrad.inspect import residual_report
 
 TRANSCENDENTAL = {"exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "erf", "pow", "sqrt"}
 

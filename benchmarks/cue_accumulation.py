@@ -32,11 +32,11 @@ from spikegrad import (
     LeakyReadout,
     Network,
     PiecewiseQuadratic,
-    Refractory,
     decay_from_tau,
     training,
 )
 from spikegrad.data import cue_accumulation
+from spikegrad.neurons import Refractory
 
 INPUTS, NEURONS, CLASSES, RECALL = 40, 100, 2, 150
 MEMBRANE, ADAPTATION = decay_from_tau(20.0), decay_from_tau(2000.0)  # ms, in steps of 1 ms

@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from _measure import arguments, report
 
-from spikegrad import LIF, Arctan, Delayed, DelayKernel, Layer, LeakyReadout, Network, Window, bounded, rounded_delays
+from spikegrad import LIF, Arctan, Delayed, Layer, LeakyReadout, Network, Window, bounded
+from spikegrad.network import DelayKernel, rounded_delays
 from spikegrad.training import ShrinkDelays, combine, fit, partition
 
 LAG, STEPS = 10, 40

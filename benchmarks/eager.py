@@ -24,7 +24,7 @@ def main() -> None:
     rows = []
     for name in chosen(spikegrad.names(), options.only):
         fire = spikegrad.get(name)
-        function = spikegrad.functional(type(spikegrad.get(name)))
+        function = spikegrad.surrogates.functional(type(spikegrad.get(name)))
         gradient = jax.grad(lambda x, fire=fire: jnp.sum(fire(x)))
         calls = interleave(
             {

@@ -30,12 +30,10 @@ from spikegrad import (
     AdaptiveLIF,
     Arctan,
     Delayed,
-    DelayKernel,
     Join,
     Layer,
     LeakyReadout,
     Network,
-    Refractory,
     Sigmoid,
     SynapticLIF,
     Window,
@@ -48,6 +46,8 @@ from spikegrad import (
     stochastic,
     strict,
 )
+from spikegrad.network import DelayKernel
+from spikegrad.neurons import Refractory
 
 BATCH, UNITS, LONGEST, MEMBERS, WIDTH = 3, 4, 6, 2, 0.7
 TRANSFORMS = {"jit": 0.3, "eager": 0.1, "jvp": 0.1, "vmap of grad": 0.25, "grad of vmap": 0.25}

@@ -21,8 +21,9 @@ import numpy as np
 import optax
 from _measure import arguments, report
 
-from spikegrad import Layer, LeakyReadout, Network, SynapticLIF, decay_from_tau, draw_weights
+from spikegrad import Layer, LeakyReadout, Network, SynapticLIF, decay_from_tau
 from spikegrad.data import yin_yang
+from spikegrad.network import draw_weights
 from spikegrad.training import ShuffledBatches, combine, partition, sweep, with_device_data
 
 STEP, MEMBRANE, SYNAPSE, OUTPUT = 0.5, 5.0, 2.5, 10.0  # ms

@@ -22,7 +22,8 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
 import spikegrad
-from spikegrad import data, exchange, losses, neurons, surrogates, testing, training
+from spikegrad import data, exchange, losses, network, neurons, surrogates, testing, training
+from spikegrad import inspect as reports
 from spikegrad.cli.commands import command
 from spikegrad.inspect import diagnosis, plot
 from spikegrad.surrogates import presets
@@ -30,6 +31,8 @@ from spikegrad.surrogates import presets
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))  # for pictures.py
+
+MODULES = spikegrad, data, diagnosis, exchange, losses, network, neurons, plot, reports, surrogates, testing, training
 
 project = "spikegrad"
 author = "The spikegrad authors"
@@ -108,7 +111,7 @@ def cells():
 
 def public():
     """Yield each public class and function with its full name. Public tables and type aliases do not get a page."""
-    for module in (spikegrad, data, diagnosis, exchange, losses, neurons, plot, surrogates, testing, training):
+    for module in MODULES:
         for name in set(module.__all__) - (set() if module is spikegrad else set(spikegrad.__all__)):
             value = getattr(module, name)
             if value is not Any and (inspect.isclass(value) or inspect.isfunction(value)):
@@ -240,7 +243,7 @@ def choices_of(rows, axes, place):
     return [f"| {' | '.join(line)} |" for line in table]
 
 
-functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names() if hasattr(spikegrad, name)}
+functions = {type(spikegrad.get(name)).__name__: name for name in spikegrad.names() if hasattr(surrogates, name)}
 autosummary_context = {
     "functions": functions,
     "attributes_of": {name: list(attributes(value)) for name, value in public() if inspect.isclass(value)},

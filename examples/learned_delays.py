@@ -12,17 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spikegrad import (
-    LIF,
-    Arctan,
-    DelayKernel,
-    Layer,
-    LeakyReadout,
-    Network,
-    Window,
-    bounded,
-    rounded_delays,
-)
+from spikegrad import LIF, Arctan, Layer, LeakyReadout, Network, Window, bounded
+from spikegrad.network import DelayKernel, rounded_delays
 from spikegrad.training import ShrinkDelays, combine, fit, partition
 
 CHANNELS, CLASSES, STEPS, LONGEST, HIDDEN = 6, 4, 24, 10, 32

@@ -213,7 +213,7 @@ def build(description, weights):
         if weight["kind"] == "delayed":
             return spikegrad.Delayed(matrix, weight["delay"])
         if weight["kind"] == "kernel":
-            kernel = spikegrad.DelayKernel(matrix, weights[f"{name}/{source}/delay"], length=4)
+            kernel = spikegrad.network.DelayKernel(matrix, weights[f"{name}/{source}/delay"], length=4)
             return spikegrad.Window(kernel, length=4)
         return spikegrad.Window(matrix, delay=weight["delay"] - 1) if weight["kind"] == "window" else matrix
 
@@ -340,7 +340,7 @@ def initial_weights():
         "he": layer(key, 40, 30, adaptive, weight=he, recurrent=jax.nn.initializers.orthogonal()),
         "stack of a rate": network(key, 40, (30, 20, 10), lif, readout, rate=0.1),
         "stack": network(key, spikes, (30, 20, 10), adaptive, readout, recurrent=True),
-        "graph": spikegrad.draw_weights(spikegrad.Network(empty), key, spikes),
+        "graph": spikegrad.network.draw_weights(spikegrad.Network(empty), key, spikes),
     }
     for name, drawn in cases.items():
         moments = [(a.mean(), a.std()) for a in jax.tree.leaves(drawn) if jnp.ndim(a) > 1]

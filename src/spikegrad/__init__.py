@@ -7,10 +7,9 @@ import pkgutil
 import typing
 
 from . import surrogates as surrogates
-from ._bounded import Bounded, bounded
-from ._functional import functional
+from ._bounded import bounded
+from ._rule import spike
 from ._settings import keep_slope, learnable
-from ._spike import spike
 from ._spike_types import multi_spike, signed, soft, stochastic, strict
 from ._struct import parameter
 from ._surrogate import Surrogate
@@ -33,28 +32,14 @@ from .surrogates import (
     SlayerGrad,
     SoftSign,
     SquarewaveFourierSeries,
-    arctan,
-    erf,
-    gaussian_grad,
-    inv_square_grad,
-    leaky_relu,
-    log_tailed_relu,
-    multi_gaussian_grad,
-    nonzero_sign_log,
-    piecewise_exp,
-    piecewise_leaky_relu,
-    piecewise_quadratic,
-    q_pseudo_spike,
-    relu_grad,
-    s2nn,
-    sigmoid,
-    slayer_grad,
-    soft_sign,
-    squarewave_fourier_series,
+    get,
+    measure,
+    names,
+    rescaled,
+    shifted,
+    stretched,
+    truncated,
 )
-from .surrogates._algebra import shifted, stretched, truncated
-from .surrogates._measures import measure, rescaled
-from .surrogates._registry import get, names
 
 if typing.TYPE_CHECKING:
     from . import data as data
@@ -65,28 +50,13 @@ if typing.TYPE_CHECKING:
     from . import neurons as neurons
     from . import testing as testing
     from . import training as training
-    from .inspect import residual_report
-    from .inspect.diagnosis import diagnose, diagnose_layer
-    from .network import (
-        Backward,
-        Delayed,
-        DelayKernel,
-        Join,
-        Layer,
-        Network,
-        Window,
-        draw_weights,
-        fluctuation_driven,
-        fold_normalization,
-        match_widths,
-        rounded_delays,
-    )
+    from .inspect.diagnosis import diagnose
+    from .network import Backward, Delayed, Join, Layer, Network, Window
     from .neurons import (
         LIF,
         AdaptiveLIF,
         Cell,
         LeakyReadout,
-        Refractory,
         SynapticLIF,
         decay_from_tau,
         unroll,
@@ -100,9 +70,7 @@ __all__ = [
     "AdaptiveLIF",
     "Arctan",
     "Backward",
-    "Bounded",
     "Cell",
-    "DelayKernel",
     "Delayed",
     "GaussianGrad",
     "InvSquareGrad",
@@ -118,7 +86,6 @@ __all__ = [
     "PiecewiseLeakyRelu",
     "PiecewiseQuadratic",
     "QPseudoSpike",
-    "Refractory",
     "ReluGrad",
     "Sigmoid",
     "SlayerGrad",
@@ -127,47 +94,21 @@ __all__ = [
     "Surrogate",
     "SynapticLIF",
     "Window",
-    "arctan",
     "bounded",
     "decay_from_tau",
     "diagnose",
-    "diagnose_layer",
-    "draw_weights",
-    "erf",
-    "fluctuation_driven",
-    "fold_normalization",
-    "functional",
-    "gaussian_grad",
     "get",
-    "inv_square_grad",
     "keep_slope",
-    "leaky_relu",
     "learnable",
-    "log_tailed_relu",
-    "match_widths",
     "measure",
-    "multi_gaussian_grad",
     "multi_spike",
     "names",
-    "nonzero_sign_log",
     "parameter",
-    "piecewise_exp",
-    "piecewise_leaky_relu",
-    "piecewise_quadratic",
-    "q_pseudo_spike",
-    "relu_grad",
     "rescaled",
-    "residual_report",
-    "rounded_delays",
-    "s2nn",
     "shifted",
-    "sigmoid",
     "signed",
-    "slayer_grad",
     "soft",
-    "soft_sign",
     "spike",
-    "squarewave_fourier_series",
     "stochastic",
     "stretched",
     "strict",
@@ -207,7 +148,8 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def _home_of(name):
         """Return the end of a message that names the module of a public name, or nothing."""
-        for module in _modules() if not name.startswith("_") else ():
+        modules = [*_modules(), "inspect.diagnosis"]
+        for module in modules if not name.startswith("_") else ():
             with contextlib.suppress(ImportError):
                 if name in getattr(importlib.import_module(f".{module}", __name__), "__all__", ()):
                     return f"; write {__name__}.{module}.{name}"

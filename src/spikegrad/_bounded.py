@@ -20,8 +20,8 @@ from ._struct import Domain, Real, Struct, as_real, parameter
 class Bounded(Struct):
     """A number that stays within bounds during training, stored as an unconstrained number.
 
-    :func:`bounded` creates it. JAX uses it as the array ``value``. Its leaf ``raw`` is trained, so
-    gradients contain the derivative in ``raw``.
+    :func:`~spikegrad.bounded` creates it. JAX uses it as the array ``value``. Its leaf ``raw`` is
+    trained, so gradients contain the derivative in ``raw``.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
     Parameters
     ----------
     cls : type
-        A subclass of :class:`Surrogate`.
+        A subclass of :class:`~spikegrad.Surrogate`.
 
     Returns
     -------
@@ -33,7 +33,8 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
     Examples
     --------
     >>> import inspect
-    >>> from spikegrad import Sigmoid, functional
+    >>> from spikegrad import Sigmoid
+    >>> from spikegrad.surrogates import functional
     >>> sigmoid = functional(Sigmoid)
     >>> float(sigmoid(0.3, alpha=2.0))
     1.0

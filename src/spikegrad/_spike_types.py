@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from ._checks import broadcast_checked, compute_dtype
 from ._compat import match_varying_axes, shard_as, spread_as, zeros_like
-from ._spike_type import Curve, SpikeType
+from ._forward import Curve, SpikeType
 from ._struct import Real, expression_of, parameter
 from ._surrogate import Surrogate, with_spike_type
 
@@ -28,7 +28,7 @@ class Strict(SpikeType, pure=True):
 
     needs_magnitude = True  # in few bits a small positive number may become zero
 
-    def value(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         return (x > 0).astype(x.dtype)
 
 
@@ -76,7 +76,7 @@ class Soft(SpikeType, pure=True):
     graded = True
     needs_primal = True
 
-    def value(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         return curve.surrogate_fun(x)
 
 
@@ -123,27 +123,22 @@ def soft(surrogate: Surrogate) -> Surrogate:
 
 
 class Stochastic(SpikeType, pure=True):
-    """The spike type of :func:`stochastic`.
-
-    ``key`` is None, which is not a leaf, until a call binds a random key.
-    """
+    """The spike type of :func:`stochastic`."""
 
     draws = True
     needs_primal = True
     needs_magnitude = True
 
-    key: Any = parameter(default=None, kind=object)
-
-    def value(self, curve: Curve, x: jax.Array) -> jax.Array:
-        if self.key is None:
+    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        if key is None:
             raise TypeError(
-                "stochastic: key is missing; pass it as fire(x, key=key), cell(v, current, "
-                "key=key) or "
-                "network(inputs, key=key), and store the surrogate in a field of a custom cell"
+                "stochastic: key is missing; pass it as surrogate(x, key=key), cell(v, current, "
+                "key=key) or network(inputs, key=key); a custom cell stores the surrogate in a "
+                "field and passes the key of fire(u, key=None) to it"
             )
         # At least float32: rounding the probability to half precision would bias the mean.
         probability = curve.surrogate_fun(x.astype(compute_dtype(x.dtype)))
-        return (_uniform(self.key, probability) < probability).astype(x.dtype)
+        return (_uniform(key, probability) < probability).astype(x.dtype)
 
 
 def _uniform(key: Any, like: jax.Array) -> jax.Array:
@@ -232,7 +227,7 @@ class MultiSpike(SpikeType, pure=True):
             f"{self.n}{threshold}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
         )
 
-    def value(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
         if self.n > most:
             raise ValueError(
@@ -379,7 +374,7 @@ class Signed(SpikeType, pure=True):
         threshold = "" if _is_one(self.threshold) else f", {expression_of(self.threshold)}"
         return f"signed({curve}{threshold})"
 
-    def value(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         return (x >= 0).astype(x.dtype) - (self._mirrored(x) >= 0).astype(x.dtype)
 
     def primal(self, curve: Curve, x: jax.Array) -> jax.Array:

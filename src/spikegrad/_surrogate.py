@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +22,9 @@ from jax.typing import ArrayLike
 
 from ._checks import brief, broadcast_checked, compute_dtype, real_array
 from ._compat import shard_as, spread_as, zeros_like
-from ._spike import _spike, spike
-from ._spike_type import SpikeType, Step
+from ._forward import SpikeType, Step
+from ._rule import _spike, spike
 from ._struct import Real, Struct, as_arrays, expression_of, is_pure, lifted, parameter
-
-T = TypeVar("T")
 
 
 class Surrogate(Struct):
@@ -179,17 +176,18 @@ class Surrogate(Struct):
         ValueError
             If an array parameter does not broadcast to ``x``.
         """
-        surrogate = self if key is None else with_key(self, key)
-        curve, learn, _, forward = settings_of(surrogate)
+        curve, learn, _, forward = settings_of(self)
         x = real_array(x, type(curve).__name__)
+        keys = [] if key is None else [as_key("stochastic", key)]
+        keys = keys if forward.draws else []  # another spike type must not recompile for a key
         if learn or isinstance(x, Tracer):
-            return _run(_fire, surrogate, x)
+            return _run(_fire, self, x, *keys)
         # A constant x does not need a slope.
         curve._broadcast_to(x.dtype, x.shape)  # raises if a parameter does not broadcast
         if forward.is_step:
             return _spike(x, x)
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(forward))
-        return _run(_fire if traced else _value, surrogate, x)
+        return _run(_fire if traced else _value, self, x, *keys)
 
     def __mul__(self, factor: Real) -> Surrogate:
         """Multiply the slope by a number or an array."""
@@ -202,10 +200,10 @@ class Surrogate(Struct):
         return composed("+", Sum, self, other)
 
 
-def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
+def _fire(surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """Apply the rule: return the forward output with the derivatives that the settings require."""
     curve, learn, slope_dtype, forward = settings_of(surrogate)
-    out = _with_slope(curve, x, slope_dtype, forward)
+    out = _with_slope(curve, x, slope_dtype, forward, key)
     zeros = [
         _zero_with_gradient(value.astype(x.dtype), slope)
         for value, slope in forward.own_slopes(curve, x)
@@ -215,14 +213,18 @@ def _fire(surrogate: Surrogate, x: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, zeros, out)
 
 
-def _value(surrogate: Surrogate, x: jax.Array) -> jax.Array:
+def _value(surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """Return the forward output without derivatives."""
     curve, _, _, forward = settings_of(surrogate)
-    return jnp.where(jnp.isnan(x), x, forward.value(curve, x))
+    return jnp.where(jnp.isnan(x), x, forward.value(curve, x, key))
 
 
 def _with_slope(
-    curve: Surrogate, x: jax.Array, slope_dtype: str | None, forward: SpikeType
+    curve: Surrogate,
+    x: jax.Array,
+    slope_dtype: str | None,
+    forward: SpikeType,
+    key: jax.Array | None,
 ) -> jax.Array:
     """Return the forward output with the slope as its derivative in ``x``."""
     dtype = compute_dtype(x.dtype)
@@ -239,7 +241,7 @@ def _with_slope(
     if forward.is_step:
         return out
     # A spike minus itself is exactly zero, or NaN for NaN, and carries the derivative.
-    return jax.lax.stop_gradient(forward.value(curve, x)) + (out - jax.lax.stop_gradient(out))
+    return jax.lax.stop_gradient(forward.value(curve, x, key)) + (out - jax.lax.stop_gradient(out))
 
 
 def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
@@ -279,14 +281,16 @@ def _zeros_for_parameters(
         yield _zero_with_gradient(value.astype(x.dtype), slope)
 
 
-def _run(method: Callable, surrogate: Surrogate, x: jax.Array) -> jax.Array:
-    return _compiled(method, lifted(surrogate), x) if is_pure(surrogate) else method(surrogate, x)
+def _run(method: Callable, surrogate: Surrogate, *arrays: jax.Array) -> jax.Array:
+    if is_pure(surrogate):
+        return _compiled(method, lifted(surrogate), *arrays)
+    return method(surrogate, *arrays)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
-def _compiled(method, surrogate, x):
+def _compiled(method, surrogate, *arrays):
     """Run one compiled call. Parameters are its arguments, so another value does not recompile."""
-    return method(surrogate, x)
+    return method(surrogate, *arrays)
 
 
 def _elementwise(formula: Callable) -> Callable:
@@ -570,25 +574,6 @@ def spike_types(tree: Any) -> list[SpikeType]:
     """List the spike types of the surrogates in a pytree, such as a cell, except for the step."""
     leaves = jax.tree.leaves(tree, is_leaf=_is_configured)
     return [leaf.forward for leaf in leaves if _is_configured(leaf) and not leaf.forward.is_step]
-
-
-def with_key(tree: T, key: Any) -> T:
-    """Bind a key to the stochastic surrogates in a pytree.
-
-    Several surrogates draw independently.
-    """
-    count = itertools.count()
-
-    def leaf(surrogate):
-        if not (_is_configured(surrogate) and surrogate.forward.draws):
-            return surrogate
-        subkey = key if (n := next(count)) == 0 else fold_in(key, n)
-        return dataclasses.replace(
-            surrogate, forward=dataclasses.replace(surrogate.forward, key=subkey)
-        )
-
-    key = as_key("stochastic", key)
-    return jax.tree.map(leaf, tree, is_leaf=_is_configured)
 
 
 def fold_in(key: jax.Array, data: Any) -> jax.Array:

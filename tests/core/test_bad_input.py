@@ -17,12 +17,12 @@ from spikegrad import (
     Sigmoid,
     SquarewaveFourierSeries,
     Surrogate,
-    functional,
     learnable,
     parameter,
     spike,
     unroll,
 )
+from spikegrad.surrogates import functional
 
 
 def refuses(error, message):
@@ -151,9 +151,9 @@ def test_wrong_arguments():
     with pytest.raises(TypeError, match=r"Sigmoid.*takes from 1 to 2 positional arguments but 3 were given"):
         Sigmoid(1.0, 2.0)
     with pytest.raises(TypeError, match=r"Sigmoid.*unexpected keyword argument 'beta'"):
-        spikegrad.sigmoid(0.3, beta=1.0)
+        spikegrad.surrogates.sigmoid(0.3, beta=1.0)
     with pytest.raises(TypeError, match=r"sigmoid: x is missing; use Sigmoid\(\) to pass the surrogate"):
-        spikegrad.sigmoid(alpha=1.0)
+        spikegrad.surrogates.sigmoid(alpha=1.0)
 
 
 # --- x -----------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ ways = pytest.mark.parametrize(
         lambda s, x: s.surrogate_grad(x),
         lambda s, x: s.surrogate_fun(x),
         lambda s, x: learnable(s).surrogate_grad(x),
-        lambda s, x: spikegrad.sigmoid(x, alpha=s.alpha),
+        lambda s, x: spikegrad.surrogates.sigmoid(x, alpha=s.alpha),
     ],
     ids=["call", "surrogate_grad", "surrogate_fun", "learnable", "function"],
 )

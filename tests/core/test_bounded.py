@@ -14,7 +14,6 @@ from spikegrad import (
     LIF,
     AdaptiveLIF,
     Arctan,
-    Bounded,
     Cell,
     Layer,
     LeakyReadout,
@@ -26,6 +25,7 @@ from spikegrad import (
     parameter,
     unroll,
 )
+from spikegrad.surrogates import Bounded
 
 rng = np.random.default_rng(0)
 X = jnp.asarray(rng.uniform(0, 1, (12, 3, 4)), jnp.float32)

@@ -21,7 +21,6 @@ from spikegrad import (
     LeakyReadout,
     Network,
     PiecewiseLeakyRelu,
-    Refractory,
     Sigmoid,
     Surrogate,
     SynapticLIF,
@@ -29,15 +28,16 @@ from spikegrad import (
     learnable,
     multi_spike,
     parameter,
-    residual_report,
     signed,
     soft,
     spike,
     stochastic,
     unroll,
 )
-from spikegrad._spike_type import SpikeType
+from spikegrad._forward import SpikeType
 from spikegrad._surrogate import with_spike_type
+from spikegrad.inspect import residual_report
+from spikegrad.neurons import Refractory
 
 ALPHA, THETA, N = 3.0, 0.75, 3
 KEY = jax.random.key(7)
@@ -265,20 +265,48 @@ def test_keys():
     alone = jax.jit(lambda x, key: fire(x, key=key))
     each = [[alone(x[i, j], keys[i, j]) for j in range(2)] for i in range(3)]
     assert np.array_equal(fire(x, key=keys), jnp.asarray(each))
-    # of several in one cell, each draws on its own
-    one, two = Twice()(jnp.zeros(64), jnp.zeros(64), key=KEY)
-    assert not np.array_equal(one, two)
 
 
-class Twice(Cell):
-    first: Surrogate = parameter(default=stochastic(Sigmoid()), kind=Surrogate)
-    second: Surrogate = parameter(default=stochastic(Sigmoid()), kind=Surrogate)
+class Noisy(Cell):
+    """Draws on its own, without a stochastic surrogate."""
+
+    draws = True
 
     def integrate(self, v, current):
-        return v + current
+        return v / 2 + current
+
+    def fire(self, u, key=None):
+        if key.ndim:  # one key for each example
+            noise = jax.vmap(lambda key: jax.random.normal(key, u.shape[1:]))(key)
+        else:
+            noise = jax.random.normal(key, u.shape)
+        s = Sigmoid()(u + noise - 1)
+        return u - s, s
+
+
+class Plain(Noisy):
+    draws = False
 
     def fire(self, u):
-        return self.first(u), self.second(u)
+        s = Sigmoid()(u - 1)
+        return u - s, s
+
+
+def test_a_cell_that_draws_gets_the_key_and_no_other():
+    x = jax.random.uniform(jax.random.key(1), (6, 2, 5)) * 2
+    noisy, again = unroll(Noisy(), x, key=KEY)[1], unroll(Noisy(), x, key=jax.random.key(8))[1]
+    assert not np.array_equal(noisy, again)
+    u = Noisy().integrate(jnp.zeros(x.shape[1:]), x[0])
+    first = u + jax.random.normal(jax.random.fold_in(KEY, 0), u.shape) >= 1
+    assert np.array_equal(noisy[0], first)
+    assert np.array_equal(unroll(Plain(), x, key=KEY)[1], unroll(Plain(), x)[1])
+
+    def outputs(mode):
+        network = Network([Layer(jnp.eye(5), Noisy()), Layer(jnp.eye(5), Plain()), Layer(jnp.eye(5), LIF())])
+        return network(x, key=KEY, mode=mode)[1]
+
+    assert np.array_equal(outputs("recompute"), outputs("scan"))
+    assert outputs("scan").any()
 
 
 # --- one object, whatever the order ----------------------------------------------------------------------------------
@@ -578,7 +606,7 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
 @pytest.mark.parametrize(
     ("error", "message", "make"),
     [
-        (TypeError, "stochastic: key is missing; pass it as fire(x, key=key)", lambda: NOISY(0.3)),
+        (TypeError, "stochastic: key is missing; pass it as surrogate(x, key=key)", lambda: NOISY(0.3)),
         (TypeError, "stochastic: key is missing; pass it as", lambda: LAYERS(jnp.ones((4, 2)))),
         (TypeError, "stochastic: key is missing", lambda: LAYERS(jnp.ones((4, 2)), backward="scan")),
         (
@@ -664,7 +692,7 @@ class Doubled(SpikeType, pure=True):
 
     multiple = needs_magnitude = True
 
-    def value(self, curve, x):
+    def value(self, curve, x, key=None):
         return 2 * (x >= 0).astype(x.dtype)
 
 

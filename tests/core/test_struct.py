@@ -20,7 +20,6 @@ from spikegrad import (
     Layer,
     LeakyReadout,
     Network,
-    Refractory,
     Sigmoid,
     SquarewaveFourierSeries,
     Surrogate,
@@ -32,6 +31,7 @@ from spikegrad import (
     stretched,
 )
 from spikegrad._struct import as_arrays, as_numbers, lifted
+from spikegrad.neurons import Refractory
 
 NAMES = {**vars(spikegrad), **vars(spikegrad.surrogates), "jnp": jnp, "np": np}
 

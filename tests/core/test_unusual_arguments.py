@@ -105,7 +105,7 @@ def test_a_variable_of_flax():
         learnable(Sigmoid()),
         keep_slope(Sigmoid(), "bfloat16"),
         lambda x: keep_slope(Sigmoid(), "bfloat16").surrogate_grad(x),
-        spikegrad.sigmoid,
+        spikegrad.surrogates.sigmoid,
         lambda x: jax.jit(Sigmoid())(jnp.asarray(x)),
     ],
 )

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import spikegrad
-from spikegrad import LIF, LeakyReadout, Sigmoid, SquarewaveFourierSeries, Surrogate, functional, parameter, sigmoid
+from spikegrad import LIF, LeakyReadout, Sigmoid, SquarewaveFourierSeries, Surrogate, parameter
+from spikegrad.surrogates import functional, sigmoid
 
 
 class Cauchy(Surrogate):

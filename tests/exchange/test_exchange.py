@@ -20,11 +20,11 @@ from spikegrad import (  # noqa: E402
     Layer,
     LeakyReadout,
     Network,
-    Refractory,
     SynapticLIF,
     bounded,
 )
 from spikegrad.exchange import from_nir, to_nir  # noqa: E402
+from spikegrad.neurons import Refractory  # noqa: E402
 
 EULER = {"dt": 1e-4, "discretization": "euler"}
 EXACT = {"dt": 1e-3, "discretization": "exact"}

@@ -13,7 +13,6 @@ from nir_reference import simulate, spikes_in, weights  # noqa: E402
 from spikegrad import (  # noqa: E402
     LIF,
     Delayed,
-    DelayKernel,
     Join,
     Layer,
     LeakyReadout,
@@ -22,6 +21,7 @@ from spikegrad import (  # noqa: E402
     Window,
 )
 from spikegrad.exchange import from_nir, to_nir  # noqa: E402
+from spikegrad.network import DelayKernel  # noqa: E402
 
 EULER = {"dt": 1e-4, "discretization": "euler"}
 EXACT = {"dt": 1e-3, "discretization": "exact"}

@@ -18,16 +18,15 @@ from spikegrad import (
     AdaptiveLIF,
     Cell,
     Delayed,
-    DelayKernel,
     Join,
     Layer,
     LeakyReadout,
     Network,
     Window,
-    rounded_delays,
     stochastic,
 )
 from spikegrad.inspect import EnergyPrices, cost_report
+from spikegrad.network import DelayKernel, rounded_delays
 
 rng = np.random.default_rng(0)
 NOTHING = (0, 0, 0)

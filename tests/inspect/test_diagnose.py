@@ -22,16 +22,15 @@ from spikegrad import (
     Layer,
     LeakyReadout,
     Network,
-    Refractory,
     Sigmoid,
     SynapticLIF,
     diagnose,
-    diagnose_layer,
     parameter,
     soft,
     stochastic,
 )
-from spikegrad.neurons import EIF, QIF, AdLIF
+from spikegrad.inspect.diagnosis import diagnose_layer
+from spikegrad.neurons import EIF, QIF, AdLIF, Refractory
 
 RNG = np.random.default_rng(0)
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 12, 5, 4, 6, 2

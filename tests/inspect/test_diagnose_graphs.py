@@ -11,7 +11,6 @@ from spikegrad import (
     LIF,
     Arctan,
     Delayed,
-    DelayKernel,
     Join,
     Layer,
     LeakyReadout,
@@ -19,13 +18,13 @@ from spikegrad import (
     Sigmoid,
     Window,
     diagnose,
-    match_widths,
     measure,
     stochastic,
 )
 from spikegrad.inspect import residual_report
 from spikegrad.inspect.diagnosis import Fix
 from spikegrad.inspect.diagnosis._places import chain, feedback_weights, places_of
+from spikegrad.network import DelayKernel, match_widths
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 30, 16, 20, 30, 4
 

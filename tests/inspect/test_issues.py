@@ -21,7 +21,6 @@ from spikegrad import (
     LeakyReadout,
     Network,
     PiecewiseQuadratic,
-    Refractory,
     Sigmoid,
     SynapticLIF,
     bounded,
@@ -36,7 +35,7 @@ from spikegrad.inspect.diagnosis._numbers import Recorded, factor_per_step, last
 from spikegrad.inspect.diagnosis._places import chain, places_of
 from spikegrad.inspect.diagnosis._potential import find
 from spikegrad.inspect.diagnosis._trials import Judged, Outcome, _helps, _worsens, checked, health
-from spikegrad.neurons import QIF, TCLIF, AdLIF, Izhikevich
+from spikegrad.neurons import QIF, TCLIF, AdLIF, Izhikevich, Refractory
 from spikegrad.surrogates._algebra import shifted
 
 STEPS, BATCH, INPUTS, NEURONS, OUTPUTS = 20, 6, 5, 8, 2

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spikegrad import DelayKernel, Layer, LeakyReadout, Network, Window, bounded, rounded_delays
+from spikegrad import Layer, LeakyReadout, Network, Window, bounded
+from spikegrad.network import DelayKernel, rounded_delays
 from spikegrad.training import Report, ShrinkDelays, State, partition
 
 RNG = np.random.default_rng(0)

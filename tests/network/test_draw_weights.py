@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from networks import observed
 
-from spikegrad import LIF, Delayed, DelayKernel, Join, Layer, LeakyReadout, Network, Window, draw_weights
+from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network, Window
+from spikegrad.network import DelayKernel, draw_weights
 
 N, STEPS = 150, 60
 KEY = jax.random.key(3)

@@ -20,17 +20,17 @@ from spikegrad import (
     Layer,
     LeakyReadout,
     Network,
-    Refractory,
     Sigmoid,
     SynapticLIF,
     Window,
-    match_widths,
     measure,
     signed,
     soft,
     stochastic,
 )
 from spikegrad.inspect.plot import graph
+from spikegrad.network import match_widths
+from spikegrad.neurons import Refractory
 
 STEPS, BATCH, UNITS = 6, 3, 3
 CELLS = {

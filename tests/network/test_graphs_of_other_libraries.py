@@ -16,7 +16,6 @@ from spikegrad import (
     Arctan,
     Backward,
     Delayed,
-    DelayKernel,
     InvSquareGrad,
     Join,
     Layer,
@@ -26,10 +25,10 @@ from spikegrad import (
     Window,
     decay_from_tau,
     get,
-    rounded_delays,
     strict,
     truncated,
 )
+from spikegrad.network import DelayKernel, rounded_delays
 from spikegrad.neurons import MPBN
 
 pytestmark = pytest.mark.usefixtures("like_a_user")

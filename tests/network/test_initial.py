@@ -14,14 +14,11 @@ from spikegrad import (
     Layer,
     LeakyReadout,
     Network,
-    Refractory,
     SynapticLIF,
     bounded,
-    draw_weights,
-    fluctuation_driven,
     parameter,
-    sigmoid,
 )
+from spikegrad.network import draw_weights, fluctuation_driven
 from spikegrad.neurons import (
     BRF,
     CLIF,
@@ -36,7 +33,9 @@ from spikegrad.neurons import (
     Izhikevich,
     LinearResponse,
     MultiSynapticLIF,
+    Refractory,
 )
+from spikegrad.surrogates import sigmoid
 
 N, NEURONS = 300, 250
 KEY = jax.random.key(3)

@@ -9,18 +9,8 @@ import pytest
 from conftest import GRADIENT_ERRORS, MODES, compilations, few
 from networks import observed
 
-from spikegrad import (
-    LIF,
-    AdaptiveLIF,
-    Backward,
-    Cell,
-    Layer,
-    LeakyReadout,
-    Network,
-    Sigmoid,
-    SynapticLIF,
-    residual_report,
-)
+from spikegrad import LIF, AdaptiveLIF, Backward, Cell, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF
+from spikegrad.inspect import residual_report
 
 SOME = ("exact", "8-bit", "recompute", "scan")
 rng = np.random.default_rng(0)

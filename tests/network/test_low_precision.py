@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import STORAGES, few
 
-from spikegrad import LIF, AdaptiveLIF, Cell, Layer, Network, Refractory, Sigmoid, SynapticLIF, parameter
+from spikegrad import LIF, AdaptiveLIF, Cell, Layer, Network, Sigmoid, SynapticLIF, parameter
 from spikegrad.network._modes import MODES, Mode
 from spikegrad.network._storage import FewBits
+from spikegrad.neurons import Refractory
 
 OWN = [1e-3, 0.3, 1.0, 1.06, 1.41421356, 1.5, 7.3]  # a threshold for each neuron
 THRESHOLDS = np.array([[0.3] * 7, [1.0] * 7, [1.06] * 7, [7.3] * 7, OWN])

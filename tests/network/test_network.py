@@ -24,9 +24,9 @@ from spikegrad import (
     Sigmoid,
     SynapticLIF,
     parameter,
-    residual_report,
     spike,
 )
+from spikegrad.inspect import residual_report
 
 STEPS, BATCH, INPUTS, NEURONS, CLASSES = 8, 3, 5, 7, 4
 

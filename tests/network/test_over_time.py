@@ -21,12 +21,12 @@ from spikegrad import (
     LeakyReadout,
     Network,
     Sigmoid,
-    fold_normalization,
-    residual_report,
     soft,
     stochastic,
 )
 from spikegrad._compat import of_mesh
+from spikegrad.inspect import residual_report
+from spikegrad.network import fold_normalization
 from spikegrad.network._stages import stages_of
 
 STEPS, BATCH, UNITS = 7, 3, 4

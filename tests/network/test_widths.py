@@ -19,17 +19,17 @@ from spikegrad import (
     LeakyReadout,
     LeakyRelu,
     Network,
-    Refractory,
     Sigmoid,
     SynapticLIF,
     learnable,
-    match_widths,
     measure,
     shifted,
     stochastic,
     stretched,
 )
+from spikegrad.network import match_widths
 from spikegrad.network._widths import surrogate_of
+from spikegrad.neurons import Refractory
 from spikegrad.training import AdaptWidths, Checkpoints, State, combine, fit, partition
 
 KEY = jax.random.key(5)

@@ -16,7 +16,6 @@ from spikegrad import (
     Layer,
     LeakyReadout,
     Network,
-    Refractory,
     Sigmoid,
     SynapticLIF,
     decay_from_tau,
@@ -24,6 +23,7 @@ from spikegrad import (
     spike,
     unroll,
 )
+from spikegrad.neurons import Refractory
 
 STEPS, BATCH, INPUTS, NEURONS = 12, 2, 4, 5
 rng = np.random.default_rng(0)

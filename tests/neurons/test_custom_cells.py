@@ -16,16 +16,15 @@ from spikegrad import (
     Layer,
     LeakyReadout,
     Network,
-    Refractory,
     Sigmoid,
     SynapticLIF,
     parameter,
-    residual_report,
-    sigmoid,
     unroll,
 )
+from spikegrad.inspect import residual_report
 from spikegrad.network import match_widths
-from spikegrad.neurons import parameters_of, says_how_to_encode, with_parameters
+from spikegrad.neurons import Refractory, parameters_of, says_how_to_encode, with_parameters
+from spikegrad.surrogates import sigmoid
 from spikegrad.testing import check_cell
 
 rng = np.random.default_rng(0)

@@ -185,7 +185,7 @@ every = [
     Cauchy(),
     Own(),
     learnable(Sigmoid(2.0)),
-    spikegrad.arctan,
+    spikegrad.surrogates.arctan,
     jnp.tanh,
 ]
 

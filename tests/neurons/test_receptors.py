@@ -19,10 +19,10 @@ from spikegrad import (
     bounded,
     diagnose,
     parameter,
-    sigmoid,
     unroll,
 )
 from spikegrad.neurons import MultiSynapticLIF
+from spikegrad.surrogates import sigmoid
 from spikegrad.testing import CheckFailedError, check_cell
 
 rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import spikegrad
-import spikegrad as surrogate
+import spikegrad.surrogates as surrogate
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own dependencies, while it is imported
@@ -36,7 +36,7 @@ def settings(cls):
 
 def test_every_public_name_of_braintools_exists():
     assert len(classes) == len(functions) > 0
-    assert set(peer.__all__) <= set(spikegrad.__all__)
+    assert set(peer.__all__) <= set(surrogate.__all__)
 
 
 @pytest.mark.parametrize("name", classes + functions)
@@ -44,7 +44,7 @@ def test_signature(name):
     def parameters(of):
         return [(n, p.default) for n, p in inspect.signature(getattr(of, name)).parameters.items()]
 
-    assert parameters(spikegrad) == parameters(peer)
+    assert parameters(surrogate) == parameters(peer)
 
 
 def primal(surrogate):
@@ -62,7 +62,7 @@ def test_slope_and_primal(name):
         fires = [getattr(module, name)(**values) for values in settings(getattr(peer, name))]
         return [(s(X), s.surrogate_grad(X), jax.vmap(jax.grad(s))(X), primal(s)) for s in fires]
 
-    for mine, theirs in zip(curves(spikegrad), curves(peer), strict=True):
+    for mine, theirs in zip(curves(surrogate), curves(peer), strict=True):
         np.testing.assert_array_equal(mine[0], theirs[0])
         for a, b in zip(mine[1:], theirs[1:], strict=True):
             if b is None:
@@ -75,7 +75,7 @@ def test_slope_and_primal(name):
 def test_function(name):
     @jax.jit
     def spikes_and_slopes():
-        pair = getattr(spikegrad, name), getattr(peer, name)
+        pair = getattr(surrogate, name), getattr(peer, name)
         return [(f(X), jax.grad(lambda x, f=f: f(x).sum())(X)) for f in pair]
 
     mine, theirs = spikes_and_slopes()

@@ -29,6 +29,8 @@ public_classes = {
     name: value
     for name in spikegrad.surrogates.__all__
     if inspect.isclass(value := getattr(spikegrad.surrogates, name))
+    and issubclass(value, spikegrad.Surrogate)
+    and value is not spikegrad.Surrogate
 }
 
 

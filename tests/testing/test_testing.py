@@ -16,7 +16,6 @@ from spikegrad import (
     Cell,
     LeakyReadout,
     Network,
-    Refractory,
     Sigmoid,
     Surrogate,
     SynapticLIF,
@@ -26,7 +25,7 @@ from spikegrad import (
     soft,
     stochastic,
 )
-from spikegrad.neurons import MultiSynapticLIF
+from spikegrad.neurons import MultiSynapticLIF, Refractory
 from spikegrad.testing import CheckFailedError, check_cell, check_surrogate
 
 

@@ -53,7 +53,8 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
     Examples
     --------
     >>> import jax, jax.numpy as jnp
-    >>> from spikegrad import LIF, Layer, Network, residual_report
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.inspect import residual_report
     >>> def loss(w, inputs, **options):
     ...     return Network([Layer(w, LIF())])(inputs, **options)[1].sum()
     >>> w, inputs = jnp.ones((3, 8)), jnp.ones((100, 16, 3))

@@ -12,7 +12,7 @@ from ._connections import check_weight, matrix_of
 
 
 class DelayKernel(Struct, pure=True):
-    r"""Weights with learned delays, for a :class:`Window`.
+    r"""Weights with learned delays, for a :class:`~spikegrad.Window`.
 
     Each weight acts on the outputs of :math:`K` steps, and most on steps near its delay :math:`d`,
     a real number:
@@ -32,8 +32,8 @@ class DelayKernel(Struct, pure=True):
     delay : float or array
         :math:`d`, in steps, from 0 to :math:`K - 1`. The shape is ``(inputs, neurons)`` for a delay
         per synapse, ``(inputs, 1)`` per axon, ``(1, neurons)`` per dendrite. Pass an array to learn
-        it. It should be :func:`bounded` between 0 and :math:`K - 1`, because a kernel is cut off
-        outside.
+        it. It should be :func:`~spikegrad.bounded` between 0 and :math:`K - 1`, because a kernel is
+        cut off outside.
     length : int
         :math:`K \ge 1`, the number of steps.
     width : float or array, default 1.0
@@ -62,7 +62,7 @@ class DelayKernel(Struct, pure=True):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from spikegrad import DelayKernel
+    >>> from spikegrad.network import DelayKernel
     >>> kernel = DelayKernel(jnp.ones((1, 1)), delay=2.0, length=5, width=0.5)
     >>> [f"{part:.2f}" for part in jnp.asarray(kernel)[:, 0, 0]]
     ['0.00', '0.11', '0.79', '0.11', '0.00']
@@ -117,7 +117,7 @@ def rounded_delays(tree: Any) -> Any:
     Parameters
     ----------
     tree : pytree
-        A :class:`Network`, or another pytree that contains :class:`DelayKernel` objects.
+        A :class:`~spikegrad.Network`, or another pytree that contains :class:`DelayKernel` objects.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def rounded_delays(tree: Any) -> Any:
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from spikegrad import DelayKernel, rounded_delays
+    >>> from spikegrad.network import DelayKernel, rounded_delays
     >>> kernel = rounded_delays(
     ...     DelayKernel(jnp.ones((1, 1)), delay=jnp.array(1.7), length=4)
     ... )

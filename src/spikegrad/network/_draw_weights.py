@@ -40,7 +40,7 @@ def draw_weights(
     network : Network
         A list or a graph of layers.
     key : array of jax.random.key
-        Draws the weights, and the spikes of :func:`stochastic` neurons.
+        Draws the weights, and the spikes of :func:`~spikegrad.stochastic` neurons.
     inputs : array_like or dict
         A batch of the training data, as for a call of the network, ``(steps, examples, inputs)``.
     mask : array of bool, optional
@@ -61,8 +61,8 @@ def draw_weights(
 
     Notes
     -----
-    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as
-    one, with its mean delay and width.
+    Each edge of a :class:`~spikegrad.Window` of matrices counts as a source. A :class:`DelayKernel`
+    counts as one, with its mean delay and width.
 
     Variances are means over draws. Different weights are independent with mean 0, so the parts of
     correlated sources add up, for example the parts of the lags of a window. A single draw differs
@@ -74,7 +74,7 @@ def draw_weights(
     --------
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
-    >>> from spikegrad import draw_weights
+    >>> from spikegrad.network import draw_weights
     >>> w = jnp.zeros((40, 40))
     >>> network = Network(
     ...     {

@@ -51,8 +51,8 @@ def fluctuation_driven(
     threshold.
 
     A spike of unit weight leaves the trace :math:`\varepsilon_k` on a potential, k steps later. The
-    decays and the gain of :class:`LIF` and :class:`SynapticLIF` (:math:`\gamma = 0` without a
-    synapse) give its sum and the sum of its squares:
+    decays and the gain of :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF`
+    (:math:`\gamma = 0` without a synapse) give its sum and the sum of its squares:
 
     .. math:: \bar\varepsilon = \frac{g}{(1-\beta)(1-\gamma)}, \qquad
               \hat\varepsilon = \frac{g^2\,(1+\beta\gamma)}{(1-\beta\gamma)(1-\beta^2)(1-\gamma^2)}.
@@ -72,13 +72,13 @@ def fluctuation_driven(
     ----------
     cell : Cell
         The neurons that get the weights, or a wrapper around them. The response of a cell that does
-        not define :meth:`Cell.linear_response` is measured. A decay may be an array with one value
-        per neuron.
+        not define :meth:`~spikegrad.Cell.linear_response` is measured. A decay may be an array with
+        one value per neuron.
     rate : float or array
         The probability p of an input spike per step, above 0, at most 1. Or inputs to measure, in
-        the form of a :class:`Network`: ``(steps, examples, inputs)``, of any kind.
+        the form of a :class:`~spikegrad.Network`: ``(steps, examples, inputs)``, of any kind.
     mask : array of bool, optional
-        The valid steps of measured inputs, in the form of a :class:`Network`.
+        The valid steps of measured inputs, in the form of a :class:`~spikegrad.Network`.
     mean : float, default 0.0
         :math:`\mu_U`, in the unit of the potential.
     std : float or array, optional
@@ -98,7 +98,7 @@ def fluctuation_driven(
     ------
     TypeError
         If no state of the cell has the shape of its output, unless the cell defines
-        :meth:`Cell.encode`.
+        :meth:`~spikegrad.Cell.encode`.
     ValueError
         If the rate is out of its domain, or if all inputs are zero. If inputs of mean 0 cannot give
         the mean, or if equal weights for this mean already exceed the standard deviation. The
@@ -134,7 +134,8 @@ def fluctuation_driven(
     Examples
     --------
     >>> import jax
-    >>> from spikegrad import LIF, Layer, Network, fluctuation_driven
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.network import fluctuation_driven
     >>> spikes = jax.random.bernoulli(jax.random.key(0), 0.05, (200, 16, 100))
     >>> initializer = fluctuation_driven(LIF(0.9), 0.05)
     >>> weight = initializer(jax.random.key(1), (100, 50))

@@ -197,7 +197,7 @@ class Layer(Struct):
             The valid steps of measured inputs, in the form of a :class:`Network`.
         mean, std : float, optional
             Mean and standard deviation of the potential without spikes. For the defaults see
-            :func:`fluctuation_driven`.
+            :func:`~spikegrad.network.fluctuation_driven`.
         weight : callable, optional
             ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``. It replaces
             the fluctuation-driven weights and does not need a rate.
@@ -218,8 +218,8 @@ class Layer(Struct):
         TypeError
             If ``weight`` is missing and you pass neither or both of a rate and inputs to measure.
         ValueError
-            As in :func:`fluctuation_driven`. Also if no neuron fires, because recurrent weights are
-            scaled to its spikes.
+            As in :func:`~spikegrad.network.fluctuation_driven`. Also if no neuron fires, because
+            recurrent weights are scaled to its spikes.
 
         Notes
         -----

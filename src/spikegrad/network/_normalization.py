@@ -57,7 +57,7 @@ def fold_normalization(
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from spikegrad import fold_normalization
+    >>> from spikegrad.network import fold_normalization
     >>> weight, bias = fold_normalization(
     ...     jnp.ones((4, 2)), mean=jnp.ones(2), var=jnp.full(2, 4.0), epsilon=0.0
     ... )

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import shard_as
-from .._surrogate import fold_in, spike_types
+from .._surrogate import fold_in
 from ..neurons import Cell, State
 from ..neurons import fire as fire_cell
 from ._connections import Edge, Name
@@ -177,7 +177,7 @@ def fire(cell: Cell, u: State, keys: Any = None, active: Any = None) -> LayerSta
 
 
 def is_stochastic(cell: Cell) -> bool:
-    return any(kind.draws for kind in spike_types(cell))
+    return cell.draws
 
 
 def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Array:

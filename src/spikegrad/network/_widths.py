@@ -16,8 +16,7 @@ from jax.typing import ArrayLike
 from .._checks import brief
 from .._surrogate import Scaled, Surrogate, curve_of, with_curve
 from ..neurons import Cell, parameters_of, with_parameters
-from ..surrogates._algebra import Stretched
-from ..surrogates._measures import measure
+from ..surrogates import Stretched, measure
 from ._connections import Name
 from ._network import Network, with_nodes
 from ._potentials import activity_of_layers, moments
@@ -60,10 +59,10 @@ def match_widths(
     Returns
     -------
     Network
-        A network with surrogates that are :func:`stretched` by an array. Another width does not
-        recompile. Layers without a :class:`Surrogate`, such as readouts, are unchanged. So is the
-        width of a layer with constant potentials. A second call replaces the widths that the first
-        call set.
+        A network with surrogates that are :func:`~spikegrad.stretched` by an array. Another width
+        does not recompile. Layers without a :class:`~spikegrad.Surrogate`, such as readouts, are
+        unchanged. So is the width of a layer with constant potentials. A second call replaces the
+        widths that the first call set.
 
     Raises
     ------
@@ -82,7 +81,8 @@ def match_widths(
     Examples
     --------
     >>> import jax
-    >>> from spikegrad import LIF, Arctan, Network, match_widths, measure
+    >>> from spikegrad import LIF, Arctan, Network, measure
+    >>> from spikegrad.network import match_widths
     >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
     >>> network = Network.init(
     ...     jax.random.key(0), spikes, (64, 10), LIF(0.9, surrogate=Arctan(10.0))

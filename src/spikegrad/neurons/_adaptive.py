@@ -90,10 +90,10 @@ class AdaptiveLIF(LIF, pure=True):
         u = leaky_integration(cell, v, current)
         return cell._after(u, a, cell._spike(v, cell._threshold(a))) if self.delay_reset else (u, a)
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         u, a = u
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell._threshold(a))
+        s = cell._spike(u, cell._threshold(a), key)
         return ((u, a) if self.delay_reset else cell._after(u, a, s)), s
 
     def _after(self, u: jax.Array, a: jax.Array, s: jax.Array) -> State:
@@ -173,9 +173,9 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
         i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
         return *self._integrate_parts(v, a, i), i
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         *u, i = u
-        v, s = super().fire(tuple(u))
+        v, s = super().fire(tuple(u), key)
         return (*v, i), s
 
     def encode(self, u: State) -> tuple[jax.Array, Any]:
@@ -272,10 +272,10 @@ class AdLIF(Spiking, pure=True):
     def integrate(self, v: State, current: jax.Array) -> State:
         return _driven(self, v, current)
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         u, w = u
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold)
+        s = cell._spike(u, cell.threshold, key)
         return (
             u - cell.threshold * self._for_reset(s),
             cell.adaptation_decay * w + cell.a * u + cell.b * s,
@@ -374,10 +374,10 @@ class SymplecticAdLIF(Spiking, pure=True):
     def integrate(self, v: State, current: jax.Array) -> State:
         return _driven(self, v, current)
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         u, w = u
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold)
+        s = cell._spike(u, cell.threshold, key)
         v = u * (1 - self._for_reset(s))
         return (v, cell._adaptation(v, w, s)), s
 
@@ -442,8 +442,8 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
         p, w = parts_of_state(self, v)
         return p + (1 - self._broadcast_to(p.dtype, p.shape, "v").decay) * current, w
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
-        (v, after), s = super().fire(u)
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
+        (v, after), s = super().fire(u, key)
         cell = self._broadcast_to(v.dtype, v.shape, "v")
         return (cell.decay * v - (1 - cell.decay) * u[1], after), s
 

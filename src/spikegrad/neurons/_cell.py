@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from .._checks import brief, broadcast_checked, is_float, real_array
 from .._struct import Struct
-from .._surrogate import with_key
+from .._surrogate import spike_types
 
 Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 State: TypeAlias = Any
@@ -60,8 +60,8 @@ class Cell(Struct):
     ...     def integrate(self, v, current):
     ...         return v - self.pull * v * v * v + current
     ...
-    ...     def fire(self, u):
-    ...         s = Sigmoid()(u - 1)
+    ...     def fire(self, u, key=None):
+    ...         s = Sigmoid()(u - 1, key=key)
     ...         return u - s, s
     >>> v, s = Cubic(pull=0.5)(jnp.array([0.0, 1.0]), jnp.array([0.75, 0.75]))
     >>> v.tolist(), s.tolist()
@@ -75,8 +75,8 @@ class Cell(Struct):
     couples_examples: ClassVar[bool] = False
     """If True, :meth:`fire` reads all examples of a step, as batch normalization does.
 
-    It then takes the active examples too, ``fire(u, mask=None)``, of shape ``(batch,)``. A network
-    with a mask for each example runs such a cell only in ``mode="scan"``.
+    It then takes the active examples too, ``fire(u, key=None, mask=None)``, of shape ``(batch,)``.
+    A network with a mask for each example runs such a cell only in ``mode="scan"``.
     """
     nir_node: ClassVar[str | None] = None
     """The equivalent node of NIR:
@@ -107,10 +107,21 @@ class Cell(Struct):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no integrate")
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    @property
+    def draws(self) -> bool:
+        """True if :meth:`fire` needs a key.
+
+        By default a surrogate in a field makes stochastic spikes. A class that draws in another way
+        overrides it.
+        """
+        return any(kind.draws for kind in spike_types(self))
+
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         """Return the state after the spike and the output, from ``u``, the state before the spike.
 
-        Elementwise.
+        Elementwise. A cell that :attr:`draws` passes ``key`` to its surrogate,
+        ``surrogate(x, key=key)``. A network passes one key for each example. Other cells get no key
+        and may define ``fire(self, u)``.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no fire")
 
@@ -143,7 +154,7 @@ class Cell(Struct):
 
     def linear_response(self) -> LinearResponse:
         """Return the response of the potential to inputs without spikes, for
-        :func:`spikegrad.fluctuation_driven`.
+        :func:`spikegrad.network.fluctuation_driven`.
 
         Define it, together with :meth:`integrate`, if the cell is linear between spikes.
         """
@@ -177,11 +188,15 @@ class Cell(Struct):
 
 
 def fire(cell: Cell, u: State, key: Any = None, active: Any = None) -> tuple[State, jax.Array]:
-    """Return ``cell.fire(u)``, with a key for stochastic spikes, and the mask of a cell that
+    """Return ``cell.fire(u)``, with the key of a cell that draws, and the mask of a cell that
     couples examples.
     """
-    coupled = {"mask": active} if cell.couples_examples and np.ndim(active) else {}
-    return (cell if key is None else with_key(cell, key)).fire(u, **coupled)
+    options = {}
+    if key is not None and cell.draws:
+        options["key"] = key
+    if cell.couples_examples and np.ndim(active):
+        options["mask"] = active
+    return cell.fire(u, **options)
 
 
 def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:

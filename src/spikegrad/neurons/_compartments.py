@@ -75,10 +75,10 @@ class TCLIF(Spiking, pure=True):
         d = d - cell.to_dendrite * u + current
         return u + cell.to_soma * d, d
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         u, d = u
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold)
+        s = cell._spike(u, cell.threshold, key)
         reset = self._for_reset(s)
         return (u - cell.threshold * reset, d - cell.dendritic_reset * reset), s
 

@@ -136,9 +136,9 @@ class LIF(Spiking, pure=True):
             else u
         )
 
-    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def fire(self, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold)
+        s = cell._spike(u, cell.threshold, key)
         return (u if self.delay_reset else cell._after_spike(u, s, cell.threshold)), s
 
     def _after_spike(self, u: jax.Array, s: jax.Array, threshold: Any) -> jax.Array:
@@ -221,9 +221,9 @@ class SynapticLIF(LIF, pure=True):
         i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
         return super().integrate(v, i), i
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         u, i = u
-        v, s = super().fire(u)
+        v, s = super().fire(u, key)
         return (v, i), s
 
     def encode(self, u: State) -> tuple[jax.Array, Any]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._struct import Real, parameter
 from ..surrogates import Sigmoid
 from ._cell import State, parts_of_state
-from ._spiking import Spiking
+from ._spiking import Spiking, spikes_of
 
 
 class _Escaping(Spiking, pure=True):
@@ -24,9 +24,9 @@ class _Escaping(Spiking, pure=True):
     def initial_state(self: Any, shape: tuple[int, ...], dtype: Any) -> State:
         return jnp.broadcast_to(jnp.asarray(self.rest, dtype), shape)
 
-    def fire(self: Any, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def fire(self: Any, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold)
+        s = cell._spike(u, cell.threshold, key)
         return to_value(cell, u, s), s
 
     encode, decode = Spiking.encode, Spiking.decode
@@ -238,10 +238,10 @@ class AdEx(Spiking, pure=True):
         u = v + (1 - cell.decay) * (rise - v + i - a)
         return u, a + (1 - cell.adaptation_decay) * (cell.coupling * v - a), i
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         u, a, i = u
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold)
+        s = cell._spike(u, cell.threshold, key)
         return (to_value(cell, u, s), a + cell.adaptation * s, i), s
 
     encode, decode = Spiking.encode, Spiking.decode
@@ -337,10 +337,10 @@ class Izhikevich(Spiking, pure=True):
         source = v if self.order == "euler" else u
         return u, w + cell.dt * cell.a * (cell.b * source - w)
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         u, w = u
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell.surrogate((u - cell.threshold) / cell.width)
+        s = spikes_of(cell.surrogate, (u - cell.threshold) / cell.width, key)
         reset = self._for_reset(s)
         return (u * (1 - reset) + cell.c * reset, w + cell.d * reset), s
 
@@ -405,10 +405,10 @@ class CLIF(Spiking, pure=True):
         v, m = parts_of_state(self, v)
         return self._broadcast_to(v.dtype, v.shape, "v").decay * v + current, m
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         u, m = u
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold)
+        s = cell._spike(u, cell.threshold, key)
         m = m * jax.nn.sigmoid((1 - cell.decay) * u) + s
         return (u - self._for_reset(s) * (cell.threshold + jax.nn.sigmoid(m)), m), s
 

@@ -138,9 +138,11 @@ class MPBN(LIF, pure=True):
 
         return cell.gain * (u - like(mean)) * jax.lax.rsqrt(like(var) + self.epsilon) + cell.bias
 
-    def fire(self, u: jax.Array, mask: Any = None) -> tuple[jax.Array, jax.Array]:
+    def fire(
+        self, u: jax.Array, key: jax.Array | None = None, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(self.normalized(u, mask), cell.threshold)
+        s = cell._spike(self.normalized(u, mask), cell.threshold, key)
         return cell._after_spike(u, s, cell.threshold), s
 
     def folded(self) -> LIF:

@@ -85,10 +85,10 @@ class RF(Spiking, pure=True):
         cell = self._broadcast_to(u.dtype, u.shape, "v")
         return turned(cell, cell.b, u, v, current)
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         first, _ = u
         cell = self._broadcast_to(first.dtype, first.shape, "v")
-        return u, cell._spike(first, cell.threshold)
+        return u, cell._spike(first, cell.threshold, key)
 
     encode, decode = Spiking.encode, Spiking.decode
 
@@ -174,10 +174,10 @@ class BRF(Spiking, pure=True):
         boundary = (root - 1) / cell.dt
         return *turned(cell, boundary - cell.b - q, u, v, current), q
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         first, v, q = u
         cell = self._broadcast_to(first.dtype, first.shape, "v")
-        s = cell._spike(first, cell.threshold + q)
+        s = cell._spike(first, cell.threshold + q, key)
         return (first, v, cell.refractory_decay * q + s), s
 
     def _threshold(self, *others: Any) -> Any:

@@ -13,8 +13,9 @@ import numpy as np
 from .._checks import brief
 from .._struct import parameter
 from .._surrogate import in_units_of, spike_types
-from ._cell import Cell, State, fire, parts_of_state
+from ._cell import Cell, State, parts_of_state
 from ._lif import LIF
+from ._spiking import spikes_of
 
 
 class Refractory(Cell, pure=True):
@@ -27,7 +28,8 @@ class Refractory(Cell, pure=True):
     Parameters
     ----------
     cell : LIF
-        The neurons: :class:`LIF` or any cell derived from it, whose reset comes with the spike.
+        The neurons: :class:`~spikegrad.LIF` or any cell derived from it, whose reset comes with the
+        spike.
     steps : int
         The refractory period, at least 1: two spikes are at least ``steps + 1`` steps apart.
 
@@ -45,7 +47,8 @@ class Refractory(Cell, pure=True):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from spikegrad import LIF, Refractory, unroll
+    >>> from spikegrad import LIF, unroll
+    >>> from spikegrad.neurons import Refractory
     >>> states, spikes = unroll(
     ...     Refractory(LIF(decay=1.0), steps=2), jnp.full((8, 1), 0.5)
     ... )
@@ -84,11 +87,14 @@ class Refractory(Cell, pure=True):
         u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
         return structure.unflatten([u, *others]), left
 
-    def fire(self, u: State, mask: Any = None) -> tuple[State, jax.Array]:
+    def fire(
+        self, u: State, key: jax.Array | None = None, mask: jax.Array | None = None
+    ) -> tuple[State, jax.Array]:
         u, left = u
         cell = copy.copy(self.cell)
         object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
-        v, s = fire(cell, u, active=mask)
+        options = {"key": key, "mask": mask}
+        v, s = cell.fire(u, **{name: x for name, x in options.items() if x is not None})
         return (
             v,
             jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1),
@@ -110,8 +116,8 @@ class _Resting:
     def __init__(self, surrogate: Callable, left: jax.Array) -> None:
         self.surrogate, self.left = surrogate, left
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.where(self.left > 0, 0, self.surrogate(x))
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return jnp.where(self.left > 0, 0, spikes_of(self.surrogate, x, key))
 
     def in_units_of(self, threshold: Any, x: jax.Array) -> _Resting:
         return _Resting(in_units_of(self.surrogate, threshold, x), self.left)

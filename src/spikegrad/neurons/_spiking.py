@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .._checks import brief
 from .._surrogate import in_units_of, spike_types
-from ..surrogates._registry import get
+from ..surrogates import get
 from ._cell import Cell, State
 
 
@@ -53,8 +54,10 @@ class Spiking(Cell, pure=True):
                     f"{type(self).__name__}: {feature}, does not go with {brief(self.surrogate)}"
                 )
 
-    def _spike(self: Any, u: jax.Array, threshold: Any) -> jax.Array:
-        return in_units_of(self.surrogate, threshold, u)(u - threshold)
+    def _spike(
+        self: Any, u: jax.Array, threshold: ArrayLike, key: jax.Array | None = None
+    ) -> jax.Array:
+        return spikes_of(in_units_of(self.surrogate, threshold, u), u - threshold, key)
 
     def _threshold(self: Any, *others: Any) -> Any:
         """Return the present threshold, which may depend on the other arrays of a state."""
@@ -80,6 +83,11 @@ class Spiking(Cell, pure=True):
             distance, jnp.broadcast_to(jnp.asarray(threshold, distance.dtype), distance.shape)
         )
         return (u, *rest) if rest else u
+
+
+def spikes_of(surrogate: Callable, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Call a surrogate. A function with a custom derivative takes no key and needs none."""
+    return surrogate(x) if key is None else surrogate(x, key=key)
 
 
 def _instead_of(name: str) -> str:

@@ -1,10 +1,18 @@
 """The catalogue: one file per family, one class per surrogate.
 
-The 18 surrogates of braintools are also functions.
+The 18 surrogates of braintools are also functions, so this module replaces
+``braintools.surrogate``.
 """
 
 import importlib
 
+from .._bounded import Bounded
+from .._functional import functional
+from .._surrogate import Surrogate
+from ._algebra import Stretched as Stretched  # for the library itself
+from ._algebra import shifted, stretched, truncated
+from ._measures import Measures, measure, rescaled
+from ._registry import get, names
 from .exponential import PiecewiseExp, SlayerGrad, piecewise_exp, slayer_grad
 from .gaussian import ERF, GaussianGrad, MultiGaussianGrad, erf, gaussian_grad, multi_gaussian_grad
 from .logistic import Dspike, Sigmoid, sigmoid
@@ -52,6 +60,7 @@ __all__ = [
     "S2NN",
     "Arctan",
     "ArctanApprox",
+    "Bounded",
     "CappedInverse",
     "Circle",
     "Dspike",
@@ -61,6 +70,7 @@ __all__ = [
     "InvSquareGrad",
     "LeakyRelu",
     "LogTailedRelu",
+    "Measures",
     "MultiGaussianGrad",
     "NonzeroSignLog",
     "OneSidedExp",
@@ -77,24 +87,33 @@ __all__ = [
     "SoftSign",
     "Softplus",
     "SquarewaveFourierSeries",
+    "Surrogate",
     "arctan",
     "erf",
+    "functional",
     "gaussian_grad",
+    "get",
     "inv_square_grad",
     "leaky_relu",
     "log_tailed_relu",
+    "measure",
     "multi_gaussian_grad",
+    "names",
     "nonzero_sign_log",
     "piecewise_exp",
     "piecewise_leaky_relu",
     "piecewise_quadratic",
     "q_pseudo_spike",
     "relu_grad",
+    "rescaled",
     "s2nn",
+    "shifted",
     "sigmoid",
     "slayer_grad",
     "soft_sign",
     "squarewave_fourier_series",
+    "stretched",
+    "truncated",
 ]
 
 

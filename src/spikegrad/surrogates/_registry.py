@@ -8,18 +8,21 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from .. import _spike_types, surrogates
+from .. import _spike_types
 from .._checks import brief, shorten, snake_case
 from .._functional import functions_of
 from .._settings import keep_slope, learnable
 from .._surrogate import Surrogate
+from . import exponential, gaussian, logistic, one_sided, periodic, piecewise, power_law
 from ._algebra import shifted, stretched, truncated
 from ._measures import rescaled
 
+_families = exponential, gaussian, logistic, one_sided, periodic, piecewise, power_law
 _classes: dict[str, type[Surrogate]] = {
     snake_case(name): value
-    for name, value in vars(surrogates).items()
-    if inspect.isclass(value) and issubclass(value, Surrogate)
+    for family in _families
+    for name, value in vars(family).items()
+    if inspect.isclass(value) and value.__module__ == family.__name__
 }
 
 _INVERSE_SQUARE = (

@@ -19,19 +19,19 @@ class AdaptWidths:
     """Match the widths of slopes to the spread of potentials: a callback for :func:`fit`.
 
     After each compiled call it measures the potentials for ``inputs`` and sets the widths as
-    :func:`spikegrad.match_widths` does. Widths are trainable arrays, so another width does not
-    recompile, and checkpoints contain them. Their gradient is 0, unless the surrogate is
+    :func:`spikegrad.network.match_widths` does. Widths are trainable arrays, so another width does
+    not recompile, and checkpoints contain them. Their gradient is 0, unless the surrogate is
     :func:`spikegrad.learnable`.
 
     Parameters
     ----------
     static : pytree
         The static part from :func:`partition` of a network with widths from
-        :func:`spikegrad.match_widths`.
+        :func:`spikegrad.network.match_widths`.
     inputs : array_like
         Inputs of the network to measure with, ``(steps, examples, inputs)``.
     ratio, keep, mask, key
-        As in :func:`spikegrad.match_widths`. Pass equal values to both.
+        As in :func:`spikegrad.network.match_widths`. Pass equal values to both.
     each_epoch : bool, default False
         If True, adapt only at the end of each epoch.
 
@@ -51,7 +51,8 @@ class AdaptWidths:
     Examples
     --------
     >>> import jax, optax
-    >>> from spikegrad import LIF, Network, match_widths
+    >>> from spikegrad import LIF, Network
+    >>> from spikegrad.network import match_widths
     >>> from spikegrad.training import AdaptWidths, combine, fit, partition
     >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
     >>> network = match_widths(

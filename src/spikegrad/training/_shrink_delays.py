@@ -36,7 +36,7 @@ class ShrinkDelays:
     ------
     ValueError
         If a number is out of its domain, or if the trained parts lack a
-        :class:`spikegrad.DelayKernel` with an array as width.
+        :class:`spikegrad.network.DelayKernel` with an array as width.
 
     References ---------- Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in
     spiking neural networks using dilated convolutions with learnable spacings", ICLR, shrinks them
@@ -45,7 +45,8 @@ class ShrinkDelays:
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
-    >>> from spikegrad import DelayKernel, Layer, LeakyReadout, Network, Window
+    >>> from spikegrad import Layer, LeakyReadout, Network, Window
+    >>> from spikegrad.network import DelayKernel
     >>> from spikegrad import bounded
     >>> from spikegrad.training import ShrinkDelays, combine, fit, partition
     >>> kernel = DelayKernel(

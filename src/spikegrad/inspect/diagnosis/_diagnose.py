@@ -200,7 +200,8 @@ def diagnose_layer(
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from spikegrad import PiecewiseQuadratic, diagnose_layer
+    >>> from spikegrad import PiecewiseQuadratic
+    >>> from spikegrad.inspect.diagnosis import diagnose_layer
     >>> distance = jnp.linspace(-2.0, 1.0, 60).reshape(10, 2, 3)
     >>> narrow = PiecewiseQuadratic(alpha=500.0)
     >>> [issue] = diagnose_layer(distance, narrow(distance), narrow).issues

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._surrogate import Surrogate
-from ...surrogates._measures import measure
+from ...surrogates import measure
 
 SMALL = 1e-6
 """The smallest relevant slope, as a fraction of its peak.

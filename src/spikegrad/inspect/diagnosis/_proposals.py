@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...neurons import linear_response, parameters_of
-from ...surrogates._algebra import shifted
-from ...surrogates._measures import rescaled
+from ...surrogates import rescaled, shifted
 from ...surrogates.logistic import Sigmoid
 from ._fixes import CHANGES, Fix
 from ._look import NetworkReport

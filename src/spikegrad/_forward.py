@@ -28,7 +28,7 @@ class SpikeType(Struct):
 
     is_step: ClassVar[bool] = False
     draws: ClassVar[bool] = False
-    """If True, the field ``key`` takes a random key before it fires."""
+    """If True, :meth:`value` draws from the key of the call."""
     graded: ClassVar[bool] = False
     """If True, outputs are real numbers instead of counts."""
     negative: ClassVar[bool] = False
@@ -48,7 +48,7 @@ class SpikeType(Struct):
         """Return the expression that makes this surrogate, given the expression of its curve."""
         return f"{self._public_name()}({curve})"
 
-    def value(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Return the forward output in the dtype of ``x``. The caller handles NaN."""
         raise NotImplementedError
 
@@ -78,5 +78,5 @@ class Step(SpikeType, pure=True):
     def expression(self, curve: str) -> str:
         return curve
 
-    def value(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         return (x >= 0).astype(x.dtype)
