@@ -1,13 +1,15 @@
-"""Weights at the start, for every matrix of a network that is built."""
+"""Initial weights, for every matrix of a network."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from .._pytree import is_array, merge, split
@@ -16,15 +18,30 @@ from ._arguments import named_inputs
 from ._connections import Delayed, Edge, Name, Window, weights_of
 from ._delays import DelayKernel
 from ._graph import Graph
-from ._initial import FEEDFORWARD, deviation, driven, measuring
+from ._initial import Driven, Initializer, checked_rate
 from ._layer import Layer, with_weights
 from ._network import Network, with_nodes
 from ._nodes import node_named
+from ._response import measure_response
 from ._step import is_stochastic
+
+FEEDFORWARD = 0.9
+"""Fraction of a potential's variance that comes from the sources below, if a layer has a loop, as
+in the paper.
+"""
 
 
 def draw_weights(
-    network: Network, key: Any, inputs: Any, *, mask: ArrayLike | None = None, std: Any = None
+    network: Network,
+    key: jax.Array,
+    inputs: Any = None,
+    *,
+    rate: float | None = None,
+    mask: ArrayLike | None = None,
+    mean: float = 0.0,
+    std: Any = None,
+    weight: Initializer | None = None,
+    recurrent: Initializer | None = None,
 ) -> Network:
     r"""Draw new values for all matrices of a network.
 
@@ -40,14 +57,24 @@ def draw_weights(
     network : Network
         A list or a graph of layers.
     key : array of jax.random.key
-        Draws the weights, and the spikes of :func:`~spikegrad.stochastic` neurons.
-    inputs : array_like or dict
+        Draws the weights, and the spikes of :func:`stochastic` neurons.
+    inputs : array_like or dict, optional
         A batch of the training data, as for a call of the network, ``(steps, examples, inputs)``.
+    rate : float, optional
+        Instead of inputs: the probability of a spike per step, of all inputs and neurons, above 0,
+        at most 1.
     mask : array of bool, optional
         The steps that take place, as for a call of the network.
+    mean : float, default 0.0
+        The mean of the potentials, which results only from sources outside of loops.
     std : float or dict, optional
         The standard deviation of the potentials, or a dict with one for each named layer. By
-        default the threshold, and 1 for readouts.
+        default the threshold minus the mean, and 1 for readouts.
+    weight : callable, optional
+        ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``. It replaces the
+        fluctuation-driven weights and needs neither inputs nor a rate.
+    recurrent : callable, optional
+        Another initializer for delayed edges that close a loop.
 
     Returns
     -------
@@ -61,8 +88,8 @@ def draw_weights(
 
     Notes
     -----
-    Each edge of a :class:`~spikegrad.Window` of matrices counts as a source. A :class:`DelayKernel`
-    counts as one, with its mean delay and width.
+    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as
+    one, with its mean delay and width.
 
     Variances are means over draws. Different weights are independent with mean 0, so the parts of
     correlated sources add up, for example the parts of the lags of a window. A single draw differs
@@ -92,9 +119,11 @@ def draw_weights(
     >>> bool(0.3 < activity["out"].output.std() < 3)
     True
     """
+    drawing, spiking = jax.random.split(as_key("draw_weights", key))
+    if weight is None and (inputs is None) == (rate is None):
+        raise TypeError("draw_weights: pass inputs to measure, or a rate, or weight")
     graph = network.graph
     _check_names(std, graph)
-    drawing, spiking = jax.random.split(as_key("draw_weights", key))
     noise = spiking if any(is_stochastic(layer.cell) for layer in graph.layers.values()) else None
     _, functions = split(network, lambda _, leaf: is_array(leaf))
 
@@ -103,10 +132,14 @@ def draw_weights(
         drawn = merge(arrays, functions)
         return drawn.observe(inputs, parts=("output",), mask=mask, key=noise)[1]
 
-    def outputs():
-        outs = run(split(network, lambda _, leaf: is_array(leaf))[0])
-        at_nodes = {name: activity.output for name, activity in outs.items()}
-        return named_inputs(network.inputs, inputs) | at_nodes
+    def activity(source: Name) -> Any:
+        """Return the outputs of a source with the weights so far, or the rate."""
+        if inputs is None:
+            return rate
+        named = named_inputs(network.inputs, inputs)
+        if source in named:
+            return named[source]
+        return run(split(network, lambda _, leaf: is_array(leaf))[0])[source].output
 
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
     # edges that close a loop come last. They are zeros until all layers of the loop have their
@@ -118,18 +151,27 @@ def draw_weights(
             network,
             {name: _with_zeros(graph.layers[name], parts[name].feedback) for name in layers},
         )
-        for feedback in (False, True):
+        for feedback, initializer in ((False, weight), (True, recurrent or weight)):
             for name in layers:
                 weights = parts[name].feedback if feedback else parts[name].forward
                 if not weights:
                     continue
                 drawing, subkey = jax.random.split(drawing)
                 share = 1 - FEEDFORWARD if feedback else FEEDFORWARD
-                share = share if parts[name].feedback and parts[name].forward else 1.0
-                layer_std = std.get(name) if isinstance(std, Mapping) else std
+                has_both = parts[name].forward and parts[name].feedback and not recurrent
+                rule = Driven(
+                    graph.layers[name].cell,
+                    None,
+                    None if mask is None else jnp.asarray(mask),
+                    mean,
+                    std.get(name) if isinstance(std, Mapping) else std,
+                    (share if has_both else 1.0) / sum(map(len, weights.values())),
+                    0.0 if feedback else 1 / sum(map(len, weights.values())),
+                    functools.cache(measure_response),
+                )
                 with node_named(name):
                     drawn = _draw(
-                        subkey, network.graph, name, weights, outputs(), mask, layer_std, share
+                        subkey, network.layers[name], weights, initializer, rule, activity
                     )
                 network = with_nodes(network, {name: drawn})
     return network
@@ -189,25 +231,29 @@ def _with_zeros(layer: Layer, labels: Iterable[str]) -> Layer:
     )
 
 
-def _draw(key, graph, name, weights, outputs, mask, std, share):
+def _draw(
+    key: jax.Array,
+    layer: Layer,
+    weights: Mapping[str, list[Edge]],
+    initializer: Initializer | None,
+    rule: Driven,
+    activity: Callable[[Name], Any],
+) -> Layer:
     """Return a layer with matrices that have a share of the variance of its potential together."""
-    layer, matrices = graph.nodes[name], {}
-    std = deviation(std, share=share / sum(map(len, weights.values())))
-    respond = measuring(layer.cell)
+    matrices = {}
     for n, (label, edges) in enumerate(weights.items()):
-        weight, keys = (
-            layer.weights[label],
-            jax.random.split(jax.random.fold_in(key, n), len(edges)),
-        )
-        old, window = _matrix(weight), _is_window(weight)
-        shape = old.shape[1:] if window else old.shape
-        drawn = [
-            driven(
-                layer.cell, _arriving(weight, outputs[edge.source], edge), mask, 0.0, std, respond
-            )(subkey, shape, old.dtype)
-            for edge, subkey in zip(edges, keys, strict=True)
-        ]
-        matrices[label] = jnp.stack(drawn) if window else drawn[0]
+        weight = layer.weights[label]
+        keys = jax.random.split(jax.random.fold_in(key, n), len(edges))
+        before, is_window = _matrix(weight), _is_window(weight)
+        shape = before.shape[1:] if is_window else before.shape
+        drawn = []
+        for edge, subkey in zip(edges, keys, strict=True):
+            draw = initializer
+            if draw is None:
+                arriving = _arriving(weight, activity(edge.source), edge)
+                draw = rule._replace(rate=checked_rate(arriving, rule.mask))
+            drawn.append(draw(subkey, shape, before.dtype))
+        matrices[label] = jnp.stack(drawn) if is_window else drawn[0]
     return _with_matrices(layer, matrices)
 
 
@@ -222,6 +268,8 @@ def _arriving(weight: Any, x: jax.Array, edge: Edge) -> jax.Array:
     A kernel of delays averages them over its lags.
     """
     kernel = weight.weight if isinstance(weight, Window) else None
+    if not np.ndim(x):
+        return x
     if not isinstance(kernel, DelayKernel):
         return _delayed(x, edge.lags[0])
     means = {name: jnp.asarray(getattr(kernel, name)).mean() for name in ("delay", "width")}

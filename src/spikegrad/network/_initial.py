@@ -7,10 +7,9 @@ deviation of the potential.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +17,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import append_axes, brief, is_float
+from .._checks import append_axes, brief
 from .._struct import as_real
-from .._surrogate import as_key
-from ..neurons import Cell, LinearResponse, State, linear_response
-from ._connections import times_matrix
-from ._masks import Masks, tree_keep
+from ..neurons import Cell, LinearResponse, linear_response
 from ._response import Response, measure_response, receptors_of
-from ._step import CellSteps, LayerState, Steps, layer_step
 
 Initializer: TypeAlias = Callable[..., jax.Array]
 """``initializer(key, shape, dtype) -> weights``, such as an initializer of ``jax.nn.initializers``.
@@ -33,10 +28,6 @@ Initializer: TypeAlias = Callable[..., jax.Array]
 
 _LONG = 4096
 """Maximum duration of the response to one spike, in time steps."""
-FEEDFORWARD = 0.9
-"""Fraction of a potential's variance that comes from the inputs in a recurrent layer, as in the
-paper.
-"""
 
 
 def fluctuation_driven(
@@ -146,163 +137,121 @@ def fluctuation_driven(
     >>> bool(abs(activity[0].potential[50:].std() - 1) < 0.1)
     True
     """
-    return driven(cell, rate, mask, mean, deviation(std, mean), measuring(cell))
-
-
-def measuring(cell: Cell) -> Callable[[tuple[int, ...], int], Response]:
-    """Return :func:`measure_response` of a cell, which runs once for equal arguments."""
-    return functools.cache(functools.partial(measure_response, cell))
-
-
-def driven(
-    cell: Cell,
-    rate: Any,
-    mask: Any,
-    mean: Any,
-    std: Callable[[Any], Any],
-    respond: Callable[..., Response],
-) -> Initializer:
-    """Return :func:`fluctuation_driven`, with the standard deviation as a function of the
-    threshold.
-    """
-    measured = np.ndim(rate) > 0
-    if measured and (np.ndim(rate) < 3 or not np.size(rate)):
-        raise ValueError(
-            f"fluctuation_driven: inputs must be (steps, examples, inputs), got {np.shape(rate)}"
-        )
-    p: Any = jnp.asarray(rate) if measured else as_real("fluctuation_driven", "rate", rate)
     mask = None if mask is None else jnp.asarray(mask)
-    if not measured:
-        if mask is not None:
-            raise TypeError(
-                "fluctuation_driven: mask requires inputs to measure, got a rate; leave mask out"
-            )
-        _check(
-            p,
-            (p > 0) & (p <= 1),
-            "rate must be > 0 and <= 1, got {}; for other inputs, pass an array to measure",
-        )
-    declared = None
-    if (response := _declared(cell)) is not None:
-        moments = _measure(response, p, mask) if measured else _expect(response, p)
-        declared = _checked_moments(moments), std(response.threshold)
+    return Driven(cell, checked_rate(rate, mask), mask, mean, std)
 
-    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
-        like = _neurons_of(cell, shape)
-        summed = shape[: -len(like)]
-        n = math.prod(summed)
-        if measured and len(summed) == 1 and n != p.shape[-1]:
+
+def checked_rate(rate: Any, mask: Any) -> Any:
+    """Return a checked number, or the inputs to measure as an array."""
+    if np.ndim(rate):
+        if np.ndim(rate) < 3 or not np.size(rate):
             raise ValueError(
-                f"fluctuation_driven: shape must fit {p.shape[-1]} inputs, got {shape}"
+                "fluctuation_driven: inputs must be (steps, examples, inputs), got "
+                f"{np.shape(rate)}"
             )
-        moments, sigma = declared or _of_kernel(respond, like, p, mask, std)
-        parts = (
-            like[1] if len(like) > 1 else 1
-        )  # receptors have equal parts of the mean and of the variance
-        mu, variance = 0.0, sigma**2 / parts
-        if not _is_zero(mean):
+        return jnp.asarray(rate)
+    if mask is not None:
+        raise TypeError(
+            "fluctuation_driven: mask requires inputs to measure, got a rate; leave mask out"
+        )
+    rate = as_real("fluctuation_driven", "rate", rate)
+    _check(
+        rate,
+        (rate > 0) & (rate <= 1),
+        "rate must be > 0 and <= 1, got {}; for other inputs, pass an array to measure",
+    )
+    return rate
+
+
+class Driven(NamedTuple):
+    """The initializer of :func:`fluctuation_driven`, also for one of several sources."""
+
+    cell: Cell
+    rate: Any
+    """The probability of a spike, or inputs ``(steps, examples, ..., inputs)``."""
+    mask: jax.Array | None
+    mean: Any
+    std: Any
+    share: float = 1.0
+    """The part of the variance of the potential that these weights give."""
+    mean_share: float = 1.0
+    """The part of its mean that they give."""
+    respond: Callable[..., Response] = measure_response
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
+        declared = _declared(self.cell)
+        has_receptors = declared is None and receptors_of(self.cell, shape)
+        like, summed = (shape[-2:], shape[:-2]) if has_receptors else (shape[-1:], shape[:-1])
+        n, measured = math.prod(summed), np.ndim(self.rate) > 0
+        if measured and len(summed) == 1 and n != self.rate.shape[-1]:
+            raise ValueError(
+                f"fluctuation_driven: shape must fit {self.rate.shape[-1]} inputs, got {shape}"
+            )
+        if declared and not measured:
+            moments, threshold = _of_long_response(declared, self.rate), declared.threshold
+        else:
+            steps = len(self.rate) if measured else _LONG
+            # (steps, receptors, neurons)
+            kernel, threshold = (
+                _of_leaks(declared, steps) if declared else self.respond(self.cell, like, steps)
+            )
+            moments = (
+                _of_inputs(kernel, self.rate, self.mask)
+                if measured
+                else _of_short_response(kernel, self.rate)
+            )
+            # (receptors, neurons) -> (neurons, receptors), or (neurons,)
+            moments = jax.tree.map(lambda a: a.T if has_receptors else a[0], moments)
+        _check(
+            moments.square,
+            jnp.isfinite(moments.square),
+            "inputs must be finite, got NaN or infinity",
+        )
+        _check(
+            moments.square,
+            moments.square > 0,
+            "inputs are all 0, so no weights can drive the neurons",
+        )
+        sigma = self._deviation(threshold)
+        if has_receptors and np.ndim(sigma):
+            sigma = sigma[:, None]
+        # receptors have equal parts of the mean and of the variance
+        parts = like[1] if has_receptors else 1
+        mu, variance, mean = 0.0, sigma**2 / parts, self.mean * self.mean_share
+        if isinstance(mean, Tracer) or np.any(np.asarray(mean)):
             if measured and len(summed) != 1:
                 raise ValueError(
                     f"fluctuation_driven: mean must be 0 for inputs and shape {shape}, got {mean}"
                 )
             _check(
-                moments.mean, moments.mean != 0, f"mean must be 0 for inputs of mean 0, got {mean}"
+                moments.mean,
+                moments.mean != 0,
+                f"mean must be 0 for inputs of mean 0, got {mean}",
             )
             mu = mean / (parts * n * moments.mean)
-            variance = variance - mu**2 * moments.variance_of_sum(n)
+            variance = variance - mu**2 * n * moments.variance
             _check(
-                variance, variance > 0, f"std is too small: equal weights for mean {mean} exceed it"
+                variance,
+                variance > 0,
+                f"std is too small: equal weights for mean {mean} exceed it",
             )
         dtype = jnp.result_type(float) if dtype is None else dtype
-        normal = jax.random.normal(key, shape, dtype)
         sigma = (variance / (n * moments.square)) ** 0.5
-        return _of_neurons(mu, shape, dtype) + _of_neurons(sigma, shape, dtype) * normal
+        normal = jax.random.normal(key, shape, dtype)
+        return _of_neurons(mu, normal) + _of_neurons(sigma, normal) * normal
 
-    return initialize
-
-
-def draw(
-    key: jax.Array,
-    inputs: Any,
-    neurons: int | tuple[int, ...],
-    cell: Cell,
-    *,
-    rate: Any,
-    mask: Any,
-    mean: float,
-    std: Any,
-    weight: Initializer | None,
-    recurrent: bool | Initializer,
-    dtype: Any,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Draw the input and recurrent weights of a layer, see ``Layer.init``."""
-    dtype = jnp.result_type(float) if dtype is None else dtype
-    measured = np.ndim(inputs) > 0
-    n = np.shape(inputs)[-1] if measured else inputs
-    axes: tuple[int, ...] = tuple(np.atleast_1d(neurons).tolist())
-    key, key_recurrent, key_spikes = jax.random.split(as_key("Layer.init", key), 3)
-    other = weight if recurrent is True else recurrent or None
-    if weight is not None:
-        matrix = _checked("weight", weight)(key, (n, *axes), dtype)
-    elif measured == (rate is not None):
-        raise TypeError(
-            "Layer.init: pass a number of inputs and a rate, or inputs to measure, or weight"
-        )
-    else:
-        respond, both = measuring(cell), recurrent and other is None
-        rate = inputs if measured else rate
-        of_inputs = deviation(std, mean, FEEDFORWARD if both else 1.0)
-        matrix = driven(cell, rate, mask, mean, of_inputs, respond)(key, (n, *axes), dtype)
-        if both:
-            if measured:
-                rate = _spikes(cell, matrix, jnp.asarray(inputs), mask, key_spikes)
-                _check(
-                    rate,
-                    rate.any(),
-                    "no neuron fires, so recurrent weights cannot be scaled; raise std",
-                )
-            other = driven(cell, rate, mask, 0.0, deviation(std, mean, 1 - FEEDFORWARD), respond)
-    if other is None:
-        return matrix, None
-    return matrix, _checked("recurrent", other)(key_recurrent, (axes[0], *axes), dtype)
-
-
-def _checked(name: str, initializer: Any) -> Initializer:
-    if not callable(initializer):
-        raise TypeError(
-            f"Layer.init: {name} must be an initializer such as jax's, got {brief(initializer)}"
-        )
-    return cast("Initializer", initializer)
-
-
-def deviation(std: Any, mean: Any = 0.0, share: float = 1.0) -> Callable[[Any], Any]:
-    """Return the standard deviation of a potential as a function of the threshold.
-
-    ``share`` is the fraction of the variance to keep. The threshold is None for a cell without
-    threshold.
-    """
-
-    def of_threshold(threshold: Any) -> Any:
-        default = 1.0 if threshold is None else threshold - mean
-        sigma = _numbers(default if std is None else std, "std")
+    def _deviation(self, threshold: Any) -> Any:
+        """Return the standard deviation of the potential. A readout has no threshold."""
+        default = 1.0 if threshold is None else threshold - self.mean
+        sigma = _number(default if self.std is None else self.std, "std")
         _check(sigma, sigma > 0, "std must be > 0, got {}")
-        return sigma * share**0.5
-
-    return of_threshold
+        return sigma * self.share**0.5
 
 
-def _of_neurons(value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Reshape a number, or one number per neuron and receptor, to the axes of weights."""
-    value = jnp.asarray(value, dtype)
-    return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
-
-
-def _neurons_of(cell: Cell, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the neurons of weights of this shape, and their receptors if the cell has an axis for
-    these.
-    """
-    has_receptors = _declared(cell) is None and receptors_of(cell, shape)
-    return shape[-2:] if has_receptors else shape[-1:]
+def _of_neurons(value: Any, weights: jax.Array) -> jax.Array:
+    """Give a number, or one number per neuron and receptor, the axes and dtype of weights."""
+    value = jnp.asarray(value, weights.dtype)
+    return value.reshape((1,) * (weights.ndim - value.ndim) + value.shape)
 
 
 class _Moments(NamedTuple):
@@ -312,42 +261,20 @@ class _Moments(NamedTuple):
     """The mean of an input."""
     square: Any
     """The mean square of an input."""
-    variance_of_sum: Callable[[int], Any]
-    """The variance of the sum of a number of inputs."""
-
-
-class _Leaks(NamedTuple):
-    """A cell without spikes, one step of its linear response. Its output is the potential."""
-
-    decay: Any
-    synaptic_decay: Any
-    gain: Any
-
-    def current(self, inputs: jax.Array) -> jax.Array:
-        return inputs
-
-    def integrate(self, v: State, current: jax.Array) -> State:
-        u, i = v
-        i = self.synaptic_decay * i + current.astype(i.dtype)
-        return self.decay * u + self.gain * i, i
-
-    def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
-        return u, u[0]
+    variance: Any
+    """The variance of the sum of all inputs, over their number."""
 
 
 def _declared(cell: Cell) -> LinearResponse | None:
+    """Return the response that a cell declares, as checked numbers."""
     response = linear_response(cell)
     if response is None:
         return None
-    numbers = {
-        name: _numbers(value, name)
-        for name, value in response._asdict().items()
-        if value is not None
-    }
-    return response._replace(**numbers)
+    values = response._asdict().items()
+    return response._replace(**{k: _number(value, k) for k, value in values if value is not None})
 
 
-def _numbers(value: Any, name: str) -> Any:
+def _number(value: Any, name: str) -> Any:
     """Return a checked number, or one number per neuron."""
     value = as_real("fluctuation_driven", name, value)
     if np.ndim(value) > 1:
@@ -358,21 +285,8 @@ def _numbers(value: Any, name: str) -> Any:
     return value if isinstance(value, float) else jnp.asarray(value, jnp.result_type(float))
 
 
-def _checked_moments(moments: _Moments) -> _Moments:
-    _check(
-        moments.square, jnp.isfinite(moments.square), "inputs must be finite, got NaN or infinity"
-    )
-    _check(
-        moments.square, moments.square > 0, "inputs are all 0, so no weights can drive the neurons"
-    )
-    return moments
-
-
-def _expect(response: LinearResponse, p: Any) -> _Moments:
-    """Return the moments of independent spikes in long sequences.
-
-    Their first steps are neglected.
-    """
+def _of_long_response(response: LinearResponse, p: Any) -> _Moments:
+    """Return the moments of independent spikes in long sequences, from the formulas."""
     b, g, c, _ = response
     for value in (b, c):
         _check(value, value < 1, "decay must be < 1 for a rate, got {}; pass inputs to measure")
@@ -381,76 +295,59 @@ def _expect(response: LinearResponse, p: Any) -> _Moments:
     return _of_spikes(p, total, squares)
 
 
+def _of_short_response(kernel: jax.Array, p: Any) -> _Moments:
+    """Return the moments of independent spikes, from a response that has ended."""
+    squares = (kernel**2).sum(0)
+    late = (kernel[-_LONG // 4 :] ** 2).sum(0)
+    message = f"the response must end within {_LONG} steps; pass inputs to measure"
+    _check(late, late <= 1e-6 * squares, message)
+    return _of_spikes(p, kernel.sum(0), squares)
+
+
 def _of_spikes(p: Any, total: Any, squares: Any) -> _Moments:
     """Return the moments of spikes of probability p, from the sums of a response and of its
     squares.
     """
     variance = (p - p**2) * squares
-    return _Moments(p * total, variance + (p * total) ** 2, lambda n: n * variance)
+    return _Moments(p * total, variance + (p * total) ** 2, variance)
 
 
-def _measure(response: LinearResponse, inputs: jax.Array, mask: Any) -> _Moments:
-    """Measure the moments of inputs ``(steps, examples, ..., inputs)``."""
-    b, g, c, _ = response
-    leaks = [jnp.asarray(value, jnp.result_type(float)) for value in (b, c, g)]
-    per_neuron = any(value.ndim for value in leaks)
-    return _of_sums(
-        _of_each(jnp.broadcast_arrays(*leaks), inputs, mask)
-        if per_neuron
-        else _sums(leaks, inputs, mask),
-        inputs,
-        mask,
+def _of_leaks(response: LinearResponse, steps: int) -> Response:
+    """Return the response that a cell declares, as a kernel."""
+    decay, gain, synaptic_decay = jnp.broadcast_arrays(
+        *(jnp.atleast_1d(jnp.asarray(a, jnp.result_type(float))) for a in response[:3])
     )
 
+    def step(v, current):
+        u, i = v
+        i = synaptic_decay * i + current
+        u = decay * u + gain * i
+        return (u, i), u
 
-def _of_sums(sums: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> _Moments:
-    """Return the moments, from sums of the total over inputs, its square, and the squares of
-    inputs.
+    pulse = jnp.zeros((steps, 1), decay.dtype).at[0].set(1)
+    at_rest = jnp.zeros_like(decay), jnp.zeros_like(decay)
+    kernel = jax.lax.scan(step, at_rest, pulse)[1]
+    return Response(kernel[:, None], response.threshold)
+
+
+def _of_inputs(kernel: jax.Array, inputs: jax.Array, mask: Any) -> _Moments:
+    """Measure the moments of inputs ``(steps, examples, ..., inputs)`` for a kernel ``(steps,
+    receptors, neurons)``.
     """
+    rows, positions = _distinct(kernel.reshape(len(kernel), -1).T)
+    sums = [value[positions].reshape(kernel.shape[1:]) for value in _convolved(rows, inputs, mask)]
     count = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
         count = count * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
     total, total_square, square = (value / count for value in sums)
     n = inputs.shape[-1]
-    return _Moments(total / n, square / n, lambda _: total_square - total**2)
-
-
-def _of_kernel(
-    respond: Callable[..., Response], like: tuple[int, ...], rate: Any, mask: Any, std: Callable
-) -> tuple[_Moments, Any]:
-    """Return the moments and the standard deviation for a measured cell, with the axes ``like``."""
-    inputs = rate if np.ndim(rate) else None
-    kernel, threshold = respond(like, _LONG if inputs is None else len(inputs))
-    if inputs is None:
-        squares = (kernel**2).sum(0)
-        late = (kernel[-_LONG // 4 :] ** 2).sum(0)
-        message = f"the response must end within {_LONG} steps; pass inputs to measure"
-        _check(late, late <= 1e-6 * squares, message)
-        moments = _of_spikes(rate, kernel.sum(0), squares)
-    else:
-        rows, positions = _distinct(kernel.reshape(len(kernel), -1).T)
-        sums = [
-            value[positions].reshape(kernel.shape[1:]) for value in _convolved(rows, inputs, mask)
-        ]
-        moments = _of_sums(sums, inputs, mask)
-
-    def arranged(value):  # (receptors, neurons) -> (neurons, receptors), or (neurons,)
-        return value.T if len(like) > 1 else value[0]
-
-    arranged_moments = _Moments(
-        arranged(moments.mean),
-        arranged(moments.square),
-        lambda n: arranged(moments.variance_of_sum(n)),
-    )
-    sigma = std(threshold)
-    return _checked_moments(arranged_moments), jnp.asarray(sigma)[..., None] if len(
-        like
-    ) > 1 and np.ndim(sigma) else sigma
+    return _Moments(total / n, square / n, (total_square - total**2) / n)
 
 
 @jax.jit
 def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Array]:
-    """Return the sums of :func:`_sums` for each kernel, of shape ``(kernels, steps)``.
+    """Return the sums over steps and examples of the total over inputs, of its square, and of the
+    squares of the inputs, for each kernel of ``(kernels, steps)``.
 
     One example at a time, because a transform of all inputs would take much memory.
     """
@@ -482,30 +379,6 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
     ]
 
 
-@jax.jit
-def _sums(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
-    """Sum filtered inputs over steps and examples: their total over inputs, its square, and the
-    squares.
-    """
-
-    def look(_, u):
-        total = u.sum(-1)
-        return total.sum(), (total**2).sum(), (u**2).sum()
-
-    zeros = jnp.zeros(inputs.shape[1:], jnp.result_type(float))
-    return tuple(
-        sums.sum()
-        for sums in _over_steps(_Leaks(*leaks), ((zeros, zeros), zeros), inputs, mask, look)
-    )
-
-
-def _of_each(leaks: Sequence[jax.Array], inputs: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
-    """Compute :func:`_sums` for the decays of each neuron, once per distinct row of decays."""
-    rows, positions = _distinct(jnp.stack(leaks, 1))
-    out = jax.lax.map(lambda row: _sums(list(row), inputs, mask), rows)
-    return tuple(value[positions] for value in out)
-
-
 def _distinct(rows: jax.Array) -> tuple[jax.Array, Any]:
     """Return the distinct rows and the position of each row among them.
 
@@ -517,43 +390,8 @@ def _distinct(rows: jax.Array) -> tuple[jax.Array, Any]:
     return jnp.asarray(unique), positions.reshape(-1)
 
 
-def _spikes(
-    cell: Cell, matrix: jax.Array, inputs: jax.Array, mask: Any, key: jax.Array
-) -> jax.Array:
-    """Return the inputs of recurrent weights, ``(steps, examples, neurons)``: outputs of the last
-    valid step.
-    """
-    layer = CellSteps(
-        cell, lambda x: times_matrix(x, matrix), functools.partial(jax.random.fold_in, key)
-    )
-    v = jax.tree.map(
-        jnp.asarray, cell.initial_state((*inputs.shape[1:-1], *matrix.shape[1:]), matrix.dtype)
-    )
-    start = v, jnp.zeros_like(layer.fire(v, 0)[1])
-    mask = None if mask is None else jnp.asarray(mask)
-    return tree_keep(mask, _over_steps(layer, start, inputs, mask, lambda before, _: before))
-
-
-def _over_steps(
-    layer: Steps, start: LayerState, inputs: jax.Array, mask: Any, look: Callable
-) -> Any:
-    """Return ``look(previous output, output)`` of each step."""
-
-    def turn(state, now):
-        number, x, active = now
-        x = x if is_float(x) else x.astype(jnp.result_type(float))
-        after = layer_step(layer, state, x, Masks(active, number=number))
-        return after.state, look(state[1], after.output)
-
-    return jax.lax.scan(turn, start, (jnp.arange(len(inputs)), inputs, mask))[1]
-
-
 def _wide(mask: jax.Array) -> jax.Array:
     return mask if mask.ndim > 1 else mask[:, None]
-
-
-def _is_zero(value: Any) -> bool:
-    return not isinstance(value, Tracer) and not np.any(np.asarray(value))
 
 
 def _check(value: Any, holds: Any, message: str) -> None:

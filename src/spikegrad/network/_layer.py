@@ -29,7 +29,7 @@ from ._connections import (
     matrix_of,
     product,
 )
-from ._initial import Initializer, draw
+from ._initial import Initializer
 from ._step import fire, is_stochastic
 
 
@@ -248,22 +248,30 @@ class Layer(Struct):
         >>> Layer.init(jax.random.key(0), 700, 128, LIF(0.9), weight=he).weight.shape
         (700, 128)
         """
-        matrix, recurrent_matrix = draw(
-            key,
-            inputs,
-            neurons,
+        from ._draw_weights import draw_weights  # noqa: PLC0415  (it draws for networks of layers)
+        from ._network import Network  # noqa: PLC0415
+
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        is_measured, axes = np.ndim(inputs) > 0, tuple(np.atleast_1d(neurons).tolist())
+        n = np.shape(inputs)[-1] if is_measured else inputs
+        layer = cls(
+            jnp.zeros((n, *axes), dtype),
             cell,
+            jnp.zeros((axes[0], *axes), dtype) if recurrent else None,
+            jnp.zeros(axes, dtype) if bias else None,
+        )
+        drawn = draw_weights(
+            Network([layer]),
+            key,
+            inputs if is_measured else None,
             rate=rate,
             mask=mask,
             mean=mean,
             std=std,
             weight=weight,
-            recurrent=recurrent,
-            dtype=dtype,
+            recurrent=None if isinstance(recurrent, bool) else recurrent,
         )
-        return cls(
-            matrix, cell, recurrent_matrix, jnp.zeros(neurons, matrix.dtype) if bias else None
-        )
+        return drawn.layers[0]
 
     def drive(self, inputs: jax.Array) -> jax.Array:
         """Return the part of the current that does not depend on the neurons: ``W x + b``."""

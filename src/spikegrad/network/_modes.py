@@ -101,7 +101,8 @@ class Backward:
     >>> network = Network([Layer(jnp.ones((3, 2)), LIF(0.9))])
     >>> inputs = jnp.ones((100, 4, 3))
     >>> states, spikes = network(inputs, backward="8-bit")
-    >>> states, spikes = network(inputs, backward=Backward("recompute", truncate=20))
+    >>> backward = Backward("recompute", truncate=20)
+    >>> states, spikes = network(inputs, backward=backward)
     """
 
     mode: str = "exact"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,6 @@ from jax.typing import ArrayLike
 from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varying_axes, shard_as
 from .._pytree import Entries
 from .._struct import Struct, is_pure, parameter, wiring
-from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
 from ._arguments import check_coupled, check_shapes, check_windows, checked_key, named_inputs
 from ._connections import Delayed, Join, Name, Window
@@ -37,7 +37,7 @@ from ._states import (
     is_over_time,
     shapes_of,
 )
-from ._step import examples_of, graph_step, is_stochastic
+from ._step import examples_of, graph_step
 
 
 class Network(Struct):
@@ -225,42 +225,38 @@ class Network(Struct):
                 "Network.init: sizes must be a sequence of integers, one for each layer, got "
                 f"{sizes!r}"
             )
-        counts: list[Any] = [*sizes] if np.ndim(inputs) else [inputs, *sizes]
+        from ._draw_weights import draw_weights  # noqa: PLC0415  (it runs networks)
+
+        is_measured, dtype = np.ndim(inputs) > 0, jnp.result_type(float) if dtype is None else dtype
+        counts: list[Any] = [np.shape(inputs)[-1] if is_measured else inputs, *sizes]
         for size in counts:
             if not hasattr(size, "__index__") or size < 1:
                 raise ValueError(
                     "Network.init: numbers of inputs and neurons must be integers above 0, got "
                     f"{size!r}"
                 )
-        key = as_key("Network.init", key)
-        layers, measured = [], np.ndim(inputs) > 0 and weight is None
-        for n, (size, layer_key) in enumerate(
-            zip(sizes, jax.random.split(key, len(sizes)), strict=True)
-        ):
-            drawing, spiking = jax.random.split(layer_key)
-            last = n == len(sizes) - 1
-            hidden = {} if last else {"std": std, "recurrent": recurrent}
-            try:
-                layer = Layer.init(
-                    drawing,
-                    inputs,
-                    size,
-                    readout if last else cell,
-                    rate=rate,
-                    mask=mask,
-                    weight=weight,
-                    bias=bias,
-                    dtype=dtype,
-                    **hidden,
+        layers = []
+        for n, (below, neurons) in enumerate(itertools.pairwise(counts), start=1):
+            is_last = n == len(sizes)
+            layers.append(
+                Layer(
+                    jnp.zeros((below, neurons), dtype),
+                    readout if is_last else cell,
+                    jnp.zeros((neurons, neurons), dtype) if recurrent and not is_last else None,
+                    jnp.zeros(neurons, dtype) if bias else None,
                 )
-            except ValueError as error:
-                raise ValueError(f"Network.init: layer {n}: {error}") from None
-            layers.append(layer)
-            spiking = spiking if is_stochastic(cell) else None
-            inputs = (
-                cls([layer])(inputs, mask=mask, key=spiking)[1] if measured and not last else size
             )
-        return cls(layers)
+        network = cls(layers)
+        return draw_weights(
+            network,
+            key,
+            inputs if is_measured else None,
+            rate=rate,
+            mask=mask,
+            std=dict.fromkeys([*network.layers][:-1], std),
+            weight=weight,
+            recurrent=None if isinstance(recurrent, bool) else recurrent,
+        )
 
     def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> Entries:
         """Return the states before the first step: neurons at rest, no spikes.
@@ -444,7 +440,8 @@ class Network(Struct):
         ...     network = Network({"hidden": hidden, "out": readout})
         ...     states, activity = network.observe(jnp.ones((20, 4, 3)))
         ...     rate = activity["hidden"].output.mean()
-        ...     return (rate - 0.1) ** 2 + 1e-3 * (activity["hidden"].current ** 2).mean()
+        ...     power = (activity["hidden"].current ** 2).mean()
+        ...     return (rate - 0.1) ** 2 + 1e-3 * power
         >>> jax.grad(loss)(jnp.full((3, 5), 0.2)).shape
         (3, 5)
         """

@@ -76,7 +76,7 @@ class Cell(Struct):
     """If True, :meth:`fire` reads all examples of a step, as batch normalization does.
 
     It then takes the active examples too, ``fire(u, key=None, mask=None)``, of shape ``(batch,)``.
-    A network with a mask for each example runs such a cell only in ``mode="scan"``.
+    A network with a mask for each example runs such a cell only in ``backward="scan"``.
     """
     nir_node: ClassVar[str | None] = None
     """The equivalent node of NIR:

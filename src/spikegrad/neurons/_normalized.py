@@ -54,7 +54,7 @@ class MPBN(LIF, pure=True):
     Notes
     -----
     A step couples the examples of a batch. In training, a mask of each example, ``(steps, batch)``,
-    needs ``mode="scan"``, because other modes fire a masked example again. Networks store the
+    needs ``backward="scan"``, because other modes fire a masked example again. Networks store the
     potential of each neuron and step in full precision in all modes. Under ``jax.shard_map`` each
     device computes separate statistics.
 
