@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from _measure import arguments, interleave, keep_memory, ratio, report
 
-from spikegrad import LIF, Arctan, Layer, LeakyReadout, Network
+from spikegrad import LIF, Arctan, Backward, Layer, LeakyReadout, Network
 
 INPUTS, CLASSES, DECAY = 700, 20, 0.95
 ALPHA = 1.0  # of the slope alpha / 2 / (1 + (pi / 2 * alpha * x)**2), which every contender has
@@ -121,11 +121,11 @@ def variants(steps: int, with_peers: bool, unrolled: tuple[int, ...] = ()) -> di
     found = {"plain": functools.partial(plain, fire=spike)}
     if unrolled:
         for n, mode in itertools.product(unrolled, ("exact", "8-bit", "recompute")):
-            found[f"{mode}, unroll={n}"] = functools.partial(ours, mode=mode, unroll=n)
+            found[f"{mode}, unroll={n}"] = functools.partial(ours, backward=Backward(mode, unroll=n))
         return found
     for mode in ("exact", "half", "8-bit", "recompute"):
         found[mode] = functools.partial(ours, backward=mode)
-    found["chunked"] = functools.partial(ours, chunk=min(25, steps))
+    found["chunked"] = functools.partial(ours, backward=Backward(chunk=min(25, steps)))
     if with_peers:
         found |= {name: functools.partial(plain, fire=fire) for name, fire in peers().items()}
     return found

@@ -91,7 +91,7 @@ def rows(cases: list[str], modes: list[str], rounds: int) -> list[dict[str, Any]
         arrays = weights_of(depth), jnp.ones((STEPS, BATCH, INPUTS))
         scan = cost(functools.partial(in_scan, residual=residual), *arrays, rounds)
         for mode in modes:
-            ours = cost(functools.partial(in_network, residual=residual, backward=mode), *arrays, rounds)
+            ours = cost(functools.partial(in_network, residual=residual, mode=mode), *arrays, rounds)
             over_scan = (ours["trace"] + ours["compile"]) / (scan["trace"] + scan["compile"])
             found.append({"case": case, "mode": mode, **ours, "over a scan": over_scan})
         found.append({"case": case, "mode": "plain scan", **scan, "over a scan": 1.0})

@@ -71,8 +71,8 @@ def run(weights: Weights, x: jax.Array, adaptive: int, gradient: str = "all") ->
     )
     hidden = Layer(to_hidden, cell, (lambda s: jax.lax.stop_gradient(s) @ recurrent) if local else recurrent)
     readout = Layer(to_readout, LeakyReadout(MEMBRANE, norm_input=True))
-    _, (spikes, outputs) = Network([hidden, readout])(x, all_layers=True)
-    return outputs[-RECALL:], spikes
+    _, activity = Network([hidden, readout]).observe(x, parts=("output",))
+    return activity[-1].output[-RECALL:], activity[0].output
 
 
 def loss(weights: Weights, batch: Any, key: jax.Array, setting: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:

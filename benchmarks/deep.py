@@ -123,8 +123,9 @@ def measured(residual: bool, epochs: int, examples: int) -> dict[str, Any]:
         callbacks=[look],
     )
     current = jnp.broadcast_to(x[:BATCH, ..., None], (STEPS, BATCH, 28, 28, 1))
-    _, outs = network(weights(0), residual)(current, all_layers=True)
-    rates = {name: round(float(outs[name].mean()), 4) for name in ("stem", *(f"{n}b" for n in range(BLOCKS)))}
+    hidden = "stem", *(f"{n}b" for n in range(BLOCKS))
+    _, activity = network(weights(0), residual).observe(current, layers=hidden, parts=("output",))
+    rates = {name: round(float(layer.output.mean()), 4) for name, layer in activity.items()}
     row = {"network": "residual" if residual else "plain", "accuracies": accuracies, "rates at the start": rates}
     if not residual:
         row["diagnosis"] = diagnose(network(weights(0), residual), current).lines()

@@ -101,11 +101,12 @@ def images(channels: int, size: int, steps: int, batch: int) -> tuple[dict[str, 
 
         def network(w):
             nodes: dict[str, Any] = {}
+            above = "input"
             for name, node in make(w).layers.items():
-                nodes[name] = node
                 if isinstance(node, Layer) and name != "out":
-                    nodes[f"{name} conv"] = Join(node.weight, node.of)
-                    nodes[name] = Layer(lambda current: current, CELL, of=f"{name} conv")
+                    nodes[f"{name} conv"] = Join(node.weight, node.of or above)
+                    node = Layer(None, CELL)
+                nodes[name], above = node, name
             return Network(nodes, outputs="out")
 
         return network

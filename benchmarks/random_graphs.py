@@ -1,9 +1,10 @@
 """Random networks against a plain loop over time: values and gradients of everything, in float64.
 
 A graph has layers of every cell and spike type, joins, joins over time, delays, windows and
-feedback. Its call has a mask of any form, NaN in the padding, initial states or truncation, and
-may be two calls in sequence. The loop knows no chunks, stages or masks: each example has a state
-and a history, and only its unmasked steps exist.
+feedback. It is called, or observed with some parts of the activity, once or twice in sequence, with
+a mask of any form, NaN in the padding, initial states of some layers, or truncation. The loop knows
+no chunks, stages or masks: each example has a state and a history, and only its unmasked steps
+exist.
 
 A row of the table counts the graphs with a feature, and those that disagree with the loop. The
 last column has the largest error of all others, as a share of its tolerance: 1e-9 for values. For
@@ -29,6 +30,7 @@ from spikegrad import (
     LIF,
     AdaptiveLIF,
     Arctan,
+    Backward,
     Delayed,
     Join,
     Layer,
@@ -52,6 +54,7 @@ from spikegrad.neurons import Refractory
 BATCH, UNITS, LONGEST, MEMBERS, WIDTH = 3, 4, 6, 2, 0.7
 TRANSFORMS = {"jit": 0.3, "eager": 0.1, "jvp": 0.1, "vmap of grad": 0.25, "grad of vmap": 0.25}
 TOLERANCES = {"half": 1e-2, "8-bit": 0.1}  # of gradients
+PARTS = ("output", "pre_spike", "current")
 
 # --- the parts of a graph ------------------------------------------------------------------------
 # p(low, high) draws an array of parameters. d and t are decays and thresholds, s is a surrogate.
@@ -227,8 +230,8 @@ class Graph:
         self.layers = sorted(name for name, entry in self.entries.items() if entry.kind == "layer")
         outputs = rng.choice([*self.entries], size=int(rng.integers(1, count + 1)), replace=False)
         self.outputs = tuple(outputs.tolist())
-        self.shows_all = bool(rng.uniform() < 0.5)
-        self.pre_spike = tuple(n for n in self.layers if self.shows_all or rng.uniform() < 0.3)
+        shows_all = bool(rng.uniform() < 0.5)
+        some = [name for name in self.layers if shows_all or rng.uniform() < 0.3]
         self.truncate = int(rng.integers(1, self.shortest + 1)) if rng.uniform() < 0.3 else None
         self.mask = str(rng.choice([*MASKS], p=[0.25, 0.15, 0.15, 0.12, 0.15, 0.15, 0.03]))
         self.has_nan = self.mask != "no mask" and bool(rng.uniform() < 0.4)
@@ -240,6 +243,11 @@ class Graph:
                 self.depth[source] = max(self.depth[source], edge.lag + edge.length - 1)
         self.transform = str(rng.choice([*TRANSFORMS], p=[*TRANSFORMS.values()]))
         self.options = self._options()
+        self.observed = tuple(sorted(self.entries if shows_all else {*self.outputs, *some} if some else ()))
+        rng = np.random.default_rng([seed, 1])  # another stream, so seeds keep the graphs that they found
+        chosen = [part for part in PARTS if rng.uniform() < 0.7]
+        self.shown = tuple(chosen) if {*self.observed} & {*self.layers} and chosen else ("output",)
+        self.at_rest = {name for name in self.depth if rng.uniform() < 0.2}
         self._draw_members()
 
     def _draw_entries(self, names):
@@ -288,7 +296,7 @@ class Graph:
         couples = any(entry.name in COUPLED for entry in self.entries.values())
         if self.transform == "jvp" or (couples and self.mask not in ("no mask", "steps")):
             mode = "scan"
-        options: dict[str, Any] = {"backward": mode}
+        options: dict[str, Any] = {"mode": mode}
         if mode != "scan":
             chunk = int(rng.integers(1, self.shortest + 1))
             options["chunk"] = chunk if rng.uniform() < 0.6 else None
@@ -346,7 +354,7 @@ class Graph:
             "params": params,
             "cells": cells,
             "x": {n: _noise(rng, x_shape, bool if self.is_bool[n] else float) for n in self.inputs},
-            "states": states if self.has_states else None,
+            "states": {n: v for n, v in states.items() if n not in self.at_rest} if self.has_states else None,
             "mask": None if mask is None else jnp.asarray(mask),
             "key": jax.random.key(rng.integers(2**31)) if draws else None,
         }
@@ -365,10 +373,12 @@ class Graph:
             "truncate": self.truncate,
             "two calls": len(self.parts) > 1,
             "states": self.has_states,
+            "states of some layers": self.has_states and self.at_rest & {*self.layers},
             "inputs of bool": any(self.is_bool.values()),
             "recurrent": any(entry.recurrent for entry in entries),
         }
         names += [name for name, holds in flags.items() if holds]
+        names += [f"observed: {part}" for part in self.shown] if self.observed else ["call"]
         names += [f"weight: {edge.form}{', delayed' * (edge.lag > 0)}" for edge in edges]
         names += [f"{entry.kind}: {entry.name}" for entry in entries]
         names += [f"spike: {e.spike}" for e in entries if e.spike and e.name != "LeakyReadout"]
@@ -426,20 +436,28 @@ def by_network(graph, arrays, **options):
     several = len(graph.inputs) > 1
     network = Network(layers, graph.inputs if several else "x", graph.outputs)
     states, shown = arrays["states"], []
+    backward = Backward(**options, truncate=graph.truncate)
     for n, (start, stop) in enumerate(graph.parts):
         x = {name: a[start:stop] for name, a in arrays["x"].items()}
-        states, *more = network(
+        called = functools.partial(
+            network.observe if graph.observed else network,
             x if several else x["x"],
             states,
             mask=None if arrays["mask"] is None else arrays["mask"][start:stop],
             key=None if arrays["key"] is None else jax.random.fold_in(arrays["key"], n),
-            truncate=graph.truncate,
-            all_layers=graph.shows_all,
-            pre_spike=graph.pre_spike,
-            **options,
+            backward=backward,
         )
-        shown.append(more)
-    return states, *jax.tree.map(lambda *parts: jnp.concatenate(parts), *shown)
+        if graph.observed:
+            states, activity = called(layers=graph.observed, parts=graph.shown)
+            shown.append({name: _present(node._asdict()) for name, node in activity.items()})
+        else:
+            states, outputs = called()
+            shown.append({name: {"output": out} for name, out in outputs.items()})
+    return dict(states), jax.tree.map(lambda *parts: jnp.concatenate(parts), *shown)
+
+
+def _present(parts):
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -470,16 +488,16 @@ class Loop:
             self.history[name] = [[step[b] for step in past] for b in range(BATCH)]
 
     def call(self, n, mask, x):
-        """Run call ``n``, and return the outputs and pre-spike states."""
+        """Run call ``n``, and return the activity: of each node a dict of parts."""
         graph = self.graph
         outs = {name: [[*step] for step in a] for name, a in x.items()}
-        before, left = {}, dict(graph.entries)
+        before, currents, left = {}, {}, dict(graph.entries)
         self.start = {name: [[*one] for one in past] for name, past in self.history.items()}
         while left:
             ready = {name: entry for name, entry in left.items() if entry.kind != "over time"}
             while waiting := [n for n in ready if {*left[n].edges} - {*outs, *ready}]:
                 ready = {name: entry for name, entry in ready.items() if name not in waiting}
-            self._run_steps(n, mask, ready, outs, before)
+            self._run_steps(n, mask, ready, outs, before, currents)
             left = {name: entry for name, entry in left.items() if name not in ready}
             for name, entry in [*left.items()]:
                 if entry.kind == "over time" and {*entry.edges} <= {*outs}:
@@ -488,10 +506,11 @@ class Loop:
         for name in {*outs} - {n for n, e in graph.entries.items() if e.kind != "over time"}:
             for t, b in np.argwhere(mask):
                 self.history[name][b].append(outs[name][t][b])
-        shown = graph.entries if graph.shows_all else graph.outputs
-        outputs = {name: _stacked(outs[name], mask) for name in shown}
-        pre_spike = {name: _stacked(before[name], mask) for name in graph.pre_spike}
-        return [outputs, pre_spike][: 1 + bool(graph.pre_spike)]
+        parts = dict(zip(PARTS, (outs, before, currents), strict=True))
+        return {
+            name: {part: _stacked(parts[part][name], mask) for part in graph.shown if name in parts[part]}
+            for name in graph.observed or graph.outputs
+        }
 
     def _over_time(self, name, mask, outs):
         entry = self.graph.entries[name]
@@ -502,16 +521,14 @@ class Loop:
             out, self.statistics[name] = out
         return out
 
-    def _run_steps(self, n, mask, ready, outs, before):
+    def _run_steps(self, n, mask, ready, outs, before, currents):
         """Run some entries over all steps. The sources outside of them have run to their end."""
         graph, window = self.graph, np.zeros(BATCH, int)
         past = {name: [[*one] for one in self.start[name]] for name in outs}
         past |= {name: self.history[name] for name in ready}
         windows = [[0] * LONGEST for _ in range(BATCH)]  # of the outputs in the past
         for name in ready:
-            state = self.states.get(name, [0.0])[0]
-            zeros = jnp.zeros(UNITS), jax.tree.map(jnp.zeros_like, state)
-            outs[name], before[name] = ([[zero] * BATCH for _ in mask] for zero in zeros)
+            self._fill_zeros(name, len(mask), outs, before, currents)
         for t, active in enumerate(mask):
             rows = np.flatnonzero(active).tolist()
             for b in rows:
@@ -531,9 +548,10 @@ class Loop:
 
             for name, entry in ready.items() if rows else ():
                 if entry.kind == "layer":
-                    u, out = self._fire(name, read, rows, (n, t))
+                    u, out, current = self._fire(name, read, rows, (n, t))
                     for i, b in enumerate(rows):
                         before[name][t][b] = jax.tree.map(lambda a, i=i: a[i], u)
+                        currents[name][t][b] = current[i]
                 else:
                     sources = [read(source, 0) for source in entry.edges]
                     out = JOINS[entry.name](self.arrays["params"][name], *sources)
@@ -544,8 +562,18 @@ class Loop:
                 for name, one in past.items():
                     one[b].append(outs[name][t][b])
 
+    def _fill_zeros(self, name, steps, outs, before, currents):
+        """Set the activity of all steps to zeros. A join has outputs only."""
+        parts, zeros = [outs], [jnp.zeros(UNITS)]
+        if name in self.states:
+            parts += [before, currents]
+            zeros.append(jax.tree.map(jnp.zeros_like, self.states[name][0]))
+            zeros.append(jnp.zeros((UNITS, *self.graph.entries[name].receptors)))
+        for part, zero in zip(parts, zeros, strict=True):
+            part[name] = [[zero] * BATCH for _ in range(steps)]
+
     def _fire(self, name, read, rows, place):
-        """Make a step of a layer in some examples. Return its pre-spike state and output."""
+        """Make a step of a layer in some examples. Return its pre-spike state, output and current."""
         entry, params = self.graph.entries[name], self.arrays["params"]
         cell, current = self.arrays["cells"][name], params.get(f"{name} bias", 0.0)
         for source, edge in entry.weights.items():
@@ -562,7 +590,7 @@ class Loop:
             v, out = cell.fire(u)
         for i, b in enumerate(rows):
             self.states[name][b] = jax.tree.map(lambda a, i=i: a[i], v)
-        return u, out
+        return u, out, current
 
     def ends(self):
         """Return the states after the last step, in the form of a network."""
@@ -585,7 +613,7 @@ def by_loop(graph, arrays):
     for n, (start, stop) in enumerate(graph.parts):
         x = {name: a[start:stop] for name, a in arrays["x"].items()}
         shown.append(loop.call(n, mask[start:stop], x))
-    return loop.ends(), *jax.tree.map(lambda *parts: jnp.concatenate(parts), *shown)
+    return loop.ends(), jax.tree.map(lambda *parts: jnp.concatenate(parts), *shown)
 
 
 def _current(edge, w, read):

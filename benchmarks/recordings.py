@@ -127,7 +127,8 @@ def run(task: Task, cell: Cell, params: dict[str, jax.Array], batch: Example) ->
         ]
     )
     x, mask = jnp.asarray(batch.x, jnp.float32), batch.mask
-    _, (hidden, potentials) = network(x, mask=mask, all_layers=True)
+    _, activity = network.observe(x, mask=mask, parts=("output",))
+    hidden, potentials = (layer.output for layer in activity.values())
     there = jnp.ones(x.shape[:2], bool) if mask is None else jnp.asarray(mask)
     rate = hidden.mean(2).sum() / there.sum()
     if task.over_time == "max":

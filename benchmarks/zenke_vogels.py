@@ -166,8 +166,8 @@ def run(weights: Weights, x: jax.Array, surrogate: Surrogate, detached: bool) ->
         MEMBRANE, 1.0, surrogate, "value", detached, norm_input=True, synaptic_decay=SYNAPSE  # U <- (bU + (1-b)I)(1-S)
     )  # fmt: skip
     layers = [Layer(to_hidden, cell, *recurrent), Layer(to_readout, LeakyReadout(READOUT, norm_input=True))]
-    _, (spikes, potentials) = Network(layers)(x, all_layers=True)
-    return potentials.max(0), spikes
+    _, activity = Network(layers).observe(x, parts=("output",))
+    return activity[-1].output.max(0), activity[0].output
 
 
 def loss(weights: Weights, batch: Any, key: jax.Array, setting: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:

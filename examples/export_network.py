@@ -41,8 +41,14 @@ def programs(network):
     """The step and the sequence, exported."""
     steps, examples = jax.export.symbolic_shape("steps, examples")
     inputs = jax.ShapeDtypeStruct((examples, task.SIZES[0]), jnp.float32)
-    states = jax.eval_shape(network.initial_state, inputs)
+    states = dict(jax.eval_shape(network.initial_state, inputs))
     sequence = jax.ShapeDtypeStruct((steps, *inputs.shape), jnp.float32)
+
+    # a plain dict of states: a file with the mapping of a network needs this
+    # library
+    def step(states, inputs):
+        states, out = network.step(states, inputs)
+        return dict(states), out
 
     # a loop over steps whose number is open; a call of the network itself wants
     # it known
@@ -55,7 +61,7 @@ def programs(network):
         return jax.export.export(jax.jit(function), platforms=PLATFORMS)(*of)
 
     return {
-        "step": export(network.step, states, inputs),
+        "step": export(step, states, inputs),
         "sequence": export(run, sequence),
     }
 
@@ -72,7 +78,7 @@ def main(fast: bool = False):
             for name in ("step", "sequence")
         )
     potentials = sequence.call(spikes)
-    states = network.initial_state(spikes[0])
+    states = dict(network.initial_state(spikes[0]))
     for inputs in spikes:
         states, out = step.call(states, inputs)
     examples = spikes.shape[1]
