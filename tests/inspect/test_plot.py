@@ -8,6 +8,7 @@ import pytest
 
 from spikegrad import Arctan, InvSquareGrad, Sigmoid, Surrogate, get, names, rescaled
 from spikegrad.inspect.plot import activity, plot, raster, traces
+from spikegrad.network import Activity
 
 
 def curves(axes):
@@ -130,7 +131,7 @@ def test_traces_show_the_chosen_neurons_of_one_example():
 def test_activity_draws_spikes_lines_and_images_with_grey_steps_that_are_not_valid():
     real = RNG.normal(size=(STEPS, EXAMPLES, 3))
     wide = RNG.normal(size=(STEPS, EXAMPLES, 20))
-    figure = activity(SPIKES, wide, real, example=1, mask=MASK)
+    figure = activity({"inputs": SPIKES, "wide": wide, "out": Activity(real)}, example=1, mask=MASK)
     spikes, image, lines, _ = figure.axes  # and the bar of colors
     assert spikes.get_title(loc="left") == f"inputs, {(SPIKES[:, 1] != 0).mean():.3f} spikes per step"
     np.testing.assert_array_equal(image.images[0].get_array(), wide[:, 1].T)
@@ -139,12 +140,12 @@ def test_activity_draws_spikes_lines_and_images_with_grey_steps_that_are_not_val
         (grey,) = axes.patches
         assert (grey.get_x(), grey.get_x() + grey.get_width()) == (24.5, 39.5)
         assert axes.get_xlim() == (-0.5, 39.5)
-    assert not activity(SPIKES, mask=MASK).axes[0].patches
+    assert not activity({"inputs": SPIKES}, mask=MASK).axes[0].patches
 
 
 def test_activity_does_not_count_spikes_in_outputs_of_zeros():
     """They are of a silent layer, or of a readout below one."""
-    spikes, zeros = activity(SPIKES, np.zeros((STEPS, EXAMPLES, 3)), names=["in", "readout"]).axes
+    spikes, zeros = activity({"in": SPIKES, "readout": np.zeros((STEPS, EXAMPLES, 3))}).axes
     assert "spikes per step" in spikes.get_title(loc="left")
     assert zeros.get_title(loc="left") == "readout, all outputs are 0"
     assert not drawn(zeros)
@@ -157,9 +158,11 @@ def test_activity_does_not_count_spikes_in_outputs_of_zeros():
         (r"raster: spikes must have one step or more, got shape \(0, 2\)", lambda: raster(np.zeros((0, 2)))),
         (r"raster: mask must have 40 steps, got shape \(3,\)", lambda: raster(SPIKES, mask=MASK[0])),
         ("traces: arrays must have one shape, got for one example potential", lambda: traces(SPIKES[..., 0], SPIKES)),
-        ("activity: give the inputs and the outputs", activity),
-        ("activity: names must be 2, one for each layer, got 1", lambda: activity(SPIKES, SPIKES, names=["a"])),
-        (r"activity: layers must have equal numbers of steps, got \[40, 30\]", lambda: activity(SPIKES, SPIKES[:30])),
+        ("activity: give the inputs and the outputs", lambda: activity({})),
+        (
+            r"activity: layers must have equal numbers of steps, got \[40, 30\]",
+            lambda: activity({"a": SPIKES, "b": SPIKES[:30]}),
+        ),
     ],
 )
 def test_plots_of_activity_reject_invalid_arguments(message, call):

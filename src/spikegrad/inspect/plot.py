@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from .._checks import needed
 from .._surrogate import Surrogate
-from ..network import Network
+from ..network import Activity, Network
 
 with needed("spikegrad.inspect.plot", "matplotlib", "plot"):
     from matplotlib.axes import Axes
@@ -201,8 +201,8 @@ def traces(
     Parameters
     ----------
     potentials : array_like or tuple of them
-        Pre-spike states, as a network returns them for ``pre_spike``. The first array is the
-        potential. Or outputs of a readout. Shapes as in :func:`raster`.
+        States before the spike from :meth:`spikegrad.Network.observe`, whose first array is the
+        potential, or outputs of a readout. Shapes as in :func:`raster`.
     spikes, currents : array_like, optional
         Arrays of equal shape. Their panels are drawn only if you pass them.
     threshold : float, optional
@@ -269,8 +269,8 @@ def traces(
 
 
 def activity(
-    *layers: ArrayLike,
-    names: Sequence[str] | None = None,
+    layers: Mapping[str, ArrayLike | Activity],
+    *,
     example: int = 0,
     mask: ArrayLike | None = None,
     figsize: Any = None,
@@ -283,11 +283,9 @@ def activity(
 
     Parameters
     ----------
-    *layers : array_like
-        The inputs and the outputs of each layer, ``(steps, examples, neurons...)``:
-        ``activity(inputs, *outputs)`` with outputs from :meth:`spikegrad.Network.observe`.
-    names : sequence of str, optional
-        A name for each panel. By default inputs, layer 0, layer 1, ...
+    layers : mapping of array_like or Activity
+        The name of each panel, and its array ``(steps, examples, neurons...)``, or the activity of
+        a layer from :meth:`spikegrad.Network.observe`, whose outputs are drawn.
     example, mask
         As in :func:`raster`.
     figsize : tuple of float, optional
@@ -300,7 +298,7 @@ def activity(
     Raises
     ------
     ValueError
-        If no layer is passed, if the number of names is wrong, and as in :func:`raster`.
+        If no layer is passed, and as in :func:`raster`.
 
     Examples
     --------
@@ -312,28 +310,24 @@ def activity(
     ... )
     >>> inputs = jax.random.bernoulli(jax.random.key(1), 0.1, (80, 2, 20))
     >>> _, observed = network.observe(inputs)
-    >>> outputs = [layer.output for layer in observed.values()]
-    >>> len(activity(inputs, *outputs, example=1).axes)
+    >>> len(activity({"inputs": inputs, **observed}, example=1).axes)
     3
     """
     if not layers:
         raise ValueError("activity: give the inputs and the outputs of each layer")
-    names = ["inputs", *(f"layer {n}" for n in range(len(layers) - 1))] if names is None else names
-    if len(names) != len(layers):
-        raise ValueError(
-            f"activity: names must be {len(layers)}, one for each layer, got {len(names)}"
-        )
-    arrays = [
-        _of_example("activity", name, x, example) for name, x in zip(names, layers, strict=True)
-    ]
+    outputs = {
+        name: x.output if isinstance(x, Activity) else x  # type: ignore[union-attr]
+        for name, x in layers.items()
+    }
+    arrays = [_of_example("activity", name, x, example) for name, x in outputs.items()]
     if len({len(x) for x in arrays}) > 1:
         raise ValueError(
             f"activity: layers must have equal numbers of steps, got {[len(x) for x in arrays]}"
         )
     figure = Figure(figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained")
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
-    draw_activity(panels, names, arrays)
-    _finish("activity", panels, layers[0], example, mask)
+    draw_activity(panels, [*outputs], arrays)
+    _finish("activity", panels, arrays[0], example, mask)
     return figure
 
 

@@ -371,8 +371,11 @@ def layer_outputs(
         states, _ = initial_states(network.graph, {name: x[0] for name, x in inputs.items()})
         return {name: out for name, (_, out) in states.items()}
     given = inputs[network.inputs] if isinstance(network.inputs, str) else inputs
-    outs = jax.eval_shape(lambda: network(given, mask=mask, key=key, all_layers=True)[1])
-    return {name: jax.ShapeDtypeStruct(out.shape[1:], out.dtype) for name, out in outs.items()}
+    outs = jax.eval_shape(lambda: network.observe(given, mask=mask, key=key)[1])
+    return {
+        name: jax.ShapeDtypeStruct(node.output.shape[1:], node.output.dtype)
+        for name, node in outs.items()
+    }
 
 
 def _traced(network: Network, inputs: dict[Name, jax.Array], masks: Masks, key: Any) -> list[dict]:
