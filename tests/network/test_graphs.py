@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MODES, assert_runs_agree, derivatives, few
+from conftest import GRADIENT_ERRORS, MODES, assert_runs_agree, derivatives, few
 from networks import observed, truncated_options
 
 from spikegrad import (
@@ -554,3 +554,60 @@ def test_compiler_does_not_sort_a_constant_mask():
     constant = jax.jit(jax.grad(lambda weights: loss(weights, mask))).lower(weights).compile()
     sorts = [len(re.findall(r" sort\(", program.as_text())) for program in (argument, constant)]
     assert sorts[0] == sorts[1] > 0
+
+
+@pytest.mark.parametrize("mode", few(MODES, "exact", "scan"))
+def test_layers_that_states_leave_out_start_at_rest(mode):
+    network = named()
+    rest, ends = network.initial_state(X[0]), network(X)[0]
+    for start in ({"hidden": ends["hidden"]}, rest | {"hidden": ends["hidden"]}):
+        states, out = network(X, start, backward=mode)
+        expected = network(X, dict(rest) | {"hidden": ends["hidden"]})
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), (states, out), expected)
+    assert not np.array_equal(out, network(X)[1])
+    _, by_step = network.step({"hidden": ends["hidden"]}, X[0])
+    np.testing.assert_allclose(by_step, out[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", few(MODES, "exact", "8-bit", "scan"))
+def test_observed_currents_and_their_gradients(mode):
+    """A current is the products and the bias of a step. Its gradient passes to all that it is made of."""
+    inputs, bias = jnp.asarray(RNG.normal(size=X.shape)), jnp.linspace(-0.2, 0.2, UNITS)
+    mask = jnp.arange(len(X))[:, None] < jnp.asarray([[12, 9, 5]])
+
+    def observe(w, r):
+        layers = {"hidden": Layer(w, LIF(0.8), r, bias), "out": Layer({"hidden": Delayed(V, 2)}, LeakyReadout(0.9))}
+        return Network(layers).observe(inputs, mask=mask, backward=mode)[1]
+
+    def by_steps(w, r):
+        v, s, currents = jnp.zeros((BATCH, UNITS)), jnp.zeros((BATCH, UNITS)), []
+        for x, active in zip(inputs, mask, strict=True):
+            current = x @ w + bias[None] + s @ r
+            currents.append(jnp.where(active[:, None], current, 0))
+            after = LIF(0.8)(v, current)
+            v, s = (jnp.where(active[:, None], a, b) for a, b in zip(after, (v, s), strict=True))
+        return jnp.stack(currents)
+
+    activity = observe(W, R)
+    np.testing.assert_allclose(activity["hidden"].current, by_steps(W, R), rtol=1e-5, atol=1e-5)
+    delayed = jnp.zeros_like(X).at[2:].set(activity["hidden"].output[:-2] @ V)
+    delayed = jnp.where(mask[..., None], delayed, 0)
+    np.testing.assert_allclose(activity["out"].current, delayed, rtol=1e-5, atol=1e-5)
+    got = jax.grad(lambda w, r: (observe(w, r)["hidden"].current ** 2).sum(), (0, 1))(W, R)
+    expected = jax.grad(lambda w, r: (by_steps(w, r) ** 2).sum(), (0, 1))(W, R)
+    for a, b in zip(got, expected, strict=True):
+        assert np.linalg.norm(a - b) < GRADIENT_ERRORS.get(mode, 1e-5) * np.linalg.norm(b)
+    plain = Network([Layer(W, LIF(0.8), R, bias)])
+    np.testing.assert_array_equal(plain(inputs, mask=mask)[1], activity["hidden"].output)
+
+
+def test_parts_and_layers_that_are_observed():
+    network = looped()
+    _, activity = network.observe(X, layers=["gate", "b"], parts=["current"])
+    assert [*activity] == ["gate", "b"]
+    assert activity["gate"] == (None, None, None)
+    assert activity["b"].output is None
+    assert activity["b"].pre_spike is None
+    assert activity["b"].current.shape == X.shape
+    with pytest.raises(ValueError, match=r"Network: parts must be names of \['output', 'pre_spike', 'current'\]"):
+        network.observe(X, parts=["potential"])

@@ -397,10 +397,8 @@ def test_what_a_function_of_whole_sequences_must_take_and_return():
 
 def test_states_of_other_entries():
     network = residual(PARAMS)
-    states, _ = network(X)
-    del states["deep"]
-    with pytest.raises(ValueError, match=r"states must have the keys \['branch', 'deep', 'stem'\], got"):
-        network(X, states)
+    with pytest.raises(ValueError, match=r"states must have the keys \['branch', 'deep', 'stem'\], got 'x'"):
+        network(X, {"x": X[0]})
 
 
 # --- inference ------------------------------------------------------------------------------------------------------

@@ -20,8 +20,10 @@ from ._delays import DelayKernel
 from ._graph import Graph
 from ._initial import Driven, Initializer, checked_rate
 from ._layer import Layer, with_weights
+from ._masks import tree_keep
 from ._network import Network, with_nodes
 from ._nodes import node_named
+from ._past import lagged, places_of
 from ._response import measure_response
 from ._step import is_stochastic
 
@@ -120,6 +122,11 @@ def draw_weights(
     True
     """
     drawing, spiking = jax.random.split(as_key("draw_weights", key))
+    for name, initializer in (("weight", weight), ("recurrent", recurrent)):
+        if initializer is not None and not callable(initializer):
+            raise TypeError(
+                f"draw_weights: {name} must be an initializer such as jax's, got {initializer!r}"
+            )
     if weight is None and (inputs is None) == (rate is None):
         raise TypeError("draw_weights: pass inputs to measure, or a rate, or weight")
     graph = network.graph
@@ -250,7 +257,7 @@ def _draw(
         for edge, subkey in zip(edges, keys, strict=True):
             draw = initializer
             if draw is None:
-                arriving = _arriving(weight, activity(edge.source), edge)
+                arriving = _arriving(weight, activity(edge.source), edge, rule.mask)
                 draw = rule._replace(rate=checked_rate(arriving, rule.mask))
             drawn.append(draw(subkey, shape, before.dtype))
         matrices[label] = jnp.stack(drawn) if is_window else drawn[0]
@@ -262,7 +269,7 @@ def _is_window(weight: Any) -> bool:
     return isinstance(weight, Window) and is_array(weight.weight)
 
 
-def _arriving(weight: Any, x: jax.Array, edge: Edge) -> jax.Array:
+def _arriving(weight: Any, x: Any, edge: Edge, mask: jax.Array | None) -> Any:
     """Return the outputs of a source as the matrix reads them.
 
     A kernel of delays averages them over its lags.
@@ -270,16 +277,17 @@ def _arriving(weight: Any, x: jax.Array, edge: Edge) -> jax.Array:
     kernel = weight.weight if isinstance(weight, Window) else None
     if not np.ndim(x):
         return x
+
+    def read(lag: int) -> jax.Array:
+        past = jnp.zeros((max(lag, 1), *x.shape[1:]), x.dtype)
+        return tree_keep(mask, lagged(past, x, lag, len(x), places_of(mask)))
+
     if not isinstance(kernel, DelayKernel):
-        return _delayed(x, edge.lags[0])
+        return read(edge.lags[0])
     means = {name: jnp.asarray(getattr(kernel, name)).mean() for name in ("delay", "width")}
     spread = jnp.asarray(kernel._replaced(weight=jnp.ones((1, 1)), **means))
     x = x.astype(spread.dtype)
-    return jnp.stack([part * _delayed(x, lag) for lag, part in enumerate(spread.ravel())]).sum(0)
-
-
-def _delayed(x: jax.Array, lag: int) -> jax.Array:
-    return x if not lag else jnp.concatenate([jnp.zeros_like(x[:lag]), x[:-lag]])
+    return jnp.stack([part * read(lag) for lag, part in enumerate(spread.ravel())]).sum(0)
 
 
 def _check_names(std: Any, graph: Graph) -> None:

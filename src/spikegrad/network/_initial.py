@@ -210,7 +210,8 @@ class Driven(NamedTuple):
         _check(
             moments.square,
             moments.square > 0,
-            "inputs are all 0, so no weights can drive the neurons",
+            "inputs are all 0, so no weights can drive the neurons; for recurrent "
+            "weights raise std",
         )
         sigma = self._deviation(threshold)
         if has_receptors and np.ndim(sigma):
