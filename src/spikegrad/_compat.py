@@ -172,7 +172,7 @@ def called(equation: Any) -> Any:
     """Return the jaxpr that an equation runs once with its operands, such as a call of ``jit``, or
     None.
     """
-    if equation.primitive.name not in _CALLS:
+    if equation.primitive.name not in CALLS:
         return None
     return next(
         equation.params[name]
@@ -181,25 +181,37 @@ def called(equation: Any) -> Any:
     )
 
 
-_CALLS = {
-    "jit",
-    "pjit",
-    "closed_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "remat2",
-}
+CALLS = frozenset(
+    {
+        *("jit", "pjit", "closed_call", "checkpoint", "remat2"),
+        *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+    }
+)
+"""Primitives that run a jaxpr once, by their names in all supported versions of JAX."""
 
 
-def used_inputs(closed: Any) -> list[bool]:
-    """Return True for each input of a closed jaxpr that any output depends on, and for all if JAX
-    cannot compute it.
+def used_inputs(closed: Any, outputs: list[bool] | None = None) -> list[bool]:
+    """Return True for each input of a closed jaxpr that the selected outputs, or any, depend on.
+
+    True for all inputs if JAX cannot compute it.
     """
     eliminate = getattr(partial_eval, "dce_jaxpr", None)
     if eliminate is None:
         return [True] * len(closed.jaxpr.invars)
-    return list(eliminate(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[1])
+    return list(eliminate(closed.jaxpr, outputs or [True] * len(closed.jaxpr.outvars))[1])
+
+
+def depends(function: Callable, first: Any, *others: Any) -> Any:
+    """Return the structure of a function's outputs, with True for each output that depends on the
+    first argument.
+    """
+    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(first, *others)
+    inputs, structure = len(jax.tree.leaves(first)), jax.tree.structure(shape)
+    count = structure.num_leaves
+    return structure.unflatten(
+        any(used_inputs(closed, [n == output for n in range(count)])[:inputs])
+        for output in range(count)
+    )
 
 
 def bind(equation: Any, operands: list, **changed: Any) -> list:

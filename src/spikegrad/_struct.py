@@ -22,6 +22,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._checks import brief, broadcast_checked
+from ._pytree import as_static
 
 Real: TypeAlias = float | jax.Array
 """A parameter: a number (a constant) or an array (a value to trace, batch, shard or train), of
@@ -91,7 +92,7 @@ class Domain:
                 raise TypeError(
                     f"{owner}: {name} must be a {self.kind.__name__}, got {brief(value)}"
                 )
-            return value
+            return as_static(value) if self.kind is Callable else value
         if self.integer:
             if not isinstance(value, numbers.Integral) or isinstance(value, bool):
                 raise TypeError(f"{owner}: {name} must be an integer, got {brief(value)}")

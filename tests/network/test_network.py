@@ -422,7 +422,7 @@ def test_forward_mode():
             functools.partial(jax.jvp, compiled, (p,), (d,)),
             functools.partial(jax.jacfwd(other), p),
         ):
-            with pytest.raises(TypeError, match=f"^Network: for forward-mode .* use mode='scan', not '{mode}'"):
+            with pytest.raises(TypeError, match=f"^Network: for forward-mode .* use backward='scan', not '{mode}'"):
                 refused()
     # in reverse mode nothing is refused, whatever is between
     both = jax.tree.map(lambda a: jnp.stack([a, a]), p)
@@ -604,7 +604,7 @@ def test_bad_layers():
         (
             lambda: Network.init(0, 3, [2], LIF(), rate=0.1),
             TypeError,
-            "Network.init: key must be one of jax.random.key",
+            "draw_weights: key must be one of jax.random.key",
         ),
         (lambda: Layer.init(0, 3, 2, LIF(), rate=0.1), TypeError, "got 0; pass jax.random.key(0)"),
         (lambda: LIF(reset=None), TypeError, "got None; write 'none'"),

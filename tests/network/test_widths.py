@@ -173,8 +173,8 @@ def test_what_cannot_be():
     one = Network([Layer(weight(5, 8), LIF())])
     with pytest.raises(ValueError, match="match_widths: ratio must be > 0 and finite, got -1"):
         match_widths(one, X, ratio=-1)
-    with pytest.raises(ValueError, match="AdaptWidths: keep must be one of 'peak', 'area', got 'height'"):
-        AdaptWidths(None, X, keep="height")
+    with pytest.raises(ValueError, match="match_widths: keep must be one of 'peak', 'area', got 'height'"):
+        match_widths(one, X, keep="height")
     with pytest.raises(
         ValueError, match=r"match_widths: surrogate must have a finite half-width > 0, got LeakyRelu\(.*\)"
     ):
@@ -189,7 +189,7 @@ def test_what_cannot_be():
         fit(loss, trainable, [X], optimizer=optax.sgd(0.1), key=KEY, callbacks=[AdaptWidths(static, X)])
 
     weights_alone = match_widths(one, X), lambda path, leaf: "weight" in path
-    two = Network([*one.layers, Layer(weight(8, 2), LeakyReadout())])
+    two = Network([one.layers[0], Layer(weight(8, 2), LeakyReadout())])
     for network, chosen in ((one, lambda *_: True), (two, lambda *_: True), weights_alone):
         with pytest.raises(ValueError, match="trainable contains no widths; call match_widths before partition"):
             train(network, chosen)

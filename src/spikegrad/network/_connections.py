@@ -287,10 +287,23 @@ def product(weight: Any, x: Any, name: str) -> jax.Array:
         x = jnp.stack(x)
     matrix = matrix_of(weight)
     if matrix is None:
-        if not isinstance(out := weight(x), jax.Array):
+        try:
+            out = weight(x)
+        except (TypeError, ValueError) as error:
+            error.add_note(
+                f"{name} takes all examples of a step, here {x.shape}; for a function of one "
+                f"example pass jax.vmap({name}), for a module of Equinox eqx.filter_vmap({name})"
+            )
+            raise
+        if not isinstance(out, jax.Array):
             raise TypeError(
                 f"Layer: {name} must return one array, got {type(out).__name__} from "
                 f"{brief(weight)}"
+            )
+        if x.ndim > 1 and out.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"Layer: {name} must return a row for each of {len(x)} examples, got shape "
+                f"{out.shape} for an input of shape {x.shape}"
             )
         return out
     if x.ndim == 0 or x.shape[-1] != matrix.shape[0]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -359,37 +358,3 @@ def initial_state(layer: Layer, current: Any) -> tuple[State, jax.Array]:
     v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), current), v)
     check_initial(layer.cell, v, current, key)
     return v, zeros_like(fire(layer.cell, v, key)[1])
-
-
-def check_examples(weight: Any, name: str, x: Any) -> None:
-    """Raise if a weight is a function of one example, which some shapes of a batch let pass.
-
-    ``x`` is the input, or its shape and dtype. One more example must give one more row. A function
-    that closes over an array for each example may raise instead. It is accepted, because it does
-    not take a single example either.
-    """
-    if matrix_of(weight) is not None or len(x.shape) < 2:
-        return
-
-    def shape_of(*shape):
-        try:
-            return jax.eval_shape(
-                functools.partial(weight), jax.ShapeDtypeStruct(shape, x.dtype)
-            ).shape
-        except Exception:  # any function, any error
-            return None
-
-    rows, *example = x.shape
-    out = shape_of(*x.shape)
-    if out is None and shape_of(*example) is None:
-        return  # another check has a better message
-    wrong = out is None or out[:1] != (rows,)
-    if not wrong and out == x.shape and (shape_of(rows + 1, *example) or ())[:1] != (rows + 1,):
-        wrong = len(shape_of(*example) or x.shape) == len(example)
-    if wrong:
-        raise ValueError(
-            f"Layer: {name} must return a row for each of {rows} examples, got "
-            f"{'an error' if out is None else f'shape {out}'} for an input of shape {x.shape}; for "
-            "a function of one "
-            f"example pass jax.vmap({name}), for a module of Equinox eqx.filter_vmap({name})"
-        )

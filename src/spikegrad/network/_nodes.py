@@ -14,7 +14,7 @@ from .._checks import is_float
 from .._compat import zeros_like
 from ._connections import Join, Name, matrix_of
 from ._graph import Graph
-from ._layer import check_examples, current_of, initial_state
+from ._layer import current_of, initial_state
 from ._step import CellSteps, JoinSteps, LayerState, Nodes, is_stochastic, keys_of
 
 
@@ -128,9 +128,6 @@ def _output(
         return None
     reads = {edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known}
     connections = [c for c in graph.connections(name) if c.edge.label in reads]
-    for edge, weight in connections:
-        if not edge.windowed and edge.label not in (before or ()):
-            check_examples(weight, edge.label, reads[edge.label])
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     current = jax.eval_shape(
         functools.partial(current_of, node, connections, graph.looped[name]), reads

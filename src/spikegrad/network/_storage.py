@@ -42,9 +42,9 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import compute_dtype
+from .._compat import depends
 from .._pytree import is_inexact
 from ..neurons import Cell
-from .engine._functions import depends
 
 BFLOAT16 = jnp.finfo(jnp.bfloat16)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import brief
+from .._checks import append_axes, brief, compute_dtype
 from .._surrogate import Scaled, Surrogate, curve_of, with_curve
-from ..neurons import Cell, parameters_of, with_parameters
+from ..neurons import Cell, parameters_of, says_how_to_encode, with_parameters
 from ..surrogates import Stretched, measure
 from ._connections import Name
 from ._network import Network, with_nodes
-from ._potentials import activity_of_layers, moments
 
 _KEEP = ("peak", "area")
 
@@ -94,47 +92,37 @@ def match_widths(
     ... )
     1.000
     """
-    check_choices("match_widths", ratio, keep)
-    return with_widths(network, spreads(network, inputs, mask=mask, key=key), ratio, keep)
-
-
-def check_choices(owner: str, ratio: Any, keep: Any) -> None:
-    """Raise if the ratio or the choice is invalid."""
     if not (isinstance(ratio, numbers.Real) and 0 < float(ratio) < math.inf):
-        raise ValueError(f"{owner}: ratio must be > 0 and finite, got {brief(ratio)}")
+        raise ValueError(f"match_widths: ratio must be > 0 and finite, got {brief(ratio)}")
     if keep not in _KEEP:
         raise ValueError(
-            f"{owner}: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
+            f"match_widths: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
         )
-
-
-def spreads(network: Network, inputs: Any, **options: Any) -> dict[Name, jax.Array]:
-    """Return the standard deviation of each layer's distance to the threshold, or of its potential
-    if it is unknown.
-
-    JAX can trace this, but not :func:`with_widths`.
-    """
-    return {
-        name: moments(
-            layer.potential if layer.distance is None else layer.distance, options.get("mask")
-        )[1]
-        for name, layer in activity_of_layers(network, inputs, **options).items()
-    }
-
-
-def with_widths(
-    network: Network, deviations: Mapping[Name, ArrayLike], ratio: float, keep: str
-) -> Network:
-    """Set the half-widths of the slopes to ``ratio`` times the standard deviations."""
-    changed = {}
+    spreads, changed = jax.device_get(_spreads(network, inputs, mask, key)), {}
     for name, layer in network.graph.layers.items():
         surrogate = surrogate_of(layer.cell)
         if isinstance(surrogate, Surrogate):
-            new = _widened(surrogate, ratio * np.asarray(deviations[name], np.float64), keep)
-            changed[name] = dataclasses.replace(
-                layer, cell=with_parameters(layer.cell, surrogate=new)
-            )
+            width = ratio * np.asarray(spreads[name], np.float64)
+            cell = with_parameters(layer.cell, surrogate=_widened(surrogate, width, keep))
+            changed[name] = dataclasses.replace(layer, cell=cell)
     return with_nodes(network, changed)
+
+
+@jax.jit  # compiled once for all calls with the same functions and shapes
+def _spreads(network: Network, inputs: Any, mask: Any, key: Any) -> dict[Name, jax.Array]:
+    """Return the standard deviation of each layer's distance to the threshold, or of its potential
+    if it is unknown, over all valid steps, examples and neurons.
+    """
+    _, activity = network.observe(inputs, parts=("pre_spike",), mask=mask, key=key)
+    spreads = {}
+    for name, layer in network.graph.layers.items():
+        u = activity[name].pre_spike
+        x = layer.cell.encode(u)[0] if says_how_to_encode(layer.cell) else None
+        x = activity[name].potential if x is None else x
+        x = x.astype(compute_dtype(x.dtype))
+        valid = jnp.ones((), bool) if mask is None else append_axes(jnp.asarray(mask), x.ndim)
+        spreads[name] = jnp.std(x, where=jnp.broadcast_to(valid, x.shape))
+    return spreads
 
 
 def surrogate_of(cell: Cell) -> Any:

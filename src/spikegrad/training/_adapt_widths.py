@@ -8,8 +8,7 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from ..network import Network
-from ..network._widths import check_choices, spreads, with_widths
+from ..network import Network, match_widths
 from ._partition import combine
 from ._sharding import is_spread
 from ._state import Report, State
@@ -89,24 +88,20 @@ class AdaptWidths:
         key: Any = None,
         each_epoch: bool = False,
     ) -> None:
-        check_choices("AdaptWidths", ratio, keep)
-        self.static, self.ratio, self.keep, self.each_epoch = static, ratio, keep, each_epoch
-        self._spreads = jax.jit(
-            lambda trainable: spreads(combine(trainable, static), inputs, mask=mask, key=key)
-        )
+        self.static, self.inputs, self.each_epoch = static, inputs, each_epoch
+        self.options: dict[str, Any] = {"ratio": ratio, "keep": keep, "mask": mask, "key": key}
 
     def __call__(self, now: Report) -> State | None:
         """Return the state with new widths."""
         if self.each_epoch and not now.epoch_ended:
             return None
-        before = now.state.trainable
-        network = combine(before, self.static)
+        network = combine(now.state.trainable, self.static)
         if not isinstance(network, Network):
             raise TypeError(
                 f"AdaptWidths: trainable must be parts of a Network, got {type(network).__name__}"
             )
-        new = with_widths(network, jax.device_get(self._spreads(before)), self.ratio, self.keep)
-        return dataclasses.replace(now.state, trainable=_trainable(before, new))
+        new = match_widths(network, self.inputs, **self.options)
+        return dataclasses.replace(now.state, trainable=_trainable(now.state.trainable, new))
 
 
 def _trainable(before: Any, new: Network) -> Any:

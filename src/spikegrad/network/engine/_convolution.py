@@ -34,20 +34,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..._compat import bind, equations, evaluate
+from ..._compat import CALLS, bind, equations, evaluate
 
 _CONVOLUTION = "conv_general_dilated"
-_NESTED = frozenset(
-    {
-        *("jit", "pjit", "closed_call", "checkpoint", "remat2"),
-        *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
-        *("cond", "scan", "while"),
-    }
-)
-"""Primitives that accept replaced jaxprs of equal types.
-
-The names are from all supported versions of JAX.
-"""
+_NESTED = CALLS | {"cond", "scan", "while"}
+"""Primitives that accept replaced jaxprs of equal types."""
 _FEW = 4
 """Up to this number of channels per group, plain nested loops are faster: by a factor of 2 at 4,
 and of 40 at 1.

@@ -42,29 +42,6 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
     return call, [jnp.asarray(array) for array in consts], closed
 
 
-def depends(function: Callable, first: Any, *others: Any) -> Any:
-    """Return the structure of a function's outputs, with True for each output that depends on the
-    first argument.
-    """
-    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(first, *others)
-    varies = [True] * len(jax.tree.leaves(first)) + [False] * len(jax.tree.leaves(others))
-    return jax.tree.structure(shape).unflatten(_follow(closed, varies))
-
-
-def _follow(jaxpr: Any, varies: list[bool]) -> list[bool]:
-    """Return True for each output of a jaxpr that depends on an input with ``varies`` True."""
-    program, consts = equations(jaxpr)
-    reached = {var for var, yes in zip(program.inputs[len(consts) :], varies, strict=True) if yes}
-    for equation in program.equations:
-        operands = [not hasattr(var, "val") and var in reached for var in equation.invars]
-        if equation.primitive.name in ("jit", "pjit"):
-            outputs = _follow(equation.params["jaxpr"], operands)
-        else:
-            outputs = [any(operands)] * len(equation.outvars)
-        reached |= {var for var, yes in zip(equation.outvars, outputs, strict=True) if yes}
-    return [not hasattr(var, "val") and var in reached for var in program.outputs]
-
-
 def zero_cotangent(tree: Any) -> Any:
     return jax.tree.map(zeros_like, inexact(tree))
 
