@@ -266,7 +266,7 @@ def test_an_array_is_no_state_of_two_parts(cell, parts):
     with pytest.raises(TypeError) as raised:
         cell(jnp.ones(2), jnp.ones(2))
     assert str(raised.value) == (
-        f"{type(cell).__name__}: v must be a tuple {parts}, as returned by initial_state, got an array of shape (2,)"
+        f"{type(cell).__name__}: v must be a tuple {parts}, as returned by initial_state, got one array"
     )
 
 
