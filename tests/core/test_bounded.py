@@ -245,20 +245,3 @@ def test_equinox_partitions_it():
     gradient = eqx.filter_grad(lambda t, s: unroll(eqx.combine(t, s), X)[1].sum())(trained, static)
     assert gradient.decay.raw != 0
     assert eqx.apply_updates(cell, gradient).decay.value < 1
-
-
-def test_nnx_holds_it():
-    nnx = pytest.importorskip("flax.nnx")
-
-    class Model(nnx.Module):
-        def __init__(self):
-            self.cell = nnx.Param(LIF(bounded(0.9)))
-
-    def of(model):
-        return unroll(model.cell.get_value() if hasattr(model.cell, "get_value") else model.cell.value, X)[1].sum()
-
-    model = Model()
-    gradient = nnx.grad(of)(model)
-    (raw, *_) = jax.tree.leaves(gradient)
-    expected = jax.grad(lambda cell: unroll(cell, X)[1].sum())(LIF(bounded(0.9))).decay.raw
-    np.testing.assert_allclose(raw, expected, rtol=1e-6)

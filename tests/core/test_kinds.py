@@ -34,8 +34,6 @@ from spikegrad import (
     stochastic,
     unroll,
 )
-from spikegrad._forward import SpikeType
-from spikegrad._surrogate import with_spike_type
 from spikegrad.inspect import residual_report
 from spikegrad.neurons import Refractory
 
@@ -98,11 +96,7 @@ def measured(kind, settings, x):
     return value, slope, second, *reverse
 
 
-SETTINGS = {
-    "learnable": learnable,
-    "plain": lambda s: s,
-    "narrow": lambda s: keep_slope(learnable(s), "bfloat16"),
-}
+SETTINGS = {"learnable": learnable, "plain": lambda s: s, "narrow": lambda s: keep_slope(learnable(s), "bfloat16")}
 
 
 CASES = {("float64", "learnable"): 1e-13, ("float32", "narrow"): 2**-8, ("bfloat16", "plain"): 2**-7}
@@ -609,11 +603,7 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
         (TypeError, "stochastic: key is missing; pass it as surrogate(x, key=key)", lambda: NOISY(0.3)),
         (TypeError, "stochastic: key is missing; pass it as", lambda: LAYERS(jnp.ones((4, 2)))),
         (TypeError, "stochastic: key is missing", lambda: LAYERS(jnp.ones((4, 2)), backward="scan")),
-        (
-            TypeError,
-            "stochastic: key is missing",
-            lambda: LAYERS.step(LAYERS.initial_state(jnp.ones(2)), jnp.ones(2)),
-        ),
+        (TypeError, "stochastic: key is missing", lambda: LAYERS.step(LAYERS.initial_state(jnp.ones(2)), jnp.ones(2))),
         (TypeError, "stochastic: key must be one of jax.random.key, got 3", lambda: NOISY(0.3, key=3)),
         (TypeError, "Network: key must be one of jax.random.key, got 3", lambda: LAYERS(jnp.ones((4, 2)), key=3)),
         (
@@ -685,41 +675,6 @@ def test_spike_types_reject_invalid_arguments(error, message, make):
     with pytest.raises(error) as raised:
         make()
     assert str(raised.value).startswith(message)
-
-
-class Doubled(SpikeType, pure=True):
-    """A spike type that only this test has."""
-
-    multiple = needs_magnitude = True
-
-    def value(self, curve, x, key=None):
-        return 2 * (x >= 0).astype(x.dtype)
-
-
-class Mirrored(Doubled, pure=True):
-    negative, multiple = True, False
-
-
-def test_flags_of_a_new_type_are_read_everywhere():
-    doubled, mirrored = (with_spike_type(Sigmoid(), kind()) for kind in (Doubled, Mirrored))
-    assert repr(doubled) == "doubled(Sigmoid(alpha=4.0))"
-    for fire in (doubled, mirrored):
-        with pytest.raises(ValueError, match="takes one spike a step"):
-            LIF(surrogate=fire, reset="value")
-    with pytest.raises(ValueError, match="adaptation, which spikes raise"):
-        AdaptiveLIF(surrogate=mirrored)
-    network = Network([Layer(jnp.ones((2, 3)), LIF(0.9, 1.0, doubled))])
-    _, out = network(jnp.ones((4, 2)))
-    assert set(np.unique(out)) == {2}
-    np.testing.assert_array_equal(network(jnp.ones((4, 2)), backward="8-bit")[1], out)
-
-
-def test_nir_has_none_but_the_step():
-    exchange = pytest.importorskip("spikegrad.exchange", reason="an extra")
-    for make in KINDS.values():
-        network = Network([Layer(np.ones((2, 3)), LIF(0.9, 1.0, make(Sigmoid(), 1.0), reset="none"))])
-        with pytest.raises(ValueError, match="and neurons in NIR spike once or not at all"):
-            exchange.to_nir(network, dt=1e-3, discretization="euler")
 
 
 # --- levels of any number and distance -------------------------------------------------------------------------------

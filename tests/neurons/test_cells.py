@@ -127,8 +127,7 @@ EVERY = itertools.product(NETWORKS, MODES)
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"),
-    [pytest.param(*case, marks=[] if case in BY_DEFAULT else pytest.mark.every) for case in EVERY],
+    ("name", "mode"), [pytest.param(*case, marks=[] if case in BY_DEFAULT else pytest.mark.every) for case in EVERY]
 )
 def test_every_mode_is_the_loop(x64, name, mode):
     layers = NETWORKS[name]

@@ -263,7 +263,9 @@ def check_initial(cell: Cell, v: State, current: jax.Array, key: jax.Array | Non
         step = jax.eval_shape(
             lambda v, current: fire(cell, cell.integrate(v, current), key)[0], v, current
         )
-    except ValueError as error:  # of the class, perhaps because it unpacks a tuple
+    except ValueError as error:
+        if "unpack" not in str(error):  # an error of another kind, with its own message
+            raise
         raise ValueError(
             f"{owner}: {error}; the initial state is {_described(v)}: {fix}"
         ) from error
