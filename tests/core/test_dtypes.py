@@ -125,30 +125,6 @@ def test_whole_numbers_become_the_default_float(x, wide):
         np.testing.assert_array_equal(surrogate(x), np.asarray(x).astype(float) >= 0)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_scan_with_a_half_precision_state(dtype):
-    case = next(case for case in DEFAULTS if case.name == "Arctan")
-    weight, ones = jnp.full(3, 0.3, dtype), jnp.ones(3, dtype)
-
-    def loss(surrogate, weight):
-        def step(v, x):
-            s = surrogate(v - 0.5)
-            return (v - s) * jnp.asarray(0.9, dtype) + x * weight, s
-
-        v, s = jax.lax.scan(step, jnp.zeros(3, dtype), jnp.ones((6, 3), dtype))
-        return (v + s.sum(0)).sum()
-
-    @jax.jit
-    def derivatives():
-        losses = {kind: functools.partial(loss, with_parameters(case, kind)) for kind in PARAMETERS}
-        return {k: (*jax.value_and_grad(f)(weight), jax.jvp(f, (weight,), (ones,))[1]) for k, f in losses.items()}
-
-    for kind, (value, gradient, tangent) in derivatives().items():
-        assert value.dtype == gradient.dtype == tangent.dtype == dtype, kind
-        assert jnp.isfinite(gradient).all()
-        np.testing.assert_allclose(float(gradient.astype("float32").sum()), float(tangent), rtol=0.05)
-
-
 def test_a_slope_below_the_smallest_float16_is_not_lost_on_a_scaled_loss():
     surrogate, x = spikegrad.Sigmoid(4.0), jnp.float16(-5)
     assert float(surrogate.surrogate_grad(x)) == 0

@@ -238,45 +238,25 @@ def test_state_of_two_arrays_needs_an_initial_state(run):
         run(Empty(), X)
 
 
-OTHERS = {  # what users of other libraries write, and the fix that the message names
-    "a name": (lambda: LIF(surrogate="arctan"), TypeError, "LIF: surrogate must be a Callable, got 'arctan'"),
-    "spike_grad": (lambda: LIF(spike_grad=abs), TypeError, "no parameter spike_grad; give surrogate=Sigmoid()"),
-    "surrogate_function": (
-        lambda: SynapticLIF(surrogate_function=abs),
-        TypeError,
-        "SynapticLIF: no parameter surrogate_fu",
+REFUSED = {  # what users of other libraries write, and the fix that the message names
+    "TypeError: LIF: surrogate must be a Callable, got 'arctan'": lambda: LIF(surrogate="arctan"),
+    "TypeError: no parameter spike_grad; give surrogate=Sigmoid()": lambda: LIF(spike_grad=abs),
+    "TypeError: SynapticLIF: no parameter surrogate_fu": lambda: SynapticLIF(surrogate_function=abs),
+    "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got 'zero'": lambda: LIF(reset="zero"),
+    "TypeError: sigmoid: x is missing; use Sigmoid()": lambda: LIF(surrogate=sigmoid(alpha=2.0)),
+    "TypeError: got a Network; call it instead: network(inputs)": lambda: unroll(Network([Layer(W, LIF())]), X),
+    "TypeError: unroll: cell must be a Cell or a function of state and current, got the class LIF": (
+        lambda: unroll(LIF, X)
     ),
-    "zero": (
-        lambda: LIF(reset="zero"),
-        ValueError,
-        "LIF: reset must be one of 'subtract', 'value', 'none', got 'zero'",
+    "TypeError: got a Sigmoid": lambda: unroll(Sigmoid(), X),
+    "TypeError: Elsewhere: inner must be the value of a field, got LIF(": (
+        lambda: with_parameters(Elsewhere(LIF()), decay=0.5)
     ),
-    "a factory": (lambda: LIF(surrogate=sigmoid(alpha=2.0)), TypeError, "sigmoid: x is missing; use Sigmoid()"),
-    "a network": (
-        lambda: unroll(Network([Layer(W, LIF())]), X),
-        TypeError,
-        "got a Network; call it instead: network(inputs)",
+    "ValueError: Network: layer 1: Layer: weight of shape (5, 7) does not take an input of shape (3, 7)": (
+        lambda: Network([Layer(W, LIF()), Layer(W, LIF())])(X)
     ),
-    "a class": (
-        lambda: unroll(LIF, X),
-        TypeError,
-        "unroll: cell must be a Cell or a function of state and current, got the class LIF",
-    ),
-    "a surrogate": (lambda: unroll(Sigmoid(), X), TypeError, "got a Sigmoid"),
-    "inner": (
-        lambda: with_parameters(Elsewhere(LIF()), decay=0.5),
-        TypeError,
-        "Elsewhere: inner must be the value of a field, got LIF(",
-    ),
-    "weight": (
-        lambda: Network([Layer(W, LIF()), Layer(W, LIF())])(X),
-        ValueError,
-        "Network: layer 1: Layer: weight of shape (5, 7) does not take an input of shape (3, 7)",
-    ),
-    "decay": (
-        lambda: Network([Layer(W, LIF(jnp.ones(5)))])(X),
-        ValueError,
-        "Network: layer 0: LIF: decay of shape (5,) does not broadcast to v of shape (3, 7)",
+    "ValueError: Network: layer 0: LIF: decay of shape (5,) does not broadcast to v of shape (3, 7)": (
+        lambda: Network([Layer(W, LIF(jnp.ones(5)))])(X)
     ),
 }
 
@@ -287,12 +267,13 @@ class Elsewhere(Held):
         return LIF(0.5)
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_messages_name_the_remedy_and_the_layer(name):
-    make, error, message = OTHERS[name]
-    with pytest.raises(error) as raised:
-        make()
-    assert message in str(raised.value)
+@pytest.mark.parametrize("message", REFUSED)
+def test_messages_name_the_remedy_and_the_layer(message):
+    error, _, text = message.partition(": ")
+    with pytest.raises((TypeError, ValueError)) as raised:
+        REFUSED[message]()
+    assert type(raised.value).__name__ == error
+    assert text in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Neurons against a loop in NumPy whose derivative is written out by hand."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,13 +135,6 @@ def test_gradients(x64, reset, detach, kind, delay, norm):
         want = *(w.sum() for w in want[:3]), *want[3:]
     for got, expected in zip((of_cell.decay, of_cell.threshold, of_cell.reset_value, *of_data), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
-
-
-def test_what_detaching_changes():
-    """Nothing without a reset, else something: so that the test above tells the two apart."""
-    for reset, delay in itertools.product(("subtract", "value", "none"), (False, True)):
-        a, b = (gradient(0.8, 0.6, reset, detach, CURRENTS, START, delay=delay)[3] for detach in (False, True))
-        assert np.allclose(a, b) == (reset == "none")
 
 
 @resets
@@ -289,14 +280,3 @@ def test_nan_stays_nan():
     v, out = unroll(LIF(reset="subtract"), jnp.array([[0.5, 0.5], [jnp.nan, 0.5], [0.5, 0.5]]))
     assert np.isnan(v).tolist() == [True, False]
     assert np.isnan(out).tolist() == [[False, False], [True, False], [True, False]]
-
-
-def test_a_cell_of_a_users_own():
-    """``unroll`` takes any function of a state and a current."""
-
-    def adaptive(state, current):
-        v, s = LIF(1.0, 1.0)(state, current)
-        return v, 2 * s
-
-    _, out = unroll(adaptive, jnp.full((4, 1), 0.5))
-    assert out[:, 0].tolist() == [0, 2, 0, 2]

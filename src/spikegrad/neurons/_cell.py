@@ -279,8 +279,9 @@ def check_initial(cell: Cell, v: State, current: jax.Array, key: jax.Array | Non
 
 
 def _described(state: State) -> str:
-    several = isinstance(state, (tuple, list, dict))
-    return f"a {type(state).__name__} of {len(state)}" if several else "one array"
+    if isinstance(state, (tuple, list, dict)):
+        return f"a {type(state).__name__} of {len(state)}"
+    return "one array"
 
 
 def parts_of_state(cell: Cell, v: State) -> State:
