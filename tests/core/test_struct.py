@@ -2,9 +2,7 @@
 
 import copy
 import dataclasses
-import multiprocessing
 import pickle
-from concurrent.futures import ProcessPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -125,14 +123,6 @@ def test_replace_checks():
     assert dataclasses.replace(GaussianGrad(), sigma=2.0) == GaussianGrad(sigma=2.0)
     with pytest.raises(ValueError, match=r"Sigmoid: alpha must be > 0, got -1\.0"):
         dataclasses.replace(Sigmoid(), alpha=-1.0)
-
-
-def test_records_work_in_another_process():
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        for fire in (Sigmoid(2.0), Sigmoid(jnp.array([1.0, 2.0])), learnable(GaussianGrad())):
-            x = np.array([0.3, -0.2], np.float32)
-            there = pool.submit(fire.surrogate_grad, x).result()
-            np.testing.assert_array_equal(there, fire.surrogate_grad(x))
 
 
 # --- pytrees -----------------------------------------------------------------------------------------------------
