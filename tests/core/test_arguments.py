@@ -49,8 +49,9 @@ one_of_each_domain = of_fields({domain: (cls, name, domain) for cls, name, domai
 def test_parameter_that_is_no_number_is_named(cls, name, domain):
     with refuses(TypeError, f"{cls.__name__}: {name} must be a real number or array, got 'a'"):
         cls(**{name: "a"})
-    with pytest.raises(ValueError, match=rf"^{cls.__name__}: {name} must be (finite|[<>]=? [01]), got nan$"):
-        cls(**{name: np.nan})
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match=rf"^{cls.__name__}: {name} must be (finite|[<>]=? [01]), got {value}$"):
+            cls(**{name: value})
 
 
 @one_of_each_domain

@@ -648,6 +648,14 @@ def test_spike_types_reject_invalid_arguments(message):
     assert f"{type(raised.value).__name__}: {raised.value}".startswith(message)
 
 
+def test_nir_has_none_but_the_step():
+    exchange = pytest.importorskip("spikegrad.exchange", reason="an extra")
+    for make in KINDS.values():
+        network = Network([Layer(np.ones((2, 3)), LIF(0.9, 1.0, make(Sigmoid(), 1.0), reset="none"))])
+        with pytest.raises(ValueError, match="and neurons in NIR spike once or not at all"):
+            exchange.to_nir(network, dt=1e-3, discretization="euler")
+
+
 # --- levels of any number and distance -------------------------------------------------------------------------------
 
 

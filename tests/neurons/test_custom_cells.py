@@ -180,10 +180,16 @@ def test_wrapper_of_a_user_hands_on_its_inner_cell(wrap):
     assert type(changed) is wrap
     assert parameters_of(changed) == LIF(0.5, surrogate=Sigmoid())
     assert parameters_of(cell).decay == 0.8
+    assert wrap(Drawing()).draws
+    assert not cell.draws
     kept = residual_report(lambda w: loss(w, cell, "8-bit"), W).arrays
     assert any(a.dtype == jnp.uint8 for a in kept)
     exact, few = (jax.jit(jax.grad(loss), static_argnums=(1, 2))(W, cell, mode) for mode in ("exact", "8-bit"))
     assert 0 < np.linalg.norm(few - exact) < 0.1 * np.linalg.norm(exact)
+
+
+class Drawing(LIF):
+    draws = True
 
 
 class Delayed(LIF):

@@ -111,10 +111,10 @@ class Cell(Struct):
     def draws(self) -> bool:
         """True if :meth:`fire` needs a key.
 
-        By default a surrogate in a field makes stochastic spikes. A class that draws in another way
-        overrides it.
+        By default a surrogate in a field makes stochastic spikes, or a wrapped cell draws. A class
+        that draws in another way overrides it.
         """
-        return any(kind.draws for kind in spike_types(self))
+        return getattr(self.inner, "draws", False) or any(k.draws for k in spike_types(self))
 
     def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         """Return the state after the spike and the output, from ``u``, the state before the spike.
