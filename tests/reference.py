@@ -492,3 +492,8 @@ def every_half(dtype: str) -> np.ndarray:
     bits = np.arange(1 << 16, dtype=np.uint16)
     infinity = np.array(np.inf, jnp.dtype(dtype)).view(np.uint16)
     return bits[(bits & 0x7FFF) < infinity].view(jnp.dtype(dtype))
+
+
+def with_arrays(surrogate):
+    """The surrogate with an array in place of every number: JAX traces, batches and differentiates it."""
+    return spikegrad.learnable(surrogate).surrogate

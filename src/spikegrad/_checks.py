@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 
 @contextlib.contextmanager
@@ -59,11 +60,11 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
     raise TypeError(f"{owner}: {name} must be real, got {x.dtype}")
 
 
-def is_float(array: Any) -> bool:
+def is_float(array: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating)
 
 
-def _as_float(x: Any) -> np.ndarray:
+def _as_float(x: float | np.ndarray | np.generic) -> np.ndarray:
     """Convert an integer of any size to the default float.
 
     JAX would truncate it to 32 bits or raise.
@@ -78,7 +79,12 @@ def _as_float(x: Any) -> np.ndarray:
 
 
 def broadcast_checked(
-    value: jax.Array, dtype: Any, shape: tuple[int, ...], owner: str, name: str, target: str = "x"
+    value: jax.Array,
+    dtype: DTypeLike,
+    shape: tuple[int, ...],
+    owner: str,
+    name: str,
+    target: str = "x",
 ) -> jax.Array:
     """Convert ``value`` to this dtype and rank. Raise if it does not broadcast to this shape."""
     padded = (1,) * (len(shape) - value.ndim) + value.shape
@@ -116,7 +122,7 @@ def order_of_axes(
     )
 
 
-def takes(function: Callable, count: int, **options: Any) -> bool:
+def takes(function: Callable, count: int, **options: object) -> bool:
     """Return False if a function does not take this number of arguments and these options."""
     try:
         inspect.signature(function).bind(*[None] * count, **options)
@@ -135,7 +141,7 @@ def check_takes(owner: str, function: Callable, *arguments: str) -> None:
         raise TypeError(f"{owner} must take ({', '.join(arguments)}), got {got}")
 
 
-def compute_dtype(dtype: Any) -> Any:
+def compute_dtype(dtype: DTypeLike) -> DTypeLike:
     """Return the dtype of computations for an ``x`` of this dtype: float32 for half precision."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
@@ -153,7 +159,7 @@ def as_shape(value: Any) -> tuple[int, ...]:
     return shape if all(size > 0 for size in shape) else ()
 
 
-def checked_shape(owner: str, value: Any) -> tuple[int, ...]:
+def checked_shape(owner: str, value: object) -> tuple[int, ...]:
     """Return integers above 0 as a shape. Raise for other values."""
     shape = as_shape(value)
     if not shape:
@@ -161,7 +167,7 @@ def checked_shape(owner: str, value: Any) -> tuple[int, ...]:
     return shape
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """Return ``repr`` for a message."""
     try:
         return shorten(repr(value))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir, partial_eval
 
+T = TypeVar("T")
+
 # --- types of arrays: the axes of a mesh over which they vary (in shard_map) or are sharded -------
 
 
-def varying_axes(tree: Any) -> frozenset[str]:
+def varying_axes(tree: object) -> frozenset[str]:
     """Return the mesh axes of variation of all arrays.
 
     Outside of ``jax.shard_map`` the set is empty.
@@ -28,7 +30,7 @@ def varying_axes(tree: Any) -> frozenset[str]:
     return frozenset().union(*(leaf(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)))
 
 
-def vary(tree: Any, axes: frozenset[str]) -> Any:
+def vary(tree: T, axes: frozenset[str]) -> T:
     """Make the arrays vary over these axes too."""
     lax: Any = jax.lax  # has pvary or, in later versions, pcast
 
@@ -43,7 +45,7 @@ def vary(tree: Any, axes: frozenset[str]) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def match_varying_axes(tree: Any, like: Any = None) -> Any:
+def match_varying_axes(tree: T, like: object = None) -> T:
     """Make all arrays vary over equal axes: the axes of ``like``, or of any array of the tree.
 
     In ``jax.shard_map`` a loop must not change the type of its carry. If weights vary like the
@@ -53,7 +55,7 @@ def match_varying_axes(tree: Any, like: Any = None) -> Any:
     return vary(tree, varying_axes(tree if like is None else like))
 
 
-def explicit_sharding(x: Any) -> Any:
+def explicit_sharding(x: jax.Array | jax.ShapeDtypeStruct) -> Any:
     """Return the sharding in the type of an array or shape on an Explicit mesh, None otherwise."""
     sharding = getattr(
         x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x), "sharding", None
@@ -74,7 +76,7 @@ def of_mesh(mesh: Any) -> AbstractContextManager:
     return jax.set_mesh(mesh) if explicit else nullcontext()
 
 
-def shard_as(x: jax.Array, like: Any) -> jax.Array:
+def shard_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
     """Give ``x`` the sharding in the type of ``like``, if all leading axes that both have are
     equal.
     """
@@ -86,7 +88,7 @@ def shard_as(x: jax.Array, like: Any) -> jax.Array:
     return x if explicit_sharding(x) == sharding else jax.sharding.reshard(x, sharding)
 
 
-def spread_as(x: jax.Array, like: Any) -> jax.Array:
+def spread_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
     """Broadcast ``x`` to ``like``, with its shape and sharding: a parameter to a potential, for
     example.
     """
@@ -243,7 +245,7 @@ def bind_over_any_axes(equation: Any, operands: list) -> list:
 # --- derivatives ----------------------------------------------------------------------------------
 
 
-def in_reverse_mode_alone(message: str, tree: Any) -> Any:
+def in_reverse_mode_alone(message: str, tree: T) -> T:
     """Identity for functions with derivatives only in reverse mode.
 
     Its derivative raises in forward mode.
@@ -275,7 +277,7 @@ def is_forward_mode_error(error: TypeError) -> bool:
     return "custom_vjp" in str(error)
 
 
-def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
+def _refuse(*_: object, message: str, **__: object) -> NoReturn:
     raise TypeError(message)
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import jax
 
 from ._checks import snake_case
-from ._struct import Struct
+from ._struct import Real, Struct
 
 Curve = Any
 """An object with ``surrogate_fun`` and ``surrogate_grad``."""
@@ -64,7 +64,7 @@ class SpikeType(Struct):
         del curve, x
         yield from ()
 
-    def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
+    def in_units_of(self, threshold: Real, x: jax.Array) -> SpikeType:
         """Return the type for a cell with this threshold, which broadcasts to ``x``."""
         del threshold, x
         return self

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+T = TypeVar("T")
 
 NOTHING_TO_TRAIN = (
     "has no floating-point array to train. Functions hide the arrays of their closures: "
@@ -22,7 +24,7 @@ NOTHING_TO_TRAIN = (
 )
 
 
-def split(tree: Any, is_selected: Callable[[Any, Any], bool]) -> tuple[Any, Any]:
+def split(tree: T, is_selected: Callable[[Any, Any], bool]) -> tuple[T, T]:
     """Return a tree of the leaves with ``is_selected(path, leaf)``, and a tree of all remaining
     leaves.
     """
@@ -40,14 +42,14 @@ def split(tree: Any, is_selected: Callable[[Any, Any], bool]) -> tuple[Any, Any]
     return first, second
 
 
-def merge(first: Any, second: Any) -> Any:
+def merge(first: T, second: T) -> T:
     """Return ``second`` with the leaves of ``first`` filled in."""
     return jax.tree.map(
         lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None
     )
 
 
-def is_array(leaf: Any) -> bool:
+def is_array(leaf: object) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray))
 
 
@@ -56,7 +58,7 @@ def is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def inexact(tree: Any) -> Any:
+def inexact(tree: T) -> T:
     """Return the arrays that can have a derivative, and None for all other leaves."""
     return split(tree, lambda _, leaf: is_inexact(leaf))[0]
 
@@ -105,7 +107,7 @@ class StaticFunction:
 
     function: Callable
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ._checks import brief
 from ._struct import parts_of
@@ -72,7 +71,7 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     return configured(surrogate, learn=True)
 
 
-def keep_slope(surrogate: Surrogate, dtype: Any) -> Surrogate:
+def keep_slope(surrogate: Surrogate, dtype: DTypeLike) -> Surrogate:
     r"""Store the slope in fewer bits for the backward pass.
 
     Under differentiation JAX stores one array per call in the dtype of ``x``: the slope, or ``x``

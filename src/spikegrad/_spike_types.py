@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,16 +137,18 @@ class Stochastic(SpikeType, pure=True):
             )
         # At least float32: rounding the probability to half precision would bias the mean.
         probability = curve.surrogate_fun(x.astype(compute_dtype(x.dtype)))
+        # A probability of 0 never fires and one of 1 always does, because numbers are in [0, 1).
         return (_uniform(key, probability) < probability).astype(x.dtype)
 
 
-def _uniform(key: Any, like: jax.Array) -> jax.Array:
+def _uniform(key: jax.Array, like: jax.Array) -> jax.Array:
     """Draw numbers in [0, 1) from one key, or from one key for each entry of the leading axes."""
     if like.shape[: key.ndim] != key.shape:
         raise ValueError(
             f"stochastic: keys must have the leading axes of x, {like.shape}, got shape {key.shape}"
         )
     draw = functools.partial(jax.random.uniform, shape=like.shape[key.ndim :], dtype=like.dtype)
+    # Each example has its own key, so its spikes do not depend on the batch around it.
     for _ in key.shape:
         draw = jax.vmap(draw)
     return shard_as(draw(key), like)
@@ -249,6 +250,7 @@ class MultiSpike(SpikeType, pure=True):
             return _total(lambda k: curve.surrogate_fun(x - k * theta), range(self.n), x)
         if self.slopes == "first":
             return curve.surrogate_fun(x)
+        # Half-way between two thresholds the nearest one changes. The rise joins the pieces there.
         k, half = self._nearest(x, theta), spread_as(theta / 2, x)
         rise = curve.surrogate_fun(half) - curve.surrogate_fun(-half)  # between two levels
         return curve.surrogate_fun(x - k * theta) + k * rise
@@ -293,7 +295,7 @@ class MultiSpike(SpikeType, pure=True):
         """Return the number of the nearest threshold, a constant for the derivative."""
         return jax.lax.stop_gradient(jnp.clip(jnp.floor(x / theta + 0.5), 0, self.n - 1))
 
-    def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
+    def in_units_of(self, threshold: Real, x: jax.Array) -> SpikeType:
         return MultiSpike(self.n, _scaled_threshold(self, threshold, x), self.slopes)
 
 
@@ -390,7 +392,7 @@ class Signed(SpikeType, pure=True):
         """Return ``x`` for the opposite potential."""
         return -x - 2 * _threshold_like(self, x)
 
-    def in_units_of(self, threshold: Any, x: jax.Array) -> SpikeType:
+    def in_units_of(self, threshold: Real, x: jax.Array) -> SpikeType:
         return Signed(_scaled_threshold(self, threshold, x))
 
 
@@ -450,7 +452,7 @@ def _threshold_like(kind: MultiSpike | Signed, x: jax.Array) -> jax.Array:
     )
 
 
-def _scaled_threshold(kind: MultiSpike | Signed, threshold: Any, x: jax.Array) -> Any:
+def _scaled_threshold(kind: MultiSpike | Signed, threshold: Real, x: jax.Array) -> Real:
     return threshold if _is_one(kind.threshold) else _threshold_like(kind, x) * threshold
 
 
@@ -458,7 +460,9 @@ _MOST_SLOPES = 1 << 16
 _UNROLLED = 16
 
 
-def _total(term: Callable[[Any], jax.Array], numbers: range, like: jax.Array) -> jax.Array:
+def _total(
+    term: Callable[[int | jax.Array], jax.Array], numbers: range, like: jax.Array
+) -> jax.Array:
     """Sum ``term(k)``, in a loop for many terms, because unrolled terms take long to compile."""
     if len(numbers) <= _UNROLLED:
         return functools.reduce(operator.add, map(term, numbers))
@@ -467,5 +471,5 @@ def _total(term: Callable[[Any], jax.Array], numbers: range, like: jax.Array) ->
     return jax.lax.scan(lambda total, k: (total + term(k), None), first, ks)[0]
 
 
-def _is_one(threshold: Any) -> bool:
+def _is_one(threshold: object) -> bool:
     return isinstance(threshold, float) and threshold == 1

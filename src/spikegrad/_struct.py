@@ -14,12 +14,13 @@ import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeGuard, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from ._checks import brief, broadcast_checked
 from ._pytree import as_static
@@ -73,6 +74,7 @@ class Domain:
             raise raise_as(f"{owner}: {name} must be {expected}, got {brief(value)}{fix}")
 
         if self.choices is not None:
+            # 1 == True, so only strings are compared by value.
             if not any(
                 value is choice or (isinstance(value, str) and value == choice)
                 for choice in self.choices
@@ -220,12 +222,11 @@ def domain(field: dataclasses.Field) -> Domain:
     return Domain(choices=(False, True)) if is_flag else declared
 
 
-def _by_value(value: Any) -> Any:
+def _by_value(value: object) -> object:
     """Return a key that hashes and compares by value."""
     if isinstance(value, Tracer):
-        return "traced", id(
-            value
-        )  # JAX hashes arguments of jit, scan and checkpoint, also within a trace
+        # JAX hashes arguments of jit, scan and checkpoint, also within a trace.
+        return "traced", id(value)
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         return array.shape, array.dtype.name, array.tobytes()
@@ -234,13 +235,12 @@ def _by_value(value: Any) -> Any:
     return value
 
 
-def expression_of(value: Any) -> str:
+def expression_of(value: object) -> str:
     """Return ``repr``. For a small array it is an expression that evaluates to the array."""
     if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
         if value.size <= 32:
-            made_by = (
-                "np" if isinstance(value, np.ndarray) else "jnp"
-            )  # jnp would round a float64 to float32
+            # jnp would round a float64 to float32
+            made_by = "np" if isinstance(value, np.ndarray) else "jnp"
             return f"{made_by}.array({np.asarray(value).tolist()}, dtype='{value.dtype.name}')"
         return f"<{value.dtype.name}{list(value.shape)}>"
     return repr(value)
@@ -277,7 +277,7 @@ class Struct:
                     raise TypeError(f"{cls.__name__}: no parameter {name}; give {cls._hints[name]}")
             return super().__new__(cls)
 
-    def __init_subclass__(cls, *, pure: bool = False, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, pure: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         cls._stated_pure = pure  # each class states it, because a subclass has other methods
         # dataclass() has not run on cls yet, so an __init__ in its namespace is custom
@@ -317,7 +317,7 @@ class Struct:
 
     # one pair of methods for all classes: dataclass(frozen=True) compiles a pair for each, a fifth
     # of the import's time
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if self._frozen and (
             name in vars(self) or name not in self._domains
         ):  # __init__ sets each field once
@@ -344,7 +344,7 @@ class Struct:
     def __hash__(self) -> int:
         return hash((type(self), self._key())) if self._frozen else object.__hash__(self)
 
-    def _replaced(self: R, **changed: Any) -> R:
+    def _replaced(self: R, **changed: object) -> R:
         """Replace the values of some fields. Declared fields are checked again."""
         if self._frozen:
             return dataclasses.replace(self, **changed)  # type: ignore[type-var]
@@ -352,7 +352,7 @@ class Struct:
         vars(other).update(changed)
         return other
 
-    def _broadcast_to(self: R, dtype: Any, shape: tuple[int, ...], target: str = "x") -> R:
+    def _broadcast_to(self: R, dtype: DTypeLike, shape: tuple[int, ...], target: str = "x") -> R:
         """Convert array parameters to this dtype and rank.
 
         Raise if they do not broadcast to this shape.
@@ -362,6 +362,7 @@ class Struct:
             return self
         values = self._values()
         for name in arrays:
+            # It adds leading axes, because strict rank promotion does not allow them implicitly.
             values[name] = broadcast_checked(
                 jnp.asarray(values[name]), dtype, shape, self._public_name(), name, target
             )
@@ -386,7 +387,7 @@ def parts_of(value: Any) -> Iterator[Any]:
         yield from parts_of(getattr(value, name))
 
 
-def is_pure(value: Any) -> bool:
+def is_pure(value: object) -> bool:
     """Return True if the methods of a class depend only on fields and arguments, as ``pure=True``
     states.
 
@@ -402,7 +403,7 @@ def is_pure(value: Any) -> bool:
     )
 
 
-def _is_value(value: Any) -> bool:
+def _is_value(value: object) -> bool:
     return value is None or isinstance(value, jax.Array)
 
 
@@ -450,11 +451,11 @@ def _constants_of(record: Struct) -> tuple[str, ...]:
 
 
 def new_unchecked(
-    cls: type[T], values: Mapping[str, Any], constants: tuple[str, ...] | None = None
+    cls: type[T], values: Mapping[str, object], constants: tuple[str, ...] | None = None
 ) -> T:
     """Return an instance with these field values, without checks."""
     record = object.__new__(cls)
-    vars(record).update(values)
+    vars(record).update(values)  # past __setattr__, which a frozen record refuses
     if constants is not None:
         vars(record)["_constants"] = constants
     return record
@@ -472,7 +473,7 @@ def lifted(tree: Any) -> Any:
     values.update(tree.__dict__)
     for name in tree._objects:
         values[name] = lifted(values[name])
-    values["_constants"] = ()
+    values["_constants"] = ()  # no constants, so every number is a leaf
     return record
 
 
@@ -491,7 +492,7 @@ def as_arrays(tree: Any) -> Any:
     return new_unchecked(type(tree), values, constants=flags)
 
 
-def as_numbers(tree: Any) -> Any:
+def as_numbers(tree: T) -> T:
     """Replace every array by its mean as a Python number."""
 
     def number(leaf):
@@ -508,9 +509,9 @@ def _constant(tree: Any) -> Any:
     return new_unchecked(type(tree), values)
 
 
-def _map_records(function: Callable, tree: Any) -> Any:
+def _map_records(function: Callable, tree: T) -> T:
     return jax.tree.map(lambda x: function(x) if _is_record(x) else x, tree, is_leaf=_is_record)
 
 
-def _is_record(value: Any) -> bool:
+def _is_record(value: object) -> TypeGuard[Struct]:
     return isinstance(value, Struct) and value._frozen

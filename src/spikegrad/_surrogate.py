@@ -76,6 +76,7 @@ class Surrogate(Struct):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("surrogate_fun", "surrogate_grad"):
+            # Only methods of this class: inherited ones are wrapped already.
             if name in vars(cls):
                 setattr(cls, name, _elementwise(vars(cls)[name]))
 
@@ -132,8 +133,9 @@ class Surrogate(Struct):
                 f"{type(self).__name__} must define surrogate_grad or surrogate_fun"
             )
         x = real_array(x, type(self).__name__)
+        # Forward mode gives the slope of each entry at once, because the formula is elementwise.
         slope = jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
-        return jnp.where(jnp.isnan(x), x, slope)
+        return jnp.where(jnp.isnan(x), x, slope)  # a formula may turn NaN into a number
 
     def _without_primal(self) -> str:
         """Name the class without a primal: this class or one of its parts.
@@ -152,7 +154,7 @@ class Surrogate(Struct):
         half = np.concatenate([np.geomspace(1e-9, 1e9, 289), np.linspace(0, 10, 401)])
         return np.unique(np.concatenate([-half, half]))
 
-    def __call__(self, x: ArrayLike, *, key: Any = None) -> jax.Array:
+    def __call__(self, x: ArrayLike, *, key: ArrayLike | None = None) -> jax.Array:
         """Fire: return 1 for ``x >= 0``, 0 for ``x < 0`` and NaN for NaN, unless a spike type
         changes the output.
 
@@ -186,6 +188,7 @@ class Surrogate(Struct):
         curve._broadcast_to(x.dtype, x.shape)  # raises if a parameter does not broadcast
         if forward.is_step:
             return _spike(x, x)
+        # A constant x has no derivative, but a traced threshold of the spike type may have one.
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(forward))
         return _run(_fire if traced else _value, self, x, *keys)
 
@@ -204,6 +207,8 @@ def _fire(surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None) -> j
     """Apply the rule: return the forward output with the derivatives that the settings require."""
     curve, learn, slope_dtype, forward = settings_of(surrogate)
     out = _with_slope(curve, x, slope_dtype, forward, key)
+    # Each parameter adds a zero with its own derivative. The rule thus has one tangent for each,
+    # and JAX drops the ones that nobody differentiates.
     zeros = [
         _zero_with_gradient(value.astype(x.dtype), slope)
         for value, slope in forward.own_slopes(curve, x)
@@ -228,6 +233,7 @@ def _with_slope(
 ) -> jax.Array:
     """Return the forward output with the slope as its derivative in ``x``."""
     dtype = compute_dtype(x.dtype)
+    # The slope is an ordinary value of the trace, so a derivative of the derivative reaches x.
     if slope_dtype is not None and jnp.dtype(slope_dtype).itemsize < x.dtype.itemsize:
         out = spike(x, forward.slope(curve, x).astype(slope_dtype))
     elif dtype == x.dtype:
@@ -271,6 +277,7 @@ def _zeros_for_parameters(
 
         name = jax.tree_util.keystr(path)[1:]
         value = real_array(leaf, owner, name)
+        # Broadcast before the derivative: JAX then sums the gradient over the broadcast axes.
         value = spread_as(broadcast_checked(value, value.dtype, x.shape, owner, name), x)
         slope = finite(jax.jvp(primal, (value,), (jnp.ones_like(value),))[1])
         # Far from the threshold a primal is flat. Its derivative is 0 there, but the formula may be
@@ -301,9 +308,11 @@ def _elementwise(formula: Callable) -> Callable:
     def evaluate(self, x):
         dtype = compute_dtype(x.dtype)
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
+        # Finite inputs keep formulas free of guards: infinity times 0 would be NaN in a tail.
         y = real_array(
             formula(self._broadcast_to(dtype, x.shape), finite(x.astype(dtype))), owner, result
         )
+        # The one rounding to half precision. A constant formula returns a scalar.
         y = broadcast_checked(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 
@@ -333,6 +342,7 @@ class _Configured(Surrogate, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Constants of a tree get no gradient, so numbers become leaves.
         if self.learn:
             object.__setattr__(self, "surrogate", as_arrays(self.surrogate))
 
@@ -345,7 +355,7 @@ class _Configured(Surrogate, pure=True):
     def _without_primal(self) -> str:
         return self.surrogate._without_primal()
 
-    def in_units_of(self, threshold: Any, x: jax.Array) -> _Configured:
+    def in_units_of(self, threshold: Real, x: jax.Array) -> _Configured:
         forward = self.forward.in_units_of(threshold, x)
         return self if forward is self.forward else dataclasses.replace(self, forward=forward)
 
@@ -357,7 +367,7 @@ class _Configured(Surrogate, pure=True):
         return f"learnable({text})" if self.learn else text
 
 
-def _number_of(leaf: Any) -> Any:
+def _number_of(leaf: object) -> object:
     """Return the number that ``learnable`` turned into this array, if it is one number of the
     default dtype.
     """
@@ -388,7 +398,7 @@ def settings_of(surrogate: Surrogate) -> Settings:
     return Settings(surrogate)
 
 
-def curve_of(owner: str, surrogate: Any) -> Surrogate:
+def curve_of(owner: str, surrogate: object) -> Surrogate:
     """Return the curve of a surrogate. Raise if settings cannot apply to it."""
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
@@ -444,9 +454,9 @@ class _Primal(NamedTuple):
     ``varying`` last. If they cancel, as in ``0.3 * s + 0.7 * t``, small tails stay accurate.
     """
 
-    varying: Any
-    constant: Any
-    middle: Any
+    varying: jax.Array
+    constant: ArrayLike
+    middle: jax.Array
 
     def scaled(self, factor: Real) -> _Primal:
         return _Primal(
@@ -476,6 +486,7 @@ def primal_of(curve: Surrogate, x: jax.Array) -> _Primal:
     numbers = all(
         not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve)
     )
+    # One point is enough for numbers. Arrays have a value at the threshold for each entry of x.
     threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
     return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
 
@@ -558,6 +569,7 @@ def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate
     """Build a curve from the curves of surrogates, and give it their settings, which must be
     equal."""
     composition = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
+    # With the curve replaced, two surrogates are equal if and only if their settings are.
     first, *others = (with_curve(surrogate, composition) for surrogate in surrogates)
     if any(other != first for other in others):
         names = " and ".join(map(repr, surrogates))
@@ -570,13 +582,13 @@ def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate
 # --- used by cells and networks -------------------------------------------------------------------
 
 
-def spike_types(tree: Any) -> list[SpikeType]:
+def spike_types(tree: object) -> list[SpikeType]:
     """List the spike types of the surrogates in a pytree, such as a cell, except for the step."""
     leaves = jax.tree.leaves(tree, is_leaf=_is_configured)
     return [leaf.forward for leaf in leaves if _is_configured(leaf) and not leaf.forward.is_step]
 
 
-def fold_in(key: jax.Array, data: Any) -> jax.Array:
+def fold_in(key: jax.Array, data: ArrayLike) -> jax.Array:
     """Apply ``jax.random.fold_in`` to each key of an array."""
     fold: Callable = functools.partial(jax.random.fold_in, data=data)
     for _ in key.shape:
@@ -594,11 +606,11 @@ def as_key(owner: str, key: Any) -> jax.Array:
     raise TypeError(f"{owner}: key must be one of jax.random.key, got {brief(key)}{hint}")
 
 
-def _is_configured(value: Any) -> bool:
+def _is_configured(value: object) -> bool:
     return isinstance(value, _Configured)
 
 
-def in_units_of(surrogate: Callable, threshold: Any, x: jax.Array) -> Callable:
+def in_units_of(surrogate: Callable, threshold: Real, x: jax.Array) -> Callable:
     """Return the surrogate of a cell with this threshold.
 
     Spike types scale their thresholds by it.

@@ -14,7 +14,6 @@ from spikegrad import (
     LIF,
     AdaptiveLIF,
     Arctan,
-    Cell,
     Layer,
     LeakyReadout,
     Network,
@@ -22,7 +21,6 @@ from spikegrad import (
     SynapticLIF,
     bounded,
     learnable,
-    parameter,
     unroll,
 )
 from spikegrad.surrogates import Bounded
@@ -176,38 +174,6 @@ def test_in_every_mode_the_gradient_is_that_of_the_value_times_its_own(mode):
         )
 
 
-def test_vmap_and_no_jit():
-    ps = [LIF(bounded(d), bounded(0.7, 0.0), Sigmoid(bounded(3.0))) for d in (0.5, 0.9)]
-    together = jax.tree.map(lambda *leaves: jnp.stack([*map(jnp.asarray, leaves)]), *ps)
-    gradient = jax.grad(lambda cell: (unroll(cell, X)[1] * jnp.cos(X)).sum())
-    batched, alone = jax.jit(jax.vmap(gradient))(together), jax.jit(gradient)
-    for n, p in enumerate(ps):
-        for got, want in zip(jax.tree.leaves(batched), jax.tree.leaves(alone(p)), strict=True):
-            np.testing.assert_allclose(got[n], want, rtol=1e-5, atol=1e-6)
-    v, s = ps[0](jnp.zeros(3), jnp.ones(3))
-    assert (v.dtype, s.tolist()) == (jnp.float32, [1, 1, 1])
-    assert ps[0](jnp.zeros(3, jnp.bfloat16), jnp.ones(3))[0].dtype == jnp.bfloat16
-    assert Sigmoid(bounded(4.0))(0.3) == 1
-    np.testing.assert_allclose(jax.grad(Sigmoid(bounded(4.0)))(0.3), jax.grad(Sigmoid(4.0))(0.3), rtol=1e-6)
-
-
-def test_a_cell_of_ones_own():
-    class Leak(Cell):
-        leak: float = parameter(default=0.1, above=0, at_most=0.5)
-
-        def integrate(self, v, current):
-            return (1 - self.leak) * v + jnp.sqrt(jnp.asarray(self.leak)) * current
-
-        def fire(self, u):
-            return u, u
-
-    def end(cell):
-        return unroll(cell, X)[0].sum()
-
-    got = jax.grad(end)(Leak(bounded(0.2))).leak.raw
-    np.testing.assert_allclose(got, jax.grad(end)(Leak(jnp.array(0.2))).leak * 0.5 * 0.4 * 0.6, rtol=1e-5)
-
-
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -245,20 +211,3 @@ def test_equinox_partitions_it():
     gradient = eqx.filter_grad(lambda t, s: unroll(eqx.combine(t, s), X)[1].sum())(trained, static)
     assert gradient.decay.raw != 0
     assert eqx.apply_updates(cell, gradient).decay.value < 1
-
-
-def test_nnx_holds_it():
-    nnx = pytest.importorskip("flax.nnx")
-
-    class Model(nnx.Module):
-        def __init__(self):
-            self.cell = nnx.Param(LIF(bounded(0.9)))
-
-    def of(model):
-        return unroll(model.cell.get_value() if hasattr(model.cell, "get_value") else model.cell.value, X)[1].sum()
-
-    model = Model()
-    gradient = nnx.grad(of)(model)
-    (raw, *_) = jax.tree.leaves(gradient)
-    expected = jax.grad(lambda cell: unroll(cell, X)[1].sum())(LIF(bounded(0.9))).decay.raw
-    np.testing.assert_allclose(raw, expected, rtol=1e-6)

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import enable_x64
-from reference import DEFAULTS, RULE, every_half, standing
+from reference import DEFAULTS, RULE, every_half, standing, with_arrays
 
 import spikegrad
-from spikegrad._struct import lifted
 
 HALVES = ["float16", "bfloat16"]
 DTYPES = [*HALVES, "float32", "float64"]
@@ -31,7 +30,8 @@ def with_parameters(case, kind):
 def everything(surrogate, x, cotangent):
     """The spike, the curves and all first and second derivatives."""
     gradient = jax.grad(lambda x: surrogate(x).sum())
-    pointwise = jax.tree.map(lambda value: jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape), lifted(surrogate))
+    spread = lambda value: jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape)  # noqa: E731
+    pointwise = jax.tree.map(spread, with_arrays(surrogate))
     of_parameters, of_x = jax.grad(lambda s, x: s.surrogate_fun(x).sum(), (0, 1))(pointwise, x)
     return {
         "spike": surrogate(x),
@@ -60,7 +60,7 @@ def test_half_precision_is_float64_rounded_once(case):
     the dtype alone.
     """
     # as float32 holds its parameters: constants of the program, and in bfloat16 arrays
-    surrogate = jax.tree.map(lambda value: float(np.float32(value)), lifted(case.make()))
+    surrogate = jax.tree.map(lambda value: float(np.float32(value)), with_arrays(case.make()))
     arrays = jax.tree.map(np.float32, with_parameters(case, "float32 array"))
 
     @jax.jit
@@ -125,37 +125,6 @@ def test_whole_numbers_become_the_default_float(x, wide):
         np.testing.assert_array_equal(surrogate(x), np.asarray(x).astype(float) >= 0)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_scan_with_a_half_precision_state(dtype):
-    case = next(case for case in DEFAULTS if case.name == "Arctan")
-    weight, ones = jnp.full(3, 0.3, dtype), jnp.ones(3, dtype)
-
-    def loss(surrogate, weight):
-        def step(v, x):
-            s = surrogate(v - 0.5)
-            return (v - s) * jnp.asarray(0.9, dtype) + x * weight, s
-
-        v, s = jax.lax.scan(step, jnp.zeros(3, dtype), jnp.ones((6, 3), dtype))
-        return (v + s.sum(0)).sum()
-
-    @jax.jit
-    def derivatives():
-        losses = {kind: functools.partial(loss, with_parameters(case, kind)) for kind in PARAMETERS}
-        return {k: (*jax.value_and_grad(f)(weight), jax.jvp(f, (weight,), (ones,))[1]) for k, f in losses.items()}
-
-    for kind, (value, gradient, tangent) in derivatives().items():
-        assert value.dtype == gradient.dtype == tangent.dtype == dtype, kind
-        assert jnp.isfinite(gradient).all()
-        np.testing.assert_allclose(float(gradient.astype("float32").sum()), float(tangent), rtol=0.05)
-
-
-def test_a_python_float_stays_a_python_float_in_precision():
-    # not rounded to float32 on its way into a double-precision formula
-    with enable_x64():
-        got = spikegrad.ReluGrad(alpha=0.3, width=1.0).surrogate_grad(jnp.float64(0.0))
-        assert float(got) == 0.3
-
-
 def test_a_slope_below_the_smallest_float16_is_not_lost_on_a_scaled_loss():
     surrogate, x = spikegrad.Sigmoid(4.0), jnp.float16(-5)
     assert float(surrogate.surrogate_grad(x)) == 0
@@ -176,9 +145,3 @@ def test_half_precision_keeps_sixteen_bits_of_each_spike(dtype):
 
     report = spikegrad.inspect.residual_report(loss, jnp.ones((steps, neurons), dtype))
     assert 2 * steps * neurons <= report.bytes < 2 * steps * neurons * 1.1
-
-
-def test_slope_is_cast_to_x():
-    x = jnp.array([0.5, -0.5], "bfloat16")
-    got = jax.grad(lambda x: spikegrad.spike(x, jnp.float32(0.1) * jnp.ones(2)).sum())(x)
-    assert got.dtype == "bfloat16"

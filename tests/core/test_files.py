@@ -37,12 +37,6 @@ def test_the_new_file_takes_the_place_of_the_old_one_when_it_is_whole(path):
     assert names(path) == ["numbers.npz"]
 
 
-def test_the_permissions_are_those_of_any_new_file(path):
-    write_atomically(path, lambda stream: stream.write(b"new"))
-    (path.parent / "plain").touch()
-    assert path.stat().st_mode == (path.parent / "plain").stat().st_mode
-
-
 def test_a_link_is_followed(path):
     link = path.with_name("link.npz")
     link.symlink_to(path)
@@ -73,11 +67,6 @@ def test_failing_write_leaves_only_the_old_file(path, error):
         write_atomically(path, write)
     assert path.read_bytes() == OLD
     assert names(path) == ["numbers.npz"]
-
-
-def test_a_vanished_folder_is_an_error_of_the_system(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        write_atomically(tmp_path / "gone" / "a", lambda stream: stream.write(b"new"))
 
 
 @pytest.fixture
@@ -131,13 +120,6 @@ def test_a_kill_leaves_the_old_file(path):
     assert path.read_bytes() == OLD
     (partial,) = set(names(path)) - {"numbers.npz"}
     assert partial.endswith(".part")
-
-
-def test_the_folder_need_not_be_synchronised(path, monkeypatch):
-    """Some systems cannot open a folder."""
-    monkeypatch.setattr(os, "open", lambda *args: (_ for _ in ()).throw(PermissionError))
-    write_atomically(path, lambda stream: stream.write(b"new"))
-    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("new", [False, True])

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import RULE
 
 import spikegrad
 from spikegrad import Surrogate, parameter
@@ -39,15 +38,6 @@ def test_signature(function, cls):
 
 
 @every_pair
-def test_name_and_documentation(function, cls):
-    name = function.__name__
-    assert getattr(spikegrad.surrogates, name) is function
-    assert (function.__qualname__, function.__module__) == (name, cls.__module__)
-    assert f":class:`{cls.__name__}`" in inspect.getdoc(function)
-    assert f"``{name}(x, ...)``" in inspect.getdoc(function)
-
-
-@every_pair
 def test_equal_to_the_class(function, cls):
     def slope(f):
         return jax.grad(lambda x: f(x).sum())(X)
@@ -69,46 +59,6 @@ def test_equal_to_the_class(function, cls):
     assert not np.array_equal(found["default"][0], found["by keyword"][0])  # they do matter
     np.testing.assert_array_equal(function(X), cls()(X))
     np.testing.assert_array_equal(function(x=X, **values), cls(**values)(X))
-
-
-@pytest.mark.parametrize(
-    ("function", "cls"),
-    [pytest.param(*pair, marks=() if pair[1].__name__ in RULE else pytest.mark.every) for pair in pairs],
-    ids=NAMES,
-)
-def test_each_parameter_may_be_traced(function, cls):
-    values = {name: value for name, value in other_values(cls).items() if not isinstance(value, int)}
-
-    def slope(value, name):
-        return jax.grad(lambda x: function(x, **{name: value}))(0.25)
-
-    @jax.jit
-    def derivatives(values):
-        return {
-            name: (
-                slope(value, name),
-                jax.vmap(slope, (0, None))(jnp.array([value, 2.0]), name),
-                jax.grad(slope)(value, name),
-            )
-            for name, value in values.items()
-        }
-
-    @jax.jit
-    def around(values):
-        return {
-            name: [cls(**{name: v + h}).surrogate_grad(0.25) for h in (0, -1e-2, 1e-2)] for name, v in values.items()
-        }
-
-    expected = around(values)
-    for name, (traced, batch, derivative) in derivatives(values).items():
-        want, below, above = expected[name]
-        np.testing.assert_allclose([traced, batch[0]], [want, want], rtol=1e-6, err_msg=name)
-        np.testing.assert_allclose(derivative, (above - below) / 2e-2, rtol=2e-2, atol=2e-3, err_msg=name)
-
-
-def test_under_jit_with_static_names():
-    fire = jax.jit(spikegrad.surrogates.squarewave_fourier_series, static_argnames="n")
-    assert fire(X, n=3).tolist() == (X >= 0).tolist()
 
 
 def test_functional_of_a_users_class():
@@ -143,9 +93,3 @@ def test_functional_of_a_class_with_its_own_init():
         "height, *, width=2.0)"
     )
     assert float(jax.grad(lambda x: own(x, 3.0, width=1.0))(0.5)) == 3.0
-
-
-def test_names():
-    """Capitals, digits and abbreviations: as the functions are called elsewhere."""
-    want = {"ERF": "erf", "S2NN": "s2nn", "QPseudoSpike": "q_pseudo_spike", "SoftSign": "soft_sign", "Arctan": "arctan"}
-    assert {cls.__name__: function.__name__ for function, cls in pairs if cls.__name__ in want} == want

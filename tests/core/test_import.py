@@ -90,7 +90,7 @@ from spikegrad import LIF, Layer, LeakyReadout, Network
 x, w, out = jnp.ones((4, 2, 2)), jnp.ones((2, 3)), jnp.ones((3, 1))
 def loss(w, mode):
     layers = Layer(w, LIF(0.9), recurrent=jnp.ones((3, 3))), Layer(out, LeakyReadout(0.9))
-    return Network(layers)(x, mode=mode)[1].sum()
+    return Network(layers)(x, backward=mode)[1].sum()
 update = jax.jit(jax.grad(loss), static_argnums=1)
 for mode in 2 * ("exact", "8-bit"):
     update(w, mode)

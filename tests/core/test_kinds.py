@@ -34,8 +34,6 @@ from spikegrad import (
     stochastic,
     unroll,
 )
-from spikegrad._forward import SpikeType
-from spikegrad._surrogate import with_spike_type
 from spikegrad.inspect import residual_report
 from spikegrad.neurons import Refractory
 
@@ -98,11 +96,7 @@ def measured(kind, settings, x):
     return value, slope, second, *reverse
 
 
-SETTINGS = {
-    "learnable": learnable,
-    "plain": lambda s: s,
-    "narrow": lambda s: keep_slope(learnable(s), "bfloat16"),
-}
+SETTINGS = {"learnable": learnable, "plain": lambda s: s, "narrow": lambda s: keep_slope(learnable(s), "bfloat16")}
 
 
 CASES = {("float64", "learnable"): 1e-13, ("float32", "narrow"): 2**-8, ("bfloat16", "plain"): 2**-7}
@@ -603,115 +597,55 @@ NOISY = stochastic(Sigmoid())
 LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
 
 
-@pytest.mark.parametrize(
-    ("error", "message", "make"),
-    [
-        (TypeError, "stochastic: key is missing; pass it as surrogate(x, key=key)", lambda: NOISY(0.3)),
-        (TypeError, "stochastic: key is missing; pass it as", lambda: LAYERS(jnp.ones((4, 2)))),
-        (TypeError, "stochastic: key is missing", lambda: LAYERS(jnp.ones((4, 2)), backward="scan")),
-        (
-            TypeError,
-            "stochastic: key is missing",
-            lambda: LAYERS.step(LAYERS.initial_state(jnp.ones(2)), jnp.ones(2)),
-        ),
-        (TypeError, "stochastic: key must be one of jax.random.key, got 3", lambda: NOISY(0.3, key=3)),
-        (TypeError, "Network: key must be one of jax.random.key, got 3", lambda: LAYERS(jnp.ones((4, 2)), key=3)),
-        (
-            TypeError,
-            "Network: key must be one of jax.random.key(seed, impl='threefry2x32'), got key<rbg>()",
-            lambda: LAYERS(jnp.ones((4, 2)), key=jax.random.key(0, impl="rbg")),
-        ),
-        (
-            ValueError,
-            "stochastic: keys must have the leading axes of x, (3,), got shape (2,)",
-            lambda: NOISY(jnp.ones(3), key=jax.random.split(KEY)),
-        ),
-        (TypeError, "soft: SlopeAlone must define surrogate_fun", lambda: soft(SlopeAlone())),
-        (TypeError, "stochastic: SlopeAlone must define surrogate_fun", lambda: stochastic(SlopeAlone())),
-        (TypeError, "multi_spike: Loud must not override __call__", lambda: multi_spike(Loud(), 3)),
-        (TypeError, "signed: surrogate must be a Surrogate, got 3", lambda: signed(3)),
-        (
-            TypeError,
-            "soft: surrogate already has a spike type, got signed(Sigmoid(alpha=4.0))",
-            lambda: soft(signed(Sigmoid())),
-        ),
-        (
-            TypeError,
-            "multi_spike: surrogate already has a spike type, got multi_spike(Sigmoid(alpha=4.0), 2)",
-            lambda: multi_spike(multi_spike(Sigmoid(), 2), 3),
-        ),
-        (ValueError, "multi_spike: n must be >= 1, got 0", lambda: multi_spike(Sigmoid(), 0)),
-        (TypeError, "multi_spike: n must be an integer, got 2.0", lambda: multi_spike(Sigmoid(), 2.0)),
-        (ValueError, "multi_spike: threshold must be > 0, got -1.0", lambda: multi_spike(Sigmoid(), 2, -1)),
-        (
-            ValueError,
-            "multi_spike: slopes must be one of 'sum', 'nearest', 'first', got 'all'",
-            lambda: multi_spike(Sigmoid(), 2, 1, "all"),
-        ),
-        (ValueError, "signed: threshold must be > 0, got 0.0", lambda: signed(Sigmoid(), 0)),
-        (
-            ValueError,
-            "multi_spike: n must be <= 256, the largest exact count in bfloat16, got 257",
-            lambda: multi_spike(Sigmoid(), 257)(jnp.ones(2, jnp.bfloat16)),
-        ),
-        (
-            ValueError,
-            "LIF: reset='value', which takes one spike a step, does not go with multi_spike(Sigmoid(alpha=4.0), 2)",
-            lambda: LIF(surrogate=multi_spike(Sigmoid(), 2), reset="value"),
-        ),
-        (
-            ValueError,
-            "SynapticLIF: reset='value', which takes one spike a step, does not go with learnable(signed(",
-            lambda: SynapticLIF(surrogate=learnable(signed(Sigmoid())), reset="value"),
-        ),
-        (
-            ValueError,
-            "LIF: delay_reset, which computes the last spike again, does not go with stochastic",
-            lambda: LIF(surrogate=NOISY, delay_reset=True),
-        ),
-        (
-            ValueError,
-            "AdaptiveLIF: adaptation, which spikes raise, does not go with signed",
-            lambda: AdaptiveLIF(surrogate=signed(Sigmoid())),
-        ),
-        (
-            ValueError,
-            "Refractory: cell must fire or not, got soft(Sigmoid(alpha=4.0))",
-            lambda: Refractory(LIF(surrogate=soft(Sigmoid())), 2),
-        ),
-    ],
-)
-def test_spike_types_reject_invalid_arguments(error, message, make):
-    with pytest.raises(error) as raised:
-        make()
-    assert str(raised.value).startswith(message)
+REFUSED = {
+    "TypeError: stochastic: key is missing; pass it as surrogate(x, key=key)": lambda: NOISY(0.3),
+    "TypeError: stochastic: key is missing; pass it as": lambda: LAYERS(jnp.ones((4, 2))),
+    "TypeError: stochastic: key is missing": lambda: LAYERS.step(LAYERS.initial_state(jnp.ones(2)), jnp.ones(2)),
+    "TypeError: stochastic: key must be one of jax.random.key, got 3": lambda: NOISY(0.3, key=3),
+    "TypeError: Network: key must be one of jax.random.key, got 3": lambda: LAYERS(jnp.ones((4, 2)), key=3),
+    "TypeError: Network: key must be one of jax.random.key(seed, impl='threefry2x32'), got key<rbg>()": (
+        lambda: LAYERS(jnp.ones((4, 2)), key=jax.random.key(0, impl="rbg"))
+    ),
+    "ValueError: stochastic: keys must have the leading axes of x, (3,), got shape (2,)": (
+        lambda: NOISY(jnp.ones(3), key=jax.random.split(KEY))
+    ),
+    "TypeError: soft: SlopeAlone must define surrogate_fun": lambda: soft(SlopeAlone()),
+    "TypeError: multi_spike: Loud must not override __call__": lambda: multi_spike(Loud(), 3),
+    "TypeError: signed: surrogate must be a Surrogate, got 3": lambda: signed(3),
+    "TypeError: soft: surrogate already has a spike type, got signed(Sigmoid(alpha=4.0))": (
+        lambda: soft(signed(Sigmoid()))
+    ),
+    "ValueError: multi_spike: threshold must be > 0, got -1.0": lambda: multi_spike(Sigmoid(), 2, -1),
+    "ValueError: multi_spike: slopes must be one of 'sum', 'nearest', 'first', got 'all'": (
+        lambda: multi_spike(Sigmoid(), 2, 1, "all")
+    ),
+    "ValueError: signed: threshold must be > 0, got 0.0": lambda: signed(Sigmoid(), 0),
+    "ValueError: multi_spike: n must be <= 256, the largest exact count in bfloat16, got 257": (
+        lambda: multi_spike(Sigmoid(), 257)(jnp.ones(2, jnp.bfloat16))
+    ),
+    "ValueError: LIF: a reset to a value, which takes one spike a step, does not go with multi_spike(Sigmoid(": (
+        lambda: LIF(surrogate=multi_spike(Sigmoid(), 2), reset="value")
+    ),
+    "ValueError: SynapticLIF: a reset to a value, which takes one spike a step, does not go with learnable(": (
+        lambda: SynapticLIF(surrogate=learnable(signed(Sigmoid())), reset="value")
+    ),
+    "ValueError: LIF: delay_reset, which computes the last spike again, does not go with stochastic": (
+        lambda: LIF(surrogate=NOISY, delay_reset=True)
+    ),
+    "ValueError: AdaptiveLIF: adaptation, which spikes raise, does not go with signed": (
+        lambda: AdaptiveLIF(surrogate=signed(Sigmoid()))
+    ),
+    "ValueError: Refractory: cell must fire or not, got soft(Sigmoid(alpha=4.0))": (
+        lambda: Refractory(LIF(surrogate=soft(Sigmoid())), 2)
+    ),
+}
 
 
-class Doubled(SpikeType, pure=True):
-    """A spike type that only this test has."""
-
-    multiple = needs_magnitude = True
-
-    def value(self, curve, x, key=None):
-        return 2 * (x >= 0).astype(x.dtype)
-
-
-class Mirrored(Doubled, pure=True):
-    negative, multiple = True, False
-
-
-def test_flags_of_a_new_type_are_read_everywhere():
-    doubled, mirrored = (with_spike_type(Sigmoid(), kind()) for kind in (Doubled, Mirrored))
-    assert repr(doubled) == "doubled(Sigmoid(alpha=4.0))"
-    for fire in (doubled, mirrored):
-        with pytest.raises(ValueError, match="takes one spike a step"):
-            LIF(surrogate=fire, reset="value")
-    with pytest.raises(ValueError, match="adaptation, which spikes raise"):
-        AdaptiveLIF(surrogate=mirrored)
-    network = Network([Layer(jnp.ones((2, 3)), LIF(0.9, 1.0, doubled))])
-    _, out = network(jnp.ones((4, 2)))
-    assert set(np.unique(out)) == {2}
-    np.testing.assert_array_equal(network(jnp.ones((4, 2)), backward="8-bit")[1], out)
+@pytest.mark.parametrize("message", REFUSED)
+def test_spike_types_reject_invalid_arguments(message):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        REFUSED[message]()
+    assert f"{type(raised.value).__name__}: {raised.value}".startswith(message)
 
 
 def test_nir_has_none_but_the_step():

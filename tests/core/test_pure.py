@@ -1,104 +1,87 @@
-"""``pure=True``: one compiled call outside ``jit``, for the class that says so and no other."""
-
-from typing import ClassVar
+"""``pure=True``: one compiled call outside ``jit``, for the class that states it and no other."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import spikegrad
-from spikegrad import Cell, Sigmoid, Surrogate, learnable, parameter
-from spikegrad._struct import is_pure
+from spikegrad import Cell, Surrogate, learnable, parameter, shifted, unroll
 
 X = jnp.linspace(-1.0, 1.0, 5)
+RUNS = []
+"""Python's runs of a formula, or of a step."""
 
 
-def counting(**keywords):
-    """A class that counts how often its formula is run by Python."""
+class Pure(Surrogate, pure=True):
+    alpha: float = parameter(default=1.0)
 
-    class Counting(Surrogate, **keywords):
-        alpha: float = parameter(default=1.0)
-        runs: ClassVar[list] = []
+    def surrogate_grad(self, x):
+        RUNS.append(x)
+        return self.alpha / (1 + x * x)
 
-        def surrogate_grad(self, x):
-            self.runs.append(x)
-            return self.alpha / (1 + x * x)
-
-        def surrogate_fun(self, x):
-            self.runs.append(x)
-            return self.alpha * jnp.arctan(x)
-
-    return Counting
+    def surrogate_fun(self, x):
+        RUNS.append(x)
+        return self.alpha * jnp.arctan(x)
 
 
-def slope(surrogate):
-    return jax.grad(lambda x: surrogate(x).sum())(X)
+class Silent(Pure):
+    """A subclass has other methods, so it must state it again."""
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, learnable], ids=["alone", "learnable"])
-def test_a_pure_class_is_run_once_for_all_numbers(wrap):
-    pure = counting(pure=True)
-    slope(wrap(pure(1.0)))
-    traced = len(pure.runs)
-    assert traced
-    for alpha in (2.0, 3.0):
-        np.testing.assert_allclose(slope(wrap(pure(alpha))), alpha / (1 + X * X), rtol=1e-6)
-    assert len(pure.runs) == traced
+class Stated(Pure, pure=True):
+    pass
 
 
-def test_any_other_class_is_run_every_time():
-    other = counting()
-    runs = []
-    for _ in range(3):
-        slope(other())
-        runs.append(len(other.runs))
-    assert runs[0] < runs[1] < runs[2]
+class Holder(Surrogate, pure=True):
+    surrogate: Surrogate = parameter(kind=Surrogate)
+
+    def surrogate_grad(self, x):
+        return self.surrogate.surrogate_grad(x)
 
 
-def test_pure_is_not_inherited():
-    pure = counting(pure=True)
-
-    class Silent(pure):
-        pass
-
-    class Stated(pure, pure=True):
-        pass
-
-    assert [is_pure(cls) for cls in (pure, Silent, Stated)] == [True, False, True]
-    assert [is_pure(cls()) for cls in (pure, Silent, Stated)] == [True, False, True]
+def runs_again(make):
+    """True if another object with other numbers runs Python again, which it then does correctly."""
+    for n, alpha in enumerate((1.0, 2.0, 3.0)):
+        slope = jax.grad(lambda x, alpha=alpha: make(alpha)(x).sum())(X)
+        np.testing.assert_allclose(slope, alpha / (1 + X * X), rtol=1e-6)
+        if n == 0:
+            RUNS.clear()
+    return bool(RUNS)
 
 
-def test_an_object_is_as_pure_as_what_it_holds():
-    class Holder(Surrogate, pure=True):
-        surrogate: Surrogate = parameter(kind=Surrogate)
-
-        def surrogate_grad(self, x):
-            return self.surrogate.surrogate_grad(x)
-
-    assert is_pure(Holder)
-    assert is_pure(Holder(Sigmoid()))
-    assert not is_pure(Holder(counting()()))
-    assert is_pure(learnable(Sigmoid()))
-    assert not is_pure(learnable(counting()()))
-
-
-def test_every_built_in_surrogate_is_pure():
-    assert all(is_pure(spikegrad.get(name)) for name in spikegrad.names())
-    assert not is_pure(Surrogate)
-    assert not is_pure(jnp.tanh)
-    assert not is_pure(object)
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Pure, False),
+        (Stated, False),
+        (Silent, True),
+        (lambda alpha: learnable(Pure(alpha)), False),
+        (lambda alpha: learnable(Silent(alpha)), True),
+        (lambda alpha: shifted(Pure(alpha), 0.0), False),
+        (lambda alpha: Holder(Pure(alpha)), False),
+        (lambda alpha: Holder(Silent(alpha)), True),
+    ],
+    ids=["pure", "stated again", "subclass", "learnable", "learnable subclass", "composed", "holder", "of a subclass"],
+)
+def test_only_pure_classes_of_pure_parts_run_once_for_all_numbers(make, expected):
+    assert runs_again(make) == expected
 
 
-def test_cell_can_be_pure():
-    class Mine(Cell, pure=True):
-        pass
+@pytest.mark.parametrize("pure", [True, False])
+def test_scan_of_a_pure_cell_is_compiled_once(pure):
+    class Leaky(Cell, pure=pure):
+        def integrate(self, v, current):
+            RUNS.append(v)
+            return v / 2 + current
 
-    class Other(Cell):
-        pass
+        def fire(self, u):
+            return u, u
 
-    assert is_pure(Mine())
-    assert not is_pure(Other())
+    cell = Leaky()
+    unroll(cell, X)
+    RUNS.clear()
+    unroll(cell, X)
+    assert bool(RUNS) != pure
 
 
 def test_an_object_that_changes_is_not_pure():

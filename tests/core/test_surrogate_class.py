@@ -82,22 +82,6 @@ def test_spikes_and_slopes(cls):
 
 
 @every_form
-def test_second_order(cls):
-    fire = cls(2.0)
-
-    @jax.jit
-    @jax.vmap
-    def second(x):
-        return jax.grad(jax.grad(fire))(x), jax.grad(jax.grad(lambda x: fire(x) ** 2))(x)
-
-    of_spike, of_square = second(X)
-    z = 2 * np.asarray(X)
-    g, slope = 2 / np.cosh(z) ** 2, -8 * np.tanh(z) / np.cosh(z) ** 2
-    np.testing.assert_allclose(of_spike, slope, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(of_square, 2 * g**2 + 2 * np.array(SPIKES) * slope, rtol=1e-4, atol=1e-6)
-
-
-@every_form
 def test_contract_of_the_methods(cls):
     """Half precision is float32 inside, ints become floats, NaN stays NaN: the formula never sees to it."""
     fire = cls(2.0)
@@ -192,19 +176,6 @@ def mutable():
     return fire, lambda value: setattr(fire, "alpha", value)
 
 
-def mutable_class_attribute():
-    class Shared(Surrogate):
-        alpha = 1.0
-
-        def __init__(self):
-            super().__init__()
-
-        def surrogate_grad(self, x):
-            return self.alpha / jnp.cosh(self.alpha * x) ** 2
-
-    return Shared(), lambda value: setattr(Shared, "alpha", value)
-
-
 def frozen_class_attribute():
     class Shared(Surrogate):
         alpha = 1.0  # no annotation: no parameter
@@ -215,26 +186,10 @@ def frozen_class_attribute():
     return Shared(), lambda value: setattr(Shared, "alpha", value)
 
 
-def frozen_global():
-    class Reader(Surrogate):
-        def surrogate_grad(self, x):
-            return GLOBAL / jnp.cosh(GLOBAL * x) ** 2
-
-    return Reader(), lambda value: globals().update(GLOBAL=value)
-
-
 def frozen_global_primal():
     class Reader(Surrogate):
         def surrogate_fun(self, x):
             return jnp.tanh(GLOBAL * x)
-
-    return Reader(), lambda value: globals().update(GLOBAL=value)
-
-
-def frozen_subclass_of_a_builtin():
-    class Reader(Sigmoid):
-        def surrogate_grad(self, x):
-            return GLOBAL / jnp.cosh(GLOBAL * x) ** 2
 
     return Reader(), lambda value: globals().update(GLOBAL=value)
 
@@ -266,11 +221,8 @@ def reset_the_global():
     "make",
     [
         mutable,
-        mutable_class_attribute,
         frozen_class_attribute,
-        frozen_global,
         frozen_global_primal,
-        frozen_subclass_of_a_builtin,
         mutable_subclass_of_a_builtin,
         learnable_of_a_reader,
     ],
@@ -281,26 +233,17 @@ def reset_the_global():
     [
         lambda fire: fire.surrogate_grad(0.25),
         lambda fire: jax.grad(fire)(0.25),
-        lambda fire: jax.vmap(jax.grad(fire))(jnp.full(2, 0.25))[0],
-        lambda fire: jax.jvp(fire, (0.25,), (1.0,))[1],
         lambda fire: jax.jit(jax.grad(fire))(0.25),  # a new function each time
         lambda fire: jax.grad(lambda i: LIF(1.0, 0.0, fire, reset="none")(0.0, i)[1])(0.25),
         lambda fire: jax.grad(lambda i: unroll(LIF(1.0, 0.0, fire, reset="none"), i[None])[1].sum())(jnp.array(0.25)),
     ],
-    ids=["surrogate_grad", "grad", "vmap", "jvp", "jit", "lif", "unroll"],
+    ids=["surrogate_grad", "grad", "jit", "lif", "unroll"],
 )
 def test_a_changed_surrogate_is_never_answered_stale(make, ask):
     fire, change = make()
     for alpha in (1.0, 3.0):
         change(alpha)
         np.testing.assert_allclose(ask(fire), alpha / np.cosh(alpha * 0.25) ** 2, rtol=1e-5)
-
-
-def test_the_primal_of_a_changed_surrogate():
-    fire = MutableFun(1.0)
-    for alpha in (1.0, 3.0):
-        fire.alpha = alpha
-        np.testing.assert_allclose(fire.surrogate_fun(0.25), np.tanh(alpha * 0.25), rtol=1e-6)
 
 
 def test_a_kept_cell_whose_surrogate_changes():
@@ -339,25 +282,6 @@ def test_a_subclass_with_its_own_init_is_a_mutable_object_of_its_own():
     assert vars(copy.deepcopy(one)) == vars(pickle.loads(pickle.dumps(one))) == {"alpha": 8.0, "note": ""}
 
 
-def test_two_such_objects_share_no_entry_of_a_jit_cache():
-    slope = jax.jit(lambda fire, x: jax.grad(fire)(x), static_argnums=0)
-    one, other = Own(2.0), Own(8.0)
-    assert (float(slope(one, 0.0)), float(slope(other, 0.0))) == (0.5, 2.0)
-    third = Own(2.0)
-    third.alpha = 4.0  # was equal to ``one``, had it been compared by value
-    assert float(slope(third, 0.0)) == 1.0
-
-
-def test_a_subclass_of_such_a_subclass():
-    class Deeper(Own):
-        pass
-
-    fire = Deeper(2.0, "x")
-    fire.alpha = 4.0
-    assert fire != Deeper(4.0, "x")
-    assert float(jax.grad(fire)(0.0)) == 1.0
-
-
 def test_a_subclass_that_only_overrides_the_slope_stays_frozen():
     class Doubled(Sigmoid):
         def surrogate_grad(self, x):
@@ -389,48 +313,4 @@ def test_a_subclass_that_adds_a_parameter():
     assert slopes(per_neuron, jnp.zeros((3, 2))).tolist() == [[1.0, 20.0]] * 3
 
 
-def test_a_mutable_surrogate_pickles_and_copies():
-    for fire in (MutableGrad(2.0), MutableBoth(3.0)):
-        for again in (pickle.loads(pickle.dumps(fire)), copy.deepcopy(fire)):
-            assert type(again) is type(fire)
-            assert vars(again) == vars(fire)
-            assert again != fire
-            np.testing.assert_array_equal(slopes(again), slopes(fire))
-
-
 # --- defects of other libraries ------------------------------------------------------------------------------------
-
-
-def test_a_traced_parameter_of_a_users_class_works_everywhere():
-    """A factory that closes over its slope raises for a traced one, in grad, jit and vmap."""
-
-    def slope(a):
-        return jax.grad(FrozenGrad(a))(0.25)
-
-    np.testing.assert_allclose(jax.jit(slope)(2.0), 2 / np.cosh(0.5) ** 2, rtol=1e-5)
-    np.testing.assert_allclose(jax.vmap(slope)(jnp.array([2.0, 4.0]))[1], 4 / np.cosh(1.0) ** 2, rtol=1e-5)
-    t = np.tanh(0.5)
-    np.testing.assert_allclose(jax.grad(slope)(2.0), (1 - t**2) * (1 - 2 * 0.5 * t), rtol=1e-5)
-
-
-def test_a_parameter_gets_no_gradient_unasked():
-    """Elsewhere it got that of the slope, which has no meaning."""
-    for cls in (FrozenBoth, MutableBoth):
-        assert float(jax.grad(lambda a, cls=cls: cls(a)(0.25))(2.0)) == 0.0
-
-
-def test_forward_mode_of_a_users_class():
-    """A rule written for reverse mode alone raises here."""
-    z = 2 * 0.25
-    got = jax.jacfwd(jax.jacfwd(FrozenGrad(2.0)))(0.25)
-    np.testing.assert_allclose(got, -8 * np.tanh(z) / np.cosh(z) ** 2, rtol=1e-5)
-
-
-def test_the_wrong_slope_of_a_custom_surrogate():
-    """A slope given as ``x -> 1`` was multiplied by x elsewhere."""
-
-    class Straight(Surrogate):
-        def surrogate_grad(self, x):
-            return jnp.ones_like(x)
-
-    assert slopes(Straight()).tolist() == [1.0] * 5

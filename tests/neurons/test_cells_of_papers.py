@@ -417,5 +417,3 @@ def test_cells_of_papers_reject_invalid_parameters(message, call):
 def test_a_state_of_another_form_is_named():
     with pytest.raises(TypeError, match=r"AdEx: v must be a tuple \(potential, adaptation, synaptic current\), as"):
         AdEx()((jnp.zeros(3), jnp.zeros(3)), jnp.zeros(3))
-    with pytest.raises(TypeError, match=r"Izhikevich: surrogate must be a Callable, got 'arctan'; write Arctan\(\)"):
-        Izhikevich(surrogate="arctan")

@@ -1,7 +1,5 @@
 """Neurons against a loop in NumPy whose derivative is written out by hand."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,13 +137,6 @@ def test_gradients(x64, reset, detach, kind, delay, norm):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_what_detaching_changes():
-    """Nothing without a reset, else something: so that the test above tells the two apart."""
-    for reset, delay in itertools.product(("subtract", "value", "none"), (False, True)):
-        a, b = (gradient(0.8, 0.6, reset, detach, CURRENTS, START, delay=delay)[3] for detach in (False, True))
-        assert np.allclose(a, b) == (reset == "none")
-
-
 @resets
 def test_a_smooth_function_in_place_of_the_spike(x64, reset):
     """Then everything is differentiable, and finite differences are an oracle too; any function may stand there."""
@@ -202,12 +193,6 @@ def test_any_surrogate(surrogate):
     got = jax.grad(lambda i: cell(v, i)[1].sum())(current)
     np.testing.assert_allclose(got, jax.grad(lambda x: surrogate(x).sum())(x), rtol=1e-6)
     assert unroll(cell, jnp.ones((3, 2)))[1].shape == (3, 2)
-
-
-def test_a_trained_surrogate():
-    cell = LIF(surrogate=learnable(Sigmoid(jnp.array(2.0))), reset="none", decay=1.0, threshold=1.0)
-    grads = jax.grad(lambda c: c(0.0, 1.3)[1])(cell)
-    np.testing.assert_allclose(grads.surrogate.surrogate.alpha, 0.3 * sigmoid_slope(0.3, 2.0) / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=lambda d: d.__name__)
@@ -281,36 +266,6 @@ def test_leaky_readout(x64):
     np.testing.assert_allclose(of_decay, (numpy_loss(0.8 + 1e-6) - numpy_loss(0.8 - 1e-6)) / 2e-6, rtol=1e-6)
 
 
-def test_vmap_over_a_batch_and_over_cells():
-    batch = jnp.asarray(rng.uniform(0, 1, (STEPS, 3, SIZE)), jnp.float32)
-    cell = LIF(decay=jnp.linspace(0.5, 1.0, SIZE), threshold=0.7)
-    at_once = unroll(cell, batch)
-    mapped = jax.vmap(lambda c: unroll(cell, c), in_axes=1, out_axes=(0, 1))(batch)
-    for a, b in zip(at_once, mapped, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-    cells = LIF(decay=jnp.array([0.2, 0.5, 0.9]), threshold=0.7)
-    axes = jax.tree.map(lambda leaf: 0 if isinstance(leaf, jax.Array) else None, cells)
-    out = jax.vmap(lambda cell, c: unroll(cell, c)[1], in_axes=(axes, 1), out_axes=1)(cells, batch)
-    for k, decay in enumerate((0.2, 0.5, 0.9)):
-        np.testing.assert_array_equal(out[:, k], unroll(LIF(decay, 0.7), batch[:, k])[1])
-
-
-def test_jit_with_the_cell_as_an_argument():
-    currents = jnp.asarray(CURRENTS, jnp.float32)
-    traced = []
-
-    @jax.jit
-    def spikes(cell, currents):
-        traced.append(cell)
-        return unroll(cell, currents)[1]
-
-    for decay, reset in itertools.product((0.3, 0.8), ("value", "subtract")):
-        cell = LIF(jnp.array(decay), 0.6, reset=reset)
-        np.testing.assert_array_equal(spikes(cell, currents), unroll(cell, currents)[1])
-    assert len(traced) == 2  # one for each reset: another array does not recompile
-
-
 def test_shapes():
     for shape in ((), (3,), (2, 3), (2, 1, 3)):
         v, out = unroll(LIF(), jnp.ones((5, *shape)))
@@ -325,30 +280,3 @@ def test_nan_stays_nan():
     v, out = unroll(LIF(reset="subtract"), jnp.array([[0.5, 0.5], [jnp.nan, 0.5], [0.5, 0.5]]))
     assert np.isnan(v).tolist() == [True, False]
     assert np.isnan(out).tolist() == [[False, False], [True, False], [True, False]]
-
-
-def test_a_cell_of_a_users_own():
-    """``unroll`` takes any function of a state and a current."""
-
-    def adaptive(state, current):
-        v, s = LIF(1.0, 1.0)(state, current)
-        return v, 2 * s
-
-    _, out = unroll(adaptive, jnp.full((4, 1), 0.5))
-    assert out[:, 0].tolist() == [0, 2, 0, 2]
-
-
-def test_remat_and_second_order():
-    currents = jnp.asarray(CURRENTS, jnp.float32)
-    cell = LIF(0.8, 0.6)
-
-    def loss(scale, f=unroll):
-        return (f(cell, scale * currents)[1] * WEIGHTS.astype(np.float32)).sum()
-
-    once = jax.grad(loss)(1.0)
-    np.testing.assert_allclose(
-        jax.grad(lambda s: loss(s, jax.checkpoint(unroll, static_argnums=0)))(1.0), once, rtol=1e-5
-    )
-    hessian = jax.grad(jax.grad(loss))(1.0)
-    np.testing.assert_allclose(jax.jacfwd(jax.jacrev(loss))(1.0), hessian, rtol=1e-4)
-    assert abs(float(hessian)) > 1e-3

@@ -129,10 +129,7 @@ def test_folded_neurons_fire_the_same_spikes(reset, x64):
         (lambda: running(reset="subtract").folded(), "MPBN: folded needs reset='value' or 'none', got 'subtract'"),
         (lambda: MPBN(mean=jnp.zeros(3)), "MPBN: var is missing, but mean is not; pass both, or neither in training"),
         (lambda: MPBN(delay_reset=True), "MPBN: delay_reset must be False"),
-        (
-            lambda: MPBN()(jnp.zeros(3), jnp.zeros(3)),
-            "MPBN: states must be of shape .batch, ..., neurons., got",
-        ),
+        (lambda: MPBN()(jnp.zeros(3), jnp.zeros(3)), "MPBN: states must be of shape .batch, ..., neurons., got"),
         (lambda: MPBN(epsilon=0.0), "MPBN: epsilon must be > 0"),
     ],
 )

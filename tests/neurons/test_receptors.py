@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, few
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from spikegrad import (
     LIF,
@@ -16,8 +14,6 @@ from spikegrad import (
     LeakyReadout,
     Network,
     SynapticLIF,
-    bounded,
-    diagnose,
     parameter,
     unroll,
 )
@@ -196,17 +192,6 @@ def test_each_source_of_a_graph_may_have_its_own_receptor():
     np.testing.assert_allclose(v, sum(parts), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.every
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_several_devices(kind):
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(kind,))
-    x = jax.device_put(INPUTS, NamedSharding(mesh, P(None, "d")))
-    params = jax.device_put(PARAMS, NamedSharding(mesh, P()))
-    gradient = jax.jit(jax.grad(lambda p, x: (network_of(p, "multisynaptic")(x)[1] ** 2).mean()))
-    for found, expected in zip(*map(jax.tree.leaves, (gradient(params, x), gradient(PARAMS, INPUTS))), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
 def test_check_of_receptors_names_their_axis():
     cell = MultiSynapticLIF(synaptic_decay=np.array([0.5, 0.8]))
     with pytest.raises(CheckFailedError, match=r"2 receptors .* pass features=\(5, receptors\)"):
@@ -214,43 +199,25 @@ def test_check_of_receptors_names_their_axis():
     assert check_cell(cell, features=(5, 2), steps=3).passed
 
 
-@pytest.mark.every
-def test_a_network_with_receptors_can_be_diagnosed():
-    assert diagnose(network_of(PARAMS, "multisynaptic"), INPUTS).layers[0].neurons == 5
+REFUSED = {
+    "TypeError: synaptic_decay": MultiSynapticLIF,
+    "ValueError: synaptic_decay must be an array with a number for": lambda: MultiSynapticLIF(synaptic_decay=0.5),
+    "ValueError: synaptic_decay must be <= 1": lambda: MultiSynapticLIF(synaptic_decay=np.array([0.5, 1.5])),
+    "ValueError: currents must have the 3 receptors of synaptic_decay as last axis, got shape (4, 5); use weights": (
+        lambda: Network([Layer(PARAMS["w"][..., 0], MultiSynapticLIF(synaptic_decay=GAMMA))])(INPUTS)
+    ),
+    "ValueError: current of shape (4, 5) does not broadcast to the receptors of shape (4, 5, 3)": (
+        lambda: MultiSynapticLIF(synaptic_decay=GAMMA)((jnp.zeros((4, 5)), jnp.zeros((4, 5, 3))), jnp.ones((4, 5)))
+    ),
+    "TypeError: weight must be a matrix or callable, got an array of": lambda: Layer(PARAMS["w"][None], LIF()),
+    "ValueError: recurrent must be square": lambda: Layer(PARAMS["w"], LIF(), PARAMS["w"]),
+}
 
 
-@pytest.mark.every
-def test_bounded_decays_of_receptors():
-    cell = MultiSynapticLIF(0.9, synaptic_decay=bounded(jnp.array([0.4, 0.8])))
-    np.testing.assert_allclose(
-        unroll(cell, f32(CURRENTS[..., :2]))[0][0],
-        unroll(MultiSynapticLIF(0.9, synaptic_decay=np.array([0.4, 0.8])), f32(CURRENTS[..., :2]))[0][0],
-        rtol=1e-4,
-        atol=1e-5,
-    )
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (MultiSynapticLIF, TypeError, "synaptic_decay"),
-        (lambda: MultiSynapticLIF(synaptic_decay=0.5), ValueError, "synaptic_decay must be an array with a number for"),
-        (lambda: MultiSynapticLIF(synaptic_decay=np.array([0.5, 1.5])), ValueError, "synaptic_decay must be <= 1"),
-        (
-            lambda: Network([Layer(PARAMS["w"][..., 0], MultiSynapticLIF(synaptic_decay=GAMMA))])(INPUTS),
-            ValueError,
-            "currents must have the 3 receptors of synaptic_decay as last axis, got shape (4, 5); use weights of shape",
-        ),
-        (
-            lambda: MultiSynapticLIF(synaptic_decay=GAMMA)((jnp.zeros((4, 5)), jnp.zeros((4, 5, 3))), jnp.ones((4, 5))),
-            ValueError,
-            "current of shape (4, 5) does not broadcast to the receptors of shape (4, 5, 3)",
-        ),
-        (lambda: Layer(PARAMS["w"][None], LIF()), TypeError, "weight must be a matrix or callable, got an array of"),
-        (lambda: Layer(PARAMS["w"], LIF(), PARAMS["w"]), ValueError, "recurrent must be square"),
-    ],
-)
-def test_arguments(call, error, message):
-    with pytest.raises(error) as raised:
-        call()
-    assert message in str(raised.value)
+@pytest.mark.parametrize("message", REFUSED)
+def test_arguments(message):
+    error, _, text = message.partition(": ")
+    with pytest.raises((TypeError, ValueError)) as raised:
+        REFUSED[message]()
+    assert type(raised.value).__name__ == error
+    assert text in str(raised.value)

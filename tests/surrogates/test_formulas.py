@@ -142,47 +142,6 @@ def test_half_way_between_the_peaks_of_a_period():  # where the count of periods
     np.testing.assert_allclose(got, np.exp(-4 * (float(x) - 9 * 3.25)), rtol=2e-6)
 
 
-class TestDefectsSeenElsewhere:
-    """Wrong formulas that other libraries ship or shipped."""
-
-    def test_sigmoid_keeps_its_tail(self):  # sigma(1 - sigma) is 0 there
-        got = jax.grad(spikegrad.Sigmoid(4.0))(5.0)
-        np.testing.assert_allclose(got, 8.244614455e-9, rtol=2e-6)
-
-    def test_sigmoid_of_a_steep_slope_far_below(self):  # NaN where exp(-slope * x) overflows
-        assert jax.grad(spikegrad.Sigmoid(25.0))(-4.0) == pytest.approx(25 * np.exp(-100.0), rel=2e-5, abs=1e-38)
-        assert jax.grad(spikegrad.Sigmoid(25.0))(-1e30) == 0
-
-    def test_box_has_area_one(self):  # 1/w instead of 1/(2w)
-        assert jax.grad(spikegrad.PiecewiseLeakyRelu(c=0.0, w=2.0))(0.5) == 0.25
-
-    def test_log_tail_is_continuous(self):  # ln(x) without the 1
-        primal = spikegrad.LogTailedRelu().surrogate_fun
-        assert primal(1.0) == 1
-        assert primal(float(np.nextafter(np.float32(1), np.float32(2)))) == pytest.approx(1, abs=3e-7)
-
-    def test_steepness_is_used(self):  # 1/(1 + |x|)^2 whatever the steepness
-        assert jax.grad(spikegrad.InvSquareGrad(4.0))(0.25) == 0.25
-
-    def test_threshold_fires(self):  # a half, or no spike, at x = 0
-        assert all(case.make()(0.0) == 1 for case in DEFAULTS)
-
-    def test_gradient_does_not_depend_on_the_forward_mask(self):  # g(x) = x instead of the slope
-        assert jax.grad(spikegrad.LeakyRelu(1.0, 1.0))(-3.0) == 1
-
-    def test_gaussian_peak_is_not_its_area(self):
-        peak = jax.grad(spikegrad.GaussianGrad(sigma=0.5, alpha=0.5))(0.0)
-        assert peak == pytest.approx(1 / np.sqrt(2 * np.pi), rel=1e-6)
-
-    def test_square_does_not_overflow_in_half_precision(self):  # (1 + 25 * 16)^2 is above the largest float16
-        got = jax.grad(spikegrad.InvSquareGrad(25.0))(jnp.float16(16.0))
-        assert got == jnp.float16(1 / 401**2)
-
-    def test_sigmoid_learns_in_bfloat16(self):  # exactly 0 from x = 1.5 on
-        got = jax.grad(spikegrad.Sigmoid(4.0))(jnp.bfloat16(2.0))
-        assert got == jnp.bfloat16(4 * np.exp(-8.0) / (1 + np.exp(-8.0)) ** 2)
-
-
 def test_relu_grad_of_a_large_area_is_finite():
     """Its area overflows float32, the values of the primal do not."""
     x = np.array([-3e19, -2e19, -1e19, -1.0, 0.0, 1.0, 1e19, 3e19], np.float32)

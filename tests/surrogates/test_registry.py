@@ -40,19 +40,6 @@ def test_names_are_the_public_classes():
     assert {type(get(name)) for name in names()} == set(public_classes.values())
 
 
-def test_names_is_a_copy():
-    names().clear()
-    assert names()
-
-
-def test_a_users_class_does_not_enter():
-    class Sigmoid2(Sigmoid):
-        pass
-
-    assert "sigmoid2" not in names()
-    assert type(get("sigmoid")) is Sigmoid
-
-
 @pytest.mark.parametrize("name", names())
 def test_get_accepts_every_spelling_of_a_name(name):
     surrogate = get(name)
@@ -111,16 +98,7 @@ def test_parameters_by_keyword_may_be_anything_the_class_takes():
 
 @pytest.mark.parametrize(
     ("spec", "near"),
-    [
-        ("arctang", "arctan"),
-        ("sigmod", "sigmoid"),
-        ("Sigmoyd(alpha=2)", "sigmoid"),
-        ("SIGMOIDS", "sigmoid"),
-        ("gaussian", "gaussian_grad"),
-        ("softsign", "soft_sign"),
-        ("piecewise_quad", "piecewise_quadratic"),
-        ("S2N", "s2nn"),
-    ],
+    [("arctang", "arctan"), ("Sigmoyd(alpha=2)", "sigmoid"), ("softsign", "soft_sign"), ("S2N", "s2nn")],
 )
 def test_unknown_but_near(spec, near):
     name = spec.partition("(")[0]
@@ -183,9 +161,7 @@ def test_defaults_in_hints_are_those_of_the_library_s_preset():
     assert checked >= 7
 
 
-@pytest.mark.parametrize(
-    "spec", ["zzz", "Surrogate", "LIF", "functional", "learnable", "parameter", "os", "_Learnable", "None1"]
-)
+@pytest.mark.parametrize("spec", ["zzz", "Surrogate", "LIF", "learnable", "os"])
 def test_unknown_and_far(spec):
     with pytest.raises(
         ValueError, match=f"^unknown surrogate '{spec}'(, known are {', '.join(names())}|, did you mean .*)$"
@@ -193,62 +169,19 @@ def test_unknown_and_far(spec):
         get(spec)
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "",
-        "   ",
-        "sigmoid(",
-        "sigmoid)",
-        "sigmoid(alpha=)",
-        "sigmoid alpha=2",
-        "sigmoid(alpha 2)",
-        "sigmoid(2)(3)",
-        "sigmoid; arctan",
-        "sigmoid\narctan",
-        "sigmoid, arctan",
-        "sigmoid[2]",
-        "1.5",
-        "'sigmoid'",
-        "None",
-        "lambda: 1",
-        "sigmoid if 1 else arctan",
-        "(s := sigmoid)",
-        "sigmoid(alpha=1, alpha=2)",
-        "sigmoid(*[1])",
-        "sigmoid(**{'alpha': 1})",
-        "sigmoid(alpha=2*3)",
-        "2 * 3",
-        "sigmoid + 1",
-        "sigmoid * 2",
-        "sigmoid - arctan",
-        "shifted(2, sigmoid)",
-        "learnable(sigmoid) + 1",
-        "sigmoid(alpha=pi)",
-        "sigmoid\x00",
-        "__import__('os').system('echo')",
-        "sigmoid(__import__('os').getpid())",
-        "sigmoid(alpha=__import__('os').getpid())",
-        "sigmoid(alpha=(lambda: 1)())",
-        "sigmoid(alpha=().__class__.__base__)",
-        "sigmoid(alpha=[x for x in (1,)][0])",
-        "sigmoid(alpha=f'{1}')",
-        "eval('1')(2)",
-        "(" * 5000,
-        "sigmoid(" + "-" * 5000 + "1",
-        "sigmoid(" + "[" * 5000,
-    ],
-    ids=lambda s: s[:40],
-)
+MALFORMED = """
+sigmoid( | sigmoid(alpha=) | sigmoid(2)(3) | sigmoid; arctan | 1.5 | 'sigmoid' | lambda: 1 | sigmoid(alpha=1, alpha=2)
+sigmoid(*[1]) | sigmoid(**{'alpha': 1}) | 2 * 3 | sigmoid + 1 | sigmoid - arctan | shifted(2, sigmoid)
+sigmoid(alpha=pi) | __import__('os').system('echo')
+"""
+MALFORMED = ["", "(" * 5000, *(spec.strip() for line in MALFORMED.split("\n")[1:-1] for spec in line.split(" | "))]
+
+
+@pytest.mark.parametrize("spec", MALFORMED, ids=lambda s: s[:40])
 def test_malformed(spec):
     shown = re.escape(repr(spec)) if len(spec) < 100 else re.escape(repr(spec)[:100]) + r"\.\.\. \(5,0\d\d characters\)"
     with pytest.raises(ValueError, match=rf"^malformed surrogate {shown}: write a name, or name\(parameter=number, "):
         get(spec)
-
-
-def test_get_rejects_a_sum_of_thousands():
-    with pytest.raises(ValueError, match=r"^malformed surrogate 'sigmoid\+sigmoid"):
-        get("+".join(["sigmoid"] * 5000))
 
 
 def test_a_spec_runs_nothing(tmp_path):

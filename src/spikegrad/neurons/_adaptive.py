@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
 
 import jax
 
 from .._struct import Real, parameter
-from ..surrogates import Sigmoid
 from ._cell import LinearResponse, State, leaky_integration, parts_of_state
 from ._lif import LIF
-from ._spiking import Spiking, check_known, from_distance
+from ._spiking import Spikes, Spiking, share, spikes
 
 
 class AdaptiveLIF(LIF, pure=True):
@@ -67,7 +64,7 @@ class AdaptiveLIF(LIF, pure=True):
 
     reset: str = parameter(default="subtract", choices=("subtract", "value", "none", "baseline"))
     adaptation: Real = parameter(default=0.2)
-    adaptation_decay: Real = parameter(default=0.99, at_least=0, at_most=1)
+    adaptation_decay: Real = share(0.99)
 
     _hints = MappingProxyType(
         LIF._hints
@@ -88,34 +85,26 @@ class AdaptiveLIF(LIF, pure=True):
     def _integrate_parts(self, v: jax.Array, a: jax.Array, current: jax.Array) -> State:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
         u = leaky_integration(cell, v, current)
-        return cell._after(u, a, cell._spike(v, cell._threshold(a))) if self.delay_reset else (u, a)
+        if not self.delay_reset:
+            return u, a
+        # The spike of the last step, which the state does not hold, follows from its state.
+        return cell._adapted(cell._spike(v, cell._threshold(a)), u, a)
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        u, a = u
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell._threshold(a), key)
-        return ((u, a) if self.delay_reset else cell._after(u, a, s)), s
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        return u if self.delay_reset else self._adapted(s, *u)
 
-    def _after(self, u: jax.Array, a: jax.Array, s: jax.Array) -> State:
+    def _adapted(self, s: jax.Array, u: jax.Array, a: jax.Array) -> State:
         subtracted = self.threshold if self.reset == "baseline" else self._threshold(a)
-        return self._after_spike(u, s, subtracted), self.adaptation_decay * a + self.adaptation * s
+        return self._reset(u, s, subtracted), self.adaptation_decay * a + self.adaptation * s
 
-    def _threshold(self, *others: Any) -> Any:
-        (a,) = others
-        return self.threshold + a
+    def _threshold(self, *others: jax.Array) -> Real:
+        return self.threshold + others[0]
 
-    def encode(self, u: State) -> tuple[jax.Array, Any]:
-        u, a = u
-        return u - self._broadcast_to(a.dtype, a.shape, "v")._threshold(a), a
-
-    def decode(self, distance: Any, rest: Any) -> State:
-        threshold = self._broadcast_to(rest.dtype, rest.shape, "v")._threshold(rest)
-        return from_distance(distance, threshold), rest  # the adaptation was rounded to 16 bits
+    decode = Spiking.decode
 
     def linear_response(self) -> LinearResponse:
-        return (
-            super().linear_response()
-        )  # declared again with integrate, which stays linear without spikes
+        # Declared again with integrate, which stays linear without spikes.
+        return super().linear_response()
 
 
 class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
@@ -161,7 +150,7 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     state_names = "potential", "adaptation", "synaptic current"
 
-    synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
+    synaptic_decay: Real = share(0.8)
 
     _hints = MappingProxyType(
         AdaptiveLIF._hints
@@ -173,19 +162,9 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
         i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
         return *self._integrate_parts(v, a, i), i
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        *u, i = u
-        v, s = super().fire(tuple(u), key)
-        return (*v, i), s
-
-    def encode(self, u: State) -> tuple[jax.Array, Any]:
-        u, a, i = u
-        distance, a = super().encode((u, a))
-        return distance, (a, i)
-
-    def decode(self, distance: Any, rest: Any) -> State:
-        a, i = rest
-        return *super().decode(distance, a), i
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        *adapting, i = u
+        return *super()._after(s, *adapting), i
 
     def linear_response(self) -> LinearResponse:
         return super().linear_response()._replace(synaptic_decay=self.synaptic_decay)
@@ -247,41 +226,32 @@ class AdLIF(Spiking, pure=True):
 
     state_names = "potential", "adaptation"
 
-    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
-    adaptation_decay: Real = parameter(default=0.98, at_least=0, at_most=1)
+    decay: Real = share(0.9)
+    adaptation_decay: Real = share(0.98)
     a: Real = parameter(default=0.5)
     b: Real = parameter(default=1.0)
     threshold: Real = parameter(default=1.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_known(
-            self,
+        self._check_known(
             lambda alpha, beta, a: (
                 (-(1 - beta) <= a) & (a * (1 - alpha) <= (1 + alpha) * (1 + beta))
             ),
             "a must be from -(1 - adaptation_decay) to (1 + decay) (1 + adaptation_decay) / (1 - "
             "decay) to be stable",
-            decay=self.decay,
-            adaptation_decay=self.adaptation_decay,
-            a=self.a,
+            *("decay", "adaptation_decay", "a"),
         )
 
     def integrate(self, v: State, current: jax.Array) -> State:
         return _driven(self, v, current)
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        u, w = u
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold, key)
-        return (
-            u - cell.threshold * self._for_reset(s),
-            cell.adaptation_decay * w + cell.a * u + cell.b * s,
-        ), s
-
-    encode, decode = Spiking.encode, Spiking.decode
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        v, w = u
+        after = v - self.threshold * self._for_reset(s)
+        return after, self.adaptation_decay * w + self.a * v + self.b * s
 
 
 def _driven(cell: AdLIF | SymplecticAdLIF, v: State, current: jax.Array) -> State:
@@ -348,45 +318,38 @@ class SymplecticAdLIF(Spiking, pure=True):
 
     state_names = "potential", "adaptation"
 
-    decay: Real = parameter(default=0.94, at_least=0, at_most=1)
-    adaptation_decay: Real = parameter(default=0.99, at_least=0, at_most=1)
+    decay: Real = share(0.94)
+    adaptation_decay: Real = share(0.99)
     a: Real = parameter(default=0.5)
     b: Real = parameter(default=1.0)
     q: Real = parameter(default=120.0)
     threshold: Real = parameter(default=1.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse("a reset to 0, which takes one spike a step", "multiple", "negative")
-        values = {name: getattr(self, name) for name in ("decay", "adaptation_decay", "a", "q")}
-        check_known(
-            self, self._is_stable, f"q * a must be from -1 to {self._BOUND} to be stable", **values
+        self._refuse_counts()
+        self._check_known(
+            self._is_stable,
+            f"q * a must be from -1 to {self._BOUND} to be stable",
+            *("decay", "adaptation_decay", "a", "q"),
         )
 
     _BOUND = "(1 + decay) (1 + adaptation_decay) / ((1 - decay) (1 - adaptation_decay))"
 
     @staticmethod
-    def _is_stable(alpha: Any, rho: Any, a: Any, q: Any) -> Any:
+    def _is_stable(alpha: Real, rho: Real, a: Real, q: Real) -> Real:
         return (q * a >= -1) & (q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho))
 
     def integrate(self, v: State, current: jax.Array) -> State:
         return _driven(self, v, current)
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        u, w = u
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold, key)
-        v = u * (1 - self._for_reset(s))
-        return (v, cell._adaptation(v, w, s)), s
-
-    def _adaptation(self, v: jax.Array, w: jax.Array, s: jax.Array) -> jax.Array:
-        return self.adaptation_decay * w + (1 - self.adaptation_decay) * self.q * (
-            self.a * v + self.b * s
-        )
-
-    encode, decode = Spiking.encode, Spiking.decode
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        v, w = u
+        v = v * (1 - self._for_reset(s))
+        rise = (1 - self.adaptation_decay) * self.q * (self.a * v + self.b * s)
+        return v, self.adaptation_decay * w + rise
 
 
 class EulerAdLIF(SymplecticAdLIF, pure=True):
@@ -435,16 +398,14 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
     _BOUND = "(1 - decay adaptation_decay) / ((1 - decay) (1 - adaptation_decay))"
 
     @staticmethod
-    def _is_stable(alpha: Any, rho: Any, a: Any, q: Any) -> Any:
+    def _is_stable(alpha: Real, rho: Real, a: Real, q: Real) -> Real:
         return (q * a >= -1) & (q * a * (1 - alpha) * (1 - rho) <= 1 - alpha * rho)
 
     def integrate(self, v: State, current: jax.Array) -> State:
         p, w = parts_of_state(self, v)
         return p + (1 - self._broadcast_to(p.dtype, p.shape, "v").decay) * current, w
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        (v, after), s = super().fire(u, key)
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
-        return (cell.decay * v - (1 - cell.decay) * u[1], after), s
-
-    encode, decode = Spiking.encode, Spiking.decode
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        v, w = super()._after(s, *u)
+        # The adaptation acts one step later, so the state holds its part of the next potential.
+        return self.decay * v - (1 - self.decay) * u[1], w

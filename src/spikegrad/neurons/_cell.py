@@ -8,13 +8,13 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import brief, broadcast_checked, is_float, real_array
-from .._struct import Struct
+from .._struct import Real, Struct
 from .._surrogate import spike_types
 
-Step: TypeAlias = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
+Step: TypeAlias = Callable[..., tuple[Any, jax.Array]]
 State: TypeAlias = Any
 """An array, or a tuple of arrays with the potential first."""
 
@@ -22,10 +22,10 @@ State: TypeAlias = Any
 class LinearResponse(NamedTuple):
     """A cell without spikes: ``i = synaptic_decay * i + x``, then ``u = decay * u + gain * i``."""
 
-    decay: Any
-    gain: Any
-    synaptic_decay: Any = 0.0
-    threshold: Any = None
+    decay: Real
+    gain: Real
+    synaptic_decay: Real = 0.0
+    threshold: Real | None = None
     """The threshold, relative to the potential at rest, or None if the cell never fires."""
 
 
@@ -88,7 +88,7 @@ class Cell(Struct):
     neuron.
     """
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
         """Return the state at rest, by default zeros for each of ``state_names``.
 
         Parameters
@@ -111,10 +111,10 @@ class Cell(Struct):
     def draws(self) -> bool:
         """True if :meth:`fire` needs a key.
 
-        By default a surrogate in a field makes stochastic spikes. A class that draws in another way
-        overrides it.
+        By default a surrogate in a field makes stochastic spikes, or a wrapped cell draws. A class
+        that draws in another way overrides it.
         """
-        return any(kind.draws for kind in spike_types(self))
+        return getattr(self.inner, "draws", False) or any(k.draws for k in spike_types(self))
 
     def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         """Return the state after the spike and the output, from ``u``, the state before the spike.
@@ -160,7 +160,9 @@ class Cell(Struct):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no linear_response")
 
-    def __call__(self, v: State, current: ArrayLike, *, key: Any = None) -> tuple[State, jax.Array]:
+    def __call__(
+        self, v: State, current: ArrayLike, *, key: jax.Array | None = None
+    ) -> tuple[State, jax.Array]:
         """Run one time step.
 
         Parameters
@@ -187,14 +189,17 @@ class Cell(Struct):
         return fire(self, self.integrate(v, _matching(self, v, current)), key)
 
 
-def fire(cell: Cell, u: State, key: Any = None, active: Any = None) -> tuple[State, jax.Array]:
+def fire(
+    cell: Cell, u: State, key: jax.Array | None = None, active: jax.Array | None = None
+) -> tuple[State, jax.Array]:
     """Return ``cell.fire(u)``, with the key of a cell that draws, and the mask of a cell that
     couples examples.
     """
+    # A custom fire(self, u) takes neither.
     options = {}
     if key is not None and cell.draws:
         options["key"] = key
-    if cell.couples_examples and np.ndim(active):
+    if cell.couples_examples and active is not None and jnp.ndim(active):
         options["mask"] = active
     return cell.fire(u, **options)
 
@@ -221,12 +226,10 @@ def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
     ):
         like = _initial(cell, shape, jnp.result_type(float))
         if jax.tree.structure(like) == jax.tree.structure(v):
+            # Integers, such as a counter of steps, stay integers.
             return jax.tree.map(
-                lambda leaf, like: (
-                    real_array(leaf, owner, "v") if is_float(like) else jnp.asarray(leaf)
-                ),
-                v,
-                like,
+                lambda x, like: real_array(x, owner, "v") if is_float(like) else jnp.asarray(x),
+                *(v, like),
             )
     return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
 
@@ -244,38 +247,29 @@ def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
     return current.astype(like.dtype)
 
 
-def _initial(cell: Cell, shape: tuple[int, ...], dtype: Any) -> State:
+def _initial(cell: Cell, shape: tuple[int, ...], dtype: DTypeLike) -> State:
     """Return the initial state as arrays. Creating it is faster than tracing its shapes."""
     return jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
 
 
-def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
+def check_initial(cell: Cell, v: State, current: jax.Array, key: jax.Array | None = None) -> None:
     """Raise if a step does not take the initial state ``v``, or does not return a state like it."""
     owner = type(cell).__name__
     fix = "define initial_state(shape, dtype) to return a state like fire"
     if not jax.tree.leaves(v):
         raise TypeError(f"{owner}: initial_state must return one or more arrays, got {brief(v)}")
 
-    def structure_after(v):
+    try:
         step = jax.eval_shape(
             lambda v, current: fire(cell, cell.integrate(v, current), key)[0], v, current
         )
-        return jax.tree.structure(step)
-
-    try:
-        after = structure_after(v)
-    except (TypeError, ValueError):
-        for n in (2, 3, 4) if type(cell).initial_state is Cell.initial_state else ():
-            try:
-                repeated = structure_after((v,) * n)
-            except Exception:  # a custom method may raise any error for this number of arrays
-                continue
-            if repeated == jax.tree.structure((v,) * n):
-                raise TypeError(
-                    f"{owner}: the initial state must be a tuple of {n} arrays, got one array; "
-                    f"{fix}"
-                ) from None
-        raise
+    except ValueError as error:
+        if "unpack" not in str(error):  # an error of another kind, with its own message
+            raise
+        raise ValueError(
+            f"{owner}: {error}; the initial state is {_described(v)}: {fix}"
+        ) from error
+    after = jax.tree.structure(step)
     if after != jax.tree.structure(v):
         got = after.unflatten([0] * after.num_leaves)
         raise TypeError(
@@ -285,11 +279,9 @@ def check_initial(cell: Cell, v: State, current: Any, key: Any = None) -> None:
 
 
 def _described(state: State) -> str:
-    return (
-        f"a {type(state).__name__} of {len(state)}"
-        if isinstance(state, (tuple, list, dict))
-        else "one array"
-    )
+    if isinstance(state, (tuple, list, dict)):
+        return f"a {type(state).__name__} of {len(state)}"
+    return "one array"
 
 
 def parts_of_state(cell: Cell, v: State) -> State:
@@ -300,14 +292,9 @@ def parts_of_state(cell: Cell, v: State) -> State:
     names = cell.state_names
     if isinstance(v, (tuple, list)) and len(v) == len(names):
         return v
-    got = (
-        f"{type(v).__name__} of {len(v)}"
-        if isinstance(v, (tuple, list))
-        else f"an array of shape {jnp.shape(v)}"
-    )
     raise TypeError(
         f"{type(cell).__name__}: v must be a tuple ({', '.join(names)}), as returned by "
-        f"initial_state, got {got}"
+        f"initial_state, got {_described(v)}"
     )
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 
 from .._struct import Real, parameter
-from ..surrogates import Sigmoid
 from ._cell import State, parts_of_state
-from ._spiking import Spiking
+from ._spiking import Spikes, Spiking, share, spikes
 
 
 class TCLIF(Spiking, pure=True):
@@ -62,11 +59,11 @@ class TCLIF(Spiking, pure=True):
 
     state_names = "soma", "dendrite"
 
-    to_dendrite: Real = parameter(default=0.5, at_least=0, at_most=1)
-    to_soma: Real = parameter(default=0.5, at_least=0, at_most=1)
+    to_dendrite: Real = share(0.5)
+    to_soma: Real = share(0.5)
     threshold: Real = parameter(default=1.0)
     dendritic_reset: Real = parameter(default=0.5)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -75,11 +72,7 @@ class TCLIF(Spiking, pure=True):
         d = d - cell.to_dendrite * u + current
         return u + cell.to_soma * d, d
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        u, d = u
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold, key)
-        reset = self._for_reset(s)
-        return (u - cell.threshold * reset, d - cell.dendritic_reset * reset), s
-
-    encode, decode = Spiking.encode, Spiking.decode
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        soma, dendrite = u
+        s = self._for_reset(s)
+        return soma - self.threshold * s, dendrite - self.dendritic_reset * s

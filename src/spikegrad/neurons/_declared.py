@@ -43,7 +43,7 @@ def says_how_to_encode(cell: Cell) -> bool:
     inner = getattr(cell, "inner", None)
     if inner is not None and not says_how_to_encode(inner):
         return False
-    return _declares(cell, "encode", "fire", "initial_state", "state_names")
+    return _declares(cell, "encode", "fire")
 
 
 def linear_response(cell: Any) -> LinearResponse | None:
@@ -72,6 +72,7 @@ def _declares(cell: Cell, name: str, *others: str) -> bool:
     """Return True if a subclass of Cell defines the method, and none below it redefines the methods
     it describes.
     """
+    # The place of a class in the order tells which of two methods was written last.
     order = type(cell).__mro__
 
     def depth(name: str) -> int:

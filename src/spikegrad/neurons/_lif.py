@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import DTypeLike
 
 from .._checks import brief, broadcast_checked
-from .._struct import Real, Struct, new_unchecked, parameter
-from ..surrogates import Sigmoid
+from .._struct import Real, new_unchecked, parameter
 from ._cell import LinearResponse, State, leaky_integration, parts_of_state, response_of_leak
-from ._spiking import Spiking
+from ._spiking import Spikes, Spiking, share, spikes
 
 
 class LIF(Spiking, pure=True):
@@ -82,9 +79,9 @@ class LIF(Spiking, pure=True):
 
     nir_node = "LIF"
 
-    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    decay: Real = share(0.9)
     threshold: Real = parameter(default=1.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     reset: str = parameter(default="subtract", choices=("subtract", "value", "none"))
     detach_reset: bool = parameter(default=False)
     reset_value: Real = parameter(default=0.0, kw_only=True)
@@ -105,63 +102,39 @@ class LIF(Spiking, pure=True):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.reset, str) and self.reset in _RESETS:
-            owner, ours = type(self).__name__, _RESETS[self.reset]
-            raise ValueError(
-                f"{owner}: reset must be 'subtract', 'value' or 'none', got {self.reset!r}; write "
-                f"{ours}"
-            )
         super().__post_init__()
-        if (
-            self.reset != "value"
-            and isinstance(self.reset_value, (float, np.ndarray))
-            and np.any(self.reset_value)
-        ):
-            owner, value = type(self).__name__, brief(self.reset_value)
-            raise ValueError(
-                f"{owner}: reset_value requires reset='value', got {value} with "
-                f"reset={self.reset!r}"
-            )
+        if self.reset != "value":
+            self._check_known(lambda v: v == 0, "reset_value requires reset='value'", "reset_value")
         if self.delay_reset:
             self._refuse("delay_reset, which computes the last spike again", "draws")
         if self.reset == "value":
-            self._refuse("reset='value', which takes one spike a step", "multiple", "negative")
+            self._refuse_counts()
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
         u = leaky_integration(cell, v, current)
-        return (
-            cell._after_spike(u, cell._spike(v, cell.threshold), cell.threshold)
-            if self.delay_reset
-            else u
-        )
+        # A delayed reset fires the state of the last step again, because the state holds no spike.
+        return cell._reset(u, cell._spike(v, cell.threshold)) if self.delay_reset else u
 
-    def fire(self, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold, key)
-        return (u if self.delay_reset else cell._after_spike(u, s, cell.threshold)), s
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        # With a delayed reset the state stays as it fired, and integrate resets it.
+        return u[0] if self.delay_reset else self._reset(u[0], s)
 
-    def _after_spike(self, u: jax.Array, s: jax.Array, threshold: Any) -> jax.Array:
+    def _reset(self, u: jax.Array, s: jax.Array, threshold: Real | None = None) -> jax.Array:
         s = self._for_reset(s)
         if self.reset == "none":
             return u
-        return u * (1 - s) + self.reset_value * s if self.reset == "value" else u - threshold * s
+        if self.reset == "value":
+            return u * (1 - s) + self.reset_value * s
+        return u - (self.threshold if threshold is None else threshold) * s
 
-    def encode(self, u: jax.Array) -> tuple[jax.Array, Any]:
-        return u - self._broadcast_to(u.dtype, u.shape, "v").threshold, ()
-
-    def decode(self, distance: Any, rest: Any) -> jax.Array:
-        return distance + self._broadcast_to(distance.dtype, distance.shape, "v").threshold
+    def decode(self, distance: jax.Array, rest: tuple[jax.Array, ...]) -> State:
+        # The threshold is a parameter, so the sign of the distance survives the sum.
+        u = distance + self._broadcast_to(distance.dtype, distance.shape, "v").threshold
+        return (u, *rest) if rest else u
 
     def linear_response(self) -> LinearResponse:
         return response_of_leak(self)._replace(threshold=self.threshold)
-
-
-_RESETS = {
-    **dict.fromkeys(("zero", "hard", "to_zero"), "reset='value'"),
-    **dict.fromkeys(("soft", "subtraction"), "reset='subtract'"),
-}
-"""Names of resets in other libraries, with the equivalents here."""
 
 
 class SynapticLIF(LIF, pure=True):
@@ -209,7 +182,7 @@ class SynapticLIF(LIF, pure=True):
     state_names = "potential", "synaptic current"
     nir_node = "CubaLIF"
 
-    synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
+    synaptic_decay: Real = share(0.8)
 
     _hints = MappingProxyType(
         LIF._hints
@@ -221,17 +194,8 @@ class SynapticLIF(LIF, pure=True):
         i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
         return super().integrate(v, i), i
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        u, i = u
-        v, s = super().fire(u, key)
-        return (v, i), s
-
-    def encode(self, u: State) -> tuple[jax.Array, Any]:
-        u, i = u
-        return super().encode(u)[0], i
-
-    def decode(self, distance: Any, rest: Any) -> State:
-        return super().decode(distance, ()), rest
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        return super()._after(s, u[0]), u[1]
 
     def linear_response(self) -> LinearResponse:
         return super().linear_response()._replace(synaptic_decay=self.synaptic_decay)
@@ -289,15 +253,14 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not np.ndim(jnp.asarray(self.synaptic_decay)):
-            got = brief(self.synaptic_decay)
+        if not jnp.ndim(self.synaptic_decay):
             raise ValueError(
                 f"{type(self).__name__}: synaptic_decay must be an array with a number for each "
-                f"receptor, got {got}"
+                f"receptor, got {brief(self.synaptic_decay)}"
             )
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
-        receptors = jnp.shape(jnp.asarray(self.synaptic_decay))[-1]
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
+        receptors = jnp.shape(self.synaptic_decay)[-1]
         if shape[-1:] != (receptors,):
             raise ValueError(
                 f"{type(self).__name__}: currents must have the {receptors} receptors of "
@@ -317,9 +280,9 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
         i = like(self.synaptic_decay, "synaptic_decay") * i + like(current, "current")
         return LIF.integrate(self, v, i.sum(-1)), i
 
-    def _broadcast_to(self, dtype: Any, shape: tuple[int, ...], target: str = "x") -> Any:
-        """The parameters of the potential. Those of the receptors have one more axis."""
+    def _broadcast_to(
+        self, dtype: DTypeLike, shape: tuple[int, ...], target: str = "x"
+    ) -> MultiSynapticLIF:
+        """Return the parameters of the potential. Those of the receptors have one more axis."""
         of_potential = new_unchecked(type(self), self._values() | {"synaptic_decay": 0.0})
-        return Struct._broadcast_to(of_potential, dtype, shape, target)
-
-    encode, decode = SynapticLIF.encode, SynapticLIF.decode
+        return super(MultiSynapticLIF, of_potential)._broadcast_to(dtype, shape, target)

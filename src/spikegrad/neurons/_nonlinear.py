@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from .._struct import Real, parameter
-from ..surrogates import Sigmoid
 from ._cell import State, parts_of_state
-from ._spiking import Spiking, spikes_of
+from ._spiking import Spikes, Spiking, share, spikes, spikes_of
 
 
 class _Escaping(Spiking, pure=True):
@@ -19,17 +18,13 @@ class _Escaping(Spiking, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_counts(self)
+        self._refuse_counts()
 
-    def initial_state(self: Any, shape: tuple[int, ...], dtype: Any) -> State:
+    def initial_state(self: Any, shape: tuple[int, ...], dtype: DTypeLike) -> State:
         return jnp.broadcast_to(jnp.asarray(self.rest, dtype), shape)
 
-    def fire(self: Any, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold, key)
-        return to_value(cell, u, s), s
-
-    encode, decode = Spiking.encode, Spiking.decode
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        return to_value(self, u[0], s)
 
 
 class QIF(_Escaping, pure=True):
@@ -87,7 +82,7 @@ class QIF(_Escaping, pure=True):
     a: Real = parameter(default=1.0, above=0)
     threshold: Real = parameter(default=1.0)
     reset_value: Real = parameter(default=0.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
@@ -149,7 +144,7 @@ class EIF(_Escaping, pure=True):
     rest: Real = parameter(default=0.0)
     threshold: Real = parameter(default=1.0)
     reset_value: Real = parameter(default=0.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
@@ -215,20 +210,20 @@ class AdEx(Spiking, pure=True):
 
     state_names = "potential", "adaptation", "synaptic current"
 
-    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
-    synaptic_decay: Real = parameter(default=0.8, at_least=0, at_most=1)
-    adaptation_decay: Real = parameter(default=0.998, at_least=0, at_most=1)
+    decay: Real = share(0.9)
+    synaptic_decay: Real = share(0.8)
+    adaptation_decay: Real = share(0.998)
     coupling: Real = parameter(default=4.0)
     adaptation: Real = parameter(default=0.02)
     sharpness: Real = parameter(default=0.5, above=0)
     threshold: Real = parameter(default=1.0)
     reset_value: Real = parameter(default=0.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_counts(self)
+        self._refuse_counts()
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, a, i = parts_of_state(self, v)
@@ -238,13 +233,9 @@ class AdEx(Spiking, pure=True):
         u = v + (1 - cell.decay) * (rise - v + i - a)
         return u, a + (1 - cell.adaptation_decay) * (cell.coupling * v - a), i
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        u, a, i = u
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold, key)
-        return (to_value(cell, u, s), a + cell.adaptation * s, i), s
-
-    encode, decode = Spiking.encode, Spiking.decode
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        v, a, i = u
+        return to_value(self, v, s), a + self.adaptation * s, i
 
 
 class Izhikevich(Spiking, pure=True):
@@ -307,7 +298,7 @@ class Izhikevich(Spiking, pure=True):
     c: Real = parameter(default=-65.0)
     d: Real = parameter(default=8.0)
     threshold: Real = parameter(default=30.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     width: Real = parameter(default=10.0, above=0)
     detach_reset: bool = parameter(default=False)
     order: str = parameter(default="published", choices=("published", "semi-implicit", "euler"))
@@ -315,9 +306,9 @@ class Izhikevich(Spiking, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_counts(self)
+        self._refuse_counts()
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
         v = jnp.broadcast_to(jnp.asarray(self.c, dtype), shape)
         return v, jnp.asarray(self.b, dtype) * v
 
@@ -328,23 +319,20 @@ class Izhikevich(Spiking, pure=True):
         def advanced(v, dt):
             return v + dt * (0.04 * v * v + 5 * v + 140 - w + current)
 
-        is_published = self.order == "published"
-        u = (
-            advanced(advanced(v, cell.dt / 2), cell.dt / 2)
-            if is_published
-            else advanced(v, cell.dt)
-        )
+        if self.order == "published":
+            u = advanced(advanced(v, cell.dt / 2), cell.dt / 2)
+        else:
+            u = advanced(v, cell.dt)
         source = v if self.order == "euler" else u
         return u, w + cell.dt * cell.a * (cell.b * source - w)
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        u, w = u
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = spikes_of(cell.surrogate, (u - cell.threshold) / cell.width, key)
-        reset = self._for_reset(s)
-        return (u * (1 - reset) + cell.c * reset, w + cell.d * reset), s
+    def _spike(self, u: jax.Array, threshold: Real, key: jax.Array | None = None) -> jax.Array:
+        return spikes_of(self.surrogate, (u - threshold) / self.width, key)
 
-    encode, decode = Spiking.encode, Spiking.decode
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        v, w = u
+        s = self._for_reset(s)
+        return v * (1 - s) + self.c * s, w + self.d * s
 
 
 class CLIF(Spiking, pure=True):
@@ -392,9 +380,9 @@ class CLIF(Spiking, pure=True):
 
     state_names = "potential", "complement"
 
-    decay: Real = parameter(default=0.5, at_least=0, at_most=1)
+    decay: Real = share(0.5)
     threshold: Real = parameter(default=1.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
     def __post_init__(self) -> None:
@@ -405,19 +393,10 @@ class CLIF(Spiking, pure=True):
         v, m = parts_of_state(self, v)
         return self._broadcast_to(v.dtype, v.shape, "v").decay * v + current, m
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        u, m = u
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(u, cell.threshold, key)
-        m = m * jax.nn.sigmoid((1 - cell.decay) * u) + s
-        return (u - self._for_reset(s) * (cell.threshold + jax.nn.sigmoid(m)), m), s
-
-    encode, decode = Spiking.encode, Spiking.decode
-
-
-def refuse_counts(cell: Spiking) -> None:
-    """Raise for spike types with values other than 0 and 1."""
-    cell._refuse("a reset to a value, which takes one spike a step", "multiple", "negative")
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        v, m = u
+        m = m * jax.nn.sigmoid((1 - self.decay) * v) + s
+        return v - self._for_reset(s) * (self.threshold + jax.nn.sigmoid(m)), m
 
 
 def to_value(cell: Any, u: jax.Array, s: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from .._checks import append_axes
 from .._struct import Real, parameter
 from ._lif import LIF
+from ._spiking import share
 
 
 class MPBN(LIF, pure=True):
@@ -82,7 +83,7 @@ class MPBN(LIF, pure=True):
 
     nir_node = None
 
-    decay: Real = parameter(default=0.25, at_least=0, at_most=1)
+    decay: Real = share(0.25)
     threshold: Real = parameter(default=0.5)
     reset: str = parameter(default="value", choices=("subtract", "value", "none"))
     gain: Real = parameter(default=1.0, kw_only=True)
@@ -109,7 +110,9 @@ class MPBN(LIF, pure=True):
     def couples_examples(self) -> bool:  # type: ignore[override]
         return self.mean is None
 
-    def statistics(self, u: jax.Array, mask: Any = None) -> tuple[jax.Array, jax.Array]:
+    def statistics(
+        self, u: jax.Array, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each
         channel.
 
@@ -128,14 +131,15 @@ class MPBN(LIF, pure=True):
             u, axes, keepdims=True, where=selected
         )[0]
 
-    def normalized(self, u: jax.Array, mask: Any = None) -> jax.Array:
+    def normalized(self, u: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Return the normalized potential, which is compared with the threshold."""
         mean, var = self.statistics(u, mask) if self.mean is None else (self.mean, self.var)
         cell = self._broadcast_to(u.dtype, u.shape, "v")
 
-        def like(a: Any) -> jax.Array:
+        def like(a: ArrayLike | None) -> jax.Array:
             return jnp.broadcast_to(jnp.asarray(a, u.dtype), u.shape)
 
+        # Statistics have the rank of one example, so they are broadcast by hand.
         return cell.gain * (u - like(mean)) * jax.lax.rsqrt(like(var) + self.epsilon) + cell.bias
 
     def fire(
@@ -143,7 +147,7 @@ class MPBN(LIF, pure=True):
     ) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
         s = cell._spike(self.normalized(u, mask), cell.threshold, key)
-        return cell._after_spike(u, s, cell.threshold), s
+        return cell._reset(u, s), s
 
     def folded(self) -> LIF:
         r"""Return neurons without normalization that fire the same spikes, for inference.

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._struct import Real, parameter
-from ..surrogates import Sigmoid
 from ._cell import State, parts_of_state
-from ._spiking import Spiking, check_known
+from ._spiking import Spikes, Spiking, share, spikes
 
 
 class RF(Spiking, pure=True):
@@ -66,18 +62,15 @@ class RF(Spiking, pure=True):
     b: Real = parameter(default=-1.0)
     dt: float = parameter(default=0.01, above=0)
     threshold: Real = parameter(default=1.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_frequency(self)
-        check_known(
-            self,
+        self._check_known(
             lambda omega, b, dt: b <= (np.sqrt(1 - (dt * omega) ** 2) - 1) / dt,
             "b must be at most (sqrt(1 - (dt omega)^2) - 1) / dt to be stable",
-            omega=self.omega,
-            b=self.b,
-            dt=self.dt,
+            *("omega", "b", "dt"),
         )
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -85,12 +78,8 @@ class RF(Spiking, pure=True):
         cell = self._broadcast_to(u.dtype, u.shape, "v")
         return turned(cell, cell.b, u, v, current)
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        first, _ = u
-        cell = self._broadcast_to(first.dtype, first.shape, "v")
-        return u, cell._spike(first, cell.threshold, key)
-
-    encode, decode = Spiking.encode, Spiking.decode
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        return u
 
 
 class BRF(Spiking, pure=True):
@@ -153,9 +142,9 @@ class BRF(Spiking, pure=True):
     omega: Real = parameter(default=10.0, at_least=0)
     b: Real = parameter(default=1.0, at_least=0)
     dt: float = parameter(default=0.01, above=0)
-    refractory_decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    refractory_decay: Real = share(0.9)
     threshold: Real = parameter(default=1.0)
-    surrogate: Callable[[jax.Array], jax.Array] = parameter(default=Sigmoid(), kind=Callable)
+    surrogate: Spikes = spikes()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,17 +163,12 @@ class BRF(Spiking, pure=True):
         boundary = (root - 1) / cell.dt
         return *turned(cell, boundary - cell.b - q, u, v, current), q
 
-    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        first, v, q = u
-        cell = self._broadcast_to(first.dtype, first.shape, "v")
-        s = cell._spike(first, cell.threshold + q, key)
-        return (first, v, cell.refractory_decay * q + s), s
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        first, second, q = u
+        return first, second, self.refractory_decay * q + s
 
-    def _threshold(self, *others: Any) -> Any:
-        _, q = others
-        return self.threshold + q
-
-    encode, decode = Spiking.encode, Spiking.decode
+    def _threshold(self, *others: jax.Array) -> Real:
+        return self.threshold + others[1]
 
 
 class HRF(BRF, pure=True):
@@ -238,13 +222,10 @@ class HRF(BRF, pure=True):
     state_names = "velocity", "position", "refractory variable"
 
     def _check(self) -> None:
-        check_known(
-            self,
+        self._check_known(
             lambda omega, b, dt: (dt * omega) ** 2 <= 4 * (1 - dt * (dt * omega**2 / 2 + b)),
             "omega and b must keep (dt omega)^2 <= 4 (1 - dt (dt omega^2 / 2 + b)) to be stable",
-            omega=self.omega,
-            b=self.b,
-            dt=self.dt,
+            *("omega", "b", "dt"),
         )
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -255,18 +236,16 @@ class HRF(BRF, pure=True):
         v = v + cell.dt * u
         return u + cell.dt * (current - 2 * b * u - square * v), v, q
 
-    encode, decode = Spiking.encode, Spiking.decode
-
 
 def turned(
-    cell: Any, b: Any, u: jax.Array, v: jax.Array, current: jax.Array
+    cell: RF | BRF, b: Real, u: jax.Array, v: jax.Array, current: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """One forward Euler step of a damped rotation, driven by the current."""
     dt, omega = cell.dt, cell.omega
     return u + dt * (b * u - omega * v + current), v + dt * (omega * u + b * v)
 
 
-def check_frequency(cell: Any) -> None:
+def check_frequency(cell: Spiking) -> None:
     """Raise for frequencies that forward Euler cannot make stable by any damping."""
     message = "omega must be at most 1 / dt"
-    check_known(cell, lambda omega, dt: omega * dt <= 1, message, omega=cell.omega, dt=cell.dt)
+    cell._check_known(lambda omega, dt: omega * dt <= 1, message, "omega", "dt")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
 
 import jax
 
 from .._struct import Real, parameter
 from ._cell import Cell, LinearResponse, leaky_integration, response_of_leak
 from ._lif import LIF
+from ._spiking import share
 
 
 class LeakyReadout(Cell, pure=True):
@@ -37,7 +37,7 @@ class LeakyReadout(Cell, pure=True):
 
     nir_node = "LI"
 
-    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
+    decay: Real = share(0.9)
     norm_input: bool = parameter(default=False, kw_only=True)
 
     _hints = MappingProxyType(
@@ -50,10 +50,10 @@ class LeakyReadout(Cell, pure=True):
     def fire(self, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         return u, u
 
-    def encode(self, u: jax.Array) -> tuple[None, Any]:
+    def encode(self, u: jax.Array) -> tuple[None, jax.Array]:
         return None, u
 
-    def decode(self, distance: Any, rest: Any) -> jax.Array:
+    def decode(self, distance: object, rest: jax.Array) -> jax.Array:
         return rest
 
     def linear_response(self) -> LinearResponse:

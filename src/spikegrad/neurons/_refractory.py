@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from .._checks import brief
-from .._struct import parameter
+from .._struct import Real, parameter
 from .._surrogate import in_units_of, spike_types
 from ._cell import Cell, State, parts_of_state
 from ._lif import LIF
@@ -76,7 +77,7 @@ class Refractory(Cell, pure=True):
     def couples_examples(self) -> bool:  # type: ignore[override]
         return self.cell.couples_examples
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any) -> State:
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
         return self.cell.initial_state(shape, dtype), jnp.zeros(
             shape, np.min_scalar_type(self.steps)
         )
@@ -91,6 +92,7 @@ class Refractory(Cell, pure=True):
         self, u: State, key: jax.Array | None = None, mask: jax.Array | None = None
     ) -> tuple[State, jax.Array]:
         u, left = u
+        # A resting neuron neither fires nor resets nor adapts, so the surrogate itself is silent.
         cell = copy.copy(self.cell)
         object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
         options = {"key": key, "mask": mask}
@@ -100,12 +102,12 @@ class Refractory(Cell, pure=True):
             jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1),
         ), s
 
-    def encode(self, u: State) -> tuple[Any, Any]:
+    def encode(self, u: State) -> tuple[jax.Array | None, Any]:
         u, left = u
         distance, others = self.cell.encode(u)
         return distance, (others, left)
 
-    def decode(self, distance: Any, rest: Any) -> State:
+    def decode(self, distance: jax.Array, rest: Any) -> State:
         others, left = rest
         return self.cell.decode(distance, others), left
 
@@ -119,5 +121,5 @@ class _Resting:
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         return jnp.where(self.left > 0, 0, spikes_of(self.surrogate, x, key))
 
-    def in_units_of(self, threshold: Any, x: jax.Array) -> _Resting:
+    def in_units_of(self, threshold: Real, x: jax.Array) -> _Resting:
         return _Resting(in_units_of(self.surrogate, threshold, x), self.left)

@@ -1,12 +1,10 @@
-"""Spikes and resets: what all cells with the fields ``threshold``, ``surrogate`` and
-``detach_reset`` share.
-"""
+"""Spikes and resets of all cells with the fields ``threshold`` and ``surrogate``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +12,31 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
+from .._struct import Real, parameter
 from .._surrogate import in_units_of, spike_types
-from ..surrogates import get
+from ..surrogates import Sigmoid
 from ._cell import Cell, State
+
+Spikes: TypeAlias = Callable[..., jax.Array]
+"""A surrogate, or a function with a custom derivative, from potential to spikes."""
+
+
+def spikes() -> Any:
+    """Declare the field of the surrogate."""
+    return parameter(default=Sigmoid(), kind=Callable)
+
+
+def share(default: float) -> Any:
+    """Declare a number from 0 to 1: a decay factor per time step, or a coupling."""
+    return parameter(default=default, at_least=0, at_most=1)
 
 
 class Spiking(Cell, pure=True):
-    """A cell with the fields ``threshold``, ``surrogate`` and ``detach_reset``, in the order that
-    it likes.
+    """A cell with the fields ``threshold``, ``surrogate`` and perhaps ``detach_reset``.
 
-    A class with a ``fire`` of its own declares ``encode, decode = Spiking.encode, Spiking.decode``
-    if they apply.
+    A class defines ``integrate`` and ``_after``. The first array of its state is compared with
+    ``_threshold``, which may depend on the others. A class that redefines ``fire`` must also
+    declare ``encode`` and ``decode`` again, because these describe it.
     """
 
     _hints = MappingProxyType(
@@ -38,85 +50,66 @@ class Spiking(Cell, pure=True):
         }
     )
 
-    def __post_init__(self: Any) -> None:
-        if isinstance(self.surrogate, str):
-            raise TypeError(
-                f"{type(self).__name__}: surrogate must be a Callable, "
-                f"{_instead_of(self.surrogate)}"
-            )
-        Cell.__post_init__(self)
+    def fire(self: Any, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
+        first, *others = u if isinstance(u, tuple) else (u,)
+        cell = self._broadcast_to(first.dtype, first.shape, "v")
+        s = cell._spike(first, cell._threshold(*others), key)
+        return cell._after(s, first, *others), s
+
+    def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        """Return the state after the spikes ``s``, for parameters in the shape of the state."""
+        raise NotImplementedError
+
+    def _spike(self: Any, u: jax.Array, threshold: Real, key: jax.Array | None = None) -> jax.Array:
+        return spikes_of(in_units_of(self.surrogate, threshold, u), u - threshold, key)
+
+    def _threshold(self: Any, *others: jax.Array) -> Real:
+        """Return the present threshold, which may depend on the other arrays of a state."""
+        del others
+        return self.threshold
+
+    def _for_reset(self: Any, s: jax.Array) -> jax.Array:
+        """Return the spike as the reset uses it."""
+        return jax.lax.stop_gradient(s) if self.detach_reset else s
 
     def _refuse(self: Any, feature: str, *flags: str) -> None:
-        """Raise if the spike type has a flag that does not go with something."""
+        """Raise if the spike type has a flag that the feature does not support."""
         for kind in spike_types(self.surrogate):
             if any(getattr(kind, flag) for flag in flags):
                 raise ValueError(
                     f"{type(self).__name__}: {feature}, does not go with {brief(self.surrogate)}"
                 )
 
-    def _spike(
-        self: Any, u: jax.Array, threshold: ArrayLike, key: jax.Array | None = None
-    ) -> jax.Array:
-        return spikes_of(in_units_of(self.surrogate, threshold, u), u - threshold, key)
+    def _refuse_counts(self) -> None:
+        self._refuse("a reset to a value, which takes one spike a step", "multiple", "negative")
 
-    def _threshold(self: Any, *others: Any) -> Any:
-        """Return the present threshold, which may depend on the other arrays of a state."""
-        del others
-        return self.threshold
+    def _check_known(self, holds: Callable[..., ArrayLike], message: str, *names: str) -> None:
+        """Raise if a condition on several parameters does not hold.
 
-    def _for_reset(self: Any, s: jax.Array) -> jax.Array:
-        """The spike as the reset uses it."""
-        return jax.lax.stop_gradient(s) if self.detach_reset else s
-
-    def encode(self, u: State) -> tuple[jax.Array | None, Any]:
-        """The distance of the first array of a state, or of the only one, to the threshold of the
-        moment.
+        JAX arrays may be traced, and are not checked.
         """
-        first, *others = u if isinstance(u, tuple) else (u,)
-        return first - self._broadcast_to(first.dtype, first.shape, "v")._threshold(*others), tuple(
-            others
-        )
+        values = [getattr(self, name) for name in names]
+        known = all(isinstance(value, (float, np.ndarray)) for value in values)
+        if known and not np.all(holds(*values)):
+            got = ", ".join(f"{n}={brief(value)}" for n, value in zip(names, values, strict=True))
+            raise ValueError(f"{type(self).__name__}: {message}, got {got}")
 
-    def decode(self, distance: Any, rest: Any) -> State:
-        threshold = self._broadcast_to(distance.dtype, distance.shape, "v")._threshold(*rest)
-        u = from_distance(
-            distance, jnp.broadcast_to(jnp.asarray(threshold, distance.dtype), distance.shape)
-        )
+    def encode(self, u: State) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        first, *others = u if isinstance(u, tuple) else (u,)
+        cell = self._broadcast_to(first.dtype, first.shape, "v")
+        return first - cell._threshold(*others), tuple(others)
+
+    def decode(self, distance: jax.Array, rest: tuple[jax.Array, ...]) -> State:
+        cell = self._broadcast_to(distance.dtype, distance.shape, "v")
+        threshold = jnp.asarray(cell._threshold(*rest), distance.dtype)
+        threshold = jnp.broadcast_to(threshold, distance.shape)
+        u = distance + threshold
+        # The threshold depends on arrays that were rounded to 16 bits. A sum that is rounded up to
+        # it would fire, although the distance is negative.
+        u = jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u)
         return (u, *rest) if rest else u
 
 
-def spikes_of(surrogate: Callable, x: jax.Array, key: jax.Array | None) -> jax.Array:
+def spikes_of(surrogate: Spikes, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """Call a surrogate. A function with a custom derivative takes no key and needs none."""
     return surrogate(x) if key is None else surrogate(x, key=key)
-
-
-def _instead_of(name: str) -> str:
-    """The rest of a message about the name of a surrogate."""
-    try:
-        surrogate = get(name)
-    except Exception:
-        return f"got {brief(name)}; write an instance such as Sigmoid()"
-    return (
-        f"got {brief(name)}; write {surrogate if '(' in name else f'{type(surrogate).__name__}()'}"
-    )
-
-
-def from_distance(distance: jax.Array, threshold: jax.Array) -> jax.Array:
-    """The potential at a distance from a threshold that was rounded, on the same side of it."""
-    u = distance + threshold
-    return jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u)
-
-
-def check_known(cell: Cell, holds: Callable[..., Any], message: str, **values: Any) -> None:
-    """Raise if a condition on several parameters does not hold.
-
-    Arrays of JAX may be traced, and are not checked.
-    """
-    if any(
-        isinstance(value, jax.Array) or not isinstance(value, (float, np.ndarray))
-        for value in values.values()
-    ):
-        return
-    if not np.all(holds(*values.values())):
-        got = ", ".join(f"{name}={brief(value)}" for name, value in values.items())
-        raise ValueError(f"{type(cell).__name__}: {message}, got {got}")

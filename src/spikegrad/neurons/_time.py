@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import brief
 from .._compat import match_varying_axes, shard_as
-from .._struct import Struct, as_real, is_pure
+from .._struct import Domain, Struct, is_pure
 from .._surrogate import as_key, fold_in
 from ._cell import Cell, State, Step, as_current, as_state, check_initial
 
@@ -56,37 +55,25 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
     ... ).decay
     0.75
     """
-    tau, dt = _positive("tau", tau), _positive("dt", dt)
-    if not isinstance(dt, jax.Array) and not np.all(np.isfinite(dt)):  # unlike tau
-        raise ValueError(f"decay_from_tau: dt must be finite, got {dt}")
+    owner = "decay_from_tau"
+    tau = Domain(above=0, bound=True).check(owner, "tau", tau)  # may be infinite
+    dt = Domain(above=0).check(owner, "dt", dt)
+    Domain(choices=("exact", "euler")).check(owner, "discretization", discretization)
     share: Any = dt / tau
-    known = not isinstance(share, jax.Array)
+    known = not isinstance(share, jax.Array)  # JAX arrays may be traced
     if discretization == "exact":
-        decay: Any = (np if known else jnp).exp(-share)
-    elif discretization == "euler":
-        if known and not np.all(share <= 1):
-            raise ValueError(
-                f"decay_from_tau: dt must be <= tau for discretization 'euler', got dt={dt} and "
-                f"tau={tau}"
-            )
-        decay = 1 - share
-    else:
+        decay = (np if known else jnp).exp(-share)
+    elif known and not np.all(share <= 1):
         raise ValueError(
-            "decay_from_tau: discretization must be one of 'exact', 'euler', got "
-            f"{brief(discretization)}"
+            f"{owner}: dt must be <= tau for discretization 'euler', got dt={dt} and tau={tau}"
         )
-    return float(decay) if np.ndim(decay) == 0 and known else decay
-
-
-def _positive(name: str, value: Any) -> Any:
-    value = as_real("decay_from_tau", name, value)
-    if not isinstance(value, jax.Array) and not np.all(value > 0):
-        raise ValueError(f"decay_from_tau: {name} must be > 0, got {value}")
-    return value
+    else:
+        decay = 1 - share
+    return float(decay) if known and np.ndim(decay) == 0 else decay
 
 
 def unroll(
-    cell: Step, currents: ArrayLike, v: State | None = None, *, key: Any = None
+    cell: Step, currents: ArrayLike, v: State | None = None, *, key: jax.Array | None = None
 ) -> tuple[State, jax.Array]:
     """Run a cell over time with ``jax.lax.scan``.
 
@@ -149,29 +136,26 @@ def unroll(
     return _scan(cell, currents, v, key)
 
 
-def _scan(cell: Step, currents: jax.Array, v: State, key: Any) -> tuple[State, jax.Array]:
+def _scan(
+    cell: Step, currents: jax.Array, v: State, key: jax.Array | None
+) -> tuple[State, jax.Array]:
     start = as_state(cell, v, currents.shape[1:], "unroll")
 
-    def step(v, current):
-        return cell(v, current)
+    if key is None:
+        # scan reuses the program that it compiled for an equal function. This is correct for pure
+        # cells. Other cells may have changed since, so they get a new function.
+        step = cell if is_pure(cell) else functools.partial(cell)
+        return jax.lax.scan(step, start, currents)
+    keys = as_key("unroll", key)
 
-    if key is not None:
-        keys, keyed_cell = (
-            as_key("unroll", key),
-            cast("Callable", cell),
-        )  # the type does not require a key argument
+    def keyed_step(v, now):
+        current, t = now
+        return cell(v, current, key=fold_in(keys, t))
 
-        def keyed_step(v, now):
-            current, t = now
-            return keyed_cell(v, current, key=fold_in(keys, t))
-
-        return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
-    # scan reuses the program that it compiled for an equal function. This is correct for pure
-    # cells. Other cells may have changed since, so they get a new function.
-    return jax.lax.scan(cell if is_pure(cell) else step, start, currents)
+    return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
 
 
-def _check_step(cell: Any) -> None:
+def _check_step(cell: object) -> None:
     expected = "unroll: cell must be a Cell or a function of state and current"
     if isinstance(cell, type):
         raise TypeError(f"{expected}, got the class {cell.__name__}: write {cell.__name__}()")

@@ -22,7 +22,9 @@ _classes: dict[str, type[Surrogate]] = {
     snake_case(name): value
     for family in _families
     for name, value in vars(family).items()
-    if inspect.isclass(value) and value.__module__ == family.__name__
+    if inspect.isclass(value)
+    and issubclass(value, Surrogate)
+    and value.__module__ == family.__name__
 }
 
 _INVERSE_SQUARE = (
@@ -70,7 +72,7 @@ def names() -> list[str]:
     return sorted(_classes)
 
 
-def get(spec: str, **parameters: Any) -> Surrogate:
+def get(spec: str, **parameters: object) -> Surrogate:
     """Return the surrogate that a string describes.
 
     Parameters
@@ -240,7 +242,10 @@ def _preset(name: str) -> Callable[..., Surrogate]:
 
 
 def _called(
-    make: Callable[..., Surrogate], name: str, args: tuple[Any, ...], parameters: dict[str, Any]
+    make: Callable[..., Surrogate],
+    name: str,
+    args: tuple[object, ...],
+    parameters: dict[str, Any],
 ) -> Surrogate:
     signature = inspect.signature(make)
     try:
