@@ -148,7 +148,8 @@ def test_graphs_keep_their_outputs_and_names(name, way, options, tmp_path):
     network = networks()[name]
     inputs = inputs_of(network)
     outputs = run(network, inputs)
-    graph = to_nir(network, **way, **options)
+    shape = (12,) if "join" in name else None  # of an input that only a join reads
+    graph = to_nir(network, **way, **options, input_shape=shape)
     nir.write(tmp_path / "graph.nir", graph)
     back = from_nir(nir.read(tmp_path / "graph.nir"), **way)
     for ends in ("inputs", "outputs"):  # a file sorts names

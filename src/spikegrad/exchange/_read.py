@@ -29,7 +29,6 @@ from ._nodes import (
     Shape,
     Surrogate,
     Time,
-    check_finite,
     named,
     output_shape,
     scaled,
@@ -71,13 +70,10 @@ def from_nir(
     Raises
     ------
     ValueError
-        If spikegrad does not support a node, or if a node is not on a path from an input to an
-        output. If a parameter is not finite or has another shape than its input. If a time
-        constant is shorter than a time step of Euler's method, or if a delay is not a multiple of
-        ``dt``. If the graph does not define the edge of a loop that takes a step.
-    TypeError
-        If ``graph`` is not a NIRGraph, ``dt`` is not a number, or a parameter is not an array of
-        real numbers.
+        If spikegrad does not support a node, or if a node is not on a path from an input. If the
+        shape of a parameter does not fit. If a time constant is shorter than a time step of Euler's
+        method, or if a delay is not a multiple of ``dt``. If the graph does not define the edge of
+        a loop that takes a step.
 
     See Also
     --------
@@ -111,8 +107,6 @@ def from_nir(
     ... )
     ((3, 2), 0.9, 'value', True)
     """
-    if not isinstance(graph, nir.NIRGraph):
-        raise TypeError(f"from_nir: graph must be a NIRGraph, got {type(graph).__name__}")
     time = Time.checked("from_nir", dt, discretization)
     # nir names edges without a node and edges that occur twice.
     with named("from_nir"):
@@ -282,10 +276,6 @@ class _Reader:
             chains = self.layers[name].chains if name in self.layers else ()
             chain = next((chain for chain in chains if chain.source == source), None)
             self.shapes[name] = self._functions(chain)[1] if chain else self.shapes[source]
-        for name, of in self.joins.items():
-            shapes = {self.shapes[source] for source in of}
-            if len(shapes) > 1:
-                raise ValueError(f"from_nir: {name!r} must add outputs of one shape, got {shapes}")
 
     def _functions(self, chain: _Chain) -> tuple[list[Operation], Shape, int]:
         """Return the functions of a chain, the shape of their output, and the delay in steps."""
@@ -325,7 +315,8 @@ class _Reader:
                 weight, bias = _weight(scaled(functions, gain))
             biases += bias
             lags = weights.setdefault(chain.source, {})
-            lags[lag] = _sum(lags[lag], weight) if lag in lags else weight
+            # Several nodes between two layers add up.
+            lags[lag] = lags[lag] + weight if lag in lags else weight
         self.undelayed[name] = [source for source, lags in weights.items() if 0 in lags]
         bias = _add(*biases) if biases else None
         # A layer that only reads itself has these weights as its input weights.
@@ -382,13 +373,9 @@ def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Node], list[
 
 def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
     """Return functions as a matrix or as one function, and the bias of the last, if any."""
-
-    def array(values: Array) -> Array:
-        check_finite("a weight times the factors after it", values)
-        return jnp.asarray(values, jnp.result_type(float))
-
+    dtype, biases = jnp.result_type(float), []
+    functions = jax.tree.map(lambda values: jnp.asarray(values, dtype), functions)
     # The bias of the last function becomes the bias of the layer, which is trained as such.
-    functions, biases = jax.tree.map(array, functions), []
     if functions and getattr(functions[-1], "bias", None) is not None:
         biases = [functions[-1].bias]
         functions[-1] = dataclasses.replace(functions[-1], bias=None)
@@ -398,15 +385,6 @@ def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
     return (function.weight.T if isinstance(function, Linear) else function), biases
 
 
-def _sum(left: Any, right: Any) -> Any:
-    """Add up the weights of several nodes between two layers."""
-    if not isinstance(left, jax.Array) or not isinstance(right, jax.Array):
-        raise ValueError(
-            "from_nir: several nodes between two layers must be Linear; add up their weights"
-        )
-    return left + right
-
-
 def _combined(lags: dict[int, Any], plain: int = 0) -> Any:
     """Combine the weights of a source, by their delays. One with the plain delay is unchanged."""
     first, last = min(lags), max(lags)
@@ -414,5 +392,5 @@ def _combined(lags: dict[int, Any], plain: int = 0) -> Any:
         return lags[first] if first == plain else Delayed(lags[first], first)
     # A window has a matrix for each delay between the first and the last.
     zeros = jnp.zeros_like(lags[first])
-    matrices = [_sum(lags.get(lag, zeros), zeros) for lag in range(first, last + 1)]
+    matrices = [lags.get(lag, zeros) for lag in range(first, last + 1)]
     return Window(jnp.stack(matrices), delay=first)
