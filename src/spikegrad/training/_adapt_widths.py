@@ -8,8 +8,7 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from ..network import Network
-from ..network._widths import check_choices, spreads, with_widths
+from ..network import Network, spreads, with_widths
 from ._partition import combine
 from ._sharding import is_spread
 from ._state import Report, State
@@ -44,9 +43,10 @@ class AdaptWidths:
     -----
     Put callbacks that save the state after it, so they save the new widths.
 
-    References ---------- Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks
-    by exploiting membrane potential dynamics", IJCAI. Their widths follow the potentials of each
-    batch.
+    References
+    ----------
+    Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting
+    membrane potential dynamics", IJCAI. Their widths follow the potentials of each batch.
 
     Examples
     --------
@@ -89,8 +89,8 @@ class AdaptWidths:
         key: Any = None,
         each_epoch: bool = False,
     ) -> None:
-        check_choices("AdaptWidths", ratio, keep)
         self.static, self.ratio, self.keep, self.each_epoch = static, ratio, keep, each_epoch
+        # Compiled, because a network with functions would be traced for each report.
         self._spreads = jax.jit(
             lambda trainable: spreads(combine(trainable, static), inputs, mask=mask, key=key)
         )
@@ -101,11 +101,8 @@ class AdaptWidths:
             return None
         before = now.state.trainable
         network = combine(before, self.static)
-        if not isinstance(network, Network):
-            raise TypeError(
-                f"AdaptWidths: trainable must be parts of a Network, got {type(network).__name__}"
-            )
-        new = with_widths(network, jax.device_get(self._spreads(before)), self.ratio, self.keep)
+        deviations = jax.device_get(self._spreads(before))
+        new = with_widths(network, deviations, self.ratio, self.keep)
         return dataclasses.replace(now.state, trainable=_trainable(before, new))
 
 

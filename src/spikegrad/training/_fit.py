@@ -95,7 +95,9 @@ def fit(
         If an argument is invalid, or if processes have different initial states or numbers of
         batches.
 
-    Notes ----- The batches of the next call are read while a call is computed. The state before a
+    Notes
+    -----
+    The batches of the next call are read while a call is computed. The state before a
     call is stored until its loss is known, so memory contains parameters and optimizer state three
     times.
 

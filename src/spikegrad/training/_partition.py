@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._pytree import StaticFunction, is_array, split
+from .._pytree import StaticFunction, is_array, merge, split
 
 
 def partition(
@@ -83,12 +83,8 @@ def combine(trainable: Any, static: Any) -> Any:
     Returns
     -------
     pytree
-        The pytree with the leaves of both parts.
-
-    Raises
-    ------
-    ValueError
-        If both have a leaf in one place.
+        The pytree with the leaves of both parts. If both have a leaf in one place, it is that of
+        ``trainable``.
 
     Examples
     --------
@@ -96,15 +92,7 @@ def combine(trainable: Any, static: Any) -> Any:
     >>> combine({"weight": 1.0, "size": None}, {"weight": None, "size": 3})
     {'size': 3, 'weight': 1.0}
     """
-
-    def either(path, first, second):
-        if first is not None and second is not None:
-            raise ValueError(f"combine: both trees have a leaf at {name_of(path)}")
-        return second if first is None else first
-
-    return jax.tree_util.tree_map_with_path(
-        either, trainable, static, is_leaf=lambda leaf: leaf is None
-    )
+    return merge(trainable, static)
 
 
 _PARTS = "__self__", "__dict__", "__defaults__", "func", "args", "keywords"

@@ -46,16 +46,8 @@ def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
         return leaf
     array = np.asarray(leaf)
     array = array.astype(jnp.result_type(array), copy=False)  # as jit does
-    sharding = NamedSharding(
-        sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim])
-    )  # scalars lack axes
-    try:
-        sharding.shard_shape(array.shape)
-    except ValueError:
-        raise ValueError(
-            f"fit: a batch has an array of shape {array.shape}, which {sharding.spec} cannot "
-            f"divide evenly over {dict(sharding.mesh.shape)} devices"
-        ) from None
+    # Scalars lack axes.
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 

@@ -101,9 +101,6 @@ class DivergedError(ArithmeticError):
         super().__init__(message)
         self.state = state
 
-    def __reduce__(self) -> tuple[type, tuple[str, State]]:
-        return type(self), (str(self), self.state)
-
 
 @dataclasses.dataclass(frozen=True)
 class Report:

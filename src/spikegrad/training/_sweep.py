@@ -30,7 +30,6 @@ from ._state import Callback, DivergedError, Report, State
 from ._update import Call, arrays_apart, compiled
 
 Setting = Mapping[str, Any]
-_RESULT = ("seed", "step", "seconds", "diverged", "loss")  # names in each result
 
 
 def sweep(
@@ -111,11 +110,13 @@ def sweep(
     FileExistsError
         If ``path`` exists and ``resume`` is false.
     TypeError, ValueError
-        If settings have different names or names that results use, if a setting occurs twice, or if
-        a constant of a setting is not hashable. Also errors of :func:`fit`.
+        If settings have different names, if a setting occurs twice, or if a constant of a setting
+        is not hashable. Also errors of :func:`fit`.
 
-    Notes ----- A run is bit-identical to :func:`fit` with the numbers of the setting as arrays.
-    Parallel runs do not change it.
+    Notes
+    -----
+    A run is bit-identical to :func:`fit` with the numbers of the setting as arrays. Parallel runs
+    do not change it.
 
     Small networks leave much of a CPU idle. On two cores, two runs in two threads take 0.5 to 0.7
     of the time of two consecutive runs. Batches of runs by ``jax.vmap`` take 0.8 to 1.2
@@ -182,7 +183,7 @@ def sweep(
             return None
         seconds = round(state.seconds, 3)
         about = {"seed": seed, "step": state.step, "seconds": seconds, "diverged": diverged}
-        return _joined(setting, about, means, programs.score(state.trainable, setting))
+        return {**setting, **about, **means, **programs.score(state.trainable, setting)}
 
     def results() -> Iterator[dict[str, Any]]:
         yield from (done[name] for name in runs if name in done)
@@ -291,7 +292,6 @@ def _runs(settings: Iterable[Setting], seeds: Iterable[int]) -> dict[str, tuple[
     settings = list(settings)
     for seed, setting in itertools.product(map(operator.index, seeds), settings):
         hash(_constants(setting))  # before the first run, as JAX needs it
-        _joined(setting, dict.fromkeys(_RESULT))
         if set(setting) != set(settings[0]):
             names = f"{sorted(settings[0])} and {sorted(setting)}"
             raise ValueError(f"sweep: settings must have equal names, got {names}")
@@ -302,17 +302,6 @@ def _runs(settings: Iterable[Setting], seeds: Iterable[int]) -> dict[str, tuple[
             )
         runs[name] = setting, seed
     return runs
-
-
-def _joined(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    joined: dict[str, Any] = {}
-    for part in parts:
-        if names := joined.keys() & part.keys():
-            raise ValueError(
-                f"sweep: a result would have two values named {min(names)!r}; rename one of them"
-            )
-        joined |= part
-    return joined
 
 
 def _line(result: Mapping[str, Any]) -> str:

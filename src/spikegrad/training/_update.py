@@ -45,9 +45,8 @@ class Call:
     advance: Callable[..., tuple]
     bound: Any
     size: int
-    room: list[
-        int
-    ]  # number of batches that the compiled program takes, up to ``size``: each costs compile time
+    room: list[int]
+    """Number of batches that the program takes, up to ``size``. Each costs compile time."""
 
     def __call__(self, state: State, group: list) -> Result:
         self.room[0] = min(self.size, max(self.room[0], 1 << (len(group) - 1).bit_length()))
