@@ -66,6 +66,7 @@ def test_cue_accumulation_has_cues_a_delay_and_a_recall():
     assert (fires.sum(2) == 1).all()  # of each cue one side
     assert sides.max(2).mean() == pytest.approx(0.2 * 100 / 150, rel=0.05)
     np.testing.assert_array_equal(source.y, fires[:, :, 1].sum(1) > 2.5)
+    assert 0.25 < source.y.mean() < 0.75  # the favored side differs between examples
     share = np.maximum(fires[:, :, 1].mean(1), fires[:, :, 0].mean(1)).mean()
     assert share == pytest.approx(0.82, abs=0.06)  # E max(k, 5 - k) / 5 of 0.8
     assert not x[:, 750:, :2].any()

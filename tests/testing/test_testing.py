@@ -520,11 +520,11 @@ def test_each_mode_is_compared_with_a_loop(monkeypatch):
     exact, call = 1.1e-9, Network.__call__
     gradients = {mode: 1.1 * error for mode, error in GRADIENT_ERRORS.items()} | {"exact": -2.0}
 
-    def wrong_call(self, x, mode):
+    def wrong_call(self, x, backward):
         state, outs = call(self, x, backward="scan")
-        if mode == "recompute":
+        if backward == "recompute":
             return state, (1 + exact) * outs
-        return state, outs + gradients.get(mode, 0.0) * (outs - jax.lax.stop_gradient(outs))
+        return state, outs + gradients.get(backward, 0.0) * (outs - jax.lax.stop_gradient(outs))
 
     monkeypatch.setattr(Network, "__call__", wrong_call)
     results = check_cell(LIF(), steps=4, raises=False).results

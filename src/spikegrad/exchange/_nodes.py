@@ -22,7 +22,7 @@ from .._surrogate import spike_types
 from ..neurons import LIF, Cell, LeakyReadout, SynapticLIF, decay_from_tau
 
 MARK = "spikegrad"
-"""The key of a node's metadata, for a dict with the source of its weights in a network with names.
+"""The key of a node's metadata, for a dict with the source of its weights.
 
 If ``late`` is true, the weights have the step that a loop in NIR takes by itself.
 """
@@ -561,7 +561,7 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
     traits = has_synapse, fires and cell.reset == "value"
     # CubaLIF has no counterpart without a leak.
     leaks = has_synapse or bool((decay != 1).any())
-    membrane = next(one for one in MEMBRANES if one[2:] == traits and bool(one.tau) == leaks)
+    membrane = next(m for m in MEMBRANES if m[2:] == traits and bool(m.tau) == leaks)
     nodes = [membrane.write(cell, values, time, signal.dtype)]
     if fires and not membrane.fires:
         threshold = next_number(values("threshold"), signal.dtype, -np.inf)

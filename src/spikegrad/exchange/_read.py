@@ -63,9 +63,7 @@ def from_nir(
     Network
         Weights are matrices, or functions that are pytrees of their kernels. Images have channels
         first. If :math:`R = 1`, cells have ``norm_input``. Other factors of the input are in the
-        weights. Layers have the names of their neurons. If each layer reads the previous layer,
-        the network is a list without names, unless :func:`to_nir` wrote the graph of a network
-        with names.
+        weights. Layers have the names of their neurons, in the order of a time step.
 
     Raises
     ------
@@ -114,32 +112,20 @@ def from_nir(
     reader = _Reader(graph, time, surrogate)
     reader.read_shapes()
     layers = {name: reader.read_layer(name) for name in reader.layers}
-    # The network would raise too, without the fix in NIR.
-    reader.check_loops()
-    # to_nir names the sources in a network with names.
-    is_named = any(MARK in node.metadata for node in reader.nodes.values())
-    ends: Any = {"inputs": reader.inputs, "outputs": reader.outputs}
-    if len(reader.inputs) == len(reader.outputs) == 1:
-        ends = {"inputs": reader.inputs[0], "outputs": reader.outputs[0]}
-        if not is_named and (stack := _stack(ends["inputs"], layers)):
-            return Network(stack)
-    joins = {name: Join(_add, of) for name, of in reader.joins.items()}
-    return Network({**joins, **layers}, **ends)
+    joins = {name: Join(_add, sources) for name, sources in reader.joins.items()}
+    # A file sorts names, and positions such as network.layers[-1] need the order of a time step.
+    nodes = layers | joins
+    ordered = {name: nodes[name] for name in reader.order() if name in nodes}
+    return Network(ordered, inputs=_plain(reader.inputs), outputs=_plain(reader.outputs))
 
 
 def _add(*outputs: Array) -> Array:
     return sum(outputs[1:], outputs[0])
 
 
-def _stack(name: str | None, layers: dict[str, Layer]) -> list[Layer]:
-    """Return the layers as a list if each reads the layer before, or else nothing."""
-    # A layer of several sources has no entry here, and ends the list.
-    readers = {layer.of: name for name, layer in layers.items()}
-    stack = []
-    while (name := readers.pop(name, None)) is not None:
-        if not isinstance(layers[name].weight, (Delayed, Window)):
-            stack.append(dataclasses.replace(layers[name], of=None))
-    return stack if len(stack) == len(layers) else []
+def _plain(names: list[str]) -> str | list[str]:
+    """Return one name as such, for a network that takes or returns one array."""
+    return names[0] if len(names) == 1 else names
 
 
 class _Sequence(Struct, pure=True):
@@ -206,7 +192,7 @@ class _Reader:
             if name not in (*self.inputs, *ends) and not self._is_inner(name):
                 self.layers[self.names.get(name, name)] = self._part(name)
         self.outputs = [self._source(self.before[end], self.nodes[end]) for end in ends]
-        self.sources = {name: [c.source for c in of.chains] for name, of in self.layers.items()}
+        self.sources = {name: [c.source for c in p.chains] for name, p in self.layers.items()}
         self.sources |= self.joins
         self.undelayed = dict(self.joins)
         self.shapes: dict[str, Shape] = {}
@@ -324,7 +310,7 @@ class _Reader:
         if name in weights and len(weights) > 1:
             recurrent = _combined(weights.pop(name), plain=1)
         combined = {source: _combined(lags) for source, lags in weights.items()}
-        # One source keeps its plain form, which a list needs.
+        # One source keeps its plain form.
         if len(combined) == 1:
             ((source, weight),) = combined.items()
             return Layer(weight, cell, recurrent, bias, of=source)
@@ -340,9 +326,10 @@ class _Reader:
         # In a graph of another library, the Delay in a loop states the weights with this step.
         return isinstance(first, nir.Delay) and name in ancestors(self.sources, chain.source)
 
-    def check_loops(self) -> None:
+    def order(self) -> list[str]:
+        """Return the order of a time step. The network would raise too, without the fix in NIR."""
         try:
-            graphlib.TopologicalSorter(self.undelayed).prepare()
+            return [*graphlib.TopologicalSorter(self.undelayed).static_order()]
         except graphlib.CycleError as error:
             loop = " -> ".join(map(repr, error.args[1]))
             raise ValueError(
@@ -368,7 +355,7 @@ def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Node], list[
         """Return the name of a node, or of the Input or Output of a subgraph."""
         return "/".join([prefix + name, *getattr(graph.nodes[name], kind, ())])
 
-    return nodes, edges + [(end(one, "outputs"), end(two, "inputs")) for one, two in graph.edges]
+    return nodes, edges + [(end(a, "outputs"), end(b, "inputs")) for a, b in graph.edges]
 
 
 def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:

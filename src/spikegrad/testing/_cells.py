@@ -165,7 +165,7 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
             return broken(f"in {dtype} the state {before} becomes {after}")
         # An output has the first axes of the currents or of the state.
         shapes = [shape, *(leaf.shape for leaf in jax.tree.leaves(v))]
-        is_shape = any(out.shape == whole[: max(2, out.ndim)] for whole in shapes)
+        is_shape = any(out.shape == known[: max(2, out.ndim)] for known in shapes)
         if out.dtype != dtype or not is_shape:
             return broken(f"in {dtype} the output is {types(out)}")
     names, states = cell.state_names, len(jax.tree.leaves(v))

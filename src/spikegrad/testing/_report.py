@@ -87,11 +87,11 @@ class CheckFailedError(AssertionError):
     def __init__(self, report: Report) -> None:
         self.report = report
         first = next(result for result in report.results if not result.passed)
-        where = f" at {first.at}" if first.at else ""
+        place = f" at {first.at}" if first.at else ""
         note = f", {first.note}" if first.note else ""
         super().__init__(
             f"{report.subject}: {first.property}: error {first.error:.2g}, limit "
-            f"{first.limit:.2g}{where}{note}"
+            f"{first.limit:.2g}{place}{note}"
         )
 
     def __str__(self) -> str:
