@@ -231,7 +231,7 @@ def test_sweep_rejects_invalid_arguments_before_any_run(change, message):
 # --- the command ---
 
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--steps", "4", "--quiet"]
-GRID = ["--surrogate", "arctan,rescaled(sigmoid(4), peak=1)", "--half-width", "0.2:0.4:x2", "--lr", "0.01,0.02"]
+GRID = ["--surrogate", "arctan,rescaled(sigmoid(4), peak=1)", "--half-width", "0.2:0.4:x2", "--lr", "0.02"]
 
 
 @pytest.fixture(scope="module")
@@ -249,13 +249,9 @@ def test_a_sweep_is_written_in_full(swept):
     assert {path.name for path in swept.iterdir()} == {"runs.jsonl", "sweep.json", "figure.png"}
     assert (swept / "figure.png").read_bytes().startswith(b"\x89PNG")
     results, record = lines(swept), json.loads((swept / "sweep.json").read_text())
-    assert len(results) == 2**4
+    assert len(results) == 2**3
     assert {(r["surrogate"], r["half_width"], r["lr"], r["seed"]) for r in results} == {
-        (s, w, lr, seed)
-        for s in ("arctan", "rescaled(sigmoid(4), peak=1)")
-        for w in (0.2, 0.4)
-        for lr in (0.01, 0.02)
-        for seed in (5, 6)
+        (s, w, 0.02, seed) for s in ("arctan", "rescaled(sigmoid(4), peak=1)") for w in (0.2, 0.4) for seed in (5, 6)
     }
     rows = record["results"]["settings"]
     for row in rows:

@@ -292,8 +292,10 @@ def _laws_of_networks(
     feedforward = drive * rng.uniform(0.5, 1.0, features)
     recurrent = drive * rng.uniform(-0.5, 0.5, features)
     parameters, rebuild = trainable(cell)
+    # Currents and weights of size 1 have gradients of one size.
     inputs = currents / drive, feedforward, recurrent, parameters
     out = jax.eval_shape(lambda x: _step(cell, _initial(cell, x), x[0])[1], currents)
+    # An output of another shape than the currents cannot be fed back.
     feeds_back = (_BATCH, *features)[: out.ndim] == out.shape
 
     def loss(inputs, mode):
@@ -304,9 +306,10 @@ def _laws_of_networks(
             """All receptors of a neuron get its output."""
             return r * out.reshape(out.shape + (1,) * (r.ndim + 1 - out.ndim))
 
+        # Elementwise weights fit features of any shape.
         layer = Layer(lambda x: w * x, rebuild(values), feedback if feeds_back else None)
         outs = Network([layer])(x, backward=mode)[1]
-        return jnp.vdot(jnp.cos(jnp.arange(outs.size, dtype=float)), outs), outs
+        return jnp.vdot(jnp.cos(jnp.arange(outs.size)), outs), outs
 
     # jit compiles each mode once
     compiled = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
@@ -320,6 +323,7 @@ def _laws_of_networks(
     yield "gradients are finite", lambda: CheckResult("") if is_finite else broken("")
     size = float(jnp.linalg.norm(expected)) or 1.0
     # Some dynamics amplify rounding errors, which are not the same in two programs.
+    # Where a spike moves, no limit holds.
     noise = 1 + _SMALL * rng.uniform(-1, 1, currents.shape)
     near_outs, near = outputs_and_gradient((inputs[0] * noise, *inputs[1:]), "scan")
     amplification = float(jnp.linalg.norm(near - expected) / size / _SMALL)

@@ -114,6 +114,7 @@ def report_of(owner: str, subject: Any, laws: Callable[[], Laws], raises: bool) 
             "surrogate inside it"
         )
     results = []
+    # Rounding in float32 would hide mistakes.
     with in_double_precision(), jax.numpy_rank_promotion("allow"):
         for name, law in laws():
             results.append(_result(law)._replace(property=name))
@@ -154,6 +155,7 @@ def compare(
         if a.shape != b.shape:
             return broken(f"shape {a.shape} instead of {b.shape}")
         unit = peak_of(b) if scale is None else scale
+        # The difference of equal infinities is NaN.
         with np.errstate(all="ignore"):
             errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b) / unit)
         errors = np.nan_to_num(errors, nan=np.inf, posinf=np.inf)

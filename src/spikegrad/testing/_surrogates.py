@@ -140,6 +140,7 @@ class _Curves:
         self.without_primal = surrogate._without_primal()
         if not self.without_primal:
             self.curves["primal"] = surrogate.surrogate_fun
+        # Parameters may be arrays, such as one for each neuron.
         self.trailing = np.broadcast_shapes(*map(np.shape, self.parameters.values()))
         self.at = _grid(scale)
         self.near = np.abs(self.at) <= 4 * scale

@@ -9,7 +9,7 @@ import jax
 from jax.typing import ArrayLike
 
 from ..network import Network, spreads, with_widths
-from ._partition import combine
+from ._partition import PyTree, combine
 from ._sharding import is_spread
 from ._state import Report, State
 
@@ -80,7 +80,7 @@ class AdaptWidths:
 
     def __init__(
         self,
-        static: Any,
+        static: PyTree,
         inputs: ArrayLike,
         *,
         ratio: float = 1.0,
@@ -106,7 +106,7 @@ class AdaptWidths:
         return dataclasses.replace(now.state, trainable=_trainable(before, new))
 
 
-def _trainable(before: Any, new: Network) -> Any:
+def _trainable(before: PyTree, new: Network) -> Any:
     """Replace the widths by those of the new network, in the old dtypes and shardings."""
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from .._pytree import StaticFunction, is_array, merge, split
 
+PyTree: TypeAlias = Any
+"""Nested containers of arrays and other leaves, as in JAX."""
+
 
 def partition(
-    tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf: True
-) -> tuple[Any, Any]:
+    tree: PyTree, filter: Callable[[str, Any], bool] = lambda path, leaf: True
+) -> tuple[PyTree, PyTree]:
     """Split a pytree into trainable arrays and a static part.
 
     Parameters
@@ -72,7 +75,7 @@ def partition(
     return split(tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf))
 
 
-def combine(trainable: Any, static: Any) -> Any:
+def combine(trainable: PyTree, static: PyTree) -> PyTree:
     """Merge the two parts that :func:`partition` returns.
 
     Parameters

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,27 +24,32 @@ from .._struct import lifted
 from .._system import processors
 from ._fit import check_counts, run
 from ._json_lines import append, jsonable, resumed
-from ._partition import combine, is_float_array
+from ._partition import PyTree, combine, is_float_array
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
-from ._update import Call, arrays_apart, compiled
+from ._update import Call, Value, arrays_apart, compiled
 
-Setting = Mapping[str, Any]
+Setting: TypeAlias = Mapping[str, Any]
+LossOfSetting: TypeAlias = Callable[[PyTree, PyTree, jax.Array, Setting], Value]
+Optimizer: TypeAlias = (
+    Callable[[Setting], optax.GradientTransformation] | optax.GradientTransformation
+)
+Score: TypeAlias = Callable[[PyTree, Setting], Mapping[str, Any]]
 
 
 def sweep(
-    loss: Callable[[Any, Any, jax.Array, Any], tuple[Any, dict[str, Any]]],
-    start: Callable[[jax.Array, Any], Any],
+    loss: LossOfSetting,
+    start: Callable[[jax.Array, Setting], PyTree],
     batches: Callable[[int], Any],
     settings: Iterable[Setting],
     *,
-    optimizer: Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation,
+    optimizer: Optimizer,
     seeds: Iterable[int] = (0,),
     epochs: int | None = None,
     steps: int | None = None,
     updates_per_call: int = 1,
-    score: Callable[[Any, Any], Mapping[str, Any]] = lambda trainable, setting: {},
-    callbacks: Callable[[Any, int], Sequence[Callback]] = lambda setting, seed: (),
+    score: Score = lambda trainable, setting: {},
+    callbacks: Callable[[Setting, int], Sequence[Callback]] = lambda setting, seed: (),
     stop: Callable[[], Any] = lambda: False,
     path: str | os.PathLike | None = None,
     resume: bool = False,
@@ -177,6 +182,7 @@ def sweep(
         try:
             call, source = programs.call(setting), Source(batches(seed))
             state = run(call, state, source, epochs, steps, [note, *callbacks(setting, seed)])
+        # A diverged run is a result too: its last finite state is scored.
         except DivergedError as error:
             state, diverged = error.state, str(error)
         if is_stopped():
@@ -214,6 +220,7 @@ def _in_threads(
     train: Callable, runs: Iterable[tuple], jobs: int, ended: threading.Event
 ) -> Iterator[Any]:
     """Yield the results of runs as they finish. Closing the iterator ends unfinished runs."""
+    # A single run at a time needs no thread, and has the configuration of JAX of its caller.
     if jobs == 1:
         yield from itertools.starmap(train, runs)
         return
@@ -222,6 +229,7 @@ def _in_threads(
         try:
             for future in as_completed(futures):
                 yield future.result()
+        # Runs look at the event after each call, so an error or an early end stops them all.
         finally:
             ended.set()
             pool.shutdown(cancel_futures=True)
@@ -234,7 +242,12 @@ class _Programs:
     """
 
     def __init__(
-        self, loss: Any, optimizer: Any, setting: Setting, updates_per_call: int, score: Callable
+        self,
+        loss: LossOfSetting,
+        optimizer: Optimizer,
+        setting: Setting,
+        updates_per_call: int,
+        score: Score,
     ) -> None:
         self.loss, self.score = loss, _first_alone(score)
         arrays, static = self._apart(setting)
@@ -249,7 +262,7 @@ class _Programs:
     def call(self, setting: Setting) -> Call:
         return dataclasses.replace(self.first, bound=self._apart(setting)[0])
 
-    def _apart(self, setting: Setting) -> tuple[Any, Any]:
+    def _apart(self, setting: Setting) -> tuple[PyTree, PyTree]:
         leaves = lifted(dict(setting))
         traced = jax.tree.map(lambda x: jnp.asarray(x) if _is_number(x) else x, leaves)
         return arrays_apart((self.loss, traced))
@@ -262,6 +275,7 @@ def _first_alone(function: Callable) -> Callable:
     def call(*arguments: Any) -> Any:
         if not called.is_set():
             with lock:
+                # Another thread may have called while this one waited for the lock.
                 if not called.is_set():
                     result = function(*arguments)
                     called.set()
@@ -271,7 +285,7 @@ def _first_alone(function: Callable) -> Callable:
     return call
 
 
-def _optimizer_of(optimizer: Any, setting: Any) -> Any:
+def _optimizer_of(optimizer: Optimizer, setting: Setting) -> optax.GradientTransformation:
     return optimizer(setting) if callable(optimizer) else optimizer
 
 
