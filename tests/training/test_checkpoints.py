@@ -19,7 +19,6 @@ import pytest
 from conftest import ROOT
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from spikegrad.cli import main, runs
 from spikegrad.training import CheckpointError, Checkpoints, ShuffledBatches, State, _checkpoint, fit
 
 ROWS = ShuffledBatches(np.arange(20, dtype=np.float32), 4, seed=0)
@@ -293,42 +292,6 @@ def results(folder):
     record = json.loads((folder / "run.json").read_text())
     curves = {name: record["results"][name]["curves"] for name in ("spiking", "relu")}
     return arrays, curves, record
-
-
-class Killed(BaseException):
-    """Ends everything at once, as a kill does."""
-
-
-@pytest.mark.every
-def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
-    arguments = [*RUN, "--epochs", "2", "--batch", "64", "--encoding", "rate"]
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    assert main(["train", *arguments, "-o", str(whole)]) == 0
-    write, written = _checkpoint.write_atomically, []
-
-    def killed_at_last(path, content):
-        if len(written) == 1:
-            raise Killed
-        written.append(path)
-        write(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_checkpoint, "write_atomically", killed_at_last)
-        with pytest.raises(Killed):
-            main(["train", *arguments, "-o", str(folder)])
-    assert main(["train", "--resume", str(folder), "--epochs", "9"]) == 2
-    assert "--resume uses the options of the original run; remove --epochs" in capsys.readouterr().err
-    with runs.held(folder):
-        assert main(["train", "--resume", str(folder)]) == 2
-    assert "is in use: another process is training it" in capsys.readouterr().err
-    assert main(["train", "--resume", str(folder), "--quiet"]) == 0
-    (expected, curves, _), (arrays, found, record) = results(whole), results(folder)
-    assert found == curves
-    assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
-    assert record["finished"]
-    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
-    assert main(["train", "--resume", str(folder)]) == 2
-    assert f"{folder} is already finished. Start a new run" in capsys.readouterr().err
 
 
 @pytest.mark.every
