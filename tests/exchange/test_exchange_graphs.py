@@ -130,7 +130,11 @@ def inputs_of(network):
 def run(network, inputs):
     """Outputs by name."""
     out = network(jax.tree.map(jnp.asarray, inputs), backward="scan")[1]
-    return jax.tree.map(np.asarray, out if isinstance(out, dict) else {network.outputs: out})
+    return jax.tree.map(np.asarray, out if isinstance(out, dict) else {outputs_of(network): out})
+
+
+def outputs_of(network):
+    return network.outputs or [*network.layers][-1]
 
 
 def reference(graph, inputs, way):
@@ -148,11 +152,12 @@ def test_graphs_keep_their_outputs_and_names(name, way, options, tmp_path):
     network = networks()[name]
     inputs = inputs_of(network)
     outputs = run(network, inputs)
-    graph = to_nir(network, **way, **options)
+    shape = (12,) if "join" in name else None  # of an input that only a join reads
+    graph = to_nir(network, **way, **options, input_shape=shape)
     nir.write(tmp_path / "graph.nir", graph)
     back = from_nir(nir.read(tmp_path / "graph.nir"), **way)
-    for ends in ("inputs", "outputs"):  # a file sorts names
-        assert {*np.ravel(getattr(back, ends))} == {*np.ravel(getattr(network, ends))}
+    for names in (lambda network: network.inputs, outputs_of):  # a file sorts names
+        assert {*np.ravel(names(back))} == {*np.ravel(names(network))}
     assert {*network.layers} <= {*back.layers}
     again, of_nir = run(back, inputs), reference(graph, inputs, way)
     for output, values in outputs.items():
@@ -177,9 +182,9 @@ def test_list_with_longer_delays_is_a_list_again():
     network = Network([Layer(w(12, 8), lif, recurrent), Layer(w(8, 5), lif)])
     graph = to_nir(network, **EULER)
     assert [*graph.nodes] == [
-        "input", "layer0.drive", "layer0.neurons", "layer1.drive", "layer1.neurons", "output",
+        "input", "0.drive.input", "0", "1.drive.0", "1", "output",
     ]  # fmt: skip
-    inner = graph.nodes["layer0.neurons"].nodes
+    inner = graph.nodes["0"].nodes
     assert [*inner] == ["input", "neurons", "delay", "recurrent", "output"]
     np.testing.assert_allclose(inner["delay"].delay, np.full(8, 2e-4))
     back = from_nir(graph, **EULER)

@@ -8,34 +8,17 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from spikegrad import LIF, Sigmoid, soft
-
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import agreement
 
 RESULTS = ROOT / "benchmarks" / "results" / "agreement.json"
 QUICK_COMPILATION = True
-SMALL = {"size": 8, "batch": 4}
 
 
 @pytest.fixture(autouse=True)
 def _standard_promotion():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
-
-
-@pytest.mark.every
-def test_potentials_vary_by_a_threshold():
-    """What the weights are drawn for, in every layer: potentials without resets, over time and examples."""
-    weights, x, _ = agreement.draw(jax.random.key(0), depth=2, steps=200)
-    for w in weights[:2]:
-        v, potentials = 0.0, []
-        for current in np.asarray(x @ w, np.float64):
-            v = agreement.DECAY * v + current
-            potentials.append(v)
-        away = np.square(potentials[50:]).mean() ** 0.5  # of zero: a neuron's mean is drawn as well
-        assert 0.5 < np.std(potentials[50:]) <= away < 2.5
-        x = agreement.neurons(LIF(agreement.DECAY))(w, x)
 
 
 def test_cosines_and_ratios():
@@ -63,25 +46,6 @@ def test_estimates_lose_their_own_noise():
     assert found["ratio"][0] == pytest.approx(exact["ratio"][0], rel=0.03)
     mean = agreement.compared([got], [(halves[0][0] + halves[1][0]) / 2])
     assert mean["cosine"][0] < exact["cosine"][0] - 0.2  # as they are, they would not
-
-
-@pytest.mark.every
-def test_antithetic_pairs_find_the_gradient_of_a_smooth_loss():
-    """With soft spikes it is known, but for what the noise rounds off."""
-    layer = agreement.neurons(LIF(agreement.DECAY, surrogate=soft(Sigmoid(2.0))))
-    data = agreement.draw(jax.random.key(3), 2, 5, **SMALL)
-
-    @jax.jit
-    def both(data):
-        exact = jax.grad(lambda weights: agreement.loss(weights, *data[1:], layer)[0])(data[0])
-        return exact, agreement.smoothed_gradient(data, jax.random.key(1), layer, spread=0.05, pairs=4096)
-
-    exact, halves = jax.tree.map(lambda g: agreement.flat(g[None]), both(data))
-    for n, g in enumerate(exact):
-        (a, b), size = (half[n] for half in halves), np.linalg.norm(g)
-        assert abs((g * (a + b)).sum() / (2 * size**2) - 1) < 0.1
-        assert abs((a * b).sum() / size**2 - 1) < 0.15
-        assert np.linalg.norm((a + b) / 2 - g) < 0.5 * size
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from conftest import ROOT, enable_x64
 
@@ -110,37 +109,6 @@ def test_networks_are_their_equations(neuron, loop, recurrent):
     expected = outputs[-1] @ parameters["readout"]["weight"] + parameters["readout"]["bias"]
     assert logits == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert given == pytest.approx(expected[:2], rel=1e-6, abs=1e-6)  # with statistics of the six
-
-
-def test_learning_rates_fall_to_zero():
-    optimizer = task.optimizer({"neuron": "LIF", "lr": 0.5, "samples": 50, "batch": 10, "epochs": 2})
-    state, steps = optimizer.init(jnp.zeros(())), []
-    for _ in range(11):
-        update, state = optimizer.update(jnp.ones(()), state)  # Adam takes whole steps along constant gradients
-        steps.append(-float(update))
-    assert steps == pytest.approx([0.5 * (1 + np.cos(np.pi * n / 10)) for n in range(11)], rel=1e-4, abs=1e-7)
-
-
-@pytest.mark.parametrize(("neuron", "norm"), [("LIF", 1), ("ALIF", 50)])
-def test_large_gradients_are_scaled_to_a_norm_of_one(neuron, norm):
-    optimizer = task.optimizer({"neuron": neuron, "lr": 0.5, "samples": 50, "batch": 10, "epochs": 2})
-    state = optimizer.init(jnp.zeros(2))
-    _, state = optimizer.update(jnp.array([30.0, 40.0]), state)
-    assert optax.tree.get(state, "mu") == pytest.approx(0.1 * norm * np.array([0.6, 0.8]), rel=1e-5)
-
-
-def test_labels_are_smoothed():
-    x, y = task.examples(20, 0)
-    parameters = task.start(jax.random.key(0), of("LIF", False))
-    logits, _ = task.run(parameters, jnp.asarray(x[:, :10]), of("LIF", False))
-    value, _ = task.loss(parameters, (jnp.asarray(x[:, :10]), jnp.asarray(y)), None, of("LIF", False))
-    log_shares = np.asarray(logits - jax.nn.logsumexp(logits, -1, keepdims=True))
-    assert value == pytest.approx(-(0.8 * log_shares[np.arange(20), y] + 0.2 * log_shares.mean(-1)).mean(), rel=1e-5)
-
-
-def test_rank_correlation():
-    assert task.rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
-    assert task.rank_correlation([0.1, 0.3, 0.2], [3, 1, 2]) == pytest.approx(-1)
 
 
 def test_kept_results_are_those_of_the_script():

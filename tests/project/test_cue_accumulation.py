@@ -96,16 +96,6 @@ def test_eprop_is_the_sum_of_eligibility_traces():
     assert found[1] == pytest.approx(expected[40:] * (1 - np.eye(100)), rel=1e-9, abs=1e-9)
 
 
-def test_examples_of_training_are_new():
-    batches = task.batches(150, 0), task.batches(150, 1)
-    (first, _), (second, _) = (next(batches[0](epoch)) for epoch in (0, 1))
-    again, _ = next(task.batches(150, 0)(0))
-    other, _ = next(batches[1](0))
-    assert (first == again).all()
-    assert (first != second).any()
-    assert (first != other).any()
-
-
 def test_kept_results_show_the_need_of_adaptation():
     kept = json.loads(KEPT.read_text())
     adaptive, alone = kept["rows"]

@@ -146,11 +146,12 @@ def test_the_network_for_images_has_stages():
 
     def shapes(key, x):
         network = example.sew_resnet(example.init(key, **example.SEW_RESNET_18))
-        return {name: node.output for name, node in network.observe(x)[1].items()}
+        return network.observe(x, parts=("output",))[1]
 
     with jax.numpy_rank_promotion("allow"):
-        found = jax.eval_shape(shapes, jax.random.key(0), jax.ShapeDtypeStruct((2, 1, 64, 64, 3), np.float32))
-    stages = {name: found[name].shape[2:] for name in ("stem", "pool", "block1", "block3", "block5", "block7", "out")}
+        activity = jax.eval_shape(shapes, jax.random.key(0), jax.ShapeDtypeStruct((2, 1, 64, 64, 3), np.float32))
+    names = "stem", "pool", "block1", "block3", "block5", "block7", "out"
+    stages = {name: activity[name].output.shape[2:] for name in names}
     assert stages == {
         "stem": (32, 32, 64),
         "pool": (16, 16, 64),

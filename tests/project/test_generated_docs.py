@@ -1,9 +1,7 @@
 """Generated pages of the documentation: tables show the numbers of the results, and every public name has a page."""
 
-import collections
 import inspect
 import itertools
-import math
 import re
 import runpy
 import types
@@ -62,74 +60,12 @@ def test_titles_have_at_most_six_words_and_commands_fit_the_text_column(pages):
             assert max(map(len, block.splitlines())) <= 80, name
 
 
-def test_wrapped_commands_are_the_same_for_a_shell(conf):
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        words = ["".join(rng.choice(list("abc-="), n)) for n in rng.integers(1, 40, 12)]
-        words.insert(3, ",".join(words))
-        text = conf.wrapped(" ".join(words))
-        assert max(map(len, text.splitlines())) <= 80
-        assert text.replace("\\\n", "").split() == words
-
-
 def test_the_gallery_has_each_neuron(conf, pages):
     cells = {name for name in neurons.__all__ if hasattr(getattr(neurons, name), "integrate")} - {"Cell"}
     drawn = re.findall(r'pictures\.neuron\("(\w+)"\)', pages["gallery-neurons.rst"])
     assert sorted(drawn) == sorted(cells)
     documented = {name for name, _ in conf.public()}
     assert {full for _, full in conf.context["cells"]} <= documented
-
-
-@pytest.mark.parametrize("differs", ["surrogate", "depth", "detached"])
-def test_tables_of_choices_show_test_accuracies_and_mark_the_best_by_validation(conf, differs):
-    """Of random results, whose columns have different bests, and some of whose runs diverged."""
-    rng = np.random.default_rng(0)
-    columns = {"data": ["a", "b", "c"], "depth": [1, 3], "detached": [False, True]}
-    kept = {"surrogate": ["data"], "depth": ["depth"], "detached": ["detached"]}[differs]
-    varied = {axis: values if axis in kept else values[:1] for axis, values in columns.items()}
-    rows = [
-        dict(zip(varied, place, strict=True))
-        | {"question": "q", "surrogate": name, "peak": None, "half_width": width, "command": f"train {place}"}
-        | {"validation": rng.uniform(0.4, 1), "test": rng.uniform(0.4, 1), "test, deviation": rng.uniform()}
-        | {"runs": 5, "diverged": int(rng.choice([0, 0, 2, 5]))}
-        for place in itertools.product(*varied.values())
-        for name in ("arctan", "sigmoid")
-        for width in (0.1, 0.4, 1.6)
-    ]
-    other = rows[0] | {"question": "other", "half_width": 9.0}
-    text = conf.choices({"choosing": {"rows": [*rows, other]}}, "q")
-    found = {}
-    for header, *lines in tables(text):
-        assert header[:2] == ["surrogate", "half_width"]
-        for name, width, *cells in lines:
-            found |= {(name, float(width), column): cell for column, cell in zip(header[2:], cells, strict=True)}
-    titles = {"depth": "{} hidden".format, "detached": {False: "reset differentiated", True: "reset detached"}.get}
-    title_of, place = titles.get(differs, str), kept[0]
-    best = collections.defaultdict(float)
-    for row in rows:
-        best[row[place]] = max(best[row[place]], row["validation"])
-    assert len(found) == len(rows)
-    for row in rows:
-        cell = found[row["surrogate"], row["half_width"], title_of(row[place])]
-        assert cell.startswith("**") == cell.endswith("**") == (row["validation"] == best[row[place]])
-        if row["diverged"] == row["runs"]:
-            assert cell.strip("*") == "diverged"
-            continue
-        mean, deviation = map(float, cell.strip("*").split(" ± "))
-        assert abs(mean - 100 * row["test"]) <= 0.05 + 1e-9
-        assert abs(deviation - 100 * row["test, deviation"]) <= 0.05 + 1e-9
-    assert all(row["command"] in text for row in rows)
-
-
-def test_numbers_of_pages_are_the_values_to_their_digits(conf):
-    for value in (-1.0, 1.0) * np.geomspace(1e-9, 1e9, 271)[:, None]:
-        for number in map(float, value):
-            assert math.isclose(float(conf.short(number)), number, rel_tol=0.05)
-            assert math.isclose(float(conf.infinity(number).replace("−", "-")), number, rel_tol=5e-4)
-    assert (conf.short(0.0), conf.short(7), conf.short("text")) == ("0", 7, "text")
-    assert [conf.infinity(v) for v in (math.inf, -math.inf, math.nan)] == ["∞", "−∞", "—"]
-    for share in np.linspace(0, 1, 101):
-        assert math.isclose(float(conf.percent(share, None)), 100 * share, abs_tol=0.0501)
 
 
 def test_the_catalogue_has_each_surrogate_once_with_its_measures(conf, pages):

@@ -194,25 +194,3 @@ def test_drawn_spikes_are_those_of_the_network(example):
         error = of_draws.std(0) / np.sqrt(len(of_draws))
         assert (abs(of_draws.mean(0) - mean) <= 4.5 * error).all()
         assert (error < 0.1 * abs(mean).max()).all()
-
-
-@pytest.mark.every
-def test_one_layer_and_a_linear_loss(example):
-    """There, and with the slope of the noise, the mean surrogate gradient is the true gradient."""
-    for depth, slope, equal in ((1, ALPHA, True), (1, 3.0, False), (2, ALPHA, False)):
-        weights, inputs, _ = network(example, depth, neurons=3, steps=1)
-        (_, true), (_, mean) = gradients(
-            example, weights, inputs, lambda out: out[0] - 0.7 * out[1], example.NOISE, None, Sigmoid(slope)
-        )
-        difference = float(jnp.linalg.norm(mean[0] - true[0]) / jnp.linalg.norm(true[0]))
-        assert difference < 1e-12 if equal else difference > 0.05
-
-
-@pytest.mark.every
-def test_agreement(example):
-    """Nearest to the true gradient with the slope of the noise; the nearer, the fewer layers."""
-    steepness = ALPHA * jnp.array([0.125, 1, 8])
-    (one, of_one), (two, of_two) = (example.agreements(depth, steepness, networks=8) for depth in (1, 2))
-    assert one[1] > 0.85
-    assert one[1] > max(one[0] + 3 * of_one[0], one[2] + 3 * of_one[2])
-    assert one[1] - 3 * of_one[1] > two[1] > 3 * of_two[1]

@@ -1,6 +1,5 @@
 """The checks of spikegrad.testing: each property is broken on purpose, and right classes pass."""
 
-import copy
 import functools
 
 import jax
@@ -84,7 +83,7 @@ def test_surrogates_of_the_documentation_pass(surrogate):
 def test_custom_surrogates_pass():
     report = check_surrogate(Logistic(jnp.array([2.0, 4.0])))
     assert report.passed
-    assert "its parameters are arrays" in str(report)
+    assert str(report).startswith("Logistic(")
 
 
 @pytest.mark.every
@@ -97,24 +96,15 @@ def test_other_spike_types_and_scales_pass():
 # --- broken surrogates -----------------------------------------------------------------------------------------------
 
 
-def calling(fire):
-    """A surrogate with another ``__call__``."""
-    return type("Calling", (Logistic,), {"__call__": lambda self, x: fire(self, jnp.asarray(x))})()
-
-
-def with_slope(step, slope):
-    """What JAX users write: the step, and a derivative given by hand."""
-
-    def fire(self, x):
-        f = jax.custom_jvp(step)
-        f.defjvp(lambda primals, tangents: (step(*primals), tangents[0] * slope(self, *primals)))
-        return f(x)
-
-    return fire
-
-
 def as_step(x):
     return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype))
+
+
+def with_slope(step, slope, x):
+    """What JAX users write: the step, and a derivative given by hand."""
+    f = jax.custom_jvp(step)
+    f.defjvp(lambda primals, tangents: (step(*primals), tangents[0] * slope(*primals)))
+    return f(x)
 
 
 def mixed(slope):
@@ -130,62 +120,71 @@ def mixed(slope):
     return f
 
 
-def reverse_only(self, x):
-    f = jax.custom_vjp(as_step)
-    f.defvjp(lambda x: (as_step(x), x), lambda x, ct: (ct * self.surrogate_grad(x),))
-    return f(x)
-
-
-class Changed(Logistic):
-    """A right one, of which subclasses break one method."""
-
-
-class Steep(Changed):
+class Raises(Logistic):
     def surrogate_grad(self, x):
-        return 2 * super().surrogate_grad(x)
+        raise RuntimeError("out of order")
 
 
-class Jump(Changed):
+class Single(Logistic):
+    def __call__(self, x):
+        return super().__call__(x.astype("float32"))
+
+
+class ReverseOnly(Logistic):
+    def __call__(self, x):
+        f = jax.custom_vjp(as_step)
+        f.defvjp(lambda x: (as_step(x), x), lambda x, ct: (ct * self.surrogate_grad(x),))
+        return f(jnp.asarray(x))
+
+
+class Half(Logistic):
+    """Half a spike at 0, and a derivative of twice the slope, which is right behind it."""
+
+    def __call__(self, x):
+        step = lambda x: jnp.where(x == 0, 0.5, as_step(x)).astype(x.dtype)  # noqa: E731
+        return with_slope(step, lambda x: 2 * self.surrogate_grad(x), jnp.asarray(x))
+
+
+class Stopped(Logistic):
+    def __call__(self, x):
+        # The value comes from outside of the rule, so its own derivative is lost.
+        return with_slope(as_step, lambda x: jax.lax.stop_gradient(self.surrogate_grad(x)), jnp.asarray(x))
+
+
+class Careless(Surrogate):
+    """A primal that is off by a percent, a NaN that fires, a wrong mixed derivative."""
+
     def surrogate_fun(self, x):
-        return super().surrogate_fun(x) + jnp.where(x > 1, 0.25, 0)
+        return 1.01 * Logistic().surrogate_fun(x)
 
-
-class Overflow(Changed):
     def surrogate_grad(self, x):
-        e = jnp.exp(-self.alpha * x)
-        return self.alpha * e / (1 + e) ** 2
+        return Logistic().surrogate_grad(x)
+
+    def __call__(self, x):
+        return with_slope(lambda x: (x >= 0).astype(x.dtype), mixed(self.surrogate_grad), jnp.asarray(x))
 
 
-class Cancels(Changed):
-    def surrogate_grad(self, x):
-        return super().surrogate_grad(x) * (1 + 0.1 * jnp.sin(1e6 * x))  # a phase that float32 does not know
-
-
-class Fixed(Changed):
-    """Right at the default of its parameter alone. The second parameter changes nothing."""
+class Sloppy(Logistic):
+    """A slope that is right at the default of its parameter alone, a parameter that changes nothing, and a jump."""
 
     beta: float = parameter(default=1.0)
+
+    def surrogate_fun(self, x):
+        return super().surrogate_fun(x) + jnp.where(x > 1, 0.25, 0)
 
     def surrogate_grad(self, x):
         return Logistic(4.0).surrogate_grad(x)
 
 
-class Stopped(Changed):
+class Rough(Surrogate):
+    """A slope that overflows, with a phase that float32 does not have."""
+
     def surrogate_grad(self, x):
-        return jax.lax.stop_gradient(super().surrogate_grad(x))
+        e = jnp.exp(-x)
+        return e / (1 + e) ** 2 * (1 + 0.1 * jnp.sin(1e6 * x))
 
 
-class Staircase(Surrogate):
-    def surrogate_grad(self, x):
-        return jnp.round(16 / (1 + x * x)) / 16
-
-
-class Detached(Changed):
-    def surrogate_fun(self, x):
-        return jax.nn.sigmoid(jax.lax.stop_gradient(self.alpha) * x)
-
-
-class Counting(Surrogate):
+class Changing(Surrogate):
     def __init__(self):
         self.calls = 0
 
@@ -194,53 +193,32 @@ class Counting(Surrogate):
         return self.calls / (1 + x * x)
 
 
-class Unequal(Changed):
-    def __eq__(self, other):
-        return self is other
-
-    __hash__ = object.__hash__
+class ByShape(Logistic):
+    def __call__(self, x):
+        return super().__call__(x) * (0.5 if jnp.ndim(x) == 0 else 1)
 
 
-class Unpicklable(Changed):
-    def __reduce__(self):
-        raise TypeError("not today")
-
-
-class Raises(Changed):
-    def surrogate_grad(self, x):
-        raise RuntimeError("out of order")
-
-
-def half(self, x):
-    return jnp.where(x == 0, 0.5, Logistic.__call__(self, x)).astype(x.dtype)
-
-
-by_shape = calling(lambda self, x: x * 0 + (0.5 if x.ndim == 0 else 1))
-single = calling(lambda self, x: Logistic.__call__(self, x.astype("float32")))
+PRIMAL = {
+    "the slope is the derivative of the primal",
+    "the slope is the derivative of the primal for other parameters",
+    "the primal is continuous",
+}
+TYPES = {"shapes and dtypes are preserved"}
+SECOND = {"the second derivative is the derivative of the slope"}
 BROKEN = {
-    "shapes and dtypes are preserved": [
-        Raises(),
-        calling(lambda self, x: Logistic.__call__(self, x.astype("float32"))),
-    ],
-    "the spike is the step": [calling(half)],
-    "the derivative is the slope": [calling(with_slope(as_step, lambda self, x: 2 * self.surrogate_grad(x)))],
-    "the derivative in forward mode is the slope": [calling(reverse_only)],
-    "the second derivative is the derivative of the slope": [
-        calling(with_slope(as_step, lambda self, x: jax.lax.stop_gradient(self.surrogate_grad(x)))),
-        calling(with_slope(as_step, lambda self, x: mixed(self.surrogate_grad)(x))),
-        # the value of the step comes from outside of the rule, so that its own derivative is lost
-        calling(with_slope(as_step, lambda self, x: self.surrogate_grad(x))),
-    ],
-    "the slope rises by the integral of its derivative": [Stopped(), Staircase()],
-    "the slope is the derivative of the primal": [Steep()],
-    "the slope is the derivative of the primal for other parameters": [Fixed()],
-    "the primal is continuous": [Jump()],
-    "every parameter has a gradient": [Fixed(), Detached()],
-    "NaN stays NaN": [calling(with_slope(lambda x: (x >= 0).astype(x.dtype), lambda self, x: self.surrogate_grad(x)))],
-    "all is finite at zero, the largest numbers and infinity": [Overflow()],
-    "in float32 the slope equals float64": [Cancels()],
-    "jit and vmap change nothing": [by_shape, Counting()],
-    "a copy has an equal value and hash": [Unequal(), Unpicklable()],
+    Raises(): TYPES,
+    Single(): TYPES,
+    ReverseOnly(): TYPES,
+    Half(): {"the spike is the step", "the derivative is the slope"} | SECOND,
+    Stopped(): SECOND,
+    Careless(): {"all is finite, and NaN for NaN only"} | SECOND | PRIMAL,
+    Sloppy(): {
+        "the slope is the derivative of the primal for other parameters",
+        "the primal is continuous",
+        "every parameter has a gradient",
+    },
+    Rough(): {"all is finite, and NaN for NaN only", "in float32 the slope equals float64"} | SECOND,
+    ByShape(): {"jit and vmap change nothing"},
 }
 
 
@@ -254,76 +232,49 @@ def broken_properties(subject, **options):
     return {result.property: result.error for result in report_of(subject, **options).results if not result.passed}
 
 
-@pytest.mark.parametrize("law", few(BROKEN, *list(BROKEN)[::2]))
-def test_a_broken_property_is_reported(law):
-    for surrogate in BROKEN[law]:
-        assert law in broken_properties(surrogate), report_of(surrogate)
+@pytest.mark.parametrize("surrogate", BROKEN, ids=repr)
+def test_broken_properties_are_reported(surrogate):
+    assert {*broken_properties(surrogate)} == BROKEN[surrogate], report_of(surrogate)
 
 
 def test_every_property_is_broken_by_something():
-    assert [result.property for result in report_of(BROKEN["the primal is continuous"][0]).results] == [*BROKEN]
+    assert {result.property for result in report_of(Sloppy()).results} == set().union(*BROKEN.values())
 
 
-class Careless(Surrogate):
-    """Several mistakes at once: a primal that is off by a percent, a NaN that fires, a wrong mixed derivative."""
-
-    def surrogate_fun(self, x):
-        return 1.01 * Logistic().surrogate_fun(x)
-
-    def surrogate_grad(self, x):
-        return Logistic().surrogate_grad(x)
-
-    def __call__(self, x):
-        step = lambda x: (x >= 0).astype(x.dtype)  # noqa: E731
-        return with_slope(step, lambda self, x: mixed(self.surrogate_grad)(x))(self, jnp.asarray(x))
-
-
-def test_each_of_several_mistakes_breaks_its_own_property():
+def test_errors_of_broken_properties_are_the_largest_differences():
     broken = broken_properties(Careless())
-    assert 1e-6 < broken.pop("the primal is continuous") < 0.01
-    assert broken.pop("the second derivative is the derivative of the slope") > 0.1
-    assert broken == {
-        "the slope is the derivative of the primal": pytest.approx(0.01, rel=1e-3),
-        "the slope is the derivative of the primal for other parameters": pytest.approx(0.01, rel=1e-3),
-        "NaN stays NaN": np.inf,
-    }
+    assert 1e-6 < broken["the primal is continuous"] < 0.01
+    assert broken["the slope is the derivative of the primal"] == pytest.approx(0.01, rel=1e-3)
+    assert broken["all is finite, and NaN for NaN only"] == np.inf
+    assert broken_properties(Half())["the derivative is the slope"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("error", [0.5, -0.5])
-def test_error_is_the_largest_difference(error):
-    """A bump in the slope, whose height is a part of the peak, either up or down."""
+def test_a_surrogate_that_changes_is_not_the_same_with_jit():
+    report = report_of(Changing())
+    assert "jit and vmap change nothing" in broken_properties(Changing())
+    assert "Changing declares no parameters" in str(report)
 
+
+@pytest.mark.parametrize("wrong", [-0.25, np.nan])
+def test_error_and_place_of_a_bump_in_the_slope(wrong):
     class Bump(Tanh):
         def surrogate_grad(self, x):
             slope = (1 - jnp.tanh(x) ** 2) / 2
-            return slope + jnp.where(abs(x - 1) < 0.1, error * 0.5, 0)
+            return slope + jnp.where(abs(x - 1) < 0.1, wrong, 0)
 
     law = "the slope is the derivative of the primal"
     result = next(result for result in report_of(Bump()).results if result.property == law)
-    assert result.error == pytest.approx(0.5, rel=1e-5)
+    assert result.error == pytest.approx(np.inf if np.isnan(wrong) else 0.5, rel=1e-5)
     assert abs(float(result.at.removeprefix("x = ")) - 1) < 0.1
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_wrong_numbers_have_an_infinite_error(wrong):
-    class Wrong(Tanh):
-        def surrogate_grad(self, x):
-            return jnp.where(x > 2, wrong, super().surrogate_grad(x))
-
-    broken = broken_properties(Wrong())
-    assert broken["the slope is the derivative of the primal"] == np.inf
-
-
 def test_error_names_the_first_broken_property():
-    with pytest.raises(
-        CheckFailedError, match=r"Jump\(alpha=4.0\): the primal is continuous: error 0.2.* at x = 0.99"
-    ) as error:
-        check_surrogate(Jump())
+    with pytest.raises(CheckFailedError, match=r"Sloppy\(.*: the slope is .*: error 0.0.* at x = ") as error:
+        check_surrogate(Sloppy())
     assert "BROKEN  the primal is continuous" in str(error.value)
     assert not error.value.report.passed
-    assert str(copy.copy(error.value)) == str(error.value)  # as a pool of processes does
     assert "RuntimeError: out of order" in str(report_of(Raises()))
-    assert "Counting has a custom __init__" in str(report_of(BROKEN["jit and vmap change nothing"][1]))
+    assert "custom_vjp" in str(report_of(ReverseOnly()))
     with pytest.raises(TypeError, match="check_surrogate: surrogate must be a Surrogate, got <class"):
         check_surrogate(Sigmoid)
     for check, noisy in ((check_surrogate, stochastic(Sigmoid())), (check_cell, LIF(surrogate=stochastic(Sigmoid())))):
@@ -442,25 +393,24 @@ def test_a_cell_of_another_shape_and_unit():
         check_cell(cell, features=(2, 3), steps=4)
 
 
-class Mixing(LIF):
+class Tangled(LIF):
+    """Examples mix a little, neurons see each other, and the threshold is elsewhere when it encodes."""
+
     def integrate(self, v, current):
         return super().integrate(v, current + 1e-3 * current.mean())
 
-
-class Narrow(LIF):
     def fire(self, u):
         v, s = super().fire(u)
-        return v, s.astype("float32")
+        return v, s * (u == u.max(-1, keepdims=True)).astype(s.dtype)
 
+    def linear_response(self):
+        return super().linear_response()._replace(gain=1.01)
 
-class Rooted(LIF):
-    def integrate(self, v, current):
-        return super().integrate(v, jnp.sqrt(jnp.maximum(current, 0)))
+    def encode(self, u):
+        return u - self.threshold + 1e-3, ()
 
-
-class Forgetful(LIF):
     def decode(self, distance, rest):
-        return distance + 1.01 * self.threshold
+        return distance + self.threshold - 1e-3
 
 
 class Quarter(LIF):
@@ -470,24 +420,6 @@ class Quarter(LIF):
         return (u - self.threshold) / 4, ()
 
 
-class WinnerTakesAll(LIF):
-    """Neurons see each other in ``fire``."""
-
-    def fire(self, u):
-        v, s = super().fire(u)
-        return v, s * (u == u.max(-1, keepdims=True)).astype(s.dtype)
-
-
-class Shifted(LIF):
-    """Its threshold is elsewhere when it encodes; ``decode`` is the inverse."""
-
-    def encode(self, u):
-        return u - self.threshold + 1e-3, ()
-
-    def decode(self, distance, rest):
-        return distance + self.threshold - 1e-3
-
-
 class Early(LIF):
     """It fires before the distance is 0."""
 
@@ -495,14 +427,10 @@ class Early(LIF):
         return super().decode(distance, rest) + 1e-3
 
 
-class Coarse(LIF):
-    """Its spikes depend on a sum that loses the potential in 16 bits."""
-
-    def encode(self, u):
-        return u - self.threshold, u + 1000
-
-    def decode(self, distance, rest):
-        return jnp.where(abs(distance) < 1e-6, distance + self.threshold, rest - 1000)
+class Narrow(LIF):
+    def fire(self, u):
+        v, s = super().fire(u)
+        return v, s.astype("float32")
 
 
 class Misnamed(SynapticLIF):
@@ -510,11 +438,6 @@ class Misnamed(SynapticLIF):
 
     def initial_state(self, shape, dtype):
         return (jnp.zeros(shape, dtype),) * 2
-
-
-class Approximate(LIF):
-    def encode(self, u):
-        return u - self.threshold + 1e-3, ()
 
 
 class Restless(Cell):
@@ -536,49 +459,43 @@ class Restless(Cell):
 
 
 class Silent(LIF):
+    """It never fires, and its gradient is not finite where the current is 0."""
+
     def integrate(self, v, current):
-        return 0.0 * super().integrate(v, current)
+        return super().integrate(v, 1e-3 * jnp.sqrt(jnp.maximum(current, 0)))
 
 
-class OneWay(LIF):
-    def integrate(self, v, current):
-        f = jax.custom_vjp(lambda v, current: 0.9 * v + current)
-        f.defvjp(lambda v, current: (f(v, current), None), lambda _, ct: (0.9 * ct, ct))
-        return f(v, current)
-
-
-class Misdeclared(SynapticLIF):
-    def linear_response(self):
-        return super().linear_response()._replace(gain=1.01)
-
-
+IN_EACH_MODE = {f"in mode {mode!r} a network equals mode 'scan'" for mode in MODES if mode != "scan"}
+IN_FEW_BITS = {law for law in IN_EACH_MODE if law.split("'")[1] in GRADIENT_ERRORS}
+INVERSE = "decode is the inverse of encode"
+SIGN = "the sign of the distance is the spike"
 BROKEN_CELLS = {
-    "shapes and dtypes are preserved": [Narrow(), Misnamed()],
-    "it fires and is silent": [Silent()],
-    "a step is integrate, then fire": [restless := Restless()],
-    "jit and vmap change nothing": [restless],
-    "examples do not see each other": [Mixing()],
-    "fire is elementwise: neurons do not see each other": [WinnerTakesAll()],
-    "without spikes the potential is the declared linear response": [Misdeclared()],
-    "decode is the inverse of encode": [Approximate(), Forgetful()],
-    "the sign of the distance is the spike": [Shifted(), Early(), Coarse()],
-    "gradients are finite": [Rooted()],
-    "forward mode is reverse mode": [OneWay()],
-    "in mode 'half' a network equals mode 'scan'": [quarter := Quarter()],
-    "in mode '8-bit' a network equals mode 'scan'": [quarter],
+    Narrow(): TYPES,
+    Misnamed(): TYPES,
+    Silent(): {"it fires and is silent", "gradients are finite"} | IN_EACH_MODE,
+    Tangled(): {
+        "examples do not see each other",
+        "fire is elementwise: neurons do not see each other",
+        "without spikes the potential is the declared linear response",
+        SIGN,
+    }
+    | IN_FEW_BITS,
+    Early(): {INVERSE, SIGN},
+    Quarter(): {INVERSE} | IN_FEW_BITS,
 }
 
 
-@pytest.mark.parametrize("law", few(BROKEN_CELLS, "decode is the inverse of encode", "gradients are finite"))
-def test_a_broken_property_of_cells_is_reported(law):
-    for cell in BROKEN_CELLS[law]:
-        assert law in broken_properties(cell, steps=4), report_of(cell, steps=4)
+BY_DEFAULT = [cell for cell in BROKEN_CELLS if type(cell) is not Early]
 
 
-def test_every_property_of_cells_is_broken_by_something():
-    exact = {f"in mode {mode!r} a network equals mode 'scan'" for mode in ("exact", "recompute")}
-    laws = {result.property for result in report_of(quarter, steps=4).results}
-    assert laws == {*BROKEN_CELLS, *exact, "a copy has an equal value and hash"}
+@pytest.mark.parametrize("cell", few(BROKEN_CELLS, *BY_DEFAULT), ids=lambda cell: type(cell).__name__)
+def test_broken_properties_of_cells_are_reported(cell):
+    assert {*broken_properties(cell, steps=4)} == BROKEN_CELLS[cell], report_of(cell, steps=4)
+
+
+@pytest.mark.every
+def test_a_cell_that_changes_is_not_its_loop():
+    assert "a step is integrate, then fire, with jit and vmap too" in broken_properties(Restless(), steps=4)
 
 
 @pytest.mark.parametrize(
@@ -603,11 +520,11 @@ def test_each_mode_is_compared_with_a_loop(monkeypatch):
     exact, call = 1.1e-9, Network.__call__
     gradients = {mode: 1.1 * error for mode, error in GRADIENT_ERRORS.items()} | {"exact": -2.0}
 
-    def wrong_call(self, x, mode):
+    def wrong_call(self, x, backward):
         state, outs = call(self, x, backward="scan")
-        if mode == "recompute":
+        if backward == "recompute":
             return state, (1 + exact) * outs
-        return state, outs + gradients.get(mode, 0.0) * (outs - jax.lax.stop_gradient(outs))
+        return state, outs + gradients.get(backward, 0.0) * (outs - jax.lax.stop_gradient(outs))
 
     monkeypatch.setattr(Network, "__call__", wrong_call)
     results = check_cell(LIF(), steps=4, raises=False).results
@@ -615,9 +532,3 @@ def test_each_mode_is_compared_with_a_loop(monkeypatch):
     expected = {mode: abs(error) for mode, error in gradients.items()} | {"recompute": exact}
     assert errors == pytest.approx(expected, rel=1e-3)
     assert {*errors} == {*MODES} - {"scan"}
-
-
-def test_receptors_without_an_axis_of_features_are_told_of_it():
-    cell = MultiSynapticLIF(synaptic_decay=jnp.array([0.5, 0.8]))
-    with pytest.raises(CheckFailedError, match=r"for a cell of several receptors, pass features=\(5, receptors\)"):
-        check_cell(cell)

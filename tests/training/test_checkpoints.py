@@ -19,7 +19,6 @@ import pytest
 from conftest import ROOT
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from spikegrad.cli import main, runs
 from spikegrad.training import CheckpointError, Checkpoints, ShuffledBatches, State, _checkpoint, fit
 
 ROWS = ShuffledBatches(np.arange(20, dtype=np.float32), 4, seed=0)
@@ -63,7 +62,7 @@ def whole():
 
 def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
     final, reports = whole
-    for report in reports:
+    for report in (reports[2], reports[3]):  # at the end of an epoch, and within one
         checkpoints = Checkpoints(tmp_path, extra={"curve": [0.1, report.metrics["loss"]]})
         checkpoints.save(report.state)
         extra = {"curve": [0.3], "older": 1}
@@ -77,8 +76,7 @@ def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
         again = []
         rest = train(state, callbacks=[again.append])
         assert same(rest, final)
-        if again:
-            assert again[-1].epoch_metrics == reports[-1].epoch_metrics
+        assert again[-1].epoch_metrics == reports[-1].epoch_metrics
     assert Checkpoints(tmp_path / "none").restore(state) is state
 
 
@@ -112,8 +110,6 @@ def test_when_and_how_many(tmp_path, monkeypatch):
     train(start(), callbacks=[Noted(tmp_path / "c", minutes=0.0), lambda report: report.step == 7])
     assert saved == [2, 4, 5, 7]
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"step-000000005.npz", "step-000000007.npz"}
-    with pytest.raises(ValueError, match="keep must be at least 1"):
-        Checkpoints(tmp_path, keep=0)
 
 
 def test_checkpoints_are_ordered_by_step(whole, tmp_path):
@@ -142,7 +138,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(_checkpoint.np, "savez", full)
-        with pytest.raises(OSError, match=r"step-000000010.npz cannot be written: No space left on device"):
+        with pytest.raises(OSError, match=r"No space left on device"):
             checkpoints.save(state)
     assert same(Checkpoints(tmp_path).restore(start()), reports[0].state)
     checkpoints.save(state)
@@ -193,32 +189,25 @@ def test_a_changed_byte_is_noticed(whole, tmp_path):
         Checkpoints(tmp_path).restore(start())
 
 
-def test_a_damaged_file_is_said(whole, tmp_path):
-    path = tmp_path / "step-000000010.npz"
-    Checkpoints(tmp_path).save(whole[0])
-    content = path.read_bytes()
-    for damaged in (b"", content[:-30], content[: len(content) // 2], b"not a file of NumPy"):
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="is not a checkpoint or is damaged"):
-            Checkpoints(tmp_path).restore(start())
-
-
-def test_checkpoint_of_another_seed_need_not_be_removed(tmp_path):
+def test_checkpoint_of_another_seed_need_not_be_removed(whole, tmp_path):
     """All checkpoints have this seed, and a training without them would begin again."""
     checkpoints = Checkpoints(tmp_path)
-    train(start(), callbacks=[checkpoints])
-    assert len(checkpoints.all()) == 2
+    for report in whole[1][-2:]:
+        checkpoints.save(report.state)
     with pytest.raises(CheckpointError, match=r"with another seed$"):
         checkpoints.restore(start(jax.random.key(1)))
 
 
 def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    train(start(), callbacks=[checkpoints])
+    for report in whole[1][-2:]:
+        checkpoints.save(report.state)
     older, newest = checkpoints.all()
-    newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=rf"{newest.name} is not a .*; remove it to resume from {older.name}$"):
-        checkpoints.restore(start())
+    content = newest.read_bytes()
+    for damaged in (b"", content[:-100], b"not a file of NumPy"):
+        newest.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=rf"{newest.name} is not a .*; remove it .* {older.name}$"):
+            checkpoints.restore(start())
     newest.unlink()
     assert same(train(checkpoints.restore(start())), whole[0])
 
@@ -305,42 +294,6 @@ def results(folder):
     return arrays, curves, record
 
 
-class Killed(BaseException):
-    """Ends everything at once, as a kill does."""
-
-
-@pytest.mark.every
-def test_a_killed_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
-    arguments = [*RUN, "--epochs", "2", "--batch", "64", "--encoding", "rate"]
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    assert main(["train", *arguments, "-o", str(whole)]) == 0
-    write, written = _checkpoint.write_atomically, []
-
-    def killed_at_last(path, content):
-        if len(written) == 1:
-            raise Killed
-        written.append(path)
-        write(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_checkpoint, "write_atomically", killed_at_last)
-        with pytest.raises(Killed):
-            main(["train", *arguments, "-o", str(folder)])
-    assert main(["train", "--resume", str(folder), "--epochs", "9"]) == 2
-    assert "--resume uses the options of the original run; remove --epochs" in capsys.readouterr().err
-    with runs.held(folder):
-        assert main(["train", "--resume", str(folder)]) == 2
-    assert "is in use: another process is training it" in capsys.readouterr().err
-    assert main(["train", "--resume", str(folder), "--quiet"]) == 0
-    (expected, curves, _), (arrays, found, record) = results(whole), results(folder)
-    assert found == curves
-    assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
-    assert record["finished"]
-    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
-    assert main(["train", "--resume", str(folder)]) == 2
-    assert f"{folder} is already finished. Start a new run" in capsys.readouterr().err
-
-
 @pytest.mark.every
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_kills_at_random_moments_change_nothing(tmp_path):
@@ -370,18 +323,3 @@ def test_checkpoints_of_another_training_stay(whole, tmp_path):
     with pytest.raises(CheckpointError, match=r"step-000000020\.npz is of a later step than 2; resume from it"):
         train(start(), epochs=1, callbacks=[Checkpoints(tmp_path)])
     assert [path.name for path in Checkpoints(tmp_path).all()] == before
-
-
-def test_sums_that_are_infinite_come_back(tmp_path):
-    def infinite_once(w, batch, key):
-        return (w - batch) ** 2, {"m": jnp.where(batch == 0, jnp.inf, 1.0), "each": jnp.stack([w, jnp.inf])}
-
-    def go(state, callbacks, **options):
-        return fit(infinite_once, state, [0.0, 1.0], optimizer=optax.sgd(0.1), callbacks=callbacks, **options)
-
-    begin, told = State.create(jnp.array(1.0), optax.sgd(0.1), jax.random.key(0)), []
-    go(begin, [Checkpoints(tmp_path, minutes=0)], steps=1)
-    go(Checkpoints(tmp_path).restore(begin), [told.append], epochs=1)
-    go(begin, [told.append], epochs=1)
-    assert told[0].epoch_metrics["m"] == told[-1].epoch_metrics["m"] == np.inf
-    np.testing.assert_array_equal(told[0].epoch_metrics["each"], told[-1].epoch_metrics["each"])

@@ -1,6 +1,5 @@
 """The loop over updates against gradient descent in NumPy, and everything that it is told or tells."""
 
-import copy
 import dataclasses
 import functools
 import io
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import few
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spikegrad import LIF
@@ -134,7 +134,7 @@ def test_batches_may_be_sharded():
 
 
 @pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="fit on an Explicit mesh")
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", few([1, 3], 3))
 def test_batches_may_be_spread_over_an_explicit_mesh(size):
     """The same numbers as without, of examples and of their row numbers, whose examples are cut in the program."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
@@ -150,7 +150,7 @@ def test_batches_may_be_spread_over_an_explicit_mesh(size):
 
 def test_a_state_is_gone_on_from_with_the_same_bits(whole):
     state, _ = whole
-    for steps in (3, 4, 8, 11):
+    for steps in (4, 11):
         first = run(BATCHES, steps=steps, updates_per_call=3)
         assert (first.step, first.epoch, first.batches) == (steps, steps // 4, steps % 4)
         reports = []
@@ -165,7 +165,7 @@ def test_a_state_is_gone_on_from_with_the_same_bits(whole):
 def test_the_number_of_updates_per_call_and_shapes_of_batches():
     ragged = [(X[:5], Y[:5]), (X[5:10], Y[5:10]), (X[10:13], Y[10:13]), (X[13:18], Y[13:18])]
     weight, _, losses = by_hand(ragged)
-    for size, steps in ((1, [1, 2, 3, 4]), (2, [2, 3, 4]), (7, [2, 3, 4])):
+    for size, steps in ((2, [2, 3, 4]), (7, [2, 3, 4])):
         reports = []
         state = run(ragged, updates_per_call=size, callbacks=[reports.append])
         assert [report.step for report in reports] == steps
@@ -253,11 +253,9 @@ def test_divergence_has_the_last_good_state(size):
     assert state.step == (5 if size == 1 else 4)  # the loss after the sixth update is not known to be finite
     assert same(state, run(good[: state.step], updates_per_call=size))
     assert np.isfinite(state.trainable["weight"]).all()
-    copied = copy.copy(error.value)  # as a pool of processes does
-    assert (str(copied), copied.state) == (str(error.value), state)
 
 
-@pytest.mark.parametrize("bad", range(5))
+@pytest.mark.parametrize("bad", [0, 2, 4])
 def test_infinite_losses_with_finite_gradients_are_divergence(bad):
     """The last good state is the start of the last call whose first loss is finite."""
 
@@ -295,6 +293,7 @@ def test_fit_rejects_invalid_arguments():
             fit(function, start(), [X], optimizer=optax.sgd(0.1), key=KEY)
     for trainable, message in (
         ({"size": jnp.arange(3)}, "got int32 at size"),
+        (jnp.zeros(3, complex), "got complex64 at its root"),
         ({"cell": jax.tree.map(lambda _: 0.9, LIF(jnp.array(0.9)))}, "got float at cell/decay"),
     ):
         with pytest.raises(TypeError, match=f"trainable must hold floating-point arrays, {message}"):
@@ -388,8 +387,6 @@ def test_partition_takes_floating_point_arrays_and_combine_puts_together():
     some, _ = partition(tree, lambda path, leaf: asked.append(path) or path.startswith("layers/1"))
     assert asked == ["cell/decay", "layers/0/0", "layers/1/0"]
     assert len(jax.tree.leaves(some)) == 1
-    with pytest.raises(ValueError, match="both trees have a leaf at cell/decay"):
-        combine(trainable, tree)
 
 
 # --- callbacks that write --------------------------------------------------------------------------------------------
@@ -492,11 +489,6 @@ def test_encoders_reject_invalid_arguments():
         delta_encoding(X, 0)
 
 
-def test_only_real_arrays_are_trained():
-    with pytest.raises(TypeError, match="must hold floating-point arrays, got complex64"):
-        fit(squared, jnp.zeros(3, complex), [(X, Y)], optimizer=optax.sgd(0.1), key=KEY)
-
-
 def test_lines_of_steps_that_are_made_again_are_dropped_and_names_are_not_taken(tmp_path):
     def toward(w, batch, key):
         return (w - batch) ** 2, {}
@@ -547,7 +539,7 @@ def test_program_has_room_for_the_batches_of_an_epoch_only(whole, monkeypatch):
             room.append(len(arguments[5]))
             return compiled(*arguments)
 
-        return call if function.__name__ == "advance" else compiled
+        return call if function.__name__ in ("single", "loop") else compiled
 
     monkeypatch.setattr(_update.jax, "jit", spying)
     for batches, most in ((BATCHES, 4), (five_batches, 8)):

@@ -7,7 +7,7 @@ array         contents
 ============  ======================================================================
 ``x_train``   ``(n, features)`` or images ``(n, height, width)`` or
               ``(n, height, width, channels)``, ints or floats, finite
-``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1, each in use
+``y_train``   ``(n,)``, integer labels 0, 1, ... classes - 1
 ``x_test``    optional, ``(m, ...)``, shaped like ``x_train``: the test set
 ``y_test``    its labels, ``(m,)``
 ============  ======================================================================

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import needed
 from ._accepted import DataError
 from ._events import Events, Recordings, split_by_speaker
 from ._forms import FORMS, Form, in_folder
@@ -36,7 +37,9 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     Raises
     ------
     DataError
-        If h5py is not installed, or the file is not of this form.
+        If the file is not of this form.
+    ModuleNotFoundError
+        If h5py is not installed.
 
     Notes
     -----
@@ -57,17 +60,12 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     file = _File(os.fspath(path))
     with reading(path):
         content = file.content()
-        for key in ("spikes/times", "spikes/units", "labels"):
-            if key not in content:
-                raise DataError(f"{path}: no dataset {key!r}; it must be a file of SHD or SSC")
         # Only the labels are read here, because the events of SSC take gigabytes.
         y = content["labels"][...]
-        speakers = names = None
-        if "extra/speaker" in content:  # SSC has none
-            speakers = content["extra/speaker"][...]
-        if "extra/keys" in content:
-            # h5py returns bytes for text.
-            names = [key.decode() for key in content["extra/keys"]]
+        # SSC has no speakers.
+        speakers = content["extra/speaker"][...] if "extra/speaker" in content else None
+        # h5py returns bytes for text.
+        names = [key.decode() for key in content.get("extra/keys", ())] or None
     return Recordings(file.path, (UNITS,), y, file, speakers=speakers, class_names=names)
 
 
@@ -91,13 +89,8 @@ class _File:
     def content(self) -> Any:
         """Return the open file. Each process opens its own, as HDF5 does not survive a fork."""
         if self._process != os.getpid():
-            try:
+            with needed("read_shd", "h5py", "hdf5"):
                 import h5py  # noqa: PLC0415  (from an extra)
-            except ModuleNotFoundError:
-                raise DataError(
-                    f"{self.path}: needs h5py, which is not installed: "
-                    "pip install '.[hdf5]' in a clone of spikegrad"
-                ) from None
             self._content, self._process = h5py.File(self.path, "r"), os.getpid()
         return self._content
 

@@ -35,13 +35,12 @@ def _sums_of_sines(
 
     Amplitude, frequency and phase are ``(units, terms)``.
     """
-    sums = np.empty((len(x), len(amplitude)))
-    rows = max(1, 2**17 // amplitude.size)  # (rows, units, terms) at a time, to bound the memory
-    for start in range(0, len(x), rows):
-        part = slice(start, start + rows)
-        angle = 2 * np.pi * (frequency * x[part, None, None] + phase)
-        sums[part] = (amplitude * np.sin(angle)).sum(-1)
-    return sums
+    # Unit by unit, to bound the memory.
+    sums = [
+        (a * np.sin(2 * np.pi * (b * x[:, None] + c))).sum(-1)
+        for a, b, c in zip(amplitude, frequency, phase, strict=True)
+    ]
+    return np.stack(sums, axis=1)
 
 
 def randman(

@@ -21,7 +21,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         # The text of an OSError repeats the path, its strerror does not. HDF5 breaks lines.
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise DataError(f"{path}: cannot be read: {reason}") from error

@@ -543,12 +543,6 @@ def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
     >>> train[0].x.tolist(), test[0].x.tolist()
     ([[-1.0], [1.0]], [[3.0]])
     """
-    for source in others:
-        if source.shape != train.shape:  # NumPy would broadcast some of them
-            raise DataError(
-                f"{source.name}: channels must have shape {train.shape}, as in {train.name}, "
-                f"got {source.shape}"
-            )
     mean, std = moments(train)
     return tuple(standardized(source, mean, std) for source in (train, *others))
 
@@ -559,21 +553,17 @@ def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
     Constant channels have deviation 1.
     """
 
-    def sequences() -> Iterator[np.ndarray]:
-        # One at a time, because the data may be larger than the memory.
-        return map(train.sequence, range(len(train)))
-
-    steps = train.lengths.sum()
-    mean = sum(x.sum(0, dtype=np.float64) for x in sequences()) / steps
+    steps, rows = train.lengths.sum(), range(len(train))
+    # One sequence at a time, because the data may be larger than the memory.
+    mean = sum(train.sequence(i).sum(0, dtype=np.float64) for i in rows) / steps
     # In two passes: the difference of squares would cancel for channels far from 0.
-    squares = sum(((x - mean) ** 2).sum(0) for x in sequences())
+    squares = sum(((train.sequence(i) - mean) ** 2).sum(0) for i in rows)
     std = np.sqrt(squares / steps)
     if not np.isfinite(std).all():
         raise DataError(f"{train.name}: values must be finite, got NaN or infinite values")
     # The rounding of the mean gives a constant channel a deviation above 0.
-    first = train.sequence(0)[0]
-    varies = np.any([(x != first).any(0) for x in sequences()], 0)
-    return mean, np.where(varies & (std > 0), std, 1)
+    varies = std > 1e-12 * np.abs(mean)
+    return mean, np.where(varies, std, 1)
 
 
 def standardized(source: Sequences, mean: np.ndarray, std: np.ndarray) -> Sequences:

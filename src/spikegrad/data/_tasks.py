@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ._accepted import DataError, positive
+from ._accepted import DataError
 from ._forms import FORMS, Form
 from ._sequences import Sequences
 
@@ -238,8 +238,6 @@ def cue_accumulation(
         raise ValueError(f"cue_accumulation: cues must be odd, got {cues}")
     if delay < _RECALL:
         raise ValueError(f"cue_accumulation: delay must be at least {_RECALL}, got {delay}")
-    positive("cue_accumulation", "rate", rate, 1)
-    positive("cue_accumulation", "share", share, 1)
     rng = np.random.default_rng(seed)
     # The favored side is not the label, which is the side of more cues.
     favored = rng.integers(2, size=(samples, 1))

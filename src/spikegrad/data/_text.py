@@ -37,7 +37,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     Raises
     ------
     DataError
-        If the file is malformed, has time stamps or missing values, or lacks classes. The message
+        If the file is malformed, has missing values, or lacks classes. The message
         names the line.
 
     References
@@ -58,13 +58,9 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     ([[3.0, 0.0], [2.0, 1.0]], ('up', 'down'))
     """
     header, rows = _header_and_rows(lines_of(Path(path)))
-    if "true" in map(str.lower, header.get("timestamps", ())):
-        raise DataError(f"{path}: has time stamps, which are not read; remove them")
     has_classes, *names = header.get("classlabel", ["false"])
     if has_classes.lower() != "true" or not names:
         raise DataError(f"{path}: names no classes: it needs a line '@classLabel true ...'")
-    if not rows:
-        raise DataError(f"{path}: no lines after @data")
     x, y = [], []
     for number, line in rows:
         with reading(f"{path}: line {number}"):

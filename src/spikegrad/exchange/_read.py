@@ -29,7 +29,6 @@ from ._nodes import (
     Shape,
     Surrogate,
     Time,
-    check_finite,
     named,
     output_shape,
     scaled,
@@ -64,20 +63,15 @@ def from_nir(
     Network
         Weights are matrices, or functions that are pytrees of their kernels. Images have channels
         first. If :math:`R = 1`, cells have ``norm_input``. Other factors of the input are in the
-        weights. Layers have the names of their neurons. If each layer reads the previous layer,
-        the network is a list without names, unless :func:`to_nir` wrote the graph of a network
-        with names.
+        weights. Layers have the names of their neurons, in the order of a time step.
 
     Raises
     ------
     ValueError
-        If spikegrad does not support a node, or if a node is not on a path from an input to an
-        output. If a parameter is not finite or has another shape than its input. If a time
-        constant is shorter than a time step of Euler's method, or if a delay is not a multiple of
-        ``dt``. If the graph does not define the edge of a loop that takes a step.
-    TypeError
-        If ``graph`` is not a NIRGraph, ``dt`` is not a number, or a parameter is not an array of
-        real numbers.
+        If spikegrad does not support a node, or if a node is not on a path from an input. If the
+        shape of a parameter does not fit. If a time constant is shorter than a time step of Euler's
+        method, or if a delay is not a multiple of ``dt``. If the graph does not define the edge of
+        a loop that takes a step.
 
     See Also
     --------
@@ -111,8 +105,6 @@ def from_nir(
     ... )
     ((3, 2), 0.9, 'value', True)
     """
-    if not isinstance(graph, nir.NIRGraph):
-        raise TypeError(f"from_nir: graph must be a NIRGraph, got {type(graph).__name__}")
     time = Time.checked("from_nir", dt, discretization)
     # nir names edges without a node and edges that occur twice.
     with named("from_nir"):
@@ -120,32 +112,20 @@ def from_nir(
     reader = _Reader(graph, time, surrogate)
     reader.read_shapes()
     layers = {name: reader.read_layer(name) for name in reader.layers}
-    # The network would raise too, without the fix in NIR.
-    reader.check_loops()
-    # to_nir names the sources in a network with names.
-    is_named = any(MARK in node.metadata for node in reader.nodes.values())
-    ends: Any = {"inputs": reader.inputs, "outputs": reader.outputs}
-    if len(reader.inputs) == len(reader.outputs) == 1:
-        ends = {"inputs": reader.inputs[0], "outputs": reader.outputs[0]}
-        if not is_named and (stack := _stack(ends["inputs"], layers)):
-            return Network(stack)
-    joins = {name: Join(_add, of) for name, of in reader.joins.items()}
-    return Network({**joins, **layers}, **ends)
+    joins = {name: Join(_add, sources) for name, sources in reader.joins.items()}
+    # A file sorts names, and positions such as network.layers[-1] need the order of a time step.
+    nodes = layers | joins
+    ordered = {name: nodes[name] for name in reader.order() if name in nodes}
+    return Network(ordered, inputs=_plain(reader.inputs), outputs=_plain(reader.outputs))
 
 
 def _add(*outputs: Array) -> Array:
     return sum(outputs[1:], outputs[0])
 
 
-def _stack(name: str | None, layers: dict[str, Layer]) -> list[Layer]:
-    """Return the layers as a list if each reads the layer before, or else nothing."""
-    # A layer of several sources has no entry here, and ends the list.
-    readers = {layer.of: name for name, layer in layers.items()}
-    stack = []
-    while (name := readers.pop(name, None)) is not None:
-        if not isinstance(layers[name].weight, (Delayed, Window)):
-            stack.append(dataclasses.replace(layers[name], of=None))
-    return stack if len(stack) == len(layers) else []
+def _plain(names: list[str]) -> str | list[str]:
+    """Return one name as such, for a network that takes or returns one array."""
+    return names[0] if len(names) == 1 else names
 
 
 class _Sequence(Struct, pure=True):
@@ -212,7 +192,7 @@ class _Reader:
             if name not in (*self.inputs, *ends) and not self._is_inner(name):
                 self.layers[self.names.get(name, name)] = self._part(name)
         self.outputs = [self._source(self.before[end], self.nodes[end]) for end in ends]
-        self.sources = {name: [c.source for c in of.chains] for name, of in self.layers.items()}
+        self.sources = {name: [c.source for c in p.chains] for name, p in self.layers.items()}
         self.sources |= self.joins
         self.undelayed = dict(self.joins)
         self.shapes: dict[str, Shape] = {}
@@ -282,10 +262,6 @@ class _Reader:
             chains = self.layers[name].chains if name in self.layers else ()
             chain = next((chain for chain in chains if chain.source == source), None)
             self.shapes[name] = self._functions(chain)[1] if chain else self.shapes[source]
-        for name, of in self.joins.items():
-            shapes = {self.shapes[source] for source in of}
-            if len(shapes) > 1:
-                raise ValueError(f"from_nir: {name!r} must add outputs of one shape, got {shapes}")
 
     def _functions(self, chain: _Chain) -> tuple[list[Operation], Shape, int]:
         """Return the functions of a chain, the shape of their output, and the delay in steps."""
@@ -325,7 +301,8 @@ class _Reader:
                 weight, bias = _weight(scaled(functions, gain))
             biases += bias
             lags = weights.setdefault(chain.source, {})
-            lags[lag] = _sum(lags[lag], weight) if lag in lags else weight
+            # Several nodes between two layers add up.
+            lags[lag] = lags[lag] + weight if lag in lags else weight
         self.undelayed[name] = [source for source, lags in weights.items() if 0 in lags]
         bias = _add(*biases) if biases else None
         # A layer that only reads itself has these weights as its input weights.
@@ -333,7 +310,7 @@ class _Reader:
         if name in weights and len(weights) > 1:
             recurrent = _combined(weights.pop(name), plain=1)
         combined = {source: _combined(lags) for source, lags in weights.items()}
-        # One source keeps its plain form, which a list needs.
+        # One source keeps its plain form.
         if len(combined) == 1:
             ((source, weight),) = combined.items()
             return Layer(weight, cell, recurrent, bias, of=source)
@@ -349,9 +326,10 @@ class _Reader:
         # In a graph of another library, the Delay in a loop states the weights with this step.
         return isinstance(first, nir.Delay) and name in ancestors(self.sources, chain.source)
 
-    def check_loops(self) -> None:
+    def order(self) -> list[str]:
+        """Return the order of a time step. The network would raise too, without the fix in NIR."""
         try:
-            graphlib.TopologicalSorter(self.undelayed).prepare()
+            return [*graphlib.TopologicalSorter(self.undelayed).static_order()]
         except graphlib.CycleError as error:
             loop = " -> ".join(map(repr, error.args[1]))
             raise ValueError(
@@ -377,18 +355,14 @@ def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Node], list[
         """Return the name of a node, or of the Input or Output of a subgraph."""
         return "/".join([prefix + name, *getattr(graph.nodes[name], kind, ())])
 
-    return nodes, edges + [(end(one, "outputs"), end(two, "inputs")) for one, two in graph.edges]
+    return nodes, edges + [(end(a, "outputs"), end(b, "inputs")) for a, b in graph.edges]
 
 
 def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
     """Return functions as a matrix or as one function, and the bias of the last, if any."""
-
-    def array(values: Array) -> Array:
-        check_finite("a weight times the factors after it", values)
-        return jnp.asarray(values, jnp.result_type(float))
-
+    dtype, biases = jnp.result_type(float), []
+    functions = jax.tree.map(lambda values: jnp.asarray(values, dtype), functions)
     # The bias of the last function becomes the bias of the layer, which is trained as such.
-    functions, biases = jax.tree.map(array, functions), []
     if functions and getattr(functions[-1], "bias", None) is not None:
         biases = [functions[-1].bias]
         functions[-1] = dataclasses.replace(functions[-1], bias=None)
@@ -398,15 +372,6 @@ def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
     return (function.weight.T if isinstance(function, Linear) else function), biases
 
 
-def _sum(left: Any, right: Any) -> Any:
-    """Add up the weights of several nodes between two layers."""
-    if not isinstance(left, jax.Array) or not isinstance(right, jax.Array):
-        raise ValueError(
-            "from_nir: several nodes between two layers must be Linear; add up their weights"
-        )
-    return left + right
-
-
 def _combined(lags: dict[int, Any], plain: int = 0) -> Any:
     """Combine the weights of a source, by their delays. One with the plain delay is unchanged."""
     first, last = min(lags), max(lags)
@@ -414,5 +379,5 @@ def _combined(lags: dict[int, Any], plain: int = 0) -> Any:
         return lags[first] if first == plain else Delayed(lags[first], first)
     # A window has a matrix for each delay between the first and the last.
     zeros = jnp.zeros_like(lags[first])
-    matrices = [_sum(lags.get(lag, zeros), zeros) for lag in range(first, last + 1)]
+    matrices = [lags.get(lag, zeros) for lag in range(first, last + 1)]
     return Window(jnp.stack(matrices), delay=first)

@@ -7,7 +7,7 @@ import functools
 import graphlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,6 @@ from ._nodes import (
     Signal,
     Time,
     UnknownError,
-    check_finite,
     named,
     output_shape,
     scaled,
@@ -39,8 +38,6 @@ from ._nodes import (
     write_neurons,
 )
 from ._order import ancestors, reached
-
-Name: TypeAlias = str | int
 
 
 def to_nir(
@@ -81,9 +78,9 @@ def to_nir(
     Returns
     -------
     nir.NIRGraph
-        For a list, nodes ``input``, ``layer0.drive``, ``layer0.neurons`` and so on, and
-        ``output``. For a graph, inputs and layers keep their names. The weights of layer ``a``
-        from source ``b`` are ``a.drive.b``, with the delay ``a.delay.b``. Several outputs are
+        Inputs and layers keep their names. The layers of a list are ``0``, ``1`` and so on. The
+        weights of layer ``a`` from source ``b`` are ``a.drive.b``, with the delay ``a.delay.b``.
+        The output is ``output``. Several outputs are
         ``a.output`` and so on. Recurrent neurons are a subgraph with nodes ``input``, ``neurons``,
         ``recurrent`` and ``output``.
 
@@ -95,7 +92,7 @@ def to_nir(
         product, a convolution or a change of shape, or if a join does more than add its sources.
         If NIR does not have a node for a decay factor of 1, or of 0 with ``"exact"``.
     TypeError
-        If ``network`` is not a :class:`~spikegrad.Network` or ``dt`` is not a number.
+        If ``dt`` is not a number.
 
     See Also
     --------
@@ -140,12 +137,10 @@ def to_nir(
     >>> network = Network([Layer(jnp.ones((3, 2)), LIF(0.9, reset="value"))])
     >>> graph = to_nir(network, dt=1e-3, discretization="euler")
     >>> list(graph.nodes)
-    ['input', 'layer0.drive', 'layer0.neurons', 'output']
-    >>> graph.nodes["layer0.neurons"].tau.round(6).tolist()
+    ['input', '0.drive.input', '0', 'output']
+    >>> graph.nodes["0"].tau.round(6).tolist()
     [0.01, 0.01]
     """
-    if not isinstance(network, Network):
-        raise TypeError(f"to_nir: network must be a Network, got {type(network).__name__}")
     time = Time.checked("to_nir", dt, discretization)
     graph = _Graph(network)
     shapes = graph.input_shapes(input_shape)
@@ -173,7 +168,7 @@ def to_nir(
 
 
 class _Edge(NamedTuple):
-    source: Name
+    source: str
     delay: int
     layer: Layer
     """A layer with only this weight."""
@@ -189,10 +184,9 @@ class _Graph:
         graph = network.graph
         self.nodes, self.inputs = graph.nodes, graph.inputs
         """Layers and joins in the order of a time step, and the names of inputs."""
-        self.is_named = not all(map(str.isdigit, network.layers))
         self.outputs = [*graph.outputs]
         self.sources = {n: [edge.source for edge in edges] for n, edges in graph.edges.items()}
-        self.edges: dict[Name, list[_Edge]] = {}
+        self.edges: dict[str, list[_Edge]] = {}
         for name, node in graph.nodes.items():
             if isinstance(node, Join):
                 if node.over_time:
@@ -225,9 +219,9 @@ class _Graph:
         }
         """The sources that do not lead back. Other weights lose the step that a loop has in NIR."""
 
-    def input_shapes(self, input_shape: Any) -> dict[Name, Shape]:
+    def input_shapes(self, input_shape: Any) -> dict[str, Shape]:
         """Return the shape of one step of one example for each input."""
-        shapes: dict[Name, Any] = {}
+        shapes: dict[str, Any] = {}
         if isinstance(input_shape, Mapping):
             shapes = {**input_shape}
         elif input_shape is not None:
@@ -237,10 +231,6 @@ class _Graph:
                 weight = edge.layer.weight  # a variable of a framework may be callable
                 if hasattr(weight, "__jax_array__") or not callable(weight):
                     shapes[edge.source] = jnp.asarray(weight).shape[:1]
-            # The sources of a sum have its shape.
-            for name, node in reversed(self.nodes.items()):
-                if isinstance(node, Join) and name in shapes:
-                    shapes |= dict.fromkeys(node.of, shapes[name])
         for name in self.inputs:
             if name not in shapes:
                 raise ValueError(
@@ -249,9 +239,9 @@ class _Graph:
                 )
         return {k: checked_shape("to_nir: input_shape", shapes[k]) for k in self.inputs}
 
-    def trace(self, shapes: dict[Name, Shape], channels_last: bool) -> dict[Name, list[Signal]]:
+    def trace(self, shapes: dict[str, Shape], channels_last: bool) -> dict[str, list[Signal]]:
         """Set the signals. Return the currents of each layer, one for each weight."""
-        self.signals: dict[Name, Signal] = {}
+        self.signals: dict[str, Signal] = {}
         for name, shape in shapes.items():
             shape = (shape[-1], *shape[:-1]) if channels_last else shape
             places = np.arange(np.prod(shape)).reshape(shape)
@@ -260,7 +250,7 @@ class _Graph:
 
         # The trace of a function may take a second.
         @functools.cache
-        def current(name: Name, n: int) -> Signal:
+        def current(name: str, n: int) -> Signal:
             text = f"layer {name!r} has a function that NIR does not support"
             edge = self.edges[name][n]
             return _traced(text, edge.layer.drive, self.signals[edge.source])
@@ -333,10 +323,6 @@ class _Nodes:
 
     def add(self, node: Node, name: str, suffix: str = "") -> str:
         """Add a node. Return its name, with a number if another node has this name."""
-        for field, values in vars(node).items():
-            if isinstance(values, np.ndarray):  # no importer checks it
-                with named(type(node).__name__):
-                    check_finite(field, values)
         # A layer may be called "output", and a weight may need several nodes.
         names = (f"{name}{n or ''}{suffix}" for n in itertools.count())
         name = next(name for name in names if name not in self.nodes)
@@ -361,34 +347,33 @@ class _Writer(_Nodes):
     def __init__(self, graph: _Graph, time: Time, unit_resistance: bool) -> None:
         super().__init__()
         self.net, self.time, self.unit_resistance = graph, time, unit_resistance
-        self.ends: dict[Name, list[str]] = collections.defaultdict(list)
+        self.ends: dict[str, list[str]] = collections.defaultdict(list)
         """The nodes that add up to the output of an input, layer or join."""
 
-    def add_input(self, name: Name) -> None:
+    def add_input(self, name: str) -> None:
         node = nir.Input({"input": np.array(self.net.signals[name].shape)})
-        self.ends[name].append(self.add(node, str(name)))
+        self.ends[name].append(self.add(node, name))
 
-    def add_join(self, name: Name) -> None:
+    def add_join(self, name: str) -> None:
         for source in self.net.sources[name]:
             self.ends[name] += self.ends[source]
 
-    def add_output(self, name: Name) -> None:
+    def add_output(self, name: str) -> None:
         node = nir.Output({"output": np.array(self.net.signals[name].shape)})
-        node.metadata |= {MARK: {"source": name}} if self.net.is_named else {}
+        node.metadata[MARK] = {"source": name}
         # Importers expect the name "output".
         is_single = len(self.net.outputs) == 1 and name in self.net.edges
         self.connect(self.ends[name], [self.add(node, "output" if is_single else f"{name}.output")])
 
-    def add_layer(self, name: Name, currents: list[Signal]) -> None:
+    def add_layer(self, name: str, currents: list[Signal]) -> None:
         cell, signal = self.net.nodes[name].cell, self.net.signals[name]
-        is_named = self.net.is_named
         with named(type(cell).__name__):
             neurons = write_neurons(cell, signal, self.time)
         # The weights get the factor that R would have compensated.
         factor = np.ones(signal.shape)
         if self.unit_resistance and neurons:
             factor, neurons[0].r = neurons[0].r, factor
-        chains: list[tuple[Name, str, list[Node]]] = []
+        chains: list[tuple[str, str, list[Node]]] = []
         recurrent: list[list[Node]] = []
         for (source, delay, _), current in zip(self.net.edges[name], currents, strict=True):
             is_late = source not in self.net.undelayed[name]
@@ -404,28 +389,25 @@ class _Writer(_Nodes):
                 recurrent.append(nodes)
                 continue
             # from_nir needs the name of a join, and the weights of loops.
-            for node in nodes[:1] if is_named else ():
+            for node in nodes[:1]:
                 node.metadata[MARK] = {"source": source, "late": is_late}
             chains.append((source, "recurrent" if is_late else "drive", nodes))
         if recurrent:
             neurons = [_recurrent(neurons, recurrent)]
-        elif is_named and not neurons and (len(chains) > 1 or not chains[0][2]):
+        elif not neurons and (len(chains) > 1 or not chains[0][2]):
             # One node adds the sources and has the name of the layer.
             neurons = [Scale(factor).write(signal.shape)]
-        # A file sorts names, so the numbers of layers have equal lengths.
-        digits = len(str(len(self.net.nodes) - 1))
-        prefix = str(name) if is_named else f"layer{int(name):0{digits}}"
         *_, last = (None, *chains[-1][2], *neurons)
 
         def add(node: Node, kind: str, suffix: str = "") -> str:
             # The output of a layer has its name.
-            if is_named and node is last:
-                return self.add(node, prefix)
-            return self.add(node, f"{prefix}.{_KINDS.get(type(node), kind)}", suffix)
+            if node is last:
+                return self.add(node, name)
+            return self.add(node, f"{name}.{_KINDS.get(type(node), kind)}", suffix)
 
         ends: list[str] = []
         for source, kind, nodes in chains:
-            path = [add(node, kind, f".{source}" if is_named else "") for node in nodes]
+            path = [add(node, kind, f".{source}") for node in nodes]
             ends += self.connect(self.ends[source], path)
         self.ends[name] += self.connect(ends, [add(node, "neurons") for node in neurons])
 

@@ -5,13 +5,14 @@ from ._delays import DelayKernel, rounded_delays
 from ._draw_weights import draw_weights
 from ._initial import fluctuation_driven
 from ._layer import Layer
-from ._modes import Backward
+from ._modes import MODES, Backward
 from ._network import Network
 from ._normalization import fold_normalization
 from ._observe import Activity
 from ._widths import match_widths
 
 __all__ = [
+    "MODES",
     "Activity",
     "Backward",
     "DelayKernel",

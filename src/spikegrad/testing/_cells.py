@@ -13,8 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .._pytree import is_inexact
-from ..network import Layer, Network
-from ..network._modes import MODES
+from ..network import MODES, Layer, Network
 from ..neurons import Cell, linear_response, says_how_to_encode
 from ._report import (
     DTYPES,
@@ -24,7 +23,6 @@ from ._report import (
     Report,
     broken,
     compare,
-    equality_of_copies,
     peak_of,
     report_of,
     trainable,
@@ -43,11 +41,10 @@ def check_cell(
 
     The check has these properties, each for every step of a random sequence:
 
-    - A step is ``integrate``, then ``fire``. Shapes and dtypes are preserved, from the initial
-      state on.
+    - A step is ``integrate``, then ``fire``, also with ``jit``, ``vmap`` and ``scan``. Shapes and
+      dtypes are preserved, from the initial state on.
     - Without spikes the potential is the linear response, if the cell declares one.
     - Examples of a batch are independent, and ``fire`` is elementwise. A NaN stays in its example.
-    - ``jit``, ``vmap`` and ``scan`` change nothing. Forward mode and reverse mode agree.
     - The sign of the distance that ``encode`` returns is the spike, and ``decode`` returns the
       state.
     - In every mode, outputs and gradients of a recurrent :class:`spikegrad.Network` equal a plain
@@ -147,14 +144,11 @@ def _laws(cell: Cell, features: tuple[int, ...], drive: float, steps: int) -> La
     for name, law in _LAWS.items():
         yield name, partial(law, cell, trajectory)
     yield from _laws_of_networks(cell, features, drive, currents)
-    yield "a copy has an equal value and hash", partial(equality_of_copies, cell)
 
 
 def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
     """Trace a step from the initial state in every dtype."""
-    shape, hint = (2, *features), ""
-    if len(features) == 1 and type(cell).initial_state is not Cell.initial_state:
-        hint = f"; for a cell of several receptors, pass features=({features[0]}, receptors)"
+    shape = (2, *features)
 
     def step(current):
         v = cell.initial_state(current.shape, current.dtype)
@@ -165,19 +159,15 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
 
     v: Any = None
     for dtype in DTYPES:
-        try:
-            v, after, out = jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype))
-        except Exception as error:  # a user's method may raise any error
-            line = f"{type(error).__name__}: {error}".partition("\n")[0]
-            return broken(line + hint)
+        v, after, out = jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype))
         before, after = types(v), types(after)
         if after != before:
             return broken(f"in {dtype} the state {before} becomes {after}")
-        # an output has the shape of the currents or of the state, with or without the last axes
+        # An output has the first axes of the currents or of the state.
         shapes = [shape, *(leaf.shape for leaf in jax.tree.leaves(v))]
-        allowed = {whole[:n] for whole in shapes for n in range(2, len(whole) + 1)} or {shape}
-        if out.dtype != dtype or out.shape not in allowed:
-            return broken(f"in {dtype} the output is {types(out)}{hint}")
+        is_shape = any(out.shape == known[: max(2, out.ndim)] for known in shapes)
+        if out.dtype != dtype or not is_shape:
+            return broken(f"in {dtype} the output is {types(out)}")
     names, states = cell.state_names, len(jax.tree.leaves(v))
     if names != Cell.state_names and len(names) != states:
         return broken(f"{states} arrays have the state_names {names}")
@@ -197,12 +187,8 @@ def _over_steps(step: Callable, trajectory: _Trajectory) -> Any:
 
 
 def _call(cell: Cell, trajectory: _Trajectory) -> CheckResult:
-    return compare(_over_steps(cell, trajectory), trajectory.after, 1e-13)
-
-
-def _transforms(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     """Compare the recorded steps, of a compiled loop, with an eager call that maps over them."""
-    return compare(_over_steps(partial(_step, cell), trajectory), trajectory.after, 1e-13)
+    return compare(_over_steps(cell, trajectory), trajectory.after, 1e-13)
 
 
 def _examples(cell: Cell, trajectory: _Trajectory) -> CheckResult:
@@ -269,30 +255,24 @@ def _inverse(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 
 
 def _sign(cell: Cell, trajectory: _Trajectory) -> CheckResult:
-    """Count the neurons that do not begin to fire at distance 0, or change with a rounded rest."""
+    """Count the neurons that do not begin to fire at distance 0."""
     distance, rest = _encoded(cell, trajectory)
     out = trajectory.after[1]
     if distance is None or not np.isin(out, (-1, 0, 1)).all():
         raise NotApplicable("it does not fire")
 
-    def fires(distance, rest=rest):
-        return cell.fire(cell.decode(distance, rest))[1] > 0
-
     def fires_at(part):
-        return fires(jnp.full_like(distance, part * peak_of(distance)))
+        same = jnp.full_like(distance, part * peak_of(distance))
+        return cell.fire(cell.decode(same, rest))[1] > 0
 
-    able = fires_at(1.0) & ~fires_at(-1.0)  # a neuron may rest
+    # A neuron may rest, at any distance.
+    able = fires_at(1.0) & ~fires_at(-1.0)
     wrong = able & (~fires_at(1e-9) | fires_at(-1e-9))
-    rounded = jax.tree.map(
-        lambda a: jax.lax.reduce_precision(a, 8, 7) if is_inexact(a) else a, rest
-    )
-    wrong |= fires(distance, rounded) != (out > 0)
     return CheckResult("", float(wrong.sum()), note="neurons")
 
 
 _LAWS = {
-    "a step is integrate, then fire": _call,
-    "jit and vmap change nothing": _transforms,
+    "a step is integrate, then fire, with jit and vmap too": _call,
     "examples do not see each other": _examples,
     "fire is elementwise: neurons do not see each other": _neurons,
     "without spikes the potential is the declared linear response": _response,
@@ -312,11 +292,13 @@ def _laws_of_networks(
     feedforward = drive * rng.uniform(0.5, 1.0, features)
     recurrent = drive * rng.uniform(-0.5, 0.5, features)
     parameters, rebuild = trainable(cell)
+    # Currents and weights of size 1 have gradients of one size.
     inputs = currents / drive, feedforward, recurrent, parameters
     out = jax.eval_shape(lambda x: _step(cell, _initial(cell, x), x[0])[1], currents)
+    # An output of another shape than the currents cannot be fed back.
     feeds_back = (_BATCH, *features)[: out.ndim] == out.shape
 
-    def loss(mode, inputs):
+    def loss(inputs, mode):
         """Return a sum of the outputs with different weights, and the outputs."""
         x, w, r, values = inputs
 
@@ -324,54 +306,43 @@ def _laws_of_networks(
             """All receptors of a neuron get its output."""
             return r * out.reshape(out.shape + (1,) * (r.ndim + 1 - out.ndim))
 
+        # Elementwise weights fit features of any shape.
         layer = Layer(lambda x: w * x, rebuild(values), feedback if feeds_back else None)
         outs = Network([layer])(x, backward=mode)[1]
-        return jnp.vdot(_wave(outs), outs), outs
+        return jnp.vdot(jnp.cos(jnp.arange(outs.size)), outs), outs
 
     # jit compiles each mode once
-    compiled = jax.jit(jax.value_and_grad(loss, argnums=1, has_aux=True), static_argnums=0)
+    compiled = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
 
-    def gradient_of(mode, inputs):
-        (_, outs), gradient = compiled(mode, inputs)
+    def outputs_and_gradient(inputs, mode):
+        (_, outs), gradient = compiled(inputs, mode)
         return outs, ravel_pytree(gradient)[0]
 
-    def finite():
-        return CheckResult("") if jnp.isfinite(expected).all() else broken("")
-
-    def directions():
-        """Compare the derivative in one direction."""
-        direction = jax.tree.map(_wave, inputs)
-        run = jax.jit(lambda i, d: jax.jvp(partial(loss, "scan"), (i,), (d,), has_aux=True)[1])
-        along = expected @ ravel_pytree(direction)[0]
-        return compare(run(inputs, direction), along, 1e-11, scale=size)
+    outs, expected = outputs_and_gradient(inputs, "scan")
+    is_finite = bool(jnp.isfinite(expected).all())
+    yield "gradients are finite", lambda: CheckResult("") if is_finite else broken("")
+    size = float(jnp.linalg.norm(expected)) or 1.0
+    # Some dynamics amplify rounding errors, which are not the same in two programs.
+    # Where a spike moves, no limit holds.
+    noise = 1 + _SMALL * rng.uniform(-1, 1, currents.shape)
+    near_outs, near = outputs_and_gradient((inputs[0] * noise, *inputs[1:]), "scan")
+    amplification = float(jnp.linalg.norm(near - expected) / size / _SMALL)
+    if jnp.abs(near_outs - outs).max() > 1e-6 * peak_of(outs):
+        amplification = math.inf
+    exact = max(1e-9, 1e-13 * amplification)
 
     def law(mode, limit):
         """Compare outputs, then the gradient by norm."""
         if amplification > (1e8 if limit == exact else 10):
             change = "the dynamics amplify a relative change of the currents"
             raise NotApplicable(f"{change} by {amplification:.0e}")
-        mode_outs, gradient = gradient_of(mode, inputs)
+        mode_outs, gradient = outputs_and_gradient(inputs, mode)
         result = compare(mode_outs, outs, exact, note="outputs")
         error = jnp.linalg.norm(gradient - expected) / size
         by_norm = compare(error, 0.0, limit, scale=1.0, note="gradients, by norm")
         return by_norm if result.passed else result
 
-    outs, expected = gradient_of("scan", inputs)
-    yield "gradients are finite", finite
-    size = float(jnp.linalg.norm(expected)) or 1.0
-    yield "forward mode is reverse mode", directions
-    noise = 1 + _SMALL * rng.uniform(-1, 1, currents.shape)
-    near_outs, near = gradient_of("scan", (inputs[0] * noise, *inputs[1:]))
-    amplification = float(jnp.linalg.norm(near - expected) / size / _SMALL)
-    if jnp.abs(near_outs - outs).max() > 1e-6 * peak_of(outs):
-        amplification = math.inf
-    exact = max(1e-9, 1e-13 * amplification)
     for mode, (storage, *_) in MODES.items():
         if mode != "scan" and (not storage.encodes or says_how_to_encode(cell)):
             limit = storage.gradient_error or exact
             yield f"in mode {mode!r} a network equals mode 'scan'", partial(law, mode, limit)
-
-
-def _wave(a: Any) -> jax.Array:
-    """Return different numbers in the shape of an array."""
-    return jnp.cos(jnp.arange(a.size, dtype=float)).reshape(a.shape)

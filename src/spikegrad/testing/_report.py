@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compat import in_double_precision
+from .._pytree import is_array, is_inexact
 from .._struct import as_arrays
 from .._surrogate import spike_types
 
@@ -87,15 +87,12 @@ class CheckFailedError(AssertionError):
     def __init__(self, report: Report) -> None:
         self.report = report
         first = next(result for result in report.results if not result.passed)
-        where = f" at {first.at}" if first.at else ""
+        place = f" at {first.at}" if first.at else ""
         note = f", {first.note}" if first.note else ""
         super().__init__(
             f"{report.subject}: {first.property}: error {first.error:.2g}, limit "
-            f"{first.limit:.2g}{where}{note}"
+            f"{first.limit:.2g}{place}{note}"
         )
-
-    def __reduce__(self) -> tuple[type, tuple[Report]]:
-        return type(self), (self.report,)
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.report}"
@@ -109,19 +106,6 @@ class NotApplicable(Exception):  # noqa: N818 (it is a result, not an error)
     """A property does not apply to a class, for this reason."""
 
 
-class Results(dict):
-    """Results of functions by name.
-
-    A function that raised raises again where its result is read.
-    """
-
-    def __getitem__(self, name: str) -> Any:
-        value = super().__getitem__(name)
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-
 def report_of(owner: str, subject: Any, laws: Callable[[], Laws], raises: bool) -> Report:
     """Check laws one after another. If the first one does not hold, the others cannot run."""
     if any(kind.draws for kind in spike_types(subject)):
@@ -130,6 +114,7 @@ def report_of(owner: str, subject: Any, laws: Callable[[], Laws], raises: bool) 
             "surrogate inside it"
         )
     results = []
+    # Rounding in float32 would hide mistakes.
     with in_double_precision(), jax.numpy_rank_promotion("allow"):
         for name, law in laws():
             results.append(_result(law)._replace(property=name))
@@ -163,21 +148,20 @@ def compare(
     By default the unit is the largest value of each expected array. ``at`` has ``x`` for each entry
     of the leading axis. Equal infinities are equal, and so are two NaN.
     """
-    structures = jax.tree.structure(got), jax.tree.structure(expected)
-    if structures[0] != structures[1]:
-        return broken(f"{structures[0]} instead of {structures[1]}")
     worst = CheckResult("", 0.0, limit, note=note)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    expected, structure = jax.tree.flatten(expected)
+    for a, b in zip(structure.flatten_up_to(got), expected, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         if a.shape != b.shape:
             return broken(f"shape {a.shape} instead of {b.shape}")
         unit = peak_of(b) if scale is None else scale
+        # The difference of equal infinities is NaN.
         with np.errstate(all="ignore"):
             errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b) / unit)
-        errors = np.where(np.isnan(errors), np.inf, errors)
+        errors = np.nan_to_num(errors, nan=np.inf, posinf=np.inf)
         if errors.size and errors.max() > worst.error:
-            first = np.unravel_index(np.argmax(errors), errors.shape)[0] if errors.ndim else 0
-            place = "" if at is None else f"x = {at[first]:.6g}"
+            first = np.unravel_index(np.argmax(errors), errors.shape)[:1]
+            place = "" if at is None else f"x = {at[first][()]:.6g}"
             worst = worst._replace(error=float(errors.max()), at=place)
     return worst
 
@@ -192,41 +176,9 @@ def trainable(subject: Any) -> tuple[dict[str, jax.Array], Callable[[Any], Any]]
     """Return all parameters by name, and a function that rebuilds the subject from such arrays."""
     paths, tree = jax.tree_util.tree_flatten_with_path(as_arrays(subject))
     leaves = {jax.tree_util.keystr(path)[1:]: leaf for path, leaf in paths}
-
-    def rebuild(values):
-        return tree.unflatten((leaves | values).values())
-
-    floats = jnp.floating
-    values = {
-        name: jnp.asarray(leaf, jnp.float64)
+    floats = {
+        name: leaf.astype(jnp.float64)
         for name, leaf in leaves.items()
-        if jnp.issubdtype(getattr(leaf, "dtype", bool), floats)
+        if is_array(leaf) and is_inexact(leaf)
     }
-    return values, rebuild
-
-
-def evaluated(functions: dict[str, Callable], *args: Any) -> Results:
-    """Call all functions in one program, or each in its own program if one of them raises."""
-    try:
-        together = jax.jit(lambda *args: {name: f(*args) for name, f in functions.items()})(*args)
-    except Exception:  # a user's method may raise any error
-
-        def attempt(function):
-            try:
-                return jax.jit(function)(*args)
-            except Exception as error:
-                return error
-
-        together = {name: attempt(function) for name, function in functions.items()}
-    return Results(jax.device_get(together))
-
-
-def equality_of_copies(subject: Any) -> CheckResult:
-    """Compare a copy by ``==`` and ``hash``, as caches and ``jax.jit`` do."""
-    if not subject._frozen:
-        raise NotApplicable(f"{type(subject).__name__} has a custom __init__")
-    if jax.tree.leaves(subject):
-        raise NotApplicable("its parameters are arrays")
-    other = copy.deepcopy(subject)
-    same = other == subject and hash(other) == hash(subject)
-    return CheckResult("") if same else broken("the copy is not equal")
+    return floats, lambda values: tree.unflatten((leaves | values).values())

@@ -9,7 +9,7 @@ import jax
 from jax.typing import ArrayLike
 
 from ..network import Network, match_widths
-from ._partition import combine
+from ._partition import PyTree, combine
 from ._sharding import is_spread
 from ._state import Report, State
 
@@ -43,9 +43,10 @@ class AdaptWidths:
     -----
     Put callbacks that save the state after it, so they save the new widths.
 
-    References ---------- Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks
-    by exploiting membrane potential dynamics", IJCAI. Their widths follow the potentials of each
-    batch.
+    References
+    ----------
+    Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by exploiting
+    membrane potential dynamics", IJCAI. Their widths follow the potentials of each batch.
 
     Examples
     --------
@@ -79,7 +80,7 @@ class AdaptWidths:
 
     def __init__(
         self,
-        static: Any,
+        static: PyTree,
         inputs: ArrayLike,
         *,
         ratio: float = 1.0,
@@ -96,15 +97,11 @@ class AdaptWidths:
         if self.each_epoch and not now.epoch_ended:
             return None
         network = combine(now.state.trainable, self.static)
-        if not isinstance(network, Network):
-            raise TypeError(
-                f"AdaptWidths: trainable must be parts of a Network, got {type(network).__name__}"
-            )
         new = match_widths(network, self.inputs, **self.options)
         return dataclasses.replace(now.state, trainable=_trainable(now.state.trainable, new))
 
 
-def _trainable(before: Any, new: Network) -> Any:
+def _trainable(before: PyTree, new: Network) -> Any:
     """Replace the widths by those of the new network, in the old dtypes and shardings."""
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)

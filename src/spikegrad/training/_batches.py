@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compat import take
+from ._partition import PyTree
 
 
 class ShuffledBatches:
@@ -44,7 +45,7 @@ class ShuffledBatches:
     (2, [...], [...])
     """
 
-    def __init__(self, examples: Any, size: int, seed: int) -> None:
+    def __init__(self, examples: PyTree, size: int, seed: int) -> None:
         counts = {len(leaf) for leaf in jax.tree.leaves(examples)}
         if len(counts) != 1:
             raise ValueError(
@@ -70,7 +71,7 @@ class ShuffledBatches:
             yield jax.tree.map(lambda array, rows=rows: array[rows], self.examples)
 
 
-def with_device_data(loss: Callable[..., Any], examples: Any) -> Callable[..., Any]:
+def with_device_data(loss: Callable[..., Any], examples: PyTree) -> Callable[..., Any]:
     """Put examples on the device once, and return a loss for batches of row numbers.
 
     Parameters

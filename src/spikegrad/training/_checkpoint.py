@@ -91,8 +91,6 @@ class Checkpoints:
         keep: int = 2,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        if keep < 1:
-            raise ValueError(f"Checkpoints: keep must be at least 1, got {keep}")
         self.folder, self.minutes, self.keep = Path(folder), minutes, keep
         self.extra = {} if extra is None else extra
         self._last_step: int | None = None  # of the last state that was saved or restored
@@ -140,11 +138,7 @@ class Checkpoints:
                     f"{path}: {name} is sharded over several processes; save it with Orbax"
                 )
         if jax.process_index() == 0:
-            try:
-                self._write(path, named, state)
-            except OSError as error:  # the error of a full disk does not name the file
-                message = f"{path} cannot be written: {error.strerror or error}"
-                raise OSError(message) from error
+            self._write(path, named, state)
         self._last_step, self._when = state.step, time.monotonic()
 
     def restore(self, start: State) -> State:

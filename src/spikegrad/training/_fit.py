@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from .._checks import check_takes
 from .._surrogate import as_key
 from ._consensus import gathered
-from ._partition import combine
+from ._partition import PyTree, combine
 from ._sharding import is_spread, mesh_of, replicated
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
@@ -27,7 +27,7 @@ from ._update import Call, Loss, Result, arrays_apart, compiled, values_of
 
 def fit(
     loss: Loss,
-    trainable: Any,
+    trainable: PyTree,
     batches: Iterable[Any] | Callable[[int], Iterable[Any]],
     *,
     optimizer: optax.GradientTransformation,
@@ -95,7 +95,9 @@ def fit(
         If an argument is invalid, or if processes have different initial states or numbers of
         batches.
 
-    Notes ----- The batches of the next call are read while a call is computed. The state before a
+    Notes
+    -----
+    The batches of the next call are read while a call is computed. The state before a
     call is stored until its loss is known, so memory contains parameters and optimizer state three
     times.
 
@@ -199,6 +201,7 @@ def _call_all(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bo
     stop = False
     for callback in callbacks:
         answer = callback(report)
+        # Later callbacks, such as checkpoints, get the new state.
         if isinstance(answer, State):
             report = dataclasses.replace(report, state=answer)
         else:
@@ -216,7 +219,7 @@ def check_counts(owner: str, **counts: int | None) -> None:
 
 
 def _first_state(
-    trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array | None
+    trainable: PyTree, optimizer: optax.GradientTransformation, key: jax.Array | None
 ) -> State:
     if isinstance(trainable, State):
         if key is not None:
@@ -240,6 +243,7 @@ def _any_stops(state: State, group: list | None, stop: bool) -> bool:
 
     Raise if processes differ in their next calls, because they would wait for each other forever.
     """
+    # Without a sharding each process would train a network of its own.
     arrays = jax.tree.leaves((group, state.trainable))
     if jax.process_count() > 1 and not any(map(is_spread, arrays)):
         raise ValueError(
@@ -271,6 +275,7 @@ def _report(
     clock: _Clock,
     total: int | None,
 ) -> Report:
+    # Sums and not means, so that a resumed epoch has the bits of an uninterrupted one.
     sums = {name: state.sums.get(name, 0.0) + rows.sum(0) for name, rows in values.items()}
     batches, step = state.batches + result.updates, state.step + result.updates
     seconds, left = clock.read(step, total)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from .._pytree import StaticFunction, is_array, split
+from .._pytree import StaticFunction, is_array, merge, split
+
+PyTree: TypeAlias = Any
+"""Nested containers of arrays and other leaves, as in JAX."""
 
 
 def partition(
-    tree: Any, filter: Callable[[str, Any], bool] = lambda path, leaf: True
-) -> tuple[Any, Any]:
+    tree: PyTree, filter: Callable[[str, Any], bool] = lambda path, leaf: True
+) -> tuple[PyTree, PyTree]:
     """Split a pytree into trainable arrays and a static part.
 
     Parameters
@@ -72,7 +75,7 @@ def partition(
     return split(tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf))
 
 
-def combine(trainable: Any, static: Any) -> Any:
+def combine(trainable: PyTree, static: PyTree) -> PyTree:
     """Merge the two parts that :func:`partition` returns.
 
     Parameters
@@ -83,12 +86,8 @@ def combine(trainable: Any, static: Any) -> Any:
     Returns
     -------
     pytree
-        The pytree with the leaves of both parts.
-
-    Raises
-    ------
-    ValueError
-        If both have a leaf in one place.
+        The pytree with the leaves of both parts. If both have a leaf in one place, it is that of
+        ``trainable``.
 
     Examples
     --------
@@ -96,15 +95,7 @@ def combine(trainable: Any, static: Any) -> Any:
     >>> combine({"weight": 1.0, "size": None}, {"weight": None, "size": 3})
     {'size': 3, 'weight': 1.0}
     """
-
-    def either(path, first, second):
-        if first is not None and second is not None:
-            raise ValueError(f"combine: both trees have a leaf at {name_of(path)}")
-        return second if first is None else first
-
-    return jax.tree_util.tree_map_with_path(
-        either, trainable, static, is_leaf=lambda leaf: leaf is None
-    )
+    return merge(trainable, static)
 
 
 _PARTS = "__self__", "__dict__", "__defaults__", "func", "args", "keywords"

@@ -12,10 +12,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ._consensus import gathered
-from ._partition import name_of
+from ._partition import PyTree, name_of
 
 
-def mesh_of(batch_sharding: Any) -> Mesh:
+def mesh_of(batch_sharding: PyTree) -> Mesh:
     """Return the mesh of a batch sharding.
 
     Raises
@@ -32,7 +32,7 @@ def mesh_of(batch_sharding: Any) -> Mesh:
     return shardings[0].mesh
 
 
-def spread(batch: Any, batch_sharding: Any) -> Any:
+def spread(batch: PyTree, batch_sharding: PyTree) -> PyTree:
     """Shard a batch. Every process has the complete batch, and puts its part onto its devices."""
 
     def under(sharding, part):
@@ -46,16 +46,8 @@ def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
         return leaf
     array = np.asarray(leaf)
     array = array.astype(jnp.result_type(array), copy=False)  # as jit does
-    sharding = NamedSharding(
-        sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim])
-    )  # scalars lack axes
-    try:
-        sharding.shard_shape(array.shape)
-    except ValueError:
-        raise ValueError(
-            f"fit: a batch has an array of shape {array.shape}, which {sharding.spec} cannot "
-            f"divide evenly over {dict(sharding.mesh.shape)} devices"
-        ) from None
+    # Scalars lack axes.
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
@@ -63,7 +55,7 @@ def is_spread(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
-def replicated(tree: Any, mesh: Mesh, part: str) -> Any:
+def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
     """Put every array that is not sharded on all devices.
 
     Raises

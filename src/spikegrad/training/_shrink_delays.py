@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from .._checks import brief
 from .._pytree import is_array
 from .._struct import new_unchecked
-from ..network._delays import DelayKernel, with_kernels
+from ..network import DelayKernel
 from ._state import Report, State
 
 
@@ -38,9 +37,11 @@ class ShrinkDelays:
         If a number is out of its domain, or if the trained parts lack a
         :class:`spikegrad.network.DelayKernel` with an array as width.
 
-    References ---------- Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in
-    spiking neural networks using dilated convolutions with learnable spacings", ICLR, shrinks them
-    in the first quarter of the training.
+    References
+    ----------
+    Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in spiking neural networks
+    using dilated convolutions with learnable spacings", ICLR, shrinks them in the first quarter of
+    the training.
 
     Examples
     --------
@@ -74,29 +75,35 @@ class ShrinkDelays:
     """
 
     def __init__(self, start: float, end: float, *, updates: int) -> None:
-        for name, value in (("start", start), ("end", end), ("updates", updates)):
-            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ValueError(f"ShrinkDelays: {name} must be > 0 and finite, got {brief(value)}")
+        if not (start > 0 and end > 0 and updates > 0):
+            raise ValueError(
+                f"ShrinkDelays: start, end and updates must be > 0, got {start}, {end}, {updates}"
+            )
         self._widths, self._updates = (start, end), updates
 
     def __call__(self, now: Report) -> State:
         """Return the state with new widths."""
         start, end = self._widths
         width = start * (end / start) ** min(1.0, now.state.step / self._updates)
-        kernels = []
+        changed = 0
 
-        def narrowed(kernel: DelayKernel) -> Any:
-            if not is_array(kernel.width):
-                return kernel
-            kernels.append(kernel)
+        def narrowed(leaf: Any) -> Any:
+            nonlocal changed
+            if not _has_width(leaf):
+                return leaf
+            changed += 1
             # Not checked again, because parameters that are not trained may be None.
             return new_unchecked(
-                DelayKernel, {**vars(kernel), "width": jnp.full_like(kernel.width, width)}
+                DelayKernel, {**vars(leaf), "width": jnp.full_like(leaf.width, width)}
             )
 
-        trainable = with_kernels(now.state.trainable, narrowed)
-        if not kernels:
+        trainable = jax.tree.map(narrowed, now.state.trainable, is_leaf=_has_width)
+        if not changed:
             raise ValueError(
                 "ShrinkDelays: trainable must contain a DelayKernel with an array as width"
             )
         return dataclasses.replace(now.state, trainable=trainable)
+
+
+def _has_width(leaf: Any) -> bool:
+    return isinstance(leaf, DelayKernel) and is_array(leaf.width)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ._partition import PyTree
 from ._sharding import spread
 from ._state import State
 
@@ -30,7 +31,7 @@ class Source:
             map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size
         )
 
-    def _arrays(self, batch: Any) -> Any:
+    def _arrays(self, batch: PyTree) -> Any:
         if self.sharding is not None:
             return spread(batch, self.sharding)
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
@@ -60,6 +61,6 @@ def _grouped(batches: Iterator[Any], size: int) -> Iterator[list]:
         yield group
 
 
-def _type(batch: Any) -> Any:
+def _type(batch: PyTree) -> Any:
     leaves, structure = jax.tree.flatten(batch)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._checks import needed
 from .._pytree import NOTHING_TO_TRAIN
-from ._partition import is_float_array, name_of
+from ._partition import PyTree, is_float_array, name_of
 
 with needed("spikegrad.training", "optax", "train"):
     import optax
@@ -43,8 +43,8 @@ class State:
         Training time.
     """
 
-    trainable: Any
-    optimizer_state: Any
+    trainable: PyTree
+    optimizer_state: PyTree
     key: jax.Array
     step: int = 0
     epoch: int = 0
@@ -54,7 +54,7 @@ class State:
 
     @classmethod
     def create(
-        cls, trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array
+        cls, trainable: PyTree, optimizer: optax.GradientTransformation, key: jax.Array
     ) -> State:
         """Return the state before the first update.
 
@@ -78,7 +78,7 @@ class State:
         return cls(trainable, _as_arrays(optimizer.init(trainable)), key)
 
 
-def _as_arrays(tree: Any) -> Any:
+def _as_arrays(tree: PyTree) -> Any:
     """Convert leaves to arrays with a type that an update keeps."""
 
     def leaf(x):
@@ -100,9 +100,6 @@ class DivergedError(ArithmeticError):
     def __init__(self, message: str, state: State) -> None:
         super().__init__(message)
         self.state = state
-
-    def __reduce__(self) -> tuple[type, tuple[str, State]]:
-        return type(self), (str(self), self.state)
 
 
 @dataclasses.dataclass(frozen=True)

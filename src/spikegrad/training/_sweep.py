@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,28 +24,32 @@ from .._struct import lifted
 from .._system import processors
 from ._fit import check_counts, run
 from ._json_lines import append, jsonable, resumed
-from ._partition import combine, is_float_array
+from ._partition import PyTree, combine, is_float_array
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
-from ._update import Call, arrays_apart, compiled
+from ._update import Call, Value, arrays_apart, compiled
 
-Setting = Mapping[str, Any]
-_RESULT = ("seed", "step", "seconds", "diverged", "loss")  # names in each result
+Setting: TypeAlias = Mapping[str, Any]
+LossOfSetting: TypeAlias = Callable[[PyTree, PyTree, jax.Array, Setting], Value]
+Optimizer: TypeAlias = (
+    Callable[[Setting], optax.GradientTransformation] | optax.GradientTransformation
+)
+Score: TypeAlias = Callable[[PyTree, Setting], Mapping[str, Any]]
 
 
 def sweep(
-    loss: Callable[[Any, Any, jax.Array, Any], tuple[Any, dict[str, Any]]],
-    start: Callable[[jax.Array, Any], Any],
+    loss: LossOfSetting,
+    start: Callable[[jax.Array, Setting], PyTree],
     batches: Callable[[int], Any],
     settings: Iterable[Setting],
     *,
-    optimizer: Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation,
+    optimizer: Optimizer,
     seeds: Iterable[int] = (0,),
     epochs: int | None = None,
     steps: int | None = None,
     updates_per_call: int = 1,
-    score: Callable[[Any, Any], Mapping[str, Any]] = lambda trainable, setting: {},
-    callbacks: Callable[[Any, int], Sequence[Callback]] = lambda setting, seed: (),
+    score: Score = lambda trainable, setting: {},
+    callbacks: Callable[[Setting, int], Sequence[Callback]] = lambda setting, seed: (),
     stop: Callable[[], Any] = lambda: False,
     path: str | os.PathLike | None = None,
     resume: bool = False,
@@ -111,11 +115,13 @@ def sweep(
     FileExistsError
         If ``path`` exists and ``resume`` is false.
     TypeError, ValueError
-        If settings have different names or names that results use, if a setting occurs twice, or if
-        a constant of a setting is not hashable. Also errors of :func:`fit`.
+        If settings have different names, if a setting occurs twice, or if a constant of a setting
+        is not hashable. Also errors of :func:`fit`.
 
-    Notes ----- A run is bit-identical to :func:`fit` with the numbers of the setting as arrays.
-    Parallel runs do not change it.
+    Notes
+    -----
+    A run is bit-identical to :func:`fit` with the numbers of the setting as arrays. Parallel runs
+    do not change it.
 
     Small networks leave much of a CPU idle. On two cores, two runs in two threads take 0.5 to 0.7
     of the time of two consecutive runs. Batches of runs by ``jax.vmap`` take 0.8 to 1.2
@@ -176,13 +182,14 @@ def sweep(
         try:
             call, source = programs.call(setting), Source(batches(seed))
             state = run(call, state, source, epochs, steps, [note, *callbacks(setting, seed)])
+        # A diverged run is a result too: its last finite state is scored.
         except DivergedError as error:
             state, diverged = error.state, str(error)
         if is_stopped():
             return None
         seconds = round(state.seconds, 3)
         about = {"seed": seed, "step": state.step, "seconds": seconds, "diverged": diverged}
-        return _joined(setting, about, means, programs.score(state.trainable, setting))
+        return {**setting, **about, **means, **programs.score(state.trainable, setting)}
 
     def results() -> Iterator[dict[str, Any]]:
         yield from (done[name] for name in runs if name in done)
@@ -213,6 +220,7 @@ def _in_threads(
     train: Callable, runs: Iterable[tuple], jobs: int, ended: threading.Event
 ) -> Iterator[Any]:
     """Yield the results of runs as they finish. Closing the iterator ends unfinished runs."""
+    # A single run at a time needs no thread, and has the configuration of JAX of its caller.
     if jobs == 1:
         yield from itertools.starmap(train, runs)
         return
@@ -221,6 +229,7 @@ def _in_threads(
         try:
             for future in as_completed(futures):
                 yield future.result()
+        # Runs look at the event after each call, so an error or an early end stops them all.
         finally:
             ended.set()
             pool.shutdown(cancel_futures=True)
@@ -233,7 +242,12 @@ class _Programs:
     """
 
     def __init__(
-        self, loss: Any, optimizer: Any, setting: Setting, updates_per_call: int, score: Callable
+        self,
+        loss: LossOfSetting,
+        optimizer: Optimizer,
+        setting: Setting,
+        updates_per_call: int,
+        score: Score,
     ) -> None:
         self.loss, self.score = loss, _first_alone(score)
         arrays, static = self._apart(setting)
@@ -248,7 +262,7 @@ class _Programs:
     def call(self, setting: Setting) -> Call:
         return dataclasses.replace(self.first, bound=self._apart(setting)[0])
 
-    def _apart(self, setting: Setting) -> tuple[Any, Any]:
+    def _apart(self, setting: Setting) -> tuple[PyTree, PyTree]:
         leaves = lifted(dict(setting))
         traced = jax.tree.map(lambda x: jnp.asarray(x) if _is_number(x) else x, leaves)
         return arrays_apart((self.loss, traced))
@@ -261,6 +275,7 @@ def _first_alone(function: Callable) -> Callable:
     def call(*arguments: Any) -> Any:
         if not called.is_set():
             with lock:
+                # Another thread may have called while this one waited for the lock.
                 if not called.is_set():
                     result = function(*arguments)
                     called.set()
@@ -270,7 +285,7 @@ def _first_alone(function: Callable) -> Callable:
     return call
 
 
-def _optimizer_of(optimizer: Any, setting: Any) -> Any:
+def _optimizer_of(optimizer: Optimizer, setting: Setting) -> optax.GradientTransformation:
     return optimizer(setting) if callable(optimizer) else optimizer
 
 
@@ -291,7 +306,6 @@ def _runs(settings: Iterable[Setting], seeds: Iterable[int]) -> dict[str, tuple[
     settings = list(settings)
     for seed, setting in itertools.product(map(operator.index, seeds), settings):
         hash(_constants(setting))  # before the first run, as JAX needs it
-        _joined(setting, dict.fromkeys(_RESULT))
         if set(setting) != set(settings[0]):
             names = f"{sorted(settings[0])} and {sorted(setting)}"
             raise ValueError(f"sweep: settings must have equal names, got {names}")
@@ -302,17 +316,6 @@ def _runs(settings: Iterable[Setting], seeds: Iterable[int]) -> dict[str, tuple[
             )
         runs[name] = setting, seed
     return runs
-
-
-def _joined(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    joined: dict[str, Any] = {}
-    for part in parts:
-        if names := joined.keys() & part.keys():
-            raise ValueError(
-                f"sweep: a result would have two values named {min(names)!r}; rename one of them"
-            )
-        joined |= part
-    return joined
 
 
 def _line(result: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,22 @@ from .._checks import order_of_axes
 from .._compat import of_mesh
 from .._optimizer import updates_of
 from .._pytree import is_array, split
+from ._partition import PyTree
 from ._sharding import replicated
 from ._state import State
 
-Loss = Callable[[Any, Any, jax.Array], tuple[Any, dict[str, Any]]]
+Value: TypeAlias = tuple[jax.typing.ArrayLike, dict[str, jax.typing.ArrayLike]]
+Loss = Callable[[PyTree, PyTree, jax.Array], Value]
 """``loss(trainable, batch, key) -> (scalar, {name: metric})``."""
+Problem: TypeAlias = Callable[[PyTree], tuple[Loss, optax.GradientTransformation]]
+"""The loss and the optimizer for the arrays that they depend on."""
 
 
 class Result(NamedTuple):
     """Result of a call, on the device. ``metrics`` has a row for each update, then unused rows."""
 
-    trainable: Any
-    optimizer_state: Any
+    trainable: PyTree
+    optimizer_state: PyTree
     metrics: dict[str, jax.Array]
     finite: jax.Array
     updates: int
@@ -43,11 +47,10 @@ class Call:
     """
 
     advance: Callable[..., tuple]
-    bound: Any
+    bound: PyTree
     size: int
-    room: list[
-        int
-    ]  # number of batches that the compiled program takes, up to ``size``: each costs compile time
+    room: list[int]
+    """Number of batches that the program takes, up to ``size``. Each costs compile time."""
 
     def __call__(self, state: State, group: list) -> Result:
         self.room[0] = min(self.size, max(self.room[0], 1 << (len(group) - 1).bit_length()))
@@ -66,8 +69,8 @@ class Call:
 
 
 def compiled(
-    problem: Callable[[Any], tuple[Loss, Any]],
-    bound: Any,
+    problem: Problem,
+    bound: PyTree,
     size: int,
     mesh: Mesh | None = None,
     state: State | None = None,
@@ -84,22 +87,41 @@ def compiled(
         bound, everywhere = replicated(bound, mesh, "loss"), NamedSharding(mesh, PartitionSpec())
         parts = jax.tree.map(lambda x: x.sharding, (state.trainable, state.optimizer_state))
         shardings = (*parts, everywhere, everywhere)
+    updates = _Updates(problem)
+    # A loop of one turn would trace the loss twice.
+    advance = jax.jit(updates.single if size == 1 else updates.loop, out_shardings=shardings)
 
-    def evaluate(bound, trainable, batch, key):
+    def on_mesh(*arguments):
+        with of_mesh(mesh):
+            return advance(*arguments)
+
+    return Call(on_mesh, bound, size, [1 if length is None else size])
+
+
+class _Updates(NamedTuple):
+    """The functions of a compiled call, which JAX traces."""
+
+    problem: Problem
+
+    def evaluate(self, bound: PyTree, trainable: PyTree, batch: PyTree, key: jax.Array) -> Value:
+        """Return the loss and the metrics."""
         try:
-            return _checked(problem(bound)[0](trainable, batch, key))
+            return _checked(self.problem(bound)[0](trainable, batch, key))
         except (TypeError, ValueError) as error:
             if hint := _order_of(batch):
                 error.add_note(f"fit: if the loss calls a Network{hint}")
             raise
 
-    def update(bound, trainable, optimizer_state, batch, key):
+    def update(self, bound, trainable, optimizer_state, batch, key):
+        """Return parameters, optimizer state and metrics after one update."""
+
         def value_of(trainable):
-            return evaluate(bound, trainable, batch, key)
+            return self.evaluate(bound, trainable, batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(trainable)
+        # Some optimizers evaluate the loss elsewhere, such as line searches.
         change, optimizer_state = updates_of(
-            problem(bound)[1],
+            self.problem(bound)[1],
             gradient,
             optimizer_state,
             trainable,
@@ -110,50 +132,46 @@ def compiled(
             trainable = optax.apply_updates(trainable, change)
         return trainable, optimizer_state, {"loss": value, **metrics}
 
-    @functools.partial(jax.jit, out_shardings=shardings)
-    def advance(bound, trainable, optimizer_state, key, step, batches, count):
-        def nth_key(i):
-            return jax.random.fold_in(key, step + jnp.uint32(i))
-
-        # A loop of one turn would trace the loss twice.
-        if size == 1:
-            *state, metrics = update(bound, trainable, optimizer_state, batches[0], nth_key(0))
-            rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
-        else:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
-
-            def turn(i, carry):
-                trainable, optimizer_state, rows = carry
-                batch = jax.tree.map(
-                    lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked
-                )
-                *state, metrics = update(bound, trainable, optimizer_state, batch, nth_key(i))
-                rows = jax.tree.map(
-                    lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0), rows, metrics
-                )
-                return *state, rows
-
-            value, metrics = jax.eval_shape(evaluate, bound, trainable, batches[0], nth_key(0))
-            rows = jax.tree.map(
-                lambda m: jnp.zeros((len(batches), *m.shape), m.dtype), {"loss": value, **metrics}
-            )
-            *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
+    def single(self, bound, trainable, optimizer_state, key, step, batches, count):
+        """Make one update. Metrics get the axis of the updates."""
+        *state, metrics = self.update(
+            bound, trainable, optimizer_state, batches[0], jax.random.fold_in(key, step)
+        )
+        rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
         return *state, rows, _all_finite(state[0])
 
-    def on_mesh(*arguments):
-        with of_mesh(mesh):
-            return advance(*arguments)
+    def loop(self, bound, trainable, optimizer_state, key, step, batches, count):
+        """Make ``count`` updates. The program has room for more batches."""
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
 
-    return Call(on_mesh, bound, size, [1 if length is None else size])
+        def turn(i, carry):
+            trainable, optimizer_state, rows = carry
+            batch = jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked
+            )
+            key_of_update = jax.random.fold_in(key, step + jnp.uint32(i))
+            *state, metrics = self.update(bound, trainable, optimizer_state, batch, key_of_update)
+            rows = jax.tree.map(
+                lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0), rows, metrics
+            )
+            return *state, rows
+
+        # The carry of a loop needs the shapes of the metrics before the first update.
+        value, metrics = jax.eval_shape(self.evaluate, bound, trainable, batches[0], key)
+        rows = jax.tree.map(
+            lambda m: jnp.zeros((len(batches), *m.shape), m.dtype), {"loss": value, **metrics}
+        )
+        *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
+        return *state, rows, _all_finite(state[0])
 
 
-def arrays_apart(tree: Any) -> tuple[Any, Any]:
+def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Split the arrays off a pytree, such as a Partial as a loss."""
     arrays, static = split(tree, lambda _, leaf: is_array(leaf))
     return jax.tree.map(jnp.asarray, arrays), static
 
 
-def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
+def _checked(result: Any) -> Value:
     """Return the result of a loss function. Raise if it has another form."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         shape = f"shape {result.shape}" if isinstance(result, jax.Array) else type(result).__name__
@@ -167,7 +185,7 @@ def _checked(result: Any) -> tuple[Any, dict[str, Any]]:
     return value, jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x)), metrics)
 
 
-def _order_of(batch: Any) -> str:
+def _order_of(batch: PyTree) -> str:
     """Return a hint if integer labels of a batch fit the first axis of its inputs, or nothing."""
     leaves = jax.tree.leaves(batch)
     inputs = [x.shape for x in leaves if x.ndim > 2][:1]
@@ -176,7 +194,7 @@ def _order_of(batch: Any) -> str:
     return next(filter(None, hints), "")
 
 
-def _all_finite(tree: Any) -> jax.Array:
+def _all_finite(tree: PyTree) -> jax.Array:
     """Return a scalar: True if no parameter is NaN or infinite."""
     leaves = jax.tree.leaves(tree)
     return functools.reduce(jnp.logical_and, [jnp.isfinite(x).all() for x in leaves])
