@@ -1,9 +1,7 @@
 """Runs that are damaged, and errors after training: one line for each, and no result is lost."""
 
 import dataclasses
-import errno
 import json
-import os
 import shutil
 from types import SimpleNamespace
 
@@ -73,13 +71,13 @@ def only_line(capsys):
     return line
 
 
-@pytest.mark.parametrize("name", runs.CONFIGURATION)
-def test_another_configuration_of_jax_is_named(copy, capsys, name):
+def test_another_configuration_of_jax_is_named(copy, capsys):
     """Without it, the checkpoints would have other dtypes, keys or bits."""
-    change_record(lambda record: record["jax"].update({name: "rbg"}))(copy)
+    change_record(lambda record: record["jax"].update(default_prng_impl="rbg"))(copy)
     assert main(["train", "--resume", str(copy)]) == 2
     line = only_line(capsys)
-    assert f"{copy} was started with {name.upper()}='rbg', now it is {getattr(jax.config, name)!r}" in line
+    assert f"{copy} was started with" in line
+    assert "'default_prng_impl': 'rbg'" in line
 
 
 def test_changed_data_is_named(copy, tmp_path, capsys):
@@ -130,24 +128,6 @@ def test_run_is_held_by_one_process_at_a_time(tmp_path):
         pass
     with runs.held(tmp_path):
         pass
-
-
-def test_file_systems_without_locks_can_be_trained_in(tmp_path, monkeypatch):
-    def flock(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(runs.fcntl, "flock", flock)
-    with runs.held(tmp_path):
-        pass
-
-
-def test_any_file_name_leaves_a_figure(source, tmp_path):
-    path = tmp_path / "$x_$ 5 %_{ [red].npz"
-    shutil.copy(source, path)
-    folder = tmp_path / "run"
-    assert main(["train", "--data", str(path), *ARGS, "-o", str(folder)]) == 0
-    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert runs.read(folder).options.data == str(path)
 
 
 def test_classes_far_beyond_the_recordings_are_refused(tmp_path, capsys):

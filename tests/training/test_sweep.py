@@ -423,17 +423,14 @@ def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
     ],
 )
 def test_ranges(text, numbers):
-    (field,) = [field for field in dataclasses.fields(sweeping.Grid) if field.name == "lrs"]
+    (field,) = [field for field in dataclasses.fields(sweeping.Grid) if field.name == "lr"]
     assert field.metadata["click"]["type"].convert(text, None, None) == numbers
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(
-            ["--half-width", w]
-            for w in ("", "0", "-1", "a", "1:2", "1:2:x1", "2:1:x2", "1:2:+0", "nan", "1:inf:x2", "1:2:x1.0001")
-        ),
+        *(["--half-width", w] for w in ("", "0", "-1", "a", "1:2", "1:2:x1", "2:1:x2", "1:2:+0", "nan", "1:inf:x2")),
         ["--surrogate", "arctan,,sigmoid"],
         ["--surrogate", "arctan(alpha=2"],
         ["--surrogate", "leaky_relu", "--half-width", "0.1"],

@@ -52,11 +52,7 @@ def run_figure(
 
 def _draw_curves(panels: Any, results: dict[str, Any]) -> None:
     loss, accuracy, rate = panels
-    for name, result, color in zip(
-        ("spiking", "ReLU"), results.values(), ("C0", "0.55"), strict=True
-    ):
-        if result is None:
-            continue
+    for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
         curves = result["curves"]
         epochs = np.arange(1, len(curves["loss"]) + 1)
         marker = "." if len(epochs) == 1 else ""

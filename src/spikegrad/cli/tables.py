@@ -24,13 +24,13 @@ PIPE_WIDTH = 180
 
 
 class Summary(NamedTuple):
-    """The runs of one setting: means with standard deviations, NaN for a single run."""
+    """The runs of one setting: means with standard deviations, None for a single run."""
 
     setting: dict[str, Any]
     n: int
     diverged: int
-    validation: tuple[float, float]
-    test: tuple[float, float]
+    validation: tuple[float, float | None]
+    test: tuple[float, float | None]
     firing_rate: float
 
 
@@ -46,9 +46,10 @@ def best(rows: Iterable[Summary]) -> Summary:
     return max(rows, key=lambda row: row.validation[0])
 
 
-def say(text: str) -> None:
-    """Print lines on standard output."""
-    console().print(text, soft_wrap=True)
+def say(*parts: str | Table) -> None:
+    """Print lines and tables on standard output."""
+    for part in parts:
+        console().print(part, soft_wrap=isinstance(part, str))
 
 
 def note(text: str, quiet: bool = False) -> None:
@@ -70,9 +71,9 @@ def accuracy(fraction: float, n: int) -> str:
     return f"{percent(fraction)} ({100 * abs(middle - half):.1f}-{100 * (middle + half):.1f})"
 
 
-def spread(mean: float, std: float) -> str:
+def spread(mean: float, std: float | None) -> str:
     """Format a mean with its standard deviation, if it is known."""
-    return percent(mean) if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f} %"
+    return percent(mean) if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
 def label(value: Any) -> str:
@@ -164,12 +165,9 @@ def table(
 
 def results(record: dict[str, Any], parameters: int) -> list[Table]:
     """Return the tables at the end of training."""
-    options, data, spiking = record["options"], record["data"], record["results"]["spiking"]
-
-    def row(name: str, result: dict[str, Any] | None) -> tuple[Any, ...]:
-        if result is None:
-            return name, "not trained", "", parameters, "", ""
-        return (
+    options, data, networks = record["options"], record["data"], record["results"]
+    rows = [
+        (
             name,
             accuracy(result["test"], data["test"]),
             percent(result["accuracy"]),
@@ -177,24 +175,24 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
             f"{result['epochs']}" + f" of {options['epochs']}" * result["interrupted"],
             f"{result['seconds']:.1f} s",
         )
-
-    networks = table(
+        for name, result in networks.items()
+    ]
+    examples = (
         f"{options['data']}: {data['training']:,} training examples, {data['test']:,} test "
-        f"examples ({data['test_from']})",
-        ("network", "test, 95 % interval", "training", "parameters", "epochs", "time"),
-        map(row, ("spiking", "ReLU"), record["results"].values()),
-        caption=f"spiking: {options['surrogate']}, {options['steps']} steps; "
-        f"both: seed {options['seed']}",
+        f"examples ({data['test_from']})"
     )
-    layers = zip(
-        range(1, len(options["hidden"]) + 1),
-        options["hidden"],
-        map("{:.3f}".format, spiking["rates"]),
-        map(percent, spiking["silent"]),
-        strict=True,
-    )
-    headings = "layer", "neurons", "spikes per neuron and step", "silent"
-    return [networks, table("spiking layers, on the test set", headings, layers)]
+    caption = f"spiking: {options['surrogate']}, {options['steps']} steps; seed {options['seed']}"
+    headings = "network", "test, 95 % interval", "training", "parameters", "epochs", "time"
+    spiking = networks["spiking"]
+    layers = enumerate(zip(options["hidden"], spiking["rates"], spiking["silent"], strict=True), 1)
+    return [
+        table(examples, headings, rows, caption=caption),
+        table(
+            "spiking layers, on the test set",
+            ("layer", "neurons", "spikes per neuron and step", "silent"),
+            ((i, n, f"{rate:.3f}", percent(silent)) for i, (n, rate, silent) in layers),
+        ),
+    ]
 
 
 def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:
@@ -202,15 +200,14 @@ def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
     counts = np.bincount(answers, minlength=classes).tolist()
     if y is None:
         return table(title, ("class", "answers"), enumerate(counts))
-    confusion = np.zeros((classes, classes), int)
-    # The class of an example is its row, the answer its column.
-    np.add.at(confusion, (y, answers), 1)
     rows: list[tuple[Any, ...]] = []
-    for k, row in enumerate(confusion):
-        n, right, wrong = int(row.sum()), int(row[k]), row * (np.arange(classes) != k)
-        mistaken = f"{wrong.argmax()} ({wrong.max()} times)" if wrong.any() else ""
+    for k in range(classes):
+        answered = np.bincount(answers[y == k], minlength=classes)
+        n, right = int(answered.sum()), int(answered[k])
+        answered[k] = 0
+        mistaken = f"{answered.argmax()} ({answered.max()} times)" if answered.any() else ""
         rows.append((k, n, right, accuracy(right / n, n) if n else "", counts[k], mistaken))
-    n, right = len(y), int(confusion.trace())
+    n, right = len(y), int((answers == y).sum())
     rows.append(("all", n, right, accuracy(right / n, n), n, ""))
     headings = "class", "examples", "right", "accuracy, 95 % interval", "answers", "mistaken for"
     return table(title, headings, rows)
@@ -220,39 +217,41 @@ def sweep(
     rows: list[Summary], axes: list[str], record: dict[str, Any], validation: int
 ) -> list[Table | str]:
     """Return tables of all settings and of the best of each surrogate, and a line of the best."""
-    data = record["data"]
+    data, best_row = record["data"], best(rows)
     caption = (
         f"{validation:,} validation examples, {data['test']:,} test examples ({data['test_from']})"
     )
 
-    def settings(title: str, summaries: Iterable[Summary], scores: tuple[str, ...]) -> Table:
-        rows = (
+    def settings(title: str, summaries: Iterable[Summary], *scores: str) -> Table:
+        lines = (
             (
-                *(label(summary.setting[axis]) for axis in axes),
-                *(spread(*getattr(summary, score)) for score in scores),
-                f"{summary.n}" + f", {summary.diverged} diverged" * bool(summary.diverged),
-                f"{summary.firing_rate:.3f}",
+                *(label(row.setting[axis]) for axis in axes),
+                *(spread(*getattr(row, score)) for score in scores),
+                f"{row.n}" + f", {row.diverged} diverged" * bool(row.diverged),
+                f"{row.firing_rate:.3f}",
             )
-            for summary in summaries
+            for row in summaries
         )
-        return table(title, (*axes, *scores, "runs", "firing"), rows, caption=caption)
+        return table(title, (*axes, *scores, "runs", "firing"), lines, caption=caption)
 
-    top, classes = best(rows), data["classes"]
+    reached = best_row.validation[0]
+    line = (
+        f"no setting learned: the highest validation accuracy, {percent(reached)}, is "
+        f"{guessing(data['classes'])}"
+    )
+    if reached >= learnt(data["classes"]):
+        setting = setting_label(best_row.setting, axes)
+        count = "one run" if best_row.n == 1 else f"{best_row.n} runs"
+        line = (
+            f"best by validation: {setting}, with {spread(*best_row.test)} of the test set, {count}"
+        )
     surrogates = dict.fromkeys(row.setting["surrogate"] for row in rows)
-    if top.validation[0] < learnt(classes):
-        reached = percent(top.validation[0])
-        line = f"no setting learned: the highest validation accuracy, {reached}, is "
-        line += guessing(classes)
-    else:
-        count = "one run" if top.n == 1 else f"{top.n} runs"
-        line = f"best by validation: {setting_label(top.setting, axes)}, with "
-        line += f"{spread(*top.test)} of the test set, {count}"
     return [
-        settings(f"{record['options']['data']}, all settings", rows, ("validation",)),
+        settings(f"{record['options']['data']}, all settings", rows, "validation"),
         settings(
             "chosen by validation, reported on the test set",
             (best(row for row in rows if row.setting["surrogate"] == name) for name in surrogates),
-            ("validation", "test"),
+            *("validation", "test"),
         ),
         line,
     ]

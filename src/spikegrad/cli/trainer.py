@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from .processes import batch_sharding
 from .sources import Examples, examples, spaced
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
-_CURVES = ("loss", "accuracy", "rates")
 _MEASURED = 128
 """Number of recordings that scale the initial weights."""
 _SCORED = 512
@@ -40,13 +39,11 @@ def optimizer_of(lr: Any, updates: int) -> optax.GradientTransformation:
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     """Move each image of ``(n, height, width, ...)`` by up to ``pixels`` in each direction."""
-    padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels)] + [(0, 0)] * (x.ndim - 3))
+    channel_axes = x.ndim - 3
+    padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels), *[(0, 0)] * channel_axes])
     offsets = jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1)
-
-    def crop(image, offset):
-        return jax.lax.dynamic_slice(image, (*offset, *[0] * (x.ndim - 3)), x.shape[1:])
-
-    return jax.vmap(crop)(padded, offsets)
+    offsets = jnp.pad(offsets, [(0, 0), (0, channel_axes)])
+    return jax.vmap(partial(jax.lax.dynamic_slice, slice_sizes=x.shape[1:]))(padded, offsets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +77,14 @@ def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
         return logits, [layer.mean(0) for layer in spikes]
 
     def score(params: Any, source: Sequences) -> Scores:
-        size, parts = min(len(source), _SCORED), []
-        for i, start in enumerate(range(0, len(source), size)):
-            x, _, lengths = examples(source, slice(start, start + size))
+        count, parts = len(source), []
+        size = min(count, _SCORED)
+        for i, first in enumerate(range(0, count, size)):
             # The last part repeats examples, so one compiled program fits all parts.
-            rows = np.resize(np.arange(len(x)), size)
-            lengths = None if lengths is None else lengths[rows]
-            results = run(params, x[rows], lengths, jax.random.fold_in(jax.random.key(0), i))
-            count = len(x)
-            parts.append(jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], results))
-        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            x, _, lengths = examples(source, np.arange(first, first + size) % count)
+            results = run(params, x, lengths, jax.random.fold_in(jax.random.key(0), i))
+            parts.append(jax.tree.map(np.asarray, results))
+        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
         # Masked steps have no spikes, so a mean over all steps is too small.
         padding = source.steps / source.lengths.mean() if source.masked else 1.0
         rates = [layer.mean(0) * padding for layer in means]
@@ -115,6 +110,18 @@ class Fit:
     seconds: float
     interrupted: bool
     failure: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """Return the results of the last epoch, as in ``run.json``."""
+        return {
+            **{name: self.curves[name][-1] for name in ("test", "accuracy", "loss")},
+            "rates": self.scores.rates,
+            "silent": self.scores.silent,
+            "epochs": len(self.curves["loss"]),
+            "interrupted": self.interrupted,
+            "seconds": self.seconds,
+            "curves": self.curves,
+        }
 
 
 def fit(
@@ -166,14 +173,13 @@ def fit(
     updates = per_epoch * options.epochs
     optimizer = optimizer_of(options.lr, updates)
     score = make_evaluator(network)
-    curves: dict[str, list] = {name: [] for name in (*_CURVES, "test")}
+    curves: dict[str, list] = {name: [] for name in ("loss", "accuracy", "rates", "test")}
+    last: training.Report | None = None
 
     def append(now: training.Report) -> None:
-        for metric in _CURVES:
-            curves[metric].append(now.epoch_metrics[metric].tolist())
-        curves["test"].append(score(now.state.trainable, data.test).accuracy(data.test.y))
-
-    last: training.Report | None = None
+        test = score(now.state.trainable, data.test).accuracy(data.test.y)
+        for metric, value in (now.epoch_metrics | {"test": np.asarray(test)}).items():
+            curves[metric].append(value.tolist())
 
     def course(now: training.Report) -> bool:
         nonlocal last
@@ -183,20 +189,18 @@ def fit(
         report(now, curves["test"][-1] if curves["test"] else None)
         return bool(stop())
 
-    def more(now: training.Report) -> dict[str, Any]:
+    def values(now: training.Report) -> dict[str, Any]:
         rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
         return {"learning_rate": rate} | ({"test": curves["test"][-1]} if now.epoch_ended else {})
 
     state = training.State.create(params, optimizer, jax.random.key(options.seed))
     files = []
     if folder is not None:
-        extra = {"curves": curves}
-        place = folder / CHECKPOINTS / name
-        checkpoints = training.Checkpoints(place, minutes=minutes, extra=extra)
+        path = folder / CHECKPOINTS / name
+        checkpoints = training.Checkpoints(path, minutes=minutes, extra=curves)
         state = checkpoints.restore(state)
-        # The dict that checkpoints store. A restored one replaces it.
-        curves = extra["curves"]
-        metrics = training.JsonLines(folder / METRICS, of={"network": name}, more=more, resume=True)
+        labels = {"network": name}
+        metrics = training.JsonLines(folder / METRICS, of=labels, more=values, resume=True)
         files = [metrics, checkpoints]
     failure = ""
     try:
@@ -302,7 +306,7 @@ def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> in
 
 def _batches(train: Sequences, size: int) -> Callable[[int], training.ShuffledBatches]:
     """Return batches by seed. Examples may be read from files."""
-    return functools.partial(training.ShuffledBatches, _Rows(train), size)
+    return partial(training.ShuffledBatches, _Rows(train), size)
 
 
 class _Rows:
