@@ -157,6 +157,6 @@ def test_stochastic_spikes_are_drawn_with_the_seed(source):
     x = np.zeros((500, 3), np.float32)
     hidden = dataclasses.replace(first.params[0], weight=jnp.zeros((3, 4)), bias=jnp.ones(4))
     params = (hidden, first.params[1])
-    _, (spikes,), _ = network(params, jnp.asarray(x), jax.random.key(2))
+    _, (spikes,), _ = network(params, jnp.asarray(x)[None], jax.random.key(2))
     assert set(np.unique(spikes)) == {0.0, 1.0}
     assert abs(float(spikes[0].mean()) - 0.5) < 0.05  # the potential is at the threshold

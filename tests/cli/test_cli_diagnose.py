@@ -108,9 +108,10 @@ def test_the_layers_are_those_that_are_trained(encoding):
     params = network.init(jax.random.key(3))
     x = rng.uniform(size=(5, 7, 6) if encoding == "none" else (5, 1, 6)).astype(np.float32)
     lengths = np.array([7, 2, 5, 1, 7]) if encoding == "none" else None
-    expected, _, _ = network(params, jnp.asarray(x), jax.random.key(0), lengths)
     labels = rng.integers(3, size=5)
     given = Sequences("some", x, labels, lengths=lengths, steps=x.shape[1])
+    batch = given.as_batch()
+    expected, _, _ = network(params, jnp.asarray(batch.x), jax.random.key(0), batch.mask)
     found = diagnosis.examine(network, params, given)
     np.testing.assert_allclose(found.loss, trainer.cross_entropy(expected, labels).mean(), rtol=1e-5)
 

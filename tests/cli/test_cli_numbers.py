@@ -76,17 +76,17 @@ class Run:
             """In the dtype of the layers."""
             return [{name: np.asarray(getattr(layer, name)) for name in ("weight", "bias")} for layer in layers]
 
-        def noting(network, params, loaded, options, *, name, **more):
+        def noting(network, params, **settings):
             def spy(loss, state, batches, *, callbacks, **options):
-                self.before[name].append(plain(state.trainable))
+                self.before[network.name].append(plain(state.trainable))
 
                 def note(now):
-                    self.before[name].append(plain(now.state.trainable))
+                    self.before[network.name].append(plain(now.state.trainable))
 
                 return update(loss, state, batches, callbacks=[*callbacks, note], **options)
 
             monkeypatch.setattr(trainer.training, "fit", spy)
-            return fit(network, params, loaded, options, name=name, **more)
+            return fit(network, params, **settings)
 
         def drawing(*args):
             self.figures.append(draw(*args))

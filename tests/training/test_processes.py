@@ -397,7 +397,7 @@ def test_command_rejects_invalid_options_of_processes(tmp_path):
     for more, message in (
         (["--distributed"], "no processes found; pass all three arguments"),
         (["--distributed", "--coordinator-address", "head"], "coordinator_address must be host:port, got 'head'"),
-        (["--process-id", "1"], "require --distributed"),
+        (["--process-id", "1"], "no processes found; pass all three arguments"),
     ):
         with Processes([[*call[:4], *more]], tmp_path) as processes:
             assert processes.all[0].wait(LIMIT) == 2

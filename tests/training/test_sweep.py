@@ -388,10 +388,11 @@ def test_heat_map_shows_each_mean_and_frames_the_best(at):
 def test_the_bar_counts_every_run(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(tables, "console", lambda stderr=False: Console(file=screen, force_terminal=True, width=80))
-    with tables.sweep_progress(2, ["surrogate"], False) as show:
-        for seed in range(2):
-            show(result("arctan", seed, 0.9, 0.1))
-    assert "2/2 runs" in screen.getvalue()
+    with tables.progress(False) as show:
+        for done in (1, 2):
+            line = tables.result_line(result("arctan", done, 0.9, 0.1), ["surrogate"])
+            show(f"{done}/2  {line}", done, 2)
+    assert "2/2  surrogate arctan  seed 2  validation 90.0 %" in screen.getvalue()
 
 
 def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
@@ -445,4 +446,4 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(arguments, capsys):
 def test_surrogates_may_have_commas_in_brackets():
     text = "sigmoid, snntorch.fast_sigmoid(slope=25),relu_grad(alpha=0.3, width=1),sigmoid"
     specs = ("sigmoid", "snntorch.fast_sigmoid(slope=25)", "relu_grad(alpha=0.3, width=1)")
-    assert sweeping.parse_surrogates(None, None, text) == specs
+    assert sweeping.parse_surrogates(text) == specs

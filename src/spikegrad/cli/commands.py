@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ from .. import __version__, get, measure, names
 from .._consensus import from_first
 from .._files import write_atomically
 from ..data import Split
-from ..training import Callback, DivergedError
+from ..training import DivergedError
 from . import diagnosis, processes, runs, sources, tables, trainer
-from .networks import Params, SpikingNetwork
 from .options import (
     Options,
     of_run,
@@ -135,26 +135,17 @@ def train(
     start = trainer.starts(network, split.train)(key)
     watch = diagnosis.Watch(network, start, split, options.lr, quiet)
     with runs.held(run.folder), processes.deferred() as stop:
-
-        def learn(
-            network: SpikingNetwork, name: str, activity: str, start: Params, *callbacks: Callback
-        ) -> trainer.Fit:
-            with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
-                return trainer.fit(
-                    network,
-                    start,
-                    split,
-                    options,
-                    name=name,
-                    report=report,
-                    stop=stop,
-                    folder=run.folder,
-                    minutes=checkpoint,
-                    callbacks=callbacks,
-                )
-
+        learn = partial(
+            trainer.fit,
+            data=split,
+            options=options,
+            quiet=quiet,
+            stop=stop,
+            folder=run.folder,
+            minutes=checkpoint,
+        )
         try:
-            spiking = learn(network, "spiking", "firing", start, watch)
+            spiking = learn(network, start, callbacks=[watch])
         except DivergedError as error:
             for line in watch.issues(error.state.trainable):
                 tables.note(line)
@@ -167,7 +158,7 @@ def train(
         run.save_record()
         if not stop() and record["baseline"] and not failure:
             rectified = network.without_spikes()
-            baseline_fit = learn(rectified, "ReLU", "active", rectified.init(key))
+            baseline_fit = learn(rectified, rectified.init(key))
             results["ReLU"], failure = baseline_fit.summary(), baseline_fit.failure
         record |= {
             "interrupted": bool(stop()),
@@ -262,7 +253,7 @@ def list_() -> None:
 
 
 @command.command()
-@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
+@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, type=parse_surrogate)
 @output_file("Image file: .png, .svg or .pdf.", ".png", ".svg", ".pdf", required=True)
 def plot(surrogates: tuple, output: Path) -> None:
     """Plot surrogates side by side: step, smooth steps and slopes.

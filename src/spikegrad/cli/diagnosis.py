@@ -21,7 +21,7 @@ from ..inspect.diagnosis import Diagnosis, diagnose
 from ..losses import reduce_time
 from ..network import Network
 from . import runs, sources, tables, trainer
-from .networks import Params, SpikingNetwork, mask_of, spike_key
+from .networks import Params, SpikingNetwork, spike_key
 from .options import of_run, output_file
 
 EXAMPLES = 128
@@ -34,11 +34,11 @@ def _applied(
     network: SpikingNetwork, params: Params, source: Sequences, most: int
 ) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
     """Return layers with matrices as weights, examples over time, options of a call, and labels."""
-    x, y, lengths = sources.examples(source, sources.spaced(len(source), most))
+    x, y, mask = sources.sample(source, most).as_batch()
     key = jax.random.key(0)
     params = jax.tree.map(np.asarray, params)  # each process computes separately
     inputs = network.inputs(jnp.asarray(x), key)
-    mask = mask_of(None if lengths is None else jnp.asarray(lengths), len(inputs))
+    mask = None if mask is None else jnp.asarray(mask)
     return Network(params), inputs, {"mask": mask, "key": spike_key(key)}, y
 
 

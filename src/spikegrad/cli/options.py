@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from click.core import ParameterSource
 
 from .. import get
 from .._struct import domain
+from .._surrogate import Surrogate
 from ..data import Binning, Split
 from ..network._modes import MODES
 from ..neurons import LIF, decay_from_tau
@@ -37,20 +39,17 @@ class Numbers(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):  # a default
             return value
-        try:
+        with suppress(ValueError, ArithmeticError):
             numbers = tuple(number for item in value.split(",") for number in self.parse(item))
-        except (ValueError, ArithmeticError):
-            numbers = ()
-        if not numbers or not all(0 < number < math.inf for number in numbers):
-            self.fail(f"{value!r}: pass numbers above 0, such as {self.example}", param, ctx)
-        return numbers
+            if numbers and all(0 < number < math.inf for number in numbers):
+                return numbers
+        self.fail(f"{value!r}: pass numbers above 0, such as {self.example}", param, ctx)
 
 
-def parse_surrogate(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Return the surrogate of a text, or the surrogates of a tuple of texts."""
-    del ctx, param
+def parse_surrogate(text: str) -> Surrogate:
+    """Return the surrogate of a text."""
     try:
-        return get(value) if isinstance(value, str) else tuple(map(get, value))
+        return get(text)
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error)) from None
 
@@ -82,8 +81,8 @@ class Options:
     data: str = option("Training data (see above).", default="mnist5k", metavar="DATA")
     surrogate: str = option(
         "Such as 'arctan(alpha=2)'.",
+        lambda text: repr(parse_surrogate(text)),
         default=repr(_LIF.surrogate),
-        callback=lambda *args: repr(parse_surrogate(*args)),
         metavar="SPEC",
     )
     hidden: tuple[int, ...] = option(
@@ -169,6 +168,7 @@ class Options:
     )
 
     def __post_init__(self) -> None:
+        """Check the number of time constants."""
         count = len(CELLS[self.cell][1])
         if len(self.taus) not in (0, count, count + 1):
             raise click.BadParameter(

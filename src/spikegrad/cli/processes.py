@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from .._consensus import gathered
+from ..data import Example
 from ..training import _processes, distributed
 from .options import COUNT
 
@@ -95,7 +97,7 @@ def deferred() -> Iterator[Callable[[], int]]:
             signal.signal(signum, handler)
 
 
-def batch_sharding(batch: int) -> NamedSharding | None:
+def batch_sharding(batch: int, masked: bool) -> Example | None:
     """Return the sharding of batches of this size, or None without ``--distributed``."""
     if not jax.distributed.is_initialized():
         return None
@@ -104,7 +106,10 @@ def batch_sharding(batch: int) -> NamedSharding | None:
             f"batches of {batch} examples cannot be sharded over {jax.device_count()} devices",
             param_hint="'--batch'",
         )
-    return NamedSharding(Mesh(jax.devices(), ("batch",)), PartitionSpec("batch"))
+    mesh = Mesh(jax.devices(), ("batch",))
+    sequences = NamedSharding(mesh, P(None, "batch"))
+    parts: Any = sequences, NamedSharding(mesh, P("batch")), sequences if masked else None
+    return Example(*parts)
 
 
 def leave(code: int) -> None:

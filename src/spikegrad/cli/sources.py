@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,12 +27,12 @@ from ..data import (
 )
 from .networks import NO_ENCODING
 
+Source = TypeVar("Source", bound=Sequences)
+
 FILES = [form for form in FORMS if form.key]
 """Files of the user, distinguished by their keys."""
 _SAMPLE = 100
 """Number of recordings that are read quickly."""
-
-Examples: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def listed() -> str:
@@ -64,14 +64,10 @@ def form_of(source: str) -> Form:
     raise DataError(f"unknown data {source!r}{hint}")
 
 
-def examples(source: Sequences, rows: Any = slice(None)) -> Examples:
-    """Return values ``(n, steps, ...)``, labels, and lengths, None if all are equally long."""
-    return source.padded(rows), source.y[rows], source.lengths[rows] if source.masked else None
-
-
-def spaced(count: int, most: int) -> np.ndarray:
-    """Return up to ``most`` row numbers of ``count``, evenly from the first to the last."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+def sample(source: Source, most: int) -> Source:
+    """Return up to ``most`` examples, evenly from the first to the last."""
+    count = len(source)
+    return source.subset(np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)))
 
 
 def load(source: str, seed: int, binning: Binning) -> Split:
@@ -177,13 +173,13 @@ def _events_outside(sequences: Sequences) -> tuple[str, ...]:
     """Warn of a binning that loses many events, from a sample of recordings."""
     if not isinstance(sequences, Binned):
         return ()
-    sample = sequences.subset(spaced(len(sequences), _SAMPLE))
-    outside, events = sample.outside()
+    part = sample(sequences, _SAMPLE)
+    outside, events = part.outside()
     # Recordings have stray events at their ends, which change nothing.
     if outside <= events / 1000:
         return ()
     seconds = sequences.binning.steps * sequences.binning.step_us / 1e6
     return (
-        f"{outside:,} of {events:,} events of {len(sample)} recordings are outside of the "
+        f"{outside:,} of {events:,} events of {len(part)} recordings are outside of the "
         f"{seconds:g} s of all steps: a longer --bin or more --steps take later ones in",
     )

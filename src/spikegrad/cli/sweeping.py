@@ -62,18 +62,18 @@ def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
     ]
 
 
-def parse_surrogates(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+def parse_surrogates(text: str) -> tuple[str, ...]:
     """Parse surrogates, ``SPEC,...``. Their brackets may contain commas."""
     specs, depth = [""], 0
-    for character in value:
+    for character in text:
         depth += (character in "([") - (character in ")]")
         if character == "," and depth == 0:
             specs.append("")
         else:
             specs[-1] += character
-    names = tuple(dict.fromkeys(spec.strip() for spec in specs))
-    parse_surrogate(ctx, param, names)
-    return names
+    for spec in specs:
+        parse_surrogate(spec)
+    return tuple(dict.fromkeys(map(str.strip, specs)))
 
 
 def parse_range(item: str) -> list[float]:
@@ -102,8 +102,8 @@ class Grid:
 
     surrogate: tuple[str, ...] = option(
         "Surrogates, such as 'sigmoid,arctan(alpha=2)'.",
+        parse_surrogates,
         default="sigmoid,arctan,inv_square_grad",
-        callback=parse_surrogates,
         metavar="SPEC,...",
     )
     half_width: tuple[float, ...] = option(
@@ -221,7 +221,7 @@ def sweep(
     with (
         runs.held(run.folder),
         processes.deferred() as stop,
-        tables.sweep_progress(total, grid.varying, quiet) as show,
+        tables.progress(quiet) as show,
     ):
         run.save_record()
         for result in trainer.sweep(
@@ -237,7 +237,8 @@ def sweep(
             jobs=jobs,
         ):
             results.append(result)
-            show(result)
+            line = f"{len(results)}/{total}  {tables.result_line(result, grid.varying)}"
+            show(line, len(results), total)
     rows = summaries(results)
     order = [tuple(setting[axis] for axis in AXES) for setting in settings]
     # Runs end in any order, and tables have the order of the options.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 import time
@@ -59,6 +58,7 @@ def note(text: str, quiet: bool = False) -> None:
 
 
 def percent(fraction: float) -> str:
+    """Format a fraction."""
     return f"{100 * fraction:.1f} %"
 
 
@@ -77,6 +77,7 @@ def spread(mean: float, std: float | None) -> str:
 
 
 def label(value: Any) -> str:
+    """Format a value of a setting."""
     return "own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -86,68 +87,55 @@ def learnt(classes: int) -> float:
 
 
 def guessing(classes: int) -> str:
+    """Describe an accuracy that does not count as learning."""
     return f"close to guessing one of {classes} classes"
 
 
 @contextmanager
-def _live(quiet: bool, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show a bar on a terminal. The function updates it."""
-    out = console(stderr=True)
+def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on a terminal, or else a line for every tenth of the work.
+
+    Yields
+    ------
+    callable
+        ``show(line, completed, total)``.
+    """
+    out, printed = console(stderr=True), -1
     columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn()
     with Progress(*columns, console=out, disable=quiet or not out.is_terminal) as bar:
-        yield functools.partial(bar.update, bar.add_task("compiling", total=total))
+        task = bar.add_task("compiling", total=None)
 
-
-@contextmanager
-def progress(
-    name: str, epochs: int, activity: str, quiet: bool
-) -> Iterator[Callable[[Report, float | None], None]]:
-    """Show a bar on a terminal, or else a line for every tenth of the updates."""
-    printed = -1
-    with _live(quiet) as update:
-
-        def show(now: Report, test: float | None) -> None:
+        def show(line: str, completed: int, total: int) -> None:
             nonlocal printed
-            loss, accuracy, rates = (
-                now.epoch_metrics[key] for key in ("loss", "accuracy", "rates")
-            )
-            line = f"{name} {now.epoch:{len(str(epochs))}}/{epochs}  loss {float(loss):.3g}"
-            line += f"  train {percent(float(accuracy))}"
-            line += "" if test is None else f"  test {percent(test)}"
-            line += f"  {activity} {rates.mean():.2f}"
-            total = now.total or now.step
-            # Lines in a file are few, and a terminal has the bar.
-            update(description=line, completed=now.step, total=total)
-            if now.step * 10 // total > printed and not console(stderr=True).is_terminal:
-                printed = now.step * 10 // total
+            bar.update(task, description=line, completed=completed, total=total)
+            if completed * 10 // total > printed and not out.is_terminal:
+                printed = completed * 10 // total
                 note(line, quiet)
 
         yield show
 
 
-@contextmanager
-def sweep_progress(
-    total: int, axes: list[str], quiet: bool
-) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a line for each result, and a bar on a terminal."""
-    done = 0
-    with _live(quiet, total) as update:
+def training_line(now: Report, name: str, epochs: int, test: list[float]) -> str:
+    """Describe the course of a training. ``test`` has the accuracy after each epoch."""
+    loss, accuracy, rates = (now.epoch_metrics[key] for key in ("loss", "accuracy", "rates"))
+    return (
+        f"{name:7} {now.epoch:{len(str(epochs))}}/{epochs}  loss {float(loss):.3g}"
+        f"  train {percent(float(accuracy))}"
+        + "".join(f"  test {percent(last)}" for last in test[-1:])
+        + f"  active {rates.mean():.2f}"
+    )
 
-        def show(result: dict[str, Any]) -> None:
-            nonlocal done
-            done += 1
-            update(advance=1, description=f"{done}/{total} runs")
-            note(
-                f"{done:{len(str(total))}}/{total}  {setting_label(result, axes)}  "
-                f"seed {result['seed']}  validation {percent(result['validation'])}  "
-                f"{result['seconds']:.1f} s" + "  diverged" * bool(result["diverged"]),
-                quiet,
-            )
 
-        yield show
+def result_line(result: dict[str, Any], axes: list[str]) -> str:
+    """Describe a run of a sweep."""
+    return (
+        f"{setting_label(result, axes)}  seed {result['seed']}  "
+        f"validation {percent(result['validation'])}" + "  diverged" * bool(result["diverged"])
+    )
 
 
 def setting_label(setting: dict[str, Any], axes: list[str]) -> str:
+    """Format the values of a setting on some axes."""
     return ", ".join(f"{axis} {label(setting[axis])}" for axis in axes)
 
 

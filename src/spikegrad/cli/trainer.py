@@ -16,10 +16,11 @@ import optax
 from .. import training
 from .._struct import lifted
 from ..data import Sequences, Split, scale
+from . import tables
 from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
 from .options import Options
 from .processes import batch_sharding
-from .sources import Examples, examples, spaced
+from .sources import sample
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 _MEASURED = 128
@@ -72,8 +73,8 @@ def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
     """Return a function of parameters and :class:`spikegrad.data.Sequences` that scores them."""
 
     @jax.jit
-    def run(params, x, lengths, key):
-        logits, spikes, _ = network(params, x, key, lengths)
+    def run(params, x, mask, key):
+        logits, spikes, _ = network(params, x, key, mask)
         return logits, [layer.mean(0) for layer in spikes]
 
     def score(params: Any, source: Sequences) -> Scores:
@@ -81,8 +82,8 @@ def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
         size = min(count, _SCORED)
         for i, first in enumerate(range(0, count, size)):
             # The last part repeats examples, so one compiled program fits all parts.
-            x, _, lengths = examples(source, np.arange(first, first + size) % count)
-            results = run(params, x, lengths, jax.random.fold_in(jax.random.key(0), i))
+            x, _, mask = source.subset(np.arange(first, first + size) % count).as_batch()
+            results = run(params, x, mask, jax.random.fold_in(jax.random.key(0), i))
             parts.append(jax.tree.map(np.asarray, results))
         logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
         # Masked steps have no spikes, so a mean over all steps is too small.
@@ -130,8 +131,7 @@ def fit(
     data: Split,
     options: Options,
     *,
-    name: str = "spiking",
-    report: Callable[[training.Report, float | None], None] = lambda now, test: None,
+    quiet: bool = True,
     stop: Callable[[], Any] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
@@ -151,10 +151,8 @@ def fit(
         At least ``batch`` training examples.
     options : Options
         Settings of the training. Shuffling, shifts, noise and input encoding depend on the seed.
-    name : str
-        Name of the network in messages and files.
-    report : callable
-        Called after each compiled call, with the latest test accuracy.
+    quiet : bool
+        If False, print the progress.
     stop : callable
         Called after each compiled call. If it returns true, training ends.
     folder : Path, optional
@@ -186,7 +184,8 @@ def fit(
         last = now
         if now.epoch_ended:
             append(now)
-        report(now, curves["test"][-1] if curves["test"] else None)
+        line = tables.training_line(now, network.name, options.epochs, curves["test"])
+        show(line, now.step, now.total or now.step)
         return bool(stop())
 
     def values(now: training.Report) -> dict[str, Any]:
@@ -196,26 +195,27 @@ def fit(
     state = training.State.create(params, optimizer, jax.random.key(options.seed))
     files = []
     if folder is not None:
-        path = folder / CHECKPOINTS / name
+        path = folder / CHECKPOINTS / network.name
         checkpoints = training.Checkpoints(path, minutes=minutes, extra=curves)
         state = checkpoints.restore(state)
-        labels = {"network": name}
+        labels = {"network": network.name}
         metrics = training.JsonLines(folder / METRICS, of=labels, more=values, resume=True)
         files = [metrics, checkpoints]
     failure = ""
     try:
-        state = training.fit(
-            _loss(network, options),
-            state,
-            _batches(data.train, options.batch)(options.seed),
-            optimizer=optimizer,
-            epochs=options.epochs,
-            updates_per_call=_updates_per_call(network, options.batch, per_epoch),
-            batch_sharding=batch_sharding(options.batch),
-            callbacks=[course, *files, *callbacks],
-        )
+        with tables.progress(quiet) as show:
+            state = training.fit(
+                _loss(network, options),
+                state,
+                data.train.batches(options.batch, options.seed),
+                optimizer=optimizer,
+                epochs=options.epochs,
+                updates_per_call=_updates_per_call(network, options.batch, per_epoch),
+                batch_sharding=batch_sharding(options.batch, data.train.masked),
+                callbacks=[course, *files, *callbacks],
+            )
     except training.DivergedError as error:
-        failure = f"the {name} network diverged: {error}. A smaller learning rate may help"
+        failure = f"the {network.name} network diverged: {error}. A smaller learning rate may help"
         # Without any finite update there is nothing to save.
         if last is None and not curves["loss"]:
             raise training.DivergedError(failure, error.state) from None
@@ -278,7 +278,7 @@ def sweep(
     return training.sweep(
         loss,
         lambda key, setting: start(key),
-        _batches(data.train, options.batch),
+        partial(data.train.batches, options.batch),
         settings,
         optimizer=lambda setting: optimizer_of(setting["lr"], per_epoch * options.epochs),
         seeds=seeds,
@@ -293,8 +293,8 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     """Return a function that draws initial parameters, scaled by a sample of recordings."""
     if network.encoding != NO_ENCODING:
         return network.init
-    x, _, lengths = examples(train, spaced(len(train), _MEASURED))
-    return jax.jit(lambda key: network.init(key, x, lengths))
+    x, _, mask = sample(train, _MEASURED).as_batch()
+    return jax.jit(lambda key: network.init(key, x, mask))
 
 
 def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> int:
@@ -304,38 +304,20 @@ def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> in
     return max(1, min(per_epoch, int(_WORK / work_of_update)))
 
 
-def _batches(train: Sequences, size: int) -> Callable[[int], training.ShuffledBatches]:
-    """Return batches by seed. Examples may be read from files."""
-    return partial(training.ShuffledBatches, _Rows(train), size)
-
-
-class _Rows:
-    """Examples that are read by row numbers, for batches."""
-
-    def __init__(self, train: Sequences) -> None:
-        self.train = train
-
-    def __len__(self) -> int:
-        return len(self.train)
-
-    def __getitem__(self, rows: np.ndarray) -> Examples:
-        return examples(self.train, rows)
-
-
 def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
     def loss(params, batch, key):
-        x, y, lengths = batch
+        x, y, mask = batch
         varying, encoding = jax.random.split(key)
         if options.shift:
             # The zeros that move in are the smallest value only after scaling.
-            images = scale(x[:, 0], network.low, network.high)
-            x = random_shift(images, options.shift, varying)[:, None]
+            images = scale(x[0], network.low, network.high)
+            x = random_shift(images, options.shift, varying)[None]
         if options.input_noise:
             x = x + options.input_noise * jax.random.normal(varying, x.shape)
-        logits, spikes, _ = network(params, x, encoding, lengths)
+        logits, spikes, _ = network(params, x, encoding, mask)
         rates = jnp.stack([layer.mean() for layer in spikes])
-        if lengths is not None:  # padding has no spikes
-            rates = rates * (x.shape[1] / lengths.mean())
+        if mask is not None:  # padding has no spikes
+            rates = rates / mask.mean()
         accuracy = (logits.argmax(-1) == y).mean()
         return cross_entropy(logits, y).mean(), {"accuracy": accuracy, "rates": rates}
 
