@@ -11,7 +11,7 @@ VAGUE = {
     *("rest", "seen", "several", "shown", "taken", "there", "those", "told", "wanted", "ways"),
     *("what", "where", "which", "whole"),
 }
-FOLDERS = "network", "network/engine", "surrogates", "surrogates/presets", "neurons", "losses", "inspect"
+FOLDERS = "network", "network/engine", "surrogates", "surrogates/presets", "neurons", "losses", "inspect", "cli"
 FILES = [*LIBRARY.glob("_*.py"), *(path for folder in FOLDERS for path in (LIBRARY / folder).glob("*.py"))]
 
 
