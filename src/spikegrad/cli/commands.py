@@ -119,10 +119,9 @@ def train(
         if resume is None:
             options = options_of(context, **values)
             split = options.load()
-            stage = {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
-            return runs.start(output, options, split, **stage), split
+            return runs.start(output, options, split, baseline=baseline), split
         run = runs.read(resume)
-        if run.record["finished"]:
+        if run.record.get("finished"):
             raise runs.RunError(f"{resume} is already finished. Start a new run")
         split = run.options.load()
         run.check_resumable(split)

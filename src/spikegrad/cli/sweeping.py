@@ -223,7 +223,6 @@ def sweep(
         processes.deferred() as stop,
         tables.progress(quiet) as show,
     ):
-        run.save_record()
         for result in trainer.sweep(
             run.network,
             data,
