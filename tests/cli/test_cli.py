@@ -256,11 +256,12 @@ def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
     assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines() == [
-        "at the start, layer 3 gets a gradient of the loss that is NaN or infinite",
+    reason, error = captured.err.splitlines()
+    assert re.fullmatch(r"at the start, layer \S+ gets a gradient of the loss that is NaN or infinite", reason)
+    assert error == (
         "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in epoch 1. A smaller learning "
-        "rate may help",
-    ]
+        "rate may help"
+    )
 
 
 def only_line(capsys):

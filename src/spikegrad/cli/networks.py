@@ -43,7 +43,7 @@ class Rectified(Cell, pure=True):
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return self.decay * v + (1 - self.decay) * current
 
-    def fire(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def fire(self, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         return u, jnp.maximum(u, 0)
 
 

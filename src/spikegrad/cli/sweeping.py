@@ -84,12 +84,11 @@ def parse_range(item: str) -> list[float]:
     first, last, step = float(match[1]), float(match[2]), float(match[4])
     if not 0 < first <= last:
         raise ValueError(item)
+    is_geometric = match[3] == "x"
+    steps = math.log(last / first) / math.log(step) if is_geometric else (last - first) / step
     # Rounded, so the last value is included in spite of errors.
-    if match[3] == "x":
-        steps = math.log(last / first) / math.log(step)
-        values = [first * step**i for i in range(int(round(steps, 9)) + 1)]
-    else:
-        values = [first + step * i for i in range(int(round((last - first) / step, 9)) + 1)]
+    numbers = range(int(round(steps, 9)) + 1)
+    values = (first * step**i if is_geometric else first + step * i for i in numbers)
     return [float(f"{value:.12g}") for value in values]
 
 
