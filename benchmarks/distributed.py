@@ -48,7 +48,7 @@ def measure(batch: int) -> dict[str, float]:
 
     def loss(params, batch, key):
         x, y = batch
-        logits, _, _ = network(params, x[:, None].astype(jnp.float32) / 255, key)
+        logits, _, _ = network(params, x[None].astype(jnp.float32) / 255, key)
         right = (logits.argmax(-1) == y).mean()
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), {"accuracy": right}
 

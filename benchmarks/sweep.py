@@ -73,7 +73,7 @@ def ways(name: str, rounds: int) -> list[dict[str, Any]]:
     def loss(params, width, rows):
         x, y = (array[rows] for array in examples)
         params = networks.with_surrogate(params, rescaled(Sigmoid(), half_width=width))
-        return trainer.cross_entropy(network(params, x, jax.random.key(0))[0], y).mean()
+        return trainer.cross_entropy(network(params, x.swapaxes(0, 1), jax.random.key(0))[0], y).mean()
 
     def updates(params, state, width, lr, rows):
         def update(i, carry):

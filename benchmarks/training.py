@@ -43,12 +43,12 @@ def measure(epochs: int) -> dict[str, float]:
     for name, network in (("spiking", spiking), ("ReLU", spiking.without_spikes())):
         seen = []  # of each report: updates made, and when
 
-        def note(now, test, seen=seen):
+        def note(now, seen=seen):
             seen.append((now.step, time.perf_counter()))
 
         began = time.perf_counter()
         start = network.init(jax.random.key(0))
-        trainer.fit(network, start, data, given, name=name, report=note, folder=folder)
+        trainer.fit(network, start, data, given, folder=folder, callbacks=[note])
         per_epoch = len(data.train) // 128
         first = next(at for at in seen if at[0] >= per_epoch)
         found[f"{name}, an update"] = (seen[-1][1] - first[1]) / (seen[-1][0] - first[0])

@@ -4,6 +4,7 @@ The interpreter is the one that runs this file:
 
     python3 scripts/test.py                     the newest JAX
     python3.11 scripts/test.py --jax 0.6.0      a chosen JAX, without the packages that need a newer one
+    python3 scripts/test.py --jax nightly       JAX's nightly build, from the index in PIP_EXTRA_INDEX_URL
     python3 scripts/test.py -k sigmoid -x       everything else goes to pytest
 """
 
@@ -37,9 +38,12 @@ def main():
         venv.create(home, with_pip=True)
 
     install(python, "--upgrade", "pip>=25.1")  # the first that knows --group
-    wanted = [f"jax=={options.jax}"] if options.jax else ["--group", "newest"]
+    is_nightly = options.jax == "nightly"
+    wanted = ["--group", "newest"] if is_nightly or not options.jax else [f"jax=={options.jax}"]
     install(python, "--editable", ".[train]", "--group", "test", *wanted)
     install(python, "--no-deps", "--group", "shipped")
+    if is_nightly:
+        install(python, "--upgrade", "--pre", "jax", "jaxlib")
     say(f"Installed after {time.monotonic() - started:.0f} seconds.")
     # The tests start many processes. With this variable, each of them compiles JAX from its source again.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cli_helpers import images
-from conftest import MODES, few
+from conftest import few
 
 import spikegrad
-from spikegrad import Layer, data, training
+from spikegrad import Layer, data
 from spikegrad.cli import commands, main, networks, runs, sources, trainer
 from spikegrad.cli.options import Options
 from spikegrad.cli.sweeping import Grid
@@ -53,16 +52,16 @@ def test_a_run_is_written_in_full(run):
     assert about["options"]["hidden"] == [32, 16]
     assert spikegrad.get(about["options"]["surrogate"]) == spikegrad.LIF().surrogate
     assert about["versions"]["jax"] == jax.__version__
-    assert about["jax"]["jax_enable_x64"] is False
-    assert about["jax"]["jax_default_prng_impl"] == jax.config.jax_default_prng_impl
+    assert about["jax"]["enable_x64"] is False
+    assert about["jax"]["default_prng_impl"] == jax.config.jax_default_prng_impl
     assert about["machine"]["processors"] == len(os.sched_getaffinity(0))
     digits = data.load("digits", 0)
-    assert about["data"]["test_sha256"] == runs.sha256(digits.test, True)
+    assert about["data"]["test_sha256"] == runs.sha256(digits.test)
     reversed_labels = images(digits.train.x[:, 0], digits.train.y[::-1])
-    assert about["data"]["training_sha256"] != runs.sha256(reversed_labels, True)
+    assert about["data"]["training_sha256"] != runs.sha256(reversed_labels)
     assert about["data"]["test"] == 359
     assert not about["interrupted"]
-    spiking, relu = about["results"]["spiking"], about["results"]["relu"]
+    spiking, relu = about["results"]["spiking"], about["results"]["ReLU"]
     assert len(spiking["curves"]["loss"]) == len(relu["curves"]["test"]) == 2
     assert min(spiking["test"], relu["test"]) > 0.5
     png = (folder / "figure.png").read_bytes()
@@ -82,7 +81,7 @@ def test_a_run_is_written_in_full(run):
     assert drawing == f"drawing {folder / 'figure.png'}"
     assert 2 <= len(lines) <= 24
     lines.remove("counting synaptic operations")
-    assert all(re.match(r"(spiking|ReLU) .*loss .* train .* (firing|active) ", line) for line in lines)
+    assert all(re.match(r"(spiking|ReLU) .*loss .* train .* active ", line) for line in lines)
     assert max(map(len, [*lines, *(line for line in done.stdout.splitlines() if str(folder) not in line)])) <= 80
 
 
@@ -95,7 +94,7 @@ def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
     with np.load(out) as predictions:
         answers, logits = predictions["y_pred"], predictions["logits"]
     assert (answers == examples.test.y).mean() == spiking["test"]
-    network, x = runs.read(folder).network, jnp.asarray(examples.test.x)
+    network, x = runs.read(folder).network, jnp.asarray(examples.test.x).swapaxes(0, 1)
     cells = [network.cell, network.cell, spikegrad.LeakyReadout(network.cell.decay)]
     with np.load(folder / "parameters.npz") as arrays:
         params = tuple(Layer(arrays[f"weight_{i}"], cell, bias=arrays[f"bias_{i}"]) for i, cell in enumerate(cells))
@@ -138,9 +137,8 @@ def test_data_of_ones_own_is_trained_on_and_scored(tmp_path, capsys):
     args = ["--batch", "16", "--epochs", "12", "--hidden", "30", "--lr", "0.02", "--encoding", "rate", "--no-baseline"]
     assert main(["train", "--data", mine, *args, "--output", folder]) == 0
     about = record(Path(folder))
-    assert about["results"]["relu"] is None
+    assert list(about["results"]) == ["spiking"]
     assert about["results"]["spiking"]["test"] > 0.8
-    assert "not trained" in capsys.readouterr().out
     # the held-out examples again, and a random input encoding is drawn alike
     assert main(["predict", folder, mine, "-o", str(tmp_path / "p.npz")]) == 0
     with np.load(tmp_path / "p.npz") as predictions:
@@ -155,7 +153,7 @@ def test_data_of_ones_own_is_trained_on_and_scored(tmp_path, capsys):
 def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     seen = {}
 
-    def spy(network, params, data, options, **settings):
+    def spy(network, params, *, data, options, **settings):
         seen.update(network=network, data=data, options=options)
         raise KeyboardInterrupt
 
@@ -211,12 +209,8 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
 def test_ctrl_c_keeps_what_was_learnt(number, tmp_path, monkeypatch, capsys):
     folder, fit = tmp_path / "run", commands.trainer.fit
 
-    def interrupted(*args, report, **settings):
-        def told(*now):
-            report(*now)
-            os.kill(os.getpid(), number)
-
-        return fit(*args, report=told, **settings)
+    def interrupted(*args, callbacks, **settings):
+        return fit(*args, callbacks=[*callbacks, lambda now: os.kill(os.getpid(), number)], **settings)
 
     monkeypatch.setattr(commands.trainer, "fit", interrupted)
     assert main(["train", *QUICK, "--epochs", "1000000", "--output", str(folder)]) == 128 + number
@@ -229,7 +223,7 @@ def test_ctrl_c_keeps_what_was_learnt(number, tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     about = record(folder)
     assert about["interrupted"]
-    assert about["results"]["relu"] is None
+    assert list(about["results"]) == ["spiking"]
     assert 1 <= about["results"]["spiking"]["epochs"] < 1000000
     assert main(["predict", str(folder), "digits"]) == 0
 
@@ -251,7 +245,7 @@ def test_ctrl_c_in_the_baseline_keeps_both_and_the_same_seed_gives_the_same_para
     assert capsys.readouterr().err == ""
     results = record(tmp_path / "run")["results"]
     assert not results["spiking"]["interrupted"]
-    assert results["relu"]["interrupted"]
+    assert results["ReLU"]["interrupted"]
     assert signal.getsignal(signal.SIGINT) is before
     with np.load(run[0] / "parameters.npz") as first, np.load(tmp_path / "run" / "parameters.npz") as again:
         assert np.array_equal(first["weight_1"], again["weight_1"])
@@ -262,11 +256,12 @@ def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
     assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines() == [
-        "at the start, layer 3 gets a gradient of the loss that is NaN or infinite",
+    reason, error = captured.err.splitlines()
+    assert re.fullmatch(r"at the start, layer \S+ gets a gradient of the loss that is NaN or infinite", reason)
+    assert error == (
         "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in epoch 1. A smaller learning "
-        "rate may help",
-    ]
+        "rate may help"
+    )
 
 
 def only_line(capsys):
@@ -280,110 +275,49 @@ WRONG = {
     "no such command": (["learn"], "No such command 'learn'"),
     "no such option": (["train", "--epoch", "3"], "No such option"),
     "unknown surrogate": (["train", "--surrogate", "arctang"], "unknown surrogate 'arctang', did you mean 'arctan'?"),
-    "malformed surrogate": (["train", "--surrogate", "arctan(alpha=2"], "malformed surrogate 'arctan(alpha=2'"),
-    "parameter of none": (["train", "--surrogate", "arctan(beta=2)"], "its parameters are alpha"),
     "parameter out of domain": (["train", "--surrogate", "arctan(-1)"], "Arctan: alpha must be > 0, got -1.0"),
-    "many epochs": (["train", "--epochs", "1e20"], "'1e20' must be in digits: 100000000000000000000"),
-    "a batch in powers of ten": (["train", "--batch", "1e3"], "'--batch': '1e3' must be in digits: 1000"),
-    "one dash": (["train", "-hidden", "3"], "No such option '-hidden', did you mean --hidden?"),
-    "one dash and a value": (["sweep", "-lr=3"], "No such option '-lr=3', did you mean --lr?"),
     "epochs": (["train", "--epochs", "-1"], "Invalid value for '--epochs': -1 is not in the range x>=1"),
-    "no number": (["train", "--steps", "many"], "'many' is not a whole number"),
-    "no whole number": (["train", "--steps", "2.5"], "'2.5' is not a whole number"),
-    "zero lr": (["train", "--lr", "0"], "Invalid value for '--lr': 0.0 is not in the range x>0"),
-    "decay": (["train", "--decay", "1.1"], "1.1 is not in the range 0<=x<=1"),
     "encoding": (["train", "--encoding", "phase"], "'phase' is not one of 'current', 'rate', 'latency'"),
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': pass numbers above 0, such as 256,256"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': pass numbers above 0"),
-    "near a name": (["train", "--data", "mnist"], "unknown data 'mnist', did you mean mnist5k or nmnist:PATH?"),
-    "near another name": (["sweep", "--data", "digit"], "unknown data 'digit', did you mean digits?"),
-    "near a form": (["train", "--data", "shdd:x"], "unknown data 'shdd:x', did you mean shd:PATH?"),
-    "no data": (["train", "--data", "cifar"], "unknown data 'cifar': use mnist5k, digits, randman, "),
-    "a table": (
-        ["train", "--data", "my.csv"],
-        "my.csv is not a .npz file. Save it as one: numpy.savez('my.npz', x_train=x, y_train=y)",
-    ),
-    "an array": (
-        ["sweep", "--data", "my.npy"],
-        "my.npy is not a .npz file. Save it as one: numpy.savez('my.npz', x_train=",
-    ),
+    "near a name": (["train", "--data", "mnist"], "unknown data 'mnist', did you mean nmnist:PATH or mnist5k?"),
+    "near a form": (["train", "--data", "shdd:x"], "unknown data 'shdd:x', did you mean shd:PATH"),
+    "no data": (["train", "--data", "my.csv"], "unknown data 'my.csv': use mnist5k, digits, randman, "),
     "labels of text": (
         ["train", "--data", "text.npz"],
         "got <U3 of shape (20,); numpy.unique(y_train, return_inverse=True)[1] converts names",
     ),
-    "labels of real numbers": (
-        ["train", "--data", "real.npz"],
-        "got float64 of shape (20,); numpy.unique(y_train, return_inverse=True)[1]",
-    ),
-    "one-hot labels": (
-        ["train", "--data", "onehot.npz"],
-        "got float64 of shape (20, 2); numpy.unique(y_train, return_inverse=True)[1] converts names, y_train.argmax(1)",
-    ),
-    "no path": (["train", "--data", "shd"], "unknown data 'shd': use shd:PATH"),
-    "an empty path": (["train", "--data", "ts:"], "unknown data 'ts:': use ts:PATH"),
-    "no .ts file": (
-        ["train", "--data", "ts:used"],
-        "used: no used_TRAIN.ts in this folder, got ['some.ts']. Pass the path of a .ts file",
-    ),
-    "a path too many": (["train", "--data", "randman:a"], "unknown data 'randman:a': use randman"),
+    "no path": (["train", "--data", "shd"], "unknown data 'shd', did you mean shd:PATH"),
+    "an empty path": (["train", "--data", "ts:"], "unknown data 'ts:', did you mean ts:PATH?"),
+    "a path too many": (["train", "--data", "randman:a"], "unknown data 'randman:a', did you mean randman?"),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
-    "no recordings": (["train", "--data", "dvs128:used"], "used: must be an .aedat file or a list"),
     "encoding of recordings": (
         ["train", "--data", "randman", "--encoding", "rate"],
-        "'--encoding': only images support it. Remove --encoding, or change --data randman",
+        "'--encoding': --data randman does not support it. Remove --encoding, or change --data",
     ),
-    "shift of recordings": (
-        ["train", "--data", "events.npz", "--shift", "1"],
-        "'--shift': only images support it. Remove --shift, or change --data events.npz",
-    ),
-    "noise on images": (["train", "--input-noise", "0.1"], "'--input-noise': only recordings support it"),
-    "bins without events": (
-        ["train", "--data", "sequences.npz", "--bin", "2"],
-        "'--bin': only events (nmnist, dvs128, shd, ssc, FILE.npz with times) support it. Remove --bin, or change",
-    ),
-    "pools without events": (["train", "--data", "randman", "--pool", "2"], "'--pool': only events (nmnist, dvs128, "),
-    "steps of sequences": (
-        ["train", "--data", "japanese_vowels", "--steps", "9"],
-        "'--steps': only images, events and tasks of any length support it. Remove --steps, or change",
-    ),
-    "no bin": (["train", "--bin", "0"], "'--bin': 0.0 is not in the range x>0"),
-    "cell": (["train", "--cell", "izhikevich"], "'izhikevich' is not one of 'lif', 'synaptic', 'adaptive'"),
-    "readout": (["train", "--readout", "sum"], "'sum' is not one of 'mean', 'max', 'last'"),
-    "mode": (["train", "--mode", "fast"], f"'fast' is not one of {', '.join(map(repr, MODES))}"),
-    "no taus": (["train", "--taus", "a,2"], "'--taus': 'a,2': pass numbers above 0, such as 20 or 20,10, in steps"),
-    "a tau of 0": (["train", "--taus", "0"], "'--taus': '0': pass numbers above 0"),
+    "shift of recordings": (["train", "--data", "events.npz", "--shift", "1"], "'--shift': --data events.npz does not"),
+    "noise on images": (["train", "--input-noise", "0.1"], "'--input-noise': --data mnist5k does not support it"),
+    "bins without events": (["train", "--data", "sequences.npz", "--bin", "2"], "--data sequences.npz does not"),
+    "steps of recordings": (["train", "--data", "sequences.npz", "--steps", "2"], "--data sequences.npz does not"),
+    "taus": (["train", "--taus", "9,slow"], "'--taus': '9,slow': pass numbers above 0, such as 20 or 20,10, in steps"),
     "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus must have 1 or 2 values for the cell lif, got 3"),
-    "taus and decay": (
-        ["train", "--taus", "9", "--decay", "0.9"],
-        "'--decay': only runs without --taus support it. Remove --decay",
-    ),
-    "one class": (
-        ["train", "--data", "events.npz"],
-        "events.npz: y must hold at least two classes",
-    ),
+    "taus and decay": (["train", "--taus", "9", "--decay", "0.9"], "'--decay': --taus replaces it. Remove --decay"),
+    "one class": (["train", "--data", "events.npz"], "events.npz: y must hold at least two classes"),
     "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
-    "bad file": (["train", "--data", "flat.npz"], "flat.npz: x_train must have shape (n, features)"),
     "no images": (
         ["train", "--data", "table.npz", "--shift", "1", "--batch", "5"],
         "table.npz has 2 features instead of images to move",
     ),
-    "output below a file": (
-        ["train", "--data", "digits", "--output", "table.npz/run"],
-        "output folder table.npz/run cannot be written: Not a directory",
-    ),
-    "output is a file": (
-        ["train", "--data", "digits", "--output", "table.npz"],
-        "table.npz is not empty; choose an empty folder",
-    ),
+    "output is a file": (["train", "--data", "digits", "--output", "table.npz"], "table.npz is not empty"),
     "output in use": (["train", "--data", "digits", "--output", "used"], "used is not empty; choose an empty folder"),
+    "resume with an option": (["train", "--resume", "used", "--lr", "1"], "options of the original run; remove --lr"),
     "no name": (["plot", "-o", "a.png"], "Missing argument 'NAME...'"),
     "no output": (["plot", "sigmoid"], "Missing option '--output'"),
-    "plot unknown": (["plot", "sigmoid", "sigmoit", "-o", "a.png"], "did you mean 'sigmoid'?"),
     "plot over a file": (["plot", "sigmoid", "-o", "used.png"], "used.png exists; pass --force to overwrite it"),
     "plot format": (["plot", "sigmoid", "-o", "a.docx"], "a.docx must end in .png or .svg or .pdf"),
-    "plot nowhere": (["plot", "sigmoid", "-o", "no/a.png"], "no/a.png cannot be written: the folder no does not exist"),
+    "plot nowhere": (["plot", "sigmoid", "-o", "no/a.png"], "no/a.png: the folder no does not exist; create it"),
     "no run": (["predict", "nowhere", "digits"], "nowhere contains no run: run.json is missing"),
     "run is a file": (["predict", "table.npz", "digits"], "table.npz contains no run: run.json is missing"),
 }
@@ -393,23 +327,14 @@ WRONG = {
 def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands.trainer, "fit", None)  # nothing may get as far as training
-    np.savez("flat.npz", x_train=np.zeros(3), y_train=np.zeros(3, int))
-    y = np.arange(20) % 2
-    for kind, labels in {"text": np.array(["cat", "dog"])[y], "real": y / 1, "onehot": np.eye(2)[y]}.items():
-        np.savez(f"{kind}.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=labels)
-    np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.arange(20) % 2)
-    events = {
-        "times": np.zeros(9),
-        "time_unit": "ms",
-        "units": np.zeros(9, int),
-        "shape": [1],
-        "offsets": np.arange(10),
-    }
-    np.savez("events.npz", **events, y=np.zeros(9, int))
+    labels = np.arange(20) % 2
+    np.savez("text.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=np.array(["cat", "dog"])[labels])
+    np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=labels)
+    events = {"times": np.zeros(9), "time_unit": "ms", "units": np.zeros(9, int), "shape": [1]}
+    np.savez("events.npz", **events, offsets=np.arange(10), y=np.zeros(9, int))
     np.savez("sequences.npz", x=np.zeros((3, 2)), y=np.zeros(3, int))
     Path("used").mkdir()
     Path("used", "run.json").touch()
-    Path("used", "some.ts").touch()
     Path("used.png").touch()
     args, message = WRONG[name]
     assert main(args) == 2
@@ -418,103 +343,56 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, 
     assert message in line
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_an_output_folder_without_permission(tmp_path, capsys):
-    tmp_path.chmod(0o500)
-    assert main(["train", "--data", "digits", "--output", str(tmp_path)]) == 2
-    assert "cannot be written: Permission denied" in only_line(capsys)
-
-
-def damaged(folder, tmp_path, change):
-    copy, folder = tmp_path / "copy", Path(folder)
-    copy.mkdir(exist_ok=True)
-    about = record(folder)
-    with np.load(folder / "parameters.npz") as file:
-        arrays = dict(file)
-    change(about, arrays)
-    (copy / "run.json").write_text(json.dumps(about))
-    np.savez(copy / "parameters.npz", **arrays)
-    return copy
-
-
-def test_predict_rejects_other_shapes_and_damaged_runs(run, tmp_path, capsys):
-    folder = str(run[0])
+def test_predict_rejects_other_shapes_and_older_runs(run, tmp_path, capsys):
+    folder, copy = run[0], tmp_path / "copy"
     for arguments, message in (
         (["mnist5k"], "of shape (28, 28), the network was trained on (8, 8)"),
         (["-o", "a.csv"], "a.csv must end in .npz"),
-        (["-o", "no/a.npz"], "no/a.npz cannot be written: the folder no does not exist"),
     ):
-        assert main(["predict", folder, *arguments]) == 2
+        assert main(["predict", str(folder), *arguments]) == 2
         assert message in only_line(capsys)
-    for change, message in (
-        (lambda r, a: a.pop("bias_1"), "parameters.npz: bias_1 must have shape (16,), as in run.json"),
-        (lambda r, a: a.update(weight_0=np.zeros((3, 4))), "weight_0 must have shape (64, 32)"),
-        (lambda r, a: r.update(format=3), "it has format 3, not 4"),
-        (lambda r, a: r.pop("data"), "'data' is missing"),
-        (lambda r, a: r["options"].update(depth=2), "unexpected keyword argument 'depth'"),
-        (lambda r, a: r["options"].pop("steps"), "missing 1 required positional argument: 'steps'"),
-    ):
-        copy = damaged(folder, tmp_path, change)
-        assert main(["predict", str(copy)]) == 2
-        assert message in only_line(capsys)
-    for content in (b"{", b"", b"\xff\xfe"):
-        (copy / "run.json").write_bytes(content)
-        assert main(["predict", str(copy)]) == 2
-        assert "run.json is not a run of spikegrad" in only_line(capsys)
-    shutil.copy(run[0] / "run.json", copy)
-    (copy / "parameters.npz").unlink()
+    copy.mkdir()
+    shutil.copy(folder / "run.json", copy)
     assert main(["predict", str(copy)]) == 2
     assert "contains no trained run: parameters.npz is missing" in only_line(capsys)
-
-
-def test_predict_overwrites_nothing_unasked_and_never_what_it_reads(run, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(run[0], folder)
-    parameters, mine, link = folder / "parameters.npz", tmp_path / "mine.npz", tmp_path / "link.npz"
-    np.savez(mine, x=np.zeros((2, 8, 8)))
-    link.symlink_to(mine)
-    content = parameters.read_bytes(), mine.read_bytes()
-    for output, force, message in (
-        (mine, [], "mine.npz is also an input"),
-        (mine, ["--force"], "mine.npz is also an input"),
-        (link, ["--force"], "link.npz is also an input"),
-        (parameters, ["--force"], "parameters.npz is also an input"),
+    for change, message in (
+        (lambda options: {"format": 3}, "it has format 3, not 5"),
+        (lambda options: {"options": options | {"depth": 2}}, "unexpected keyword argument 'depth'"),
+        (lambda options: {"options": {"data": "digits"}}, "missing 20 required positional arguments"),
     ):
-        assert main(["predict", str(folder), str(mine), "-o", str(output), *force]) == 2
-        assert message in only_line(capsys)
-    assert content == (parameters.read_bytes(), mine.read_bytes())
-    other = tmp_path / "other.npz"
-    other.write_text("mine")
-    assert main(["predict", str(folder), str(mine), "-o", str(other)]) == 2
+        about = record(folder)
+        (copy / "run.json").write_text(json.dumps(about | change(about["options"])))
+        assert main(["predict", str(copy)]) == 2
+        assert f"run.json is not a run of spikegrad {spikegrad.__version__}: " in (line := only_line(capsys))
+        assert message in line
+
+
+def test_predict_overwrites_a_file_with_force(run, tmp_path, capsys):
+    output = tmp_path / "other.npz"
+    output.write_text("mine")
+    assert main(["predict", str(run[0]), "-o", str(output)]) == 2
     assert "other.npz exists; pass --force to overwrite it" in only_line(capsys)
-    assert main(["predict", str(folder), str(mine), "-o", str(other), "--force"]) == 0
-    with np.load(other) as predictions:
-        assert predictions["logits"].shape == (2, 10)
+    assert main(["predict", str(run[0]), "-o", str(output), "--force"]) == 0
+    with np.load(output) as predictions:
+        assert predictions["logits"].shape == (359, 10)
 
 
 def test_predict_says_that_the_data_of_the_run_has_changed(run, monkeypatch, capsys):
     x, y = np.arange(4, dtype=np.uint8).reshape(2, 2), np.arange(2)
     some = images(x, y)
-    hashes = {
-        runs.sha256(some, True),
-        runs.sha256(some, False),
-        *(
-            runs.sha256(images(*changed), True)
-            for changed in ((x + 1, y), (x, y + 1), (x / 1, y), (x.reshape(2, 2, 1), y), (x, np.zeros(2, int)))
-        ),
-        runs.sha256(data.Sequences("some", x[:, None], y, lengths=[1, 1], masked=True), True),
-    }
-    assert len(hashes) == 8
+    changes = (x + 1, y), (x, y + 1), (x / 1, y), (x.reshape(2, 2, 1), y), (x, np.zeros(2, int))
+    hashes = {runs.sha256(some), *(runs.sha256(images(*changed)) for changed in changes)}
+    assert len(hashes) == 6
     monkeypatch.setattr(runs, "sha256", lambda *given: "another")
     assert main(["predict", str(run[0])]) == 0
     assert capsys.readouterr().err == "warning: digits has changed since the run drew its test set\n"
 
 
-@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_plot_writes_a_picture(tmp_path, suffix, magic, capsys):
+@pytest.mark.parametrize("suffix", few(["png", "svg", "pdf"], "png"))
+def test_plot_writes_a_picture(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     assert main(["plot", "sigmoid", "Arctan(alpha=2)", "-o", str(path)]) == 0
-    assert path.read_bytes().startswith(magic)
+    assert path.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
 
 
 def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):
@@ -561,41 +439,6 @@ def test_one_of_several_runs_claims_a_folder(tmp_path):
         refused = [error for error in together(2, lambda: runs.claim(folder, {})) if error != folder]  # noqa: B023
         assert record(folder) == {}
         assert [str(e) for e in refused] == [f"output folder {folder} is not empty; choose an empty folder"]
-
-
-def test_a_baseline_that_diverges_leaves_the_tables(tmp_path, monkeypatch, capsys):
-    fit = trainer.fit
-
-    def diverging(network, *args, **settings):
-        if isinstance(network.cell, networks.Rectified):
-            raise training.DivergedError("the loss is nan in epoch 1", None)
-        return fit(network, *args, **settings)
-
-    monkeypatch.setattr(trainer, "fit", diverging)
-    assert main(["train", *QUICK, "--epochs", "1", "-o", str(tmp_path / "run")]) == 1
-    captured = capsys.readouterr()
-    assert "spiking layers, on the test set" in captured.out
-    assert "figure.png, metrics.jsonl, parameters.npz, run.json" in captured.out
-    assert captured.err.splitlines()[-1] == "spikegrad: error: the loss is nan in epoch 1"
-    assert record(tmp_path / "run")["results"]["relu"] is None
-
-
-def test_the_commit_of_a_clone(tmp_path, monkeypatch):
-    git = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
-    place = tmp_path / "src" / "spikegrad" / "cli" / "runs.py"
-    place.parent.mkdir(parents=True)
-    monkeypatch.setattr(runs, "__file__", str(place))
-    assert runs._commit() is None
-    place.write_text("first")
-    git(["git", "init"])
-    git(["git", "add", "."])
-    git(["git", "-c", "user.name=a", "-c", "user.email=a", "commit", "-m", "a"])
-    head = git(["git", "rev-parse", "HEAD"]).stdout.decode().strip()
-    assert runs._commit() == head
-    place.write_text("second")
-    assert runs._commit() == f"{head}-dirty"
-    monkeypatch.setenv("PATH", "")
-    assert runs._commit() is None
 
 
 WITHOUT = """

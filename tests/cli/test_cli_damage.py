@@ -1,9 +1,7 @@
 """Runs that are damaged, and errors after training: one line for each, and no result is lost."""
 
 import dataclasses
-import errno
 import json
-import os
 import shutil
 from types import SimpleNamespace
 
@@ -14,7 +12,7 @@ import pytest
 from cli_helpers import options
 
 from spikegrad import data
-from spikegrad.cli import commands, main, runs, trainer
+from spikegrad.cli import commands, main, runs
 from spikegrad.training import Checkpoints
 
 ARGS = ["--hidden", "3", "--steps", "2", "--epochs", "2", "--batch", "16", "--no-baseline", "--quiet"]
@@ -73,13 +71,13 @@ def only_line(capsys):
     return line
 
 
-@pytest.mark.parametrize("name", runs.CONFIGURATION)
-def test_another_configuration_of_jax_is_named(copy, capsys, name):
+def test_another_configuration_of_jax_is_named(copy, capsys):
     """Without it, the checkpoints would have other dtypes, keys or bits."""
-    change_record(lambda record: record["jax"].update({name: "rbg"}))(copy)
+    change_record(lambda record: record["jax"].update(default_prng_impl="rbg"))(copy)
     assert main(["train", "--resume", str(copy)]) == 2
     line = only_line(capsys)
-    assert f"{copy} was started with {name.upper()}='rbg', now it is {getattr(jax.config, name)!r}" in line
+    assert f"{copy} was started with" in line
+    assert "'default_prng_impl': 'rbg'" in line
 
 
 def test_changed_data_is_named(copy, tmp_path, capsys):
@@ -132,24 +130,6 @@ def test_run_is_held_by_one_process_at_a_time(tmp_path):
         pass
 
 
-def test_file_systems_without_locks_can_be_trained_in(tmp_path, monkeypatch):
-    def flock(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(runs.fcntl, "flock", flock)
-    with runs.held(tmp_path):
-        pass
-
-
-def test_any_file_name_leaves_a_figure(source, tmp_path):
-    path = tmp_path / "$x_$ 5 %_{ [red].npz"
-    shutil.copy(source, path)
-    folder = tmp_path / "run"
-    assert main(["train", "--data", str(path), *ARGS, "-o", str(folder)]) == 0
-    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert runs.read(folder).options.data == str(path)
-
-
 def test_classes_far_beyond_the_recordings_are_refused(tmp_path, capsys):
     path = tmp_path / "few.npz"
     np.savez(path, x=np.zeros((20, 4, 3), np.float32), y=np.tile([0, 999_999], 10))
@@ -162,21 +142,15 @@ def test_classes_far_beyond_the_recordings_are_refused(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_stochastic_spikes_are_drawn_with_the_seed(source):
-    loaded = data.load(str(source), 0)
-    given = options(surrogate="stochastic(arctan)", batch=16, hidden=(4,), steps=3, encoding="current", lr=0.1)
-
-    def fit(seed):
-        network = given.network(loaded)
-        start = trainer.starts(network, loaded.train)(jax.random.key(0))
-        return trainer.fit(network, start, loaded, dataclasses.replace(given, seed=seed)), network
-
-    (first, network), (again, _), (other, _) = fit(0), fit(0), fit(1)
-    assert np.array_equal(first.params[0].weight, again.params[0].weight)
-    assert not np.array_equal(first.params[0].weight, other.params[0].weight)
-    x = np.zeros((500, 3), np.float32)
-    hidden = dataclasses.replace(first.params[0], weight=jnp.zeros((3, 4)), bias=jnp.ones(4))
-    params = (hidden, first.params[1])
-    _, (spikes,), _ = network(params, jnp.asarray(x), jax.random.key(2))
-    assert set(np.unique(spikes)) == {0.0, 1.0}
-    assert abs(float(spikes[0].mean()) - 0.5) < 0.05  # the potential is at the threshold
+def test_stochastic_spikes_are_drawn_with_the_key(source):
+    network = options(surrogate="stochastic(arctan)", hidden=(4,), steps=3, encoding="current").network(
+        data.load(str(source), 0)
+    )
+    hidden, readout = network.init(jax.random.key(0))
+    # The potential is at the threshold.
+    params = dataclasses.replace(hidden, weight=jnp.zeros((3, 4)), bias=jnp.ones(4)), readout
+    first, again, other = (network(params, jnp.zeros((1, 500, 3)), jax.random.key(seed))[1][0] for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert set(np.unique(first)) == {0.0, 1.0}
+    assert abs(float(first[0].mean()) - 0.5) < 0.05

@@ -73,17 +73,17 @@ def beside(threshold):
     return np.nextafter(threshold, 0), threshold, np.nextafter(threshold, 1)
 
 
-def test_watch_reports_the_first_epoch_without_learning_once(capsys):
-    asked, least = [], tables.learnt(10)
+def test_watch_reports_the_first_epoch_without_learning_once(capsys, monkeypatch):
+    examined, least = [], tables.learnt(10)
     below, at, _ = beside(least)
 
-    def why(trainable):
-        asked.append(trainable)
-        return ["one reason", "another"]
+    def examine(network, params, source, lr=None):
+        examined.append(params)
+        return SimpleNamespace(issues=[] if params == "start" else ["one reason", "another"])
 
     def watched(*course, quiet=False):
         """The printed lines after updates of (epoch, epoch_ended, accuracy)."""
-        watch = diagnosis.Watch(why, 10, quiet)
+        watch = diagnosis.Watch(None, "start", SimpleNamespace(train=None, classes=10), 0.1, quiet)
         for epoch, ended, accuracy in course:
             state = SimpleNamespace(trainable=epoch)
             metrics = {"accuracy": np.float64(accuracy)}
@@ -91,12 +91,13 @@ def test_watch_reports_the_first_epoch_without_learning_once(capsys):
             assert watch(now) is None  # training goes on
         return capsys.readouterr().err.splitlines()
 
+    monkeypatch.setattr(diagnosis, "examine", examine)
     course = [(1, False, 0.0), (1, True, at), (2, True, 1.0), (3, False, below), (3, True, below), (4, True, 0.0)]
     reasons = ["diagnosing", *(f"no learning in epoch 3: {reason}" for reason in ("one reason", "another"))]
     assert watched(*course) == reasons
-    assert asked == [3]
+    assert examined == ["start", 3]
     assert watched(*course[:3]) == watched(*course, quiet=True) == []
-    assert asked == [3]
+    assert examined == ["start", 3]
 
 
 @pytest.mark.parametrize("encoding", few(["current", "rate", "latency", "none"], "none"))
@@ -107,9 +108,10 @@ def test_the_layers_are_those_that_are_trained(encoding):
     params = network.init(jax.random.key(3))
     x = rng.uniform(size=(5, 7, 6) if encoding == "none" else (5, 1, 6)).astype(np.float32)
     lengths = np.array([7, 2, 5, 1, 7]) if encoding == "none" else None
-    expected, _, _ = network(params, jnp.asarray(x), jax.random.key(0), lengths)
     labels = rng.integers(3, size=5)
     given = Sequences("some", x, labels, lengths=lengths, steps=x.shape[1])
+    batch = given.as_batch()
+    expected, _, _ = network(params, jnp.asarray(batch.x), jax.random.key(0), batch.mask)
     found = diagnosis.examine(network, params, given)
     np.testing.assert_allclose(found.loss, trainer.cross_entropy(expected, labels).mean(), rtol=1e-5)
 
@@ -125,5 +127,6 @@ def test_a_run_does_not_wait_for_trainings_of_the_diagnosis(monkeypatch):
         return SimpleNamespace(issues=[])
 
     monkeypatch.setattr(diagnosis, "diagnose", diagnose)
-    assert diagnosis.reasons(network, params, given, 0.1)(params) == []
+    split = SimpleNamespace(train=given)
+    assert diagnosis.Watch(network, params, split, 0.1, True).issues(params) == []
     assert told == [(True, False), (False, False)]

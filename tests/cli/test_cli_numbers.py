@@ -12,7 +12,7 @@ from cli_helpers import arrays
 from scipy import stats
 
 from spikegrad import data
-from spikegrad.cli import commands, figure, main, tables, trainer
+from spikegrad.cli import figure, main, tables, trainer
 
 OPTIONS = {"epochs": 3, "batch": 16, "hidden": (4, 3), "steps": 3, "lr": 0.2, "decay": 0.8, "seed": 3}
 ARGS = [
@@ -76,17 +76,17 @@ class Run:
             """In the dtype of the layers."""
             return [{name: np.asarray(getattr(layer, name)) for name in ("weight", "bias")} for layer in layers]
 
-        def noting(network, params, loaded, options, *, name, **more):
+        def noting(network, params, **settings):
             def spy(loss, state, batches, *, callbacks, **options):
-                self.before[name].append(plain(state.trainable))
+                self.before[network.name].append(plain(state.trainable))
 
                 def note(now):
-                    self.before[name].append(plain(now.state.trainable))
+                    self.before[network.name].append(plain(now.state.trainable))
 
                 return update(loss, state, batches, callbacks=[*callbacks, note], **options)
 
             monkeypatch.setattr(trainer.training, "fit", spy)
-            return fit(network, params, loaded, options, name=name, **more)
+            return fit(network, params, **settings)
 
         def drawing(*args):
             self.figures.append(draw(*args))
@@ -219,8 +219,7 @@ def test_summary_reports_the_last_epoch():
         "rates": [[0.1, 0.9], [0.3, 0.2], [0.2, 0.5]],
     }  # fmt: skip
     scores = trainer.Scores(np.eye(3), [0.25, 0.75], [0.5, 0.0])
-    found = commands._summary(trainer.Fit([], scores, curves, 7.0, True))
-    assert found == {
+    assert trainer.Fit((), scores, curves, 7.0, True).summary() == {
         "test": 0.4, "accuracy": 0.5, "loss": 2.0, "rates": [0.25, 0.75], "silent": [0.5, 0.0], "epochs": 3,
         "interrupted": True, "seconds": 7.0, "curves": curves,
     }  # fmt: skip
@@ -245,9 +244,9 @@ def test_metrics_are_those_of_each_batch_before_its_update(run, name):
         assert ("epoch_ended" in line) == ("test" in line) == (batch == per_epoch - 1)
 
 
-@pytest.mark.parametrize(("name", "key"), [("spiking", "spiking"), ("ReLU", "relu")])
-def test_results_are_recomputed_from_parameters(run, name, key):
-    found, lines = run.record["results"][key], [line for line in run.lines if line["network"] == name]
+@pytest.mark.parametrize("name", RUN)
+def test_results_are_recomputed_from_parameters(run, name):
+    found, lines = run.record["results"][name], [line for line in run.lines if line["network"] == name]
     per_epoch = 72 // 16
     for epoch in range(3):
         mine = lines[epoch * per_epoch : (epoch + 1) * per_epoch]
@@ -267,12 +266,12 @@ def test_results_are_recomputed_from_parameters(run, name, key):
 
 
 def test_printed_tables_have_the_results(run):
-    for first, name, key in (("spiking", "spiking", "spiking"), ("ReLU", "ReLU", "relu")):
+    for name in RUN:
         test = scores(name, run.before[name][-1], run.x_test, run.data.test.y)[1]
         training = np.mean([line["accuracy"] for line in run.lines if line["network"] == name][-4:])
-        seconds = run.record["results"][key]["seconds"]
+        seconds = run.record["results"][name]["seconds"]
         parameters = sum(n * m + m for n, m in ((5, 4), (4, 3), (3, 3)))
-        assert cells(run.out, first) == [
+        assert cells(run.out, name) == [
             with_interval(test, 18), f"{100 * training:.1f} %", f"{parameters}", "3", f"{seconds:.1f} s",
         ]  # fmt: skip
     _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.test.y)
@@ -284,8 +283,8 @@ def test_printed_tables_have_the_results(run):
 def test_figure_shows_the_results(run):
     (drawn,) = run.figures
     axes = {panel.get_title(): panel for panel in drawn.axes}
-    for key, name in (("spiking", "spiking"), ("relu", "ReLU")):
-        curves = run.record["results"][key]["curves"]
+    for name in RUN:
+        curves = run.record["results"][name]["curves"]
         for panel, label, values in (
             ("loss", name, curves["loss"]),
             ("accuracy", f"{name}, test", np.multiply(100, curves["test"])),

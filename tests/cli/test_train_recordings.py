@@ -34,6 +34,14 @@ def of_run(source, seed=0):
     return options(data=source, seed=seed, steps=100)
 
 
+def mask_of(lengths, steps):
+    return np.arange(steps)[:, None] < lengths
+
+
+def batch_of(x, y):
+    return x.swapaxes(0, 1), y, mask_of(LENGTHS, x.shape[1])
+
+
 def with_lengths(x, lengths, y=None):
     return Sequences("some", x, np.zeros(len(x), int) if y is None else y, lengths=lengths, steps=x.shape[1])
 
@@ -73,13 +81,12 @@ def test_each_cell_and_readout_is_the_textbook_one_and_padding_has_no_effect(cel
     x[np.arange(12) >= LENGTHS[:, None]] = 1e3  # no zeros, which might have no effect anyway
 
     @jax.jit
-    def each(params, x, lengths):
+    def each(params, x, mask):
         return [
-            dataclasses.replace(network, readout=readout)(params, x, jax.random.key(0), lengths)[0]
-            for readout in READOUTS
+            dataclasses.replace(network, readout=readout)(params, x, jax.random.key(0), mask)[0] for readout in READOUTS
         ]
 
-    found = dict(zip(READOUTS, each(params, x, LENGTHS), strict=True))
+    found = dict(zip(READOUTS, each(params, x.swapaxes(0, 1), mask_of(LENGTHS, 12)), strict=True))
     courses = [simulate(params, one[:n].reshape(n, 4), cell, taus) for one, n in zip(x, LENGTHS, strict=True)]
     for readout, of in (("mean", lambda c: c.mean(0)), ("max", lambda c: c.max(0)), ("last", lambda c: c[-1])):
         np.testing.assert_allclose(found[readout], [of(course) for course in courses], rtol=1e-4, atol=1e-4)
@@ -101,8 +108,8 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     x, y = RNG.normal(size=(8, 9, 4)).astype(np.float32), np.arange(8) % CLASSES
     loss = jax.value_and_grad(trainer._loss(network, options()), has_aux=True)
     longer = np.concatenate([x, np.full((8, 6, 4), 7, np.float32)], 1)
-    (value, metrics), gradient = jax.jit(loss)(params, (x, y, LENGTHS), jax.random.key(0))
-    (padded, same), other = jax.jit(loss)(params, (longer, y, LENGTHS), jax.random.key(0))
+    (value, metrics), gradient = jax.jit(loss)(params, batch_of(x, y), jax.random.key(0))
+    (padded, same), other = jax.jit(loss)(params, batch_of(longer, y), jax.random.key(0))
     np.testing.assert_allclose(padded, value, rtol=1e-5)
     np.testing.assert_allclose(same["rates"], metrics["rates"], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
@@ -123,7 +130,7 @@ def test_baseline_has_equal_weights_and_decays():
     assert other.count == network.count == 4 * 6 + 6 + 6 * 6 + 6 * 3 + 3
     # on positive inputs and weights nothing is cut off: a cascade of leaky integrators with a gain of 1 - decay
     params = jax.tree.map(lambda w: jnp.full_like(w, 0.1), other.init(jax.random.key(0)))
-    _, active, course = other(params, jnp.ones((1, 3, 4)), jax.random.key(0))
+    _, active, course = other(params, jnp.ones((3, 1, 4)), jax.random.key(0))
     a, b, v, r, expected = math.exp(-1 / 5), math.exp(-1 / 8), 0.0, 0.0, []
     for _ in range(3):
         v = a * v + (1 - a) * (0.5 + 0.6 * v)
@@ -281,14 +288,16 @@ def test_recordings_are_scaled_by_the_training_part(tmp_path, seed):
     for source in (path, str(tmp_path / "link.npz")):
         found, labelled = sources.load_to_score(source, of_run(path, seed), data)
         assert labelled
-        assert all(map(np.array_equal, sources.examples(found), sources.examples(data.test)))
+        assert all(map(np.array_equal, found.as_batch(), data.test.as_batch()))
     # other recordings are all scored, on the scale of the training data
     other, more, steps = write_numbered(tmp_path / "other.npz", NUMBERED[:7], shift=30)
-    scaled, y, n = sources.examples(sources.load_to_score(other, of_run(path, seed), data)[0])
+    scaled, _ = sources.load_to_score(other, of_run(path, seed), data)
     both, both_steps = np.concatenate([x, more]), np.concatenate([lengths, steps])
-    np.testing.assert_allclose(scaled, standardized(both, both_steps, np.arange(40, 47), train), rtol=1e-4, atol=1e-5)
-    assert np.array_equal(y, np.arange(7) % 2)
-    assert np.array_equal(n, steps)
+    np.testing.assert_allclose(
+        scaled.padded(), standardized(both, both_steps, np.arange(40, 47), train), rtol=1e-4, atol=1e-5
+    )
+    assert np.array_equal(scaled.y, np.arange(7) % 2)
+    assert np.array_equal(scaled.lengths, steps)
 
 
 def test_published_test_sets_are_scaled_by_the_training_set(tmp_path):
@@ -302,7 +311,7 @@ def test_published_test_sets_are_scaled_by_the_training_set(tmp_path):
     np.testing.assert_allclose(data.test.x[1], expected, rtol=1e-5)
     for trained_on in (f"ts:{folder}", "another.npz"):  # only the test set is scored
         found, _ = sources.load_to_score(f"ts:{folder}", of_run(trained_on), data)
-        assert all(map(np.array_equal, sources.examples(found), sources.examples(data.test)))
+        assert all(map(np.array_equal, found.as_batch(), data.test.as_batch()))
 
 
 def write_mine(path, **change):
@@ -322,10 +331,10 @@ def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
     assert not isinstance(parts.train.x, np.ndarray)
     assert isinstance(parts.test.x, np.ndarray)
     assert parts.train.padded().dtype == whole.train.x.dtype
-    for rows in (slice(3, 9), np.array([7, 0, 7]), slice(None)):
-        assert all(map(np.array_equal, sources.examples(parts.train, rows), sources.examples(whole.train, rows)))
+    for rows in (np.arange(3, 9), np.array([7, 0, 7])):
+        assert all(map(np.array_equal, parts.train.subset(rows).as_batch(), whole.train.subset(rows).as_batch()))
     monkeypatch.setattr(runs.np, "ascontiguousarray", np.array)
-    assert runs.sha256(parts.train, False) == runs.sha256(whole.train, False)
+    assert runs.sha256(parts.train) == runs.sha256(whole.train)
     given = options(epochs=1, batch=8, input_noise=0.1)
     network = given.network(whole)
     start = network.init(jax.random.key(0))
@@ -419,7 +428,8 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     assert "accuracy" not in capsys.readouterr().out
     saved = runs.read(folder / "whole")
     scaled = ((x - saved.data.mean) / saved.data.std).astype(np.float32)
-    expected = saved.network(runs.read_parameters(saved), scaled, jax.random.key(0), lengths)[0]
+    mask = mask_of(lengths, x.shape[1])
+    expected = saved.network(runs.read_parameters(saved), scaled.swapaxes(0, 1), jax.random.key(0), mask)[0]
     np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
     capsys.readouterr()
     write_mine(tmp_path / "wide.npz", x=np.ones((40, 9, 5)))

@@ -13,7 +13,7 @@ VAGUE = {
 }
 FOLDERS = (
     *("network", "network/engine", "surrogates", "surrogates/presets", "neurons", "losses", "inspect"),
-    *("data", "training", "exchange", "testing"),
+    *("data", "training", "exchange", "testing", "cli"),
 )
 FILES = [*LIBRARY.glob("_*.py"), *(path for folder in FOLDERS for path in (LIBRARY / folder).glob("*.py"))]
 

@@ -23,13 +23,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from spikegrad import LIF, Layer, LeakyReadout, Network
+from spikegrad import LIF, Layer, LeakyReadout, Network, _consensus
 from spikegrad.cli import processes as cli_processes
 from spikegrad.training import (
     Checkpoints,
     ShuffledBatches,
     State,
-    _consensus,
     _sharding,
     _update,
     distributed,

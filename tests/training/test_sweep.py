@@ -396,7 +396,7 @@ def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
     ],
 )
 def test_ranges(text, numbers):
-    (field,) = [field for field in dataclasses.fields(sweeping.Grid) if field.name == "lrs"]
+    (field,) = [field for field in dataclasses.fields(sweeping.Grid) if field.name == "lr"]
     assert field.metadata["click"]["type"].convert(text, None, None) == numbers
 
 
@@ -418,4 +418,4 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(arguments, capsys):
 def test_surrogates_may_have_commas_in_brackets():
     text = "sigmoid, snntorch.fast_sigmoid(slope=25),relu_grad(alpha=0.3, width=1),sigmoid"
     specs = ("sigmoid", "snntorch.fast_sigmoid(slope=25)", "relu_grad(alpha=0.3, width=1)")
-    assert sweeping.parse_surrogates(None, None, text) == specs
+    assert sweeping.parse_surrogates(text) == specs

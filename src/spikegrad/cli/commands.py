@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,17 @@ import jax
 import numpy as np
 
 from .. import __version__, get, measure, names
+from .._consensus import from_first
 from .._files import write_atomically
 from ..data import Split
-from ..training import Callback, DivergedError
-from ..training._consensus import from_first
+from ..training import DivergedError
 from . import diagnosis, processes, runs, sources, tables, trainer
-from .networks import NO_ENCODING, Params, SpikingNetwork
 from .options import (
-    PATH,
-    Command,
     Options,
-    check_output,
-    force_option,
     of_run,
     options_of,
     options_of_class,
+    output_file,
     output_option,
     parse_surrogate,
     quiet_option,
@@ -48,11 +44,9 @@ def command() -> None:
     """
 
 
-@command.command(cls=Command, context_settings={"show_default": True})
+@command.command(context_settings={"show_default": True})
 @output_option
-@resume_option(
-    "RUN", "Resume an interrupted run with its original options. The result is bit-identical."
-)
+@resume_option
 @options_of_class(Options)
 @click.option(
     "--checkpoint",
@@ -125,10 +119,9 @@ def train(
         if resume is None:
             options = options_of(context, **values)
             split = options.load()
-            stage = {"baseline": baseline, "finished": False, "interrupted": False, "results": {}}
-            return runs.start(output, options, split, **stage), split
+            return runs.start(output, options, split, baseline=baseline), split
         run = runs.read(resume)
-        if run.record["finished"]:
+        if run.record.get("finished"):
             raise runs.RunError(f"{resume} is already finished. Start a new run")
         split = run.options.load()
         run.check_resumable(split)
@@ -139,33 +132,24 @@ def train(
     options, record, network = run.options, run.record, run.network
     key = jax.random.key(options.seed)
     start = trainer.starts(network, split.train)(key)
-    why = diagnosis.reasons(network, start, split.train, options.lr)
+    watch = diagnosis.Watch(network, start, split, options.lr, quiet)
     with runs.held(run.folder), processes.deferred() as stop:
-
-        def learn(
-            network: SpikingNetwork, name: str, activity: str, start: Params, *callbacks: Callback
-        ) -> trainer.Fit:
-            with tables.progress(f"{name:7}", options.epochs, activity, quiet) as report:
-                return trainer.fit(
-                    network,
-                    start,
-                    split,
-                    options,
-                    name=name,
-                    report=report,
-                    stop=stop,
-                    folder=run.folder,
-                    minutes=checkpoint,
-                    callbacks=callbacks,
-                )
-
+        learn = partial(
+            trainer.fit,
+            data=split,
+            options=options,
+            quiet=quiet,
+            stop=stop,
+            folder=run.folder,
+            minutes=checkpoint,
+        )
         try:
-            watch = diagnosis.Watch(why, split.classes, quiet)
-            spiking = learn(network, "spiking", "firing", start, watch)
+            spiking = learn(network, start, callbacks=[watch])
         except DivergedError as error:
-            diagnosis.note_issues(why, error.state.trainable, quiet=quiet)
+            for line in watch.issues(error.state.trainable):
+                tables.note(line)
             raise
-        results: dict[str, Any] = {"spiking": _summary(spiking), "relu": None}
+        results = {"spiking": spiking.summary()}
         failure = spiking.failure
         # Saved before the baseline, which may take as long.
         record |= {"interrupted": spiking.interrupted, "results": results}
@@ -173,21 +157,18 @@ def train(
         run.save_record()
         if not stop() and record["baseline"] and not failure:
             rectified = network.without_spikes()
-            try:
-                baseline_fit = learn(rectified, "ReLU", "active", rectified.init(key))
-                results["relu"], failure = _summary(baseline_fit), baseline_fit.failure
-            except DivergedError as error:
-                failure = str(error)
+            baseline_fit = learn(rectified, rectified.init(key))
+            results["ReLU"], failure = baseline_fit.summary(), baseline_fit.failure
         record |= {
             "interrupted": bool(stop()),
             "finished": not stop() and not failure,
-            "seconds": sum(result["seconds"] for result in results.values() if result),
+            "seconds": sum(result["seconds"] for result in results.values()),
         }
         run.save_record()
         # A finished run cannot be resumed, so its checkpoints are useless.
         if record["finished"] and jax.process_index() == 0:
             shutil.rmtree(run.folder / trainer.CHECKPOINTS)
-    _report(run, split, spiking, why, quiet)
+    _report(run, spiking, watch)
     tables.end(run.folder, began)
     if stop():
         return 128 + stop()
@@ -196,27 +177,20 @@ def train(
     return 0
 
 
-def _report(
-    run: runs.Run,
-    split: Split,
-    fit: trainer.Fit,
-    why: Callable[[Params], list[str]],
-    quiet: bool,
-) -> None:
+def _report(run: runs.Run, fit: trainer.Fit, watch: diagnosis.Watch) -> None:
     """Print the results of a run, and draw its figure."""
     from .figure import run_figure  # noqa: PLC0415
 
-    options, record, network, test = run.options, run.record, run.network, split.test
-    for table in tables.results(record, network.count):
-        tables.console().print(table)
+    options, record, network = run.options, run.record, run.network
+    test, quiet = watch.split.test, watch.quiet
+    tables.say(*tables.results(record, network.count))
     tables.note("counting synaptic operations", quiet)
     tables.say(diagnosis.costs(network, fit.params, test))
-    reached, more = fit.scores.accuracy(test.y), ""
-    if reached < tables.learnt(split.classes) or fit.failure:
-        more = " --initial"
-        tables.note("diagnosing", quiet)
-        guess = f"{tables.percent(reached)} is {tables.guessing(split.classes)}"
-        for line in [guess, *(why(fit.params) or [diagnosis.SOUND])]:
+    reached, flag = fit.scores.accuracy(test.y), ""
+    if reached < tables.learnt(test.classes) or fit.failure:
+        flag = " --initial"
+        guess = f"{tables.percent(reached)} is {tables.guessing(test.classes)}"
+        for line in [guess, *(watch.issues(fit.params) or [diagnosis.SOUND])]:
             tables.say(f"warning: {line}")
     tables.note(f"drawing {run.folder / runs.FIGURE}", quiet)
     title = (
@@ -225,27 +199,16 @@ def _report(
     )
     surrogate = get(options.surrogate)
     run.save_figure(run_figure(network, surrogate, fit.params, test, record["results"], title))
-    tables.say(f"For more checks, run spikegrad diagnose {run.folder}{more}")
+    tables.say(f"For more checks, run spikegrad diagnose {run.folder}{flag}")
     if record["interrupted"]:
         resume = f"spikegrad train --resume {run.folder}"
         tables.say(f"interrupted: results so far are saved. To continue, run {resume}")
 
 
-def _summary(fit: trainer.Fit) -> dict[str, Any]:
-    return {
-        **{name: fit.curves[name][-1] for name in ("test", "accuracy", "loss")},
-        "rates": fit.scores.rates,
-        "silent": fit.scores.silent,
-        "epochs": len(fit.curves["loss"]),
-        "interrupted": fit.interrupted,
-        "seconds": fit.seconds,
-        "curves": fit.curves,
-    }
-
-
-@command.command(cls=Command)
-@of_run("Write y_pred (m,) and logits (m, classes) to this .npz file.")
-def predict(run: Path, data: str | None, output: Path | None, force: bool) -> None:
+@command.command()
+@of_run
+@output_file("Write y_pred (m,) and logits (m, classes) to this .npz file.", ".npz")
+def predict(run: Path, data: str | None, output: Path | None) -> None:
     """Score data with a saved run.
 
     RUN is a folder written by train. DATA accepts the values of train. By default, and for the data
@@ -255,25 +218,21 @@ def predict(run: Path, data: str | None, output: Path | None, force: bool) -> No
     """
     saved = runs.read(run)
     params = runs.read_parameters(saved)
-    source = saved.options.data if data is None else data
-    if output is not None:
-        check_output(output, (".npz",), force, run / runs.PARAMETERS, Path(source))
+    source = data or saved.options.data
     scored, labelled = sources.load_to_score(source, saved.options, saved.data)
-    is_image = saved.options.encoding != NO_ENCODING
-    if data is None and runs.sha256(scored, is_image) != saved.data.test_sha256:
+    if data is None and runs.sha256(scored) != saved.data.test_sha256:
         tables.note(f"warning: {source} has changed since the run drew its test set")
     scores = trainer.make_evaluator(saved.network)(params, scored)
     title = f"{source}: {len(scored):,} examples, {run}"
     labels = scored.y if labelled else None
-    table = tables.by_class(scores.answers, labels, saved.data.classes, title)
-    tables.console().print(table)
+    tables.say(tables.by_class(scores.answers, labels, saved.data.classes, title))
     tables.say(diagnosis.costs(saved.network, params, scored))
     if output is not None:
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
         write_atomically(output, lambda stream: np.savez(stream, **arrays))
 
 
-@command.command("list", cls=Command)
+@command.command("list")
 def list_() -> None:
     """List every surrogate: formula, default parameters, peak, area, half-width at half maximum."""
     for name in names():
@@ -282,32 +241,26 @@ def list_() -> None:
             f"{parameter}={getattr(surrogate, parameter):g}"
             for parameter in signature(type(surrogate)).parameters
         )
-        measured, sizes = measure(surrogate), []
-        for size in ("peak", "area", "half_width"):
-            value = getattr(measured, size)
-            text = (
-                "periodic"
-                if np.isnan(value)
-                else "unbounded"
-                if np.isinf(value)
-                else f"{value:.4g}"
-            )
-            sizes.append(f"{size.replace('_', '-')} {text}")
-        tables.say(f"{name}({parameters})\n    {surrogate._formula}\n    {', '.join(sizes)}")
+        measured = measure(surrogate)
+        sizes = (
+            f"peak {measured.peak:.4g}, area {measured.area:.4g}, "
+            f"half-width {measured.half_width:.4g}"
+        )
+        # The area of a periodic slope is not a number.
+        sizes = sizes.replace("nan", "periodic").replace("inf", "unbounded")
+        tables.say(f"{name}({parameters})\n    {surrogate._formula}\n    {sizes}")
 
 
-@command.command(cls=Command)
-@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, callback=parse_surrogate)
-@click.option("--output", "-o", required=True, type=PATH, help="Image file: .png, .svg or .pdf.")
-@force_option
-def plot(surrogates: tuple, output: Path, force: bool) -> None:
+@command.command()
+@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, type=parse_surrogate)
+@output_file("Image file: .png, .svg or .pdf.", ".png", ".svg", ".pdf", required=True)
+def plot(surrogates: tuple, output: Path) -> None:
     """Plot surrogates side by side: step, smooth steps and slopes.
 
     NAME is a name from spikegrad list, with optional parameters: sigmoid 'arctan(alpha=2)'.
     """
     from ..inspect.plot import plot  # noqa: PLC0415  (other commands do not need matplotlib)
 
-    check_output(output, (".png", ".svg", ".pdf"), force)
     tables.save_figure(plot(*surrogates), output, 200)
     tables.say(f"wrote {output}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,30 @@ from jax.tree_util import Partial
 
 from .. import training
 from .._files import write_atomically
-from ..data import Sequences
+from ..data import Sequences, Split
 from ..inspect import cost_report
 from ..inspect.diagnosis import Diagnosis, diagnose
 from ..losses import reduce_time
 from ..network import Network
 from . import runs, sources, tables, trainer
-from .networks import Params, SpikingNetwork, mask_of, spike_key
-from .options import Command, WholeRange, check_output, of_run
+from .networks import Params, SpikingNetwork, spike_key
+from .options import of_run, output_file
 
 EXAMPLES = 128
 """More examples hardly change a diagnosis or a mean cost."""
 SOUND = "potentials and gradients show no other issue. More epochs may help"
-"""The message if :func:`reasons` finds no issue."""
+"""The message if :class:`Watch` finds no issue."""
 
 
 def _applied(
     network: SpikingNetwork, params: Params, source: Sequences, most: int
 ) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
     """Return layers with matrices as weights, examples over time, options of a call, and labels."""
-    x, y, lengths = sources.examples(source, sources.spaced(len(source), most))
+    x, y, mask = sources.sample(source, most).as_batch()
     key = jax.random.key(0)
     params = jax.tree.map(np.asarray, params)  # each process computes separately
     inputs = network.inputs(jnp.asarray(x), key)
-    mask = mask_of(None if lengths is None else jnp.asarray(lengths), len(inputs))
+    mask = None if mask is None else jnp.asarray(mask)
     return Network(params), inputs, {"mask": mask, "key": spike_key(key)}, y
 
 
@@ -78,59 +77,54 @@ def _loss(readout: str, y: jax.Array, mask: jax.Array | None, potentials: jax.Ar
     return trainer.cross_entropy(reduce_time(potentials, readout, mask), y).mean()
 
 
-def reasons(
-    network: SpikingNetwork, start: Params, train: Sequences, lr: float
-) -> Callable[[Params], list[str]]:
-    """Return a function that lists issues of the initial parameters, or else of its argument.
+class Watch:
+    """Issues of a run that does not learn. As a callback it prints them once, after an epoch.
 
-    It does not train, because the run waits for it.
+    The initial parameters are diagnosed first, without training, because the run waits for it.
     """
 
-    @functools.cache  # may be called again, and compiles
-    def at_start() -> list[str]:
-        return [f"at the start, {issue}" for issue in examine(network, start, train, lr).issues]
+    def __init__(
+        self, network: SpikingNetwork, start: Params, split: Split, lr: float, quiet: bool
+    ) -> None:
+        self.network, self.start, self.split, self.lr = network, start, split, lr
+        self.quiet = self.done = quiet
 
-    def why(params: Params) -> list[str]:
-        return at_start() or [str(issue) for issue in examine(network, params, train).issues]
+    @functools.cached_property
+    def issues_at_start(self) -> list[str]:
+        diagnosis = examine(self.network, self.start, self.split.train, self.lr)
+        return [f"at the start, {issue}" for issue in diagnosis.issues]
 
-    return why
-
-
-def note_issues(
-    why: Callable[[Params], list[str]], params: Params, prefix: str = "", quiet: bool = False
-) -> None:
-    """Print issues on standard error."""
-    tables.note("diagnosing", quiet)
-    for line in why(params):
-        tables.note(f"{prefix}{line}")
-
-
-class Watch:
-    """A callback that prints issues once, after the first epoch without learning."""
-
-    def __init__(self, why: Callable[[Params], list[str]], classes: int, quiet: bool) -> None:
-        self.why, self.least, self.done = why, tables.learnt(classes), quiet
+    def issues(self, params: Params) -> list[str]:
+        """Return the issues of the initial parameters, or else of these."""
+        tables.note("diagnosing", self.quiet)
+        if self.issues_at_start:
+            return self.issues_at_start
+        return [str(issue) for issue in examine(self.network, params, self.split.train).issues]
 
     def __call__(self, now: training.Report) -> None:
-        if self.done or not now.epoch_ended or now.epoch_metrics["accuracy"] >= self.least:
+        least = tables.learnt(self.split.classes)
+        if self.done or not now.epoch_ended or now.epoch_metrics["accuracy"] >= least:
             return
         self.done = True
-        note_issues(self.why, now.state.trainable, f"no learning in epoch {now.epoch}: ")
+        for line in self.issues(now.state.trainable):
+            tables.note(f"no learning in epoch {now.epoch}: {line}")
 
 
-@click.command("diagnose", cls=Command)
+@click.command("diagnose")
 @click.option("--initial", is_flag=True, help="Diagnose the initial weights and the first update.")
 @click.option(
     "--examples",
     default=EXAMPLES,
-    type=WholeRange(2),
+    type=click.IntRange(2),
     show_default=True,
     help="Number of examples.",
 )
-@of_run("Draw it to a .png, .svg or .pdf, or write all numbers to a .json.")
-def command(
-    run: Path, data: str | None, initial: bool, examples: int, output: Path | None, force: bool
-) -> None:
+@of_run
+@output_file(
+    "Draw it to a .png, .svg or .pdf, or write all numbers to a .json.",
+    *(".png", ".svg", ".pdf", ".json"),
+)
+def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None) -> None:
     """Diagnose why a trained run does not learn.
 
     With --initial, the network is also trained on the examples, to judge its issues and their
@@ -142,10 +136,7 @@ def command(
     and fixes.
     """
     saved = runs.read(run)
-    source = saved.options.data if data is None else data
-    if output is not None:
-        endings = (".png", ".svg", ".pdf", ".json")
-        check_output(output, endings, force, run / runs.RECORD, Path(source))
+    source = data or saved.options.data
     scored, labelled = sources.load_to_score(source, saved.options, saved.data)
     if not labelled:
         raise runs.RunError(f"{source} must have labels, because the loss needs them")

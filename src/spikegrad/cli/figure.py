@@ -17,15 +17,7 @@ from ..data import Sequences
 from ..inspect.plot import draw, draw_activity, tidy
 from . import tables
 from .networks import Params, SpikingNetwork
-from .sources import examples
 from .tables import Summary
-
-_AXES = {
-    "surrogate": "surrogate",
-    "half_width": "half-width",
-    "lr": "learning rate",
-    "peak": "peak",
-}
 
 
 def run_figure(
@@ -52,22 +44,16 @@ def run_figure(
 
 def _draw_curves(panels: Any, results: dict[str, Any]) -> None:
     loss, accuracy, rate = panels
-    for name, result, color in zip(
-        ("spiking", "ReLU"), results.values(), ("C0", "0.55"), strict=True
-    ):
-        if result is None:
-            continue
+    for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
         curves = result["curves"]
         epochs = np.arange(1, len(curves["loss"]) + 1)
-        marker = "." if len(epochs) == 1 else ""
-        style = {"color": color, "marker": marker}
+        style = {"color": color, "marker": "."}
+        test, training = (np.multiply(100, curves[key]) for key in ("test", "accuracy"))
         loss.plot(epochs, curves["loss"], label=name, **style)
-        for key, line, part in (("test", "-", "test"), ("accuracy", ":", "training")):
-            percents = np.multiply(100, curves[key])
-            accuracy.plot(epochs, percents, ls=line, label=f"{name}, {part}", **style)
-        if name == "spiking":
-            for i, rates in enumerate(zip(*curves["rates"], strict=True), 1):
-                rate.plot(epochs, rates, color=f"C{i}", marker=marker, label=f"layer {i}")
+        accuracy.plot(epochs, test, label=f"{name}, test", **style)
+        accuracy.plot(epochs, training, ls=":", label=f"{name}, training", **style)
+    for i, rates in enumerate(zip(*results["spiking"]["curves"]["rates"], strict=True), 1):
+        rate.plot(np.arange(1, len(rates) + 1), rates, f".-C{i}", label=f"layer {i}")
     loss.set_yscale("log")
     accuracy.set_ylim(top=100.5)
     rate.set_ylim(bottom=0)
@@ -84,9 +70,9 @@ def _example(
 ) -> tuple[list[str], list[np.ndarray]]:
     """Return names, and the spikes and readout potentials of a test example."""
     i = len(test) // 2
-    x, (y,), lengths = examples(test, slice(i, i + 1))
-    _, spikes, potentials = jax.jit(network)(params, jnp.asarray(x), jax.random.key(0), lengths)
-    steps = len(potentials) if lengths is None else lengths[0]
+    x, (y,), mask = test.subset([i]).as_batch()
+    _, spikes, potentials = jax.jit(network)(params, jnp.asarray(x), jax.random.key(0), mask)
+    steps = test.lengths[i] if test.masked else len(potentials)
     names = [*(f"layer {k}" for k in range(1, len(spikes) + 1)), f"readout, label {y}"]
     names[0] = f"test example {i}: {names[0]}"
     return names, [np.asarray(layer)[:steps, 0] for layer in (*spikes, potentials)]
@@ -102,26 +88,25 @@ def sweep_figure(rows: list[Summary], best: Summary, title: str) -> Figure:
     varying = [axis for axis in numbers if len({row.setting[axis] for row in rows}) > 1] or ["lr"]
     x, *others = varying
 
-    def place(row: Summary) -> tuple[str, str]:
-        parts = [f"{_AXES[axis]} {tables.label(row.setting[axis])}" for axis in others]
-        return ", ".join([row.setting["surrogate"], *parts]), tables.label(row.setting[x])
+    def name(row: Summary) -> str:
+        return tables.setting_label(row.setting, ["surrogate", *others]).removeprefix("surrogate ")
 
-    lines, columns = (list(dict.fromkeys(labels)) for labels in zip(*map(place, rows), strict=True))
+    lines = list(dict.fromkeys(map(name, rows)))
+    columns = list(dict.fromkeys(row.setting[x] for row in rows))
     size = max(4.8, 2.5 + 0.62 * len(columns)), 1.9 + 0.45 * len(lines)
     figure = Figure(figsize=size, layout="constrained")
     panel = figure.subplots()
     grid = np.full((len(lines), len(columns)), np.nan)
     for row in rows:
-        line, column = place(row)
-        i, j = lines.index(line), columns.index(column)
+        i, j = lines.index(name(row)), columns.index(row.setting[x])
         grid[i, j] = 100 * row.validation[0]
         panel.text(j, i, f"{grid[i, j]:.1f}", ha="center", va="center", fontsize=7)
         if row is best:
             panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec="C3", lw=2.5))
     image = panel.imshow(grid, cmap="YlGn", aspect="auto")
-    panel.set_xticks(range(len(columns)), columns, fontsize=8)
+    panel.set_xticks(range(len(columns)), map(tables.label, columns), fontsize=8)
     panel.set_yticks(range(len(lines)), [textwrap.fill(line, 28) for line in lines], fontsize=8)
-    panel.set_xlabel(_AXES[x], fontsize=8)
+    panel.set_xlabel(x.replace("_", "-"), fontsize=8)
     figure.colorbar(image).set_label("mean accuracy on the validation examples, %", fontsize=8)
     reached = tables.spread(*best.test)
     text = f"{title}\nframed: the highest validation accuracy, {reached} of the test set"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -29,11 +30,6 @@ CELLS: dict[str, tuple[type[LIF], tuple[str, ...]]] = {
     "adaptive": (AdaptiveLIF, ("decay", "adaptation_decay")),
 }
 """Cells by name, with their decay factors."""
-
-
-def mask_of(lengths: jax.Array | None, steps: int) -> jax.Array | None:
-    """Return the mask of valid time steps, ``(steps, n)``. None if all are valid."""
-    return None if lengths is None else jnp.arange(steps)[:, None] < lengths[None]
 
 
 class Rectified(Cell, pure=True):
@@ -90,9 +86,9 @@ class SpikingNetwork:
     high: float = 1.0
 
     def __call__(
-        self, params: Params, x: jax.Array, key: jax.Array, lengths: jax.Array | None = None
+        self, params: Params, x: jax.Array, key: jax.Array, mask: jax.Array | None = None
     ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
-        """Run the layers on examples, ``(n, steps, ...)`` as in :class:`spikegrad.data.Sequences`.
+        """Run the layers on a batch of :class:`spikegrad.data.Sequences`, ``(steps, n, ...)``.
 
         Returns
         -------
@@ -108,10 +104,9 @@ class SpikingNetwork:
             current = self.images(x) @ jnp.asarray(params[0].weight)
             weight = jax.tree_util.Partial(lambda current, _: current, current)
             params = (dataclasses.replace(params[0], weight=weight), *params[1:])
-            inputs = jnp.zeros((self.steps, len(x)), bool)
+            inputs = jnp.zeros((self.steps, len(current)), bool)
         else:
             inputs = self.inputs(x, key)
-        mask = mask_of(lengths, len(inputs))
         _, activity = Network(params).observe(
             inputs, parts=("output",), mask=mask, backward=self.mode, key=spike_key(key)
         )
@@ -123,18 +118,18 @@ class SpikingNetwork:
 
     def images(self, x: jax.Array) -> jax.Array:
         """Return the scaled features of images, ``(n, features)``."""
-        return scale(x, self.low, self.high).reshape(len(x), -1)
+        return scale(x[0], self.low, self.high).reshape(x.shape[1], -1)
 
     def inputs(self, x: jax.Array, key: jax.Array) -> jax.Array:
         """Return examples over time, ``(steps, n, inputs)``."""
         if self.encoding == NO_ENCODING:
-            return jnp.moveaxis(x.reshape(*x.shape[:2], -1), 1, 0)
+            return x.reshape(*x.shape[:2], -1)
         if self.encoding == "rate":
             return rate_encoding(self.images(x), self.steps, key)
         encode = constant_encoding if self.encoding == "current" else latency_encoding
         return encode(self.images(x), self.steps)
 
-    def init(self, key: jax.Array, x: Any = None, lengths: Any = None) -> Params:
+    def init(self, key: jax.Array, x: Any = None, mask: Any = None) -> Params:
         """Draw weights for potentials that fluctuate by a threshold on recordings ``x``.
 
         Without recordings they are normal, with a variance of 2 / inputs for rectified units.
@@ -142,20 +137,25 @@ class SpikingNetwork:
         """
         variance = 2.0 if isinstance(self.cell, Rectified) else 0.5
         variance = 1.0 if self.encoding == NO_ENCODING else variance
-        normal = jax.nn.initializers.variance_scaling
-        inputs = None if x is None else self.inputs(x, key)
+        normal = partial(jax.nn.initializers.variance_scaling, mode="fan_in", distribution="normal")
+        inputs = self.sizes[0] if x is None else self.inputs(x, key)
         start = Network.init(
             key,
-            self.sizes[0] if inputs is None else inputs,
+            inputs,
             self.sizes[1:],
             self.cell,
             LeakyReadout(self.readout_decay),
-            mask=None if inputs is None else mask_of(lengths, len(inputs)),
-            weight=normal(variance, "fan_in", "normal") if x is None else None,
-            recurrent=self.recurrent and (x is not None or normal(0.25, "fan_in", "normal")),
+            mask=mask,
+            weight=normal(variance) if x is None else None,
+            recurrent=self.recurrent and (x is not None or normal(0.25)),
             bias=True,
         )
         return partition(tuple(start.layers.values()))[0]
+
+    @property
+    def name(self) -> str:
+        """The name in results and messages."""
+        return "ReLU" if isinstance(self.cell, Rectified) else "spiking"
 
     @property
     def shapes(self) -> Params:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from inspect import cleandoc
@@ -16,39 +15,17 @@ from click.core import ParameterSource
 
 from .. import get
 from .._struct import domain
-from ..data import FORMS, Binning, Split
+from .._surrogate import Surrogate
+from ..data import Binning, Split
 from ..network._modes import MODES
 from ..neurons import LIF, decay_from_tau
-from . import sources
+from . import sources, tables
 from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
 
 PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(1)
+POSITIVE = click.FloatRange(0, min_open=True)
 _LIF = LIF()
-
-
-class Command(click.Command):
-    """A command that rejects long options with one dash. click reads ``-out`` as ``-o ut``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = {name for parameter in self.params for name in parameter.opts}
-        for argument in args:
-            name = f"-{argument.partition('=')[0]}"
-            if name.startswith("--") and name in known:
-                raise click.UsageError(f"No such option {argument!r}, did you mean {name}?")
-        return super().parse_args(ctx, args)
-
-
-class WholeRange(click.IntRange):
-    """A range of whole numbers in digits."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        # Python's int would reject 1e3 too, but without the fix.
-        if not re.fullmatch(r"[+-]?\d+", str(value).strip()):
-            with suppress(ValueError):
-                if (number := float(value)).is_integer():
-                    self.fail(f"{value!r} must be in digits: {int(number)}", param, ctx)
-            self.fail(f"{value!r} is not a whole number", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 class Numbers(click.ParamType):
@@ -62,20 +39,17 @@ class Numbers(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):  # a default
             return value
-        try:
+        with suppress(ValueError, ArithmeticError):
             numbers = tuple(number for item in value.split(",") for number in self.parse(item))
-        except (ValueError, OverflowError):
-            numbers = ()
-        if not numbers or not all(0 < number < math.inf for number in numbers):
-            self.fail(f"{value!r}: pass numbers above 0, such as {self.example}", param, ctx)
-        return numbers
+            if numbers and all(0 < number < math.inf for number in numbers):
+                return numbers
+        self.fail(f"{value!r}: pass numbers above 0, such as {self.example}", param, ctx)
 
 
-def parse_surrogate(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Return the surrogate of a text, or the surrogates of a tuple of texts."""
-    del ctx, param
+def parse_surrogate(text: str) -> Surrogate:
+    """Return the surrogate of a text."""
     try:
-        return get(value) if isinstance(value, str) else tuple(map(get, value))
+        return get(text)
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error)) from None
 
@@ -100,10 +74,6 @@ def options_of_class(cls: type, without: Collection[str] = ()) -> Callable[[Call
     return add
 
 
-def choice(names: Collection[str], **settings: Any) -> dict[str, Any]:
-    return {"kind": click.Choice(tuple(names)), **settings}
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Everything that determines a run."""
@@ -111,8 +81,8 @@ class Options:
     data: str = option("Training data (see above).", default="mnist5k", metavar="DATA")
     surrogate: str = option(
         "Such as 'arctan(alpha=2)'.",
+        lambda text: repr(parse_surrogate(text)),
         default=repr(_LIF.surrogate),
-        callback=lambda *args: repr(parse_surrogate(*args)),
         metavar="SPEC",
     )
     hidden: tuple[int, ...] = option(
@@ -122,47 +92,49 @@ class Options:
         metavar="N,...",
     )
     steps: int = option(
-        "Time steps.", WholeRange(1), show_default="8 for images, 100 for events and randman"
+        "Time steps.", COUNT, show_default="8 for images, 100 for events and randman"
     )
-    epochs: int = option("Passes over the training data.", WholeRange(1), default=40)
-    batch: int = option("Examples per update.", WholeRange(1), default=128)
+    epochs: int = option("Passes over the training data.", COUNT, default=40)
+    batch: int = option("Examples per update.", COUNT, default=128)
     lr: float = option(
         "Initial learning rate (cosine decay to 0).",
-        click.FloatRange(0, min_open=True),
+        POSITIVE,
         default=2e-3,
     )
     seed: int = option(
-        "Seed of the split, the weights and the order.", WholeRange(0, 2**32 - 1), default=0
+        "Seed of the split, the weights and the order.", click.IntRange(0, 2**32 - 1), default=0
     )
     cell: str = option(
-        "The neurons: LIF, SynapticLIF, AdaptiveLIF.", **choice(CELLS, default="lif")
+        "The neurons: LIF, SynapticLIF, AdaptiveLIF.", click.Choice(tuple(CELLS)), default="lif"
     )
     recurrent: bool = option(
         "Connect the neurons of each hidden layer.", is_flag=True, show_default=False
     )
     readout: str = option(
-        "Logits from the readout's potentials.", **choice(READOUTS, default="mean")
+        "Logits from the readout's potentials.", click.Choice(READOUTS), default="mean"
     )
     mode: str = option(
-        "Memory mode of the backward pass (see Network).", **choice(MODES, default="exact")
+        "Memory mode of the backward pass (see Network).",
+        click.Choice(tuple(MODES)),
+        default="exact",
     )
     bin: float = option(
         "Length of a step of events.",
-        click.FloatRange(0, min_open=True),
+        POSITIVE,
         metavar="MS",
         show_default="of the data",
     )
     pool: int = option(
         "Neighboring units of events that share a channel.",
-        WholeRange(1),
+        COUNT,
         show_default="4 for dvs128, else 1",
     )
     encoding: str = option(
-        "Images as input over time (see above).", **choice(ENCODINGS, show_default="current")
+        "Images as input over time (see above).", click.Choice(ENCODINGS), show_default="current"
     )
     shift: int = option(
         "Move training images at random by up to this many pixels.",
-        WholeRange(0),
+        click.IntRange(0),
         show_default="2 for mnist5k, else 0",
     )
     input_noise: float = option(
@@ -185,7 +157,8 @@ class Options:
     )
     reset: str = option(
         "Effect of a spike on the potential.",
-        **choice(domain(LIF.__dataclass_fields__["reset"]).choices or (), default=_LIF.reset),
+        click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
+        default=_LIF.reset,
     )
     detach_reset: bool = option(
         "Pass no gradient through the reset.",
@@ -195,6 +168,7 @@ class Options:
     )
 
     def __post_init__(self) -> None:
+        """Check the number of time constants."""
         count = len(CELLS[self.cell][1])
         if len(self.taus) not in (0, count, count + 1):
             raise click.BadParameter(
@@ -246,27 +220,18 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
     """
     form = sources.form_of(data)
     timed = form.read is not None
-    names = (
-        f"{other.name} with times" if other.key else other.name for other in FORMS if other.bin_ms
-    )
-    events = f"events ({', '.join(names)})"
-    applies: dict[Any, tuple[str, Any]] = {
-        "encoding": ("images", not timed),
-        "shift": ("images", not timed),
-        "input_noise": ("recordings", timed),
-        "bin": (events, form.bin_ms),
-        "pool": (events, form.bin_ms),
-        "steps": ("images, events and tasks of any length", form.steps),
-        "decay": ("runs without --taus", not values["taus"]),
-    }
+    unsupported = {"encoding", "shift"} if timed else {"input_noise"}
+    if not form.bin_ms:
+        unsupported |= {"bin", "pool"}
+    if not form.steps:
+        unsupported.add("steps")
     for parameter in passed(context):
-        kind, is_valid = applies.get(parameter.name, ("", True))
-        if not is_valid:
-            name = parameter.opts[0]
-            other = "" if name == "--decay" else f", or change --data {data}"
-            raise click.BadParameter(
-                f"only {kind} support it. Remove {name}{other}", param_hint=f"'{name}'"
-            )
+        name = parameter.opts[0]
+        if parameter.name in unsupported:
+            message = f"--data {data} does not support it. Remove {name}, or change --data"
+            raise click.BadParameter(message, param_hint=f"'{name}'")
+        if parameter.name == "decay" and values["taus"]:
+            raise click.BadParameter("--taus replaces it. Remove --decay", param_hint="'--decay'")
     # click has None for options that are not passed and have no default of their own.
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
@@ -275,17 +240,17 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
         "bin": form.bin_ms or 0.0,
         "pool": form.pool,
     }
-    return Options(
-        data,
-        **values | {name: value for name, value in defaults.items() if values[name] is None},
-    )
+    passed_values = {name: value for name, value in values.items() if value is not None}
+    return Options(data, **defaults | passed_values)
 
 
-def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:
-    """Adapt options to the data. Return them with warnings."""
-    count, warnings = len(data.train), list(data.doubts)
+def adapted(options: Options, data: Split) -> Options:
+    """Adapt options to the data, and print warnings."""
+    count = len(data.train)
+    for doubt in data.doubts:
+        tables.note(f"warning: {doubt}")
     if options.batch > count:
-        warnings.append(f"--batch {options.batch} is cut to the {count} training examples")
+        tables.note(f"warning: --batch {options.batch} is cut to the {count} training examples")
         options = dataclasses.replace(options, batch=count)
     if options.encoding == NO_ENCODING:
         # Recordings define their number of steps.
@@ -295,7 +260,7 @@ def adapted(options: Options, data: Split) -> tuple[Options, list[str]]:
             f"{options.data} has {data.shape[0]} features instead of images to move",
             param_hint="'--shift'",
         )
-    return options, warnings
+    return options
 
 
 output_option = click.option(
@@ -310,8 +275,13 @@ quiet_option = click.option(
 )
 
 
-def resume_option(metavar: str, help: str) -> Callable[[Callable], Callable]:
-    return click.option("--resume", type=PATH, metavar=metavar, help=help)
+resume_option = click.option(
+    "--resume",
+    type=PATH,
+    metavar="FOLDER",
+    help="Resume an interrupted run or sweep with its original options. The result is "
+    "bit-identical.",
+)
 
 
 def with_sources(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -340,32 +310,33 @@ def refuse_others(context: click.Context, *allowed: str) -> None:
             )
 
 
-# --- files that --output names ---
+def output_file(help: str, *endings: str, **settings: Any) -> Callable[[Callable], Callable]:
+    """Add ``--output`` for a file, and ``--force``. The path is checked before the work."""
 
-force_option = click.option("--force", is_flag=True, help="Overwrite the file that --output names.")
+    def store(context: click.Context, parameter: click.Parameter, force: bool) -> None:
+        context.meta["force"] = force
 
-
-def of_run(output: str) -> Callable[[Callable], Callable]:
-    """Add the arguments of a command that reads a run and data, and may write a file."""
+    def check(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        if path.suffix not in endings:
+            raise click.BadParameter(f"{path} must end in {' or '.join(endings)}")
+        if not path.parent.is_dir():
+            raise click.BadParameter(f"{path}: the folder {path.parent} does not exist; create it")
+        if path.exists() and not context.meta["force"]:
+            raise click.BadParameter(f"{path} exists; pass --force to overwrite it")
+        return path
 
     def add(function: Callable) -> Callable:
-        function = click.option("--output", "-o", type=PATH, help=output)(force_option(function))
-        function = click.argument("data", metavar="[DATA]", required=False)(function)
-        return click.argument("run", type=PATH)(function)
+        output = click.option("--output", "-o", type=PATH, callback=check, help=help, **settings)
+        # Eager, so it is known when the path is checked.
+        flag = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": store}
+        return output(click.option("--force", help="Overwrite the output file.", **flag)(function))
 
     return add
 
 
-def check_output(path: Path, endings: tuple[str, ...], force: bool, *reads: Path) -> None:
-    """Raise before the work if a file may not be written."""
-    problem = None
-    if path.suffix not in endings:
-        problem = f"{path} must end in {' or '.join(endings)}"
-    elif not path.parent.is_dir():
-        problem = f"{path} cannot be written: the folder {path.parent} does not exist"
-    elif path.exists() and any(other.exists() and path.samefile(other) for other in reads):
-        problem = f"{path} is also an input. Choose another file"
-    elif path.exists() and not force:
-        problem = f"{path} exists; pass --force to overwrite it"
-    if problem:
-        raise click.BadParameter(problem, param_hint="'--output'")
+def of_run(function: Callable) -> Callable:
+    """Add the arguments of a command that reads a run and data."""
+    function = click.argument("data", metavar="[DATA]", required=False)(function)
+    return click.argument("run", type=PATH)(function)

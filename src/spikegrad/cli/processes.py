@@ -12,11 +12,13 @@ from typing import Any
 
 import click
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from .._consensus import gathered
+from ..data import Example
 from ..training import _processes, distributed
-from ..training._consensus import gathered
-from .options import WholeRange
+from .options import COUNT
 
 NAMES = ("joining", "coordinator_address", "num_processes", "process_id")
 """The options that do not change a result."""
@@ -39,21 +41,19 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
     )
     @click.option(
         "--num-processes",
-        type=WholeRange(1),
+        type=COUNT,
         help="With --coordinator-address: number of processes.",
     )
     @click.option(
         "--process-id",
-        type=WholeRange(0),
+        type=click.IntRange(0),
         help="With --coordinator-address: number of this process, from 0.",
     )
     @functools.wraps(function)
-    def run(*args: Any, joining: bool, quiet: bool, **values: Any) -> int:
+    def run(joining: bool, quiet: bool, **values: Any) -> int:
         addresses = [values.pop(name) for name in NAMES[1:]]
-        if not joining:
-            if addresses != [None] * 3:
-                raise click.UsageError("addresses and numbers of processes require --distributed")
-            return function(*args, quiet=quiet, **values)
+        if not joining and addresses == [None] * 3:
+            return function(quiet=quiet, **values)
         with ExitStack() as stack:
             try:
                 stack.enter_context(distributed(*addresses))
@@ -63,7 +63,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
             if jax.process_index():
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stdout(nowhere))
-            return function(*args, quiet=quiet or jax.process_index() > 0, **values)
+            return function(quiet=quiet or jax.process_index() > 0, **values)
 
     return run
 
@@ -80,15 +80,16 @@ def deferred() -> Iterator[Callable[[], int]]:
     """
     number = 0
 
-    def handle(signum: int, frame: FrameType | None) -> None:
+    def handle(signum: int, _: FrameType | None) -> None:
         nonlocal number
-        del frame
         number = number or signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    # a process in the background of a shell ignores Ctrl-C
-    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
-    before = {signum: signal.signal(signum, handle) for signum in signals}
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for signum, handler in before.items():
+        # A process in the background of a shell ignores Ctrl-C.
+        if handler != signal.SIG_IGN:
+            signal.signal(signum, handle)
     try:
         yield lambda: int(gathered(number).max())
     finally:
@@ -96,7 +97,7 @@ def deferred() -> Iterator[Callable[[], int]]:
             signal.signal(signum, handler)
 
 
-def batch_sharding(batch: int) -> NamedSharding | None:
+def batch_sharding(batch: int, masked: bool) -> Example | None:
     """Return the sharding of batches of this size, or None without ``--distributed``."""
     if not jax.distributed.is_initialized():
         return None
@@ -105,7 +106,10 @@ def batch_sharding(batch: int) -> NamedSharding | None:
             f"batches of {batch} examples cannot be sharded over {jax.device_count()} devices",
             param_hint="'--batch'",
         )
-    return NamedSharding(Mesh(jax.devices(), ("batch",)), PartitionSpec("batch"))
+    mesh = Mesh(jax.devices(), ("batch",))
+    sequences = NamedSharding(mesh, P(None, "batch"))
+    parts: Any = sequences, NamedSharding(mesh, P("batch")), sequences if masked else None
+    return Example(*parts)
 
 
 def leave(code: int) -> None:

@@ -6,23 +6,33 @@ import dataclasses
 import difflib
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .. import data as datasets
-from ..data import FORMS, Binned, Binning, DataError, Recordings, Sequences, Split, train_test_split
-from ..data._forms import Form, Recorded
-from ..data._npz import keys_of
-from ..data._sequences import moments, standardized
+from ..data import (
+    FORMS,
+    Binned,
+    Binning,
+    DataError,
+    Form,
+    Recordings,
+    Sequences,
+    Split,
+    keys_of,
+    moments,
+    standardized,
+    train_test_split,
+)
 from .networks import NO_ENCODING
+
+Source = TypeVar("Source", bound=Sequences)
 
 FILES = [form for form in FORMS if form.key]
 """Files of the user, distinguished by their keys."""
 _SAMPLE = 100
 """Number of recordings that are read quickly."""
-
-Examples: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def listed() -> str:
@@ -39,34 +49,25 @@ def form_of(source: str) -> Form:
     DataError
         If no form fits.
     """
-    name, colon, path = source.partition(":")
-    form = next((form for form in FORMS if form.name == name and form not in FILES), None)
-    if form is None and source.endswith(".npz"):
+    name, _, path = source.partition(":")
+    for form in FORMS:
+        if form.name == name and form not in FILES and (":" in form.written) == bool(path):
+            return form
+    if source.endswith(".npz"):
         # images if no key is known, because their reader reports it
         keys = keys_of(Path(source))
         return next((form for form in reversed(FILES) if form.key in keys), FILES[0])
-    if form is None and not colon and (Path(source).suffix or Path(source).exists()):
-        arrays = f"{Path(source).with_suffix('.npz').name!r}, x_train=x, y_train=y"
-        raise DataError(f"{source} is not a .npz file. Save it as one: numpy.savez({arrays})")
-    if form is None:
-        written = {form.name: form.written for form in FORMS}
-        near = [written[other] for other in written if difflib.get_close_matches(name, [other])]
-        near_names = f", did you mean {' or '.join(near)}?"
-        hint = near_names if near else f": use {', '.join(written.values())}"
-        raise DataError(f"unknown data {source!r}{hint}")
-    if (":" in form.written) != bool(path) or bool(colon) != bool(path):
-        raise DataError(f"unknown data {source!r}: use {form.written}")
-    return form
+    written = {form.name: form.written for form in FORMS}
+    near = difflib.get_close_matches(name, written)
+    names = " or ".join(written[other] for other in near)
+    hint = f", did you mean {names}?" if near else f": use {', '.join(written.values())}"
+    raise DataError(f"unknown data {source!r}{hint}")
 
 
-def examples(source: Sequences, rows: Any = slice(None)) -> Examples:
-    """Return values ``(n, steps, ...)``, labels, and lengths, None if all are equally long."""
-    return source.padded(rows), source.y[rows], source.lengths[rows] if source.masked else None
-
-
-def spaced(count: int, most: int) -> np.ndarray:
-    """Return up to ``most`` row numbers of ``count``, evenly from the first to the last."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+def sample(source: Source, most: int) -> Source:
+    """Return up to ``most`` examples, evenly from the first to the last."""
+    count = len(source)
+    return source.subset(np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)))
 
 
 def load(source: str, seed: int, binning: Binning) -> Split:
@@ -119,10 +120,6 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
 def for_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Return the split without its validation examples, and one with them as the test set."""
     train, validation = train_test_split(split.train, fraction, seed)
-    if len(np.unique(train.y)) < len(np.unique(validation.y)):
-        raise DataError(
-            f"{train.name}: a class has no training examples besides the validation set"
-        )
     split = dataclasses.replace(split, train=train.in_memory())
     return split, dataclasses.replace(split, test=validation.in_memory())
 
@@ -134,7 +131,7 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
     training data. The second value is True if the examples have labels.
     """
     form, timed = form_of(source), options.encoding == NO_ENCODING
-    if timed != (form.read is not None) and (timed or form not in FILES):
+    if timed == (form.read is None) and (timed or form not in FILES):
         raise DataError(
             f"{source} {'lacks' if timed else 'has'} a time axis, but the network was trained on "
             f"{options.data} {'with' if timed else 'without'} one"
@@ -148,9 +145,10 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
     if form.file and not labelled:
         test = form.file(source, label=0)
     else:
-        train, test = form.read(_path(source), options.steps, options.seed)
+        paths = _path(source), _path(options.data)
+        train, test = form.read(paths[0], options.steps, options.seed)
         if test is None:
-            is_trained = os.path.realpath(_path(source)) == os.path.realpath(_path(options.data))
+            is_trained = os.path.realpath(paths[0]) == os.path.realpath(paths[1])
             test = form.split(train, options.seed)[1] if is_trained else train
     scored = _sequences(test, options.binning)
     if scored.shape != like.shape or scored.y.max() >= like.classes:
@@ -167,7 +165,7 @@ def _path(source: str) -> str:
     return source if form_of(source) in FILES else source.partition(":")[2] or source
 
 
-def _sequences(source: Recorded, binning: Binning) -> Sequences:
+def _sequences(source: Sequences | Recordings, binning: Binning) -> Sequences:
     return source.binned(binning) if isinstance(source, Recordings) else source
 
 
@@ -175,13 +173,13 @@ def _events_outside(sequences: Sequences) -> tuple[str, ...]:
     """Warn of a binning that loses many events, from a sample of recordings."""
     if not isinstance(sequences, Binned):
         return ()
-    sample = sequences.subset(spaced(len(sequences), _SAMPLE))
-    outside, events = sample.outside()
+    part = sample(sequences, _SAMPLE)
+    outside, events = part.outside()
     # Recordings have stray events at their ends, which change nothing.
     if outside <= events / 1000:
         return ()
     seconds = sequences.binning.steps * sequences.binning.step_us / 1e6
     return (
-        f"{outside:,} of {events:,} events of {len(sample)} recordings are outside of the "
+        f"{outside:,} of {events:,} events of {len(part)} recordings are outside of the "
         f"{seconds:g} s of all steps: a longer --bin or more --steps take later ones in",
     )

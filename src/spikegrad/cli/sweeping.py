@@ -16,13 +16,11 @@ import click
 import numpy as np
 
 from .. import get, rescaled
-from ..training._json_lines import jsonable
 from . import processes, runs, sources, tables, trainer
 from .options import (
-    Command,
+    COUNT,
     Numbers,
     Options,
-    WholeRange,
     option,
     options_of,
     options_of_class,
@@ -37,7 +35,7 @@ from .tables import Summary, best
 
 RECORD, RESULTS = "sweep.json", "runs.jsonl"
 AXES = ("surrogate", "peak", "half_width", "lr")
-"""The values of a setting, by their names in results."""
+"""The options of a setting, which are also its names in results."""
 
 
 def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
@@ -46,38 +44,36 @@ def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
     for result in sorted(results, key=operator.itemgetter("seed")):  # rounding depends on the order
         groups.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
 
-    def spread(group: list[dict[str, Any]], name: str) -> tuple[float, float]:
+    def moments(group: list[dict[str, Any]], name: str) -> tuple[float, float | None]:
         values = [result[name] for result in group]
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(
-            values
-        ) > 1 else math.nan
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if values[1:] else None
 
     return [
         Summary(
             dict(zip(AXES, setting, strict=True)),
             len(group),
             sum(result["diverged"] is not None for result in group),
-            spread(group, "validation"),
-            spread(group, "test"),
-            # a run that diverges at once has no rates
-            float(np.mean([np.mean(r["rates"]) for r in group if "rates" in r] or math.nan)),
+            moments(group, "validation"),
+            moments(group, "test"),
+            # A run that diverges in its first update has no rates.
+            float(np.mean([np.mean(result.get("rates", 0.0)) for result in group])),
         )
         for setting, group in groups.items()
     ]
 
 
-def parse_surrogates(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+def parse_surrogates(text: str) -> tuple[str, ...]:
     """Parse surrogates, ``SPEC,...``. Their brackets may contain commas."""
     specs, depth = [""], 0
-    for character in value:
+    for character in text:
         depth += (character in "([") - (character in ")]")
         if character == "," and depth == 0:
             specs.append("")
         else:
             specs[-1] += character
-    names = tuple(dict.fromkeys(spec.strip() for spec in specs))
-    parse_surrogate(ctx, param, names)
-    return names
+    for spec in specs:
+        parse_surrogate(spec)
+    return tuple(dict.fromkeys(map(str.strip, specs)))
 
 
 def parse_range(item: str) -> list[float]:
@@ -86,53 +82,47 @@ def parse_range(item: str) -> list[float]:
     if match is None:
         return [float(item)]
     first, last, step = float(match[1]), float(match[2]), float(match[4])
-    is_geometric = match[3] == "x"
-    if not 0 < first <= last < math.inf or not is_geometric < step < math.inf:
+    if not 0 < first <= last:
         raise ValueError(item)
-    values = []
-    # The tolerance keeps the last value in spite of rounding.
-    while first <= last * (1 + 1e-9):
-        values.append(float(f"{first:.12g}"))
-        first = first * step if is_geometric else first + step
-        if len(values) > 1000:
-            raise ValueError(item)
-    return values
+    is_geometric = match[3] == "x"
+    steps = math.log(last / first) / math.log(step) if is_geometric else (last - first) / step
+    # Rounded, so the last value is included in spite of errors.
+    numbers = range(int(round(steps, 9)) + 1)
+    values = (first * step**i if is_geometric else first + step * i for i in numbers)
+    return [float(f"{value:.12g}") for value in values]
 
 
-def _range_option(name: str, help: str, **settings: Any) -> Any:
-    kind = Numbers(parse_range, "0.1,0.3, or a range, such as 0.05:3.2:x2 or 0.1:0.5:+0.1")
-    field = f"{name.strip('-').replace('-', '_')}s"
-    return option(help, kind, name, field, metavar="RANGE", **settings)
+RANGE = Numbers(parse_range, "0.1,0.3, or a range, such as 0.05:3.2:x2 or 0.1:0.5:+0.1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """All combinations of values. Empty ``peaks`` or ``half_widths`` leave surrogates unchanged."""
+    """All combinations of values. Without peaks or half-widths, surrogates stay unchanged."""
 
-    surrogates: tuple[str, ...] = option(
+    surrogate: tuple[str, ...] = option(
         "Surrogates, such as 'sigmoid,arctan(alpha=2)'.",
-        None,
-        "--surrogate",
-        "surrogates",
+        parse_surrogates,
         default="sigmoid,arctan,inv_square_grad",
-        callback=parse_surrogates,
         metavar="SPEC,...",
     )
-    half_widths: tuple[float, ...] = _range_option(
-        "--half-width",
+    half_width: tuple[float, ...] = option(
         "Half-widths at half maximum, in units of the potential.",
+        RANGE,
         default=(),
         show_default="each surrogate's own",
+        metavar="RANGE",
     )
-    peaks: tuple[float, ...] = _range_option(
-        "--peak", "Peaks of the slopes.", default=(), show_default="each surrogate's own"
+    peak: tuple[float, ...] = option(
+        "Peaks of the slopes.",
+        RANGE,
+        default=(),
+        show_default="each surrogate's own",
+        metavar="RANGE",
     )
-    lrs: tuple[float, ...] = _range_option(
-        "--lr", "Initial learning rates (cosine decay to 0).", default="0.002"
+    lr: tuple[float, ...] = option(
+        "Initial learning rates (cosine decay to 0).", RANGE, default="0.002", metavar="RANGE"
     )
-    seeds: int = option(
-        "Number of seeds per setting, starting at --seed.", WholeRange(1), default=3
-    )
+    seeds: int = option("Number of seeds per setting, starting at --seed.", COUNT, default=3)
     validation_fraction: float = option(
         "Fraction of each training class that is the validation set.",
         click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -141,44 +131,38 @@ class Grid:
     )
 
     @property
-    def values(self) -> tuple[tuple[Any, ...], ...]:
+    def values(self) -> dict[str, tuple[Any, ...]]:
         """The values of each of :data:`AXES`."""
-        return self.surrogates, self.peaks or (None,), self.half_widths or (None,), self.lrs
+        return {axis: getattr(self, axis) or (None,) for axis in AXES}
 
     @property
     def varying(self) -> list[str]:
         """The surrogate, and the axes with more than one value."""
-        axes = zip(AXES, self.values, strict=True)
-        return [axis for axis, values in axes if len(values) > 1 or axis == "surrogate"]
+        return [axis for axis, values in self.values.items() if values[1:] or axis == "surrogate"]
 
     def settings(self) -> list[dict[str, Any]]:
         """Return the settings for :func:`trainer.sweep`."""
-        try:
-            return [
-                {
-                    **dict(zip(AXES, values, strict=True)),
-                    "spike": rescaled(get(values[0]), *values[1:3]),
-                }
-                for values in itertools.product(*map(dict.fromkeys, self.values))
-            ]
-        except ValueError as error:  # a surrogate that cannot be rescaled
-            raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
+        settings = []
+        for values in itertools.product(*map(dict.fromkeys, self.values.values())):
+            try:
+                spike = rescaled(get(values[0]), *values[1:3])
+            except ValueError as error:  # a surrogate that cannot be rescaled
+                raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
+            settings.append({**dict(zip(AXES, values, strict=True)), "spike": spike})
+        return settings
 
 
-@click.command(cls=Command, context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True})
 @options_of_class(Grid)
 @options_of_class(Options, without=("surrogate", "lr"))
 @click.option(
     "--jobs",
-    type=WholeRange(1),
+    type=COUNT,
     show_default="all processors",
     help="Number of parallel runs, each in a thread.",
 )
 @output_option
-@resume_option(
-    "SWEEP",
-    "Resume an interrupted sweep with its original options. Finished runs are not repeated.",
-)
+@resume_option
 @quiet_option
 @click.pass_context
 @with_sources
@@ -219,11 +203,11 @@ def sweep(
     began, run = time.perf_counter(), None
     if resume is None:
         grid = Grid(**{field.name: values.pop(field.name) for field in dataclasses.fields(Grid)})
-        options = options_of(context, surrogate=grid.surrogates[0], lr=grid.lrs[0], **values)
+        options = options_of(context, surrogate=grid.surrogate[0], lr=grid.lr[0], **values)
     else:
         refuse_others(context, "resume", "jobs", "quiet")
         run = runs.read(resume, RECORD)
-        options, grid = run.options, runs.as_dataclass(Grid, run.record["sweep"])
+        options, grid = run.options, runs.as_object(Grid, run.record["sweep"])
     settings = grid.settings()
     split = options.load()
     data, validation = sources.for_validation(split, grid.validation_fraction, options.seed)
@@ -236,9 +220,8 @@ def sweep(
     with (
         runs.held(run.folder),
         processes.deferred() as stop,
-        tables.sweep_progress(total, grid.varying, quiet) as show,
+        tables.progress(quiet) as show,
     ):
-        run.save_record()
         for result in trainer.sweep(
             run.network,
             data,
@@ -252,22 +235,20 @@ def sweep(
             jobs=jobs,
         ):
             results.append(result)
-            show(result)
+            line = f"{len(results)}/{total}  {tables.result_line(result, grid.varying)}"
+            show(line, len(results), total)
     rows = summaries(results)
     order = [tuple(setting[axis] for axis in AXES) for setting in settings]
     # Runs end in any order, and tables have the order of the options.
     rows.sort(key=lambda row: order.index(tuple(row.setting.values())))
     if rows:
-        record["results"] = jsonable(
-            {
-                "interrupted": len(results) < total,
-                "settings": [row._asdict() for row in rows],
-                "best": best(rows)._asdict(),
-            }
-        )
+        record["results"] = {
+            "interrupted": len(results) < total,
+            "settings": [row._asdict() for row in rows],
+            "best": best(rows)._asdict(),
+        }
         run.save_record()
-        for table in tables.sweep(rows, grid.varying, record, len(validation.test)):
-            tables.console().print(table)
+        tables.say(*tables.sweep(rows, grid.varying, record, len(validation.test)))
         tables.note(f"drawing {run.folder / runs.FIGURE}", quiet)
         title = f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}"
         run.save_figure(sweep_figure(rows, best(rows), title))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 import time
@@ -24,13 +23,13 @@ PIPE_WIDTH = 180
 
 
 class Summary(NamedTuple):
-    """The runs of one setting: means with standard deviations, NaN for a single run."""
+    """The runs of one setting: means with standard deviations, None for a single run."""
 
     setting: dict[str, Any]
     n: int
     diverged: int
-    validation: tuple[float, float]
-    test: tuple[float, float]
+    validation: tuple[float, float | None]
+    test: tuple[float, float | None]
     firing_rate: float
 
 
@@ -46,9 +45,10 @@ def best(rows: Iterable[Summary]) -> Summary:
     return max(rows, key=lambda row: row.validation[0])
 
 
-def say(text: str) -> None:
-    """Print lines on standard output."""
-    console().print(text, soft_wrap=True)
+def say(*parts: str | Table) -> None:
+    """Print lines and tables on standard output."""
+    for part in parts:
+        console().print(part, soft_wrap=isinstance(part, str))
 
 
 def note(text: str, quiet: bool = False) -> None:
@@ -58,6 +58,7 @@ def note(text: str, quiet: bool = False) -> None:
 
 
 def percent(fraction: float) -> str:
+    """Format a fraction."""
     return f"{100 * fraction:.1f} %"
 
 
@@ -70,12 +71,13 @@ def accuracy(fraction: float, n: int) -> str:
     return f"{percent(fraction)} ({100 * abs(middle - half):.1f}-{100 * (middle + half):.1f})"
 
 
-def spread(mean: float, std: float) -> str:
+def spread(mean: float, std: float | None) -> str:
     """Format a mean with its standard deviation, if it is known."""
-    return percent(mean) if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f} %"
+    return percent(mean) if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
 def label(value: Any) -> str:
+    """Format a value of a setting."""
     return "own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -85,68 +87,55 @@ def learnt(classes: int) -> float:
 
 
 def guessing(classes: int) -> str:
+    """Describe an accuracy that does not count as learning."""
     return f"close to guessing one of {classes} classes"
 
 
 @contextmanager
-def _live(quiet: bool, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show a bar on a terminal. The function updates it."""
-    out = console(stderr=True)
+def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on a terminal, or else a line for every tenth of the work.
+
+    Yields
+    ------
+    callable
+        ``show(line, completed, total)``.
+    """
+    out, printed = console(stderr=True), -1
     columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn()
     with Progress(*columns, console=out, disable=quiet or not out.is_terminal) as bar:
-        yield functools.partial(bar.update, bar.add_task("compiling", total=total))
+        task = bar.add_task("compiling", total=None)
 
-
-@contextmanager
-def progress(
-    name: str, epochs: int, activity: str, quiet: bool
-) -> Iterator[Callable[[Report, float | None], None]]:
-    """Show a bar on a terminal, or else a line for every tenth of the updates."""
-    printed = -1
-    with _live(quiet) as update:
-
-        def show(now: Report, test: float | None) -> None:
+        def show(line: str, completed: int, total: int) -> None:
             nonlocal printed
-            loss, accuracy, rates = (
-                now.epoch_metrics[key] for key in ("loss", "accuracy", "rates")
-            )
-            line = f"{name} {now.epoch:{len(str(epochs))}}/{epochs}  loss {float(loss):.3g}"
-            line += f"  train {percent(float(accuracy))}"
-            line += "" if test is None else f"  test {percent(test)}"
-            line += f"  {activity} {rates.mean():.2f}"
-            total = now.total or now.step
-            # Lines in a file are few, and a terminal has the bar.
-            update(description=line, completed=now.step, total=total)
-            if now.step * 10 // total > printed and not console(stderr=True).is_terminal:
-                printed = now.step * 10 // total
+            bar.update(task, description=line, completed=completed, total=total)
+            if completed * 10 // total > printed and not out.is_terminal:
+                printed = completed * 10 // total
                 note(line, quiet)
 
         yield show
 
 
-@contextmanager
-def sweep_progress(
-    total: int, axes: list[str], quiet: bool
-) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a line for each result, and a bar on a terminal."""
-    done = 0
-    with _live(quiet, total) as update:
+def training_line(now: Report, name: str, epochs: int, test: list[float]) -> str:
+    """Describe the course of a training. ``test`` has the accuracy after each epoch."""
+    loss, accuracy, rates = (now.epoch_metrics[key] for key in ("loss", "accuracy", "rates"))
+    return (
+        f"{name:7} {now.epoch:{len(str(epochs))}}/{epochs}  loss {float(loss):.3g}"
+        f"  train {percent(float(accuracy))}"
+        + "".join(f"  test {percent(last)}" for last in test[-1:])
+        + f"  active {rates.mean():.2f}"
+    )
 
-        def show(result: dict[str, Any]) -> None:
-            nonlocal done
-            done += 1
-            update(advance=1, description=f"{done}/{total} runs")
-            note(
-                f"{done:{len(str(total))}}/{total}  {setting_label(result, axes)}  "
-                f"seed {result['seed']}  validation {percent(result['validation'])}  "
-                f"{result['seconds']:.1f} s" + "  diverged" * bool(result["diverged"]),
-                quiet,
-            )
 
-        yield show
+def result_line(result: dict[str, Any], axes: list[str]) -> str:
+    """Describe a run of a sweep."""
+    return (
+        f"{setting_label(result, axes)}  seed {result['seed']}  "
+        f"validation {percent(result['validation'])}" + "  diverged" * bool(result["diverged"])
+    )
 
 
 def setting_label(setting: dict[str, Any], axes: list[str]) -> str:
+    """Format the values of a setting on some axes."""
     return ", ".join(f"{axis} {label(setting[axis])}" for axis in axes)
 
 
@@ -164,12 +153,9 @@ def table(
 
 def results(record: dict[str, Any], parameters: int) -> list[Table]:
     """Return the tables at the end of training."""
-    options, data, spiking = record["options"], record["data"], record["results"]["spiking"]
-
-    def row(name: str, result: dict[str, Any] | None) -> tuple[Any, ...]:
-        if result is None:
-            return name, "not trained", "", parameters, "", ""
-        return (
+    options, data, networks = record["options"], record["data"], record["results"]
+    rows = [
+        (
             name,
             accuracy(result["test"], data["test"]),
             percent(result["accuracy"]),
@@ -177,24 +163,24 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
             f"{result['epochs']}" + f" of {options['epochs']}" * result["interrupted"],
             f"{result['seconds']:.1f} s",
         )
-
-    networks = table(
+        for name, result in networks.items()
+    ]
+    examples = (
         f"{options['data']}: {data['training']:,} training examples, {data['test']:,} test "
-        f"examples ({data['test_from']})",
-        ("network", "test, 95 % interval", "training", "parameters", "epochs", "time"),
-        map(row, ("spiking", "ReLU"), record["results"].values()),
-        caption=f"spiking: {options['surrogate']}, {options['steps']} steps; "
-        f"both: seed {options['seed']}",
+        f"examples ({data['test_from']})"
     )
-    layers = zip(
-        range(1, len(options["hidden"]) + 1),
-        options["hidden"],
-        map("{:.3f}".format, spiking["rates"]),
-        map(percent, spiking["silent"]),
-        strict=True,
-    )
-    headings = "layer", "neurons", "spikes per neuron and step", "silent"
-    return [networks, table("spiking layers, on the test set", headings, layers)]
+    caption = f"spiking: {options['surrogate']}, {options['steps']} steps; seed {options['seed']}"
+    headings = "network", "test, 95 % interval", "training", "parameters", "epochs", "time"
+    spiking = networks["spiking"]
+    layers = enumerate(zip(options["hidden"], spiking["rates"], spiking["silent"], strict=True), 1)
+    return [
+        table(examples, headings, rows, caption=caption),
+        table(
+            "spiking layers, on the test set",
+            ("layer", "neurons", "spikes per neuron and step", "silent"),
+            ((i, n, f"{rate:.3f}", percent(silent)) for i, (n, rate, silent) in layers),
+        ),
+    ]
 
 
 def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:
@@ -202,15 +188,14 @@ def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
     counts = np.bincount(answers, minlength=classes).tolist()
     if y is None:
         return table(title, ("class", "answers"), enumerate(counts))
-    confusion = np.zeros((classes, classes), int)
-    # The class of an example is its row, the answer its column.
-    np.add.at(confusion, (y, answers), 1)
     rows: list[tuple[Any, ...]] = []
-    for k, row in enumerate(confusion):
-        n, right, wrong = int(row.sum()), int(row[k]), row * (np.arange(classes) != k)
-        mistaken = f"{wrong.argmax()} ({wrong.max()} times)" if wrong.any() else ""
+    for k in range(classes):
+        answered = np.bincount(answers[y == k], minlength=classes)
+        n, right = int(answered.sum()), int(answered[k])
+        answered[k] = 0
+        mistaken = f"{answered.argmax()} ({answered.max()} times)" if answered.any() else ""
         rows.append((k, n, right, accuracy(right / n, n) if n else "", counts[k], mistaken))
-    n, right = len(y), int(confusion.trace())
+    n, right = len(y), int((answers == y).sum())
     rows.append(("all", n, right, accuracy(right / n, n), n, ""))
     headings = "class", "examples", "right", "accuracy, 95 % interval", "answers", "mistaken for"
     return table(title, headings, rows)
@@ -220,39 +205,41 @@ def sweep(
     rows: list[Summary], axes: list[str], record: dict[str, Any], validation: int
 ) -> list[Table | str]:
     """Return tables of all settings and of the best of each surrogate, and a line of the best."""
-    data = record["data"]
+    data, best_row = record["data"], best(rows)
     caption = (
         f"{validation:,} validation examples, {data['test']:,} test examples ({data['test_from']})"
     )
 
-    def settings(title: str, summaries: Iterable[Summary], scores: tuple[str, ...]) -> Table:
-        rows = (
+    def settings(title: str, summaries: Iterable[Summary], *scores: str) -> Table:
+        lines = (
             (
-                *(label(summary.setting[axis]) for axis in axes),
-                *(spread(*getattr(summary, score)) for score in scores),
-                f"{summary.n}" + f", {summary.diverged} diverged" * bool(summary.diverged),
-                f"{summary.firing_rate:.3f}",
+                *(label(row.setting[axis]) for axis in axes),
+                *(spread(*getattr(row, score)) for score in scores),
+                f"{row.n}" + f", {row.diverged} diverged" * bool(row.diverged),
+                f"{row.firing_rate:.3f}",
             )
-            for summary in summaries
+            for row in summaries
         )
-        return table(title, (*axes, *scores, "runs", "firing"), rows, caption=caption)
+        return table(title, (*axes, *scores, "runs", "firing"), lines, caption=caption)
 
-    top, classes = best(rows), data["classes"]
+    reached = best_row.validation[0]
+    line = (
+        f"no setting learned: the highest validation accuracy, {percent(reached)}, is "
+        f"{guessing(data['classes'])}"
+    )
+    if reached >= learnt(data["classes"]):
+        setting = setting_label(best_row.setting, axes)
+        count = "one run" if best_row.n == 1 else f"{best_row.n} runs"
+        line = (
+            f"best by validation: {setting}, with {spread(*best_row.test)} of the test set, {count}"
+        )
     surrogates = dict.fromkeys(row.setting["surrogate"] for row in rows)
-    if top.validation[0] < learnt(classes):
-        reached = percent(top.validation[0])
-        line = f"no setting learned: the highest validation accuracy, {reached}, is "
-        line += guessing(classes)
-    else:
-        count = "one run" if top.n == 1 else f"{top.n} runs"
-        line = f"best by validation: {setting_label(top.setting, axes)}, with "
-        line += f"{spread(*top.test)} of the test set, {count}"
     return [
-        settings(f"{record['options']['data']}, all settings", rows, ("validation",)),
+        settings(f"{record['options']['data']}, all settings", rows, "validation"),
         settings(
             "chosen by validation, reported on the test set",
             (best(row for row in rows if row.setting["surrogate"] == name) for name in surrogates),
-            ("validation", "test"),
+            *("validation", "test"),
         ),
         line,
     ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ import optax
 from .. import training
 from .._struct import lifted
 from ..data import Sequences, Split, scale
+from . import tables
 from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
 from .options import Options
 from .processes import batch_sharding
-from .sources import Examples, examples, spaced
+from .sources import sample
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
-_CURVES = ("loss", "accuracy", "rates")
 _MEASURED = 128
 """Number of recordings that scale the initial weights."""
 _SCORED = 512
@@ -40,13 +40,11 @@ def optimizer_of(lr: Any, updates: int) -> optax.GradientTransformation:
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     """Move each image of ``(n, height, width, ...)`` by up to ``pixels`` in each direction."""
-    padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels)] + [(0, 0)] * (x.ndim - 3))
+    channel_axes = x.ndim - 3
+    padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels), *[(0, 0)] * channel_axes])
     offsets = jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1)
-
-    def crop(image, offset):
-        return jax.lax.dynamic_slice(image, (*offset, *[0] * (x.ndim - 3)), x.shape[1:])
-
-    return jax.vmap(crop)(padded, offsets)
+    offsets = jnp.pad(offsets, [(0, 0), (0, channel_axes)])
+    return jax.vmap(partial(jax.lax.dynamic_slice, slice_sizes=x.shape[1:]))(padded, offsets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +73,19 @@ def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
     """Return a function of parameters and :class:`spikegrad.data.Sequences` that scores them."""
 
     @jax.jit
-    def run(params, x, lengths, key):
-        logits, spikes, _ = network(params, x, key, lengths)
+    def run(params, x, mask, key):
+        logits, spikes, _ = network(params, x, key, mask)
         return logits, [layer.mean(0) for layer in spikes]
 
     def score(params: Any, source: Sequences) -> Scores:
-        size, parts = min(len(source), _SCORED), []
-        for i, start in enumerate(range(0, len(source), size)):
-            x, _, lengths = examples(source, slice(start, start + size))
+        count, parts = len(source), []
+        size = min(count, _SCORED)
+        for i, first in enumerate(range(0, count, size)):
             # The last part repeats examples, so one compiled program fits all parts.
-            rows = np.resize(np.arange(len(x)), size)
-            lengths = None if lengths is None else lengths[rows]
-            results = run(params, x[rows], lengths, jax.random.fold_in(jax.random.key(0), i))
-            count = len(x)
-            parts.append(jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], results))
-        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            x, _, mask = source.subset(np.arange(first, first + size) % count).as_batch()
+            results = run(params, x, mask, jax.random.fold_in(jax.random.key(0), i))
+            parts.append(jax.tree.map(np.asarray, results))
+        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
         # Masked steps have no spikes, so a mean over all steps is too small.
         padding = source.steps / source.lengths.mean() if source.masked else 1.0
         rates = [layer.mean(0) * padding for layer in means]
@@ -116,6 +112,18 @@ class Fit:
     interrupted: bool
     failure: str = ""
 
+    def summary(self) -> dict[str, Any]:
+        """Return the results of the last epoch, as in ``run.json``."""
+        return {
+            **{name: self.curves[name][-1] for name in ("test", "accuracy", "loss")},
+            "rates": self.scores.rates,
+            "silent": self.scores.silent,
+            "epochs": len(self.curves["loss"]),
+            "interrupted": self.interrupted,
+            "seconds": self.seconds,
+            "curves": self.curves,
+        }
+
 
 def fit(
     network: SpikingNetwork,
@@ -123,8 +131,7 @@ def fit(
     data: Split,
     options: Options,
     *,
-    name: str = "spiking",
-    report: Callable[[training.Report, float | None], None] = lambda now, test: None,
+    quiet: bool = True,
     stop: Callable[[], Any] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
@@ -144,10 +151,8 @@ def fit(
         At least ``batch`` training examples.
     options : Options
         Settings of the training. Shuffling, shifts, noise and input encoding depend on the seed.
-    name : str
-        Name of the network in messages and files.
-    report : callable
-        Called after each compiled call, with the latest test accuracy.
+    quiet : bool
+        If False, print the progress.
     stop : callable
         Called after each compiled call. If it returns true, training ends.
     folder : Path, optional
@@ -166,52 +171,51 @@ def fit(
     updates = per_epoch * options.epochs
     optimizer = optimizer_of(options.lr, updates)
     score = make_evaluator(network)
-    curves: dict[str, list] = {name: [] for name in (*_CURVES, "test")}
+    curves: dict[str, list] = {name: [] for name in ("loss", "accuracy", "rates", "test")}
+    last: training.Report | None = None
 
     def append(now: training.Report) -> None:
-        for metric in _CURVES:
-            curves[metric].append(now.epoch_metrics[metric].tolist())
-        curves["test"].append(score(now.state.trainable, data.test).accuracy(data.test.y))
-
-    last: training.Report | None = None
+        test = score(now.state.trainable, data.test).accuracy(data.test.y)
+        for metric, value in (now.epoch_metrics | {"test": np.asarray(test)}).items():
+            curves[metric].append(value.tolist())
 
     def course(now: training.Report) -> bool:
         nonlocal last
         last = now
         if now.epoch_ended:
             append(now)
-        report(now, curves["test"][-1] if curves["test"] else None)
+        line = tables.training_line(now, network.name, options.epochs, curves["test"])
+        show(line, now.step, now.total or now.step)
         return bool(stop())
 
-    def more(now: training.Report) -> dict[str, Any]:
+    def values(now: training.Report) -> dict[str, Any]:
         rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
         return {"learning_rate": rate} | ({"test": curves["test"][-1]} if now.epoch_ended else {})
 
     state = training.State.create(params, optimizer, jax.random.key(options.seed))
     files = []
     if folder is not None:
-        extra = {"curves": curves}
-        place = folder / CHECKPOINTS / name
-        checkpoints = training.Checkpoints(place, minutes=minutes, extra=extra)
+        path = folder / CHECKPOINTS / network.name
+        checkpoints = training.Checkpoints(path, minutes=minutes, extra=curves)
         state = checkpoints.restore(state)
-        # The dict that checkpoints store. A restored one replaces it.
-        curves = extra["curves"]
-        metrics = training.JsonLines(folder / METRICS, of={"network": name}, more=more, resume=True)
+        labels = {"network": network.name}
+        metrics = training.JsonLines(folder / METRICS, of=labels, more=values, resume=True)
         files = [metrics, checkpoints]
     failure = ""
     try:
-        state = training.fit(
-            _loss(network, options),
-            state,
-            _batches(data.train, options.batch)(options.seed),
-            optimizer=optimizer,
-            epochs=options.epochs,
-            updates_per_call=_updates_per_call(network, options.batch, per_epoch),
-            batch_sharding=batch_sharding(options.batch),
-            callbacks=[course, *files, *callbacks],
-        )
+        with tables.progress(quiet) as show:
+            state = training.fit(
+                _loss(network, options),
+                state,
+                data.train.batches(options.batch, options.seed),
+                optimizer=optimizer,
+                epochs=options.epochs,
+                updates_per_call=_updates_per_call(network, options.batch, per_epoch),
+                batch_sharding=batch_sharding(options.batch, data.train.masked),
+                callbacks=[course, *files, *callbacks],
+            )
     except training.DivergedError as error:
-        failure = f"the {name} network diverged: {error}. A smaller learning rate may help"
+        failure = f"the {network.name} network diverged: {error}. A smaller learning rate may help"
         # Without any finite update there is nothing to save.
         if last is None and not curves["loss"]:
             raise training.DivergedError(failure, error.state) from None
@@ -274,7 +278,7 @@ def sweep(
     return training.sweep(
         loss,
         lambda key, setting: start(key),
-        _batches(data.train, options.batch),
+        partial(data.train.batches, options.batch),
         settings,
         optimizer=lambda setting: optimizer_of(setting["lr"], per_epoch * options.epochs),
         seeds=seeds,
@@ -289,8 +293,8 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     """Return a function that draws initial parameters, scaled by a sample of recordings."""
     if network.encoding != NO_ENCODING:
         return network.init
-    x, _, lengths = examples(train, spaced(len(train), _MEASURED))
-    return jax.jit(lambda key: network.init(key, x, lengths))
+    x, _, mask = sample(train, _MEASURED).as_batch()
+    return jax.jit(lambda key: network.init(key, x, mask))
 
 
 def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> int:
@@ -300,38 +304,20 @@ def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> in
     return max(1, min(per_epoch, int(_WORK / work_of_update)))
 
 
-def _batches(train: Sequences, size: int) -> Callable[[int], training.ShuffledBatches]:
-    """Return batches by seed. Examples may be read from files."""
-    return functools.partial(training.ShuffledBatches, _Rows(train), size)
-
-
-class _Rows:
-    """Examples that are read by row numbers, for batches."""
-
-    def __init__(self, train: Sequences) -> None:
-        self.train = train
-
-    def __len__(self) -> int:
-        return len(self.train)
-
-    def __getitem__(self, rows: np.ndarray) -> Examples:
-        return examples(self.train, rows)
-
-
 def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
     def loss(params, batch, key):
-        x, y, lengths = batch
+        x, y, mask = batch
         varying, encoding = jax.random.split(key)
         if options.shift:
             # The zeros that move in are the smallest value only after scaling.
-            images = scale(x[:, 0], network.low, network.high)
-            x = random_shift(images, options.shift, varying)[:, None]
+            images = scale(x[0], network.low, network.high)
+            x = random_shift(images, options.shift, varying)[None]
         if options.input_noise:
             x = x + options.input_noise * jax.random.normal(varying, x.shape)
-        logits, spikes, _ = network(params, x, encoding, lengths)
+        logits, spikes, _ = network(params, x, encoding, mask)
         rates = jnp.stack([layer.mean() for layer in spikes])
-        if lengths is not None:  # padding has no spikes
-            rates = rates * (x.shape[1] / lengths.mean())
+        if mask is not None:  # padding has no spikes
+            rates = rates / mask.mean()
         accuracy = (logits.argmax(-1) == y).mean()
         return cross_entropy(logits, y).mean(), {"accuracy": accuracy, "rates": rates}
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._consensus import agreed, from_first
 from .._files import remove_partials, write_atomically
-from ._consensus import agreed, from_first
 from ._partition import name_of
 from ._sharding import is_spread, unwrap_key, wrap_like
 from ._state import Report, State

@@ -16,8 +16,8 @@ import optax
 from jax.sharding import Mesh
 
 from .._checks import check_takes
+from .._consensus import gathered
 from .._surrogate import as_key
-from ._consensus import gathered
 from ._partition import PyTree, combine
 from ._sharding import is_spread, mesh_of, replicated
 from ._source import Source

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ._consensus import gathered
+from .._consensus import gathered
 from ._partition import PyTree, name_of
 
 
