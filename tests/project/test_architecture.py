@@ -16,12 +16,21 @@ TREE, BETWEEN_FOLDERS, WITHIN_NETWORK, *_ = re.findall(
 
 
 def imports(path):
-    """The files of the library that one of them imports, at its head or where they are used."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The files that a file of the library imports to run. A function may import what builds on its file."""
+    tree = ast.parse(path.read_text())
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) or is_for_types(node)]
+    later = {id(node) for block in blocks for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if id(node) in later:
+            continue
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for name in node.names:
                 yield next(p for p in candidates(base, name.name) if p.is_file())
+
+
+def is_for_types(node):
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and "not" not in ast.unparse(node.test)
 
 
 def candidates(base, name):

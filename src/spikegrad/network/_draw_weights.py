@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,13 @@ from ._graph import Graph
 from ._initial import Driven, Initializer, checked_rate
 from ._layer import Layer, with_weights
 from ._masks import tree_keep
-from ._network import Network, with_nodes
 from ._nodes import node_named
 from ._past import lagged, places_of
 from ._response import measure_response
 from ._step import is_stochastic
+
+if TYPE_CHECKING:
+    from ._network import Network
 
 FEEDFORWARD = 0.9
 """Fraction of a potential's variance that comes from the sources below, if a layer has a loop, as
@@ -154,10 +156,8 @@ def draw_weights(
     for names in graph.components(_EVER):
         layers = [name for name in names if name in graph.layers]
         parts = {name: _parts(graph, name) for name in layers}
-        network = with_nodes(
-            network,
-            {name: _with_zeros(graph.layers[name], parts[name].feedback) for name in layers},
-        )
+        silent = {n: _with_zeros(graph.layers[n], parts[n].feedback) for n in layers}
+        network = dataclasses.replace(network, layers=network.layers | silent)
         for feedback, initializer in ((False, weight), (True, recurrent or weight)):
             for name in layers:
                 weights = parts[name].feedback if feedback else parts[name].forward
@@ -180,7 +180,7 @@ def draw_weights(
                     drawn = _draw(
                         subkey, network.layers[name], weights, initializer, rule, activity
                     )
-                network = with_nodes(network, {name: drawn})
+                network = dataclasses.replace(network, layers=network.layers | {name: drawn})
     return network
 
 

@@ -19,6 +19,7 @@ from .._struct import Struct, is_pure, parameter, wiring
 from ..neurons import Cell, LeakyReadout
 from ._arguments import check_coupled, check_shapes, check_windows, checked_key, named_inputs
 from ._connections import Delayed, Join, Name, Window
+from ._draw_weights import draw_weights
 from ._graph import INPUT, Graph, make_graph
 from ._initial import Initializer
 from ._layer import Layer
@@ -225,8 +226,6 @@ class Network(Struct):
                 "Network.init: sizes must be a sequence of integers, one for each layer, got "
                 f"{sizes!r}"
             )
-        from ._draw_weights import draw_weights  # noqa: PLC0415  (it runs networks)
-
         is_measured, dtype = np.ndim(inputs) > 0, jnp.result_type(float) if dtype is None else dtype
         counts: list[Any] = [np.shape(inputs)[-1] if is_measured else inputs, *sizes]
         for size in counts:
